@@ -1,0 +1,142 @@
+"""A YAML document read strictly: every complaint names the file, the key and the fix."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+import yaml
+
+
+class Table:
+    """Read one mapping of a document key by key; `done` refuses what nobody asked for."""
+
+    def __init__(self, values: object, where: str) -> None:
+        if not isinstance(values, dict):
+            raise ValueError(f'{where}: want a mapping, got {values!r}')
+        self.where = where
+        self._values = values
+        self._taken: set[str] = set()
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Open a file; a key that stands there twice is refused, as YAML would drop the first."""
+        try:
+            values = yaml.load(path.read_text(encoding='utf-8'), Loader=_UniqueKeys)
+        except yaml.YAMLError as error:
+            raise ValueError(f'{path}: not a readable YAML document: {error}') from error
+        return cls(values, f'{path}')
+
+    def spot(self, key: str) -> str:
+        return f'{self.where}: {key}' if self.where.endswith('.yaml') else f'{self.where}.{key}'
+
+    def keys(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def take(self, key: str) -> Any:
+        if key not in self._values:
+            raise ValueError(f'{self.spot(key)} is missing; add it')
+        self._taken.add(key)
+        return self._values[key]
+
+    def text(self, key: str) -> str:
+        value = self.take(key)
+        if not isinstance(value, str) or not value:
+            raise ValueError(f'{self.spot(key)}: want a non-empty text, got {value!r}')
+        return value
+
+    def number(self, key: str, *, above: float = -math.inf) -> float:
+        return number(self.take(key), self.spot(key), above=above)
+
+    def whole(self, key: str, *, above: int = 0) -> int:
+        value = self.take(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value <= above:
+            raise ValueError(f'{self.spot(key)}: want a whole number above {above}, '
+                             f'got {value!r}')
+        return value
+
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        return tuple(number(value, self.spot(key)) for value in self._list(key, count))
+
+    def texts(self, key: str, *, empty: bool = False) -> tuple[str, ...]:
+        values = self._list(key, None)
+        if not values and not empty:
+            raise ValueError(f'{self.spot(key)}: the list is empty; name at least one')
+        if not all(isinstance(value, str) and value for value in values):
+            raise ValueError(f'{self.spot(key)}: want a list of names, got {values!r}')
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise ValueError(f'{self.spot(key)}: {", ".join(twice)} stands there twice; '
+                             'remove one')
+        return tuple(values)
+
+    def table(self, key: str) -> 'Table':
+        return Table(self.take(key), self.spot(key))
+
+    def tables[T](self, key: str, read: Callable[[str, 'Table'], T]) -> tuple[T, ...]:
+        """Read each entry of a mapping of mappings, in the order of the document."""
+        outer = self.table(key)
+        read_all = []
+        for name in outer.keys():
+            inner = outer.table(name)
+            read_all.append(read(name, inner))
+            inner.done()
+        return tuple(read_all)
+
+    def frozen(self, key: str) -> MappingProxyType[str, Any]:
+        """Return a mapping as it stands, for a reader elsewhere; lists become tuples."""
+        return _frozen(self.table(key)._values)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the content: comments and layout do not count."""
+        text = json.dumps(self._values, sort_keys=True, separators=(',', ':'))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def done(self) -> None:
+        unknown = [key for key in self._values if key not in self._taken]
+        if unknown:
+            raise ValueError(f'{self.spot(str(unknown[0]))} is not a known key; remove it or '
+                             f'correct its spelling (known here: {", ".join(sorted(self._taken))})')
+
+    def _list(self, key: str, count: int | None) -> list[Any]:
+        values = self.take(key)
+        if not isinstance(values, list) or count not in (None, len(values)):
+            many = 'a list' if count is None else f'a list of {count}'
+            raise ValueError(f'{self.spot(key)}: want {many}, got {values!r}')
+        return values
+
+
+def number(value: object, spot: str, *, above: float = -math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f'{spot}: want a finite number, got {value!r}')
+    if value <= above:
+        raise ValueError(f'{spot}: want a number above {above:g}, got {value!r}')
+    return float(value)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Load plain values only and refuse a repeated key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'{key!r} is no name', key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'{key} stands there twice', key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=True)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return MappingProxyType({key: _frozen(inner) for key, inner in value.items()})
+    if isinstance(value, list):
+        return tuple(_frozen(inner) for inner in value)
+    return value

@@ -1,0 +1,131 @@
+"""What travels between layers, threads and processes: frozen records with read-only arrays.
+
+Stamps are integer nanoseconds of whatever clock the caller lives on. Positions are rad for
+revolute joints, m for prismatic ones and 0 (closed) .. 1 (open) for grippers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """Hold one camera image; the pixels are shared, not copied, so their maker must let go."""
+
+    camera: str
+    stamp_ns: int
+    rgb: np.ndarray                         # uint8 [height width 3]
+
+    def __post_init__(self) -> None:
+        if self.rgb.dtype != np.uint8 or self.rgb.ndim != 3 or self.rgb.shape[2] != 3:
+            raise ValueError(f'frame of {self.camera}: want uint8 [height width 3], '
+                             f'got {self.rgb.dtype} {list(self.rgb.shape)}')
+        pixels = self.rgb.view()
+        pixels.setflags(write=False)
+        object.__setattr__(self, 'rgb', pixels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JointState:
+    """Hold one measured posture; every value is finite."""
+
+    stamp_ns: int
+    names: tuple[str, ...]
+    position: np.ndarray                    # float64 [joints]
+    velocity: np.ndarray | None = None      # float64 [joints]; None: not measured
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'names', tuple(self.names))
+        object.__setattr__(self, 'position', self._vector('position', self.position))
+        if self.velocity is not None:
+            object.__setattr__(self, 'velocity', self._vector('velocity', self.velocity))
+
+    def _vector(self, what: str, values: np.ndarray) -> np.ndarray:
+        vector = _sealed(values)
+        if vector.shape != (len(self.names),):
+            raise ValueError(f'joint state: {what} has shape {list(vector.shape)}, '
+                             f'want one value for each of {len(self.names)} joints')
+        broken = [n for n, good in zip(self.names, np.isfinite(vector)) if not good]
+        if broken:
+            raise ValueError(f'joint state: {what} of {", ".join(broken)} is not finite')
+        return vector
+
+    def positions(self, names: Sequence[str]) -> np.ndarray:
+        """Return the positions of `names` in that order, [names]; KeyError names a missing one."""
+        return self.position[self._rows(names)]
+
+    def velocities(self, names: Sequence[str]) -> np.ndarray | None:
+        """Return the velocities of `names` in that order, or None where none were measured."""
+        return None if self.velocity is None else self.velocity[self._rows(names)]
+
+    def _rows(self, names: Sequence[str]) -> list[int]:
+        row = {name: i for i, name in enumerate(self.names)}
+        missing = [name for name in names if name not in row]
+        if missing:
+            raise KeyError(f'joint state has no {", ".join(missing)}')
+        return [row[name] for name in names]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """Hold what was seen at one instant: one frame per camera and the posture."""
+
+    stamp_ns: int                           # reference time: nothing in here is newer
+    frames: tuple[Frame, ...]               # in the order of the embodiment's cameras
+    joints: JointState
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'frames', tuple(self.frames))
+
+    def frame(self, camera: str) -> Frame:
+        """Return the frame of `camera`; KeyError lists those there are."""
+        for frame in self.frames:
+            if frame.camera == camera:
+                return frame
+        raise KeyError(f'no camera {camera}; observed: {", ".join(f.camera for f in self.frames)}')
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """Hold one prediction: absolute targets on a fixed time grid.
+
+    Row i is due at stamp_ns + i * step_dt_s. Values are what the model asked for, before any
+    limit, and may be wrong: whoever executes a chunk checks it first.
+    """
+
+    stamp_ns: int                           # reference time of the observation it answers
+    session: str
+    sequence: int
+    step_dt_s: float
+    names: tuple[str, ...]
+    targets: np.ndarray                     # float64 [horizon joints]
+    reference: np.ndarray                   # float64 [joints], posture relative actions start from
+    contract: str                           # of the embodiment both ends must share
+    timings_ms: Mapping[str, float]         # stage -> ms
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'names', tuple(self.names))
+        object.__setattr__(self, 'targets', _sealed(self.targets))
+        object.__setattr__(self, 'reference', _sealed(self.reference))
+        object.__setattr__(self, 'timings_ms', MappingProxyType(dict(self.timings_ms)))
+        joints = len(self.names)
+        if self.targets.ndim != 2 or self.targets.shape[1] != joints or not len(self.targets):
+            raise ValueError(f'chunk: targets have shape {list(self.targets.shape)}, '
+                             f'want [horizon {joints}] with at least one row')
+        if self.reference.shape != (joints,):
+            raise ValueError(f'chunk: reference has shape {list(self.reference.shape)}, '
+                             f'want [{joints}]')
+
+    @property
+    def horizon(self) -> int:
+        return len(self.targets)
+
+
+def _sealed(values: np.ndarray) -> np.ndarray:
+    """Copy `values` into a float64 array that nobody can write to."""
+    array = np.array(values, dtype=np.float64)
+    array.setflags(write=False)
+    return array
