@@ -1,0 +1,166 @@
+"""The reference's own numbers, computed again by the public modules.
+
+Every case in the folder WAM_PARITY_DIR runs (default: `shared/parity` beside the checkout); a
+table of errors is printed with `-s` and at the end of a verbose run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from wam_policy.model.cache import KVCache
+from wam_policy.model.config import ModelConfig
+from wam_policy.model.dit import FlowTime, VideoActionDiT
+
+PARITY = Path(os.environ.get(
+    'WAM_PARITY_DIR', Path(__file__).resolve().parents[3] / 'shared' / 'parity'
+))
+REL_MODULE, REL_LOOP, ABS_BF16, COS_BF16 = 5e-5, 1e-4, 5e-2, 0.9995
+pytestmark = pytest.mark.skipif(
+    not PARITY.is_dir(), reason=f'no reference numbers at {PARITY} (set WAM_PARITY_DIR)'
+)
+ERRORS: list[str] = []
+
+
+def cases(prefix: str) -> list[str]:
+    return sorted(p.parent.name for p in PARITY.glob(f'{prefix}*/case.json'))
+
+
+def case(name: str) -> dict:
+    """Read case.json with every {'tensor': key} replaced by its tensor."""
+    folder = PARITY / name
+    tensors = {p.stem: load_file(p) for p in folder.glob('*.safetensors')}
+
+    def filled(value: object, store: dict[str, Tensor]) -> object:
+        if isinstance(value, dict):
+            if set(value) == {'tensor'}:
+                return store[value['tensor']]
+            return {k: filled(v, store) for k, v in value.items()}
+        return [filled(v, store) for v in value] if isinstance(value, list) else value
+
+    raw = json.loads((folder / 'case.json').read_text())
+    return {k: filled(v, tensors.get(k, {})) for k, v in raw.items()}
+
+
+def config_of(c: dict) -> ModelConfig:
+    return ModelConfig(
+        dim=c['dim'], heads=c['num_heads'], layers=c['num_layers'], ffn_dim=c['ffn_dim'],
+        freq_dim=c['freq_dim'], eps=c['eps'], latent_channels=c['out_dim'],
+        latent_size=tuple(c['latent']), patch=c['patch_size'][-1],
+        condition_channels=c['in_dim'] - c['out_dim'] if c['concat_first_frame_latent'] else 0,
+        text_dim=c['text_dim'], text_len=c['text_len'], image_context=True, image_dim=1280,
+        action_dim=c['action_dim'], state_dim=c['max_state_dim'], action_hidden=c['hidden_size'],
+        frames_per_block=c['num_frame_per_block'], actions_per_block=c['num_action_per_block'],
+        states_per_block=c['num_state_per_block'], window_blocks=c['max_chunk_size'],
+        masked_state=True, pixel_frames_per_latent=4, video_hz=5.0, action_hz=15.0,
+    )
+
+
+def model_of(config: dict, weights: dict[str, Tensor], dtype: torch.dtype) -> VideoActionDiT:
+    model = VideoActionDiT(config_of(config))
+    model.load_state_dict(weights, strict=True)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def check(label: str, ours: Tensor, theirs: Tensor, rel: float = REL_MODULE) -> None:
+    """Hold fp32 to `rel` of the largest output, bf16 to its absolute error and cosine."""
+    assert ours.shape == theirs.shape, label
+    a, b = ours.double(), theirs.double()
+    worst = (a - b).abs().max().item()
+    relative = worst / b.abs().max().item()
+    cosine = torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
+    ERRORS.append(f'{label:52s} abs {worst:8.1e}  rel {relative:8.1e}  cos {cosine:.7f}')
+    if theirs.dtype == torch.bfloat16:
+        assert worst <= ABS_BF16 and cosine > COS_BF16, ERRORS[-1]
+    else:
+        assert relative <= rel, ERRORS[-1]
+
+
+@pytest.fixture(scope='module', autouse=True)
+def table() -> Iterator[None]:
+    yield
+    print('\n' + '\n'.join(ERRORS))
+
+
+# ---- the transformer
+
+class Replay:
+    """Call a DiT in the order of the reference's toy episode."""
+
+    def __init__(self, model: VideoActionDiT, inputs: dict, want: dict, label: str) -> None:
+        self.model, self.inputs, self.want, self.label = model, inputs, want, label
+        self.context = model.context(inputs['context'], inputs['clip_feature'])
+        batch = inputs['real'].shape[0]
+        self.cache = KVCache(model.config, batch, model.device, model.dtype)
+
+    def time(self, t: int) -> FlowTime:
+        return self.model.flow_time(torch.tensor([[float(t)]]))
+
+    def remember(self, name: str, frames: int) -> None:
+        clean, start = self.time(0), self.cache.frames
+        at = slice(start, start + frames)
+        hidden = self.model.remember(
+            self.inputs['real'][:, :, at], clean, self.model.video_rotation(start, frames),
+            self.context, self.cache, self.inputs['ys'][:, :, at],
+        )
+        self.cache.commit(frames)
+        if name in self.want:
+            video = self.model.video_velocity(hidden, clean.embedding)
+            check(f'{self.label}/{name}/video', video, self.want[name]['video'])
+            kv = torch.stack(self.cache.snapshot(), dim=1).transpose(3, 4)
+            check(f'{self.label}/{name}/kv', kv, self.want[name]['kv'])
+
+    def denoise(self, name: str, i: int, t: int, action_t: int) -> None:
+        n, start = self.model.config.frames_per_block, self.cache.frames
+        ys = self.inputs['ys']
+        condition = ys[:, :, start:start + n] if start + n <= ys.shape[2] else ys[:, :, -n:]
+        action_time = self.time(action_t)
+        video, action = self.model.denoise(
+            self.inputs['noise'][i], self.inputs['noise_action'][i], self.inputs['state'][i],
+            action_time if t == action_t else self.time(t), action_time,
+            self.model.block_rotation(start), self.context, self.cache, condition,
+        )
+        check(f'{self.label}/{name}/video', video, self.want[name]['video'])
+        check(f'{self.label}/{name}/action', action, self.want[name]['action'])
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize('name', cases('dit_'))
+def test_dit(name: str, precision: str) -> None:
+    dtype = {'fp32': torch.float32, 'bf16': torch.bfloat16}[precision]
+    data = case(name)
+    model = model_of(data['config'], data['weights'], dtype)
+
+    def cast(value: object) -> object:
+        return [v.to(dtype) for v in value] if isinstance(value, list) else value.to(dtype)
+
+    inputs = {k: cast(v) for k, v in data['inputs'].items() if 'timestep' not in k}
+    want = data[f'outputs_{precision}']
+    replay = Replay(model, inputs, want, f'{name} {precision}')
+    block = model.config.frames_per_block
+    with torch.inference_mode():
+        replay.remember('prefill', 1)
+        replay.denoise('chunk1_t999', 0, 999, 999)
+        replay.denoise('chunk1_t833_a500', 0, 833, 500)
+        replay.remember('update1', block)
+        replay.denoise('chunk2_t755', 1, 755, 755)
+        replay.remember('update2', block)
+        replay.denoise('chunk3_t66', 2, 66, 66)
+        replay.remember('update3', block)
+        replay.remember('update4', block)
+        replay.denoise('trunc_t400', 3, 400, 400)
+    prediction = model(
+        inputs['real'], inputs['train_noisy'], data['inputs']['train_timestep'],
+        inputs['train_action'], data['inputs']['train_timestep_action'], inputs['train_state'],
+        replay.context, inputs['ys'],
+    )
+    check(f'{name} {precision}/train/video', prediction.video, want['train']['video'])
+    check(f'{name} {precision}/train/action', prediction.action, want['train']['action'])
