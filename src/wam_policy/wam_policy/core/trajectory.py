@@ -1,0 +1,159 @@
+"""Motion that ends at rest: knots of position, velocity and acceleration, constant jerk between.
+
+Each segment is one cubic, so a controller that interpolates (p, v, a) points with quintics draws
+exactly this curve, and the extrema between knots have closed forms (limits.worst).
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+NS_PER_S = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Motion:
+    """Hold the commanded state at one instant, [joints] each."""
+
+    position: np.ndarray
+    velocity: np.ndarray
+    acceleration: np.ndarray
+
+    @classmethod
+    def at_rest(cls, position: np.ndarray) -> Self:
+        position = np.array(position, dtype=np.float64)
+        return cls(position, np.zeros_like(position), np.zeros_like(position))
+
+    @property
+    def resting(self) -> bool:
+        return not (self.velocity.any() or self.acceleration.any())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trajectory:
+    """Hold the commanded motion of some joints from start_ns on; the last knot is at rest.
+
+    Raises ValueError when shapes differ, a value is not finite, time does not increase or the
+    last knot moves: such a trajectory must not exist, let alone be published.
+    """
+
+    names: tuple[str, ...]
+    start_ns: int
+    time_ns: np.ndarray                     # int64 [knots], from start_ns, first is 0
+    position: np.ndarray                    # float64 [knots joints]
+    velocity: np.ndarray                    # float64 [knots joints]
+    acceleration: np.ndarray                # float64 [knots joints]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'names', tuple(self.names))
+        _seal(self, 'time_ns', np.int64)
+        for field in ('position', 'velocity', 'acceleration'):
+            _seal(self, field, np.float64)
+            values = getattr(self, field)
+            if values.shape != (len(self.time_ns), len(self.names)):
+                raise ValueError(f'trajectory: {field} has shape {list(values.shape)}, want '
+                                 f'[{len(self.time_ns)} {len(self.names)}]')
+            if not np.isfinite(values).all():
+                raise ValueError(f'trajectory: {field} is not finite')
+        if not len(self.time_ns) or self.time_ns[0] or (np.diff(self.time_ns) <= 0).any():
+            raise ValueError('trajectory: knot times must start at 0 and increase')
+        if self.velocity[-1].any() or self.acceleration[-1].any():
+            raise ValueError('trajectory: does not end at rest')
+
+    @property
+    def end_ns(self) -> int:
+        return self.start_ns + int(self.time_ns[-1])
+
+    @property
+    def goal(self) -> np.ndarray:
+        """Return where everything comes to rest, [joints]."""
+        return self.position[-1]
+
+    @property
+    def duration_s(self) -> np.ndarray:
+        """Return the length of each segment, [knots - 1] s."""
+        return np.diff(self.time_ns) / NS_PER_S
+
+    @property
+    def jerk(self) -> np.ndarray:
+        """Return the constant jerk of each segment, [knots - 1 joints]."""
+        return np.diff(self.acceleration, axis=0) / self.duration_s[:, None]
+
+    def at(self, now_ns: int) -> Motion:
+        """Return the state at `now_ns`: the first knot before the start, rest after the end."""
+        passed_ns = now_ns - self.start_ns
+        knot = int(np.searchsorted(self.time_ns, passed_ns, side='right')) - 1
+        if knot < 0:
+            return Motion(self.position[0], self.velocity[0], self.acceleration[0])
+        if knot == len(self.time_ns) - 1:
+            return Motion(self.position[-1], self.velocity[-1], self.acceleration[-1])
+        p, v, a = self.position[knot], self.velocity[knot], self.acceleration[knot]
+        end, t = (float(ns - self.time_ns[knot]) / NS_PER_S
+                  for ns in (self.time_ns[knot + 1], passed_ns))
+        jerk = (self.acceleration[knot + 1] - a) / end
+        return Motion(p + t * (v + t * (a / 2 + t * jerk / 6)), v + t * (a + t * jerk / 2),
+                      a + t * jerk)
+
+    def resting_from(self, now_ns: int) -> bool:
+        """Tell whether nothing moves any more at `now_ns` or later."""
+        return now_ns >= self.end_ns
+
+    def knot_before(self, now_ns: int) -> int:
+        """Return the index of the last knot not after `now_ns` (0 before the start)."""
+        return max(0, int(np.searchsorted(self.time_ns, now_ns - self.start_ns, 'right')) - 1)
+
+
+def held(names: tuple[str, ...], position: np.ndarray, start_ns: int) -> Trajectory:
+    """Return the trajectory that stays at `position` [joints]."""
+    still = np.zeros((1, len(names)))
+    return Trajectory(names, start_ns, np.zeros(1, np.int64), np.array(position)[None], still,
+                      still)
+
+
+def integrated(names: tuple[str, ...], start: Motion, start_ns: int, step_ns: int,
+               jerk: np.ndarray) -> Trajectory:
+    """Return the motion from `start` under `jerk` [segments joints], one value per step.
+
+    The caller's jerk brings everything to rest up to rounding; the last knot is set to rest.
+    """
+    step = step_ns / NS_PER_S
+    a = start.acceleration + step * _summed(jerk)
+    v = start.velocity + step * _summed(a[:-1] + step / 2 * jerk)
+    p = start.position + step * _summed(v[:-1] + step / 2 * (a[:-1] + step / 3 * jerk))
+    a[-1] = v[-1] = 0.0
+    return Trajectory(names, start_ns, step_ns * np.arange(len(jerk) + 1), p, v, a)
+
+
+def spliced(old: Trajectory, new: Trajectory, now_ns: int) -> Trajectory:
+    """Return `new`, preceded by what `old` still does between `now_ns` and the start of `new`.
+
+    A controller replaces its trajectory outright and bridges to a first point in its future with
+    one quintic of its own. With the old knots in front there is nothing left to bridge: whenever
+    the message arrives before the switch, the executed curve is the old one up to the switch.
+    """
+    if now_ns >= new.start_ns:
+        return new
+    first = old.knot_before(now_ns)
+    lead = slice(first, max(first + 1, int(np.searchsorted(
+        old.time_ns, new.start_ns - old.start_ns, side='left'))))
+    start_ns = old.start_ns + int(old.time_ns[first])
+    if start_ns >= new.start_ns:
+        return new
+    join = new.start_ns - start_ns
+    before = old.time_ns[lead] - old.time_ns[first]
+    return Trajectory(
+        new.names, start_ns, np.concatenate([before, join + new.time_ns]),
+        *(np.concatenate([getattr(old, field)[lead], getattr(new, field)])
+          for field in ('position', 'velocity', 'acceleration')))
+
+
+def _summed(steps: np.ndarray) -> np.ndarray:
+    """Return the running sum with a leading zero, [steps + 1 joints]."""
+    return np.concatenate([np.zeros((1, steps.shape[1])), np.cumsum(steps, axis=0)])
+
+
+def _seal(owner: Trajectory, field: str, dtype: type) -> None:
+    array = np.array(getattr(owner, field), dtype=dtype)
+    array.setflags(write=False)
+    object.__setattr__(owner, field, array)
