@@ -1,0 +1,67 @@
+"""Figures over the recent past: latencies per stage and rates, bounded in memory."""
+
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+
+
+class Latencies:
+    """Keep the last measurements of named stages and tell their percentiles."""
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f'latencies: want a capacity of at least 1, got {capacity}')
+        self._capacity = capacity
+        self._stages: dict[str, deque[float]] = {}
+
+    def add(self, timings_ms: Mapping[str, float]) -> None:
+        for stage, value_ms in timings_ms.items():
+            if stage not in self._stages:
+                self._stages[stage] = deque(maxlen=self._capacity)
+            self._stages[stage].append(value_ms)
+
+    def percentile_ms(self, percent: float) -> dict[str, float]:
+        """Return one figure per stage, in the order in which the stages first appeared."""
+        return {stage: float(np.percentile(values, percent))
+                for stage, values in self._stages.items()}
+
+    def clear(self) -> None:
+        self._stages.clear()
+
+
+class Rate:
+    """Count events and tell how many there were per second lately."""
+
+    def __init__(self, window_ns: int) -> None:
+        if window_ns < 1:
+            raise ValueError(f'rate: want a window above 0 ns, got {window_ns}')
+        self._window_ns = window_ns
+        self._stamps_ns: deque[int] = deque()
+        self._start_ns: int | None = None
+
+    def tick(self, now_ns: int) -> None:
+        """Count one event; a clock that went back starts the count anew."""
+        if self._stamps_ns and now_ns < self._stamps_ns[-1]:
+            self.clear()
+        if self._start_ns is None:
+            self._start_ns = now_ns
+        self._stamps_ns.append(now_ns)
+        self._forget(now_ns)
+
+    def hz(self, now_ns: int) -> float:
+        """Return events per second over the window, or over the time since the first event."""
+        self._forget(now_ns)
+        if self._start_ns is None or now_ns <= self._start_ns:
+            return 0.0
+        if now_ns - self._start_ns < self._window_ns:
+            return (len(self._stamps_ns) - 1) / ((now_ns - self._start_ns) / 1e9)
+        return len(self._stamps_ns) / (self._window_ns / 1e9)
+
+    def clear(self) -> None:
+        self._stamps_ns.clear()
+        self._start_ns = None
+
+    def _forget(self, now_ns: int) -> None:
+        while self._stamps_ns and self._stamps_ns[0] <= now_ns - self._window_ns:
+            self._stamps_ns.popleft()
