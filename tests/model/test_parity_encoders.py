@@ -4,7 +4,9 @@ Cases are found, not listed: any folder of WAM_PARITY_DIR with a matching name i
 """
 
 import json
+import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wam_policy.model import canvas, normaliser, prompts
+from wam_policy.model import canvas, image, keymap, normaliser, prompts, text, vae
 from wam_policy.model.metadata import Statistics
 
 ROOT = Path(os.environ.get(
@@ -74,3 +76,88 @@ def test_normaliser(case: str) -> None:
         back = normaliser.restored(expected['y'].numpy(), statistics, mode)
         assert back.dtype == np.float32
         np.testing.assert_allclose(back, expected['inv'].numpy(), rtol=1e-6, atol=0)
+
+
+TOLERANCE = 5e-5    # of fp32 results, relative to the largest number of the output
+
+
+def filled(net: torch.nn.Module, entries: list[keymap.Entry], weights: dict[str, torch.Tensor],
+           unused: re.Pattern[str] | None = None) -> None:
+    """Fill a module from reference-named tensors; every one is used or known to be unused."""
+    parameters = dict(net.named_parameters())
+    for entry in entries:
+        for target, part in zip(entry.targets, keymap.parts(weights[entry.name], entry,
+                                                            parameters), strict=True):
+            parameters[target].data.copy_(part)
+    spare = set(weights) - {entry.name for entry in entries}
+    assert all(unused and unused.fullmatch(f'visual.{name}') for name in spare), spare
+
+
+def error(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    assert ours.shape == reference.shape
+    return ((ours - reference).abs().max() / reference.abs().max()).item()
+
+
+def report(case: str, errors: dict[str, float]) -> None:
+    for name, value in errors.items():
+        print(f'{case:8s} {name:12s} {value:.1e}')
+    assert max(errors.values()) <= TOLERANCE
+
+
+@pytest.mark.parametrize('case', cases('vae'))
+@torch.no_grad()
+def test_vae(case: str) -> None:
+    content = read(case)
+    weights, data = content['weights'], content['data']
+    residual = any('.downsamples.0.downsamples.' in name for name in weights)
+    place = 'downsamples.0.downsamples' if residual else 'downsamples'
+    blocks = next(i for i in range(9) if f'encoder.{place}.{i}.residual.2.weight' not in weights)
+    net = vae.Vae(vae.VaeConfig(
+        channels=len(weights['conv2.bias']), base_dim=len(weights['encoder.conv1.bias']),
+        decoder_base_dim=weights['decoder.head.2.weight'].shape[1], res_blocks=blocks,
+        residual=residual, patch=math.isqrt(weights['encoder.conv1.weight'].shape[1] // 3),
+        mean=tuple(data['mean'].tolist()), std=tuple(data['std'].tolist())))
+    filled(net.net, keymap.vae(net.net, residual=residual, res_blocks=blocks), weights)
+    errors = {f'encode {n}': error(net.encode(row['x']), row['z'])
+              for n, row in data['enc'].items()}
+    errors |= {f'decode {n}': error(net.decode(row['z']), row['x'])
+               for n, row in data['dec'].items()}
+    report(case, errors)
+
+
+@pytest.mark.parametrize('case', cases('t5'))
+@torch.no_grad()
+def test_text(case: str) -> None:
+    content = read(case)
+    weights, data = content['weights'], content['data']
+    vocabulary, dim = weights['token_embedding.weight'].shape
+    buckets, heads = weights['blocks.0.pos_embedding.embedding.weight'].shape
+    layers = len([name for name in weights if name.endswith('attn.q.weight')])
+    net = text.TextEncoder(text.TextConfig(
+        vocabulary, dim, heads, len(weights['blocks.0.attn.q.weight']) // heads,
+        len(weights['blocks.0.ffn.fc1.weight']), layers, buckets))
+    filled(net.net, keymap.text(net.net), weights)
+    ours = net(data['ids'], data['mask'])
+    kept = data['mask'].bool()
+    report(case, {'zeroed': error(ours, data['zeroed']),
+                  'raw': error(ours[kept], data['raw'][kept])})
+
+
+@pytest.mark.parametrize('case', cases('clip'))
+@torch.no_grad()
+def test_image_tower(case: str) -> None:
+    content = read(case)
+    weights, data = content['weights'], content['data']
+    dim, _, patch, _ = weights['patch_embedding.weight'].shape
+    size = patch * math.isqrt(weights['pos_embedding'].shape[1] - 1)
+    layers = len([name for name in weights if name.endswith('to_qkv.weight')]) - 1
+    mlp = len(weights['transformer.0.mlp.0.bias'])
+    frame = data['img'][:, 0]
+    # The case does not say how many heads it has; at most one count can give its numbers.
+    errors = {}
+    for heads in (heads for heads in range(1, dim + 1) if dim % heads == 0):
+        net = image.ImageEncoder(image.ImageConfig(dim, heads, layers, mlp, patch, size))
+        filled(net.net, keymap.image(net.net), weights, keymap.image_unused(layers))
+        errors[f'{heads} heads'] = error(net(frame), data['out'])
+    best = min(errors, key=errors.__getitem__)
+    report(case, {best: errors[best]})

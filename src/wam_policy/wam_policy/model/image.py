@@ -1,0 +1,68 @@
+"""The frame that starts an episode to image tokens: the CLIP vision tower of transformers.
+
+The released models read the tower one block before its end and without its last norm.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)      # of CLIP's training pixels, RGB in [0, 1]
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """Size a vision tower; `layers` are those that run, one fewer than the file holds."""
+
+    dim: int
+    heads: int
+    layers: int
+    mlp_dim: int
+    patch: int          # pixels
+    size: int           # pixels
+
+    @property
+    def tokens(self) -> int:
+        return (self.size // self.patch) ** 2 + 1
+
+
+CLIP_H = ImageConfig(1280, 16, 31, 5120, 14, 224)
+
+
+def network(config: ImageConfig) -> CLIPVisionModel:
+    """Build the tower; under `torch.device('meta')` it costs no memory."""
+    net = CLIPVisionModel(CLIPVisionConfig(
+        hidden_size=config.dim, intermediate_size=config.mlp_dim,
+        num_hidden_layers=config.layers, num_attention_heads=config.heads,
+        image_size=config.size, patch_size=config.patch, hidden_act='gelu',
+        layer_norm_eps=1e-5, attention_dropout=0.0))
+    net.post_layernorm = nn.Identity()      # only the pooled output, which nobody reads, used it
+    return net.eval()
+
+
+class ImageEncoder(nn.Module):
+    """Encode one frame to tokens."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.net = network(config)
+
+    def forward(self, frame: torch.Tensor) -> torch.Tensor:
+        """Encode a frame [B 3 H W] in [-1, 1], of any size, to [B tokens dim]."""
+        side = self.config.size
+        pixels = F.interpolate(frame, (side, side), mode='bicubic', align_corners=False)
+        shape = (1, 3, 1, 1)
+        mean, std = (torch.tensor(values, device=frame.device, dtype=frame.dtype).view(shape)
+                     for values in (MEAN, STD))
+        pixels = (pixels * 0.5 + 0.5 - mean) / std
+        return self.net(pixels).last_hidden_state
+
+    def materialise(self, device: torch.device) -> None:
+        """Give the position indices, which no file holds, their values on `device`."""
+        self.net.embeddings.position_ids = torch.arange(
+            self.config.tokens, device=device).expand(1, -1)

@@ -1,0 +1,98 @@
+"""Text to embeddings: tokenisers and the UMT5 encoder of transformers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
+
+@dataclass(frozen=True, slots=True)
+class TextConfig:
+    """Size a UMT5 encoder."""
+
+    vocabulary: int
+    dim: int
+    heads: int
+    head_dim: int
+    ffn_dim: int
+    layers: int
+    buckets: int        # of relative distance
+
+
+UMT5_XXL = TextConfig(256384, 4096, 64, 64, 10240, 24, 32)
+
+
+def network(config: TextConfig) -> UMT5EncoderModel:
+    """Build the encoder; under `torch.device('meta')` it costs no memory."""
+    return UMT5EncoderModel(UMT5Config(
+        vocab_size=config.vocabulary, d_model=config.dim, d_kv=config.head_dim,
+        d_ff=config.ffn_dim, num_layers=config.layers, num_heads=config.heads,
+        relative_attention_num_buckets=config.buckets, dropout_rate=0.0,
+        feed_forward_proj='gated-gelu', use_cache=False, is_encoder_decoder=False,
+        attn_implementation='eager')).eval()
+
+
+class TextEncoder(nn.Module):
+    """Encode token ids; rows of padding come out as zeros and take part as such."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.net = network(config)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Encode ids [B L] with mask [B L] (1: token, 0: padding) to [B L dim]."""
+        hidden = self.net(input_ids=ids, attention_mask=mask).last_hidden_state
+        places = torch.arange(ids.shape[1], device=ids.device)
+        kept = places[None] < mask.sum(dim=1, keepdim=True)
+        return torch.where(kept[..., None], hidden, torch.zeros((), dtype=hidden.dtype,
+                                                                device=hidden.device))
+
+
+class Tokenizer(Protocol):
+    """Turn prompts into ids and mask, int64 [B text_len] each."""
+
+    def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+class ByteTokenizer:
+    """Tokenise to UTF-8 bytes: nothing to download, nothing unknown.
+
+    0 pads, 1 ends a text; byte b is b + 3, so that 2 stays free for "unknown" as in UMT5.
+    """
+
+    VOCABULARY = 259
+
+    def __init__(self, text_len: int) -> None:
+        self.text_len = text_len
+
+    def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.zeros(len(prompts), self.text_len, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            tokens = [byte + 3 for byte in prompt.encode()][:self.text_len - 1] + [1]
+            ids[row, :len(tokens)] = torch.tensor(tokens)
+            mask[row, :len(tokens)] = 1
+        return ids, mask
+
+
+class SentenceTokenizer:
+    """Tokenise with the files of a folder (google/umt5-xxl for the released models)."""
+
+    def __init__(self, folder: Path, text_len: int) -> None:
+        if not (folder / 'tokenizer.json').is_file() and not (folder / 'spiece.model').is_file():
+            raise FileNotFoundError(
+                f'{folder}: no tokenizer.json or spiece.model. The released checkpoints come '
+                'without a tokenizer: copy tokenizer.json, tokenizer_config.json, spiece.model '
+                'and special_tokens_map.json of google/umt5-xxl (Hugging Face) into that folder')
+        self.text_len = text_len
+        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+    def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = self._tokenizer(
+            prompts, padding='max_length', truncation=True, max_length=self.text_len,
+            padding_side='right', add_special_tokens=True, return_tensors='pt')
+        return batch['input_ids'], batch['attention_mask']

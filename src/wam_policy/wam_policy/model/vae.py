@@ -1,0 +1,134 @@
+"""The Wan video autoencoders (2.1 and 2.2), from diffusers: pixels to normalised latents and back.
+
+Notable: encoding can go on where it stopped. The encoder is causal in time and works through a
+video in groups (first frame, then four frames each), so a clip encoded group by group with its
+context kept equals the clip encoded at once, at the cost of the new frames alone.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
+from torch import nn
+
+GROUP = 4       # pixel frames per latent frame after the first
+
+# Channel statistics of the public Wan autoencoders; the released files do not carry them.
+WAN21_MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715,
+              0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
+WAN21_STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526,
+             2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
+WAN22_MEAN = (-0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542,
+              0.2813, 0.0891, 0.1570, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109,
+              0.2665, -0.2108, -0.2158, 0.2502, -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899,
+              -0.2799, -0.1230, -0.0313, -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.0520,
+              0.3748, 0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667)
+WAN22_STD = (0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013, 0.8158, 1.0344,
+             0.5894, 1.0901, 0.6885, 0.6165, 0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804,
+             0.5833, 1.4146, 0.8986, 0.5659, 0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999,
+             0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458, 1.6887,
+             0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744)
+
+
+@dataclass(frozen=True, slots=True)
+class VaeConfig:
+    """Size a Wan autoencoder; `residual` is the 2.2 design with its averaging shortcuts."""
+
+    channels: int                   # of a latent frame
+    base_dim: int
+    decoder_base_dim: int
+    res_blocks: int
+    residual: bool
+    patch: int                      # pixels folded into channels before the first convolution
+    mean: tuple[float, ...]         # per latent channel
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f'{self.channels} latent channels want as many means and deviations, '
+                             f'got {len(self.mean)} and {len(self.std)}')
+        if not all(value > 0 for value in self.std):
+            raise ValueError('a latent deviation is not positive')
+
+    @property
+    def stride(self) -> int:
+        """Count the pixels along one side of a latent pixel."""
+        return 8 * self.patch
+
+
+WAN21 = VaeConfig(16, 96, 96, 2, False, 1, WAN21_MEAN, WAN21_STD)
+WAN22 = VaeConfig(48, 160, 256, 2, True, 2, WAN22_MEAN, WAN22_STD)
+
+
+def network(config: VaeConfig) -> AutoencoderKLWan:
+    """Build the network; under `torch.device('meta')` it costs no memory."""
+    folded = 3 * config.patch ** 2
+    return AutoencoderKLWan(
+        base_dim=config.base_dim, decoder_base_dim=config.decoder_base_dim,
+        z_dim=config.channels, num_res_blocks=config.res_blocks, is_residual=config.residual,
+        in_channels=folded, out_channels=folded,
+        patch_size=config.patch if config.patch > 1 else None,
+        scale_factor_spatial=config.stride,
+        latents_mean=list(config.mean), latents_std=list(config.std)).eval()
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Hold what the encoder must know of the past: one feature map or None per convolution.
+
+    Never changed in place, so that one context can be continued twice.
+    """
+
+    features: tuple[torch.Tensor | None, ...]
+
+
+class Vae(nn.Module):
+    """Encode pixels in [-1, 1] to latents of zero mean and unit deviation; decode."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.net = network(config)
+
+    def _scale(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shape = (1, -1, 1, 1, 1)
+        mean = torch.tensor(self.config.mean, device=like.device)
+        inverse = 1.0 / torch.tensor(self.config.std, device=like.device)
+        return mean.view(shape).to(like.dtype), inverse.view(shape).to(like.dtype)
+
+    def _encoded(self, group: torch.Tensor, features: list[Any]) -> torch.Tensor:
+        if self.config.patch > 1:
+            group = patchify(group, patch_size=self.config.patch)
+        moments = self.net.quant_conv(
+            self.net.encoder(group, feat_cache=features, feat_idx=[0]))
+        mean, inverse = self._scale(moments)
+        return (moments[:, :self.config.channels] - mean) * inverse
+
+    def begin(self, first: torch.Tensor) -> tuple[torch.Tensor, Context]:
+        """Encode the first frame [B 3 1 H W] of a clip: latent [B C 1 h w] and the context."""
+        if first.shape[2] != 1:
+            raise ValueError(f'a clip begins with one frame, got {first.shape[2]}')
+        features: list[Any] = [None] * self.net._cached_conv_counts['encoder']
+        return self._encoded(first, features), Context(tuple(features))
+
+    def extend(self, context: Context, frames: torch.Tensor) -> tuple[torch.Tensor, Context]:
+        """Encode the 4n frames that follow a context: latents [B C n h w], the next context."""
+        if frames.shape[2] % GROUP or not frames.shape[2]:
+            raise ValueError(f'want a multiple of {GROUP} frames, got {frames.shape[2]}')
+        features = list(context.features)
+        latents = [self._encoded(group, features) for group in frames.split(GROUP, dim=2)]
+        return torch.cat(latents, dim=2), Context(tuple(features))
+
+    def encode(self, video: torch.Tensor) -> torch.Tensor:
+        """Encode a clip [B 3 1+4n H W] to latents [B C 1+n h w]."""
+        latent, context = self.begin(video[:, :, :1])
+        if video.shape[2] == 1:
+            return latent
+        return torch.cat([latent, self.extend(context, video[:, :, 1:])[0]], dim=2)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Decode latents [B C n h w] to pixels [B 3 1+4(n-1) H W] in [-1, 1]."""
+        mean, inverse = self._scale(latents)
+        return self.net.decode(latents / inverse + mean, return_dict=False)[0]

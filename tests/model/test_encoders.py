@@ -1,0 +1,111 @@
+"""Text, image and the bundle of encoders at toy size."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wam_policy.model import encoders, image, text
+
+TINY = encoders.PRESETS['tiny']
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+def bundle(picture: image.ImageConfig | None = None) -> encoders.Encoders:
+    torch.manual_seed(1)
+    return encoders.Encoders(replace(TINY, image=picture), (4, 6), text.ByteTokenizer(52))
+
+
+@given(st.text(max_size=80))
+def test_bytes_are_tokens_that_end_and_are_padded(prompt: str) -> None:
+    ids, mask = text.ByteTokenizer(52)([prompt])
+    used = int(mask.sum())
+    assert ids.shape == mask.shape == (1, 52)
+    assert ids[0, used - 1] == 1 and (ids[0, used:] == 0).all()
+    spelled = bytes(int(token) - 3 for token in ids[0, :used - 1])
+    assert prompt.encode().startswith(spelled)
+    assert len(spelled) == min(len(prompt.encode()), 51)
+
+
+def test_padding_rows_are_zero_and_do_not_reach_the_words() -> None:
+    parts = bundle()
+    ids, mask = parts.tokenizer(['lift the red cube', 'go'])
+    hidden = parts.encode_text(ids, mask)
+    assert (hidden[0, int(mask[0].sum()):] == 0).all()
+    assert (hidden[1, :3] != 0).any(dim=-1).all()
+    short = parts.encode_text(ids[1:, :3], mask[1:, :3])
+    assert torch.allclose(hidden[1, :3], short[0], atol=1e-5)
+
+
+def test_words_change_the_embedding() -> None:
+    red, blue = bundle().encode_prompts(['take the red cube', 'take the blue cube'])
+    assert (red - blue).abs().max() > 1e-3
+
+
+def test_frames_go_in_and_come_out() -> None:
+    parts = bundle()
+    video = torch.rand(1, 3, 5, 32, 48) * 2 - 1
+    latents = parts.encode_frames(video)
+    assert latents.shape == (1, 8, 2, 4, 6)
+    first, context = parts.begin(video[:, :, :1])
+    rest, _ = parts.extend(context, video[:, :, 1:])
+    assert torch.equal(torch.cat([first, rest], dim=2), latents)
+    frames = parts.decode(latents)
+    assert frames.shape == (1, 5, 32, 48, 3) and frames.dtype == torch.uint8
+
+
+def test_latents_are_cut_to_the_model_and_too_small_a_canvas_is_refused() -> None:
+    assert bundle().encode_frames(torch.zeros(1, 3, 1, 40, 48)).shape[-2:] == (4, 6)
+    with pytest.raises(ValueError, match=r'latents of \(3, 6\), the model wants \(4, 6\)'):
+        bundle().encode_frames(torch.zeros(1, 3, 1, 24, 48))
+
+
+def test_the_image_encoder_takes_any_size_and_is_optional() -> None:
+    picture = image.ImageConfig(dim=24, heads=2, layers=2, mlp_dim=48, patch=8, size=32)
+    tokens = bundle(picture).encode_image(torch.rand(2, 3, 44, 80) * 2 - 1)
+    assert tokens.shape == (2, picture.tokens, 24) == (2, 17, 24)
+    with pytest.raises(ValueError, match='no image encoder'):
+        bundle().encode_image(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize('name', encoders.PRESETS)
+def test_config_survives_json(name: str) -> None:
+    config = encoders.PRESETS[name]
+    assert encoders.EncoderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_broken_config_says_what_is_wrong() -> None:
+    values = TINY.to_dict()
+    del values['text']
+    with pytest.raises(ValueError, match="encoder config: 'text'"):
+        encoders.EncoderConfig.from_dict(values)
+
+
+def test_a_missing_tokenizer_names_files_and_source(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match='copy tokenizer.json.*google/umt5-xxl'):
+        text.SentenceTokenizer(tmp_path / 'tokenizer', 512)
+
+
+def test_a_tokenizer_folder_is_read_without_a_network(tmp_path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    words = {'<pad>': 0, '</s>': 1, '<unk>': 2, 'pick': 3, 'up': 4}
+    made = Tokenizer(models.WordLevel(words, unk_token='<unk>'))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single='$A </s>', special_tokens=[('</s>', 1)])
+    made.save(str(tmp_path / 'tokenizer.json'))
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps(
+        {'tokenizer_class': 'PreTrainedTokenizerFast', 'pad_token': '<pad>',
+         'eos_token': '</s>', 'unk_token': '<unk>'}))
+    ids, mask = text.SentenceTokenizer(tmp_path, 6)(['pick up', 'up up up up up up up up'])
+    assert ids.tolist() == [[3, 4, 1, 0, 0, 0], [4, 4, 4, 4, 4, 1]]
+    assert mask.tolist() == [[1, 1, 1, 0, 0, 0], [1] * 6]
