@@ -19,6 +19,13 @@ from torch import Tensor
 from wam_policy.model.cache import KVCache
 from wam_policy.model.config import ModelConfig
 from wam_policy.model.dit import FlowTime, VideoActionDiT
+from wam_policy.model.sampler import SimilarityGate, UniPC
+from wam_policy.model.schedule import (
+    decoupled,
+    training_sigmas,
+    training_weights,
+    unipc_schedule,
+)
 
 PARITY = Path(os.environ.get(
     'WAM_PARITY_DIR', Path(__file__).resolve().parents[3] / 'shared' / 'parity'
@@ -164,3 +171,35 @@ def test_dit(name: str, precision: str) -> None:
     )
     check(f'{name} {precision}/train/video', prediction.video, want['train']['video'])
     check(f'{name} {precision}/train/action', prediction.action, want['train']['action'])
+
+
+# ---- schedules and skipping
+
+def test_schedules() -> None:
+    data = case('schedules')['data']
+    walk = unipc_schedule(16, 5.0)
+    check('schedules/sigmas', torch.tensor(walk.sigmas), data['sigmas'])
+    assert list(walk.timesteps) == data['timesteps'].tolist()
+    flash = data['decoupled_0.8']
+    late = decoupled(walk, 0.8)
+    check('schedules/decoupled/sigmas', torch.tensor(late.sigmas), flash['sigmas'])
+    assert list(late.timesteps) == flash['timesteps'].tolist()
+    sigmas = training_sigmas(5.0)
+    check('schedules/train/sigmas', sigmas, data['train']['sigmas'])
+    check('schedules/train/timesteps', 1000 * sigmas, data['train']['timesteps'])
+    check('schedules/train/weights', training_weights(sigmas), data['train']['weights'])
+
+
+@pytest.mark.parametrize('precision', ['torch.float32', 'torch.bfloat16'])
+def test_unipc_trajectory(precision: str) -> None:
+    want = case('schedules')['data']['traj'][precision]
+    solver = UniPC(unipc_schedule(16, 5.0), want['x'][0])
+    for i, velocity in enumerate(want['v']):
+        solver.advance(velocity)
+        check(f'schedules/{precision}/x[{i + 1}]', solver.x, want['x'][i + 1])
+
+
+def test_skip_decisions() -> None:
+    for script in case('skip_decisions')['data']:
+        similarities, gate = iter(script['sims']), SimilarityGate()
+        assert [gate.runs(lambda s=similarities: next(s)) for _ in script['run']] == script['run']

@@ -1,0 +1,139 @@
+"""Noise levels: the grids that inference walks down and the table that training draws from.
+
+A noise level sigma is 1 for pure noise and 0 for data. The solver uses it exactly; the network
+reads the integer below 1000 sigma.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+TRAIN_STEPS = 1000
+SIGMA_MAX = 1 - 1 / TRAIN_STEPS    # pure noise but for one training step; then shifted
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Hold the noise levels of one walk, the last one included, and the times the network reads."""
+
+    sigmas: tuple[float, ...]      # [steps+1], float32 values
+    timesteps: tuple[int, ...]     # [steps]
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+
+def unipc_schedule(steps: int, shift: float) -> Schedule:
+    """Walk from noise to data; `shift` > 1 spends more of the steps near the noise."""
+    if steps < 1:
+        raise ValueError(f'want at least 1 sampling step, got {steps}')
+    sigmas = [shifted(SIGMA_MAX - i * (SIGMA_MAX / steps), shift) for i in range(steps)]
+    return Schedule(
+        tuple(torch.tensor([*sigmas, 0.0]).tolist()), tuple(int(TRAIN_STEPS * s) for s in sigmas)
+    )
+
+
+def decoupled(schedule: Schedule, final_noise: float) -> Schedule:
+    """Let the walk end at `final_noise` instead of data: the video of one-step inference."""
+    if not 0 <= final_noise < 1:
+        raise ValueError(f'want a final noise level in [0, 1), got {final_noise}')
+    sigmas = torch.tensor(schedule.sigmas)
+    sigmas = sigmas * (sigmas[0] - final_noise) / sigmas[0] + final_noise
+    timesteps = (TRAIN_STEPS * sigmas[:-1]).long()
+    return Schedule(tuple(sigmas.tolist()), tuple(timesteps.tolist()))
+
+
+def shifted(sigma: float | Tensor, shift: float) -> float | Tensor:
+    """Move noise levels towards 1."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def training_sigmas(shift: float) -> Tensor:
+    """Give the noise levels [1000], highest first, of which training draws an index."""
+    return shifted(torch.linspace(1, 0, TRAIN_STEPS + 1)[:-1], shift)
+
+
+def training_weights(sigmas: Tensor) -> Tensor:
+    """Weigh the loss at each noise level of the table: a bell around 0.5 with mean 1."""
+    bell = torch.exp(-2 * ((TRAIN_STEPS * sigmas - TRAIN_STEPS / 2) / TRAIN_STEPS) ** 2)
+    bell = bell - bell.min()
+    return bell * (len(sigmas) / bell.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Weights of one update, keep * sample - scale * (data + near * D1 + far * D2 / ratio).
+
+    D1 and D2 are changes of data. Weights are float32 scalars on the CPU, the kind of operand
+    that the reference multiplies its samples with: it decides how bfloat16 rounds.
+    """
+
+    order: int
+    keep: Tensor
+    scale: Tensor
+    near: Tensor
+    far: Tensor
+    ratio: Tensor    # of step sizes
+
+    @classmethod
+    def of(
+        cls, order: int, keep: float, scale: float, near: float, far: float, ratio: float
+    ) -> Update:
+        return cls(order, *torch.tensor([keep, scale, near, far, ratio]).unbind())
+
+
+@dataclass(frozen=True, slots=True)
+class SolverStep:
+    """Correct the sample at `sigma` with its new velocity (but at the start), then go on."""
+
+    sigma: Tensor
+    correct: Update | None
+    predict: Update
+
+
+@lru_cache(maxsize=64)
+def unipc_steps(schedule: Schedule) -> tuple[SolverStep, ...]:
+    """Work out the second-order UniPC (bh2) updates of arXiv 2302.04867.
+
+    They depend on the schedule alone. Data is the clean sample that a velocity implies.
+    """
+    sigmas = schedule.sigmas
+    return tuple(
+        SolverStep(torch.tensor(sigmas[i]), _corrector(sigmas, i) if i else None, _predictor(sigmas, i))
+        for i in range(schedule.steps)
+    )
+
+
+def _half_log_snr(sigma: float) -> float:
+    return math.log(1 - sigma) - math.log(sigma) if sigma > 0 else math.inf
+
+
+def _corrector(sigmas: tuple[float, ...], i: int) -> Update:
+    level = _half_log_snr(sigmas[i - 1])
+    h = _half_log_snr(sigmas[i]) - level
+    b = math.expm1(-h)
+    keep, scale = sigmas[i] / sigmas[i - 1], (1 - sigmas[i]) * b
+    if i == 1:
+        return Update.of(1, keep, scale, near=0.5, far=0.0, ratio=1.0)
+    ratio = (_half_log_snr(sigmas[i - 2]) - level) / h
+    first = b / -h - 1
+    second = first / -h - 0.5
+    # far + near = first / b and ratio * far + near = 2 * second / b
+    far = (2 * second - first) / b / (ratio - 1)
+    return Update.of(2, keep, scale, near=first / b - far, far=far, ratio=ratio)
+
+
+def _predictor(sigmas: tuple[float, ...], i: int) -> Update:
+    level = _half_log_snr(sigmas[i])
+    h = _half_log_snr(sigmas[i + 1]) - level
+    keep, scale = sigmas[i + 1] / sigmas[i], (1 - sigmas[i + 1]) * math.expm1(-h)
+    if i in (0, len(sigmas) - 2):    # no past yet, or the end
+        return Update.of(1, keep, scale, near=0.0, far=0.0, ratio=1.0)
+    ratio = (_half_log_snr(sigmas[i - 1]) - level) / h
+    return Update.of(2, keep, scale, near=0.5, far=0.0, ratio=ratio)
