@@ -1,0 +1,82 @@
+"""The robot's cameras: all views of one instant in one off-screen picture, read back once.
+
+Everything that touches OpenGL stays in the thread that made the `Cameras`. Without a display
+Mesa draws in software; shadows and multi-sampling are off in the model because they would cost
+ten times the rest.
+"""
+
+import importlib
+import os
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+
+HIDDEN_GROUP = 4                            # sites that mark tools
+
+
+class Cameras:
+    """Draw the views of `keys`; frames share nothing with later ones."""
+
+    def __init__(self, model: mujoco.MjModel, keys: Sequence[str], size: tuple[int, int]) -> None:
+        self.keys, self.size = tuple(keys), size
+        self._model = model
+        self._ids = [model.camera(key).id for key in keys]
+        width, height = size
+        self._context = _opengl(width * len(keys), height)
+        model.vis.global_.offwidth = max(model.vis.global_.offwidth, width * len(keys))
+        model.vis.global_.offheight = max(model.vis.global_.offheight, height)
+        self._gpu = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._gpu)
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 50)
+        self._option = mujoco.MjvOption()
+        self._option.sitegroup[HIDDEN_GROUP] = 0
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._sheet = np.empty((height, width * len(keys), 3), dtype=np.uint8)
+
+    def render(self, data: mujoco.MjData) -> tuple[np.ndarray, ...]:
+        """Return one uint8 [height width 3] image per key; `data` has its kinematics done."""
+        width, height = self.size
+        for i, camera in enumerate(self._ids):
+            self._camera.fixedcamid = camera
+            mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera,
+                                   mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+            mujoco.mjr_render(mujoco.MjrRect(i * width, 0, width, height), self._scene, self._gpu)
+        whole = mujoco.MjrRect(0, 0, width * len(self._ids), height)
+        mujoco.mjr_readPixels(self._sheet, None, whole, self._gpu)
+        # OpenGL counts rows from below
+        return tuple(np.ascontiguousarray(self._sheet[::-1, i * width:(i + 1) * width])
+                     for i in range(len(self._ids)))
+
+    def close(self) -> None:
+        """Free what OpenGL holds; to be called in the thread that made it."""
+        self._gpu.free()
+        self._context.free()
+
+
+def intrinsics(model: mujoco.MjModel, key: str, size: tuple[int, int]) -> np.ndarray:
+    """Return the pinhole matrix K [3 3] of a view; pixels are square, the centre is the middle."""
+    width, height = size
+    focal = height / 2 / np.tan(np.deg2rad(model.camera(key).fovy[0]) / 2)
+    return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+
+
+def _opengl(width: int, height: int) -> mujoco.GLContext:
+    """Open a context: what MUJOCO_GL names, else EGL, else OSMesa; RuntimeError says what failed.
+
+    The name stays in the environment: MuJoCo loads its OpenGL functions by it.
+    """
+    wanted = os.environ.get('MUJOCO_GL', '')
+    failures = []
+    for backend in ([wanted] if wanted else ['egl', 'osmesa']):
+        os.environ['MUJOCO_GL'] = backend
+        try:
+            context = importlib.import_module(f'mujoco.{backend}').GLContext(width, height)
+            context.make_current()
+            return context
+        except (ImportError, RuntimeError, AttributeError, OSError) as error:
+            failures.append(f'{backend}: {error}')
+            os.environ.pop('PYOPENGL_PLATFORM', None)
+    raise RuntimeError(f'no OpenGL for the cameras ({"; ".join(failures)}); install libegl1 and '
+                       'libegl-mesa0, or libosmesa6')

@@ -1,0 +1,96 @@
+"""The simulated joint_trajectory_controllers and the record of what they made the robot do.
+
+The rules of replacement and interpolation are `wam_policy.core.follower`; here every controller
+of the embodiment gets one, and every physics step asks all of them for the set-point. The record
+sees each set-point, so its worst figures leave no gap between samples of a slower observer.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from wam_policy.core.embodiment import Embodiment, Limits
+from wam_policy.core.follower import Follower
+from wam_policy.core.trajectory import Motion
+
+
+class Controllers:
+    """Hold one follower per controller and give their set-points as one vector."""
+
+    def __init__(self, robot: Embodiment, position: np.ndarray) -> None:
+        column = {name: i for i, name in enumerate(robot.commanded)}
+        self.names = robot.commanded
+        self.columns: Mapping[str, np.ndarray] = {
+            controller.name: np.array([column[name] for name in controller.joints])
+            for controller in robot.controllers}
+        self.followers = {
+            controller.name: Follower(controller.joints, position[self.columns[controller.name]])
+            for controller in robot.controllers}
+        self.accepted = 0
+        self.rejected = 0
+
+    def accept(self, controller: str, message: Any, now_ns: int) -> str | None:
+        """Hand a trajectory to `controller`; return why it was rejected, if it was."""
+        reason = self.followers[controller].accept(message, now_ns)
+        if reason is None:
+            self.accepted += 1
+        else:
+            self.rejected += 1
+        return reason
+
+    def hold(self, position: np.ndarray) -> None:
+        """Drop all trajectories and stay at `position` [commanded]."""
+        for name, follower in self.followers.items():
+            follower.hold(position[self.columns[name]])
+
+    def sample(self, now_ns: int) -> Motion:
+        """Return the set-point of every commanded joint at `now_ns`, [commanded] each."""
+        position, velocity, acceleration = np.empty((3, len(self.names)))
+        for name, follower in self.followers.items():
+            motion, columns = follower.sample(now_ns), self.columns[name]
+            position[columns] = motion.position
+            velocity[columns] = motion.velocity
+            acceleration[columns] = motion.acceleration
+        return Motion(position, velocity, acceleration)
+
+
+class Executed:
+    """Keep the worst of what was executed since the start, per commanded joint.
+
+    Jerk is the change of the set-points' acceleration over one step: exact inside a cubic, its
+    mean across a knot, and large where the acceleration itself jumps, as it should be.
+    """
+
+    def __init__(self, limits: Limits, step_s: float) -> None:
+        self._limits, self._step_s = limits, step_s
+        zero = np.zeros(len(limits.names))
+        self.velocity, self.acceleration, self.jerk = zero.copy(), zero.copy(), zero.copy()
+        self.step, self.measured_velocity, self.tracking_error = zero.copy(), zero.copy(), zero
+        self._before: Motion | None = None
+
+    def forget_motion(self) -> None:
+        """Start anew after the robot was put elsewhere: that was no motion of a controller."""
+        self._before = None
+
+    def record(self, setpoint: Motion, position: np.ndarray, velocity: np.ndarray) -> None:
+        """Take one physics step: the set-point and the measured joints, [commanded] each."""
+        _keep(self.velocity, setpoint.velocity)
+        _keep(self.acceleration, setpoint.acceleration)
+        _keep(self.measured_velocity, velocity)
+        _keep(self.tracking_error, setpoint.position - position)
+        if self._before is not None:
+            _keep(self.step, setpoint.position - self._before.position)
+            _keep(self.jerk, (setpoint.acceleration - self._before.acceleration) / self._step_s)
+        self._before = setpoint
+
+    def ratios(self) -> dict[str, np.ndarray]:
+        """Return velocity, acceleration, jerk and measured velocity against their limits."""
+        limits = self._limits
+        return {'velocity': self.velocity / limits.velocity,
+                'acceleration': self.acceleration / limits.acceleration,
+                'jerk': self.jerk / limits.jerk,
+                'measured_velocity': self.measured_velocity / limits.velocity}
+
+
+def _keep(worst: np.ndarray, value: np.ndarray) -> None:
+    np.maximum(worst, np.abs(value), out=worst)

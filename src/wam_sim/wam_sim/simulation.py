@@ -1,0 +1,208 @@
+"""One simulated robot, its table and its task: physics without ROS, clock or threads.
+
+Time advances by `step` only, so the same calls give the same states bit for bit. A simulation
+belongs to one thread at a time; cameras are opened by the thread that first observes.
+"""
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from wam_policy.core.types import Frame, JointState, Observation
+
+from wam_sim import model as model_module
+from wam_sim import scene as scenes
+from wam_sim import tasks
+from wam_sim.cameras import Cameras
+from wam_sim.controllers import Controllers, Executed
+from wam_sim.robot import Robot
+
+STEP_NS = 2_000_000
+STEP_S = STEP_NS / 1e9
+
+
+class Simulation:
+    """Hold the physics of one robot; `task` is a family of wam_sim.tasks or 'any'."""
+
+    def __init__(self, robot: Robot, *, task: str = 'any', seed: int = 0,
+                 image_size: tuple[int, int] = (320, 240), start_ns: int = 0) -> None:
+        self.robot, self.image_size = robot, image_size
+        self._family = task
+        body = robot.embodiment
+        state_only = body.observed[len(body.commanded):]
+        self._held = {name: body.rest[name] for name in state_only}
+        self.model = compiled(robot, self._held)
+        self.data = mujoco.MjData(self.model)
+        self.now_ns = start_ns
+        self._joints = _Joints(robot, self.model)
+        self._rest = body.rest_of(body.commanded)
+        self.controllers = Controllers(body, self._rest)
+        self.executed = Executed(body.limits(), STEP_S)
+        self._tools = {hand.side: self.model.site(f'{hand.side}_tool').id for hand in robot.hands}
+        self._cameras: Cameras | None = None
+        self.reset(seed)
+
+    def reset(self, seed: int, *, keep_arms: bool = False) -> bool:
+        """Begin the episode of `seed`; return False if the kept arms stand in an object's place.
+
+        Arms go to rest at once, or with `keep_arms` stay and go on with their trajectories.
+        Time goes on in both cases.
+        """
+        scene = scenes.sampled(self.robot, seed)
+        before = self.data.qpos.copy(), self.data.qvel.copy()
+        if not keep_arms:
+            mujoco.mj_resetData(self.model, self.data)
+            self._joints.put(self.data, self._rest)
+            self.controllers.hold(self._rest)
+            self.executed.forget_motion()
+            self.data.ctrl[:] = self._joints.control(self._rest, np.zeros_like(self._rest))
+        scenes.place(self.model, self.data, self.robot, scene)
+        mujoco.mj_forward(self.model, self.data)
+        if keep_arms and self._touching_objects():
+            self.data.qpos[:], self.data.qvel[:] = before
+            scenes.place(self.model, self.data, self.robot, self.scene)
+            self.data.qpos[:], self.data.qvel[:] = before
+            mujoco.mj_forward(self.model, self.data)
+            return False
+        self.scene = scene
+        self.task = tasks.sampled(self._family, scene, seed)
+        self.start = self.state()
+        return True
+
+    def accept(self, controller: str, trajectory: Any) -> str | None:
+        """Hand a trajectory message or Points to a controller now; return why not, if rejected."""
+        return self.controllers.accept(controller, trajectory, self.now_ns)
+
+    def step(self, count: int = 1) -> None:
+        """Advance `count` physics steps of STEP_NS under the controllers."""
+        for _ in range(count):
+            self.now_ns += STEP_NS
+            setpoint = self.controllers.sample(self.now_ns)
+            self.data.ctrl[:] = self._joints.control(setpoint.position, setpoint.velocity)
+            mujoco.mj_step(self.model, self.data)
+            self.executed.record(setpoint, *self._joints.measured(self.data))
+
+    def joints(self) -> JointState:
+        """Return the measured posture in the embodiment's order of observed joints."""
+        position, velocity = self._joints.measured(self.data)
+        held = np.array(list(self._held.values()))
+        return JointState(self.now_ns, self.robot.embodiment.observed,
+                          np.concatenate([position, held]),
+                          np.concatenate([velocity, np.zeros_like(held)]))
+
+    def state(self) -> tasks.State:
+        """Return what task predicates look at."""
+        mujoco.mj_kinematics(self.model, self.data)
+        return tasks.State(
+            objects={slot: self.data.body(slot).xpos.copy() for slot in (*scenes.OBJECTS, scenes.PAD)},
+            rotations={slot: self.data.body(slot).xmat.reshape(3, 3).copy()
+                       for slot in scenes.OBJECTS},
+            tools={side: self.data.site_xpos[site].copy() for side, site in self._tools.items()})
+
+    @property
+    def success(self) -> bool:
+        """Tell whether the task's goal holds now."""
+        return self.task.done(self.state(), self.start)
+
+    def observe(self) -> Observation:
+        """Return joints and all camera frames of this instant."""
+        if self._cameras is None:
+            self._cameras = self.cameras()
+        prepare(self.model, self.data)
+        frames = tuple(Frame(key, self.now_ns, rgb) for key, rgb
+                       in zip(self._cameras.keys, self._cameras.render(self.data)))
+        return Observation(self.now_ns, frames, self.joints())
+
+    def cameras(self) -> Cameras:
+        """Open the robot's cameras for the calling thread."""
+        return Cameras(self.model, [camera.key for camera in self.robot.cameras], self.image_size)
+
+    def snapshot(self, into: mujoco.MjData) -> int:
+        """Copy what a picture needs into `into` and return its time in ns."""
+        into.qpos[:] = self.data.qpos
+        into.mocap_pos[:] = self.data.mocap_pos
+        return self.now_ns
+
+    def close(self) -> None:
+        if self._cameras is not None:
+            self._cameras.close()
+            self._cameras = None
+
+    def _touching_objects(self) -> bool:
+        slots = {self.model.geom(slot).id for slot in scenes.OBJECTS}
+        still = {self.model.geom('table').id, self.model.geom('floor').id}
+        pairs = [set(contact.geom.tolist()) for contact in self.data.contact]
+        return any(pair & slots and not pair & still for pair in pairs)
+
+
+def compiled(robot: Robot, held: dict[str, float], *, fine: bool = False) -> mujoco.MjModel:
+    """Return the model of robot and scene.
+
+    Made for little work per step and per picture; `fine` spends time on shadows, smooth edges
+    and tiles, for pictures of the robot rather than by it.
+    """
+    spec = mujoco.MjSpec()
+    spec.compiler.degree = False
+    spec.option.timestep = STEP_S
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    spec.option.iterations, spec.option.ls_iterations = 10, 20
+    spec.option.impratio = 3.0              # grasped cubes creep less
+    quality = spec.visual.quality
+    quality.shadowsize, quality.offsamples = (8192, 8) if fine else (0, 0)
+    quality.numslices, quality.numstacks = (48, 24) if fine else (14, 8)
+    spec.visual.map.znear, spec.visual.map.zfar = 0.01, 12.0
+    spec.stat.extent, spec.stat.center = 1.0, [0.5, 0.0, 0.9]
+    scenes.add_scene(spec, robot, fine=fine)
+    model_module.add_robot(spec, robot, held)
+    return spec.compile()
+
+
+def prepare(model: mujoco.MjModel, data: mujoco.MjData) -> None:
+    """Compute where everything is drawn from `data.qpos`."""
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)
+    mujoco.mj_camlight(model, data)
+
+
+class _Joints:
+    """Translate between commanded joints and MuJoCo's actuators and coordinates.
+
+    An arm joint has one actuator, a gripper one per finger; `offset + scale * command` is the
+    actuator's joint value.
+    """
+
+    def __init__(self, robot: Robot, model: mujoco.MjModel) -> None:
+        commanded = robot.embodiment.commanded
+        ends = {joint: (hand.gripper, closed, opened - closed) for hand in robot.hands
+                for joint, (closed, opened) in hand.fingers.items()}
+        names = [model.actuator(i).name for i in range(model.nu)]
+        rows = [ends.get(name, (name, 0.0, 1.0)) for name in names]
+        self._source = np.array([commanded.index(row[0]) for row in rows])
+        self._offset = np.array([row[1] for row in rows])
+        self._scale = np.array([row[2] for row in rows])
+        # the servo pulls with kp (ctrl - q) - kv v: ahead by kv / kp of v* it lags no more
+        self._lead_s = np.array([robot.servos[name].kv / robot.servos[name].kp for name in names])
+        self._qpos = np.array([model.joint(name).qposadr[0] for name in names])
+        self._qvel = np.array([model.joint(name).dofadr[0] for name in names])
+        share = 1.0 / np.bincount(self._source)[self._source]
+        self._back = np.zeros((len(commanded), len(names)))
+        self._back[self._source, np.arange(len(names))] = share / self._scale
+        followers = [(model.joint(joint).qposadr[0], model.joint(leader).qposadr[0], ratio)
+                     for joint, (leader, ratio) in robot.couplings.items()]
+        self._followers = followers
+
+    def control(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+        """Return the actuators' inputs for set-points of the commanded joints."""
+        target = (position[self._source] + self._lead_s * velocity[self._source]) * self._scale
+        return target + self._offset
+
+    def measured(self, data: mujoco.MjData) -> tuple[np.ndarray, np.ndarray]:
+        """Return position and velocity of the commanded joints; a gripper is its fingers' mean."""
+        return (self._back @ (data.qpos[self._qpos] - self._offset),
+                self._back @ data.qvel[self._qvel])
+
+    def put(self, data: mujoco.MjData, position: np.ndarray) -> None:
+        """Set the coordinates to a posture of the commanded joints."""
+        data.qpos[self._qpos] = position[self._source] * self._scale + self._offset
+        for follower, leader, ratio in self._followers:
+            data.qpos[follower] = ratio * data.qpos[leader]
