@@ -121,11 +121,13 @@ class Views:
         t_ref_ns = min(ring.newest.stamp_ns for ring in self.rings.values())
         frames = {key: ring.as_of(t_ref_ns) for key, ring in self.rings.items()}
         for key, frame in frames.items():
-            skew_s = (t_ref_ns - frame.stamp_ns) / 1e9 if frame else float('inf')
-            if skew_s > self._gate.camera_skew_s:
-                return Refusal(key, f'cameras are too far apart: {key} shows nothing within '
-                               f'{self._gate.camera_skew_s:g} s before the newest common frame '
-                               f'({skew_s:.3f} s)', missing=False)
+            limit_s = self._gate.camera_skew_s
+            skew_s = (t_ref_ns - frame.stamp_ns) / 1e9 if frame else None
+            if skew_s is None or skew_s > limit_s:
+                nearest = 'none' if skew_s is None else f'{skew_s:.3f} s'
+                return Refusal(key, f'cameras are too far apart: {key} has no frame within '
+                               f'{limit_s:g} s before the slowest camera\'s newest (nearest: '
+                               f'{nearest})', missing=False)
         joints = self.joints.as_of(t_ref_ns)
         limit_s = self._gate.joints_max_age_s
         if joints is None or t_ref_ns - joints.stamp_ns > limit_s * 1e9:

@@ -1,0 +1,226 @@
+"""The door between ROS messages and core types: everything is checked here, once.
+
+Whatever a message gets wrong raises ValueError with the topic's part and the fix in the text;
+what passes is trusted from then on. No node reads a field of a sensor message itself.
+"""
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import JointState as JointStateMsg
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from wam_msgs.msg import ActionChunk
+
+from wam_policy.core.embodiment import Gripper
+from wam_policy.core.trajectory import Trajectory
+from wam_policy.core.types import Chunk, Frame, JointState
+
+NS_PER_S = 1_000_000_000
+# encoding -> bytes per pixel and the channels that are red, green and blue
+COLOURS = {'rgb8': (3, slice(0, 3)), 'bgr8': (3, slice(None, None, -1)),
+           'rgba8': (4, slice(0, 3)), 'bgra8': (4, slice(2, None, -1))}
+
+
+def ns(stamp: Time | Duration) -> int:
+    return stamp.sec * NS_PER_S + stamp.nanosec
+
+
+def time(stamp_ns: int) -> Time:
+    sec, nanosec = divmod(stamp_ns, NS_PER_S)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def duration(length_ns: int) -> Duration:
+    sec, nanosec = divmod(length_ns, NS_PER_S)
+    return Duration(sec=sec, nanosec=nanosec)
+
+
+# --- images ---------------------------------------------------------------------------------
+
+def frame(msg: Image, camera: str) -> Frame:
+    """Return the pixels of a raw image; without copying them where rows are not padded.
+
+    is_bigendian says nothing about 8-bit channels and is ignored.
+    """
+    if msg.encoding not in COLOURS:
+        raise ValueError(f'camera {camera}: encoding {msg.encoding!r} is not one of '
+                         f'{", ".join(COLOURS)}; the model needs 8-bit colour')
+    channels, rgb = COLOURS[msg.encoding]
+    row = msg.width * channels
+    if not msg.width or not msg.height or msg.step < row:
+        raise ValueError(f'camera {camera}: {msg.width}x{msg.height} {msg.encoding} does not fit '
+                         f'a step of {msg.step} bytes')
+    if len(msg.data) != msg.step * msg.height:
+        raise ValueError(f'camera {camera}: {len(msg.data)} bytes of data, want {msg.height} rows '
+                         f'of {msg.step}')
+    rows = np.frombuffer(msg.data, dtype=np.uint8).reshape(msg.height, msg.step)[:, :row]
+    pixels = rows.reshape(msg.height, msg.width, channels)[..., rgb]
+    return Frame(camera, ns(msg.header.stamp), np.ascontiguousarray(pixels))
+
+
+def frame_of_compressed(msg: CompressedImage, camera: str) -> Frame:
+    """Return the pixels of a JPEG or PNG image."""
+    if 'compressedDepth' in msg.format:
+        raise ValueError(f'camera {camera}: {msg.format!r} is a depth image; subscribe to colour')
+    data = np.frombuffer(msg.data, dtype=np.uint8)
+    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if bgr is None:
+        raise ValueError(f'camera {camera}: {data.size} bytes of {msg.format or "no format"!r} '
+                         'are not a readable JPEG or PNG')
+    return Frame(camera, ns(msg.header.stamp), cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+
+
+def image(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
+    """Return an rgb8 message of uint8 [height width 3]."""
+    height, width, _ = rgb.shape
+    msg = Image(height=height, width=width, encoding='rgb8', step=width * 3)
+    msg.header.stamp = time(stamp_ns)
+    msg.header.frame_id = frame_id
+    pixels = array('B')
+    pixels.frombytes(np.ascontiguousarray(rgb).data)
+    msg._data = pixels      # the checked setter walks every byte in Python: 0.1 s per image
+    return msg
+
+
+def camera_info(size: tuple[int, int], fovy_rad: float, stamp_ns: int, frame_id: str) -> CameraInfo:
+    """Return the calibration of an ideal pinhole camera with square pixels.
+
+    `size` is width, height; the focal length follows from the vertical field of view.
+    """
+    width, height = size
+    focal = height / 2 / np.tan(fovy_rad / 2)
+    cx, cy = (width - 1) / 2, (height - 1) / 2          # pixel centres are at whole numbers
+    msg = CameraInfo(width=width, height=height, distortion_model='plumb_bob', d=[0.0] * 5)
+    msg.header.stamp = time(stamp_ns)
+    msg.header.frame_id = frame_id
+    msg.k = [focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0]
+    msg.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    msg.p = [focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return msg
+
+
+# --- joints ---------------------------------------------------------------------------------
+
+def joint_state(msg: JointStateMsg, names: Sequence[str]) -> JointState:
+    """Return the posture of `names` in that order; joints beyond them are ignored.
+
+    A velocity that is absent or not finite for any of them counts as not measured, as
+    joint_state_broadcaster writes NaN for what a robot does not report.
+    """
+    if len(set(msg.name)) != len(msg.name):
+        twice = sorted({name for name in msg.name if msg.name.count(name) > 1})
+        raise ValueError(f'joint state: {", ".join(twice)} named twice')
+    if len(msg.position) != len(msg.name):
+        raise ValueError(f'joint state: {len(msg.position)} positions for {len(msg.name)} names')
+    column = {name: i for i, name in enumerate(msg.name)}
+    missing = [name for name in names if name not in column]
+    if missing:
+        raise ValueError(f'joint state: {", ".join(missing)} missing; got '
+                         f'{", ".join(msg.name) or "no names"}')
+    columns = [column[name] for name in names]
+    velocity = None
+    if len(msg.velocity):
+        if len(msg.velocity) != len(msg.name):
+            raise ValueError(f'joint state: {len(msg.velocity)} velocities for {len(msg.name)} '
+                             'names')
+        velocity = np.array(msg.velocity)[columns]
+        velocity = velocity if np.isfinite(velocity).all() else None
+    return JointState(ns(msg.header.stamp), tuple(names), np.array(msg.position)[columns], velocity)
+
+
+def joint_state_message(state: JointState) -> JointStateMsg:
+    msg = JointStateMsg(name=list(state.names), position=_doubles(state.position))
+    msg.header.stamp = time(state.stamp_ns)
+    if state.velocity is not None:
+        msg.velocity = _doubles(state.velocity)
+    return msg
+
+
+def listed_positions(msg: JointStateMsg, names: Sequence[str],
+                     layouts: Iterable[Mapping[str, int]]) -> np.ndarray:
+    """Return the positions of a vendor's message whose order counts and whose names do not.
+
+    `layouts` tells, per number of values (`at_least`), where ours begin (`first`); the longest
+    that fits is used. Returns [names] in rad; raises ValueError when none fits.
+    """
+    count = len(msg.position)
+    fitting = [layout for layout in layouts if count >= layout['at_least']]
+    if not fitting:
+        raise ValueError(f'joint list: {count} values, too few for {len(names)} joints')
+    first = max(fitting, key=lambda layout: layout['at_least'])['first']
+    values = np.array(msg.position[first:first + len(names)], dtype=np.float64)
+    if len(values) != len(names):
+        raise ValueError(f'joint list: {count} values end before joint {names[len(values)]}')
+    broken = [name for name, good in zip(names, np.isfinite(values)) if not good]
+    if broken:
+        raise ValueError(f'joint list: {", ".join(broken)} not finite')
+    return values
+
+
+def gripper_opening(raw: float, gripper: Gripper) -> float:
+    """Return a driver's reading as 0 closed .. 1 open.
+
+    A reading outside the configured range means another unit or firmware: it is refused, because
+    scaling it would only look like a posture.
+    """
+    if not gripper.readable(raw):
+        low, high = gripper.raw_range
+        raise ValueError(f'{gripper.name}: reading {raw:g} is outside [{low:g}, {high:g}]; measure '
+                         'raw_open, raw_closed and raw_range on this robot')
+    return float(gripper.canonical(raw))
+
+
+# --- chunks and trajectories ----------------------------------------------------------------
+
+def chunk(msg: ActionChunk) -> Chunk:
+    """Return the chunk as it was sent; values are judged by whoever executes it."""
+    joints, rows = len(msg.joint_names), msg.horizon
+    if len(msg.positions) != rows * joints:
+        raise ValueError(f'chunk: {len(msg.positions)} positions, want {rows} rows of {joints} '
+                         'joints')
+    if len(msg.timing_names) != len(msg.timing_ms):
+        raise ValueError(f'chunk: {len(msg.timing_ms)} timings for {len(msg.timing_names)} names')
+    if not msg.step_dt > 0.0:
+        raise ValueError(f'chunk: step_dt is {msg.step_dt}, want above 0 s')
+    return Chunk(
+        stamp_ns=ns(msg.header.stamp), session=msg.session, sequence=msg.sequence,
+        step_dt_s=msg.step_dt, names=tuple(msg.joint_names),
+        targets=np.array(msg.positions, dtype=np.float64).reshape(rows, joints),
+        reference=np.array(msg.reference_positions, dtype=np.float64),
+        contract=msg.contract_hash, timings_ms=dict(zip(msg.timing_names, msg.timing_ms)))
+
+
+def chunk_message(sent: Chunk, robot: str, ready_ns: int, trained: bool) -> ActionChunk:
+    msg = ActionChunk(
+        session=sent.session, sequence=sent.sequence, ready=time(ready_ns),
+        step_dt=sent.step_dt_s, horizon=sent.horizon, joint_names=list(sent.names),
+        positions=_doubles(sent.targets), reference_positions=_doubles(sent.reference),
+        contract_hash=sent.contract, trained=trained, timing_names=list(sent.timings_ms),
+        timing_ms=array('f', sent.timings_ms.values()))
+    msg.header.stamp = time(sent.stamp_ns)
+    msg.header.frame_id = robot
+    return msg
+
+
+def trajectory_message(planned: Trajectory, joints: Sequence[str]) -> JointTrajectory:
+    """Return the part of a trajectory that one controller drives, all of (p, v, a) per point."""
+    columns = [planned.names.index(name) for name in joints]
+    msg = JointTrajectory(joint_names=list(joints))
+    msg.header.stamp = time(planned.start_ns)
+    msg.points = [
+        JointTrajectoryPoint(positions=_doubles(position[columns]),
+                             velocities=_doubles(velocity[columns]),
+                             accelerations=_doubles(acceleration[columns]),
+                             time_from_start=duration(int(after_ns)))
+        for after_ns, position, velocity, acceleration in zip(
+            planned.time_ns, planned.position, planned.velocity, planned.acceleration)]
+    return msg
+
+
+def _doubles(values: np.ndarray) -> array:
+    """Return the values as the array type that message setters take without walking it."""
+    return array('d', np.ascontiguousarray(values, dtype=np.float64).tobytes())

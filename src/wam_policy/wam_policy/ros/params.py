@@ -1,0 +1,203 @@
+"""Parameters of the nodes: type, default, description, unit and range of each in one line.
+
+A frozen dataclass per node is declared to ROS as it stands and read back validated. A value out
+of range is refused with the reason, at start and at run time.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    ParameterUninitializedException,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+TYPES = {bool: Parameter.Type.BOOL, int: Parameter.Type.INTEGER, float: Parameter.Type.DOUBLE,
+         str: Parameter.Type.STRING, tuple[str, ...]: Parameter.Type.STRING_ARRAY,
+         tuple[float, ...]: Parameter.Type.DOUBLE_ARRAY}
+
+
+def setting(default: Any, description: str, *, unit: str = '', low: float | None = None,
+            high: float | None = None, choices: tuple[Any, ...] = (), live: bool = False) -> Any:
+    """Describe one parameter as a dataclass field.
+
+    `low` and `high` are part of the range and hold for every element of a list. A parameter that
+    is not `live` cannot change while the node is active.
+    """
+    return dataclasses.field(default=default, metadata={
+        'description': description, 'unit': unit, 'low': low, 'high': high, 'choices': choices,
+        'live': live})
+
+
+def checked(params: Any) -> None:
+    """Raise ValueError naming every field whose value is not allowed; for __post_init__."""
+    faults = [fault for field in dataclasses.fields(params)
+              if (fault := _fault(field, getattr(params, field.name)))]
+    if faults:
+        raise ValueError('; '.join(faults))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PolicyParams:
+    """Configure policy_node."""
+
+    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/embodiments')
+    checkpoint: str = setting('preset:tiny', 'weights: a folder, or preset:<name> for random ones')
+    devices: tuple[str, ...] = setting(
+        ('cpu', 'cpu'), 'one device per worker: cpu or cuda:<n>; one entry runs both branches of '
+        'the guidance in one worker, two entries run one each')
+    cfg: float = setting(5.0, 'scale of the classifier-free guidance; 1.0 is off', low=1.0,
+                         high=20.0)
+    steps: int = setting(0, 'denoising steps per query; 0 takes the checkpoint\'s', low=0,
+                         high=100)
+    seed: int = setting(0, 'seed of the sampling noise', low=0, high=2**31 - 1)
+    mode: str = setting('clocked', 'when real frames enter the memory: clocked commits each block '
+                        'as it elapses, reference follows the released server',
+                        choices=('clocked', 'reference'))
+    worker_python: str = setting('', 'Python that runs the workers; empty: the node\'s own')
+    worker_threads: int = setting(1, 'CPU threads per worker', low=1, high=256)
+    start_timeout_s: float = setting(300.0, 'longest start of the workers, loading and warm-up',
+                                     unit='s', low=1.0, high=7200.0)
+    query_timeout_s: float = setting(10.0, 'longest answer; then the workers are restarted',
+                                     unit='s', low=0.1, high=600.0)
+    max_query_rate_hz: float = setting(10.0, 'upper bound of the query rate; 0 has none',
+                                       unit='Hz', low=0.0, high=100.0, live=True)
+    reset_gap_s: float = setting(2.0, 'a camera gap this long begins a new session', unit='s',
+                                 low=0.1, high=60.0)
+    instruction: str = setting('', 'instruction at start; empty: wait for one')
+    max_instruction_length: int = setting(400, 'longest instruction that is taken',
+                                          unit='characters', low=1, high=10000)
+    compressed_images: bool = setting(False, 'subscribe to <topic>/compressed instead of <topic>')
+    joint_states_topic: str = setting('/joint_states', 'sensor_msgs/JointState of the robot')
+    __post_init__ = checked
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MotionParams:
+    """Configure motion_node."""
+
+    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/embodiments')
+    enable_motion: bool = setting(False, 'publish to the controllers; false is a dry run on '
+                                  '~/would_command')
+    rate_hz: float = setting(100.0, 'control loop', unit='Hz', low=20.0, high=500.0)
+    speed_scale: float = setting(1.0, 'share of every velocity limit that may be used', low=0.05,
+                                 high=1.0)
+    use_deadman: bool = setting(False, 'move only while the topic deadman says true')
+    status_rate_hz: float = setting(10.0, 'motion_status', unit='Hz', low=1.0, high=50.0)
+    joint_states_topic: str = setting('/joint_states', 'sensor_msgs/JointState of the robot')
+    __post_init__ = checked
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StreamParams:
+    """Configure stream_node."""
+
+    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/embodiments')
+    enable_motion: bool = setting(False, 'send set-points to the robot; false only reads it')
+    joint_states_topic: str = setting('/joint_states', 'where the measured posture is published')
+    __post_init__ = checked
+
+
+def read[T](node: Node, kind: type[T]) -> T:
+    """Declare what is not yet declared and return the values; ValueError names a wrong one."""
+    values = {}
+    for field in dataclasses.fields(kind):
+        if not node.has_parameter(field.name):
+            _declare(node, field)
+        values[field.name] = _plain(node.get_parameter(field.name).value)
+    return kind(**values)
+
+
+def guard[T](node: Node, kind: type[T], active: Callable[[], bool],
+             on_change: Callable[[T], None]) -> None:
+    """Judge every change at run time: refuse it with a reason, or hand over the new values.
+
+    While `active` says so, only live parameters may change.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+
+    def on_set(changes: list[Parameter]) -> SetParametersResult:
+        ours = {change.name: _plain(change.value) for change in changes if change.name in fields}
+        if not ours:
+            return SetParametersResult(successful=True)
+        fixed = [name for name in ours if not fields[name].metadata['live']]
+        if fixed and active():
+            return SetParametersResult(successful=False, reason=(
+                f'{", ".join(fixed)} cannot change while the node is active; deactivate it first'))
+        try:
+            changed = dataclasses.replace(read(node, kind), **ours)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        on_change(changed)
+        return SetParametersResult(successful=True)
+
+    node.add_on_set_parameters_callback(on_set)
+
+
+def _declare(node: Node, field: dataclasses.Field) -> None:
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    try:
+        node.declare_parameter(field.name, default, _descriptor(field))
+    except (InvalidParameterTypeException, InvalidParameterValueException,
+            ParameterUninitializedException) as error:
+        raise ValueError(f'{field.name}: want {_wanted(field)}: {error}') from error
+
+
+def _descriptor(field: dataclasses.Field) -> ParameterDescriptor:
+    meta = field.metadata
+    extra = [f'one of {", ".join(map(str, meta["choices"]))}'] if meta['choices'] else []
+    extra += [] if meta['live'] else ['fixed while active']
+    descriptor = ParameterDescriptor(
+        name=field.name, type=TYPES[field.type].value, additional_constraints='; '.join(extra),
+        description=meta['description'] + (f' [{meta["unit"]}]' if meta['unit'] else ''))
+    if meta['low'] is not None or meta['high'] is not None:
+        if field.type is int:
+            descriptor.integer_range = [IntegerRange(
+                from_value=int(meta['low'] or 0), to_value=int(meta['high']), step=0)]
+        elif field.type is float:
+            descriptor.floating_point_range = [FloatingPointRange(
+                from_value=float(meta['low']), to_value=float(meta['high']), step=0.0)]
+    return descriptor
+
+
+def _fault(field: dataclasses.Field, value: Any) -> str:
+    """Return what is wrong with a value, or nothing."""
+    meta = field.metadata
+    for element in value if isinstance(value, tuple) else (value,):
+        wrong = (
+            (isinstance(element, float) and not math.isfinite(element))
+            or (meta['low'] is not None and element < meta['low'])
+            or (meta['high'] is not None and element > meta['high'])
+            or (meta['choices'] and element not in meta['choices']))
+        if wrong:
+            return f'{field.name}: want {_wanted(field)}, got {element!r}'
+    return ''
+
+
+def _wanted(field: dataclasses.Field) -> str:
+    meta = field.metadata
+    name = getattr(field.type, '__name__', '')
+    kind = {'int': 'a whole number', 'float': 'a number with a decimal point', 'str': 'a text',
+            'bool': 'true or false'}.get(name, f'a list ({field.type})')
+    if meta['choices']:
+        return f'one of {", ".join(map(str, meta["choices"]))}'
+    if meta['low'] is None and meta['high'] is None:
+        return kind
+    unit = f' {meta["unit"]}' if meta['unit'] else ''
+    return f'{kind} in [{meta["low"]:g}, {meta["high"]:g}]{unit}'
+
+
+def _plain(value: Any) -> Any:
+    """Return lists as tuples: what is read is frozen."""
+    return tuple(value) if isinstance(value, list) or hasattr(value, 'tolist') else value

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wam_policy.core.statistics import Latencies, Rate
+
+MS = 1_000_000
+
+
+@given(st.lists(st.floats(0.0, 1e4), min_size=1, max_size=80), st.integers(1, 40))
+def test_percentiles_are_those_of_the_last_measurements(values, capacity):
+    window = Latencies(capacity)
+    for value in values:
+        window.add({'encode': value})
+    kept = values[-capacity:]
+    for percent in (50, 99):
+        assert window.percentile_ms(percent) == {
+            'encode': pytest.approx(np.percentile(kept, percent))}
+
+
+def test_stages_may_come_and_go_and_keep_their_order():
+    window = Latencies(10)
+    window.add({'total': 5.0})
+    window.add({'total': 7.0, 'encode': 2.0})
+    assert list(window.percentile_ms(50).items()) == [('total', 6.0), ('encode', 2.0)]
+    window.clear()
+    assert window.percentile_ms(50) == {}
+
+
+@given(st.integers(1, 200))
+def test_steady_events_have_their_rate(period_ms):
+    rate = Rate(2000 * MS)
+    now = 0
+    for _ in range(500):
+        now += period_ms * MS
+        rate.tick(now)
+    assert rate.hz(now) == pytest.approx(1000 / period_ms, rel=0.01, abs=0.5)
+    assert rate.hz(now + 2001 * MS) == 0.0
+
+
+def test_rate_is_sane_from_the_first_event_on():
+    rate = Rate(2000 * MS)
+    assert rate.hz(0) == 0.0
+    rate.tick(0)
+    assert rate.hz(0) == 0.0
+    rate.tick(100 * MS)
+    assert rate.hz(100 * MS) == pytest.approx(10.0)
+
+
+def test_rate_starts_anew_when_the_clock_goes_back():
+    rate = Rate(2000 * MS)
+    for i in range(20):
+        rate.tick(10_000 * MS + i * 100 * MS)
+    rate.tick(0)
+    rate.tick(500 * MS)
+    assert rate.hz(500 * MS) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize('make', [lambda: Latencies(0), lambda: Rate(0)])
+def test_empty_windows_are_refused(make):
+    with pytest.raises(ValueError, match='want a'):
+        make()
