@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wam_policy.core import embodiment
 from wam_policy.core.memory import Grid
-from wam_policy.core.policy import Answer, Cache, Commit, Policy, Query, Reset, State, Workers
+from wam_policy.core.policy import (
+    Answer,
+    Cache,
+    Commit,
+    Policy,
+    Query,
+    Reset,
+    Settings,
+    State,
+    Workers,
+)
 from wam_policy.core.types import Frame, JointState
 
 MS = 1_000_000
@@ -18,8 +28,8 @@ CAMERAS = [camera.key for camera in ROBOT.cameras]
 class Stage:
     """Play cameras at 20 Hz, joints at 100 Hz and one worker, in virtual time of 1 ms steps."""
 
-    def __init__(self, query_ms=60, commit_ms=30, ready=True):
-        self.policy = Policy(ROBOT, boot='t', query_period_ns=100 * MS, max_gap_ns=2000 * MS)
+    def __init__(self, query_ms=60, commit_ms=30, ready=True, coupled=False):
+        self.policy = Policy(ROBOT, Settings(query_per_commit=coupled), boot='t')
         self.now_ms, self.busy_until_ms, self.request = 0, 0, None
         self.dark, self.asked, self.chunks = set(), [], []
         self.cost = {Reset: 5, Commit: commit_ms, Query: query_ms}
@@ -34,7 +44,8 @@ class Stage:
                 self.policy.on_joints(JointState(now * MS, ROBOT.observed, np.zeros(14)))
             if now % 50 == 0:
                 for camera in set(CAMERAS) - self.dark:
-                    self.policy.on_frame(Frame(camera, now * MS, np.zeros((2, 2, 3), np.uint8)))
+                    self.policy.on_frame(Frame(camera, now * MS, np.zeros((2, 2, 3), np.uint8)),
+                                         now * MS)
             if self.request and now >= self.busy_until_ms:
                 self.answer()
             if not self.request:
@@ -55,7 +66,9 @@ class Stage:
         else:
             chunk = self.policy.on_answer(
                 request, Answer(1 / 30, self.targets, np.zeros(14), {}), self.now_ms * MS)
-            self.chunks += [chunk] if chunk else []
+            if chunk:
+                self.chunks.append(chunk)
+                self.policy.on_published(chunk, self.now_ms * MS, self.now_ms * MS)
 
     def of(self, kind):
         return [(ms, request) for ms, request in self.asked if isinstance(request, kind)]
@@ -131,8 +144,46 @@ def test_the_same_words_again_change_nothing_but_a_run_of_them_starts_anew():
     session = stage.policy.session
     stage.policy.on_instruction('lift the cup')
     assert stage.policy.session == session
-    assert stage.policy.start('lift the cup') == 2
+    assert stage.policy.start('lift  the cup') == 2
     assert stage.policy.session != session
+
+
+def test_a_run_needs_words():
+    with pytest.raises(ValueError, match='say what to do'):
+        running().policy.start(' \n')
+
+
+def test_a_text_that_is_too_long_changes_nothing_and_is_explained_until_a_better_one_comes():
+    stage = running()
+    session = stage.policy.session
+    stage.policy.on_instruction('x' * 401)
+    assert stage.policy.session == session and stage.policy.instruction == 'lift the cup'
+    state, reason = stage.state()
+    assert state is State.RUNNING
+    assert '401 characters, at most 400' in reason and 'the last one stays' in reason
+    stage.policy.on_instruction('lift the cup')
+    assert stage.state() == (State.RUNNING, '')
+
+
+def test_one_query_per_commit_where_the_released_server_is_followed():
+    stage = Stage(coupled=True)
+    stage.policy.on_instruction('lift the cup')
+    stage.run(4000)
+    kinds = [type(request) for _, request in stage.asked[1:]]
+    assert kinds[:8] == [Commit, Query] * 4
+
+
+def test_latency_tells_where_the_time_went_and_leaves_the_first_answer_out():
+    stage = running()
+    p50 = stage.policy.latencies.percentile_ms(50)
+    assert set(p50) == {'receive', 'wait', 'transport', 'publish', 'total'}
+    assert p50['transport'] == 60 and p50['receive'] == 0
+    assert p50['total'] == pytest.approx(p50['wait'] + p50['transport'], abs=50)
+    assert 6.5 < stage.policy.rate.hz(stage.now_ms * MS) <= 10
+    stage.policy.on_ready(GRID)
+    stage.cost[Query] = 700
+    stage.run(1000)
+    assert stage.policy.latencies.percentile_ms(100)['transport'] == 60
 
 
 def test_an_empty_instruction_stops_all_requests():

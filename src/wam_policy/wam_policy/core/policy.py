@@ -5,7 +5,6 @@ one of these opens the next session, and an answer that belongs to an older one 
 workers are slow and may die; this module only says what to ask them and judges what they answer.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -14,9 +13,17 @@ import numpy as np
 from wam_policy.core.clock import QueryClock
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.frames import Refusal, Ring, Views
-from wam_policy.core.memory import Block, Grid, Memory
+from wam_policy.core.instruction import cleaned
+from wam_policy.core.memory import Grid, Memory
+from wam_policy.core.passage import asked_ms, published_ms
+from wam_policy.core.requests import Answer, Cache, Commit, Query, Request, Reset
+from wam_policy.core.statistics import Latencies, Rate
 from wam_policy.core.types import Chunk, Frame, JointState, Observation
 from wam_policy.core.usage import Usage
+
+
+LATENCIES_KEPT = 200                        # chunks; half a minute at 7 Hz
+RATE_WINDOW_NS = 3_000_000_000
 
 
 class State(Enum):
@@ -42,54 +49,6 @@ class Workers(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reset:
-    """Ask for an empty cache and the embedding of an instruction."""
-
-    session: str
-    instruction: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Commit:
-    """Ask to take a block of real frames into the cache."""
-
-    session: str
-    number: int                             # counted from 0 in each session
-    block: Block
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Query:
-    """Ask for the next chunk."""
-
-    session: str
-    sequence: int
-    observation: Observation
-
-
-Request = Reset | Commit | Query
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """Hold what the workers said to a query; nothing in it is trusted yet."""
-
-    step_dt_s: float
-    targets: np.ndarray                     # [horizon joints], absolute
-    reference: np.ndarray                   # [joints], posture the targets are relative to
-    timings_ms: Mapping[str, float]         # stage -> ms
-
-
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """Hold what the workers last said about their cache."""
-
-    blocks: int = 0                         # real ones, held now
-    window_fill: float = 0.0                # 0..1
-    rebuilds: int = 0                       # windows restarted by the workers themselves
-
-
-@dataclass(frozen=True, slots=True)
 class Tally:
     """Count what happened since activation."""
 
@@ -99,12 +58,23 @@ class Tally:
     dropped_chunks: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Hold what a user may choose."""
+
+    query_period_ns: int = 100_000_000      # shortest time between two queries
+    max_gap_ns: int = 2_000_000_000         # a camera that shows nothing for longer ends a session
+    max_instruction_length: int = 400       # characters
+    query_per_commit: bool = False          # as the released server: one query per block
+
+
 class Policy:
     """Decide, one request at a time, what the workers are asked; share it under a lock only."""
 
-    def __init__(self, robot: Embodiment, *, boot: str, query_period_ns: int,
-                 max_gap_ns: int) -> None:
+    def __init__(self, robot: Embodiment, settings: Settings, boot: str) -> None:
+        """Take a text that no other life of the node has, to name sessions by."""
         self.robot = robot
+        self.settings = settings
         self.views = Views(robot)
         self.instruction = ''
         self.orders = 0                     # instructions accepted since the start
@@ -112,8 +82,13 @@ class Policy:
         self.tally = Tally()
         self.cache = Cache()
         self.usage = Usage()
-        self._boot, self._max_gap_ns = boot, max_gap_ns
-        self._clock = QueryClock(query_period_ns)
+        self.latencies = Latencies(LATENCIES_KEPT)
+        self.rate = Rate(RATE_WINDOW_NS)
+        self._boot = boot
+        self._clock = QueryClock(settings.query_period_ns)
+        self._warm = False                  # a pair's first answer says nothing about the others
+        self._arrived_ns: dict[str, int] = {}       # newest frame per camera
+        self._complaints: dict[str, str] = {}       # source -> why its last message was refused
         self._workers, self._workers_reason = Workers.STARTING, 'workers are starting'
         self._memory: Memory | None = None
         self._retry_ns = 0                  # the workers refused: nothing is asked before
@@ -126,23 +101,43 @@ class Policy:
 
     # what arrives
 
-    def on_frame(self, frame: Frame) -> None:
+    def on_frame(self, frame: Frame, now_ns: int) -> None:
         self._take(self.views.rings[frame.camera], frame, frame.camera)
+        self._arrived_ns[frame.camera] = now_ns
 
     def on_joints(self, joints: JointState) -> None:
         self._take(self.views.joints, joints, 'joint states')
 
+    def on_refused(self, source: str, reason: str) -> None:
+        """Show that a message was not taken until a better one of that source comes."""
+        self._complaints[source] = reason
+
     def on_instruction(self, text: str) -> None:
-        """Follow `text` from now on; the same words again change nothing."""
-        if text != self.instruction:
-            self.start(text)
+        """Follow `text` from now on; the same words again change nothing, too many are refused."""
+        try:
+            plain = cleaned(text, self.settings.max_instruction_length)
+        except ValueError as error:
+            self.on_refused('instruction', f'{error}; the last one stays')
+            return
+        self._complaints.pop('instruction', None)
+        if plain != self.instruction:
+            self._follow(plain)
 
     def start(self, text: str) -> int:
-        """Follow `text` from now on in a session of its own; return its order number."""
+        """Follow `text` from now on in a session of its own, and return its order number.
+
+        Raises ValueError for a text that is empty or too long.
+        """
+        plain = cleaned(text, self.settings.max_instruction_length)
+        if not plain:
+            raise ValueError('the instruction is empty; say what to do')
+        self._follow(plain)
+        return self.orders
+
+    def _follow(self, text: str) -> None:
         self.instruction = text
         self.orders += 1
         self._forget('a new instruction came', rebuild=False)
-        return self.orders
 
     def on_time_jump(self, reason: str) -> None:
         """Drop whatever carries stamps of a clock that is no longer true."""
@@ -153,8 +148,8 @@ class Policy:
     def on_ready(self, grid: Grid) -> None:
         """Use the workers from now on; the recorded past is replayed to them."""
         if self._memory is None or self._memory.grid != grid:
-            self._memory = Memory(grid, self._max_gap_ns)
-        self._workers, self._workers_reason = Workers.READY, ''
+            self._memory = Memory(grid, self.settings.max_gap_ns)
+        self._workers, self._workers_reason, self._warm = Workers.READY, '', False
         self._open('workers are ready', rebuild=not self._memory.empty)
 
     def on_workers(self, workers: Workers, reason: str) -> None:
@@ -180,7 +175,7 @@ class Policy:
             return None
         block = (self._memory.opening() if self._cached is None
                  else self._memory.after(self._cached))
-        query = None if self._cached is None or self._replaying else self._query(now_ns)
+        query = self._query(now_ns)
         if block and (query is None or not self._committed_last):
             self._committed_last = True
             self.usage.add(frame for frames in block.views.values() for frame in frames)
@@ -219,10 +214,19 @@ class Policy:
             self._note = f'dropped chunk {query.sequence}: {fault}'
             return None
         self._answered, self._note = True, ''
+        observed_ns = query.observation.stamp_ns
+        return Chunk(observed_ns, query.session, query.sequence, answer.step_dt_s,
+                     self.robot.commanded, answer.targets, answer.reference, self.robot.contract,
+                     asked_ms(observed_ns, query.arrived_ns, query.asked_ns, now_ns,
+                              answer.timings_ms))
+
+    def on_published(self, chunk: Chunk, answered_ns: int, now_ns: int) -> None:
         self.tally = replace(self.tally, chunks=self.tally.chunks + 1)
-        return Chunk(query.observation.stamp_ns, query.session, query.sequence, answer.step_dt_s,
-                     self.robot.commanded, answer.targets, answer.reference,
-                     self.robot.contract, answer.timings_ms)
+        self.rate.tick(now_ns)
+        if self._warm:
+            self.latencies.add({**chunk.timings_ms,
+                                **published_ms(chunk.stamp_ns, answered_ns, now_ns)})
+        self._warm = True
 
     def on_failure(self, reason: str, retry_ns: int) -> None:
         """Give up the session because a request failed; ask nothing before `retry_ns`."""
@@ -233,7 +237,11 @@ class Policy:
     # what the status says
 
     def condition(self, now_ns: int) -> tuple[State, str]:
-        """Return the state and why it is that."""
+        """Return the state and why it is that; empty: nothing to say."""
+        state, reason = self._condition(now_ns)
+        return state, '; '.join(filter(None, (reason, *self._complaints.values())))
+
+    def _condition(self, now_ns: int) -> tuple[State, str]:
         if self._workers is not Workers.READY:
             return self._workers.value, self._workers_reason
         if not self.instruction:
@@ -278,6 +286,7 @@ class Policy:
         self._open(reason, rebuild=rebuild)
 
     def _take[T: (Frame, JointState)](self, ring: Ring[T], sample: T, source: str) -> None:
+        self._complaints.pop(source, None)
         jumps = ring.jumps
         ring.put(sample)
         if ring.jumps != jumps:
@@ -301,10 +310,17 @@ class Policy:
                          rebuild=True)
 
     def _query(self, now_ns: int) -> Query | None:
+        """Return the query that is due, if one is."""
+        waits = self._cached is None or self._replaying
+        if waits or (self.settings.query_per_commit and not self._committed_last):
+            return None
         seen = self.views.observation(now_ns)
         if isinstance(seen, Refusal) or not self._clock.due(now_ns, seen.stamp_ns):
             return None
-        return Query(self.session, self.sequence + 1, seen)
+        # its stamp is that of some camera's newest frame: with that frame it was complete
+        arrived_ns = max(self._arrived_ns[frame.camera] for frame in seen.frames
+                         if frame.stamp_ns == seen.stamp_ns)
+        return Query(self.session, self.sequence + 1, seen, arrived_ns, now_ns)
 
     def _fault(self, query: Query, answer: Answer, now_ns: int) -> str:
         """Return what is wrong with an answer; empty: nothing."""
