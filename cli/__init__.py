@@ -1,0 +1,1 @@
+"""The `./wam` command: standard library only, since it runs before anything is installed."""

@@ -1,0 +1,55 @@
+"""The table of sub-commands. A new one is a file with `main(arguments) -> exit code` and a line."""
+import difflib
+import importlib
+import os
+import sys
+
+from cli.failure import Failure, explained_oserror
+from cli.progress import say
+
+COMMANDS = {
+    'setup': 'get ROS 2 (unless installed) and the Python packages; a no-op when done',
+    'build': 'colcon build over src/',
+    'demo': 'a simulated robot, moved by a World Action Model under ROS 2',
+    'test': 'run the tests; arguments go to pytest',
+    'shell': 'a shell in which ros2 works; -c COMMAND runs one command',
+    'doctor': 'what is found, what is missing, and the fix',
+    'clean': 'remove what setup and build made; --all also removes downloads',
+}
+
+
+def usage() -> str:
+    """Describe every sub-command in a line."""
+    lines = [f'  {name:<8} {text}' for name, text in COMMANDS.items()]
+    return '\n'.join(['usage: ./wam COMMAND [ARGUMENTS]', '', *lines, ''])
+
+
+def unknown(name: str) -> str:
+    """Say that there is no such sub-command, and which was probably meant."""
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    hint = f'did you mean {near[0]}?' if near else f'there are: {", ".join(COMMANDS)}'
+    return f'no command {name!r}: {hint}'
+
+
+def main(arguments: list[str]) -> int:
+    """Run one sub-command and return its exit code; a Failure becomes one line."""
+    if not arguments or arguments[0] in ('help', '-h', '--help'):
+        sys.stdout.write(usage())
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        say(unknown(name))
+        return 2
+    try:
+        return importlib.import_module(f'cli.{name}').main(rest)
+    except Failure as e:
+        say(str(e))
+        return 1
+    except OSError as e:
+        if os.environ.get('WAM_TRACEBACK'):
+            raise
+        say(f'{name}: {explained_oserror(e)}')
+        return 1
+    except KeyboardInterrupt:
+        say(f'{name}: interrupted')
+        return 130

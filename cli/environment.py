@@ -1,0 +1,41 @@
+"""The environment in which everything of ours runs: ROS 2, what was built, the Python packages."""
+import os
+import subprocess
+from collections.abc import Mapping
+
+from cli import ros
+from cli.failure import Failure
+from cli.layout import Layout
+from cli.ros import Origin
+
+# Participants on one machine find each other by unicast to port numbers derived from an index,
+# and Cyclone DDS tries only so many. A demo beside a test run needs more than its default.
+CYCLONEDDS_URI = ('<Discovery><ParticipantIndex>auto</ParticipantIndex>'
+                  '<MaxAutoParticipantIndex>119</MaxAutoParticipantIndex></Discovery>')
+
+
+def environment(layout: Layout, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Compute the variables for programs of this checkout; a user's own settings win."""
+    found = ros.located(layout, environ)
+    scripts = [] if found.origin is Origin.SOURCED else [found.setup]
+    scripts += [path for path in [layout.install / 'local_setup.bash'] if path.is_file()]
+    env = _sourced([str(script) for script in scripts], environ)
+    env.pop('PYTHONHOME', None)
+    env['VIRTUAL_ENV'] = str(layout.venv)
+    env['PATH'] = f'{layout.venv / "bin"}:{env["PATH"]}'
+    env.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    env.setdefault('CYCLONEDDS_URI', CYCLONEDDS_URI)
+    env.setdefault('MUJOCO_GL', 'osmesa')
+    return env
+
+
+def _sourced(scripts: list[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Source shell scripts in bash and read the environment that results."""
+    code = 'for script in "$@"; do . "$script" || exit 1; done; exec env -0'
+    result = subprocess.run(['bash', '-c', code, 'wam', *scripts], env=dict(environ),
+                            stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if result.returncode != 0:
+        raise Failure(f'cannot source {" ".join(scripts)}: '
+                      f'{result.stderr.decode(errors="replace").strip()[-200:]}')
+    pairs = (entry.partition('=') for entry in result.stdout.decode().split('\0') if entry)
+    return {name: value for name, _, value in pairs if name not in ('_', 'SHLVL')}

@@ -1,0 +1,38 @@
+"""Run the programs that setup and build need, their output in a log file."""
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from cli.failure import Failure, explained
+
+
+def run(what: str, argv: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | None = None,
+        cwd: Path | None = None, on_line: Callable[[str], None] | None = None) -> str:
+    """Run a program to its end and return its output; `on_line` sees each line as it comes.
+
+    Raises Failure with one line when the program cannot start or exits with an error.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    with log.open('w') as file:
+        try:
+            process = subprocess.Popen(
+                [str(word) for word in argv], env=env, cwd=cwd, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
+        except FileNotFoundError as e:
+            raise Failure(f'{what}: {argv[0]} is not installed') from e
+        with process:
+            try:
+                for line in process.stdout or ():
+                    lines.append(line)
+                    file.write(line)
+                    if on_line is not None:
+                        on_line(line.rstrip())
+            except BaseException:
+                process.terminate()
+                raise
+    output = ''.join(lines)
+    if process.returncode != 0:
+        raise Failure(explained(what, output, os.path.relpath(log)))
+    return output

@@ -1,0 +1,41 @@
+"""`./wam shell`: bash in the environment of this checkout."""
+import argparse
+import os
+
+from cli import setup
+from cli.environment import environment
+from cli.layout import checkout
+from cli.progress import say
+
+# The user's own start file first, so that the prompt hint and our variables are not undone.
+RC = '''[ -f ~/.bashrc ] && . ~/.bashrc
+export PATH={path} PYTHONPATH={pythonpath}
+PS1="(wam) $PS1"
+'''
+
+
+def main(arguments: list[str]) -> int:
+    """Start an interactive bash, or run one command with -c; its exit code is ours."""
+    parser = argparse.ArgumentParser(prog='./wam shell', description=__doc__)
+    parser.add_argument('-c', metavar='COMMAND', dest='command', help='run it and leave')
+    options = parser.parse_args(arguments)
+    layout = checkout()
+    setup.ensure(layout)
+    env = environment(layout)
+    if options.command is not None:
+        os.execvpe('bash', ['bash', '-c', options.command], env)
+    if not (layout.install / 'local_setup.bash').is_file():
+        say('src/ is not built yet: run ./wam build, then open the shell again')
+    return _interactive(env)
+
+
+def _interactive(env: dict[str, str]) -> int:
+    """Replace this process by an interactive bash."""
+    import shlex
+    read, write = os.pipe()
+    rc = RC.format(path=shlex.quote(env['PATH']), pythonpath=shlex.quote(env['PYTHONPATH']))
+    os.write(write, rc.encode())
+    os.close(write)
+    os.set_inheritable(read, True)
+    os.execvpe('bash', ['bash', '--rcfile', f'/dev/fd/{read}', '-i'], env)
+    raise AssertionError('exec returned')

@@ -1,0 +1,47 @@
+"""Trim an assembled prefix to C, Python and introspection: what its headers can compile.
+
+C++ and Fast DDS type support cannot be compiled without their headers, so CMake must not find them.
+"""
+import re
+from pathlib import Path
+
+SET_ASIDE = ('rosidl_generator_cpp', 'rosidl_generator_rs', 'rosidl_typesupport_cpp',
+             'rosidl_typesupport_introspection_cpp', 'rosidl_typesupport_fastrtps_c',
+             'rosidl_typesupport_fastrtps_cpp')
+UNLISTED = (('rosidl_typesupport_c', 'rosidl_typesupport_fastrtps_c'),
+            ('rosidl_generator_packages', 'rosidl_generator_cpp'),
+            ('rosidl_generator_packages', 'rosidl_generator_rs'))
+EXTRAS = ('ament_cmake_export_dependencies', 'ament_cmake_export_targets',
+          'ament_cmake_export_libraries', 'rosidl_cmake_export_typesupport_targets',
+          'rosidl_cmake_export_typesupport_libraries')
+_EXPORT = re.compile(r'(set\(_exported_\w+ ")([^"]*)("\))')
+
+
+def is_kept(item: str) -> bool:
+    """Tell whether an exported package, target or library can be used in this prefix."""
+    return item != 'rmw' and not any(
+        word in item for word in ('fastcdr', 'fastrtps', 'cpp', 'rcpputils'))
+
+
+def trimmed_exports(cmake: str) -> str:
+    """Drop what cannot be used from the `set(_exported_... "a;b")` lists of a CMake file."""
+    def shortened(match: re.Match[str]) -> str:
+        kept = ';'.join(filter(is_kept, match[2].split(';')))
+        return match[1] + kept + match[3]
+    return _EXPORT.sub(shortened, cmake)
+
+
+def trim(prefix: Path) -> None:
+    """Trim the whole prefix. Does nothing the second time."""
+    index = prefix / 'share' / 'ament_index' / 'resource_index'
+    for entry in (index / 'rosidl_typesupport_cpp').iterdir():
+        entry.unlink()
+    for kind, name in UNLISTED:
+        (index / kind / name).unlink(missing_ok=True)
+    for package in SET_ASIDE:
+        cmake = prefix / 'share' / package / 'cmake'
+        if cmake.is_dir():
+            cmake.rename(cmake.with_name('cmake.unused'))
+    for extra in EXTRAS:
+        for file in prefix.glob(f'share/*/cmake/{extra}-extras.cmake'):
+            file.write_text(trimmed_exports(file.read_text()))

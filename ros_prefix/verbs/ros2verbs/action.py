@@ -1,0 +1,85 @@
+"""`ros2 action list` and `ros2 action send_goal`."""
+import argparse
+from importlib import import_module
+from typing import Any
+
+import rclpy
+import yaml
+from rclpy.action import ActionClient, get_action_names_and_types
+from rclpy.node import Node
+from ros2cli.command import CommandExtension
+from ros2cli.node.strategy import NodeStrategy
+from rosidl_runtime_py import message_to_yaml, set_message_fields
+
+OUTCOMES = {4: 'SUCCEEDED', 5: 'CANCELED', 6: 'ABORTED'}     # action_msgs/msg/GoalStatus
+
+
+class ActionCommand(CommandExtension):
+    """List actions and send goals."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser, cli_name: str) -> None:
+        """Declare the two verbs."""
+        verbs = parser.add_subparsers(dest='verb', required=True)
+        listing = verbs.add_parser('list', help='list the actions')
+        listing.add_argument('-t', '--show-types', action='store_true')
+        goal = verbs.add_parser('send_goal', help='send a goal and wait for its result')
+        goal.add_argument('action_name')
+        goal.add_argument('action_type', help='for example example_interfaces/action/Fibonacci')
+        goal.add_argument('goal', help='the goal as YAML')
+        goal.add_argument('-f', '--feedback', action='store_true', help='print feedback')
+
+    def main(self, *, parser: argparse.ArgumentParser, args: argparse.Namespace) -> int | str:
+        """Run the chosen verb."""
+        return print_actions(args) if args.verb == 'list' else send_goal(args)
+
+
+def print_actions(args: argparse.Namespace) -> int:
+    """Print the names, and with -t the types, of all actions."""
+    with NodeStrategy(argparse.Namespace()) as node:
+        # the strategy's daemon has no action graph in its interface, so ask through a node
+        direct = getattr(node, 'direct_node', node)
+        for name, types in get_action_names_and_types(getattr(direct, 'node', direct)):
+            print(f'{name} [{", ".join(types)}]' if args.show_types else name)
+    return 0
+
+
+def send_goal(args: argparse.Namespace) -> int | str:
+    """Send one goal, print feedback and result; Ctrl-C cancels the goal."""
+    package, _, name = args.action_type.partition('/action/')
+    action_type = getattr(import_module(f'{package}.action'), name)
+    goal = action_type.Goal()
+    set_message_fields(goal, yaml.safe_load(args.goal) or {})
+    rclpy.init()
+    node = rclpy.create_node('_ros2cli_send_goal')
+    client = ActionClient(node, action_type, args.action_name)
+    try:
+        print('Waiting for an action server to become available...')
+        client.wait_for_server()
+        return follow(node, client, goal, args.feedback)
+    finally:
+        client.destroy()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def follow(node: Node, client: ActionClient, goal: Any, with_feedback: bool) -> int | str:
+    """Wait for acceptance and result, and print both."""
+    def on_feedback(message: Any) -> None:
+        print(f'Feedback:\n{message_to_yaml(message.feedback)}')
+
+    sent = client.send_goal_async(goal, on_feedback if with_feedback else None)
+    rclpy.spin_until_future_complete(node, sent)
+    handle = sent.result()
+    if not handle.accepted:
+        return 'Goal was rejected.'
+    print(f'Goal accepted with ID: {bytes(handle.goal_id.uuid).hex()}')
+    result = handle.get_result_async()
+    try:
+        rclpy.spin_until_future_complete(node, result)
+    except KeyboardInterrupt:
+        rclpy.spin_until_future_complete(node, handle.cancel_goal_async(), timeout_sec=5.0)
+        raise
+    answer = result.result()
+    print(f'Result:\n{message_to_yaml(answer.result)}')
+    print(f'Goal finished with status: {OUTCOMES.get(answer.status, answer.status)}')
+    return 0
