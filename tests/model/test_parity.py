@@ -19,13 +19,15 @@ from torch import Tensor
 from wam_policy.model.cache import KVCache
 from wam_policy.model.config import ModelConfig
 from wam_policy.model.dit import FlowTime, VideoActionDiT
-from wam_policy.model.sampler import SimilarityGate, UniPC
+from wam_policy.model.reference import ReferenceSession
+from wam_policy.model.sampler import Recipe, SimilarityGate, UniPC
 from wam_policy.model.schedule import (
     decoupled,
     training_sigmas,
     training_weights,
     unipc_schedule,
 )
+from wam_policy.model.session import Episode
 
 PARITY = Path(os.environ.get(
     'WAM_PARITY_DIR', Path(__file__).resolve().parents[3] / 'shared' / 'parity'
@@ -203,3 +205,107 @@ def test_skip_decisions() -> None:
     for script in case('skip_decisions')['data']:
         similarities, gate = iter(script['sims']), SimilarityGate()
         assert [gate.runs(lambda s=similarities: next(s)) for _ in script['run']] == script['run']
+
+
+# ---- the policy loop
+
+class ToyEncoders:
+    """Encode as the parity folder's README says; prompts are keys of `texts`."""
+
+    def __init__(self, toys: dict, texts: dict[str, tuple[Tensor, Tensor]]) -> None:
+        self.toys, self.texts = toys, texts
+        self.clips: list[list[int]] = []
+        self.images = 0
+
+    def tokenizer(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        return self.texts[prompts[0]]
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        rows = self.toys['E_TXT'][ids].bfloat16().float()
+        return rows * (torch.arange(ids.shape[1]) < mask.sum())[None, :, None]
+
+    def encode_image(self, frame: Tensor) -> Tensor:
+        self.images += 1
+        return (frame.mean((2, 3)) @ self.toys['M_CLIP'])[..., None] * self.toys['V_CLIP']
+
+    def encode_frames(self, video: Tensor) -> Tensor:
+        self.clips.append(list(video.shape))
+        groups = [video[:, :, :1], *video[:, :, 1:].split(4, dim=2)]
+        latents = torch.cat([group.mean(2, keepdim=True) for group in groups], dim=2)
+        latents = latents.unflatten(4, (-1, 8)).unflatten(3, (-1, 8)).mean((4, 6))
+        return torch.einsum('bcfhw,dc->bdfhw', latents, self.toys['M_VAE'])
+
+
+class RecordedModel:
+    """Pass on to a model; note each pass and bend the denoised video as `loop_dynamic` wants."""
+
+    def __init__(self, model: VideoActionDiT, bend: tuple[Tensor, float] | None) -> None:
+        self._model, self._bend = model, bend
+        self.passes: list[dict] = []
+        self._t = {}
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._model, name)
+
+    def flow_time(self, t: Tensor) -> FlowTime:
+        time = self._model.flow_time(t)
+        self._t[id(time)] = int(t.item())
+        return time
+
+    def remember(self, video: Tensor, clean: FlowTime, *rest: object) -> Tensor:
+        self._note(video, clean, rest[2], None)
+        return self._model.remember(video, clean, *rest)
+
+    def denoise(
+        self, video: Tensor, action: Tensor, state: Tensor, t: FlowTime, ta: FlowTime, *rest
+    ) -> tuple[Tensor, Tensor]:
+        self._note(video, t, rest[2], ta)
+        video, action = self._model.denoise(video, action, state, t, ta, *rest)
+        if self._bend:
+            video = self._bend[0] + self._bend[1] * video
+        return video, action
+
+    def _note(self, video: Tensor, t: FlowTime, cache: KVCache, ta: FlowTime | None) -> None:
+        self.passes.append({
+            'frames': video.shape[2], 't': self._t[id(t)], 'start': cache.frames,
+            'action': ta is not None, 'kv': cache.length, 'ta': ta and self._t[id(ta)],
+        })
+
+
+@pytest.mark.parametrize('name', cases('loop_'))
+def test_loop(name: str) -> None:
+    data = case(name)
+    c, toys = data['config'], data['toys']
+    weights = load_file(PARITY / 'dit_i2v' / 'weights.safetensors')
+    model = RecordedModel(
+        model_of(c, weights, torch.float32),
+        (toys['D_C'], toys['D_S']) if c['dynamic'] else None,
+    )
+    recipe = Recipe(
+        steps=c['steps'], shift=c['shift'], guidance=c['cfg_scale'],
+        evaluations=None if c['dynamic'] else c['evaluated_steps'], dynamic=c['dynamic'],
+        video_final_noise=c['video_final_noise'] if c['decoupled'] else None,
+    )
+    texts: dict[str, tuple[Tensor, Tensor]] = {}
+    for i, call in enumerate(data['calls']):
+        inputs = call['inputs']
+        texts[str(i)] = inputs['text'], inputs['text_attention_mask']
+        texts['negative'] = inputs['text_negative'], inputs['text_attention_mask_negative']
+    encoders = ToyEncoders(toys, texts)
+    episode = Episode(
+        model, encoders,
+        lambda frames: (frames.float() / 127.5 - 1).bfloat16().float().permute(0, 4, 1, 2, 3),
+        recipe, now=lambda: 0.0, guided_video=True,
+        draw=lambda seed: (data['noise']['video'], data['noise']['action']),
+    )
+    session = ReferenceSession(episode, negative='negative')
+    for i, call in enumerate(data['calls']):
+        model.passes, encoders.clips, encoders.images = [], [], 0
+        inputs, label = call['inputs'], f'{name}/{call["name"]}'
+        result = session.step(inputs['images'][0], str(i), inputs['state'].bfloat16().float())
+        check(f'{label}/action', result.actions[None], call['action'], REL_LOOP)
+        check(f'{label}/video', result.video, call['video'], REL_LOOP)
+        assert model.passes == call['evals'], label
+        assert encoders.clips == [shape for shape, _ in call['vae']], label
+        assert encoders.images == len(call['clip']), label
+        assert session.start_frame == call['start_after'], label

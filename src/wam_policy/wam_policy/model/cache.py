@@ -42,8 +42,7 @@ class KVCache:
     ) -> None:
         self.frame_tokens = config.frame_tokens
         self.window_frames = config.window_frames
-        # one block of its own for a pass, one for a tentative block under it, and the action
-        # register
+        # room behind a full window: a tentative block, and a query's own block and register
         spare = 2 * config.frames_per_block * config.frame_tokens + config.register_tokens
         capacity = config.window_frames * config.frame_tokens + spare
         shape = (config.layers, batch, config.heads, capacity, config.head_dim)
@@ -75,13 +74,9 @@ class KVCache:
         self.frames += frames
         self.drop_oldest(max(0, self.frames - self.window_frames))
 
-    def extend_tentatively(self, frames: int) -> int:
-        """Keep like `commit` but drop nothing; return the mark that `truncate` takes to forget
-        it again.
-        """
-        mark = self.frames
+    def extend(self, frames: int) -> None:
+        """Keep like `commit` but drop nothing, so that `truncate` can undo it."""
         self.frames += frames
-        return mark
 
     def truncate(self, frames: int) -> None:
         """Forget all but the oldest `frames` latent frames."""

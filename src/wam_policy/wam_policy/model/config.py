@@ -83,9 +83,19 @@ class ModelConfig:
         return 1 + self.window_blocks * self.frames_per_block
 
     @property
+    def block_pixel_frames(self) -> int:
+        """Count the pixel frames that one commit takes."""
+        return self.frames_per_block * self.pixel_frames_per_latent
+
+    @property
+    def window_pixel_frames(self) -> int:
+        """Count the pixel frames of a whole window; the image condition is a clip that long."""
+        return 1 + self.window_blocks * self.block_pixel_frames
+
+    @property
     def block_period_s(self) -> float:
         """Time that one block of real frames spans."""
-        return self.frames_per_block * self.pixel_frames_per_latent / self.video_hz
+        return self.block_pixel_frames / self.video_hz
 
     def block_of(self, start_frame: int) -> int:
         """Index, counted from the window's start, of the block that begins at `start_frame`."""

@@ -100,12 +100,21 @@ class VideoActionDiT(nn.Module):
 
     def context(self, text: Tensor, image: Tensor | None = None) -> list[ContextMemory]:
         """Embed text [batch text_len text_dim], image [batch tokens image_dim] for every layer."""
-        if (image is not None) != self.config.image_context:
-            wanted = 'needs' if self.config.image_context else 'takes no'
-            raise ValueError(f'this model {wanted} image tokens beside the text')
+        context = self.text_context(text)
+        return self.looking_at(image, context) if self.config.image_context else context
+
+    def text_context(self, text: Tensor) -> list[ContextMemory]:
+        """Embed text alone; a model with image context wants `looking_at` before any pass."""
         text = self.text_embedding(text)
-        image = self.img_emb(image) if image is not None else None
-        return [block.cross_attn.memory(text, image) for block in self.blocks]
+        return [ContextMemory(block.cross_attn.text_memory(text), None) for block in self.blocks]
+
+    def looking_at(self, image: Tensor, context: list[ContextMemory]) -> list[ContextMemory]:
+        """Put another image into a context, whose text stays."""
+        image = self.img_emb(image)
+        return [
+            seen._replace(image=block.cross_attn.image_memory(image))
+            for block, seen in zip(self.blocks, context, strict=True)
+        ]
 
     def video_rotation(self, start_frame: int, frames: int) -> Rotation:
         c = self.config

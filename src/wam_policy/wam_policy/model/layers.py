@@ -114,24 +114,22 @@ class CrossAttention(nn.Module):
             self.k_img, self.v_img = (nn.Linear(config.dim, config.dim) for _ in range(2))
             self.norm_k_img = RMSNorm(config.dim, config.eps)
 
-    def memory(self, text: Tensor, image: Tensor | None) -> ContextMemory:
-        """Compute the keys and values of a context once for all passes that read it."""
-        def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def text_memory(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute keys and values of embedded text once for all passes that read them."""
+        return self._split(self.norm_k(self.k(text))), self._split(self.v(text))
 
-        text_kv = split(self.norm_k(self.k(text))), split(self.v(text))
-        if image is None:
-            return ContextMemory(text_kv, None)
-        return ContextMemory(
-            text_kv, (split(self.norm_k_img(self.k_img(image))), split(self.v_img(image)))
-        )
+    def image_memory(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(self.norm_k_img(self.k_img(image))), self._split(self.v_img(image))
 
     def forward(self, x: Tensor, context: ContextMemory) -> Tensor:
-        q = self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q = self._split(self.norm_q(self.q(x)))
         seen = attended(q, *context.text)
         if context.image is not None:
             seen = seen + attended(q, *context.image)
         return self.o(seen.transpose(1, 2).flatten(-2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class Block(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ def sample(
     past: list[Tensor] = []    # video velocities of the last two evaluations
     evaluated = []
     for i in range(recipe.steps):
-        run = gate.runs(lambda: similarity(*past)) if gate else mask[i]
+        run = gate.runs(partial(similarity, *past)) if gate else mask[i]
         if run:
             reaches_actions = any(mask[i + 1:])    # a dynamic mask is all True: who knows
             v_video, v_action = velocity(

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 TRAIN_STEPS = 1000
-SIGMA_MAX = 1 - 1 / TRAIN_STEPS    # pure noise but for one training step; then shifted
+# Pure noise but for one training step, before the shift; the reference keeps it in float32.
+SIGMA_MAX = torch.tensor(1 - 1 / TRAIN_STEPS).item()
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Hold the noise levels of one walk, the last one included, and the times the network reads."""
+    """Hold the noise levels of one walk, its end included, and the times the network reads."""
 
     sigmas: tuple[float, ...]      # [steps+1], float32 values
     timesteps: tuple[int, ...]     # [steps]
@@ -105,7 +106,9 @@ def unipc_steps(schedule: Schedule) -> tuple[SolverStep, ...]:
     """
     sigmas = schedule.sigmas
     return tuple(
-        SolverStep(torch.tensor(sigmas[i]), _corrector(sigmas, i) if i else None, _predictor(sigmas, i))
+        SolverStep(
+            torch.tensor(sigmas[i]), _corrector(sigmas, i) if i else None, _predictor(sigmas, i)
+        )
         for i in range(schedule.steps)
     )
 
