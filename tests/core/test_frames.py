@@ -94,8 +94,8 @@ def test_observation_is_what_all_saw_at_the_latest_common_instant():
 
 def test_nothing_yet_is_missing_and_names_the_topic():
     refusal = views({}, []).observation(S)
-    assert refusal == Refusal(TOP, f'camera {TOP} (/top_camera/image_raw): nothing has arrived yet',
-                              missing=True)
+    assert refusal == Refusal(
+        TOP, f'camera {TOP} (/top_camera/image_raw): nothing has arrived yet', missing=True)
     refusal = views({TOP: [1000], LEFT: [1000], RIGHT: [1000]}, []).observation(S)
     assert refusal.source == 'joints' and refusal.missing
 

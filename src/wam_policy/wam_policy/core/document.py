@@ -99,7 +99,8 @@ class Table:
         unknown = [key for key in self._values if key not in self._taken]
         if unknown:
             raise ValueError(f'{self.spot(str(unknown[0]))} is not a known key; remove it or '
-                             f'correct its spelling (known here: {", ".join(sorted(self._taken))})')
+                             f'correct its spelling (known here: '
+                             f'{", ".join(sorted(self._taken))})')
 
     def _list(self, key: str, count: int | None) -> list[Any]:
         values = self.take(key)

@@ -86,7 +86,8 @@ def image(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
     return msg
 
 
-def camera_info(size: tuple[int, int], fovy_rad: float, stamp_ns: int, frame_id: str) -> CameraInfo:
+def camera_info(size: tuple[int, int], fovy_rad: float, stamp_ns: int,
+                frame_id: str) -> CameraInfo:
     """Return the calibration of an ideal pinhole camera with square pixels.
 
     `size` is width, height; the focal length follows from the vertical field of view.
@@ -129,7 +130,8 @@ def joint_state(msg: JointStateMsg, names: Sequence[str]) -> JointState:
                              'names')
         velocity = np.array(msg.velocity)[columns]
         velocity = velocity if np.isfinite(velocity).all() else None
-    return JointState(ns(msg.header.stamp), tuple(names), np.array(msg.position)[columns], velocity)
+    return JointState(ns(msg.header.stamp), tuple(names), np.array(msg.position)[columns],
+                      velocity)
 
 
 def joint_state_message(state: JointState) -> JointStateMsg:
@@ -169,8 +171,8 @@ def gripper_opening(raw: float, gripper: Gripper) -> float:
     """
     if not gripper.readable(raw):
         low, high = gripper.raw_range
-        raise ValueError(f'{gripper.name}: reading {raw:g} is outside [{low:g}, {high:g}]; measure '
-                         'raw_open, raw_closed and raw_range on this robot')
+        raise ValueError(f'{gripper.name}: reading {raw:g} is outside [{low:g}, {high:g}]; '
+                         'measure raw_open, raw_closed and raw_range on this robot')
     return float(gripper.canonical(raw))
 
 
