@@ -42,6 +42,10 @@ class Layout:
                 raise ValueError(f'{tile} does not fit a canvas of {self.height}x{self.width}')
 
     @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
     def views(self) -> tuple[str, ...]:
         return tuple(tile.view for tile in self.tiles)
 

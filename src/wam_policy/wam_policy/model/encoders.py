@@ -55,7 +55,7 @@ class Encoders(nn.Module):
     """
 
     def __init__(self, config: EncoderConfig, latent_size: tuple[int, int],
-                 tokenizer: text.Tokenizer) -> None:
+                 tokenizer: text.Tokenizer | None) -> None:
         super().__init__()
         self.config = config
         self.latent_size = latent_size
@@ -102,6 +102,8 @@ class Encoders(nn.Module):
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         """Tokenise and encode prompts to [B text_len dim]."""
+        if self.tokenizer is None:
+            raise ValueError('these encoders were built without a tokenizer')
         device = next(self.text.parameters()).device
         ids, mask = self.tokenizer(prompts)
         return self.encode_text(ids.to(device), mask.to(device))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wam_policy.core.embodiment import Embodiment, Slice
 from wam_policy.model.metadata import Statistics, Tag
 
 MODES = ('q99', 'min_max', 'mean_std')
@@ -62,6 +63,11 @@ class Field:
     mode: str = 'q99'
 
 
+def fields(slices: Sequence[Slice], mode: str) -> tuple[Field, ...]:
+    """Give the fields for the state or action keys of a robot."""
+    return tuple(Field(part.key, part.size, part.relative, part.masked, mode) for part in slices)
+
+
 def _taken(values: Mapping[str, np.ndarray], field: Field) -> np.ndarray:
     if field.key not in values:
         raise ValueError(f'no value for {field.key!r}; got {", ".join(values)}')
@@ -109,6 +115,13 @@ class Normaliser:
         self.action_fields = tuple(action)
         self.state_width = state_width
         self.action_width = action_width
+
+    @classmethod
+    def of(cls, tag: Tag, robot: Embodiment, mode: str, state_width: int,
+           action_width: int) -> 'Normaliser':
+        """Build the normaliser of a robot from a checkpoint's statistics."""
+        return cls(tag, fields(robot.state_keys, mode), fields(robot.action_keys, mode),
+                   state_width, action_width)
 
     def state(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Normalise and concatenate the state keys: float64 [state_width], zero-padded."""

@@ -1,0 +1,235 @@
+"""What a checkpoint is, read from its config.json: the released schema or our `wam` section.
+
+Each part of the `wam` section (model, encoders, canvas, ...) wins over the released keys, so a
+toy model in the released layout states its sizes there and a released one needs none of it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wam_policy.model import canvas, encoders, image, lora, prompts, text, vae
+from wam_policy.model.config import ModelConfig, preset
+from wam_policy.model.lora import LoraConfig
+
+CHUNK_S = 1.6       # the released models were trained on 8 frames at 5 Hz per block
+ANY = '*'           # in `prompts`: the template of every tag that has none of its own
+
+
+@dataclass(frozen=True, slots=True)
+class CanvasConfig:
+    """Say how camera views become the model's picture; sizes are [rows columns] in pixels."""
+
+    arrangement: str | None         # None: the one the released models use for the tag
+    tile: tuple[int, int]
+    crop: float
+    size: tuple[int, int] | None    # the canvas is resized to this; None: as stitched
+
+    def layout(self, tag: str, views: tuple[str, ...]) -> canvas.Layout:
+        """Lay out the views of an embodiment, in the order of its cameras."""
+        name = self.arrangement or canvas.released_arrangement(tag, len(views))
+        return canvas.layout(name, views, *self.tile, crop=self.crop)
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Describe a model completely, except for its weights and statistics."""
+
+    name: str
+    model: ModelConfig
+    encoders: encoders.EncoderConfig
+    canvas: CanvasConfig
+    prompts: Mapping[str, str]          # template per tag; empty: the released ones
+    negative: str
+    normalisation: str
+    trained: bool
+    adapters: LoraConfig | None         # the folder holds adapters over a base
+    video_final_noise: float | None     # of decoupled inference; None: coupled
+
+    def template(self, tag: str) -> str:
+        """Give the prompt template of a tag; ValueError if this model has none."""
+        if not self.prompts:
+            return prompts.template(tag)
+        found = self.prompts.get(tag, self.prompts.get(ANY))
+        if found is None:
+            raise ValueError(f'{self.name} has no prompt for tag {tag!r}; it has '
+                             f'{", ".join(self.prompts)}')
+        return found
+
+    def prompt(self, tag: str, instruction: str) -> str:
+        """Give the prompt for an instruction."""
+        return prompts.filled(self.template(tag), instruction)
+
+    def timed(self, step_dt_s: float) -> 'Design':
+        """Give the design at a robot's control rate: released files do not state theirs.
+
+        The frame rate follows, because one block always spans actions_per_block control steps.
+        """
+        model = self.model
+        frames = model.frames_per_block * model.pixel_frames_per_latent
+        span_s = model.actions_per_block * step_dt_s
+        return replace(self, model=replace(
+            model, action_hz=1 / step_dt_s, video_hz=frames / span_s))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the `wam` section; `parsed` is the inverse."""
+        return {
+            'name': self.name, 'trained': self.trained, 'model': self.model.to_dict(),
+            'encoders': self.encoders.to_dict(), 'canvas': asdict(self.canvas),
+            'prompts': dict(self.prompts), 'negative': self.negative,
+            'normalisation': self.normalisation, 'video_final_noise': self.video_final_noise,
+            'adapters': asdict(self.adapters) if self.adapters else None}
+
+
+_QUADRANTS_14B = CanvasConfig(None, (176, 320), canvas.CENTRE_CROP, None)
+_QUADRANTS_5B = CanvasConfig(None, (160, 320), canvas.CENTRE_CROP, (160, 320))
+_BESIDE = CanvasConfig('head_beside_hands', (64, 64), canvas.CENTRE_CROP, None)
+
+
+def released(name: str) -> Design:
+    """Give the design of a preset, without weights."""
+    boxes = {'dreamzero_14b': _QUADRANTS_14B, 'dreamzero_5b': _QUADRANTS_5B}
+    own = name not in boxes
+    if name not in encoders.PRESETS:
+        raise ValueError(f'no encoders for preset {name!r}; known: {", ".join(encoders.PRESETS)}')
+    return Design(
+        name=name, model=preset(name), encoders=encoders.PRESETS[name],
+        canvas=boxes.get(name, _BESIDE), prompts={ANY: prompts.PLAIN} if own else {},
+        negative='' if own else prompts.NEGATIVE, normalisation='q99', trained=False,
+        adapters=None, video_final_noise=None)
+
+
+def read(folder: Path) -> Design:
+    """Read config.json of a checkpoint folder."""
+    path = folder / 'config.json'
+    if not path.is_file():
+        raise FileNotFoundError(f'{folder}: no config.json; copy it from the checkpoint')
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f'{path}: not JSON: {error}') from error
+    try:
+        return parsed(content)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+
+
+def parsed(content: Mapping[str, Any]) -> Design:
+    """Parse config.json; ValueError names the key that is missing or does not fit."""
+    own = content.get('wam', {})
+    head = content.get('action_head_cfg', {}).get('config')
+    if head is None and 'model' not in own:
+        raise ValueError('neither action_head_cfg.config (released schema) nor wam.model')
+    box = _canvas(own['canvas']) if 'canvas' in own else _released_canvas(head or {})
+    parts = (encoders.EncoderConfig.from_dict(own['encoders']) if 'encoders' in own
+             else _released_encoders(head or {}))
+    model = (ModelConfig.from_dict(own['model']) if 'model' in own
+             else _released_model(head or {}, box, parts))
+    head = head or {}
+    return Design(
+        name=own.get('name', _family(head)), model=model, encoders=parts, canvas=box,
+        prompts=own.get('prompts', {}), negative=own.get('negative', prompts.NEGATIVE),
+        normalisation=own.get('normalisation', 'q99'), trained=own.get('trained', True),
+        adapters=_adapters(own, head), video_final_noise=_final_noise(own, head))
+
+
+def _canvas(values: Mapping[str, Any]) -> CanvasConfig:
+    try:
+        size = values['size']
+        return CanvasConfig(values['arrangement'], tuple(values['tile']), float(values['crop']),
+                            tuple(size) if size else None)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'wam.canvas: {error}') from error
+
+
+def _adapters(own: Mapping[str, Any], head: Mapping[str, Any]) -> LoraConfig | None:
+    if own.get('adapters'):
+        return LoraConfig(**own['adapters'])
+    if head.get('train_architecture') != 'lora':
+        return None
+    return LoraConfig(int(head.get('lora_rank', lora.RELEASED.rank)),
+                      float(head.get('lora_alpha', lora.RELEASED.alpha)))
+
+
+def _final_noise(own: Mapping[str, Any], head: Mapping[str, Any]) -> float | None:
+    if 'video_final_noise' in own:
+        return own['video_final_noise']
+    if not head.get('decouple_inference_noise', False):
+        return None
+    return float(head.get('video_inference_final_noise', 0.8))
+
+
+# ---- the released schema
+
+def _network(head: Mapping[str, Any]) -> Mapping[str, Any]:
+    network = head.get('diffusion_model_cfg')
+    if not isinstance(network, Mapping):
+        raise ValueError('action_head_cfg.config has no diffusion_model_cfg')
+    return network
+
+
+def _family(head: Mapping[str, Any]) -> str:
+    network = _network(head) if head else {}
+    sizes = (network.get('dim'), network.get('num_layers'))
+    return {(5120, 40): 'dreamzero_14b', (3072, 30): 'dreamzero_5b'}.get(sizes, 'dreamzero')
+
+
+def _is_newer(head: Mapping[str, Any]) -> bool:
+    """Tell the 2.2 backbone (5B) from 2.1 (14B) by its latent channels."""
+    return int(_wanted(_network(head), 'out_dim')) == vae.WAN22.channels
+
+
+def _wanted(values: Mapping[str, Any], key: str) -> Any:
+    if key not in values:
+        raise ValueError(f'diffusion_model_cfg has no {key}')
+    return values[key]
+
+
+def _released_canvas(head: Mapping[str, Any]) -> CanvasConfig:
+    if not _is_newer(head):
+        return _QUADRANTS_14B
+    height, width = head.get('target_video_height'), head.get('target_video_width')
+    # without targets the release resizes to 176x320; its patches then drop the 11th latent row
+    return replace(_QUADRANTS_5B, size=(height, width) if height and width else (176, 320))
+
+
+def _released_encoders(head: Mapping[str, Any]) -> encoders.EncoderConfig:
+    autoencoder = vae.WAN22 if _is_newer(head) else vae.WAN21
+    return encoders.EncoderConfig(autoencoder, text.UMT5_XXL, image.CLIP_H, 'tokenizer')
+
+
+def _released_model(head: Mapping[str, Any], box: CanvasConfig,
+                    parts: encoders.EncoderConfig) -> ModelConfig:
+    network = _network(head)
+    channels = int(_wanted(network, 'out_dim'))
+    conditioned = network.get('concat_first_frame_latent', network.get('model_type') == 'i2v')
+    actions = int(network.get('num_action_per_block', head.get('action_horizon', 0)))
+    if not actions:
+        raise ValueError('neither diffusion_model_cfg.num_action_per_block nor action_horizon')
+    frames = int(head.get('num_frame_per_block', network.get('num_frame_per_block', 2)))
+    height, width = box.size or (2 * box.tile[0], 2 * box.tile[1])
+    rows, columns = height // parts.vae.stride, width // parts.vae.stride
+    model = ModelConfig(
+        dim=int(_wanted(network, 'dim')), heads=int(_wanted(network, 'num_heads')),
+        layers=int(_wanted(network, 'num_layers')), ffn_dim=int(_wanted(network, 'ffn_dim')),
+        freq_dim=int(network.get('freq_dim', 256)), eps=float(network.get('eps', 1e-6)),
+        latent_channels=channels, latent_size=(rows // 2 * 2, columns // 2 * 2), patch=2,
+        condition_channels=int(_wanted(network, 'in_dim')) - channels if conditioned else 0,
+        text_dim=int(network.get('text_dim', 4096)), text_len=int(network.get('text_len', 512)),
+        image_context=True, image_dim=parts.image.dim if parts.image else 0,
+        action_dim=int(head.get('max_action_dim', head.get('action_dim', 32))),
+        state_dim=int(head.get('max_state_dim', 64)),
+        # the head's own hidden_size (64) is another thing: the network keeps its default
+        action_hidden=int(network.get('hidden_size', 1024)),
+        frames_per_block=frames, actions_per_block=actions,
+        states_per_block=int(network.get('num_state_per_block', 1)),
+        window_blocks=int(network.get('max_chunk_size', 4)), masked_state=True,
+        pixel_frames_per_latent=vae.GROUP, video_hz=frames * vae.GROUP / CHUNK_S,
+        action_hz=actions / CHUNK_S)
+    said = network.get('frame_seqlen')
+    if said is not None and int(said) not in (model.frame_tokens, rows * columns // 4):
+        raise ValueError(f'frame_seqlen {said}, but a canvas of {height}x{width} gives '
+                         f'{model.frame_tokens} tokens; state wam.canvas')
+    return model

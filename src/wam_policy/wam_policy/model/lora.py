@@ -1,0 +1,60 @@
+"""Low-rank adapters: found by name, merged into the weights they were trained on.
+
+Merging is done in fp32 and rounded once. What a base is made of, and in which order things are
+laid on top of each other, is decided in checkpoint.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+_WRAPPER = 'base_model.model.'
+_ADAPTER = re.compile(r'(?P<target>.+)\.lora_(?P<side>[AB])\.default\.weight')
+TARGETS = re.compile(r'blocks\.\d+\.((self_attn|cross_attn)\.[qkvo]|ffn\.[02])')
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Say how strongly adapters act: W + alpha / rank * B @ A."""
+
+    rank: int
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+RELEASED = LoraConfig(rank=4, alpha=4.0)
+
+
+def plain_name(name: str) -> str:
+    """Give the name a tensor had before adapters were wrapped around its module."""
+    return name.replace(_WRAPPER, '').replace('.base_layer.', '.')
+
+
+def adapters(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Pair adapter tensors: plain weight name -> names of A [rank in] and B [out rank].
+
+    Raises ValueError naming an adapter without its other half.
+    """
+    halves: dict[str, dict[str, str]] = {}
+    for name in names:
+        match = _ADAPTER.fullmatch(name)
+        if match:
+            halves.setdefault(plain_name(match['target']) + '.weight', {})[match['side']] = name
+    single = [name for pair in halves.values() if len(pair) == 1 for name in pair.values()]
+    if single:
+        raise ValueError(f'adapters without their other half: {", ".join(sorted(single)[:5])}')
+    return {target: (pair['A'], pair['B']) for target, pair in halves.items()}
+
+
+def merged(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
+           config: LoraConfig) -> torch.Tensor:
+    """Add an adapter to weight [out in]; the result is fp32, to be rounded by the caller."""
+    if a.shape != (config.rank, weight.shape[1]) or b.shape != (weight.shape[0], config.rank):
+        raise ValueError(f'adapter A {list(a.shape)}, B {list(b.shape)} does not fit a weight '
+                         f'{list(weight.shape)} at rank {config.rank}')
+    return weight.float() + config.scale * (b.float() @ a.float())

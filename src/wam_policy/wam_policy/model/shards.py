@@ -1,0 +1,150 @@
+"""The safetensors files of a checkpoint: what is in them, known from their headers alone."""
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+INDEX = 'model.safetensors.index.json'
+SINGLE = 'model.safetensors'
+DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16,
+          'BF16': torch.bfloat16, 'I64': torch.int64, 'I32': torch.int32, 'U8': torch.uint8,
+          'BOOL': torch.bool, 'F8_E4M3': torch.float8_e4m3fn, 'F8_E5M2': torch.float8_e5m2}
+_PICKLES = ('.bin', '.pt', '.pth', '.pkl', '.ckpt')
+_LONGEST_HEADER = 100_000_000       # bytes; the format's own limit
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Describe one tensor of a file without its numbers."""
+
+    name: str
+    file: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def header(path: Path) -> dict[str, Stored]:
+    """Read a safetensors header; ValueError if the file is cut short or no safetensors."""
+    size = path.stat().st_size
+    with path.open('rb') as file:
+        start = file.read(8)
+        length = struct.unpack('<Q', start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
+            raise ValueError(f'{path}: not a safetensors file, or cut short')
+        try:
+            content = json.loads(file.read(length))
+        except ValueError as error:
+            raise ValueError(f'{path}: unreadable safetensors header: {error}') from error
+    content.pop('__metadata__', None)
+    found = {}
+    end = 0
+    for name, entry in content.items():
+        if entry['dtype'] not in DTYPES:
+            raise ValueError(f'{path}: {name} has dtype {entry["dtype"]}, which is not supported')
+        found[name] = Stored(name, path, tuple(entry['shape']), DTYPES[entry['dtype']])
+        first, last = entry['data_offsets']
+        if last - first != found[name].nbytes:
+            raise ValueError(f'{path}: {name} occupies {last - first} bytes, its shape '
+                             f'{found[name].nbytes}')
+        end = max(end, last)
+    if size < 8 + length + end:
+        raise ValueError(f'{path}: cut short: {size} bytes of {8 + length + end}; '
+                         'download it again')
+    return found
+
+
+def files(folder: Path) -> list[Path]:
+    """List the weight files of a checkpoint folder, refusing pickles and half-copied sets."""
+    if (folder / INDEX).is_file():
+        try:
+            weight_map = json.loads((folder / INDEX).read_text())['weight_map']
+        except (ValueError, KeyError) as error:
+            raise ValueError(f'{folder / INDEX}: not a safetensors index: {error}') from error
+        listed = [folder / name for name in sorted(set(weight_map.values()))]
+        absent = [path.name for path in listed if not path.is_file()]
+        if absent:
+            raise FileNotFoundError(f'{folder}: {INDEX} names files that are not there: '
+                                    f'{", ".join(absent)}; copy the whole checkpoint')
+        return listed
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{folder}: no such checkpoint folder')
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if pickles:
+        raise ValueError(
+            f'{folder}: {", ".join(pickles)}: pickled weights run code when they are read and are '
+            'refused. Convert them where you trust them: safetensors.torch.save_file('
+            "torch.load(file, weights_only=True), 'model.safetensors')")
+    raise FileNotFoundError(f'{folder}: neither {SINGLE} nor {INDEX}')
+
+
+def contents(folder: Path) -> dict[str, Stored]:
+    """Describe every tensor of a checkpoint; the index must agree with the files."""
+    found: dict[str, Stored] = {}
+    for path in files(folder):
+        for name, stored in header(path).items():
+            if name in found:
+                raise ValueError(f'{name} is in {found[name].file.name} and in {path.name}')
+            found[name] = stored
+    if (folder / INDEX).is_file():
+        weight_map: Mapping[str, str] = json.loads((folder / INDEX).read_text())['weight_map']
+        wrong = sorted(name for name in weight_map.keys() | found.keys()
+                       if name not in found or weight_map.get(name) != found[name].file.name)
+        if wrong:
+            raise ValueError(f'{folder / INDEX} and the files disagree about {len(wrong)} '
+                             f'tensors: {", ".join(wrong[:5])}')
+    return found
+
+
+def tensors(wanted: Iterable[Stored],
+            device: torch.device) -> Iterator[tuple[Stored, torch.Tensor]]:
+    """Yield tensors on `device`, in their stored dtype, file after file.
+
+    Each file is mapped, read and let go before the next, so the host never holds more than one.
+    On a CPU a tensor is a view of the mapping: copy what is to be kept.
+    """
+    by_file: dict[Path, list[Stored]] = {}
+    for stored in wanted:
+        by_file.setdefault(stored.file, []).append(stored)
+    for path, group in by_file.items():
+        with safe_open(str(path), framework='pt', device=str(device)) as file:
+            for stored in group:
+                yield stored, file.get_tensor(stored.name)
+
+
+# ---- writing
+
+def grouped(sizes: Mapping[str, int], largest: int) -> dict[str, list[str]]:
+    """Group tensors, given their bytes, into files of at most `largest` bytes each."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > largest:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    if len(groups) == 1:
+        return {SINGLE: groups[0]}
+    return {f'model-{k:05d}-of-{len(groups):05d}.safetensors': names
+            for k, names in enumerate(groups, start=1)}
+
+
+def write_index(folder: Path, files: Mapping[str, str], nbytes: int) -> None:
+    """Write the index of a checkpoint whose tensors are in several files; drop a stale one."""
+    path = folder / INDEX
+    if set(files.values()) == {SINGLE}:
+        path.unlink(missing_ok=True)
+        return
+    path.write_text(json.dumps(
+        {'metadata': {'total_size': nbytes}, 'weight_map': dict(sorted(files.items()))}, indent=1))
