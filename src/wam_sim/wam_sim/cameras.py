@@ -16,9 +16,10 @@ HIDDEN_GROUP = 4                            # sites that mark tools
 
 
 class Cameras:
-    """Draw the views of `keys`; frames share nothing with later ones."""
+    """Draw the views of `keys`, with geoms of `groups` beside those that robots see."""
 
-    def __init__(self, model: mujoco.MjModel, keys: Sequence[str], size: tuple[int, int]) -> None:
+    def __init__(self, model: mujoco.MjModel, keys: Sequence[str], size: tuple[int, int],
+                 groups: Sequence[int] = ()) -> None:
         self.keys, self.size = tuple(keys), size
         self._model = model
         self._ids = [model.camera(key).id for key in keys]
@@ -31,6 +32,8 @@ class Cameras:
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 50)
         self._option = mujoco.MjvOption()
         self._option.sitegroup[HIDDEN_GROUP] = 0
+        for group in groups:
+            self._option.geomgroup[group] = 1
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._sheet = np.empty((height, width * len(keys), 3), dtype=np.uint8)

@@ -125,6 +125,8 @@ class Robot:
     portrait: CameraMount                   # for screenshots and the viewer
     table: TableTop
     workspace: Vector                       # m: x low, x high, y low, y high
+    mirror: Vector                          # signs from the left arm's posture to the right's
+    elbow_above_m: float                    # how far the rest posture may rise over the shoulder
 
     def joint(self, name: str) -> JointFacts:
         return next(joint for joint in self.joints if joint.name == name)
@@ -183,7 +185,8 @@ def _robot(document: Table, body: Embodiment, facts: Path) -> Robot:
         hands=hands, cameras=tuple(cameras[camera.key] for camera in body.cameras),
         portrait=_camera('portrait', document.table('portrait')),
         table=TableTop(top.numbers('centre', 2), top.numbers('half', 2), top.number('height_m')),
-        workspace=document.numbers('workspace', 4))
+        workspace=document.numbers('workspace', 4), mirror=_mirror(document, body),
+        elbow_above_m=document.number('elbow_above_m'))
     top.done()
     _known(document.spot('couplings'), robot.couplings, moving)
     _known(document.spot('unseen'), robot.unseen, links)
@@ -220,6 +223,10 @@ def _hand(side: str, table: Table, body: Embodiment, moving: list[str]) -> Hand:
     return Hand(side, gripper, table.text('arm_base'), table.text('tool_link'),
                 table.numbers('tool_xyz', 3), table.numbers('tool_axis', 3), fingers,
                 table.number('effort', above=0.0))
+
+
+def _mirror(document: Table, body: Embodiment) -> Vector:
+    return document.numbers('mirror', len(body.controllers[0].joints))
 
 
 def _camera(key: str, table: Table) -> CameraMount:

@@ -30,8 +30,8 @@ class Simulation:
         self._family = task
         body = robot.embodiment
         state_only = body.observed[len(body.commanded):]
-        self._held = {name: body.rest[name] for name in state_only}
-        self.model = compiled(robot, self._held)
+        self.held = {name: body.rest[name] for name in state_only}
+        self.model = compiled(robot, self.held)
         self.data = mujoco.MjData(self.model)
         self.now_ns = start_ns
         self._joints = _Joints(robot, self.model)
@@ -85,7 +85,7 @@ class Simulation:
     def joints(self) -> JointState:
         """Return the measured posture in the embodiment's order of observed joints."""
         position, velocity = self._joints.measured(self.data)
-        held = np.array(list(self._held.values()))
+        held = np.array(list(self.held.values()))
         return JointState(self.now_ns, self.robot.embodiment.observed,
                           np.concatenate([position, held]),
                           np.concatenate([velocity, np.zeros_like(held)]))
@@ -122,6 +122,11 @@ class Simulation:
         into.qpos[:] = self.data.qpos
         into.mocap_pos[:] = self.data.mocap_pos
         return self.now_ns
+
+    @property
+    def colours(self) -> dict[str, np.ndarray]:
+        """Return the colour of every object slot, rgba."""
+        return {slot: self.model.geom(slot).rgba.copy() for slot in scenes.OBJECTS}
 
     def close(self) -> None:
         if self._cameras is not None:

@@ -1,0 +1,248 @@
+"""The simulated robot as a ROS 2 node: same topics as the real one, plus sim/*.
+
+Three threads: physics (paced by the wall clock), pictures (owns OpenGL), and the executor.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from functools import partial
+from typing import Any
+
+import mujoco
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from control_msgs.msg import JointTrajectoryControllerState
+from trajectory_msgs.msg import JointTrajectory
+from wam_msgs.msg import SimStatus
+
+from wam_policy.core.statistics import Rate
+from wam_sim import messages, params, robot
+from wam_sim.cameras import intrinsics
+from wam_sim.live import BATCH, Live
+from wam_sim.model import OUTSIDE_GROUP
+from wam_sim.simulation import STEP_NS, Simulation, prepare
+
+SENSOR = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE = QoSProfile(depth=10)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+BATCH_NS = BATCH * STEP_NS
+STATE_EVERY = 5                             # batches: controller states at 20 Hz
+STATUS_EVERY = 50                           # batches: status at 2 Hz
+SCENES_TRIED = 20                           # on a reset with the arms left in the way
+RATE_WINDOW_NS = 3_000_000_000
+
+
+class SimNode(Node):
+    """Run one simulated robot until shut down."""
+
+    def __init__(self, **node_options: Any) -> None:
+        super().__init__('sim', **node_options)
+        self.params = params.read(self)
+        self.robot = robot.load(self.params.robot)
+        self.body = self.robot.embodiment
+        # Physics time is paced by the monotonic clock; its zero is the wall clock at the start,
+        # so that stamps fit those of other nodes with and without /clock.
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+        size = (self.params.image_width, self.params.image_height)
+        simulation = Simulation(self.robot, task=self.params.task, seed=self.params.seed,
+                                image_size=size)
+        self._episode, self._batches, self._drawing_ms = 0, 0, deque([0.0], maxlen=60)
+        self._rejection = ''
+        self._rates = {camera.key: Rate(RATE_WINDOW_NS) for camera in self.body.cameras}
+        self._make_endpoints()
+        self.live = Live(simulation, self._wall_ns, jumps=not self.params.publish_clock,
+                         on_batch=self.on_batch, on_reject=self.on_reject)
+        self._stop = threading.Event()
+        self._camera_failure: BaseException | None = None
+        self._camera_thread = threading.Thread(target=self._film, name='cameras')
+        self._announce_task(simulation)
+        self.live.start()
+        self._camera_thread.start()
+        self.get_logger().info(
+            f'{self.body.title}: scene {self.params.seed}, "{simulation.task.instruction}"')
+
+    def check(self) -> None:
+        """Raise what ended one of the threads: half a robot is worse than none."""
+        for failure in (self.live.failure, self._camera_failure):
+            if failure is not None:
+                raise RuntimeError('the simulation stopped') from failure
+
+    def close(self) -> None:
+        """Stop both threads; the node can be destroyed afterwards."""
+        self._stop.set()
+        self._camera_thread.join()
+        self.live.close()
+
+    # relative names: the embodiment's absolute ones are those of the root namespace
+    def _make_endpoints(self) -> None:
+        publisher, topic = self.create_publisher, lambda name: name.lstrip('/')
+        self._joints = publisher(JointState, 'joint_states', RELIABLE)
+        self._clock = (publisher(Clock, '/clock', SENSOR) if self.params.publish_clock else None)
+        self._status = publisher(SimStatus, 'sim/status', RELIABLE)
+        self._task = publisher(String, 'sim/task', LATCHED)
+        self._images = {camera.key: publisher(Image, topic(camera.topic), SENSOR)
+                        for camera in self.body.cameras}
+        self._infos = {camera.key: publisher(CameraInfo, topic(camera.info_topic), SENSOR)
+                       for camera in self.body.cameras}
+        self._states = {
+            controller.name: publisher(JointTrajectoryControllerState,
+                                       topic(controller.state_topic), RELIABLE)
+            for controller in self.body.controllers}
+        for controller in self.body.controllers:
+            self.create_subscription(JointTrajectory, topic(controller.topic),
+                                     partial(self.on_trajectory, controller.name), RELIABLE)
+        self.create_service(Trigger, 'sim/reset', self.on_reset)
+
+    def _wall_ns(self) -> int:
+        return time.monotonic_ns() + self._offset_ns
+
+    def on_trajectory(self, controller: str, message: JointTrajectory) -> None:
+        self.live.post(controller, message)
+
+    def on_reject(self, controller: str, reason: str) -> None:
+        if reason != self._rejection:       # a stream of wrong messages is one line
+            self.get_logger().warning(f'{controller}: trajectory rejected: {reason}')
+        self._rejection = reason
+
+    def on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self.live.lock:
+            simulation = self.live.simulation
+            for episode in range(self._episode + 1, self._episode + 1 + SCENES_TRIED):
+                if simulation.reset(self.params.seed + episode,
+                                    keep_arms=not self.params.reset_arms):
+                    self._episode = episode
+                    self._announce_task(simulation)
+                    response.success = True
+                    response.message = simulation.task.instruction
+                    return response
+        response.success = False
+        response.message = (f'the hands stood in the way of {SCENES_TRIED} scenes; move them to '
+                            'rest first')
+        return response
+
+    def on_batch(self, simulation: Simulation) -> None:
+        """Publish what is due after a batch of physics steps; runs in the physics thread."""
+        self._batches += 1
+        now_ns = simulation.now_ns
+        if self._clock is not None:
+            self._clock.publish(Clock(clock=messages.stamp(now_ns)))
+        joints = simulation.joints()
+        self._joints.publish(messages.joint_state(joints))
+        if self._batches % STATE_EVERY == 0:
+            self._publish_states(simulation, joints)
+        if self._batches % STATUS_EVERY == 0:
+            self._status.publish(self._status_of(simulation))
+
+    def _publish_states(self, simulation: Simulation, joints: Any) -> None:
+        for controller in self.body.controllers:
+            motion = simulation.controllers.followers[controller.name].state
+            self._states[controller.name].publish(messages.controller_state(
+                simulation.now_ns, controller.joints,
+                np.stack([motion.position, motion.velocity, motion.acceleration]),
+                np.stack([joints.positions(controller.joints),
+                          joints.velocities(controller.joints)])))
+
+    def _status_of(self, simulation: Simulation) -> SimStatus:
+        executed = simulation.executed
+        ratios = {name: ratio.tolist() for name, ratio in executed.ratios().items()}
+        wall_ns = self._wall_ns()
+        status = SimStatus(
+            robot=self.body.name, sim_time=self._batches * BATCH_NS / 1e9,
+            real_time_factor=self.live.pacer.real_time_factor, task=simulation.task.family,
+            instruction=simulation.task.instruction, success=simulation.success,
+            episode=self._episode, camera_names=list(self._rates),
+            camera_rate_hz=[rate.hz(wall_ns) for rate in list(self._rates.values())],
+            render_ms=float(np.mean(list(self._drawing_ms))),
+            joint_names=list(self.body.commanded), velocity_ratio=ratios['velocity'],
+            acceleration_ratio=ratios['acceleration'], jerk_ratio=ratios['jerk'],
+            step=executed.step.tolist(), measured_velocity_ratio=ratios['measured_velocity'],
+            tracking_error=executed.tracking_error.tolist(),
+            trajectories=simulation.controllers.accepted,
+            trajectories_rejected=simulation.controllers.rejected)
+        status.header.stamp = messages.stamp(simulation.now_ns)
+        return status
+
+    def _announce_task(self, simulation: Simulation) -> None:
+        self._task.publish(String(data=simulation.task.instruction))
+
+    def _film(self) -> None:
+        """Draw and publish all cameras at camera_hz; this thread owns OpenGL."""
+        try:
+            simulation = self.live.simulation
+            cameras, data = simulation.cameras(), mujoco.MjData(simulation.model)
+            window = self._window(simulation.model, data)
+            matrices = [intrinsics(simulation.model, key, cameras.size) for key in cameras.keys]
+            period_s, due_s = 1.0 / self.params.camera_hz, time.monotonic()
+            while not self._stop.wait(max(0.0, due_s - time.monotonic())):
+                # late: skip pictures rather than hurry after them
+                due_s = max(due_s + period_s, time.monotonic())
+                begin_s = time.monotonic()
+                now_ns = self.live.snapshot(data)
+                prepare(simulation.model, data)
+                pictures = cameras.render(data)
+                self._drawing_ms.append(1e3 * (time.monotonic() - begin_s))
+                self._publish_pictures(now_ns, pictures, matrices, cameras.size)
+                if window is not None and window.is_running():
+                    window.sync()
+            cameras.close()
+            if window is not None:
+                window.close()
+        except BaseException as error:      # noqa: BLE001 — kept for the main thread to raise
+            self._camera_failure = error
+
+    def _publish_pictures(self, now_ns: int, pictures: tuple[np.ndarray, ...],
+                          matrices: list[np.ndarray], size: tuple[int, int]) -> None:
+        for camera, rgb, matrix in zip(self.body.cameras, pictures, matrices):
+            self._images[camera.key].publish(messages.image(camera, now_ns, rgb))
+            self._infos[camera.key].publish(
+                messages.camera_info(camera, now_ns, matrix, size))
+            self._rates[camera.key].tick(self._wall_ns())
+
+    def _window(self, model: mujoco.MjModel, data: mujoco.MjData) -> Any:
+        """Open the viewer if asked for and possible."""
+        if not self.params.viewer:
+            return None
+        if not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
+            self.get_logger().warning('viewer: no display (DISPLAY is not set); going on without')
+            return None
+        import mujoco.viewer                # needs a display as soon as it is imported
+        window = mujoco.viewer.launch_passive(model, data, show_left_ui=False,
+                                              show_right_ui=False)
+        window.opt.geomgroup[OUTSIDE_GROUP] = 1
+        return window
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run until SIGINT or SIGTERM, then leave with exit code 0."""
+    # our own handlers: rclpy's would invalidate publishers while two threads still use them
+    stop = threading.Event()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    node = SimNode()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=0.1)
+            node.check()
+    finally:
+        node.close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == '__main__':
+    main()
