@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from wam_policy.model import design, keymap, vae
 from wam_policy.model.cache import KVCache
 from wam_policy.model.config import ModelConfig
 from wam_policy.model.dit import FlowTime, VideoActionDiT
@@ -60,23 +61,27 @@ def case(name: str) -> dict:
 
 
 def config_of(c: dict) -> ModelConfig:
-    return ModelConfig(
-        dim=c['dim'], heads=c['num_heads'], layers=c['num_layers'], ffn_dim=c['ffn_dim'],
-        freq_dim=c['freq_dim'], eps=c['eps'], latent_channels=c['out_dim'],
-        latent_size=tuple(c['latent']), patch=c['patch_size'][-1],
-        condition_channels=c['in_dim'] - c['out_dim'] if c['concat_first_frame_latent'] else 0,
-        text_dim=c['text_dim'], text_len=c['text_len'], image_context=True, image_dim=1280,
-        action_dim=c['action_dim'], state_dim=c['max_state_dim'], action_hidden=c['hidden_size'],
-        frames_per_block=c['num_frame_per_block'], actions_per_block=c['num_action_per_block'],
-        states_per_block=c['num_state_per_block'], window_blocks=c['max_chunk_size'],
-        masked_state=True, pixel_frames_per_latent=4, video_hz=5.0, action_hz=15.0,
-    )
+    """Read the case's sizes the way a released config.json is read."""
+    rows, columns = (vae.WAN21.stride * side for side in c['latent'])
+    head = {
+        'diffusion_model_cfg': c, 'max_action_dim': c['action_dim'],
+        'max_state_dim': c['max_state_dim'], 'num_frame_per_block': c['num_frame_per_block'],
+    }
+    canvas = {'arrangement': None, 'tile': (rows // 2, columns // 2), 'crop': 1.0, 'size': None}
+    content = {'action_head_cfg': {'config': head}, 'wam': {'canvas': canvas}}
+    return design.parsed(content).model
 
 
 def model_of(config: dict, weights: dict[str, Tensor], dtype: torch.dtype) -> VideoActionDiT:
-    model = VideoActionDiT(config_of(config))
-    model.load_state_dict(weights, strict=True)
-    return model.to(dtype).eval().requires_grad_(False)
+    """Fill a model through the map of released names, strictly."""
+    model = VideoActionDiT(config_of(config)).requires_grad_(False)
+    parameters, entries = dict(model.named_parameters()), keymap.plain(model)
+    assert {entry.name for entry in entries} == set(weights)
+    for entry in entries:
+        parts = keymap.parts(weights[entry.name], entry, parameters)
+        for name, part in zip(entry.targets, parts, strict=True):
+            parameters[name].copy_(part)
+    return model.to(dtype).eval()
 
 
 def check(label: str, ours: Tensor, theirs: Tensor, rel: float = REL_MODULE) -> None:
@@ -153,6 +158,7 @@ def test_dit(name: str, precision: str) -> None:
 
     inputs = {k: cast(v) for k, v in data['inputs'].items() if 'timestep' not in k}
     want = data[f'outputs_{precision}']
+    assert model.config.window_frames == want['cfg_derived']['local_attn_size']
     replay = Replay(model, inputs, want, f'{name} {precision}')
     block = model.config.frames_per_block
     with torch.inference_mode():
