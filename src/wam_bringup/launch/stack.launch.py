@@ -1,0 +1,148 @@
+"""The stack in reading order; agibot_g1.launch.py and yam.launch.py choose the robot.
+
+Arguments only choose: every parameter, with its meaning, stands in config/stack.yaml. A node that
+cannot be configured or dies ends the whole launch with exit code 1 and the reason.
+"""
+
+import os
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    OpaqueFunction,
+    RegisterEventHandler,
+    Shutdown,
+)
+from launch.conditions import IfCondition, UnlessCondition
+from launch.event_handlers import OnProcessStart
+from launch.events import matches_action
+from launch.events.process import ProcessExited
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from launch_ros.parameter_descriptions import ParameterFile
+from launch_ros.substitutions import FindPackageShare
+from lifecycle_msgs.msg import Transition
+
+BOOLEANS = ['true', 'false']
+SIM = LaunchConfiguration('sim')
+NAMESPACE = LaunchConfiguration('namespace')
+
+
+def generate_launch_description() -> LaunchDescription:
+    arguments = [
+        DeclareLaunchArgument(
+            'sim', choices=BOOLEANS,
+            default_value='false' if os.environ.get('WAM_ROBOT') else 'true',
+            description='Simulate the robot. False where the environment variable WAM_ROBOT is '
+                        'set, as it should be on a machine that is wired to one'),
+        DeclareLaunchArgument(
+            'enable_motion', choices=BOOLEANS, default_value=SIM,
+            description='Let the robot move; otherwise motion only publishes what it would do. '
+                        'True in simulation, false on a real robot'),
+        DeclareLaunchArgument(
+            'checkpoint', default_value='preset:tiny',
+            description='Weights: a folder, or preset:<name> for a model with random weights'),
+        DeclareLaunchArgument(
+            'devices', default_value='cpu,cpu',
+            description='One device per worker, cpu or cuda:<n>, separated by commas. Two share '
+                        'the branches of the guidance, one does both'),
+        DeclareLaunchArgument(
+            'cfg', default_value='5.0',
+            description='Scale of the classifier-free guidance, 1.0 to 20.0. 1.0 is off'),
+        DeclareLaunchArgument(
+            'seed', default_value='0',
+            description='Seed of the sampling noise and of the simulated scene'),
+        DeclareLaunchArgument(
+            'worker_python', default_value='',
+            description='Python interpreter of the workers, if torch lives in an environment of '
+                        'its own. Empty: the one of the nodes'),
+        DeclareLaunchArgument(
+            'camera_size', default_value='320x240', choices=['160x120', '320x240', '640x480'],
+            description='Size of the simulated pictures in pixels'),
+        DeclareLaunchArgument(
+            'camera_hz', default_value='15.0',
+            description='Simulated pictures per second and camera, 1.0 to 60.0'),
+        DeclareLaunchArgument(
+            'viewer', default_value='false', choices=BOOLEANS,
+            description='Open a window on the simulated scene'),
+        DeclareLaunchArgument(
+            'namespace', default_value='wam',
+            description='Namespace of the nodes and of their topics and services'),
+        DeclareLaunchArgument(
+            'use_sim_time', default_value='false', choices=BOOLEANS,
+            description='Follow /clock; the simulator then publishes it'),
+        DeclareLaunchArgument(
+            'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error'],
+            description='Lowest level of log messages of all nodes'),
+        DeclareLaunchArgument(
+            'params_file',
+            default_value=PathJoinSubstitution(
+                [FindPackageShare('wam_bringup'), 'config', 'stack.yaml']),
+            description='Parameters of all nodes. A copy may fix what the arguments choose'),
+    ]
+    common = {
+        'output': 'screen',
+        'parameters': [ParameterFile(LaunchConfiguration('params_file'), allow_substs=True)],
+        'ros_arguments': ['--log-level', LaunchConfiguration('log_level')],
+        'on_exit': ended,
+    }
+    sim = Node(package='wam_sim', executable='sim_node', name='sim', condition=IfCondition(SIM),
+               **common)
+    stream = LifecycleNode(package='wam_policy', executable='stream_node', name='stream',
+                           namespace=NAMESPACE, condition=UnlessCondition(SIM), **common)
+    motion = LifecycleNode(package='wam_policy', executable='motion_node', name='motion',
+                           namespace=NAMESPACE, **common)
+    policy = LifecycleNode(package='wam_policy', executable='policy_node', name='policy',
+                           namespace=NAMESPACE, **common)
+    # the handlers come first: a fast node must not start before anyone listens
+    return LaunchDescription([
+        *arguments,
+        *brought_up(stream, 'stream'),
+        *brought_up(motion, 'motion'),
+        *brought_up(policy, 'policy'),
+        sim,
+        stream,
+        motion,
+        policy,
+    ])
+
+
+def brought_up(node: LifecycleNode, name: str) -> list[RegisterEventHandler]:
+    """Configure a node when it has started and activate it when it is configured."""
+    def change(transition_id: int) -> EmitEvent:
+        return EmitEvent(event=ChangeState(
+            lifecycle_node_matcher=matches_action(node), transition_id=transition_id))
+
+    def on(start: str, goal: str, *then: EmitEvent | OpaqueFunction) -> RegisterEventHandler:
+        return RegisterEventHandler(OnStateTransition(
+            target_lifecycle_node=node, start_state=start, goal_state=goal, entities=list(then)))
+
+    refused = OpaqueFunction(function=refuse, args=[f'{name} refused to start, see its message'])
+    return [
+        RegisterEventHandler(OnProcessStart(
+            target_action=node, on_start=[change(Transition.TRANSITION_CONFIGURE)])),
+        on('configuring', 'inactive', change(Transition.TRANSITION_ACTIVATE)),
+        on('configuring', 'unconfigured', refused),
+        on('activating', 'inactive', refused),
+        on('errorprocessing', 'unconfigured', refused),
+        on('errorprocessing', 'finalized', refused),
+    ]
+
+
+def refuse(context: LaunchContext, reason: str) -> None:
+    """End the launch with exit code 1, which launch offers for exceptions only."""
+    if not context.is_shutdown:
+        raise RuntimeError(reason)
+
+
+def ended(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
+    """End the launch with the node: half a stack must not look like a whole one."""
+    if context.is_shutdown:
+        return []
+    if event.returncode:
+        refuse(context, f'{event.process_name} died with exit code {event.returncode}, see its '
+                        'last messages')
+    return [Shutdown(reason=f'{event.process_name} ended')]
