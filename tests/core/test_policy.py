@@ -165,6 +165,14 @@ def test_a_text_that_is_too_long_changes_nothing_and_is_explained_until_a_better
     assert stage.state() == (State.RUNNING, '')
 
 
+def test_the_query_rate_can_be_changed_on_the_way():
+    stage = running()
+    stage.policy.retune(500 * MS)
+    stage.asked.clear()
+    stage.run(3000)
+    assert np.diff([ms for ms, _ in stage.of(Query)]).min() >= 500
+
+
 def test_one_query_per_commit_where_the_released_server_is_followed():
     stage = Stage(coupled=True)
     stage.policy.on_instruction('lift the cup')

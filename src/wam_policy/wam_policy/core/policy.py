@@ -145,6 +145,11 @@ class Policy:
         self._retry_ns = 0
         self._forget(reason, rebuild=bool(self.instruction))
 
+    def retune(self, query_period_ns: int) -> None:
+        """Change how often the workers may be asked."""
+        self.settings = replace(self.settings, query_period_ns=query_period_ns)
+        self._clock = replace(self._clock, period_ns=query_period_ns)
+
     def on_ready(self, grid: Grid) -> None:
         """Use the workers from now on; the recorded past is replayed to them."""
         if self._memory is None or self._memory.grid != grid:

@@ -1,0 +1,122 @@
+"""The workers as the policy sees them: its requests become messages, their news become states."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wam_policy.core.memory import Grid
+from wam_policy.core.policy import Workers
+from wam_policy.core.requests import Answer, Cache, Commit, Query, Request, Reset
+from wam_policy.ros.params import PolicyParams
+from wam_policy.worker.client import Pair, Plan, State, Status
+
+PRESET = 'preset:'
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Tell what has become of the workers."""
+
+    workers: Workers
+    reason: str
+    grid: Grid | None = None                # READY: how their memory is cut
+    model: str = ''
+    trained: bool = False
+    restarts: int = 0
+
+
+def plan(params: PolicyParams, checkpoint: str) -> Plan:
+    """Return what to run; raises ValueError for a checkpoint that cannot be."""
+    if not checkpoint.startswith(PRESET) and not Path(checkpoint).is_dir():
+        raise ValueError(f'checkpoint: {checkpoint!r} is no folder; name one, or {PRESET}<name> '
+                         'for random weights')
+    arguments = {'checkpoint': checkpoint, 'embodiment': params.embodiment, 'mode': params.mode,
+                 'cfg': params.cfg, 'seed': params.seed, 'threads': params.worker_threads,
+                 **({'steps': params.steps} if params.steps else {})}
+    return Plan(
+        devices=params.devices, guided=params.cfg > 1.0,
+        arguments=tuple(part for key, value in arguments.items()
+                        for part in (f'--{key}', str(value))),
+        program=(params.worker_python or sys.executable, '-m', 'wam_policy.worker.main'),
+        start_timeout_s=params.start_timeout_s)
+
+
+class Engine:
+    """Hold one pair of workers and speak the policy's language with it."""
+
+    def __init__(self, made: Plan, seed: int, timeout_s: float,
+                 on_line: Callable[[int, str], None], on_news: Callable[[News], None]) -> None:
+        """Take listeners for the workers' stderr lines and news; another thread calls them."""
+        self._seed, self._timeout_s, self._on_news = seed, timeout_s, on_news
+        self._death = ''                    # why the last generation ended
+        self._pair = Pair(made, on_line, self._on_status)
+
+    def start(self) -> None:
+        """Begin to start the workers and return."""
+        self._pair.start()
+
+    def close(self) -> None:
+        self._pair.close()
+
+    def interrupt(self) -> None:
+        """Give up the request that is under way."""
+        self._pair.interrupt()
+
+    def ask(self, request: Request) -> Cache | Answer | None:
+        """Ask and wait; raises what Pair.request raises."""
+        if isinstance(request, Reset):
+            self._request('reset', {'session': request.session,
+                                    'instruction': request.instruction})
+            return None
+        if isinstance(request, Commit):
+            said = self._request(
+                'commit', {'session': request.session, 'block': request.number,
+                           'stamps_ns': list(request.block.stamps_ns)},
+                {f'frames/{camera}': pixels for camera, pixels in request.block.pixels().items()})
+            return Cache(said.fields['cached_blocks'], said.fields['window_fill'],
+                         said.fields['rebuilds'])
+        return self._chunk(request)
+
+    def video(self) -> np.ndarray:
+        """Return the newest prediction as pixels, uint8 [frames height width 3]."""
+        return self._request('video', {}).arrays['frames']
+
+    def _chunk(self, query: Query) -> Answer:
+        seen = query.observation
+        arrays = {'joints': seen.joints.position,
+                  **{f'newest/{frame.camera}': frame.rgb for frame in seen.frames}}
+        said = self._request('query', {
+            'session': query.session, 'sequence': query.sequence, 'stamp_ns': seen.stamp_ns,
+            'seed': self._seed}, arrays)
+        return Answer(said.fields['step_dt_s'], said.arrays['targets'], said.arrays['reference'],
+                      said.fields['timings_ms'])
+
+    def _request(self, kind: str, fields: Mapping[str, Any],
+                 arrays: Mapping[str, np.ndarray] | None = None) -> Any:
+        return self._pair.request(kind, fields, arrays, timeout_s=self._timeout_s)
+
+    def _on_status(self, status: Status) -> None:
+        self._on_news(self._news(status))
+
+    def _news(self, status: Status) -> News:
+        if status.state is State.READY:
+            self._death = ''
+            facts = status.facts
+            geometry = facts['geometry']
+            grid = Grid(geometry['frames_per_block'], round(geometry['frame_period_s'] * 1e9),
+                        geometry['window_blocks'])
+            return News(Workers.READY, '', grid, facts['model'], facts['trained'],
+                        status.restarts)
+        if status.state in (State.FAILED, State.STOPPED):
+            self._death = status.reason
+            down = status.state is State.FAILED and status.retry_s is not None
+            return News(Workers.DOWN if down else Workers.FAILED, status.reason,
+                        restarts=status.restarts)
+        reason = f'workers are {status.state}: {status.reason}'
+        if self._death:
+            return News(Workers.DOWN, f'{self._death}; {reason}', restarts=status.restarts)
+        return News(Workers.STARTING, reason, restarts=status.restarts)

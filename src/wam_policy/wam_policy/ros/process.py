@@ -1,0 +1,62 @@
+"""How a node lives as a program: one executor, one way out, exit status 0 on Ctrl-C.
+
+The signal ends the node first and the ROS context last. rclpy's own handler does it the other way
+round, and then whatever still publishes fails.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Sequence
+
+import rclpy
+from rclpy.experimental import EventsExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+
+class Spinning:
+    """Spin nodes in one thread of their own and keep what went wrong in it.
+
+    EventsExecutor: rclpy's multi-threaded one wakes up late and spins on Jazzy.
+    """
+
+    def __init__(self, nodes: Sequence[Node], on_end: Callable[[], None] = lambda: None) -> None:
+        self._executor = EventsExecutor(context=nodes[0].context)
+        for node in nodes:
+            self._executor.add_node(node)
+        self._on_end = on_end
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name='executor')
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the spinning and raise what ended it before, if anything did."""
+        self._executor.shutdown(timeout_sec=0)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._executor.spin()
+        except Exception as error:      # noqa: BLE001 - raised again in the thread that stops
+            self._error = error
+        finally:
+            self._on_end()
+
+
+def spun(make: Callable[[], Node], args: list[str] | None = None) -> None:
+    """Run the node that `make` returns until a signal comes, then `close` it."""
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    node = make()
+    spinning = Spinning([node], asked.set)
+    try:
+        asked.wait()
+        spinning.stop()
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
