@@ -25,6 +25,11 @@ class Motion:
         position = np.array(position, dtype=np.float64)
         return cls(position, np.zeros_like(position), np.zeros_like(position))
 
+    def of(self, joint: int) -> Self:
+        """Return one joint's state, [1] each."""
+        rows = slice(joint, joint + 1)
+        return type(self)(self.position[rows], self.velocity[rows], self.acceleration[rows])
+
     @property
     def resting(self) -> bool:
         return not (self.velocity.any() or self.acceleration.any())
@@ -132,19 +137,17 @@ def spliced(old: Trajectory, new: Trajectory, now_ns: int) -> Trajectory:
     one quintic of its own. With the old knots in front there is nothing left to bridge: whenever
     the message arrives before the switch, the executed curve is the old one up to the switch.
     """
-    if now_ns >= new.start_ns:
-        return new
+    if old.resting_from(now_ns):
+        old = held(old.names, old.goal, now_ns)
     first = old.knot_before(now_ns)
-    lead = slice(first, max(first + 1, int(np.searchsorted(
-        old.time_ns, new.start_ns - old.start_ns, side='left'))))
     start_ns = old.start_ns + int(old.time_ns[first])
     if start_ns >= new.start_ns:
         return new
-    join = new.start_ns - start_ns
-    before = old.time_ns[lead] - old.time_ns[first]
+    kept = slice(first, int(np.searchsorted(old.time_ns, new.start_ns - old.start_ns)))
+    before_ns = old.time_ns[kept] - old.time_ns[first]
     return Trajectory(
-        new.names, start_ns, np.concatenate([before, join + new.time_ns]),
-        *(np.concatenate([getattr(old, field)[lead], getattr(new, field)])
+        new.names, start_ns, np.concatenate([before_ns, new.start_ns - start_ns + new.time_ns]),
+        *(np.concatenate([getattr(old, field)[kept], getattr(new, field)])
           for field in ('position', 'velocity', 'acceleration')))
 
 

@@ -1,0 +1,376 @@
+"""The state machine of motion: what moves, what stops it, what may be planned next.
+
+Pure: events come in with their time, trajectories to publish come out of `enable`, `tick` and
+`accepted`. Planning lies between `job` and `accepted` and may run in another thread. Whatever
+happens here, the trajectory being executed ends at rest by itself; a stop makes that sooner.
+"""
+
+import enum
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from wam_policy.core import chunking, planning
+from wam_policy.core.approach import Approach
+from wam_policy.core.embodiment import Embodiment
+from wam_policy.core.limits import gripping, margined
+from wam_policy.core.monitors import Clamps, Posture, strayed
+from wam_policy.core.proposal import Job, Proposal
+from wam_policy.core.trajectory import NS_PER_S, Trajectory, held
+from wam_policy.core.types import Chunk, JointState
+
+LEAD_NS = 30_000_000        # from planning to the switch; grows while planning proves slower
+LEAD_MAX_NS = 200_000_000
+DELIVERY_NS = 5_000_000     # a plan must be on its way this long before its switch
+# the controllers' set-point may differ from the measured posture by what gravity takes: they
+# get this long to bridge it, 0.1 rad at most inside the jerk limit of a slow arm
+SETTLE_NS = 500_000_000
+BACKWARD_NS = 10_000_000    # a clock that goes back this far has jumped
+
+
+class State(enum.IntEnum):
+    """Name what motion does; the values are those of MotionStatus."""
+
+    UNCONFIGURED = 0
+    DISABLED = 1
+    HOLDING = 2
+    FIRST_MOVE = 3
+    TRACKING = 4
+    STOPPING = 5
+    ESTOPPED = 6
+    PROTECTIVE_STOP = 7
+
+
+LATCHED = (State.ESTOPPED, State.PROTECTIVE_STOP)
+RUNNING = (State.FIRST_MOVE, State.TRACKING)
+DRIVEN = (State.HOLDING, *RUNNING, State.STOPPING)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Count since activation."""
+
+    accepted: int = 0
+    rejected: int = 0
+    late: int = 0                           # chunks that came after their last usable row
+    underruns: int = 0
+    replanned: int = 0                      # plans that were not ready at their switch
+    max_step: float = 0.0                   # rad
+    velocity_ratio: float = 0.0             # of what was published, worst joint
+    acceleration_ratio: float = 0.0
+    jerk_ratio: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Hold what there is to tell at one instant."""
+
+    state: State
+    enabled: bool
+    estop: bool
+    first_move: bool
+    dry_run: bool
+    deadman_ok: bool
+    clamp_counts: np.ndarray                # int64 [joints]
+    clamp_rate_hz: float
+    seam_offset: float
+    chunk_age_s: float | None               # of the executed chunk's observation
+    rows_left: float
+    tally: Tally
+    reason: str
+
+
+class MotionControl:
+    """Decide about motion; the caller makes sure that calls do not overlap."""
+
+    def __init__(self, robot: Embodiment, *, dry_run: bool, speed_scale: float = 1.0,
+                 use_deadman: bool = False) -> None:
+        self.robot, self.dry_run, self.use_deadman = robot, dry_run, use_deadman
+        limits = margined(robot)
+        self.limits = replace(limits, velocity=limits.velocity * speed_scale)
+        self.posture = Posture(robot)
+        self.clamps = Clamps(robot, gripping(robot))
+        self.approach = Approach(robot)
+        self.gate = chunking.Gate(robot)
+        self.tally = Tally()
+        self.state, self.reason = State.DISABLED, 'not enabled'
+        self.at_rest_then = State.DISABLED              # what STOPPING leads to
+        self.obstacle: str | None = 'no joint state yet'    # why nothing may move now
+        self.executing: Trajectory | None = None
+        self.held_ns = 0                                # when the posture was last taken over
+        self.active: Proposal | None = None             # the chunk being executed
+        self.pending: Chunk | None = None               # the newest chunk not yet planned
+        self.stop_due = False                           # a stop is to be planned
+        self.halting = False                            # chunks are refused until at rest
+        self.lead_ns = LEAD_NS
+        self.now_ns: int | None = None                  # of the last tick
+        self.command: np.ndarray | None = None          # at the last tick, [joints]
+        self.deadman_ns: int | None = None
+        self.deadman_ok = not use_deadman
+
+    # --- requests ---------------------------------------------------------------------------
+
+    def enable(self, now_ns: int) -> tuple[Trajectory | None, str]:
+        """Take over the measured posture; return its hold to publish, or None and why not."""
+        if self.state in LATCHED:
+            return None, f'{self.state.name} is latched; call reset first'
+        if self.state in DRIVEN:
+            return None, 'already enabled' if self.state is not State.STOPPING else 'stopping'
+        obstacle = self._obstacle(now_ns) or self.posture.movement()
+        if obstacle:
+            return None, obstacle
+        self._to(State.HOLDING, 'enabled; waiting for a chunk')
+        return self._held(self.posture.position, now_ns), ''
+
+    def disable(self, now_ns: int, reason: str = 'disabled on request') -> None:
+        """Come to rest, then command nothing more."""
+        self._halt(State.DISABLED, reason, now_ns)
+
+    def estop(self, now_ns: int, reason: str = 'e-stop on request') -> None:
+        """Come to rest and stay there until reset."""
+        self._halt(State.ESTOPPED, reason, now_ns)
+
+    def reset(self, now_ns: int) -> str | None:
+        """Release a latched stop; return why not. It moves nothing: `enable` comes after."""
+        if self.state not in LATCHED:
+            return None
+        obstacle = self.posture.staleness(now_ns) or self.posture.movement()
+        if obstacle or self._moving(now_ns):
+            return f'not reset: {obstacle or "still decelerating"}'
+        self._to(State.DISABLED, 'reset; enable to move')
+        return None
+
+    # --- events -----------------------------------------------------------------------------
+
+    def on_joints(self, state: JointState, now_ns: int) -> str | None:
+        """Take a measured posture; return why it was refused."""
+        flaw = self.posture.put(state, now_ns)
+        if flaw is None and self.state in DRIVEN and not self.dry_run:
+            astray = strayed(self.executing, self.posture, self.limits.step)
+            if astray:
+                self._halt(State.PROTECTIVE_STOP, astray, now_ns)
+        return flaw
+
+    def on_deadman(self, pressed: bool, now_ns: int) -> None:
+        self.deadman_ns = now_ns if pressed else None
+
+    def on_policy_pause(self, reason: str, now_ns: int) -> None:
+        """Hear that no chunks come for now: rest soon, and forget what was seen before."""
+        self.gate.after(now_ns)
+        self.pending = None
+        if self.state in (*RUNNING, State.STOPPING) and not self.halting:
+            self._halt(State.HOLDING, f'policy paused: {reason}', now_ns)
+
+    def on_chunk(self, chunk: Chunk, now_ns: int) -> str | None:
+        """Take a chunk for planning; return why it was refused."""
+        reason = self.gate.rejection(chunk, now_ns)
+        if reason is None and (self.state not in DRIVEN or self.halting):
+            reason = f'chunk ignored while {self.state.name}'
+        if reason is None and self.obstacle:
+            reason = f'chunk ignored: {self.obstacle}'
+        if reason:
+            self.refuse(reason)
+        else:
+            self.pending = chunk
+        return reason
+
+    def refuse(self, reason: str) -> None:
+        """Count a chunk that is not executed."""
+        self.tally.rejected += 1
+        self.tally.late += reason.startswith('late')
+        if self.state not in LATCHED:
+            self.reason = reason
+
+    def tick(self, now_ns: int) -> Trajectory | None:
+        """Advance to `now_ns`, watching everything; return what must be published at once."""
+        jumped = self.now_ns is not None and now_ns < self.now_ns - BACKWARD_NS
+        self.now_ns = now_ns
+        if jumped:
+            return self._jumped(now_ns)
+        self.obstacle = self._obstacle(now_ns)
+        if self.executing is None:
+            return None
+        self._measure_step(now_ns)
+        if self.obstacle and self.state in DRIVEN:
+            self.approach.restart()
+            if not self.halting:
+                self._halt(State.HOLDING, self.obstacle, now_ns)
+        if self.state in RUNNING:
+            self._watch(now_ns)
+        self._notice_rest(now_ns)
+        return None
+
+    # --- planning ---------------------------------------------------------------------------
+
+    def job(self, now_ns: int) -> Job | None:
+        """Return what is to be planned now, if anything; a stop comes before any chunk."""
+        base = self.executing
+        if base is None:
+            return None
+        start_ns = max(planning.switch_ns(now_ns, self.lead_ns),
+                       planning.switch_ns(base.start_ns, 0))
+        if self.stop_due:
+            self.stop_due = False
+            return None if base.resting_from(start_ns) else Job(
+                self.robot, base, now_ns, start_ns, self.limits)
+        chunk, self.pending = self.pending, None
+        if chunk is None:
+            return None
+        return Job(self.robot, base, now_ns, start_ns,
+                   self.approach.limits(self.limits, start_ns), chunk,
+                   chunking.anchored_ns(chunk, start_ns, self._rested_ns(now_ns)),
+                   self.approach.going_on)
+
+    def accepted(self, proposal: Proposal, now_ns: int) -> Trajectory | None:
+        """Execute a proposal that still fits; return the trajectory to publish."""
+        job = proposal.job
+        if job.base is not self.executing or now_ns > job.start_ns - DELIVERY_NS:
+            return self._again(job)
+        self.lead_ns = max(LEAD_NS, self.lead_ns * 19 // 20)
+        if job.chunk is not None and (self.halting or self.obstacle or self.state not in DRIVEN):
+            return None
+        if proposal.plan is None:
+            return self._unplanned(proposal, now_ns)
+        if job.chunk is not None:
+            self.tally.accepted += 1
+            self.active = proposal
+            self.state = State.FIRST_MOVE if self.approach.going_on else State.TRACKING
+        self.executing, used, tally = proposal.plan, proposal.used, self.tally
+        tally.velocity_ratio = max(tally.velocity_ratio, float(used.velocity.max()))
+        tally.acceleration_ratio = max(tally.acceleration_ratio, float(used.acceleration.max()))
+        tally.jerk_ratio = max(tally.jerk_ratio, float(used.jerk.max()))
+        return self.executing
+
+    def snapshot(self, now_ns: int) -> Snapshot:
+        """Return what there is to tell now."""
+        job = None if self.active is None else self.active.job
+        return Snapshot(
+            state=self.state, enabled=self._enabled, estop=self.state is State.ESTOPPED,
+            first_move=self._enabled and self.approach.going_on, dry_run=self.dry_run,
+            deadman_ok=self.deadman_ok, clamp_counts=self.clamps.counts.copy(),
+            clamp_rate_hz=self.clamps.rate_hz,
+            seam_offset=self.active.offset if job else 0.0,
+            chunk_age_s=(now_ns - job.chunk.stamp_ns) / NS_PER_S if job else None,
+            rows_left=chunking.rows_left(job.chunk, job.anchor_ns, now_ns) if job else 0.0,
+            tally=replace(self.tally), reason=self.reason)
+
+    # --- inside -----------------------------------------------------------------------------
+
+    @property
+    def _enabled(self) -> bool:
+        return self.state in DRIVEN and not (
+            self.state is State.STOPPING and self.at_rest_then is State.DISABLED)
+
+    def _to(self, state: State, reason: str) -> None:
+        self.state, self.reason = state, reason
+
+    def _moving(self, now_ns: int) -> bool:
+        return (self.executing is not None and len(self.executing.time_ns) > 1
+                and not self.executing.resting_from(now_ns))
+
+    def _rested_ns(self, now_ns: int) -> int | None:
+        """Return since when the arm rests; None while it moves."""
+        base = self.executing
+        if len(base.time_ns) == 1 or now_ns < base.start_ns:
+            return self.held_ns
+        return base.end_ns if base.resting_from(now_ns) else None
+
+    def _obstacle(self, now_ns: int) -> str | None:
+        """Return why nothing may move now."""
+        lease_ns = self.robot.safety.deadman_lease_s * NS_PER_S
+        self.deadman_ok = not self.use_deadman or (
+            self.deadman_ns is not None and now_ns - self.deadman_ns <= lease_ns)
+        return self.posture.staleness(now_ns) or (
+            None if self.deadman_ok else 'dead-man switch is not held')
+
+    def _halt(self, then: State, reason: str, now_ns: int) -> None:
+        """Stop what moves and be in `then` at rest; a latched state is entered at once."""
+        self.pending = self.active = None
+        self.stop_due = self.halting = self._moving(now_ns)
+        if self.state is State.ESTOPPED or (self.state in LATCHED and then not in LATCHED):
+            return
+        if self.state in DRIVEN and self.halting and then not in LATCHED:
+            self.at_rest_then = then
+            then = State.STOPPING
+        if self.state is not State.DISABLED or then in LATCHED:
+            self._to(then, reason)
+
+    def _held(self, position: np.ndarray, now_ns: int) -> Trajectory:
+        """Begin anew from rest at `position` [joints]; return the hold to publish."""
+        self.held_ns = now_ns
+        self.executing = held(self.robot.commanded, position, now_ns + SETTLE_NS)
+        self.command = self.pending = self.active = None
+        self.stop_due = self.halting = False
+        self.approach.restart()
+        self.clamps.forget(now_ns)
+        return self.executing
+
+    def _jumped(self, now_ns: int) -> Trajectory | None:
+        """Hold after the clock went back: every stamp of before is worthless."""
+        self.posture.forget()
+        self.gate.after(None)
+        self.deadman_ns = None
+        self.obstacle = self._obstacle(now_ns)
+        if self.state in DRIVEN:
+            self._to(State.HOLDING if self._enabled else State.DISABLED, 'the clock went back')
+        if self.executing is None or self.state is State.DISABLED:
+            self.executing = None
+            return None
+        command = self.executing.goal if self.command is None else self.command
+        return self._held(command, now_ns)
+
+    def _measure_step(self, now_ns: int) -> None:
+        command = self.executing.at(now_ns).position
+        if self.command is not None:
+            self.tally.max_step = max(self.tally.max_step,
+                                      float(np.abs(command - self.command).max()))
+        self.command = command
+
+    def _watch(self, now_ns: int) -> None:
+        """Follow the rows of the active chunk as they fall due."""
+        due_ns, chunk = self.active.due_ns, self.active.job.chunk
+        row = min(int(np.searchsorted(due_ns, now_ns)), len(due_ns) - 1)
+        self.approach.compare(self.command, self.active.wanted[row], now_ns)
+        if not self.approach.going_on:
+            self.state = State.TRACKING
+        limited = self.clamps.pass_rows(due_ns, self.active.limited, now_ns)
+        if self.approach.ramping(now_ns):
+            self.clamps.recent.clear()      # slow on purpose: that the arm lags means nothing
+        elif limited.any():
+            self.reason = f'limited: {chunk.names[int(limited.argmax())]}'
+        excess = self.clamps.excess()
+        if excess:
+            self._halt(State.PROTECTIVE_STOP, excess, now_ns)
+        elif now_ns > due_ns[-1]:
+            self.tally.underruns += 1
+            self.active = None
+            self.at_rest_then = State.HOLDING
+            self._to(State.STOPPING, 'underrun: the chunk ran out before the next one came')
+
+    def _notice_rest(self, now_ns: int) -> None:
+        if self._moving(now_ns):
+            return
+        self.halting = self.stop_due = False
+        if self.state is State.STOPPING:
+            self.state = self.at_rest_then
+
+    def _again(self, job: Job) -> None:
+        """Plan once more what came too late for its switch or stands on an old motion."""
+        if job.base is self.executing:
+            self.tally.replanned += 1
+            self.lead_ns = min(2 * self.lead_ns, LEAD_MAX_NS)
+        if job.chunk is None:
+            self.stop_due = self.halting
+        elif self.pending is None and self.state in DRIVEN and not self.halting:
+            self.pending = job.chunk
+
+    def _unplanned(self, proposal: Proposal, now_ns: int) -> Trajectory | None:
+        """Note why there is no plan: what is being executed goes on and ends at rest."""
+        if proposal.job.chunk is None:
+            self.reason = f'{self.reason}; no faster stop: {proposal.reason}'
+            return None
+        self.refuse(proposal.reason)
+        if self.dry_run and not self._moving(now_ns):
+            # nothing follows a dry run's command; it must not stay where only it has gone
+            return self._held(self.posture.position, now_ns)
+        return None

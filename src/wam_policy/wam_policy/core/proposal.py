@@ -1,0 +1,91 @@
+"""One attempt to change the motion: what is to be planned, and what came of it.
+
+Planning takes milliseconds and runs beside the control loop, so it sees a frozen Job and answers
+with a frozen Proposal; whether that still fits is for the state machine to say.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wam_policy.core import chunking, planning
+from wam_policy.core.embodiment import Embodiment, Limits
+from wam_policy.core.limits import Worst, gripping, worst
+from wam_policy.core.trajectory import NS_PER_S, Trajectory, spliced
+from wam_policy.core.types import Chunk
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """Ask for a new plan: along `chunk`, or to rest without one."""
+
+    robot: Embodiment
+    base: Trajectory                        # what is being executed
+    now_ns: int
+    start_ns: int                           # on the planning grid: where the plan leaves `base`
+    limits: Limits                          # margins, speed share and first-move cap applied
+    chunk: Chunk | None = None
+    anchor_ns: int = 0                      # when row 0 is due
+    approaching: bool = False               # first move: straight to the rows, no seam to keep
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """Hold what planning made of a job; `plan` is None where it failed, for `reason`."""
+
+    job: Job
+    plan: Trajectory | None = None
+    reason: str = ''
+    late: bool = False                      # the chunk had nothing left to execute
+    offset: float = 0.0                     # rad, largest arm joint difference at the seam
+    used: Worst | None = None               # share of the robot's own limits
+    due_ns: np.ndarray | None = None        # int64 [rows], rows still due after the switch
+    wanted: np.ndarray | None = None        # [rows joints], what they ask for
+    limited: np.ndarray | None = None       # bool [rows joints], the plan misses them
+
+
+def proposed(job: Job) -> Proposal:
+    """Plan what `job` asks for; never raises for what a chunk or a limit does."""
+    try:
+        if job.chunk is None:
+            plan = planning.stopped(job.base, job.start_ns, job.limits)
+            return _proposal(job, plan)
+        return _followed(job, job.chunk)
+    except planning.NoPlan as error:
+        return Proposal(job, reason=str(error))
+
+
+def _followed(job: Job, chunk: Chunk) -> Proposal:
+    safety, grips = job.robot.safety, gripping(job.robot)
+    late = chunking.too_late(chunk, job.anchor_ns, job.start_ns, safety.chunk.max_age_s)
+    if late:
+        return Proposal(job, reason=late, late=True)
+    start = job.base.at(job.start_ns)
+    fade_s = 0.0 if job.approaching else safety.chunk.fade_s
+    join = chunking.joined(chunk, job.anchor_ns, start, job.start_ns, fade_s, grips)
+    offset = float(np.abs(join.offset).max(initial=0.0))
+    if offset > safety.chunk.max_seam_offset and not job.approaching:
+        joint = chunk.names[int(np.abs(join.offset).argmax())]
+        return Proposal(job, offset=offset, reason=(
+            f'chunk begins {offset:.3f} rad away from the command of {joint}, more than '
+            f'{safety.chunk.max_seam_offset:g}: policy and robot disagree'))
+    rows = chunking.paced(join.wanted, start.position, job.limits, grips)
+    plan = planning.tracked(job.base, job.start_ns, rows, job.limits)
+    due_ns, step = _rows_due(job, chunk, len(rows))
+    missed = np.abs(plan.position[1:len(rows) + 1] - join.wanted) > safety.chunk.settle_tolerance
+    return _proposal(job, plan, offset=offset, due_ns=due_ns, wanted=join.wanted[step],
+                     limited=missed[step])
+
+
+def _proposal(job: Job, plan: Trajectory, **rest: object) -> Proposal:
+    used = worst(plan, job.robot.limits())
+    return Proposal(job, spliced(job.base, plan, job.now_ns), used=used, **rest)
+
+
+def _rows_due(job: Job, chunk: Chunk, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return when the remaining rows are due and the planning step nearest to each."""
+    due_ns = job.anchor_ns + np.round(
+        np.arange(chunk.horizon) * chunk.step_dt_s * NS_PER_S).astype(np.int64)
+    due_ns = due_ns[due_ns > job.start_ns]
+    nearest = np.round((due_ns - job.start_ns) / planning.STEP_NS).astype(np.int64) - 1
+    return due_ns, np.clip(nearest, 0, steps - 1)
