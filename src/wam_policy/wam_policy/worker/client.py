@@ -22,8 +22,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from wam_policy.worker import exits
 from wam_policy.worker.backoff import Backoff
-from wam_policy.worker.crew import REFUSED, Broken, Crew, Fault, cleared
+from wam_policy.worker.crew import Broken, Crew, Fault, cleared
 from wam_policy.worker.program import Death, OnLine
 from wam_policy.worker.wire import Message
 
@@ -276,7 +277,7 @@ class Pair:
                 break
             retry_s: float | None = 0.0 if fault.at_once else backoff.delay_s(ready_for_s)
             reason = f'{death}; restart in {retry_s:g} s'
-            if death.returncode == REFUSED and not fault.cause:
+            if death.returncode == exits.REFUSED and not fault.cause:
                 retry_s, reason = None, str(death)
             self._tell(State.FAILED, reason, retry_s=retry_s)
             self._sleep(retry_s)

@@ -14,12 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wam_policy.worker import wire
+from wam_policy.worker import exits, wire
 from wam_policy.worker.program import Death, OnLine, Program
 from wam_policy.worker.wire import Message
 
-REFUSED = 2         # exit status: these arguments will never work
-PEER_LOST = 3       # exit status: the other worker went away
 HEAD_START_S = 0.5  # between a closed socket and the exit that explains it
 TERM_S = 1.0        # from SIGTERM to SIGKILL
 MESSAGE_S = 2.0     # for the rest of a message once it has begun
@@ -172,7 +170,7 @@ class Crew:
                   for program in self._programs]
         self._programs = []
         culprits = [death for death in deaths
-                    if death.rank in alone and death.returncode != PEER_LOST]
+                    if death.rank in alone and death.returncode != exits.PEER_LOST]
         if not fault.cause and culprits and fault.rank not in {d.rank for d in culprits}:
             return culprits[0]
         if fault.rank >= len(deaths):       # it never started

@@ -1,0 +1,267 @@
+"""Run one worker: load a model onto a device, warm it up, answer on a socket.
+
+By hand, without --fd, it rehearses: it loads, answers a few queries about grey pictures and says
+how long they took.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wam_policy.core import embodiment
+from wam_policy.worker import exits, wire
+
+if TYPE_CHECKING:       # torch takes seconds to import: --help and refusals need not wait for it
+    from wam_policy.worker.policy import Policy
+
+RECIPES = ('full16', 'static8', 'dynamic4', 'one_step')
+PR_SET_PDEATHSIG = 1
+HANG_UP_S = 1.0         # from the other end's closing to leaving in the middle of a query
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Hold a parsed command line; the parser describes each."""
+
+    checkpoint: str
+    embodiment: str
+    base: Path | None
+    device: str
+    dtype: str
+    role: str
+    recipe: str
+    steps: int | None
+    cfg: float
+    mode: str
+    window: str
+    guided_video: bool
+    seed: int
+    threads: int
+    core: int | None
+    fd: int | None
+    rank: int
+    world: int
+    exchange: str
+    rendezvous: str
+    start_timeout: float
+    peer_timeout: float
+    queries: int
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    made = argparse.ArgumentParser(
+        prog='python -m wam_policy.worker.main', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = made.add_argument_group('model')
+    model.add_argument('--checkpoint', required=True, metavar='DIR',
+                       help='checkpoint folder, or preset:NAME for random weights')
+    model.add_argument('--base', type=Path, metavar='DIR',
+                       help='complete checkpoint under a folder of adapters')
+    model.add_argument('--embodiment', required=True, metavar='NAME',
+                       help='robot whose cameras and joints are sent')
+    model.add_argument('--device', default='cpu', help='cpu or cuda:N (default: %(default)s)')
+    model.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
+                       help='of weights and arithmetic; auto: bfloat16 on cuda, else float32')
+    model.add_argument('--seed', type=int, default=0, metavar='S',
+                       help='of random weights, and of rehearsed queries')
+    query = made.add_argument_group('queries')
+    query.add_argument('--recipe', choices=RECIPES, default='static8',
+                       help='how often the network is asked per query (default: %(default)s)')
+    query.add_argument('--steps', type=int, metavar='K',
+                       help='ask it at each of K steps instead')
+    query.add_argument('--cfg', type=float, default=5.0, metavar='SCALE',
+                       help='guidance scale; 1: no guidance (default: %(default)s)')
+    query.add_argument('--mode', choices=('clocked', 'reference'), default='clocked',
+                       help='clocked: memory on its own clock; reference: the released rhythm')
+    query.add_argument('--window', choices=('restart', 'slide'), default='restart',
+                       help='what a full memory does (default: %(default)s)')
+    query.add_argument('--guided-video', action='store_true',
+                       help='guide the predicted picture also where actions no longer need it')
+    place = made.add_argument_group('process')
+    place.add_argument('--threads', type=int, default=1, metavar='N',
+                       help='CPU threads of torch (default: %(default)s)')
+    place.add_argument('--core', type=int, metavar='N', help='stay on this CPU core')
+    place.add_argument('--fd', type=int, metavar='N',
+                       help='inherited socket to answer on; without it, rehearse')
+    place.add_argument('--queries', type=int, default=5, metavar='N',
+                       help='queries of a rehearsal (default: %(default)s)')
+    pair = made.add_argument_group('pair')
+    pair.add_argument('--role', choices=('both', 'cond', 'uncond'), default='both',
+                      help='branches of guidance run here (default: %(default)s)')
+    pair.add_argument('--rank', type=int, default=0, metavar='R')
+    pair.add_argument('--world', type=int, default=1, metavar='W', help='workers in all')
+    pair.add_argument('--exchange', choices=('gloo', 'nccl'), default='gloo',
+                      help='torch.distributed backend (default: %(default)s)')
+    pair.add_argument('--rendezvous', default='', metavar='URL',
+                      help='file:///folder/name where the workers meet')
+    pair.add_argument('--start-timeout', type=float, default=300.0, metavar='SECONDS',
+                      help='for the other worker to load (default: %(default)s)')
+    pair.add_argument('--peer-timeout', type=float, default=30.0, metavar='SECONDS',
+                      help='for one swap of velocities (default: %(default)s)')
+    return made
+
+
+def settings(arguments: Sequence[str]) -> Settings:
+    """Parse a command line; exits with a message like every command if it is wrong."""
+    made = parser()
+    values = vars(made.parse_args(arguments))
+    for name in ('threads', 'queries', 'start_timeout', 'peer_timeout'):
+        if not values[name] > 0:
+            made.error(f'--{name.replace("_", "-")}: want more than 0, got {values[name]}')
+    if values['world'] == 2 and values['role'] == 'both':
+        made.error('--role both needs no second worker: use --world 1')
+    return Settings(**{field.name: values[field.name] for field in fields(Settings)})
+
+
+def say(role: str, text: str) -> None:
+    """Write a line for people; whoever started this worker keeps the last ones."""
+    print(f'wam-worker {role}: {text}', file=sys.stderr, flush=True)
+
+
+def settle(chosen: Settings) -> None:
+    """Arrange the process: core, threads, and death with the parent. Before torch is imported."""
+    for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+        os.environ[variable] = str(chosen.threads)
+    if chosen.core is not None:
+        os.sched_setaffinity(0, {chosen.core})
+    if chosen.fd is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def leave_on_hang_up(end: socket.socket) -> None:
+    """Leave when the other end closes, also in the middle of a query nobody waits for."""
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(end.fileno(), select.POLLRDHUP)
+        poll.poll()
+        time.sleep(HANG_UP_S)       # an idle worker sees the end itself and leaves in order
+        os._exit(exits.OK)
+
+    threading.Thread(target=watch, name='hang-up', daemon=True).start()
+
+
+def built(chosen: Settings) -> 'Policy':
+    """Load the model and meet the other worker.
+
+    Raises ValueError or FileNotFoundError for what will never work.
+    """
+    robot = embodiment.load(chosen.embodiment)
+
+    import torch
+
+    from wam_policy.model import checkpoint
+    from wam_policy.model.branch import Role
+    from wam_policy.worker.pair import Exchange, Seat
+    from wam_policy.worker.policy import Choice, Policy
+
+    torch.set_num_threads(chosen.threads)
+    torch.set_num_interop_threads(1)
+    choice = Choice(chosen.recipe, chosen.steps, chosen.cfg, chosen.mode, chosen.window,
+                    chosen.guided_video)
+    seat = Seat(chosen.rank, chosen.world, chosen.exchange, chosen.rendezvous,
+                chosen.start_timeout, chosen.peer_timeout)
+    device = torch.device(chosen.device)
+    if device.type == 'cuda':
+        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f'no device {chosen.device}: torch sees '
+                             f'{torch.cuda.device_count()} CUDA devices')
+        torch.cuda.set_device(device)
+    automatic = 'bfloat16' if device.type == 'cuda' else 'float32'
+    dtype = getattr(torch, automatic if chosen.dtype == 'auto' else chosen.dtype)
+    loaded = checkpoint.load(chosen.checkpoint, device, dtype, chosen.base, chosen.seed)
+    exchange = Exchange(seat, device) if seat.world == 2 else None
+    return Policy(loaded, robot, choice, role=Role(chosen.role), exchange=exchange)
+
+
+def warmed(policy: 'Policy', seed: int, queries: int = 1) -> list[float]:
+    """Live a short grey episode and forget it; return each query's seconds."""
+    import numpy as np
+
+    geometry, robot = policy.geometry, policy.robot
+    size = {camera.key: camera.size for camera in robot.cameras}
+
+    def grey(count: int) -> dict[str, np.ndarray]:
+        return {key: np.full((count, size[key][1], size[key][0], 3), 128, np.uint8)
+                for key in geometry.cameras}
+
+    policy.reset('')
+    policy.commit(grey(geometry.first_frames))
+    taken_s = []
+    for number in range(queries):
+        if policy.choice.mode == 'reference' or number == 0:
+            policy.commit(grey(geometry.frames_per_block))
+        start_s = time.perf_counter()
+        policy.query(robot.rest_of(robot.observed), seed + number)
+        taken_s.append(time.perf_counter() - start_s)
+    policy.reset('')
+    return taken_s
+
+
+def serve(chosen: Settings, started_s: float) -> None:
+    """Answer on the inherited socket until told to stop."""
+    end = socket.socket(fileno=chosen.fd)
+    leave_on_hang_up(end)
+    policy = built(chosen)
+
+    from wam_policy.worker.server import Server, facts
+
+    told = facts(policy, chosen.device)
+    wire.send(end, wire.Message('warming', {'id': 0, 'reason': f'{told["model"]} warms up'}))
+    warmed(policy, chosen.seed)
+    told['start_s'] = round(time.perf_counter() - started_s, 3)
+    say(chosen.role, f'ready in {told["start_s"]:.1f} s: {told["reason"]}')
+    Server(end, policy, told, lambda line: say(chosen.role, line)).serve()
+
+
+def rehearse(chosen: Settings, started_s: float) -> None:
+    """Load, ask and report on standard output."""
+    policy = built(chosen)
+
+    from wam_policy.worker.server import facts
+
+    warmed(policy, chosen.seed)
+    ready_s = time.perf_counter() - started_s
+    taken_ms = [1e3 * s for s in warmed(policy, chosen.seed, chosen.queries)]
+    print(json.dumps(facts(policy, chosen.device), indent=1))
+    print(f'ready in {ready_s:.1f} s; {len(taken_ms)} queries: median '
+          f'{sorted(taken_ms)[len(taken_ms) // 2]:.1f} ms, worst {max(taken_ms):.1f} ms')
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; return the exit status (see exits)."""
+    started_s = time.perf_counter()
+    chosen = settings(sys.argv[1:] if arguments is None else arguments)
+    try:
+        settle(chosen)
+        (rehearse if chosen.fd is None else serve)(chosen, started_s)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except (ValueError, FileNotFoundError) as error:
+        say(chosen.role, f'error: {error}')
+        return exits.REFUSED
+    except (RuntimeError, OSError, MemoryError, wire.WireError) as error:
+        say(chosen.role, f'error: {type(error).__name__}: {error}')
+        return exits.FAILED
+    except exits.PeerLost as error:
+        say(chosen.role, f'error: {error}')
+        return exits.PEER_LOST
+    return exits.OK
+
+
+if __name__ == '__main__':
+    # no interpreter shutdown: it may wait for threads of torch that wait for a lost peer
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)

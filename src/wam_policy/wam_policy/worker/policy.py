@@ -1,0 +1,227 @@
+"""Camera frames and a posture in, joint targets out: one model on one robot, without sockets.
+
+The same glue serves live workers and everything offline: views become a canvas, a posture becomes
+the model's state, its actions become absolute targets of the posture they were asked for.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from wam_policy.core import transforms
+from wam_policy.core.embodiment import Embodiment
+from wam_policy.model import canvas, checkpoint, sampler
+from wam_policy.model.branch import Role
+from wam_policy.model.reference import ReferenceSession
+from wam_policy.model.session import Episode, Inference, Memory, Session, Stopwatch
+
+MODES = ('clocked', 'reference')
+
+Views = Mapping[str, np.ndarray]        # camera key -> uint8 [T h w 3]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Say how a model is run, as opposed to what it is."""
+
+    recipe: str = 'static8'             # a key of sampler.MODES
+    steps: int | None = None            # evaluate at every one of so many steps instead
+    guidance: float = 5.0               # 1: the conditional branch alone
+    mode: str = 'clocked'               # one of MODES
+    window: str = 'restart'             # what a full memory does: restart | slide
+    guided_video: bool = False          # guide the picture where it no longer matters to actions
+
+    def __post_init__(self) -> None:
+        if self.recipe not in sampler.MODES:
+            raise ValueError(f'recipe {self.recipe!r}: want one of {", ".join(sampler.MODES)}')
+        if self.mode not in MODES:
+            raise ValueError(f'mode {self.mode!r}: want one of {", ".join(MODES)}')
+
+    def sampling(self, video_final_noise: float | None) -> sampler.Recipe:
+        """Give the walk; a model trained for a noisy video end has the last word on that."""
+        named = sampler.MODES[self.recipe]
+        if self.steps is not None:
+            named = replace(named, steps=self.steps, evaluations=None, dynamic=False)
+        if video_final_noise is not None:
+            named = replace(named, video_final_noise=video_final_noise)
+        return replace(named, guidance=self.guidance)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """State a model's sizes and time base on a robot."""
+
+    cameras: tuple[str, ...]
+    frame_size: tuple[int, int]         # [rows columns] of the canvas the views are put on
+    frames_per_block: int               # pixel frames in a commit after the first
+    frame_period_s: float               # between two of them
+    first_frames: int                   # pixel frames in the first commit
+    horizon: int                        # rows of targets
+    step_dt_s: float                    # between two of them
+    window_blocks: int
+    action_dim: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """Hold what a query gives; the unconditional branch has no targets of its own."""
+
+    targets: np.ndarray | None          # float64 [horizon commanded], absolute
+    reference: np.ndarray               # float64 [commanded], posture they are relative to
+    timings_ms: Mapping[str, float]     # disjoint stages
+
+
+class Policy:
+    """Live an episode of one robot with one model."""
+
+    def __init__(self, loaded: checkpoint.Policy, robot: Embodiment, choice: Choice, *,
+                 role: Role = Role.BOTH, exchange: sampler.Exchange | None = None,
+                 now: Callable[[], float] = time.perf_counter) -> None:
+        """Raise ValueError if checkpoint, robot and choice do not fit together."""
+        self.loaded, self.robot, self.choice, self.role = loaded, robot, choice, role
+        design = loaded.design
+        self._normaliser = loaded.normaliser(robot)
+        self._layout = design.canvas.layout(
+            robot.model_tag, tuple(camera.key for camera in robot.cameras))
+        self._commanded = [robot.observed.index(name) for name in robot.commanded]
+        self._now = now
+        self._swapped_s = 0.0
+        dtype, size = loaded.dit.dtype, design.canvas.size
+        episode = Episode(
+            loaded.dit, loaded.encoders,
+            lambda canvases: canvas.model_input(canvases, dtype, size),
+            choice.sampling(design.video_final_noise), now=self._clock, role=role,
+            exchange=None if exchange is None else self._timed(exchange),
+            guided_video=choice.guided_video)
+        self._reference: ReferenceSession | None = None
+        self._clocked: Session | None = None
+        if choice.mode == 'reference':
+            self._reference = ReferenceSession(episode, negative=design.negative)
+        else:
+            self._clocked = Session(episode, negative=design.negative, window=choice.window)
+        self._prompt: str | None = None
+        self._pending: torch.Tensor | None = None       # reference mode: not yet taken
+        self._commits = 0
+        self._last: Inference | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        design = self.loaded.design.timed(self.robot.step_dt_s)
+        model = design.model
+        return Geometry(
+            cameras=self._layout.views,
+            frame_size=design.canvas.size or (self._layout.height, self._layout.width),
+            frames_per_block=model.frames_per_block * model.pixel_frames_per_latent,
+            frame_period_s=1 / model.video_hz, first_frames=1, horizon=model.actions_per_block,
+            step_dt_s=self.robot.step_dt_s, window_blocks=model.window_blocks,
+            action_dim=model.action_dim)
+
+    @property
+    def memory(self) -> Memory:
+        """Tell what the cache holds; the reference mode counts its own calls only."""
+        if self._clocked is not None:
+            return self._clocked.memory
+        assert self._reference is not None
+        window = self.loaded.dit.config.window_frames
+        return Memory(min(self._reference.start_frame, window), window, self._commits, 0)
+
+    def reset(self, instruction: str) -> Mapping[str, float]:
+        """Follow an instruction with an empty memory; give stages in ms."""
+        self._prompt = self.loaded.design.prompt(self.robot.model_tag, instruction)
+        self._pending, self._last, self._commits = None, None, 0
+        if self._clocked is not None:
+            self._clocked.reset(self._prompt)
+            return self._clocked.timings_ms
+        assert self._reference is not None
+        self._reference.reset()
+        return {}
+
+    def commit(self, views: Views) -> Mapping[str, float]:
+        """Take real frames into memory, 1 at first, then a block's; give stages in ms."""
+        watch = Stopwatch(self._clock)
+        canvases = self._stitched(views)
+        watch.lap('preprocess')
+        if self._clocked is not None:
+            self._clocked.observe(canvases)
+            return _summed(watch.laps_ms, self._clocked.timings_ms)
+        # the released rhythm takes frames and predicts in one call: they wait for the query
+        self._pending = canvases
+        self._commits += 1
+        return watch.laps_ms
+
+    def query(self, joints: np.ndarray, seed: int, newest: Views | None = None) -> Targets:
+        """Predict targets from a posture [observed] on top of what is committed.
+
+        `newest` frames are seen for this query alone. Raises ValueError for a posture that is
+        not one and RuntimeError if nothing has been committed.
+        """
+        watch = Stopwatch(self._clock)
+        joints = np.asarray(joints, dtype=np.float64)
+        if joints.shape != (len(self.robot.observed),) or not np.isfinite(joints).all():
+            raise ValueError(f'joints: want {len(self.robot.observed)} finite values, got '
+                             f'{joints.tolist()}')
+        values = transforms.state_values(self.robot, joints)
+        state = torch.from_numpy(self._normaliser.state(values))
+        seen = None if newest is None else self._stitched(newest)
+        watch.lap('preprocess')
+        self._swapped_s = 0.0
+        found = self._inferred(state, seed, seen)
+        self._last = found
+        inner = dict(found.timings_ms)
+        inner['exchange'] = 1e3 * self._swapped_s
+        inner['denoise'] -= inner['exchange']
+        after = Stopwatch(self._clock)
+        targets = None
+        if found.actions is not None:
+            actions = found.actions.float().cpu().numpy()
+            targets = transforms.targets(self.robot, self._normaliser.targets(actions, values))
+        after.lap('post')
+        return Targets(targets, joints[self._commanded], _summed(watch.laps_ms, inner, after.laps_ms))
+
+    def video(self) -> np.ndarray:
+        """Decode the last prediction: uint8 [T h w 3]. RuntimeError if there is none."""
+        if self._last is None:
+            raise RuntimeError('nothing predicted yet: query first')
+        with torch.inference_mode():
+            frames = self.loaded.encoders.decode(self._last.video.to(self.loaded.dit.dtype))
+        return frames[0].cpu().numpy()
+
+    def _inferred(self, state: torch.Tensor, seed: int, seen: torch.Tensor | None) -> Inference:
+        if self._clocked is not None:
+            return self._clocked.infer(state, seed, seen)
+        assert self._reference is not None
+        frames = self._pending if seen is None else seen
+        if frames is None or self._prompt is None:
+            raise RuntimeError('no frames since the last query: the released rhythm takes new '
+                               'frames with every query; commit first, or use mode clocked')
+        self._pending = None
+        return self._reference.step(frames, self._prompt, state, seed)
+
+    def _stitched(self, views: Views) -> torch.Tensor:
+        frames = {name: torch.from_numpy(view) for name, view in views.items()}
+        return canvas.stitched(frames, self._layout)
+
+    def _timed(self, exchange: sampler.Exchange) -> sampler.Exchange:
+        def swapped(video: torch.Tensor, action: torch.Tensor) -> sampler.Velocities:
+            start_s = self._clock()
+            theirs = exchange(video, action)
+            self._swapped_s += self._clock() - start_s
+            return theirs
+        return swapped
+
+    def _clock(self) -> float:
+        """Read the clock once the device has caught up: a stage's time belongs to the stage."""
+        if self.loaded.dit.device.type == 'cuda':
+            torch.cuda.synchronize(self.loaded.dit.device)
+        return self._now()
+
+
+def _summed(*groups: Mapping[str, float]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for group in groups:
+        for name, value in group.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
