@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,7 +53,7 @@ def test_never_two_in_flight_never_too_fast_never_twice_about_the_same(period_ms
             clock = clock.asked(now, stamp)
             asked.append((now, stamp))
             assert not clock.due(now + 10**12, stamp + 10**12)
-    for (before, seen), (after, newly) in zip(asked, asked[1:]):
+    for (before, seen), (after, newly) in pairwise(asked):
         assert after - before >= period_ms * MS and newly > seen
 
 

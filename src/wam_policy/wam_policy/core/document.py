@@ -33,7 +33,7 @@ class Table:
     def spot(self, key: str) -> str:
         return f'{self.where}: {key}' if self.where.endswith('.yaml') else f'{self.where}.{key}'
 
-    def keys(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
     def take(self, key: str) -> Any:
@@ -80,7 +80,7 @@ class Table:
         """Read each entry of a mapping of mappings, in the order of the document."""
         outer = self.table(key)
         read_all = []
-        for name in outer.keys():
+        for name in outer:
             inner = outer.table(name)
             read_all.append(read(name, inner))
             inner.done()

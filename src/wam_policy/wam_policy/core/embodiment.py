@@ -259,7 +259,7 @@ def _embodiment(document: Table) -> Embodiment:
 
 def _joints(table: Table) -> dict[str, Joint]:
     joints = {}
-    for name in table.keys():
+    for name in table:
         spot, row = table.spot(name), table.take(name)
         if not isinstance(row, list) or len(row) != 9 or row[0] not in KINDS:
             raise ValueError(f'{spot}: want [kind, lower, upper, hw_velocity, hw_effort, '
@@ -332,7 +332,7 @@ def _truth(table: Table, key: str) -> bool:
 
 def _rest(document: Table, joints: Mapping[str, Joint]) -> Mapping[str, float]:
     table = document.table('rest')
-    _same(table.where, tuple(table.keys()), tuple(joints))
+    _same(table.where, tuple(table), tuple(joints))
     for name, joint in joints.items():
         if not joint.lower <= table.number(name) <= joint.upper:
             raise ValueError(f'{table.spot(name)}: {table.number(name):g} is outside '

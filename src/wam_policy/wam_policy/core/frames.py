@@ -126,7 +126,7 @@ class Views:
             if skew_s is None or skew_s > limit_s:
                 nearest = 'none' if skew_s is None else f'{skew_s:.3f} s'
                 return Refusal(key, f'cameras are too far apart: {key} has no frame within '
-                               f'{limit_s:g} s before the slowest camera\'s newest (nearest: '
+                               f"{limit_s:g} s before the slowest camera's newest (nearest: "
                                f'{nearest})', missing=False)
         joints = self.joints.as_of(t_ref_ns)
         limit_s = self._gate.joints_max_age_s

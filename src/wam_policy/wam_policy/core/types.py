@@ -48,7 +48,8 @@ class JointState:
         if vector.shape != (len(self.names),):
             raise ValueError(f'joint state: {what} has shape {list(vector.shape)}, '
                              f'want one value for each of {len(self.names)} joints')
-        broken = [n for n, good in zip(self.names, np.isfinite(vector)) if not good]
+        broken = [n for n, good in zip(self.names, np.isfinite(vector), strict=True)
+                  if not good]
         if broken:
             raise ValueError(f'joint state: {what} of {", ".join(broken)} is not finite')
         return vector

@@ -13,8 +13,8 @@ from builtin_interfaces.msg import Duration, Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from sensor_msgs.msg import JointState as JointStateMsg
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
-from wam_msgs.msg import ActionChunk
 
+from wam_msgs.msg import ActionChunk
 from wam_policy.core.embodiment import Gripper
 from wam_policy.core.trajectory import Trajectory
 from wam_policy.core.types import Chunk, Frame, JointState
@@ -157,7 +157,8 @@ def listed_positions(msg: JointStateMsg, names: Sequence[str],
     values = np.array(msg.position[first:first + len(names)], dtype=np.float64)
     if len(values) != len(names):
         raise ValueError(f'joint list: {count} values end before joint {names[len(values)]}')
-    broken = [name for name, good in zip(names, np.isfinite(values)) if not good]
+    broken = [name for name, good in zip(names, np.isfinite(values), strict=True)
+              if not good]
     if broken:
         raise ValueError(f'joint list: {", ".join(broken)} not finite')
     return values
@@ -193,7 +194,8 @@ def chunk(msg: ActionChunk) -> Chunk:
         step_dt_s=msg.step_dt, names=tuple(msg.joint_names),
         targets=np.array(msg.positions, dtype=np.float64).reshape(rows, joints),
         reference=np.array(msg.reference_positions, dtype=np.float64),
-        contract=msg.contract_hash, timings_ms=dict(zip(msg.timing_names, msg.timing_ms)))
+        contract=msg.contract_hash,
+        timings_ms=dict(zip(msg.timing_names, msg.timing_ms, strict=True)))
 
 
 def chunk_message(sent: Chunk, robot: str, ready_ns: int, trained: bool) -> ActionChunk:
@@ -219,7 +221,8 @@ def trajectory_message(planned: Trajectory, joints: Sequence[str]) -> JointTraje
                              accelerations=_doubles(acceleration[columns]),
                              time_from_start=duration(int(after_ns)))
         for after_ns, position, velocity, acceleration in zip(
-            planned.time_ns, planned.position, planned.velocity, planned.acceleration)]
+            planned.time_ns, planned.position, planned.velocity, planned.acceleration,
+            strict=True)]
     return msg
 
 

@@ -59,13 +59,13 @@ class PolicyParams:
         'the guidance in one worker, two entries run one each')
     cfg: float = setting(5.0, 'scale of the classifier-free guidance; 1.0 is off', low=1.0,
                          high=20.0)
-    steps: int = setting(0, 'denoising steps per query; 0 takes the checkpoint\'s', low=0,
+    steps: int = setting(0, "denoising steps per query; 0 takes the checkpoint's", low=0,
                          high=100)
     seed: int = setting(0, 'seed of the sampling noise', low=0, high=2**31 - 1)
     mode: str = setting('clocked', 'when real frames enter the memory: clocked commits each block '
                         'as it elapses, reference follows the released server',
                         choices=('clocked', 'reference'))
-    worker_python: str = setting('', 'Python that runs the workers; empty: the node\'s own')
+    worker_python: str = setting('', "Python that runs the workers; empty: the node's own")
     worker_threads: int = setting(1, 'CPU threads per worker', low=1, high=256)
     start_timeout_s: float = setting(300.0, 'longest start of the workers, loading and warm-up',
                                      unit='s', low=1.0, high=7200.0)
