@@ -1,7 +1,7 @@
 """The reference's own numbers, computed again by the public modules.
 
 Every case in the folder WAM_PARITY_DIR runs (default: `shared/parity` beside the checkout); a
-table of errors is printed with `-s` and at the end of a verbose run.
+table of errors is printed at the end.
 """
 
 from __future__ import annotations
@@ -99,9 +99,11 @@ def check(label: str, ours: Tensor, theirs: Tensor, rel: float = REL_MODULE) -> 
 
 
 @pytest.fixture(scope='module', autouse=True)
-def table() -> Iterator[None]:
+def table(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
-    print('\n' + '\n'.join(ERRORS))
+    capture = request.config.pluginmanager.getplugin('capturemanager')
+    with capture.global_and_fixture_disabled():
+        print('\n' + '\n'.join(ERRORS))
 
 
 # ---- the transformer

@@ -304,6 +304,22 @@ def test_time_is_taken_from_the_clock_that_is_handed_in() -> None:
     assert set(answer.timings_ms) == {'preprocess', 'encode', 'clean', 'denoise'}
 
 
+def test_the_image_condition_grows_to_what_one_encoding_gives() -> None:
+    live, ep = session(WITH_IMAGE)
+    first = frames(0, 1)
+    live.observe(first)
+    assert ep.conditioned_frames == 3
+    live.infer(STATE, 1, newest=frames(9, 8))
+    assert ep.conditioned_frames == 5
+    for seed in (1, 2, 3):
+        live.observe(frames(seed, 8))
+    clip = torch.cat([pixels(first[None]), torch.zeros(1, 3, 32, 16, 32)], 2)
+    whole = ep.encoders.encode_frames(clip)
+    grown = ep.condition(0, 9)
+    torch.testing.assert_close(grown[:, 2:], whole)
+    assert grown[:, :2, 0].eq(1).all() and grown[:, :2, 1:].eq(0).all()
+
+
 # ---- the released rhythm
 
 def test_the_released_loop_starts_over_as_released() -> None:

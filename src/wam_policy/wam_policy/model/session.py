@@ -116,12 +116,23 @@ class Episode:
         self.guidance.commit(latents, self.condition(self.guidance.frames, latents.shape[2]))
 
     def condition_on(self, image_latents: Tensor) -> None:
-        """Take the latents of [image, grey, grey, ...] as the condition of the window to come."""
-        mask = torch.zeros_like(image_latents[:, :1])
-        mask[:, :, 0] = 1
-        copies = self.config.condition_channels - image_latents.shape[1]
-        mask = mask.expand(-1, copies, -1, -1, -1)
-        self._condition = torch.cat([mask, image_latents], dim=1).to(self.model.dtype)
+        """Take latents of [image, grey, grey, ...] as the condition of the window to come."""
+        self._condition = self._masked(image_latents, 1.0)
+        self._condition[:, :-image_latents.shape[1], 1:] = 0
+
+    def condition_further(self, grey_latents: Tensor) -> None:
+        """Append the latents of more grey frames."""
+        self._condition = torch.cat([self._condition, self._masked(grey_latents, 0.0)], dim=2)
+
+    @property
+    def conditioned_frames(self) -> int:
+        """Count the latent frames that the condition covers."""
+        return 0 if self._condition is None else self._condition.shape[2]
+
+    def _masked(self, latents: Tensor, known: float) -> Tensor:
+        copies = self.config.condition_channels - latents.shape[1]
+        mask = torch.full_like(latents[:, :1], known).expand(-1, copies, -1, -1, -1)
+        return torch.cat([mask, latents], dim=1).to(self.model.dtype)
 
     def condition(self, start: int, frames: int) -> Tensor | None:
         """Cut the condition for some frames; past its end the last ones stand in."""
@@ -173,6 +184,7 @@ class Session:
         self._config = episode.config
         self._slides = window == 'slide'
         self._vae_context: Any = None
+        self._grey_context: Any = None    # of the image condition, a clip of its own
         self._commits = self._rebuilds = 0
         self.timings_ms: dict[str, float] = {}    # of the last reset or observe
         with torch.inference_mode():
@@ -235,17 +247,28 @@ class Session:
 
     def _begin(self, image: Tensor, watch: Stopwatch) -> None:
         """Open a window on one frame [1 3 1 h w]."""
-        encoders = self._episode.encoders
-        latent, self._vae_context = encoders.begin(image)
+        latent, self._vae_context = self._episode.encoders.begin(image)
         if self._config.condition_channels:
-            grey = image.new_zeros(1).expand(
-                *image.shape[:2], self._config.window_pixel_frames - 1, *image.shape[3:]
-            )
-            rest, _ = encoders.extend(self._vae_context, grey)
-            self._episode.condition_on(torch.cat([latent, rest], dim=2))
+            self._grey_context = self._vae_context
+            self._episode.condition_on(latent)
+            self._condition_up_to(1 + self._config.frames_per_block, image)
         watch.lap('encode')
         self._episode.begin(image, latent)
         watch.lap('clean')
+
+    def _condition_up_to(self, frames: int, like: Tensor) -> None:
+        """Encode the grey tail of the image condition block by block, as far as it is needed.
+
+        A restart then waits for one block of grey, not for a window of it.
+        """
+        if not self._config.condition_channels:
+            return
+        grey = torch.zeros_like(like[:, :, :1]).expand(
+            -1, -1, self._config.block_pixel_frames, -1, -1
+        )
+        while self._episode.conditioned_frames < min(frames, self._config.window_frames):
+            latents, self._grey_context = self._episode.encoders.extend(self._grey_context, grey)
+            self._episode.condition_further(latents)
 
     def _append(self, pixels: Tensor, watch: Stopwatch) -> None:
         """Commit a block; make room first where the next prediction would not fit."""
@@ -262,6 +285,8 @@ class Session:
             guidance.slide(block)
         self._episode.commit(latents)
         watch.lap('clean')
+        self._condition_up_to(guidance.frames + block, pixels)
+        watch.lap('encode')
 
     def _peek(self, newest: Any, watch: Stopwatch) -> None:
         """Remember frames that do not make a block yet; the newest is repeated up to a latent."""
@@ -273,8 +298,10 @@ class Session:
         pixels = torch.cat([pixels, pixels[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
         watch.lap('preprocess')
         latents, _ = self._episode.encoders.extend(self._vae_context, pixels)
-        watch.lap('encode')
         guidance = self._episode.guidance
+        reach = guidance.frames + latents.shape[2] + c.frames_per_block
+        self._condition_up_to(reach, pixels)
+        watch.lap('encode')
         condition = self._episode.condition(guidance.frames, latents.shape[2])
         guidance.commit_tentatively(latents.to(self._episode.model.dtype), condition)
         watch.lap('clean')
