@@ -8,6 +8,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
+from wam_policy.core.trajectory import Motion
 from wam_policy.core.types import Frame, JointState, Observation
 
 from wam_sim import model as model_module
@@ -36,6 +37,8 @@ class Simulation:
         self.now_ns = start_ns
         self._joints = _Joints(robot, self.model)
         self._rest = body.rest_of(body.commanded)
+        self._joints.put(self.data, self._rest)
+        self._joints.weigh(self.model, self.data)
         self.controllers = Controllers(body, self._rest)
         self.executed = Executed(body.limits(), STEP_S)
         self._tools = {hand.side: self.model.site(f'{hand.side}_tool').id for hand in robot.hands}
@@ -55,7 +58,7 @@ class Simulation:
             self._joints.put(self.data, self._rest)
             self.controllers.hold(self._rest)
             self.executed.forget_motion()
-            self.data.ctrl[:] = self._joints.control(self._rest, np.zeros_like(self._rest))
+            self.data.ctrl[:] = self._joints.control(Motion.at_rest(self._rest))
         scenes.place(self.model, self.data, self.robot, scene)
         mujoco.mj_forward(self.model, self.data)
         if keep_arms and self._touching_objects():
@@ -78,7 +81,7 @@ class Simulation:
         for _ in range(count):
             self.now_ns += STEP_NS
             setpoint = self.controllers.sample(self.now_ns)
-            self.data.ctrl[:] = self._joints.control(setpoint.position, setpoint.velocity)
+            self.data.ctrl[:] = self._joints.control(setpoint)
             mujoco.mj_step(self.model, self.data)
             self.executed.record(setpoint, *self._joints.measured(self.data))
 
@@ -185,8 +188,6 @@ class _Joints:
         self._source = np.array([commanded.index(row[0]) for row in rows])
         self._offset = np.array([row[1] for row in rows])
         self._scale = np.array([row[2] for row in rows])
-        # the servo pulls with kp (ctrl - q) - kv v: ahead by kv / kp of v* it lags no more
-        self._lead_s = np.array([robot.servos[name].kv / robot.servos[name].kp for name in names])
         self._qpos = np.array([model.joint(name).qposadr[0] for name in names])
         self._qvel = np.array([model.joint(name).dofadr[0] for name in names])
         share = 1.0 / np.bincount(self._source)[self._source]
@@ -195,11 +196,26 @@ class _Joints:
         followers = [(model.joint(joint).qposadr[0], model.joint(leader).qposadr[0], ratio)
                      for joint, (leader, ratio) in robot.couplings.items()]
         self._followers = followers
+        # The servo pulls with kp (ctrl - q) - kv v. Ahead by kv / kp of the velocity and by
+        # inertia / kp of the acceleration it follows with next to no lag and no overshoot. One
+        # step less, because the set-point is that of the end of the step.
+        servos = [robot.servos[name] for name in names]
+        self._kp = np.array([servo.kp for servo in servos])
+        self._lead_s = np.array([servo.kv for servo in servos]) / self._kp - STEP_S
+        self._lead_s2 = np.zeros_like(self._kp)
 
-    def control(self, position: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    def weigh(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        """Take the inertia that each actuator moves from the present posture."""
+        mujoco.mj_forward(model, data)
+        inertia = np.empty((model.nv, model.nv))
+        mujoco.mj_fullM(model, data, inertia)
+        self._lead_s2 = inertia.diagonal()[self._qvel] / self._kp
+
+    def control(self, setpoint: Motion) -> np.ndarray:
         """Return the actuators' inputs for set-points of the commanded joints."""
-        target = (position[self._source] + self._lead_s * velocity[self._source]) * self._scale
-        return target + self._offset
+        ahead = (setpoint.position[self._source] + self._lead_s * setpoint.velocity[self._source]
+                 + self._lead_s2 * setpoint.acceleration[self._source])
+        return ahead * self._scale + self._offset
 
     def measured(self, data: mujoco.MjData) -> tuple[np.ndarray, np.ndarray]:
         """Return position and velocity of the commanded joints; a gripper is its fingers' mean."""
