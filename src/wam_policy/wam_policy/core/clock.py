@@ -29,7 +29,7 @@ class QueryClock:
         """Tell whether to ask now about an observation of that stamp; never twice about one."""
         if self.in_flight:
             return False
-        if self.asked_ns is None:
+        if self.asked_ns is None or self.observed_ns is None:
             return True
         return observation_ns > self.observed_ns and now_ns - self.asked_ns >= self.period_ns
 

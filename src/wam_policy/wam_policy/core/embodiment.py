@@ -280,10 +280,11 @@ def _joints(table: Table) -> dict[str, Joint]:
 
 
 def _gripper(name: str, table: Table) -> Gripper:
+    low, high = table.numbers('raw_range', 2)
     gripper = Gripper(
         name=name, side=table.text('side'), command_name=table.text('command_name'),
         raw_open=table.number('raw_open'), raw_closed=table.number('raw_closed'),
-        raw_range=table.numbers('raw_range', 2),
+        raw_range=(low, high),
         model_open=table.number('model_open'), model_closed=table.number('model_closed'))
     for sense in ('raw', 'model'):
         if getattr(gripper, f'{sense}_open') == getattr(gripper, f'{sense}_closed'):

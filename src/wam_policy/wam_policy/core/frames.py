@@ -118,22 +118,23 @@ class Views:
         refusal = self._stale(now_ns)
         if refusal:
             return refusal
-        t_ref_ns = min(ring.newest.stamp_ns for ring in self.rings.values())
-        frames = {key: ring.as_of(t_ref_ns) for key, ring in self.rings.items()}
-        for key, frame in frames.items():
-            limit_s = self._gate.camera_skew_s
-            skew_s = (t_ref_ns - frame.stamp_ns) / 1e9 if frame else None
-            if skew_s is None or skew_s > limit_s:
-                nearest = 'none' if skew_s is None else f'{skew_s:.3f} s'
+        newest = [ring.newest for ring in self.rings.values()]
+        t_ref_ns = min(frame.stamp_ns for frame in newest if frame is not None)
+        frames, limit_s = [], self._gate.camera_skew_s
+        for key, ring in self.rings.items():
+            frame = ring.as_of(t_ref_ns)
+            if frame is None or t_ref_ns - frame.stamp_ns > limit_s * 1e9:
+                nearest = f'{(t_ref_ns - frame.stamp_ns) / 1e9:.3f} s' if frame else 'none'
                 return Refusal(key, f'cameras are too far apart: {key} has no frame within '
                                f"{limit_s:g} s before the slowest camera's newest (nearest: "
                                f'{nearest})', missing=False)
+            frames.append(frame)
         joints = self.joints.as_of(t_ref_ns)
         limit_s = self._gate.joints_max_age_s
         if joints is None or t_ref_ns - joints.stamp_ns > limit_s * 1e9:
             return Refusal('joints', f'no joint state within {limit_s:g} s before the frames',
                            missing=False)
-        return Observation(t_ref_ns, tuple(frames.values()), joints)
+        return Observation(t_ref_ns, tuple(frames), joints)
 
     def _stale(self, now_ns: int) -> Refusal | None:
         """Return the first sense that is missing, too old or ahead of the clock."""

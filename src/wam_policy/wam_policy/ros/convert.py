@@ -5,6 +5,7 @@ what passes is trusted from then on. No node reads a field of a sensor message i
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
@@ -113,7 +114,7 @@ def joint_state(msg: JointStateMsg, names: Sequence[str]) -> JointState:
     joint_state_broadcaster writes NaN for what a robot does not report.
     """
     if len(set(msg.name)) != len(msg.name):
-        twice = sorted({name for name in msg.name if msg.name.count(name) > 1})
+        twice = sorted(name for name, count in Counter(msg.name).items() if count > 1)
         raise ValueError(f'joint state: {", ".join(twice)} named twice')
     if len(msg.position) != len(msg.name):
         raise ValueError(f'joint state: {len(msg.position)} positions for {len(msg.name)} names')

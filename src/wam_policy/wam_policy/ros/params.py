@@ -7,7 +7,7 @@ of range is refused with the reason, at start and at run time.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -26,6 +26,12 @@ from rclpy.parameter import Parameter
 TYPES = {bool: Parameter.Type.BOOL, int: Parameter.Type.INTEGER, float: Parameter.Type.DOUBLE,
          str: Parameter.Type.STRING, tuple[str, ...]: Parameter.Type.STRING_ARRAY,
          tuple[float, ...]: Parameter.Type.DOUBLE_ARRAY}
+
+
+class Params(Protocol):
+    """Stand for any dataclass of settings."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 def setting(default: Any, description: str, *, unit: str = '', low: float | None = None,
@@ -109,7 +115,7 @@ class StreamParams:
     __post_init__ = checked
 
 
-def read[T](node: Node, kind: type[T]) -> T:
+def read[T: Params](node: Node, kind: type[T]) -> T:
     """Declare what is not yet declared and return the values; ValueError names a wrong one."""
     values = {}
     for field in dataclasses.fields(kind):
@@ -119,7 +125,7 @@ def read[T](node: Node, kind: type[T]) -> T:
     return kind(**values)
 
 
-def guard[T](node: Node, kind: type[T], active: Callable[[], bool],
+def guard[T: Params](node: Node, kind: type[T], active: Callable[[], bool],
              on_change: Callable[[T], None]) -> None:
     """Judge every change at run time: refuse it with a reason, or hand over the new values.
 
@@ -161,10 +167,10 @@ def _descriptor(field: dataclasses.Field) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
         name=field.name, type=TYPES[field.type].value, additional_constraints='; '.join(extra),
         description=meta['description'] + (f' [{meta["unit"]}]' if meta['unit'] else ''))
-    if meta['low'] is not None or meta['high'] is not None:
+    if meta['low'] is not None:
         if field.type is int:
             descriptor.integer_range = [IntegerRange(
-                from_value=int(meta['low'] or 0), to_value=int(meta['high']), step=0)]
+                from_value=int(meta['low']), to_value=int(meta['high']), step=0)]
         elif field.type is float:
             descriptor.floating_point_range = [FloatingPointRange(
                 from_value=float(meta['low']), to_value=float(meta['high']), step=0.0)]
