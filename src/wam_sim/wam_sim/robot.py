@@ -236,7 +236,7 @@ def _camera(key: str, table: Table) -> CameraMount:
 
 def _servos(table: Table, moving: list[str]) -> dict[str, Servo]:
     servos: dict[str, Servo] = {}
-    for pattern in table.keys():
+    for pattern in table:
         kp, kv, armature = table.numbers(pattern, 3)
         servos |= {name: Servo(kp, kv, armature)
                    for name in _matching(table.spot(pattern), pattern, moving)}
@@ -245,7 +245,7 @@ def _servos(table: Table, moving: list[str]) -> dict[str, Servo]:
 
 def _geometry(table: Table, links: tuple[str, ...]) -> dict[str, tuple[Primitive, ...]]:
     geometry: dict[str, tuple[Primitive, ...]] = {}
-    for pattern in table.keys():
+    for pattern in table:
         spot = table.spot(pattern)
         shapes = tuple(_primitive(Table(row, f'{spot}[{i}]'))
                        for i, row in enumerate(table.take(pattern)))
@@ -255,7 +255,7 @@ def _geometry(table: Table, links: tuple[str, ...]) -> dict[str, tuple[Primitive
 
 
 def _primitive(row: Table) -> Primitive:
-    keys = set(row.keys())
+    keys = set(row)
     size = row.take('size')
     size = tuple(float(value) for value in (size if isinstance(size, list) else [size]))
     primitive = Primitive(

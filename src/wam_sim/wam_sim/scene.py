@@ -106,7 +106,7 @@ def place(model: mujoco.MjModel, data: mujoco.MjData, robot: Robot, scene: Scene
 
 def _lights(spec: mujoco.MjSpec) -> None:
     head = spec.visual.headlight
-    head.ambient, head.diffuse, head.specular = [0.38] * 3, [0.12] * 3, [0.0] * 3
+    head.ambient, head.diffuse, head.specular = [0.4] * 3, [0.14] * 3, [0.0] * 3
     for pos, strength, shadow in (([0.9, -0.9, 3.2], 0.42, True), ([1.4, 1.8, 2.6], 0.2, False)):
         light = spec.worldbody.add_light(
             pos=pos, dir=np.array([0.6, 0.0, 0.7]) - pos, castshadow=shadow,
@@ -119,15 +119,16 @@ def _floor(spec: mujoco.MjSpec, fine: bool) -> None:
     spec.add_texture(name='sky', type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, width=256, height=1536,
                      builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
                      rgb1=[0.86, 0.89, 0.92], rgb2=[0.55, 0.6, 0.68])
-    floor = spec.add_material(name='floor', rgba=[0.62, 0.645, 0.67, 1.0], specular=0.1)
+    spec.visual.rgba.haze = [0.86, 0.89, 0.92, 1.0]
+    floor = spec.add_material(name='floor', rgba=[0.76, 0.775, 0.79, 1.0], specular=0.1)
     if fine:
         spec.add_texture(name='tiles', type=mujoco.mjtTexture.mjTEXTURE_2D, width=512, height=512,
                          builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT,
-                         mark=mujoco.mjtMark.mjMARK_EDGE, markrgb=[0.86, 0.88, 0.9],
+                         mark=mujoco.mjtMark.mjMARK_EDGE, markrgb=[0.88, 0.9, 0.92],
                          rgb1=[1.0, 1.0, 1.0], rgb2=[1.0, 1.0, 1.0])
         floor.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = 'tiles'
         floor.texrepeat, floor.texuniform, floor.reflectance = [1.6, 1.6], True, 0.06
-    spec.worldbody.add_geom(name='floor', type=mujoco.mjtGeom.mjGEOM_PLANE, size=[8.0, 8.0, 0.1],
+    spec.worldbody.add_geom(name='floor', type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0.0, 0.0, 0.1],
                             material='floor', contype=TABLE_BIT, conaffinity=OBJECT_BIT)
 
 

@@ -16,6 +16,7 @@ from wam_sim.model import OUTSIDE_GROUP
 from wam_sim.simulation import Simulation, compiled, prepare
 
 SIZE = (1280, 720)
+FINER = 2                                   # drawn this much larger: smooth shadows
 INSET = (256, 192)
 MARGIN_PX = 20
 BORDER_PX = 3
@@ -30,10 +31,11 @@ def portrait(simulation: Simulation) -> np.ndarray:
     for slot in simulation.colours:
         model.geom(slot).rgba[:] = simulation.colours[slot]
     prepare(model, data)
-    camera = Cameras(model, [robot.portrait.key], SIZE, groups=(OUTSIDE_GROUP,))
+    camera = Cameras(model, [robot.portrait.key], (FINER * SIZE[0], FINER * SIZE[1]),
+                     groups=(OUTSIDE_GROUP,))
     picture, = camera.render(data)
     camera.close()
-    return picture
+    return cv2.resize(picture, SIZE, interpolation=cv2.INTER_AREA)
 
 
 def composed(outside: np.ndarray, views: tuple[np.ndarray, ...]) -> np.ndarray:

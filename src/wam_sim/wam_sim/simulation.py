@@ -158,7 +158,7 @@ def compiled(robot: Robot, held: dict[str, float], *, fine: bool = False) -> muj
     quality = spec.visual.quality
     quality.shadowsize, quality.offsamples = (8192, 8) if fine else (0, 0)
     quality.numslices, quality.numstacks = (48, 24) if fine else (14, 8)
-    spec.visual.map.znear, spec.visual.map.zfar = 0.01, 12.0
+    spec.visual.map.znear, spec.visual.map.zfar = 0.01, 60.0
     spec.stat.extent, spec.stat.center = 1.0, [0.5, 0.0, 0.9]
     scenes.add_scene(spec, robot, fine=fine)
     model_module.add_robot(spec, robot, held)
