@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from wam_policy.model.cache import KVCache
 from wam_policy.model.config import preset
 from wam_policy.model.rope import Rotation, line_angles, rotated, time_width

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from wam_policy.model.config import PRESETS, ModelConfig, preset
 from wam_policy.model.dit import VideoActionDiT
 

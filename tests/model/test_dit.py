@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from wam_policy.model.cache import KVCache
 from wam_policy.model.config import ModelConfig, preset
 from wam_policy.model.dit import FlowTime, VideoActionDiT

@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-
 from wam_policy.model import design, keymap, vae
 from wam_policy.model.cache import KVCache
 from wam_policy.model.config import ModelConfig

@@ -3,7 +3,6 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from wam_policy.model.rope import Rotation, line_angles, rotated, time_width, video_angles
 
 CPU = torch.device('cpu')

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-
 from wam_policy.model.sampler import (
     MODES,
     Recipe,

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from wam_policy.model.schedule import (
     decoupled,
     training_sigmas,

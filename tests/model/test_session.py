@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-
 from wam_policy.model.branch import Role
 from wam_policy.model.config import ModelConfig, preset
 from wam_policy.model.dit import VideoActionDiT

@@ -22,9 +22,8 @@ def teacher_forcing_mask(
     """Say which token sees which in the training sequence [clean | noisy | actions | states].
 
     Clean blocks see frame 0 and a window of clean frames up to their own end. Noisy, action and
-    state tokens of a block see the clean past,
-    and each other. With `masked_state` a state token sees itself alone, as the released models
-    were trained.
+    state tokens of a block see the clean past and each other. With `masked_state` a state token
+    sees itself alone, as the released models were trained.
     """
     per_block, per_frame = config.frames_per_block, config.frame_tokens
     blocks = torch.arange((frames - 1) // per_block, device=device) + 1

@@ -128,6 +128,8 @@ class Guidance:
     def begin(self, text: Tensor, negative: Tensor | None) -> None:
         texts = [negative] if self.role is Role.UNCOND else [text, negative]
         for branch, own in zip(self.branches, texts, strict=False):
+            if own is None:
+                raise ValueError('the unconditional branch wants its text')
             branch.begin(own)
 
     def look(self, image: Tensor) -> None:

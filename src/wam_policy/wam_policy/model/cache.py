@@ -60,17 +60,16 @@ class KVCache:
         return self.keys.nbytes + self.values.nbytes
 
     def layers(self, frames: int) -> list[LayerMemory]:
-        """Open every layer for a pass over `frames` new latent frames; the oldest that leave
-        the window are out of its reach.
+        """Open every layer for a pass over `frames` new latent frames.
+
+        Frames that those push out of the window are out of the pass's reach already.
         """
         begin = max(0, self.frames + frames - self.window_frames) * self.frame_tokens
         pairs = zip(self.keys, self.values, strict=True)
         return [LayerMemory(keys, values, begin, self.length) for keys, values in pairs]
 
     def commit(self, frames: int) -> None:
-        """Keep what the last pass wrote for its first `frames` latent frames, dropping the
-        oldest beyond the window.
-        """
+        """Keep what the last pass wrote for its `frames` latent frames; drop what is too old."""
         self.frames += frames
         self.drop_oldest(max(0, self.frames - self.window_frames))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +102,12 @@ class ModelConfig:
         """Index, counted from the window's start, of the block that begins at `start_frame`."""
         return (start_frame - 1) // self.frames_per_block
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """Give plain JSON values; `from_dict` is the inverse."""
-        return asdict(self) | {'latent_size': list(self.latent_size)}
+        return {**asdict(self), 'latent_size': list(self.latent_size)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> ModelConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Read what `to_dict` wrote; ValueError names missing and unknown keys."""
         known = {field.name for field in fields(cls)}
         missing, unknown = sorted(known - set(values)), sorted(set(values) - known)

@@ -9,7 +9,7 @@ and `forward` (teacher-forced training). Parameter names are those of the releas
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,10 @@ class VideoActionDiT(nn.Module):
         self.action_decoder = CategoryMLP(dim, config.action_hidden, config.action_dim)
 
     @property
+    def layers(self) -> list[Block]:
+        return cast('list[Block]', list(self.blocks))
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.head.head.weight.dtype
 
@@ -101,19 +105,23 @@ class VideoActionDiT(nn.Module):
     def context(self, text: Tensor, image: Tensor | None = None) -> list[ContextMemory]:
         """Embed text [batch text_len text_dim], image [batch tokens image_dim] for every layer."""
         context = self.text_context(text)
-        return self.looking_at(image, context) if self.config.image_context else context
+        if not self.config.image_context:
+            return context
+        if image is None:
+            raise ValueError('this model wants image tokens beside the text')
+        return self.looking_at(image, context)
 
     def text_context(self, text: Tensor) -> list[ContextMemory]:
         """Embed text alone; a model with image context wants `looking_at` before any pass."""
         text = self.text_embedding(text)
-        return [ContextMemory(block.cross_attn.text_memory(text), None) for block in self.blocks]
+        return [ContextMemory(block.cross_attn.text_memory(text), None) for block in self.layers]
 
     def looking_at(self, image: Tensor, context: list[ContextMemory]) -> list[ContextMemory]:
         """Put another image into a context, whose text stays."""
         image = self.img_emb(image)
         return [
             seen._replace(image=block.cross_attn.image_memory(image))
-            for block, seen in zip(self.blocks, context, strict=True)
+            for block, seen in zip(self.layers, context, strict=True)
         ]
 
     def video_rotation(self, start_frame: int, frames: int) -> Rotation:
@@ -148,7 +156,7 @@ class VideoActionDiT(nn.Module):
         """
         x = self._video_tokens(video, condition)
         memories = cache.layers(video.shape[2])
-        for block, seen, memory in zip(self.blocks, context, memories, strict=True):
+        for block, seen, memory in zip(self.layers, context, memories, strict=True):
             x = block(x, clean.modulation, rotation, seen, memory)
         return x
 
@@ -175,7 +183,7 @@ class VideoActionDiT(nn.Module):
         x = torch.cat([tokens, actions, self.state_encoder(state)], dim=1)
         modulation = joined_modulation(video_time, action_time, count, x.shape[1] - count)
         memories = cache.layers(video.shape[2])
-        for block, seen, memory in zip(self.blocks, context, memories, strict=True):
+        for block, seen, memory in zip(self.layers, context, memories, strict=True):
             x = block(x, modulation, rotation, seen, memory)
         acted = x[:, count:count + action.shape[1]]
         return self.video_velocity(x[:, :count], video_time.embedding), self.action_decoder(acted)
@@ -221,11 +229,11 @@ class VideoActionDiT(nn.Module):
         x = torch.cat(tokens, dim=1)
         modulation = torch.cat([t.modulation for t in times], dim=1)
         rotation = Rotation.of(torch.cat(angles))
-        tapped = range(len(self.blocks))[tap]
-        for layer, (block, seen) in enumerate(zip(self.blocks, context, strict=True)):
+        clean_tokens, tapped = tokens[0], self.layers[tap]
+        for block, seen in zip(self.layers, context, strict=True):
             x = block(x, modulation, rotation, seen, mask=mask)
-            if layer == tapped:
-                clean_tokens = x[:, :tokens[0].shape[1]]
+            if block is tapped:
+                clean_tokens = x[:, :clean_tokens.shape[1]]
         *_, hidden, acted, _ = x.split([part.shape[1] for part in tokens], dim=1)
         video = None if noisy is None else self.video_velocity(hidden, noisy_time.embedding)
         return Prediction(video, self.action_decoder(acted), clean_tokens, acted)
@@ -238,9 +246,11 @@ class VideoActionDiT(nn.Module):
         return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
     def _video_tokens(self, video: Tensor, condition: Tensor | None) -> Tensor:
-        if self.config.condition_channels:
-            video = torch.cat([video, condition], dim=1)
-        return self.patch_embedding(video)
+        if not self.config.condition_channels:
+            return self.patch_embedding(video)
+        if condition is None:
+            raise ValueError('this model wants an image condition with its video')
+        return self.patch_embedding(torch.cat([video, condition], dim=1))
 
     def _line(self, first: int, count: int) -> Tensor:
         positions = torch.arange(first, first + count, device=self.device)

@@ -6,22 +6,15 @@ repeats them, each block is encoded without the one before it, a full window sta
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from wam_policy.model.session import Encoders, Episode, Inference, Stopwatch
+from wam_policy.model.session import Episode, Inference, Stopwatch
 
 SEED = 1140                  # of the noise, the same in every call
 LAST_FRAME_COUNTS = (4, 9)   # a restart with so many frames conditions on the newest
-
-
-class TokenEncoders(Encoders, Protocol):
-    """Encoders whose tokens can be compared: another prompt is another token sequence."""
-
-    def tokenizer(self, prompts: list[str]) -> tuple[Tensor, Tensor]: ...
-    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor: ...
 
 
 class ReferenceSession:
@@ -30,7 +23,7 @@ class ReferenceSession:
     def __init__(self, episode: Episode, *, negative: str) -> None:
         self._episode = episode
         self._config = episode.config
-        self._encoders: TokenEncoders = episode.encoders
+        self._encoders = episode.encoders
         self._negative = negative
         self._ids: Tensor | None = None
         self.start_frame = 0    # where the next call's prediction begins, before any reset

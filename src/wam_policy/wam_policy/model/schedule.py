@@ -34,10 +34,9 @@ def unipc_schedule(steps: int, shift: float) -> Schedule:
     """Walk from noise to data; `shift` > 1 spends more of the steps near the noise."""
     if steps < 1:
         raise ValueError(f'want at least 1 sampling step, got {steps}')
-    sigmas = [shifted(SIGMA_MAX - i * (SIGMA_MAX / steps), shift) for i in range(steps)]
-    return Schedule(
-        tuple(torch.tensor([*sigmas, 0.0]).tolist()), tuple(int(TRAIN_STEPS * s) for s in sigmas)
-    )
+    grid = SIGMA_MAX - torch.arange(steps, dtype=torch.float64) * (SIGMA_MAX / steps)
+    sigmas = shifted(grid, shift)
+    return Schedule((*sigmas.float().tolist(), 0.0), tuple((TRAIN_STEPS * sigmas).long().tolist()))
 
 
 def decoupled(schedule: Schedule, final_noise: float) -> Schedule:
@@ -50,7 +49,7 @@ def decoupled(schedule: Schedule, final_noise: float) -> Schedule:
     return Schedule(tuple(sigmas.tolist()), tuple(timesteps.tolist()))
 
 
-def shifted(sigma: float | Tensor, shift: float) -> float | Tensor:
+def shifted(sigma: Tensor, shift: float) -> Tensor:
     """Move noise levels towards 1."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 

@@ -27,6 +27,8 @@ WINDOWS = ('restart', 'slide')
 class Encoders(Protocol):
     """What a session asks of the encoders; shapes as in `wam_policy.model.encoders`."""
 
+    def tokenizer(self, prompts: list[str]) -> tuple[Tensor, Tensor]: ...
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor: ...
     def encode_prompts(self, prompts: list[str]) -> Tensor: ...
     def encode_image(self, frame: Tensor) -> Tensor: ...
     def encode_frames(self, video: Tensor) -> Tensor: ...
@@ -122,7 +124,8 @@ class Episode:
 
     def condition_further(self, grey_latents: Tensor) -> None:
         """Append the latents of more grey frames."""
-        self._condition = torch.cat([self._condition, self._masked(grey_latents, 0.0)], dim=2)
+        past = [] if self._condition is None else [self._condition]
+        self._condition = torch.cat([*past, self._masked(grey_latents, 0.0)], dim=2)
 
     @property
     def conditioned_frames(self) -> int:
@@ -136,7 +139,7 @@ class Episode:
 
     def condition(self, start: int, frames: int) -> Tensor | None:
         """Cut the condition for some frames; past its end the last ones stand in."""
-        if not self.config.condition_channels:
+        if self._condition is None:
             return None
         cut = self._condition[:, :, start:start + frames]
         return cut if cut.shape[2] == frames else self._condition[:, :, -frames:]
