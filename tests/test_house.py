@@ -1,0 +1,292 @@
+"""The house rules that a machine can check; each is proven by a planted fault."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE_LINES, FUNCTION_LINES, COLUMNS = 400, 60, 99
+POLICY = 'src/wam_policy/wam_policy'
+# Programs that talk to a person at a terminal; everybody else logs or stays silent.
+COMMANDS = ('cli/', 'ros_prefix/', 'bench/', f'{POLICY}/learn/', f'{POLICY}/ros/demo.py',
+            f'{POLICY}/worker/main.py', 'src/wam_sim/wam_sim/reach.py')
+TORCH = ('torch', 'torchvision', 'diffusers', 'transformers', 'safetensors')
+CLIENT = tuple(f'wam_policy.worker.{name}' for name in
+               ('client', 'crew', 'program', 'backoff', 'exits', 'wire'))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Say what the files under a path may import."""
+
+    path: str                               # folder, or file
+    ours: tuple[str, ...]                   # the only modules of ours
+    never: tuple[str, ...] = ()             # top-level packages
+    only: tuple[str, ...] | None = None     # if given, the only packages beyond the library
+    ros: bool = False
+
+
+# The first layer whose path fits a file counts.
+LAYERS = (
+    Layer(f'{POLICY}/core/document.py', (), ('time',), ('yaml',)),
+    Layer(f'{POLICY}/core/', ('wam_policy.core',), ('time',),
+          ('numpy', 'scipy', 'ruckig', 'daqp')),
+    Layer(f'{POLICY}/model/', ('wam_policy.model', 'wam_policy.core'), ('yaml', 'pickle')),
+    Layer(f'{POLICY}/worker/wire.py', (), ('pickle',), ('numpy',)),
+    *(Layer(f'src/wam_policy/{name.replace(".", "/")}.py', (*CLIENT, 'wam_policy.core'),
+            ('pickle',), ('numpy',)) for name in CLIENT),
+    Layer(f'{POLICY}/worker/', ('wam_policy.worker', 'wam_policy.model', 'wam_policy.core'),
+          ('pickle',)),
+    Layer(f'{POLICY}/ros/', ('wam_policy.ros', 'wam_policy.core', *CLIENT, 'wam_msgs'),
+          (*TORCH, 'pickle'), ros=True),
+    Layer(f'{POLICY}/learn/', ('wam_policy.learn', 'wam_policy.model', 'wam_policy.core',
+                               'wam_policy.ros.convert'), ('rclpy', 'pickle'), ros=True),
+    Layer(f'{POLICY}/__init__.py', (), (), ()),
+    Layer('src/wam_sim/wam_sim/', ('wam_sim', 'wam_policy.core', 'wam_msgs'), TORCH, ros=True),
+    Layer('src/wam_bringup/', (), (), ('launch', 'launch_ros', 'lifecycle_msgs'), ros=True),
+)
+OURS = ('wam_policy', 'wam_sim', 'wam_msgs', 'wam_bringup', 'cli', 'tests')
+
+
+def faults(root: Path) -> list[str]:
+    """Return every breach of a rule as 'file: what'."""
+    found = []
+    for path in sorted((*root.glob('src/**/*.py'), *root.glob('cli/**/*.py'),
+                        *root.glob('ros_prefix/**/*.py'), *root.glob('bench/**/*.py'))):
+        name = path.relative_to(root).as_posix()
+        text = path.read_text(encoding='utf-8')
+        tree = ast.parse(text)
+        for rule in (imports, shape, statements):
+            found += [f'{name}: {what}' for what in rule(name, text, tree)]
+    found += [f'{folder}: {what}' for folder, what in robots(root)]
+    return found
+
+
+def imports(name: str, text: str, tree: ast.Module) -> Iterator[str]:
+    """Check who imports whom; imports inside functions count too."""
+    if name.endswith('setup.py') or not name.startswith('src/'):
+        return
+    layer = next((layer for layer in LAYERS if name.startswith(layer.path)), None)
+    if layer is None:
+        yield 'belongs to no layer: add it to the table of tests/test_house.py'
+        return
+    for module in imported(tree):
+        top = module.split('.')[0]
+        if top in OURS:
+            # the package alone holds nothing; bringup does not need even that
+            if not within(module, layer.ours) and (module != 'wam_policy' or not layer.ours):
+                yield f'imports {module}, which its layer must not know'
+        elif top in layer.never:
+            yield f'imports {top}, which its layer must not know'
+        elif layer.only is not None and not library(top) and top not in layer.only:
+            yield f'imports {top}, its layer uses {", ".join(layer.only) or "nothing"} only'
+        elif not layer.ros and is_ros(top):
+            yield f'imports {top}: ROS stays in ros/'
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ('relative' if node.level else f'{node.module}.{alias.name}'
+                        for alias in node.names)
+        elif isinstance(node, ast.Call) and called(node) in ('import_module', '__import__'):
+            yield from (arg.value for arg in node.args[:1]
+                        if isinstance(arg, ast.Constant) and isinstance(arg.value, str))
+
+
+def called(node: ast.Call) -> str:
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, 'id', '')
+
+
+def within(module: str, allowed: tuple[str, ...]) -> bool:
+    return any(module == name or module.startswith(f'{name}.') for name in allowed)
+
+
+def library(top: str) -> bool:
+    from sys import stdlib_module_names
+    return top in stdlib_module_names
+
+
+def is_ros(top: str) -> bool:
+    return top.endswith(('_msgs', '_interfaces', '_srvs')) or top.startswith(
+        ('rcl', 'launch', 'ament_', 'rosidl', 'rosgraph', 'diagnostic_', 'ros2'))
+
+
+def shape(name: str, text: str, tree: ast.Module) -> Iterator[str]:
+    """Check sizes, names and that the module says what it is for."""
+    lines = text.splitlines()
+    if len(lines) > FILE_LINES:
+        yield f'{len(lines)} lines: more than {FILE_LINES} are two nouns'
+    for number, line in enumerate(lines, 1):
+        if len(line) > COLUMNS:
+            yield f'line {number} has {len(line)} columns, at most {COLUMNS} fit'
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            # a launch file is one list, read from top to bottom
+            if length > FUNCTION_LINES and not name.endswith('.launch.py'):
+                yield f'{node.name} has {length} lines, at most {FUNCTION_LINES} fit'
+    if {'utils', 'common', 'helpers', 'util', 'helper', 'misc'} & {
+            part.removesuffix('.py') for part in name.split('/')}:
+        yield 'a drawer for anything: name the noun'
+    if not ast.get_docstring(tree) and not name.endswith('setup.py'):
+        yield 'does not say what it is for: add a docstring'
+
+
+def statements(name: str, text: str, tree: ast.Module) -> Iterator[str]:
+    """Check single statements that are never right here."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            yield f'line {node.lineno}: bare except hides every fault'
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield f'line {node.lineno}: relative import: write the whole name'
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == '*':
+            yield f'line {node.lineno}: star import'
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in ('eval', 'exec'):
+                yield f'line {node.lineno}: {node.func.id} runs text as code'
+            if node.func.id == 'print' and not name.startswith(COMMANDS):
+                yield f'line {node.lineno}: print outside a command'
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.search(r'#.*\b(TODO|FIXME|XXX|HACK)\b', line):
+            yield f'line {number}: do it or delete it'
+
+
+def robots(root: Path) -> Iterator[tuple[str, str]]:
+    """Check that all robots have the same shape and that every block has its source."""
+    for home in (f'{POLICY}/embodiments', 'src/wam_sim/wam_sim/robots'):
+        contents = {folder: frozenset(path.name for path in folder.iterdir())
+                    for folder in sorted((root / home).glob('*')) if folder.is_dir()}
+        for folder, names in contents.items():
+            usual = max(contents.values(), key=list(contents.values()).count)
+            if names != usual:
+                yield (folder.relative_to(root).as_posix(),
+                       f'holds {", ".join(sorted(names))}, the others {", ".join(sorted(usual))}')
+    for path in sorted((root / POLICY / 'embodiments').glob('*/embodiment.yaml')):
+        folder = path.parent.relative_to(root).as_posix()
+        text, readme = path.read_text(encoding='utf-8'), path.with_name('README.md')
+        headings = re.findall(r'^## (.*)$', readme.read_text(encoding='utf-8'), re.MULTILINE) \
+            if readme.exists() else []
+        explained = {key for heading in headings for key in heading.split(', ')}
+        for key in yaml.safe_load(text):
+            if key in ('name', 'title'):
+                continue
+            if key not in explained:
+                yield folder, f'README.md does not say where {key} comes from'
+        blocks = re.split(r'^(?=[a-z_]+:)', text, flags=re.MULTILINE)
+        for before, block in zip(blocks, blocks[1:], strict=False):
+            key = block.split(':')[0]
+            comment = before.rsplit('\n\n', 1)[-1] + block
+            if key not in ('name', 'title', 'commanded', 'state_only') and not re.search(
+                    r'#.*\[[VD]\]', comment):
+                yield folder, f'{key} has no [V] or [D] beside it'
+
+
+def test_the_house_is_in_order() -> None:
+    found = faults(ROOT)
+    assert not found, '\n' + '\n'.join(found)
+
+
+def test_the_check_sees_every_layer() -> None:
+    names = [path.relative_to(ROOT).as_posix() for path in ROOT.glob('src/**/*.py')]
+    for layer in LAYERS:
+        if (ROOT / layer.path).exists():
+            assert any(name.startswith(layer.path) for name in names), layer.path
+
+
+DOC = '"""Say what it is for."""\n'
+PLANTED = [
+    (f'{POLICY}/core/x.py', DOC + 'import torch\n', 'imports torch, its layer uses numpy'),
+    (f'{POLICY}/core/x.py', DOC + 'import time\n', 'imports time'),
+    (f'{POLICY}/core/x.py', DOC + 'import yaml\n', 'imports yaml'),
+    (f'{POLICY}/core/x.py', DOC + 'def f():\n    import rclpy\n', 'imports rclpy'),
+    (f'{POLICY}/core/x.py', DOC + 'from wam_policy.model import dit\n', 'wam_policy.model.dit'),
+    (f'{POLICY}/core/x.py', DOC + 'from wam_policy import model\n', 'wam_policy.model,'),
+    (f'{POLICY}/core/x.py', DOC + "m = importlib.import_module('torch')\n", 'imports torch'),
+    (f'{POLICY}/model/x.py', DOC + 'import yaml\n', 'imports yaml'),
+    (f'{POLICY}/model/x.py', DOC + 'from sensor_msgs.msg import Image\n', 'ROS stays in ros/'),
+    (f'{POLICY}/model/x.py', DOC + 'import wam_policy.worker.wire\n', 'wam_policy.worker.wire'),
+    (f'{POLICY}/worker/wire.py', DOC + 'import pickle\n', 'imports pickle'),
+    (f'{POLICY}/worker/wire.py', DOC + 'import wam_policy.core.types\n', 'wam_policy.core'),
+    (f'{POLICY}/worker/client.py', DOC + 'import torch\n', 'imports torch'),
+    (f'{POLICY}/worker/client.py', DOC + 'from wam_policy.worker import pair\n', 'worker.pair'),
+    (f'{POLICY}/worker/server.py', DOC + 'import rclpy\n', 'imports rclpy'),
+    (f'{POLICY}/ros/x.py', DOC + 'def f():\n    import torch\n', 'imports torch'),
+    (f'{POLICY}/ros/x.py', DOC + 'from wam_policy.worker import main\n', 'worker.main'),
+    (f'{POLICY}/learn/x.py', DOC + 'from wam_policy.ros import policy_node\n', 'policy_node'),
+    (f'{POLICY}/other/x.py', DOC, 'belongs to no layer'),
+    ('src/wam_sim/wam_sim/x.py', DOC + 'import torch\n', 'imports torch'),
+    ('src/wam_sim/wam_sim/x.py', DOC + 'import wam_policy.worker\n', 'wam_policy.worker'),
+    ('src/wam_bringup/launch/x.launch.py', DOC + 'import wam_policy\n', 'imports wam_policy'),
+    ('src/wam_bringup/launch/x.launch.py', DOC + 'import numpy\n', 'imports numpy'),
+    (f'{POLICY}/core/x.py', DOC + 'x = 1\n' * 400, '401 lines'),
+    (f'{POLICY}/core/x.py', DOC + 'def f():\n' + '    x = 1\n' * 60, 'f has 61 lines'),
+    (f'{POLICY}/core/x.py', DOC + f'x = {"1" * 96}\n', 'line 2 has 100 columns'),
+    (f'{POLICY}/core/utils.py', DOC, 'a drawer for anything'),
+    (f'{POLICY}/core/common/x.py', DOC, 'a drawer for anything'),
+    (f'{POLICY}/core/x.py', 'x = 1\n', 'add a docstring'),
+    ('cli/x.py', DOC + 'try:\n    f()\nexcept:\n    g()\n', 'bare except'),
+    ('cli/x.py', DOC + "eval('1')\n", 'eval runs text'),
+    ('cli/x.py', DOC + "exec('1')\n", 'exec runs text'),
+    ('cli/x.py', DOC + 'from . import y\n', 'relative import'),
+    ('cli/x.py', DOC + 'from y import *\n', 'star import'),
+    (f'{POLICY}/model/x.py', DOC + "print('x')\n", 'print outside a command'),
+    (f'{POLICY}/model/x.py', DOC + 'x = 1     # TODO: more\n', 'do it or delete it'),
+]
+
+
+@pytest.mark.parametrize(('name', 'text', 'complaint'), PLANTED)
+def test_a_planted_fault_is_found(tmp_path: Path, name: str, text: str, complaint: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    found = faults(tmp_path)
+    assert [fault for fault in found if fault.startswith(name) and complaint in fault], found
+
+
+@pytest.mark.parametrize(('name', 'text'), [
+    (f'{POLICY}/core/x.py', DOC + 'import numpy as np\nfrom wam_policy.core import types\n'),
+    (f'{POLICY}/ros/x.py', DOC + 'import rclpy\nfrom wam_policy.worker.client import Pair\n'),
+    (f'{POLICY}/worker/main.py', DOC + 'import torch\nfrom wam_policy.model import session\n'),
+    ('cli/x.py', DOC + "print('done')\n"),
+    (f'{POLICY}/model/x.py', DOC + 'model.eval()\n'),
+])
+def test_what_is_allowed_passes(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert faults(tmp_path) == []
+
+
+def robot(root: Path, name: str, yaml_text: str, readme: str | None) -> None:
+    folder = root / POLICY / 'embodiments' / name
+    folder.mkdir(parents=True)
+    (folder / 'embodiment.yaml').write_text(yaml_text)
+    if readme is not None:
+        (folder / 'README.md').write_text(readme)
+
+
+GOOD = ('name: a\n\n# [V] read\njoints:\n  a: 1\n\n# [D] ours\nrest:\n  a: 0\n',
+        '## joints\n## rest\n')
+
+
+@pytest.mark.parametrize(('yaml_text', 'readme', 'complaint'), [
+    (GOOD[0], None, 'holds embodiment.yaml, the others README.md, embodiment.yaml'),
+    (GOOD[0], '## joints\n', 'does not say where rest comes from'),
+    (GOOD[0].replace('[D]', ''), GOOD[1], 'rest has no [V] or [D] beside it'),
+])
+def test_a_robot_that_differs_is_found(tmp_path: Path, yaml_text: str, readme: str | None,
+                                       complaint: str) -> None:
+    robot(tmp_path, 'a', *GOOD)
+    robot(tmp_path, 'b', *GOOD)
+    assert faults(tmp_path) == []
+    robot(tmp_path, 'c', yaml_text, readme)
+    assert [fault for fault in faults(tmp_path) if '/c: ' in fault and complaint in fault]
