@@ -100,15 +100,6 @@ def test_published_image_is_what_a_subscriber_reads():
     assert np.array_equal(frame.rgb, PIXELS[:, ::-1]) and frame.stamp_ns == 12_000_000_345
 
 
-def test_camera_info_projects_the_corner_rays_to_the_image_edge():
-    msg = convert.camera_info((640, 480), np.pi / 3, 5, 'top')
-    k = np.array(msg.k).reshape(3, 3)
-    u, v, w = k @ np.array([0.0, np.tan(np.pi / 6), 1.0])       # a ray at half the field of view
-    assert (u / w, v / w) == (pytest.approx(319.5), pytest.approx(479.5))
-    assert np.allclose(np.array(msg.p).reshape(3, 4)[:, :3], k)
-    assert (msg.width, msg.height, len(msg.d)) == (640, 480, 5)
-
-
 # --- joints ---
 
 def joints(name=('b', 'x', 'a'), position=(2.0, 9.0, 1.0), velocity=()):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image
 from sensor_msgs.msg import JointState as JointStateMsg
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -84,24 +84,6 @@ def image(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
     pixels = array('B')
     pixels.frombytes(np.ascontiguousarray(rgb).data)
     msg._data = pixels      # the checked setter walks every byte in Python: 0.1 s per image
-    return msg
-
-
-def camera_info(size: tuple[int, int], fovy_rad: float, stamp_ns: int,
-                frame_id: str) -> CameraInfo:
-    """Return the calibration of an ideal pinhole camera with square pixels.
-
-    `size` is width, height; the focal length follows from the vertical field of view.
-    """
-    width, height = size
-    focal = height / 2 / np.tan(fovy_rad / 2)
-    cx, cy = (width - 1) / 2, (height - 1) / 2          # pixel centres are at whole numbers
-    msg = CameraInfo(width=width, height=height, distortion_model='plumb_bob', d=[0.0] * 5)
-    msg.header.stamp = time(stamp_ns)
-    msg.header.frame_id = frame_id
-    msg.k = [focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0]
-    msg.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-    msg.p = [focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
     return msg
 
 
@@ -225,6 +207,18 @@ def trajectory_message(planned: Trajectory, joints: Sequence[str]) -> JointTraje
             planned.time_ns, planned.position, planned.velocity, planned.acceleration,
             strict=True)]
     return msg
+
+
+def trajectory(msg: JointTrajectory) -> Trajectory:
+    """Return a command of ours as it was planned; ValueError for one that was not."""
+    rows = [[getattr(point, field) for point in msg.points]
+            for field in ('positions', 'velocities', 'accelerations')]
+    if any(len(row) != len(msg.joint_names) for block in rows for row in block):
+        raise ValueError('trajectory: want position, velocity and acceleration of '
+                         f'{len(msg.joint_names)} joints in every point')
+    return Trajectory(tuple(msg.joint_names), ns(msg.header.stamp),
+                      np.array([ns(point.time_from_start) for point in msg.points]),
+                      *(np.array(block) for block in rows))
 
 
 def _doubles(values: np.ndarray) -> array:
