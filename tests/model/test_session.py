@@ -294,6 +294,23 @@ def test_two_processes_act_as_one(guided_video: bool) -> None:
     assert got[Role.UNCOND] == [None, None]
 
 
+@pytest.mark.parametrize('config', [CONFIG, WITH_IMAGE], ids=['plain', 'image'])
+def test_bfloat16_says_about_the_same(config: ModelConfig) -> None:
+    answers = []
+    for dtype in (torch.float32, torch.bfloat16):
+        ep = Episode(
+            model(config).to(dtype), FakeEncoders(), pixels, RECIPE, now=lambda: 0.0
+        )
+        live = Session(ep, negative='bad')
+        live.reset('pick')
+        live.observe(frames(0, 1))
+        live.observe(frames(1, config.block_pixel_frames))
+        answers.append(live.infer(STATE, 1))
+        assert answers[-1].actions.dtype == answers[-1].video.dtype == dtype
+    exact, rounded = (answer.actions.float().flatten() for answer in answers)
+    assert torch.cosine_similarity(exact, rounded, dim=0) > 0.999
+
+
 def test_time_is_taken_from_the_clock_that_is_handed_in() -> None:
     ticks = iter(range(1000))
     live, _ = session(now=lambda: float(next(ticks)))
