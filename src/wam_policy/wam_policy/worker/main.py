@@ -167,7 +167,6 @@ def built(chosen: Settings) -> 'Policy':
     from wam_policy.worker.policy import Choice, Policy
 
     torch.set_num_threads(chosen.threads)
-    torch.set_num_interop_threads(1)
     choice = Choice(chosen.recipe, chosen.steps, chosen.cfg, chosen.mode, chosen.window,
                     chosen.guided_video)
     seat = Seat(chosen.rank, chosen.world, chosen.exchange, chosen.rendezvous,

@@ -1,0 +1,210 @@
+"""A worker answers every request: with data, an acknowledgement or what was wrong and its fix."""
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from wam_policy.model.branch import Role
+from wam_policy.model.session import Memory
+from wam_policy.worker import wire
+from wam_policy.worker.exits import PeerLost
+from wam_policy.worker.policy import Geometry, Targets
+from wam_policy.worker.server import Server
+from wam_policy.worker.wire import Message
+
+VIEW = np.zeros((1, 4, 6, 3), np.uint8)
+
+
+class FakePolicy:
+    """Count what is committed and do as told."""
+
+    robot = SimpleNamespace(observed=('a', 'b', 'c'))
+    loaded = SimpleNamespace(dit=SimpleNamespace(config=SimpleNamespace(frames_per_block=1)))
+    geometry = Geometry(('top', 'side'), (4, 6), 2, 0.2, 1, 5, 0.1, 4, 32)
+
+    def __init__(self, role: Role = Role.BOTH) -> None:
+        self.role = role
+        self.fault: Exception | None = None
+        self.calls: list[tuple] = []
+        self.commits = 0
+
+    @property
+    def memory(self) -> Memory:
+        return Memory(self.commits, 5, self.commits, 0)
+
+    def reset(self, instruction: str) -> dict[str, float]:
+        self.calls.append(('reset', instruction))
+        self.commits = 0
+        return {'text': 1.0}
+
+    def commit(self, views) -> dict[str, float]:
+        if self.fault:
+            raise self.fault
+        self.commits += 1
+        self.calls.append(('commit', {name: view.shape for name, view in views.items()}))
+        return {'encode': 2.0}
+
+    def query(self, joints, seed, newest) -> Targets:
+        if self.fault:
+            raise self.fault
+        self.calls.append(('query', seed, None if newest is None else sorted(newest)))
+        targets = None if self.role is Role.UNCOND else np.full((5, 2), float(seed))
+        return Targets(targets, joints[:2], {'denoise': 3.0})
+
+    def video(self) -> np.ndarray:
+        return np.zeros((1, 4, 6, 3), np.uint8)
+
+
+class Talk:
+    """Ask a server in a thread."""
+
+    def __init__(self, policy: FakePolicy) -> None:
+        self.end, far = wire.pair()
+        self.lines: list[str] = []
+        self.error: Exception | None = None
+        self.server = Server(far, policy, {'model': 'fake'}, self.lines.append)
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        try:
+            self.server.serve()
+        except (PeerLost, wire.WireError) as error:
+            self.error = error
+
+    def ask(self, kind: str, arrays=None, **fields) -> Message:
+        wire.send(self.end, Message(kind, {'id': 7, **fields}, arrays or {}), 5)
+        answer = wire.receive(self.end, 5)
+        assert answer.fields['id'] == 7
+        return answer
+
+    def begin(self) -> None:
+        self.ask('reset', session='s', instruction='go')
+        assert self.ask('commit', frames(1), session='s', block=0).kind == 'committed'
+
+
+def frames(count: int, prefix: str = 'frames/') -> dict[str, np.ndarray]:
+    return {prefix + name: np.repeat(VIEW, count, axis=0) for name in ('top', 'side')}
+
+
+def query(**changed) -> dict:
+    return {'session': 's', 'sequence': 1, 'stamp_ns': 5, 'seed': 3,
+            'arrays': {'joints': np.arange(3.0)}, **changed}
+
+
+def test_a_whole_session():
+    policy = FakePolicy()
+    talk = Talk(policy)
+    assert talk.ask('hello').fields['model'] == 'fake'
+    assert talk.ask('reset', session='s', instruction='go').kind == 'ok'
+    first = talk.ask('commit', frames(1), session='s', block=0)
+    assert (first.kind, first.fields['cached_blocks'], first.fields['commits']) == (
+        'committed', 0, 1)
+    second = talk.ask('commit', frames(2), session='s', block=1)
+    assert (second.fields['cached_blocks'], second.fields['window_fill']) == (1, 0.4)
+    chunk = talk.ask('query', **query())
+    assert chunk.kind == 'chunk' and chunk.arrays['targets'].shape == (5, 2)
+    assert chunk.fields['timings_ms'] == {'denoise': 3.0} and chunk.fields['horizon'] == 5
+    np.testing.assert_array_equal(chunk.arrays['reference'], [0, 1])
+    assert talk.ask('video').arrays['frames'].shape == (1, 4, 6, 3)
+    wire.send(talk.end, Message('stop'))
+    talk.thread.join(5)
+    assert not talk.thread.is_alive() and talk.error is None
+
+
+def test_newest_frames_may_be_single_images():
+    policy = FakePolicy()
+    talk = Talk(policy)
+    talk.begin()
+    image = {f'newest/{name}': VIEW[0] for name in ('top', 'side')}
+    talk.ask('query', **query(arrays={'joints': np.zeros(3), **image}))
+    assert policy.calls[-1] == ('query', 3, ['side', 'top'])
+
+
+def test_the_unconditional_branch_acknowledges():
+    talk = Talk(FakePolicy(Role.UNCOND))
+    talk.begin()
+    answer = talk.ask('query', **query())
+    assert answer.kind == 'ok' and not answer.arrays
+    assert talk.ask('video').kind == 'ok'
+
+
+@pytest.mark.parametrize('kind, fields, said', [
+    ('dance', {}, "unknown request 'dance'"),
+    ('reset', {'session': 's'}, 'reset: instruction is None'),
+    ('commit', {'session': 'other', 'block': 1}, "session 'other' while 's' is on"),
+    ('commit', {'session': 's', 'block': 3, 'arrays': frames(2)}, 'block 3, next is 1'),
+    ('commit', {'session': 's', 'block': 1.0, 'arrays': frames(2)}, 'block is 1.0'),
+    ('commit', {'session': 's', 'block': 1, 'arrays': frames(3)}, 'has 3 frames of top'),
+    ('commit', {'session': 's', 'block': 1}, 'no frames/top'),
+    ('commit', {'session': 's', 'block': 1,
+                'arrays': frames(2) | {'frames/side': VIEW}}, 'differ in their number'),
+    ('commit', {'session': 's', 'block': 1,
+                'arrays': frames(2) | {'frames/side': VIEW.astype(float)}}, 'is float64'),
+    ('query', query(session='old'), "session 'old' while 's' is on"),
+    ('query', query(arrays={}), 'no posture of 3'),
+    ('query', query(arrays={'joints': np.zeros(2)}), 'no posture of 3'),
+    ('query', query(arrays={'joints': np.array([0, np.nan, 0])}), 'no posture of 3'),
+    ('query', query(sequence=-1), 'query -1 after -1'),
+    ('query', query(seed=-1), 'seed -1'),
+    ('query', query(seed=2**63), 'seed 9223372036854775808'),
+    ('query', query(arrays={'joints': np.zeros(3), 'newest/top': VIEW}), 'no newest/side'),
+    ('video', {}, 'no prediction'),
+])
+def test_what_does_not_fit_is_refused_and_nothing_is_done(kind, fields, said):
+    policy = FakePolicy()
+    talk = Talk(policy)
+    talk.begin()
+    before = list(policy.calls)
+    answer = talk.ask(kind, **fields)
+    assert answer.kind == 'error' and said in answer.fields['what'] and answer.fields['fix']
+    assert policy.calls == before
+    assert talk.ask('query', **query()).kind == 'chunk'     # the session goes on
+
+
+def test_nothing_before_a_reset_and_no_query_before_a_commit():
+    talk = Talk(FakePolicy())
+    assert 'without a session' in talk.ask('query', **query()).fields['what']
+    talk.ask('reset', session='s', instruction='go')
+    assert 'before any commit' in talk.ask('query', **query()).fields['what']
+
+
+@pytest.mark.parametrize('fault, said', [
+    (torch.OutOfMemoryError('CUDA out of memory. Tried to'), 'out of memory on query: CUDA out'),
+    (RuntimeError('shape'), 'query failed: RuntimeError: shape')])
+def test_a_fault_ends_the_session_and_not_the_worker(fault, said):
+    policy = FakePolicy()
+    talk = Talk(policy)
+    talk.begin()
+    policy.fault = fault
+    answer = talk.ask('query', **query())
+    assert answer.kind == 'error' and answer.fields['what'].startswith(said)
+    policy.fault = None
+    assert 'without a session' in talk.ask('query', **query()).fields['what']
+    talk.begin()
+    assert talk.ask('query', **query()).kind == 'chunk'
+
+
+def test_a_lost_peer_and_a_broken_stream_end_the_worker():
+    policy = FakePolicy()
+    talk = Talk(policy)
+    talk.begin()
+    policy.fault = PeerLost('worker 1 is gone')
+    wire.send(talk.end, Message('query', {k: v for k, v in query().items() if k != 'arrays'},
+                                query()['arrays']))
+    talk.thread.join(5)
+    assert isinstance(talk.error, PeerLost)
+    talk = Talk(FakePolicy())
+    talk.end.sendall(b'GET / HTTP/1.1\r\n')
+    talk.thread.join(5)
+    assert isinstance(talk.error, wire.WireError)
+
+
+def test_the_end_of_the_other_side_ends_the_worker_in_order():
+    talk = Talk(FakePolicy())
+    talk.end.close()
+    talk.thread.join(5)
+    assert not talk.thread.is_alive() and talk.error is None
