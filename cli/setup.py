@@ -1,28 +1,43 @@
-"""`./wam setup`: system packages, ROS 2 where none is installed, and the Python packages."""
+"""Get all that is needed: system packages, ROS 2 where none is installed, Python packages."""
 import argparse
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from cli import prefix, ros, system, venv
+from cli import prefix, process, ros, system, venv
 from cli.failure import Failure
 from cli.layout import Layout, checkout
+from cli.lock import exclusive
 from cli.progress import Progress, say
 from cli.ros import Origin
+
+# measured: 6.1 GB of packages, 0.5 GB of ROS 2, and as much again while files are unpacked
+NEEDED_BYTES = 9 * 10**9
 
 
 def is_ready(layout: Layout) -> bool:
     """Tell whether there is nothing left to set up."""
     assembled = ros.located(layout, os.environ).origin is Origin.ASSEMBLED
-    return (not system.missing_packages() and venv.is_ready(layout)
-            and (not assembled or prefix.is_ready(layout)))
+    return (venv.is_ready(layout) and (not assembled or prefix.is_ready(layout))
+            and not system.missing_packages())
 
 
 def ensure(layout: Layout) -> None:
     """Set up what is not set up yet; every step can be interrupted and run again."""
-    if is_ready(layout):
-        return
+    if not is_ready(layout):
+        with exclusive(layout):
+            _set_up(layout)
+
+
+def _set_up(layout: Layout) -> None:
+    """Go through the steps; each finds out for itself whether it is done."""
     found = ros.located(layout, os.environ)
+    free = shutil.disk_usage(layout.root).free
+    if not layout.venv.exists() and free < NEEDED_BYTES:
+        raise Failure(f'the disk has {free / 1e9:.1f} GB left and setup needs '
+                      f'{NEEDED_BYTES / 1e9:.0f} GB: free some space and run ./wam setup again')
     with Progress() as progress:
         missing = system.missing_packages()
         if missing:
@@ -32,48 +47,53 @@ def ensure(layout: Layout) -> None:
             pip, uv = venv.bootstrap(layout)
         if found.origin is Origin.ASSEMBLED and not prefix.is_ready(layout):
             say(prefix.LICENCE)
-            _both(layout, pip, uv, progress)
-        elif not venv.is_ready(layout):
+            _side_by_side(layout, pip, uv, progress)
+        else:
             _packages(layout, uv, progress, threading.Event())
 
 
-def _both(layout: Layout, pip: list, uv: list, progress: Progress) -> None:
-    """Fill `.venv` and assemble the ROS 2 prefix side by side."""
+def _side_by_side(layout: Layout, pip: list[str | Path], uv: list[str | Path],
+                  progress: Progress) -> None:
+    """Fill `.venv` and assemble the ROS 2 prefix at the same time."""
     created = threading.Event()
-    packages_done = threading.Event()
+    packages_ended = threading.Event()
 
     def wait_for_packages() -> None:
         while not created.wait(0.2):
-            if packages_done.is_set():
+            if packages_ended.is_set():
                 raise Failure('the Python packages could not be installed')
 
     def packages() -> None:
         try:
-            if venv.is_ready(layout):
-                created.set()
-            else:
-                _packages(layout, uv, progress, created)
+            _packages(layout, uv, progress, created)
         finally:
-            packages_done.set()
+            packages_ended.set()
 
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(packages)
-        second = pool.submit(prefix.assemble, layout, pip, progress, wait_for_packages)
-        # the packages first: when they fail, the prefix fails only because of them
-        first.result()
-        second.result()
+        both = [pool.submit(packages),
+                pool.submit(prefix.assemble, layout, pip, progress, wait_for_packages)]
+        try:
+            # the packages' own failure first: the prefix may have failed only because of it
+            for one in both:
+                one.result()
+        except KeyboardInterrupt:
+            process.stop_all()
+            raise
 
 
-def _packages(layout: Layout, uv: list, progress: Progress, created: threading.Event) -> None:
-    """Make `.venv` and fill it; `created` is set once the generators' packages are there."""
-    with progress.step('Python packages (3 GB to download)'):
-        venv.create(layout, uv)
-        created.set()
-        venv.fill(layout, uv)
+def _packages(layout: Layout, uv: list[str | Path], progress: Progress,
+              created: threading.Event) -> None:
+    """Make and fill `.venv`; `created` is set once the generators' packages are there."""
+    if not venv.is_ready(layout):
+        with progress.step('Python packages (3 GB to download)'):
+            venv.create(layout, uv)
+            created.set()
+            venv.fill(layout, uv)
+    created.set()
 
 
 def main(arguments: list[str]) -> int:
-    """Set everything up and say what was used."""
+    """Set everything up and say what is used."""
     parser = argparse.ArgumentParser(prog='./wam setup', description=__doc__)
     parser.parse_args(arguments)
     layout = checkout()

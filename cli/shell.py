@@ -1,6 +1,8 @@
 """`./wam shell`: bash in the environment of this checkout."""
 import argparse
 import os
+import shlex
+from typing import NoReturn
 
 from cli import setup
 from cli.environment import environment
@@ -26,16 +28,14 @@ def main(arguments: list[str]) -> int:
         os.execvpe('bash', ['bash', '-c', options.command], env)
     if not (layout.install / 'local_setup.bash').is_file():
         say('src/ is not built yet: run ./wam build, then open the shell again')
-    return _interactive(env)
+    _interactive(env)
 
 
-def _interactive(env: dict[str, str]) -> int:
+def _interactive(env: dict[str, str]) -> NoReturn:
     """Replace this process by an interactive bash."""
-    import shlex
     read, write = os.pipe()
     rc = RC.format(path=shlex.quote(env['PATH']), pythonpath=shlex.quote(env['PYTHONPATH']))
     os.write(write, rc.encode())
     os.close(write)
     os.set_inheritable(read, True)
     os.execvpe('bash', ['bash', '--rcfile', f'/dev/fd/{read}', '-i'], env)
-    raise AssertionError('exec returned')

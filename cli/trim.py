@@ -1,6 +1,6 @@
 """Trim an assembled prefix to C, Python and introspection: what its headers can compile.
 
-C++ and Fast DDS type support cannot be compiled without their headers, so CMake must not find them.
+C++ and Fast DDS type support cannot be compiled without headers, so CMake must not find them.
 """
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ UNLISTED = (('rosidl_typesupport_c', 'rosidl_typesupport_fastrtps_c'),
 EXTRAS = ('ament_cmake_export_dependencies', 'ament_cmake_export_targets',
           'ament_cmake_export_libraries', 'rosidl_cmake_export_typesupport_targets',
           'rosidl_cmake_export_typesupport_libraries')
-_EXPORT = re.compile(r'(set\(_exported_\w+ ")([^"]*)("\))')
+_EXPORT = re.compile(r'(set\(_exported_\w+\s+")([^"]*)("\))')
 
 
 def is_kept(item: str) -> bool:

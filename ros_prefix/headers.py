@@ -7,10 +7,11 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 # What an interface package of this project, or of a lab that builds beside it, is made of.
 PACKAGES = (
-    'action_msgs', 'builtin_interfaces', 'control_msgs', 'diagnostic_msgs', 'geometry_msgs',
+    'action_msgs', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs',
     'lifecycle_msgs', 'rcl_interfaces', 'sensor_msgs', 'service_msgs', 'std_msgs', 'std_srvs',
     'trajectory_msgs', 'type_description_interfaces', 'unique_identifier_msgs',
 )
@@ -48,7 +49,7 @@ def write_visibility(prefix: Path, package: str) -> None:
 
 def write_interface(prefix: Path, package: str, idl: str) -> None:
     """Write the headers of one interface; `idl` is its path below `share/<package>`."""
-    from rosidl_pycommon import generate_files
+    import rosidl_pycommon
     share = prefix / 'share'
     for generator, templates in TEMPLATES.items():
         arguments = {
@@ -62,7 +63,22 @@ def write_interface(prefix: Path, package: str, idl: str) -> None:
         with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
             json.dump(arguments, file)
             file.flush()
-            generate_files(file.name, templates)
+            rosidl_pycommon.generate_files(file.name, templates)
+
+
+def parse_once() -> None:
+    """Let both generators share one parse of each interface: parsing is most of the time."""
+    import rosidl_pycommon
+    parse = rosidl_pycommon.parse_idl_file
+    parsed = {}
+
+    def remembered(locator: Any) -> Any:
+        path = locator.get_absolute_path()
+        if path not in parsed:
+            parsed[path] = parse(locator)
+        return parsed[path]
+
+    rosidl_pycommon.parse_idl_file = remembered
 
 
 def write_runtime_descriptions(prefix: Path) -> None:
@@ -82,13 +98,13 @@ def write_runtime_descriptions(prefix: Path) -> None:
 
 
 def main(prefix: Path) -> None:
-    """Write all headers, two processes at a time."""
+    """Write all headers, as many processes as there are cores."""
     jobs = []
     for package in PACKAGES:
         write_visibility(prefix, package)
         share = prefix / 'share' / package
         jobs += [(package, str(idl.relative_to(share))) for idl in sorted(share.rglob('*.idl'))]
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(initializer=parse_once) as pool:
         for done in [pool.submit(write_interface, prefix, *job) for job in jobs]:
             done.result()
     write_runtime_descriptions(prefix)

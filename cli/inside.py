@@ -1,0 +1,80 @@
+"""Questions that only the environment itself can answer; doctor runs this under its Python.
+
+`inside.py QUESTION` prints one line, or exits with an error whose last line is the reason.
+"""
+import subprocess
+import sys
+import time
+
+DDS_LIMIT_S = 10.0
+
+
+def packages() -> str:
+    """Import what everything stands on and name the versions."""
+    import mujoco
+    import numpy
+    import rclpy
+    import torch
+    return (f'torch {torch.__version__}, numpy {numpy.__version__}, mujoco {mujoco.__version__}, '
+            f'rclpy from {rclpy.__path__[0]}')
+
+
+def render() -> str:
+    """Draw a picture off screen and see that something is on it."""
+    import mujoco
+    model = mujoco.MjModel.from_xml_string(
+        '<mujoco><worldbody><light pos="0 0 3"/><geom type="sphere" size="1" rgba="1 0 0 1"/>'
+        '</worldbody></mujoco>')
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    with mujoco.Renderer(model, 32, 32) as renderer:
+        renderer.update_scene(data)
+        picture = renderer.render()
+    if picture.max() == 0:
+        raise SystemExit('the picture stayed black')
+    return 'draws off screen'
+
+
+def gpu() -> str:
+    """Name the GPUs that torch can use."""
+    import torch
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ', '.join(names) or 'none that torch can use: the model runs on the CPU'
+
+
+def dds() -> str:
+    """Hear a message from another process over the loopback device."""
+    import rclpy
+    from std_msgs.msg import String
+    rclpy.init()
+    node = rclpy.create_node('wam_doctor_receiver')
+    heard = []
+    node.create_subscription(String, 'wam_doctor', heard.append, 1)
+    start = time.monotonic()
+    with subprocess.Popen([sys.executable, __file__, 'dds_sender']) as sender:
+        while not heard and time.monotonic() < start + DDS_LIMIT_S:
+            rclpy.spin_once(node, timeout_sec=0.05)
+        sender.terminate()
+    if not heard:
+        raise SystemExit(f'two processes did not find each other in {DDS_LIMIT_S:.0f} s')
+    return f'two processes talk, {time.monotonic() - start:.1f} s from start to first message'
+
+
+def dds_sender() -> str:
+    """Send until stopped, at most as long as the receiver listens."""
+    import rclpy
+    from std_msgs.msg import String
+    rclpy.init()
+    publisher = rclpy.create_node('wam_doctor_sender').create_publisher(String, 'wam_doctor', 1)
+    start = time.monotonic()
+    while time.monotonic() < start + DDS_LIMIT_S and rclpy.ok():
+        publisher.publish(String(data='hello'))
+        time.sleep(0.05)
+    return 'sent'
+
+
+QUESTIONS = {'packages': packages, 'render': render, 'gpu': gpu, 'dds': dds,
+             'dds_sender': dds_sender}
+
+if __name__ == '__main__':
+    print(QUESTIONS[sys.argv[1]]())

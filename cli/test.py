@@ -1,0 +1,40 @@
+"""`./wam test`: every test in the environment of this checkout; arguments go to pytest."""
+import os
+import signal
+import subprocess
+from types import FrameType
+
+from cli import build
+from cli.environment import environment
+from cli.layout import checkout
+
+# 1 to 100: above that, DDS ports run into those that the kernel hands out
+DOMAINS = 100
+
+
+def main(arguments: list[str]) -> int:
+    """Set up and build if needed, run pytest from the checkout's root, return its exit code."""
+    layout = checkout()
+    build.ensure(layout)
+    env = environment(layout)
+    # a domain of its own: a demo that runs beside the tests hears nothing of them
+    env['ROS_DOMAIN_ID'] = str(1 + os.getpid() % DOMAINS)
+    code = _pytest([str(layout.python), '-m', 'pytest', *arguments], env, str(layout.root))
+    # `ros2` commands in tests start a daemon for their domain, which would stay for hours
+    subprocess.run(['ros2', 'daemon', 'stop'], env=env, stdin=subprocess.DEVNULL,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    return code
+
+
+def _pytest(argv: list[str], env: dict[str, str], root: str) -> int:
+    """Run pytest and pass signals on to it; it decides how to end."""
+    process = subprocess.Popen(argv, env=env, cwd=root)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    # the terminal sends Ctrl-C to pytest too
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    code = process.wait()
+    return code if code >= 0 else 128 - code
