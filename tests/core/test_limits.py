@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
 from wam_policy.core import limits
 from wam_policy.core.embodiment import Limits, load, names
 from wam_policy.core.trajectory import Motion, Trajectory, held, integrated

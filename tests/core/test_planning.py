@@ -7,7 +7,6 @@ import pytest
 import ruckig
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from wam_policy.core import limits as limiting
 from wam_policy.core import planning
 from wam_policy.core.embodiment import load
@@ -38,9 +37,10 @@ def test_slow_motion_is_followed_closely_plan_after_plan():
         rows = waves(start, 28, middle(G1), 0.3, 0.2)
         old = spliced(old, planning.tracked(old, start, rows, limits), now)
         reached = np.stack([old.at(start + k * STEP_NS).position for k in range(1, 29)])
-        worst_rad.append(np.abs(reached - rows).max())
+        worst_rad.append(np.abs(reached - rows).max(axis=1))
         now += 140_000_000
-    assert max(worst_rad[8:]) < 1e-3
+    misses = np.stack(worst_rad[8:])
+    assert misses[:, :20].max() < 1e-3 and misses.max() < 6e-3      # the last rows begin to brake
 
 
 @given(seed=st.integers(0, 2**32 - 1))

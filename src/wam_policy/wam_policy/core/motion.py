@@ -333,10 +333,10 @@ class MotionControl:
         self.approach.compare(self.command, self.active.wanted[row], now_ns)
         if not self.approach.going_on:
             self.state = State.TRACKING
-        limited = self.clamps.pass_rows(due_ns, self.active.limited, now_ns)
         if self.approach.ramping(now_ns):
-            self.clamps.recent.clear()      # slow on purpose: that the arm lags means nothing
-        elif limited.any():
+            self.clamps.forget(now_ns)      # slow on purpose: that the arm lags means nothing
+        limited = self.clamps.pass_rows(due_ns, self.active.limited, now_ns)
+        if limited.any():
             self.reason = f'limited: {chunk.names[int(limited.argmax())]}'
         excess = self.clamps.excess()
         if excess:

@@ -24,6 +24,10 @@ STEP_NS = 25_000_000
 STEP_S = STEP_NS / NS_PER_S
 # int (p - ref)^2 + SMOOTHING int jerk^2 is a phaseless low-pass, corner SMOOTHING^(-1/6) rad/s
 SMOOTHING = 25.0 ** -6                      # 4 Hz: above arm motion, below frame-to-frame noise
+# past the reference int v^2 counts too: there the arm stops instead of drifting on, gently enough
+# that limits rarely bind (a binding limit costs time to plan)
+SETTLING_S2 = 0.04 ** 2
+SETTLING = SETTLING_S2 * 14.0 ** -4
 # int v^2 + BRAKING int jerk^2 settles within BRAKING^(1/4) s: the limits, not this, set the pace
 BRAKING = 80.0 ** -4
 HAIR = 1e-6                                 # plan this much (relative) inside the limits
@@ -160,10 +164,11 @@ class _Grid:
     def slope(self, start: Motion, reference: np.ndarray) -> np.ndarray:
         """Return the gradient of the cost at zero jerk, [steps joints]."""
         p, v, _ = self.coasting(start)
-        if self.tracked:
-            rows = self.position[:self.tracked]
-            return rows.T @ (p[:self.tracked] - reference)
-        return self.velocity.T @ v
+        if not self.tracked:
+            return self.velocity.T @ v
+        aimed, after = slice(None, self.tracked), slice(self.tracked, None)
+        return (self.position[aimed].T @ (p[aimed] - reference)
+                + SETTLING_S2 * self.velocity[after].T @ v[after])
 
     def free(self, start: Motion, reference: np.ndarray) -> np.ndarray:
         """Return the best jerk that ends at rest, limits aside, [steps joints]."""
@@ -239,11 +244,12 @@ def _grid(tracked_steps: int, steps: int) -> _Grid:
     acceleration = np.where(on, STEP_S, 0.0)
     velocity = np.where(on, STEP_S * (STEP_S / 2 + t), 0.0)
     position = np.where(on, STEP_S * (STEP_S**2 / 6 + t * (STEP_S + t) / 2), 0.0)
+    aim, rest = position[:tracked_steps], velocity[tracked_steps:]
     if tracked_steps:
-        aim, smoothing = position[:tracked_steps], SMOOTHING
+        smooth = np.where(np.arange(steps) < tracked_steps, SMOOTHING, SETTLING)
+        cost = aim.T @ aim + SETTLING_S2 * rest.T @ rest + np.diag(smooth)
     else:
-        aim, smoothing = velocity, BRAKING
-    cost = aim.T @ aim + smoothing * np.eye(steps)
+        cost = rest.T @ rest + BRAKING * np.eye(steps)
     ends = np.stack([velocity[-1], acceleration[-1]])
     inverse = np.linalg.inv(cost)
     ending = inverse @ ends.T @ np.linalg.inv(ends @ inverse @ ends.T)
