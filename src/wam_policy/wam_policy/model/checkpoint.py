@@ -78,16 +78,14 @@ def load(source: str | Path, device: torch.device, dtype: torch.dtype,
         return random(str(source).removeprefix(PRESET), seed, device, dtype)
     folder = Path(source)
     design = designs.read(folder)
-    found = plainly_named(shards.contents(folder))
-    pairs = lora.adapters(found)
-    if design.adapters or pairs:
-        design, found = _composed(folder, design, found, base)
+    stock = gathered(folder, design, base)
     parts = inventory.networks(design, torch.device('meta'), tokenizer(design, folder, base))
     wanted = inventory.slots(parts)
-    halves = {half: found.pop(half) for pair in pairs.values() for half in pair}
-    _demand(folder, inventory.audit(found, wanted, inventory.unused(design)), pairs, wanted)
-    deltas = _Deltas(design, pairs, halves, device)
-    _fill(wanted, found, deltas, device, dtype)
+    audit = inventory.audit(stock.tensors, wanted, inventory.unused(design))
+    faults = [audit.summary(), *misplaced(stock, wanted)]
+    if any(faults):
+        raise ValueError(f'{folder} does not fit its config.json: {"; ".join(filter(None, faults))}')
+    _fill(wanted, stock.tensors, _Deltas(design, stock, device), device, dtype)
     _finish(parts, device)
     return Policy(design, parts.dit, parts.encoders, tags(folder, base), str(folder))
 
@@ -151,8 +149,33 @@ def tokenizer(design: Design, folder: Path, base: Path | None = None) -> Tokeniz
     return SentenceTokenizer(folder / kind, length)
 
 
-def plainly_named(found: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Drop the wrapper parts adapters put into tensor names."""
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """Hold what the files offer, by plain name, before any of it is read.
+
+    `pairs` maps a weight to the names of its adapter halves, which `halves` describes.
+    """
+
+    tensors: Mapping[str, Stored]
+    pairs: Mapping[str, tuple[str, str]]
+    halves: Mapping[str, Stored]
+
+
+def gathered(folder: Path, design: Design, base: Path | None) -> Stock:
+    """Gather the tensors of a checkpoint, an adapter folder on top of its base.
+
+    ValueError if adapters lack their base, their other half or the modules trained with them.
+    """
+    found = _plainly_named(shards.contents(folder))
+    pairs = lora.adapters(found)
+    halves = {half: found.pop(half) for pair in pairs.values() for half in pair}
+    bare = not any(name.startswith(keymap.VAE) for name in found)
+    if bare and (design.adapters or pairs):
+        found = _on_base(folder, design, found, base)
+    return Stock(found, pairs, halves)
+
+
+def _plainly_named(found: Mapping[str, Stored]) -> dict[str, Stored]:
     plain: dict[str, Stored] = {}
     for name, stored in found.items():
         short = name if '.lora_' in name else lora.plain_name(name)
@@ -162,12 +185,9 @@ def plainly_named(found: Mapping[str, Stored]) -> dict[str, Stored]:
     return plain
 
 
-def _composed(folder: Path, design: Design, found: dict[str, Stored],
-              base: Path | None) -> tuple[Design, dict[str, Stored]]:
-    """Lay an adapter folder over its base: full base first, then the trained modules."""
-    whole = any(name.startswith(keymap.VAE) for name in found)
-    if whole:
-        return design, found        # saved with its base inside
+def _on_base(folder: Path, design: Design, found: Mapping[str, Stored],
+             base: Path | None) -> dict[str, Stored]:
+    """Lay the modules trained beside adapters over the complete base."""
     absent = [part for part in _ADAPTED
               if not any(name.startswith(keymap.DIT + part) for name in found)]
     if absent:
@@ -177,38 +197,32 @@ def _composed(folder: Path, design: Design, found: dict[str, Stored],
         raise ValueError(
             f'{folder} holds adapters only: name the complete checkpoint they were trained on as '
             'the base (DreamZero-AgiBot for the released YAM and AgiBot scripts, not raw Wan)')
-    grounds = designs.read(base)
-    if grounds.model != design.model:
+    if designs.read(base).model != design.model:
         raise ValueError(f'{folder} and its base {base} describe different models; '
                          'adapters fit only the model they were trained on')
-    ground = plainly_named(shards.contents(base))
+    ground = _plainly_named(shards.contents(base))
     if lora.adapters(ground):
         raise ValueError(f'{base} has adapters of its own; the base must be a complete checkpoint')
-    return design, ground | found
+    return {**ground, **found}
 
 
-def _demand(folder: Path, audit: inventory.Audit, pairs: Mapping[str, tuple[str, str]],
-            wanted: Mapping[str, Slot]) -> None:
-    if not audit.complete:
-        raise ValueError(f'{folder} does not fit its config.json: {audit.summary()}')
-    lost = sorted(target for target in pairs
+def misplaced(stock: Stock, wanted: Mapping[str, Slot]) -> list[str]:
+    """Say which adapters change weights that were never trained with any."""
+    lost = sorted(target for target in stock.pairs
                   if target not in wanted or not target.startswith(keymap.DIT)
                   or not lora.TARGETS.fullmatch(
                       target.removeprefix(keymap.DIT).removesuffix('.weight')))
-    if lost:
-        raise ValueError(f'{folder}: adapters for weights that take none: {", ".join(lost[:5])}')
+    return [f'adapters for weights that take none: {", ".join(lost[:5])}'] if lost else []
 
 
 class _Deltas:
     """Hold all adapters on the device; they are small beside the weights they change."""
 
-    def __init__(self, design: Design, pairs: Mapping[str, tuple[str, str]],
-                 halves: Mapping[str, Stored], device: torch.device) -> None:
+    def __init__(self, design: Design, stock: Stock, device: torch.device) -> None:
         self.config = design.adapters or lora.RELEASED
-        names = {stored.name: name for name, stored in halves.items()}
-        loaded = {names[stored.name]: tensor.clone()
-                  for stored, tensor in shards.tensors(halves.values(), device)}
-        self.pairs = {target: (loaded[a], loaded[b]) for target, (a, b) in pairs.items()}
+        loaded = {stored.name: tensor.clone()
+                  for stored, tensor in shards.tensors(stock.halves.values(), device)}
+        self.pairs = {target: (loaded[a], loaded[b]) for target, (a, b) in stock.pairs.items()}
 
     def applied(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         if name not in self.pairs:

@@ -27,6 +27,15 @@ class CanvasConfig:
     crop: float
     size: tuple[int, int] | None    # the canvas is resized to this; None: as stitched
 
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Give rows and columns of the picture that reaches the encoders."""
+        if self.size is not None:
+            return self.size
+        # the released arrangements of several views all measure two tiles by two
+        _, (rows, columns), _ = canvas.ARRANGEMENTS[self.arrangement or 'quadrants']
+        return int(rows * self.tile[0]), int(columns * self.tile[1])
+
     def layout(self, tag: str, views: tuple[str, ...]) -> canvas.Layout:
         """Lay out the views of an embodiment, in the order of its cameras."""
         name = self.arrangement or canvas.released_arrangement(tag, len(views))
@@ -137,8 +146,11 @@ def parsed(content: Mapping[str, Any]) -> Design:
 
 def _canvas(values: Mapping[str, Any]) -> CanvasConfig:
     try:
-        size = values['size']
-        return CanvasConfig(values['arrangement'], tuple(values['tile']), float(values['crop']),
+        size, arrangement = values['size'], values['arrangement']
+        if arrangement is not None and arrangement not in canvas.ARRANGEMENTS:
+            raise ValueError(f'wam.canvas: arrangement {arrangement!r} is unknown; known: '
+                             f'{", ".join(canvas.ARRANGEMENTS)}')
+        return CanvasConfig(arrangement, tuple(values['tile']), float(values['crop']),
                             tuple(size) if size else None)
     except (KeyError, TypeError) as error:
         raise ValueError(f'wam.canvas: {error}') from error
@@ -209,8 +221,11 @@ def _released_model(head: Mapping[str, Any], box: CanvasConfig,
     if not actions:
         raise ValueError('neither diffusion_model_cfg.num_action_per_block nor action_horizon')
     frames = int(head.get('num_frame_per_block', network.get('num_frame_per_block', 2)))
-    height, width = box.size or (2 * box.tile[0], 2 * box.tile[1])
+    height, width = box.pixels
     rows, columns = height // parts.vae.stride, width // parts.vae.stride
+    window = int(network.get('max_chunk_size', 4))
+    if window < 1:
+        raise ValueError(f'max_chunk_size {window}: a window of at least one block is needed')
     model = ModelConfig(
         dim=int(_wanted(network, 'dim')), heads=int(_wanted(network, 'num_heads')),
         layers=int(_wanted(network, 'num_layers')), ffn_dim=int(_wanted(network, 'ffn_dim')),
@@ -225,7 +240,7 @@ def _released_model(head: Mapping[str, Any], box: CanvasConfig,
         action_hidden=int(network.get('hidden_size', 1024)),
         frames_per_block=frames, actions_per_block=actions,
         states_per_block=int(network.get('num_state_per_block', 1)),
-        window_blocks=int(network.get('max_chunk_size', 4)), masked_state=True,
+        window_blocks=window, masked_state=True,
         pixel_frames_per_latent=vae.GROUP, video_hz=frames * vae.GROUP / CHUNK_S,
         action_hz=actions / CHUNK_S)
     said = network.get('frame_seqlen')

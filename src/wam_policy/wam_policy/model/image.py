@@ -3,12 +3,17 @@
 The released models read the tower one block before its end and without its last norm.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionModel
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)      # of CLIP's training pixels, RGB in [0, 1]
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -35,6 +40,8 @@ CLIP_H = ImageConfig(1280, 16, 31, 5120, 14, 224)
 
 def network(config: ImageConfig) -> CLIPVisionModel:
     """Build the tower; under `torch.device('meta')` it costs no memory."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel      # seconds others do not need
+
     net = CLIPVisionModel(CLIPVisionConfig(
         hidden_size=config.dim, intermediate_size=config.mlp_dim,
         num_hidden_layers=config.layers, num_attention_heads=config.heads,

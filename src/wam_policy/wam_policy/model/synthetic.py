@@ -4,9 +4,11 @@ For tests, speed measurements and dry runs without the real weights. Nothing her
 measured; everything it writes says so (`trained` false, statistics marked synthetic).
 """
 
+import argparse
 import json
 import math
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +18,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from wam_policy.core import embodiment
 from wam_policy.core.embodiment import Embodiment, Slice
-from wam_policy.model import canvas, inventory, keymap, metadata, shards
-from wam_policy.model.design import Design
+from wam_policy.model import inventory, keymap, metadata, shards
+from wam_policy.model.design import Design, released
 from wam_policy.model.lora import TARGETS
 from wam_policy.model.metadata import Statistics, Tag
 
@@ -63,9 +66,13 @@ def tags(robots: Sequence[Embodiment]) -> list[Tag]:
 # ---- config.json
 
 def config(design: Design) -> dict[str, object]:
-    """Give config.json in the released schema; the `wam` section adds what that cannot say."""
+    """Give config.json in the released schema; the `wam` section adds what that cannot say.
+
+    Prompts are read as bytes: weights that learned nothing need no tokenizer to be copied.
+    """
     model = design.model
-    own = design.to_dict()
+    own = design.to_dict() | {'trained': False}
+    own['encoders']['tokenizer'] = 'bytes'
     del own['model']
     network = {
         'model_type': 'i2v' if model.condition_channels else 'ti2v',
@@ -99,16 +106,16 @@ def toy(design: Design, tile: tuple[int, int] = (32, 32)) -> Design:
                                     size=32)
     box = replace(design.canvas, arrangement=design.canvas.arrangement or 'quadrants', tile=tile,
                   size=design.canvas.size and tile)
-    height, width = box.size or canvas.layout(box.arrangement, ('a', 'b', 'c'), *tile).size
+    height, width = box.pixels
     rows, columns = height // pixels.stride, width // pixels.stride
     model = replace(
         old, dim=64, heads=2, layers=3, ffn_dim=96, freq_dim=32, text_dim=48, text_len=64,
         image_dim=32 if old.image_context else 0, action_hidden=32, latent_channels=4,
         latent_size=(rows // 2 * 2, columns // 2 * 2),
         condition_channels=8 if old.condition_channels else 0)
+    parts = replace(parts, vae=pixels, text=words, image=frame, tokenizer='bytes')
     return replace(design, name=f'{design.name}_toy', model=model, canvas=box, trained=False,
-                   encoders=replace(parts, vae=pixels, text=words, image=frame,
-                                    tokenizer='bytes'))
+                   encoders=parts)
 
 
 # ---- weights
@@ -221,3 +228,33 @@ def write_adapters(design: Design, folder: Path, *, dtype: torch.dtype, seed: in
 
 def _takes_adapter(name: str) -> bool:
     return name.endswith('.weight') and bool(TARGETS.fullmatch(name.removesuffix('.weight')))
+
+
+# ---- command
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a made-up checkpoint; `--hollow` files have true sizes but take no room on disk."""
+    parser = argparse.ArgumentParser(prog='python -m wam_policy.model.synthetic',
+                                     description=main.__doc__)
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('--preset', choices=('dreamzero_14b', 'dreamzero_5b'),
+                        default='dreamzero_14b')
+    parser.add_argument('--toy', action='store_true', help='a few megabytes, every kind of tensor')
+    parser.add_argument('--hollow', action='store_true', help='headers only, all weights zero')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--largest-shard', type=int, default=5_000_000_000, help='bytes')
+    chosen = parser.parse_args(arguments)
+    design = released(chosen.preset)
+    robots = [embodiment.load(name) for name in embodiment.names()]
+    settings = {'dtype': torch.bfloat16, 'largest_shard': chosen.largest_shard}
+    if chosen.toy:
+        design = toy(design)
+    if chosen.hollow:
+        write_hollow(design, robots, chosen.folder, **settings)
+    else:
+        write(design, robots, chosen.folder, seed=chosen.seed, **settings)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,12 +1,16 @@
 """Text to embeddings: tokenisers and the UMT5 encoder of transformers."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
+if TYPE_CHECKING:
+    from transformers import UMT5EncoderModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ UMT5_XXL = TextConfig(256384, 4096, 64, 64, 10240, 24, 32)
 
 def network(config: TextConfig) -> UMT5EncoderModel:
     """Build the encoder; under `torch.device('meta')` it costs no memory."""
+    from transformers import UMT5Config, UMT5EncoderModel   # seconds others do not need
+
     return UMT5EncoderModel(UMT5Config(
         vocab_size=config.vocabulary, d_model=config.dim, d_kv=config.head_dim,
         d_ff=config.ffn_dim, num_layers=config.layers, num_heads=config.heads,
@@ -88,6 +94,8 @@ class SentenceTokenizer:
                 f'{folder}: no tokenizer.json or spiece.model. The released checkpoints come '
                 'without a tokenizer: copy tokenizer.json, tokenizer_config.json, spiece.model '
                 'and special_tokens_map.json of google/umt5-xxl (Hugging Face) into that folder')
+        from transformers import AutoTokenizer
+
         self.text_len = text_len
         self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 

@@ -5,13 +5,16 @@ video in groups (first frame, then four frames each), so a clip encoded group by
 context kept equals the clip encoded at once, at the cost of the new frames alone.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 from torch import nn
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
 
 GROUP = 4       # pixel frames per latent frame after the first
 
@@ -64,14 +67,27 @@ WAN22 = VaeConfig(48, 160, 256, 2, True, 2, WAN22_MEAN, WAN22_STD)
 
 def network(config: VaeConfig) -> AutoencoderKLWan:
     """Build the network; under `torch.device('meta')` it costs no memory."""
-    folded = 3 * config.patch ** 2
+    from diffusers import AutoencoderKLWan      # seconds of import that other models do not need
+
+    channels = 3 * config.patch ** 2
     return AutoencoderKLWan(
         base_dim=config.base_dim, decoder_base_dim=config.decoder_base_dim,
         z_dim=config.channels, num_res_blocks=config.res_blocks, is_residual=config.residual,
-        in_channels=folded, out_channels=folded,
+        in_channels=channels, out_channels=channels,
         patch_size=config.patch if config.patch > 1 else None,
         scale_factor_spatial=config.stride,
         latents_mean=list(config.mean), latents_std=list(config.std)).eval()
+
+
+def folded(video: torch.Tensor, patch: int) -> torch.Tensor:
+    """Fold squares of pixels into channels: [B C T H W] to [B C*patch^2 T H/patch W/patch].
+
+    The column within the square varies slower than the row: that is the order of the weights.
+    """
+    batch, channels, frames, height, width = video.shape
+    split = video.reshape(batch, channels, frames, height // patch, patch, width // patch, patch)
+    return split.permute(0, 1, 6, 4, 2, 3, 5).reshape(
+        batch, channels * patch ** 2, frames, height // patch, width // patch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +115,7 @@ class Vae(nn.Module):
         return mean.view(shape).to(like.dtype), inverse.view(shape).to(like.dtype)
 
     def _encoded(self, group: torch.Tensor, features: list[Any]) -> torch.Tensor:
-        if self.config.patch > 1:
-            group = patchify(group, patch_size=self.config.patch)
+        group = folded(group, self.config.patch)
         moments = self.net.quant_conv(
             self.net.encoder(group, feat_cache=features, feat_idx=[0]))
         mean, inverse = self._scale(moments)
