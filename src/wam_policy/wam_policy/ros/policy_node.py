@@ -34,6 +34,7 @@ from wam_policy.ros.runs import Runs
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 STATUS_PERIOD_S = 0.1           # at most this often, at least every HEARTBEAT_TICKS
 HEARTBEAT_TICKS = 10
+LOG_PERIOD_S = 1.0              # a state that flickers is in the status, not in the log
 
 
 class PolicyNode(LifecycleNode):
@@ -48,7 +49,7 @@ class PolicyNode(LifecycleNode):
         self._news = News(Workers.STARTING, 'workers are starting')
         self._inputs: list = []
         self._told: tuple = ()              # what the last status said that counts as a change
-        self._logged = ''                   # name of the state that was logged last
+        self._logged, self._logged_s = '', 0.0      # state that was logged last, and when
         self._quiet_ticks = 0
         params.read(self, PolicyParams)     # declared early: visible before configuration
         params.guard(self, PolicyParams, lambda: bool(self._inputs), self._on_params)
@@ -255,8 +256,9 @@ class PolicyNode(LifecycleNode):
     def _publish_status(self) -> None:
         status = self._status()
         self._status_out.publish(status)
-        if status.state_name != self._logged:
-            self._logged = status.state_name
+        now_s = self._now_ns() / 1e9
+        if status.state_name != self._logged and abs(now_s - self._logged_s) >= LOG_PERIOD_S:
+            self._logged, self._logged_s = status.state_name, now_s
             self.get_logger().info(f'{status.state_name}: {status.reason}' if status.reason
                                    else status.state_name)
 

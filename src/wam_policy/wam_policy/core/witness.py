@@ -1,0 +1,112 @@
+"""What a run looked like from outside: counts, rates, latencies and how hard joints were driven.
+
+Figures begin with the first chunk; what came before is start-up. Wall times are seconds of one
+monotonic clock, stamps are of the stack's.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+
+from wam_policy.core.embodiment import Embodiment
+from wam_policy.core.limits import worst
+from wam_policy.core.trajectory import Trajectory
+from wam_policy.core.types import Chunk, JointState
+
+RATIOS = ('position', 'velocity', 'acceleration', 'jerk')
+RECENT = 20                             # chunks for the figures of the moment
+
+
+class Witness:
+    """Gather what passes by; ask for the figures at any time."""
+
+    def __init__(self, robot: Embodiment) -> None:
+        self._robot = robot
+        self._limits = {controller.name: robot.limits(controller.joints)
+                        for controller in robot.controllers}
+        self._planned: dict[str, Trajectory] = {}
+        self._latencies_ms: dict[str, list[float]] = {}
+        self._frames: Counter[str] = Counter()
+        self._arrivals_s: list[float] = []
+        self._factors: list[float] = []
+        self._start: JointState | None = None
+        self.commanded = dict.fromkeys(RATIOS, 0.0)
+        self.seam = 0.0                 # largest position jump from one trajectory to the next
+        self.trajectories = 0
+        self.moved = 0.0                # largest way of a joint from where it was at first
+
+    @property
+    def begun_s(self) -> float | None:
+        return self._arrivals_s[0] if self._arrivals_s else None
+
+    @property
+    def chunks(self) -> int:
+        return len(self._arrivals_s)
+
+    def on_chunk(self, chunk: Chunk, ready_ns: int, now_ns: int, now_s: float) -> None:
+        """Take a chunk as it arrives; the first one warmed the workers up and is not timed."""
+        self._arrivals_s.append(now_s)
+        if self.chunks == 1:
+            return
+        stages = {**chunk.timings_ms, 'publish': (now_ns - ready_ns) / 1e6,
+                  'total': (now_ns - chunk.stamp_ns) / 1e6}
+        for stage, value_ms in stages.items():
+            self._latencies_ms.setdefault(stage, []).append(value_ms)
+
+    def on_frame(self, camera: str) -> None:
+        self._frames[camera] += self.begun_s is not None
+
+    def on_joints(self, joints: JointState) -> None:
+        self._start = self._start or joints
+        self.moved = max(self.moved, float(np.abs(joints.position - self._start.position).max()))
+
+    def on_trajectory(self, controller: str, planned: Trajectory) -> None:
+        """Take one command; extrema between its points count, and how it joins the last one."""
+        self.trajectories += 1
+        found = worst(planned, self._limits[controller])
+        for name in RATIOS:
+            self.commanded[name] = max(self.commanded[name], float(getattr(found, name).max()))
+        before = self._planned.get(controller)
+        if before is not None:
+            gap = np.abs(before.at(planned.start_ns).position - planned.position[0])
+            self.seam = max(self.seam, float(gap.max()))
+        self._planned[controller] = planned
+
+    def on_speed(self, real_time_factor: float) -> None:
+        if self.begun_s is not None:
+            self._factors.append(real_time_factor)
+
+    def rate_hz(self, now_s: float) -> float:
+        """Return chunks per second of wall time from the first chunk until now."""
+        if self.begun_s is None or now_s <= self.begun_s:
+            return 0.0
+        return (self.chunks - 1) / (now_s - self.begun_s)
+
+    def recent_hz(self, now_s: float) -> float:
+        """Return chunks per second over the last few, falling while none comes."""
+        recent = self._arrivals_s[-RECENT:]
+        return (len(recent) - 1) / max(now_s - recent[0], 1e-9) if len(recent) > 1 else 0.0
+
+    def recent_ms(self) -> float | None:
+        """Return the median of the last few total latencies."""
+        totals = self._latencies_ms.get('total')
+        return float(np.median(totals[-RECENT:])) if totals else None
+
+    def camera_hz(self, now_s: float) -> dict[str, float]:
+        """Return pictures per second of wall time and camera since the first chunk."""
+        passed_s = now_s - self.begun_s if self.begun_s is not None else 0.0
+        return {camera.key: self._frames[camera.key] / passed_s if passed_s > 0 else 0.0
+                for camera in self._robot.cameras}
+
+    def real_time_factor(self) -> float:
+        return float(np.mean(self._factors)) if self._factors else 0.0
+
+    def latency_ms(self) -> Mapping[str, float]:
+        """Return p50 and p99 of the total, and the median of every stage."""
+        totals = self._latencies_ms.get('total')
+        if not totals:
+            return {}
+        return {'p50': float(np.percentile(totals, 50)), 'p99': float(np.percentile(totals, 99)),
+                **{stage: float(np.median(values))
+                   for stage, values in self._latencies_ms.items() if stage != 'total'}}
