@@ -1,13 +1,15 @@
 """The robot's cameras: all views of one instant in one off-screen picture, read back once.
 
-Everything that touches OpenGL stays in the thread that made the `Cameras`. Without a display
-Mesa draws in software; shadows and multi-sampling are off in the model because they would cost
+Everything that touches OpenGL stays in the thread that made the `Cameras`. Without a GPU Mesa
+draws in software; shadows and multi-sampling are off in the model because they would cost
 ten times the rest.
 """
 
+import ctypes.util
 import importlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -66,20 +68,24 @@ def intrinsics(model: mujoco.MjModel, key: str, size: tuple[int, int]) -> np.nda
 
 
 def _opengl(width: int, height: int) -> mujoco.GLContext:
-    """Open a context: what MUJOCO_GL names, else EGL, else OSMesa; RuntimeError says what failed.
+    """Open a context and make it current; RuntimeError names the package that is missing.
 
-    The name stays in the environment: MuJoCo loads its OpenGL functions by it.
+    The choice goes into the environment: MuJoCo loads its OpenGL functions by it.
     """
-    wanted = os.environ.get('MUJOCO_GL', '')
-    failures = []
-    for backend in ([wanted] if wanted else ['egl', 'osmesa']):
-        os.environ['MUJOCO_GL'] = backend
-        try:
-            context = importlib.import_module(f'mujoco.{backend}').GLContext(width, height)
-            context.make_current()
-            return context
-        except (ImportError, RuntimeError, AttributeError, OSError) as error:
-            failures.append(f'{backend}: {error}')
-            os.environ.pop('PYOPENGL_PLATFORM', None)
-    raise RuntimeError(f'no OpenGL for the cameras ({"; ".join(failures)}); install libegl1 and '
-                       'libegl-mesa0, or libosmesa6')
+    backend = os.environ['MUJOCO_GL'] = _backend()
+    try:
+        context = importlib.import_module(f'mujoco.{backend}').GLContext(width, height)
+        context.make_current()
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        raise RuntimeError(f'the cameras cannot draw with MUJOCO_GL={backend}: {error}; install '
+                           'libosmesa6 and set MUJOCO_GL=osmesa') from error
+    return context
+
+
+def _backend() -> str:
+    """Return what MUJOCO_GL names, else EGL on a GPU, else software; chosen once per process."""
+    if os.environ.get('MUJOCO_GL'):
+        return os.environ['MUJOCO_GL']
+    gpu = any(Path('/dev').glob('nvidia[0-9]*')) or any(Path('/dev/dri').glob('renderD*'))
+    has_osmesa = ctypes.util.find_library('OSMesa') is not None
+    return 'osmesa' if has_osmesa and not gpu else 'egl'    # Mesa's EGL draws in software too

@@ -61,16 +61,16 @@ class Executed:
     mean across a knot, and large where the acceleration itself jumps, as it should be.
     """
 
-    def __init__(self, limits: Limits, step_s: float) -> None:
+    def __init__(self, limits: Limits, step_s: float, position: np.ndarray) -> None:
         self._limits, self._step_s = limits, step_s
         zero = np.zeros(len(limits.names))
         self.velocity, self.acceleration, self.jerk = zero.copy(), zero.copy(), zero.copy()
         self.step, self.measured_velocity, self.tracking_error = zero.copy(), zero.copy(), zero
-        self._before: Motion | None = None
+        self._before = Motion.at_rest(position)
 
-    def forget_motion(self) -> None:
-        """Start anew after the robot was put elsewhere: that was no motion of a controller."""
-        self._before = None
+    def put(self, position: np.ndarray) -> None:
+        """Go on from `position` [commanded], where the robot was put: no controller moved it."""
+        self._before = Motion.at_rest(position)
 
     def record(self, setpoint: Motion, position: np.ndarray, velocity: np.ndarray) -> None:
         """Take one physics step: the set-point and the measured joints, [commanded] each."""
@@ -78,9 +78,8 @@ class Executed:
         _keep(self.acceleration, setpoint.acceleration)
         _keep(self.measured_velocity, velocity)
         _keep(self.tracking_error, setpoint.position - position)
-        if self._before is not None:
-            _keep(self.step, setpoint.position - self._before.position)
-            _keep(self.jerk, (setpoint.acceleration - self._before.acceleration) / self._step_s)
+        _keep(self.step, setpoint.position - self._before.position)
+        _keep(self.jerk, (setpoint.acceleration - self._before.acceleration) / self._step_s)
         self._before = setpoint
 
     def ratios(self) -> dict[str, np.ndarray]:

@@ -60,11 +60,12 @@ class Live:
         try:
             while not self._stop.is_set():
                 self._stop.wait(self.pacer.wait_s(self._wall_ns(), BATCH))
-                self._advance()
+                self.advance()
         except BaseException as error:      # noqa: BLE001 — kept for the main thread to raise
             self.failure = error
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """Do the steps that are due now; the thread calls it, a test may."""
         wall_ns = self._wall_ns()
         steps = min(self.pacer.due(wall_ns) // BATCH * BATCH, CATCH_UP)
         for _ in range(steps // BATCH):

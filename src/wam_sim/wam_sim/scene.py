@@ -18,6 +18,7 @@ CUBE_HALF_M = 0.025
 CAN_RADIUS_M, CAN_HALF_M = 0.024, 0.035
 PAD_RADIUS_M, PAD_HALF_M = 0.06, 0.001
 SPACING_M = 0.11                            # between centres: fingers fit between two cubes
+TRIES = 100_000
 CUBES = ('cube_0', 'cube_1', 'cube_2')
 CAN, PAD = 'can', 'pad'
 OBJECTS = (*CUBES, CAN)                     # slots that move freely
@@ -56,11 +57,14 @@ def sampled(robot: Robot, seed: int) -> Scene:
     x_low, x_high, y_low, y_high = robot.workspace
     low, high = np.array([x_low, y_low]), np.array([x_high, y_high])
     colours = rng.permutation(list(PALETTE))
-    while True:
+    for _ in range(TRIES):
         places = rng.uniform(low, high, size=(len(OBJECTS) + 1, 2))
         gaps = np.linalg.norm(places[:, None] - places[None], axis=2)
         if gaps[np.triu_indices(len(places), 1)].min() >= SPACING_M:
             break
+    else:
+        raise ValueError(f'{robot.name}: the workspace {robot.workspace} is too small for '
+                         f'{len(places)} objects {SPACING_M} m apart; widen it in robot.yaml')
     yaws = rng.uniform(-np.pi / 4, np.pi / 4, len(places))
     kinds = ('cube', 'cube', 'cube', 'can', 'pad')
     return Scene(seed, tuple(

@@ -40,7 +40,7 @@ class Simulation:
         self._joints.put(self.data, self._rest)
         self._joints.weigh(self.model, self.data)
         self.controllers = Controllers(body, self._rest)
-        self.executed = Executed(body.limits(), STEP_S)
+        self.executed = Executed(body.limits(), STEP_S, self._rest)
         self._tools = {hand.side: self.model.site(f'{hand.side}_tool').id for hand in robot.hands}
         self._cameras: Cameras | None = None
         self.reset(seed)
@@ -57,7 +57,7 @@ class Simulation:
             mujoco.mj_resetData(self.model, self.data)
             self._joints.put(self.data, self._rest)
             self.controllers.hold(self._rest)
-            self.executed.forget_motion()
+            self.executed.put(self._rest)
             self.data.ctrl[:] = self._joints.control(Motion.at_rest(self._rest))
         scenes.place(self.model, self.data, self.robot, scene)
         mujoco.mj_forward(self.model, self.data)
