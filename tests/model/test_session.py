@@ -370,3 +370,26 @@ def test_frame_counts_the_released_loop_cannot_use_are_refused(count: int) -> No
     live.step(frames(0, 1), 'pick', STATE)
     with pytest.raises(ValueError, match='frames in a call'):
         live.step(frames(1, count), 'pick', STATE)
+
+
+@pytest.mark.parametrize('count, conditions_on', [(4, 3), (9, 8), (8, 0), (5, 0)])
+def test_a_released_restart_conditions_on_one_frame(count: int, conditions_on: int) -> None:
+    clip = frames(1, count)
+    whole = ReferenceSession(episode(WITH_IMAGE), negative='bad').step(clip, 'pick', STATE)
+    alone = ReferenceSession(episode(WITH_IMAGE), negative='bad').step(
+        clip[conditions_on:conditions_on + 1], 'pick', STATE
+    )
+    assert torch.equal(whole.actions, alone.actions)
+
+
+def test_a_released_block_short_of_frames_repeats_them() -> None:
+    def ask(clip: Tensor) -> Tensor:
+        live = ReferenceSession(episode(WITH_IMAGE), negative='bad')
+        live.step(frames(0, 1), 'pick', STATE)
+        return live.step(clip, 'pick', STATE).actions
+
+    four = frames(1, 4)
+    eight = four.repeat_interleave(2, 0)
+    nine = torch.cat([four[:1], eight])
+    assert torch.equal(ask(four), ask(eight)) and torch.equal(ask(eight), ask(nine))
+    assert torch.equal(ask(nine), ask(torch.cat([nine, frames(2, 3)])))

@@ -36,7 +36,7 @@ def teacher_forcing_mask(
     clean, future = len(block), len(future_blocks)
     mask = torch.zeros(clean + future, clean + future, dtype=torch.bool, device=device)
 
-    oldest = (block * per_block + 1 - config.window_frames).clamp(min=1)
+    oldest = block * per_block + 1 - config.window_frames
     in_window = (frame[None] == 0) | (frame[None] >= oldest[:, None])
     mask[:clean, :clean] = (block[None] <= block[:, None]) & in_window
     mask[clean:, :clean] = block[None] < future_blocks[:, None]
