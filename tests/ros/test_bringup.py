@@ -111,9 +111,11 @@ def test_simulation_is_the_default_where_no_robot_is_connected(monkeypatch, envi
 
 def test_arguments_reach_the_parameters():
     values = parameters(devices='cuda:0,cuda:1', camera_size='640x480', worker_python='/opt/py',
-                        checkpoint='/w', use_sim_time='true')
+                        checkpoint='/w', use_sim_time='true', cfg='2', camera_hz='30')
     assert values['/**/policy']['devices'] == ['cuda:0', 'cuda:1']
     assert values['/**/policy']['worker_python'] == '/opt/py'
+    assert repr(values['/**/policy']['cfg']) == '2.0'
+    assert repr(values['/**/sim']['camera_hz']) == '30.0'
     assert (values['/**/sim']['image_width'], values['/**/sim']['image_height']) == (640, 480)
     assert values['/**']['use_sim_time'] is True and values['/**/sim']['publish_clock'] is True
 

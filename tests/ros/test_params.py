@@ -21,6 +21,7 @@ class Probe:
     names: tuple[str, ...] = setting(('x', 'y'), 'a list')
     scales: tuple[float, ...] = setting((0.5, 1.0), 'a list of numbers', low=0.0, high=1.0)
     on: bool = setting(False, 'a switch')
+    devices: tuple[str, ...] = setting(('cpu',), 'where', pattern=r'cpu|cuda:\d+')
     __post_init__ = params.checked
 
 
@@ -41,10 +42,12 @@ def test_defaults_come_back_frozen(node):
 
 
 @pytest.mark.parametrize('node', [[
-    'rate_hz:=50.0', 'count:=9', 'mode:=b', 'names:=[p]', 'scales:=[0.25]', 'on:=true']],
+    'rate_hz:=50.0', 'count:=9', 'mode:=b', 'names:=[p]', 'scales:=[0.25]', 'on:=true',
+    'devices:=["cuda:0", "cuda:1"]']],
     indirect=True)
 def test_overrides_are_read(node):
-    assert params.read(node, Probe) == Probe(50.0, 9, 'b', ('p',), (0.25,), True)
+    assert params.read(node, Probe) == Probe(50.0, 9, 'b', ('p',), (0.25,), True,
+                                              ('cuda:0', 'cuda:1'))
 
 
 @pytest.mark.parametrize(('node', 'words'), [
@@ -56,6 +59,7 @@ def test_overrides_are_read(node):
     (['mode:=c'], ['mode', "one of a, b, got 'c'"]),
     (['scales:=[0.5, 1.5]'], ['scales', '[0, 1], got 1.5']),
     (['on:=1'], ['on', 'true or false']),
+    (['devices:=[cpu, gpu]'], ['devices', 'a list', r'like cpu|cuda:\d+, got', 'gpu']),
 ], indirect=['node'])
 def test_a_wrong_override_is_refused_at_start(node, words):
     with pytest.raises(ValueError) as caught:

@@ -6,6 +6,7 @@ of range is refused with the reason, at start and at run time.
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -35,15 +36,16 @@ class Params(Protocol):
 
 
 def setting(default: Any, description: str, *, unit: str = '', low: float | None = None,
-            high: float | None = None, choices: tuple[Any, ...] = (), live: bool = False) -> Any:
+            high: float | None = None, choices: tuple[Any, ...] = (), pattern: str = '',
+            live: bool = False) -> Any:
     """Describe one parameter as a dataclass field.
 
-    `low` and `high` are part of the range and hold for every element of a list. A parameter that
-    is not `live` cannot change while the node is active.
+    `low` and `high` are part of the range; they and `pattern`, a regular expression, hold for
+    every element of a list. A parameter that is not `live` cannot change while the node is active.
     """
     return dataclasses.field(default=default, metadata={
         'description': description, 'unit': unit, 'low': low, 'high': high, 'choices': choices,
-        'live': live})
+        'pattern': pattern, 'live': live})
 
 
 def checked(params: Any) -> None:
@@ -62,7 +64,7 @@ class PolicyParams:
     checkpoint: str = setting('preset:tiny', 'weights: a folder, or preset:<name> for random ones')
     devices: tuple[str, ...] = setting(
         ('cpu', 'cpu'), 'one device per worker: cpu or cuda:<n>; one entry runs both branches of '
-        'the guidance in one worker, two entries run one each')
+        'the guidance in one worker, two entries run one each', pattern=r'cpu|cuda:\d+')
     cfg: float = setting(5.0, 'scale of the classifier-free guidance; 1.0 is off', low=1.0,
                          high=20.0)
     steps: int = setting(0, "denoising steps per query; 0 takes the checkpoint's", low=0,
@@ -185,7 +187,8 @@ def _fault(field: dataclasses.Field, value: Any) -> str:
             (isinstance(element, float) and not math.isfinite(element))
             or (meta['low'] is not None and element < meta['low'])
             or (meta['high'] is not None and element > meta['high'])
-            or (meta['choices'] and element not in meta['choices']))
+            or (meta['choices'] and element not in meta['choices'])
+            or (meta['pattern'] and not re.fullmatch(meta['pattern'], element)))
         if wrong:
             return f'{field.name}: want {_wanted(field)}, got {element!r}'
     return ''
@@ -198,7 +201,9 @@ def _wanted(field: dataclasses.Field) -> str:
             'bool': 'true or false'}.get(name, f'a list ({field.type})')
     if meta['choices']:
         return f'one of {", ".join(map(str, meta["choices"]))}'
-    if meta['low'] is None and meta['high'] is None:
+    if meta['pattern']:
+        return f'{kind} like {meta["pattern"]}'
+    if meta['low'] is None:
         return kind
     unit = f' {meta["unit"]}' if meta['unit'] else ''
     return f'{kind} in [{meta["low"]:g}, {meta["high"]:g}]{unit}'
