@@ -85,8 +85,12 @@ def test_yam_limits_are_not_the_placeholders_of_its_description():
         assert joint.lower == 0.0 or abs(joint.lower) > 1e-6     # no -8.9e-16
 
 
-def test_yam_may_rest_at_zero():
-    assert YAM.joint('left_joint2').lower == 0.0 == YAM.rest['left_joint2']
+def test_yam_may_lie_folded_at_zero():
+    limits = YAM.limits()
+    assert (limits.lower <= 0.0).all() and (limits.upper >= 0.0).all()
+    assert [joint for joint, lower in zip(YAM.commanded, limits.lower, strict=True)
+            if lower == 0.0] == ['left_joint2', 'left_joint3', 'right_joint2', 'right_joint3',
+                                 'left_gripper', 'right_gripper']
 
 
 def test_a_gripper_that_holds_something_is_not_a_step_too_far():
@@ -139,8 +143,9 @@ def test_unknown_name_lists_what_there_is_and_the_nearest():
      '{joints: [left_gripper], relative: true, masked: true}', 'left_gripper missing'),
     ('{joints: [left_gripper], relative: true, masked: false}',
      '{joints: [left_gripper], relative: yes please, masked: false}', 'want true or false'),
-    ('  left_joint2: 0.0', '  left_joint2: -0.1', 'rest.left_joint2: -0.1 is outside'),
-    ('  left_joint2: 0.0\n', '', 'rest: left_joint2 missing'),
+    ('rest:\n  left_joint1: ', 'rest:\n  left_joint1: -9.0 # ', r'rest.left_joint1: -9.* is outside'),
+    ('rest:\n  left_joint1: ', 'rest:\n  left_joint0: ', 'rest: left_joint0 unknown'),
+    ('rest:\n', 'rest:\n  extra: 0.0\n', 'rest: extra unknown'),
     ('raw_open: 1.0', 'raw_open: 0.0', 'raw_open equals raw_closed'),
     ('raw_range: [-0.05, 1.05]', 'raw_range: [0.2, 1.05]', 'does not hold raw_open'),
     ('raw_range: [-0.05, 1.05]', 'raw_range: [0.2]', 'raw_range: want a list of 2'),
