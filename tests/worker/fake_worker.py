@@ -7,7 +7,6 @@ import sys
 import time
 
 import numpy as np
-
 from wam_policy.worker import wire
 from wam_policy.worker.wire import Message
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from wam_policy.worker.backoff import Backoff
 from wam_policy.worker.client import (
     Interrupted,
@@ -23,6 +22,7 @@ from wam_policy.worker.client import (
     WorkerDied,
     WorkerError,
 )
+from wam_policy.worker.program import package_environment
 from wam_policy.worker.wire import WireError
 
 FAKE = (sys.executable, str(Path(__file__).with_name('fake_worker.py')))
@@ -309,7 +309,7 @@ def test_children_die_with_a_parent_that_is_killed():
         pair.start()
         print(pair.wait_ready(10).state, *[p.pid for p in pair._crew._programs], flush=True)
         time.sleep(60)
-    ''')], stdout=subprocess.PIPE, text=True)
+    ''')], stdout=subprocess.PIPE, text=True, env=package_environment({}))
     state, *children = parent.stdout.readline().split()
     assert state == 'ready'
     parent.kill()

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from wam_policy.worker import exits, main
+from wam_policy.worker.program import package_environment
 
 WORKER = [sys.executable, '-m', 'wam_policy.worker.main']
 NEEDED = ['--checkpoint', 'preset:tiny', '--embodiment', 'yam']
@@ -47,7 +47,8 @@ def test_the_recipes_are_those_of_the_sampler():
 def test_help_and_refusals_come_without_torch(capsys):
     start_s = time.monotonic()
     done = subprocess.run([*WORKER, '--checkpoint', 'preset:tiny', '--embodiment', 'yamm'],
-                          capture_output=True, text=True, timeout=30)
+                          capture_output=True, text=True, timeout=30,
+                          env=package_environment({}))
     assert done.returncode == exits.REFUSED
     assert done.stderr.startswith('wam-worker both: error: ') and 'yam' in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -55,7 +56,7 @@ def test_help_and_refusals_come_without_torch(capsys):
         import sys
         from wam_policy.worker import client, main
         sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))
-    ''')], timeout=30)
+    ''')], timeout=30, env=package_environment({}))
     assert seen.returncode == 0
     assert time.monotonic() - start_s < 30
 
@@ -82,7 +83,7 @@ def test_a_worker_that_does_not_read_dies_with_its_parent():
         program = Program({[*WORKER, *NEEDED]!r}, 0, 'both', lambda rank, line: None, {{}})
         print(program.pid, flush=True)
         time.sleep(60)
-    ''')], stdout=subprocess.PIPE, text=True)
+    ''')], stdout=subprocess.PIPE, text=True, env=package_environment({}))
     child = int(parent.stdout.readline())
     maps = Path(f'/proc/{child}/maps')
     deadline_s = time.monotonic() + 30

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
 from wam_policy.model.branch import Role
 from wam_policy.model.session import Memory
 from wam_policy.worker import wire

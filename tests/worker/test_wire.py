@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
 from wam_policy.worker import wire
 from wam_policy.worker.wire import Message, PeerClosed, WireError, WireTimeout
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore
 
 from wam_policy.worker.exits import PeerLost
 
@@ -52,7 +53,7 @@ class Exchange:
         self._home = torch.device('cpu') if seat.backend == 'gloo' else device
         self._own = self._both = torch.empty(0)
         try:
-            store = dist.FileStore(str(Path(seat.rendezvous.removeprefix('file://'))), seat.world)
+            store = FileStore(str(Path(seat.rendezvous.removeprefix('file://'))), seat.world)
             store.set(f'loaded {seat.rank}', 'yes')
             # loading may take minutes on one side: wait here, so that swaps can be impatient
             store.wait([f'loaded {rank}' for rank in range(seat.world)],

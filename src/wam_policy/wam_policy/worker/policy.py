@@ -179,7 +179,8 @@ class Policy:
             actions = found.actions.float().cpu().numpy()
             targets = transforms.targets(self.robot, self._normaliser.targets(actions, values))
         after.lap('post')
-        return Targets(targets, joints[self._commanded], _summed(watch.laps_ms, inner, after.laps_ms))
+        stages_ms = _summed(watch.laps_ms, inner, after.laps_ms)
+        return Targets(targets, joints[self._commanded], stages_ms)
 
     def video(self) -> np.ndarray:
         """Decode the last prediction: uint8 [T h w 3]. RuntimeError if there is none."""

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,10 +134,8 @@ class Program:
     def signal(self, number: int) -> None:
         """Signal the whole process group; a group that is gone is fine."""
         if self._process.returncode is None:    # not reaped: the group's number is still ours
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
-            except ProcessLookupError:
-                pass
 
     def reaped(self, cause: str = '', wait_s: float = 5.0) -> Death:
         """Kill what is left of the group, collect the status, and free everything."""

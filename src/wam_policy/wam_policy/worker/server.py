@@ -89,7 +89,7 @@ class Server:
                 self._say(line)
             return Message('error', {'what': f'{request.kind} failed: '
                                              f'{type(error).__name__}: {error}',
-                                     'fix': 'reset the session; the worker\'s log has the trace'})
+                                     'fix': "reset the session; the worker's log has the trace"})
 
     def _hello(self, request: Message) -> Message:
         return Message('ready', self._facts)
@@ -130,7 +130,7 @@ class Server:
         wanted = len(self._policy.robot.observed)
         if joints is None or joints.shape != (wanted,) or not np.isfinite(joints).all():
             raise Refused(f'query {sequence} has no posture of {wanted} finite numbers',
-                          'send joints in the order of the robot\'s observed joints')
+                          "send joints in the order of the robot's observed joints")
         if sequence <= self._sequence:
             raise Refused(f'query {sequence} after {self._sequence}', 'count upwards')
         if not 0 <= seed <= MAX_SEED:
@@ -167,12 +167,11 @@ class Server:
 
     def _views(self, request: Message, prefix: str) -> dict[str, np.ndarray]:
         """Take the frames of every camera, uint8 [T h w 3]; one image may come as [h w 3]."""
-        found = {}
+        found, wanted = {}, ', '.join(prefix + name for name in self._geometry.cameras)
         for camera in self._geometry.cameras:
             frames = request.arrays.get(prefix + camera)
             if frames is None:
-                raise Refused(f'{request.kind} has no {prefix}{camera}',
-                              f'send {", ".join(prefix + name for name in self._geometry.cameras)}')
+                raise Refused(f'{request.kind} has no {prefix}{camera}', f'send {wanted}')
             frames = frames[None] if frames.ndim == 3 else frames
             if (frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3
                     or not frames.size):
