@@ -1,6 +1,7 @@
 """Get all that is needed: system packages, ROS 2 where none is installed, Python packages."""
 import argparse
 import os
+import re
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,10 @@ def is_ready(layout: Layout) -> bool:
 
 def ensure(layout: Layout) -> None:
     """Set up what is not set up yet; every step can be interrupted and run again."""
+    if re.search(r'[\s:]', str(layout.root)):
+        # scripts cannot name such an interpreter in their first line, nor can search paths
+        raise Failure(f'the path of this checkout, {str(layout.root)!r}, has a space or colon, '
+                      'which ROS 2 cannot handle: move the checkout')
     if not is_ready(layout):
         with exclusive(layout):
             _set_up(layout)

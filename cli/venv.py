@@ -11,13 +11,15 @@ from cli.layout import Layout
 from cli.process import run
 from cli.ros import Origin
 
+# why each package is there, and the exact versions of what they bring along
+PINS = ('requirements.txt', 'constraints.txt')
 # what assembling the ROS 2 prefix needs: installed first, so that both go on side by side
 FIRST = ('numpy', 'pyyaml', 'lark', 'empy', 'packaging', 'setuptools', 'catkin_pkg')
 
 
 def key(layout: Layout) -> str:
     """Hash what the environment is made from: the pins and the interpreter."""
-    return stamps.key_of([str(base_python(layout))], [layout.root / 'setup/requirements.txt'])
+    return stamps.key_of([str(base_python(layout))], [layout.root / 'setup' / name for name in PINS])
 
 
 def is_ready(layout: Layout) -> bool:
@@ -71,12 +73,13 @@ def create(layout: Layout, uv: list[str | Path]) -> None:
     if not layout.venv.exists():
         run('making .venv', [*uv, 'venv', '--python', base, layout.venv],
             layout.logs / 'venv.log', env=_uv_environment(layout))
-    _install(layout, uv, 'first', [*FIRST, '--constraint', layout.root / 'setup/requirements.txt'])
+    _install(layout, uv, 'first', [*FIRST, '--constraint', layout.root / 'setup/constraints.txt'])
 
 
 def fill(layout: Layout, uv: list[str | Path]) -> None:
     """Install every pinned package and mark the environment as done."""
-    _install(layout, uv, 'packages', ['--requirement', layout.root / 'setup/requirements.txt'])
+    _install(layout, uv, 'packages', ['--requirement', layout.root / 'setup/requirements.txt',
+                                       '--constraint', layout.root / 'setup/constraints.txt'])
     if not layout.python.exists():
         raise Failure('.venv vanished while it was filled: run ./wam setup again')
     stamps.write(layout.stamps / 'venv', key(layout))

@@ -1,7 +1,7 @@
 """Doctor's table names what is missing and its fix, and its exit code tells the demo's chances."""
 import pytest
 
-from cli import doctor, ros, system
+from cli import doctor, ros, system, venv
 from cli.doctor import Finding, Verdict
 from cli.failure import Failure
 from cli.layout import Layout
@@ -23,7 +23,8 @@ def empty(tmp_path, monkeypatch):
     monkeypatch.setattr(ros, 'INSTALLED', tmp_path / 'opt')
     for name in ('setup', 'ros_prefix', 'src'):
         (tmp_path / name).mkdir()
-    (tmp_path / 'setup/requirements.txt').write_text('')
+    for name in venv.PINS:
+        (tmp_path / 'setup' / name).write_text('')
     return Layout(tmp_path)
 
 

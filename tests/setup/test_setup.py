@@ -155,6 +155,12 @@ def test_a_new_pin_makes_the_environment_stale(layout):
     assert not venv.is_ready(layout)
 
 
+@pytest.mark.parametrize('name', ['with space', 'with:colon'])
+def test_a_path_that_ros_cannot_handle_is_refused(tmp_path, name):
+    with pytest.raises(Failure, match=f'{name}.*move the checkout'):
+        setup.ensure(Layout(tmp_path / name))
+
+
 def test_too_little_disk_is_said_before_anything_is_downloaded(layout, monkeypatch):
     usage = shutil.disk_usage(layout.root)._replace(free=2 * 10**9)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
