@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 from wam_policy.core.follower import Follower, Points
 from wam_policy.core.trajectory import Motion, held, integrated
 
@@ -17,7 +16,7 @@ def time(seconds: float) -> SimpleNamespace:
 
 
 def message(points: list, stamp_s: float = 0.0, names: tuple = NAMES) -> SimpleNamespace:
-    """Return a JointTrajectory look-alike from (time, positions[, velocities[, accelerations]])."""
+    """Return a JointTrajectory look-alike; points are (time, positions[, velocities[, ...]])."""
     return SimpleNamespace(
         header=SimpleNamespace(stamp=time(stamp_s)), joint_names=list(names),
         points=[SimpleNamespace(time_from_start=time(p[0]), positions=p[1],

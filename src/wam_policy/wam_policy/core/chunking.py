@@ -48,7 +48,8 @@ class Gate:
         robot = self.robot
         if not (np.isfinite(chunk.targets).all() and np.isfinite(chunk.reference).all()):
             finite = np.isfinite(chunk.targets).all(axis=0) & np.isfinite(chunk.reference)
-            joints = [name for name, good in zip(chunk.names, finite) if not good]
+            joints = [name for name, good in zip(chunk.names, finite, strict=True)
+                      if not good]
             return f'chunk is not finite: {", ".join(joints)}'
         if chunk.names != robot.commanded:
             wrong = sorted(set(chunk.names) ^ set(robot.commanded)) or ['order']

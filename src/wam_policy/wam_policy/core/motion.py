@@ -108,6 +108,16 @@ class MotionControl:
         self.deadman_ns: int | None = None
         self.deadman_ok = not use_deadman
 
+    def restart(self) -> None:
+        """Begin a new activation: nothing is enabled or counted; a latched stop stays latched."""
+        self.posture.forget()
+        self.clamps = Clamps(self.robot, gripping(self.robot))
+        self.tally = Tally()
+        self.executing = self.command = self.now_ns = self.active = self.pending = None
+        self.stop_due = self.halting = False
+        if self.state not in LATCHED:
+            self._to(State.DISABLED, 'not enabled')
+
     # --- requests ---------------------------------------------------------------------------
 
     def enable(self, now_ns: int) -> tuple[Trajectory | None, str]:
@@ -164,7 +174,9 @@ class MotionControl:
     def on_chunk(self, chunk: Chunk, now_ns: int) -> str | None:
         """Take a chunk for planning; return why it was refused."""
         reason = self.gate.rejection(chunk, now_ns)
-        if reason is None and (self.state not in DRIVEN or self.halting):
+        if self.state not in DRIVEN:        # nothing is asked of us: neither good nor bad
+            return f'chunk ignored while {self.state.name}'
+        if reason is None and self.halting:
             reason = f'chunk ignored while {self.state.name}'
         if reason is None and self.obstacle:
             reason = f'chunk ignored: {self.obstacle}'
@@ -178,7 +190,7 @@ class MotionControl:
         """Count a chunk that is not executed."""
         self.tally.rejected += 1
         self.tally.late += reason.startswith('late')
-        if self.state not in LATCHED:
+        if self.state in DRIVEN and not self.halting:       # else the stop's reason tells more
             self.reason = reason
 
     def tick(self, now_ns: int) -> Trajectory | None:
@@ -234,7 +246,7 @@ class MotionControl:
         if job.chunk is not None:
             self.tally.accepted += 1
             self.active = proposal
-            self.state = State.FIRST_MOVE if self.approach.going_on else State.TRACKING
+            self._run()
         self.executing, used, tally = proposal.plan, proposal.used, self.tally
         tally.velocity_ratio = max(tally.velocity_ratio, float(used.velocity.max()))
         tally.acceleration_ratio = max(tally.acceleration_ratio, float(used.acceleration.max()))
@@ -263,6 +275,13 @@ class MotionControl:
 
     def _to(self, state: State, reason: str) -> None:
         self.state, self.reason = state, reason
+
+    def _run(self) -> None:
+        """Be in the state of executing chunks, slowly at first."""
+        first = self.approach.going_on
+        state = State.FIRST_MOVE if first else State.TRACKING
+        if state is not self.state:
+            self._to(state, 'approaching the policy slowly' if first else 'following chunks')
 
     def _moving(self, now_ns: int) -> bool:
         return (self.executing is not None and len(self.executing.time_ns) > 1
@@ -331,8 +350,7 @@ class MotionControl:
         due_ns, chunk = self.active.due_ns, self.active.job.chunk
         row = min(int(np.searchsorted(due_ns, now_ns)), len(due_ns) - 1)
         self.approach.compare(self.command, self.active.wanted[row], now_ns)
-        if not self.approach.going_on:
-            self.state = State.TRACKING
+        self._run()
         if self.approach.ramping(now_ns):
             self.clamps.forget(now_ns)      # slow on purpose: that the arm lags means nothing
         limited = self.clamps.pass_rows(due_ns, self.active.limited, now_ns)

@@ -1,0 +1,75 @@
+"""The thread that plans and the only one that publishes trajectories, in the order decided.
+
+Planning takes milliseconds and must not delay the control loop; publishing from one thread means
+that no trajectory can overtake another.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from wam_policy.core.motion import MotionControl
+from wam_policy.core.proposal import proposed
+from wam_policy.core.trajectory import Trajectory
+
+LONGEST_NAP_S = 0.05        # a lost wake-up costs this much, not the motion
+
+
+class Planner:
+    """Work off what motion wants planned or published until closed."""
+
+    def __init__(self, motion: MotionControl, lock: threading.Lock, now_ns: Callable[[], int],
+                 publish: Callable[[Trajectory], None]) -> None:
+        """Take motion with its lock; `publish` is called without it."""
+        self._motion, self._lock, self._now_ns, self._publish = motion, lock, now_ns, publish
+        self._outbox: deque[Trajectory] = deque()
+        self._wanted = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name='planner', daemon=True)
+        self.error: Exception | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Plan and publish what is still due, a stop above all, then end."""
+        self._closing = True
+        self._wanted.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def wake(self) -> None:
+        """Say that there may be something to plan."""
+        self._wanted.set()
+
+    def send(self, trajectory: Trajectory) -> None:
+        """Publish `trajectory` soon; the caller holds the lock under which it was decided."""
+        self._outbox.append(trajectory)
+        self._wanted.set()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._wanted.wait(LONGEST_NAP_S)
+                self._wanted.clear()
+                busy = self._work()
+                if self._closing and not busy:
+                    return
+        except Exception as error:          # noqa: BLE001 - the node ends with it, see error
+            self.error = error
+
+    def _work(self) -> bool:
+        """Plan at most one thing and publish everything decided; tell whether there was any."""
+        with self._lock:
+            job = self._motion.job(self._now_ns())
+        if job is not None:
+            proposal = proposed(job)
+            with self._lock:
+                plan = self._motion.accepted(proposal, self._now_ns())
+                if plan is not None:
+                    self._outbox.append(plan)
+            self._wanted.set()              # what came meanwhile, or what came too late
+        busy = job is not None or bool(self._outbox)
+        while self._outbox:
+            self._publish(self._outbox.popleft())
+        return busy

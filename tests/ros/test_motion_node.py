@@ -1,0 +1,315 @@
+"""motion_node on real rclpy, driving controllers that follow Jazzy's rules."""
+
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import State as Lifecycle
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+from wam_policy.core import embodiment, limits
+from wam_policy.core.follower import Follower
+from wam_policy.core.types import Chunk, JointState
+from wam_policy.ros import convert, qos
+from wam_policy.ros.motion_node import MotionNode
+from wam_policy.ros.process import Spinning
+
+from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+ROBOT = embodiment.load('yam')
+N = len(ROBOT.commanded)
+GRIPS = limits.gripping(ROBOT)
+START = ROBOT.rest_of(ROBOT.commanded)
+LIMITS = ROBOT.limits()
+
+
+class Bench:
+    """Be the robot and the policy: controllers by the rules, chunks of a slow wave at 7 Hz."""
+
+    def __init__(self, context):
+        self.node = rclpy.create_node('bench', context=context)
+        self.followers = {c.name: Follower(c.joints, START[[ROBOT.commanded.index(j)
+                                                            for j in c.joints]])
+                          for c in ROBOT.controllers}
+        self.lock = threading.Lock()
+        self.track, self.refused, self.received, self.would = [], [], 0, []
+        self.joints_on, self.chunks_on, self.session, self.sequence = True, False, 'one', 0
+        self.offset = 0.0                   # the robot is this far from its set-points
+        self.statuses, self.diagnostics, self.estops = [], {}, []
+        new, out = self.node.create_subscription, self.node.create_publisher
+        for c in ROBOT.controllers:
+            new(JointTrajectory, c.topic, lambda msg, n=c.name: self.on_trajectory(n, msg),
+                qos.TRAJECTORY)
+        new(MotionStatus, 'motion_status', self.statuses.append, qos.LATCHED)
+        new(Bool, 'estop', lambda msg: self.estops.append(msg.data), qos.LATCHED)
+        new(JointTrajectory, 'motion/would_command', self.would.append, qos.TRAJECTORY)
+        new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
+        self.joints = out(convert.JointStateMsg, '/joint_states', qos.JOINTS)
+        self.chunks = out(ActionChunk, 'action_chunk', qos.CHUNK)
+        self.policy = out(PolicyStatus, 'status', qos.LATCHED)
+        self.node.create_timer(0.01, self.on_robot_timer)
+        self.node.create_timer(0.14, self.on_chunk_timer)
+
+    def now_ns(self):
+        return self.node.get_clock().now().nanoseconds
+
+    def on_diagnostics(self, msg):
+        self.diagnostics |= {status.name: status for status in msg.status}
+
+    def on_trajectory(self, name, msg):
+        self.received += 1
+        with self.lock:
+            reason = self.followers[name].accept(msg, self.now_ns())
+        if reason:
+            self.refused.append(reason)
+
+    def sample(self, now_ns):
+        with self.lock:
+            at = [f.sample(now_ns) for f in self.followers.values()]
+        order = [ROBOT.commanded.index(n) for f in self.followers.values() for n in f.names]
+        motion = np.empty((3, N))
+        motion[:, order] = [np.concatenate([getattr(a, field) for a in at])
+                            for field in ('position', 'velocity', 'acceleration')]
+        return motion
+
+    def on_robot_timer(self):
+        now_ns = self.now_ns()
+        motion = self.sample(now_ns)
+        self.track.append((now_ns, motion))
+        if self.joints_on:
+            self.joints.publish(convert.joint_state_message(
+                JointState(now_ns, ROBOT.commanded, motion[0] + self.offset)))
+
+    def chunk(self, **changes):
+        self.sequence += 1
+        stamp_ns = self.now_ns() - 80_000_000
+        t = (stamp_ns / 1e9 + np.arange(24)[:, None] / 30) % 1000
+        rows = START + np.where(GRIPS, 0.0, 0.08) * (1 - np.cos(2 * np.pi * 0.5 * t))
+        return Chunk(**{'stamp_ns': stamp_ns, 'session': self.session, 'names': ROBOT.commanded,
+                        'sequence': self.sequence, 'step_dt_s': ROBOT.step_dt_s, 'targets': rows,
+                        'reference': rows[0], 'contract': ROBOT.contract, 'timings_ms': {},
+                        **changes})
+
+    def send(self, **changes):
+        self.chunks.publish(convert.chunk_message(self.chunk(**changes), ROBOT.name,
+                                                  self.now_ns(), False))
+
+    def on_chunk_timer(self):
+        if self.chunks_on:
+            self.send()
+
+    def call(self, kind, name, **fields):
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(5.0)
+        answer = client.call(kind.Request(**fields), timeout_sec=5.0)
+        self.node.destroy_client(client)
+        return answer
+
+    @property
+    def status(self):
+        return self.statuses[-1] if self.statuses else MotionStatus()
+
+    def wait(self, condition, timeout_s=8.0):
+        end_s = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < end_s, \
+                f'still {self.status.state_name}: {self.status.reason}'
+            time.sleep(0.01)
+
+    def wait_state(self, name, timeout_s=8.0):
+        self.wait(lambda: self.status.state_name == name, timeout_s)
+
+    def wait_rest(self):
+        self.wait(lambda: not self.track[-1][1][1:].any(), 2.5)
+
+    def check_motion(self):
+        """Check what the controllers executed: inside limits, no jumps."""
+        assert not self.refused
+        track = list(self.track)
+        moved = np.stack([motion for _, motion in track])
+        assert (np.abs(moved[:, 1]) <= LIMITS.velocity * (1 + 1e-6)).all()
+        assert (np.abs(moved[:, 2]) <= LIMITS.acceleration * (1 + 1e-6)).all()
+        seconds = np.diff([ns for ns, _ in track])[:, None] / 1e9
+        assert (np.abs(np.diff(moved[:, 0], axis=0)) <= LIMITS.velocity * seconds + 1e-6).all()
+
+
+def stage_with(*parameters):
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=100 + os.getpid() % 100, args=[
+        '--ros-args', '-p', 'embodiment:=yam', *(x for p in parameters for x in ('-p', p))])
+    node, bench = MotionNode(context=context), Bench(context)
+    spinning = Spinning([node]), Spinning([bench.node])
+    assert node.trigger_configure() == node.trigger_activate()
+    yield node, bench
+    for each in spinning:
+        each.stop()
+    node.close()
+    for made in (node, bench.node):
+        made.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def stage():
+    yield from stage_with('enable_motion:=true')
+
+
+@pytest.fixture
+def tracking(stage):
+    """Give a node that follows chunks at full speed."""
+    stage[1].chunks_on = True
+    stage[1].wait_state('TRACKING')
+    return stage
+
+
+def test_chunks_become_motion_inside_every_limit(tracking):
+    _, bench = tracking
+    began = len(bench.track)
+    time.sleep(3.0)
+    status = bench.status
+    bench.check_motion()
+    assert status.enabled and not status.dry_run and status.chunks_rejected == 0
+    assert status.underruns == 0 and status.late_chunks == 0
+    assert 0 < status.max_jerk_ratio <= 1.0 and 0 < status.max_step < 0.02
+    assert 0 < status.chunk_age_ms < 400 and status.rows_left > 5
+    travelled = np.ptp([motion[0] for _, motion in bench.track[began:]], axis=0)
+    assert (travelled[~GRIPS] > 0.1).all()
+    bench.wait(lambda: 'motion: loop jitter' in bench.diagnostics)
+    assert {'motion: state', 'motion: clamp rate', 'motion: chunk age'} <= set(bench.diagnostics)
+
+
+def test_without_chunks_the_robot_rests_and_goes_on_later(tracking):
+    _, bench = tracking
+    bench.chunks_on = False
+    bench.wait_state('HOLDING')
+    bench.wait_rest()
+    assert bench.status.underruns == 1
+    bench.chunks_on = True
+    bench.wait_state('TRACKING')
+    bench.check_motion()
+
+
+def test_estop_latches_until_reset_and_enable(tracking):
+    _, bench = tracking
+    assert bench.call(Trigger, 'estop').success
+    bench.wait_state('ESTOPPED')
+    bench.wait_rest()
+    bench.wait(lambda: bench.estops[-1])
+    refused = bench.call(SetBool, 'enable', data=True)
+    assert not refused.success and 'reset' in refused.message
+    bench.wait(lambda: bench.call(Trigger, 'reset').success, 3.0)
+    bench.wait_state('DISABLED')
+    before = bench.received
+    time.sleep(0.4)
+    assert bench.received == before         # chunks keep coming, nothing moves
+    assert bench.call(SetBool, 'enable', data=True).success
+    bench.wait_state('TRACKING')
+    bench.check_motion()
+
+
+@pytest.mark.parametrize(('changes', 'word'), [
+    ({'targets': np.full((24, N), np.nan)}, 'not finite'),
+    ({'names': tuple(f'x{i}' for i in range(N))}, 'other joints'),
+    ({'contract': 'another'}, 'contract'),
+    ({'sequence': 0}, 'came after'),
+])
+def test_a_flawed_chunk_is_rejected_whole_with_its_reason(tracking, changes, word):
+    _, bench = tracking
+    bench.send(**changes)
+    bench.wait(lambda: any(word in s.reason for s in bench.statuses))
+    assert bench.status.chunks_rejected >= 1
+    bench.check_motion()
+
+
+def test_a_policy_that_pauses_stops_the_robot_before_its_chunk_ends(tracking):
+    _, bench = tracking
+    bench.chunks_on = False
+    bench.policy.publish(PolicyStatus(state=PolicyStatus.RUNNING, state_name='RUNNING'))
+    bench.policy.publish(PolicyStatus(state=PolicyStatus.IDLE, reason='no instruction'))
+    bench.wait(lambda: bench.status.state_name == 'HOLDING')
+    assert 'no instruction' in bench.status.reason and bench.status.underruns == 0
+    bench.check_motion()
+
+
+def test_joint_states_that_stop_stop_the_robot_which_recovers(tracking):
+    _, bench = tracking
+    bench.joints_on = False
+    bench.wait(lambda: 'no joint state' in bench.status.reason)
+    bench.wait_rest()
+    bench.joints_on = True
+    bench.wait_state('TRACKING')
+    bench.check_motion()
+
+
+def test_a_robot_that_does_not_follow_trips_a_latched_stop(tracking):
+    _, bench = tracking
+    bench.offset = 0.4
+    bench.wait_state('PROTECTIVE_STOP')
+    assert 'from its command' in bench.status.reason
+    bench.wait_rest()
+    bench.check_motion()
+
+
+def test_deactivation_ramps_to_rest_and_cleans_up(tracking):
+    node, bench = tracking
+    refused, = node.set_parameters([rclpy.parameter.Parameter('speed_scale', value=0.5)])
+    assert not refused.successful and 'deactivate it first' in refused.reason
+    node.trigger_deactivate()
+    bench.wait_rest()
+    assert bench.status.state_name in ('STOPPING', 'DISABLED')
+    assert node.trigger_activate() and bench.wait_state('TRACKING') is None
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    assert node._state_machine.current_state[0] == Lifecycle.PRIMARY_STATE_UNCONFIGURED
+    bench.check_motion()
+
+
+def test_a_node_that_is_gone_leaves_a_robot_that_comes_to_rest(tracking):
+    node, bench = tracking
+    node._planner._publish = lambda trajectory: None        # as if killed: nothing more is sent
+    bench.wait_rest()
+    bench.check_motion()
+
+
+def test_a_dry_run_sends_the_controllers_nothing():
+    for _, bench in stage_with('enable_motion:=false'):
+        bench.chunks_on = True
+        bench.wait_state('TRACKING')
+        bench.wait(lambda: len(bench.would) > 5)
+        assert bench.status.dry_run and bench.received == 0
+        assert bench.would[-1].joint_names == list(ROBOT.commanded)
+
+
+def test_the_dead_man_switch_must_be_held():
+    for _, bench in stage_with('enable_motion:=true', 'use_deadman:=true'):
+        press = bench.node.create_publisher(Bool, 'deadman', qos.JOINTS)
+        bench.chunks_on = True
+        time.sleep(0.5)
+        assert bench.status.state_name == 'DISABLED' and not bench.status.deadman_ok
+        timer = bench.node.create_timer(0.05, lambda: press.publish(Bool(data=True)))
+        bench.wait_state('TRACKING')
+        timer.cancel()
+        bench.wait(lambda: 'dead-man' in bench.status.reason)
+        bench.wait_rest()
+        bench.check_motion()
+
+
+@pytest.mark.parametrize('parameter', ['embodiment:=nobody', 'rate_hz:=1.0'])
+def test_a_wrong_parameter_refuses_the_start(parameter):
+    context = rclpy.Context()
+    rclpy.init(context=context, args=['--ros-args', '-p', parameter])
+    try:
+        node = MotionNode(context=context)
+        node.trigger_configure()
+        assert node._state_machine.current_state[0] == Lifecycle.PRIMARY_STATE_UNCONFIGURED
+        node.destroy_node()
+    except ValueError as error:
+        assert 'rate_hz' in str(error)
+    rclpy.shutdown(context=context)
