@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from wam_policy.model import canvas
 
 VIEWS = ('head', 'left', 'right')
@@ -78,7 +77,8 @@ def test_model_input_is_invertible_to_the_byte_in_fp32_and_bounded(dtype, seed) 
 
 
 def test_model_input_resizes_on_request() -> None:
-    assert canvas.model_input(flat(9, 32, 64)[None], torch.float32, (16, 32)).shape[-2:] == (16, 32)
+    video = canvas.model_input(flat(9, 32, 64)[None], torch.float32, (16, 32))
+    assert video.shape == (1, 3, 2, 16, 32)
 
 
 @pytest.mark.parametrize(('views', 'words'), [

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
 from wam_policy.core import embodiment
 from wam_policy.model import checkpoint, design, keymap, lora, shards, synthetic
 

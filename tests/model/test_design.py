@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pytest
-
 from wam_policy.core import embodiment
 from wam_policy.model import design, encoders
 from wam_policy.model.config import preset

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
 from wam_policy.model import encoders, image, text
 
 TINY = encoders.PRESETS['tiny']

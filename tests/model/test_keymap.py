@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from wam_policy.model import image, keymap, text, vae
 
 
@@ -55,7 +54,8 @@ def test_cutting_inverts_joining_and_keeps_query_key_value_in_order() -> None:
     for entry in keymap.image(net):
         whole = keymap.joined(entry, parameters)
         assert tuple(whole.shape) == entry.shape
-        for target, part in zip(entry.targets, keymap.parts(whole, entry, parameters)):
+        for target, part in zip(entry.targets, keymap.parts(whole, entry, parameters),
+                                strict=True):
             assert torch.equal(part, parameters[target])
         if 'to_qkv' in entry.name:
             assert [target.split('.')[-2] for target in entry.targets] == [

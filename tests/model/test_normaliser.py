@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from wam_policy.model import metadata, normaliser
 from wam_policy.model.metadata import Statistics, Tag
 from wam_policy.model.normaliser import Field, Normaliser

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-
 from wam_policy.model import canvas, image, keymap, normaliser, prompts, text, vae
 from wam_policy.model.metadata import Statistics
 

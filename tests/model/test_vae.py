@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
 from wam_policy.model.vae import WAN21, WAN22, Vae, VaeConfig
 
 

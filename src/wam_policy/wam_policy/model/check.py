@@ -207,8 +207,8 @@ def _design_lines(design: Design) -> list[str]:
         f'geometry       tile {canvas.tile[0]}x{canvas.tile[1]} '
         f'({canvas.arrangement or "as released for the tag"}), latents {model.latent_size[0]}x'
         f'{model.latent_size[1]}x{model.latent_channels}, {model.frame_tokens} tokens a frame',
-        f'block          {model.frames_per_block} latent frames, {model.actions_per_block} actions,'
-        f' window {model.window_frames} latent frames',
+        f'block          {model.frames_per_block} latent frames, '
+        f'{model.actions_per_block} actions, window {model.window_frames} latent frames',
         f'adapters       rank {design.adapters.rank}, alpha {design.adapters.alpha:g}'
         if design.adapters else 'adapters       none',
         f'noise          video ends at {design.video_final_noise}'
@@ -251,19 +251,20 @@ def _audit_lines(audit: Audit) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report of a folder; 0 if it loads, 1 if not."""
-    parser = argparse.ArgumentParser(prog='wam check', description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog='wam check', description=main.__doc__)
     parser.add_argument('folder', type=Path, help='checkpoint folder')
     parser.add_argument('--base', type=Path, help='complete checkpoint under an adapter folder')
     parser.add_argument('--json', action='store_true', help='print the verdicts as JSON')
     chosen = parser.parse_args(arguments)
     found = report(chosen.folder, chosen.base)
     if chosen.json:
-        print(json.dumps({
+        text = json.dumps({
             'folder': str(found.folder), 'loadable': found.loadable, 'problems': found.problems,
             'audit': asdict(found.audit) if found.audit else None,
-            'robots': {verdict.robot: verdict.obstacles for verdict in found.verdicts}}))
+            'robots': {verdict.robot: verdict.obstacles for verdict in found.verdicts}})
     else:
-        print('\n'.join(lines(found)))
+        text = '\n'.join(lines(found))
+    sys.stdout.write(text + '\n')
     return 0 if found.loadable else 1
 
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from wam_policy.core import embodiment
 from wam_policy.core.embodiment import Embodiment
-from wam_policy.model import design as designs
 from wam_policy.model import canvas, inventory, keymap, lora, metadata, shards, synthetic
+from wam_policy.model import design as designs
 from wam_policy.model.design import Design
 from wam_policy.model.dit import VideoActionDiT
 from wam_policy.model.encoders import Encoders
@@ -82,9 +82,9 @@ def load(source: str | Path, device: torch.device, dtype: torch.dtype,
     parts = inventory.networks(design, torch.device('meta'), tokenizer(design, folder, base))
     wanted = inventory.slots(parts)
     audit = inventory.audit(stock.tensors, wanted, inventory.unused(design))
-    faults = [audit.summary(), *misplaced(stock, wanted)]
-    if any(faults):
-        raise ValueError(f'{folder} does not fit its config.json: {"; ".join(filter(None, faults))}')
+    faults = '; '.join(filter(None, [audit.summary(), *misplaced(stock, wanted)]))
+    if faults:
+        raise ValueError(f'{folder} does not fit its config.json: {faults}')
     _fill(wanted, stock.tensors, _Deltas(design, stock, device), device, dtype)
     _finish(parts, device)
     return Policy(design, parts.dit, parts.encoders, tags(folder, base), str(folder))

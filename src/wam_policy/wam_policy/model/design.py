@@ -5,7 +5,7 @@ toy model in the released layout states its sizes there and a released one needs
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,14 +144,19 @@ def parsed(content: Mapping[str, Any]) -> Design:
         adapters=_adapters(own, head), video_final_noise=_final_noise(own, head))
 
 
+def _size(values: Sequence[int]) -> tuple[int, int]:
+    rows, columns = values
+    return int(rows), int(columns)
+
+
 def _canvas(values: Mapping[str, Any]) -> CanvasConfig:
     try:
         size, arrangement = values['size'], values['arrangement']
         if arrangement is not None and arrangement not in canvas.ARRANGEMENTS:
             raise ValueError(f'wam.canvas: arrangement {arrangement!r} is unknown; known: '
                              f'{", ".join(canvas.ARRANGEMENTS)}')
-        return CanvasConfig(arrangement, tuple(values['tile']), float(values['crop']),
-                            tuple(size) if size else None)
+        return CanvasConfig(arrangement, _size(values['tile']), float(values['crop']),
+                            _size(size) if size else None)
     except (KeyError, TypeError) as error:
         raise ValueError(f'wam.canvas: {error}') from error
 
@@ -184,8 +189,8 @@ def _network(head: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _family(head: Mapping[str, Any]) -> str:
     network = _network(head) if head else {}
-    sizes = (network.get('dim'), network.get('num_layers'))
-    return {(5120, 40): 'dreamzero_14b', (3072, 30): 'dreamzero_5b'}.get(sizes, 'dreamzero')
+    sizes = f'{network.get("dim")} x {network.get("num_layers")}'
+    return {'5120 x 40': 'dreamzero_14b', '3072 x 30': 'dreamzero_5b'}.get(sizes, 'dreamzero')
 
 
 def _is_newer(head: Mapping[str, Any]) -> bool:
@@ -204,7 +209,7 @@ def _released_canvas(head: Mapping[str, Any]) -> CanvasConfig:
         return _QUADRANTS_14B
     height, width = head.get('target_video_height'), head.get('target_video_width')
     # without targets the release resizes to 176x320; its patches then drop the 11th latent row
-    return replace(_QUADRANTS_5B, size=(height, width) if height and width else (176, 320))
+    return replace(_QUADRANTS_5B, size=_size((height or 176, width or 320)))
 
 
 def _released_encoders(head: Mapping[str, Any]) -> encoders.EncoderConfig:

@@ -27,8 +27,8 @@ class EncoderConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> 'EncoderConfig':
         """Read what `to_dict` wrote; ValueError says what does not fit."""
         try:
-            pixels = {key: tuple(value) if isinstance(value, list) else value
-                      for key, value in values['vae'].items()}
+            pixels: dict[str, Any] = dict(values['vae'])
+            pixels |= {key: tuple(pixels[key]) for key in ('mean', 'std')}
             frame = values['image']
             return cls(vae.VaeConfig(**pixels), text.TextConfig(**values['text']),
                        image.ImageConfig(**frame) if frame else None, values['tokenizer'])

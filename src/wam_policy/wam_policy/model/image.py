@@ -40,14 +40,16 @@ CLIP_H = ImageConfig(1280, 16, 31, 5120, 14, 224)
 
 def network(config: ImageConfig) -> CLIPVisionModel:
     """Build the tower; under `torch.device('meta')` it costs no memory."""
-    from transformers import CLIPVisionConfig, CLIPVisionModel      # seconds others do not need
+    # imported here: it takes seconds that models without image context do not need
+    from transformers import CLIPVisionConfig, CLIPVisionModel
 
     net = CLIPVisionModel(CLIPVisionConfig(
         hidden_size=config.dim, intermediate_size=config.mlp_dim,
         num_hidden_layers=config.layers, num_attention_heads=config.heads,
         image_size=config.size, patch_size=config.patch, hidden_act='gelu',
         layer_norm_eps=1e-5, attention_dropout=0.0))
-    net.post_layernorm = nn.Identity()      # only the pooled output, which nobody reads, used it
+    # only the pooled output uses it, and nobody reads that
+    net.add_module('post_layernorm', nn.Identity())
     return net.eval()
 
 
@@ -71,5 +73,5 @@ class ImageEncoder(nn.Module):
 
     def materialise(self, device: torch.device) -> None:
         """Give the position indices, which no file holds, their values on `device`."""
-        self.net.embeddings.position_ids = torch.arange(
-            self.config.tokens, device=device).expand(1, -1)
+        places = torch.arange(self.config.tokens, device=device).expand(1, -1)
+        self.net.embeddings.register_buffer('position_ids', places, persistent=False)

@@ -71,8 +71,8 @@ def config(design: Design) -> dict[str, object]:
     Prompts are read as bytes: weights that learned nothing need no tokenizer to be copied.
     """
     model = design.model
-    own = design.to_dict() | {'trained': False}
-    own['encoders']['tokenizer'] = 'bytes'
+    plain = replace(design, trained=False, encoders=replace(design.encoders, tokenizer='bytes'))
+    own = plain.to_dict()
     del own['model']
     network = {
         'model_type': 'i2v' if model.condition_channels else 'ti2v',

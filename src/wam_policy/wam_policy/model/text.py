@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -31,14 +31,16 @@ UMT5_XXL = TextConfig(256384, 4096, 64, 64, 10240, 24, 32)
 
 def network(config: TextConfig) -> UMT5EncoderModel:
     """Build the encoder; under `torch.device('meta')` it costs no memory."""
-    from transformers import UMT5Config, UMT5EncoderModel   # seconds others do not need
+    # imported here: it takes seconds that other text encoders do not need
+    from transformers import UMT5Config, UMT5EncoderModel
 
+    plainly: dict[str, Any] = {'attn_implementation': 'eager'}
     return UMT5EncoderModel(UMT5Config(
         vocab_size=config.vocabulary, d_model=config.dim, d_kv=config.head_dim,
         d_ff=config.ffn_dim, num_layers=config.layers, num_heads=config.heads,
         relative_attention_num_buckets=config.buckets, dropout_rate=0.0,
         feed_forward_proj='gated-gelu', use_cache=False, is_encoder_decoder=False,
-        attn_implementation='eager')).eval()
+        **plainly)).eval()
 
 
 class TextEncoder(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 GROUP = 4       # pixel frames per latent frame after the first
 
@@ -67,7 +67,8 @@ WAN22 = VaeConfig(48, 160, 256, 2, True, 2, WAN22_MEAN, WAN22_STD)
 
 def network(config: VaeConfig) -> AutoencoderKLWan:
     """Build the network; under `torch.device('meta')` it costs no memory."""
-    from diffusers import AutoencoderKLWan      # seconds of import that other models do not need
+    # imported here: it takes seconds that other autoencoders do not need
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
     channels = 3 * config.patch ** 2
     return AutoencoderKLWan(
