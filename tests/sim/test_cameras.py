@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-
-from wam_sim import robot as robots
 from wam_sim.cameras import intrinsics
 from wam_sim.scene import PALETTE
 from wam_sim.simulation import Simulation
+
+from wam_sim import robot as robots
 
 
 @pytest.fixture(scope='module', params=robots.names())

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
 from wam_policy.core.follower import Points
 from wam_policy.core.trajectory import Motion, integrated
-from wam_sim import robot as robots
 from wam_sim.live import BATCH, CATCH_UP, Live
 from wam_sim.pacer import MAX_LAG_NS
 from wam_sim.simulation import STEP_NS, Simulation
+
+from wam_sim import robot as robots
 
 START_NS = 1_700_000_000_000_000_000
 BATCH_NS = BATCH * STEP_NS

@@ -5,11 +5,11 @@ import json
 import mujoco
 import numpy as np
 import pytest
+from wam_sim.ik import Arm
+from wam_sim.simulation import compiled
 
 from wam_sim import reach
 from wam_sim import robot as robots
-from wam_sim.ik import Arm
-from wam_sim.simulation import compiled
 
 MAX_ERROR_M = 0.01
 MAX_TILT_RAD = 0.6
@@ -46,8 +46,8 @@ def test_reported_errors_are_real(solved: tuple) -> None:
     for side, arm, found in hands:
         targets = [(x, y, z) for z in found.z_m for x in found.x_m for y in found.y_m]
         data = mujoco.MjData(arm.model)
-        for pose, target in list(zip(found.poses, targets))[::7]:
-            for name, value in zip(arm.names, pose.joints_rad):
+        for pose, target in list(zip(found.poses, targets, strict=True))[::7]:
+            for name, value in zip(arm.names, pose.joints_rad, strict=True):
                 data.joint(name).qpos[0] = value
             mujoco.mj_kinematics(arm.model, data)
             error = np.linalg.norm(data.site(f'{side}_tool').xpos - target)

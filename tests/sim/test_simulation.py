@@ -3,12 +3,12 @@
 import mujoco
 import numpy as np
 import pytest
-
 from wam_policy.core.follower import Points
 from wam_policy.core.trajectory import Motion, integrated
-from wam_sim import robot as robots
 from wam_sim.ik import Arm
 from wam_sim.simulation import STEP_NS, Simulation
+
+from wam_sim import robot as robots
 
 GRID_NS = 10_000_000
 ROBOTS = robots.names()
@@ -26,7 +26,7 @@ def to(simulation: Simulation, joints: tuple[str, ...], target: list[float],
 
 
 def at_the_limits(simulation: Simulation, share: float) -> None:
-    """Move every controller towards the middle of its range with full jerk, acceleration, speed."""
+    """Move every joint towards the middle of its range, jerk and acceleration at `share`."""
     body = simulation.robot.embodiment
     for controller in body.controllers:
         limits = body.limits(controller.joints)
@@ -67,7 +67,7 @@ def test_the_record_sees_a_jump_that_no_trajectory_should_hold() -> None:
         simulation.now_ns + STEP_NS, controller.joints, np.array([0, 100_000_000]),
         np.stack([target, target + 0.1]), None, None)) is None
     simulation.step(5)
-    worst = dict(zip(body.commanded, simulation.executed.step))
+    worst = dict(zip(body.commanded, simulation.executed.step, strict=True))
     assert worst[controller.joints[0]] == pytest.approx(0.2, abs=1e-9)
     assert worst[body.controllers[1].joints[0]] == 0.0
 
@@ -140,7 +140,7 @@ def test_the_same_commands_give_the_same_states_bit_for_bit() -> None:
         return (simulation.data.qpos.copy(), simulation.data.qvel.copy(),
                 simulation.executed.jerk)
 
-    for one, other in zip(run(), run()):
+    for one, other in zip(run(), run(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wam_sim.scene import CAN, CUBE_HALF_M, OBJECTS, PAD, SPACING_M
+from wam_sim.tasks import State, Task
 
 from wam_sim import robot as robots
 from wam_sim import scene as scenes
 from wam_sim import tasks
-from wam_sim.scene import CAN, CUBE_HALF_M, OBJECTS, PAD, SPACING_M
-from wam_sim.tasks import State, Task
 
 ROBOTS = [robots.load(name) for name in robots.names()]
 TOP_M = 0.75

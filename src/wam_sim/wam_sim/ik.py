@@ -69,7 +69,7 @@ class Arm:
 
     def _moved(self, joints: np.ndarray, error: np.ndarray, reach: np.ndarray,
                aside: np.ndarray) -> np.ndarray:
-        """Take one step; a joint that would pass its limit stays there and the rest do its part."""
+        """Take one step; a joint at its limit that would pass it is left out of it."""
         free = np.ones(len(joints), dtype=bool)
         while True:
             active = reach * free

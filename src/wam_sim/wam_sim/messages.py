@@ -7,7 +7,6 @@ from builtin_interfaces.msg import Time
 from control_msgs.msg import JointTrajectoryControllerState
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from trajectory_msgs.msg import JointTrajectoryPoint
-
 from wam_policy.core.embodiment import Camera
 from wam_policy.core.types import JointState as Joints
 
@@ -63,4 +62,5 @@ def controller_state(now_ns: int, names: tuple[str, ...], reference: np.ndarray,
 def _point(rows: np.ndarray) -> JointTrajectoryPoint:
     return JointTrajectoryPoint(**{
         field: row.tolist() for field, row
-        in zip(('positions', 'velocities', 'accelerations'), rows)})
+        in zip(('positions', 'velocities', 'accelerations'), rows,
+                   strict=False)})          # feedback has no third row

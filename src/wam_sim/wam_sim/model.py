@@ -91,9 +91,9 @@ def _moved(pos: np.ndarray, quat: np.ndarray, joint: JointFacts,
 def _collision_bits(robot: Robot) -> dict[str, tuple[int, int]]:
     """Return (contype, conaffinity) of every link of a hand's arm."""
     bits = {}
-    for hand, own, other in zip(robot.hands, HAND_BITS, reversed(HAND_BITS)):
+    for hand, own, other in zip(robot.hands, HAND_BITS, reversed(HAND_BITS), strict=True):
         meets = TABLE_BIT | OBJECT_BIT | other
-        bits |= {link: (own, meets) for link in robot.below(hand.arm_base)}
+        bits |= dict.fromkeys(robot.below(hand.arm_base), (own, meets))
     return bits
 
 

@@ -101,7 +101,8 @@ def _rolled(robot: Robot, arm: Arm, rest: np.ndarray) -> np.ndarray:
     """Turn the last joint, which spins the tool on its axis, until the wrist view is upright."""
     camera = next(mount for mount in robot.cameras
                   if mount.link == robot.hand('left').tool_link)
-    turned = [np.append(rest[:-1], roll) for roll in np.linspace(arm.lower[-1], arm.upper[-1], 181)]
+    rolls = np.linspace(arm.lower[-1], arm.upper[-1], 181)
+    turned = [np.append(rest[:-1], roll) for roll in rolls]
     return max(turned, key=lambda joints: _upright(arm, joints, camera.key))
 
 
@@ -114,14 +115,15 @@ def _upright(arm: Arm, joints: np.ndarray, key: str) -> float:
 def document(robot: Robot) -> dict[str, object]:
     """Return rest posture and reach map as they are stored; mm and rad."""
     body = robot.embodiment
-    model = compiled(robot, {name: body.rest[name] for name in body.observed[len(body.commanded):]})
+    model = compiled(robot, {name: body.rest[name] for name in body.observed
+                             if name not in body.commanded})
     left, right = (Arm(robot, model, side) for side in ('left', 'right'))
     rest = np.round(rest_found(robot, left), 4)
     found = {'rest_rad': {}, 'tool_axis': np.round(FORWARD_DOWN, 4).tolist(),
              'margin_rad': MARGIN_RAD, 'hands': {}}
     for arm, side, posture in ((left, 'left', rest), (right, 'right', mirrored(robot, rest))):
         reach = mapped(robot, arm, posture, FINE)
-        found['rest_rad'] |= dict(zip(arm.names, posture.tolist()))
+        found['rest_rad'] |= dict(zip(arm.names, posture.tolist(), strict=True))
         found['hands'][side] = {
             'error_mm': np.round(reach.field('error_m') * 1e3, 2).tolist(),
             'tilt_rad': np.round(reach.field('tilt_rad'), 3).tolist()}

@@ -163,7 +163,8 @@ def load(name: str, folder: Path = ROBOTS) -> Robot:
 
 def _robot(document: Table, body: Embodiment, facts: Path) -> Robot:
     mounts = document.tables('mounts', lambda name, table: Mount(
-        table.take('prefix'), table.text('root'), table.numbers('xyz', 3), table.numbers('rpy', 3)))
+        table.take('prefix'), table.text('root'), table.numbers('xyz', 3),
+        table.numbers('rpy', 3)))
     published = json.loads(facts.read_text(encoding='utf-8'))['joints']
     published += document.take('derived_joints')
     joints = tuple(joint for mount in mounts for joint in _placed(published, mount))

@@ -70,7 +70,8 @@ def sampled(robot: Robot, seed: int) -> Scene:
     return Scene(seed, tuple(
         Item(slot, kind, 'grey' if kind == 'pad' else str(colour), float(x), float(y), float(yaw))
         for slot, kind, colour, (x, y), yaw
-        in zip((*OBJECTS, PAD), kinds, colours, places, yaws)))
+        in zip((*OBJECTS, PAD), kinds, colours[:len(kinds)], places, yaws,
+               strict=True)))
 
 
 def add_scene(spec: mujoco.MjSpec, robot: Robot, *, fine: bool) -> None:

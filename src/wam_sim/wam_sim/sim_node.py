@@ -5,6 +5,7 @@ Three threads: physics (paced by the wall clock), pictures (owns OpenGL), and th
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -14,7 +15,10 @@ from typing import Any
 import mujoco
 import numpy as np
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from control_msgs.msg import JointTrajectoryControllerState
+from rclpy.exceptions import ParameterException
+from rclpy.experimental import EventsExecutor
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -22,11 +26,10 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
-from control_msgs.msg import JointTrajectoryControllerState
 from trajectory_msgs.msg import JointTrajectory
-from wam_msgs.msg import SimStatus
-
 from wam_policy.core.statistics import Rate
+
+from wam_msgs.msg import SimStatus
 from wam_sim import messages, params, robot
 from wam_sim.cameras import intrinsics
 from wam_sim.live import BATCH, Live
@@ -203,7 +206,8 @@ class SimNode(Node):
 
     def _publish_pictures(self, now_ns: int, pictures: tuple[np.ndarray, ...],
                           matrices: list[np.ndarray], size: tuple[int, int]) -> None:
-        for camera, rgb, matrix in zip(self.body.cameras, pictures, matrices):
+        for camera, rgb, matrix in zip(self.body.cameras, pictures, matrices,
+                                       strict=True):
             self._images[camera.key].publish(messages.image(camera, now_ns, rgb))
             self._infos[camera.key].publish(
                 messages.camera_info(camera, now_ns, matrix, size))
@@ -216,7 +220,7 @@ class SimNode(Node):
         if not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
             self.get_logger().warning('viewer: no display (DISPLAY is not set); going on without')
             return None
-        import mujoco.viewer                # needs a display as soon as it is imported
+        import mujoco.viewer  # needs a display as soon as it is imported
         window = mujoco.viewer.launch_passive(model, data, show_left_ui=False,
                                               show_right_ui=False)
         window.opt.geomgroup[OUTSIDE_GROUP] = 1
@@ -224,22 +228,32 @@ class SimNode(Node):
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run until SIGINT or SIGTERM, then leave with exit code 0."""
+    """Run until SIGINT or SIGTERM, then leave with exit code 0; 1 says that something failed."""
     # our own handlers: rclpy's would invalidate publishers while two threads still use them
-    stop = threading.Event()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    node = SimNode()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+        signal.signal(number, lambda *_: asked.set())
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
-        while not stop.is_set():
-            executor.spin_once(timeout_sec=0.1)
+        node = SimNode()
+    except (ValueError, ParameterException) as error:
+        get_logger('sim').fatal(str(error))
+        rclpy.try_shutdown()
+        sys.exit(1)
+    executor = EventsExecutor()
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, name='executor')
+    thread.start()
+    try:
+        while not asked.wait(0.2):
             node.check()
+    except RuntimeError as error:
+        node.get_logger().fatal(f'{error}: {error.__cause__!r}')
+        sys.exit(1)
     finally:
+        executor.shutdown(timeout_sec=0)
+        thread.join()
         node.close()
-        executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
 

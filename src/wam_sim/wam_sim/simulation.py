@@ -97,7 +97,8 @@ class Simulation:
         """Return what task predicates look at."""
         mujoco.mj_kinematics(self.model, self.data)
         return tasks.State(
-            objects={slot: self.data.body(slot).xpos.copy() for slot in (*scenes.OBJECTS, scenes.PAD)},
+            objects={slot: self.data.body(slot).xpos.copy()
+                     for slot in (*scenes.OBJECTS, scenes.PAD)},
             rotations={slot: self.data.body(slot).xmat.reshape(3, 3).copy()
                        for slot in scenes.OBJECTS},
             tools={side: self.data.site_xpos[site].copy() for side, site in self._tools.items()})
@@ -113,7 +114,8 @@ class Simulation:
             self._cameras = self.cameras()
         prepare(self.model, self.data)
         frames = tuple(Frame(key, self.now_ns, rgb) for key, rgb
-                       in zip(self._cameras.keys, self._cameras.render(self.data)))
+                       in zip(self._cameras.keys, self._cameras.render(self.data),
+                              strict=True))
         return Observation(self.now_ns, frames, self.joints())
 
     def cameras(self) -> Cameras:

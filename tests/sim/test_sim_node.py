@@ -1,0 +1,187 @@
+"""The simulated robot on real middleware: topics, controllers, reset, clean exit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.ros
+rclpy = pytest.importorskip('rclpy', reason='needs ROS 2')
+pytest.importorskip('wam_msgs', reason='needs the built wam_msgs')
+
+from control_msgs.msg import JointTrajectoryControllerState  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image, JointState  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: E402
+from wam_policy.core import embodiment  # noqa: E402
+
+from wam_msgs.msg import SimStatus  # noqa: E402
+
+DOMAIN = '91'
+
+
+class Robot:
+    """Run one sim_node and remember the messages of every topic."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.body = embodiment.load('agibot_g1')
+        flags = [flag for argument in arguments for flag in ('-p', argument)]
+        self.process = subprocess.Popen(
+            [sys.executable, '-m', 'wam_sim.sim_node', '--ros-args', *flags],
+            env={**os.environ, 'ROS_DOMAIN_ID': DOMAIN}, stderr=subprocess.PIPE, text=True)
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=int(DOMAIN))
+        self.node = rclpy.create_node('onlooker', context=self.context)
+        self.executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.heard: dict[str, list] = {}
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.listen(JointState, '/joint_states', 10)
+        self.listen(SimStatus, '/sim/status', 10)
+        self.listen(String, '/sim/task', latched)
+        self.listen(Clock, '/clock', qos_profile_sensor_data)
+        for camera in self.body.cameras:
+            self.listen(Image, camera.topic, qos_profile_sensor_data)
+            self.listen(CameraInfo, camera.info_topic, qos_profile_sensor_data)
+        self.controller = self.body.controllers[0]
+        self.listen(JointTrajectoryControllerState, self.controller.state_topic, 10)
+        self.command = self.node.create_publisher(JointTrajectory, self.controller.topic, 1)
+
+    def listen(self, kind: type, topic: str, qos: object) -> None:
+        heard = self.heard.setdefault(topic, [])
+        self.node.create_subscription(kind, topic, heard.append, qos)
+
+    def wait(self, true: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+        end_s = time.monotonic() + timeout_s
+        while not true():
+            assert time.monotonic() < end_s, f'{what}: not within {timeout_s} s'
+            assert self.process.poll() is None, self.process.stderr.read()
+            self.executor.spin_once(timeout_sec=0.1)
+
+    def newest(self, topic: str) -> object:
+        self.wait(lambda: self.heard[topic], topic)
+        return self.heard[topic][-1]
+
+    def spin(self, seconds: float) -> None:
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def close(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        try:
+            return self.process.wait(timeout=15.0)
+        finally:
+            self.process.kill()
+            self.process.stderr.close()
+            self.executor.shutdown()
+            self.node.destroy_node()
+            rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture
+def robot() -> Iterator[Robot]:
+    running = Robot('robot:=agibot_g1', 'seed:=4')
+    yield running
+    assert running.close() == 0
+
+
+def test_a_robot_to_the_stack(robot: Robot) -> None:
+    """Everything a policy needs is there, moves when told, and starts another scene."""
+    robot.wait(lambda: all(heard for topic, heard in robot.heard.items() if topic != '/clock'),
+               'every topic')
+    joints = robot.newest('/joint_states')
+    assert tuple(joints.name) == robot.body.observed
+    np.testing.assert_allclose(joints.position, robot.body.rest_of(robot.body.observed), atol=0.02)
+    for camera in robot.body.cameras:
+        image, info = robot.newest(camera.topic), robot.newest(camera.info_topic)
+        assert (image.encoding, image.width, image.height) == ('rgb8', 320, 240)
+        assert len(image.data) == 320 * 240 * 3
+        assert image.header.frame_id == info.header.frame_id == camera.frame_id
+        assert (info.k[2], info.k[5], info.width) == (160.0, 120.0, 320)
+    stamp = joints.header.stamp
+    assert abs(time.time() - stamp.sec - stamp.nanosec * 1e-9) < 5.0
+    assert not robot.heard['/clock']
+    assert robot.newest('/sim/task').data == robot.newest('/sim/status').instruction
+
+    names = robot.controller.joints
+    target = np.array([joints.position[joints.name.index(name)] for name in names])
+    target[5] += 0.15
+    message = JointTrajectory(joint_names=list(names), points=[JointTrajectoryPoint(
+        positions=target.tolist(), velocities=[0.0] * 7, accelerations=[0.0] * 7)])
+    message.points[0].time_from_start.sec = 1
+    robot.wait(lambda: robot.command.get_subscription_count(), 'the controller')
+    robot.command.publish(message)
+    robot.wait(lambda: abs(robot.newest(robot.controller.state_topic).feedback.positions[5]
+                           - target[5]) < 0.002, 'the motion')
+    bad = JointTrajectory(joint_names=['nobody'], points=message.points)
+    robot.command.publish(bad)
+    robot.wait(lambda: robot.newest('/sim/status').trajectories_rejected == 1, 'the rejection')
+    status = robot.newest('/sim/status')
+    assert status.trajectories == 1
+    assert 0.0 < max(status.velocity_ratio) < 1.0
+    assert max(status.tracking_error) < 0.02
+
+    client = robot.node.create_client(Trigger, '/sim/reset')
+    robot.wait(client.service_is_ready, 'the reset service')
+    future = client.call_async(Trigger.Request())
+    robot.wait(future.done, 'the reset')
+    assert future.result().success
+    robot.wait(lambda: robot.newest('/sim/status').episode >= 1, 'the next episode')
+    assert robot.newest('/sim/task').data == future.result().message
+    moved = robot.newest('/joint_states').position
+    assert abs(moved[list(joints.name).index(names[5])] - target[5]) < 0.01     # arms stay
+
+
+def test_rates_hold_in_wall_time(robot: Robot) -> None:
+    robot.wait(lambda: len(robot.heard['/sim/status']) >= 2, 'a status')
+    for heard in robot.heard.values():
+        heard.clear()
+    robot.spin(4.0)
+    status = robot.newest('/sim/status')
+    stamps = [m.header.stamp.sec + m.header.stamp.nanosec * 1e-9
+              for m in robot.heard['/joint_states']]
+    assert (np.diff(stamps) > 0).all()
+    states = len(robot.heard[robot.controller.state_topic])
+    assert states / len(stamps) == pytest.approx(1 / 5, rel=0.1)
+    first, last = robot.heard['/sim/status'][0], robot.heard['/sim/status'][-1]
+    passed_s = (last.header.stamp.sec - first.header.stamp.sec
+                + (last.header.stamp.nanosec - first.header.stamp.nanosec) * 1e-9)
+    # stamps are wall time; what the simulation did of it is the factor it reports
+    assert (last.sim_time - first.sim_time) / passed_s == pytest.approx(
+        status.real_time_factor, abs=0.15)
+    if os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1):
+        pytest.skip('the machine is too busy for its rates to say anything')
+    assert status.real_time_factor == pytest.approx(1.0, abs=0.05)
+    assert min(status.camera_rate_hz) >= 12.0
+    assert len(stamps) / 4.0 > 80
+
+
+def test_clock_on_request_is_what_stamps_are_in() -> None:
+    running = Robot('publish_clock:=true', 'camera_hz:=5.0')
+    running.wait(lambda: len(running.heard['/clock']) > 20, 'the clock')
+    running.wait(lambda: len(running.heard['/joint_states']) > 20, 'joints')
+    clock = running.heard['/clock'][-1].clock
+    joints = running.heard['/joint_states'][-1].header.stamp
+    assert abs(clock.sec - joints.sec + (clock.nanosec - joints.nanosec) * 1e-9) < 0.2
+    assert running.close() == 0
+
+
+@pytest.mark.parametrize('argument, reason', [
+    ('robot:=agibot_g2', 'choose one of'), ('task:=juggle', 'choose one of'),
+    ('camera_hz:=500.0', 'camera_hz')])
+def test_wrong_parameters_end_it_with_a_reason(argument: str, reason: str) -> None:
+    done = subprocess.run(
+        [sys.executable, '-m', 'wam_sim.sim_node', '--ros-args', '-p', argument],
+        env={**os.environ, 'ROS_DOMAIN_ID': DOMAIN}, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert reason in done.stderr
+    assert 'Traceback' not in done.stderr
