@@ -57,6 +57,7 @@ def test_the_crop_keeps_the_middle() -> None:
     assert shows(canvas.tile_pixels(frames, 176, 320), 200)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 255))
 def test_bytes_are_truncated_not_rounded(value: int) -> None:
     pixel = canvas.tile_pixels(flat(value, 16, 16, 1), 16, 16, crop=1.0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wam_policy.model import encoders, image, text
 
@@ -24,6 +24,7 @@ def bundle(picture: image.ImageConfig | None = None) -> encoders.Encoders:
     return encoders.Encoders(replace(TINY, image=picture), (4, 6), text.ByteTokenizer(52))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_bytes_are_tokens_that_end_and_are_padded(prompt: str) -> None:
     ids, mask = text.ByteTokenizer(52)([prompt])

@@ -4,7 +4,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wam_policy.model import metadata, normaliser
 from wam_policy.model.metadata import Statistics, Tag
@@ -35,6 +35,7 @@ def toy() -> Normaliser:
 inside = st.floats(-1.99, 2.99)
 
 
+@settings(deadline=None)
 @given(st.lists(inside, min_size=3, max_size=3), st.sampled_from(normaliser.MODES))
 def test_restoring_inverts_normalising_inside_the_statistics(values, mode) -> None:
     values = np.array(values)
@@ -44,6 +45,7 @@ def test_restoring_inverts_normalising_inside_the_statistics(values, mode) -> No
         assert np.abs(there).max() <= 1
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6))
 def test_q99_clamps_outside_values_to_the_border(value) -> None:
     there = normaliser.normalised(np.full(3, value), ARM, 'q99')
@@ -62,6 +64,7 @@ def test_a_dimension_that_never_moved_has_no_scale() -> None:
         assert normaliser.restored(values, still, mode) == np.float32(0.2)
 
 
+@settings(deadline=None)
 @given(st.lists(inside, min_size=3, max_size=3), st.floats(0.01, 0.99),
        st.lists(st.floats(-1.5, 1.5), min_size=3, max_size=3))
 def test_actions_invert_targets_with_the_same_reference(arm, gripper, offset) -> None:

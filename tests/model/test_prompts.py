@@ -1,7 +1,7 @@
 """Prompts: insertion, cleaning, refusals."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wam_policy.model import prompts
 
@@ -29,6 +29,7 @@ def test_broken_unicode_html_and_white_space_are_repaired() -> None:
     assert prompts.cleaned('  a &amp;amp; b\n\tcafÃ©  ') == 'a & b café'
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='abc {}.', min_size=1))
 def test_braces_in_an_instruction_are_just_text(instruction: str) -> None:
     expected = prompts.cleaned(prompts.spoken(instruction).lower())
