@@ -19,7 +19,8 @@ FIRST = ('numpy', 'pyyaml', 'lark', 'empy', 'packaging', 'setuptools', 'catkin_p
 
 def key(layout: Layout) -> str:
     """Hash what the environment is made from: the pins and the interpreter."""
-    return stamps.key_of([str(base_python(layout))], [layout.root / 'setup' / name for name in PINS])
+    pins = [layout.root / 'setup' / name for name in PINS]
+    return stamps.key_of([str(base_python(layout))], pins)
 
 
 def is_ready(layout: Layout) -> bool:
