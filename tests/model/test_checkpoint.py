@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from wam_policy.core import embodiment
-from wam_policy.model import checkpoint, design, keymap, lora, shards, synthetic
+from wam_policy.model import canvas, checkpoint, design, keymap, lora, shards, synthetic
 
 CPU = torch.device('cpu')
 ROBOTS = [embodiment.load(name) for name in embodiment.names()]
@@ -79,8 +79,8 @@ def test_a_sharded_checkpoint_in_the_released_layout_is_read_completely(folders,
 @pytest.mark.parametrize('family', ['dreamzero_14b', 'dreamzero_5b'])
 def test_a_loaded_policy_encodes_and_predicts(folders, family) -> None:
     policy = checkpoint.load(folders[family], CPU, torch.bfloat16)
-    height, width = 64, 64
-    video = policy.pixels(torch.randint(0, 256, (1, 5, height, width, 3), dtype=torch.uint8))
+    frames = torch.randint(0, 256, (1, 5, 64, 64, 3), dtype=torch.uint8)
+    video = canvas.model_input(frames, policy.dit.dtype, policy.design.canvas.size)
     latents = policy.encoders.encode_frames(video)
     model = policy.design.model
     assert latents.shape == (1, model.latent_channels, 2, *model.latent_size)

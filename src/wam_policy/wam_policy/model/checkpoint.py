@@ -15,8 +15,8 @@ from torch import nn
 
 from wam_policy.core import embodiment
 from wam_policy.core.embodiment import Embodiment
-from wam_policy.model import canvas, inventory, keymap, lora, metadata, shards, synthetic
 from wam_policy.model import design as designs
+from wam_policy.model import inventory, keymap, lora, metadata, shards, synthetic
 from wam_policy.model.design import Design
 from wam_policy.model.dit import VideoActionDiT
 from wam_policy.model.encoders import Encoders
@@ -49,10 +49,6 @@ class Policy:
     def parameters(self) -> int:
         return sum(parameter.numel() for module in (self.dit, self.encoders)
                    for parameter in module.parameters())
-
-    def pixels(self, frames: torch.Tensor) -> torch.Tensor:
-        """Turn canvases uint8 [B T h w 3] into the encoders' input [B 3 T height width]."""
-        return canvas.model_input(frames, self.dit.dtype, self.design.canvas.size)
 
     def normaliser(self, robot: Embodiment) -> Normaliser:
         """Give the normaliser of a robot; ValueError if the checkpoint has no statistics of it."""
