@@ -48,7 +48,8 @@ def main() -> int:
         return 0
     rows = [wire_row(chosen.rounds)]
     both = tuple(chosen.devices)
-    plans = {'one worker, no guidance': (both[:1], False, ()), 'one worker': (both[:1], True, ())}
+    plans: dict[str, tuple[tuple[str, ...], bool, tuple[int, ...]]] = {
+        'one worker, no guidance': (both[:1], False, ()), 'one worker': (both[:1], True, ())}
     if len(both) == 2:
         plans['two workers'] = (both, True, ())
         if chosen.pin:

@@ -26,6 +26,7 @@ class FakePolicy:
 
     def __init__(self, role: Role = Role.BOTH) -> None:
         self.role = role
+        self.waits_for_frames = False
         self.fault: Exception | None = None
         self.calls: list[tuple] = []
         self.commits = 0
@@ -162,6 +163,16 @@ def test_what_does_not_fit_is_refused_and_nothing_is_done(kind, fields, said):
     assert answer.kind == 'error' and said in answer.fields['what'] and answer.fields['fix']
     assert policy.calls == before
     assert talk.ask('query', **query()).kind == 'chunk'     # the session goes on
+
+
+def test_the_released_rhythm_wants_frames_before_every_query():
+    policy = FakePolicy()
+    talk = Talk(policy)
+    talk.begin()
+    policy.waits_for_frames = True
+    assert 'once a block' in talk.ask('query', **query()).fields['what']
+    policy.waits_for_frames = False
+    assert talk.ask('query', **query()).kind == 'chunk'
 
 
 def test_nothing_before_a_reset_and_no_query_before_a_commit():

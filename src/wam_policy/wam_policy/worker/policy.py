@@ -128,6 +128,11 @@ class Policy:
         window = self.loaded.dit.config.window_frames
         return Memory(min(self._reference.start_frame, window), window, self._commits, 0)
 
+    @property
+    def waits_for_frames(self) -> bool:
+        """Tell whether a query must wait for a commit: the released rhythm asks once a block."""
+        return self._reference is not None and self._pending is None
+
     def reset(self, instruction: str) -> Mapping[str, float]:
         """Follow an instruction with an empty memory; give stages in ms."""
         self._prompt = self.loaded.design.prompt(self.robot.model_tag, instruction)
@@ -155,8 +160,9 @@ class Policy:
     def query(self, joints: np.ndarray, seed: int, newest: Views | None = None) -> Targets:
         """Predict targets from a posture [observed] on top of what is committed.
 
-        `newest` frames are seen for this query alone. Raises ValueError for a posture that is
-        not one and RuntimeError if nothing has been committed.
+        `newest` frames are seen for this query alone; the released rhythm knows no such thing
+        and does not look at them. Raises ValueError for a posture that is not one and
+        RuntimeError if nothing has been committed.
         """
         watch = Stopwatch(self._clock)
         joints = np.asarray(joints, dtype=np.float64)
@@ -165,7 +171,7 @@ class Policy:
                              f'{joints.tolist()}')
         values = transforms.state_values(self.robot, joints)
         state = torch.from_numpy(self._normaliser.state(values))
-        seen = None if newest is None else self._stitched(newest)
+        seen = None if newest is None or self._reference else self._stitched(newest)
         watch.lap('preprocess')
         self._swapped_s = 0.0
         found = self._inferred(state, seed, seen)
@@ -194,11 +200,9 @@ class Policy:
         if self._clocked is not None:
             return self._clocked.infer(state, seed, seen)
         assert self._reference is not None
-        frames = self._pending if seen is None else seen
+        frames, self._pending = self._pending, None
         if frames is None or self._prompt is None:
-            raise RuntimeError('no frames since the last query: the released rhythm takes new '
-                               'frames with every query; commit first, or use mode clocked')
-        self._pending = None
+            raise RuntimeError('no frames since the last query: commit first')
         return self._reference.step(frames, self._prompt, state, seed)
 
     def _stitched(self, views: Views) -> torch.Tensor:

@@ -137,6 +137,9 @@ class Server:
             raise Refused(f'seed {seed}', f'use 0 to {MAX_SEED}')
         if not self._blocks:
             raise Refused('query before any commit', 'commit a first frame')
+        if self._policy.waits_for_frames:
+            raise Refused('no frames since the last query: the released rhythm asks once a block',
+                          'commit first, or run the worker with --mode clocked')
         newest = self._views(request, NEWEST) if any(
             name.startswith(NEWEST) for name in request.arrays) else None
         self._sequence = sequence
