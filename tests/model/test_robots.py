@@ -31,8 +31,8 @@ def test_targets_near_the_posture_survive_the_way_to_the_model_and_back(robot, s
     parts, here = normaliser(robot), posture(robot, seed)
     reference = transforms.state_values(robot, here)
     columns = [robot.observed.index(name) for name in robot.commanded]
-    nearby = np.random.default_rng(seed + 1).uniform(-0.14, 0.14, (24, len(columns)))
-    wanted = np.clip(here[columns] + nearby, *(
+    nearby = np.random.default_rng(seed + 1).uniform(-1, 1, (24, len(columns)))
+    wanted = np.clip(here[columns] + 0.99 * synthetic.UNIT_RAD * nearby, *(
         getattr(robot.limits(), bound) for bound in ('lower', 'upper')))
     actions = parts.actions(transforms.action_values(robot, wanted), reference)
     assert np.abs(actions).max() <= 1 and (actions[:, ~parts.action_mask()] == 0).all()

@@ -26,7 +26,10 @@ from wam_policy.model.lora import TARGETS
 from wam_policy.model.metadata import Statistics, Tag
 
 _DTYPE_NAMES = {dtype: name for name, dtype in shards.DTYPES.items()}
-REACH_RAD = 0.15        # what an untrained model may ask of a joint, from where it is
+# What an untrained model may ask of a joint, from where it is. It hands its noise through, so one
+# model unit is one standard deviation and three of them are what is seen.
+REACH_RAD = 0.15
+UNIT_RAD = REACH_RAD / 3
 
 
 # ---- statistics
@@ -46,7 +49,7 @@ def _state(robot: Embodiment, part: Slice) -> Statistics:
 def _action(robot: Embodiment, part: Slice) -> Statistics:
     """Allow small offsets from the state; an absolute value may be anything the joint may be."""
     if part.relative or not part.joints:
-        high = np.full(part.size, REACH_RAD)
+        high = np.full(part.size, UNIT_RAD)
         return _between(-high, high)
     joints = [robot.joint(name) for name in part.joints]
     return _between(np.array([joint.lower for joint in joints]),
