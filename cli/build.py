@@ -1,6 +1,7 @@
 """`./wam build`: colcon build over src/, symlinked so that Python edits need no build."""
 import argparse
 import os
+import shutil
 from pathlib import Path
 
 from cli import ros, setup, stamps
@@ -56,6 +57,7 @@ def build(layout: Layout, extra: list[str]) -> None:
         '--install-base', layout.install, '--metas', layout.root / 'colcon.meta',
         '--symlink-install', '--event-handlers', 'console_cohesion+', *extra,
         '--cmake-args', f'-DPython3_EXECUTABLE={layout.python}', '-DBUILD_TESTING=OFF']
+    _forget_other_ros(layout)
     title = 'colcon build'
     with Progress() as progress, progress.step(title):
         before = key(layout)
@@ -68,6 +70,16 @@ def build(layout: Layout, extra: list[str]) -> None:
             on_line=on_line)
     if not extra:
         stamps.write(layout.stamps / 'build', before)
+
+
+def _forget_other_ros(layout: Layout) -> None:
+    """Start from nothing when another ROS 2 is used now: CMake remembers where things were."""
+    stamp = layout.stamps / 'build-ros'
+    used = str(ros.located(layout, os.environ).prefix)
+    if not stamps.is_fresh(stamp, used):
+        for name in ('build', 'install'):
+            shutil.rmtree(layout.root / name, ignore_errors=True)
+        stamps.write(stamp, used)
 
 
 def main(arguments: list[str]) -> int:
