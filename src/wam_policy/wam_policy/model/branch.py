@@ -10,6 +10,7 @@ from torch import Tensor
 from wam_policy.model import sampler
 from wam_policy.model.cache import KVCache
 from wam_policy.model.dit import CLEAN, FlowTime, VideoActionDiT
+from wam_policy.model.engine import Engine
 from wam_policy.model.layers import ContextMemory
 from wam_policy.model.rope import Rotation
 
@@ -52,8 +53,8 @@ class Tables:
 class Branch:
     """One text's view of the episode."""
 
-    def __init__(self, model: VideoActionDiT, tables: Tables) -> None:
-        self._model = model
+    def __init__(self, model: VideoActionDiT, engine: Engine, tables: Tables) -> None:
+        self._model, self._engine = model, engine
         self._tables = tables
         self._context: list[ContextMemory] = []
         self.cache = KVCache(model.config, 1, model.device, model.dtype)
@@ -72,17 +73,17 @@ class Branch:
         frames = latents.shape[2]
         rotation = self._tables.video(self.cache.frames, frames)
         clean = self._tables.time(CLEAN)
-        self._model.remember(latents, clean, rotation, self._context, self.cache, condition)
+        self._engine.remember(latents, clean, rotation, self._context, self.cache, condition)
 
     def velocity(self, state: Tensor, condition: Tensor | None) -> sampler.Branch:
         """Give the velocity function of the block that follows the memory."""
         rotation = self._tables.block(self.cache.frames)
-        tables, model, context, cache = self._tables, self._model, self._context, self.cache
+        tables, engine, context, cache = self._tables, self._engine, self._context, self.cache
 
         def of(
             x_video: Tensor, x_action: Tensor, t_video: int, t_action: int
         ) -> sampler.Velocities:
-            return model.denoise(
+            return engine.denoise(
                 x_video, x_action, state, tables.time(t_video), tables.time(t_action),
                 rotation, context, cache, condition,
             )
@@ -101,6 +102,7 @@ class Guidance:
         role: Role,
         exchange: sampler.Exchange | None,
         guided_video: bool,
+        engine: Engine | None = None,
     ) -> None:
         wanted = recipe.guides_actions() or (guided_video and recipe.guidance != 1)
         if wanted and role is not Role.BOTH and exchange is None:
@@ -111,9 +113,8 @@ class Guidance:
         self._recipe = recipe
         self._exchange = exchange if wanted else None
         tables = Tables(model)
-        self.branches = [Branch(model, tables)]
-        if role is Role.BOTH and wanted:
-            self.branches.append(Branch(model, tables))
+        count = 2 if role is Role.BOTH and wanted else 1
+        self.branches = [Branch(model, engine or model, tables) for _ in range(count)]
 
     @property
     def frames(self) -> int:

@@ -45,9 +45,11 @@ class KVCache:
         # room behind a full window: a tentative block, and a query's own block and register
         spare = 2 * config.frames_per_block * config.frame_tokens + config.register_tokens
         capacity = config.window_frames * config.frame_tokens + spare
-        shape = (config.layers, batch, config.heads, capacity, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        # tokens outside heads: a run of tokens is one piece of memory, which TensorRT can be
+        # handed without a copy; [layers batch heads capacity head_dim] to everybody else
+        shape = (config.layers, batch, capacity, config.heads, config.head_dim)
+        self.keys, self.values = (
+            torch.zeros(shape, device=device, dtype=dtype).transpose(2, 3) for _ in range(2))
         self.frames = 0
 
     @property

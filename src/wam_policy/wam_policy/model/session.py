@@ -18,6 +18,7 @@ from wam_policy.model import sampler
 from wam_policy.model.branch import Guidance, Role
 from wam_policy.model.config import ModelConfig
 from wam_policy.model.dit import VideoActionDiT
+from wam_policy.model.engine import Engine
 
 Pixels = Callable[[Tensor], Tensor]    # uint8 [1 T h w 3] -> [1 3 T h w] in [-1, 1]
 Draw = Callable[[int], sampler.Velocities]    # seed -> noise of video and action
@@ -85,12 +86,15 @@ class Episode:
         exchange: sampler.Exchange | None = None,
         guided_video: bool = False,
         draw: Draw | None = None,
+        engine: Engine | None = None,
     ) -> None:
+        """Run the model's passes as `engine` does; without one, as they are written."""
         self.model, self.encoders = model, encoders
         self.config: ModelConfig = model.config
         self.now = now
         self.guidance = Guidance(
-            model, recipe, role=role, exchange=exchange, guided_video=guided_video
+            model, recipe, role=role, exchange=exchange, guided_video=guided_video,
+            engine=engine,
         )
         self._pixels, self._recipe, self._guided_video = pixels, recipe, guided_video
         self._draw = draw or self._noise
