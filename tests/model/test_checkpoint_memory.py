@@ -1,6 +1,7 @@
 """Loading never holds more of the files in host memory than one shard, and a little."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -40,8 +41,10 @@ def test_peak_host_memory_is_one_shard_and_a_little(tmp_path: Path) -> None:
     largest = max(path.stat().st_size for path in shards.files(tmp_path))
     total = sum(path.stat().st_size for path in shards.files(tmp_path))
     assert total > 2_000_000_000 and len(shards.files(tmp_path)) > 3
-    result = subprocess.run([sys.executable, '-c', PROGRAM, str(tmp_path)], check=True,
-                            capture_output=True, text=True, timeout=240)
+    paths = {'PYTHONPATH': os.pathsep.join(sys.path)}     # pytest's own, which a child lacks
+    result = subprocess.run([sys.executable, '-c', PROGRAM, str(tmp_path)], timeout=240,
+                            env=os.environ | paths, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
     measured = json.loads(result.stdout)
     print(f'{total / 1e9:.2f} GB in shards of {largest / 1e9:.2f} GB: '
           f'{measured["extra"] / 1e9:.2f} GB beside the model')
