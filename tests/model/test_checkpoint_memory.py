@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from wam_policy.core import embodiment
 from wam_policy.model import design, shards, synthetic
 
@@ -18,7 +17,7 @@ SHARD = 400_000_000
 
 # Peak resident memory is the process's own for ever, so each measurement is a process. What the
 # imports and the finished model occupy is no cost of loading: both are subtracted.
-PROGRAM = """
+PROGRAM = '''
 import json, resource, sys, torch
 from wam_policy.model import checkpoint, design, inventory
 inventory.networks(design.released('tiny'), torch.device('cpu'), None)    # all lazy imports
@@ -28,7 +27,7 @@ before = peak()
 policy = checkpoint.load(sys.argv[1], torch.device('cpu'), torch.bfloat16)
 held = sum(p.nbytes for m in (policy.dit, policy.encoders) for p in m.parameters())
 print(json.dumps({'extra': peak() - before - held, 'held': held}))
-"""
+'''
 
 
 @pytest.mark.slow
