@@ -1,8 +1,10 @@
 """motion_node on real rclpy, driving controllers that follow Jazzy's rules."""
+# ruff: noqa: E402 - what follows needs a ROS 2 environment
 
 import os
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -140,6 +142,7 @@ class Bench:
         assert (np.abs(np.diff(moved[:, 0], axis=0)) <= LIMITS.velocity * seconds + 1e-6).all()
 
 
+@contextmanager
 def stage_with(*parameters):
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=100 + os.getpid() % 100, args=[
@@ -147,18 +150,21 @@ def stage_with(*parameters):
     node, bench = MotionNode(context=context), Bench(context)
     spinning = Spinning([node]), Spinning([bench.node])
     assert node.trigger_configure() == node.trigger_activate()
-    yield node, bench
-    for each in spinning:
-        each.stop()
-    node.close()
-    for made in (node, bench.node):
-        made.destroy_node()
-    rclpy.shutdown(context=context)
+    try:
+        yield node, bench
+    finally:
+        for each in spinning:
+            each.stop()
+        node.close()
+        for made in (node, bench.node):
+            made.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 @pytest.fixture
 def stage():
-    yield from stage_with('enable_motion:=true')
+    with stage_with('enable_motion:=true') as made:
+        yield made
 
 
 @pytest.fixture
@@ -279,7 +285,7 @@ def test_a_node_that_is_gone_leaves_a_robot_that_comes_to_rest(tracking):
 
 
 def test_a_dry_run_sends_the_controllers_nothing():
-    for _, bench in stage_with('enable_motion:=false'):
+    with stage_with('enable_motion:=false') as (_, bench):
         bench.chunks_on = True
         bench.wait_state('TRACKING')
         bench.wait(lambda: len(bench.would) > 5)
@@ -288,7 +294,7 @@ def test_a_dry_run_sends_the_controllers_nothing():
 
 
 def test_the_dead_man_switch_must_be_held():
-    for _, bench in stage_with('enable_motion:=true', 'use_deadman:=true'):
+    with stage_with('enable_motion:=true', 'use_deadman:=true') as (_, bench):
         press = bench.node.create_publisher(Bool, 'deadman', qos.JOINTS)
         bench.chunks_on = True
         time.sleep(0.5)

@@ -1,0 +1,131 @@
+"""The streamer follows what controllers would follow, and holds when anything is wrong."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from wam_policy.core import limits, planning
+from wam_policy.core.embodiment import load
+from wam_policy.core.follower import Points
+from wam_policy.core.streaming import Stream
+from wam_policy.core.trajectory import Motion, held
+from wam_policy.core.types import JointState
+
+ROBOT = load('yam')
+START = ROBOT.rest_of(ROBOT.commanded)
+MS, S = 1_000_000, 1_000_000_000
+
+
+def measured(stream, now, offset=0.0):
+    where = START if stream.setpoint is None else stream.setpoint
+    stream.on_joints(JointState(now, ROBOT.commanded, where + offset), now)
+
+
+def started(now=S):
+    stream = Stream(ROBOT)
+    measured(stream, now)
+    stream.tick(now)
+    return stream
+
+
+def parts(trajectory):
+    """Return what each controller gets of a trajectory of all joints."""
+    whole = Points.of(trajectory)
+    for controller in ROBOT.controllers:
+        columns = [ROBOT.commanded.index(name) for name in controller.joints]
+        yield controller.name, Points(whole.stamp_ns, controller.joints, whole.time_ns,
+                                      *(values[:, columns] for values in (
+                                          whole.position, whole.velocity, whole.acceleration)))
+
+
+def move(now):
+    """Return a move of every joint by 0.05."""
+    start = planning.switch_ns(now, 30 * MS)
+    return planning.tracked(held(ROBOT.commanded, START, 0), start,
+                            START + np.linspace(0, 0.05, 20)[:, None], limits.margined(ROBOT))
+
+
+def test_nothing_is_sent_before_the_robot_was_seen_and_then_it_is_held():
+    stream = Stream(ROBOT)
+    assert stream.tick(S) is None and 'no joint state' in stream.reason
+    measured(stream, S)
+    assert stream.tick(S) == pytest.approx(START)       # the measured posture, never zeros
+    name, points = next(parts(move(S)))
+    assert Stream(ROBOT).accept(name, points, S) == 'no joint state yet'
+
+
+def test_trajectories_are_followed_to_their_end():
+    stream, plan = started(), move(S)
+    for name, points in parts(plan):
+        assert stream.accept(name, points, S) is None
+    for now in range(S + 10 * MS, S + 2 * S, 10 * MS):
+        assert stream.tick(now) == pytest.approx(plan.at(now).position, abs=1e-9)
+        measured(stream, now)
+        assert stream.following == (now < plan.end_ns)
+    assert stream.tick(3 * S - 10 * MS) == pytest.approx(plan.goal)
+
+
+def test_a_sender_that_dies_or_joint_states_that_stop_end_in_rest():
+    stream, plan = started(), move(S)
+    for name, points in parts(plan):
+        stream.accept(name, points, S)
+    for now in range(S + 10 * MS, 3 * S, 10 * MS):
+        last = stream.tick(now)
+    assert last == pytest.approx(plan.goal)
+    name, points = next(parts(move(3 * S)))
+    assert 'no joint state' in stream.accept(name, points, 3 * S)
+
+
+def test_after_a_gap_the_measured_posture_is_held_not_the_trajectory_that_went_on():
+    stream = started()
+    for name, points in parts(move(S)):
+        stream.accept(name, points, S)
+    late = S + 600 * MS
+    measured(stream, late, 0.01)
+    assert stream.tick(late) == pytest.approx(START + 0.01)
+    assert 'gap' in stream.reason and not stream.following
+
+
+def test_a_trajectory_that_begins_elsewhere_is_refused_and_the_old_one_goes_on():
+    stream, plan = started(), move(S)
+    for name, points in parts(plan):
+        stream.accept(name, points, S)
+    away = held(ROBOT.commanded, START + 0.2, S + 10 * MS)
+    for name, points in parts(away):
+        assert 'would jump' in stream.accept(name, points, S + 10 * MS)
+    assert stream.tick(S + 20 * MS) == pytest.approx(plan.at(S + 20 * MS).position)
+    assert stream.rejected == len(ROBOT.controllers)
+
+
+def test_a_trajectory_that_is_too_fast_ends_in_a_hold():
+    stream = started()
+    fast = SimpleNamespace(
+        header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0)),
+        joint_names=list(ROBOT.controllers[0].joints),
+        points=[SimpleNamespace(positions=(START[:6] + 0.2).tolist(), velocities=[],
+                                accelerations=[],
+                                time_from_start=SimpleNamespace(sec=0, nanosec=30 * MS))])
+    assert stream.accept(ROBOT.controllers[0].name, fast, S) is None
+    sent = stream.tick(S + 10 * MS)
+    assert 'jumps' in stream.reason and sent == pytest.approx(START)
+    assert stream.tick(S + 20 * MS) == pytest.approx(START)
+
+
+def test_a_set_point_far_from_the_measured_posture_is_not_sent():
+    stream, plan = started(), move(S)
+    for name, points in parts(plan):
+        stream.accept(name, points, S)
+    stream.tick(S + 80 * MS)
+    measured(stream, S + 80 * MS, -0.5)
+    before = stream.setpoint
+    assert stream.tick(S + 90 * MS) == pytest.approx(before)
+    assert 'too far' in stream.reason
+
+
+def test_forgetting_takes_the_posture_over_anew():
+    stream = started()
+    stream.forget()
+    assert stream.tick(2 * S) is None
+    stream.on_joints(JointState(2 * S, ROBOT.commanded, START + 0.1), 2 * S)
+    assert stream.tick(2 * S) == pytest.approx(START + 0.1)
+    assert Motion.at_rest(stream.setpoint).resting
