@@ -1,5 +1,4 @@
 import pytest
-
 from wam_policy.core.health import Level, of_camera, of_queries, of_state, of_workers
 from wam_policy.core.policy import State
 

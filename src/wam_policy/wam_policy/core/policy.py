@@ -258,8 +258,8 @@ class Policy:
         if isinstance(seen, Refusal):
             return (State.WAITING_OBSERVATION if seen.missing else State.STALE_OBSERVATION,
                     seen.reason)
-        if not self._answered:
-            return State.HOLDING, f'no chunk of this session yet: {self._note}'
+        if not self._answered:      # not HOLDING: new words need not stop the motion of the old
+            return State.WAITING_OBSERVATION, f'no chunk of this session yet: {self._note}'
         return State.RUNNING, self._note
 
     @property

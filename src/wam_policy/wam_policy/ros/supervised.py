@@ -40,6 +40,10 @@ class Supervised:
                 start_new_session=True)     # Ctrl-C is for us; the launch gets ours, in order
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def returncode(self) -> int | None:
         return self._process.poll()
 
@@ -70,6 +74,10 @@ class Supervised:
         orderly = self._process.poll()
         left = self._killed()
         return orderly, left
+
+    def alive(self) -> int:
+        """Return how many processes there are below this one."""
+        return len(_tree())
 
     def exit_codes(self) -> dict[str, int]:
         """Return the exit status of every node that the launch saw end."""
