@@ -136,3 +136,9 @@ def test_goals_can_be_sent_from_the_command_line(node):
     assert result.returncode == 0, result.stderr
     assert 'message: pick' in result.stdout
     assert 'SUCCEEDED' in result.stdout
+
+
+def test_actions_are_listed(node):
+    result = subprocess.run(['ros2', 'action', 'list', '-t'], capture_output=True, text=True,
+                            timeout=30, check=False)
+    assert '/run [wam_msgs/action/RunInstruction]' in result.stdout, result.stderr

@@ -8,7 +8,7 @@ import yaml
 from rclpy.action import ActionClient, get_action_names_and_types
 from rclpy.node import Node
 from ros2cli.command import CommandExtension
-from ros2cli.node.strategy import NodeStrategy
+from ros2cli.node.direct import DirectNode
 from rosidl_runtime_py import message_to_yaml, set_message_fields
 
 OUTCOMES = {4: 'SUCCEEDED', 5: 'CANCELED', 6: 'ABORTED'}     # action_msgs/msg/GoalStatus
@@ -35,10 +35,8 @@ class ActionCommand(CommandExtension):
 
 def print_actions(args: argparse.Namespace) -> int:
     """Print the names, and with -t the types, of all actions."""
-    with NodeStrategy(argparse.Namespace()) as node:
-        # the strategy's daemon has no action graph in its interface, so ask through a node
-        direct = getattr(node, 'direct_node', node)
-        for name, types in get_action_names_and_types(getattr(direct, 'node', direct)):
+    with DirectNode(argparse.Namespace()) as strategy:
+        for name, types in get_action_names_and_types(strategy.node):
             print(f'{name} [{", ".join(types)}]' if args.show_types else name)
     return 0
 
@@ -69,7 +67,7 @@ def follow(node: Node, client: ActionClient, goal: Any, with_feedback: bool) -> 
 
     sent = client.send_goal_async(goal, on_feedback if with_feedback else None)
     rclpy.spin_until_future_complete(node, sent)
-    handle = sent.result()
+    handle: Any = sent.result()
     if not handle.accepted:
         return 'Goal was rejected.'
     print(f'Goal accepted with ID: {bytes(handle.goal_id.uuid).hex()}')
@@ -79,7 +77,7 @@ def follow(node: Node, client: ActionClient, goal: Any, with_feedback: bool) -> 
     except KeyboardInterrupt:
         rclpy.spin_until_future_complete(node, handle.cancel_goal_async(), timeout_sec=5.0)
         raise
-    answer = result.result()
+    answer: Any = result.result()
     print(f'Result:\n{message_to_yaml(answer.result)}')
     print(f'Goal finished with status: {OUTCOMES.get(answer.status, answer.status)}')
     return 0
