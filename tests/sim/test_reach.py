@@ -81,3 +81,13 @@ def test_the_right_arm_mirrors_the_left(solved: tuple) -> None:
     one, _ = left.tool(rest)
     other, _ = right.tool(reach.mirrored(robot, rest))
     np.testing.assert_allclose(one * [1, -1, 1], other, atol=0.003)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', robots.names())
+def test_the_search_finds_the_stored_posture_again(name: str) -> None:
+    stored = json.loads((robots.ROBOTS / name / 'reach.json').read_text())
+    found = reach.document(robots.load(name))
+    assert found.keys() == stored.keys()
+    for joint, value in stored['rest_rad'].items():
+        assert found['rest_rad'][joint] == pytest.approx(value, abs=2e-3)   # other CPUs round

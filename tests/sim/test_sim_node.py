@@ -26,6 +26,8 @@ from wam_policy.core import embodiment  # noqa: E402
 from wam_msgs.msg import SimStatus  # noqa: E402
 
 DOMAIN = '91'
+ENVIRONMENT = {name: value for name, value in os.environ.items()
+               if name not in ('DISPLAY', 'WAYLAND_DISPLAY')} | {'ROS_DOMAIN_ID': DOMAIN}
 
 
 class Robot:
@@ -36,7 +38,7 @@ class Robot:
         flags = [flag for argument in arguments for flag in ('-p', argument)]
         self.process = subprocess.Popen(
             [sys.executable, '-m', 'wam_sim.sim_node', '--ros-args', *flags],
-            env={**os.environ, 'ROS_DOMAIN_ID': DOMAIN}, stderr=subprocess.PIPE, text=True)
+            env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=int(DOMAIN))
         self.node = rclpy.create_node('onlooker', context=self.context)
@@ -44,15 +46,15 @@ class Robot:
         self.executor.add_node(self.node)
         self.heard: dict[str, list] = {}
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.listen(JointState, '/joint_states', 10)
-        self.listen(SimStatus, '/sim/status', 10)
+        self.listen(JointState, '/joint_states', 500)
+        self.listen(SimStatus, '/sim/status', 50)
         self.listen(String, '/sim/task', latched)
         self.listen(Clock, '/clock', qos_profile_sensor_data)
         for camera in self.body.cameras:
             self.listen(Image, camera.topic, qos_profile_sensor_data)
             self.listen(CameraInfo, camera.info_topic, qos_profile_sensor_data)
         self.controller = self.body.controllers[0]
-        self.listen(JointTrajectoryControllerState, self.controller.state_topic, 10)
+        self.listen(JointTrajectoryControllerState, self.controller.state_topic, 100)
         self.command = self.node.create_publisher(JointTrajectory, self.controller.topic, 1)
 
     def listen(self, kind: type, topic: str, qos: object) -> None:
@@ -151,7 +153,7 @@ def test_rates_hold_in_wall_time(robot: Robot) -> None:
               for m in robot.heard['/joint_states']]
     assert (np.diff(stamps) > 0).all()
     states = len(robot.heard[robot.controller.state_topic])
-    assert states / len(stamps) == pytest.approx(1 / 5, rel=0.1)
+    assert states / len(stamps) == pytest.approx(1 / 5, rel=0.15)
     first, last = robot.heard['/sim/status'][0], robot.heard['/sim/status'][-1]
     passed_s = (last.header.stamp.sec - first.header.stamp.sec
                 + (last.header.stamp.nanosec - first.header.stamp.nanosec) * 1e-9)
@@ -166,12 +168,14 @@ def test_rates_hold_in_wall_time(robot: Robot) -> None:
 
 
 def test_clock_on_request_is_what_stamps_are_in() -> None:
-    running = Robot('publish_clock:=true', 'camera_hz:=5.0')
+    """Ask for a window too: without a display that is a warning, nothing more."""
+    running = Robot('publish_clock:=true', 'camera_hz:=5.0', 'viewer:=true')
     running.wait(lambda: len(running.heard['/clock']) > 20, 'the clock')
     running.wait(lambda: len(running.heard['/joint_states']) > 20, 'joints')
     clock = running.heard['/clock'][-1].clock
     joints = running.heard['/joint_states'][-1].header.stamp
     assert abs(clock.sec - joints.sec + (clock.nanosec - joints.nanosec) * 1e-9) < 0.2
+    running.wait(lambda: running.heard[running.body.cameras[0].topic], 'a picture')
     assert running.close() == 0
 
 
@@ -181,7 +185,7 @@ def test_clock_on_request_is_what_stamps_are_in() -> None:
 def test_wrong_parameters_end_it_with_a_reason(argument: str, reason: str) -> None:
     done = subprocess.run(
         [sys.executable, '-m', 'wam_sim.sim_node', '--ros-args', '-p', argument],
-        env={**os.environ, 'ROS_DOMAIN_ID': DOMAIN}, capture_output=True, text=True, timeout=60)
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert reason in done.stderr
     assert 'Traceback' not in done.stderr

@@ -42,9 +42,10 @@ class SimParams:
 
 def read(node: Node) -> SimParams:
     """Declare every parameter, read-only, and return the values given."""
-    return SimParams(**{
+    given: dict[str, Any] = {
         entry.name: node.declare_parameter(entry.name, entry.default, _descriptor(entry)).value
-        for entry in fields(SimParams)})
+        for entry in fields(SimParams)}
+    return SimParams(**given)
 
 
 def _descriptor(entry: Any) -> ParameterDescriptor:

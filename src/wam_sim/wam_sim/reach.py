@@ -9,6 +9,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -112,14 +113,14 @@ def _upright(arm: Arm, joints: np.ndarray, key: str) -> float:
     return float(arm.data.cam(key).xmat.reshape(3, 3)[0, 1])    # camera's up along world x
 
 
-def document(robot: Robot) -> dict[str, object]:
+def document(robot: Robot) -> dict[str, Any]:
     """Return rest posture and reach map as they are stored; mm and rad."""
     body = robot.embodiment
     model = compiled(robot, {name: body.rest[name] for name in body.observed
                              if name not in body.commanded})
     left, right = (Arm(robot, model, side) for side in ('left', 'right'))
     rest = np.round(rest_found(robot, left), 4)
-    found = {'rest_rad': {}, 'tool_axis': np.round(FORWARD_DOWN, 4).tolist(),
+    found: dict[str, Any] = {'rest_rad': {}, 'tool_axis': np.round(FORWARD_DOWN, 4).tolist(),
              'margin_rad': MARGIN_RAD, 'hands': {}}
     for arm, side, posture in ((left, 'left', rest), (right, 'right', mirrored(robot, rest))):
         reach = mapped(robot, arm, posture, FINE)
@@ -133,7 +134,7 @@ def document(robot: Robot) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description='Find the rest posture and reach map of a robot')
     parser.add_argument('robot', choices=robots.names())
     robot = robots.load(parser.parse_args().robot)
     found = document(robot)

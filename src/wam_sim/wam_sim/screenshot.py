@@ -53,7 +53,7 @@ def composed(outside: np.ndarray, views: tuple[np.ndarray, ...]) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description='Draw a picture of a robot')
     parser.add_argument('robot', choices=robots.names())
     parser.add_argument('out', type=Path)
     parser.add_argument('--seed', type=int, default=0)

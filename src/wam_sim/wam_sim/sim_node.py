@@ -3,7 +3,6 @@
 Three threads: physics (paced by the wall clock), pictures (owns OpenGL), and the executor.
 """
 
-import os
 import signal
 import sys
 import threading
@@ -30,10 +29,9 @@ from trajectory_msgs.msg import JointTrajectory
 from wam_policy.core.statistics import Rate
 
 from wam_msgs.msg import SimStatus
-from wam_sim import messages, params, robot
+from wam_sim import messages, params, robot, viewer
 from wam_sim.cameras import intrinsics
 from wam_sim.live import BATCH, Live
-from wam_sim.model import OUTSIDE_GROUP
 from wam_sim.simulation import STEP_NS, Simulation, prepare
 
 SENSOR = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -217,14 +215,10 @@ class SimNode(Node):
         """Open the viewer if asked for and possible."""
         if not self.params.viewer:
             return None
-        if not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
+        if not viewer.has_display():
             self.get_logger().warning('viewer: no display (DISPLAY is not set); going on without')
             return None
-        import mujoco.viewer  # needs a display as soon as it is imported
-        window = mujoco.viewer.launch_passive(model, data, show_left_ui=False,
-                                              show_right_ui=False)
-        window.opt.geomgroup[OUTSIDE_GROUP] = 1
-        return window
+        return viewer.opened(self.robot, model, data)
 
 
 def main(args: list[str] | None = None) -> None:

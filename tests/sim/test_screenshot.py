@@ -1,0 +1,34 @@
+"""The picture of a robot shows it from outside, with its own views beside it."""
+
+import numpy as np
+import pytest
+
+from wam_sim import robot as robots
+from wam_sim import screenshot
+from wam_sim.simulation import Simulation
+
+
+def test_views_are_laid_over_the_left_edge() -> None:
+    outside = np.full((720, 1280, 3), 90, np.uint8)
+    views = tuple(np.full((480, 640, 3), shade, np.uint8) for shade in (10, 20, 30))
+    picture = screenshot.composed(outside, views)
+    assert picture.shape == (720, 1280, 3)
+    column = picture[:, 150, 0]
+    shades = [int(column[np.flatnonzero(column == shade)].size) for shade in (10, 20, 30)]
+    assert shades == [screenshot.INSET[1]] * 3
+    assert (picture[:, 600:] == 90).all() and (outside == 90).all()
+
+
+@pytest.mark.parametrize('name', robots.names())
+def test_the_portrait_shows_robot_and_scene(name: str) -> None:
+    simulation = Simulation(robots.load(name), seed=3)
+    try:
+        picture = screenshot.portrait(simulation)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    assert picture.shape == (720, 1280, 3)
+    for item in simulation.scene.cubes:     # each cube's colour is somewhere in the picture
+        colour = simulation.colours[item.slot][:3]
+        pixels = picture.reshape(-1, 3).astype(float)
+        match = pixels @ colour / (np.linalg.norm(pixels, axis=1) * np.linalg.norm(colour) + 1e-9)
+        assert (match > 0.985).sum() > 200, item.colour
