@@ -40,7 +40,7 @@ def camera_info(camera: Camera, now_ns: int, matrix: np.ndarray,
 
 def joint_state(joints: Joints) -> JointState:
     message = JointState(name=list(joints.names), position=joints.position.tolist(),
-                         velocity=joints.velocity.tolist())
+                         velocity=[] if joints.velocity is None else joints.velocity.tolist())
     message.header.stamp = stamp(joints.stamp_ns)
     return message
 
