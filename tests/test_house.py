@@ -15,6 +15,12 @@ POLICY = 'src/wam_policy/wam_policy'
 # Programs that talk to a person at a terminal; under src/ these are the modules that can be run.
 COMMANDS = ('cli/', 'ros_prefix/', 'bench/')
 TORCH = ('torch', 'torchvision', 'diffusers', 'transformers', 'safetensors')
+# What rclpy's nodes keep under these names; a node that assigns one breaks silently (without
+# `_services` nobody answers its lifecycle and parameter services any more).
+RCLPY = frozenset(f'_{name}' for name in (
+    'callbacks', 'clients', 'clock', 'context', 'default_callback_group', 'descriptors', 'guards',
+    'logger', 'managed_entities', 'parameters', 'publishers', 'rate_group', 'services',
+    'state_machine', 'subscriptions', 'time_source', 'timers'))
 CLIENT = tuple(f'wam_policy.worker.{name}' for name in
                ('client', 'crew', 'program', 'backoff', 'exits', 'wire'))
 
@@ -60,7 +66,7 @@ def faults(root: Path) -> list[str]:
         name = path.relative_to(root).as_posix()
         text = path.read_text(encoding='utf-8')
         tree = ast.parse(text)
-        for rule in (imports, shape, statements):
+        for rule in (imports, shape, statements, nodes):
             found += [f'{name}: {what}' for what in rule(name, text, tree)]
     found += [f'{folder}: {what}' for folder, what in robots(root)]
     return found
@@ -160,6 +166,17 @@ def statements(name: str, text: str, tree: ast.Module) -> Iterator[str]:
             yield f'line {number}: do it or delete it'
 
 
+def nodes(name: str, text: str, tree: ast.Module) -> Iterator[str]:
+    """Check that no node assigns an attribute that rclpy's own class lives on."""
+    for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        if not any(getattr(base, 'id', '').endswith('Node') for base in kind.bases):
+            continue
+        for node in ast.walk(kind):
+            if (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+                    and getattr(node.value, 'id', '') == 'self' and node.attr in RCLPY):
+                yield f"line {node.lineno}: {node.attr} is rclpy's own: take another name"
+
+
 def robots(root: Path) -> Iterator[tuple[str, str]]:
     """Check that all robots have the same shape and that every block has its source."""
     for home in (f'{POLICY}/embodiments', 'src/wam_sim/wam_sim/robots'):
@@ -240,6 +257,8 @@ PLANTED = [
     ('cli/x.py', DOC + 'from y import *\n', 'star import'),
     (f'{POLICY}/model/x.py', DOC + "print('x')\n", 'print outside a command'),
     (f'{POLICY}/model/x.py', DOC + 'x = 1     # TODO: more\n', 'do it or delete it'),
+    (f'{POLICY}/ros/x.py', DOC + 'class X(LifecycleNode):\n    def f(self):\n'
+     '        self._services = []\n', "_services is rclpy's own"),
 ]
 
 
