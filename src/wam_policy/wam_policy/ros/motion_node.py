@@ -50,7 +50,7 @@ class MotionNode(LifecycleNode):
         self._loop: ControlLoop | None = None
         self._planner: Planner | None = None
         self._inputs: list = []
-        self._services: list = []
+        self._commands: list = []
         self._arming = False                # enable as soon as the robot's state allows it
         self._paused = False                # the policy's last word
         self._told: tuple = ()              # what the last status said that counts as a change
@@ -78,7 +78,7 @@ class MotionNode(LifecycleNode):
         self._controllers = [] if self._motion.dry_run else [
             (self.create_publisher(JointTrajectory, controller.topic, qos.TRAJECTORY), controller)
             for controller in robot.controllers]
-        self._services = [self.create_service(SetBool, 'enable', self._on_enable),
+        self._commands = [self.create_service(SetBool, 'enable', self._on_enable),
                           self.create_service(Trigger, 'estop', self._on_estop),
                           self.create_service(Trigger, 'reset', self._on_reset)]
         self._diagnostics.watch(robot)
@@ -147,7 +147,7 @@ class MotionNode(LifecycleNode):
         self._end_activity('shut down')
         self._diagnostics.forget()
         self.destroy_timer(self._timer)
-        for service in self._services:
+        for service in self._commands:
             self.destroy_service(service)
         for publisher in (self._would_out, *(out for out, _ in self._controllers)):
             self.destroy_publisher(publisher)
