@@ -36,13 +36,25 @@ def plan(params: PolicyParams, checkpoint: str) -> Plan:
                          'for random weights')
     arguments = {'checkpoint': checkpoint, 'embodiment': params.embodiment, 'mode': params.mode,
                  'cfg': params.cfg, 'seed': params.seed, 'threads': params.worker_threads,
+                 'recipe': params.recipe, 'window': params.window, 'engine': params.engine,
+                 'precision': params.precision,
                  **({'steps': params.steps} if params.steps else {})}
+    flags = ('--guided-video',) if params.guided_video else ()
     return Plan(
-        devices=params.devices, guided=params.cfg > 1.0,
+        devices=params.devices, guided=guided(params),
         arguments=tuple(part for key, value in arguments.items()
-                        for part in (f'--{key}', str(value))),
+                        for part in (f'--{key}', str(value))) + flags,
         program=(params.worker_python or sys.executable, '-m', 'wam_policy.worker.main'),
         start_timeout_s=params.start_timeout_s)
+
+
+def guided(params: PolicyParams) -> bool:
+    """Tell whether a second branch is read at all.
+
+    What is asked once has its actions before guidance could reach them.
+    """
+    asked_once = params.steps == 1 or (params.steps == 0 and params.recipe == 'one_step')
+    return params.cfg > 1.0 and (params.guided_video or not asked_once)
 
 
 class Engine:

@@ -67,12 +67,25 @@ class PolicyParams:
         'the guidance in one worker, two entries run one each', pattern=r'cpu|cuda:\d+')
     cfg: float = setting(5.0, 'scale of the classifier-free guidance; 1.0 is off', low=1.0,
                          high=20.0)
-    steps: int = setting(0, "denoising steps per query; 0 takes the checkpoint's", low=0,
+    recipe: str = setting('static8', 'how often a query asks the network: full16 at each of 16 '
+                          'steps, static8 at 8 of them, dynamic4 where velocities change (4 at '
+                          'best), one_step once, with video noisier than actions',
+                          choices=('full16', 'static8', 'dynamic4', 'one_step'))
+    steps: int = setting(0, "denoising steps per query, each asked; 0 takes the recipe's", low=0,
                          high=100)
+    guided_video: bool = setting(False, 'guide the predicted picture also where the actions no '
+                                 'longer need it')
     seed: int = setting(0, 'seed of the sampling noise', low=0, high=2**31 - 1)
     mode: str = setting('clocked', 'when real frames enter the memory: clocked commits each block '
                         'as it elapses, reference follows the released server',
                         choices=('clocked', 'reference'))
+    window: str = setting('restart', 'a full memory restarts from the newest frame, or slides '
+                          'over its oldest block', choices=('restart', 'slide'))
+    engine: str = setting('eager', 'how the network runs: eager, compiled (slow start, CUDA '
+                          'graphs on a GPU), or tensorrt:<folder of a built engine>',
+                          pattern=r'eager|compiled|tensorrt:.+')
+    precision: str = setting('full', 'of the large linears: full, fp8 or int8 with a scale per '
+                             'token, or the file of a calibration', pattern='.+')
     worker_python: str = setting('', "Python that runs the workers; empty: the node's own")
     worker_threads: int = setting(1, 'CPU threads per worker', low=1, high=256)
     start_timeout_s: float = setting(300.0, 'longest start of the workers, loading and warm-up',

@@ -23,7 +23,7 @@ from wam_policy.core import embodiment
 from wam_policy.worker import exits, wire
 
 if TYPE_CHECKING:       # torch takes seconds to import: --help and refusals need not wait for it
-    from wam_policy.worker.policy import Policy
+    from wam_policy.worker.policy import Policy, Views
 
 RECIPES = ('full16', 'static8', 'dynamic4', 'one_step')
 PR_SET_PDEATHSIG = 1
@@ -46,6 +46,8 @@ class Settings:
     mode: str
     window: str
     guided_video: bool
+    engine: str
+    precision: str
     seed: int
     threads: int
     core: int | None
@@ -74,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument('--device', default='cpu', help='cpu or cuda:N (default: %(default)s)')
     model.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
                        help='of weights and arithmetic; auto: bfloat16 on cuda, else float32')
+    model.add_argument('--precision', default='full', metavar='P',
+                       help='of the large linears: full, fp8 or int8 with a scale per token, or '
+                       'the file of a calibration (default: %(default)s)')
+    model.add_argument('--engine', default='eager', metavar='E',
+                       help='eager, compiled, or tensorrt:FOLDER of a built engine '
+                       '(default: %(default)s)')
     model.add_argument('--seed', type=int, default=0, metavar='S',
                        help='of random weights, and of rehearsed queries')
     query = made.add_argument_group('queries')
@@ -168,7 +176,7 @@ def built(chosen: Settings) -> 'Policy':
 
     torch.set_num_threads(chosen.threads)
     choice = Choice(chosen.recipe, chosen.steps, chosen.cfg, chosen.mode, chosen.window,
-                    chosen.guided_video)
+                    chosen.guided_video, chosen.engine, chosen.precision)
     seat = Seat(chosen.rank, chosen.world, chosen.exchange, chosen.rendezvous,
                 chosen.start_timeout, chosen.peer_timeout)
     device = torch.device(chosen.device)
@@ -184,23 +192,39 @@ def built(chosen: Settings) -> 'Policy':
     return Policy(loaded, robot, choice, role=Role(chosen.role), exchange=exchange)
 
 
-def warmed(policy: 'Policy', seed: int, queries: int = 1) -> list[float]:
-    """Live a short grey episode and forget it; return each query's seconds."""
+def grey(policy: 'Policy', count: int) -> 'Views':
+    """Give so many grey frames of every camera."""
     import numpy as np
 
-    geometry, robot = policy.geometry, policy.robot
-    size = {camera.key: camera.size for camera in robot.cameras}
+    size = {camera.key: camera.size for camera in policy.robot.cameras}
+    return {key: np.full((count, size[key][1], size[key][0], 3), 128, np.uint8)
+            for key in policy.geometry.cameras}
 
-    def grey(count: int) -> dict[str, np.ndarray]:
-        return {key: np.full((count, size[key][1], size[key][0], 3), 128, np.uint8)
-                for key in geometry.cameras}
 
+def rehearsed(policy: 'Policy', seed: int) -> None:
+    """Live through a whole window and past its end, so that no pass is new to the engine later.
+    """
+    model, rest = policy.loaded.dit.config, policy.robot.rest_of(policy.robot.observed)
+    clocked = policy.choice.mode == 'clocked'
     policy.reset('')
-    policy.commit(grey(geometry.first_frames))
+    for block in range(policy.geometry.window_blocks + 2):
+        policy.commit(grey(policy, policy.geometry.frames_per_block if block else 1))
+        policy.query(rest, seed)
+        # newer frames than the last commit come as one latent frame, or as several
+        for latents in range(1, model.frames_per_block + 1) if clocked else ():
+            policy.query(rest, seed, grey(policy, latents * model.pixel_frames_per_latent))
+    policy.reset('')
+
+
+def warmed(policy: 'Policy', seed: int, queries: int = 1) -> list[float]:
+    """Live a short grey episode and forget it; return each query's seconds."""
+    geometry, robot = policy.geometry, policy.robot
+    policy.reset('')
+    policy.commit(grey(policy, geometry.first_frames))
     taken_s = []
     for number in range(queries):
         if policy.choice.mode == 'reference' or number == 0:
-            policy.commit(grey(geometry.frames_per_block))
+            policy.commit(grey(policy, geometry.frames_per_block))
         start_s = time.perf_counter()
         policy.query(robot.rest_of(robot.observed), seed + number)
         taken_s.append(time.perf_counter() - start_s)
@@ -218,7 +242,7 @@ def serve(chosen: Settings, started_s: float) -> None:
 
     told = facts(policy, chosen.device)
     wire.send(end, wire.Message('warming', {'id': 0, 'reason': f'{told["model"]} warms up'}))
-    warmed(policy, chosen.seed)
+    (warmed if chosen.engine == 'eager' else rehearsed)(policy, chosen.seed)
     told['start_s'] = round(time.perf_counter() - started_s, 3)
     say(chosen.role, f'ready in {told["start_s"]:.1f} s: {told["reason"]}')
     Server(end, policy, told, lambda line: say(chosen.role, line)).serve()
@@ -230,7 +254,7 @@ def rehearse(chosen: Settings, started_s: float) -> None:
 
     from wam_policy.worker.server import facts
 
-    warmed(policy, chosen.seed)
+    (warmed if chosen.engine == 'eager' else rehearsed)(policy, chosen.seed)
     ready_s = time.perf_counter() - started_s
     taken_ms = [1e3 * s for s in warmed(policy, chosen.seed, chosen.queries)]
     print(json.dumps(facts(policy, chosen.device), indent=1))

@@ -13,7 +13,7 @@ import torch
 
 from wam_policy.core import transforms
 from wam_policy.core.embodiment import Embodiment
-from wam_policy.model import canvas, checkpoint, sampler
+from wam_policy.model import canvas, checkpoint, engine, quantize, sampler
 from wam_policy.model.branch import Role
 from wam_policy.model.reference import ReferenceSession
 from wam_policy.model.session import Episode, Inference, Memory, Session, Stopwatch
@@ -33,6 +33,8 @@ class Choice:
     mode: str = 'clocked'               # one of MODES
     window: str = 'restart'             # what a full memory does: restart | slide
     guided_video: bool = False          # guide the picture where it no longer matters to actions
+    engine: str = engine.EAGER          # eager | compiled | tensorrt:FOLDER
+    precision: str = quantize.FULL      # full | fp8 | int8 | the file of a calibration
 
     def __post_init__(self) -> None:
         if self.recipe not in sampler.MODES:
@@ -80,7 +82,10 @@ class Policy:
     def __init__(self, loaded: checkpoint.Policy, robot: Embodiment, choice: Choice, *,
                  role: Role = Role.BOTH, exchange: sampler.Exchange | None = None,
                  now: Callable[[], float] = time.perf_counter) -> None:
-        """Raise ValueError if checkpoint, robot and choice do not fit together."""
+        """Raise ValueError if checkpoint, robot and choice do not fit together.
+
+        The transformer of `loaded` is quantised and compiled in place where `choice` says so.
+        """
         self.loaded, self.robot, self.choice, self.role = loaded, robot, choice, role
         design = loaded.design
         self._normaliser = loaded.normaliser(robot)
@@ -90,12 +95,14 @@ class Policy:
         self._now = now
         self._swapped_s = 0.0
         dtype, size = loaded.dit.dtype, design.canvas.size
+        if (calibration := quantize.chosen(choice.precision)) is not None:
+            quantize.installed(loaded.dit, calibration)
         episode = Episode(
             loaded.dit, loaded.encoders,
             lambda canvases: canvas.model_input(canvases, dtype, size),
             choice.sampling(design.video_final_noise), now=self._clock, role=role,
             exchange=None if exchange is None else self._timed(exchange),
-            guided_video=choice.guided_video)
+            guided_video=choice.guided_video, engine=engine.made(choice.engine, loaded.dit))
         self._reference: ReferenceSession | None = None
         self._clocked: Session | None = None
         if choice.mode == 'reference':
