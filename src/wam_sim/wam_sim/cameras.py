@@ -14,8 +14,6 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-HIDDEN_GROUP = 4                            # sites that mark tools
-
 
 class Cameras:
     """Draw the views of `keys`, with geoms of `groups` beside those that robots see."""
@@ -33,7 +31,6 @@ class Cameras:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._gpu)
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 50)
         self._option = mujoco.MjvOption()
-        self._option.sitegroup[HIDDEN_GROUP] = 0
         for group in groups:
             self._option.geomgroup[group] = 1
         self._camera = mujoco.MjvCamera()

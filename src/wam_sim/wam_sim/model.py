@@ -13,6 +13,7 @@ from wam_sim.robot import WORLD, CameraMount, JointFacts, Mount, Primitive, Robo
 
 TABLE_BIT, OBJECT_BIT, BODY_BIT = 1, 2, 4
 OUTSIDE_GROUP = 3                           # drawn for onlookers, not for the robot's own cameras
+HIDDEN_GROUP = 4                            # never drawn
 HAND_BITS = (8, 16)                         # each hand meets the table, objects and the other hand
 SHAPES = {'capsule': mujoco.mjtGeom.mjGEOM_CAPSULE, 'cylinder': mujoco.mjtGeom.mjGEOM_CYLINDER,
           'box': mujoco.mjtGeom.mjGEOM_BOX, 'sphere': mujoco.mjtGeom.mjGEOM_SPHERE,
@@ -35,7 +36,7 @@ def add_robot(spec: mujoco.MjSpec, robot: Robot, held: Mapping[str, float]) -> N
             geom.group = OUTSIDE_GROUP if link in robot.unseen else 0
     for hand in robot.hands:
         bodies[hand.tool_link].add_site(name=f'{hand.side}_tool', pos=hand.tool_xyz, size=[0.005],
-                                        group=4, quat=_z_along(hand.tool_axis))
+                                        group=HIDDEN_GROUP, quat=_z_along(hand.tool_axis))
     for camera in (*robot.cameras, robot.portrait):
         _hang(bodies[camera.link], camera)
     _drive(spec, robot, held)
