@@ -60,10 +60,11 @@ def guided(params: PolicyParams) -> bool:
 class Engine:
     """Hold one pair of workers and speak the policy's language with it."""
 
-    def __init__(self, made: Plan, seed: int, timeout_s: float,
+    def __init__(self, made: Plan, params: PolicyParams,
                  on_line: Callable[[int, str], None], on_news: Callable[[News], None]) -> None:
         """Take listeners for the workers' stderr lines and news; another thread calls them."""
-        self._seed, self._timeout_s, self._on_news = seed, timeout_s, on_news
+        self._seed, self._timeout_s = params.seed, params.query_timeout_s
+        self._sees_newest, self._on_news = params.sight == 'newest', on_news
         self._death = ''                    # why the last generation ended
         self._pair = Pair(made, on_line, self._on_status)
 
@@ -99,8 +100,9 @@ class Engine:
 
     def _chunk(self, query: Query) -> Answer:
         seen = query.observation
-        arrays = {'joints': seen.joints.position,
-                  **{f'newest/{frame.camera}': frame.rgb for frame in seen.frames}}
+        arrays = {'joints': seen.joints.position}
+        if self._sees_newest:
+            arrays |= {f'newest/{frame.camera}': frame.rgb for frame in seen.frames}
         said = self._request('query', {
             'session': query.session, 'sequence': query.sequence, 'stamp_ns': seen.stamp_ns,
             'seed': self._seed}, arrays)

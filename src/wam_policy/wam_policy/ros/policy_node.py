@@ -206,7 +206,7 @@ class PolicyNode(LifecycleNode):
     # workers
 
     def _engine(self, plan: engine.Plan) -> Engine:
-        return Engine(plan, self._params.seed, self._params.query_timeout_s,
+        return Engine(plan, self._params,
                       lambda rank, line: self.get_logger().info(f'worker {rank}: {line}'),
                       self._on_news)
 
