@@ -79,9 +79,9 @@ class PolicyParams:
     mode: str = setting('clocked', 'when real frames enter the memory: clocked commits each block '
                         'as it elapses, reference follows the released server',
                         choices=('clocked', 'reference'))
-    sight: str = setting('memory', 'pictures a query reads: memory, the blocks that were committed; '
-                         'newest, also the frames since then, for an encoding and a clean pass '
-                         'more per query', choices=('memory', 'newest'))
+    sight: str = setting('memory', 'pictures a query reads: memory, the committed blocks; newest, '
+                         'also the frames since then, for an encoding and a clean pass more per '
+                         'query', choices=('memory', 'newest'))
     window: str = setting('restart', 'a full memory restarts from the newest frame, or slides '
                           'over its oldest block', choices=('restart', 'slide'))
     engine: str = setting('eager', 'how the network runs: eager, compiled (slow start, CUDA '
