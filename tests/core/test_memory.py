@@ -60,7 +60,7 @@ def test_picks_are_the_newest_not_later_than_the_grid_whenever_advance_is_called
         if i % every == 0:
             assert memory.advance({'head': shown}) is None
             for block in recorded(memory)[1:]:
-                for instant, picked in zip(block.stamps_ns, block.views['head']):
+                for instant, picked in zip(block.stamps_ns, block.views['head'], strict=True):
                     assert picked.stamp_ns == max(s for s in stamps_ns if s <= instant)
 
 

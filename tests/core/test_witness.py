@@ -34,17 +34,17 @@ def ramp(start_ns, start, jerk):
 
 def test_rates_count_from_the_first_chunk_in_wall_time():
     witness = Witness(ROBOT)
-    witness.on_frame(ROBOT.cameras[0].key)
+    witness.on_camera_rates({ROBOT.cameras[0].key: 1.0})
     assert witness.rate_hz(5.0) == 0.0
     for i in range(21):
         witness.on_chunk(chunk(), 0, 0, 10.0 + 0.125 * i)
-    for _ in range(30):
-        witness.on_frame(ROBOT.cameras[0].key)
+    for rate_hz in (15.0, 14.0):
+        witness.on_camera_rates({ROBOT.cameras[0].key: rate_hz})
     assert witness.rate_hz(12.5) == pytest.approx(8.0)
     assert witness.recent_hz(12.5) == pytest.approx(8.0)
     assert witness.recent_hz(14.5) < 5.0
-    assert witness.camera_hz(12.5) == {ROBOT.cameras[0].key: 12.0, ROBOT.cameras[1].key: 0.0,
-                                       ROBOT.cameras[2].key: 0.0}
+    assert witness.camera_hz() == {ROBOT.cameras[0].key: 14.5, ROBOT.cameras[1].key: 0.0,
+                                   ROBOT.cameras[2].key: 0.0}
 
 
 def test_latency_leaves_the_first_chunk_out_and_names_every_stage():

@@ -10,15 +10,16 @@ import psutil
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
-import numpy as np
-from lifecycle_msgs.srv import ChangeState
-from sensor_msgs.msg import JointState
-from std_msgs.msg import String
-from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
-from wam_policy.core import embodiment
-from wam_policy.ros import convert, qos
-from wam_policy.ros.process import Spinning
-from wam_policy.ros.supervised import Supervised
+import numpy as np  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from sensor_msgs.msg import JointState  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+from wam_policy.core import embodiment  # noqa: E402
+from wam_policy.ros import convert, qos  # noqa: E402
+from wam_policy.ros.process import Spinning  # noqa: E402
+from wam_policy.ros.supervised import Supervised  # noqa: E402
+
+from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus  # noqa: E402
 
 DOMAIN = 120 + os.getpid() % 80         # nobody else's stack on this machine
 JUMP_SHARE = 1.5                        # of the way that the velocity limit allows per sample

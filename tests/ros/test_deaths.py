@@ -5,10 +5,10 @@ import signal
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
-from sensor_msgs.msg import Image
-from wam_policy.ros import qos
+from sensor_msgs.msg import Image  # noqa: E402
+from wam_policy.ros import qos  # noqa: E402
 
-from tests.ros.conftest import brought_up
+from tests.ros.conftest import brought_up  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 WAM = ('-r', '__ns:=/wam', '-p', 'embodiment:=yam')

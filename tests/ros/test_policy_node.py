@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
-from action_msgs.msg import GoalStatus
-from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.msg import State as Lifecycle
-from rclpy.action import ActionClient
-from sensor_msgs.msg import Image
-from std_msgs.msg import String
-from wam_policy.core import embodiment
-from wam_policy.core.types import JointState
-from wam_policy.ros import convert, engine, qos
-from wam_policy.ros.policy_node import PolicyNode
-from wam_policy.ros.process import Spinning
-from wam_policy.worker.client import Plan
+from action_msgs.msg import GoalStatus  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from lifecycle_msgs.msg import State as Lifecycle  # noqa: E402
+from rclpy.action import ActionClient  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+from wam_policy.core import embodiment  # noqa: E402
+from wam_policy.core.types import JointState  # noqa: E402
+from wam_policy.ros import convert, engine, qos  # noqa: E402
+from wam_policy.ros.policy_node import PolicyNode  # noqa: E402
+from wam_policy.ros.process import Spinning  # noqa: E402
+from wam_policy.worker.client import Plan  # noqa: E402
 
-from wam_msgs.action import RunInstruction
-from wam_msgs.msg import ActionChunk, PolicyStatus, SimStatus
-from wam_msgs.srv import Reload
+from wam_msgs.action import RunInstruction  # noqa: E402
+from wam_msgs.msg import ActionChunk, PolicyStatus, SimStatus  # noqa: E402
+from wam_msgs.srv import Reload  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 ROBOT = embodiment.load('yam')
@@ -142,7 +142,7 @@ def test_the_status_is_whole_and_honest(running):
     assert status.model == 'UNTRAINED toy' and not status.trained
     assert 6.0 < status.query_rate_hz <= 10.5
     assert status.stage_names == ['receive', 'wait', 'denoise', 'transport', 'publish', 'total']
-    p50 = dict(zip(status.stage_names, status.stage_p50_ms))
+    p50 = dict(zip(status.stage_names, status.stage_p50_ms, strict=True))
     assert p50['denoise'] == 20.0 and 20.0 < p50['total'] < 200.0
     assert list(status.camera_names) == [c.key for c in ROBOT.cameras]
     assert all(15 < rate < 25 for rate in status.camera_rate_hz)

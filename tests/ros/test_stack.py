@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
-from std_srvs.srv import SetBool, Trigger
-from wam_msgs.msg import ActionChunk
-from wam_policy.ros import convert, qos
+from std_srvs.srv import SetBool, Trigger  # noqa: E402
+from wam_policy.ros import convert, qos  # noqa: E402
 
-from tests.ros.conftest import workers_of
+from tests.ros.conftest import workers_of  # noqa: E402
+from wam_msgs.msg import ActionChunk  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 PICK, OPEN = 'pick up the red cube', 'open the left hand'

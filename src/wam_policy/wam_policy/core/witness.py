@@ -4,7 +4,6 @@ Figures begin with the first chunk; what came before is start-up. Wall times are
 monotonic clock, stamps are of the stack's.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -27,7 +26,7 @@ class Witness:
                         for controller in robot.controllers}
         self._planned: dict[str, Trajectory] = {}
         self._latencies_ms: dict[str, list[float]] = {}
-        self._frames: Counter[str] = Counter()
+        self._rates_hz: dict[str, list[float]] = {}
         self._arrivals_s: list[float] = []
         self._factors: list[float] = []
         self._start: JointState | None = None
@@ -54,8 +53,11 @@ class Witness:
         for stage, value_ms in stages.items():
             self._latencies_ms.setdefault(stage, []).append(value_ms)
 
-    def on_frame(self, camera: str) -> None:
-        self._frames[camera] += self.begun_s is not None
+    def on_camera_rates(self, rates_hz: Mapping[str, float]) -> None:
+        """Take the rates at which pictures reach the policy, over the last seconds each."""
+        if self.begun_s is not None:
+            for camera, rate_hz in rates_hz.items():
+                self._rates_hz.setdefault(camera, []).append(rate_hz)
 
     def on_joints(self, joints: JointState) -> None:
         self._start = self._start or joints
@@ -93,10 +95,9 @@ class Witness:
         totals = self._latencies_ms.get('total')
         return float(np.median(totals[-RECENT:])) if totals else None
 
-    def camera_hz(self, now_s: float) -> dict[str, float]:
-        """Return pictures per second of wall time and camera since the first chunk."""
-        passed_s = now_s - self.begun_s if self.begun_s is not None else 0.0
-        return {camera.key: self._frames[camera.key] / passed_s if passed_s > 0 else 0.0
+    def camera_hz(self) -> dict[str, float]:
+        """Return pictures per second and camera that reached the policy, mean of the run."""
+        return {camera.key: float(np.mean(self._rates_hz.get(camera.key, [0.0])))
                 for camera in self._robot.cameras}
 
     def real_time_factor(self) -> float:

@@ -158,7 +158,7 @@ class Demo:
         witness, latency_ms = monitor.witness, monitor.witness.recent_ms()
         if witness.begun_s is None:
             return f'{passed_s:5.0f} s  {monitor.reason}'
-        cameras = ' '.join(f'{rate:.1f}' for rate in witness.camera_hz(now_s).values())
+        cameras = ' '.join(f'{rate:.1f}' for rate in witness.camera_hz().values())
         return (f'{passed_s:5.0f} s  {monitor.state:<9} {witness.recent_hz(now_s):4.1f} chunks/s  '
                 f'latency {latency_ms or 0.0:4.0f} ms  cameras {cameras} Hz  '
                 f'real time x{monitor.sim.real_time_factor if monitor.sim else 0.0:.2f}  '

@@ -59,8 +59,8 @@ class Diagnostics:
             'KV rebuilds': str(status.kv_rebuilds)})
 
     def _queries(self, status: PolicyStatus) -> Judged:
-        p99_ms = dict(zip(status.stage_names, status.stage_p99_ms))
-        p50_ms = dict(zip(status.stage_names, status.stage_p50_ms))
+        p99_ms = dict(zip(status.stage_names, status.stage_p99_ms, strict=True))
+        p50_ms = dict(zip(status.stage_names, status.stage_p50_ms, strict=True))
         chunk_s = self._robot.horizon * self._robot.step_dt_s
         judged = health.of_queries(State(status.state), status.query_rate_hz, self._wanted_hz(),
                                    p99_ms.get('total'), chunk_s)

@@ -5,12 +5,11 @@ from functools import partial
 
 from rclpy.context import Context
 from rclpy.node import Node
-from sensor_msgs.msg import Image
 from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
-from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
 
+from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.policy import State
 from wam_policy.core.witness import Witness
@@ -42,7 +41,7 @@ class Monitor(Node):
         """Listen to everything from now on."""
         new = self.create_subscription
         new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
-        new(PolicyStatus, 'status', partial(setattr, self, 'policy'), qos.LATCHED)
+        new(PolicyStatus, 'status', self._on_policy, qos.LATCHED)
         new(MotionStatus, 'motion_status', partial(setattr, self, 'motion'), qos.LATCHED)
         new(SimStatus, '/sim/status', self._on_sim, qos.REQUEST)
         new(String, '/sim/task', self._on_task, qos.LATCHED)
@@ -50,9 +49,6 @@ class Monitor(Node):
         for controller in self.robot.controllers:
             new(JointTrajectory, controller.topic, partial(self._on_trajectory, controller.name),
                 qos.TRAJECTORY)
-        for camera in self.robot.cameras:
-            # only counted: nobody needs the pixels here
-            new(Image, camera.topic, partial(self._on_image, camera.key), qos.IMAGE, raw=True)
 
     def say(self, instruction: str) -> None:
         """Ask for `instruction` unless the policy follows it already, or does not listen yet."""
@@ -89,8 +85,10 @@ class Monitor(Node):
     def _on_trajectory(self, controller: str, msg: JointTrajectory) -> None:
         self.witness.on_trajectory(controller, convert.trajectory(msg))
 
-    def _on_image(self, camera: str, _: bytes) -> None:
-        self.witness.on_frame(camera)
+    def _on_policy(self, msg: PolicyStatus) -> None:
+        # pictures are counted where they are used: a second reader would double their transport
+        self.policy = msg
+        self.witness.on_camera_rates(dict(zip(msg.camera_names, msg.camera_rate_hz, strict=True)))
 
     def _on_sim(self, msg: SimStatus) -> None:
         self.sim = msg

@@ -5,7 +5,6 @@ import platform
 from importlib import metadata
 
 from wam_msgs.msg import PolicyStatus
-
 from wam_policy.core.witness import RATIOS
 from wam_policy.ros.monitor import EXECUTED, Monitor
 
@@ -43,7 +42,7 @@ def figures(monitor: Monitor, now_s: float) -> dict:
         'latency_ms': dict(witness.latency_ms()),
         'kv_commits': policy.kv_commits,
         'kv_rebuilds': policy.kv_rebuilds,
-        'camera_rate_hz': witness.camera_hz(now_s),
+        'camera_rate_hz': witness.camera_hz(),
         'max_step_rad': max(motion.max_step if motion else 0.0, _largest_step(monitor)),
         **{f'max_{name}_ratio': worst[name] for name in EXECUTED},
         **{f'commanded_{name}_ratio': witness.commanded[name] for name in RATIOS},

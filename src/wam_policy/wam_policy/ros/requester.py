@@ -79,7 +79,8 @@ class Requester:
         engine = self._engine
         if engine is not None:
             engine.interrupt()
-        self._thread.join()
+        if self._thread.ident is not None:      # a configuration may have failed before
+            self._thread.join()
 
     def _run(self) -> None:
         try:

@@ -79,7 +79,7 @@ class Runs:
         usable = self._active() and goal.instruction.strip() and goal.time_limit > 0.0
         if not usable:
             self._node.get_logger().warning(
-                'run refused: it needs an active policy, an instruction and a time limit above 0 s')
+                'run refused: it needs an active policy, words and a time limit above 0 s')
         return GoalResponse.ACCEPT if usable else GoalResponse.REJECT
 
     async def _execute(self, goal: ServerGoalHandle) -> RunInstruction.Result:
