@@ -1,5 +1,6 @@
-"""The stack as it is launched: a simulated AgiBot G1, two workers, real middleware, real images."""
+"""The stack as it is launched: a simulated AgiBot G1, two workers, real middleware, pictures."""
 
+import json
 import os
 import signal
 import subprocess
@@ -51,10 +52,12 @@ def ros2(*arguments):
 
 def test_it_is_driven_with_topic_and_service_commands_alone(stack):
     _, watch = stack
-    ros2('topic', 'pub', '--once', '/wam/instruction', 'std_msgs/msg/String', f"{{data: '{PICK}'}}")
+    ros2('topic', 'pub', '--once', '/wam/instruction', 'std_msgs/msg/String',
+         f"{{data: '{PICK}'}}")
     watch.wait_running()
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
-    status = ros2('topic', 'echo', '--once', '/wam/status')
+    status = ros2('topic', 'echo', '--no-daemon', '--once', '/wam/status',
+                  'wam_msgs/msg/PolicyStatus')
     assert f'instruction: {PICK}' in status and 'model: UNTRAINED tiny' in status
     assert 'success=True' in ros2('service', 'call', '/wam/estop', 'std_srvs/srv/Trigger')
     watch.wait_motion('ESTOPPED')
@@ -147,7 +150,8 @@ def test_an_e_stop_stays_until_it_is_reset(running):
     assert not watch.call(SetBool, 'enable', data=True).success
     watch.wait_rest()
     assert watch.motion.state_name == 'ESTOPPED'
-    assert watch.call(Trigger, 'reset').success and watch.call(SetBool, 'enable', data=True).success
+    assert watch.call(Trigger, 'reset').success
+    assert watch.call(SetBool, 'enable', data=True).success
 
 
 def test_ctrl_c_ends_every_node_with_status_0(stack):
@@ -167,7 +171,6 @@ def test_the_demo_reports_what_it_measured(tmp_path):
          '--duration', '8', '--seed', '3', '--camera-size', '160x120', '--report', str(report)],
         capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
-    import json
     found = json.loads(report.read_text())
     assert found['robot'] == 'yam' and found['trained'] == 0
     assert found['chunks'] > 8 and found['kv_commits'] > 2

@@ -11,7 +11,6 @@ import sys
 import time
 
 import numpy as np
-
 from wam_policy.core import embodiment
 from wam_policy.worker import wire
 from wam_policy.worker.wire import Message
