@@ -14,6 +14,8 @@ COMMANDS = {
     'build': 'colcon build over src/',
     'demo': 'a simulated robot, moved by a World Action Model under ROS 2',
     'test': 'run the tests; arguments go to pytest',
+    'check': 'what a checkpoint folder is, lacks, needs and can drive',
+    'synthetic': 'write random weights in the layout of a released checkpoint',
     'shell': 'a shell in which ros2 works; -c COMMAND runs one command',
     'doctor': 'what is found, what is missing, and the fix',
     'clean': 'remove what setup and build made; --all also removes downloads',
@@ -22,7 +24,7 @@ COMMANDS = {
 
 def usage() -> str:
     """Describe every sub-command in a line."""
-    lines = [f'  {name:<8} {text}' for name, text in COMMANDS.items()]
+    lines = [f'  {name:<9} {text}' for name, text in COMMANDS.items()]
     return '\n'.join(['usage: ./wam COMMAND [ARGUMENTS]', '', *lines, ''])
 
 

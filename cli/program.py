@@ -1,0 +1,18 @@
+"""Hand over to a module of the stack, as this very process: signals and exit code are its own."""
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cli import build
+from cli.environment import environment
+from cli.layout import checkout
+
+
+def become(module: str, arguments: Sequence[str]) -> NoReturn:
+    """Set up and build if needed, then run `python -m module` with `arguments`."""
+    layout = checkout()
+    build.ensure(layout)
+    sys.stdout.flush()
+    python = str(layout.python)
+    os.execve(python, [python, '-m', module, *arguments], environment(layout))
