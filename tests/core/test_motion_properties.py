@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from wam_policy.core import limits
 from wam_policy.core.embodiment import Embodiment, load
 from wam_policy.core.follower import Follower, Points

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from wam_policy.core.trajectory import Motion, Trajectory, held, integrated, spliced
 
 NAMES = ('a', 'b')

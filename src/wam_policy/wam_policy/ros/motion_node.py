@@ -7,8 +7,8 @@ Notable:
 """
 
 import gc
-import sys
 import threading
+from collections.abc import Callable
 
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
@@ -24,7 +24,7 @@ from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.motion import MotionControl, Snapshot
 from wam_policy.core.trajectory import Trajectory
 from wam_policy.ros import convert, motion_status, params, qos
-from wam_policy.ros.control_loop import ControlLoop
+from wam_policy.ros.control_loop import ControlLoop, favoured
 from wam_policy.ros.motion_diagnostics import MotionDiagnostics
 from wam_policy.ros.params import MotionParams
 from wam_policy.ros.planner import Planner
@@ -35,7 +35,6 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 PAUSED = (PolicyStatus.UNCONFIGURED, PolicyStatus.STARTING, PolicyStatus.IDLE,
           PolicyStatus.HOLDING, PolicyStatus.ERROR)
 CHECKS_PER_STATUS = 5       # how often a change is looked for between two regular statuses
-SWITCH_INTERVAL_S = 0.0005  # a thread that computes gives way to the control loop this soon
 
 
 class MotionNode(LifecycleNode):
@@ -90,7 +89,7 @@ class MotionNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._motion.restart()
         self._arming, self._paused = True, False
-        self._planner = Planner(self._motion, self._lock, self._now_ns, self._publish)
+        self._planner = Planner(self._motion, self._lock, self._now_ns, self._prepared)
         self._loop = ControlLoop(self._tick, 1.0 / self._params.rate_hz)
         new = self.create_subscription
         self._inputs = [
@@ -240,13 +239,18 @@ class MotionNode(LifecycleNode):
             if self._motion.stop_due:
                 self._planner.wake()
 
-    def _publish(self, trajectory: Trajectory) -> None:
-        """Send one trajectory to the controllers, or to ~/would_command in a dry run."""
-        for publisher, controller in self._controllers:
-            publisher.publish(convert.trajectory_message(trajectory, controller.joints))
+    def _prepared(self, trajectory: Trajectory) -> Callable[[], None]:
+        """Return what sends a trajectory: to the controllers, dry to ~/would_command alone."""
+        outgoing = [(publisher, convert.trajectory_message(trajectory, controller.joints))
+                    for publisher, controller in self._controllers]
         if self._motion.dry_run:
-            self._would_out.publish(
-                convert.trajectory_message(trajectory, self._robot.commanded))
+            outgoing.append((self._would_out, convert.trajectory_message(
+                trajectory, self._robot.commanded)))
+
+        def publish() -> None:
+            for publisher, msg in outgoing:
+                publisher.publish(msg)
+        return publish
 
     def _snapshot(self) -> Snapshot:
         with self._lock:
@@ -277,7 +281,7 @@ class MotionNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> None:
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    favoured()
     spun(MotionNode, args)
 
 

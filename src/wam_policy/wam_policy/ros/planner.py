@@ -1,7 +1,8 @@
 """The thread that plans and the only one that publishes trajectories, in the order decided.
 
 Planning takes milliseconds and must not delay the control loop; publishing from one thread means
-that no trajectory can overtake another.
+that no trajectory can overtake another. Messages are made before the plan is accepted: making
+them takes milliseconds too, and an accepted plan must be on its way at once.
 """
 
 import threading
@@ -19,10 +20,10 @@ class Planner:
     """Work off what motion wants planned or published until closed."""
 
     def __init__(self, motion: MotionControl, lock: threading.Lock, now_ns: Callable[[], int],
-                 publish: Callable[[Trajectory], None]) -> None:
-        """Take motion with its lock; `publish` is called without it."""
-        self._motion, self._lock, self._now_ns, self._publish = motion, lock, now_ns, publish
-        self._outbox: deque[Trajectory] = deque()
+                 prepared: Callable[[Trajectory], Callable[[], None]]) -> None:
+        """Take motion with its lock; `prepared` returns what publishes a trajectory."""
+        self._motion, self._lock, self._now_ns, self._prepared = motion, lock, now_ns, prepared
+        self._outbox: deque[Callable[[], None]] = deque()
         self._wanted = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name='planner', daemon=True)
@@ -44,7 +45,7 @@ class Planner:
 
     def send(self, trajectory: Trajectory) -> None:
         """Publish `trajectory` soon; the caller holds the lock under which it was decided."""
-        self._outbox.append(trajectory)
+        self._outbox.append(self._prepared(trajectory))
         self._wanted.set()
 
     def _run(self) -> None:
@@ -64,12 +65,14 @@ class Planner:
             job = self._motion.job(self._now_ns())
         if job is not None:
             proposal = proposed(job)
+            publish = self._prepared(proposal.plan) if proposal.plan is not None else None
             with self._lock:
                 plan = self._motion.accepted(proposal, self._now_ns())
-                if plan is not None:
-                    self._outbox.append(plan)
+                if plan is not None:        # the proposal's own, or a hold in its place
+                    self._outbox.append(publish if plan is proposal.plan
+                                        else self._prepared(plan))
             self._wanted.set()              # what came meanwhile, or what came too late
         busy = job is not None or bool(self._outbox)
         while self._outbox:
-            self._publish(self._outbox.popleft())
+            self._outbox.popleft()()
         return busy

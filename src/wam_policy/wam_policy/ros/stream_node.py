@@ -7,7 +7,6 @@ Notable:
 - deactivating stops sending: the robot's own interface then keeps the last set-point.
 """
 
-import sys
 import threading
 from functools import partial
 
@@ -27,8 +26,7 @@ from wam_policy.core.streaming import Stream
 from wam_policy.core.types import JointState
 from wam_policy.ros import convert, params, qos
 from wam_policy.ros.agibot_gdk import AgibotGdk
-from wam_policy.ros.control_loop import ControlLoop
-from wam_policy.ros.motion_node import SWITCH_INTERVAL_S
+from wam_policy.ros.control_loop import ControlLoop, favoured
 from wam_policy.ros.params import StreamParams
 from wam_policy.ros.process import spun
 from wam_policy.ros.yam_i2rt import YamI2rt
@@ -209,7 +207,7 @@ class StreamNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> None:
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    favoured()
     spun(StreamNode, args)
 
 
