@@ -13,6 +13,7 @@ COMMANDS = {
     'setup': 'get ROS 2 (unless installed) and the Python packages; a no-op when done',
     'build': 'colcon build over src/',
     'demo': 'a simulated robot, moved by a World Action Model under ROS 2',
+    'serve': 'the engine as a policy server (OpenPI protocol); --help tells more',
     'test': 'run the tests; arguments go to pytest',
     'check': 'what a checkpoint folder is, lacks, needs and can drive',
     'synthetic': 'write random weights in the layout of a released checkpoint',

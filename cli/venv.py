@@ -11,8 +11,8 @@ from cli.layout import Layout
 from cli.process import run
 from cli.ros import Origin
 
-# why each package is there, and the exact versions of what they bring along
-PINS = ('requirements.txt', 'constraints.txt')
+# why each package is there, the exact versions of what they bring along, and what is not brought
+PINS = ('requirements.txt', 'constraints.txt', 'overrides.txt')
 # what assembling the ROS 2 prefix needs: installed first, so that both go on side by side
 FIRST = ('numpy', 'pyyaml', 'lark', 'empy', 'packaging', 'setuptools', 'catkin_pkg')
 
@@ -80,7 +80,8 @@ def create(layout: Layout, uv: list[str | Path]) -> None:
 def fill(layout: Layout, uv: list[str | Path]) -> None:
     """Install every pinned package and mark the environment as done."""
     _install(layout, uv, 'packages', ['--requirement', layout.root / 'setup/requirements.txt',
-                                       '--constraint', layout.root / 'setup/constraints.txt'])
+                                       '--constraint', layout.root / 'setup/constraints.txt',
+                                       '--override', layout.root / 'setup/overrides.txt'])
     if not layout.python.exists():
         raise Failure('.venv vanished while it was filled: run ./wam setup again')
     stamps.write(layout.stamps / 'venv', key(layout))

@@ -33,4 +33,4 @@ def test_the_exact_versions_are_those_of_the_requirements():
     exact, _ = pins('constraints.txt')
     wanted, _ = pins('requirements.txt')
     assert {name: exact.get(name) for name in wanted} == wanted, (
-        'make setup/constraints.txt again; its second line says how')
+        'make setup/constraints.txt again; its head says how')

@@ -1,0 +1,41 @@
+"""Pictures as a far server wants them: resized, with borders or not, channels last or first."""
+
+import cv2
+import numpy as np
+
+cv2.setNumThreads(1)        # this process shares its cores with controllers
+
+FITS = ('stretch', 'pad')
+ORDERS = ('hwc', 'chw')
+
+
+def fitted(frames: np.ndarray, size: tuple[int, int] | None, fit: str) -> np.ndarray:
+    """Bring frames uint8 [T h w 3] to `size` (width, height); None leaves them as they are.
+
+    'pad' keeps the aspect ratio and fills the rest with black, evenly on both sides.
+    """
+    height, width = frames.shape[1:3]
+    if size is None or (width, height) == size:
+        return frames
+    inner = size
+    if fit == 'pad':
+        scale = min(size[0] / width, size[1] / height)
+        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    # areas when shrinking: other methods skip pixels
+    method = cv2.INTER_AREA if inner[0] < width else cv2.INTER_LINEAR
+    made = np.zeros((len(frames), size[1], size[0], 3), np.uint8)
+    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    for target, frame in zip(made, frames, strict=True):
+        target[top:top + inner[1], left:left + inner[0]] = cv2.resize(
+            frame, inner, interpolation=method)
+    return made
+
+
+def ordered(frames: np.ndarray, order: str) -> np.ndarray:
+    """Bring [T h w 3] into an order of channels."""
+    return frames if order == 'hwc' else np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
+
+
+def restored(frames: np.ndarray, order: str) -> np.ndarray:
+    """Undo `ordered`: give [T h w 3]."""
+    return frames if order == 'hwc' else frames.transpose(0, 2, 3, 1)

@@ -1,0 +1,252 @@
+"""Sessions of many clients on one model: what a decoded request does, and what is answered.
+
+Notable:
+- a session is a policy with a memory of its own; weights are shared; as many as fit are kept, and
+  the one unused for longest makes room for a new one;
+- a session belongs to the connection that opened it and ends with it;
+- two rhythms: the released one (each `infer` brings pictures and moves the memory) and ours
+  (`commit` moves it, `infer` reads it), chosen with `reset`.
+One thread calls; what the outside reads (`live`) is a snapshot.
+"""
+
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from wam_policy.core.embodiment import Embodiment
+from wam_policy.remote import agreement, mapping
+from wam_policy.remote.flavour import Flavour
+
+RELEASED_SEED = 1140        # of the noise where a request names none: the released loop's
+MAX_SEED = 2**63 - 1
+MAX_NAME = 128              # characters of a session's id
+KEPT = 1000                 # latencies of a session, for its summary
+RESET_DONE = 'reset successful'
+
+Owner = int
+Views = Mapping[str, np.ndarray]
+
+
+class Declined(ValueError):
+    """A request does not fit; nothing was done."""
+
+
+class Policy(Protocol):
+    """What a session asks of its policy; worker.policy.Policy is one."""
+
+    @property
+    def geometry(self) -> Any: ...
+    @property
+    def memory(self) -> Any: ...
+    def reset(self, instruction: str) -> Mapping[str, float]: ...
+    def commit(self, views: Views) -> Mapping[str, float]: ...
+    def query(self, joints: np.ndarray, seed: int, newest: Views | None = None) -> Any: ...
+
+
+@dataclass(slots=True)
+class Session:
+    """Hold one client's conversation."""
+
+    name: str
+    policy: Policy
+    clocked: bool
+    prompt: str
+    blocks: int = 0                         # taken into memory since reset
+    window: dict[str, np.ndarray] = field(default_factory=dict)     # newest pictures, released
+    infers: int = 0
+    taken_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+    def summary(self) -> str:
+        """Say in a line what there was to do and how long it took."""
+        if not self.taken_ms:
+            return f'session {self.name}: no actions asked for'
+        taken = sorted(self.taken_ms)
+        p99 = taken[min(len(taken) - 1, math.ceil(0.99 * len(taken)) - 1)]
+        return (f'session {self.name}: {self.infers} answers, median '
+                f'{taken[len(taken) // 2]:.1f} ms, p99 {p99:.1f} ms')
+
+
+class Desk:
+    """Answer requests of several clients, one at a time."""
+
+    def __init__(self, flavour: Flavour, robot: Embodiment, make: Callable[[bool], Policy],
+                 capacity: int, say: Callable[[str], None]) -> None:
+        """Take `make(clocked)`, which gives a policy with an empty memory.
+
+        Raises ValueError if the flavour does not tell the policy all it needs.
+        """
+        posture = np.isin(robot.observed, [name for span in flavour.state
+                                           for name in span.joints])
+        if not posture.all():
+            lost = [name for name, there in zip(robot.observed, posture, strict=True)
+                    if not there]
+            raise ValueError(f'flavour {flavour.name} does not carry {", ".join(lost)}, which the '
+                             'policy needs')
+        unseen = {camera.key for camera in robot.cameras} - set(flavour.cameras)
+        if unseen:
+            raise ValueError(f'flavour {flavour.name} does not carry {", ".join(sorted(unseen))}, '
+                             'which the policy needs')
+        self._flavour, self._robot, self._make = flavour, robot, make
+        self._capacity, self._say = capacity, say
+        self._sessions: OrderedDict[tuple[Owner, str], Session] = OrderedDict()
+        self.evictions = 0
+
+    @property
+    def live(self) -> tuple[Session, ...]:
+        return tuple(self._sessions.values())
+
+    def endpoint(self, message: Mapping[str, Any]) -> str:
+        """Name what a message asks for; without a word it is actions."""
+        key = self._flavour.endpoint_key
+        return 'infer' if key is None else message.get(key, 'infer')
+
+    def answer(self, owner: Owner, message: Mapping[str, Any]) -> Any:
+        """Do what a message asks; Declined or Mismatch if it cannot be."""
+        kinds = {'infer': self._infer, 'reset': self._reset, 'commit': self._commit}
+        endpoint = self.endpoint(message)
+        if endpoint not in kinds:
+            raise Declined(f'endpoint {endpoint!r:.80}: want one of {", ".join(kinds)}')
+        key = (owner, self._name(message))
+        return kinds[endpoint](key, message)
+
+    def leave(self, owner: Owner) -> None:
+        """End every session of a connection."""
+        for key in [key for key in self._sessions if key[0] == owner]:
+            self._end(key, 'ended')
+
+    def _name(self, message: Mapping[str, Any]) -> str:
+        key = self._flavour.session_key
+        name = '' if key is None else message.get(key[0], '')
+        if not isinstance(name, str) or len(name) > MAX_NAME:
+            raise Declined(f'session {name!r:.80}: want a text of at most {MAX_NAME} characters')
+        return name
+
+    def _reset(self, key: tuple[Owner, str], message: Mapping[str, Any]) -> str:
+        memory = message.get('memory')
+        if memory not in (None, agreement.CLOCKED):
+            raise Declined(f'memory {memory!r:.80}: want {agreement.CLOCKED}, or leave it out')
+        if memory is None:
+            if key in self._sessions:       # the next request opens it again, with its prompt
+                self._end(key, 'was reset')
+            return RESET_DONE
+        prompt = message.get(self._flavour.prompt_key[0])
+        if not isinstance(prompt, str):
+            raise Declined(f'{self._flavour.prompt_key[0]}: want a text')
+        self._open(key, True, prompt)
+        return RESET_DONE
+
+    def _commit(self, key: tuple[Owner, str], message: Mapping[str, Any]) -> dict[str, Any]:
+        session = self._clocked(key)
+        if message.get('block') != session.blocks or isinstance(message['block'], bool):
+            raise Declined(f'commit of block {message.get("block")!r:.40}, next is '
+                           f'{session.blocks}: commit each once and in order, or reset')
+        geometry = session.policy.geometry
+        wanted = geometry.frames_per_block if session.blocks else geometry.first_frames
+        views = mapping.views(self._flavour, message)
+        _counted(views, wanted, wanted)
+        timings_ms = session.policy.commit(views)
+        session.blocks += 1
+        memory = session.policy.memory
+        per_block = max(1, (memory.window_frames - 1) // geometry.window_blocks)
+        return {'block': session.blocks - 1, 'cached_blocks': (memory.frames - 1) // per_block,
+                'window_fill': float(memory.frames / memory.window_frames),
+                'rebuilds': int(memory.rebuilds),
+                'timings_ms': {name: float(ms) for name, ms in timings_ms.items()}}
+
+    def _infer(self, key: tuple[Owner, str], message: Mapping[str, Any]) -> Any:
+        started_s = time.perf_counter()
+        session = self._sessions.get(key)
+        clocked = session is not None and session.clocked
+        seen = mapping.seen(self._flavour, self._robot, message, blind=clocked)
+        seed = message.get('seed', RELEASED_SEED)
+        if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+            raise Declined(f'seed {seed!r:.40}: want a whole number of at least 0')
+        if session is None:
+            session = self._open(key, False, seen.prompt)
+        self._sessions.move_to_end(key)
+        newest = self._looked(session, seen)
+        found = session.policy.query(seen.posture, seed, newest)
+        answer = mapping.answer(self._flavour, self._robot, found.targets, seen.posture)
+        taken_ms = 1e3 * (time.perf_counter() - started_s)
+        session.infers += 1
+        session.taken_ms.append(taken_ms)
+        if isinstance(answer, dict):
+            answer['server_timing'] = {'infer_ms': taken_ms}
+        return answer
+
+    def _looked(self, session: Session, seen: mapping.Seen) -> Views | None:
+        """Bring a session's memory up to a query; give the pictures for that query alone."""
+        if not session.clocked:
+            self._remember(session, seen)
+            return None
+        if not session.blocks:
+            raise Declined('nothing was committed since the reset: commit a first picture')
+        if seen.prompt != session.prompt:
+            raise Declined('the prompt changed: reset the session')
+        if not seen.views:
+            return None
+        _counted(seen.views, 1, session.policy.geometry.frames_per_block)
+        return seen.views
+
+    def _remember(self, session: Session, seen: mapping.Seen) -> None:
+        """Follow the released loop: one picture at first, then the newest `window` of them."""
+        if seen.prompt != session.prompt:
+            session.policy.reset(seen.prompt)       # new words begin a new memory
+            session.prompt = seen.prompt
+        window, joined = self._flavour.frames.window, {}
+        for camera, frames in seen.views.items():
+            past = session.window.get(camera, frames[:0])
+            if past.shape[1:] != frames.shape[1:]:
+                raise Declined(f'{camera} changed its size: reset the session')
+            joined[camera] = np.concatenate([past, frames])[-window:]
+        first, session.window = not session.window, joined
+        shown = {camera: frames[-1:] if first else _padded(frames, window)
+                 for camera, frames in joined.items()}
+        session.policy.commit(shown)
+        session.blocks += 1
+
+    def _clocked(self, key: tuple[Owner, str]) -> Session:
+        session = self._sessions.get(key)
+        if session is None or not session.clocked:
+            raise Declined(f'no session {key[1]!r} that takes commits: reset it with memory '
+                           f'{agreement.CLOCKED!r} (a session unused for long makes room)')
+        self._sessions.move_to_end(key)
+        return session
+
+    def _open(self, key: tuple[Owner, str], clocked: bool, prompt: str) -> Session:
+        before = self._sessions.get(key)
+        if before is not None and before.clocked == clocked:
+            policy = before.policy          # its memory is emptied, not allocated again
+        else:
+            self._sessions.pop(key, None)
+            while len(self._sessions) >= self._capacity:
+                self.evictions += 1
+                self._end(next(iter(self._sessions)), 'made room for another')
+            policy = self._make(clocked)
+        policy.reset(prompt)
+        session = Session(key[1] or f'of connection {key[0]}', policy, clocked, prompt)
+        self._sessions[key] = session
+        self._sessions.move_to_end(key)
+        return session
+
+    def _end(self, key: tuple[Owner, str], why: str) -> None:
+        session = self._sessions.pop(key)
+        self._say(f'{session.summary()}; it {why}')
+
+
+def _counted(views: Views, low: int, high: int) -> None:
+    count = len(next(iter(views.values())))
+    if not low <= count <= high:
+        wanted = f'{low}' if low == high else f'{low} to {high}'
+        raise Declined(f'{count} pictures of each camera, want {wanted}')
+
+
+def _padded(frames: np.ndarray, count: int) -> np.ndarray:
+    """Repeat the oldest in front until there are `count`."""
+    missing = count - len(frames)
+    return frames if missing <= 0 else np.concatenate([frames[:1].repeat(missing, 0), frames])
