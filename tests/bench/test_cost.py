@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bench import cost
 from torch.utils.flop_counter import FlopCounterMode
 from wam_policy.model.cache import KVCache
 from wam_policy.model.config import ModelConfig, preset
 from wam_policy.model.dit import VideoActionDiT
+
+from bench import cost
 
 LARGE = preset('dreamzero_14b')
 TERA = 1e12

@@ -109,8 +109,10 @@ def test_both_passes_are_torch_at_every_fill(config: ModelConfig, tmp_path: Path
 
 def test_memory_goes_in_without_a_copy() -> None:
     life = Life(model(PLAIN), 5)
-    views = onnx.denoising(*life.noisy(1.0, 1.0)).memory
-    keys = life.cache.keys
+    given = onnx.denoising(*life.noisy(1.0, 1.0))
+    views, keys = given.memory, life.cache.keys
+    assert all(x.is_contiguous() for x in given.context)
+    assert given.context[0].data_ptr() == life.context[0].text[0].data_ptr()
     assert all(view.is_contiguous() and view.shape[1] == 5 * PLAIN.frame_tokens for view in views)
     assert views[0].data_ptr() == keys.data_ptr()
     assert views[2].untyped_storage().data_ptr() == keys.untyped_storage().data_ptr()

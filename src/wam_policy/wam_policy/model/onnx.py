@@ -2,7 +2,8 @@
 
 A graph has no length of its own: memory grows along the axis `cached`, which is dynamic. Each
 layer's memory is an input by itself, [batch cached heads head_dim], exactly as a run of committed
-tokens lies in the cache: whoever executes the graph hands over addresses and copies nothing.
+tokens lies in the cache, and so is its context: whoever executes the graph hands over addresses
+and copies nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Given(NamedTuple):
     condition: tuple[Tensor, ...]    # the image condition; nothing for models without
     times: tuple[Tensor, ...]        # embedding, modulation, wave: of video, then of actions
     rotation: Rotation
-    context: tuple[Tensor, ...]      # per layer: text keys, values, image keys, values
+    context: tuple[Tensor, ...]      # per layer: text keys, values, image keys, values, alike
     memory: tuple[Tensor, ...]       # per layer: keys, values [batch cached heads head_dim]
 
     @property
@@ -119,11 +120,12 @@ class Pass(nn.Module):
         return tuple(x for memory in memories for x in memory.new or ())
 
     def _context(self, given: dict[str, Tensor], layer: int) -> ContextMemory:
-        image = None
-        if self.model.config.image_context:
-            image = given[f'image_keys.{layer}'], given[f'image_values.{layer}']
-        text = given[f'text_keys.{layer}'], given[f'text_values.{layer}']
-        return ContextMemory(text, image)
+        def pair(of: str) -> tuple[Tensor, Tensor]:
+            keys, values = given[f'{of}_keys.{layer}'], given[f'{of}_values.{layer}']
+            return keys.transpose(1, 2), values.transpose(1, 2)
+
+        return ContextMemory(pair('text'), pair('image') if self.model.config.image_context
+                             else None)
 
 
 def _time(given: dict[str, Tensor], owner: str) -> FlowTime:
@@ -154,7 +156,7 @@ def _some(condition: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def _flat(context: list[ContextMemory]) -> tuple[Tensor, ...]:
-    return tuple(x.contiguous() for layer in context
+    return tuple(x.transpose(1, 2) for layer in context
                  for pair in layer if pair is not None for x in pair)
 
 
