@@ -28,8 +28,8 @@ CAMERAS = [camera.key for camera in ROBOT.cameras]
 class Stage:
     """Play cameras at 20 Hz, joints at 100 Hz and one worker, in virtual time of 1 ms steps."""
 
-    def __init__(self, query_ms=60, commit_ms=30, ready=True, coupled=False):
-        self.policy = Policy(ROBOT, Settings(query_per_commit=coupled), boot='t')
+    def __init__(self, query_ms=60, commit_ms=30, ready=True, **chosen):
+        self.policy = Policy(ROBOT, Settings(**chosen), boot='t')
         self.now_ms, self.busy_until_ms, self.request = 0, 0, None
         self.dark, self.asked, self.chunks = set(), [], []
         self.cost = {Reset: 5, Commit: commit_ms, Query: query_ms}
@@ -41,7 +41,8 @@ class Stage:
         for _ in range(ms):
             now = self.now_ms = self.now_ms + 1
             if now % 10 == 0:
-                self.policy.on_joints(JointState(now * MS, ROBOT.observed, np.zeros(14)))
+                self.policy.on_joints(JointState(now * MS, ROBOT.observed, np.zeros(14)),
+                                      now * MS)
             if now % 50 == 0:
                 for camera in set(CAMERAS) - self.dark:
                     self.policy.on_frame(Frame(camera, now * MS, np.zeros((2, 2, 3), np.uint8)),
@@ -165,6 +166,16 @@ def test_a_text_that_is_too_long_changes_nothing_and_is_explained_until_a_better
     assert stage.state() == (State.RUNNING, '')
 
 
+def test_queries_that_read_no_picture_follow_the_posture():
+    stage = running(newest_posture=True)
+    for ms, query in stage.of(Query):
+        assert ms * MS - query.observation.stamp_ns < 10 * MS
+        assert query.observation.joints.stamp_ns == query.observation.stamp_ns
+        assert all(f.stamp_ns <= query.observation.stamp_ns for f in query.observation.frames)
+    gaps = np.diff([ms for ms, _ in stage.of(Query)])
+    assert np.median(gaps) <= 110
+
+
 def test_the_query_rate_can_be_changed_on_the_way():
     stage = running()
     stage.policy.retune(500 * MS)
@@ -174,7 +185,7 @@ def test_the_query_rate_can_be_changed_on_the_way():
 
 
 def test_one_query_per_commit_where_the_released_server_is_followed():
-    stage = Stage(coupled=True)
+    stage = Stage(query_per_commit=True)
     stage.policy.on_instruction('lift the cup')
     stage.run(4000)
     kinds = [type(request) for _, request in stage.asked[1:]]

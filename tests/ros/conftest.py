@@ -5,12 +5,14 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import psutil
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 import numpy as np  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
@@ -82,16 +84,15 @@ class Watch:
             return now_s - seen[0][0] > 0.33
         self.wait(resting, 'the joints do not rest', timeout_s)
 
-    def call(self, kind, name, **fields):
-        """Call a service of the stack and return its answer."""
+    def call(self, kind, name, timeout_s=10.0, **fields):
+        """Call a service of the stack and return its answer; None if there is none in time."""
         client = self.node.create_client(kind, name)
         try:
             assert client.wait_for_service(10), f'no service {name}'
             done = threading.Event()
             future = client.call_async(kind.Request(**fields))
             future.add_done_callback(lambda _: done.set())
-            assert done.wait(10), f'{name} does not answer'
-            return future.result()
+            return future.result() if done.wait(timeout_s) else None
         finally:
             self.node.destroy_client(client)
 
@@ -173,11 +174,11 @@ def watching():
 
 def brought_up(watch, node):
     """Configure and activate a lifecycle node of the stack."""
-    for transition in (1, 3):
-        request = ChangeState.Request()
-        request.transition.id = transition
-        answer = watch.call(ChangeState, f'{node}/change_state', transition=request.transition)
-        assert answer.success, f'{node} refused transition {transition}'
+    for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        # a node that was killed is discovered for some seconds more: it does not answer
+        answer = watch.wait(partial(watch.call, ChangeState, f'{node}/change_state', 3.0,
+                                    transition=Transition(id=number)), f'{node} does not answer')
+        assert answer.success, f'{node} refused transition {number}'
 
 
 def workers_of(stack_pid):

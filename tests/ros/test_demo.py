@@ -1,7 +1,14 @@
-"""The demo's door and its judgement; the whole of it runs in test_stack."""
+"""The demo: its door, its judgement, and a short run of the whole."""
 
+import json
+import os
 import signal
+import subprocess
+import sys
+import time
 
+import numpy as np
+import psutil
 import pytest
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
@@ -32,7 +39,7 @@ def test_the_launch_is_the_one_a_user_types(monkeypatch):
     command = demo.launch_command(demo.arguments(['--robot', 'yam', '--seed', '7',
                                                   '--camera-hz', '20', '--headless']))
     assert command[:4] == ['ros2', 'launch', 'wam_bringup', 'yam.launch.py']
-    assert {'sim:=true', 'enable_motion:=true', 'seed:=7', 'viewer:=false',
+    assert {'sim:=true', 'enable_motion:=true', 'seed:=7', 'steps:=4', 'viewer:=false',
             'camera_hz:=20.0'} == set(command[4:])
 
 
@@ -70,3 +77,53 @@ def test_a_run_that_was_not_alive_or_not_clean_is_told_so(change, words):
 ])
 def test_the_status_tells_how_it_ended(wrong, numbers, duration_s, status):
     assert demo._status(wrong, numbers, duration_s) == status
+
+
+def test_the_demo_reports_what_it_measured(tmp_path):
+    """A short run of the whole, in the domain of these tests."""
+    report = tmp_path / 'report.json'
+    done = subprocess.run(
+        [sys.executable, '-m', 'wam_policy.ros.demo', '--robot', 'yam', '--headless',
+         '--duration', '8', '--seed', '3', '--camera-size', '160x120', '--report', str(report)],
+        capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(report.read_text())
+    assert found['robot'] == 'yam' and found['trained'] == 0
+    assert found['chunks'] > 8 and found['kv_commits'] > 2
+    assert {'p50', 'p99', 'receive', 'denoise', 'publish'} <= set(found['latency_ms'])
+    assert all(np.isfinite(rate) and rate > 1 for rate in found['camera_rate_hz'].values())
+    for key in ('max_velocity_ratio', 'max_acceleration_ratio', 'max_jerk_ratio'):
+        assert 0 < found[key] <= 1.0 + 1e-6
+    assert found['exit_codes'] == {'policy_node': 0, 'motion_node': 0, 'sim_node': 0}
+    assert found['memory_mb'] < 6000
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_however_it_ends_nothing_is_left(number, status, tmp_path):
+    mark = f'demo-{os.getpid()}-{number}'
+    run = subprocess.Popen([sys.executable, '-m', 'wam_policy.ros.demo', '--robot', 'yam',
+                            '--headless', '--camera-size', '160x120'],
+                           stdout=subprocess.DEVNULL, env={**os.environ, 'WAM_MARK': mark})
+    end_s = time.monotonic() + 60
+    while not any('worker.main' in ' '.join(p.cmdline()) for p in marked(mark)):
+        assert time.monotonic() < end_s, 'the workers do not start'
+        time.sleep(0.2)
+    run.send_signal(number)
+    assert run.wait(30) == status
+    end_s = time.monotonic() + 20
+    while left := marked(mark):
+        assert time.monotonic() < end_s, [p.cmdline() for p in left]
+        time.sleep(0.1)
+
+
+def marked(mark):
+    """Return the processes whose environment carries a mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get('WAM_MARK') == mark:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found

@@ -53,6 +53,10 @@ def generate_launch_description() -> LaunchDescription:
             'cfg', default_value='5.0',
             description='Scale of the classifier-free guidance, 1.0 to 20.0. 1.0 is off'),
         DeclareLaunchArgument(
+            'steps', default_value='0',
+            description='Denoising steps per query, 0 to 100, each a call of the network. 0: what '
+                        'the recipe in the parameters says'),
+        DeclareLaunchArgument(
             'seed', default_value='0',
             description='Seed of the sampling noise and of the simulated scene'),
         DeclareLaunchArgument(

@@ -21,9 +21,9 @@ from wam_policy.core.statistics import Latencies, Rate
 from wam_policy.core.types import Chunk, Frame, JointState, Observation
 from wam_policy.core.usage import Usage
 
-
 LATENCIES_KEPT = 200                        # chunks; half a minute at 7 Hz
 RATE_WINDOW_NS = 3_000_000_000
+JOINTS = 'joint states'
 
 
 class State(Enum):
@@ -66,6 +66,7 @@ class Settings:
     max_gap_ns: int = 2_000_000_000         # a camera that shows nothing for longer ends a session
     max_instruction_length: int = 400       # characters
     query_per_commit: bool = False          # as the released server: one query per block
+    newest_posture: bool = False            # queries that read no picture need not wait for one
 
 
 class Policy:
@@ -87,7 +88,7 @@ class Policy:
         self._boot = boot
         self._clock = QueryClock(settings.query_period_ns)
         self._warm = False                  # a pair's first answer says nothing about the others
-        self._arrived_ns: dict[str, int] = {}       # newest frame per camera
+        self._arrived_ns: dict[str, int] = {}       # newest sample per source
         self._complaints: dict[str, str] = {}       # source -> why its last message was refused
         self._workers, self._workers_reason = Workers.STARTING, 'workers are starting'
         self._memory: Memory | None = None
@@ -105,8 +106,9 @@ class Policy:
         self._take(self.views.rings[frame.camera], frame, frame.camera)
         self._arrived_ns[frame.camera] = now_ns
 
-    def on_joints(self, joints: JointState) -> None:
-        self._take(self.views.joints, joints, 'joint states')
+    def on_joints(self, joints: JointState, now_ns: int) -> None:
+        self._take(self.views.joints, joints, JOINTS)
+        self._arrived_ns[JOINTS] = now_ns
 
     def on_refused(self, source: str, reason: str) -> None:
         """Show that a message was not taken until a better one of that source comes."""
@@ -320,11 +322,17 @@ class Policy:
         if waits or (self.settings.query_per_commit and not self._committed_last):
             return None
         seen = self.views.observation(now_ns)
-        if isinstance(seen, Refusal) or not self._clock.due(now_ns, seen.stamp_ns):
+        if isinstance(seen, Refusal):
             return None
-        # its stamp is that of some camera's newest frame: with that frame it was complete
-        arrived_ns = max(self._arrived_ns[frame.camera] for frame in seen.frames
-                         if frame.stamp_ns == seen.stamp_ns)
+        posture = self.views.joints.newest
+        if self.settings.newest_posture and posture.stamp_ns > seen.stamp_ns:
+            seen = replace(seen, stamp_ns=posture.stamp_ns, joints=posture)
+            arrived_ns = self._arrived_ns[JOINTS]
+        else:   # its stamp is that of some camera's newest frame: with that it was complete
+            arrived_ns = max(self._arrived_ns[frame.camera] for frame in seen.frames
+                             if frame.stamp_ns == seen.stamp_ns)
+        if not self._clock.due(now_ns, seen.stamp_ns):
+            return None
         return Query(self.session, self.sequence + 1, seen, arrived_ns, now_ns)
 
     def _fault(self, query: Query, answer: Answer, now_ns: int) -> str:

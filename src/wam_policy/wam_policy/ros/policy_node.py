@@ -73,7 +73,8 @@ class PolicyNode(LifecycleNode):
             query_period_ns=_period_ns(given.max_query_rate_hz),
             max_gap_ns=round(given.reset_gap_s * 1e9),
             max_instruction_length=given.max_instruction_length,
-            query_per_commit=given.mode == 'reference'), boot=secrets.token_hex(4))
+            query_per_commit=given.mode == 'reference',
+            newest_posture=given.sight == 'memory'), boot=secrets.token_hex(4))
         policy.on_instruction(given.instruction)
         self._shared = Shared(policy)
         self._chunks = self.create_lifecycle_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
@@ -160,6 +161,7 @@ class PolicyNode(LifecycleNode):
             policy.on_frame(frame, now_ns)
 
     def _on_joints(self, msg: JointState) -> None:
+        now_ns = self._now_ns()
         try:
             joints = convert.joint_state(msg, self._robot.observed)
         except ValueError as error:
@@ -167,7 +169,7 @@ class PolicyNode(LifecycleNode):
                 policy.on_refused('joint states', str(error))
             return
         with self._shared as policy:
-            policy.on_joints(joints)
+            policy.on_joints(joints, now_ns)
 
     def _on_instruction(self, msg: String) -> None:
         with self._shared as policy:
