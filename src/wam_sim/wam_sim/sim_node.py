@@ -42,6 +42,9 @@ STATE_EVERY = 5                             # batches: controller states at 20 H
 STATUS_EVERY = 50                           # batches: status at 2 Hz
 SCENES_TRIED = 20                           # on a reset with the arms left in the way
 RATE_WINDOW_NS = 3_000_000_000
+# A trajectory must reach physics before its switch, 30 ms ahead: a thread that draws or publishes
+# pictures gives way this soon.
+SWITCH_INTERVAL_S = 0.0005
 
 
 class SimNode(Node):
@@ -223,6 +226,7 @@ class SimNode(Node):
 
 def main(args: list[str] | None = None) -> None:
     """Run until SIGINT or SIGTERM, then leave with exit code 0; 1 says that something failed."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     # our own handlers: rclpy's would invalidate publishers while two threads still use them
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
