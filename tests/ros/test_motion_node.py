@@ -279,7 +279,7 @@ def test_deactivation_ramps_to_rest_and_cleans_up(tracking):
 
 def test_a_node_that_is_gone_leaves_a_robot_that_comes_to_rest(tracking):
     node, bench = tracking
-    node._planner._publish = lambda trajectory: None        # as if killed: nothing more is sent
+    node._planner._prepared = lambda trajectory: lambda: None       # as if killed
     bench.wait_rest()
     bench.check_motion()
 

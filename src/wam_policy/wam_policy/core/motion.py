@@ -245,7 +245,7 @@ class MotionControl:
             return self._unplanned(proposal, now_ns)
         if job.chunk is not None:
             self.tally.accepted += 1
-            self.active = proposal
+            self.active = proposal.after(self.active)
             self._run()
         self.executing, used, tally = proposal.plan, proposal.used, self.tally
         tally.velocity_ratio = max(tally.velocity_ratio, float(used.velocity.max()))

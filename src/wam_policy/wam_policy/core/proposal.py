@@ -4,7 +4,7 @@ Planning takes milliseconds and runs beside the control loop, so it sees a froze
 with a frozen Proposal; whether that still fits is for the state machine to say.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,16 @@ class Proposal:
     due_ns: np.ndarray | None = None        # int64 [rows], rows still due after the switch
     wanted: np.ndarray | None = None        # [rows joints], what they ask for
     limited: np.ndarray | None = None       # bool [rows joints], the plan misses them
+
+    def after(self, before: 'Proposal | None') -> 'Proposal':
+        """Return this with the rows of `before` that fall due before the switch."""
+        if before is None:
+            return self
+        earlier = ((before.due_ns <= self.job.start_ns)
+                   & (before.due_ns > self.job.now_ns - NS_PER_S))      # the past is past
+        return replace(self, **{
+            field: np.concatenate([getattr(before, field)[earlier], getattr(self, field)])
+            for field in ('due_ns', 'wanted', 'limited')})
 
 
 def proposed(job: Job) -> Proposal:
