@@ -17,6 +17,8 @@ COMMANDS = {
     'test': 'run the tests; arguments go to pytest',
     'check': 'what a checkpoint folder is, lacks, needs and can drive',
     'synthetic': 'write random weights in the layout of a released checkpoint',
+    'engine': 'calibrate a checkpoint, export it to ONNX, build it with TensorRT',
+    'bench': 'measure: chunk latency, cost of fewer bits, worker round trip, ...',
     'shell': 'a shell in which ros2 works; -c COMMAND runs one command',
     'doctor': 'what is found, what is missing, and the fix',
     'clean': 'remove what setup and build made; --all also removes downloads',

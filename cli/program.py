@@ -11,8 +11,17 @@ from cli.layout import checkout
 
 def become(module: str, arguments: Sequence[str]) -> NoReturn:
     """Set up and build if needed, then run `python -m module` with `arguments`."""
+    _become(['-m', module, *arguments])
+
+
+def become_file(path: str, arguments: Sequence[str]) -> NoReturn:
+    """Like `become`, but run a file, named from the checkout's root."""
+    _become([str(checkout().root / path), *arguments])
+
+
+def _become(words: Sequence[str]) -> NoReturn:
     layout = checkout()
     build.ensure(layout)
     sys.stdout.flush()
     python = str(layout.python)
-    os.execve(python, [python, '-m', module, *arguments], environment(layout))
+    os.execve(python, [python, *words], environment(layout))

@@ -1,0 +1,27 @@
+"""`./wam engine COMMAND`: calibrate a checkpoint, export its passes, build it for this GPU."""
+import sys
+from typing import NoReturn
+
+from cli import program
+from cli.failure import Failure
+
+MODULE = 'wam_policy.worker.engine'
+COMMANDS = {
+    'observe': 'record real observations from the simulator or a bag',
+    'calibrate': 'watch the large linears on observations; --precision FILE uses the result',
+    'export': 'write a pass of the network as ONNX',
+    'build': 'build a TensorRT engine; workers run it with --engine tensorrt:FOLDER',
+}
+
+
+def main(arguments: list[str]) -> int | NoReturn:
+    """Become the command's program."""
+    if not arguments or arguments[0] in ('-h', '--help'):
+        lines = [f'  {name:<10} {text}' for name, text in COMMANDS.items()]
+        sys.stdout.write('\n'.join(['usage: ./wam engine COMMAND [ARGUMENTS]', '', *lines, '']))
+        return 0
+    if arguments[0] not in COMMANDS:
+        raise Failure(f'no command engine {arguments[0]!r}: there are {", ".join(COMMANDS)}')
+    if arguments[0] == 'observe':
+        program.become_file('bench/observations.py', arguments[1:])
+    program.become(MODULE, arguments)
