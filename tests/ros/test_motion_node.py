@@ -19,6 +19,7 @@ from wam_policy.core import embodiment, limits
 from wam_policy.core.follower import Follower
 from wam_policy.core.types import Chunk, JointState
 from wam_policy.ros import convert, qos
+from wam_policy.ros.control_loop import favoured
 from wam_policy.ros.motion_node import MotionNode
 from wam_policy.ros.process import Spinning
 
@@ -118,14 +119,14 @@ class Bench:
     def status(self):
         return self.statuses[-1] if self.statuses else MotionStatus()
 
-    def wait(self, condition, timeout_s=8.0):
+    def wait(self, condition, timeout_s=15.0):
         end_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end_s, \
                 f'still {self.status.state_name}: {self.status.reason}'
             time.sleep(0.01)
 
-    def wait_state(self, name, timeout_s=8.0):
+    def wait_state(self, name, timeout_s=15.0):
         self.wait(lambda: self.status.state_name == name, timeout_s)
 
     def wait_rest(self):
@@ -140,6 +141,14 @@ class Bench:
         assert (np.abs(moved[:, 2]) <= LIMITS.acceleration * (1 + 1e-6)).all()
         seconds = np.diff([ns for ns, _ in track])[:, None] / 1e9
         assert (np.abs(np.diff(moved[:, 0], axis=0)) <= LIMITS.velocity * seconds + 1e-6).all()
+
+
+@pytest.fixture(autouse=True)
+def favoured_process():
+    """Judge the node, not how busy the machine is: run as the program does, where allowed."""
+    favoured()
+    yield
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @contextmanager
@@ -228,6 +237,8 @@ def test_estop_latches_until_reset_and_enable(tracking):
 ])
 def test_a_flawed_chunk_is_rejected_whole_with_its_reason(tracking, changes, word):
     _, bench = tracking
+    bench.chunks_on = False                 # the topic keeps one chunk: none may push it out
+    time.sleep(0.1)
     bench.send(**changes)
     bench.wait(lambda: any(word in s.reason for s in bench.statuses))
     assert bench.status.chunks_rejected >= 1
