@@ -32,6 +32,7 @@ from wam_msgs.msg import SimStatus
 from wam_sim import messages, params, robot, viewer
 from wam_sim.cameras import intrinsics
 from wam_sim.live import BATCH, Live
+from wam_sim.priority import favour
 from wam_sim.simulation import STEP_NS, Simulation, prepare
 
 SENSOR = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -227,6 +228,7 @@ class SimNode(Node):
 def main(args: list[str] | None = None) -> None:
     """Run until SIGINT or SIGTERM, then leave with exit code 0; 1 says that something failed."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    favour()
     # our own handlers: rclpy's would invalidate publishers while two threads still use them
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
