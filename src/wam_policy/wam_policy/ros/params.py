@@ -133,6 +133,26 @@ class StreamParams:
     __post_init__ = checked
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecorderParams:
+    """Configure recorder_node."""
+
+    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/embodiments')
+    folder: str = setting('episodes', 'where episodes are written, one bag each; ~ is the home '
+                          'folder', pattern='.+')
+    each_instruction: bool = setting(False, 'record an episode for every instruction; false waits '
+                                     'for the services')
+    images: str = setting('jpeg', 'jpeg compresses the cameras here, raw keeps them as they come, '
+                          'compressed subscribes to <topic>/compressed',
+                          choices=('jpeg', 'raw', 'compressed'))
+    jpeg_quality: int = setting(90, 'of the pictures compressed here', low=1, high=100)
+    jpeg_threads: int = setting(2, 'threads that compress', low=1, high=64)
+    min_free_mb: int = setting(500, 'an episode ends in order when the disk has less left',
+                               unit='MB', low=0, high=10**9)
+    joint_states_topic: str = setting('/joint_states', 'sensor_msgs/JointState of the robot')
+    __post_init__ = checked
+
+
 def read[T: Params](node: Node, kind: type[T]) -> T:
     """Declare what is not yet declared and return the values; ValueError names a wrong one."""
     values = {}
