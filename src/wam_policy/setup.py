@@ -21,6 +21,7 @@ setup(
             'policy_node = wam_policy.ros.policy_node:main',
             'motion_node = wam_policy.ros.motion_node:main',
             'stream_node = wam_policy.ros.stream_node:main',
+            'recorder_node = wam_policy.ros.recorder_node:main',
         ],
     },
 )
