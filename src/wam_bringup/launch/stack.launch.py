@@ -43,6 +43,17 @@ def generate_launch_description() -> LaunchDescription:
             description='Let the robot move; otherwise motion only publishes what it would do. '
                         'True in simulation, false on a real robot'),
         DeclareLaunchArgument(
+            'backend', default_value='local', choices=['local', 'remote'],
+            description='Who predicts: workers on this machine, or a policy server elsewhere'),
+        DeclareLaunchArgument(
+            'server', default_value='',
+            description='Address of the policy server, ws://host:port. Its token, if it wants '
+                        'one, is read from the environment variable WAM_TOKEN'),
+        DeclareLaunchArgument(
+            'flavour', default_value='',
+            description='How the server wants to be spoken to: dreamzero_agibot, openpi_yam, ..., '
+                        "or a .yaml file. Empty: the DreamZero protocol in the robot's keys"),
+        DeclareLaunchArgument(
             'checkpoint', default_value='preset:tiny',
             description='Weights: a folder, or preset:<name> for a model with random weights'),
         DeclareLaunchArgument(

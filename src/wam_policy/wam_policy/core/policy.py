@@ -152,8 +152,15 @@ class Policy:
         self.settings = replace(self.settings, query_period_ns=query_period_ns)
         self._clock = replace(self._clock, period_ns=query_period_ns)
 
-    def on_ready(self, grid: Grid) -> None:
-        """Use the workers from now on; the recorded past is replayed to them."""
+    def on_ready(self, grid: Grid, query_per_commit: bool | None = None,
+                 newest_posture: bool | None = None) -> None:
+        """Use the workers from now on; the recorded past is replayed to them.
+
+        Those that can only be asked in a rhythm of their own say so: it wins over the settings.
+        """
+        told = {'query_per_commit': query_per_commit, 'newest_posture': newest_posture}
+        self.settings = replace(self.settings, **{
+            name: value for name, value in told.items() if value is not None})
         if self._memory is None or self._memory.grid != grid:
             self._memory = Memory(grid, self.settings.max_gap_ns)
         self._workers, self._workers_reason, self._warm = Workers.READY, '', False

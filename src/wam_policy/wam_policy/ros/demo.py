@@ -51,6 +51,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
                         help='what to do (default: what the scene asks for)')
     parser.add_argument('--checkpoint', metavar='DIR',
                         help='weights: a folder, or preset:NAME for random ones')
+    parser.add_argument('--backend', choices=('local', 'remote'),
+                        help='who predicts: workers here, or a policy server (default: local)')
+    parser.add_argument('--server', metavar='URL', help='of that server, ws://HOST:PORT')
+    parser.add_argument('--flavour', metavar='NAME', help='how it wants to be spoken to')
     parser.add_argument('--devices', metavar='LIST',
                         help='one device per worker, e.g. cpu,cpu or cuda:0,cuda:1')
     parser.add_argument('--steps', type=int, default=STEPS, metavar='N',
@@ -65,6 +69,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f'--seed: want 0 or more, got {chosen.seed}')
     if chosen.report is not None and not chosen.report.absolute().parent.is_dir():
         parser.error(f'--report: there is no folder {chosen.report.absolute().parent}')
+    if (chosen.backend == 'remote') != (chosen.server is not None):
+        parser.error('--backend remote and --server ws://HOST:PORT belong together')
     return chosen
 
 
@@ -76,6 +82,7 @@ def launch_command(chosen: argparse.Namespace) -> list[str]:
     given = {'sim': 'true', 'enable_motion': 'true', 'seed': chosen.seed,
              'viewer': 'true' if display and not chosen.headless else 'false',
              'steps': chosen.steps, 'checkpoint': chosen.checkpoint, 'devices': chosen.devices,
+             'backend': chosen.backend, 'server': chosen.server, 'flavour': chosen.flavour,
              'camera_size': chosen.camera_size, 'camera_hz': chosen.camera_hz}
     return ['ros2', 'launch', 'wam_bringup', f'{chosen.robot}.launch.py',
             *(f'{key}:={value}' for key, value in given.items() if value is not None)]

@@ -15,6 +15,7 @@ from wam_policy.ros.params import PolicyParams
 from wam_policy.worker.client import Pair, Plan, State, Status
 
 PRESET = 'preset:'
+PATIENCE = 0.9          # share of the query's timeout that a far server may take of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,15 @@ class News:
     model: str = ''
     trained: bool = False
     restarts: int = 0
+    query_per_commit: bool | None = None    # their rhythm; None: as they were told to
+    newest_posture: bool | None = None
+    decodes: bool = True                    # they can show what they predicted
 
 
 def plan(params: PolicyParams, checkpoint: str) -> Plan:
-    """Return what to run; raises ValueError for a checkpoint that cannot be."""
+    """Return what to run; raises ValueError for a checkpoint or an address that cannot be."""
+    if params.backend == 'remote':
+        return _remote(params)
     if not checkpoint.startswith(PRESET) and not Path(checkpoint).is_dir():
         raise ValueError(f'checkpoint: {checkpoint!r} is no folder; name one, or {PRESET}<name> '
                          'for random weights')
@@ -45,6 +51,19 @@ def plan(params: PolicyParams, checkpoint: str) -> Plan:
         arguments=tuple(part for key, value in arguments.items()
                         for part in (f'--{key}', str(value))) + flags,
         program=(params.worker_python or sys.executable, '-m', 'wam_policy.worker.main'),
+        start_timeout_s=params.start_timeout_s)
+
+
+def _remote(params: PolicyParams) -> Plan:
+    """Return the worker that asks a far server: one, whatever runs behind it."""
+    if not params.server:
+        raise ValueError('server: backend remote needs an address, ws://HOST:PORT')
+    flavour = ('--flavour', params.flavour) if params.flavour else ()
+    return Plan(
+        devices=('cpu',), guided=False,
+        arguments=('--server', params.server, '--embodiment', params.embodiment,
+                   '--timeout', f'{PATIENCE * params.query_timeout_s:g}', *flavour),
+        program=(params.worker_python or sys.executable, '-m', 'wam_policy.remote.main'),
         start_timeout_s=params.start_timeout_s)
 
 
@@ -64,7 +83,8 @@ class Engine:
                  on_line: Callable[[int, str], None], on_news: Callable[[News], None]) -> None:
         """Take listeners for the workers' stderr lines and news; another thread calls them."""
         self._seed, self._timeout_s = params.seed, params.query_timeout_s
-        self._sees_newest, self._on_news = params.sight == 'newest', on_news
+        self._wants_newest = self._sees_newest = params.sight == 'newest'
+        self._on_news = on_news
         self._death = ''                    # why the last generation ended
         self._pair = Pair(made, on_line, self._on_status)
 
@@ -123,8 +143,13 @@ class Engine:
             geometry = facts['geometry']
             grid = Grid(geometry['frames_per_block'], round(geometry['frame_period_s'] * 1e9),
                         geometry['window_blocks'])
-            return News(Workers.READY, '', grid, facts['model'], facts['trained'],
-                        status.restarts)
+            # a far server says how it wants to be asked; local workers do as they were told
+            sight = facts.get('sight')
+            self._sees_newest = self._wants_newest or sight == 'newest'
+            return News(
+                Workers.READY, '', grid, facts['model'], facts['trained'], status.restarts,
+                None if sight is None else facts['mode'] == 'reference',
+                None if sight is None else not self._sees_newest, facts.get('video', True))
         if status.state in (State.FAILED, State.STOPPED):
             self._death = status.reason
             down = status.state is State.FAILED and status.retry_s is not None

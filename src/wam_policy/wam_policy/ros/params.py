@@ -61,6 +61,12 @@ class PolicyParams:
     """Configure policy_node."""
 
     embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/embodiments')
+    backend: str = setting('local', 'who predicts: workers on this machine, or a policy server',
+                           choices=('local', 'remote'))
+    server: str = setting('', 'address of the policy server: ws://host:port or wss://host:port',
+                          pattern=r'(wss?://\S+)?')
+    flavour: str = setting('', "how the server wants to be spoken to: a name of "
+                           "wam_policy/remote/flavours or a .yaml file; empty: the robot's own")
     checkpoint: str = setting('preset:tiny', 'weights: a folder, or preset:<name> for random ones')
     devices: tuple[str, ...] = setting(
         ('cpu', 'cpu'), 'one device per worker: cpu or cuda:<n>; one entry runs both branches of '

@@ -216,7 +216,7 @@ class PolicyNode(LifecycleNode):
         self._news = news
         with self._shared as policy:
             if news.grid is not None:
-                policy.on_ready(news.grid)
+                policy.on_ready(news.grid, news.query_per_commit, news.newest_posture)
             else:
                 policy.on_workers(news.workers, news.reason)
         if news.grid is not None and not news.trained:
@@ -230,7 +230,7 @@ class PolicyNode(LifecycleNode):
                                                    self._news.trained))
 
     def _video_wanted(self) -> bool:
-        return self._video.get_subscription_count() > 0
+        return self._news.decodes and self._video.get_subscription_count() > 0
 
     def _publish_video(self, chunk: Chunk, frames: np.ndarray) -> None:
         """Publish predicted frames, stamped with the times they are predicted for."""
