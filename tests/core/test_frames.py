@@ -142,3 +142,25 @@ def test_clear_forgets_every_sense():
     assert isinstance(seen.observation(S), Observation)
     seen.clear()
     assert seen.observation(S).missing
+
+
+def test_any_instant_is_judged_as_the_newest_is():
+    seen = views({TOP: [900, 1000], LEFT: [905, 1005], RIGHT: [895, 995]}, [890, 990])
+    whole = seen.at(930 * MS)
+    assert isinstance(whole, Observation) and whole.stamp_ns == 930 * MS
+    assert [f.stamp_ns // MS for f in whole.frames] == [900, 905, 895]
+    assert whole.joints.stamp_ns == 890 * MS
+    assert seen.observation(1005 * MS).stamp_ns == 995 * MS
+    same = seen.at(995 * MS)
+    assert [f.stamp_ns for f in same.frames] == [
+        f.stamp_ns for f in seen.observation(1005 * MS).frames]
+
+
+@pytest.mark.parametrize(('at_ms', 'frames_ms', 'joints_ms', 'source', 'words'), [
+    (850, {TOP: [900], LEFT: [900], RIGHT: [900]}, [840], TOP, 'nearest: none'),
+    (1101, {TOP: [900], LEFT: [900], RIGHT: [900]}, [1100], TOP, 'no frame within 0.2 s'),
+    (960, {TOP: [900], LEFT: [900], RIGHT: [900]}, [859], 'joints', 'within 0.1 s'),
+    (960, {TOP: [960], LEFT: [900], RIGHT: [955]}, [950], LEFT, 'too far apart')])
+def test_an_instant_nobody_saw_well_is_refused(at_ms, frames_ms, joints_ms, source, words):
+    refusal = views(frames_ms, joints_ms).at(at_ms * MS)
+    assert refusal.source == source and words in refusal.reason and not refusal.missing

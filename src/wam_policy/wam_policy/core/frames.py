@@ -119,22 +119,34 @@ class Views:
         if refusal:
             return refusal
         newest = [ring.newest for ring in self.rings.values()]
-        t_ref_ns = min(frame.stamp_ns for frame in newest if frame is not None)
-        frames, limit_s = [], self._gate.camera_skew_s
-        for key, ring in self.rings.items():
-            frame = ring.as_of(t_ref_ns)
-            if frame is None or t_ref_ns - frame.stamp_ns > limit_s * 1e9:
-                nearest = f'{(t_ref_ns - frame.stamp_ns) / 1e9:.3f} s' if frame else 'none'
-                return Refusal(key, f'cameras are too far apart: {key} has no frame within '
-                               f"{limit_s:g} s before the slowest camera's newest (nearest: "
+        return self.at(min(frame.stamp_ns for frame in newest if frame is not None))
+
+    def at(self, t_ns: int) -> Observation | Refusal:
+        """Return what all senses showed at `t_ns`, or why that makes no observation.
+
+        Every pick is the newest not later than `t_ns` and not older than its limit; frames may
+        not be further apart than the skew limit. Live queries and data sets both end up here.
+        """
+        picked = {camera: self.rings[camera.key].as_of(t_ns) for camera in self._robot.cameras}
+        stamps_ns = [frame.stamp_ns for frame in picked.values() if frame is not None]
+        limit_s = self._gate.camera_skew_s
+        frames = []
+        for camera, frame in picked.items():
+            if frame is None or max(stamps_ns) - frame.stamp_ns > limit_s * 1e9:
+                nearest = (f'{(max(stamps_ns) - frame.stamp_ns) / 1e9:.3f} s' if frame else 'none')
+                return Refusal(camera.key, f'cameras are too far apart: {camera.key} has no frame '
+                               f'within {limit_s:g} s before the newest of them (nearest: '
                                f'{nearest})', missing=False)
+            if t_ns - frame.stamp_ns > camera.max_age_s * 1e9:
+                return Refusal(camera.key, f'camera {camera.key}: no frame within '
+                               f'{camera.max_age_s:g} s before', missing=False)
             frames.append(frame)
-        joints = self.joints.as_of(t_ref_ns)
+        joints = self.joints.as_of(t_ns)
         limit_s = self._gate.joints_max_age_s
-        if joints is None or t_ref_ns - joints.stamp_ns > limit_s * 1e9:
+        if joints is None or t_ns - joints.stamp_ns > limit_s * 1e9:
             return Refusal('joints', f'no joint state within {limit_s:g} s before the frames',
                            missing=False)
-        return Observation(t_ref_ns, tuple(frames), joints)
+        return Observation(t_ns, tuple(frames), joints)
 
     def _stale(self, now_ns: int) -> Refusal | None:
         """Return the first sense that is missing, too old or ahead of the clock."""
