@@ -106,19 +106,21 @@ def bagged(robot: Embodiment, bag: Path, hz: float) -> Iterator[Sample]:
     cameras = {camera.topic: camera.key for camera in robot.cameras}
     pictures: dict[str, np.ndarray] = {}
     joints: dict[str, float] = {}
-    due_ns = 0
+    due_ns: int | None = None
     with AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
         wanted = [x for x in reader.connections if x.topic in (*cameras, '/joint_states')]
         for connection, stamp_ns, raw in reader.messages(wanted):
+            if due_ns is not None and stamp_ns > due_ns:    # all of the due instant has come
+                yield dict(pictures), np.array([joints[name] for name in robot.observed])
+                due_ns = max(due_ns + round(1e9 / hz), stamp_ns)
             message = reader.deserialize(raw, connection.msgtype)
             if connection.topic in cameras:
                 pictures[cameras[connection.topic]] = rgb(message)
             else:
                 joints.update(zip(message.name, message.position, strict=True))
             whole = len(pictures) == len(cameras) and set(robot.observed) <= set(joints)
-            if whole and stamp_ns >= due_ns:
-                due_ns = max(due_ns + round(1e9 / hz), stamp_ns)
-                yield dict(pictures), np.array([joints[name] for name in robot.observed])
+            if due_ns is None and whole:
+                due_ns = stamp_ns
 
 
 def rgb(message: object) -> np.ndarray:

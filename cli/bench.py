@@ -25,4 +25,4 @@ def main(arguments: list[str]) -> int | NoReturn:
         near = difflib.get_close_matches(name, known, n=1)
         raise Failure(f'no measurement {name!r}: '
                       + (f'did you mean {near[0]}?' if near else f'there are {", ".join(known)}'))
-    program.become_file(f'bench/{name}.py', rest)
+    return program.become_file(f'bench/{name}.py', rest)

@@ -23,5 +23,5 @@ def main(arguments: list[str]) -> int | NoReturn:
     if arguments[0] not in COMMANDS:
         raise Failure(f'no command engine {arguments[0]!r}: there are {", ".join(COMMANDS)}')
     if arguments[0] == 'observe':
-        program.become_file('bench/observations.py', arguments[1:])
-    program.become(MODULE, arguments)
+        return program.become_file('bench/observations.py', arguments[1:])
+    return program.become(MODULE, arguments)
