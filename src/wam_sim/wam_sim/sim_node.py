@@ -93,7 +93,8 @@ class SimNode(Node):
     def _make_endpoints(self) -> None:
         publisher, topic = self.create_publisher, lambda name: name.lstrip('/')
         self._joints = publisher(JointState, 'joint_states', RELIABLE)
-        self._clock = (publisher(Clock, '/clock', SENSOR) if self.params.publish_clock else None)
+        self._clock_out = (publisher(Clock, '/clock', SENSOR)
+                           if self.params.publish_clock else None)
         self._status = publisher(SimStatus, 'sim/status', RELIABLE)
         self._task = publisher(String, 'sim/task', LATCHED)
         self._images = {camera.key: publisher(Image, topic(camera.topic), SENSOR)
@@ -140,8 +141,8 @@ class SimNode(Node):
         """Publish what is due after a batch of physics steps; runs in the physics thread."""
         self._batches += 1
         now_ns = simulation.now_ns
-        if self._clock is not None:
-            self._clock.publish(Clock(clock=messages.stamp(now_ns)))
+        if self._clock_out is not None:
+            self._clock_out.publish(Clock(clock=messages.stamp(now_ns)))
         joints = simulation.joints()
         self._joints.publish(messages.joint_state(joints))
         if self._batches % STATE_EVERY == 0:

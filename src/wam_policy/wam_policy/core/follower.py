@@ -94,6 +94,7 @@ class Follower:
         self.state_ns: int | None = None                # when it was sampled
         self.points: Points | None = None
         self._before: tuple[int, Motion] | None = None  # set-point when points were accepted
+        self._piece: Piece | None = None                # what the last set-point lay on
 
     def accept(self, message: Any, now_ns: int) -> str | None:
         """Replace the running trajectory with a message or Points; return why not, if not.
@@ -112,11 +113,12 @@ class Follower:
         self._before = (now_ns if self.state_ns is None else self.state_ns, self.state)
         self.points = Points(start_ns, points.names, points.time_ns, points.position,
                              points.velocity, points.acceleration)
+        self._piece = None
         return None
 
     def hold(self, position: np.ndarray) -> None:
         """Forget the trajectory and stay at `position`: what a watchdog or a reset asks for."""
-        self.points = None
+        self.points = self._piece = None
         self.state = Motion.at_rest(position)
 
     @property
@@ -135,57 +137,84 @@ class Follower:
 
     def _due(self, points: Points, now_ns: int) -> Motion:
         passed_ns = now_ns - points.stamp_ns
-        knot = int(np.searchsorted(points.time_ns, passed_ns, side='right')) - 1
-        if knot >= len(points.time_ns) - 1:
+        if passed_ns >= points.time_ns[-1]:
             return Motion.at_rest(points.position[-1])
-        if knot >= 0:
-            return _between(points, knot, passed_ns)
+        if self._piece is None or not self._piece.covers(passed_ns):
+            knot = int(np.searchsorted(points.time_ns, passed_ns, side='right')) - 1
+            self._piece = Piece.between(points, knot) if knot >= 0 else self._bridge(points)
+        return self._piece.at(max(passed_ns, self._piece.start_ns))
+
+    def _bridge(self, points: Points) -> 'Piece':
+        """Return the way from the set-point at acceptance to a first point in the future."""
+        first_ns = int(points.time_ns[0])
         before_ns, before = self._before
-        before_ns = min(before_ns - points.stamp_ns, int(points.time_ns[0]) - 1)
-        bridge = Points(
-            0, points.names, np.array([before_ns, points.time_ns[0]]),
+        before_ns = min(before_ns - points.stamp_ns, first_ns - 1)
+        return Piece.between(Points(
+            0, points.names, np.array([before_ns, first_ns]),
             np.stack([before.position, points.position[0]]),
             None if points.velocity is None else np.stack([before.velocity, points.velocity[0]]),
             None if points.acceleration is None else np.stack(
-                [before.acceleration, points.acceleration[0]]))
-        return _between(bridge, 0, max(passed_ns, before_ns))
+                [before.acceleration, points.acceleration[0]])), 0)
 
 
-def _between(points: Points, knot: int, passed_ns: int) -> Motion:
-    """Interpolate: quintic with accelerations, cubic with velocities, else straight."""
-    t = float(passed_ns - points.time_ns[knot]) / NS_PER_S
-    end = float(points.time_ns[knot + 1] - points.time_ns[knot]) / NS_PER_S
-    p0, p1 = points.position[knot], points.position[knot + 1]
-    if points.velocity is None:
-        slope = (p1 - p0) / end
-        return Motion(p0 + t * slope, slope, np.zeros_like(p0))
-    v0, v1 = points.velocity[knot], points.velocity[knot + 1]
-    if points.acceleration is None:
-        return _cubic(t, end, p0, v0, p1, v1)
-    a0, a1 = points.acceleration[knot], points.acceleration[knot + 1]
-    return _quintic(t, end, p0, v0, a0, p1, v1, a1)
+POWERS = np.arange(6)
 
 
-def _cubic(t: float, end: float, p0: np.ndarray, v0: np.ndarray, p1: np.ndarray,
-           v1: np.ndarray) -> Motion:
-    """Return the cubic through both states, `t` of `end` seconds on."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Hold what lies between two points as polynomials: a control loop asks for it very often."""
+
+    start_ns: int
+    end_ns: int
+    weights: np.ndarray     # float64 [6 3*joints]: powers of t -> position, velocity, acceleration
+
+    @classmethod
+    def between(cls, points: Points, knot: int) -> Self:
+        """Interpolate from `knot` on: quintic with accelerations, cubic with velocities, else
+        straight.
+        """
+        start_ns, end_ns = (int(ns) for ns in points.time_ns[knot:knot + 2])
+        end = float(end_ns - start_ns) / NS_PER_S
+        ends = [None if field is None else field[knot:knot + 2]
+                for field in (points.position, points.velocity, points.acceleration)]
+        c, velocity, acceleration = np.zeros((3, 6, len(points.names)))
+        if ends[1] is None:
+            c[:2] = _straight(end, *ends[0])
+        elif ends[2] is None:
+            c[:4] = _cubic(end, *ends[0], *ends[1])
+        else:
+            c[:] = _quintic(end, *ends[0], *ends[1], *ends[2])
+        velocity[:-1] = c[1:] * POWERS[1:, None]
+        acceleration[:-1] = velocity[1:] * POWERS[1:, None]
+        return cls(start_ns, end_ns, np.concatenate([c, velocity, acceleration], axis=1))
+
+    def covers(self, passed_ns: int) -> bool:
+        return passed_ns < self.end_ns and self.start_ns <= passed_ns
+
+    def at(self, passed_ns: int) -> Motion:
+        t = float(passed_ns - self.start_ns) / NS_PER_S
+        position, velocity, acceleration = (t**POWERS @ self.weights).reshape(3, -1)
+        return Motion(position, velocity, acceleration)
+
+
+def _straight(end: float, p0: np.ndarray, p1: np.ndarray) -> tuple[np.ndarray, ...]:
+    return p0, (p1 - p0) / end
+
+
+def _cubic(end: float, p0: np.ndarray, p1: np.ndarray, v0: np.ndarray,
+           v1: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the coefficients of the cubic through both states, `end` seconds apart."""
     rise, turn = p1 - p0 - v0 * end, (v1 - v0) * end
-    c2, c3 = (3 * rise - turn) / end**2, (turn - 2 * rise) / end**3
-    return Motion(p0 + t * (v0 + t * (c2 + t * c3)), v0 + t * (2 * c2 + 3 * t * c3),
-                  2 * c2 + 6 * t * c3)
+    return p0, v0, (3 * rise - turn) / end**2, (turn - 2 * rise) / end**3
 
 
-def _quintic(t: float, end: float, p0: np.ndarray, v0: np.ndarray, a0: np.ndarray,
-             p1: np.ndarray, v1: np.ndarray, a1: np.ndarray) -> Motion:
-    """Return the quintic through both states, `t` of `end` seconds on."""
+def _quintic(end: float, p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray,
+             a0: np.ndarray, a1: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the coefficients of the quintic through both states, `end` seconds apart."""
     rise = p1 - p0 - end * (v0 + end * a0 / 2)
     turn, bend = (v1 - v0 - a0 * end) * end, (a1 - a0) * end**2
-    c3 = (10 * rise - 4 * turn + bend / 2) / end**3
-    c4 = (7 * turn - 15 * rise - bend) / end**4
-    c5 = (6 * rise - 3 * turn + bend / 2) / end**5
-    return Motion(p0 + t * (v0 + t * (a0 / 2 + t * (c3 + t * (c4 + t * c5)))),
-                  v0 + t * (a0 + t * (3 * c3 + t * (4 * c4 + t * 5 * c5))),
-                  a0 + t * (6 * c3 + t * (12 * c4 + t * 20 * c5)))
+    return (p0, v0, a0 / 2, (10 * rise - 4 * turn + bend / 2) / end**3,
+            (7 * turn - 15 * rise - bend) / end**4, (6 * rise - 3 * turn + bend / 2) / end**5)
 
 
 def _ns(time: Any) -> int:
