@@ -19,9 +19,9 @@ from wam_policy.core.proposal import Job, Proposal
 from wam_policy.core.trajectory import NS_PER_S, Trajectory, held
 from wam_policy.core.types import Chunk, JointState
 
-LEAD_NS = 50_000_000        # from planning to the switch; grows while planning proves slower
+LEAD_NS = 90_000_000        # from planning to the switch; grows while planning proves slower
 LEAD_MAX_NS = 200_000_000
-DELIVERY_NS = 20_000_000    # a message that comes after its switch makes the set-point jump
+DELIVERY_NS = 50_000_000    # a message that comes after its switch makes the set-point jump
 # the controllers' set-point may differ from the measured posture by what gravity takes: they
 # get this long to bridge it, 0.1 rad at most inside the jerk limit of a slow arm
 SETTLE_NS = 500_000_000
