@@ -111,7 +111,7 @@ def modelopt_config(scheme: str) -> dict[str, Any]:
           for where in wanted for side, form in formats.items())]}
 
 
-def simulated(dit: VideoActionDiT, scheme: str, observe: Callable[[], None]) -> Calibration:
+def simulated(dit: VideoActionDiT, scheme: str, observe: Callable[[], object]) -> Calibration:
     """Let modelopt watch the model while `observe` runs it, then simulate the scheme in place.
 
     The model computes in its own type with values rounded to the scheme; `installed` makes the
@@ -127,9 +127,14 @@ def simulated(dit: VideoActionDiT, scheme: str, observe: Callable[[], None]) -> 
         import modelopt.torch.quantization as mtq
     except ImportError as error:
         raise ValueError('calibration wants nvidia-modelopt: run ./wam setup') from error
-    mtq.quantize(dit, modelopt_config(scheme), lambda _: observe())
-    amax = {name: float(module.input_quantizer.amax) for name, module in linears(dit).items()
-            if getattr(module.input_quantizer, 'amax', None) is not None}
+
+    def run(_: nn.Module) -> None:
+        observe()
+
+    mtq.quantize(dit, modelopt_config(scheme), run)
+    met: dict[str, Any] = {name: module.input_quantizer for name, module in linears(dit).items()}
+    amax = {name: float(watcher.amax) for name, watcher in met.items()
+            if getattr(watcher, 'amax', None) is not None}
     return Calibration(scheme, amax)
 
 
@@ -137,6 +142,11 @@ def simulated(dit: VideoActionDiT, scheme: str, observe: Callable[[], None]) -> 
 
 class QuantizedLinear(nn.Module):
     """Multiply 8-bit inputs with an 8-bit weight [out in]; scales are float32."""
+
+    weight: Tensor
+    weight_scale: Tensor            # [out]
+    bias: Tensor
+    input_scale: Tensor | None      # []; None: one per token
 
     def __init__(self, number: Number, linear: nn.Module, input_amax: float | None) -> None:
         super().__init__()
@@ -163,16 +173,17 @@ class QuantizedLinear(nn.Module):
 
     def _product(self, rows: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
         if self.number.dtype is torch.int8:
-            whole = torch._int_mm(rows, self.weight.t())
+            whole = torch.ops.aten._int_mm(rows, self.weight.t())
             return (whole * scale * self.weight_scale).to(dtype)
         # CUDA kernels with a scale per row answer in bfloat16 only
         out = torch.bfloat16 if rows.is_cuda else dtype
-        return torch._scaled_mm(
+        return torch.ops.aten._scaled_mm(
             rows, self.weight.t(), scale_a=scale.contiguous(), scale_b=self.weight_scale[None],
             out_dtype=out).to(dtype)
 
     def _described(self, x: Tensor) -> Tensor:
         """Write quantise-dequantise pairs, which TensorRT turns into 8-bit kernels."""
+        assert self.input_scale is not None     # `onnx.export` refuses what is not calibrated
         seen = _dequantised(_quantised(x, self.input_scale, self.number), self.input_scale, x)
         weight = _dequantised(self.weight, self.weight_scale, x, axis=0)
         return F.linear(seen, weight, self.bias)

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,9 +116,9 @@ class Observations:
         self.instruction, self.views, self.joints = instruction, views, joints
 
     def save(self, path: Path) -> None:
-        frames = {f'frames/{key}': view for key, view in self.views.items()}
+        arrays: dict[str, Any] = {f'frames/{key}': view for key, view in self.views.items()}
         np.savez_compressed(path, instruction=np.array(self.instruction), joints=self.joints,
-                            **frames)
+                            **arrays)
 
     @classmethod
     def read(cls, path: Path) -> 'Observations':
