@@ -1,0 +1,1 @@
+"""From episodes to weights, offline: bags, data sets, training, evaluation; no nodes."""
