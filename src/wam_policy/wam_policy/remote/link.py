@@ -50,12 +50,13 @@ class Link:
         self.address = address
         headers = {'Authorization': f'Api-Key {token}'} if token else None
         try:
+            # legacy: the connection outlives this function, so no context manager can hold it;
             # no compression: pictures do not shrink, and it costs more than the wire;
             # no keep-alive pings: a server that computes does not answer them
             self._connection: ClientConnection | None = connect(
                 address, additional_headers=headers, compression=None, proxy=None,
                 open_timeout=open_s, close_timeout=0.5, ping_interval=None,
-                max_size=MAX_MESSAGE_BYTES, max_queue=1)
+                max_size=MAX_MESSAGE_BYTES, max_queue=1, legacy=True)
         except InvalidStatus as error:
             status = error.response.status_code
             reason = 'the token is wrong or missing: set WAM_TOKEN' if status in (401, 403) \

@@ -100,7 +100,7 @@ class Desk:
     def live(self) -> tuple[Session, ...]:
         return tuple(self._sessions.values())
 
-    def endpoint(self, message: Mapping[str, Any]) -> str:
+    def endpoint(self, message: Mapping[str, Any]) -> object:
         """Name what a message asks for; without a word it is actions."""
         key = self._flavour.endpoint_key
         return 'infer' if key is None else message.get(key, 'infer')
@@ -109,7 +109,7 @@ class Desk:
         """Do what a message asks; Declined or Mismatch if it cannot be."""
         kinds = {'infer': self._infer, 'reset': self._reset, 'commit': self._commit}
         endpoint = self.endpoint(message)
-        if endpoint not in kinds:
+        if not isinstance(endpoint, str) or endpoint not in kinds:
             raise Declined(f'endpoint {endpoint!r:.80}: want one of {", ".join(kinds)}')
         key = (owner, self._name(message))
         return kinds[endpoint](key, message)

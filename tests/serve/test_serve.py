@@ -1,0 +1,128 @@
+"""The whole way: `serve` with a model, asked by our remote worker and by the example script."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from wam_policy.core import embodiment
+from wam_policy.worker.client import Pair, Plan, State
+from wam_policy.worker.program import package_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ('--checkpoint', 'preset:tiny', '--steps', '2', '--seed', '3')
+THREADS = {'OMP_NUM_THREADS': '1'}
+
+
+@contextlib.contextmanager
+def serving(robot, *arguments):
+    program = subprocess.Popen(
+        [sys.executable, '-m', 'wam_policy.serve.main', *MODEL, '--embodiment', robot,
+         '--threads', '1', '--port', '0', *arguments],
+        env=package_environment(THREADS), stderr=subprocess.PIPE, text=True)
+    lines = []
+    try:
+        for line in program.stderr:
+            lines.append(line)
+            if found := re.search(r'at ws://127.0.0.1:(\d+)', line):
+                break
+        assert found, lines
+        yield program, int(found[1])
+    finally:
+        program.kill()
+        program.communicate()
+
+
+def lived(plan, robot):
+    """Live a short episode: targets of a query before, between and after commits."""
+    random, found = np.random.default_rng(0), []
+    with Pair(plan) as pair:
+        status = pair.wait_ready(120)
+        assert status.state is State.READY, status
+
+        def ask(kind, fields=None, arrays=None):
+            return pair.request(kind, fields, arrays, timeout_s=30)
+
+        ask('reset', {'session': 's', 'instruction': 'wipe the table'})
+        for block in range(7):      # past the end of the window
+            count = status.facts['geometry']['frames_per_block'] if block else 1
+            frames = {f'frames/{camera.key}': random.integers(0, 256, (count, 24, 32, 3), np.uint8)
+                      for camera in robot.cameras}
+            said = ask('commit', {'session': 's', 'block': block, 'stamps_ns': []}, frames)
+            newest = {name.replace('frames', 'newest'): view[0] for name, view in frames.items()}
+            for more in ({}, newest if block % 2 else {}):
+                joints = robot.rest_of(robot.observed) + random.uniform(
+                    0, 0.01, len(robot.observed))
+                answer = ask('query', {'session': 's', 'sequence': len(found), 'stamp_ns': 1,
+                                       'seed': 11}, {'joints': joints, **more})
+                found.append(answer.arrays['targets'])
+        geometry = {key: status.facts['geometry'][key] for key in (
+            'frames_per_block', 'frame_period_s', 'window_blocks', 'horizon', 'step_dt_s')}
+        facts = {key: status.facts[key] for key in ('mode', 'contract', 'trained', 'model')}
+    cache = {key: said.fields[key] for key in ('cached_blocks', 'window_fill', 'rebuilds')}
+    return found, {**geometry, **facts, **cache}
+
+
+@pytest.mark.parametrize('name', ['agibot_g1', 'yam'])
+def test_a_robot_cannot_tell_our_server_from_a_local_worker(name):
+    robot = embodiment.load(name)
+    local = Plan(('cpu',), (*MODEL, '--embodiment', name), environment=THREADS)
+    wanted, told = lived(local, robot)
+    with serving(name, '--quiet') as (_, port):
+        remote = Plan(('cpu',), ('--server', f'ws://127.0.0.1:{port}', '--embodiment', name),
+                      guided=False, program=(sys.executable, '-m', 'wam_policy.remote.main'))
+        found, said = lived(remote, robot)
+    assert said == told
+    for theirs, ours in zip(found, wanted, strict=True):
+        # states and targets travel as float32
+        np.testing.assert_allclose(theirs, ours, atol=2e-5)
+    assert np.ptp([targets[-1] for targets in wanted], axis=0).max() > 1e-3
+
+
+@pytest.mark.parametrize('name', ['yam', 'droid'])
+def test_the_example_asks_for_actions_and_the_server_ends_in_order(name):
+    with serving(name, '--token', 'open') as (program, port):
+        asked = subprocess.run(
+            [sys.executable, ROOT / 'examples' / 'openpi_actions.py', '--robot', name, '--port',
+             str(port), '--requests', '3'], env={**os.environ, 'WAM_TOKEN': 'open'},
+            capture_output=True, text=True, timeout=60)
+        assert asked.returncode == 0, asked.stderr
+        assert re.search(r'3 answers of float32 \[24, \d+\]: median \d', asked.stdout)
+        program.send_signal(signal.SIGTERM)
+        said = program.stderr.read()
+        assert program.wait(10) == 0
+        assert len(re.findall(r'infer \d+\.\d ms', said)) == 3
+        assert re.search(r'session [0-9a-f-]{36}: 3 answers, median \d+\.\d ms, p99', said)
+        assert said.strip().endswith('stopped')
+
+
+def refused(*arguments):
+    return subprocess.run([sys.executable, '-m', 'wam_policy.serve.main', *arguments],
+                          env=package_environment(THREADS), capture_output=True, text=True,
+                          timeout=100)
+
+
+@pytest.mark.parametrize(('arguments', 'status', 'words'), [
+    (('--checkpoint', '/none', '--embodiment', 'yam'), 2, 'no config.json|/none'),
+    (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--flavour', 'openpi'), 2,
+     'speaks for droid'),
+    (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--flavour', 'openpi_yam'), 2,
+     'says 50 rows at 30 Hz'),
+    (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--sessions', '0'), 2, 'more than 0'),
+    (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--device', 'cuda:9'), 2,
+     'no device')])
+def test_what_cannot_be_served_is_refused(arguments, status, words):
+    found = refused(*arguments)
+    assert found.returncode == status and re.search(words, found.stderr), found.stderr
+
+
+def test_a_port_that_is_taken_is_told():
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        found = refused(*MODEL, '--embodiment', 'yam', '--port', str(taken.getsockname()[1]))
+    assert found.returncode == 1 and 'cannot listen on 127.0.0.1' in found.stderr
