@@ -101,7 +101,7 @@ class PolicyParams:
                                      unit='s', low=1.0, high=7200.0)
     query_timeout_s: float = setting(10.0, 'longest answer; then the workers are restarted',
                                      unit='s', low=0.1, high=600.0)
-    max_query_rate_hz: float = setting(10.0, 'upper bound of the query rate; 0 has none',
+    max_query_rate_hz: float = setting(12.5, 'upper bound of the query rate; 0 has none',
                                        unit='Hz', low=0.0, high=100.0, live=True)
     reset_gap_s: float = setting(2.0, 'a camera gap this long begins a new session', unit='s',
                                  low=0.1, high=60.0)
