@@ -13,6 +13,7 @@ import pytest
 import yaml
 from rosbags.rosbag2 import Reader
 from wam_policy.bag import layout
+from wam_policy.bag import main as program
 from wam_policy.bag.repair import Busy, repair
 from wam_policy.bag.writer import BagWriter, Topic
 
@@ -208,3 +209,19 @@ def test_two_repairs_do_not_meet(tmp_path):
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(Busy):
             repair(tmp_path / 'one')
+
+
+def test_the_program_repairs_what_needs_it_and_tells_what_is_there(tmp_path, capsys):
+    written(tmp_path / 'whole').close({'success': 'yes'})
+    torn = written(tmp_path / 'torn', 40)
+    torn.sync()
+    torn.abandon()
+    assert program.main(['info', str(tmp_path)]) == 1
+    assert 'not a finished MCAP file' in capsys.readouterr().err
+    assert program.main(['repair', str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert 'torn: repaired, 40 messages' in said and 'whole: in order' in said
+    assert program.main(['info', str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert 'ended: interrupted' in said and '/words  std_msgs/msg/String' in said
+    assert program.main(['repair', str(tmp_path / 'nowhere')]) == 1

@@ -21,7 +21,12 @@ from launch.launch_description_sources import (  # noqa: E402
 )
 from launch.utilities import perform_substitutions  # noqa: E402
 from wam_policy.core import embodiment  # noqa: E402
-from wam_policy.ros.params import MotionParams, PolicyParams, StreamParams  # noqa: E402
+from wam_policy.ros.params import (  # noqa: E402
+    MotionParams,
+    PolicyParams,
+    RecorderParams,
+    StreamParams,
+)
 
 pytestmark = pytest.mark.ros
 BRINGUP = Path(__file__).resolve().parents[2] / 'src' / 'wam_bringup'
@@ -71,7 +76,8 @@ def parameters(**chosen):
 
 
 @pytest.mark.parametrize(('section', 'kind'), [
-    ('/**/policy', PolicyParams), ('/**/motion', MotionParams), ('/**/stream', StreamParams)])
+    ('/**/policy', PolicyParams), ('/**/motion', MotionParams), ('/**/stream', StreamParams),
+    ('/**/recorder', RecorderParams)])
 def test_configuration_names_every_parameter_with_its_default(section, kind):
     values = parameters(robot='agibot_g1', sim='false')[section]
     read = {name: tuple(value) if isinstance(value, list) else value
@@ -87,6 +93,12 @@ def test_configuration_names_every_parameter_of_the_simulator():
     values = parameters(robot='agibot_g1')['/**/sim']
     assert list(values) == [field.name for field in dataclasses.fields(sim_params.SimParams)]
     sim_params.SimParams(**values)
+
+
+@pytest.mark.parametrize(('record', 'each'), [('true', True), ('manual', False)])
+def test_recording_is_chosen_by_an_argument(record, each):
+    chosen = parameters(record=record, record_folder='/data/episodes')['/**/recorder']
+    assert chosen['each_instruction'] is each and chosen['folder'] == '/data/episodes'
 
 
 def test_every_parameter_line_has_a_comment():

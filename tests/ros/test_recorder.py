@@ -2,6 +2,8 @@
 # ruff: noqa: E402 - what follows needs a ROS 2 environment
 
 import os
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
@@ -317,6 +319,28 @@ def test_a_killed_recorder_loses_less_than_a_second(tmp_path, started):
     assert found.about['instruction'] == 'wave' and found.duration_s > 1.0
     assert killed_ns - found.end_ns < 1e9
     assert len(bag(folder)[0]['/joint_states']) > 100
+
+
+def test_the_program_records_for_a_time(tmp_path):
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=int(os.environ['ROS_DOMAIN_ID']))
+    robot = Robot(context)
+    spinning = Spinning([robot.node])
+    try:
+        ended = subprocess.run(
+            [sys.executable, '-m', 'wam_policy.ros.record', '--robot', 'yam', '--folder',
+             str(tmp_path), '--instruction', 'wave', '--label', 'operator=Ada', '--seconds', '2',
+             '--success', 'yes'], capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        spinning.stop()
+        robot.node.destroy_node()
+        rclpy.shutdown(context=context)
+    assert ended.returncode == 0, ended.stderr
+    assert 'saved' in ended.stdout and '0 dropped' in ended.stdout
+    folder, = tmp_path.iterdir()
+    about = layout.contents(layout.file_of(folder)).about
+    assert (about['success'], about['label.operator']) == ('yes', 'Ada')
+    assert len(bag(folder)[0]['/joint_states']) > 150
 
 
 def test_a_new_episode_needs_room(tmp_path):

@@ -18,7 +18,11 @@ from launch.conditions import IfCondition, UnlessCondition
 from launch.event_handlers import OnProcessStart
 from launch.events import matches_action
 from launch.events.process import ProcessExited
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import (
+    LaunchConfiguration,
+    NotEqualsSubstitution,
+    PathJoinSubstitution,
+)
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
@@ -29,6 +33,7 @@ from lifecycle_msgs.msg import Transition
 BOOLEANS = ['true', 'false']
 SIM = LaunchConfiguration('sim')
 NAMESPACE = LaunchConfiguration('namespace')
+RECORDING = NotEqualsSubstitution(LaunchConfiguration('record'), 'false')
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -84,6 +89,13 @@ def generate_launch_description() -> LaunchDescription:
             'viewer', default_value='false', choices=BOOLEANS,
             description='Open a window on the simulated scene'),
         DeclareLaunchArgument(
+            'record', default_value='false', choices=['false', 'true', 'manual'],
+            description='Record an episode for every instruction, or, with manual, when the '
+                        'services or the action of the recorder ask for one'),
+        DeclareLaunchArgument(
+            'record_folder', default_value='episodes',
+            description='Folder of the episodes, one bag each; nothing else is written'),
+        DeclareLaunchArgument(
             'namespace', default_value='wam',
             description='Namespace of the nodes and of their topics and services'),
         DeclareLaunchArgument(
@@ -112,16 +124,20 @@ def generate_launch_description() -> LaunchDescription:
                            namespace=NAMESPACE, **common)
     policy = LifecycleNode(package='wam_policy', executable='policy_node', name='policy',
                            namespace=NAMESPACE, **common)
+    recorder = LifecycleNode(package='wam_policy', executable='recorder_node', name='recorder',
+                             namespace=NAMESPACE, condition=IfCondition(RECORDING), **common)
     # the handlers come first: a fast node must not start before anyone listens
     return LaunchDescription([
         *arguments,
         *brought_up(stream, 'stream'),
         *brought_up(motion, 'motion'),
         *brought_up(policy, 'policy'),
+        *brought_up(recorder, 'recorder'),
         sim,
         stream,
         motion,
         policy,
+        recorder,
     ])
 
 
