@@ -59,7 +59,7 @@ def views(flavour: Flavour, message: Mapping[str, Any]) -> dict[str, np.ndarray]
         if channels != 3 or (width, height) != wanted or max(width, height) > MAX_SIDE:
             raise Mismatch(f'{_spelt(key)}: want {wanted[0]}x{wanted[1]} pictures of 3 channels '
                            f'(sides up to {MAX_SIDE}), got {_described(frames)}')
-        found[camera] = frames
+        found[camera] = np.array(frames)    # received bytes cannot be written to, tensors can
     counts = {camera: len(frames) for camera, frames in found.items()}
     if len(set(counts.values())) != 1:
         raise Mismatch(f'cameras differ in their number of pictures: {counts}')

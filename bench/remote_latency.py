@@ -1,0 +1,251 @@
+"""What does asking over the network cost, and how many chunks a second do several clients get?
+
+Run from the repository root: python bench/remote_latency.py [--json FILE]. The first table asks a
+policy that answers at once, so that only the way there and back is timed: directly over the wire
+to a worker process, and through remote worker, websocket and server, all on this machine. The
+second asks the real model in our own server, every client as fast as it can.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'src' / 'wam_policy'))
+
+from wam_policy.core import embodiment  # noqa: E402  the path comes first
+from wam_policy.remote import agreement, flavour  # noqa: E402
+from wam_policy.serve.desk import Desk  # noqa: E402
+from wam_policy.serve.server import Server  # noqa: E402
+from wam_policy.worker import wire  # noqa: E402
+from wam_policy.worker.client import Pair, Plan, State  # noqa: E402
+from wam_policy.worker.program import package_environment  # noqa: E402
+
+WARM_UP = 10        # rounds that are not counted
+SIZES = ((320, 176), (640, 480))
+ROBOT = 'yam'
+
+
+def main() -> int:
+    """Measure, print tables, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
+    parser.add_argument('--rounds', type=int, default=300, help='measured (default: %(default)s)')
+    parser.add_argument('--checkpoint', default='preset:tiny', help='(default: %(default)s)')
+    parser.add_argument('--steps', type=int, default=4, help='network calls per query and branch')
+    parser.add_argument('--threads', type=int, default=1, help='of the model')
+    parser.add_argument('--seconds', type=float, default=8.0, help='per number of sessions')
+    parser.add_argument('--echo', choices=('wire', 'server'), help=argparse.SUPPRESS)
+    parser.add_argument('--fd', type=int, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.echo == 'wire':
+        echo_wire(socket.socket(fileno=chosen.fd))
+        return 0
+    if chosen.echo == 'server':
+        asyncio.run(echo_server())
+        return 0
+    rows = [row for size in SIZES for row in latency_rows(size, chosen.rounds)]
+    rows += throughput_rows(chosen)
+    if chosen.json:
+        chosen.json.write_text(json.dumps({**circumstances(), 'checkpoint': chosen.checkpoint,
+                                           'steps': chosen.steps, 'threads': chosen.threads,
+                                           'rows': rows}, indent=1) + '\n')
+    return 0
+
+
+def echo_wire(end: socket.socket) -> None:
+    """Answer every message of the wire with a chunk of the usual size."""
+    chunk = {'targets': np.zeros((24, 14)), 'reference': np.zeros(14)}
+    while True:
+        try:
+            request = wire.receive(end)
+        except wire.PeerClosed:
+            return
+        wire.send(end, wire.Message('chunk', dict(request.fields), chunk))
+
+
+class Instant:
+    """Predict nothing, at once."""
+
+    geometry = SimpleNamespace(first_frames=1, frames_per_block=4, window_blocks=4)
+    memory = SimpleNamespace(frames=1, window_frames=5, rebuilds=0)
+
+    def reset(self, instruction: str) -> dict[str, float]:
+        return {}
+
+    def commit(self, views: Any) -> dict[str, float]:
+        return {}
+
+    def query(self, joints: np.ndarray, seed: int, newest: Any = None) -> Any:
+        return SimpleNamespace(targets=np.zeros((24, 14)))
+
+
+async def echo_server() -> None:
+    """Serve a policy that answers at once; the port goes to standard error."""
+    robot = embodiment.load(ROBOT)
+    spoken = flavour.chosen('', robot)
+    desk = Desk(spoken, robot, lambda clocked: Instant(), 4, lambda line: None)
+    said = agreement.offered(spoken, robot, {}, {
+        'kind': 'clocked', 'first_frames': 1, 'frames_per_block': 4, 'frame_period_s': 0.2,
+        'window_blocks': 4})
+    server = Server(desk, said, say=lambda line: None, each=False)
+    await server.run('127.0.0.1', 0, lambda port: print(
+        f'at ws://127.0.0.1:{port}', file=sys.stderr, flush=True))
+
+
+@contextmanager
+def served(*command: str) -> Iterator[str]:
+    """Run a server program; give its address."""
+    program = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True,
+                               env=package_environment({}))
+    try:
+        assert program.stderr is not None
+        said = []
+        for line in program.stderr:
+            said.append(line)
+            if found := re.search(r'at (ws://[\d.]+:\d+)', line):
+                break
+        else:
+            raise RuntimeError(f'the server did not start: {"".join(said)}')
+        address = found[1]
+        threading.Thread(target=program.stderr.read, daemon=True).start()
+        yield address
+    finally:
+        program.kill()
+        program.wait()
+
+
+def latency_rows(size: tuple[int, int], rounds: int) -> list[dict]:
+    """Time three pictures there and a chunk back, both ways; print what the network added."""
+    robot = embodiment.load(ROBOT)
+    arrays = {f'newest/{camera.key}': np.zeros((size[1], size[0], 3), np.uint8)
+              for camera in robot.cameras} | {'joints': robot.rest_of(robot.observed)}
+    query = wire.Message('query', {'session': 's', 'sequence': 1, 'stamp_ns': 1, 'seed': 0,
+                                   'id': 1}, arrays)
+    direct = timed_program((__file__, '--echo', 'wire'), [], query, rounds)
+    reset = wire.Message('reset', {'session': 's', 'instruction': 'x', 'id': 1})
+    commit = wire.Message('commit', {'session': 's', 'block': 0, 'id': 1}, {
+        name.replace('newest', 'frames'): view[None] for name, view in arrays.items()
+        if name != 'joints'})
+    with served(__file__, '--echo', 'server') as address:
+        remote = timed_program(('-m', 'wam_policy.remote.main', '--server', address,
+                                '--embodiment', ROBOT), [reset, commit], query, rounds)
+    rows = []
+    for name, taken_ms in (('direct', direct), ('remote', remote)):
+        rows.append({'what': f'3 x {size[0]}x{size[1]}, {name}', **spread(taken_ms)})
+        print('{what:<28} median {median_ms:6.2f} ms   p99 {p99_ms:6.2f} ms'.format(**rows[-1]))
+    added = {key: rows[1][key] - rows[0][key] for key in ('median_ms', 'p99_ms')}
+    print(f'{"added":<28} median {added["median_ms"]:6.2f} ms   p99 {added["p99_ms"]:6.2f} ms')
+    return [*rows, {'what': f'3 x {size[0]}x{size[1]}, added', **added}]
+
+
+def timed_program(command: tuple[str, ...], before: list[wire.Message], query: wire.Message,
+                  rounds: int) -> list[float]:
+    """Ask a worker program over its socket; give each query's ms."""
+    near, far = wire.pair()
+    program = subprocess.Popen([sys.executable, *command, '--fd', str(far.fileno())],
+                               pass_fds=[far.fileno()], env=package_environment({}),
+                               stderr=subprocess.DEVNULL)
+    far.close()
+    if before:
+        assert wire.receive(near, 60).kind == 'ready'
+    for message in before:
+        wire.send(near, message, 10)
+        assert wire.receive(near, 10).kind != 'error'
+
+    def once() -> None:
+        wire.send(near, query, 10)
+        assert wire.receive(near, 10).kind == 'chunk'
+
+    try:
+        return timed(once, rounds)
+    finally:
+        near.close()
+        program.wait(10)
+
+
+def timed(once: Callable[[], None], rounds: int) -> list[float]:
+    taken_ms = []
+    for _ in range(WARM_UP + rounds):
+        start_s = time.perf_counter()
+        once()
+        taken_ms.append(1e3 * (time.perf_counter() - start_s))
+    return taken_ms[WARM_UP:]
+
+
+def spread(taken_ms: list[float]) -> dict[str, float]:
+    ordered = sorted(taken_ms)
+    return {'median_ms': ordered[len(ordered) // 2],
+            'p99_ms': ordered[math.ceil(0.99 * len(ordered)) - 1]}
+
+
+def throughput_rows(chosen: argparse.Namespace) -> list[dict]:
+    """Count the chunks that 1, 2 and 4 clients get from one model."""
+    rows = []
+    with served('-m', 'wam_policy.serve.main', '--checkpoint', chosen.checkpoint, '--embodiment',
+                ROBOT, '--port', '0', '--quiet', '--steps', str(chosen.steps), '--threads',
+                str(chosen.threads)) as address:
+        for sessions in (1, 2, 4):
+            counts = clients(address, sessions, chosen.seconds)
+            rows.append({'what': f'{sessions} sessions', 'chunks_per_s': sum(counts)
+                         / chosen.seconds, 'slowest_per_s': min(counts) / chosen.seconds})
+            print('{what:<28} {chunks_per_s:5.1f} chunks/s in all, the slowest {slowest_per_s:.1f}'
+                  .format(**rows[-1]))
+    return rows
+
+
+def clients(address: str, sessions: int, seconds: float) -> list[int]:
+    """Let so many remote workers ask as fast as they can; give the chunks each got."""
+    robot, counts, begin = embodiment.load(ROBOT), [0] * sessions, threading.Barrier(sessions)
+
+    def live(number: int) -> None:
+        plan = Plan(('cpu',), ('--server', address, '--embodiment', ROBOT), guided=False,
+                    program=(sys.executable, '-m', 'wam_policy.remote.main'))
+        with Pair(plan) as pair:
+            assert pair.wait_ready(60).state is State.READY
+            pair.request('reset', {'session': 's', 'instruction': 'x'}, timeout_s=30)
+            pair.request('commit', {'session': 's', 'block': 0}, {
+                f'frames/{camera.key}': np.zeros((1, 240, 320, 3), np.uint8)
+                for camera in robot.cameras}, timeout_s=30)
+            begin.wait()
+            end_s = time.monotonic() + seconds
+            while time.monotonic() < end_s:
+                pair.request('query', {'session': 's', 'sequence': counts[number], 'stamp_ns': 1,
+                                       'seed': 0}, {'joints': robot.rest_of(robot.observed)},
+                             timeout_s=30)
+                counts[number] += 1
+
+    threads = [threading.Thread(target=live, args=(number,)) for number in range(sessions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return counts
+
+
+def circumstances() -> dict[str, Any]:
+    return {'at': datetime.now(UTC).isoformat(timespec='seconds'), 'machine': platform.machine(),
+            'cores': len(os.sched_getaffinity(0)), 'python': platform.python_version(),
+            'load_before': os.getloadavg()[0]}
+
+
+if __name__ == '__main__':
+    sys.exit(main())
