@@ -5,23 +5,21 @@ a caller sees, round trip included; start-up is from the first process to `ready
 """
 
 import argparse
-import json
 import os
-import platform
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / 'src' / 'wam_policy'))
+sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
-from wam_policy.core import embodiment  # noqa: E402  the path comes first
+from bench import record  # noqa: E402  the path comes first
+from wam_policy.core import embodiment  # noqa: E402
 from wam_policy.worker import wire  # noqa: E402
 from wam_policy.worker.client import Pair, Plan, State  # noqa: E402
 from wam_policy.worker.program import package_environment  # noqa: E402
@@ -61,8 +59,8 @@ def main() -> int:
         rows += query_rows(name, plan, embodiment.load(chosen.embodiment), chosen.rounds)
     show(rows)
     if chosen.json:
-        chosen.json.write_text(json.dumps({**circumstances(), 'checkpoint': chosen.checkpoint,
-                                           'steps': chosen.steps, 'rows': rows}, indent=1) + '\n')
+        record.write(chosen.json, {'checkpoint': chosen.checkpoint, 'steps': chosen.steps,
+                                   'rows': rows})
     return 0
 
 
@@ -157,18 +155,6 @@ def show(rows: list[dict]) -> None:
         stages = '  '.join(f'{name} {ms:.1f}' for name, ms in row.get('stages_ms', {}).items())
         print(f'{row["name"]:50}{row["p50_ms"]:9.2f}{row["p99_ms"]:9.2f}'
               f'{row.get("ready_s", 0):9.1f}  {stages}')
-
-
-def circumstances() -> dict:
-    """Say where and when, and how busy the machine was."""
-    model = next((line.partition(':')[2].strip() for line in
-                  Path('/proc/cpuinfo').read_text().splitlines()
-                  if line.startswith('model name')), platform.machine())
-    commit = subprocess.run(['git', '-C', str(ROOT), 'rev-parse', '--short', 'HEAD'],
-                            capture_output=True, text=True, check=False).stdout.strip()
-    return {'date': datetime.now(UTC).isoformat(timespec='seconds'), 'commit': commit or None,
-            'machine': model, 'cores': os.cpu_count(), 'load_average': os.getloadavg(),
-            'python': platform.python_version()}
 
 
 if __name__ == '__main__':

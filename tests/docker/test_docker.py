@@ -27,7 +27,8 @@ def test_every_wam_command_exists() -> None:
     """The image runs the same entry script as every other machine."""
     used = set(re.findall(r'\./wam (\w+)', JOINED + (ROOT / 'docker/entrypoint.sh').read_text()))
     assert {'setup', 'build', 'test', 'shell'} <= used
-    known = subprocess.run([ROOT / 'wam', 'help'], capture_output=True, text=True, check=True).stdout
+    known = subprocess.run(
+        [ROOT / 'wam', 'help'], capture_output=True, text=True, check=True).stdout
     assert [c for c in used if not re.search(rf'^\s+{c}\b', known, re.M)] == []
 
 
@@ -68,6 +69,6 @@ def test_entrypoint_passes_each_argument_whole(tmp_path: Path) -> None:
     (tmp_path / 'wam').chmod(0o755)
     words = ['printf', '<%s>', "{data: 'pick up'}", 'two words', '$HOME']
     ran = subprocess.run(
-        [ROOT / 'docker/entrypoint.sh', *words], env={'PATH': '/usr/bin:/bin', 'WAM_HOME': tmp_path},
-        capture_output=True, text=True, check=True)
+        [ROOT / 'docker/entrypoint.sh', *words], capture_output=True, text=True, check=True,
+        env={'PATH': '/usr/bin:/bin', 'WAM_HOME': tmp_path})
     assert ran.stdout == ''.join(f'<{w}>' for w in words[2:])
