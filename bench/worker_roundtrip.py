@@ -18,11 +18,12 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
-from bench import record  # noqa: E402  the path comes first
 from wam_policy.core import embodiment  # noqa: E402
 from wam_policy.worker import wire  # noqa: E402
 from wam_policy.worker.client import Pair, Plan, State  # noqa: E402
 from wam_policy.worker.program import package_environment  # noqa: E402
+
+from bench import record  # noqa: E402  the path comes first
 
 WARM_UP = 5         # rounds that are not counted
 
