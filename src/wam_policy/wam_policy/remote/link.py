@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.protocol import State
 from websockets.sync.client import ClientConnection, connect
 
 from wam_policy.remote import codec
@@ -89,6 +90,9 @@ class Link:
         connection = self._connection
         if connection is None:
             raise LinkError('the connection is closed')
+        if connection.state is not State.OPEN:      # while nobody asked
+            self.close()
+            raise LinkError(f'{self.address} closed the connection')
         try:
             _limit_sending(connection.socket, timeout_s)
             connection.send(raw)

@@ -1,0 +1,108 @@
+"""policy_node with a policy server elsewhere: it runs, holds while that is away, and resumes."""
+
+import os
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from wam_policy.remote import flavour  # noqa: E402
+from wam_policy.ros.policy_node import PolicyNode  # noqa: E402
+from wam_policy.ros.process import Spinning  # noqa: E402
+
+from tests.remote.released_double import Double  # noqa: E402
+from tests.ros.test_policy_node import ROBOT, Bench  # noqa: E402
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
+SPOKEN = flavour.load('dreamzero_yam')
+VIEWS = [key[0] for key in SPOKEN.cameras.values()]
+STATE = [span.key[0] for span in SPOKEN.state]
+PROMPT = SPOKEN.prompt_key[0]
+
+
+class YamDouble(Double):
+    """The released behaviour under the keys of this robot."""
+
+    def infer(self, message):
+        return super().infer({**message, 'prompt': message[PROMPT]})
+
+
+def double(port=0):
+    return YamDouble(VIEWS, STATE, {'needs_session_id': True}, port)
+
+
+@pytest.fixture
+def stage():
+    server, context = double(), rclpy.Context()
+    rclpy.init(context=context, domain_id=100 + os.getpid() % 100, args=[
+        '--ros-args', '-p', 'embodiment:=yam', '-p', 'backend:=remote', '-p',
+        f'server:=ws://127.0.0.1:{server.port}', '-p', 'query_timeout_s:=1.5'])
+    node, bench = PolicyNode(context=context), Bench(context)
+    spinning = Spinning([node, bench.node])
+    assert node.trigger_configure() == node.trigger_activate()
+    yield server, bench
+    spinning.stop()
+    node.close()
+    for made in (node, bench.node):
+        made.destroy_node()
+    rclpy.shutdown(context=context)
+    server.close()
+
+
+def held(bench):
+    """Tell that every chunk keeps the robot where it was: nothing was made up."""
+    rest = ROBOT.rest_of(ROBOT.commanded)
+    for chunk in bench.chunks:
+        targets = np.array(chunk.positions).reshape(-1, len(ROBOT.commanded))
+        np.testing.assert_allclose(targets, np.tile(rest, (24, 1)), atol=1e-5)
+    return True
+
+
+def test_it_asks_once_a_block_in_the_rhythm_of_the_released_server(stage):
+    server, bench = stage
+    bench.wait(lambda: bench.status.state_name == 'IDLE', 30)
+    bench.say('lift the cup')
+    bench.wait(lambda: len(server.seen) >= 4, 20)
+    bench.wait_running()
+    assert [len(shown[VIEWS[0]]) for _, shown in server.seen[:4]] == [1, 4, 4, 4]
+    assert {prompt for prompt, _ in server.seen} == {'lift the cup'} and held(bench)
+    seconds = (bench.chunks[-1].header.stamp.sec - bench.chunks[0].header.stamp.sec)
+    assert len(bench.chunks) <= 2 + seconds / 0.8 + 1 / 0.8     # 24 steps at 30 Hz
+    before = bench.status.session
+    bench.say('put it down')
+    bench.wait_running(before)
+    bench.wait(lambda: server.seen[-1][0] == 'put it down')
+    assert server.calls.count('reset') == 2
+
+
+@pytest.mark.parametrize(('act', 'words'), [
+    ('crash', 'CUDA error'), ('nan', 'not finite'), ('horizon', 'want actions'),
+    ('garbage', 'garbage'), ('slow', 'did not answer within')])
+def test_faults_are_in_the_status_and_it_goes_on_by_itself(stage, act, words):
+    server, bench = stage
+    bench.wait(lambda: bench.status.state_name == 'IDLE', 30)
+    bench.say('lift the cup')
+    bench.wait_running()
+    before, server.act = bench.status.session, act
+    bench.wait(lambda: words in bench.status.reason, 10)
+    assert bench.status.state_name != 'RUNNING'
+    count = len(bench.chunks)
+    server.act = ''
+    bench.wait(lambda: len(bench.chunks) > count + 1, 15)
+    assert bench.status.session != before and bench.status.worker_restarts == 0 and held(bench)
+
+
+def test_it_holds_while_the_server_is_away_and_resumes(stage):
+    server, bench = stage
+    bench.wait(lambda: bench.status.state_name == 'IDLE', 30)
+    bench.say('lift the cup')
+    bench.wait_running()
+    server.act = 'vanish'
+    server.close()
+    bench.wait(lambda: bench.status.state_name == 'HOLDING'
+               and 'no server at' in bench.status.reason, 15)
+    count = len(bench.chunks)
+    again = double(server.port)
+    bench.wait(lambda: bench.status.state_name == 'RUNNING' and len(bench.chunks) > count, 30)
+    assert bench.status.worker_restarts >= 1 and held(bench)
+    again.close()
