@@ -7,7 +7,6 @@ topic and is not in the bag, wherever on the way it went. Run it with
 """
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-
 import record
 from record import table
 

@@ -9,11 +9,12 @@ import struct
 from array import array
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import cast
 
 import cv2
 from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
 
 from wam_policy.ros import convert
 
@@ -81,8 +82,8 @@ def compressed(raw: bytes, quality: int) -> bytes:
 
     Raises ValueError for what is not 8-bit colour.
     """
-    msg = read(raw)
-    seen = convert.frame(msg, msg.header.frame_id or 'image')
+    msg = read(raw)     # has the fields of a message, which is all that the door asks for
+    seen = convert.frame(cast(Image, msg), msg.header.frame_id or 'image')
     good, jpeg = cv2.imencode('.jpg', cv2.cvtColor(seen.rgb, cv2.COLOR_RGB2BGR),
                               [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not good:

@@ -67,7 +67,7 @@ class Tape:
         self._items: deque[_Item] = deque()
         self._batch: deque[_Item] = deque()             # the thread's own
         self._wanted = threading.Condition()
-        self._counts = _Counts(*([0] * len(lanes) for _ in range(3)))
+        self._counts = _Counts([0] * len(lanes), [0] * len(lanes), [0] * len(lanes))
         self._ending: Ending | None = None
         self._fault = ''
         self._saved: Contents | None = None
