@@ -257,7 +257,7 @@ def main(args: list[str] | None = None) -> None:
         node.close()
         node.destroy_node()
         rclpy.try_shutdown()
-        # Ctrl-C reaches a launched node twice, and a finalising interpreter would die of the second
+        # Ctrl-C reaches a launched node twice, and an ending interpreter would die of the second
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
