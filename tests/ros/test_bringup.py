@@ -136,11 +136,13 @@ def test_arguments_reach_the_parameters():
 
 FAKE_NODE = textwrap.dedent('''
     import os, sys
-    import rclpy
-    from rclpy.executors import ExternalShutdownException
     from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn as Result
+    from wam_policy.ros.process import spun
 
     class Fake(LifecycleNode):
+        def __init__(self):
+            super().__init__('fake')
+
         def answer(self, step):
             print(f'{step} asked', flush=True)
             if sys.argv[1] == f'dies in {step}':
@@ -155,12 +157,10 @@ FAKE_NODE = textwrap.dedent('''
                 self.create_timer(0.2, lambda: os._exit(0))
             return self.answer('activate')
 
-    rclpy.init()
-    node = Fake('fake')
-    try:
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        def close(self):
+            print('closed', flush=True)
+
+    spun(Fake)
 ''')
 LAUNCH = textwrap.dedent('''
     import importlib.util, sys

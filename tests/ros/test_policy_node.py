@@ -140,7 +140,7 @@ def test_the_status_is_whole_and_honest(running):
     status = bench.status
     assert (status.robot, status.instruction, status.mode) == ('yam', 'lift the cup', 'clocked')
     assert status.model == 'UNTRAINED toy' and not status.trained
-    assert 6.0 < status.query_rate_hz <= 10.5
+    assert 6.0 < status.query_rate_hz <= 13.0       # max_query_rate_hz is 12.5
     assert status.stage_names == ['receive', 'wait', 'denoise', 'transport', 'publish', 'total']
     p50 = dict(zip(status.stage_names, status.stage_p50_ms, strict=True))
     assert p50['denoise'] == 20.0 and 20.0 < p50['total'] < 200.0
@@ -235,8 +235,8 @@ def test_a_worker_that_refuses_is_asked_again_and_said_so(stage):
 def test_chunks_that_are_not_finite_are_dropped_and_counted(stage):
     _, bench = stage
     bench.say('nan')
-    bench.wait(lambda: bench.status.dropped_chunks >= 3)
-    assert not bench.chunks and 'not finite' in bench.status.reason
+    bench.wait(lambda: bench.status.dropped_chunks >= 3 and 'not finite' in bench.status.reason)
+    assert not bench.chunks
 
 
 def test_reload_restarts_the_workers_and_names_a_wrong_folder(running, monkeypatch):
