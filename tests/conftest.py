@@ -1,6 +1,13 @@
 """What holds for all tests: those marked slow run only when asked for, and say so otherwise."""
 
+import importlib.util
+
 import pytest
+
+# torch's compiler brings an LLVM, the simulator's off-screen OpenGL another. Only tests have both in
+# one process, and there the compiler's must be loaded first: loaded second, it crashes.
+if importlib.util.find_spec('triton'):
+    import triton  # noqa: F401
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
