@@ -1,6 +1,8 @@
 """What holds for all tests: those marked slow run only when asked for, and say so otherwise."""
 
 import importlib.util
+import os
+import sys
 
 import pytest
 
@@ -8,6 +10,8 @@ import pytest
 # one process, and there the compiler's must be loaded first: loaded second, it crashes.
 if importlib.util.find_spec('triton'):
     import triton  # noqa: F401
+
+STATUS = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,3 +25,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if 'slow' in item.keywords:
             item.add_marker(skipped)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave with the tests' own exit status: both LLVMs in one ending process crash it."""
+    status = config.stash.get(STATUS, None)
+    if status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -207,7 +207,7 @@ class Pair:
             else:
                 if answers is not None:
                     return _agreed(answers)
-                if self._crew is crew:
+                if self._crew is crew and not self._closing:
                     raise Interrupted(f'{kind!r} was interrupted')
         death = self._verdict(crew.generation, fault)
         if death is None:
