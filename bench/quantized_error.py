@@ -20,8 +20,8 @@ sys.path[:0] = [str(ROOT), *(str(ROOT / 'src' / name) for name in ('wam_policy',
 
 from wam_policy.core import embodiment  # noqa: E402
 from wam_policy.model import checkpoint, quantize  # noqa: E402
+from wam_policy.model.policy import Choice, Policy  # noqa: E402
 from wam_policy.worker.engine import Observations  # noqa: E402
-from wam_policy.worker.policy import Choice, Policy  # noqa: E402
 
 from bench import observations, record  # noqa: E402  the path comes first
 

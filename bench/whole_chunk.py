@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from wam_policy.core import embodiment
 from wam_policy.model import checkpoint
+from wam_policy.model.policy import Choice, Policy
 from wam_policy.worker import main as worker
-from wam_policy.worker.policy import Choice, Policy
 
 from bench.chunk_latency import milliseconds, peak_memory_mb
 from bench.worker_roundtrip import wire_row

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from wam_policy.core import embodiment
 from wam_policy.model import checkpoint, engine
+from wam_policy.model.policy import Choice, Policy
 from wam_policy.worker import main
-from wam_policy.worker.policy import Choice, Policy
 
 ROBOT = embodiment.load('yam')
 

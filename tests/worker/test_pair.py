@@ -14,10 +14,10 @@ import pytest
 import torch
 from wam_policy.core import embodiment
 from wam_policy.model import checkpoint
+from wam_policy.model.policy import Choice, Policy
 from wam_policy.worker.client import Interrupted, Pair, Plan, State, WorkerDied, WorkerError
 from wam_policy.worker.exits import PeerLost
 from wam_policy.worker.pair import Exchange, Seat
-from wam_policy.worker.policy import Choice, Policy
 from wam_policy.worker.program import package_environment
 
 ROBOT = embodiment.load('agibot_g1')

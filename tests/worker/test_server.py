@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from wam_policy.model.branch import Role
+from wam_policy.model.policy import Geometry, Targets
 from wam_policy.model.session import Memory
 from wam_policy.worker import wire
 from wam_policy.worker.exits import PeerLost
-from wam_policy.worker.policy import Geometry, Targets
 from wam_policy.worker.server import Server
 from wam_policy.worker.wire import Message
 

@@ -37,7 +37,7 @@ class Declined(ValueError):
 
 
 class Policy(Protocol):
-    """What a session asks of its policy; worker.policy.Policy is one."""
+    """What a session asks of its policy; model.policy.Policy is one."""
 
     @property
     def geometry(self) -> Any: ...

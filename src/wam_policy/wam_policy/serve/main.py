@@ -107,8 +107,8 @@ def loaded(chosen: argparse.Namespace, robot: Embodiment, spoken: Flavour,
     import torch
 
     from wam_policy.model import checkpoint
-    from wam_policy.worker.policy import Choice
-    from wam_policy.worker.policy import Policy as Torch
+    from wam_policy.model.policy import Choice
+    from wam_policy.model.policy import Policy as Torch
 
     torch.set_num_threads(chosen.threads)
     device = torch.device(chosen.device)

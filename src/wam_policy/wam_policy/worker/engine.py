@@ -16,7 +16,7 @@ import torch
 
 from wam_policy.core import embodiment
 from wam_policy.model import checkpoint, onnx, quantize, tensorrt
-from wam_policy.worker.policy import Choice, Policy
+from wam_policy.model.policy import Choice, Policy
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 IN_FULL = torch.bfloat16        # what surrounds 8-bit linears in a plan

@@ -23,7 +23,7 @@ from wam_policy.core import embodiment
 from wam_policy.worker import exits, wire
 
 if TYPE_CHECKING:       # torch takes seconds to import: --help and refusals need not wait for it
-    from wam_policy.worker.policy import Policy, Views
+    from wam_policy.model.policy import Policy, Views
 
 RECIPES = ('full16', 'static8', 'dynamic4', 'one_step')
 PR_SET_PDEATHSIG = 1
@@ -171,8 +171,8 @@ def built(chosen: Settings) -> 'Policy':
 
     from wam_policy.model import checkpoint
     from wam_policy.model.branch import Role
+    from wam_policy.model.policy import Choice, Policy
     from wam_policy.worker.pair import Exchange, Seat
-    from wam_policy.worker.policy import Choice, Policy
 
     torch.set_num_threads(chosen.threads)
     choice = Choice(chosen.recipe, chosen.steps, chosen.cfg, chosen.mode, chosen.window,

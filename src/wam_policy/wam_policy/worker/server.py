@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from wam_policy.model.branch import Role
+from wam_policy.model.policy import Policy
 from wam_policy.worker import wire
 from wam_policy.worker.exits import PeerLost
-from wam_policy.worker.policy import Policy
 from wam_policy.worker.wire import Message
 
 NEWEST, FRAMES = 'newest/', 'frames/'

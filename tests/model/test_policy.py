@@ -6,7 +6,7 @@ import torch
 from wam_policy.core import embodiment, transforms
 from wam_policy.model import checkpoint
 from wam_policy.model.branch import Role
-from wam_policy.worker.policy import Choice, Policy
+from wam_policy.model.policy import Choice, Policy
 
 ROBOTS = ('agibot_g1', 'yam')
 
