@@ -27,6 +27,7 @@ class ModelConfig:
     latent_channels: int
     latent_size: tuple[int, int]     # rows, columns of one latent frame
     patch: int                       # latent pixels per token side
+    learned_places: bool             # vectors per patch and action row beside the rotation
     condition_channels: int          # mask + image latent concatenated to the input; 0: none
     # context
     text_dim: int
@@ -132,6 +133,7 @@ _DREAMZERO = {
     'freq_dim': 256,
     'eps': 1e-6,
     'patch': 2,
+    'learned_places': False,
     'text_dim': 4096,
     'text_len': 512,
     'image_context': True,
@@ -161,6 +163,7 @@ _SMALL = {
     'latent_channels': 8,
     'latent_size': (8, 12),
     'patch': 2,
+    'learned_places': False,
     'condition_channels': 0,
     'text_dim': 128,
     'text_len': 52,
@@ -188,6 +191,8 @@ PRESETS = {
         dim=3072, heads=24, layers=30, ffn_dim=14336,
         latent_channels=48, latent_size=(10, 20), condition_channels=0, **_DREAMZERO,
     ),
-    'mini': ModelConfig(**_SMALL),
+    # room for the longest instruction, and for no more values than our robots have
+    'mini': ModelConfig(**{**_SMALL, 'learned_places': True, 'text_len': 64, 'action_dim': 24,
+                           'state_dim': 24}),
     'tiny': ModelConfig(**_SMALL),
 }

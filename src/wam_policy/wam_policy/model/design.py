@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wam_policy.model import canvas, encoders, image, lora, prompts, text, vae
+from wam_policy.model import canvas, encoders, image, lora, prompts, sampler, text, vae
 from wam_policy.model.config import ModelConfig, preset
 from wam_policy.model.lora import LoraConfig
 
@@ -43,6 +43,15 @@ class CanvasConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Advice:
+    """Say how a model likes to be asked; a user may still choose otherwise."""
+
+    recipe: str                     # a key of sampler.MODES
+    steps: int | None               # evaluate at every one of so many steps instead
+    guidance: float                 # 1: the conditional branch alone
+
+
+@dataclass(frozen=True, slots=True)
 class Design:
     """Describe a model completely, except for its weights and statistics."""
 
@@ -56,6 +65,7 @@ class Design:
     trained: bool
     adapters: LoraConfig | None         # the folder holds adapters over a base
     video_final_noise: float | None     # of decoupled inference; None: coupled
+    inference: Advice | None            # None: the model does not say
 
     def template(self, tag: str) -> str:
         """Give the prompt template of a tag; ValueError if this model has none."""
@@ -89,7 +99,8 @@ class Design:
             'encoders': self.encoders.to_dict(), 'canvas': asdict(self.canvas),
             'prompts': dict(self.prompts), 'negative': self.negative,
             'normalisation': self.normalisation, 'video_final_noise': self.video_final_noise,
-            'adapters': asdict(self.adapters) if self.adapters else None}
+            'adapters': asdict(self.adapters) if self.adapters else None,
+            'inference': asdict(self.inference) if self.inference else None}
 
 
 _QUADRANTS_14B = CanvasConfig(None, (176, 320), canvas.CENTRE_CROP, None)
@@ -106,8 +117,10 @@ def released(name: str) -> Design:
     return Design(
         name=name, model=preset(name), encoders=encoders.PRESETS[name],
         canvas=boxes.get(name, _BESIDE), prompts={ANY: prompts.PLAIN} if own else {},
-        negative='' if own else prompts.NEGATIVE, normalisation='q99', trained=False,
-        adapters=None, video_final_noise=None)
+        negative='' if own else prompts.NEGATIVE,
+        normalisation='mean_std' if name == 'mini' else 'q99', trained=False,
+        adapters=None, video_final_noise=None,
+        inference=Advice('full16', 4, 1.0) if name == 'mini' else None)
 
 
 def read(folder: Path) -> Design:
@@ -141,7 +154,8 @@ def parsed(content: Mapping[str, Any]) -> Design:
         name=own.get('name', _family(head)), model=model, encoders=parts, canvas=box,
         prompts=own.get('prompts', {}), negative=own.get('negative', prompts.NEGATIVE),
         normalisation=own.get('normalisation', 'q99'), trained=own.get('trained', True),
-        adapters=_adapters(own, head), video_final_noise=_final_noise(own, head))
+        adapters=_adapters(own, head), video_final_noise=_final_noise(own, head),
+        inference=_advice(own))
 
 
 def _size(values: Sequence[int]) -> tuple[int, int]:
@@ -159,6 +173,20 @@ def _canvas(values: Mapping[str, Any]) -> CanvasConfig:
                             _size(size) if size else None)
     except (KeyError, TypeError) as error:
         raise ValueError(f'wam.canvas: {error}') from error
+
+
+def _advice(own: Mapping[str, Any]) -> Advice | None:
+    values = own.get('inference')
+    if not values:
+        return None
+    try:
+        advice = Advice(**values)
+    except TypeError as error:
+        raise ValueError(f'wam.inference: {error}') from error
+    if advice.recipe not in sampler.MODES:
+        raise ValueError(f'wam.inference: recipe {advice.recipe!r} is unknown; known: '
+                         f'{", ".join(sampler.MODES)}')
+    return advice
 
 
 def _adapters(own: Mapping[str, Any], head: Mapping[str, Any]) -> LoraConfig | None:
@@ -236,6 +264,7 @@ def _released_model(head: Mapping[str, Any], box: CanvasConfig,
         layers=int(_wanted(network, 'num_layers')), ffn_dim=int(_wanted(network, 'ffn_dim')),
         freq_dim=int(network.get('freq_dim', 256)), eps=float(network.get('eps', 1e-6)),
         latent_channels=channels, latent_size=(rows // 2 * 2, columns // 2 * 2), patch=2,
+        learned_places=False,
         condition_channels=int(_wanted(network, 'in_dim')) - channels if conditioned else 0,
         text_dim=int(network.get('text_dim', 4096)), text_len=int(network.get('text_len', 512)),
         image_context=True, image_dim=parts.image.dim if parts.image else 0,

@@ -66,6 +66,9 @@ class VideoActionDiT(nn.Module):
         self.patch_embedding = PatchEmbedding(
             config.latent_channels + config.condition_channels, dim, config.patch
         )
+        if config.learned_places:
+            self.place_embedding = _places(config.frame_tokens, dim)
+            self.row_embedding = _places(config.actions_per_block, dim)
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate='tanh'), nn.Linear(dim, dim)
         )
@@ -179,7 +182,7 @@ class VideoActionDiT(nn.Module):
         tokens. Returns velocities shaped as video and action.
         """
         tokens = self._video_tokens(video, condition)
-        actions, count = self.action_encoder(action, action_time.wave), tokens.shape[1]
+        actions, count = self._action_tokens(action, action_time), tokens.shape[1]
         x = torch.cat([tokens, actions, self.state_encoder(state)], dim=1)
         modulation = joined_modulation(video_time, action_time, count, x.shape[1] - count)
         memories = cache.layers(video.shape[2])
@@ -201,6 +204,7 @@ class VideoActionDiT(nn.Module):
         context: list[ContextMemory],
         condition: Tensor | None = None,
         tap: int = -1,
+        lean: bool = False,
     ) -> Prediction:
         """Predict every block of a clip at once, each from the clean frames before it.
 
@@ -208,21 +212,27 @@ class VideoActionDiT(nn.Module):
         frames_per_block; action [batch blocks*actions action_dim], state [batch blocks*states
         state_dim]; flow times video_t [batch frames], action_t [batch blocks*actions]. Without
         `noisy` the video stream is left out. `tap` is the layer whose clean tokens come back.
+        `lean` leaves out what no later token reads: `clean` then lacks the last block, `noisy`
+        and video_t lack frame 0, and so do the results.
         """
-        c, frames = self.config, clean.shape[2]
-        mask = teacher_forcing_mask(c, frames, noisy is not None, clean.device)
-        video_angle = video_angles(0, frames, c.grid, c.head_dim, clean.device)
+        c = self.config
+        seen = clean.shape[2]
+        frames = seen + c.frames_per_block if lean else seen
+        mask = teacher_forcing_mask(c, frames, noisy is not None, clean.device, lean)
+        angle = video_angles(0, frames, c.grid, c.head_dim, clean.device)
         clean_time = self.flow_time(torch.full_like(video_t[:, :1], CLEAN))
-        clean_time = clean_time.spread(frames * c.frame_tokens)
+        clean_time = clean_time.spread(seen * c.frame_tokens)
         action_time = self.flow_time(action_t)
         state_time = action_time.strided(c.actions_per_block // c.states_per_block)
-        tokens, angles, times = [self._video_tokens(clean, condition)], [video_angle], [clean_time]
+        tokens, times = [self._video_tokens(clean, _cut(condition, 0, seen))], [clean_time]
+        angles = [angle[:seen * c.frame_tokens]]
         if noisy is not None:
             noisy_time = self.flow_time(video_t).spread(c.frame_tokens)
-            tokens.append(self._video_tokens(noisy, condition))
-            angles.append(video_angle)
+            first = frames - noisy.shape[2]
+            tokens.append(self._video_tokens(noisy, _cut(condition, first, frames)))
+            angles.append(angle[first * c.frame_tokens:])
             times.append(noisy_time)
-        tokens += [self.action_encoder(action, action_time.wave), self.state_encoder(state)]
+        tokens += [self._action_tokens(action, action_time), self.state_encoder(state)]
         angles += [self._line(0, action.shape[1]), self._line(0, state.shape[1])]
         times += [action_time, state_time]
 
@@ -230,8 +240,8 @@ class VideoActionDiT(nn.Module):
         modulation = torch.cat([t.modulation for t in times], dim=1)
         rotation = Rotation.of(torch.cat(angles))
         clean_tokens, tapped = tokens[0], self.layers[tap]
-        for block, seen in zip(self.layers, context, strict=True):
-            x = block(x, modulation, rotation, seen, mask=mask)
+        for block, memory in zip(self.layers, context, strict=True):
+            x = block(x, modulation, rotation, memory, mask=mask)
             if block is tapped:
                 clean_tokens = x[:, :clean_tokens.shape[1]]
         *_, hidden, acted, _ = x.split([part.shape[1] for part in tokens], dim=1)
@@ -246,15 +256,33 @@ class VideoActionDiT(nn.Module):
         return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
     def _video_tokens(self, video: Tensor, condition: Tensor | None) -> Tensor:
-        if not self.config.condition_channels:
-            return self.patch_embedding(video)
-        if condition is None:
-            raise ValueError('this model wants an image condition with its video')
-        return self.patch_embedding(torch.cat([video, condition], dim=1))
+        if self.config.condition_channels:
+            if condition is None:
+                raise ValueError('this model wants an image condition with its video')
+            video = torch.cat([video, condition], dim=1)
+        tokens = self.patch_embedding(video)
+        if self.config.learned_places:
+            tokens = tokens + self.place_embedding.repeat(1, video.shape[2], 1)
+        return tokens
+
+    def _action_tokens(self, action: Tensor, time: FlowTime) -> Tensor:
+        tokens = self.action_encoder(action, time.wave)
+        if self.config.learned_places:
+            blocks = action.shape[1] // self.config.actions_per_block
+            tokens = tokens + self.row_embedding.repeat(1, blocks, 1)
+        return tokens
 
     def _line(self, first: int, count: int) -> Tensor:
         positions = torch.arange(first, first + count, device=self.device)
         return line_angles(positions, self.config.head_dim)
+
+
+def _places(count: int, dim: int) -> nn.Parameter:
+    return nn.Parameter(0.02 * torch.randn(1, count, dim))
+
+
+def _cut(condition: Tensor | None, first: int, stop: int) -> Tensor | None:
+    return None if condition is None else condition[:, :, first:stop]
 
 
 def joined_modulation(

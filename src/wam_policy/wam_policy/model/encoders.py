@@ -7,30 +7,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from wam_policy.model import image, text, vae
+from wam_policy.model import conv_vae, image, text, vae
+
+AutoencoderConfig = vae.VaeConfig | conv_vae.ConvConfig
+_KINDS = {'wan': vae.VaeConfig, 'conv': conv_vae.ConvConfig}
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
     """Size the encoders of one model; `tokenizer` is 'bytes' or a folder of the checkpoint."""
 
-    vae: vae.VaeConfig
+    vae: AutoencoderConfig
     text: text.TextConfig
     image: image.ImageConfig | None
     tokenizer: str
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain JSON values; `from_dict` is the inverse."""
-        return asdict(self)
+        kind = next(name for name, owner in _KINDS.items() if isinstance(self.vae, owner))
+        return {**asdict(self), 'vae': {'kind': kind, **asdict(self.vae)}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> 'EncoderConfig':
         """Read what `to_dict` wrote; ValueError says what does not fit."""
         try:
-            pixels: dict[str, Any] = dict(values['vae'])
-            pixels |= {key: tuple(pixels[key]) for key in ('mean', 'std')}
+            pixels = {key: tuple(value) if isinstance(value, list) else value
+                      for key, value in values['vae'].items()}
+            kind = pixels.pop('kind', 'wan')        # files older than the choice do not say
+            if kind not in _KINDS:
+                raise ValueError(f'encoder config: vae kind {kind!r}: want {", ".join(_KINDS)}')
             frame = values['image']
-            return cls(vae.VaeConfig(**pixels), text.TextConfig(**values['text']),
+            return cls(_KINDS[kind](**pixels), text.TextConfig(**values['text']),
                        image.ImageConfig(**frame) if frame else None, values['tokenizer'])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f'encoder config: {error}') from error
@@ -40,9 +47,15 @@ _TINY = EncoderConfig(
     vae.VaeConfig(8, 8, 8, 1, False, 1, (0.0,) * 8, (1.0,) * 8),
     text.TextConfig(text.ByteTokenizer.VOCABULARY, 128, 4, 32, 256, 2, 32), None, 'bytes')
 
+# the statistics of latents come with the trained weights
+_MINI = EncoderConfig(
+    conv_vae.ConvConfig(8, (32, 64, 96), (0.0,) * 8, (1.0,) * 8),
+    text.TextConfig(text.ByteTokenizer.VOCABULARY, 128, 4, 32, 256, 2, 32), None, 'bytes')
+
 PRESETS = {
     'dreamzero_14b': EncoderConfig(vae.WAN21, text.UMT5_XXL, image.CLIP_H, 'tokenizer'),
     'dreamzero_5b': EncoderConfig(vae.WAN22, text.UMT5_XXL, image.CLIP_H, 'tokenizer'),
+    'mini': _MINI,
     'tiny': _TINY,
 }
 
@@ -60,7 +73,9 @@ class Encoders(nn.Module):
         self.config = config
         self.latent_size = latent_size
         self.tokenizer = tokenizer
-        self.vae = vae.Vae(config.vae)
+        self.vae: vae.Vae | conv_vae.ConvVae = (
+            conv_vae.ConvVae(config.vae) if isinstance(config.vae, conv_vae.ConvConfig)
+            else vae.Vae(config.vae))
         self.text = text.TextEncoder(config.text)
         self.image = image.ImageEncoder(config.image) if config.image else None
 

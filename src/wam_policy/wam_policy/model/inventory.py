@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from wam_policy.model import keymap
+from wam_policy.model.conv_vae import ConvConfig
 from wam_policy.model.design import Design
 from wam_policy.model.dit import VideoActionDiT
 from wam_policy.model.encoders import Encoders
@@ -47,11 +48,12 @@ def slots(parts: Networks) -> dict[str, Slot]:
     """List every tensor of the released layout that these networks read, by its file name."""
     encoders = parts.encoders
     vae = encoders.config.vae
+    pixels = keymap.plain(encoders.vae.net) if isinstance(vae, ConvConfig) else keymap.vae(
+        encoders.vae.net, residual=vae.residual, res_blocks=vae.res_blocks)
     groups = [
         ('transformer', keymap.DIT, parts.dit, keymap.plain(parts.dit)),
         ('text encoder', keymap.TEXT, encoders.text.net, keymap.text(encoders.text.net)),
-        ('autoencoder', keymap.VAE, encoders.vae.net,
-         keymap.vae(encoders.vae.net, residual=vae.residual, res_blocks=vae.res_blocks))]
+        ('autoencoder', keymap.VAE, encoders.vae.net, pixels)]
     if encoders.image is not None:
         groups.append(('image encoder', keymap.IMAGE + 'visual.', encoders.image.net,
                        keymap.image(encoders.image.net)))

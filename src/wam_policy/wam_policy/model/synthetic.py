@@ -24,6 +24,7 @@ from wam_policy.model import inventory, keymap, metadata, shards
 from wam_policy.model.design import Design, released
 from wam_policy.model.lora import TARGETS
 from wam_policy.model.metadata import Statistics, Tag
+from wam_policy.model.vae import VaeConfig
 
 _DTYPE_NAMES = {dtype: name for name, dtype in shards.DTYPES.items()}
 # What an untrained model may ask of a joint, from where it is. It hands its noise through, so one
@@ -102,6 +103,8 @@ def config(design: Design) -> dict[str, object]:
 def toy(design: Design, tile: tuple[int, int] = (32, 32)) -> Design:
     """Shrink a released design to a few megabytes, keeping every kind of tensor it has."""
     old, parts = design.model, design.encoders
+    if not isinstance(parts.vae, VaeConfig):
+        raise ValueError(f'{design.name} is no released design: nothing to shrink')
     pixels = replace(parts.vae, channels=4, base_dim=8, decoder_base_dim=8, mean=(0.0,) * 4,
                      std=(1.0,) * 4)
     words = replace(parts.text, vocabulary=259, dim=48, heads=4, head_dim=12, ffn_dim=64, layers=2)
