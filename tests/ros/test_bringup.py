@@ -216,10 +216,39 @@ def test_a_node_is_configured_then_activated_and_ctrl_c_is_clean(launch):
     seen(process, 'configure asked')
     seen(process, 'activate asked')
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)       # as a terminal does
     output = process.communicate(timeout=30)[0]
     assert process.returncode == 0, output
     assert 'process has died' not in output and 'Traceback' not in output
+
+
+INTERRUPTED = textwrap.dedent('''
+    import importlib.util, signal, sys
+    from launch import LaunchDescription, LaunchService
+    from launch.actions import OpaqueFunction
+
+    spec = importlib.util.spec_from_file_location('stack', {stack!r})
+    stack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stack)
+
+    def busy(context):
+        signal.raise_signal(signal.SIGINT)
+        print('done', flush=True)
+
+    service = LaunchService()
+    service.include_launch_description(LaunchDescription([
+        stack.generate_launch_description().entities[0], OpaqueFunction(function=busy)]))
+    sys.exit(service.run())
+''')
+
+
+def test_ctrl_c_breaks_nothing_off_that_the_launch_does():
+    """Where it did, the launch sometimes never woke again."""
+    done = subprocess.run([sys.executable, '-c', INTERRUPTED.format(stack=str(STACK))],
+                          capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 'done' in done.stdout.splitlines(), done.stdout
+    assert 'user interrupted with ctrl-c' in done.stdout
 
 
 @pytest.mark.parametrize(('behaviour', 'code', 'words'), [

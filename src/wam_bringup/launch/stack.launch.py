@@ -5,6 +5,7 @@ cannot be configured or dies ends the whole launch with exit code 1 and the reas
 """
 
 import os
+import signal
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
@@ -130,6 +131,7 @@ def generate_launch_description() -> LaunchDescription:
                              namespace=NAMESPACE, condition=IfCondition(RECORDING), **common)
     # the handlers come first: a fast node must not start before anyone listens
     return LaunchDescription([
+        OpaqueFunction(function=uninterrupted),
         *arguments,
         *brought_up(stream, 'stream'),
         *brought_up(motion, 'motion'),
@@ -141,6 +143,15 @@ def generate_launch_description() -> LaunchDescription:
         policy,
         recorder,
     ])
+
+
+def uninterrupted(context: LaunchContext) -> None:
+    """Let Ctrl-C reach launch in its own way only, which is a descriptor that its loop reads.
+
+    Python's handler raises KeyboardInterrupt as well, in the middle of whatever the loop does.
+    Where that was about to wake a task, launch waited for ever and every node ran on.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)
 
 
 def brought_up(node: LifecycleNode, name: str) -> list[RegisterEventHandler]:

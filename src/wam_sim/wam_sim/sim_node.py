@@ -3,6 +3,7 @@
 Three threads: physics (paced by the wall clock), pictures (owns OpenGL), and the executor.
 """
 
+import faulthandler
 import signal
 import sys
 import threading
@@ -46,6 +47,7 @@ RATE_WINDOW_NS = 3_000_000_000
 # A trajectory must reach physics before its switch, 30 ms ahead: a thread that draws or publishes
 # pictures gives way this soon.
 SWITCH_INTERVAL_S = 0.0005
+ENDING_S = 8.0      # launch kills after 10 s: before that, the stacks tell what hangs
 
 
 class SimNode(Node):
@@ -232,8 +234,14 @@ def main(args: list[str] | None = None) -> None:
     favour()
     # our own handlers: rclpy's would invalidate publishers while two threads still use them
     asked = threading.Event()
+
+    def end(*_: object) -> None:
+        if not asked.is_set():          # impatience does not put it off
+            faulthandler.dump_traceback_later(ENDING_S, exit=True)
+        asked.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
+        signal.signal(number, end)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = SimNode()

@@ -1,9 +1,10 @@
 """How a node lives as a program: one executor, one way out, exit status 0 on Ctrl-C.
 
 The signal ends the node first and the ROS context last. rclpy's own handler does it the other way
-round, and then whatever still publishes fails.
+round, and then whatever still publishes fails. An end that does not come is forced.
 """
 
+import faulthandler
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ import rclpy
 from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+
+ENDING_S = 8.0      # launch kills after 10 s: before that, the stacks tell what hangs
 
 
 class Spinning:
@@ -45,14 +48,25 @@ class Spinning:
             self._on_end()
 
 
-def spun(make: Callable[[], Node], args: list[str] | None = None) -> None:
-    """Run the node that `make` returns until a signal comes, then `close` it."""
+def spun(make: Callable[[], Node], args: list[str] | None = None,
+         ending_s: float = ENDING_S) -> None:
+    """Run the node that `make` returns until a signal comes, then `close` it.
+
+    What has not ended `ending_s` later is stuck: every thread's stack goes to stderr and the
+    process leaves with status 1.
+    """
     asked = threading.Event()
+
+    def end(*_: object) -> None:
+        if not asked.is_set():          # impatience does not put it off
+            faulthandler.dump_traceback_later(ending_s, exit=True)
+        asked.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
+        signal.signal(number, end)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = make()
-    spinning = Spinning([node], asked.set)
+    spinning = Spinning([node], end)
     try:
         asked.wait()
         spinning.stop()

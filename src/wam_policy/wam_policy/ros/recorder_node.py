@@ -28,10 +28,10 @@ from wam_policy.core.instruction import cleaned
 from wam_policy.ros import episode_status, params, qos
 from wam_policy.ros.episodes import Episodes
 from wam_policy.ros.params import RecorderParams
-from wam_policy.ros.process import spun
+from wam_policy.ros.process import ENDING_S, spun
 from wam_policy.ros.record_action import RecordAction
 from wam_policy.ros.sources import INSTRUCTION, SIM_STATUS, Source, sources
-from wam_policy.ros.tape import Tape
+from wam_policy.ros.tape import STUCK_S, Tape
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 STATUS_PERIOD_S = 0.5
@@ -277,7 +277,8 @@ class RecorderNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> None:
-    spun(RecorderNode, args)
+    # a slow disk gets the time that it is promised
+    spun(RecorderNode, args, ending_s=STUCK_S + ENDING_S)
 
 
 if __name__ == '__main__':
