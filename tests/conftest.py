@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-# torch's compiler brings an LLVM, the simulator's off-screen OpenGL another. Only tests have both in
-# one process, and there the compiler's must be loaded first: loaded second, it crashes.
+# torch's compiler brings an LLVM, the simulator's off-screen OpenGL another. Only tests have both
+# in one process, and there the compiler's must be loaded first: loaded second, it crashes.
 if importlib.util.find_spec('triton'):
     import triton  # noqa: F401
 
