@@ -59,3 +59,10 @@ def pictures(path: Path) -> np.ndarray:
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format='rgb24')
                          for frame in container.decode(video=0)])
+
+
+def pictures_every(path: Path, stride: int) -> np.ndarray:
+    """Decode the first of every `stride` frames: uint8 [frames height width 3]."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format='rgb24')
+                         for i, frame in enumerate(container.decode(video=0)) if i % stride == 0])

@@ -1,0 +1,208 @@
+"""Data set folders as arrays that training can draw from: canvases, postures, targets, labels.
+
+Pictures go through the same canvas code as live ones and are kept beside the data set
+(`NAME.clips`), because decoding is the slow part. Rows are those of the data set; pictures are
+taken every `stride` rows. Columns that only a simulator can fill (supervised, grounding) are
+optional: without them every row is the expert's and nothing is grounded.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from wam_policy.core import embodiment
+from wam_policy.core.embodiment import Embodiment
+from wam_policy.learn import gear
+from wam_policy.learn.video import pictures_every
+from wam_policy.model import canvas
+from wam_policy.model.design import Design
+
+SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Say where an episode lies in the arrays."""
+
+    row: int
+    rows: int
+    frame: int
+    frames: int
+    family: str                 # of its task; empty if the data set does not say
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clips:
+    """Hold all episodes of some data sets, one after the other."""
+
+    robot: Embodiment
+    stride: int                 # rows between two pictures
+    spans: tuple[Span, ...]
+    texts: tuple[str, ...]
+    canvases: tuple[np.ndarray, ...]    # one per data set, uint8 [frames height width 3]
+    state: np.ndarray           # float32 [rows state], the model's keys and units
+    action: np.ndarray          # float32 [rows action], absolute
+    task: np.ndarray            # int32 [rows], index into texts
+    supervised: np.ndarray      # bool [rows]
+    pixel: np.ndarray           # float32 [rows 2], NaN: no label
+    place: np.ndarray           # float32 [rows 2], NaN: no label
+
+    @property
+    def frames(self) -> int:
+        return sum(map(len, self.canvases))
+
+    @property
+    def grounded(self) -> bool:
+        return bool(np.isfinite(self.pixel).any())
+
+
+def read(folders: Sequence[Path], design: Design) -> Clips:
+    """Read data sets of one robot; ValueError names the folder that does not fit, and why.
+
+    A folder of data sets (the shards of `./wam play`) stands for all of them.
+    """
+    if not folders:
+        raise ValueError('no data set named')
+    parts = [_folder(shard, design) for folder in folders for shard in _shards(folder)]
+    robots = {part.robot.name for part in parts}
+    if len(robots) > 1:
+        raise ValueError(f'data sets of different robots: {", ".join(sorted(robots))}; train '
+                         'on one of them at a time')
+    return joined(parts)
+
+
+def joined(parts: Sequence[Clips]) -> Clips:
+    """Put clips of one robot behind each other."""
+    texts = tuple(dict.fromkeys(text for part in parts for text in part.texts))
+    spans, tasks, row, frame = [], [], 0, 0
+    for part in parts:
+        spans += [Span(span.row + row, span.rows, span.frame + frame, span.frames, span.family)
+                  for span in part.spans]
+        tasks.append(np.array([texts.index(text) for text in part.texts], np.int32)[part.task])
+        row, frame = row + len(part.task), frame + part.frames
+
+    def whole(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return Clips(parts[0].robot, parts[0].stride, tuple(spans), texts,
+                 tuple(canvases for part in parts for canvases in part.canvases), whole('state'),
+                 whole('action'), np.concatenate(tasks), whole('supervised'), whole('pixel'),
+                 whole('place'))
+
+
+def subset(clips: Clips, episodes: Sequence[int]) -> Clips:
+    """Give the same arrays with some of the episodes."""
+    spans = tuple(clips.spans[i] for i in episodes)
+    return Clips(clips.robot, clips.stride, spans, clips.texts, clips.canvases, clips.state,
+                 clips.action, clips.task, clips.supervised, clips.pixel, clips.place)
+
+
+# ---- one folder
+
+def _shards(folder: Path) -> list[Path]:
+    found = sorted(path.parents[1] for path in folder.glob('*/meta/info.json'))
+    return found if found and not (folder / 'meta').is_dir() else [folder]
+
+
+def _folder(folder: Path, design: Design) -> Clips:
+    info = _json(folder / 'meta' / 'info.json')
+    robot = embodiment.load(info['robot_type'])
+    model = design.model
+    stride, rest = divmod(model.actions_per_block, model.block_pixel_frames)
+    if rest:
+        raise ValueError(f'{design.name}: {model.actions_per_block} actions do not divide into '
+                         f'{model.block_pixel_frames} pictures')
+    lines = (folder / 'meta' / 'episodes.jsonl').read_text().splitlines()
+    episodes = [json.loads(line) for line in lines]
+    tasks = [json.loads(line)['task']
+             for line in (folder / 'meta' / 'tasks.jsonl').read_text().splitlines()]
+    tables = [pq.read_table(folder / _path(info, 'data_path', i)) for i in range(len(episodes))]
+    counts = [len(table) for table in tables]
+    frames = [-(-count // stride) for count in counts]
+    spans, row, frame = [], 0, 0
+    for episode, rows, shown in zip(episodes, counts, frames, strict=True):
+        spans.append(Span(row, rows, frame, shown, str(episode.get('family', ''))))
+        row, frame = row + rows, frame + shown
+    columns = {name: np.concatenate([_column(table, name) for table in tables])
+               for name in (gear.STATE, gear.ACTION, 'task_index')}
+    for name, kind in ((gear.STATE, robot.state_keys), (gear.ACTION, robot.action_keys)):
+        wanted = len(gear.names(kind))
+        if columns[name].shape[1:] != (wanted,):
+            raise ValueError(f'{folder}: {name} has shape {columns[name].shape[1:]}, {robot.name} '
+                             f'has {wanted} values; export the episodes again')
+    unlabelled = np.full((row, 2), np.nan, np.float32)
+    extra = {name: np.concatenate([_column(table, name) for table in tables])
+             for name in (SUPERVISED, PIXEL, PLACE) if name in tables[0].column_names}
+    return Clips(
+        robot, stride, tuple(spans), tuple(tasks), (_canvases(folder, info, design, robot, spans,
+                                                              stride),),
+        columns[gear.STATE], columns[gear.ACTION], columns['task_index'].astype(np.int32),
+        extra.get(SUPERVISED, np.ones(row)).reshape(row).astype(bool),
+        extra.get(PIXEL, unlabelled), extra.get(PLACE, unlabelled))
+
+
+def _column(table: Any, name: str) -> np.ndarray:
+    column = table[name].combine_chunks()
+    if hasattr(column, 'values'):       # lists of one length
+        return column.values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(
+            len(table), -1)
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: not there, so {path.parent.parent} is no data set; '
+                                'make one with ./wam export or ./wam play')
+    return json.loads(path.read_text())
+
+
+def _path(info: Mapping[str, Any], kind: str, episode: int, key: str = '') -> str:
+    return info[kind].format(episode_chunk=episode // info['chunks_size'], episode_index=episode,
+                             video_key=key)
+
+
+# ---- canvases
+
+def _canvases(folder: Path, info: Mapping[str, Any], design: Design, robot: Embodiment,
+              spans: Sequence[Span], stride: int) -> np.ndarray:
+    """Give the canvases of a folder, from beside it or decoded now."""
+    layout = design.canvas.layout(robot.model_tag, tuple(camera.key for camera in robot.cameras))
+    key = {'version': _VERSION, 'layout': repr(layout), 'stride': stride,
+           'episodes': len(spans), 'rows': sum(span.rows for span in spans)}
+    home = folder.with_name(folder.name + '.clips')
+    if (home / 'key.json').is_file() and json.loads((home / 'key.json').read_text()) == key:
+        return np.load(home / 'canvases.npy', mmap_mode='r')
+    part = home.with_name(home.name + '.part')
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    count = sum(span.frames for span in spans)
+    kept = np.lib.format.open_memmap(part / 'canvases.npy', 'w+', np.uint8,
+                                     (count, *layout.size, 3))
+    for number, span in enumerate(spans):
+        views = {}
+        for camera in layout.views:
+            path = folder / _path(info, 'video_path', number, gear.VIDEO + camera)
+            try:
+                shown = pictures_every(path, stride)
+            except (OSError, av.FFmpegError) as error:
+                raise ValueError(f'{path}: cannot be decoded: {error}') from error
+            if len(shown) != span.frames:
+                raise ValueError(f'{path}: {len(shown)} pictures every {stride} rows, the table '
+                                 f'has room for {span.frames}; export the episodes again')
+            views[camera] = torch.from_numpy(shown)
+        kept[span.frame:span.frame + span.frames] = canvas.stitched(views, layout).numpy()
+    kept.flush()
+    (part / 'key.json').write_text(json.dumps(key))
+    shutil.rmtree(home, ignore_errors=True)
+    os.rename(part, home)
+    return np.load(home / 'canvases.npy', mmap_mode='r')
