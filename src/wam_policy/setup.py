@@ -4,7 +4,8 @@ setup(
     name='wam_policy',
     version='0.1.0',
     packages=find_packages(include=['wam_policy', 'wam_policy.*']),
-    package_data={'wam_policy': ['embodiments/*/*.yaml', 'embodiments/*/README.md',
+    package_data={'wam_policy': ['embodiments/*/*.yaml', 'embodiments/*/*.xml',
+                                 'embodiments/*/README.md',
                                  'remote/flavours/*.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', ['resource/wam_policy']),

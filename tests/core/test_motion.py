@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from wam_policy.core import limits
+from wam_policy.core.contact import Contact
 from wam_policy.core.embodiment import load
 from wam_policy.core.follower import Follower, Points
+from wam_policy.core.monitors import Strain
 from wam_policy.core.motion import MotionControl, State
 from wam_policy.core.proposal import proposed
 from wam_policy.core.types import Chunk, JointState
@@ -320,3 +322,103 @@ def test_measured_outside_its_limits_is_held_and_only_moves_inward():
     rig.run(2.0, lambda: rig.motion.on_chunk(rig.chunk(back), rig.now)
             if rig.now // (10 * MS) % 14 == 0 else None)
     assert rig.seen[-1][2].position[0] == pytest.approx(outside[0] - 0.2, abs=1e-3)
+
+
+class Wall:
+    """Stand where the first joint exceeds `at_rad`."""
+
+    def __init__(self, at_rad: float) -> None:
+        self.at_rad, self.body = at_rad, None
+
+    def first_contact(self, path, held):
+        self.body = held
+        rows = np.flatnonzero(path[:, 0] > max(self.at_rad, path[0, 0]) + 1e-9)
+        return Contact(int(rows[0]), 'left hand and table') if len(rows) else None
+
+
+def asking(rig: Rig, joint_rad: float) -> Callable[[], None]:
+    """Return what sends, every 140 ms, a chunk that takes the first joint to `joint_rad`."""
+    def send() -> None:
+        if (rig.now // (10 * MS)) % 14 == 0:
+            here = rig.robot.sample(rig.now).position[0]
+            rows = np.tile(CENTRE, (24, 1))
+            rows[:, 0] = here + np.clip(joint_rad - here, -0.25, 0.25)
+            rig.motion.on_chunk(rig.chunk(rows), rig.now)
+    return send
+
+
+def test_contact_ahead_cuts_the_motion_short_and_says_so_until_it_is_over():
+    wall = Wall(CENTRE[0] + 0.35)
+    rig = Rig(surroundings=wall).tracking()
+    rig.run(2.5, asking(rig, wall.at_rad + 0.02))
+    assert rig.motion.reason == 'contact ahead: left hand and table; stopping before it'
+    assert rig.motion.state is State.TRACKING and rig.motion.snapshot(rig.now).tally.contacts > 1
+    highest = max(at.position[0] for _, _, at in rig.seen)
+    assert wall.at_rad - 0.03 < highest <= wall.at_rad + 1e-6
+    assert len(wall.body) == 4              # the rest of the robot, as its folder has it
+    rig.run(0.6, asking(rig, CENTRE[0]))
+    assert 'contact' not in rig.motion.reason and rig.motion.state is State.TRACKING
+
+
+def test_a_policy_that_keeps_pushing_is_held_where_it_would_touch():
+    rig = Rig(surroundings=Wall(CENTRE[0] + 0.3)).tracking()
+    rig.run(5.0, asking(rig, CENTRE[0] + 0.6))
+    assert 'contact ahead: left hand and table' in rig.motion.reason and rig.speed() < 1e-3
+    assert max(at.position[0] for _, _, at in rig.seen) <= CENTRE[0] + 0.3 + 1e-6
+
+
+def test_a_stop_that_would_touch_is_not_taken_the_old_motion_rests_by_itself():
+    class Brakes(Wall):
+        def first_contact(self, path, held):
+            return Contact(1, 'elbow and body')
+    rig = Rig(surroundings=Wall(10.0)).tracking()
+    rig.motion.surroundings = Brakes(0.0)
+    executing = rig.motion.executing
+    rig.motion.estop(rig.now)
+    rig.run(1.5)
+    assert rig.motion.executing is executing and rig.speed() == 0.0
+    assert 'no faster stop: it would bring elbow and body together' in rig.motion.reason
+
+
+def test_an_arm_that_pushes_too_hard_for_too_long_is_stopped():
+    rig = Rig().tracking()
+    hard = np.where(np.arange(N) == 3, 0.95 * ROBOT.joint(ROBOT.commanded[3]).hw_effort, 0.0)
+
+    def feel(effort: np.ndarray) -> None:
+        at = rig.robot.sample(rig.now)
+        rig.motion.on_joints(JointState(rig.now + MS, ROBOT.commanded, at.position,
+                                        effort=effort), rig.now + MS)
+    rig.joints = False
+    for _ in range(25):                     # 0.25 s: a jolt
+        rig.step()
+        feel(hard)
+    feel(0.0 * hard)
+    rig.step()
+    feel(0.0 * hard)
+    assert rig.motion.state is not State.PROTECTIVE_STOP
+    for _ in range(35):
+        rig.step()
+        feel(-hard)
+    assert rig.motion.state is State.PROTECTIVE_STOP
+    assert 'idx24_arm_l_joint4 pushes with 57.0, more than 54' in rig.motion.reason
+
+
+def test_a_gripper_may_squeeze_and_a_robot_without_efforts_is_not_judged():
+    strain = Strain(ROBOT, GRIPS)
+    squeeze = np.where(GRIPS, 100.0, 0.0)
+    for k in range(100):
+        state = JointState(k * 10 * MS, ROBOT.commanded, CENTRE, effort=squeeze)
+        assert strain.excess(state) is None
+        assert strain.excess(JointState(k * 10 * MS, ROBOT.commanded, CENTRE)) is None
+
+
+def test_what_the_driver_reports_stops_and_keeps_from_enabling():
+    rig = Rig().tracking()
+    rig.motion.on_robot_fault('left arm: a motor has 91 degrees', rig.now)
+    assert rig.motion.state is State.PROTECTIVE_STOP
+    assert rig.motion.reason == 'robot reports: left arm: a motor has 91 degrees'
+    rig.run(1.0)
+    assert rig.speed() == 0.0 and rig.motion.reset(rig.now) is None
+    assert '91 degrees' in rig.motion.enable(rig.now)[1]
+    rig.motion.on_robot_fault('', rig.now)
+    assert rig.motion.enable(rig.now)[0] is not None

@@ -129,7 +129,7 @@ def test_a_stranger_may_be_nan():
     (joints(name=(), position=()), 'a, b missing; got no names'),
     (joints(name=('b', 'a', 'a')), 'a named twice'),
     (joints(position=(2.0, 1.0)), '2 positions for 3 names'),
-    (joints(velocity=(1.0,)), '1 velocities for 3 names'),
+    (joints(velocity=(1.0,)), '1 velocity values for 3 names'),
     (joints(position=(np.nan, 9.0, 1.0)), 'position of b is not finite'),
     (joints(position=(2.0, 9.0, np.inf)), 'position of a is not finite')])
 def test_broken_joint_states_are_refused_by_name(msg, complaint):

@@ -6,13 +6,14 @@ how a joint is driven; the vendor block is handed on as it stands to the node th
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wam_policy.core.document import Table, number
+from wam_policy.core.safety import Safety
 
 ROBOTS = Path(__file__).resolve().parent.parent / 'embodiments'
 KINDS = ('revolute', 'prismatic', 'gripper')
@@ -99,58 +100,6 @@ class Slice:
     size: int
     relative: bool = False                  # action = target - state at the observation
     masked: bool = False                    # the model predicts it, we hold the current value
-
-
-@dataclass(frozen=True, slots=True)
-class FirstMove:
-    """State how the arm approaches the policy's targets after it is enabled."""
-
-    max_velocity_rad_s: float
-    max_prismatic_velocity_m_s: float
-    tolerance_rad: float                    # command and target this close ...
-    dwell_s: float                          # ... for this long end the approach
-    ramp_s: float                           # then full speed is reached over this time
-
-
-@dataclass(frozen=True, slots=True)
-class ObservationGate:
-    """State when inputs are good enough to ask the model; cameras have max_age_s of their own."""
-
-    joints_max_age_s: float
-    camera_skew_s: float                    # between the oldest and newest chosen frame
-    history_s: float                        # frames kept per camera
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkGate:
-    """State when a chunk may be executed and how it joins the motion before it."""
-
-    max_age_s: float                        # observation stamp to arrival
-    underrun_hold_s: float                  # past the last row without a new chunk
-    fade_s: float                           # seam offset fades to zero over this time
-    max_seam_offset: float                  # rad; beyond it policy and robot disagree
-    settle_tolerance: float                 # rad; command reached, in settle-then-observe mode
-
-
-@dataclass(frozen=True, slots=True)
-class ClampTrip:
-    """State how much limiting means that the policy is out of its depth."""
-
-    rate_hz: float
-    window_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Safety:
-    """Gather what every node must respect on this robot."""
-
-    position_margin: float                  # kept from a position limit, outward targets only
-    adapter_timeout_s: float                # without a command the adapter holds
-    deadman_lease_s: float                  # age of the last dead-man message, if one is used
-    first_move: FirstMove
-    observation: ObservationGate
-    chunk: ChunkGate
-    clamp_trip: ClampTrip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -251,7 +200,7 @@ def _embodiment(document: Table) -> Embodiment:
         joints=tuple(joints[name] for name in observed), commanded=commanded, observed=observed,
         grippers=grippers, cameras=document.tables('cameras', _camera), controllers=controllers,
         state_keys=keys[0], action_keys=keys[1],
-        rest=_rest(document, joints), safety=_safety(document.table('safety')),
+        rest=_rest(document, joints), safety=Safety.read(document.table('safety')),
         vendor=document.frozen('vendor'), contract=document.digest())
     model.done()
     return robot
@@ -339,24 +288,6 @@ def _rest(document: Table, joints: Mapping[str, Joint]) -> Mapping[str, float]:
             raise ValueError(f'{table.spot(name)}: {table.number(name):g} is outside '
                              f'[{joint.lower:g}, {joint.upper:g}]; move it inside')
     return document.frozen('rest')
-
-
-def _safety(table: Table) -> Safety:
-    def block(kind: type, key: str) -> Any:
-        inner = table.table(key)
-        made = kind(*(inner.number(field.name, above=0.0) for field in fields(kind)))
-        inner.done()
-        return made
-
-    safety = Safety(
-        position_margin=table.number('position_margin', above=0.0),
-        adapter_timeout_s=table.number('adapter_timeout_s', above=0.0),
-        deadman_lease_s=table.number('deadman_lease_s', above=0.0),
-        first_move=block(FirstMove, 'first_move'),
-        observation=block(ObservationGate, 'observation'),
-        chunk=block(ChunkGate, 'chunk'), clamp_trip=block(ClampTrip, 'clamp_trip'))
-    table.done()
-    return safety
 
 
 def _same(spot: str, given: Sequence[str], wanted: Sequence[str]) -> None:

@@ -20,6 +20,9 @@ class Posture:
         self.names = robot.commanded
         self.max_age_ns = round(robot.safety.observation.joints_max_age_s * NS_PER_S)
         self.newest: JointState | None = None
+        # how the joints stand that are only read; the rest posture until they are
+        self.held = robot.observed[len(robot.commanded):]
+        self.body = robot.rest_of(self.held)
         self.past: deque[tuple[int, np.ndarray]] = deque(maxlen=1000)
 
     def put(self, state: JointState, now_ns: int) -> str | None:
@@ -31,6 +34,8 @@ class Posture:
             return 'joint state is not newer than the one before'
         self.newest = state
         self.past.append((state.stamp_ns, state.positions(self.names)))
+        if set(self.held) <= set(state.names):
+            self.body = state.positions(self.held)
         while self.past[0][0] < state.stamp_ns - 2 * STILL_WINDOW_NS:
             self.past.popleft()
         return None
@@ -113,3 +118,32 @@ class Clamps:
         """Drop what would trip; the counts stay."""
         self.recent.clear()
         self.done_ns = now_ns
+
+
+class Strain:
+    """Tell when an arm joint pushes harder than it should, for longer than a jolt."""
+
+    def __init__(self, robot: Embodiment, gripping: np.ndarray) -> None:
+        self.rule, self.names = robot.safety.effort_trip, robot.commanded
+        full = np.array([robot.joint(name).hw_effort for name in robot.commanded])
+        self.limit = np.where(gripping, np.inf, self.rule.share * full)     # a grip is a push
+        self.since_ns: np.ndarray | None = None         # int64 [joints], where it is exceeded
+
+    def excess(self, state: JointState) -> str | None:
+        """Take the measured efforts, if any; return which joint pushes too hard."""
+        effort = state.efforts(self.names)
+        if effort is None:
+            self.since_ns = None
+            return None
+        over = np.abs(effort) > self.limit
+        before = np.full(len(over), state.stamp_ns) if self.since_ns is None else self.since_ns
+        self.since_ns = np.where(over, before, state.stamp_ns)
+        for_s = (state.stamp_ns - self.since_ns) / NS_PER_S
+        joint = int(for_s.argmax())
+        if over[joint] and for_s[joint] >= self.rule.duration_s:
+            return (f'{self.names[joint]} pushes with {abs(effort[joint]):.1f}, more than '
+                    f'{self.limit[joint]:g}, for {self.rule.duration_s:g} s: overload or contact')
+        return None
+
+    def forget(self) -> None:
+        self.since_ns = None

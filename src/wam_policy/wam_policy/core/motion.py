@@ -5,16 +5,17 @@ Pure: events come in with their time, trajectories to publish come out of `enabl
 happens here, the trajectory being executed ends at rest by itself; a stop makes that sooner.
 """
 
-import enum
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from wam_policy.core import chunking, planning
 from wam_policy.core.approach import Approach
+from wam_policy.core.contact import Foreseen, Obstacles
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.limits import gripping, margined
-from wam_policy.core.monitors import Clamps, Posture, strayed
+from wam_policy.core.monitors import Clamps, Posture, Strain, strayed
+from wam_policy.core.motion_state import DRIVEN, LATCHED, RUNNING, Snapshot, State, Tally
 from wam_policy.core.proposal import Job, Proposal
 from wam_policy.core.trajectory import NS_PER_S, Trajectory, held
 from wam_policy.core.types import Chunk, JointState
@@ -28,68 +29,19 @@ SETTLE_NS = 500_000_000
 BACKWARD_NS = 10_000_000    # a clock that goes back this far has jumped
 
 
-class State(enum.IntEnum):
-    """Name what motion does; the values are those of MotionStatus."""
-
-    UNCONFIGURED = 0
-    DISABLED = 1
-    HOLDING = 2
-    FIRST_MOVE = 3
-    TRACKING = 4
-    STOPPING = 5
-    ESTOPPED = 6
-    PROTECTIVE_STOP = 7
-
-
-LATCHED = (State.ESTOPPED, State.PROTECTIVE_STOP)
-RUNNING = (State.FIRST_MOVE, State.TRACKING)
-DRIVEN = (State.HOLDING, *RUNNING, State.STOPPING)
-
-
-@dataclass(slots=True)
-class Tally:
-    """Count since activation."""
-
-    accepted: int = 0
-    rejected: int = 0
-    late: int = 0                           # chunks that came after their last usable row
-    underruns: int = 0
-    replanned: int = 0                      # plans that were not ready at their switch
-    max_step: float = 0.0                   # rad
-    velocity_ratio: float = 0.0             # of what was published, worst joint
-    acceleration_ratio: float = 0.0
-    jerk_ratio: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Snapshot:
-    """Hold what there is to tell at one instant."""
-
-    state: State
-    enabled: bool
-    estop: bool
-    first_move: bool
-    dry_run: bool
-    deadman_ok: bool
-    clamp_counts: np.ndarray                # int64 [joints]
-    clamp_rate_hz: float
-    seam_offset: float
-    chunk_age_s: float | None               # of the executed chunk's observation
-    rows_left: float
-    tally: Tally
-    reason: str
-
-
 class MotionControl:
     """Decide about motion; the caller makes sure that calls do not overlap."""
 
     def __init__(self, robot: Embodiment, *, dry_run: bool, speed_scale: float = 1.0,
-                 use_deadman: bool = False) -> None:
+                 use_deadman: bool = False, surroundings: Obstacles | None = None) -> None:
+        """Move `robot`; without `surroundings` nothing is known of contact."""
         self.robot, self.dry_run, self.use_deadman = robot, dry_run, use_deadman
+        self.surroundings = surroundings
         limits = margined(robot)
         self.limits = replace(limits, velocity=limits.velocity * speed_scale)
         self.posture = Posture(robot)
         self.clamps = Clamps(robot, gripping(robot))
+        self.strain = Strain(robot, gripping(robot))
         self.approach = Approach(robot)
         self.gate = chunking.Gate(robot)
         self.tally = Tally()
@@ -99,6 +51,7 @@ class MotionControl:
         self.executing: Trajectory | None = None
         self.held_ns = 0                                # when the posture was last taken over
         self.active: Proposal | None = None             # the chunk being executed
+        self.ahead: Foreseen | None = None              # contact that it was cut short for
         self.pending: Chunk | None = None               # the newest chunk not yet planned
         self.stop_due = False                           # a stop is to be planned
         self.halting = False                            # chunks are refused until at rest
@@ -107,11 +60,13 @@ class MotionControl:
         self.command: np.ndarray | None = None          # at the last tick, [joints]
         self.deadman_ns: int | None = None
         self.deadman_ok = not use_deadman
+        self.robot_fault = ''                           # the driver's own words, empty if none
 
     def restart(self) -> None:
         """Begin a new activation: nothing is enabled or counted; a latched stop stays latched."""
         self.posture.forget()
         self.clamps = Clamps(self.robot, gripping(self.robot))
+        self.strain.forget()
         self.tally = Tally()
         self.executing = self.command = self.now_ns = self.active = self.pending = None
         self.stop_due = self.halting = False
@@ -156,10 +111,17 @@ class MotionControl:
         """Take a measured posture; return why it was refused."""
         flaw = self.posture.put(state, now_ns)
         if flaw is None and self.state in DRIVEN and not self.dry_run:
-            astray = strayed(self.executing, self.posture, self.limits.step)
-            if astray:
-                self._halt(State.PROTECTIVE_STOP, astray, now_ns)
+            trouble = (strayed(self.executing, self.posture, self.limits.step)
+                       or self.strain.excess(state))
+            if trouble:
+                self._halt(State.PROTECTIVE_STOP, trouble, now_ns)
         return flaw
+
+    def on_robot_fault(self, fault: str, now_ns: int) -> None:
+        """Hear what the robot's own driver finds wrong (heat, error flags); empty: nothing."""
+        self.robot_fault = fault
+        if fault and self.state in DRIVEN and not self.dry_run:
+            self._halt(State.PROTECTIVE_STOP, f'robot reports: {fault}', now_ns)
 
     def on_deadman(self, pressed: bool, now_ns: int) -> None:
         self.deadman_ns = now_ns if pressed else None
@@ -221,17 +183,18 @@ class MotionControl:
             return None
         start_ns = max(planning.switch_ns(now_ns, self.lead_ns),
                        planning.switch_ns(base.start_ns, 0))
+        around = {'surroundings': self.surroundings, 'body': self.posture.body}
         if self.stop_due:
             self.stop_due = False
             return None if base.resting_from(start_ns) else Job(
-                self.robot, base, now_ns, start_ns, self.limits)
+                self.robot, base, now_ns, start_ns, self.limits, **around)
         chunk, self.pending = self.pending, None
         if chunk is None:
             return None
         return Job(self.robot, base, now_ns, start_ns,
                    self.approach.limits(self.limits, start_ns), chunk,
                    chunking.anchored_ns(chunk, start_ns, self._rested_ns(now_ns)),
-                   self.approach.going_on)
+                   self.approach.going_on, **around)
 
     def accepted(self, proposal: Proposal, now_ns: int) -> Trajectory | None:
         """Execute a proposal that still fits; return the trajectory to publish."""
@@ -241,12 +204,16 @@ class MotionControl:
         self.lead_ns = max(LEAD_NS, self.lead_ns * 19 // 20)
         if job.chunk is not None and (self.halting or self.obstacle or self.state not in DRIVEN):
             return None
+        self.tally.contacts += proposal.ahead is not None
         if proposal.plan is None:
             return self._unplanned(proposal, now_ns)
         if job.chunk is not None:
             self.tally.accepted += 1
             self.active = proposal.after(self.active)
-            self._run()
+            self._run(again=self.ahead is not None)
+            self.ahead = proposal.ahead
+            if self.ahead is not None:
+                self.reason = f'contact ahead: {self.ahead.what}; stopping before it'
         self.executing, used, tally = proposal.plan, proposal.used, self.tally
         tally.velocity_ratio = max(tally.velocity_ratio, float(used.velocity.max()))
         tally.acceleration_ratio = max(tally.acceleration_ratio, float(used.acceleration.max()))
@@ -276,11 +243,11 @@ class MotionControl:
     def _to(self, state: State, reason: str) -> None:
         self.state, self.reason = state, reason
 
-    def _run(self) -> None:
-        """Be in the state of executing chunks, slowly at first."""
+    def _run(self, again: bool = False) -> None:
+        """Be in the state of executing chunks, slowly at first; `again` renews the reason."""
         first = self.approach.going_on
         state = State.FIRST_MOVE if first else State.TRACKING
-        if state is not self.state:
+        if state is not self.state or again:
             self._to(state, 'approaching the policy slowly' if first else 'following chunks')
 
     def _moving(self, now_ns: int) -> bool:
@@ -300,11 +267,12 @@ class MotionControl:
         self.deadman_ok = not self.use_deadman or (
             self.deadman_ns is not None and now_ns - self.deadman_ns <= lease_ns)
         return self.posture.staleness(now_ns) or (
-            None if self.deadman_ok else 'dead-man switch is not held')
+            None if self.deadman_ok else 'dead-man switch is not held') or (
+            f'robot reports: {self.robot_fault}' if self.robot_fault else None)
 
     def _halt(self, then: State, reason: str, now_ns: int) -> None:
         """Stop what moves and be in `then` at rest; a latched state is entered at once."""
-        self.pending = self.active = None
+        self.pending = self.active = self.ahead = None
         self.stop_due = self.halting = self._moving(now_ns)
         if self.state is State.ESTOPPED or (self.state in LATCHED and then not in LATCHED):
             return
@@ -354,7 +322,7 @@ class MotionControl:
         if self.approach.ramping(now_ns):
             self.clamps.forget(now_ns)      # slow on purpose: that the arm lags means nothing
         limited = self.clamps.pass_rows(due_ns, self.active.limited, now_ns)
-        if limited.any():
+        if limited.any() and self.ahead is None:
             self.reason = f'limited: {chunk.names[int(limited.argmax())]}'
         excess = self.clamps.excess()
         if excess:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wam_policy.core import chunking, planning
+from wam_policy.core.contact import Foreseen, Obstacles, foreseen, shortened
 from wam_policy.core.embodiment import Embodiment, Limits
 from wam_policy.core.limits import Worst, gripping, worst
 from wam_policy.core.trajectory import NS_PER_S, Trajectory, spliced
@@ -27,6 +28,8 @@ class Job:
     chunk: Chunk | None = None
     anchor_ns: int = 0                      # when row 0 is due
     approaching: bool = False               # first move: straight to the rows, no seam to keep
+    surroundings: Obstacles | None = None   # None: nothing is known of contact
+    body: np.ndarray | None = None          # [state-only joints], how the rest stands
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +40,7 @@ class Proposal:
     plan: Trajectory | None = None
     reason: str = ''
     late: bool = False                      # the chunk had nothing left to execute
+    ahead: Foreseen | None = None           # contact that it was cut short or refused for
     offset: float = 0.0                     # rad, largest arm joint difference at the seam
     used: Worst | None = None               # share of the robot's own limits
     due_ns: np.ndarray | None = None        # int64 [rows], rows still due after the switch
@@ -58,11 +62,20 @@ def proposed(job: Job) -> Proposal:
     """Plan what `job` asks for; never raises for what a chunk or a limit does."""
     try:
         if job.chunk is None:
-            plan = planning.stopped(job.base, job.start_ns, job.limits)
-            return _proposal(job, plan)
+            return _stopped(job)
         return _followed(job, job.chunk)
     except planning.NoPlan as error:
         return Proposal(job, reason=str(error))
+
+
+def _stopped(job: Job) -> Proposal:
+    plan = planning.stopped(job.base, job.start_ns, job.limits)
+    if job.surroundings is not None:
+        # braking leaves the way that was looked at; what is being executed ends at rest, too
+        ahead = foreseen(plan, job.surroundings, job.body)
+        if ahead is not None:
+            return Proposal(job, ahead=ahead, reason=f'it would bring {ahead.what} together')
+    return _proposal(job, plan)
 
 
 def _followed(job: Job, chunk: Chunk) -> Proposal:
@@ -80,11 +93,22 @@ def _followed(job: Job, chunk: Chunk) -> Proposal:
             f'chunk begins {offset:.3f} rad away from the command of {joint}, more than '
             f'{safety.chunk.max_seam_offset:g}: policy and robot disagree'))
     rows = chunking.paced(join.wanted, start.position, job.limits, grips)
-    plan = planning.tracked(job.base, job.start_ns, rows, job.limits)
+    plan, ahead = _kept_apart(job, rows)
+    if plan is None:
+        return Proposal(job, ahead=ahead, offset=offset, reason=(
+            f'contact ahead: {ahead.what}; going on to rest as planned before'))
     due_ns, step = _rows_due(job, chunk, len(rows))
-    missed = np.abs(plan.position[1:len(rows) + 1] - join.wanted) > safety.chunk.settle_tolerance
-    return _proposal(job, plan, offset=offset, due_ns=due_ns, wanted=join.wanted[step],
-                     limited=missed[step])
+    reached = plan.position[np.minimum(np.arange(1, len(rows) + 1), len(plan.position) - 1)]
+    missed = np.abs(reached - join.wanted) > safety.chunk.settle_tolerance
+    return _proposal(job, plan, ahead=ahead, offset=offset, due_ns=due_ns,
+                     wanted=join.wanted[step], limited=missed[step])
+
+
+def _kept_apart(job: Job, rows: np.ndarray) -> tuple[Trajectory | None, Foreseen | None]:
+    """Plan along `rows` [steps joints] as far as nothing gets too near."""
+    if job.surroundings is None:
+        return planning.tracked(job.base, job.start_ns, rows, job.limits), None
+    return shortened(job.base, job.start_ns, rows, job.limits, job.surroundings, job.body)
 
 
 def _proposal(job: Job, plan: Trajectory, **rest: object) -> Proposal:

@@ -36,12 +36,15 @@ class JointState:
     names: tuple[str, ...]
     position: np.ndarray                    # float64 [joints]
     velocity: np.ndarray | None = None      # float64 [joints]; None: not measured
+    effort: np.ndarray | None = None        # float64 [joints], Nm or N; None: not measured
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'names', tuple(self.names))
         object.__setattr__(self, 'position', self._vector('position', self.position))
         if self.velocity is not None:
             object.__setattr__(self, 'velocity', self._vector('velocity', self.velocity))
+        if self.effort is not None:
+            object.__setattr__(self, 'effort', self._vector('effort', self.effort))
 
     def _vector(self, what: str, values: np.ndarray) -> np.ndarray:
         vector = _sealed(values)
@@ -61,6 +64,10 @@ class JointState:
     def velocities(self, names: Sequence[str]) -> np.ndarray | None:
         """Return the velocities of `names` in that order, or None where none were measured."""
         return None if self.velocity is None else self.velocity[self._rows(names)]
+
+    def efforts(self, names: Sequence[str]) -> np.ndarray | None:
+        """Return the efforts of `names` in that order, or None where none were measured."""
+        return None if self.effort is None else self.effort[self._rows(names)]
 
     def _rows(self, names: Sequence[str]) -> list[int]:
         row = {name: i for i, name in enumerate(self.names)}

@@ -89,11 +89,13 @@ def image(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
 
 # --- joints ---------------------------------------------------------------------------------
 
-def joint_state(msg: JointStateMsg, names: Sequence[str]) -> JointState:
-    """Return the posture of `names` in that order; joints beyond them are ignored.
+def joint_state(msg: JointStateMsg, names: Sequence[str],
+                further: Sequence[str] = ()) -> JointState:
+    """Return the posture of `names` in that order, then of `further` where all of them are there.
 
-    A velocity that is absent or not finite for any of them counts as not measured, as
-    joint_state_broadcaster writes NaN for what a robot does not report.
+    Joints beyond them are ignored. A velocity or an effort that is absent or not finite for any
+    of them counts as not measured, as joint_state_broadcaster writes NaN for what a robot does
+    not report.
     """
     if len(set(msg.name)) != len(msg.name):
         twice = sorted(name for name, count in Counter(msg.name).items() if count > 1)
@@ -105,16 +107,21 @@ def joint_state(msg: JointStateMsg, names: Sequence[str]) -> JointState:
     if missing:
         raise ValueError(f'joint state: {", ".join(missing)} missing; got '
                          f'{", ".join(msg.name) or "no names"}')
+    names = (*names, *(further if set(further) <= set(column) else ()))
     columns = [column[name] for name in names]
-    velocity = None
-    if len(msg.velocity):
-        if len(msg.velocity) != len(msg.name):
-            raise ValueError(f'joint state: {len(msg.velocity)} velocities for {len(msg.name)} '
-                             'names')
-        velocity = np.array(msg.velocity)[columns]
-        velocity = velocity if np.isfinite(velocity).all() else None
-    return JointState(ns(msg.header.stamp), tuple(names), np.array(msg.position)[columns],
-                      velocity)
+    return JointState(ns(msg.header.stamp), names, np.array(msg.position)[columns],
+                      _measured(msg, 'velocity', columns), _measured(msg, 'effort', columns))
+
+
+def _measured(msg: JointStateMsg, what: str, columns: Sequence[int]) -> np.ndarray | None:
+    """Return an optional field of a joint state at `columns`; None where it says nothing."""
+    values = np.array(getattr(msg, what))
+    if not len(values):
+        return None
+    if len(values) != len(msg.name):
+        raise ValueError(f'joint state: {len(values)} {what} values for {len(msg.name)} names')
+    values = values[list(columns)]
+    return values if np.isfinite(values).all() else None
 
 
 def joint_state_message(state: JointState) -> JointStateMsg:
@@ -122,6 +129,8 @@ def joint_state_message(state: JointState) -> JointStateMsg:
     msg.header.stamp = time(state.stamp_ns)
     if state.velocity is not None:
         msg.velocity = _doubles(state.velocity)
+    if state.effort is not None:
+        msg.effort = _doubles(state.effort)
     return msg
 
 

@@ -69,5 +69,6 @@ class MotionDiagnostics:
         now = self._snapshot()
         return (*motion_health.of_chunks(now, self._robot.safety.chunk.max_age_s), {
             'accepted': str(now.tally.accepted), 'rejected': str(now.tally.rejected),
-            'late': str(now.tally.late), 'underruns': str(now.tally.underruns),
+            'late': str(now.tally.late), 'contacts ahead': str(now.tally.contacts),
+            'underruns': str(now.tally.underruns),
             'seam offset (rad)': f'{now.seam_offset:.4f}'})

@@ -14,12 +14,13 @@ from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
 from wam_policy.core import embodiment
+from wam_policy.core.contact import Obstacles
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.motion import MotionControl, Snapshot
 from wam_policy.core.trajectory import Trajectory
@@ -66,12 +67,14 @@ class MotionNode(LifecycleNode):
         try:
             self._params = given = params.read(self, MotionParams)
             self._robot = robot = embodiment.load(given.embodiment)
+            surroundings = _surroundings(robot, given)
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
         self._motion = MotionControl(robot, dry_run=not given.enable_motion,
                                      speed_scale=given.speed_scale,
-                                     use_deadman=given.use_deadman)
+                                     use_deadman=given.use_deadman, surroundings=surroundings)
+        self._body = robot.observed[len(robot.commanded):]
         self._would_out = self.create_publisher(JointTrajectory, '~/would_command',
                                                 qos.TRAJECTORY)
         self._controllers = [] if self._motion.dry_run else [
@@ -95,7 +98,8 @@ class MotionNode(LifecycleNode):
         self._inputs = [
             new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK),
             new(JointState, self._params.joint_states_topic, self._on_joints, qos.JOINTS),
-            new(PolicyStatus, 'status', self._on_policy, qos.LATCHED)]
+            new(PolicyStatus, 'status', self._on_policy, qos.LATCHED),
+            new(String, 'robot_fault', self._on_robot_fault, qos.LATCHED)]
         if self._params.use_deadman:
             self._inputs.append(new(Bool, 'deadman', self._on_deadman, qos.JOINTS))
         gc.collect()
@@ -167,7 +171,7 @@ class MotionNode(LifecycleNode):
 
     def _on_joints(self, msg: JointState) -> None:
         try:
-            joints = convert.joint_state(msg, self._robot.commanded)
+            joints = convert.joint_state(msg, self._robot.commanded, self._body)
         except ValueError as error:         # as good as none: its age will stop the robot
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
@@ -181,6 +185,11 @@ class MotionNode(LifecycleNode):
                 self._motion.on_policy_pause(msg.reason or msg.state_name, self._now_ns())
             self._planner.wake()
         self._paused = paused
+
+    def _on_robot_fault(self, msg: String) -> None:
+        with self._lock:
+            self._motion.on_robot_fault(msg.data, self._now_ns())
+        self._planner.wake()
 
     def _on_deadman(self, msg: Bool) -> None:
         with self._lock:
@@ -278,6 +287,20 @@ class MotionNode(LifecycleNode):
 
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
+
+
+def _surroundings(robot: Embodiment, given: MotionParams) -> Obstacles | None:
+    """Return what plans keep away from; ValueError says what is missing and the fix."""
+    if given.contact_check == 'none':
+        return None
+    try:
+        from wam_policy.collision.guard import Guard
+    except ImportError as error:
+        raise ValueError("mujoco is not installed in this node's Python, and contact is looked "
+                         'for with it: pip install mujoco, or set contact_check to none'
+                         ) from error
+    return Guard(robot, table=given.contact_check == 'table',
+                 table_height_m=given.table_height_m if given.table_height_m > -1.0 else None)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -124,6 +124,12 @@ class MotionParams:
     speed_scale: float = setting(1.0, 'share of every velocity limit that may be used', low=0.05,
                                  high=1.0)
     use_deadman: bool = setting(False, 'move only while the topic deadman says true')
+    contact_check: str = setting('table', 'what plans must keep away from: table also means the '
+                                 'robot itself, robot nothing else, none checks no contact',
+                                 choices=('table', 'robot', 'none'))
+    table_height_m: float = setting(-1.0, "top of the table over the collision model's origin; "
+                                    '-1.0 is where the model has it', unit='m', low=-1.0,
+                                    high=3.0)
     status_rate_hz: float = setting(10.0, 'motion_status', unit='Hz', low=1.0, high=50.0)
     joint_states_topic: str = setting('/joint_states', 'sensor_msgs/JointState of the robot')
     __post_init__ = checked

@@ -4,6 +4,7 @@ Notable:
 - takes the same trajectories as joint_trajectory_controller, by the same rules (core.follower);
 - publishes the robot's posture as joint_states, in our names and units, even in a dry run;
 - a loop of its own sends a set-point at the vendor's rate; it holds when anything is wrong;
+- what the driver finds wrong (heat, error flags) is told on robot_fault: motion_node stops for it;
 - deactivating stops sending: the robot's own interface then keeps the last set-point.
 """
 
@@ -17,6 +18,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState as JointStateMsg
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from wam_policy.core import embodiment, motion_health
@@ -82,6 +84,8 @@ class StreamNode(LifecycleNode):
         self._updater.add('stream', self._diagnose)
         self._timer = self.create_timer(CHECK_PERIOD_S, self._on_check_timer,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._fault_out = self.create_publisher(String, 'robot_fault', qos.LATCHED)
+        self._fault_told: str | None = None
         self._loop = ControlLoop(self._tick, 1.0 / robot.vendor['stream_hz'])
         self._loop.start()                  # reads from here on; sends when active
         return super().on_configure(state)
@@ -131,7 +135,7 @@ class StreamNode(LifecycleNode):
             self._updater.removeByName(task.name)
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        for publisher in (self._joints_out, *self._states_out.values()):
+        for publisher in (self._joints_out, self._fault_out, *self._states_out.values()):
             self.destroy_publisher(publisher)
 
     # inputs
@@ -164,8 +168,12 @@ class StreamNode(LifecycleNode):
         """Report once per change, and what the controllers do."""
         with self._lock:
             reason = self._trouble() or self._stream.reason
+            fault = self._adapter.fault
             if self._stream.setpoint is not None:
                 self._publish_controllers(self._stream.setpoint)
+        if fault != self._fault_told:       # motion_node stops for it
+            self._fault_told = fault
+            self._fault_out.publish(String(data=fault))
         if reason != self._logged:
             self._logged = reason
             self.get_logger().info(reason)
