@@ -12,9 +12,10 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State as Lifecycle
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
+from wam_policy.collision.guard import Guard
 from wam_policy.core import embodiment, limits
 from wam_policy.core.follower import Follower
 from wam_policy.core.types import Chunk, JointState
@@ -45,6 +46,7 @@ class Bench:
         self.track, self.refused, self.received, self.would = [], [], 0, []
         self.joints_on, self.chunks_on, self.session, self.sequence = True, False, 'one', 0
         self.offset = 0.0                   # the robot is this far from its set-points
+        self.effort = None
         self.statuses, self.diagnostics, self.estops = [], {}, []
         new, out = self.node.create_subscription, self.node.create_publisher
         for c in ROBOT.controllers:
@@ -88,7 +90,7 @@ class Bench:
         self.track.append((now_ns, motion))
         if self.joints_on:
             self.joints.publish(convert.joint_state_message(
-                JointState(now_ns, ROBOT.commanded, motion[0] + self.offset)))
+                JointState(now_ns, ROBOT.commanded, motion[0] + self.offset, effort=self.effort)))
 
     def chunk(self, **changes):
         self.sequence += 1
@@ -270,6 +272,45 @@ def test_a_robot_that_does_not_follow_trips_a_latched_stop(tracking):
     bench.offset = 0.4
     bench.wait_state('PROTECTIVE_STOP')
     assert 'from its command' in bench.status.reason
+    bench.wait_rest()
+    bench.check_motion()
+
+
+def test_a_chunk_into_the_table_stops_above_it(tracking):
+    _, bench = tracking
+    bench.chunks_on, joint = False, ROBOT.commanded.index('left_joint2')
+    bench.wait_state('HOLDING')
+    for _ in range(30):
+        here = bench.track[-1][1][0]
+        rows = np.tile(START, (24, 1))
+        rows[:, joint] = here[joint] + np.linspace(0.0, 0.25, 24)
+        bench.send(targets=rows)
+        time.sleep(0.14)
+    assert bench.status.contacts_ahead > 3
+    assert any(status.reason.startswith('contact ahead: left_') and 'table' in status.reason
+               for status in bench.statuses)
+    path = np.stack([motion[0] for _, motion in bench.track])
+    assert path[:, joint].max() > START[joint] + 0.2
+    assert Guard(ROBOT).first_contact(path, np.empty(0)) is None
+    bench.check_motion()
+
+
+def test_a_fault_that_the_driver_reports_trips_a_latched_stop(tracking):
+    _, bench = tracking
+    report = bench.node.create_publisher(String, 'robot_fault', qos.LATCHED)
+    report.publish(String(data='left arm: a motor has 91 degrees'))
+    bench.wait_state('PROTECTIVE_STOP')
+    assert bench.status.reason == 'robot reports: left arm: a motor has 91 degrees'
+    bench.wait_rest()
+    bench.wait(lambda: b'\x02' == bench.diagnostics['motion: state'].level)
+    bench.check_motion()
+
+
+def test_an_arm_that_pushes_too_hard_trips_a_latched_stop(tracking):
+    _, bench = tracking
+    bench.effort = np.where(np.arange(N) == 1, 27.0, 0.0)
+    bench.wait_state('PROTECTIVE_STOP')
+    assert 'left_joint2 pushes with 27.0' in bench.status.reason
     bench.wait_rest()
     bench.check_motion()
 
