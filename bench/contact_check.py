@@ -49,11 +49,12 @@ def row(name: str, plans: int) -> dict[str, object]:
     took_ms, looks, contacts = [], [], 0
     for _ in range(plans):
         start_ns = planning.switch_ns(base.start_ns + NEXT_NS, 0)
-        here = base.at(start_ns).position
+        start = base.at(start_ns)
+        here = start.position
         away = rng.normal(size=len(rest)) * rng.choice(SIZES_RAD)
         goal = rest + np.where(grips, 0.0, away)
         rows = here + np.linspace(0, 1, STEPS + 1)[1:, None] * (goal - here)
-        plan = planning.tracked(base, start_ns, chunking.paced(rows, here, bounds, grips), bounds)
+        plan = planning.tracked(base, start_ns, chunking.paced(rows, start, bounds, grips), bounds)
         guard.looked, began = 0, time.thread_time()
         ahead = contact.foreseen(plan, guard, body)
         took_ms.append((time.thread_time() - began) * 1e3)

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from wam_policy.core import chunking, limits
+from wam_policy.core import chunking, limits, planning
 from wam_policy.core.embodiment import load
 from wam_policy.core.planning import STEP_NS
-from wam_policy.core.trajectory import Motion
+from wam_policy.core.trajectory import Motion, held
 from wam_policy.core.types import Chunk
 
 ROBOT = load('agibot_g1')
@@ -109,22 +109,39 @@ def test_rows_are_met_exactly_where_they_fall_on_the_grid():
         assert join.wanted[step - 1] == pytest.approx(one.targets[row])
 
 
-def test_pacing_keeps_the_direction_of_both_arms():
+def test_pacing_keeps_the_direction_of_both_arms_also_while_they_gain_speed():
     limits_ = limits.margined(ROBOT)
     toward = np.where(GRIPS, 0.0, np.linspace(0.2, 1.0, N))
-    rows = chunking.paced(np.tile(CENTRE + toward, (10, 1)), CENTRE, limits_, GRIPS)
+    rows = chunking.paced(np.tile(CENTRE + toward, (30, 1)), Motion.at_rest(CENTRE), limits_, GRIPS)
     steps = np.diff(np.vstack([CENTRE, rows]), axis=0)[:, ~GRIPS]
     reach = limits_.velocity[~GRIPS] * STEP_NS / S
-    assert (np.abs(steps) <= reach + 1e-12).all() and np.abs(steps[0] / reach).max() == 1.0
-    assert steps[0] / np.linalg.norm(steps[0]) == pytest.approx(
-        toward[~GRIPS] / np.linalg.norm(toward[~GRIPS]))
+    gain = limits_.acceleration[~GRIPS] * (STEP_NS / S) ** 2
+    assert (np.abs(steps) <= reach + 1e-12).all() and np.abs(steps / reach).max() == pytest.approx(1.0)
+    assert np.diff(np.vstack([0 * reach, np.abs(steps)]), axis=0).max() <= gain.max()
+    for step in steps[:8]:
+        assert step / np.linalg.norm(step) == pytest.approx(
+            toward[~GRIPS] / np.linalg.norm(toward[~GRIPS]))
+
+
+def test_a_plan_stays_on_the_path_that_was_asked_for_at_a_lower_speed():
+    limits_ = limits.margined(ROBOT)
+    speed = np.where(GRIPS, 0.0, 2.5 * np.linspace(-1.0, 1.0, N))       # rad/s, 1.5 is allowed
+    rows = CENTRE + STEP_NS / S * np.arange(1, 21)[:, None] * speed
+    old = held(ROBOT.commanded, CENTRE, 0)
+
+    def aside(reference: np.ndarray) -> float:
+        plan = planning.tracked(old, 0, reference, limits_).position[:len(rows)] - CENTRE
+        along = speed / np.linalg.norm(speed)
+        return float(np.abs(plan - np.outer(plan @ along, along)).max())
+    kept = aside(chunking.paced(rows, Motion.at_rest(CENTRE), limits_, GRIPS))
+    assert kept < 0.02 < 0.1 < aside(rows)         # rad; each joint for itself leaves it
 
 
 def test_pacing_keeps_margins_but_never_pushes_a_joint_that_is_beyond():
     limits_ = limits.margined(ROBOT)
     start = np.where(GRIPS, 0.5, limits_.upper + 0.015)
-    outward = chunking.paced(np.tile(start + 1.0, (10, 1)), start, limits_, GRIPS)
+    outward = chunking.paced(np.tile(start + 1.0, (10, 1)), Motion.at_rest(start), limits_, GRIPS)
     assert outward[:, ~GRIPS] == pytest.approx(np.tile(start, (10, 1))[:, ~GRIPS])
     inside = np.where(GRIPS, 0.5, limits_.upper - 0.01)
-    assert (chunking.paced(np.tile(inside + 1.0, (10, 1)), inside, limits_, GRIPS)
+    assert (chunking.paced(np.tile(inside + 1.0, (10, 1)), Motion.at_rest(inside), limits_, GRIPS)
             <= limits_.upper + 1e-12).all()

@@ -15,6 +15,7 @@ AHEAD_S = 0.05              # a stamp this far in the future is a wrong clock, n
 # but people and objects may have. Slower policies than this are not driven.
 RESTED_MAX_AGE_S = 10.0
 SESSIONS_KEPT = 64
+SPEEDING = 0.7              # share of the acceleration that pacing asks for; jerk takes the rest
 
 
 class Gate:
@@ -147,21 +148,27 @@ def faded(progress: np.ndarray) -> np.ndarray:
     return 1.0 - x * x * (3.0 - 2.0 * x)
 
 
-def paced(wanted: np.ndarray, start: np.ndarray, limits: Limits,
+def paced(wanted: np.ndarray, start: Motion, limits: Limits,
           gripping: np.ndarray) -> np.ndarray:
     """Return `wanted` [steps joints] inside the position limits and no faster than they allow.
 
-    If one arm joint is too fast, the whole step of both arms shrinks: their path keeps its
-    direction. A joint beyond a position limit may stay there but goes no further out.
+    If one arm joint is too fast, or would have to gain speed too fast, the whole step of both
+    arms shrinks: their path keeps its direction. A joint beyond a position limit may stay there
+    but goes no further out.
     """
-    inside = np.clip(wanted, np.minimum(limits.lower, start), np.maximum(limits.upper, start))
-    reach = limits.velocity * STEP_S
+    here, arms = np.asarray(start.position), ~gripping
+    inside = np.clip(wanted, np.minimum(limits.lower, here), np.maximum(limits.upper, here))
+    reach, gain = limits.velocity * STEP_S, SPEEDING * limits.acceleration * STEP_S**2
+    before = start.velocity * STEP_S
     paced_rows = np.empty_like(inside)
-    here = np.asarray(start)
     for row, target in enumerate(inside):
         step = target - here
-        share = 1.0 / max(1.0, float((np.abs(step) / reach)[~gripping].max(initial=0.0)))
-        here = here + np.where(gripping, np.clip(step, -reach, reach), share * step)
+        size, along = np.abs(step), np.sign(step)
+        # how long this joint's step may be: from rest `gain`, in motion so much more
+        longest = np.minimum(reach, np.maximum(along * before, 0.0) + gain)
+        share = 1.0 / max(1.0, float((size / longest)[arms].max(initial=0.0)))
+        before = np.where(gripping, np.clip(step, -reach, reach), share * step)
+        here = here + before
         paced_rows[row] = here
     return paced_rows
 

@@ -92,7 +92,7 @@ def _followed(job: Job, chunk: Chunk) -> Proposal:
         return Proposal(job, offset=offset, reason=(
             f'chunk begins {offset:.3f} rad away from the command of {joint}, more than '
             f'{safety.chunk.max_seam_offset:g}: policy and robot disagree'))
-    rows = chunking.paced(join.wanted, start.position, job.limits, grips)
+    rows = chunking.paced(join.wanted, start, job.limits, grips)
     plan, ahead = _kept_apart(job, rows)
     if plan is None:
         return Proposal(job, ahead=ahead, offset=offset, reason=(
