@@ -1,4 +1,4 @@
-"""Contact is found where it is: the same frames as the simulator, the same answer as row by row."""
+"""Contact is found where it is: the simulator's frames, the answer of looking at every row."""
 
 import mujoco
 import numpy as np

@@ -112,11 +112,13 @@ def test_rows_are_met_exactly_where_they_fall_on_the_grid():
 def test_pacing_keeps_the_direction_of_both_arms_also_while_they_gain_speed():
     limits_ = limits.margined(ROBOT)
     toward = np.where(GRIPS, 0.0, np.linspace(0.2, 1.0, N))
-    rows = chunking.paced(np.tile(CENTRE + toward, (30, 1)), Motion.at_rest(CENTRE), limits_, GRIPS)
+    rows = chunking.paced(np.tile(CENTRE + toward, (30, 1)), Motion.at_rest(CENTRE), limits_,
+                          GRIPS)
     steps = np.diff(np.vstack([CENTRE, rows]), axis=0)[:, ~GRIPS]
     reach = limits_.velocity[~GRIPS] * STEP_NS / S
     gain = limits_.acceleration[~GRIPS] * (STEP_NS / S) ** 2
-    assert (np.abs(steps) <= reach + 1e-12).all() and np.abs(steps / reach).max() == pytest.approx(1.0)
+    assert (np.abs(steps) <= reach + 1e-12).all()
+    assert np.abs(steps / reach).max() == pytest.approx(1.0)
     assert np.diff(np.vstack([0 * reach, np.abs(steps)]), axis=0).max() <= gain.max()
     for step in steps[:8]:
         assert step / np.linalg.norm(step) == pytest.approx(

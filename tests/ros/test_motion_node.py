@@ -302,7 +302,7 @@ def test_a_fault_that_the_driver_reports_trips_a_latched_stop(tracking):
     bench.wait_state('PROTECTIVE_STOP')
     assert bench.status.reason == 'robot reports: left arm: a motor has 91 degrees'
     bench.wait_rest()
-    bench.wait(lambda: b'\x02' == bench.diagnostics['motion: state'].level)
+    bench.wait(lambda: bench.diagnostics['motion: state'].level == b'\x02')
     bench.check_motion()
 
 
