@@ -11,6 +11,7 @@ import numpy as np
 
 from wam_sim.robot import Robot
 
+FORWARD_DOWN = np.array([0.3, 0.0, -1.0]) / np.linalg.norm([0.3, 0.0, -1.0])
 DAMPING_M = 0.02
 STEP_RAD = 0.2                              # largest change of a joint per iteration
 AXIS_GAIN = 0.6
@@ -38,6 +39,7 @@ class Arm:
             if name != hand.gripper and any(
                 joint.name == name and joint.child in links for joint in robot.joints))
         self.model, self.data = model, mujoco.MjData(model)
+        self._palm = model.body(hand.tool_link).id
         self._site = model.site(f'{side}_tool').id
         joints = [model.joint(name) for name in self.names]
         self._qpos = np.array([joint.qposadr[0] for joint in joints])
@@ -48,8 +50,11 @@ class Arm:
 
     def solve(self, target_m: np.ndarray, axis: np.ndarray, start_rad: np.ndarray,
               posture_rad: np.ndarray, *, iterations: int = 120,
-              posture_gain: float = POSTURE_GAIN) -> Pose:
-        """Return the pose nearest to `target_m` with the tool along `axis` as far as it goes."""
+              posture_gain: float = POSTURE_GAIN, across: np.ndarray | None = None) -> Pose:
+        """Return the pose nearest to `target_m` with the tool along `axis` as far as it goes.
+
+        With `across` the fingers open along that line, as far as that goes.
+        """
         joints = np.clip(start_rad, self.lower, self.upper)
         for _ in range(iterations):
             point, along = self.tool(joints)
@@ -57,8 +62,10 @@ class Arm:
             mujoco.mj_jacSite(self.model, self.data, self._jacobian[0], self._jacobian[1],
                               self._site)
             reach, turn = self._jacobian[:, :, self._dof]
-            aside = (AXIS_GAIN * turn.T @ np.cross(along, axis)
-                     + posture_gain * (posture_rad - joints))
+            wanted = np.cross(along, axis)
+            if across is not None:
+                wanted = wanted + along * (along @ self._twist(across))
+            aside = AXIS_GAIN * turn.T @ wanted + posture_gain * (posture_rad - joints)
             moved = self._moved(joints, error, reach, aside)
             if np.abs(moved - joints).max() < 1e-5:
                 break
@@ -83,6 +90,11 @@ class Arm:
             if not stuck.any() or free.sum() <= 3:
                 return np.clip(moved, self.lower, self.upper)
             free &= ~stuck
+
+    def _twist(self, across: np.ndarray) -> np.ndarray:
+        """Return the turn [3] from the line on which the fingers open to `across`."""
+        fingers = self.data.xmat[self._palm].reshape(3, 3)[:, 1]
+        return np.cross(fingers, across if fingers @ across > 0 else -across)
 
     def tool(self, joints_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return tool point and direction [3] each of a posture, m in the world."""

@@ -15,14 +15,13 @@ import mujoco
 import numpy as np
 
 from wam_sim import robot as robots
-from wam_sim.ik import MARGIN_RAD, Arm, Pose
+from wam_sim.ik import FORWARD_DOWN, MARGIN_RAD, Arm, Pose
 from wam_sim.robot import Robot
 from wam_sim.simulation import compiled
 
 CANDIDATES = 60
 SEED = 11
 HEIGHTS_M = (0.035, 0.14)                   # tool point above the table: touch, hover
-FORWARD_DOWN = np.array([0.3, 0.0, -1.0]) / np.linalg.norm([0.3, 0.0, -1.0])
 REST_ABOVE_M = 0.17
 COARSE, FINE = (3, 3), (6, 9)               # grid points along x and y
 # what one unit costs: a centimetre of error outweighs any posture

@@ -17,11 +17,14 @@ PALETTE = {'red': (0.86, 0.09, 0.09), 'green': (0.1, 0.62, 0.18), 'blue': (0.1, 
 CUBE_HALF_M = 0.025
 CAN_RADIUS_M, CAN_HALF_M = 0.024, 0.035
 PAD_RADIUS_M, PAD_HALF_M = 0.06, 0.001
+MARK_RADIUS_M = 0.06                        # shown around a cube, gone again: for memory
+YAW_RAD = 0.35                              # open fingers, across y, fit around every cube
 SPACING_M = 0.11                            # between centres: fingers fit between two cubes
 TRIES = 100_000
 CUBES = ('cube_0', 'cube_1', 'cube_2')
-CAN, PAD = 'can', 'pad'
+CAN, PAD, MARK = 'can', 'pad', 'mark'
 OBJECTS = (*CUBES, CAN)                     # slots that move freely
+AWAY = (0.0, 0.0, -1.0)                     # m, under the floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Scene:
 
     seed: int
     items: tuple[Item, ...]
+    middle_x_m: float                       # of the workspace: beyond is far
 
     @property
     def cubes(self) -> tuple[Item, ...]:
@@ -65,13 +69,13 @@ def sampled(robot: Robot, seed: int) -> Scene:
     else:
         raise ValueError(f'{robot.name}: the workspace {robot.workspace} is too small for '
                          f'{len(places)} objects {SPACING_M} m apart; widen it in robot.yaml')
-    yaws = rng.uniform(-np.pi / 4, np.pi / 4, len(places))
+    yaws = rng.uniform(-YAW_RAD, YAW_RAD, len(places))
     kinds = ('cube', 'cube', 'cube', 'can', 'pad')
     return Scene(seed, tuple(
         Item(slot, kind, 'grey' if kind == 'pad' else str(colour), float(x), float(y), float(yaw))
         for slot, kind, colour, (x, y), yaw
         in zip((*OBJECTS, PAD), kinds, colours[:len(kinds)], places, yaws,
-               strict=True)))
+               strict=True)), (x_low + x_high) / 2)
 
 
 def add_scene(spec: mujoco.MjSpec, robot: Robot, *, fine: bool) -> None:
@@ -80,7 +84,7 @@ def add_scene(spec: mujoco.MjSpec, robot: Robot, *, fine: bool) -> None:
     _floor(spec, fine)
     _table(spec, robot)
     for slot in OBJECTS:
-        body = spec.worldbody.add_body(name=slot, pos=[0.0, 0.0, -1.0])
+        body = spec.worldbody.add_body(name=slot, pos=AWAY)
         body.add_freejoint(name=slot)
         is_can = slot == CAN
         body.add_geom(
@@ -92,6 +96,10 @@ def add_scene(spec: mujoco.MjSpec, robot: Robot, *, fine: bool) -> None:
     pad = spec.worldbody.add_body(name=PAD, mocap=True)
     pad.add_geom(name=PAD, type=mujoco.mjtGeom.mjGEOM_CYLINDER, contype=0, conaffinity=0,
                  size=[PAD_RADIUS_M, PAD_HALF_M, 0.0], rgba=[0.3, 0.32, 0.36, 1.0])
+    mark = spec.worldbody.add_body(name=MARK, mocap=True, pos=AWAY)
+    spec.add_material(name=MARK, rgba=[1.0, 1.0, 1.0, 1.0], emission=1.0)
+    mark.add_geom(name=MARK, type=mujoco.mjtGeom.mjGEOM_CYLINDER, contype=0, conaffinity=0,
+                  size=[MARK_RADIUS_M, 1.5 * PAD_HALF_M, 0.0], material=MARK)
 
 
 def place(model: mujoco.MjModel, data: mujoco.MjData, robot: Robot, scene: Scene) -> None:
@@ -107,6 +115,12 @@ def place(model: mujoco.MjModel, data: mujoco.MjData, robot: Robot, scene: Scene
                          np.cos(item.yaw_rad / 2), 0.0, 0.0, np.sin(item.yaw_rad / 2)]
         joint.qvel[:] = 0.0
         model.geom(item.slot).rgba[:3] = PALETTE[item.colour]
+
+
+def mark(model: mujoco.MjModel, data: mujoco.MjData, robot: Robot, item: Item | None) -> None:
+    """Lay the mark around `item`, or take it away."""
+    data.mocap_pos[model.body(MARK).mocapid[0]] = AWAY if item is None else [
+        item.x_m, item.y_m, robot.table.height_m + PAD_HALF_M]
 
 
 def _lights(spec: mujoco.MjSpec) -> None:

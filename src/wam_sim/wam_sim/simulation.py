@@ -20,15 +20,18 @@ from wam_sim.robot import Robot
 
 STEP_NS = 2_000_000
 STEP_S = STEP_NS / 1e9
+NEVER_NS = 10**18
 
 
 class Simulation:
     """Hold the physics of one robot; `task` is a family of wam_sim.tasks or 'any'."""
 
     def __init__(self, robot: Robot, *, task: str = 'any', seed: int = 0,
-                 image_size: tuple[int, int] = (320, 240), start_ns: int = 0) -> None:
+                 image_size: tuple[int, int] = (320, 240), start_ns: int = 0,
+                 combinations: str = tasks.ALL, mark_waits: bool = False) -> None:
+        """With `mark_waits` a mark stays until `begin`, as long as nobody was told the task."""
         self.robot, self.image_size = robot, image_size
-        self._family = task
+        self._family, self._combinations, self._mark_waits = task, combinations, mark_waits
         body = robot.embodiment
         state_only = body.observed[len(body.commanded):]
         self.held = {name: body.rest[name] for name in state_only}
@@ -52,6 +55,7 @@ class Simulation:
         Time goes on in both cases.
         """
         scene = scenes.sampled(self.robot, seed)
+        task = tasks.sampled(self._family, scene, seed, self._combinations)
         before = self.data.qpos.copy(), self.data.qvel.copy()
         if not keep_arms:
             mujoco.mj_resetData(self.model, self.data)
@@ -67,10 +71,21 @@ class Simulation:
             self.data.qpos[:], self.data.qvel[:] = before
             mujoco.mj_forward(self.model, self.data)
             return False
-        self.scene = scene
-        self.task = tasks.sampled(self._family, scene, seed)
+        self.scene, self.task = scene, task
+        scenes.mark(self.model, self.data, self.robot,
+                    scene.item(task.slot) if task.mark_s else None)
+        self._mark_shown, self._begun = bool(task.mark_s), False
+        self._mark_end_ns = self.now_ns + NEVER_NS
+        if not self._mark_waits:
+            self.begin()
         self.start = self.state()
         return True
+
+    def begin(self) -> None:
+        """Start the clock of the mark, once per episode: the task has been heard."""
+        if not self._begun:
+            self._begun = True
+            self._mark_end_ns = self.now_ns + round(self.task.mark_s * 1e9)
 
     def accept(self, controller: str, trajectory: Any) -> str | None:
         """Hand a trajectory message or Points to a controller now; return why not, if rejected."""
@@ -84,6 +99,33 @@ class Simulation:
             self.data.ctrl[:] = self._joints.control(setpoint)
             mujoco.mj_step(self.model, self.data)
             self.executed.record(setpoint, *self._joints.measured(self.data))
+        self._unmark()
+
+    def follow(self, start: np.ndarray, end: np.ndarray, count: int) -> None:
+        """Advance `count` steps on the straight line between set-points, past the controllers.
+
+        Both are [commanded]. For data by the thousand episodes: nothing is recorded.
+        """
+        velocity = (end - start) / (count * STEP_S)
+        still = np.zeros_like(velocity)
+        for i in range(1, count + 1):
+            setpoint = Motion(start + (end - start) * (i / count), velocity, still)
+            self.data.ctrl[:] = self._joints.control(setpoint)
+            mujoco.mj_step(self.model, self.data)
+        self.now_ns += count * STEP_NS
+        self._unmark()
+
+    def put_arms(self, position: np.ndarray) -> bool:
+        """Put the arms at a posture [commanded], at rest; False if they touch something there."""
+        self._joints.put(self.data, position)
+        self.controllers.hold(position)
+        self.executed.put(position)
+        self.data.ctrl[:] = self._joints.control(Motion.at_rest(position))
+        self.data.qvel[:] = 0.0
+        mujoco.mj_forward(self.model, self.data)
+        self.start = self.state()
+        lying = {self.model.geom(slot).id for slot in (*scenes.OBJECTS, 'table', 'floor')}
+        return all(set(contact.geom.tolist()) <= lying for contact in self.data.contact)
 
     def joints(self) -> JointState:
         """Return the measured posture in the embodiment's order of observed joints."""
@@ -137,6 +179,11 @@ class Simulation:
         if self._cameras is not None:
             self._cameras.close()
             self._cameras = None
+
+    def _unmark(self) -> None:
+        if self._mark_shown and self.now_ns >= self._mark_end_ns:
+            self._mark_shown = False
+            scenes.mark(self.model, self.data, self.robot, None)
 
     def _touching_objects(self) -> bool:
         slots = {self.model.geom(slot).id for slot in scenes.OBJECTS}

@@ -1,0 +1,53 @@
+"""Set-points that approach a posture with limited speed, acceleration and jerk, row by row.
+
+The goal may change at every row; the limits hold all the same, because each row continues the
+motion of the row before. They are shares of the embodiment's, so that nothing downstream clamps.
+"""
+
+import numpy as np
+import ruckig
+from wam_policy.core.embodiment import Embodiment
+
+SPEED, ACCELERATION, JERK = 0.6, 0.6, 0.5   # shares of the embodiment's limits
+
+
+class Mover:
+    """Hold the commanded motion of all joints; those of one controller arrive together."""
+
+    def __init__(self, robot: Embodiment) -> None:
+        self.position = robot.rest_of(robot.commanded).copy()
+        column = {name: i for i, name in enumerate(robot.commanded)}
+        self._groups = []
+        for controller in robot.controllers:
+            limits = robot.limits(controller.joints)
+            motion = ruckig.InputParameter(len(controller.joints))
+            motion.max_velocity = SPEED * limits.velocity
+            motion.max_acceleration = ACCELERATION * limits.acceleration
+            motion.max_jerk = JERK * limits.jerk
+            planner = ruckig.Ruckig(len(controller.joints), robot.step_dt_s)
+            self._groups.append((np.array([column[name] for name in controller.joints]), motion,
+                                 planner, ruckig.OutputParameter(len(controller.joints))))
+        self.put(self.position)
+
+    def put(self, position: np.ndarray) -> None:
+        """Begin at rest at `position` [commanded]."""
+        self.position = np.array(position, dtype=np.float64)
+        for columns, motion, _, _ in self._groups:
+            motion.current_position = self.position[columns]
+            motion.current_velocity = motion.current_acceleration = np.zeros(len(columns))
+
+    def toward(self, goal: np.ndarray) -> np.ndarray:
+        """Return the set-points [commanded] of the next row on the way to `goal`, at rest there.
+
+        RuntimeError where the present motion cannot be continued within the limits.
+        """
+        self.position = self.position.copy()
+        for columns, motion, planner, after in self._groups:
+            motion.target_position = goal[columns]
+            result = planner.update(motion, after)
+            if result not in (ruckig.Result.Working, ruckig.Result.Finished):
+                raise RuntimeError(f'no way from {motion.current_position} to {goal[columns]}: '
+                                   f'{result}')
+            after.pass_to_input(motion)
+            self.position[columns] = after.new_position
+        return self.position
