@@ -18,6 +18,7 @@ COMMANDS = {
     'record': 'record an episode beside a running stack, one MCAP bag each',
     'bag': 'repair interrupted episodes; tell what is in bags',
     'export': 'turn episodes into a data set (LeRobot layout, GEAR metadata)',
+    'play': 'let an expert play in the simulator: a data set to learn from',
     'train': 'turn data sets into a checkpoint: a fresh wam-mini, or a fine-tuned model',
     'check': 'what a checkpoint folder is, lacks, needs and can drive',
     'synthetic': 'write random weights in the layout of a released checkpoint',

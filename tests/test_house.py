@@ -23,6 +23,9 @@ RCLPY = frozenset(f'_{name}' for name in (
     'state_machine', 'subscriptions', 'time_source', 'timers'))
 CLIENT = tuple(f'wam_policy.worker.{name}' for name in
                ('client', 'crew', 'program', 'backoff', 'exits', 'wire'))
+# what learning may use of the simulator: everything but its node
+SIMULATOR = tuple(f'wam_sim.{name}' for name in (
+    'cameras', 'episode', 'expert', 'mover', 'robot', 'scene', 'simulation', 'tasks'))
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ LAYERS = (
                              'wam_policy.collision', *CLIENT, 'wam_msgs'),
           (*TORCH, 'pickle'), ros=True),
     Layer(f'{POLICY}/learn/', ('wam_policy.learn', 'wam_policy.model', 'wam_policy.core',
-                               'wam_policy.bag', 'wam_policy.ros.convert'), ('rclpy', 'pickle'),
-          ros=True),
+                               'wam_policy.bag', 'wam_policy.ros.convert', *SIMULATOR),
+          ('rclpy', 'pickle'), ros=True),
     # episodes on disk, for the node that writes them and for the programs that read them
     Layer(f'{POLICY}/bag/', ('wam_policy.bag', 'wam_policy.core'), ('pickle',), ('mcap', 'yaml')),
     Layer(f'{POLICY}/__init__.py', (), (), ()),

@@ -64,6 +64,17 @@ def intrinsics(model: mujoco.MjModel, key: str, size: tuple[int, int]) -> np.nda
     return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
 
 
+def projected(model: mujoco.MjModel, data: mujoco.MjData, key: str, size: tuple[int, int],
+              point_m: np.ndarray) -> np.ndarray:
+    """Return where a picture shows a point: (u, v) in 0..1 from the top left, NaN if outside."""
+    camera = data.cam(key)
+    optical = camera.xmat.reshape(3, 3) * [1, -1, -1]       # x right, y down, z forward
+    u, v, depth = intrinsics(model, key, size) @ optical.T @ (point_m - camera.xpos)
+    place = np.array([u, v]) / depth / size
+    inside = depth > 0 and (place >= 0).all() and (place <= 1).all()
+    return place if inside else np.full(2, np.nan)
+
+
 def _opengl(width: int, height: int) -> mujoco.GLContext:
     """Open a context and make it current; RuntimeError names the package that is missing.
 

@@ -8,13 +8,14 @@ import numpy as np
 import ruckig
 from wam_policy.core.embodiment import Embodiment
 
-SPEED, ACCELERATION, JERK = 0.6, 0.6, 0.5   # shares of the embodiment's limits
+SPEED, ACCELERATION, JERK = 0.5, 0.5, 0.4   # shares of the embodiment's limits
 
 
 class Mover:
     """Hold the commanded motion of all joints; those of one controller arrive together."""
 
     def __init__(self, robot: Embodiment) -> None:
+        self._step_s = robot.step_dt_s
         self.position = robot.rest_of(robot.commanded).copy()
         column = {name: i for i, name in enumerate(robot.commanded)}
         self._groups = []
@@ -35,6 +36,17 @@ class Mover:
         for columns, motion, _, _ in self._groups:
             motion.current_position = self.position[columns]
             motion.current_velocity = motion.current_acceleration = np.zeros(len(columns))
+
+    def take(self, position: np.ndarray) -> np.ndarray:
+        """Let something else decide the next row [commanded]; go on from its motion later."""
+        before, self.position = self.position, np.array(position, dtype=np.float64)
+        speed = (self.position - before) / self._step_s
+        for columns, motion, _, _ in self._groups:
+            motion.current_position = self.position[columns]
+            motion.current_velocity = np.clip(speed[columns], -np.array(motion.max_velocity),
+                                              motion.max_velocity)
+            motion.current_acceleration = np.zeros(len(columns))
+        return self.position
 
     def toward(self, goal: np.ndarray) -> np.ndarray:
         """Return the set-points [commanded] of the next row on the way to `goal`, at rest there.

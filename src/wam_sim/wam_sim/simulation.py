@@ -48,14 +48,14 @@ class Simulation:
         self._cameras: Cameras | None = None
         self.reset(seed)
 
-    def reset(self, seed: int, *, keep_arms: bool = False) -> bool:
+    def reset(self, seed: int, *, keep_arms: bool = False, task: str | None = None) -> bool:
         """Begin the episode of `seed`; return False if the kept arms stand in an object's place.
 
         Arms go to rest at once, or with `keep_arms` stay and go on with their trajectories.
-        Time goes on in both cases.
+        Time goes on in both cases. `task` is a family for this episode only.
         """
         scene = scenes.sampled(self.robot, seed)
-        task = tasks.sampled(self._family, scene, seed, self._combinations)
+        asked = tasks.sampled(task or self._family, scene, seed, self._combinations)
         before = self.data.qpos.copy(), self.data.qvel.copy()
         if not keep_arms:
             mujoco.mj_resetData(self.model, self.data)
@@ -71,15 +71,19 @@ class Simulation:
             self.data.qpos[:], self.data.qvel[:] = before
             mujoco.mj_forward(self.model, self.data)
             return False
-        self.scene, self.task = scene, task
+        self.scene, self.task = scene, asked
         scenes.mark(self.model, self.data, self.robot,
-                    scene.item(task.slot) if task.mark_s else None)
-        self._mark_shown, self._begun = bool(task.mark_s), False
+                    scene.item(asked.slot) if asked.mark_s else None)
+        self._mark_shown, self._begun = bool(asked.mark_s), False
         self._mark_end_ns = self.now_ns + NEVER_NS
         if not self._mark_waits:
             self.begin()
         self.start = self.state()
         return True
+
+    def change(self, task: tasks.Task) -> None:
+        """Ask for something else from now on; what is done counts from here."""
+        self.task, self.start = task, self.state()
 
     def begin(self) -> None:
         """Start the clock of the mark, once per episode: the task has been heard."""

@@ -26,6 +26,7 @@ CHUNK = 1000                                # episodes per folder
 DATA_PATH = 'data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet'
 VIDEO_PATH = 'videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4'
 PICTURES_PER_EPISODE = 30                   # that enter LeRobot's statistics
+NO_LABELS: Mapping[str, Any] = {}
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +38,7 @@ class _Open:
     actions: list[np.ndarray] = field(default_factory=list)
     tasks: list[int] = field(default_factory=list)
     pictures: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    labels: dict[str, list[Any]] = field(default_factory=dict)
 
 
 class Dataset:
@@ -53,6 +55,7 @@ class Dataset:
         (self._part / 'meta').mkdir(parents=True)
         self._size: tuple[int, int] | None = None           # of every picture
         self._open: _Open | None = None
+        self._labels: dict[str, int] | None = None          # extra columns: numbers per row
         self._tasks: dict[str, int] = {}
         self._states: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
@@ -68,8 +71,13 @@ class Dataset:
         """Return how many rows the present episode has; 0 without one."""
         return len(self._open.states) if self._open else 0
 
-    def add(self, row: Row) -> None:
-        """Append a row to the present episode, or begin one with it."""
+    def add(self, row: Row, labels: Mapping[str, Any] = NO_LABELS) -> None:
+        """Append a row to the present episode, or begin one with it.
+
+        `labels` become columns of their own: truths, or float vectors in which NaN is unknown.
+        ValueError where a row has others than the first.
+        """
+        self._check(labels)
         if self._open is None:
             self._open = _Open(self._videos(row))
         now = self._open
@@ -77,6 +85,8 @@ class Dataset:
         now.states.append(gear.state(self.robot, row.observation))
         now.actions.append(gear.action(self.robot, row.targets, row.observation))
         now.tasks.append(task)
+        for name, value in labels.items():
+            now.labels.setdefault(name, []).append(value)
         for frame in row.observation.frames:
             now.videos[frame.camera].add(frame.rgb)
             if len(now.states) % 10 == 1:
@@ -84,13 +94,14 @@ class Dataset:
                 if len(kept) < PICTURES_PER_EPISODE:
                     kept.append(frame.rgb)
 
-    def end(self) -> int:
-        """Finish the present episode and return its number."""
+    def end(self, about: Mapping[str, Any] = NO_LABELS) -> int:
+        """Finish the present episode and return its number; `about` goes beside its length."""
         now, self._open, number = self._open, None, self.episodes
         for video in now.videos.values():
             video.close()
         states, actions = np.stack(now.states), np.stack(now.actions)
-        table = self._table(states, actions, now.tasks, number)
+        table = self._table(states, actions, now.tasks, number) | {
+            name: _column(values) for name, values in now.labels.items()}
         path = self._path(DATA_PATH, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(table), path)
@@ -98,9 +109,10 @@ class Dataset:
         self._actions.append(actions)
         texts = {index: text for text, index in self._tasks.items()}
         self._episodes.append({'episode_index': number, 'length': len(states),
-                               'tasks': [texts[i] for i in dict.fromkeys(now.tasks)]})
+                               'tasks': [texts[i] for i in dict.fromkeys(now.tasks)], **about})
         figures_of = {name: self._counted(np.asarray(values.to_pylist() if isinstance(
-            values, pa.Array) else values, dtype=np.float64)) for name, values in table.items()}
+            values, pa.Array) else values, dtype=np.float64)) for name, values in table.items()
+            if name not in now.labels}
         self._statistics.append({'episode_index': number, 'stats': {**figures_of, **{
             gear.VIDEO + camera: figures.sampled_pictures(frames)
             for camera, frames in now.pictures.items()}}})
@@ -142,6 +154,15 @@ class Dataset:
             for video in self._open.videos.values():
                 video.close()
         shutil.rmtree(self._part, ignore_errors=True)
+
+    def _check(self, labels: Mapping[str, Any]) -> None:
+        sizes = {name: 0 if isinstance(value, bool) else len(value)
+                 for name, value in labels.items()}
+        if self._labels is None:
+            self._labels = sizes
+        if sizes != self._labels:
+            raise ValueError(f'labels {sizes or "none"}, the first row had '
+                             f'{self._labels or "none"}; all rows of a data set have the same')
 
     def _videos(self, row: Row) -> dict[str, Video]:
         sizes = {frame.camera: frame.rgb.shape[1::-1] for frame in row.observation.frames}
@@ -202,7 +223,16 @@ class Dataset:
                           'names': gear.names(keys)} for name, keys in vectors.items()},
                 **videos,
                 **{name: {'dtype': kind, 'shape': [1], 'names': None}
-                   for name, kind in numbers.items()}}}
+                   for name, kind in numbers.items()},
+                **{name: {'dtype': 'float32' if size else 'bool', 'shape': [size or 1],
+                          'names': None} for name, size in (self._labels or {}).items()}}}
+
+
+def _column(values: Sequence[Any]) -> pa.Array:
+    """Return one label of every row: truths, or vectors."""
+    if isinstance(values[0], bool):
+        return pa.array(values, type=pa.bool_())
+    return _vectors(np.stack(values).astype(np.float32))
 
 
 def _vectors(values: np.ndarray) -> pa.Array:

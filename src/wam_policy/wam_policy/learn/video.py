@@ -12,7 +12,7 @@ import av
 import numpy as np
 
 CODEC, PIXELS = 'h264', 'yuv420p'
-OPTIONS = {'crf': '18', 'preset': 'veryfast', 'g': '10', 'bf': '0'}
+OPTIONS = {'crf': '18', 'preset': 'veryfast', 'g': '10', 'bf': '0', 'threads': '1'}
 
 
 class Video:

@@ -1,0 +1,190 @@
+"""`./wam play`: let the expert play in the simulator and write what it saw and did.
+
+The data set has the layout of an exported one, plus what only a simulator knows: which rows are
+the expert's own, and where the named object is. It is written in shards, each a whole data set of
+its own that can be trained on while the next is played.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from wam_sim import robot as robots
+from wam_sim import scene as scenes
+from wam_sim import tasks
+
+from wam_policy.learn.dataset import Dataset
+from wam_policy.learn.player import Mischief, Player
+
+REPORT_EVERY_S = 20.0
+POLL_S = 0.5
+SHARES = Mischief()
+
+
+def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -> dict[str, Any]:
+    """Write one shard, seeds from `first` on; return its account."""
+    robot = robots.load(options.robot)
+    player = Player(robot, Mischief(options.disturbed, options.displaced, options.changed))
+    into = Dataset(folder, robot.embodiment)
+    tried, done, began_s, said_s = Counter(), Counter(), time.monotonic(), time.monotonic()
+    try:
+        for index in range(episodes):
+            seed = first + index
+            family = family_of(robot, options.families, seed)
+            for row, labels in player.rows(seed, family):
+                into.add(row, labels)
+            tried[family] += 1
+            done[family] += player.success
+            if player.success:
+                into.end({'seed': seed, 'family': family, 'success': True})
+            else:
+                into.drop()
+            now_s = time.monotonic()
+            if now_s - said_s > REPORT_EVERY_S:
+                said_s = now_s
+                left_s = (now_s - began_s) / (index + 1) * (episodes - index - 1)
+                print(f'{folder.name}: {index + 1} of {episodes} episodes, '
+                      f'{left_s:.0f} s to go', flush=True)
+        account = {'robot': robot.name, 'contract': robot.embodiment.contract, 'seed': first,
+                   'tried': dict(tried), 'succeeded': dict(done), **vars(options), 'out': None}
+        into.close(account)
+    except BaseException:
+        into.abandon()
+        raise
+    finally:
+        player.close()
+    return account
+
+
+def family_of(robot: robots.Robot, families: Sequence[str], seed: int) -> str:
+    """Return the family of an episode: in turn, of those that its scene offers."""
+    offered = tasks.offered(tuple(families), scenes.sampled(robot, seed), tasks.TRAINED)
+    if not offered:
+        raise ValueError(f'the scene of seed {seed} offers none of {", ".join(families)}')
+    return offered[seed % len(offered)]
+
+
+def shards(options: argparse.Namespace) -> Iterator[tuple[Path, int, int]]:
+    """Yield folder, first seed and number of episodes of every shard."""
+    for number, start in enumerate(range(0, options.episodes, options.shard)):
+        yield (options.out / f'{number:03d}', options.seed + start,
+               min(options.shard, options.episodes - start))
+
+
+def spread(options: argparse.Namespace) -> int:
+    """Play all shards, each in a program of its own; return the exit status."""
+    waiting, running, failed = list(shards(options)), [], False
+    began_s, whole = time.monotonic(), len(waiting)
+    try:
+        while (waiting or running) and not failed:
+            while waiting and len(running) < options.workers:
+                running.append(subprocess.Popen(_words(options, *waiting.pop(0))))
+            time.sleep(POLL_S)
+            ended = [program for program in running if program.poll() is not None]
+            running = [program for program in running if program not in ended]
+            failed = any(program.returncode for program in ended)
+            if ended:
+                shards_done = whole - len(waiting) - len(running)
+                spent_s = time.monotonic() - began_s
+                left_s = spent_s / shards_done * (whole - shards_done)
+                print(f'{shards_done} of {whole} shards, {spent_s:.0f} s, {left_s:.0f} s to go',
+                      flush=True)
+    finally:
+        for program in running:
+            program.terminate()
+        for program in running:
+            program.wait()
+    return int(failed)
+
+
+def _words(options: argparse.Namespace, folder: Path, first: int, episodes: int) -> list[str]:
+    return [sys.executable, '-m', 'wam_policy.learn.play', '--robot', options.robot,
+            '--out', str(folder), '--seed', str(first), '--episodes', str(episodes),
+            '--families', ','.join(options.families), '--disturbed', str(options.disturbed),
+            '--displaced', str(options.displaced), '--changed', str(options.changed),
+            '--shard', '0']
+
+
+def summary(account: dict[str, Any]) -> str:
+    """Say how often the expert did what was asked, per family."""
+    return ', '.join(f'{family} {account["succeeded"].get(family, 0)} of {count}'
+                     for family, count in sorted(account['tried'].items()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Play, print the account, return the exit status."""
+    options = _options(arguments)
+    try:
+        if options.shard:
+            if options.out.exists():
+                raise FileExistsError(f'{options.out} is there already; name another folder or '
+                                      'remove it')
+            return spread(options)
+        account = play(options, options.out, options.seed, options.episodes)
+    except (ValueError, OSError) as error:
+        print(f'play: {error}', file=sys.stderr)
+        return 1
+    info = json.loads((options.out / 'meta' / 'info.json').read_text())
+    print(f'{options.out}: {info["total_frames"]} rows in {info["total_episodes"]} episodes; '
+          f'{summary(account)}', flush=True)
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='./wam play', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--robot', required=True, choices=robots.names())
+    parser.add_argument('--out', required=True, type=Path, metavar='DIR',
+                        help='new folder; shards become DIR/000, DIR/001, ...')
+    parser.add_argument('--episodes', type=_count, default=300, metavar='N')
+    parser.add_argument('--seed', type=int, default=0, metavar='S',
+                        help='of the first scene; the next has S + 1')
+    parser.add_argument('--families', type=_families, default=tasks.LEARNED_FAMILIES,
+                        metavar='A,B', help=f'default: {",".join(tasks.LEARNED_FAMILIES)}')
+    parser.add_argument('--workers', type=_count, default=2, metavar='N',
+                        help='programs at a time (default: %(default)s)')
+    parser.add_argument('--shard', type=int, default=250, metavar='N',
+                        help='episodes per shard; 0: one data set, in this program '
+                             '(default: %(default)s)')
+    for name, share, text in (
+            ('disturbed', SHARES.disturbed, 'in which something else moves the arms'),
+            ('displaced', SHARES.displaced, 'that begin with the arms anywhere'),
+            ('changed', SHARES.changed, 'in which the instruction changes')):
+        parser.add_argument(f'--{name}', type=_share, default=share, metavar='SHARE',
+                            help=f'share of episodes {text} (default: %(default)s)')
+    return parser.parse_args(arguments)
+
+
+def _families(text: str) -> tuple[str, ...]:
+    families = tuple(text.split(','))
+    unknown = [name for name in families if name not in tasks.LEARNED_FAMILIES]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f'no family {", ".join(unknown)}; choose from {", ".join(tasks.LEARNED_FAMILIES)}')
+    return families
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'want a whole number of at least 1, got {text!r}')
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f'want a share from 0 to 1, got {text!r}')
+    return value
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""Play one episode with the expert, disturb it now and then, and label every row.
+
+A disturbance is somebody else's motion: rows of it are no example of what to do, but what the
+expert does afterwards is an example of how to recover.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from wam_sim.cameras import projected
+from wam_sim.episode import PICTURE_EVERY, Episode
+from wam_sim.expert import Expert
+from wam_sim.mover import Mover
+from wam_sim.robot import Robot
+from wam_sim.simulation import Simulation
+from wam_sim.tasks import LEARNED, TRAINED, State, Task, sampled
+
+from wam_policy.core.types import Frame, Observation
+from wam_policy.learn.rows import Row
+
+SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
+STORED = (160, 120)                         # pixels: a canvas tile of 64x64 keeps fewer
+AFTER_S, SHORTEST_S, LONGEST_S = 0.9, 2.2, 7.0
+START_TRIES = 20
+
+Drive = Callable[[Observation, int], np.ndarray]    # (seen, row) -> set-points of the next row
+
+
+@dataclass(frozen=True, slots=True)
+class Mischief:
+    """State how often episodes are made harder, as shares of all episodes."""
+
+    disturbed: float = 0.6                  # something else drives the arms once or twice
+    displaced: float = 0.5                  # the arms start anywhere over the table
+    changed: float = 0.15                   # another instruction in mid-episode
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """State one disturbance."""
+
+    start: int                              # row
+    end: int
+    decoy: Task | None                      # None: towards a posture
+    posture: np.ndarray | None
+
+
+class Player:
+    """Play episodes of one robot; `drive` takes the disturbances' place if given."""
+
+    def __init__(self, robot: Robot, mischief: Mischief, drive: Drive | None = None) -> None:
+        self.simulation = Simulation(robot, task=LEARNED, combinations=TRAINED)
+        self.episode, self.expert = Episode(self.simulation), Expert(self.simulation)
+        self.mover, self.mischief, self._drive = Mover(robot.embodiment), mischief, drive
+        self._hz = 1.0 / robot.embodiment.step_dt_s
+        self._head = robot.cameras[0].key
+        self.success = False
+
+    def rows(self, seed: int, family: str) -> Iterator[tuple[Row, dict[str, Any]]]:
+        """Yield every row of the episode with its labels; `success` holds the outcome after."""
+        rng = np.random.default_rng([seed, 2])          # neither the scene's nor the task's
+        simulation, episode = self.simulation, self.episode
+        self._begin(seed, family, rng)
+        spans = list(self._spans(rng)) if rng.random() < self.mischief.disturbed else []
+        change = -1
+        if not simulation.task.mark_s and rng.random() < self.mischief.changed:
+            change = PICTURE_EVERY * round(rng.uniform(0.6, 2.2) * self._hz / PICTURE_EVERY)
+        reached, by_expert, driver = None, True, None
+        while True:
+            if episode.row == change:
+                self._change(rng)
+                reached = None
+            seen, state = self._seen(), simulation.state()
+            yield self._row(seen), self._labels(state, by_expert)
+            self.success = simulation.success
+            reached = (reached if reached is not None else episode.row) if self.success else None
+            if self._over(reached, change):
+                return
+            span = next((s for s in spans if s.start <= episode.row < s.end), None)
+            if span is not driver:
+                self._hand_over(span, state)
+                driver = span
+            episode.step(self._next(span, seen, state))
+            by_expert = span is None
+
+    def _begin(self, seed: int, family: str, rng: np.random.Generator) -> None:
+        posture, tries = None, START_TRIES if rng.random() < self.mischief.displaced else 0
+        self.episode.begin(seed, family=family)
+        for _ in range(tries):
+            wanted = self.expert.random_posture(rng)
+            if self.episode.begin(seed, family=family, posture=wanted):
+                posture = wanted
+                break
+        else:
+            self.episode.begin(seed, family=family)
+        body = self.simulation.robot.embodiment
+        self.mover.put(body.rest_of(body.commanded) if posture is None else posture)
+        self._start = self.simulation.start
+        self.expert.begin(self.simulation.task, self._start)
+
+    def _change(self, rng: np.random.Generator) -> None:
+        """Ask for another cube."""
+        simulation, before = self.simulation, self.simulation.task
+        for _ in range(START_TRIES):
+            task = sampled(LEARNED, simulation.scene, int(rng.integers(2**31)), TRAINED)
+            if task.slot != before.slot and not task.mark_s:
+                simulation.change(task)
+                self._start = simulation.start
+                self.expert.begin(task, self._start)
+                return
+
+    def _spans(self, rng: np.random.Generator) -> Iterator[_Span]:
+        """Draw one or two disturbances, the first often at once."""
+        free = int(np.ceil(self.simulation.task.mark_s / 0.8) * 0.8 * self._hz)
+        at = free + (0 if rng.random() < 0.35 else round(rng.uniform(0.0, 2.0) * self._hz))
+        for _ in range(int(rng.integers(1, 3))):
+            end = at + round(rng.uniform(0.3, 0.8) * self._hz)
+            decoy, posture = None, None
+            if rng.random() < 0.6:
+                decoy = sampled(LEARNED, self.simulation.scene, int(rng.integers(2**31)), TRAINED)
+            else:
+                posture = self.expert.random_posture(rng)
+            yield _Span(at, end, decoy, posture)
+            at = end + round(rng.uniform(0.4, 1.5) * self._hz)
+
+    def _hand_over(self, span: _Span | None, state: State) -> None:
+        """Let the expert follow the decoy, or what was asked again."""
+        if span is None:
+            self.expert.begin(self.simulation.task, self._start)
+        elif span.decoy is not None:
+            self.expert.begin(span.decoy, state)
+
+    def _next(self, span: _Span | None, seen: Observation, state: State) -> np.ndarray:
+        """Return the set-points of the next row."""
+        if span is not None and self._drive is not None:
+            return self.mover.take(self._drive(seen, self.episode.row))
+        if span is not None and span.posture is not None:
+            goal = span.posture.copy()
+            grippers = slice(-len(self.simulation.robot.embodiment.grippers), None)
+            goal[grippers] = self.mover.position[grippers]
+            return self.mover.toward(goal)
+        if span is None and self.expert.waits(self.episode.elapsed_s):
+            return self.mover.toward(self.mover.position)
+        return self.mover.toward(self.expert.goal(state, seen.joints))
+
+    def _over(self, reached: int | None, change: int) -> bool:
+        row, seconds = self.episode.row, self.episode.elapsed_s
+        held = reached is not None and row - reached >= AFTER_S * self._hz
+        return seconds >= LONGEST_S or (held and seconds >= SHORTEST_S and row > change)
+
+    def _seen(self) -> Observation:
+        fresh = self.episode.new_picture
+        seen = self.episode.observe()
+        if fresh:
+            self._small = tuple(Frame(frame.camera, frame.stamp_ns, cv2.resize(
+                frame.rgb, STORED, interpolation=cv2.INTER_AREA)) for frame in seen.frames)
+            self._pixel = projected(
+                self.simulation.model, self.simulation.data, self._head, STORED,
+                self.simulation.state().objects[self.simulation.task.slot])
+        return seen
+
+    def _row(self, seen: Observation) -> Row:
+        small = Observation(seen.stamp_ns, self._small, seen.joints)
+        return Row(self.episode.row, small, self.mover.position, self.simulation.task.instruction)
+
+    def _labels(self, state: State, by_expert: bool) -> dict[str, Any]:
+        return {SUPERVISED: by_expert, PIXEL: self._pixel,
+                PLACE: state.objects[self.simulation.task.slot][:2]}
+
+    def close(self) -> None:
+        self.simulation.close()
