@@ -56,7 +56,7 @@ def test_no_task_is_done_at_the_start_and_each_names_its_cube(seed: int, family:
     task = tasks.sampled(family, scene, seed)
     state = state_of(scene)
     assert task.family == family
-    assert scene.item(task.slot).colour in task.instruction
+    assert family == 'recall' or scene.item(task.slot).colour in task.instruction
     assert task.slot != CAN and task.onto != CAN
     assert not task.done(state, state)
 
@@ -129,3 +129,52 @@ def test_stack_wants_one_cube_upon_the_other() -> None:
     assert task.done(shifted(start, 'cube_0', (over[0], over[1], 2 * CUBE_HALF_M)), start)
     assert not task.done(shifted(start, 'cube_0', (over[0], over[1], 0.1)), start)
     assert not task.done(shifted(start, 'cube_0', (over[0] + 0.03, over[1], 0.05)), start)
+
+
+@given(st.integers(0, 2**31), st.sampled_from(tasks.LEARNED_FAMILIES))
+@settings(max_examples=100, deadline=None)
+def test_trained_and_held_out_share_no_combination(seed: int, family: str) -> None:
+    scene = scenes.sampled(ROBOTS[0], seed)
+    for combinations in (tasks.TRAINED, tasks.UNTRAINED):
+        if not tasks.asks(family, scene, combinations):
+            with pytest.raises(ValueError, match='take another seed'):
+                tasks.sampled(family, scene, seed, combinations)
+            continue
+        task = tasks.sampled(family, scene, seed, combinations)
+        held_out = tasks.held_out(family, scene, scene.item(task.slot), task.side)
+        assert held_out == (combinations == tasks.UNTRAINED)
+
+
+def test_every_word_of_a_held_out_combination_is_trained() -> None:
+    said = {'touch': set(), 'push': set()}
+    for seed in range(400):
+        scene = scenes.sampled(ROBOTS[0], seed)
+        for family, words in said.items():
+            if tasks.asks(family, scene, tasks.TRAINED):
+                task = tasks.sampled(family, scene, seed, tasks.TRAINED)
+                words.add((scene.item(task.slot).colour, task.side))
+    for family, pairs in tasks.HELD_OUT.items():
+        for colour, side in pairs:
+            assert any(colour == c for c, _ in said[family])
+            assert any(side == s for _, s in said[family])
+            assert (colour, side) not in said[family]
+
+
+@given(st.integers(0, 2**31), st.sampled_from(['touch', 'lift', 'recall']))
+@settings(max_examples=60, deadline=None)
+def test_a_swapped_task_names_another_cube(seed: int, family: str) -> None:
+    scene = scenes.sampled(ROBOTS[0], seed)
+    task = tasks.sampled(family, scene, seed)
+    try:
+        other = tasks.swapped(task, scene, np.random.default_rng(seed))
+    except ValueError:
+        return                              # one cube alone is clear of the middle
+    assert (other.family, other.slot != task.slot) == (family, True)
+
+
+def test_recall_names_no_colour_and_marks_for_its_time() -> None:
+    for seed in range(40):
+        task = tasks.sampled('recall', scenes.sampled(ROBOTS[0], seed), seed)
+        assert not any(colour in task.instruction for colour in scenes.PALETTE)
+        assert task.side in task.instruction
+        assert tasks.MARK_S[0] <= task.mark_s <= tasks.MARK_S[1]

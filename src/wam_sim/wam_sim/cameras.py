@@ -14,6 +14,8 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+SEEN_GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)      # what robots' cameras draw
+
 
 class Cameras:
     """Draw the views of `keys`, with geoms of `groups` beside those that robots see."""
@@ -73,6 +75,17 @@ def projected(model: mujoco.MjModel, data: mujoco.MjData, key: str, size: tuple[
     place = np.array([u, v]) / depth / size
     inside = depth > 0 and (place >= 0).all() and (place <= 1).all()
     return place if inside else np.full(2, np.nan)
+
+
+def shown(model: mujoco.MjModel, data: mujoco.MjData, key: str, size: tuple[int, int],
+          slot: str) -> np.ndarray:
+    """Return where a picture shows an object's centre, NaN where something hides it."""
+    camera, centre = data.cam(key).xpos, data.body(slot).xpos
+    hit = np.zeros(1, dtype=np.int32)
+    mujoco.mj_ray(model, data, camera, centre - camera, SEEN_GROUPS, 1, -1, hit)
+    if hit[0] != model.geom(slot).id:
+        return np.full(2, np.nan)
+    return projected(model, data, key, size, centre)
 
 
 def _opengl(width: int, height: int) -> mujoco.GLContext:

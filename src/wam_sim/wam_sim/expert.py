@@ -9,7 +9,6 @@ import numpy as np
 from wam_policy.core.types import JointState
 
 from wam_sim.ik import FORWARD_DOWN, Arm
-from wam_sim.robot import Robot
 from wam_sim.scene import CUBE_HALF_M
 from wam_sim.simulation import Simulation
 from wam_sim.tasks import LIFT_M, PUSH_M, State, Task

@@ -10,6 +10,8 @@ from wam_policy.core.embodiment import Embodiment
 
 SPEED, ACCELERATION, JERK = 0.5, 0.5, 0.4   # shares of the embodiment's limits
 
+STILL = 1e-7                                # rad, rad/s, rad/s^2: at rest at the goal
+
 
 class Mover:
     """Hold the commanded motion of all joints; those of one controller arrive together."""
@@ -51,15 +53,24 @@ class Mover:
     def toward(self, goal: np.ndarray) -> np.ndarray:
         """Return the set-points [commanded] of the next row on the way to `goal`, at rest there.
 
-        RuntimeError where the present motion cannot be continued within the limits.
+        RuntimeError where the planner finds no way.
         """
         self.position = self.position.copy()
         for columns, motion, planner, after in self._groups:
             motion.target_position = goal[columns]
-            result = planner.update(motion, after)
-            if result not in (ruckig.Result.Working, ruckig.Result.Finished):
-                raise RuntimeError(f'no way from {motion.current_position} to {goal[columns]}: '
-                                   f'{result}')
+            if _there(motion):
+                continue
+            try:
+                planner.update(motion, after)
+            except ruckig.RuckigError as error:
+                raise RuntimeError(f'no way to go on: {error}') from error
             after.pass_to_input(motion)
             self.position[columns] = after.new_position
         return self.position
+
+
+def _there(motion: ruckig.InputParameter) -> bool:
+    """Tell whether nothing is left to do; the planner cannot handle a way of 1e-12 rad."""
+    left = np.subtract(motion.target_position, motion.current_position)
+    return bool(max(np.abs(left).max(), np.abs(motion.current_velocity).max(),
+                    np.abs(motion.current_acceleration).max()) < STILL)

@@ -20,8 +20,14 @@ class SimParams:
     """State how one simulator runs; ValueError at start names what is wrong."""
 
     robot: str = _described('agibot_g1', 'Robot to simulate.', choices=robot.names())
-    task: str = _described(tasks.ANY, 'Task family of every episode, or any.',
-                           choices=(tasks.ANY, *tasks.FAMILIES))
+    task: str = _described(tasks.ANY, 'Task family of every episode; any draws one, learned one '
+                           'of those that models are trained on.',
+                           choices=(*tasks.GROUPS, *tasks.FAMILIES))
+    combinations: str = _described(tasks.ALL, 'Ask for all combinations of words and places, or '
+                                   'only those in training, or those kept out of it.',
+                                   choices=tasks.COMBINATIONS)
+    instruction_topic: str = _described('wam/instruction', 'Where the robot is told its task. '
+                                        'A mark on a cube stays until then and a little longer.')
     seed: int = _described(0, 'Seed of the first scene; episode n uses seed + n.', 0, 2**31)
     camera_hz: float = _described(15.0, 'Pictures per second and camera, in wall time.', 1.0, 60.0)
     image_width: int = _described(320, 'Width of every picture in pixels.', 32, 640)

@@ -30,7 +30,8 @@ from trajectory_msgs.msg import JointTrajectory
 from wam_policy.core.statistics import Rate
 
 from wam_msgs.msg import SimStatus
-from wam_sim import messages, params, robot, viewer
+from wam_sim import messages, params, robot, tasks, viewer
+from wam_sim import scene as scenes
 from wam_sim.cameras import intrinsics
 from wam_sim.live import BATCH, Live
 from wam_sim.priority import favour
@@ -42,7 +43,7 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BATCH_NS = BATCH * STEP_NS
 STATE_EVERY = 5                             # batches: controller states at 20 Hz
 STATUS_EVERY = 50                           # batches: status at 2 Hz
-SCENES_TRIED = 20                           # on a reset with the arms left in the way
+SCENES_TRIED = 30                           # on a reset with the arms left in the way
 RATE_WINDOW_NS = 3_000_000_000
 # A trajectory must reach physics before its switch, 30 ms ahead: a thread that draws or publishes
 # pictures gives way this soon.
@@ -63,7 +64,8 @@ class SimNode(Node):
         self._offset_ns = time.time_ns() - time.monotonic_ns()
         size = (self.params.image_width, self.params.image_height)
         simulation = Simulation(self.robot, task=self.params.task, seed=self.params.seed,
-                                image_size=size)
+                                image_size=size, combinations=self.params.combinations,
+                                mark_waits=True)
         self._episode, self._batches, self._drawing_ms = 0, 0, deque([0.0], maxlen=60)
         self._rejection = ''
         self._rates = {camera.key: Rate(RATE_WINDOW_NS) for camera in self.body.cameras}
@@ -110,6 +112,8 @@ class SimNode(Node):
         for controller in self.body.controllers:
             self.create_subscription(JointTrajectory, topic(controller.topic),
                                      partial(self.on_trajectory, controller.name), RELIABLE)
+        self.create_subscription(String, self.params.instruction_topic, self.on_instruction,
+                                 RELIABLE)
         self.create_service(Trigger, 'sim/reset', self.on_reset)
 
     def _wall_ns(self) -> int:
@@ -117,6 +121,12 @@ class SimNode(Node):
 
     def on_trajectory(self, controller: str, message: JointTrajectory) -> None:
         self.live.post(controller, message)
+
+    def on_instruction(self, message: String) -> None:
+        """Let the mark's time run: the policy's memory begins here, so does the episode."""
+        if message.data:
+            with self.live.lock:
+                self.live.simulation.begin()
 
     def on_reject(self, controller: str, reason: str) -> None:
         if reason != self._rejection:       # a stream of wrong messages is one line
@@ -127,17 +137,22 @@ class SimNode(Node):
         with self.live.lock:
             simulation = self.live.simulation
             for episode in range(self._episode + 1, self._episode + 1 + SCENES_TRIED):
-                if simulation.reset(self.params.seed + episode,
-                                    keep_arms=not self.params.reset_arms):
+                if self._offered(episode) and simulation.reset(
+                        self.params.seed + episode, keep_arms=not self.params.reset_arms):
                     self._episode = episode
                     self._announce_task(simulation)
                     response.success = True
                     response.message = simulation.task.instruction
                     return response
         response.success = False
-        response.message = (f'the hands stood in the way of {SCENES_TRIED} scenes; move them to '
-                            'rest first')
+        response.message = (f'{SCENES_TRIED} scenes lacked what the task needs or had the hands '
+                            'in the way; move them to rest first')
         return response
+
+    def _offered(self, episode: int) -> bool:
+        """Tell whether the scene has what the task needs; few lack it."""
+        return tasks.asks(self.params.task, scenes.sampled(
+            self.robot, self.params.seed + episode), self.params.combinations)
 
     def on_batch(self, simulation: Simulation) -> None:
         """Publish what is due after a batch of physics steps; runs in the physics thread."""

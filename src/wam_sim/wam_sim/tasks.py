@@ -116,7 +116,11 @@ def sampled(family: str, scene: Scene, seed: int, combinations: str = ALL) -> Ta
         raise ValueError(f'no task {family!r}; known: {", ".join((*GROUPS, *FAMILIES))}')
     rng = np.random.default_rng([seed, 1])          # not the stream that placed the objects
     if family in GROUPS:
-        family = str(rng.choice(offered(GROUPS[family], scene, combinations)))
+        found = offered(GROUPS[family], scene, combinations)
+        if not found:
+            raise ValueError(f'scene {scene.seed} offers nothing {combinations}; take another '
+                             'seed')
+        family = str(rng.choice(found))
     return _drawn(family, scene, _choices(family, scene, combinations), rng)
 
 
@@ -131,6 +135,11 @@ def swapped(task: Task, scene: Scene, rng: np.random.Generator,
 def offered(families: tuple[str, ...], scene: Scene, combinations: str = ALL) -> list[str]:
     """Return which of `families` the scene can ask for with such combinations of words."""
     return [family for family in families if _choices(family, scene, combinations)]
+
+
+def asks(task: str, scene: Scene, combinations: str = ALL) -> bool:
+    """Tell whether a family or a group has anything to ask for in the scene."""
+    return bool(offered(GROUPS.get(task, (task,)), scene, combinations))
 
 
 def held_out(family: str, scene: Scene, cube: Item, side: str) -> bool:

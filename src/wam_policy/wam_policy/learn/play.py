@@ -15,12 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from wam_policy.learn.dataset import Dataset
+from wam_policy.learn.player import Mischief, Player
 from wam_sim import robot as robots
 from wam_sim import scene as scenes
 from wam_sim import tasks
-
-from wam_policy.learn.dataset import Dataset
-from wam_policy.learn.player import Mischief, Player
 
 REPORT_EVERY_S = 20.0
 POLL_S = 0.5
@@ -37,8 +36,12 @@ def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -
         for index in range(episodes):
             seed = first + index
             family = family_of(robot, options.families, seed)
-            for row, labels in player.rows(seed, family):
-                into.add(row, labels)
+            try:
+                for row, labels in player.rows(seed, family):
+                    into.add(row, labels)
+            except RuntimeError as error:
+                player.success = False
+                print(f'{folder.name}: seed {seed}: {error}', file=sys.stderr, flush=True)
             tried[family] += 1
             done[family] += player.success
             if player.success:
@@ -63,11 +66,13 @@ def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -
 
 
 def family_of(robot: robots.Robot, families: Sequence[str], seed: int) -> str:
-    """Return the family of an episode: in turn, of those that its scene offers."""
-    offered = tasks.offered(tuple(families), scenes.sampled(robot, seed), tasks.TRAINED)
-    if not offered:
-        raise ValueError(f'the scene of seed {seed} offers none of {", ".join(families)}')
-    return offered[seed % len(offered)]
+    """Return the family of an episode: in turn, or the next one that its scene offers."""
+    scene = scenes.sampled(robot, seed)
+    for turn in range(len(families)):
+        family = families[(seed + turn) % len(families)]
+        if tasks.asks(family, scene, tasks.TRAINED):
+            return family
+    raise ValueError(f'the scene of seed {seed} offers none of {", ".join(families)}')
 
 
 def shards(options: argparse.Namespace) -> Iterator[tuple[Path, int, int]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from wam_sim.cameras import projected
+from wam_sim.cameras import shown
 from wam_sim.episode import PICTURE_EVERY, Episode
 from wam_sim.expert import Expert
 from wam_sim.mover import Mover
@@ -157,9 +157,8 @@ class Player:
         if fresh:
             self._small = tuple(Frame(frame.camera, frame.stamp_ns, cv2.resize(
                 frame.rgb, STORED, interpolation=cv2.INTER_AREA)) for frame in seen.frames)
-            self._pixel = projected(
-                self.simulation.model, self.simulation.data, self._head, STORED,
-                self.simulation.state().objects[self.simulation.task.slot])
+            self._pixel = shown(self.simulation.model, self.simulation.data, self._head, STORED,
+                                self.simulation.task.slot)
         return seen
 
     def _row(self, seen: Observation) -> Row:

@@ -1,0 +1,110 @@
+"""The expert's episodes as a data set: what only a simulator knows stands beside the rows."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from wam_policy.learn import inspection, play
+from wam_policy.learn.player import PIXEL, PLACE, SUPERVISED, Mischief, Player
+from wam_sim.episode import PICTURE_EVERY
+
+from wam_sim import robot as robots
+from wam_sim import scene as scenes
+from wam_sim import tasks
+
+ROBOT = robots.load('agibot_g1')
+
+
+@pytest.fixture(scope='module')
+def player():
+    made = Player(ROBOT, Mischief(disturbed=1.0, displaced=1.0, changed=0.0))
+    try:
+        made.simulation.observe()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    yield made
+    made.close()
+
+
+def test_the_folder_is_a_data_set_with_labels(tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert play.main(['--robot', 'agibot_g1', '--out', str(out), '--episodes', '4',
+                      '--seed', '44', '--shard', '0', '--changed', '1']) == 0
+    assert 'in 4 episodes; ' in capsys.readouterr().out
+    assert not [f for f in inspection.findings(out, ROBOT.embodiment) if not f.warning]
+    info = json.loads((out / 'meta/info.json').read_text())
+    assert info['features'][SUPERVISED]['dtype'] == 'bool'
+    assert info['features'][PIXEL] == {'dtype': 'float32', 'shape': [2], 'names': None}
+    episodes = [json.loads(line) for line in (out / 'meta/episodes.jsonl').open()]
+    assert [e['seed'] for e in episodes] == [44, 45, 46, 47]
+    assert all(e['family'] in tasks.LEARNED_FAMILIES and e['success'] for e in episodes)
+    assert any(len(e['tasks']) == 2 for e in episodes)      # the instruction changed
+    table = pq.read_table(out / 'data/chunk-000/episode_000000.parquet')
+    place = np.stack(table[PLACE].to_numpy())
+    x_low, x_high, y_low, y_high = ROBOT.workspace
+    assert ((place[0] > [x_low, y_low]) & (place[0] < [x_high, y_high])).all()
+
+
+def test_rows_of_a_disturbance_are_no_example(player):
+    rows = list(player.rows(51, 'touch'))
+    by_expert = np.array([labels[SUPERVISED] for _, labels in rows])
+    assert by_expert[0] and by_expert[-1] and not by_expert.all()
+    assert player.success
+
+
+def test_pictures_come_at_their_rate_and_labels_point_at_the_cube(player):
+    rows = list(player.rows(52, 'touch'))
+    for row, _ in rows:
+        first = rows[row.index - row.index % PICTURE_EVERY][0].observation
+        assert row.observation.frames[0] is first.frames[0]
+        assert row.observation.frames[0].rgb.shape == (120, 160, 3)
+    labelled = [(row, labels[PIXEL]) for row, labels in rows if np.isfinite(labels[PIXEL]).all()]
+    assert labelled
+    row, pixel = labelled[0]
+    colour = np.array(scenes.PALETTE[player.simulation.scene.item(
+        player.simulation.task.slot).colour])
+    seen = row.observation.frames[0].rgb[int(pixel[1] * 120), int(pixel[0] * 160)].astype(float)
+    assert seen @ colour / np.linalg.norm(seen) / np.linalg.norm(colour) > 0.95
+
+
+def test_a_driver_takes_the_disturbances_place():
+    asked = []
+
+    def drive(seen, row):
+        asked.append(row)
+        return seen.joints.positions(ROBOT.embodiment.commanded)
+
+    driven = Player(ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=0.0), drive)
+    try:
+        rows = list(driven.rows(53, 'touch'))
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    finally:
+        driven.close()
+    assert asked
+    assert [row.index - 1 for row, labels in rows if not labels[SUPERVISED]] == asked
+
+
+def test_held_out_combinations_are_not_played():
+    for seed in range(60):
+        scene = scenes.sampled(ROBOT, seed)
+        family = play.family_of(ROBOT, tasks.LEARNED_FAMILIES, seed)
+        task = tasks.sampled(family, scene, seed, tasks.TRAINED)
+        assert not tasks.held_out(family, scene, scene.item(task.slot), task.side)
+
+
+@pytest.mark.parametrize('words, complaint', [
+    (['--families', 'juggle'], 'no family juggle; choose from touch'),
+    (['--disturbed', '2'], 'want a share from 0 to 1'),
+    (['--episodes', '0'], 'at least 1'),
+])
+def test_wrong_arguments_are_named(tmp_path, capsys, words, complaint):
+    with pytest.raises(SystemExit):
+        play.main(['--robot', 'yam', '--out', str(tmp_path / 'x'), *words])
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_folder_that_is_there_stays(tmp_path, capsys):
+    assert play.main(['--robot', 'yam', '--out', str(tmp_path)]) == 1
+    assert 'is there already' in capsys.readouterr().err
