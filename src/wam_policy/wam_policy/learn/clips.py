@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Clips:
     spans: tuple[Span, ...]
     texts: tuple[str, ...]
     canvases: tuple[np.ndarray, ...]    # one per data set, uint8 [frames height width 3]
+    homes: tuple[Path, ...]             # where they lie, and what else is derived of them
     state: np.ndarray           # float32 [rows state], the model's keys and units
     action: np.ndarray          # float32 [rows action], absolute
     task: np.ndarray            # int32 [rows], index into texts
@@ -95,7 +96,8 @@ def joined(parts: Sequence[Clips]) -> Clips:
         return np.concatenate([getattr(part, name) for part in parts])
 
     return Clips(parts[0].robot, parts[0].stride, tuple(spans), texts,
-                 tuple(canvases for part in parts for canvases in part.canvases), whole('state'),
+                 tuple(canvases for part in parts for canvases in part.canvases),
+                 tuple(home for part in parts for home in part.homes), whole('state'),
                  whole('action'), np.concatenate(tasks), whole('supervised'), whole('pixel'),
                  whole('place'))
 
@@ -103,8 +105,7 @@ def joined(parts: Sequence[Clips]) -> Clips:
 def subset(clips: Clips, episodes: Sequence[int]) -> Clips:
     """Give the same arrays with some of the episodes."""
     spans = tuple(clips.spans[i] for i in episodes)
-    return Clips(clips.robot, clips.stride, spans, clips.texts, clips.canvases, clips.state,
-                 clips.action, clips.task, clips.supervised, clips.pixel, clips.place)
+    return replace(clips, spans=spans)
 
 
 # ---- one folder
@@ -144,8 +145,8 @@ def _folder(folder: Path, design: Design) -> Clips:
     extra = {name: np.concatenate([_column(table, name) for table in tables])
              for name in (SUPERVISED, PIXEL, PLACE) if name in tables[0].column_names}
     return Clips(
-        robot, stride, tuple(spans), tuple(tasks), (_canvases(folder, info, design, robot, spans,
-                                                              stride),),
+        robot, stride, tuple(spans), tuple(tasks),
+        (_canvases(folder, info, design, robot, spans, stride),), (_home(folder),),
         columns[gear.STATE], columns[gear.ACTION], columns['task_index'].astype(np.int32),
         extra.get(SUPERVISED, np.ones(row)).reshape(row).astype(bool),
         extra.get(PIXEL, unlabelled), extra.get(PLACE, unlabelled))
@@ -173,13 +174,17 @@ def _path(info: Mapping[str, Any], kind: str, episode: int, key: str = '') -> st
 
 # ---- canvases
 
+def _home(folder: Path) -> Path:
+    return folder.with_name(folder.name + '.clips')
+
+
 def _canvases(folder: Path, info: Mapping[str, Any], design: Design, robot: Embodiment,
               spans: Sequence[Span], stride: int) -> np.ndarray:
     """Give the canvases of a folder, from beside it or decoded now."""
     layout = design.canvas.layout(robot.model_tag, tuple(camera.key for camera in robot.cameras))
     key = {'version': _VERSION, 'layout': repr(layout), 'stride': stride,
            'episodes': len(spans), 'rows': sum(span.rows for span in spans)}
-    home = folder.with_name(folder.name + '.clips')
+    home = _home(folder)
     if (home / 'key.json').is_file() and json.loads((home / 'key.json').read_text()) == key:
         return np.load(home / 'canvases.npy', mmap_mode='r')
     part = home.with_name(home.name + '.part')

@@ -86,11 +86,11 @@ class HeldOut:
         mask = batch.action_mask[:, -1]
         error = float((wrong * mask).sum() / mask.sum().clamp(min=1))
         heads = trainer.heads
-        if heads is None or not (batch.target_token >= 0).any():
+        if heads is None or not (batch.target_share > 0).any():
             return error, None
         tokens = trainer.model.config.frame_tokens
         grounded = heads(found.clean_tokens, found.action_tokens, tokens,
-                         batch.target_token, batch.place)
+                         batch.target_share, batch.place)
         return error, float(grounded.accuracy)
 
     def _video(self, trainer: Trainer, batch: Batch) -> float:

@@ -5,10 +5,13 @@ picture without encoding anything again.
 """
 
 import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wam_policy.learn.clips import Clips
@@ -33,21 +36,37 @@ class Latents:
 
 @torch.inference_mode()
 def encoded(clips: Clips, vae: ConvVae) -> Latents:
-    """Encode all pictures of the episodes."""
-    whole = np.concatenate(clips.canvases) if len(clips.canvases) > 1 else clips.canvases[0]
-    shape = None
-    group = static = torch.empty(0)
-    for span in clips.spans:
-        shown = torch.from_numpy(np.array(whole[span.frame:span.frame + span.frames]))
+    """Encode all pictures of whole data sets; what is encoded once is kept beside them."""
+    name, first, parts = f'latents-{fingerprint(vae)}.safetensors', 0, []
+    for canvases, home in zip(clips.canvases, clips.homes, strict=True):
+        spans = [(span.frame - first, span.frames) for span in clips.spans
+                 if first <= span.frame < first + len(canvases)]
+        first += len(canvases)
+        path = home / name
+        if path.is_file():
+            parts.append(Latents(**load_file(path)))
+            continue
+        found = _of_folder(canvases, spans, vae)
+        if sum(frames for _, frames in spans) == len(canvases):
+            part = path.with_suffix('.part')
+            save_file({'group': found.group, 'static': found.static}, part)
+            os.replace(part, path)
+        parts.append(found)
+    return Latents(torch.cat([part.group for part in parts]),
+                   torch.cat([part.static for part in parts]))
+
+
+def _of_folder(canvases: np.ndarray, spans: Sequence[tuple[int, int]], vae: ConvVae) -> Latents:
+    height, width = (side // vae.config.stride for side in canvases.shape[1:3])
+    shape = (len(canvases), vae.config.channels, height, width)
+    group, static = (torch.zeros(shape, dtype=torch.float16) for _ in range(2))
+    for first, frames in spans:
+        shown = torch.from_numpy(np.array(canvases[first:first + frames]))
         pixels = canvas.model_input(shown[None], torch.float32)[0].transpose(0, 1)   # T 3 h w
-        index = torch.arange(span.frames)[:, None] + torch.arange(1 - GROUP, 1)
-        moving = _latents(vae, pixels[index.clamp(min=0)].transpose(1, 2))
-        still = _latents(vae, pixels[:, :, None].expand(-1, -1, GROUP, -1, -1))
-        if shape is None:
-            shape = (len(whole), *moving.shape[1:])
-            group, static = (torch.zeros(shape, dtype=torch.float16) for _ in range(2))
-        group[span.frame:span.frame + span.frames] = moving
-        static[span.frame:span.frame + span.frames] = still
+        index = torch.arange(frames)[:, None] + torch.arange(1 - GROUP, 1)
+        group[first:first + frames] = _latents(vae, pixels[index.clamp(min=0)].transpose(1, 2))
+        static[first:first + frames] = _latents(
+            vae, pixels[:, :, None].expand(-1, -1, GROUP, -1, -1))
     return Latents(group, static)
 
 

@@ -126,7 +126,7 @@ def losses(model: VideoActionDiT, heads: Heads | None, batch: Batch,
     patch = place = accuracy = nothing
     if heads is not None and objective.grounding:
         patch, place, accuracy, _ = heads(found.clean_tokens, found.action_tokens, c.frame_tokens,
-                                          batch.target_token, batch.place)
+                                          batch.target_share, batch.place)
     total = objective.action * parts['action'] + objective.video * parts['video'] \
         + objective.grounding * (patch + place)
     return Losses(total, parts['action'], parts['video'], patch, place, accuracy)

@@ -29,7 +29,7 @@ MEMORY = ('recall',)    # families whose goal is shown at the start only
 class Batch:
     """Hold windows of equally many blocks, on the training device.
 
-    Masks are True where a loss applies. `target_token` is -1 and `place` NaN without a label.
+    Masks are True where a loss applies. `target_share` is 0 and `place` NaN without a label.
     """
 
     texts: tuple[str, ...]
@@ -39,7 +39,7 @@ class Batch:
     state: Tensor           # [batch blocks state_dim]
     action: Tensor          # [batch blocks actions action_dim]
     action_mask: Tensor     # bool [batch blocks actions]
-    target_token: Tensor    # int64 [batch blocks], of the picture before each block
+    target_share: Tensor    # [batch blocks frame_tokens], of the picture before each block
     place: Tensor           # [batch blocks 2], standardised
     families: tuple[str, ...]
 
@@ -129,7 +129,7 @@ class Windows:
             future_mask=torch.from_numpy(self._followed(frames, blocks, at_picture, task)),
             state=torch.from_numpy(self._states[query]), action=torch.from_numpy(action),
             action_mask=torch.from_numpy(mask),
-            target_token=torch.from_numpy(self.places.tokens(clips.pixel[at_picture])),
+            target_share=torch.from_numpy(self.places.shares(clips.pixel[at_picture])),
             place=torch.from_numpy(self.places.standardised(clips.place[query])),
             families=tuple(clips.spans[i].family for i in self._episode[frames]))
 
