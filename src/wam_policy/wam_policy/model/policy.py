@@ -154,7 +154,7 @@ class Policy:
     def commit(self, views: Views) -> Mapping[str, float]:
         """Take real frames into memory, 1 at first, then a block's; give stages in ms."""
         watch = Stopwatch(self._clock)
-        canvases = self._stitched(views)
+        canvases = self.stitched(views)
         watch.lap('preprocess')
         if self._clocked is not None:
             self._clocked.observe(canvases)
@@ -178,7 +178,7 @@ class Policy:
                              f'{joints.tolist()}')
         values = transforms.state_values(self.robot, joints)
         state = torch.from_numpy(self._normaliser.state(values))
-        seen = None if newest is None or self._reference else self._stitched(newest)
+        seen = None if newest is None or self._reference else self.stitched(newest)
         watch.lap('preprocess')
         self._swapped_s = 0.0
         found = self._inferred(state, seed, seen)
@@ -195,6 +195,11 @@ class Policy:
         stages_ms = _summed(watch.laps_ms, inner, after.laps_ms)
         return Targets(targets, joints[self._commanded], stages_ms)
 
+    @property
+    def imagined(self) -> torch.Tensor | None:
+        """Return the latents of the last prediction [1 C T h w]; None before there is one."""
+        return None if self._last is None else self._last.video
+
     def video(self) -> np.ndarray:
         """Decode the last prediction: uint8 [T h w 3]. RuntimeError if there is none."""
         if self._last is None:
@@ -202,6 +207,11 @@ class Policy:
         with torch.inference_mode():
             frames = self.loaded.encoders.decode(self._last.video.to(self.loaded.dit.dtype))
         return frames[0].cpu().numpy()
+
+    def stitched(self, views: Views) -> torch.Tensor:
+        """Put camera views on the model's canvas, uint8 [T h w 3]."""
+        frames = {name: torch.from_numpy(view) for name, view in views.items()}
+        return canvas.stitched(frames, self._layout)
 
     def _inferred(self, state: torch.Tensor, seed: int, seen: torch.Tensor | None) -> Inference:
         if self._clocked is not None:
@@ -211,10 +221,6 @@ class Policy:
         if frames is None or self._prompt is None:
             raise RuntimeError('no frames since the last query: commit first')
         return self._reference.step(frames, self._prompt, state, seed)
-
-    def _stitched(self, views: Views) -> torch.Tensor:
-        frames = {name: torch.from_numpy(view) for name, view in views.items()}
-        return canvas.stitched(frames, self._layout)
 
     def _timed(self, exchange: sampler.Exchange) -> sampler.Exchange:
         def swapped(video: torch.Tensor, action: torch.Tensor) -> sampler.Velocities:
