@@ -1,34 +1,11 @@
-"""Under which circumstances a figure was measured: machine, date, commit, load."""
+"""How measurements are written down, with the circumstances they were taken under."""
 
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def circumstances() -> dict[str, Any]:
-    """Say where and when, from which sources, and how busy the machine was."""
-    git = ['git', '-C', str(ROOT)]
-    commit = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True,
-                            text=True, check=False).stdout.strip()
-    return {'date': datetime.now(UTC).isoformat(timespec='seconds'), 'commit': commit or None,
-            'machine': processor(), 'cores': os.cpu_count(),
-            'load_average': [round(x, 2) for x in os.getloadavg()],
-            'python': platform.python_version()}
-
-
-def processor() -> str:
-    """Name the CPU."""
-    lines = Path('/proc/cpuinfo').read_text().splitlines()
-    names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-    return next(names, platform.machine())
-
+from wam_policy.learn.circumstances import circumstances
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write figures with their circumstances."""
