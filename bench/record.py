@@ -7,6 +7,7 @@ from typing import Any
 
 from wam_policy.learn.circumstances import circumstances
 
+
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write figures with their circumstances."""
     path.parent.mkdir(parents=True, exist_ok=True)

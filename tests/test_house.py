@@ -25,7 +25,7 @@ CLIENT = tuple(f'wam_policy.worker.{name}' for name in
                ('client', 'crew', 'program', 'backoff', 'exits', 'wire'))
 # what learning may use of the simulator: everything but its node
 SIMULATOR = tuple(f'wam_sim.{name}' for name in (
-    'cameras', 'episode', 'expert', 'mover', 'robot', 'scene', 'simulation', 'tasks'))
+    'cameras', 'episode', 'expert', 'goals', 'mover', 'robot', 'scene', 'simulation', 'tasks'))
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from wam_sim import robot as robots
 from wam_sim.robot import Robot
 
 from wam_policy.learn.rollout import Pace, Policy, lived, staged
 from wam_policy.learn.trials import Result, Trial
+from wam_sim import robot as robots
 
 EXPERT = 'expert'                           # as a checkpoint: the simulator's own expert
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wam_sim import robot as robots
 from wam_sim.robot import Robot
 
 from wam_policy.core import weights
@@ -23,6 +22,7 @@ from wam_policy.learn.series import EVERY, MAIN, SERIES, Series, drawn
 from wam_policy.learn.trials import Result
 from wam_policy.model import design as designs
 from wam_policy.model.design import Design
+from wam_sim import robot as robots
 
 SEED = 9_000_000                            # far from every seed that data is made from
 BASELINE_SHARE = 4                          # baselines get a quarter of the episodes
@@ -36,7 +36,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--robot', choices=robots.names(), default='agibot_g1')
     parser.add_argument('--checkpoint', metavar='DIR', default='mini',
                         help='weights: a folder, mini (shipped), preset:NAME for random ones, or '
-                        f'{EXPERT} for the simulator\'s own (default: %(default)s)')
+                        f"{EXPERT} for the simulator's own (default: %(default)s)")
     parser.add_argument('--episodes', type=int, default=200, metavar='N')
     parser.add_argument('--seed', type=int, default=SEED, metavar='S',
                         help='of the first scene (default: %(default)s)')

@@ -96,8 +96,8 @@ class Oracle:
             ahead.step(self._steps)
             setpoint = ahead.controllers.sample(ahead.now_ns)
             rows.append(setpoint.position)
-        mover.put(rows[-2])
-        mover.take(rows[-1])
+        mover.put(np.round(rows[-2], 9))
+        mover.take(np.round(rows[-1], 9))
         elapsed_s = (self._simulation.now_ns - self._begun_ns) / 1e9
         for row in range(len(rows), HORIZON):
             here = rows[-1]

@@ -9,11 +9,11 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-from wam_sim import scene as scenes
-from wam_sim import tasks
 from wam_sim.robot import Robot
 
 from wam_policy.learn.trials import Trial, limit_s
+from wam_sim import scene as scenes
+from wam_sim import tasks
 
 CHANGED_S = 1.0                             # in mid-motion: arms move, nothing is reached yet
 CHANGE_STREAM, SWAP_STREAM = 2, 3           # of random numbers; 0 and 1 place and draw tasks
