@@ -4,12 +4,9 @@ import signal
 import subprocess
 from types import FrameType
 
-from cli import build
+from cli import build, domain
 from cli.environment import environment
 from cli.layout import checkout
-
-# 1 to 100: above that, DDS ports run into those that the kernel hands out
-DOMAINS = 100
 
 
 def main(arguments: list[str]) -> int:
@@ -18,7 +15,7 @@ def main(arguments: list[str]) -> int:
     build.ensure(layout)
     env = environment(layout)
     # a domain of its own: a demo that runs beside the tests hears nothing of them
-    env['ROS_DOMAIN_ID'] = str(1 + os.getpid() % DOMAINS)
+    env['ROS_DOMAIN_ID'] = str(domain.free(os.getpid()))
     code = _pytest([str(layout.python), '-m', 'pytest', *arguments], env, str(layout.root))
     # `ros2` commands in tests start a daemon for their domain, which would stay for hours
     subprocess.run(['ros2', 'daemon', 'stop'], env=env, stdin=subprocess.DEVNULL,

@@ -3,14 +3,18 @@
 import importlib.util
 import os
 import sys
+from itertools import count
 
 import pytest
+
+from cli.domain import free
 
 # torch's compiler brings an LLVM, the simulator's off-screen OpenGL another. Only tests have both
 # in one process, and there the compiler's must be loaded first: loaded second, it crashes.
 if importlib.util.find_spec('triton'):
     import triton  # noqa: F401
 
+SEEDS = count(os.getpid())
 STATUS = pytest.StashKey[int]()
 
 
@@ -25,6 +29,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if 'slow' in item.keywords:
             item.add_marker(skipped)
+
+
+@pytest.fixture(scope='module')
+def ros_domain():
+    """Give this module a ROS domain of its own, in which also all that it starts is.
+
+    Participants that were killed are believed to live for ten seconds: nobody else meets them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('ROS_DOMAIN_ID', str(free(next(SEEDS))))
+        yield int(os.environ['ROS_DOMAIN_ID'])
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -1,6 +1,5 @@
 """Stacks for the tests of this folder: a whole launch, or its nodes one by one."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -23,7 +22,6 @@ from wam_policy.ros.supervised import Supervised  # noqa: E402
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus  # noqa: E402
 
-DOMAIN = 120 + os.getpid() % 80         # nobody else's stack on this machine
 JUMP_SHARE = 1.5                        # of the way that the velocity limit allows per sample
 
 
@@ -33,7 +31,7 @@ class Watch:
     def __init__(self, robot):
         self.robot = embodiment.load(robot)
         self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=DOMAIN)
+        rclpy.init(context=self._context)
         self.node = rclpy.create_node('watch', namespace='wam', context=self._context)
         self.policy, self.motion, self.sim = PolicyStatus(), MotionStatus(), SimStatus()
         self.states, self.chunks, self.reasons = [], [], []
@@ -116,15 +114,9 @@ class Watch:
         self.joints = state
 
 
-@pytest.fixture(scope='session', autouse=True)
-def domain():
-    """Keep the programs of these tests in a ROS domain of their own."""
-    before = os.environ.get('ROS_DOMAIN_ID')
-    os.environ['ROS_DOMAIN_ID'] = str(DOMAIN)
-    yield
-    os.environ.pop('ROS_DOMAIN_ID')
-    if before is not None:
-        os.environ['ROS_DOMAIN_ID'] = before
+@pytest.fixture(scope='module', autouse=True)
+def apart(ros_domain):
+    """Keep each file of this folder in a ROS domain of its own."""
 
 
 @pytest.fixture(scope='module')

@@ -190,8 +190,7 @@ def launch(tmp_path):
         started.append(subprocess.Popen(
             [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, start_new_session=True,
-            env=os.environ | {'ROS_LOG_DIR': str(tmp_path), 'PYTHONUNBUFFERED': '1',
-                              'ROS_DOMAIN_ID': str(os.getpid() % 90 + 10)}))
+            env=os.environ | {'ROS_LOG_DIR': str(tmp_path), 'PYTHONUNBUFFERED': '1'}))
         return started[-1]
 
     yield start

@@ -156,12 +156,12 @@ def favoured_process():
 @contextmanager
 def stage_with(*parameters):
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=100 + os.getpid() % 100, args=[
+    rclpy.init(context=context, args=[
         '--ros-args', '-p', 'embodiment:=yam', *(x for p in parameters for x in ('-p', p))])
     node, bench = MotionNode(context=context), Bench(context)
     spinning = Spinning([node]), Spinning([bench.node])
-    assert node.trigger_configure() == node.trigger_activate()
     try:
+        assert node.trigger_configure() == node.trigger_activate()
         yield node, bench
     finally:
         for each in spinning:

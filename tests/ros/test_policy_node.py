@@ -83,7 +83,7 @@ class Bench:
     def status(self):
         return self.statuses[-1] if self.statuses else PolicyStatus()
 
-    def wait(self, condition, timeout_s=8.0):
+    def wait(self, condition, timeout_s=20.0):
         end_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end_s, f'still {self.status.state_name}: ' \
@@ -100,18 +100,19 @@ def stage(monkeypatch):
     """Give an active node that waits for words, and the bench around it."""
     monkeypatch.setattr(engine, 'plan', toy_plan)
     context = rclpy.Context()
-    rclpy.init(context=context, args=['--ros-args', '-p', 'embodiment:=yam'],
-               domain_id=100 + os.getpid() % 100)
+    rclpy.init(context=context, args=['--ros-args', '-p', 'embodiment:=yam'])
     node, bench = PolicyNode(context=context), Bench(context)
     spinning = Spinning([node, bench.node])
-    assert node.trigger_configure() == node.trigger_activate()
-    bench.wait(lambda: bench.status.state_name == 'IDLE')
-    yield node, bench
-    spinning.stop()
-    node.close()
-    for made in (node, bench.node):
-        made.destroy_node()
-    rclpy.shutdown(context=context)
+    try:
+        assert node.trigger_configure() == node.trigger_activate()
+        bench.wait(lambda: bench.status.state_name == 'IDLE')
+        yield node, bench
+    finally:
+        spinning.stop()
+        node.close()
+        for made in (node, bench.node):
+            made.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 @pytest.fixture
@@ -291,7 +292,7 @@ def run(bench, instruction, limit_s, feedback=None):
     return goal, goal.get_result_async() if goal.accepted else None
 
 
-def finished(future, timeout_s=8.0):
+def finished(future, timeout_s=20.0):
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
     assert done.wait(timeout_s)

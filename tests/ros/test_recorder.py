@@ -1,7 +1,6 @@
 """recorder_node on real rclpy, beside a robot that publishes what robots publish."""
 # ruff: noqa: E402 - what follows needs a ROS 2 environment
 
-import os
 import subprocess
 import sys
 import time
@@ -103,7 +102,7 @@ class Robot:
 def recording(folder, **settings):
     """Give a robot and an active recorder that listens to it."""
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=int(os.environ['ROS_DOMAIN_ID']))
+    rclpy.init(context=context)
     node = RecorderNode(context, 'wam', [
         Parameter(name, value=value) for name, value in
         {'embodiment': 'yam', 'folder': str(folder), 'min_free_mb': 0, **settings}.items()])
@@ -296,7 +295,7 @@ def test_a_killed_recorder_loses_less_than_a_second(tmp_path, started):
                       '-p', f'folder:={tmp_path}', '-p', 'each_instruction:=true',
                       '-p', 'min_free_mb:=0')
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=int(os.environ['ROS_DOMAIN_ID']))
+    rclpy.init(context=context)
     robot = Robot(context)
     spinning = Spinning([robot.node])
     try:
@@ -323,7 +322,7 @@ def test_a_killed_recorder_loses_less_than_a_second(tmp_path, started):
 
 def test_the_program_records_for_a_time(tmp_path):
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=int(os.environ['ROS_DOMAIN_ID']))
+    rclpy.init(context=context)
     robot = Robot(context)
     spinning = Spinning([robot.node])
     try:

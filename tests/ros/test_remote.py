@@ -1,6 +1,5 @@
 """policy_node with a policy server elsewhere: it runs, holds while that is away, and resumes."""
 
-import os
 
 import numpy as np
 import pytest
@@ -34,19 +33,21 @@ def double(port=0):
 @pytest.fixture
 def stage():
     server, context = double(), rclpy.Context()
-    rclpy.init(context=context, domain_id=100 + os.getpid() % 100, args=[
+    rclpy.init(context=context, args=[
         '--ros-args', '-p', 'embodiment:=yam', '-p', 'backend:=remote', '-p',
         f'server:=ws://127.0.0.1:{server.port}', '-p', 'query_timeout_s:=1.5'])
     node, bench = PolicyNode(context=context), Bench(context)
     spinning = Spinning([node, bench.node])
-    assert node.trigger_configure() == node.trigger_activate()
-    yield server, bench
-    spinning.stop()
-    node.close()
-    for made in (node, bench.node):
-        made.destroy_node()
-    rclpy.shutdown(context=context)
-    server.close()
+    try:
+        assert node.trigger_configure() == node.trigger_activate()
+        yield server, bench
+    finally:
+        spinning.stop()
+        node.close()
+        for made in (node, bench.node):
+            made.destroy_node()
+        rclpy.shutdown(context=context)
+        server.close()
 
 
 def held(bench):

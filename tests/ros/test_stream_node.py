@@ -1,7 +1,6 @@
 """stream_node on real rclpy, between trajectories and two vendors' interfaces."""
 # ruff: noqa: E402 - what follows needs a ROS 2 environment
 
-import os
 import sys
 import time
 from contextlib import contextmanager
@@ -111,7 +110,7 @@ class Bench:
             publisher.publish(convert.trajectory_message(plan, controller.joints))
         return plan.goal
 
-    def wait(self, condition, timeout_s=6.0):
+    def wait(self, condition, timeout_s=15.0):
         end_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end_s, self.diagnostics
@@ -121,15 +120,15 @@ class Bench:
 @contextmanager
 def stage(robot, *parameters, active=True, reporting=True):
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=100 + os.getpid() % 100, args=[
+    rclpy.init(context=context, args=[
         '--ros-args', '-p', f'embodiment:={robot.name}',
         *(x for p in parameters for x in ('-p', p))])
     node, bench = StreamNode(context=context), Bench(context, robot, reporting)
     spinning = Spinning([node]), Spinning([bench.node])
-    node.trigger_configure()
-    if active:
-        node.trigger_activate()
     try:
+        node.trigger_configure()
+        if active:
+            node.trigger_activate()
         yield node, bench
     finally:
         for each in spinning:

@@ -25,9 +25,14 @@ from wam_policy.core import embodiment  # noqa: E402
 
 from wam_msgs.msg import SimStatus  # noqa: E402
 
-DOMAIN = '91'
-ENVIRONMENT = {name: value for name, value in os.environ.items()
-               if name not in ('DISPLAY', 'WAYLAND_DISPLAY')} | {'ROS_DOMAIN_ID': DOMAIN}
+
+@pytest.fixture(scope='module', autouse=True)
+def surroundings(ros_domain: int) -> Iterator[None]:
+    """Start everything in a domain of its own, and where no window can be opened."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ('DISPLAY', 'WAYLAND_DISPLAY'):
+            patch.delenv(name, raising=False)
+        yield
 
 
 class Robot:
@@ -38,9 +43,9 @@ class Robot:
         flags = [flag for argument in arguments for flag in ('-p', argument)]
         self.process = subprocess.Popen(
             [sys.executable, '-m', 'wam_sim.sim_node', '--ros-args', *flags],
-            env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+            stderr=subprocess.PIPE, text=True)
         self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=int(DOMAIN))
+        rclpy.init(context=self.context)
         self.node = rclpy.create_node('onlooker', context=self.context)
         self.executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
@@ -185,7 +190,7 @@ def test_clock_on_request_is_what_stamps_are_in() -> None:
 def test_wrong_parameters_end_it_with_a_reason(argument: str, reason: str) -> None:
     done = subprocess.run(
         [sys.executable, '-m', 'wam_sim.sim_node', '--ros-args', '-p', argument],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+        capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert reason in done.stderr
     assert 'Traceback' not in done.stderr
