@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
 PROGRAM = textwrap.dedent('''
     import sys, threading

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import mujoco
@@ -48,6 +49,7 @@ RATE_WINDOW_NS = 3_000_000_000
 # A trajectory must reach physics before its switch, 30 ms ahead: a thread that draws or publishes
 # pictures gives way this soon.
 SWITCH_INTERVAL_S = 0.0005
+CHECK_S = 0.1       # how late a signal or a dead thread may be seen
 ENDING_S = 8.0      # launch kills after 10 s: before that, the stacks tell what hangs
 
 
@@ -248,12 +250,15 @@ def main(args: list[str] | None = None) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     favour()
     # our own handlers: rclpy's would invalidate publishers while two threads still use them
-    asked = threading.Event()
+    # not an Event: a signal in the middle of its `wait` or `set` would wait for itself in `set`
+    asked: SimpleQueue[None] = SimpleQueue()
+    limited: list[bool] = []
 
     def end(*_: object) -> None:
-        if not asked.is_set():          # impatience does not put it off
+        if not limited:                 # impatience does not put it off
+            limited.append(True)
             faulthandler.dump_traceback_later(ENDING_S, exit=True)
-        asked.set()
+        asked.put(None)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
@@ -269,8 +274,9 @@ def main(args: list[str] | None = None) -> None:
     thread = threading.Thread(target=executor.spin, name='executor')
     thread.start()
     try:
-        while not asked.wait(0.2):
+        while asked.empty():
             node.check()
+            time.sleep(CHECK_S)
     except RuntimeError as error:
         node.get_logger().fatal(f'{error}: {error.__cause__!r}')
         sys.exit(1)

@@ -8,6 +8,7 @@ import faulthandler
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 
 import rclpy
 from rclpy.experimental import EventsExecutor
@@ -55,12 +56,15 @@ def spun(make: Callable[[], Node], args: list[str] | None = None,
     What has not ended `ending_s` later is stuck: every thread's stack goes to stderr and the
     process leaves with status 1.
     """
-    asked = threading.Event()
+    # not an Event: a signal in the middle of its `wait` or `set` would wait for itself in `set`
+    asked: SimpleQueue[None] = SimpleQueue()
+    limited: list[bool] = []
 
     def end(*_: object) -> None:
-        if not asked.is_set():          # impatience does not put it off
+        if not limited:                 # impatience does not put it off
+            limited.append(True)
             faulthandler.dump_traceback_later(ending_s, exit=True)
-        asked.set()
+        asked.put(None)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
@@ -68,7 +72,7 @@ def spun(make: Callable[[], Node], args: list[str] | None = None,
     node = make()
     spinning = Spinning([node], end)
     try:
-        asked.wait()
+        asked.get()
         spinning.stop()
     finally:
         node.close()
