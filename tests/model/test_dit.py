@@ -17,6 +17,7 @@ VARIANTS = {
     'one frame a block': SMALL,
     'two frames a block': replace(SMALL, frames_per_block=2),
     'three frames, two states': replace(SMALL, frames_per_block=3, states_per_block=2),
+    'learned places': replace(SMALL, frames_per_block=2, learned_places=True),
     'image context': replace(
         SMALL, frames_per_block=2, image_context=True, image_dim=8, condition_channels=6
     ),
@@ -96,6 +97,47 @@ def test_cached_queries_equal_the_training_forward(name: str) -> None:
             ours_action, action[:, block * count:(block + 1) * count], atol=2e-5, rtol=1e-4
         )
         clip.remember(clip.config.frames_per_block)
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_a_lean_pass_gives_what_the_whole_one_does(name: str) -> None:
+    clip = Clip(VARIANTS[name])
+    c, batch, n = clip.config, len(clip.clean), clip.config.frames_per_block
+    video, action = clip.trained()
+    lean = clip.model(
+        clip.clean[:, :, :-n], clip.noisy[:, :, 1:],
+        clip.video_t[:, 1:].repeat_interleave(n, 1).expand(batch, -1), clip.action,
+        clip.action_t.repeat_interleave(c.actions_per_block, 1).expand(batch, -1),
+        clip.state, clip.context, clip.condition, lean=True,
+    )
+    torch.testing.assert_close(lean.video, video[:, :, 1:], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(lean.action, action, atol=2e-5, rtol=1e-4)
+    assert lean.clean_tokens.shape[1] == (clip.frames - n) * c.frame_tokens
+
+
+def test_a_model_without_video_answers_as_it_was_trained() -> None:
+    clip = Clip(replace(SMALL, predicts_video=False))
+    c, batch = clip.config, len(clip.clean)
+    trained = clip.model(
+        clip.clean[:, :, :-1], None, clip.video_t[:, 1:].expand(batch, -1), clip.action,
+        clip.action_t.repeat_interleave(c.actions_per_block, 1).expand(batch, -1),
+        clip.state, clip.context, lean=True,
+    )
+    clip.remember(1)
+    video, action = clip.query()
+    torch.testing.assert_close(
+        action, trained.action[:, :c.actions_per_block], atol=2e-5, rtol=1e-4)
+    assert not video.any()
+
+
+def test_training_attends_as_inference_does() -> None:
+    """On a CPU another attention serves training; only gradients tell which one ran."""
+    clip = Clip(SMALL)
+    fused = clip.trained()
+    clip.model.requires_grad_(True)
+    for ours, theirs in zip(clip.trained(), fused, strict=True):
+        assert ours.requires_grad
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
 def test_a_state_that_trained_alone_sees_more_when_cached() -> None:

@@ -28,6 +28,7 @@ from wam_policy.model import checkpoint
 from wam_policy.model import design as designs
 from wam_policy.model.checkpoint import Policy
 from wam_policy.model.conv_vae import ConvVae
+from wam_policy.model.design import Advice
 from wam_policy.model.dit import VideoActionDiT
 from wam_policy.model.encoders import Encoders
 
@@ -36,6 +37,8 @@ STAGES: dict[str, Objective | None] = {
 MIX = {1: 0.5, 2: 0.25, 3: 0.15, 4: 0.1}        # share of windows by blocks
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 200        # of episodes
 SAVE_S, SAY_S, FIGURES_S = 60.0, 15.0, 60.0
+CLONED = '_cloned'      # behind the name of a design
+FLASH_NOISE = 0.8       # at which one step leaves the video, as the released models do
 RESUME = Path('training') / 'resume.safetensors'
 HEADS = Path('training') / 'heads.safetensors'
 
@@ -70,6 +73,24 @@ def split(data: Clips, seed: int) -> tuple[Clips, Clips]:
     if len(order) < 2:
         raise ValueError('want at least two episodes: one is held out to judge the training')
     return clips.subset(data, sorted(order[aside:])), clips.subset(data, sorted(order[:aside]))
+
+
+def shaped(policy: Policy, stage: str) -> Policy:
+    """Give the policy the form of a stage: cloning sees the newest picture and predicts none."""
+    design, model = policy.design, policy.design.model
+    if stage == 'clone':
+        model = replace(model, window_blocks=1, predicts_video=False)
+        design = replace(design, name=design.name.removesuffix(CLONED) + CLONED,
+                         inference=Advice('full16', 1, 1.0))
+    elif not model.predicts_video:
+        whole = designs.released(design.name.removesuffix(CLONED))
+        model = replace(model, window_blocks=whole.model.window_blocks, predicts_video=True)
+        design = replace(design, name=whole.name, inference=whole.inference)
+    if stage == 'flash':
+        design = replace(design, video_final_noise=FLASH_NOISE,
+                         inference=Advice('one_step', None, 1.0))
+    policy.dit.config = model
+    return replace(policy, design=replace(design, model=model))
 
 
 # ---- how long
@@ -286,7 +307,7 @@ def run(options: argparse.Namespace) -> int:
         checkpoint.save(policy, part)
         placed(part, options.out)
     if options.stage != 'autoencoder':
-        train_stage(policy, data, options, journal)
+        train_stage(shaped(policy, options.stage), data, options, journal)
     journal.note(f'checkpoint: {options.out}')
     journal.close()
     return 0

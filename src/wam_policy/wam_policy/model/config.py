@@ -44,6 +44,7 @@ class ModelConfig:
     states_per_block: int
     window_blocks: int               # blocks of memory and prediction after the first frame
     masked_state: bool               # in training the state token sees itself alone
+    predicts_video: bool             # False: a block has actions and states only (a baseline)
     # time base
     pixel_frames_per_latent: int
     video_hz: float                  # pixel frames
@@ -110,11 +111,16 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Read what `to_dict` wrote; ValueError names missing and unknown keys."""
+        values = {**_UNSAID, **values}
         known = {field.name for field in fields(cls)}
         missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
         if missing or unknown:
             raise ValueError(f'model config: missing {missing}, unknown {unknown}')
         return cls(**{**values, 'latent_size': tuple(values['latent_size'])})
+
+
+# What files do not say that are older than the choice.
+_UNSAID = {'learned_places': False, 'predicts_video': True}
 
 
 def preset(name: str) -> ModelConfig:
@@ -146,6 +152,7 @@ _DREAMZERO = {
     'states_per_block': 1,
     'window_blocks': 4,
     'masked_state': True,
+    'predicts_video': True,
     'pixel_frames_per_latent': 4,
     'video_hz': 5.0,
     'action_hz': 15.0,
@@ -177,6 +184,7 @@ _SMALL = {
     'states_per_block': 1,
     'window_blocks': 4,
     'masked_state': False,
+    'predicts_video': True,
     'pixel_frames_per_latent': 4,
     'video_hz': 5.0,
     'action_hz': 30.0,

@@ -274,7 +274,7 @@ def _released_model(head: Mapping[str, Any], box: CanvasConfig,
         action_hidden=int(network.get('hidden_size', 1024)),
         frames_per_block=frames, actions_per_block=actions,
         states_per_block=int(network.get('num_state_per_block', 1)),
-        window_blocks=window, masked_state=True,
+        window_blocks=window, masked_state=True, predicts_video=True,
         pixel_frames_per_latent=vae.GROUP, video_hz=frames * vae.GROUP / CHUNK_S,
         action_hz=actions / CHUNK_S)
     said = network.get('frame_seqlen')

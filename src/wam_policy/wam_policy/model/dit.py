@@ -134,9 +134,9 @@ class VideoActionDiT(nn.Module):
     def block_rotation(self, start_frame: int) -> Rotation:
         """Rotate a block [video | actions | states] that follows `start_frame` cached frames."""
         c = self.config
-        k = c.block_of(start_frame)
+        k, frames = c.block_of(start_frame), c.frames_per_block if c.predicts_video else 0
         return Rotation.of(torch.cat([
-            video_angles(start_frame, c.frames_per_block, c.grid, c.head_dim, self.device),
+            video_angles(start_frame, frames, c.grid, c.head_dim, self.device),
             self._line(k * c.actions_per_block, c.actions_per_block),
             self._line(k * c.states_per_block, c.states_per_block),
         ]))
@@ -181,7 +181,8 @@ class VideoActionDiT(nn.Module):
         state [batch states state_dim]; one flow time for all video and one for all action
         tokens. Returns velocities shaped as video and action.
         """
-        tokens = self._video_tokens(video, condition)
+        seeing = self.config.predicts_video
+        tokens = self._video_tokens(video if seeing else video[:, :, :0], condition)
         actions, count = self._action_tokens(action, action_time), tokens.shape[1]
         x = torch.cat([tokens, actions, self.state_encoder(state)], dim=1)
         modulation = joined_modulation(video_time, action_time, count, x.shape[1] - count)
@@ -189,7 +190,9 @@ class VideoActionDiT(nn.Module):
         for block, seen, memory in zip(self.layers, context, memories, strict=True):
             x = block(x, modulation, rotation, seen, memory)
         acted = x[:, count:count + action.shape[1]]
-        return self.video_velocity(x[:, :count], video_time.embedding), self.action_decoder(acted)
+        velocity = self.video_velocity(x[:, :count], video_time.embedding) if seeing else \
+            torch.zeros_like(video)
+        return velocity, self.action_decoder(acted)
 
     # ---- teacher forcing
 
