@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 import mujoco
@@ -250,15 +249,14 @@ def main(args: list[str] | None = None) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     favour()
     # our own handlers: rclpy's would invalidate publishers while two threads still use them
-    # not an Event: a signal in the middle of its `wait` or `set` would wait for itself in `set`
-    asked: SimpleQueue[None] = SimpleQueue()
-    limited: list[bool] = []
+    # Neither an Event nor a blocking wait: a signal in the middle of an Event's `wait` or `set`
+    # waits for itself in `set`, and one just before a wait begins wakes nobody.
+    asked: list[object] = []
 
-    def end(*_: object) -> None:
-        if not limited:                 # impatience does not put it off
-            limited.append(True)
+    def end(*reason: object) -> None:
+        asked.append(reason)
+        if len(asked) == 1:             # impatience does not put it off
             faulthandler.dump_traceback_later(ENDING_S, exit=True)
-        asked.put(None)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
@@ -274,7 +272,7 @@ def main(args: list[str] | None = None) -> None:
     thread = threading.Thread(target=executor.spin, name='executor')
     thread.start()
     try:
-        while asked.empty():
+        while not asked:
             node.check()
             time.sleep(CHECK_S)
     except RuntimeError as error:

@@ -7,14 +7,15 @@ round, and then whatever still publishes fails. An end that does not come is for
 import faulthandler
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
 
 import rclpy
 from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+CHECK_S = 0.05      # how late a signal may be seen
 ENDING_S = 8.0      # launch kills after 10 s: before that, the stacks tell what hangs
 
 
@@ -56,15 +57,14 @@ def spun(make: Callable[[], Node], args: list[str] | None = None,
     What has not ended `ending_s` later is stuck: every thread's stack goes to stderr and the
     process leaves with status 1.
     """
-    # not an Event: a signal in the middle of its `wait` or `set` would wait for itself in `set`
-    asked: SimpleQueue[None] = SimpleQueue()
-    limited: list[bool] = []
+    # Neither an Event nor a blocking wait: a signal in the middle of an Event's `wait` or `set`
+    # waits for itself in `set`, and one just before a wait begins wakes nobody.
+    asked: list[object] = []
 
-    def end(*_: object) -> None:
-        if not limited:                 # impatience does not put it off
-            limited.append(True)
+    def end(*reason: object) -> None:
+        asked.append(reason)
+        if len(asked) == 1:             # impatience does not put it off
             faulthandler.dump_traceback_later(ending_s, exit=True)
-        asked.put(None)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
@@ -72,7 +72,8 @@ def spun(make: Callable[[], Node], args: list[str] | None = None,
     node = make()
     spinning = Spinning([node], end)
     try:
-        asked.get()
+        while not asked:
+            time.sleep(CHECK_S)
         spinning.stop()
     finally:
         node.close()
