@@ -61,7 +61,17 @@ def file_of(folder: Path) -> Path:
 def interrupted(root: Path) -> list[Path]:
     """Return the episodes under `root` that nobody finished, oldest name first."""
     return sorted(file.parent for file in root.glob('*/*.mcap')
-                  if not (file.parent / METADATA).exists())
+                  if not (file.parent / METADATA).exists() and not _linked(file))
+
+
+def stay(file: Path) -> None:
+    """Raise ValueError where writing to a bag's file would write somewhere else."""
+    if _linked(file):
+        raise ValueError(f'{file}: it or its folder is a link: name the place itself')
+
+
+def _linked(file: Path) -> bool:
+    return file.is_symlink() or file.parent.is_symlink()
 
 
 def contents(file: Path) -> Contents:

@@ -42,6 +42,7 @@ def repair(folder: Path) -> Repaired:
     Raises Busy while it is recorded, ValueError where nothing can be saved.
     """
     file = layout.file_of(folder)
+    layout.stay(file)
     with file.open('rb') as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

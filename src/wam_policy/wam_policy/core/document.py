@@ -25,7 +25,8 @@ class Table:
     def load(cls, path: Path) -> Self:
         """Open a file; a key that stands there twice is refused, as YAML would drop the first."""
         try:
-            values = yaml.load(path.read_text(encoding='utf-8'), Loader=_UniqueKeys)
+            # a SafeLoader of ours
+            values = yaml.load(path.read_text(encoding='utf-8'), Loader=_UniqueKeys)  # nosec B506
         except yaml.YAMLError as error:
             raise ValueError(f'{path}: not a readable YAML document: {error}') from error
         return cls(values, f'{path}')

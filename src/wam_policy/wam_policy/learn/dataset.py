@@ -51,6 +51,8 @@ class Dataset:
         self.folder, self.robot = folder, robot
         self.fps = 1.0 / robot.step_dt_s
         self._part = folder.with_name(folder.name + '.part')
+        if self._part.is_symlink():
+            raise FileExistsError(f'{self._part} is a link and would lead elsewhere; remove it')
         shutil.rmtree(self._part, ignore_errors=True)       # of an export that was interrupted
         (self._part / 'meta').mkdir(parents=True)
         self._size: tuple[int, int] | None = None           # of every picture

@@ -46,7 +46,8 @@ class ServerFailed(LinkError):
 class Link:
     """Hold a connection to `address` and the configuration that came with it."""
 
-    def __init__(self, address: str, token: str = '', open_s: float = OPEN_S) -> None:
+    def __init__(self, address: str, token: str = '',       # nosec B107: empty, none is sent
+                 open_s: float = OPEN_S) -> None:
         """Connect; raises Unreachable or Refused."""
         self.address = address
         headers = {'Authorization': f'Api-Key {token}'} if token else None

@@ -154,7 +154,8 @@ class MotionNode(LifecycleNode):
             self.destroy_service(service)
         for publisher in (self._would_out, *(out for out, _ in self._controllers)):
             self.destroy_publisher(publisher)
-        self._motion, self._told = None, ()
+        with self._lock:
+            self._motion, self._told = None, ()
 
     # inputs
 
@@ -270,7 +271,10 @@ class MotionNode(LifecycleNode):
         for thread in (self._loop, self._planner):
             if thread is not None and thread.error is not None:
                 raise RuntimeError('motion ended by a fault of its own') from thread.error
-        snapshot = self._snapshot()
+        with self._lock:                    # a last tick may come while the node is cleaned up
+            if self._motion is None:
+                return
+            snapshot = self._motion.snapshot(self._now_ns())
         changed = (snapshot.state, snapshot.reason, snapshot.deadman_ok, snapshot.first_move)
         self._checks += 1
         if changed != self._told or self._checks >= CHECKS_PER_STATUS:

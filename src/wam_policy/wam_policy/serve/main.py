@@ -21,7 +21,7 @@ from wam_policy.serve.desk import Desk, Policy
 from wam_policy.serve.server import Limits, Server
 from wam_policy.worker import exits
 
-TOKEN = 'WAM_TOKEN'
+TOKEN = 'WAM_TOKEN'         # nosec B105: the variable's name
 MEBIBYTE = 1024 * 1024
 RECIPES = ('full16', 'static8', 'dynamic4', 'one_step')
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
