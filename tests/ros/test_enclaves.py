@@ -96,13 +96,13 @@ def opened(robot: str, folder: Path) -> dict[str, Rights]:
 def settled(node: LifecycleNode) -> Rights:
     """Wait until the graph has told everything."""
     before, since_s = None, time.monotonic()
-    while time.monotonic() - since_s < 20.0:
+    while time.monotonic() - since_s < 60.0:
         now = rights(node)
         if now == before and now['topics publish']:
             return now
         before = now
         time.sleep(1.0)
-    raise AssertionError('the graph does not settle')
+    raise AssertionError(f'the graph does not settle: {before}')
 
 
 def rights(node: LifecycleNode) -> Rights:

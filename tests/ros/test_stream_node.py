@@ -13,7 +13,7 @@ rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wa
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State as Lifecycle
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Empty
+from std_msgs.msg import Empty, String
 from trajectory_msgs.msg import JointTrajectory
 from wam_policy.core import limits, planning
 from wam_policy.core.embodiment import load
@@ -48,7 +48,7 @@ class FakeArm:
     def get_observations(self):
         return {'joint_pos': self.position[:6], 'joint_vel': np.zeros(6),
                 'gripper_pos': self.position[6:], 'gripper_vel': np.zeros(1),
-                'temp_rotor': np.full(7, self.rotor_c)}
+                'joint_eff': np.arange(6.0), 'temp_rotor': np.full(7, self.rotor_c)}
 
     def close(self):
         self.closed = True
@@ -201,7 +201,7 @@ def test_without_the_vendors_messages_configuration_says_what_to_do(capfd):
 
 def test_a_gripper_in_another_unit_refuses_activation(monkeypatch, capfd):
     vendor = ModuleType('genie_msgs.msg')
-    vendor.EndState = vendor.HeadState = vendor.WaistState = Empty
+    vendor.EndState = vendor.HeadState = vendor.WaistState = vendor.ArmState = Empty
     monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
     monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
     with stage(G1, 'enable_motion:=true', active=False) as (node, bench):
@@ -267,6 +267,44 @@ def test_a_hot_motor_is_reported(i2rt):
         i2rt[0].rotor_c = 95.0
         bench.wait(lambda: 'left arm: a motor has 95 degrees'
                    in bench.diagnostics.get('stream: stream', SimpleNamespace(message='')).message)
+
+
+def test_what_the_driver_finds_wrong_reaches_motion(i2rt):
+    with stage(YAM) as (_, bench):
+        faults = []
+        bench.node.create_subscription(String, 'robot_fault', lambda msg: faults.append(msg.data),
+                                       qos.LATCHED)
+        bench.wait(lambda: faults and bench.joints)
+        assert faults == ['']
+        assert convert.joint_state(bench.joints[-1], YAM.commanded[:6]).effort.tolist() == [
+            0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+        i2rt[1].rotor_c = 95.0
+        bench.wait(lambda: faults[-1] == 'right arm: a motor has 95 degrees')
+        i2rt[1].rotor_c = 40.0
+        bench.wait(lambda: faults[-1] == '')
+
+
+def test_flags_and_heat_of_the_g1s_motors_are_faults(monkeypatch):
+    vendor = ModuleType('genie_msgs.msg')
+    vendor.EndState = vendor.HeadState = vendor.WaistState = vendor.ArmState = Empty
+    monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
+    monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
+    with stage(G1, active=False) as (node, _):
+        adapter = node._adapter
+
+        def told(error=0, status=0, degrees=40.0, hand=0):
+            motor = SimpleNamespace(id=3, status=status, temperature=degrees)
+            adapter._on_arm_data('left arm', SimpleNamespace(
+                system_error=error, motor_states=[motor]))
+            adapter._on_gripper('left_gripper', SimpleNamespace(
+                end_state=[SimpleNamespace(position=35.0, status=hand)]))
+            return adapter.fault
+        assert told() == '' and told(hand=5) == ''          # a hand that grips stalls
+        assert told(status=0x12) == 'left arm: motor 3 has fault flags 0x12'
+        assert told(degrees=91.0) == 'left arm: motor 3 has 91 degrees'
+        assert told(error=7) == 'left arm: error 7'
+        assert told(hand=3) == 'left_gripper: over-current'
+        assert told() == ''
 
 
 def test_without_i2rt_configuration_says_what_to_do(monkeypatch, capfd):

@@ -20,6 +20,8 @@ from wam_policy.core.types import JointState
 from wam_policy.ros import convert, params, qos
 from wam_policy.ros.params import checked, setting
 
+OVER_CURRENT = 3            # a hand's status; 5, stalled, is what a hand does that grips
+
 
 @dataclass(frozen=True, slots=True)
 class AgibotParams:
@@ -57,6 +59,8 @@ class AgibotGdk:
         else:
             for name, topic in wiring['gripper_state_topics'].items():
                 self._inputs.append(new(types.EndState, topic, partial(self._on_gripper, name)))
+            for name, topic in wiring['arm_data_topics'].items():
+                self._inputs.append(new(types.ArmState, topic, partial(self._on_arm_data, name)))
             for part, kind in (('head', types.HeadState), ('waist', types.WaistState)):
                 self._inputs.append(new(kind, wiring[f'{part}_state_topic'],
                                         partial(self._on_body, wiring[f'{part}_joints'])))
@@ -124,6 +128,18 @@ class AgibotGdk:
         self._on_state(JointState(stamp_ns, self._robot.observed,
                                   np.array([known[name] for name in self._robot.observed])))
 
+    def _on_arm_data(self, name: str, msg: Any) -> None:
+        """Take what an arm's motors say of themselves: fault flags and heat."""
+        limit_c = self._wiring['max_motor_temperature_c']
+        wrong = [f'error {msg.system_error}'] if msg.system_error else []
+        wrong += [f'motor {motor.id} has fault flags {motor.status:#x}'
+                  for motor in msg.motor_states if motor.status]
+        wrong += [f'motor {motor.id} has {motor.temperature:.0f} degrees'
+                  for motor in msg.motor_states if motor.temperature > limit_c]
+        self._faults.pop(f'{name} data', None)
+        if wrong:
+            self._faults[f'{name} data'] = f'{name}: {", ".join(wrong)}'
+
     def _on_gripper(self, name: str, msg: Any) -> None:
         """Take one gripper; a reading in another unit is refused and what was known forgotten."""
         if not msg.end_state:
@@ -132,6 +148,8 @@ class AgibotGdk:
             self._rest[name] = convert.gripper_opening(msg.end_state[0].position,
                                                        self._robot.gripper(name))
             self._faults.pop(name, None)
+            if getattr(msg.end_state[0], 'status', 0) == OVER_CURRENT:
+                self._faults[name] = f'{name}: over-current'
         except ValueError as error:
             self._rest.pop(name, None)
             self._faults[name] = str(error)

@@ -8,7 +8,7 @@ So nothing is opened before configuration, arrays are copied, and closing says w
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ class YamI2rt:
         """Take both arms' posture and hand it on; keep `fault` up to date."""
         position: dict[str, float] = {}
         velocity: dict[str, float] = {}
+        effort: dict[str, float] = {}
         fault = ''
         for side, arm in self._wiring['arms'].items():
             robot = self._arms[side]
@@ -61,7 +62,10 @@ class YamI2rt:
             speeds = np.concatenate([seen['joint_vel'], seen.get('gripper_vel', [0.0])])
             position |= dict(zip(arm['joints'], values.tolist(), strict=True))
             velocity |= dict(zip(arm['joints'], speeds.tolist(), strict=True))
-            hottest = float(np.max(seen.get('temp_rotor', 0.0)))
+            pushes = np.concatenate([seen.get('joint_eff', []), seen.get('gripper_eff', [])])
+            effort |= dict(zip(arm['joints'], pushes.tolist(), strict=False))
+            hottest = max(float(np.max(seen.get(part, 0.0)))
+                          for part in ('temp_rotor', 'temp_mos'))
             if hottest > self._wiring['max_rotor_temperature_c']:
                 fault = f'{side} arm: a motor has {hottest:.0f} degrees'
         now_ns = self._node.get_clock().now().nanoseconds
@@ -70,12 +74,21 @@ class YamI2rt:
                 position[gripper.name] = convert.gripper_opening(position[gripper.name], gripper)
             state = JointState(now_ns, self._robot.observed,
                                np.array([position[name] for name in self._robot.observed]),
-                               np.array([velocity[name] for name in self._robot.observed]))
+                               np.array([velocity[name] for name in self._robot.observed]),
+                               self._efforts(effort))
         except ValueError as error:
             self.fault = str(error)
             return
         self.fault = fault
         self._on_state(state)
+
+    def _efforts(self, measured: Mapping[str, float]) -> np.ndarray | None:
+        """Return the efforts of all joints, grippers' 0 where unknown; None without the arms'."""
+        grips = {gripper.name: 0.0 for gripper in self._robot.grippers}
+        known = grips | dict(measured)
+        if not set(self._robot.observed) <= set(known):
+            return None
+        return np.array([known[name] for name in self._robot.observed])
 
     def send(self, setpoint: np.ndarray) -> None:
         """Command the set-point [commanded joints]."""
