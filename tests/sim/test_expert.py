@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from wam_sim.episode import Episode
 from wam_sim.expert import Expert
-from wam_sim.mover import ACCELERATION, JERK, SPEED, Mover
+from wam_sim.mover import Goal, Mover
 from wam_sim.simulation import Simulation
 from wam_sim.tasks import LEARNED_FAMILIES
 
@@ -12,6 +12,7 @@ from wam_sim import robot as robots
 from wam_sim import tasks
 
 LONGEST = 210                               # rows
+INSIDE = 0.9                                # share of the embodiment's limits
 
 
 class Stage:
@@ -21,8 +22,8 @@ class Stage:
         self.robot = robots.load(name)
         self.simulation = Simulation(self.robot)
         self.episode = Episode(self.simulation)
-        self.expert = Expert(self.simulation)
-        self.mover = Mover(self.robot.embodiment)
+        self.mover = Mover(self.robot, self.simulation.model)
+        self.expert = Expert(self.robot, self.mover)
 
     def begin(self, seed: int, family: str, posture: np.ndarray | None = None) -> None:
         assert self.episode.begin(seed, family=family, posture=posture)
@@ -32,9 +33,9 @@ class Stage:
 
     def row(self) -> np.ndarray:
         """Let the expert do one row; return the set-points."""
-        goal = self.mover.position if self.expert.waits(self.episode.elapsed_s) else \
-            self.expert.goal(self.simulation.state(), self.simulation.joints())
-        self.episode.step(self.mover.toward(goal))
+        if not self.expert.waits(self.episode.elapsed_s):
+            self.mover.toward(self.expert.goal(self.simulation.state(), self.simulation.joints()))
+        self.episode.step(self.mover.position)
         return self.mover.position
 
     def until_done(self) -> np.ndarray:
@@ -57,12 +58,13 @@ def test_it_succeeds_within_the_limits(stage: Stage, family: str) -> None:
     for seed in (3, 4, 5):
         stage.begin(seed, family)
         rows = stage.until_done()
+        assert len(rows) < 100              # it does not dither
         speed = np.diff(rows, axis=0) / step_s
         change = np.diff(speed, axis=0) / step_s
         jerk = np.diff(change, axis=0) / step_s
-        assert (np.abs(speed) <= SPEED * limits.velocity + 1e-6).all()
-        assert (np.abs(change) <= ACCELERATION * limits.acceleration + 1e-6).all()
-        assert (np.abs(jerk) <= JERK * limits.jerk + 1e-6).all()
+        assert (np.abs(speed) <= INSIDE * limits.velocity).all()
+        assert (np.abs(change) <= INSIDE * limits.acceleration).all()
+        assert (np.abs(jerk) <= INSIDE * limits.jerk).all()
         assert ((rows >= limits.lower) & (rows <= limits.upper)).all()
 
 
@@ -79,19 +81,31 @@ def test_what_is_reached_is_kept(stage: Stage) -> None:
 def test_it_takes_over_from_any_posture_and_any_motion(stage: Stage, family: str) -> None:
     rng = np.random.default_rng(1)
     stage.begin(6, family)
-    elsewhere = stage.expert.random_posture(rng)
+    elsewhere = Goal(stage.expert.anywhere(rng), {'left': 0.5, 'right': 0.5}, frozenset())
     for _ in range(15):
         stage.episode.step(stage.mover.toward(elsewhere))
     rows = stage.until_done()               # it is in motion when the expert begins
-    assert (np.abs(np.diff(rows, axis=0)) <= SPEED / 30 * stage.robot.embodiment.limits().velocity
-            + 1e-6).all()
+    limits = stage.robot.embodiment.limits()
+    assert (np.abs(np.diff(rows, axis=0)) <= limits.velocity / 30).all()
+
+
+def test_it_goes_on_from_where_somebody_else_left_the_arms(stage: Stage) -> None:
+    """Joints far from any solution of its own fade into one, without a jump."""
+    stage.begin(6, 'touch')
+    away = np.zeros(len(stage.mover.position))
+    for i in range(15):
+        away[:4] = 0.2 * np.sin(i / 30)
+        stage.episode.step(stage.mover.take(stage.mover.rest + away))
+    rows = stage.until_done()
+    limits = stage.robot.embodiment.limits()
+    assert (np.abs(np.diff(rows, axis=0)) <= limits.velocity / 30).all()
 
 
 def test_it_starts_from_random_postures(stage: Stage) -> None:
     rng = np.random.default_rng(2)
     for seed in (10, 11):
         for _ in range(20):
-            posture = stage.expert.random_posture(rng)
+            posture = stage.expert.posture(stage.expert.anywhere(rng))
             if stage.episode.begin(seed, family='push', posture=posture):
                 break
         stage.begin(seed, 'push', posture)

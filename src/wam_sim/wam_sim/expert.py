@@ -1,21 +1,22 @@
-"""A scripted expert: from where things are now to the posture to move to next.
+"""A scripted expert: from where things are now to the point to move to next.
 
 It keeps no plan. What it does follows from the present geometry (how far the hand is from the
 cube, how high, what the fingers hold), so it takes over from any posture at any time. The hand
 comes from above: it may be low only near its goal, and rises before it goes sideways.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from wam_policy.core.types import JointState
 
-from wam_sim.ik import FORWARD_DOWN, Arm
+from wam_sim.mover import Goal, Mover
+from wam_sim.robot import Robot
 from wam_sim.scene import CUBE_HALF_M
-from wam_sim.simulation import Simulation
 from wam_sim.tasks import LIFT_M, PUSH_M, State, Task
 
 LEARNABLE = ('touch', 'push', 'lift', 'recall')
 BLOCK_S = 0.8                               # the model's memory; it acts at these borders
-ACROSS = np.array([0.0, 1.0, 0.0])          # fingers open sideways
 # heights of the tool point, m
 HOVER_M = 0.115                             # over the table: fingers clear the can
 CLEAR_M = 0.018                             # over the top of a cube: fingers clear it
@@ -35,17 +36,13 @@ ASIDE_M = np.array([-0.03, 0.1, 0.03])      # where the other hand makes room
 class Expert:
     """Know one robot; `begin` names the task, `goal` says where to move from here."""
 
-    def __init__(self, simulation: Simulation) -> None:
-        robot = simulation.robot
-        self._robot, body = robot, robot.embodiment
-        self._table_m = robot.table.height_m
-        self._column = {name: i for i, name in enumerate(body.commanded)}
-        self._arms = {side: Arm(robot, simulation.model, side) for side in ('left', 'right')}
-        self._columns = {side: np.array([self._column[name] for name in arm.names])
-                         for side, arm in self._arms.items()}
-        self._rest = body.rest_of(body.commanded)
-        self._aside = {side: self._made_room(side) for side in self._arms}
-        self._warm = {side: self._rest[columns] for side, columns in self._columns.items()}
+    def __init__(self, robot: Robot, mover: Mover) -> None:
+        self._robot, self._table_m = robot, robot.table.height_m
+        self._homes: Mapping[str, np.ndarray] = {
+            side: hand.home for side, hand in mover.hands.items()}
+        self._solved = {side: hand.solved for side, hand in mover.hands.items()}
+        self._columns = {side: hand.columns for side, hand in mover.hands.items()}
+        self._rest = mover.rest
 
     def begin(self, task: Task, start: State) -> None:
         """Take a task; ValueError for a family that it has not learned."""
@@ -55,54 +52,35 @@ class Expert:
         self.hand = task.side
         if task.family in ('push', 'lift'):
             self.hand = 'left' if start.objects[task.slot][1] > 0 else 'right'
-        self._warm = {side: self._rest[columns] for side, columns in self._columns.items()}
-        self._iterations = 60
 
     def waits(self, elapsed_s: float) -> bool:
         """Tell whether it keeps still: a mark must have gone out and a block have ended."""
         return elapsed_s < np.ceil(self.task.mark_s / BLOCK_S) * BLOCK_S - 1e-6
 
-    def goal(self, now: State, joints: JointState) -> np.ndarray:
-        """Return the posture [commanded] to move to."""
+    def goal(self, now: State, joints: JointState) -> Goal:
+        """Return where to move; the other hand goes home and makes room."""
         grip = self._robot.hand(self.hand).gripper
         point, opening = getattr(self, f'_{self.task.family}')(
             now, float(joints.positions([grip])[0]), float(joints.velocities([grip])[0]))
-        goal = self._rest.copy()
-        other = 'right' if self.hand == 'left' else 'left'
-        inward = -point[1] if other == 'right' else point[1]
-        share = np.clip((inward - 0.02) / 0.06, 0.0, 1.0)
-        columns = self._columns[other]
-        goal[columns] += share * (self._aside[other] - goal[columns])
-        goal[self._columns[self.hand]] = self.posture(self.hand, point)
-        goal[self._column[grip]] = opening
-        return goal
+        other, way = ('right', -1.0) if self.hand == 'left' else ('left', 1.0)
+        share = np.clip((way * point[1] - 0.02) / 0.06, 0.0, 1.0)
+        home = self._homes[other] + share * ASIDE_M * [1.0, way, 1.0]
+        return Goal({self.hand: point, other: home}, {self.hand: opening, other: 1.0},
+                    frozenset({other}))
 
-    def posture(self, side: str, point: np.ndarray) -> np.ndarray:
-        """Return the arm's posture with its tool at `point`, near that of the last call."""
-        arm, rest = self._arms[side], self._rest[self._columns[side]]
-        pose = arm.solve(point, FORWARD_DOWN, self._warm[side], rest,
-                         iterations=self._iterations, across=ACROSS)
-        self._warm[side], self._iterations = pose.joints_rad, 3
-        return pose.joints_rad
-
-    def random_posture(self, rng: np.random.Generator) -> np.ndarray:
-        """Return a posture [commanded] with each hand somewhere over its half of the table."""
+    def anywhere(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return a point [3] for each hand, somewhere over its half of the table."""
         x_low, x_high, _, y_high = self._robot.workspace
-        posture = self._rest.copy()
-        for side, way in (('left', 1.0), ('right', -1.0)):
-            point = np.array([rng.uniform(x_low, x_high), way * rng.uniform(0.04, y_high + 0.07),
-                              self._table_m + rng.uniform(HOVER_M, 0.26)])
-            rest = self._rest[self._columns[side]]
-            posture[self._columns[side]] = self._arms[side].solve(
-                point, FORWARD_DOWN, rest, rest, across=ACROSS).joints_rad
-        return posture
+        return {side: np.array([rng.uniform(x_low, x_high), way * rng.uniform(0.04, y_high + 0.07),
+                                self._table_m + rng.uniform(HOVER_M, 0.26)])
+                for side, way in (('left', 1.0), ('right', -1.0))}
 
-    def _made_room(self, side: str) -> np.ndarray:
-        arm, rest = self._arms[side], self._rest[self._columns[side]]
-        point, _ = arm.tool(rest)
-        shift = ASIDE_M * (1.0 if side == 'left' else -1.0)
-        return arm.solve(point + [ASIDE_M[0], shift[1], ASIDE_M[2]], FORWARD_DOWN, rest,
-                         rest).joints_rad
+    def posture(self, points: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return a posture [commanded] with each tool at its point."""
+        posture = self._rest.copy()
+        for side, point in points.items():
+            posture[self._columns[side]] = self._solved[side](point, 120)
+        return posture
 
     def _touch(self, now: State, _opening: float, _speed: float) -> tuple[np.ndarray, float]:
         cube = now.objects[self.task.slot]

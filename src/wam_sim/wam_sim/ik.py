@@ -16,6 +16,7 @@ DAMPING_M = 0.02
 STEP_RAD = 0.2                              # largest change of a joint per iteration
 AXIS_GAIN = 0.6
 POSTURE_GAIN = 0.05
+SHY_GAIN = 4.0
 MARGIN_RAD = 0.06                           # kept from the joint limits
 
 
@@ -50,10 +51,12 @@ class Arm:
 
     def solve(self, target_m: np.ndarray, axis: np.ndarray, start_rad: np.ndarray,
               posture_rad: np.ndarray, *, iterations: int = 120,
-              posture_gain: float = POSTURE_GAIN, across: np.ndarray | None = None) -> Pose:
+              posture_gain: float = POSTURE_GAIN, axis_gain: float = AXIS_GAIN,
+              across: np.ndarray | None = None, shy_rad: float = 0.0) -> Pose:
         """Return the pose nearest to `target_m` with the tool along `axis` as far as it goes.
 
-        With `across` the fingers open along that line, as far as that goes.
+        With `across` the fingers open along that line, as far as that goes. Within `shy_rad` of a
+        limit a joint gives way before it gets there: a joint that stops at once is a jerk.
         """
         joints = np.clip(start_rad, self.lower, self.upper)
         for _ in range(iterations):
@@ -65,7 +68,9 @@ class Arm:
             wanted = np.cross(along, axis)
             if across is not None:
                 wanted = wanted + along * (along @ self._twist(across))
-            aside = AXIS_GAIN * turn.T @ wanted + posture_gain * (posture_rad - joints)
+            aside = axis_gain * turn.T @ wanted + posture_gain * (posture_rad - joints)
+            if shy_rad:
+                aside = aside + axis_gain * self._shied(joints, shy_rad)
             moved = self._moved(joints, error, reach, aside)
             if np.abs(moved - joints).max() < 1e-5:
                 break
@@ -90,6 +95,12 @@ class Arm:
             if not stuck.any() or free.sum() <= 3:
                 return np.clip(moved, self.lower, self.upper)
             free &= ~stuck
+
+    def _shied(self, joints: np.ndarray, shy_rad: float) -> np.ndarray:
+        """Return the step [arm joints] away from limits nearer than `shy_rad`."""
+        low = np.maximum(self.lower + shy_rad - joints, 0.0)
+        high = np.maximum(joints - self.upper + shy_rad, 0.0)
+        return SHY_GAIN * (low**2 - high**2) / shy_rad
 
     def _twist(self, across: np.ndarray) -> np.ndarray:
         """Return the turn [3] from the line on which the fingers open to `across`."""

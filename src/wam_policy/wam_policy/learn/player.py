@@ -4,7 +4,7 @@ A disturbance is somebody else's motion: rows of it are no example of what to do
 expert does afterwards is an example of how to recover.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from wam_sim.cameras import shown
 from wam_sim.episode import PICTURE_EVERY, Episode
 from wam_sim.expert import Expert
-from wam_sim.mover import Mover
+from wam_sim.mover import Goal, Mover
 from wam_sim.robot import Robot
 from wam_sim.simulation import Simulation
 from wam_sim.tasks import LEARNED, TRAINED, State, Task, sampled
@@ -44,8 +44,8 @@ class _Span:
 
     start: int                              # row
     end: int
-    decoy: Task | None                      # None: towards a posture
-    posture: np.ndarray | None
+    decoy: Task | None                      # None: towards the points
+    points: Mapping[str, np.ndarray]        # side -> [3]
 
 
 class Player:
@@ -53,8 +53,8 @@ class Player:
 
     def __init__(self, robot: Robot, mischief: Mischief, drive: Drive | None = None) -> None:
         self.simulation = Simulation(robot, task=LEARNED, combinations=TRAINED)
-        self.episode, self.expert = Episode(self.simulation), Expert(self.simulation)
-        self.mover, self.mischief, self._drive = Mover(robot.embodiment), mischief, drive
+        self.episode, self.mover = Episode(self.simulation), Mover(robot, self.simulation.model)
+        self.expert, self.mischief, self._drive = Expert(robot, self.mover), mischief, drive
         self._hz = 1.0 / robot.embodiment.step_dt_s
         self._head = robot.cameras[0].key
         self.success = False
@@ -90,7 +90,7 @@ class Player:
         posture, tries = None, START_TRIES if rng.random() < self.mischief.displaced else 0
         self.episode.begin(seed, family=family)
         for _ in range(tries):
-            wanted = self.expert.random_posture(rng)
+            wanted = self.expert.posture(self.expert.anywhere(rng))
             if self.episode.begin(seed, family=family, posture=wanted):
                 posture = wanted
                 break
@@ -118,12 +118,8 @@ class Player:
         at = free + (0 if rng.random() < 0.35 else round(rng.uniform(0.0, 2.0) * self._hz))
         for _ in range(int(rng.integers(1, 3))):
             end = at + round(rng.uniform(0.3, 0.8) * self._hz)
-            decoy, posture = None, None
-            if rng.random() < 0.6:
-                decoy = sampled(LEARNED, self.simulation.scene, int(rng.integers(2**31)), TRAINED)
-            else:
-                posture = self.expert.random_posture(rng)
-            yield _Span(at, end, decoy, posture)
+            decoy = sampled(LEARNED, self.simulation.scene, int(rng.integers(2**31)), TRAINED)
+            yield _Span(at, end, decoy if rng.random() < 0.6 else None, self.expert.anywhere(rng))
             at = end + round(rng.uniform(0.4, 1.5) * self._hz)
 
     def _hand_over(self, span: _Span | None, state: State) -> None:
@@ -137,13 +133,12 @@ class Player:
         """Return the set-points of the next row."""
         if span is not None and self._drive is not None:
             return self.mover.take(self._drive(seen, self.episode.row))
-        if span is not None and span.posture is not None:
-            goal = span.posture.copy()
-            grippers = slice(-len(self.simulation.robot.embodiment.grippers), None)
-            goal[grippers] = self.mover.position[grippers]
-            return self.mover.toward(goal)
+        if span is not None and span.decoy is None:
+            openings = {side: self.mover.position[hand.gripper]
+                        for side, hand in self.mover.hands.items()}
+            return self.mover.toward(Goal(span.points, openings, frozenset()))
         if span is None and self.expert.waits(self.episode.elapsed_s):
-            return self.mover.toward(self.mover.position)
+            return self.mover.position
         return self.mover.toward(self.expert.goal(state, seen.joints))
 
     def _over(self, reached: int | None, change: int) -> bool:
