@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -85,28 +84,30 @@ def echo_wire(end: socket.socket) -> None:
 class Instant:
     """Predict nothing, at once."""
 
-    geometry = SimpleNamespace(first_frames=1, frames_per_block=4, window_blocks=4)
-    memory = SimpleNamespace(frames=1, window_frames=5, rebuilds=0)
+    first_frames, frames_per_block = 1, 4
+    generation, restarts, fault = 1, 0, ''
 
-    def reset(self, instruction: str) -> dict[str, float]:
-        return {}
+    def reset(self, session: str, instruction: str, mode: str) -> None:
+        return None
 
-    def commit(self, views: Any) -> dict[str, float]:
-        return {}
+    def commit(self, session: str, block: int, views: Any) -> dict[str, Any]:
+        return {'cached_blocks': 0, 'window_fill': 0.2, 'rebuilds': 0, 'timings_ms': {}}
 
-    def query(self, joints: np.ndarray, seed: int, newest: Any = None) -> Any:
-        return SimpleNamespace(targets=np.zeros((24, 14)))
+    def query(self, session: str, sequence: int, joints: np.ndarray, seed: int,
+              newest: Any = None) -> np.ndarray:
+        return np.zeros((24, 14))
 
 
 async def echo_server() -> None:
     """Serve a policy that answers at once; the port goes to standard error."""
     robot = embodiment.load(ROBOT)
     spoken = flavour.chosen('', robot)
-    desk = Desk(spoken, robot, lambda clocked: Instant(), 4, lambda line: None)
+    engine = Instant()
+    desk = Desk(spoken, robot, engine, engine, 4, lambda line: None)
     said = agreement.offered(spoken, robot, {}, {
         'kind': 'clocked', 'first_frames': 1, 'frames_per_block': 4, 'frame_period_s': 0.2,
         'window_blocks': 4})
-    server = Server(desk, said, say=lambda line: None, each=False)
+    server = Server(desk, said, say=lambda line: None, each=False, engine=engine)
     await server.run('127.0.0.1', 0, lambda port: print(
         f'at ws://127.0.0.1:{port}', file=sys.stderr, flush=True))
 

@@ -22,7 +22,7 @@ RCLPY = frozenset(f'_{name}' for name in (
     'logger', 'managed_entities', 'parameters', 'publishers', 'rate_group', 'services',
     'state_machine', 'subscriptions', 'time_source', 'timers'))
 CLIENT = tuple(f'wam_policy.worker.{name}' for name in
-               ('client', 'crew', 'program', 'backoff', 'exits', 'wire'))
+               ('client', 'crew', 'program', 'backoff', 'exits', 'wire', 'options', 'child'))
 # what learning may use of the simulator: everything but its node
 SIMULATOR = tuple(f'wam_sim.{name}' for name in (
     'cameras', 'episode', 'expert', 'goals', 'mover', 'robot', 'scene', 'simulation', 'tasks'))
@@ -51,14 +51,11 @@ LAYERS = (
     Layer(f'{POLICY}/worker/', ('wam_policy.worker', 'wam_policy.model', 'wam_policy.core'),
           ('pickle',)),
     Layer(f'{POLICY}/remote/', ('wam_policy.remote', 'wam_policy.core', 'wam_policy.worker.wire',
-                                'wam_policy.worker.exits'),
+                                'wam_policy.worker.exits', 'wam_policy.worker.child'),
           (*TORCH, 'pickle'), ('numpy', 'cv2', 'websockets', 'msgpack')),
-    *(Layer(f'{POLICY}/serve/{name}.py', ('wam_policy.serve', 'wam_policy.remote',
-                                          'wam_policy.core'),
-            (*TORCH, 'pickle'), ('numpy', 'websockets', 'prometheus_client'))
-      for name in ('desk', 'metrics', 'server')),
-    Layer(f'{POLICY}/serve/', ('wam_policy.serve', 'wam_policy.remote', 'wam_policy.worker',
-                               'wam_policy.model', 'wam_policy.core'), ('pickle',)),
+    Layer(f'{POLICY}/serve/', ('wam_policy.serve', 'wam_policy.remote', *CLIENT,
+                               'wam_policy.core'),
+          (*TORCH, 'pickle'), ('numpy', 'websockets', 'prometheus_client')),
     # where the robot is in a posture; core asks through a protocol of its own
     Layer(f'{POLICY}/collision/', ('wam_policy.collision', 'wam_policy.core'), ('time', 'pickle'),
           ('numpy', 'mujoco')),
@@ -263,6 +260,8 @@ PLANTED = [
     (f'{POLICY}/remote/x.py', DOC + 'import openpi_client\n', 'its layer uses numpy, cv2'),
     (f'{POLICY}/remote/x.py', DOC + 'from wam_policy.worker import main\n', 'worker.main'),
     (f'{POLICY}/serve/desk.py', DOC + 'import torch\n', 'imports torch'),
+    (f'{POLICY}/serve/main.py', DOC + 'from wam_policy.model import dit\n', 'model.dit'),
+    (f'{POLICY}/serve/main.py', DOC + 'from wam_policy.worker import main\n', 'worker.main'),
     (f'{POLICY}/ros/x.py', DOC + 'from wam_policy.worker import main\n', 'worker.main'),
     (f'{POLICY}/learn/x.py', DOC + 'from wam_policy.ros import policy_node\n', 'policy_node'),
     (f'{POLICY}/other/x.py', DOC, 'belongs to no layer'),

@@ -15,7 +15,7 @@ from wam_policy.remote import mapping
 from wam_policy.serve.server import Limits
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.serve.fake_policy import Served
+from tests.serve.fake_engine import Served
 
 
 @pytest.fixture
@@ -77,10 +77,11 @@ def test_pictures_are_remembered_as_the_released_server_does(served):
     far = client(served)
     for value, count in ((1, 1), (2, 1), (3, 4), (9, 2)):
         far.infer(observation(served, value, count, session_id='a'))
-    commits = [call[1] for call in served.policies[0].calls if call[0] == 'commit']
+    commits = [call[1] for call in served.engine.of_memory('memory 0') if call[0] == 'commit']
     assert commits == [[1], [1, 1, 1, 2], [3, 3, 3, 3], [3, 3, 9, 9]]
     far.infer(observation(served, 5, 4, session_id='b'))        # another id is another session
-    assert [call[1] for call in served.policies[1].calls if call[0] == 'commit'] == [[5]]
+    assert served.engine.of_memory('memory 1')[:2] == [
+        ('reset', 'fold it', 'reference'), ('commit', [5])]
     assert len(served.desk.live) == 2
 
 
@@ -96,9 +97,11 @@ def test_a_reset_and_new_words_begin_a_new_memory(served):
     assert ask(endpoint='reset', session_id='a') == 'reset successful'
     assert served.desk.live == ()
     ask(**observation(served, 2, 4, session_id='a'))
-    assert served.policies[-1].calls[:2] == [('reset', 'fold it'), ('commit', [2])]
+    assert served.engine.of_memory('memory 0')[3:5] == [
+        ('reset', 'fold it', 'reference'), ('commit', [2])]
     ask(**observation(served, 3, session_id='a', **{'annotation.task': 'sort it'}))
-    assert ('reset', 'sort it') in served.policies[-1].calls
+    assert served.engine.of_memory('memory 0')[6:8] == [
+        ('reset', 'sort it', 'reference'), ('commit', [2, 2, 2, 3])]
     assert ask(endpoint='reset') == 'reset successful'      # of a session that never was
 
 
@@ -121,8 +124,8 @@ def test_clocked_sessions_commit_once_and_in_order(served):
     np.testing.assert_allclose(ask(**blind, seed=5)[0, 0], served.robot.rest['left_joint1'] + 0.02,
                                atol=1e-6)
     ask(**observation(served, 9, 3), seed=6)
-    assert [call for call in served.policies[0].calls if call[0] == 'query'] == [
-        ('query', 5, None), ('query', 6, 3)]
+    assert [call for _, call in served.engine.calls if call[0] != 'commit'] == [
+        ('reset', 'fold it', 'clocked'), ('query', 5, None), ('query', 6, 3)]
     assert 'next is 2' in ask(endpoint='commit', block=1, **block)
     with pytest.raises(ConnectionClosed):
         end.recv(5)
@@ -176,7 +179,7 @@ def test_wrong_shapes_and_values_are_declined(served, change):
     with raw(served) as end:
         end.send(msgpack_numpy.packb(observation(served, session_id='a', **change)))
         assert re.match(r'(Mismatch|Declined): .*want', end.recv(5))
-    assert served.policies == []
+    assert served.engine.calls == []
 
 
 def test_a_message_of_100_mb_is_refused_before_it_is_read(served):
@@ -255,7 +258,7 @@ def test_a_client_that_left_is_not_computed_for(served):
     second.close()
     first.recv(5)
     time.sleep(0.5)
-    assert sum(call[0] == 'query' for policy in served.policies for call in policy.calls) == 1
+    assert sum(call[0] == 'query' for _, call in served.engine.calls) == 1
 
 
 def test_health_and_metrics_tell_what_happened(served):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from wam_policy.worker import exits, main
+from wam_policy.worker import exits, main, options
 from wam_policy.worker.program import package_environment
 
 WORKER = [sys.executable, '-m', 'wam_policy.worker.main']
@@ -37,9 +37,8 @@ def test_a_wrong_command_line_is_refused(arguments, said, capsys):
 
 
 def test_the_recipes_are_those_of_the_sampler():
-    from wam_policy.model import sampler
-    from wam_policy.worker import policy
-    assert set(main.RECIPES) == set(sampler.MODES)
+    from wam_policy.model import policy, sampler
+    assert set(options.RECIPES) == set(sampler.MODES)
     choices = {action.dest: action.choices for action in main.parser()._actions}
     assert tuple(choices['mode']) == policy.MODES
 

@@ -26,7 +26,7 @@ class FakePolicy:
 
     def __init__(self, role: Role = Role.BOTH) -> None:
         self.role = role
-        self.waits_for_frames = False
+        self.waits_for_frames, self.clocked = False, True
         self.fault: Exception | None = None
         self.calls: list[tuple] = []
         self.commits = 0
@@ -35,8 +35,9 @@ class FakePolicy:
     def memory(self) -> Memory:
         return Memory(self.commits, 5, self.commits, 0)
 
-    def reset(self, instruction: str) -> dict[str, float]:
+    def reset(self, instruction: str, mode: str | None) -> dict[str, float]:
         self.calls.append(('reset', instruction))
+        self.clocked = mode != 'reference'
         self.commits = 0
         return {'text': 1.0}
 
@@ -65,7 +66,7 @@ class Talk:
         self.end, far = wire.pair()
         self.lines: list[str] = []
         self.error: Exception | None = None
-        self.server = Server(far, policy, {'model': 'fake'}, self.lines.append)
+        self.server = Server(far, [policy], {'model': 'fake'}, self.lines.append)
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 

@@ -81,10 +81,12 @@ class Policy:
 
     def __init__(self, loaded: checkpoint.Policy, robot: Embodiment, choice: Choice, *,
                  role: Role = Role.BOTH, exchange: sampler.Exchange | None = None,
-                 now: Callable[[], float] = time.perf_counter) -> None:
+                 now: Callable[[], float] = time.perf_counter,
+                 beside: 'Policy | None' = None) -> None:
         """Raise ValueError if checkpoint, robot and choice do not fit together.
 
-        The transformer of `loaded` is quantised and compiled in place where `choice` says so.
+        The transformer of `loaded` is quantised and compiled in place where `choice` says so,
+        unless that was done for the policy `beside` which this one will live.
         """
         self.loaded, self.robot, self.choice, self.role = loaded, robot, choice, role
         design = loaded.design
@@ -95,20 +97,16 @@ class Policy:
         self._now = now
         self._swapped_s = 0.0
         dtype, size = loaded.dit.dtype, design.canvas.size
-        if (calibration := quantize.chosen(choice.precision)) is not None:
-            quantize.installed(loaded.dit, calibration)
-        episode = Episode(
+        self._exchange, self._engine = exchange, beside._engine if beside else self._prepared()
+        self._episode = Episode(
             loaded.dit, loaded.encoders,
             lambda canvases: canvas.model_input(canvases, dtype, size),
             choice.sampling(design.video_final_noise), now=self._clock, role=role,
             exchange=None if exchange is None else self._timed(exchange),
-            guided_video=choice.guided_video, engine=engine.made(choice.engine, loaded.dit))
+            guided_video=choice.guided_video, engine=self._engine)
         self._reference: ReferenceSession | None = None
         self._clocked: Session | None = None
-        if choice.mode == 'reference':
-            self._reference = ReferenceSession(episode, negative=design.negative)
-        else:
-            self._clocked = Session(episode, negative=design.negative, window=choice.window)
+        self._keep_time(choice.mode)
         self._prompt: str | None = None
         self._pending: torch.Tensor | None = None       # reference mode: not yet taken
         self._commits = 0
@@ -136,12 +134,25 @@ class Policy:
         return Memory(min(self._reference.start_frame, window), window, self._commits, 0)
 
     @property
+    def clocked(self) -> bool:
+        """Tell whether this session keeps our rhythm, not the released one."""
+        return self._clocked is not None
+
+    @property
     def waits_for_frames(self) -> bool:
         """Tell whether a query must wait for a commit: the released rhythm asks once a block."""
         return self._reference is not None and self._pending is None
 
-    def reset(self, instruction: str) -> Mapping[str, float]:
-        """Follow an instruction with an empty memory; give stages in ms."""
+    def beside(self) -> 'Policy':
+        """Give another with a memory of its own on the same prepared network."""
+        return Policy(self.loaded, self.robot, self.choice, role=self.role,
+                      exchange=self._exchange, now=self._now, beside=self)
+
+    def reset(self, instruction: str, mode: str | None = None) -> Mapping[str, float]:
+        """Follow an instruction with an empty memory, in a mode of MODES if not in the chosen one;
+        give stages in ms.
+        """
+        self._keep_time(mode or self.choice.mode)
         self._prompt = self.loaded.design.prompt(self.robot.model_tag, instruction)
         self._pending, self._last, self._commits = None, None, 0
         if self._clocked is not None:
@@ -212,6 +223,22 @@ class Policy:
         """Put camera views on the model's canvas, uint8 [T h w 3]."""
         frames = {name: torch.from_numpy(view) for name, view in views.items()}
         return canvas.stitched(frames, self._layout)
+
+    def _prepared(self) -> engine.Engine:
+        """Bring the network into the precision and the engine that were chosen."""
+        if (calibration := quantize.chosen(self.choice.precision)) is not None:
+            quantize.installed(self.loaded.dit, calibration)
+        return engine.made(self.choice.engine, self.loaded.dit)
+
+    def _keep_time(self, mode: str) -> None:
+        """Live on in a mode; both share one memory, so the other's session is over."""
+        negative = self.loaded.design.negative
+        if mode == 'reference' and self._reference is None:
+            self._reference, self._clocked = ReferenceSession(
+                self._episode, negative=negative), None
+        elif mode == 'clocked' and self._clocked is None:
+            self._reference, self._clocked = None, Session(
+                self._episode, negative=negative, window=self.choice.window)
 
     def _inferred(self, state: torch.Tensor, seed: int, seen: torch.Tensor | None) -> Inference:
         if self._clocked is not None:

@@ -17,6 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from wam_policy.remote import codec
 
+TOKEN = 'WAM_TOKEN'     # nosec B105: the name of the environment variable that both ends read
 OPEN_S = 5.0                            # handshake and configuration
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024    # an answer: 1,000 rows of 1,000 numbers are 4 MB
 LAST_LINES = 12                         # of a traceback, for the log
@@ -61,7 +62,7 @@ class Link:
                 max_size=MAX_MESSAGE_BYTES, max_queue=1, legacy=True)
         except InvalidStatus as error:
             status = error.response.status_code
-            reason = 'the token is wrong or missing: set WAM_TOKEN' if status in (401, 403) \
+            reason = f'the token is wrong or missing: set {TOKEN}' if status in (401, 403) \
                 else f'it answered with HTTP status {status}'
             kind = Unreachable if status in (429, 502, 503, 504) else Refused
             raise kind(f'{address} refused the connection: {reason}') from error

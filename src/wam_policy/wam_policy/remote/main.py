@@ -6,27 +6,21 @@ variable WAM_TOKEN, where other users of the machine cannot see it.
 """
 
 import argparse
-import ctypes
 import os
-import select
 import signal
 import socket
 import sys
-import threading
-import time
 from collections.abc import Sequence
 
 from wam_policy.core import embodiment
 from wam_policy.remote import flavour
 from wam_policy.remote.agreement import Disagreement
 from wam_policy.remote.flavour import Flavour
-from wam_policy.remote.link import Link, LinkError, Refused
+from wam_policy.remote.link import TOKEN, Link, LinkError, Refused
 from wam_policy.remote.relay import Relay
-from wam_policy.worker import exits, wire
+from wam_policy.worker import child, exits, wire
 
-PR_SET_PDEATHSIG = 1
 HANG_UP_S = 0.2         # from the other end's closing to leaving in the middle of a request
-TOKEN = 'WAM_TOKEN'         # nosec B105: the variable's name
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,18 +56,6 @@ def address(server: str, chosen: Flavour) -> str:
     return server if '/' in rest.rstrip('/') else server.rstrip('/') + chosen.path
 
 
-def leave_on_hang_up(end: socket.socket) -> None:
-    """Leave when the other end closes, also while a server is waited for."""
-    def watch() -> None:
-        poll = select.poll()
-        poll.register(end.fileno(), select.POLLRDHUP)
-        poll.poll()
-        time.sleep(HANG_UP_S)       # an idle worker sees the end itself and leaves in order
-        os._exit(exits.OK)
-
-    threading.Thread(target=watch, name='hang-up', daemon=True).start()
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Serve the node, or tell what a server is like; returns the exit status."""
     robot = embodiment.load(arguments.embodiment)
@@ -84,10 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         return Link(where, os.environ.get(TOKEN, ''))
 
     near, end = (socket.socketpair() if arguments.fd is None
-                 else (None, socket.socket(fileno=arguments.fd)))
-    if near is None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        leave_on_hang_up(end)
+                 else (None, child.inherited(arguments.fd, HANG_UP_S)))
     relay = Relay(end, chosen, robot, connect, arguments.timeout, say)
     try:
         say(f'{chosen.name}: {relay.facts()["reason"]}')

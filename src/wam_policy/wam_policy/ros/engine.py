@@ -12,6 +12,7 @@ from wam_policy.core.memory import Grid
 from wam_policy.core.policy import Workers
 from wam_policy.core.requests import Answer, Cache, Commit, Query, Request, Reset
 from wam_policy.ros.params import PolicyParams
+from wam_policy.worker import options
 from wam_policy.worker.client import Pair, Plan, State, Status
 
 PRESET = 'preset:'
@@ -47,7 +48,8 @@ def plan(params: PolicyParams, checkpoint: str) -> Plan:
                  **({'steps': params.steps} if params.steps else {})}
     flags = ('--guided-video',) if params.guided_video else ()
     return Plan(
-        devices=params.devices, guided=guided(params),
+        devices=params.devices,
+        guided=options.guided(params.recipe, params.steps, params.cfg, params.guided_video),
         arguments=tuple(part for key, value in arguments.items()
                         for part in (f'--{key}', str(value))) + flags,
         program=(params.worker_python or sys.executable, '-m', 'wam_policy.worker.main'),
@@ -65,15 +67,6 @@ def _remote(params: PolicyParams) -> Plan:
                    '--timeout', f'{PATIENCE * params.query_timeout_s:g}', *flavour),
         program=(params.worker_python or sys.executable, '-m', 'wam_policy.remote.main'),
         start_timeout_s=params.start_timeout_s)
-
-
-def guided(params: PolicyParams) -> bool:
-    """Tell whether a second branch is read at all.
-
-    What is asked once has its actions before guidance could reach them.
-    """
-    asked_once = params.steps == 1 or (params.steps == 0 and params.recipe == 'one_step')
-    return params.cfg > 1.0 and (params.guided_video or not asked_once)
 
 
 class Engine:

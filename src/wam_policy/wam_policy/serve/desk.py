@@ -1,9 +1,10 @@
-"""Sessions of many clients on one model: what a decoded request does, and what is answered.
+"""Sessions of many clients on one engine: what a decoded request does, and what is answered.
 
 Notable:
-- a session is a policy with a memory of its own; weights are shared; as many as fit are kept, and
-  the one unused for longest makes room for a new one;
-- a session belongs to the connection that opened it and ends with it;
+- a session has a memory of its own; as many as the engine has memories are kept, and the one
+  unused for longest makes room for a new one;
+- a session belongs to the connection that opened it and ends with it, and with the workers that
+  held its memory;
 - two rhythms: the released one (each `infer` brings pictures and moves the memory) and ours
   (`commit` moves it, `infer` reads it), chosen with `reset`.
 One thread calls; what the outside reads (`live`) is a snapshot.
@@ -22,6 +23,7 @@ from wam_policy.core.embodiment import Embodiment
 from wam_policy.remote import agreement, mapping
 from wam_policy.remote.flavour import Flavour
 
+RELEASED = 'reference'      # what workers call the rhythm of the released loop
 RELEASED_SEED = 1140        # of the noise where a request names none: the released loop's
 MAX_SEED = 2**63 - 1
 MAX_NAME = 128              # characters of a session's id
@@ -36,16 +38,24 @@ class Declined(ValueError):
     """A request does not fit; nothing was done."""
 
 
-class Policy(Protocol):
-    """What a session asks of its policy; model.policy.Policy is one."""
+class Engine(Protocol):
+    """What a desk asks of its engine; serve.engine.Engine is one."""
 
     @property
-    def geometry(self) -> Any: ...
+    def generation(self) -> int: ...
+    def reset(self, session: str, instruction: str, mode: str) -> None: ...
+    def commit(self, session: str, block: int, views: Views) -> Mapping[str, Any]: ...
+    def query(self, session: str, sequence: int, joints: np.ndarray, seed: int,
+              newest: Views | None = None) -> np.ndarray: ...
+
+
+class Blocks(Protocol):
+    """How frames are committed; serve.engine.Model says it."""
+
     @property
-    def memory(self) -> Any: ...
-    def reset(self, instruction: str) -> Mapping[str, float]: ...
-    def commit(self, views: Views) -> Mapping[str, float]: ...
-    def query(self, joints: np.ndarray, seed: int, newest: Views | None = None) -> Any: ...
+    def first_frames(self) -> int: ...
+    @property
+    def frames_per_block(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -53,7 +63,7 @@ class Session:
     """Hold one client's conversation."""
 
     name: str
-    policy: Policy
+    memory: str                             # what the engine knows it by
     clocked: bool
     prompt: str
     blocks: int = 0                         # taken into memory since reset
@@ -74,11 +84,11 @@ class Session:
 class Desk:
     """Answer requests of several clients, one at a time."""
 
-    def __init__(self, flavour: Flavour, robot: Embodiment, make: Callable[[bool], Policy],
+    def __init__(self, flavour: Flavour, robot: Embodiment, engine: Engine, model: Blocks,
                  capacity: int, say: Callable[[str], None]) -> None:
-        """Take `make(clocked)`, which gives a policy with an empty memory.
+        """Take an engine with room for `capacity` sessions.
 
-        Raises ValueError if the flavour does not tell the policy all it needs.
+        Raises ValueError if the flavour does not tell the engine all it needs.
         """
         posture = np.isin(robot.observed, [name for span in flavour.state
                                            for name in span.joints])
@@ -91,9 +101,10 @@ class Desk:
         if unseen:
             raise ValueError(f'flavour {flavour.name} does not carry {", ".join(sorted(unseen))}, '
                              'which the policy needs')
-        self._flavour, self._robot, self._make = flavour, robot, make
-        self._capacity, self._say = capacity, say
+        self._flavour, self._robot, self._say = flavour, robot, say
+        self._engine, self._model, self._generation = engine, model, engine.generation
         self._sessions: OrderedDict[tuple[Owner, str], Session] = OrderedDict()
+        self._free = [f'memory {number}' for number in reversed(range(capacity))]
         self.evictions = 0
 
     @property
@@ -111,6 +122,10 @@ class Desk:
         endpoint = self.endpoint(message)
         if not isinstance(endpoint, str) or endpoint not in kinds:
             raise Declined(f'endpoint {endpoint!r:.80}: want one of {", ".join(kinds)}')
+        if self._generation != self._engine.generation:
+            self._generation = self._engine.generation
+            for lost in list(self._sessions):
+                self._end(lost, 'was lost with the workers')
         key = (owner, self._name(message))
         return kinds[endpoint](key, message)
 
@@ -145,18 +160,13 @@ class Desk:
         if message.get('block') != session.blocks or isinstance(message['block'], bool):
             raise Declined(f'commit of block {message.get("block")!r:.40}, next is '
                            f'{session.blocks}: commit each once and in order, or reset')
-        geometry = session.policy.geometry
-        wanted = geometry.frames_per_block if session.blocks else geometry.first_frames
+        wanted = self._model.frames_per_block if session.blocks else self._model.first_frames
         views = mapping.views(self._flavour, message)
         _counted(views, wanted, wanted)
-        timings_ms = session.policy.commit(views)
+        said = self._engine.commit(session.memory, session.blocks, views)
         session.blocks += 1
-        memory = session.policy.memory
-        per_block = max(1, (memory.window_frames - 1) // geometry.window_blocks)
-        return {'block': session.blocks - 1, 'cached_blocks': (memory.frames - 1) // per_block,
-                'window_fill': float(memory.frames / memory.window_frames),
-                'rebuilds': int(memory.rebuilds),
-                'timings_ms': {name: float(ms) for name, ms in timings_ms.items()}}
+        return {'block': session.blocks - 1, **{key: said[key] for key in (
+            'cached_blocks', 'window_fill', 'rebuilds', 'timings_ms')}}
 
     def _infer(self, key: tuple[Owner, str], message: Mapping[str, Any]) -> Any:
         started_s = time.perf_counter()
@@ -170,8 +180,8 @@ class Desk:
             session = self._open(key, False, seen.prompt)
         self._sessions.move_to_end(key)
         newest = self._looked(session, seen)
-        found = session.policy.query(seen.posture, seed, newest)
-        answer = mapping.answer(self._flavour, self._robot, found.targets, seen.posture)
+        targets = self._engine.query(session.memory, session.infers, seen.posture, seed, newest)
+        answer = mapping.answer(self._flavour, self._robot, targets, seen.posture)
         taken_ms = 1e3 * (time.perf_counter() - started_s)
         session.infers += 1
         session.taken_ms.append(taken_ms)
@@ -190,14 +200,14 @@ class Desk:
             raise Declined('the prompt changed: reset the session')
         if not seen.views:
             return None
-        _counted(seen.views, 1, session.policy.geometry.frames_per_block)
+        _counted(seen.views, 1, self._model.frames_per_block)
         return seen.views
 
     def _remember(self, session: Session, seen: mapping.Seen) -> None:
         """Follow the released loop: one picture at first, then the newest `window` of them."""
         if seen.prompt != session.prompt:
-            session.policy.reset(seen.prompt)       # new words begin a new memory
-            session.prompt = seen.prompt
+            self._engine.reset(session.memory, seen.prompt, RELEASED)   # new words, new memory
+            session.prompt, session.blocks = seen.prompt, 0
         window, joined = self._flavour.frames.window, {}
         for camera, frames in seen.views.items():
             past = session.window.get(camera, frames[:0])
@@ -207,7 +217,7 @@ class Desk:
         first, session.window = not session.window, joined
         shown = {camera: frames[-1:] if first else _padded(frames, window)
                  for camera, frames in joined.items()}
-        session.policy.commit(shown)
+        self._engine.commit(session.memory, session.blocks, shown)
         session.blocks += 1
 
     def _clocked(self, key: tuple[Owner, str]) -> Session:
@@ -219,23 +229,22 @@ class Desk:
         return session
 
     def _open(self, key: tuple[Owner, str], clocked: bool, prompt: str) -> Session:
-        before = self._sessions.get(key)
-        if before is not None and before.clocked == clocked:
-            policy = before.policy          # its memory is emptied, not allocated again
+        before = self._sessions.pop(key, None)
+        if before is not None:
+            memory = before.memory
         else:
-            self._sessions.pop(key, None)
-            while len(self._sessions) >= self._capacity:
+            if not self._free:
                 self.evictions += 1
                 self._end(next(iter(self._sessions)), 'made room for another')
-            policy = self._make(clocked)
-        policy.reset(prompt)
-        session = Session(key[1] or f'of connection {key[0]}', policy, clocked, prompt)
+            memory = self._free.pop()
+        session = Session(key[1] or f'of connection {key[0]}', memory, clocked, prompt)
         self._sessions[key] = session
-        self._sessions.move_to_end(key)
+        self._engine.reset(memory, prompt, agreement.CLOCKED if clocked else RELEASED)
         return session
 
     def _end(self, key: tuple[Owner, str], why: str) -> None:
         session = self._sessions.pop(key)
+        self._free.append(session.memory)
         self._say(f'{session.summary()}; it {why}')
 
 

@@ -1,29 +1,32 @@
-"""Serve our engine to OpenPI clients: load a checkpoint once, answer many sessions.
+"""Serve our engine to OpenPI clients: start its workers once, answer many sessions.
 
-Listens on this machine only unless --host says otherwise. GET /healthz tells that it is up,
-GET /metrics what it did, for Prometheus.
+Listens on this machine only unless --host says otherwise. GET /healthz tells whether it can
+answer, GET /metrics what it did, for Prometheus.
 """
 
 import argparse
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from typing import Any
 
 from wam_policy.core import embodiment
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.remote import agreement, flavour
 from wam_policy.remote.flavour import Flavour
-from wam_policy.serve.desk import Desk, Policy
+from wam_policy.remote.link import TOKEN
+from wam_policy.serve.desk import Desk
+from wam_policy.serve.engine import Engine, Model, plan
 from wam_policy.serve.server import Limits, Server
-from wam_policy.worker import exits
+from wam_policy.worker import exits, options
+from wam_policy.worker.client import State
 
-TOKEN = 'WAM_TOKEN'         # nosec B105: the variable's name
 MEBIBYTE = 1024 * 1024
-RECIPES = ('full16', 'static8', 'dynamic4', 'one_step')
+SESSIONS = 4
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 
 
@@ -32,10 +35,6 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog='wam serve', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument('--checkpoint', required=True, metavar='DIR',
-                      help='checkpoint folder, or preset:NAME for random weights')
-    made.add_argument('--embodiment', required=True, choices=embodiment.names(),
-                      help='robot whose clients are served')
     made.add_argument('--flavour', default='', metavar='NAME',
                       help=f'keys of the messages: {", ".join(flavour.names())}, or a .yaml file '
                       "(default: the robot's own)")
@@ -47,30 +46,23 @@ def parser() -> argparse.ArgumentParser:
     place.add_argument('--token', default=os.environ.get(TOKEN, ''),
                        help=f'what clients must send as Authorization: Api-Key TOKEN (default: '
                        f'the environment variable {TOKEN}, which other users cannot see)')
-    model = made.add_argument_group('model')
-    model.add_argument('--device', default='cpu', help='cpu or cuda:N (default: %(default)s)')
-    model.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
-                       help='auto: bfloat16 on cuda, else float32')
-    model.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)), metavar='N',
-                       help='CPU threads of the model (default: one per core, %(default)s)')
-    model.add_argument('--recipe', choices=RECIPES, default='static8',
-                       help='how often the network is asked per query (default: %(default)s)')
-    model.add_argument('--steps', type=int, metavar='K', help='ask it at each of K steps instead')
-    model.add_argument('--cfg', type=float, default=5.0, metavar='SCALE',
-                       help='guidance scale; 1: no guidance (default: %(default)s)')
-    model.add_argument('--window', choices=('restart', 'slide'), default='restart',
-                       help='what a full memory does (default: %(default)s)')
-    model.add_argument('--seed', type=int, default=0, help='of random weights')
+    place.add_argument('--devices', default='cpu,cpu', metavar='LIST',
+                       help='one device per worker, cpu or cuda:N: one runs both branches of '
+                       'guidance, two run one each (default: %(default)s)')
+    options.add(made)
+    made.set_defaults(sessions=SESSIONS)
     bound = made.add_argument_group('limits')
-    bound.add_argument('--sessions', type=int, default=4, metavar='N',
-                       help='memories kept; one more ends the one unused for longest '
-                       '(default: %(default)s)')
     bound.add_argument('--connections', type=int, default=64, metavar='N',
                        help='open at a time (default: %(default)s)')
     bound.add_argument('--message-mib', type=int, default=64, metavar='N',
                        help='largest request (default: %(default)s)')
     bound.add_argument('--grace', type=float, default=5.0, metavar='SECONDS',
                        help='for a request under way when stopped (default: %(default)s)')
+    bound.add_argument('--start-timeout', type=float, default=300.0, metavar='SECONDS',
+                       help='for the workers to load (default: %(default)s)')
+    bound.add_argument('--answer-timeout', type=float, default=30.0, metavar='SECONDS',
+                       help='for the workers to answer; then they are started again '
+                       '(default: %(default)s)')
     made.add_argument('--quiet', action='store_true', help='no line for each request')
     return made
 
@@ -79,12 +71,17 @@ def settings(given: Sequence[str] | None) -> argparse.Namespace:
     """Parse a command line; exits with a message like every command if it is wrong."""
     made = parser()
     chosen = made.parse_args(given)
-    for name in ('threads', 'sessions', 'connections', 'message_mib', 'grace'):
+    for name in ('threads', 'sessions', 'connections', 'message_mib', 'grace', 'start_timeout',
+                 'answer_timeout'):
         if not getattr(chosen, name) > 0:
             made.error(f'--{name.replace("_", "-")}: want more than 0, got '
                        f'{getattr(chosen, name):g}')
     if not 0 <= chosen.port < 65536:
         made.error(f'--port: want 0 to 65535, got {chosen.port}')
+    chosen.devices = tuple(chosen.devices.split(','))
+    if not 1 <= len(chosen.devices) <= 2 or not all(
+            re.fullmatch(r'cpu|cuda:\d+', device) for device in chosen.devices):
+        made.error(f'--devices: want one or two of cpu and cuda:N, got {",".join(chosen.devices)}')
     if not chosen.token.isascii():
         made.error('--token: want ASCII, as a header carries it')
     return chosen
@@ -95,58 +92,53 @@ def say(text: str) -> None:
     print(f'{time.strftime("%H:%M:%S")} wam-serve: {text}', file=sys.stderr, flush=True)
 
 
-def loaded(chosen: argparse.Namespace, robot: Embodiment, spoken: Flavour,
-           ) -> tuple[Callable[[bool], Policy], dict]:
-    """Load the weights; give what makes a policy on them, and the configuration to announce.
-
-    Raises ValueError or FileNotFoundError for what will never work.
-    """
-    for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
-        os.environ[variable] = str(chosen.threads)
-
-    import torch
-
-    from wam_policy.model import checkpoint
-    from wam_policy.model.policy import Choice
-    from wam_policy.model.policy import Policy as Torch
-
-    torch.set_num_threads(chosen.threads)
-    device = torch.device(chosen.device)
-    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f'no device {chosen.device}: torch sees {torch.cuda.device_count()} '
-                         'CUDA devices')
-    automatic = 'bfloat16' if device.type == 'cuda' else 'float32'
-    dtype = getattr(torch, automatic if chosen.dtype == 'auto' else chosen.dtype)
-    weights = checkpoint.load(chosen.checkpoint, device, dtype, None, chosen.seed)
-    clocked = Choice(chosen.recipe, chosen.steps, chosen.cfg, 'clocked', chosen.window)
-    released = replace(clocked, mode='reference')
-
-    def make(on_clock: bool) -> Policy:
-        return Torch(weights, robot, clocked if on_clock else released)
-
-    # the first pass through a model is many times slower than the others
-    from wam_policy.worker.main import warmed
-    first = Torch(weights, robot, clocked)
-    warmed(first, chosen.seed)
-    geometry, fits = first.geometry, spoken.horizon
-    if geometry.horizon != fits or abs(geometry.step_dt_s * spoken.step_hz - 1.0) > 1e-6:
-        raise ValueError(f'{chosen.checkpoint} predicts {geometry.horizon} rows at '
-                         f'{1 / geometry.step_dt_s:g} Hz, flavour {spoken.name} says {fits} rows '
-                         f'at {spoken.step_hz:g} Hz: serve with another --flavour')
-    return make, agreement.offered(
-        spoken, robot, {'model': weights.design.name, 'trained': weights.trained},
-        {'kind': agreement.CLOCKED, 'first_frames': geometry.first_frames,
-         'frames_per_block': geometry.frames_per_block,
-         'frame_period_s': geometry.frame_period_s, 'window_blocks': geometry.window_blocks})
+def offered(spoken: Flavour, robot: Embodiment, model: Model) -> dict[str, Any]:
+    """Give the configuration to announce; ValueError if the flavour promises something else."""
+    if model.horizon != spoken.horizon or abs(model.step_dt_s * spoken.step_hz - 1.0) > 1e-6:
+        raise ValueError(f'{model.name} predicts {model.horizon} rows at '
+                         f'{1 / model.step_dt_s:g} Hz, flavour {spoken.name} says '
+                         f'{spoken.horizon} rows at {spoken.step_hz:g} Hz: serve with another '
+                         '--flavour')
+    return agreement.offered(
+        spoken, robot, {'model': model.name, 'trained': model.trained},
+        {'kind': agreement.CLOCKED, 'first_frames': model.first_frames,
+         'frames_per_block': model.frames_per_block, 'frame_period_s': model.frame_period_s,
+         'window_blocks': model.window_blocks})
 
 
-async def serving(server: Server, chosen: argparse.Namespace, ready: str) -> None:
-    """Serve until a signal asks to stop."""
+def run(chosen: argparse.Namespace, robot: Embodiment, spoken: Flavour, engine: Engine) -> int:
+    """Start the workers and serve until a signal asks to stop; return the exit status."""
+    status = engine.start(chosen.start_timeout)
+    if status.state is not State.READY:
+        say(f'error: {status.reason}')
+        return exits.REFUSED if status.retry_s is None else exits.FAILED
+    model = engine.model
+    configuration = offered(spoken, robot, model)
+    server = Server(
+        Desk(spoken, robot, engine, model, chosen.sessions, say), configuration,
+        token=chosen.token, say=say, each=not chosen.quiet, engine=engine,
+        limits=Limits(chosen.connections, chosen.message_mib * MEBIBYTE, chosen.grace))
+    if chosen.host not in LOOPBACK and not chosen.token:
+        say('anyone who reaches this address can use it: set a token')
+    trained = '' if model.trained else 'UNTRAINED '
+    try:
+        asyncio.run(serving(server, engine, chosen, f'{trained}{model.name} for {robot.name}, '
+                                                    f'{spoken.name},'))
+    except OSError as error:
+        say(f'error: cannot listen on {chosen.host}:{chosen.port}: {error}')
+        return exits.FAILED
+    return exits.FAILED if engine.over else exits.OK
+
+
+async def serving(server: Server, engine: Engine, chosen: argparse.Namespace, ready: str) -> None:
+    """Serve until a signal asks to stop, or until the workers are gone for good."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.stop)
+    engine.when_over(lambda: loop.call_soon_threadsafe(server.stop))
     await server.run(chosen.host, chosen.port, lambda port: say(
         f'{ready} at ws://{chosen.host}:{port}; health: http://{chosen.host}:{port}/healthz'))
+    engine.when_over(lambda: None)
     say('stopped')
 
 
@@ -156,28 +148,19 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         robot = embodiment.load(chosen.embodiment)
         spoken = flavour.chosen(chosen.flavour, robot)
-        make, configuration = loaded(chosen, robot, spoken)
-        desk = Desk(spoken, robot, make, chosen.sessions, say)
-    except (ValueError, FileNotFoundError) as error:
+        guided = options.guided(chosen.recipe, chosen.steps, chosen.cfg, chosen.guided_video)
+        engine = Engine(plan(chosen.devices, options.words(chosen), guided, chosen.start_timeout),
+                        chosen.answer_timeout, say)
+        try:
+            return run(chosen, robot, spoken, engine)
+        finally:
+            engine.close()
+    except ValueError as error:
         say(f'error: {error}')
         return exits.REFUSED
-    if chosen.host not in LOOPBACK and not chosen.token:
-        say('anyone who reaches this address can use it: set a token')
-    server = Server(desk, configuration, token=chosen.token, say=say, each=not chosen.quiet,
-                    limits=Limits(chosen.connections, chosen.message_mib * MEBIBYTE,
-                                  chosen.grace))
-    trained = '' if configuration['trained'] else 'UNTRAINED '
-    try:
-        asyncio.run(serving(server, chosen, f'{trained}{configuration["model"]} for '
-                                            f'{robot.name}, {spoken.name},'))
-    except OSError as error:
-        say(f'error: cannot listen on {chosen.host}:{chosen.port}: {error}')
-        return exits.FAILED
-    return exits.OK
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 if __name__ == '__main__':
-    # no interpreter shutdown: a request that outlived its grace must not hold the exit up
-    status = main()
-    sys.stdout.flush()
-    os._exit(status)
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterable
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,10 +14,19 @@ ENDPOINTS = ('infer', 'reset', 'commit')        # anything else a client names c
 BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 
 
+class Engine(Protocol):
+    """What is told of the engine; serve.engine.Engine is one."""
+
+    @property
+    def fault(self) -> str: ...
+    @property
+    def restarts(self) -> int: ...
+
+
 class Metrics:
     """Count, and give it all as a page."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, engine: Engine) -> None:
         self._registry = CollectorRegistry()
         self._connections = Gauge('wam_connections', 'Open connections', registry=self._registry)
         self._requests = Counter('wam_requests', 'Requests, by endpoint and outcome',
@@ -24,7 +34,7 @@ class Metrics:
         self._seconds = Histogram('wam_request_seconds', 'From a whole request to its answer',
                                   ('endpoint', 'part'), buckets=BUCKETS_S,
                                   registry=self._registry)
-        self._registry.register(_Sessions(desk))
+        self._registry.register(_Live(desk, engine))
 
     def connected(self, change: int) -> None:
         self._connections.inc(change)
@@ -41,14 +51,18 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _Sessions(Collector):
-    """Describe the sessions there are now: those that ended leave no series behind."""
+class _Live(Collector):
+    """Describe workers and sessions as they are now: what ended leaves no series behind."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: Desk, engine: Engine) -> None:
+        self._desk, self._engine = desk, engine
 
     def collect(self) -> Iterable[Metric]:
         live = self._desk.live
+        ready = GaugeMetricFamily('wam_workers_ready', 'Whether the workers can be asked',
+                                  value=float(not self._engine.fault))
+        restarts = CounterMetricFamily('wam_worker_restarts', 'Starts after a failure',
+                                       value=self._engine.restarts)
         count = GaugeMetricFamily('wam_sessions', 'Sessions with a memory')
         count.add_metric([], len(live))
         evictions = CounterMetricFamily('wam_evictions', 'Sessions that made room for another')
@@ -63,4 +77,4 @@ class _Sessions(Collector):
             taken_ms = list(session.taken_ms)
             if taken_ms:
                 median.add_metric(label, statistics.median(taken_ms) / 1e3)
-        return [count, evictions, answers, median]
+        return [ready, restarts, count, evictions, answers, median]

@@ -1,6 +1,6 @@
-"""The protocol's server side: connections, a token, limits, health; one thread runs the model.
+"""The protocol's server side: connections, a token, limits, health; one thread asks the engine.
 
-The event loop never computes and the model's thread never touches a socket. Whatever a client
+The event loop never waits for the engine and its thread never touches a socket. Whatever a client
 does wrong costs it its connection, after a text that says why; the others do not notice.
 """
 
@@ -26,7 +26,7 @@ from websockets.protocol import State
 
 from wam_policy.remote import codec, mapping
 from wam_policy.serve.desk import Declined, Desk
-from wam_policy.serve.metrics import Metrics
+from wam_policy.serve.metrics import Engine, Metrics
 
 HEALTH, METRICS = '/healthz', '/metrics'
 
@@ -53,17 +53,20 @@ class Server:
 
     def __init__(self, desk: Desk, configuration: dict[str, Any], *, token: str = '',
                  limits: Limits | None = None, say: Callable[[str], None],
-                 each: bool = True) -> None:
-        """Take where lines for people go, and whether each request is one."""
+                 each: bool = True, engine: Engine) -> None:
+        """Take where lines for people go, and whether each request is one; the engine's health
+        is ours.
+        """
         self._desk, self._greeting = desk, codec.packed(configuration)
         self._token, self._limits = token, limits or Limits()
         self._say, self._each = say, each
-        self._metrics = Metrics(desk)
+        self._metrics = Metrics(desk, engine)
         self._numbers = itertools.count(1)
         self._open: set[ServerConnection] = set()
         self._busy: set[ServerConnection] = set()
         self._stopping = asyncio.Event()
-        self._model = ThreadPoolExecutor(1, thread_name_prefix='model')
+        self._engine = engine
+        self._desk_thread = ThreadPoolExecutor(1, thread_name_prefix='desk')
 
     async def run(self, host: str, port: int, on_ready: Callable[[int], None]) -> None:
         """Listen until `stop`; calls `on_ready` with the port. Raises OSError if it is taken."""
@@ -76,7 +79,7 @@ class Server:
                 await self._stopping.wait()
                 await self._wind_down(listener)
         finally:
-            self._model.shutdown(wait=False, cancel_futures=True)
+            self._desk_thread.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
         """Finish what is under way and end; call it from the event loop's thread."""
@@ -93,7 +96,10 @@ class Server:
     def _on_http(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP, and let in who may."""
         if request.path == HEALTH:
-            return connection.respond(http.HTTPStatus.OK, 'OK\n')
+            fault = self._engine.fault
+            return connection.respond(
+                http.HTTPStatus.SERVICE_UNAVAILABLE if fault else http.HTTPStatus.OK,
+                f'{fault or "OK"}\n')
         if not self._knows(request.headers):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED,
                                       'want the header Authorization: Api-Key <token>\n')
@@ -124,7 +130,7 @@ class Server:
                 raw = await connection.recv()
                 self._busy.add(connection)
                 try:
-                    reply = await self._on_model(self._replied, owner, connection, raw,
+                    reply = await self._at_desk(self._replied, owner, connection, raw,
                                                  time.perf_counter())
                     await connection.send(reply.data)
                 finally:
@@ -138,15 +144,16 @@ class Server:
         finally:
             self._open.discard(connection)
             self._metrics.connected(-1)
-            with suppress(RuntimeError):    # the model's thread has ended, and every session
-                await self._on_model(self._desk.leave, owner)
+            with suppress(RuntimeError):    # that thread has ended, and every session
+                await self._at_desk(self._desk.leave, owner)
 
-    async def _on_model[T](self, work: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._model, work, *arguments)
+    async def _at_desk[T](self, work: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._desk_thread, work, *arguments)
 
     def _replied(self, owner: int, connection: ServerConnection, raw: str | bytes,
                  arrived_s: float) -> Reply:
-        """Decode, do and encode; in the model's thread."""
+        """Decode, do and encode; in the desk's thread."""
         started_s = time.perf_counter()
         endpoint: object = 'other'
         outcome, reply = 'ok', Reply('')

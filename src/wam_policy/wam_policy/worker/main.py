@@ -5,14 +5,10 @@ how long they took.
 """
 
 import argparse
-import ctypes
 import json
 import os
-import select
 import signal
-import socket
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -20,13 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wam_policy.core import embodiment
-from wam_policy.worker import exits, wire
+from wam_policy.worker import child, exits, options, wire
 
 if TYPE_CHECKING:       # torch takes seconds to import: --help and refusals need not wait for it
     from wam_policy.model.policy import Policy, Views
 
-RECIPES = ('full16', 'static8', 'dynamic4', 'one_step')
-PR_SET_PDEATHSIG = 1
 HANG_UP_S = 1.0         # from the other end's closing to leaving in the middle of a query
 
 
@@ -50,6 +44,7 @@ class Settings:
     precision: str
     seed: int
     threads: int
+    sessions: int
     core: int | None
     fd: int | None
     rank: int
@@ -66,40 +61,11 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog='python -m wam_policy.worker.main', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    model = made.add_argument_group('model')
-    model.add_argument('--checkpoint', required=True, metavar='DIR',
-                       help='checkpoint folder, or preset:NAME for random weights')
-    model.add_argument('--base', type=Path, metavar='DIR',
-                       help='complete checkpoint under a folder of adapters')
-    model.add_argument('--embodiment', required=True, metavar='NAME',
-                       help='robot whose cameras and joints are sent')
-    model.add_argument('--device', default='cpu', help='cpu or cuda:N (default: %(default)s)')
-    model.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
-                       help='of weights and arithmetic; auto: bfloat16 on cuda, else float32')
-    model.add_argument('--precision', default='full', metavar='P',
-                       help='of the large linears: full, fp8 or int8 with a scale per token, or '
-                       'the file of a calibration (default: %(default)s)')
-    model.add_argument('--engine', default='eager', metavar='E',
-                       help='eager, compiled, or tensorrt:FOLDER of a built engine '
-                       '(default: %(default)s)')
-    model.add_argument('--seed', type=int, default=0, metavar='S',
-                       help='of random weights, and of rehearsed queries')
-    query = made.add_argument_group('queries')
-    query.add_argument('--recipe', choices=RECIPES, default='static8',
-                       help='how often the network is asked per query (default: %(default)s)')
-    query.add_argument('--steps', type=int, metavar='K',
-                       help='ask it at each of K steps instead')
-    query.add_argument('--cfg', type=float, default=5.0, metavar='SCALE',
-                       help='guidance scale; 1: no guidance (default: %(default)s)')
-    query.add_argument('--mode', choices=('clocked', 'reference'), default='clocked',
-                       help='clocked: memory on its own clock; reference: the released rhythm')
-    query.add_argument('--window', choices=('restart', 'slide'), default='restart',
-                       help='what a full memory does (default: %(default)s)')
-    query.add_argument('--guided-video', action='store_true',
-                       help='guide the predicted picture also where actions no longer need it')
+    options.add(made)
+    made.add_argument('--mode', choices=('clocked', 'reference'), default='clocked',
+                      help='clocked: memory on its own clock; reference: the released rhythm')
     place = made.add_argument_group('process')
-    place.add_argument('--threads', type=int, default=1, metavar='N',
-                       help='CPU threads of torch (default: %(default)s)')
+    place.add_argument('--device', default='cpu', help='cpu or cuda:N (default: %(default)s)')
     place.add_argument('--core', type=int, metavar='N', help='stay on this CPU core')
     place.add_argument('--fd', type=int, metavar='N',
                        help='inherited socket to answer on; without it, rehearse')
@@ -125,7 +91,7 @@ def settings(arguments: Sequence[str]) -> Settings:
     """Parse a command line; exits with a message like every command if it is wrong."""
     made = parser()
     values = vars(made.parse_args(arguments))
-    for name in ('threads', 'queries', 'start_timeout', 'peer_timeout'):
+    for name in ('threads', 'sessions', 'queries', 'start_timeout', 'peer_timeout'):
         if not values[name] > 0:
             made.error(f'--{name.replace("_", "-")}: want more than 0, got {values[name]}')
     if values['world'] == 2 and values['role'] == 'both':
@@ -139,25 +105,11 @@ def say(role: str, text: str) -> None:
 
 
 def settle(chosen: Settings) -> None:
-    """Arrange the process: core, threads, and death with the parent. Before torch is imported."""
+    """Arrange core and threads, before torch is imported."""
     for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
         os.environ[variable] = str(chosen.threads)
     if chosen.core is not None:
         os.sched_setaffinity(0, {chosen.core})
-    if chosen.fd is not None:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def leave_on_hang_up(end: socket.socket) -> None:
-    """Leave when the other end closes, also in the middle of a query nobody waits for."""
-    def watch() -> None:
-        poll = select.poll()
-        poll.register(end.fileno(), select.POLLRDHUP)
-        poll.poll()
-        time.sleep(HANG_UP_S)       # an idle worker sees the end itself and leaves in order
-        os._exit(exits.OK)
-
-    threading.Thread(target=watch, name='hang-up', daemon=True).start()
 
 
 def built(chosen: Settings) -> 'Policy':
@@ -234,18 +186,20 @@ def warmed(policy: 'Policy', seed: int, queries: int = 1) -> list[float]:
 
 def serve(chosen: Settings, started_s: float) -> None:
     """Answer on the inherited socket until told to stop."""
-    end = socket.socket(fileno=chosen.fd)
-    leave_on_hang_up(end)
+    assert chosen.fd is not None
+    end = child.inherited(chosen.fd, HANG_UP_S)
     policy = built(chosen)
 
     from wam_policy.worker.server import Server, facts
 
     told = facts(policy, chosen.device)
     wire.send(end, wire.Message('warming', {'id': 0, 'reason': f'{told["model"]} warms up'}))
-    (warmed if chosen.engine == 'eager' else rehearsed)(policy, chosen.seed)
+    policies = [policy, *(policy.beside() for _ in range(chosen.sessions - 1))]
+    for each in policies:
+        (warmed if chosen.engine == 'eager' else rehearsed)(each, chosen.seed)
     told['start_s'] = round(time.perf_counter() - started_s, 3)
     say(chosen.role, f'ready in {told["start_s"]:.1f} s: {told["reason"]}')
-    Server(end, policy, told, lambda line: say(chosen.role, line)).serve()
+    Server(end, policies, told, lambda line: say(chosen.role, line)).serve()
 
 
 def rehearse(chosen: Settings, started_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Answer requests from the socket with one policy; a request that fails is an answer too.
+"""Answer requests from the socket with one model; a request that fails is an answer too.
 
 Every worker of a pair gets every request in the same order. Rank 0 answers with data, the other
 acknowledges. Checks that belong to the conversation (sessions, sizes) are here, so that both
@@ -7,7 +7,7 @@ workers refuse alike before either waits for the other.
 
 import socket
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from wam_policy.model.branch import Role
-from wam_policy.model.policy import Policy
+from wam_policy.model.policy import MODES, Policy
 from wam_policy.worker import wire
 from wam_policy.worker.exits import PeerLost
+from wam_policy.worker.sessions import Session, Sessions
 from wam_policy.worker.wire import Message
 
 NEWEST, FRAMES = 'newest/', 'frames/'
@@ -33,16 +34,18 @@ class Refused(Exception):
 
 
 class Server:
-    """Serve one policy on one socket until told to stop."""
+    """Serve one model on one socket until told to stop."""
 
-    def __init__(self, end: socket.socket, policy: Policy, facts: Mapping[str, Any],
+    def __init__(self, end: socket.socket, policies: Sequence[Policy], facts: Mapping[str, Any],
                  say: Callable[[str], None]) -> None:
-        """Take what `hello` is answered with and where a line for people goes."""
-        self._end, self._policy, self._facts, self._say = end, policy, dict(facts), say
-        self._geometry = policy.geometry
-        self._session: str | None = None
-        self._blocks = 0            # committed in this session
-        self._sequence = -1         # of the last query in this session
+        """Take a policy per session, what `hello` is answered with and where a line for people
+        goes.
+        """
+        self._end, self._facts, self._say = end, dict(facts), say
+        self._robot, self._role = policies[0].robot, policies[0].role
+        self._geometry = policies[0].geometry
+        self._sessions = Sessions(policies)
+        self._predicted: Session | None = None      # the last to be asked: its video can be had
 
     def serve(self) -> None:
         """Answer until `stop` or until the other end closes.
@@ -78,13 +81,13 @@ class Server:
         except PeerLost:
             raise
         except torch.OutOfMemoryError as error:
-            self._session = None
+            self._forget(request)
             torch.cuda.empty_cache()
             return Message('error', {
                 'what': f'out of memory on {request.kind}: {str(error).splitlines()[0]}',
                 'fix': 'free the device, use a second one or a smaller model; then reset'})
         except Exception as error:  # noqa: BLE001  a failed request must not end the worker
-            self._session = None    # half done: the memory may be anything
+            self._forget(request)   # half done: the memory may be anything
             for line in traceback.format_exc().splitlines():
                 self._say(line)
             return Message('error', {'what': f'{request.kind} failed: '
@@ -95,56 +98,62 @@ class Server:
         return Message('ready', self._facts)
 
     def _reset(self, request: Message) -> Message:
-        session, instruction = _text(request, 'session'), _text(request, 'instruction')
-        timings_ms = self._policy.reset(instruction)
-        self._session, self._blocks, self._sequence = session, 0, -1
-        return Message('ok', {'session': session, 'timings_ms': dict(timings_ms)})
+        name, instruction = _text(request, 'session'), _text(request, 'instruction')
+        mode = request.fields.get('mode')
+        if mode is not None and mode not in MODES:
+            raise Refused(f'reset: mode is {mode!r:.80}',
+                          f'send one of {", ".join(MODES)}, or none')
+        session = self._sessions.opened(name)
+        timings_ms = session.policy.reset(instruction, mode)
+        return Message('ok', {'session': name, 'timings_ms': dict(timings_ms)})
 
     def _commit(self, request: Message) -> Message:
-        self._check_session(request)
+        session = self._session(request)
         block = _whole(request, 'block')
-        if block != self._blocks:
-            raise Refused(f'commit of block {block}, next is {self._blocks}',
+        if block != session.blocks:
+            raise Refused(f'commit of block {block}, next is {session.blocks}',
                           'commit every block once and in order, or reset')
-        wanted = self._geometry.frames_per_block if block else self._geometry.first_frames
         views = self._views(request, FRAMES)
+        wanted = self._geometry.frames_per_block if block else self._geometry.first_frames
         for name, frames in views.items():
-            if len(frames) != wanted:
+            # the released rhythm brings as many as it has, and the model fills the block
+            if len(frames) != wanted and session.policy.clocked:
                 raise Refused(f'block {block} has {len(frames)} frames of {name}',
                               f'send {wanted}')
-        timings_ms = self._policy.commit(views)
-        self._blocks += 1
-        memory = self._policy.memory
-        blocks = max(0, memory.frames - 1) // self._policy.loaded.dit.config.frames_per_block
+        timings_ms = session.policy.commit(views)
+        session.blocks += 1
+        memory = session.policy.memory
+        blocks = max(0, memory.frames - 1) // session.policy.loaded.dit.config.frames_per_block
         return Message('committed', {
-            'session': self._session, 'block': block, 'cached_blocks': blocks,
+            'session': session.name, 'block': block, 'cached_blocks': blocks,
             'cached_frames': memory.frames, 'window_fill': memory.frames / memory.window_frames,
             'commits': memory.commits, 'rebuilds': memory.rebuilds,
             'timings_ms': dict(timings_ms)})
 
     def _query(self, request: Message) -> Message:
-        self._check_session(request)
+        session = self._session(request)
         sequence, seed = _whole(request, 'sequence'), _whole(request, 'seed')
         stamp_ns = _whole(request, 'stamp_ns')
         joints = request.arrays.get('joints')
-        wanted = len(self._policy.robot.observed)
+        wanted = len(self._robot.observed)
         if joints is None or joints.shape != (wanted,) or not np.isfinite(joints).all():
             raise Refused(f'query {sequence} has no posture of {wanted} finite numbers',
                           "send joints in the order of the robot's observed joints")
-        if sequence <= self._sequence:
-            raise Refused(f'query {sequence} after {self._sequence}', 'count upwards')
+        if sequence <= session.sequence:
+            raise Refused(f'query {sequence} after {session.sequence}', 'count upwards')
         if not 0 <= seed <= MAX_SEED:
             raise Refused(f'seed {seed}', f'use 0 to {MAX_SEED}')
-        if not self._blocks:
+        if not session.blocks:
             raise Refused('query before any commit', 'commit a first frame')
-        if self._policy.waits_for_frames:
+        if session.policy.waits_for_frames:
             raise Refused('no frames since the last query: the released rhythm asks once a block',
-                          'commit first, or run the worker with --mode clocked')
+                          'commit first, or reset with mode clocked')
         newest = self._views(request, NEWEST) if any(
             name.startswith(NEWEST) for name in request.arrays) else None
-        self._sequence = sequence
-        found = self._policy.query(joints, seed, newest)
-        fields = {'session': self._session, 'sequence': sequence, 'stamp_ns': stamp_ns,
+        session.sequence = sequence
+        found = session.policy.query(joints, seed, newest)
+        self._predicted = session
+        fields = {'session': session.name, 'sequence': sequence, 'stamp_ns': stamp_ns,
                   'horizon': self._geometry.horizon, 'step_dt_s': self._geometry.step_dt_s,
                   'timings_ms': dict(found.timings_ms)}
         if found.targets is None:
@@ -153,20 +162,30 @@ class Server:
                                          'reference': found.reference})
 
     def _video(self, request: Message) -> Message:
-        if self._policy.role is Role.UNCOND:
+        if self._role is Role.UNCOND:
             return Message('ok')
-        if self._sequence < 0:
+        session = self._predicted
+        if session is None or self._sessions.used(session.name) is not session:
             raise Refused('no prediction to decode', 'query first')
-        return Message('video', {'session': self._session, 'sequence': self._sequence},
-                       {'frames': self._policy.video()})
+        return Message('video', {'session': session.name, 'sequence': session.sequence},
+                       {'frames': session.policy.video()})
 
-    def _check_session(self, request: Message) -> None:
-        session = _text(request, 'session')
-        if self._session is None:
+    def _session(self, request: Message) -> Session:
+        """Find the session that a request belongs to."""
+        name, known = _text(request, 'session'), self._sessions.names
+        if not known:
             raise Refused(f'{request.kind} without a session', 'send reset first')
-        if session != self._session:
-            raise Refused(f'{request.kind} of session {session!r} while {self._session!r} is on',
-                          'send reset first')
+        session = self._sessions.used(name)
+        if session is None:
+            raise Refused(f'{request.kind} of session {name!r} while '
+                          f'{", ".join(map(repr, known))} is on', 'send reset first')
+        return session
+
+    def _forget(self, request: Message) -> None:
+        """End the session of a request that failed."""
+        name = request.fields.get('session')
+        if isinstance(name, str):
+            self._sessions.forget(name)
 
     def _views(self, request: Message, prefix: str) -> dict[str, np.ndarray]:
         """Take the frames of every camera, uint8 [T h w 3]; one image may come as [h w 3]."""

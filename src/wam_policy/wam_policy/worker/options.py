@@ -1,0 +1,64 @@
+"""Options of a model and of its queries, alike for every program that runs one."""
+
+import argparse
+from pathlib import Path
+
+RECIPES = ('full16', 'static8', 'dynamic4', 'one_step')
+
+
+def add(made: argparse.ArgumentParser) -> None:
+    """Describe what is run, and how often it is asked."""
+    model = made.add_argument_group('model')
+    model.add_argument('--checkpoint', required=True, metavar='DIR',
+                       help='checkpoint folder, or preset:NAME for random weights')
+    model.add_argument('--base', type=Path, metavar='DIR',
+                       help='complete checkpoint under a folder of adapters')
+    model.add_argument('--embodiment', required=True, metavar='NAME',
+                       help='robot whose cameras and joints are sent')
+    model.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
+                       help='of weights and arithmetic; auto: bfloat16 on cuda, else float32')
+    model.add_argument('--precision', default='full', metavar='P',
+                       help='of the large linears: full, fp8 or int8 with a scale per token, or '
+                       'the file of a calibration (default: %(default)s)')
+    model.add_argument('--engine', default='eager', metavar='E',
+                       help='eager, compiled, or tensorrt:FOLDER of a built engine '
+                       '(default: %(default)s)')
+    model.add_argument('--seed', type=int, default=0, metavar='S', help='of random weights')
+    model.add_argument('--threads', type=int, default=1, metavar='N',
+                       help='CPU threads of torch in each worker (default: %(default)s)')
+    model.add_argument('--sessions', type=int, default=1, metavar='N',
+                       help='memories; one session more ends the one unused for longest '
+                       '(default: %(default)s)')
+    query = made.add_argument_group('queries')
+    query.add_argument('--recipe', choices=RECIPES, default='static8',
+                       help='how often the network is asked per query (default: %(default)s)')
+    query.add_argument('--steps', type=int, metavar='K', help='ask it at each of K steps instead')
+    query.add_argument('--cfg', type=float, default=5.0, metavar='SCALE',
+                       help='guidance scale; 1: no guidance (default: %(default)s)')
+    query.add_argument('--window', choices=('restart', 'slide'), default='restart',
+                       help='what a full memory does (default: %(default)s)')
+    query.add_argument('--guided-video', action='store_true',
+                       help='guide the predicted picture also where actions no longer need it')
+
+
+def words(chosen: argparse.Namespace) -> tuple[str, ...]:
+    """Give the command line that says the same to another program with these options."""
+    made = argparse.ArgumentParser(add_help=False)
+    add(made)
+    found: list[str] = []
+    for action in made._actions:
+        value = getattr(chosen, action.dest)
+        if value is True:
+            found.append(action.option_strings[0])
+        elif value is not None and value is not False:
+            found += [action.option_strings[0], str(value)]
+    return tuple(found)
+
+
+def guided(recipe: str, steps: int | None, cfg: float, guided_video: bool) -> bool:
+    """Tell whether a second branch is read at all.
+
+    What is asked once has its actions before guidance could reach them.
+    """
+    asked_once = steps == 1 or (not steps and recipe == 'one_step')
+    return cfg > 1.0 and (guided_video or not asked_once)
