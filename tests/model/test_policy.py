@@ -124,3 +124,36 @@ def test_what_does_not_fit_is_said_before_anything_moves(loaded):
         policy.query(robot.rest_of(robot.observed), 1)
     with pytest.raises(RuntimeError, match='query first'):
         policy.video()
+
+
+def test_policies_side_by_side_share_a_network_and_no_memory(loaded):
+    one = begun(loaded, 'yam')
+    posture = one.robot.rest_of(one.robot.observed)
+    wanted = one.query(posture, 3).targets
+    other = one.beside()
+    assert other.loaded is loaded and other._engine is one._engine
+    other.reset('fold it')
+    other.commit(views(one.robot, 1, 5))
+    assert np.abs(other.query(posture, 3).targets - wanted).max() > 1e-6
+    np.testing.assert_array_equal(one.query(posture, 3).targets, wanted)
+
+
+def test_a_reset_chooses_the_rhythm_and_forgets_the_other(loaded):
+    policy = Policy(loaded, embodiment.load('yam'), Choice(steps=2))
+    posture = policy.robot.rest_of(policy.robot.observed)
+
+    def lived(mode: str | None) -> list[np.ndarray]:
+        policy.reset('wave', mode)
+        policy.commit(views(policy.robot, 1))
+        found = [policy.query(posture, 3).targets]
+        policy.commit(views(policy.robot, policy.geometry.frames_per_block, 1))
+        return [*found, policy.query(posture, 3).targets]
+
+    clocked = lived(None)
+    assert policy.clocked and not policy.waits_for_frames
+    released = lived('reference')
+    assert not policy.clocked and policy.waits_for_frames
+    alone = begun(loaded, 'yam', mode='reference')
+    np.testing.assert_array_equal(alone.query(posture, 3).targets, released[0])
+    assert np.abs(released[1] - clocked[1]).max() > 1e-6
+    np.testing.assert_array_equal(lived(None), clocked)

@@ -1,17 +1,26 @@
 """The whole way: `serve` with a model, asked by our remote worker and by the example script."""
 
 import contextlib
+import http.client
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from wam_policy.core import embodiment
+from wam_policy.remote import flavour
+from wam_policy.serve import main
+from wam_policy.serve.engine import Model
+from wam_policy.worker import main as worker_main
+from wam_policy.worker import options
 from wam_policy.worker.client import Pair, Plan, State
 from wam_policy.worker.program import package_environment
 
@@ -39,7 +48,7 @@ def serving(robot, *arguments):
         program.communicate()
 
 
-def lived(plan, robot):
+def lived(plan, robot, between=lambda: None):
     """Live a short episode: targets of a query before, between and after commits."""
     random, found = np.random.default_rng(0), []
     with Pair(plan) as pair:
@@ -55,6 +64,8 @@ def lived(plan, robot):
             frames = {f'frames/{camera.key}': random.integers(0, 256, (count, 24, 32, 3), np.uint8)
                       for camera in robot.cameras}
             said = ask('commit', {'session': 's', 'block': block, 'stamps_ns': []}, frames)
+            if block == 3:
+                between()
             newest = {name.replace('frames', 'newest'): view[0] for name, view in frames.items()}
             for more in ({}, newest if block % 2 else {}):
                 joints = robot.rest_of(robot.observed) + random.uniform(
@@ -69,15 +80,26 @@ def lived(plan, robot):
     return found, {**geometry, **facts, **cache}
 
 
-@pytest.mark.parametrize('name', ['agibot_g1', 'yam'])
-def test_a_robot_cannot_tell_our_server_from_a_local_worker(name):
+def example(robot, port):
+    """Run the script that others may copy: three requests of a session of its own."""
+    asked = subprocess.run(
+        [sys.executable, ROOT / 'examples' / 'openpi_actions.py', '--robot', robot, '--port',
+         str(port), '--requests', '3'], env={**os.environ, 'WAM_TOKEN': 'open'},
+        capture_output=True, text=True, timeout=60)
+    assert asked.returncode == 0, asked.stderr
+    assert re.search(r'3 answers of float32 \[24, \d+\]: median \d', asked.stdout)
+
+
+@pytest.mark.parametrize(('name', 'devices'), [('agibot_g1', 'cpu,cpu'), ('yam', 'cpu')])
+def test_a_robot_cannot_tell_our_server_from_a_local_worker(name, devices):
     robot = embodiment.load(name)
     local = Plan(('cpu',), (*MODEL, '--embodiment', name), environment=THREADS)
     wanted, told = lived(local, robot)
-    with serving(name, '--quiet') as (_, port):
+    with serving(name, '--quiet', '--devices', devices) as (_, port):
         remote = Plan(('cpu',), ('--server', f'ws://127.0.0.1:{port}', '--embodiment', name),
                       guided=False, program=(sys.executable, '-m', 'wam_policy.remote.main'))
-        found, said = lived(remote, robot)
+        # another client in the middle of it must not be felt
+        found, said = lived(remote, robot, lambda: example(name, port))
     assert said == told
     for theirs, ours in zip(found, wanted, strict=True):
         # states and targets travel as float32
@@ -85,20 +107,36 @@ def test_a_robot_cannot_tell_our_server_from_a_local_worker(name):
     assert np.ptp([targets[-1] for targets in wanted], axis=0).max() > 1e-3
 
 
-@pytest.mark.parametrize('name', ['yam', 'droid'])
-def test_the_example_asks_for_actions_and_the_server_ends_in_order(name):
-    with serving(name, '--token', 'open') as (program, port):
-        asked = subprocess.run(
-            [sys.executable, ROOT / 'examples' / 'openpi_actions.py', '--robot', name, '--port',
-             str(port), '--requests', '3'], env={**os.environ, 'WAM_TOKEN': 'open'},
-            capture_output=True, text=True, timeout=60)
-        assert asked.returncode == 0, asked.stderr
-        assert re.search(r'3 answers of float32 \[24, \d+\]: median \d', asked.stdout)
+def health(port):
+    talk = http.client.HTTPConnection('127.0.0.1', port, timeout=5)
+    talk.request('GET', '/healthz')
+    answer = talk.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_dead_workers_are_replaced_and_the_server_ends_in_order():
+    with serving('droid', '--token', 'open', '--devices', 'cpu') as (program, port):
+        example('droid', port)
+        assert health(port) == (200, 'OK\n')
+        worker, = psutil.Process(program.pid).children()
+        worker.kill()
+        end_s = time.monotonic() + 10
+        while health(port)[0] != 503:
+            assert time.monotonic() < end_s
+        assert re.search('SIGKILL|loading', health(port)[1])
+        end_s = time.monotonic() + 90
+        while health(port)[0] != 200:
+            assert time.monotonic() < end_s
+            time.sleep(0.1)
+        example('droid', port)
+        children = psutil.Process(program.pid).children()
         program.send_signal(signal.SIGTERM)
         said = program.stderr.read()
         assert program.wait(10) == 0
-        assert len(re.findall(r'infer \d+\.\d ms', said)) == 3
-        assert re.search(r'session [0-9a-f-]{36}: 3 answers, median \d+\.\d ms, p99', said)
+        assert not any(child.is_running() for child in children)
+        assert len(re.findall(r'infer \d+\.\d ms', said)) == 6
+        assert len(re.findall(r'session [0-9a-f-]{36}: 3 answers, median \d+\.\d ms, p99',
+                              said)) == 2
         assert said.strip().endswith('stopped')
 
 
@@ -109,14 +147,13 @@ def refused(*arguments):
 
 
 @pytest.mark.parametrize(('arguments', 'status', 'words'), [
-    (('--checkpoint', '/none', '--embodiment', 'yam'), 2, 'no config.json|/none'),
+    (('--checkpoint', '/none', '--embodiment', 'yam', '--devices', 'cpu'), 2,
+     'no config.json|/none'),
     (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--flavour', 'openpi'), 2,
      'speaks for droid'),
-    (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--flavour', 'openpi_yam'), 2,
-     'says 50 rows at 30 Hz'),
     (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--sessions', '0'), 2, 'more than 0'),
-    (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--device', 'cuda:9'), 2,
-     'no device')])
+    (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--devices', 'gpu'), 2,
+     'want one or two of cpu and cuda:N')])
 def test_what_cannot_be_served_is_refused(arguments, status, words):
     found = refused(*arguments)
     assert found.returncode == status and re.search(words, found.stderr), found.stderr
@@ -124,5 +161,25 @@ def test_what_cannot_be_served_is_refused(arguments, status, words):
 
 def test_a_port_that_is_taken_is_told():
     with socket.create_server(('127.0.0.1', 0)) as taken:
-        found = refused(*MODEL, '--embodiment', 'yam', '--port', str(taken.getsockname()[1]))
+        found = refused(*MODEL, '--embodiment', 'yam', '--devices', 'cpu', '--port',
+                        str(taken.getsockname()[1]))
     assert found.returncode == 1 and 'cannot listen on 127.0.0.1' in found.stderr
+
+
+def test_a_flavour_that_promises_other_actions_is_refused():
+    robot = embodiment.load('yam')
+    model = Model('m', True, 1, 4, 0.2, 4, horizon=24, step_dt_s=1 / 30)
+    said = main.offered(flavour.chosen('', robot), robot, model)
+    assert said['action_horizon'] == 24 and said['memory']['frames_per_block'] == 4
+    for spoken, other in (('openpi_yam', model), ('', replace(model, step_dt_s=1 / 15))):
+        with pytest.raises(ValueError, match='serve with another --flavour'):
+            main.offered(flavour.chosen(spoken, robot), robot, other)
+
+
+def test_workers_get_the_same_command_line():
+    chosen = main.settings([*MODEL, '--embodiment', 'yam', '--guided-video', '--sessions', '3',
+                            '--base', '/base', '--token', 'x', '--devices', 'cuda:0,cuda:1'])
+    got = worker_main.settings(options.words(chosen))
+    assert (got.steps, got.seed, got.guided_video, got.sessions) == (2, 3, True, 3)
+    assert (got.checkpoint, got.base, got.recipe) == ('preset:tiny', Path('/base'), 'static8')
+    assert chosen.devices == ('cuda:0', 'cuda:1')

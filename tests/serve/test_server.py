@@ -249,6 +249,23 @@ def test_the_session_unused_for_longest_makes_room():
     served.stop()
 
 
+def test_sessions_end_with_the_workers_that_held_them(served):
+    far = client(served)
+    far.infer(observation(served, session_id='a'))
+    served.engine.generation += 1
+    far.infer(observation(served, 3, 4, session_id='a'))    # one picture first, as in any session
+    assert [call for _, call in served.engine.calls if call[0] != 'query'][2:] == [
+        ('reset', 'fold it', 'reference'), ('commit', [3])]
+    assert any('was lost with the workers' in line for line in served.lines)
+
+
+def test_it_is_only_as_healthy_as_its_workers(served):
+    served.engine.fault, served.engine.restarts = 'workers are failed: killed by SIGKILL', 2
+    assert get(served, '/healthz') == (503, 'workers are failed: killed by SIGKILL\n')
+    page = get(served, '/metrics')[1].splitlines()
+    assert 'wam_workers_ready 0.0' in page and 'wam_worker_restarts_total 2.0' in page
+
+
 def test_a_client_that_left_is_not_computed_for(served):
     served.act['seconds'] = 0.3
     first, second = raw(served), raw(served)

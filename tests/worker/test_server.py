@@ -62,11 +62,11 @@ class FakePolicy:
 class Talk:
     """Ask a server in a thread."""
 
-    def __init__(self, policy: FakePolicy) -> None:
+    def __init__(self, *policies: FakePolicy) -> None:
         self.end, far = wire.pair()
         self.lines: list[str] = []
         self.error: Exception | None = None
-        self.server = Server(far, [policy], {'model': 'fake'}, self.lines.append)
+        self.server = Server(far, policies, {'model': 'fake'}, self.lines.append)
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
@@ -136,6 +136,7 @@ def test_the_unconditional_branch_acknowledges():
 @pytest.mark.parametrize('kind, fields, said', [
     ('dance', {}, "unknown request 'dance'"),
     ('reset', {'session': 's'}, 'reset: instruction is None'),
+    ('reset', {'session': 's', 'instruction': 'go', 'mode': 'slow'}, "reset: mode is 'slow'"),
     ('commit', {'session': 'other', 'block': 1}, "session 'other' while 's' is on"),
     ('commit', {'session': 's', 'block': 3, 'arrays': frames(2)}, 'block 3, next is 1'),
     ('commit', {'session': 's', 'block': 1.0, 'arrays': frames(2)}, 'block is 1.0'),
@@ -219,3 +220,44 @@ def test_the_end_of_the_other_side_ends_the_worker_in_order():
     talk.end.close()
     talk.thread.join(5)
     assert not talk.thread.is_alive() and talk.error is None
+
+
+def test_sessions_have_a_memory_each_and_the_one_unused_for_longest_makes_room():
+    first, second = FakePolicy(), FakePolicy()
+    talk = Talk(first, second)
+    for name in ('a', 'b'):
+        talk.ask('reset', session=name, instruction=name)
+        talk.ask('commit', frames(1), session=name, block=0)
+    assert (first.calls[0], second.calls[0]) == (('reset', 'a'), ('reset', 'b'))
+    assert talk.ask('query', **query(session='a')).kind == 'chunk'
+    assert talk.ask('video').fields['session'] == 'a'
+    talk.ask('reset', session='c', instruction='c')     # a was used after b
+    assert second.calls[-1] == ('reset', 'c')
+    said = talk.ask('query', **query(session='b')).fields['what']
+    assert said == "query of session 'b' while 'a', 'c' is on"
+    assert talk.ask('query', **query(session='a', sequence=2)).kind == 'chunk'
+    talk.ask('reset', session='a', instruction='again')     # in the memory that it has
+    assert first.calls[-1] == ('reset', 'again') and second.calls[-1] == ('reset', 'c')
+    assert 'no prediction' in talk.ask('video').fields['what']
+
+
+def test_a_fault_ends_one_session_and_its_memory_serves_the_next():
+    first, second = FakePolicy(), FakePolicy()
+    talk = Talk(first, second)
+    for name in ('a', 'b'):
+        talk.ask('reset', session=name, instruction=name)
+        talk.ask('commit', frames(1), session=name, block=0)
+    first.fault = RuntimeError('shape')
+    assert talk.ask('query', **query(session='a')).kind == 'error'
+    assert talk.ask('query', **query(session='b')).kind == 'chunk'
+    talk.ask('reset', session='c', instruction='c')
+    assert first.calls[-1] == ('reset', 'c')
+    assert talk.ask('query', **query(session='b', sequence=2)).kind == 'chunk'
+
+
+def test_the_released_rhythm_brings_as_many_frames_as_it_has():
+    policy = FakePolicy()
+    talk = Talk(policy)
+    talk.ask('reset', session='s', instruction='go', mode='reference')
+    for block, count in enumerate((1, 4, 3)):
+        assert talk.ask('commit', frames(count), session='s', block=block).kind == 'committed'

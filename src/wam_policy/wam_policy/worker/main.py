@@ -195,8 +195,11 @@ def serve(chosen: Settings, started_s: float) -> None:
     told = facts(policy, chosen.device)
     wire.send(end, wire.Message('warming', {'id': 0, 'reason': f'{told["model"]} warms up'}))
     policies = [policy, *(policy.beside() for _ in range(chosen.sessions - 1))]
-    for each in policies:
-        (warmed if chosen.engine == 'eager' else rehearsed)(each, chosen.seed)
+    if chosen.engine == 'eager':
+        warmed(policy, chosen.seed)         # what is new to torch once is new to it no more
+    else:
+        for each in policies:               # what engines record, they record for each memory
+            rehearsed(each, chosen.seed)
     told['start_s'] = round(time.perf_counter() - started_s, 3)
     say(chosen.role, f'ready in {told["start_s"]:.1f} s: {told["reason"]}')
     Server(end, policies, told, lambda line: say(chosen.role, line)).serve()
