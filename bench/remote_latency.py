@@ -3,7 +3,8 @@
 Run from the repository root: python bench/remote_latency.py [--json FILE]. The first table asks a
 policy that answers at once, so that only the way there and back is timed: directly over the wire
 to a worker process, and through remote worker, websocket and server, all on this machine. The
-second asks the real model in our own server, every client as fast as it can.
+second asks the real model, first its own workers, as a robot's node does, then our server in
+front of the same workers; every client asks as fast as it can.
 """
 
 import argparse
@@ -50,7 +51,8 @@ def main() -> int:
     parser.add_argument('--rounds', type=int, default=300, help='measured (default: %(default)s)')
     parser.add_argument('--checkpoint', default='preset:tiny', help='(default: %(default)s)')
     parser.add_argument('--steps', type=int, default=4, help='network calls per query and branch')
-    parser.add_argument('--threads', type=int, default=1, help='of the model')
+    parser.add_argument('--devices', default='cpu,cpu', help='of the workers '
+                        '(default: %(default)s)')
     parser.add_argument('--seconds', type=float, default=8.0, help='per number of sessions')
     parser.add_argument('--echo', choices=('wire', 'server'), help=argparse.SUPPRESS)
     parser.add_argument('--fd', type=int, help=argparse.SUPPRESS)
@@ -61,12 +63,13 @@ def main() -> int:
     if chosen.echo == 'server':
         asyncio.run(echo_server())
         return 0
+    circumstances = present()
     rows = [row for size in SIZES for row in latency_rows(size, chosen.rounds)]
     rows += throughput_rows(chosen)
     if chosen.json:
-        chosen.json.write_text(json.dumps({**circumstances(), 'checkpoint': chosen.checkpoint,
-                                           'steps': chosen.steps, 'threads': chosen.threads,
-                                           'rows': rows}, indent=1) + '\n')
+        chosen.json.write_text(json.dumps({
+            **circumstances, 'load_after': os.getloadavg()[0], 'checkpoint': chosen.checkpoint,
+            'devices': chosen.devices, 'steps': chosen.steps, 'rows': rows}, indent=1) + '\n')
     return 0
 
 
@@ -199,31 +202,37 @@ def spread(taken_ms: list[float]) -> dict[str, float]:
 
 
 def throughput_rows(chosen: argparse.Namespace) -> list[dict]:
-    """Count the chunks that 1, 2 and 4 clients get from one model."""
+    """Count the chunks that 1, 2 and 4 clients get from one model, and one without the network."""
+    model = ('--checkpoint', chosen.checkpoint, '--embodiment', ROBOT, '--steps',
+             str(chosen.steps))
     rows = []
-    with served('-m', 'wam_policy.serve.main', '--checkpoint', chosen.checkpoint, '--embodiment',
-                ROBOT, '--port', '0', '--quiet', '--steps', str(chosen.steps), '--threads',
-                str(chosen.threads)) as address:
+
+    def counted(what: str, plan: Plan, sessions: int) -> None:
+        counts = clients(plan, sessions, chosen.seconds)
+        rows.append({'what': what, 'chunks_per_s': sum(counts) / chosen.seconds,
+                     'slowest_per_s': min(counts) / chosen.seconds})
+        print('{what:<28} {chunks_per_s:5.1f} chunks/s in all, the slowest {slowest_per_s:.1f}'
+              .format(**rows[-1]))
+
+    counted('local workers', Plan(tuple(chosen.devices.split(',')), model), 1)
+    with served('-m', 'wam_policy.serve.main', *model, '--devices', chosen.devices, '--port', '0',
+                '--quiet') as address:
+        remote = Plan(('cpu',), ('--server', address, '--embodiment', ROBOT), guided=False,
+                      program=(sys.executable, '-m', 'wam_policy.remote.main'))
         for sessions in (1, 2, 4):
-            counts = clients(address, sessions, chosen.seconds)
-            rows.append({'what': f'{sessions} sessions', 'chunks_per_s': sum(counts)
-                         / chosen.seconds, 'slowest_per_s': min(counts) / chosen.seconds})
-            print('{what:<28} {chunks_per_s:5.1f} chunks/s in all, the slowest {slowest_per_s:.1f}'
-                  .format(**rows[-1]))
+            counted(f'{sessions} sessions', remote, sessions)
     return rows
 
 
-def clients(address: str, sessions: int, seconds: float) -> list[int]:
-    """Let so many remote workers ask as fast as they can; give the chunks each got."""
+def clients(plan: Plan, sessions: int, seconds: float) -> list[int]:
+    """Let so many clients of a plan ask as fast as they can; give the chunks each got."""
     robot, counts, begin = embodiment.load(ROBOT), [0] * sessions, threading.Barrier(sessions)
 
     def live(number: int) -> None:
-        plan = Plan(('cpu',), ('--server', address, '--embodiment', ROBOT), guided=False,
-                    program=(sys.executable, '-m', 'wam_policy.remote.main'))
         with Pair(plan) as pair:
-            assert pair.wait_ready(60).state is State.READY
+            assert pair.wait_ready(300).state is State.READY
             pair.request('reset', {'session': 's', 'instruction': 'x'}, timeout_s=30)
-            pair.request('commit', {'session': 's', 'block': 0}, {
+            pair.request('commit', {'session': 's', 'block': 0, 'stamps_ns': []}, {
                 f'frames/{camera.key}': np.zeros((1, 240, 320, 3), np.uint8)
                 for camera in robot.cameras}, timeout_s=30)
             begin.wait()
@@ -242,7 +251,7 @@ def clients(address: str, sessions: int, seconds: float) -> list[int]:
     return counts
 
 
-def circumstances() -> dict[str, Any]:
+def present() -> dict[str, Any]:
     return {'at': datetime.now(UTC).isoformat(timespec='seconds'), 'machine': platform.machine(),
             'cores': len(os.sched_getaffinity(0)), 'python': platform.python_version(),
             'load_before': os.getloadavg()[0]}

@@ -11,11 +11,14 @@ import traceback
 
 import numpy as np
 from openpi_client import msgpack_numpy
+from wam_policy.remote import flavour
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
 
 DROID = {'image_resolution': (180, 320), 'needs_wrist_camera': True, 'n_external_cameras': 2,
          'needs_stereo_camera': False, 'needs_session_id': True, 'action_space': 'joint_position'}
+
+WRONG = {'garbage': b'\xc1\x00\xff', 'text': 'queue is full', 'huge': bytes(17 << 20)}
 
 
 class Double:
@@ -63,9 +66,34 @@ class Double:
     def reply(self, end, actions):
         if self.act == 'vanish':
             end.socket.close()
+        elif self.act in WRONG:
+            end.send(WRONG[self.act])
         else:
-            end.send({'garbage': b'\xc1\x00\xff', 'text': 'queue is full'}.get(
-                self.act, msgpack_numpy.packb(actions)))
+            end.send(msgpack_numpy.packb(actions))
 
     def close(self):
         self.server.shutdown()
+
+
+class FlavourDouble(Double):
+    """The same behaviour under the keys of another robot; it sways the joints, to and fro."""
+
+    def __init__(self, name, port=0, sway_rad=0.0):
+        self.spoken, self.sway_rad = flavour.load(name), sway_rad
+        driven = {joint for span in self.spoken.columns for joint in span.joints}
+        super().__init__(
+            [key[0] for key in self.spoken.cameras.values()],
+            [span.key[0] for span in self.spoken.state if driven.issuperset(span.joints)],
+            dict(self.spoken.configuration), port)
+
+    def infer(self, message):
+        actions = super().infer({**message, 'prompt': message[self.spoken.prompt_key[0]]})
+        self.sway_rad = -self.sway_rad
+        ramp = np.linspace(0.0, self.sway_rad, 24, dtype=np.float32)[:len(actions), None]
+        return actions + ramp * self.arms
+
+    @property
+    def arms(self):
+        """Tell which columns are joints of an arm: a gripper has no room to sway when open."""
+        return np.array(['gripper' not in joint for span in self.spoken.columns
+                         for joint in span.joints], np.float32)

@@ -19,6 +19,7 @@ from wam_policy.worker.program import package_environment
 from wam_policy.worker.wire import Message
 
 from tests.remote.released_double import DROID, Double
+from tests.serve.fake_engine import Served
 
 ROBOT = embodiment.load('droid')
 SPOKEN = flavour.load('dreamzero_droid')
@@ -115,6 +116,7 @@ def test_a_session_as_the_released_client_lives_it(double):
 @pytest.mark.parametrize(('act', 'words'), [
     ('crash', 'CUDA error: device-side assert triggered'), ('text', 'queue is full'),
     ('nan', 'not finite'), ('horizon', 'want actions .24, 8'), ('garbage', 'garbage'),
+    ('huge', 'closed the connection.*1009|went away'),
     ('vanish', 'closed the connection|went away'), ('slow', 'did not answer within 1 s')])
 def test_a_fault_is_told_and_the_next_session_is_whole(double, act, words):
     with worker(double.port, timeout_s=1.0) as robot:
@@ -201,9 +203,10 @@ def test_what_is_no_policy_server_is_refused():
     double.close()
 
 
-def run(*arguments):
+def run(*arguments, **variables):
     return subprocess.run([sys.executable, '-m', 'wam_policy.remote.main', *arguments],
-                          env=package_environment({}), capture_output=True, text=True, timeout=30)
+                          env=package_environment(variables), capture_output=True, text=True,
+                          timeout=60)
 
 
 @pytest.mark.parametrize(('arguments', 'status', 'words'), [
@@ -220,6 +223,17 @@ def test_a_wrong_command_line_or_address_is_told(arguments, status, words):
 def test_by_hand_it_tells_what_it_found(double):
     found = run('--server', f'ws://127.0.0.1:{double.port}', '--embodiment', 'droid')
     assert found.returncode == 0 and 'DreamZero-DROID, the released server' in found.stderr
+
+
+@pytest.mark.parametrize(('token', 'status', 'words'), [
+    ('', exits.REFUSED, 'the token is wrong or missing: set WAM_TOKEN'),
+    ('guess', exits.REFUSED, 'the token is wrong or missing'), ('sesame', exits.OK, 'fake at')])
+def test_only_the_right_token_opens_our_server(token, status, words):
+    served = Served(token='sesame')
+    found = run('--server', f'ws://127.0.0.1:{served.port}', '--embodiment', 'yam',
+                WAM_TOKEN=token)
+    assert found.returncode == status and words in found.stderr, found.stderr
+    served.stop()
 
 
 class Valve:

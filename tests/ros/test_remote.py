@@ -9,25 +9,15 @@ from wam_policy.remote import flavour  # noqa: E402
 from wam_policy.ros.policy_node import PolicyNode  # noqa: E402
 from wam_policy.ros.process import Spinning  # noqa: E402
 
-from tests.remote.released_double import Double  # noqa: E402
+from tests.remote.released_double import FlavourDouble  # noqa: E402
 from tests.ros.test_policy_node import ROBOT, Bench  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
-SPOKEN = flavour.load('dreamzero_yam')
-VIEWS = [key[0] for key in SPOKEN.cameras.values()]
-STATE = [span.key[0] for span in SPOKEN.state]
-PROMPT = SPOKEN.prompt_key[0]
-
-
-class YamDouble(Double):
-    """The released behaviour under the keys of this robot."""
-
-    def infer(self, message):
-        return super().infer({**message, 'prompt': message[PROMPT]})
+VIEWS = [key[0] for key in flavour.load('dreamzero_yam').cameras.values()]
 
 
 def double(port=0):
-    return YamDouble(VIEWS, STATE, {'needs_session_id': True}, port)
+    return FlavourDouble('dreamzero_yam', port)
 
 
 @pytest.fixture
