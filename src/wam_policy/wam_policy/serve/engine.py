@@ -5,6 +5,7 @@ started again, every memory is then empty, and `generation` tells.
 """
 
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +38,16 @@ class Engine:
         """Take how long an answer may last and where lines for people go."""
         self._timeout_s, self._say = timeout_s, say
         self._on_over: Callable[[], object] = lambda: None
+        self._first: Status | None = None       # what the first start led to
+        self._begun = threading.Event()
         self._pair = Pair(plan, lambda rank, line: say(line), self._on_status)
 
-    def start(self, timeout_s: float) -> Status:
-        """Start the workers; give the status once that has led to something, or as it is then."""
+    def start(self) -> Status:
+        """Start the workers and wait until they are ready or have failed once; give the status."""
         self._pair.start()
-        return self._pair.wait_ready(timeout_s)
+        self._begun.wait()
+        assert self._first is not None
+        return self._first
 
     def close(self) -> None:
         self._pair.close()
@@ -76,8 +81,9 @@ class Engine:
 
     @property
     def model(self) -> Model:
-        """Describe what answers; KeyError before the workers were ready."""
-        facts = self._pair.status.facts
+        """Describe what answers, once `start` has said READY."""
+        assert self._first is not None
+        facts = self._first.facts
         named = {key: facts['geometry'][key] for key in (
             'first_frames', 'frames_per_block', 'frame_period_s', 'window_blocks', 'horizon',
             'step_dt_s')}
@@ -107,6 +113,9 @@ class Engine:
         return self._pair.request(kind, fields, arrays, timeout_s=self._timeout_s)
 
     def _on_status(self, status: Status) -> None:
+        if self._first is None and status.state in (State.READY, State.FAILED, State.STOPPED):
+            self._first = status
+            self._begun.set()
         if status.state is State.FAILED:
             self._say(f'workers failed: {status.reason}')
         if _over(status):

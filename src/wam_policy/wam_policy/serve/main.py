@@ -108,7 +108,7 @@ def offered(spoken: Flavour, robot: Embodiment, model: Model) -> dict[str, Any]:
 
 def run(chosen: argparse.Namespace, robot: Embodiment, spoken: Flavour, engine: Engine) -> int:
     """Start the workers and serve until a signal asks to stop; return the exit status."""
-    status = engine.start(chosen.start_timeout)
+    status = engine.start()
     if status.state is not State.READY:
         say(f'error: {status.reason}')
         return exits.REFUSED if status.retry_s is None else exits.FAILED

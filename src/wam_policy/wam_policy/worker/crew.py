@@ -18,7 +18,7 @@ from wam_policy.worker import exits, wire
 from wam_policy.worker.program import Death, OnLine, Program
 from wam_policy.worker.wire import Message
 
-HEAD_START_S = 0.5  # between a closed socket and the exit that explains it
+HEAD_START_S = 3.0  # between a closed socket and the exit that explains it; machines get busy
 TERM_S = 1.0        # from SIGTERM to SIGKILL
 MESSAGE_S = 2.0     # for the rest of a message once it has begun
 
