@@ -99,6 +99,8 @@ def test_it_holds_while_the_server_is_away_and_goes_on_by_itself(stage):
     watch.wait_motion('HOLDING')
     watch.wait_rest()
     stage.up()
+    # by now it may wait ten seconds between two tries
+    watch.wait(lambda: watch.policy.state_name == 'RUNNING', 'does not go on', 90)
     watch.wait_running(session)
     follow(stage)
     assert not watch.jumps
