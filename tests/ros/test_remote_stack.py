@@ -6,6 +6,7 @@ is whole, with the hold in it.
 
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rosbags.highlevel import AnyReader  # noqa: E402
 from wam_policy.bag import layout  # noqa: E402
 
 from tests.remote.released_double import FlavourDouble  # noqa: E402
+from tests.ros.conftest import Watch  # noqa: E402
 from wam_msgs.srv import StartEpisode, StopEpisode  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
@@ -26,10 +28,10 @@ GAP_S = 0.5             # between two joint states in a bag, on a machine that i
 class Stage:
     """Hold a launched stack, its watch and the server it is driven by."""
 
-    def __init__(self, robot, launched, watching, folder):
+    def __init__(self, robot, launched, folder):
         self.server, self.folder = FlavourDouble(FLAVOURS[robot], sway_rad=SWAY_RAD), folder
         self.port = self.server.port
-        self.watch = watching(robot)
+        self.watch = Watch(robot)
         self.launch = launched(
             robot, 'sim:=true', 'camera_size:=160x120', 'backend:=remote', 'record:=manual',
             f'record_folder:={folder}', f'server:=ws://127.0.0.1:{self.port}')
@@ -45,15 +47,19 @@ class Stage:
 
 
 @pytest.fixture(scope='module', params=FLAVOURS)
-def stage(request, launched, watching, tmp_path_factory):
-    made = Stage(request.param, launched, watching, tmp_path_factory.mktemp('episodes'))
+def stage(request, launched, tmp_path_factory):
+    made = Stage(request.param, launched, tmp_path_factory.mktemp('episodes'))
     watch = made.watch
-    watch.wait(lambda: watch.policy.state_name == 'IDLE', 'the server was not found', 60)
-    watch.wait_motion('HOLDING')
-    begun = watch.call(StartEpisode, 'recorder/start', instruction='lift the cup')
-    assert begun.success, begun.message
-    yield made
-    made.server.close()
+    try:
+        watch.wait(lambda: watch.policy.state_name == 'IDLE', 'the server was not found', 60)
+        watch.wait_motion('HOLDING')
+        begun = watch.call(StartEpisode, 'recorder/start', instruction='lift the cup')
+        assert begun.success, begun.message
+        yield made
+    finally:
+        watch.close()
+        made.server.close()
+        made.launch.stop(threading.Event())     # if a test failed: the next robot needs the place
 
 
 def follow(stage):

