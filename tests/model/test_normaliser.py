@@ -81,6 +81,18 @@ def test_actions_invert_targets_with_the_same_reference(arm, gripper, offset) ->
         assert np.allclose(back[key], rows, atol=5e-6)
 
 
+def test_rows_with_a_spread_of_their_own_come_back_as_they_were() -> None:
+    mean_std = [Field(f.key, f.width, f.relative, f.masked, 'mean_std') for f in ACTION]
+    spread = Normaliser(tag(), STATE, mean_std, 8, 7, row_spread=(0.5, 2.0))
+    plain = Normaliser(tag(), STATE, mean_std, 8, 7)
+    targets = {'arm': np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]), 'gripper': np.ones((2, 1))}
+    reference = {'arm': np.zeros(3), 'gripper': np.zeros(1), 'head': np.zeros(2)}
+    actions = spread.actions(targets, reference)
+    assert np.allclose(actions, plain.actions(targets, reference) / [[0.5], [2.0]])
+    back = spread.targets(actions, reference)
+    assert all(np.allclose(back[key], targets[key], atol=1e-6) for key in targets)
+
+
 def test_only_relative_keys_follow_the_reference_of_the_query() -> None:
     parts = toy()
     actions = np.zeros((2, 7))

@@ -41,6 +41,19 @@ def statistics(clips: Clips, horizon: int, rng: np.random.Generator) -> Tag:
                MappingProxyType(cameras))
 
 
+def row_spread(clips: Clips, normaliser: Normaliser, horizon: int,
+               rng: np.random.Generator) -> tuple[float, ...]:
+    """Measure the deviation of each row of a chunk, in units of the shared statistics.
+
+    `normaliser` must not have a spread of its own.
+    """
+    starts, last = _chunk_starts(clips, rng)
+    chunk = np.minimum(starts[:, None] + np.arange(horizon), last[:, None])
+    values = actions(normaliser, clips.robot, clips.action[chunk], clips.state[starts][:, None])
+    moved = values[..., normaliser.action_mask() & (values.std((0, 1)) > 0)]
+    return tuple(np.sqrt(np.square(moved).mean((0, 2))).round(4).tolist())
+
+
 def _chunk_starts(clips: Clips, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Pick supervised rows, and the last row of each one's episode."""
     rows = np.concatenate([np.arange(span.row, span.row + span.rows) for span in clips.spans])
@@ -88,4 +101,4 @@ def actions(normaliser: Normaliser, robot: Embodiment, rows: np.ndarray,
             vector[..., start:stop] = normalised(
                 value, normaliser.tag.action[field.key], field.mode)
         start = stop
-    return vector
+    return vector if normaliser.row_spread is None else vector / normaliser.row_spread

@@ -61,9 +61,14 @@ def with_statistics(policy: Policy, data: Clips, rng: np.random.Generator) -> Po
     tag = policy.tags.get(data.robot.model_tag)
     if tag is not None and not tag.synthetic:
         return policy
-    found = scaling.statistics(data, policy.design.model.actions_per_block, rng)
+    horizon = policy.design.model.actions_per_block
+    found = scaling.statistics(data, horizon, rng)
     kept = {name: own for name, own in policy.tags.items() if not own.synthetic}
-    return replace(policy, tags={**kept, found.name: found})
+    policy = replace(policy, tags={**kept, found.name: found})
+    if kept or policy.design.normalisation != 'mean_std':
+        return policy
+    spread = scaling.row_spread(data, policy.normaliser(data.robot), horizon, rng)
+    return replace(policy, design=replace(policy.design, row_spread=spread))
 
 
 def split(data: Clips, seed: int) -> tuple[Clips, Clips]:

@@ -60,7 +60,7 @@ class Policy:
                 f'{METADATA}')
         model = self.design.model
         return Normaliser.of(self.tags[robot.model_tag], robot, self.design.normalisation,
-                             model.state_dim, model.action_dim)
+                             model.state_dim, model.action_dim, self.design.row_spread)
 
 
 def load(source: str | Path, device: torch.device, dtype: torch.dtype,

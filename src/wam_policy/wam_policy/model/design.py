@@ -62,6 +62,7 @@ class Design:
     prompts: Mapping[str, str]          # template per tag; empty: the released ones
     negative: str
     normalisation: str
+    row_spread: tuple[float, ...]       # of a chunk's rows, in normalised units; empty: all 1
     trained: bool
     adapters: LoraConfig | None         # the folder holds adapters over a base
     video_final_noise: float | None     # of decoupled inference; None: coupled
@@ -98,7 +99,7 @@ class Design:
             'name': self.name, 'trained': self.trained, 'model': self.model.to_dict(),
             'encoders': self.encoders.to_dict(), 'canvas': asdict(self.canvas),
             'prompts': dict(self.prompts), 'negative': self.negative,
-            'normalisation': self.normalisation, 'video_final_noise': self.video_final_noise,
+            'normalisation': self.normalisation, 'row_spread': list(self.row_spread), 'video_final_noise': self.video_final_noise,
             'adapters': asdict(self.adapters) if self.adapters else None,
             'inference': asdict(self.inference) if self.inference else None}
 
@@ -118,7 +119,7 @@ def released(name: str) -> Design:
         name=name, model=preset(name), encoders=encoders.PRESETS[name],
         canvas=boxes.get(name, _BESIDE), prompts={ANY: prompts.PLAIN} if own else {},
         negative='' if own else prompts.NEGATIVE,
-        normalisation='mean_std' if name == 'mini' else 'q99', trained=False,
+        normalisation='mean_std' if name == 'mini' else 'q99', row_spread=(), trained=False,
         adapters=None, video_final_noise=None,
         inference=Advice('full16', 4, 1.0) if name == 'mini' else None)
 
@@ -153,7 +154,8 @@ def parsed(content: Mapping[str, Any]) -> Design:
     return Design(
         name=own.get('name', _family(head)), model=model, encoders=parts, canvas=box,
         prompts=own.get('prompts', {}), negative=own.get('negative', prompts.NEGATIVE),
-        normalisation=own.get('normalisation', 'q99'), trained=own.get('trained', True),
+        normalisation=own.get('normalisation', 'q99'), row_spread=_row_spread(own, model),
+        trained=own.get('trained', True),
         adapters=_adapters(own, head), video_final_noise=_final_noise(own, head),
         inference=_advice(own))
 
@@ -196,6 +198,14 @@ def _adapters(own: Mapping[str, Any], head: Mapping[str, Any]) -> LoraConfig | N
         return None
     return LoraConfig(int(head.get('lora_rank', lora.RELEASED.rank)),
                       float(head.get('lora_alpha', lora.RELEASED.alpha)))
+
+
+def _row_spread(own: Mapping[str, Any], model: ModelConfig) -> tuple[float, ...]:
+    found = tuple(float(value) for value in own.get('row_spread', ()))
+    if found and (len(found) != model.actions_per_block or not min(found) > 0):
+        raise ValueError(f'wam.row_spread: want {model.actions_per_block} positive numbers or '
+                         f'none, got {list(found)}')
+    return found
 
 
 def _final_noise(own: Mapping[str, Any], head: Mapping[str, Any]) -> float | None:

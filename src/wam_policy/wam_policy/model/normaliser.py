@@ -97,11 +97,13 @@ class Normaliser:
     """Convert between named robot values and the padded vectors of the model.
 
     `state` and `action` give the keys in vector order; raises ValueError naming every key the
-    checkpoint has no statistics for, or whose width differs.
+    checkpoint has no statistics for, or whose width differs. `row_spread` [horizon] divides the
+    rows of a chunk: offsets from the posture grow with time, and with one scale for all rows the
+    late ones rule the loss while a robot that asks seven times a second executes the early ones.
     """
 
     def __init__(self, tag: Tag, state: Sequence[Field], action: Sequence[Field],
-                 state_width: int, action_width: int) -> None:
+                 state_width: int, action_width: int, row_spread: Sequence[float] = ()) -> None:
         _check('state', state, tag.state, tag.name, state_width)
         _check('action', action, tag.action, tag.name, action_width)
         widths = {field.key: field.width for field in state}
@@ -115,13 +117,14 @@ class Normaliser:
         self.action_fields = tuple(action)
         self.state_width = state_width
         self.action_width = action_width
+        self.row_spread = np.array(row_spread, np.float32)[:, None] if row_spread else None
 
     @classmethod
     def of(cls, tag: Tag, robot: Embodiment, mode: str, state_width: int,
-           action_width: int) -> 'Normaliser':
+           action_width: int, row_spread: Sequence[float] = ()) -> 'Normaliser':
         """Build the normaliser of a robot from a checkpoint's statistics."""
         return cls(tag, fields(robot.state_keys, mode), fields(robot.action_keys, mode),
-                   state_width, action_width)
+                   state_width, action_width, row_spread)
 
     def state(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Normalise and concatenate the state keys: float64 [state_width], zero-padded."""
@@ -143,6 +146,8 @@ class Normaliser:
         """
         found = {}
         start = 0
+        if self.row_spread is not None:
+            actions = actions * self.row_spread
         for field in self.action_fields:
             stop = start + field.width
             if not field.masked:
@@ -172,7 +177,7 @@ class Normaliser:
                 vector[:, start:stop] = normalised(
                     value, self.tag.action[field.key], field.mode)
             start = stop
-        return vector
+        return vector if self.row_spread is None else vector / self.row_spread
 
     def action_mask(self) -> np.ndarray:
         """Mark the action columns that carry data: bool [action_width]."""
