@@ -99,7 +99,8 @@ class Design:
             'name': self.name, 'trained': self.trained, 'model': self.model.to_dict(),
             'encoders': self.encoders.to_dict(), 'canvas': asdict(self.canvas),
             'prompts': dict(self.prompts), 'negative': self.negative,
-            'normalisation': self.normalisation, 'row_spread': list(self.row_spread), 'video_final_noise': self.video_final_noise,
+            'normalisation': self.normalisation, 'row_spread': list(self.row_spread),
+            'video_final_noise': self.video_final_noise,
             'adapters': asdict(self.adapters) if self.adapters else None,
             'inference': asdict(self.inference) if self.inference else None}
 
