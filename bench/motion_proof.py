@@ -1,0 +1,239 @@
+"""Does any history of chunks break a limit? Play as many as asked for and say how many held.
+
+Run from the repository root: python bench/motion_proof.py [--cases N] [--json FILE]. A history is
+a robot at a posture of its own and a few events: chunks that are smooth, wild, not finite, late,
+doubled or of an old session, plans that come late, stops, joint states that cease. Histories are
+numbered: the one that fails is named and fails again. The tests play
+the same (tests/core/test_motion_properties.py).
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
+
+from wam_policy.core import limits  # noqa: E402
+from wam_policy.core.embodiment import Embodiment, load  # noqa: E402
+from wam_policy.core.follower import Follower, Points  # noqa: E402
+from wam_policy.core.motion import MotionControl  # noqa: E402
+from wam_policy.core.proposal import proposed  # noqa: E402
+from wam_policy.core.trajectory import Trajectory  # noqa: E402
+from wam_policy.core.types import Chunk, JointState  # noqa: E402
+
+from bench import record  # noqa: E402  the path comes first
+
+MS = 1_000_000
+TOLERANCE = 1e-6
+KINDS = ('chunk', 'stream', 'stream', 'stream', 'wild', 'wild', 'broken', 'recover', 'recover',
+         'estop', 'reset', 'enable', 'disable', 'pause', 'blind')
+FIRST = ('chunk', 'wild', 'wild', 'broken')
+NEXT = ('chunk', 'wild', 'wild', 'broken', 'estop', 'disable', 'pause', 'blind', 'enable')
+BATCH = 500
+
+
+def few_joints(robot: Embodiment) -> Embodiment:
+    """Return the robot with three of its joints: limits hold joint by joint, plans are fast."""
+    arm = [name for name in robot.commanded if robot.joint(name).kind != 'gripper']
+    grip = next(name for name in robot.commanded if robot.joint(name).kind == 'gripper')
+    return replace(robot, commanded=(arm[1], arm[-1], grip))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Say what happens, and what of it comes late."""
+
+    kind: str                               # one of KINDS
+    wait_ms: int                            # until the next event
+    age_ms: int                             # of the chunk's observation
+    planning_ms: int
+    seed: int
+
+
+class History:
+    """Play events against a robot that is where its controllers say."""
+
+    def __init__(self, robot: Embodiment, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.spec, self.full = robot, robot.limits()
+        joints = len(robot.commanded)
+        share = np.where(rng.uniform(size=joints) < 0.2, rng.integers(0, 2, joints),
+                         rng.uniform(size=joints))
+        self.first = self.full.lower + share * (self.full.upper - self.full.lower)
+        self.follower = Follower(robot.commanded, self.first)
+        self.motion = MotionControl(robot, dry_run=False)
+        self.now, self.sees, self.sequence, self.published = 10**12, True, 0, 0
+        self.advance(300)
+        self.publish(self.motion.enable(self.now)[0])
+
+    def play(self, events: Sequence[Event]) -> None:
+        """Play the events and see that everything rests in the end."""
+        for event in events:
+            self.happen(event)
+            self.advance(event.wait_ms)
+        assert self.follower.sample(self.now + 3_000 * MS).resting, 'still moving at the end'
+        assert self.published >= 1, 'nothing was published'
+
+    def publish(self, trajectory: Trajectory | None) -> None:
+        """Check what is published and what the controllers make of it."""
+        if trajectory is None:
+            return
+        used = limits.worst(trajectory, self.full)
+        assert used.rates <= 1.0 + TOLERANCE, f'rates reach {used.rates}'
+        low, high = limits.span(trajectory)
+        assert (low >= np.minimum(self.full.lower, self.first) - TOLERANCE).all(), 'too low'
+        assert (high <= np.maximum(self.full.upper, self.first) + TOLERANCE).all(), 'too high'
+        assert trajectory.at(trajectory.end_ns).resting, 'does not end at rest'
+        self.check_one_curve(trajectory)
+        before = self.follower.sample(self.now)
+        refused = self.follower.accept(Points.of(trajectory), self.now)
+        assert refused is None, refused
+        after = self.follower.sample(self.now)
+        for field in ('position', 'velocity', 'acceleration'):
+            jump = np.abs(getattr(after, field) - getattr(before, field)).max()
+            assert jump <= TOLERANCE, f'{field} jumps by {jump}'
+        self.published += 1
+
+    @staticmethod
+    def check_one_curve(trajectory: Trajectory) -> None:
+        """Check that each segment's jerk really leads from knot to knot."""
+        h, jerk = trajectory.duration_s[:, None], trajectory.jerk
+        p, v, a = (getattr(trajectory, field)[:-1]
+                   for field in ('position', 'velocity', 'acceleration'))
+        end_p, end_v = p + h * (v + h * (a / 2 + h * jerk / 6)), v + h * (a + h * jerk / 2)
+        assert np.abs(end_p - trajectory.position[1:]).max(initial=0.0) <= 1e-9, 'no one curve'
+        assert np.abs(end_v - trajectory.velocity[1:]).max(initial=0.0) <= 1e-8, 'no one curve'
+
+    def advance(self, ms: int) -> None:
+        until = self.now + ms * MS
+        while self.now < until:
+            self.now = min(self.now + 10 * MS, until)
+            if self.sees:
+                where = self.follower.sample(self.now).position
+                self.motion.on_joints(
+                    JointState(self.now, self.spec.commanded, where), self.now)
+            self.publish(self.motion.tick(self.now))
+
+    def plan(self, ms: int) -> None:
+        job = self.motion.job(self.now)
+        if job is None:
+            return
+        proposal = proposed(job)
+        self.advance(ms)
+        self.publish(self.motion.accepted(proposal, self.now))
+
+    def chunk(self, kind: str, age_ms: int, seed: int) -> Chunk:
+        rng = np.random.default_rng(seed)
+        here, joints = self.follower.state.position, len(self.spec.commanded)
+        self.sequence += rng.integers(0, 5) > 0         # now and then a duplicate
+        size = rng.choice([0.1, 1.0]) if kind == 'wild' else rng.choice([0.003, 0.02])
+        rows = here + size * rng.normal(size=(self.spec.horizon, joints)).cumsum(axis=0)
+        if kind == 'broken':
+            rows[rng.integers(len(rows)), rng.integers(joints)] = rng.choice(
+                [np.nan, np.inf, -np.inf, 1e308, -1e30, 57.3])
+        session = f's{self.sequence // 15 - (rng.uniform() < 0.05)}'     # some are old
+        chunk = Chunk(self.now - age_ms * MS, session, int(self.sequence),
+                      self.spec.step_dt_s, self.spec.commanded, rows, here, self.spec.contract, {})
+        if kind == 'broken' and rng.uniform() < 0.3:
+            chunk = replace(chunk, names=chunk.names[::-1])
+        return chunk
+
+    def happen(self, event: Event) -> None:
+        motion, kind = self.motion, event.kind
+        if kind == 'stream':
+            for after in range(5):
+                self.happen(replace(event, kind='chunk', seed=event.seed + after))
+                self.advance(max(0, 140 - event.planning_ms))
+        elif kind in ('chunk', 'wild', 'broken'):
+            motion.on_chunk(self.chunk(kind, event.age_ms, event.seed), self.now)
+        elif kind == 'enable':
+            self.publish(motion.enable(self.now)[0])
+        elif kind == 'pause':
+            motion.on_policy_pause('test', self.now)
+        elif kind == 'blind':
+            self.sees = False
+        elif kind == 'recover':
+            self.sees = True
+            self.advance(1500)
+            motion.reset(self.now)
+            self.publish(motion.enable(self.now)[0])
+            self.advance(500)
+        else:
+            getattr(motion, kind)(self.now)
+        self.plan(event.planning_ms)
+        self.plan(0)                        # what came too late is planned again
+
+
+def drawn(number: int) -> tuple[Embodiment, int, list[Event]]:
+    """Return the history of a number: its robot, the seed of its posture and a few short events.
+
+    Long waits are for the full histories of the tests: here many short ones count.
+    """
+    rng = np.random.default_rng([number, 7])
+    robot = ROBOTS[rng.integers(len(ROBOTS))]
+    kinds = [str(rng.choice(FIRST)), *rng.choice(NEXT, rng.integers(0, 3)).tolist()]
+    return robot, int(rng.integers(2**32)), [
+        Event(kind, int(rng.integers(1, 200)), int(rng.choice([20, 80, 150, 400, 900])),
+              int(rng.integers(0, 60)), int(rng.integers(2**32))) for kind in kinds]
+
+
+ROBOTS = [few_joints(load(name)) for name in ('agibot_g1', 'yam', 'droid')]
+
+
+def batch(first: int, count: int) -> tuple[int, list[str]]:
+    """Play `count` histories; return how many trajectories came out and what failed."""
+    published, failed = 0, []
+    for number in range(first, first + count):
+        robot, seed, events = drawn(number)
+        try:
+            history = History(robot, seed)
+            history.play(events)
+            published += history.published
+        except Exception as error:          # noqa: BLE001 - whatever it is, it is the finding
+            failed.append(f'{number}: {type(error).__name__}: {error}')
+    return published, failed
+
+
+def main() -> int:
+    """Play, say how many held, write JSON; 1 if one did not."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--cases', type=int, default=10_000, help='(default: %(default)s)')
+    parser.add_argument('--first', type=int, default=0, help='number of the first history')
+    parser.add_argument('--jobs', type=int, default=1, help='processes (default: %(default)s)')
+    parser.add_argument('--minutes', type=float, default=1e9, help='begin no batch after these')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the record there')
+    chosen = parser.parse_args()
+    began_s, played, published, failed = time.monotonic(), 0, 0, []
+    starts = range(chosen.first, chosen.first + chosen.cases, BATCH)
+    with ProcessPoolExecutor(chosen.jobs) as pool:
+        for group in range(0, len(starts), chosen.jobs):
+            if time.monotonic() - began_s > 60 * chosen.minutes:
+                break
+            these = starts[group:group + chosen.jobs]
+            counts = [min(BATCH, chosen.first + chosen.cases - start) for start in these]
+            for count, (out, wrong) in zip(counts, pool.map(batch, these, counts), strict=True):
+                played, published, failed = played + count, published + out, failed + wrong
+            print(f'\r{played} histories, {published} trajectories, {len(failed)} failed', end='',
+                  flush=True)
+    print()
+    for line in failed[:20]:
+        print(line)
+    if chosen.json:
+        record.write(chosen.json, {
+            'question': 'does any history of chunks break a limit', 'asked for': chosen.cases,
+            'first': chosen.first, 'histories': played, 'trajectories checked': published,
+            'failed': len(failed), 'failures': failed[:20], 'tolerance': TOLERANCE,
+            'seconds': round(time.monotonic() - began_s, 1), 'processes': chosen.jobs})
+    return int(bool(failed))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
