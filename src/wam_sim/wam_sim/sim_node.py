@@ -4,6 +4,7 @@ Three threads: physics (paced by the wall clock), pictures (owns OpenGL), and th
 """
 
 import faulthandler
+import os
 import signal
 import sys
 import threading
@@ -271,13 +272,14 @@ def main(args: list[str] | None = None) -> None:
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin, name='executor')
     thread.start()
+    status = 0
     try:
         while not asked:
             node.check()
             time.sleep(CHECK_S)
     except RuntimeError as error:
         node.get_logger().fatal(f'{error}: {error.__cause__!r}')
-        sys.exit(1)
+        status = 1
     finally:
         executor.shutdown(timeout_sec=0)
         thread.join()
@@ -287,6 +289,9 @@ def main(args: list[str] | None = None) -> None:
         # Ctrl-C reaches a launched node twice, and an ending interpreter would die of the second
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)    # the rest takes an interpreter apart: seconds on a busy machine
 
 
 if __name__ == '__main__':

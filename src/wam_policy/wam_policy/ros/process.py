@@ -5,10 +5,13 @@ round, and then whatever still publishes fails. An end that does not come is for
 """
 
 import faulthandler
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import rclpy
 from rclpy.experimental import EventsExecutor
@@ -51,11 +54,12 @@ class Spinning:
 
 
 def spun(make: Callable[[], Node], args: list[str] | None = None,
-         ending_s: float = ENDING_S) -> None:
+         ending_s: float = ENDING_S) -> NoReturn:
     """Run the node that `make` returns until a signal comes, then `close` it.
 
     What has not ended `ending_s` later is stuck: every thread's stack goes to stderr and the
-    process leaves with status 1.
+    process leaves with status 1. A node that has ended leaves at once, with status 0: what is left
+    is taking an interpreter and a middleware apart, which can take seconds on a busy machine.
     """
     # Neither an Event nor a blocking wait: a signal in the middle of an Event's `wait` or `set`
     # waits for itself in `set`, and one just before a wait begins wakes nobody.
@@ -82,3 +86,6 @@ def spun(make: Callable[[], Node], args: list[str] | None = None,
         # Ctrl-C reaches a launched node twice, and an ending interpreter would die of the second
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
