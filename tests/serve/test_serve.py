@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import signal
@@ -142,7 +143,7 @@ def refused(*arguments):
 
 @pytest.mark.parametrize(('arguments', 'status', 'words'), [
     (('--checkpoint', '/none', '--embodiment', 'yam', '--devices', 'cpu'), 2,
-     'no config.json|/none'),
+     'no folder and no shipped model'),
     (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--flavour', 'openpi'), 2,
      'speaks for droid'),
     (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--sessions', '0'), 2, 'more than 0'),
@@ -171,9 +172,22 @@ def test_a_flavour_that_promises_other_actions_is_refused():
 
 
 def test_workers_get_the_same_command_line():
-    chosen = main.settings([*MODEL, '--embodiment', 'yam', '--guided-video', '--sessions', '3',
-                            '--base', '/base', '--token', 'x', '--devices', 'cuda:0,cuda:1'])
+    chosen = main.settings([*MODEL, '--embodiment', 'yam', '--cfg', '2', '--guided-video',
+                            '--sessions', '3', '--base', '/base', '--token', 'x', '--devices',
+                            'cuda:0,cuda:1'])
+    options.filled(chosen)
     got = worker_main.settings(options.words(chosen))
     assert (got.steps, got.seed, got.guided_video, got.sessions) == (2, 3, True, 3)
     assert (got.checkpoint, got.base, got.recipe) == ('preset:tiny', Path('/base'), 'static8')
-    assert chosen.devices == ('cuda:0', 'cuda:1')
+    assert chosen.devices == ('cuda:0', 'cuda:1') and got.cfg == 2.0
+
+
+@pytest.mark.parametrize(('given', 'wanted'), [
+    ((), ('full16', 4, 1.0)), (('--recipe', 'static8'), ('static8', None, 1.0)),
+    (('--steps', '2', '--cfg', '3'), ('full16', 2, 3.0))])
+def test_what_is_not_given_is_as_the_checkpoint_advises(tmp_path, given, wanted):
+    (tmp_path / 'config.json').write_text(json.dumps(
+        {'wam': {'inference': {'recipe': 'full16', 'steps': 4, 'guidance': 1.0}}}))
+    chosen = main.settings(['--checkpoint', str(tmp_path), '--embodiment', 'yam', *given])
+    options.filled(chosen)
+    assert (chosen.recipe, chosen.steps, chosen.cfg) == wanted

@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     place.add_argument('--devices', default='cpu,cpu', metavar='LIST',
                        help='one device per worker, cpu or cuda:N: one runs both branches of '
                        'guidance, two run one each (default: %(default)s)')
-    options.add(made)
+    options.add(made, advised=True)
     made.set_defaults(sessions=SESSIONS)
     bound = made.add_argument_group('limits')
     bound.add_argument('--connections', type=int, default=64, metavar='N',
@@ -148,6 +148,7 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         robot = embodiment.load(chosen.embodiment)
         spoken = flavour.chosen(chosen.flavour, robot)
+        options.filled(chosen)
         guided = options.guided(chosen.recipe, chosen.steps, chosen.cfg, chosen.guided_video)
         engine = Engine(plan(chosen.devices, options.words(chosen), guided, chosen.start_timeout),
                         chosen.answer_timeout, say)

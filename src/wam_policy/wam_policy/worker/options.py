@@ -3,11 +3,18 @@
 import argparse
 from pathlib import Path
 
+from wam_policy.core import weights
+
 RECIPES = ('full16', 'static8', 'dynamic4', 'one_step')
+RECIPE, GUIDANCE = 'static8', 5.0       # where neither the user nor the checkpoint says anything
 
 
-def add(made: argparse.ArgumentParser) -> None:
-    """Describe what is run, and how often it is asked."""
+def add(made: argparse.ArgumentParser, *, advised: bool = False) -> None:
+    """Describe what is run, and how often it is asked.
+
+    `advised`: what is not given stays open for the checkpoint to say (see `filled`).
+    """
+    open_ = 'what the checkpoint advises, else '
     model = made.add_argument_group('model')
     model.add_argument('--checkpoint', required=True, metavar='DIR',
                        help='checkpoint folder, or preset:NAME for random weights')
@@ -30,15 +37,30 @@ def add(made: argparse.ArgumentParser) -> None:
                        help='memories; one session more ends the one unused for longest '
                        '(default: %(default)s)')
     query = made.add_argument_group('queries')
-    query.add_argument('--recipe', choices=RECIPES, default='static8',
-                       help='how often the network is asked per query (default: %(default)s)')
+    query.add_argument('--recipe', choices=RECIPES, default=None if advised else RECIPE,
+                       help='how often the network is asked per query (default: '
+                       f'{open_ if advised else ""}{RECIPE})')
     query.add_argument('--steps', type=int, metavar='K', help='ask it at each of K steps instead')
-    query.add_argument('--cfg', type=float, default=5.0, metavar='SCALE',
-                       help='guidance scale; 1: no guidance (default: %(default)s)')
+    query.add_argument('--cfg', type=float, default=None if advised else GUIDANCE,
+                       metavar='SCALE', help='guidance scale; 1: no guidance (default: '
+                       f'{open_ if advised else ""}{GUIDANCE:g})')
     query.add_argument('--window', choices=('restart', 'slide'), default='restart',
                        help='what a full memory does (default: %(default)s)')
     query.add_argument('--guided-video', action='store_true',
                        help='guide the predicted picture also where actions no longer need it')
+
+
+def filled(chosen: argparse.Namespace) -> None:
+    """Find the checkpoint and take its advice for what was not given.
+
+    Raises ValueError for a checkpoint that is none.
+    """
+    chosen.checkpoint = weights.located(chosen.checkpoint)
+    advice = weights.advice(chosen.checkpoint)
+    if chosen.recipe is None and chosen.steps is None:
+        chosen.steps = advice.steps
+    chosen.recipe = chosen.recipe or advice.recipe or RECIPE
+    chosen.cfg = chosen.cfg or advice.guidance or GUIDANCE
 
 
 def words(chosen: argparse.Namespace) -> tuple[str, ...]:
