@@ -143,7 +143,7 @@ def _harmless(robot: Robot, model: mujoco.MjModel) -> set[tuple[str, str]]:
     """
     rule = robot.embodiment.safety.contact
     pairs = _linked(model) | {
-        tuple(sorted(pair)) for hand in robot.hands
+        _ordered(*pair) for hand in robot.hands
         for pair in itertools.combinations(robot.below(hand.tool_link) & set(robot.geometry), 2)}
     data, rng = mujoco.MjData(model), np.random.default_rng(SEED)
     model.geom_margin[:] = rule.self_m
@@ -161,7 +161,7 @@ def _harmless(robot: Robot, model: mujoco.MjModel) -> set[tuple[str, str]]:
 
 def _linked(model: mujoco.MjModel) -> set[tuple[str, str]]:
     """Return the pairs of bodies with at most one joint between them."""
-    pairs = set()
+    pairs: set[tuple[str, str]] = set()
     solid = [i for i in range(1, model.nbody) if model.body_geomnum[i]]
     for first, second in itertools.combinations(solid, 2):
         between = 0
@@ -171,7 +171,7 @@ def _linked(model: mujoco.MjModel) -> set[tuple[str, str]]:
             between += int(model.body_jntnum[high])
             high = int(model.body_parentid[high])
         if between <= 1:
-            pairs.add(tuple(sorted((model.body(first).name, model.body(second).name))))
+            pairs.add(_ordered(model.body(first).name, model.body(second).name))
     return pairs
 
 
@@ -179,8 +179,12 @@ def _close(model: mujoco.MjModel, data: mujoco.MjData) -> set[tuple[str, str]]:
     mujoco.mj_kinematics(model, data)
     mujoco.mj_collision(model, data)
     bodies = model.geom_bodyid[data.contact.geom]
-    return {tuple(sorted((model.body(first).name, model.body(second).name)))
+    return {_ordered(model.body(first).name, model.body(second).name)
             for first, second in bodies if first and second}
+
+
+def _ordered(first: str, second: str) -> tuple[str, str]:
+    return (first, second) if first < second else (second, first)
 
 
 def main() -> None:

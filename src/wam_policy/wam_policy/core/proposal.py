@@ -15,6 +15,8 @@ from wam_policy.core.limits import Worst, gripping, worst
 from wam_policy.core.trajectory import NS_PER_S, Trajectory, spliced
 from wam_policy.core.types import Chunk
 
+NOTHING = np.empty(0)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
@@ -29,7 +31,7 @@ class Job:
     anchor_ns: int = 0                      # when row 0 is due
     approaching: bool = False               # first move: straight to the rows, no seam to keep
     surroundings: Obstacles | None = None   # None: nothing is known of contact
-    body: np.ndarray | None = None          # [state-only joints], how the rest stands
+    body: np.ndarray = NOTHING              # [state-only joints], how the rest stands
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,8 +97,9 @@ def _followed(job: Job, chunk: Chunk) -> Proposal:
     rows = chunking.paced(join.wanted, start, job.limits, grips)
     plan, ahead = _kept_apart(job, rows)
     if plan is None:
+        what = '' if ahead is None else ahead.what
         return Proposal(job, ahead=ahead, offset=offset, reason=(
-            f'contact ahead: {ahead.what}; going on to rest as planned before'))
+            f'contact ahead: {what}; going on to rest as planned before'))
     due_ns, step = _rows_due(job, chunk, len(rows))
     reached = plan.position[np.minimum(np.arange(1, len(rows) + 1), len(plan.position) - 1)]
     missed = np.abs(reached - join.wanted) > safety.chunk.settle_tolerance
