@@ -4,7 +4,7 @@ Planning takes milliseconds and runs beside the control loop, so it sees a froze
 with a frozen Proposal; whether that still fits is for the state machine to say.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,8 +14,6 @@ from wam_policy.core.embodiment import Embodiment, Limits
 from wam_policy.core.limits import Worst, gripping, worst
 from wam_policy.core.trajectory import NS_PER_S, Trajectory, spliced
 from wam_policy.core.types import Chunk
-
-NOTHING = np.empty(0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +29,8 @@ class Job:
     anchor_ns: int = 0                      # when row 0 is due
     approaching: bool = False               # first move: straight to the rows, no seam to keep
     surroundings: Obstacles | None = None   # None: nothing is known of contact
-    body: np.ndarray = NOTHING              # [state-only joints], how the rest stands
+    # [state-only joints], how the rest of the robot stands
+    body: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
