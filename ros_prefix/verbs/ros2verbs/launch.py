@@ -1,12 +1,13 @@
 """`ros2 launch`: run a launch file of a package, or one named by its path."""
 import argparse
+import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from launch import LaunchDescription, LaunchService
-from launch.actions import IncludeLaunchDescription
+from launch.actions import IncludeLaunchDescription, OpaqueFunction
 from launch.launch_context import LaunchContext
 from launch.launch_description_sources import AnyLaunchDescriptionSource
 from ros2cli.command import CommandExtension
@@ -42,9 +43,20 @@ class LaunchCommand(CommandExtension):
         service = LaunchService(argv=[f'{name}:={value}' for name, value in pairs],
                                 noninteractive=args.noninteractive or not sys.stdin.isatty(),
                                 debug=args.debug)
-        service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
-            AnyLaunchDescriptionSource(str(path)), launch_arguments=pairs)]))
+        service.include_launch_description(LaunchDescription([
+            OpaqueFunction(function=uninterrupted),
+            IncludeLaunchDescription(AnyLaunchDescriptionSource(str(path)),
+                                     launch_arguments=pairs)]))
         return service.run()
+
+
+def uninterrupted(context: LaunchContext) -> None:
+    """Take Ctrl-C only from the descriptor that launch reads, once launch reads it.
+
+    Python's handler raises KeyboardInterrupt as well, in the middle of whatever the event loop
+    does; where that was about to wake a task, launch waited for ever.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)
 
 
 def launch_file(package: str, words: list[str]) -> tuple[Path, list[str]]:
