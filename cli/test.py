@@ -25,6 +25,8 @@ def main(arguments: list[str]) -> int:
 
 def _pytest(argv: list[str], env: dict[str, str], root: str) -> int:
     """Run pytest and pass signals on to it; it decides how to end."""
+    # what was started in the background ignores Ctrl-C, and so would all that the tests start
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(argv, env=env, cwd=root)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
