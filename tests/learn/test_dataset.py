@@ -200,3 +200,23 @@ def test_frames_come_out_at_exact_times(tmp_path):
     clip.close()
     count, times_s = decoded(tmp_path / 'a' / 'clip.mp4')
     assert count == 97 and np.allclose(times_s, np.arange(97) / 30, atol=1e-6)
+
+
+def test_labels_become_columns_and_are_the_same_for_all_rows(tmp_path):
+    robot = embodiment.load('yam')
+    into = Dataset(tmp_path / 'out', robot)
+    for index in range(30):
+        into.add(row(robot, index), {'good': index > 3, 'place': np.array([index, np.nan])})
+    with pytest.raises(ValueError, match='all rows of a data set have the same'):
+        into.add(row(robot, 30))
+    into.end({'seed': 7})
+    into.close({})
+    info = json.loads((tmp_path / 'out/meta/info.json').read_text())
+    assert info['features']['good'] == {'dtype': 'bool', 'shape': [1], 'names': None}
+    assert info['features']['place'] == {'dtype': 'float32', 'shape': [2], 'names': None}
+    table = pq.read_table(tmp_path / 'out/data/chunk-000/episode_000000.parquet')
+    assert table['good'].to_pylist() == [index > 3 for index in range(30)]
+    assert np.stack(table['place'].to_numpy())[:, 0].tolist() == list(range(30))
+    assert lines(tmp_path / 'out/meta/episodes.jsonl')[0]['seed'] == 7
+    statistics = (tmp_path / 'out/meta/episodes_stats.jsonl').read_text()
+    assert 'NaN' not in statistics and 'place' not in statistics

@@ -1,8 +1,9 @@
 """Views show the scene where the published calibration says it is."""
 
+import mujoco
 import numpy as np
 import pytest
-from wam_sim.cameras import intrinsics
+from wam_sim.cameras import intrinsics, shown
 from wam_sim.scene import PALETTE
 from wam_sim.simulation import Simulation
 
@@ -43,6 +44,19 @@ def test_calibration_finds_the_cubes(seen: tuple) -> None:
         colour = np.array(PALETTE[cube.colour])
         match = pixel @ colour / np.linalg.norm(pixel) / np.linalg.norm(colour)
         assert match > 0.97, (cube.colour, pixel)
+
+
+def test_an_object_behind_another_is_not_shown() -> None:
+    simulation = Simulation(robots.load('agibot_g1'), seed=3)
+    key, size = simulation.robot.cameras[0].key, (320, 240)
+    mujoco.mj_forward(simulation.model, simulation.data)
+    free = shown(simulation.model, simulation.data, key, size, 'cube_0')
+    assert (free > 0.1).all() and (free < 0.9).all()
+    camera, cube = simulation.data.cam(key).xpos, simulation.data.body('cube_0').xpos
+    simulation.data.joint('can').qpos[:3] = cube + 0.15 * (camera - cube)
+    mujoco.mj_forward(simulation.model, simulation.data)
+    assert np.isnan(shown(simulation.model, simulation.data, key, size, 'cube_0')).all()
+    assert np.isfinite(shown(simulation.model, simulation.data, key, size, 'can')).all()
 
 
 def test_observing_changes_nothing() -> None:

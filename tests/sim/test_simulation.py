@@ -196,3 +196,36 @@ def test_wrong_names_and_broken_numbers_are_refused_and_counted() -> None:
     broken = Points(0, names, np.array([10]), still + np.nan, None, None)
     assert 'finite' in simulation.accept('left_arm_controller', broken)
     assert simulation.controllers.rejected == 2 and simulation.controllers.accepted == 0
+
+
+def marked(simulation: Simulation) -> bool:
+    """Tell whether the mark lies around the task's cube; else it must be out of sight."""
+    place = simulation.data.mocap_pos[simulation.model.body('mark').mocapid[0]]
+    cube = simulation.start.objects[simulation.task.slot]
+    beside = np.linalg.norm((place - cube)[:2]) < 1e-6
+    assert beside == (place[2] > 0.0)
+    return bool(beside)
+
+
+def test_a_mark_is_shown_for_its_time_of_the_simulated_clock() -> None:
+    simulation = Simulation(robots.load('agibot_g1'), task='recall', seed=3)
+    for seed in (3, 4):
+        simulation.reset(seed)
+        last = round(simulation.task.mark_s * 1e9) // STEP_NS - 1
+        simulation.step(last)
+        assert marked(simulation)
+        simulation.step(2)
+        assert not marked(simulation)
+    simulation.reset(5, task='touch')
+    assert not marked(simulation)
+
+
+def test_a_mark_may_wait_until_the_task_was_heard() -> None:
+    simulation = Simulation(robots.load('yam'), task='recall', seed=3, mark_waits=True)
+    simulation.step(800)
+    assert marked(simulation)
+    simulation.begin()
+    simulation.step(round(simulation.task.mark_s * 1e9) // STEP_NS - 1)
+    simulation.begin()                      # said again: the episode does not begin again
+    simulation.step(2)
+    assert not marked(simulation)
