@@ -222,6 +222,7 @@ def test_a_mark_is_shown_for_its_time_of_the_simulated_clock() -> None:
 
 def test_a_mark_may_wait_until_the_task_was_heard() -> None:
     simulation = Simulation(robots.load('yam'), task='recall', seed=3, mark_waits=True)
+    simulation.now_ns = 2 * 10**18          # a live simulation takes the wall clock's stamps
     simulation.step(800)
     assert marked(simulation)
     simulation.begin()

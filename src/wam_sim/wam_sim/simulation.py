@@ -20,7 +20,6 @@ from wam_sim.robot import Robot
 
 STEP_NS = 2_000_000
 STEP_S = STEP_NS / 1e9
-NEVER_NS = 10**18
 
 
 class Simulation:
@@ -75,7 +74,7 @@ class Simulation:
         scenes.mark(self.model, self.data, self.robot,
                     scene.item(asked.slot) if asked.mark_s else None)
         self._mark_shown, self._begun = bool(asked.mark_s), False
-        self._mark_end_ns = self.now_ns + NEVER_NS
+        self._mark_end_ns: int | None = None        # not before the task has been heard
         if not self._mark_waits:
             self.begin()
         self.start = self.state()
@@ -185,7 +184,8 @@ class Simulation:
             self._cameras = None
 
     def _unmark(self) -> None:
-        if self._mark_shown and self.now_ns >= self._mark_end_ns:
+        end_ns = self._mark_end_ns
+        if self._mark_shown and end_ns is not None and self.now_ns >= end_ns:
             self._mark_shown = False
             scenes.mark(self.model, self.data, self.robot, None)
 
