@@ -27,6 +27,7 @@ DELIVERY_NS = 50_000_000    # a message that comes after its switch makes the se
 # get this long to bridge it, 0.1 rad at most inside the jerk limit of a slow arm
 SETTLE_NS = 500_000_000
 BACKWARD_NS = 10_000_000    # a clock that goes back this far has jumped
+PAUSE_NS = 500_000_000      # nobody watched for so long: the loop stood still, or time jumped
 
 
 class MotionControl:
@@ -57,6 +58,7 @@ class MotionControl:
         self.halting = False                            # chunks are refused until at rest
         self.lead_ns = LEAD_NS
         self.now_ns: int | None = None                  # of the last tick
+        self.doubtful = False                           # the robot may not be where it was sent
         self.command: np.ndarray | None = None          # at the last tick, [joints]
         self.deadman_ns: int | None = None
         self.deadman_ok = not use_deadman
@@ -157,13 +159,21 @@ class MotionControl:
 
     def tick(self, now_ns: int) -> Trajectory | None:
         """Advance to `now_ns`, watching everything; return what must be published at once."""
-        jumped = self.now_ns is not None and now_ns < self.now_ns - BACKWARD_NS
-        self.now_ns = now_ns
-        if jumped:
-            return self._jumped(now_ns)
+        before_ns = now_ns if self.now_ns is None else self.now_ns
+        since_ns, self.now_ns = now_ns - before_ns, now_ns
+        if since_ns < -BACKWARD_NS:
+            return self._jumped(now_ns, before_ns)
         self.obstacle = self._obstacle(now_ns)
         if self.executing is None:
             return None
+        if since_ns > PAUSE_NS or self.posture.staleness(now_ns):
+            self.doubtful = True
+        if self.doubtful and self._enabled and not self.obstacle:
+            settled = now_ns >= self.executing.start_ns and not self._moving(now_ns)
+            if settled and not self.posture.movement():
+                self._to(State.HOLDING, 'the robot is seen again: holding where it is')
+                return self._held(self.posture.position, now_ns)
+            self.obstacle = 'the robot was out of sight: waiting until it rests'
         self._measure_step(now_ns)
         if self.obstacle and self.state in DRIVEN:
             self.approach.restart()
@@ -199,6 +209,8 @@ class MotionControl:
     def accepted(self, proposal: Proposal, now_ns: int) -> Trajectory | None:
         """Execute a proposal that still fits; return the trajectory to publish."""
         job = proposal.job
+        if now_ns < job.now_ns - BACKWARD_NS:   # the clock went back since: no stamp of it holds
+            return None
         if job.base is not self.executing or now_ns > job.start_ns - DELIVERY_NS:
             return self._again(job)
         self.lead_ns = max(LEAD_NS, self.lead_ns * 19 // 20)
@@ -287,13 +299,16 @@ class MotionControl:
         self.held_ns = now_ns
         self.executing = held(self.robot.commanded, position, now_ns + SETTLE_NS)
         self.command = self.pending = self.active = None
-        self.stop_due = self.halting = False
+        self.stop_due = self.halting = self.doubtful = False
         self.approach.restart()
         self.clamps.forget(now_ns)
         return self.executing
 
-    def _jumped(self, now_ns: int) -> Trajectory | None:
-        """Hold after the clock went back: every stamp of before is worthless."""
+    def _jumped(self, now_ns: int, before_ns: int) -> Trajectory | None:
+        """Hold after the clock went back: every stamp of before is worthless.
+
+        What moves gets the way that it takes to come to rest evenly within the settling time.
+        """
         self.posture.forget()
         self.gate.after(None)
         self.deadman_ns = None
@@ -303,8 +318,9 @@ class MotionControl:
         if self.executing is None or self.state is State.DISABLED:
             self.executing = None
             return None
-        command = self.executing.goal if self.command is None else self.command
-        return self._held(command, now_ns)
+        then = self.executing.at(before_ns)
+        ahead = then.position + then.velocity * (SETTLE_NS / NS_PER_S / 2)
+        return self._held(np.clip(ahead, self.limits.lower, self.limits.upper), now_ns)
 
     def _measure_step(self, now_ns: int) -> None:
         command = self.executing.at(now_ns).position
