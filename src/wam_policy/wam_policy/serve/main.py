@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from wam_policy.core import embodiment
+from wam_policy.core import embodiment, weights
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.remote import agreement, flavour
 from wam_policy.remote.flavour import Flavour
@@ -148,6 +148,11 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         robot = embodiment.load(chosen.embodiment)
         spoken = flavour.chosen(chosen.flavour, robot)
+        if chosen.checkpoint in weights.shipped():
+            chosen.checkpoint = weights.located(chosen.checkpoint)
+        asking = options.advised(chosen.recipe, chosen.steps, chosen.cfg,
+                                 weights.advice(chosen.checkpoint))
+        chosen.recipe, chosen.steps, chosen.cfg = asking.recipe, asking.steps, asking.cfg
         guided = options.guided(chosen.recipe, chosen.steps, chosen.cfg, chosen.guided_video)
         engine = Engine(plan(chosen.devices, options.words(chosen), guided, chosen.start_timeout),
                         chosen.answer_timeout, say)
