@@ -227,7 +227,7 @@ class Policy:
         return None if self._last is None else self._last.video
 
     def video(self) -> np.ndarray:
-        """Decode the last prediction, one block: uint8 [T h w 3]. RuntimeError if there is none."""
+        """Decode the last predicted block: uint8 [T h w 3]. RuntimeError if there is none."""
         if self._last is None:
             raise RuntimeError('nothing predicted yet: query first')
         with torch.inference_mode():
