@@ -39,7 +39,7 @@ def test_the_launch_is_the_one_a_user_types(monkeypatch):
     command = demo.launch_command(demo.arguments(['--robot', 'yam', '--seed', '7',
                                                   '--camera-hz', '20', '--headless']))
     assert command[:4] == ['ros2', 'launch', 'wam_bringup', 'yam.launch.py']
-    assert {'sim:=true', 'enable_motion:=true', 'seed:=7', 'steps:=4', 'viewer:=false',
+    assert {'sim:=true', 'enable_motion:=true', 'seed:=7', 'viewer:=false',
             'camera_hz:=20.0'} == set(command[4:])
 
 

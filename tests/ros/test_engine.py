@@ -29,7 +29,7 @@ def test_every_mode_of_inference_is_a_parameter():
 def test_defaults_are_those_of_the_worker():
     chosen, _ = worker()
     alone = main.settings(['--checkpoint', 'preset:tiny', '--embodiment', 'agibot_g1'])
-    assert chosen == alone
+    assert chosen == replace(alone, cfg=5.0)    # how many workers there are depends on it
 
 
 @pytest.mark.parametrize('changes, roles', [

@@ -23,7 +23,6 @@ from launch.substitutions import (
     LaunchConfiguration,
     NotEqualsSubstitution,
     PathJoinSubstitution,
-    PythonExpression,
 )
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
@@ -61,20 +60,21 @@ def generate_launch_description() -> LaunchDescription:
             description='How the server wants to be spoken to: dreamzero_agibot, openpi_yam, ..., '
                         "or a .yaml file. Empty: the DreamZero protocol in the robot's keys"),
         DeclareLaunchArgument(
-            'checkpoint', default_value='preset:tiny',
-            description='Weights: a folder, or preset:<name> for a model with random weights'),
+            'checkpoint', default_value='mini',
+            description='Weights: a folder, mini for the model that came along, or preset:<name> '
+                        'for one with random weights'),
         DeclareLaunchArgument(
             'devices', default_value='cpu,cpu',
             description='One device per worker, cpu or cuda:<n>, separated by commas. Two share '
                         'the branches of the guidance, one does both'),
         DeclareLaunchArgument(
-            'cfg', default_value='5.0',
-            description='Scale of the classifier-free guidance, 1.0 to 20.0. 1.0 is off'),
+            'cfg', default_value='0.0',
+            description='Scale of the classifier-free guidance, 1.0 to 20.0. 1.0 is off; 0.0: '
+                        'what the checkpoint advises, else 5.0'),
         DeclareLaunchArgument(
-            'steps', default_value=PythonExpression(["4 if '", SIM, "' == 'true' else 0"]),
+            'steps', default_value='0',
             description='Denoising steps per query, 0 to 100, each a call of the network; 0: what '
-                        'the recipe in the parameters says. 4 in simulation, which two CPU cores '
-                        'answer at 7 Hz, 0 on a real robot'),
+                        'the checkpoint advises, else the recipe in the parameters'),
         DeclareLaunchArgument(
             'seed', default_value='0',
             description='Seed of the sampling noise and of the simulated scene'),

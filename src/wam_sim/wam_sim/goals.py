@@ -2,9 +2,23 @@
 
 from collections.abc import Sequence
 
-from wam_sim.tasks import State, Task
+from wam_sim.scene import CUBES, PAD
+from wam_sim.tasks import FAMILIES, SIDES, State, Task
 
 HELD_NS = 100_000_000       # a hand that rushes past a cube has not touched it
+
+
+def checked(task: Task) -> Task:
+    """Return `task` if it can be watched; ValueError says what is wrong with it."""
+    if task.family not in FAMILIES:
+        raise ValueError(f'goal: no family {task.family!r}; known: {", ".join(FAMILIES)}')
+    if task.slot not in CUBES:
+        raise ValueError(f'goal: no cube {task.slot!r}; there are {", ".join(CUBES)}')
+    if task.side not in (SIDES if task.family in ('touch', 'recall', 'push') else ('',)):
+        raise ValueError(f'goal: {task.family} has no side {task.side!r}')
+    if task.onto not in {'pad': (PAD,), 'stack': CUBES}.get(task.family, ('',)):
+        raise ValueError(f'goal: {task.family} goes not onto {task.onto!r}')
+    return task
 
 
 class Goals:
@@ -16,8 +30,9 @@ class Goals:
         self._since_ns: list[int | None] = [None] * len(self.tasks)
         self.reached_ns: list[int | None] = [None] * len(self.tasks)    # began to hold for good
 
-    def look(self, now: State, now_ns: int) -> None:
-        """Take note of what holds now."""
+    def look(self, now: State, now_ns: int) -> bool:
+        """Take note of what holds now; tell whether a goal has just been reached."""
+        before = self.reached_ns.count(None)
         for i, task in enumerate(self.tasks):
             if self.reached_ns[i] is not None:
                 continue
@@ -27,3 +42,4 @@ class Goals:
                 self._since_ns[i] = now_ns
             elif now_ns - self._since_ns[i] >= HELD_NS:
                 self.reached_ns[i] = self._since_ns[i]
+        return self.reached_ns.count(None) < before

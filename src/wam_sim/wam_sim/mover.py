@@ -59,6 +59,16 @@ class Mover:
             hand.take(self.position)
         return self.position
 
+    def state(self) -> tuple:
+        """Return what `resume` needs to go on from here, however far this has moved on."""
+        return self.position, {side: hand.state() for side, hand in self.hands.items()}
+
+    def resume(self, state: tuple) -> None:
+        """Be where `state` was taken, in the same motion."""
+        self.position, hands = state
+        for side, hand in self.hands.items():
+            hand.resume(hands[side])
+
     def toward(self, goal: Goal) -> np.ndarray:
         """Return the set-points [commanded] of the next row; RuntimeError if no way is found."""
         self.position = self.position.copy()
@@ -104,6 +114,14 @@ class _Hand:
         self.offset.take(joints - self._solution)
         self.grip.take(position[[self.gripper]])
 
+    def state(self) -> tuple:
+        return self._solution, [way.state() for way in (self.point, self.offset, self.grip)]
+
+    def resume(self, state: tuple) -> None:
+        self._solution, ways = state
+        for way, motion in zip((self.point, self.offset, self.grip), ways, strict=True):
+            way.resume(motion)
+
     def moved(self, point: np.ndarray, at_home: bool) -> np.ndarray:
         """Return the joints of the next row."""
         now = self.point.next(point)
@@ -138,6 +156,15 @@ class _Way:
         self._motion.current_position = position
         self._motion.current_velocity = speed
         self._motion.current_acceleration = np.zeros(len(position))
+
+    def state(self) -> tuple[np.ndarray, ...]:
+        motion = self._motion
+        return tuple(np.array(part) for part in (
+            motion.current_position, motion.current_velocity, motion.current_acceleration))
+
+    def resume(self, state: tuple[np.ndarray, ...]) -> None:
+        motion = self._motion
+        (motion.current_position, motion.current_velocity, motion.current_acceleration) = state
 
     def next(self, goal: np.ndarray | list[float]) -> np.ndarray:
         """Go one step on; RuntimeError if the planner finds no way."""

@@ -31,9 +31,11 @@ from trajectory_msgs.msg import JointTrajectory
 from wam_policy.core.statistics import Rate
 
 from wam_msgs.msg import SimStatus
+from wam_msgs.srv import BeginEpisode
 from wam_sim import messages, params, robot, tasks, viewer
 from wam_sim import scene as scenes
 from wam_sim.cameras import intrinsics
+from wam_sim.goals import Goals, checked
 from wam_sim.live import BATCH, Live
 from wam_sim.priority import favour
 from wam_sim.simulation import STEP_NS, Simulation, prepare
@@ -68,6 +70,7 @@ class SimNode(Node):
         simulation = Simulation(self.robot, task=self.params.task, seed=self.params.seed,
                                 image_size=size, combinations=self.params.combinations,
                                 mark_waits=True)
+        self._goals = Goals((simulation.task,), simulation.start)
         self._episode, self._batches, self._drawing_ms = 0, 0, deque([0.0], maxlen=60)
         self._rejection = ''
         self._rates = {camera.key: Rate(RATE_WINDOW_NS) for camera in self.body.cameras}
@@ -118,6 +121,7 @@ class SimNode(Node):
                                  RELIABLE)
         self.create_service(Trigger, 'sim/reset', self.on_reset)
         self.create_service(Trigger, 'sim/recount', self.on_recount)
+        self.create_service(BeginEpisode, 'sim/begin', self.on_begin)
 
     def _wall_ns(self) -> int:
         return time.monotonic_ns() + self._offset_ns
@@ -152,6 +156,28 @@ class SimNode(Node):
                             'in the way; move them to rest first')
         return response
 
+    def on_begin(self, request: BeginEpisode.Request,
+                 response: BeginEpisode.Response) -> BeginEpisode.Response:
+        with self.live.lock:
+            simulation = self.live.simulation
+            try:
+                goals = tuple(checked(tasks.Task(goal.family, '', goal.slot, goal.side, goal.onto))
+                              for goal in request.goals)
+                response.success = simulation.reset(request.seed, keep_arms=True,
+                                                    task=request.family,
+                                                    combinations=request.combinations)
+            except ValueError as error:
+                response.message = str(error)
+                return response
+            if not response.success:
+                response.message = 'the arms stand in the way; move them to rest first'
+                return response
+            self._episode += 1
+            self._announce_task(simulation, goals)
+            response.instruction = simulation.task.instruction
+            self._status.publish(self._status_of(simulation))
+        return response
+
     def _offered(self, episode: int) -> bool:
         """Tell whether the scene has what the task needs; few lack it."""
         return tasks.asks(self.params.task, scenes.sampled(
@@ -174,7 +200,8 @@ class SimNode(Node):
         self._joints.publish(messages.joint_state(joints))
         if self._batches % STATE_EVERY == 0:
             self._publish_states(simulation, joints)
-        if self._batches % STATUS_EVERY == 0:
+        reached = self._goals.look(simulation.state(), now_ns)
+        if reached or self._batches % STATUS_EVERY == 0:
             self._status.publish(self._status_of(simulation))
 
     def _publish_states(self, simulation: Simulation, joints: Any) -> None:
@@ -194,6 +221,8 @@ class SimNode(Node):
             robot=self.body.name, sim_time=self._batches * BATCH_NS / 1e9,
             real_time_factor=self.live.pacer.real_time_factor, task=simulation.task.family,
             instruction=simulation.task.instruction, success=simulation.success,
+            goals_reached=[at is not None for at in self._goals.reached_ns],
+            goals_stamp=[messages.stamp(at or 0) for at in self._goals.reached_ns],
             episode=self._episode, camera_names=list(self._rates),
             camera_rate_hz=[rate.hz(wall_ns) for rate in list(self._rates.values())],
             render_ms=float(np.mean(list(self._drawing_ms))),
@@ -206,7 +235,8 @@ class SimNode(Node):
         status.header.stamp = messages.stamp(simulation.now_ns)
         return status
 
-    def _announce_task(self, simulation: Simulation) -> None:
+    def _announce_task(self, simulation: Simulation, goals: tuple[tasks.Task, ...] = ()) -> None:
+        self._goals = Goals(goals or (simulation.task,), simulation.start)
         self._task.publish(String(data=simulation.task.instruction))
 
     def _film(self) -> None:

@@ -47,14 +47,17 @@ class Simulation:
         self._cameras: Cameras | None = None
         self.reset(seed)
 
-    def reset(self, seed: int, *, keep_arms: bool = False, task: str | None = None) -> bool:
+    def reset(self, seed: int, *, keep_arms: bool = False, task: str | None = None,
+              combinations: str | None = None) -> bool:
         """Begin the episode of `seed`; return False if the kept arms stand in an object's place.
 
         Arms go to rest at once, or with `keep_arms` stay and go on with their trajectories.
-        Time goes on in both cases. `task` is a family for this episode only.
+        Time goes on in both cases. `task` is a family for this episode only, `combinations` of
+        words too.
         """
         scene = scenes.sampled(self.robot, seed)
-        asked = tasks.sampled(task or self._family, scene, seed, self._combinations)
+        asked = tasks.sampled(task or self._family, scene, seed,
+                              combinations or self._combinations)
         before = self.data.qpos.copy(), self.data.qvel.copy()
         if not keep_arms:
             mujoco.mj_resetData(self.model, self.data)

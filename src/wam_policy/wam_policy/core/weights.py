@@ -10,7 +10,8 @@ from pathlib import Path
 
 SHIPPED = Path(__file__).resolve().parent.parent / 'models'
 PRESET = 'preset:'                          # random weights
-STAND_IN = 'preset:tiny'                    # where nothing trained is at hand
+DEFAULT = 'mini'                            # the shipped model that is taken unasked
+STAND_IN = 'preset:tiny'                    # where it did not come along
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,8 +94,7 @@ def maker(robot: Robot, job: Job) -> Callable[[Trial, Any], Any]:
     from wam_policy.model.policy import Choice
     torch.set_num_threads(1)
     loaded = checkpoint.load(job.checkpoint, torch.device('cpu'), torch.float32)
-    advice = loaded.design.inference
-    choice = Choice(**{**(asdict(advice) if advice else {}), **job.choice})
+    choice = Choice.advised(loaded.design.inference, **job.choice)
     policy = ablated(job.ablation, loaded, robot.embodiment, choice)
     return lambda trial, simulation: policy
 

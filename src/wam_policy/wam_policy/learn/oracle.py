@@ -18,7 +18,7 @@ from wam_sim.tasks import Task
 from wam_policy.core.embodiment import Embodiment
 
 HORIZON = 24                                # rows, as the models'
-COMMITTED_ROWS = 6                          # 0.2 s: latency, planning and a plan's lead
+COMMITTED_NS = 200_000_000                  # latency, planning and a plan's lead
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,13 @@ class Oracle:
         self._robot: Embodiment = simulation.robot.embodiment
         self._ahead = Simulation(simulation.robot, task=simulation.task.family,
                                  seed=simulation.scene.seed)
-        self._expert, self._mover = Expert(self._ahead), Mover(self._robot)
+        self._mover = Mover(simulation.robot, self._ahead.model)
+        self._expert = Expert(simulation.robot, self._mover)
         self._steps = round(self._robot.step_dt_s * 1e9 / STEP_NS)
+        self._row_ns = round(self._robot.step_dt_s * 1e9)
         self._begun_ns: int | None = None
+        # when, and the motion then: what was played ahead last, row by row
+        self._played: list[tuple[int, tuple]] = []
         self._commits = 0
         self.geometry = Geometry(4, 0.2, 4, self._robot.step_dt_s)
 
@@ -86,27 +90,33 @@ class Oracle:
         Until an answer can take effect the robot does what it was told before: an expert that
         planned from this instant instead would correct what its last answer corrects already.
         """
-        ahead, mover, row_s = self._ahead, self._mover, self._robot.step_dt_s
+        ahead, now_ns = self._ahead, self._simulation.now_ns
         mirror(self._simulation, ahead)
-        # anew: its inverse kinematics would go on from the end of what was played ahead last
         self._expert.begin(self._task, self._simulation.start)
-        setpoint = ahead.controllers.sample(ahead.now_ns)
-        rows = [setpoint.position]
-        for _ in range(COMMITTED_ROWS):
-            ahead.step(self._steps)
-            setpoint = ahead.controllers.sample(ahead.now_ns)
-            rows.append(setpoint.position)
-        mover.put(np.round(rows[-2], 9))
-        mover.take(np.round(rows[-1], 9))
-        elapsed_s = (self._simulation.now_ns - self._begun_ns) / 1e9
-        for row in range(len(rows), HORIZON):
+        times_ns, rows = [now_ns], [ahead.controllers.sample(now_ns).position]
+        resumed = next((knot for knot in self._played if knot[0] >= now_ns + COMMITTED_NS), None)
+        until_ns = now_ns + COMMITTED_NS if resumed is None else resumed[0]
+        while ahead.now_ns < until_ns:
+            ahead.step()
+            times_ns.append(ahead.now_ns)
+            rows.append(ahead.controllers.sample(ahead.now_ns).position)
+        if resumed is None:
+            self._mover.put(rows[-1])
+        else:
+            self._mover.resume(resumed[1])
+        self._played = [(ahead.now_ns, self._mover.state())]
+        while ahead.now_ns < now_ns + HORIZON * self._row_ns:
             here = rows[-1]
-            if not self._expert.waits(elapsed_s + row * row_s):
-                here = mover.toward(self._expert.goal(ahead.state(), ahead.joints()))
+            if not self._expert.waits((ahead.now_ns - self._begun_ns) / 1e9):
+                here = self._mover.toward(self._expert.goal(ahead.state(), ahead.joints()))
             ahead.follow(rows[-1], here, self._steps)
+            self._played.append((ahead.now_ns, self._mover.state()))
+            times_ns.append(ahead.now_ns)
             rows.append(here)
+        due_ns = now_ns + np.arange(HORIZON) * self._row_ns
+        targets = [np.interp(due_ns, times_ns, column) for column in np.transpose(rows)]
         reference = joints[[self._robot.observed.index(name) for name in self._robot.commanded]]
-        return Targets(np.array(rows), reference, {})
+        return Targets(np.transpose(targets), reference, {})
 
 
 def mirror(original: Simulation, copied: Simulation) -> None:

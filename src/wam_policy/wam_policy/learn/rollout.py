@@ -29,7 +29,7 @@ from wam_policy.core.policy import Policy as Decisions
 from wam_policy.core.policy import Settings
 from wam_policy.core.proposal import Proposal, proposed
 from wam_policy.core.requests import Answer, Cache, Commit, Query, Request, Reset
-from wam_policy.core.trajectory import NS_PER_S, Motion, Trajectory
+from wam_policy.core.trajectory import NS_PER_S, Trajectory
 from wam_policy.core.types import Chunk, Observation
 from wam_policy.learn.trials import Result, Trial
 
@@ -233,12 +233,13 @@ class Paced:
 
     def take(self, chunk: Chunk, now_ns: int) -> None:
         """Follow `chunk` from the present set-point on."""
-        here = self._simulation.controllers.sample(now_ns).position
-        join = chunking.joined(chunk, chunk.stamp_ns, Motion.at_rest(here), now_ns, self._fade_s,
+        setpoint = self._simulation.controllers.sample(now_ns)
+        here = setpoint.position
+        join = chunking.joined(chunk, chunk.stamp_ns, setpoint, now_ns, self._fade_s,
                                self._grips)
         if not len(join.wanted):
             return
-        rows = chunking.paced(join.wanted, here, self._limits, self._grips)
+        rows = chunking.paced(join.wanted, setpoint, self._limits, self._grips)
         points = Points(now_ns, self._robot.commanded, GRID_NS * np.arange(len(rows) + 1),
                         np.concatenate([here[None], rows]), None, None)
         for controller in self._robot.controllers:

@@ -7,6 +7,7 @@ the model's state, its actions become absolute targets of the posture they were 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from wam_policy.core import transforms
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.model import canvas, checkpoint, engine, quantize, sampler
 from wam_policy.model.branch import Role
+from wam_policy.model.design import Advice
 from wam_policy.model.reference import ReferenceSession
 from wam_policy.model.session import Episode, Inference, Memory, Session, Stopwatch
 
@@ -41,6 +43,19 @@ class Choice:
             raise ValueError(f'recipe {self.recipe!r}: want one of {", ".join(sampler.MODES)}')
         if self.mode not in MODES:
             raise ValueError(f'mode {self.mode!r}: want one of {", ".join(MODES)}')
+
+    @classmethod
+    def advised(cls, advice: Advice | None, **given: Any) -> Self:
+        """Return what is given, else what a model advises, else the defaults; None gives nothing.
+
+        A recipe that is given comes with its own number of steps.
+        """
+        chosen = {name: value for name, value in given.items() if value is not None}
+        if advice is not None:
+            steps = None if 'recipe' in chosen else advice.steps
+            chosen = {'recipe': advice.recipe, 'steps': steps, 'guidance': advice.guidance,
+                      **chosen}
+        return cls(**chosen)
 
     def sampling(self, video_final_noise: float | None) -> sampler.Recipe:
         """Give the walk; a model trained for a noisy video end has the last word on that."""
@@ -212,12 +227,14 @@ class Policy:
         return None if self._last is None else self._last.video
 
     def video(self) -> np.ndarray:
-        """Decode the last prediction: uint8 [T h w 3]. RuntimeError if there is none."""
+        """Decode the last predicted block: uint8 [T h w 3]. RuntimeError if there is none."""
         if self._last is None:
             raise RuntimeError('nothing predicted yet: query first')
         with torch.inference_mode():
-            frames = self.loaded.encoders.decode(self._last.video.to(self.loaded.dit.dtype))
-        return frames[0].cpu().numpy()
+            video = self._last.video.to(self.loaded.dit.dtype)
+            # a clip's first latent decodes to one frame: one more leads in
+            frames = self.loaded.encoders.decode(torch.cat([video[:, :, :1], video], dim=2))
+        return frames[0, 1:].cpu().numpy()
 
     def stitched(self, views: Views) -> torch.Tensor:
         """Put camera views on the model's canvas, uint8 [T h w 3]."""

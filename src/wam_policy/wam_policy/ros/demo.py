@@ -23,11 +23,11 @@ from wam_policy.core import embodiment
 from wam_policy.ros import report
 from wam_policy.ros.monitor import Monitor
 from wam_policy.ros.process import Spinning
+from wam_policy.ros.rounds import Rounds
 from wam_policy.ros.supervised import Supervised
 
 SIZES = ('160x120', '320x240', '640x480')
 DISCOVERY_S = 1.0           # until nodes that are here already are known
-STEPS = 4
 START_S = 180.0             # from the launch to the first chunk, on a slow machine
 MOVED_RAD = 0.01            # less than this is a robot that stood still
 
@@ -48,18 +48,18 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, metavar='N',
                         help='of scene and noise (default: %(default)s)')
     parser.add_argument('--instruction', metavar='TEXT',
-                        help='what to do (default: what the scene asks for)')
+                        help='what to do (default: what the scene asks for, then the next)')
     parser.add_argument('--checkpoint', metavar='DIR',
-                        help='weights: a folder, or preset:NAME for random ones')
+                        help='weights: a folder, mini (which came along), or preset:NAME for '
+                        'random ones (default: mini)')
     parser.add_argument('--backend', choices=('local', 'remote'),
                         help='who predicts: workers here, or a policy server (default: local)')
     parser.add_argument('--server', metavar='URL', help='of that server, ws://HOST:PORT')
     parser.add_argument('--flavour', metavar='NAME', help='how it wants to be spoken to')
     parser.add_argument('--devices', metavar='LIST',
                         help='one device per worker, e.g. cpu,cpu or cuda:0,cuda:1')
-    parser.add_argument('--steps', type=int, default=STEPS, metavar='N',
-                        help='denoising steps per query, 0: as the recipe says (default: '
-                             '%(default)s, what two CPU cores can do seven times a second)')
+    parser.add_argument('--steps', type=int, metavar='N',
+                        help='denoising steps per query (default: what the checkpoint advises)')
     parser.add_argument('--camera-size', choices=SIZES, help='of the pictures')
     parser.add_argument('--camera-hz', type=float, metavar='HZ', help='pictures per second')
     chosen = parser.parse_args(given)
@@ -99,6 +99,7 @@ class Demo:
         self._chosen, self._asked = chosen, asked
         self._robot = embodiment.load(chosen.robot)
         self._monitor = Monitor(self._robot)
+        self._rounds = Rounds(self._monitor)
         self._stack: Supervised | None = None
         self._log = Path(tempfile.mkstemp(prefix='wam-demo-', suffix='.log')[1])
 
@@ -160,7 +161,9 @@ class Demo:
         if self._stack.returncode is not None:
             raise Failure(f'the launch ended by itself with status {self._stack.returncode}')
         instruction = self._chosen.instruction or self._monitor.task
-        if instruction:
+        if self._monitor.trained and not self._chosen.instruction:
+            self._rounds.advance(time.monotonic())
+        elif instruction:
             self._monitor.say(instruction)
         say(self._line(time.monotonic() - begun_s))
 
@@ -174,13 +177,14 @@ class Demo:
                 f'latency {latency_ms or 0.0:4.0f} ms  cameras {cameras} Hz  '
                 f'real time x{monitor.sim.real_time_factor if monitor.sim else 0.0:.2f}  '
                 f'memory {monitor.policy.kv_commits if monitor.policy else 0} blocks  '
-                f'moved {witness.moved:.2f} rad')
+                f'moved {witness.moved:.2f} rad  {self._rounds.score}')
 
     def _ended(self) -> dict:
         """End the launch and say how; figures of the ending for the report."""
         hurry = threading.Event()
         status, left = self._stack.stop(hurry)
-        return {'steps': self._chosen.steps, 'memory_mb': self._stack.peak_mb,
+        return {'steps': self._chosen.steps or 0, 'tasks_done': self._rounds.score.done,
+                'tasks_tried': self._rounds.score.tried, 'memory_mb': self._stack.peak_mb,
                 'launch_exit_code': status, 'exit_codes': self._stack.exit_codes(),
                 'killed_processes': left}
 

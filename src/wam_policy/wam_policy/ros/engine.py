@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wam_policy.core import weights
 from wam_policy.core.memory import Grid
 from wam_policy.core.policy import Workers
 from wam_policy.core.requests import Answer, Cache, Commit, Query, Request, Reset
@@ -15,7 +15,6 @@ from wam_policy.ros.params import PolicyParams
 from wam_policy.worker import options
 from wam_policy.worker.client import Pair, Plan, State, Status
 
-PRESET = 'preset:'
 PATIENCE = 0.9          # share of the query's timeout that a far server may take of it
 
 
@@ -38,22 +37,29 @@ def plan(params: PolicyParams, checkpoint: str) -> Plan:
     """Return what to run; raises ValueError for a checkpoint or an address that cannot be."""
     if params.backend == 'remote':
         return _remote(params)
-    if not checkpoint.startswith(PRESET) and not Path(checkpoint).is_dir():
-        raise ValueError(f'checkpoint: {checkpoint!r} is no folder; name one, or {PRESET}<name> '
-                         'for random weights')
-    arguments = {'checkpoint': checkpoint, 'embodiment': params.embodiment, 'mode': params.mode,
-                 'cfg': params.cfg, 'seed': params.seed, 'threads': params.worker_threads,
-                 'recipe': params.recipe, 'window': params.window, 'engine': params.engine,
+    place = weights.located(stood_in(checkpoint))
+    asking = options.advised(params.recipe, params.steps, params.cfg, weights.advice(place))
+    arguments = {'checkpoint': place, 'embodiment': params.embodiment, 'mode': params.mode,
+                 'cfg': asking.cfg, 'seed': params.seed, 'threads': params.worker_threads,
+                 'window': params.window, 'engine': params.engine,
                  'precision': params.precision,
-                 **({'steps': params.steps} if params.steps else {})}
+                 **({'recipe': asking.recipe} if asking.recipe else {}),
+                 **({'steps': asking.steps} if asking.steps else {})}
     flags = ('--guided-video',) if params.guided_video else ()
     return Plan(
         devices=params.devices,
-        guided=options.guided(params.recipe, params.steps, params.cfg, params.guided_video),
+        guided=options.guided(asking.recipe, asking.steps, asking.cfg, params.guided_video),
         arguments=tuple(part for key, value in arguments.items()
                         for part in (f'--{key}', str(value))) + flags,
         program=(params.worker_python or sys.executable, '-m', 'wam_policy.worker.main'),
         start_timeout_s=params.start_timeout_s)
+
+
+def stood_in(checkpoint: str) -> str:
+    """Return `checkpoint`, or random weights where the default one did not come along."""
+    if checkpoint == weights.DEFAULT and checkpoint not in weights.shipped():
+        return weights.STAND_IN
+    return checkpoint
 
 
 def _remote(params: PolicyParams) -> Plan:

@@ -58,6 +58,10 @@ class Monitor(Node):
         if not following and self._words.get_subscription_count():
             self._words.publish(String(data=instruction))
 
+    def hush(self) -> None:
+        """Take the instruction away."""
+        self._words.publish(String())
+
     @property
     def state(self) -> str:
         """Name what the policy does now."""

@@ -67,17 +67,20 @@ class PolicyParams:
                           pattern=r'(wss?://\S+)?')
     flavour: str = setting('', "how the server wants to be spoken to: a name of "
                            "wam_policy/remote/flavours or a .yaml file; empty: the robot's own")
-    checkpoint: str = setting('preset:tiny', 'weights: a folder, or preset:<name> for random ones')
+    checkpoint: str = setting('mini', 'weights: a folder, the name of a shipped model, or '
+                              'preset:<name> for random ones')
     devices: tuple[str, ...] = setting(
         ('cpu', 'cpu'), 'one device per worker: cpu or cuda:<n>; one entry runs both branches of '
         'the guidance in one worker, two entries run one each', pattern=r'cpu|cuda:\d+')
-    cfg: float = setting(5.0, 'scale of the classifier-free guidance; 1.0 is off', low=1.0,
-                         high=20.0)
-    recipe: str = setting('static8', 'how often a query asks the network: full16 at each of 16 '
+    cfg: float = setting(0.0, 'scale of the classifier-free guidance; 1.0 is off; 0.0: what the '
+                         'checkpoint advises, else 5.0', low=0.0, high=20.0)
+    recipe: str = setting('', 'how often a query asks the network: full16 at each of 16 '
                           'steps, static8 at 8 of them, dynamic4 where velocities change (4 at '
-                          'best), one_step once, with video noisier than actions',
-                          choices=('full16', 'static8', 'dynamic4', 'one_step'))
-    steps: int = setting(0, "denoising steps per query, each asked; 0 takes the recipe's", low=0,
+                          'best), one_step once, with video noisier than actions; empty: what the '
+                          'checkpoint advises, else static8',
+                          choices=('', 'full16', 'static8', 'dynamic4', 'one_step'))
+    steps: int = setting(0, 'denoising steps per query, each asked; 0: what the checkpoint '
+                         "advises, else the recipe's", low=0,
                          high=100)
     guided_video: bool = setting(False, 'guide the predicted picture also where the actions no '
                                  'longer need it')

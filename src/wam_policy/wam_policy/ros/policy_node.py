@@ -66,6 +66,9 @@ class PolicyNode(LifecycleNode):
             self._params = given = params.read(self, PolicyParams)
             self._robot = embodiment.load(given.embodiment)
             plan = engine.plan(given, given.checkpoint)
+            if engine.stood_in(given.checkpoint) != given.checkpoint:
+                self.get_logger().warning(
+                    f'the shipped model {given.checkpoint} did not come along: random weights')
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE

@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     place.add_argument('--devices', default='cpu,cpu', metavar='LIST',
                        help='one device per worker, cpu or cuda:N: one runs both branches of '
                        'guidance, two run one each (default: %(default)s)')
-    options.add(made, advised=True)
+    options.add(made)
     made.set_defaults(sessions=SESSIONS)
     bound = made.add_argument_group('limits')
     bound.add_argument('--connections', type=int, default=64, metavar='N',

@@ -34,9 +34,9 @@ class Settings:
     device: str
     dtype: str
     role: str
-    recipe: str
+    recipe: str | None
     steps: int | None
-    cfg: float
+    cfg: float | None
     mode: str
     window: str
     guided_video: bool
@@ -127,8 +127,6 @@ def built(chosen: Settings) -> 'Policy':
     from wam_policy.worker.pair import Exchange, Seat
 
     torch.set_num_threads(chosen.threads)
-    choice = Choice(chosen.recipe, chosen.steps, chosen.cfg, chosen.mode, chosen.window,
-                    chosen.guided_video, chosen.engine, chosen.precision)
     seat = Seat(chosen.rank, chosen.world, chosen.exchange, chosen.rendezvous,
                 chosen.start_timeout, chosen.peer_timeout)
     device = torch.device(chosen.device)
@@ -140,6 +138,10 @@ def built(chosen: Settings) -> 'Policy':
     automatic = 'bfloat16' if device.type == 'cuda' else 'float32'
     dtype = getattr(torch, automatic if chosen.dtype == 'auto' else chosen.dtype)
     loaded = checkpoint.load(chosen.checkpoint, device, dtype, chosen.base, chosen.seed)
+    choice = Choice.advised(
+        loaded.design.inference, recipe=chosen.recipe, steps=chosen.steps, guidance=chosen.cfg,
+        mode=chosen.mode, window=chosen.window, guided_video=chosen.guided_video,
+        engine=chosen.engine, precision=chosen.precision)
     exchange = Exchange(seat, device) if seat.world == 2 else None
     return Policy(loaded, robot, choice, role=Role(chosen.role), exchange=exchange)
 

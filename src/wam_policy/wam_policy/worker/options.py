@@ -1,20 +1,18 @@
 """Options of a model and of its queries, alike for every program that runs one."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from wam_policy.core import weights
+from wam_policy.core.weights import Advice
 
 RECIPES = ('full16', 'static8', 'dynamic4', 'one_step')
 RECIPE, GUIDANCE = 'static8', 5.0       # where neither the user nor the checkpoint says anything
 
 
-def add(made: argparse.ArgumentParser, *, advised: bool = False) -> None:
-    """Describe what is run, and how often it is asked.
-
-    `advised`: what is not given stays open for the checkpoint to say (see `filled`).
-    """
-    open_ = 'what the checkpoint advises, else '
+def add(made: argparse.ArgumentParser) -> None:
+    """Describe what is run, and how often it is asked."""
     model = made.add_argument_group('model')
     model.add_argument('--checkpoint', required=True, metavar='DIR',
                        help='checkpoint folder, or preset:NAME for random weights')
@@ -37,30 +35,18 @@ def add(made: argparse.ArgumentParser, *, advised: bool = False) -> None:
                        help='memories; one session more ends the one unused for longest '
                        '(default: %(default)s)')
     query = made.add_argument_group('queries')
-    query.add_argument('--recipe', choices=RECIPES, default=None if advised else RECIPE,
-                       help='how often the network is asked per query (default: '
-                       f'{open_ if advised else ""}{RECIPE})')
-    query.add_argument('--steps', type=int, metavar='K', help='ask it at each of K steps instead')
-    query.add_argument('--cfg', type=float, default=None if advised else GUIDANCE,
-                       metavar='SCALE', help='guidance scale; 1: no guidance (default: '
-                       f'{open_ if advised else ""}{GUIDANCE:g})')
+    query.add_argument('--recipe', choices=RECIPES,
+                       help='how often the network is asked per query (default: what the '
+                       f'checkpoint advises, else {RECIPE})')
+    query.add_argument('--steps', type=int, metavar='K', help='ask it at each of K steps instead '
+                       '(default: what the checkpoint advises, if no recipe is given)')
+    query.add_argument('--cfg', type=float, metavar='SCALE',
+                       help='guidance scale; 1: no guidance (default: what the checkpoint '
+                       f'advises, else {GUIDANCE:g})')
     query.add_argument('--window', choices=('restart', 'slide'), default='restart',
                        help='what a full memory does (default: %(default)s)')
     query.add_argument('--guided-video', action='store_true',
                        help='guide the predicted picture also where actions no longer need it')
-
-
-def filled(chosen: argparse.Namespace) -> None:
-    """Find the checkpoint and take its advice for what was not given.
-
-    Raises ValueError for a checkpoint that is none.
-    """
-    chosen.checkpoint = weights.located(chosen.checkpoint)
-    advice = weights.advice(chosen.checkpoint)
-    if chosen.recipe is None and chosen.steps is None:
-        chosen.steps = advice.steps
-    chosen.recipe = chosen.recipe or advice.recipe or RECIPE
-    chosen.cfg = chosen.cfg or advice.guidance or GUIDANCE
 
 
 def words(chosen: argparse.Namespace) -> tuple[str, ...]:
@@ -77,7 +63,40 @@ def words(chosen: argparse.Namespace) -> tuple[str, ...]:
     return tuple(found)
 
 
-def guided(recipe: str, steps: int | None, cfg: float, guided_video: bool) -> bool:
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Say how queries are asked; None is left to the worker, which knows the model."""
+
+    recipe: str | None
+    steps: int | None
+    cfg: float
+
+
+def advised(recipe: str | None, steps: int | None, cfg: float | None, advice: Advice) -> Asking:
+    """Return what a user chose, else what the checkpoint advises; 0 and '' choose nothing.
+
+    A recipe that is chosen comes with its own number of steps. Raises ValueError for a guidance
+    that is none.
+    """
+    if cfg and cfg < 1.0:
+        raise ValueError(f'cfg: want 1 or more, or nothing for what the checkpoint advises; got '
+                         f'{cfg:g}')
+    return Asking(recipe or advice.recipe, steps or (None if recipe else advice.steps),
+                  cfg or advice.guidance or GUIDANCE)
+
+
+def filled(chosen: argparse.Namespace) -> None:
+    """Find the checkpoint and take its advice for what was not given.
+
+    Raises ValueError for a checkpoint that is none.
+    """
+    chosen.checkpoint = weights.located(chosen.checkpoint)
+    asking = advised(chosen.recipe, chosen.steps, chosen.cfg, weights.advice(chosen.checkpoint))
+    chosen.recipe = asking.recipe or RECIPE
+    chosen.steps, chosen.cfg = asking.steps, asking.cfg
+
+
+def guided(recipe: str | None, steps: int | None, cfg: float, guided_video: bool) -> bool:
     """Tell whether a second branch is read at all.
 
     What is asked once has its actions before guidance could reach them.

@@ -1,0 +1,50 @@
+"""Checkpoints are found by folder, preset or name; their advice is read without a network."""
+
+import json
+
+import pytest
+from wam_policy.core import weights
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, 'SHIPPED', tmp_path)
+    (tmp_path / 'mini').mkdir()
+    (tmp_path / 'mini' / 'config.json').write_text('{}')
+    return tmp_path
+
+
+def test_a_name_a_folder_and_a_preset_are_found(shipped):
+    assert weights.shipped() == ('mini',)
+    assert weights.located('mini') == str(shipped / 'mini')
+    assert weights.located(str(shipped)) == str(shipped)
+    assert weights.located('preset:tiny') == 'preset:tiny'
+
+
+@pytest.mark.parametrize('name', ['', 'maxi', '/no/such'])
+def test_what_is_nowhere_is_refused_with_what_there_is(shipped, name):
+    with pytest.raises(ValueError, match=r'no shipped model \(mini\)'):
+        weights.located(name)
+
+
+@pytest.mark.parametrize(('content', 'wanted'), [
+    ({}, weights.Advice()), ({'wam': {}}, weights.Advice()),
+    ({'wam': {'inference': None}}, weights.Advice()),
+    ({'wam': {'inference': {'recipe': 'full16', 'steps': 4, 'guidance': 1}}},
+     weights.Advice('full16', 4, 1.0)),
+    ({'wam': {'inference': {'recipe': 'static8', 'steps': None}}}, weights.Advice('static8')),
+])
+def test_advice_is_read(tmp_path, content, wanted):
+    (tmp_path / 'config.json').write_text(json.dumps(content))
+    assert weights.advice(str(tmp_path)) == wanted
+
+
+def test_presets_and_bare_folders_advise_nothing(tmp_path):
+    assert weights.advice('preset:tiny') == weights.advice(str(tmp_path)) == weights.Advice()
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"wam": {"inference": {"steps": "many"}}}'])
+def test_advice_that_cannot_be_read_is_named(tmp_path, text):
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(ValueError, match=r'config\.json: wam\.inference cannot be read'):
+        weights.advice(str(tmp_path))
