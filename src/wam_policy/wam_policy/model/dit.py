@@ -250,11 +250,8 @@ class VideoActionDiT(nn.Module):
         clean_tokens, tapped = tokens[0], self.layers[tap]
         contexts = [self._embedded(context)] * c.layers if isinstance(context, Words) else context
         for block, own in zip(self.layers, contexts, strict=True):
-            if recompute:
-                x = checkpoint(block, x, modulation, rotation, own, None, mask,
-                               use_reentrant=False)
-            else:
-                x = block(x, modulation, rotation, own, mask=mask)
+            x = checkpoint(block, x, modulation, rotation, own, None, mask, use_reentrant=False) \
+                if recompute else block(x, modulation, rotation, own, mask=mask)
             if block is tapped:
                 clean_tokens = x[:, :clean_tokens.shape[1]]
         *_, hidden, acted, _ = x.split([part.shape[1] for part in tokens], dim=1)
