@@ -15,6 +15,7 @@ COMMANDS = {
     'demo': 'a simulated robot, moved by a World Action Model under ROS 2',
     'serve': 'the engine as a policy server (OpenPI protocol); --help tells more',
     'test': 'run the tests; arguments go to pytest',
+    'faults': 'inject faults into a running stack, one row each; --list names them',
     'record': 'record an episode beside a running stack, one MCAP bag each',
     'bag': 'repair interrupted episodes; tell what is in bags',
     'export': 'turn episodes into a data set (LeRobot layout, GEAR metadata)',

@@ -63,10 +63,13 @@ class Executed:
 
     def __init__(self, limits: Limits, step_s: float, position: np.ndarray) -> None:
         self._limits, self._step_s = limits, step_s
-        zero = np.zeros(len(limits.names))
-        self.velocity, self.acceleration, self.jerk = zero.copy(), zero.copy(), zero.copy()
-        self.step, self.measured_velocity, self.tracking_error = zero.copy(), zero.copy(), zero
+        self.recount()
         self._before = Motion.at_rest(position)
+
+    def recount(self) -> None:
+        """Forget the worst figures; what is executed goes on."""
+        (self.velocity, self.acceleration, self.jerk, self.step, self.measured_velocity,
+         self.tracking_error) = np.zeros((6, len(self._limits.names)))
 
     def put(self, position: np.ndarray) -> None:
         """Go on from `position` [commanded], where the robot was put: no controller moved it."""

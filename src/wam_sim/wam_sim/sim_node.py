@@ -117,6 +117,7 @@ class SimNode(Node):
         self.create_subscription(String, self.params.instruction_topic, self.on_instruction,
                                  RELIABLE)
         self.create_service(Trigger, 'sim/reset', self.on_reset)
+        self.create_service(Trigger, 'sim/recount', self.on_recount)
 
     def _wall_ns(self) -> int:
         return time.monotonic_ns() + self._offset_ns
@@ -155,6 +156,13 @@ class SimNode(Node):
         """Tell whether the scene has what the task needs; few lack it."""
         return tasks.asks(self.params.task, scenes.sampled(
             self.robot, self.params.seed + episode), self.params.combinations)
+
+    def on_recount(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Begin the executed figures of sim/status anew."""
+        with self.live.lock:
+            self.live.simulation.executed.recount()
+        response.success, response.message = True, 'the worst figures count from now'
+        return response
 
     def on_batch(self, simulation: Simulation) -> None:
         """Publish what is due after a batch of physics steps; runs in the physics thread."""

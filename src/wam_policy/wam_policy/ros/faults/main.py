@@ -1,0 +1,170 @@
+"""Inject faults into a running stack and say what the robot does about each.
+
+Exit status: 0 if every row is in order, 1 if not, 2 for wrong arguments, 130 if interrupted.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+import psutil
+
+from wam_policy.core import embodiment
+from wam_policy.core.embodiment import Embodiment
+from wam_policy.ros import report
+from wam_policy.ros.faults import chunks, clock, network, processes, runner, senses, storage, words
+from wam_policy.ros.faults.fault import Bench, Fault
+from wam_policy.ros.faults.runner import Row
+from wam_policy.ros.faults.stack import TOY, Stack
+from wam_policy.ros.faults.watch import NoStack, Watch
+
+DOMAINS = 100                   # above that, DDS ports run into those that the kernel hands out
+DISCOVERY_S = 1.0
+
+
+def table(robot: Embodiment) -> tuple[Fault, ...]:
+    """Return every single fault of a robot's stack, family by family."""
+    return (*processes.FAULTS, *senses.cameras(robot), *senses.FAULTS, *chunks.FAULTS,
+            *words.FAULTS, *network.faults(robot), *storage.FAULTS, *clock.FAULTS)
+
+
+def pairs(faults: Sequence[Fault], count: int, seed: int) -> list[Fault]:
+    """Return random pairs of faults that have no part of the stack in common."""
+    fitting = [(a, b) for a, b in itertools.combinations(faults, 2)
+               if not set(a.touches) & set(b.touches) and a.sim_time == b.sim_time]
+    dice = random.Random(seed)                              # noqa: S311 - no secret
+    return [both(a, b) for a, b in dice.sample(fitting, min(count, len(fitting)))]
+
+
+def both(a: Fault, b: Fault) -> Fault:
+    """Return two faults as one: both are injected, either may be what is said."""
+    def inject(bench: Bench) -> None:
+        a.inject(bench)
+        b.inject(bench)
+
+    def remove(bench: Bench) -> None:
+        b.remove(bench)
+        a.remove(bench)
+    said = [fault.detect for fault in (a, b) if fault.detect]
+    rests = {a.rests, b.rests}
+    return Fault(
+        f'{a.name} + {b.name}', (*a.touches, *b.touches), inject, remove,
+        '|'.join(f'({pattern})' for pattern in said) or None,
+        True if True in rests else None if None in rests else False,
+        max(a.within_s, b.within_s), max(a.lasts_s, b.lasts_s),
+        check=lambda bench: a.check(bench) or b.check(bench),
+        latches=a.latches or b.latches, sim_time=a.sim_time,
+        note='; '.join(filter(None, (a.note, b.note))))
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; exits with a message if it is wrong."""
+    parser = argparse.ArgumentParser(prog='wam faults', description=__doc__.splitlines()[0])
+    parser.add_argument('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
+    parser.add_argument('--only', nargs='+', metavar='NAME', default=[],
+                        help='faults to inject, * for any text (--list names all)')
+    parser.add_argument('--pairs', type=int, default=0, metavar='N',
+                        help='random pairs of faults after the single ones')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the pairs')
+    parser.add_argument('--checkpoint', default=TOY, metavar='DIR',
+                        help='weights: a folder, or preset:NAME (default: a toy without torch)')
+    parser.add_argument('--report', type=Path, metavar='FILE', help='write all rows')
+    parser.add_argument('--keep', action='store_true', help='keep logs and episodes')
+    parser.add_argument('--list', action='store_true', help='name the faults and end')
+    chosen = parser.parse_args(given)
+    if chosen.report is not None and not chosen.report.absolute().parent.is_dir():
+        parser.error(f'--report: there is no folder {chosen.report.absolute().parent}')
+    every = table(embodiment.load(chosen.robot))
+    for pattern in chosen.only:
+        if not any(fnmatch(fault.name, pattern) for fault in every):
+            parser.error(f'--only: no fault is called {pattern!r}; --list names all')
+    return chosen
+
+
+def wanted(chosen: argparse.Namespace, robot: Embodiment) -> list[Fault]:
+    """Return the faults to inject, those of one kind of stack together."""
+    every = table(robot)
+    single = [fault for fault in every
+              if not chosen.only or any(fnmatch(fault.name, name) for name in chosen.only)]
+    return sorted((*single, *pairs(every, chosen.pairs, chosen.seed)),
+                  key=lambda fault: fault.sim_time)
+
+
+def injected(faults: Sequence[Fault], robot: Embodiment, folder: Path, domain: int,
+             checkpoint: str = TOY) -> list[Row]:
+    """Bring up a stack per clock that is needed, inject, and end it; return a row per fault."""
+    rows = []
+    for sim_time, group in itertools.groupby(faults, key=lambda fault: fault.sim_time):
+        inside = folder / ('clock' if sim_time else 'stack')
+        inside.mkdir()
+        watch = Watch(robot, domain)
+        try:
+            time.sleep(DISCOVERY_S)
+            if watch.others():
+                raise NoStack(f'another stack runs in ROS domain {domain}')
+            stack = Stack(robot, watch, inside, domain=domain, checkpoint=checkpoint,
+                          sim_time=sim_time)
+            try:
+                rows += runner.runs(list(group), Bench(robot, stack, watch), tell)
+            finally:
+                left = stack.close()
+        finally:
+            watch.close()
+        if left:
+            rows[-1] = replace(rows[-1], ok=False, note='; '.join((rows[-1].note, *left)))
+    return rows
+
+
+def tell(row: Row) -> None:
+    def ms(value: float | None) -> str:
+        return '      -' if value is None else f'{value:7.0f}'
+    print(f'{"ok  " if row.ok else "FAIL"} {row.fault:<52} detected {ms(row.detected_ms)} ms  '
+          f'rest {ms(row.rest_ms)} ms  back {ms(row.recovery_ms)} ms  '
+          f'step {row.max_step_rad:.4f} rad{"" if row.ok else "  " + row.note}', flush=True)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    chosen = arguments(given)
+    robot = embodiment.load(chosen.robot)
+    if chosen.list:
+        print('\n'.join(fault.name for fault in table(robot)))
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = Path(tempfile.mkdtemp(prefix='wam-faults-'))
+    domain, begun_s, rows = 1 + os.getpid() % DOMAINS, time.monotonic(), []
+    load = psutil.getloadavg()[0]
+    try:
+        rows = injected(wanted(chosen, robot), robot, folder, domain, chosen.checkpoint)
+    except NoStack as error:
+        print(f'faults: {error}\nlogs: {folder}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    red = [row.fault for row in rows if not row.ok]
+    if chosen.report is not None:
+        chosen.report.write_text(json.dumps({
+            'robot': robot.name, 'checkpoint': chosen.checkpoint, 'seed': chosen.seed,
+            'duration_s': round(time.monotonic() - begun_s, 1), 'cores': os.cpu_count(),
+            'load_before': round(load, 2), 'load_after': round(psutil.getloadavg()[0], 2),
+            'versions': report.versions(), 'rows': len(rows), 'red': red,
+            'faults': [asdict(row) for row in rows]}, indent=2) + '\n')
+    print(f'{len(rows) - len(red)} of {len(rows)} in order, '
+          f'{time.monotonic() - begun_s:.0f} s' + (f'; logs: {folder}' if red else ''))
+    if not red and not chosen.keep:
+        shutil.rmtree(folder)
+    return 1 if red else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
