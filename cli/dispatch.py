@@ -16,6 +16,7 @@ COMMANDS = {
     'serve': 'the engine as a policy server (OpenPI protocol); --help tells more',
     'test': 'run the tests; arguments go to pytest',
     'faults': 'inject faults into a running stack, one row each; --list names them',
+    'soak': 'the simulated stack for hours: memory, files, threads, latency, plotted',
     'record': 'record an episode beside a running stack, one MCAP bag each',
     'bag': 'repair interrupted episodes; tell what is in bags',
     'export': 'turn episodes into a data set (LeRobot layout, GEAR metadata)',

@@ -27,6 +27,7 @@ class Bench:
     saved: list[Path] = field(default_factory=list)         # episodes that must stay whole
     undo: dict[str, Callable[[], None]] = field(default_factory=dict)
     resets: int = 0                                         # latched stops that were released
+    leavings: list[str] = field(default_factory=list)       # what did not end in order
 
     def found(self, pattern: str, since_s: float) -> Said | None:
         """Return the first statement since then that matches; logs count."""
@@ -39,15 +40,16 @@ class Bench:
         Words are said again where they were lost, and a latched stop is released.
         """
         watch = self.watch
-        if watch.policy.state_name == 'RUNNING' and watch.motion.state_name in DRIVING:
-            return watch.policy.instruction == self.words and watch.moving()
-        if watch.policy.instruction != self.words and watch.policy.state_name != 'STARTING':
+        heard = watch.policy.instruction == self.words
+        if heard and watch.policy.state_name == 'RUNNING' and watch.motion.state_name in DRIVING:
+            return watch.moving()
+        if not heard and watch.policy.state_name != 'STARTING':
             watch.say(self.words)
         if watch.motion.state_name in LATCHED:
             answer = watch.call(Trigger, 'reset', 2.0)
-            if answer is not None and answer.success:
-                self.resets += 1
-                watch.call(SetBool, 'enable', 2.0, data=True)
+            self.resets += answer is not None and answer.success
+        if watch.motion.state_name == 'DISABLED':
+            watch.call(SetBool, 'enable', 2.0, data=True)
         return False
 
     def start_episode(self) -> str:

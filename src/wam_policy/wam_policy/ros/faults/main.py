@@ -103,30 +103,63 @@ def wanted(chosen: argparse.Namespace, robot: Embodiment) -> list[Fault]:
 
 def injected(faults: Sequence[Fault], robot: Embodiment, folder: Path, domain: int,
              checkpoint: str = TOY) -> list[Row]:
-    """Bring up a stack per clock that is needed, inject, and end it; return a row per fault."""
-    rows = []
-    for sim_time, group in itertools.groupby(faults, key=lambda fault: fault.sim_time):
-        inside = folder / ('clock' if sim_time else 'stack')
+    """Inject fault by fault and return their rows; a stack lasts until a fault has broken it."""
+    rows: list[Row] = []
+    while left := list(faults[len(rows):]):
+        group = list(itertools.takewhile(lambda fault: fault.sim_time == left[0].sim_time, left))
+        before = len(rows)
+        inside = folder / f'stack-{before}'
         inside.mkdir()
-        watch = Watch(robot, domain)
-        try:
-            time.sleep(DISCOVERY_S)
-            if watch.others():
-                raise NoStack(f'another stack runs in ROS domain {domain}')
-            stack = Stack(robot, watch, inside, domain=domain, checkpoint=checkpoint,
-                          sim_time=sim_time)
+        with Standing(robot, inside, domain, checkpoint, group[0].sim_time) as bench:
             try:
-                rows += runner.runs(list(group), Bench(robot, stack, watch), tell)
-            finally:
-                left = stack.close()
-        finally:
-            watch.close()
-        if left:
-            rows[-1] = replace(rows[-1], ok=False, note='; '.join((rows[-1].note, *left)))
+                for fault in group:
+                    rows.append(runner.run(fault, bench))
+                    tell(rows[-1])
+            except NoStack as error:
+                if len(rows) == before:     # not even the first: a fresh one is no better
+                    raise
+                tell(error)
+        if len(rows) > before and bench.leavings:
+            rows[-1] = replace(rows[-1], ok=False, note='; '.join(
+                filter(None, (rows[-1].note, *bench.leavings))))
+            tell(rows[-1])
     return rows
 
 
-def tell(row: Row) -> None:
+class Standing:
+    """Bring a stack up for a while: `with Standing(...) as bench`."""
+
+    def __init__(self, robot: Embodiment, folder: Path, domain: int, checkpoint: str,
+                 sim_time: bool) -> None:
+        self._given = robot, folder, domain, checkpoint, sim_time
+
+    def __enter__(self) -> Bench:
+        robot, folder, domain, checkpoint, sim_time = self._given
+        self._watch = Watch(robot, domain)
+        try:
+            time.sleep(DISCOVERY_S)
+            if self._watch.others():
+                raise NoStack(f'another stack runs in ROS domain {domain}')
+            self._bench = Bench(robot, Stack(robot, self._watch, folder, domain=domain,
+                                             checkpoint=checkpoint, sim_time=sim_time),
+                                self._watch)
+        except BaseException:
+            self._watch.close()
+            raise
+        return self._bench
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self._bench.leavings = self._bench.stack.close()
+        finally:
+            self._watch.close()
+
+
+def tell(row: Row | NoStack) -> None:
+    if isinstance(row, NoStack):
+        print(f'a fresh stack: {row}', flush=True)
+        return
+
     def ms(value: float | None) -> str:
         return '      -' if value is None else f'{value:7.0f}'
     print(f'{"ok  " if row.ok else "FAIL"} {row.fault:<52} detected {ms(row.detected_ms)} ms  '

@@ -1,10 +1,13 @@
 """One fault after the other: inject, watch, remove, watch, judge; and a row for each."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from subprocess import CalledProcessError
+
+import psutil
 
 from wam_policy.bag import layout
 from wam_policy.ros.faults.fault import Bench, Fault
@@ -66,7 +69,7 @@ def noted(wrong: list[str]) -> Iterator[None]:
     """Turn a stack that does not answer into a note of the row."""
     try:
         yield
-    except (NoStack, OSError) as error:
+    except (NoStack, OSError, ValueError, CalledProcessError, psutil.Error) as error:
         wrong.append(str(error))
 
 
@@ -130,11 +133,3 @@ def lost(path: Path) -> str:
 def _ms(at_s: float | None, begun_s: float) -> float | None:
     return None if at_s is None else round(1e3 * (at_s - begun_s), 1)
 
-
-def runs(faults: Sequence[Fault], bench: Bench, tell: Callable[[Row], None]) -> list[Row]:
-    """Live through several faults on one stack."""
-    rows = []
-    for fault in faults:
-        rows.append(run(fault, bench))
-        tell(rows[-1])
-    return rows

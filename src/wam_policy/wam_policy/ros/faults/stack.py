@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -24,7 +24,7 @@ from wam_policy.ros.faults.watch import STACK, NoStack, Watch, until
 
 TOY = 'preset:toy'
 BRING_UP_S = 90.0
-ENDING_S = 15.0
+ENDING_S, LEAVING_S = 20.0, 3.0
 MODULES = {'sim': 'wam_sim.sim_node', 'policy': 'wam_policy.ros.policy_node',
            'motion': 'wam_policy.ros.motion_node', 'recorder': 'wam_policy.ros.recorder_node'}
 MANAGED = ('motion', 'policy', 'recorder')
@@ -55,11 +55,14 @@ class Stack:
         self._worker = folder / 'worker'
         self._worker.write_text(WORKER.format(toy=TOY, python=sys.executable))
         self._worker.chmod(0o700)
-        self.start('tamper')
-        for name in MODULES:
-            self.start(name)
-        for name in MANAGED:
-            self.bring_up(name)
+        try:
+            for name in ('tamper', *MODULES):
+                self.start(name)
+            for name in MANAGED:
+                self.bring_up(name)
+        except BaseException:               # half a stack must not outlive us
+            self.close()
+            raise
 
     def start(self, name: str) -> None:
         """Start one process; a node still has to be brought up."""
@@ -90,17 +93,15 @@ class Stack:
             self.bring_up(name)
 
     def end(self, name: str, number: int) -> int:
-        """Send a signal and return the exit status; what does not listen is killed."""
+        """Send a signal and return the exit status; what does not listen in time is killed."""
         process = self.processes[name]
-        if process.poll() is None:
-            process.send_signal(number)
-            if number != signal.SIGKILL:
-                process.send_signal(signal.SIGCONT)
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)     # a stopped one listens to nothing but SIGKILL
         try:
             return process.wait(ENDING_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            return process.wait(ENDING_S)
+            return process.wait()
 
     def tell(self, route: str, **command: object) -> None:
         """Make the relay do something to what passes on a route; returns when it does."""
@@ -124,15 +125,10 @@ class Stack:
         workers = {worker.pid for worker in self.workers()}
         wrong = [f'{name} ended with status {process.returncode}'
                  for name, process in self.processes.items() if process.poll() is not None]
-        for child in psutil.Process().children(recursive=True):
-            try:
-                if child.status() == psutil.STATUS_ZOMBIE:
-                    if child.ppid() == os.getpid() and child.pid not in known:
-                        child.wait(timeout=0)
-                elif child.pid not in known | workers and child.ppid() in (os.getpid(), 1):
+        for child in self._children():
+            with suppress(psutil.NoSuchProcess):
+                if child.pid not in known | workers and child.ppid() == os.getpid():
                     wrong.append(f'process {child.pid} is left over: {" ".join(child.cmdline())}')
-            except (psutil.NoSuchProcess, psutil.TimeoutExpired):
-                continue
         return wrong
 
     def log(self, name: str) -> Path:
@@ -158,20 +154,29 @@ class Stack:
     def close(self) -> list[str]:
         """End everything in order; return what had to be killed or ended badly."""
         wrong = []
-        for name in ('recorder', 'policy', 'motion', 'sim'):
+        for name in ('recorder', 'policy', 'motion', 'sim', 'tamper'):
             if name in self.processes and (status := self.end(name, signal.SIGINT)):
                 wrong.append(f'{name} ended with status {status}: {self.last_words(name, 3)}')
-        relay = self.processes['tamper']
-        assert relay.stdin is not None
-        relay.stdin.close()
-        self.end('tamper', signal.SIGTERM)
         self.processes.clear()
-        time.sleep(0.1)
-        for child in psutil.Process().children(recursive=True):
-            if child.status() != psutil.STATUS_ZOMBIE:
+        for child in self._children():
+            if until(lambda child=child: not child.is_running(), LEAVING_S) is None:
                 wrong.append(f'process {child.pid} is left over: {" ".join(child.cmdline())}')
                 child.kill()
         return wrong
+
+    def _children(self) -> list[psutil.Process]:
+        """Return every process below this one that runs; the dead that came to us are reaped."""
+        found = []
+        known = {process.pid for process in self.processes.values()}
+        for child in psutil.Process().children(recursive=True):
+            try:
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
+                elif child.ppid() == os.getpid() and child.pid not in known:
+                    child.wait(timeout=0)
+            except (psutil.NoSuchProcess, psutil.TimeoutExpired):
+                continue
+        return found
 
     def _arguments(self, name: str) -> list[str]:
         remaps = {

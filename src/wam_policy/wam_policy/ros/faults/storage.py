@@ -10,11 +10,12 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 
 from wam_msgs.srv import Reload
+from wam_policy.bag import layout
 from wam_policy.bag.repair import repair
 from wam_policy.ros.faults.fault import Bench, Fault, nothing
 from wam_policy.ros.faults.watch import NoStack, until
 
-ROOM_BYTES = 300_000            # of an episode, until the disk is full
+ROOM_BYTES = 100_000            # half a second of an episode, until the disk is full
 LOADING_S = 60.0                # torch takes its time on a busy machine
 WRONG = (                       # node, parameter, value
     ('motion', 'speed_scale', 7.0), ('motion', 'rate_hz', 0.0), ('motion', 'enable_motion', False),
@@ -26,9 +27,11 @@ WRONG = (                       # node, parameter, value
 def fill_disk(bench: Bench) -> None:
     """Let the recorder's files grow no further, as a full disk or a quota would."""
     name = bench.start_episode()
+    time.sleep(1.5)
+    written = layout.file_of(bench.stack.episodes / name).stat().st_size
     recorder = psutil.Process(bench.stack.processes['recorder'].pid)
     _, hard = recorder.rlimit(resource.RLIMIT_FSIZE)
-    recorder.rlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, hard))
+    recorder.rlimit(resource.RLIMIT_FSIZE, (written + ROOM_BYTES, hard))
 
     def end() -> None:
         recorder.rlimit(resource.RLIMIT_FSIZE, (hard, hard))

@@ -17,6 +17,7 @@ from functools import partial
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
@@ -36,6 +37,7 @@ SOURCE = QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT)
 WHOLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 CLOCK = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
 TICK_S = 0.002
+APART_S = 0.03              # two messages for one: a queue of one would keep the second only
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +104,12 @@ class Relay(Node):
         self._tricks[name] = TRICKS[command.get('trick', 'pass')](*command.get('values', ()))
 
     def _on_message(self, name: str, raw: bytes) -> None:
-        for changed in self._tricks[name](raw):
-            if self._delay_s[name]:
+        for place, changed in enumerate(self._tricks[name](raw)):
+            delay_s = self._delay_s[name] + place * APART_S
+            if delay_s:
                 self._count += 1
-                heapq.heappush(self._waiting, (time.monotonic() + self._delay_s[name],
-                                               self._count, name, changed))
+                heapq.heappush(self._waiting,
+                               (time.monotonic() + delay_s, self._count, name, changed))
             else:
                 self._out[name].publish(changed)
 
@@ -117,13 +120,13 @@ class Relay(Node):
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Relay until standard input ends."""
+    """Relay until standard input ends, or Ctrl-C."""
     parser = argparse.ArgumentParser(prog='python -m wam_policy.ros.faults.tamper',
                                      description=main.__doc__)
     parser.add_argument('--robot', choices=embodiment.names(), required=True)
     chosen = parser.parse_args(given)
     favoured()
-    rclpy.init(args=[])
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     relay = Relay(embodiment.load(chosen.robot))
     spinning = Spinning([relay])
     print('ready', flush=True)
@@ -131,6 +134,8 @@ def main(given: Sequence[str] | None = None) -> None:
         for line in sys.stdin:
             relay.obey(json.loads(line))
             print('done', flush=True)
+    except KeyboardInterrupt:
+        pass
     finally:
         spinning.stop()
         relay.destroy_node()

@@ -1,0 +1,39 @@
+"""Whether a figure that was watched for long grows: a slope that a few odd samples cannot tilt.
+
+Theil-Sen: the median of the slopes between all pairs of points, with a confidence interval from
+the ranks. Neighbouring samples resemble each other, which makes such an interval too narrow; the
+samples are therefore put together to medians over stretches of time first.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import theilslopes
+
+CONFIDENCE = 0.95
+STRETCHES = 60              # at most; slopes of 1,770 pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Hold a slope per hour and the interval that contains it with 95 % confidence."""
+
+    per_hour: float
+    low: float
+    high: float
+
+    @property
+    def flat(self) -> bool:
+        """Tell whether the slope is indistinguishable from 0."""
+        return self.low <= 0.0 <= self.high
+
+
+def trend(at_s: np.ndarray, value: np.ndarray) -> Trend | None:
+    """Return the trend of `value` [samples] over `at_s` [samples], s; None below 4 samples."""
+    if len(at_s) < 4:
+        return None
+    parts = np.array_split(np.arange(len(at_s)), min(STRETCHES, max(4, len(at_s) // 3)))
+    hours = np.array([np.median(at_s[part]) for part in parts]) / 3600.0
+    medians = np.array([np.median(value[part]) for part in parts])
+    slope, _, low, high = theilslopes(medians, hours, CONFIDENCE)
+    return Trend(float(slope), float(low), float(high))

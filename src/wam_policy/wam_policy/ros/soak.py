@@ -1,0 +1,269 @@
+"""The stack for hours: what it uses and how it performs, sampled, judged, plotted.
+
+Everything is measured from outside: processes by the kernel's figures, the rest from topics. The
+report is written anew with every sample, so a kill loses the last one at most. Exit status: 0 if
+nothing grows and nothing was lost, 1 if something does, 2 for wrong arguments.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from wam_policy.core import embodiment
+from wam_policy.core.trend import trend
+from wam_policy.ros import demo, report, soak_plot
+from wam_policy.ros.monitor import Monitor
+from wam_policy.ros.process import Spinning
+from wam_policy.ros.supervised import MEBIBYTE, Supervised
+
+WARM_UP_SHARE, WARM_UP_MAX_S = 1 / 6, 600.0     # caches fill, allocators find their size
+USED = ('rss_mb', 'uss_mb', 'fds', 'threads')
+JUDGED = ('uss_mb', 'fds', 'threads')
+ROLE = '--role'
+
+
+class Failure(Exception):
+    """There is nothing to judge."""
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; exits with a message if it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog='wam soak', description='Run the simulated stack for hours and watch what it uses.')
+    parser.add_argument('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
+    parser.add_argument('--hours', type=float, default=1.0, metavar='H')
+    parser.add_argument('--period', type=float, default=10.0, metavar='S',
+                        help='between two samples (default: %(default)g)')
+    parser.add_argument('--report', type=Path, required=True, metavar='FILE',
+                        help='all samples and the verdict, JSON')
+    parser.add_argument('--plot', type=Path, metavar='FILE', help='PNG')
+    parser.add_argument('--again', action='store_true',
+                        help='judge and plot the report that is there; run nothing')
+    parser.add_argument('--seed', type=int, default=0, metavar='N')
+    parser.add_argument('--instruction', metavar='TEXT',
+                        help='what to do (default: what the scene asks for)')
+    parser.add_argument('--checkpoint', metavar='DIR', help='a folder, or preset:NAME')
+    parser.add_argument('--devices', metavar='LIST', help='one device per worker')
+    parser.add_argument('--steps', type=int, default=demo.STEPS, metavar='N')
+    parser.add_argument('--camera-size', choices=demo.SIZES)
+    parser.add_argument('--camera-hz', type=float, metavar='HZ')
+    chosen = parser.parse_args(given)
+    for name, value in (('--hours', chosen.hours), ('--period', chosen.period)):
+        if not value > 0:
+            parser.error(f'{name}: want more than 0, got {value:g}')
+    for path in filter(None, (chosen.report, chosen.plot)):
+        if not path.absolute().parent.is_dir():
+            parser.error(f'there is no folder {path.absolute().parent}')
+    if chosen.again and not chosen.report.is_file():
+        parser.error(f'--again: there is no report {chosen.report}')
+    return chosen
+
+
+def used(tree: Sequence[psutil.Process]) -> dict[str, dict[str, float]]:
+    """Return what every process of ours uses, by a name that a restart does not change."""
+    found = {}
+    for process in tree:
+        try:
+            name = named(process.cmdline())
+            if name is None:
+                continue
+            memory = process.memory_full_info()
+            found[name] = {'rss_mb': memory.rss / MEBIBYTE, 'uss_mb': memory.uss / MEBIBYTE,
+                           'fds': process.num_fds(), 'threads': process.num_threads()}
+        except psutil.Error:                # it ended meanwhile
+            continue
+    return found
+
+
+def named(command: Sequence[str]) -> str | None:
+    """Name a process of the stack by its command line; None for others."""
+    if ROLE in command:
+        return f'worker {command[command.index(ROLE) + 1]}'
+    for part in command[:3]:
+        if part.endswith('_node'):
+            return Path(part).name
+    return 'launch' if 'launch' in command and 'leash' not in ' '.join(command) else None
+
+
+def sample(monitor: Monitor, stack: Supervised, begun_s: float,
+           before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return one sample: what is used, and how the loop performs."""
+    policy, motion, now_s = monitor.policy, monitor.motion, time.monotonic() - begun_s
+    stages = dict(zip(policy.stage_names, zip(policy.stage_p50_ms, policy.stage_p99_ms,
+                                              strict=True), strict=True))
+    p50_ms, p99_ms = stages.get('total', (0.0, 0.0))
+    since = {'at_s': 0.0, 'chunks': 0} if before is None else before
+    return {
+        'at_s': round(now_s, 2), 'state': policy.state_name, 'chunks': policy.chunks,
+        'chunk_hz': (policy.chunks - since['chunks']) / max(now_s - since['at_s'], 1e-3),
+        'latency_p50_ms': p50_ms, 'latency_p99_ms': p99_ms,
+        'camera_hz': min(policy.camera_rate_hz, default=0.0),
+        'underruns': motion.underruns, 'late_chunks': motion.late_chunks,
+        'chunks_rejected': motion.chunks_rejected, 'late_ticks': motion.late_ticks,
+        'jitter_p99_ms': motion.tick_jitter_p99_ms, 'dropped_chunks': policy.dropped_chunks,
+        'dropped_frames': policy.dropped_frames, 'kv_commits': policy.kv_commits,
+        'worker_restarts': policy.worker_restarts, 'load': psutil.getloadavg()[0],
+        'processes': used(psutil.Process(stack.pid).children(recursive=True))}
+
+
+def verdict(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> dict[str, Any]:
+    """Judge the samples after the warm-up: slope, interval, and whether it is flat, per figure."""
+    warm = [each for each in samples if each['at_s'] >= warm_up_s]
+    names = sorted({name for each in warm for name in each['processes']})
+    series = {name: [each for each in warm if name in each['processes']] for name in names}
+    found: dict[str, Any] = {'warm_up_s': warm_up_s, 'samples': len(warm), 'processes': {}}
+    for name, rows in series.items():
+        at_s = np.array([each['at_s'] for each in rows])
+        found['processes'][name] = {
+            figure: _judged(at_s, np.array([each['processes'][name][figure] for each in rows]))
+            for figure in JUDGED}
+    total = np.array([sum(p['uss_mb'] for p in each['processes'].values()) for each in warm])
+    found['total_uss_mb'] = _judged(np.array([each['at_s'] for each in warm]), total)
+    grows = [f'{name} {figure}' for name, figures in found['processes'].items()
+             for figure, judged in figures.items() if judged and judged['low'] > 0.0]
+    found['grows'] = grows
+    found['flat'] = bool(found['total_uss_mb'] and found['total_uss_mb']['low'] <= 0.0)
+    return found
+
+
+def _judged(at_s: np.ndarray, value: np.ndarray) -> dict[str, float] | None:
+    slope = trend(at_s, value)
+    return slope and {'first': float(value[0]), 'last': float(value[-1]),
+                      'per_hour': slope.per_hour, 'low': slope.low, 'high': slope.high,
+                      'flat': slope.flat}
+
+
+def written(path: Path, document: Mapping[str, Any]) -> None:
+    """Replace the report at once: a reader, and a kill, find the old one or the new one."""
+    part = path.with_name(path.name + '.part')
+    part.write_text(json.dumps(document, indent=1) + '\n')
+    part.replace(path)
+
+
+class Soak:
+    """Live through one long run."""
+
+    def __init__(self, chosen: argparse.Namespace, asked: threading.Event) -> None:
+        self._chosen, self._asked = chosen, asked
+        self._monitor = Monitor(embodiment.load(chosen.robot))
+        self._log = Path(tempfile.mkstemp(prefix='wam-soak-', suffix='.log')[1])
+        self.samples: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, Any]:
+        """Return the report; raises Failure with the reason if nothing ran."""
+        spinning = Spinning([self._monitor])
+        try:
+            time.sleep(demo.DISCOVERY_S)
+            if self._monitor.others():
+                raise Failure('another stack runs in this ROS domain: end it, or set '
+                              'ROS_DOMAIN_ID to a number of your own')
+            self._monitor.watch()
+            given = argparse.Namespace(**{
+                **vars(self._chosen), 'headless': True, 'backend': None, 'server': None,
+                'flavour': None})
+            stack = Supervised(demo.launch_command(given), self._log)
+            try:
+                self._sampled(stack)
+            finally:
+                status, left = stack.stop(threading.Event())
+        finally:
+            spinning.stop()
+            self._monitor.destroy_node()
+        return {**self._document(), 'launch_exit_code': status,
+                'exit_codes': stack.exit_codes(), 'killed_processes': left}
+
+    def _sampled(self, stack: Supervised) -> None:
+        started_s = time.monotonic()
+        while self._monitor.witness.begun_s is None or self._monitor.motion is None:
+            self._step(stack, 1.0)
+            if time.monotonic() - started_s > demo.START_S or self._asked.is_set():
+                raise Failure(f'no chunk came: {self._monitor.reason}\n{stack.last_words()}')
+        begun_s = due_s = time.monotonic()
+        while not self._asked.is_set() and due_s - begun_s <= 3600 * self._chosen.hours:
+            while (left_s := due_s - time.monotonic()) > 0 and not self._asked.is_set():
+                self._step(stack, min(1.0, left_s))
+            due_s += self._chosen.period
+            self.samples.append(sample(self._monitor, stack, begun_s,
+                                       self.samples[-1] if self.samples else None))
+            written(self._chosen.report, self._document())
+            demo.say(_line(self.samples[-1]))
+
+    def _step(self, stack: Supervised, length_s: float) -> None:
+        """Wait a moment, keep the robot busy, and notice a stack that ended."""
+        self._asked.wait(length_s)
+        if stack.returncode is not None:
+            raise Failure(f'the launch ended by itself with status {stack.returncode}:\n'
+                          f'{stack.last_words()}')
+        instruction = self._chosen.instruction or self._monitor.task
+        if instruction:
+            self._monitor.say(instruction)
+
+    def _document(self) -> dict[str, Any]:
+        policy = self._monitor.policy
+        warm_up_s = min(WARM_UP_MAX_S, WARM_UP_SHARE * 3600 * self._chosen.hours)
+        return {'robot': self._chosen.robot, 'hours': self._chosen.hours,
+                'period_s': self._chosen.period, 'model': policy.model if policy else '',
+                'cores': os.cpu_count(), 'versions': report.versions(),
+                'verdict': verdict(self.samples, warm_up_s), 'samples': self.samples}
+
+
+def _line(last: Mapping[str, Any]) -> str:
+    total_mb = sum(process['uss_mb'] for process in last['processes'].values())
+    return (f'{last["at_s"]:7.0f} s  {last["chunk_hz"]:4.1f} chunks/s  latency '
+            f'{last["latency_p50_ms"]:4.0f} / {last["latency_p99_ms"]:4.0f} ms  memory '
+            f'{total_mb:6.0f} MB  underruns {last["underruns"]}  load {last["load"]:.1f}')
+
+
+def faults(document: Mapping[str, Any]) -> list[str]:
+    """Return what a run shows that it should not."""
+    judged = document['verdict']
+    wrong = [f'{name} grows' for name in judged['grows']]
+    if not judged['flat']:
+        wrong.append('memory grows as a whole, or the run was too short to tell')
+    if document.get('launch_exit_code'):
+        wrong.append(f'the launch ended with status {document["launch_exit_code"]}')
+    if document['samples'] and document['samples'][-1]['worker_restarts']:
+        wrong.append('workers were restarted')
+    return wrong
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    chosen = arguments(given)
+    if chosen.again:
+        document = json.loads(chosen.report.read_text())
+        document['verdict'] = verdict(document['samples'], document['verdict']['warm_up_s'])
+    else:
+        asked = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: asked.set())
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            document = Soak(chosen, asked).run()
+        except Failure as failure:
+            print(f'soak: {failure}', file=sys.stderr)
+            return 1
+        finally:
+            rclpy.try_shutdown()
+    written(chosen.report, document)
+    if chosen.plot is not None:
+        soak_plot.drawn(document, chosen.plot)
+    wrong = faults(document)
+    print('\n'.join(f'soak: {text}' for text in wrong) or 'nothing grows')
+    return 1 if wrong else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
