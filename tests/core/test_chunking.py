@@ -56,6 +56,21 @@ def test_a_chunk_of_another_size_is_refused():
     assert 'other joints' in chunking.Gate(ROBOT).rejection(small, 10 * S)
 
 
+def test_two_policies_are_refused_both_and_the_one_that_stays_is_followed_again():
+    gate, refused = chunking.Gate(ROBOT), []
+    for at in range(40):                    # ten chunks per second; a rival from 1 s to 2 s
+        now_ns = (10 + at // 10) * S + at % 10 * S // 10
+        for session in ('first', 'rival') if 10 <= at < 20 else ('first',):
+            refused.append((at, gate.rejection(
+                chunk(now_ns, sequence=at, session=session), now_ns)))
+    during = [str(reason) for at, reason in refused if 11 <= at < 29]
+    assert during and all('two policies publish' in reason for reason in during)
+    assert all(reason is None for at, reason in refused if at < 10 or at >= 30)
+    late = chunk(12 * S, sequence=99, session='rival')
+    assert gate.rejection(late, 14 * S) is not None     # what it saw is older than the present
+
+
+
 def test_order_within_and_between_sessions():
     gate = chunking.Gate(ROBOT)
     assert gate.rejection(chunk(sequence=5), 10 * S) is None

@@ -205,10 +205,29 @@ def test_stale_joints_recover_by_themselves_with_a_slow_start():
     rig.run(1.5, rig.waving)
     assert rig.motion.state is State.HOLDING and 'no joint state' in rig.motion.reason
     rig.joints = True
-    rig.run(0.3, rig.waving)
+    rig.run(0.9, rig.waving)                # 0.2 s to see that it rests, 0.5 s to take it over
     assert rig.motion.state is State.FIRST_MOVE
     rig.run(2.0, rig.waving)
     assert rig.motion.state is State.TRACKING
+
+
+@pytest.mark.parametrize('away', [
+    lambda rig: rig.run(1.5, rig.waving),                       # its joint states do not come
+    lambda rig: setattr(rig, 'now', rig.now + 2 * S),           # nobody watched, or time jumped
+])
+def test_a_robot_that_was_out_of_sight_is_taken_over_where_it_is(away):
+    rig = Rig().tracking()
+    rig.joints = False
+    away(rig)
+    elsewhere = rig.robot.state.position + 0.05 * ~GRIPS        # its controllers started anew
+    rig.robot, rig.joints = Follower(ROBOT.commanded, elsewhere), True
+    rig.published.clear()
+    rig.run(0.5, rig.waving)
+    assert rig.published[0].goal == pytest.approx(elsewhere)
+    rig.run(3.0, rig.waving)
+    assert rig.motion.state is State.TRACKING
+    way = np.abs(np.diff([at.position for *_, at in rig.seen[-350:]], axis=0)).max()
+    assert way < 0.01                       # per 10 ms: it waves on, and never jumped
 
 
 def test_the_dead_man_switch_has_a_lease():
@@ -243,7 +262,8 @@ def test_a_new_session_replaces_the_old_one_and_old_chunks_stay_out():
     rig = Rig().tracking()
     assert rig.motion.on_chunk(rig.chunk(session='two'), rig.now) is None
     rig.step()
-    assert 'old session' in rig.motion.on_chunk(rig.chunk(), rig.now)
+    late = rig.chunk(stamp_ns=rig.now - 300 * MS)
+    assert 'old session' in rig.motion.on_chunk(late, rig.now)
     rig.run(1.5)
     assert np.abs(rig.seen[-1][2].position - CENTRE).max() < 1e-2       # it followed session two
 

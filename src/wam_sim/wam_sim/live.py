@@ -79,6 +79,7 @@ class Live:
         if given_up_ns and self._jumps:
             with self.lock:
                 self.simulation.now_ns += given_up_ns
+                self.simulation.hold()
 
     def _deliver(self) -> None:
         """Hand over what arrived before the coming step, not before its time in a catch-up."""

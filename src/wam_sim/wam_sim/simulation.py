@@ -94,6 +94,16 @@ class Simulation:
         """Hand a trajectory message or Points to a controller now; return why not, if rejected."""
         return self.controllers.accept(controller, trajectory, self.now_ns)
 
+    def hold(self) -> None:
+        """Let the controllers stay at the measured posture until a new trajectory comes.
+
+        Controllers that stood still for long must not go on where a trajectory has got to
+        meanwhile: that is a jump.
+        """
+        position, _ = self._joints.measured(self.data)
+        self.controllers.hold(position)
+        self.executed.put(position)
+
     def step(self, count: int = 1) -> None:
         """Advance `count` physics steps of STEP_NS under the controllers."""
         for _ in range(count):

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_policy.ros.faults import main, runner  # noqa: E402
 from wam_policy.ros.faults.fault import Fault, nothing  # noqa: E402
+from wam_policy.ros.faults.stack import Needs  # noqa: E402
 from wam_policy.ros.faults.watch import NoStack, Said  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -112,9 +113,10 @@ def test_a_stack_that_is_broken_already_is_no_row():
 
 
 def test_pairs_share_no_part_and_come_back_with_their_seed():
-    def some(name, *touches, sim_time=False):
-        return Fault(name, touches, nothing, nothing, name, None, sim_time=sim_time)
-    faults = [some('a', 'x'), some('b', 'x', 'y'), some('c', 'z'), some('d', 'z', sim_time=True)]
+    def some(name, *touches, needs=Needs.NOTHING):
+        return Fault(name, touches, nothing, nothing, name, None, needs=needs)
+    faults = [some('a', 'x'), some('b', 'x', 'y'), some('c', 'z'),
+              some('d', 'z', needs=Needs.CLOCK)]
     found = main.pairs(faults, 9, seed=4)
     assert sorted(pair.name for pair in found) == ['a + c', 'b + c']
     assert [pair.name for pair in main.pairs(faults, 9, seed=4)] == [p.name for p in found]

@@ -96,8 +96,10 @@ def test_chunks_come_twice_in_another_order_or_from_another_session():
     swap = tricks.TRICKS['disorder']()
     assert list(swap(chunk(sequence=1))) == []
     assert list(swap(chunk(sequence=2))) == [chunk(sequence=2), chunk(sequence=1)]
-    raw, old = played('session', chunk(), 'x-1')
-    assert raw == chunk() and old == chunk('x-1')
+    raw, old = (deserialize_message(each, ActionChunk)
+                for each in played('session', chunk(), 'x-1', 7))
+    assert (raw.session, convert.ns(raw.header.stamp)) == ('x-2', 0)
+    assert (old.session, convert.ns(old.header.stamp), old.sequence) == ('x-1', 7, 1)
 
 
 @pytest.mark.parametrize(('name', 'check'), [

@@ -15,6 +15,7 @@ AHEAD_S = 0.05              # a stamp this far in the future is a wrong clock, n
 # but people and objects may have. Slower policies than this are not driven.
 RESTED_MAX_AGE_S = 10.0
 SESSIONS_KEPT = 64
+RIVALRY_NS = 1_000_000_000  # two policies that spoke within this time are two
 SPEEDING = 0.7              # share of the acceleration that pacing asks for; jerk takes the rest
 
 
@@ -26,6 +27,8 @@ class Gate:
         self.session: str | None = None
         self.sequence = -1
         self.retired: deque[str] = deque(maxlen=SESSIONS_KEPT)
+        self.begun_ns = 0                       # first observation of the present session
+        self.heard_ns: dict[str, int] = {}      # rivals: session -> when it last spoke
         self.after_ns: int | None = None
 
     def rejection(self, chunk: Chunk, now_ns: int) -> str | None:
@@ -34,10 +37,13 @@ class Gate:
         A chunk that passes is the newest from here on: its session retires the one before, older
         sequences of its own are refused.
         """
-        reason = self._content(chunk) or self._order(chunk) or self._age(chunk, now_ns)
+        reason = (self._content(chunk) or self._rivalry(chunk, now_ns) or self._order(chunk)
+                  or self._age(chunk, now_ns))
         if reason is None:
-            if self.session not in (None, chunk.session):
-                self.retired.append(self.session)
+            if self.session != chunk.session:
+                if self.session is not None:
+                    self.retired.append(self.session)
+                self.begun_ns = chunk.stamp_ns
             self.session, self.sequence = chunk.session, chunk.sequence
         return reason
 
@@ -68,6 +74,27 @@ class Gate:
             return f'chunk rows are {chunk.step_dt_s:g} s apart, want {robot.step_dt_s:g} s'
         if chunk.contract != robot.contract:
             return 'chunk was made for another description of the robot (contract differs)'
+        return None
+
+    def _rivalry(self, chunk: Chunk, now_ns: int) -> str | None:
+        """Refuse everybody while two policies speak; afterwards follow the one that is left.
+
+        A session that is over and yet tells of what it saw after the next one began was not
+        followed by it: somebody else publishes chunks.
+        """
+        if chunk.session in self.retired and chunk.stamp_ns > self.begun_ns:
+            self.heard_ns.setdefault(self.session, now_ns)
+        elif not self.heard_ns:
+            return None
+        self.heard_ns[chunk.session] = now_ns
+        recent = {session: heard_ns for session, heard_ns in self.heard_ns.items()
+                  if 0 <= now_ns - heard_ns < RIVALRY_NS}
+        if len(recent) > 1:
+            return f'two policies publish chunks, only one may: {" and ".join(sorted(recent))}'
+        self.heard_ns.clear()
+        if chunk.session != self.session:
+            self.retired = deque((session for session in self.retired
+                                  if session != chunk.session), SESSIONS_KEPT)
         return None
 
     def _order(self, chunk: Chunk) -> str | None:

@@ -27,6 +27,7 @@ DELIVERY_NS = 50_000_000    # a message that comes after its switch makes the se
 # get this long to bridge it, 0.1 rad at most inside the jerk limit of a slow arm
 SETTLE_NS = 500_000_000
 BACKWARD_NS = 10_000_000    # a clock that goes back this far has jumped
+PAUSE_NS = 500_000_000      # nobody watched for so long: the loop stood still, or time jumped
 
 
 class MotionControl:
@@ -57,6 +58,7 @@ class MotionControl:
         self.halting = False                            # chunks are refused until at rest
         self.lead_ns = LEAD_NS
         self.now_ns: int | None = None                  # of the last tick
+        self.doubtful = False                           # the robot may not be where it was sent
         self.command: np.ndarray | None = None          # at the last tick, [joints]
         self.deadman_ns: int | None = None
         self.deadman_ok = not use_deadman
@@ -157,13 +159,20 @@ class MotionControl:
 
     def tick(self, now_ns: int) -> Trajectory | None:
         """Advance to `now_ns`, watching everything; return what must be published at once."""
-        jumped = self.now_ns is not None and now_ns < self.now_ns - BACKWARD_NS
+        since_ns = 0 if self.now_ns is None else now_ns - self.now_ns
         self.now_ns = now_ns
-        if jumped:
+        if since_ns < -BACKWARD_NS:
             return self._jumped(now_ns)
         self.obstacle = self._obstacle(now_ns)
         if self.executing is None:
             return None
+        if since_ns > PAUSE_NS or self.posture.staleness(now_ns):
+            self.doubtful = True
+        if self.doubtful and self._enabled and not self.obstacle:
+            if not self._moving(now_ns) and not self.posture.movement():
+                self._to(State.HOLDING, 'the robot is seen again: holding where it is')
+                return self._held(self.posture.position, now_ns)
+            self.obstacle = 'the robot was out of sight: waiting until it rests'
         self._measure_step(now_ns)
         if self.obstacle and self.state in DRIVEN:
             self.approach.restart()
@@ -287,7 +296,7 @@ class MotionControl:
         self.held_ns = now_ns
         self.executing = held(self.robot.commanded, position, now_ns + SETTLE_NS)
         self.command = self.pending = self.active = None
-        self.stop_due = self.halting = False
+        self.stop_due = self.halting = self.doubtful = False
         self.approach.restart()
         self.clamps.forget(now_ns)
         return self.executing

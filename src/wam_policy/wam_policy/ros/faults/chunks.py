@@ -32,12 +32,12 @@ def late(bench: Bench) -> None:
 
 def from_old_session(bench: Bench) -> None:
     """Open a session and let every chunk be followed by one of the session before."""
-    before = bench.watch.policy.session
+    before, seen_ns = bench.watch.policy.session, convert.ns(bench.watch.policy.header.stamp)
     bench.words = f'{bench.words} again' if not bench.words.endswith('again') else bench.words[:-6]
     bench.watch.say(bench.words)
     if not until(lambda: bench.watch.policy.session != before and bench.driving(), 20.0):
         raise NoStack('no new session')
-    bench.stack.tell('chunks', trick='session', values=[before])
+    bench.stack.tell('chunks', trick='session', values=[before, seen_ns])
 
 
 def rival(bench: Bench) -> None:
@@ -72,5 +72,5 @@ FAULTS = (
     Fault('chunk/of an old session', ('chunks', 'words'), from_old_session,
           lambda bench: bench.stack.tell('chunks'), REFUSED + r'old session', False),
     Fault('chunk/a second policy publishes', ('chunks',), rival,
-          lambda bench: bench.undo.pop('rival')(), r'motion: .*publish', None),
+          lambda bench: bench.undo.pop('rival')(), r'motion: .*two policies publish', True),
 )

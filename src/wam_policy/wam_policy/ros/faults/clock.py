@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from wam_policy.ros.faults.fault import Act, Bench, Fault
+from wam_policy.ros.faults.stack import Needs
 from wam_policy.ros.faults.tamper import EVERY
 
 
@@ -17,9 +18,9 @@ def told(**command: object) -> Callable[[Bench], None]:
 
 FAULTS = (
     Fault('clock/2 s back', ('time',), jump(-2.0), jump(0.0), r'.*(clock|time) went back', None,
-          sim_time=True, lasts_s=2.0),
-    Fault('clock/3 s ahead', ('time',), jump(3.0), jump(0.0), None, None, sim_time=True,
+          needs=Needs.CLOCK, lasts_s=2.0),
+    Fault('clock/3 s ahead', ('time',), jump(3.0), jump(0.0), None, None, needs=Needs.CLOCK,
           lasts_s=2.0),
     Fault('clock/stopped', ('time',), told(trick='lose', values=[1.0]), told(),
-          r'(motion|policy): .*(future|joint state)', True, sim_time=True, lasts_s=1.0),
+          r'(motion|policy): .*(future|joint state)', True, needs=Needs.CLOCK, lasts_s=1.0),
 )

@@ -8,7 +8,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.core.embodiment import Embodiment
-from wam_policy.ros.faults.stack import Stack
+from wam_policy.ros.faults.stack import Needs, Stack
 from wam_policy.ros.faults.watch import NoStack, Said, Watch, until
 
 WORDS = 'wave to the lab'
@@ -100,5 +100,5 @@ class Fault:
     lasts_s: float = 0.3                    # longer than it takes to be detected and rested
     check: Callable[[Bench], str] = lambda _: ''            # a complaint, while it lasts
     latches: bool = False                   # a person has to release the stop
-    sim_time: bool = False                  # needs a stack that follows /clock
+    needs: Needs = Needs.NOTHING            # of the stack it is injected into
     note: str = ''                          # what to know about the row

@@ -26,7 +26,7 @@ from wam_policy.ros import report
 from wam_policy.ros.faults import chunks, clock, network, processes, runner, senses, storage, words
 from wam_policy.ros.faults.fault import Bench, Fault
 from wam_policy.ros.faults.runner import Row
-from wam_policy.ros.faults.stack import TOY, Stack
+from wam_policy.ros.faults.stack import TOY, Needs, Stack
 from wam_policy.ros.faults.watch import NoStack, Watch
 
 DOMAINS = 100                   # above that, DDS ports run into those that the kernel hands out
@@ -42,7 +42,7 @@ def table(robot: Embodiment) -> tuple[Fault, ...]:
 def pairs(faults: Sequence[Fault], count: int, seed: int) -> list[Fault]:
     """Return random pairs of faults that have no part of the stack in common."""
     fitting = [(a, b) for a, b in itertools.combinations(faults, 2)
-               if not set(a.touches) & set(b.touches) and a.sim_time == b.sim_time]
+               if not set(a.touches) & set(b.touches) and a.needs is b.needs]
     dice = random.Random(seed)                              # noqa: S311 - no secret
     return [both(a, b) for a, b in dice.sample(fitting, min(count, len(fitting)))]
 
@@ -64,7 +64,7 @@ def both(a: Fault, b: Fault) -> Fault:
         True if True in rests else None if None in rests else False,
         max(a.within_s, b.within_s), max(a.lasts_s, b.lasts_s),
         check=lambda bench: a.check(bench) or b.check(bench),
-        latches=a.latches or b.latches, sim_time=a.sim_time,
+        latches=a.latches or b.latches, needs=a.needs,
         note='; '.join(filter(None, (a.note, b.note))))
 
 
@@ -98,7 +98,7 @@ def wanted(chosen: argparse.Namespace, robot: Embodiment) -> list[Fault]:
     single = [fault for fault in every
               if not chosen.only or any(fnmatch(fault.name, name) for name in chosen.only)]
     return sorted((*single, *pairs(every, chosen.pairs, chosen.seed)),
-                  key=lambda fault: fault.sim_time)
+                  key=lambda fault: list(Needs).index(fault.needs))
 
 
 def injected(faults: Sequence[Fault], robot: Embodiment, folder: Path, domain: int,
@@ -106,11 +106,11 @@ def injected(faults: Sequence[Fault], robot: Embodiment, folder: Path, domain: i
     """Inject fault by fault and return their rows; a stack lasts until a fault has broken it."""
     rows: list[Row] = []
     while left := list(faults[len(rows):]):
-        group = list(itertools.takewhile(lambda fault: fault.sim_time == left[0].sim_time, left))
+        group = list(itertools.takewhile(lambda fault: fault.needs is left[0].needs, left))
         before = len(rows)
         inside = folder / f'stack-{before}'
         inside.mkdir()
-        with Standing(robot, inside, domain, checkpoint, group[0].sim_time) as bench:
+        with Standing(robot, inside, domain, checkpoint, group[0].needs) as bench:
             try:
                 for fault in group:
                     rows.append(runner.run(fault, bench))
@@ -130,18 +130,18 @@ class Standing:
     """Bring a stack up for a while: `with Standing(...) as bench`."""
 
     def __init__(self, robot: Embodiment, folder: Path, domain: int, checkpoint: str,
-                 sim_time: bool) -> None:
-        self._given = robot, folder, domain, checkpoint, sim_time
+                 needs: Needs) -> None:
+        self._given = robot, folder, domain, checkpoint, needs
 
     def __enter__(self) -> Bench:
-        robot, folder, domain, checkpoint, sim_time = self._given
+        robot, folder, domain, checkpoint, needs = self._given
         self._watch = Watch(robot, domain)
         try:
             time.sleep(DISCOVERY_S)
             if self._watch.others():
                 raise NoStack(f'another stack runs in ROS domain {domain}')
             self._bench = Bench(robot, Stack(robot, self._watch, folder, domain=domain,
-                                             checkpoint=checkpoint, sim_time=sim_time),
+                                             checkpoint=checkpoint, needs=needs),
                                 self._watch)
         except BaseException:
             self._watch.close()

@@ -11,6 +11,8 @@ STOPPED_S = 1.0                 # a stopped node is missed before that
 KILLED = {'sim': (r'motion: .*no joint state', True), 'policy': (r'motion: .*underrun', True),
           'motion': (r'watch: motion is silent', True),
           'recorder': (r'watch: recorder is silent', False)}
+NOTES = {'sim': 'robot and controllers: it comes back in its rest posture',
+         'motion': 'nobody is left to say it; the trajectory sent ends at rest by itself'}
 WORKERS = ('cond', 'uncond')
 
 
@@ -20,7 +22,9 @@ def kill(name: str) -> Fault:
 
     detect, rests = KILLED[name]
     return Fault(f'process/{name} killed', (name,), inject,
-                 lambda bench: bench.stack.restart(name), detect, rests)
+                 lambda bench: bench.stack.restart(name), detect, rests,
+                 latches=name == 'sim',     # it comes back at rest, maybe far from the command
+                 note=NOTES.get(name, ''))
 
 
 def stop(name: str) -> Fault:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 
 import psutil
@@ -36,21 +37,35 @@ case "$*" in
 esac
 '''
 PR_SET_CHILD_SUBREAPER = 36
+LOST_SHARE = 0.05
+LOSSY = ('<Internal><Test><XmitLossiness>'
+         f'{round(1000 * LOST_SHARE)}</XmitLossiness></Test></Internal>')
 CAMERA = (160, 120)
+
+
+class Needs(StrEnum):
+    """Name what a stack can be brought up with, beyond the usual."""
+
+    NOTHING = 'nothing'
+    CLOCK = 'clock'         # time comes from /clock
+    LOSS = 'loss'           # the middleware loses packets, below its own repair
 
 
 class Stack:
     """Own the processes of one simulated robot and all that drives it."""
 
     def __init__(self, robot: Embodiment, watch: Watch, folder: Path, *, domain: int,
-                 checkpoint: str = TOY, sim_time: bool = False) -> None:
+                 checkpoint: str = TOY, needs: Needs = Needs.NOTHING) -> None:
         """Start every process; logs, episodes and the workers' interpreter go to `folder`."""
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)      # orphans come to us
         self.robot, self.folder = robot, folder
         self.processes: dict[str, subprocess.Popen] = {}
         self.episodes = folder / 'episodes'
-        self._watch, self._checkpoint, self._sim_time = watch, checkpoint, sim_time
+        self._watch, self._checkpoint = watch, checkpoint
+        self._sim_time = needs is Needs.CLOCK
         self._environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain)}
+        if needs is Needs.LOSS:
+            self._environment['CYCLONEDDS_URI'] = os.environ.get('CYCLONEDDS_URI', '') + LOSSY
         self._read: dict[str, int] = {}                         # bytes of each log
         self._worker = folder / 'worker'
         self._worker.write_text(WORKER.format(toy=TOY, python=sys.executable))

@@ -149,11 +149,11 @@ def disordered() -> Trick:
     return trick
 
 
-def of_session(session: str) -> Trick:
-    """Follow each message with itself from another session."""
+def of_session(session: str, seen_ns: int) -> Trick:
+    """Follow each message with one that another session made of what it saw at `seen_ns`."""
     def trick(raw: bytes) -> Sequence[bytes]:
         msg = deserialize_message(raw, ActionChunk)
-        msg.session = session
+        msg.session, msg.header.stamp = session, convert.time(seen_ns)
         return raw, serialize_message(msg)
     return trick
 
