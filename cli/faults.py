@@ -1,9 +1,11 @@
 """`./wam faults`: faults injected into a running stack, and what the robot does about each."""
+import os
 from typing import NoReturn
 
-from cli import program
+from cli import domain, program
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Become the injector."""
+    """Become the injector, in a ROS domain where nobody hears what it spoils."""
+    os.environ['ROS_DOMAIN_ID'] = str(domain.free(os.getpid()))
     program.become('wam_policy.ros.faults.main', arguments)

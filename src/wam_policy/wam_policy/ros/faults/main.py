@@ -29,7 +29,6 @@ from wam_policy.ros.faults.runner import Row
 from wam_policy.ros.faults.stack import TOY, Needs, Stack
 from wam_policy.ros.faults.watch import NoStack, Watch
 
-DOMAINS = 100                   # above that, DDS ports run into those that the kernel hands out
 DISCOVERY_S = 1.0
 
 
@@ -175,7 +174,8 @@ def main(given: Sequence[str] | None = None) -> int:
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix='wam-faults-'))
-    domain, begun_s, rows = 1 + os.getpid() % DOMAINS, time.monotonic(), []
+    domain = int(os.environ.get('ROS_DOMAIN_ID', '0'))
+    begun_s, rows = time.monotonic(), []
     load = psutil.getloadavg()[0]
     try:
         rows = injected(wanted(chosen, robot), robot, folder, domain, chosen.checkpoint)
