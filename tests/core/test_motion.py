@@ -315,13 +315,22 @@ def test_a_dry_run_ignores_that_the_robot_does_not_follow():
     assert rig.motion.state is State.TRACKING and rig.motion.snapshot(rig.now).dry_run
 
 
-def test_a_clock_that_goes_back_means_hold_where_the_command_is():
+def test_a_clock_that_goes_back_means_hold_where_what_moves_can_rest():
     rig = Rig().tracking()
-    command = rig.motion.command
+    moving = rig.robot.state
     rig.now -= 50 * S
     hold = rig.motion.tick(rig.now)
-    assert hold.goal == pytest.approx(command) and rig.motion.state is State.HOLDING
-    rig.robot = Follower(ROBOT.commanded, command)
+    assert hold.goal == pytest.approx(moving.position + 0.25 * moving.velocity)
+    assert rig.motion.state is State.HOLDING
+    controllers = Follower(ROBOT.commanded, moving.position)
+    controllers.state = moving
+    controllers.accept(Points.of(hold), rig.now)
+    acceleration = np.stack([controllers.sample(rig.now + ms * MS).acceleration
+                             for ms in range(501)])
+    most = ROBOT.limits()
+    assert (np.abs(acceleration) <= most.acceleration + 1e-6).all()
+    assert (np.abs(np.diff(acceleration, axis=0)) <= 1e-3 * most.jerk + 1e-6).all()
+    rig.robot = Follower(ROBOT.commanded, hold.goal)
     rig.run(1.0)
     assert rig.speed() == 0.0 and rig.motion.obstacle is None
 

@@ -159,10 +159,10 @@ class MotionControl:
 
     def tick(self, now_ns: int) -> Trajectory | None:
         """Advance to `now_ns`, watching everything; return what must be published at once."""
-        since_ns = 0 if self.now_ns is None else now_ns - self.now_ns
-        self.now_ns = now_ns
+        before_ns = now_ns if self.now_ns is None else self.now_ns
+        since_ns, self.now_ns = now_ns - before_ns, now_ns
         if since_ns < -BACKWARD_NS:
-            return self._jumped(now_ns)
+            return self._jumped(now_ns, before_ns)
         self.obstacle = self._obstacle(now_ns)
         if self.executing is None:
             return None
@@ -301,8 +301,11 @@ class MotionControl:
         self.clamps.forget(now_ns)
         return self.executing
 
-    def _jumped(self, now_ns: int) -> Trajectory | None:
-        """Hold after the clock went back: every stamp of before is worthless."""
+    def _jumped(self, now_ns: int, before_ns: int) -> Trajectory | None:
+        """Hold after the clock went back: every stamp of before is worthless.
+
+        What moves gets the way that it takes to come to rest evenly within the settling time.
+        """
         self.posture.forget()
         self.gate.after(None)
         self.deadman_ns = None
@@ -312,8 +315,9 @@ class MotionControl:
         if self.executing is None or self.state is State.DISABLED:
             self.executing = None
             return None
-        command = self.executing.goal if self.command is None else self.command
-        return self._held(command, now_ns)
+        then = self.executing.at(before_ns)
+        ahead = then.position + then.velocity * (SETTLE_NS / NS_PER_S / 2)
+        return self._held(np.clip(ahead, self.limits.lower, self.limits.upper), now_ns)
 
     def _measure_step(self, now_ns: int) -> None:
         command = self.executing.at(now_ns).position

@@ -1,13 +1,10 @@
-"""Faults of the network between processes.
+"""Faults of the network between processes, made where our relay hands messages on.
 
-What the relay loses stays lost, as in an outage; packets that the middleware itself is told to
-lose are repaired by it where a topic is reliable.
+What is lost there stays lost, as in an outage: the middleware cannot repair it.
 """
 
 from wam_policy.core.embodiment import Embodiment
-from wam_policy.ros.faults.fault import Bench, Fault, nothing
-from wam_policy.ros.faults.stack import LOST_SHARE, Needs
-from wam_policy.ros.faults.tamper import routes
+from wam_policy.ros.faults.fault import Bench, Fault
 
 
 def losing(names: tuple[str, ...], share: float) -> dict:
@@ -22,19 +19,11 @@ def losing(names: tuple[str, ...], share: float) -> dict:
     return {'inject': inject, 'remove': remove}
 
 
-def every(robot: Embodiment) -> tuple[str, ...]:
-    """Return the names of all routes."""
-    return tuple(route.name for route in routes(robot))
-
-
 def faults(robot: Embodiment) -> tuple[Fault, ...]:
     """Return the losses for a robot, whose controllers have topics of their own."""
     senses = tuple(camera.key for camera in robot.cameras) + ('joints',)
     controllers = tuple(controller.name for controller in robot.controllers)
     return (
-        Fault(f'network/{LOST_SHARE:.0%} of all packets lost', every(robot), nothing, nothing,
-              None, False, lasts_s=5.0, needs=Needs.LOSS,
-              note='below DDS, which repairs what is reliable; best effort loses'),
         Fault('network/30 % of all inputs lost', (*senses, 'chunks'), detect=None, rests=None,
               lasts_s=3.0, **losing((*senses, 'chunks'), 0.3)),
         Fault('network/robot unreachable', (*senses, *controllers), detect=r'motion: .*no joint',

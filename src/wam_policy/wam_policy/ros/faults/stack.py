@@ -37,9 +37,6 @@ case "$*" in
 esac
 '''
 PR_SET_CHILD_SUBREAPER = 36
-LOST_SHARE = 0.05
-LOSSY = ('<Internal><Test><XmitLossiness>'
-         f'{round(1000 * LOST_SHARE)}</XmitLossiness></Test></Internal>')
 CAMERA = (160, 120)
 
 
@@ -48,7 +45,6 @@ class Needs(StrEnum):
 
     NOTHING = 'nothing'
     CLOCK = 'clock'         # time comes from /clock
-    LOSS = 'loss'           # the middleware loses packets, below its own repair
 
 
 class Stack:
@@ -64,8 +60,6 @@ class Stack:
         self._watch, self._checkpoint = watch, checkpoint
         self._sim_time = needs is Needs.CLOCK
         self._environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain)}
-        if needs is Needs.LOSS:
-            self._environment['CYCLONEDDS_URI'] = os.environ.get('CYCLONEDDS_URI', '') + LOSSY
         self._read: dict[str, int] = {}                         # bytes of each log
         self._worker = folder / 'worker'
         self._worker.write_text(WORKER.format(toy=TOY, python=sys.executable))
