@@ -135,3 +135,24 @@ def test_the_thread_ends_when_asked_and_keeps_what_killed_it(clock: Clock) -> No
     failing._thread.join(timeout=5.0)
     assert not failing.alive and isinstance(failing.failure, OSError)
     failing.close()
+
+
+def test_after_a_long_stall_the_controllers_stay_where_the_arm_is(clock: Clock) -> None:
+    running = live(clock)
+    advance(running, clock, 50_000_000)
+    move, name = wave(running.simulation, clock.now_ns), \
+        running.simulation.robot.embodiment.controllers[0].name
+    running.post(name, move)
+    advance(running, clock, 200_000_000)
+    running.simulation.executed.recount()
+    clock.now_ns += 4 * MAX_LAG_NS
+    rejected.clear()
+    running.post(name, move)                # what waited meanwhile begins where the arm was not
+    running.advance()
+    advance(running, clock, 400_000_000)
+    assert rejected == [(name, 'planned before the controllers came back')]
+    assert running.simulation.executed.step.max() < 0.01
+    fresh = wave(running.simulation, clock.now_ns)
+    running.post(name, fresh)
+    advance(running, clock, 100_000_000)
+    assert running.simulation.controllers.accepted == 2

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import mujoco
+from wam_policy.core.follower import Points
+from wam_policy.core.trajectory import NS_PER_S
 
 from wam_sim.pacer import Pacer
 from wam_sim.simulation import STEP_NS, Simulation
@@ -31,6 +33,7 @@ class Live:
         self._wall_ns, self._jumps = wall_ns, jumps
         self._on_batch, self._on_reject = on_batch, on_reject
         self._inbox: deque[tuple[int, str, Any]] = deque()
+        self._resumed_ns = 0                # when the controllers last came back from a stall
         self._stop = threading.Event()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name='physics')
@@ -80,11 +83,22 @@ class Live:
             with self.lock:
                 self.simulation.now_ns += given_up_ns
                 self.simulation.hold()
+                self._resumed_ns = self.simulation.now_ns
 
     def _deliver(self) -> None:
         """Hand over what arrived before the coming step, not before its time in a catch-up."""
         while self._inbox and self._inbox[0][0] <= self.simulation.now_ns + STEP_NS:
             _, controller, message = self._inbox.popleft()
-            reason = self.simulation.accept(controller, message)
+            reason = self._outdated(message) or self.simulation.accept(controller, message)
             if reason is not None:
                 self._on_reject(controller, reason)
+
+    def _outdated(self, message: Any) -> str | None:
+        """Refuse what was planned before a stall: its way is not where the arm stands now."""
+        if isinstance(message, Points):
+            stamp_ns = message.stamp_ns
+        else:
+            stamp_ns = message.header.stamp.sec * NS_PER_S + message.header.stamp.nanosec
+        if 0 < stamp_ns < self._resumed_ns:         # 0 starts when it is accepted
+            return 'planned before the controllers came back'
+        return None

@@ -13,7 +13,7 @@ from wam_policy.bag import layout
 from wam_policy.ros.faults.fault import Bench, Fault
 from wam_policy.ros.faults.watch import NoStack, until
 
-READY_S, RECOVERY_S = 40.0, 40.0
+READY_S, RECOVERY_S = 60.0, 60.0
 STATUS_S = 3.0                  # the simulator tells its figures every half second
 DISTURBED = r'^motion: (?!FIRST_MOVE|TRACKING)'
 

@@ -24,8 +24,9 @@ from wam_policy.ros.faults.tamper import CHUNK_TOPIC, HIDDEN, routes
 from wam_policy.ros.faults.watch import STACK, NoStack, Watch, until
 
 TOY = 'preset:toy'
-BRING_UP_S = 90.0
+BRING_UP_S = 180.0              # torch-free, but a machine may be very busy
 ENDING_S, LEAVING_S = 20.0, 3.0
+ANSWER_S = 3.0          # a node that was killed is discovered for seconds, and does not answer
 MODULES = {'sim': 'wam_sim.sim_node', 'policy': 'wam_policy.ros.policy_node',
            'motion': 'wam_policy.ros.motion_node', 'recorder': 'wam_policy.ros.recorder_node'}
 MANAGED = ('motion', 'policy', 'recorder')
@@ -209,13 +210,13 @@ class Stack:
 
     def _activated(self, name: str) -> bool:
         """Take one step towards the active state; tell whether it is reached."""
-        state = self._watch.call(GetState, f'{name}/get_state', 1.0)
+        state = self._watch.call(GetState, f'{name}/get_state', ANSWER_S)
         step = None if state is None else {
             State.PRIMARY_STATE_UNCONFIGURED: Transition.TRANSITION_CONFIGURE,
             State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_ACTIVATE,
         }.get(state.current_state.id)
         if step is not None:
-            self._watch.call(ChangeState, f'{name}/change_state', 5.0,
+            self._watch.call(ChangeState, f'{name}/change_state', 4 * ANSWER_S,
                              transition=Transition(id=step))
         if self.processes[name].poll() is not None:
             raise NoStack(f'{name} ended:\n{self.last_words(name)}')
