@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -101,8 +101,11 @@ def wanted(chosen: argparse.Namespace, robot: Embodiment) -> list[Fault]:
 
 
 def injected(faults: Sequence[Fault], robot: Embodiment, folder: Path, domain: int,
-             checkpoint: str = TOY) -> list[Row]:
-    """Inject fault by fault and return their rows; a stack lasts until a fault has broken it."""
+             checkpoint: str = TOY, tell: Callable[[Row], None] = lambda _: None) -> list[Row]:
+    """Inject fault by fault and return their rows; a stack lasts until a fault has broken it.
+
+    `tell` gets every row as it is there, and again where the ending of the stack turns it red.
+    """
     rows: list[Row] = []
     while left := list(faults[len(rows):]):
         group = list(itertools.takewhile(lambda fault: fault.needs is left[0].needs, left))
@@ -117,7 +120,7 @@ def injected(faults: Sequence[Fault], robot: Embodiment, folder: Path, domain: i
             except NoStack as error:
                 if len(rows) == before:     # not even the first: a fresh one is no better
                     raise
-                tell(error)
+                print(f'a fresh stack: {error}', flush=True)
         if len(rows) > before and bench.leavings:
             rows[-1] = replace(rows[-1], ok=False, note='; '.join(
                 filter(None, (rows[-1].note, *bench.leavings))))
@@ -154,16 +157,29 @@ class Standing:
             self._watch.close()
 
 
-def tell(row: Row | NoStack) -> None:
-    if isinstance(row, NoStack):
-        print(f'a fresh stack: {row}', flush=True)
+def told(row: Row, rows: list[Row], chosen: argparse.Namespace, begun_s: float) -> None:
+    """Take a row, or one that takes the place of the last; a kill loses none of them."""
+    rows[:] = [*(each for each in rows if each.fault != row.fault), row]
+    print(line(row), flush=True)
+    if chosen.report is None:
         return
+    part = chosen.report.with_name(chosen.report.name + '.part')
+    part.write_text(json.dumps({
+        'robot': chosen.robot, 'checkpoint': chosen.checkpoint, 'seed': chosen.seed,
+        'duration_s': round(time.monotonic() - begun_s, 1), 'cores': os.cpu_count(),
+        'load': [round(load, 2) for load in psutil.getloadavg()], 'versions': report.versions(),
+        'rows': len(rows), 'red': [each.fault for each in rows if not each.ok],
+        'faults': [asdict(each) for each in rows]}, indent=2) + '\n')
+    part.replace(chosen.report)
 
+
+def line(row: Row) -> str:
+    """Return a row for a terminal."""
     def ms(value: float | None) -> str:
         return '      -' if value is None else f'{value:7.0f}'
-    print(f'{"ok  " if row.ok else "FAIL"} {row.fault:<52} detected {ms(row.detected_ms)} ms  '
-          f'rest {ms(row.rest_ms)} ms  back {ms(row.recovery_ms)} ms  '
-          f'step {row.max_step_rad:.4f} rad{"" if row.ok else "  " + row.note}', flush=True)
+    return (f'{"ok  " if row.ok else "FAIL"} {row.fault:<52} detected {ms(row.detected_ms)} ms  '
+            f'rest {ms(row.rest_ms)} ms  back {ms(row.recovery_ms)} ms  '
+            f'step {row.max_step_rad:.4f} rad{"" if row.ok else "  " + row.note}')
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -174,24 +190,17 @@ def main(given: Sequence[str] | None = None) -> int:
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix='wam-faults-'))
-    domain = int(os.environ.get('ROS_DOMAIN_ID', '0'))
-    begun_s, rows = time.monotonic(), []
-    load = psutil.getloadavg()[0]
+    domain, begun_s = int(os.environ.get('ROS_DOMAIN_ID', '0')), time.monotonic()
+    rows: list[Row] = []
     try:
-        rows = injected(wanted(chosen, robot), robot, folder, domain, chosen.checkpoint)
+        injected(wanted(chosen, robot), robot, folder, domain, chosen.checkpoint,
+                 lambda row: told(row, rows, chosen, begun_s))
     except NoStack as error:
         print(f'faults: {error}\nlogs: {folder}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     red = [row.fault for row in rows if not row.ok]
-    if chosen.report is not None:
-        chosen.report.write_text(json.dumps({
-            'robot': robot.name, 'checkpoint': chosen.checkpoint, 'seed': chosen.seed,
-            'duration_s': round(time.monotonic() - begun_s, 1), 'cores': os.cpu_count(),
-            'load_before': round(load, 2), 'load_after': round(psutil.getloadavg()[0], 2),
-            'versions': report.versions(), 'rows': len(rows), 'red': red,
-            'faults': [asdict(row) for row in rows]}, indent=2) + '\n')
     print(f'{len(rows) - len(red)} of {len(rows)} in order, '
           f'{time.monotonic() - begun_s:.0f} s' + (f'; logs: {folder}' if red else ''))
     if not red and not chosen.keep:

@@ -16,7 +16,7 @@ from wam_policy.ros.faults.fault import Bench, Fault, nothing
 from wam_policy.ros.faults.watch import NoStack, until
 
 ROOM_BYTES = 100_000            # half a second of an episode, until the disk is full
-LOADING_S = 60.0                # torch takes its time on a busy machine
+LOADING_S = 180.0               # torch takes its time on a busy machine
 WRONG = (                       # node, parameter, value
     ('motion', 'speed_scale', 7.0), ('motion', 'rate_hz', 0.0), ('motion', 'enable_motion', False),
     ('policy', 'max_query_rate_hz', 1e6), ('policy', 'max_query_rate_hz', float('nan')),
