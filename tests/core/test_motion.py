@@ -331,6 +331,9 @@ def test_a_clock_that_goes_back_means_hold_where_what_moves_can_rest():
     assert (np.abs(acceleration) <= most.acceleration + 1e-6).all()
     assert (np.abs(np.diff(acceleration, axis=0)) <= 1e-3 * most.jerk + 1e-6).all()
     rig.robot = Follower(ROBOT.commanded, hold.goal)
+    rig.published.clear()
+    rig.run(0.45)
+    assert not rig.published                # nothing else until that is done
     rig.run(1.0)
     assert rig.speed() == 0.0 and rig.motion.obstacle is None
 

@@ -169,7 +169,8 @@ class MotionControl:
         if since_ns > PAUSE_NS or self.posture.staleness(now_ns):
             self.doubtful = True
         if self.doubtful and self._enabled and not self.obstacle:
-            if not self._moving(now_ns) and not self.posture.movement():
+            settled = now_ns >= self.executing.start_ns and not self._moving(now_ns)
+            if settled and not self.posture.movement():
                 self._to(State.HOLDING, 'the robot is seen again: holding where it is')
                 return self._held(self.posture.position, now_ns)
             self.obstacle = 'the robot was out of sight: waiting until it rests'
