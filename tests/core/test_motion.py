@@ -318,8 +318,11 @@ def test_a_dry_run_ignores_that_the_robot_does_not_follow():
 def test_a_clock_that_goes_back_means_hold_where_what_moves_can_rest():
     rig = Rig().tracking()
     moving = rig.robot.state
+    rig.motion.on_chunk(rig.chunk(), rig.now)
+    job = rig.motion.job(rig.now)
     rig.now -= 50 * S
     hold = rig.motion.tick(rig.now)
+    assert rig.motion.accepted(proposed(job), rig.now) is None and rig.motion.pending is None
     assert hold.goal == pytest.approx(moving.position + 0.25 * moving.velocity)
     assert rig.motion.state is State.HOLDING
     controllers = Follower(ROBOT.commanded, moving.position)

@@ -23,7 +23,8 @@ class FakeBench:
             moving=lambda: self.get('moves', not self.injected),
             policy=SimpleNamespace(state_name='RUNNING', reason=''),
             motion=SimpleNamespace(state_name='TRACKING', reason=''),
-            figures=SimpleNamespace(over=self.get('over', set()), step_rad=0.0005, statuses=9))
+            figures=SimpleNamespace(over=self.get('over', set()), step_rad=0.0005, statuses=9,
+                                    ratios={'jerk': 1.5}))
         self.stack = SimpleNamespace(strays=lambda: self.get('strays', []))
 
     def get(self, what, usual):
@@ -79,7 +80,7 @@ def test_what_harms_nothing_needs_no_word_and_no_rest():
     ({'says': None}, {}, "nobody said 'policy: broken'"),
     ({'rests': None}, {}, 'did not come to rest'),
     ({'moves': True}, {}, 'moved again'),
-    ({'over': {('elbow', 'jerk')}}, {}, 'beyond limits: elbow jerk'),
+    ({'over': {('elbow', 'jerk')}}, {}, 'beyond limits (jerk x1.5): elbow jerk'),
     ({'drives': False}, {}, 'did not recover'),
     ({'breaks': True}, {}, 'it fell over'),
     ({'strays': ['process 7 is left over']}, {}, 'process 7 is left over'),

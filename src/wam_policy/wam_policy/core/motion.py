@@ -209,6 +209,8 @@ class MotionControl:
     def accepted(self, proposal: Proposal, now_ns: int) -> Trajectory | None:
         """Execute a proposal that still fits; return the trajectory to publish."""
         job = proposal.job
+        if now_ns < job.now_ns - BACKWARD_NS:   # the clock went back since: no stamp of it holds
+            return None
         if job.base is not self.executing or now_ns > job.start_ns - DELIVERY_NS:
             return self._again(job)
         self.lead_ns = max(LEAD_NS, self.lead_ns * 19 // 20)

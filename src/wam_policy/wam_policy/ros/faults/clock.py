@@ -22,5 +22,6 @@ FAULTS = (
     Fault('clock/3 s ahead', ('time',), jump(3.0), jump(0.0), None, None, needs=Needs.CLOCK,
           lasts_s=2.0),
     Fault('clock/stopped', ('time',), told(trick='lose', values=[1.0]), told(),
-          r'(motion|policy): .*(future|joint state)', True, needs=Needs.CLOCK, lasts_s=1.0),
+          r'(motion|policy): .*(future|joint state)|watch: policy is silent', True,
+          needs=Needs.CLOCK, lasts_s=1.0),
 )

@@ -107,8 +107,10 @@ def _judged(fault: Fault, bench: Bench, wrong: list[str], resets: int, row: Row)
     seen = figures.statuses
     until(lambda: figures.statuses >= seen + 2, STATUS_S)
     if figures.over:
-        wrong.append('beyond limits: ' + ', '.join(f'{joint} {what}' for joint, what
-                                                   in sorted(figures.over)))
+        most = ', '.join(f'{what} x{figures.ratios[what]:.3g}'
+                         for what in sorted({what for _, what in figures.over}))
+        wrong.append(f'beyond limits ({most}): ' + ', '.join(
+            f'{joint} {what}' for joint, what in sorted(figures.over)))
     if bench.resets > resets and not fault.latches:
         wrong.append('a latched stop had to be released')
     wrong += bench.stack.strays()
