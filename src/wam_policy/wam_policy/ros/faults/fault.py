@@ -99,6 +99,7 @@ class Fault:
     within_s: float = 6.0                   # for detection, and for rest
     lasts_s: float = 0.3                    # longer than it takes to be detected and rested
     check: Callable[[Bench], str] = lambda _: ''            # a complaint, while it lasts
+    prepare: Act = nothing                  # what takes time and is no fault yet
     latches: bool = False                   # a person has to release the stop
     needs: Needs = Needs.NOTHING            # of the stack it is injected into
     note: str = ''                          # what to know about the row

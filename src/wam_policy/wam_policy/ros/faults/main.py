@@ -55,6 +55,9 @@ def both(a: Fault, b: Fault) -> Fault:
     def remove(bench: Bench) -> None:
         b.remove(bench)
         a.remove(bench)
+    def prepare(bench: Bench) -> None:
+        a.prepare(bench)
+        b.prepare(bench)
     said = [fault.detect for fault in (a, b) if fault.detect]
     rests = {a.rests, b.rests}
     return Fault(
@@ -63,7 +66,7 @@ def both(a: Fault, b: Fault) -> Fault:
         True if True in rests else None if None in rests else False,
         max(a.within_s, b.within_s), max(a.lasts_s, b.lasts_s),
         check=lambda bench: a.check(bench) or b.check(bench),
-        latches=a.latches or b.latches, needs=a.needs,
+        prepare=prepare, latches=a.latches or b.latches, needs=a.needs,
         note='; '.join(filter(None, (a.note, b.note))))
 
 

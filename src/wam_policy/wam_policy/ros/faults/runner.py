@@ -37,8 +37,10 @@ def run(fault: Fault, bench: Bench) -> Row:
     """Live through one fault; a stack that cannot even be made ready raises NoStack."""
     if not until(bench.driving, READY_S):
         raise NoStack(f'not driving before {fault.name}: {condition(bench)}')
-    bench.watch.recount()
     wrong: list[str] = []
+    with noted(wrong):
+        fault.prepare(bench)
+    bench.watch.recount()
     resets, begun_s = bench.resets, time.monotonic()
     with noted(wrong):
         fault.inject(bench)

@@ -16,6 +16,7 @@ from wam_policy.ros.faults.fault import Bench, Fault, nothing
 from wam_policy.ros.faults.watch import NoStack, until
 
 ROOM_BYTES = 100_000            # half a second of an episode, until the disk is full
+TRUNCATED = 'truncated'
 LOADING_S = 180.0               # torch takes its time on a busy machine
 WRONG = (                       # node, parameter, value
     ('motion', 'speed_scale', 7.0), ('motion', 'rate_hz', 0.0), ('motion', 'enable_motion', False),
@@ -68,16 +69,19 @@ def set_wrongly(bench: Bench) -> None:
     bench.watch.note('parameters', f'all {len(WRONG)} refused')
 
 
-def load_truncated(bench: Bench) -> None:
-    """Ask for a checkpoint whose largest file ends too early."""
-    folder = bench.stack.folder / 'truncated'
+def truncate_checkpoint(bench: Bench) -> None:
+    """Write a checkpoint whose largest file ends too early."""
+    folder = bench.stack.folder / TRUNCATED
     if not folder.exists():
         subprocess.run([sys.executable, '-m', 'wam_policy.model.synthetic', str(folder), '--toy'],
                        check=True, capture_output=True)
         weights = max(folder.rglob('*.safetensors'), key=lambda path: path.stat().st_size)
         with weights.open('r+b') as file:
             file.truncate(weights.stat().st_size // 2)
-    reload(bench, str(folder))
+
+
+def load_truncated(bench: Bench) -> None:
+    reload(bench, str(bench.stack.folder / TRUNCATED))
 
 
 def reload(bench: Bench, checkpoint: str) -> None:
@@ -99,7 +103,7 @@ FAULTS = (
     Fault('memory/worker out of memory', ('policy',), starve_worker, nothing,
           r'policy: HOLDING.*worker', True, within_s=10.0),
     Fault('checkpoint/truncated at load', ('policy',), load_truncated, whole_again,
-          r'policy: ERROR.*', True, within_s=LOADING_S,
+          r'policy: ERROR.*', True, within_s=LOADING_S, prepare=truncate_checkpoint,
           note='the present workers are given up before the others load'),
     Fault('parameters/out of range at run time', ('parameters',), set_wrongly, nothing,
           r'parameters: all', False),
