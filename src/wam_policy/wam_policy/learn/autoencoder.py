@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wam_policy.learn.clips import Clips
+from wam_policy.learn.clips import Clips, Film
 from wam_policy.model import canvas
 from wam_policy.model.conv_vae import ConvVae
 from wam_policy.model.vae import GROUP
@@ -42,7 +42,7 @@ def trained(vae: ConvVae, clips: Clips, rng: np.random.Generator, done: Callable
     optimiser = torch.optim.AdamW(vae.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
     starts = np.concatenate([np.arange(span.frame, span.frame + max(1, span.frames - GROUP + 1))
                              for span in clips.spans])
-    whole = _Joined(clips.canvases)
+    whole = clips.film
     step, smooth = 0, 0.0
     while (share := done(step)) < 1:
         rate = RATE * min(1.0, (step + 1) / WARM_UP) * min(1.0, (1 - share) / 0.4)
@@ -68,7 +68,7 @@ def trained(vae: ConvVae, clips: Clips, rng: np.random.Generator, done: Callable
 
 
 @torch.inference_mode()
-def measured(vae: ConvVae, whole: '_Joined', starts: np.ndarray,
+def measured(vae: ConvVae, whole: Film, starts: np.ndarray,
              rng: np.random.Generator) -> ConvVae:
     """Give the same weights with the channel statistics of what they encode."""
     sizes = vae.config.channels
@@ -86,7 +86,7 @@ def fidelity_db(vae: ConvVae, clips: Clips, rng: np.random.Generator) -> tuple[f
     """Return PSNR over all pixels, and over those that count more, of some groups."""
     starts = np.concatenate([np.arange(span.frame, span.frame + max(1, span.frames - GROUP + 1))
                              for span in clips.spans])
-    pixels = torch.cat([_groups(_Joined(clips.canvases), starts, rng) for _ in range(8)])
+    pixels = torch.cat([_groups(clips.film, starts, rng) for _ in range(8)])
     wrong = ((vae.decode_groups(vae.encode_groups(pixels)).clamp(-1, 1) - pixels) / 2).square()
     heavy = _weights(pixels).expand_as(wrong) > 1
     return tuple(float(-10 * part.mean().log10()) for part in (wrong, wrong[heavy]))
@@ -105,19 +105,7 @@ def _weights(pixels: Tensor) -> Tensor:
     return 1.0 + (WEIGHT - 1.0) * (coloured | moving).float()
 
 
-class _Joined:
-    """Index several arrays of canvases as one."""
-
-    def __init__(self, parts: tuple[np.ndarray, ...]) -> None:
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
-
-    def __getitem__(self, frame: int) -> np.ndarray:
-        part = int(np.searchsorted(self._ends, frame, side='right'))
-        return self._parts[part][frame - (self._ends[part - 1] if part else 0)]
-
-
-def _groups(whole: _Joined, starts: np.ndarray, rng: np.random.Generator) -> Tensor:
+def _groups(whole: Film, starts: np.ndarray, rng: np.random.Generator) -> Tensor:
     """Draw groups [BATCH 3 GROUP h w] in [-1, 1]."""
     chosen = []
     for start in rng.choice(starts, BATCH):

@@ -41,6 +41,18 @@ class Span:
     family: str                 # of its task; empty if the data set does not say
 
 
+class Film:
+    """Index the canvases of several data sets as one."""
+
+    def __init__(self, parts: tuple[np.ndarray, ...]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        part = int(np.searchsorted(self._ends, number, side='right'))
+        return self._parts[part][number - (self._ends[part - 1] if part else 0)]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Clips:
     """Hold all episodes of some data sets, one after the other."""
@@ -61,6 +73,10 @@ class Clips:
     @property
     def frames(self) -> int:
         return sum(map(len, self.canvases))
+
+    @property
+    def film(self) -> Film:
+        return Film(self.canvases)
 
     @property
     def grounded(self) -> bool:

@@ -68,12 +68,11 @@ def _overlap(centre: np.ndarray, size: float, length: int, count: int) -> np.nda
 
 
 class Grounded(NamedTuple):
-    """Losses of both heads, and how often the first is right; 0 without labels."""
+    """Hold the losses of both heads, and how often the first is right; 0 without labels."""
 
     patch: Tensor
     place: Tensor
     accuracy: Tensor
-    labels: int
 
 
 class Heads(nn.Module):
@@ -107,4 +106,4 @@ class Heads(nn.Module):
         located = torch.isfinite(place).all(-1)
         miss = (told[located] - place[located]).square().mean() if located.any() else \
             told.sum() * 0
-        return Grounded(patch, miss, accuracy, int(known.sum()))
+        return Grounded(patch, miss, accuracy)

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from wam_policy.learn.losses import forward, mixed, video_loss
+from wam_policy.learn.losses import Mixed, mixed, noise_like, video_loss
 from wam_policy.learn.trainer import Trainer
 from wam_policy.learn.windows import Batch, Windows
+from wam_policy.model.dit import Prediction
 
 COLOURS = ('red', 'green', 'blue', 'yellow', 'orange', 'purple', 'white', 'black')
 SIDES = ('left', 'right')
@@ -70,44 +71,47 @@ class HeldOut:
         """Return the squared error of one-step actions in the last block, 1 is their variance."""
         noise = torch.Generator().manual_seed(self._seed)
         index = torch.zeros(len(texts), batch.blocks, dtype=torch.long)
-        draw = torch.randn(batch.action.shape, generator=noise)
-        action = mixed(batch.action, draw, index[..., None].expand(
-            -1, -1, batch.action.shape[2]), trainer.objective)
-        video = None
-        if trainer.objective.video:
-            future = batch.future.transpose(1, 2)
-            repeats = future.shape[1] // batch.blocks
-            video = mixed(future, torch.randn(future.shape, generator=noise),
-                          index.repeat_interleave(repeats, 1), trainer.objective)
-        with trainer.autocast():
-            found = forward(trainer.model, batch, trainer.context(texts), video, action, None)
-        clean = draw - found.action.float().view_as(draw)
+        draw = noise_like(batch.action, noise)
+        found, _ = self._predicted(trainer, batch, texts, index, draw, noise)
+        clean = draw - found.action.float().cpu().view_as(draw)
         wrong = (clean - batch.action)[:, -1].square()[..., trainer.columns].mean(-1)
         mask = batch.action_mask[:, -1]
         error = float((wrong * mask).sum() / mask.sum().clamp(min=1))
-        heads = trainer.heads
+        heads, device = trainer.learner.heads, trainer.device
         if heads is None or not (batch.target_share > 0).any():
             return error, None
-        tokens = trainer.model.config.frame_tokens
-        grounded = heads(found.clean_tokens, found.action_tokens, tokens,
-                         batch.target_share, batch.place)
+        grounded = heads(found.clean_tokens, found.action_tokens,
+                         trainer.learner.dit.config.frame_tokens, batch.target_share.to(device),
+                         batch.place.to(device))
         return error, float(grounded.accuracy)
 
     def _video(self, trainer: Trainer, batch: Batch) -> float:
         """Return the video loss at even noise levels."""
         noise = torch.Generator().manual_seed(self._seed)
         index = torch.linspace(50, 950, len(batch.texts)).long()[:, None].expand(-1, batch.blocks)
-        action = mixed(batch.action, torch.randn(batch.action.shape, generator=noise),
-                       index[..., None].expand(-1, -1, batch.action.shape[2]), trainer.objective)
-        future = batch.future.transpose(1, 2)
-        repeats = future.shape[1] // batch.blocks
-        video = mixed(future, torch.randn(future.shape, generator=noise),
-                      index.repeat_interleave(repeats, 1), trainer.objective)
+        draw = noise_like(batch.action, noise)
+        found, video = self._predicted(trainer, batch, batch.texts, index, draw, noise)
+        assert found.video is not None and video is not None
+        return float(video_loss(found.video.transpose(1, 2), video,
+                                batch.future_mask.to(trainer.device)))
+
+    @staticmethod
+    def _predicted(trainer: Trainer, batch: Batch, texts: Sequence[str], index: torch.Tensor,
+                   draw: torch.Tensor, noise: torch.Generator) -> tuple[Prediction, Mixed | None]:
+        """Predict at noise levels `index` [batch blocks] with the action noise `draw`."""
+        objective, device = trainer.objective, trainer.device
+        batch, video = batch.to(device), None
+        action = mixed(batch.action, draw.to(device), index[..., None].expand(
+            -1, -1, batch.action.shape[2]), objective)
+        if objective.video:
+            future = batch.seen.future.transpose(1, 2)
+            repeats = future.shape[1] // batch.blocks
+            video = mixed(future, noise_like(future, noise), index.repeat_interleave(repeats, 1),
+                          objective)
         with trainer.autocast():
-            found = forward(trainer.model, batch, trainer.context(batch.texts), video, action,
-                            None)
-        assert found.video is not None
-        return float(video_loss(found.video.transpose(1, 2), video, batch.future_mask))
+            found = trainer.learner.predict(batch, trainer.prompts(texts).to(device), action,
+                                            video)
+        return found, video
 
 
 def swapped(texts: Sequence[str], words: Sequence[str]) -> list[str]:

@@ -11,12 +11,17 @@ _SMOOTH = 0.98
 
 
 class Journal:
-    """Keep smoothed losses and write them down; a continued run appends."""
+    """Keep smoothed losses and write them down; a continued run appends.
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._board = SummaryWriter(str(folder / 'tensorboard'))
+    A silent one, of a process that is not the first of several, writes nothing.
+    """
+
+    def __init__(self, folder: Path, silent: bool = False) -> None:
+        self._folder, self._silent = folder, silent
+        self._board = None
+        if not silent:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._board = SummaryWriter(str(folder / 'tensorboard'))
         self._smooth: dict[str, float] = {}
 
     def add(self, losses: Mapping[str, float]) -> None:
@@ -41,10 +46,13 @@ class Journal:
         self._line(text)
 
     def close(self) -> None:
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
     def _write(self, kind: str, step: int, elapsed_s: float,
                values: Mapping[str, float]) -> None:
+        if self._board is None:
+            return
         path = self._folder / f'{kind}.csv'
         known = None
         if path.is_file():
@@ -60,7 +68,7 @@ class Journal:
         for name, value in values.items():
             self._board.add_scalar(f'{kind}/{name}', value, step)
 
-    @staticmethod
-    def _line(text: str) -> None:
-        sys.stdout.write(text + '\n')
-        sys.stdout.flush()
+    def _line(self, text: str) -> None:
+        if not self._silent:
+            sys.stdout.write(text + '\n')
+            sys.stdout.flush()

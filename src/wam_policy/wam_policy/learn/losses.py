@@ -10,10 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wam_policy.learn.grounding import Heads
-from wam_policy.learn.windows import Batch
-from wam_policy.model.dit import Prediction, VideoActionDiT
-from wam_policy.model.layers import ContextMemory
+from wam_policy.model.dit import Prediction
 from wam_policy.model.schedule import TRAIN_STEPS, training_sigmas, training_weights
 
 PADDING_WEIGHT = 0.1    # of action columns that no joint has: several steps walk them too
@@ -46,7 +43,7 @@ class Levels(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Hold the sum and its parts, before weights; accuracy is of the patch head."""
+    """Hold the weighted sum and its parts; accuracy is of the patch head."""
 
     total: Tensor
     action: Tensor
@@ -94,44 +91,6 @@ def mixed(data: Tensor, noise: Tensor, index: Tensor, objective: Objective) -> M
                  weight.to(data.device))
 
 
-def forward(model: VideoActionDiT, batch: Batch, context: list[ContextMemory],
-            video: Mixed | None, action: Mixed, condition: Tensor | None) -> Prediction:
-    """Run the training pass; `video` [batch frames channels h w] leads with frames."""
-    c = model.config
-    noisy = None if video is None else video.seen.transpose(1, 2)
-    video_t = action.t[..., 0].repeat_interleave(c.frames_per_block, 1) if video is None \
-        else video.t
-    return model(batch.clean, noisy, video_t, action.seen.flatten(1, 2), action.t.flatten(1),
-                 batch.state.flatten(1, 2) if batch.state.ndim == 4 else batch.state, context,
-                 condition=condition, tap=max(0, c.layers // 2 - 1), lean=True)
-
-
-def losses(model: VideoActionDiT, heads: Heads | None, batch: Batch,
-           context: list[ContextMemory], objective: Objective, columns: Tensor,
-           generator: torch.Generator, condition: Tensor | None = None) -> Losses:
-    """Evaluate the objective on a batch; `columns` bool [action_dim] carry data."""
-    c = model.config
-    drawn = levels(objective, len(batch.texts), batch.blocks, c.actions_per_block, generator)
-    action = mixed(batch.action, _noise(batch.action, generator), drawn.action, objective)
-    video = None
-    if objective.video:
-        future = batch.future.transpose(1, 2)
-        index = drawn.video.repeat_interleave(c.frames_per_block, 1)
-        video = mixed(future, _noise(future, generator), index, objective)
-    found = forward(model, batch, context, video, action, condition)
-    parts = {'action': action_loss(found, action, batch.action_mask, columns)}
-    parts['video'] = nothing = parts['action'] * 0
-    if video is not None and found.video is not None:
-        parts['video'] = video_loss(found.video.transpose(1, 2), video, batch.future_mask)
-    patch = place = accuracy = nothing
-    if heads is not None and objective.grounding:
-        patch, place, accuracy, _ = heads(found.clean_tokens, found.action_tokens, c.frame_tokens,
-                                          batch.target_share, batch.place)
-    total = objective.action * parts['action'] + objective.video * parts['video'] \
-        + objective.grounding * (patch + place)
-    return Losses(total, parts['action'], parts['video'], patch, place, accuracy)
-
-
 def action_loss(found: Prediction, wanted: Mixed, mask: Tensor, columns: Tensor) -> Tensor:
     """Average squared errors of velocities over the rows [batch blocks actions] of `mask`."""
     wrong = (found.action.float().view_as(wanted.velocity) - wanted.velocity).square()
@@ -147,5 +106,6 @@ def video_loss(velocity: Tensor, wanted: Mixed, mask: Tensor) -> Tensor:
     return (per_frame * kept).sum() / kept.sum().clamp(min=1)
 
 
-def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+def noise_like(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw noise on the CPU, so that every device draws the same."""
     return torch.randn(like.shape, generator=generator).to(like)

@@ -6,20 +6,21 @@ a continued run needs is in `state`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wam_policy.learn.grounding import Heads
-from wam_policy.learn.losses import Losses, Objective, losses
+from wam_policy.learn.learner import Learner, Prompts
+from wam_policy.learn.losses import Losses, Objective
 from wam_policy.learn.windows import Batch
-from wam_policy.model.dit import VideoActionDiT
-from wam_policy.model.encoders import Encoders
-from wam_policy.model.layers import ContextMemory
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,70 +42,44 @@ class Settings:
         return self.rate * min(1.0, (step + 1) / self.warm_up) * max(falling, 0.0)
 
 
-class Prompts:
-    """Give the embedding of instructions: computed anew while it is learned, else once."""
-
-    def __init__(self, encoders: Encoders, prompt: Callable[[str], str], learned: bool) -> None:
-        self._encoders, self._prompt, self._learned = encoders, prompt, learned
-        self._known: dict[str, tuple[Tensor, Tensor]] = {}
-        self._embedded: dict[str, Tensor] = {}
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Embed instructions: [texts text_len dim]."""
-        if not self._learned:
-            for text in set(texts) - self._embedded.keys():
-                self._embedded[text] = self._encoders.encode_prompts([self._filled(text)])[0]
-            return torch.stack([self._embedded[text] for text in texts])
-        assert self._encoders.tokenizer is not None
-        for text in set(texts) - self._known.keys():
-            ids, mask = self._encoders.tokenizer([self._filled(text)])
-            self._known[text] = ids[0], mask[0]
-        distinct = sorted(set(texts))
-        ids, mask = (torch.stack([self._known[text][i] for text in distinct]) for i in (0, 1))
-        longest = int(mask.sum(1).max())
-        device = next(self._encoders.text.parameters()).device
-        short = self._encoders.text(ids[:, :longest].to(device), mask[:, :longest].to(device))
-        # rows of padding come out as zeros, so they need not be computed
-        rest = short.new_zeros(len(distinct), ids.shape[1] - longest, short.shape[2])
-        return torch.cat([short, rest], 1)[[distinct.index(text) for text in texts]]
-
-    def _filled(self, text: str) -> str:
-        return self._prompt(text) if text else ''
-
-
 @dataclass(slots=True)
 class Trainer:
-    """Train a model's parameters on batches."""
+    """Move the parameters of a learner that ask for gradients; `accelerator` spreads the work."""
 
-    model: VideoActionDiT
-    heads: Heads | None
+    learner: Learner
     prompts: Prompts
-    trained: list[tuple[str, nn.Parameter]]     # name, parameter: what moves
     columns: Tensor                             # bool [action_dim]: which carry data
     objective: Objective
     settings: Settings
     seed: int
+    accelerator: Accelerator | None = None
     step: int = 0
+    trained: list[tuple[str, nn.Parameter]] = field(init=False)
     optimiser: torch.optim.Optimizer = field(init=False)
     averages: list[Tensor] = field(init=False)
     generator: torch.Generator = field(init=False)
     rng: np.random.Generator = field(init=False)
+    _wrapped: nn.Module = field(init=False)
 
     def __post_init__(self) -> None:
-        matrices = [p for _, p in self.trained if p.ndim > 1]
-        others = [p for _, p in self.trained if p.ndim < 2]
+        moving = [p for p in self.learner.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
-            [{'params': matrices, 'weight_decay': self.settings.weight_decay},
-             {'params': others, 'weight_decay': 0.0}],
+            [{'params': [p for p in moving if p.ndim > 1],
+              'weight_decay': self.settings.weight_decay},
+             {'params': [p for p in moving if p.ndim < 2], 'weight_decay': 0.0}],
             lr=self.settings.rate, betas=self.settings.betas, fused=True)
+        self._wrapped, rank = self.learner, 0
+        if self.accelerator is not None:
+            self._wrapped, self.optimiser = self.accelerator.prepare(self.learner, self.optimiser)
+            rank = self.accelerator.process_index
+        # read after `prepare`, which may put sharded parameters in the place of whole ones
+        self.trained = [(name, p) for name, p in self.learner.named_parameters()
+                        if p.requires_grad]
         self.averages = [p.detach().clone() for _, p in self.trained]
-        self.generator = torch.Generator().manual_seed(self.seed)
-        self.rng = np.random.default_rng(self.seed)
+        self.generator = torch.Generator().manual_seed(self.seed + rank)
+        self.rng = np.random.default_rng([self.seed, rank])
 
-    def context(self, texts: Sequence[str]) -> list[ContextMemory]:
-        return self.model.context(self.prompts(texts))
-
-    def learn(self, batch: Batch, share: float, condition: Tensor | None = None) -> Losses:
+    def learn(self, batch: Batch, share: float) -> Losses:
         """Take one step; give the losses before it, detached."""
         for group in self.optimiser.param_groups:
             group['lr'] = self.settings.rate_at(self.step, share)
@@ -113,13 +88,20 @@ class Trainer:
             dice = self.rng.random(len(texts))
             texts = ['' if roll < self.settings.text_dropout else text
                      for roll, text in zip(dice, texts, strict=True)]
+        batch = batch.to(self.device)
         with self.autocast():
-            found = losses(self.model, self.heads, batch, self.context(texts), self.objective,
-                           self.columns, self.generator, condition)
+            found: Losses = self._wrapped(batch, self.prompts(texts).to(self.device),
+                                          self.objective, self.columns.to(self.device),
+                                          self.generator)
         self.optimiser.zero_grad(set_to_none=True)
-        found.total.backward()
-        norm = nn.utils.clip_grad_norm_([p for _, p in self.trained], self.settings.clip)
-        if not torch.isfinite(norm):
+        moved = [p for _, p in self.trained]
+        if self.accelerator is not None:
+            self.accelerator.backward(found.total)
+            norm = self.accelerator.clip_grad_norm_(moved, self.settings.clip)
+        else:
+            found.total.backward()
+            norm = nn.utils.clip_grad_norm_(moved, self.settings.clip)
+        if norm is not None and not torch.isfinite(norm):
             raise FloatingPointError(f'step {self.step}: the gradient is not finite; lower --rate '
                                      'or look for broken rows in the data')
         self.optimiser.step()
@@ -127,8 +109,12 @@ class Trainer:
         self._average()
         return Losses(*(part.detach() for part in found))
 
+    @property
+    def device(self) -> torch.device:
+        return self.learner.dit.device
+
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.model.device.type, torch.bfloat16, self.settings.bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, self.settings.bf16)
 
     def _average(self) -> None:
         # young averages would remember the random start

@@ -6,7 +6,7 @@ while its pictures are not, as it happens live between two commits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from wam_policy.learn import scaling
 from wam_policy.learn.clips import Clips
 from wam_policy.learn.grounding import Places
-from wam_policy.learn.latents import Latents
+from wam_policy.learn.pictures import Pictures, Seen
 from wam_policy.model.config import ModelConfig
 from wam_policy.model.normaliser import Normaliser
 
@@ -33,8 +33,7 @@ class Batch:
     """
 
     texts: tuple[str, ...]
-    clean: Tensor           # [batch channels blocks*frames_per_block+(1-frames_per_block) h w]
-    future: Tensor          # [batch channels blocks*frames_per_block h w]
+    seen: Seen
     future_mask: Tensor     # bool [batch blocks]
     state: Tensor           # [batch blocks state_dim]
     action: Tensor          # [batch blocks actions action_dim]
@@ -47,13 +46,25 @@ class Batch:
     def blocks(self) -> int:
         return self.state.shape[1]
 
+    def to(self, device: torch.device) -> 'Batch':
+        """Give the same windows on a device."""
+        if device.type == 'cpu':
+            return self
+        seen = Seen(*(x if x is None else x.to(device) for x in self.seen))
+        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)
+                 if isinstance(getattr(self, field.name), Tensor)}
+        return replace(self, seen=seen, **moved)
+
 
 class Windows:
-    """Draw batches from clips whose pictures are encoded already."""
+    """Draw batches from clips."""
 
-    def __init__(self, clips: Clips, latents: Latents, normaliser: Normaliser,
+    def __init__(self, clips: Clips, pictures: Pictures, normaliser: Normaliser,
                  config: ModelConfig, places: Places) -> None:
-        self.clips, self.latents, self.normaliser = clips, latents, normaliser
+        if config.states_per_block != 1:
+            raise ValueError(f'states_per_block {config.states_per_block}: windows know one '
+                             'posture per block')
+        self.clips, self.pictures, self.normaliser = clips, pictures, normaliser
         self.config, self.places = config, places
         self._states = scaling.states(normaliser, clips.state)
         self._episode = np.concatenate([np.full(span.frames, i)
@@ -125,7 +136,7 @@ class Windows:
         mask = np.logical_and.accumulate(expert, axis=2)
         return Batch(
             texts=tuple(clips.texts[i] for i in task[:, 0]),
-            clean=self._clean(frames, blocks), future=self._future(frames, blocks),
+            seen=self.pictures.seen(self._numbers(frames, blocks)),
             future_mask=torch.from_numpy(self._followed(frames, blocks, at_picture, task)),
             state=torch.from_numpy(self._states[query]), action=torch.from_numpy(action),
             action_mask=torch.from_numpy(mask),
@@ -133,24 +144,12 @@ class Windows:
             place=torch.from_numpy(self.places.standardised(clips.place[query])),
             families=tuple(clips.spans[i].family for i in self._episode[frames]))
 
-    def _pictures(self, frames: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Index pictures `offsets` after some, cut to their episodes: [batch offsets]."""
+    def _numbers(self, frames: np.ndarray, blocks: int) -> np.ndarray:
+        """Number the pictures of windows, cut to their episodes: [batch pictures]."""
         last = (self._first_frame + self._frames - 1)[frames]
         start = (self._first_frame + self._frame)[frames]
-        return np.minimum(start[:, None] + offsets, last[:, None])
-
-    def _clean(self, frames: np.ndarray, blocks: int) -> Tensor:
-        first = self.latents.static[self._pictures(frames, np.zeros(1, int))]
-        ends = self.config.pixel_frames_per_latent * np.arange(1, self._latent_count(blocks - 1))
-        later = self.latents.group[self._pictures(frames, ends)]
-        return torch.cat([first, later], dim=1).float().transpose(1, 2)
-
-    def _future(self, frames: np.ndarray, blocks: int) -> Tensor:
-        ends = self.config.pixel_frames_per_latent * np.arange(1, self._latent_count(blocks))
-        return self.latents.group[self._pictures(frames, ends)].float().transpose(1, 2)
-
-    def _latent_count(self, blocks: int) -> int:
-        return 1 + blocks * self.config.frames_per_block
+        ahead = np.arange(1 + blocks * self.config.block_pixel_frames)
+        return np.minimum(start[:, None] + ahead, last[:, None])
 
     def _followed(self, frames: np.ndarray, blocks: int, at_picture: np.ndarray,
                   task: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from wam_policy.model.attention import teacher_forcing_mask
 from wam_policy.model.cache import KVCache
@@ -25,6 +26,7 @@ from wam_policy.model.layers import (
     Head,
     ImageEmbedding,
     PatchEmbedding,
+    Words,
 )
 from wam_policy.model.rope import Rotation, line_angles, video_angles
 
@@ -204,10 +206,11 @@ class VideoActionDiT(nn.Module):
         action: Tensor,
         action_t: Tensor,
         state: Tensor,
-        context: list[ContextMemory],
+        context: list[ContextMemory] | Words,
         condition: Tensor | None = None,
         tap: int = -1,
         lean: bool = False,
+        recompute: bool = False,
     ) -> Prediction:
         """Predict every block of a clip at once, each from the clean frames before it.
 
@@ -216,7 +219,9 @@ class VideoActionDiT(nn.Module):
         state_dim]; flow times video_t [batch frames], action_t [batch blocks*actions]. Without
         `noisy` the video stream is left out. `tap` is the layer whose clean tokens come back.
         `lean` leaves out what no later token reads: `clean` then lacks the last block, `noisy`
-        and video_t lack frame 0, and so do the results.
+        and video_t lack frame 0, and so do the results. `context` as `context` gives it, or the
+        raw embeddings that it takes; `recompute` keeps no block's activations for the backward
+        pass.
         """
         c = self.config
         seen = clean.shape[2]
@@ -243,8 +248,13 @@ class VideoActionDiT(nn.Module):
         modulation = torch.cat([t.modulation for t in times], dim=1)
         rotation = Rotation.of(torch.cat(angles))
         clean_tokens, tapped = tokens[0], self.layers[tap]
-        for block, memory in zip(self.layers, context, strict=True):
-            x = block(x, modulation, rotation, memory, mask=mask)
+        contexts = [self._embedded(context)] * c.layers if isinstance(context, Words) else context
+        for block, own in zip(self.layers, contexts, strict=True):
+            if recompute:
+                x = checkpoint(block, x, modulation, rotation, own, None, mask,
+                               use_reentrant=False)
+            else:
+                x = block(x, modulation, rotation, own, mask=mask)
             if block is tapped:
                 clean_tokens = x[:, :clean_tokens.shape[1]]
         *_, hidden, acted, _ = x.split([part.shape[1] for part in tokens], dim=1)
@@ -257,6 +267,12 @@ class VideoActionDiT(nn.Module):
         x = self.head(hidden, embedding)
         x = x.unflatten(-1, (p, p, -1)).unflatten(1, (-1, rows, columns))    # b f r q p p c
         return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
+
+    def _embedded(self, raw: Words) -> Words:
+        if self.config.image_context and raw.image is None:
+            raise ValueError('this model wants image tokens beside the text')
+        image = self.img_emb(raw.image) if self.config.image_context else None
+        return Words(self.text_embedding(raw.text), image)
 
     def _video_tokens(self, video: Tensor, condition: Tensor | None) -> Tensor:
         if self.config.condition_channels:

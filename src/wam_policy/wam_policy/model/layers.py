@@ -23,6 +23,16 @@ class ContextMemory(NamedTuple):
     image: tuple[Tensor, Tensor] | None
 
 
+class Words(NamedTuple):
+    """Embedded text and image [batch tokens dim], from which each layer makes its own memory.
+
+    Training hands these to the blocks, so that a block is all there is to shard or recompute.
+    """
+
+    text: Tensor
+    image: Tensor | None
+
+
 class RMSNorm(nn.Module):
     """Normalise in float32 and round before the weight multiplies, as the released weights
     expect.
@@ -121,7 +131,14 @@ class CrossAttention(nn.Module):
     def image_memory(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return self._split(self.norm_k_img(self.k_img(image))), self._split(self.v_img(image))
 
-    def forward(self, x: Tensor, context: ContextMemory) -> Tensor:
+    def memory(self, words: Words) -> ContextMemory:
+        """Compute keys and values of everything there is to look at."""
+        image = None if words.image is None else self.image_memory(words.image)
+        return ContextMemory(self.text_memory(words.text), image)
+
+    def forward(self, x: Tensor, context: ContextMemory | Words) -> Tensor:
+        if isinstance(context, Words):
+            context = self.memory(context)
         q = self._split(self.norm_q(self.q(x)))
         seen = attended(q, *context.text)
         if context.image is not None:
@@ -150,7 +167,7 @@ class Block(nn.Module):
         x: Tensor,
         modulation: Tensor,
         rotation: Rotation,
-        context: ContextMemory,
+        context: ContextMemory | Words,
         memory: LayerMemory | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
