@@ -34,12 +34,16 @@ class HeldOut:
             at += span.frames
         self._seed = seed
         for family, frames in sorted(episodes.items()):
-            blocks = MEMORY_BLOCKS if family == 'recall' else 1
-            blocks = min(blocks, max(windows.lengths()))
-            fit = np.array([frame for frame in frames if frame in windows.beginnings(blocks)])
-            if len(fit):
-                chosen = rng.permutation(fit)[:MOST]
-                self.batches[family] = windows.at(chosen, blocks, np.zeros(len(chosen), int))
+            longest = min(MEMORY_BLOCKS if family == 'recall' else 1, max(windows.lengths()))
+            for blocks in range(longest, 0, -1):
+                fit = np.array([f for f in frames if f in windows.beginnings(blocks)], int)
+                if len(fit):
+                    chosen = rng.permutation(fit)[:MOST]
+                    self.batches[family] = windows.at(chosen, blocks, np.zeros_like(chosen))
+                    break
+        if not self.batches:
+            raise ValueError('no episode that was held out begins with a row to judge by: train '
+                             'on more episodes, or with another --seed')
 
     @torch.inference_mode()
     def figures(self, trainer: Trainer) -> dict[str, float]:

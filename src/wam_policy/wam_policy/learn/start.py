@@ -132,6 +132,7 @@ def pictures(policy: Policy, data: Clips, design: Design) -> Pictures:
 
 def learner(policy: Policy, data: Clips, origin: Origin, recompute: bool) -> Learner:
     """Gather what learns: the transformer or adapters in it, a text encoder of bytes, heads."""
+    torch.manual_seed(origin.seed)      # of heads and adapters
     policy.dit.requires_grad_(False)
     policy.encoders.requires_grad_(False)
     if origin.lora:
