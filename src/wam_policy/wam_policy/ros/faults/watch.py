@@ -202,6 +202,7 @@ class Watch:
 
     def _on_policy(self, msg: PolicyStatus) -> None:
         self.policy = msg
+        self.note('session', msg.session)   # a reason may be gone before the next status
         self._heard('policy')
         self.note('policy', f'{msg.state_name}: {msg.reason}')
 
