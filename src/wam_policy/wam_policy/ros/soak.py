@@ -107,7 +107,7 @@ def sample(monitor: Monitor, stack: Supervised, begun_s: float,
     stages = dict(zip(policy.stage_names, zip(policy.stage_p50_ms, policy.stage_p99_ms,
                                               strict=True), strict=True))
     p50_ms, p99_ms = stages.get('total', (0.0, 0.0))
-    since = {'at_s': 0.0, 'chunks': 0} if before is None else before
+    since = {'at_s': now_s - 1.0, 'chunks': policy.chunks} if before is None else before
     return {
         'at_s': round(now_s, 2), 'state': policy.state_name, 'chunks': policy.chunks,
         'chunk_hz': (policy.chunks - since['chunks']) / max(now_s - since['at_s'], 1e-3),
