@@ -60,8 +60,9 @@ class Expert:
     def goal(self, now: State, joints: JointState) -> Goal:
         """Return where to move; the other hand goes home and makes room."""
         grip = self._robot.hand(self.hand).gripper
+        speeds = joints.velocities([grip])
         point, opening = getattr(self, f'_{self.task.family}')(
-            now, float(joints.positions([grip])[0]), float(joints.velocities([grip])[0]))
+            now, float(joints.positions([grip])[0]), 0.0 if speeds is None else float(speeds[0]))
         other, way = ('right', -1.0) if self.hand == 'left' else ('left', 1.0)
         share = np.clip((way * point[1] - 0.02) / 0.06, 0.0, 1.0)
         home = self._homes[other] + share * ASIDE_M * [1.0, way, 1.0]

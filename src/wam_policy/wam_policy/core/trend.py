@@ -36,4 +36,4 @@ def trend(at_s: np.ndarray, value: np.ndarray) -> Trend | None:
     hours = np.array([np.median(at_s[part]) for part in parts]) / 3600.0
     medians = np.array([np.median(value[part]) for part in parts])
     slope, _, low, high = theilslopes(medians, hours, CONFIDENCE)
-    return Trend(float(slope), float(low), float(high))
+    return Trend(float(slope) + 0.0, float(low) + 0.0, float(high) + 0.0)       # no -0.0

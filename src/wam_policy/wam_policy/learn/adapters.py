@@ -31,7 +31,7 @@ def injected(model: VideoActionDiT, lora: LoraConfig) -> None:
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(
-        PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=TARGETS.pattern), model)
+        PeftConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=TARGETS.pattern), model)
     for part in WHOLE:
         getattr(model, part).requires_grad_(True)
     # what moves is float32, however the base is stored: small steps vanish in bfloat16

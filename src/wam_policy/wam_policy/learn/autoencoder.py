@@ -89,7 +89,8 @@ def fidelity_db(vae: ConvVae, clips: Clips, rng: np.random.Generator) -> tuple[f
     pixels = torch.cat([_groups(clips.film, starts, rng) for _ in range(8)])
     wrong = ((vae.decode_groups(vae.encode_groups(pixels)).clamp(-1, 1) - pixels) / 2).square()
     heavy = _weights(pixels).expand_as(wrong) > 1
-    return tuple(float(-10 * part.mean().log10()) for part in (wrong, wrong[heavy]))
+    whole, part = (float(-10 * pixels.mean().log10()) for pixels in (wrong, wrong[heavy]))
+    return whole, part
 
 
 def _loss(shown: Tensor, pixels: Tensor) -> Tensor:

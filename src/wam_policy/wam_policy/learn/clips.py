@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from av.error import FFmpegError
 
 from wam_policy.core import embodiment
 from wam_policy.core.embodiment import Embodiment
@@ -215,7 +215,7 @@ def _canvases(folder: Path, info: Mapping[str, Any], design: Design, robot: Embo
             path = folder / _path(info, 'video_path', number, gear.VIDEO + camera)
             try:
                 shown = pictures_every(path, stride)
-            except (OSError, av.FFmpegError) as error:
+            except (OSError, FFmpegError) as error:
                 raise ValueError(f'{path}: cannot be decoded: {error}') from error
             if len(shown) != span.frames:
                 raise ValueError(f'{path}: {len(shown)} pictures every {stride} rows, the table '

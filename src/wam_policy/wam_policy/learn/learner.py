@@ -39,7 +39,9 @@ class Speech(NamedTuple):
     embedded: Tensor | None     # [texts text_len text_dim]
 
     def to(self, device: torch.device) -> Speech:
-        return Speech(*(x if x is None else x.to(device) for x in self))
+        ids, mask, embedded = (x if x is None else x.to(device)
+                               for x in (self.ids, self.mask, self.embedded))
+        return Speech(self.rows.to(device), ids, mask, embedded)
 
 
 class Prompts:

@@ -120,16 +120,21 @@ class Trainer:
         # young averages would remember the random start
         keep = min(self.settings.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(self.averages, [p.detach() for _, p in self.trained], 1 - keep)
+            for average, (_, parameter) in zip(self.averages, self.trained, strict=True):
+                average.lerp_(parameter, 1 - keep)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Put the averaged weights into the model for a while."""
         raw = [p.detach().clone() for _, p in self.trained]
         with torch.no_grad():
-            torch._foreach_copy_([p for _, p in self.trained], self.averages)
+            self._put(self.averages)
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_([p for _, p in self.trained], raw)
+                self._put(raw)
+
+    def _put(self, values: list[Tensor]) -> None:
+        for (_, parameter), value in zip(self.trained, values, strict=True):
+            parameter.copy_(value)

@@ -50,7 +50,9 @@ class Batch:
         """Give the same windows on a device."""
         if device.type == 'cpu':
             return self
-        seen = Seen(*(x if x is None else x.to(device) for x in self.seen))
+        condition, image = (x if x is None else x.to(device)
+                            for x in (self.seen.condition, self.seen.image))
+        seen = Seen(self.seen.clean.to(device), self.seen.future.to(device), condition, image)
         moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)
                  if isinstance(getattr(self, field.name), Tensor)}
         return replace(self, seen=seen, **moved)

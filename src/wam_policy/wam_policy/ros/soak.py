@@ -22,6 +22,7 @@ import psutil
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
+from wam_msgs.msg import MotionStatus, PolicyStatus
 from wam_policy.core import embodiment
 from wam_policy.core.trend import trend
 from wam_policy.ros import demo, report, soak_plot
@@ -101,11 +102,12 @@ def named(command: Sequence[str]) -> str | None:
 def sample(monitor: Monitor, stack: Supervised, begun_s: float,
            before: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return one sample: what is used, and how the loop performs."""
-    policy, motion, now_s = monitor.policy, monitor.motion, time.monotonic() - begun_s
+    policy, motion = monitor.policy or PolicyStatus(), monitor.motion or MotionStatus()
+    now_s = time.monotonic() - begun_s
     stages = dict(zip(policy.stage_names, zip(policy.stage_p50_ms, policy.stage_p99_ms,
                                               strict=True), strict=True))
     p50_ms, p99_ms = stages.get('total', (0.0, 0.0))
-    since = {'at_s': 0.0, 'chunks': 0} if before is None else before
+    since = {'at_s': now_s - 1.0, 'chunks': policy.chunks} if before is None else before
     return {
         'at_s': round(now_s, 2), 'state': policy.state_name, 'chunks': policy.chunks,
         'chunk_hz': (policy.chunks - since['chunks']) / max(now_s - since['at_s'], 1e-3),

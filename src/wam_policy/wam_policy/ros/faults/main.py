@@ -72,7 +72,8 @@ def both(a: Fault, b: Fault) -> Fault:
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with a message if it is wrong."""
-    parser = argparse.ArgumentParser(prog='wam faults', description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog='wam faults',
+                                     description='Inject faults into a running stack.')
     parser.add_argument('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
     parser.add_argument('--only', nargs='+', metavar='NAME', default=[],
                         help='faults to inject, * for any text (--list names all)')

@@ -11,7 +11,7 @@ CAMERA = {
     'slowed to 0.5 Hz': ('slow', [30], STALE, None),
     'stamped 0.4 s late': ('shift', [-0.4], STALE, True),
     'stamped 0.4 s ahead': ('shift', [0.4], r'policy: STALE.*{key}.*(future|apart)', True),
-    'halved in size': ('resize', [], r'policy: .*{key} changed from', None),
+    'halved in size': ('resize', [], r'policy: .*{key} changed from|session: ', None),
     'in another encoding': ('recode', [], r"policy: .*{key}.*encoding 'mono16'", True),
     'cut short': ('cut', [], r'policy: .*{key}.*bytes of data', True),
     'garbage bytes': ('garbage', [], STALE, True),

@@ -61,7 +61,7 @@ class Figures:
         """Take statuses from this stamp on."""
         self.from_ns, self.statuses = from_ns, 0
         self.begun_s = time.monotonic()
-        self.ratios = dict.fromkeys(LIMITED, 0.0)
+        self.ratios: dict[str, float] = dict.fromkeys(LIMITED, 0.0)
         self.step_rad = 0.0
         self.over: set[tuple[str, str]] = set()     # (joint, quantity) beyond its limit
 
@@ -202,6 +202,7 @@ class Watch:
 
     def _on_policy(self, msg: PolicyStatus) -> None:
         self.policy = msg
+        self.note('session', msg.session)   # a reason may be gone before the next status
         self._heard('policy')
         self.note('policy', f'{msg.state_name}: {msg.reason}')
 
