@@ -21,6 +21,17 @@ def test_a_name_a_folder_and_a_preset_are_found(shipped):
     assert weights.located('preset:tiny') == 'preset:tiny'
 
 
+def test_a_model_drives_the_robots_it_has_statistics_of(shipped):
+    assert not weights.drives('mini', 'agibot')
+    folder = shipped / 'mini' / 'experiment_cfg'
+    folder.mkdir()
+    (folder / 'metadata.json').write_text('{"agibot": {}}')
+    assert weights.drives('mini', 'agibot') and not weights.drives('mini', 'yam')
+    (folder / 'metadata.json').write_text('{')
+    with pytest.raises(ValueError, match=r'metadata\.json cannot be read'):
+        weights.drives('mini', 'agibot')
+
+
 @pytest.mark.parametrize('name', ['', 'maxi', '/no/such'])
 def test_what_is_nowhere_is_refused_with_what_there_is(shipped, name):
     with pytest.raises(ValueError, match=r'no shipped model \(mini\)'):

@@ -11,7 +11,7 @@ from pathlib import Path
 SHIPPED = Path(__file__).resolve().parent.parent / 'models'
 PRESET = 'preset:'                          # random weights
 DEFAULT = 'mini'                            # the shipped model that is taken unasked
-STAND_IN = 'preset:tiny'                    # where it did not come along
+STAND_IN = 'preset:tiny'                    # where it did not come along, or is of other robots
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,18 @@ def located(checkpoint: str) -> str:
     there = ', '.join(shipped()) or 'none'
     raise ValueError(f'checkpoint: {checkpoint!r} is no folder and no shipped model ({there}); '
                      f'name one, or {PRESET}<name> for random weights')
+
+
+def drives(name: str, tag: str) -> bool:
+    """Tell whether a shipped model was trained on the robot of a model tag.
+
+    Raises ValueError for statistics that cannot be read.
+    """
+    path = SHIPPED / name / 'experiment_cfg' / 'metadata.json'
+    try:
+        return path.is_file() and tag in json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f'{path} cannot be read: {error}') from error
 
 
 def advice(checkpoint: str) -> Advice:

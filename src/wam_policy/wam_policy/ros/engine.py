@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wam_policy.core import weights
+from wam_policy.core import embodiment, weights
 from wam_policy.core.memory import Grid
 from wam_policy.core.policy import Workers
 from wam_policy.core.requests import Answer, Cache, Commit, Query, Request, Reset
@@ -37,7 +37,7 @@ def plan(params: PolicyParams, checkpoint: str) -> Plan:
     """Return what to run; raises ValueError for a checkpoint or an address that cannot be."""
     if params.backend == 'remote':
         return _remote(params)
-    place = weights.located(stood_in(checkpoint))
+    place = weights.located(stood_in(checkpoint, params.embodiment))
     asking = options.advised(params.recipe, params.steps, params.cfg, weights.advice(place))
     arguments = {'checkpoint': place, 'embodiment': params.embodiment, 'mode': params.mode,
                  'cfg': asking.cfg, 'seed': params.seed, 'threads': params.worker_threads,
@@ -55,11 +55,12 @@ def plan(params: PolicyParams, checkpoint: str) -> Plan:
         start_timeout_s=params.start_timeout_s)
 
 
-def stood_in(checkpoint: str) -> str:
-    """Return `checkpoint`, or random weights where the default one did not come along."""
-    if checkpoint == weights.DEFAULT and checkpoint not in weights.shipped():
-        return weights.STAND_IN
-    return checkpoint
+def stood_in(checkpoint: str, robot: str) -> str:
+    """Return `checkpoint`, or random weights where the default one was not trained on `robot`."""
+    if checkpoint != weights.DEFAULT:
+        return checkpoint
+    trained = weights.drives(checkpoint, embodiment.load(robot).model_tag)
+    return checkpoint if trained else weights.STAND_IN
 
 
 def _remote(params: PolicyParams) -> Plan:

@@ -66,9 +66,10 @@ class PolicyNode(LifecycleNode):
             self._params = given = params.read(self, PolicyParams)
             self._robot = embodiment.load(given.embodiment)
             plan = engine.plan(given, given.checkpoint)
-            if engine.stood_in(given.checkpoint) != given.checkpoint:
+            if engine.stood_in(given.checkpoint, self._robot.name) != given.checkpoint:
                 self.get_logger().warning(
-                    f'the shipped model {given.checkpoint} did not come along: random weights')
+                    f'the shipped model {given.checkpoint} does not know {self._robot.name}: '
+                    'random weights')
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
