@@ -1,6 +1,10 @@
 """The expert's episodes as a data set: what only a simulator knows stands beside the rows."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -108,3 +112,20 @@ def test_wrong_arguments_are_named(tmp_path, capsys, words, complaint):
 def test_a_folder_that_is_there_stays(tmp_path, capsys):
     assert play.main(['--robot', 'yam', '--out', str(tmp_path)]) == 1
     assert 'is there already' in capsys.readouterr().err
+
+
+def test_sigterm_leaves_no_half_shard_and_no_player(tmp_path):
+    out = tmp_path / 'out'
+    whole = subprocess.Popen([sys.executable, '-m', 'wam_policy.learn.play', '--robot', 'yam',
+                              '--episodes', '400', '--out', str(out), '--workers', '1'])
+    try:
+        for _ in range(600):
+            if (out / '000.part').exists():
+                break
+            assert whole.poll() is None
+            time.sleep(0.1)
+        whole.send_signal(signal.SIGTERM)
+        assert whole.wait(timeout=60) == 128 + signal.SIGTERM
+    finally:
+        whole.kill()
+    assert not list(out.iterdir())          # the player was waited for, and cleaned up

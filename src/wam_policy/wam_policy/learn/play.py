@@ -7,6 +7,7 @@ its own that can be trained on while the next is played.
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -192,4 +193,6 @@ def _share(text: str) -> float:
 
 
 if __name__ == '__main__':
+    # unwind: half a shard is nothing, and the players of the others must end too
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main())
