@@ -92,3 +92,17 @@ def test_a_table_leaves_out_what_no_report_knows():
                             'success_low': 0.4, 'success_high': 0.6, 'success_trials': 10}])
     assert text.splitlines()[-1] == '| success | 50 % (40–60, n = 10) |'
     assert 'Flash' not in text
+
+
+def test_a_table_goes_between_its_marks(tmp_path, capsys):
+    report, page = tmp_path / 'r.json', tmp_path / 'README.md'
+    report.write_text(json.dumps({'robot': 'yam', 'success_rate': 1.0, 'success_low': 0.5,
+                                  'success_high': 1.0, 'success_trials': 4}))
+    page.write_text('a\n<!-- evaluation -->\nold\n<!-- /evaluation -->\nb\n')
+    assert evaluate.main(['--table', str(report), '--into', str(page)]) == 0
+    shown = page.read_text()
+    assert shown.startswith('a\n<!-- evaluation -->\n| |') and shown.endswith('-->\nb\n')
+    assert 'old' not in shown and '100 %' in shown
+    page.write_text('no marks')
+    assert evaluate.main(['--table', str(report), '--into', str(page)]) == 1
+    assert 'needs <!-- evaluation -->' in capsys.readouterr().err

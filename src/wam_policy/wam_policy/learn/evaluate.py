@@ -67,7 +67,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
                         help='direct: questions per second at most (default: %(default)s)')
     parser.add_argument('--table', type=Path, nargs='+', metavar='FILE',
                         help='print reports as a Markdown table and do nothing else')
+    parser.add_argument('--into', type=Path, metavar='FILE',
+                        help='with --table: put it between the marks in this file instead')
     chosen = parser.parse_args(given)
+    if chosen.into and not chosen.table:
+        parser.error('--into belongs to --table')
     if chosen.table:
         return chosen
     chosen.families = tuple(filter(None, chosen.families.split(',')))
@@ -184,7 +188,11 @@ def main(given: Sequence[str] | None = None) -> int:
     chosen = arguments(given)
     try:
         if chosen.table:
-            print(table.markdown([json.loads(path.read_text()) for path in chosen.table]))
+            text = table.markdown([json.loads(path.read_text()) for path in chosen.table])
+            if chosen.into is None:
+                print(text)
+            else:
+                chosen.into.write_text(table.placed(text, chosen.into.read_text()))
             return 0
         report = evaluated(chosen)
     except (ValueError, OSError, RuntimeError) as error:

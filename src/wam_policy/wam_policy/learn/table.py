@@ -30,6 +30,18 @@ PLAIN = (
 )
 
 
+BEGIN, END = '<!-- evaluation -->', '<!-- /evaluation -->'
+
+
+def placed(table: str, document: str) -> str:
+    """Return `document` with `table` between its marks; ValueError where they are missing."""
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f'the document needs {BEGIN} and, after it, {END}')
+    return f'{before}{begin}\n{table}\n{end}{after}'
+
+
 def markdown(reports: Sequence[Mapping[str, Any]]) -> str:
     """Return a table of what the reports say; rows that no report knows are left out."""
     heads = [f'{report["robot"]}{"" if report.get("trained") else " (untrained)"}, '

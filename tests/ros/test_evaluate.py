@@ -1,0 +1,123 @@
+"""Trials through ROS: what is launched for which job, and two short trials of the whole."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from wam_policy.ros import convert, evaluate
+from wam_policy.ros.monitor import Monitor
+from wam_policy.ros.rounds import LIMIT_S, Rounds
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
+TOY = Path(__file__).with_name('toy_worker.py')
+
+
+def trial(seed, **changes):
+    goal = {'family': 'touch', 'instruction': 'touch the red cube with the left hand',
+            'slot': 'cube_0', 'side': 'left', 'onto': '', 'mark_s': 0.0}
+    return {'series': 'main', 'seed': seed, 'family': 'touch', 'combinations': 'all',
+            'said': [[0.0, goal['instruction']]], 'goals': [goal], 'limit_s': 1.5, **changes}
+
+
+def test_the_launch_leaves_to_the_checkpoint_what_a_job_does_not_choose():
+    job = {'checkpoint': 'mini', 'choice': {}, 'trials': []}
+    command = evaluate.launch_command('yam', job, ['camera_hz:=10'])
+    assert command[:4] == ['ros2', 'launch', 'wam_bringup', 'yam.launch.py']
+    assert set(command[4:]) == {'sim:=true', 'enable_motion:=true', 'checkpoint:=mini',
+                                'camera_hz:=10'}
+    job['choice'] = {'steps': 1, 'guidance': 2.0}
+    assert {'steps:=1', 'cfg:=2.0'} < set(evaluate.launch_command('yam', job))
+
+
+def test_jobs_that_need_the_same_stack_share_it():
+    jobs = [{'checkpoint': 'a', 'choice': {}, 'trials': [1]},
+            {'checkpoint': 'b', 'choice': {}, 'trials': [2]},
+            {'checkpoint': 'a', 'choice': {'steps': 1}, 'trials': [3]},
+            {'checkpoint': 'a', 'choice': {}, 'trials': [4]}]
+    assert [job['trials'] for job in evaluate.joined(jobs)] == [[1, 4], [2], [3]]
+
+
+def test_what_was_reached_before_the_last_words_does_not_count():
+    stamp = convert.time(5_000_000_000)
+    assert evaluate._seconds(stamp, True, 3_000_000_000) == 2.0
+    assert evaluate._seconds(stamp, True, 6_000_000_000) is None
+    assert evaluate._seconds(convert.time(0), False, 3_000_000_000) is None
+
+
+def test_a_share_of_one_robot_is_refused(capsys):
+    with pytest.raises(SystemExit) as refused:
+        evaluate.main(['--robot', 'yam', '--jobs', 'x', '--share', '0/2'])
+    assert refused.value.code == 2 and 'one robot at a time' in capsys.readouterr().err
+
+
+class Told:
+    """Stand in for the monitor: remember what is said and asked for."""
+
+    def __init__(self):
+        self.said, self.resets, self.state = [], 0, 'RUNNING'
+        self.policy = SimpleNamespace(instruction='')
+        self.sim = SimpleNamespace(episode=0, instruction='a', goals_reached=[False])
+
+    def create_client(self, *_):
+        return SimpleNamespace(call_async=self._reset)
+
+    def _reset(self, _):
+        self.resets += 1
+
+    def say(self, words):
+        self.said.append(words)
+        self.policy.instruction = words
+
+    def hush(self):
+        self.said.append('')
+        self.policy.instruction = ''
+
+
+def test_rounds_end_with_success_or_with_time():
+    monitor = Told()
+    rounds = Rounds(monitor)
+    rounds.advance(0.0)
+    rounds.advance(1.0)
+    assert monitor.said == ['a'] and monitor.resets == 0
+    monitor.sim.goals_reached = [True]
+    rounds.advance(2.0)
+    assert monitor.said == ['a', ''] and monitor.resets == 1
+    rounds.advance(3.0)                     # the next scene is not there yet
+    assert monitor.said == ['a', '']
+    monitor.sim = SimpleNamespace(episode=1, instruction='a', goals_reached=[False])
+    rounds.advance(4.0)                     # the same words, and yet new
+    rounds.advance(5.0)
+    rounds.advance(5.0 + LIMIT_S + 0.1)
+    assert monitor.said == ['a', '', 'a', ''] and monitor.resets == 2
+    assert (rounds.score.tried, rounds.score.done) == (2, 1)
+    assert str(rounds.score) == '1 of 2 tasks done' and hasattr(Monitor, 'hush')
+
+
+def test_two_trials_through_the_whole_stack(tmp_path):
+    """A worker that holds still reaches nothing; scenes, words, goals and times are real."""
+    worker = tmp_path / 'python'            # policy_node runs `worker_python -m MODULE ...`
+    worker.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} {TOY} "$@"\n')
+    worker.chmod(0o755)
+    jobs = tmp_path / 'jobs'
+    # whatever the scene holds: no hand is near a cube, and every cube lies on the table
+    other = {**trial(0)['goals'][0], 'slot': 'cube_1', 'side': 'right'}
+    jobs.write_text(json.dumps({'checkpoint': 'preset:tiny', 'choice': {}, 'trials': [
+        trial(11), trial(12, said=[[0.0, 'touch a cube'], [0.7, 'touch another']],
+                         goals=[*trial(12)['goals'], other])]}) + '\n')
+    done = subprocess.run(
+        [sys.executable, '-m', 'wam_policy.ros.evaluate', '--robot', 'yam', '--jobs', str(jobs),
+         f'worker_python:={worker}', 'camera_size:=160x120'],
+        capture_output=True, text=True, timeout=150, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert first['trial']['seed'] == 11 and first['reached_s'] == [None]
+    assert second['reached_s'] == [None, None] and second['lived_s'] >= 2.2
+    for result in (first, second):
+        assert result['trouble'] == '' and result['chunks'] == len(result['latency_ms']) > 3
+        assert result['jerk_ratio'] <= 1.0 + 1e-4
