@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -26,6 +27,8 @@ from wam_policy.ros.recorder_node import RecorderNode
 from wam_policy.ros.stream_node import StreamNode
 from wam_policy.worker.client import Plan
 
+from cli.domain import free
+
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 HOME = Path(__file__).resolve().parents[2] / 'src' / 'wam_bringup' / 'config' / 'sros2'
 TOY = Path(__file__).with_name('toy_worker.py')
@@ -40,6 +43,7 @@ OWN_SERVICES = ('describe_parameters', 'get_parameter_types', 'get_parameters',
                 'get_type_description', 'change_state', 'get_state', 'get_available_states',
                 'get_available_transitions', 'get_transition_graph')
 
+SEEDS = count(os.getpid())
 Rights = dict[str, list[str]]               # "topics publish" -> names
 
 
@@ -79,7 +83,8 @@ def opened(robot: str, folder: Path) -> dict[str, Rights]:
     found = {}
     for name, kind in NODES.items():
         context = rclpy.Context()
-        rclpy.init(context=context, domain_id=90 + os.getpid() % 100, args=[
+        # a domain for each: the graph may take a node for one of the same name that has gone
+        rclpy.init(context=context, domain_id=free(next(SEEDS)), args=[
             '--ros-args', '-r', '__ns:=/wam', '-p', f'embodiment:={robot}',
             '-p', 'enable_motion:=true', '-p', 'use_deadman:=true', '-p', f'folder:={folder}'])
         node = kind(context=context)
