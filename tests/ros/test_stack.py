@@ -21,7 +21,8 @@ PICK, OPEN = 'pick up the red cube', 'open the left hand'
 def stack(launched, watching):
     """Give one launch and its watch; the tests below use it in their order."""
     watch = watching('agibot_g1')
-    launch = launched('agibot_g1', 'sim:=true', 'camera_size:=160x120')
+    launch = launched('agibot_g1', 'sim:=true', 'camera_size:=160x120',
+                      'checkpoint:=preset:tiny', 'steps:=4')     # guided: two workers
     watch.wait(lambda: watch.policy.state_name == 'IDLE', 'workers are not ready', 90)
     watch.wait_motion('HOLDING')
     return launch, watch

@@ -197,7 +197,8 @@ class PolicyNode(LifecycleNode):
                 policy.retune(_period_ns(changed.max_query_rate_hz))
 
     def _on_reload(self, request: Reload.Request, response: Reload.Response) -> Reload.Response:
-        checkpoint = request.checkpoint or self._params.checkpoint
+        checkpoint = engine.stood_in(request.checkpoint or self._params.checkpoint,
+                                     self._robot.name)
         try:
             plan = engine.plan(self._params, checkpoint)
         except ValueError as error:
