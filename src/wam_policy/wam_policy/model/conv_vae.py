@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wam_policy.model.vae import GROUP, Context
+from wam_policy.model.vae import GROUP, Context, check_statistics
 
 KNOWS_NOTHING = Context(())
 
@@ -29,11 +29,7 @@ class ConvConfig:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise ValueError(f'{self.channels} latent channels want as many means and deviations, '
-                             f'got {len(self.mean)} and {len(self.std)}')
-        if not all(value > 0 for value in self.std):
-            raise ValueError('a latent deviation is not positive')
+        check_statistics(self.channels, self.mean, self.std)
         if not self.widths:
             raise ValueError('widths: want at least one stage')
 

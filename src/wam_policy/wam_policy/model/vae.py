@@ -35,6 +35,15 @@ WAN22_STD = (0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013, 0.8
              0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744)
 
 
+def check_statistics(channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raise ValueError unless there is a mean and a positive deviation per latent channel."""
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(f'{channels} latent channels want as many means and deviations, '
+                         f'got {len(mean)} and {len(std)}')
+    if not all(value > 0 for value in std):
+        raise ValueError('a latent deviation is not positive')
+
+
 @dataclass(frozen=True, slots=True)
 class VaeConfig:
     """Size a Wan autoencoder; `residual` is the 2.2 design with its averaging shortcuts."""
@@ -49,11 +58,7 @@ class VaeConfig:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise ValueError(f'{self.channels} latent channels want as many means and deviations, '
-                             f'got {len(self.mean)} and {len(self.std)}')
-        if not all(value > 0 for value in self.std):
-            raise ValueError('a latent deviation is not positive')
+        check_statistics(self.channels, self.mean, self.std)
 
     @property
     def stride(self) -> int:
