@@ -58,7 +58,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
                         help='what to do (default: what the scene asks for)')
     parser.add_argument('--checkpoint', metavar='DIR', help='a folder, or preset:NAME')
     parser.add_argument('--devices', metavar='LIST', help='one device per worker')
-    parser.add_argument('--steps', type=int, default=demo.STEPS, metavar='N')
+    parser.add_argument('--steps', type=int, metavar='N',
+                        help='denoising steps per query (default: what the checkpoint advises)')
     parser.add_argument('--camera-size', choices=demo.SIZES)
     parser.add_argument('--camera-hz', type=float, metavar='HZ')
     chosen = parser.parse_args(given)
