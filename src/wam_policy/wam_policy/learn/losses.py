@@ -30,7 +30,7 @@ class Objective:
 
 
 CLONE = Objective(3.0, 1.0, False, False, 0.0, 1.0, 0.5)
-JOINT = Objective(3.0, 0.15, False, False, 0.5, 1.0, 0.5)
+JOINT = Objective(3.0, 0.4, False, False, 0.5, 1.0, 0.5)
 FLASH = Objective(3.0, 0.3, False, True, 0.5, 1.0, 0.5)
 RELEASED = Objective(5.0, 0.0, True, False, 1.0, 1.0, 0.0)
 

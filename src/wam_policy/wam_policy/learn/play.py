@@ -14,13 +14,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wam_policy.learn.dataset import Dataset
 from wam_policy.learn.player import Mischief, Player
 from wam_sim import robot as robots
 from wam_sim import scene as scenes
 from wam_sim import tasks
+
+if TYPE_CHECKING:                           # torch takes seconds, and players do without
+    from wam_policy.learn.driver import Driver
 
 REPORT_EVERY_S = 20.0
 POLL_S = 0.5
@@ -30,7 +33,8 @@ SHARES = Mischief()
 def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -> dict[str, Any]:
     """Write one shard, seeds from `first` on; return its account."""
     robot = robots.load(options.robot)
-    player = Player(robot, Mischief(options.disturbed, options.displaced, options.changed))
+    player = Player(robot, Mischief(options.disturbed, options.displaced, options.changed),
+                    driver(robot, options.driver))
     into = Dataset(folder, robot.embodiment)
     tried, done, began_s, said_s = Counter(), Counter(), time.monotonic(), time.monotonic()
     try:
@@ -64,6 +68,22 @@ def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -
     finally:
         player.close()
     return account
+
+
+def driver(robot: robots.Robot, checkpoint_name: str | None) -> 'Driver | None':
+    """Load the policy that is to drive in the disturbances' place; None without one."""
+    if checkpoint_name is None:
+        return None
+    import torch
+
+    from wam_policy.core import weights
+    from wam_policy.learn.driver import Driver
+    from wam_policy.model import checkpoint
+    from wam_policy.model.policy import Choice, Policy
+    torch.set_num_threads(1)
+    loaded = checkpoint.load(weights.located(checkpoint_name), torch.device('cpu'), torch.float32)
+    return Driver(robot, Policy(loaded, robot.embodiment,
+                                Choice.advised(loaded.design.inference)))
 
 
 def family_of(robot: robots.Robot, families: Sequence[str], seed: int) -> str:
@@ -114,7 +134,7 @@ def _words(options: argparse.Namespace, folder: Path, first: int, episodes: int)
             '--out', str(folder), '--seed', str(first), '--episodes', str(episodes),
             '--families', ','.join(options.families), '--disturbed', str(options.disturbed),
             '--displaced', str(options.displaced), '--changed', str(options.changed),
-            '--shard', '0']
+            '--shard', '0', *(['--driver', options.driver] if options.driver else [])]
 
 
 def summary(account: dict[str, Any]) -> str:
@@ -151,6 +171,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--episodes', type=_count, default=300, metavar='N')
     parser.add_argument('--seed', type=int, default=0, metavar='S',
                         help='of the first scene; the next has S + 1')
+    parser.add_argument('--driver', metavar='CHECKPOINT',
+                        help="a policy drives in the disturbances' place, the expert puts right "
+                             'what it did (DAgger)')
     parser.add_argument('--families', type=_families, default=tasks.LEARNED_FAMILIES,
                         metavar='A,B', help=f'default: {",".join(tasks.LEARNED_FAMILIES)}')
     parser.add_argument('--workers', type=_count, default=2, metavar='N',

@@ -1,10 +1,10 @@
 """Play one episode with the expert, disturb it now and then, and label every row.
 
 A disturbance is somebody else's motion: rows of it are no example of what to do, but what the
-expert does afterwards is an example of how to recover.
+expert does afterwards is an example of how to recover. A policy that drives is one, too.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,15 @@ from wam_sim.simulation import Simulation
 from wam_sim.tasks import LEARNED, TRAINED, State, Task, sampled
 
 from wam_policy.core.types import Frame, Observation
+from wam_policy.learn.driver import Driver
 from wam_policy.learn.rows import Row
 
 SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
 STORED = (160, 120)                         # pixels: a canvas tile of 64x64 keeps fewer
 AFTER_S, SHORTEST_S, LONGEST_S = 0.9, 2.2, 7.0
 START_TRIES = 20
-
-Drive = Callable[[Observation, int], np.ndarray]    # (seen, row) -> set-points of the next row
+FIRST_DRIVE_S, NEXT_DRIVE_S = (0.4, 3.5), (0.4, 2.0)
+LONGER_S = 3.0                              # what a policy may waste of an episode
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +47,16 @@ class _Span:
     end: int
     decoy: Task | None                      # None: towards the points
     points: Mapping[str, np.ndarray]        # side -> [3]
+    policy: bool = False                    # the driver's own, until it has succeeded
 
 
 class Player:
-    """Play episodes of one robot; `drive` takes the disturbances' place if given."""
+    """Play episodes of one robot; a `driver` takes the disturbances' place if given."""
 
-    def __init__(self, robot: Robot, mischief: Mischief, drive: Drive | None = None) -> None:
+    def __init__(self, robot: Robot, mischief: Mischief, driver: Driver | None = None) -> None:
         self.simulation = Simulation(robot, task=LEARNED, combinations=TRAINED)
         self.episode, self.mover = Episode(self.simulation), Mover(robot, self.simulation.model)
-        self.expert, self.mischief, self._drive = Expert(robot, self.mover), mischief, drive
+        self.expert, self.mischief, self._driver = Expert(robot, self.mover), mischief, driver
         self._hz = 1.0 / robot.embodiment.step_dt_s
         self._head = robot.cameras[0].key
         self.success = False
@@ -64,7 +66,8 @@ class Player:
         rng = np.random.default_rng([seed, 2])          # neither the scene's nor the task's
         simulation, episode = self.simulation, self.episode
         self._begin(seed, family, rng)
-        spans = list(self._spans(rng)) if rng.random() < self.mischief.disturbed else []
+        drawn = self._spans if self._driver is None else self._drives
+        spans = list(drawn(rng)) if rng.random() < self.mischief.disturbed else []
         change = -1
         if not simulation.task.mark_s and rng.random() < self.mischief.changed:
             change = PICTURE_EVERY * round(rng.uniform(0.6, 2.2) * self._hz / PICTURE_EVERY)
@@ -79,7 +82,11 @@ class Player:
             reached = (reached if reached is not None else episode.row) if self.success else None
             if self._over(reached, change):
                 return
+            if reached is not None:         # nothing to put right: what is left is to hold still
+                spans = [span for span in spans if not span.policy]
             span = next((s for s in spans if s.start <= episode.row < s.end), None)
+            if self._driver is not None and spans and episode.row < spans[-1].end:
+                self._driver.see(seen, simulation.task.instruction, self.mover.position)
             if span is not driver:
                 self._hand_over(span, state)
                 driver = span
@@ -100,6 +107,8 @@ class Player:
         self.mover.put(body.rest_of(body.commanded) if posture is None else posture)
         self._start = self.simulation.start
         self.expert.begin(self.simulation.task, self._start)
+        if self._driver is not None:
+            self._driver.begin()
 
     def _change(self, rng: np.random.Generator) -> None:
         """Ask for another cube."""
@@ -122,6 +131,15 @@ class Player:
             yield _Span(at, end, decoy if rng.random() < 0.6 else None, self.expert.anywhere(rng))
             at = end + round(rng.uniform(0.4, 1.5) * self._hz)
 
+    def _drives(self, rng: np.random.Generator) -> Iterator[_Span]:
+        """Draw when the policy drives: from the start, and often once more."""
+        end = round(rng.uniform(*FIRST_DRIVE_S) * self._hz)
+        yield _Span(0, end, None, {}, policy=True)
+        if rng.random() < 0.6:
+            at = end + round(rng.uniform(0.4, 1.2) * self._hz)
+            yield _Span(at, at + round(rng.uniform(*NEXT_DRIVE_S) * self._hz), None, {},
+                        policy=True)
+
     def _hand_over(self, span: _Span | None, state: State) -> None:
         """Let the expert follow the decoy, or what was asked again."""
         if span is None:
@@ -131,8 +149,8 @@ class Player:
 
     def _next(self, span: _Span | None, seen: Observation, state: State) -> np.ndarray:
         """Return the set-points of the next row."""
-        if span is not None and self._drive is not None:
-            return self.mover.take(self._drive(seen, self.episode.row))
+        if span is not None and span.policy:
+            return self.mover.take(self._driver.next(self.mover.position, seen.stamp_ns))
         if span is not None and span.decoy is None:
             openings = {side: self.mover.position[hand.gripper]
                         for side, hand in self.mover.hands.items()}
@@ -144,7 +162,8 @@ class Player:
     def _over(self, reached: int | None, change: int) -> bool:
         row, seconds = self.episode.row, self.episode.elapsed_s
         held = reached is not None and row - reached >= AFTER_S * self._hz
-        return seconds >= LONGEST_S or (held and seconds >= SHORTEST_S and row > change)
+        longest_s = LONGEST_S + (0.0 if self._driver is None else LONGER_S)
+        return seconds >= longest_s or (held and seconds >= SHORTEST_S and row > change)
 
     def _seen(self) -> Observation:
         fresh = self.episode.new_picture
