@@ -75,7 +75,7 @@ class Trainer:
             rank = self.accelerator.process_index
         if isinstance(self._wrapped, FSDPModule):
             # judging enters here and not by `forward`: shards must come together for it, too
-            register_fsdp_forward_method(self._wrapped, 'predict')
+            register_fsdp_forward_method(self.learner, 'predict')
         # read after `prepare`, which may put sharded parameters in the place of whole ones
         self.trained = [(name, p) for name, p in self.learner.named_parameters()
                         if p.requires_grad]
