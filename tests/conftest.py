@@ -14,8 +14,8 @@ import pytest
 
 from cli.domain import free
 
-# torch's compiler brings an LLVM, the simulator's off-screen OpenGL another. Only tests have both
-# in one process, and there the compiler's must be loaded first: loaded second, it crashes.
+# torch's compiler brings an LLVM, the simulator's off-screen OpenGL another. Only tests and
+# learn.episodes have both in one process: there the compiler's must be loaded first.
 if importlib.util.find_spec('triton'):
     import triton  # noqa: F401
 

@@ -6,6 +6,7 @@ setup(
     packages=find_packages(include=['wam_policy', 'wam_policy.*']),
     package_data={'wam_policy': ['embodiments/*/*.yaml', 'embodiments/*/*.xml',
                                  'embodiments/*/README.md',
+                                 'learn/fsdp.yaml',
                                  'models/*/*', 'models/*/experiment_cfg/*',
                                  'remote/flavours/*.yaml']},
     data_files=[

@@ -1,10 +1,16 @@
 """The evaluation's door, its report and its table; trials themselves are tested elsewhere."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from wam_policy.core import weights
 from wam_policy.learn import crew, evaluate, table
+from wam_policy.learn.episodes import Job
+from wam_policy.learn.series import MAIN, drawn
 from wam_policy.learn.trials import Result
+
+from wam_sim import robot as robots
 
 
 def answered(module, robot, jobs, workers, say):
@@ -75,6 +81,25 @@ def test_direct_needs_no_ros(modules):
     found = evaluate.evaluated(chosen)
     assert [module for module, *_ in modules] == ['wam_policy.learn.episodes']
     assert found['path'] == 'direct' and found['changed_original_rate'] == 0.0
+
+
+def test_the_expert_is_tried_directly_from_the_door_to_the_report(tmp_path, capsys):
+    report = tmp_path / 'r.json'
+    assert evaluate.main(['--direct', '--checkpoint', 'expert', '--robot', 'agibot_g1',
+                          '--episodes', '1', '--families', 'touch', '--workers', '1',
+                          '--report', str(report)]) == 0, capsys.readouterr().err
+    found = json.loads(report.read_text())
+    assert found['success_rate'] == 1.0 and found['model'] == 'expert'
+
+
+def test_a_model_is_tried_directly_and_fast_in_the_program_that_also_draws(monkeypatch):
+    """One process has the model and the cameras, whose libraries clash in the wrong order."""
+    monkeypatch.setenv('MUJOCO_GL', 'osmesa')
+    trials = [replace(trial, limit_s=0.5)
+              for trial in drawn(MAIN, robots.load('agibot_g1'), ('touch',), 1, 9_000_000)]
+    job = Job(weights.located('mini'), tuple(trials), pace={'fast': True})
+    result, = crew.tried('wam_policy.learn.episodes', 'agibot_g1', [job], 1, str)
+    assert result.chunks >= 2 and result.trouble == '' and result.jerk_ratio <= 1.0 + 1e-6
 
 
 def test_a_checkpoint_that_is_not_there_is_named(modules, capsys):

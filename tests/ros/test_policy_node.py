@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -95,17 +96,17 @@ class Bench:
                   and self.chunks and self.chunks[-1].session == self.status.session)
 
 
-@pytest.fixture
-def stage(monkeypatch):
-    """Give an active node that waits for words, and the bench around it."""
-    monkeypatch.setattr(engine, 'plan', toy_plan)
+@contextmanager
+def staged(*parameters):
+    """Give an active node for a YAM with parameters like `a:=1`, and the bench around it."""
     context = rclpy.Context()
-    rclpy.init(context=context, args=['--ros-args', '-p', 'embodiment:=yam'])
+    given = [word for each in ('embodiment:=yam', *parameters) for word in ('-p', each)]
+    rclpy.init(context=context, args=['--ros-args', *given])
     node, bench = PolicyNode(context=context), Bench(context)
     spinning = Spinning([node, bench.node])
     try:
         assert node.trigger_configure() == node.trigger_activate()
-        bench.wait(lambda: bench.status.state_name == 'IDLE')
+        bench.wait(lambda: bench.status.state_name == 'IDLE', 30)
         yield node, bench
     finally:
         spinning.stop()
@@ -113,6 +114,14 @@ def stage(monkeypatch):
         for made in (node, bench.node):
             made.destroy_node()
         rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """Give a node that waits for words, on workers without a model."""
+    monkeypatch.setattr(engine, 'plan', toy_plan)
+    with staged() as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,16 +1,13 @@
 """policy_node with a policy server elsewhere: it runs, holds while that is away, and resumes."""
 
-
 import numpy as np
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_policy.remote import flavour  # noqa: E402
-from wam_policy.ros.policy_node import PolicyNode  # noqa: E402
-from wam_policy.ros.process import Spinning  # noqa: E402
 
 from tests.remote.released_double import FlavourDouble  # noqa: E402
-from tests.ros.test_policy_node import ROBOT, Bench  # noqa: E402
+from tests.ros.test_policy_node import ROBOT, staged  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 VIEWS = [key[0] for key in flavour.load('dreamzero_yam').cameras.values()]
@@ -22,21 +19,12 @@ def double(port=0):
 
 @pytest.fixture
 def stage():
-    server, context = double(), rclpy.Context()
-    rclpy.init(context=context, args=[
-        '--ros-args', '-p', 'embodiment:=yam', '-p', 'backend:=remote', '-p',
-        f'server:=ws://127.0.0.1:{server.port}', '-p', 'query_timeout_s:=1.5'])
-    node, bench = PolicyNode(context=context), Bench(context)
-    spinning = Spinning([node, bench.node])
+    server = double()
     try:
-        assert node.trigger_configure() == node.trigger_activate()
-        yield server, bench
+        with staged('backend:=remote', f'server:=ws://127.0.0.1:{server.port}',
+                    'query_timeout_s:=1.5') as (_, bench):
+            yield server, bench
     finally:
-        spinning.stop()
-        node.close()
-        for made in (node, bench.node):
-            made.destroy_node()
-        rclpy.shutdown(context=context)
         server.close()
 
 
@@ -51,7 +39,6 @@ def held(bench):
 
 def test_it_asks_once_a_block_in_the_rhythm_of_the_released_server(stage):
     server, bench = stage
-    bench.wait(lambda: bench.status.state_name == 'IDLE', 30)
     bench.say('lift the cup')
     bench.wait(lambda: len(server.seen) >= 4, 20)
     bench.wait_running()
@@ -71,7 +58,6 @@ def test_it_asks_once_a_block_in_the_rhythm_of_the_released_server(stage):
     ('garbage', 'garbage'), ('slow', 'did not answer within')])
 def test_faults_are_in_the_status_and_it_goes_on_by_itself(stage, act, words):
     server, bench = stage
-    bench.wait(lambda: bench.status.state_name == 'IDLE', 30)
     bench.say('lift the cup')
     bench.wait_running()
     before, server.act = bench.status.session, act
@@ -85,7 +71,6 @@ def test_faults_are_in_the_status_and_it_goes_on_by_itself(stage, act, words):
 
 def test_it_holds_while_the_server_is_away_and_resumes(stage):
     server, bench = stage
-    bench.wait(lambda: bench.status.state_name == 'IDLE', 30)
     bench.say('lift the cup')
     bench.wait_running()
     server.act = 'vanish'

@@ -4,6 +4,7 @@ import http.client
 import re
 import threading
 import time
+from functools import partial
 
 import msgpack
 import numpy as np
@@ -43,6 +44,13 @@ def raw(served, **options):
                                          max_size=None, proxy=None, legacy=True, **options)
     end.recv(5)
     return end
+
+
+def asked(end, **message):
+    """Send a message and return the answer: a text, or what was packed."""
+    end.send(msgpack_numpy.packb(message))
+    answer = end.recv(5)
+    return answer if isinstance(answer, str) else msgpack_numpy.unpackb(answer)
 
 
 def get(served, path, **headers):
@@ -86,13 +94,7 @@ def test_pictures_are_remembered_as_the_released_server_does(served):
 
 
 def test_a_reset_and_new_words_begin_a_new_memory(served):
-    end = raw(served)
-
-    def ask(**message):
-        end.send(msgpack_numpy.packb(message))
-        answer = end.recv(5)
-        return answer if isinstance(answer, str) else msgpack_numpy.unpackb(answer)
-
+    ask = partial(asked, raw(served))
     ask(**observation(served, 1, session_id='a', endpoint='infer'))
     assert ask(endpoint='reset', session_id='a') == 'reset successful'
     assert served.desk.live == ()
@@ -107,12 +109,7 @@ def test_a_reset_and_new_words_begin_a_new_memory(served):
 
 def test_clocked_sessions_commit_once_and_in_order(served):
     end = raw(served)
-
-    def ask(**message):
-        end.send(msgpack_numpy.packb({'session_id': 'c', **message}))
-        answer = end.recv(5)
-        return answer if isinstance(answer, str) else msgpack_numpy.unpackb(answer)
-
+    ask = partial(asked, end, session_id='c')
     shown = {key: value for key, value in observation(served, 7).items() if 'video' in key}
     assert ask(endpoint='reset', memory='clocked', **{'annotation.task': 'fold it'}) \
         == 'reset successful'

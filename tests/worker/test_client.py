@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from wam_policy.worker import crew
 from wam_policy.worker.backoff import Backoff
 from wam_policy.worker.client import (
     Interrupted,
@@ -188,6 +189,17 @@ def test_a_worker_that_fails_a_request_is_named_and_both_start_again(rank, kind,
         seen.wait(lambda status: status.state == State.READY and status.generation == 2)
         assert pair.request('query', timeout_s=5).kind == 'answer'
         assert not set(before) & set(pids(pair))
+
+
+@pytest.mark.parametrize('kind', ['exit9', 'kill'])
+def test_the_exit_of_a_worker_is_waited_for_and_not_a_time(kind, monkeypatch):
+    monkeypatch.setattr(crew, 'HEAD_START_S', 100.0)
+    with Pair(plan()) as pair:
+        pair.wait_ready(10)
+        start_s = time.monotonic()
+        with pytest.raises(WorkerDied, match='status 9|SIGKILL'):
+            pair.request(kind, {'rank': 0}, timeout_s=10)
+        assert time.monotonic() - start_s < 10
 
 
 def test_a_death_between_requests_is_seen_at_once():

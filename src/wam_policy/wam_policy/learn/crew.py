@@ -63,10 +63,12 @@ class _Program:
         with errors.open('w') as file:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file,
                                              stdin=subprocess.DEVNULL, text=True)
+        assert self._process.stdout is not None
+        self._said = self._process.stdout
 
     def pass_on(self, said: SimpleQueue) -> None:
         def run() -> None:
-            for line in self._process.stdout:
+            for line in self._said:
                 said.put(line)
             said.put(None)
         threading.Thread(target=run, daemon=True).start()
@@ -86,7 +88,7 @@ class _Program:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._process.stdout.close()
+        self._said.close()
 
 
 def _lines(programs: Sequence[_Program]) -> Iterator[str]:

@@ -98,7 +98,7 @@ class Dataset:
 
     def end(self, about: Mapping[str, Any] = NO_LABELS) -> int:
         """Finish the present episode and return its number; `about` goes beside its length."""
-        now, self._open, number = self._open, None, self.episodes
+        now, number = self._taken(), self.episodes
         for video in now.videos.values():
             video.close()
         states, actions = np.stack(now.states), np.stack(now.actions)
@@ -188,6 +188,13 @@ class Dataset:
                 'task_index': np.array(tasks, dtype=np.int64),
                 self.robot.language_key: np.array(tasks, dtype=np.int64)}
 
+    def _taken(self) -> '_Open':
+        """Take the present episode out of our hands."""
+        now, self._open = self._open, None
+        if now is None:
+            raise ValueError('no episode has begun: add a row first')
+        return now
+
     def _counted(self, values: np.ndarray) -> dict[str, list]:
         values = values.reshape(len(values), -1)
         found = figures.six(values)
@@ -199,6 +206,7 @@ class Dataset:
                                            video_key=gear.VIDEO + camera)
 
     def _info(self) -> dict[str, Any]:
+        assert self._size is not None       # close() wants an episode
         width, height = self._size
         fps = round(self.fps, 3)
         whole = int(fps) if fps == int(fps) else fps

@@ -45,7 +45,8 @@ class HeldOut:
             raise ValueError('no episode that was held out begins with a row to judge by: train '
                              'on more episodes, or with another --seed')
 
-    @torch.inference_mode()
+    # not inference_mode: sharded weights that come together in it could not be trained on
+    @torch.no_grad()
     def figures(self, trainer: Trainer) -> dict[str, float]:
         """Give named figures with the trainer's present weights."""
         found: dict[str, float] = {}

@@ -39,7 +39,7 @@ def figures(results: Sequence[Result], prefix: str = '') -> dict[str, float | in
     if any(len(result.reached_s) > 1 for result in results):
         found |= rate((any(at is not None for at in result.reached_s[1:]) for result in results),
                       f'{prefix}original')
-    times_s = [result.reached_s[0] for result in results if result.success]
+    times_s = [at for result in results if (at := result.reached_s[0]) is not None]
     if times_s:
         found[f'{prefix}time_to_success_p50_s'] = float(np.median(times_s))
         found[f'{prefix}time_to_success_p90_s'] = float(np.percentile(times_s, 90))

@@ -243,7 +243,9 @@ def _accelerator(options: argparse.Namespace) -> 'Accelerator | None':
 
 def _trained(options: argparse.Namespace) -> int:
     accelerator = _accelerator(options)
-    device = torch.device(options.device) if accelerator is None else accelerator.device
+    device = torch.device(options.device)
+    if accelerator is not None and device.type != 'cpu':
+        device = accelerator.device         # of this process; on a CPU it numbers what has none
     half = options.lora and options.bf16 and device.type == 'cuda'
     origin = Origin(options.preset, options.init, options.base, options.lora, options.seed, device,
                     torch.bfloat16 if half else torch.float32)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from wam_policy.learn.learner import Learner, Prompts
 from wam_policy.learn.losses import Losses, Objective
@@ -72,6 +73,9 @@ class Trainer:
         if self.accelerator is not None:
             self._wrapped, self.optimiser = self.accelerator.prepare(self.learner, self.optimiser)
             rank = self.accelerator.process_index
+        if isinstance(self._wrapped, FSDPModule):
+            # judging enters here and not by `forward`: shards must come together for it, too
+            register_fsdp_forward_method(self.learner, 'predict')
         # read after `prepare`, which may put sharded parameters in the place of whole ones
         self.trained = [(name, p) for name, p in self.learner.named_parameters()
                         if p.requires_grad]

@@ -18,7 +18,9 @@ from wam_policy.worker import exits, wire
 from wam_policy.worker.program import Death, OnLine, Program
 from wam_policy.worker.wire import Message
 
-HEAD_START_S = 3.0  # between a closed socket and the exit that explains it; machines get busy
+# From a closed socket to the exit that explains it. The exit itself ends the wait: only a worker
+# that hangs up and lives on, which none of ours does, costs all of it.
+HEAD_START_S = 3.0
 TERM_S = 1.0        # from SIGTERM to SIGKILL
 MESSAGE_S = 2.0     # for the rest of a message once it has begun
 
