@@ -1,12 +1,18 @@
 """The long watch: what it names, how it judges, and that a kill loses one sample at most."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_policy.ros import soak, soak_plot  # noqa: E402
+from wam_policy.ros.watched import Watched, named  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -38,10 +44,11 @@ def document(**changes):
     (['python', '/install/lib/wam_policy/policy_node', '--ros-args'], 'policy_node'),
     (['python', '/opt/bin/ros2', 'launch', 'wam_bringup', 'yam.launch.py'], 'launch'),
     (['python', '-m', 'wam_policy.ros.leash', '1', 'ros2', 'launch'], None),
+    (['python', '-m', 'wam_policy.ros.evaluate', '--robot', 'yam', '--jobs', 'F'], None),
     (['bash'], None),
 ])
 def test_processes_are_named_by_what_they_do(command, name):
-    assert soak.named(command) == name
+    assert named(command) == name
 
 
 def test_a_stack_that_does_not_grow_is_flat():
@@ -65,6 +72,16 @@ def test_restarted_workers_and_a_launch_that_failed_are_faults():
     assert soak.faults(found) == ['the launch ended with status 1', 'workers were restarted']
 
 
+def test_of_several_stacks_the_longest_is_judged_after_a_warm_up_of_its_own():
+    first = [{**each, 'stack': 1} for each in samples(leak_mb_per_h=50.0, hours=0.2)]
+    second = [{**each, 'stack': 2, 'at_s': each['at_s'] + 800.0} for each in samples()]
+    found = soak.verdict(first + second, 600.0)
+    assert found['flat'] and found['stacks'] == 2 and found['samples'] == 150
+    assert not soak.verdict(second + [{**each, 'at_s': each['at_s'] + 5000.0, 'stack': 3}
+                                      for each in samples(leak_mb_per_h=50.0, hours=2.0)],
+                            600.0)['flat']
+
+
 def test_a_run_that_was_too_short_is_not_called_flat():
     assert 'too short to tell' in soak.faults(document(hours=0.01))[0]
 
@@ -82,8 +99,87 @@ def test_a_report_is_replaced_whole_judged_again_and_drawn(tmp_path):
     (['--hours', '0', '--report', 'R.json'], '--hours: want more than 0'),
     (['--report', '/nowhere/R.json'], 'no folder /nowhere'),
     (['--again', '--report', 'none.json'], 'no report none.json'),
+    (['--watch', '7', '--seed', '1', '--camera-hz', '5', '--report', 'R.json'],
+     'leave out --seed, --camera-hz'),
 ])
 def test_wrong_arguments_name_the_fix(given, complaint, capsys):
     with pytest.raises(SystemExit):
         soak.arguments(given)
     assert complaint in capsys.readouterr().err
+
+
+# a command that lives with one "stack" after another, each a launch with a node below it
+TWO_STACKS = '''
+import shutil, subprocess, sys
+stack = ('import shutil, subprocess; '
+         'subprocess.run(["motion_node", "60"], executable=shutil.which("sleep"))')
+for _ in range(2):
+    launch = subprocess.Popen([sys.executable, '-c', stack, 'launch', 'yam.launch.py'])
+    print('up', flush=True)
+    sys.stdin.readline()
+    subprocess.run(['pkill', '-P', str(launch.pid)])
+    launch.kill()
+    launch.wait()
+    print('down', flush=True)
+    sys.stdin.readline()
+'''
+
+
+@pytest.fixture
+def command():
+    """Start that command; end it, and with it what it would have started."""
+    with subprocess.Popen([sys.executable, '-c', TWO_STACKS], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as started:
+        yield started
+        for child in Watched(started.pid).tree() if started.poll() is None else ():
+            child.kill()
+        started.kill()
+
+
+def told(command):
+    """Let it go on, and hear what it did."""
+    command.stdin.write('\n')
+    command.stdin.flush()
+    return command.stdout.readline().strip()
+
+
+def until(check):
+    end_s = time.monotonic() + 5.0
+    while not check():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+def test_stacks_below_a_command_are_found_counted_and_outlived(command):
+    watched = Watched(command.pid)
+    assert command.stdout.readline() == 'up\n'
+    until(lambda: set(soak.used(watched.tree())) == {'launch', 'motion_node'})
+    assert watched.stacks == 1 and watched.robot() == 'yam' and not watched.ended
+    assert told(command) == 'down'
+    assert soak.used(watched.tree()) == {} and watched.robot() is None
+    assert told(command) == 'up'
+    until(lambda: set(soak.used(watched.tree())) == {'launch', 'motion_node'})
+    assert watched.stacks == 2
+    assert told(command) == 'down'
+    command.stdin.close()
+    until(lambda: watched.ended)                # not yet waited for: a zombie has ended too
+    assert watched.tree() == [] and watched.robot() is None
+    assert '-c' in watched.command
+
+
+def test_what_cannot_be_watched_says_why():
+    gone = subprocess.Popen([sys.executable, '-c', ''])
+    gone.wait()
+    with pytest.raises(ValueError, match=f'there is no process {gone.pid}'):
+        Watched(gone.pid)
+    here = psutil.Process().environ().get('ROS_DOMAIN_ID', '0')     # as it was started
+    with pytest.raises(ValueError, match=f'set ROS_DOMAIN_ID={here}'):
+        Watched(os.getpid(), {'ROS_DOMAIN_ID': '230'})
+
+
+def test_a_watch_of_what_has_ended_fails_with_the_reason(command, ros_domain, capfd, tmp_path):
+    command.kill()
+    command.wait()
+    given = ['--watch', str(command.pid), '--report', str(tmp_path / 'R.json')]
+    assert soak.main(given) == 1
+    assert f'there is no process {command.pid}' in capfd.readouterr().err

@@ -1,5 +1,6 @@
 """The stack for hours: what it uses and how it performs, sampled, judged, plotted.
 
+The stack is one of its own, or one that another command lives with (--watch), which is left alone.
 Everything is measured from outside: processes by the kernel's figures, the rest from topics. The
 report is written anew with every sample, so a kill loses the last one at most. Exit status: 0 if
 nothing grows and nothing was lost, 1 if something does, 2 for wrong arguments.
@@ -13,7 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,13 @@ from wam_policy.ros import demo, report, soak_plot
 from wam_policy.ros.monitor import Monitor
 from wam_policy.ros.process import Spinning
 from wam_policy.ros.supervised import MEBIBYTE, Supervised
+from wam_policy.ros.watched import Watched, below, named
 
 WARM_UP_SHARE, WARM_UP_MAX_S = 1 / 6, 600.0     # caches fill, allocators find their size
 USED = ('rss_mb', 'uss_mb', 'fds', 'threads')
 JUDGED = ('uss_mb', 'fds', 'threads')
-ROLE = '--role'
+# what would be said to a stack of its own
+STARTING = ('seed', 'instruction', 'checkpoint', 'devices', 'steps', 'camera_size', 'camera_hz')
 
 
 class Failure(Exception):
@@ -45,7 +49,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='wam soak', description='Run the simulated stack for hours and watch what it uses.')
     parser.add_argument('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
-    parser.add_argument('--hours', type=float, default=1.0, metavar='H')
+    parser.add_argument('--hours', type=float, default=1.0, metavar='H',
+                        help='at most, from the first sample on (default: %(default)g)')
+    parser.add_argument('--watch', type=int, metavar='PID',
+                        help='start nothing: sample the stack below that process, for example '
+                        'that of a running ./wam eval, until it ends')
     parser.add_argument('--period', type=float, default=10.0, metavar='S',
                         help='between two samples (default: %(default)g)')
     parser.add_argument('--report', type=Path, required=True, metavar='FILE',
@@ -53,7 +61,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--plot', type=Path, metavar='FILE', help='PNG')
     parser.add_argument('--again', action='store_true',
                         help='judge and plot the report that is there; run nothing')
-    parser.add_argument('--seed', type=int, default=0, metavar='N')
+    parser.add_argument('--seed', type=int, metavar='N', help='of scene and noise (default: 0)')
     parser.add_argument('--instruction', metavar='TEXT',
                         help='what to do (default: what the scene asks for)')
     parser.add_argument('--checkpoint', metavar='DIR', help='a folder, or preset:NAME')
@@ -69,6 +77,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     for path in filter(None, (chosen.report, chosen.plot)):
         if not path.absolute().parent.is_dir():
             parser.error(f'there is no folder {path.absolute().parent}')
+    if chosen.watch is not None and (given := [name for name in STARTING
+                                               if getattr(chosen, name) is not None]):
+        parser.error(f'--watch starts nothing: leave out '
+                     f'{", ".join("--" + name.replace("_", "-") for name in given)}')
     if chosen.again and not chosen.report.is_file():
         parser.error(f'--again: there is no report {chosen.report}')
     return chosen
@@ -90,19 +102,9 @@ def used(tree: Sequence[psutil.Process]) -> dict[str, dict[str, float]]:
     return found
 
 
-def named(command: Sequence[str]) -> str | None:
-    """Name a process of the stack by its command line; None for others."""
-    if ROLE in command:
-        return f'worker {command[command.index(ROLE) + 1]}'
-    for part in command[:3]:
-        if part.endswith('_node'):
-            return Path(part).name
-    return 'launch' if 'launch' in command and 'leash' not in ' '.join(command) else None
-
-
-def sample(monitor: Monitor, stack: Supervised, begun_s: float,
+def sample(monitor: Monitor, processes: Mapping[str, Any], stack: int, begun_s: float,
            before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return one sample: what is used, and how the loop performs."""
+    """Return one sample: what is used, and how the loop performs; `before` of the same stack."""
     policy, motion = monitor.policy or PolicyStatus(), monitor.motion or MotionStatus()
     now_s = time.monotonic() - begun_s
     stages = dict(zip(policy.stage_names, zip(policy.stage_p50_ms, policy.stage_p99_ms,
@@ -110,8 +112,9 @@ def sample(monitor: Monitor, stack: Supervised, begun_s: float,
     p50_ms, p99_ms = stages.get('total', (0.0, 0.0))
     since = {'at_s': now_s - 1.0, 'chunks': policy.chunks} if before is None else before
     return {
-        'at_s': round(now_s, 2), 'state': policy.state_name, 'chunks': policy.chunks,
-        'chunk_hz': (policy.chunks - since['chunks']) / max(now_s - since['at_s'], 1e-3),
+        'at_s': round(now_s, 2), 'stack': stack,
+        'state': policy.state_name, 'chunks': policy.chunks,
+        'chunk_hz': max(0, policy.chunks - since['chunks']) / max(now_s - since['at_s'], 1e-3),
         'latency_p50_ms': p50_ms, 'latency_p99_ms': p99_ms,
         'camera_hz': min(policy.camera_rate_hz, default=0.0),
         'underruns': motion.underruns, 'late_chunks': motion.late_chunks,
@@ -119,15 +122,22 @@ def sample(monitor: Monitor, stack: Supervised, begun_s: float,
         'jitter_p99_ms': motion.tick_jitter_p99_ms, 'dropped_chunks': policy.dropped_chunks,
         'dropped_frames': policy.dropped_frames, 'kv_commits': policy.kv_commits,
         'worker_restarts': policy.worker_restarts, 'load': psutil.getloadavg()[0],
-        'processes': used(psutil.Process(stack.pid).children(recursive=True))}
+        'processes': processes}
 
 
 def verdict(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> dict[str, Any]:
-    """Judge the samples after the warm-up: slope, interval, and whether it is flat, per figure."""
-    warm = [each for each in samples if each['at_s'] >= warm_up_s]
+    """Judge the samples after the warm-up: slope, interval, and whether it is flat, per figure.
+
+    Of several stacks one after another, each with a warm-up of its own, the longest is judged.
+    """
+    stacks = Counter(each.get('stack', 1) for each in samples)
+    most = max(stacks, key=stacks.get, default=1)
+    longest = [each for each in samples if each.get('stack', 1) == most]
+    warm = [each for each in longest if each['at_s'] - longest[0]['at_s'] >= warm_up_s]
     names = sorted({name for each in warm for name in each['processes']})
     series = {name: [each for each in warm if name in each['processes']] for name in names}
-    found: dict[str, Any] = {'warm_up_s': warm_up_s, 'samples': len(warm), 'processes': {}}
+    found: dict[str, Any] = {'warm_up_s': warm_up_s, 'samples': len(warm),
+                             'stacks': len(stacks), 'processes': {}}
     for name, rows in series.items():
         at_s = np.array([each['at_s'] for each in rows])
         found['processes'][name] = {
@@ -162,57 +172,107 @@ class Soak:
     def __init__(self, chosen: argparse.Namespace, asked: threading.Event) -> None:
         self._chosen, self._asked = chosen, asked
         self._monitor = Monitor(embodiment.load(chosen.robot))
-        self._log = Path(tempfile.mkstemp(prefix='wam-soak-', suffix='.log')[1])
+        self._end: dict[str, Any] = {}
         self.samples: list[dict[str, Any]] = []
 
     def run(self) -> dict[str, Any]:
         """Return the report; raises Failure with the reason if nothing ran."""
         spinning = Spinning([self._monitor])
         try:
-            time.sleep(demo.DISCOVERY_S)
-            if self._monitor.others():
-                raise Failure('another stack runs in this ROS domain: end it, or set '
-                              'ROS_DOMAIN_ID to a number of your own')
-            self._monitor.watch()
-            given = argparse.Namespace(**{
-                **vars(self._chosen), 'headless': True, 'backend': None, 'server': None,
-                'flavour': None})
-            stack = Supervised(demo.launch_command(given), self._log)
-            try:
-                self._sampled(stack)
-            finally:
-                status, left = stack.stop(threading.Event())
+            if self._chosen.watch is None:
+                self._launched()
+            else:
+                self._watched(Watched(self._chosen.watch))
+        except ValueError as error:
+            raise Failure(f'--watch: {error}') from error
         finally:
             spinning.stop()
             self._monitor.destroy_node()
-        return {**self._document(), 'launch_exit_code': status,
-                'exit_codes': stack.exit_codes(), 'killed_processes': left}
+        return self._document()
 
-    def _sampled(self, stack: Supervised) -> None:
-        started_s = time.monotonic()
-        while self._monitor.witness.begun_s is None or self._monitor.motion is None:
-            self._step(stack, 1.0)
-            if time.monotonic() - started_s > demo.START_S or self._asked.is_set():
-                raise Failure(f'no chunk came: {self._monitor.reason}\n{stack.last_words()}')
+    def _launched(self) -> None:
+        """Start a stack, keep its robot busy, and end it."""
+        time.sleep(demo.DISCOVERY_S)
+        if self._monitor.others():
+            raise Failure('another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
+                          'to a number of your own')
+        self._monitor.watch()
+        given = argparse.Namespace(**{
+            **vars(self._chosen), 'seed': self._chosen.seed or 0, 'headless': True,
+            'backend': None, 'server': None, 'flavour': None})
+        stack = Supervised(demo.launch_command(given),
+                           Path(tempfile.mkstemp(prefix='wam-soak-', suffix='.log')[1]))
+
+        def over() -> str | None:
+            if stack.returncode is not None:
+                raise Failure(f'the launch ended by itself with status {stack.returncode}:\n'
+                              f'{stack.last_words()}')
+            instruction = self._chosen.instruction or self._monitor.task
+            if instruction:
+                self._monitor.say(instruction)
+            return None
+
+        try:
+            started_s = time.monotonic()
+            while not self._lives() and not self._waited(1.0, over):
+                if time.monotonic() - started_s > demo.START_S:
+                    raise Failure(f'no chunk came: {self._monitor.reason}\n{stack.last_words()}')
+            self._sampled(lambda: (used(below(stack)), 1), over)
+        finally:
+            status, left = stack.stop(threading.Event())
+        self._end |= {'launch_exit_code': status, 'exit_codes': stack.exit_codes(),
+                      'killed_processes': left}
+
+    def _watched(self, watched: Watched) -> None:
+        """Look at a stack, or at one after another, until what started them ends."""
+        self._end |= {'watched': {'pid': watched.pid, 'command': watched.command}}
+
+        def over() -> str | None:
+            return f'process {watched.pid} ended' if watched.ended else None
+
+        while watched.robot() is None and not self._waited(1.0, over):
+            pass
+        if watched.robot() not in (None, self._chosen.robot):
+            raise Failure(f'the stack below process {watched.pid} drives {watched.robot()}: '
+                          f'say --robot {watched.robot()}')
+        self._monitor.watch()
+        while not self._lives() and not self._waited(1.0, over):
+            pass
+        self._sampled(lambda: (used(watched.tree()), watched.stacks), over)
+
+    def _lives(self) -> bool:
+        return self._monitor.witness.begun_s is not None and self._monitor.motion is not None
+
+    def _sampled(self, look: Callable[[], tuple[dict[str, Any], int]],
+                 over: Callable[[], str | None]) -> None:
+        """Take samples; `look` returns what each process uses and the number of their stack."""
+        if 'ended' in self._end:
+            raise Failure(f'{self._end["ended"]}, and no chunk came: {self._monitor.reason}')
         begun_s = due_s = time.monotonic()
-        while not self._asked.is_set() and due_s - begun_s <= 3600 * self._chosen.hours:
-            while (left_s := due_s - time.monotonic()) > 0 and not self._asked.is_set():
-                self._step(stack, min(1.0, left_s))
+        while due_s - begun_s <= 3600 * self._chosen.hours:
+            if self._waited(max(0.0, due_s - time.monotonic()), over):
+                return
             due_s += self._chosen.period
-            self.samples.append(sample(self._monitor, stack, begun_s,
-                                       self.samples[-1] if self.samples else None))
+            processes, stack = look()
+            if not processes:               # one stack ended, the next has not begun
+                continue
+            before = next((each for each in self.samples[-1:] if each['stack'] == stack), None)
+            self.samples.append(sample(self._monitor, processes, stack, begun_s, before))
             written(self._chosen.report, self._document())
             demo.say(_line(self.samples[-1]))
+        self._end['ended'] = f'{self._chosen.hours:g} h have passed'
 
-    def _step(self, stack: Supervised, length_s: float) -> None:
-        """Wait a moment, keep the robot busy, and notice a stack that ended."""
-        self._asked.wait(length_s)
-        if stack.returncode is not None:
-            raise Failure(f'the launch ended by itself with status {stack.returncode}:\n'
-                          f'{stack.last_words()}')
-        instruction = self._chosen.instruction or self._monitor.task
-        if instruction:
-            self._monitor.say(instruction)
+    def _waited(self, seconds: float, over: Callable[[], str | None]) -> bool:
+        """Wait, looking every second whether it is `over`; return that, and keep the reason."""
+        end_s = time.monotonic() + seconds
+        while True:
+            left_s = end_s - time.monotonic()
+            if self._asked.wait(min(1.0, max(0.0, left_s))):
+                self._end['ended'] = 'interrupted'
+            elif reason := over():
+                self._end['ended'] = reason
+            if 'ended' in self._end or left_s <= 1.0:
+                return 'ended' in self._end
 
     def _document(self) -> dict[str, Any]:
         policy = self._monitor.policy
@@ -220,7 +280,7 @@ class Soak:
         return {'robot': self._chosen.robot, 'hours': self._chosen.hours,
                 'period_s': self._chosen.period, 'model': policy.model if policy else '',
                 'cores': os.cpu_count(), 'versions': report.versions(),
-                'verdict': verdict(self.samples, warm_up_s), 'samples': self.samples}
+                'verdict': verdict(self.samples, warm_up_s), 'samples': self.samples, **self._end}
 
 
 def _line(last: Mapping[str, Any]) -> str:
@@ -264,6 +324,8 @@ def main(given: Sequence[str] | None = None) -> int:
     if chosen.plot is not None:
         soak_plot.drawn(document, chosen.plot)
     wrong = faults(document)
+    if 'ended' in document:
+        print(f'{document["ended"]}, {len(document["samples"])} samples')
     print('\n'.join(f'soak: {text}' for text in wrong) or 'nothing grows')
     return 1 if wrong else 0
 
