@@ -32,6 +32,19 @@ def test_a_model_drives_the_robots_it_has_statistics_of(shipped):
         weights.drives('mini', 'agibot')
 
 
+def test_where_the_default_does_not_fit_another_shipped_model_does(shipped):
+    assert weights.fitting('mini', 'agibot') == weights.STAND_IN
+    for name, robots in (('mini', '{"agibot": {}}'), ('mini_yam', '{"agibot": {}, "yam": {}}')):
+        folder = shipped / name / 'experiment_cfg'
+        folder.mkdir(parents=True)
+        (shipped / name / 'config.json').write_text('{}')
+        (folder / 'metadata.json').write_text(robots)
+    assert weights.fitting('mini', 'agibot') == 'mini'
+    assert weights.fitting('mini', 'yam') == 'mini_yam'
+    assert weights.fitting('mini', 'droid') == weights.STAND_IN
+    assert weights.fitting('/a/folder', 'droid') == '/a/folder'     # asked for: taken
+
+
 @pytest.mark.parametrize('name', ['', 'maxi', '/no/such'])
 def test_what_is_nowhere_is_refused_with_what_there_is(shipped, name):
     with pytest.raises(ValueError, match=r'no shipped model \(mini\)'):

@@ -11,7 +11,7 @@ from pathlib import Path
 SHIPPED = Path(__file__).resolve().parent.parent / 'models'
 PRESET = 'preset:'                          # random weights
 DEFAULT = 'mini'                            # the shipped model that is taken unasked
-STAND_IN = 'preset:tiny'                    # where it did not come along, or is of other robots
+STAND_IN = 'preset:tiny'                    # where no shipped model is of the robot
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,17 @@ def drives(name: str, tag: str) -> bool:
         return path.is_file() and tag in json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f'{path} cannot be read: {error}') from error
+
+
+def fitting(checkpoint: str, tag: str) -> str:
+    """Return `checkpoint`, or what stands in where the default one is not of the robot of a tag.
+
+    That is another shipped model, or random weights. ValueError for unreadable statistics.
+    """
+    if checkpoint != DEFAULT:
+        return checkpoint
+    candidates = (DEFAULT, *(name for name in shipped() if name != DEFAULT))
+    return next((name for name in candidates if drives(name, tag)), STAND_IN)
 
 
 def advice(checkpoint: str) -> Advice:

@@ -154,6 +154,8 @@ def evaluated(chosen: argparse.Namespace) -> dict[str, Any]:
 
 def described(chosen: argparse.Namespace) -> Design | None:
     """Locate all checkpoints; return what the one under test is, None for the expert."""
+    tag = robots.load(chosen.robot).embodiment.model_tag
+    chosen.checkpoint = weights.fitting(chosen.checkpoint, tag)
     for name in ('cloned', 'flash', 'checkpoint'):
         given = getattr(chosen, name)
         if given is not None and given != EXPERT:

@@ -56,11 +56,8 @@ def plan(params: PolicyParams, checkpoint: str) -> Plan:
 
 
 def stood_in(checkpoint: str, robot: str) -> str:
-    """Return `checkpoint`, or random weights where the default one was not trained on `robot`."""
-    if checkpoint != weights.DEFAULT:
-        return checkpoint
-    trained = weights.drives(checkpoint, embodiment.load(robot).model_tag)
-    return checkpoint if trained else weights.STAND_IN
+    """Return `checkpoint`, or what stands in where the default one was not trained on `robot`."""
+    return weights.fitting(checkpoint, embodiment.load(robot).model_tag)
 
 
 def _remote(params: PolicyParams) -> Plan:

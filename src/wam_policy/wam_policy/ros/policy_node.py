@@ -19,7 +19,7 @@ from std_msgs.msg import String
 
 from wam_msgs.msg import ActionChunk, PolicyStatus
 from wam_msgs.srv import Reload
-from wam_policy.core import embodiment
+from wam_policy.core import embodiment, weights
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.policy import Policy, Settings, Workers
 from wam_policy.core.types import Chunk
@@ -66,10 +66,11 @@ class PolicyNode(LifecycleNode):
             self._params = given = params.read(self, PolicyParams)
             self._robot = embodiment.load(given.embodiment)
             plan = engine.plan(given, given.checkpoint)
-            if engine.stood_in(given.checkpoint, self._robot.name) != given.checkpoint:
+            taken = engine.stood_in(given.checkpoint, self._robot.name)
+            if taken != given.checkpoint:
                 self.get_logger().warning(
                     f'the shipped model {given.checkpoint} does not know {self._robot.name}: '
-                    'random weights')
+                    + ('random weights' if taken == weights.STAND_IN else f'{taken} instead'))
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
