@@ -254,7 +254,7 @@ def test_reload_restarts_the_workers_and_names_a_wrong_folder(running, monkeypat
     client = bench.node.create_client(Reload, 'reload')
     old = bench.status.session
     answer = client.call(Reload.Request())
-    assert answer.success and 'preset:tiny' in answer.message
+    assert answer.success and 'mini_yam' in answer.message
     bench.wait_running(old)
 
     def refuses(params, checkpoint):

@@ -24,7 +24,7 @@ TOUCH_M = 0.006                             # over the top of a cube
 PUSH_HEIGHT_M = 0.024                       # over the table
 GRIP_M = 0.003                              # over the centre of a cube
 RAISED_M = LIFT_M + 0.03
-PUSH_BEYOND_M = 0.035                       # what the fingers' play and a margin need
+PUSH_BEYOND_M = 0.055                       # a policy without memory of where it began stops early
 # sideways distances, m
 FAR_M, NEAR_M, OVER_M = 0.09, 0.016, 0.007
 LOW_M = 0.02                                # above the pushing height: still between the fingers
