@@ -88,7 +88,7 @@ def test_the_demo_reports_what_it_measured(tmp_path):
         capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(report.read_text())
-    assert found['robot'] == 'yam' and found['trained'] == 0
+    assert found['robot'] == 'yam' and found['trained'] == 1
     assert found['chunks'] > 8 and found['kv_commits'] > 2
     assert {'p50', 'p99', 'receive', 'denoise', 'publish'} <= set(found['latency_ms'])
     assert all(np.isfinite(rate) and rate > 1 for rate in found['camera_rate_hz'].values())
