@@ -118,6 +118,14 @@ def test_a_policy_drives_and_the_expert_finishes():
     assert np.abs(np.diff(targets[:others[-1] + 1], axis=0)).max() > 0      # random, yet it moves
 
 
+def test_the_program_lets_a_shipped_model_drive(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-m', 'wam_policy.learn.play', '--robot', 'agibot_g1', '--episodes', '1',
+         '--seed', '77', '--shard', '0', '--disturbed', '1', '--driver', 'mini', '--out',
+         str(tmp_path / 'out')], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_held_out_combinations_are_not_played():
     for seed in range(60):
         scene = scenes.sampled(ROBOT, seed)

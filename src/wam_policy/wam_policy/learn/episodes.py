@@ -4,7 +4,6 @@
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import sys
@@ -13,10 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-if __name__ == '__main__' and importlib.util.find_spec('triton'):
-    # torch's compiler brings an LLVM, the simulator's off-screen OpenGL another, and MuJoCo loads
-    # that with its import: the compiler's must be the first, loaded second it crashes
-    import triton  # noqa: F401
+if __name__ == '__main__':
+    from wam_policy.learn import compiler_first  # noqa: F401
 
 from wam_sim.robot import Robot
 

@@ -16,6 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+if __name__ == '__main__' and any(word.startswith('--driver') for word in sys.argv):
+    from wam_policy.learn import compiler_first  # noqa: F401
+
 from wam_policy.learn.dataset import Dataset
 from wam_policy.learn.player import Mischief, Player
 from wam_sim import robot as robots
