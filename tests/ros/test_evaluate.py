@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +12,8 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_policy.ros import convert, evaluate
-from wam_policy.ros.monitor import Monitor
 from wam_policy.ros.rounds import LIMIT_S, Rounds
+from wam_policy.ros.stage import Trouble
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
 TOY = Path(__file__).with_name('toy_worker.py')
@@ -60,43 +61,84 @@ class Told:
     """Stand in for the monitor: remember what is said and asked for."""
 
     def __init__(self):
-        self.said, self.resets, self.state = [], 0, 'RUNNING'
+        self.said, self.state = [], 'RUNNING'
         self.policy = SimpleNamespace(instruction='')
         self.sim = SimpleNamespace(episode=0, instruction='a', goals_reached=[False])
-
-    def create_client(self, *_):
-        return SimpleNamespace(call_async=self._reset)
-
-    def _reset(self, _):
-        self.resets += 1
 
     def say(self, words):
         self.said.append(words)
         self.policy.instruction = words
 
-    def hush(self):
-        self.said.append('')
-        self.policy.instruction = ''
+
+class Hand:
+    """Stand in for the stage hand: take words away and count scenes; fail when told to."""
+
+    def __init__(self, monitor):
+        self.monitor, self.scenes, self.homes = monitor, 0, 0
+        self.may_go, self.trouble = threading.Event(), ''
+        self.may_go.set()
+
+    def hushed(self, asked):
+        self.monitor.said.append('')
+        self.monitor.policy.instruction = ''
+
+    def go_home(self, asked):
+        assert self.may_go.wait(5.0)
+        if self.trouble:
+            raise Trouble(self.trouble)
+        self.homes += 1
+
+    def next_scene(self, asked):
+        self.scenes += 1
+        self.monitor.sim = SimpleNamespace(episode=self.scenes, instruction='a',
+                                           goals_reached=[False])
 
 
-def test_rounds_end_with_success_or_with_time():
+def settled(rounds):
+    rounds._change.join(5.0)
+    assert not rounds._change.is_alive()
+
+
+def test_rounds_end_with_success_or_with_time_and_begin_at_home():
     monitor = Told()
-    rounds = Rounds(monitor)
+    hand = Hand(monitor)
+    rounds = Rounds(monitor, hand)
     rounds.advance(0.0)
     rounds.advance(1.0)
-    assert monitor.said == ['a'] and monitor.resets == 0
+    assert monitor.said == ['a'] and hand.scenes == 0
     monitor.sim.goals_reached = [True]
+    hand.may_go.clear()
     rounds.advance(2.0)
-    assert monitor.said == ['a', ''] and monitor.resets == 1
-    rounds.advance(3.0)                     # the next scene is not there yet
-    assert monitor.said == ['a', '']
-    monitor.sim = SimpleNamespace(episode=1, instruction='a', goals_reached=[False])
+    rounds.advance(3.0)                     # the arms are still on their way
+    assert 'a' not in monitor.said[1:] and hand.scenes == 0
+    hand.may_go.set()
+    settled(rounds)
+    assert (hand.homes, hand.scenes) == (1, 1)
     rounds.advance(4.0)                     # the same words, and yet new
     rounds.advance(5.0)
     rounds.advance(5.0 + LIMIT_S + 0.1)
-    assert monitor.said == ['a', '', 'a', ''] and monitor.resets == 2
+    settled(rounds)
+    assert monitor.said == ['a', '', 'a', ''] and hand.scenes == 2
     assert (rounds.score.tried, rounds.score.done) == (2, 1)
-    assert str(rounds.score) == '1 of 2 tasks done' and hasattr(Monitor, 'hush')
+    assert str(rounds.score) == '1 of 2 tasks done'
+    rounds.close()
+
+
+def test_a_change_of_scenes_that_failed_is_tried_again_and_counts_once():
+    monitor = Told()
+    hand = Hand(monitor)
+    rounds = Rounds(monitor, hand)
+    rounds.advance(0.0)
+    monitor.sim.goals_reached = [True]
+    hand.trouble = 'the arms do not come home'
+    rounds.advance(1.0)
+    settled(rounds)
+    assert str(rounds) == '1 of 1 tasks done (the arms do not come home)' and hand.scenes == 0
+    hand.trouble = ''
+    rounds.advance(2.0)
+    settled(rounds)
+    assert rounds.trouble == '' and hand.scenes == 1 and rounds.score.tried == 1
+    rounds.close()
 
 
 def test_two_trials_through_the_whole_stack(tmp_path):

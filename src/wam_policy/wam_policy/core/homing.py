@@ -12,6 +12,7 @@ from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.trajectory import NS_PER_S
 from wam_policy.core.types import Chunk
 
+HOME = 'home'               # what its sessions begin with: nobody's policy
 SPEED = 0.6                 # rad/s on the average way of the joint that goes furthest
 SLOW = 0.12                 # the same during a first move, which is limited to less
 SHORTEST_S = 0.3

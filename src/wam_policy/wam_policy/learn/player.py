@@ -26,6 +26,7 @@ SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
 STORED = (160, 120)                         # pixels: a canvas tile of 64x64 keeps fewer
 AFTER_S, SHORTEST_S, LONGEST_S = 0.9, 2.2, 7.0
 START_TRIES = 20
+CHANGE_S = (0.6, 3.5)                       # in mid-motion, or when the first is done
 FIRST_DRIVE_S, NEXT_DRIVE_S = (0.4, 3.5), (0.4, 2.0)
 LONGER_S = 3.0                              # what a policy may waste of an episode
 
@@ -66,11 +67,12 @@ class Player:
         rng = np.random.default_rng([seed, 2])          # neither the scene's nor the task's
         simulation, episode = self.simulation, self.episode
         self._begin(seed, family, rng)
-        drawn = self._spans if self._driver is None else self._drives
-        spans = list(drawn(rng)) if rng.random() < self.mischief.disturbed else []
         change = -1
         if not simulation.task.mark_s and rng.random() < self.mischief.changed:
-            change = PICTURE_EVERY * round(rng.uniform(0.6, 2.2) * self._hz / PICTURE_EVERY)
+            change = PICTURE_EVERY * round(rng.uniform(*CHANGE_S) * self._hz / PICTURE_EVERY)
+        spans = []
+        if rng.random() < self.mischief.disturbed:
+            spans = list(self._spans(rng) if self._driver is None else self._drives(rng, change))
         reached, by_expert, driver = None, True, None
         while True:
             if episode.row == change:
@@ -83,7 +85,7 @@ class Player:
             if self._over(reached, change):
                 return
             if reached is not None:         # nothing to put right: what is left is to hold still
-                spans = [span for span in spans if not span.policy]
+                spans = [span for span in spans if not span.policy or span.start > episode.row]
             span = next((s for s in spans if s.start <= episode.row < s.end), None)
             if self._driver is not None and spans and episode.row < spans[-1].end:
                 self._driver.see(seen, simulation.task.instruction, self.mover.position)
@@ -131,11 +133,15 @@ class Player:
             yield _Span(at, end, decoy if rng.random() < 0.6 else None, self.expert.anywhere(rng))
             at = end + round(rng.uniform(0.4, 1.5) * self._hz)
 
-    def _drives(self, rng: np.random.Generator) -> Iterator[_Span]:
-        """Draw when the policy drives: from the start, and often once more."""
+    def _drives(self, rng: np.random.Generator, change: int) -> Iterator[_Span]:
+        """Draw when the policy drives: from the start, and from a change on or often once more."""
         end = round(rng.uniform(*FIRST_DRIVE_S) * self._hz)
         yield _Span(0, end, None, {}, policy=True)
-        if rng.random() < 0.6:
+        if change >= 0:
+            at = max(end, change)
+            yield _Span(at, at + round(rng.uniform(*FIRST_DRIVE_S) * self._hz), None, {},
+                        policy=True)
+        elif rng.random() < 0.6:
             at = end + round(rng.uniform(0.4, 1.2) * self._hz)
             yield _Span(at, at + round(rng.uniform(*NEXT_DRIVE_S) * self._hz), None, {},
                         policy=True)
@@ -162,7 +168,8 @@ class Player:
     def _over(self, reached: int | None, change: int) -> bool:
         row, seconds = self.episode.row, self.episode.elapsed_s
         held = reached is not None and row - reached >= AFTER_S * self._hz
-        longest_s = LONGEST_S + (0.0 if self._driver is None else LONGER_S)
+        longest_s = (LONGEST_S + max(0, change) / self._hz
+                     + (0.0 if self._driver is None else LONGER_S))
         return seconds >= longest_s or (held and seconds >= SHORTEST_S and row > change)
 
     def _seen(self) -> Observation:

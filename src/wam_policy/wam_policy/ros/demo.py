@@ -24,6 +24,7 @@ from wam_policy.ros import report
 from wam_policy.ros.monitor import Monitor
 from wam_policy.ros.process import Spinning
 from wam_policy.ros.rounds import Rounds
+from wam_policy.ros.stage import Stage
 from wam_policy.ros.supervised import Supervised
 
 SIZES = ('160x120', '320x240', '640x480')
@@ -99,18 +100,20 @@ class Demo:
         self._chosen, self._asked = chosen, asked
         self._robot = embodiment.load(chosen.robot)
         self._monitor = Monitor(self._robot)
-        self._rounds = Rounds(self._monitor)
+        self._stage = Stage(self._robot)
+        self._rounds = Rounds(self._monitor, self._stage)
         self._stack: Supervised | None = None
         self._log = Path(tempfile.mkstemp(prefix='wam-demo-', suffix='.log')[1])
 
     def run(self) -> dict:
         """Return the report; raises Failure with the reason if there is nothing to report."""
-        spinning = Spinning([self._monitor])
+        spinning = Spinning([self._monitor, self._stage])
         try:
             return self._measured()
         finally:
             spinning.stop()
             self._monitor.destroy_node()
+            self._stage.destroy_node()
 
     def _measured(self) -> dict:
         if self._asked.wait(DISCOVERY_S):
@@ -177,10 +180,11 @@ class Demo:
                 f'latency {latency_ms or 0.0:4.0f} ms  cameras {cameras} Hz  '
                 f'real time x{monitor.sim.real_time_factor if monitor.sim else 0.0:.2f}  '
                 f'memory {monitor.policy.kv_commits if monitor.policy else 0} blocks  '
-                f'moved {witness.moved:.2f} rad  {self._rounds.score}')
+                f'moved {witness.moved:.2f} rad  {self._rounds}')
 
     def _ended(self) -> dict:
         """End the launch and say how; figures of the ending for the report."""
+        self._rounds.close()
         hurry = threading.Event()
         status, left = self._stack.stop(hurry)
         return {'steps': self._chosen.steps or 0, 'tasks_done': self._rounds.score.done,

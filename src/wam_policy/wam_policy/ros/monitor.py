@@ -12,6 +12,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
 from wam_policy.core.embodiment import Embodiment
+from wam_policy.core.homing import HOME
 from wam_policy.core.policy import State
 from wam_policy.core.witness import Witness
 from wam_policy.ros import convert, qos
@@ -58,10 +59,6 @@ class Monitor(Node):
         if not following and self._words.get_subscription_count():
             self._words.publish(String(data=instruction))
 
-    def hush(self) -> None:
-        """Take the instruction away."""
-        self._words.publish(String())
-
     @property
     def state(self) -> str:
         """Name what the policy does now."""
@@ -81,6 +78,8 @@ class Monitor(Node):
         return {name: max(getattr(self.sim, f'{name}_ratio'), default=0.0) for name in EXECUTED}
 
     def _on_chunk(self, msg: ActionChunk) -> None:
+        if msg.session.startswith(HOME):        # the stage hand's, between two tasks
+            return
         now_ns, now_s = self.get_clock().now().nanoseconds, time.monotonic()
         self.trained = msg.trained
         self.witness.on_chunk(convert.chunk(msg), convert.ns(msg.ready), now_ns, now_s)

@@ -30,6 +30,8 @@ from wam_policy.core.trend import trend
 from wam_policy.ros import demo, report, soak_plot
 from wam_policy.ros.monitor import Monitor
 from wam_policy.ros.process import Spinning
+from wam_policy.ros.rounds import Rounds
+from wam_policy.ros.stage import Stage
 from wam_policy.ros.supervised import MEBIBYTE, Supervised
 from wam_policy.ros.watched import Watched, below, named
 
@@ -63,7 +65,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
                         help='judge and plot the report that is there; run nothing')
     parser.add_argument('--seed', type=int, metavar='N', help='of scene and noise (default: 0)')
     parser.add_argument('--instruction', metavar='TEXT',
-                        help='what to do (default: what the scene asks for)')
+                        help='what to do (default: what the scene asks for, then the next)')
     parser.add_argument('--checkpoint', metavar='DIR', help='a folder, or preset:NAME')
     parser.add_argument('--devices', metavar='LIST', help='one device per worker')
     parser.add_argument('--steps', type=int, metavar='N',
@@ -171,13 +173,14 @@ class Soak:
 
     def __init__(self, chosen: argparse.Namespace, asked: threading.Event) -> None:
         self._chosen, self._asked = chosen, asked
-        self._monitor = Monitor(embodiment.load(chosen.robot))
+        robot = embodiment.load(chosen.robot)
+        self._monitor, self._stage = Monitor(robot), Stage(robot)
         self._end: dict[str, Any] = {}
         self.samples: list[dict[str, Any]] = []
 
     def run(self) -> dict[str, Any]:
         """Return the report; raises Failure with the reason if nothing ran."""
-        spinning = Spinning([self._monitor])
+        spinning = Spinning([self._monitor, self._stage])
         try:
             if self._chosen.watch is None:
                 self._launched()
@@ -188,6 +191,7 @@ class Soak:
         finally:
             spinning.stop()
             self._monitor.destroy_node()
+            self._stage.destroy_node()
         return self._document()
 
     def _launched(self) -> None:
@@ -202,13 +206,16 @@ class Soak:
             'backend': None, 'server': None, 'flavour': None})
         stack = Supervised(demo.launch_command(given),
                            Path(tempfile.mkstemp(prefix='wam-soak-', suffix='.log')[1]))
+        rounds = Rounds(self._monitor, self._stage)
 
         def over() -> str | None:
             if stack.returncode is not None:
                 raise Failure(f'the launch ended by itself with status {stack.returncode}:\n'
                               f'{stack.last_words()}')
             instruction = self._chosen.instruction or self._monitor.task
-            if instruction:
+            if self._monitor.trained and not self._chosen.instruction:
+                rounds.advance(time.monotonic())
+            elif instruction:
                 self._monitor.say(instruction)
             return None
 
@@ -219,8 +226,10 @@ class Soak:
                     raise Failure(f'no chunk came: {self._monitor.reason}\n{stack.last_words()}')
             self._sampled(lambda: (used(below(stack)), 1), over)
         finally:
+            rounds.close()
             status, left = stack.stop(threading.Event())
-        self._end |= {'launch_exit_code': status, 'exit_codes': stack.exit_codes(),
+        self._end |= {'tasks_done': rounds.score.done, 'tasks_tried': rounds.score.tried,
+                      'launch_exit_code': status, 'exit_codes': stack.exit_codes(),
                       'killed_processes': left}
 
     def _watched(self, watched: Watched) -> None:

@@ -18,12 +18,11 @@ from std_srvs.srv import SetBool, Trigger
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimGoal, SimStatus
 from wam_msgs.srv import BeginEpisode
 from wam_policy.core.embodiment import Embodiment
-from wam_policy.core.homing import Homing
+from wam_policy.core.homing import HOME, Homing
 from wam_policy.core.policy import State
 from wam_policy.ros import convert, qos
 from wam_policy.ros.monitor import STACK
 
-HOME = 'home'                   # sessions of the chunks that lead there
 HOMING_PERIOD_S = 0.15
 HOME_RAD = 0.04                 # this near to rest is at rest
 LATCHED = (MotionStatus.ESTOPPED, MotionStatus.PROTECTIVE_STOP)
@@ -57,6 +56,7 @@ class Stage(Node):
         self._words = self.create_publisher(String, 'instruction', qos.REQUEST)
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
         self._begin = self.create_client(BeginEpisode, '/sim/begin')
+        self._following = self.create_client(Trigger, '/sim/reset')
         self._enable = self.create_client(SetBool, 'enable')
         self._reset = self.create_client(Trigger, 'reset')
 
@@ -113,10 +113,22 @@ class Stage(Node):
             goals=[SimGoal(**{name: goal[name] for name in fields}) for goal in goals]))
         if not said.success:
             raise Trouble(f'scene {seed}: {said.message}')
+        self._told(before, end_s, asked)
+        return said.instruction
+
+    def next_scene(self, asked: threading.Event) -> None:
+        """Show the scene that the simulator has next; Trouble says why not."""
+        before, end_s = self.sim.episode, time.monotonic() + ANSWER_S
+        said = self._called(self._following, Trigger.Request())
+        if not said.success:
+            raise Trouble(said.message)
+        self._told(before, end_s, asked)
+
+    def _told(self, before: int, end_s: float, asked: threading.Event) -> None:
+        """Wait until the simulator tells of another episode and its pictures have come."""
         while self.sim.episode == before:   # what it said before is of another scene
             self._wait(asked, 0.01, end_s, 'the simulator does not tell of the new scene')
         asked.wait(PAUSE_S)
-        return said.instruction
 
     def _driven(self, asked: threading.Event) -> None:
         """Release a latched stop and enable motion, if that is needed."""
