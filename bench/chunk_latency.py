@@ -20,7 +20,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
-from wam_policy.learn.circumstances import processor  # noqa: E402
+from wam_policy.circumstances import processor  # noqa: E402
 from wam_policy.model import config, engine, quantize, sampler  # noqa: E402
 from wam_policy.model.branch import Guidance, Role  # noqa: E402
 from wam_policy.model.dit import VideoActionDiT  # noqa: E402

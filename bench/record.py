@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wam_policy.learn.circumstances import circumstances
+from wam_policy.circumstances import circumstances
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -9,10 +9,7 @@ front of the same workers; every client asks as fast as it can.
 
 import argparse
 import asyncio
-import json
 import math
-import os
-import platform
 import re
 import socket
 import subprocess
@@ -21,16 +18,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / 'src' / 'wam_policy'))
+sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
-from wam_policy.core import embodiment  # noqa: E402  the path comes first
+from wam_policy.core import embodiment, weights  # noqa: E402  the path comes first
 from wam_policy.remote import agreement, flavour  # noqa: E402
 from wam_policy.serve.desk import Desk  # noqa: E402
 from wam_policy.serve.server import Server  # noqa: E402
@@ -38,9 +34,12 @@ from wam_policy.worker import wire  # noqa: E402
 from wam_policy.worker.client import Pair, Plan, State  # noqa: E402
 from wam_policy.worker.program import package_environment  # noqa: E402
 
+from bench import record  # noqa: E402  the path comes first
+
 WARM_UP = 10        # rounds that are not counted
 SIZES = ((320, 176), (640, 480))
-ROBOT = 'yam'
+ROBOT = 'agibot_g1'
+TARGETS = (24, 16)  # of a chunk of that robot: rows, commanded joints
 
 
 def main() -> int:
@@ -49,33 +48,33 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
     parser.add_argument('--rounds', type=int, default=300, help='measured (default: %(default)s)')
-    parser.add_argument('--checkpoint', default='preset:tiny', help='(default: %(default)s)')
-    parser.add_argument('--steps', type=int, default=4, help='network calls per query and branch')
-    parser.add_argument('--devices', default='cpu,cpu', help='of the workers '
+    parser.add_argument('--checkpoint', default='mini', help='(default: %(default)s)')
+    parser.add_argument('--steps', type=int, default=1, help='network calls per query and branch')
+    parser.add_argument('--devices', default='cpu', help='of the workers: two for guidance '
                         '(default: %(default)s)')
     parser.add_argument('--seconds', type=float, default=8.0, help='per number of sessions')
     parser.add_argument('--echo', choices=('wire', 'server'), help=argparse.SUPPRESS)
     parser.add_argument('--fd', type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    chosen.checkpoint = weights.located(chosen.checkpoint)
     if chosen.echo == 'wire':
         echo_wire(socket.socket(fileno=chosen.fd))
         return 0
     if chosen.echo == 'server':
         asyncio.run(echo_server())
         return 0
-    circumstances = present()
     rows = [row for size in SIZES for row in latency_rows(size, chosen.rounds)]
     rows += throughput_rows(chosen)
     if chosen.json:
-        chosen.json.write_text(json.dumps({
-            **circumstances, 'load_after': os.getloadavg()[0], 'checkpoint': chosen.checkpoint,
-            'devices': chosen.devices, 'steps': chosen.steps, 'rows': rows}, indent=1) + '\n')
+        record.write(chosen.json, {
+            'checkpoint': Path(chosen.checkpoint).name, 'devices': chosen.devices,
+            'steps': chosen.steps, 'rows': rows})
     return 0
 
 
 def echo_wire(end: socket.socket) -> None:
     """Answer every message of the wire with a chunk of the usual size."""
-    chunk = {'targets': np.zeros((24, 14)), 'reference': np.zeros(14)}
+    chunk = {'targets': np.zeros(TARGETS), 'reference': np.zeros(TARGETS[1])}
     while True:
         try:
             request = wire.receive(end)
@@ -98,7 +97,7 @@ class Instant:
 
     def query(self, session: str, sequence: int, joints: np.ndarray, seed: int,
               newest: Any = None) -> np.ndarray:
-        return np.zeros((24, 14))
+        return np.zeros(TARGETS)
 
 
 async def echo_server() -> None:
@@ -214,7 +213,8 @@ def throughput_rows(chosen: argparse.Namespace) -> list[dict]:
         print('{what:<28} {chunks_per_s:5.1f} chunks/s in all, the slowest {slowest_per_s:.1f}'
               .format(**rows[-1]))
 
-    counted('local workers', Plan(tuple(chosen.devices.split(',')), model), 1)
+    devices = tuple(chosen.devices.split(','))
+    counted('local workers', Plan(devices, model, guided=len(devices) > 1), 1)
     with served('-m', 'wam_policy.serve.main', *model, '--devices', chosen.devices, '--port', '0',
                 '--quiet') as address:
         remote = Plan(('cpu',), ('--server', address, '--embodiment', ROBOT), guided=False,
@@ -249,12 +249,6 @@ def clients(plan: Plan, sessions: int, seconds: float) -> list[int]:
     for thread in threads:
         thread.join()
     return counts
-
-
-def present() -> dict[str, Any]:
-    return {'at': datetime.now(UTC).isoformat(timespec='seconds'), 'machine': platform.machine(),
-            'cores': len(os.sched_getaffinity(0)), 'python': platform.python_version(),
-            'load_before': os.getloadavg()[0]}
 
 
 if __name__ == '__main__':

@@ -60,14 +60,16 @@ LAYERS = (
     Layer(f'{POLICY}/collision/', ('wam_policy.collision', 'wam_policy.core'), ('time', 'pickle'),
           ('numpy', 'mujoco')),
     Layer(f'{POLICY}/ros/', ('wam_policy.ros', 'wam_policy.core', 'wam_policy.bag',
-                             'wam_policy.collision', *CLIENT, 'wam_msgs'),
+                             'wam_policy.collision', 'wam_policy.circumstances', *CLIENT, 'wam_msgs'),
           (*TORCH, 'pickle'), ros=True),
     Layer(f'{POLICY}/learn/', ('wam_policy.learn', 'wam_policy.model', 'wam_policy.core',
-                               'wam_policy.bag', 'wam_policy.ros.convert', *SIMULATOR),
+                               'wam_policy.bag', 'wam_policy.ros.convert', 'wam_policy.circumstances',
+                               *SIMULATOR),
           ('rclpy', 'pickle'), ros=True),
     # episodes on disk, for the node that writes them and for the programs that read them
     Layer(f'{POLICY}/bag/', ('wam_policy.bag', 'wam_policy.core'), ('pickle',), ('mcap', 'yaml')),
     Layer(f'{POLICY}/__init__.py', (), (), ()),
+    Layer(f'{POLICY}/circumstances.py', (), (), ()),       # of a measurement, for any report
     Layer('src/wam_sim/wam_sim/', ('wam_sim', 'wam_policy.core', 'wam_msgs'), TORCH, ros=True),
     Layer('src/wam_bringup/', (), (), ('launch', 'launch_ros', 'lifecycle_msgs'), ros=True),
 )

@@ -6,6 +6,7 @@ from importlib import metadata
 
 from wam_msgs.msg import PolicyStatus
 from wam_policy.core.witness import RATIOS
+from wam_policy.circumstances import circumstances
 from wam_policy.ros.monitor import EXECUTED, Monitor
 
 PACKAGES = ('wam_policy', 'wam_sim', 'rclpy', 'torch', 'diffusers', 'transformers', 'mujoco',
@@ -23,6 +24,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def taken() -> dict[str, object]:
+    """Return under which circumstances, and with which versions, something is measured now."""
+    return {**circumstances(), 'versions': versions()}
 
 
 def figures(monitor: Monitor, now_s: float) -> dict:
@@ -59,7 +65,7 @@ def figures(monitor: Monitor, now_s: float) -> dict:
         'worker_restarts': policy.worker_restarts,
         'real_time_factor': witness.real_time_factor(),
         'task_success': int(sim.success) if sim else 0,
-        'versions': versions(),
+        **taken(),
     }
 
 

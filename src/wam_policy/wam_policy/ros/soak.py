@@ -8,7 +8,6 @@ nothing grows and nothing was lost, 1 if something does, 2 for wrong arguments.
 
 import argparse
 import json
-import os
 import signal
 import sys
 import tempfile
@@ -288,7 +287,7 @@ class Soak:
         warm_up_s = min(WARM_UP_MAX_S, WARM_UP_SHARE * 3600 * self._chosen.hours)
         return {'robot': self._chosen.robot, 'hours': self._chosen.hours,
                 'period_s': self._chosen.period, 'model': policy.model if policy else '',
-                'cores': os.cpu_count(), 'versions': report.versions(),
+                **report.taken(),
                 'verdict': verdict(self.samples, warm_up_s), 'samples': self.samples, **self._end}
 
 

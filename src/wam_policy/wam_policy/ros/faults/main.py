@@ -18,7 +18,6 @@ from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-import psutil
 
 from wam_policy.core import embodiment
 from wam_policy.core.embodiment import Embodiment
@@ -170,8 +169,7 @@ def told(row: Row, rows: list[Row], chosen: argparse.Namespace, begun_s: float) 
     part = chosen.report.with_name(chosen.report.name + '.part')
     part.write_text(json.dumps({
         'robot': chosen.robot, 'checkpoint': chosen.checkpoint, 'seed': chosen.seed,
-        'duration_s': round(time.monotonic() - begun_s, 1), 'cores': os.cpu_count(),
-        'load': [round(load, 2) for load in psutil.getloadavg()], 'versions': report.versions(),
+        'duration_s': round(time.monotonic() - begun_s, 1), **report.taken(),
         'rows': len(rows), 'red': [each.fault for each in rows if not each.ok],
         'faults': [asdict(each) for each in rows]}, indent=2) + '\n')
     part.replace(chosen.report)
