@@ -22,6 +22,7 @@ COMMANDS = {
     'export': 'turn episodes into a data set (LeRobot layout, GEAR metadata)',
     'play': 'let an expert play in the simulator: a data set to learn from',
     'train': 'turn data sets into a checkpoint: a fresh wam-mini, or a fine-tuned model',
+    'curves': "draw a training's losses, held-out errors and success over its steps",
     'recipe': 'make the shipped models again, from nothing, step by step',
     'eval': 'try a policy in closed loop on scenes it never saw; report with intervals',
     'check': 'what a checkpoint folder is, lacks, needs and can drive',

@@ -18,7 +18,7 @@ def test_every_step_finds_what_it_needs_and_parses(tmp_path):
         assert {path.name for path in needed} <= written, step.name
         assert chosen.out == tmp_path / step.name
         written.add(step.name)
-    assert {'mini', 'mini_yam'} <= written
+    assert {'mini', 'mini_yam', 'flash'} <= written
 
 
 def test_a_recipe_stops_where_a_step_fails_and_goes_on_there(tmp_path, monkeypatch, capsys):
@@ -34,7 +34,7 @@ def test_a_recipe_stops_where_a_step_fails_and_goes_on_there(tmp_path, monkeypat
     assert ran == ['play', 'ae', 'clone'] and 'clone ended with 3' in capsys.readouterr().err
     failing.clear()
     assert recipe.main(['--out', str(tmp_path), '--share', '0.01']) == 0
-    assert ran[3:5] == ['clone', 'joint'] and ran[-1] == 'mini_yam'
+    assert ran[3:5] == ['clone', 'joint'] and ran[-1] == 'flash'
 
 
 @pytest.mark.parametrize('wrong', [['--share', '0'], ['--share', '2'], ['--workers', '0']])

@@ -22,6 +22,8 @@ from wam_policy.model import checkpoint, metadata, shards
 from wam_policy.model.checkpoint import METADATA, Policy
 from wam_policy.model.dit import VideoActionDiT
 
+KEPT = Path('kept')                         # of a checkpoint: copies on the way, by step
+
 
 def written(policy: Policy, trainer: Trainer, out: Path) -> None:
     """Write the checkpoint with averaged weights; every process of a training must come here."""

@@ -141,6 +141,7 @@ class _Run:
                  options: argparse.Namespace, journal: Journal) -> None:
         self.policy, self.trainer, self.heldout = policy, trainer, heldout
         self.out, self.batch, self.fresh = options.out, options.batch, options.fresh
+        self.keep, self.kept = options.keep, 0
         self.journal, self.budget = journal, Budget(options.steps, 60 * options.minutes)
         self.settings: dict[str, Any] = {
             'stage': options.stage, 'seed': options.seed, 'batch': options.batch,
@@ -173,9 +174,18 @@ class _Run:
                 self.judge()
             if save.now(*place):
                 self.save()
+            self.put_by(budget.share(trainer.step))
         self.journal.say(trainer.step, budget.elapsed_s, 0.0)
         self.judge()
         self.save()
+
+    def put_by(self, share: float) -> None:
+        """Keep a copy of the checkpoint at even shares of the budget, where that is wanted."""
+        due = int(share * (self.keep + 1))
+        if self.kept < due <= self.keep:
+            self.kept = due
+            publish.written(self.policy, self.trainer,
+                            self.out / publish.KEPT / f'{self.trainer.step:06d}')
 
     def judge(self) -> None:
         with self.trainer.averaged():
@@ -213,6 +223,8 @@ def parser() -> argparse.ArgumentParser:
         help='of windows without their text, for guidance')
     add('--bf16', action=argparse.BooleanOptionalAction, default=True)
     add('--recompute', action='store_true', help='gradient checkpointing: less memory, more time')
+    add('--keep', type=int, default=0, metavar='N',
+        help='copies of the checkpoint on the way, in kept/STEP, for ./wam curves')
     add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     add('--threads', type=int, default=1, help='of this process, on a CPU')
     add('--fresh', action='store_true', help='forget an interrupted run in --out')
