@@ -18,7 +18,6 @@ from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-
 from wam_policy.core import embodiment
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.ros import report
@@ -54,6 +53,7 @@ def both(a: Fault, b: Fault) -> Fault:
     def remove(bench: Bench) -> None:
         b.remove(bench)
         a.remove(bench)
+
     def prepare(bench: Bench) -> None:
         a.prepare(bench)
         b.prepare(bench)
