@@ -14,9 +14,9 @@ from typing import Any
 
 from wam_sim.robot import Robot
 
+from wam_policy.circumstances import circumstances
 from wam_policy.core import weights
 from wam_policy.learn import crew, score, table
-from wam_policy.circumstances import circumstances
 from wam_policy.learn.episodes import EXPERT, Job
 from wam_policy.learn.series import EVERY, MAIN, SERIES, Series, drawn
 from wam_policy.learn.trials import Result

@@ -5,8 +5,8 @@ import platform
 from importlib import metadata
 
 from wam_msgs.msg import PolicyStatus
-from wam_policy.core.witness import RATIOS
 from wam_policy.circumstances import circumstances
+from wam_policy.core.witness import RATIOS
 from wam_policy.ros.monitor import EXECUTED, Monitor
 
 PACKAGES = ('wam_policy', 'wam_sim', 'rclpy', 'torch', 'diffusers', 'transformers', 'mujoco',
