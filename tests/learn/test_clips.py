@@ -1,6 +1,8 @@
 """Data sets as arrays."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -37,6 +39,22 @@ def test_pictures_are_decoded_once(tmp_path):
         video.unlink()
     again = clips.read([folder], policy.design)
     assert np.array_equal(again.canvases[0], first.canvases[0])
+
+
+def test_trainings_that_begin_at_the_same_time_do_not_disturb_each_other(tmp_path, monkeypatch):
+    policy, folder, decoded = played.tiny(), played.dataset(tmp_path / 'a', 2), []
+    pictures = clips.pictures_every
+
+    def slowly(path, stride):
+        decoded.append(path)
+        time.sleep(0.05)
+        return pictures(path, stride)
+
+    monkeypatch.setattr(clips, 'pictures_every', slowly)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: clips.read([folder], policy.design), range(3)))
+    assert len(decoded) == len(set(decoded)) > 0
+    assert all(np.array_equal(one.canvases[0], found[0].canvases[0]) for one in found)
 
 
 def test_several_data_sets_and_shards_become_one(tmp_path):

@@ -6,10 +6,12 @@ taken every `stride` rows. Columns that only a simulator can fill (supervised, g
 optional: without them every row is the expert's and nothing is grounded.
 """
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from wam_policy.core.embodiment import Embodiment
 from wam_policy.learn import gear
 from wam_policy.learn.video import pictures_every
 from wam_policy.model import canvas
+from wam_policy.model.canvas import Layout
 from wam_policy.model.design import Design
 
 SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
@@ -201,8 +204,23 @@ def _canvases(folder: Path, info: Mapping[str, Any], design: Design, robot: Embo
     key = {'version': _VERSION, 'layout': repr(layout), 'stride': stride,
            'episodes': len(spans), 'rows': sum(span.rows for span in spans)}
     home = _home(folder)
-    if (home / 'key.json').is_file() and json.loads((home / 'key.json').read_text()) == key:
+    with _alone(home):
+        if not (home / 'key.json').is_file() or json.loads((home / 'key.json').read_text()) != key:
+            _decoded(folder, info, layout, spans, stride, home, key)
         return np.load(home / 'canvases.npy', mmap_mode='r')
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Let one training decode at a time: another that begins meanwhile takes what it finds."""
+    with home.with_name(home.name + '.lock').open('w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)    # the kernel lets go of it with the process
+        yield
+
+
+def _decoded(folder: Path, info: Mapping[str, Any], layout: Layout, spans: Sequence[Span],
+             stride: int, home: Path, key: Mapping[str, Any]) -> None:
+    """Decode the canvases of a folder into `home`, whole or not at all."""
     part = home.with_name(home.name + '.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -226,4 +244,3 @@ def _canvases(folder: Path, info: Mapping[str, Any], design: Design, robot: Embo
     (part / 'key.json').write_text(json.dumps(key))
     shutil.rmtree(home, ignore_errors=True)
     os.rename(part, home)
-    return np.load(home / 'canvases.npy', mmap_mode='r')
