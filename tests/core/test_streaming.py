@@ -133,7 +133,7 @@ def test_what_is_sent_can_be_told_with_its_velocity_and_acceleration():
     assert np.abs(due.velocity).max() > 0.01
     assert stream.rates[0] == pytest.approx(due.velocity, abs=1e-9)
     assert stream.rates[1] == pytest.approx(due.acceleration, abs=1e-7)
-    measured(stream, now, -0.5)
+    measured(stream, now + 5 * MS, -0.5)
     stream.tick(now + 10 * MS)
     assert 'holding' in stream.reason and not stream.rates.any()
 
