@@ -15,7 +15,8 @@ from wam_policy.core.embodiment import Controller
 from wam_policy.core.trajectory import NS_PER_S, Trajectory, composed
 from wam_policy.core.types import SetPoint
 
-LAG_NS = 10_000_000         # a report may show the tick before or after its stamp, at 100 Hz
+LAG_NS = 12_000_000         # a report may show the tick before or after its stamp, at 100 Hz
+TRIES = 8                   # to find where in that time a report fits
 # rad, rad/s, rad/s^2: rounding stays below 1e-9, save that a stamp is known to 1 ns, in which
 # jerk changes acceleration by up to 1e-6
 MATCH = np.array([[2e-7], [2e-7], [2e-6]])
@@ -26,7 +27,7 @@ AHEAD_NS = 50_000_000       # a stamp this far in the future is a wrong clock
 IDLE_NS = 100_000_000       # reports are looked at so often when there is nothing to learn
 ODD_NS = 300_000_000        # reports that show nothing of ours for so long say something else
 TAKEOVERS = 3               # times in a row that a resting stranger is taken over
-KEPT = 8                    # commands that one controller may be following
+KEPT = 16                   # commands that one controller may be following
 MOVING = 1e-3               # rad/s
 
 
@@ -36,6 +37,7 @@ class Command:
 
     trajectory: Trajectory
     due_ns: int
+    parts_ns: int                           # when it leaves the one before
     number: int                             # in the order of sending
 
 
@@ -56,24 +58,28 @@ class Confirmed:
         for course in self._courses.values():
             course.forget()
 
-    def sent(self, trajectory: Trajectory, due_ns: int) -> None:
-        """Note a command that goes on from what is believed to be followed."""
+    def sent(self, trajectory: Trajectory, due_ns: int, parts_ns: int) -> None:
+        """Note a command that leaves what is believed to be followed at `parts_ns`.
+
+        Reports stamped before `due_ns` may be older than its arrival.
+        """
         self._count += 1
         for course in self._courses.values():
-            course.add(Command(trajectory, due_ns, self._count))
+            course.add(Command(trajectory, due_ns, parts_ns, self._count))
 
     def begun(self, hold: Trajectory) -> None:
         """Note a hold at the measured posture: it is reached at its start, from anywhere."""
         self._anew_ns = hold.start_ns
         for course in self._courses.values():
-            course.shown, course.foreign, course.odd_ns = False, False, None
-        self.sent(hold, hold.start_ns)
+            course.shown = course.foreign = course.distrusted = False
+            course.odd_ns = None
+        self.sent(hold, hold.start_ns, hold.start_ns)
 
     def wanted(self, controller: str, now_ns: int) -> bool:
         """Tell whether a report of `controller` could say anything new."""
         course = self._courses.get(controller)
         return course is not None and (
-            course.heard_ns is None or not course.settled
+            course.heard_ns is None or course.open_at(now_ns)
             or not 0 <= now_ns - course.heard_ns < IDLE_NS)
 
     def flaw(self, report: SetPoint, now_ns: int) -> str | None:
@@ -148,10 +154,10 @@ class _Course:
     def reliable(self) -> bool:
         return self.heard_ns is not None and not self.distrusted
 
-    @property
-    def settled(self) -> bool:
-        """Tell whether it is known which command is followed."""
-        return self.shown and len(self.commands) == 1 and not self.missing
+    def open_at(self, now_ns: int) -> bool:
+        """Tell whether a report could tell by now which command is followed."""
+        return bool(self.missing) or (not self.shown or len(self.commands) > 1) and (
+            now_ns >= min((command.parts_ns for command in self.commands[1:]), default=0))
 
     def add(self, command: Command) -> None:
         self.commands = [*self.commands, command][-KEPT:] if self.reliable else [command]
@@ -186,7 +192,8 @@ class _Course:
         self.distrusted, self.shown, self.odd_ns, self.takeovers = False, True, None, 0
         newest = seen[-1]
         lasts_ns = max(command.trajectory.end_ns for command in seen)
-        later = [command for command in (*self.missing, *due) if command.number > newest.number]
+        later = [command for command in (*self.missing, *due) if command.number > newest.number
+                 and report.stamp_ns < command.due_ns + STALE_NS]
         self.commands = [
             *(command for command in seen[:-1]
               if self._apart(command, newest, report.stamp_ns, lasts_ns)),
@@ -215,7 +222,7 @@ class _Course:
         """Tell whether the report lies on the command within LAG_NS of its stamp."""
         said = np.stack([report.position, report.velocity, report.acceleration])
         shift_ns, tried = 0, []
-        while shift_ns not in tried and len(tried) < KEPT:
+        while shift_ns not in tried and len(tried) < TRIES:
             tried.append(shift_ns)
             due = self._at(command.trajectory, report.stamp_ns + shift_ns)
             off = said - due

@@ -243,7 +243,7 @@ class MotionControl:
             if self.ahead is not None:
                 self.reason = f'contact ahead: {self.ahead.what}; stopping before it'
         self.executing = proposal.plan
-        self.confirmed.sent(self.executing, now_ns + DELIVERY_NS)
+        self.confirmed.sent(self.executing, now_ns + DELIVERY_NS, job.start_ns)
         self.tally.use(proposal.used)
         return self.executing
 
