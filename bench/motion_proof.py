@@ -2,9 +2,10 @@
 
 Run from the repository root: python bench/motion_proof.py [--cases N] [--json FILE]. A history is
 a robot at a posture of its own and a few events: chunks that are smooth, wild, not finite, late,
-doubled or of an old session, plans that come late, stops, joint states that cease. Histories are
-numbered: the one that fails is named and fails again. The tests play
-the same (tests/core/test_motion_properties.py).
+doubled or of an old session, plans that come late, stops, joint states that cease. Two of three
+histories lose commands on the way to some of the controllers, while these report what they follow.
+Histories are numbered: the one that fails is named and fails again. The tests play the same
+(tests/core/test_motion_properties.py).
 """
 
 import argparse
@@ -21,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from wam_policy.core import limits  # noqa: E402
-from wam_policy.core.embodiment import Embodiment, load  # noqa: E402
+from wam_policy.core.embodiment import Controller, Embodiment, load  # noqa: E402
 from wam_policy.core.follower import Follower, Points  # noqa: E402
 from wam_policy.core.motion import MotionControl  # noqa: E402
 from wam_policy.core.proposal import proposed  # noqa: E402
-from wam_policy.core.trajectory import Trajectory  # noqa: E402
-from wam_policy.core.types import Chunk, JointState  # noqa: E402
+from wam_policy.core.trajectory import Motion, Trajectory  # noqa: E402
+from wam_policy.core.types import Chunk, JointState, SetPoint  # noqa: E402
 
 from bench import record  # noqa: E402  the path comes first
 
@@ -37,13 +38,18 @@ KINDS = ('chunk', 'stream', 'stream', 'stream', 'wild', 'wild', 'broken', 'recov
 FIRST = ('chunk', 'wild', 'wild', 'broken')
 NEXT = ('chunk', 'wild', 'wild', 'broken', 'estop', 'disable', 'pause', 'blind', 'enable')
 BATCH = 500
+# of the commands to each controller; nothing is lost where nothing is reported, as in the last
+LOSSES = (0.05, 0.3, 0.6, 0.3, 0.0, None)
+REPORT_MS, LATENCY_MS = (10, 20, 50), (0, 1, 30)
 
 
 def few_joints(robot: Embodiment) -> Embodiment:
     """Return the robot with three of its joints: limits hold joint by joint, plans are fast."""
     arm = [name for name in robot.commanded if robot.joint(name).kind != 'gripper']
     grip = next(name for name in robot.commanded if robot.joint(name).kind == 'gripper')
-    return replace(robot, commanded=(arm[1], arm[-1], grip))
+    return replace(robot, commanded=(arm[1], arm[-1], grip), controllers=(
+        Controller('arm', '/arm', '/arm_state', (arm[1], arm[-1])),
+        Controller('grip', '/grip', '/grip_state', (grip,))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,43 @@ class Event:
     seed: int
 
 
+class Line:
+    """Be one controller, the way to it that loses commands, and the way back of its reports."""
+
+    def __init__(self, controller: Controller, columns: np.ndarray, first: np.ndarray,
+                 rng: np.random.Generator) -> None:
+        self.name, self.columns, self.rng = controller.name, columns, rng
+        self.follower = Follower(controller.joints, first)
+        self.every = int(rng.choice(REPORT_MS)) * MS
+        self.latency = int(rng.choice(LATENCY_MS)) * MS
+        self.due, self.lost, self.returning = 0, True, []
+
+    def command(self, points: Points, now: int, loss: float) -> None:
+        """Hand a command on or lose it; see that it makes nothing jump."""
+        before = self.follower.sample(now)
+        if loss and self.rng.uniform() < loss:
+            return
+        refused = self.follower.accept(points, now)
+        assert refused is None, refused
+        after = self.follower.sample(now)
+        for field in ('position', 'velocity', 'acceleration'):
+            jump = np.abs(getattr(after, field) - getattr(before, field)).max()
+            assert jump <= TOLERANCE, f'{field} of {self.name} jumps by {jump}'
+
+    def report(self, now: int) -> tuple[int, Motion] | None:
+        """Say what is followed when that is due, and lose it now and then, never two in a row.
+
+        Returns what arrives: when it was said, and the set-point that was sampled last then.
+        """
+        if now >= self.due:
+            self.due = now + self.every
+            self.lost = not self.lost and self.rng.uniform() < 0.2
+            if not self.lost:
+                self.returning.append((now, self.follower.state))
+        arrived = self.returning and self.returning[0][0] + self.latency <= now
+        return self.returning.pop(0) if arrived else None
+
+
 class History:
     """Play events against a robot that is where its controllers say."""
 
@@ -67,19 +110,45 @@ class History:
         share = np.where(rng.uniform(size=joints) < 0.2, rng.integers(0, 2, joints),
                          rng.uniform(size=joints))
         self.first = self.full.lower + share * (self.full.upper - self.full.lower)
-        self.follower = Follower(robot.commanded, self.first)
+        self.loss = LOSSES[rng.integers(len(LOSSES))]
+        column = {name: i for i, name in enumerate(robot.commanded)}
+        self.lines = []
+        for controller in robot.controllers:
+            columns = np.array([column[name] for name in controller.joints])
+            self.lines.append(Line(controller, columns, self.first[columns], rng))
         self.motion = MotionControl(robot, dry_run=False)
         self.now, self.sees, self.sequence, self.published = 10**12, True, 0, 0
         self.advance(300)
         self.publish(self.motion.enable(self.now)[0])
+        if self.loss and rng.uniform() < 0.8:
+            self.now += 350 * MS            # on to where curves part: nobody looks meanwhile
 
     def play(self, events: Sequence[Event]) -> None:
         """Play the events and see that everything rests in the end."""
         for event in events:
             self.happen(event)
             self.advance(event.wait_ms)
-        assert self.follower.sample(self.now + 3_000 * MS).resting, 'still moving at the end'
+        if self.loss:
+            self.settle()
+        resting = [line.follower.sample(self.now + 3_000 * MS).resting for line in self.lines]
+        assert all(resting), 'still moving at the end'
         assert self.published >= 1, 'nothing was published'
+
+    def settle(self) -> None:
+        """See that what motion believes is what is done, once nothing is lost any more."""
+        self.loss = 0.0
+        self.advance(150)                   # a lost report and a late one
+        believed = self.motion.executing
+        if self.now > believed.start_ns and not self.motion.confirmed.unsure(self.now):
+            wrong = np.abs(believed.at(self.now).position - self.where()).max()
+            assert wrong <= TOLERANCE, f'followed is {wrong} from what is believed'
+
+    def where(self) -> np.ndarray:
+        """Return the set-points of now, [joints]."""
+        position = np.empty(len(self.spec.commanded))
+        for line in self.lines:
+            position[line.columns] = line.follower.sample(self.now).position
+        return position
 
     def publish(self, trajectory: Trajectory | None) -> None:
         """Check what is published and what the controllers make of it."""
@@ -92,13 +161,9 @@ class History:
         assert (high <= np.maximum(self.full.upper, self.first) + TOLERANCE).all(), 'too high'
         assert trajectory.at(trajectory.end_ns).resting, 'does not end at rest'
         self.check_one_curve(trajectory)
-        before = self.follower.sample(self.now)
-        refused = self.follower.accept(Points.of(trajectory), self.now)
-        assert refused is None, refused
-        after = self.follower.sample(self.now)
-        for field in ('position', 'velocity', 'acceleration'):
-            jump = np.abs(getattr(after, field) - getattr(before, field)).max()
-            assert jump <= TOLERANCE, f'{field} jumps by {jump}'
+        points = Points.of(trajectory)
+        for line in self.lines:
+            line.command(points.sorted_for(line.follower.names), self.now, self.loss)
         self.published += 1
 
     @staticmethod
@@ -115,11 +180,23 @@ class History:
         until = self.now + ms * MS
         while self.now < until:
             self.now = min(self.now + 10 * MS, until)
+            where = self.where()
             if self.sees:
-                where = self.follower.sample(self.now).position
                 self.motion.on_joints(
                     JointState(self.now, self.spec.commanded, where), self.now)
+            if self.loss is not None:
+                self.report()
             self.publish(self.motion.tick(self.now))
+
+    def report(self) -> None:
+        """Let motion hear what the controllers follow, as its node does."""
+        for line in self.lines:
+            said = line.report(self.now)
+            if said is not None and self.motion.confirmed.wanted(line.name, self.now):
+                stamp, at = said
+                flaw = self.motion.on_set_point(SetPoint(
+                    line.name, stamp, at.position, at.velocity, at.acceleration), self.now)
+                assert flaw is None, flaw
 
     def plan(self, ms: int) -> None:
         job = self.motion.job(self.now)
@@ -131,7 +208,7 @@ class History:
 
     def chunk(self, kind: str, age_ms: int, seed: int) -> Chunk:
         rng = np.random.default_rng(seed)
-        here, joints = self.follower.state.position, len(self.spec.commanded)
+        here, joints = self.where(), len(self.spec.commanded)
         self.sequence += rng.integers(0, 5) > 0         # now and then a duplicate
         size = rng.choice([0.1, 1.0]) if kind == 'wild' else rng.choice([0.003, 0.02])
         rows = here + size * rng.normal(size=(self.spec.horizon, joints)).cumsum(axis=0)

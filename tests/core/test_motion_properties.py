@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wam_policy.core.embodiment import load
 from wam_policy.core.follower import Follower
+from wam_policy.core.motion import MotionControl
 from wam_policy.core.trajectory import Trajectory
 
 from bench.motion_proof import FIRST, KINDS, NEXT, ROBOTS, TOLERANCE, Event, History, batch
@@ -62,7 +63,15 @@ def curve(end: float, peak: float) -> Trajectory:
 @pytest.mark.parametrize(('end', 'peak'), [(1.0, 9.0), (9.0, 0.1), (0.2, 0.2)])
 def test_the_judge_sees_what_is_wrong(end, peak):
     history = History(ROBOTS[0], 1)
-    history.follower = Follower(ROBOTS[0].commanded, np.zeros(3))
+    for line in history.lines:
+        line.follower = Follower(line.follower.names, np.zeros(len(line.columns)))
     with pytest.raises(AssertionError):             # too fast, too far, or no one curve
         history.publish(curve(end, peak))
     assert TOLERANCE == 1e-6
+
+
+def test_the_judge_sees_motion_that_does_not_listen(monkeypatch):
+    monkeypatch.setattr(MotionControl, 'on_set_point', lambda motion, report, now_ns: None)
+    _, failed = batch(10**9, 100)
+    assert any('from what is believed' in line for line in failed)
+    assert any(' jumps by ' in line for line in failed)

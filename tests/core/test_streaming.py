@@ -122,6 +122,22 @@ def test_a_set_point_far_from_the_measured_posture_is_not_sent():
     assert 'too far' in stream.reason
 
 
+def test_what_is_sent_can_be_told_with_its_velocity_and_acceleration():
+    stream, plan = started(), move(S)
+    for name, points in parts(plan):
+        stream.accept(name, points, S)
+    for now in range(S + 10 * MS, plan.start_ns + 210 * MS, 10 * MS):
+        measured(stream, now)
+        stream.tick(now)
+    due = plan.at(stream.sent_ns)
+    assert np.abs(due.velocity).max() > 0.01
+    assert stream.rates[0] == pytest.approx(due.velocity, abs=1e-9)
+    assert stream.rates[1] == pytest.approx(due.acceleration, abs=1e-7)
+    measured(stream, now + 5 * MS, -0.5)
+    stream.tick(now + 10 * MS)
+    assert 'holding' in stream.reason and not stream.rates.any()
+
+
 def test_forgetting_takes_the_posture_over_anew():
     stream = started()
     stream.forget()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from builtin_interfaces.msg import Time  # noqa: E402
+from control_msgs.msg import JointTrajectoryControllerState  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: E402
 from wam_policy.core import embodiment, types  # noqa: E402
 from wam_policy.core.follower import Points  # noqa: E402
@@ -236,3 +237,39 @@ def test_a_hold_is_one_point_at_rest():
     msg = convert.trajectory_message(held(('a', 'b'), np.array([1.0, 2.0]), 9), ['b'])
     assert [list(p.positions) for p in msg.points] == [[2.0]]
     assert [list(p.velocities) for p in msg.points] == [[0.0]]
+
+
+CONTROLLER = embodiment.load('yam').controllers[0]
+SAID = types.SetPoint(CONTROLLER.name, 12_345_678_901, *np.arange(18.0).reshape(3, 6))
+
+
+def test_set_point_message_and_back_in_any_order_of_joints():
+    msg = convert.set_point_message(SAID, CONTROLLER)
+    order = [3, 1, 0, 2, 5, 4]
+    msg.joint_names = [msg.joint_names[i] for i in order]
+    for field in ('positions', 'velocities', 'accelerations'):
+        setattr(msg.reference, field, [getattr(msg.reference, field)[i] for i in order])
+    back = convert.set_point(msg, CONTROLLER)
+    assert (back.controller, back.stamp_ns) == (SAID.controller, SAID.stamp_ns)
+    for field in ('position', 'velocity', 'acceleration'):
+        assert getattr(back, field).tolist() == getattr(SAID, field).tolist()
+
+
+def other_state(**changes):
+    msg = convert.set_point_message(SAID, CONTROLLER)
+    for field, value in changes.items():
+        setattr(msg if field == 'joint_names' else msg.reference, field, value)
+    return msg
+
+
+@pytest.mark.parametrize(('msg', 'complaint'), [
+    (other_state(joint_names=['wheel']), 'state of wheel; want each of left_joint1'),
+    (other_state(joint_names=[*CONTROLLER.joints[:-1], CONTROLLER.joints[0]]), 'want each of'),
+    (other_state(velocities=[]), '6/0/6 positions/velocities/accelerations, want 6 each'),
+    (other_state(positions=[0.0] * 7), '7/6/6'),
+    (other_state(accelerations=[float('nan')] * 6), 'acceleration of the set-point is not'),
+    (JointTrajectoryControllerState(), 'state of no joints'),
+])
+def test_broken_controller_states_are_refused(msg, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        convert.set_point(msg, CONTROLLER)

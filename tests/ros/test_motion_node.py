@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from control_msgs.msg import JointTrajectoryControllerState
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State as Lifecycle
 from std_msgs.msg import Bool, String
@@ -18,7 +19,7 @@ from trajectory_msgs.msg import JointTrajectory
 from wam_policy.collision.guard import Guard
 from wam_policy.core import embodiment, limits
 from wam_policy.core.follower import Follower
-from wam_policy.core.types import Chunk, JointState
+from wam_policy.core.types import Chunk, JointState, SetPoint
 from wam_policy.ros import convert, qos
 from wam_policy.ros.control_loop import favoured
 from wam_policy.ros.motion_node import MotionNode
@@ -47,6 +48,7 @@ class Bench:
         self.joints_on, self.chunks_on, self.session, self.sequence = True, False, 'one', 0
         self.offset = 0.0                   # the robot is this far from its set-points
         self.effort = None
+        self.reporting, self.deaf, self.jumps = False, set(), [0.0]
         self.statuses, self.diagnostics, self.estops = [], {}, []
         new, out = self.node.create_subscription, self.node.create_publisher
         for c in ROBOT.controllers:
@@ -58,6 +60,8 @@ class Bench:
         new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
         self.joints = out(convert.JointStateMsg, '/joint_states', qos.JOINTS)
         self.chunks = out(ActionChunk, 'action_chunk', qos.CHUNK)
+        self.states = {c.name: (out(JointTrajectoryControllerState, c.state_topic, qos.JOINTS), c)
+                       for c in ROBOT.controllers}
         self.policy = out(PolicyStatus, 'status', qos.LATCHED)
         self.node.create_timer(0.01, self.on_robot_timer)
         self.node.create_timer(0.14, self.on_chunk_timer)
@@ -70,8 +74,13 @@ class Bench:
 
     def on_trajectory(self, name, msg):
         self.received += 1
+        if name in self.deaf:
+            return
         with self.lock:
-            reason = self.followers[name].accept(msg, self.now_ns())
+            follower, now_ns = self.followers[name], self.now_ns()
+            before = follower.sample(now_ns)
+            reason = follower.accept(msg, now_ns)
+            self.jumps.append(np.abs(follower.sample(now_ns).position - before.position).max())
         if reason:
             self.refused.append(reason)
 
@@ -91,6 +100,15 @@ class Bench:
         if self.joints_on:
             self.joints.publish(convert.joint_state_message(
                 JointState(now_ns, ROBOT.commanded, motion[0] + self.offset, effort=self.effort)))
+
+        if self.reporting and len(self.track) % 2:
+            for name, (publisher, controller) in self.states.items():
+                with self.lock:
+                    follower = self.followers[name]
+                    at = follower.state
+                    said = SetPoint(name, follower.state_ns, at.position, at.velocity,
+                                    at.acceleration)
+                publisher.publish(convert.set_point_message(said, controller))
 
     def chunk(self, **changes):
         self.sequence += 1
@@ -312,6 +330,55 @@ def test_an_arm_that_pushes_too_hard_trips_a_latched_stop(tracking):
     bench.wait_state('PROTECTIVE_STOP')
     assert 'left_joint2 pushes with 27.0' in bench.status.reason
     bench.wait_rest()
+    bench.check_motion()
+
+
+@pytest.fixture
+def reporting(stage):
+    """Give a node that follows chunks and hears what its controllers follow."""
+    stage[1].reporting = stage[1].chunks_on = True
+    stage[1].wait_state('TRACKING')
+    return stage
+
+
+def test_a_lost_command_and_a_lost_stop_are_noticed_and_sent_anew(reporting):
+    _, bench = reporting
+    arm = ROBOT.controllers[0].name
+    bench.deaf.add(arm)
+    bench.wait(lambda: bench.status.commands_lost >= 1)
+    assert any(status.reason == f'command lost on the way to {arm}; planned again from there'
+               for status in bench.statuses)
+    bench.deaf.clear()
+    time.sleep(0.5)
+    lost = bench.status.commands_lost
+    bench.deaf.add(arm)
+    assert bench.call(Trigger, 'estop').success
+    bench.wait(lambda: bench.status.commands_lost > lost)
+    bench.deaf.clear()
+    bench.wait_rest()
+    assert bench.status.state_name == 'ESTOPPED' and max(bench.jumps) < 1e-5
+    bench.check_motion()
+
+
+def test_reports_that_cease_are_missed_once_and_hold_nothing_up(reporting):
+    _, bench = reporting
+    bench.reporting, accepted = False, bench.status.chunks_accepted
+    bench.wait(lambda: 'reports no more' in bench.diagnostics['motion: state'].message)
+    bench.wait(lambda: bench.status.chunks_accepted > accepted + 5, 3.0)
+    assert bench.status.state_name == 'TRACKING' and bench.status.commands_lost == 0
+    bench.check_motion()
+
+
+def test_states_of_other_joints_are_refused_with_a_reason_and_change_nothing(tracking):
+    node, bench = tracking
+    said, warned = JointTrajectoryControllerState(joint_names=['wheel']), []
+    node.get_logger().warning = lambda text, **_: warned.append(text)
+    for publisher, _ in bench.states.values():
+        publisher.publish(said)
+    bench.wait(lambda: len(warned) >= len(ROBOT.controllers))
+    assert all('state of wheel; want each of' in text for text in warned)
+    accepted = bench.status.chunks_accepted
+    bench.wait(lambda: bench.status.chunks_accepted > accepted + 3, 3.0)
     bench.check_motion()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from control_msgs.msg import JointTrajectoryControllerState
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State as Lifecycle
 from sensor_msgs.msg import JointState
@@ -78,6 +79,9 @@ class Bench:
         new(JointState, '/wbc/arm_command', self.arms.append, qos.STREAM)
         new(JointState, '/wbc/left_ee_command', self.hands.append, qos.STREAM)
         new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
+        self.plan, self.states = None, []
+        new(JointTrajectoryControllerState, robot.controllers[0].state_topic, self.states.append,
+            qos.JOINTS)
         self.hal = out(JointState, '/hal/arm_joint_state', qos.JOINTS)
         self.controllers = [(out(JointTrajectory, c.topic, qos.TRAJECTORY), c)
                             for c in robot.controllers]
@@ -106,6 +110,7 @@ class Bench:
         plan = planning.tracked(held(self.robot.commanded, here, 0), start,
                                 here + np.linspace(0, 1, 20)[:, None] * (goal - here),
                                 limits.margined(self.robot))
+        self.plan = plan
         for publisher, controller in self.controllers:
             publisher.publish(convert.trajectory_message(plan, controller.joints))
         return plan.goal
@@ -158,6 +163,23 @@ def test_g1_arms_and_grippers_are_streamed_in_the_vendors_terms():
         steps = np.abs(np.diff([msg.position for msg in bench.arms], axis=0))
         assert steps.max() < 0.05 and bench.posture[14] == pytest.approx(goal[14], abs=1e-3)
         assert bench.joints[-1].name == list(G1.observed)
+
+
+def test_the_controllers_say_what_they_follow_and_when():
+    with stage(G1, 'enable_motion:=true', *ASSUMED) as (_, bench):
+        bench.wait(lambda: len(bench.arms) > 10)
+        goal = bench.move(np.where(limits.gripping(G1), 0.3, 0.05))
+        bench.wait(lambda: np.allclose(bench.arms[-1].position, goal[:14], atol=1e-6))
+        said = [convert.set_point(msg, G1.controllers[0]) for msg in bench.states]
+        moving = [report for report in said if report.velocity.any()]
+        assert len(moving) > 10
+        columns = [G1.commanded.index(name) for name in G1.controllers[0].joints]
+        for report in moving:               # on the curve that was sent, at its stamp
+            due = bench.plan.at(report.stamp_ns)
+            if report.stamp_ns >= bench.plan.start_ns:
+                assert report.position == pytest.approx(due.position[columns], abs=1e-7)
+                assert report.velocity == pytest.approx(due.velocity[columns], abs=1e-7)
+                assert report.acceleration == pytest.approx(due.acceleration[columns], abs=1e-6)
 
 
 def test_g1_arms_are_found_in_a_long_message_and_names_must_not_change():

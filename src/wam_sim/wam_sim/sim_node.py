@@ -44,7 +44,8 @@ SENSOR = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=10)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BATCH_NS = BATCH * STEP_NS
-STATE_EVERY = 5                             # batches: controller states at 20 Hz
+# batches: controller states at 50 Hz; motion_node waits for one after each command's switch
+STATE_EVERY = 2
 STATUS_EVERY = 50                           # batches: status at 2 Hz
 SCENES_TRIED = 30                           # on a reset with the arms left in the way
 RATE_WINDOW_NS = 3_000_000_000

@@ -11,6 +11,7 @@ import numpy as np
 
 from wam_policy.core import chunking, planning
 from wam_policy.core.approach import Approach
+from wam_policy.core.confirmed import Confirmed
 from wam_policy.core.contact import Foreseen, Obstacles
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.limits import gripping, margined
@@ -18,7 +19,7 @@ from wam_policy.core.monitors import Clamps, Posture, Strain, strayed
 from wam_policy.core.motion_state import DRIVEN, LATCHED, RUNNING, Snapshot, State, Tally
 from wam_policy.core.proposal import Job, Proposal
 from wam_policy.core.trajectory import NS_PER_S, Trajectory, held
-from wam_policy.core.types import Chunk, JointState
+from wam_policy.core.types import Chunk, JointState, SetPoint
 
 LEAD_NS = 90_000_000        # from planning to the switch; grows while planning proves slower
 LEAD_MAX_NS = 200_000_000
@@ -28,6 +29,7 @@ DELIVERY_NS = 50_000_000    # a message that comes after its switch makes the se
 SETTLE_NS = 500_000_000
 BACKWARD_NS = 10_000_000    # a clock that goes back this far has jumped
 PAUSE_NS = 500_000_000      # nobody watched for so long: the loop stood still, or time jumped
+STOP_WAIT_NS = 200_000_000  # a stop waits so long to hear from which of two curves it starts
 
 
 class MotionControl:
@@ -50,12 +52,14 @@ class MotionControl:
         self.at_rest_then = State.DISABLED              # what STOPPING leads to
         self.obstacle: str | None = 'no joint state yet'    # why nothing may move now
         self.executing: Trajectory | None = None
+        self.confirmed = Confirmed(() if dry_run else robot.controllers, robot.commanded)
         self.held_ns = 0                                # when the posture was last taken over
         self.active: Proposal | None = None             # the chunk being executed
         self.ahead: Foreseen | None = None              # contact that it was cut short for
         self.pending: Chunk | None = None               # the newest chunk not yet planned
         self.stop_due = False                           # a stop is to be planned
         self.halting = False                            # chunks are refused until at rest
+        self.halted_ns = 0                              # when that began
         self.lead_ns = LEAD_NS
         self.now_ns: int | None = None                  # of the last tick
         self.doubtful = False                           # the robot may not be where it was sent
@@ -72,6 +76,7 @@ class MotionControl:
         self.tally = Tally()
         self.executing = self.command = self.now_ns = self.active = self.pending = None
         self.stop_due = self.halting = False
+        self.confirmed.forget()
         if self.state not in LATCHED:
             self._to(State.DISABLED, 'not enabled')
 
@@ -119,6 +124,13 @@ class MotionControl:
                 self._halt(State.PROTECTIVE_STOP, trouble, now_ns)
         return flaw
 
+    def on_set_point(self, report: SetPoint, now_ns: int) -> str | None:
+        """Hear what a controller follows; return why the report is of no use."""
+        flaw = self.confirmed.flaw(report, now_ns)
+        if flaw is None and self.confirmed.put(report, now_ns):
+            self._lost(report.controller, now_ns)
+        return flaw
+
     def on_robot_fault(self, fault: str, now_ns: int) -> None:
         """Hear what the robot's own driver finds wrong (heat, error flags); empty: nothing."""
         self.robot_fault = fault
@@ -164,17 +176,20 @@ class MotionControl:
         if since_ns < -BACKWARD_NS:
             return self._jumped(now_ns, before_ns)
         self.obstacle = self._obstacle(now_ns)
+        self.confirmed.watch(now_ns)
         if self.executing is None:
             return None
-        if since_ns > PAUSE_NS or self.posture.staleness(now_ns):
+        if since_ns > PAUSE_NS or self.posture.staleness(now_ns) or self.confirmed.foreign:
             self.doubtful = True
-        if self.doubtful and self._enabled and not self.obstacle:
+        if self.doubtful and self.enabled and not self.obstacle:
             settled = now_ns >= self.executing.start_ns and not self._moving(now_ns)
             if settled and not self.posture.movement():
                 self._to(State.HOLDING, 'the robot is seen again: holding where it is')
                 return self._held(self.posture.position, now_ns)
-            self.obstacle = 'the robot was out of sight: waiting until it rests'
-        self._measure_step(now_ns)
+            self.obstacle = self.confirmed.foreign or (
+                'the robot was out of sight: waiting until it rests')
+        before, self.command = self.command, self.executing.at(now_ns).position
+        self.tally.step(before, self.command)
         if self.obstacle and self.state in DRIVEN:
             self.approach.restart()
             if not self.halting:
@@ -189,7 +204,7 @@ class MotionControl:
     def job(self, now_ns: int) -> Job | None:
         """Return what is to be planned now, if anything; a stop comes before any chunk."""
         base = self.executing
-        if base is None:
+        if base is None or self._unsure(now_ns):
             return None
         start_ns = max(planning.switch_ns(now_ns, self.lead_ns),
                        planning.switch_ns(base.start_ns, 0))
@@ -211,8 +226,9 @@ class MotionControl:
         job = proposal.job
         if now_ns < job.now_ns - BACKWARD_NS:   # the clock went back since: no stamp of it holds
             return None
-        if job.base is not self.executing or now_ns > job.start_ns - DELIVERY_NS:
-            return self._again(job)
+        late = now_ns > job.start_ns - DELIVERY_NS
+        if job.base is not self.executing or late or self._unsure(now_ns):
+            return self._again(job, late)
         self.lead_ns = max(LEAD_NS, self.lead_ns * 19 // 20)
         if job.chunk is not None and (self.halting or self.obstacle or self.state not in DRIVEN):
             return None
@@ -226,29 +242,19 @@ class MotionControl:
             self.ahead = proposal.ahead
             if self.ahead is not None:
                 self.reason = f'contact ahead: {self.ahead.what}; stopping before it'
-        self.executing, used, tally = proposal.plan, proposal.used, self.tally
-        tally.velocity_ratio = max(tally.velocity_ratio, float(used.velocity.max()))
-        tally.acceleration_ratio = max(tally.acceleration_ratio, float(used.acceleration.max()))
-        tally.jerk_ratio = max(tally.jerk_ratio, float(used.jerk.max()))
+        self.executing = proposal.plan
+        self.confirmed.sent(self.executing, now_ns + DELIVERY_NS, job.start_ns)
+        self.tally.use(proposal.used)
         return self.executing
 
     def snapshot(self, now_ns: int) -> Snapshot:
         """Return what there is to tell now."""
-        job = None if self.active is None else self.active.job
-        return Snapshot(
-            state=self.state, enabled=self._enabled, estop=self.state is State.ESTOPPED,
-            first_move=self._enabled and self.approach.going_on, dry_run=self.dry_run,
-            deadman_ok=self.deadman_ok, clamp_counts=self.clamps.counts.copy(),
-            clamp_rate_hz=self.clamps.rate_hz,
-            seam_offset=self.active.offset if job else 0.0,
-            chunk_age_s=(now_ns - job.chunk.stamp_ns) / NS_PER_S if job else None,
-            rows_left=chunking.rows_left(job.chunk, job.anchor_ns, now_ns) if job else 0.0,
-            tally=replace(self.tally), reason=self.reason)
+        return Snapshot.of(self, now_ns)
 
     # --- inside -----------------------------------------------------------------------------
 
     @property
-    def _enabled(self) -> bool:
+    def enabled(self) -> bool:
         return self.state in DRIVEN and not (
             self.state is State.STOPPING and self.at_rest_then is State.DISABLED)
 
@@ -285,6 +291,7 @@ class MotionControl:
     def _halt(self, then: State, reason: str, now_ns: int) -> None:
         """Stop what moves and be in `then` at rest; a latched state is entered at once."""
         self.pending = self.active = self.ahead = None
+        self.halted_ns = self.halted_ns if self.halting else now_ns
         self.stop_due = self.halting = self._moving(now_ns)
         if self.state is State.ESTOPPED or (self.state in LATCHED and then not in LATCHED):
             return
@@ -298,6 +305,7 @@ class MotionControl:
         """Begin anew from rest at `position` [joints]; return the hold to publish."""
         self.held_ns = now_ns
         self.executing = held(self.robot.commanded, position, now_ns + SETTLE_NS)
+        self.confirmed.begun(self.executing)
         self.command = self.pending = self.active = None
         self.stop_due = self.halting = self.doubtful = False
         self.approach.restart()
@@ -310,24 +318,18 @@ class MotionControl:
         What moves gets the way that it takes to come to rest evenly within the settling time.
         """
         self.posture.forget()
+        self.confirmed.forget()
         self.gate.after(None)
         self.deadman_ns = None
         self.obstacle = self._obstacle(now_ns)
         if self.state in DRIVEN:
-            self._to(State.HOLDING if self._enabled else State.DISABLED, 'the clock went back')
+            self._to(State.HOLDING if self.enabled else State.DISABLED, 'the clock went back')
         if self.executing is None or self.state is State.DISABLED:
             self.executing = None
             return None
         then = self.executing.at(before_ns)
         ahead = then.position + then.velocity * (SETTLE_NS / NS_PER_S / 2)
         return self._held(np.clip(ahead, self.limits.lower, self.limits.upper), now_ns)
-
-    def _measure_step(self, now_ns: int) -> None:
-        command = self.executing.at(now_ns).position
-        if self.command is not None:
-            self.tally.max_step = max(self.tally.max_step,
-                                      float(np.abs(command - self.command).max()))
-        self.command = command
 
     def _watch(self, now_ns: int) -> None:
         """Follow the rows of the active chunk as they fall due."""
@@ -356,9 +358,27 @@ class MotionControl:
         if self.state is State.STOPPING:
             self.state = self.at_rest_then
 
-    def _again(self, job: Job) -> None:
-        """Plan once more what came too late for its switch or stands on an old motion."""
-        if job.base is self.executing:
+    def _unsure(self, now_ns: int) -> bool:
+        """Tell whether to send nothing yet: a controller may follow either of two curves."""
+        overdue = self.halting and now_ns - self.halted_ns >= STOP_WAIT_NS
+        return not overdue and self.confirmed.unsure(now_ns)
+
+    def _lost(self, controller: str, now_ns: int) -> None:
+        """Go on from what is really followed: a command has not reached `controller`."""
+        self.executing, self.command, self.held_ns = self.confirmed.followed(), None, now_ns
+        self.tally.lost += 1
+        if self.state not in LATCHED:       # why it is latched tells more
+            self.reason = f'command lost on the way to {controller}; planned again from there'
+        if self.halting or self.state not in (*RUNNING, State.STOPPING):
+            self.halting = False            # this stop is a new one
+            then = self.at_rest_then if self.state is State.STOPPING else self.state
+            self._halt(then, self.reason, now_ns)
+        elif self.active is not None and self.pending is None:
+            self.pending = self.active.job.chunk
+
+    def _again(self, job: Job, late: bool) -> None:
+        """Plan once more what came too late or too early, or stands on an old motion."""
+        if late and job.base is self.executing:
             self.tally.replanned += 1
             self.lead_ns = min(2 * self.lead_ns, LEAD_MAX_NS)
         if job.chunk is None:

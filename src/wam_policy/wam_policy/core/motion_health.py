@@ -13,6 +13,8 @@ def of_state(snapshot: Snapshot) -> tuple[Level, str]:
         return Level.ERROR, text
     if snapshot.state is State.DISABLED or not snapshot.deadman_ok:
         return Level.WARN, text
+    if snapshot.complaint:
+        return Level.WARN, f'{text}; {snapshot.complaint}: lost commands go unnoticed'
     return Level.OK, text
 
 

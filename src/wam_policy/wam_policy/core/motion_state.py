@@ -1,9 +1,17 @@
 """What motion is doing: its states, what it counts and what there is to tell of an instant."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+
+from wam_policy.core import chunking
+from wam_policy.core.limits import Worst
+from wam_policy.core.trajectory import NS_PER_S
+
+if TYPE_CHECKING:
+    from wam_policy.core.motion import MotionControl
 
 
 class State(enum.IntEnum):
@@ -38,6 +46,18 @@ class Tally:
     acceleration_ratio: float = 0.0
     jerk_ratio: float = 0.0
     contacts: int = 0                       # chunks cut short or refused for contact ahead
+    lost: int = 0                           # commands that a controller does not follow
+
+    def step(self, before: np.ndarray | None, now: np.ndarray) -> None:
+        """Note the commands of two ticks, [joints]; None: there was none to compare with."""
+        if before is not None:
+            self.max_step = max(self.max_step, float(np.abs(now - before).max()))
+
+    def use(self, worst: Worst) -> None:
+        """Note what a published plan uses of the limits."""
+        self.velocity_ratio = max(self.velocity_ratio, float(worst.velocity.max()))
+        self.acceleration_ratio = max(self.acceleration_ratio, float(worst.acceleration.max()))
+        self.jerk_ratio = max(self.jerk_ratio, float(worst.jerk.max()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,3 +77,20 @@ class Snapshot:
     rows_left: float
     tally: Tally
     reason: str
+    complaint: str                          # about the controllers' reports, empty if none
+
+    @classmethod
+    def of(cls, motion: 'MotionControl', now_ns: int) -> Self:
+        """Return what there is to tell of `motion` at `now_ns`."""
+        active = motion.active
+        job = None if active is None else active.job
+        return cls(
+            state=motion.state, enabled=motion.enabled, estop=motion.state is State.ESTOPPED,
+            first_move=motion.enabled and motion.approach.going_on, dry_run=motion.dry_run,
+            deadman_ok=motion.deadman_ok, clamp_counts=motion.clamps.counts.copy(),
+            clamp_rate_hz=motion.clamps.rate_hz,
+            seam_offset=active.offset if job else 0.0,
+            chunk_age_s=(now_ns - job.chunk.stamp_ns) / NS_PER_S if job else None,
+            rows_left=chunking.rows_left(job.chunk, job.anchor_ns, now_ns) if job else 0.0,
+            tally=replace(motion.tally), reason=motion.reason,
+            complaint=motion.confirmed.complaint)

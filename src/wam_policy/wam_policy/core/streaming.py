@@ -35,6 +35,7 @@ class Stream:
             for controller in robot.controllers}
         self.followers: dict[str, Follower] = {}        # empty until a posture was taken over
         self.setpoint: np.ndarray | None = None         # last one sent, [joints]
+        self.rates = np.zeros((2, len(robot.commanded)))        # its velocity and acceleration
         self.sent_ns: int | None = None
         self.rejected = 0
         self.reason = "waiting for the robot's posture"
@@ -96,9 +97,11 @@ class Stream:
         return None
 
     def _follow(self, now_ns: int) -> None:
-        wanted = np.empty(len(self.setpoint))
+        motion = np.empty((3, len(self.setpoint)))
         for name, follower in self.followers.items():
-            wanted[self.columns[name]] = follower.sample(now_ns).position
+            due = follower.sample(now_ns)
+            motion[:, self.columns[name]] = due.position, due.velocity, due.acceleration
+        wanted, rates = motion[0], motion[1:]
         reach = self.limits.velocity * ((now_ns - self.sent_ns) / NS_PER_S + JUMP_S)
         fault = (self._over(np.abs(wanted - self.setpoint) - reach, 'jumps')
                  or self._over(np.abs(wanted - self.posture.position) - self.limits.step,
@@ -106,7 +109,7 @@ class Stream:
         if fault:
             self._hold(self.setpoint, fault)
         else:
-            self.setpoint = wanted
+            self.setpoint, self.rates = wanted, rates
 
     def _over(self, excess: np.ndarray, what: str) -> str | None:
         joint = int(excess.argmax())
@@ -116,6 +119,7 @@ class Stream:
     def _hold(self, position: np.ndarray, reason: str) -> None:
         """Stay at `position` until a new trajectory comes."""
         self.setpoint, self.reason = np.array(position), reason
+        self.rates = np.zeros_like(self.rates)
         self.followers = {
             controller.name: Follower(controller.joints,
                                       self.setpoint[self.columns[controller.name]])

@@ -4,6 +4,7 @@ Each segment is one cubic, so a controller that interpolates (p, v, a) points wi
 exactly this curve, and the extrema between knots have closed forms (limits.worst).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -149,6 +150,26 @@ def spliced(old: Trajectory, new: Trajectory, now_ns: int) -> Trajectory:
         new.names, start_ns, np.concatenate([before_ns, new.start_ns - start_ns + new.time_ns]),
         *(np.concatenate([getattr(old, field)[kept], getattr(new, field)])
           for field in ('position', 'velocity', 'acceleration')))
+
+
+def composed(parts: Sequence[tuple[Trajectory, np.ndarray]]) -> Trajectory:
+    """Return the motion of which each part gives the joints in its columns, once all have begun.
+
+    The parts have the same names. Knots of one cut the cubics of the others, which leaves cubics:
+    nothing is changed.
+    """
+    whole, first_ns = parts[0][0], max(part.start_ns for part, _ in parts)
+    if all(part is whole for part, _ in parts):
+        return whole
+    knots_ns = np.unique(np.concatenate([part.start_ns + part.time_ns for part, _ in parts]))
+    times_ns = [first_ns, *knots_ns[knots_ns > first_ns].tolist()]
+    motion = np.empty((3, len(times_ns), len(whole.names)))
+    for part, columns in parts:
+        for row, at in enumerate(part.at(ns) for ns in times_ns):
+            for values, field in zip(motion, (at.position, at.velocity, at.acceleration),
+                                     strict=True):
+                values[row, columns] = field[columns]
+    return Trajectory(whole.names, first_ns, np.array(times_ns) - first_ns, *motion)
 
 
 def _summed(steps: np.ndarray) -> np.ndarray:

@@ -78,6 +78,25 @@ class JointState:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class SetPoint:
+    """Hold what a controller says it commands at one instant; every value is finite."""
+
+    controller: str
+    stamp_ns: int
+    position: np.ndarray                    # float64 [joints], in the controller's order
+    velocity: np.ndarray                    # float64 [joints]
+    acceleration: np.ndarray                # float64 [joints]
+
+    def __post_init__(self) -> None:
+        for field in ('position', 'velocity', 'acceleration'):
+            values = _sealed(getattr(self, field))
+            object.__setattr__(self, field, values)
+            if values.shape != self.position.shape or not np.isfinite(values).all():
+                raise ValueError(f'{self.controller}: {field} of the set-point is not '
+                                 f'{len(self.position)} finite values')
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Observation:
     """Hold what was seen at one instant: one frame per camera and the posture."""
 

@@ -11,14 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
+from control_msgs.msg import JointTrajectoryControllerState
 from sensor_msgs.msg import CompressedImage, Image
 from sensor_msgs.msg import JointState as JointStateMsg
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from wam_msgs.msg import ActionChunk
-from wam_policy.core.embodiment import Gripper
+from wam_policy.core.embodiment import Controller, Gripper
 from wam_policy.core.trajectory import Trajectory
-from wam_policy.core.types import Chunk, Frame, JointState
+from wam_policy.core.types import Chunk, Frame, JointState, SetPoint
 
 NS_PER_S = 1_000_000_000
 # encoding -> bytes per pixel and the channels that are red, green and blue
@@ -215,6 +216,34 @@ def trajectory_message(planned: Trajectory, joints: Sequence[str]) -> JointTraje
         for after_ns, position, velocity, acceleration in zip(
             planned.time_ns, planned.position, planned.velocity, planned.acceleration,
             strict=True)]
+    return msg
+
+
+def set_point(msg: JointTrajectoryControllerState, controller: Controller) -> SetPoint:
+    """Return what a controller says it commands, in the order of its joints."""
+    column = {name: i for i, name in enumerate(msg.joint_names)}
+    if set(column) != set(controller.joints) or len(column) != len(msg.joint_names):
+        raise ValueError(f'{controller.name}: state of {", ".join(msg.joint_names) or "no joints"}'
+                         f'; want each of {", ".join(controller.joints)} once: does another '
+                         'controller publish there?')
+    said = msg.reference
+    fields = said.positions, said.velocities, said.accelerations
+    if any(len(field) != len(column) for field in fields):
+        given = '/'.join(str(len(field)) for field in fields)
+        raise ValueError(f'{controller.name}: reference has {given} positions/velocities/'
+                         f'accelerations, want {len(column)} each: without them it cannot be told '
+                         'which command is followed')
+    columns = [column[name] for name in controller.joints]
+    return SetPoint(controller.name, ns(msg.header.stamp),
+                    *(np.array(field)[columns] for field in fields))
+
+
+def set_point_message(said: SetPoint, controller: Controller) -> JointTrajectoryControllerState:
+    msg = JointTrajectoryControllerState(joint_names=list(controller.joints))
+    msg.header.stamp = time(said.stamp_ns)
+    msg.reference = JointTrajectoryPoint(
+        positions=_doubles(said.position), velocities=_doubles(said.velocity),
+        accelerations=_doubles(said.acceleration))
     return msg
 
 

@@ -51,7 +51,8 @@ class MotionDiagnostics:
         now = self._snapshot()
         return (*motion_health.of_state(now), {
             'enabled': str(now.enabled), 'e-stop': str(now.estop), 'dry run': str(now.dry_run),
-            'dead-man': str(now.deadman_ok), 'first move': str(now.first_move)})
+            'dead-man': str(now.deadman_ok), 'first move': str(now.first_move),
+            'commands lost': str(now.tally.lost), 'controllers': now.complaint or 'ok'})
 
     def _jitter(self) -> Judged:
         loop = self._loop()

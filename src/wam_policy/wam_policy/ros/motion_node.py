@@ -9,10 +9,13 @@ Notable:
 import gc
 import threading
 from collections.abc import Callable
+from functools import partial
 
+from control_msgs.msg import JointTrajectoryControllerState
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -21,7 +24,7 @@ from trajectory_msgs.msg import JointTrajectory
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
 from wam_policy.core import embodiment
 from wam_policy.core.contact import Obstacles
-from wam_policy.core.embodiment import Embodiment
+from wam_policy.core.embodiment import Controller, Embodiment
 from wam_policy.core.motion import MotionControl, Snapshot
 from wam_policy.core.trajectory import Trajectory
 from wam_policy.ros import convert, motion_status, params, qos
@@ -100,6 +103,10 @@ class MotionNode(LifecycleNode):
             new(JointState, self._params.joint_states_topic, self._on_joints, qos.JOINTS),
             new(PolicyStatus, 'status', self._on_policy, qos.LATCHED),
             new(String, 'robot_fault', self._on_robot_fault, qos.LATCHED)]
+        self._inputs += [
+            new(JointTrajectoryControllerState, controller.state_topic,
+                partial(self._on_controller, controller), qos.JOINTS, raw=True)
+            for _, controller in self._controllers]
         if self._params.use_deadman:
             self._inputs.append(new(Bool, 'deadman', self._on_deadman, qos.JOINTS))
         gc.collect()
@@ -178,6 +185,21 @@ class MotionNode(LifecycleNode):
             return
         with self._lock:
             self._motion.on_joints(joints, self._now_ns())
+
+    def _on_controller(self, controller: Controller, raw: bytes) -> None:
+        now_ns = self._now_ns()
+        if not self._motion.confirmed.wanted(controller.name, now_ns):
+            return                          # some report a thousand times a second
+        try:
+            report = convert.set_point(
+                deserialize_message(raw, JointTrajectoryControllerState), controller)
+            with self._lock:
+                flaw = self._motion.on_set_point(report, now_ns)
+        except (ValueError, RuntimeError) as error:     # as good as none
+            flaw = str(error)
+        if flaw:
+            self.get_logger().warning(flaw, throttle_duration_sec=5.0)
+        self._planner.wake()                # something may have waited for this
 
     def _on_policy(self, msg: PolicyStatus) -> None:
         paused = msg.state in PAUSED
@@ -275,11 +297,14 @@ class MotionNode(LifecycleNode):
             if self._motion is None:
                 return
             snapshot = self._motion.snapshot(self._now_ns())
-        changed = (snapshot.state, snapshot.reason, snapshot.deadman_ok, snapshot.first_move)
+        changed = (snapshot.state, snapshot.reason, snapshot.deadman_ok, snapshot.first_move,
+                   snapshot.complaint)
         self._checks += 1
         if changed != self._told or self._checks >= CHECKS_PER_STATUS:
             if changed[:2] != self._told[:2]:
                 self.get_logger().info(f'{snapshot.state.name}: {snapshot.reason}')
+            if snapshot.complaint and changed[4:] != self._told[4:]:
+                self.get_logger().warning(f'{snapshot.complaint}: lost commands go unnoticed')
             self._told, self._checks = changed, 0
             self._publish_status(snapshot)
 

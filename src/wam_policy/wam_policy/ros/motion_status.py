@@ -24,7 +24,7 @@ def message(snapshot: Snapshot, robot: Embodiment, loop: ControlLoop | None,
         tick_jitter_p99_ms=loop.jitter_p99_ms if loop else 0.0, max_step=tally.max_step,
         max_velocity_ratio=tally.velocity_ratio,
         max_acceleration_ratio=tally.acceleration_ratio, max_jerk_ratio=tally.jerk_ratio,
-        contacts_ahead=tally.contacts,
+        contacts_ahead=tally.contacts, commands_lost=tally.lost,
         reason=snapshot.reason)
     msg.header.stamp = convert.time(now_ns)
     return msg

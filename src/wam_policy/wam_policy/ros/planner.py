@@ -54,8 +54,8 @@ class Planner:
                 self._wanted.wait(LONGEST_NAP_S)
                 self._wanted.clear()
                 busy = self._work()
-                if self._closing and not busy:
-                    return
+                if self._closing and not busy and not self._motion.stop_due:
+                    return                  # a stop may first have waited for a report
         except Exception as error:          # noqa: BLE001 - the node ends with it, see error
             self.error = error
 

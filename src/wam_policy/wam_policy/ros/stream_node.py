@@ -25,7 +25,7 @@ from wam_policy.core import embodiment, motion_health
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.health import Level
 from wam_policy.core.streaming import Stream
-from wam_policy.core.types import JointState
+from wam_policy.core.types import JointState, SetPoint
 from wam_policy.ros import convert, params, qos
 from wam_policy.ros.agibot_gdk import AgibotGdk
 from wam_policy.ros.control_loop import ControlLoop, favoured
@@ -36,6 +36,7 @@ from wam_policy.ros.yam_i2rt import YamI2rt
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 ADAPTERS = {'agibot_gdk': AgibotGdk, 'i2rt': YamI2rt}
 CHECK_PERIOD_S = 0.1
+REPORT_PERIOD_S = 0.02      # motion_node waits for a report after each command's switch
 
 
 class StreamNode(LifecycleNode):
@@ -84,6 +85,8 @@ class StreamNode(LifecycleNode):
         self._updater.add('stream', self._diagnose)
         self._timer = self.create_timer(CHECK_PERIOD_S, self._on_check_timer,
                                         clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._reporting = self.create_timer(REPORT_PERIOD_S, self._on_report_timer,
+                                            clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._fault_out = self.create_publisher(String, 'robot_fault', qos.LATCHED)
         self._fault_told: str | None = None
         self._loop = ControlLoop(self._tick, 1.0 / robot.vendor['stream_hz'])
@@ -130,7 +133,8 @@ class StreamNode(LifecycleNode):
         self._loop = None
         self._adapter.close()
         self._adapter = None
-        self.destroy_timer(self._timer)
+        for timer in (self._timer, self._reporting):
+            self.destroy_timer(timer)
         for task in list(self._updater.tasks):
             self._updater.removeByName(task.name)
         for subscription in self._inputs:
@@ -165,12 +169,10 @@ class StreamNode(LifecycleNode):
             self._adapter.send(setpoint)
 
     def _on_check_timer(self) -> None:
-        """Report once per change, and what the controllers do."""
+        """Report once per change."""
         with self._lock:
             reason = self._trouble() or self._stream.reason
             fault = self._adapter.fault
-            if self._stream.setpoint is not None:
-                self._publish_controllers(self._stream.setpoint)
         if fault != self._fault_told:       # motion_node stops for it
             self._fault_told = fault
             self._fault_out.publish(String(data=fault))
@@ -188,15 +190,20 @@ class StreamNode(LifecycleNode):
             return f'the stream ended by a fault of its own: {self._loop.error!r}'
         return self._adapter.fault
 
-    def _publish_controllers(self, setpoint: np.ndarray) -> None:
-        measured = self._stream.posture.position
+    def _on_report_timer(self) -> None:
+        """Say what the controllers follow: the set-point sent last, stamped with its tick."""
+        with self._lock:
+            stream = self._stream
+            if stream.setpoint is None:
+                return
+            stamp_ns, measured = stream.sent_ns, stream.posture.position
+            sent = np.stack([stream.setpoint, *stream.rates])
         for controller in self._robot.controllers:
-            columns = self._stream.columns[controller.name]
-            msg = JointTrajectoryControllerState(joint_names=list(controller.joints))
-            msg.header.stamp = convert.time(self._now_ns())
-            msg.reference.positions = setpoint[columns].tolist()
+            columns = stream.columns[controller.name]
+            msg = convert.set_point_message(
+                SetPoint(controller.name, stamp_ns, *sent[:, columns]), controller)
             msg.feedback.positions = measured[columns].tolist()
-            msg.error.positions = (setpoint - measured)[columns].tolist()
+            msg.error.positions = (sent[0] - measured)[columns].tolist()
             self._states_out[controller.name].publish(msg)
 
     def _diagnose(self, out: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import rclpy
+from control_msgs.msg import JointTrajectoryControllerState
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -64,6 +65,8 @@ def routes(robot: Embodiment) -> tuple[Route, ...]:
         Route('clock', Clock, '/clock', CLOCK),
         *(Route(controller.name, JointTrajectory, controller.topic, qos.TRAJECTORY, inward=True)
           for controller in robot.controllers),
+        *(Route(f'{controller.name} state', JointTrajectoryControllerState,
+                controller.state_topic, qos.JOINTS) for controller in robot.controllers),
     )
 
 
