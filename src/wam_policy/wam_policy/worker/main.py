@@ -205,9 +205,9 @@ def serve(chosen: Settings, started_s: float) -> None:
             rehearsed(each, chosen.seed)
     told['start_s'] = round(time.perf_counter() - started_s, 3)
     say(chosen.role, f'ready in {told["start_s"]:.1f} s: {told["reason"]}')
-    # Tuples that torch makes do not come from the list to which Python puts them when they are done
-    # with: it keeps up to 2000 of each length, 0.8 MB within an hour. A collection empties it, and
-    # walks in a moment what is new since here.
+    # Tuples that torch makes are not taken from the list to which Python puts them when they are
+    # done with: it keeps up to 2000 of each length, 0.8 MB within an hour. A collection empties
+    # it, and what is frozen here it does not walk.
     gc.collect()
     gc.freeze()
     Server(end, policies, told, lambda line: say(chosen.role, line), gc.collect).serve()
