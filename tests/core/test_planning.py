@@ -1,5 +1,6 @@
 """Every plan keeps every limit, leaves the old motion without a jump and ends at rest."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -126,3 +127,18 @@ def test_limits_too_tight_for_what_is_executed_are_reported_not_broken():
 def test_the_switch_lies_on_the_grid_after_the_lead():
     assert switch_ns(0, LEAD) == 2 * STEP_NS and switch_ns(2 * STEP_NS, 0) == 2 * STEP_NS
     assert switch_ns(20_000_001, LEAD) == 3 * STEP_NS
+
+
+def test_ever_new_horizons_and_speeds_leave_a_few_megabytes_behind():
+    limits, here = limiting.margined(G1), middle(G1)
+    tracemalloc.start()
+    try:
+        for share in (1.0, 0.8, 0.6, 0.4):      # a cap on speed changes how long braking takes
+            allowed = replace(limits, velocity=share * limits.velocity)
+            for steps in range(1, 33):
+                planning.tracked(held(G1.commanded, here, 0), 0, np.tile(here, (steps, 1)),
+                                 allowed)
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < 5e6

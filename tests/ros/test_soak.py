@@ -67,6 +67,18 @@ def test_a_leak_is_found_and_named():
     assert 'policy_node uss_mb grows' in soak.faults(found)
 
 
+def test_what_a_process_allocated_is_judged_not_the_libraries_it_alone_maps():
+    given = samples()
+    for number, each in enumerate(given):
+        for process in each['processes'].values():
+            process['anon_mb'] = process['uss_mb'] - 40.0
+            process['uss_mb'] += 55.0 * (number > 100)      # another process has ended
+    found = soak.verdict(given, 600.0)
+    assert found['grows'] == [] and found['flat'] and found['memory'] == 'anon_mb'
+    mine = psutil.Process()
+    assert 0 < soak.allocated(mine.pid) <= mine.memory_info().rss
+
+
 def test_restarted_workers_and_a_launch_that_failed_are_faults():
     found = document(restarts=1) | {'launch_exit_code': 1}
     assert soak.faults(found) == ['the launch ended with status 1', 'workers were restarted']

@@ -1,5 +1,7 @@
 """A worker answers every request: with data, an acknowledgement or what was wrong and its fix."""
 
+import gc
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -9,7 +11,7 @@ import torch
 from wam_policy.model.branch import Role
 from wam_policy.model.policy import Geometry, Targets
 from wam_policy.model.session import Memory
-from wam_policy.worker import wire
+from wam_policy.worker import main, server, wire
 from wam_policy.worker.exits import PeerLost
 from wam_policy.worker.server import Server
 from wam_policy.worker.wire import Message
@@ -62,11 +64,11 @@ class FakePolicy:
 class Talk:
     """Ask a server in a thread."""
 
-    def __init__(self, *policies: FakePolicy) -> None:
+    def __init__(self, *policies: FakePolicy, tidy=lambda: None) -> None:
         self.end, far = wire.pair()
         self.lines: list[str] = []
         self.error: Exception | None = None
-        self.server = Server(far, policies, {'model': 'fake'}, self.lines.append)
+        self.server = Server(far, policies, {'model': 'fake'}, self.lines.append, tidy)
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
@@ -261,3 +263,46 @@ def test_the_released_rhythm_brings_as_many_frames_as_it_has():
     talk.ask('reset', session='s', instruction='go', mode='reference')
     for block, count in enumerate((1, 4, 3)):
         assert talk.ask('commit', frames(count), session='s', block=block).kind == 'committed'
+
+
+class Littering(FakePolicy):
+    """Leave with every query what torch leaves: a tuple on the list of those to be used again."""
+
+    def query(self, joints, seed, newest) -> Targets:
+        tuple(letter for letter in 'abcd')
+        return super().query(joints, seed, newest)
+
+
+def test_queries_by_the_hundred_leave_nothing_behind():
+    policy, freed = Littering(), []
+    talk = Talk(policy, tidy=lambda: freed.append(gc.collect()))
+
+    def lived(block: int, queries: int) -> int:
+        for _ in range(queries):
+            talk.ask('query', **query(sequence=lived.sequence))
+            lived.sequence += 1
+        policy.calls.clear()
+        talk.ask('commit', frames(2), session='s', block=block)
+        talk.ask('hello')                   # what comes after that answer is over, too
+        return sys.getallocatedblocks()
+
+    lived.sequence = 1
+    talk.begin()
+    before = lived(1, 400)
+    assert lived(2, 400) - before < 200     # without clearing up one tuple per query and more
+    assert len(freed) == 4                  # once per reset and commit, never per query
+
+
+def test_the_program_clears_up_and_does_not_walk_the_model_for_it(monkeypatch):
+    made, done, ends = [], [], wire.pair()
+    monkeypatch.setattr(main, 'gc', SimpleNamespace(
+        collect=lambda: done.append('collect'), freeze=lambda: done.append('freeze')))
+    monkeypatch.setattr(main.child, 'inherited', lambda fd, patience_s: ends[0])
+    monkeypatch.setattr(main, 'built', lambda chosen: FakePolicy())
+    monkeypatch.setattr(main, 'warmed', lambda policy, seed: done.append('warmed'))
+    monkeypatch.setattr(server, 'facts', lambda policy, device: {'model': '', 'reason': ''})
+    monkeypatch.setattr(server, 'Server', lambda *args: made.append(args) or SimpleNamespace(
+        serve=lambda: made[0][-1]()))
+    main.serve(main.settings(['--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--fd', '3']),
+               0.0)
+    assert done == ['warmed', 'collect', 'freeze', 'collect']

@@ -17,7 +17,7 @@ def drawn(document: Mapping[str, Any], path: Path) -> None:
     names = sorted({name for each in samples for name in each['processes']})
     figure, axes = plt.subplots(4, 1, figsize=(9, 11), sharex=True, layout='constrained')
     for name in names:
-        for axis, key in ((axes[0], 'uss_mb'), (axes[1], 'fds')):
+        for axis, key in ((axes[0], document['verdict']['memory']), (axes[1], 'fds')):
             axis.plot(minutes, [each['processes'].get(name, {}).get(key) for each in samples],
                       label=name)
     axes[1].plot(minutes, [sum(process['threads'] for process in each['processes'].values())
@@ -36,7 +36,7 @@ def drawn(document: Mapping[str, Any], path: Path) -> None:
     for axis in axes:
         axis.legend(fontsize=7, ncols=4)
         axis.grid(alpha=0.3)
-    total = document['verdict']['total_uss_mb']
+    total = document['verdict']['total_mb']
     slope = (f'{total["per_hour"]:+.2f} MB/h [{total["low"]:+.2f}, {total["high"]:+.2f}]'
              if total else 'too short for a slope')
     axes[0].set_title(f'{document["robot"]}, {document["model"]}: memory {slope} after '

@@ -22,6 +22,7 @@ from wam_policy.worker.sessions import Session, Sessions
 from wam_policy.worker.wire import Message
 
 NEWEST, FRAMES = 'newest/', 'frames/'
+BEFORE_A_PAUSE = ('reset', 'commit')        # after whose answer no query is late yet
 MAX_SEED = 2**63 - 1        # what a torch generator takes
 
 
@@ -37,11 +38,11 @@ class Server:
     """Serve one model on one socket until told to stop."""
 
     def __init__(self, end: socket.socket, policies: Sequence[Policy], facts: Mapping[str, Any],
-                 say: Callable[[str], None]) -> None:
-        """Take a policy per session, what `hello` is answered with and where a line for people
-        goes.
+                 say: Callable[[str], None], tidy: Callable[[], object] = lambda: None) -> None:
+        """Take a policy per session, what `hello` is answered with, where a line for people goes
+        and what clears up between two requests.
         """
-        self._end, self._facts, self._say = end, dict(facts), say
+        self._end, self._facts, self._say, self._tidy = end, dict(facts), say, tidy
         self._robot, self._role = policies[0].robot, policies[0].role
         self._geometry = policies[0].geometry
         self._sessions = Sessions(policies)
@@ -68,6 +69,8 @@ class Server:
                 wire.send(self._end, answer)
             except wire.PeerClosed:
                 return
+            if request.kind in BEFORE_A_PAUSE:
+                self._tidy()
 
     def _answered(self, answer: Callable[[Message], Message] | None,
                   request: Message) -> Message:
