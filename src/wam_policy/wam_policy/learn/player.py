@@ -27,7 +27,7 @@ STORED = (160, 120)                         # pixels: a canvas tile of 64x64 kee
 AFTER_S, SHORTEST_S, LONGEST_S = 0.9, 2.2, 7.0
 START_TRIES = 20
 CHANGE_S = (0.6, 3.5)                       # in mid-motion, or when the first is done
-FIRST_DRIVE_S, NEXT_DRIVE_S = (0.4, 3.5), (0.4, 2.0)
+FIRST_DRIVE_S, NEXT_DRIVE_S = (0.4, 6.0), (0.4, 2.0)     # long enough to get stuck
 LONGER_S = 3.0                              # what a policy may waste of an episode
 
 
