@@ -315,30 +315,26 @@ def test_a_dry_run_ignores_that_the_robot_does_not_follow():
     assert rig.motion.state is State.TRACKING and rig.motion.snapshot(rig.now).dry_run
 
 
-def test_a_clock_that_goes_back_means_hold_where_what_moves_can_rest():
+@pytest.mark.parametrize('back_s', [0.02, 2.0, 50.0])
+def test_a_clock_that_goes_back_lets_what_moves_come_to_its_own_rest(back_s):
     rig = Rig().tracking()
-    moving = rig.robot.state
     rig.motion.on_chunk(rig.chunk(), rig.now)
     job = rig.motion.job(rig.now)
-    rig.now -= 50 * S
-    hold = rig.motion.tick(rig.now)
-    assert rig.motion.accepted(proposed(job), rig.now) is None and rig.motion.pending is None
-    assert hold.goal == pytest.approx(moving.position + 0.25 * moving.velocity)
-    assert rig.motion.state is State.HOLDING
-    controllers = Follower(ROBOT.commanded, moving.position)
-    controllers.state = moving
-    controllers.accept(Points.of(hold), rig.now)
-    acceleration = np.stack([controllers.sample(rig.now + ms * MS).acceleration
-                             for ms in range(501)])
-    most = ROBOT.limits()
-    assert (np.abs(acceleration) <= most.acceleration + 1e-6).all()
-    assert (np.abs(np.diff(acceleration, axis=0)) <= 1e-3 * most.jerk + 1e-6).all()
-    rig.robot = Follower(ROBOT.commanded, hold.goal)
+    back_ns = round(back_s * S)
+    left_s = (rig.motion.executing.end_ns - rig.now) / S
+    rig.robot.points = replace(rig.robot.points, stamp_ns=rig.robot.points.stamp_ns - back_ns)
+    rig.now -= back_ns                      # its controllers know nothing of it
     rig.published.clear()
-    rig.run(0.45)
-    assert not rig.published                # nothing else until that is done
-    rig.run(1.0)
+    assert rig.motion.tick(rig.now) is None and 'clock went back' in rig.motion.reason
+    assert rig.motion.accepted(proposed(job), rig.now) is None and rig.motion.pending is None
+    assert rig.speed() > 0.0
+    rig.run(left_s - 0.05, rig.waving)
+    assert not rig.published                # no chunk is followed until it rests
+    rig.run(1.5)
     assert rig.speed() == 0.0 and rig.motion.obstacle is None
+    assert rig.motion.state is State.HOLDING and len(rig.published) == 1
+    rig.run(3.0, rig.waving)
+    assert rig.motion.state is State.TRACKING
 
 
 def test_measured_outside_its_limits_is_held_and_only_moves_inward():

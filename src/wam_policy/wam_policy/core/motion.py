@@ -174,7 +174,8 @@ class MotionControl:
         before_ns = now_ns if self.now_ns is None else self.now_ns
         since_ns, self.now_ns = now_ns - before_ns, now_ns
         if since_ns < -BACKWARD_NS:
-            return self._jumped(now_ns, before_ns)
+            self._jumped(now_ns, before_ns)
+            return None
         self.obstacle = self._obstacle(now_ns)
         self.confirmed.watch(now_ns)
         if self.executing is None:
@@ -312,24 +313,23 @@ class MotionControl:
         self.clamps.forget(now_ns)
         return self.executing
 
-    def _jumped(self, now_ns: int, before_ns: int) -> Trajectory | None:
-        """Hold after the clock went back: every stamp of before is worthless.
+    def _jumped(self, now_ns: int, before_ns: int) -> None:
+        """Let what moves come to the end of its trajectory after the clock went back.
 
-        What moves gets the way that it takes to come to rest evenly within the settling time.
+        It ends at rest, and where it is on the new clock is known to a tick only: whatever was
+        sent meanwhile would be a jump. The robot is taken over when it is seen at rest.
         """
         self.posture.forget()
         self.confirmed.forget()
         self.gate.after(None)
         self.deadman_ns = None
         self.obstacle = self._obstacle(now_ns)
-        if self.state in DRIVEN:
-            self._to(State.HOLDING if self.enabled else State.DISABLED, 'the clock went back')
-        if self.executing is None or self.state is State.DISABLED:
-            self.executing = None
-            return None
-        then = self.executing.at(before_ns)
-        ahead = then.position + then.velocity * (SETTLE_NS / NS_PER_S / 2)
-        return self._held(np.clip(ahead, self.limits.lower, self.limits.upper), now_ns)
+        if self.executing is None:
+            return
+        self.executing = replace(self.executing,
+                                 start_ns=self.executing.start_ns + now_ns - before_ns)
+        self._halt(State.HOLDING if self.enabled else State.DISABLED, 'the clock went back', now_ns)
+        self.stop_due, self.doubtful, self.command = False, True, None
 
     def _watch(self, now_ns: int) -> None:
         """Follow the rows of the active chunk as they fall due."""
