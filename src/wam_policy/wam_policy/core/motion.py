@@ -328,7 +328,8 @@ class MotionControl:
             return
         self.executing = replace(self.executing,
                                  start_ns=self.executing.start_ns + now_ns - before_ns)
-        self._halt(State.HOLDING if self.enabled else State.DISABLED, 'the clock went back', now_ns)
+        then = State.HOLDING if self.enabled else State.DISABLED
+        self._halt(then, 'the clock went back', now_ns)
         self.stop_due, self.doubtful, self.command = False, True, None
 
     def _watch(self, now_ns: int) -> None:
