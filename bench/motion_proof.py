@@ -41,6 +41,7 @@ BATCH = 500
 # shares of the commands to each controller; None: nothing is lost, and nothing reported
 LOSSES = (0.05, 0.3, 0.6, 0.0, *6 * (None,))
 REPORT_MS, LATENCY_MS = (10, 20, 50), (0, 1, 30)
+TICK_MS = (10, 20, 40)      # 10 as in the node, and loops that are late all the time
 
 
 def few_joints(robot: Embodiment) -> Embodiment:
@@ -117,8 +118,9 @@ class History:
             columns = np.array([column[name] for name in controller.joints])
             self.lines.append(Line(controller, columns, self.first[columns], rng))
         self.motion = MotionControl(robot, dry_run=False)
+        self.tick_ms = int(rng.choice(TICK_MS))
         self.now, self.sees, self.sequence, self.published = 10**12, True, 0, 0
-        self.advance(300, every_ms=50)      # it only has to be seen at rest
+        self.advance(300)
         self.publish(self.motion.enable(self.now)[0])
         if self.loss and rng.uniform() < 0.8:
             self.now += 350 * MS            # on to where curves part: nobody looks meanwhile
@@ -137,7 +139,7 @@ class History:
     def settle(self) -> None:
         """See that what motion believes is what is done, once nothing is lost any more."""
         self.loss = 0.0
-        self.advance(150)                   # a lost report and a late one
+        self.advance(300)                   # a lost report and a late one
         believed = self.motion.executing
         if self.now > believed.start_ns and not self.motion.confirmed.unsure(self.now):
             wrong = np.abs(believed.at(self.now).position - self.where()).max()
@@ -176,10 +178,10 @@ class History:
         assert np.abs(end_p - trajectory.position[1:]).max(initial=0.0) <= 1e-9, 'no one curve'
         assert np.abs(end_v - trajectory.velocity[1:]).max(initial=0.0) <= 1e-8, 'no one curve'
 
-    def advance(self, ms: int, every_ms: int = 10) -> None:
+    def advance(self, ms: int) -> None:
         until = self.now + ms * MS
         while self.now < until:
-            self.now = min(self.now + every_ms * MS, until)
+            self.now = min(self.now + self.tick_ms * MS, until)
             where = self.where()
             if self.sees:
                 self.motion.on_joints(
