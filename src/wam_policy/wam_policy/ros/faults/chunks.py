@@ -21,7 +21,8 @@ CHUNKS = {
     'not a number': ('poison', REFUSED + r'not finite', True),
     'of another horizon': ('shorten', REFUSED + r'positions, want', True),
     'of other joints': ('misname', REFUSED + r'elbow', True),
-    'garbage bytes': ('garbage', r'motion: .*underrun', True),
+    # repeated for as long as it is not understood, it may crowd out joint states on a busy machine
+    'garbage bytes': ('garbage', r'motion: .*(underrun|joint state|out of sight)', True),
 }
 RIVAL_HZ, RIVAL_RAD = 10.0, 0.1
 
