@@ -51,8 +51,10 @@ def both(a: Fault, b: Fault) -> Fault:
         b.inject(bench)
 
     def remove(bench: Bench) -> None:
-        b.remove(bench)
-        a.remove(bench)
+        try:
+            b.remove(bench)
+        finally:
+            a.remove(bench)
 
     def prepare(bench: Bench) -> None:
         a.prepare(bench)

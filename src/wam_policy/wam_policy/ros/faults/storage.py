@@ -17,6 +17,8 @@ from wam_policy.ros.faults.watch import NoStack, until
 
 ROOM_BYTES = 100_000            # half a second of an episode, until the disk is full
 TRUNCATED = 'truncated'
+FULL = r'recorder: .*(disk|room)'
+NOTICED_S = 15.0                # with few messages the room lasts a while
 LOADING_S = 180.0               # torch takes its time on a busy machine
 WRONG = (                       # node, parameter, value
     ('motion', 'speed_scale', 7.0), ('motion', 'rate_hz', 0.0), ('motion', 'enable_motion', False),
@@ -27,7 +29,7 @@ WRONG = (                       # node, parameter, value
 
 def fill_disk(bench: Bench) -> None:
     """Let the recorder's files grow no further, as a full disk or a quota would."""
-    name = bench.start_episode()
+    begun_s, name = time.monotonic(), bench.start_episode()
     time.sleep(1.5)
     written = layout.file_of(bench.stack.episodes / name).stat().st_size
     recorder = psutil.Process(bench.stack.processes['recorder'].pid)
@@ -35,6 +37,8 @@ def fill_disk(bench: Bench) -> None:
     recorder.rlimit(resource.RLIMIT_FSIZE, (written + ROOM_BYTES, hard))
 
     def end() -> None:
+        # beside another fault that was noticed first the disk may not be full yet
+        until(lambda: bench.found(FULL, begun_s), NOTICED_S)
         recorder.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
         episode = bench.stack.episodes / name
         repair(episode)                     # what was written is an episode again
@@ -98,8 +102,8 @@ def whole_again(bench: Bench) -> None:
 
 FAULTS = (
     Fault('disk/full while recording', ('recorder',), fill_disk,
-          lambda bench: bench.undo.pop('disk')(), r'recorder: .*(disk|room)', False,
-          within_s=15.0, note='what was written before is repaired; the next episode is whole'),
+          lambda bench: bench.undo.pop('disk')(), FULL, False, within_s=NOTICED_S,
+          note='what was written before is repaired; the next episode is whole'),
     Fault('memory/worker out of memory', ('policy',), starve_worker, nothing,
           r'policy: HOLDING.*worker', True, within_s=10.0),
     Fault('checkpoint/truncated at load', ('policy',), load_truncated, whole_again,
