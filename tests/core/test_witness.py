@@ -47,6 +47,21 @@ def test_rates_count_from_the_first_chunk_in_wall_time():
                                    ROBOT.cameras[2].key: 0.0}
 
 
+def test_a_rate_leaves_out_when_nothing_is_asked_for():
+    witness = Witness(ROBOT)
+    witness.pause(9.0)                      # before the first chunk there is no rate
+    for i in range(9):
+        witness.on_chunk(chunk(), 0, 0, 10.0 + 0.125 * i)
+    witness.pause(11.0)
+    witness.pause(12.0)                     # it is one pause
+    assert witness.rate_hz(13.0) == pytest.approx(8.0)
+    witness.resume(15.0)
+    for i in range(1, 9):
+        witness.on_chunk(chunk(), 0, 0, 15.0 + 0.125 * i)
+    assert witness.rate_hz(16.0) == pytest.approx(8.0)
+    assert witness.rate_hz(18.0) == pytest.approx(4.0)      # a policy that stalls is no pause
+
+
 def test_latency_leaves_the_first_chunk_out_and_names_every_stage():
     witness = Witness(ROBOT)
     assert witness.latency_ms() == {} and witness.recent_ms() is None

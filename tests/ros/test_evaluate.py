@@ -61,7 +61,9 @@ class Told:
     """Stand in for the monitor: remember what is said and asked for."""
 
     def __init__(self):
-        self.said, self.state = [], 'RUNNING'
+        self.said, self.state, self.pauses = [], 'RUNNING', []
+        self.witness = SimpleNamespace(pause=lambda s: self.pauses.append(('pause', s)),
+                                       resume=lambda s: self.pauses.append(('resume', s)))
         self.policy = SimpleNamespace(instruction='')
         self.sim = SimpleNamespace(episode=0, instruction='a', goals_reached=[False])
 
@@ -121,6 +123,7 @@ def test_rounds_end_with_success_or_with_time_and_begin_at_home():
     assert monitor.said == ['a', '', 'a', ''] and hand.scenes == 2
     assert (rounds.score.tried, rounds.score.done) == (2, 1)
     assert str(rounds.score) == '1 of 2 tasks done'
+    assert [what for what, _ in monitor.pauses] == ['resume', 'pause', 'resume', 'pause']
     rounds.close()
 
 

@@ -347,10 +347,11 @@ class MotionControl:
         if excess:
             self._halt(State.PROTECTIVE_STOP, excess, now_ns)
         elif now_ns > due_ns[-1]:
-            self.tally.underruns += 1
-            self.active = None
-            self.at_rest_then = State.HOLDING
-            self._to(State.STOPPING, 'underrun: the chunk ran out before the next one came')
+            self.active, self.at_rest_then = None, State.HOLDING
+            short = self._moving(now_ns)    # else it led to where the arm rests: nothing is missed
+            self.tally.underruns += short
+            self._to(State.STOPPING, 'underrun: the chunk ran out before the next one came'
+                     if short else 'the chunk is over')
 
     def _notice_rest(self, now_ns: int) -> None:
         if self._moving(now_ns):

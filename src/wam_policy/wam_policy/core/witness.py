@@ -29,6 +29,8 @@ class Witness:
         self._rates_hz: dict[str, list[float]] = {}
         self._arrivals_s: list[float] = []
         self._factors: list[float] = []
+        self._paused_s = 0.0            # nothing was to be done so long, before the present pause
+        self._pause_s: float | None = None      # when that began
         self._start: JointState | None = None
         self.commanded = dict.fromkeys(RATIOS, 0.0)
         self.seam = 0.0                 # largest position jump from one trajectory to the next
@@ -80,10 +82,23 @@ class Witness:
             self._factors.append(real_time_factor)
 
     def rate_hz(self, now_s: float) -> float:
-        """Return chunks per second of wall time from the first chunk until now."""
-        if self.begun_s is None or now_s <= self.begun_s:
+        """Return chunks per second of wall time since the first chunk, pauses left out."""
+        if self.begun_s is None:
             return 0.0
-        return (self.chunks - 1) / (now_s - self.begun_s)
+        until_s = now_s if self._pause_s is None else self._pause_s
+        busy_s = until_s - self.begun_s - self._paused_s
+        return (self.chunks - 1) / busy_s if busy_s > 0.0 else 0.0
+
+    def pause(self, now_s: float) -> None:
+        """Hear that nothing is asked of the policy from now on."""
+        if self.begun_s is not None and self._pause_s is None:
+            self._pause_s = now_s
+
+    def resume(self, now_s: float) -> None:
+        """Hear that something is asked of it again."""
+        if self._pause_s is not None:
+            self._paused_s += now_s - self._pause_s
+            self._pause_s = None
 
     def recent_hz(self, now_s: float) -> float:
         """Return chunks per second over the last few, falling while none comes."""

@@ -48,6 +48,7 @@ class Rounds:
         following = monitor.policy is not None and monitor.policy.instruction == sim.instruction
         if not following:
             self._since_s = None
+            monitor.witness.resume(now_s)
             monitor.say(sim.instruction)
             return
         if self._since_s is None and monitor.state == 'RUNNING':
@@ -56,6 +57,7 @@ class Rounds:
         if self._since_s is not None and (done or now_s - self._since_s > LIMIT_S):
             self.score = Score(self.score.tried + 1, self.score.done + done)
             self._left = sim.episode
+            monitor.witness.pause(now_s)
             self._begin_change()
 
     def __str__(self) -> str:
