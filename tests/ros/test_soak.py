@@ -79,6 +79,18 @@ def test_what_a_process_allocated_is_judged_not_the_libraries_it_alone_maps():
     assert 0 < soak.allocated(mine.pid) <= mine.memory_info().rss
 
 
+def test_buffers_that_come_and_go_are_no_leak_and_hide_none():
+    noise = np.random.default_rng(6)
+    given = samples()
+    leaking = samples(leak_mb_per_h=5.0)
+    for number, each in enumerate(given):               # busier in the second half
+        buffers = 3.7 * (noise.uniform() < 0.3 + 0.5 * (number > 90))
+        for one in (each, leaking[number]):
+            one['processes']['policy_node']['uss_mb'] += buffers
+    assert soak.verdict(given, 600.0)['grows'] == []
+    assert soak.verdict(leaking, 600.0)['grows'] == ['policy_node uss_mb']
+
+
 def test_restarted_workers_and_a_launch_that_failed_are_faults():
     found = document(restarts=1) | {'launch_exit_code': 1}
     assert soak.faults(found) == ['the launch ended with status 1', 'workers were restarted']

@@ -2,9 +2,11 @@
 
 Theil-Sen: the median of the slopes between all pairs of points, with a confidence interval from
 the ranks. Neighbouring samples resemble each other, which makes such an interval too narrow; the
-samples are therefore put together to medians over stretches of time first.
+samples are therefore put together over stretches of time first, to their median or, where buffers
+come and go, to the least, which only what is never given back can raise.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,12 +30,16 @@ class Trend:
         return self.low <= 0.0 <= self.high
 
 
-def trend(at_s: np.ndarray, value: np.ndarray) -> Trend | None:
-    """Return the trend of `value` [samples] over `at_s` [samples], s; None below 4 samples."""
+def trend(at_s: np.ndarray, value: np.ndarray, stretches: int = STRETCHES,
+          stands_for: Callable[[np.ndarray], float] = np.median) -> Trend | None:
+    """Return the trend of `value` [samples] over `at_s` [samples], s; None below 4 samples.
+
+    Time is cut into at most so many stretches; `stands_for` makes one figure of each one's samples.
+    """
     if len(at_s) < 4:
         return None
-    parts = np.array_split(np.arange(len(at_s)), min(STRETCHES, max(4, len(at_s) // 3)))
+    parts = np.array_split(np.arange(len(at_s)), min(stretches, max(4, len(at_s) // 3)))
     hours = np.array([np.median(at_s[part]) for part in parts]) / 3600.0
-    medians = np.array([np.median(value[part]) for part in parts])
-    slope, _, low, high = theilslopes(medians, hours, CONFIDENCE)
+    figures = np.array([stands_for(value[part]) for part in parts])
+    slope, _, low, high = theilslopes(figures, hours, CONFIDENCE)
     return Trend(float(slope) + 0.0, float(low) + 0.0, float(high) + 0.0)       # no -0.0
