@@ -34,7 +34,7 @@ def trend(at_s: np.ndarray, value: np.ndarray, stretches: int = STRETCHES,
           stands_for: Callable[[np.ndarray], float] = np.median) -> Trend | None:
     """Return the trend of `value` [samples] over `at_s` [samples], s; None below 4 samples.
 
-    Time is cut into at most so many stretches; `stands_for` makes one figure of the samples of each.
+    Time is cut into at most so many stretches; `stands_for` makes one figure of what is in one.
     """
     if len(at_s) < 4:
         return None
