@@ -114,3 +114,4 @@ def test_a_chunk_is_spoilt_as_said(name, check):
 def test_garbage_has_the_length_and_not_the_content():
     (raw,) = played('garbage', picture())
     assert len(raw) == len(picture()) and raw != picture()
+    assert raw[:4] == picture()[:4]         # else DDS refuses the packet and no node sees any of it

@@ -21,8 +21,8 @@ CHUNKS = {
     'not a number': ('poison', REFUSED + r'not finite', True),
     'of another horizon': ('shorten', REFUSED + r'positions, want', True),
     'of other joints': ('misname', REFUSED + r'elbow', True),
-    # repeated for as long as it is not understood, it may crowd out joint states on a busy machine
-    'garbage bytes': ('garbage', r'motion: .*(underrun|joint state|out of sight)', True),
+    # what does not decode arrives as a message of zeros, or not at all
+    'garbage bytes': ('garbage', REFUSED + r'step_dt is 0|motion: .*underrun', True),
 }
 RIVAL_HZ, RIVAL_RAD = 10.0, 0.1
 

@@ -19,7 +19,8 @@ from wam_policy.ros import convert
 
 Trick = Callable[[bytes], Sequence[bytes]]
 STAMP = struct.Struct('<iI')
-STAMP_AT = 4                # behind the encapsulation
+ENCAPSULATION = 4           # bytes of header in front of a message
+STAMP_AT = ENCAPSULATION
 SEED = 1
 
 
@@ -60,8 +61,9 @@ def shifted(by_s: float) -> Trick:
 
 
 def garbage(raw: bytes) -> Sequence[bytes]:
-    """Return as many bytes that mean nothing."""
-    return (random.Random(SEED).randbytes(len(raw)),)       # noqa: S311 - no secret
+    """Return as many bytes that mean nothing, behind the header without which DDS reads none."""
+    noise = random.Random(SEED).randbytes(len(raw) - ENCAPSULATION)    # noqa: S311 - no secret
+    return (raw[:ENCAPSULATION] + noise,)
 
 
 def stamp_ns(raw: bytes) -> int:
