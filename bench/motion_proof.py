@@ -1,20 +1,23 @@
 """Does any history of chunks break a limit? Play as many as asked for and say how many held.
 
-Run from the repository root: python bench/motion_proof.py [--cases N] [--json FILE]. A history is
-a robot at a posture of its own and a few events: chunks that are smooth, wild, not finite, late,
-doubled or of an old session, plans that come late, stops, joint states that cease. Three of ten
-histories lose commands on the way to some of the controllers, while these report what they follow.
-Histories are numbered: the one that fails is named and fails again. The tests play the same
-(tests/core/test_motion_properties.py).
+Run from the repository root: python bench/motion_proof.py [--cases N] [--json FILE [--onto]]. A
+history is a robot at a posture of its own and a few events: chunks that are smooth, wild, not
+finite, late, doubled or of an old session, plans that come late, stops, joint states that cease.
+Three of ten histories lose commands on the way to some of the controllers, while these report what
+they follow. Histories are numbered: one that fails is named, and `batch(number, 1)` fails again.
+The tests play the same (tests/core/test_motion_properties.py).
 """
 
 import argparse
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -280,37 +283,66 @@ def batch(first: int, count: int) -> tuple[int, list[str]]:
     return published, failed
 
 
+def code() -> str:
+    """Return a fingerprint of what decides how a history goes: the core as loaded, and this."""
+    ours = [Path(module.__file__) for name, module in sorted(sys.modules.items())
+            if name.startswith('wam_policy.core.')]
+    digest = hashlib.sha256()
+    for path in (*ours, Path(__file__)):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def before(path: Path | None, onto: bool) -> dict[str, Any]:
+    """Return what is on record already if the run is to go on from there, else an empty record.
+
+    ValueError where it cannot go on: another code has played those, or they failed.
+    """
+    empty = {'histories': 0, 'trajectories checked': 0, 'failures': [], 'seconds': 0.0}
+    if not onto or path is None or not path.is_file():
+        return empty
+    found = json.loads(path.read_text())
+    if found.get('code') != code():
+        raise ValueError(f'{path}: other code played those; leave out --onto to begin anew')
+    return found
+
+
 def main() -> int:
-    """Play, say how many held, write JSON; 1 if one did not."""
+    """Play, say how many held, write JSON after every batch; 1 if one did not hold."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--cases', type=int, default=10_000, help='(default: %(default)s)')
-    parser.add_argument('--first', type=int, default=0, help='number of the first history')
+    parser.add_argument('--cases', type=int, default=10_000, help='in all (default: %(default)s)')
     parser.add_argument('--jobs', type=int, default=1, help='processes (default: %(default)s)')
     parser.add_argument('--minutes', type=float, default=1e9, help='begin no batch after these')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the record there')
+    parser.add_argument('--onto', action='store_true',
+                        help='go on with the number after the last one in FILE, if it is of this '
+                        'code; a proof may be played in several sittings')
     chosen = parser.parse_args()
-    began_s, played, published, failed = time.monotonic(), 0, 0, []
-    starts = range(chosen.first, chosen.first + chosen.cases, BATCH)
+    try:
+        known = before(chosen.json, chosen.onto)
+    except ValueError as error:
+        parser.error(str(error))
+    began_s, played, played_by = time.monotonic(), known['histories'], code()
+    published, failed = known['trajectories checked'], list(known['failures'])
     with ProcessPoolExecutor(chosen.jobs) as pool:
-        for group in range(0, len(starts), chosen.jobs):
-            if time.monotonic() - began_s > 60 * chosen.minutes:
-                break
-            these = starts[group:group + chosen.jobs]
-            counts = [min(BATCH, chosen.first + chosen.cases - start) for start in these]
-            for count, (out, wrong) in zip(counts, pool.map(batch, these, counts), strict=True):
+        while played < chosen.cases and time.monotonic() - began_s <= 60 * chosen.minutes:
+            starts = range(played, chosen.cases, BATCH)[:chosen.jobs]
+            counts = [min(BATCH, chosen.cases - start) for start in starts]
+            for count, (out, wrong) in zip(counts, pool.map(batch, starts, counts), strict=True):
                 played, published, failed = played + count, published + out, failed + wrong
             print(f'\r{played} histories, {published} trajectories, {len(failed)} failed', end='',
                   flush=True)
+            if chosen.json:
+                record.write(chosen.json, {
+                    'question': 'does any history of chunks break a limit', 'code': played_by,
+                    'asked for': chosen.cases, 'histories': played,
+                    'trajectories checked': published, 'failed': len(failed),
+                    'failures': failed, 'tolerance': TOLERANCE, 'processes': chosen.jobs,
+                    'seconds': round(known['seconds'] + time.monotonic() - began_s, 1)})
     print()
     for line in failed[:20]:
         print(line)
-    if chosen.json:
-        record.write(chosen.json, {
-            'question': 'does any history of chunks break a limit', 'asked for': chosen.cases,
-            'first': chosen.first, 'histories': played, 'trajectories checked': published,
-            'failed': len(failed), 'failures': failed[:20], 'tolerance': TOLERANCE,
-            'seconds': round(time.monotonic() - began_s, 1), 'processes': chosen.jobs})
     return int(bool(failed))
 
 
