@@ -103,3 +103,14 @@ def test_how_far_the_robot_moved_and_how_fast_it_was_simulated():
     witness.on_speed(0.9)
     witness.on_speed(1.0)
     assert witness.moved == pytest.approx(0.3) and witness.real_time_factor() == 0.95
+
+
+def test_a_run_of_days_keeps_as_much_as_one_of_hours(monkeypatch):
+    monkeypatch.setattr('wam_policy.core.witness.KEPT', 50)
+    seen = Witness(ROBOT)
+    for number in range(400):
+        seen.on_chunk(chunk(number), 0, 0, 0.1 * number)
+        seen.on_speed(1.0)
+    assert seen.chunks == 400 and seen.rate_hz(39.9) == pytest.approx(10.0)
+    assert seen.recent_hz(39.9) == pytest.approx(10.0) and seen.real_time_factor() == 1.0
+    assert all(len(kept) == 50 for kept in seen._latencies_ms.values())

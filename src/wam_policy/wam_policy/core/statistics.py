@@ -30,6 +30,21 @@ class Latencies:
         self._stages.clear()
 
 
+class Mean:
+    """Average figures without keeping them."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = 0.0, 0
+
+    def add(self, value: float) -> None:
+        self._sum, self._count = self._sum + value, self._count + 1
+
+    @property
+    def value(self) -> float:
+        """Return the mean of all; 0 of none."""
+        return self._sum / self._count if self._count else 0.0
+
+
 class Rate:
     """Count events and tell how many there were per second lately."""
 

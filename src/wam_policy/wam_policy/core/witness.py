@@ -4,17 +4,21 @@ Figures begin with the first chunk; what came before is start-up. Wall times are
 monotonic clock, stamps are of the stack's.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.limits import worst
+from wam_policy.core.statistics import Mean
 from wam_policy.core.trajectory import Trajectory
 from wam_policy.core.types import Chunk, JointState
 
 RATIOS = ('position', 'velocity', 'acceleration', 'jerk')
 RECENT = 20                             # chunks for the figures of the moment
+KEPT = 50_000                           # latencies of each stage, those of two hours at 7 Hz
 
 
 class Witness:
@@ -25,10 +29,12 @@ class Witness:
         self._limits = {controller.name: robot.limits(controller.joints)
                         for controller in robot.controllers}
         self._planned: dict[str, Trajectory] = {}
-        self._latencies_ms: dict[str, list[float]] = {}
-        self._rates_hz: dict[str, list[float]] = {}
-        self._arrivals_s: list[float] = []
-        self._factors: list[float] = []
+        self._latencies_ms: dict[str, deque[float]] = defaultdict(partial(deque, maxlen=KEPT))
+        self._rates_hz: dict[str, Mean] = defaultdict(Mean)
+        self._factors = Mean()
+        self.chunks = 0
+        self.begun_s: float | None = None       # the first chunk
+        self._recent_s: deque[float] = deque(maxlen=RECENT)
         self._paused_s = 0.0            # nothing was to be done so long, before the present pause
         self._pause_s: float | None = None      # when that began
         self._start: JointState | None = None
@@ -37,29 +43,23 @@ class Witness:
         self.trajectories = 0
         self.moved = 0.0                # largest way of a joint from where it was at first
 
-    @property
-    def begun_s(self) -> float | None:
-        return self._arrivals_s[0] if self._arrivals_s else None
-
-    @property
-    def chunks(self) -> int:
-        return len(self._arrivals_s)
-
     def on_chunk(self, chunk: Chunk, ready_ns: int, now_ns: int, now_s: float) -> None:
         """Take a chunk as it arrives; the first one warmed the workers up and is not timed."""
-        self._arrivals_s.append(now_s)
-        if self.chunks == 1:
+        self.chunks += 1
+        self._recent_s.append(now_s)
+        if self.begun_s is None:
+            self.begun_s = now_s
             return
         stages = {**chunk.timings_ms, 'publish': (now_ns - ready_ns) / 1e6,
                   'total': (now_ns - chunk.stamp_ns) / 1e6}
         for stage, value_ms in stages.items():
-            self._latencies_ms.setdefault(stage, []).append(value_ms)
+            self._latencies_ms[stage].append(value_ms)
 
     def on_camera_rates(self, rates_hz: Mapping[str, float]) -> None:
         """Take the rates at which pictures reach the policy, over the last seconds each."""
         if self.begun_s is not None:
             for camera, rate_hz in rates_hz.items():
-                self._rates_hz.setdefault(camera, []).append(rate_hz)
+                self._rates_hz[camera].add(rate_hz)
 
     def on_joints(self, joints: JointState) -> None:
         self._start = self._start or joints
@@ -79,7 +79,7 @@ class Witness:
 
     def on_speed(self, real_time_factor: float) -> None:
         if self.begun_s is not None:
-            self._factors.append(real_time_factor)
+            self._factors.add(real_time_factor)
 
     def rate_hz(self, now_s: float) -> float:
         """Return chunks per second of wall time since the first chunk, pauses left out."""
@@ -102,21 +102,20 @@ class Witness:
 
     def recent_hz(self, now_s: float) -> float:
         """Return chunks per second over the last few, falling while none comes."""
-        recent = self._arrivals_s[-RECENT:]
+        recent = self._recent_s
         return (len(recent) - 1) / max(now_s - recent[0], 1e-9) if len(recent) > 1 else 0.0
 
     def recent_ms(self) -> float | None:
         """Return the median of the last few total latencies."""
         totals = self._latencies_ms.get('total')
-        return float(np.median(totals[-RECENT:])) if totals else None
+        return float(np.median(list(totals)[-RECENT:])) if totals else None
 
     def camera_hz(self) -> dict[str, float]:
         """Return pictures per second and camera that reached the policy, mean of the run."""
-        return {camera.key: float(np.mean(self._rates_hz.get(camera.key, [0.0])))
-                for camera in self._robot.cameras}
+        return {camera.key: self._rates_hz[camera.key].value for camera in self._robot.cameras}
 
     def real_time_factor(self) -> float:
-        return float(np.mean(self._factors)) if self._factors else 0.0
+        return self._factors.value
 
     def latency_ms(self) -> Mapping[str, float]:
         """Return p50 and p99 of the total, and the median of every stage."""

@@ -163,11 +163,7 @@ class Demo:
         self._stack.weigh()
         if self._stack.returncode is not None:
             raise Failure(f'the launch ended by itself with status {self._stack.returncode}')
-        instruction = self._chosen.instruction or self._monitor.task
-        if self._monitor.trained and not self._chosen.instruction:
-            self._rounds.advance(time.monotonic())
-        elif instruction:
-            self._monitor.say(instruction)
+        self._rounds.occupy(self._chosen.instruction, time.monotonic())
         say(self._line(time.monotonic() - begun_s))
 
     def _line(self, passed_s: float) -> str:

@@ -25,7 +25,7 @@ class Score:
 
 
 class Rounds:
-    """Advance a running stack from scene to scene; call `advance` about once a second."""
+    """Advance a running stack from scene to scene; call `occupy` about once a second."""
 
     def __init__(self, monitor: Monitor, stage: Stage) -> None:
         self._monitor, self._stage = monitor, stage
@@ -35,6 +35,13 @@ class Rounds:
         self._change: threading.Thread | None = None
         self.trouble = ''                       # why the last change of scenes did not succeed
         self.score = Score()
+
+    def occupy(self, asked: str | None, now_s: float) -> None:
+        """Ask for what is `asked`, else for task after task; random weights would finish none."""
+        if self._monitor.trained and not asked:
+            self.advance(now_s)
+        elif words := asked or self._monitor.task:
+            self._monitor.say(words)
 
     def advance(self, now_s: float) -> None:
         """Say what the scene asks for; end it when it is done or its time is over."""

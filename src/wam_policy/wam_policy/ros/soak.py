@@ -230,11 +230,7 @@ class Soak:
             if stack.returncode is not None:
                 raise Failure(f'the launch ended by itself with status {stack.returncode}:\n'
                               f'{stack.last_words()}')
-            instruction = self._chosen.instruction or self._monitor.task
-            if self._monitor.trained and not self._chosen.instruction:
-                rounds.advance(time.monotonic())
-            elif instruction:
-                self._monitor.say(instruction)
+            rounds.occupy(self._chosen.instruction, time.monotonic())
             return None
 
         try:
