@@ -50,7 +50,7 @@ class Expert:
             raise ValueError(f'the expert cannot {task.family}; it knows {", ".join(LEARNABLE)}')
         self.task, self._start = task, start
         self.hand = task.side
-        if task.family in ('push', 'lift'):
+        if task.family == 'push' or not task.side:
             self.hand = 'left' if start.objects[task.slot][1] > 0 else 'right'
 
     def waits(self, elapsed_s: float) -> bool:

@@ -50,6 +50,12 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
               'put the {colour} cube on top of the {other} cube',
               'place the {colour} cube on the {other} cube'),
 }
+# With no word for the hand it is for the robot to choose one
+EITHER_TEXTS: Mapping[str, tuple[str, ...]] = {
+    'touch': ('touch the {colour} cube',
+              'put a hand on the {colour} cube',
+              'reach out and touch the {colour} cube')}
+EITHER_SHARE = 0.3                          # of tasks that may be asked without
 FAMILIES = tuple(TEXTS)
 LEARNED_FAMILIES = ('touch', 'push', 'lift', 'recall')
 ANY, LEARNED = 'any', 'learned'             # draw one of all families, of those that are taught
@@ -81,7 +87,7 @@ class Task:
     family: str                             # one of FAMILIES
     instruction: str
     slot: str                               # the cube it is about
-    side: str                               # hand (touch, recall) or direction (push); else empty
+    side: str                               # hand (touch, recall) or direction (push); or empty
     onto: str                               # slot it goes onto (pad, stack); else empty
     mark_s: float = 0.0                     # how long the cube is marked at the start (recall)
     mark_from_s: float = 0.0                # when that begins
@@ -96,7 +102,8 @@ class Task:
         centre, first = now.objects[self.slot], start.objects[self.slot]
         flat = abs(centre[2] - first[2]) < ON_TABLE_M
         if self.family in ('touch', 'recall'):
-            return distance_to_cube(now, self.slot, now.tools[self.side]) < TOUCH_M
+            return any(distance_to_cube(now, self.slot, now.tools[side]) < TOUCH_M
+                       for side in ((self.side,) if self.side else SIDES))
         if self.family == 'push':
             way = 1.0 if self.side == 'left' else -1.0
             return bool(flat and way * (centre[1] - first[1]) >= PUSH_M)
@@ -129,7 +136,7 @@ def sampled(family: str, scene: Scene, seed: int, combinations: str = ALL) -> Ta
             raise ValueError(f'scene {scene.seed} offers nothing {combinations}; take another '
                              'seed')
         family = str(rng.choice(found))
-    return _drawn(family, scene, _choices(family, scene, combinations), rng)
+    return _drawn(family, scene, _choices(family, scene, combinations), rng, combinations)
 
 
 def swapped(task: Task, scene: Scene, rng: np.random.Generator,
@@ -137,7 +144,7 @@ def swapped(task: Task, scene: Scene, rng: np.random.Generator,
     """Return a task of the same family about another cube of the same scene."""
     choices = [(cube, side) for cube, side in _choices(task.family, scene, combinations)
                if cube.slot != task.slot]
-    return _drawn(task.family, scene, choices, rng)
+    return _drawn(task.family, scene, choices, rng, combinations)
 
 
 def offered(families: tuple[str, ...], scene: Scene, combinations: str = ALL) -> list[str]:
@@ -158,16 +165,21 @@ def held_out(family: str, scene: Scene, cube: Item, side: str) -> bool:
 
 
 def _drawn(family: str, scene: Scene, choices: list[tuple[Item, str]],
-           rng: np.random.Generator) -> Task:
+           rng: np.random.Generator, combinations: str) -> Task:
     if not choices:
         raise ValueError(f'scene {scene.seed} offers no such {family}; take another seed')
     cube, side = choices[rng.integers(len(choices))]
+    texts = TEXTS[family]
+    # a hand left out is no combination of words, and one hand must be the nearer one
+    if (family in EITHER_TEXTS and combinations != UNTRAINED and abs(cube.y_m) >= MIDDLE_M
+            and rng.random() < EITHER_SHARE):
+        side, texts = '', EITHER_TEXTS[family]
     onto = ''
     if family == 'pad':
         onto = PAD
     elif family == 'stack':
         onto = str(rng.choice([other.slot for other in scene.cubes if other != cube]))
-    text = str(rng.choice(TEXTS[family]))
+    text = str(rng.choice(texts))
     marked = family == 'recall'
     mark_s, mark_from_s = (round(float(rng.uniform(*span)), 3) if marked else 0.0
                            for span in (MARK_S, MARK_FROM_S))
