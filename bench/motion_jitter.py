@@ -2,7 +2,8 @@
 
 Run from the repository root: ./wam shell -c 'python bench/motion_jitter.py [--json FILE]'. The
 node runs as the program does, with its executor and its own threads; a robot that is where its
-controllers say and a policy that sends a chunk every 140 ms run in another process, and as many
+controllers say, that reports 50 times a second which command each of these follows, and a policy
+that sends a chunk every 140 ms run in another process, and as many
 burners as there are cores compute beside them. Lateness is that of every tick after a start-up.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
+from control_msgs.msg import JointTrajectoryControllerState
 from trajectory_msgs.msg import JointTrajectory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,10 +33,11 @@ from wam_policy.ros.process import Spinning  # noqa: E402
 
 from bench import record  # noqa: E402  the path comes first
 from wam_msgs.msg import ActionChunk  # noqa: E402
+from wam_sim import messages  # noqa: E402
 
 DOMAIN = 70 + os.getpid() % 20
 START_S, WARM_UP_S = 60.0, 5.0
-CHUNK_S = 0.14
+CHUNK_S, REPORT_S = 0.14, 0.02
 
 
 def main() -> int:
@@ -141,6 +144,17 @@ def surround(name: str, domain: int) -> None:
             position[order] = np.concatenate([f.sample(at).position for f in followers])
         joints.publish(convert.joint_state_message(JointState(at, robot.commanded, position)))
 
+    reports = [node.create_publisher(JointTrajectoryControllerState, c.state_topic, qos.JOINTS)
+               for c in robot.controllers]
+
+    def on_report_timer() -> None:
+        at = now_ns()
+        with lock:
+            states = [(f.names, f.sample(at)) for f in followers]
+        for out, (names, state) in zip(reports, states, strict=True):
+            rows = np.stack([state.position, state.velocity, state.acceleration])
+            out.publish(messages.controller_state(at, names, rows, rows[:2]))
+
     sequence = iter(range(10**9))
 
     def on_chunk_timer() -> None:
@@ -152,6 +166,7 @@ def surround(name: str, domain: int) -> None:
         chunks.publish(convert.chunk_message(chunk, robot.name, now_ns(), False))
 
     node.create_timer(0.01, on_robot_timer)
+    node.create_timer(REPORT_S, on_report_timer)
     node.create_timer(CHUNK_S, on_chunk_timer)
     spinning = Spinning([node])
     threading.Event().wait()

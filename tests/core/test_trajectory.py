@@ -37,6 +37,18 @@ def test_at_is_continuous_over_knots_and_constant_outside():
     assert plan.at(99 * S).position.tolist() == plan.goal.tolist()
 
 
+def test_many_instants_at_once_are_the_same_as_one_after_another():
+    start_ns = 1_795_000_000 * S            # stamps of a wall clock
+    for plan in (bump(start_ns), held(NAMES, np.array([0.1, 0.2]), start_ns)):
+        times_ns = np.array([0, start_ns - 1, *range(start_ns, start_ns + 6 * STEP, 7_000_001)])
+        found = plan.through(times_ns)
+        for row, now_ns in enumerate(times_ns.tolist()):
+            one = plan.at(now_ns)
+            for field in ('position', 'velocity', 'acceleration'):
+                np.testing.assert_allclose(getattr(found, field)[row], getattr(one, field),
+                                           rtol=0, atol=1e-15)
+
+
 @given(now=st.integers(0, 6 * STEP), shift=st.integers(0, 6))
 @settings(max_examples=60, deadline=None)
 def test_a_spliced_trajectory_repeats_the_old_one_up_to_the_switch(now, shift):

@@ -239,11 +239,11 @@ class _Course:
         curves = one.trajectory, other.trajectory
         times_ns = np.concatenate([curve.start_ns + curve.time_ns for curve in curves])
         between = (times_ns > from_ns) & (times_ns < until_ns)
-        for ns in (from_ns, until_ns, *np.unique(times_ns[between]).tolist()):
-            here, there = (self._at(curve, ns) for curve in curves)
-            if np.abs(here - there).max() > AGREE:
-                return True
-        return False
+        looked_ns = np.array([from_ns, until_ns, *times_ns[between].tolist()])
+        here, there = (curve.through(looked_ns) for curve in curves)
+        return any(np.abs((mine - theirs)[:, self.columns]).max() > AGREE for mine, theirs in (
+            (here.position, there.position), (here.velocity, there.velocity),
+            (here.acceleration, there.acceleration)))
 
     def _at(self, curve: Trajectory, now_ns: int) -> np.ndarray:
         """Return position, velocity and acceleration of this controller, [3 its joints]."""
