@@ -145,6 +145,17 @@ def test_wrong_arguments_are_named(tmp_path, capsys, words, complaint):
     assert complaint in capsys.readouterr().err
 
 
+def test_a_scene_that_offers_nothing_is_passed_over(tmp_path, capsys):
+    out, seed = tmp_path / 'out', 8_600_349
+    assert play.family_of(ROBOT, ('push',), seed) == 'push'
+    assert play.family_of(ROBOT, ('push',), seed + 1) is None
+    words = ['--robot', 'agibot_g1', '--families', 'push', '--shard', '0', '--changed', '0']
+    assert play.main([*words, '--out', str(out), '--episodes', '2', '--seed', str(seed)]) == 0
+    said = capsys.readouterr().out
+    assert f'the scene of seed {seed + 1} offers none of push: passed over' in said
+    assert 'in 1 episodes; push 1 of 1' in said
+
+
 def test_a_folder_that_is_there_stays(tmp_path, capsys):
     assert play.main(['--robot', 'yam', '--out', str(tmp_path)]) == 1
     assert 'is there already' in capsys.readouterr().err

@@ -44,6 +44,10 @@ def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -
         for index in range(episodes):
             seed = first + index
             family = family_of(robot, options.families, seed)
+            if family is None:
+                print(f'{folder.name}: the scene of seed {seed} offers none of '
+                      f'{", ".join(options.families)}: passed over', flush=True)
+                continue
             try:
                 for row, labels in player.rows(seed, family):
                     into.add(row, labels)
@@ -89,14 +93,15 @@ def driver(robot: robots.Robot, checkpoint_name: str | None) -> 'Driver | None':
                                 Choice.advised(loaded.design.inference)))
 
 
-def family_of(robot: robots.Robot, families: Sequence[str], seed: int) -> str:
-    """Return the family of an episode: in turn, or the next one that its scene offers."""
+def family_of(robot: robots.Robot, families: Sequence[str], seed: int) -> str | None:
+    """Return the family of an episode: in turn, or the next that its scene offers; None of none.
+    """
     scene = scenes.sampled(robot, seed)
     for turn in range(len(families)):
         family = families[(seed + turn) % len(families)]
         if tasks.asks(family, scene, tasks.TRAINED):
             return family
-    raise ValueError(f'the scene of seed {seed} offers none of {", ".join(families)}')
+    return None
 
 
 def shards(options: argparse.Namespace) -> Iterator[tuple[Path, int, int]]:
