@@ -17,8 +17,9 @@ from wam_policy.core.contact import Contact
 from wam_policy.core.embodiment import ROBOTS, Embodiment
 
 LINK, HAND, BODY, TABLE = 0, 1, 2, 3        # geom groups of collision.xml
-SIGHT_M = 0.06                              # distances beyond this are not looked for
+SIGHT_M = 0.12                              # distances beyond this are not looked for
 ROUNDING_M = 1e-6
+NOTHING = np.zeros(0, np.int64), np.zeros(0)        # pairs that are near, and their distances
 
 
 class Guard:
@@ -37,6 +38,11 @@ class Guard:
             raise ValueError(f'{path}: no readable collision model: {error}; a simulated robot '
                              f'makes it with python -m wam_sim.collision {robot.name}') from error
         self._data = mujoco.MjData(model)
+        self._qpos, self._places = self._data.qpos, self._data.geom_xpos
+        self._geoms = model.ngeom
+        # looked up once: MuJoCo's accessors by number take a millisecond
+        self._parts = [model.geom(geom).name or model.body(body).name
+                       for geom, body in enumerate(model.geom_bodyid)]
         self._rule = robot.safety.contact
         self._place_table(table, table_height_m)
         # MuJoCo adds up both margins
@@ -69,13 +75,17 @@ class Guard:
         """Return what is near in a posture: pairs' numbers and distances, m; hands to walls, m."""
         self.looked += 1
         model, data = self._model, self._data
-        data.qpos[:] = qpos
+        self._qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
         mujoco.mj_collision(model, data)
+        # 50 postures a plan: views that are kept and bare ufuncs halve what numpy takes of it
+        inside = self._half - np.abs(self._places[self._hands] - self._middle)
+        walls = np.minimum.reduce(inside, axis=1)
+        if not data.ncon:
+            return *NOTHING, walls
         contact = data.contact
-        pairs = contact.geom[:, 0] * model.ngeom + contact.geom[:, 1]
-        inside = self._half - np.abs(data.geom_xpos[self._hands] - self._middle)
-        return pairs, contact.dist, inside.min(axis=1)
+        geom = contact.geom
+        return geom[:, 0] * self._geoms + geom[:, 1], contact.dist, walls
 
     def position(self, link: str) -> np.ndarray:
         """Return where a link is in the posture looked at last, m, [3]."""
@@ -89,13 +99,10 @@ class Guard:
     def name(self, pair: int) -> str:
         """Return what a pair number stands for; -1 - i: the i-th hand geom and the workspace."""
         if pair < 0:
-            return f'{self._part(self._hands[-1 - pair])} and the end of the workspace'
-        first, second = sorted(divmod(pair, self._model.ngeom), reverse=True)
-        return f'{self._part(first)} and {self._part(second)}'
+            return f'{self._parts[self._hands[-1 - pair]]} and the end of the workspace'
+        first, second = sorted(divmod(pair, self._geoms), reverse=True)
+        return f'{self._parts[first]} and {self._parts[second]}'
 
-    def _part(self, geom: int) -> str:
-        named = self._model.geom(geom).name
-        return named or self._model.body(self._model.geom_bodyid[geom]).name
 
     def _travel(self, path: np.ndarray) -> np.ndarray:
         """Return how much nearer the pairs of each sort can have come up to each row, m.
