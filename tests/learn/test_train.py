@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from wam_policy.core import embodiment, transforms
 from wam_policy.learn import clips, start, train
+from wam_policy.learn.heldout import swapped
 from wam_policy.model import check, checkpoint
 from wam_policy.model.policy import Choice, Policy
 from wam_policy.model.session import Episode, Session
@@ -182,6 +183,15 @@ def test_statistics_of_another_robot_join_those_there(data, begun, tmp_path):
     before = json.loads((first / checkpoint.METADATA).read_text())
     after = json.loads((tmp_path / 'both' / checkpoint.METADATA).read_text())
     assert after['agibot'] == before['agibot']
+
+
+def test_words_are_shuffled_among_those_in_use():
+    texts = ['left hand: touch the red cube', 'push the blue cube to the right']
+    assert swapped(texts, ('red', 'green', 'blue')) == [
+        'left hand: touch the blue cube', 'push the red cube to the right']
+    assert swapped(texts, ('left', 'right')) == [
+        'right hand: touch the red cube', 'push the blue cube to the left']
+    assert swapped(texts[:1], ('red', 'blue')) == texts[:1]
 
 
 def test_a_fresh_mini_learns_its_pictures_first(data, tmp_path, monkeypatch, capsys):

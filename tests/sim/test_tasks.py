@@ -65,13 +65,8 @@ def test_any_draws_every_family_and_every_wording() -> None:
     scene = scenes.sampled(ROBOTS[0], 0)
     drawn = [tasks.sampled('any', scene, seed) for seed in range(1500)]
     assert {task.family for task in drawn} == set(tasks.FAMILIES)
-    touches = [task for task in drawn if task.family == 'touch']
-    wordings = {task.instruction for task in touches if task.side}
+    wordings = {task.instruction for task in drawn if task.family == 'touch'}
     assert len(wordings) == 3 * 2 * 4       # cubes, hands, templates
-    either = {(task.slot, task.instruction) for task in touches if not task.side}
-    clear = [cube for cube in scene.cubes if abs(cube.y_m) >= tasks.MIDDLE_M]
-    assert len(either) == len(clear) * 3
-    assert not any(side in text for _, text in either for side in tasks.SIDES)
 
 
 def test_unknown_family_is_refused_with_the_known_ones() -> None:
@@ -89,15 +84,6 @@ def test_touch_wants_the_named_hand_at_the_named_cube() -> None:
     assert not task.done(replace(start, tools={**start.tools, 'left': far}), start)
     other = replace(start, tools={**start.tools, 'left': start.objects['cube_0']})
     assert not task.done(other, start)
-
-
-def test_touch_without_a_hand_takes_either() -> None:
-    start = state_of(scenes.sampled(ROBOTS[0], 1))
-    task = Task('touch', '', 'cube_1', '', '')
-    assert not task.done(start, start)
-    for side in tasks.SIDES:
-        at = {**start.tools, side: start.objects['cube_1']}
-        assert task.done(replace(start, tools=at), start)
 
 
 def test_touch_measures_from_the_surface_of_a_turned_cube() -> None:
@@ -155,7 +141,6 @@ def test_trained_and_held_out_share_no_combination(seed: int, family: str) -> No
                 tasks.sampled(family, scene, seed, combinations)
             continue
         task = tasks.sampled(family, scene, seed, combinations)
-        assert task.side or family == 'lift' or combinations == tasks.TRAINED
         held_out = tasks.held_out(family, scene, scene.item(task.slot), task.side)
         assert held_out == (combinations == tasks.UNTRAINED)
 
@@ -193,5 +178,3 @@ def test_recall_names_no_colour_and_marks_for_its_time() -> None:
         assert not any(colour in task.instruction for colour in scenes.PALETTE)
         assert task.side in task.instruction
         assert tasks.MARK_S[0] <= task.mark_s <= tasks.MARK_S[1]
-        # the first picture of a memory does not show it, and two blocks of 0.8 s hold all of it
-        assert task.mark_from_s > 0.2 and task.marked_until_s < 1.6

@@ -50,12 +50,12 @@ class Expert:
             raise ValueError(f'the expert cannot {task.family}; it knows {", ".join(LEARNABLE)}')
         self.task, self._start = task, start
         self.hand = task.side
-        if task.family == 'push' or not task.side:
+        if task.family in ('push', 'lift'):
             self.hand = 'left' if start.objects[task.slot][1] > 0 else 'right'
 
     def waits(self, elapsed_s: float) -> bool:
         """Tell whether it keeps still: a mark must have gone out and a block have ended."""
-        return elapsed_s < np.ceil(self.task.marked_until_s / BLOCK_S) * BLOCK_S - 1e-6
+        return elapsed_s < np.ceil(self.task.mark_s / BLOCK_S) * BLOCK_S - 1e-6
 
     def goal(self, now: State, joints: JointState) -> Goal:
         """Return where to move; the other hand goes home and makes room."""

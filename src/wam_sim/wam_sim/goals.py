@@ -14,8 +14,7 @@ def checked(task: Task) -> Task:
         raise ValueError(f'goal: no family {task.family!r}; known: {", ".join(FAMILIES)}')
     if task.slot not in CUBES:
         raise ValueError(f'goal: no cube {task.slot!r}; there are {", ".join(CUBES)}')
-    sides = {'touch': (*SIDES, ''), 'recall': SIDES, 'push': SIDES}.get(task.family, ('',))
-    if task.side not in sides:
+    if task.side not in (SIDES if task.family in ('touch', 'recall', 'push') else ('',)):
         raise ValueError(f'goal: {task.family} has no side {task.side!r}')
     if task.onto not in {'pad': (PAD,), 'stack': CUBES}.get(task.family, ('',)):
         raise ValueError(f'goal: {task.family} goes not onto {task.onto!r}')

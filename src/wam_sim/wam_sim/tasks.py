@@ -18,8 +18,6 @@ PUSH_M = 0.06
 LIFT_M = 0.06
 ON_TABLE_M = 0.01                           # change of height of what still lies flat
 STACK_OFF_M = 0.02                          # sideways, centre to centre
-# A mark comes after the first picture of a memory and is gone by the end of its second block
-MARK_FROM_S = (0.25, 0.45)                  # after the task was heard
 MARK_S = (0.5, 1.1)                         # shortest and longest time a cube stays marked
 MIDDLE_M = 0.02                             # a cube this near the middle belongs to no hand
 PUSH_ROOM_M = 0.16                          # to the next object's centre on the side it goes to
@@ -50,12 +48,6 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
               'put the {colour} cube on top of the {other} cube',
               'place the {colour} cube on the {other} cube'),
 }
-# With no word for the hand it is for the robot to choose one
-EITHER_TEXTS: Mapping[str, tuple[str, ...]] = {
-    'touch': ('touch the {colour} cube',
-              'put a hand on the {colour} cube',
-              'reach out and touch the {colour} cube')}
-EITHER_SHARE = 0.3                          # of tasks that may be asked without
 FAMILIES = tuple(TEXTS)
 LEARNED_FAMILIES = ('touch', 'push', 'lift', 'recall')
 ANY, LEARNED = 'any', 'learned'             # draw one of all families, of those that are taught
@@ -87,23 +79,16 @@ class Task:
     family: str                             # one of FAMILIES
     instruction: str
     slot: str                               # the cube it is about
-    side: str                               # hand (touch, recall) or direction (push); or empty
+    side: str                               # hand (touch, recall) or direction (push); else empty
     onto: str                               # slot it goes onto (pad, stack); else empty
     mark_s: float = 0.0                     # how long the cube is marked at the start (recall)
-    mark_from_s: float = 0.0                # when that begins
-
-    @property
-    def marked_until_s(self) -> float:
-        """Return when the mark is gone, s after the task was heard; 0 without one."""
-        return self.mark_from_s + self.mark_s
 
     def done(self, now: State, start: State) -> bool:
         """Tell whether the goal holds now; `start` is the state at the beginning."""
         centre, first = now.objects[self.slot], start.objects[self.slot]
         flat = abs(centre[2] - first[2]) < ON_TABLE_M
         if self.family in ('touch', 'recall'):
-            return any(distance_to_cube(now, self.slot, now.tools[side]) < TOUCH_M
-                       for side in ((self.side,) if self.side else SIDES))
+            return distance_to_cube(now, self.slot, now.tools[self.side]) < TOUCH_M
         if self.family == 'push':
             way = 1.0 if self.side == 'left' else -1.0
             return bool(flat and way * (centre[1] - first[1]) >= PUSH_M)
@@ -136,7 +121,7 @@ def sampled(family: str, scene: Scene, seed: int, combinations: str = ALL) -> Ta
             raise ValueError(f'scene {scene.seed} offers nothing {combinations}; take another '
                              'seed')
         family = str(rng.choice(found))
-    return _drawn(family, scene, _choices(family, scene, combinations), rng, combinations)
+    return _drawn(family, scene, _choices(family, scene, combinations), rng)
 
 
 def swapped(task: Task, scene: Scene, rng: np.random.Generator,
@@ -144,7 +129,7 @@ def swapped(task: Task, scene: Scene, rng: np.random.Generator,
     """Return a task of the same family about another cube of the same scene."""
     choices = [(cube, side) for cube, side in _choices(task.family, scene, combinations)
                if cube.slot != task.slot]
-    return _drawn(task.family, scene, choices, rng, combinations)
+    return _drawn(task.family, scene, choices, rng)
 
 
 def offered(families: tuple[str, ...], scene: Scene, combinations: str = ALL) -> list[str]:
@@ -165,27 +150,20 @@ def held_out(family: str, scene: Scene, cube: Item, side: str) -> bool:
 
 
 def _drawn(family: str, scene: Scene, choices: list[tuple[Item, str]],
-           rng: np.random.Generator, combinations: str) -> Task:
+           rng: np.random.Generator) -> Task:
     if not choices:
         raise ValueError(f'scene {scene.seed} offers no such {family}; take another seed')
     cube, side = choices[rng.integers(len(choices))]
-    texts = TEXTS[family]
-    # a hand left out is no combination of words, and one hand must be the nearer one
-    if (family in EITHER_TEXTS and combinations != UNTRAINED and abs(cube.y_m) >= MIDDLE_M
-            and rng.random() < EITHER_SHARE):
-        side, texts = '', EITHER_TEXTS[family]
     onto = ''
     if family == 'pad':
         onto = PAD
     elif family == 'stack':
         onto = str(rng.choice([other.slot for other in scene.cubes if other != cube]))
-    text = str(rng.choice(texts))
-    marked = family == 'recall'
-    mark_s, mark_from_s = (round(float(rng.uniform(*span)), 3) if marked else 0.0
-                           for span in (MARK_S, MARK_FROM_S))
+    text = str(rng.choice(TEXTS[family]))
+    mark_s = round(float(rng.uniform(*MARK_S)), 3) if family == 'recall' else 0.0
     other = scene.item(onto).colour if onto else ''
     return Task(family, text.format(colour=cube.colour, side=side, other=other), cube.slot, side,
-                onto, mark_s, mark_from_s)
+                onto, mark_s)
 
 
 def _choices(family: str, scene: Scene, combinations: str) -> list[tuple[Item, str]]:

@@ -4,6 +4,7 @@ The first chunk of an episode decides: later ones are given away by the motion s
 words must make it many times worse, colours and sides each by themselves.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from wam_policy.learn.losses import Mixed, mixed, noise_like, video_loss
 from wam_policy.learn.trainer import Trainer
 from wam_policy.learn.windows import Batch, Windows
-from wam_policy.learn.wording import COLOURS, SIDES, swapped
 from wam_policy.model.dit import Prediction
 
+COLOURS = ('red', 'green', 'blue', 'yellow', 'orange', 'purple', 'white', 'black')
+SIDES = ('left', 'right')
 MOST = 128          # windows per figure
 MEMORY_BLOCKS = 3   # a goal shown only at the start is acted upon in the third block or before
 
@@ -115,6 +117,16 @@ class HeldOut:
             found = trainer.learner.predict(batch, trainer.prompts(texts).to(device), action,
                                             video)
         return found, video
+
+
+def swapped(texts: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Replace each of `words` in every text by another one that the texts use."""
+    used = [word for word in words if any(re.search(rf'\b{word}\b', text) for text in texts)]
+    if len(used) < 2:
+        return list(texts)
+    other: Mapping[str, str] = dict(zip(used, [*used[1:], used[0]], strict=True))
+    pattern = re.compile(rf'\b({"|".join(used)})\b')
+    return [pattern.sub(lambda match: other[match[1]], text) for text in texts]
 
 
 def summary(figures: Mapping[str, float]) -> str:

@@ -125,7 +125,7 @@ class Player:
 
     def _spans(self, rng: np.random.Generator) -> Iterator[_Span]:
         """Draw one or two disturbances, the first often at once."""
-        free = int(np.ceil(self.simulation.task.marked_until_s / 0.8) * 0.8 * self._hz)
+        free = int(np.ceil(self.simulation.task.mark_s / 0.8) * 0.8 * self._hz)
         at = free + (0 if rng.random() < 0.35 else round(rng.uniform(0.0, 2.0) * self._hz))
         for _ in range(int(rng.integers(1, 3))):
             end = at + round(rng.uniform(0.3, 0.8) * self._hz)

@@ -57,7 +57,7 @@ def steps(out: Path, share: float, workers: int) -> Iterator[Step]:
     yield play('driven', 'agibot_g1', 1600, 4_000_000, '--changed', '0.7', '--disturbed', '1',
                '--driver', str(out / 'joint'))
     yield train('mini', ['more', 'driven'], 'joint', 46, 3, 'joint', '--text-dropout', '0.05',
-                '--contrast', '0.3', '--keep', '4')
+                '--keep', '4')
     yield play('play_yam', 'yam', 440, 5_000_000, '--changed', '0.2', '--disturbed', '0.5')
     yield train('mini_yam', ['play_yam'], 'joint', 18, 4, 'mini')
     # not shipped: one step learned with noisy video beside it, to compare with

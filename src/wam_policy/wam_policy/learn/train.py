@@ -120,7 +120,7 @@ def train_stage(policy: Policy, data: Clips, origin: Origin, options: argparse.N
                                                 adapters=adapters.config(options.lora)))
     objective = start.objective(options.stage, policy)
     settings = Settings(rate=options.rate, average=options.average, bf16=options.bf16,
-                        text_dropout=options.text_dropout, contrast=options.contrast)
+                        text_dropout=options.text_dropout)
     windows, aside = start.windows(policy, data, options.seed)
     learner = start.learner(policy, data, origin, options.recompute)
     columns = torch.from_numpy(policy.normaliser(data.robot).action_mask())
@@ -221,8 +221,6 @@ def parser() -> argparse.ArgumentParser:
     add('--average', type=float, default=0.998, help='share of averaged weights kept at a step')
     add('--text-dropout', type=float, default=0.0, metavar='SHARE',
         help='of windows without their text, for guidance')
-    add('--contrast', type=float, default=0.0, metavar='SHARE',
-        help='of windows whose text says, too, which other colour is not meant')
     add('--bf16', action=argparse.BooleanOptionalAction, default=True)
     add('--recompute', action='store_true', help='gradient checkpointing: less memory, more time')
     add('--keep', type=int, default=0, metavar='N',

@@ -19,7 +19,6 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from wam_policy.learn.learner import Learner, Prompts
 from wam_policy.learn.losses import Losses, Objective
 from wam_policy.learn.windows import Batch
-from wam_policy.learn.wording import varied
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,7 +37,6 @@ class Settings:
     average: float = 0.998          # of the weights that are kept
     bf16: bool = True
     text_dropout: float = 0.0       # share of windows without their text, for guidance
-    contrast: float = 0.0           # share whose text says which other colour is not meant
 
     def rate_at(self, step: int, share: float) -> float:
         falling = min(1.0, (1.0 - share) / self.decay_share) if self.decay_share else 1.0
@@ -89,7 +87,11 @@ class Trainer:
         """Take one step; give the losses before it, detached."""
         for group in self.optimiser.param_groups:
             group['lr'] = self.settings.rate_at(self.step, share)
-        texts = varied(batch.texts, self.settings.text_dropout, self.settings.contrast, self.rng)
+        texts = batch.texts
+        if self.settings.text_dropout:
+            dice = self.rng.random(len(texts))
+            texts = ['' if roll < self.settings.text_dropout else text
+                     for roll, text in zip(dice, texts, strict=True)]
         batch = batch.to(self.device)
         with self.autocast():
             found: Losses = self._wrapped(batch, self.prompts(texts).to(self.device),
