@@ -59,7 +59,7 @@ class MotionControl:
         self.pending: Chunk | None = None               # the newest chunk not yet planned
         self.stop_due = False                           # a stop is to be planned
         self.halting = False                            # chunks are refused until at rest
-        self.halted_ns = 0                              # when that began
+        self.halted_ns: int | None = None               # since when a stop waits to be sent
         self.lead_ns = LEAD_NS
         self.now_ns: int | None = None                  # of the last tick
         self.doubtful = False                           # the robot may not be where it was sent
@@ -243,7 +243,7 @@ class MotionControl:
             self.ahead = proposal.ahead
             if self.ahead is not None:
                 self.reason = f'contact ahead: {self.ahead.what}; stopping before it'
-        self.executing = proposal.plan
+        self.executing, self.halted_ns = proposal.plan, None
         self.confirmed.sent(self.executing, now_ns + DELIVERY_NS, job.start_ns)
         self.tally.use(proposal.used)
         return self.executing
@@ -292,7 +292,7 @@ class MotionControl:
     def _halt(self, then: State, reason: str, now_ns: int) -> None:
         """Stop what moves and be in `then` at rest; a latched state is entered at once."""
         self.pending = self.active = self.ahead = None
-        self.halted_ns = self.halted_ns if self.halting else now_ns
+        self.halted_ns = now_ns if not self.halting or self.halted_ns is None else self.halted_ns
         self.stop_due = self.halting = self._moving(now_ns)
         if self.state is State.ESTOPPED or (self.state in LATCHED and then not in LATCHED):
             return
@@ -362,8 +362,8 @@ class MotionControl:
 
     def _unsure(self, now_ns: int) -> bool:
         """Tell whether to send nothing yet: a controller may follow either of two curves."""
-        overdue = self.halting and now_ns - self.halted_ns >= STOP_WAIT_NS
-        return not overdue and self.confirmed.unsure(now_ns)
+        since_ns = self.halted_ns if self.halting and self.halted_ns is not None else now_ns
+        return now_ns - since_ns < STOP_WAIT_NS and self.confirmed.unsure(now_ns)
 
     def _lost(self, controller: str, now_ns: int) -> None:
         """Go on from what is really followed: a command has not reached `controller`."""
