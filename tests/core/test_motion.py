@@ -140,6 +140,16 @@ def test_without_chunks_the_arm_comes_to_rest_and_counts_one_underrun():
     assert rig.motion.state is State.TRACKING and rig.motion.tally.underruns == 1
 
 
+def test_a_chunk_that_led_to_rest_is_over_and_no_underrun():
+    rig = Rig().tracking()
+    for _ in range(6):                      # the arm gets there long before the last one is over
+        rig.motion.on_chunk(rig.chunk(), rig.now)
+        rig.run(0.14)
+    rig.run(1.6)
+    assert rig.motion.state is State.HOLDING and rig.motion.tally.underruns == 0
+    assert rig.motion.reason == 'the chunk is over'
+
+
 def test_every_process_of_ours_dead_still_means_rest():
     rig = Rig().tracking()
     rig.robot.sample(rig.now)

@@ -16,7 +16,7 @@ from wam_policy.core.contact import Foreseen, Obstacles
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.limits import gripping, margined
 from wam_policy.core.monitors import Clamps, Posture, Strain, strayed
-from wam_policy.core.motion_state import DRIVEN, LATCHED, RUNNING, Snapshot, State, Tally
+from wam_policy.core.motion_state import DRIVEN, LATCHED, RUNNING, STILL, Snapshot, State, Tally
 from wam_policy.core.proposal import Job, Proposal
 from wam_policy.core.trajectory import NS_PER_S, Trajectory, held
 from wam_policy.core.types import Chunk, JointState, SetPoint
@@ -348,8 +348,8 @@ class MotionControl:
             self._halt(State.PROTECTIVE_STOP, excess, now_ns)
         elif now_ns > due_ns[-1]:
             self.active, self.at_rest_then = None, State.HOLDING
-            short = self._moving(now_ns)    # else it led to where the arm rests: nothing is missed
-            self.tally.underruns += short
+            short = bool(np.abs(self.executing.goal - self.command).max() > STILL)
+            self.tally.underruns += short   # else it led to where the arm rests: nothing is missed
             self._to(State.STOPPING, 'underrun: the chunk ran out before the next one came'
                      if short else 'the chunk is over')
 

@@ -30,6 +30,7 @@ class State(enum.IntEnum):
 LATCHED = (State.ESTOPPED, State.PROTECTIVE_STOP)
 RUNNING = (State.FIRST_MOVE, State.TRACKING)
 DRIVEN = (State.HOLDING, *RUNNING, State.STOPPING)
+STILL = 1e-3                # rad: a plan may end long after what it does is too little to see
 
 
 @dataclass(slots=True)
