@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from wam_policy.core.confirmed import Confirmed
 from wam_policy.core.embodiment import Controller
 from wam_policy.core.follower import Follower, Points
-from wam_policy.core.motion import STOP_WAIT_NS, MotionControl, State
+from wam_policy.core.motion import LEAD_MAX_NS, STOP_WAIT_NS, MotionControl, State
 from wam_policy.core.planning import STEP_NS
 from wam_policy.core.proposal import proposed
 from wam_policy.core.trajectory import Motion, Trajectory, composed, held, integrated, spliced
@@ -355,6 +355,26 @@ def test_a_lost_stop_is_sent_again_until_it_arrives(stop, state):
     rig.run(0.9, chunks=False)
     assert rig.sent > sent and rig.fast < 1e-6 and rig.motion.state is state
     assert rig.jump < 1e-6 and rig.wrong() < 1e-6
+
+
+def test_a_second_stop_does_not_take_the_first_ones_wait_for_its_own():
+    rig = Rig().tracking()
+    rig.run(0.06)
+    rig.motion.lead_ns, sent, began = LEAD_MAX_NS, rig.sent, rig.now
+    rig.deaf = {'arm'}
+    rig.motion.disable(rig.now)
+    rig.run(0.18, chunks=False)
+    assert rig.sent == sent + 1 and not rig.motion.tally.lost
+    rig.deaf, rig.reports = set(), False
+    while not rig.motion.confirmed.unsure(rig.now):     # the lost stop is about to begin
+        rig.run(0.01, chunks=False)
+    rig.motion.estop(rig.now)
+    rig.run(0.08, chunks=False)
+    assert rig.now - began > STOP_WAIT_NS and rig.sent == sent + 1
+    rig.reports = True
+    rig.run(1.5, chunks=False)
+    assert rig.sent > sent + 1 and rig.jump < 1e-6 and rig.wrong() < 1e-6
+    assert rig.motion.state is State.ESTOPPED and rig.fast < 1e-6
 
 
 def test_chunks_go_through_as_fast_with_reports_as_without():

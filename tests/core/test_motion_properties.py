@@ -52,13 +52,6 @@ def test_no_numbered_history_breaks_a_limit_or_ends_in_motion():
     assert not failed and published > NUMBERED
 
 
-@pytest.mark.parametrize('number', [
-    187_631,    # a second stop counted the first one's wait as its own and jumped on a lost one
-])
-def test_what_the_long_proof_found_holds_now(number):
-    assert batch(number, 1)[1] == []
-
-
 def curve(end: float, peak: float) -> Trajectory:
     """Return a motion of the first joint over one second that is faster than any may be."""
     time_ns = np.array([0, 500_000_000, 1_000_000_000])
