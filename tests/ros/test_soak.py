@@ -58,6 +58,18 @@ def test_a_stack_that_does_not_grow_is_flat():
     assert soak.faults(found) == []
 
 
+@pytest.mark.parametrize('hours', [1.0, 3.0])
+def test_a_heap_that_settles_is_no_leak_and_a_longer_run_tells_slower_ones(hours):
+    given = samples(hours=hours)
+    for each in given:                      # ever rarer, never again less
+        each['processes']['motion_node']['uss_mb'] = 90.0 + 0.1 * int(
+            3.0 * np.log1p(each['at_s'] / 600.0))
+    assert soak.verdict(given, 600.0)['grows'] == []
+    leak_mb_per_h = 2.0 / hours
+    assert soak.verdict(samples(hours=hours, leak_mb_per_h=leak_mb_per_h), 600.0)['grows'] == [
+        'policy_node uss_mb']
+
+
 def test_a_leak_is_found_and_named():
     found = document(leak_mb_per_h=5.0)
     assert not found['verdict']['flat']
