@@ -1,4 +1,7 @@
-"""`./wam test`: every test in the environment of this checkout; arguments go to pytest."""
+"""`./wam test`: every test in the environment of this checkout; arguments go to pytest.
+
+The whole suite runs two files at a time: half of it waits for robots that move in real time.
+"""
 import os
 import signal
 import subprocess
@@ -8,6 +11,9 @@ from cli import build, domain
 from cli.environment import environment
 from cli.layout import checkout
 
+# in their order: the files with the fewest tests would come last, and take the longest
+TWO_AT_A_TIME = ('-n', '2', '--dist', 'loadfile', '--no-loadscope-reorder')
+
 
 def main(arguments: list[str]) -> int:
     """Set up and build if needed, run pytest from the checkout's root, return its exit code."""
@@ -16,7 +22,9 @@ def main(arguments: list[str]) -> int:
     env = environment(layout)
     # a domain of its own: a demo that runs beside the tests hears nothing of them
     env['ROS_DOMAIN_ID'] = str(domain.free(os.getpid()))
-    code = _pytest([str(layout.python), '-m', 'pytest', *arguments], env, str(layout.root))
+    whole = not any((layout.root / word.partition('::')[0]).exists() for word in arguments)
+    given = [*(TWO_AT_A_TIME if whole else ()), *arguments]     # the later of two options counts
+    code = _pytest([str(layout.python), '-m', 'pytest', *given], env, str(layout.root))
     # `ros2` commands in tests start a daemon for their domain, which would stay for hours
     subprocess.run(['ros2', 'daemon', 'stop'], env=env, stdin=subprocess.DEVNULL,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)

@@ -30,6 +30,7 @@ FAR_M, NEAR_M, OVER_M = 0.09, 0.016, 0.007
 LOW_M = 0.02                                # above the pushing height: still between the fingers
 SUNK_M = 0.03                               # this far below the funnel: straight up first
 CLOSED = 0.2                                # command that holds a cube; 0 would crush it
+MISSED_M = (0.03, 0.1), (PUSH_HEIGHT_M, 0.07)       # where a missed hand is: beside, and how high
 ASIDE_M = np.array([-0.03, 0.1, 0.03])      # where the other hand makes room
 
 
@@ -75,6 +76,15 @@ class Expert:
         return {side: np.array([rng.uniform(x_low, x_high), way * rng.uniform(0.04, y_high + 0.07),
                                 self._table_m + rng.uniform(HOVER_M, 0.26)])
                 for side, way in (('left', 1.0), ('right', -1.0))}
+
+    def missed(self, now: State, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return a point [3] for each hand: one low beside an object, as after a miss."""
+        slot = self.task.slot if rng.random() < 0.5 else rng.choice(sorted(now.objects))
+        at, angle = now.objects[slot], rng.uniform(0.0, 2.0 * np.pi)
+        beside_m, height_m = (rng.uniform(*span) for span in MISSED_M)
+        point = np.array([*(at[:2] + beside_m * np.array([np.cos(angle), np.sin(angle)])),
+                          self._table_m + height_m])
+        return self.anywhere(rng) | {'left' if point[1] > 0 else 'right': point}
 
     def posture(self, points: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return a posture [commanded] with each tool at its point."""

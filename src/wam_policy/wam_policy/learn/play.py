@@ -36,8 +36,8 @@ SHARES = Mischief()
 def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -> dict[str, Any]:
     """Write one shard, seeds from `first` on; return its account."""
     robot = robots.load(options.robot)
-    player = Player(robot, Mischief(options.disturbed, options.displaced, options.changed),
-                    driver(robot, options.driver))
+    player = Player(robot, Mischief(options.disturbed, options.displaced, options.changed,
+                                     options.missed), driver(robot, options.driver))
     into = Dataset(folder, robot.embodiment)
     tried, done, began_s, said_s = Counter(), Counter(), time.monotonic(), time.monotonic()
     try:
@@ -142,7 +142,7 @@ def _words(options: argparse.Namespace, folder: Path, first: int, episodes: int)
             '--out', str(folder), '--seed', str(first), '--episodes', str(episodes),
             '--families', ','.join(options.families), '--disturbed', str(options.disturbed),
             '--displaced', str(options.displaced), '--changed', str(options.changed),
-            '--shard', '0', *(['--driver', options.driver] if options.driver else [])]
+            '--missed', str(options.missed), '--shard', '0', *(['--driver', options.driver] if options.driver else [])]
 
 
 def summary(account: dict[str, Any]) -> str:
@@ -192,7 +192,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, share, text in (
             ('disturbed', SHARES.disturbed, 'in which something else moves the arms'),
             ('displaced', SHARES.displaced, 'that begin with the arms anywhere'),
-            ('changed', SHARES.changed, 'in which the instruction changes')):
+            ('changed', SHARES.changed, 'in which the instruction changes'),
+            ('missed', SHARES.missed, 'of arms anywhere: with one hand low beside an object')):
         parser.add_argument(f'--{name}', type=_share, default=share, metavar='SHARE',
                             help=f'share of episodes {text} (default: %(default)s)')
     return parser.parse_args(arguments)

@@ -38,6 +38,7 @@ class Mischief:
     disturbed: float = 0.6                  # something else drives the arms once or twice
     displaced: float = 0.5                  # the arms start anywhere over the table
     changed: float = 0.15                   # another instruction in mid-episode
+    missed: float = 0.0                     # of arms that are anywhere: one low beside an object
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,9 @@ class Player:
     def _begin(self, seed: int, family: str, rng: np.random.Generator) -> None:
         posture, tries = None, START_TRIES if rng.random() < self.mischief.displaced else 0
         self.episode.begin(seed, family=family)
+        self.expert.begin(self.simulation.task, self.simulation.start)
         for _ in range(tries):
-            wanted = self.expert.posture(self.expert.anywhere(rng))
+            wanted = self.expert.posture(self._astray(rng, self.simulation.start))
             if self.episode.begin(seed, family=family, posture=wanted):
                 posture = wanted
                 break
@@ -111,6 +113,12 @@ class Player:
         self.expert.begin(self.simulation.task, self._start)
         if self._driver is not None:
             self._driver.begin()
+
+    def _astray(self, rng: np.random.Generator, now: State) -> Mapping[str, np.ndarray]:
+        """Return points [3] where hands may be that did not do what was asked."""
+        if self.mischief.missed and rng.random() < self.mischief.missed:
+            return self.expert.missed(now, rng)
+        return self.expert.anywhere(rng)
 
     def _change(self, rng: np.random.Generator) -> None:
         """Ask for another cube."""
@@ -130,7 +138,8 @@ class Player:
         for _ in range(int(rng.integers(1, 3))):
             end = at + round(rng.uniform(0.3, 0.8) * self._hz)
             decoy = sampled(LEARNED, self.simulation.scene, int(rng.integers(2**31)), TRAINED)
-            yield _Span(at, end, decoy if rng.random() < 0.6 else None, self.expert.anywhere(rng))
+            yield _Span(at, end, decoy if rng.random() < 0.6 else None,
+                        self._astray(rng, self._start))
             at = end + round(rng.uniform(0.4, 1.5) * self._hz)
 
     def _drives(self, rng: np.random.Generator, change: int) -> Iterator[_Span]:
