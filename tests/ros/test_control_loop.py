@@ -1,7 +1,10 @@
 """The loop ticks on time, counts what was late, and keeps what ended it."""
 
+import subprocess
+import sys
 import time
 
+import pytest
 from wam_policy.ros.control_loop import ControlLoop
 
 
@@ -37,3 +40,26 @@ def test_a_fault_ends_the_loop_and_is_kept():
     time.sleep(0.1)
     loop.close()
     assert isinstance(loop.error, ZeroDivisionError)
+
+
+# in a process of its own: what it asks for, the tests would keep
+FAVOURED = """
+import os, threading, time
+from wam_policy.ros.control_loop import ControlLoop, favoured
+allowed, seen = favoured(), []
+loop = ControlLoop(lambda: seen.append(os.sched_getparam(0).sched_priority), 0.01)
+loop.start()
+time.sleep(0.2)
+loop.close()
+print(allowed, os.sched_getparam(0).sched_priority, seen[-1], loop.error)
+"""
+
+
+def test_the_loop_comes_before_the_other_threads_of_a_favoured_process():
+    done = subprocess.run([sys.executable, '-c', FAVOURED], capture_output=True, text=True,
+                          check=True)
+    allowed, others, own, error = done.stdout.split()
+    assert error == 'None'
+    if allowed != 'True':
+        pytest.skip('this user may not ask for real time: no rtprio limit')
+    assert int(own) > int(others) > 0

@@ -142,7 +142,8 @@ def _words(options: argparse.Namespace, folder: Path, first: int, episodes: int)
             '--out', str(folder), '--seed', str(first), '--episodes', str(episodes),
             '--families', ','.join(options.families), '--disturbed', str(options.disturbed),
             '--displaced', str(options.displaced), '--changed', str(options.changed),
-            '--missed', str(options.missed), '--shard', '0', *(['--driver', options.driver] if options.driver else [])]
+            '--missed', str(options.missed), '--shard', '0',
+            *(['--driver', options.driver] if options.driver else [])]
 
 
 def summary(account: dict[str, Any]) -> str:

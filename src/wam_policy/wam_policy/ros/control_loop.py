@@ -10,12 +10,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
 KEPT_TICKS = 1000           # 10 s at 100 Hz
-SWITCH_INTERVAL_S = 0.0005  # a thread that computes gives way to the loop this soon
+SWITCH_INTERVAL_S = 0.0001  # a thread that computes gives way to the loop this soon
 PRIORITY = 10               # real time, above every ordinary process, below drivers and kernel
+LOOP_PRIORITY = 11          # above the threads that plan and listen
 
 
 def favoured() -> bool:
@@ -59,6 +61,9 @@ class ControlLoop:
         return float(np.percentile(recent, 99) * 1e3) if recent else 0.0
 
     def _run(self) -> None:
+        if os.sched_getscheduler(0) == os.SCHED_RR:         # of this thread: favoured
+            with suppress(PermissionError):                 # as far as the limit goes
+                os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(LOOP_PRIORITY))
         due_s = time.monotonic() + self._period_s
         try:
             while not self._closing.is_set():

@@ -43,8 +43,8 @@ MEMORY = ('anon_mb', 'uss_mb')      # the first is judged, the second in reports
 MEMORY_STRETCHES = 12               # of five minutes in an hour
 # A heap keeps what it once needed, and coincidences that need more get rarer, but never stop:
 # motion_node's grew by 0.36 MB in ten minutes while what is in use of it (malloc's own count, and
-# Python's) stayed within 0.2 % of the same. So much more or less at the end tells nothing; a longer
-# run resolves a slower leak.
+# Python's) stayed within 0.3 %. So much more or less at the end tells nothing; a longer run
+# resolves a slower leak.
 RESOLUTION_MB = 0.5
 # what would be said to a stack of its own
 STARTING = ('seed', 'instruction', 'checkpoint', 'devices', 'steps', 'camera_size', 'camera_hz')
