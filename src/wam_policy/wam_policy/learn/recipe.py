@@ -53,9 +53,9 @@ def steps(out: Path, share: float, workers: int) -> Iterator[Step]:
     yield train('clone', ['play'], 'clone', 6, 1, 'ae')
     yield train('joint', ['play'], 'joint', 55, 2, 'clone')
     # the model drives, the expert puts right what it did
-    yield play('more', 'agibot_g1', 3200, 3_000_000, '--changed', '0.5')
+    yield play('more', 'agibot_g1', 3200, 3_000_000, '--changed', '0.5', '--missed', '0.5')
     yield play('driven', 'agibot_g1', 1600, 4_000_000, '--changed', '0.7', '--disturbed', '1',
-               '--driver', str(out / 'joint'))
+               '--missed', '0.5', '--driver', str(out / 'joint'))
     yield train('mini', ['more', 'driven'], 'joint', 46, 3, 'joint', '--text-dropout', '0.05',
                 '--keep', '4')
     yield play('play_yam', 'yam', 440, 5_000_000, '--changed', '0.2', '--disturbed', '0.5')
