@@ -208,3 +208,14 @@ def test_a_fresh_mini_learns_its_pictures_first(data, tmp_path, monkeypatch, cap
     read = clips.read([data], found.design)
     seen = start.latents.encoded(read, found.encoders.vae)
     assert seen.group.float().std() == pytest.approx(1, abs=0.4)
+
+
+def test_a_shipped_model_is_begun_from_by_its_name_and_an_unknown_one_named(data, tmp_path, capsys,
+                                                                            monkeypatch):
+    given = []
+    monkeypatch.setattr(start, 'begun', lambda origin: given.append(origin.init) or exit(0))
+    with pytest.raises(SystemExit):
+        run(data, tmp_path / 'out', 'mini')
+    assert (given[0] / 'model.safetensors').is_file()
+    assert run(data, tmp_path / 'out', 'minni') == 1
+    assert "'minni' is no folder and no shipped model (mini, mini_yam)" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from wam_policy.core.weights import located
 from wam_policy.learn import adapters, autoencoder, clips, publish, resume, start
 from wam_policy.learn.clips import Clips
 from wam_policy.learn.heldout import HeldOut, summary
@@ -207,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     add('data', nargs='+', type=Path, help='data set folders of one robot')
     add('--out', type=Path, required=True, help='checkpoint folder to write')
     add('--preset', default='mini', help='model to begin, without --init')
-    add('--init', type=Path, help='checkpoint to begin from')
+    add('--init', help='checkpoint to begin from: a folder, or the name of a shipped model')
     add('--base', type=Path, help='complete checkpoint under --init, if that holds adapters only')
     add('--lora', type=int, metavar='RANK', help='train adapters on --init, and write only them')
     add('--stage', choices=STAGES, default='joint')
@@ -259,7 +260,8 @@ def _trained(options: argparse.Namespace) -> int:
     if accelerator is not None and device.type != 'cpu':
         device = accelerator.device         # of this process; on a CPU it numbers what has none
     half = options.lora and options.bf16 and device.type == 'cuda'
-    origin = Origin(options.preset, options.init, options.base, options.lora, options.seed, device,
+    init = options.init and Path(located(options.init))
+    origin = Origin(options.preset, init, options.base, options.lora, options.seed, device,
                     torch.bfloat16 if half else torch.float32)
     policy = start.begun(origin)
     if accelerator is None:
