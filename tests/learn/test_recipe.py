@@ -1,6 +1,7 @@
 """The recipe is made of commands that exist, in an order in which each finds what it needs."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 from wam_policy.learn import play, recipe, train
@@ -11,7 +12,7 @@ def test_every_step_finds_what_it_needs_and_parses(tmp_path):
     for step in recipe.steps(tmp_path, 1.0, 2):
         if step.module == recipe.TRAIN:
             chosen = train.parser().parse_args(step.words)
-            needed = [*chosen.data, *filter(None, [chosen.init])]
+            needed = [*chosen.data, *map(Path, filter(None, [chosen.init]))]
         else:
             chosen = play._options(step.words)
             needed = [tmp_path / 'joint'] if chosen.driver else []
