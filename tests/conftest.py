@@ -12,7 +12,7 @@ from itertools import count
 
 import pytest
 
-from cli.domain import free
+from cli.domain import DOMAINS, free
 
 # torch's compiler brings an LLVM, the simulator's off-screen OpenGL another. Only tests and
 # learn.episodes have both in one process: there the compiler's must be loaded first.
@@ -21,8 +21,10 @@ if importlib.util.find_spec('triton'):
 
 REAL_TIME = ('tests/ros/', 'tests/setup/', 'tests/sim/test_sim_node.py', 'tests/serve/',
              'tests/remote/', 'tests/worker/')
-# of ROS domains: two processes that run tests are half of all domains apart
-SEEDS = count(os.getpid() + 50 * (os.environ.get('PYTEST_XDIST_WORKER') == 'gw1'))
+# of ROS domains: processes that run tests at the same time begin to look far from each other
+SEEDS = count(os.getpid() + len(DOMAINS)
+              * int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
+              // int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1')))
 STATUS = pytest.StashKey[int]()
 
 

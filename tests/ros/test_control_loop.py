@@ -44,7 +44,7 @@ def test_a_fault_ends_the_loop_and_is_kept():
 
 # in a process of its own: what it asks for, the tests would keep
 FAVOURED = """
-import os, threading, time
+import os, time
 from wam_policy.ros.control_loop import ControlLoop, favoured
 allowed, seen = favoured(), []
 loop = ControlLoop(lambda: seen.append(os.sched_getparam(0).sched_priority), 0.01)

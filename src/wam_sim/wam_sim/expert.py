@@ -77,9 +77,12 @@ class Expert:
                                 self._table_m + rng.uniform(HOVER_M, 0.26)])
                 for side, way in (('left', 1.0), ('right', -1.0))}
 
-    def missed(self, now: State, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return a point [3] for each hand: one low beside an object, as after a miss."""
-        slot = self.task.slot if rng.random() < 0.5 else rng.choice(sorted(now.objects))
+    def missed(self, now: State, named: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return a point [3] for each hand: one low beside an object, as after a miss.
+
+        Half of the time that is the one in the slot `named`.
+        """
+        slot = named if rng.random() < 0.5 else rng.choice(sorted(now.objects))
         at, angle = now.objects[slot], rng.uniform(0.0, 2.0 * np.pi)
         beside_m, height_m = (rng.uniform(*span) for span in MISSED_M)
         point = np.array([*(at[:2] + beside_m * np.array([np.cos(angle), np.sin(angle)])),

@@ -36,22 +36,17 @@ def test_every_fault_belongs_to_a_group():
 @pytest.mark.parametrize('group', GROUPS, ids='-'.join)
 def test_every_fault_is_in_order(group, tmp_path):
     faults = [fault for fault in TABLE if fault.name.split('/')[0] in group]
-    assert red(in_turn(faults), ROBOT, tmp_path) == []
+    assert red(main.in_turn(faults), ROBOT, tmp_path) == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_every_fault_is_in_order_on_the_other_robot(tmp_path):
-    assert red(in_turn(main.table(OTHER)), OTHER, tmp_path) == []
+    assert red(main.in_turn(main.table(OTHER)), OTHER, tmp_path) == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_random_pairs_are_in_order(tmp_path):
     pairs = main.pairs(TABLE, PAIRS, PAIRS_SEED)
-    assert len(pairs) == PAIRS and red(in_turn(pairs), ROBOT, tmp_path) == []
-
-
-def in_turn(faults):
-    """Return faults that need the same stack one after another."""
-    return sorted(faults, key=lambda fault: list(main.Needs).index(fault.needs))
+    assert len(pairs) == PAIRS and red(main.in_turn(pairs), ROBOT, tmp_path) == []

@@ -36,8 +36,8 @@ SHARES = Mischief()
 def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -> dict[str, Any]:
     """Write one shard, seeds from `first` on; return its account."""
     robot = robots.load(options.robot)
-    player = Player(robot, Mischief(options.disturbed, options.displaced, options.changed,
-                                     options.missed), driver(robot, options.driver))
+    mischief = Mischief(options.disturbed, options.displaced, options.changed, options.missed)
+    player = Player(robot, mischief, driver(robot, options.driver))
     into = Dataset(folder, robot.embodiment)
     tried, done, began_s, said_s = Counter(), Counter(), time.monotonic(), time.monotonic()
     try:

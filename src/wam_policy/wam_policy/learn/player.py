@@ -99,9 +99,8 @@ class Player:
     def _begin(self, seed: int, family: str, rng: np.random.Generator) -> None:
         posture, tries = None, START_TRIES if rng.random() < self.mischief.displaced else 0
         self.episode.begin(seed, family=family)
-        self.expert.begin(self.simulation.task, self.simulation.start)
         for _ in range(tries):
-            wanted = self.expert.posture(self._astray(rng, self.simulation.start))
+            wanted = self.expert.posture(self._astray(rng))
             if self.episode.begin(seed, family=family, posture=wanted):
                 posture = wanted
                 break
@@ -114,10 +113,11 @@ class Player:
         if self._driver is not None:
             self._driver.begin()
 
-    def _astray(self, rng: np.random.Generator, now: State) -> Mapping[str, np.ndarray]:
+    def _astray(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """Return points [3] where hands may be that did not do what was asked."""
-        if self.mischief.missed and rng.random() < self.mischief.missed:
-            return self.expert.missed(now, rng)
+        share = self.mischief.missed
+        if share and rng.random() < share:      # without any, seeds draw what they always did
+            return self.expert.missed(self.simulation.start, self.simulation.task.slot, rng)
         return self.expert.anywhere(rng)
 
     def _change(self, rng: np.random.Generator) -> None:
@@ -138,8 +138,7 @@ class Player:
         for _ in range(int(rng.integers(1, 3))):
             end = at + round(rng.uniform(0.3, 0.8) * self._hz)
             decoy = sampled(LEARNED, self.simulation.scene, int(rng.integers(2**31)), TRAINED)
-            yield _Span(at, end, decoy if rng.random() < 0.6 else None,
-                        self._astray(rng, self._start))
+            yield _Span(at, end, decoy if rng.random() < 0.6 else None, self._astray(rng))
             at = end + round(rng.uniform(0.4, 1.5) * self._hz)
 
     def _drives(self, rng: np.random.Generator, change: int) -> Iterator[_Span]:

@@ -101,8 +101,12 @@ def wanted(chosen: argparse.Namespace, robot: Embodiment) -> list[Fault]:
     every = table(robot)
     single = [fault for fault in every
               if not chosen.only or any(fnmatch(fault.name, name) for name in chosen.only)]
-    return sorted((*single, *pairs(every, chosen.pairs, chosen.seed)),
-                  key=lambda fault: list(Needs).index(fault.needs))
+    return in_turn((*single, *pairs(every, chosen.pairs, chosen.seed)))
+
+
+def in_turn(faults: Sequence[Fault]) -> list[Fault]:
+    """Return faults that need the same kind of stack one after another."""
+    return sorted(faults, key=lambda fault: list(Needs).index(fault.needs))
 
 
 def injected(faults: Sequence[Fault], robot: Embodiment, folder: Path, domain: int,
