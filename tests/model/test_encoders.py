@@ -51,6 +51,37 @@ def test_words_change_the_embedding() -> None:
     assert (red - blue).abs().max() > 1e-3
 
 
+def test_words_may_say_nothing_of_others() -> None:
+    torch.manual_seed(1)
+    near = text.TextEncoder(replace(TINY.text, words_back=1))      # two layers: two words back
+    spoken = text.ByteTokenizer(64)
+
+    def words(prompt: str) -> dict[str, torch.Tensor]:
+        hidden, found, at = near(*spoken([prompt]))[0], {}, 0
+        for word in prompt.split():
+            found[word] = hidden[at:at + len(word)]
+            at += len(word) + 1
+        return found
+
+    left, right, orange = (words(f'touch the {colour} cube with one {side} hand') for colour, side
+                           in (('purple', 'left'), ('purple', 'right'), ('orange', 'left')))
+    assert torch.equal(left['purple'], right['purple'])
+    assert torch.equal(left['left'], orange['left'])
+    assert (left['purple'] - orange['orange']).abs().max() > 0.1
+    assert not torch.equal(left['cube'], orange['cube'])            # the word after it
+    assert not torch.equal(left['hand'], right['hand'])
+
+
+def test_a_reach_over_the_text_is_blind_to_what_follows_only() -> None:
+    ids, mask = text.ByteTokenizer(64)(['go left now', 'go right', ''])
+    seen = text.nearby(ids, mask, 9)[:, 0] == 0
+    assert seen[0, 5, :8].all() and not seen[0, 5, 8:].any()        # 'left ' ends at byte 7
+    assert seen[0, 10, :12].all() and seen[1, 0, :3].all() and not seen[1, 0, 3:].any()
+    alone = torch.eye(64, dtype=torch.bool)
+    assert (seen[1, 9:] == alone[9:] | (mask[1] > 0)).all()         # padding is seen by nobody
+    assert not seen[1, :9, 9:].any() and seen[2].any(1).all()
+
+
 def test_frames_go_in_and_come_out() -> None:
     parts = bundle()
     video = torch.rand(1, 3, 5, 32, 48) * 2 - 1

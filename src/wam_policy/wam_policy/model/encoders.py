@@ -50,7 +50,8 @@ _TINY = EncoderConfig(
 # the statistics of latents come with the trained weights
 _MINI = EncoderConfig(
     conv_vae.ConvConfig(8, (32, 64, 96), (0.0,) * 8, (1.0,) * 8),
-    text.TextConfig(text.ByteTokenizer.VOCABULARY, 128, 4, 32, 256, 2, 32), None, 'bytes')
+    text.TextConfig(text.ByteTokenizer.VOCABULARY, 128, 4, 32, 256, 2, 32, words_back=1), None,
+    'bytes')
 
 PRESETS = {
     'dreamzero_14b': EncoderConfig(vae.WAN21, text.UMT5_XXL, image.CLIP_H, 'tokenizer'),

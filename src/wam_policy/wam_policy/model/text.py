@@ -24,6 +24,10 @@ class TextConfig:
     ffn_dim: int
     layers: int
     buckets: int        # of relative distance
+    # Words before its own that a byte attends to in a layer; None: the whole text. Where a text
+    # encoder is small and learned, a word that says nothing of the others means the same beside
+    # any of them: "purple" then also means purple beside a hand it never came with.
+    words_back: int | None = None
 
 
 UMT5_XXL = TextConfig(256384, 4096, 64, 64, 10240, 24, 32)
@@ -53,11 +57,26 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Encode ids [B L] with mask [B L] (1: token, 0: padding) to [B L dim]."""
-        hidden = self.net(input_ids=ids, attention_mask=mask).last_hidden_state
+        back = self.config.words_back
+        seen = mask if back is None else nearby(ids, mask, back)
+        hidden = self.net(input_ids=ids, attention_mask=seen).last_hidden_state
         places = torch.arange(ids.shape[1], device=ids.device)
         kept = places[None] < mask.sum(dim=1, keepdim=True)
         return torch.where(kept[..., None], hidden, torch.zeros((), dtype=hidden.dtype,
                                                                 device=hidden.device))
+
+
+def nearby(ids: torch.Tensor, mask: torch.Tensor, words_back: int) -> torch.Tensor:
+    """Let bytes see their own word and `words_back` before it: additive mask [B 1 L L].
+
+    A blank belongs to the word it follows. Padding sees itself, so that no row is empty.
+    """
+    word = (ids == ByteTokenizer.BLANK).cumsum(1) - (ids == ByteTokenizer.BLANK).long()
+    behind = word[:, :, None] - word[:, None]
+    itself = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
+    seen = (behind >= 0) & (behind <= words_back) & (mask[:, None] > 0) | itself
+    return torch.zeros(seen.shape, device=ids.device).masked_fill(
+        ~seen, torch.finfo(torch.float32).min)[:, None]
 
 
 class Tokenizer(Protocol):
@@ -73,6 +92,7 @@ class ByteTokenizer:
     """
 
     VOCABULARY = 259
+    BLANK = ord(' ') + 3
 
     def __init__(self, text_len: int) -> None:
         self.text_len = text_len
