@@ -11,6 +11,7 @@ from wam_policy.learn.series import MAIN, drawn
 from wam_policy.learn.trials import Result
 
 from wam_sim import robot as robots
+from wam_sim.tasks import LEARNED_FAMILIES
 
 
 def answered(module, robot, jobs, workers, say):
@@ -117,6 +118,13 @@ def test_a_table_leaves_out_what_no_report_knows():
                             'success_low': 0.4, 'success_high': 0.6, 'success_trials': 10}])
     assert text.splitlines()[-1] == '| success | 50 % (40–60, n = 10) |'
     assert 'Flash' not in text
+
+
+def test_a_table_says_of_which_families_a_column_is():
+    whole = {'robot': 'yam', 'trained': 1, 'path': 'ros', 'families': list(LEARNED_FAMILIES)}
+    part = {'robot': 'yam', 'trained': 0, 'path': 'direct', 'families': ['recall']}
+    assert table.markdown([whole, part]).splitlines()[0] == \
+        '| | yam, through ROS | yam (untrained), direct, recall only |'
 
 
 def test_a_table_goes_between_its_marks(tmp_path, capsys):

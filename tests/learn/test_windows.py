@@ -37,6 +37,10 @@ def data() -> Clips:
 
 @pytest.fixture(scope='module')
 def windows(data) -> Windows:
+    return over(data)
+
+
+def over(data: Clips) -> Windows:
     policy = played.tiny()
     config = policy.design.model
     names = torch.arange(2 * FRAMES, dtype=torch.float16)[:, None, None, None]
@@ -80,13 +84,29 @@ def test_what_follows_a_disturbance_is_no_lesson_of_the_chunk_before(windows) ->
     assert free.action_mask.all() and free.future_mask.all()
 
 
+def test_memories_are_drawn_where_they_can_be_used(data) -> None:
+    """Windows of one block end before anybody may know the goal of `recall`."""
+    windows, rng = over(replace(data, task=np.zeros_like(data.task))), np.random.default_rng(0)
+    share = {}
+    for blocks in (1, 2):
+        batch = windows.drawn(1000, blocks, rng)
+        begun = batch.seen.clean[:, 0, 0, 0, 0] == -FRAMES         # with the second episode
+        share[blocks] = float(begun.float().mean())
+    assert 0.1 < share[1] < 0.2                 # half of the quarter that begins with an episode
+    assert 0.7 < share[2] < 0.8                 # 1.2 of the half that are memories, and as before
+
+
 def test_a_window_keeps_to_its_instruction(windows) -> None:
     second = FRAMES
     batch = windows.at([second + 4], 1, np.array([0]))      # rows 24..47, another text from 40
     assert batch.texts == (played.TEXTS[0],)
     assert batch.action_mask[0, 0].sum() == 16 and not batch.future_mask.any()
     assert second + 4 not in windows.beginnings(1)          # its end has another text
-    assert second + 7 in windows.beginnings(1)              # begins with the new one
+    late = second + 3 * windows.config.block_pixel_frames   # with the new one
+    assert late in windows.beginnings(1)
+    # between, a window of `recall` begins too late to remember and too early to follow
+    assert not set(range(second + 1, late)) & windows.beginnings(1)
+    assert 1 in windows.beginnings(1)                       # of `touch`
     drawn = windows.drawn(200, 2, np.random.default_rng(0))
     assert set(drawn.families) == {'touch', 'recall'}
     assert drawn.action_mask[:, -1, 0].float().mean() > 0.95

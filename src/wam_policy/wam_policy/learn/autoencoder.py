@@ -37,7 +37,7 @@ class Progress:
 
 
 def trained(vae: ConvVae, clips: Clips, rng: np.random.Generator, done: Callable[[int], float],
-            report: Callable[[Progress], None]) -> ConvVae:
+            report: Callable[[Progress], None], bf16: bool) -> ConvVae:
     """Train until `done` says 1 or more of a step; return it with measured latent statistics."""
     optimiser = torch.optim.AdamW(vae.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
     starts = np.concatenate([np.arange(span.frame, span.frame + max(1, span.frames - GROUP + 1))
@@ -49,7 +49,7 @@ def trained(vae: ConvVae, clips: Clips, rng: np.random.Generator, done: Callable
         for group in optimiser.param_groups:
             group['lr'] = rate
         pixels = _groups(whole, starts, rng)
-        with torch.autocast('cpu', torch.bfloat16):
+        with torch.autocast('cpu', torch.bfloat16, bf16):
             latents = vae.net.encoder(pixels.flatten(1, 2))
             noise = torch.randn_like(latents) * NOISE * latents.detach().float().std()
             shown = vae.net.decoder(latents + noise)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wam_sim.tasks import LEARNED_FAMILIES
+
 #  row -> (prefix of the figures, figure); a report without it leaves the cell empty
 RATES = (
     ('success', 'success'),
@@ -44,15 +46,21 @@ def placed(table: str, document: str) -> str:
 
 def markdown(reports: Sequence[Mapping[str, Any]]) -> str:
     """Return a table of what the reports say; rows that no report knows are left out."""
-    heads = [f'{report["robot"]}{"" if report.get("trained") else " (untrained)"}, '
-             f'{"through ROS" if report.get("path") == "ros" else "direct"}'
-             for report in reports]
+    heads = [_head(report) for report in reports]
     lines = ['| | ' + ' | '.join(heads) + ' |', '|---' * (len(heads) + 1) + '|']
     rows = [(name, [_rate(report, figure) for report in reports]) for name, figure in RATES]
     rows += [(name, [_values(report, figures, form, unit) for report in reports])
              for name, figures, form, unit in PLAIN]
     lines += [f'| {name} | ' + ' | '.join(cells) + ' |' for name, cells in rows if any(cells)]
     return '\n'.join(lines)
+
+
+def _head(report: Mapping[str, Any]) -> str:
+    path = 'through ROS' if report.get('path') == 'ros' else 'direct'
+    families = report.get('families', LEARNED_FAMILIES)
+    only = ', '.join(families) + ' only' if set(families) < set(LEARNED_FAMILIES) else ''
+    untrained = '' if report.get('trained') else ' (untrained)'
+    return ', '.join(filter(None, (f'{report["robot"]}{untrained}', path, only)))
 
 
 def _rate(report: Mapping[str, Any], figure: str) -> str:

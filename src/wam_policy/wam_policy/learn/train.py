@@ -22,6 +22,7 @@ from wam_policy.learn import adapters, autoencoder, clips, publish, resume, star
 from wam_policy.learn.clips import Clips
 from wam_policy.learn.heldout import HeldOut, summary
 from wam_policy.learn.journal import Journal
+from wam_policy.learn.precision import native_bf16
 from wam_policy.learn.start import STAGES, Origin
 from wam_policy.learn.trainer import Settings, Trainer
 from wam_policy.learn.windows import Windows
@@ -100,7 +101,7 @@ def train_autoencoder(policy: Policy, data: Clips, options: argparse.Namespace,
     rng = np.random.default_rng([options.seed, 3])
     torch.manual_seed(options.seed)
     vae.requires_grad_(True)
-    found = autoencoder.trained(vae, data, rng, budget.share, report)
+    found = autoencoder.trained(vae, data, rng, budget.share, report, options.bf16)
     whole, heavy = autoencoder.fidelity_db(found, data, rng)
     journal.note(f'autoencoder: {whole:.1f} dB, {heavy:.1f} dB where coloured or moving')
     policy.encoders.vae = found
@@ -222,7 +223,8 @@ def parser() -> argparse.ArgumentParser:
     add('--average', type=float, default=0.998, help='share of averaged weights kept at a step')
     add('--text-dropout', type=float, default=0.0, metavar='SHARE',
         help='of windows without their text, for guidance')
-    add('--bf16', action=argparse.BooleanOptionalAction, default=True)
+    add('--bf16', action=argparse.BooleanOptionalAction,
+        help='half precision where it does no harm (default: where the device computes in it)')
     add('--recompute', action='store_true', help='gradient checkpointing: less memory, more time')
     add('--keep', type=int, default=0, metavar='N',
         help='copies of the checkpoint on the way, in kept/STEP, for ./wam curves')
@@ -236,6 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train; 0 when the checkpoint is complete, 1 with a sentence on what is wrong."""
     options = parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
+    if options.bf16 is None:
+        options.bf16 = native_bf16(torch.device(options.device))
     try:
         return _trained(options)
     except (ValueError, OSError, FloatingPointError) as error:

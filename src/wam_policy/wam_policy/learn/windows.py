@@ -20,9 +20,10 @@ from wam_policy.model.config import ModelConfig
 from wam_policy.model.normaliser import Normaliser
 
 START_SHARE = 0.25      # of windows that begin with their episode
-MEMORY_START_SHARE = 0.6
+MEMORY_START_SHARE = 1.2     # of what memories have of all episodes, in windows that remember
 UNSHIFTED_SHARE = 0.5
-MEMORY = ('recall',)    # families whose goal is shown at the start only
+MEMORY_GONE_BLOCKS = 3      # a window that begins no later has missed what it should remember
+MEMORY = ('recall',)    # families whose goal is shown in the first block or two only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +80,9 @@ class Windows:
         self._first_frame = np.array([span.frame for span in clips.spans])[self._episode]
         self._frames = np.array([span.frames for span in clips.spans])[self._episode]
         remembers = np.array([span.family in MEMORY for span in clips.spans])[self._episode]
+        gone = MEMORY_GONE_BLOCKS * config.block_pixel_frames
+        # arms that wait look like arms about to go to one cube or another: no lesson in either
+        self._clueless = remembers & (self._frame > 0) & (self._frame < gone)
         self._allowed = {n: self._beginnings(n) for n in range(1, config.window_blocks + 1)}
         self._starting = {n: found[self._frame[found] == 0]
                           for n, found in self._allowed.items()}
@@ -88,7 +92,11 @@ class Windows:
             raise ValueError('no window of the data set has a supervised row to learn from')
 
     def _beginnings(self, blocks: int) -> np.ndarray:
-        """Find pictures at which windows may begin: one text, and a last block to learn from."""
+        """Find pictures at which windows may begin: one text, and a last block to learn from.
+
+        In families that remember they begin with the episode, as memories do live, or so late
+        that the hand is on its way.
+        """
         c, stride = self.config, self.clips.stride
         begin = self._first_row + stride * self._frame
         last = begin + (blocks - 1) * c.actions_per_block
@@ -96,7 +104,7 @@ class Windows:
         end = np.minimum(last + c.actions_per_block - 1, self._last_row)
         last = np.minimum(last, self._last_row)
         same = self.clips.task[begin] == self.clips.task[end]
-        return np.flatnonzero(inside & same & self.clips.supervised[last])
+        return np.flatnonzero(inside & same & self.clips.supervised[last] & ~self._clueless)
 
     def lengths(self) -> list[int]:
         """Tell which numbers of blocks the episodes are long enough for."""
@@ -112,7 +120,8 @@ class Windows:
         memories = self._memories[blocks]
         chosen = rng.choice(anywhere, count)
         dice = rng.random(count)
-        share = self._memory_share * MEMORY_START_SHARE
+        # in the first block of a memory nobody knows the goal
+        share = self._memory_share * (0.0 if blocks == 1 else MEMORY_START_SHARE)
         for i in np.flatnonzero(dice < START_SHARE + share):
             pool = memories if dice[i] < share and len(memories) else starting
             if len(pool):
