@@ -39,7 +39,7 @@ class Settings:
     steps: int | None
     cfg: float | None
     mode: str
-    window: str | None
+    window: str
     guided_video: bool
     engine: str
     precision: str
