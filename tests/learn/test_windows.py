@@ -85,7 +85,7 @@ def test_what_follows_a_disturbance_is_no_lesson_of_the_chunk_before(windows) ->
 
 
 def test_memories_are_drawn_where_they_can_be_used(data) -> None:
-    """Windows of one block end before anybody may know the goal of `recall`."""
+    """A window of one block has nothing to remember."""
     windows, rng = over(replace(data, task=np.zeros_like(data.task))), np.random.default_rng(0)
     share = {}
     for blocks in (1, 2):

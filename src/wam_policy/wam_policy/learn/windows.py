@@ -120,7 +120,7 @@ class Windows:
         memories = self._memories[blocks]
         chosen = rng.choice(anywhere, count)
         dice = rng.random(count)
-        # in the first block of a memory nobody knows the goal
+        # a window of one block has nothing to remember
         share = self._memory_share * (0.0 if blocks == 1 else MEMORY_START_SHARE)
         for i in np.flatnonzero(dice < START_SHARE + share):
             pool = memories if dice[i] < share and len(memories) else starting
