@@ -23,7 +23,7 @@ START_SHARE = 0.25      # of windows that begin with their episode
 MEMORY_START_SHARE = 1.2     # of what memories have of all episodes, in windows that remember
 UNSHIFTED_SHARE = 0.5
 MEMORY_GONE_BLOCKS = 3      # a window that begins no later has missed what it should remember
-MEMORY = ('recall',)    # families whose goal is shown in the first block or two only
+MEMORY = ('recall',)    # families whose goal is shown at the start only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
