@@ -1,18 +1,22 @@
 """What holds for all tests: those marked slow run only when asked for, and say so otherwise.
 
-In CI, tests of several real processes in real time get two more tries, and the summary counts
-them: a machine that is taken away for seconds is no fault of what they test. Elsewhere a test that
-fails once in ten runs shows.
+In CI, tests of several real processes in real time get three more tries, later and later, and the
+summary counts them: a machine that is taken away for seconds is no fault of what they test. One
+that fails in the last try, too, is skipped if the machine demonstrably gave too little meanwhile.
+Elsewhere a test that fails once in ten runs shows.
 """
 
 import importlib.util
 import os
 import sys
+import time
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
 
 from cli.domain import DOMAINS, free
+from tests.machine import Watched
 
 # torch's compiler brings an LLVM, the simulator's off-screen OpenGL another. Only tests and
 # learn.episodes have both in one process: there the compiler's must be loaded first.
@@ -25,7 +29,9 @@ REAL_TIME = ('tests/ros/', 'tests/setup/', 'tests/sim/test_sim_node.py', 'tests/
 SEEDS = count(os.getpid() + len(DOMAINS)
               * int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
               // int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1')))
-STATUS = pytest.StashKey[int]()
+STATUS, WATCHED = pytest.StashKey[int](), pytest.StashKey[Watched]()
+BEGUN_S = pytest.StashKey[float]()
+MORE_TRIES, TIMEOUT_S = 3, 300
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,15 +40,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if os.environ.get('CI'):
+        config.stash[WATCHED] = Watched()
         for item in items:
             if item.nodeid.startswith(REAL_TIME):
-                item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=2))
+                item.add_marker(pytest.mark.flaky(reruns=MORE_TRIES, reruns_delay=5,
+                                                  reruns_delay_backoff_factor=4))
+                own = item.get_closest_marker('timeout')    # of every try, not of all together
+                item.add_marker(pytest.mark.timeout(*(own.args if own else [TIMEOUT_S]),
+                                                    func_only=True), append=False)
     if config.getoption('--slow'):
         return
     skipped = pytest.mark.skip(reason='takes more than ten seconds: ./wam test --slow runs it')
     for item in items:
         if 'slow' in item.keywords:
             item.add_marker(skipped)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[BEGUN_S] = time.monotonic()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Do not blame a test for what the machine did not give, after many tries."""
+    report = yield
+    watched = item.config.stash.get(WATCHED, None)
+    if report.failed and watched and getattr(item, 'execution_count', 0) > MORE_TRIES:
+        reason = watched.lacking(item.stash[BEGUN_S])
+        if reason:
+            report.outcome = 'skipped'
+            report.longrepr = (str(item.path), item.location[1], f'Skipped: failed while {reason}')
+    return report
 
 
 @pytest.fixture(scope='module')
@@ -63,6 +91,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave with the tests' own exit status: both LLVMs in one ending process crash it."""
+    if WATCHED in config.stash:
+        config.stash[WATCHED].close()
     status = config.stash.get(STATUS, None)
     if status is not None:
         sys.stdout.flush()
