@@ -96,6 +96,14 @@ def test_memories_are_drawn_where_they_can_be_used(data) -> None:
     assert 0.7 < share[2] < 0.8                 # 1.2 of the half that are memories, and as before
 
 
+def test_nobody_is_asked_for_a_goal_before_it_was_shown(data) -> None:
+    windows = over(replace(data, task=np.zeros_like(data.task)))
+    batch = windows.at([0, FRAMES], 2, np.array([0, 0]))            # `touch`, `recall`
+    assert batch.families == ('touch', 'recall')
+    asked = (batch.target_share.sum(-1) > 0) & torch.isfinite(batch.place).all(-1)
+    assert asked.tolist() == [[True, True], [False, True]]
+
+
 def test_a_window_keeps_to_its_instruction(windows) -> None:
     second = FRAMES
     batch = windows.at([second + 4], 1, np.array([0]))      # rows 24..47, another text from 40

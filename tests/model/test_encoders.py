@@ -121,6 +121,14 @@ def test_a_broken_config_says_what_is_wrong() -> None:
         encoders.EncoderConfig.from_dict(values)
 
 
+@pytest.mark.parametrize('words', [-1, 1.0, True, 'one'])
+def test_words_back_are_counted(words: object) -> None:
+    values = encoders.PRESETS['mini'].to_dict()
+    values['text'] |= {'words_back': words}
+    with pytest.raises(ValueError, match='words_back: want null or a whole number'):
+        encoders.EncoderConfig.from_dict(values)
+
+
 def test_a_missing_tokenizer_names_files_and_source(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match='copy tokenizer.json.*google/umt5-xxl'):
         text.SentenceTokenizer(tmp_path / 'tokenizer', 512)

@@ -55,7 +55,7 @@ class Watch:
         self.wait(self._words.get_subscription_count, 'nobody listens to instructions')
         self._words.publish(String(data=text))
 
-    def wait(self, condition, what='', timeout_s=20.0):
+    def wait(self, condition, what='', timeout_s=60.0):
         end_s = time.monotonic() + timeout_s
         while not (found := condition()):
             assert time.monotonic() < end_s, (

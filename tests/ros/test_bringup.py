@@ -216,7 +216,7 @@ def test_a_node_is_configured_then_activated_and_ctrl_c_is_clean(launch):
     seen(process, 'activate asked')
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)       # as a terminal does
-    output = process.communicate(timeout=30)[0]
+    output = process.communicate(timeout=90)[0]
     assert process.returncode == 0, output
     assert 'process has died' not in output and 'Traceback' not in output
 
@@ -244,7 +244,7 @@ INTERRUPTED = textwrap.dedent('''
 def test_ctrl_c_breaks_nothing_off_that_the_launch_does():
     """Where it did, the launch sometimes never woke again."""
     done = subprocess.run([sys.executable, '-c', INTERRUPTED.format(stack=str(STACK))],
-                          capture_output=True, text=True, timeout=30, check=False)
+                          capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
     assert 'done' in done.stdout.splitlines(), done.stdout
     assert 'user interrupted with ctrl-c' in done.stdout

@@ -85,7 +85,7 @@ def test_the_demo_reports_what_it_measured(tmp_path):
     done = subprocess.run(
         [sys.executable, '-m', 'wam_policy.ros.demo', '--robot', 'yam', '--headless',
          '--duration', '8', '--seed', '3', '--camera-size', '160x120', '--report', str(report)],
-        capture_output=True, text=True, timeout=100)
+        capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(report.read_text())
     assert found['robot'] == 'yam' and found['trained'] == 1

@@ -158,7 +158,7 @@ def test_two_trials_through_the_whole_stack(tmp_path):
     done = subprocess.run(
         [sys.executable, '-m', 'wam_policy.ros.evaluate', '--robot', 'yam', '--jobs', str(jobs),
          f'worker_python:={worker}', 'camera_size:=160x120'],
-        capture_output=True, text=True, timeout=150, env=os.environ)
+        capture_output=True, text=True, timeout=250, env=os.environ)
     assert done.returncode == 0, done.stderr
     first, second = (json.loads(line) for line in done.stdout.splitlines())
     assert first['trial']['seed'] == 11 and first['reached_s'] == [None]

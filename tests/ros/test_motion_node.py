@@ -139,14 +139,14 @@ class Bench:
     def status(self):
         return self.statuses[-1] if self.statuses else MotionStatus()
 
-    def wait(self, condition, timeout_s=15.0):
+    def wait(self, condition, timeout_s=45.0):
         end_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end_s, \
                 f'still {self.status.state_name}: {self.status.reason}'
             time.sleep(0.01)
 
-    def wait_state(self, name, timeout_s=15.0):
+    def wait_state(self, name, timeout_s=45.0):
         self.wait(lambda: self.status.state_name == name, timeout_s)
 
     def wait_rest(self):

@@ -85,7 +85,7 @@ class Bench:
     def status(self):
         return self.statuses[-1] if self.statuses else PolicyStatus()
 
-    def wait(self, condition, timeout_s=20.0):
+    def wait(self, condition, timeout_s=45.0):
         end_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end_s, f'still {self.status.state_name}: ' \

@@ -83,7 +83,7 @@ class Robot:
             out.publish(JointTrajectory(joint_names=list(controller.joints), points=[
                 JointTrajectoryPoint(positions=[0.5] * len(controller.joints))]))
 
-    def wait(self, condition, what, timeout_s=15.0):
+    def wait(self, condition, what, timeout_s=45.0):
         end_s = time.monotonic() + timeout_s
         while not (found := condition()):
             assert time.monotonic() < end_s, f'{what}; last status: {self.statuses[-1:]}'

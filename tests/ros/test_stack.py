@@ -43,7 +43,7 @@ def running(stack):
 
 def ros2(*arguments):
     """Run the command a user types and return what it prints."""
-    done = subprocess.run(['ros2', *arguments], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(['ros2', *arguments], capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

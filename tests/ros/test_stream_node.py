@@ -115,7 +115,7 @@ class Bench:
             publisher.publish(convert.trajectory_message(plan, controller.joints))
         return plan.goal
 
-    def wait(self, condition, timeout_s=15.0):
+    def wait(self, condition, timeout_s=45.0):
         end_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end_s, self.diagnostics

@@ -138,7 +138,7 @@ def test_an_action_gives_feedback_until_it_is_cancelled_and_a_result(node):
 def test_the_command_line_knows_our_types(node):
     command = ['ros2', 'service', 'call', '/start', 'wam_msgs/srv/StartEpisode',
                "{instruction: 'pick', labels: ['a=b']}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert result.returncode == 0, result.stderr
     assert "episode='pick/a=b'" in result.stdout
 
@@ -146,7 +146,7 @@ def test_the_command_line_knows_our_types(node):
 def test_goals_can_be_sent_from_the_command_line(node):
     command = ['ros2', 'action', 'send_goal', '--feedback', '/run',
                'wam_msgs/action/RunInstruction', "{instruction: 'pick', time_limit: 0.2}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert result.returncode == 0, result.stderr
     assert 'message: pick' in result.stdout
     assert 'SUCCEEDED' in result.stdout
@@ -154,5 +154,5 @@ def test_goals_can_be_sent_from_the_command_line(node):
 
 def test_actions_are_listed(node):
     result = subprocess.run(['ros2', 'action', 'list', '-t'], capture_output=True, text=True,
-                            timeout=30, check=False)
+                            timeout=90, check=False)
     assert '/run [wam_msgs/action/RunInstruction]' in result.stdout, result.stderr

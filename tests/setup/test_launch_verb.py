@@ -37,7 +37,7 @@ def launch_file(tmp_path):
 def ros2_launch(*words):
     """Run `ros2 launch` to its end."""
     return subprocess.run(['ros2', 'launch', *map(str, words)], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=30, check=False)
+                          capture_output=True, text=True, timeout=90, check=False)
 
 
 def test_arguments_are_shown(launch_file):

@@ -135,8 +135,8 @@ def test_it_waits_for_the_mark_and_the_end_of_a_block(stage: Stage) -> None:
         stage.row()
         if not np.array_equal(stage.mover.position, still):
             moved_s = stage.episode.elapsed_s
-    mark_s = stage.simulation.task.mark_s
-    assert moved_s - 1 / 30 == pytest.approx(np.ceil(mark_s / 0.8) * 0.8, abs=1e-6)
+    until_s = stage.simulation.task.marked_until_s
+    assert moved_s - 1 / 30 == pytest.approx(np.ceil(until_s / 0.8) * 0.8, abs=1e-6)
 
 
 def test_the_same_seed_is_the_same_motion(stage: Stage) -> None:

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip('rclpy', reason='needs ROS 2')
 pytest.importorskip('wam_msgs', reason='needs the built wam_msgs')
 
+from builtin_interfaces.msg import Time  # noqa: E402
 from control_msgs.msg import JointTrajectoryControllerState  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
@@ -66,7 +67,7 @@ class Robot:
         heard = self.heard.setdefault(topic, [])
         self.node.create_subscription(kind, topic, heard.append, qos)
 
-    def wait(self, true: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+    def wait(self, true: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
         end_s = time.monotonic() + timeout_s
         while not true():
             assert time.monotonic() < end_s, f'{what}: not within {timeout_s} s'
@@ -101,6 +102,10 @@ def robot() -> Iterator[Robot]:
     assert running.close() == 0
 
 
+def seconds(stamp: Time) -> float:
+    return stamp.sec + stamp.nanosec * 1e-9
+
+
 def test_a_robot_to_the_stack(robot: Robot) -> None:
     """Everything a policy needs is there, moves when told, and starts another scene."""
     robot.wait(lambda: all(heard for topic, heard in robot.heard.items() if topic != '/clock'),
@@ -114,8 +119,7 @@ def test_a_robot_to_the_stack(robot: Robot) -> None:
         assert len(image.data) == 320 * 240 * 3
         assert image.header.frame_id == info.header.frame_id == camera.frame_id
         assert (info.k[2], info.k[5], info.width) == (160.0, 120.0, 320)
-    stamp = joints.header.stamp
-    assert abs(time.time() - stamp.sec - stamp.nanosec * 1e-9) < 5.0
+    assert abs(time.time() - seconds(joints.header.stamp)) < 5.0
     assert not robot.heard['/clock']
     assert robot.newest('/sim/task').data == robot.newest('/sim/status').instruction
 
@@ -144,6 +148,10 @@ def test_a_robot_to_the_stack(robot: Robot) -> None:
     assert future.result().success
     robot.wait(lambda: robot.newest('/sim/status').episode >= 1, 'the next episode')
     assert robot.newest('/sim/task').data == future.result().message
+    begun = robot.newest('/sim/status').header.stamp
+    # this listener may be seconds behind: what it hears next need not be of the new episode
+    robot.wait(lambda: seconds(robot.newest('/joint_states').header.stamp) >= seconds(begun),
+               'joints of the next episode')
     moved = robot.newest('/joint_states').position
     assert abs(moved[list(joints.name).index(names[5])] - target[5]) < 0.01     # arms stay
 
@@ -154,14 +162,12 @@ def test_rates_hold_in_wall_time(robot: Robot) -> None:
         heard.clear()
     robot.spin(4.0)
     status = robot.newest('/sim/status')
-    stamps = [m.header.stamp.sec + m.header.stamp.nanosec * 1e-9
-              for m in robot.heard['/joint_states']]
+    stamps = [seconds(m.header.stamp) for m in robot.heard['/joint_states']]
     assert (np.diff(stamps) > 0).all()
     states = len(robot.heard[robot.controller.state_topic])
     assert states / len(stamps) == pytest.approx(1 / 2, rel=0.15)
     first, last = robot.heard['/sim/status'][0], robot.heard['/sim/status'][-1]
-    passed_s = (last.header.stamp.sec - first.header.stamp.sec
-                + (last.header.stamp.nanosec - first.header.stamp.nanosec) * 1e-9)
+    passed_s = seconds(last.header.stamp) - seconds(first.header.stamp)
     # stamps are wall time; what the simulation did of it is the factor it reports
     assert (last.sim_time - first.sim_time) / passed_s == pytest.approx(
         status.real_time_factor, abs=0.15)
@@ -172,7 +178,7 @@ def test_rates_hold_in_wall_time(robot: Robot) -> None:
     assert len(stamps) / 4.0 > 80
 
 
-def test_a_mark_stays_until_the_task_was_heard() -> None:
+def test_a_mark_is_shown_once_the_task_was_heard() -> None:
     robot = Robot('robot:=agibot_g1', 'task:=recall', 'seed:=4', 'camera_hz:=5.0')
     head = robot.body.cameras[0].topic
 
@@ -181,12 +187,12 @@ def test_a_mark_stays_until_the_task_was_heard() -> None:
         return int((pixels > 250).all(axis=1).sum())
 
     try:
-        robot.wait(lambda: white() > 500, 'the mark')
         robot.spin(1.5)                     # longer than any mark is shown
-        assert white() > 500
+        assert white() < 50
         told = robot.node.create_publisher(String, '/wam/instruction', 1)
         robot.wait(lambda: told.get_subscription_count() > 0, 'a listener')
         told.publish(String(data=robot.newest('/sim/task').data))
+        robot.wait(lambda: white() > 500, 'the mark')
         robot.wait(lambda: white() < 50, 'the mark gone')
     finally:
         assert robot.close() == 0
@@ -195,13 +201,15 @@ def test_a_mark_stays_until_the_task_was_heard() -> None:
 def test_clock_on_request_is_what_stamps_are_in() -> None:
     """Ask for a window too: without a display that is a warning, nothing more."""
     running = Robot('publish_clock:=true', 'camera_hz:=5.0', 'viewer:=true')
-    running.wait(lambda: len(running.heard['/clock']) > 20, 'the clock')
-    running.wait(lambda: len(running.heard['/joint_states']) > 20, 'joints')
-    clock = running.heard['/clock'][-1].clock
-    joints = running.heard['/joint_states'][-1].header.stamp
-    assert abs(clock.sec - joints.sec + (clock.nanosec - joints.nanosec) * 1e-9) < 0.2
-    running.wait(lambda: running.heard[running.body.cameras[0].topic], 'a picture')
-    assert running.close() == 0
+    try:
+        for topic in ('/clock', '/joint_states'):
+            running.wait(lambda topic=topic: len(running.heard[topic]) > 20, topic)
+        joints = seconds(running.heard['/joint_states'][-1].header.stamp)
+        running.wait(lambda: seconds(running.heard['/clock'][-1].clock) >= joints, 'that instant')
+        assert any(abs(seconds(heard.clock) - joints) < 0.02 for heard in running.heard['/clock'])
+        running.wait(lambda: running.heard[running.body.cameras[0].topic], 'a picture')
+    finally:
+        assert running.close() == 0
 
 
 @pytest.mark.parametrize('argument, reason', [

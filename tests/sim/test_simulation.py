@@ -211,22 +211,32 @@ def test_a_mark_is_shown_for_its_time_of_the_simulated_clock() -> None:
     simulation = Simulation(robots.load('agibot_g1'), task='recall', seed=3)
     for seed in (3, 4):
         simulation.reset(seed)
-        last = round(simulation.task.mark_s * 1e9) // STEP_NS - 1
-        simulation.step(last)
-        assert marked(simulation)
-        simulation.step(2)
-        assert not marked(simulation)
+        check_marked_for_its_time(simulation)
     simulation.reset(5, task='touch')
+    simulation.step(200)
     assert not marked(simulation)
+
+
+def check_marked_for_its_time(simulation: Simulation) -> None:
+    """Step from the beginning of the task over both ends of the mark's time."""
+    begun_ns, done = simulation.now_ns, 0
+    for at_s in (simulation.task.mark_from_s, simulation.task.marked_until_s):
+        before = marked(simulation)
+        assert before == (done > 0)
+        last = round(at_s * 1e9) // STEP_NS - 1
+        simulation.step(last - done)
+        assert marked(simulation) == before
+        simulation.step(2)
+        assert marked(simulation) != before
+        done = (simulation.now_ns - begun_ns) // STEP_NS
 
 
 def test_a_mark_may_wait_until_the_task_was_heard() -> None:
     simulation = Simulation(robots.load('yam'), task='recall', seed=3, mark_waits=True)
     simulation.now_ns = 2 * 10**18          # a live simulation takes the wall clock's stamps
     simulation.step(800)
-    assert marked(simulation)
     simulation.begin()
-    simulation.step(round(simulation.task.mark_s * 1e9) // STEP_NS - 1)
+    check_marked_for_its_time(simulation)
     simulation.begin()                      # said again: the episode does not begin again
-    simulation.step(2)
+    simulation.step(400)
     assert not marked(simulation)

@@ -178,3 +178,5 @@ def test_recall_names_no_colour_and_marks_for_its_time() -> None:
         assert not any(colour in task.instruction for colour in scenes.PALETTE)
         assert task.side in task.instruction
         assert tasks.MARK_S[0] <= task.mark_s <= tasks.MARK_S[1]
+        # the first picture of a memory does not show it, and two blocks of 0.8 s hold all of it
+        assert task.mark_from_s > 0.2 and task.marked_until_s < 1.6

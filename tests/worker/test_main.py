@@ -46,7 +46,7 @@ def test_the_recipes_are_those_of_the_sampler():
 def test_help_and_refusals_come_without_torch(capsys):
     start_s = time.monotonic()
     done = subprocess.run([*WORKER, '--checkpoint', 'preset:tiny', '--embodiment', 'yamm'],
-                          capture_output=True, text=True, timeout=30,
+                          capture_output=True, text=True, timeout=90,
                           env=package_environment({}))
     assert done.returncode == exits.REFUSED
     assert done.stderr.startswith('wam-worker both: error: ') and 'yam' in done.stderr
@@ -55,7 +55,7 @@ def test_help_and_refusals_come_without_torch(capsys):
         import sys
         from wam_policy.worker import client, main
         sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))
-    ''')], timeout=30, env=package_environment({}))
+    ''')], timeout=90, env=package_environment({}))
     assert seen.returncode == 0
     assert time.monotonic() - start_s < 30
 

@@ -56,7 +56,7 @@ class Expert:
 
     def waits(self, elapsed_s: float) -> bool:
         """Tell whether it keeps still: a mark must have gone out and a block have ended."""
-        return elapsed_s < np.ceil(self.task.mark_s / BLOCK_S) * BLOCK_S - 1e-6
+        return elapsed_s < np.ceil(self.task.marked_until_s / BLOCK_S) * BLOCK_S - 1e-6
 
     def goal(self, now: State, joints: JointState) -> Goal:
         """Return where to move; the other hand goes home and makes room."""

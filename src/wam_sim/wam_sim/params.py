@@ -27,7 +27,7 @@ class SimParams:
                                    'only those in training, or those kept out of it.',
                                    choices=tasks.COMBINATIONS)
     instruction_topic: str = _described('wam/instruction', 'Where the robot is told its task. '
-                                        'A mark on a cube stays until then and a little longer.')
+                                        'A mark on a cube comes soon after that.')
     seed: int = _described(0, 'Seed of the first scene; episode n uses seed + n.', 0, 2**31)
     camera_hz: float = _described(15.0, 'Pictures per second and camera, in wall time.', 1.0, 60.0)
     image_width: int = _described(320, 'Width of every picture in pixels.', 32, 640)

@@ -28,7 +28,7 @@ class Simulation:
     def __init__(self, robot: Robot, *, task: str = 'any', seed: int = 0,
                  image_size: tuple[int, int] = (320, 240), start_ns: int = 0,
                  combinations: str = tasks.ALL, mark_waits: bool = False) -> None:
-        """With `mark_waits` a mark stays until `begin`, as long as nobody was told the task."""
+        """With `mark_waits` the mark's time begins with `begin`: somebody was told the task."""
         self.robot, self.image_size = robot, image_size
         self._family, self._combinations, self._mark_waits = task, combinations, mark_waits
         body = robot.embodiment
@@ -73,11 +73,10 @@ class Simulation:
             self.data.qpos[:], self.data.qvel[:] = before
             mujoco.mj_forward(self.model, self.data)
             return False
-        self.scene, self.task = scene, asked
-        scenes.mark(self.model, self.data, self.robot,
-                    scene.item(asked.slot) if asked.mark_s else None)
-        self._mark_shown, self._begun = bool(asked.mark_s), False
-        self._mark_end_ns: int | None = None        # not before the task has been heard
+        self.scene, self.task, self._marked = scene, asked, asked
+        self._mark_shown: bool | None = None
+        self._begun_ns: int | None = None
+        self._mark()
         if not self._mark_waits:
             self.begin()
         self.start = self.state()
@@ -89,9 +88,8 @@ class Simulation:
 
     def begin(self) -> None:
         """Start the clock of the mark, once per episode: the task has been heard."""
-        if not self._begun:
-            self._begun = True
-            self._mark_end_ns = self.now_ns + round(self.task.mark_s * 1e9)
+        if self._begun_ns is None:
+            self._begun_ns = self.now_ns
 
     def accept(self, controller: str, trajectory: Any) -> str | None:
         """Hand a trajectory message or Points to a controller now; return why not, if rejected."""
@@ -115,7 +113,7 @@ class Simulation:
             self.data.ctrl[:] = self._joints.control(setpoint)
             mujoco.mj_step(self.model, self.data)
             self.executed.record(setpoint, *self._joints.measured(self.data))
-        self._unmark()
+        self._mark()
 
     def follow(self, start: np.ndarray, end: np.ndarray, count: int) -> None:
         """Advance `count` steps on the straight line between set-points, past the controllers.
@@ -129,7 +127,7 @@ class Simulation:
             self.data.ctrl[:] = self._joints.control(setpoint)
             mujoco.mj_step(self.model, self.data)
         self.now_ns += count * STEP_NS
-        self._unmark()
+        self._mark()
 
     def put_arms(self, position: np.ndarray) -> bool:
         """Put the arms at a posture [commanded], at rest; False if they touch something there."""
@@ -196,11 +194,14 @@ class Simulation:
             self._cameras.close()
             self._cameras = None
 
-    def _unmark(self) -> None:
-        end_ns = self._mark_end_ns
-        if self._mark_shown and end_ns is not None and self.now_ns >= end_ns:
-            self._mark_shown = False
-            scenes.mark(self.model, self.data, self.robot, None)
+    def _mark(self) -> None:
+        """Show the mark in its time, which does not begin before the task has been heard."""
+        since_s = -1.0 if self._begun_ns is None else (self.now_ns - self._begun_ns) / 1e9
+        due = self._marked.mark_from_s <= since_s < self._marked.marked_until_s
+        if due != self._mark_shown:
+            self._mark_shown = due
+            scenes.mark(self.model, self.data, self.robot,
+                        self.scene.item(self._marked.slot) if due else None)
 
     def _touching_objects(self) -> bool:
         slots = {self.model.geom(slot).id for slot in scenes.OBJECTS}

@@ -18,6 +18,8 @@ PUSH_M = 0.06
 LIFT_M = 0.06
 ON_TABLE_M = 0.01                           # change of height of what still lies flat
 STACK_OFF_M = 0.02                          # sideways, centre to centre
+# A mark comes after the first picture of a memory and is gone by the end of its second block
+MARK_FROM_S = (0.25, 0.45)                  # after the task was heard
 MARK_S = (0.5, 1.1)                         # shortest and longest time a cube stays marked
 MIDDLE_M = 0.02                             # a cube this near the middle belongs to no hand
 PUSH_ROOM_M = 0.16                          # to the next object's centre on the side it goes to
@@ -82,6 +84,12 @@ class Task:
     side: str                               # hand (touch, recall) or direction (push); else empty
     onto: str                               # slot it goes onto (pad, stack); else empty
     mark_s: float = 0.0                     # how long the cube is marked at the start (recall)
+    mark_from_s: float = 0.0                # when that begins
+
+    @property
+    def marked_until_s(self) -> float:
+        """Return when the mark is gone, s after the task was heard; 0 without one."""
+        return self.mark_from_s + self.mark_s
 
     def done(self, now: State, start: State) -> bool:
         """Tell whether the goal holds now; `start` is the state at the beginning."""
@@ -160,10 +168,12 @@ def _drawn(family: str, scene: Scene, choices: list[tuple[Item, str]],
     elif family == 'stack':
         onto = str(rng.choice([other.slot for other in scene.cubes if other != cube]))
     text = str(rng.choice(TEXTS[family]))
-    mark_s = round(float(rng.uniform(*MARK_S)), 3) if family == 'recall' else 0.0
+    marked = family == 'recall'
+    mark_s, mark_from_s = (round(float(rng.uniform(*span)), 3) if marked else 0.0
+                           for span in (MARK_S, MARK_FROM_S))
     other = scene.item(onto).colour if onto else ''
     return Task(family, text.format(colour=cube.colour, side=side, other=other), cube.slot, side,
-                onto, mark_s)
+                onto, mark_s, mark_from_s)
 
 
 def _choices(family: str, scene: Scene, combinations: str) -> list[tuple[Item, str]]:

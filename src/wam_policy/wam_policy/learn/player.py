@@ -28,6 +28,7 @@ AFTER_S, SHORTEST_S, LONGEST_S = 0.9, 2.2, 7.0
 START_TRIES = 20
 CHANGE_S = (0.6, 3.5)                       # in mid-motion, or when the first is done
 FIRST_DRIVE_S, NEXT_DRIVE_S = (0.4, 6.0), (0.4, 2.0)     # long enough to get stuck
+WAITING_SHARE = 0.6                         # of disturbances that come before a mark is gone
 LONGER_S = 3.0                              # what a policy may waste of an episode
 
 
@@ -132,9 +133,15 @@ class Player:
                 return
 
     def _spans(self, rng: np.random.Generator) -> Iterator[_Span]:
-        """Draw one or two disturbances, the first often at once."""
-        free = int(np.ceil(self.simulation.task.mark_s / 0.8) * 0.8 * self._hz)
-        at = free + (0 if rng.random() < 0.35 else round(rng.uniform(0.0, 2.0) * self._hz))
+        """Draw one or two disturbances, the first often at once.
+
+        Arms move while a mark is shown, too: what they do then says nothing of where it was.
+        """
+        waits = int(np.ceil(self.simulation.task.marked_until_s / 0.8) * 0.8 * self._hz)
+        if waits and rng.random() < WAITING_SHARE:
+            at = int(rng.integers(0, waits))
+        else:
+            at = waits + (0 if rng.random() < 0.35 else round(rng.uniform(0.0, 2.0) * self._hz))
         for _ in range(int(rng.integers(1, 3))):
             end = at + round(rng.uniform(0.3, 0.8) * self._hz)
             decoy = sampled(LEARNED, self.simulation.scene, int(rng.integers(2**31)), TRAINED)

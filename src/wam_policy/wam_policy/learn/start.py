@@ -24,7 +24,8 @@ from wam_policy.model.encoders import Encoders
 
 STAGES = ('autoencoder', 'clone', 'joint', 'flash')
 CLONED = '_cloned'      # behind the name of a design
-ADVISED = Advice('full16', 1, 1.0)      # more steps read the model's own, blurred video
+# More steps read the model's own blurred video; a memory that restarts forgets what it was shown
+ADVISED = Advice('full16', 1, 1.0, 'slide')
 FLASH_NOISE = 0.8       # at which one step leaves the video, as the released models do
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 200        # of episodes
 HEADS = Path('training') / 'heads.safetensors'
@@ -75,7 +76,7 @@ def shaped(policy: Policy, stage: str) -> Policy:
         design = replace(design, name=whole.name, inference=ADVISED)
     if stage == 'flash':
         design = replace(design, video_final_noise=FLASH_NOISE,
-                         inference=Advice('one_step', None, 1.0))
+                         inference=Advice('one_step', None, 1.0, 'slide'))
     policy.dit.config = model
     return replace(policy, design=replace(design, model=model, trained=True))
 

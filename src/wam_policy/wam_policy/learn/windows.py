@@ -80,6 +80,7 @@ class Windows:
         self._first_frame = np.array([span.frame for span in clips.spans])[self._episode]
         self._frames = np.array([span.frames for span in clips.spans])[self._episode]
         remembers = np.array([span.family in MEMORY for span in clips.spans])[self._episode]
+        self._unknown = remembers & (self._frame == 0)
         gone = MEMORY_GONE_BLOCKS * config.block_pixel_frames
         # arms that wait look like arms about to go to one cube or another: no lesson in either
         self._clueless = remembers & (self._frame > 0) & (self._frame < gone)
@@ -145,14 +146,18 @@ class Windows:
         task = clips.task[begin]
         expert = clips.supervised[past] & (clips.task[past] == task[..., None])
         mask = np.logical_and.accumulate(expert, axis=2)
+        # asked before anybody can know, heads would learn scenes by heart
+        known = ~self._unknown[frames, None] | (np.arange(blocks) > 0)
+        pixel = np.where(known[..., None], clips.pixel[at_picture], np.nan)
+        place = np.where(known[..., None], clips.place[query], np.nan)
         return Batch(
             texts=tuple(clips.texts[i] for i in task[:, 0]),
             seen=self.pictures.seen(self._numbers(frames, blocks)),
             future_mask=torch.from_numpy(self._followed(frames, blocks, at_picture, task)),
             state=torch.from_numpy(self._states[query]), action=torch.from_numpy(action),
             action_mask=torch.from_numpy(mask),
-            target_share=torch.from_numpy(self.places.shares(clips.pixel[at_picture])),
-            place=torch.from_numpy(self.places.standardised(clips.place[query])),
+            target_share=torch.from_numpy(self.places.shares(pixel)),
+            place=torch.from_numpy(self.places.standardised(place)),
             families=tuple(clips.spans[i].family for i in self._episode[frames]))
 
     def _numbers(self, frames: np.ndarray, blocks: int) -> np.ndarray:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+WINDOWS = ('restart', 'slide')      # what a memory does that is full
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:

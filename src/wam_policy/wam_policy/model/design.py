@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wam_policy.model import canvas, encoders, image, lora, prompts, sampler, text, vae
-from wam_policy.model.config import ModelConfig, preset
+from wam_policy.model.config import WINDOWS, ModelConfig, preset
 from wam_policy.model.lora import LoraConfig
 
 CHUNK_S = 1.6       # the released models were trained on 8 frames at 5 Hz per block
@@ -49,6 +49,7 @@ class Advice:
     recipe: str                     # a key of sampler.MODES
     steps: int | None               # evaluate at every one of so many steps instead
     guidance: float                 # 1: the conditional branch alone
+    window: str = 'restart'         # what a full memory does, one of WINDOWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,9 @@ def _advice(own: Mapping[str, Any]) -> Advice | None:
     if advice.recipe not in sampler.MODES:
         raise ValueError(f'wam.inference: recipe {advice.recipe!r} is unknown; known: '
                          f'{", ".join(sampler.MODES)}')
+    if advice.window not in WINDOWS:
+        raise ValueError(f'wam.inference: window {advice.window!r} is unknown; known: '
+                         f'{", ".join(WINDOWS)}')
     return advice
 
 

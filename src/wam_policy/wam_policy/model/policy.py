@@ -54,7 +54,7 @@ class Choice:
         if advice is not None:
             steps = None if 'recipe' in chosen else advice.steps
             chosen = {'recipe': advice.recipe, 'steps': steps, 'guidance': advice.guidance,
-                      **chosen}
+                      'window': advice.window, **chosen}
         return cls(**chosen)
 
     def sampling(self, video_final_noise: float | None) -> sampler.Recipe:

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from wam_policy.model import sampler
 from wam_policy.model.branch import Guidance, Role
-from wam_policy.model.config import ModelConfig
+from wam_policy.model.config import WINDOWS, ModelConfig
 from wam_policy.model.dit import VideoActionDiT
 from wam_policy.model.engine import Engine
 
 Pixels = Callable[[Tensor], Tensor]    # uint8 [1 T h w 3] -> [1 3 T h w] in [-1, 1]
 Draw = Callable[[int], sampler.Velocities]    # seed -> noise of video and action
-WINDOWS = ('restart', 'slide')
 
 
 class Encoders(Protocol):

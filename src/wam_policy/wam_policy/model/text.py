@@ -29,6 +29,12 @@ class TextConfig:
     # any of them: "purple" then also means purple beside a hand it never came with.
     words_back: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what no text could be read with; ValueError names it."""
+        if not (self.words_back is None or type(self.words_back) is int and self.words_back >= 0):
+            raise ValueError('encoder config: text words_back: want null or a whole number from '
+                             f'0, got {self.words_back!r}')
+
 
 UMT5_XXL = TextConfig(256384, 4096, 64, 64, 10240, 24, 32)
 

@@ -41,8 +41,8 @@ def plan(params: PolicyParams, checkpoint: str) -> Plan:
     asking = options.advised(params.recipe, params.steps, params.cfg, weights.advice(place))
     arguments = {'checkpoint': place, 'embodiment': params.embodiment, 'mode': params.mode,
                  'cfg': asking.cfg, 'seed': params.seed, 'threads': params.worker_threads,
-                 'window': params.window, 'engine': params.engine,
-                 'precision': params.precision,
+                 'engine': params.engine, 'precision': params.precision,
+                 **({} if params.window == 'advised' else {'window': params.window}),
                  **({'recipe': asking.recipe} if asking.recipe else {}),
                  **({'steps': asking.steps} if asking.steps else {})}
     flags = ('--guided-video',) if params.guided_video else ()

@@ -91,8 +91,9 @@ class PolicyParams:
     sight: str = setting('memory', 'pictures a query reads: memory, the committed blocks; newest, '
                          'also the frames since then, for an encoding and a clean pass more per '
                          'query', choices=('memory', 'newest'))
-    window: str = setting('restart', 'a full memory restarts from the newest frame, or slides '
-                          'over its oldest block', choices=('restart', 'slide'))
+    window: str = setting('advised', 'a full memory restarts from the newest frame, or slides '
+                          'over its oldest block; or what the checkpoint advises, else restart',
+                          choices=('advised', 'restart', 'slide'))
     engine: str = setting('eager', 'how the network runs: eager, compiled (slow start, CUDA '
                           'graphs on a GPU), or tensorrt:<folder of a built engine>',
                           pattern=r'eager|compiled|tensorrt:.+')

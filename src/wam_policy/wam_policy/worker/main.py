@@ -39,7 +39,7 @@ class Settings:
     steps: int | None
     cfg: float | None
     mode: str
-    window: str
+    window: str | None
     guided_video: bool
     engine: str
     precision: str

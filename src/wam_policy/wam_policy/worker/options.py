@@ -43,8 +43,9 @@ def add(made: argparse.ArgumentParser) -> None:
     query.add_argument('--cfg', type=float, metavar='SCALE',
                        help='guidance scale; 1: no guidance (default: what the checkpoint '
                        f'advises, else {GUIDANCE:g})')
-    query.add_argument('--window', choices=('restart', 'slide'), default='restart',
-                       help='what a full memory does (default: %(default)s)')
+    query.add_argument('--window', choices=('restart', 'slide'),
+                       help='what a full memory does (default: what the checkpoint advises, else '
+                       'restart)')
     query.add_argument('--guided-video', action='store_true',
                        help='guide the predicted picture also where actions no longer need it')
 
