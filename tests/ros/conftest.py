@@ -1,5 +1,7 @@
 """Stacks for the tests of this folder: a whole launch, or its nodes one by one."""
 
+import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -115,8 +117,18 @@ class Watch:
 
 
 @pytest.fixture(scope='module', autouse=True)
-def apart(ros_domain):
-    """Keep each file of this folder in a ROS domain of its own."""
+def apart(ros_domain, tmp_path_factory):
+    """Keep each file of this folder in a ROS domain of its own, in CI also in a time of its own.
+
+    Two stacks at once take all of two slow cores: what they then measure is each other.
+    """
+    if not os.environ.get('CI'):
+        yield
+        return
+    # beside the folders of all processes of this run
+    with open(tmp_path_factory.getbasetemp().parent / 'ros.lock', 'w') as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope='module')
