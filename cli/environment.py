@@ -32,6 +32,8 @@ def environment(layout: Layout, environ: Mapping[str, str] = os.environ) -> dict
     scripts += [path for path in [layout.install / 'local_setup.bash'] if path.is_file()]
     env = _sourced([str(script) for script in scripts], environ)
     env.pop('PYTHONHOME', None)
+    # container images set it to stay small: each of a dozen processes would compile torch anew
+    env.pop('PYTHONDONTWRITEBYTECODE', None)
     env['VIRTUAL_ENV'] = str(layout.venv)
     env['PATH'] = f'{layout.venv / "bin"}:{env["PATH"]}'
     env.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')

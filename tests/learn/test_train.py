@@ -48,7 +48,8 @@ def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, ca
         return losses[-1]
 
     monkeypatch.setattr(train.Trainer, 'learn', kept)
-    assert run(data, out, begun, '--rate', '5e-3', '--average', 0.9, steps=120) == 0
+    # seed 2 holds out a `touch`: in one block nobody knows what a memory would hold
+    assert run(data, out, begun, '--rate', '5e-3', '--average', 0.9, '--seed', 2, steps=120) == 0
     for name, share in (('total', 0.75), ('video', 0.6), ('place', 0.5), ('patch', 0.9)):
         first, last = (np.mean([float(getattr(found, name)) for found in part])
                        for part in (losses[:10], losses[-10:]))
@@ -56,7 +57,7 @@ def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, ca
     heard = capsys.readouterr().out
     assert 'held out: first chunk' in heard and 'checkpoint:' in heard
     last = rows(out / 'training' / 'heldout.csv')[-1]
-    assert float(last['grounded']) == 1.0
+    assert float(last['touch/grounded']) == 1.0
     assert int(last['step']) == 120
     report = check.report(out)
     assert report.loadable and report.design is not None and report.design.trained

@@ -100,7 +100,7 @@ def test_a_killed_worker_makes_it_hold_and_the_next_one_remembers(running):
     watch.wait_motion('HOLDING')
     watch.wait_rest()
     watch.wait(lambda: watch.policy.state_name == 'RUNNING' and watch.policy.session != session,
-               'the workers did not come back', 60)
+               'the workers did not come back', 120)
     assert watch.policy.kv_rebuilds > rebuilds and watch.policy.worker_restarts == 1
     assert watch.policy.kv_window_fill > 0     # a window that had just begun holds one frame
     watch.wait_motion('FIRST_MOVE', 'TRACKING')

@@ -40,3 +40,12 @@ def test_packets_are_kept_in_blocks_that_are_full_within_minutes():
 def test_a_users_own_settings_of_the_middleware_win():
     env = environment(checkout(), {**os.environ, 'CYCLONEDDS_URI': 'file:///mine.xml'})
     assert env['CYCLONEDDS_URI'] == 'file:///mine.xml'
+
+
+def test_what_was_compiled_is_kept_for_the_next_process(tmp_path):
+    """Without: a worker compiles three thousand files of its packages at every start."""
+    (tmp_path / 'module.py').write_text('')
+    env = environment(checkout(), {**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
+    env['PYTHONPATH'] = str(tmp_path)
+    subprocess.run([sys.executable, '-c', 'import module'], env=env, timeout=60, check=True)
+    assert list(tmp_path.glob('__pycache__/module.*.pyc'))

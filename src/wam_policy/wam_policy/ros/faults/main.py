@@ -25,9 +25,10 @@ from wam_policy.ros.faults import chunks, clock, network, processes, runner, sen
 from wam_policy.ros.faults.fault import Bench, Fault
 from wam_policy.ros.faults.runner import Row
 from wam_policy.ros.faults.stack import TOY, Needs, Stack
-from wam_policy.ros.faults.watch import NoStack, Watch
+from wam_policy.ros.faults.watch import NoStack, Watch, until
 
 DISCOVERY_S = 1.0
+LEASE_S = 12.0              # for ten a process that was killed is believed to live
 
 
 def table(robot: Embodiment) -> tuple[Fault, ...]:
@@ -149,7 +150,7 @@ class Standing:
         self._watch = Watch(robot, domain)
         try:
             time.sleep(DISCOVERY_S)
-            if self._watch.others():
+            if not until(lambda: not self._watch.others(), LEASE_S):
                 raise NoStack(f'another stack runs in ROS domain {domain}')
             self._bench = Bench(robot, Stack(robot, self._watch, folder, domain=domain,
                                              checkpoint=checkpoint, needs=needs),
