@@ -97,6 +97,55 @@ def test_a_trajectory_that_begins_elsewhere_is_refused_and_the_old_one_goes_on()
     assert stream.rejected == len(ROBOT.controllers)
 
 
+def replaced(ahead_ms, rows, late_ms):
+    """Follow a move, then send another that parts from it; return the stream, plans and refusals.
+    """
+    stream, first = started(), move(S)
+    for name, points in parts(first):
+        assert stream.accept(name, points, S) is None
+    now = S + ahead_ms * MS
+    switch = planning.switch_ns(now, 30 * MS)
+    second = planning.tracked(first, switch, START + rows[:, None], limits.margined(ROBOT))
+    arrival = switch + late_ms * MS
+    for tick in range(S + 10 * MS, arrival, 10 * MS):
+        measured(stream, tick)
+        stream.tick(tick)
+    refusals = [stream.accept(name, points, arrival) for name, points in parts(second)]
+    return stream, first, second, arrival, refusals
+
+
+BACK = np.linspace(0.02, -0.2, 60)
+
+
+@pytest.mark.parametrize('late_ms', [-20, 0])
+def test_a_trajectory_that_comes_in_time_replaces_the_one_before(late_ms):
+    stream, _, second, arrival, refusals = replaced(150, BACK, late_ms)
+    assert refusals == [None] * len(ROBOT.controllers)
+    assert stream.tick(arrival + 30 * MS) == pytest.approx(second.at(arrival + 30 * MS).position)
+
+
+@pytest.mark.parametrize('late_ms', [3, 30])
+def test_one_that_comes_too_late_to_join_smoothly_is_refused(late_ms):
+    """The acceleration of the arms would jump; the grippers move on as before in both."""
+    stream, first, _, arrival, refusals = replaced(150, BACK, late_ms)
+    assert ['came too late' in (reason or '') for reason in refusals] == [
+        'arm' in controller.name for controller in ROBOT.controllers]
+    arms = [i for i, name in enumerate(ROBOT.commanded) if 'gripper' not in name]
+    assert stream.tick(arrival + 10 * MS)[arms] == pytest.approx(
+        first.at(arrival + 10 * MS).position[arms])
+    assert stream.rejected == 2
+
+
+def test_a_late_stop_is_never_refused():
+    stream, first, _, _, _ = replaced(150, BACK, 30)
+    now = S + 150 * MS
+    switch = planning.switch_ns(now, 30 * MS)
+    stop = planning.stopped(first, switch, limits.margined(ROBOT))
+    assert stop.end_ns < first.end_ns
+    for name, points in parts(stop):
+        assert stream.accept(name, points, switch + 40 * MS) is None
+
+
 def test_a_trajectory_that_is_too_fast_ends_in_a_hold():
     stream = started()
     fast = SimpleNamespace(

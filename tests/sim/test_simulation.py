@@ -4,7 +4,9 @@ import mujoco
 import numpy as np
 import pytest
 from wam_policy.core.follower import Points
-from wam_policy.core.trajectory import Motion, integrated
+from wam_policy.core.limits import margined
+from wam_policy.core.planning import switch_ns, tracked
+from wam_policy.core.trajectory import Motion, Trajectory, held, integrated
 from wam_sim.ik import Arm
 from wam_sim.simulation import STEP_NS, Simulation
 
@@ -142,6 +144,33 @@ def test_the_same_commands_give_the_same_states_bit_for_bit() -> None:
 
     for one, other in zip(run(), run(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize('late_ns', [-STEP_NS, 3 * STEP_NS, 25 * STEP_NS])
+def test_what_comes_after_its_switch_breaks_no_limit(late_ns: int) -> None:
+    simulation = Simulation(robots.load('agibot_g1'))
+    body = simulation.robot.embodiment
+    start, limits = simulation.joints().positions(body.commanded), margined(body)
+    way = np.where((limits.lower + limits.upper) / 2 > start, 1.0, -1.0)
+
+    def sent(before: Trajectory, start_ns: int, rows: np.ndarray) -> Trajectory:
+        plan = tracked(before, start_ns, start + way * rows[:, None], limits)
+        for controller in body.controllers:
+            refusals.append(simulation.accept(
+                controller.name, Points.of(plan).sorted_for(controller.joints)))
+        return plan
+
+    refusals: list[str | None] = []
+    first = sent(held(body.commanded, start, 0), switch_ns(simulation.now_ns, 30_000_000),
+                 np.linspace(0.0, 0.3, 20))
+    simulation.step(100)
+    parted_ns = switch_ns(simulation.now_ns, 30_000_000)
+    simulation.step((parted_ns + late_ns - simulation.now_ns) // STEP_NS)
+    second = sent(first, parted_ns, np.linspace(0.1, -0.3, 60))
+    simulation.step(1500)
+    assert second.end_ns > first.end_ns
+    assert any('too late' in (reason or '') for reason in refusals) == (late_ns > 0)
+    assert simulation.executed.ratios()['jerk'].max() <= 1.0 + 1e-6
 
 
 def test_objects_lie_still_where_the_seed_puts_them() -> None:

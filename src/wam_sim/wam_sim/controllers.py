@@ -1,16 +1,20 @@
 """The simulated joint_trajectory_controllers and the record of what they made the robot do.
 
 The rules of replacement and interpolation are `wam_policy.core.follower`; here every controller
-of the embodiment gets one, and every physics step asks all of them for the set-point. The record
-sees each set-point, so its worst figures leave no gap between samples of a slower observer.
+of the embodiment gets one, and every physics step asks all of them for the set-point. As the
+adapters of real robots do (`core.streaming`), they refuse what comes too late to join smoothly.
+The record sees each set-point, so its worst figures leave no gap between samples of a slower
+observer.
 """
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
 from wam_policy.core.embodiment import Embodiment, Limits
 from wam_policy.core.follower import Follower
+from wam_policy.core.lateness import late
 from wam_policy.core.trajectory import Motion
 
 
@@ -26,13 +30,19 @@ class Controllers:
         self.followers = {
             controller.name: Follower(controller.joints, position[self.columns[controller.name]])
             for controller in robot.controllers}
+        self._jerk = {controller.name: robot.limits(controller.joints).jerk
+                      for controller in robot.controllers}
         self.accepted = 0
         self.rejected = 0
 
     def accept(self, controller: str, message: Any, now_ns: int) -> str | None:
         """Hand a trajectory to `controller`; return why it was rejected, if it was."""
-        reason = self.followers[controller].accept(message, now_ns)
+        running = self.followers[controller]
+        candidate = copy(running)
+        reason = (candidate.accept(message, now_ns)
+                  or late(running, candidate, now_ns, self._jerk[controller]))
         if reason is None:
+            self.followers[controller] = candidate
             self.accepted += 1
         else:
             self.rejected += 1

@@ -13,12 +13,12 @@ import numpy as np
 
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.follower import Follower
+from wam_policy.core.lateness import late
 from wam_policy.core.monitors import Posture
 from wam_policy.core.trajectory import NS_PER_S
 from wam_policy.core.types import JointState
 
-# A set-point that moves further than its joint's cap allows in this time has jumped. A message
-# that comes after its switch displaces the set-point by less.
+# A set-point that moves further than its joint's cap allows in this time has jumped
 JUMP_S = 0.02
 
 
@@ -92,6 +92,9 @@ class Stream:
         joint = int(np.argmax(jump - JUMP_S * self.limits.velocity[self.columns[controller]]))
         if jump[joint] > JUMP_S * self.limits.velocity[self.columns[controller]][joint]:
             return f'{candidate.names[joint]} would jump by {jump[joint]:.3f}'
+        flaw = late(running, candidate, now_ns, self.limits.jerk[self.columns[controller]])
+        if flaw:
+            return flaw
         self.followers[controller] = candidate
         self.reason = 'following trajectories'
         return None
