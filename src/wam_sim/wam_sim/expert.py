@@ -16,7 +16,6 @@ from wam_sim.scene import CUBE_HALF_M
 from wam_sim.tasks import LIFT_M, PUSH_M, State, Task
 
 LEARNABLE = ('touch', 'push', 'lift', 'recall')
-BLOCK_S = 0.8                               # the model's memory; it acts at these borders
 # heights of the tool point, m
 HOVER_M = 0.115                             # over the table: fingers clear the can
 CLEAR_M = 0.018                             # over the top of a cube: fingers clear it
@@ -56,7 +55,7 @@ class Expert:
 
     def waits(self, elapsed_s: float) -> bool:
         """Tell whether it keeps still: a mark must have gone out and a block have ended."""
-        return elapsed_s < np.ceil(self.task.marked_until_s / BLOCK_S) * BLOCK_S - 1e-6
+        return elapsed_s < self.task.begins_s - 1e-6
 
     def goal(self, now: State, joints: JointState) -> Goal:
         """Return where to move; the other hand goes home and makes room."""

@@ -20,6 +20,7 @@ ON_TABLE_M = 0.01                           # change of height of what still lie
 STACK_OFF_M = 0.02                          # sideways, centre to centre
 # A mark comes after the first picture of a memory and is gone by the end of its second block
 MARK_FROM_S = (0.25, 0.45)                  # after the task was heard
+BLOCK_S = 0.8                               # of the model's memory; hands wait for its border
 MARK_S = (0.5, 1.1)                         # shortest and longest time a cube stays marked
 MIDDLE_M = 0.02                             # a cube this near the middle belongs to no hand
 PUSH_ROOM_M = 0.16                          # to the next object's centre on the side it goes to
@@ -90,6 +91,11 @@ class Task:
     def marked_until_s(self) -> float:
         """Return when the mark is gone, s after the task was heard; 0 without one."""
         return self.mark_from_s + self.mark_s
+
+    @property
+    def begins_s(self) -> float:
+        """Return when a hand may go, s after the task was heard: marks gone, a block ended."""
+        return float(np.ceil(self.marked_until_s / BLOCK_S) * BLOCK_S)
 
     def done(self, now: State, start: State) -> bool:
         """Tell whether the goal holds now; `start` is the state at the beginning."""

@@ -137,7 +137,7 @@ class Player:
 
         Arms move while a mark is shown, too: what they do then says nothing of where it was.
         """
-        waits = int(np.ceil(self.simulation.task.marked_until_s / 0.8) * 0.8 * self._hz)
+        waits = round(self.simulation.task.begins_s * self._hz)
         if waits and rng.random() < WAITING_SHARE:
             at = int(rng.integers(0, waits))
         else:
