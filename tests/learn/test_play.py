@@ -119,6 +119,23 @@ def test_a_driver_takes_the_disturbances_place():
     assert others[0] == 1                   # it drives from the start
 
 
+@pytest.mark.parametrize('changed', [0.0, 1.0])
+def test_with_patience_a_policy_drives_long_and_through_a_change(changed):
+    driver = Still()
+    driven = Player(ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=changed,
+                                    patience_s=3.0), driver)
+    try:
+        rows = list(driven.rows(53, 'touch'))
+    finally:
+        driven.close()
+    texts = [row.instruction for row, _ in rows]
+    change = next((i for i, text in enumerate(texts) if text != texts[0]), 0)
+    assert (change > 0) == bool(changed)
+    others = [row.index for row, labels in rows if not labels[SUPERVISED]]
+    assert others == list(range(1, len(others) + 1)) and driven.success
+    assert 3.0 <= (len(others) - change) * ROBOT.embodiment.step_dt_s <= 6.1
+
+
 def test_a_policy_drives_and_the_expert_finishes():
     robot = robots.load('agibot_g1')
     driven = Player(robot, Mischief(disturbed=1.0, displaced=0.0, changed=0.0),
@@ -153,6 +170,8 @@ def test_held_out_combinations_are_not_played():
     (['--families', 'juggle'], 'no family juggle; choose from touch'),
     (['--disturbed', '2'], 'want a share from 0 to 1'),
     (['--episodes', '0'], 'at least 1'),
+    (['--driver', 'mini', '--patience', '7'], 'want seconds from 0 to 6'),
+    (['--patience', '2'], 'add --driver CHECKPOINT'),
 ])
 def test_wrong_arguments_are_named(tmp_path, capsys, words, complaint):
     with pytest.raises(SystemExit):

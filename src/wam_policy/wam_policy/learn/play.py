@@ -20,7 +20,7 @@ if __name__ == '__main__' and any(word.startswith('--driver') for word in sys.ar
     from wam_policy.learn import compiler_first  # noqa: F401
 
 from wam_policy.learn.dataset import Dataset
-from wam_policy.learn.player import Mischief, Player
+from wam_policy.learn.player import FIRST_DRIVE_S, Mischief, Player
 from wam_sim import robot as robots
 from wam_sim import scene as scenes
 from wam_sim import tasks
@@ -36,7 +36,8 @@ SHARES = Mischief()
 def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -> dict[str, Any]:
     """Write one shard, seeds from `first` on; return its account."""
     robot = robots.load(options.robot)
-    mischief = Mischief(options.disturbed, options.displaced, options.changed, options.missed)
+    mischief = Mischief(options.disturbed, options.displaced, options.changed, options.missed,
+                        options.patience)
     player = Player(robot, mischief, driver(robot, options.driver))
     into = Dataset(folder, robot.embodiment)
     tried, done, began_s, said_s = Counter(), Counter(), time.monotonic(), time.monotonic()
@@ -142,7 +143,7 @@ def _words(options: argparse.Namespace, folder: Path, first: int, episodes: int)
             '--out', str(folder), '--seed', str(first), '--episodes', str(episodes),
             '--families', ','.join(options.families), '--disturbed', str(options.disturbed),
             '--displaced', str(options.displaced), '--changed', str(options.changed),
-            '--missed', str(options.missed), '--shard', '0',
+            '--missed', str(options.missed), '--patience', str(options.patience), '--shard', '0',
             *(['--driver', options.driver] if options.driver else [])]
 
 
@@ -183,6 +184,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--driver', metavar='CHECKPOINT',
                         help="a policy drives in the disturbances' place, the expert puts right "
                              'what it did (DAgger)')
+    parser.add_argument('--patience', type=_seconds, default=0.0, metavar='S',
+                        help='it drives for S to 6 s before it is put right, long enough to get '
+                             'stuck; 0: often sooner, and never through a change (default: 0)')
     parser.add_argument('--families', type=_families, default=tasks.LEARNED_FAMILIES,
                         metavar='A,B', help=f'default: {",".join(tasks.LEARNED_FAMILIES)}')
     parser.add_argument('--workers', type=_count, default=2, metavar='N',
@@ -197,7 +201,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
             ('missed', SHARES.missed, 'of arms anywhere: with one hand low beside an object')):
         parser.add_argument(f'--{name}', type=_share, default=share, metavar='SHARE',
                             help=f'share of episodes {text} (default: %(default)s)')
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if chosen.patience and chosen.driver is None:
+        parser.error('--patience: nobody drives: add --driver CHECKPOINT')
+    return chosen
 
 
 def _families(text: str) -> tuple[str, ...]:
@@ -216,12 +223,20 @@ def _count(text: str) -> int:
 
 
 def _share(text: str) -> float:
+    return _between(text, 1.0, 'a share')
+
+
+def _seconds(text: str) -> float:
+    return _between(text, FIRST_DRIVE_S[1], 'seconds')
+
+
+def _between(text: str, most: float, what: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f'want a share from 0 to 1, got {text!r}')
+    if not 0.0 <= value <= most:
+        raise argparse.ArgumentTypeError(f'want {what} from 0 to {most:g}, got {text!r}')
     return value
 
 

@@ -40,6 +40,7 @@ class Mischief:
     displaced: float = 0.5                  # the arms start anywhere over the table
     changed: float = 0.15                   # another instruction in mid-episode
     missed: float = 0.0                     # of arms that are anywhere: one low beside an object
+    patience_s: float = 0.0                 # no share: how long a policy drives at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,16 @@ class Player:
             at = end + round(rng.uniform(0.4, 1.5) * self._hz)
 
     def _drives(self, rng: np.random.Generator, change: int) -> Iterator[_Span]:
-        """Draw when the policy drives: from the start, and from a change on or often once more."""
+        """Draw when the policy drives: from the start, and from a change on or often once more.
+
+        With patience it drives on through a change, until it may be stuck.
+        """
+        if self.mischief.patience_s:
+            long = round(rng.uniform(self.mischief.patience_s, FIRST_DRIVE_S[1]) * self._hz)
+            if change >= 0:
+                yield _Span(0, change, None, {}, policy=True)
+            yield _Span(max(0, change), max(0, change) + long, None, {}, policy=True)
+            return
         end = round(rng.uniform(*FIRST_DRIVE_S) * self._hz)
         yield _Span(0, end, None, {}, policy=True)
         if change >= 0:
