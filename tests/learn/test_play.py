@@ -12,6 +12,7 @@ import pytest
 from wam_policy.learn import inspection, play
 from wam_policy.learn.player import PIXEL, PLACE, SUPERVISED, Mischief, Player
 from wam_sim.episode import PICTURE_EVERY
+from wam_sim.mover import Mover
 
 from wam_sim import robot as robots
 from wam_sim import scene as scenes
@@ -132,8 +133,31 @@ def test_with_patience_a_policy_drives_long_and_through_a_change(changed):
     change = next((i for i, text in enumerate(texts) if text != texts[0]), 0)
     assert (change > 0) == bool(changed)
     others = [row.index for row, labels in rows if not labels[SUPERVISED]]
-    assert others == list(range(1, len(others) + 1)) and driven.success
+    assert others == list(range(1, len(others) + 1)) and driven.success and driven.needed
     assert 3.0 <= (len(others) - change) * ROBOT.embodiment.step_dt_s <= 6.1
+
+
+class Knowing(Still):
+    """Drive as the expert would, with a mover of its own."""
+
+    def next(self, position, now_ns):
+        simulation = self.player.simulation
+        if not self.asked:
+            self.mover = Mover(ROBOT, simulation.model)
+            self.mover.put(position)
+        self.asked.append(now_ns)
+        return self.mover.toward(self.player.expert.goal(simulation.state(), simulation.joints()))
+
+
+def test_what_a_policy_does_by_itself_needs_no_expert():
+    driver = Knowing()
+    driver.player = driven = Player(ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=0.0,
+                                                    patience_s=5.9), driver)
+    try:
+        rows = list(driven.rows(53, 'touch'))
+    finally:
+        driven.close()
+    assert driven.success and not driven.needed and rows[-1][1][SUPERVISED]
 
 
 def test_a_policy_drives_and_the_expert_finishes():

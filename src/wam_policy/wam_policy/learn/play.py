@@ -57,7 +57,8 @@ def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -
                 print(f'{folder.name}: seed {seed}: {error}', file=sys.stderr, flush=True)
             tried[family] += 1
             done[family] += player.success
-            if player.success:
+            # what a policy did by itself would only teach to hold still
+            if player.success and (player.needed or not mischief.patience_s):
                 into.end({'seed': seed, 'family': family, 'success': True})
             else:
                 into.drop()

@@ -64,9 +64,13 @@ class Player:
         self._hz = 1.0 / robot.embodiment.step_dt_s
         self._head = robot.cameras[0].key
         self.success = False
+        self.needed = False         # the expert did something for it, other than holding still
 
     def rows(self, seed: int, family: str) -> Iterator[tuple[Row, dict[str, Any]]]:
-        """Yield every row of the episode with its labels; `success` holds the outcome after."""
+        """Yield every row of the episode with its labels.
+
+        `success` and `needed` hold what came of it.
+        """
         rng = np.random.default_rng([seed, 2])          # neither the scene's nor the task's
         simulation, episode = self.simulation, self.episode
         self._begin(seed, family, rng)
@@ -76,7 +80,7 @@ class Player:
         spans = []
         if rng.random() < self.mischief.disturbed:
             spans = list(self._spans(rng) if self._driver is None else self._drives(rng, change))
-        reached, by_expert, driver = None, True, None
+        reached, by_expert, driver, self.needed = None, True, None, False
         while True:
             if episode.row == change:
                 self._change(rng)
@@ -95,6 +99,7 @@ class Player:
             if span is not driver:
                 self._hand_over(span, state)
                 driver = span
+            self.needed = self.needed or (span is None and reached is None)
             episode.step(self._next(span, seen, state))
             by_expert = span is None
 
