@@ -25,7 +25,7 @@ from wam_policy.ros.stream_node import StreamNode
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 G1, YAM = load('agibot_g1'), load('yam')
-LEAD = 60_000_000
+LEAD = 200_000_000          # for planning here: what comes too late is refused
 
 
 class FakeArm:

@@ -91,9 +91,12 @@ def shown(model: mujoco.MjModel, data: mujoco.MjData, key: str, size: tuple[int,
 def _opengl(width: int, height: int) -> mujoco.GLContext:
     """Open a context and make it current; RuntimeError names the package that is missing.
 
-    The choice goes into the environment: MuJoCo loads its OpenGL functions by it.
+    The choice goes into the environment: MuJoCo loads its OpenGL functions by it, and Mesa takes
+    its number of threads from there. On two cores it draws in the calling thread alone: pictures
+    come as often, and the policy beside them is not held up on both cores at once.
     """
     backend = os.environ['MUJOCO_GL'] = _backend()
+    os.environ.setdefault('LP_NUM_THREADS', str(len(os.sched_getaffinity(0)) // 4))
     try:
         context = importlib.import_module(f'mujoco.{backend}').GLContext(width, height)
         context.make_current()

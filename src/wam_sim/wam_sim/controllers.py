@@ -1,7 +1,7 @@
 """The simulated joint_trajectory_controllers and the record of what they made the robot do.
 
 The rules of replacement and interpolation are `wam_policy.core.follower`; here every controller
-of the embodiment gets one, and every physics step asks all of them for the set-point. As the
+of the embodiment gets one, and every physics step has the set-point of its instant. As the
 adapters of real robots do (`core.streaming`), they refuse what comes too late to join smoothly.
 The record sees each set-point, so its worst figures leave no gap between samples of a slower
 observer.
@@ -16,6 +16,8 @@ from wam_policy.core.embodiment import Embodiment, Limits
 from wam_policy.core.follower import Follower
 from wam_policy.core.lateness import late
 from wam_policy.core.trajectory import Motion
+
+from wam_sim.curve import Curve
 
 
 class Controllers:
@@ -32,6 +34,7 @@ class Controllers:
             for controller in robot.controllers}
         self._jerk = {controller.name: robot.limits(controller.joints).jerk
                       for controller in robot.controllers}
+        self._curves: dict[str, Curve] = {}
         self.accepted = 0
         self.rejected = 0
 
@@ -55,13 +58,34 @@ class Controllers:
 
     def sample(self, now_ns: int) -> Motion:
         """Return the set-point of every commanded joint at `now_ns`, [commanded] each."""
-        position, velocity, acceleration = np.empty((3, len(self.names)))
+        due = self.through(np.array([now_ns]))
+        return Motion(due.position[0], due.velocity[0], due.acceleration[0])
+
+    def through(self, times_ns: np.ndarray) -> Motion:
+        """Return the set-points at instants that increase, [times commanded] each.
+
+        Many at once cost a fraction of one after another, and they are the same but for the last
+        bits. Afterwards the followers are where the last instant is.
+        """
+        due = np.empty((3, len(times_ns), len(self.names)))
         for name, follower in self.followers.items():
-            motion, columns = follower.sample(now_ns), self.columns[name]
-            position[columns] = motion.position
-            velocity[columns] = motion.velocity
-            acceleration[columns] = motion.acceleration
-        return Motion(position, velocity, acceleration)
+            due[:, :, self.columns[name]] = self._moved(name, follower, times_ns)
+        return Motion(*due)
+
+    def _moved(self, name: str, follower: Follower, times_ns: np.ndarray) -> np.ndarray:
+        """Move a follower along; return position, velocity, acceleration, [3 times joints]."""
+        points = follower.points
+        if points is None or times_ns[0] - points.stamp_ns < points.time_ns[0]:
+            # holding, or on the way to a first point
+            states = [follower.sample(now_ns) for now_ns in times_ns.tolist()]
+            return np.array([(state.position, state.velocity, state.acceleration)
+                             for state in states]).swapaxes(0, 1)
+        curve = self._curves.get(name)
+        if curve is None or curve.points is not points:
+            curve = self._curves[name] = Curve(points)
+        due = curve.at(times_ns - points.stamp_ns)
+        follower.state, follower.state_ns = Motion(*due[:, -1]), int(times_ns[-1])
+        return due
 
 
 class Executed:
@@ -85,15 +109,18 @@ class Executed:
         """Go on from `position` [commanded], where the robot was put: no controller moved it."""
         self._before = Motion.at_rest(position)
 
-    def record(self, setpoint: Motion, position: np.ndarray, velocity: np.ndarray) -> None:
-        """Take one physics step: the set-point and the measured joints, [commanded] each."""
-        _keep(self.velocity, setpoint.velocity)
-        _keep(self.acceleration, setpoint.acceleration)
+    def record(self, setpoints: Motion, position: np.ndarray, velocity: np.ndarray) -> None:
+        """Take physics steps: set-points and measured joints, [steps commanded] each."""
+        before = self._before
+        _keep(self.velocity, setpoints.velocity)
+        _keep(self.acceleration, setpoints.acceleration)
         _keep(self.measured_velocity, velocity)
-        _keep(self.tracking_error, setpoint.position - position)
-        _keep(self.step, setpoint.position - self._before.position)
-        _keep(self.jerk, (setpoint.acceleration - self._before.acceleration) / self._step_s)
-        self._before = setpoint
+        _keep(self.tracking_error, setpoints.position - position)
+        _keep(self.step, np.diff(setpoints.position, axis=0, prepend=before.position[None]))
+        _keep(self.jerk, np.diff(setpoints.acceleration, axis=0,
+                                 prepend=before.acceleration[None]) / self._step_s)
+        self._before = Motion(setpoints.position[-1], setpoints.velocity[-1],
+                              setpoints.acceleration[-1])
 
     def ratios(self) -> dict[str, np.ndarray]:
         """Return velocity, acceleration, jerk and measured velocity against their limits."""
@@ -104,5 +131,5 @@ class Executed:
                 'measured_velocity': self.measured_velocity / limits.velocity}
 
 
-def _keep(worst: np.ndarray, value: np.ndarray) -> None:
-    np.maximum(worst, np.abs(value), out=worst)
+def _keep(worst: np.ndarray, values: np.ndarray) -> None:
+    np.maximum(worst, np.abs(values).max(axis=0), out=worst)

@@ -73,9 +73,10 @@ class Live:
         steps = min(self.pacer.due(wall_ns) // BATCH * BATCH, CATCH_UP)
         for _ in range(steps // BATCH):
             with self.lock:
-                for _ in range(BATCH):
+                end_ns = self.simulation.now_ns + BATCH * STEP_NS
+                while self.simulation.now_ns < end_ns:
                     self._deliver()
-                    self.simulation.step()
+                    self.simulation.step(self._undisturbed(end_ns))
                 self._on_batch(self.simulation)
         self.pacer.ran(steps, self._wall_ns())
         given_up_ns = self.pacer.give_up(self._wall_ns())
@@ -92,6 +93,12 @@ class Live:
             reason = self._outdated(message) or self.simulation.accept(controller, message)
             if reason is not None:
                 self._on_reject(controller, reason)
+
+    def _undisturbed(self, end_ns: int) -> int:
+        """Return how many steps there are until `end_ns` or the next message's time."""
+        now_ns = self.simulation.now_ns
+        due_ns = min(end_ns, self._inbox[0][0] - STEP_NS) if self._inbox else end_ns
+        return max(1, -((now_ns - due_ns) // STEP_NS))
 
     def _outdated(self, message: Any) -> str | None:
         """Refuse what was planned before a stall: its way is not where the arm stands now."""

@@ -101,18 +101,21 @@ class Simulation:
         Controllers that stood still for long must not go on where a trajectory has got to
         meanwhile: that is a jump.
         """
-        position, _ = self._joints.measured(self.data)
+        position, _ = self._joints.measured(self.data.qpos, self.data.qvel)
         self.controllers.hold(position)
         self.executed.put(position)
 
     def step(self, count: int = 1) -> None:
         """Advance `count` physics steps of STEP_NS under the controllers."""
-        for _ in range(count):
-            self.now_ns += STEP_NS
-            setpoint = self.controllers.sample(self.now_ns)
-            self.data.ctrl[:] = self._joints.control(setpoint)
+        setpoints = self.controllers.through(
+            self.now_ns + STEP_NS * np.arange(1, count + 1, dtype=np.int64))
+        qpos, qvel = np.empty((count, self.model.nq)), np.empty((count, self.model.nv))
+        for i, control in enumerate(self._joints.control(setpoints)):
+            self.data.ctrl[:] = control
             mujoco.mj_step(self.model, self.data)
-            self.executed.record(setpoint, *self._joints.measured(self.data))
+            qpos[i], qvel[i] = self.data.qpos, self.data.qvel
+        self.now_ns += count * STEP_NS
+        self.executed.record(setpoints, *self._joints.measured(qpos, qvel))
         self._mark()
 
     def follow(self, start: np.ndarray, end: np.ndarray, count: int) -> None:
@@ -143,7 +146,7 @@ class Simulation:
 
     def joints(self) -> JointState:
         """Return the measured posture in the embodiment's order of observed joints."""
-        position, velocity = self._joints.measured(self.data)
+        position, velocity = self._joints.measured(self.data.qpos, self.data.qvel)
         held = np.array(list(self.held.values()))
         return JointState(self.now_ns, self.robot.embodiment.observed,
                           np.concatenate([position, held]),
@@ -279,15 +282,19 @@ class _Joints:
         self._lead_s2 = inertia.diagonal()[self._qvel] / self._kp
 
     def control(self, setpoint: Motion) -> np.ndarray:
-        """Return the actuators' inputs for set-points of the commanded joints."""
-        ahead = (setpoint.position[self._source] + self._lead_s * setpoint.velocity[self._source]
-                 + self._lead_s2 * setpoint.acceleration[self._source])
+        """Return the actuators' inputs for set-points [... commanded] of the joints."""
+        ahead = (setpoint.position[..., self._source]
+                 + self._lead_s * setpoint.velocity[..., self._source]
+                 + self._lead_s2 * setpoint.acceleration[..., self._source])
         return ahead * self._scale + self._offset
 
-    def measured(self, data: mujoco.MjData) -> tuple[np.ndarray, np.ndarray]:
-        """Return position and velocity of the commanded joints; a gripper is its fingers' mean."""
-        return (self._back @ (data.qpos[self._qpos] - self._offset),
-                self._back @ data.qvel[self._qvel])
+    def measured(self, qpos: np.ndarray, qvel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return position and velocity [... commanded] of coordinates [... all].
+
+        A gripper is its fingers' mean.
+        """
+        return ((qpos[..., self._qpos] - self._offset) @ self._back.T,
+                qvel[..., self._qvel] @ self._back.T)
 
     def put(self, data: mujoco.MjData, position: np.ndarray) -> None:
         """Set the coordinates to a posture of the commanded joints."""

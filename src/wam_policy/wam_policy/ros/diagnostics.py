@@ -22,6 +22,7 @@ class Diagnostics:
         """Take how to get the status now; before `watch` nobody asks."""
         self._status, self._wanted_hz = status, wanted_hz
         self._robot: Embodiment | None = None
+        self._seen = PolicyStatus()         # what all tasks of one round judge
         self._updater = Updater(node)
         self._updater.setHardwareID('none')
 
@@ -29,7 +30,7 @@ class Diagnostics:
         """Report on this robot from now on."""
         self._robot = robot
         self._updater.setHardwareID(robot.name)
-        self._add('loop', self._loop)
+        self._add('loop', lambda _: self._loop(self._looked()))     # the first of every round
         self._add('query latency and rate', self._queries)
         self._add('workers', self._workers)
         for index, camera in enumerate(robot.cameras):
@@ -44,12 +45,16 @@ class Diagnostics:
 
     def _add(self, name: str, judge: Callable[[PolicyStatus], Judged]) -> None:
         def run(out: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
-            level, text, values = judge(self._status())
+            level, text, values = judge(self._seen)
             out.summary(bytes([level]), text)
             for key, value in values.items():
                 out.add(key, value)
             return out
         self._updater.add(name, run)
+
+    def _looked(self) -> PolicyStatus:
+        self._seen = self._status()
+        return self._seen
 
     def _loop(self, status: PolicyStatus) -> Judged:
         return (*health.of_state(State(status.state), status.reason), {

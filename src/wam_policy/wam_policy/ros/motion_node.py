@@ -30,6 +30,7 @@ from wam_policy.core.trajectory import Trajectory
 from wam_policy.ros import convert, motion_status, params, qos
 from wam_policy.ros.control_loop import ControlLoop, favoured
 from wam_policy.ros.motion_diagnostics import MotionDiagnostics
+from wam_policy.ros.now import Now
 from wam_policy.ros.params import MotionParams
 from wam_policy.ros.planner import Planner
 from wam_policy.ros.process import spun
@@ -46,6 +47,7 @@ class MotionNode(LifecycleNode):
 
     def __init__(self, context: Context | None = None) -> None:
         super().__init__('motion', context=context)
+        self._now_ns = Now(self.get_clock())
         self._params: MotionParams | None = None
         self._robot: Embodiment | None = None
         self._motion: MotionControl | None = None
@@ -313,9 +315,6 @@ class MotionNode(LifecycleNode):
         self._status_out.publish(motion_status.message(
             snapshot, self._robot, self._loop, self._now_ns()))
         self._estop_out.publish(Bool(data=snapshot.estop))
-
-    def _now_ns(self) -> int:
-        return self.get_clock().now().nanoseconds
 
 
 def _surroundings(robot: Embodiment, given: MotionParams) -> Obstacles | None:

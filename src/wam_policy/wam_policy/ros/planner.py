@@ -62,7 +62,9 @@ class Planner:
     def _work(self) -> bool:
         """Plan at most one thing and publish everything decided; tell whether there was any."""
         with self._lock:
-            job = self._motion.job(self._now_ns())
+            motion = self._motion           # every report wakes, few find something to plan
+            asked = motion.stop_due or motion.pending is not None
+            job = motion.job(self._now_ns()) if asked else None
         if job is not None:
             proposal = proposed(job)
             publish = self._prepared(proposal.plan) if proposal.plan is not None else None

@@ -26,6 +26,7 @@ from wam_policy.core.types import Chunk
 from wam_policy.ros import convert, engine, params, policy_status, qos
 from wam_policy.ros.diagnostics import Diagnostics
 from wam_policy.ros.engine import Engine, News
+from wam_policy.ros.now import Now
 from wam_policy.ros.params import PolicyParams
 from wam_policy.ros.process import spun
 from wam_policy.ros.requester import Requester, Shared
@@ -42,6 +43,7 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self, context: Context | None = None) -> None:
         super().__init__('policy', context=context)
+        self._now_ns = Now(self.get_clock())
         self._params: PolicyParams | None = None
         self._robot: Embodiment | None = None
         self._shared: Shared | None = None
@@ -272,9 +274,6 @@ class PolicyNode(LifecycleNode):
 
     def _wanted_hz(self) -> float:
         return self._params.max_query_rate_hz or float('inf')
-
-    def _now_ns(self) -> int:
-        return self.get_clock().now().nanoseconds
 
 
 def _period_ns(rate_hz: float) -> int:

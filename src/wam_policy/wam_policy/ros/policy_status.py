@@ -19,7 +19,7 @@ def model_title(news: News) -> str:
 def message(policy: Policy, news: News, mode: str, now_ns: int) -> PolicyStatus:
     """Return the status at `now_ns`."""
     state, reason = policy.condition(now_ns)
-    p50_ms, p99_ms = (policy.latencies.percentile_ms(percent) for percent in (50, 99))
+    p50_ms, p99_ms = policy.latencies.percentiles_ms(50, 99)
     rings = policy.views.rings
     msg = PolicyStatus(
         state=state.value, state_name=state.name, mode=mode, robot=policy.robot.name,

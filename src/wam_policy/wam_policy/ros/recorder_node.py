@@ -27,6 +27,7 @@ from wam_policy.core.episode import Ending, Success, labels
 from wam_policy.core.instruction import cleaned
 from wam_policy.ros import episode_status, params, qos
 from wam_policy.ros.episodes import Episodes
+from wam_policy.ros.now import Now
 from wam_policy.ros.params import RecorderParams
 from wam_policy.ros.process import ENDING_S, spun
 from wam_policy.ros.record_action import RecordAction
@@ -45,6 +46,7 @@ class RecorderNode(LifecycleNode):
                  parameter_overrides: list[Parameter] | None = None) -> None:
         super().__init__('recorder', context=context, namespace=namespace,
                          parameter_overrides=parameter_overrides)
+        self._now_ns = Now(self.get_clock())
         self._params: RecorderParams | None = None
         self._episodes: Episodes | None = None
         self._sources: tuple[Source, ...] = ()
@@ -271,9 +273,6 @@ class RecorderNode(LifecycleNode):
                 status.episode, status.reason, f'dropped {", ".join(lost)}' if lost else ''))))
         elif status.state == EpisodeStatus.RECORDING:
             self.get_logger().info(f'recording {status.episode}')
-
-    def _now_ns(self) -> int:
-        return self.get_clock().now().nanoseconds
 
 
 def main(args: list[str] | None = None) -> None:

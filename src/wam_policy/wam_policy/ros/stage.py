@@ -6,11 +6,13 @@ It moves nothing by itself: the way home is asked of motion_node like everything
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from rclpy.context import Context
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
@@ -45,14 +47,14 @@ class Stage(Node):
         self.sim, self.motion = SimStatus(), MotionStatus()
         self.policy = PolicyStatus()
         self.on_chunk: Callable[[ActionChunk], None] = lambda _: None
-        self._position: np.ndarray | None = None        # measured [commanded]
+        self._joints: bytes | None = None       # the newest, unparsed: few of them are looked at
         self._homings = 0
         new = self.create_subscription
         new(SimStatus, '/sim/status', lambda msg: setattr(self, 'sim', msg), qos.REQUEST)
         new(MotionStatus, 'motion_status', lambda msg: setattr(self, 'motion', msg), qos.LATCHED)
         new(PolicyStatus, 'status', lambda msg: setattr(self, 'policy', msg), qos.LATCHED)
         new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
-        new(JointState, '/joint_states', self._on_joints, qos.JOINTS)
+        new(JointState, '/joint_states', partial(setattr, self, '_joints'), qos.JOINTS, raw=True)
         self._words = self.create_publisher(String, 'instruction', qos.REQUEST)
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
         self._begin = self.create_client(BeginEpisode, '/sim/begin')
@@ -153,9 +155,11 @@ class Stage(Node):
         return future.result()
 
     def _measured(self) -> np.ndarray:
-        if self._position is None:
+        """Return the measured posture [commanded]."""
+        if self._joints is None:
             raise Trouble('no joint states')
-        return self._position
+        return convert.joint_state(deserialize_message(self._joints, JointState),
+                                   self._robot.commanded).position
 
     def _wait(self, asked: threading.Event, seconds: float, end_s: float, what: str) -> None:
         asked.wait(seconds)
@@ -165,6 +169,3 @@ class Stage(Node):
     def _on_chunk(self, msg: ActionChunk) -> None:
         if not msg.session.startswith(HOME):
             self.on_chunk(msg)
-
-    def _on_joints(self, msg: JointState) -> None:
-        self._position = convert.joint_state(msg, self._robot.commanded).position

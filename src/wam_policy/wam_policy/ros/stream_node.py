@@ -29,6 +29,7 @@ from wam_policy.core.types import JointState, SetPoint
 from wam_policy.ros import convert, params, qos
 from wam_policy.ros.agibot_gdk import AgibotGdk
 from wam_policy.ros.control_loop import ControlLoop, favoured
+from wam_policy.ros.now import Now
 from wam_policy.ros.params import StreamParams
 from wam_policy.ros.process import spun
 from wam_policy.ros.yam_i2rt import YamI2rt
@@ -44,6 +45,7 @@ class StreamNode(LifecycleNode):
 
     def __init__(self, context: Context | None = None) -> None:
         super().__init__('stream', context=context)
+        self._now_ns = Now(self.get_clock())
         self._params: StreamParams | None = None
         self._robot: Embodiment | None = None
         self._adapter: AgibotGdk | YamI2rt | None = None
@@ -216,9 +218,6 @@ class StreamNode(LifecycleNode):
                            ('following', following), ('rejected', rejected), ('loop', timing)):
             out.add(key, str(value))
         return out
-
-    def _now_ns(self) -> int:
-        return self.get_clock().now().nanoseconds
 
 
 def main(args: list[str] | None = None) -> None:
