@@ -17,7 +17,7 @@ class FakeBench:
     """Be a stack that does everything right, but for what a test plants."""
 
     def __init__(self, **planted):
-        self.planted, self.resets, self.saved, self.injected = planted, 0, [], False
+        self.planted, self.released, self.saved, self.injected = planted, [], [], False
         self.watch = SimpleNamespace(
             recount=nothing_at_all, resting_since=lambda since_s: self.get('rests', since_s + 0.2),
             moving=lambda: self.get('moves', not self.injected),
@@ -48,7 +48,7 @@ def inject(bench):
 
 
 def remove(bench):
-    bench.resets += bench.get('resets', 0)
+    bench.released += bench.get('released', [])
     if bench.get('breaks', False):
         raise NoStack('it fell over')
 
@@ -84,7 +84,7 @@ def test_what_harms_nothing_needs_no_word_and_no_rest():
     ({'drives': False}, {}, 'did not recover'),
     ({'breaks': True}, {}, 'it fell over'),
     ({'strays': ['process 7 is left over']}, {}, 'process 7 is left over'),
-    ({'resets': 1}, {}, 'a latched stop had to be released'),
+    ({'released': ['too fast']}, {}, 'a latched stop had to be released: too fast'),
     ({'disturbed': Said(1.0, 'motion', 'HOLDING: why'), 'moves': True}, {'rests': False},
      'motion was disturbed: HOLDING: why'),
     ({'moves': False}, {'rests': False}, 'motion was disturbed: it rests'),
@@ -103,7 +103,7 @@ def test_a_lost_episode_makes_the_row_red(tmp_path):
 
 
 def test_an_operator_may_release_what_latches():
-    assert runner.run(fault(latches=True), FakeBench(resets=1)).ok
+    assert runner.run(fault(latches=True), FakeBench(released=['too fast'])).ok
 
 
 def test_a_stack_that_is_broken_already_is_no_row():

@@ -26,7 +26,7 @@ class Bench:
     words: str = WORDS
     saved: list[Path] = field(default_factory=list)         # episodes that must stay whole
     undo: dict[str, Callable[[], None]] = field(default_factory=dict)
-    resets: int = 0                                         # latched stops that were released
+    released: list[str] = field(default_factory=list)       # why stops were latched
     leavings: list[str] = field(default_factory=list)       # what did not end in order
 
     def found(self, pattern: str, since_s: float) -> Said | None:
@@ -46,8 +46,10 @@ class Bench:
         if not heard and watch.policy.state_name != 'STARTING':
             watch.say(self.words)
         if watch.motion.state_name in LATCHED:
+            reason = watch.motion.reason
             answer = watch.call(Trigger, 'reset', 2.0)
-            self.resets += answer is not None and answer.success
+            if answer is not None and answer.success:
+                self.released.append(reason)
         if watch.motion.state_name == 'DISABLED':
             watch.call(SetBool, 'enable', 2.0, data=True)
         return False

@@ -41,7 +41,7 @@ def run(fault: Fault, bench: Bench) -> Row:
     with noted(wrong):
         fault.prepare(bench)
     bench.watch.recount()
-    resets, begun_s = bench.resets, time.monotonic()
+    before, begun_s = len(bench.released), time.monotonic()
     with noted(wrong):
         fault.inject(bench)
     detected_s = _detected(fault, bench, begun_s, wrong)
@@ -55,7 +55,7 @@ def run(fault: Fault, bench: Bench) -> Row:
     recovery_s = time.monotonic() - removed_s
     if not recovered:
         wrong.append(f'did not recover: {condition(bench)}')
-    return _judged(fault, bench, wrong, resets, Row(
+    return _judged(fault, bench, wrong, bench.released[before:], Row(
         fault.name, False, _ms(detected_s, begun_s), 0.0, 0, _ms(rested_s, begun_s), recovered,
         round(1e3 * recovery_s, 1) if recovered else None, fault.note))
 
@@ -103,7 +103,7 @@ def _rested(fault: Fault, bench: Bench, begun_s: float, wrong: list[str]) -> flo
     return rested_s
 
 
-def _judged(fault: Fault, bench: Bench, wrong: list[str], resets: int, row: Row) -> Row:
+def _judged(fault: Fault, bench: Bench, wrong: list[str], released: list[str], row: Row) -> Row:
     """Complete a row with what was executed, what is left of the processes and of the episodes."""
     figures = bench.watch.figures
     seen = figures.statuses
@@ -113,8 +113,8 @@ def _judged(fault: Fault, bench: Bench, wrong: list[str], resets: int, row: Row)
                          for what in sorted({what for _, what in figures.over}))
         wrong.append(f'beyond limits ({most}): ' + ', '.join(
             f'{joint} {what}' for joint, what in sorted(figures.over)))
-    if bench.resets > resets and not fault.latches:
-        wrong.append('a latched stop had to be released')
+    if released and not fault.latches:
+        wrong.append(f'a latched stop had to be released: {"; ".join(released)}')
     wrong += bench.stack.strays()
     wrong += [f'episode {path.name} is lost: {why}' for path in bench.saved
               if (why := lost(path))]
