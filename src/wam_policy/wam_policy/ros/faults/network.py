@@ -6,6 +6,10 @@ What is lost there stays lost, as in an outage: the middleware cannot repair it.
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.ros.faults.fault import Bench, Fault
 
+# From this share of lost commands on, the arms may lag so far behind what is asked for that
+# limited rows become too many, and motion stops for good: that is right.
+LAGGING = 0.5
+
 
 def losing(names: tuple[str, ...], share: float) -> dict:
     """Return both halves of losing a share of what goes over these routes."""
@@ -31,7 +35,8 @@ def faults(robot: Embodiment) -> tuple[Fault, ...]:
               **losing(robot_side, 1.0)),
         *(Fault(f'network/{100 * share:.0f} % of all commands lost', controllers,
                 detect=r'motion: .*command lost on the way', rests=None, lasts_s=8.0,
-                within_s=20.0, **losing(controllers, share)) for share in (0.05, 0.5)),
+                within_s=20.0, latches=share >= LAGGING, **losing(controllers, share))
+          for share in (0.05, 0.5)),
         Fault('network/all chunks lost', ('chunks',), detect=r'motion: .*underrun', rests=True,
               **losing(('chunks',), 1.0)),
         Fault('network/publisher with another QoS', ('chunks',),
