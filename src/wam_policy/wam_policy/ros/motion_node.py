@@ -6,7 +6,6 @@ Notable:
 - the loop publishes nothing that keeps the robot safe: what was sent before ends at rest.
 """
 
-import gc
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +32,7 @@ from wam_policy.ros.motion_diagnostics import MotionDiagnostics
 from wam_policy.ros.now import Now
 from wam_policy.ros.params import MotionParams
 from wam_policy.ros.planner import Planner
-from wam_policy.ros.process import spun
+from wam_policy.ros.process import settle, spun
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 # policy states in which no chunk comes for now: rest at once instead of at the chunk's end
@@ -111,8 +110,7 @@ class MotionNode(LifecycleNode):
             for _, controller in self._controllers]
         if self._params.use_deadman:
             self._inputs.append(new(Bool, 'deadman', self._on_deadman, qos.JOINTS))
-        gc.collect()
-        gc.freeze()                         # what lives now is not walked again in every pause
+        settle()
         self._planner.start()
         self._loop.start()
         return super().on_activate(state)

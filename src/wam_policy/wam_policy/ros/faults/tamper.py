@@ -29,7 +29,7 @@ from wam_policy.core.embodiment import Embodiment
 from wam_policy.ros import qos
 from wam_policy.ros.control_loop import favoured
 from wam_policy.ros.faults.tricks import TRICKS, passed
-from wam_policy.ros.process import Spinning
+from wam_policy.ros.process import Spinning, settle
 
 HIDDEN, EVERY = '/hidden', '*'
 CHUNK_TOPIC = '/wam/action_chunk'
@@ -131,6 +131,7 @@ def main(given: Sequence[str] | None = None) -> None:
     favoured()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     relay = Relay(embodiment.load(chosen.robot))
+    settle()
     spinning = Spinning([relay])
     print('ready', flush=True)
     try:
