@@ -124,7 +124,7 @@ def test_a_driver_takes_the_disturbances_place():
 def test_with_patience_a_policy_drives_long_and_through_a_change(changed):
     driver = Still()
     driven = Player(ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=changed,
-                                    patience_s=3.0), driver)
+                                    patience_s=(3.0, 6.0)), driver)
     try:
         rows = list(driven.rows(53, 'touch'))
     finally:
@@ -152,7 +152,7 @@ class Knowing(Still):
 def test_what_a_policy_does_by_itself_needs_no_expert():
     driver = Knowing()
     driver.player = driven = Player(ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=0.0,
-                                                    patience_s=5.9), driver)
+                                                    patience_s=(5.9, 6.0)), driver)
     try:
         rows = list(driven.rows(53, 'touch'))
     finally:
@@ -194,8 +194,10 @@ def test_held_out_combinations_are_not_played():
     (['--families', 'juggle'], 'no family juggle; choose from touch'),
     (['--disturbed', '2'], 'want a share from 0 to 1'),
     (['--episodes', '0'], 'at least 1'),
-    (['--driver', 'mini', '--patience', '7'], 'want seconds from 0 to 6'),
-    (['--patience', '2'], 'add --driver CHECKPOINT'),
+    (['--driver', 'mini', '--patience', '2,7'], 'want seconds from 0 to 6'),
+    (['--driver', 'mini', '--patience', '3,2'], 'want seconds from 0 to 2'),
+    (['--driver', 'mini', '--patience', '2'], 'want two numbers, as in 2.5,6'),
+    (['--patience', '2,4'], 'add --driver CHECKPOINT'),
 ])
 def test_wrong_arguments_are_named(tmp_path, capsys, words, complaint):
     with pytest.raises(SystemExit):

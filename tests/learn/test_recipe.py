@@ -15,7 +15,7 @@ def test_every_step_finds_what_it_needs_and_parses(tmp_path):
             needed = [*chosen.data, *map(Path, filter(None, [chosen.init]))]
         else:
             chosen = play._options(step.words)
-            needed = [tmp_path / 'joint'] if chosen.driver else []
+            needed = [Path(chosen.driver)] if chosen.driver else []
         assert {path.name for path in needed} <= written, step.name
         assert chosen.out == tmp_path / step.name
         written.add(step.name)

@@ -58,7 +58,7 @@ def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -
             tried[family] += 1
             done[family] += player.success
             # what a policy did by itself would only teach to hold still
-            if player.success and (player.needed or not mischief.patience_s):
+            if player.success and (player.needed or mischief.patience_s is None):
                 into.end({'seed': seed, 'family': family, 'success': True})
             else:
                 into.drop()
@@ -144,8 +144,9 @@ def _words(options: argparse.Namespace, folder: Path, first: int, episodes: int)
             '--out', str(folder), '--seed', str(first), '--episodes', str(episodes),
             '--families', ','.join(options.families), '--disturbed', str(options.disturbed),
             '--displaced', str(options.displaced), '--changed', str(options.changed),
-            '--missed', str(options.missed), '--patience', str(options.patience), '--shard', '0',
-            *(['--driver', options.driver] if options.driver else [])]
+            '--missed', str(options.missed), '--shard', '0',
+            *(['--driver', options.driver] if options.driver else []),
+            *(['--patience', ','.join(map(str, options.patience))] if options.patience else [])]
 
 
 def summary(account: dict[str, Any]) -> str:
@@ -185,9 +186,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--driver', metavar='CHECKPOINT',
                         help="a policy drives in the disturbances' place, the expert puts right "
                              'what it did (DAgger)')
-    parser.add_argument('--patience', type=_seconds, default=0.0, metavar='S',
-                        help='it drives for S to 6 s before it is put right, long enough to get '
-                             'stuck; 0: often sooner, and never through a change (default: 0)')
+    parser.add_argument('--patience', type=_seconds, metavar='S,MOST',
+                        help='it drives for S to MOST s before it is put right, through a change '
+                             'too, and only episodes in which it must be are kept (default: as '
+                             'it comes, never through a change, and all of them)')
     parser.add_argument('--families', type=_families, default=tasks.LEARNED_FAMILIES,
                         metavar='A,B', help=f'default: {",".join(tasks.LEARNED_FAMILIES)}')
     parser.add_argument('--workers', type=_count, default=2, metavar='N',
@@ -227,8 +229,12 @@ def _share(text: str) -> float:
     return _between(text, 1.0, 'a share')
 
 
-def _seconds(text: str) -> float:
-    return _between(text, FIRST_DRIVE_S[1], 'seconds')
+def _seconds(text: str) -> tuple[float, float]:
+    least, comma, most = text.partition(',')
+    if not comma:
+        raise argparse.ArgumentTypeError(f'want two numbers, as in 2.5,6, got {text!r}')
+    longest_s = _between(most, FIRST_DRIVE_S[1], 'seconds')
+    return _between(least, longest_s, 'seconds'), longest_s
 
 
 def _between(text: str, most: float, what: str) -> float:

@@ -40,7 +40,7 @@ class Mischief:
     displaced: float = 0.5                  # the arms start anywhere over the table
     changed: float = 0.15                   # another instruction in mid-episode
     missed: float = 0.0                     # of arms that are anywhere: one low beside an object
-    patience_s: float = 0.0                 # no share: how long a policy drives at least
+    patience_s: tuple[float, float] | None = None   # no share: how long a policy drives
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,8 @@ class Player:
 
         With patience it drives on through a change, until it may be stuck.
         """
-        if self.mischief.patience_s:
-            long = round(rng.uniform(self.mischief.patience_s, FIRST_DRIVE_S[1]) * self._hz)
+        if self.mischief.patience_s is not None:
+            long = round(rng.uniform(*self.mischief.patience_s) * self._hz)
             if change >= 0:
                 yield _Span(0, change, None, {}, policy=True)
             yield _Span(max(0, change), max(0, change) + long, None, {}, policy=True)
