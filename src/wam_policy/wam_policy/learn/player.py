@@ -157,7 +157,7 @@ class Player:
     def _drives(self, rng: np.random.Generator, change: int) -> Iterator[_Span]:
         """Draw when the policy drives: from the start, and from a change on or often once more.
 
-        With patience it drives on through a change, until it may be stuck.
+        With patience it drives on through a change, for a time drawn from that span.
         """
         if self.mischief.patience_s is not None:
             long = round(rng.uniform(*self.mischief.patience_s) * self._hz)
