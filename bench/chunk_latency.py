@@ -27,8 +27,19 @@ from wam_policy.model.dit import VideoActionDiT  # noqa: E402
 
 from bench import cost, record  # noqa: E402  the path comes first
 
-COLUMNS = ('mode', 'cfg', 'chunk_ms', 'p99_ms', 'calls', 'call_ms', 'clean_ms', 'sampler_ms',
-           'TFLOP', 'TFLOP/s', 'of_matmul')
+COLUMNS = (
+    'mode',
+    'cfg',
+    'chunk_ms',
+    'p99_ms',
+    'calls',
+    'call_ms',
+    'clean_ms',
+    'sampler_ms',
+    'TFLOP',
+    'TFLOP/s',
+    'of_matmul',
+)
 IMAGE_TOKENS = cost.IMAGE_TOKENS
 FEWEST_ROUNDS = 3
 
@@ -45,9 +56,14 @@ def main() -> int:
         c = config.ModelConfig.from_dict({**c.to_dict(), 'layers': chosen.layers})
     head = {'preset': chosen.preset, 'layers': c.layers}
     if not chosen.paper:
-        head |= {'device': device_name(device), 'dtype': str(dtype).removeprefix('torch.'),
-                 'engine': chosen.engine, 'precision': chosen.precision,
-                 'threads': chosen.threads, 'torch': torch.__version__}
+        head |= {
+            'device': device_name(device),
+            'dtype': str(dtype).removeprefix('torch.'),
+            'engine': chosen.engine,
+            'precision': chosen.precision,
+            'threads': chosen.threads,
+            'torch': torch.__version__,
+        }
     if chosen.paper or chosen.dit_only:
         head['similarity'] = 'assumed 1: random weights say nothing of it'
     if chosen.paper:
@@ -62,8 +78,11 @@ def main() -> int:
     else:
         from bench import whole_chunk
 
-        rows = [whole_chunk.row(chosen, mode, cfg, device, dtype)
-                for mode in chosen.mode for cfg in chosen.cfg]
+        rows = [
+            whole_chunk.row(chosen, mode, cfg, device, dtype)
+            for mode in chosen.mode
+            for cfg in chosen.cfg
+        ]
         columns = ('mode', 'cfg', 'chunk_ms', 'p99_ms', 'commit_ms', 'stages_ms')
     print(', '.join(f'{name} {value}' for name, value in head.items() if name != 'similarity'))
     print(record.table(rows, columns))
@@ -74,20 +93,32 @@ def main() -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    made = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument('--preset', choices=tuple(config.PRESETS), default='tiny')
     made.add_argument('--device', default='cpu', help='cpu or cuda:N')
-    made.add_argument('--dtype', choices=('float32', 'bfloat16'),
-                      help='default: bfloat16 on cuda, else float32')
+    made.add_argument(
+        '--dtype', choices=('float32', 'bfloat16'), help='default: bfloat16 on cuda, else float32'
+    )
     made.add_argument('--mode', nargs='+', choices=tuple(sampler.MODES), default=['static8'])
-    made.add_argument('--cfg', nargs='+', type=float, default=[5.0],
-                      help='guidance scales; 1: conditional branch only (default: 5)')
+    made.add_argument(
+        '--cfg',
+        nargs='+',
+        type=float,
+        default=[5.0],
+        help='guidance scales; 1: conditional branch only (default: 5)',
+    )
     made.add_argument('--engine', default='eager', help=engine.CHOICES)
     made.add_argument('--precision', default='full', help='full, fp8, int8 or a calibration')
     made.add_argument('--rounds', type=int, default=20, help='chunks per fill')
-    made.add_argument('--budget', type=float, default=60.0, metavar='SECONDS',
-                      help='for the rounds of one row; at least 3 rounds run')
+    made.add_argument(
+        '--budget',
+        type=float,
+        default=60.0,
+        metavar='SECONDS',
+        help='for the rounds of one row; at least 3 rounds run',
+    )
     made.add_argument('--threads', type=int, default=1, help='of the CPU')
     made.add_argument('--layers', type=int, help='fewer layers than the preset has')
     made.add_argument('--embodiment', default='yam', help='of a whole chunk')
@@ -98,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 # ---- the transformer alone
+
 
 class Watched:
     """Time every pass of an engine; `calls` holds (pass, cached frames, new frames, ms)."""
@@ -122,6 +154,7 @@ class Watched:
 
 def clock_ms(device: torch.device) -> Callable[[], float]:
     """Give a clock that first waits for the device."""
+
     def now_ms() -> float:
         if device.type == 'cuda':
             torch.cuda.synchronize(device)
@@ -130,8 +163,9 @@ def clock_ms(device: torch.device) -> Callable[[], float]:
     return now_ms
 
 
-def random_model(c: config.ModelConfig, device: torch.device, dtype: torch.dtype
-                 ) -> VideoActionDiT:
+def random_model(
+    c: config.ModelConfig, device: torch.device, dtype: torch.dtype
+) -> VideoActionDiT:
     """Make a model of random weights, drawn where they stay."""
     with torch.device('meta'):
         model = VideoActionDiT(c).to(dtype)
@@ -142,26 +176,32 @@ def random_model(c: config.ModelConfig, device: torch.device, dtype: torch.dtype
             weight.fill_(0.0 if name.endswith('bias') else 1.0)
         else:
             inputs = weight.shape[1] if name.endswith('.W') else weight[0].numel()
-            weight.normal_(std=inputs ** -0.5)
+            weight.normal_(std=inputs**-0.5)
     return model
 
 
 class Window:
     """Go through the fills of one window with random latents."""
 
-    def __init__(self, model: VideoActionDiT, recipe: sampler.Recipe, run_by: engine.Engine
-                 ) -> None:
+    def __init__(
+        self, model: VideoActionDiT, recipe: sampler.Recipe, run_by: engine.Engine
+    ) -> None:
         self.model, self.recipe, self.c = model, recipe, model.config
-        self.guidance = Guidance(model, recipe, role=Role.BOTH, exchange=None,
-                                 guided_video=False, engine=run_by)
+        self.guidance = Guidance(
+            model, recipe, role=Role.BOTH, exchange=None, guided_video=False, engine=run_by
+        )
         text = self.drawn(1, self.c.text_len, self.c.text_dim)
         self.guidance.begin(text, -text)
         if self.c.image_context:
             self.guidance.look(self.drawn(1, IMAGE_TOKENS, self.c.image_dim))
         self.state = self.drawn(1, self.c.states_per_block, self.c.state_dim)
         self.noise = sampler.drawn_noise(
-            0, (1, self.c.latent_channels, self.c.frames_per_block, *self.c.latent_size),
-            (1, self.c.actions_per_block, self.c.action_dim), model.dtype, model.device)
+            0,
+            (1, self.c.latent_channels, self.c.frames_per_block, *self.c.latent_size),
+            (1, self.c.actions_per_block, self.c.action_dim),
+            model.dtype,
+            model.device,
+        )
 
     def drawn(self, *shape: int) -> torch.Tensor:
         return torch.randn(shape, device=self.model.device, dtype=self.model.dtype)
@@ -171,8 +211,10 @@ class Window:
         return self.drawn(1, channels, frames, *self.c.latent_size) if channels else None
 
     def commit(self, frames: int) -> None:
-        self.guidance.commit(self.drawn(1, self.c.latent_channels, frames, *self.c.latent_size),
-                             self.condition(frames))
+        self.guidance.commit(
+            self.drawn(1, self.c.latent_channels, frames, *self.c.latent_size),
+            self.condition(frames),
+        )
 
     def fills(self) -> Iterator[int]:
         """Commit block after block, as far as another prediction fits."""
@@ -188,8 +230,13 @@ class Window:
         return sampler.sample(self.recipe, *self.noise, velocity, guided_video=False)
 
 
-def dit_rows(c: config.ModelConfig, chosen: argparse.Namespace, device: torch.device,
-             dtype: torch.dtype, peak: float) -> Iterator[dict[str, Any]]:
+def dit_rows(
+    c: config.ModelConfig,
+    chosen: argparse.Namespace,
+    device: torch.device,
+    dtype: torch.dtype,
+    peak: float,
+) -> Iterator[dict[str, Any]]:
     """Measure every mode with every guidance scale on one model."""
     sampler.similarity = assumed_similar
     model = random_model(c, device, dtype)
@@ -212,8 +259,14 @@ def assumed_similar(older: torch.Tensor, newer: torch.Tensor) -> float:
 _similarity = sampler.similarity
 
 
-def dit_row(model: VideoActionDiT, mode: str, cfg: float, chosen: argparse.Namespace,
-            watched: Watched, peak: float) -> dict[str, Any]:
+def dit_row(
+    model: VideoActionDiT,
+    mode: str,
+    cfg: float,
+    chosen: argparse.Namespace,
+    watched: Watched,
+    peak: float,
+) -> dict[str, Any]:
     """Rehearse a window, then measure its chunks at every fill."""
     recipe = guided(mode, cfg)
     device, now_ms = model.device, clock_ms(model.device)
@@ -234,16 +287,22 @@ def dit_row(model: VideoActionDiT, mode: str, cfg: float, chosen: argparse.Names
             start_ms = now_ms()
             sample = window.chunk()
             chunks.append((fill, now_ms() - start_ms, watched.calls[before:], sample.evaluated))
-    cleans = [ms for kind, _, frames, ms in watched.calls
-              if kind == 'remember' and frames == model.config.frames_per_block]
+    cleans = [
+        ms
+        for kind, _, frames, ms in watched.calls
+        if kind == 'remember' and frames == model.config.frames_per_block
+    ]
     return summary(model, mode, cfg, chunks, cleans, peak) | {
-        'rehearsal_s': round(rehearsal_s, 2), 'rounds': len(chunks),
+        'rehearsal_s': round(rehearsal_s, 2),
+        'rounds': len(chunks),
         'kv_MB': round(sum(x.cache.nbytes for x in window.guidance.branches) / 1e6, 2),
-        'peak_memory_MB': round(peak_memory_mb(device), 1)}
+        'peak_memory_MB': round(peak_memory_mb(device), 1),
+    }
 
 
-def summary(model: VideoActionDiT, mode: str, cfg: float, chunks: list, cleans: list[float],
-            peak: float) -> dict[str, Any]:
+def summary(
+    model: VideoActionDiT, mode: str, cfg: float, chunks: list, cleans: list[float], peak: float
+) -> dict[str, Any]:
     """Put medians of all fills in a row, and each fill's beside."""
     fills = sorted({fill for fill, *_ in chunks})
     flops = {fill: cost.denoise(model.config, fill).mine for fill in fills}
@@ -251,20 +310,33 @@ def summary(model: VideoActionDiT, mode: str, cfg: float, chunks: list, cleans: 
     for fill in fills:
         taken = [ms for at, ms, *_ in chunks if at == fill]
         each = [ms for at, _, calls, _ in chunks if at == fill for *_, ms in calls]
-        by_fill[fill] = {'chunk_ms': milliseconds(taken), 'p99_ms': milliseconds(taken, 99),
-                         'call_ms': milliseconds(each), 'call_TFLOP': flops[fill] / 1e12}
+        by_fill[fill] = {
+            'chunk_ms': milliseconds(taken),
+            'p99_ms': milliseconds(taken, 99),
+            'call_ms': milliseconds(each),
+            'call_TFLOP': flops[fill] / 1e12,
+        }
     every = [ms for _, ms, *_ in chunks]
     calls = [ms for _, _, calls, _ in chunks for *_, ms in calls]
     overhead = [ms - sum(x[-1] for x in calls) for _, ms, calls, _ in chunks]
     spent = sum(flops[fill] * len(calls) for fill, _, calls, _ in chunks)
     rate = spent / (sum(every) / 1e3)
     return {
-        'mode': mode, 'cfg': cfg, 'chunk_ms': milliseconds(every),
-        'p99_ms': milliseconds(every, 99), 'evaluations': sum(chunks[-1][3]),
-        'calls': len(chunks[-1][2]), 'call_ms': milliseconds(calls),
-        'call_p99_ms': milliseconds(calls, 99), 'clean_ms': milliseconds(cleans),
-        'sampler_ms': milliseconds(overhead), 'TFLOP': round(spent / len(chunks) / 1e12, 6),
-        'TFLOP/s': round(rate / 1e12, 4), 'of_matmul': round(rate / peak, 3), 'fills': by_fill}
+        'mode': mode,
+        'cfg': cfg,
+        'chunk_ms': milliseconds(every),
+        'p99_ms': milliseconds(every, 99),
+        'evaluations': sum(chunks[-1][3]),
+        'calls': len(chunks[-1][2]),
+        'call_ms': milliseconds(calls),
+        'call_p99_ms': milliseconds(calls, 99),
+        'clean_ms': milliseconds(cleans),
+        'sampler_ms': milliseconds(overhead),
+        'TFLOP': round(spent / len(chunks) / 1e12, 6),
+        'TFLOP/s': round(rate / 1e12, 4),
+        'of_matmul': round(rate / peak, 3),
+        'fills': by_fill,
+    }
 
 
 def on_paper(c: config.ModelConfig, mode: str, cfg: float) -> dict[str, Any]:
@@ -281,16 +353,22 @@ def on_paper(c: config.ModelConfig, mode: str, cfg: float) -> dict[str, Any]:
     sampler.sample(recipe, nothing, nothing, velocity, guided_video=False)
     calls = len(asked) + (sum(asked) if recipe.guides_actions() else 0)
     passes = [cost.denoise(c, fill) for fill in fills]
-    return {'mode': mode, 'cfg': cfg, 'calls': calls,
-            'TFLOP': round(calls * sum(x.mine for x in passes) / len(fills) / 1e12, 4),
-            'released_TFLOP': round(2 * len(asked) * sum(x.released for x in passes)
-                                    / len(fills) / 1e12, 4)}
+    return {
+        'mode': mode,
+        'cfg': cfg,
+        'calls': calls,
+        'TFLOP': round(calls * sum(x.mine for x in passes) / len(fills) / 1e12, 4),
+        'released_TFLOP': round(
+            2 * len(asked) * sum(x.released for x in passes) / len(fills) / 1e12, 4
+        ),
+    }
 
 
 def guided(mode: str, cfg: float) -> sampler.Recipe:
     named = sampler.MODES[mode]
-    return sampler.Recipe(named.steps, named.shift, cfg, named.evaluations, named.dynamic,
-                          named.video_final_noise)
+    return sampler.Recipe(
+        named.steps, named.shift, cfg, named.evaluations, named.dynamic, named.video_final_noise
+    )
 
 
 def milliseconds(taken: Sequence[float], percentile: float = 50) -> float:
@@ -307,7 +385,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
         start_ms = now_ms()
         a @ b
         taken_ms.append(now_ms() - start_ms)
-    return 2 * size ** 3 / (min(taken_ms) / 1e3)
+    return 2 * size**3 / (min(taken_ms) / 1e3)
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -21,15 +21,16 @@ from wam_policy.core.trajectory import held  # noqa: E402
 
 from bench import record  # noqa: E402  the path comes first
 
-STEPS = 32                                  # 0.8 s
+STEPS = 32  # 0.8 s
 NEXT_NS = 200_000_000
 SIZES_RAD = (0.1, 0.3, 0.8)
 
 
 def main() -> int:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
     parser.add_argument('--plans', type=int, default=1000, help='a robot (default: %(default)s)')
     chosen = parser.parse_args()
@@ -43,7 +44,7 @@ def main() -> int:
 def row(name: str, plans: int) -> dict[str, object]:
     robot = embodiment.load(name)
     guard, bounds, grips = Guard(robot), limits.margined(robot), limits.gripping(robot)
-    body = robot.rest_of(robot.observed[len(robot.commanded):])
+    body = robot.rest_of(robot.observed[len(robot.commanded) :])
     rest = robot.rest_of(robot.commanded)
     base, rng = held(robot.commanded, rest, 0), np.random.default_rng(1)
     took_ms, looks, contacts = [], [], 0
@@ -62,9 +63,16 @@ def row(name: str, plans: int) -> dict[str, object]:
         contacts += ahead is not None
         base = plan if ahead is None else held(robot.commanded, rest, plan.start_ns)
     p50, p99, most = np.percentile(took_ms, [50, 99, 100])
-    return {'robot': name, 'plans': plans, 'with contact': contacts, 'ms p50': round(p50, 2),
-            'ms p99': round(p99, 2), 'ms max': round(most, 2),
-            'postures p50': float(np.median(looks)), 'postures max': int(max(looks))}
+    return {
+        'robot': name,
+        'plans': plans,
+        'with contact': contacts,
+        'ms p50': round(p50, 2),
+        'ms p99': round(p99, 2),
+        'ms max': round(most, 2),
+        'postures p50': float(np.median(looks)),
+        'postures max': int(max(looks)),
+    }
 
 
 if __name__ == '__main__':

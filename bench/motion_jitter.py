@@ -42,20 +42,25 @@ CHUNK_S, REPORT_S = 0.14, 0.02
 
 def main() -> int:
     """Measure, print, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
     parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.names())
     parser.add_argument('--seconds', type=float, default=30.0, help='(default: %(default)s)')
-    parser.add_argument('--burners', type=int, default=os.cpu_count() or 1,
-                        help='processes that compute beside it (default: one per core)')
+    parser.add_argument(
+        '--burners',
+        type=int,
+        default=os.cpu_count() or 1,
+        help='processes that compute beside it (default: one per core)',
+    )
     chosen = parser.parse_args()
     before = [round(x, 2) for x in os.getloadavg()]
     spawn = multiprocessing.get_context('spawn')
     beside = [spawn.Process(target=burn, daemon=True) for _ in range(chosen.burners)]
     for process in beside:
         process.start()
-    real_time = control_loop.favoured()     # what starts from here on, too: a robot is punctual
+    real_time = control_loop.favoured()  # what starts from here on, too: a robot is punctual
     beside.append(spawn.Process(target=surround, args=(chosen.embodiment, DOMAIN), daemon=True))
     beside[-1].start()
     try:
@@ -66,16 +71,25 @@ def main() -> int:
             process.join()
     print(record.table([row], list(row)))
     if chosen.json:
-        record.write(chosen.json, {
-            'question': 'lateness of the motion loop', 'burners': chosen.burners,
-            'load_average_before': before, 'rows': [row]})
+        record.write(
+            chosen.json,
+            {
+                'question': 'lateness of the motion loop',
+                'burners': chosen.burners,
+                'load_average_before': before,
+                'rows': [row],
+            },
+        )
     return 0
 
 
 def measured(name: str, seconds: float) -> dict[str, object]:
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=DOMAIN, args=[
-        '--ros-args', '-p', f'embodiment:={name}', '-p', 'enable_motion:=true'])
+    rclpy.init(
+        context=context,
+        domain_id=DOMAIN,
+        args=['--ros-args', '-p', f'embodiment:={name}', '-p', 'enable_motion:=true'],
+    )
     node = MotionNode(context=context)
     spinning = Spinning([node])
     try:
@@ -91,7 +105,7 @@ def measured(name: str, seconds: float) -> dict[str, object]:
         loop._lateness_s.clear()
         late, began_ticks = [], loop.late_ticks
         end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:     # the loop keeps ten seconds
+        while time.monotonic() < end_s:  # the loop keeps ten seconds
             time.sleep(min(5.0, max(0.0, end_s - time.monotonic())))
             late += [loop._lateness_s.popleft() for _ in range(len(loop._lateness_s))]
         status = node._snapshot()
@@ -101,10 +115,17 @@ def measured(name: str, seconds: float) -> dict[str, object]:
         node.destroy_node()
         rclpy.shutdown(context=context)
     p50, p99, most = np.percentile(np.array(late) * 1e3, [50, 99, 100])
-    return {'robot': name, 'ticks': len(late), 'ms p50': round(p50, 3), 'ms p99': round(p99, 3),
-            'ms max': round(most, 3), 'late ticks': loop.late_ticks - began_ticks,
-            'chunks executed': status.tally.accepted, 'state': status.state.name,
-            'executor': 'EventsExecutor, the loop a thread of its own'}
+    return {
+        'robot': name,
+        'ticks': len(late),
+        'ms p50': round(p50, 3),
+        'ms p99': round(p99, 3),
+        'ms max': round(most, 3),
+        'late ticks': loop.late_ticks - began_ticks,
+        'chunks executed': status.tally.accepted,
+        'state': status.state.name,
+        'executor': 'EventsExecutor, the loop a thread of its own',
+    }
 
 
 def burn() -> None:
@@ -121,8 +142,10 @@ def surround(name: str, domain: int) -> None:
     node = rclpy.create_node('around', context=context)
     rest, lock = robot.rest_of(robot.commanded), threading.Lock()
     grips = limits.gripping(robot)
-    followers = [Follower(c.joints, rest[[robot.commanded.index(j) for j in c.joints]])
-                 for c in robot.controllers]
+    followers = [
+        Follower(c.joints, rest[[robot.commanded.index(j) for j in c.joints]])
+        for c in robot.controllers
+    ]
     order = [robot.commanded.index(j) for c in robot.controllers for j in c.joints]
     joints = node.create_publisher(convert.JointStateMsg, '/joint_states', qos.JOINTS)
     chunks = node.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
@@ -135,8 +158,9 @@ def surround(name: str, domain: int) -> None:
             followers[number].accept(msg, now_ns())
 
     for number, controller in enumerate(robot.controllers):
-        node.create_subscription(JointTrajectory, controller.topic,
-                                 lambda msg, n=number: follow(n, msg), qos.TRAJECTORY)
+        node.create_subscription(
+            JointTrajectory, controller.topic, lambda msg, n=number: follow(n, msg), qos.TRAJECTORY
+        )
 
     def on_robot_timer() -> None:
         at, position = now_ns(), np.empty(len(robot.commanded))
@@ -144,8 +168,10 @@ def surround(name: str, domain: int) -> None:
             position[order] = np.concatenate([f.sample(at).position for f in followers])
         joints.publish(convert.joint_state_message(JointState(at, robot.commanded, position)))
 
-    reports = [node.create_publisher(JointTrajectoryControllerState, c.state_topic, qos.JOINTS)
-               for c in robot.controllers]
+    reports = [
+        node.create_publisher(JointTrajectoryControllerState, c.state_topic, qos.JOINTS)
+        for c in robot.controllers
+    ]
 
     def on_report_timer() -> None:
         at = now_ns()
@@ -161,8 +187,17 @@ def surround(name: str, domain: int) -> None:
         stamp = now_ns() - 80_000_000
         t = (stamp / 1e9 + np.arange(robot.horizon)[:, None] * robot.step_dt_s) % 1000
         rows = rest + np.where(grips, 0.0, 0.08) * (1 - np.cos(np.pi * t))
-        chunk = Chunk(stamp, 'one', next(sequence), robot.step_dt_s, robot.commanded, rows,
-                      rows[0], robot.contract, {})
+        chunk = Chunk(
+            stamp,
+            'one',
+            next(sequence),
+            robot.step_dt_s,
+            robot.commanded,
+            rows,
+            rows[0],
+            robot.contract,
+            {},
+        )
         chunks.publish(convert.chunk_message(chunk, robot.name, now_ns(), False))
 
     node.create_timer(0.01, on_robot_timer)

@@ -37,34 +37,54 @@ from bench import record  # noqa: E402  the path comes first
 
 MS = 1_000_000
 TOLERANCE = 1e-6
-KINDS = ('chunk', 'stream', 'stream', 'stream', 'wild', 'wild', 'broken', 'recover', 'recover',
-         'estop', 'reset', 'enable', 'disable', 'pause', 'blind')
+KINDS = (
+    'chunk',
+    'stream',
+    'stream',
+    'stream',
+    'wild',
+    'wild',
+    'broken',
+    'recover',
+    'recover',
+    'estop',
+    'reset',
+    'enable',
+    'disable',
+    'pause',
+    'blind',
+)
 FIRST = ('chunk', 'wild', 'wild', 'broken')
 NEXT = ('chunk', 'wild', 'wild', 'broken', 'estop', 'disable', 'pause', 'blind', 'enable')
 BATCH = 500
 # shares of the commands to each controller; None: nothing is lost, and nothing reported
 LOSSES = (0.05, 0.3, 0.6, 0.0, *6 * (None,))
 REPORT_MS, LATENCY_MS = (10, 20, 50), (0, 1, 30)
-TICK_MS = (10, 20, 40)      # 10 as in the node, and loops that are late all the time
-SETTLING_MS = 50            # before anything can happen
+TICK_MS = (10, 20, 40)  # 10 as in the node, and loops that are late all the time
+SETTLING_MS = 50  # before anything can happen
 
 
 def few_joints(robot: Embodiment) -> Embodiment:
     """Return the robot with three of its joints: limits hold joint by joint, plans are fast."""
     arm = [name for name in robot.commanded if robot.joint(name).kind != 'gripper']
     grip = next(name for name in robot.commanded if robot.joint(name).kind == 'gripper')
-    return replace(robot, commanded=(arm[1], arm[-1], grip), controllers=(
-        Controller('arm', '/arm', '/arm_state', (arm[1], arm[-1])),
-        Controller('grip', '/grip', '/grip_state', (grip,))))
+    return replace(
+        robot,
+        commanded=(arm[1], arm[-1], grip),
+        controllers=(
+            Controller('arm', '/arm', '/arm_state', (arm[1], arm[-1])),
+            Controller('grip', '/grip', '/grip_state', (grip,)),
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Say what happens, and what of it comes late."""
 
-    kind: str                               # one of KINDS
-    wait_ms: int                            # until the next event
-    age_ms: int                             # of the chunk's observation
+    kind: str  # one of KINDS
+    wait_ms: int  # until the next event
+    age_ms: int  # of the chunk's observation
     planning_ms: int
     seed: int
 
@@ -72,8 +92,13 @@ class Event:
 class Line:
     """Be one controller, the way to it that loses commands, and the way back of its reports."""
 
-    def __init__(self, controller: Controller, columns: np.ndarray, first: np.ndarray,
-                 rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        columns: np.ndarray,
+        first: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
         self.name, self.columns, self.rng = controller.name, columns, rng
         self.follower = Follower(controller.joints, first)
         self.every = int(rng.choice(REPORT_MS)) * MS
@@ -113,8 +138,9 @@ class History:
         rng = np.random.default_rng(seed)
         self.spec, self.full = robot, robot.limits()
         joints = len(robot.commanded)
-        share = np.where(rng.uniform(size=joints) < 0.2, rng.integers(0, 2, joints),
-                         rng.uniform(size=joints))
+        share = np.where(
+            rng.uniform(size=joints) < 0.2, rng.integers(0, 2, joints), rng.uniform(size=joints)
+        )
         self.first = self.full.lower + share * (self.full.upper - self.full.lower)
         self.loss = LOSSES[rng.integers(len(LOSSES))]
         column = {name: i for i, name in enumerate(robot.commanded)}
@@ -125,11 +151,11 @@ class History:
         self.motion = MotionControl(robot, dry_run=False)
         self.tick_ms, chosen_ms = SETTLING_MS, int(rng.choice(TICK_MS))
         self.now, self.sees, self.sequence, self.published = 10**12, True, 0, 0
-        self.advance(300)                   # a robot at rest that nobody has enabled yet
+        self.advance(300)  # a robot at rest that nobody has enabled yet
         self.tick_ms = chosen_ms
         self.publish(self.motion.enable(self.now)[0])
         if self.loss and rng.uniform() < 0.8:
-            self.now += 350 * MS            # on to where curves part: nobody looks meanwhile
+            self.now += 350 * MS  # on to where curves part: nobody looks meanwhile
 
     def play(self, events: Sequence[Event]) -> None:
         """Play the events and see that everything rests in the end."""
@@ -145,7 +171,7 @@ class History:
     def settle(self) -> None:
         """See that what motion believes is what is done, once nothing is lost any more."""
         self.loss = 0.0
-        self.advance(300)                   # a lost report and a late one
+        self.advance(300)  # a lost report and a late one
         believed = self.motion.executing
         if self.now > believed.start_ns and not self.motion.confirmed.unsure(self.now):
             wrong = np.abs(believed.at(self.now).position - self.where()).max()
@@ -178,8 +204,9 @@ class History:
     def check_one_curve(trajectory: Trajectory) -> None:
         """Check that each segment's jerk really leads from knot to knot."""
         h, jerk = trajectory.duration_s[:, None], trajectory.jerk
-        p, v, a = (getattr(trajectory, field)[:-1]
-                   for field in ('position', 'velocity', 'acceleration'))
+        p, v, a = (
+            getattr(trajectory, field)[:-1] for field in ('position', 'velocity', 'acceleration')
+        )
         end_p, end_v = p + h * (v + h * (a / 2 + h * jerk / 6)), v + h * (a + h * jerk / 2)
         assert np.abs(end_p - trajectory.position[1:]).max(initial=0.0) <= 1e-9, 'no one curve'
         assert np.abs(end_v - trajectory.velocity[1:]).max(initial=0.0) <= 1e-8, 'no one curve'
@@ -190,8 +217,7 @@ class History:
             self.now = min(self.now + self.tick_ms * MS, until)
             where = self.where()
             if self.sees:
-                self.motion.on_joints(
-                    JointState(self.now, self.spec.commanded, where), self.now)
+                self.motion.on_joints(JointState(self.now, self.spec.commanded, where), self.now)
             if self.loss is not None:
                 self.report()
             self.publish(self.motion.tick(self.now))
@@ -202,8 +228,9 @@ class History:
             said = line.report(self.now)
             if said is not None and self.motion.confirmed.wanted(line.name, self.now):
                 stamp, at = said
-                flaw = self.motion.on_set_point(SetPoint(
-                    line.name, stamp, at.position, at.velocity, at.acceleration), self.now)
+                flaw = self.motion.on_set_point(
+                    SetPoint(line.name, stamp, at.position, at.velocity, at.acceleration), self.now
+                )
                 assert flaw is None, flaw
 
     def plan(self, ms: int) -> None:
@@ -217,15 +244,25 @@ class History:
     def chunk(self, kind: str, age_ms: int, seed: int) -> Chunk:
         rng = np.random.default_rng(seed)
         here, joints = self.where(), len(self.spec.commanded)
-        self.sequence += rng.integers(0, 5) > 0         # now and then a duplicate
+        self.sequence += rng.integers(0, 5) > 0  # now and then a duplicate
         size = rng.choice([0.1, 1.0]) if kind == 'wild' else rng.choice([0.003, 0.02])
         rows = here + size * rng.normal(size=(self.spec.horizon, joints)).cumsum(axis=0)
         if kind == 'broken':
             rows[rng.integers(len(rows)), rng.integers(joints)] = rng.choice(
-                [np.nan, np.inf, -np.inf, 1e308, -1e30, 57.3])
-        session = f's{self.sequence // 15 - (rng.uniform() < 0.05)}'     # some are old
-        chunk = Chunk(self.now - age_ms * MS, session, int(self.sequence),
-                      self.spec.step_dt_s, self.spec.commanded, rows, here, self.spec.contract, {})
+                [np.nan, np.inf, -np.inf, 1e308, -1e30, 57.3]
+            )
+        session = f's{self.sequence // 15 - (rng.uniform() < 0.05)}'  # some are old
+        chunk = Chunk(
+            self.now - age_ms * MS,
+            session,
+            int(self.sequence),
+            self.spec.step_dt_s,
+            self.spec.commanded,
+            rows,
+            here,
+            self.spec.contract,
+            {},
+        )
         if kind == 'broken' and rng.uniform() < 0.3:
             chunk = replace(chunk, names=chunk.names[::-1])
         return chunk
@@ -253,7 +290,7 @@ class History:
         else:
             getattr(motion, kind)(self.now)
         self.plan(event.planning_ms)
-        self.plan(0)                        # what came too late is planned again
+        self.plan(0)  # what came too late is planned again
 
 
 def drawn(number: int) -> tuple[Embodiment, int, list[Event]]:
@@ -264,9 +301,20 @@ def drawn(number: int) -> tuple[Embodiment, int, list[Event]]:
     rng = np.random.default_rng([number, 7])
     robot = ROBOTS[rng.integers(len(ROBOTS))]
     kinds = [str(rng.choice(FIRST)), *rng.choice(NEXT, rng.integers(0, 3)).tolist()]
-    return robot, int(rng.integers(2**32)), [
-        Event(kind, int(rng.integers(1, 200)), int(rng.choice([20, 80, 150, 400, 900])),
-              int(rng.integers(0, 60)), int(rng.integers(2**32))) for kind in kinds]
+    return (
+        robot,
+        int(rng.integers(2**32)),
+        [
+            Event(
+                kind,
+                int(rng.integers(1, 200)),
+                int(rng.choice([20, 80, 150, 400, 900])),
+                int(rng.integers(0, 60)),
+                int(rng.integers(2**32)),
+            )
+            for kind in kinds
+        ],
+    )
 
 
 ROBOTS = [few_joints(load(name)) for name in ('agibot_g1', 'yam', 'droid')]
@@ -281,7 +329,7 @@ def batch(first: int, count: int) -> tuple[int, list[str]]:
             history = History(robot, seed)
             history.play(events)
             published += history.published
-        except Exception as error:          # noqa: BLE001 - whatever it is, it is the finding
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
             failed.append(f'{number}: {type(error).__name__}: {error}')
     return published, failed
 
@@ -291,8 +339,11 @@ def code() -> str:
 
     Comments and layout do not count.
     """
-    ours = [Path(module.__file__) for name, module in sorted(sys.modules.items())
-            if name.startswith('wam_policy.core.')]
+    ours = [
+        Path(module.__file__)
+        for name, module in sorted(sys.modules.items())
+        if name.startswith('wam_policy.core.')
+    ]
     digest = hashlib.sha256()
     for path in (*ours, Path(__file__)):
         digest.update((path.name + ast.dump(ast.parse(path.read_text()))).encode())
@@ -315,15 +366,19 @@ def before(path: Path | None, onto: bool) -> dict[str, Any]:
 
 def main() -> int:
     """Play, say how many held, write JSON after every batch; 1 if one did not hold."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--cases', type=int, default=10_000, help='in all (default: %(default)s)')
     parser.add_argument('--jobs', type=int, default=1, help='processes (default: %(default)s)')
     parser.add_argument('--minutes', type=float, default=1e9, help='begin no batch after these')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the record there')
-    parser.add_argument('--onto', action='store_true',
-                        help='go on with the number after the last one in FILE, if it is of this '
-                        'code; a proof may be played in several sittings')
+    parser.add_argument(
+        '--onto',
+        action='store_true',
+        help='go on with the number after the last one in FILE, if it is of this '
+        'code; a proof may be played in several sittings',
+    )
     chosen = parser.parse_args()
     try:
         known = before(chosen.json, chosen.onto)
@@ -333,19 +388,31 @@ def main() -> int:
     published, failed = known['trajectories checked'], list(known['failures'])
     with ProcessPoolExecutor(chosen.jobs) as pool:
         while played < chosen.cases and time.monotonic() - began_s <= 60 * chosen.minutes:
-            starts = range(played, chosen.cases, BATCH)[:chosen.jobs]
+            starts = range(played, chosen.cases, BATCH)[: chosen.jobs]
             counts = [min(BATCH, chosen.cases - start) for start in starts]
             for count, (out, wrong) in zip(counts, pool.map(batch, starts, counts), strict=True):
                 played, published, failed = played + count, published + out, failed + wrong
-            print(f'\r{played} histories, {published} trajectories, {len(failed)} failed', end='',
-                  flush=True)
+            print(
+                f'\r{played} histories, {published} trajectories, {len(failed)} failed',
+                end='',
+                flush=True,
+            )
             if chosen.json:
-                record.write(chosen.json, {
-                    'question': 'does any history of chunks break a limit', 'code': played_by,
-                    'asked for': chosen.cases, 'histories': played,
-                    'trajectories checked': published, 'failed': len(failed),
-                    'failures': failed, 'tolerance': TOLERANCE, 'processes': chosen.jobs,
-                    'seconds': round(known['seconds'] + time.monotonic() - began_s, 1)})
+                record.write(
+                    chosen.json,
+                    {
+                        'question': 'does any history of chunks break a limit',
+                        'code': played_by,
+                        'asked for': chosen.cases,
+                        'histories': played,
+                        'trajectories checked': published,
+                        'failed': len(failed),
+                        'failures': failed,
+                        'tolerance': TOLERANCE,
+                        'processes': chosen.jobs,
+                        'seconds': round(known['seconds'] + time.monotonic() - began_s, 1),
+                    },
+                )
     print()
     for line in failed[:20]:
         print(line)

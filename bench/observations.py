@@ -18,21 +18,28 @@ from wam_policy.core import embodiment  # noqa: E402  the path comes first
 from wam_policy.core.embodiment import Embodiment  # noqa: E402
 from wam_policy.worker.engine import Observations  # noqa: E402
 
-WANDER_RAD = 0.25           # of a joint, about its rest
-Sample = tuple[dict[str, np.ndarray], np.ndarray]       # picture per camera, posture [observed]
+WANDER_RAD = 0.25  # of a joint, about its rest
+Sample = tuple[dict[str, np.ndarray], np.ndarray]  # picture per camera, posture [observed]
 
 
 def main() -> int:
     """Record and write."""
-    parser = argparse.ArgumentParser(prog='wam engine observe', description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='wam engine observe',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('--embodiment', required=True, choices=embodiment.names())
     parser.add_argument('--out', type=Path, required=True, help='.npz')
     parser.add_argument('--bag', type=Path, help='folder of a bag; without one, simulate')
     parser.add_argument('--instruction', default='', help='of the bag')
     parser.add_argument('--blocks', type=int, default=12)
-    parser.add_argument('--frames', type=int, default=4, help='per block: 8 of the released '
-                        'models, 4 of the small ones (default: %(default)s)')
+    parser.add_argument(
+        '--frames',
+        type=int,
+        default=4,
+        help='per block: 8 of the released models, 4 of the small ones (default: %(default)s)',
+    )
     parser.add_argument('--hz', type=float, default=5.0, help='frame rate (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0)
     chosen = parser.parse_args()
@@ -44,8 +51,11 @@ def main() -> int:
         instruction, samples = simulated(robot, chosen.hz, chosen.seed, count)
     seen = [sample for _, sample in zip(range(count), samples, strict=False)]
     if len(seen) <= chosen.frames:
-        print(f'wam engine: {chosen.bag} has {len(seen)} complete frames, want '
-              f'{1 + chosen.frames} at least', file=sys.stderr)
+        print(
+            f'wam engine: {chosen.bag} has {len(seen)} complete frames, want '
+            f'{1 + chosen.frames} at least',
+            file=sys.stderr,
+        )
         return 1
     gathered(instruction, seen, chosen.frames).save(chosen.out)
     print(f'{chosen.out}: {len(seen)} frames of {len(seen[0][0])} cameras, {instruction!r}')
@@ -54,13 +64,12 @@ def main() -> int:
 
 def gathered(instruction: str, seen: list[Sample], frames: int) -> Observations:
     """Cut samples into one frame and whole blocks."""
-    seen = seen[:1 + (len(seen) - 1) // frames * frames]
+    seen = seen[: 1 + (len(seen) - 1) // frames * frames]
     views = {key: np.stack([pictures[key] for pictures, _ in seen]) for key in seen[0][0]}
     return Observations(instruction, views, np.stack([posture for _, posture in seen[::frames]]))
 
 
-def simulated(robot: Embodiment, hz: float, seed: int, count: int
-              ) -> tuple[str, Iterator[Sample]]:
+def simulated(robot: Embodiment, hz: float, seed: int, count: int) -> tuple[str, Iterator[Sample]]:
     """Give a task's instruction and samples of its scene."""
     from wam_sim.simulation import STEP_NS, Simulation
 
@@ -89,11 +98,14 @@ def wander(simulation: object, numbers: np.random.Generator) -> None:
     for controller in body.controllers:
         rest = body.rest_of(controller.joints)
         limits = body.limits(controller.joints)
-        goal = np.clip(rest + numbers.uniform(-WANDER_RAD, WANDER_RAD, len(rest)),
-                       limits.lower, limits.upper)
+        goal = np.clip(
+            rest + numbers.uniform(-WANDER_RAD, WANDER_RAD, len(rest)), limits.lower, limits.upper
+        )
         still = np.zeros((1, len(rest)))
-        reason = simulation.accept(controller.name, Points(
-            0, controller.joints, np.array([4_000_000_000]), goal[None], still, still))
+        reason = simulation.accept(
+            controller.name,
+            Points(0, controller.joints, np.array([4_000_000_000]), goal[None], still, still),
+        )
         if reason is not None:
             raise RuntimeError(f'{controller.name}: {reason}')
 
@@ -110,7 +122,7 @@ def bagged(robot: Embodiment, bag: Path, hz: float) -> Iterator[Sample]:
     with AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
         wanted = [x for x in reader.connections if x.topic in (*cameras, '/joint_states')]
         for connection, stamp_ns, raw in reader.messages(wanted):
-            if due_ns is not None and stamp_ns > due_ns:    # all of the due instant has come
+            if due_ns is not None and stamp_ns > due_ns:  # all of the due instant has come
                 yield dict(pictures), np.array([joints[name] for name in robot.observed])
                 due_ns = max(due_ns + round(1e9 / hz), stamp_ns)
             message = reader.deserialize(raw, connection.msgtype)
@@ -127,7 +139,7 @@ def rgb(message: object) -> np.ndarray:
     """Decode a sensor_msgs/Image of 8-bit colours; ValueError for another encoding."""
     if message.encoding not in ('rgb8', 'bgr8'):
         raise ValueError(f'pictures are {message.encoding}; want rgb8 or bgr8')
-    rows = message.data.reshape(message.height, message.step)[:, :3 * message.width]
+    rows = message.data.reshape(message.height, message.step)[:, : 3 * message.width]
     picture = rows.reshape(message.height, message.width, 3)
     return np.ascontiguousarray(picture[..., ::-1] if message.encoding == 'bgr8' else picture)
 

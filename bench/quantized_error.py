@@ -31,8 +31,9 @@ Prepare = Callable[[Policy], None]
 
 def main() -> int:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--checkpoint', default='preset:tiny')
     parser.add_argument('--embodiment', default='yam', choices=embodiment.names())
     parser.add_argument('--observations', type=Path)
@@ -53,21 +54,32 @@ def main() -> int:
     else:
         frames = plain.geometry.frames_per_block
         words, samples = observations.simulated(
-            robot, plain.loaded.dit.config.video_hz, 0, 1 + chosen.blocks * frames)
+            robot, plain.loaded.dit.config.video_hz, 0, 1 + chosen.blocks * frames
+        )
         seen = observations.gathered(words, list(samples), frames)
     want = np.stack(seen.lived(plain))
-    offsets = want - seen.joints[:len(want), None][..., commanded(plain)]
+    offsets = want - seen.joints[: len(want), None][..., commanded(plain)]
     rows = []
     for name, live in variants(policy, seen):
         rows.append({'variant': name, **error(np.stack(seen.lived(live)), want, offsets)})
-    print(f'{chosen.checkpoint}, {chosen.recipe}, {len(want)} queries of {robot.name}, targets '
-          f'move {np.abs(offsets).mean():.4f} rad on average')
+    print(
+        f'{chosen.checkpoint}, {chosen.recipe}, {len(want)} queries of {robot.name}, targets '
+        f'move {np.abs(offsets).mean():.4f} rad on average'
+    )
     print(record.table(rows, COLUMNS))
     if chosen.json:
-        record.write(chosen.json, {
-            'checkpoint': chosen.checkpoint, 'trained': plain.loaded.trained,
-            'embodiment': robot.name, 'recipe': chosen.recipe, 'queries': len(want),
-            'mean_offset_rad': float(np.abs(offsets).mean()), 'rows': rows})
+        record.write(
+            chosen.json,
+            {
+                'checkpoint': chosen.checkpoint,
+                'trained': plain.loaded.trained,
+                'embodiment': robot.name,
+                'recipe': chosen.recipe,
+                'queries': len(want),
+                'mean_offset_rad': float(np.abs(offsets).mean()),
+                'rows': rows,
+            },
+        )
     return 0
 
 
@@ -81,13 +93,16 @@ def variants(policy: Callable[..., Policy], seen: Observations) -> list[tuple[st
     for scheme in quantize.NUMBERS:
         watched = policy()
         calibration = quantize.simulated(
-            watched.loaded.dit, scheme, lambda live=watched: seen.lived(live))
+            watched.loaded.dit, scheme, lambda live=watched: seen.lived(live)
+        )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / 'calibration.json'
             calibration.save(path)
-            found += [(f'{scheme}, simulated by modelopt', watched),
-                      (f'{scheme}, calibrated', policy(precision=str(path))),
-                      (f'{scheme}, a scale per token', policy(precision=scheme))]
+            found += [
+                (f'{scheme}, simulated by modelopt', watched),
+                (f'{scheme}, calibrated', policy(precision=str(path))),
+                (f'{scheme}, a scale per token', policy(precision=scheme)),
+            ]
     return found
 
 
@@ -97,12 +112,17 @@ def error(got: np.ndarray, want: np.ndarray, offsets: np.ndarray) -> dict[str, f
     A cosine of absolute postures is near 1 whatever a model does.
     """
     moved = offsets + (got - want)
-    cosines = [float(a.ravel() @ b.ravel() / np.linalg.norm(a) / np.linalg.norm(b))
-               for a, b in zip(moved, offsets, strict=True)]
+    cosines = [
+        float(a.ravel() @ b.ravel() / np.linalg.norm(a) / np.linalg.norm(b))
+        for a, b in zip(moved, offsets, strict=True)
+    ]
     apart = np.abs(got - want)
-    return {'cosine': round(float(np.mean(cosines)), 6), 'lowest_cosine': round(min(cosines), 6),
-            'max_abs_rad': round(float(apart.max()), 6),
-            'mean_abs_rad': round(float(apart.mean()), 7)}
+    return {
+        'cosine': round(float(np.mean(cosines)), 6),
+        'lowest_cosine': round(min(cosines), 6),
+        'max_abs_rad': round(float(apart.max()), 6),
+        'mean_abs_rad': round(float(apart.mean()), 7),
+    }
 
 
 if __name__ == '__main__':

@@ -19,5 +19,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     cells = [[str(row.get(name, '')) for name in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     lines = [columns, *cells]
-    return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-                     .rstrip() for line in lines)
+    return '\n'.join(
+        '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -27,14 +27,21 @@ SIZES = {'640x480': (640, 480), '1280x720': (1280, 720)}
 
 def main() -> int:
     """Measure each load, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--seconds', type=float, default=20.0, help='(default: %(default)s)')
-    parser.add_argument('--hz', type=float, nargs='+', default=[30.0],
-                        help='pictures per second and camera (default: 30)')
+    parser.add_argument(
+        '--hz',
+        type=float,
+        nargs='+',
+        default=[30.0],
+        help='pictures per second and camera (default: 30)',
+    )
     parser.add_argument('--size', default='640x480', choices=SIZES)
-    parser.add_argument('--images', nargs='+', default=['jpeg'],
-                        choices=('jpeg', 'raw', 'compressed'))
+    parser.add_argument(
+        '--images', nargs='+', default=['jpeg'], choices=('jpeg', 'raw', 'compressed')
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
     parser.add_argument('--publish', type=float, metavar='HZ', help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -55,6 +62,7 @@ def publish(hz: float, size: tuple[int, int]) -> None:
     from wam_policy.core import embodiment
     from wam_policy.core.types import JointState as Posture
     from wam_policy.ros import convert, qos
+
     robot = embodiment.load(ROBOT)
     rclpy.init()
     node = rclpy.create_node('robot')
@@ -70,7 +78,7 @@ def publish(hz: float, size: tuple[int, int]) -> None:
         if passed_s * JOINTS_HZ >= sent_joints:
             sent_joints += 1
             joints.publish(convert.joint_state_message(Posture(now_ns, robot.observed, rest)))
-        if passed_s * hz * len(cameras) >= sent_pictures:       # one after the other
+        if passed_s * hz * len(cameras) >= sent_pictures:  # one after the other
             msg = shown[sent_pictures // len(cameras) % len(shown)]
             msg.header.stamp = convert.time(now_ns)
             # the number lets the reader count what is missing
@@ -91,11 +99,24 @@ def scene(size: tuple[int, int]) -> np.ndarray:
 def measured(images: str, hz: float, chosen: argparse.Namespace) -> dict:
     """Record one load and count what is missing."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, '-m', 'wam_policy.ros.record', '--robot', ROBOT, '--folder',
-                   folder, '--images', images, '--instruction', 'wave', '--seconds',
-                   str(chosen.seconds)]
-        robot = subprocess.Popen([sys.executable, __file__, '--publish', str(hz), '--size',
-                                  chosen.size])
+        command = [
+            sys.executable,
+            '-m',
+            'wam_policy.ros.record',
+            '--robot',
+            ROBOT,
+            '--folder',
+            folder,
+            '--images',
+            images,
+            '--instruction',
+            'wave',
+            '--seconds',
+            str(chosen.seconds),
+        ]
+        robot = subprocess.Popen(
+            [sys.executable, __file__, '--publish', str(hz), '--size', chosen.size]
+        )
         try:
             time.sleep(2.0)
             with subprocess.Popen(command, stdout=subprocess.DEVNULL) as recorder:
@@ -113,18 +134,26 @@ def measured(images: str, hz: float, chosen: argparse.Namespace) -> dict:
             robot.send_signal(signal.SIGTERM)
             robot.wait()
         counted = counts(next(Path(folder).iterdir()))
-    return {'images': images, 'size': chosen.size, 'camera_hz': hz, **counted,
-            'cpu_cores': round(cpu_s / wall_s, 2), 'peak_mb': round(peak_mb),
-            'load': round(os.getloadavg()[0], 1)}
+    return {
+        'images': images,
+        'size': chosen.size,
+        'camera_hz': hz,
+        **counted,
+        'cpu_cores': round(cpu_s / wall_s, 2),
+        'peak_mb': round(peak_mb),
+        'load': round(os.getloadavg()[0], 1),
+    }
 
 
 def counts(folder: Path) -> dict:
     """Return pictures and joint states there, and those missing between first and last."""
     from wam_policy.core import embodiment
     from wam_policy.learn import bag
+
     robot = embodiment.load(ROBOT)
-    cameras = {name for camera in robot.cameras
-               for name in (camera.topic, f'{camera.topic}/compressed')}
+    cameras = {
+        name for camera in robot.cameras for name in (camera.topic, f'{camera.topic}/compressed')
+    }
     numbers: dict[str, list[int]] = {}
     stamps_ns = []
     for message in bag.messages(folder, cameras | {'/joint_states'}):
@@ -136,11 +165,14 @@ def counts(folder: Path) -> dict:
     span_s = (stamps_ns[-1] - stamps_ns[0]) / 1e9
     about = bag.about(folder)
     size_mb = next(folder.glob('*.mcap')).stat().st_size / 1e6
-    return {'pictures': sum(map(len, numbers.values())),
-            'lost': sum(max(n) - min(n) + 1 - len(n) for n in numbers.values()),
-            'joints': len(stamps_ns),
-            'joints_lost': max(0, round(span_s * JOINTS_HZ) + 1 - len(stamps_ns)),
-            'counted_drops': int(about['dropped']), 'mb_per_s': round(size_mb / span_s, 1)}
+    return {
+        'pictures': sum(map(len, numbers.values())),
+        'lost': sum(max(n) - min(n) + 1 - len(n) for n in numbers.values()),
+        'joints': len(stamps_ns),
+        'joints_lost': max(0, round(span_s * JOINTS_HZ) + 1 - len(stamps_ns)),
+        'counted_drops': int(about['dropped']),
+        'mb_per_s': round(size_mb / span_s, 1),
+    }
 
 
 if __name__ == '__main__':

@@ -36,7 +36,7 @@ from wam_policy.worker.program import package_environment  # noqa: E402
 
 from bench import record  # noqa: E402  the path comes first
 
-WARM_UP = 10        # rounds that are not counted
+WARM_UP = 10  # rounds that are not counted
 SIZES = ((320, 176), (640, 480))
 ROBOT = 'agibot_g1'
 TARGETS = (24, 16)  # of a chunk of that robot: rows, commanded joints
@@ -44,14 +44,16 @@ TARGETS = (24, 16)  # of a chunk of that robot: rows, commanded joints
 
 def main() -> int:
     """Measure, print tables, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
     parser.add_argument('--rounds', type=int, default=300, help='measured (default: %(default)s)')
     parser.add_argument('--checkpoint', default='mini', help='(default: %(default)s)')
     parser.add_argument('--steps', type=int, default=1, help='network calls per query and branch')
-    parser.add_argument('--devices', default='cpu', help='of the workers: two for guidance '
-                        '(default: %(default)s)')
+    parser.add_argument(
+        '--devices', default='cpu', help='of the workers: two for guidance (default: %(default)s)'
+    )
     parser.add_argument('--seconds', type=float, default=8.0, help='per number of sessions')
     parser.add_argument('--echo', choices=('wire', 'server'), help=argparse.SUPPRESS)
     parser.add_argument('--fd', type=int, help=argparse.SUPPRESS)
@@ -66,9 +68,15 @@ def main() -> int:
     rows = [row for size in SIZES for row in latency_rows(size, chosen.rounds)]
     rows += throughput_rows(chosen)
     if chosen.json:
-        record.write(chosen.json, {
-            'checkpoint': Path(chosen.checkpoint).name, 'devices': chosen.devices,
-            'steps': chosen.steps, 'rows': rows})
+        record.write(
+            chosen.json,
+            {
+                'checkpoint': Path(chosen.checkpoint).name,
+                'devices': chosen.devices,
+                'steps': chosen.steps,
+                'rows': rows,
+            },
+        )
     return 0
 
 
@@ -95,8 +103,9 @@ class Instant:
     def commit(self, session: str, block: int, views: Any) -> dict[str, Any]:
         return {'cached_blocks': 0, 'window_fill': 0.2, 'rebuilds': 0, 'timings_ms': {}}
 
-    def query(self, session: str, sequence: int, joints: np.ndarray, seed: int,
-              newest: Any = None) -> np.ndarray:
+    def query(
+        self, session: str, sequence: int, joints: np.ndarray, seed: int, newest: Any = None
+    ) -> np.ndarray:
         return np.zeros(TARGETS)
 
 
@@ -106,19 +115,32 @@ async def echo_server() -> None:
     spoken = flavour.chosen('', robot)
     engine = Instant()
     desk = Desk(spoken, robot, engine, engine, 4, lambda line: None)
-    said = agreement.offered(spoken, robot, {}, {
-        'kind': 'clocked', 'first_frames': 1, 'frames_per_block': 4, 'frame_period_s': 0.2,
-        'window_blocks': 4})
+    said = agreement.offered(
+        spoken,
+        robot,
+        {},
+        {
+            'kind': 'clocked',
+            'first_frames': 1,
+            'frames_per_block': 4,
+            'frame_period_s': 0.2,
+            'window_blocks': 4,
+        },
+    )
     server = Server(desk, said, say=lambda line: None, each=False, engine=engine)
-    await server.run('127.0.0.1', 0, lambda port: print(
-        f'at ws://127.0.0.1:{port}', file=sys.stderr, flush=True))
+    await server.run(
+        '127.0.0.1',
+        0,
+        lambda port: print(f'at ws://127.0.0.1:{port}', file=sys.stderr, flush=True),
+    )
 
 
 @contextmanager
 def served(*command: str) -> Iterator[str]:
     """Run a server program; give its address."""
-    program = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True,
-                               env=package_environment({}))
+    program = subprocess.Popen(
+        [sys.executable, *command], stderr=subprocess.PIPE, text=True, env=package_environment({})
+    )
     try:
         assert program.stderr is not None
         said = []
@@ -139,18 +161,31 @@ def served(*command: str) -> Iterator[str]:
 def latency_rows(size: tuple[int, int], rounds: int) -> list[dict]:
     """Time three pictures there and a chunk back, both ways; print what the network added."""
     robot = embodiment.load(ROBOT)
-    arrays = {f'newest/{camera.key}': np.zeros((size[1], size[0], 3), np.uint8)
-              for camera in robot.cameras} | {'joints': robot.rest_of(robot.observed)}
-    query = wire.Message('query', {'session': 's', 'sequence': 1, 'stamp_ns': 1, 'seed': 0,
-                                   'id': 1}, arrays)
+    arrays = {
+        f'newest/{camera.key}': np.zeros((size[1], size[0], 3), np.uint8)
+        for camera in robot.cameras
+    } | {'joints': robot.rest_of(robot.observed)}
+    query = wire.Message(
+        'query', {'session': 's', 'sequence': 1, 'stamp_ns': 1, 'seed': 0, 'id': 1}, arrays
+    )
     direct = timed_program((__file__, '--echo', 'wire'), [], query, rounds)
     reset = wire.Message('reset', {'session': 's', 'instruction': 'x', 'id': 1})
-    commit = wire.Message('commit', {'session': 's', 'block': 0, 'id': 1}, {
-        name.replace('newest', 'frames'): view[None] for name, view in arrays.items()
-        if name != 'joints'})
+    commit = wire.Message(
+        'commit',
+        {'session': 's', 'block': 0, 'id': 1},
+        {
+            name.replace('newest', 'frames'): view[None]
+            for name, view in arrays.items()
+            if name != 'joints'
+        },
+    )
     with served(__file__, '--echo', 'server') as address:
-        remote = timed_program(('-m', 'wam_policy.remote.main', '--server', address,
-                                '--embodiment', ROBOT), [reset, commit], query, rounds)
+        remote = timed_program(
+            ('-m', 'wam_policy.remote.main', '--server', address, '--embodiment', ROBOT),
+            [reset, commit],
+            query,
+            rounds,
+        )
     rows = []
     for name, taken_ms in (('direct', direct), ('remote', remote)):
         rows.append({'what': f'3 x {size[0]}x{size[1]}, {name}', **spread(taken_ms)})
@@ -160,13 +195,17 @@ def latency_rows(size: tuple[int, int], rounds: int) -> list[dict]:
     return [*rows, {'what': f'3 x {size[0]}x{size[1]}, added', **added}]
 
 
-def timed_program(command: tuple[str, ...], before: list[wire.Message], query: wire.Message,
-                  rounds: int) -> list[float]:
+def timed_program(
+    command: tuple[str, ...], before: list[wire.Message], query: wire.Message, rounds: int
+) -> list[float]:
     """Ask a worker program over its socket; give each query's ms."""
     near, far = wire.pair()
-    program = subprocess.Popen([sys.executable, *command, '--fd', str(far.fileno())],
-                               pass_fds=[far.fileno()], env=package_environment({}),
-                               stderr=subprocess.DEVNULL)
+    program = subprocess.Popen(
+        [sys.executable, *command, '--fd', str(far.fileno())],
+        pass_fds=[far.fileno()],
+        env=package_environment({}),
+        stderr=subprocess.DEVNULL,
+    )
     far.close()
     if before:
         assert wire.receive(near, 60).kind == 'ready'
@@ -196,29 +235,56 @@ def timed(once: Callable[[], None], rounds: int) -> list[float]:
 
 def spread(taken_ms: list[float]) -> dict[str, float]:
     ordered = sorted(taken_ms)
-    return {'median_ms': ordered[len(ordered) // 2],
-            'p99_ms': ordered[math.ceil(0.99 * len(ordered)) - 1]}
+    return {
+        'median_ms': ordered[len(ordered) // 2],
+        'p99_ms': ordered[math.ceil(0.99 * len(ordered)) - 1],
+    }
 
 
 def throughput_rows(chosen: argparse.Namespace) -> list[dict]:
     """Count the chunks that 1, 2 and 4 clients get from one model, and one without the network."""
-    model = ('--checkpoint', chosen.checkpoint, '--embodiment', ROBOT, '--steps',
-             str(chosen.steps))
+    model = (
+        '--checkpoint',
+        chosen.checkpoint,
+        '--embodiment',
+        ROBOT,
+        '--steps',
+        str(chosen.steps),
+    )
     rows = []
 
     def counted(what: str, plan: Plan, sessions: int) -> None:
         counts = clients(plan, sessions, chosen.seconds)
-        rows.append({'what': what, 'chunks_per_s': sum(counts) / chosen.seconds,
-                     'slowest_per_s': min(counts) / chosen.seconds})
-        print('{what:<28} {chunks_per_s:5.1f} chunks/s in all, the slowest {slowest_per_s:.1f}'
-              .format(**rows[-1]))
+        rows.append(
+            {
+                'what': what,
+                'chunks_per_s': sum(counts) / chosen.seconds,
+                'slowest_per_s': min(counts) / chosen.seconds,
+            }
+        )
+        print(
+            '{what:<28} {chunks_per_s:5.1f} chunks/s in all, '
+            'the slowest {slowest_per_s:.1f}'.format(**rows[-1])
+        )
 
     devices = tuple(chosen.devices.split(','))
     counted('local workers', Plan(devices, model, guided=len(devices) > 1), 1)
-    with served('-m', 'wam_policy.serve.main', *model, '--devices', chosen.devices, '--port', '0',
-                '--quiet') as address:
-        remote = Plan(('cpu',), ('--server', address, '--embodiment', ROBOT), guided=False,
-                      program=(sys.executable, '-m', 'wam_policy.remote.main'))
+    with served(
+        '-m',
+        'wam_policy.serve.main',
+        *model,
+        '--devices',
+        chosen.devices,
+        '--port',
+        '0',
+        '--quiet',
+    ) as address:
+        remote = Plan(
+            ('cpu',),
+            ('--server', address, '--embodiment', ROBOT),
+            guided=False,
+            program=(sys.executable, '-m', 'wam_policy.remote.main'),
+        )
         for sessions in (1, 2, 4):
             counted(f'{sessions} sessions', remote, sessions)
     return rows
@@ -232,15 +298,24 @@ def clients(plan: Plan, sessions: int, seconds: float) -> list[int]:
         with Pair(plan) as pair:
             assert pair.wait_ready(300).state is State.READY
             pair.request('reset', {'session': 's', 'instruction': 'x'}, timeout_s=30)
-            pair.request('commit', {'session': 's', 'block': 0, 'stamps_ns': []}, {
-                f'frames/{camera.key}': np.zeros((1, 240, 320, 3), np.uint8)
-                for camera in robot.cameras}, timeout_s=30)
+            pair.request(
+                'commit',
+                {'session': 's', 'block': 0, 'stamps_ns': []},
+                {
+                    f'frames/{camera.key}': np.zeros((1, 240, 320, 3), np.uint8)
+                    for camera in robot.cameras
+                },
+                timeout_s=30,
+            )
             begin.wait()
             end_s = time.monotonic() + seconds
             while time.monotonic() < end_s:
-                pair.request('query', {'session': 's', 'sequence': counts[number], 'stamp_ns': 1,
-                                       'seed': 0}, {'joints': robot.rest_of(robot.observed)},
-                             timeout_s=30)
+                pair.request(
+                    'query',
+                    {'session': 's', 'sequence': counts[number], 'stamp_ns': 1, 'seed': 0},
+                    {'joints': robot.rest_of(robot.observed)},
+                    timeout_s=30,
+                )
                 counts[number] += 1
 
     threads = [threading.Thread(target=live, args=(number,)) for number in range(sessions)]

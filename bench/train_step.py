@@ -29,43 +29,72 @@ from wam_policy.model.rope import Rotation, line_angles, video_angles  # noqa: E
 from bench import cost, record  # noqa: E402  the path comes first
 from bench.chunk_latency import clock_ms, device_name, matmul_rate  # noqa: E402
 
-BF16, FLOAT = 2, 4                  # bytes
-ADAM_STATES = 2                     # float32, per trained value
-COPIES = 2                          # float32: gradient and averaged weights, per trained value
-SCORES_BYTES = 2e9                  # a CPU holds all attention scores; longer windows are counted
+BF16, FLOAT = 2, 4  # bytes
+ADAM_STATES = 2  # float32, per trained value
+COPIES = 2  # float32: gradient and averaged weights, per trained value
+SCORES_BYTES = 2e9  # a CPU holds all attention scores; longer windows are counted
 
 
 def main() -> int:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--preset', choices=tuple(PRESETS), default='dreamzero_14b')
     parser.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--rank', type=int, default=4)
     parser.add_argument('--blocks', type=int, nargs='+', help='of windows (default: 1 and all)')
     parser.add_argument('--rounds', type=int, default=1)
     parser.add_argument('--threads', type=int, default=1, help='of the CPU')
-    parser.add_argument('--rate', type=float, default=300.0, metavar='TFLOP/S',
-                        help='assumed of a GPU, for the estimate (default: %(default)s)')
+    parser.add_argument(
+        '--rate',
+        type=float,
+        default=300.0,
+        metavar='TFLOP/S',
+        help='assumed of a GPU, for the estimate (default: %(default)s)',
+    )
     parser.add_argument('--json', type=Path, metavar='FILE')
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     device, c = torch.device(chosen.device), preset(chosen.preset)
     layer = block(c, chosen.rank, device)
-    rows = [row(c, layer, blocks, chosen, device)
-            for blocks in chosen.blocks or (1, c.window_blocks)]
-    head = {'preset': chosen.preset, 'layers': c.layers, 'rank': chosen.rank, 'batch': 1,
-            'device': device_name(device), 'threads': chosen.threads, 'torch': torch.__version__,
-            'weights': 'random bfloat16; adapters float32 under autocast',
-            'measured': 'one block, forward and backward, recomputed; everything else multiplied',
-            'matmul_TFLOP/s': round(matmul_rate(device, torch.bfloat16) / 1e12, 4),
-            'memory': memory(c, layer)}
+    rows = [
+        row(c, layer, blocks, chosen, device) for blocks in chosen.blocks or (1, c.window_blocks)
+    ]
+    head = {
+        'preset': chosen.preset,
+        'layers': c.layers,
+        'rank': chosen.rank,
+        'batch': 1,
+        'device': device_name(device),
+        'threads': chosen.threads,
+        'torch': torch.__version__,
+        'weights': 'random bfloat16; adapters float32 under autocast',
+        'measured': 'one block, forward and backward, recomputed; everything else multiplied',
+        'matmul_TFLOP/s': round(matmul_rate(device, torch.bfloat16) / 1e12, 4),
+        'memory': memory(c, layer),
+    }
     print(', '.join(f'{name} {value}' for name, value in head.items() if name != 'memory'))
     print(', '.join(f'{name} {value}' for name, value in head['memory'].items()))
-    print(record.table(rows, ('blocks', 'tokens', 'layer_TFLOP', 'step_TFLOP', 'layer_s',
-                              'layer_TFLOP/s', 'kept_GB', 'layer_saved_GB', 'total_GB', 'step_s',
-                              'estimated_step_s')))
+    print(
+        record.table(
+            rows,
+            (
+                'blocks',
+                'tokens',
+                'layer_TFLOP',
+                'step_TFLOP',
+                'layer_s',
+                'layer_TFLOP/s',
+                'kept_GB',
+                'layer_saved_GB',
+                'total_GB',
+                'step_s',
+                'estimated_step_s',
+            ),
+        )
+    )
     if chosen.json:
         record.write(chosen.json, {**head, 'rows': rows})
     return 0
@@ -80,8 +109,9 @@ def block(c: ModelConfig, rank: int, device: torch.device) -> Block:
         made = Block(c).to(torch.bfloat16).requires_grad_(False)
     holder = nn.Module()
     holder.blocks = nn.ModuleList([made])
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS.pattern),
-                            holder)
+    inject_adapter_in_model(
+        LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS.pattern), holder
+    )
     for parameter in made.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -95,9 +125,11 @@ class Window:
         frames = 1 + blocks * c.frames_per_block
         clean = frames - c.frames_per_block
         video = video_angles(0, frames, c.grid, c.head_dim, device)
-        angles = [video[:clean * c.frame_tokens], video[c.frame_tokens:]]
-        angles += [line_angles(torch.arange(blocks * count, device=device), c.head_dim)
-                   for count in (c.actions_per_block, c.states_per_block)]
+        angles = [video[: clean * c.frame_tokens], video[c.frame_tokens :]]
+        angles += [
+            line_angles(torch.arange(blocks * count, device=device), c.head_dim)
+            for count in (c.actions_per_block, c.states_per_block)
+        ]
         self.rotation = Rotation.of(torch.cat(angles))
         # its shape follows from its values, which tensors that hold nothing do not have
         self.mask = teacher_forcing_mask(c, frames, True, torch.device('cpu'), True).to(device)
@@ -105,11 +137,13 @@ class Window:
 
         def drawn(*shape: int) -> Tensor:
             return torch.randn(1, *shape, dtype=torch.bfloat16, device=device)
+
         self.x = drawn(self.tokens, c.dim).requires_grad_()
         # the flow time of every token, for all layers
         self.modulation = drawn(self.tokens, 6, c.dim)
-        self.context = Words(drawn(c.text_len, c.dim), drawn(cost.IMAGE_TOKENS, c.dim)
-                             if c.image_context else None)
+        self.context = Words(
+            drawn(c.text_len, c.dim), drawn(cost.IMAGE_TOKENS, c.dim) if c.image_context else None
+        )
 
     @property
     def kept_bytes(self) -> int:
@@ -123,8 +157,9 @@ class Window:
         return self.modulation.nbytes + words + self.mask.nbytes
 
 
-def row(c: ModelConfig, layer: Block, blocks: int, chosen: argparse.Namespace,
-        device: torch.device) -> dict[str, Any]:
+def row(
+    c: ModelConfig, layer: Block, blocks: int, chosen: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
     """Count a window of so many blocks, measure the block on it where that fits, and multiply."""
     paper, window = on_paper(c, chosen.rank, blocks)
     with FlopCounterMode(display=False) as counter:
@@ -132,27 +167,35 @@ def row(c: ModelConfig, layer: Block, blocks: int, chosen: argparse.Namespace,
     flops, saved = counter.get_total_flops(), saved_bytes(paper, window)
     kept, shared, fixed = c.layers * window.kept_bytes, window.shared_bytes, memory(c, layer)
     found: dict[str, Any] = {
-        'blocks': blocks, 'tokens': window.tokens, 'layer_TFLOP': round(flops / 1e12, 3),
-        'step_TFLOP': round(c.layers * flops / 1e12, 1), 'kept_GB': round(kept / 1e9, 3),
-        'shared_GB': round(shared / 1e9, 3), 'layer_saved_GB': round(saved / 1e9, 3),
-        'total_GB': round(fixed['total_GB'] + (kept + shared + saved) / 1e9, 1)}
+        'blocks': blocks,
+        'tokens': window.tokens,
+        'layer_TFLOP': round(flops / 1e12, 3),
+        'step_TFLOP': round(c.layers * flops / 1e12, 1),
+        'kept_GB': round(kept / 1e9, 3),
+        'shared_GB': round(shared / 1e9, 3),
+        'layer_saved_GB': round(saved / 1e9, 3),
+        'total_GB': round(fixed['total_GB'] + (kept + shared + saved) / 1e9, 1),
+    }
     on_gpu = device.type == 'cuda'
-    if on_gpu or device.type == 'cpu' and BF16 * c.heads * window.tokens ** 2 < SCORES_BYTES:
+    if on_gpu or device.type == 'cpu' and BF16 * c.heads * window.tokens**2 < SCORES_BYTES:
         layer_s, peak = measured(layer, Window(c, blocks, device), chosen.rounds, device)
         found |= {'layer_s': round(layer_s, 4), 'layer_TFLOP/s': round(flops / layer_s / 1e12, 4)}
         if on_gpu:
-            return found | {'layer_peak_GB': round(peak / 1e9, 3),
-                            'step_s': round(c.layers * layer_s, 3)}
-    return found | {'estimated_step_s': round(c.layers * flops / chosen.rate / 1e12, 2),
-                    'estimated_at_TFLOP/s': chosen.rate}
+            return found | {
+                'layer_peak_GB': round(peak / 1e9, 3),
+                'step_s': round(c.layers * layer_s, 3),
+            }
+    return found | {
+        'estimated_step_s': round(c.layers * flops / chosen.rate / 1e12, 2),
+        'estimated_at_TFLOP/s': chosen.rate,
+    }
 
 
-def measured(layer: Block, window: Window, rounds: int, device: torch.device
-             ) -> tuple[float, int]:
+def measured(layer: Block, window: Window, rounds: int, device: torch.device) -> tuple[float, int]:
     """Return the median time of a forward and backward pass, s, and a GPU's peak, bytes."""
     now_ms, taken_s, on_gpu, before = clock_ms(device), [], device.type == 'cuda', 0
     if on_gpu:
-        stepped(layer, window, device)          # the first one is slow
+        stepped(layer, window, device)  # the first one is slow
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     for _ in range(rounds):
@@ -166,8 +209,16 @@ def measured(layer: Block, window: Window, rounds: int, device: torch.device
 def stepped(layer: Block, window: Window, device: torch.device) -> None:
     """Run the block forward and backward, its activations computed twice."""
     with torch.autocast(device.type if device.type != 'meta' else 'cpu', torch.bfloat16):
-        x = checkpoint(layer, window.x, window.modulation, window.rotation, window.context, None,
-                       window.mask, use_reentrant=False)
+        x = checkpoint(
+            layer,
+            window.x,
+            window.modulation,
+            window.rotation,
+            window.context,
+            None,
+            window.mask,
+            use_reentrant=False,
+        )
     x.backward(torch.ones_like(x))
     layer.zero_grad(set_to_none=True)
     window.x.grad = None
@@ -188,15 +239,18 @@ def saved_bytes(layer: Block, window: Window) -> int:
     seen: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        scores = tensor.ndim >= 3 and tensor.shape[-2] == window.tokens \
-            and tensor.shape[-1] in sights
+        scores = (
+            tensor.ndim >= 3 and tensor.shape[-2] == window.tokens and tensor.shape[-1] in sights
+        )
         if not scores and address(tensor) not in known:
             seen[address(tensor)] = tensor
         return tensor
 
     sights = {window.tokens, *(part.shape[1] for part in window.context if part is not None)}
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), \
-            torch.autocast('cpu', torch.bfloat16):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast('cpu', torch.bfloat16),
+    ):
         layer(window.x, window.modulation, window.rotation, window.context, None, window.mask)
     return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
 
@@ -212,20 +266,26 @@ def memory(c: ModelConfig, layer: Block) -> dict[str, Any]:
         model = VideoActionDiT(c)
     frozen = sum(p.numel() for p in layer.parameters() if not p.requires_grad)
     moving = sum(p.numel() for p in layer.parameters() if p.requires_grad)
-    whole = sum(p.numel() for part in (model.state_encoder, model.action_encoder,
-                                       model.action_decoder) for p in part.parameters())
+    whole = sum(
+        p.numel()
+        for part in (model.state_encoder, model.action_encoder, model.action_decoder)
+        for p in part.parameters()
+    )
     ends = sum(p.numel() for p in model.parameters()) - c.layers * frozen - whole
     trained = c.layers * moving + whole
     weights, adapters = BF16 * (c.layers * frozen + ends), FLOAT * trained
     extra = FLOAT * trained * (ADAM_STATES + COPIES)
-    return {'layer_weights_MB': round(BF16 * frozen / 1e6, 1),
-            'layer_adapters_MB': round(FLOAT * moving / 1e6, 3),
-            'layer_optimiser_MB': round(FLOAT * ADAM_STATES * moving / 1e6, 3),
-            'weights_GB': round(weights / 1e9, 2), 'trained_parameters': trained,
-            'trained_GB': round(adapters / 1e9, 3),
-            'optimiser_GB': round(FLOAT * ADAM_STATES * trained / 1e9, 3),
-            'gradients_and_averages_GB': round(FLOAT * COPIES * trained / 1e9, 3),
-            'total_GB': round((weights + adapters + extra) / 1e9, 2)}
+    return {
+        'layer_weights_MB': round(BF16 * frozen / 1e6, 1),
+        'layer_adapters_MB': round(FLOAT * moving / 1e6, 3),
+        'layer_optimiser_MB': round(FLOAT * ADAM_STATES * moving / 1e6, 3),
+        'weights_GB': round(weights / 1e9, 2),
+        'trained_parameters': trained,
+        'trained_GB': round(adapters / 1e9, 3),
+        'optimiser_GB': round(FLOAT * ADAM_STATES * trained / 1e9, 3),
+        'gradients_and_averages_GB': round(FLOAT * COPIES * trained / 1e9, 3),
+        'total_GB': round((weights + adapters + extra) / 1e9, 2),
+    }
 
 
 if __name__ == '__main__':

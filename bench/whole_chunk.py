@@ -14,13 +14,15 @@ from bench.chunk_latency import milliseconds, peak_memory_mb
 from bench.worker_roundtrip import wire_row
 
 
-def row(chosen: argparse.Namespace, mode: str, cfg: float, device: torch.device,
-        dtype: torch.dtype) -> dict[str, Any]:
+def row(
+    chosen: argparse.Namespace, mode: str, cfg: float, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
     """Live through windows of grey pictures; give medians and 99th percentiles in ms."""
     robot = embodiment.load(chosen.embodiment)
     loaded = checkpoint.load(f'preset:{chosen.preset}', device, dtype)
-    policy = Policy(loaded, robot, Choice(
-        mode, None, cfg, engine=chosen.engine, precision=chosen.precision))
+    policy = Policy(
+        loaded, robot, Choice(mode, None, cfg, engine=chosen.engine, precision=chosen.precision)
+    )
     worker.rehearsed(policy, 0)
     rest, geometry = robot.rest_of(robot.observed), policy.geometry
     policy.reset('pick up the red cube')
@@ -38,15 +40,28 @@ def row(chosen: argparse.Namespace, mode: str, cfg: float, device: torch.device,
         start_s = time.perf_counter()
         asked = policy.query(rest, number)
         chunks_ms.append(1e3 * (time.perf_counter() - start_s))
-        stages.append({f'commit {name}': ms for name, ms in committed.items()}
-                      | dict(asked.timings_ms))
+        stages.append(
+            {f'commit {name}': ms for name, ms in committed.items()} | dict(asked.timings_ms)
+        )
     wire = wire_row(50)
-    split = {name: {'median': milliseconds([x[name] for x in stages]),
-                    'p99': milliseconds([x[name] for x in stages], 99)} for name in stages[0]}
+    split = {
+        name: {
+            'median': milliseconds([x[name] for x in stages]),
+            'p99': milliseconds([x[name] for x in stages], 99),
+        }
+        for name in stages[0]
+    }
     split['transport'] = {'median': wire['p50_ms'], 'p99': wire['p99_ms']}
-    return {'mode': mode, 'cfg': cfg, 'embodiment': robot.name, 'rounds': len(chunks_ms),
-            'chunk_ms': milliseconds(chunks_ms), 'p99_ms': milliseconds(chunks_ms, 99),
-            'commit_ms': milliseconds(commits_ms), 'commit_p99_ms': milliseconds(commits_ms, 99),
-            'stages_ms': split, 'parameters': loaded.parameters,
-            'peak_memory_MB': round(peak_memory_mb(device), 1)}
-
+    return {
+        'mode': mode,
+        'cfg': cfg,
+        'embodiment': robot.name,
+        'rounds': len(chunks_ms),
+        'chunk_ms': milliseconds(chunks_ms),
+        'p99_ms': milliseconds(chunks_ms, 99),
+        'commit_ms': milliseconds(commits_ms),
+        'commit_p99_ms': milliseconds(commits_ms, 99),
+        'stages_ms': split,
+        'parameters': loaded.parameters,
+        'peak_memory_MB': round(peak_memory_mb(device), 1),
+    }

@@ -1,4 +1,5 @@
 """Make the checkout importable and hand over to the dispatcher."""
+
 import sys
 from pathlib import Path
 
@@ -6,4 +7,5 @@ if __name__ == '__main__':
     # `python cli` puts cli/ itself first on the path, where `test` and `setup` would shadow others
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     from cli.dispatch import main
+
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,5 @@
 """`./wam bag repair|info FOLDERS...`: look after recorded episodes."""
+
 from typing import NoReturn
 
 from cli import program

@@ -1,4 +1,5 @@
 """`./wam bench NAME`: one of the measurements in bench/, in the environment of this checkout."""
+
 import difflib
 import sys
 from typing import NoReturn
@@ -10,8 +11,11 @@ from cli.layout import Layout, checkout
 
 def names(layout: Layout) -> list[str]:
     """List the measurements: the files of bench/ that can be run."""
-    return sorted(path.stem for path in (layout.root / 'bench').glob('*.py')
-                  if "if __name__ == '__main__':" in path.read_text(encoding='utf-8'))
+    return sorted(
+        path.stem
+        for path in (layout.root / 'bench').glob('*.py')
+        if "if __name__ == '__main__':" in path.read_text(encoding='utf-8')
+    )
 
 
 def main(arguments: list[str]) -> int | NoReturn:
@@ -23,6 +27,8 @@ def main(arguments: list[str]) -> int | NoReturn:
     name, *rest = arguments
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        raise Failure(f'no measurement {name!r}: '
-                      + (f'did you mean {near[0]}?' if near else f'there are {", ".join(known)}'))
+        raise Failure(
+            f'no measurement {name!r}: '
+            + (f'did you mean {near[0]}?' if near else f'there are {", ".join(known)}')
+        )
     return program.become_file(f'bench/{name}.py', rest)

@@ -1,4 +1,5 @@
 """`./wam build`: colcon build over src/, symlinked so that Python edits need no build."""
+
 import argparse
 import os
 import shutil
@@ -12,8 +13,16 @@ from cli.process import run
 from cli.progress import Progress, say
 
 # What colcon compiles, copies or writes scripts from: its content matters.
-COPIED = ('package.xml', 'CMakeLists.txt', 'setup.py', 'setup.cfg', 'colcon.meta',
-          '*.msg', '*.srv', '*.action')
+COPIED = (
+    'package.xml',
+    'CMakeLists.txt',
+    'setup.py',
+    'setup.cfg',
+    'colcon.meta',
+    '*.msg',
+    '*.srv',
+    '*.action',
+)
 
 
 def key(layout: Layout) -> str:
@@ -21,8 +30,11 @@ def key(layout: Layout) -> str:
 
     Modules do not count: a Python package is linked as a folder.
     """
-    source = [path for path in (layout.root / 'src').rglob('*') if path.is_file()
-              and path.suffix != '.pyc' and '.egg-info' not in str(path.parent)]
+    source = [
+        path
+        for path in (layout.root / 'src').rglob('*')
+        if path.is_file() and path.suffix != '.pyc' and '.egg-info' not in str(path.parent)
+    ]
     copied = [path for path in source if any(path.match(pattern) for pattern in COPIED)]
     names = sorted(str(path.relative_to(layout.root)) for path in source if not is_module(path))
     found = ros.located(layout, os.environ)
@@ -37,7 +49,8 @@ def is_module(path: Path) -> bool:
 def is_ready(layout: Layout) -> bool:
     """Tell whether the last build still holds."""
     return (layout.install / 'local_setup.bash').is_file() and stamps.is_fresh(
-        layout.stamps / 'build', key(layout))
+        layout.stamps / 'build', key(layout)
+    )
 
 
 def ensure(layout: Layout) -> None:
@@ -52,11 +65,28 @@ def ensure(layout: Layout) -> None:
 def build(layout: Layout, extra: list[str]) -> None:
     """Run colcon; the same command and sources with an installed ROS 2 and with our prefix."""
     argv: list[str | Path] = [
-        layout.python, '-m', 'colcon', '--log-base', layout.root / 'log', 'build',
-        '--base-paths', layout.root / 'src', '--build-base', layout.root / 'build',
-        '--install-base', layout.install, '--metas', layout.root / 'colcon.meta',
-        '--symlink-install', '--event-handlers', 'console_cohesion+', *extra,
-        '--cmake-args', f'-DPython3_EXECUTABLE={layout.python}', '-DBUILD_TESTING=OFF']
+        layout.python,
+        '-m',
+        'colcon',
+        '--log-base',
+        layout.root / 'log',
+        'build',
+        '--base-paths',
+        layout.root / 'src',
+        '--build-base',
+        layout.root / 'build',
+        '--install-base',
+        layout.install,
+        '--metas',
+        layout.root / 'colcon.meta',
+        '--symlink-install',
+        '--event-handlers',
+        'console_cohesion+',
+        *extra,
+        '--cmake-args',
+        f'-DPython3_EXECUTABLE={layout.python}',
+        '-DBUILD_TESTING=OFF',
+    ]
     _forget_other_ros(layout)
     title = 'colcon build'
     with Progress() as progress, progress.step(title):
@@ -66,8 +96,14 @@ def build(layout: Layout, extra: list[str]) -> None:
             if line.startswith(('Starting', 'Finished')):
                 progress.detail(title, line.split(' [')[0])
 
-        run(title, argv, layout.logs / 'build.log', env=environment(layout), cwd=layout.root,
-            on_line=on_line)
+        run(
+            title,
+            argv,
+            layout.logs / 'build.log',
+            env=environment(layout),
+            cwd=layout.root,
+            on_line=on_line,
+        )
     if not extra:
         stamps.write(layout.stamps / 'build', before)
 
@@ -85,8 +121,10 @@ def _forget_other_ros(layout: Layout) -> None:
 def main(arguments: list[str]) -> int:
     """Build; further arguments go to `colcon build`."""
     parser = argparse.ArgumentParser(
-        prog='./wam build', description=__doc__,
-        epilog='Other arguments go to `colcon build`, e.g. --packages-select wam_msgs.')
+        prog='./wam build',
+        description=__doc__,
+        epilog='Other arguments go to `colcon build`, e.g. --packages-select wam_msgs.',
+    )
     _, extra = parser.parse_known_args(arguments)
     layout = checkout()
     setup.ensure(layout)

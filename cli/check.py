@@ -1,4 +1,5 @@
 """`./wam check DIR`: what a checkpoint folder is, lacks, needs and can drive."""
+
 from typing import NoReturn
 
 from cli import program

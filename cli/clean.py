@@ -1,4 +1,5 @@
 """Remove what setup and build made."""
+
 import argparse
 import shutil
 from pathlib import Path

@@ -1,4 +1,5 @@
 """`./wam curves CHECKPOINT`: draw what a training's logs and kept checkpoints tell."""
+
 from typing import NoReturn
 
 from cli import program

@@ -1,4 +1,5 @@
 """`./wam demo`: a simulated robot under ROS 2, moved by a World Action Model."""
+
 from typing import NoReturn
 
 from cli import program

@@ -1,4 +1,5 @@
 """The table of sub-commands: a new one is a line here and a file with `main(arguments)`."""
+
 import difflib
 import importlib
 import os

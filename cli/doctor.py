@@ -1,4 +1,5 @@
 """Show what is found, what is missing, and the fix."""
+
 import argparse
 import os
 import shutil
@@ -14,8 +15,8 @@ from cli.failure import Failure
 from cli.layout import Layout, checkout
 from cli.ros import Origin
 
-MEMORY_BYTES = 6 * 10**9      # the whole demo's limit
-SPARE_BYTES = 10**9           # once set up: logs, bags and builds
+MEMORY_BYTES = 6 * 10**9  # the whole demo's limit
+SPARE_BYTES = 10**9  # once set up: logs, bags and builds
 
 
 class Verdict(Enum):
@@ -38,16 +39,28 @@ class Finding:
 
 def findings(layout: Layout) -> list[Finding]:
     """Look at everything that the demo needs."""
-    result = [Finding('Python', Verdict.FINE, f'{sys.version.split()[0]} ({sys.executable})'),
-              system_packages(), ros2(layout), packages(layout), built(layout)]
+    result = [
+        Finding('Python', Verdict.FINE, f'{sys.version.split()[0]} ({sys.executable})'),
+        system_packages(),
+        ros2(layout),
+        packages(layout),
+        built(layout),
+    ]
     if all(finding.verdict is Verdict.FINE for finding in result[2:4]):
         env = environment(layout)
-        result += [asked(layout, env, 'imports', 'packages', './wam clean, then ./wam setup'),
-                   asked(layout, env, 'cameras', 'render', 'apt-get install libosmesa6'),
-                   asked(layout, env, 'DDS', 'dds',
-                         'see that the loopback device is up (ip link show lo) and that '
-                         'ROS_DOMAIN_ID, RMW_IMPLEMENTATION and CYCLONEDDS_URI are yours'),
-                   graphics(layout, env)]
+        result += [
+            asked(layout, env, 'imports', 'packages', './wam clean, then ./wam setup'),
+            asked(layout, env, 'cameras', 'render', 'apt-get install libosmesa6'),
+            asked(
+                layout,
+                env,
+                'DDS',
+                'dds',
+                'see that the loopback device is up (ip link show lo) and that '
+                'ROS_DOMAIN_ID, RMW_IMPLEMENTATION and CYCLONEDDS_URI are yours',
+            ),
+            graphics(layout, env),
+        ]
     return [*result, disk(layout), memory()]
 
 
@@ -67,8 +80,9 @@ def ros2(layout: Layout) -> Finding:
     except Failure as e:
         return Finding('ROS 2', Verdict.MISSING, 'not Jazzy', str(e))
     if found.origin is Origin.ASSEMBLED and not prefix.is_ready(layout):
-        return Finding('ROS 2', Verdict.MISSING, 'Jazzy is neither installed nor assembled',
-                       './wam setup')
+        return Finding(
+            'ROS 2', Verdict.MISSING, 'Jazzy is neither installed nor assembled', './wam setup'
+        )
     return Finding('ROS 2', Verdict.FINE, f'Jazzy, {found.origin.value} ({found.prefix})')
 
 
@@ -79,8 +93,9 @@ def packages(layout: Layout) -> Finding:
     except Failure:
         ready = layout.python.exists()
     if not ready:
-        return Finding('packages', Verdict.MISSING, 'not installed, or older than the pins',
-                       './wam setup')
+        return Finding(
+            'packages', Verdict.MISSING, 'not installed, or older than the pins', './wam setup'
+        )
     return Finding('packages', Verdict.FINE, 'as pinned in setup/requirements.txt')
 
 
@@ -93,8 +108,9 @@ def built(layout: Layout) -> Finding:
     except Failure:
         fresh = False
     if not fresh:
-        return Finding('build', Verdict.NOTE, 'older than src/; demo and test build first',
-                       './wam build')
+        return Finding(
+            'build', Verdict.NOTE, 'older than src/; demo and test build first', './wam build'
+        )
     return Finding('build', Verdict.FINE, 'up to date')
 
 
@@ -102,8 +118,15 @@ def asked(layout: Layout, env: dict[str, str], subject: str, question: str, fix:
     """Put a question to the environment; see `cli/inside.py`."""
     argv = [layout.python, Path(__file__).with_name('inside.py'), question]
     try:
-        result = subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True,
-                                text=True, timeout=60, check=False)
+        result = subprocess.run(
+            argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return Finding(subject, Verdict.MISSING, 'no answer in 60 s', fix)
     if result.returncode != 0:
@@ -117,8 +140,12 @@ def graphics(layout: Layout, env: dict[str, str]) -> Finding:
     finding = asked(layout, env, 'GPU', 'gpu', 'see nvidia-smi')
     if finding.verdict is Verdict.FINE and not finding.text.startswith('none'):
         return finding
-    return Finding('GPU', Verdict.NOTE, finding.text, 'fine for the mini model; the released '
-                   'models need a CUDA GPU and its driver')
+    return Finding(
+        'GPU',
+        Verdict.NOTE,
+        finding.text,
+        'fine for the mini model; the released models need a CUDA GPU and its driver',
+    )
 
 
 def disk(layout: Layout) -> Finding:
@@ -136,8 +163,9 @@ def memory() -> Finding:
     total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     text = f'{total / 1e9:.1f} GB, {os.cpu_count()} cores'
     if total < MEMORY_BYTES:
-        return Finding('machine', Verdict.NOTE, text,
-                       f'the demo may use up to {MEMORY_BYTES / 1e9:.0f} GB')
+        return Finding(
+            'machine', Verdict.NOTE, text, f'the demo may use up to {MEMORY_BYTES / 1e9:.0f} GB'
+        )
     return Finding('machine', Verdict.FINE, text)
 
 

@@ -1,10 +1,11 @@
 """A ROS domain in which nobody on this machine is."""
+
 from collections.abc import Iterable
 from pathlib import Path
 
 # above that, DDS ports run into those that the kernel hands out
 DOMAINS = range(1, 101)
-FIRST_PORT, PORTS = 7400, 250       # of domain 0, and how many each domain has (RTPS 9.6.1.1)
+FIRST_PORT, PORTS = 7400, 250  # of domain 0, and how many each domain has (RTPS 9.6.1.1)
 SOCKETS = (Path('/proc/net/udp'), Path('/proc/net/udp6'))
 
 
@@ -21,7 +22,11 @@ def free(seed: int, tables: Iterable[Path] = SOCKETS) -> int:
 
 def taken(tables: Iterable[Path] = SOCKETS) -> set[int]:
     """Return the domains in which a UDP port is open."""
-    lines = [line.split() for table in tables if table.is_file()
-             for line in table.read_text().splitlines()[1:]]
+    lines = [
+        line.split()
+        for table in tables
+        if table.is_file()
+        for line in table.read_text().splitlines()[1:]
+    ]
     ports = [int(words[1].rpartition(':')[2], 16) for words in lines if len(words) > 1]
     return {(port - FIRST_PORT) // PORTS for port in ports}

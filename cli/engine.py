@@ -1,4 +1,5 @@
 """`./wam engine COMMAND`: calibrate a checkpoint, export its passes, build it for this GPU."""
+
 import sys
 from typing import NoReturn
 

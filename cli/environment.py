@@ -1,4 +1,5 @@
 """The environment in which everything of ours runs: ROS 2, what was built, the Python packages."""
+
 import os
 import subprocess
 from collections.abc import Mapping
@@ -11,8 +12,10 @@ from cli.ros import Origin
 
 # Participants on one machine find each other by unicast to port numbers derived from an index,
 # and Cyclone DDS tries only so many. A demo beside a test run needs more than its default.
-DISCOVERY = ('<Discovery><ParticipantIndex>auto</ParticipantIndex>'
-             '<MaxAutoParticipantIndex>119</MaxAutoParticipantIndex></Discovery>')
+DISCOVERY = (
+    '<Discovery><ParticipantIndex>auto</ParticipantIndex>'
+    '<MaxAutoParticipantIndex>119</MaxAutoParticipantIndex></Discovery>'
+)
 # A 640x480 picture is 0.9 MB of datagrams and three cameras send at once: in the 1 MB that Cyclone
 # DDS asks for by itself, 1 % of the pictures was lost at 45 Hz on two busy cores, in 4 MB none.
 RECEIVE_BUFFER = 4 * 2**20
@@ -53,10 +56,17 @@ def _receive_buffer() -> str:
 def _sourced(scripts: list[str], environ: Mapping[str, str]) -> dict[str, str]:
     """Source shell scripts in bash and read the environment that results."""
     code = 'for script in "$@"; do . "$script" || exit 1; done; exec env -0'
-    result = subprocess.run(['bash', '-c', code, 'wam', *scripts], env=dict(environ),
-                            stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    result = subprocess.run(
+        ['bash', '-c', code, 'wam', *scripts],
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
     if result.returncode != 0:
-        raise Failure(f'cannot source {" ".join(scripts)}: '
-                      f'{result.stderr.decode(errors="replace").strip()[-200:]}')
+        raise Failure(
+            f'cannot source {" ".join(scripts)}: '
+            f'{result.stderr.decode(errors="replace").strip()[-200:]}'
+        )
     pairs = (entry.partition('=') for entry in result.stdout.decode().split('\0') if entry)
     return {name: value for name, _, value in pairs if name not in ('_', 'SHLVL')}

@@ -1,4 +1,5 @@
 """`./wam eval`: try a policy on scenes it never saw, and report."""
+
 from typing import NoReturn
 
 from cli import program

@@ -1,4 +1,5 @@
 """`./wam export BAGS... OUT`: turn episodes into a data set."""
+
 from typing import NoReturn
 
 from cli import program

@@ -1,4 +1,5 @@
 """Failures that end a command with one line, and how raw output becomes such a line."""
+
 import errno
 import re
 
@@ -9,18 +10,24 @@ class Failure(Exception):
 
 # what programs print -> what the user needs to know; the first match wins
 KNOWN_OUTPUT = (
-    (r'no space left on device|os error 28|errno 28|disk quota exceeded',
-     'the disk is full: free some space (setup needs 9 GB) and run ./wam setup again'),
-    (r'name resolution|could not resolve|dns error|network is unreachable|connection refused'
-     r'|error sending request|failed to establish|connection error|client error \(connect\)'
-     r'|newconnectionerror|connecttimeout|could not connect|timed out|max retries exceeded'
-     r'|no route to host|tunnel connection failed|proxyerror|failed to fetch'
-     r'|\(from versions: none\)',
-     'no network, or the package index cannot be reached: '
-     'check the connection or the proxy and run ./wam setup again'),
-    (r'do not match the hashes|hash mismatch',
-     'a download is not the file that was pinned (sha256 differs): '
-     'remove .wam/downloads and run ./wam setup again'),
+    (
+        r'no space left on device|os error 28|errno 28|disk quota exceeded',
+        'the disk is full: free some space (setup needs 9 GB) and run ./wam setup again',
+    ),
+    (
+        r'name resolution|could not resolve|dns error|network is unreachable|connection refused'
+        r'|error sending request|failed to establish|connection error|client error \(connect\)'
+        r'|newconnectionerror|connecttimeout|could not connect|timed out|max retries exceeded'
+        r'|no route to host|tunnel connection failed|proxyerror|failed to fetch'
+        r'|\(from versions: none\)',
+        'no network, or the package index cannot be reached: '
+        'check the connection or the proxy and run ./wam setup again',
+    ),
+    (
+        r'do not match the hashes|hash mismatch',
+        'a download is not the file that was pinned (sha256 differs): '
+        'remove .wam/downloads and run ./wam setup again',
+    ),
 )
 
 

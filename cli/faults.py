@@ -1,4 +1,5 @@
 """`./wam faults`: faults injected into a running stack, and what the robot does about each."""
+
 import os
 from typing import NoReturn
 

@@ -2,6 +2,7 @@
 
 `inside.py QUESTION` prints one line, or exits with an error whose last line is the reason.
 """
+
 import subprocess
 import sys
 import time
@@ -15,16 +16,21 @@ def packages() -> str:
     import numpy
     import rclpy
     import torch
-    return (f'torch {torch.__version__}, numpy {numpy.__version__}, mujoco {mujoco.__version__}, '
-            f'rclpy from {rclpy.__path__[0]}')
+
+    return (
+        f'torch {torch.__version__}, numpy {numpy.__version__}, mujoco {mujoco.__version__}, '
+        f'rclpy from {rclpy.__path__[0]}'
+    )
 
 
 def render() -> str:
     """Draw a picture off screen and see that something is on it."""
     import mujoco
+
     model = mujoco.MjModel.from_xml_string(
         '<mujoco><worldbody><light pos="0 0 3"/><geom type="sphere" size="1" rgba="1 0 0 1"/>'
-        '</worldbody></mujoco>')
+        '</worldbody></mujoco>'
+    )
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     with mujoco.Renderer(model, 32, 32) as renderer:
@@ -38,6 +44,7 @@ def render() -> str:
 def gpu() -> str:
     """Name the GPUs that torch can use."""
     import torch
+
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return ', '.join(names) or 'none that torch can use: the model runs on the CPU'
 
@@ -46,6 +53,7 @@ def dds() -> str:
     """Hear a message from another process over the loopback device."""
     import rclpy
     from std_msgs.msg import String
+
     rclpy.init()
     node = rclpy.create_node('wam_doctor_receiver')
     heard = []
@@ -64,6 +72,7 @@ def dds_sender() -> str:
     """Send until stopped, at most as long as the receiver listens."""
     import rclpy
     from std_msgs.msg import String
+
     rclpy.init()
     publisher = rclpy.create_node('wam_doctor_sender').create_publisher(String, 'wam_doctor', 1)
     start = time.monotonic()
@@ -73,8 +82,13 @@ def dds_sender() -> str:
     return 'sent'
 
 
-QUESTIONS = {'packages': packages, 'render': render, 'gpu': gpu, 'dds': dds,
-             'dds_sender': dds_sender}
+QUESTIONS = {
+    'packages': packages,
+    'render': render,
+    'gpu': gpu,
+    'dds': dds,
+    'dds_sender': dds_sender,
+}
 
 if __name__ == '__main__':
     print(QUESTIONS[sys.argv[1]]())

@@ -1,4 +1,5 @@
 """Where things lie inside the checkout. Nothing of ours lies outside it."""
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """One setup or build at a time in a checkout; a second one waits for the first."""
+
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager

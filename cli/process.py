@@ -1,4 +1,5 @@
 """Run the programs that setup and build need, their output in a log file."""
+
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +11,15 @@ from cli.failure import Failure, explained
 _running: set[subprocess.Popen] = set()
 
 
-def run(what: str, argv: Sequence[str | Path], log: Path, *, env: Mapping[str, str] | None = None,
-        cwd: Path | None = None, on_line: Callable[[str], None] | None = None) -> str:
+def run(
+    what: str,
+    argv: Sequence[str | Path],
+    log: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> str:
     """Run a program to its end and return its output; `on_line` sees each line as it comes.
 
     Raises Failure with one line when the program cannot start or exits with an error.
@@ -21,8 +29,15 @@ def run(what: str, argv: Sequence[str | Path], log: Path, *, env: Mapping[str, s
     with log.open('w') as file:
         try:
             process = subprocess.Popen(
-                [str(word) for word in argv], env=env, cwd=cwd, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
+                [str(word) for word in argv],
+                env=env,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors='replace',
+            )
         except FileNotFoundError as e:
             raise Failure(f'{what}: {argv[0]} is not installed') from e
         _running.add(process)

@@ -1,4 +1,5 @@
 """Hand over to a module of the stack, as this very process: signals and exit code are its own."""
+
 import os
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
 """`./wam recipe --out DIR`: make wam-mini again, from nothing."""
+
 from typing import NoReturn
 
 from cli import program

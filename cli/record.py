@@ -1,4 +1,5 @@
 """`./wam record`: record an episode beside a running stack."""
+
 from typing import NoReturn
 
 from cli import program

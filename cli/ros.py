@@ -1,4 +1,5 @@
 """Find the ROS 2 to use: one that is sourced, one that is installed, or our own prefix."""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -40,7 +41,8 @@ def located(layout: Layout, environ: Mapping[str, str], installed: Path = INSTAL
     if distro and distro != 'jazzy':
         raise Failure(
             f'ROS 2 {distro} is sourced in this shell and this project needs Jazzy: '
-            'open a shell that does not source it')
+            'open a shell that does not source it'
+        )
     sourced = _sourced_prefix(environ) if distro else None
     if sourced is not None and sourced != layout.prefix:
         return Ros(Origin.SOURCED, sourced)

@@ -1,4 +1,5 @@
 """`./wam serve`: our engine behind the OpenPI protocol, for clients here or elsewhere."""
+
 from typing import NoReturn
 
 from cli import program

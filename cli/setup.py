@@ -1,4 +1,5 @@
 """Get all that is needed: system packages, ROS 2 where none is installed, Python packages."""
+
 import argparse
 import os
 import re
@@ -21,16 +22,21 @@ NEEDED_BYTES = 9 * 10**9
 def is_ready(layout: Layout) -> bool:
     """Tell whether there is nothing left to set up."""
     assembled = ros.located(layout, os.environ).origin is Origin.ASSEMBLED
-    return (venv.is_ready(layout) and (not assembled or prefix.is_ready(layout))
-            and not system.missing_packages())
+    return (
+        venv.is_ready(layout)
+        and (not assembled or prefix.is_ready(layout))
+        and not system.missing_packages()
+    )
 
 
 def ensure(layout: Layout) -> None:
     """Set up what is not set up yet; every step can be interrupted and run again."""
     if re.search(r'[\s:]', str(layout.root)):
         # scripts cannot name such an interpreter in their first line, nor can search paths
-        raise Failure(f'the path of this checkout, {str(layout.root)!r}, has a space or colon, '
-                      'which ROS 2 cannot handle: move the checkout')
+        raise Failure(
+            f'the path of this checkout, {str(layout.root)!r}, has a space or colon, '
+            'which ROS 2 cannot handle: move the checkout'
+        )
     if not is_ready(layout):
         with exclusive(layout):
             _set_up(layout)
@@ -41,8 +47,10 @@ def _set_up(layout: Layout) -> None:
     found = ros.located(layout, os.environ)
     free = shutil.disk_usage(layout.root).free
     if not layout.venv.exists() and free < NEEDED_BYTES:
-        raise Failure(f'the disk has {free / 1e9:.1f} GB left and setup needs '
-                      f'{NEEDED_BYTES / 1e9:.0f} GB: free some space and run ./wam setup again')
+        raise Failure(
+            f'the disk has {free / 1e9:.1f} GB left and setup needs '
+            f'{NEEDED_BYTES / 1e9:.0f} GB: free some space and run ./wam setup again'
+        )
     with Progress() as progress:
         missing = system.missing_packages()
         if missing:
@@ -57,8 +65,9 @@ def _set_up(layout: Layout) -> None:
             _packages(layout, uv, progress, threading.Event())
 
 
-def _side_by_side(layout: Layout, pip: list[str | Path], uv: list[str | Path],
-                  progress: Progress) -> None:
+def _side_by_side(
+    layout: Layout, pip: list[str | Path], uv: list[str | Path], progress: Progress
+) -> None:
     """Fill `.venv` and assemble the ROS 2 prefix at the same time."""
     created = threading.Event()
     packages_ended = threading.Event()
@@ -75,8 +84,10 @@ def _side_by_side(layout: Layout, pip: list[str | Path], uv: list[str | Path],
             packages_ended.set()
 
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(packages),
-                pool.submit(prefix.assemble, layout, pip, progress, wait_for_packages)]
+        both = [
+            pool.submit(packages),
+            pool.submit(prefix.assemble, layout, pip, progress, wait_for_packages),
+        ]
         try:
             # the packages' own failure first: the prefix may have failed only because of it
             for one in both:
@@ -86,8 +97,9 @@ def _side_by_side(layout: Layout, pip: list[str | Path], uv: list[str | Path],
             raise
 
 
-def _packages(layout: Layout, uv: list[str | Path], progress: Progress,
-              created: threading.Event) -> None:
+def _packages(
+    layout: Layout, uv: list[str | Path], progress: Progress, created: threading.Event
+) -> None:
     """Make and fill `.venv`; `created` is set once the generators' packages are there."""
     if not venv.is_ready(layout):
         with progress.step('Python packages (3 GB to download)'):
@@ -105,6 +117,8 @@ def main(arguments: list[str]) -> int:
     done = is_ready(layout)
     ensure(layout)
     found = ros.located(layout, os.environ)
-    say(f'{"already set up" if done else "set up"}: '
-        f'ROS 2 Jazzy {found.origin.value} ({found.prefix}), Python packages in .venv')
+    say(
+        f'{"already set up" if done else "set up"}: '
+        f'ROS 2 Jazzy {found.origin.value} ({found.prefix}), Python packages in .venv'
+    )
     return 0

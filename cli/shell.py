@@ -1,4 +1,5 @@
 """`./wam shell`: bash in the environment of this checkout."""
+
 import argparse
 import os
 import shlex
@@ -10,10 +11,10 @@ from cli.layout import checkout
 from cli.progress import say
 
 # The user's own start file first, so that the prompt hint and our variables are not undone.
-RC = '''[ -f ~/.bashrc ] && . ~/.bashrc
+RC = """[ -f ~/.bashrc ] && . ~/.bashrc
 export PATH={path} PYTHONPATH={pythonpath}
 PS1="(wam) $PS1"
-'''
+"""
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,5 @@
 """`./wam soak`: the simulated stack for hours, with what it uses and how it performs."""
+
 from typing import NoReturn
 
 from cli import program

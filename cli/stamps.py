@@ -1,4 +1,5 @@
 """Remember which steps are done, and with which inputs."""
+
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,5 @@
 """`./wam synthetic DIR`: random weights in the layout of a released checkpoint."""
+
 from typing import NoReturn
 
 from cli import program

@@ -1,4 +1,5 @@
 """Debian and Ubuntu packages: which are needed, which are missing, how they come."""
+
 import ctypes.util
 import importlib.util
 import os
@@ -16,7 +17,7 @@ def missing_packages() -> list[str]:
         'cmake': shutil.which('cmake'),
         'make': shutil.which('make'),
         'g++': shutil.which('g++') and shutil.which('gcc'),
-        'libosmesa6': ctypes.util.find_library('OSMesa'),        # MuJoCo's off-screen cameras
+        'libosmesa6': ctypes.util.find_library('OSMesa'),  # MuJoCo's off-screen cameras
         'python3.12-venv': importlib.util.find_spec('ensurepip'),  # Debian splits it off
     }
     return [name for name, present in found.items() if not present]
@@ -26,8 +27,10 @@ def install_packages(layout: Layout, names: list[str]) -> None:
     """Install Debian packages; without root, raise a Failure that names them in one line."""
     line = 'apt-get install -y --no-install-recommends ' + ' '.join(names)
     if shutil.which('apt-get') is None:
-        raise Failure(f'this system lacks (by their Debian names): {" ".join(names)}: '
-                      'install them with its own package manager')
+        raise Failure(
+            f'this system lacks (by their Debian names): {" ".join(names)}: '
+            'install them with its own package manager'
+        )
     if os.geteuid() != 0:
         raise Failure(f'system packages are missing: sudo {line}')
     env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive'}
@@ -41,7 +44,8 @@ def unpack_debs(layout: Layout, names: list[str], target: Path) -> None:
         if shutil.which(program) is None:
             raise Failure(
                 f'{program} is not there, and the ROS 2 headers come from Debian or Ubuntu: '
-                'use one of them, install ROS 2 Jazzy, or use docker/')
+                'use one of them, install ROS 2 Jazzy, or use docker/'
+            )
     folder = layout.downloads / 'debs'
     if not all(list(folder.glob(f'{name}_*.deb')) for name in names):
         _fetch_debs(layout, names, folder)

@@ -2,6 +2,7 @@
 
 The whole suite runs two files at a time: half of it waits for robots that move in real time.
 """
+
 import os
 import signal
 import subprocess
@@ -23,11 +24,17 @@ def main(arguments: list[str]) -> int:
     # a domain of its own: a demo that runs beside the tests hears nothing of them
     env['ROS_DOMAIN_ID'] = str(domain.free(os.getpid()))
     whole = not any((layout.root / word.partition('::')[0]).exists() for word in arguments)
-    given = [*(TWO_AT_A_TIME if whole else ()), *arguments]     # the later of two options counts
+    given = [*(TWO_AT_A_TIME if whole else ()), *arguments]  # the later of two options counts
     code = _pytest([str(layout.python), '-m', 'pytest', *given], env, str(layout.root))
     # `ros2` commands in tests start a daemon for their domain, which would stay for hours
-    subprocess.run(['ros2', 'daemon', 'stop'], env=env, stdin=subprocess.DEVNULL,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    subprocess.run(
+        ['ros2', 'daemon', 'stop'],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
     return code
 
 

@@ -1,4 +1,5 @@
 """`./wam train DATA... --out DIR`: turn data sets into a checkpoint."""
+
 from typing import NoReturn
 
 from cli import program

@@ -2,32 +2,47 @@
 
 C++ and Fast DDS type support cannot be compiled without headers, so CMake must not find them.
 """
+
 import re
 from pathlib import Path
 
-SET_ASIDE = ('rosidl_generator_cpp', 'rosidl_generator_rs', 'rosidl_typesupport_cpp',
-             'rosidl_typesupport_introspection_cpp', 'rosidl_typesupport_fastrtps_c',
-             'rosidl_typesupport_fastrtps_cpp')
-UNLISTED = (('rosidl_typesupport_c', 'rosidl_typesupport_fastrtps_c'),
-            ('rosidl_generator_packages', 'rosidl_generator_cpp'),
-            ('rosidl_generator_packages', 'rosidl_generator_rs'))
-EXTRAS = ('ament_cmake_export_dependencies', 'ament_cmake_export_targets',
-          'ament_cmake_export_libraries', 'rosidl_cmake_export_typesupport_targets',
-          'rosidl_cmake_export_typesupport_libraries')
+SET_ASIDE = (
+    'rosidl_generator_cpp',
+    'rosidl_generator_rs',
+    'rosidl_typesupport_cpp',
+    'rosidl_typesupport_introspection_cpp',
+    'rosidl_typesupport_fastrtps_c',
+    'rosidl_typesupport_fastrtps_cpp',
+)
+UNLISTED = (
+    ('rosidl_typesupport_c', 'rosidl_typesupport_fastrtps_c'),
+    ('rosidl_generator_packages', 'rosidl_generator_cpp'),
+    ('rosidl_generator_packages', 'rosidl_generator_rs'),
+)
+EXTRAS = (
+    'ament_cmake_export_dependencies',
+    'ament_cmake_export_targets',
+    'ament_cmake_export_libraries',
+    'rosidl_cmake_export_typesupport_targets',
+    'rosidl_cmake_export_typesupport_libraries',
+)
 _EXPORT = re.compile(r'(set\(_exported_\w+\s+")([^"]*)("\))')
 
 
 def is_kept(item: str) -> bool:
     """Tell whether an exported package, target or library can be used in this prefix."""
     return item != 'rmw' and not any(
-        word in item for word in ('fastcdr', 'fastrtps', 'cpp', 'rcpputils'))
+        word in item for word in ('fastcdr', 'fastrtps', 'cpp', 'rcpputils')
+    )
 
 
 def trimmed_exports(cmake: str) -> str:
     """Drop what cannot be used from the `set(_exported_... "a;b")` lists of a CMake file."""
+
     def shortened(match: re.Match[str]) -> str:
         kept = ';'.join(filter(is_kept, match[2].split(';')))
         return match[1] + kept + match[3]
+
     return _EXPORT.sub(shortened, cmake)
 
 

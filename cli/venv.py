@@ -1,4 +1,5 @@
 """Make the virtual environment `.venv` from the pins in setup/."""
+
 import os
 import shutil
 import subprocess
@@ -57,11 +58,16 @@ def bootstrap(layout: Layout) -> tuple[list[str | Path], list[str | Path]]:
     wanted = stamps.key_of([str(base_python(layout))], [pins])
     if not (python.exists() and stamps.is_fresh(stamp, wanted)):
         shutil.rmtree(tools, ignore_errors=True)
-        run('making the set-up tools', [base_python(layout), '-m', 'venv', tools],
-            layout.logs / 'tools.log')
-        run('fetching pip and uv',
+        run(
+            'making the set-up tools',
+            [base_python(layout), '-m', 'venv', tools],
+            layout.logs / 'tools.log',
+        )
+        run(
+            'fetching pip and uv',
             [python, '-m', 'pip', 'install', '--disable-pip-version-check', '-r', pins],
-            layout.logs / 'tools-packages.log')
+            layout.logs / 'tools-packages.log',
+        )
         stamps.write(stamp, wanted)
     return [python, '-m', 'pip', '--disable-pip-version-check'], [tools / 'bin' / 'uv']
 
@@ -72,16 +78,30 @@ def create(layout: Layout, uv: list[str | Path]) -> None:
     if layout.venv.exists() and not (layout.python.exists() and _version(layout.python) == '3.12'):
         shutil.rmtree(layout.venv)
     if not layout.venv.exists():
-        run('making .venv', [*uv, 'venv', '--python', base, layout.venv],
-            layout.logs / 'venv.log', env=_uv_environment(layout))
+        run(
+            'making .venv',
+            [*uv, 'venv', '--python', base, layout.venv],
+            layout.logs / 'venv.log',
+            env=_uv_environment(layout),
+        )
     _install(layout, uv, 'first', [*FIRST, '--constraint', layout.root / 'setup/constraints.txt'])
 
 
 def fill(layout: Layout, uv: list[str | Path]) -> None:
     """Install every pinned package and mark the environment as done."""
-    _install(layout, uv, 'packages', ['--requirement', layout.root / 'setup/requirements.txt',
-                                       '--constraint', layout.root / 'setup/constraints.txt',
-                                       '--override', layout.root / 'setup/overrides.txt'])
+    _install(
+        layout,
+        uv,
+        'packages',
+        [
+            '--requirement',
+            layout.root / 'setup/requirements.txt',
+            '--constraint',
+            layout.root / 'setup/constraints.txt',
+            '--override',
+            layout.root / 'setup/overrides.txt',
+        ],
+    )
     if not layout.python.exists():
         raise Failure('.venv vanished while it was filled: run ./wam setup again')
     stamps.write(layout.stamps / 'venv', key(layout))
@@ -89,12 +109,20 @@ def fill(layout: Layout, uv: list[str | Path]) -> None:
 
 def _install(layout: Layout, uv: list[str | Path], name: str, what: list[str | Path]) -> None:
     """Install packages into `.venv`; what is there already is left alone."""
-    run('installing the Python packages',
+    run(
+        'installing the Python packages',
         [*uv, 'pip', 'install', '--python', layout.python, *what],
-        layout.logs / f'venv-{name}.log', env=_uv_environment(layout))
+        layout.logs / f'venv-{name}.log',
+        env=_uv_environment(layout),
+    )
 
 
 def _uv_environment(layout: Layout) -> dict[str, str]:
     """Keep uv's cache in the checkout: files are linked from there, not stored twice."""
-    return {'UV_HTTP_TIMEOUT': '60', **os.environ, 'UV_CACHE_DIR': str(layout.work / 'uv'),
-            'UV_PYTHON_DOWNLOADS': 'never', 'UV_NO_PROGRESS': '1'}
+    return {
+        'UV_HTTP_TIMEOUT': '60',
+        **os.environ,
+        'UV_CACHE_DIR': str(layout.work / 'uv'),
+        'UV_PYTHON_DOWNLOADS': 'never',
+        'UV_NO_PROGRESS': '1',
+    }

@@ -17,18 +17,34 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 ROBOTS = {
     'yam': (
         {f'video.{side}_camera-images-rgb': (480, 640) for side in ('top', 'left', 'right')},
-        {'state.left_joint_pos': 6, 'state.left_gripper_pos': 1,
-         'state.right_joint_pos': 6, 'state.right_gripper_pos': 1}, 'annotation.task'),
+        {
+            'state.left_joint_pos': 6,
+            'state.left_gripper_pos': 1,
+            'state.right_joint_pos': 6,
+            'state.right_gripper_pos': 1,
+        },
+        'annotation.task',
+    ),
     'agibot_g1': (
         {f'video.{view}': (480, 640) for view in ('top_head', 'hand_left', 'hand_right')},
-        {'state.left_arm_joint_position': 7, 'state.right_arm_joint_position': 7,
-         'state.left_effector_position': 1, 'state.right_effector_position': 1,
-         'state.head_position': 2, 'state.waist_position': 2},
-        'annotation.language.action_text'),
+        {
+            'state.left_arm_joint_position': 7,
+            'state.right_arm_joint_position': 7,
+            'state.left_effector_position': 1,
+            'state.right_effector_position': 1,
+            'state.head_position': 2,
+            'state.waist_position': 2,
+        },
+        'annotation.language.action_text',
+    ),
     'droid': (
-        {f'observation/{view}': (180, 320) for view in (
-            'exterior_image_0_left', 'exterior_image_1_left', 'wrist_image_left')},
-        {'observation/joint_position': 7, 'observation/gripper_position': 1}, 'prompt'),
+        {
+            f'observation/{view}': (180, 320)
+            for view in ('exterior_image_0_left', 'exterior_image_1_left', 'wrist_image_left')
+        },
+        {'observation/joint_position': 7, 'observation/gripper_position': 1},
+        'prompt',
+    ),
 }
 
 
@@ -36,16 +52,23 @@ def observation(robot: str, frames: int, words: str, session: str) -> dict:
     """Make up a request: noise for pictures, zeros for a posture."""
     pictures, state, prompt = ROBOTS[robot]
     random = np.random.default_rng(frames)
-    shown = {key: random.integers(0, 256, (frames, *size, 3), np.uint8)
-             for key, size in pictures.items()}
-    return {**shown, **{key: np.zeros(count, np.float32) for key, count in state.items()},
-            prompt: words, 'session_id': session}
+    shown = {
+        key: random.integers(0, 256, (frames, *size, 3), np.uint8)
+        for key, size in pictures.items()
+    }
+    return {
+        **shown,
+        **{key: np.zeros(count, np.float32) for key, count in state.items()},
+        prompt: words,
+        'session_id': session,
+    }
 
 
 def main() -> None:
     """Ask a few times and say what came back."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--host', default='127.0.0.1')
     parser.add_argument('--port', type=int, default=8000)
     parser.add_argument('--robot', choices=ROBOTS, default='yam')
@@ -61,8 +84,10 @@ def main() -> None:
         started_s = time.perf_counter()
         actions = client.infer(asked)
         taken_ms.append(1e3 * (time.perf_counter() - started_s))
-    print(f'{len(taken_ms)} answers of {actions.dtype} {list(actions.shape)}: median '
-          f'{statistics.median(taken_ms):.1f} ms, worst {max(taken_ms):.1f} ms')
+    print(
+        f'{len(taken_ms)} answers of {actions.dtype} {list(actions.shape)}: median '
+        f'{statistics.median(taken_ms):.1f} ms, worst {max(taken_ms):.1f} ms'
+    )
 
 
 if __name__ == '__main__':

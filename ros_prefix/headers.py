@@ -2,6 +2,7 @@
 
 Runs under the virtual environment's Python with the prefix on PYTHONPATH: `headers.py PREFIX`.
 """
+
 import json
 import sys
 import tempfile
@@ -11,9 +12,19 @@ from typing import Any
 
 # What an interface package of this project, or of a lab that builds beside it, is made of.
 PACKAGES = (
-    'action_msgs', 'builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs',
-    'lifecycle_msgs', 'rcl_interfaces', 'sensor_msgs', 'service_msgs', 'std_msgs', 'std_srvs',
-    'trajectory_msgs', 'type_description_interfaces', 'unique_identifier_msgs',
+    'action_msgs',
+    'builtin_interfaces',
+    'diagnostic_msgs',
+    'geometry_msgs',
+    'lifecycle_msgs',
+    'rcl_interfaces',
+    'sensor_msgs',
+    'service_msgs',
+    'std_msgs',
+    'std_srvs',
+    'trajectory_msgs',
+    'type_description_interfaces',
+    'unique_identifier_msgs',
 )
 # The headers alone: the code they declare is in the prefix's libraries already.
 TEMPLATES = {
@@ -24,8 +35,9 @@ TEMPLATES = {
         'idl__type_support.h.em': 'detail/%s__type_support.h',
     },
     'rosidl_typesupport_introspection_c': {
-        'idl__rosidl_typesupport_introspection_c.h.em':
-            'detail/%s__rosidl_typesupport_introspection_c.h',
+        'idl__rosidl_typesupport_introspection_c.h.em': (
+            'detail/%s__rosidl_typesupport_introspection_c.h'
+        ),
     },
 }
 
@@ -50,6 +62,7 @@ def write_visibility(prefix: Path, package: str) -> None:
 def write_interface(prefix: Path, package: str, idl: str) -> None:
     """Write the headers of one interface; `idl` is its path below `share/<package>`."""
     import rosidl_pycommon
+
     share = prefix / 'share'
     for generator, templates in TEMPLATES.items():
         arguments = {
@@ -69,6 +82,7 @@ def write_interface(prefix: Path, package: str, idl: str) -> None:
 def parse_once() -> None:
     """Let both generators share one parse of each interface: parsing is most of the time."""
     import rosidl_pycommon
+
     parse = rosidl_pycommon.parse_idl_file
     parsed = {}
 
@@ -88,12 +102,15 @@ def write_runtime_descriptions(prefix: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for header in source.glob('*__struct.h'):
         text = header.read_text()
-        text = text.replace('type_description_interfaces/msg/detail/',
-                            'rosidl_runtime_c/type_description/')
-        text = text.replace('type_description_interfaces__msg__',
-                            'rosidl_runtime_c__type_description__')
-        text = text.replace('TYPE_DESCRIPTION_INTERFACES__MSG__DETAIL__',
-                            'ROSIDL_RUNTIME_C__TYPE_DESCRIPTION__')
+        text = text.replace(
+            'type_description_interfaces/msg/detail/', 'rosidl_runtime_c/type_description/'
+        )
+        text = text.replace(
+            'type_description_interfaces__msg__', 'rosidl_runtime_c__type_description__'
+        )
+        text = text.replace(
+            'TYPE_DESCRIPTION_INTERFACES__MSG__DETAIL__', 'ROSIDL_RUNTIME_C__TYPE_DESCRIPTION__'
+        )
         (target / header.name).write_text(text)
 
 

@@ -23,12 +23,21 @@ from tests.machine import Watched
 if importlib.util.find_spec('triton'):
     import triton  # noqa: F401
 
-REAL_TIME = ('tests/ros/', 'tests/setup/', 'tests/sim/test_sim_node.py', 'tests/serve/',
-             'tests/remote/', 'tests/worker/')
+REAL_TIME = (
+    'tests/ros/',
+    'tests/setup/',
+    'tests/sim/test_sim_node.py',
+    'tests/serve/',
+    'tests/remote/',
+    'tests/worker/',
+)
 # of ROS domains: processes that run tests at the same time begin to look far from each other
-SEEDS = count(os.getpid() + len(DOMAINS)
-              * int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
-              // int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1')))
+SEEDS = count(
+    os.getpid()
+    + len(DOMAINS)
+    * int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
+    // int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
+)
 STATUS, WATCHED = pytest.StashKey[int](), pytest.StashKey[Watched]()
 BEGUN_S = pytest.StashKey[float]()
 MORE_TRIES, TIMEOUT_S = 3, 300
@@ -43,11 +52,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[WATCHED] = Watched()
         for item in items:
             if item.nodeid.startswith(REAL_TIME):
-                item.add_marker(pytest.mark.flaky(reruns=MORE_TRIES, reruns_delay=5,
-                                                  reruns_delay_backoff_factor=4))
-                own = item.get_closest_marker('timeout')    # of every try, not of all together
-                item.add_marker(pytest.mark.timeout(*(own.args if own else [TIMEOUT_S]),
-                                                    func_only=True), append=False)
+                item.add_marker(
+                    pytest.mark.flaky(
+                        reruns=MORE_TRIES, reruns_delay=5, reruns_delay_backoff_factor=4
+                    )
+                )
+                own = item.get_closest_marker('timeout')  # of every try, not of all together
+                item.add_marker(
+                    pytest.mark.timeout(*(own.args if own else [TIMEOUT_S]), func_only=True),
+                    append=False,
+                )
     if config.getoption('--slow'):
         return
     skipped = pytest.mark.skip(reason='takes more than ten seconds: ./wam test --slow runs it')

@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-EVERY_S, WORK = 1.0, bytes(16 << 20)        # to hash: a hundredth of a core
-PRESSURE = Path('/proc/pressure/io')        # kernels with pressure stall information
+EVERY_S, WORK = 1.0, bytes(16 << 20)  # to hash: a hundredth of a core
+PRESSURE = Path('/proc/pressure/io')  # kernels with pressure stall information
 DELAYED_SHARE, SLOWER, STALLED_SHARE = 0.1, 3.0, 0.2
 
 
@@ -28,7 +28,7 @@ class Sample:
     at_s: float
     delay_s: float
     work_s: float
-    stalled_s: float        # since the machine started: all that wanted to run waited for a disk
+    stalled_s: float  # since the machine started: all that wanted to run waited for a disk
 
 
 def lacking(samples: Sequence[Sample], since_s: float) -> str:
@@ -55,8 +55,9 @@ class Watched:
     """Keep count from here on, in a process of its own."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE,
-                                         stdin=subprocess.DEVNULL, bufsize=0)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, bufsize=0
+        )
         os.set_blocking(self._process.stdout.fileno(), False)
         self._rest, self._samples = b'', []
 
@@ -81,7 +82,7 @@ def _stalled_s() -> float:
 
 
 def main() -> None:
-    with suppress(OSError):                 # only root may; the count is then a little harsher
+    with suppress(OSError):  # only root may; the count is then a little harsher
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     parent = os.getppid()
     while os.getppid() == parent:

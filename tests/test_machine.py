@@ -9,11 +9,14 @@ from tests.machine import Sample, Watched, lacking
 QUIET = [Sample(at_s, 1e-4, 0.010, 7.0) for at_s in range(1, 11)]
 
 
-@pytest.mark.parametrize('sample, words', [
-    (lambda at_s: Sample(at_s, 0.5, 0.010, 7.0), 'waited for 50% of the time'),
-    (lambda at_s: Sample(at_s, 1e-4, 0.040, 7.0), 'took 4.0 times as long'),
-    (lambda at_s: Sample(at_s, 1e-4, 0.010, 7.0 + 0.5 * (at_s - 11)), 'held up everything'),
-])
+@pytest.mark.parametrize(
+    'sample, words',
+    [
+        (lambda at_s: Sample(at_s, 0.5, 0.010, 7.0), 'waited for 50% of the time'),
+        (lambda at_s: Sample(at_s, 1e-4, 0.040, 7.0), 'took 4.0 times as long'),
+        (lambda at_s: Sample(at_s, 1e-4, 0.010, 7.0 + 0.5 * (at_s - 11)), 'held up everything'),
+    ],
+)
 def test_what_was_lacking_is_told(sample, words) -> None:
     samples = QUIET + [sample(at_s) for at_s in range(11, 21)]
     assert words in lacking(samples, 10.5)
@@ -28,7 +31,7 @@ def test_a_quiet_machine_lacks_nothing() -> None:
 def test_it_is_watched_from_a_process_of_its_own() -> None:
     watched = Watched()
     try:
-        assert not watched.lacking(0.0)     # nothing to read yet
+        assert not watched.lacking(0.0)  # nothing to read yet
         time.sleep(2.5)
         assert isinstance(watched.lacking(0.0), str)
         assert len(watched._samples) >= 1

@@ -4,17 +4,23 @@ setup(
     name='wam_policy',
     version='0.1.0',
     packages=find_packages(include=['wam_policy', 'wam_policy.*']),
-    package_data={'wam_policy': ['embodiments/*/*.yaml', 'embodiments/*/*.xml',
-                                 'embodiments/*/README.md',
-                                 'learn/fsdp.yaml',
-                                 'models/*/*', 'models/*/experiment_cfg/*',
-                                 'remote/flavours/*.yaml']},
+    package_data={
+        'wam_policy': [
+            'embodiments/*/*.yaml',
+            'embodiments/*/*.xml',
+            'embodiments/*/README.md',
+            'learn/fsdp.yaml',
+            'models/*/*',
+            'models/*/experiment_cfg/*',
+            'remote/flavours/*.yaml',
+        ]
+    },
     data_files=[
         ('share/ament_index/resource_index/packages', ['resource/wam_policy']),
         ('share/wam_policy', ['package.xml']),
     ],
     install_requires=['setuptools'],
-    zip_safe=False,                         # robots are folders that are read from disk
+    zip_safe=False,  # robots are folders that are read from disk
     maintainer='WAM on ROS 2 maintainers',
     maintainer_email='maintainers@wam-ros2.invalid',
     description='World Action Model policies for robot arms: core, model, workers and nodes.',

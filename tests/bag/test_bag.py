@@ -17,13 +17,27 @@ from wam_policy.bag import main as program
 from wam_policy.bag.repair import Busy, repair
 from wam_policy.bag.writer import BagWriter, Topic
 
-TEXT = Topic('/words', 'std_msgs/msg/String', 'string data\n', 'RIHS01_' + 'a' * 64,
-             yaml.safe_dump([{
-                 'history': 'keep_last', 'depth': 5, 'reliability': 'reliable',
-                 'durability': 'transient_local', 'deadline': {'sec': 1, 'nsec': 0},
-                 'lifespan': {'sec': 1, 'nsec': 0}, 'liveliness': 'automatic',
-                 'liveliness_lease_duration': {'sec': 1, 'nsec': 0},
-                 'avoid_ros_namespace_conventions': False}]))
+TEXT = Topic(
+    '/words',
+    'std_msgs/msg/String',
+    'string data\n',
+    'RIHS01_' + 'a' * 64,
+    yaml.safe_dump(
+        [
+            {
+                'history': 'keep_last',
+                'depth': 5,
+                'reliability': 'reliable',
+                'durability': 'transient_local',
+                'deadline': {'sec': 1, 'nsec': 0},
+                'lifespan': {'sec': 1, 'nsec': 0},
+                'liveliness': 'automatic',
+                'liveliness_lease_duration': {'sec': 1, 'nsec': 0},
+                'avoid_ros_namespace_conventions': False,
+            }
+        ]
+    ),
+)
 OTHER = Topic('/more', 'std_msgs/msg/String', 'string data\n')
 
 
@@ -42,8 +56,9 @@ def written(folder, count=100):
 def read(folder):
     """Return (topic, time, data) of every message, by the rosbags package."""
     with Reader(folder) as reader:
-        return [(connection.topic, stamp, bytes(data))
-                for connection, stamp, data in reader.messages()]
+        return [
+            (connection.topic, stamp, bytes(data)) for connection, stamp, data in reader.messages()
+        ]
 
 
 def expected(numbers):
@@ -51,8 +66,9 @@ def expected(numbers):
 
 
 def test_a_bag_is_a_rosbag2_folder_with_definitions_inside(tmp_path):
-    saved = written(tmp_path / 'one').close({'ended': 'stopped', 'success': 'yes',
-                                             'ros_distro': 'jazzy'})
+    saved = written(tmp_path / 'one').close(
+        {'ended': 'stopped', 'success': 'yes', 'ros_distro': 'jazzy'}
+    )
     assert read(tmp_path / 'one') == expected(range(100))
     with Reader(tmp_path / 'one') as reader:
         assert reader.message_count == 100
@@ -63,12 +79,26 @@ def test_a_bag_is_a_rosbag2_folder_with_definitions_inside(tmp_path):
     text = (tmp_path / 'one' / 'metadata.yaml').read_text()
     known = yaml.safe_load(text)['rosbag2_bagfile_information']
     assert known['ros_distro'] == 'jazzy' and known['version'] == 9
-    assert known['custom_data'] == {'episode': 'one', 'instruction': 'wave', 'ended': 'stopped',
-                                    'success': 'yes'}
+    assert known['custom_data'] == {
+        'episode': 'one',
+        'instruction': 'wave',
+        'ended': 'stopped',
+        'success': 'yes',
+    }
     assert set(known) == {
-        'version', 'storage_identifier', 'duration', 'starting_time', 'message_count',
-        'topics_with_message_count', 'compression_format', 'compression_mode',
-        'relative_file_paths', 'files', 'custom_data', 'ros_distro'}
+        'version',
+        'storage_identifier',
+        'duration',
+        'starting_time',
+        'message_count',
+        'topics_with_message_count',
+        'compression_format',
+        'compression_mode',
+        'relative_file_paths',
+        'files',
+        'custom_data',
+        'ros_distro',
+    }
 
 
 def test_an_episode_that_is_there_is_never_written_over(tmp_path):
@@ -105,7 +135,7 @@ def test_a_bag_being_recorded_is_not_repaired(tmp_path):
     assert repair(tmp_path / 'one').rebuilt
 
 
-KILLED = '''
+KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 sys.path[:0] = {paths!r}
@@ -119,14 +149,15 @@ for number in range(10**9):
         print(number, flush=True)
     if number == 999:
         time.sleep(60)
-'''
+"""
 
 
 def test_a_killed_recorder_loses_nothing_that_was_synced(tmp_path):
     here = os.path.dirname(__file__)
     code = textwrap.dedent(KILLED.format(paths=[here, *sys.path]))
-    process = subprocess.Popen([sys.executable, '-c', code, str(tmp_path / 'one')],
-                               stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, str(tmp_path / 'one')], stdout=subprocess.PIPE, text=True
+    )
     for line in process.stdout:
         if line.strip() == '999':
             break
@@ -171,7 +202,7 @@ def test_a_damaged_tail_is_cut_off(tmp_path):
     bag.abandon()
     file = tmp_path / 'one' / 'one_0.mcap'
     content = bytearray(file.read_bytes())
-    content[good + 80] ^= 0xff
+    content[good + 80] ^= 0xFF
     file.write_bytes(content)
     assert repair(tmp_path / 'one').lost_bytes > 0
     assert read(tmp_path / 'one') == expected(range(50))
@@ -194,6 +225,7 @@ def test_a_repair_without_room_keeps_the_original(tmp_path, monkeypatch):
 
     def full(*_):
         raise OSError(errno.ENOSPC, 'No space left on device')
+
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(OSError, match='No space'):
         repair(tmp_path / 'one')

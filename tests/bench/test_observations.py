@@ -23,21 +23,41 @@ def bag(folder: Path, encoding: str = 'rgb8') -> np.ndarray:
     pixels[..., 0] += 100
     with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         image, joints = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/JointState'
-        topics = {camera.topic: writer.add_connection(camera.topic, image, typestore=store)
-                  for camera in ROBOT.cameras}
+        topics = {
+            camera.topic: writer.add_connection(camera.topic, image, typestore=store)
+            for camera in ROBOT.cameras
+        }
         states = writer.add_connection('/joint_states', joints, typestore=store)
         time = types['builtin_interfaces/msg/Time']
         for i in range(30):
             now_ns = 10**9 + i * 10**8
-            header = types['std_msgs/msg/Header'](
-                time(now_ns // 10**9, now_ns % 10**9), '')
+            header = types['std_msgs/msg/Header'](time(now_ns // 10**9, now_ns % 10**9), '')
             written = pixels[i] if encoding == 'rgb8' else pixels[i, ..., ::-1]
             for connection in topics.values():
-                writer.write(connection, now_ns, store.serialize_cdr(types[image](
-                    header, 4, 6, encoding, 0, 18, np.ascontiguousarray(written).ravel()), image))
-            writer.write(states, now_ns, store.serialize_cdr(types[joints](
-                header, list(ROBOT.observed), np.full(len(ROBOT.observed), i / 100),
-                np.array([]), np.array([])), joints))
+                writer.write(
+                    connection,
+                    now_ns,
+                    store.serialize_cdr(
+                        types[image](
+                            header, 4, 6, encoding, 0, 18, np.ascontiguousarray(written).ravel()
+                        ),
+                        image,
+                    ),
+                )
+            writer.write(
+                states,
+                now_ns,
+                store.serialize_cdr(
+                    types[joints](
+                        header,
+                        list(ROBOT.observed),
+                        np.full(len(ROBOT.observed), i / 100),
+                        np.array([]),
+                        np.array([]),
+                    ),
+                    joints,
+                ),
+            )
     return pixels
 
 
@@ -63,11 +83,26 @@ def test_samples_are_cut_into_blocks_and_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.joints, made.joints)
 
 
-@pytest.mark.parametrize('arguments, said', [
-    (['build', 'preset:tiny', '--out', 'x'], 'TensorRT wants an NVIDIA GPU'),
-    (['calibrate', 'preset:tiny', '--embodiment', 'yam', '--observations', 'none.npz', '--out',
-      'x'], 'no observations none.npz'),
-    (['export', 'preset:tiny', '--precision', 'fp8', '--out', 'x'], 'calibrate first')])
+@pytest.mark.parametrize(
+    'arguments, said',
+    [
+        (['build', 'preset:tiny', '--out', 'x'], 'TensorRT wants an NVIDIA GPU'),
+        (
+            [
+                'calibrate',
+                'preset:tiny',
+                '--embodiment',
+                'yam',
+                '--observations',
+                'none.npz',
+                '--out',
+                'x',
+            ],
+            'no observations none.npz',
+        ),
+        (['export', 'preset:tiny', '--precision', 'fp8', '--out', 'x'], 'calibrate first'),
+    ],
+)
 def test_refusals_are_one_line(arguments, said: str, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*arguments, '--device', 'cpu']) == 1

@@ -26,7 +26,7 @@ def test_a_layer_recomputed_costs_three_passes_of_its_linears() -> None:
     c = preset('dreamzero_14b')
     chosen = SimpleNamespace(rank=4, rate=100.0, rounds=1)
     row = train_step.row(c, train_step.block(c, 4, META), 1, chosen, META)
-    linears = 2 * row['tokens'] * (6 * c.dim ** 2 + 2 * c.dim * c.ffn_dim) / 1e12
+    linears = 2 * row['tokens'] * (6 * c.dim**2 + 2 * c.dim * c.ffn_dim) / 1e12
     assert 3 * linears < row['layer_TFLOP'] < 3.8 * linears
     assert row['estimated_step_s'] == pytest.approx(row['step_TFLOP'] / 100, abs=0.01)
 

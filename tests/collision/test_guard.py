@@ -17,7 +17,7 @@ SIMULATED = robots.names()
 
 
 def body(robot: Embodiment) -> np.ndarray:
-    return robot.rest_of(robot.observed[len(robot.commanded):])
+    return robot.rest_of(robot.observed[len(robot.commanded) :])
 
 
 def brute(guard: Guard, robot: Embodiment, path: np.ndarray) -> int | None:
@@ -60,7 +60,8 @@ def test_the_model_stands_exactly_where_the_simulated_robot_does(name):
 def test_the_file_is_what_the_simulated_robot_says(name):
     kept = (ROBOTS / name / 'collision.xml').read_text(encoding='utf-8')
     assert kept == collision.document(robots.load(name)), (
-        f'make it again: python -m wam_sim.collision {name}')
+        f'make it again: python -m wam_sim.collision {name}'
+    )
 
 
 @pytest.mark.parametrize('name', names())
@@ -89,15 +90,19 @@ def test_the_search_finds_what_looking_at_every_row_finds(name):
     robot, rng, hits = load(name), np.random.default_rng(3), 0
     guard, bounds = Guard(robot), limits.margined(robot)
     for _ in range(40):
-        ends = np.clip(robot.rest_of(robot.commanded) + rng.normal(size=(3, len(bounds.names)))
-                       * rng.choice([0.1, 0.4, 1.0]), bounds.lower, bounds.upper)
+        ends = np.clip(
+            robot.rest_of(robot.commanded)
+            + rng.normal(size=(3, len(bounds.names))) * rng.choice([0.1, 0.4, 1.0]),
+            bounds.lower,
+            bounds.upper,
+        )
         share = np.linspace(0, 1, 40)[:, None]
         path = np.concatenate([a + share * (b - a) for a, b in zip(ends, ends[1:], strict=False)])
         found = guard.first_contact(path, body(robot))
         expected = brute(guard, robot, path)
         assert (found.row if found else None) == expected
         hits += found is not None
-    assert 5 < hits < 38                    # both answers were asked for
+    assert 5 < hits < 38  # both answers were asked for
 
 
 @pytest.mark.parametrize('name', names())
@@ -113,17 +118,18 @@ def reaching(name: str, height_m: float) -> tuple[Guard, Embodiment, list[np.nda
     """Return postures of the left arm over its own half of the workspace."""
     simulated, robot = robots.load(name), load(name)
     rest = robot.rest_of(robot.commanded)
-    held = dict(zip(robot.observed[len(robot.commanded):], body(robot), strict=True))
+    held = dict(zip(robot.observed[len(robot.commanded) :], body(robot), strict=True))
     arm = Arm(simulated, compiled(simulated, held), 'left')
     columns = [robot.commanded.index(joint) for joint in arm.names]
     x_low, x_high, _, y_high = simulated.workspace
     postures = []
     for x in np.linspace(x_low, x_high, 4):
-        for y in np.linspace(0.03, y_high, 4):     # further across is the head
+        for y in np.linspace(0.03, y_high, 4):  # further across is the head
             point = np.array([x, y, simulated.table.height_m + height_m])
             posture = rest.copy()
-            posture[columns] = arm.solve(point, FORWARD_DOWN, rest[columns],
-                                         rest[columns]).joints_rad
+            posture[columns] = arm.solve(
+                point, FORWARD_DOWN, rest[columns], rest[columns]
+            ).joints_rad
             postures.append(posture)
     return Guard(robot), robot, postures
 
@@ -138,7 +144,8 @@ def test_what_tasks_need_on_the_table_is_not_blocked(name, height_m):
             pairs, gaps, walls = guard.gaps(guard.coordinates(posture[None], body(robot))[0])
             near = gaps - guard.allowed[pairs]
             assert walls.min() > 0.0 and near.min(initial=1.0) > 0.0, guard.name(
-                int(pairs[near.argmin()]))
+                int(pairs[near.argmin()])
+            )
 
 
 @pytest.mark.parametrize('name', SIMULATED)
@@ -153,8 +160,8 @@ def test_the_way_down_to_the_table_ends_above_it_unless_there_is_none(name):
     raised = Guard(robot, table_height_m=0.78).first_contact(path, body(robot))
     assert raised.row < contact.row
     # it may leave again from where it must not go on
-    assert guard.first_contact(path[contact.row:][::-1], body(robot)) is None
-    assert guard.first_contact(path[contact.row + 3::-1], body(robot)) is None
+    assert guard.first_contact(path[contact.row :][::-1], body(robot)) is None
+    assert guard.first_contact(path[contact.row + 3 :: -1], body(robot)) is None
 
 
 def test_a_lifted_or_bent_body_moves_the_arms_with_it():

@@ -6,8 +6,12 @@ from hypothesis import strategies as st
 from wam_policy.core.clock import KvClock, QueryClock
 
 MS = 1_000_000
-KV = st.builds(KvClock, first_ns=st.integers(0, 10**18), frame_period_ns=st.integers(1, 10**10),
-               frames_per_block=st.integers(1, 16))
+KV = st.builds(
+    KvClock,
+    first_ns=st.integers(0, 10**18),
+    frame_period_ns=st.integers(1, 10**10),
+    frames_per_block=st.integers(1, 16),
+)
 
 
 @given(KV, st.integers(0, 200))
@@ -32,16 +36,24 @@ def test_released_geometry_takes_8_frames_in_1_6_seconds():
     assert clock.elapsed(-1) == 0
 
 
-@pytest.mark.parametrize('make', [
-    lambda: KvClock(0, 0, 8), lambda: KvClock(0, 1, 0), lambda: QueryClock(-1),
-    lambda: KvClock(0, 1, 1).stamps_ns(-1)])
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: KvClock(0, 0, 8),
+        lambda: KvClock(0, 1, 0),
+        lambda: QueryClock(-1),
+        lambda: KvClock(0, 1, 1).stamps_ns(-1),
+    ],
+)
 def test_impossible_clocks_are_refused(make):
     with pytest.raises(ValueError, match='clock: want'):
         make()
 
 
-@given(st.integers(0, 300), st.lists(st.tuples(st.integers(1, 50), st.integers(0, 120),
-                                               st.booleans()), max_size=60))
+@given(
+    st.integers(0, 300),
+    st.lists(st.tuples(st.integers(1, 50), st.integers(0, 120), st.booleans()), max_size=60),
+)
 def test_never_two_in_flight_never_too_fast_never_twice_about_the_same(period_ms, steps):
     clock, now, stamp, asked = QueryClock(period_ms * MS), 0, 0, []
     for later, newer, answered in steps:
@@ -69,7 +81,7 @@ def test_free_running_asks_as_soon_as_answer_and_newer_observation_are_there():
 
 def test_a_clock_set_back_goes_on_after_restart_and_keeps_the_query_in_flight():
     clock = QueryClock(100 * MS).asked(10_000 * MS, 9_900 * MS)
-    assert not clock.answered().due(50 * MS, 40 * MS)           # the old timeline still counts
+    assert not clock.answered().due(50 * MS, 40 * MS)  # the old timeline still counts
     assert clock.answered().restarted().due(50 * MS, 40 * MS)
     assert not clock.restarted().due(50 * MS, 40 * MS)
     assert clock.restarted().answered().due(50 * MS, 40 * MS)

@@ -33,16 +33,30 @@ OLD = bump(Motion.at_rest(HERE), T0 + 100 * MS, (8.0, -6.0, 4.0))
 SWITCH = T0 + 300 * MS
 
 
-def leaving(sizes: tuple[float, float, float], old: Trajectory = OLD, switch_ns: int = SWITCH,
-            now_ns: int = T0 + 200 * MS) -> Trajectory:
+def leaving(
+    sizes: tuple[float, float, float],
+    old: Trajectory = OLD,
+    switch_ns: int = SWITCH,
+    now_ns: int = T0 + 200 * MS,
+) -> Trajectory:
     """Return a plan that leaves `old` at the switch: its way plus a bump of each joint."""
     added = bump(Motion.at_rest(np.zeros(3)), switch_ns, sizes)
     times = np.unique(np.concatenate([added.start_ns + added.time_ns, old.start_ns + old.time_ns]))
     times = times[times >= switch_ns]
     parts = [(old.at(ns), added.at(ns)) for ns in times.tolist()]
-    return spliced(old, Trajectory(NAMES, switch_ns, times - switch_ns, *(
-        np.stack([getattr(one, field) + getattr(more, field) for one, more in parts])
-        for field in ('position', 'velocity', 'acceleration'))), now_ns)
+    return spliced(
+        old,
+        Trajectory(
+            NAMES,
+            switch_ns,
+            times - switch_ns,
+            *(
+                np.stack([getattr(one, field) + getattr(more, field) for one, more in parts])
+                for field in ('position', 'velocity', 'acceleration')
+            ),
+        ),
+        now_ns,
+    )
 
 
 NEW = leaving((5.0, 5.0, -3.0))
@@ -51,14 +65,18 @@ NEW = leaving((5.0, 5.0, -3.0))
 def said(name: str, curve: Trajectory, stamp_ns: int, sampled_ns: int | None = None) -> SetPoint:
     """Return the report of a controller that follows `curve`."""
     at = curve.at(stamp_ns if sampled_ns is None else sampled_ns)
-    return SetPoint(name, stamp_ns, *(
-        values[COLUMNS[name]] for values in (at.position, at.velocity, at.acceleration)))
+    return SetPoint(
+        name,
+        stamp_ns,
+        *(values[COLUMNS[name]] for values in (at.position, at.velocity, at.acceleration)),
+    )
 
 
 def strange(name: str, stamp_ns: int, position: float, velocity: float = 0.0) -> SetPoint:
     size = len(COLUMNS[name])
-    return SetPoint(name, stamp_ns, np.full(size, position), np.full(size, velocity),
-                    np.zeros(size))
+    return SetPoint(
+        name, stamp_ns, np.full(size, position), np.full(size, velocity), np.zeros(size)
+    )
 
 
 def following(*curves: Trajectory) -> Confirmed:
@@ -77,7 +95,7 @@ def following(*curves: Trajectory) -> Confirmed:
 
 def test_until_the_switch_either_curve_is_the_same_and_then_a_report_must_tell():
     confirmed = following(NEW)
-    assert not confirmed.unsure(SWITCH - 20 * MS)       # what is sent now carries NEW's knots
+    assert not confirmed.unsure(SWITCH - 20 * MS)  # what is sent now carries NEW's knots
     assert confirmed.unsure(SWITCH - 19 * MS + 1 * MS) and confirmed.unsure(SWITCH + 30 * MS)
     now = SWITCH + 20 * MS
     assert not confirmed.put(said('arm', NEW, now), now) and confirmed.unsure(now)
@@ -96,7 +114,7 @@ def test_a_loss_on_the_way_to_one_controller_leaves_each_on_its_own_curve():
         for field in ('position', 'velocity', 'acceleration'):
             assert getattr(at, field)[:2] == pytest.approx(getattr(new, field)[:2], abs=1e-9)
             assert getattr(at, field)[2] == pytest.approx(getattr(old, field)[2], abs=1e-9)
-    assert not confirmed.put(said('grip', OLD, now + 20 * MS), now + 20 * MS)   # said once
+    assert not confirmed.put(said('grip', OLD, now + 20 * MS), now + 20 * MS)  # said once
 
 
 def test_the_parts_of_a_whole_may_end_at_different_times():
@@ -123,7 +141,8 @@ def test_a_command_that_comes_late_is_believed_again():
     assert confirmed.followed() is OLD
     assert confirmed.put(said('arm', NEW, now + 20 * MS), now + 20 * MS)
     assert confirmed.followed().at(now + 30 * MS).position[:2] == pytest.approx(
-        NEW.at(now + 30 * MS).position[:2])
+        NEW.at(now + 30 * MS).position[:2]
+    )
 
 
 def test_a_command_that_changes_nothing_for_a_controller_leaves_nothing_open():
@@ -132,18 +151,26 @@ def test_a_command_that_changes_nothing_for_a_controller_leaves_nothing_open():
     assert not confirmed.unsure(now)
 
 
-@given(lag_ns=st.integers(-12 * MS, 12 * MS), after_ns=st.integers(15 * MS, 600 * MS),
-       lost=st.booleans())
+@given(
+    lag_ns=st.integers(-12 * MS, 12 * MS),
+    after_ns=st.integers(15 * MS, 600 * MS),
+    lost=st.booleans(),
+)
 @settings(max_examples=300, deadline=None)
 def test_a_report_sampled_a_tick_early_or_late_never_condemns_what_is_followed(
-        lag_ns, after_ns, lost):
+    lag_ns, after_ns, lost
+):
     confirmed, now = following(NEW), SWITCH + after_ns
     truth = OLD if lost else NEW
     changed = confirmed.put(said('arm', truth, now, now + lag_ns), now)
     assert not changed or lost
     # at rest, or where a shift in time makes the curves one, the next report tells
-    assert changed == lost or confirmed.unsure(now) or not np.abs(
-        OLD.at(now + lag_ns).position - NEW.at(now + lag_ns).position)[:2].max() > 1e-4
+    assert (
+        changed == lost
+        or confirmed.unsure(now)
+        or not np.abs(OLD.at(now + lag_ns).position - NEW.at(now + lag_ns).position)[:2].max()
+        > 1e-4
+    )
 
 
 def test_a_lost_hold_leaves_the_controller_where_it_rests():
@@ -151,7 +178,7 @@ def test_a_lost_hold_leaves_the_controller_where_it_rests():
     confirmed.put(said('arm', OLD, now), now)
     hold = held(NAMES, OLD.goal + 0.01, now + 500 * MS)
     confirmed.begun(hold)
-    between = now + 250 * MS                            # on its way: nothing to compare
+    between = now + 250 * MS  # on its way: nothing to compare
     assert not confirmed.put(strange('arm', between, 0.123, 0.1), between)
     assert not confirmed.unsure(hold.start_ns - 20 * MS) and confirmed.unsure(hold.start_ns)
     now = hold.start_ns + 10 * MS
@@ -191,7 +218,7 @@ def test_reports_of_another_motion_are_waited_for_only_shortly():
     moving = bump(Motion.at_rest(OLD.goal), now + 100 * MS, (5.0, 5.0, 5.0))
     confirmed.sent(moving, now + 50 * MS, moving.start_ns)
     confirmed.put(said('grip', moving, now + 60 * MS), now + 60 * MS)
-    assert confirmed.complaint                          # at rest anybody may look like that
+    assert confirmed.complaint  # at rest anybody may look like that
     confirmed.put(said('grip', moving, now + 200 * MS), now + 200 * MS)
     assert not confirmed.complaint
 
@@ -213,9 +240,15 @@ def test_without_reports_or_after_they_cease_nothing_is_waited_for():
     assert confirmed.complaint == 'grip reports no more'
 
 
-@pytest.mark.parametrize(('name', 'stamp_ns', 'words'), [
-    ('leg', 0, 'no controller leg; there are arm, grip'), ('arm', -501 * MS, 'clocks differ'),
-    ('arm', 51 * MS, 'clocks differ'), ('arm', -10 * MS, 'not newer')])
+@pytest.mark.parametrize(
+    ('name', 'stamp_ns', 'words'),
+    [
+        ('leg', 0, 'no controller leg; there are arm, grip'),
+        ('arm', -501 * MS, 'clocks differ'),
+        ('arm', 51 * MS, 'clocks differ'),
+        ('arm', -10 * MS, 'not newer'),
+    ],
+)
 def test_a_report_of_no_use_says_why(name, stamp_ns, words):
     confirmed, now = following(), T0 + 200 * MS
     assert words in confirmed.flaw(SetPoint(name, now + stamp_ns, *np.zeros((3, 2))), now)
@@ -230,11 +263,11 @@ def test_reports_are_read_where_they_can_tell_something():
     confirmed.put(said('arm', NEW, T0 + 290 * MS), T0 + 290 * MS)
     assert not confirmed.wanted('arm', SWITCH - 1) and confirmed.wanted('arm', SWITCH)
     confirmed.put(said('arm', OLD, SWITCH + 20 * MS), SWITCH + 20 * MS)
-    assert confirmed.wanted('arm', SWITCH + 21 * MS)    # it may be late
+    assert confirmed.wanted('arm', SWITCH + 21 * MS)  # it may be late
     late = SWITCH + 600 * MS
     confirmed.put(said('arm', OLD, late), late)
     assert not confirmed.wanted('arm', late + 1 * MS) and not confirmed.wanted('leg', T0)
-    assert confirmed.wanted('arm', T0 - S)              # the clock went back
+    assert confirmed.wanted('arm', T0 - S)  # the clock went back
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf])
@@ -258,8 +291,10 @@ class Rig:
         self.motion, self.now, self.reports = MotionControl(ROBOT, dry_run=False), T0, reports
         column = {name: i for i, name in enumerate(ROBOT.commanded)}
         self.columns = {c.name: [column[name] for name in c.joints] for c in ROBOT.controllers}
-        self.followers = {name: Follower([ROBOT.commanded[i] for i in columns], CENTRE[columns])
-                          for name, columns in self.columns.items()}
+        self.followers = {
+            name: Follower([ROBOT.commanded[i] for i in columns], CENTRE[columns])
+            for name, columns in self.columns.items()
+        }
         self.deaf: set[str] = set()
         self.jump, self.sent, self.sequence, self.fast = 0.0, 0, 0, 0.0
         self.reasons: set[str] = set()
@@ -274,8 +309,11 @@ class Rig:
                 mine = Points.of(plan).sorted_for(follower.names)
                 assert follower.accept(mine, self.now) is None
             after = follower.sample(self.now)
-            self.jump = max(self.jump, np.abs(after.position - before.position).max(),
-                            np.abs(after.velocity - before.velocity).max())
+            self.jump = max(
+                self.jump,
+                np.abs(after.position - before.position).max(),
+                np.abs(after.velocity - before.velocity).max(),
+            )
 
     def step(self) -> None:
         self.now += 10 * MS
@@ -286,8 +324,13 @@ class Rig:
             position[self.columns[name]] = at.position
             self.fast = max(self.fast, np.abs(at.velocity).max())
             if self.reports and self.now % (20 * MS) == 0:
-                assert self.motion.on_set_point(SetPoint(
-                    name, self.now, at.position, at.velocity, at.acceleration), self.now) is None
+                assert (
+                    self.motion.on_set_point(
+                        SetPoint(name, self.now, at.position, at.velocity, at.acceleration),
+                        self.now,
+                    )
+                    is None
+                )
         self.motion.on_joints(JointState(self.now, ROBOT.commanded, position), self.now)
         self.reasons.add(self.motion.reason)
         self.publish(self.motion.tick(self.now))
@@ -301,9 +344,20 @@ class Rig:
                 self.sequence += 1
                 t = (self.now - 100 * MS - T0) / S + np.arange(24)[:, None] / 30
                 rows = CENTRE + np.array([0.15, 0.15, 0.0]) * np.sin(2.5 * t)
-                self.motion.on_chunk(Chunk(
-                    self.now - 100 * MS, 'one', self.sequence, ROBOT.step_dt_s, ROBOT.commanded,
-                    rows, rows[0], ROBOT.contract, {}), self.now)
+                self.motion.on_chunk(
+                    Chunk(
+                        self.now - 100 * MS,
+                        'one',
+                        self.sequence,
+                        ROBOT.step_dt_s,
+                        ROBOT.commanded,
+                        rows,
+                        rows[0],
+                        ROBOT.contract,
+                        {},
+                    ),
+                    self.now,
+                )
             self.step()
         return self
 
@@ -317,8 +371,10 @@ class Rig:
     def wrong(self) -> float:
         """Return how far off motion's belief is."""
         believed = self.motion.executing.at(self.now).position
-        return max(np.abs(follower.sample(self.now).position - believed[self.columns[name]]).max()
-                   for name, follower in self.followers.items())
+        return max(
+            np.abs(follower.sample(self.now).position - believed[self.columns[name]]).max()
+            for name, follower in self.followers.items()
+        )
 
 
 @pytest.mark.parametrize('deaf', [{'arm'}, {'arm', 'grip'}])
@@ -333,7 +389,7 @@ def test_lost_commands_make_nothing_jump_and_are_counted(deaf):
 
 
 def test_without_reports_a_lost_command_does_jump():
-    rig = Rig(reports=False).tracking()                 # what this is all for; and the judge sees
+    rig = Rig(reports=False).tracking()  # what this is all for; and the judge sees
     rig.deaf = {'arm'}
     rig.run(0.9)
     rig.deaf = set()
@@ -341,8 +397,10 @@ def test_without_reports_a_lost_command_does_jump():
     assert rig.motion.tally.lost == 0 and rig.jump > 1e-3
 
 
-@pytest.mark.parametrize(('stop', 'state'), [
-    ('estop', State.ESTOPPED), ('disable', State.DISABLED), ('on_policy_pause', State.HOLDING)])
+@pytest.mark.parametrize(
+    ('stop', 'state'),
+    [('estop', State.ESTOPPED), ('disable', State.DISABLED), ('on_policy_pause', State.HOLDING)],
+)
 def test_a_lost_stop_is_sent_again_until_it_arrives(stop, state):
     rig = Rig().tracking()
     rig.run(0.06)
@@ -350,7 +408,7 @@ def test_a_lost_stop_is_sent_again_until_it_arrives(stop, state):
     getattr(rig.motion, stop)(*(('why',) if stop == 'on_policy_pause' else ()), rig.now)
     rig.run(0.3, chunks=False)
     sent = rig.sent
-    assert rig.motion.tally.lost and rig.fast > 0.05    # still on its way
+    assert rig.motion.tally.lost and rig.fast > 0.05  # still on its way
     rig.deaf = set()
     rig.run(0.9, chunks=False)
     assert rig.sent > sent and rig.fast < 1e-6 and rig.motion.state is state
@@ -366,7 +424,7 @@ def test_a_second_stop_does_not_take_the_first_ones_wait_for_its_own():
     rig.run(0.18, chunks=False)
     assert rig.sent == sent + 1 and not rig.motion.tally.lost
     rig.deaf, rig.reports = set(), False
-    while not rig.motion.confirmed.unsure(rig.now):     # the lost stop is about to begin
+    while not rig.motion.confirmed.unsure(rig.now):  # the lost stop is about to begin
         rig.run(0.01, chunks=False)
     rig.motion.estop(rig.now)
     rig.run(0.08, chunks=False)
@@ -388,7 +446,7 @@ def test_a_stop_waits_for_a_report_only_so_long():
     rig.run(0.14)
     while rig.sent == sent:
         rig.run(0.01)
-    rig.run(0.06, chunks=False)                         # a command is on its way to its switch
+    rig.run(0.06, chunks=False)  # a command is on its way to its switch
     rig.reports = False
     sent = rig.sent
     rig.motion.estop(rig.now)
@@ -400,6 +458,5 @@ def test_a_stop_waits_for_a_report_only_so_long():
 
 def test_a_dry_run_waits_for_nobody():
     motion = MotionControl(ROBOT, dry_run=True)
-    assert 'no controller' in motion.on_set_point(
-        SetPoint('arm', T0, *np.zeros((3, 2))), T0)
+    assert 'no controller' in motion.on_set_point(SetPoint('arm', T0, *np.zeros((3, 2))), T0)
     assert not motion.confirmed.unsure(T0)

@@ -85,5 +85,6 @@ def test_from_where_only_the_old_motion_is_free_there_is_no_plan():
     class Everything(Wall):
         def first_contact(self, path, held):
             return Contact(1, self.parts)
+
     plan, ahead = planned(Everything(0.0, 'a and b'))
     assert plan is None and ahead.what == 'a and b'

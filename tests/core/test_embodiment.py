@@ -15,8 +15,8 @@ def test_every_robot_is_complete_and_consistent(name):
     robot = embodiment.load(name)
     arms = [joint for joint in robot.commanded if robot.joint(joint).kind != 'gripper']
     grippers = [gripper.name for gripper in robot.grippers]
-    assert list(robot.commanded) == arms + grippers             # arms first, then grippers
-    assert robot.observed[:len(robot.commanded)] == robot.commanded
+    assert list(robot.commanded) == arms + grippers  # arms first, then grippers
+    assert robot.observed[: len(robot.commanded)] == robot.commanded
     assert [joint.name for joint in robot.joints] == list(robot.observed)
     assert {key.key for key in robot.state_keys} <= {key.key for key in robot.action_keys}
     assert len({camera.topic for camera in robot.cameras}) == len(robot.cameras)
@@ -48,7 +48,10 @@ def test_g1_waist_goes_pitch_then_lift():
 
 def test_g1_masks_head_waist_and_base_and_all_but_the_base_are_relative():
     assert [key.key for key in G1.action_keys if key.masked] == [
-        'head_position', 'waist_position', 'robot_velocity']
+        'head_position',
+        'waist_position',
+        'robot_velocity',
+    ]
     assert [key.key for key in G1.action_keys if not key.relative] == ['robot_velocity']
     assert all(key.relative and not key.masked for key in YAM.action_keys)
 
@@ -63,7 +66,7 @@ def test_g1_gripper_120_is_closed_and_the_model_says_one_for_closed():
     for gripper in G1.grippers:
         assert gripper.raw(0.0) == 120.0 and gripper.raw(1.0) == 35.0
         assert gripper.canonical(120.0) == 0.0 and gripper.canonical(35.0) == 1.0
-        assert gripper.canonical(0.0) == 1.0            # wider than calibrated still means open
+        assert gripper.canonical(0.0) == 1.0  # wider than calibrated still means open
         assert gripper.model(0.0) == 1.0 and gripper.model(1.0) == 0.0
         assert not gripper.readable(200.0) and gripper.readable(120.0)
     # raw = 35 + 85 * model, the converter of the released data
@@ -82,15 +85,22 @@ def test_yam_limits_are_not_the_placeholders_of_its_description():
     for name in YAM.commanded:
         joint = YAM.joint(name)
         assert joint.hw_velocity > 1.0 and joint.hw_effort > 1.0
-        assert joint.lower == 0.0 or abs(joint.lower) > 1e-6     # no -8.9e-16
+        assert joint.lower == 0.0 or abs(joint.lower) > 1e-6  # no -8.9e-16
 
 
 def test_yam_may_lie_folded_at_zero():
     limits = YAM.limits()
     assert (limits.lower <= 0.0).all() and (limits.upper >= 0.0).all()
-    assert [joint for joint, lower in zip(YAM.commanded, limits.lower, strict=True)
-            if lower == 0.0] == ['left_joint2', 'left_joint3', 'right_joint2', 'right_joint3',
-                                 'left_gripper', 'right_gripper']
+    assert [
+        joint for joint, lower in zip(YAM.commanded, limits.lower, strict=True) if lower == 0.0
+    ] == [
+        'left_joint2',
+        'left_joint3',
+        'right_joint2',
+        'right_joint3',
+        'left_gripper',
+        'right_gripper',
+    ]
 
 
 def test_a_gripper_that_holds_something_is_not_a_step_too_far():
@@ -111,7 +121,7 @@ def test_gripper_scales_are_inverted_exactly_once(opening, gripper):
 
 def test_gripper_command_never_leaves_the_driver_range():
     assert G1.grippers[0].raw(1.7) == 35.0 and G1.grippers[0].raw(-0.4) == 120.0
-    assert G1.grippers[0].from_model(-0.5) == 1.5               # what was asked stays visible
+    assert G1.grippers[0].from_model(-0.5) == 1.5  # what was asked stays visible
 
 
 def test_unknown_name_lists_what_there_is_and_the_nearest():
@@ -119,44 +129,74 @@ def test_unknown_name_lists_what_there_is_and_the_nearest():
         embodiment.load('agibot')
 
 
-@pytest.mark.parametrize(('old', 'new', 'complaint'), [
-    ('title: I2RT', 'titel: I2RT', 'embodiment.yaml: title is missing; add it'),
-    ('state_only: []', 'state_only: []\nextra: 1', 'extra is not a known key; remove it'),
-    ('  horizon: 24', '  horizon: 2.5', 'model.horizon: want a whole number above 0'),
-    ('step_hz: 30.0', 'step_hz: 0', 'model.step_hz: want a number above 0'),
-    ('step_hz: 30.0', 'step_hz: true', 'model.step_hz: want a finite number'),
-    ('step_hz: 30.0', 'step_hz: .nan', 'model.step_hz: want a finite number'),
-    ('[revolute, -2.61799, 3.14159,', '[revolute, 3.2, 3.14159,',
-     'joints.left_joint1: lower 3.2 is not below upper 3.14159; swap them'),
-    ('[revolute, -2.61799, 3.14159,', '[revolute, 3.14159,',
-     'joints.left_joint1: want \\[kind, lower'),
-    ('[revolute, -2.61799, 3.14159, 10.0,', '[revolute, -2.61799, 3.14159, 1.0,',
-     'joints.left_joint1: max_velocity 1.5 is above hw_velocity 1;'),
-    ('[gripper,  0.0,     1.0, ', '[gripper,  0.0,     0.7, ', 'a gripper goes from 0'),
-    ('    joints: [left_gripper]\n', '    joints: [left_grip]\n',
-     'controllers: left_grip unknown'),
-    ('    joints: [left_gripper]\n', '    joints: [right_gripper]\n',
-     'controllers: left_gripper missing'),
-    ('{joints: [left_gripper]}', '{joints: [left_joint9]}',
-     'state_keys.left_gripper_pos.joints: unknown joint left_joint9'),
-    ('{joints: [left_gripper], relative: true, masked: false}',
-     '{joints: [left_gripper], relative: true, masked: true}', 'left_gripper missing'),
-    ('{joints: [left_gripper], relative: true, masked: false}',
-     '{joints: [left_gripper], relative: yes please, masked: false}', 'want true or false'),
-    ('rest:\n  left_joint1: ', 'rest:\n  left_joint1: -9.0 # ',
-     'rest.left_joint1: -9 is outside'),
-    ('rest:\n  left_joint1: ', 'rest:\n  left_joint0: ', 'rest: left_joint0 unknown'),
-    ('rest:\n', 'rest:\n  extra: 0.0\n', 'rest: extra unknown'),
-    ('raw_open: 1.0', 'raw_open: 0.0', 'raw_open equals raw_closed'),
-    ('raw_range: [-0.05, 1.05]', 'raw_range: [0.2, 1.05]', 'does not hold raw_open'),
-    ('raw_range: [-0.05, 1.05]', 'raw_range: [0.2]', 'raw_range: want a list of 2'),
-    ('fade_s: 0.25', 'fade_s: -0.25', 'safety.chunk.fade_s: want a number above 0'),
-    ('fade_s: 0.25', 'fade: 0.25', 'safety.chunk.fade_s is missing'),
-    ('size: [640, 480]', 'size: [640, 0]', 'size: want \\[width, height\\]'),
-    ('name: yam\n', 'name: yam2\n', "name: 'yam2' stands in the folder 'yam'"),
-    ('name: yam\n', 'name: yam\nname: yam\n', 'name stands there twice'),
-    ('name: yam\n', 'name: [yam\n', 'not a readable YAML document'),
-])
+@pytest.mark.parametrize(
+    ('old', 'new', 'complaint'),
+    [
+        ('title: I2RT', 'titel: I2RT', 'embodiment.yaml: title is missing; add it'),
+        ('state_only: []', 'state_only: []\nextra: 1', 'extra is not a known key; remove it'),
+        ('  horizon: 24', '  horizon: 2.5', 'model.horizon: want a whole number above 0'),
+        ('step_hz: 30.0', 'step_hz: 0', 'model.step_hz: want a number above 0'),
+        ('step_hz: 30.0', 'step_hz: true', 'model.step_hz: want a finite number'),
+        ('step_hz: 30.0', 'step_hz: .nan', 'model.step_hz: want a finite number'),
+        (
+            '[revolute, -2.61799, 3.14159,',
+            '[revolute, 3.2, 3.14159,',
+            'joints.left_joint1: lower 3.2 is not below upper 3.14159; swap them',
+        ),
+        (
+            '[revolute, -2.61799, 3.14159,',
+            '[revolute, 3.14159,',
+            'joints.left_joint1: want \\[kind, lower',
+        ),
+        (
+            '[revolute, -2.61799, 3.14159, 10.0,',
+            '[revolute, -2.61799, 3.14159, 1.0,',
+            'joints.left_joint1: max_velocity 1.5 is above hw_velocity 1;',
+        ),
+        ('[gripper,  0.0,     1.0, ', '[gripper,  0.0,     0.7, ', 'a gripper goes from 0'),
+        (
+            '    joints: [left_gripper]\n',
+            '    joints: [left_grip]\n',
+            'controllers: left_grip unknown',
+        ),
+        (
+            '    joints: [left_gripper]\n',
+            '    joints: [right_gripper]\n',
+            'controllers: left_gripper missing',
+        ),
+        (
+            '{joints: [left_gripper]}',
+            '{joints: [left_joint9]}',
+            'state_keys.left_gripper_pos.joints: unknown joint left_joint9',
+        ),
+        (
+            '{joints: [left_gripper], relative: true, masked: false}',
+            '{joints: [left_gripper], relative: true, masked: true}',
+            'left_gripper missing',
+        ),
+        (
+            '{joints: [left_gripper], relative: true, masked: false}',
+            '{joints: [left_gripper], relative: yes please, masked: false}',
+            'want true or false',
+        ),
+        (
+            'rest:\n  left_joint1: ',
+            'rest:\n  left_joint1: -9.0 # ',
+            'rest.left_joint1: -9 is outside',
+        ),
+        ('rest:\n  left_joint1: ', 'rest:\n  left_joint0: ', 'rest: left_joint0 unknown'),
+        ('rest:\n', 'rest:\n  extra: 0.0\n', 'rest: extra unknown'),
+        ('raw_open: 1.0', 'raw_open: 0.0', 'raw_open equals raw_closed'),
+        ('raw_range: [-0.05, 1.05]', 'raw_range: [0.2, 1.05]', 'does not hold raw_open'),
+        ('raw_range: [-0.05, 1.05]', 'raw_range: [0.2]', 'raw_range: want a list of 2'),
+        ('fade_s: 0.25', 'fade_s: -0.25', 'safety.chunk.fade_s: want a number above 0'),
+        ('fade_s: 0.25', 'fade: 0.25', 'safety.chunk.fade_s is missing'),
+        ('size: [640, 480]', 'size: [640, 0]', 'size: want \\[width, height\\]'),
+        ('name: yam\n', 'name: yam2\n', "name: 'yam2' stands in the folder 'yam'"),
+        ('name: yam\n', 'name: yam\nname: yam\n', 'name stands there twice'),
+        ('name: yam\n', 'name: [yam\n', 'not a readable YAML document'),
+    ],
+)
 def test_a_fault_in_the_folder_names_file_key_and_fix(tmp_path, old, new, complaint):
     shutil.copytree(embodiment.ROBOTS / 'yam', tmp_path / 'yam')
     path = tmp_path / 'yam' / 'embodiment.yaml'

@@ -18,10 +18,18 @@ def time(seconds: float) -> SimpleNamespace:
 def message(points: list, stamp_s: float = 0.0, names: tuple = NAMES) -> SimpleNamespace:
     """Return a JointTrajectory look-alike; points are (time, positions[, velocities[, ...]])."""
     return SimpleNamespace(
-        header=SimpleNamespace(stamp=time(stamp_s)), joint_names=list(names),
-        points=[SimpleNamespace(time_from_start=time(p[0]), positions=p[1],
-                                velocities=p[2] if len(p) > 2 else [],
-                                accelerations=p[3] if len(p) > 3 else []) for p in points])
+        header=SimpleNamespace(stamp=time(stamp_s)),
+        joint_names=list(names),
+        points=[
+            SimpleNamespace(
+                time_from_start=time(p[0]),
+                positions=p[1],
+                velocities=p[2] if len(p) > 2 else [],
+                accelerations=p[3] if len(p) > 3 else [],
+            )
+            for p in points
+        ],
+    )
 
 
 def test_stays_where_it_was_put_before_the_first_message():
@@ -72,19 +80,22 @@ def test_replacement_drops_the_running_trajectory_and_its_future():
     assert follower.sample(9 * S).position == pytest.approx([0, 0])
 
 
-@pytest.mark.parametrize(('flawed', 'word'), [
-    (message([]), 'empty'),
-    (message([(1.0, [1.0])], names=('a',)), 'joint names'),
-    (message([(1.0, [1.0, 1.0])], names=('a', 'c')), 'joint names'),
-    (message([(1.0, [1.0, 1.0])], names=()), 'want 0 values'),
-    (message([(1.0, [1.0])]), 'want 2 values'),
-    (message([(1.0, [])]), 'want 2 values'),
-    (message([(1.0, [1.0, 1.0], [0.0, 0.0]), (2.0, [1.0, 1.0])]), 'velocities'),
-    (message([(1.0, [1.0, np.nan])]), 'not finite'),
-    (message([(1.0, [1.0, 1.0]), (1.0, [2.0, 1.0])]), 'increase'),
-    (message([(1.0, [1.0, 1.0], [0.0, 0.1])]), 'not zero'),
-    (message([(1.0, [1.0, 1.0])], 3.0), 'past'),
-])
+@pytest.mark.parametrize(
+    ('flawed', 'word'),
+    [
+        (message([]), 'empty'),
+        (message([(1.0, [1.0])], names=('a',)), 'joint names'),
+        (message([(1.0, [1.0, 1.0])], names=('a', 'c')), 'joint names'),
+        (message([(1.0, [1.0, 1.0])], names=()), 'want 0 values'),
+        (message([(1.0, [1.0])]), 'want 2 values'),
+        (message([(1.0, [])]), 'want 2 values'),
+        (message([(1.0, [1.0, 1.0], [0.0, 0.0]), (2.0, [1.0, 1.0])]), 'velocities'),
+        (message([(1.0, [1.0, np.nan])]), 'not finite'),
+        (message([(1.0, [1.0, 1.0]), (1.0, [2.0, 1.0])]), 'increase'),
+        (message([(1.0, [1.0, 1.0], [0.0, 0.1])]), 'not zero'),
+        (message([(1.0, [1.0, 1.0])], 3.0), 'past'),
+    ],
+)
 def test_a_flawed_message_is_rejected_whole_and_changes_nothing(flawed, word):
     follower = Follower(NAMES, np.zeros(2))
     follower.accept(message([(4.0, [4.0, 4.0])], 9.0), 10 * S)
@@ -102,8 +113,12 @@ def test_joints_may_come_in_any_order():
 def test_cubic_keeps_given_velocities():
     follower = Follower(NAMES, np.zeros(2))
     follower.sample(0)
-    follower.accept(message([(0.0, [0, 0], [1.0, 0.0]), (1.0, [1, 1], [1.0, 2.0]),
-                             (2.0, [1, 1], [0.0, 0.0])], 1.0), S)
+    follower.accept(
+        message(
+            [(0.0, [0, 0], [1.0, 0.0]), (1.0, [1, 1], [1.0, 2.0]), (2.0, [1, 1], [0.0, 0.0])], 1.0
+        ),
+        S,
+    )
     assert follower.sample(S + S // 2).velocity == pytest.approx([1.0, 1.0])
     assert follower.sample(2 * S).velocity == pytest.approx([1.0, 2.0])
 

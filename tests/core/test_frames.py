@@ -83,28 +83,36 @@ def test_rate_decays_when_a_camera_stops():
 
 
 def test_observation_is_what_all_saw_at_the_latest_common_instant():
-    result = views({TOP: [960, 1000], LEFT: [980, 1010], RIGHT: [950, 985]},
-                   [975, 983, 995]).observation(1020 * MS)
+    result = views(
+        {TOP: [960, 1000], LEFT: [980, 1010], RIGHT: [950, 985]}, [975, 983, 995]
+    ).observation(1020 * MS)
     assert isinstance(result, Observation)
-    assert result.stamp_ns == 985 * MS                      # the right camera is the slowest
+    assert result.stamp_ns == 985 * MS  # the right camera is the slowest
     assert [(f.camera, f.stamp_ns // MS) for f in result.frames] == [
-        (TOP, 960), (LEFT, 980), (RIGHT, 985)]
-    assert result.joints.stamp_ns == 983 * MS               # not the newer ones
+        (TOP, 960),
+        (LEFT, 980),
+        (RIGHT, 985),
+    ]
+    assert result.joints.stamp_ns == 983 * MS  # not the newer ones
 
 
 def test_nothing_yet_is_missing_and_names_the_topic():
     refusal = views({}, []).observation(S)
     assert refusal == Refusal(
-        TOP, f'camera {TOP} (/top_camera/image_raw): nothing has arrived yet', missing=True)
+        TOP, f'camera {TOP} (/top_camera/image_raw): nothing has arrived yet', missing=True
+    )
     refusal = views({TOP: [1000], LEFT: [1000], RIGHT: [1000]}, []).observation(S)
     assert refusal.source == 'joints' and refusal.missing
 
 
-@pytest.mark.parametrize(('late', 'now_ms', 'source', 'words'), [
-    (None, 1099, None, None),
-    (None, 1101, 'joints', 'newest is 0.101 s old, limit 0.1 s'),
-    (LEFT, 1000, LEFT, '(/left_camera/image_raw): newest is 0.250 s old, limit 0.2 s'),
-])
+@pytest.mark.parametrize(
+    ('late', 'now_ms', 'source', 'words'),
+    [
+        (None, 1099, None, None),
+        (None, 1101, 'joints', 'newest is 0.101 s old, limit 0.1 s'),
+        (LEFT, 1000, LEFT, '(/left_camera/image_raw): newest is 0.250 s old, limit 0.2 s'),
+    ],
+)
 def test_age_gates_name_the_source_the_age_and_the_limit(late, now_ms, source, words):
     stamps = {camera: [1000] for camera in (TOP, LEFT, RIGHT)}
     if late:
@@ -124,7 +132,8 @@ def test_a_camera_ahead_of_the_clock_is_refused_with_the_fix():
 
 def test_cameras_too_far_apart_are_refused():
     refusal = views({TOP: [849, 1000], LEFT: [900], RIGHT: [890, 905]}, [890, 1000]).observation(
-        1000 * MS)
+        1000 * MS
+    )
     assert refusal.source == TOP and 'too far apart' in refusal.reason
     assert '(nearest: 0.051 s)' in refusal.reason and not refusal.missing
     within = views({TOP: [850, 1000], LEFT: [900], RIGHT: [890, 905]}, [890, 1000])
@@ -155,11 +164,15 @@ def test_any_instant_is_judged_as_the_newest_is():
     assert live.observation(965 * MS).frames == live.at(900 * MS).frames
 
 
-@pytest.mark.parametrize(('at_ms', 'frames_ms', 'joints_ms', 'source', 'words'), [
-    (850, {TOP: [900], LEFT: [900], RIGHT: [900]}, [840], TOP, 'nearest: none'),
-    (1101, {TOP: [900], LEFT: [900], RIGHT: [900]}, [1100], TOP, 'no frame within 0.2 s'),
-    (960, {TOP: [900], LEFT: [900], RIGHT: [900]}, [859], 'joints', 'within 0.1 s'),
-    (960, {TOP: [960], LEFT: [900], RIGHT: [955]}, [950], LEFT, 'too far apart')])
+@pytest.mark.parametrize(
+    ('at_ms', 'frames_ms', 'joints_ms', 'source', 'words'),
+    [
+        (850, {TOP: [900], LEFT: [900], RIGHT: [900]}, [840], TOP, 'nearest: none'),
+        (1101, {TOP: [900], LEFT: [900], RIGHT: [900]}, [1100], TOP, 'no frame within 0.2 s'),
+        (960, {TOP: [900], LEFT: [900], RIGHT: [900]}, [859], 'joints', 'within 0.1 s'),
+        (960, {TOP: [960], LEFT: [900], RIGHT: [955]}, [950], LEFT, 'too far apart'),
+    ],
+)
 def test_an_instant_nobody_saw_well_is_refused(at_ms, frames_ms, joints_ms, source, words):
     refusal = views(frames_ms, joints_ms).at(at_ms * MS)
     assert refusal.source == source and words in refusal.reason and not refusal.missing

@@ -29,7 +29,7 @@ def test_it_keeps_its_speed(slowly):
         rows.append(way.chunk(way.start_ns + round(i * ROBOT.step_dt_s * 1e9), i).targets[0])
     speed = np.abs(np.diff(rows, axis=0)).max() / ROBOT.step_dt_s
     assert speed <= (0.3 if slowly else 1.2)
-    assert np.abs(np.diff(rows, n=2, axis=0)).max() < 0.02      # no step in speed
+    assert np.abs(np.diff(rows, n=2, axis=0)).max() < 0.02  # no step in speed
 
 
 def test_chunks_that_follow_each_other_agree():

@@ -29,8 +29,10 @@ def closed(jerk: np.ndarray, start: Motion) -> Trajectory:
     return integrated(NAMES, start, 0, STEP_NS, np.concatenate([jerk, last]))
 
 
-@given(arrays(np.float64, (6, 2), elements=st.floats(-60, 60)),
-       arrays(np.float64, (3, 2), elements=st.floats(-2, 2)))
+@given(
+    arrays(np.float64, (6, 2), elements=st.floats(-60, 60)),
+    arrays(np.float64, (3, 2), elements=st.floats(-2, 2)),
+)
 @settings(max_examples=25, deadline=None)
 def test_dense_samples_reach_the_extrema_and_stay_inside(jerk, state):
     plan = closed(jerk, Motion(*state))
@@ -39,7 +41,7 @@ def test_dense_samples_reach_the_extrema_and_stay_inside(jerk, state):
     speed = np.abs(np.stack([motion.velocity for motion in motions])).max(axis=0)
     push = np.abs(np.stack([motion.acceleration for motion in motions])).max(axis=0)
     (low, high), used = limits.span(plan), limits.worst(plan, unit())
-    scale = 1.0 + push                      # what 0.2 ms of sampling can miss grows with it
+    scale = 1.0 + push  # what 0.2 ms of sampling can miss grows with it
     assert (np.abs(position.min(axis=0) - low) < 1e-6 * scale).all()
     assert (np.abs(position.max(axis=0) - high) < 1e-6 * scale).all()
     assert (np.abs(speed - used.velocity) < 1e-4 * scale).all()
@@ -54,7 +56,7 @@ def test_an_overshoot_between_two_knots_counts():
     start = Motion(np.zeros(2), np.array([0.1, -0.1]), np.array([-8.0, 8.0]))
     plan = closed(np.zeros((1, 2)), start)
     low, high = limits.span(plan)
-    assert high[0] >= 0.1**2 / (2 * 8.0) - 1e-12 and low[1] <= -0.1**2 / (2 * 8.0) + 1e-12
+    assert high[0] >= 0.1**2 / (2 * 8.0) - 1e-12 and low[1] <= -(0.1**2) / (2 * 8.0) + 1e-12
 
 
 def test_a_held_posture_uses_its_position_alone():

@@ -28,8 +28,8 @@ class Rig:
         self.now = 100 * S
         self.motion = MotionControl(ROBOT, **({'dry_run': False} | options))
         self.robot = Follower(ROBOT.commanded, CENTRE)
-        self.lag = np.zeros(N)              # measured minus set-point
-        self.joints = True                  # the robot reports its posture
+        self.lag = np.zeros(N)  # measured minus set-point
+        self.joints = True  # the robot reports its posture
         self.published, self.seen = [], []
         self.sequence = 0
 
@@ -44,8 +44,9 @@ class Rig:
         self.now += 10 * MS
         at = self.robot.sample(self.now)
         if self.joints:
-            self.motion.on_joints(JointState(self.now, ROBOT.commanded, at.position + self.lag),
-                                  self.now)
+            self.motion.on_joints(
+                JointState(self.now, ROBOT.commanded, at.position + self.lag), self.now
+            )
         self.publish(self.motion.tick(self.now))
         job = self.motion.job(self.now)
         if job is not None:
@@ -63,8 +64,20 @@ class Rig:
         """Return a chunk observed 100 ms ago that asks for `targets` [24 N] (default: stay)."""
         self.sequence += 1
         where = np.tile(CENTRE, (24, 1)) if targets is None else targets
-        return replace(Chunk(self.now - 100 * MS, 'one', self.sequence, ROBOT.step_dt_s,
-                             ROBOT.commanded, where, where[0], ROBOT.contract, {}), **changes)
+        return replace(
+            Chunk(
+                self.now - 100 * MS,
+                'one',
+                self.sequence,
+                ROBOT.step_dt_s,
+                ROBOT.commanded,
+                where,
+                where[0],
+                ROBOT.contract,
+                {},
+            ),
+            **changes,
+        )
 
     def waving(self, size: float = 0.15, hz: float = 0.4) -> None:
         """Send a chunk of a smooth wave every 140 ms."""
@@ -104,7 +117,7 @@ def test_enable_needs_a_fresh_and_still_robot():
     assert 'idx24_arm_l_joint4 still moves' in rig.motion.enable(rig.now)[1]
     rig.run(0.4)
     hold, _ = rig.motion.enable(rig.now)
-    assert hold.goal == pytest.approx(CENTRE + rig.lag)         # measured, not a home posture
+    assert hold.goal == pytest.approx(CENTRE + rig.lag)  # measured, not a home posture
     assert 'already' in rig.motion.enable(rig.now)[1]
 
 
@@ -113,9 +126,15 @@ def test_the_first_move_is_slow_and_ends_when_command_and_policy_agree():
     far = np.tile(CENTRE + np.where(GRIPS, 0.0, 0.3), (24, 1))
     rig.run(0.6)
     began = len(rig.seen)
-    rig.run(2.2, lambda: rig.motion.on_chunk(rig.chunk(far), rig.now)
-            if rig.now // (10 * MS) % 14 == 0 else None)
-    speeds = [np.abs(at.velocity[~GRIPS]).max() for _, _, at in rig.seen[began:began + 100]]
+    rig.run(
+        2.2,
+        lambda: (
+            rig.motion.on_chunk(rig.chunk(far), rig.now)
+            if rig.now // (10 * MS) % 14 == 0
+            else None
+        ),
+    )
+    speeds = [np.abs(at.velocity[~GRIPS]).max() for _, _, at in rig.seen[began : began + 100]]
     assert 0.25 < max(speeds) <= 0.3 + 1e-6
     states = [state for _, state, _ in rig.seen]
     assert State.FIRST_MOVE in states and rig.motion.state is State.TRACKING
@@ -136,13 +155,13 @@ def test_without_chunks_the_arm_comes_to_rest_and_counts_one_underrun():
     rig = Rig().tracking().run(2.0)
     assert rig.motion.state is State.HOLDING and rig.motion.tally.underruns == 1
     assert rig.seen[-1][2].resting and steps_of(rig).max() < 0.016
-    rig.run(2.0, rig.waving)                                    # and goes on when they come back
+    rig.run(2.0, rig.waving)  # and goes on when they come back
     assert rig.motion.state is State.TRACKING and rig.motion.tally.underruns == 1
 
 
 def test_a_chunk_that_led_to_rest_is_over_and_no_underrun():
     rig = Rig().tracking()
-    for _ in range(6):                      # the arm gets there long before the last one is over
+    for _ in range(6):  # the arm gets there long before the last one is over
         rig.motion.on_chunk(rig.chunk(), rig.now)
         rig.run(0.14)
     rig.run(1.6)
@@ -156,13 +175,20 @@ def test_every_process_of_ours_dead_still_means_rest():
     assert rig.robot.sample(rig.now + 2 * S).resting
 
 
-@pytest.mark.parametrize(('cause', 'then', 'word'), [
-    (lambda rig: rig.motion.estop(rig.now), State.ESTOPPED, 'e-stop'),
-    (lambda rig: rig.motion.disable(rig.now), State.DISABLED, 'disabled'),
-    (lambda rig: rig.motion.on_policy_pause('no instruction', rig.now), State.HOLDING, 'paused'),
-    (lambda rig: setattr(rig, 'joints', False), State.HOLDING, 'no joint state'),
-    (lambda rig: rig.lag.__setitem__(4, 0.3), State.PROTECTIVE_STOP, 'idx25_arm_l_joint5'),
-])
+@pytest.mark.parametrize(
+    ('cause', 'then', 'word'),
+    [
+        (lambda rig: rig.motion.estop(rig.now), State.ESTOPPED, 'e-stop'),
+        (lambda rig: rig.motion.disable(rig.now), State.DISABLED, 'disabled'),
+        (
+            lambda rig: rig.motion.on_policy_pause('no instruction', rig.now),
+            State.HOLDING,
+            'paused',
+        ),
+        (lambda rig: setattr(rig, 'joints', False), State.HOLDING, 'no joint state'),
+        (lambda rig: rig.lag.__setitem__(4, 0.3), State.PROTECTIVE_STOP, 'idx25_arm_l_joint5'),
+    ],
+)
 def test_each_cause_stops_soon_and_smoothly(cause, then, word):
     rig = Rig().tracking()
     while rig.speed() < 0.3:
@@ -183,7 +209,7 @@ def test_latched_stops_need_reset_then_enable():
     rig.run(1.0, rig.waving)
     assert 'latched' in rig.motion.enable(rig.now)[1]
     rig.motion.disable(rig.now)
-    assert rig.motion.state is State.ESTOPPED                   # disabling releases nothing
+    assert rig.motion.state is State.ESTOPPED  # disabling releases nothing
     rig.joints = False
     rig.run(0.3)
     assert 'no joint state' in rig.motion.reset(rig.now)
@@ -192,7 +218,7 @@ def test_latched_stops_need_reset_then_enable():
     assert rig.motion.reset(rig.now) is None and rig.motion.state is State.DISABLED
     published = len(rig.published)
     rig.run(1.0, rig.waving)
-    assert len(rig.published) == published                      # a reset moves nothing
+    assert len(rig.published) == published  # a reset moves nothing
     rig.enabled().run(3.0, rig.waving)
     assert rig.motion.state is State.TRACKING
 
@@ -215,21 +241,24 @@ def test_stale_joints_recover_by_themselves_with_a_slow_start():
     rig.run(1.5, rig.waving)
     assert rig.motion.state is State.HOLDING and 'no joint state' in rig.motion.reason
     rig.joints = True
-    rig.run(0.9, rig.waving)                # 0.2 s to see that it rests, 0.5 s to take it over
+    rig.run(0.9, rig.waving)  # 0.2 s to see that it rests, 0.5 s to take it over
     assert rig.motion.state is State.FIRST_MOVE
     rig.run(2.0, rig.waving)
     assert rig.motion.state is State.TRACKING
 
 
-@pytest.mark.parametrize('away', [
-    lambda rig: rig.run(1.5, rig.waving),                       # its joint states do not come
-    lambda rig: setattr(rig, 'now', rig.now + 2 * S),           # nobody watched, or time jumped
-])
+@pytest.mark.parametrize(
+    'away',
+    [
+        lambda rig: rig.run(1.5, rig.waving),  # its joint states do not come
+        lambda rig: setattr(rig, 'now', rig.now + 2 * S),  # nobody watched, or time jumped
+    ],
+)
 def test_a_robot_that_was_out_of_sight_is_taken_over_where_it_is(away):
     rig = Rig().tracking()
     rig.joints = False
     away(rig)
-    elsewhere = rig.robot.state.position + 0.05 * ~GRIPS        # its controllers started anew
+    elsewhere = rig.robot.state.position + 0.05 * ~GRIPS  # its controllers started anew
     rig.robot, rig.joints = Follower(ROBOT.commanded, elsewhere), True
     rig.published.clear()
     rig.run(0.5, rig.waving)
@@ -237,7 +266,7 @@ def test_a_robot_that_was_out_of_sight_is_taken_over_where_it_is(away):
     rig.run(3.0, rig.waving)
     assert rig.motion.state is State.TRACKING
     way = np.abs(np.diff([at.position for *_, at in rig.seen[-350:]], axis=0)).max()
-    assert way < 0.01                       # per 10 ms: it waves on, and never jumped
+    assert way < 0.01  # per 10 ms: it waves on, and never jumped
 
 
 def test_the_dead_man_switch_has_a_lease():
@@ -248,11 +277,11 @@ def test_the_dead_man_switch_has_a_lease():
     rig.publish(rig.motion.enable(rig.now)[0])
     rig.run(3.0, press)
     assert rig.motion.state is State.TRACKING
-    rig.run(1.2, rig.waving)                                    # nobody presses any more
+    rig.run(1.2, rig.waving)  # nobody presses any more
     assert rig.motion.state is State.HOLDING and rig.speed() == 0.0
     assert not rig.motion.snapshot(rig.now).deadman_ok
     rig.run(0.5, press)
-    rig.motion.on_deadman(False, rig.now)                       # released: at once, no lease
+    rig.motion.on_deadman(False, rig.now)  # released: at once, no lease
     rig.step()
     assert rig.motion.obstacle == 'dead-man switch is not held'
 
@@ -275,7 +304,7 @@ def test_a_new_session_replaces_the_old_one_and_old_chunks_stay_out():
     late = rig.chunk(stamp_ns=rig.now - 300 * MS)
     assert 'old session' in rig.motion.on_chunk(late, rig.now)
     rig.run(1.5)
-    assert np.abs(rig.seen[-1][2].position - CENTRE).max() < 1e-2       # it followed session two
+    assert np.abs(rig.seen[-1][2].position - CENTRE).max() < 1e-2  # it followed session two
 
 
 def test_a_policy_that_keeps_asking_for_too_much_trips():
@@ -320,7 +349,7 @@ def test_a_dry_run_ignores_that_the_robot_does_not_follow():
     rig = Rig(dry_run=True)
     rig.enabled()
     rig.run(0.6)
-    rig.robot.accept = lambda *_: None                          # the robot stays where it is
+    rig.robot.accept = lambda *_: None  # the robot stays where it is
     rig.run(4.0, rig.waving)
     assert rig.motion.state is State.TRACKING and rig.motion.snapshot(rig.now).dry_run
 
@@ -333,13 +362,13 @@ def test_a_clock_that_goes_back_lets_what_moves_come_to_its_own_rest(back_s):
     back_ns = round(back_s * S)
     left_s = (rig.motion.executing.end_ns - rig.now) / S
     rig.robot.points = replace(rig.robot.points, stamp_ns=rig.robot.points.stamp_ns - back_ns)
-    rig.now -= back_ns                      # its controllers know nothing of it
+    rig.now -= back_ns  # its controllers know nothing of it
     rig.published.clear()
     assert rig.motion.tick(rig.now) is None and 'clock went back' in rig.motion.reason
     assert rig.motion.accepted(proposed(job), rig.now) is None and rig.motion.pending is None
     assert rig.speed() > 0.0
     rig.run(left_s - 0.05, rig.waving)
-    assert not rig.published                # no chunk is followed until it rests
+    assert not rig.published  # no chunk is followed until it rests
     rig.run(1.5)
     assert rig.speed() == 0.0 and rig.motion.obstacle is None
     assert rig.motion.state is State.HOLDING and len(rig.published) == 1
@@ -354,14 +383,26 @@ def test_measured_outside_its_limits_is_held_and_only_moves_inward():
     rig.robot = Follower(ROBOT.commanded, outside)
     rig.enabled()
     further = np.tile(outside + np.where(GRIPS, 0.0, 0.1), (24, 1))
-    rig.run(1.5, lambda: rig.motion.on_chunk(rig.chunk(further), rig.now)
-            if rig.now // (10 * MS) % 14 == 0 else None)
+    rig.run(
+        1.5,
+        lambda: (
+            rig.motion.on_chunk(rig.chunk(further), rig.now)
+            if rig.now // (10 * MS) % 14 == 0
+            else None
+        ),
+    )
     highest = max(at.position[0] for _, _, at in rig.seen)
     assert highest <= outside[0] + 1e-6
     back = np.tile(outside, (24, 1))
     back[:, 0] -= 0.2
-    rig.run(2.0, lambda: rig.motion.on_chunk(rig.chunk(back), rig.now)
-            if rig.now // (10 * MS) % 14 == 0 else None)
+    rig.run(
+        2.0,
+        lambda: (
+            rig.motion.on_chunk(rig.chunk(back), rig.now)
+            if rig.now // (10 * MS) % 14 == 0
+            else None
+        ),
+    )
     assert rig.seen[-1][2].position[0] == pytest.approx(outside[0] - 0.2, abs=1e-3)
 
 
@@ -379,12 +420,14 @@ class Wall:
 
 def asking(rig: Rig, joint_rad: float) -> Callable[[], None]:
     """Return what sends, every 140 ms, a chunk that takes the first joint to `joint_rad`."""
+
     def send() -> None:
         if (rig.now // (10 * MS)) % 14 == 0:
             here = rig.robot.sample(rig.now).position[0]
             rows = np.tile(CENTRE, (24, 1))
             rows[:, 0] = here + np.clip(joint_rad - here, -0.25, 0.25)
             rig.motion.on_chunk(rig.chunk(rows), rig.now)
+
     return send
 
 
@@ -396,7 +439,7 @@ def test_contact_ahead_cuts_the_motion_short_and_says_so_until_it_is_over():
     assert rig.motion.state is State.TRACKING and rig.motion.snapshot(rig.now).tally.contacts > 1
     highest = max(at.position[0] for _, _, at in rig.seen)
     assert wall.at_rad - 0.03 < highest <= wall.at_rad + 1e-6
-    assert len(wall.body) == 4              # the rest of the robot, as its folder has it
+    assert len(wall.body) == 4  # the rest of the robot, as its folder has it
     rig.run(0.6, asking(rig, CENTRE[0]))
     assert 'contact' not in rig.motion.reason and rig.motion.state is State.TRACKING
 
@@ -412,6 +455,7 @@ def test_a_stop_that_would_touch_is_not_taken_the_old_motion_rests_by_itself():
     class Brakes(Wall):
         def first_contact(self, path, held):
             return Contact(1, 'elbow and body')
+
     rig = Rig(surroundings=Wall(10.0)).tracking()
     rig.motion.surroundings = Brakes(0.0)
     executing = rig.motion.executing
@@ -427,10 +471,12 @@ def test_an_arm_that_pushes_too_hard_for_too_long_is_stopped():
 
     def feel(effort: np.ndarray) -> None:
         at = rig.robot.sample(rig.now)
-        rig.motion.on_joints(JointState(rig.now + MS, ROBOT.commanded, at.position,
-                                        effort=effort), rig.now + MS)
+        rig.motion.on_joints(
+            JointState(rig.now + MS, ROBOT.commanded, at.position, effort=effort), rig.now + MS
+        )
+
     rig.joints = False
-    for _ in range(25):                     # 0.25 s: a jolt
+    for _ in range(25):  # 0.25 s: a jolt
         rig.step()
         feel(hard)
     feel(0.0 * hard)

@@ -19,7 +19,7 @@ from wam_policy.core.trajectory import Trajectory
 
 from bench.motion_proof import FIRST, KINDS, NEXT, ROBOTS, TOLERANCE, Event, History, batch
 
-pytestmark = pytest.mark.timeout(900)       # a minute, but not on a machine that others use
+pytestmark = pytest.mark.timeout(900)  # a minute, but not on a machine that others use
 LONG = int(os.environ.get('WAM_PROPERTY_CASES', '120'))
 SHORT, NUMBERED = 8_000, 2_000
 WHOLE = [load('agibot_g1'), load('yam')]
@@ -29,26 +29,38 @@ RULES = {'deadline': None, 'suppress_health_check': list(HealthCheck)}
 
 
 def events(kinds, wait_ms: int, **size: int) -> st.SearchStrategy:
-    return st.lists(st.builds(Event, st.sampled_from(kinds), st.integers(1, wait_ms), AGE_MS,
-                              st.integers(0, 70), SEED), **size)
+    return st.lists(
+        st.builds(
+            Event,
+            st.sampled_from(kinds),
+            st.integers(1, wait_ms),
+            AGE_MS,
+            st.integers(0, 70),
+            SEED,
+        ),
+        **size,
+    )
 
 
-@given(robot=st.sampled_from(WHOLE), seed=SEED, played=events(KINDS, 500, min_size=3,
-                                                              max_size=14))
+@given(robot=st.sampled_from(WHOLE), seed=SEED, played=events(KINDS, 500, min_size=3, max_size=14))
 @settings(max_examples=LONG, **RULES)
 def test_no_long_history_breaks_a_limit_or_ends_in_motion(robot, seed, played):
     History(robot, seed).play(played)
 
 
-@given(robot=st.sampled_from(ROBOTS), seed=SEED, first=events(FIRST, 200, min_size=1, max_size=1),
-       after=events(NEXT, 200, max_size=2))
+@given(
+    robot=st.sampled_from(ROBOTS),
+    seed=SEED,
+    first=events(FIRST, 200, min_size=1, max_size=1),
+    after=events(NEXT, 200, max_size=2),
+)
 @settings(max_examples=SHORT, derandomize=True, database=None, **RULES)
 def test_no_short_history_breaks_a_limit_or_ends_in_motion(robot, seed, first, after):
     History(robot, seed).play(first + after)
 
 
 def test_no_numbered_history_breaks_a_limit_or_ends_in_motion():
-    published, failed = batch(10**9, NUMBERED)      # numbers that the long proof does not reach
+    published, failed = batch(10**9, NUMBERED)  # numbers that the long proof does not reach
     assert not failed and published > NUMBERED
 
 
@@ -65,7 +77,7 @@ def test_the_judge_sees_what_is_wrong(end, peak):
     history = History(ROBOTS[0], 1)
     for line in history.lines:
         line.follower = Follower(line.follower.names, np.zeros(len(line.columns)))
-    with pytest.raises(AssertionError):             # too fast, too far, or no one curve
+    with pytest.raises(AssertionError):  # too fast, too far, or no one curve
         history.publish(curve(end, peak))
     assert TOLERANCE == 1e-6
 

@@ -41,7 +41,7 @@ def test_slow_motion_is_followed_closely_plan_after_plan():
         worst_rad.append(np.abs(reached - rows).max(axis=1))
         now += 140_000_000
     misses = np.stack(worst_rad[8:])
-    assert misses[:, :20].max() < 1e-3 and misses.max() < 6e-3      # the last rows begin to brake
+    assert misses[:, :20].max() < 1e-3 and misses.max() < 6e-3  # the last rows begin to brake
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -51,8 +51,9 @@ def test_any_reference_keeps_every_limit_plan_after_plan(seed):
     robot = (G1, YAM)[rng.integers(2)]
     full, limits = robot.limits(), limiting.margined(robot)
     joints, cap = len(robot.commanded), 0.3
-    share = np.where(rng.uniform(size=joints) < 0.3, rng.integers(0, 2, joints),
-                     rng.uniform(size=joints))          # some joints stand on their very limit
+    share = np.where(
+        rng.uniform(size=joints) < 0.3, rng.integers(0, 2, joints), rng.uniform(size=joints)
+    )  # some joints stand on their very limit
     first = full.lower + share * (full.upper - full.lower)
     now, old = int(rng.integers(10**9)), held(robot.commanded, first, 0)
     for _ in range(5):
@@ -60,12 +61,20 @@ def test_any_reference_keeps_every_limit_plan_after_plan(seed):
         cap *= rng.uniform(1, 3)
         start, steps = switch_ns(now, LEAD), int(rng.integers(1, 32))
         here = old.at(start)
-        rows = np.clip(here.position + rng.normal(size=joints) * rng.choice([0.02, 0.5, 3.0])
-                       * rng.normal(size=(steps, joints)).cumsum(axis=0) / np.sqrt(steps),
-                       np.minimum(limits.lower, here.position),
-                       np.maximum(limits.upper, here.position))
-        plan = (planning.stopped(old, start, allowed) if rng.uniform() < 0.2
-                else planning.tracked(old, start, rows, allowed))
+        rows = np.clip(
+            here.position
+            + rng.normal(size=joints)
+            * rng.choice([0.02, 0.5, 3.0])
+            * rng.normal(size=(steps, joints)).cumsum(axis=0)
+            / np.sqrt(steps),
+            np.minimum(limits.lower, here.position),
+            np.maximum(limits.upper, here.position),
+        )
+        plan = (
+            planning.stopped(old, start, allowed)
+            if rng.uniform() < 0.2
+            else planning.tracked(old, start, rows, allowed)
+        )
         assert limiting.worst(plan, full).rates <= 1.0
         low, high = limiting.span(plan)
         assert (low >= np.minimum(full.lower, first) - 1e-6).all()
@@ -83,8 +92,9 @@ def test_a_stop_takes_little_longer_than_the_shortest_possible(hz):
     old, now = held(G1.commanded, middle(G1), 0), 1_000_000_000
     for _ in range(6):
         start = switch_ns(now, LEAD)
-        old = spliced(old, planning.tracked(
-            old, start, waves(start, 28, middle(G1), hz, 0.25), limits), now)
+        old = spliced(
+            old, planning.tracked(old, start, waves(start, 28, middle(G1), hz, 0.25), limits), now
+        )
         now += 140_000_000
     start = switch_ns(now, LEAD)
     here, plan = old.at(start), planning.stopped(old, start, limits)
@@ -92,10 +102,15 @@ def test_a_stop_takes_little_longer_than_the_shortest_possible(hz):
     request = ruckig.InputParameter(joints)
     request.control_interface = ruckig.ControlInterface.Velocity
     request.current_position, request.current_velocity, request.current_acceleration = (
-        here.position.tolist(), here.velocity.tolist(), here.acceleration.tolist())
+        here.position.tolist(),
+        here.velocity.tolist(),
+        here.acceleration.tolist(),
+    )
     request.target_velocity = request.target_acceleration = [0.0] * joints
-    request.max_acceleration, request.max_jerk = (limits.acceleration.tolist(),
-                                                  limits.jerk.tolist())
+    request.max_acceleration, request.max_jerk = (
+        limits.acceleration.tolist(),
+        limits.jerk.tolist(),
+    )
     shortest = ruckig.Trajectory(joints)
     assert ruckig.Ruckig(joints).calculate(request, shortest) == ruckig.Result.Working
     slow_ns = start + round(shortest.duration * 1e9) + 3 * STEP_NS
@@ -107,7 +122,7 @@ def test_a_stop_takes_little_longer_than_the_shortest_possible(hz):
 
 def test_a_joint_at_its_limit_is_not_pushed_and_may_come_back():
     limits = limiting.margined(YAM)
-    zeros = np.zeros(len(YAM.commanded))    # joints 2 and 3 rest exactly on their lower limit
+    zeros = np.zeros(len(YAM.commanded))  # joints 2 and 3 rest exactly on their lower limit
     old, start = held(YAM.commanded, zeros, 0), switch_ns(10**9, LEAD)
     still = planning.tracked(old, start, np.zeros((20, len(zeros))), limits)
     assert np.abs(still.position).max() < 1e-9
@@ -133,11 +148,12 @@ def test_ever_new_horizons_and_speeds_leave_a_few_megabytes_behind():
     limits, here = limiting.margined(G1), middle(G1)
     tracemalloc.start()
     try:
-        for share in (1.0, 0.8, 0.6, 0.4):      # a cap on speed changes how long braking takes
+        for share in (1.0, 0.8, 0.6, 0.4):  # a cap on speed changes how long braking takes
             allowed = replace(limits, velocity=share * limits.velocity)
             for steps in range(1, 33):
-                planning.tracked(held(G1.commanded, here, 0), 0, np.tile(here, (steps, 1)),
-                                 allowed)
+                planning.tracked(
+                    held(G1.commanded, here, 0), 0, np.tile(here, (steps, 1)), allowed
+                )
         left, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

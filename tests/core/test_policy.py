@@ -41,12 +41,12 @@ class Stage:
         for _ in range(ms):
             now = self.now_ms = self.now_ms + 1
             if now % 10 == 0:
-                self.policy.on_joints(JointState(now * MS, ROBOT.observed, np.zeros(14)),
-                                      now * MS)
+                self.policy.on_joints(JointState(now * MS, ROBOT.observed, np.zeros(14)), now * MS)
             if now % 50 == 0:
                 for camera in set(CAMERAS) - self.dark:
-                    self.policy.on_frame(Frame(camera, now * MS, np.zeros((2, 2, 3), np.uint8)),
-                                         now * MS)
+                    self.policy.on_frame(
+                        Frame(camera, now * MS, np.zeros((2, 2, 3), np.uint8)), now * MS
+                    )
             if self.request and now >= self.busy_until_ms:
                 self.answer()
             if not self.request:
@@ -66,7 +66,8 @@ class Stage:
             self.policy.on_committed(request, Cache(blocks=request.number + 1))
         else:
             chunk = self.policy.on_answer(
-                request, Answer(1 / 30, self.targets, np.zeros(14), {}), self.now_ms * MS)
+                request, Answer(1 / 30, self.targets, np.zeros(14), {}), self.now_ms * MS
+            )
             if chunk:
                 self.chunks.append(chunk)
                 self.policy.on_published(chunk, self.now_ms * MS, self.now_ms * MS)
@@ -298,13 +299,16 @@ def test_a_refused_request_is_tried_again_later_with_the_past_replayed():
     assert stage.state()[0] is State.RUNNING and stage.policy.tally.rebuilds == 1
 
 
-@pytest.mark.parametrize(('targets', 'fault'), [
-    (np.full((24, 14), np.nan), 'not finite'),
-    (np.full((24, 14), np.inf), 'not finite'),
-    (np.zeros((24, 13)), 'do not fit'),
-    (np.zeros((0, 14)), 'do not fit'),
-    (np.zeros(14), 'do not fit'),
-])
+@pytest.mark.parametrize(
+    ('targets', 'fault'),
+    [
+        (np.full((24, 14), np.nan), 'not finite'),
+        (np.full((24, 14), np.inf), 'not finite'),
+        (np.zeros((24, 13)), 'do not fit'),
+        (np.zeros((0, 14)), 'do not fit'),
+        (np.zeros(14), 'do not fit'),
+    ],
+)
 def test_an_answer_that_must_not_move_anything_is_dropped_counted_and_explained(targets, fault):
     stage = running()
     chunks = len(stage.chunks)
@@ -348,14 +352,25 @@ def test_frames_that_nobody_looked_at_are_counted():
     stage = running()
     received = sum(ring.received for ring in stage.policy.views.rings.values())
     picked = {(f.camera, f.stamp_ns) for _, q in stage.of(Query) for f in q.observation.frames}
-    picked |= {(f.camera, f.stamp_ns) for _, c in stage.of(Commit)
-               for frames in c.block.views.values() for f in frames}
+    picked |= {
+        (f.camera, f.stamp_ns)
+        for _, c in stage.of(Commit)
+        for frames in c.block.views.values()
+        for f in frames
+    }
     assert stage.policy.dropped_frames == received - len(picked) > 0
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(['words', 'stop', 'down', 'up', 'dark', 'light', 'jump',
-                                           'refuse']), st.integers(1, 900)), max_size=12))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(['words', 'stop', 'down', 'up', 'dark', 'light', 'jump', 'refuse']),
+            st.integers(1, 900),
+        ),
+        max_size=12,
+    )
+)
 def test_whatever_happens_chunks_belong_to_their_session_and_memory_is_gapless(events):
     stage = Stage()
     for i, (event, ms) in enumerate(events):

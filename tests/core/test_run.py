@@ -4,17 +4,20 @@ from wam_policy.core.run import Outcome, Run, World
 RUN = Run('lift the cup', order=3, start_ns=0, limit_ns=10, first_chunk=0)
 
 
-@pytest.mark.parametrize(('world', 'outcome'), [
-    (World(9, 3), None),
-    (World(10, 3), Outcome.TIME_OVER),
-    (World(5, 4), Outcome.REPLACED),
-    (World(5, 3, cancelled=True), Outcome.CANCELLED),
-    (World(5, 3, fault='e-stop'), Outcome.FAILED),
-    (World(5, 3, achieved='lift the cup'), Outcome.SUCCEEDED),
-    (World(5, 3, achieved='push the cup'), None),
-    (World(99, 4, fault='e-stop', achieved='lift the cup', cancelled=True), Outcome.REPLACED),
-    (World(99, 3, achieved='lift the cup'), Outcome.SUCCEEDED),
-])
+@pytest.mark.parametrize(
+    ('world', 'outcome'),
+    [
+        (World(9, 3), None),
+        (World(10, 3), Outcome.TIME_OVER),
+        (World(5, 4), Outcome.REPLACED),
+        (World(5, 3, cancelled=True), Outcome.CANCELLED),
+        (World(5, 3, fault='e-stop'), Outcome.FAILED),
+        (World(5, 3, achieved='lift the cup'), Outcome.SUCCEEDED),
+        (World(5, 3, achieved='push the cup'), None),
+        (World(99, 4, fault='e-stop', achieved='lift the cup', cancelled=True), Outcome.REPLACED),
+        (World(99, 3, achieved='lift the cup'), Outcome.SUCCEEDED),
+    ],
+)
 def test_how_a_run_ends(world, outcome):
     assert RUN.outcome(world) is outcome
 

@@ -14,7 +14,8 @@ def test_percentiles_are_those_of_the_last_measurements(values, capacity):
         window.add({'encode': value})
     kept = values[-capacity:]
     assert window.percentiles_ms(50, 99) == tuple(
-        {'encode': pytest.approx(np.percentile(kept, percent))} for percent in (50, 99))
+        {'encode': pytest.approx(np.percentile(kept, percent))} for percent in (50, 99)
+    )
 
 
 def test_stages_may_come_and_go_and_keep_their_order():

@@ -33,23 +33,36 @@ def parts(trajectory):
     whole = Points.of(trajectory)
     for controller in ROBOT.controllers:
         columns = [ROBOT.commanded.index(name) for name in controller.joints]
-        yield controller.name, Points(whole.stamp_ns, controller.joints, whole.time_ns,
-                                      *(values[:, columns] for values in (
-                                          whole.position, whole.velocity, whole.acceleration)))
+        yield (
+            controller.name,
+            Points(
+                whole.stamp_ns,
+                controller.joints,
+                whole.time_ns,
+                *(
+                    values[:, columns]
+                    for values in (whole.position, whole.velocity, whole.acceleration)
+                ),
+            ),
+        )
 
 
 def move(now):
     """Return a move of every joint by 0.05."""
     start = planning.switch_ns(now, 30 * MS)
-    return planning.tracked(held(ROBOT.commanded, START, 0), start,
-                            START + np.linspace(0, 0.05, 20)[:, None], limits.margined(ROBOT))
+    return planning.tracked(
+        held(ROBOT.commanded, START, 0),
+        start,
+        START + np.linspace(0, 0.05, 20)[:, None],
+        limits.margined(ROBOT),
+    )
 
 
 def test_nothing_is_sent_before_the_robot_was_seen_and_then_it_is_held():
     stream = Stream(ROBOT)
     assert stream.tick(S) is None and 'no joint state' in stream.reason
     measured(stream, S)
-    assert stream.tick(S) == pytest.approx(START)       # the measured posture, never zeros
+    assert stream.tick(S) == pytest.approx(START)  # the measured posture, never zeros
     name, points = next(parts(move(S)))
     assert Stream(ROBOT).accept(name, points, S) == 'no joint state yet'
 
@@ -98,8 +111,7 @@ def test_a_trajectory_that_begins_elsewhere_is_refused_and_the_old_one_goes_on()
 
 
 def replaced(ahead_ms, rows, late_ms):
-    """Follow a move, then send another that parts from it; return the stream, plans and refusals.
-    """
+    """Follow a move, send another that parts from it; return the stream, plans and refusals."""
     stream, first = started(), move(S)
     for name, points in parts(first):
         assert stream.accept(name, points, S) is None
@@ -129,10 +141,12 @@ def test_one_that_comes_too_late_to_join_smoothly_is_refused(late_ms):
     """The acceleration of the arms would jump; the grippers move on as before in both."""
     stream, first, _, arrival, refusals = replaced(150, BACK, late_ms)
     assert ['came too late' in (reason or '') for reason in refusals] == [
-        'arm' in controller.name for controller in ROBOT.controllers]
+        'arm' in controller.name for controller in ROBOT.controllers
+    ]
     arms = [i for i, name in enumerate(ROBOT.commanded) if 'gripper' not in name]
     assert stream.tick(arrival + 10 * MS)[arms] == pytest.approx(
-        first.at(arrival + 10 * MS).position[arms])
+        first.at(arrival + 10 * MS).position[arms]
+    )
     assert stream.rejected == 2
 
 
@@ -151,9 +165,15 @@ def test_a_trajectory_that_is_too_fast_ends_in_a_hold():
     fast = SimpleNamespace(
         header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0)),
         joint_names=list(ROBOT.controllers[0].joints),
-        points=[SimpleNamespace(positions=(START[:6] + 0.2).tolist(), velocities=[],
-                                accelerations=[],
-                                time_from_start=SimpleNamespace(sec=0, nanosec=30 * MS))])
+        points=[
+            SimpleNamespace(
+                positions=(START[:6] + 0.2).tolist(),
+                velocities=[],
+                accelerations=[],
+                time_from_start=SimpleNamespace(sec=0, nanosec=30 * MS),
+            )
+        ],
+    )
     assert stream.accept(ROBOT.controllers[0].name, fast, S) is None
     sent = stream.tick(S + 10 * MS)
     assert 'jumps' in stream.reason and sent == pytest.approx(START)

@@ -38,15 +38,16 @@ def test_at_is_continuous_over_knots_and_constant_outside():
 
 
 def test_many_instants_at_once_are_the_same_as_one_after_another():
-    start_ns = 1_795_000_000 * S            # stamps of a wall clock
+    start_ns = 1_795_000_000 * S  # stamps of a wall clock
     for plan in (bump(start_ns), held(NAMES, np.array([0.1, 0.2]), start_ns)):
         times_ns = np.array([0, start_ns - 1, *range(start_ns, start_ns + 6 * STEP, 7_000_001)])
         found = plan.through(times_ns)
         for row, now_ns in enumerate(times_ns.tolist()):
             one = plan.at(now_ns)
             for field in ('position', 'velocity', 'acceleration'):
-                np.testing.assert_allclose(getattr(found, field)[row], getattr(one, field),
-                                           rtol=0, atol=1e-15)
+                np.testing.assert_allclose(
+                    getattr(found, field)[row], getattr(one, field), rtol=0, atol=1e-15
+                )
 
 
 @given(now=st.integers(0, 6 * STEP), shift=st.integers(0, 6))
@@ -56,9 +57,12 @@ def test_a_spliced_trajectory_repeats_the_old_one_up_to_the_switch(now, shift):
     switch = S + shift * STEP
     start = old.at(switch)
     # any motion that leaves `old` there will do: here the rest of old, slowed by nothing
-    tail = old.jerk[min(shift, 4):]
-    new = integrated(NAMES, start, switch, STEP, tail) if len(tail) else held(
-        NAMES, start.position, switch)
+    tail = old.jerk[min(shift, 4) :]
+    new = (
+        integrated(NAMES, start, switch, STEP, tail)
+        if len(tail)
+        else held(NAMES, start.position, switch)
+    )
     joined = spliced(old, new, S + now)
     for t in range(S + now, S + 8 * STEP, STEP // 3):
         want = (old if t < switch else new).at(t)
@@ -73,18 +77,25 @@ def test_a_long_rest_is_not_repeated():
     assert joined.start_ns == 99 * S and len(joined.time_ns) == 2
 
 
-@pytest.mark.parametrize(('change', 'word'), [
-    ({'velocity': np.ones((2, 2))}, 'rest'),
-    ({'acceleration': np.ones((2, 2))}, 'rest'),
-    ({'position': np.full((2, 2), np.nan)}, 'finite'),
-    ({'position': np.zeros((3, 2))}, 'shape'),
-    ({'time_ns': np.array([0, 0])}, 'increase'),
-    ({'time_ns': np.array([5, 9])}, 'increase'),
-])
+@pytest.mark.parametrize(
+    ('change', 'word'),
+    [
+        ({'velocity': np.ones((2, 2))}, 'rest'),
+        ({'acceleration': np.ones((2, 2))}, 'rest'),
+        ({'position': np.full((2, 2), np.nan)}, 'finite'),
+        ({'position': np.zeros((3, 2))}, 'shape'),
+        ({'time_ns': np.array([0, 0])}, 'increase'),
+        ({'time_ns': np.array([5, 9])}, 'increase'),
+    ],
+)
 def test_what_must_not_exist_cannot_be_made(change, word):
     zero = np.zeros((2, 2))
-    fields = {'time_ns': np.array([0, 5]), 'position': zero, 'velocity': zero,
-              'acceleration': zero} | change
+    fields = {
+        'time_ns': np.array([0, 5]),
+        'position': zero,
+        'velocity': zero,
+        'acceleration': zero,
+    } | change
     with pytest.raises(ValueError, match=word):
         Trajectory(NAMES, 0, **fields)
 

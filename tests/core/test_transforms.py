@@ -28,29 +28,40 @@ def test_targets_undo_action_values(data, robot, horizon):
 
 def test_g1_state_in_the_order_and_sense_of_its_data():
     position = np.arange(20.0)
-    position[[14, 15]] = [1.0, 0.25]                    # left open, right nearly closed
+    position[[14, 15]] = [1.0, 0.25]  # left open, right nearly closed
     values = transforms.state_values(G1, position)
     assert values['left_arm_joint_position'].tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert values['right_arm_joint_position'].tolist() == [7, 8, 9, 10, 11, 12, 13]
-    assert values['left_effector_position'].tolist() == [0.0]       # model: 0 is open
+    assert values['left_effector_position'].tolist() == [0.0]  # model: 0 is open
     assert values['right_effector_position'].tolist() == [0.75]
     lift, pitch = (position[G1.observed.index(f'idx0{i}_body_joint{i}')] for i in (1, 2))
-    assert values['waist_position'].tolist() == [pitch, lift]       # not lift, pitch
+    assert values['waist_position'].tolist() == [pitch, lift]  # not lift, pitch
 
 
 def test_yam_interleaves_arms_and_grippers_without_turning_them():
     values = transforms.state_values(YAM, np.arange(14.0))
-    assert list(values) == ['left_joint_pos', 'left_gripper_pos', 'right_joint_pos',
-                            'right_gripper_pos']
+    assert list(values) == [
+        'left_joint_pos',
+        'left_gripper_pos',
+        'right_joint_pos',
+        'right_gripper_pos',
+    ]
     assert [value.tolist() for value in values.values()] == [
-        [0, 1, 2, 3, 4, 5], [12], [6, 7, 8, 9, 10, 11], [13]]
+        [0, 1, 2, 3, 4, 5],
+        [12],
+        [6, 7, 8, 9, 10, 11],
+        [13],
+    ]
 
 
 def test_masked_actions_move_nothing():
     wanted = np.zeros((2, 16))
     values = transforms.action_values(G1, wanted)
-    values |= {'head_position': np.full((2, 2), 9.0), 'waist_position': np.full((2, 2), 9.0),
-               'robot_velocity': np.full((2, 2), 9.0)}
+    values |= {
+        'head_position': np.full((2, 2), 9.0),
+        'waist_position': np.full((2, 2), 9.0),
+        'robot_velocity': np.full((2, 2), 9.0),
+    }
     assert np.array_equal(transforms.targets(G1, values), wanted)
 
 

@@ -4,8 +4,17 @@ from wam_policy.core.types import Chunk, Frame, JointState
 
 
 def chunk(targets, reference=(0.0, 0.0)):
-    return Chunk(stamp_ns=5, session='s', sequence=1, step_dt_s=0.1, names=['a', 'b'],
-                 targets=targets, reference=np.array(reference), contract='c', timings_ms={})
+    return Chunk(
+        stamp_ns=5,
+        session='s',
+        sequence=1,
+        step_dt_s=0.1,
+        names=['a', 'b'],
+        targets=targets,
+        reference=np.array(reference),
+        contract='c',
+        timings_ms={},
+    )
 
 
 def test_arrays_that_travel_cannot_be_written_or_changed_from_behind():
@@ -27,11 +36,12 @@ def test_frame_shares_pixels_and_forbids_writing():
     assert np.shares_memory(frame.rgb, pixels)
     with pytest.raises(ValueError):
         frame.rgb[0] = 1
-    assert pixels.flags.writeable          # the view is sealed, not what belongs to someone else
+    assert pixels.flags.writeable  # the view is sealed, not what belongs to someone else
 
 
-@pytest.mark.parametrize('pixels', [
-    np.zeros((4, 5, 3)), np.zeros((4, 5), np.uint8), np.zeros((4, 5, 4), np.uint8)])
+@pytest.mark.parametrize(
+    'pixels', [np.zeros((4, 5, 3)), np.zeros((4, 5), np.uint8), np.zeros((4, 5, 4), np.uint8)]
+)
 def test_frame_refuses_what_is_not_an_rgb_image(pixels):
     with pytest.raises(ValueError, match='frame of top'):
         Frame('top', 1, pixels)

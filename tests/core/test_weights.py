@@ -42,7 +42,7 @@ def test_where_the_default_does_not_fit_another_shipped_model_does(shipped):
     assert weights.fitting('mini', 'agibot') == 'mini'
     assert weights.fitting('mini', 'yam') == 'mini_yam'
     assert weights.fitting('mini', 'droid') == weights.STAND_IN
-    assert weights.fitting('/a/folder', 'droid') == '/a/folder'     # asked for: taken
+    assert weights.fitting('/a/folder', 'droid') == '/a/folder'  # asked for: taken
 
 
 @pytest.mark.parametrize('name', ['', 'maxi', '/no/such'])
@@ -51,13 +51,19 @@ def test_what_is_nowhere_is_refused_with_what_there_is(shipped, name):
         weights.located(name)
 
 
-@pytest.mark.parametrize(('content', 'wanted'), [
-    ({}, weights.Advice()), ({'wam': {}}, weights.Advice()),
-    ({'wam': {'inference': None}}, weights.Advice()),
-    ({'wam': {'inference': {'recipe': 'full16', 'steps': 4, 'guidance': 1}}},
-     weights.Advice('full16', 4, 1.0)),
-    ({'wam': {'inference': {'recipe': 'static8', 'steps': None}}}, weights.Advice('static8')),
-])
+@pytest.mark.parametrize(
+    ('content', 'wanted'),
+    [
+        ({}, weights.Advice()),
+        ({'wam': {}}, weights.Advice()),
+        ({'wam': {'inference': None}}, weights.Advice()),
+        (
+            {'wam': {'inference': {'recipe': 'full16', 'steps': 4, 'guidance': 1}}},
+            weights.Advice('full16', 4, 1.0),
+        ),
+        ({'wam': {'inference': {'recipe': 'static8', 'steps': None}}}, weights.Advice('static8')),
+    ],
+)
 def test_advice_is_read(tmp_path, content, wanted):
     (tmp_path / 'config.json').write_text(json.dumps(content))
     assert weights.advice(str(tmp_path)) == wanted

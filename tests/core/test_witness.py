@@ -10,8 +10,17 @@ MS = 1_000_000
 
 
 def chunk(stamp_ns=0, denoise=20.0):
-    return Chunk(stamp_ns, 's', 1, 1 / 30, ROBOT.commanded, np.zeros((4, 14)), np.zeros(14), 'c',
-                 {'denoise': denoise})
+    return Chunk(
+        stamp_ns,
+        's',
+        1,
+        1 / 30,
+        ROBOT.commanded,
+        np.zeros((4, 14)),
+        np.zeros(14),
+        'c',
+        {'denoise': denoise},
+    )
 
 
 def posture(*first):
@@ -43,23 +52,26 @@ def test_rates_count_from_the_first_chunk_in_wall_time():
     assert witness.rate_hz(12.5) == pytest.approx(8.0)
     assert witness.recent_hz(12.5) == pytest.approx(8.0)
     assert witness.recent_hz(14.5) < 5.0
-    assert witness.camera_hz() == {ROBOT.cameras[0].key: 14.5, ROBOT.cameras[1].key: 0.0,
-                                   ROBOT.cameras[2].key: 0.0}
+    assert witness.camera_hz() == {
+        ROBOT.cameras[0].key: 14.5,
+        ROBOT.cameras[1].key: 0.0,
+        ROBOT.cameras[2].key: 0.0,
+    }
 
 
 def test_a_rate_leaves_out_when_nothing_is_asked_for():
     witness = Witness(ROBOT)
-    witness.pause(9.0)                      # before the first chunk there is no rate
+    witness.pause(9.0)  # before the first chunk there is no rate
     for i in range(9):
         witness.on_chunk(chunk(), 0, 0, 10.0 + 0.125 * i)
     witness.pause(11.0)
-    witness.pause(12.0)                     # it is one pause
+    witness.pause(12.0)  # it is one pause
     assert witness.rate_hz(13.0) == pytest.approx(8.0)
     witness.resume(15.0)
     for i in range(1, 9):
         witness.on_chunk(chunk(), 0, 0, 15.0 + 0.125 * i)
     assert witness.rate_hz(16.0) == pytest.approx(8.0)
-    assert witness.rate_hz(18.0) == pytest.approx(4.0)      # a policy that stalls is no pause
+    assert witness.rate_hz(18.0) == pytest.approx(4.0)  # a policy that stalls is no pause
 
 
 def test_latency_leaves_the_first_chunk_out_and_names_every_stage():
@@ -77,7 +89,7 @@ def test_latency_leaves_the_first_chunk_out_and_names_every_stage():
 def test_commands_are_judged_between_their_points_too():
     witness = Witness(ROBOT)
     witness.on_trajectory(ROBOT.controllers[0].name, ramp(0, 0.0, 40.0))
-    assert witness.commanded['jerk'] == pytest.approx(0.5)          # limit 80
+    assert witness.commanded['jerk'] == pytest.approx(0.5)  # limit 80
     assert witness.commanded['acceleration'] == pytest.approx(0.5)  # limit 8
     assert witness.commanded['velocity'] == pytest.approx(0.4 / 1.5)
     witness.on_trajectory(ROBOT.controllers[0].name, ramp(0, 0.0, 20.0))

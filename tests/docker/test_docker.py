@@ -16,7 +16,8 @@ def test_every_copied_path_exists() -> None:
     """A COPY of something that moved would only fail in a build."""
     sources = [
         source
-        for line in JOINED.splitlines() if line.startswith('COPY ')
+        for line in JOINED.splitlines()
+        if line.startswith('COPY ')
         for source in line.split()[1:-1]
     ]
     assert sources
@@ -28,7 +29,8 @@ def test_every_wam_command_exists() -> None:
     used = set(re.findall(r'\./wam (\w+)', JOINED + (ROOT / 'docker/entrypoint.sh').read_text()))
     assert {'setup', 'build', 'test', 'shell'} <= used
     known = subprocess.run(
-        [ROOT / 'wam', 'help'], capture_output=True, text=True, check=True).stdout
+        [ROOT / 'wam', 'help'], capture_output=True, text=True, check=True
+    ).stdout
     assert [c for c in used if not re.search(rf'^\s+{c}\b', known, re.M)] == []
 
 
@@ -45,7 +47,7 @@ def test_ros_packages_are_those_the_manifests_ask_for() -> None:
     manifests = ' '.join(p.read_text() for p in (ROOT / 'src').glob('*/package.xml'))
     for name in re.findall(r'ros-jazzy-([\w-]+)', JOINED.split('FROM', 1)[1]):
         if name in ('ros-base', 'rmw-cyclonedds-cpp'):
-            continue                                    # the base image and the middleware
+            continue  # the base image and the middleware
         assert name.replace('-', '_') in manifests, f'{name}: no package.xml depends on it'
 
 
@@ -69,6 +71,10 @@ def test_entrypoint_passes_each_argument_whole(tmp_path: Path) -> None:
     (tmp_path / 'wam').chmod(0o755)
     words = ['printf', '<%s>', "{data: 'pick up'}", 'two words', '$HOME']
     ran = subprocess.run(
-        [ROOT / 'docker/entrypoint.sh', *words], capture_output=True, text=True, check=True,
-        env={'PATH': '/usr/bin:/bin', 'WAM_HOME': tmp_path})
+        [ROOT / 'docker/entrypoint.sh', *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={'PATH': '/usr/bin:/bin', 'WAM_HOME': tmp_path},
+    )
     assert ran.stdout == ''.join(f'<{w}>' for w in words[2:])

@@ -25,8 +25,10 @@ def robot():
 
 def views(robot, count, seed):
     random = np.random.default_rng(seed)
-    return {camera.key: random.integers(0, 256, (count, 24, 32, 3), dtype=np.uint8)
-            for camera in robot.cameras}
+    return {
+        camera.key: random.integers(0, 256, (count, 24, 32, 3), dtype=np.uint8)
+        for camera in robot.cameras
+    }
 
 
 def answers(policy, robot, seeds):

@@ -25,16 +25,34 @@ def data(tmp_path_factory):
 @pytest.fixture(scope='module', params=['dreamzero_14b', 'dreamzero_5b'])
 def base(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / 'base'
-    design = synthetic.toy(released(request.param), (16, 16) if '14b' in request.param
-                           else (32, 32))
+    design = synthetic.toy(
+        released(request.param), (16, 16) if '14b' in request.param else (32, 32)
+    )
     design = replace(design, model=replace(design.model, layers=2, window_blocks=2))
     synthetic.write(design, [ROBOT], folder, dtype=torch.float32)
     return folder
 
 
 def run(data, out, base, *more):
-    words = [data, '--out', out, '--init', base, '--stage', 'joint', '--steps', 2, '--batch', 2,
-             '--device', 'cpu', '--no-bf16', '--average', 0.0, *more]
+    words = [
+        data,
+        '--out',
+        out,
+        '--init',
+        base,
+        '--stage',
+        'joint',
+        '--steps',
+        2,
+        '--batch',
+        2,
+        '--device',
+        'cpu',
+        '--no-bf16',
+        '--average',
+        0.0,
+        *more,
+    ]
     return train.main([str(word) for word in words])
 
 
@@ -55,11 +73,17 @@ def test_adapters_are_written_as_released_ones_and_fit_their_base(data, base, tm
     before = checkpoint.load(base, torch.device('cpu'), torch.float32)
     assert tuned.trained and tuned.design.adapters == lora.LoraConfig(2, 2.0)
     assert not tuned.tags['agibot'].synthetic
-    moved = {name for (name, new), old in zip(tuned.dit.named_parameters(),
-                                              before.dit.parameters(), strict=True)
-             if not torch.equal(new, old)}
-    assert moved and all(name.startswith(adapters.WHOLE) or
-                         lora.TARGETS.fullmatch(name.removesuffix('.weight')) for name in moved)
+    moved = {
+        name
+        for (name, new), old in zip(
+            tuned.dit.named_parameters(), before.dit.parameters(), strict=True
+        )
+        if not torch.equal(new, old)
+    }
+    assert moved and all(
+        name.startswith(adapters.WHOLE) or lora.TARGETS.fullmatch(name.removesuffix('.weight'))
+        for name in moved
+    )
     frozen = zip(tuned.encoders.parameters(), before.encoders.parameters(), strict=True)
     assert all(torch.equal(new, old) for new, old in frozen)
 
@@ -76,7 +100,7 @@ def test_everything_can_be_trained_instead(data, base, tmp_path):
 
 def test_what_adapters_cannot_do_is_said(data, base, tmp_path, capsys):
     out = tmp_path / 'out'
-    assert run(data, out, base, '--lora', 0) == 0      # 0: none
+    assert run(data, out, base, '--lora', 0) == 0  # 0: none
     assert run(data, tmp_path / 'l', base, '--lora', -1) == 1
     assert 'want at least 1' in capsys.readouterr().err
     assert train.main([str(data), '--out', str(out), '--lora', '2', '--device', 'cpu']) == 1
@@ -92,9 +116,14 @@ def test_recomputing_activations_changes_no_gradient():
     config = played.tiny().design.model
     model = VideoActionDiT(config)
     frames, n = 1, config.actions_per_block
-    inputs = (torch.randn(2, config.latent_channels, frames, *config.latent_size), None,
-              torch.full((2, 1), 500.0), torch.randn(2, n, config.action_dim),
-              torch.full((2, n), 500.0), torch.randn(2, 1, config.state_dim))
+    inputs = (
+        torch.randn(2, config.latent_channels, frames, *config.latent_size),
+        None,
+        torch.full((2, 1), 500.0),
+        torch.randn(2, n, config.action_dim),
+        torch.full((2, n), 500.0),
+        torch.randn(2, 1, config.state_dim),
+    )
     words = model_words(config)
     found = []
     for recompute in (False, True):
@@ -107,4 +136,5 @@ def test_recomputing_activations_changes_no_gradient():
 
 def model_words(config):
     from wam_policy.model.layers import Words
+
     return Words(torch.randn(2, config.text_len, config.text_dim), None)

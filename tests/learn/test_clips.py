@@ -18,7 +18,9 @@ def test_a_data_set_is_read_as_it_was_written(tmp_path):
     data = clips.read([played.dataset(tmp_path / 'a', 2)], policy.design)
     assert data.stride == 6 and data.robot.name == 'agibot_g1'
     assert [(s.rows, s.frames, s.family) for s in data.spans] == [
-        (70, 12, 'touch'), (70, 12, 'recall')]
+        (70, 12, 'touch'),
+        (70, 12, 'recall'),
+    ]
     assert data.spans[1].row == 70 and data.spans[1].frame == 12
     assert data.texts == played.TEXTS
     assert data.task[[0, 70, 109, 110]].tolist() == [0, 1, 1, 0]

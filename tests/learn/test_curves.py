@@ -14,8 +14,22 @@ def trained(tmp_path_factory):
     """A short training that kept two checkpoints on its way."""
     folder = tmp_path_factory.mktemp('curves')
     data, begun = played.dataset(folder / 'data'), played.stored(folder / 'tiny')
-    words = [data, '--out', folder / 'out', '--init', begun, '--steps', 6, '--batch', 4, '--keep',
-             2, '--device', 'cpu', '--no-bf16']
+    words = [
+        data,
+        '--out',
+        folder / 'out',
+        '--init',
+        begun,
+        '--steps',
+        6,
+        '--batch',
+        4,
+        '--keep',
+        2,
+        '--device',
+        'cpu',
+        '--no-bf16',
+    ]
     assert train.main([str(word) for word in words]) == 0
     return folder / 'out'
 
@@ -31,8 +45,12 @@ def test_every_checkpoint_is_tried_on_the_same_scenes_and_drawn(trained, monkeyp
     asked = []
 
     def run(command, check):
-        asked.append((Path(command[command.index('--checkpoint') + 1]).name,
-                      command[command.index('--seed') + 1]))
+        asked.append(
+            (
+                Path(command[command.index('--checkpoint') + 1]).name,
+                command[command.index('--seed') + 1],
+            )
+        )
         report = Path(command[command.index('--report') + 1])
         report.write_text('{"success_rate": 0.5, "success_low": 0.4, "success_high": 0.6}')
         assert check

@@ -20,9 +20,10 @@ def row(robot, index, size=SIZE, words='wave', grip=None):
     rgb = np.full((size[1], size[0], 3), 20 + index * 3 % 200, np.uint8)
     names, rest = robot.observed, robot.rest_of(robot.observed).copy()
     rest[0] += 0.01 * index
-    targets = rest[:len(robot.commanded)] + 0.05
+    targets = rest[: len(robot.commanded)] + 0.05
     targets[[robot.commanded.index(g.name) for g in robot.grippers]] = (
-        index % 2 if grip is None else grip)
+        index % 2 if grip is None else grip
+    )
     frames = tuple(Frame(camera.key, index, rgb) for camera in robot.cameras)
     return Row(index, Observation(index, frames, JointState(index, names, rest)), targets, words)
 
@@ -51,12 +52,15 @@ def test_the_layout_is_what_its_metadata_says(tmp_path, name):
     assert (info['total_episodes'], info['total_frames'], info['total_tasks']) == (2, 70, 2)
     assert info['total_videos'] == 2 * len(robot.cameras)
     assert lines(root / 'meta/tasks.jsonl') == [
-        {'task_index': 0, 'task': 'wave'}, {'task_index': 1, 'task': 'lift'}]
+        {'task_index': 0, 'task': 'wave'},
+        {'task_index': 1, 'task': 'lift'},
+    ]
     assert [e['length'] for e in lines(root / 'meta/episodes.jsonl')] == [40, 30]
     first = pq.read_table(root / 'data/chunk-000/episode_000000.parquet')
     second = pq.read_table(root / 'data/chunk-000/episode_000001.parquet')
     assert set(first.column_names) == {
-        key for key, value in info['features'].items() if value['dtype'] != 'video'}
+        key for key, value in info['features'].items() if value['dtype'] != 'video'
+    }
     assert second['index'].to_pylist() == list(range(40, 70))
     assert second['frame_index'].to_pylist() == list(range(30))
     assert set(second[robot.language_key].to_pylist()) == {1}
@@ -80,22 +84,26 @@ def test_modality_slices_give_back_what_the_robot_did(tmp_path, name):
     assert list(modality['state']) == [key.key for key in robot.state_keys]
     assert list(modality['action']) == [key.key for key in robot.action_keys]
     assert [(v['original_key']) for v in modality['video'].values()] == [
-        f'observation.images.{camera.key}' for camera in robot.cameras]
-    annotation, = modality['annotation'].items()
+        f'observation.images.{camera.key}' for camera in robot.cameras
+    ]
+    (annotation,) = modality['annotation'].items()
     assert f'annotation.{annotation[0]}' == robot.language_key == annotation[1]['original_key']
     for i in (0, 7, 29):
         wanted = row(robot, i)
-        cut = {key: state[i, part['start']:part['end']]
-               for key, part in modality['state'].items()}
+        cut = {
+            key: state[i, part['start'] : part['end']] for key, part in modality['state'].items()
+        }
         posture = transforms.posture(robot, cut)
         assert posture == pytest.approx(wanted.observation.joints.position, abs=1e-6)
-        cut = {key: action[i, part['start']:part['end']]
-               for key, part in modality['action'].items()}
+        cut = {
+            key: action[i, part['start'] : part['end']] for key, part in modality['action'].items()
+        }
         assert transforms.targets(robot, cut) == pytest.approx(wanted.targets, abs=1e-6)
         for key in robot.action_keys:
-            if key.masked and key.joints:       # held where it is
+            if key.masked and key.joints:  # held where it is
                 assert cut[key.key] == pytest.approx(
-                    wanted.observation.joints.positions(key.joints), abs=1e-6)
+                    wanted.observation.joints.positions(key.joints), abs=1e-6
+                )
             elif key.masked:
                 assert not cut[key.key].any()
     tag = json.loads((tmp_path / 'out/meta/embodiment.json').read_text())
@@ -105,19 +113,26 @@ def test_modality_slices_give_back_what_the_robot_did(tmp_path, name):
 def test_statistics_are_those_of_the_columns(tmp_path):
     robot = made(tmp_path / 'out')
     meta = tmp_path / 'out/meta'
-    tables = [pq.read_table(tmp_path / f'out/data/chunk-000/episode_00000{i}.parquet')
-              for i in (0, 1)]
+    tables = [
+        pq.read_table(tmp_path / f'out/data/chunk-000/episode_00000{i}.parquet') for i in (0, 1)
+    ]
     actions = [np.stack(t['action'].to_numpy()) for t in tables]
     states = [np.stack(t['observation.state'].to_numpy()) for t in tables]
     stats = json.loads((meta / 'stats.json').read_text())
     assert stats['action']['mean'] == pytest.approx(np.concatenate(actions).mean(0), abs=1e-6)
     assert stats['observation.state']['q99'] == pytest.approx(
-        np.quantile(np.concatenate(states), 0.99, axis=0), abs=1e-6)
+        np.quantile(np.concatenate(states), 0.99, axis=0), abs=1e-6
+    )
     relative = json.loads((meta / 'relative_stats_dreamzero.json').read_text())
     assert set(relative) == {key.key for key in robot.action_keys if key.relative}
     cut = gear.slices(robot.state_keys)['left_arm_joint_position']
-    pairs = np.concatenate([a[i:i + 24, cut] - s[i, cut] for s, a in
-                            zip(states, actions, strict=True) for i in range(len(s) - 23)])
+    pairs = np.concatenate(
+        [
+            a[i : i + 24, cut] - s[i, cut]
+            for s, a in zip(states, actions, strict=True)
+            for i in range(len(s) - 23)
+        ]
+    )
     for name, figure in (('max', pairs.max(0)), ('mean', pairs.mean(0))):
         assert relative['left_arm_joint_position'][name] == pytest.approx(figure, abs=1e-5)
     per_episode = lines(meta / 'episodes_stats.jsonl')
@@ -156,14 +171,26 @@ def test_pictures_have_one_size(tmp_path):
         Video(tmp_path / 'x' / 'odd.mp4', (33, 32), 30.0)
 
 
-@pytest.mark.parametrize(('harm', 'complaint'), [
-    ('frames', 'frames for 40 rows'), ('nan', 'not finite'), ('time', 'time steps'),
-    ('length', 'rows, episodes.jsonl says'), ('video', 'is not there'), ('task', 'task_index')])
+@pytest.mark.parametrize(
+    ('harm', 'complaint'),
+    [
+        ('frames', 'frames for 40 rows'),
+        ('nan', 'not finite'),
+        ('time', 'time steps'),
+        ('length', 'rows, episodes.jsonl says'),
+        ('video', 'is not there'),
+        ('task', 'task_index'),
+    ],
+)
 def test_the_inspection_finds_planted_faults(tmp_path, harm, complaint):
     robot = made(tmp_path / 'out')
     path = tmp_path / 'out/data/chunk-000/episode_000000.parquet'
-    clip = tmp_path / 'out/videos/chunk-000' / f'{gear.VIDEO}{robot.cameras[0].key}' / \
-        'episode_000000.mp4'
+    clip = (
+        tmp_path
+        / 'out/videos/chunk-000'
+        / f'{gear.VIDEO}{robot.cameras[0].key}'
+        / 'episode_000000.mp4'
+    )
     table = pq.read_table(path).to_pydict()
     if harm == 'frames':
         short = Video(clip, SIZE, 30.0)

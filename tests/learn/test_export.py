@@ -62,26 +62,42 @@ def scenario(seconds, dark):
     for k in range(2, int(seconds * 7)):
         at_ns = START_NS + round(k / 7 * 1e9)
         target = REST + 0.1 * np.sin(k / 3)
-        plan = Trajectory(ROBOT.observed, at_ns, np.array([0, 200 * MS]),
-                          np.stack([REST, target]), *np.zeros((2, 2, len(REST))))
-        events += [(at_ns, c.topic, convert.trajectory_message(plan, c.joints))
-                   for c in ROBOT.controllers]
+        plan = Trajectory(
+            ROBOT.observed,
+            at_ns,
+            np.array([0, 200 * MS]),
+            np.stack([REST, target]),
+            *np.zeros((2, 2, len(REST))),
+        )
+        events += [
+            (at_ns, c.topic, convert.trajectory_message(plan, c.joints)) for c in ROBOT.controllers
+        ]
     events.append((START_NS + 1500 * MS, '/wam/instruction', String(data='push the blue ball')))
     return sorted(events, key=lambda event: event[0])
 
 
 def written(folder, *, images='raw', seconds=4.0, dark=None, success=Success.YES):
     """Write an episode as the recorder does."""
-    kinds = {'/joint_states': 'sensor_msgs/msg/JointState', '/wam/instruction':
-             'std_msgs/msg/String', **{c.topic: 'trajectory_msgs/msg/JointTrajectory'
-                                       for c in ROBOT.controllers}}
+    kinds = {
+        '/joint_states': 'sensor_msgs/msg/JointState',
+        '/wam/instruction': 'std_msgs/msg/String',
+        **{c.topic: 'trajectory_msgs/msg/JointTrajectory' for c in ROBOT.controllers},
+    }
     jpeg = images == 'jpeg'
-    kinds |= {camera.topic: f'sensor_msgs/msg/{"CompressedImage" if jpeg else "Image"}'
-              for camera in ROBOT.cameras}
+    kinds |= {
+        camera.topic: f'sensor_msgs/msg/{"CompressedImage" if jpeg else "Image"}'
+        for camera in ROBOT.cameras
+    }
     cameras = {camera.topic for camera in ROBOT.cameras}
-    topics = [Topic(f'{name}/compressed' if jpeg and name in cameras else name, kind,
-                    definitions.definition(kind), definitions.type_hash(kind))
-              for name, kind in kinds.items()]
+    topics = [
+        Topic(
+            f'{name}/compressed' if jpeg and name in cameras else name,
+            kind,
+            definitions.definition(kind),
+            definitions.type_hash(kind),
+        )
+        for name, kind in kinds.items()
+    ]
     lane = {name: i for i, name in enumerate(kinds)}
     begun = Episode(folder.name, 'yam', ROBOT.contract, 'lift the red cube', START_NS)
     out = BagWriter(folder, topics, begun.described())
@@ -110,8 +126,9 @@ class Live:
             if topic in cameras:
                 self.policy.on_frame(read_image(message.content, cameras[topic]), message.log_ns)
             elif topic == '/joint_states':
-                self.policy.on_joints(convert.joint_state(message.content, ROBOT.observed),
-                                      message.log_ns)
+                self.policy.on_joints(
+                    convert.joint_state(message.content, ROBOT.observed), message.log_ns
+                )
             while request := self.policy.next(message.log_ns):
                 self.answer(request, message.log_ns)
 
@@ -123,22 +140,27 @@ class Live:
             self.policy.on_committed(request, Cache(blocks=request.number + 1))
         elif isinstance(request, Query):
             self.queries.append(request.observation)
-            self.policy.on_answer(request, Answer(1 / 30, np.zeros((24, 14)), np.zeros(14), {}),
-                                  now_ns)
+            self.policy.on_answer(
+                request, Answer(1 / 30, np.zeros((24, 14)), np.zeros(14), {}), now_ns
+            )
 
 
-@pytest.mark.parametrize(('images', 'read'), [
-    ('raw', convert.frame), ('jpeg', convert.frame_of_compressed)])
+@pytest.mark.parametrize(
+    ('images', 'read'), [('raw', convert.frame), ('jpeg', convert.frame_of_compressed)]
+)
 def test_live_and_export_see_the_same(tmp_path, images, read):
     folder = written(tmp_path / 'one', images=images)
     live = Live()
     live.run(folder, read)
-    rows = {row.observation.stamp_ns: row for row in Replay(folder, ROBOT).rows()
-            if isinstance(row, Row)}
+    rows = {
+        row.observation.stamp_ns: row
+        for row in Replay(folder, ROBOT).rows()
+        if isinstance(row, Row)
+    }
     remembered = compared = 0
     for block in live.blocks:
         for i, stamp_ns in enumerate(block.stamps_ns):
-            if stamp_ns not in rows:            # before the first command
+            if stamp_ns not in rows:  # before the first command
                 continue
             for frame in rows[stamp_ns].observation.frames:
                 seen = block.views[frame.camera][i]
@@ -155,7 +177,7 @@ def test_live_and_export_see_the_same(tmp_path, images, read):
             assert np.array_equal(seen.rgb, frame.rgb)
         assert observation.joints.stamp_ns == row.observation.joints.stamp_ns
         assert np.array_equal(observation.joints.position, row.observation.joints.position)
-    assert remembered > 60 and compared > 60    # of some 100 rows
+    assert remembered > 60 and compared > 60  # of some 100 rows
 
 
 def exported(tmp_path, *arguments):
@@ -177,14 +199,20 @@ def test_a_data_set_holds_what_the_bag_held(tmp_path, capsys):
         assert np.array_equal(state[i], np.concatenate(list(wanted.values())).astype(np.float32))
         wanted = transforms.action_values(ROBOT, row.targets)
         assert np.array_equal(action[i], np.concatenate(list(wanted.values())).astype(np.float32))
-    tasks = [json.loads(line)['task'] for line in
-             (tmp_path / 'out/meta/tasks.jsonl').read_text().splitlines()]
+    tasks = [
+        json.loads(line)['task']
+        for line in (tmp_path / 'out/meta/tasks.jsonl').read_text().splitlines()
+    ]
     assert tasks == ['lift the red cube', 'push the blue ball']
     asked = table['annotation.task'].to_pylist()
     assert asked == sorted(asked) and set(asked) == {0, 1}
     for number, camera in enumerate(ROBOT.cameras):
-        seen = pictures(tmp_path / 'out/videos/chunk-000' /
-                        f'observation.images.{camera.key}' / 'episode_000000.mp4')
+        seen = pictures(
+            tmp_path
+            / 'out/videos/chunk-000'
+            / f'observation.images.{camera.key}'
+            / 'episode_000000.mp4'
+        )
         shown = np.stack([row.observation.frames[number].rgb for row in rows])
         assert seen.shape == shown.shape
         assert abs(seen[:, 24, 32].astype(int) - shown[:, 24, 32]).max() <= 6
@@ -199,11 +227,12 @@ def test_a_blind_camera_cuts_the_episode_in_two(tmp_path, capsys):
     assert f'(camera {ROBOT.cameras[1].key})' in said and '2 episodes' in said
     info = json.loads((tmp_path / 'out/meta/info.json').read_text())
     assert info['total_episodes'] == 2
-    rows = [row.observation.stamp_ns for row in Replay(folder, ROBOT).rows()
-            if isinstance(row, Row)]
+    rows = [
+        row.observation.stamp_ns for row in Replay(folder, ROBOT).rows() if isinstance(row, Row)
+    ]
     assert info['total_frames'] == len(rows)
     gaps = np.diff(rows)
-    assert (gaps > 0.9e9).sum() == 1 and gaps.max() < 1.1e9     # as long as it was blind
+    assert (gaps > 0.9e9).sum() == 1 and gaps.max() < 1.1e9  # as long as it was blind
 
 
 def test_only_what_is_long_enough_and_wanted(tmp_path, capsys):

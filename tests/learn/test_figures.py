@@ -17,8 +17,12 @@ def test_relative_statistics_are_those_of_every_pair(lengths, horizon):
     rng = np.random.default_rng(sum(lengths))
     states = [rng.normal(size=(n, 2)) for n in lengths]
     actions = [rng.normal(size=(n, 2)) for n in lengths]
-    pairs = [action[i + j] - state[i] for state, action in zip(states, actions, strict=True)
-             for i in range(len(state) - horizon + 1) for j in range(horizon)]
+    pairs = [
+        action[i + j] - state[i]
+        for state, action in zip(states, actions, strict=True)
+        for i in range(len(state) - horizon + 1)
+        for j in range(horizon)
+    ]
     found = figures.relative(states, actions, horizon)
     if not pairs:
         assert found is None

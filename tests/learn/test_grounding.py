@@ -17,7 +17,7 @@ def test_an_object_is_shared_out_over_the_patches_that_show_it() -> None:
     assert share[0].argmax() == 2 * 6 + 1 and share[0].max() == pytest.approx(1.0)
     assert sorted(np.flatnonzero(share[1])) == [7, 8, 13, 14]
     assert share[1][[7, 8, 13, 14]] == pytest.approx(0.25)
-    assert not share[2].any()           # cropped away
+    assert not share[2].any()  # cropped away
     assert not share[3].any()
     assert 0 < SIZE < 0.25
 
@@ -38,8 +38,7 @@ def test_heads_learn_from_labelled_blocks_only() -> None:
     share[0, 1, 5], place[1, 0] = 1, torch.tensor([0.5, -0.5])
     some = heads(tokens, torch.randn(2, 8, 16), 24, share, place)
     logits = heads.patch(tokens)[0, 24:, 0]
-    assert float(some.patch) == pytest.approx(
-        float(-logits.log_softmax(0)[5]), abs=1e-5)
+    assert float(some.patch) == pytest.approx(float(-logits.log_softmax(0)[5]), abs=1e-5)
     assert float(some.place) > 0
     (some.patch + some.place).backward()
     assert all(p.grad is not None for p in heads.parameters())

@@ -34,7 +34,7 @@ def test_video_and_actions_of_a_block_share_their_level() -> None:
 def test_decoupled_levels_keep_the_video_near_noise() -> None:
     found = drawn(replace(FLASH, pure=0.0))
     share = found.video.float().mean() / 1000
-    assert float(share) == pytest.approx(0.25, abs=0.02)        # 1 - mean of Beta(3, 1)
+    assert float(share) == pytest.approx(0.25, abs=0.02)  # 1 - mean of Beta(3, 1)
     assert float(found.action.float().mean() / 1000) == pytest.approx(0.5, abs=0.02)
     assert (found.action[:, :, 0] != found.action[:, :, 1]).float().mean() > 0.9
     whole = drawn(replace(FLASH, pure=1.0))
@@ -47,7 +47,7 @@ def test_the_network_reads_the_time_that_inference_gives() -> None:
     found = mixed(data, noise, index, JOINT)
     assert torch.equal(found.seen[0, 0], noise[0, 0])
     assert torch.equal(found.velocity, noise - data)
-    assert found.t[0].tolist() == [999, 750, 2]     # 3 * 0.5 / (1 + 2 * 0.5), below 1000
+    assert found.t[0].tolist() == [999, 750, 2]  # 3 * 0.5 / (1 + 2 * 0.5), below 1000
     sigma = 0.75
     torch.testing.assert_close(found.seen[0, 1], (1 - sigma) * data[0, 1] + sigma * noise[0, 1])
     assert found.weight.unique().tolist() == [1]
@@ -69,7 +69,7 @@ def test_masked_rows_and_blocks_do_not_count() -> None:
         found = Prediction(None, velocity.flatten(1, 2), torch.empty(0), torch.empty(0))
         return float(action_loss(found, wanted, mask, columns))
 
-    assert loss(answer) == pytest.approx(0.25 * 2 / 2.2)     # padding weighs a tenth
+    assert loss(answer) == pytest.approx(0.25 * 2 / 2.2)  # padding weighs a tenth
     assert loss(wanted.velocity) == 0
     future = torch.randn(2, 4, 3, 2, 2)
     wanted_video = mixed(future, future * 0, torch.zeros(2, 4).long(), JOINT)

@@ -34,8 +34,25 @@ def player():
 
 def test_the_folder_is_a_data_set_with_labels(tmp_path, capsys):
     out = tmp_path / 'out'
-    assert play.main(['--robot', 'agibot_g1', '--out', str(out), '--episodes', '4',
-                      '--seed', '44', '--shard', '0', '--changed', '1']) == 0
+    assert (
+        play.main(
+            [
+                '--robot',
+                'agibot_g1',
+                '--out',
+                str(out),
+                '--episodes',
+                '4',
+                '--seed',
+                '44',
+                '--shard',
+                '0',
+                '--changed',
+                '1',
+            ]
+        )
+        == 0
+    )
     assert 'in 4 episodes; ' in capsys.readouterr().out
     assert not [f for f in inspection.findings(out, ROBOT.embodiment) if not f.warning]
     info = json.loads((out / 'meta/info.json').read_text())
@@ -44,7 +61,7 @@ def test_the_folder_is_a_data_set_with_labels(tmp_path, capsys):
     episodes = [json.loads(line) for line in (out / 'meta/episodes.jsonl').open()]
     assert [e['seed'] for e in episodes] == [44, 45, 46, 47]
     assert all(e['family'] in tasks.LEARNED_FAMILIES and e['success'] for e in episodes)
-    assert any(len(e['tasks']) == 2 for e in episodes)      # the instruction changed
+    assert any(len(e['tasks']) == 2 for e in episodes)  # the instruction changed
     table = pq.read_table(out / 'data/chunk-000/episode_000000.parquet')
     place = np.stack(table[PLACE].to_numpy())
     x_low, x_high, y_low, y_high = ROBOT.workspace
@@ -59,7 +76,7 @@ def test_rows_of_a_disturbance_are_no_example(player):
 
 
 def test_arms_may_move_while_a_mark_is_shown_and_the_expert_waits_from_there(player):
-    for seed in range(60, 68):                  # 0.6 of them are disturbed so early
+    for seed in range(60, 68):  # 0.6 of them are disturbed so early
         rows = list(player.rows(seed, 'recall'))
         until = 24 * int(np.ceil(player.simulation.task.marked_until_s / 0.8))
         foreign = np.array([not labels[SUPERVISED] for _, labels in rows[:until]])
@@ -82,8 +99,9 @@ def test_pictures_come_at_their_rate_and_labels_point_at_the_cube(player):
     labelled = [(row, labels[PIXEL]) for row, labels in rows if np.isfinite(labels[PIXEL]).all()]
     assert labelled
     row, pixel = labelled[0]
-    colour = np.array(scenes.PALETTE[player.simulation.scene.item(
-        player.simulation.task.slot).colour])
+    colour = np.array(
+        scenes.PALETTE[player.simulation.scene.item(player.simulation.task.slot).colour]
+    )
     seen = row.observation.frames[0].rgb[int(pixel[1] * 120), int(pixel[0] * 160)].astype(float)
     assert seen @ colour / np.linalg.norm(seen) / np.linalg.norm(colour) > 0.95
 
@@ -117,14 +135,17 @@ def test_a_driver_takes_the_disturbances_place():
     assert len(driver.words) >= len(driver.asked)
     others = [row.index for row, labels in rows if not labels[SUPERVISED]]
     assert len(others) == len(driver.asked)
-    assert others[0] == 1                   # it drives from the start
+    assert others[0] == 1  # it drives from the start
 
 
 @pytest.mark.parametrize('changed', [0.0, 1.0])
 def test_with_patience_a_policy_drives_long_and_through_a_change(changed):
     driver = Still()
-    driven = Player(ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=changed,
-                                    patience_s=(3.0, 6.0)), driver)
+    driven = Player(
+        ROBOT,
+        Mischief(disturbed=1.0, displaced=0.0, changed=changed, patience_s=(3.0, 6.0)),
+        driver,
+    )
     try:
         rows = list(driven.rows(53, 'touch'))
     finally:
@@ -151,8 +172,9 @@ class Knowing(Still):
 
 def test_what_a_policy_does_by_itself_needs_no_expert():
     driver = Knowing()
-    driver.player = driven = Player(ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=0.0,
-                                                    patience_s=(5.9, 6.0)), driver)
+    driver.player = driven = Player(
+        ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=0.0, patience_s=(5.9, 6.0)), driver
+    )
     try:
         rows = list(driven.rows(53, 'touch'))
     finally:
@@ -162,8 +184,11 @@ def test_what_a_policy_does_by_itself_needs_no_expert():
 
 def test_a_policy_drives_and_the_expert_finishes():
     robot = robots.load('agibot_g1')
-    driven = Player(robot, Mischief(disturbed=1.0, displaced=0.0, changed=0.0),
-                    play.driver(robot, 'preset:tiny'))
+    driven = Player(
+        robot,
+        Mischief(disturbed=1.0, displaced=0.0, changed=0.0),
+        play.driver(robot, 'preset:tiny'),
+    )
     try:
         rows = list(driven.rows(57, 'touch'))
     finally:
@@ -171,14 +196,34 @@ def test_a_policy_drives_and_the_expert_finishes():
     targets = np.array([row.targets for row, _ in rows])
     others = [row.index for row, labels in rows if not labels[SUPERVISED]]
     assert others and len(others) < len(rows) - 1
-    assert np.abs(np.diff(targets[:others[-1] + 1], axis=0)).max() > 0      # random, yet it moves
+    assert np.abs(np.diff(targets[: others[-1] + 1], axis=0)).max() > 0  # random, yet it moves
 
 
 def test_the_program_lets_a_shipped_model_drive(tmp_path):
     done = subprocess.run(
-        [sys.executable, '-m', 'wam_policy.learn.play', '--robot', 'agibot_g1', '--episodes', '1',
-         '--seed', '77', '--shard', '0', '--disturbed', '1', '--driver', 'mini', '--out',
-         str(tmp_path / 'out')], capture_output=True, text=True, timeout=250)
+        [
+            sys.executable,
+            '-m',
+            'wam_policy.learn.play',
+            '--robot',
+            'agibot_g1',
+            '--episodes',
+            '1',
+            '--seed',
+            '77',
+            '--shard',
+            '0',
+            '--disturbed',
+            '1',
+            '--driver',
+            'mini',
+            '--out',
+            str(tmp_path / 'out'),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -190,15 +235,18 @@ def test_held_out_combinations_are_not_played():
         assert not tasks.held_out(family, scene, scene.item(task.slot), task.side)
 
 
-@pytest.mark.parametrize('words, complaint', [
-    (['--families', 'juggle'], 'no family juggle; choose from touch'),
-    (['--disturbed', '2'], 'want a share from 0 to 1'),
-    (['--episodes', '0'], 'at least 1'),
-    (['--driver', 'mini', '--patience', '2,7'], 'want seconds from 0 to 6'),
-    (['--driver', 'mini', '--patience', '3,2'], 'want seconds from 0 to 2'),
-    (['--driver', 'mini', '--patience', '2'], 'want two numbers, as in 2.5,6'),
-    (['--patience', '2,4'], 'add --driver CHECKPOINT'),
-])
+@pytest.mark.parametrize(
+    'words, complaint',
+    [
+        (['--families', 'juggle'], 'no family juggle; choose from touch'),
+        (['--disturbed', '2'], 'want a share from 0 to 1'),
+        (['--episodes', '0'], 'at least 1'),
+        (['--driver', 'mini', '--patience', '2,7'], 'want seconds from 0 to 6'),
+        (['--driver', 'mini', '--patience', '3,2'], 'want seconds from 0 to 2'),
+        (['--driver', 'mini', '--patience', '2'], 'want two numbers, as in 2.5,6'),
+        (['--patience', '2,4'], 'add --driver CHECKPOINT'),
+    ],
+)
 def test_wrong_arguments_are_named(tmp_path, capsys, words, complaint):
     with pytest.raises(SystemExit):
         play.main(['--robot', 'yam', '--out', str(tmp_path / 'x'), *words])
@@ -223,8 +271,21 @@ def test_a_folder_that_is_there_stays(tmp_path, capsys):
 
 def test_sigterm_leaves_no_half_shard_and_no_player(tmp_path):
     out = tmp_path / 'out'
-    whole = subprocess.Popen([sys.executable, '-m', 'wam_policy.learn.play', '--robot', 'yam',
-                              '--episodes', '400', '--out', str(out), '--workers', '1'])
+    whole = subprocess.Popen(
+        [
+            sys.executable,
+            '-m',
+            'wam_policy.learn.play',
+            '--robot',
+            'yam',
+            '--episodes',
+            '400',
+            '--out',
+            str(out),
+            '--workers',
+            '1',
+        ]
+    )
     try:
         for _ in range(600):
             if (out / '000.part').exists():
@@ -235,4 +296,4 @@ def test_sigterm_leaves_no_half_shard_and_no_player(tmp_path):
         assert whole.wait(timeout=60) == 128 + signal.SIGTERM
     finally:
         whole.kill()
-    assert not list(out.iterdir())          # the player was waited for, and cleaned up
+    assert not list(out.iterdir())  # the player was waited for, and cleaned up

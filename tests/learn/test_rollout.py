@@ -26,8 +26,9 @@ class Still:
     body: object
 
     def __post_init__(self):
-        self.geometry = SimpleNamespace(frames_per_block=4, frame_period_s=0.2, window_blocks=4,
-                                        step_dt_s=self.body.step_dt_s)
+        self.geometry = SimpleNamespace(
+            frames_per_block=4, frame_period_s=0.2, window_blocks=4, step_dt_s=self.body.step_dt_s
+        )
         self.memory = SimpleNamespace(commits=0, frames=1, window_frames=5, rebuilds=0)
         self.said, self.blocks = [], []
 
@@ -61,7 +62,7 @@ def test_who_holds_still_reaches_nothing_and_is_asked_on_both_clocks(robot, fast
     assert result.lived_s == pytest.approx(2.5, abs=0.02)
     assert policy.said == [trial.said[0][1]]
     assert policy.blocks[0] == {1} and policy.blocks[1:] == [{4}] * 3
-    assert 15 <= result.chunks <= 20                # 8 Hz at most, commits take their turns
+    assert 15 <= result.chunks <= 20  # 8 Hz at most, commits take their turns
     assert all(100 <= ms <= 145 for ms in result.latency_ms)
 
 

@@ -17,8 +17,14 @@ GRIPPER = ROBOT.commanded.index('right_gripper')
 def move(controller, target, stamp_ns=0, seconds=0.5):
     """Return a command of one controller: from where it is to `target`, at rest there."""
     count = len(controller.joints)
-    return Points(stamp_ns, controller.joints, np.array([round(seconds * 1e9)]),
-                  np.full((1, count), target), np.zeros((1, count)), None)
+    return Points(
+        stamp_ns,
+        controller.joints,
+        np.array([round(seconds * 1e9)]),
+        np.full((1, count), target),
+        np.zeros((1, count)),
+        None,
+    )
 
 
 class Player:
@@ -45,8 +51,11 @@ class Player:
 
     def command(self, target, **changes):
         for controller in ROBOT.controllers:
-            self.line.on_command(controller.name, move(controller, target, **changes),
-                                 (self.now_ms + self.late_ms) * MS)
+            self.line.on_command(
+                controller.name,
+                move(controller, target, **changes),
+                (self.now_ms + self.late_ms) * MS,
+            )
 
     def finish(self):
         self.items += self.line.finish()
@@ -90,7 +99,7 @@ def test_targets_are_what_the_controllers_were_told_at_that_instant():
     player.run(1000)
     rows = player.finish()
     first = rows[0]
-    held = REST[:len(ROBOT.commanded)]
+    held = REST[: len(ROBOT.commanded)]
     assert 0 <= first.observation.stamp_ns - told_ns < 34 * MS
     assert abs(first.targets - held).max() < 0.2 * abs(0.4 - held).max()
     for row in rows:
@@ -109,7 +118,7 @@ def test_a_command_changes_no_row_before_it():
     long.run(300)
     after = [row.targets for row in long.finish()]
     assert len(after) > len(before)
-    assert np.array_equal(before, after[:len(before)])
+    assert np.array_equal(before, after[: len(before)])
 
 
 def test_before_the_first_command_there_is_no_row():
@@ -126,12 +135,13 @@ def test_a_controller_that_is_not_told_holds_where_it_was():
     player.run(1000)
     last = player.finish()[-1]
     assert last.targets[GRIPPER] == pytest.approx(0.0)
-    others = np.delete(last.targets - REST[:len(ROBOT.commanded)], GRIPPER)
-    assert abs(others).max() < 0.02             # where it was when the first command came
+    others = np.delete(last.targets - REST[: len(ROBOT.commanded)], GRIPPER)
+    assert abs(others).max() < 0.02  # where it was when the first command came
 
 
-@pytest.mark.parametrize(('dark', 'reason'), [
-    (CAMERAS[1], f'camera {CAMERAS[1]}'), ('joints', 'joints')])
+@pytest.mark.parametrize(
+    ('dark', 'reason'), [(CAMERAS[1], f'camera {CAMERAS[1]}'), ('joints', 'joints')]
+)
 def test_a_blind_moment_is_a_gap_with_a_reason(dark, reason):
     player = played(500)
     player.dark.add(dark)
@@ -149,7 +159,7 @@ def test_a_camera_that_never_comes_back_holds_nothing_up():
     player = played(500)
     player.dark.add(CAMERAS[0])
     player.run(3000)
-    assert len(player.gaps) > 50                # judged although the recording still goes on
+    assert len(player.gaps) > 50  # judged although the recording still goes on
 
 
 def test_words_hold_from_when_they_were_heard_and_empty_ones_end_rows():
@@ -173,7 +183,7 @@ def test_stamps_that_go_back_end_the_stretch():
     player.run(1000)
     player.finish()
     assert player.gaps.count('the stamps went back') == 1
-    assert len(player.rows) == before           # what is stamped 0.9 s ago is no observation
+    assert len(player.rows) == before  # what is stamped 0.9 s ago is no observation
     player.late_ms -= 900
     player.now_ms += 900
     player.run(1000)
@@ -186,15 +196,23 @@ def test_commands_that_no_controller_takes_are_counted():
     controller = ROBOT.controllers[0]
     player.line.on_command(controller.name, move(controller, 0.1), MS)
     player.run(100)
-    player.line.on_command(controller.name, Points(
-        0, ('elbow',), np.array([1]), np.zeros((1, 1)), None, None), 110 * MS)
+    player.line.on_command(
+        controller.name,
+        Points(0, ('elbow',), np.array([1]), np.zeros((1, 1)), None, None),
+        110 * MS,
+    )
     assert player.line.rejected[0] == 'a command before the first posture'
     assert 'elbow' in player.line.rejected[1]
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.tuples(st.integers(50, 400), st.sampled_from([*CAMERAS, 'joints', ''])),
-                min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.integers(50, 400), st.sampled_from([*CAMERAS, 'joints', ''])),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_nothing_is_counted_twice_or_lost(phases):
     player = played(200)
     for ms, dark in phases:

@@ -10,17 +10,30 @@ OTHER = Task('touch', 'touch the blue cube with the left hand', 'cube_1', 'left'
 
 
 def result(family='touch', reached_s=(2.0,), **changes) -> Result:
-    goals = (NAMED, OTHER)[:len(reached_s)]
+    goals = (NAMED, OTHER)[: len(reached_s)]
     trial = Trial('main', 1, family, 'trained', ((0.0, NAMED.instruction),), goals, 8.0)
-    fields = {'lived_s': 4.0, 'chunks': 30, 'jerk_ratio': 0.5, 'trouble': '',
-              'latency_ms': (90.0, 110.0), 'psnr_db': (), 'ssim': ()}
+    fields = {
+        'lived_s': 4.0,
+        'chunks': 30,
+        'jerk_ratio': 0.5,
+        'trouble': '',
+        'latency_ms': (90.0, 110.0),
+        'psnr_db': (),
+        'ssim': (),
+    }
     return Result(trial, tuple(reached_s), **{**fields, **changes})
 
 
-@pytest.mark.parametrize(('successes', 'trials', 'low', 'high'), [
-    (0, 0, 0.0, 1.0), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0),
-    (90, 100, 0.8256, 0.9448), (190, 200, 0.9104, 0.9726),
-])
+@pytest.mark.parametrize(
+    ('successes', 'trials', 'low', 'high'),
+    [
+        (0, 0, 0.0, 1.0),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (90, 100, 0.8256, 0.9448),
+        (190, 200, 0.9104, 0.9726),
+    ],
+)
 def test_the_interval_is_wilsons(successes, trials, low, high):
     assert score.wilson(successes, trials) == pytest.approx((low, high), abs=1e-3)
 
@@ -42,15 +55,26 @@ def test_figures_are_flat_and_per_family():
 
 
 def test_the_original_goal_is_counted_apart():
-    found = score.figures([result(reached_s=(2.0, None)), result(reached_s=(None, 3.0)),
-                           result(reached_s=(2.0, 1.0)), result(reached_s=(None, None))])
+    found = score.figures(
+        [
+            result(reached_s=(2.0, None)),
+            result(reached_s=(None, 3.0)),
+            result(reached_s=(2.0, 1.0)),
+            result(reached_s=(None, None)),
+        ]
+    )
     assert found['success_rate'] == 0.5 and found['original_rate'] == 0.5
     assert found['original_trials'] == 4
 
 
 def test_predicted_pictures_are_judged_frame_by_frame():
-    found = score.figures([result(psnr_db=(20.0, 10.0), ssim=(0.9, 0.5)),
-                           result(psnr_db=(30.0, 20.0), ssim=(0.7, 0.3)), result()])
+    found = score.figures(
+        [
+            result(psnr_db=(20.0, 10.0), ssim=(0.9, 0.5)),
+            result(psnr_db=(30.0, 20.0), ssim=(0.7, 0.3)),
+            result(),
+        ]
+    )
     assert (found['psnr_db_frame_1'], found['psnr_db_frame_2']) == (25.0, 15.0)
     assert found['ssim_frame_2'] == pytest.approx(0.4)
 

@@ -21,7 +21,8 @@ def test_families_take_turns_and_scenes_are_those_of_every_series(robot):
     assert len({trial.seed for trial in trials}) == 12
     alone = drawn(SERIES['steps_1'], robot, ('push',), 3, SEED)
     assert [trial.seed for trial in alone] == [
-        trial.seed for trial in trials if trial.family == 'push']
+        trial.seed for trial in trials if trial.family == 'push'
+    ]
     assert trials == drawn(MAIN, robot, EVERY, 12, SEED)
 
 

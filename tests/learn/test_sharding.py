@@ -48,9 +48,12 @@ def test_accelerate_reads_the_file_and_wraps_our_block(variables):
     assert plugin.transformer_cls_names_to_wrap == [layers.Block.__name__]
     with torch.device('meta'):
         learner = Learner(VideoActionDiT(replace(preset('dreamzero_14b'), layers=2)), None, None)
-    plugin.set_auto_wrap_policy(learner)        # refuses names of classes that are not there
-    wrapped = [name for name, module in learner.named_modules()
-               if plugin.auto_wrap_policy(module, False, 0)]
+    plugin.set_auto_wrap_policy(learner)  # refuses names of classes that are not there
+    wrapped = [
+        name
+        for name, module in learner.named_modules()
+        if plugin.auto_wrap_policy(module, False, 0)
+    ]
     assert wrapped == ['dit.blocks.0', 'dit.blocks.1']
     with pytest.raises(ValueError, match='Block'):
         FullyShardedDataParallelPlugin().set_auto_wrap_policy(nn.Linear(1, 1))
@@ -59,9 +62,22 @@ def test_accelerate_reads_the_file_and_wraps_our_block(variables):
 def program(words: list[object], port: int) -> None:
     """Run a program in two processes; AssertionError with its words if it fails."""
     done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2', '--master_port',
-         str(port), *map(str, words)], env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        capture_output=True, text=True, timeout=240, check=False)
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--nproc_per_node',
+            '2',
+            '--master_port',
+            str(port),
+            *map(str, words),
+        ],
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
 
 
@@ -71,13 +87,29 @@ def test_two_processes_with_shards_learn_what_two_with_whole_weights_do(tmp_path
     design = synthetic.toy(released('dreamzero_14b'), (16, 16))
     design = replace(design, model=replace(design.model, layers=2, window_blocks=2))
     synthetic.write(design, [embodiment.load('agibot_g1')], base, dtype=torch.float32)
-    words = [data, '--init', base, '--stage', 'joint', '--steps', 2, '--batch', 2, '--device',
-             'cpu', '--no-bf16', '--lora', 2, '--recompute']
+    words = [
+        data,
+        '--init',
+        base,
+        '--stage',
+        'joint',
+        '--steps',
+        2,
+        '--batch',
+        2,
+        '--device',
+        'cpu',
+        '--no-bf16',
+        '--lora',
+        2,
+        '--recompute',
+    ]
     port = 29600 + os.getpid() % 2000
     program(['-m', 'wam_policy.learn.train', *words, '--out', tmp_path / 'whole'], port)
     program([PROGRAM, *words, '--out', tmp_path / 'shards'], port + 1)
-    whole, shards = (load_file(tmp_path / name / 'model.safetensors')
-                     for name in ('whole', 'shards'))
+    whole, shards = (
+        load_file(tmp_path / name / 'model.safetensors') for name in ('whole', 'shards')
+    )
     assert whole.keys() == shards.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(shards[name], tensor, atol=1e-4, rtol=0.0)

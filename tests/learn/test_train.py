@@ -29,8 +29,23 @@ def begun(tmp_path_factory):
 
 
 def run(data, out, begun, *more, stage='joint', steps=4):
-    words = [data, '--out', out, '--init', begun, '--stage', stage, '--steps', steps, '--batch', 8,
-             '--device', 'cpu', '--no-bf16', *more]
+    words = [
+        data,
+        '--out',
+        out,
+        '--init',
+        begun,
+        '--stage',
+        stage,
+        '--steps',
+        steps,
+        '--batch',
+        8,
+        '--device',
+        'cpu',
+        '--no-bf16',
+        *more,
+    ]
     return train.main([str(word) for word in words])
 
 
@@ -39,8 +54,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, capsys,
-                                                       monkeypatch):
+def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, capsys, monkeypatch):
     out, learn, losses = tmp_path / 'out', train.Trainer.learn, []
 
     def kept(self, batch, share):
@@ -51,8 +65,10 @@ def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, ca
     # seed 2 holds out a `touch`: in one block nobody knows what a memory would hold
     assert run(data, out, begun, '--rate', '5e-3', '--average', 0.9, '--seed', 2, steps=120) == 0
     for name, share in (('total', 0.75), ('video', 0.6), ('place', 0.5), ('patch', 0.9)):
-        first, last = (np.mean([float(getattr(found, name)) for found in part])
-                       for part in (losses[:10], losses[-10:]))
+        first, last = (
+            np.mean([float(getattr(found, name)) for found in part])
+            for part in (losses[:10], losses[-10:])
+        )
         assert last < share * first, name
     heard = capsys.readouterr().out
     assert 'held out: first chunk' in heard and 'checkpoint:' in heard
@@ -62,8 +78,11 @@ def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, ca
     report = check.report(out)
     assert report.loadable and report.design is not None and report.design.trained
     assert not next(v for v in report.verdicts if v.robot == 'agibot_g1').obstacles
-    assert not any('head' in name for name in load_file(out / 'model.safetensors')
-                   if not name.startswith('action_head.'))
+    assert not any(
+        'head' in name
+        for name in load_file(out / 'model.safetensors')
+        if not name.startswith('action_head.')
+    )
     loaded = checkpoint.load(out, torch.device('cpu'), torch.float32)
     robot = embodiment.load('agibot_g1')
     policy = Policy(loaded, robot, Choice(recipe='full16', steps=1, guidance=1.0))
@@ -90,8 +109,9 @@ def test_a_continued_training_equals_an_uninterrupted_one(data, begun, tmp_path,
         run(data, tmp_path / 'parts', begun, steps=6)
     monkeypatch.setattr(train.Trainer, 'learn', learn)
     assert run(data, tmp_path / 'parts', begun, steps=6) == 0
-    whole, parts = (load_file(tmp_path / name / 'model.safetensors')
-                    for name in ('whole', 'parts'))
+    whole, parts = (
+        load_file(tmp_path / name / 'model.safetensors') for name in ('whole', 'parts')
+    )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert int(rows(tmp_path / 'parts' / 'training' / 'train.csv')[-1]['step']) == 6
 
@@ -117,13 +137,16 @@ def test_a_clone_says_what_it_is_and_joint_training_goes_on_from_it(data, begun,
     assert not design.model.predicts_video and design.model.window_blocks == 1
     assert design.name == 'mini_cloned' and design.inference.steps == 1
     robot = embodiment.load('agibot_g1')
-    policy = Policy(checkpoint.load(cloned, torch.device('cpu'), torch.float32), robot,
-                    Choice(recipe='full16', steps=1, guidance=1.0))
+    policy = Policy(
+        checkpoint.load(cloned, torch.device('cpu'), torch.float32),
+        robot,
+        Choice(recipe='full16', steps=1, guidance=1.0),
+    )
     policy.reset(played.TEXTS[0])
     views = {c.key: np.zeros((1, 48, 64, 3), np.uint8) for c in robot.cameras}
     policy.commit(views)
     policy.commit({key: np.repeat(view, 4, 0) for key, view in views.items()})
-    assert policy.memory.frames == 1            # the newest picture, nothing else
+    assert policy.memory.frames == 1  # the newest picture, nothing else
     assert policy.query(robot.rest_of(robot.observed), 0).targets.shape == (24, 16)
     assert run(data, joint, cloned, stage='joint', steps=1) == 0
     design = checkpoint.designs.read(joint)
@@ -151,9 +174,15 @@ def test_live_inference_equals_the_training_pass(data, begun, tmp_path):
     words = policy.encoders.encode_prompts([policy.design.prompt('agibot', batch.texts[0])])
     with torch.no_grad():
         trained = policy.dit(
-            batch.seen.clean, dream, t, noise.flatten(1, 2),
-            t.repeat_interleave(model.actions_per_block, 1), batch.state,
-            policy.dit.context(words), lean=True)
+            batch.seen.clean,
+            dream,
+            t,
+            noise.flatten(1, 2),
+            t.repeat_interleave(model.actions_per_block, 1),
+            batch.state,
+            policy.dit.context(words),
+            lean=True,
+        )
     live = Policy(policy, robot, Choice(recipe='full16', steps=1, guidance=1.0))
     session = live._clocked
     assert session is not None
@@ -162,13 +191,15 @@ def test_live_inference_equals_the_training_pass(data, begun, tmp_path):
     for block, shown in enumerate((film[:1], film[1:])):
         session.observe(torch.from_numpy(shown))
         episode = session._episode
-        episode._draw = lambda seed, b=block: (dream[:, :, b:b + 1], noise[:, b])
+        episode._draw = lambda seed, b=block: (dream[:, :, b : b + 1], noise[:, b])
         row = span.row + shift + 24 * block
-        cut = {key: read.state[row, part]
-               for key, part in start.scaling.gear.slices(robot.state_keys).items()}
+        cut = {
+            key: read.state[row, part]
+            for key, part in start.scaling.gear.slices(robot.state_keys).items()
+        }
         found = live.query(transforms.posture(robot, cut), 0)
-        velocity = trained.action[:, 24 * block:24 * (block + 1)]
-        actions = (noise[:, block] - velocity)[0].numpy()     # one step from pure noise
+        velocity = trained.action[:, 24 * block : 24 * (block + 1)]
+        actions = (noise[:, block] - velocity)[0].numpy()  # one step from pure noise
         wanted = transforms.targets(robot, policy.normaliser(robot).targets(actions, cut))
         assert found.targets == pytest.approx(wanted, abs=2e-3)
     assert isinstance(session, Session) and isinstance(episode, Episode)
@@ -189,17 +220,30 @@ def test_statistics_of_another_robot_join_those_there(data, begun, tmp_path):
 def test_words_are_shuffled_among_those_in_use():
     texts = ['left hand: touch the red cube', 'push the blue cube to the right']
     assert swapped(texts, ('red', 'green', 'blue')) == [
-        'left hand: touch the blue cube', 'push the red cube to the right']
+        'left hand: touch the blue cube',
+        'push the red cube to the right',
+    ]
     assert swapped(texts, ('left', 'right')) == [
-        'right hand: touch the red cube', 'push the blue cube to the left']
+        'right hand: touch the red cube',
+        'push the blue cube to the left',
+    ]
     assert swapped(texts[:1], ('red', 'blue')) == texts[:1]
 
 
 def test_a_fresh_mini_learns_its_pictures_first(data, tmp_path, monkeypatch, capsys):
     made = played.tiny()
     monkeypatch.setattr(start, 'begun', lambda origin: replace(made))
-    words = [str(data), '--out', str(tmp_path / 'ae'), '--stage', 'autoencoder',
-             '--autoencoder-steps', '40', '--device', 'cpu']
+    words = [
+        str(data),
+        '--out',
+        str(tmp_path / 'ae'),
+        '--stage',
+        'autoencoder',
+        '--autoencoder-steps',
+        '40',
+        '--device',
+        'cpu',
+    ]
     assert train.main(words) == 0
     heard = capsys.readouterr().out
     assert float(heard.split('autoencoder: ')[1].split(' dB')[0]) > 12
@@ -211,8 +255,9 @@ def test_a_fresh_mini_learns_its_pictures_first(data, tmp_path, monkeypatch, cap
     assert seen.group.float().std() == pytest.approx(1, abs=0.4)
 
 
-def test_a_shipped_model_is_begun_from_by_its_name_and_an_unknown_one_named(data, tmp_path, capsys,
-                                                                            monkeypatch):
+def test_a_shipped_model_is_begun_from_by_its_name_and_an_unknown_one_named(
+    data, tmp_path, capsys, monkeypatch
+):
     given = []
     monkeypatch.setattr(start, 'begun', lambda origin: given.append(origin.init) or exit(0))
     with pytest.raises(SystemExit):

@@ -27,12 +27,24 @@ def data() -> Clips:
     state = np.repeat(rows[:, None] % ROWS, 20, 1) / 100
     action = np.repeat(rows[:, None] % ROWS, 22, 1) / 100 + 1
     task = np.zeros(count, np.int32)
-    task[ROWS + 40:] = 1
+    task[ROWS + 40 :] = 1
     supervised = np.ones(count, bool)
     supervised[50:56] = False
     spans = (Span(0, ROWS, 0, FRAMES, 'touch'), Span(ROWS, ROWS, FRAMES, FRAMES, 'recall'))
-    return Clips(robot, 6, spans, played.TEXTS, (), (), state, action, task, supervised,
-                 np.full((count, 2), 0.5, np.float32), np.stack([rows, rows], 1))
+    return Clips(
+        robot,
+        6,
+        spans,
+        played.TEXTS,
+        (),
+        (),
+        state,
+        action,
+        task,
+        supervised,
+        np.full((count, 2), 0.5, np.float32),
+        np.stack([rows, rows], 1),
+    )
 
 
 @pytest.fixture(scope='module')
@@ -57,8 +69,7 @@ def raw(windows, batch, column=0):
     tag = windows.normaliser.tag
     key = 'left_arm_joint_position'
     state = batch.state[..., column] * tag.state[key].std[column] + tag.state[key].mean[column]
-    action = batch.action[..., column] * tag.action[key].std[column] + \
-        tag.action[key].mean[column]
+    action = batch.action[..., column] * tag.action[key].std[column] + tag.action[key].mean[column]
     return state.numpy(), (action + state[..., None]).numpy()
 
 
@@ -71,13 +82,14 @@ def test_rows_follow_pictures_and_are_late_together(windows, shift) -> None:
     first = 18 + shift
     assert state[0] == pytest.approx(np.array([first, first + 24]) / 100, abs=1e-5)
     assert action[0] == pytest.approx(
-        (np.array([first, first + 24])[:, None] + np.arange(24)) / 100 + 1, abs=1e-5)
+        (np.array([first, first + 24])[:, None] + np.arange(24)) / 100 + 1, abs=1e-5
+    )
     place = batch.place[0, :, 0].numpy() * windows.places.std_m[0] + windows.places.mean_m[0]
     assert place == pytest.approx([first, first + 24], abs=1e-3)
 
 
 def test_what_follows_a_disturbance_is_no_lesson_of_the_chunk_before(windows) -> None:
-    batch = windows.at([7], 1, np.array([0]))       # rows 42..65, disturbed in 50..55
+    batch = windows.at([7], 1, np.array([0]))  # rows 42..65, disturbed in 50..55
     assert batch.action_mask[0, 0].tolist() == [True] * 8 + [False] * 16
     assert not batch.future_mask.any()
     free = windows.at([2], 1, np.array([0]))
@@ -90,15 +102,15 @@ def test_memories_are_drawn_where_they_can_be_used(data) -> None:
     share = {}
     for blocks in (1, 2):
         batch = windows.drawn(1000, blocks, rng)
-        begun = batch.seen.clean[:, 0, 0, 0, 0] == -FRAMES         # with the second episode
+        begun = batch.seen.clean[:, 0, 0, 0, 0] == -FRAMES  # with the second episode
         share[blocks] = float(begun.float().mean())
-    assert 0.1 < share[1] < 0.2                 # half of the quarter that begins with an episode
-    assert 0.7 < share[2] < 0.8                 # 1.2 of the half that are memories, and as before
+    assert 0.1 < share[1] < 0.2  # half of the quarter that begins with an episode
+    assert 0.7 < share[2] < 0.8  # 1.2 of the half that are memories, and as before
 
 
 def test_nobody_is_asked_for_a_goal_before_it_was_shown(data) -> None:
     windows = over(replace(data, task=np.zeros_like(data.task)))
-    batch = windows.at([0, FRAMES], 2, np.array([0, 0]))            # `touch`, `recall`
+    batch = windows.at([0, FRAMES], 2, np.array([0, 0]))  # `touch`, `recall`
     assert batch.families == ('touch', 'recall')
     asked = (batch.target_share.sum(-1) > 0) & torch.isfinite(batch.place).all(-1)
     assert asked.tolist() == [[True, True], [False, True]]
@@ -106,26 +118,26 @@ def test_nobody_is_asked_for_a_goal_before_it_was_shown(data) -> None:
 
 def test_a_window_keeps_to_its_instruction(windows) -> None:
     second = FRAMES
-    batch = windows.at([second + 4], 1, np.array([0]))      # rows 24..47, another text from 40
+    batch = windows.at([second + 4], 1, np.array([0]))  # rows 24..47, another text from 40
     assert batch.texts == (played.TEXTS[0],)
     assert batch.action_mask[0, 0].sum() == 16 and not batch.future_mask.any()
-    assert second + 4 not in windows.beginnings(1)          # its end has another text
-    late = second + 3 * windows.config.block_pixel_frames   # with the new one
+    assert second + 4 not in windows.beginnings(1)  # its end has another text
+    late = second + 3 * windows.config.block_pixel_frames  # with the new one
     assert late in windows.beginnings(1)
     # between, a window of `recall` begins too late to remember and too early to follow
     assert not set(range(second + 1, late)) & windows.beginnings(1)
-    assert 1 in windows.beginnings(1)                       # of `touch`
+    assert 1 in windows.beginnings(1)  # of `touch`
     drawn = windows.drawn(200, 2, np.random.default_rng(0))
     assert set(drawn.families) == {'touch', 'recall'}
     assert drawn.action_mask[:, -1, 0].float().mean() > 0.95
 
 
 def test_the_end_of_an_episode_holds_its_last_target(windows) -> None:
-    batch = windows.at([14], 1, np.array([0]))      # rows 84..107 of 100
+    batch = windows.at([14], 1, np.array([0]))  # rows 84..107 of 100
     _, action = raw(windows, batch)
     assert action[0, 0, -8:] == pytest.approx(np.full(8, 1.99), abs=1e-5)
     assert batch.action_mask.all() and not batch.future_mask.any()
-    assert batch.seen.future[0, 0, 0, 0, 0] == FRAMES - 1    # never another episode's picture
+    assert batch.seen.future[0, 0, 0, 0, 0] == FRAMES - 1  # never another episode's picture
 
 
 def test_long_enough_episodes_only(windows, data) -> None:
@@ -143,8 +155,9 @@ def test_scaling_is_the_normaliser_s(windows, data) -> None:
     """What a policy does with one query, rows by the thousand do here."""
     queries = np.array([5, 120])
     ahead = queries[:, None] + np.arange(24)
-    ours = scaling.actions(windows.normaliser, data.robot, data.action[ahead],
-                           data.state[queries][:, None])
+    ours = scaling.actions(
+        windows.normaliser, data.robot, data.action[ahead], data.state[queries][:, None]
+    )
     many = scaling.states(windows.normaliser, data.state[queries])
     state_at = scaling.gear.slices(data.robot.state_keys)
     action_at = scaling.gear.slices(data.robot.action_keys)

@@ -14,10 +14,12 @@ SMALL = replace(preset('tiny'), latent_size=(2, 4), actions_per_block=4)
 
 def rows(c: ModelConfig, frames: int, with_noisy: bool) -> list[tuple[str, int, int]]:
     """List every token as (stream, block, frame or own index)."""
+
     def video(stream: str) -> list[tuple[str, int, int]]:
         return [
             (stream, 0 if f == 0 else (f - 1) // c.frames_per_block + 1, f)
-            for f in range(frames) for _ in range(c.frame_tokens)
+            for f in range(frames)
+            for _ in range(c.frame_tokens)
         ]
 
     blocks = range(1, (frames - 1) // c.frames_per_block + 1)
@@ -39,14 +41,21 @@ def sees(c: ModelConfig, query: tuple[str, int, int], key: tuple[str, int, int])
 
 @settings(deadline=None, max_examples=30)
 @given(
-    per_block=st.integers(1, 3), blocks=st.integers(1, 4), window=st.integers(1, 4),
-    states=st.sampled_from([1, 2]), masked=st.booleans(), noisy=st.booleans(),
+    per_block=st.integers(1, 3),
+    blocks=st.integers(1, 4),
+    window=st.integers(1, 4),
+    states=st.sampled_from([1, 2]),
+    masked=st.booleans(),
+    noisy=st.booleans(),
 )
 def test_mask(
     per_block: int, blocks: int, window: int, states: int, masked: bool, noisy: bool
 ) -> None:
     c = replace(
-        SMALL, frames_per_block=per_block, window_blocks=window, states_per_block=states,
+        SMALL,
+        frames_per_block=per_block,
+        window_blocks=window,
+        states_per_block=states,
         masked_state=masked,
     )
     frames = 1 + blocks * per_block
@@ -57,7 +66,5 @@ def test_mask(
 
 @pytest.mark.parametrize('masked', [True, False])
 def test_every_token_sees_itself(masked: bool) -> None:
-    mask = teacher_forcing_mask(
-        replace(SMALL, masked_state=masked), 4, True, torch.device('cpu')
-    )
+    mask = teacher_forcing_mask(replace(SMALL, masked_state=masked), 4, True, torch.device('cpu'))
     assert mask.diagonal().all()

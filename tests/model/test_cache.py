@@ -8,9 +8,7 @@ from wam_policy.model.cache import KVCache
 from wam_policy.model.config import preset
 from wam_policy.model.rope import Rotation, line_angles, rotated, time_width
 
-CONFIG = replace(
-    preset('tiny'), dim=48, heads=2, layers=2, latent_size=(2, 4), window_blocks=3
-)
+CONFIG = replace(preset('tiny'), dim=48, heads=2, layers=2, latent_size=(2, 4), window_blocks=3)
 
 
 def cache() -> KVCache:
@@ -29,7 +27,7 @@ def written(memory: KVCache, value: float, frames: int = 1) -> torch.Tensor:
 
 def held(memory: KVCache) -> list[float]:
     """Read one value per committed frame."""
-    return memory.snapshot()[0][0, 0, 0, ::CONFIG.frame_tokens, 0].tolist()
+    return memory.snapshot()[0][0, 0, 0, :: CONFIG.frame_tokens, 0].tolist()
 
 
 def test_a_pass_is_forgotten_unless_committed() -> None:
@@ -47,7 +45,7 @@ def test_a_pass_sees_memory_and_itself_in_order() -> None:
     for value in (1, 2):
         written(memory, value)
         memory.commit(1)
-    seen = written(memory, 3)[0, 0, ::CONFIG.frame_tokens, 0]
+    seen = written(memory, 3)[0, 0, :: CONFIG.frame_tokens, 0]
     assert seen.tolist() == [1, 2, 3]
 
 
@@ -68,7 +66,7 @@ def test_tentative_frames_never_push_out_old_ones() -> None:
     before = [part.clone() for part in memory.snapshot()]
     written(memory, 9)
     memory.extend(1)
-    assert written(memory, 10)[0, 0, ::CONFIG.frame_tokens, 0].tolist() == [2, 3, 9, 10]
+    assert written(memory, 10)[0, 0, :: CONFIG.frame_tokens, 0].tolist() == [2, 3, 9, 10]
     memory.truncate(4)
     assert all(torch.equal(a, b) for a, b in zip(before, memory.snapshot(), strict=True))
 
@@ -89,7 +87,7 @@ def test_sliding_turns_keys_to_their_new_positions(frames: int) -> None:
     memory.commit(3)
     memory.slide(frames)
     assert memory.frames == 3 - frames
-    kept = turned(-frames)[:, :, frames * CONFIG.frame_tokens:]
+    kept = turned(-frames)[:, :, frames * CONFIG.frame_tokens :]
     for keys in memory.snapshot()[0]:
         torch.testing.assert_close(keys, kept, atol=1e-6, rtol=1e-5)
 

@@ -32,9 +32,10 @@ def test_wide_top_repeats_each_wrist_column_twice() -> None:
     plan = canvas.layout('wide_top', ('a', 'b', 'wrist'), 16, 24, crop=1.0)
     wrist = torch.randint(0, 256, (1, 16, 24, 3), dtype=torch.uint8)
     shown = canvas.stitched(
-        {'a': flat(11, frames=1), 'b': flat(22, frames=1), 'wrist': wrist}, plan)
+        {'a': flat(11, frames=1), 'b': flat(22, frames=1), 'wrist': wrist}, plan
+    )
     assert torch.equal(shown[:, :16, 0::2], shown[:, :16, 1::2])
-    assert (shown[:, :16, 0::2].int() - wrist.int()).abs().max() <= 1   # truncation of x/255*255
+    assert (shown[:, :16, 0::2].int() - wrist.int()).abs().max() <= 1  # truncation of x/255*255
     assert shows(shown[:, 16:, :24], 11) and shows(shown[:, 16:, 24:], 22)
 
 
@@ -53,7 +54,7 @@ def test_released_arrangements() -> None:
 
 def test_the_crop_keeps_the_middle() -> None:
     frames = flat(0, 180, 320, 1)
-    frames[:, 4:175, 8:312] = 200          # exactly the centre crop of 171x304
+    frames[:, 4:175, 8:312] = 200  # exactly the centre crop of 171x304
     assert shows(canvas.tile_pixels(frames, 176, 320), 200)
 
 
@@ -67,8 +68,9 @@ def test_bytes_are_truncated_not_rounded(value: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 2**31))
 def test_model_input_is_invertible_to_the_byte_in_fp32_and_bounded(dtype, seed) -> None:
-    picture = torch.randint(0, 256, (1, 2, 8, 8, 3), dtype=torch.uint8,
-                            generator=torch.Generator().manual_seed(seed))
+    picture = torch.randint(
+        0, 256, (1, 2, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
     video = canvas.model_input(picture, dtype)
     assert video.shape == (1, 3, 2, 8, 8) and video.dtype == dtype
     assert video.abs().max() <= 1
@@ -82,11 +84,14 @@ def test_model_input_resizes_on_request() -> None:
     assert video.shape == (1, 3, 2, 16, 32)
 
 
-@pytest.mark.parametrize(('views', 'words'), [
-    ({'head': flat(1), 'left': flat(1)}, 'no frames of right'),
-    ({'head': flat(1), 'left': flat(1), 'right': flat(1, frames=3)}, 'number of frames'),
-    ({'head': flat(1), 'left': flat(1), 'right': flat(1).float()}, 'right: want uint8'),
-])
+@pytest.mark.parametrize(
+    ('views', 'words'),
+    [
+        ({'head': flat(1), 'left': flat(1)}, 'no frames of right'),
+        ({'head': flat(1), 'left': flat(1), 'right': flat(1, frames=3)}, 'number of frames'),
+        ({'head': flat(1), 'left': flat(1), 'right': flat(1).float()}, 'right: want uint8'),
+    ],
+)
 def test_refusals_name_the_view(views, words) -> None:
     with pytest.raises(ValueError, match=words):
         canvas.stitched(views, canvas.layout('quadrants', VIEWS, 16, 16))

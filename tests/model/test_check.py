@@ -43,17 +43,20 @@ def test_a_full_size_checkpoint_is_checked_without_its_numbers(full) -> None:
 def test_the_sizes_are_those_of_the_release(full) -> None:
     tensors = {name: len(shards.contents(path)) for name, path in full.items()}
     assert tensors == {'dreamzero_14b': 2146, 'dreamzero_5b': 997 + 242 + 393 + 196}
-    stored = {name: sum(entry.nbytes for entry in shards.contents(path).values())
-              for name, path in full.items()}
-    numbers = 5_680_910_336 + 632_076_801       # text and image encoder
+    stored = {
+        name: sum(entry.nbytes for entry in shards.contents(path).values())
+        for name, path in full.items()
+    }
+    numbers = 5_680_910_336 + 632_076_801  # text and image encoder
     assert stored == {
         'dreamzero_14b': 2 * (16_484_292_448 + numbers + 126_892_531),
-        'dreamzero_5b': 2 * (5_606_692_832 + numbers + 704_688_668)}
+        'dreamzero_5b': 2 * (5_606_692_832 + numbers + 704_688_668),
+    }
 
 
 def test_memory_is_counted_per_device(full) -> None:
     need = check.report(full['dreamzero_14b']).need
-    assert need.cache == 7920 * 2 * 40 * 5120 * 2       # 6.49 GB a branch at nine frames
+    assert need.cache == 7920 * 2 * 40 * 5120 * 2  # 6.49 GB a branch at nine frames
     assert need.total(2) - need.total(1) == need.cache + need.context
     assert 45.7e9 < need.weights < 45.9e9
     assert need.encoder > 1e8
@@ -62,10 +65,19 @@ def test_memory_is_counted_per_device(full) -> None:
 def test_the_words_name_everything_a_lab_asks(full, capsys) -> None:
     assert check.main([str(full['dreamzero_5b'])]) == 0
     text = capsys.readouterr().out
-    for words in ('dreamzero_5b, UNTRAINED', '30 layers, width 3072', 'latents 10x20x48',
-                  '50 tokens a frame', 'per device', 'embodiment     yam (made up',
-                  'left_arm_joint_position', 'all accounted for', 'yam: yes',
-                  'video at 10 Hz', 'verdict        complete'):
+    for words in (
+        'dreamzero_5b, UNTRAINED',
+        '30 layers, width 3072',
+        'latents 10x20x48',
+        '50 tokens a frame',
+        'per device',
+        'embodiment     yam (made up',
+        'left_arm_joint_position',
+        'all accounted for',
+        'yam: yes',
+        'video at 10 Hz',
+        'verdict        complete',
+    ):
         assert words in text
 
 
@@ -102,15 +114,20 @@ def test_a_robot_whose_keys_differ_is_told_which(toy) -> None:
     assert not verdicts['agibot_g1'].obstacles
 
 
-@pytest.mark.parametrize(('spoil', 'words'), [
-    (lambda folder: (folder / 'config.json').unlink(), 'no config.json'),
-    (lambda folder: (folder / 'config.json').write_text('{'), 'not JSON'),
-    (lambda folder: (folder / 'config.json').write_text('{"model_type": "vla"}'),
-     'neither action_head_cfg.config'),
-    (lambda folder: (folder / shards.SINGLE).unlink(), 'neither model.safetensors nor'),
-    (lambda folder: (folder / shards.SINGLE).write_bytes(b'junk'), 'not a safetensors file'),
-    (lambda folder: (folder / checkpoint.METADATA).write_text('['), 'not JSON'),
-])
+@pytest.mark.parametrize(
+    ('spoil', 'words'),
+    [
+        (lambda folder: (folder / 'config.json').unlink(), 'no config.json'),
+        (lambda folder: (folder / 'config.json').write_text('{'), 'not JSON'),
+        (
+            lambda folder: (folder / 'config.json').write_text('{"model_type": "vla"}'),
+            'neither action_head_cfg.config',
+        ),
+        (lambda folder: (folder / shards.SINGLE).unlink(), 'neither model.safetensors nor'),
+        (lambda folder: (folder / shards.SINGLE).write_bytes(b'junk'), 'not a safetensors file'),
+        (lambda folder: (folder / checkpoint.METADATA).write_text('['), 'not JSON'),
+    ],
+)
 def test_nothing_wrong_inside_a_folder_raises(toy, spoil, words) -> None:
     spoil(toy)
     found = check.report(toy)

@@ -16,14 +16,17 @@ ROBOTS = [embodiment.load(name) for name in embodiment.names()]
 
 
 def weights(policy: checkpoint.Policy) -> dict[str, torch.Tensor]:
-    return {**{f'dit.{name}': value for name, value in policy.dit.named_parameters()},
-            **{f'encoders.{name}': value for name, value in policy.encoders.named_parameters()}}
+    return {
+        **{f'dit.{name}': value for name, value in policy.dit.named_parameters()},
+        **{f'encoders.{name}': value for name, value in policy.encoders.named_parameters()},
+    }
 
 
 def same(one: checkpoint.Policy, other: checkpoint.Policy) -> bool:
     ours, theirs = weights(one), weights(other)
     return ours.keys() == theirs.keys() and all(
-        torch.equal(value, theirs[name]) for name, value in ours.items())
+        torch.equal(value, theirs[name]) for name, value in ours.items()
+    )
 
 
 def toy(family: str) -> design.Design:
@@ -34,8 +37,9 @@ def toy(family: str) -> design.Design:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp('checkpoints')
     for family in ('dreamzero_14b', 'dreamzero_5b'):
-        synthetic.write(toy(family), ROBOTS, root / family, dtype=torch.float32,
-                        largest_shard=600_000)
+        synthetic.write(
+            toy(family), ROBOTS, root / family, dtype=torch.float32, largest_shard=600_000
+        )
     return {path.name: path for path in root.iterdir()}
 
 
@@ -64,8 +68,9 @@ def test_a_sharded_checkpoint_in_the_released_layout_is_read_completely(folders,
     policy = checkpoint.load(folder, CPU, torch.float32)
     assert len(shards.files(folder)) > 3
     assert policy.design == toy(family) and not policy.trained
-    stored = {name: tensor for path in shards.files(folder)
-              for name, tensor in load_file(path).items()}
+    stored = {
+        name: tensor for path in shards.files(folder) for name, tensor in load_file(path).items()
+    }
     name = keymap.DIT + 'blocks.1.self_attn.q.weight'
     assert torch.equal(policy.dit.blocks[1].self_attn.q.weight, stored[name])
     fused = stored[keymap.IMAGE + 'visual.transformer.1.attn.to_qkv.weight']
@@ -87,7 +92,8 @@ def test_a_loaded_policy_encodes_and_predicts(folders, family) -> None:
     assert latents.dtype == torch.bfloat16 and latents.isfinite().all()
     context = policy.dit.context(
         policy.encoders.encode_prompts([policy.design.prompt('agibot', 'wave')]),
-        policy.encoders.encode_image(video[:, :, 0]))
+        policy.encoders.encode_image(video[:, :, 0]),
+    )
     assert all(memory.text[0].isfinite().all() for memory in context)
 
 
@@ -108,8 +114,9 @@ def test_saving_over_a_sharded_checkpoint_leaves_no_stale_index(tmp_path) -> Non
 
 
 def test_a_seed_is_a_model_and_random_weights_say_so() -> None:
-    one, two, other = (checkpoint.load('preset:tiny', CPU, torch.float32, seed=seed)
-                       for seed in (3, 3, 4))
+    one, two, other = (
+        checkpoint.load('preset:tiny', CPU, torch.float32, seed=seed) for seed in (3, 3, 4)
+    )
     assert same(one, two) and not same(one, other)
     assert not one.trained and all(tag.synthetic for tag in one.tags.values())
 
@@ -128,14 +135,29 @@ def test_random_weights_move_every_shipped_robot_gently(robot) -> None:
     assert abs(parts.state(state)).max() <= 1
 
 
-@pytest.mark.parametrize(('name', 'change', 'value', 'words'), [
-    ('action_head.model.head.head.bias', 'drop', None,
-     '1 missing: action_head.model.head.head.bias'),
-    ('action_head.model.blocks.7.norm3.bias', 'add', torch.zeros(4),
-     '1 unexpected: action_head.model.blocks.7.norm3.bias'),
-    ('action_head.text_encoder.norm.weight', 'replace', torch.zeros(7),
-     r'1 misshaped: action_head.text_encoder.norm.weight: \[7\], want \[48\]'),
-])
+@pytest.mark.parametrize(
+    ('name', 'change', 'value', 'words'),
+    [
+        (
+            'action_head.model.head.head.bias',
+            'drop',
+            None,
+            '1 missing: action_head.model.head.head.bias',
+        ),
+        (
+            'action_head.model.blocks.7.norm3.bias',
+            'add',
+            torch.zeros(4),
+            '1 unexpected: action_head.model.blocks.7.norm3.bias',
+        ),
+        (
+            'action_head.text_encoder.norm.weight',
+            'replace',
+            torch.zeros(7),
+            r'1 misshaped: action_head.text_encoder.norm.weight: \[7\], want \[48\]',
+        ),
+    ],
+)
 def test_every_tensor_is_accounted_for(broken, name, change, value, words) -> None:
     edited(broken, name, change, value)
     with pytest.raises(ValueError, match=words):
@@ -202,8 +224,12 @@ LORA = lora.LoraConfig(rank=2, alpha=3.0)
 
 @pytest.fixture
 def adapted(tmp_path: Path) -> Path:
-    synthetic.write_adapters(replace(toy('dreamzero_14b'), adapters=LORA), tmp_path / 'adapters',
-                             dtype=torch.float32, seed=9)
+    synthetic.write_adapters(
+        replace(toy('dreamzero_14b'), adapters=LORA),
+        tmp_path / 'adapters',
+        dtype=torch.float32,
+        seed=9,
+    )
     return tmp_path / 'adapters'
 
 
@@ -225,18 +251,25 @@ def test_adapters_are_merged_onto_their_base_in_fp32(folders, adapted) -> None:
             expected = before[name]
         assert torch.allclose(after[name], expected, atol=1e-6), name
     untouched = weights(base)
-    assert all(torch.equal(value, untouched[name]) for name, value in weights(policy).items()
-               if name.startswith('encoders.'))
+    assert all(
+        torch.equal(value, untouched[name])
+        for name, value in weights(policy).items()
+        if name.startswith('encoders.')
+    )
     assert policy.tags.keys() == base.tags.keys()
     changed = {name for name in after if f'{stem}{name[:-7]}.lora_A.default.weight' in content}
     assert 'blocks.0.cross_attn.k_img.weight' not in changed and len(changed) == 3 * 10
 
 
 def test_a_checkpoint_saved_with_wrappers_and_base_inside_is_merged_too(
-        folders, adapted, tmp_path) -> None:
+    folders, adapted, tmp_path
+) -> None:
     whole = tmp_path / 'whole'
-    content = {name: tensor for path in shards.files(folders['dreamzero_14b'])
-               for name, tensor in load_file(path).items()}
+    content = {
+        name: tensor
+        for path in shards.files(folders['dreamzero_14b'])
+        for name, tensor in load_file(path).items()
+    }
     extra = load_file(adapted / shards.SINGLE)
     wrapped = {}
     for name, tensor in content.items():
@@ -256,14 +289,16 @@ def test_a_checkpoint_saved_with_wrappers_and_base_inside_is_merged_too(
     save_file(wrapped | extra, whole / shards.SINGLE)
     shutil.copy(adapted / 'config.json', whole)
     merged = checkpoint.load(whole, CPU, torch.float32)
-    assert same(merged, checkpoint.load(adapted, CPU, torch.float32,
-                                        base=folders['dreamzero_14b']))
+    assert same(
+        merged, checkpoint.load(adapted, CPU, torch.float32, base=folders['dreamzero_14b'])
+    )
 
 
 def test_bf16_adapters_are_rounded_once() -> None:
     generator = torch.Generator().manual_seed(0)
-    weight, a, b = (torch.randn(shape, generator=generator).bfloat16()
-                    for shape in ((6, 5), (2, 5), (6, 2)))
+    weight, a, b = (
+        torch.randn(shape, generator=generator).bfloat16() for shape in ((6, 5), (2, 5), (6, 2))
+    )
     exact = weight.double() + 1.5 * b.double() @ a.double()
     assert torch.allclose(lora.merged(weight, a, b, LORA).double(), exact, atol=1e-5)
 
@@ -275,8 +310,9 @@ def test_adapters_ask_for_their_base_and_check_it(folders, adapted, tmp_path) ->
         checkpoint.load(adapted, CPU, torch.float32, base=folders['dreamzero_5b'])
     content = load_file(adapted / shards.SINGLE)
     half = next(name for name in content if '.lora_B.' in name)
-    save_file({name: value for name, value in content.items() if name != half},
-              adapted / shards.SINGLE)
+    save_file(
+        {name: value for name, value in content.items() if name != half}, adapted / shards.SINGLE
+    )
     with pytest.raises(ValueError, match='without their other half'):
         checkpoint.load(adapted, CPU, torch.float32, base=folders['dreamzero_14b'])
     lean = {name: value for name, value in content.items() if 'state_encoder' not in name}
@@ -288,8 +324,10 @@ def test_adapters_ask_for_their_base_and_check_it(folders, adapted, tmp_path) ->
 def test_adapters_where_none_belong_are_refused(folders, adapted) -> None:
     content = load_file(adapted / shards.SINGLE)
     stem = keymap.DIT + 'base_model.model.blocks.0.cross_attn.k_img'
-    content |= {f'{stem}.lora_A.default.weight': torch.zeros(2, 64),
-                f'{stem}.lora_B.default.weight': torch.zeros(64, 2)}
+    content |= {
+        f'{stem}.lora_A.default.weight': torch.zeros(2, 64),
+        f'{stem}.lora_B.default.weight': torch.zeros(64, 2),
+    }
     save_file(content, adapted / shards.SINGLE)
     with pytest.raises(ValueError, match='take none: action_head.model.blocks.0.cross_attn.k_img'):
         checkpoint.load(adapted, CPU, torch.float32, base=folders['dreamzero_14b'])

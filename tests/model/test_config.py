@@ -27,9 +27,14 @@ def test_unknown_preset_answers_with_the_nearest() -> None:
         preset('dreamzero14b')
 
 
-@pytest.mark.parametrize('change', [
-    {'heads': 5}, {'latent_size': (7, 12)}, {'states_per_block': 5},
-])
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'heads': 5},
+        {'latent_size': (7, 12)},
+        {'states_per_block': 5},
+    ],
+)
 def test_impossible_sizes_are_refused(change: dict) -> None:
     with pytest.raises(ValueError):
         replace(preset('tiny'), **change)
@@ -48,10 +53,13 @@ def test_geometry_of_tiny() -> None:
     assert c.block_period_s == pytest.approx(0.8) == c.actions_per_block / c.action_hz
 
 
-@pytest.mark.parametrize('name, tensors, parameters', [
-    ('dreamzero_14b', 1317, 16_484_292_448),
-    ('dreamzero_5b', 997, 5_606_692_832),
-])
+@pytest.mark.parametrize(
+    'name, tensors, parameters',
+    [
+        ('dreamzero_14b', 1317, 16_484_292_448),
+        ('dreamzero_5b', 997, 5_606_692_832),
+    ],
+)
 def test_real_sizes_have_the_released_tensors(name: str, tensors: int, parameters: int) -> None:
     with torch.device('meta'):
         state = VideoActionDiT(preset(name)).state_dict()

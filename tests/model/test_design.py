@@ -13,14 +13,30 @@ def released(family: str, **changes: Any) -> dict[str, Any]:
     """Write config.json as the released checkpoints do: no `wam` section."""
     model = preset(family)
     network = {
-        '_target_': 'x.CausalWanModel', 'model_type': 'i2v', 'dim': model.dim,
-        'num_heads': model.heads, 'num_layers': model.layers, 'ffn_dim': model.ffn_dim,
-        'freq_dim': 256, 'in_dim': model.latent_channels + model.condition_channels,
-        'out_dim': model.latent_channels, 'frame_seqlen': model.frame_tokens,
-        'concat_first_frame_latent': family == 'dreamzero_14b', 'num_frame_per_block': 2,
-        'num_action_per_block': 24, 'max_chunk_size': 4}
-    head = {'num_frames': 33, 'num_frame_per_block': 2, 'action_horizon': 24, 'action_dim': 32,
-            'max_state_dim': 64, 'hidden_size': 64, 'diffusion_model_cfg': network}
+        '_target_': 'x.CausalWanModel',
+        'model_type': 'i2v',
+        'dim': model.dim,
+        'num_heads': model.heads,
+        'num_layers': model.layers,
+        'ffn_dim': model.ffn_dim,
+        'freq_dim': 256,
+        'in_dim': model.latent_channels + model.condition_channels,
+        'out_dim': model.latent_channels,
+        'frame_seqlen': model.frame_tokens,
+        'concat_first_frame_latent': family == 'dreamzero_14b',
+        'num_frame_per_block': 2,
+        'num_action_per_block': 24,
+        'max_chunk_size': 4,
+    }
+    head = {
+        'num_frames': 33,
+        'num_frame_per_block': 2,
+        'action_horizon': 24,
+        'action_dim': 32,
+        'max_state_dim': 64,
+        'hidden_size': 64,
+        'diffusion_model_cfg': network,
+    }
     if family == 'dreamzero_5b':
         head |= {'target_video_height': 160, 'target_video_width': 320}
     for key, value in changes.items():
@@ -47,8 +63,10 @@ def test_the_horizon_is_read_not_assumed() -> None:
     assert found.model.action_hz == 30 and found.model.video_hz == 5
 
 
-@pytest.mark.parametrize(('robot', 'actions', 'video_hz', 'block_s'), [
-    ('droid', 24, 5, 1.6), ('agibot_g1', 24, 10, 0.8), ('agibot_g1', 48, 5, 1.6)])
+@pytest.mark.parametrize(
+    ('robot', 'actions', 'video_hz', 'block_s'),
+    [('droid', 24, 5, 1.6), ('agibot_g1', 24, 10, 0.8), ('agibot_g1', 48, 5, 1.6)],
+)
 def test_frame_rate_follows_the_robots_control_rate(robot, actions, video_hz, block_s) -> None:
     found = design.parsed(released('dreamzero_14b', num_action_per_block=actions))
     timed = found.timed(embodiment.load(robot).step_dt_s).model
@@ -62,8 +80,11 @@ def test_without_targets_the_5b_model_sees_176_lines_and_drops_a_row() -> None:
 
 
 def test_adapters_and_decoupled_noise_are_read() -> None:
-    found = design.parsed(released('dreamzero_14b', train_architecture='lora', lora_rank=8,
-                                   decouple_inference_noise=True))
+    found = design.parsed(
+        released(
+            'dreamzero_14b', train_architecture='lora', lora_rank=8, decouple_inference_noise=True
+        )
+    )
     assert (found.adapters.rank, found.adapters.scale) == (8, 0.5)
     assert found.video_final_noise == 0.8
 
@@ -74,13 +95,16 @@ def test_our_section_survives_json(name) -> None:
     assert design.parsed({'wam': json.loads(json.dumps(made.to_dict()))}) == made
 
 
-@pytest.mark.parametrize(('changes', 'words'), [
-    ({'num_heads': None}, 'diffusion_model_cfg has no num_heads'),
-    ({'frame_seqlen': 881}, 'frame_seqlen 881, but a canvas of 352x640 gives 880'),
-    ({'max_chunk_size': -1}, 'max_chunk_size -1'),
-    ({'num_action_per_block': None, 'action_horizon': None}, 'num_action_per_block nor'),
-    ({'diffusion_model_cfg': 7}, 'has no diffusion_model_cfg'),
-])
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({'num_heads': None}, 'diffusion_model_cfg has no num_heads'),
+        ({'frame_seqlen': 881}, 'frame_seqlen 881, but a canvas of 352x640 gives 880'),
+        ({'max_chunk_size': -1}, 'max_chunk_size -1'),
+        ({'num_action_per_block': None, 'action_horizon': None}, 'num_action_per_block nor'),
+        ({'diffusion_model_cfg': 7}, 'has no diffusion_model_cfg'),
+    ],
+)
 def test_what_does_not_fit_is_named(changes, words) -> None:
     with pytest.raises(ValueError, match=words):
         design.parsed(released('dreamzero_14b', **changes))

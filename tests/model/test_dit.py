@@ -9,8 +9,18 @@ from wam_policy.model.config import ModelConfig, preset
 from wam_policy.model.dit import FlowTime, VideoActionDiT
 
 SMALL = replace(
-    preset('tiny'), dim=48, heads=2, layers=3, ffn_dim=64, latent_size=(4, 6), text_len=5,
-    text_dim=16, actions_per_block=4, action_dim=3, state_dim=5, action_hidden=16,
+    preset('tiny'),
+    dim=48,
+    heads=2,
+    layers=3,
+    ffn_dim=64,
+    latent_size=(4, 6),
+    text_len=5,
+    text_dim=16,
+    actions_per_block=4,
+    action_dim=3,
+    state_dim=5,
+    action_hidden=16,
     latent_channels=4,
 )
 VARIANTS = {
@@ -49,9 +59,14 @@ class Clip:
         first, later = self.video_t[:, :1], self.video_t[:, 1:]
         video_t = torch.cat([first, later.repeat_interleave(c.frames_per_block, 1)], 1)
         out = self.model(
-            self.clean, self.noisy, video_t.expand(batch, -1), self.action,
+            self.clean,
+            self.noisy,
+            video_t.expand(batch, -1),
+            self.action,
             self.action_t.repeat_interleave(c.actions_per_block, 1).expand(batch, -1),
-            self.state, self.context, self.condition,
+            self.state,
+            self.context,
+            self.condition,
         )
         return out.video, out.action
 
@@ -61,8 +76,11 @@ class Clip:
     def remember(self, frames: int) -> None:
         start = self.cache.frames
         self.model.remember(
-            self.clean[:, :, start:start + frames], self.time(torch.zeros(1)),
-            self.model.video_rotation(start, frames), self.context, self.cache,
+            self.clean[:, :, start : start + frames],
+            self.time(torch.zeros(1)),
+            self.model.video_rotation(start, frames),
+            self.context,
+            self.cache,
             self._condition(start, frames),
         )
         self.cache.commit(frames)
@@ -71,16 +89,19 @@ class Clip:
         c, start = self.config, self.cache.frames
         b, n = c.block_of(start), c.frames_per_block
         return self.model.denoise(
-            self.noisy[:, :, start:start + n],
-            self.action[:, b * c.actions_per_block:][:, :c.actions_per_block],
-            self.state[:, b * c.states_per_block:][:, :c.states_per_block],
-            self.time(self.video_t[:, 1 + b]), self.time(self.action_t[:, b]),
-            self.model.block_rotation(start), self.context, self.cache,
+            self.noisy[:, :, start : start + n],
+            self.action[:, b * c.actions_per_block :][:, : c.actions_per_block],
+            self.state[:, b * c.states_per_block :][:, : c.states_per_block],
+            self.time(self.video_t[:, 1 + b]),
+            self.time(self.action_t[:, b]),
+            self.model.block_rotation(start),
+            self.context,
+            self.cache,
             self._condition(start, n),
         )
 
     def _condition(self, start: int, frames: int) -> torch.Tensor | None:
-        return None if self.condition is None else self.condition[:, :, start:start + frames]
+        return None if self.condition is None else self.condition[:, :, start : start + frames]
 
 
 @pytest.mark.parametrize('name', VARIANTS)
@@ -91,10 +112,10 @@ def test_cached_queries_equal_the_training_forward(name: str) -> None:
     for block in range(clip.blocks):
         start, count = clip.cache.frames, clip.config.actions_per_block
         ours_video, ours_action = clip.query()
-        frames = video[:, :, start:start + clip.config.frames_per_block]
+        frames = video[:, :, start : start + clip.config.frames_per_block]
         torch.testing.assert_close(ours_video, frames, atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(
-            ours_action, action[:, block * count:(block + 1) * count], atol=2e-5, rtol=1e-4
+            ours_action, action[:, block * count : (block + 1) * count], atol=2e-5, rtol=1e-4
         )
         clip.remember(clip.config.frames_per_block)
 
@@ -105,10 +126,15 @@ def test_a_lean_pass_gives_what_the_whole_one_does(name: str) -> None:
     c, batch, n = clip.config, len(clip.clean), clip.config.frames_per_block
     video, action = clip.trained()
     lean = clip.model(
-        clip.clean[:, :, :-n], clip.noisy[:, :, 1:],
-        clip.video_t[:, 1:].repeat_interleave(n, 1).expand(batch, -1), clip.action,
+        clip.clean[:, :, :-n],
+        clip.noisy[:, :, 1:],
+        clip.video_t[:, 1:].repeat_interleave(n, 1).expand(batch, -1),
+        clip.action,
         clip.action_t.repeat_interleave(c.actions_per_block, 1).expand(batch, -1),
-        clip.state, clip.context, clip.condition, lean=True,
+        clip.state,
+        clip.context,
+        clip.condition,
+        lean=True,
     )
     torch.testing.assert_close(lean.video, video[:, :, 1:], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(lean.action, action, atol=2e-5, rtol=1e-4)
@@ -119,14 +145,20 @@ def test_a_model_without_video_answers_as_it_was_trained() -> None:
     clip = Clip(replace(SMALL, predicts_video=False))
     c, batch = clip.config, len(clip.clean)
     trained = clip.model(
-        clip.clean[:, :, :-1], None, clip.video_t[:, 1:].expand(batch, -1), clip.action,
+        clip.clean[:, :, :-1],
+        None,
+        clip.video_t[:, 1:].expand(batch, -1),
+        clip.action,
         clip.action_t.repeat_interleave(c.actions_per_block, 1).expand(batch, -1),
-        clip.state, clip.context, lean=True,
+        clip.state,
+        clip.context,
+        lean=True,
     )
     clip.remember(1)
     video, action = clip.query()
     torch.testing.assert_close(
-        action, trained.action[:, :c.actions_per_block], atol=2e-5, rtol=1e-4)
+        action, trained.action[:, : c.actions_per_block], atol=2e-5, rtol=1e-4
+    )
     assert not video.any()
 
 
@@ -163,8 +195,13 @@ def test_actions_can_train_without_the_video_stream() -> None:
     clip = Clip(SMALL)
     batch, count = len(clip.clean), clip.config.actions_per_block
     out = clip.model(
-        clip.clean, None, torch.zeros(batch, clip.frames), clip.action,
-        clip.action_t.repeat_interleave(count, 1).expand(batch, -1), clip.state, clip.context,
+        clip.clean,
+        None,
+        torch.zeros(batch, clip.frames),
+        clip.action,
+        clip.action_t.repeat_interleave(count, 1).expand(batch, -1),
+        clip.state,
+        clip.context,
     )
     assert out.video is None and out.action.shape == clip.action.shape
     assert out.clean_tokens.shape == (batch, clip.frames * clip.config.frame_tokens, SMALL.dim)
@@ -176,7 +213,7 @@ def test_the_future_does_not_reach_back() -> None:
     clip.clean[:, :, 2:] += 1
     clip.noisy[:, :, 2:] -= 1
     clip.state[:, 1:] += 1
-    clip.action[:, SMALL.actions_per_block:] += 1
+    clip.action[:, SMALL.actions_per_block :] += 1
     later_video, later_action = clip.trained()
     torch.testing.assert_close(later_video[:, :, :2], video[:, :, :2])
     first = slice(None), slice(0, SMALL.actions_per_block)

@@ -31,7 +31,7 @@ def test_bytes_are_tokens_that_end_and_are_padded(prompt: str) -> None:
     used = int(mask.sum())
     assert ids.shape == mask.shape == (1, 52)
     assert ids[0, used - 1] == 1 and (ids[0, used:] == 0).all()
-    spelled = bytes(int(token) - 3 for token in ids[0, :used - 1])
+    spelled = bytes(int(token) - 3 for token in ids[0, : used - 1])
     assert prompt.encode().startswith(spelled)
     assert len(spelled) == min(len(prompt.encode()), 51)
 
@@ -40,7 +40,7 @@ def test_padding_rows_are_zero_and_do_not_reach_the_words() -> None:
     parts = bundle()
     ids, mask = parts.tokenizer(['lift the red cube', 'go'])
     hidden = parts.encode_text(ids, mask)
-    assert (hidden[0, int(mask[0].sum()):] == 0).all()
+    assert (hidden[0, int(mask[0].sum()) :] == 0).all()
     assert (hidden[1, :3] != 0).any(dim=-1).all()
     short = parts.encode_text(ids[1:, :3], mask[1:, :3])
     assert torch.allclose(hidden[1, :3], short[0], atol=1e-5)
@@ -53,32 +53,34 @@ def test_words_change_the_embedding() -> None:
 
 def test_words_may_say_nothing_of_others() -> None:
     torch.manual_seed(1)
-    near = text.TextEncoder(replace(TINY.text, words_back=1))      # two layers: two words back
+    near = text.TextEncoder(replace(TINY.text, words_back=1))  # two layers: two words back
     spoken = text.ByteTokenizer(64)
 
     def words(prompt: str) -> dict[str, torch.Tensor]:
         hidden, found, at = near(*spoken([prompt]))[0], {}, 0
         for word in prompt.split():
-            found[word] = hidden[at:at + len(word)]
+            found[word] = hidden[at : at + len(word)]
             at += len(word) + 1
         return found
 
-    left, right, orange = (words(f'touch the {colour} cube with one {side} hand') for colour, side
-                           in (('purple', 'left'), ('purple', 'right'), ('orange', 'left')))
+    left, right, orange = (
+        words(f'touch the {colour} cube with one {side} hand')
+        for colour, side in (('purple', 'left'), ('purple', 'right'), ('orange', 'left'))
+    )
     assert torch.equal(left['purple'], right['purple'])
     assert torch.equal(left['left'], orange['left'])
     assert (left['purple'] - orange['orange']).abs().max() > 0.1
-    assert not torch.equal(left['cube'], orange['cube'])            # the word after it
+    assert not torch.equal(left['cube'], orange['cube'])  # the word after it
     assert not torch.equal(left['hand'], right['hand'])
 
 
 def test_a_reach_over_the_text_is_blind_to_what_follows_only() -> None:
     ids, mask = text.ByteTokenizer(64)(['go left now', 'go right', ''])
     seen = text.nearby(ids, mask, 9)[:, 0] == 0
-    assert seen[0, 5, :8].all() and not seen[0, 5, 8:].any()        # 'left ' ends at byte 7
+    assert seen[0, 5, :8].all() and not seen[0, 5, 8:].any()  # 'left ' ends at byte 7
     assert seen[0, 10, :12].all() and seen[1, 0, :3].all() and not seen[1, 0, 3:].any()
     alone = torch.eye(64, dtype=torch.bool)
-    assert (seen[1, 9:] == alone[9:] | (mask[1] > 0)).all()         # padding is seen by nobody
+    assert (seen[1, 9:] == alone[9:] | (mask[1] > 0)).all()  # padding is seen by nobody
     assert not seen[1, :9, 9:].any() and seen[2].any(1).all()
 
 
@@ -136,15 +138,24 @@ def test_a_missing_tokenizer_names_files_and_source(tmp_path) -> None:
 
 def test_a_tokenizer_folder_is_read_without_a_network(tmp_path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
     words = {'<pad>': 0, '</s>': 1, '<unk>': 2, 'pick': 3, 'up': 4}
     made = Tokenizer(models.WordLevel(words, unk_token='<unk>'))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.post_processor = processors.TemplateProcessing(
-        single='$A </s>', special_tokens=[('</s>', 1)])
+        single='$A </s>', special_tokens=[('</s>', 1)]
+    )
     made.save(str(tmp_path / 'tokenizer.json'))
-    (tmp_path / 'tokenizer_config.json').write_text(json.dumps(
-        {'tokenizer_class': 'PreTrainedTokenizerFast', 'pad_token': '<pad>',
-         'eos_token': '</s>', 'unk_token': '<unk>'}))
+    (tmp_path / 'tokenizer_config.json').write_text(
+        json.dumps(
+            {
+                'tokenizer_class': 'PreTrainedTokenizerFast',
+                'pad_token': '<pad>',
+                'eos_token': '</s>',
+                'unk_token': '<unk>',
+            }
+        )
+    )
     ids, mask = text.SentenceTokenizer(tmp_path, 6)(['pick up', 'up up up up up up up up'])
     assert ids.tolist() == [[3, 4, 1, 0, 0, 0], [4, 4, 4, 4, 4, 1]]
     assert mask.tolist() == [[1, 1, 1, 0, 0, 0], [1] * 6]

@@ -14,9 +14,21 @@ from wam_policy.model.dit import VideoActionDiT
 from wam_policy.model.engine import Recorded
 
 CONFIG = replace(
-    preset('tiny'), dim=24, heads=2, layers=2, ffn_dim=32, latent_size=(2, 4), text_len=4,
-    text_dim=8, actions_per_block=4, action_dim=3, state_dim=5, action_hidden=16,
-    latent_channels=3, frames_per_block=2, window_blocks=2,
+    preset('tiny'),
+    dim=24,
+    heads=2,
+    layers=2,
+    ffn_dim=32,
+    latent_size=(2, 4),
+    text_len=4,
+    text_dim=8,
+    actions_per_block=4,
+    action_dim=3,
+    state_dim=5,
+    action_hidden=16,
+    latent_channels=3,
+    frames_per_block=2,
+    window_blocks=2,
 )
 WITH_IMAGE = replace(CONFIG, image_context=True, image_dim=6, condition_channels=5)
 COUPLED, DECOUPLED = sampler.MODES['full16'], sampler.MODES['one_step']
@@ -41,8 +53,10 @@ class Life:
     def latents(self, seed: int, frames: int) -> tuple[Tensor, Tensor | None]:
         c = self.config
         condition = self.drawn(seed + 1, 1, c.condition_channels, frames, *c.latent_size)
-        return (self.drawn(seed, 1, c.latent_channels, frames, *c.latent_size),
-                condition if c.condition_channels else None)
+        return (
+            self.drawn(seed, 1, c.latent_channels, frames, *c.latent_size),
+            condition if c.condition_channels else None,
+        )
 
     @torch.inference_mode()
     def episode(self, seed: int, recipe: sampler.Recipe = COUPLED) -> None:
@@ -99,9 +113,7 @@ class Tape:
 
 @pytest.mark.parametrize('config', [CONFIG, WITH_IMAGE], ids=['plain', 'image'])
 @pytest.mark.parametrize('recipe', [COUPLED, DECOUPLED], ids=['coupled', 'decoupled'])
-def test_a_replayed_episode_is_the_eager_one(
-    config: ModelConfig, recipe: sampler.Recipe
-) -> None:
+def test_a_replayed_episode_is_the_eager_one(config: ModelConfig, recipe: sampler.Recipe) -> None:
     made, tape = model(config), Tape()
     want = lived(made, made, recipe)
     got = lived(made, Recorded(made, tape), recipe)
@@ -165,7 +177,7 @@ def test_the_cache_gives_runs_of_tokens_in_one_piece() -> None:
     cache = Branch(model(), model(), Tables(model())).cache
     cache.extend(3)
     memory = cache.layers(2)[0]
-    cut = memory.keys[:, :, memory.begin:memory.at].transpose(1, 2)
+    cut = memory.keys[:, :, memory.begin : memory.at].transpose(1, 2)
     assert cut.is_contiguous() and cut.shape[1] == 3 * CONFIG.frame_tokens
 
 

@@ -13,8 +13,14 @@ from wam_policy.model.normaliser import Field, Normaliser
 
 def statistics(width: int, low: float = -2.0, high: float = 3.0) -> Statistics:
     row = np.ones(width)
-    return Statistics(q01=low * row, q99=high * row, min=(low - 1) * row, max=(high + 1) * row,
-                      mean=0.3 * row, std=0.7 * row)
+    return Statistics(
+        q01=low * row,
+        q99=high * row,
+        min=(low - 1) * row,
+        max=(high + 1) * row,
+        mean=0.3 * row,
+        std=0.7 * row,
+    )
 
 
 ARM = statistics(3)
@@ -24,8 +30,12 @@ ACTION = (Field('arm', 3, relative=True), Field('head', 2, masked=True), Field('
 
 
 def tag() -> Tag:
-    return Tag('toy', MappingProxyType({'arm': ARM, 'gripper': GRIPPER, 'head': statistics(2)}),
-               MappingProxyType({'arm': ARM, 'gripper': GRIPPER}), MappingProxyType({}))
+    return Tag(
+        'toy',
+        MappingProxyType({'arm': ARM, 'gripper': GRIPPER, 'head': statistics(2)}),
+        MappingProxyType({'arm': ARM, 'gripper': GRIPPER}),
+        MappingProxyType({}),
+    )
 
 
 def toy() -> Normaliser:
@@ -49,8 +59,10 @@ def test_restoring_inverts_normalising_inside_the_statistics(values, mode) -> No
 @given(st.floats(-1e6, 1e6))
 def test_q99_clamps_outside_values_to_the_border(value) -> None:
     there = normaliser.normalised(np.full(3, value), ARM, 'q99')
-    assert np.array_equal(normaliser.restored(there, ARM, 'q99'),
-                          normaliser.restored(np.clip(there, -1, 1), ARM, 'q99'))
+    assert np.array_equal(
+        normaliser.restored(there, ARM, 'q99'),
+        normaliser.restored(np.clip(there, -1, 1), ARM, 'q99'),
+    )
     assert np.abs(there).max() <= 1
 
 
@@ -65,13 +77,18 @@ def test_a_dimension_that_never_moved_has_no_scale() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(inside, min_size=3, max_size=3), st.floats(0.01, 0.99),
-       st.lists(st.floats(-1.5, 1.5), min_size=3, max_size=3))
+@given(
+    st.lists(inside, min_size=3, max_size=3),
+    st.floats(0.01, 0.99),
+    st.lists(st.floats(-1.5, 1.5), min_size=3, max_size=3),
+)
 def test_actions_invert_targets_with_the_same_reference(arm, gripper, offset) -> None:
     parts = toy()
     reference = {'arm': np.array(arm), 'gripper': np.array([0.5]), 'head': np.zeros(2)}
-    targets = {'arm': (reference['arm'] + offset)[None].repeat(4, 0),
-               'gripper': np.full((4, 1), gripper)}
+    targets = {
+        'arm': (reference['arm'] + offset)[None].repeat(4, 0),
+        'gripper': np.full((4, 1), gripper),
+    }
     actions = parts.actions(targets, reference)
     assert actions.shape == (4, 7)
     assert (actions[:, ~parts.action_mask()] == 0).all()
@@ -113,12 +130,15 @@ def test_the_mask_marks_what_carries_data() -> None:
     assert toy().action_mask().tolist() == [True] * 3 + [False] * 2 + [True] + [False]
 
 
-@pytest.mark.parametrize(('state', 'action', 'words'), [
-    ((Field('leg', 3),), ACTION, 'no state statistics of leg for tag .toy.; it has arm'),
-    (STATE, (Field('arm', 4),), 'checkpoint has 3 values, the robot 4'),
-    (STATE[1:], ACTION, 'without a state of the same width: arm'),
-    (STATE + (Field('far', 3, masked=True),), ACTION, 'need 9 values, the model takes 8'),
-])
+@pytest.mark.parametrize(
+    ('state', 'action', 'words'),
+    [
+        ((Field('leg', 3),), ACTION, 'no state statistics of leg for tag .toy.; it has arm'),
+        (STATE, (Field('arm', 4),), 'checkpoint has 3 values, the robot 4'),
+        (STATE[1:], ACTION, 'without a state of the same width: arm'),
+        (STATE + (Field('far', 3, masked=True),), ACTION, 'need 9 values, the model takes 8'),
+    ],
+)
 def test_refusals_name_the_key(state, action, words) -> None:
     with pytest.raises(ValueError, match=words):
         Normaliser(tag(), state, action, state_width=8, action_width=7)

@@ -16,9 +16,20 @@ from wam_policy.model.quantize import Calibration
 onnxruntime = pytest.importorskip('onnxruntime')
 
 PLAIN = replace(
-    preset('tiny'), dim=48, heads=2, layers=2, ffn_dim=64, latent_size=(2, 4), text_len=4,
-    text_dim=8, actions_per_block=4, action_dim=3, state_dim=5, action_hidden=16,
-    latent_channels=3, frames_per_block=2,
+    preset('tiny'),
+    dim=48,
+    heads=2,
+    layers=2,
+    ffn_dim=64,
+    latent_size=(2, 4),
+    text_len=4,
+    text_dim=8,
+    actions_per_block=4,
+    action_dim=3,
+    state_dim=5,
+    action_hidden=16,
+    latent_channels=3,
+    frames_per_block=2,
 )
 WITH_IMAGE = replace(PLAIN, image_context=True, image_dim=6, condition_channels=5)
 
@@ -75,9 +86,17 @@ class Life:
     def noisy(self, t_video: float, t_action: float) -> tuple:
         c = self.c
         video, condition = self.latents(c.frames_per_block)
-        return (video, torch.randn(1, c.actions_per_block, c.action_dim),
-                torch.randn(1, 1, c.state_dim), self.time(t_video), self.time(t_action),
-                self.made.block_rotation(self.cache.frames), self.context, self.cache, condition)
+        return (
+            video,
+            torch.randn(1, c.actions_per_block, c.action_dim),
+            torch.randn(1, 1, c.state_dim),
+            self.time(t_video),
+            self.time(t_action),
+            self.made.block_rotation(self.cache.frames),
+            self.context,
+            self.cache,
+            condition,
+        )
 
 
 def error(got: Tensor, want: Tensor) -> float:
@@ -101,8 +120,9 @@ def test_both_passes_are_torch_at_every_fill(config: ModelConfig, tmp_path: Path
         made.remember(*seen)
         at, end = life.cache.length, life.cache.length + 2 * config.frame_tokens
         for layer in range(config.layers):
-            for got, buffer in zip(new[2 * layer:], (life.cache.keys, life.cache.values),
-                                   strict=False):
+            for got, buffer in zip(
+                new[2 * layer :], (life.cache.keys, life.cache.values), strict=False
+            ):
                 want = buffer[layer][:, :, at:end].transpose(1, 2)
                 assert got.shape == want.shape and error(got, want) < 1e-4
 

@@ -29,9 +29,9 @@ from wam_policy.model.schedule import (
 )
 from wam_policy.model.session import Episode
 
-PARITY = Path(os.environ.get(
-    'WAM_PARITY_DIR', Path(__file__).resolve().parents[3] / 'shared' / 'parity'
-))
+PARITY = Path(
+    os.environ.get('WAM_PARITY_DIR', Path(__file__).resolve().parents[3] / 'shared' / 'parity')
+)
 REL_MODULE, REL_LOOP, ABS_BF16, COS_BF16 = 5e-5, 1e-4, 5e-2, 0.9995
 pytestmark = pytest.mark.skipif(
     not PARITY.is_dir(), reason=f'no reference numbers at {PARITY} (set WAM_PARITY_DIR)'
@@ -63,8 +63,10 @@ def config_of(c: dict) -> ModelConfig:
     """Read the case's sizes the way a released config.json is read."""
     rows, columns = (vae.WAN21.stride * side for side in c['latent'])
     head = {
-        'diffusion_model_cfg': c, 'max_action_dim': c['action_dim'],
-        'max_state_dim': c['max_state_dim'], 'num_frame_per_block': c['num_frame_per_block'],
+        'diffusion_model_cfg': c,
+        'max_action_dim': c['action_dim'],
+        'max_state_dim': c['max_state_dim'],
+        'num_frame_per_block': c['num_frame_per_block'],
     }
     canvas = {'arrangement': None, 'tile': (rows // 2, columns // 2), 'crop': 1.0, 'size': None}
     content = {'action_head_cfg': {'config': head}, 'wam': {'canvas': canvas}}
@@ -107,6 +109,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[None]:
 
 # ---- the transformer
 
+
 class Replay:
     """Call a DiT in the order of the reference's toy episode."""
 
@@ -123,8 +126,12 @@ class Replay:
         clean, start = self.time(0), self.cache.frames
         at = slice(start, start + frames)
         hidden = self.model.remember(
-            self.inputs['real'][:, :, at], clean, self.model.video_rotation(start, frames),
-            self.context, self.cache, self.inputs['ys'][:, :, at],
+            self.inputs['real'][:, :, at],
+            clean,
+            self.model.video_rotation(start, frames),
+            self.context,
+            self.cache,
+            self.inputs['ys'][:, :, at],
         )
         self.cache.commit(frames)
         if name in self.want:
@@ -136,12 +143,18 @@ class Replay:
     def denoise(self, name: str, i: int, t: int, action_t: int) -> None:
         n, start = self.model.config.frames_per_block, self.cache.frames
         ys = self.inputs['ys']
-        condition = ys[:, :, start:start + n] if start + n <= ys.shape[2] else ys[:, :, -n:]
+        condition = ys[:, :, start : start + n] if start + n <= ys.shape[2] else ys[:, :, -n:]
         action_time = self.time(action_t)
         video, action = self.model.denoise(
-            self.inputs['noise'][i], self.inputs['noise_action'][i], self.inputs['state'][i],
-            action_time if t == action_t else self.time(t), action_time,
-            self.model.block_rotation(start), self.context, self.cache, condition,
+            self.inputs['noise'][i],
+            self.inputs['noise_action'][i],
+            self.inputs['state'][i],
+            action_time if t == action_t else self.time(t),
+            action_time,
+            self.model.block_rotation(start),
+            self.context,
+            self.cache,
+            condition,
         )
         check(f'{self.label}/{name}/video', video, self.want[name]['video'])
         check(f'{self.label}/{name}/action', action, self.want[name]['action'])
@@ -174,15 +187,21 @@ def test_dit(name: str, precision: str) -> None:
         replay.remember('update4', block)
         replay.denoise('trunc_t400', 3, 400, 400)
     prediction = model(
-        inputs['real'], inputs['train_noisy'], data['inputs']['train_timestep'],
-        inputs['train_action'], data['inputs']['train_timestep_action'], inputs['train_state'],
-        replay.context, inputs['ys'],
+        inputs['real'],
+        inputs['train_noisy'],
+        data['inputs']['train_timestep'],
+        inputs['train_action'],
+        data['inputs']['train_timestep_action'],
+        inputs['train_state'],
+        replay.context,
+        inputs['ys'],
     )
     check(f'{name} {precision}/train/video', prediction.video, want['train']['video'])
     check(f'{name} {precision}/train/action', prediction.action, want['train']['action'])
 
 
 # ---- schedules and skipping
+
 
 def test_schedules() -> None:
     data = case('schedules')['data']
@@ -215,6 +234,7 @@ def test_skip_decisions() -> None:
 
 
 # ---- the policy loop
+
 
 class ToyEncoders:
     """Encode as the parity folder's README says; prompts are keys of `texts`."""
@@ -273,10 +293,16 @@ class RecordedModel:
         return video, action
 
     def _note(self, video: Tensor, t: FlowTime, cache: KVCache, ta: FlowTime | None) -> None:
-        self.passes.append({
-            'frames': video.shape[2], 't': self._t[id(t)], 'start': cache.frames,
-            'action': ta is not None, 'kv': cache.length, 'ta': ta and self._t[id(ta)],
-        })
+        self.passes.append(
+            {
+                'frames': video.shape[2],
+                't': self._t[id(t)],
+                'start': cache.frames,
+                'action': ta is not None,
+                'kv': cache.length,
+                'ta': ta and self._t[id(ta)],
+            }
+        )
 
 
 @pytest.mark.parametrize('name', cases('loop_'))
@@ -289,8 +315,11 @@ def test_loop(name: str) -> None:
         (toys['D_C'], toys['D_S']) if c['dynamic'] else None,
     )
     recipe = Recipe(
-        steps=c['steps'], shift=c['shift'], guidance=c['cfg_scale'],
-        evaluations=None if c['dynamic'] else c['evaluated_steps'], dynamic=c['dynamic'],
+        steps=c['steps'],
+        shift=c['shift'],
+        guidance=c['cfg_scale'],
+        evaluations=None if c['dynamic'] else c['evaluated_steps'],
+        dynamic=c['dynamic'],
         video_final_noise=c['video_final_noise'] if c['decoupled'] else None,
     )
     texts: dict[str, tuple[Tensor, Tensor]] = {}
@@ -300,9 +329,12 @@ def test_loop(name: str) -> None:
         texts['negative'] = inputs['text_negative'], inputs['text_attention_mask_negative']
     encoders = ToyEncoders(toys, texts)
     episode = Episode(
-        model, encoders,
+        model,
+        encoders,
         lambda frames: (frames.float() / 127.5 - 1).bfloat16().float().permute(0, 4, 1, 2, 3),
-        recipe, now=lambda: 0.0, guided_video=True,
+        recipe,
+        now=lambda: 0.0,
+        guided_video=True,
         draw=lambda seed: (data['noise']['video'], data['noise']['action']),
     )
     session = ReferenceSession(episode, negative='negative')

@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 from wam_policy.model import canvas, image, keymap, normaliser, prompts, text, vae
 from wam_policy.model.metadata import Statistics
 
-ROOT = Path(os.environ.get(
-    'WAM_PARITY_DIR', Path(__file__).parents[2].parent / 'shared' / 'parity'))
+ROOT = Path(
+    os.environ.get('WAM_PARITY_DIR', Path(__file__).parents[2].parent / 'shared' / 'parity')
+)
 pytestmark = pytest.mark.skipif(
-    not ROOT.is_dir(), reason=f'no parity numbers at {ROOT}; set WAM_PARITY_DIR')
+    not ROOT.is_dir(), reason=f'no parity numbers at {ROOT}; set WAM_PARITY_DIR'
+)
 
 
 def cases(prefix: str) -> list[str]:
@@ -29,6 +31,7 @@ def cases(prefix: str) -> list[str]:
 
 def read(case: str) -> dict[str, Any]:
     """Read a case, with tensors in place of {"tensor": key}."""
+
     def filled(node: Any, tensors: dict[str, torch.Tensor]) -> Any:
         if isinstance(node, dict) and set(node) == {'tensor'}:
             return tensors[node['tensor']]
@@ -38,9 +41,11 @@ def read(case: str) -> dict[str, Any]:
 
     content = json.loads((ROOT / case / 'case.json').read_text())
     return {
-        part: filled(tree, load_file(path) if (path := ROOT / case / f'{part}.safetensors')
-                     .exists() else {})
-        for part, tree in content.items()}
+        part: filled(
+            tree, load_file(path) if (path := ROOT / case / f'{part}.safetensors').exists() else {}
+        )
+        for part, tree in content.items()
+    }
 
 
 @pytest.mark.parametrize('case', cases('images_'))
@@ -77,16 +82,21 @@ def test_normaliser(case: str) -> None:
         np.testing.assert_allclose(back, expected['inv'].numpy(), rtol=1e-6, atol=0)
 
 
-TOLERANCE = 5e-5    # of fp32 results, relative to the largest number of the output
+TOLERANCE = 5e-5  # of fp32 results, relative to the largest number of the output
 
 
-def filled(net: torch.nn.Module, entries: list[keymap.Entry], weights: dict[str, torch.Tensor],
-           unused: re.Pattern[str] | None = None) -> None:
+def filled(
+    net: torch.nn.Module,
+    entries: list[keymap.Entry],
+    weights: dict[str, torch.Tensor],
+    unused: re.Pattern[str] | None = None,
+) -> None:
     """Fill a module from reference-named tensors; every one is used or known to be unused."""
     parameters = dict(net.named_parameters())
     for entry in entries:
-        for target, part in zip(entry.targets, keymap.parts(weights[entry.name], entry,
-                                                            parameters), strict=True):
+        for target, part in zip(
+            entry.targets, keymap.parts(weights[entry.name], entry, parameters), strict=True
+        ):
             parameters[target].data.copy_(part)
     spare = set(weights) - {entry.name for entry in entries}
     assert all(unused and unused.fullmatch(f'visual.{name}') for name in spare), spare
@@ -111,16 +121,25 @@ def test_vae(case: str) -> None:
     residual = any('.downsamples.0.downsamples.' in name for name in weights)
     place = 'downsamples.0.downsamples' if residual else 'downsamples'
     blocks = next(i for i in range(9) if f'encoder.{place}.{i}.residual.2.weight' not in weights)
-    net = vae.Vae(vae.VaeConfig(
-        channels=len(weights['conv2.bias']), base_dim=len(weights['encoder.conv1.bias']),
-        decoder_base_dim=weights['decoder.head.2.weight'].shape[1], res_blocks=blocks,
-        residual=residual, patch=math.isqrt(weights['encoder.conv1.weight'].shape[1] // 3),
-        mean=tuple(data['mean'].tolist()), std=tuple(data['std'].tolist())))
+    net = vae.Vae(
+        vae.VaeConfig(
+            channels=len(weights['conv2.bias']),
+            base_dim=len(weights['encoder.conv1.bias']),
+            decoder_base_dim=weights['decoder.head.2.weight'].shape[1],
+            res_blocks=blocks,
+            residual=residual,
+            patch=math.isqrt(weights['encoder.conv1.weight'].shape[1] // 3),
+            mean=tuple(data['mean'].tolist()),
+            std=tuple(data['std'].tolist()),
+        )
+    )
     filled(net.net, keymap.vae(net.net, residual=residual, res_blocks=blocks), weights)
-    errors = {f'encode {n}': error(net.encode(row['x']), row['z'])
-              for n, row in data['enc'].items()}
-    errors |= {f'decode {n}': error(net.decode(row['z']), row['x'])
-               for n, row in data['dec'].items()}
+    errors = {
+        f'encode {n}': error(net.encode(row['x']), row['z']) for n, row in data['enc'].items()
+    }
+    errors |= {
+        f'decode {n}': error(net.decode(row['z']), row['x']) for n, row in data['dec'].items()
+    }
     report(case, errors)
 
 
@@ -132,14 +151,23 @@ def test_text(case: str) -> None:
     vocabulary, dim = weights['token_embedding.weight'].shape
     buckets, heads = weights['blocks.0.pos_embedding.embedding.weight'].shape
     layers = len([name for name in weights if name.endswith('attn.q.weight')])
-    net = text.TextEncoder(text.TextConfig(
-        vocabulary, dim, heads, len(weights['blocks.0.attn.q.weight']) // heads,
-        len(weights['blocks.0.ffn.fc1.weight']), layers, buckets))
+    net = text.TextEncoder(
+        text.TextConfig(
+            vocabulary,
+            dim,
+            heads,
+            len(weights['blocks.0.attn.q.weight']) // heads,
+            len(weights['blocks.0.ffn.fc1.weight']),
+            layers,
+            buckets,
+        )
+    )
     filled(net.net, keymap.text(net.net), weights)
     ours = net(data['ids'], data['mask'])
     kept = data['mask'].bool()
-    report(case, {'zeroed': error(ours, data['zeroed']),
-                  'raw': error(ours[kept], data['raw'][kept])})
+    report(
+        case, {'zeroed': error(ours, data['zeroed']), 'raw': error(ours[kept], data['raw'][kept])}
+    )
 
 
 @pytest.mark.parametrize('case', cases('clip'))

@@ -19,8 +19,10 @@ def loaded() -> checkpoint.Policy:
 
 def views(robot: embodiment.Embodiment, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
-    return {camera.key: random.integers(0, 256, (count, 24, 32, 3), dtype=np.uint8)
-            for camera in robot.cameras}
+    return {
+        camera.key: random.integers(0, 256, (count, 24, 32, 3), dtype=np.uint8)
+        for camera in robot.cameras
+    }
 
 
 def begun(loaded: checkpoint.Policy, name: str, **choice) -> Policy:
@@ -55,7 +57,7 @@ def test_targets_are_the_models_offsets_on_the_posture_of_that_query(loaded, nam
         if not key.masked and key.relative:
             statistics = policy._normaliser.tag.action[key.key]
             span = statistics.q99 - statistics.q01
-            offset = (actions[:, column:column + key.size] + 1) / 2 * span + statistics.q01
+            offset = (actions[:, column : column + key.size] + 1) / 2 * span + statistics.q01
             state = transforms.state_values(robot, posture)[key.key]
             np.testing.assert_allclose(by_key[key.key], state + offset, atol=1e-5)
         column += field.width
@@ -71,8 +73,14 @@ def test_the_same_question_has_the_same_answer_and_stages_do_not_overlap(loaded)
     posture = policy.robot.rest_of(policy.robot.observed)
     first, again = (policy.query(posture, 4, views(policy.robot, 1, 9)) for _ in range(2))
     np.testing.assert_array_equal(first.targets, again.targets)
-    assert set(first.timings_ms) == {'preprocess', 'encode', 'clean', 'denoise', 'exchange',
-                                     'post'}
+    assert set(first.timings_ms) == {
+        'preprocess',
+        'encode',
+        'clean',
+        'denoise',
+        'exchange',
+        'post',
+    }
     before = next(ticks)
     spent = policy.query(posture, 4).timings_ms
     assert sum(spent.values()) <= next(ticks) - before
@@ -86,12 +94,18 @@ def test_the_time_of_swaps_is_not_counted_twice(loaded):
             next(ticks)
         return video, action
 
-    policy = Policy(loaded, embodiment.load('yam'), Choice(steps=3), role=Role.COND,
-                    exchange=exchange, now=lambda: next(ticks) / 1e3)
+    policy = Policy(
+        loaded,
+        embodiment.load('yam'),
+        Choice(steps=3),
+        role=Role.COND,
+        exchange=exchange,
+        now=lambda: next(ticks) / 1e3,
+    )
     policy.reset('wave')
     policy.commit(views(policy.robot, 1))
     spent = policy.query(policy.robot.rest_of(policy.robot.observed), 0).timings_ms
-    assert spent['exchange'] == pytest.approx(2 * 11)       # the last call needs no guidance
+    assert spent['exchange'] == pytest.approx(2 * 11)  # the last call needs no guidance
     assert 0 < spent['denoise'] < 22
 
 

@@ -12,15 +12,18 @@ def test_the_instruction_is_inserted_twice_and_lower_cased() -> None:
     assert text.startswith('A multi-view video shows that a robot fold the towel. The video')
 
 
-@pytest.mark.parametrize(('instruction', 'words'), [
-    ("['first', 'second']", 'first'),
-    ("('only',)", 'only'),
-    ('[]', ''),
-    ('42', '42'),
-    ("don't stop", "don't stop"),
-    ('<LAPA>wave<COTRAIN>', 'wave'),
-    ('a {i} b', 'a {i} b'),
-])
+@pytest.mark.parametrize(
+    ('instruction', 'words'),
+    [
+        ("['first', 'second']", 'first'),
+        ("('only',)", 'only'),
+        ('[]', ''),
+        ('42', '42'),
+        ("don't stop", "don't stop"),
+        ('<LAPA>wave<COTRAIN>', 'wave'),
+        ('a {i} b', 'a {i} b'),
+    ],
+)
 def test_spoken(instruction: str, words: str) -> None:
     assert prompts.spoken(instruction) == words
 

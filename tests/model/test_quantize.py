@@ -15,9 +15,23 @@ from wam_policy.model.dit import VideoActionDiT
 from wam_policy.model.quantize import NUMBERS, Calibration, QuantizedLinear
 
 CONFIG = replace(
-    preset('tiny'), dim=64, heads=2, layers=2, ffn_dim=96, latent_size=(2, 4), text_len=4,
-    text_dim=8, actions_per_block=4, action_dim=3, state_dim=5, action_hidden=16,
-    latent_channels=3, frames_per_block=2, window_blocks=2, image_context=True, image_dim=6,
+    preset('tiny'),
+    dim=64,
+    heads=2,
+    layers=2,
+    ffn_dim=96,
+    latent_size=(2, 4),
+    text_len=4,
+    text_dim=8,
+    actions_per_block=4,
+    action_dim=3,
+    state_dim=5,
+    action_hidden=16,
+    latent_channels=3,
+    frames_per_block=2,
+    window_blocks=2,
+    image_context=True,
+    image_dim=6,
 )
 
 
@@ -76,11 +90,23 @@ def test_what_is_sensitive_keeps_its_type() -> None:
     dit = quantize.installed(model(), Calibration('fp8', {}))
     quantised = {name for name, x in dit.state_dict().items() if x.dtype == torch.float8_e4m3fn}
     assert len(quantised) == 8 * CONFIG.layers
-    for kept in ('patch_embedding', 'time_embedding', 'time_projection', 'head', 'state_encoder',
-                 'action_encoder', 'action_decoder', 'text_embedding', 'img_emb'):
+    for kept in (
+        'patch_embedding',
+        'time_embedding',
+        'time_projection',
+        'head',
+        'state_encoder',
+        'action_encoder',
+        'action_decoder',
+        'text_embedding',
+        'img_emb',
+    ):
         assert not any(name.startswith(kept) for name in quantised)
-    assert not any(f'cross_attn.{key}' in name for name in quantised
-                   for key in ('k.', 'v.', 'k_img', 'v_img', 'norm'))
+    assert not any(
+        f'cross_attn.{key}' in name
+        for name in quantised
+        for key in ('k.', 'v.', 'k_img', 'v_img', 'norm')
+    )
 
 
 @pytest.mark.parametrize('scheme', ['fp8', 'int8'])

@@ -32,8 +32,10 @@ def test_targets_near_the_posture_survive_the_way_to_the_model_and_back(robot, s
     reference = transforms.state_values(robot, here)
     columns = [robot.observed.index(name) for name in robot.commanded]
     nearby = np.random.default_rng(seed + 1).uniform(-1, 1, (24, len(columns)))
-    wanted = np.clip(here[columns] + 0.99 * synthetic.UNIT_RAD * nearby, *(
-        getattr(robot.limits(), bound) for bound in ('lower', 'upper')))
+    wanted = np.clip(
+        here[columns] + 0.99 * synthetic.UNIT_RAD * nearby,
+        *(getattr(robot.limits(), bound) for bound in ('lower', 'upper')),
+    )
     actions = parts.actions(transforms.action_values(robot, wanted), reference)
     assert np.abs(actions).max() <= 1 and (actions[:, ~parts.action_mask()] == 0).all()
     back = transforms.targets(robot, parts.targets(actions, reference))
@@ -73,11 +75,14 @@ def test_the_state_vector_keeps_the_models_order_and_pads_with_zeros(robot) -> N
 def test_camera_pictures_become_the_models_input(robot, name) -> None:
     made = design.released(name)
     plan = made.canvas.layout(robot.model_tag, tuple(camera.key for camera in robot.cameras))
-    views = {camera.key: torch.full((1, camera.size[1], camera.size[0], 3), 60 * (place + 1),
-                                    dtype=torch.uint8)
-             for place, camera in enumerate(robot.cameras)}
+    views = {
+        camera.key: torch.full(
+            (1, camera.size[1], camera.size[0], 3), 60 * (place + 1), dtype=torch.uint8
+        )
+        for place, camera in enumerate(robot.cameras)
+    }
     picture = canvas.stitched(views, plan)
-    for tile in plan.tiles:     # each view lands where its tile says
+    for tile in plan.tiles:  # each view lands where its tile says
         seen = picture[0, tile.top + tile.height // 2, tile.left + tile.width // 2].int()
         assert (seen - views[tile.view][0, 0, 0].int()).abs().max() <= 1
     video = canvas.model_input(picture[None], torch.bfloat16, made.canvas.size)

@@ -44,8 +44,14 @@ class Toy:
 
 
 def recipe(**changes: object) -> Recipe:
-    values = {'steps': 16, 'shift': 5.0, 'guidance': 3.0, 'evaluations': None,
-              'dynamic': False, 'video_final_noise': None}
+    values = {
+        'steps': 16,
+        'shift': 5.0,
+        'guidance': 3.0,
+        'evaluations': None,
+        'dynamic': False,
+        'video_final_noise': None,
+    }
     return Recipe(**{**values, **changes})
 
 
@@ -124,10 +130,17 @@ def test_scale_zero_is_the_unconditional_video() -> None:
     assert torch.equal(action, cond(*NOISE, 500, 500)[1])
 
 
-@pytest.mark.parametrize('r, wanted', [
-    (MODES['full16'], True), (MODES['static8'], True), (MODES['dynamic4'], True),
-    (MODES['one_step'], False), (recipe(guidance=1.0), False), (recipe(steps=2), True),
-])
+@pytest.mark.parametrize(
+    'r, wanted',
+    [
+        (MODES['full16'], True),
+        (MODES['static8'], True),
+        (MODES['dynamic4'], True),
+        (MODES['one_step'], False),
+        (recipe(guidance=1.0), False),
+        (recipe(steps=2), True),
+    ],
+)
 def test_recipes_know_whether_guidance_can_matter(r: Recipe, wanted: bool) -> None:
     assert r.guides_actions() is wanted
     assert (run(r, guided_video=False)[2].calls > 0) is wanted or r.guidance == 1
@@ -169,10 +182,14 @@ def test_static_masks_ask_as_often_as_they_say(evaluations: int) -> None:
     assert sum(mask) == evaluations == cond.calls and out.evaluated == mask
 
 
-@pytest.mark.parametrize('make', [
-    lambda: recipe(evaluations=9), lambda: recipe(steps=8, evaluations=5),
-    lambda: recipe(evaluations=8, dynamic=True),
-])
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: recipe(evaluations=9),
+        lambda: recipe(steps=8, evaluations=5),
+        lambda: recipe(evaluations=8, dynamic=True),
+    ],
+)
 def test_recipes_that_contradict_themselves_are_refused(make: Callable[[], Recipe]) -> None:
     with pytest.raises(ValueError):
         make()

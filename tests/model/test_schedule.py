@@ -22,8 +22,10 @@ def test_walks_start_at_noise_and_end_at_data(steps: int, shift: float) -> None:
     assert walk.steps == steps and walk.sigmas[-1] == 0
     assert 0.998 < walk.sigmas[0] < 1 and 998 < walk.timesteps[0] < 1000
     assert all(a > b for a, b in zip(walk.sigmas, walk.sigmas[1:], strict=False))
-    assert all(t == int(1000 * s) or math.isclose(t, 1000 * s, rel_tol=1e-5)
-               for t, s in zip(walk.timesteps, walk.sigmas, strict=False))
+    assert all(
+        t == int(1000 * s) or math.isclose(t, 1000 * s, rel_tol=1e-5)
+        for t, s in zip(walk.timesteps, walk.sigmas, strict=False)
+    )
 
 
 @settings(deadline=None)
@@ -35,9 +37,13 @@ def test_a_decoupled_walk_starts_alike_and_ends_early(steps: int, end: float) ->
     assert late.sigmas[-1] == pytest.approx(end, abs=1e-6)
 
 
-@pytest.mark.parametrize('call', [
-    lambda: unipc_schedule(0, 5.0), lambda: decoupled(unipc_schedule(4, 5.0), 1.0),
-])
+@pytest.mark.parametrize(
+    'call',
+    [
+        lambda: unipc_schedule(0, 5.0),
+        lambda: decoupled(unipc_schedule(4, 5.0), 1.0),
+    ],
+)
 def test_nonsense_is_refused(call) -> None:
     with pytest.raises(ValueError):
         call()

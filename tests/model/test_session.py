@@ -15,8 +15,18 @@ from wam_policy.model.sampler import MODES, Recipe
 from wam_policy.model.session import Episode, Session
 
 CONFIG = replace(
-    preset('tiny'), dim=48, heads=2, layers=2, ffn_dim=64, latent_size=(2, 4), text_len=4,
-    text_dim=8, actions_per_block=4, action_dim=3, state_dim=5, action_hidden=16,
+    preset('tiny'),
+    dim=48,
+    heads=2,
+    layers=2,
+    ffn_dim=64,
+    latent_size=(2, 4),
+    text_len=4,
+    text_dim=8,
+    actions_per_block=4,
+    action_dim=3,
+    state_dim=5,
+    action_hidden=16,
     latent_channels=3,
 )
 WITH_IMAGE = replace(
@@ -125,7 +135,7 @@ def test_after_a_commit_the_memory_is_that_of_the_real_frames_alone(config: Mode
 def test_a_query_leaves_the_memory_byte_identical(newest: int | None) -> None:
     live, ep = session()
     live.observe(frames(0, 1))
-    for seed in range(1, 4):    # up to a full window
+    for seed in range(1, 4):  # up to a full window
         live.observe(frames(seed, 4))
         before = contents(ep)
         live.infer(STATE, 1, newest=None if newest is None else frames(9, newest))
@@ -146,7 +156,7 @@ def test_a_failed_query_leaves_the_memory_too() -> None:
     live.observe(frames(0, 1))
     before = contents(ep)
     with pytest.raises(RuntimeError):
-        live.infer(torch.zeros(4), 1, newest=frames(9, 4))    # a state of the wrong width
+        live.infer(torch.zeros(4), 1, newest=frames(9, 4))  # a state of the wrong width
     assert same(before, contents(ep))
 
 
@@ -283,8 +293,10 @@ def test_two_processes_act_as_one(guided_video: bool) -> None:
     def worker(role: Role, live: Session) -> None:
         got[role] = life(live)
 
-    pair = [(Role.COND, alone(Role.COND, Role.UNCOND)),
-            (Role.UNCOND, alone(Role.UNCOND, Role.COND))]
+    pair = [
+        (Role.COND, alone(Role.COND, Role.UNCOND)),
+        (Role.UNCOND, alone(Role.UNCOND, Role.COND)),
+    ]
     threads = [threading.Thread(target=worker, args=one) for one in pair]
     for thread in threads:
         thread.start()
@@ -298,9 +310,7 @@ def test_two_processes_act_as_one(guided_video: bool) -> None:
 def test_bfloat16_says_about_the_same(config: ModelConfig) -> None:
     answers = []
     for dtype in (torch.float32, torch.bfloat16):
-        ep = Episode(
-            model(config).to(dtype), FakeEncoders(), pixels, RECIPE, now=lambda: 0.0
-        )
+        ep = Episode(model(config).to(dtype), FakeEncoders(), pixels, RECIPE, now=lambda: 0.0)
         live = Session(ep, negative='bad')
         live.reset('pick')
         live.observe(frames(0, 1))
@@ -338,10 +348,21 @@ def test_the_image_condition_grows_to_what_one_encoding_gives() -> None:
 
 # ---- the released rhythm
 
+
 def test_the_released_loop_starts_over_as_released() -> None:
     live = ReferenceSession(episode(WITH_IMAGE), negative='bad')
-    calls = [(1, 'pick'), (4, 'pick'), (9, 'pick'), (8, 'pick'), (4, 'pick'), (4, 'pick'),
-             (4, 'place'), (4, 'place'), (1, 'place'), (4, 'place')]
+    calls = [
+        (1, 'pick'),
+        (4, 'pick'),
+        (9, 'pick'),
+        (8, 'pick'),
+        (4, 'pick'),
+        (4, 'pick'),
+        (4, 'place'),
+        (4, 'place'),
+        (1, 'place'),
+        (4, 'place'),
+    ]
     ends = []
     for i, (count, prompt) in enumerate(calls):
         answer = live.step(frames(i, count), prompt, STATE)
@@ -377,7 +398,7 @@ def test_a_released_restart_conditions_on_one_frame(count: int, conditions_on: i
     clip = frames(1, count)
     whole = ReferenceSession(episode(WITH_IMAGE), negative='bad').step(clip, 'pick', STATE)
     alone = ReferenceSession(episode(WITH_IMAGE), negative='bad').step(
-        clip[conditions_on:conditions_on + 1], 'pick', STATE
+        clip[conditions_on : conditions_on + 1], 'pick', STATE
     )
     assert torch.equal(whole.actions, alone.actions)
 

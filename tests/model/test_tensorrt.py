@@ -19,9 +19,20 @@ from wam_policy.model.tensorrt import TensorRTEngine
 onnxruntime = pytest.importorskip('onnxruntime')
 
 CONFIG = replace(
-    preset('tiny'), dim=24, heads=2, layers=2, ffn_dim=32, latent_size=(2, 4), text_len=4,
-    text_dim=8, actions_per_block=4, action_dim=3, state_dim=5, action_hidden=16,
-    latent_channels=3, frames_per_block=2,
+    preset('tiny'),
+    dim=24,
+    heads=2,
+    layers=2,
+    ffn_dim=32,
+    latent_size=(2, 4),
+    text_len=4,
+    text_dim=8,
+    actions_per_block=4,
+    action_dim=3,
+    state_dim=5,
+    action_hidden=16,
+    latent_channels=3,
+    frames_per_block=2,
 )
 
 
@@ -59,20 +70,26 @@ class FakeTensorRT(SimpleNamespace):
         self.Logger.WARNING = 1
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
         self.MemoryPoolType = SimpleNamespace(WORKSPACE=0)
-        nothing = SimpleNamespace(set_memory_pool_limit=lambda *_: None,
-                                  add_optimization_profile=lambda _: None)
-        profile = SimpleNamespace(set_shape=lambda name, *shapes: self.shapes.update(
-            {name: shapes}))
+        nothing = SimpleNamespace(
+            set_memory_pool_limit=lambda *_: None, add_optimization_profile=lambda _: None
+        )
+        profile = SimpleNamespace(
+            set_shape=lambda name, *shapes: self.shapes.update({name: shapes})
+        )
         self.Builder = lambda logger: SimpleNamespace(
             create_network=lambda flags: setattr(self, 'flags', flags),
             create_builder_config=lambda: nothing,
             create_optimization_profile=lambda: profile,
-            build_serialized_network=lambda network, settings: self.graph.encode())
+            build_serialized_network=lambda network, settings: self.graph.encode(),
+        )
         self.OnnxParser = lambda network, logger: SimpleNamespace(
-            parse_from_file=self.parse, get_error=lambda i: self.error)
+            parse_from_file=self.parse, get_error=lambda i: self.error
+        )
         self.Runtime = lambda logger: SimpleNamespace(
             deserialize_cuda_engine=lambda plan: SimpleNamespace(
-                create_execution_context=lambda: Context(plan.decode())))
+                create_execution_context=lambda: Context(plan.decode())
+            )
+        )
 
     def parse(self, graph: str) -> bool:
         self.graph = graph
@@ -95,9 +112,13 @@ def velocities(made: VideoActionDiT, run_by: engine.Engine) -> list[Tensor]:
         branch.remember(torch.randn(1, c.latent_channels, frames, *c.latent_size), None)
         branch.cache.commit(frames)
         velocity = branch.velocity(torch.randn(1, 1, c.state_dim), None)
-        noise = sampler.drawn_noise(3, (1, c.latent_channels, 2, *c.latent_size),
-                                    (1, c.actions_per_block, c.action_dim), torch.float32,
-                                    torch.device('cpu'))
+        noise = sampler.drawn_noise(
+            3,
+            (1, c.latent_channels, 2, *c.latent_size),
+            (1, c.actions_per_block, c.action_dim),
+            torch.float32,
+            torch.device('cpu'),
+        )
         found += [*velocity(*noise, 900, 900), *velocity(*noise, 900, 400)]
     return found
 
@@ -108,8 +129,10 @@ def test_a_built_engine_answers_as_torch_does(tmp_path: Path) -> None:
     assert trt.flags == 1 << 1
     frame = CONFIG.frame_tokens
     assert set(trt.shapes) == {f'{part}.{i}' for part in ('keys', 'values') for i in (0, 1)}
-    assert all([shape[1] for shape in shapes] == [frame, 7 * frame, 9 * frame]
-               for shapes in trt.shapes.values())
+    assert all(
+        [shape[1] for shape in shapes] == [frame, 7 * frame, 9 * frame]
+        for shapes in trt.shapes.values()
+    )
     run_by = TensorRTEngine(made, tmp_path, trt, stream=lambda: 0)
     for got, want in zip(velocities(made, run_by), velocities(made, made), strict=True):
         assert (got - want).abs().max() <= 1e-4 * want.abs().max()

@@ -15,8 +15,14 @@ from wam_policy.remote import flavour
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
 
-DROID = {'image_resolution': (180, 320), 'needs_wrist_camera': True, 'n_external_cameras': 2,
-         'needs_stereo_camera': False, 'needs_session_id': True, 'action_space': 'joint_position'}
+DROID = {
+    'image_resolution': (180, 320),
+    'needs_wrist_camera': True,
+    'n_external_cameras': 2,
+    'needs_stereo_camera': False,
+    'needs_session_id': True,
+    'action_space': 'joint_position',
+}
 
 WRONG = {'garbage': b'\xc1\x00\xff', 'text': 'queue is full', 'huge': bytes(17 << 20)}
 
@@ -84,16 +90,20 @@ class FlavourDouble(Double):
         super().__init__(
             [key[0] for key in self.spoken.cameras.values()],
             [span.key[0] for span in self.spoken.state if driven.issuperset(span.joints)],
-            dict(self.spoken.configuration), port)
+            dict(self.spoken.configuration),
+            port,
+        )
 
     def infer(self, message):
         actions = super().infer({**message, 'prompt': message[self.spoken.prompt_key[0]]})
         self.sway_rad = -self.sway_rad
-        ramp = np.linspace(0.0, self.sway_rad, 24, dtype=np.float32)[:len(actions), None]
+        ramp = np.linspace(0.0, self.sway_rad, 24, dtype=np.float32)[: len(actions), None]
         return actions + ramp * self.arms
 
     @property
     def arms(self):
         """Tell which columns are joints of an arm: a gripper has no room to sway when open."""
-        return np.array(['gripper' not in joint for span in self.spoken.columns
-                         for joint in span.joints], np.float32)
+        return np.array(
+            ['gripper' not in joint for span in self.spoken.columns for joint in span.joints],
+            np.float32,
+        )

@@ -13,18 +13,29 @@ from wam_policy.remote import codec
 
 ARRAYS = hnp.arrays(
     dtype=st.sampled_from(['u1', 'i4', 'i8', 'f4', 'f8', '?']),
-    shape=hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
+    shape=hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-2**63, 2**63 - 1) | st.text(max_size=20) | ARRAYS
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.text(max_size=20)
+    | ARRAYS
     | st.floats(allow_nan=False),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner,
-                                                                max_size=4), max_leaves=8)
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
 
 
 def same(left, right):
     if isinstance(left, np.ndarray):
-        return left.dtype == right.dtype and left.shape == right.shape and np.array_equal(
-            left, right, equal_nan=left.dtype.kind == 'f')
+        return (
+            left.dtype == right.dtype
+            and left.shape == right.shape
+            and np.array_equal(left, right, equal_nan=left.dtype.kind == 'f')
+        )
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
     if isinstance(left, list):
@@ -54,37 +65,72 @@ def test_a_truncated_or_changed_message_is_read_or_refused():
             codec.unpacked(raw[:cut])
     for spot in range(len(raw)):
         changed = bytearray(raw)
-        changed[spot] ^= 0xff
+        changed[spot] ^= 0xFF
         with contextlib.suppress(codec.Malformed):
             codec.unpacked(bytes(changed))
 
 
 def tagged(**changed):
     described = {'dtype': '<f4', 'shape': [2, 2], 'data': b'\0' * 16} | changed
-    return msgpack.packb({b'__ndarray__': True,
-                          **{key.encode(): value for key, value in described.items()}})
+    return msgpack.packb(
+        {b'__ndarray__': True, **{key.encode(): value for key, value in described.items()}}
+    )
 
 
-@pytest.mark.parametrize('raw', [
-    tagged(dtype='|O'), tagged(dtype='O'), tagged(dtype='|V4'), tagged(dtype='<c8'),
-    tagged(dtype='<U4'), tagged(dtype=7), tagged(dtype=['<f4']),
-    tagged(shape=[2, 3]), tagged(shape=[2**40, 2**40]), tagged(shape=[-2, -2]),
-    tagged(shape=[2.0, 2]), tagged(shape=[True, 4]), tagged(shape=4), tagged(shape=[1] * 7),
-    tagged(data='0' * 16), tagged(data=None), tagged(data=b''),
-    msgpack.packb({b'__npgeneric__': True, b'dtype': '|O', b'data': 1}),
-    msgpack.packb({b'__npgeneric__': True, b'dtype': '<f4', b'data': [1]}),
-    msgpack.packb(msgpack.ExtType(4, b'x')), msgpack.packb(msgpack.Timestamp(1)),
-    b'\xdd\xff\xff\xff\xff', b'\xdf\xff\xff\xff\xff', b'\xc6\xff\xff\xff\xff',
-    b'\x91' * 100_000, b'\xc1', b'', b'\xa4\xff\xff\xff\xff',
-    msgpack.packb([0] * (codec.MAX_ITEMS + 1)), msgpack.packb('x' * (codec.MAX_TEXT_BYTES + 1)),
-    msgpack.packb({1: 2}), msgpack.packb(1) + b'\x01'])
+@pytest.mark.parametrize(
+    'raw',
+    [
+        tagged(dtype='|O'),
+        tagged(dtype='O'),
+        tagged(dtype='|V4'),
+        tagged(dtype='<c8'),
+        tagged(dtype='<U4'),
+        tagged(dtype=7),
+        tagged(dtype=['<f4']),
+        tagged(shape=[2, 3]),
+        tagged(shape=[2**40, 2**40]),
+        tagged(shape=[-2, -2]),
+        tagged(shape=[2.0, 2]),
+        tagged(shape=[True, 4]),
+        tagged(shape=4),
+        tagged(shape=[1] * 7),
+        tagged(data='0' * 16),
+        tagged(data=None),
+        tagged(data=b''),
+        msgpack.packb({b'__npgeneric__': True, b'dtype': '|O', b'data': 1}),
+        msgpack.packb({b'__npgeneric__': True, b'dtype': '<f4', b'data': [1]}),
+        msgpack.packb(msgpack.ExtType(4, b'x')),
+        msgpack.packb(msgpack.Timestamp(1)),
+        b'\xdd\xff\xff\xff\xff',
+        b'\xdf\xff\xff\xff\xff',
+        b'\xc6\xff\xff\xff\xff',
+        b'\x91' * 100_000,
+        b'\xc1',
+        b'',
+        b'\xa4\xff\xff\xff\xff',
+        msgpack.packb([0] * (codec.MAX_ITEMS + 1)),
+        msgpack.packb('x' * (codec.MAX_TEXT_BYTES + 1)),
+        msgpack.packb({1: 2}),
+        msgpack.packb(1) + b'\x01',
+    ],
+)
 def test_what_is_no_message_is_refused(raw):
     with pytest.raises(codec.Malformed):
         codec.unpacked(raw)
 
 
-@pytest.mark.parametrize('value', [object(), np.array([object()]), np.array(['a']), 1 + 2j,
-                                   np.zeros(2, 'c8'), {'a': {1, 2}}, 2**70])
+@pytest.mark.parametrize(
+    'value',
+    [
+        object(),
+        np.array([object()]),
+        np.array(['a']),
+        1 + 2j,
+        np.zeros(2, 'c8'),
+        {'a': {1, 2}},
+        2**70,
+    ],
+)
 def test_what_cannot_travel_is_not_sent(value):
     with pytest.raises(codec.Malformed):
         codec.packed(value)

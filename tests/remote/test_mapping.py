@@ -9,7 +9,7 @@ from wam_policy.core import embodiment
 from wam_policy.remote import codec, flavour, mapping, pictures
 
 ALL = {name: flavour.load(name) for name in flavour.names()}
-FEW = settings(deadline=None, max_examples=8)       # pictures take their time
+FEW = settings(deadline=None, max_examples=8)  # pictures take their time
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -20,8 +20,10 @@ def robot_of(spoken):
 def views(spoken, count, seed, size=None):
     width, height = size or spoken.size or (32, 24)
     random = np.random.default_rng(seed)
-    return {camera: random.integers(0, 256, (count, height, width, 3), np.uint8)
-            for camera in spoken.cameras}
+    return {
+        camera: random.integers(0, 256, (count, height, width, 3), np.uint8)
+        for camera in spoken.cameras
+    }
 
 
 def posture(robot, seed):
@@ -36,8 +38,9 @@ def test_a_request_shows_what_it_was_made_of(name, seed, count):
     spoken = ALL[name]
     robot, shown = robot_of(spoken), views(spoken, count, seed)
     measured = posture(robot, seed)
-    message = codec.unpacked(codec.packed(
-        mapping.request(spoken, robot, shown, measured, 'fold the shirt')))
+    message = codec.unpacked(
+        codec.packed(mapping.request(spoken, robot, shown, measured, 'fold the shirt'))
+    )
     seen = mapping.seen(spoken, robot, message)
     assert seen.prompt == 'fold the shirt'
     assert seen.views.keys() == shown.keys()
@@ -55,16 +58,22 @@ def test_an_answer_holds_the_targets_it_was_made_of(name, seed):
     measured = posture(robot, seed)
     start = measured[[robot.observed.index(joint) for joint in robot.commanded]]
     # rates up to 0.2 rad per row are what every flavour here can say
-    targets = start + np.cumsum(random.uniform(-0.199, 0.199, (
-        spoken.horizon, len(start))), axis=0)
+    targets = start + np.cumsum(
+        random.uniform(-0.199, 0.199, (spoken.horizon, len(start))), axis=0
+    )
     answer = codec.unpacked(codec.packed(mapping.answer(spoken, robot, targets, measured)))
     found = mapping.targets(spoken, robot, answer, measured)
     np.testing.assert_allclose(found, targets, atol=1e-4)
 
 
 def test_grippers_close_in_the_servers_sense():
-    for name, closed in (('dreamzero_droid', 1.0), ('dreamzero_agibot', 1.0),
-                         ('dreamzero_yam', 0.0), ('openpi', 1.0), ('openpi_yam', 0.0)):
+    for name, closed in (
+        ('dreamzero_droid', 1.0),
+        ('dreamzero_agibot', 1.0),
+        ('dreamzero_yam', 0.0),
+        ('openpi', 1.0),
+        ('openpi_yam', 0.0),
+    ):
         spoken = ALL[name]
         robot = robot_of(spoken)
         measured = robot.rest_of(robot.observed).copy()
@@ -82,15 +91,22 @@ def test_joints_travel_in_the_order_of_the_server():
     robot = robot_of(spoken)
     measured = np.arange(14) / 14.0
     sent = mapping.stated(spoken, robot, measured)['state']
-    names = [f'left_joint{i}' for i in range(1, 7)] + ['left_gripper'] + [
-        f'right_joint{i}' for i in range(1, 7)] + ['right_gripper']
+    names = (
+        [f'left_joint{i}' for i in range(1, 7)]
+        + ['left_gripper']
+        + [f'right_joint{i}' for i in range(1, 7)]
+        + ['right_gripper']
+    )
     wanted = [measured[robot.observed.index(name)] for name in names]
     np.testing.assert_allclose(sent, wanted, rtol=1e-6)
     agibot = ALL['dreamzero_agibot']
     g1 = robot_of(agibot)
     sent = mapping.stated(agibot, g1, g1.rest_of(g1.observed))
-    np.testing.assert_allclose(sent['state.waist_position'], [
-        g1.rest['idx02_body_joint2'], g1.rest['idx01_body_joint1']], rtol=1e-6)
+    np.testing.assert_allclose(
+        sent['state.waist_position'],
+        [g1.rest['idx02_body_joint2'], g1.rest['idx01_body_joint1']],
+        rtol=1e-6,
+    )
 
 
 def test_rates_add_up_from_the_posture_and_a_row_keeps_its_direction():
@@ -122,17 +138,24 @@ def test_relative_actions_start_from_the_posture_of_the_request(tmp_path):
     np.testing.assert_allclose(still, np.tile(start, (24, 1)), atol=1e-6)
     targets = start + 0.1 * np.sin(np.arange(24))[:, None]
     answer = mapping.answer(spoken, robot, targets, measured)
-    np.testing.assert_allclose(mapping.targets(spoken, robot, answer, measured), targets,
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        mapping.targets(spoken, robot, answer, measured), targets, atol=1e-6
+    )
     assert answer[:, 6] == pytest.approx(-0.2 * np.sin(np.arange(24)), abs=1e-6)
 
 
-@pytest.mark.parametrize(('answer', 'words'), [
-    (np.zeros((10, 8), np.float32), 'want actions [24, 8]'),
-    (np.zeros((24, 7), np.float32), 'want actions [24, 8]'),
-    (np.zeros((24, 8), np.int32), 'want actions [24, 8]'),
-    (np.full((24, 8), np.nan, np.float32), 'not finite'),
-    ([[0.0] * 8] * 24, 'want actions'), ({}, 'want actions'), (None, 'want actions')])
+@pytest.mark.parametrize(
+    ('answer', 'words'),
+    [
+        (np.zeros((10, 8), np.float32), 'want actions [24, 8]'),
+        (np.zeros((24, 7), np.float32), 'want actions [24, 8]'),
+        (np.zeros((24, 8), np.int32), 'want actions [24, 8]'),
+        (np.full((24, 8), np.nan, np.float32), 'not finite'),
+        ([[0.0] * 8] * 24, 'want actions'),
+        ({}, 'want actions'),
+        (None, 'want actions'),
+    ],
+)
 def test_a_wrong_answer_is_refused(answer, words):
     spoken = ALL['dreamzero_droid']
     robot = robot_of(spoken)
@@ -141,17 +164,22 @@ def test_a_wrong_answer_is_refused(answer, words):
     assert words in str(refused.value)
 
 
-@pytest.mark.parametrize(('key', 'value', 'words'), [
-    ('observation/wrist_image_left', np.zeros((180, 320), np.uint8), 'want pictures'),
-    ('observation/wrist_image_left', np.zeros((180, 320, 3), np.float32), 'want pictures'),
-    ('observation/wrist_image_left', np.zeros((180, 321, 3), np.uint8), 'want 320x180'),
-    ('observation/wrist_image_left', np.zeros((2, 180, 320, 3), np.uint8), 'differ'),
-    ('observation/wrist_image_left', np.zeros((0, 180, 320, 3), np.uint8), 'want pictures'),
-    ('observation/wrist_image_left', 'x', 'want pictures'),
-    ('observation/joint_position', np.zeros(6), 'want 7 finite'),
-    ('observation/joint_position', np.full(7, np.inf), 'want 7 finite'),
-    ('observation/joint_position', [0.0] * 7, 'want 7 finite'),
-    ('prompt', 5, 'want a text'), ('prompt', None, 'want a text')])
+@pytest.mark.parametrize(
+    ('key', 'value', 'words'),
+    [
+        ('observation/wrist_image_left', np.zeros((180, 320), np.uint8), 'want pictures'),
+        ('observation/wrist_image_left', np.zeros((180, 320, 3), np.float32), 'want pictures'),
+        ('observation/wrist_image_left', np.zeros((180, 321, 3), np.uint8), 'want 320x180'),
+        ('observation/wrist_image_left', np.zeros((2, 180, 320, 3), np.uint8), 'differ'),
+        ('observation/wrist_image_left', np.zeros((0, 180, 320, 3), np.uint8), 'want pictures'),
+        ('observation/wrist_image_left', 'x', 'want pictures'),
+        ('observation/joint_position', np.zeros(6), 'want 7 finite'),
+        ('observation/joint_position', np.full(7, np.inf), 'want 7 finite'),
+        ('observation/joint_position', [0.0] * 7, 'want 7 finite'),
+        ('prompt', 5, 'want a text'),
+        ('prompt', None, 'want a text'),
+    ],
+)
 def test_a_wrong_request_is_refused_with_its_key(key, value, words):
     spoken = ALL['dreamzero_droid']
     robot = robot_of(spoken)
@@ -176,21 +204,45 @@ def test_pictures_are_padded_evenly_or_stretched(size):
     assert columns / rows == pytest.approx(size[0] / size[1], rel=0.01)
     for axis in (1, 2):
         lit = np.flatnonzero(padded.any(axis=(0, 3 - axis, 3)))
-        assert abs(lit[0] - (223 - lit[-1])) <= 1       # an odd border has a pixel over
+        assert abs(lit[0] - (223 - lit[-1])) <= 1  # an odd border has a pixel over
 
 
-@pytest.mark.parametrize(('change', 'words'), [
-    ({'robot': 'yma'}, 'did you mean yam'), ({'pictures': {}}, 'size'),
-    ({'cameras': {'eye': 'x'}}, 'want cameras of yam'), ({'name': 'other'}, 'make them equal'),
-    ({'frames': {'block_steps': 24, 'offsets': [-24, 0], 'window': 4}}, 'ascending'),
-    ({'frames': {'block_steps': 24, 'offsets': [0, -1], 'window': 4}}, 'ascending'),
-    ({'grippers': {'open': 1.0, 'closed': 1.0}}, 'open equals closed'),
-    ({'actions': {'key': None, 'horizon': 24, 'step_hz': 30.0, 'columns': [
-        {'joints': ['left_joint1'], 'kind': 'absolute'}]}}, 'want each of'),
-    ({'actions': {'key': None, 'horizon': 24, 'step_hz': 30.0, 'columns': [
-        {'joints': ['left_joint1'], 'kind': 'torque'}]}}, 'want one of absolute'),
-    ({'state': [{'key': 'state', 'joints': ['elbow']}]}, 'unknown joint elbow'),
-    ({'spelling': 1}, 'not a known key')])
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'robot': 'yma'}, 'did you mean yam'),
+        ({'pictures': {}}, 'size'),
+        ({'cameras': {'eye': 'x'}}, 'want cameras of yam'),
+        ({'name': 'other'}, 'make them equal'),
+        ({'frames': {'block_steps': 24, 'offsets': [-24, 0], 'window': 4}}, 'ascending'),
+        ({'frames': {'block_steps': 24, 'offsets': [0, -1], 'window': 4}}, 'ascending'),
+        ({'grippers': {'open': 1.0, 'closed': 1.0}}, 'open equals closed'),
+        (
+            {
+                'actions': {
+                    'key': None,
+                    'horizon': 24,
+                    'step_hz': 30.0,
+                    'columns': [{'joints': ['left_joint1'], 'kind': 'absolute'}],
+                }
+            },
+            'want each of',
+        ),
+        (
+            {
+                'actions': {
+                    'key': None,
+                    'horizon': 24,
+                    'step_hz': 30.0,
+                    'columns': [{'joints': ['left_joint1'], 'kind': 'torque'}],
+                }
+            },
+            'want one of absolute',
+        ),
+        ({'state': [{'key': 'state', 'joints': ['elbow']}]}, 'unknown joint elbow'),
+        ({'spelling': 1}, 'not a known key'),
+    ],
+)
 def test_a_wrong_flavour_is_refused(tmp_path, change, words):
     document = yaml.safe_load((flavour.FLAVOURS / 'dreamzero_yam.yaml').read_text())
     (tmp_path / 'mine.yaml').write_text(yaml.safe_dump({**document, 'name': 'mine', **change}))
@@ -208,7 +260,9 @@ def test_each_robot_has_one_flavour_of_its_own():
         # the model's own sense of the grippers is what its servers speak
         for gripper in robot.grippers:
             assert (gripper.model_open, gripper.model_closed) == (
-                mine[0].gripper_open, mine[0].gripper_closed)
+                mine[0].gripper_open,
+                mine[0].gripper_closed,
+            )
     with pytest.raises(ValueError, match='speaks for droid, not for yam'):
         flavour.chosen('openpi', embodiment.load('yam'))
     with pytest.raises(ValueError, match='did you mean vllm_omni'):

@@ -40,12 +40,24 @@ class Worker:
 
     def __init__(self, port, *arguments, timeout_s=2.0, robot=ROBOT, **plan):
         self.lines, self.robot, self.sequence = [], robot, 0
-        self.pair = Pair(Plan(
-            ('cpu',), ('--server', f'ws://127.0.0.1:{port}', '--embodiment', robot.name,
-                       '--timeout', str(timeout_s), *arguments), guided=False,
-            program=(sys.executable, '-m', 'wam_policy.remote.main'),
-            **{'first_delay_s': 0.1, 'last_delay_s': 0.4, **plan}),
-            on_line=lambda rank, line: self.lines.append(line))
+        self.pair = Pair(
+            Plan(
+                ('cpu',),
+                (
+                    '--server',
+                    f'ws://127.0.0.1:{port}',
+                    '--embodiment',
+                    robot.name,
+                    '--timeout',
+                    str(timeout_s),
+                    *arguments,
+                ),
+                guided=False,
+                program=(sys.executable, '-m', 'wam_policy.remote.main'),
+                **{'first_delay_s': 0.1, 'last_delay_s': 0.4, **plan},
+            ),
+            on_line=lambda rank, line: self.lines.append(line),
+        )
         self.pair.start()
 
     def ready(self, timeout_s=40.0):
@@ -54,7 +66,7 @@ class Worker:
         return status
 
     def hear(self, words):
-        end_s = time.monotonic() + 5.0      # lines come on a way of their own
+        end_s = time.monotonic() + 5.0  # lines come on a way of their own
         while not any(words in line for line in self.lines):
             assert time.monotonic() < end_s, self.lines
             time.sleep(0.02)
@@ -67,15 +79,21 @@ class Worker:
         self.commit(0, 1, session)
 
     def commit(self, block, count, session='s'):
-        frames = {f'frames/{camera.key}': np.stack([np.full((180, 320, 3), 10 * block + i)
-                                                    for i in range(count)]).astype(np.uint8)
-                  for camera in self.robot.cameras}
+        frames = {
+            f'frames/{camera.key}': np.stack(
+                [np.full((180, 320, 3), 10 * block + i) for i in range(count)]
+            ).astype(np.uint8)
+            for camera in self.robot.cameras
+        }
         return self.ask('commit', {'session': session, 'block': block, 'stamps_ns': []}, frames)
 
     def query(self, session='s'):
         self.sequence += 1
-        return self.ask('query', {'session': session, 'sequence': self.sequence, 'stamp_ns': 7,
-                                  'seed': 0}, {'joints': self.robot.rest_of(self.robot.observed)})
+        return self.ask(
+            'query',
+            {'session': session, 'sequence': self.sequence, 'stamp_ns': 7, 'seed': 0},
+            {'joints': self.robot.rest_of(self.robot.observed)},
+        )
 
 
 @contextlib.contextmanager
@@ -113,11 +131,19 @@ def test_a_session_as_the_released_client_lives_it(double):
         assert [len(shown[VIEWS[2]]) for _, shown in double.seen] == [1, 4, 1]
 
 
-@pytest.mark.parametrize(('act', 'words'), [
-    ('crash', 'CUDA error: device-side assert triggered'), ('text', 'queue is full'),
-    ('nan', 'not finite'), ('horizon', 'want actions .24, 8'), ('garbage', 'garbage'),
-    ('huge', 'closed the connection.*1009|went away'),
-    ('vanish', 'closed the connection|went away'), ('slow', 'did not answer within 1 s')])
+@pytest.mark.parametrize(
+    ('act', 'words'),
+    [
+        ('crash', 'CUDA error: device-side assert triggered'),
+        ('text', 'queue is full'),
+        ('nan', 'not finite'),
+        ('horizon', 'want actions .24, 8'),
+        ('garbage', 'garbage'),
+        ('huge', 'closed the connection.*1009|went away'),
+        ('vanish', 'closed the connection|went away'),
+        ('slow', 'did not answer within 1 s'),
+    ],
+)
 def test_a_fault_is_told_and_the_next_session_is_whole(double, act, words):
     with worker(double.port, timeout_s=1.0) as robot:
         robot.ready()
@@ -129,11 +155,11 @@ def test_a_fault_is_told_and_the_next_session_is_whole(double, act, words):
         with pytest.raises(WorkerError, match=words):
             robot.query()
         assert time.monotonic() - begun_s < 2.0
-        if act == 'crash':      # all of the server's words are in the log
+        if act == 'crash':  # all of the server's words are in the log
             robot.hear('Traceback')
             robot.hear('self.infer(message)')
         with pytest.raises(WorkerError, match='while None is on'):
-            robot.commit(2, 24)             # whatever the session was, it is over
+            robot.commit(2, 24)  # whatever the session was, it is over
         double.act = ''
         robot.begin('again')
         answer = robot.query('again')
@@ -152,8 +178,9 @@ def test_a_late_answer_is_never_taken_for_a_new_one(double):
         double.act = ''
         robot.begin('b')
         other = REST + 0.1
-        answer = robot.ask('query', {'session': 'b', 'sequence': 9, 'stamp_ns': 8, 'seed': 0},
-                           {'joints': other})
+        answer = robot.ask(
+            'query', {'session': 'b', 'sequence': 9, 'stamp_ns': 8, 'seed': 0}, {'joints': other}
+        )
         np.testing.assert_allclose(answer.arrays['targets'], np.tile(other, (24, 1)), atol=1e-6)
 
 
@@ -180,12 +207,22 @@ def test_a_server_that_dies_and_returns_is_found_again():
         again.close()
 
 
-@pytest.mark.parametrize(('config', 'words'), [
-    ({'image_resolution': (224, 224)}, 'image_resolution: the server says .224, 224., '
-     'dreamzero_droid on droid needs .180, 320'),
-    ({'n_external_cameras': 1}, 'n_external_cameras'), ({'needs_wrist_camera': False}, 'wrist'),
-    ({'action_space': 'cartesian_velocity'}, 'action_space'), ({'action_horizon': 16}, 'horizon'),
-    ({'embodiment': 'yam'}, 'embodiment'), ({'action_dim': 7}, 'action_dim')])
+@pytest.mark.parametrize(
+    ('config', 'words'),
+    [
+        (
+            {'image_resolution': (224, 224)},
+            'image_resolution: the server says .224, 224., '
+            'dreamzero_droid on droid needs .180, 320',
+        ),
+        ({'n_external_cameras': 1}, 'n_external_cameras'),
+        ({'needs_wrist_camera': False}, 'wrist'),
+        ({'action_space': 'cartesian_velocity'}, 'action_space'),
+        ({'action_horizon': 16}, 'horizon'),
+        ({'embodiment': 'yam'}, 'embodiment'),
+        ({'action_dim': 7}, 'action_dim'),
+    ],
+)
 def test_a_server_for_something_else_is_refused_for_good(config, words):
     double = Double(VIEWS, STATE, {**DROID, **config})
     with worker(double.port) as robot:
@@ -204,17 +241,32 @@ def test_what_is_no_policy_server_is_refused():
 
 
 def run(*arguments, **variables):
-    return subprocess.run([sys.executable, '-m', 'wam_policy.remote.main', *arguments],
-                          env=package_environment(variables), capture_output=True, text=True,
-                          timeout=60)
+    return subprocess.run(
+        [sys.executable, '-m', 'wam_policy.remote.main', *arguments],
+        env=package_environment(variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
-@pytest.mark.parametrize(('arguments', 'status', 'words'), [
-    (('--server', 'http://x', '--embodiment', 'yam'), exits.REFUSED, 'want ws://HOST:PORT'),
-    (('--server', 'ws://127.0.0.1:1', '--embodiment', 'yum'), exits.REFUSED, 'did you mean yam'),
-    (('--server', 'ws://127.0.0.1:1', '--embodiment', 'yam', '--flavour', 'openpi'),
-     exits.REFUSED, 'openpi speaks for droid'),
-    (('--server', 'ws://127.0.0.1:1', '--embodiment', 'yam'), exits.FAILED, 'no server at')])
+@pytest.mark.parametrize(
+    ('arguments', 'status', 'words'),
+    [
+        (('--server', 'http://x', '--embodiment', 'yam'), exits.REFUSED, 'want ws://HOST:PORT'),
+        (
+            ('--server', 'ws://127.0.0.1:1', '--embodiment', 'yum'),
+            exits.REFUSED,
+            'did you mean yam',
+        ),
+        (
+            ('--server', 'ws://127.0.0.1:1', '--embodiment', 'yam', '--flavour', 'openpi'),
+            exits.REFUSED,
+            'openpi speaks for droid',
+        ),
+        (('--server', 'ws://127.0.0.1:1', '--embodiment', 'yam'), exits.FAILED, 'no server at'),
+    ],
+)
 def test_a_wrong_command_line_or_address_is_told(arguments, status, words):
     found = run(*arguments)
     assert found.returncode == status and words in found.stderr
@@ -225,13 +277,19 @@ def test_by_hand_it_tells_what_it_found(double):
     assert found.returncode == 0 and 'DreamZero-DROID, the released server' in found.stderr
 
 
-@pytest.mark.parametrize(('token', 'status', 'words'), [
-    ('', exits.REFUSED, 'the token is wrong or missing: set WAM_TOKEN'),
-    ('guess', exits.REFUSED, 'the token is wrong or missing'), ('sesame', exits.OK, 'fake at')])
+@pytest.mark.parametrize(
+    ('token', 'status', 'words'),
+    [
+        ('', exits.REFUSED, 'the token is wrong or missing: set WAM_TOKEN'),
+        ('guess', exits.REFUSED, 'the token is wrong or missing'),
+        ('sesame', exits.OK, 'fake at'),
+    ],
+)
 def test_only_the_right_token_opens_our_server(token, status, words):
     served = Served(token='sesame')
-    found = run('--server', f'ws://127.0.0.1:{served.port}', '--embodiment', 'yam',
-                WAM_TOKEN=token)
+    found = run(
+        '--server', f'ws://127.0.0.1:{served.port}', '--embodiment', 'yam', WAM_TOKEN=token
+    )
     assert found.returncode == status and words in found.stderr, found.stderr
     served.stop()
 
@@ -247,8 +305,10 @@ class Valve:
     def run(self):
         with contextlib.suppress(OSError):
             while True:
-                near, far = self.listener.accept()[0], socket.create_connection(
-                    ('127.0.0.1', self.port))
+                near, far = (
+                    self.listener.accept()[0],
+                    socket.create_connection(('127.0.0.1', self.port)),
+                )
                 threading.Thread(target=self.carry, args=(near, far), daemon=True).start()
 
     def carry(self, near, far):
@@ -259,7 +319,7 @@ class Valve:
                     if not raw:
                         return
                     (far if source is near else near).sendall(raw)
-            threading.Event().wait(20.0)    # neither reads nor closes
+            threading.Event().wait(20.0)  # neither reads nor closes
 
 
 def test_a_half_open_connection_is_given_up_in_time(double):
@@ -284,19 +344,47 @@ def test_a_half_open_connection_is_given_up_in_time(double):
 def test_it_leaves_at_once_when_the_node_does(double):
     near, far = wire.pair()
     program = subprocess.Popen(
-        [sys.executable, '-m', 'wam_policy.remote.main', '--server',
-         f'ws://127.0.0.1:{double.port}', '--embodiment', 'droid', '--timeout', '30',
-         '--fd', str(far.fileno())], pass_fds=[far.fileno()], env=package_environment({}))
+        [
+            sys.executable,
+            '-m',
+            'wam_policy.remote.main',
+            '--server',
+            f'ws://127.0.0.1:{double.port}',
+            '--embodiment',
+            'droid',
+            '--timeout',
+            '30',
+            '--fd',
+            str(far.fileno()),
+        ],
+        pass_fds=[far.fileno()],
+        env=package_environment({}),
+    )
     far.close()
     assert wire.receive(near, 10).kind == 'ready'
     wire.send(near, Message('reset', {'id': 1, 'session': 's', 'instruction': 'x'}))
     wire.receive(near, 5)
-    wire.send(near, Message('commit', {'id': 2, 'session': 's', 'block': 0}, {
-        f'frames/{camera}': np.zeros((1, 180, 320, 3), np.uint8) for camera in SPOKEN.cameras}))
+    wire.send(
+        near,
+        Message(
+            'commit',
+            {'id': 2, 'session': 's', 'block': 0},
+            {
+                f'frames/{camera}': np.zeros((1, 180, 320, 3), np.uint8)
+                for camera in SPOKEN.cameras
+            },
+        ),
+    )
     wire.receive(near, 5)
     double.act = 'slow'
-    wire.send(near, Message('query', {'id': 3, 'session': 's', 'sequence': 1, 'stamp_ns': 1,
-                                      'seed': 0}, {'joints': REST}))
+    wire.send(
+        near,
+        Message(
+            'query',
+            {'id': 3, 'session': 's', 'sequence': 1, 'stamp_ns': 1, 'seed': 0},
+            {'joints': REST},
+        ),
+    )
     time.sleep(0.3)
     near.close()
     assert program.wait(2.0) == 0

@@ -24,7 +24,7 @@ from wam_policy.ros.supervised import Supervised  # noqa: E402
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus  # noqa: E402
 
-JUMP_SHARE = 1.5                        # of the way that the velocity limit allows per sample
+JUMP_SHARE = 1.5  # of the way that the velocity limit allows per sample
 
 
 class Watch:
@@ -62,13 +62,20 @@ class Watch:
         while not (found := condition()):
             assert time.monotonic() < end_s, (
                 f'{what}; policy {self.policy.state_name}: {self.policy.reason}; '
-                f'motion {self.motion.state_name}: {self.motion.reason}')
+                f'motion {self.motion.state_name}: {self.motion.reason}'
+            )
             time.sleep(0.02)
         return found
 
     def wait_running(self, not_session=''):
-        self.wait(lambda: self.policy.state_name == 'RUNNING' and self.chunks
-                  and self.chunks[-1].session == self.policy.session != not_session, 'not running')
+        self.wait(
+            lambda: (
+                self.policy.state_name == 'RUNNING'
+                and self.chunks
+                and self.chunks[-1].session == self.policy.session != not_session
+            ),
+            'not running',
+        )
 
     def wait_motion(self, *states):
         self.wait(lambda: self.motion.state_name in states, f'motion is not {states}')
@@ -82,6 +89,7 @@ class Watch:
             if np.abs(position - seen[0][1]).max() > 2e-3:
                 seen[0] = (now_s, position)
             return now_s - seen[0][0] > 0.33
+
         self.wait(resting, 'the joints do not rest', timeout_s)
 
     def call(self, kind, name, timeout_s=10.0, **fields):
@@ -137,12 +145,14 @@ def launched(tmp_path_factory):
     running = []
 
     def launch(robot, *arguments):
-        while running:                  # a first try that failed: two in one domain disturb both
+        while running:  # a first try that failed: two in one domain disturb both
             running.pop().stop(_hurry())
         log = tmp_path_factory.mktemp('launch') / 'log'
-        running.append(Supervised(
-            ['ros2', 'launch', 'wam_bringup', f'{robot}.launch.py', *arguments], log))
+        running.append(
+            Supervised(['ros2', 'launch', 'wam_bringup', f'{robot}.launch.py', *arguments], log)
+        )
         return running[-1]
+
     yield launch
     for stack in running:
         stack.stop(_hurry())
@@ -154,9 +164,11 @@ def started():
     running = []
 
     def start(module, *ros_arguments):
-        running.append(subprocess.Popen(
-            [sys.executable, '-m', module, '--ros-args', *ros_arguments]))
+        running.append(
+            subprocess.Popen([sys.executable, '-m', module, '--ros-args', *ros_arguments])
+        )
         return running[-1]
+
     yield start
     for process in running:
         if process.poll() is None:
@@ -173,6 +185,7 @@ def watching():
     def watch(robot):
         open_.append(Watch(robot))
         return open_[-1]
+
     yield watch
     for each in open_:
         each.close()
@@ -182,15 +195,26 @@ def brought_up(watch, node):
     """Configure and activate a lifecycle node of the stack."""
     for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
         # a node that was killed is discovered for some seconds more: it does not answer
-        answer = watch.wait(partial(watch.call, ChangeState, f'{node}/change_state', 3.0,
-                                    transition=Transition(id=number)), f'{node} does not answer')
+        answer = watch.wait(
+            partial(
+                watch.call,
+                ChangeState,
+                f'{node}/change_state',
+                3.0,
+                transition=Transition(id=number),
+            ),
+            f'{node} does not answer',
+        )
         assert answer.success, f'{node} refused transition {number}'
 
 
 def workers_of(stack_pid):
     """Return the worker processes below a process."""
-    return [process for process in psutil.Process(stack_pid).children(recursive=True)
-            if 'wam_policy.worker.main' in process.cmdline()]
+    return [
+        process
+        for process in psutil.Process(stack_pid).children(recursive=True)
+        if 'wam_policy.worker.main' in process.cmdline()
+    ]
 
 
 def _hurry():

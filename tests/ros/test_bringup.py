@@ -47,8 +47,10 @@ def test_each_robot_file_differs_in_data_only(path):
     assert isinstance(chosen, SetLaunchConfiguration)
     assert isinstance(included, IncludeLaunchDescription)
     assert path.read_text().count(robot) == 1
-    others = {other.read_text().split('def ', 1)[1].replace(
-        other.name.removesuffix('.launch.py'), '') for other in ROBOTS}
+    others = {
+        other.read_text().split('def ', 1)[1].replace(other.name.removesuffix('.launch.py'), '')
+        for other in ROBOTS
+    }
     assert len(others) == 1
 
 
@@ -56,8 +58,15 @@ def test_each_robot_file_differs_in_data_only(path):
 def test_every_argument_is_described_and_has_a_default(path):
     arguments = described(path).get_launch_arguments()
     names = {argument.name for argument in arguments}
-    assert {'sim', 'checkpoint', 'devices', 'enable_motion', 'namespace', 'use_sim_time',
-            'log_level'} <= names
+    assert {
+        'sim',
+        'checkpoint',
+        'devices',
+        'enable_motion',
+        'namespace',
+        'use_sim_time',
+        'log_level',
+    } <= names
     for argument in arguments:
         assert argument.name.islower() and len(argument.description) > 30
         assert argument.default_value is not None
@@ -75,13 +84,20 @@ def parameters(**chosen):
     return {name: section['ros__parameters'] for name, section in yaml.safe_load(text).items()}
 
 
-@pytest.mark.parametrize(('section', 'kind'), [
-    ('/**/policy', PolicyParams), ('/**/motion', MotionParams), ('/**/stream', StreamParams),
-    ('/**/recorder', RecorderParams)])
+@pytest.mark.parametrize(
+    ('section', 'kind'),
+    [
+        ('/**/policy', PolicyParams),
+        ('/**/motion', MotionParams),
+        ('/**/stream', StreamParams),
+        ('/**/recorder', RecorderParams),
+    ],
+)
 def test_configuration_names_every_parameter_with_its_default(section, kind):
     values = parameters(robot='agibot_g1', sim='false')[section]
-    read = {name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()}
+    read = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
     assert list(read) == [field.name for field in dataclasses.fields(kind)]
     assert kind(**read) == kind()
     for field in dataclasses.fields(kind):
@@ -122,8 +138,15 @@ def test_simulation_is_the_default_where_no_robot_is_connected(monkeypatch, envi
 
 
 def test_arguments_reach_the_parameters():
-    values = parameters(devices='cuda:0,cuda:1', camera_size='640x480', worker_python='/opt/py',
-                        checkpoint='/w', use_sim_time='true', cfg='2', camera_hz='30')
+    values = parameters(
+        devices='cuda:0,cuda:1',
+        camera_size='640x480',
+        worker_python='/opt/py',
+        checkpoint='/w',
+        use_sim_time='true',
+        cfg='2',
+        camera_hz='30',
+    )
     assert values['/**/policy']['devices'] == ['cuda:0', 'cuda:1']
     assert values['/**/policy']['worker_python'] == '/opt/py'
     assert repr(values['/**/policy']['cfg']) == '2.0'
@@ -134,7 +157,7 @@ def test_arguments_reach_the_parameters():
 
 # --- bring-up and end, with a fake node under the stack's own handlers ---
 
-FAKE_NODE = textwrap.dedent('''
+FAKE_NODE = textwrap.dedent("""
     import os, sys
     from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn as Result
     from wam_policy.ros.process import spun
@@ -161,8 +184,8 @@ FAKE_NODE = textwrap.dedent('''
             print('closed', flush=True)
 
     spun(Fake)
-''')
-LAUNCH = textwrap.dedent('''
+""")
+LAUNCH = textwrap.dedent("""
     import importlib.util, sys
     from launch import LaunchDescription, LaunchService
     from launch_ros.actions import LifecycleNode
@@ -176,7 +199,7 @@ LAUNCH = textwrap.dedent('''
     service = LaunchService()
     service.include_launch_description(LaunchDescription([*stack.brought_up(node, 'fake'), node]))
     sys.exit(service.run())
-''')
+""")
 
 
 @pytest.fixture
@@ -187,10 +210,16 @@ def launch(tmp_path):
         node, script = tmp_path / 'node.py', tmp_path / 'bringing_up.py'
         node.write_text(FAKE_NODE)
         script.write_text(LAUNCH.format(stack=str(STACK), node=str(node), behaviour=behaviour))
-        started.append(subprocess.Popen(
-            [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, start_new_session=True,
-            env=os.environ | {'ROS_LOG_DIR': str(tmp_path), 'PYTHONUNBUFFERED': '1'}))
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(script)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+                env=os.environ | {'ROS_LOG_DIR': str(tmp_path), 'PYTHONUNBUFFERED': '1'},
+            )
+        )
         return started[-1]
 
     yield start
@@ -215,13 +244,13 @@ def test_a_node_is_configured_then_activated_and_ctrl_c_is_clean(launch):
     seen(process, 'configure asked')
     seen(process, 'activate asked')
     time.sleep(0.5)
-    os.killpg(process.pid, signal.SIGINT)       # as a terminal does
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output = process.communicate(timeout=90)[0]
     assert process.returncode == 0, output
     assert 'process has died' not in output and 'Traceback' not in output
 
 
-INTERRUPTED = textwrap.dedent('''
+INTERRUPTED = textwrap.dedent("""
     import importlib.util, signal, sys
     from launch import LaunchDescription, LaunchService
     from launch.actions import OpaqueFunction
@@ -238,24 +267,32 @@ INTERRUPTED = textwrap.dedent('''
     service.include_launch_description(LaunchDescription([
         stack.generate_launch_description().entities[0], OpaqueFunction(function=busy)]))
     sys.exit(service.run())
-''')
+""")
 
 
 def test_ctrl_c_breaks_nothing_off_that_the_launch_does():
     """Where it did, the launch sometimes never woke again."""
-    done = subprocess.run([sys.executable, '-c', INTERRUPTED.format(stack=str(STACK))],
-                          capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(
+        [sys.executable, '-c', INTERRUPTED.format(stack=str(STACK))],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert 'done' in done.stdout.splitlines(), done.stdout
     assert 'user interrupted with ctrl-c' in done.stdout
 
 
-@pytest.mark.parametrize(('behaviour', 'code', 'words'), [
-    ('refuses configure', 1, 'fake refused to start, see its message'),
-    ('refuses activate', 1, 'fake refused to start, see its message'),
-    ('dies in activate', 1, 'died with exit code 3, see its last messages'),
-    ('leaves', 0, 'was required: shutting down'),
-])
+@pytest.mark.parametrize(
+    ('behaviour', 'code', 'words'),
+    [
+        ('refuses configure', 1, 'fake refused to start, see its message'),
+        ('refuses activate', 1, 'fake refused to start, see its message'),
+        ('dies in activate', 1, 'died with exit code 3, see its last messages'),
+        ('leaves', 0, 'was required: shutting down'),
+    ],
+)
 def test_a_node_that_does_not_run_ends_the_launch_with_the_reason(launch, behaviour, code, words):
     process = launch(behaviour)
     output = process.communicate(timeout=60)[0]

@@ -27,6 +27,7 @@ def test_a_late_tick_is_counted_and_not_made_up_for():
         ticks.append(time.monotonic())
         if len(ticks) == 5:
             time.sleep(0.1)
+
     loop = ControlLoop(tick, 0.01)
     loop.start()
     time.sleep(0.4)
@@ -56,8 +57,9 @@ print(allowed, os.sched_getparam(0).sched_priority, seen[-1], loop.error)
 
 
 def test_the_loop_comes_before_the_other_threads_of_a_favoured_process():
-    done = subprocess.run([sys.executable, '-c', FAVOURED], capture_output=True, text=True,
-                          check=True)
+    done = subprocess.run(
+        [sys.executable, '-c', FAVOURED], capture_output=True, text=True, check=True
+    )
     allowed, others, own, error = done.stdout.split()
     assert error == 'None'
     if allowed != 'True':

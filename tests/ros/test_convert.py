@@ -27,9 +27,14 @@ STAMP = Time(sec=12, nanosec=345)
 def image(encoding='rgb8', pixels=PIXELS, padding=0, **changes):
     height, width, channels = pixels.shape
     rows = np.full((height, width * channels + padding), 99, np.uint8)
-    rows[:, :width * channels] = pixels.reshape(height, -1)
-    msg = Image(height=height, width=width, encoding=encoding, step=rows.shape[1],
-                data=array('B', rows.tobytes()))
+    rows[:, : width * channels] = pixels.reshape(height, -1)
+    msg = Image(
+        height=height,
+        width=width,
+        encoding=encoding,
+        step=rows.shape[1],
+        data=array('B', rows.tobytes()),
+    )
     msg.header.stamp = STAMP
     for field, value in changes.items():
         setattr(msg, field, value)
@@ -43,8 +48,10 @@ def test_stamps_survive_the_round_trip(stamp_ns):
 
 
 @pytest.mark.parametrize('padding', [0, 7])
-@pytest.mark.parametrize(('encoding', 'order'), [
-    ('rgb8', [0, 1, 2]), ('bgr8', [2, 1, 0]), ('rgba8', [0, 1, 2, 3]), ('bgra8', [2, 1, 0, 3])])
+@pytest.mark.parametrize(
+    ('encoding', 'order'),
+    [('rgb8', [0, 1, 2]), ('bgr8', [2, 1, 0]), ('rgba8', [0, 1, 2, 3]), ('bgra8', [2, 1, 0, 3])],
+)
 def test_every_colour_order_and_row_padding_gives_the_same_pixels(encoding, order, padding):
     alpha = np.full((6, 5, 1), 7, np.uint8)
     pixels = np.concatenate([PIXELS, alpha], axis=2)[..., order]
@@ -60,14 +67,21 @@ def test_unpadded_rgb_is_not_copied():
     assert frame.rgb[0, 0, 0] == PIXELS[0, 0, 0] ^ 255
 
 
-@pytest.mark.parametrize(('msg', 'complaint'), [
-    (image('mono8'), "encoding 'mono8' is not one of rgb8, bgr8"),
-    (image('16UC1'), 'encoding'), (image(''), 'encoding'),
-    (image(data=array('B', [1, 2, 3])), '3 bytes of data, want 6 rows of 15'),
-    (image(data=array('B')), '0 bytes of data'),
-    (image(step=14), 'does not fit a step of 14'),
-    (image(width=0), 'does not fit'), (image(height=0), 'does not fit'),
-    (image(height=7), 'want 7 rows'), (image(width=6), 'does not fit a step of 15')])
+@pytest.mark.parametrize(
+    ('msg', 'complaint'),
+    [
+        (image('mono8'), "encoding 'mono8' is not one of rgb8, bgr8"),
+        (image('16UC1'), 'encoding'),
+        (image(''), 'encoding'),
+        (image(data=array('B', [1, 2, 3])), '3 bytes of data, want 6 rows of 15'),
+        (image(data=array('B')), '0 bytes of data'),
+        (image(step=14), 'does not fit a step of 14'),
+        (image(width=0), 'does not fit'),
+        (image(height=0), 'does not fit'),
+        (image(height=7), 'want 7 rows'),
+        (image(width=6), 'does not fit a step of 15'),
+    ],
+)
 def test_broken_images_are_refused(msg, complaint):
     with pytest.raises(ValueError, match=f'camera top: .*{complaint}'):
         convert.frame(msg, 'top')
@@ -85,9 +99,14 @@ def test_compressed_images(suffix):
     assert np.abs(frame.rgb.astype(int) - smooth).max() <= (0 if suffix == '.png' else 12)
 
 
-@pytest.mark.parametrize(('form', 'data', 'complaint'), [
-    ('jpeg', b'', '0 bytes'), ('jpeg', b'not an image', 'not a readable JPEG or PNG'),
-    ('16UC1; compressedDepth png', b'x', 'depth image')])
+@pytest.mark.parametrize(
+    ('form', 'data', 'complaint'),
+    [
+        ('jpeg', b'', '0 bytes'),
+        ('jpeg', b'not an image', 'not a readable JPEG or PNG'),
+        ('16UC1; compressedDepth png', b'x', 'depth image'),
+    ],
+)
 def test_broken_compressed_images_are_refused(form, data, complaint):
     with pytest.raises(ValueError, match=f'camera top: .*{complaint}'):
         convert.frame_of_compressed(CompressedImage(format=form, data=array('B', data)), 'top')
@@ -102,6 +121,7 @@ def test_published_image_is_what_a_subscriber_reads():
 
 
 # --- joints ---
+
 
 def joints(name=('b', 'x', 'a'), position=(2.0, 9.0, 1.0), velocity=()):
     msg = JointState(name=list(name), position=list(position), velocity=list(velocity))
@@ -125,14 +145,18 @@ def test_a_stranger_may_be_nan():
     assert state.position.tolist() == [1.0, 2.0]
 
 
-@pytest.mark.parametrize(('msg', 'complaint'), [
-    (joints(name=('b', 'x', 'A')), 'a missing; got b, x, A'),
-    (joints(name=(), position=()), 'a, b missing; got no names'),
-    (joints(name=('b', 'a', 'a')), 'a named twice'),
-    (joints(position=(2.0, 1.0)), '2 positions for 3 names'),
-    (joints(velocity=(1.0,)), '1 velocity values for 3 names'),
-    (joints(position=(np.nan, 9.0, 1.0)), 'position of b is not finite'),
-    (joints(position=(2.0, 9.0, np.inf)), 'position of a is not finite')])
+@pytest.mark.parametrize(
+    ('msg', 'complaint'),
+    [
+        (joints(name=('b', 'x', 'A')), 'a missing; got b, x, A'),
+        (joints(name=(), position=()), 'a, b missing; got no names'),
+        (joints(name=('b', 'a', 'a')), 'a named twice'),
+        (joints(position=(2.0, 1.0)), '2 positions for 3 names'),
+        (joints(velocity=(1.0,)), '1 velocity values for 3 names'),
+        (joints(position=(np.nan, 9.0, 1.0)), 'position of b is not finite'),
+        (joints(position=(2.0, 9.0, np.inf)), 'position of a is not finite'),
+    ],
+)
 def test_broken_joint_states_are_refused_by_name(msg, complaint):
     with pytest.raises(ValueError, match=complaint):
         convert.joint_state(msg, ['a', 'b'])
@@ -149,14 +173,16 @@ G1 = embodiment.load('agibot_g1')
 
 
 def listed(count):
-    return JointState(name=[f'joint{i}' for i in range(count)],
-                      position=[float(i) for i in range(count)])
+    return JointState(
+        name=[f'joint{i}' for i in range(count)], position=[float(i) for i in range(count)]
+    )
 
 
 @pytest.mark.parametrize(('count', 'first'), [(14, 0), (20, 0), (41, 0), (42, 28), (60, 28)])
 def test_g1_arm_list_of_either_length(count, first):
-    values = convert.listed_positions(listed(count), G1.vendor['arm_joints'],
-                                      G1.vendor['arm_state_layouts'])
+    values = convert.listed_positions(
+        listed(count), G1.vendor['arm_joints'], G1.vendor['arm_state_layouts']
+    )
     assert values.tolist() == [float(i) for i in range(first, first + 14)]
 
 
@@ -183,13 +209,21 @@ def test_gripper_reading_in_another_unit_is_refused_not_scaled():
 
 # --- chunks and trajectories ---
 
+
 @settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(1, 16), st.integers(0, 2**60))
 def test_chunk_message_and_back(horizon, count, stamp_ns):
     sent = types.Chunk(
-        stamp_ns=stamp_ns, session='s1', sequence=2**40, step_dt_s=1 / 30,
-        names=tuple(f'j{i}' for i in range(count)), targets=RNG.normal(size=(horizon, count)),
-        reference=RNG.normal(size=count), contract='abc', timings_ms={'encode': 1.5, 'total': 2.5})
+        stamp_ns=stamp_ns,
+        session='s1',
+        sequence=2**40,
+        step_dt_s=1 / 30,
+        names=tuple(f'j{i}' for i in range(count)),
+        targets=RNG.normal(size=(horizon, count)),
+        reference=RNG.normal(size=count),
+        contract='abc',
+        timings_ms={'encode': 1.5, 'total': 2.5},
+    )
     msg = convert.chunk_message(sent, 'yam', stamp_ns + 1, trained=False)
     back = convert.chunk(msg)
     for field in ('stamp_ns', 'session', 'sequence', 'step_dt_s', 'names', 'contract'):
@@ -204,12 +238,18 @@ def test_chunk_message_and_back(horizon, count, stamp_ns):
 CHUNK = types.Chunk(1, 's', 1, 0.1, ('a', 'b'), np.zeros((3, 2)), np.zeros(2), 'c', {'total': 1.0})
 
 
-@pytest.mark.parametrize(('field', 'value', 'complaint'), [
-    ('positions', [0.0] * 5, '5 positions, want 3 rows of 2'),
-    ('horizon', 0, 'want 0 rows'), ('joint_names', ['a'], 'want 3 rows of 1'),
-    ('reference_positions', [0.0], 'reference has shape'),
-    ('step_dt', 0.0, 'step_dt is 0.0'), ('step_dt', float('nan'), 'step_dt is nan'),
-    ('timing_names', [], '1 timings for 0 names')])
+@pytest.mark.parametrize(
+    ('field', 'value', 'complaint'),
+    [
+        ('positions', [0.0] * 5, '5 positions, want 3 rows of 2'),
+        ('horizon', 0, 'want 0 rows'),
+        ('joint_names', ['a'], 'want 3 rows of 1'),
+        ('reference_positions', [0.0], 'reference has shape'),
+        ('step_dt', 0.0, 'step_dt is 0.0'),
+        ('step_dt', float('nan'), 'step_dt is nan'),
+        ('timing_names', [], '1 timings for 0 names'),
+    ],
+)
 def test_broken_chunks_are_refused(field, value, complaint):
     msg = convert.chunk_message(CHUNK, 'yam', 2, True)
     setattr(msg, field, value)
@@ -224,8 +264,9 @@ def test_nan_targets_reach_the_executor_to_be_rejected_there():
 
 def test_each_controller_gets_its_joints_with_all_of_position_velocity_acceleration():
     jerk = np.array([[1.0, -2.0, 0.5], [-1.0, 2.0, -0.5], [-1.0, 2.0, -0.5], [1.0, -2.0, 0.5]])
-    planned = integrated(('a', 'b', 'c'), Motion.at_rest(np.array([0.1, 0.2, 0.3])),
-                         5_000_000_007, 10_000_000, jerk)
+    planned = integrated(
+        ('a', 'b', 'c'), Motion.at_rest(np.array([0.1, 0.2, 0.3])), 5_000_000_007, 10_000_000, jerk
+    )
     points = Points.read(convert.trajectory_message(planned, ['c', 'a']))
     assert points.stamp_ns == 5_000_000_007 and points.names == ('c', 'a')
     assert np.array_equal(points.time_ns, planned.time_ns)
@@ -262,14 +303,17 @@ def other_state(**changes):
     return msg
 
 
-@pytest.mark.parametrize(('msg', 'complaint'), [
-    (other_state(joint_names=['wheel']), 'state of wheel; want each of left_joint1'),
-    (other_state(joint_names=[*CONTROLLER.joints[:-1], CONTROLLER.joints[0]]), 'want each of'),
-    (other_state(velocities=[]), '6/0/6 positions/velocities/accelerations, want 6 each'),
-    (other_state(positions=[0.0] * 7), '7/6/6'),
-    (other_state(accelerations=[float('nan')] * 6), 'acceleration of the set-point is not'),
-    (JointTrajectoryControllerState(), 'state of no joints'),
-])
+@pytest.mark.parametrize(
+    ('msg', 'complaint'),
+    [
+        (other_state(joint_names=['wheel']), 'state of wheel; want each of left_joint1'),
+        (other_state(joint_names=[*CONTROLLER.joints[:-1], CONTROLLER.joints[0]]), 'want each of'),
+        (other_state(velocities=[]), '6/0/6 positions/velocities/accelerations, want 6 each'),
+        (other_state(positions=[0.0] * 7), '7/6/6'),
+        (other_state(accelerations=[float('nan')] * 6), 'acceleration of the set-point is not'),
+        (JointTrajectoryControllerState(), 'state of no joints'),
+    ],
+)
 def test_broken_controller_states_are_refused(msg, complaint):
     with pytest.raises(ValueError, match=complaint):
         convert.set_point(msg, CONTROLLER)

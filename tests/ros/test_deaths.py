@@ -34,10 +34,20 @@ def stack(started, watching):
     camera = watch.robot.cameras[1]
     relay = Relay(watch, '/hidden', camera.topic)
     nodes = {
-        'sim': started('wam_sim.sim_node', '-p', 'robot:=yam', '-p', 'image_width:=160',
-                       '-p', 'image_height:=120', '-r', f'{camera.topic}:=/hidden'),
+        'sim': started(
+            'wam_sim.sim_node',
+            '-p',
+            'robot:=yam',
+            '-p',
+            'image_width:=160',
+            '-p',
+            'image_height:=120',
+            '-r',
+            f'{camera.topic}:=/hidden',
+        ),
         'policy': started('wam_policy.ros.policy_node', *WAM, '-p', "devices:=['cpu']"),
-        'motion': started('wam_policy.ros.motion_node', *WAM, '-p', 'enable_motion:=true')}
+        'motion': started('wam_policy.ros.motion_node', *WAM, '-p', 'enable_motion:=true'),
+    }
     for node in ('policy', 'motion'):
         brought_up(watch, node)
     watch.wait(lambda: watch.policy.state_name == 'IDLE', 'workers are not ready', 90)

@@ -32,19 +32,33 @@ from cli.domain import free
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 HOME = Path(__file__).resolve().parents[2] / 'src' / 'wam_bringup' / 'config' / 'sros2'
 TOY = Path(__file__).with_name('toy_worker.py')
-NODES = {'policy': PolicyNode, 'motion': MotionNode, 'recorder': RecorderNode,
-         'stream': StreamNode}
+NODES = {
+    'policy': PolicyNode,
+    'motion': MotionNode,
+    'recorder': RecorderNode,
+    'stream': StreamNode,
+}
 ROBOTS = ('agibot_g1', 'yam')
 WRITE = bool(os.environ.get('WAM_WRITE_ENCLAVES'))
 # what every node has, in the policy's own words: parameters, life cycle, log, clock
 EVERYWHERE = ('/rosout', '/parameter_events', '/clock', '/diagnostics')
-OWN_SERVICES = ('describe_parameters', 'get_parameter_types', 'get_parameters',
-                'list_parameters', 'set_parameters', 'set_parameters_atomically',
-                'get_type_description', 'change_state', 'get_state', 'get_available_states',
-                'get_available_transitions', 'get_transition_graph')
+OWN_SERVICES = (
+    'describe_parameters',
+    'get_parameter_types',
+    'get_parameters',
+    'list_parameters',
+    'set_parameters',
+    'set_parameters_atomically',
+    'get_type_description',
+    'change_state',
+    'get_state',
+    'get_available_states',
+    'get_available_transitions',
+    'get_transition_graph',
+)
 
 SEEDS = count(os.getpid())
-Rights = dict[str, list[str]]               # "topics publish" -> names
+Rights = dict[str, list[str]]  # "topics publish" -> names
 
 
 class FakeArm:
@@ -54,8 +68,12 @@ class FakeArm:
         self.motor_chain = None
 
     def get_observations(self) -> dict[str, list[float]]:
-        return {'joint_pos': [0.1] * 6, 'joint_vel': [0.0] * 6, 'gripper_pos': [1.0],
-                'joint_eff': [0.0] * 6}
+        return {
+            'joint_pos': [0.1] * 6,
+            'joint_vel': [0.0] * 6,
+            'gripper_pos': [1.0],
+            'joint_eff': [0.0] * 6,
+        }
 
     def close(self) -> None:
         """Let go."""
@@ -70,12 +88,25 @@ def vendors(monkeypatch):
     opener, kinds = ModuleType('i2rt.robots.get_robot'), ModuleType('i2rt.robots.utils')
     opener.get_yam_robot = FakeArm
     kinds.ArmType, kinds.GripperType = {'YAM': 'yam'}, {'LINEAR_4310': 'linear_4310'}
-    for module in (ModuleType('genie_msgs'), genie, ModuleType('i2rt'),
-                   ModuleType('i2rt.robots'), opener, kinds):
+    for module in (
+        ModuleType('genie_msgs'),
+        genie,
+        ModuleType('i2rt'),
+        ModuleType('i2rt.robots'),
+        opener,
+        kinds,
+    ):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(engine, 'plan', lambda params, checkpoint: Plan(
-        devices=('cpu',), arguments=('--embodiment', params.embodiment),
-        program=(sys.executable, str(TOY)), first_delay_s=0.2))
+    monkeypatch.setattr(
+        engine,
+        'plan',
+        lambda params, checkpoint: Plan(
+            devices=('cpu',),
+            arguments=('--embodiment', params.embodiment),
+            program=(sys.executable, str(TOY)),
+            first_delay_s=0.2,
+        ),
+    )
 
 
 def opened(robot: str, folder: Path) -> dict[str, Rights]:
@@ -84,9 +115,23 @@ def opened(robot: str, folder: Path) -> dict[str, Rights]:
     for name, kind in NODES.items():
         context = rclpy.Context()
         # a domain for each: the graph may take a node for one of the same name that has gone
-        rclpy.init(context=context, domain_id=free(next(SEEDS)), args=[
-            '--ros-args', '-r', '__ns:=/wam', '-p', f'embodiment:={robot}',
-            '-p', 'enable_motion:=true', '-p', 'use_deadman:=true', '-p', f'folder:={folder}'])
+        rclpy.init(
+            context=context,
+            domain_id=free(next(SEEDS)),
+            args=[
+                '--ros-args',
+                '-r',
+                '__ns:=/wam',
+                '-p',
+                f'embodiment:={robot}',
+                '-p',
+                'enable_motion:=true',
+                '-p',
+                'use_deadman:=true',
+                '-p',
+                f'folder:={folder}',
+            ],
+        )
         node = kind(context=context)
         try:
             assert node.trigger_configure() == node.trigger_activate(), name
@@ -114,28 +159,40 @@ def rights(node: LifecycleNode) -> Rights:
     where = node.get_name(), node.get_namespace()
 
     def names(pairs: list) -> list[str]:
-        return sorted(name for name, _ in pairs if name not in EVERYWHERE
-                      and '/_action/' not in name
-                      and not name.endswith('/transition_event')
-                      and name.rsplit('/', 1)[-1] not in OWN_SERVICES)
+        return sorted(
+            name
+            for name, _ in pairs
+            if name not in EVERYWHERE
+            and '/_action/' not in name
+            and not name.endswith('/transition_event')
+            and name.rsplit('/', 1)[-1] not in OWN_SERVICES
+        )
+
     served = node.get_service_names_and_types_by_node(*where)
-    return {'topics publish': names(node.get_publisher_names_and_types_by_node(*where)),
-            'topics subscribe': names(node.get_subscriber_names_and_types_by_node(*where)),
-            'services reply': names(served),
-            'actions execute': sorted({name.split('/_action/')[0] for name, _ in served
-                                       if '/_action/' in name})}
+    return {
+        'topics publish': names(node.get_publisher_names_and_types_by_node(*where)),
+        'topics subscribe': names(node.get_subscriber_names_and_types_by_node(*where)),
+        'services reply': names(served),
+        'actions execute': sorted(
+            {name.split('/_action/')[0] for name, _ in served if '/_action/' in name}
+        ),
+    }
 
 
 def policy(robot: str, found: dict[str, Rights]) -> str:
     """Return what `ros2 security create_keystore` and `create_permission` take."""
     root = Element('policy', version='0.2.0')
-    root.append(Comment(f' {robot}: made by WAM_WRITE_ENCLAVES=1 ./wam test '
-                        'tests/ros/test_enclaves.py '))
+    root.append(
+        Comment(f' {robot}: made by WAM_WRITE_ENCLAVES=1 ./wam test tests/ros/test_enclaves.py ')
+    )
     enclaves = SubElement(root, 'enclaves')
     for name, granted in found.items():
-        profile = SubElement(SubElement(SubElement(
-            enclaves, 'enclave', path=f'/wam/{name}'), 'profiles'), 'profile', ns='/wam',
-            node=name)
+        profile = SubElement(
+            SubElement(SubElement(enclaves, 'enclave', path=f'/wam/{name}'), 'profiles'),
+            'profile',
+            ns='/wam',
+            node=name,
+        )
         common(profile)
         for what, topics in granted.items():
             tag, right = what.split()
@@ -149,9 +206,10 @@ def policy(robot: str, found: dict[str, Rights]) -> str:
 
 def common(profile: Element) -> None:
     """Grant what every node needs: its log, clock, parameters and life cycle."""
-    for right, topics in (('publish', ('/rosout', '/parameter_events', '/diagnostics',
-                                       '~/transition_event')),
-                          ('subscribe', ('/clock', '/parameter_events'))):
+    for right, topics in (
+        ('publish', ('/rosout', '/parameter_events', '/diagnostics', '~/transition_event')),
+        ('subscribe', ('/clock', '/parameter_events')),
+    ):
         block = SubElement(profile, 'topics', {right: 'ALLOW'})
         for topic in topics:
             SubElement(block, 'topic').text = topic
@@ -176,8 +234,8 @@ def test_each_node_may_do_what_it_does_and_nothing_else(robot, vendors, tmp_path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made, encoding='utf-8')
     assert path.read_text(encoding='utf-8') == made, (
-        'the nodes open something else: WAM_WRITE_ENCLAVES=1 ./wam test '
-        'tests/ros/test_enclaves.py')
+        'the nodes open something else: WAM_WRITE_ENCLAVES=1 ./wam test tests/ros/test_enclaves.py'
+    )
 
 
 @pytest.mark.parametrize('robot', ROBOTS)
@@ -185,14 +243,26 @@ def test_only_motion_and_its_driver_may_command_the_robot(robot):
     given = list(granted(HOME / f'{robot}.xml'))
     body = embodiment.load(robot)
     for controller in body.controllers:
-        who = {enclave for enclave, _, right, name in given
-               if right == 'publish' and name == controller.topic}
+        who = {
+            enclave
+            for enclave, _, right, name in given
+            if right == 'publish' and name == controller.topic
+        }
         assert who == {'/wam/motion'}
-    vendor = {name for enclave, _, right, name in given
-              if right == 'publish' and name.startswith('/wbc/')}
-    assert all(enclave == '/wam/stream' for enclave, _, right, name in given
-               if right == 'publish' and name in vendor)
-    writers = {enclave for enclave, _, right, name in given
-               if right == 'publish' and name in ('/wam/robot_fault', '/joint_states')}
+    vendor = {
+        name
+        for enclave, _, right, name in given
+        if right == 'publish' and name.startswith('/wbc/')
+    }
+    assert all(
+        enclave == '/wam/stream'
+        for enclave, _, right, name in given
+        if right == 'publish' and name in vendor
+    )
+    writers = {
+        enclave
+        for enclave, _, right, name in given
+        if right == 'publish' and name in ('/wam/robot_fault', '/joint_states')
+    }
     assert writers == {'/wam/stream'}
     assert not [name for *_, name in given if '*' in name]

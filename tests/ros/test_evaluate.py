@@ -20,27 +20,47 @@ TOY = Path(__file__).with_name('toy_worker.py')
 
 
 def trial(seed, **changes):
-    goal = {'family': 'touch', 'instruction': 'touch the red cube with the left hand',
-            'slot': 'cube_0', 'side': 'left', 'onto': '', 'mark_s': 0.0}
-    return {'series': 'main', 'seed': seed, 'family': 'touch', 'combinations': 'all',
-            'said': [[0.0, goal['instruction']]], 'goals': [goal], 'limit_s': 1.5, **changes}
+    goal = {
+        'family': 'touch',
+        'instruction': 'touch the red cube with the left hand',
+        'slot': 'cube_0',
+        'side': 'left',
+        'onto': '',
+        'mark_s': 0.0,
+    }
+    return {
+        'series': 'main',
+        'seed': seed,
+        'family': 'touch',
+        'combinations': 'all',
+        'said': [[0.0, goal['instruction']]],
+        'goals': [goal],
+        'limit_s': 1.5,
+        **changes,
+    }
 
 
 def test_the_launch_leaves_to_the_checkpoint_what_a_job_does_not_choose():
     job = {'checkpoint': 'mini', 'choice': {}, 'trials': []}
     command = evaluate.launch_command('yam', job, ['camera_hz:=10'])
     assert command[:4] == ['ros2', 'launch', 'wam_bringup', 'yam.launch.py']
-    assert set(command[4:]) == {'sim:=true', 'enable_motion:=true', 'checkpoint:=mini',
-                                'camera_hz:=10'}
+    assert set(command[4:]) == {
+        'sim:=true',
+        'enable_motion:=true',
+        'checkpoint:=mini',
+        'camera_hz:=10',
+    }
     job['choice'] = {'steps': 1, 'guidance': 2.0}
     assert {'steps:=1', 'cfg:=2.0'} < set(evaluate.launch_command('yam', job))
 
 
 def test_jobs_that_need_the_same_stack_share_it():
-    jobs = [{'checkpoint': 'a', 'choice': {}, 'trials': [1]},
-            {'checkpoint': 'b', 'choice': {}, 'trials': [2]},
-            {'checkpoint': 'a', 'choice': {'steps': 1}, 'trials': [3]},
-            {'checkpoint': 'a', 'choice': {}, 'trials': [4]}]
+    jobs = [
+        {'checkpoint': 'a', 'choice': {}, 'trials': [1]},
+        {'checkpoint': 'b', 'choice': {}, 'trials': [2]},
+        {'checkpoint': 'a', 'choice': {'steps': 1}, 'trials': [3]},
+        {'checkpoint': 'a', 'choice': {}, 'trials': [4]},
+    ]
     assert [job['trials'] for job in evaluate.joined(jobs)] == [[1, 4], [2], [3]]
 
 
@@ -62,8 +82,10 @@ class Told:
 
     def __init__(self):
         self.said, self.state, self.pauses = [], 'RUNNING', []
-        self.witness = SimpleNamespace(pause=lambda s: self.pauses.append(('pause', s)),
-                                       resume=lambda s: self.pauses.append(('resume', s)))
+        self.witness = SimpleNamespace(
+            pause=lambda s: self.pauses.append(('pause', s)),
+            resume=lambda s: self.pauses.append(('resume', s)),
+        )
         self.policy = SimpleNamespace(instruction='')
         self.sim = SimpleNamespace(episode=0, instruction='a', goals_reached=[False])
 
@@ -92,8 +114,9 @@ class Hand:
 
     def next_scene(self, asked):
         self.scenes += 1
-        self.monitor.sim = SimpleNamespace(episode=self.scenes, instruction='a',
-                                           goals_reached=[False])
+        self.monitor.sim = SimpleNamespace(
+            episode=self.scenes, instruction='a', goals_reached=[False]
+        )
 
 
 def settled(rounds):
@@ -111,12 +134,12 @@ def test_rounds_end_with_success_or_with_time_and_begin_at_home():
     monitor.sim.goals_reached = [True]
     hand.may_go.clear()
     rounds.advance(2.0)
-    rounds.advance(3.0)                     # the arms are still on their way
+    rounds.advance(3.0)  # the arms are still on their way
     assert 'a' not in monitor.said[1:] and hand.scenes == 0
     hand.may_go.set()
     settled(rounds)
     assert (hand.homes, hand.scenes) == (1, 1)
-    rounds.advance(4.0)                     # the same words, and yet new
+    rounds.advance(4.0)  # the same words, and yet new
     rounds.advance(5.0)
     rounds.advance(5.0 + LIMIT_S + 0.1)
     settled(rounds)
@@ -146,19 +169,46 @@ def test_a_change_of_scenes_that_failed_is_tried_again_and_counts_once():
 
 def test_two_trials_through_the_whole_stack(tmp_path):
     """A worker that holds still reaches nothing; scenes, words, goals and times are real."""
-    worker = tmp_path / 'python'            # policy_node runs `worker_python -m MODULE ...`
+    worker = tmp_path / 'python'  # policy_node runs `worker_python -m MODULE ...`
     worker.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} {TOY} "$@"\n')
     worker.chmod(0o755)
     jobs = tmp_path / 'jobs'
     # whatever the scene holds: no hand is near a cube, and every cube lies on the table
     other = {**trial(0)['goals'][0], 'slot': 'cube_1', 'side': 'right'}
-    jobs.write_text(json.dumps({'checkpoint': 'preset:tiny', 'choice': {}, 'trials': [
-        trial(11), trial(12, said=[[0.0, 'touch a cube'], [0.7, 'touch another']],
-                         goals=[*trial(12)['goals'], other])]}) + '\n')
+    jobs.write_text(
+        json.dumps(
+            {
+                'checkpoint': 'preset:tiny',
+                'choice': {},
+                'trials': [
+                    trial(11),
+                    trial(
+                        12,
+                        said=[[0.0, 'touch a cube'], [0.7, 'touch another']],
+                        goals=[*trial(12)['goals'], other],
+                    ),
+                ],
+            }
+        )
+        + '\n'
+    )
     done = subprocess.run(
-        [sys.executable, '-m', 'wam_policy.ros.evaluate', '--robot', 'yam', '--jobs', str(jobs),
-         f'worker_python:={worker}', 'camera_size:=160x120'],
-        capture_output=True, text=True, timeout=250, env=os.environ)
+        [
+            sys.executable,
+            '-m',
+            'wam_policy.ros.evaluate',
+            '--robot',
+            'yam',
+            '--jobs',
+            str(jobs),
+            f'worker_python:={worker}',
+            'camera_size:=160x120',
+        ],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env=os.environ,
+    )
     assert done.returncode == 0, done.stderr
     first, second = (json.loads(line) for line in done.stdout.splitlines())
     assert first['trial']['seed'] == 11 and first['reached_s'] == [None]

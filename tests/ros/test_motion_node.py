@@ -40,28 +40,35 @@ class Bench:
 
     def __init__(self, context):
         self.node = rclpy.create_node('bench', context=context)
-        self.followers = {c.name: Follower(c.joints, START[[ROBOT.commanded.index(j)
-                                                            for j in c.joints]])
-                          for c in ROBOT.controllers}
+        self.followers = {
+            c.name: Follower(c.joints, START[[ROBOT.commanded.index(j) for j in c.joints]])
+            for c in ROBOT.controllers
+        }
         self.lock = threading.Lock()
         self.track, self.refused, self.received, self.would = [], [], 0, []
         self.joints_on, self.chunks_on, self.session, self.sequence = True, False, 'one', 0
-        self.offset = 0.0                   # the robot is this far from its set-points
+        self.offset = 0.0  # the robot is this far from its set-points
         self.effort = None
         self.reporting, self.deaf, self.jumps = False, set(), [0.0]
         self.statuses, self.diagnostics, self.estops = [], {}, []
         new, out = self.node.create_subscription, self.node.create_publisher
         for c in ROBOT.controllers:
-            new(JointTrajectory, c.topic, lambda msg, n=c.name: self.on_trajectory(n, msg),
-                qos.TRAJECTORY)
+            new(
+                JointTrajectory,
+                c.topic,
+                lambda msg, n=c.name: self.on_trajectory(n, msg),
+                qos.TRAJECTORY,
+            )
         new(MotionStatus, 'motion_status', self.statuses.append, qos.LATCHED)
         new(Bool, 'estop', lambda msg: self.estops.append(msg.data), qos.LATCHED)
         new(JointTrajectory, 'motion/would_command', self.would.append, qos.TRAJECTORY)
         new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
         self.joints = out(convert.JointStateMsg, '/joint_states', qos.JOINTS)
         self.chunks = out(ActionChunk, 'action_chunk', qos.CHUNK)
-        self.states = {c.name: (out(JointTrajectoryControllerState, c.state_topic, qos.JOINTS), c)
-                       for c in ROBOT.controllers}
+        self.states = {
+            c.name: (out(JointTrajectoryControllerState, c.state_topic, qos.JOINTS), c)
+            for c in ROBOT.controllers
+        }
         self.policy = out(PolicyStatus, 'status', qos.LATCHED)
         self.node.create_timer(0.01, self.on_robot_timer)
         self.node.create_timer(0.14, self.on_chunk_timer)
@@ -89,8 +96,10 @@ class Bench:
             at = [f.sample(now_ns) for f in self.followers.values()]
         order = [ROBOT.commanded.index(n) for f in self.followers.values() for n in f.names]
         motion = np.empty((3, N))
-        motion[:, order] = [np.concatenate([getattr(a, field) for a in at])
-                            for field in ('position', 'velocity', 'acceleration')]
+        motion[:, order] = [
+            np.concatenate([getattr(a, field) for a in at])
+            for field in ('position', 'velocity', 'acceleration')
+        ]
         return motion
 
     def on_robot_timer(self):
@@ -98,16 +107,22 @@ class Bench:
         motion = self.sample(now_ns)
         self.track.append((now_ns, motion))
         if self.joints_on:
-            self.joints.publish(convert.joint_state_message(
-                JointState(now_ns, ROBOT.commanded, motion[0] + self.offset, effort=self.effort)))
+            self.joints.publish(
+                convert.joint_state_message(
+                    JointState(
+                        now_ns, ROBOT.commanded, motion[0] + self.offset, effort=self.effort
+                    )
+                )
+            )
 
         if self.reporting and len(self.track) % 2:
             for name, (publisher, controller) in self.states.items():
                 with self.lock:
                     follower = self.followers[name]
                     at = follower.state
-                    said = SetPoint(name, follower.state_ns, at.position, at.velocity,
-                                    at.acceleration)
+                    said = SetPoint(
+                        name, follower.state_ns, at.position, at.velocity, at.acceleration
+                    )
                 publisher.publish(convert.set_point_message(said, controller))
 
     def chunk(self, **changes):
@@ -115,14 +130,25 @@ class Bench:
         stamp_ns = self.now_ns() - 80_000_000
         t = (stamp_ns / 1e9 + np.arange(24)[:, None] / 30) % 1000
         rows = START + np.where(GRIPS, 0.0, 0.08) * (1 - np.cos(2 * np.pi * 0.5 * t))
-        return Chunk(**{'stamp_ns': stamp_ns, 'session': self.session, 'names': ROBOT.commanded,
-                        'sequence': self.sequence, 'step_dt_s': ROBOT.step_dt_s, 'targets': rows,
-                        'reference': rows[0], 'contract': ROBOT.contract, 'timings_ms': {},
-                        **changes})
+        return Chunk(
+            **{
+                'stamp_ns': stamp_ns,
+                'session': self.session,
+                'names': ROBOT.commanded,
+                'sequence': self.sequence,
+                'step_dt_s': ROBOT.step_dt_s,
+                'targets': rows,
+                'reference': rows[0],
+                'contract': ROBOT.contract,
+                'timings_ms': {},
+                **changes,
+            }
+        )
 
     def send(self, **changes):
-        self.chunks.publish(convert.chunk_message(self.chunk(**changes), ROBOT.name,
-                                                  self.now_ns(), False))
+        self.chunks.publish(
+            convert.chunk_message(self.chunk(**changes), ROBOT.name, self.now_ns(), False)
+        )
 
     def on_chunk_timer(self):
         if self.chunks_on:
@@ -142,8 +168,9 @@ class Bench:
     def wait(self, condition, timeout_s=45.0):
         end_s = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < end_s, \
+            assert time.monotonic() < end_s, (
                 f'still {self.status.state_name}: {self.status.reason}'
+            )
             time.sleep(0.01)
 
     def wait_state(self, name, timeout_s=45.0):
@@ -174,8 +201,10 @@ def favoured_process():
 @contextmanager
 def stage_with(*parameters):
     context = rclpy.Context()
-    rclpy.init(context=context, args=[
-        '--ros-args', '-p', 'embodiment:=yam', *(x for p in parameters for x in ('-p', p))])
+    rclpy.init(
+        context=context,
+        args=['--ros-args', '-p', 'embodiment:=yam', *(x for p in parameters for x in ('-p', p))],
+    )
     node, bench = MotionNode(context=context), Bench(context)
     spinning = Spinning([node]), Spinning([bench.node])
     try:
@@ -245,21 +274,24 @@ def test_estop_latches_until_reset_and_enable(tracking):
     bench.wait_state('DISABLED')
     before = bench.received
     time.sleep(0.4)
-    assert bench.received == before         # chunks keep coming, nothing moves
+    assert bench.received == before  # chunks keep coming, nothing moves
     assert bench.call(SetBool, 'enable', data=True).success
     bench.wait_state('TRACKING')
     bench.check_motion()
 
 
-@pytest.mark.parametrize(('changes', 'word'), [
-    ({'targets': np.full((24, N), np.nan)}, 'not finite'),
-    ({'names': tuple(f'x{i}' for i in range(N))}, 'other joints'),
-    ({'contract': 'another'}, 'contract'),
-    ({'sequence': 0}, 'came after'),
-])
+@pytest.mark.parametrize(
+    ('changes', 'word'),
+    [
+        ({'targets': np.full((24, N), np.nan)}, 'not finite'),
+        ({'names': tuple(f'x{i}' for i in range(N))}, 'other joints'),
+        ({'contract': 'another'}, 'contract'),
+        ({'sequence': 0}, 'came after'),
+    ],
+)
 def test_a_flawed_chunk_is_rejected_whole_with_its_reason(tracking, changes, word):
     _, bench = tracking
-    bench.chunks_on = False                 # the topic keeps one chunk: none may push it out
+    bench.chunks_on = False  # the topic keeps one chunk: none may push it out
     time.sleep(0.1)
     bench.send(**changes)
     bench.wait(lambda: any(word in s.reason for s in bench.statuses))
@@ -307,8 +339,10 @@ def test_a_chunk_into_the_table_stops_above_it(tracking):
         bench.send(targets=rows)
         time.sleep(0.14)
     assert bench.status.contacts_ahead > 3
-    assert any(status.reason.startswith('contact ahead: left_') and 'table' in status.reason
-               for status in bench.statuses)
+    assert any(
+        status.reason.startswith('contact ahead: left_') and 'table' in status.reason
+        for status in bench.statuses
+    )
     path = np.stack([motion[0] for _, motion in bench.track])
     assert path[:, joint].max() > START[joint] + 0.2
     assert Guard(ROBOT).first_contact(path, np.empty(0)) is None
@@ -348,8 +382,10 @@ def test_a_lost_command_and_a_lost_stop_are_noticed_and_sent_anew(reporting):
     arm = ROBOT.controllers[0].name
     bench.deaf.add(arm)
     bench.wait(lambda: bench.status.commands_lost >= 1)
-    assert any(status.reason == f'command lost on the way to {arm}; planned again from there'
-               for status in bench.statuses)
+    assert any(
+        status.reason == f'command lost on the way to {arm}; planned again from there'
+        for status in bench.statuses
+    )
     bench.deaf.clear()
     time.sleep(0.5)
     lost = bench.status.commands_lost
@@ -386,7 +422,7 @@ def test_states_of_other_joints_are_refused_with_a_reason_and_change_nothing(tra
 
 def test_deactivation_ramps_to_rest_and_cleans_up(tracking):
     node, bench = tracking
-    refused, = node.set_parameters([rclpy.parameter.Parameter('speed_scale', value=0.5)])
+    (refused,) = node.set_parameters([rclpy.parameter.Parameter('speed_scale', value=0.5)])
     assert not refused.successful and 'deactivate it first' in refused.reason
     node.trigger_deactivate()
     bench.wait_rest()
@@ -400,7 +436,7 @@ def test_deactivation_ramps_to_rest_and_cleans_up(tracking):
 
 def test_a_node_that_is_gone_leaves_a_robot_that_comes_to_rest(tracking):
     node, bench = tracking
-    node._planner._prepared = lambda trajectory: lambda: None       # as if killed
+    node._planner._prepared = lambda trajectory: lambda: None  # as if killed
     bench.wait_rest()
     bench.check_motion()
 

@@ -10,7 +10,6 @@ import rclpy
 from rclpy.context import Context
 from rclpy.parameter import Parameter
 from rclpy.time import Time
-
 from wam_policy.ros.now import Now
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]

@@ -29,8 +29,14 @@ class Probe:
 def node(request):
     context = rclpy.Context()
     rclpy.init(context=context)
-    node = rclpy.create_node('probe', context=context, cli_args=[
-        '--ros-args', *(part for rule in getattr(request, 'param', ()) for part in ('-p', rule))])
+    node = rclpy.create_node(
+        'probe',
+        context=context,
+        cli_args=[
+            '--ros-args',
+            *(part for rule in getattr(request, 'param', ()) for part in ('-p', rule)),
+        ],
+    )
     yield node
     node.destroy_node()
     rclpy.shutdown(context=context)
@@ -38,29 +44,45 @@ def node(request):
 
 def test_defaults_come_back_frozen(node):
     assert params.read(node, Probe) == Probe()
-    assert params.read(node, Probe).names == ('x', 'y')         # a second read declares nothing
+    assert params.read(node, Probe).names == ('x', 'y')  # a second read declares nothing
 
 
-@pytest.mark.parametrize('node', [[
-    'rate_hz:=50.0', 'count:=9', 'mode:=b', 'names:=[p]', 'scales:=[0.25]', 'on:=true',
-    'devices:=["cuda:0", "cuda:1"]']],
-    indirect=True)
+@pytest.mark.parametrize(
+    'node',
+    [
+        [
+            'rate_hz:=50.0',
+            'count:=9',
+            'mode:=b',
+            'names:=[p]',
+            'scales:=[0.25]',
+            'on:=true',
+            'devices:=["cuda:0", "cuda:1"]',
+        ]
+    ],
+    indirect=True,
+)
 def test_overrides_are_read(node):
-    assert params.read(node, Probe) == Probe(50.0, 9, 'b', ('p',), (0.25,), True,
-                                              ('cuda:0', 'cuda:1'))
+    assert params.read(node, Probe) == Probe(
+        50.0, 9, 'b', ('p',), (0.25,), True, ('cuda:0', 'cuda:1')
+    )
 
 
-@pytest.mark.parametrize(('node', 'words'), [
-    (['rate_hz:=501.0'], ['rate_hz', '[20, 500] Hz']),
-    (['rate_hz:=50'], ['rate_hz', 'with a decimal point']),
-    (['rate_hz:=.nan'], ['rate_hz']),
-    (['count:=0'], ['count', 'a whole number in [1, 9]']),
-    (['count:=many'], ['count', 'a whole number']),
-    (['mode:=c'], ['mode', "one of a, b, got 'c'"]),
-    (['scales:=[0.5, 1.5]'], ['scales', '[0, 1], got 1.5']),
-    (['on:=1'], ['on', 'true or false']),
-    (['devices:=[cpu, gpu]'], ['devices', 'a list', r'like cpu|cuda:\d+, got', 'gpu']),
-], indirect=['node'])
+@pytest.mark.parametrize(
+    ('node', 'words'),
+    [
+        (['rate_hz:=501.0'], ['rate_hz', '[20, 500] Hz']),
+        (['rate_hz:=50'], ['rate_hz', 'with a decimal point']),
+        (['rate_hz:=.nan'], ['rate_hz']),
+        (['count:=0'], ['count', 'a whole number in [1, 9]']),
+        (['count:=many'], ['count', 'a whole number']),
+        (['mode:=c'], ['mode', "one of a, b, got 'c'"]),
+        (['scales:=[0.5, 1.5]'], ['scales', '[0, 1], got 1.5']),
+        (['on:=1'], ['on', 'true or false']),
+        (['devices:=[cpu, gpu]'], ['devices', 'a list', r'like cpu|cuda:\d+, got', 'gpu']),
+    ],
+    indirect=['node'],
+)
 def test_a_wrong_override_is_refused_at_start(node, words):
     with pytest.raises(ValueError) as caught:
         params.read(node, Probe)
@@ -71,8 +93,10 @@ def test_descriptors_say_unit_range_and_choices(node):
     params.read(node, Probe)
     rate = node.describe_parameter('rate_hz')
     assert rate.description == 'control loop [Hz]'
-    assert (rate.floating_point_range[0].from_value,
-            rate.floating_point_range[0].to_value) == (20.0, 500.0)
+    assert (rate.floating_point_range[0].from_value, rate.floating_point_range[0].to_value) == (
+        20.0,
+        500.0,
+    )
     assert node.describe_parameter('count').integer_range[0].to_value == 9
     assert 'one of a, b' in node.describe_parameter('mode').additional_constraints
     assert 'fixed while active' in node.describe_parameter('mode').additional_constraints

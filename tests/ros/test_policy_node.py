@@ -37,8 +37,12 @@ OUTCOME = RunInstruction.Result
 
 
 def toy_plan(params, checkpoint):
-    return Plan(devices=('cpu',), arguments=('--embodiment', params.embodiment),
-                program=(sys.executable, str(TOY)), first_delay_s=0.2)
+    return Plan(
+        devices=('cpu',),
+        arguments=('--embodiment', params.embodiment),
+        program=(sys.executable, str(TOY)),
+        first_delay_s=0.2,
+    )
 
 
 class Bench:
@@ -53,10 +57,12 @@ class Bench:
         new(ActionChunk, 'action_chunk', self.chunks.append, qos.CHUNK)
         new(PolicyStatus, 'status', self.statuses.append, qos.LATCHED)
         new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
-        self.cameras = {c.key: self.node.create_publisher(Image, c.topic, qos.IMAGE)
-                        for c in ROBOT.cameras}
-        self.joints = self.node.create_publisher(convert.JointStateMsg, '/joint_states',
-                                                 qos.JOINTS)
+        self.cameras = {
+            c.key: self.node.create_publisher(Image, c.topic, qos.IMAGE) for c in ROBOT.cameras
+        }
+        self.joints = self.node.create_publisher(
+            convert.JointStateMsg, '/joint_states', qos.JOINTS
+        )
         self.words = self.node.create_publisher(String, 'instruction', qos.REQUEST)
         self.sim = self.node.create_publisher(SimStatus, '/sim/status', qos.REQUEST)
         # a period below the skew limit: between two arrivals one camera is a period ahead
@@ -89,13 +95,20 @@ class Bench:
     def wait(self, condition, timeout_s=45.0):
         end_s = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < end_s, f'still {self.status.state_name}: ' \
-                                             f'{self.status.reason}'
+            assert time.monotonic() < end_s, (
+                f'still {self.status.state_name}: {self.status.reason}'
+            )
             time.sleep(0.01)
 
     def wait_running(self, session=''):
-        self.wait(lambda: self.status.state_name == 'RUNNING' and self.status.session != session
-                  and self.chunks and self.chunks[-1].session == self.status.session)
+        self.wait(
+            lambda: (
+                self.status.state_name == 'RUNNING'
+                and self.status.session != session
+                and self.chunks
+                and self.chunks[-1].session == self.status.session
+            )
+        )
 
 
 @contextmanager
@@ -152,7 +165,7 @@ def test_the_status_is_whole_and_honest(running):
     status = bench.status
     assert (status.robot, status.instruction, status.mode) == ('yam', 'lift the cup', 'clocked')
     assert status.model == 'UNTRAINED toy' and not status.trained
-    assert 6.0 < status.query_rate_hz <= 13.0       # max_query_rate_hz is 12.5
+    assert 6.0 < status.query_rate_hz <= 13.0  # max_query_rate_hz is 12.5
     assert status.stage_names == ['receive', 'wait', 'denoise', 'transport', 'publish', 'total']
     p50 = dict(zip(status.stage_names, status.stage_p50_ms, strict=True))
     assert p50['denoise'] == 20.0 and 20.0 < p50['total'] < 200.0
@@ -180,8 +193,9 @@ def test_a_flood_of_words_is_survived(running):
         bench.say(f'task {i}')
         time.sleep(0.001)
     bench.say('lift the cup')
-    bench.wait(lambda: bench.status.instruction == 'lift the cup'
-               and bench.status.state_name == 'RUNNING')
+    bench.wait(
+        lambda: bench.status.instruction == 'lift the cup' and bench.status.state_name == 'RUNNING'
+    )
     assert len(bench.statuses) < 100
 
 
@@ -261,6 +275,7 @@ def test_reload_restarts_the_workers_and_names_a_wrong_folder(running, monkeypat
 
     def refuses(params, checkpoint):
         raise ValueError(f'checkpoint: {checkpoint!r} is no folder')
+
     monkeypatch.setattr(engine, 'plan', refuses)
     answer = client.call(Reload.Request(checkpoint='/nowhere'))
     assert not answer.success and '/nowhere' in answer.message
@@ -290,8 +305,12 @@ def test_video_is_decoded_only_for_those_who_watch(running):
 
 def test_diagnostics_name_every_part(running):
     _, bench = running
-    wanted = {'policy: loop', 'policy: query latency and rate', 'policy: workers',
-              *(f'policy: camera {camera.key} rate and age' for camera in ROBOT.cameras)}
+    wanted = {
+        'policy: loop',
+        'policy: query latency and rate',
+        'policy: workers',
+        *(f'policy: camera {camera.key} rate and age' for camera in ROBOT.cameras),
+    }
     bench.wait(lambda: wanted <= set(bench.diagnostics))
     bench.wait(lambda: bench.diagnostics['policy: query latency and rate'].message[0].isdigit())
     assert 'random weights' in bench.diagnostics['policy: workers'].message
@@ -300,8 +319,11 @@ def test_diagnostics_name_every_part(running):
 def run(bench, instruction, limit_s, feedback=None):
     client = ActionClient(bench.node, RunInstruction, 'run')
     assert client.wait_for_server(5)
-    goal = finished(client.send_goal_async(
-        RunInstruction.Goal(instruction=instruction, time_limit=limit_s), feedback))
+    goal = finished(
+        client.send_goal_async(
+            RunInstruction.Goal(instruction=instruction, time_limit=limit_s), feedback
+        )
+    )
     return goal, goal.get_result_async() if goal.accepted else None
 
 

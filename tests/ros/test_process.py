@@ -11,7 +11,7 @@ pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
-PROGRAM = textwrap.dedent('''
+PROGRAM = textwrap.dedent("""
     import sys, threading
     from rclpy.node import Node
     from wam_policy.ros.process import spun
@@ -33,13 +33,17 @@ PROGRAM = textwrap.dedent('''
                 self.never_ends()
 
     spun(Stuck, ending_s=float(sys.argv[2]))
-''')
+""")
 
 
 def ended(place, ending_s, *numbers):
     """Start the node, signal it once it is up, and return its exit status and stderr."""
-    process = subprocess.Popen([sys.executable, '-c', PROGRAM, place, str(ending_s)],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, '-c', PROGRAM, place, str(ending_s)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert process.stdout.readline() == 'up\n'
         for number in numbers:

@@ -15,7 +15,7 @@ from wam_policy.ros import qos  # noqa: E402
 
 pytestmark = pytest.mark.ros
 PROFILES = {name: value for name, value in vars(qos).items() if isinstance(value, QoSProfile)}
-TOOL = QoSProfile(depth=1)                  # what `ros2 topic pub` and `echo` offer: reliable
+TOOL = QoSProfile(depth=1)  # what `ros2 topic pub` and `echo` offer: reliable
 
 
 def meets(publisher, subscriber):
@@ -35,7 +35,7 @@ def test_any_sensor_driver_meets_our_subscriptions():
 
 def test_tools_reach_requests_but_not_as_latched():
     assert meets(TOOL, qos.REQUEST)
-    assert not meets(TOOL, qos.LATCHED)     # why requests are not latched
+    assert not meets(TOOL, qos.LATCHED)  # why requests are not latched
 
 
 def test_controllers_take_our_trajectories():

@@ -36,8 +36,9 @@ from wam_msgs.srv import StartEpisode, StopEpisode
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(90)]
 ROBOT = embodiment.load('yam')
 REST = ROBOT.rest_of(ROBOT.observed)
-PICTURE = np.kron(np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5,
-                  np.ones((16, 16, 1), np.uint8))
+PICTURE = np.kron(
+    np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5, np.ones((16, 16, 1), np.uint8)
+)
 
 
 class Robot:
@@ -66,8 +67,9 @@ class Robot:
 
     def on_joints_timer(self):
         self.sent['joints'] += 1
-        self.joints.publish(convert.joint_state_message(
-            JointState(self.now_ns(), ROBOT.observed, REST)))
+        self.joints.publish(
+            convert.joint_state_message(JointState(self.now_ns(), ROBOT.observed, REST))
+        )
 
     def on_camera_timer(self):
         self.sent['camera'] += 1
@@ -80,8 +82,12 @@ class Robot:
 
     def command(self):
         for out, controller in zip(self.commands, ROBOT.controllers, strict=True):
-            out.publish(JointTrajectory(joint_names=list(controller.joints), points=[
-                JointTrajectoryPoint(positions=[0.5] * len(controller.joints))]))
+            out.publish(
+                JointTrajectory(
+                    joint_names=list(controller.joints),
+                    points=[JointTrajectoryPoint(positions=[0.5] * len(controller.joints))],
+                )
+            )
 
     def wait(self, condition, what, timeout_s=45.0):
         end_s = time.monotonic() + timeout_s
@@ -103,16 +109,31 @@ def recording(folder, **settings):
     """Give a robot and an active recorder that listens to it."""
     context = rclpy.Context()
     rclpy.init(context=context)
-    node = RecorderNode(context, 'wam', [
-        Parameter(name, value=value) for name, value in
-        {'embodiment': 'yam', 'folder': str(folder), 'min_free_mb': 0, **settings}.items()])
+    node = RecorderNode(
+        context,
+        'wam',
+        [
+            Parameter(name, value=value)
+            for name, value in {
+                'embodiment': 'yam',
+                'folder': str(folder),
+                'min_free_mb': 0,
+                **settings,
+            }.items()
+        ],
+    )
     robot = Robot(context)
     spinning = Spinning([node, robot.node])
     try:
         node.trigger_configure()
         node.trigger_activate()
-        robot.wait(lambda: all(out.get_subscription_count() for out in (
-            *robot.cameras, *robot.commands, robot.joints, robot.words)), 'nobody listens')
+        robot.wait(
+            lambda: all(
+                out.get_subscription_count()
+                for out in (*robot.cameras, *robot.commands, robot.joints, robot.words)
+            ),
+            'nobody listens',
+        )
         robot.wait(lambda: robot.sent['camera'] > 5 and robot.statuses, 'no pictures or status')
         yield robot, node
     finally:
@@ -129,35 +150,40 @@ def bag(folder):
     with AnyReader([folder]) as reader:
         for connection, stamp, raw in reader.messages():
             found.setdefault(connection.topic, []).append(
-                (stamp, reader.deserialize(raw, connection.msgtype)))
+                (stamp, reader.deserialize(raw, connection.msgtype))
+            )
         return found, {c.topic: c.msgtype for c in reader.connections}
 
 
 def status_counts(robot):
     last = robot.statuses[-1]
-    return dict(zip(last.topic_names, zip(last.messages, last.dropped, strict=True),
-                    strict=True))
+    return dict(zip(last.topic_names, zip(last.messages, last.dropped, strict=True), strict=True))
 
 
 def test_an_episode_holds_everything_and_says_so(tmp_path):
     with recording(tmp_path) as (robot, _):
-        begun = robot.call(StartEpisode, 'recorder/start', instruction='Wave both arms',
-                           labels=['operator=Ada'])
+        begun = robot.call(
+            StartEpisode, 'recorder/start', instruction='Wave both arms', labels=['operator=Ada']
+        )
         assert begun.success, begun.message
         before = dict(robot.sent)
         robot.command()
         time.sleep(1.5)
         robot.wait(lambda: robot.statuses[-1].state == EpisodeStatus.RECORDING, 'not recording')
         after = dict(robot.sent)
-        ended = robot.call(StopEpisode, 'recorder/stop', keep=True, task_success=True,
-                           note='well done')
+        ended = robot.call(
+            StopEpisode, 'recorder/stop', keep=True, task_success=True, note='well done'
+        )
         assert ended.success and '0 dropped' in ended.message, ended.message
         counts = status_counts(robot)
     assert begun.episode.endswith('wave_both_arms') and ended.episode == begun.episode
     folder = tmp_path / begun.episode
     about = layout.contents(layout.file_of(folder)).about
-    assert (about['instruction'], about['success'], about['note']) == \
-        ('Wave both arms', 'yes', 'well done')
+    assert (about['instruction'], about['success'], about['note']) == (
+        'Wave both arms',
+        'yes',
+        'well done',
+    )
     assert about['label.operator'] == 'Ada' and about['robot'] == 'yam'
     assert about['contract'] == ROBOT.contract
     found, types = bag(folder)
@@ -169,12 +195,12 @@ def test_an_episode_holds_everything_and_says_so(tmp_path):
         seen = convert.frame_of_compressed(pictures[0][1], camera.key)
         assert abs(seen.rgb.astype(int) - PICTURE).max() < 30
         assert pictures[0][1].header.frame_id == camera.frame_id
-        assert 0 <= pictures[0][0] - seen.stamp_ns < 1e9        # the camera's own stamp
+        assert 0 <= pictures[0][0] - seen.stamp_ns < 1e9  # the camera's own stamp
         assert len(found[camera.info_topic]) > 1
     for controller in ROBOT.controllers:
-        (_, sent), = found[controller.topic]
+        ((_, sent),) = found[controller.topic]
         assert list(sent.joint_names) == list(controller.joints)
-    assert found['/wam/motion_status'][0][1].reason == 'said before'    # latched, kept
+    assert found['/wam/motion_status'][0][1].reason == 'said before'  # latched, kept
     assert counts['/joint_states'][0] == len(found['/joint_states'])
     assert all(dropped == 0 for _, dropped in counts.values())
     stamps = [stamp for stamp, _ in found['/joint_states']]
@@ -186,7 +212,7 @@ def test_raw_images_are_kept_as_they_came(tmp_path):
         node.begin('', [])
         time.sleep(0.5)
         assert robot.call(StopEpisode, 'recorder/stop', keep=True).success
-    folder, = tmp_path.iterdir()
+    (folder,) = tmp_path.iterdir()
     found, types = bag(folder)
     topic = ROBOT.cameras[0].topic
     assert types[topic] == 'sensor_msgs/msg/Image' and len(found[topic]) > 3
@@ -197,7 +223,7 @@ def test_a_discarded_episode_is_gone_and_others_stay(tmp_path):
     with recording(tmp_path) as (robot, _):
         for keep in (True, False):
             assert robot.call(StartEpisode, 'recorder/start', instruction='wave').success
-            assert not robot.call(StartEpisode, 'recorder/start').success   # one at a time
+            assert not robot.call(StartEpisode, 'recorder/start').success  # one at a time
             time.sleep(0.2)
             ended = robot.call(StopEpisode, 'recorder/stop', keep=keep)
             assert ended.success, ended.message
@@ -223,7 +249,7 @@ def test_each_instruction_is_an_episode(tmp_path):
         about = layout.contents(layout.file_of(folder)).about
         found[about['instruction']] = about
         words = bag(folder)[0]['/wam/instruction']
-        assert words[0][1].data == about['instruction']     # its own words are in the bag
+        assert words[0][1].data == about['instruction']  # its own words are in the bag
     assert set(found) == {'lift the red cube', 'push the blue ball'}
     assert found['lift the red cube']['success'] == 'unknown'
     assert found['push the blue ball']['success'] == 'yes'
@@ -267,13 +293,16 @@ def test_an_interrupted_episode_is_repaired_at_the_next_start(tmp_path):
     dead = BagWriter(tmp_path / 'dead', [], {'instruction': 'wave'})
     dead.abandon()
     kind = 'std_msgs/msg/String'
-    left = BagWriter(tmp_path / 'left', [Topic('/words', kind, definitions.definition(kind))],
-                     {'instruction': 'wave'})
+    left = BagWriter(
+        tmp_path / 'left',
+        [Topic('/words', kind, definitions.definition(kind))],
+        {'instruction': 'wave'},
+    )
     left.write(0, 5, serialize_message(String(data='hello')))
     left.sync()
     left.abandon()
     with recording(tmp_path):
-        assert layout.interrupted(tmp_path) == [tmp_path / 'dead']      # holds nothing
+        assert layout.interrupted(tmp_path) == [tmp_path / 'dead']  # holds nothing
     assert bag(tmp_path / 'left')[0]['/words'][0][1].data == 'hello'
 
 
@@ -286,14 +315,24 @@ def test_a_nearly_full_disk_ends_the_episode_in_order(tmp_path):
         assert 'min_free_mb' in robot.statuses[-1].reason
         answer = robot.call(StopEpisode, 'recorder/stop', keep=True)
         assert not answer.success and 'min_free_mb' in answer.message
-    folder, = tmp_path.iterdir()
+    (folder,) = tmp_path.iterdir()
     assert layout.contents(layout.file_of(folder)).about['ended'] == 'the disk was nearly full'
 
 
 def test_a_killed_recorder_loses_less_than_a_second(tmp_path, started):
-    process = started('wam_policy.ros.recorder_node', '-r', '__ns:=/wam', '-p', 'embodiment:=yam',
-                      '-p', f'folder:={tmp_path}', '-p', 'each_instruction:=true',
-                      '-p', 'min_free_mb:=0')
+    process = started(
+        'wam_policy.ros.recorder_node',
+        '-r',
+        '__ns:=/wam',
+        '-p',
+        'embodiment:=yam',
+        '-p',
+        f'folder:={tmp_path}',
+        '-p',
+        'each_instruction:=true',
+        '-p',
+        'min_free_mb:=0',
+    )
     context = rclpy.Context()
     rclpy.init(context=context)
     robot = Robot(context)
@@ -301,8 +340,12 @@ def test_a_killed_recorder_loses_less_than_a_second(tmp_path, started):
     try:
         for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
             # an answer may come before its way back is known: ask again
-            robot.wait(lambda n=number: robot.call(ChangeState, 'recorder/change_state', 3.0,
-                                                   transition=Transition(id=n)), 'no answer')
+            robot.wait(
+                lambda n=number: robot.call(
+                    ChangeState, 'recorder/change_state', 3.0, transition=Transition(id=n)
+                ),
+                'no answer',
+            )
         robot.wait(robot.words.get_subscription_count, 'nobody listens')
         robot.words.publish(String(data='wave'))
         robot.wait(lambda: robot.statuses and robot.statuses[-1].duration > 2.0, 'not recording')
@@ -313,7 +356,7 @@ def test_a_killed_recorder_loses_less_than_a_second(tmp_path, started):
         spinning.stop()
         robot.node.destroy_node()
         rclpy.shutdown(context=context)
-    folder, = layout.interrupted(tmp_path)
+    (folder,) = layout.interrupted(tmp_path)
     found = repair(folder).contents
     assert found.about['instruction'] == 'wave' and found.duration_s > 1.0
     assert killed_ns - found.end_ns < 1e9
@@ -327,24 +370,45 @@ def test_the_program_records_for_a_time(tmp_path):
     spinning = Spinning([robot.node])
     try:
         ended = subprocess.run(
-            [sys.executable, '-m', 'wam_policy.ros.record', '--robot', 'yam', '--folder',
-             str(tmp_path), '--instruction', 'wave', '--label', 'operator=Ada', '--seconds', '2',
-             '--success', 'yes'], capture_output=True, text=True, timeout=60, check=False)
+            [
+                sys.executable,
+                '-m',
+                'wam_policy.ros.record',
+                '--robot',
+                'yam',
+                '--folder',
+                str(tmp_path),
+                '--instruction',
+                'wave',
+                '--label',
+                'operator=Ada',
+                '--seconds',
+                '2',
+                '--success',
+                'yes',
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     finally:
         spinning.stop()
         robot.node.destroy_node()
         rclpy.shutdown(context=context)
     assert ended.returncode == 0, ended.stderr
     assert 'saved' in ended.stdout and '0 dropped' in ended.stdout
-    folder, = tmp_path.iterdir()
+    (folder,) = tmp_path.iterdir()
     about = layout.contents(layout.file_of(folder)).about
     assert (about['success'], about['label.operator']) == ('yes', 'Ada')
     assert len(bag(folder)[0]['/joint_states']) > 150
 
 
 def test_a_new_episode_needs_room(tmp_path):
-    with recording(tmp_path, min_free_mb=10**9) as (_, node), \
-            pytest.raises(ValueError, match='free some space'):
+    with (
+        recording(tmp_path, min_free_mb=10**9) as (_, node),
+        pytest.raises(ValueError, match='free some space'),
+    ):
         node.begin('wave', [])
 
 

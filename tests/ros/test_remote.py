@@ -21,8 +21,9 @@ def double(port=0):
 def stage():
     server = double()
     try:
-        with staged('backend:=remote', f'server:=ws://127.0.0.1:{server.port}',
-                    'query_timeout_s:=1.5') as (_, bench):
+        with staged(
+            'backend:=remote', f'server:=ws://127.0.0.1:{server.port}', 'query_timeout_s:=1.5'
+        ) as (_, bench):
             yield server, bench
     finally:
         server.close()
@@ -44,8 +45,8 @@ def test_it_asks_once_a_block_in_the_rhythm_of_the_released_server(stage):
     bench.wait_running()
     assert [len(shown[VIEWS[0]]) for _, shown in server.seen[:4]] == [1, 4, 4, 4]
     assert {prompt for prompt, _ in server.seen} == {'lift the cup'} and held(bench)
-    seconds = (bench.chunks[-1].header.stamp.sec - bench.chunks[0].header.stamp.sec)
-    assert len(bench.chunks) <= 2 + seconds / 0.8 + 1 / 0.8     # 24 steps at 30 Hz
+    seconds = bench.chunks[-1].header.stamp.sec - bench.chunks[0].header.stamp.sec
+    assert len(bench.chunks) <= 2 + seconds / 0.8 + 1 / 0.8  # 24 steps at 30 Hz
     before = bench.status.session
     bench.say('put it down')
     bench.wait_running(before)
@@ -53,9 +54,16 @@ def test_it_asks_once_a_block_in_the_rhythm_of_the_released_server(stage):
     assert server.calls.count('reset') == 2
 
 
-@pytest.mark.parametrize(('act', 'words'), [
-    ('crash', 'CUDA error'), ('nan', 'not finite'), ('horizon', 'want actions'),
-    ('garbage', 'garbage'), ('slow', 'did not answer within')])
+@pytest.mark.parametrize(
+    ('act', 'words'),
+    [
+        ('crash', 'CUDA error'),
+        ('nan', 'not finite'),
+        ('horizon', 'want actions'),
+        ('garbage', 'garbage'),
+        ('slow', 'did not answer within'),
+    ],
+)
 def test_faults_are_in_the_status_and_it_goes_on_by_itself(stage, act, words):
     server, bench = stage
     bench.say('lift the cup')
@@ -75,8 +83,9 @@ def test_it_holds_while_the_server_is_away_and_resumes(stage):
     bench.wait_running()
     server.act = 'vanish'
     server.close()
-    bench.wait(lambda: bench.status.state_name == 'HOLDING'
-               and 'no server at' in bench.status.reason, 15)
+    bench.wait(
+        lambda: bench.status.state_name == 'HOLDING' and 'no server at' in bench.status.reason, 15
+    )
     count = len(bench.chunks)
     again = double(server.port)
     bench.wait(lambda: bench.status.state_name == 'RUNNING' and len(bench.chunks) > count, 30)

@@ -22,7 +22,7 @@ from wam_msgs.srv import StartEpisode, StopEpisode  # noqa: E402
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
 SWAY_RAD = 0.08
 FLAVOURS = {'agibot_g1': 'dreamzero_agibot', 'yam': 'dreamzero_yam'}
-GAP_S = 0.5             # between two joint states in a bag, on a machine that is busy
+GAP_S = 0.5  # between two joint states in a bag, on a machine that is busy
 
 
 class Stage:
@@ -33,8 +33,14 @@ class Stage:
         self.port = self.server.port
         self.watch = Watch(robot)
         self.launch = launched(
-            robot, 'sim:=true', 'camera_size:=160x120', 'backend:=remote', 'record:=manual',
-            f'record_folder:={folder}', f'server:=ws://127.0.0.1:{self.port}')
+            robot,
+            'sim:=true',
+            'camera_size:=160x120',
+            'backend:=remote',
+            'record:=manual',
+            f'record_folder:={folder}',
+            f'server:=ws://127.0.0.1:{self.port}',
+        )
 
     def down(self):
         """Die in the middle of a request."""
@@ -59,7 +65,7 @@ def stage(request, launched, tmp_path_factory):
     finally:
         watch.close()
         made.server.close()
-        made.launch.stop(threading.Event())     # if a test failed: the next robot needs the place
+        made.launch.stop(threading.Event())  # if a test failed: the next robot needs the place
 
 
 def follow(stage):
@@ -80,8 +86,9 @@ def test_the_server_moves_the_robot_in_its_own_rhythm(stage):
     assert stage.server.calls[:2] == ['reset', 'infer']
 
 
-@pytest.mark.parametrize(('act', 'words'), [('nan', 'not finite'), ('garbage', 'garbage'),
-                                            ('crash', 'CUDA error')])
+@pytest.mark.parametrize(
+    ('act', 'words'), [('nan', 'not finite'), ('garbage', 'garbage'), ('crash', 'CUDA error')]
+)
 def test_whatever_it_answers_the_robot_does_not_jump(stage, act, words):
     watch = stage.watch
     follow(stage)
@@ -100,8 +107,10 @@ def test_it_holds_while_the_server_is_away_and_goes_on_by_itself(stage):
     watch.jumps.clear()
     session = watch.policy.session
     stage.down()
-    watch.wait(lambda: watch.policy.state_name == 'HOLDING'
-               and 'no server at' in watch.policy.reason, 'not noticed')
+    watch.wait(
+        lambda: watch.policy.state_name == 'HOLDING' and 'no server at' in watch.policy.reason,
+        'not noticed',
+    )
     watch.wait_motion('HOLDING')
     watch.wait_rest()
     stage.up()
@@ -133,8 +142,10 @@ def test_the_episode_survives_all_of_it(stage):
     assert held_ns and joints_ns[0] < held_ns[0] < joints_ns[-1]
     first = states.index('RUNNING')
     assert 'HOLDING' in states[first:] and states[first:].count('RUNNING') >= 2
-    assert max(*watch.sim.velocity_ratio, *watch.sim.acceleration_ratio,
-               *watch.sim.jerk_ratio) <= 1.0 + 1e-6
+    assert (
+        max(*watch.sim.velocity_ratio, *watch.sim.acceleration_ratio, *watch.sim.jerk_ratio)
+        <= 1.0 + 1e-6
+    )
 
 
 def test_everything_ends_in_order(stage):
@@ -143,4 +154,5 @@ def test_everything_ends_in_order(stage):
     watch.wait(lambda: launch.returncode is not None, 'the launch does not end', 40)
     assert launch.returncode == 0, launch.last_words()
     assert launch.exit_codes() == dict.fromkeys(
-        ('policy_node', 'motion_node', 'sim_node', 'recorder_node'), 0)
+        ('policy_node', 'motion_node', 'sim_node', 'recorder_node'), 0
+    )

@@ -23,30 +23,52 @@ def samples(leak_mb_per_h=0.0, hours=1.0, period_s=20.0, restarts=0):
     found = []
     for at_s in np.arange(0.0, 3600 * hours, period_s):
         used = {'rss_mb': 200.0, 'fds': 30, 'threads': 12}
-        found.append({
-            'at_s': float(at_s), 'latency_p50_ms': 80.0, 'latency_p99_ms': 120.0, 'chunk_hz': 8.0,
-            'underruns': 0, 'load': 1.0, 'worker_restarts': restarts, 'processes': {
-                'motion_node': {**used, 'uss_mb': 90.0 + noise.normal(0.0, 0.2)},
-                'policy_node': {**used, 'uss_mb': 120.0 + noise.normal(0.0, 0.2)
-                                + leak_mb_per_h * at_s / 3600}}})
+        found.append(
+            {
+                'at_s': float(at_s),
+                'latency_p50_ms': 80.0,
+                'latency_p99_ms': 120.0,
+                'chunk_hz': 8.0,
+                'underruns': 0,
+                'load': 1.0,
+                'worker_restarts': restarts,
+                'processes': {
+                    'motion_node': {**used, 'uss_mb': 90.0 + noise.normal(0.0, 0.2)},
+                    'policy_node': {
+                        **used,
+                        'uss_mb': 120.0 + noise.normal(0.0, 0.2) + leak_mb_per_h * at_s / 3600,
+                    },
+                },
+            }
+        )
     return found
 
 
 def document(**changes):
     found = samples(**changes)
-    return {'robot': 'yam', 'model': 'toy', 'samples': found, 'launch_exit_code': 0,
-            'verdict': soak.verdict(found, 600.0)}
+    return {
+        'robot': 'yam',
+        'model': 'toy',
+        'samples': found,
+        'launch_exit_code': 0,
+        'verdict': soak.verdict(found, 600.0),
+    }
 
 
-@pytest.mark.parametrize(('command', 'name'), [
-    (['python', '-m', 'wam_policy.worker.main', '--rank', '1', '--role', 'uncond'],
-     'worker uncond'),
-    (['python', '/install/lib/wam_policy/policy_node', '--ros-args'], 'policy_node'),
-    (['python', '/opt/bin/ros2', 'launch', 'wam_bringup', 'yam.launch.py'], 'launch'),
-    (['python', '-m', 'wam_policy.ros.leash', '1', 'ros2', 'launch'], None),
-    (['python', '-m', 'wam_policy.ros.evaluate', '--robot', 'yam', '--jobs', 'F'], None),
-    (['bash'], None),
-])
+@pytest.mark.parametrize(
+    ('command', 'name'),
+    [
+        (
+            ['python', '-m', 'wam_policy.worker.main', '--rank', '1', '--role', 'uncond'],
+            'worker uncond',
+        ),
+        (['python', '/install/lib/wam_policy/policy_node', '--ros-args'], 'policy_node'),
+        (['python', '/opt/bin/ros2', 'launch', 'wam_bringup', 'yam.launch.py'], 'launch'),
+        (['python', '-m', 'wam_policy.ros.leash', '1', 'ros2', 'launch'], None),
+        (['python', '-m', 'wam_policy.ros.evaluate', '--robot', 'yam', '--jobs', 'F'], None),
+        (['bash'], None),
+    ],
+)
 def test_processes_are_named_by_what_they_do(command, name):
     assert named(command) == name
 
@@ -54,20 +76,22 @@ def test_processes_are_named_by_what_they_do(command, name):
 def test_a_stack_that_does_not_grow_is_flat():
     found = document()
     assert found['verdict']['flat'] and found['verdict']['grows'] == []
-    assert found['verdict']['samples'] == 150       # those of the warm-up do not count
+    assert found['verdict']['samples'] == 150  # those of the warm-up do not count
     assert soak.faults(found) == []
 
 
 @pytest.mark.parametrize('hours', [1.0, 3.0])
 def test_a_heap_that_settles_is_no_leak_and_a_longer_run_tells_slower_ones(hours):
     given = samples(hours=hours)
-    for each in given:                      # ever rarer, never again less
+    for each in given:  # ever rarer, never again less
         each['processes']['motion_node']['uss_mb'] = 90.0 + 0.1 * int(
-            3.0 * np.log1p(each['at_s'] / 600.0))
+            3.0 * np.log1p(each['at_s'] / 600.0)
+        )
     assert soak.verdict(given, 600.0)['grows'] == []
     leak_mb_per_h = 2.0 / hours
     assert soak.verdict(samples(hours=hours, leak_mb_per_h=leak_mb_per_h), 600.0)['grows'] == [
-        'policy_node uss_mb']
+        'policy_node uss_mb'
+    ]
 
 
 def test_a_leak_is_found_and_named():
@@ -75,7 +99,8 @@ def test_a_leak_is_found_and_named():
     assert not found['verdict']['flat']
     assert found['verdict']['grows'] == ['policy_node uss_mb']
     assert found['verdict']['processes']['policy_node']['uss_mb']['per_hour'] == pytest.approx(
-        5.0, abs=0.5)
+        5.0, abs=0.5
+    )
     assert 'policy_node uss_mb grows' in soak.faults(found)
 
 
@@ -84,7 +109,7 @@ def test_what_a_process_allocated_is_judged_not_the_libraries_it_alone_maps():
     for number, each in enumerate(given):
         for process in each['processes'].values():
             process['anon_mb'] = process['uss_mb'] - 40.0
-            process['uss_mb'] += 55.0 * (number > 100)      # another process has ended
+            process['uss_mb'] += 55.0 * (number > 100)  # another process has ended
     found = soak.verdict(given, 600.0)
     assert found['grows'] == [] and found['flat'] and found['memory'] == 'anon_mb'
     mine = psutil.Process()
@@ -95,7 +120,7 @@ def test_buffers_that_come_and_go_are_no_leak_and_hide_none():
     noise = np.random.default_rng(6)
     given = samples()
     leaking = samples(leak_mb_per_h=5.0)
-    for number, each in enumerate(given):               # busier in the second half
+    for number, each in enumerate(given):  # busier in the second half
         buffers = 3.7 * (noise.uniform() < 0.3 + 0.5 * (number > 90))
         for one in (each, leaking[number]):
             one['processes']['policy_node']['uss_mb'] += buffers
@@ -113,9 +138,14 @@ def test_of_several_stacks_the_longest_is_judged_after_a_warm_up_of_its_own():
     second = [{**each, 'stack': 2, 'at_s': each['at_s'] + 800.0} for each in samples()]
     found = soak.verdict(first + second, 600.0)
     assert found['flat'] and found['stacks'] == 2 and found['samples'] == 150
-    assert not soak.verdict(second + [{**each, 'at_s': each['at_s'] + 5000.0, 'stack': 3}
-                                      for each in samples(leak_mb_per_h=50.0, hours=2.0)],
-                            600.0)['flat']
+    assert not soak.verdict(
+        second
+        + [
+            {**each, 'at_s': each['at_s'] + 5000.0, 'stack': 3}
+            for each in samples(leak_mb_per_h=50.0, hours=2.0)
+        ],
+        600.0,
+    )['flat']
 
 
 def test_a_run_that_was_too_short_is_not_called_flat():
@@ -128,16 +158,21 @@ def test_a_report_is_replaced_whole_judged_again_and_drawn(tmp_path):
     assert soak.main(['--again', '--report', str(path), '--plot', str(plot)]) == 0
     assert json.loads(path.read_text())['verdict']['flat']
     assert plot.read_bytes().startswith(b'\x89PNG') and not list(tmp_path.glob('*.part'))
-    soak_plot.drawn(document(hours=0.01), plot)     # too short for a slope
+    soak_plot.drawn(document(hours=0.01), plot)  # too short for a slope
 
 
-@pytest.mark.parametrize(('given', 'complaint'), [
-    (['--hours', '0', '--report', 'R.json'], '--hours: want more than 0'),
-    (['--report', '/nowhere/R.json'], 'no folder /nowhere'),
-    (['--again', '--report', 'none.json'], 'no report none.json'),
-    (['--watch', '7', '--seed', '1', '--camera-hz', '5', '--report', 'R.json'],
-     'leave out --seed, --camera-hz'),
-])
+@pytest.mark.parametrize(
+    ('given', 'complaint'),
+    [
+        (['--hours', '0', '--report', 'R.json'], '--hours: want more than 0'),
+        (['--report', '/nowhere/R.json'], 'no folder /nowhere'),
+        (['--again', '--report', 'none.json'], 'no report none.json'),
+        (
+            ['--watch', '7', '--seed', '1', '--camera-hz', '5', '--report', 'R.json'],
+            'leave out --seed, --camera-hz',
+        ),
+    ],
+)
 def test_wrong_arguments_name_the_fix(given, complaint, capsys):
     with pytest.raises(SystemExit):
         soak.arguments(given)
@@ -145,7 +180,7 @@ def test_wrong_arguments_name_the_fix(given, complaint, capsys):
 
 
 # a command that lives with one "stack" after another, each a launch with a node below it
-TWO_STACKS = '''
+TWO_STACKS = """
 import shutil, subprocess, sys
 stack = ('import shutil, subprocess; '
          'subprocess.run(["motion_node", "60"], executable=shutil.which("sleep"))')
@@ -158,14 +193,18 @@ for _ in range(2):
     launch.wait()
     print('down', flush=True)
     sys.stdin.readline()
-'''
+"""
 
 
 @pytest.fixture
 def command():
     """Start that command; end it, and with it what it would have started."""
-    with subprocess.Popen([sys.executable, '-c', TWO_STACKS], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, text=True) as started:
+    with subprocess.Popen(
+        [sys.executable, '-c', TWO_STACKS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as started:
         yield started
         for child in Watched(started.pid).tree() if started.poll() is None else ():
             child.kill()
@@ -198,7 +237,7 @@ def test_stacks_below_a_command_are_found_counted_and_outlived(command):
     assert watched.stacks == 2
     assert told(command) == 'down'
     command.stdin.close()
-    until(lambda: watched.ended)                # not yet waited for: a zombie has ended too
+    until(lambda: watched.ended)  # not yet waited for: a zombie has ended too
     assert watched.tree() == [] and watched.robot() is None
     assert '-c' in watched.command
 
@@ -208,7 +247,7 @@ def test_what_cannot_be_watched_says_why():
     gone.wait()
     with pytest.raises(ValueError, match=f'there is no process {gone.pid}'):
         Watched(gone.pid)
-    here = psutil.Process().environ().get('ROS_DOMAIN_ID', '0')     # as it was started
+    here = psutil.Process().environ().get('ROS_DOMAIN_ID', '0')  # as it was started
     with pytest.raises(ValueError, match=f'set ROS_DOMAIN_ID={here}'):
         Watched(os.getpid(), {'ROS_DOMAIN_ID': '230'})
 

@@ -21,8 +21,9 @@ PICK, OPEN = 'pick up the red cube', 'open the left hand'
 def stack(launched, watching):
     """Give one launch and its watch; the tests below use it in their order."""
     watch = watching('agibot_g1')
-    launch = launched('agibot_g1', 'sim:=true', 'camera_size:=160x120',
-                      'checkpoint:=preset:tiny', 'steps:=4')     # guided: two workers
+    launch = launched(
+        'agibot_g1', 'sim:=true', 'camera_size:=160x120', 'checkpoint:=preset:tiny', 'steps:=4'
+    )  # guided: two workers
     watch.wait(lambda: watch.policy.state_name == 'IDLE', 'workers are not ready', 90)
     watch.wait_motion('HOLDING')
     return launch, watch
@@ -50,19 +51,22 @@ def ros2(*arguments):
 
 def test_it_is_driven_with_topic_and_service_commands_alone(stack):
     _, watch = stack
-    ros2('topic', 'pub', '--once', '/wam/instruction', 'std_msgs/msg/String',
-         f"{{data: '{PICK}'}}")
+    ros2(
+        'topic', 'pub', '--once', '/wam/instruction', 'std_msgs/msg/String', f"{{data: '{PICK}'}}"
+    )
     watch.wait_running()
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
-    status = ros2('topic', 'echo', '--no-daemon', '--once', '/wam/status',
-                  'wam_msgs/msg/PolicyStatus')
+    status = ros2(
+        'topic', 'echo', '--no-daemon', '--once', '/wam/status', 'wam_msgs/msg/PolicyStatus'
+    )
     assert f'instruction: {PICK}' in status and 'model: UNTRAINED tiny' in status
     assert 'success=True' in ros2('service', 'call', '/wam/estop', 'std_srvs/srv/Trigger')
     watch.wait_motion('ESTOPPED')
     watch.wait_rest()
     assert 'success=True' in ros2('service', 'call', '/wam/reset', 'std_srvs/srv/Trigger')
-    assert 'success=True' in ros2('service', 'call', '/wam/enable', 'std_srvs/srv/SetBool',
-                                  '{data: true}')
+    assert 'success=True' in ros2(
+        'service', 'call', '/wam/enable', 'std_srvs/srv/SetBool', '{data: true}'
+    )
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
 
 
@@ -72,7 +76,7 @@ def test_new_words_in_the_middle_of_a_chunk_are_followed_at_once(running):
         session, chunks = watch.policy.session, len(watch.chunks)
         watch.say(text)
         watch.wait_running(session)
-        later = [chunk.session for chunk in watch.chunks[chunks + 1:]]
+        later = [chunk.session for chunk in watch.chunks[chunks + 1 :]]
         assert watch.policy.instruction == text
         assert sorted(later, key=lambda s: int(s.split('-')[1])) == later
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
@@ -99,10 +103,13 @@ def test_a_killed_worker_makes_it_hold_and_the_next_one_remembers(running):
     watch.wait(lambda: watch.policy.state_name == 'HOLDING' and 'SIGKILL' in watch.policy.reason)
     watch.wait_motion('HOLDING')
     watch.wait_rest()
-    watch.wait(lambda: watch.policy.state_name == 'RUNNING' and watch.policy.session != session,
-               'the workers did not come back', 120)
+    watch.wait(
+        lambda: watch.policy.state_name == 'RUNNING' and watch.policy.session != session,
+        'the workers did not come back',
+        120,
+    )
     assert watch.policy.kv_rebuilds > rebuilds and watch.policy.worker_restarts == 1
-    assert watch.policy.kv_window_fill > 0     # a window that had just begun holds one frame
+    assert watch.policy.kv_window_fill > 0  # a window that had just begun holds one frame
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
     assert {worker.pid for worker in workers}.isdisjoint(w.pid for w in workers_of(launch.pid))
 

@@ -25,7 +25,7 @@ from wam_policy.ros.stream_node import StreamNode
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 G1, YAM = load('agibot_g1'), load('yam')
-LEAD = 200_000_000          # for planning here: what comes too late is refused
+LEAD = 200_000_000  # for planning here: what comes too late is refused
 
 
 class FakeArm:
@@ -47,9 +47,14 @@ class FakeArm:
         self.commands.append(joint_pos.copy())
 
     def get_observations(self):
-        return {'joint_pos': self.position[:6], 'joint_vel': np.zeros(6),
-                'gripper_pos': self.position[6:], 'gripper_vel': np.zeros(1),
-                'joint_eff': np.arange(6.0), 'temp_rotor': np.full(7, self.rotor_c)}
+        return {
+            'joint_pos': self.position[:6],
+            'joint_vel': np.zeros(6),
+            'gripper_pos': self.position[6:],
+            'gripper_vel': np.zeros(1),
+            'joint_eff': np.arange(6.0),
+            'temp_rotor': np.full(7, self.rotor_c),
+        }
 
     def close(self):
         self.closed = True
@@ -62,8 +67,12 @@ def i2rt(monkeypatch):
     robots, utils = ModuleType('i2rt.robots.get_robot'), ModuleType('i2rt.robots.utils')
     robots.get_yam_robot = FakeArm
     utils.ArmType, utils.GripperType = {'YAM': 'yam'}, {'LINEAR_4310': 'linear_4310'}
-    for name, module in (('i2rt', ModuleType('i2rt')), ('i2rt.robots', ModuleType('i2rt.robots')),
-                         (robots.__name__, robots), (utils.__name__, utils)):
+    for name, module in (
+        ('i2rt', ModuleType('i2rt')),
+        ('i2rt.robots', ModuleType('i2rt.robots')),
+        (robots.__name__, robots),
+        (utils.__name__, utils),
+    ):
         monkeypatch.setitem(sys.modules, name, module)
     return FakeArm.made
 
@@ -80,11 +89,16 @@ class Bench:
         new(JointState, '/wbc/left_ee_command', self.hands.append, qos.STREAM)
         new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
         self.plan, self.states = None, []
-        new(JointTrajectoryControllerState, robot.controllers[0].state_topic, self.states.append,
-            qos.JOINTS)
+        new(
+            JointTrajectoryControllerState,
+            robot.controllers[0].state_topic,
+            self.states.append,
+            qos.JOINTS,
+        )
         self.hal = out(JointState, '/hal/arm_joint_state', qos.JOINTS)
-        self.controllers = [(out(JointTrajectory, c.topic, qos.TRAJECTORY), c)
-                            for c in robot.controllers]
+        self.controllers = [
+            (out(JointTrajectory, c.topic, qos.TRAJECTORY), c) for c in robot.controllers
+        ]
         self.names, self.values = [], np.linspace(-0.3, 0.3, 14)
         self.reporting = reporting and robot is G1
         self.node.create_timer(0.01, self.on_robot_timer)
@@ -107,9 +121,12 @@ class Bench:
         start = planning.switch_ns(self.node.get_clock().now().nanoseconds, LEAD)
         here = self.posture
         goal = here + by
-        plan = planning.tracked(held(self.robot.commanded, here, 0), start,
-                                here + np.linspace(0, 1, 20)[:, None] * (goal - here),
-                                limits.margined(self.robot))
+        plan = planning.tracked(
+            held(self.robot.commanded, here, 0),
+            start,
+            here + np.linspace(0, 1, 20)[:, None] * (goal - here),
+            limits.margined(self.robot),
+        )
         self.plan = plan
         for publisher, controller in self.controllers:
             publisher.publish(convert.trajectory_message(plan, controller.joints))
@@ -125,9 +142,15 @@ class Bench:
 @contextmanager
 def stage(robot, *parameters, active=True, reporting=True):
     context = rclpy.Context()
-    rclpy.init(context=context, args=[
-        '--ros-args', '-p', f'embodiment:={robot.name}',
-        *(x for p in parameters for x in ('-p', p))])
+    rclpy.init(
+        context=context,
+        args=[
+            '--ros-args',
+            '-p',
+            f'embodiment:={robot.name}',
+            *(x for p in parameters for x in ('-p', p)),
+        ],
+    )
     node, bench = StreamNode(context=context), Bench(context, robot, reporting)
     spinning = Spinning([node]), Spinning([bench.node])
     try:
@@ -154,9 +177,9 @@ ASSUMED = ('vendor_messages:=false', 'assumed_opening:=0.5')
 def test_g1_arms_and_grippers_are_streamed_in_the_vendors_terms():
     with stage(G1, 'enable_motion:=true', *ASSUMED) as (_, bench):
         bench.wait(lambda: len(bench.arms) > 10)
-        assert bench.arms[-1].position == pytest.approx(bench.values)   # holds what it measured
+        assert bench.arms[-1].position == pytest.approx(bench.values)  # holds what it measured
         assert bench.hands[-1].name == ['left_gripper_joint1']
-        assert bench.hands[-1].position[0] == pytest.approx(35 + 0.5 * 85)      # half open
+        assert bench.hands[-1].position[0] == pytest.approx(35 + 0.5 * 85)  # half open
         goal = bench.move(np.where(limits.gripping(G1), 0.3, 0.05))
         bench.wait(lambda: np.allclose(bench.arms[-1].position, goal[:14], atol=1e-6))
         assert bench.hands[-1].position[0] == pytest.approx(120 - 85 * goal[14], abs=1e-2)
@@ -174,7 +197,7 @@ def test_the_controllers_say_what_they_follow_and_when():
         moving = [report for report in said if report.velocity.any()]
         assert len(moving) > 10
         columns = [G1.commanded.index(name) for name in G1.controllers[0].joints]
-        for report in moving:               # on the curve that was sent, at its stamp
+        for report in moving:  # on the curve that was sent, at its stamp
             due = bench.plan.at(report.stamp_ns)
             if report.stamp_ns >= bench.plan.start_ns:
                 assert report.position == pytest.approx(due.position[columns], abs=1e-7)
@@ -187,12 +210,17 @@ def test_g1_arms_are_found_in_a_long_message_and_names_must_not_change():
         bench.values = np.concatenate([np.full(28, 9.0), bench.values])
         bench.names = [f'motor{i}' for i in range(42)]
         bench.reporting = True
-        bench.wait(lambda: bench.arms and bench.arms[-1].name
-                   and bench.arms[-1].name[0] == 'motor28')
+        bench.wait(
+            lambda: bench.arms and bench.arms[-1].name and bench.arms[-1].name[0] == 'motor28'
+        )
         assert bench.arms[-1].position == pytest.approx(np.linspace(-0.3, 0.3, 14))
         bench.names = [f'other{i}' for i in range(42)]
-        bench.wait(lambda: 'stream: stream' in bench.diagnostics and 'another source'
-                   in bench.diagnostics['stream: stream'].message)
+        bench.wait(
+            lambda: (
+                'stream: stream' in bench.diagnostics
+                and 'another source' in bench.diagnostics['stream: stream'].message
+            )
+        )
 
 
 def test_a_dry_run_reads_the_robot_and_sends_nothing():
@@ -233,8 +261,12 @@ def test_a_gripper_in_another_unit_refuses_activation(monkeypatch, capfd):
             adapter._on_gripper(name, SimpleNamespace(end_state=[SimpleNamespace(position=raw)]))
 
         def body(joints, names, values):
-            adapter._on_body(joints, SimpleNamespace(
-                name=names, motor_states=[SimpleNamespace(position=v) for v in values]))
+            adapter._on_body(
+                joints,
+                SimpleNamespace(
+                    name=names, motor_states=[SimpleNamespace(position=v) for v in values]
+                ),
+            )
 
         hand('left_gripper', 150.0)
         node.trigger_activate()
@@ -247,8 +279,9 @@ def test_a_gripper_in_another_unit_refuses_activation(monkeypatch, capfd):
         bench.wait(lambda: bench.joints)
         seen = convert.joint_state(bench.joints[-1], G1.observed)
         assert seen.positions(['left_gripper', 'right_gripper']).tolist() == [1.0, 0.0]
-        assert seen.positions(['idx11_head_joint1', 'idx01_body_joint1',
-                               'idx02_body_joint2']).tolist() == [0.1, 0.3, 0.5]
+        assert seen.positions(
+            ['idx11_head_joint1', 'idx01_body_joint1', 'idx02_body_joint2']
+        ).tolist() == [0.1, 0.3, 0.5]
         node.trigger_activate()
         assert state(node) == Lifecycle.PRIMARY_STATE_ACTIVE
 
@@ -265,7 +298,7 @@ def test_yam_arms_are_held_moved_and_given_back(i2rt):
         assert left.commands[-1] == pytest.approx([*goal[:6], goal[12]], abs=1e-4)
         assert np.abs(np.diff(left.commands, axis=0)[:, :6]).max() < 0.06
         node.trigger_deactivate()
-        assert not left.closed              # still holding: only giving the arms back sags them
+        assert not left.closed  # still holding: only giving the arms back sags them
         node.trigger_cleanup()
         assert left.closed and right.closed
 
@@ -277,29 +310,44 @@ def test_a_yam_driver_that_stopped_does_not_look_alive(i2rt):
         time.sleep(0.1)
         count = len(bench.joints)
         time.sleep(0.2)
-        assert len(bench.joints) == count   # no state is published: motion notices and stops
-        bench.wait(lambda: 'right arm: the driver has stopped'
-                   in bench.diagnostics.get('stream: stream', SimpleNamespace(message='')).message)
+        assert len(bench.joints) == count  # no state is published: motion notices and stops
+        bench.wait(
+            lambda: (
+                'right arm: the driver has stopped'
+                in bench.diagnostics.get('stream: stream', SimpleNamespace(message='')).message
+            )
+        )
 
 
 def test_a_hot_motor_is_reported(i2rt):
     with stage(YAM) as (_, bench):
         bench.wait(lambda: bench.joints)
-        assert not i2rt[0].commands and i2rt[0].floating        # a dry run leaves the arms alone
+        assert not i2rt[0].commands and i2rt[0].floating  # a dry run leaves the arms alone
         i2rt[0].rotor_c = 95.0
-        bench.wait(lambda: 'left arm: a motor has 95 degrees'
-                   in bench.diagnostics.get('stream: stream', SimpleNamespace(message='')).message)
+        bench.wait(
+            lambda: (
+                'left arm: a motor has 95 degrees'
+                in bench.diagnostics.get('stream: stream', SimpleNamespace(message='')).message
+            )
+        )
 
 
 def test_what_the_driver_finds_wrong_reaches_motion(i2rt):
     with stage(YAM) as (_, bench):
         faults = []
-        bench.node.create_subscription(String, 'robot_fault', lambda msg: faults.append(msg.data),
-                                       qos.LATCHED)
+        bench.node.create_subscription(
+            String, 'robot_fault', lambda msg: faults.append(msg.data), qos.LATCHED
+        )
         bench.wait(lambda: faults and bench.joints)
         assert faults == ['']
         assert convert.joint_state(bench.joints[-1], YAM.commanded[:6]).effort.tolist() == [
-            0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+            0.0,
+            1.0,
+            2.0,
+            3.0,
+            4.0,
+            5.0,
+        ]
         i2rt[1].rotor_c = 95.0
         bench.wait(lambda: faults[-1] == 'right arm: a motor has 95 degrees')
         i2rt[1].rotor_c = 40.0
@@ -316,12 +364,16 @@ def test_flags_and_heat_of_the_g1s_motors_are_faults(monkeypatch):
 
         def told(error=0, status=0, degrees=40.0, hand=0):
             motor = SimpleNamespace(id=3, status=status, temperature=degrees)
-            adapter._on_arm_data('left arm', SimpleNamespace(
-                system_error=error, motor_states=[motor]))
-            adapter._on_gripper('left_gripper', SimpleNamespace(
-                end_state=[SimpleNamespace(position=35.0, status=hand)]))
+            adapter._on_arm_data(
+                'left arm', SimpleNamespace(system_error=error, motor_states=[motor])
+            )
+            adapter._on_gripper(
+                'left_gripper',
+                SimpleNamespace(end_state=[SimpleNamespace(position=35.0, status=hand)]),
+            )
             return adapter.fault
-        assert told() == '' and told(hand=5) == ''          # a hand that grips stalls
+
+        assert told() == '' and told(hand=5) == ''  # a hand that grips stalls
         assert told(status=0x12) == 'left arm: motor 3 has fault flags 0x12'
         assert told(degrees=91.0) == 'left arm: motor 3 has 91 degrees'
         assert told(error=7) == 'left arm: error 7'
@@ -339,6 +391,7 @@ def test_without_i2rt_configuration_says_what_to_do(monkeypatch, capfd):
 def test_an_arm_that_does_not_open_is_named(i2rt, monkeypatch, capfd):
     def closed_can(**_):
         raise OSError('No such device')
+
     monkeypatch.setattr(sys.modules['i2rt.robots.get_robot'], 'get_yam_robot', closed_can)
     with stage(YAM, active=False) as (node, _):
         assert state(node) == Lifecycle.PRIMARY_STATE_UNCONFIGURED

@@ -35,7 +35,7 @@ def gone(pid):
         return True
 
 
-OBEDIENT = '''
+OBEDIENT = """
     import signal, sys, time
     def leave(*_):
         print('[INFO] [policy_node-3]: process has finished cleanly [pid 7]', flush=True)
@@ -44,15 +44,15 @@ OBEDIENT = '''
     signal.signal(signal.SIGINT, leave)
     print('up', flush=True)
     time.sleep(60)
-'''
-STUBBORN = '''
+"""
+STUBBORN = """
     import signal, subprocess, sys, time
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'],
                              start_new_session=True)
     print('child', child.pid, flush=True)
     time.sleep(60)
-'''
+"""
 
 
 def test_an_obedient_child_ends_by_itself_and_its_nodes_are_told(tmp_path):
@@ -69,7 +69,7 @@ def test_a_stubborn_child_and_its_orphans_are_killed_when_there_is_no_time(tmp_p
     hurry = threading.Event()
     hurry.set()
     status, left = child.stop(hurry)
-    assert status is None and left == 3 and gone(pid)     # the leash is one of them
+    assert status is None and left == 3 and gone(pid)  # the leash is one of them
 
 
 def test_orphans_of_a_child_that_was_killed_are_found(tmp_path):
@@ -83,13 +83,16 @@ def test_orphans_of_a_child_that_was_killed_are_found(tmp_path):
 
 def test_the_child_is_asked_to_end_when_its_supervisor_is_killed(tmp_path):
     log = tmp_path / 'log'
-    owner = subprocess.Popen(script(f'''
+    owner = subprocess.Popen(
+        script(f"""
         import time
         from pathlib import Path
         from wam_policy.ros.supervised import Supervised
         Supervised({script(OBEDIENT)!r}, Path({str(log)!r}))
         time.sleep(60)
-    '''), env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+    """),
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+    )
     wait(lambda: log.exists() and 'up' in log.read_text())
     children = psutil.Process(owner.pid).children(recursive=True)
     assert children

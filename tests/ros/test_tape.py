@@ -27,6 +27,7 @@ def test_order_survives_encoders_of_different_speed(tmp_path):
     def slow(raw):
         time.sleep(0.01 * (raw[0] % 3))
         return raw
+
     made = tape(tmp_path / 'one', Lane('/a', 100, slow), Lane('/b', 100))
     for number in range(30):
         made.put(number % 2, number, bytes([number]))
@@ -42,12 +43,13 @@ def test_a_full_queue_refuses_and_counts(tmp_path):
     def stuck(raw):
         time.sleep(0.2)
         return raw
+
     made = tape(tmp_path / 'one', Lane('/a', 3, stuck), Lane('/b', 100))
     start_s = time.monotonic()
     for number in range(10):
         made.put(0, number, b'x')
         made.put(1, number, b'y')
-    assert time.monotonic() - start_s < 0.1         # nobody waits
+    assert time.monotonic() - start_s < 0.1  # nobody waits
     made.lose(1, 4)
     made.finish(Ending('stopped'))
     assert made.join()
@@ -71,8 +73,9 @@ def small_disk(tmp_path):
     """Give a file system of 3 MB."""
     folder = tmp_path / 'disk'
     folder.mkdir()
-    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=3m', 'none', folder],
-                             capture_output=True, check=False)
+    mounted = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=3m', 'none', folder], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip('mounting a small file system needs root')
     yield folder
@@ -93,7 +96,7 @@ def test_a_full_disk_keeps_what_it_took(small_disk):
     made.put(0, 99, b'x')
     assert made.progress().dropped[0] == progress.dropped[0] + 1
     with pytest.raises(OSError, match='No space'):
-        repair(small_disk / 'one')              # no room for the copy: the original stays
+        repair(small_disk / 'one')  # no room for the copy: the original stays
     assert layout.interrupted(small_disk) == [small_disk / 'one']
     subprocess.run(['mount', '-o', 'remount,size=30m', small_disk], check=True)
     found = repair(small_disk / 'one')

@@ -23,8 +23,13 @@ def option(name: str) -> str:
 def main() -> None:
     end, robot = socket.socket(fileno=int(option('--fd'))), embodiment.load(option('--embodiment'))
     geometry = {'frames_per_block': 4, 'frame_period_s': 0.2, 'window_blocks': 4}
-    wire.send(end, Message('ready', {'id': 0, 'geometry': geometry, 'trained': False,
-                                     'model': 'toy', 'pid': os.getpid()}))
+    wire.send(
+        end,
+        Message(
+            'ready',
+            {'id': 0, 'geometry': geometry, 'trained': False, 'model': 'toy', 'pid': os.getpid()},
+        ),
+    )
     instruction, blocks, joints = '', 0, len(robot.commanded)
     while (request := wire.receive(end)).kind != 'stop':
         if request.kind == 'hello':

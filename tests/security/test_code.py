@@ -18,10 +18,16 @@ def breaches(text: str) -> Iterator[str]:
     """Yield what a file does that reads data as code."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
-                     else [node.module or ''])
-            yield from (f'line {node.lineno}: imports {name}' for name in names
-                        if name.split('.')[0] in PICKLES)
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or '']
+            )
+            yield from (
+                f'line {node.lineno}: imports {name}'
+                for name in names
+                if name.split('.')[0] in PICKLES
+            )
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
@@ -32,8 +38,9 @@ def breaches(text: str) -> Iterator[str]:
         if said.get('allow_pickle', 'False') != 'False':
             yield f'line {node.lineno}: allow_pickle'
         if called in ('yaml.unsafe_load', 'yaml.full_load') or (
-                called == 'yaml.load' and said.get('Loader') not in (
-                    'yaml.SafeLoader', 'yaml.CSafeLoader', '_UniqueKeys')):
+            called == 'yaml.load'
+            and said.get('Loader') not in ('yaml.SafeLoader', 'yaml.CSafeLoader', '_UniqueKeys')
+        ):
             yield f'line {node.lineno}: {called} builds whatever the file says'
         if said.get('shell', 'False') != 'False' or called in ('os.system', 'os.popen'):
             yield f'line {node.lineno}: {called} starts a shell'
@@ -42,24 +49,43 @@ def breaches(text: str) -> Iterator[str]:
 
 
 def test_nothing_that_is_read_is_run() -> None:
-    found = [f'{path.relative_to(ROOT)}: {what}' for folder in FOLDERS
-             for path in sorted((ROOT / folder).rglob('*.py'))
-             for what in breaches(path.read_text(encoding='utf-8'))]
+    found = [
+        f'{path.relative_to(ROOT)}: {what}'
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).rglob('*.py'))
+        for what in breaches(path.read_text(encoding='utf-8'))
+    ]
     assert not found, '\n'.join(found)
 
 
-@pytest.mark.parametrize('text', [
-    'import pickle', 'from dill import loads', 'torch.load(path)', 'yaml.unsafe_load(text)',
-    'torch.load(path, weights_only=False)', 'np.load(path, allow_pickle=True)',
-    'yaml.load(text)', 'subprocess.run(words, shell=True)', 'os.system(words)',
-    'AutoModel.from_pretrained(path, trust_remote_code=True)'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        'import pickle',
+        'from dill import loads',
+        'torch.load(path)',
+        'yaml.unsafe_load(text)',
+        'torch.load(path, weights_only=False)',
+        'np.load(path, allow_pickle=True)',
+        'yaml.load(text)',
+        'subprocess.run(words, shell=True)',
+        'os.system(words)',
+        'AutoModel.from_pretrained(path, trust_remote_code=True)',
+    ],
+)
 def test_a_planted_breach_is_found(text: str) -> None:
     assert list(breaches(text))
 
 
-@pytest.mark.parametrize('text', [
-    'torch.load(path, weights_only=True)', 'np.load(path, allow_pickle=False)',
-    'yaml.safe_load(text)', 'subprocess.run(words)'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        'torch.load(path, weights_only=True)',
+        'np.load(path, allow_pickle=False)',
+        'yaml.safe_load(text)',
+        'subprocess.run(words)',
+    ],
+)
 def test_what_is_safe_passes(text: str) -> None:
     assert not list(breaches(text))
 
@@ -67,9 +93,26 @@ def test_what_is_safe_passes(text: str) -> None:
 def test_bandit_finds_nothing() -> None:
     pytest.importorskip('bandit', reason='bandit is not installed: ./wam setup brings it')
     ended = subprocess.run(
-        [sys.executable, '-m', 'bandit', '-q', '-c', 'pyproject.toml', '-f', 'json', '-r', 'src',
-         'cli'], cwd=ROOT, capture_output=True, text=True, check=False)
+        [
+            sys.executable,
+            '-m',
+            'bandit',
+            '-q',
+            '-c',
+            'pyproject.toml',
+            '-f',
+            'json',
+            '-r',
+            'src',
+            'cli',
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     results = json.loads(ended.stdout)['results']
     assert not results, '\n'.join(
         f'{found["filename"]}:{found["line_number"]}: {found["test_id"]} {found["issue_text"]}'
-        for found in results)
+        for found in results
+    )

@@ -12,8 +12,19 @@ from wam_policy.core import embodiment, episode
 from wam_policy.learn.dataset import Dataset
 from wam_policy.worker import wire
 
-WILD = ['../../etc/passwd', '/etc/cron.d/x', '..', '.', 'a\x00b', 'C:\\x', '~root', '$(reboot)',
-        'a' * 10_000, '\u202e../x', '..%2f..%2fx']
+WILD = [
+    '../../etc/passwd',
+    '/etc/cron.d/x',
+    '..',
+    '.',
+    'a\x00b',
+    'C:\\x',
+    '~root',
+    '$(reboot)',
+    'a' * 10_000,
+    '\u202e../x',
+    '..%2f..%2fx',
+]
 
 
 @pytest.mark.parametrize('instruction', WILD)
@@ -37,7 +48,7 @@ def planted(tmp_path: Path) -> tuple[Path, Path]:
     outside, root = tmp_path / 'outside' / 'e', tmp_path / 'root'
     writer = BagWriter(outside, (), {})
     writer.sync()
-    writer._file.close()                    # as if killed
+    writer._file.close()  # as if killed
     root.mkdir()
     (root / 'e').symlink_to(outside)
     (root / 'f').mkdir()
@@ -53,7 +64,8 @@ def test_repair_follows_no_link_out_of_its_folder(tmp_path: Path):
         with pytest.raises(ValueError, match='is a link'):
             repair(root / name)
     assert file.read_bytes() == before and sorted(p.name for p in file.parent.iterdir()) == [
-        'e_0.mcap']
+        'e_0.mcap'
+    ]
 
 
 def test_an_export_replaces_nothing_and_follows_no_link(tmp_path: Path):
@@ -75,5 +87,5 @@ def test_a_worker_is_spoken_to_over_a_pair_that_nobody_else_can_open():
     with near, far:
         for end in (near, far):
             assert end.getsockname() in ('', b'') and end.getpeername() in ('', b'')
-            assert not os.get_inheritable(end.fileno())     # only what is passed on is passed on
+            assert not os.get_inheritable(end.fileno())  # only what is passed on is passed on
             assert stat.S_ISSOCK(os.fstat(end.fileno()).st_mode)

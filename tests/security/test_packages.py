@@ -22,12 +22,30 @@ def test_no_pinned_package_has_a_known_hole() -> None:
         pytest.skip(f'the advisory service {SERVICE[0]} is not reachable: {error}')
     ignored = [word for name in HARMLESS for word in ('--ignore-vuln', name)]
     ended = subprocess.run(
-        [sys.executable, '-m', 'pip_audit', '-s', 'osv', '-f', 'json', '--no-deps',
-         '--disable-pip', '-r', str(ROOT / 'setup' / 'constraints.txt'), *ignored],
-        capture_output=True, text=True, check=False, timeout=240)
+        [
+            sys.executable,
+            '-m',
+            'pip_audit',
+            '-s',
+            'osv',
+            '-f',
+            'json',
+            '--no-deps',
+            '--disable-pip',
+            '-r',
+            str(ROOT / 'setup' / 'constraints.txt'),
+            *ignored,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
     if not ended.stdout:
         pytest.skip(f'the advisory service gave no answer: {ended.stderr.strip()[-200:]}')
-    found = [f'{package["name"]} {package["version"]}: {hole["id"]}'
-             for package in json.loads(ended.stdout)['dependencies']
-             for hole in package.get('vulns', ())]
+    found = [
+        f'{package["name"]} {package["version"]}: {hole["id"]}'
+        for package in json.loads(ended.stdout)['dependencies']
+        for hole in package.get('vulns', ())
+    ]
     assert not found, '\n'.join(found)

@@ -29,10 +29,15 @@ class FakeEngine:
     def commit(self, session, block, views):
         assert block == self.frames[session]
         self.frames[session] += 1
-        self.calls.append((session, ('commit', [int(f[0, 0, 0]) for f in next(
-            iter(views.values()))])))
-        return {'cached_blocks': block, 'window_fill': (block + 1) / 5, 'rebuilds': 0,
-                'timings_ms': {'encode': 1.0}}
+        self.calls.append(
+            (session, ('commit', [int(f[0, 0, 0]) for f in next(iter(views.values()))]))
+        )
+        return {
+            'cached_blocks': block,
+            'window_fill': (block + 1) / 5,
+            'rebuilds': 0,
+            'timings_ms': {'encode': 1.0},
+        }
 
     def query(self, session, sequence, joints, seed, newest=None):
         self.calls.append((session, ('query', seed, newest and len(next(iter(newest.values()))))))
@@ -50,21 +55,33 @@ class Served:
         self.robot = embodiment.load(self.flavour.robot)
         self.act, self.lines = {}, []
         self.engine = FakeEngine(self.robot, self.act)
-        self.desk = Desk(self.flavour, self.robot, self.engine, self.engine, capacity,
-                         self.lines.append)
-        memory = {'kind': 'clocked', 'first_frames': 1, 'frames_per_block': 4,
-                  'frame_period_s': 0.2, 'window_blocks': 4}
-        said = agreement.offered(self.flavour, self.robot, {'model': 'fake', 'trained': False},
-                                 memory)
+        self.desk = Desk(
+            self.flavour, self.robot, self.engine, self.engine, capacity, self.lines.append
+        )
+        memory = {
+            'kind': 'clocked',
+            'first_frames': 1,
+            'frames_per_block': 4,
+            'frame_period_s': 0.2,
+            'window_blocks': 4,
+        }
+        said = agreement.offered(
+            self.flavour, self.robot, {'model': 'fake', 'trained': False}, memory
+        )
         self.ready, self.token, self.limits, self.said = threading.Event(), token, limits, said
         self.thread = threading.Thread(target=lambda: asyncio.run(self.run(port)), daemon=True)
         self.thread.start()
         assert self.ready.wait(10)
 
     async def run(self, port):
-        self.server = Server(self.desk, self.said, token=self.token,
-                             limits=self.limits or Limits(), say=self.lines.append,
-                             engine=self.engine)
+        self.server = Server(
+            self.desk,
+            self.said,
+            token=self.token,
+            limits=self.limits or Limits(),
+            say=self.lines.append,
+            engine=self.engine,
+        )
         self.loop = asyncio.get_running_loop()
         await self.server.run('127.0.0.1', port, self.on_ready)
 

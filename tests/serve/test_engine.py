@@ -22,6 +22,7 @@ def engine():
         lines = []
         made.append(Engine(plan, 20.0, lines.append))
         return made[-1], lines
+
     yield of
     for each in made:
         each.close()

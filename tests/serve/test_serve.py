@@ -33,9 +33,23 @@ THREADS = {'OMP_NUM_THREADS': '1'}
 @contextlib.contextmanager
 def serving(robot, *arguments):
     program = subprocess.Popen(
-        [sys.executable, '-m', 'wam_policy.serve.main', *MODEL, '--embodiment', robot,
-         '--threads', '1', '--port', '0', *arguments],
-        env=package_environment(THREADS), stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            '-m',
+            'wam_policy.serve.main',
+            *MODEL,
+            '--embodiment',
+            robot,
+            '--threads',
+            '1',
+            '--port',
+            '0',
+            *arguments,
+        ],
+        env=package_environment(THREADS),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     lines = []
     try:
         for line in program.stderr:
@@ -60,22 +74,36 @@ def lived(plan, robot, between=lambda: None):
             return pair.request(kind, fields, arrays, timeout_s=30)
 
         ask('reset', {'session': 's', 'instruction': 'wipe the table'})
-        for block in range(7):      # past the end of the window
+        for block in range(7):  # past the end of the window
             count = status.facts['geometry']['frames_per_block'] if block else 1
-            frames = {f'frames/{camera.key}': random.integers(0, 256, (count, 24, 32, 3), np.uint8)
-                      for camera in robot.cameras}
+            frames = {
+                f'frames/{camera.key}': random.integers(0, 256, (count, 24, 32, 3), np.uint8)
+                for camera in robot.cameras
+            }
             said = ask('commit', {'session': 's', 'block': block, 'stamps_ns': []}, frames)
             if block == 3:
                 between()
             newest = {name.replace('frames', 'newest'): view[0] for name, view in frames.items()}
             for more in ({}, newest if block % 2 else {}):
                 joints = robot.rest_of(robot.observed) + random.uniform(
-                    0, 0.01, len(robot.observed))
-                answer = ask('query', {'session': 's', 'sequence': len(found), 'stamp_ns': 1,
-                                       'seed': 11}, {'joints': joints, **more})
+                    0, 0.01, len(robot.observed)
+                )
+                answer = ask(
+                    'query',
+                    {'session': 's', 'sequence': len(found), 'stamp_ns': 1, 'seed': 11},
+                    {'joints': joints, **more},
+                )
                 found.append(answer.arrays['targets'])
-        geometry = {key: status.facts['geometry'][key] for key in (
-            'frames_per_block', 'frame_period_s', 'window_blocks', 'horizon', 'step_dt_s')}
+        geometry = {
+            key: status.facts['geometry'][key]
+            for key in (
+                'frames_per_block',
+                'frame_period_s',
+                'window_blocks',
+                'horizon',
+                'step_dt_s',
+            )
+        }
         facts = {key: status.facts[key] for key in ('mode', 'contract', 'trained', 'model')}
     cache = {key: said.fields[key] for key in ('cached_blocks', 'window_fill', 'rebuilds')}
     return found, {**geometry, **facts, **cache}
@@ -84,9 +112,21 @@ def lived(plan, robot, between=lambda: None):
 def example(robot, port):
     """Run the script that others may copy: three requests of a session of its own."""
     asked = subprocess.run(
-        [sys.executable, ROOT / 'examples' / 'openpi_actions.py', '--robot', robot, '--port',
-         str(port), '--requests', '3'], env={**os.environ, 'WAM_TOKEN': 'open'},
-        capture_output=True, text=True, timeout=200)
+        [
+            sys.executable,
+            ROOT / 'examples' / 'openpi_actions.py',
+            '--robot',
+            robot,
+            '--port',
+            str(port),
+            '--requests',
+            '3',
+        ],
+        env={**os.environ, 'WAM_TOKEN': 'open'},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert asked.returncode == 0, asked.stderr
     assert re.search(r'3 answers of float32 \[24, \d+\]: median \d', asked.stdout)
 
@@ -97,8 +137,12 @@ def test_a_robot_cannot_tell_our_server_from_a_local_worker(name, devices):
     local = Plan(('cpu',), (*MODEL, '--embodiment', name), environment=THREADS)
     wanted, told = lived(local, robot)
     with serving(name, '--quiet', '--devices', devices) as (_, port):
-        remote = Plan(('cpu',), ('--server', f'ws://127.0.0.1:{port}', '--embodiment', name),
-                      guided=False, program=(sys.executable, '-m', 'wam_policy.remote.main'))
+        remote = Plan(
+            ('cpu',),
+            ('--server', f'ws://127.0.0.1:{port}', '--embodiment', name),
+            guided=False,
+            program=(sys.executable, '-m', 'wam_policy.remote.main'),
+        )
         # another client in the middle of it must not be felt
         found, said = lived(remote, robot, lambda: example(name, port))
     assert said == told
@@ -119,7 +163,7 @@ def test_it_is_unwell_without_its_worker_and_ends_in_order():
     with serving('droid', '--token', 'open', '--devices', 'cpu') as (program, port):
         example('droid', port)
         assert health(port) == (200, 'OK\n')
-        worker, = psutil.Process(program.pid).children()
+        (worker,) = psutil.Process(program.pid).children()
         worker.kill()
         end_s = time.monotonic() + 60
         while health(port)[0] != 503:
@@ -136,19 +180,40 @@ def test_it_is_unwell_without_its_worker_and_ends_in_order():
 
 
 def refused(*arguments):
-    return subprocess.run([sys.executable, '-m', 'wam_policy.serve.main', *arguments],
-                          env=package_environment(THREADS), capture_output=True, text=True,
-                          timeout=250)
+    return subprocess.run(
+        [sys.executable, '-m', 'wam_policy.serve.main', *arguments],
+        env=package_environment(THREADS),
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
 
 
-@pytest.mark.parametrize(('arguments', 'status', 'words'), [
-    (('--checkpoint', '/none', '--embodiment', 'yam', '--devices', 'cpu'), 2,
-     'no folder and no shipped model'),
-    (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--flavour', 'openpi'), 2,
-     'speaks for droid'),
-    (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--sessions', '0'), 2, 'more than 0'),
-    (('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--devices', 'gpu'), 2,
-     'want one or two of cpu and cuda:N')])
+@pytest.mark.parametrize(
+    ('arguments', 'status', 'words'),
+    [
+        (
+            ('--checkpoint', '/none', '--embodiment', 'yam', '--devices', 'cpu'),
+            2,
+            'no folder and no shipped model',
+        ),
+        (
+            ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--flavour', 'openpi'),
+            2,
+            'speaks for droid',
+        ),
+        (
+            ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--sessions', '0'),
+            2,
+            'more than 0',
+        ),
+        (
+            ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--devices', 'gpu'),
+            2,
+            'want one or two of cpu and cuda:N',
+        ),
+    ],
+)
 def test_what_cannot_be_served_is_refused(arguments, status, words):
     found = refused(*arguments)
     assert found.returncode == status and re.search(words, found.stderr), found.stderr
@@ -156,8 +221,15 @@ def test_what_cannot_be_served_is_refused(arguments, status, words):
 
 def test_a_port_that_is_taken_is_told():
     with socket.create_server(('127.0.0.1', 0)) as taken:
-        found = refused(*MODEL, '--embodiment', 'yam', '--devices', 'cpu', '--port',
-                        str(taken.getsockname()[1]))
+        found = refused(
+            *MODEL,
+            '--embodiment',
+            'yam',
+            '--devices',
+            'cpu',
+            '--port',
+            str(taken.getsockname()[1]),
+        )
     assert found.returncode == 1 and 'cannot listen on 127.0.0.1' in found.stderr
 
 
@@ -172,9 +244,24 @@ def test_a_flavour_that_promises_other_actions_is_refused():
 
 
 def test_workers_get_the_same_command_line():
-    chosen = main.settings([*MODEL, '--embodiment', 'yam', '--cfg', '2', '--guided-video',
-                            '--sessions', '3', '--base', '/base', '--token', 'x', '--devices',
-                            'cuda:0,cuda:1'])
+    chosen = main.settings(
+        [
+            *MODEL,
+            '--embodiment',
+            'yam',
+            '--cfg',
+            '2',
+            '--guided-video',
+            '--sessions',
+            '3',
+            '--base',
+            '/base',
+            '--token',
+            'x',
+            '--devices',
+            'cuda:0,cuda:1',
+        ]
+    )
     options.filled(chosen)
     got = worker_main.settings(options.words(chosen))
     assert (got.steps, got.seed, got.guided_video, got.sessions) == (2, 3, True, 3)
@@ -182,12 +269,18 @@ def test_workers_get_the_same_command_line():
     assert chosen.devices == ('cuda:0', 'cuda:1') and got.cfg == 2.0
 
 
-@pytest.mark.parametrize(('given', 'wanted'), [
-    ((), ('full16', 4, 1.0)), (('--recipe', 'static8'), ('static8', None, 1.0)),
-    (('--steps', '2', '--cfg', '3'), ('full16', 2, 3.0))])
+@pytest.mark.parametrize(
+    ('given', 'wanted'),
+    [
+        ((), ('full16', 4, 1.0)),
+        (('--recipe', 'static8'), ('static8', None, 1.0)),
+        (('--steps', '2', '--cfg', '3'), ('full16', 2, 3.0)),
+    ],
+)
 def test_what_is_not_given_is_as_the_checkpoint_advises(tmp_path, given, wanted):
-    (tmp_path / 'config.json').write_text(json.dumps(
-        {'wam': {'inference': {'recipe': 'full16', 'steps': 4, 'guidance': 1.0}}}))
+    (tmp_path / 'config.json').write_text(
+        json.dumps({'wam': {'inference': {'recipe': 'full16', 'steps': 4, 'guidance': 1.0}}})
+    )
     chosen = main.settings(['--checkpoint', str(tmp_path), '--embodiment', 'yam', *given])
     options.filled(chosen)
     assert (chosen.recipe, chosen.steps, chosen.cfg) == wanted

@@ -29,10 +29,14 @@ def served():
 def observation(served, value=0, count=1, **more):
     robot = served.robot
     size = served.flavour.size or (32, 24)
-    views = {key: np.full((count, size[1], size[0], 3), value, np.uint8)
-             for key in served.flavour.cameras}
-    return {**mapping.request(served.flavour, robot, views, robot.rest_of(robot.observed),
-                              'fold it'), **more}
+    views = {
+        key: np.full((count, size[1], size[0], 3), value, np.uint8)
+        for key in served.flavour.cameras
+    }
+    return {
+        **mapping.request(served.flavour, robot, views, robot.rest_of(robot.observed), 'fold it'),
+        **more,
+    }
 
 
 def client(served, **options):
@@ -40,8 +44,14 @@ def client(served, **options):
 
 
 def raw(served, **options):
-    end = websockets.sync.client.connect(f'ws://127.0.0.1:{served.port}', compression=None,
-                                         max_size=None, proxy=None, legacy=True, **options)
+    end = websockets.sync.client.connect(
+        f'ws://127.0.0.1:{served.port}',
+        compression=None,
+        max_size=None,
+        proxy=None,
+        legacy=True,
+        **options,
+    )
     end.recv(5)
     return end
 
@@ -87,9 +97,11 @@ def test_pictures_are_remembered_as_the_released_server_does(served):
         far.infer(observation(served, value, count, session_id='a'))
     commits = [call[1] for call in served.engine.of_memory('memory 0') if call[0] == 'commit']
     assert commits == [[1], [1, 1, 1, 2], [3, 3, 3, 3], [3, 3, 9, 9]]
-    far.infer(observation(served, 5, 4, session_id='b'))        # another id is another session
+    far.infer(observation(served, 5, 4, session_id='b'))  # another id is another session
     assert served.engine.of_memory('memory 1')[:2] == [
-        ('reset', 'fold it', 'reference'), ('commit', [5])]
+        ('reset', 'fold it', 'reference'),
+        ('commit', [5]),
+    ]
     assert len(served.desk.live) == 2
 
 
@@ -100,29 +112,39 @@ def test_a_reset_and_new_words_begin_a_new_memory(served):
     assert served.desk.live == ()
     ask(**observation(served, 2, 4, session_id='a'))
     assert served.engine.of_memory('memory 0')[3:5] == [
-        ('reset', 'fold it', 'reference'), ('commit', [2])]
+        ('reset', 'fold it', 'reference'),
+        ('commit', [2]),
+    ]
     ask(**observation(served, 3, session_id='a', **{'annotation.task': 'sort it'}))
     assert served.engine.of_memory('memory 0')[6:8] == [
-        ('reset', 'sort it', 'reference'), ('commit', [2, 2, 2, 3])]
-    assert ask(endpoint='reset') == 'reset successful'      # of a session that never was
+        ('reset', 'sort it', 'reference'),
+        ('commit', [2, 2, 2, 3]),
+    ]
+    assert ask(endpoint='reset') == 'reset successful'  # of a session that never was
 
 
 def test_clocked_sessions_commit_once_and_in_order(served):
     end = raw(served)
     ask = partial(asked, end, session_id='c')
     shown = {key: value for key, value in observation(served, 7).items() if 'video' in key}
-    assert ask(endpoint='reset', memory='clocked', **{'annotation.task': 'fold it'}) \
+    assert (
+        ask(endpoint='reset', memory='clocked', **{'annotation.task': 'fold it'})
         == 'reset successful'
+    )
     assert ask(endpoint='commit', block=0, **shown)['cached_blocks'] == 0
     block = {key: value for key, value in observation(served, 8, 4).items() if 'video' in key}
     said = ask(endpoint='commit', block=1, **block)
     assert said['cached_blocks'] == 1 and said['window_fill'] == pytest.approx(0.4)
     blind = {key: value for key, value in observation(served).items() if 'video' not in key}
-    np.testing.assert_allclose(ask(**blind, seed=5)[0, 0], served.robot.rest['left_joint1'] + 0.02,
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        ask(**blind, seed=5)[0, 0], served.robot.rest['left_joint1'] + 0.02, atol=1e-6
+    )
     ask(**observation(served, 9, 3), seed=6)
     assert [call for _, call in served.engine.calls if call[0] != 'commit'] == [
-        ('reset', 'fold it', 'clocked'), ('query', 5, None), ('query', 6, 3)]
+        ('reset', 'fold it', 'clocked'),
+        ('query', 5, None),
+        ('query', 6, 3),
+    ]
     assert 'next is 2' in ask(endpoint='commit', block=1, **block)
     with pytest.raises(ConnectionClosed):
         end.recv(5)
@@ -142,11 +164,16 @@ def test_a_fault_of_the_model_is_told_and_closes_with_1011(served):
 
 
 BAD = {
-    'no message': b'\xc1\xc1', 'empty': b'', 'a list': msgpack.packb([1, 2]), 'text': 'infer',
-    'objects': msgpack.packb({'x': {b'__ndarray__': True, b'dtype': '|O', b'shape': [1],
-                                    b'data': b'\0' * 8}}),
-    'a claim of 8 EB': msgpack.packb({'x': {b'__ndarray__': True, b'dtype': '<f8',
-                                            b'shape': [2**30, 2**30], b'data': b''}}),
+    'no message': b'\xc1\xc1',
+    'empty': b'',
+    'a list': msgpack.packb([1, 2]),
+    'text': 'infer',
+    'objects': msgpack.packb(
+        {'x': {b'__ndarray__': True, b'dtype': '|O', b'shape': [1], b'data': b'\0' * 8}}
+    ),
+    'a claim of 8 EB': msgpack.packb(
+        {'x': {b'__ndarray__': True, b'dtype': '<f8', b'shape': [2**30, 2**30], b'data': b''}}
+    ),
     'an unknown endpoint': msgpack.packb({'endpoint': 'exec'}),
     'an endpoint that is no text': msgpack.packb({'endpoint': ['infer']}),
     'an id that is no text': msgpack.packb({'endpoint': 'infer', 'session_id': 7}),
@@ -166,12 +193,20 @@ def test_what_is_no_request_is_declined_in_words(served, message):
     assert client(served).infer(observation(served)).shape == (24, 14)
 
 
-@pytest.mark.parametrize('change', [
-    {'video.top_camera-images-rgb': np.zeros((24, 32), np.uint8)},
-    {'video.top_camera-images-rgb': np.zeros((24, 32, 3), np.float32)},
-    {'video.top_camera-images-rgb': np.zeros((1, 4097, 3), np.uint8)},
-    {'state.left_joint_pos': np.full(6, np.nan)}, {'state.left_joint_pos': np.zeros(7)},
-    {'annotation.task': 3}, {'seed': -1}, {'seed': 1.5}, {'seed': True}])
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'video.top_camera-images-rgb': np.zeros((24, 32), np.uint8)},
+        {'video.top_camera-images-rgb': np.zeros((24, 32, 3), np.float32)},
+        {'video.top_camera-images-rgb': np.zeros((1, 4097, 3), np.uint8)},
+        {'state.left_joint_pos': np.full(6, np.nan)},
+        {'state.left_joint_pos': np.zeros(7)},
+        {'annotation.task': 3},
+        {'seed': -1},
+        {'seed': 1.5},
+        {'seed': True},
+    ],
+)
 def test_wrong_shapes_and_values_are_declined(served, change):
     with raw(served) as end:
         end.send(msgpack_numpy.packb(observation(served, session_id='a', **change)))
@@ -219,8 +254,9 @@ def test_fifty_connections_are_served_and_memories_stay_bounded():
         with lock:
             found.append(msgpack_numpy.unpackb(end.recv(20)).shape)
 
-    threads = [threading.Thread(target=ask, args=pair) for pair in zip(ends, range(50),
-                                                                       strict=True)]
+    threads = [
+        threading.Thread(target=ask, args=pair) for pair in zip(ends, range(50), strict=True)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -250,9 +286,11 @@ def test_sessions_end_with_the_workers_that_held_them(served):
     far = client(served)
     far.infer(observation(served, session_id='a'))
     served.engine.generation += 1
-    far.infer(observation(served, 3, 4, session_id='a'))    # one picture first, as in any session
+    far.infer(observation(served, 3, 4, session_id='a'))  # one picture first, as in any session
     assert [call for _, call in served.engine.calls if call[0] != 'query'][2:] == [
-        ('reset', 'fold it', 'reference'), ('commit', [3])]
+        ('reset', 'fold it', 'reference'),
+        ('commit', [3]),
+    ]
     assert any('was lost with the workers' in line for line in served.lines)
 
 
@@ -285,11 +323,14 @@ def test_health_and_metrics_tell_what_happened(served):
         end.recv(5)
     status, page = get(served, '/metrics')
     assert status == 200
-    for line in ('wam_requests_total{endpoint="infer",outcome="ok"} 3.0',
-                 'wam_requests_total{endpoint="other",outcome="declined"} 1.0',
-                 'wam_sessions 1.0', 'wam_evictions_total 0.0',
-                 'wam_session_answers{session="0 a\\"\\n"} 3.0',
-                 'wam_request_seconds_count{endpoint="infer",part="work"} 3.0'):
+    for line in (
+        'wam_requests_total{endpoint="infer",outcome="ok"} 3.0',
+        'wam_requests_total{endpoint="other",outcome="declined"} 1.0',
+        'wam_sessions 1.0',
+        'wam_evictions_total 0.0',
+        'wam_session_answers{session="0 a\\"\\n"} 3.0',
+        'wam_request_seconds_count{endpoint="infer",part="work"} 3.0',
+    ):
         assert line in page.splitlines(), page
     assert re.search(r'wam_session_median_seconds{session="0 a.*"} 0\.\d', page)
     assert sum('infer' in line and 'ms' in line for line in served.lines) == 3

@@ -1,4 +1,5 @@
 """A build is repeated when its result would differ, and only then."""
+
 import pytest
 
 from cli import build, stamps
@@ -11,9 +12,14 @@ def layout(tmp_path, monkeypatch):
     for name in ('ROS_DISTRO', 'AMENT_PREFIX_PATH'):
         monkeypatch.delenv(name, raising=False)
     layout = Layout(tmp_path)
-    for name, text in {'src/p/package.xml': '<package/>', 'src/p/p/__init__.py': '',
-                       'src/p/p/node.py': 'x = 1', 'src/p/config/a.yaml': 'a: 1',
-                       'src/msgs/msg/A.msg': 'bool a', 'install/local_setup.bash': ''}.items():
+    for name, text in {
+        'src/p/package.xml': '<package/>',
+        'src/p/p/__init__.py': '',
+        'src/p/p/node.py': 'x = 1',
+        'src/p/config/a.yaml': 'a: 1',
+        'src/msgs/msg/A.msg': 'bool a',
+        'install/local_setup.bash': '',
+    }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     stamps.write(layout.stamps / 'build', build.key(layout))
@@ -21,16 +27,32 @@ def layout(tmp_path, monkeypatch):
     return layout
 
 
-@pytest.mark.parametrize('name', ['src/p/p/node.py', 'src/p/p/new.py', 'src/p/config/a.yaml',
-                                  'src/p/p/__pycache__/node.cpython-312.pyc'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'src/p/p/node.py',
+        'src/p/p/new.py',
+        'src/p/config/a.yaml',
+        'src/p/p/__pycache__/node.cpython-312.pyc',
+    ],
+)
 def test_what_is_linked_needs_no_build(layout, name):
     (layout.root / name).parent.mkdir(exist_ok=True)
     (layout.root / name).write_text('changed')
     assert build.is_ready(layout)
 
 
-@pytest.mark.parametrize('name', ['src/p/package.xml', 'src/p/setup.py', 'src/p/config/new.yaml',
-                                  'src/p/launch.py', 'src/msgs/msg/A.msg', 'src/msgs/msg/B.msg'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'src/p/package.xml',
+        'src/p/setup.py',
+        'src/p/config/new.yaml',
+        'src/p/launch.py',
+        'src/msgs/msg/A.msg',
+        'src/msgs/msg/B.msg',
+    ],
+)
 def test_what_is_compiled_copied_or_new_needs_one(layout, name):
     (layout.root / name).write_text('changed')
     assert not build.is_ready(layout)

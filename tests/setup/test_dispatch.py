@@ -1,4 +1,5 @@
 """The table of sub-commands: known ones load, unknown ones name the nearest."""
+
 import importlib
 import subprocess
 import sys
@@ -23,8 +24,10 @@ def test_help_describes_every_command(capsys):
     assert all(f'  {name} ' in text for name in dispatch.COMMANDS)
 
 
-@pytest.mark.parametrize(('typed', 'meant'), [('tets', 'test'), ('docter', 'doctor'),
-                                              ('buidl', 'build'), ('shel', 'shell')])
+@pytest.mark.parametrize(
+    ('typed', 'meant'),
+    [('tets', 'test'), ('docter', 'doctor'), ('buidl', 'build'), ('shel', 'shell')],
+)
 def test_an_unknown_command_names_the_nearest(typed, meant, capsys):
     assert dispatch.main([typed]) == 2
     assert f'did you mean {meant}?' in capsys.readouterr().err
@@ -45,12 +48,15 @@ class FakeCommand:
         raise self.error
 
 
-@pytest.mark.parametrize(('error', 'code', 'line'), [
-    (Failure('ROS 2 humble is sourced'), 1, 'wam: ROS 2 humble is sourced\n'),
-    (OSError(28, 'No space left on device'), 1, 'the disk is full'),
-    (PermissionError(13, 'Permission denied', '/ro/file'), 1, '/ro/file'),
-    (KeyboardInterrupt(), 130, 'interrupted'),
-])
+@pytest.mark.parametrize(
+    ('error', 'code', 'line'),
+    [
+        (Failure('ROS 2 humble is sourced'), 1, 'wam: ROS 2 humble is sourced\n'),
+        (OSError(28, 'No space left on device'), 1, 'the disk is full'),
+        (PermissionError(13, 'Permission denied', '/ro/file'), 1, '/ro/file'),
+        (KeyboardInterrupt(), 130, 'interrupted'),
+    ],
+)
 def test_failures_become_one_line_and_an_exit_code(error, code, line, capsys, monkeypatch):
     monkeypatch.setattr(importlib, 'import_module', lambda name: FakeCommand(error))
     assert dispatch.main(['setup']) == code
@@ -60,7 +66,13 @@ def test_failures_become_one_line_and_an_exit_code(error, code, line, capsys, mo
 
 
 def test_it_runs_from_any_folder_without_the_environment(tmp_path):
-    result = subprocess.run([sys.executable, ROOT / 'cli', 'help'], cwd=tmp_path, env={},
-                            capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, ROOT / 'cli', 'help'],
+        cwd=tmp_path,
+        env={},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     assert 'setup' in result.stdout

@@ -1,4 +1,5 @@
 """Doctor's table names what is missing and its fix, and its exit code tells the demo's chances."""
+
 import pytest
 
 from cli import doctor, ros, system, venv
@@ -8,11 +9,17 @@ from cli.layout import Layout
 
 
 def test_the_table_shows_each_fix_below_its_finding():
-    text = doctor.table([Finding('Python', Verdict.FINE, '3.12', 'not shown'),
-                         Finding('build', Verdict.MISSING, 'src/ is not built', './wam build')])
-    assert text.splitlines() == ['Python    ok       3.12',
-                                 'build     MISSING  src/ is not built',
-                                 '                   -> ./wam build']
+    text = doctor.table(
+        [
+            Finding('Python', Verdict.FINE, '3.12', 'not shown'),
+            Finding('build', Verdict.MISSING, 'src/ is not built', './wam build'),
+        ]
+    )
+    assert text.splitlines() == [
+        'Python    ok       3.12',
+        'build     MISSING  src/ is not built',
+        '                   -> ./wam build',
+    ]
 
 
 @pytest.fixture
@@ -30,8 +37,11 @@ def empty(tmp_path, monkeypatch):
 
 def test_an_empty_checkout_lists_every_missing_thing(empty):
     found = {finding.subject: finding for finding in doctor.findings(empty)}
-    for subject, fix in (('ROS 2', './wam setup'), ('packages', './wam setup'),
-                         ('build', './wam build')):
+    for subject, fix in (
+        ('ROS 2', './wam setup'),
+        ('packages', './wam setup'),
+        ('build', './wam build'),
+    ):
         assert found[subject].verdict is Verdict.MISSING
         assert found[subject].fix == fix
     assert 'imports' not in found, 'nothing to ask an environment that is not there'
@@ -53,8 +63,9 @@ def test_a_foreign_ros_is_reported_not_raised(empty, monkeypatch):
         ros.located(empty, {'ROS_DISTRO': 'humble'})
 
 
-@pytest.mark.parametrize(('verdict', 'code'), [(Verdict.FINE, 0), (Verdict.NOTE, 0),
-                                               (Verdict.MISSING, 1)])
+@pytest.mark.parametrize(
+    ('verdict', 'code'), [(Verdict.FINE, 0), (Verdict.NOTE, 0), (Verdict.MISSING, 1)]
+)
 def test_only_what_stops_the_demo_gives_an_exit_code(verdict, code, monkeypatch, capsys):
     monkeypatch.setattr(doctor, 'findings', lambda layout: [Finding('x', verdict, 'text')])
     assert doctor.main([]) == code

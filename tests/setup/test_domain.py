@@ -1,4 +1,5 @@
 """Which ROS domain a test run gets."""
+
 import socket
 
 from cli import domain

@@ -1,4 +1,5 @@
 """What programs of this checkout are told beyond ROS 2's own setup."""
+
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from cli.environment import environment
 from cli.layout import checkout
 
 # what one participant takes in large pieces from the system: glibc's own account
-TAKEN = '''
+TAKEN = """
 import ctypes, os, rclpy
 from rclpy.node import Node
 
@@ -23,18 +24,25 @@ rclpy.init()
 node = Node('idle')
 print(account().hblkhd - before, flush=True)
 os._exit(0)
-'''
+"""
 
 
 @pytest.mark.ros
 def test_packets_are_kept_in_blocks_that_are_full_within_minutes():
     """With those of Cyclone DDS by default every process grows for an hour."""
     pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
-    env = environment(checkout(), {name: value for name, value in os.environ.items()
-                                   if name != 'CYCLONEDDS_URI'})
-    said = subprocess.run([sys.executable, '-c', TAKEN], env=env, capture_output=True, text=True,
-                          timeout=60, check=True)
-    assert int(said.stdout) < 1.5e6 and said.stderr == ''       # by default 2.1 MB: two of 1 MB
+    env = environment(
+        checkout(), {name: value for name, value in os.environ.items() if name != 'CYCLONEDDS_URI'}
+    )
+    said = subprocess.run(
+        [sys.executable, '-c', TAKEN],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert int(said.stdout) < 1.5e6 and said.stderr == ''  # by default 2.1 MB: two of 1 MB
 
 
 def test_a_users_own_settings_of_the_middleware_win():

@@ -1,4 +1,5 @@
 """Raw output of programs becomes one line with the fix."""
+
 import errno
 import sys
 
@@ -10,14 +11,26 @@ from cli.failure import Failure, explained, explained_oserror
 NETWORK = 'no network'
 FULL = 'the disk is full'
 OUTPUTS = [
-    ('pip', NETWORK, 'WARNING: Retrying after connection broken: Failed to establish a new '
-     'connection: [Errno -3] Temporary failure in name resolution\nERROR: No matching'),
+    (
+        'pip',
+        NETWORK,
+        'WARNING: Retrying after connection broken: Failed to establish a new '
+        'connection: [Errno -3] Temporary failure in name resolution\nERROR: No matching',
+    ),
     ('pip', NETWORK, 'ERROR: Could not find a version that satisfies x==1 (from versions: none)'),
-    ('uv', NETWORK, 'error: Request failed after 3 retries\n  Caused by: error sending request '
-     'for url (https://pypi.org/simple/torch/)\n  Caused by: client error (Connect)'),
+    (
+        'uv',
+        NETWORK,
+        'error: Request failed after 3 retries\n  Caused by: error sending request '
+        'for url (https://pypi.org/simple/torch/)\n  Caused by: client error (Connect)',
+    ),
     ('apt', NETWORK, 'E: Failed to fetch http://deb.debian.org/x.deb  Could not connect'),
-    ('uv', FULL, 'error: Failed to install: torch\n  Caused by: failed to copy file: '
-     'No space left on device (os error 28)'),
+    (
+        'uv',
+        FULL,
+        'error: Failed to install: torch\n  Caused by: failed to copy file: '
+        'No space left on device (os error 28)',
+    ),
     ('pip', FULL, 'ERROR: Could not install packages: [Errno 28] No space left'),
     ('pip', 'is not the file that was pinned', 'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES'),
 ]
@@ -34,8 +47,9 @@ def test_known_outputs_are_explained_in_one_line(program, meaning, output):
 
 def test_an_unknown_output_keeps_its_error_and_names_the_log():
     line = explained('colcon build', 'a\nCMake Error at x.cmake:3 (message):\nbye\n', 'l/b.log')
-    assert line == ('colcon build failed: CMake Error at x.cmake:3 (message): '
-                    '(all of it: l/b.log)')
+    assert line == (
+        'colcon build failed: CMake Error at x.cmake:3 (message): (all of it: l/b.log)'
+    )
 
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
@@ -58,6 +72,7 @@ def test_a_program_that_is_not_there_is_named(tmp_path):
 
 def test_lines_are_seen_as_they_come(tmp_path):
     seen = []
-    output = process.run('x', [sys.executable, '-c', 'print(1); print(2)'], tmp_path / 'x.log',
-                         on_line=seen.append)
+    output = process.run(
+        'x', [sys.executable, '-c', 'print(1); print(2)'], tmp_path / 'x.log', on_line=seen.append
+    )
     assert (seen, output) == (['1', '2'], '1\n2\n')

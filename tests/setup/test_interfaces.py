@@ -2,6 +2,7 @@
 
 A struct field in the wrong place would compile and crash here; see ros_prefix/README.md.
 """
+
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from wam_msgs.srv import StartEpisode  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 
-PEER = '''
+PEER = """
 import time
 import rclpy
 from rclpy.action import ActionServer, CancelResponse
@@ -61,7 +62,7 @@ try:
     executor.spin()
 except (KeyboardInterrupt, ExternalShutdownException):
     pass
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -71,13 +72,13 @@ def node():
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node('test_interfaces', context=context)
-    executor = SingleThreadedExecutor(context=context)   # a node only refers to it weakly
+    executor = SingleThreadedExecutor(context=context)  # a node only refers to it weakly
     executor.add_node(node)
     yield node
     executor.shutdown()
     node.destroy_node()
     context.try_shutdown()
-    peer.kill()         # how a node ends is tested with our own nodes; this one holds nothing
+    peer.kill()  # how a node ends is tested with our own nodes; this one holds nothing
     peer.wait()
 
 
@@ -96,10 +97,19 @@ def answer_of(node, future):
 
 
 def test_a_message_comes_back_equal(node):
-    sent = ActionChunk(session='s', sequence=2**63, step_dt=1 / 30, horizon=2, trained=True,
-                       joint_names=['left_ä', 'right'], positions=[0.1, -2.0, 3e-9, 4.0],
-                       reference_positions=[1.0, 2.0], contract_hash='f' * 64,
-                       timing_names=['denoise'], timing_ms=[12.5])
+    sent = ActionChunk(
+        session='s',
+        sequence=2**63,
+        step_dt=1 / 30,
+        horizon=2,
+        trained=True,
+        joint_names=['left_ä', 'right'],
+        positions=[0.1, -2.0, 3e-9, 4.0],
+        reference_positions=[1.0, 2.0],
+        contract_hash='f' * 64,
+        timing_names=['denoise'],
+        timing_ms=[12.5],
+    )
     sent.header.stamp.sec, sent.header.stamp.nanosec = 2**31 - 1, 999_999_999
     sent.header.frame_id = 'agibot_g1'
     came = []
@@ -125,8 +135,12 @@ def test_an_action_gives_feedback_until_it_is_cancelled_and_a_result(node):
     client = ActionClient(node, RunInstruction, 'run')
     spin_until(node, client.server_is_ready)
     heard = []
-    goal = answer_of(node, client.send_goal_async(
-        RunInstruction.Goal(instruction='pick', time_limit=40.0), heard.append))
+    goal = answer_of(
+        node,
+        client.send_goal_async(
+            RunInstruction.Goal(instruction='pick', time_limit=40.0), heard.append
+        ),
+    )
     assert goal.accepted
     spin_until(node, lambda: heard)
     assert heard[0].feedback == RunInstruction.Feedback(elapsed=0.5, chunks=3)
@@ -136,16 +150,29 @@ def test_an_action_gives_feedback_until_it_is_cancelled_and_a_result(node):
 
 
 def test_the_command_line_knows_our_types(node):
-    command = ['ros2', 'service', 'call', '/start', 'wam_msgs/srv/StartEpisode',
-               "{instruction: 'pick', labels: ['a=b']}"]
+    command = [
+        'ros2',
+        'service',
+        'call',
+        '/start',
+        'wam_msgs/srv/StartEpisode',
+        "{instruction: 'pick', labels: ['a=b']}",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert result.returncode == 0, result.stderr
     assert "episode='pick/a=b'" in result.stdout
 
 
 def test_goals_can_be_sent_from_the_command_line(node):
-    command = ['ros2', 'action', 'send_goal', '--feedback', '/run',
-               'wam_msgs/action/RunInstruction', "{instruction: 'pick', time_limit: 0.2}"]
+    command = [
+        'ros2',
+        'action',
+        'send_goal',
+        '--feedback',
+        '/run',
+        'wam_msgs/action/RunInstruction',
+        "{instruction: 'pick', time_limit: 0.2}",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert result.returncode == 0, result.stderr
     assert 'message: pick' in result.stdout
@@ -153,6 +180,7 @@ def test_goals_can_be_sent_from_the_command_line(node):
 
 
 def test_actions_are_listed(node):
-    result = subprocess.run(['ros2', 'action', 'list', '-t'], capture_output=True, text=True,
-                            timeout=90, check=False)
+    result = subprocess.run(
+        ['ros2', 'action', 'list', '-t'], capture_output=True, text=True, timeout=90, check=False
+    )
     assert '/run [wam_msgs/action/RunInstruction]' in result.stdout, result.stderr

@@ -1,4 +1,5 @@
 """The entry script finds a Python 3.12 that runs, whatever lies on the PATH."""
+
 import os
 import shutil
 import subprocess
@@ -31,15 +32,23 @@ def checkout(tmp_path):
     (root / 'cli').mkdir(parents=True)
     shutil.copy(ROOT / 'wam', root / 'wam')
     (root / 'cli/__main__.py').write_text(
-        'import sys\nprint(sys.argv[1:], sys.executable, sys.stdin.read(), sep="|")')
+        'import sys\nprint(sys.argv[1:], sys.executable, sys.stdin.read(), sep="|")'
+    )
     return root
 
 
 def wam(root, path, home, *arguments, **environ):
     """Run the entry script with a PATH and a home of the test's making."""
     env = {'PATH': f'{path}:/usr/bin:/bin', 'HOME': str(home), **environ}
-    return subprocess.run([root / 'wam', *arguments], env=env, cwd='/', input='typed',
-                          capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [root / 'wam', *arguments],
+        env=env,
+        cwd='/',
+        input='typed',
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_lying_shim_is_passed_over_for_a_version_manager(checkout, tmp_path):
@@ -70,10 +79,16 @@ def test_none_at_all_gives_one_line_with_the_fix(checkout, tmp_path):
         (tools / name).symlink_to(shutil.which(name))
     text = (checkout / 'wam').read_text()
     assert '/usr/bin/python3.12' in text
-    (checkout / 'wam').write_text(text.replace('/usr/', '/absent/usr/').replace(
-        '#!/absent/usr/', '#!/usr/'))
-    result = subprocess.run([checkout / 'wam'], env={'PATH': str(tools), 'HOME': str(tmp_path)},
-                            capture_output=True, text=True, check=False)
+    (checkout / 'wam').write_text(
+        text.replace('/usr/', '/absent/usr/').replace('#!/absent/usr/', '#!/usr/')
+    )
+    result = subprocess.run(
+        [checkout / 'wam'],
+        env={'PATH': str(tools), 'HOME': str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 1
     assert len(result.stderr.strip().splitlines()) == 1
     assert 'apt-get install python3.12' in result.stderr

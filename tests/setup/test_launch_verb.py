@@ -1,4 +1,5 @@
 """`ros2 launch`, upstream's or our stand-in: arguments, errors, a clean end on Ctrl-C."""
+
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip('launch_ros', reason='needs a ROS 2 environment: run ./wam test')
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 
-DESCRIPTION = '''
+DESCRIPTION = """
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess
 from launch.substitutions import LaunchConfiguration
@@ -21,23 +22,32 @@ def generate_launch_description():
         ExecuteProcess(cmd=[{python!r}, '-u', '-c', {child!r}, LaunchConfiguration('colour')],
                        output='screen'),
     ])
-'''
+"""
 
 
 @pytest.fixture
 def launch_file(tmp_path):
     path = tmp_path / 'one.launch.py'
-    path.write_text(DESCRIPTION.format(
-        python=sys.executable,
-        child='import signal, sys\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(0))\n'
-              'print("started", sys.argv[1])\nsignal.pause()'))
+    path.write_text(
+        DESCRIPTION.format(
+            python=sys.executable,
+            child='import signal, sys\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(0))\n'
+            'print("started", sys.argv[1])\nsignal.pause()',
+        )
+    )
     return path
 
 
 def ros2_launch(*words):
     """Run `ros2 launch` to its end."""
-    return subprocess.run(['ros2', 'launch', *map(str, words)], stdin=subprocess.DEVNULL,
-                          capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run(
+        ['ros2', 'launch', *map(str, words)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
 
 
 def test_arguments_are_shown(launch_file):
@@ -70,8 +80,12 @@ def test_an_unknown_package_or_file_is_named():
 def test_it_ends_cleanly_on_ctrl_c(launch_file, tmp_path):
     log = tmp_path / 'log'
     with log.open('w') as file:
-        process = subprocess.Popen(['ros2', 'launch', str(launch_file), 'colour:=blue'],
-                                   stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            ['ros2', 'launch', str(launch_file), 'colour:=blue'],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
     end = time.monotonic() + 20
     while 'started blue' not in log.read_text() and time.monotonic() < end:
         time.sleep(0.05)

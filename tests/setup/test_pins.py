@@ -1,4 +1,5 @@
 """Every package is pinned, has its reason, and is in the full list of exact versions."""
+
 import re
 from pathlib import Path
 
@@ -33,4 +34,5 @@ def test_the_exact_versions_are_those_of_the_requirements():
     exact, _ = pins('constraints.txt')
     wanted, _ = pins('requirements.txt')
     assert {name: exact.get(name) for name in wanted} == wanted, (
-        'make setup/constraints.txt again; its head says how')
+        'make setup/constraints.txt again; its head says how'
+    )

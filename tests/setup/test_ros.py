@@ -1,4 +1,5 @@
 """Which ROS 2 is used: sourced, installed, assembled, or refused."""
+
 import pytest
 
 from cli import ros

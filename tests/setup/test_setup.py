@@ -1,4 +1,5 @@
 """Setup resumes, does nothing the second time, and explains what is in its way."""
+
 import os
 import shutil
 import signal
@@ -22,8 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def layout(tmp_path, monkeypatch):
     """Copy what setup reads into an empty checkout, and pretend that no ROS 2 is sourced."""
     for name in ('cli', 'setup', 'ros_prefix'):
-        shutil.copytree(ROOT / name, tmp_path / name,
-                        ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__'))
     shutil.copy(ROOT / 'wam', tmp_path / 'wam')
     for name in ('ROS_DISTRO', 'AMENT_PREFIX_PATH'):
         monkeypatch.delenv(name, raising=False)
@@ -64,11 +64,17 @@ def test_the_prefix_is_laid_out_as_cmake_expects(layout, monkeypatch):
     prefix.unpack(layout, part)
     prefix.finish(layout, part)
     assert prefix.is_ready(layout)
-    for name in ('lib/librcl.so', 'lib/python3.12/site-packages/rclpy/__init__.py', 'LICENSE.txt',
-                 'lib/rosidl_generator_c/rosidl_generator_c', 'bin/ros2', 'setup.bash',
-                 'include/rosidl_runtime_c/rosidl_runtime_c/type_hash.h',
-                 'include/rosidl_runtime_c/rosidl_runtime_c/visibility_control.h',
-                 'lib/python3.12/site-packages/ros2verbs/launch.py'):
+    for name in (
+        'lib/librcl.so',
+        'lib/python3.12/site-packages/rclpy/__init__.py',
+        'LICENSE.txt',
+        'lib/rosidl_generator_c/rosidl_generator_c',
+        'bin/ros2',
+        'setup.bash',
+        'include/rosidl_runtime_c/rosidl_runtime_c/type_hash.h',
+        'include/rosidl_runtime_c/rosidl_runtime_c/visibility_control.h',
+        'lib/python3.12/site-packages/ros2verbs/launch.py',
+    ):
         assert (layout.prefix / name).is_file(), name
     assert (layout.prefix / 'lib/librcl.so').read_text() == 'lib/librcl.so', 'not from humble'
     assert not part.exists()
@@ -194,13 +200,26 @@ def test_failed_packages_end_the_waiting_prefix_too(layout, monkeypatch):
 
 
 def test_no_network_gives_one_line_and_exit_code_one(layout):
-    env = {'PATH': os.environ['PATH'], 'HOME': str(layout.root), 'WAM_PYTHON': sys.executable,
-           'PIP_INDEX_URL': 'http://127.0.0.1:9/simple', 'PIP_EXTRA_INDEX_URL': '',
-           'PIP_RETRIES': '0', 'PIP_CONFIG_FILE': '/dev/null', 'PIP_FIND_LINKS': ''}
+    env = {
+        'PATH': os.environ['PATH'],
+        'HOME': str(layout.root),
+        'WAM_PYTHON': sys.executable,
+        'PIP_INDEX_URL': 'http://127.0.0.1:9/simple',
+        'PIP_EXTRA_INDEX_URL': '',
+        'PIP_RETRIES': '0',
+        'PIP_CONFIG_FILE': '/dev/null',
+        'PIP_FIND_LINKS': '',
+    }
     if system.missing_packages():
         pytest.skip('system packages are missing, and setup would install them first')
-    result = subprocess.run([layout.root / 'wam', 'setup'], env=env, capture_output=True,
-                            text=True, timeout=120, check=False)
+    result = subprocess.run(
+        [layout.root / 'wam', 'setup'],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert result.returncode == 1
     said = [line for line in result.stderr.splitlines() if '…' not in line and '✓' not in line]
     said = [line for line in said if not line.startswith('wam:  ')]
@@ -214,19 +233,23 @@ def test_missing_packages_without_root_are_named_in_one_apt_line(layout, monkeyp
     monkeypatch.setattr(shutil, 'which', lambda name: f'/usr/bin/{name}')
     with pytest.raises(Failure) as caught:
         system.install_packages(layout, ['cmake', 'libosmesa6'])
-    assert str(caught.value) == ('system packages are missing: sudo apt-get install -y '
-                                 '--no-install-recommends cmake libosmesa6')
+    assert str(caught.value) == (
+        'system packages are missing: sudo apt-get install -y '
+        '--no-install-recommends cmake libosmesa6'
+    )
 
 
 def test_sigterm_ends_what_setup_started(tmp_path):
-    code = (f'import sys; sys.path.insert(0, {str(ROOT)!r})\n'
-            'import importlib\nfrom pathlib import Path\nfrom types import SimpleNamespace\n'
-            'from cli import dispatch, process\n'
-            'def main(arguments):\n'
-            f'    process.run("x", ["sh", "-c", "echo $$ > pid; exec sleep 60"],'
-            f' Path("x.log"))\n'
-            'importlib.import_module = lambda name: SimpleNamespace(main=main)\n'
-            'sys.exit(dispatch.main(["setup"]))\n')
+    code = (
+        f'import sys; sys.path.insert(0, {str(ROOT)!r})\n'
+        'import importlib\nfrom pathlib import Path\nfrom types import SimpleNamespace\n'
+        'from cli import dispatch, process\n'
+        'def main(arguments):\n'
+        f'    process.run("x", ["sh", "-c", "echo $$ > pid; exec sleep 60"],'
+        f' Path("x.log"))\n'
+        'importlib.import_module = lambda name: SimpleNamespace(main=main)\n'
+        'sys.exit(dispatch.main(["setup"]))\n'
+    )
     started = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 20
     pid = tmp_path / 'pid'
@@ -245,8 +268,9 @@ def test_clean_keeps_downloads_unless_asked(layout):
         (layout.root / name).mkdir(parents=True)
 
     def named(with_downloads):
-        return {str(path.relative_to(layout.root))
-                for path in clean.targets(layout, with_downloads)}
+        return {
+            str(path.relative_to(layout.root)) for path in clean.targets(layout, with_downloads)
+        }
 
     assert named(False) == {'.wam/stamps', '.venv', '.ros', 'install'}
     assert named(True) == named(False) | {'.wam/downloads', '.wam/uv'}
@@ -254,6 +278,7 @@ def test_clean_keeps_downloads_unless_asked(layout):
 
 def test_stop_all_ends_programs_of_other_threads(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(process.run, 'x', ['sleep', '60'], tmp_path / 'x.log')
         deadline = time.monotonic() + 10

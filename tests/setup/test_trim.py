@@ -1,20 +1,25 @@
 """Trimming hides what cannot be compiled, and nothing else."""
+
 from cli import trim
 
 ONE_LINE = 'set(_exported_dependencies "std_msgs;fastcdr;rmw;rcpputils;rosidl_runtime_c")\n'
-TWO_LINES = ('# generated\nset(_exported_typesupport_targets\n'
-             '  "__rosidl_generator_c:a;__rosidl_typesupport_cpp:b;__rosidl_generator_py:c")\n')
+TWO_LINES = (
+    '# generated\nset(_exported_typesupport_targets\n'
+    '  "__rosidl_generator_c:a;__rosidl_typesupport_cpp:b;__rosidl_generator_py:c")\n'
+)
 
 
 def test_unusable_items_leave_the_list():
     assert trim.trimmed_exports(ONE_LINE) == (
-        'set(_exported_dependencies "std_msgs;rosidl_runtime_c")\n')
+        'set(_exported_dependencies "std_msgs;rosidl_runtime_c")\n'
+    )
 
 
 def test_a_list_on_its_own_line_is_found():
     assert trim.trimmed_exports(TWO_LINES) == (
         '# generated\nset(_exported_typesupport_targets\n'
-        '  "__rosidl_generator_c:a;__rosidl_generator_py:c")\n')
+        '  "__rosidl_generator_c:a;__rosidl_generator_py:c")\n'
+    )
 
 
 def test_other_text_stays():
@@ -32,10 +37,13 @@ def test_only_rmw_itself_goes():
 def small_prefix(root):
     """Lay out the few files of a prefix that trimming touches."""
     index = root / 'share/ament_index/resource_index'
-    for name in ('rosidl_typesupport_cpp/x', 'rosidl_typesupport_c/rosidl_typesupport_fastrtps_c',
-                 'rosidl_typesupport_c/rosidl_typesupport_introspection_c',
-                 'rosidl_generator_packages/rosidl_generator_cpp',
-                 'rosidl_generator_packages/rosidl_generator_py'):
+    for name in (
+        'rosidl_typesupport_cpp/x',
+        'rosidl_typesupport_c/rosidl_typesupport_fastrtps_c',
+        'rosidl_typesupport_c/rosidl_typesupport_introspection_c',
+        'rosidl_generator_packages/rosidl_generator_cpp',
+        'rosidl_generator_packages/rosidl_generator_py',
+    ):
         (index / name).parent.mkdir(parents=True, exist_ok=True)
         (index / name).write_text('')
     for name in ('rosidl_generator_cpp/cmake/a.cmake', 'rosidl_generator_py/cmake/b.cmake'):
@@ -55,7 +63,9 @@ def test_a_prefix_is_trimmed_once_and_for_all(tmp_path):
         assert left == {
             'ament_index/resource_index/rosidl_typesupport_c/rosidl_typesupport_introspection_c',
             'ament_index/resource_index/rosidl_generator_packages/rosidl_generator_py',
-            'rosidl_generator_cpp/cmake.unused/a.cmake', 'rosidl_generator_py/cmake/b.cmake',
-            'std_msgs/cmake/ament_cmake_export_dependencies-extras.cmake'}
+            'rosidl_generator_cpp/cmake.unused/a.cmake',
+            'rosidl_generator_py/cmake/b.cmake',
+            'std_msgs/cmake/ament_cmake_export_dependencies-extras.cmake',
+        }
     extras = root / 'share/std_msgs/cmake/ament_cmake_export_dependencies-extras.cmake'
     assert 'rmw' not in extras.read_text()

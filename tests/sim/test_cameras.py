@@ -28,7 +28,7 @@ def test_frames_are_those_of_the_embodiment(seen: tuple) -> None:
     for frame in observation.frames:
         assert frame.rgb.shape == (240, 320, 3)
         assert frame.stamp_ns == simulation.now_ns
-        assert frame.rgb.std() > 10         # a picture, not a plain colour
+        assert frame.rgb.std() > 10  # a picture, not a plain colour
 
 
 def test_calibration_finds_the_cubes(seen: tuple) -> None:
@@ -37,7 +37,7 @@ def test_calibration_finds_the_cubes(seen: tuple) -> None:
     key = simulation.robot.cameras[0].key
     matrix = intrinsics(simulation.model, key, (320, 240))
     camera = simulation.data.cam(key)
-    optical = camera.xmat.reshape(3, 3) * [1, -1, -1]   # x right, y down, z forward
+    optical = camera.xmat.reshape(3, 3) * [1, -1, -1]  # x right, y down, z forward
     for cube in simulation.scene.cubes:
         u, v, w = matrix @ optical.T @ (simulation.state().objects[cube.slot] - camera.xpos)
         pixel = observation.frame(key).rgb[round(v / w), round(u / w)].astype(float)

@@ -11,8 +11,8 @@ from wam_sim.tasks import LEARNED_FAMILIES
 from wam_sim import robot as robots
 from wam_sim import tasks
 
-LONGEST = 210                               # rows
-INSIDE = 0.9                                # share of the embodiment's limits
+LONGEST = 210  # rows
+INSIDE = 0.9  # share of the embodiment's limits
 
 
 class Stage:
@@ -58,7 +58,7 @@ def test_it_succeeds_within_the_limits(stage: Stage, family: str) -> None:
     for seed in (3, 4, 5):
         stage.begin(seed, family)
         rows = stage.until_done()
-        assert len(rows) < 100              # it does not dither
+        assert len(rows) < 100  # it does not dither
         speed = np.diff(rows, axis=0) / step_s
         change = np.diff(speed, axis=0) / step_s
         jerk = np.diff(change, axis=0) / step_s
@@ -84,7 +84,7 @@ def test_it_takes_over_from_any_posture_and_any_motion(stage: Stage, family: str
     elsewhere = Goal(stage.expert.anywhere(rng), {'left': 0.5, 'right': 0.5}, frozenset())
     for _ in range(15):
         stage.episode.step(stage.mover.toward(elsewhere))
-    rows = stage.until_done()               # it is in motion when the expert begins
+    rows = stage.until_done()  # it is in motion when the expert begins
     limits = stage.robot.embodiment.limits()
     assert (np.abs(np.diff(rows, axis=0)) <= limits.velocity / 30).all()
 
@@ -110,8 +110,10 @@ def test_it_starts_from_random_postures(stage: Stage) -> None:
                 break
         stage.begin(seed, 'push', posture)
         np.testing.assert_allclose(
-            stage.simulation.joints().positions(stage.robot.embodiment.commanded), posture,
-            atol=1e-6)
+            stage.simulation.joints().positions(stage.robot.embodiment.commanded),
+            posture,
+            atol=1e-6,
+        )
         stage.until_done()
 
 

@@ -18,8 +18,9 @@ def start():
 
 
 def raised(start, metres):
-    return replace(start, objects={**start.objects,
-                                   'cube_0': start.objects['cube_0'] + [0, 0, metres]})
+    return replace(
+        start, objects={**start.objects, 'cube_0': start.objects['cube_0'] + [0, 0, metres]}
+    )
 
 
 def test_a_goal_counts_from_when_it_began_to_hold(start):
@@ -38,13 +39,16 @@ def test_what_holds_for_too_short_does_not_count(start):
     assert goals.reached_ns == [None]
 
 
-@pytest.mark.parametrize(('task', 'words'), [
-    (replace(LIFT, family='throw'), "no family 'throw'"),
-    (replace(LIFT, slot='can'), "no cube 'can'"),
-    (replace(LIFT, side='left'), "no side 'left'"),
-    (Task('touch', '', 'cube_0', '', ''), "no side ''"),
-    (Task('stack', '', 'cube_0', '', 'pad'), "not onto 'pad'"),
-])
+@pytest.mark.parametrize(
+    ('task', 'words'),
+    [
+        (replace(LIFT, family='throw'), "no family 'throw'"),
+        (replace(LIFT, slot='can'), "no cube 'can'"),
+        (replace(LIFT, side='left'), "no side 'left'"),
+        (Task('touch', '', 'cube_0', '', ''), "no side ''"),
+        (Task('stack', '', 'cube_0', '', 'pad'), "not onto 'pad'"),
+    ],
+)
 def test_goals_that_cannot_be_watched_are_refused(task, words):
     with pytest.raises(ValueError, match=words):
         checked(task)

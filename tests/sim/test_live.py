@@ -31,11 +31,17 @@ def clock() -> Clock:
     return Clock()
 
 
-def live(clock: Clock, *, jumps: bool = True,
-         on_batch: Callable[[Simulation], None] = lambda _: None) -> Live:
+def live(
+    clock: Clock, *, jumps: bool = True, on_batch: Callable[[Simulation], None] = lambda _: None
+) -> Live:
     simulation = Simulation(robots.load('yam'))
-    return Live(simulation, clock, jumps=jumps, on_batch=on_batch,
-                on_reject=lambda controller, reason: rejected.append((controller, reason)))
+    return Live(
+        simulation,
+        clock,
+        jumps=jumps,
+        on_batch=on_batch,
+        on_reject=lambda controller, reason: rejected.append((controller, reason)),
+    )
 
 
 rejected: list[tuple[str, str]] = []
@@ -55,8 +61,15 @@ def wave(simulation: Simulation, start_ns: int) -> Points:
     limits = body.limits(names)
     jerk = np.zeros((60, len(names)))
     jerk[:, 0] = 0.6 * limits.jerk[0] * np.repeat([1, -1, -1, 1, 0, 0], 10)
-    return Points.of(integrated(names, Motion.at_rest(simulation.joints().positions(names)),
-                                start_ns, STEP_NS * 5, jerk))
+    return Points.of(
+        integrated(
+            names,
+            Motion.at_rest(simulation.joints().positions(names)),
+            start_ns,
+            STEP_NS * 5,
+            jerk,
+        )
+    )
 
 
 def test_stamps_are_wall_time_and_batches_come_at_100_hz(clock: Clock) -> None:
@@ -73,7 +86,7 @@ def test_a_message_is_taken_when_it_arrived_even_if_physics_is_behind(clock: Clo
     """Bridging early from the set-point to a first point in the future would bend the curve."""
     running = live(clock)
     advance(running, clock, 100_000_000)
-    clock.now_ns += 60_000_000              # physics sleeps, the message comes now
+    clock.now_ns += 60_000_000  # physics sleeps, the message comes now
     running.post('left_arm_controller', wave(running.simulation, clock.now_ns))
     for _ in range(8):
         running.advance()
@@ -99,7 +112,8 @@ def test_a_short_stall_is_caught_up_in_small_bites(clock: Clock) -> None:
 
 @pytest.mark.parametrize('jumps', [True, False])
 def test_a_long_stall_is_given_up_and_stamps_follow_only_the_wall_clock(
-        clock: Clock, jumps: bool) -> None:
+    clock: Clock, jumps: bool
+) -> None:
     running = live(clock, jumps=jumps)
     clock.now_ns += 4 * MAX_LAG_NS
     running.advance()
@@ -113,10 +127,11 @@ def test_a_long_stall_is_given_up_and_stamps_follow_only_the_wall_clock(
 def test_rejections_are_told(clock: Clock) -> None:
     rejected.clear()
     running = live(clock)
-    running.post('left_arm_controller', Points(
-        0, ('nobody',), np.array([10]), np.zeros((1, 1)), None, None))
+    running.post(
+        'left_arm_controller', Points(0, ('nobody',), np.array([10]), np.zeros((1, 1)), None, None)
+    )
     advance(running, clock, 50_000_000)
-    (controller, reason), = rejected
+    ((controller, reason),) = rejected
     assert controller == 'left_arm_controller' and 'nobody' in reason
 
 
@@ -140,14 +155,16 @@ def test_the_thread_ends_when_asked_and_keeps_what_killed_it(clock: Clock) -> No
 def test_after_a_long_stall_the_controllers_stay_where_the_arm_is(clock: Clock) -> None:
     running = live(clock)
     advance(running, clock, 50_000_000)
-    move, name = wave(running.simulation, clock.now_ns), \
-        running.simulation.robot.embodiment.controllers[0].name
+    move, name = (
+        wave(running.simulation, clock.now_ns),
+        running.simulation.robot.embodiment.controllers[0].name,
+    )
     running.post(name, move)
     advance(running, clock, 200_000_000)
     running.simulation.executed.recount()
     clock.now_ns += 4 * MAX_LAG_NS
     rejected.clear()
-    running.post(name, move)                # what waited meanwhile begins where the arm was not
+    running.post(name, move)  # what waited meanwhile begins where the arm was not
     running.advance()
     advance(running, clock, 400_000_000)
     assert rejected == [(name, 'planned before the controllers came back')]

@@ -44,7 +44,7 @@ def chain(robot: robots.Robot, name: str, posture: dict[str, float]) -> dict[str
                     move[:3, 3] = np.array(row['axis']) * value
                 placed[mount.prefix + row['child']] = here @ move
             if len(left) == len(waiting):
-                break                       # what is left hangs on links we derive ourselves
+                break  # what is left hangs on links we derive ourselves
             waiting = left
     return placed
 
@@ -63,8 +63,11 @@ def test_forward_kinematics_is_that_of_the_published_file(name: str) -> None:
     data = mujoco.MjData(model)
     rng = np.random.default_rng(7)
     for _ in range(50):
-        posture = {joint.name: rng.uniform(*joint.limits) for joint in robot.joints
-                   if joint.type != 'fixed'}
+        posture = {
+            joint.name: rng.uniform(*joint.limits)
+            for joint in robot.joints
+            if joint.type != 'fixed'
+        }
         for joint, value in posture.items():
             data.qpos[model.joint(joint).qposadr[0]] = value
         mujoco.mj_kinematics(model, data)
@@ -87,7 +90,8 @@ def test_masses_inertias_and_limits_are_the_published_ones(name: str) -> None:
             assert body.mass[0] == pytest.approx(row.get('mass', 0.0), abs=1e-12)
             if row['type'] != 'fixed':
                 np.testing.assert_allclose(
-                    model.joint(mount.prefix + row['name']).range, row['limits'], atol=1e-12)
+                    model.joint(mount.prefix + row['name']).range, row['limits'], atol=1e-12
+                )
             if 'mass' not in row:
                 continue
             np.testing.assert_allclose(body.ipos, row['com'], atol=1e-12)
@@ -97,7 +101,8 @@ def test_masses_inertias_and_limits_are_the_published_ones(name: str) -> None:
             tensor = axes @ np.diag(body.inertia) @ axes.T
             ixx, ixy, ixz, iyy, iyz, izz = row['inertia']
             np.testing.assert_allclose(
-                tensor, [[ixx, ixy, ixz], [ixy, iyy, iyz], [ixz, iyz, izz]], atol=1e-12)
+                tensor, [[ixx, ixy, ixz], [ixy, iyy, iyz], [ixz, iyz, izz]], atol=1e-12
+            )
 
 
 def test_held_joints_are_welded_where_the_embodiment_rests() -> None:

@@ -19,8 +19,9 @@ MAX_TILT_RAD = 0.6
 def solved(request: pytest.FixtureRequest) -> tuple[robots.Robot, dict, list[tuple]]:
     robot = robots.load(request.param)
     body = robot.embodiment
-    model = compiled(robot, {name: body.rest[name] for name in body.observed
-                             if name not in body.commanded})
+    model = compiled(
+        robot, {name: body.rest[name] for name in body.observed if name not in body.commanded}
+    )
     hands = []
     for side in ('left', 'right'):
         arm = Arm(robot, model, side)
@@ -67,11 +68,13 @@ def test_no_pose_goes_into_the_table(solved: tuple) -> None:
 
 def test_the_stored_map_is_that_of_the_rest_posture_in_the_embodiment(solved: tuple) -> None:
     robot, stored, hands = solved
-    assert stored['rest_rad'] == {name: robot.embodiment.rest[name]
-                                  for _, arm, _ in hands for name in arm.names}
+    assert stored['rest_rad'] == {
+        name: robot.embodiment.rest[name] for _, arm, _ in hands for name in arm.names
+    }
     for side, _, found in hands:
-        np.testing.assert_allclose(stored['hands'][side]['error_mm'],
-                                   found.field('error_m') * 1e3, atol=0.5)
+        np.testing.assert_allclose(
+            stored['hands'][side]['error_mm'], found.field('error_m') * 1e3, atol=0.5
+        )
 
 
 def test_the_right_arm_mirrors_the_left(solved: tuple) -> None:
@@ -90,4 +93,4 @@ def test_the_search_finds_the_stored_posture_again(name: str) -> None:
     found = reach.document(robots.load(name))
     assert found.keys() == stored.keys()
     for joint, value in stored['rest_rad'].items():
-        assert found['rest_rad'][joint] == pytest.approx(value, abs=2e-3)   # other CPUs round
+        assert found['rest_rad'][joint] == pytest.approx(value, abs=2e-3)  # other CPUs round

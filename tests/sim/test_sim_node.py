@@ -44,7 +44,9 @@ class Robot:
         flags = [flag for argument in arguments for flag in ('-p', argument)]
         self.process = subprocess.Popen(
             [sys.executable, '-m', 'wam_sim.sim_node', '--ros-args', *flags],
-            stderr=subprocess.PIPE, text=True)
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node('onlooker', context=self.context)
@@ -108,8 +110,10 @@ def seconds(stamp: Time) -> float:
 
 def test_a_robot_to_the_stack(robot: Robot) -> None:
     """Everything a policy needs is there, moves when told, and starts another scene."""
-    robot.wait(lambda: all(heard for topic, heard in robot.heard.items() if topic != '/clock'),
-               'every topic')
+    robot.wait(
+        lambda: all(heard for topic, heard in robot.heard.items() if topic != '/clock'),
+        'every topic',
+    )
     joints = robot.newest('/joint_states')
     assert tuple(joints.name) == robot.body.observed
     np.testing.assert_allclose(joints.position, robot.body.rest_of(robot.body.observed), atol=0.02)
@@ -126,13 +130,24 @@ def test_a_robot_to_the_stack(robot: Robot) -> None:
     names = robot.controller.joints
     target = np.array([joints.position[joints.name.index(name)] for name in names])
     target[5] += 0.15
-    message = JointTrajectory(joint_names=list(names), points=[JointTrajectoryPoint(
-        positions=target.tolist(), velocities=[0.0] * 7, accelerations=[0.0] * 7)])
+    message = JointTrajectory(
+        joint_names=list(names),
+        points=[
+            JointTrajectoryPoint(
+                positions=target.tolist(), velocities=[0.0] * 7, accelerations=[0.0] * 7
+            )
+        ],
+    )
     message.points[0].time_from_start.sec = 1
     robot.wait(lambda: robot.command.get_subscription_count(), 'the controller')
     robot.command.publish(message)
-    robot.wait(lambda: abs(robot.newest(robot.controller.state_topic).feedback.positions[5]
-                           - target[5]) < 0.002, 'the motion')
+    robot.wait(
+        lambda: (
+            abs(robot.newest(robot.controller.state_topic).feedback.positions[5] - target[5])
+            < 0.002
+        ),
+        'the motion',
+    )
     bad = JointTrajectory(joint_names=['nobody'], points=message.points)
     robot.command.publish(bad)
     robot.wait(lambda: robot.newest('/sim/status').trajectories_rejected == 1, 'the rejection')
@@ -150,10 +165,12 @@ def test_a_robot_to_the_stack(robot: Robot) -> None:
     assert robot.newest('/sim/task').data == future.result().message
     begun = robot.newest('/sim/status').header.stamp
     # this listener may be seconds behind: what it hears next need not be of the new episode
-    robot.wait(lambda: seconds(robot.newest('/joint_states').header.stamp) >= seconds(begun),
-               'joints of the next episode')
+    robot.wait(
+        lambda: seconds(robot.newest('/joint_states').header.stamp) >= seconds(begun),
+        'joints of the next episode',
+    )
     moved = robot.newest('/joint_states').position
-    assert abs(moved[list(joints.name).index(names[5])] - target[5]) < 0.01     # arms stay
+    assert abs(moved[list(joints.name).index(names[5])] - target[5]) < 0.01  # arms stay
 
 
 def test_rates_hold_in_wall_time(robot: Robot) -> None:
@@ -170,7 +187,8 @@ def test_rates_hold_in_wall_time(robot: Robot) -> None:
     passed_s = seconds(last.header.stamp) - seconds(first.header.stamp)
     # stamps are wall time; what the simulation did of it is the factor it reports
     assert (last.sim_time - first.sim_time) / passed_s == pytest.approx(
-        status.real_time_factor, abs=0.15)
+        status.real_time_factor, abs=0.15
+    )
     if os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1):
         pytest.skip('the machine is too busy for its rates to say anything')
     assert status.real_time_factor == pytest.approx(1.0, abs=0.05)
@@ -187,7 +205,7 @@ def test_a_mark_is_shown_once_the_task_was_heard() -> None:
         return int((pixels > 250).all(axis=1).sum())
 
     try:
-        robot.spin(1.5)                     # longer than any mark is shown
+        robot.spin(1.5)  # longer than any mark is shown
         assert white() < 50
         told = robot.node.create_publisher(String, '/wam/instruction', 1)
         robot.wait(lambda: told.get_subscription_count() > 0, 'a listener')
@@ -212,13 +230,21 @@ def test_clock_on_request_is_what_stamps_are_in() -> None:
         assert running.close() == 0
 
 
-@pytest.mark.parametrize('argument, reason', [
-    ('robot:=agibot_g2', 'choose one of'), ('task:=juggle', 'choose one of'),
-    ('camera_hz:=500.0', 'camera_hz')])
+@pytest.mark.parametrize(
+    'argument, reason',
+    [
+        ('robot:=agibot_g2', 'choose one of'),
+        ('task:=juggle', 'choose one of'),
+        ('camera_hz:=500.0', 'camera_hz'),
+    ],
+)
 def test_wrong_parameters_end_it_with_a_reason(argument: str, reason: str) -> None:
     done = subprocess.run(
         [sys.executable, '-m', 'wam_sim.sim_node', '--ros-args', '-p', argument],
-        capture_output=True, text=True, timeout=60)
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode != 0
     assert reason in done.stderr
     assert 'Traceback' not in done.stderr

@@ -16,13 +16,16 @@ GRID_NS = 10_000_000
 ROBOTS = robots.names()
 
 
-def to(simulation: Simulation, joints: tuple[str, ...], target: list[float],
-       duration_s: float) -> None:
+def to(
+    simulation: Simulation, joints: tuple[str, ...], target: list[float], duration_s: float
+) -> None:
     """Send the controller of `joints` to `target`, at rest on arrival."""
     still = np.zeros((1, len(joints)))
     controller = next(c for c in simulation.robot.embodiment.controllers if c.joints == joints)
-    reason = simulation.accept(controller.name, Points(
-        0, joints, np.array([int(duration_s * 1e9)]), np.array([target]), still, still))
+    reason = simulation.accept(
+        controller.name,
+        Points(0, joints, np.array([int(duration_s * 1e9)]), np.array([target]), still, still),
+    )
     assert reason is None
     simulation.step(int(duration_s * 1e9) // STEP_NS + 200)
 
@@ -38,8 +41,9 @@ def at_the_limits(simulation: Simulation, share: float) -> None:
         start = simulation.joints().positions(controller.joints)
         way = np.where((limits.lower + limits.upper) / 2 > start, share, -share)
         jerk = np.array(half + [-value for value in half])[:, None] * limits.jerk * way
-        plan = integrated(controller.joints, Motion.at_rest(start), simulation.now_ns + STEP_NS,
-                          GRID_NS, jerk)
+        plan = integrated(
+            controller.joints, Motion.at_rest(start), simulation.now_ns + STEP_NS, GRID_NS, jerk
+        )
         assert simulation.accept(controller.name, Points.of(plan)) is None
     simulation.step(500)
 
@@ -65,9 +69,20 @@ def test_the_record_sees_a_jump_that_no_trajectory_should_hold() -> None:
     body = simulation.robot.embodiment
     controller = body.controllers[0]
     target = simulation.joints().positions(controller.joints) + 0.2
-    assert simulation.accept(controller.name, Points(
-        simulation.now_ns + STEP_NS, controller.joints, np.array([0, 100_000_000]),
-        np.stack([target, target + 0.1]), None, None)) is None
+    assert (
+        simulation.accept(
+            controller.name,
+            Points(
+                simulation.now_ns + STEP_NS,
+                controller.joints,
+                np.array([0, 100_000_000]),
+                np.stack([target, target + 0.1]),
+                None,
+                None,
+            ),
+        )
+        is None
+    )
     simulation.step(5)
     worst = dict(zip(body.commanded, simulation.executed.step, strict=True))
     assert worst[controller.joints[0]] == pytest.approx(0.2, abs=1e-9)
@@ -80,12 +95,15 @@ def test_fingers_open_and_close_with_the_canonical_command(name: str) -> None:
     body = simulation.robot.embodiment
 
     def gap_m(side: str) -> float:
-        pads = [simulation.data.geom_xpos[geom] for geom in range(simulation.model.ngeom)
-                if simulation.model.geom_contype[geom]
-                and simulation.model.body(simulation.model.geom_bodyid[geom]).name
-                in simulation.robot.below(simulation.robot.hand(side).tool_link)
-                and simulation.model.body(simulation.model.geom_bodyid[geom]).name
-                != simulation.robot.hand(side).tool_link]
+        pads = [
+            simulation.data.geom_xpos[geom]
+            for geom in range(simulation.model.ngeom)
+            if simulation.model.geom_contype[geom]
+            and simulation.model.body(simulation.model.geom_bodyid[geom]).name
+            in simulation.robot.below(simulation.robot.hand(side).tool_link)
+            and simulation.model.body(simulation.model.geom_bodyid[geom]).name
+            != simulation.robot.hand(side).tool_link
+        ]
         assert len(pads) == 2
         return float(np.linalg.norm(pads[0] - pads[1]))
 
@@ -114,10 +132,19 @@ def test_a_cube_can_be_gripped_and_lifted(name: str) -> None:
 
     def above(height_m: float) -> np.ndarray:
         """Stand over the cube, fingers along its faces."""
-        pose = arm.solve(np.array([cube.x_m, cube.y_m, robot.table.height_m + height_m]),
-                         np.array([0.0, 0.0, -1.0]), rest, rest)
-        return min((np.append(pose.joints_rad[:-1], pose.joints_rad[-1] + roll)
-                    for roll in np.linspace(-0.8, 0.8, 81)), key=across)
+        pose = arm.solve(
+            np.array([cube.x_m, cube.y_m, robot.table.height_m + height_m]),
+            np.array([0.0, 0.0, -1.0]),
+            rest,
+            rest,
+        )
+        return min(
+            (
+                np.append(pose.joints_rad[:-1], pose.joints_rad[-1] + roll)
+                for roll in np.linspace(-0.8, 0.8, 81)
+            ),
+            key=across,
+        )
 
     def across(joints: np.ndarray) -> float:
         arm.tool(joints)
@@ -128,7 +155,7 @@ def test_a_cube_can_be_gripped_and_lifted(name: str) -> None:
     assert not simulation.success
     to(simulation, arm.names, above(0.03), 1.0)
     to(simulation, (gripper,), [0.0], 0.8)
-    assert 0.2 < simulation.joints().positions((gripper,))[0] < 0.7     # stopped by the cube
+    assert 0.2 < simulation.joints().positions((gripper,))[0] < 0.7  # stopped by the cube
     to(simulation, arm.names, above(0.16), 1.2)
     assert simulation.success
 
@@ -139,8 +166,7 @@ def test_the_same_commands_give_the_same_states_bit_for_bit() -> None:
         at_the_limits(simulation, 0.7)
         simulation.reset(6)
         at_the_limits(simulation, -0.5)
-        return (simulation.data.qpos.copy(), simulation.data.qvel.copy(),
-                simulation.executed.jerk)
+        return (simulation.data.qpos.copy(), simulation.data.qvel.copy(), simulation.executed.jerk)
 
     for one, other in zip(run(), run(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -156,13 +182,17 @@ def test_what_comes_after_its_switch_breaks_no_limit(late_ns: int) -> None:
     def sent(before: Trajectory, start_ns: int, rows: np.ndarray) -> Trajectory:
         plan = tracked(before, start_ns, start + way * rows[:, None], limits)
         for controller in body.controllers:
-            refusals.append(simulation.accept(
-                controller.name, Points.of(plan).sorted_for(controller.joints)))
+            refusals.append(
+                simulation.accept(controller.name, Points.of(plan).sorted_for(controller.joints))
+            )
         return plan
 
     refusals: list[str | None] = []
-    first = sent(held(body.commanded, start, 0), switch_ns(simulation.now_ns, 30_000_000),
-                 np.linspace(0.0, 0.3, 20))
+    first = sent(
+        held(body.commanded, start, 0),
+        switch_ns(simulation.now_ns, 30_000_000),
+        np.linspace(0.0, 0.3, 20),
+    )
     simulation.step(100)
     parted_ns = switch_ns(simulation.now_ns, 30_000_000)
     simulation.step((parted_ns + late_ns - simulation.now_ns) // STEP_NS)
@@ -189,11 +219,12 @@ def test_reset_puts_the_arms_at_rest_and_keeps_time() -> None:
     assert simulation.reset(2)
     assert simulation.scene.seed == 2 and simulation.now_ns == now_ns
     body = simulation.robot.embodiment
-    np.testing.assert_allclose(simulation.joints().position, body.rest_of(body.observed),
-                               atol=1e-9)
+    np.testing.assert_allclose(
+        simulation.joints().position, body.rest_of(body.observed), atol=1e-9
+    )
     assert np.abs(moved - simulation.joints().position).max() > 0.2
     simulation.step(100)
-    np.testing.assert_array_equal(simulation.executed.jerk, jerk)   # a reset is no motion
+    np.testing.assert_array_equal(simulation.executed.jerk, jerk)  # a reset is no motion
 
 
 def test_kept_arms_are_left_alone_and_refuse_scenes_under_them() -> None:
@@ -201,10 +232,12 @@ def test_kept_arms_are_left_alone_and_refuse_scenes_under_them() -> None:
     simulation = Simulation(robot, seed=1)
     arm = Arm(robot, simulation.model, 'left')
     x_low, x_high, y_low, y_high = robot.workspace
-    pose = arm.solve(np.array([(x_low + x_high) / 2, (y_low + y_high) / 2,
-                               robot.table.height_m + 0.035]),
-                     np.array([0.0, 0.0, -1.0]), robot.embodiment.rest_of(arm.names),
-                     robot.embodiment.rest_of(arm.names))
+    pose = arm.solve(
+        np.array([(x_low + x_high) / 2, (y_low + y_high) / 2, robot.table.height_m + 0.035]),
+        np.array([0.0, 0.0, -1.0]),
+        robot.embodiment.rest_of(arm.names),
+        robot.embodiment.rest_of(arm.names),
+    )
     to(simulation, arm.names, pose.joints_rad, 3.0)
     before = simulation.joints().position
     outcomes = {}
@@ -262,10 +295,10 @@ def check_marked_for_its_time(simulation: Simulation) -> None:
 
 def test_a_mark_may_wait_until_the_task_was_heard() -> None:
     simulation = Simulation(robots.load('yam'), task='recall', seed=3, mark_waits=True)
-    simulation.now_ns = 2 * 10**18          # a live simulation takes the wall clock's stamps
+    simulation.now_ns = 2 * 10**18  # a live simulation takes the wall clock's stamps
     simulation.step(800)
     simulation.begin()
     check_marked_for_its_time(simulation)
-    simulation.begin()                      # said again: the episode does not begin again
+    simulation.begin()  # said again: the episode does not begin again
     simulation.step(400)
     assert not marked(simulation)

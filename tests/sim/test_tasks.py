@@ -19,10 +19,14 @@ TOP_M = 0.75
 
 def state_of(scene: scenes.Scene) -> State:
     """Put everything where the scene says and the hands far above."""
-    places = {item.slot: np.array([item.x_m, item.y_m, TOP_M + CUBE_HALF_M])
-              for item in scene.items}
-    return State(places, {slot: np.eye(3) for slot in OBJECTS},
-                 {'left': np.array([0.3, 0.3, 1.3]), 'right': np.array([0.3, -0.3, 1.3])})
+    places = {
+        item.slot: np.array([item.x_m, item.y_m, TOP_M + CUBE_HALF_M]) for item in scene.items
+    }
+    return State(
+        places,
+        {slot: np.eye(3) for slot in OBJECTS},
+        {'left': np.array([0.3, 0.3, 1.3]), 'right': np.array([0.3, -0.3, 1.3])},
+    )
 
 
 def shifted(state: State, slot: str, by: tuple[float, float, float]) -> State:
@@ -66,7 +70,7 @@ def test_any_draws_every_family_and_every_wording() -> None:
     drawn = [tasks.sampled('any', scene, seed) for seed in range(1500)]
     assert {task.family for task in drawn} == set(tasks.FAMILIES)
     wordings = {task.instruction for task in drawn if task.family == 'touch'}
-    assert len(wordings) == 3 * 2 * 4       # cubes, hands, templates
+    assert len(wordings) == 3 * 2 * 4  # cubes, hands, templates
 
 
 def test_unknown_family_is_refused_with_the_known_ones() -> None:
@@ -89,8 +93,10 @@ def test_touch_wants_the_named_hand_at_the_named_cube() -> None:
 def test_touch_measures_from_the_surface_of_a_turned_cube() -> None:
     start = state_of(scenes.sampled(ROBOTS[0], 1))
     c = np.sqrt(0.5)
-    turned = replace(start, rotations={**start.rotations, 'cube_0': np.array(
-        [[c, -c, 0], [c, c, 0], [0, 0, 1.0]])})
+    turned = replace(
+        start,
+        rotations={**start.rotations, 'cube_0': np.array([[c, -c, 0], [c, c, 0], [0, 0, 1.0]])},
+    )
     corner = start.objects['cube_0'] + [np.sqrt(2) * CUBE_HALF_M + 0.005, 0.0, 0.0]
     assert tasks.distance_to_cube(turned, 'cube_0', corner) == pytest.approx(0.005, abs=1e-9)
 
@@ -168,7 +174,7 @@ def test_a_swapped_task_names_another_cube(seed: int, family: str) -> None:
     try:
         other = tasks.swapped(task, scene, np.random.default_rng(seed))
     except ValueError:
-        return                              # one cube alone is clear of the middle
+        return  # one cube alone is clear of the middle
     assert (other.family, other.slot != task.slot) == (family, True)
 
 

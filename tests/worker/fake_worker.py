@@ -50,8 +50,14 @@ def main() -> None:
             act(request.kind, end)
         kind = 'error' if request.kind == 'fail' else 'answer'
         if request.kind != 'hello':
-            wire.send(end, Message(kind, {**fields, 'what': 'no', 'fix': 'ask nicely'},
-                                   {'echo': np.array(list(request.arrays.values()))}))
+            wire.send(
+                end,
+                Message(
+                    kind,
+                    {**fields, 'what': 'no', 'fix': 'ask nicely'},
+                    {'echo': np.array(list(request.arrays.values()))},
+                ),
+            )
 
 
 if __name__ == '__main__':

@@ -81,20 +81,30 @@ def test_a_pair_goes_through_its_states_and_leaves_nothing():
         status = pair.wait_ready(10)
         assert (status.state, status.generation, status.restarts) == (State.READY, 1, 0)
         running = pids(pair)
-        answer = pair.request('query', {'x': 1}, {'a': np.arange(3.)}, timeout_s=5)
+        answer = pair.request('query', {'x': 1}, {'a': np.arange(3.0)}, timeout_s=5)
         assert answer.kind == 'answer' and answer.fields['rank'] == 0
         np.testing.assert_array_equal(answer.arrays['echo'], [[0, 1, 2]])
     assert [status.state for status in seen.statuses] == [
-        State.STARTING, State.WARMING, State.READY, State.STOPPED]
+        State.STARTING,
+        State.WARMING,
+        State.READY,
+        State.STOPPED,
+    ]
     assert all(gone(pid) for pid in running) and len(running) == 2
     with pytest.raises(NotReady, match='closed'):
         pair.request('query', timeout_s=1)
     pair.close()
 
 
-@pytest.mark.parametrize('devices, guided, roles', [
-    (('cpu', 'cpu'), True, ('cond', 'uncond')), (('cuda:0',), True, ('both',)),
-    (('cuda:0', 'cuda:1'), False, ('cond',)), (('cpu',), False, ('cond',))])
+@pytest.mark.parametrize(
+    'devices, guided, roles',
+    [
+        (('cpu', 'cpu'), True, ('cond', 'uncond')),
+        (('cuda:0',), True, ('both',)),
+        (('cuda:0', 'cuda:1'), False, ('cond',)),
+        (('cpu',), False, ('cond',)),
+    ],
+)
 def test_devices_and_guidance_decide_the_roles(devices, guided, roles):
     assert plan(devices=devices, guided=guided).roles == roles
 
@@ -120,13 +130,17 @@ def test_workers_are_told_who_they_are():
     assert not folder.exists()
 
 
-@pytest.mark.parametrize('stage, deed, said', [
-    ('loading', 'exit7', 'exited with status 7; last words: fake: leaving on purpose'),
-    ('warming', 'kill', 'was killed by SIGKILL'),
-    ('ready', 'exit7', 'exited with status 7; last words: fake: leaving on purpose'),
-    ('loading', 'garbage', 'failed to start: head of 1213486160 bytes'),
-    ('warming', 'hang', 'was not ready within 4 s'),
-    ('warming', 'hang up', 'failed to start: the other end has closed')])
+@pytest.mark.parametrize(
+    'stage, deed, said',
+    [
+        ('loading', 'exit7', 'exited with status 7; last words: fake: leaving on purpose'),
+        ('warming', 'kill', 'was killed by SIGKILL'),
+        ('ready', 'exit7', 'exited with status 7; last words: fake: leaving on purpose'),
+        ('loading', 'garbage', 'failed to start: head of 1213486160 bytes'),
+        ('warming', 'hang', 'was not ready within 4 s'),
+        ('warming', 'hang up', 'failed to start: the other end has closed'),
+    ],
+)
 def test_a_worker_that_fails_while_starting_is_named_and_retried(stage, deed, said):
     seen = Witness()
     timeout_s = 4.0 if deed == 'hang' else 20.0
@@ -152,8 +166,9 @@ def test_a_refused_start_is_not_retried_until_asked():
     with seen.pair(plan('--act0', 'loading:exit2')) as pair:
         status = pair.wait_ready(10)
         assert (status.state, status.retry_s) == (State.FAILED, None)
-        assert status.reason == ('worker cond (rank 0) exited with status 2; '
-                                 'last words: fake: leaving on purpose')
+        assert status.reason == (
+            'worker cond (rank 0) exited with status 2; last words: fake: leaving on purpose'
+        )
         time.sleep(0.1)
         assert pair.status.generation == 1
         pair.restart('another try')
@@ -167,14 +182,18 @@ def test_an_interpreter_that_is_not_there_is_a_reason():
         assert 'did not start' in failed.reason and '/no/such/python' in failed.reason
 
 
-@pytest.mark.parametrize('rank, kind, said', [
-    (0, 'exit9', 'exited with status 9; last words: fake: leaving on purpose'),
-    (1, 'exit9', 'exited with status 9; last words: fake: leaving on purpose'),
-    (1, 'kill', 'was killed by SIGKILL'),
-    (0, 'garbage', 'sent a wrong message: head of 1213486160 bytes'),
-    (1, 'half', 'did not answer|sent a wrong message'),
-    (0, 'hang', r"did not answer 'hang' within 0.5 s"),
-    (1, 'hang up', 'the other end has closed')])
+@pytest.mark.parametrize(
+    'rank, kind, said',
+    [
+        (0, 'exit9', 'exited with status 9; last words: fake: leaving on purpose'),
+        (1, 'exit9', 'exited with status 9; last words: fake: leaving on purpose'),
+        (1, 'kill', 'was killed by SIGKILL'),
+        (0, 'garbage', 'sent a wrong message: head of 1213486160 bytes'),
+        (1, 'half', 'did not answer|sent a wrong message'),
+        (0, 'hang', r"did not answer 'hang' within 0.5 s"),
+        (1, 'hang up', 'the other end has closed'),
+    ],
+)
 def test_a_worker_that_fails_a_request_is_named_and_both_start_again(rank, kind, said):
     seen = Witness()
     with seen.pair(plan()) as pair:
@@ -211,7 +230,7 @@ def test_a_death_between_requests_is_seen_at_once():
         assert failed.reason == 'worker uncond (rank 1) was killed by SIGSEGV; restart in 5 s'
         with pytest.raises(NotReady, match='SIGSEGV'):
             pair.request('query', timeout_s=1)
-        pair.restart('now')     # a user need not wait for the delay
+        pair.restart('now')  # a user need not wait for the delay
         seen.wait(lambda status: status.generation == 2, 2.0)
 
 
@@ -245,7 +264,7 @@ def test_an_interrupted_request_is_dropped_and_the_next_gets_its_own_answer():
         answer = pair.request('query', {}, {'a': np.ones(1)}, timeout_s=5)
         np.testing.assert_array_equal(answer.arrays['echo'], [[1]])
         assert 0.4 < time.monotonic() - start_s < 1.5
-        pair.interrupt()        # with nothing under way: no effect on what follows
+        pair.interrupt()  # with nothing under way: no effect on what follows
         assert pair.request('query', timeout_s=5).kind == 'answer'
 
 
@@ -315,14 +334,23 @@ def test_no_descriptor_is_left_open_by_restarts():
 
 
 def test_children_die_with_a_parent_that_is_killed():
-    parent = subprocess.Popen([sys.executable, '-c', textwrap.dedent(f'''
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            '-c',
+            textwrap.dedent(f"""
         import time
         from wam_policy.worker.client import Pair, Plan
         pair = Pair(Plan(('cpu', 'cpu'), program={FAKE!r}))
         pair.start()
         print(pair.wait_ready(10).state, *[p.pid for p in pair._crew._programs], flush=True)
         time.sleep(60)
-    ''')], stdout=subprocess.PIPE, text=True, env=package_environment({}))
+    """),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=package_environment({}),
+    )
     state, *children = parent.stdout.readline().split()
     assert state == 'ready'
     parent.kill()

@@ -26,9 +26,11 @@ def life(live: Policy, blocks: int = 7) -> np.ndarray:
     targets = []
 
     def frames(count: int) -> dict[str, np.ndarray]:
-        return {key: np.repeat(numbers.integers(0, 256, (1, 1, 1, 3), np.uint8), count, 0)
-                + np.zeros((1, view.shape[1], view.shape[2], 1), np.uint8)
-                for key, view in main.grey(live, 1).items()}
+        return {
+            key: np.repeat(numbers.integers(0, 256, (1, 1, 1, 3), np.uint8), count, 0)
+            + np.zeros((1, view.shape[1], view.shape[2], 1), np.uint8)
+            for key, view in main.grey(live, 1).items()
+        }
 
     live.reset('put the cube away')
     for block in range(blocks):
@@ -49,14 +51,15 @@ class Tape:
         return run
 
 
-@pytest.mark.parametrize('choice', [
-    {}, {'window': 'slide'}, {'recipe': 'one_step', 'steps': None}],
-    ids=['restart', 'slide', 'one_step'])
+@pytest.mark.parametrize(
+    'choice',
+    [{}, {'window': 'slide'}, {'recipe': 'one_step', 'steps': None}],
+    ids=['restart', 'slide', 'one_step'],
+)
 def test_nothing_is_prepared_after_the_rehearsal(monkeypatch, choice) -> None:
     want = life(policy(**choice))
     tape = Tape()
-    monkeypatch.setattr(
-        engine, 'made', lambda name, model: engine.Recorded(model, tape))
+    monkeypatch.setattr(engine, 'made', lambda name, model: engine.Recorded(model, tape))
     live = policy(**choice, engine='compiled')
     main.rehearsed(live, 0)
     known = tape.recorded
@@ -71,18 +74,39 @@ def test_a_quantised_worker_answers_nearly_the_same(precision: str) -> None:
     assert 0 < np.abs(got - want).max() < 0.05
 
 
-@pytest.mark.parametrize('choice, said', [
-    ({'engine': 'warp'}, 'want eager, compiled or tensorrt:FOLDER'),
-    ({'precision': 'fp2'}, 'want full, fp8, int8 or the file')])
+@pytest.mark.parametrize(
+    'choice, said',
+    [
+        ({'engine': 'warp'}, 'want eager, compiled or tensorrt:FOLDER'),
+        ({'precision': 'fp2'}, 'want full, fp8, int8 or the file'),
+    ],
+)
 def test_choices_that_are_none_are_refused(choice, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         policy(**choice)
 
 
 def test_the_command_line_reaches_every_choice() -> None:
-    chosen = main.settings([
-        '--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--recipe', 'one_step', '--cfg',
-        '1.5', '--window', 'slide', '--guided-video', '--precision', 'int8', '--engine',
-        'eager', '--seed', '3'])
+    chosen = main.settings(
+        [
+            '--checkpoint',
+            'preset:tiny',
+            '--embodiment',
+            'yam',
+            '--recipe',
+            'one_step',
+            '--cfg',
+            '1.5',
+            '--window',
+            'slide',
+            '--guided-video',
+            '--precision',
+            'int8',
+            '--engine',
+            'eager',
+            '--seed',
+            '3',
+        ]
+    )
     choice = main.built(chosen).choice
     assert choice == Choice('one_step', None, 1.5, 'clocked', 'slide', True, 'eager', 'int8')

@@ -17,18 +17,37 @@ NEEDED = ['--checkpoint', 'preset:tiny', '--embodiment', 'yam']
 
 
 def test_a_command_line_becomes_settings():
-    chosen = main.settings([*NEEDED, '--rank', '1', '--world', '2', '--role', 'uncond',
-                            '--device', 'cuda:1', '--steps', '4', '--core', '3'])
+    chosen = main.settings(
+        [
+            *NEEDED,
+            '--rank',
+            '1',
+            '--world',
+            '2',
+            '--role',
+            'uncond',
+            '--device',
+            'cuda:1',
+            '--steps',
+            '4',
+            '--core',
+            '3',
+        ]
+    )
     assert (chosen.rank, chosen.world, chosen.role, chosen.device) == (1, 2, 'uncond', 'cuda:1')
     assert (chosen.steps, chosen.core, chosen.threads, chosen.fd) == (4, 3, 1, None)
 
 
-@pytest.mark.parametrize('arguments, said', [
-    ([], 'required: --checkpoint, --embodiment'),
-    ([*NEEDED, '--threads', '0'], '--threads: want more than 0'),
-    ([*NEEDED, '--peer-timeout', '-1'], '--peer-timeout: want more than 0'),
-    ([*NEEDED, '--world', '2'], '--role both needs no second worker'),
-    ([*NEEDED, '--recipe', 'fast'], 'invalid choice')])
+@pytest.mark.parametrize(
+    'arguments, said',
+    [
+        ([], 'required: --checkpoint, --embodiment'),
+        ([*NEEDED, '--threads', '0'], '--threads: want more than 0'),
+        ([*NEEDED, '--peer-timeout', '-1'], '--peer-timeout: want more than 0'),
+        ([*NEEDED, '--world', '2'], '--role both needs no second worker'),
+        ([*NEEDED, '--recipe', 'fast'], 'invalid choice'),
+    ],
+)
 def test_a_wrong_command_line_is_refused(arguments, said, capsys):
     with pytest.raises(SystemExit) as caught:
         main.settings(arguments)
@@ -38,6 +57,7 @@ def test_a_wrong_command_line_is_refused(arguments, said, capsys):
 
 def test_the_recipes_are_those_of_the_sampler():
     from wam_policy.model import policy, sampler
+
     assert set(options.RECIPES) == set(sampler.MODES)
     choices = {action.dest: action.choices for action in main.parser()._actions}
     assert tuple(choices['mode']) == policy.MODES
@@ -45,23 +65,36 @@ def test_the_recipes_are_those_of_the_sampler():
 
 def test_help_and_refusals_come_without_torch(capsys):
     start_s = time.monotonic()
-    done = subprocess.run([*WORKER, '--checkpoint', 'preset:tiny', '--embodiment', 'yamm'],
-                          capture_output=True, text=True, timeout=90,
-                          env=package_environment({}))
+    done = subprocess.run(
+        [*WORKER, '--checkpoint', 'preset:tiny', '--embodiment', 'yamm'],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env=package_environment({}),
+    )
     assert done.returncode == exits.REFUSED
     assert done.stderr.startswith('wam-worker both: error: ') and 'yam' in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    seen = subprocess.run([sys.executable, '-c', textwrap.dedent('''
+    seen = subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            textwrap.dedent("""
         import sys
         from wam_policy.worker import client, main
         sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))
-    ''')], timeout=90, env=package_environment({}))
+    """),
+        ],
+        timeout=90,
+        env=package_environment({}),
+    )
     assert seen.returncode == 0
     assert time.monotonic() - start_s < 30
 
 
-@pytest.mark.parametrize('checkpoint, said', [
-    ('/no/such/folder', 'no config.json'), ('preset:tinny', 'tinny')])
+@pytest.mark.parametrize(
+    'checkpoint, said', [('/no/such/folder', 'no config.json'), ('preset:tinny', 'tinny')]
+)
 def test_a_checkpoint_that_cannot_be_is_one_line(checkpoint, said, capsys):
     status = main.main(['--checkpoint', checkpoint, '--embodiment', 'yam'])
     lines = capsys.readouterr().err.splitlines()
@@ -76,20 +109,29 @@ def test_a_device_that_is_not_there_is_one_line(capsys):
 
 def test_a_worker_that_does_not_read_dies_with_its_parent():
     """The kernel ends it: at this moment the worker imports torch and looks at no socket."""
-    parent = subprocess.Popen([sys.executable, '-c', textwrap.dedent(f'''
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            '-c',
+            textwrap.dedent(f"""
         import time
         from wam_policy.worker.program import Program
         program = Program({[*WORKER, *NEEDED]!r}, 0, 'both', lambda rank, line: None, {{}})
         print(program.pid, flush=True)
         time.sleep(60)
-    ''')], stdout=subprocess.PIPE, text=True, env=package_environment({}))
+    """),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=package_environment({}),
+    )
     child = int(parent.stdout.readline())
     maps = Path(f'/proc/{child}/maps')
     deadline_s = time.monotonic() + 30
     while 'torch' not in maps.read_text() and time.monotonic() < deadline_s:
         time.sleep(0.02)
     assert 'torch' in maps.read_text()
-    os.kill(child, signal.SIGSTOP)      # cannot see any end of file either
+    os.kill(child, signal.SIGSTOP)  # cannot see any end of file either
     parent.kill()
     parent.wait()
     for _ in range(300):

@@ -22,18 +22,33 @@ from wam_policy.worker.program import package_environment
 
 ROBOT = embodiment.load('agibot_g1')
 STEPS, GUIDANCE, WEIGHTS_SEED = 3, 5.0, 11
-PLAN = Plan(('cpu', 'cpu'), (
-    '--checkpoint', 'preset:tiny', '--embodiment', ROBOT.name, '--steps', str(STEPS),
-    '--cfg', str(GUIDANCE), '--seed', str(WEIGHTS_SEED)), start_timeout_s=200.0)
-ANSWER_S = 30.0         # the machine may be busy; a test that waits longer hangs
+PLAN = Plan(
+    ('cpu', 'cpu'),
+    (
+        '--checkpoint',
+        'preset:tiny',
+        '--embodiment',
+        ROBOT.name,
+        '--steps',
+        str(STEPS),
+        '--cfg',
+        str(GUIDANCE),
+        '--seed',
+        str(WEIGHTS_SEED),
+    ),
+    start_timeout_s=200.0,
+)
+ANSWER_S = 30.0  # the machine may be busy; a test that waits longer hangs
 
 pytestmark = pytest.mark.timeout(400)
 
 
 def views(seed: int, count: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
-    return {camera.key: random.integers(0, 256, (count, 48, 64, 3), dtype=np.uint8)
-            for camera in ROBOT.cameras}
+    return {
+        camera.key: random.integers(0, 256, (count, 48, 64, 3), dtype=np.uint8)
+        for camera in ROBOT.cameras
+    }
 
 
 def posture() -> np.ndarray:
@@ -47,24 +62,33 @@ class Episode:
         self.pair, self.session, self.sequence = pair, session, 0
 
     def ask(self, kind: str, arrays=None, **fields):
-        return self.pair.request(kind, {'session': self.session, **fields}, arrays,
-                                 timeout_s=ANSWER_S)
+        return self.pair.request(
+            kind, {'session': self.session, **fields}, arrays, timeout_s=ANSWER_S
+        )
 
     def replay(self, instruction: str, blocks: int) -> dict:
         self.ask('reset', instruction=instruction)
         fields = {}
         for block in range(blocks):
             frames = views(block, 4 if block else 1)
-            fields = self.ask('commit', {f'frames/{key}': view for key, view in frames.items()},
-                              block=block, stamps_ns=[block]).fields
+            fields = self.ask(
+                'commit',
+                {f'frames/{key}': view for key, view in frames.items()},
+                block=block,
+                stamps_ns=[block],
+            ).fields
         return fields
 
     def chunk(self, seed: int, newest: int | None = None) -> np.ndarray:
         self.sequence += 1
-        extra = {} if newest is None else {
-            f'newest/{key}': view for key, view in views(newest, 1).items()}
-        return self.ask('query', {'joints': posture(), **extra}, sequence=self.sequence,
-                        stamp_ns=0, seed=seed).arrays['targets']
+        extra = (
+            {}
+            if newest is None
+            else {f'newest/{key}': view for key, view in views(newest, 1).items()}
+        )
+        return self.ask(
+            'query', {'joints': posture(), **extra}, sequence=self.sequence, stamp_ns=0, seed=seed
+        ).arrays['targets']
 
 
 @pytest.fixture(scope='module')
@@ -152,7 +176,7 @@ def test_an_instruction_need_not_wait_for_the_answer_of_a_query(pair):
     wanted = episode.chunk(3)
     threading.Timer(0.003, pair.interrupt).start()
     with pytest.raises(Interrupted):
-        for _ in range(200):    # whichever is under way then
+        for _ in range(200):  # whichever is under way then
             episode.chunk(4)
     episode.session, episode.sequence = 'next', 0
     episode.replay('wave', 2)
@@ -191,9 +215,18 @@ def test_either_worker_may_be_killed_in_a_query_and_a_replay_gives_the_same_chun
 
 
 def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
-    seat = {'world': 2, 'backend': 'gloo', 'rendezvous': (tmp_path / 'meet').as_uri(),
-            'start_timeout_s': 60.0, 'timeout_s': 20.0}
-    peer = subprocess.Popen([sys.executable, '-c', textwrap.dedent(f'''
+    seat = {
+        'world': 2,
+        'backend': 'gloo',
+        'rendezvous': (tmp_path / 'meet').as_uri(),
+        'start_timeout_s': 60.0,
+        'timeout_s': 20.0,
+    }
+    peer = subprocess.Popen(
+        [
+            sys.executable,
+            '-c',
+            textwrap.dedent(f"""
         import os, torch
         from wam_policy.worker.pair import Exchange, Seat
         swap = Exchange(Seat(rank=1, **{seat!r}), torch.device('cpu'))
@@ -201,7 +234,10 @@ def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
         assert (video == 3).all() and (action == 4).all()
         swap(video.bfloat16(), action.bfloat16())
         os._exit(0)
-    ''')], env=package_environment({}))
+    """),
+        ],
+        env=package_environment({}),
+    )
     swap = Exchange(Seat(rank=0, **seat), torch.device('cpu'))
     try:
         video, action = swap(torch.full((1, 2, 3), 3.0), torch.full((4, 5), 4.0))
@@ -209,7 +245,7 @@ def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
         assert video.shape == (1, 2, 3) and (video == 1).all() and (action == 2).all()
         other, _ = swap(torch.zeros(1, 2, 3).bfloat16(), torch.zeros(4, 5).bfloat16())
         assert other.dtype == torch.bfloat16 and (other == 3).all()
-        assert torch.equal(video, kept)     # what was handed out stays
+        assert torch.equal(video, kept)  # what was handed out stays
         assert peer.wait(30) == 0
         start_s = time.monotonic()
         with pytest.raises(PeerLost, match='worker 1 is gone'):
@@ -227,11 +263,23 @@ def test_a_peer_that_never_comes_is_lost(tmp_path):
         Exchange(seat, torch.device('cpu'))
 
 
-@pytest.mark.parametrize('changed, said', [
-    ({'rank': 2}, 'rank 2 of 2'), ({'world': 3}, 'at most 2'), ({'backend': 'mpi'}, "'mpi'"),
-    ({'rendezvous': 'tcp://host:1'}, 'file:///')])
+@pytest.mark.parametrize(
+    'changed, said',
+    [
+        ({'rank': 2}, 'rank 2 of 2'),
+        ({'world': 3}, 'at most 2'),
+        ({'backend': 'mpi'}, "'mpi'"),
+        ({'rendezvous': 'tcp://host:1'}, 'file:///'),
+    ],
+)
 def test_a_seat_is_checked_at_the_door(changed, said):
-    good = {'rank': 0, 'world': 2, 'backend': 'gloo', 'rendezvous': 'file:///x',
-            'start_timeout_s': 1.0, 'timeout_s': 1.0}
+    good = {
+        'rank': 0,
+        'world': 2,
+        'backend': 'gloo',
+        'rendezvous': 'file:///x',
+        'start_timeout_s': 1.0,
+        'timeout_s': 1.0,
+    }
     with pytest.raises(ValueError, match=said):
         Seat(**{**good, **changed})

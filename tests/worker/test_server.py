@@ -94,8 +94,14 @@ def frames(count: int, prefix: str = 'frames/') -> dict[str, np.ndarray]:
 
 
 def query(**changed) -> dict:
-    return {'session': 's', 'sequence': 1, 'stamp_ns': 5, 'seed': 3,
-            'arrays': {'joints': np.arange(3.0)}, **changed}
+    return {
+        'session': 's',
+        'sequence': 1,
+        'stamp_ns': 5,
+        'seed': 3,
+        'arrays': {'joints': np.arange(3.0)},
+        **changed,
+    }
 
 
 def test_a_whole_session():
@@ -105,7 +111,10 @@ def test_a_whole_session():
     assert talk.ask('reset', session='s', instruction='go').kind == 'ok'
     first = talk.ask('commit', frames(1), session='s', block=0)
     assert (first.kind, first.fields['cached_blocks'], first.fields['commits']) == (
-        'committed', 0, 1)
+        'committed',
+        0,
+        1,
+    )
     second = talk.ask('commit', frames(2), session='s', block=1)
     assert (second.fields['cached_blocks'], second.fields['window_fill']) == (1, 0.4)
     chunk = talk.ask('query', **query())
@@ -135,29 +144,42 @@ def test_the_unconditional_branch_acknowledges():
     assert talk.ask('video').kind == 'ok'
 
 
-@pytest.mark.parametrize('kind, fields, said', [
-    ('dance', {}, "unknown request 'dance'"),
-    ('reset', {'session': 's'}, 'reset: instruction is None'),
-    ('reset', {'session': 's', 'instruction': 'go', 'mode': 'slow'}, "reset: mode is 'slow'"),
-    ('commit', {'session': 'other', 'block': 1}, "session 'other' while 's' is on"),
-    ('commit', {'session': 's', 'block': 3, 'arrays': frames(2)}, 'block 3, next is 1'),
-    ('commit', {'session': 's', 'block': 1.0, 'arrays': frames(2)}, 'block is 1.0'),
-    ('commit', {'session': 's', 'block': 1, 'arrays': frames(3)}, 'has 3 frames of top'),
-    ('commit', {'session': 's', 'block': 1}, 'no frames/top'),
-    ('commit', {'session': 's', 'block': 1,
-                'arrays': frames(2) | {'frames/side': VIEW}}, 'differ in their number'),
-    ('commit', {'session': 's', 'block': 1,
-                'arrays': frames(2) | {'frames/side': VIEW.astype(float)}}, 'is float64'),
-    ('query', query(session='old'), "session 'old' while 's' is on"),
-    ('query', query(arrays={}), 'no posture of 3'),
-    ('query', query(arrays={'joints': np.zeros(2)}), 'no posture of 3'),
-    ('query', query(arrays={'joints': np.array([0, np.nan, 0])}), 'no posture of 3'),
-    ('query', query(sequence=-1), 'query -1 after -1'),
-    ('query', query(seed=-1), 'seed -1'),
-    ('query', query(seed=2**63), 'seed 9223372036854775808'),
-    ('query', query(arrays={'joints': np.zeros(3), 'newest/top': VIEW}), 'no newest/side'),
-    ('video', {}, 'no prediction'),
-])
+@pytest.mark.parametrize(
+    'kind, fields, said',
+    [
+        ('dance', {}, "unknown request 'dance'"),
+        ('reset', {'session': 's'}, 'reset: instruction is None'),
+        ('reset', {'session': 's', 'instruction': 'go', 'mode': 'slow'}, "reset: mode is 'slow'"),
+        ('commit', {'session': 'other', 'block': 1}, "session 'other' while 's' is on"),
+        ('commit', {'session': 's', 'block': 3, 'arrays': frames(2)}, 'block 3, next is 1'),
+        ('commit', {'session': 's', 'block': 1.0, 'arrays': frames(2)}, 'block is 1.0'),
+        ('commit', {'session': 's', 'block': 1, 'arrays': frames(3)}, 'has 3 frames of top'),
+        ('commit', {'session': 's', 'block': 1}, 'no frames/top'),
+        (
+            'commit',
+            {'session': 's', 'block': 1, 'arrays': frames(2) | {'frames/side': VIEW}},
+            'differ in their number',
+        ),
+        (
+            'commit',
+            {
+                'session': 's',
+                'block': 1,
+                'arrays': frames(2) | {'frames/side': VIEW.astype(float)},
+            },
+            'is float64',
+        ),
+        ('query', query(session='old'), "session 'old' while 's' is on"),
+        ('query', query(arrays={}), 'no posture of 3'),
+        ('query', query(arrays={'joints': np.zeros(2)}), 'no posture of 3'),
+        ('query', query(arrays={'joints': np.array([0, np.nan, 0])}), 'no posture of 3'),
+        ('query', query(sequence=-1), 'query -1 after -1'),
+        ('query', query(seed=-1), 'seed -1'),
+        ('query', query(seed=2**63), 'seed 9223372036854775808'),
+        ('query', query(arrays={'joints': np.zeros(3), 'newest/top': VIEW}), 'no newest/side'),
+        ('video', {}, 'no prediction'),
+    ],
+)
 def test_what_does_not_fit_is_refused_and_nothing_is_done(kind, fields, said):
     policy = FakePolicy()
     talk = Talk(policy)
@@ -166,7 +188,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_done(kind, fields, said):
     answer = talk.ask(kind, **fields)
     assert answer.kind == 'error' and said in answer.fields['what'] and answer.fields['fix']
     assert policy.calls == before
-    assert talk.ask('query', **query()).kind == 'chunk'     # the session goes on
+    assert talk.ask('query', **query()).kind == 'chunk'  # the session goes on
 
 
 def test_the_released_rhythm_wants_frames_before_every_query():
@@ -186,9 +208,16 @@ def test_nothing_before_a_reset_and_no_query_before_a_commit():
     assert 'before any commit' in talk.ask('query', **query()).fields['what']
 
 
-@pytest.mark.parametrize('fault, said', [
-    (torch.OutOfMemoryError('CUDA out of memory. Tried to'), 'out of memory on query: CUDA out'),
-    (RuntimeError('shape'), 'query failed: RuntimeError: shape')])
+@pytest.mark.parametrize(
+    'fault, said',
+    [
+        (
+            torch.OutOfMemoryError('CUDA out of memory. Tried to'),
+            'out of memory on query: CUDA out',
+        ),
+        (RuntimeError('shape'), 'query failed: RuntimeError: shape'),
+    ],
+)
 def test_a_fault_ends_the_session_and_not_the_worker(fault, said):
     policy = FakePolicy()
     talk = Talk(policy)
@@ -207,8 +236,10 @@ def test_a_lost_peer_and_a_broken_stream_end_the_worker():
     talk = Talk(policy)
     talk.begin()
     policy.fault = PeerLost('worker 1 is gone')
-    wire.send(talk.end, Message('query', {k: v for k, v in query().items() if k != 'arrays'},
-                                query()['arrays']))
+    wire.send(
+        talk.end,
+        Message('query', {k: v for k, v in query().items() if k != 'arrays'}, query()['arrays']),
+    )
     talk.thread.join(5)
     assert isinstance(talk.error, PeerLost)
     talk = Talk(FakePolicy())
@@ -233,12 +264,12 @@ def test_sessions_have_a_memory_each_and_the_one_unused_for_longest_makes_room()
     assert (first.calls[0], second.calls[0]) == (('reset', 'a'), ('reset', 'b'))
     assert talk.ask('query', **query(session='a')).kind == 'chunk'
     assert talk.ask('video').fields['session'] == 'a'
-    talk.ask('reset', session='c', instruction='c')     # a was used after b
+    talk.ask('reset', session='c', instruction='c')  # a was used after b
     assert second.calls[-1] == ('reset', 'c')
     said = talk.ask('query', **query(session='b')).fields['what']
     assert said == "query of session 'b' while 'a', 'c' is on"
     assert talk.ask('query', **query(session='a', sequence=2)).kind == 'chunk'
-    talk.ask('reset', session='a', instruction='again')     # in the memory that it has
+    talk.ask('reset', session='a', instruction='again')  # in the memory that it has
     assert first.calls[-1] == ('reset', 'again') and second.calls[-1] == ('reset', 'c')
     assert 'no prediction' in talk.ask('video').fields['what']
 
@@ -283,26 +314,35 @@ def test_queries_by_the_hundred_leave_nothing_behind():
             lived.sequence += 1
         policy.calls.clear()
         talk.ask('commit', frames(2), session='s', block=block)
-        talk.ask('hello')                   # what comes after that answer is over, too
+        talk.ask('hello')  # what comes after that answer is over, too
         return sys.getallocatedblocks()
 
     lived.sequence = 1
     talk.begin()
     before = lived(1, 400)
-    assert lived(2, 400) - before < 200     # without clearing up one tuple per query and more
-    assert len(freed) == 4                  # once per reset and commit, never per query
+    assert lived(2, 400) - before < 200  # without clearing up one tuple per query and more
+    assert len(freed) == 4  # once per reset and commit, never per query
 
 
 def test_the_program_clears_up_and_does_not_walk_the_model_for_it(monkeypatch):
     made, done, ends = [], [], wire.pair()
-    monkeypatch.setattr(main, 'gc', SimpleNamespace(
-        collect=lambda: done.append('collect'), freeze=lambda: done.append('freeze')))
+    monkeypatch.setattr(
+        main,
+        'gc',
+        SimpleNamespace(
+            collect=lambda: done.append('collect'), freeze=lambda: done.append('freeze')
+        ),
+    )
     monkeypatch.setattr(main.child, 'inherited', lambda fd, patience_s: ends[0])
     monkeypatch.setattr(main, 'built', lambda chosen: FakePolicy())
     monkeypatch.setattr(main, 'warmed', lambda policy, seed: done.append('warmed'))
     monkeypatch.setattr(server, 'facts', lambda policy, device: {'model': '', 'reason': ''})
-    monkeypatch.setattr(server, 'Server', lambda *args: made.append(args) or SimpleNamespace(
-        serve=lambda: made[0][-1]()))
-    main.serve(main.settings(['--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--fd', '3']),
-               0.0)
+    monkeypatch.setattr(
+        server,
+        'Server',
+        lambda *args: made.append(args) or SimpleNamespace(serve=lambda: made[0][-1]()),
+    )
+    main.serve(
+        main.settings(['--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--fd', '3']), 0.0
+    )
     assert done == ['warmed', 'collect', 'freeze', 'collect']

@@ -40,13 +40,25 @@ def framed(head: object) -> bytes:
 
 arrays = st.dictionaries(
     st.text(max_size=12),
-    st.sampled_from(wire.DTYPES).flatmap(lambda dtype: hnp.arrays(
-        dtype, hnp.array_shapes(min_dims=0, max_dims=wire.MAX_DIMENSIONS, min_side=0,
-                                max_side=3))), max_size=4)
+    st.sampled_from(wire.DTYPES).flatmap(
+        lambda dtype: hnp.arrays(
+            dtype,
+            hnp.array_shapes(min_dims=0, max_dims=wire.MAX_DIMENSIONS, min_side=0, max_side=3),
+        )
+    ),
+    max_size=4,
+)
 plain = st.dictionaries(
     st.text(max_size=8).filter(lambda name: name not in ('kind', 'arrays')),
-    st.one_of(st.integers(-2**53, 2**53), st.text(max_size=20), st.booleans(), st.none(),
-              st.floats(allow_nan=False, allow_infinity=False), st.lists(st.integers(0, 9))))
+    st.one_of(
+        st.integers(-(2**53), 2**53),
+        st.text(max_size=20),
+        st.booleans(),
+        st.none(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.lists(st.integers(0, 9)),
+    ),
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -64,9 +76,14 @@ def test_what_arrives_is_what_was_sent(kind, fields, given_arrays):
 def test_strided_and_read_only_arrays_travel_and_arrive_writeable_and_aligned():
     image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
     image.setflags(write=False)
-    got = through(Message('query', {}, {'odd': image[:1, :1], 'joints': np.arange(10.0)[::-3],
-                                        'flipped': image[:, ::-1]}))
-    np.testing.assert_array_equal(got.arrays['joints'], [9., 6., 3., 0.])
+    got = through(
+        Message(
+            'query',
+            {},
+            {'odd': image[:1, :1], 'joints': np.arange(10.0)[::-3], 'flipped': image[:, ::-1]},
+        )
+    )
+    np.testing.assert_array_equal(got.arrays['joints'], [9.0, 6.0, 3.0, 0.0])
     np.testing.assert_array_equal(got.arrays['flipped'], image[:, ::-1])
     assert all(array.flags.writeable and array.flags.aligned for array in got.arrays.values())
 
@@ -87,43 +104,77 @@ def test_a_large_message_crosses_both_ways_through_a_small_buffer():
     np.testing.assert_array_equal(got.arrays['frames/top'], frames)
 
 
-@pytest.mark.parametrize('raw, said', [
-    (b'\x00\x00', 'truncated: closed after 2 of 4 bytes of the head length'),
-    (struct.pack('>I', 0), 'head of 0 bytes'),
-    (b'GET / HTTP/1.1\r\n\r\n', 'head of 1195725856 bytes'),
-    (struct.pack('>I', 40) + b'{"kind"', 'truncated: closed after 7 of 40 bytes of the head'),
-    (framed(b'\xff\xfe{}'), 'head is not JSON'),
-    (framed(b'[' * 100_000), 'head is not JSON'),
-    (framed(b'{"kind": "x", "arrays": [], "y": NaN}'), 'NaN'),
-    (framed(['kind']), 'want an object'),
-    (framed({'arrays': []}), 'names no kind'),
-    (framed({'kind': 7, 'arrays': []}), 'names no kind: 7'),
-    (framed({'kind': 'x'}), '"arrays" is None'),
-    (framed({'kind': 'x', 'arrays': [3]}), 'array description 3'),
-    (framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': 'object', 'shape': [1]}]}),
-     "array 'a': dtype 'object' is not allowed"),
-    (framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': ['f8'], 'shape': [1]}]}),
-     'is not allowed'),
-    (framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': 'uint8', 'shape': [-1]}]}),
-     'shape'),
-    (framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': 'uint8', 'shape': [True]}]}),
-     'shape'),
-    (framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': 'uint8', 'shape': [1] * 7}]}),
-     'shape'),
-    (framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': 'float64', 'shape': [2**30, 2**30]}]}),
-     'to 9223372036854775808 bytes'),
-    (framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': 'uint8', 'shape': [1]}] * 2}),
-     'not a new string'),
-    (framed({'kind': 'x', 'arrays': [{'name': str(i), 'dtype': 'uint8', 'shape': [0]}
-                                     for i in range(65)]}), '65 arrays; allowed 64'),
-    (framed({'kind': 'chunk', 'arrays': [{'name': 'a', 'dtype': 'float64', 'shape': [2]}]})
-     + b'12345', "truncated: closed after 5 of 16 bytes of the array 'a' of 'chunk'"),
-])
+@pytest.mark.parametrize(
+    'raw, said',
+    [
+        (b'\x00\x00', 'truncated: closed after 2 of 4 bytes of the head length'),
+        (struct.pack('>I', 0), 'head of 0 bytes'),
+        (b'GET / HTTP/1.1\r\n\r\n', 'head of 1195725856 bytes'),
+        (struct.pack('>I', 40) + b'{"kind"', 'truncated: closed after 7 of 40 bytes of the head'),
+        (framed(b'\xff\xfe{}'), 'head is not JSON'),
+        (framed(b'[' * 100_000), 'head is not JSON'),
+        (framed(b'{"kind": "x", "arrays": [], "y": NaN}'), 'NaN'),
+        (framed(['kind']), 'want an object'),
+        (framed({'arrays': []}), 'names no kind'),
+        (framed({'kind': 7, 'arrays': []}), 'names no kind: 7'),
+        (framed({'kind': 'x'}), '"arrays" is None'),
+        (framed({'kind': 'x', 'arrays': [3]}), 'array description 3'),
+        (
+            framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': 'object', 'shape': [1]}]}),
+            "array 'a': dtype 'object' is not allowed",
+        ),
+        (
+            framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': ['f8'], 'shape': [1]}]}),
+            'is not allowed',
+        ),
+        (
+            framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': 'uint8', 'shape': [-1]}]}),
+            'shape',
+        ),
+        (
+            framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': 'uint8', 'shape': [True]}]}),
+            'shape',
+        ),
+        (
+            framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': 'uint8', 'shape': [1] * 7}]}),
+            'shape',
+        ),
+        (
+            framed(
+                {
+                    'kind': 'x',
+                    'arrays': [{'name': 'a', 'dtype': 'float64', 'shape': [2**30, 2**30]}],
+                }
+            ),
+            'to 9223372036854775808 bytes',
+        ),
+        (
+            framed({'kind': 'x', 'arrays': [{'name': 'a', 'dtype': 'uint8', 'shape': [1]}] * 2}),
+            'not a new string',
+        ),
+        (
+            framed(
+                {
+                    'kind': 'x',
+                    'arrays': [
+                        {'name': str(i), 'dtype': 'uint8', 'shape': [0]} for i in range(65)
+                    ],
+                }
+            ),
+            '65 arrays; allowed 64',
+        ),
+        (
+            framed({'kind': 'chunk', 'arrays': [{'name': 'a', 'dtype': 'float64', 'shape': [2]}]})
+            + b'12345',
+            "truncated: closed after 5 of 16 bytes of the array 'a' of 'chunk'",
+        ),
+    ],
+)
 def test_a_wrong_frame_is_named(raw, said):
     with pytest.raises(WireError) as caught:
         answer_to(raw)
     assert said in str(caught.value)
-    assert len(str(caught.value)) < 400         # garbage is not echoed at length
+    assert len(str(caught.value)) < 400  # garbage is not echoed at length
     assert not isinstance(caught.value, PeerClosed)
 
 
@@ -164,16 +215,23 @@ def test_a_peer_that_takes_nothing_times_out():
         wire.send(near, Message('x', {}, {'a': np.zeros(40_000_000, np.uint8)}), 0.2)
 
 
-@pytest.mark.parametrize('message, said', [
-    (Message('x', {'kind': 'y'}), 'kind is reserved'),
-    (Message('x', {'y': float('nan')}), 'not plain JSON'),
-    (Message('x', {'y': object()}), 'not plain JSON'),
-    (Message('x', {'y': 'z' * wire.MAX_HEAD_BYTES}), 'head of'),
-    (Message('x', {}, {'a': np.array(['text'])}), 'is not allowed'),
-    (Message('x', {}, {'a': np.array([None])}), 'dtype object is not allowed'),
-    (Message('x', {}, {'a': np.broadcast_to(np.zeros((), np.uint8), (1, 1, 1, 1, 1, 1, 1))}),
-     'shape'),
-])
+@pytest.mark.parametrize(
+    'message, said',
+    [
+        (Message('x', {'kind': 'y'}), 'kind is reserved'),
+        (Message('x', {'y': float('nan')}), 'not plain JSON'),
+        (Message('x', {'y': object()}), 'not plain JSON'),
+        (Message('x', {'y': 'z' * wire.MAX_HEAD_BYTES}), 'head of'),
+        (Message('x', {}, {'a': np.array(['text'])}), 'is not allowed'),
+        (Message('x', {}, {'a': np.array([None])}), 'dtype object is not allowed'),
+        (
+            Message(
+                'x', {}, {'a': np.broadcast_to(np.zeros((), np.uint8), (1, 1, 1, 1, 1, 1, 1))}
+            ),
+            'shape',
+        ),
+    ],
+)
 def test_what_breaks_a_limit_is_not_sent(message, said):
     near, far = wire.pair()
     with near, far:

@@ -1,4 +1,5 @@
 """`ros2 action list` and `ros2 action send_goal`."""
+
 import argparse
 from importlib import import_module
 from typing import Any
@@ -11,7 +12,7 @@ from ros2cli.command import CommandExtension
 from ros2cli.node.direct import DirectNode
 from rosidl_runtime_py import message_to_yaml, set_message_fields
 
-OUTCOMES = {4: 'SUCCEEDED', 5: 'CANCELED', 6: 'ABORTED'}     # action_msgs/msg/GoalStatus
+OUTCOMES = {4: 'SUCCEEDED', 5: 'CANCELED', 6: 'ABORTED'}  # action_msgs/msg/GoalStatus
 
 
 class ActionCommand(CommandExtension):
@@ -62,6 +63,7 @@ def send_goal(args: argparse.Namespace) -> int | str:
 
 def follow(node: Node, client: ActionClient, goal: Any, with_feedback: bool) -> int | str:
     """Wait for acceptance and result, and print both."""
+
     def on_feedback(message: Any) -> None:
         print(f'Feedback:\n{message_to_yaml(message.feedback)}')
 

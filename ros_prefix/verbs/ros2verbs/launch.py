@@ -1,4 +1,5 @@
 """`ros2 launch`: run a launch file of a package, or one named by its path."""
+
 import argparse
 import signal
 import sys
@@ -20,14 +21,24 @@ class LaunchCommand(CommandExtension):
 
     def add_arguments(self, parser: argparse.ArgumentParser, cli_name: str) -> None:
         """Declare the command line of upstream's command that scripts and people use."""
-        parser.add_argument('-s', '--show-args', '--show-arguments', action='store_true',
-                            help='show the arguments of the launch file and leave')
-        parser.add_argument('-n', '--noninteractive', action='store_true',
-                            help='run without a terminal')
+        parser.add_argument(
+            '-s',
+            '--show-args',
+            '--show-arguments',
+            action='store_true',
+            help='show the arguments of the launch file and leave',
+        )
+        parser.add_argument(
+            '-n', '--noninteractive', action='store_true', help='run without a terminal'
+        )
         parser.add_argument('-d', '--debug', action='store_true', help='log what launch does')
         parser.add_argument('package', help='a package, or the path of a launch file')
-        parser.add_argument('words', nargs=argparse.REMAINDER, metavar='file name:=value',
-                            help='the launch file in the package, then its arguments')
+        parser.add_argument(
+            'words',
+            nargs=argparse.REMAINDER,
+            metavar='file name:=value',
+            help='the launch file in the package, then its arguments',
+        )
 
     def main(self, *, parser: argparse.ArgumentParser, args: argparse.Namespace) -> int | str:
         """Find the file, check the arguments, run it until it ends."""
@@ -40,13 +51,21 @@ class LaunchCommand(CommandExtension):
             return str(e)
         if show:
             return show_arguments(path)
-        service = LaunchService(argv=[f'{name}:={value}' for name, value in pairs],
-                                noninteractive=args.noninteractive or not sys.stdin.isatty(),
-                                debug=args.debug)
-        service.include_launch_description(LaunchDescription([
-            OpaqueFunction(function=uninterrupted),
-            IncludeLaunchDescription(AnyLaunchDescriptionSource(str(path)),
-                                     launch_arguments=pairs)]))
+        service = LaunchService(
+            argv=[f'{name}:={value}' for name, value in pairs],
+            noninteractive=args.noninteractive or not sys.stdin.isatty(),
+            debug=args.debug,
+        )
+        service.include_launch_description(
+            LaunchDescription(
+                [
+                    OpaqueFunction(function=uninterrupted),
+                    IncludeLaunchDescription(
+                        AnyLaunchDescriptionSource(str(path)), launch_arguments=pairs
+                    ),
+                ]
+            )
+        )
         return service.run()
 
 
@@ -64,8 +83,9 @@ def launch_file(package: str, words: list[str]) -> tuple[Path, list[str]]:
     if Path(package).is_file():
         return Path(package).resolve(), words
     share = Path(get_package_share_directory(package))
-    files = {path.name: path for path in sorted(share.rglob('*'))
-             if path.name.endswith(LAUNCH_FILES)}
+    files = {
+        path.name: path for path in sorted(share.rglob('*')) if path.name.endswith(LAUNCH_FILES)
+    }
     known = f'package {package} has: {", ".join(files) or "no launch files"}'
     if not words or words[0].startswith('-') or ':=' in words[0]:
         raise ValueError(f'name a launch file; {known}')

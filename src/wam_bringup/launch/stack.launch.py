@@ -40,78 +40,125 @@ RECORDING = NotEqualsSubstitution(LaunchConfiguration('record'), 'false')
 def generate_launch_description() -> LaunchDescription:
     arguments = [
         DeclareLaunchArgument(
-            'sim', choices=BOOLEANS,
+            'sim',
+            choices=BOOLEANS,
             default_value='false' if os.environ.get('WAM_ROBOT') else 'true',
             description='Simulate the robot. False where the environment variable WAM_ROBOT is '
-                        'set, as it should be on a machine that is wired to one'),
+            'set, as it should be on a machine that is wired to one',
+        ),
         DeclareLaunchArgument(
-            'enable_motion', choices=BOOLEANS, default_value=SIM,
+            'enable_motion',
+            choices=BOOLEANS,
+            default_value=SIM,
             description='Let the robot move; otherwise motion only publishes what it would do. '
-                        'True in simulation, false on a real robot'),
+            'True in simulation, false on a real robot',
+        ),
         DeclareLaunchArgument(
-            'backend', default_value='local', choices=['local', 'remote'],
-            description='Who predicts: workers on this machine, or a policy server elsewhere'),
+            'backend',
+            default_value='local',
+            choices=['local', 'remote'],
+            description='Who predicts: workers on this machine, or a policy server elsewhere',
+        ),
         DeclareLaunchArgument(
-            'server', default_value='',
+            'server',
+            default_value='',
             description='Address of the policy server, ws://host:port. Its token, if it wants '
-                        'one, is read from the environment variable WAM_TOKEN'),
+            'one, is read from the environment variable WAM_TOKEN',
+        ),
         DeclareLaunchArgument(
-            'flavour', default_value='',
+            'flavour',
+            default_value='',
             description='How the server wants to be spoken to: dreamzero_agibot, openpi_yam, ..., '
-                        "or a .yaml file. Empty: the DreamZero protocol in the robot's keys"),
+            "or a .yaml file. Empty: the DreamZero protocol in the robot's keys",
+        ),
         DeclareLaunchArgument(
-            'checkpoint', default_value='mini',
+            'checkpoint',
+            default_value='mini',
             description='Weights: a folder, mini for the model that came along, or preset:<name> '
-                        'for one with random weights'),
+            'for one with random weights',
+        ),
         DeclareLaunchArgument(
-            'devices', default_value='cpu,cpu',
+            'devices',
+            default_value='cpu,cpu',
             description='One device per worker, cpu or cuda:<n>, separated by commas. Two share '
-                        'the branches of the guidance, one does both'),
+            'the branches of the guidance, one does both',
+        ),
         DeclareLaunchArgument(
-            'cfg', default_value='0.0',
+            'cfg',
+            default_value='0.0',
             description='Scale of the classifier-free guidance, 1.0 to 20.0. 1.0 is off; 0.0: '
-                        'what the checkpoint advises, else 5.0'),
+            'what the checkpoint advises, else 5.0',
+        ),
         DeclareLaunchArgument(
-            'steps', default_value='0',
+            'steps',
+            default_value='0',
             description='Denoising steps per query, 0 to 100, each a call of the network; 0: what '
-                        'the checkpoint advises, else the recipe in the parameters'),
+            'the checkpoint advises, else the recipe in the parameters',
+        ),
         DeclareLaunchArgument(
-            'seed', default_value='0',
-            description='Seed of the sampling noise and of the simulated scene'),
+            'seed',
+            default_value='0',
+            description='Seed of the sampling noise and of the simulated scene',
+        ),
         DeclareLaunchArgument(
-            'worker_python', default_value='',
+            'worker_python',
+            default_value='',
             description='Python interpreter of the workers, if torch lives in an environment of '
-                        'its own. Empty: the one of the nodes'),
+            'its own. Empty: the one of the nodes',
+        ),
         DeclareLaunchArgument(
-            'camera_size', default_value='320x240', choices=['160x120', '320x240', '640x480'],
-            description='Size of the simulated pictures in pixels'),
+            'camera_size',
+            default_value='320x240',
+            choices=['160x120', '320x240', '640x480'],
+            description='Size of the simulated pictures in pixels',
+        ),
         DeclareLaunchArgument(
-            'camera_hz', default_value='15.0',
-            description='Simulated pictures per second and camera, 1.0 to 60.0'),
+            'camera_hz',
+            default_value='15.0',
+            description='Simulated pictures per second and camera, 1.0 to 60.0',
+        ),
         DeclareLaunchArgument(
-            'viewer', default_value='false', choices=BOOLEANS,
-            description='Open a window on the simulated scene'),
+            'viewer',
+            default_value='false',
+            choices=BOOLEANS,
+            description='Open a window on the simulated scene',
+        ),
         DeclareLaunchArgument(
-            'record', default_value='false', choices=['false', 'true', 'manual'],
+            'record',
+            default_value='false',
+            choices=['false', 'true', 'manual'],
             description='Record an episode for every instruction, or, with manual, when the '
-                        'services or the action of the recorder ask for one'),
+            'services or the action of the recorder ask for one',
+        ),
         DeclareLaunchArgument(
-            'record_folder', default_value='episodes',
-            description='Folder of the episodes, one bag each; nothing else is written'),
+            'record_folder',
+            default_value='episodes',
+            description='Folder of the episodes, one bag each; nothing else is written',
+        ),
         DeclareLaunchArgument(
-            'namespace', default_value='wam',
-            description='Namespace of the nodes and of their topics and services'),
+            'namespace',
+            default_value='wam',
+            description='Namespace of the nodes and of their topics and services',
+        ),
         DeclareLaunchArgument(
-            'use_sim_time', default_value='false', choices=BOOLEANS,
-            description='Follow /clock; the simulator then publishes it'),
+            'use_sim_time',
+            default_value='false',
+            choices=BOOLEANS,
+            description='Follow /clock; the simulator then publishes it',
+        ),
         DeclareLaunchArgument(
-            'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error'],
-            description='Lowest level of log messages of all nodes'),
+            'log_level',
+            default_value='info',
+            choices=['debug', 'info', 'warn', 'error'],
+            description='Lowest level of log messages of all nodes',
+        ),
         DeclareLaunchArgument(
             'params_file',
             default_value=PathJoinSubstitution(
-                [FindPackageShare('wam_bringup'), 'config', 'stack.yaml']),
-            description='Parameters of all nodes. A copy may fix what the arguments choose'),
+                [FindPackageShare('wam_bringup'), 'config', 'stack.yaml']
+            ),
+            description='Parameters of all nodes. A copy may fix what the arguments choose',
+        ),
     ]
     common = {
         'output': 'screen',
@@ -119,30 +166,55 @@ def generate_launch_description() -> LaunchDescription:
         'ros_arguments': ['--log-level', LaunchConfiguration('log_level')],
         'on_exit': ended,
     }
-    sim = Node(package='wam_sim', executable='sim_node', name='sim', condition=IfCondition(SIM),
-               **common)
-    stream = LifecycleNode(package='wam_policy', executable='stream_node', name='stream',
-                           namespace=NAMESPACE, condition=UnlessCondition(SIM), **common)
-    motion = LifecycleNode(package='wam_policy', executable='motion_node', name='motion',
-                           namespace=NAMESPACE, **common)
-    policy = LifecycleNode(package='wam_policy', executable='policy_node', name='policy',
-                           namespace=NAMESPACE, **common)
-    recorder = LifecycleNode(package='wam_policy', executable='recorder_node', name='recorder',
-                             namespace=NAMESPACE, condition=IfCondition(RECORDING), **common)
+    sim = Node(
+        package='wam_sim', executable='sim_node', name='sim', condition=IfCondition(SIM), **common
+    )
+    stream = LifecycleNode(
+        package='wam_policy',
+        executable='stream_node',
+        name='stream',
+        namespace=NAMESPACE,
+        condition=UnlessCondition(SIM),
+        **common,
+    )
+    motion = LifecycleNode(
+        package='wam_policy',
+        executable='motion_node',
+        name='motion',
+        namespace=NAMESPACE,
+        **common,
+    )
+    policy = LifecycleNode(
+        package='wam_policy',
+        executable='policy_node',
+        name='policy',
+        namespace=NAMESPACE,
+        **common,
+    )
+    recorder = LifecycleNode(
+        package='wam_policy',
+        executable='recorder_node',
+        name='recorder',
+        namespace=NAMESPACE,
+        condition=IfCondition(RECORDING),
+        **common,
+    )
     # the handlers come first: a fast node must not start before anyone listens
-    return LaunchDescription([
-        OpaqueFunction(function=uninterrupted),
-        *arguments,
-        *brought_up(stream, 'stream'),
-        *brought_up(motion, 'motion'),
-        *brought_up(policy, 'policy'),
-        *brought_up(recorder, 'recorder'),
-        sim,
-        stream,
-        motion,
-        policy,
-        recorder,
-    ])
+    return LaunchDescription(
+        [
+            OpaqueFunction(function=uninterrupted),
+            *arguments,
+            *brought_up(stream, 'stream'),
+            *brought_up(motion, 'motion'),
+            *brought_up(policy, 'policy'),
+            *brought_up(recorder, 'recorder'),
+            sim,
+            stream,
+            motion,
+            policy,
+            recorder,
+        ]
+    )
 
 
 def uninterrupted(context: LaunchContext) -> None:
@@ -156,18 +228,26 @@ def uninterrupted(context: LaunchContext) -> None:
 
 def brought_up(node: LifecycleNode, name: str) -> list[RegisterEventHandler]:
     """Configure a node when it has started and activate it when it is configured."""
+
     def change(transition_id: int) -> EmitEvent:
-        return EmitEvent(event=ChangeState(
-            lifecycle_node_matcher=matches_action(node), transition_id=transition_id))
+        return EmitEvent(
+            event=ChangeState(
+                lifecycle_node_matcher=matches_action(node), transition_id=transition_id
+            )
+        )
 
     def on(start: str, goal: str, *then: EmitEvent | OpaqueFunction) -> RegisterEventHandler:
-        return RegisterEventHandler(OnStateTransition(
-            target_lifecycle_node=node, start_state=start, goal_state=goal, entities=list(then)))
+        return RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=node, start_state=start, goal_state=goal, entities=list(then)
+            )
+        )
 
     refused = OpaqueFunction(function=refuse, args=[f'{name} refused to start, see its message'])
     return [
-        RegisterEventHandler(OnProcessStart(
-            target_action=node, on_start=[change(Transition.TRANSITION_CONFIGURE)])),
+        RegisterEventHandler(
+            OnProcessStart(target_action=node, on_start=[change(Transition.TRANSITION_CONFIGURE)])
+        ),
         on('configuring', 'inactive', change(Transition.TRANSITION_ACTIVATE)),
         on('configuring', 'unconfigured', refused),
         on('activating', 'inactive', refused),
@@ -187,6 +267,8 @@ def ended(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
     if context.is_shutdown:
         return []
     if event.returncode:
-        refuse(context, f'{event.process_name} died with exit code {event.returncode}, see its '
-                        'last messages')
+        refuse(
+            context,
+            f'{event.process_name} died with exit code {event.returncode}, see its last messages',
+        )
     return [Shutdown(reason=f'{event.process_name} ended')]

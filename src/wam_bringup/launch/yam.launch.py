@@ -7,8 +7,10 @@ from launch.actions import IncludeLaunchDescription, SetLaunchConfiguration
 
 
 def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription([
-        SetLaunchConfiguration('robot', 'yam'),
-        # a plain path: --show-args does not look behind substitutions
-        IncludeLaunchDescription(str(Path(__file__).with_name('stack.launch.py'))),
-    ])
+    return LaunchDescription(
+        [
+            SetLaunchConfiguration('robot', 'yam'),
+            # a plain path: --show-args does not look behind substitutions
+            IncludeLaunchDescription(str(Path(__file__).with_name('stack.launch.py'))),
+        ]
+    )

@@ -11,12 +11,17 @@ from typing import Any
 def circumstances() -> dict[str, Any]:
     """Say where and when, from which sources, and how busy the machine was."""
     git = ['git', '-C', str(Path(__file__).resolve().parent)]
-    commit = subprocess.run([*git, 'rev-parse', '--short', 'HEAD'], capture_output=True,
-                            text=True, check=False).stdout.strip()
-    return {'date': datetime.now(UTC).isoformat(timespec='seconds'), 'commit': commit or None,
-            'machine': processor(), 'cores': os.cpu_count(),
-            'load_average': [round(x, 2) for x in os.getloadavg()],
-            'python': platform.python_version()}
+    commit = subprocess.run(
+        [*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        'date': datetime.now(UTC).isoformat(timespec='seconds'),
+        'commit': commit or None,
+        'machine': processor(),
+        'cores': os.cpu_count(),
+        'load_average': [round(x, 2) for x in os.getloadavg()],
+        'python': platform.python_version(),
+    }
 
 
 def processor() -> str:

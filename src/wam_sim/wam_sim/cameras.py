@@ -14,14 +14,19 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-SEEN_GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)      # what robots' cameras draw
+SEEN_GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)  # what robots' cameras draw
 
 
 class Cameras:
     """Draw the views of `keys`, with geoms of `groups` beside those that robots see."""
 
-    def __init__(self, model: mujoco.MjModel, keys: Sequence[str], size: tuple[int, int],
-                 groups: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        keys: Sequence[str],
+        size: tuple[int, int],
+        groups: Sequence[int] = (),
+    ) -> None:
         self.keys, self.size = tuple(keys), size
         self._model = model
         self._ids = [model.camera(key).id for key in keys]
@@ -44,14 +49,23 @@ class Cameras:
         width, height = self.size
         for i, camera in enumerate(self._ids):
             self._camera.fixedcamid = camera
-            mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera,
-                                   mujoco.mjtCatBit.mjCAT_ALL, self._scene)
+            mujoco.mjv_updateScene(
+                self._model,
+                data,
+                self._option,
+                None,
+                self._camera,
+                mujoco.mjtCatBit.mjCAT_ALL,
+                self._scene,
+            )
             mujoco.mjr_render(mujoco.MjrRect(i * width, 0, width, height), self._scene, self._gpu)
         whole = mujoco.MjrRect(0, 0, width * len(self._ids), height)
         mujoco.mjr_readPixels(self._sheet, None, whole, self._gpu)
         # OpenGL counts rows from below
-        return tuple(np.ascontiguousarray(self._sheet[::-1, i * width:(i + 1) * width])
-                     for i in range(len(self._ids)))
+        return tuple(
+            np.ascontiguousarray(self._sheet[::-1, i * width : (i + 1) * width])
+            for i in range(len(self._ids))
+        )
 
     def close(self) -> None:
         """Free what OpenGL holds; to be called in the thread that made it."""
@@ -66,19 +80,25 @@ def intrinsics(model: mujoco.MjModel, key: str, size: tuple[int, int]) -> np.nda
     return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
 
 
-def projected(model: mujoco.MjModel, data: mujoco.MjData, key: str, size: tuple[int, int],
-              point_m: np.ndarray) -> np.ndarray:
+def projected(
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    key: str,
+    size: tuple[int, int],
+    point_m: np.ndarray,
+) -> np.ndarray:
     """Return where a picture shows a point: (u, v) in 0..1 from the top left, NaN if outside."""
     camera = data.cam(key)
-    optical = camera.xmat.reshape(3, 3) * [1, -1, -1]       # x right, y down, z forward
+    optical = camera.xmat.reshape(3, 3) * [1, -1, -1]  # x right, y down, z forward
     u, v, depth = intrinsics(model, key, size) @ optical.T @ (point_m - camera.xpos)
     place = np.array([u, v]) / depth / size
     inside = depth > 0 and (place >= 0).all() and (place <= 1).all()
     return place if inside else np.full(2, np.nan)
 
 
-def shown(model: mujoco.MjModel, data: mujoco.MjData, key: str, size: tuple[int, int],
-          slot: str) -> np.ndarray:
+def shown(
+    model: mujoco.MjModel, data: mujoco.MjData, key: str, size: tuple[int, int], slot: str
+) -> np.ndarray:
     """Return where a picture shows an object's centre, NaN where something hides it."""
     camera, centre = data.cam(key).xpos, data.body(slot).xpos
     hit = np.zeros(1, dtype=np.int32)
@@ -101,8 +121,10 @@ def _opengl(width: int, height: int) -> mujoco.GLContext:
         context = importlib.import_module(f'mujoco.{backend}').GLContext(width, height)
         context.make_current()
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        raise RuntimeError(f'the cameras cannot draw with MUJOCO_GL={backend}: {error}; install '
-                           'libosmesa6 and set MUJOCO_GL=osmesa') from error
+        raise RuntimeError(
+            f'the cameras cannot draw with MUJOCO_GL={backend}: {error}; install '
+            'libosmesa6 and set MUJOCO_GL=osmesa'
+        ) from error
     return context
 
 
@@ -112,4 +134,4 @@ def _backend() -> str:
         return os.environ['MUJOCO_GL']
     gpu = any(Path('/dev').glob('nvidia[0-9]*')) or any(Path('/dev/dri').glob('renderD*'))
     has_osmesa = ctypes.util.find_library('OSMesa') is not None
-    return 'osmesa' if has_osmesa and not gpu else 'egl'    # Mesa's EGL draws in software too
+    return 'osmesa' if has_osmesa and not gpu else 'egl'  # Mesa's EGL draws in software too

@@ -22,15 +22,19 @@ from wam_sim.robot import Hand, JointFacts, Primitive, Robot
 
 # what motion_node tells apart: geom groups
 LINK, HAND, BODY, TABLE = 0, 1, 2, 3
-COLOURS = {LINK: '0.3 0.5 0.8 0.5', HAND: '0.9 0.6 0.2 0.5', BODY: '0.6 0.6 0.6 0.5',
-           TABLE: '0.8 0.7 0.55 0.5'}
+COLOURS = {
+    LINK: '0.3 0.5 0.8 0.5',
+    HAND: '0.9 0.6 0.2 0.5',
+    BODY: '0.6 0.6 0.6 0.5',
+    TABLE: '0.8 0.7 0.55 0.5',
+}
 CLASSES = {LINK: 'link', HAND: 'hand', BODY: 'body', TABLE: 'table'}
 # (contype, conaffinity): arms and hands meet everything, what stands does not meet itself
 BITS = {LINK: (1, 3), HAND: (1, 3), BODY: (1, 0), TABLE: (2, 0)}
-DECORATION = ('accent',)                    # rings and strips that lie flush in their link
-SMALL_M = 0.02                              # knobs that reach no further hide among the rest
+DECORATION = ('accent',)  # rings and strips that lie flush in their link
+SMALL_M = 0.02  # knobs that reach no further hide among the rest
 SAMPLES, SEED = 2000, 5
-MOSTLY = 0.8                                # a pair that is this often close is no collision
+MOSTLY = 0.8  # a pair that is this often close is no collision
 
 
 def document(robot: Robot) -> str:
@@ -46,19 +50,36 @@ def document(robot: Robot) -> str:
 
 def _model(robot: Robot) -> Element:
     root = Element('mujoco', model=robot.name)
-    root.append(Comment(f' made by `python -m wam_sim.collision {robot.name}`: change the '
-                        'simulated robot, not this file '))
+    root.append(
+        Comment(
+            f' made by `python -m wam_sim.collision {robot.name}`: change the '
+            'simulated robot, not this file '
+        )
+    )
     SubElement(root, 'compiler', angle='radian', inertiagrouprange='5 5')
     defaults = SubElement(root, 'default')
     for group, name in CLASSES.items():
         contype, conaffinity = BITS[group]
-        SubElement(SubElement(defaults, 'default', {'class': name}), 'geom', group=f'{group}',
-                   contype=f'{contype}', conaffinity=f'{conaffinity}', rgba=COLOURS[group])
+        SubElement(
+            SubElement(defaults, 'default', {'class': name}),
+            'geom',
+            group=f'{group}',
+            contype=f'{contype}',
+            conaffinity=f'{conaffinity}',
+            rgba=COLOURS[group],
+        )
     world = SubElement(root, 'worldbody')
     _table(world, robot)
-    bodies = {mount.prefix + mount.root: SubElement(
-        world, 'body', name=mount.prefix + mount.root, pos=_row(mount.xyz),
-        quat=_row(transform(mount.rpy))) for mount in robot.mounts}
+    bodies = {
+        mount.prefix + mount.root: SubElement(
+            world,
+            'body',
+            name=mount.prefix + mount.root,
+            pos=_row(mount.xyz),
+            quat=_row(transform(mount.rpy)),
+        )
+        for mount in robot.mounts
+    }
     for joint in robot.joints:
         bodies[joint.child] = _body(bodies[joint.parent], joint)
     arms = frozenset().union(*(robot.below(hand.arm_base) for hand in robot.hands))
@@ -66,8 +87,11 @@ def _model(robot: Robot) -> Element:
     for link, primitives in robot.geometry.items():
         group = HAND if link in hands else LINK if link in arms else BODY
         for primitive in primitives:
-            if (link in bodies and primitive.material not in DECORATION
-                    and _size(primitive) > SMALL_M):
+            if (
+                link in bodies
+                and primitive.material not in DECORATION
+                and _size(primitive) > SMALL_M
+            ):
                 _solid(bodies[link], primitive, group)
     tendons = SubElement(root, 'tendon')
     for hand in robot.hands:
@@ -78,19 +102,32 @@ def _model(robot: Robot) -> Element:
 def _table(world: Element, robot: Robot) -> None:
     """Add the table as a block down to the floor: nothing is to be done under it."""
     (x, y), half, height = robot.table.centre, robot.table.half, robot.table.height_m
-    SubElement(world, 'geom', {'class': CLASSES[TABLE]}, name='table', type='box',
-               size=_row((*half, height / 2)), pos=_row((x, y, height / 2)))
+    SubElement(
+        world,
+        'geom',
+        {'class': CLASSES[TABLE]},
+        name='table',
+        type='box',
+        size=_row((*half, height / 2)),
+        pos=_row((x, y, height / 2)),
+    )
 
 
 def _body(parent: Element, joint: JointFacts) -> Element:
-    body = SubElement(parent, 'body', name=joint.child, pos=_row(joint.xyz),
-                      quat=_row(transform(joint.rpy)))
+    body = SubElement(
+        parent, 'body', name=joint.child, pos=_row(joint.xyz), quat=_row(transform(joint.rpy))
+    )
     if joint.type != 'fixed':
         # nothing falls here, but MuJoCo wants every moving body to weigh something
         SubElement(body, 'inertial', pos='0 0 0', mass='1', diaginertia='0.01 0.01 0.01')
-        SubElement(body, 'joint', name=joint.name, axis=_row(joint.axis),
-                   range=_row(joint.limits),
-                   type='slide' if joint.type == 'prismatic' else 'hinge')
+        SubElement(
+            body,
+            'joint',
+            name=joint.name,
+            axis=_row(joint.axis),
+            range=_row(joint.limits),
+            type='slide' if joint.type == 'prismatic' else 'hinge',
+        )
     return body
 
 
@@ -122,10 +159,15 @@ def _coupled(tendons: Element, robot: Robot, hand: Hand) -> None:
     """Say how the fingers follow: a fixed tendon whose length is the opening, 0 .. 1."""
     travel = {joint: ends[1] for joint, ends in hand.fingers.items()}
     if any(ends[0] for ends in hand.fingers.values()):
-        raise ValueError(f'{robot.name}: {hand.gripper}: a finger that is closed at another value '
-                         'than 0 cannot be coupled; move its zero')
-    travel |= {joint: ratio * travel[leader]
-               for joint, (leader, ratio) in robot.couplings.items() if leader in travel}
+        raise ValueError(
+            f'{robot.name}: {hand.gripper}: a finger that is closed at another value '
+            'than 0 cannot be coupled; move its zero'
+        )
+    travel |= {
+        joint: ratio * travel[leader]
+        for joint, (leader, ratio) in robot.couplings.items()
+        if leader in travel
+    }
     tendon = SubElement(tendons, 'fixed', name=hand.gripper)
     for joint, open_at in travel.items():
         SubElement(tendon, 'joint', joint=joint, coef=_row([1.0 / (len(travel) * open_at)]))
@@ -143,8 +185,10 @@ def _harmless(robot: Robot, model: mujoco.MjModel) -> set[tuple[str, str]]:
     """
     rule = robot.embodiment.safety.contact
     pairs = _linked(model) | {
-        _ordered(*pair) for hand in robot.hands
-        for pair in itertools.combinations(robot.below(hand.tool_link) & set(robot.geometry), 2)}
+        _ordered(*pair)
+        for hand in robot.hands
+        for pair in itertools.combinations(robot.below(hand.tool_link) & set(robot.geometry), 2)
+    }
     data, rng = mujoco.MjData(model), np.random.default_rng(SEED)
     model.geom_margin[:] = rule.self_m
     for name, value in robot.embodiment.rest.items():
@@ -166,7 +210,7 @@ def _linked(model: mujoco.MjModel) -> set[tuple[str, str]]:
     for first, second in itertools.combinations(solid, 2):
         between = 0
         low, high = first, second
-        while low != high:                  # the higher number lies deeper in the tree
+        while low != high:  # the higher number lies deeper in the tree
             low, high = min(low, high), max(low, high)
             between += int(model.body_jntnum[high])
             high = int(model.body_parentid[high])
@@ -179,8 +223,11 @@ def _close(model: mujoco.MjModel, data: mujoco.MjData) -> set[tuple[str, str]]:
     mujoco.mj_kinematics(model, data)
     mujoco.mj_collision(model, data)
     bodies = model.geom_bodyid[data.contact.geom]
-    return {_ordered(model.body(first).name, model.body(second).name)
-            for first, second in bodies if first and second}
+    return {
+        _ordered(model.body(first).name, model.body(second).name)
+        for first, second in bodies
+        if first and second
+    }
 
 
 def _ordered(first: str, second: str) -> tuple[str, str]:

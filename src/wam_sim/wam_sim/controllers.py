@@ -28,12 +28,16 @@ class Controllers:
         self.names = robot.commanded
         self.columns: Mapping[str, np.ndarray] = {
             controller.name: np.array([column[name] for name in controller.joints])
-            for controller in robot.controllers}
+            for controller in robot.controllers
+        }
         self.followers = {
             controller.name: Follower(controller.joints, position[self.columns[controller.name]])
-            for controller in robot.controllers}
-        self._jerk = {controller.name: robot.limits(controller.joints).jerk
-                      for controller in robot.controllers}
+            for controller in robot.controllers
+        }
+        self._jerk = {
+            controller.name: robot.limits(controller.joints).jerk
+            for controller in robot.controllers
+        }
         self._curves: dict[str, Curve] = {}
         self.accepted = 0
         self.rejected = 0
@@ -42,8 +46,9 @@ class Controllers:
         """Hand a trajectory to `controller`; return why it was rejected, if it was."""
         running = self.followers[controller]
         candidate = copy(running)
-        reason = (candidate.accept(message, now_ns)
-                  or late(running, candidate, now_ns, self._jerk[controller]))
+        reason = candidate.accept(message, now_ns) or late(
+            running, candidate, now_ns, self._jerk[controller]
+        )
         if reason is None:
             self.followers[controller] = candidate
             self.accepted += 1
@@ -78,8 +83,9 @@ class Controllers:
         if points is None or times_ns[0] - points.stamp_ns < points.time_ns[0]:
             # holding, or on the way to a first point
             states = [follower.sample(now_ns) for now_ns in times_ns.tolist()]
-            return np.array([(state.position, state.velocity, state.acceleration)
-                             for state in states]).swapaxes(0, 1)
+            return np.array(
+                [(state.position, state.velocity, state.acceleration) for state in states]
+            ).swapaxes(0, 1)
         curve = self._curves.get(name)
         if curve is None or curve.points is not points:
             curve = self._curves[name] = Curve(points)
@@ -102,8 +108,14 @@ class Executed:
 
     def recount(self) -> None:
         """Forget the worst figures; what is executed goes on."""
-        (self.velocity, self.acceleration, self.jerk, self.step, self.measured_velocity,
-         self.tracking_error) = np.zeros((6, len(self._limits.names)))
+        (
+            self.velocity,
+            self.acceleration,
+            self.jerk,
+            self.step,
+            self.measured_velocity,
+            self.tracking_error,
+        ) = np.zeros((6, len(self._limits.names)))
 
     def put(self, position: np.ndarray) -> None:
         """Go on from `position` [commanded], where the robot was put: no controller moved it."""
@@ -117,18 +129,24 @@ class Executed:
         _keep(self.measured_velocity, velocity)
         _keep(self.tracking_error, setpoints.position - position)
         _keep(self.step, np.diff(setpoints.position, axis=0, prepend=before.position[None]))
-        _keep(self.jerk, np.diff(setpoints.acceleration, axis=0,
-                                 prepend=before.acceleration[None]) / self._step_s)
-        self._before = Motion(setpoints.position[-1], setpoints.velocity[-1],
-                              setpoints.acceleration[-1])
+        _keep(
+            self.jerk,
+            np.diff(setpoints.acceleration, axis=0, prepend=before.acceleration[None])
+            / self._step_s,
+        )
+        self._before = Motion(
+            setpoints.position[-1], setpoints.velocity[-1], setpoints.acceleration[-1]
+        )
 
     def ratios(self) -> dict[str, np.ndarray]:
         """Return velocity, acceleration, jerk and measured velocity against their limits."""
         limits = self._limits
-        return {'velocity': self.velocity / limits.velocity,
-                'acceleration': self.acceleration / limits.acceleration,
-                'jerk': self.jerk / limits.jerk,
-                'measured_velocity': self.measured_velocity / limits.velocity}
+        return {
+            'velocity': self.velocity / limits.velocity,
+            'acceleration': self.acceleration / limits.acceleration,
+            'jerk': self.jerk / limits.jerk,
+            'measured_velocity': self.measured_velocity / limits.velocity,
+        }
 
 
 def _keep(worst: np.ndarray, values: np.ndarray) -> None:

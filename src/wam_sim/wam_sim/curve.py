@@ -15,12 +15,20 @@ class Curve:
 
     def __init__(self, points: Points) -> None:
         self.points = points
-        given = [field for field in (points.position, points.velocity, points.acceleration)
-                 if field is not None]
+        given = [
+            field
+            for field in (points.position, points.velocity, points.acceleration)
+            if field is not None
+        ]
         length_s = np.diff(points.time_ns)[:, None] / NS_PER_S
         # in a piece's own time, 0 to 1, both its ends weigh the same in every piece
-        ends = np.stack([field[side] * length_s**i for side in (slice(-1), slice(1, None))
-                         for i, field in enumerate(given)])
+        ends = np.stack(
+            [
+                field[side] * length_s**i
+                for side in (slice(-1), slice(1, None))
+                for i, field in enumerate(given)
+            ]
+        )
         self._powers = np.arange(2 * len(given))
         powers = self._powers[:, None, None]
         position = np.tensordot(HERMITE[len(given)], ends, 1) / length_s**powers
@@ -28,7 +36,7 @@ class Curve:
         velocity[:-1] = position[1:] * powers[1:]
         acceleration[:-1] = velocity[1:] * powers[1:]
         rest = np.zeros((len(powers), 1, 3 * len(points.names)))
-        rest[0, 0, :len(points.names)] = points.position[-1]
+        rest[0, 0, : len(points.names)] = points.position[-1]
         pieces = np.concatenate([position, velocity, acceleration], axis=2)
         self._weights = np.concatenate([pieces, rest], axis=1).swapaxes(0, 1)
 
@@ -46,9 +54,12 @@ class Curve:
 def _hermite(given: int) -> np.ndarray:
     """Return what turns `given` derivatives at 0 and at 1 into a polynomial's coefficients."""
     power = np.arange(2 * given)
-    rows = [np.prod([power - i for i in range(order)], axis=0)
-            * float(at) ** np.maximum(power - order, 0)
-            for at in (0, 1) for order in range(given)]
+    rows = [
+        np.prod([power - i for i in range(order)], axis=0)
+        * float(at) ** np.maximum(power - order, 0)
+        for at in (0, 1)
+        for order in range(given)
+    ]
     return np.linalg.inv(np.stack(rows))
 
 

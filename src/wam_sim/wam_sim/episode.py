@@ -9,7 +9,7 @@ from wam_policy.core.types import Frame, Observation
 
 from wam_sim.simulation import STEP_NS, Simulation
 
-PICTURE_EVERY = 6                           # rows: 5 Hz at 30 rows per second
+PICTURE_EVERY = 6  # rows: 5 Hz at 30 rows per second
 
 
 class Episode:
@@ -19,12 +19,12 @@ class Episode:
         self.simulation = simulation
         self._step_ns = simulation.robot.embodiment.step_dt_s * 1e9
         self.row = 0
-        self._targets = simulation.robot.embodiment.rest_of(
-            simulation.robot.embodiment.commanded)
+        self._targets = simulation.robot.embodiment.rest_of(simulation.robot.embodiment.commanded)
         self._frames: tuple[Frame, ...] = ()
 
-    def begin(self, seed: int, *, family: str | None = None,
-              posture: np.ndarray | None = None) -> bool:
+    def begin(
+        self, seed: int, *, family: str | None = None, posture: np.ndarray | None = None
+    ) -> bool:
         """Set the scene of `seed`, arms at rest or at `posture` [commanded]; row 0 follows.
 
         Returns False where an arm would touch something there: take another posture.
@@ -54,7 +54,8 @@ class Episode:
 
     def step(self, targets: np.ndarray) -> None:
         """Go on to the next row, where the set-points are `targets` [commanded]."""
-        steps = (round((self.row + 1) * self._step_ns / STEP_NS)
-                 - round(self.row * self._step_ns / STEP_NS))
+        steps = round((self.row + 1) * self._step_ns / STEP_NS) - round(
+            self.row * self._step_ns / STEP_NS
+        )
         self.simulation.follow(self._targets, targets, steps)
         self._targets, self.row = targets, self.row + 1

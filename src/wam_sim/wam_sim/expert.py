@@ -17,20 +17,20 @@ from wam_sim.tasks import LIFT_M, PUSH_M, State, Task
 
 LEARNABLE = ('touch', 'push', 'lift', 'recall')
 # heights of the tool point, m
-HOVER_M = 0.115                             # over the table: fingers clear the can
-CLEAR_M = 0.018                             # over the top of a cube: fingers clear it
-TOUCH_M = 0.006                             # over the top of a cube
-PUSH_HEIGHT_M = 0.024                       # over the table
-GRIP_M = 0.003                              # over the centre of a cube
+HOVER_M = 0.115  # over the table: fingers clear the can
+CLEAR_M = 0.018  # over the top of a cube: fingers clear it
+TOUCH_M = 0.006  # over the top of a cube
+PUSH_HEIGHT_M = 0.024  # over the table
+GRIP_M = 0.003  # over the centre of a cube
 RAISED_M = LIFT_M + 0.03
-PUSH_BEYOND_M = 0.055                       # a policy without memory of where it began stops early
+PUSH_BEYOND_M = 0.055  # a policy without memory of where it began stops early
 # sideways distances, m
 FAR_M, NEAR_M, OVER_M = 0.09, 0.016, 0.007
-LOW_M = 0.02                                # above the pushing height: still between the fingers
-SUNK_M = 0.03                               # this far below the funnel: straight up first
-CLOSED = 0.2                                # command that holds a cube; 0 would crush it
-MISSED_M = (0.03, 0.1), (PUSH_HEIGHT_M, 0.07)       # where a missed hand is: beside, and how high
-ASIDE_M = np.array([-0.03, 0.1, 0.03])      # where the other hand makes room
+LOW_M = 0.02  # above the pushing height: still between the fingers
+SUNK_M = 0.03  # this far below the funnel: straight up first
+CLOSED = 0.2  # command that holds a cube; 0 would crush it
+MISSED_M = (0.03, 0.1), (PUSH_HEIGHT_M, 0.07)  # where a missed hand is: beside, and how high
+ASIDE_M = np.array([-0.03, 0.1, 0.03])  # where the other hand makes room
 
 
 class Expert:
@@ -39,7 +39,8 @@ class Expert:
     def __init__(self, robot: Robot, mover: Mover) -> None:
         self._robot, self._table_m = robot, robot.table.height_m
         self._homes: Mapping[str, np.ndarray] = {
-            side: hand.home for side, hand in mover.hands.items()}
+            side: hand.home for side, hand in mover.hands.items()
+        }
         self._solved = {side: hand.solved for side, hand in mover.hands.items()}
         self._columns = {side: hand.columns for side, hand in mover.hands.items()}
         self._rest = mover.rest
@@ -62,19 +63,28 @@ class Expert:
         grip = self._robot.hand(self.hand).gripper
         speeds = joints.velocities([grip])
         point, opening = getattr(self, f'_{self.task.family}')(
-            now, float(joints.positions([grip])[0]), 0.0 if speeds is None else float(speeds[0]))
+            now, float(joints.positions([grip])[0]), 0.0 if speeds is None else float(speeds[0])
+        )
         other, way = ('right', -1.0) if self.hand == 'left' else ('left', 1.0)
         share = np.clip((way * point[1] - 0.02) / 0.06, 0.0, 1.0)
         home = self._homes[other] + share * ASIDE_M * [1.0, way, 1.0]
-        return Goal({self.hand: point, other: home}, {self.hand: opening, other: 1.0},
-                    frozenset({other}))
+        return Goal(
+            {self.hand: point, other: home}, {self.hand: opening, other: 1.0}, frozenset({other})
+        )
 
     def anywhere(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return a point [3] for each hand, somewhere over its half of the table."""
         x_low, x_high, _, y_high = self._robot.workspace
-        return {side: np.array([rng.uniform(x_low, x_high), way * rng.uniform(0.04, y_high + 0.07),
-                                self._table_m + rng.uniform(HOVER_M, 0.26)])
-                for side, way in (('left', 1.0), ('right', -1.0))}
+        return {
+            side: np.array(
+                [
+                    rng.uniform(x_low, x_high),
+                    way * rng.uniform(0.04, y_high + 0.07),
+                    self._table_m + rng.uniform(HOVER_M, 0.26),
+                ]
+            )
+            for side, way in (('left', 1.0), ('right', -1.0))
+        }
 
     def missed(self, now: State, named: str, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return a point [3] for each hand: one low beside an object, as after a miss.
@@ -84,8 +94,12 @@ class Expert:
         slot = named if rng.random() < 0.5 else rng.choice(sorted(now.objects))
         at, angle = now.objects[slot], rng.uniform(0.0, 2.0 * np.pi)
         beside_m, height_m = (rng.uniform(*span) for span in MISSED_M)
-        point = np.array([*(at[:2] + beside_m * np.array([np.cos(angle), np.sin(angle)])),
-                          self._table_m + height_m])
+        point = np.array(
+            [
+                *(at[:2] + beside_m * np.array([np.cos(angle), np.sin(angle)])),
+                self._table_m + height_m,
+            ]
+        )
         return self.anywhere(rng) | {'left' if point[1] > 0 else 'right': point}
 
     def posture(self, points: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -126,11 +140,13 @@ class Expert:
     def _over(self, now: State, cube: np.ndarray, low: float) -> np.ndarray:
         """Return the point to move to for open fingers to come down around a cube."""
         clear = cube[2] + CUBE_HALF_M + CLEAR_M
-        return self._funnelled(now, cube, [OVER_M, NEAR_M, FAR_M],
-                               [low, clear, max(clear, self._table_m + HOVER_M)])
+        return self._funnelled(
+            now, cube, [OVER_M, NEAR_M, FAR_M], [low, clear, max(clear, self._table_m + HOVER_M)]
+        )
 
-    def _funnelled(self, now: State, over: np.ndarray, sideways_m: list[float],
-                   heights_m: list[float]) -> np.ndarray:
+    def _funnelled(
+        self, now: State, over: np.ndarray, sideways_m: list[float], heights_m: list[float]
+    ) -> np.ndarray:
         """Return the point to move to: as low as the distance to `over` allows, up first."""
         tool = now.tools[self.hand]
         away = over[:2] - tool[:2]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from wam_sim.scene import CUBES, PAD
 from wam_sim.tasks import FAMILIES, SIDES, State, Task
 
-HELD_NS = 100_000_000       # a hand that rushes past a cube has not touched it
+HELD_NS = 100_000_000  # a hand that rushes past a cube has not touched it
 
 
 def checked(task: Task) -> Task:
@@ -28,7 +28,7 @@ class Goals:
         self.tasks = tuple(tasks)
         self._start = start
         self._since_ns: list[int | None] = [None] * len(self.tasks)
-        self.reached_ns: list[int | None] = [None] * len(self.tasks)    # began to hold for good
+        self.reached_ns: list[int | None] = [None] * len(self.tasks)  # began to hold for good
 
     def look(self, now: State, now_ns: int) -> bool:
         """Take note of what holds now; tell whether a goal has just been reached."""

@@ -13,20 +13,20 @@ from wam_sim.robot import Robot
 
 FORWARD_DOWN = np.array([0.3, 0.0, -1.0]) / np.linalg.norm([0.3, 0.0, -1.0])
 DAMPING_M = 0.02
-STEP_RAD = 0.2                              # largest change of a joint per iteration
+STEP_RAD = 0.2  # largest change of a joint per iteration
 AXIS_GAIN = 0.6
 POSTURE_GAIN = 0.05
 SHY_GAIN = 4.0
-MARGIN_RAD = 0.06                           # kept from the joint limits
+MARGIN_RAD = 0.06  # kept from the joint limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pose:
     """Hold one solution and how good it is."""
 
-    joints_rad: np.ndarray                  # [arm joints]
-    error_m: float                          # tool point to target
-    tilt_rad: float                         # tool axis to the wanted direction
+    joints_rad: np.ndarray  # [arm joints]
+    error_m: float  # tool point to target
+    tilt_rad: float  # tool axis to the wanted direction
 
 
 class Arm:
@@ -36,9 +36,12 @@ class Arm:
         hand = robot.hand(side)
         links = robot.below(hand.arm_base)
         self.names = tuple(
-            name for controller in robot.embodiment.controllers for name in controller.joints
-            if name != hand.gripper and any(
-                joint.name == name and joint.child in links for joint in robot.joints))
+            name
+            for controller in robot.embodiment.controllers
+            for name in controller.joints
+            if name != hand.gripper
+            and any(joint.name == name and joint.child in links for joint in robot.joints)
+        )
         self.model, self.data = model, mujoco.MjData(model)
         self._palm = model.body(hand.tool_link).id
         self._site = model.site(f'{side}_tool').id
@@ -49,10 +52,19 @@ class Arm:
         self.lower, self.upper = limits[:, 0] + MARGIN_RAD, limits[:, 1] - MARGIN_RAD
         self._jacobian = np.zeros((2, 3, model.nv))
 
-    def solve(self, target_m: np.ndarray, axis: np.ndarray, start_rad: np.ndarray,
-              posture_rad: np.ndarray, *, iterations: int = 120,
-              posture_gain: float = POSTURE_GAIN, axis_gain: float = AXIS_GAIN,
-              across: np.ndarray | None = None, shy_rad: float = 0.0) -> Pose:
+    def solve(
+        self,
+        target_m: np.ndarray,
+        axis: np.ndarray,
+        start_rad: np.ndarray,
+        posture_rad: np.ndarray,
+        *,
+        iterations: int = 120,
+        posture_gain: float = POSTURE_GAIN,
+        axis_gain: float = AXIS_GAIN,
+        across: np.ndarray | None = None,
+        shy_rad: float = 0.0,
+    ) -> Pose:
         """Return the pose nearest to `target_m` with the tool along `axis` as far as it goes.
 
         With `across` the fingers open along that line, as far as that goes. Within `shy_rad` of a
@@ -62,8 +74,9 @@ class Arm:
         for _ in range(iterations):
             point, along = self.tool(joints)
             error = target_m - point
-            mujoco.mj_jacSite(self.model, self.data, self._jacobian[0], self._jacobian[1],
-                              self._site)
+            mujoco.mj_jacSite(
+                self.model, self.data, self._jacobian[0], self._jacobian[1], self._site
+            )
             reach, turn = self._jacobian[:, :, self._dof]
             wanted = np.cross(along, axis)
             if across is not None:
@@ -76,11 +89,15 @@ class Arm:
                 break
             joints = moved
         point, along = self.tool(joints)
-        return Pose(joints, float(np.linalg.norm(target_m - point)),
-                    float(np.arccos(np.clip(along @ axis, -1.0, 1.0))))
+        return Pose(
+            joints,
+            float(np.linalg.norm(target_m - point)),
+            float(np.arccos(np.clip(along @ axis, -1.0, 1.0))),
+        )
 
-    def _moved(self, joints: np.ndarray, error: np.ndarray, reach: np.ndarray,
-               aside: np.ndarray) -> np.ndarray:
+    def _moved(
+        self, joints: np.ndarray, error: np.ndarray, reach: np.ndarray, aside: np.ndarray
+    ) -> np.ndarray:
         """Take one step; a joint at its limit that would pass it is left out of it."""
         free = np.ones(len(joints), dtype=bool)
         while True:
@@ -90,8 +107,10 @@ class Arm:
             change = inverse @ error + null @ (aside * free)
             change *= min(1.0, STEP_RAD / max(np.abs(change).max(), 1e-12))
             moved = joints + change
-            stuck = free & (((moved > self.upper) & (joints >= self.upper))
-                            | ((moved < self.lower) & (joints <= self.lower)))
+            stuck = free & (
+                ((moved > self.upper) & (joints >= self.upper))
+                | ((moved < self.lower) & (joints <= self.lower))
+            )
             if not stuck.any() or free.sum() <= 3:
                 return np.clip(moved, self.lower, self.upper)
             free &= ~stuck
@@ -112,5 +131,7 @@ class Arm:
         self.data.qpos[self._qpos] = joints_rad
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_comPos(self.model, self.data)
-        return (self.data.site_xpos[self._site].copy(),
-                self.data.site_xmat[self._site].reshape(3, 3)[:, 2].copy())
+        return (
+            self.data.site_xpos[self._site].copy(),
+            self.data.site_xmat[self._site].reshape(3, 3)[:, 2].copy(),
+        )

@@ -16,24 +16,30 @@ from wam_policy.core.trajectory import NS_PER_S
 from wam_sim.pacer import Pacer
 from wam_sim.simulation import STEP_NS, Simulation
 
-BATCH = 5                                   # steps between two joint states: 10 ms
-CATCH_UP = 25                               # steps at most before others get the lock
+BATCH = 5  # steps between two joint states: 10 ms
+CATCH_UP = 25  # steps at most before others get the lock
 
 
 class Live:
     """Step a simulation as time passes; `jumps` lets stamps follow time that was given up."""
 
-    def __init__(self, simulation: Simulation, wall_ns: Callable[[], int], *, jumps: bool,
-                 on_batch: Callable[[Simulation], None],
-                 on_reject: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        simulation: Simulation,
+        wall_ns: Callable[[], int],
+        *,
+        jumps: bool,
+        on_batch: Callable[[Simulation], None],
+        on_reject: Callable[[str, str], None],
+    ) -> None:
         self.simulation = simulation
-        self.lock = threading.Lock()        # whoever holds it may touch `simulation`
+        self.lock = threading.Lock()  # whoever holds it may touch `simulation`
         simulation.now_ns = wall_ns()
         self.pacer = Pacer(STEP_NS, simulation.now_ns)
         self._wall_ns, self._jumps = wall_ns, jumps
         self._on_batch, self._on_reject = on_batch, on_reject
         self._inbox: deque[tuple[int, str, Any]] = deque()
-        self._resumed_ns = 0                # when the controllers last came back from a stall
+        self._resumed_ns = 0  # when the controllers last came back from a stall
         self._stop = threading.Event()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name='physics')
@@ -64,7 +70,7 @@ class Live:
             while not self._stop.is_set():
                 self._stop.wait(self.pacer.wait_s(self._wall_ns(), BATCH))
                 self.advance()
-        except BaseException as error:      # noqa: BLE001 — kept for the main thread to raise
+        except BaseException as error:  # noqa: BLE001 — kept for the main thread to raise
             self.failure = error
 
     def advance(self) -> None:
@@ -106,6 +112,6 @@ class Live:
             stamp_ns = message.stamp_ns
         else:
             stamp_ns = message.header.stamp.sec * NS_PER_S + message.header.stamp.nanosec
-        if 0 < stamp_ns < self._resumed_ns:         # 0 starts when it is accepted
+        if 0 < stamp_ns < self._resumed_ns:  # 0 starts when it is accepted
             return 'planned before the controllers came back'
         return None

@@ -19,48 +19,70 @@ def stamp(now_ns: int) -> Time:
 
 def image(camera: Camera, now_ns: int, rgb: np.ndarray) -> Image:
     """Return an rgb8 image of uint8 [height width 3]."""
-    message = Image(height=rgb.shape[0], width=rgb.shape[1], encoding='rgb8', is_bigendian=0,
-                    step=rgb.shape[1] * 3)
+    message = Image(
+        height=rgb.shape[0],
+        width=rgb.shape[1],
+        encoding='rgb8',
+        is_bigendian=0,
+        step=rgb.shape[1] * 3,
+    )
     message.header.stamp, message.header.frame_id = stamp(now_ns), camera.frame_id
     data = array('B')
     data.frombytes(memoryview(rgb).cast('B'))
-    message._data = data        # the checked setter walks every byte in Python
+    message._data = data  # the checked setter walks every byte in Python
     return message
 
 
-def camera_info(camera: Camera, now_ns: int, matrix: np.ndarray,
-                size: tuple[int, int]) -> CameraInfo:
+def camera_info(
+    camera: Camera, now_ns: int, matrix: np.ndarray, size: tuple[int, int]
+) -> CameraInfo:
     """Return the calibration of a pinhole view with matrix K [3 3]; it has no distortion."""
-    message = CameraInfo(width=size[0], height=size[1], distortion_model='plumb_bob',
-                         d=[0.0] * 5, k=matrix.ravel(), r=np.eye(3).ravel(),
-                         p=np.hstack([matrix, np.zeros((3, 1))]).ravel())
+    message = CameraInfo(
+        width=size[0],
+        height=size[1],
+        distortion_model='plumb_bob',
+        d=[0.0] * 5,
+        k=matrix.ravel(),
+        r=np.eye(3).ravel(),
+        p=np.hstack([matrix, np.zeros((3, 1))]).ravel(),
+    )
     message.header.stamp, message.header.frame_id = stamp(now_ns), camera.frame_id
     return message
 
 
 def joint_state(joints: Joints) -> JointState:
-    message = JointState(name=list(joints.names), position=joints.position.tolist(),
-                         velocity=[] if joints.velocity is None else joints.velocity.tolist())
+    message = JointState(
+        name=list(joints.names),
+        position=joints.position.tolist(),
+        velocity=[] if joints.velocity is None else joints.velocity.tolist(),
+    )
     message.header.stamp = stamp(joints.stamp_ns)
     return message
 
 
-def controller_state(now_ns: int, names: tuple[str, ...], reference: np.ndarray,
-                     feedback: np.ndarray) -> JointTrajectoryControllerState:
+def controller_state(
+    now_ns: int, names: tuple[str, ...], reference: np.ndarray, feedback: np.ndarray
+) -> JointTrajectoryControllerState:
     """Return set-point and measurement; rows are position, velocity, acceleration [3 joints].
 
     The measured acceleration is unknown: `feedback` has two rows.
     """
     message = JointTrajectoryControllerState(
-        joint_names=list(names), reference=_point(reference), feedback=_point(feedback),
-        error=_point(reference[:2] - feedback), output=_point(reference[:1]),
-        speed_scaling_factor=1.0)
+        joint_names=list(names),
+        reference=_point(reference),
+        feedback=_point(feedback),
+        error=_point(reference[:2] - feedback),
+        output=_point(reference[:1]),
+        speed_scaling_factor=1.0,
+    )
     message.header.stamp = stamp(now_ns)
     return message
 
 
 def _point(rows: np.ndarray) -> JointTrajectoryPoint:
-    return JointTrajectoryPoint(**{
-        field: row.tolist() for field, row
-        in zip(('positions', 'velocities', 'accelerations'), rows,
-                   strict=False)})          # feedback has no third row
+    return JointTrajectoryPoint(
+        **{
+            field: row.tolist()
+            for field, row in zip(('positions', 'velocities', 'accelerations'), rows, strict=False)
+        }
+    )  # feedback has no third row

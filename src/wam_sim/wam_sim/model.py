@@ -12,22 +12,32 @@ import numpy as np
 from wam_sim.robot import WORLD, CameraMount, JointFacts, Mount, Primitive, Robot
 
 TABLE_BIT, OBJECT_BIT, BODY_BIT = 1, 2, 4
-OUTSIDE_GROUP = 3                           # drawn for onlookers, not for the robot's own cameras
-HIDDEN_GROUP = 4                            # never drawn
-HAND_BITS = (8, 16)                         # each hand meets the table, objects and the other hand
-SHAPES = {'capsule': mujoco.mjtGeom.mjGEOM_CAPSULE, 'cylinder': mujoco.mjtGeom.mjGEOM_CYLINDER,
-          'box': mujoco.mjtGeom.mjGEOM_BOX, 'sphere': mujoco.mjtGeom.mjGEOM_SPHERE,
-          'ellipsoid': mujoco.mjtGeom.mjGEOM_ELLIPSOID}
+OUTSIDE_GROUP = 3  # drawn for onlookers, not for the robot's own cameras
+HIDDEN_GROUP = 4  # never drawn
+HAND_BITS = (8, 16)  # each hand meets the table, objects and the other hand
+SHAPES = {
+    'capsule': mujoco.mjtGeom.mjGEOM_CAPSULE,
+    'cylinder': mujoco.mjtGeom.mjGEOM_CYLINDER,
+    'box': mujoco.mjtGeom.mjGEOM_BOX,
+    'sphere': mujoco.mjtGeom.mjGEOM_SPHERE,
+    'ellipsoid': mujoco.mjtGeom.mjGEOM_ELLIPSOID,
+}
 
 
 def add_robot(spec: mujoco.MjSpec, robot: Robot, held: Mapping[str, float]) -> None:
     """Add the robot to `spec`; joints in `held` are welded at their value (rad or m)."""
     for name, look in robot.materials.items():
-        spec.add_material(name=name, rgba=look['rgba'], specular=look['specular'],
-                          shininess=look['shininess'], reflectance=look['reflectance'])
+        spec.add_material(
+            name=name,
+            rgba=look['rgba'],
+            specular=look['specular'],
+            shininess=look['shininess'],
+            reflectance=look['reflectance'],
+        )
     bits = _collision_bits(robot)
     bodies = {WORLD: spec.worldbody} | {
-        mount.prefix + mount.root: _mounted(spec, mount) for mount in robot.mounts}
+        mount.prefix + mount.root: _mounted(spec, mount) for mount in robot.mounts
+    }
     for joint in robot.joints:
         bodies[joint.child] = _linked(bodies[joint.parent], joint, robot, held)
     for link, primitives in robot.geometry.items():
@@ -35,8 +45,13 @@ def add_robot(spec: mujoco.MjSpec, robot: Robot, held: Mapping[str, float]) -> N
             geom = _drawn(bodies[link], primitive, bits.get(link, (BODY_BIT, 0)))
             geom.group = OUTSIDE_GROUP if link in robot.unseen else 0
     for hand in robot.hands:
-        bodies[hand.tool_link].add_site(name=f'{hand.side}_tool', pos=hand.tool_xyz, size=[0.005],
-                                        group=HIDDEN_GROUP, quat=_z_along(hand.tool_axis))
+        bodies[hand.tool_link].add_site(
+            name=f'{hand.side}_tool',
+            pos=hand.tool_xyz,
+            size=[0.005],
+            group=HIDDEN_GROUP,
+            quat=_z_along(hand.tool_axis),
+        )
     for camera in (*robot.cameras, robot.portrait):
         _hang(bodies[camera.link], camera)
     _drive(spec, robot, held)
@@ -50,12 +65,14 @@ def transform(rpy: tuple[float, ...]) -> np.ndarray:
 
 
 def _mounted(spec: mujoco.MjSpec, mount: Mount) -> mujoco.MjsBody:
-    return spec.worldbody.add_body(name=mount.prefix + mount.root, pos=mount.xyz,
-                                   quat=transform(mount.rpy))
+    return spec.worldbody.add_body(
+        name=mount.prefix + mount.root, pos=mount.xyz, quat=transform(mount.rpy)
+    )
 
 
-def _linked(parent: mujoco.MjsBody, joint: JointFacts, robot: Robot,
-            held: Mapping[str, float]) -> mujoco.MjsBody:
+def _linked(
+    parent: mujoco.MjsBody, joint: JointFacts, robot: Robot, held: Mapping[str, float]
+) -> mujoco.MjsBody:
     pos, quat = np.array(joint.xyz), transform(joint.rpy)
     if joint.name in held:
         pos, quat = _moved(pos, quat, joint, held[joint.name])
@@ -69,15 +86,20 @@ def _linked(parent: mujoco.MjsBody, joint: JointFacts, robot: Robot,
         return body
     slides = joint.type == 'prismatic'
     made = body.add_joint(
-        name=joint.name, axis=joint.axis, range=joint.limits, limited=True,
-        type=mujoco.mjtJoint.mjJNT_SLIDE if slides else mujoco.mjtJoint.mjJNT_HINGE)
+        name=joint.name,
+        axis=joint.axis,
+        range=joint.limits,
+        limited=True,
+        type=mujoco.mjtJoint.mjJNT_SLIDE if slides else mujoco.mjtJoint.mjJNT_HINGE,
+    )
     if joint.name in robot.servos:
         made.armature = robot.servos[joint.name].armature
     return body
 
 
-def _moved(pos: np.ndarray, quat: np.ndarray, joint: JointFacts,
-           value: float) -> tuple[np.ndarray, np.ndarray]:
+def _moved(
+    pos: np.ndarray, quat: np.ndarray, joint: JointFacts, value: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the child frame of `joint` at `value` in the parent link."""
     if joint.type == 'prismatic':
         shift = np.empty(3)
@@ -98,10 +120,13 @@ def _collision_bits(robot: Robot) -> dict[str, tuple[int, int]]:
     return bits
 
 
-def _drawn(body: mujoco.MjsBody, primitive: Primitive,
-           bits: tuple[int, int]) -> mujoco.MjsGeom:
-    geom = body.add_geom(type=SHAPES[primitive.shape], material=primitive.material, mass=0.0,
-                         quat=transform(primitive.rpy))
+def _drawn(body: mujoco.MjsBody, primitive: Primitive, bits: tuple[int, int]) -> mujoco.MjsGeom:
+    geom = body.add_geom(
+        type=SHAPES[primitive.shape],
+        material=primitive.material,
+        mass=0.0,
+        quat=transform(primitive.rpy),
+    )
     if primitive.end:
         geom.fromto = [*primitive.start, *primitive.end]
         geom.size = [primitive.size[0], 0.0, 0.0]
@@ -109,8 +134,8 @@ def _drawn(body: mujoco.MjsBody, primitive: Primitive,
         geom.pos = primitive.start
         geom.size = [*primitive.size, 0.0, 0.0][:3]
     geom.contype, geom.conaffinity = bits if primitive.collide else (0, 0)
-    geom.friction = [1.2, 0.01, 0.0002]     # rubber on plastic; pads must hold what they lift
-    geom.condim = 4                         # torsion: a cube between two pads must not spin
+    geom.friction = [1.2, 0.01, 0.0002]  # rubber on plastic; pads must hold what they lift
+    geom.condim = 4  # torsion: a cube between two pads must not spin
     return geom
 
 
@@ -140,11 +165,21 @@ def _drive(spec: mujoco.MjSpec, robot: Robot, held: Mapping[str, float]) -> None
         if name in held:
             continue
         spec.add_actuator(
-            name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT,
-            biastype=mujoco.mjtBias.mjBIAS_AFFINE, gainprm=[servo.kp] + [0.0] * 9,
+            name=name,
+            target=name,
+            trntype=mujoco.mjtTrn.mjTRN_JOINT,
+            biastype=mujoco.mjtBias.mjBIAS_AFFINE,
+            gainprm=[servo.kp] + [0.0] * 9,
             biasprm=[0.0, -servo.kp, -servo.kv] + [0.0] * 7,
-            forcelimited=True, forcerange=[-effort[name], effort[name]])
+            forcelimited=True,
+            forcerange=[-effort[name], effort[name]],
+        )
     for joint, (leader, ratio) in robot.couplings.items():
-        spec.add_equality(type=mujoco.mjtEq.mjEQ_JOINT, name1=joint, name2=leader,
-                          objtype=mujoco.mjtObj.mjOBJ_JOINT,
-                          data=[0.0, ratio] + [0.0] * 10, solref=[0.004, 1.0])
+        spec.add_equality(
+            type=mujoco.mjtEq.mjEQ_JOINT,
+            name1=joint,
+            name2=leader,
+            objtype=mujoco.mjtObj.mjOBJ_JOINT,
+            data=[0.0, ratio] + [0.0] * 10,
+            solref=[0.004, 1.0],
+        )

@@ -16,22 +16,22 @@ import ruckig
 from wam_sim.ik import FORWARD_DOWN, Arm
 from wam_sim.robot import Robot
 
-TOOL = (0.34, 1.05, 6.5)                     # m/s, m/s^2, m/s^3
-OFFSET = (0.3, 0.9, 8.0)                    # rad/s, rad/s^2, rad/s^3
-GRIPPER = (1.6, 10.0, 150.0)                # of the opening per s, s^2, s^3
-ACROSS = np.array([0.0, 1.0, 0.0])          # fingers open sideways
-STILL = 1e-7                                # of anything above: nothing is left to do
-AXIS_GAIN, SHY_RAD = 0.1, 0.5              # gently: what IK turns in a row must be smooth too
-ITERATIONS = 2                              # a row moves the point by 13 mm at most
+TOOL = (0.34, 1.05, 6.5)  # m/s, m/s^2, m/s^3
+OFFSET = (0.3, 0.9, 8.0)  # rad/s, rad/s^2, rad/s^3
+GRIPPER = (1.6, 10.0, 150.0)  # of the opening per s, s^2, s^3
+ACROSS = np.array([0.0, 1.0, 0.0])  # fingers open sideways
+STILL = 1e-7  # of anything above: nothing is left to do
+AXIS_GAIN, SHY_RAD = 0.1, 0.5  # gently: what IK turns in a row must be smooth too
+ITERATIONS = 2  # a row moves the point by 13 mm at most
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Goal:
     """Say where both hands are to go; a hand at home takes its posture at rest."""
 
-    points: Mapping[str, np.ndarray]        # side -> tool point [3], m
-    openings: Mapping[str, float]           # side -> gripper
-    at_home: frozenset[str]                 # sides
+    points: Mapping[str, np.ndarray]  # side -> tool point [3], m
+    openings: Mapping[str, float]  # side -> gripper
+    at_home: frozenset[str]  # sides
 
 
 class Mover:
@@ -41,9 +41,16 @@ class Mover:
         body = robot.embodiment
         self.rest = body.rest_of(body.commanded)
         column = {name: i for i, name in enumerate(body.commanded)}
-        self.hands = {hand.side: _Hand(Arm(robot, model, hand.side), self.rest, column,
-                                       column[hand.gripper], body.step_dt_s)
-                      for hand in robot.hands}
+        self.hands = {
+            hand.side: _Hand(
+                Arm(robot, model, hand.side),
+                self.rest,
+                column,
+                column[hand.gripper],
+                body.step_dt_s,
+            )
+            for hand in robot.hands
+        }
         self.put(self.rest)
 
     def put(self, position: np.ndarray) -> None:
@@ -81,8 +88,9 @@ class Mover:
 class _Hand:
     """Hold one hand's motion: the point, the offset of the joints, the gripper."""
 
-    def __init__(self, arm: Arm, rest: np.ndarray, column: Mapping[str, int], gripper: int,
-                 step_s: float) -> None:
+    def __init__(
+        self, arm: Arm, rest: np.ndarray, column: Mapping[str, int], gripper: int, step_s: float
+    ) -> None:
         self.arm, self.gripper, self._step_s = arm, gripper, step_s
         self.columns = np.array([column[name] for name in arm.names])
         self.rest = rest[self.columns]
@@ -91,12 +99,20 @@ class _Hand:
         self.grip = _Way(1, GRIPPER, step_s)
         self._home_offset = self.rest - self.solved(self.home, 200)
 
-    def solved(self, point: np.ndarray, iterations: int,
-               start: np.ndarray | None = None) -> np.ndarray:
+    def solved(
+        self, point: np.ndarray, iterations: int, start: np.ndarray | None = None
+    ) -> np.ndarray:
         """Return the joints for a tool point, from `start` or from the posture at rest."""
-        return self.arm.solve(point, FORWARD_DOWN, self.rest if start is None else start,
-                              self.rest, iterations=iterations, axis_gain=AXIS_GAIN,
-                              across=ACROSS, shy_rad=SHY_RAD).joints_rad
+        return self.arm.solve(
+            point,
+            FORWARD_DOWN,
+            self.rest if start is None else start,
+            self.rest,
+            iterations=iterations,
+            axis_gain=AXIS_GAIN,
+            across=ACROSS,
+            shy_rad=SHY_RAD,
+        ).joints_rad
 
     def put(self, position: np.ndarray) -> None:
         joints = position[self.columns]
@@ -127,7 +143,8 @@ class _Hand:
         now = self.point.next(point)
         self._solution = self.solved(now, ITERATIONS, self._solution)
         return self._solution + self.offset.next(
-            self._home_offset if at_home else np.zeros_like(self.rest))
+            self._home_offset if at_home else np.zeros_like(self.rest)
+        )
 
 
 class _Way:
@@ -149,8 +166,10 @@ class _Way:
     def take(self, position: np.ndarray) -> None:
         """Be at `position` one step after the last one."""
         speed = np.subtract(position, self._motion.current_position) / self._step_s
-        self._set(position, np.clip(np.where(np.abs(speed) < STILL, 0.0, speed), -self._speed,
-                                    self._speed))
+        self._set(
+            position,
+            np.clip(np.where(np.abs(speed) < STILL, 0.0, speed), -self._speed, self._speed),
+        )
 
     def _set(self, position: np.ndarray, speed: np.ndarray) -> None:
         self._motion.current_position = position
@@ -159,8 +178,14 @@ class _Way:
 
     def state(self) -> tuple[np.ndarray, ...]:
         motion = self._motion
-        return tuple(np.array(part) for part in (
-            motion.current_position, motion.current_velocity, motion.current_acceleration))
+        return tuple(
+            np.array(part)
+            for part in (
+                motion.current_position,
+                motion.current_velocity,
+                motion.current_acceleration,
+            )
+        )
 
     def resume(self, state: tuple[np.ndarray, ...]) -> None:
         motion = self._motion
@@ -172,8 +197,14 @@ class _Way:
         motion.target_position = goal
         left = np.abs(np.subtract(goal, motion.current_position)).max()
         # the planner cannot handle a way of 1e-12
-        if max(left, np.abs(motion.current_velocity).max(),
-               np.abs(motion.current_acceleration).max()) > STILL:
+        if (
+            max(
+                left,
+                np.abs(motion.current_velocity).max(),
+                np.abs(motion.current_acceleration).max(),
+            )
+            > STILL
+        ):
             self._plan()
             self._after.pass_to_input(motion)
         return np.array(motion.current_position)

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-MAX_LAG_NS = 500_000_000                    # up to here a stall is caught up with extra steps
+MAX_LAG_NS = 500_000_000  # up to here a stall is caught up with extra steps
 WINDOW_NS = 3_000_000_000
 
 
@@ -15,7 +15,7 @@ class Pacer:
 
     def __init__(self, step_ns: int, wall_ns: int) -> None:
         self._step_ns = step_ns
-        self._next_ns = wall_ns + step_ns   # wall time at which the next step is due
+        self._next_ns = wall_ns + step_ns  # wall time at which the next step is due
         self._history: deque[tuple[int, int]] = deque([(wall_ns, 0)])
         self._done_ns = 0
         self.given_up_ns = 0

@@ -9,10 +9,16 @@ from rclpy.node import Node
 from wam_sim import robot, tasks
 
 
-def _described(default: Any, text: str, low: float | None = None,
-               high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={
-        'text': text, 'low': low, 'high': high, 'choices': choices})
+def _described(
+    default: Any,
+    text: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    return field(
+        default=default, metadata={'text': text, 'low': low, 'high': high, 'choices': choices}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,37 +26,47 @@ class SimParams:
     """State how one simulator runs; ValueError at start names what is wrong."""
 
     robot: str = _described('agibot_g1', 'Robot to simulate.', choices=robot.names())
-    task: str = _described(tasks.ANY, 'Task family of every episode; any draws one, learned one '
-                           'of those that models are trained on.',
-                           choices=(*tasks.GROUPS, *tasks.FAMILIES))
-    combinations: str = _described(tasks.ALL, 'Ask for all combinations of words and places, or '
-                                   'only those in training, or those kept out of it.',
-                                   choices=tasks.COMBINATIONS)
-    instruction_topic: str = _described('wam/instruction', 'Where the robot is told its task. '
-                                        'A mark on a cube comes soon after that.')
+    task: str = _described(
+        tasks.ANY,
+        'Task family of every episode; any draws one, learned one '
+        'of those that models are trained on.',
+        choices=(*tasks.GROUPS, *tasks.FAMILIES),
+    )
+    combinations: str = _described(
+        tasks.ALL,
+        'Ask for all combinations of words and places, or '
+        'only those in training, or those kept out of it.',
+        choices=tasks.COMBINATIONS,
+    )
+    instruction_topic: str = _described(
+        'wam/instruction',
+        'Where the robot is told its task. A mark on a cube comes soon after that.',
+    )
     seed: int = _described(0, 'Seed of the first scene; episode n uses seed + n.', 0, 2**31)
     camera_hz: float = _described(15.0, 'Pictures per second and camera, in wall time.', 1.0, 60.0)
     image_width: int = _described(320, 'Width of every picture in pixels.', 32, 640)
     image_height: int = _described(240, 'Height of every picture in pixels.', 24, 480)
     publish_clock: bool = _described(
-        False, 'Publish /clock and stamp with simulated time; other nodes need use_sim_time.')
+        False, 'Publish /clock and stamp with simulated time; other nodes need use_sim_time.'
+    )
     viewer: bool = _described(False, 'Open a window on the scene if there is a display.')
     reset_arms: bool = _described(
-        False, 'On sim/reset put the arms at rest at once. Disable motion first: they jump.')
+        False, 'On sim/reset put the arms at rest at once. Disable motion first: they jump.'
+    )
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             choices, value = entry.metadata['choices'], getattr(self, entry.name)
             if choices and value not in choices:
-                raise ValueError(f'{entry.name}: no {value!r}; choose one of '
-                                 f'{", ".join(choices)}')
+                raise ValueError(f'{entry.name}: no {value!r}; choose one of {", ".join(choices)}')
 
 
 def read(node: Node) -> SimParams:
     """Declare every parameter, read-only, and return the values given."""
     given: dict[str, Any] = {
         entry.name: node.declare_parameter(entry.name, entry.default, _descriptor(entry)).value
-        for entry in fields(SimParams)}
+        for entry in fields(SimParams)
+    }
     return SimParams(**given)
 
 
@@ -62,9 +78,11 @@ def _descriptor(entry: Any) -> ParameterDescriptor:
     if meta['low'] is None:
         return descriptor
     if isinstance(entry.default, int):
-        descriptor.integer_range = [IntegerRange(from_value=meta['low'], to_value=meta['high'],
-                                                 step=1)]
+        descriptor.integer_range = [
+            IntegerRange(from_value=meta['low'], to_value=meta['high'], step=1)
+        ]
     else:
-        descriptor.floating_point_range = [FloatingPointRange(
-            from_value=meta['low'], to_value=meta['high'], step=0.0)]
+        descriptor.floating_point_range = [
+            FloatingPointRange(from_value=meta['low'], to_value=meta['high'], step=0.0)
+        ]
     return descriptor

@@ -2,7 +2,7 @@
 
 import os
 
-PRIORITY = 5                # real time, below the control loops that steer it
+PRIORITY = 5  # real time, below the control loops that steer it
 
 
 def favour() -> bool:

@@ -21,9 +21,9 @@ from wam_sim.simulation import compiled
 
 CANDIDATES = 60
 SEED = 11
-HEIGHTS_M = (0.035, 0.14)                   # tool point above the table: touch, hover
+HEIGHTS_M = (0.035, 0.14)  # tool point above the table: touch, hover
 REST_ABOVE_M = 0.17
-COARSE, FINE = (3, 3), (6, 9)               # grid points along x and y
+COARSE, FINE = (3, 3), (6, 9)  # grid points along x and y
 # what one unit costs: a centimetre of error outweighs any posture
 ERROR_COST, TILT_COST, LIMIT_COST, ELBOW_COST = 100.0, 1.0, 4.0, 3.0
 
@@ -35,7 +35,7 @@ class Map:
     x_m: np.ndarray
     y_m: np.ndarray
     z_m: np.ndarray
-    poses: list[Pose]                       # in the order heights, x, y
+    poses: list[Pose]  # in the order heights, x, y
 
     def field(self, name: str) -> np.ndarray:
         values = [getattr(pose, name) for pose in self.poses]
@@ -47,16 +47,24 @@ def mapped(robot: Robot, arm: Arm, rest_rad: np.ndarray, grid: tuple[int, int]) 
     x_low, x_high, y_low, y_high = robot.workspace
     x, y = np.linspace(x_low, x_high, grid[0]), np.linspace(y_low, y_high, grid[1])
     z = robot.table.height_m + np.array(HEIGHTS_M)
-    return Map(x, y, z, [arm.solve(np.array([x_, y_, z_]), FORWARD_DOWN, rest_rad, rest_rad)
-                         for z_ in z for x_ in x for y_ in y])
+    return Map(
+        x,
+        y,
+        z,
+        [
+            arm.solve(np.array([x_, y_, z_]), FORWARD_DOWN, rest_rad, rest_rad)
+            for z_ in z
+            for x_ in x
+            for y_ in y
+        ],
+    )
 
 
 def rest_found(robot: Robot, arm: Arm) -> np.ndarray:
     """Return the best rest posture of the left arm, [arm joints] rad."""
     rng = np.random.default_rng(SEED)
     x_low, x_high, _, y_high = robot.workspace
-    hover = np.array([(x_low + x_high) / 2, y_high + 0.03,
-                      robot.table.height_m + REST_ABOVE_M])
+    hover = np.array([(x_low + x_high) / 2, y_high + 0.03, robot.table.height_m + REST_ABOVE_M])
     best_cost, best = np.inf, None
     for _ in range(CANDIDATES):
         start = rng.uniform(arm.lower, arm.upper)
@@ -68,8 +76,10 @@ def rest_found(robot: Robot, arm: Arm) -> np.ndarray:
         if cost < best_cost:
             best_cost, best = cost, rest
     if best is None:
-        raise RuntimeError(f'{robot.name}: no candidate hovers over the workspace; move the '
-                           'table or the workspace in robot.yaml')
+        raise RuntimeError(
+            f'{robot.name}: no candidate hovers over the workspace; move the '
+            'table or the workspace in robot.yaml'
+        )
     return best
 
 
@@ -84,8 +94,12 @@ def _cost(robot: Robot, arm: Arm, rest: np.ndarray) -> float:
     tilt = np.mean([pose.tilt_rad for pose in poses]) + 0.5 * max(p.tilt_rad for p in poses)
     middle, half = (arm.upper + arm.lower) / 2, (arm.upper - arm.lower) / 2
     near_limit = np.mean((np.abs(rest - middle) / half) ** 4)
-    return (ERROR_COST * error + TILT_COST * tilt + LIMIT_COST * near_limit
-            + ELBOW_COST * _elbow_badness(robot, arm, rest))
+    return (
+        ERROR_COST * error
+        + TILT_COST * tilt
+        + LIMIT_COST * near_limit
+        + ELBOW_COST * _elbow_badness(robot, arm, rest)
+    )
 
 
 def _elbow_badness(robot: Robot, arm: Arm, rest: np.ndarray) -> float:
@@ -93,14 +107,15 @@ def _elbow_badness(robot: Robot, arm: Arm, rest: np.ndarray) -> float:
     arm.tool(rest)
     links = [joint.child for joint in robot.joints if joint.name in arm.names]
     points = np.array([arm.data.body(link).xpos for link in links])
-    return float(np.maximum(points[:, 2] - points[0, 2] - robot.elbow_above_m, 0.0).max()
-                 + np.maximum(0.1 - points[:, 1], 0.0).max())
+    return float(
+        np.maximum(points[:, 2] - points[0, 2] - robot.elbow_above_m, 0.0).max()
+        + np.maximum(0.1 - points[:, 1], 0.0).max()
+    )
 
 
 def _rolled(robot: Robot, arm: Arm, rest: np.ndarray) -> np.ndarray:
     """Turn the last joint, which spins the tool on its axis, until the wrist view is upright."""
-    camera = next(mount for mount in robot.cameras
-                  if mount.link == robot.hand('left').tool_link)
+    camera = next(mount for mount in robot.cameras if mount.link == robot.hand('left').tool_link)
     rolls = np.linspace(arm.lower[-1], arm.upper[-1], 181)
     turned = [np.append(rest[:-1], roll) for roll in rolls]
     return max(turned, key=lambda joints: _upright(arm, joints, camera.key))
@@ -109,26 +124,33 @@ def _rolled(robot: Robot, arm: Arm, rest: np.ndarray) -> np.ndarray:
 def _upright(arm: Arm, joints: np.ndarray, key: str) -> float:
     arm.tool(joints)
     mujoco.mj_camlight(arm.model, arm.data)
-    return float(arm.data.cam(key).xmat.reshape(3, 3)[0, 1])    # camera's up along world x
+    return float(arm.data.cam(key).xmat.reshape(3, 3)[0, 1])  # camera's up along world x
 
 
 def document(robot: Robot) -> dict[str, Any]:
     """Return rest posture and reach map as they are stored; mm and rad."""
     body = robot.embodiment
-    model = compiled(robot, {name: body.rest[name] for name in body.observed
-                             if name not in body.commanded})
+    model = compiled(
+        robot, {name: body.rest[name] for name in body.observed if name not in body.commanded}
+    )
     left, right = (Arm(robot, model, side) for side in ('left', 'right'))
     rest = np.round(rest_found(robot, left), 4)
-    found: dict[str, Any] = {'rest_rad': {}, 'tool_axis': np.round(FORWARD_DOWN, 4).tolist(),
-             'margin_rad': MARGIN_RAD, 'hands': {}}
+    found: dict[str, Any] = {
+        'rest_rad': {},
+        'tool_axis': np.round(FORWARD_DOWN, 4).tolist(),
+        'margin_rad': MARGIN_RAD,
+        'hands': {},
+    }
     for arm, side, posture in ((left, 'left', rest), (right, 'right', mirrored(robot, rest))):
         reach = mapped(robot, arm, posture, FINE)
         found['rest_rad'] |= dict(zip(arm.names, posture.tolist(), strict=True))
         found['hands'][side] = {
             'error_mm': np.round(reach.field('error_m') * 1e3, 2).tolist(),
-            'tilt_rad': np.round(reach.field('tilt_rad'), 3).tolist()}
-        found |= {axis: np.round(getattr(reach, axis), 4).tolist()
-                  for axis in ('x_m', 'y_m', 'z_m')}
+            'tilt_rad': np.round(reach.field('tilt_rad'), 3).tolist(),
+        }
+        found |= {
+            axis: np.round(getattr(reach, axis), 4).tolist() for axis in ('x_m', 'y_m', 'z_m')
+        }
     return found
 
 
@@ -140,8 +162,10 @@ def main() -> None:
     path = Path(robots.ROBOTS) / robot.name / 'reach.json'
     path.write_text(json.dumps(found) + '\n', encoding='utf-8')
     for side, hand in found['hands'].items():
-        print(f'{side}: worst error {np.max(hand["error_mm"]):.2f} mm, tilt mean '
-              f'{np.mean(hand["tilt_rad"]):.2f} max {np.max(hand["tilt_rad"]):.2f} rad')
+        print(
+            f'{side}: worst error {np.max(hand["error_mm"]):.2f} mm, tilt mean '
+            f'{np.mean(hand["tilt_rad"]):.2f} max {np.max(hand["tilt_rad"]):.2f} rad'
+        )
     print('rest:')
     for joint, value in found['rest_rad'].items():
         print(f'  {joint}: {value}')

@@ -28,24 +28,24 @@ class JointFacts:
     """State one joint and its child link as published; frames in the URDF convention."""
 
     name: str
-    type: str                               # revolute, prismatic or fixed
+    type: str  # revolute, prismatic or fixed
     parent: str
     child: str
-    xyz: Vector                             # m, joint frame in the parent link
-    rpy: Vector                             # rad, fixed axes
-    axis: Vector                            # in the joint frame; empty if fixed
-    limits: Vector                          # rad or m; empty if fixed
-    mass: float                             # kg, of the child link; 0: no inertia of its own
-    com: Vector                             # m, in the child link
-    inertia: Vector                         # kg m^2: ixx ixy ixz iyy iyz izz about the com
+    xyz: Vector  # m, joint frame in the parent link
+    rpy: Vector  # rad, fixed axes
+    axis: Vector  # in the joint frame; empty if fixed
+    limits: Vector  # rad or m; empty if fixed
+    mass: float  # kg, of the child link; 0: no inertia of its own
+    com: Vector  # m, in the child link
+    inertia: Vector  # kg m^2: ixx ixy ixz iyy iyz izz about the com
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
     """Place one copy of the kinematic tree in the world."""
 
-    prefix: str                             # put before every joint and link name
-    root: str                               # root link, without the prefix
+    prefix: str  # put before every joint and link name
+    root: str  # root link, without the prefix
     xyz: Vector
     rpy: Vector
 
@@ -54,10 +54,10 @@ class Mount:
 class Primitive:
     """Draw one shape on the links that match a pattern."""
 
-    shape: str                              # capsule, cylinder, box, sphere or ellipsoid
-    size: Vector                            # radius | half lengths
-    start: Vector                           # m: centre, or one end of a capsule or cylinder
-    end: Vector                             # the other end; empty for the rest
+    shape: str  # capsule, cylinder, box, sphere or ellipsoid
+    size: Vector  # radius | half lengths
+    start: Vector  # m: centre, or one end of a capsule or cylinder
+    end: Vector  # the other end; empty for the rest
     rpy: Vector
     material: str
     collide: bool
@@ -69,7 +69,7 @@ class Servo:
 
     kp: float
     kv: float
-    armature: float                         # kg m^2, rotor inertia seen at the joint
+    armature: float  # kg m^2, rotor inertia seen at the joint
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +77,13 @@ class Hand:
     """State one hand: which commanded gripper it is and how its fingers follow it."""
 
     side: str
-    gripper: str                            # commanded joint, 0 closed .. 1 open
-    arm_base: str                           # first link of the arm; all below belongs to the hand
+    gripper: str  # commanded joint, 0 closed .. 1 open
+    arm_base: str  # first link of the arm; all below belongs to the hand
     tool_link: str
-    tool_xyz: Vector                        # the point between the finger pads
-    tool_axis: Vector                       # unit, from the palm to the fingertips
-    fingers: Mapping[str, Vector]           # joint -> (closed, open) in its own unit
-    effort: float                           # N or Nm per finger
+    tool_xyz: Vector  # the point between the finger pads
+    tool_axis: Vector  # unit, from the palm to the fingertips
+    fingers: Mapping[str, Vector]  # joint -> (closed, open) in its own unit
+    effort: float  # N or Nm per finger
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ class CameraMount:
 class TableTop:
     """Place the table top; its upper face lies at `height_m`."""
 
-    centre: Vector                          # m, x y
-    half: Vector                            # m, x y
+    centre: Vector  # m, x y
+    half: Vector  # m, x y
     height_m: float
 
 
@@ -113,20 +113,20 @@ class Robot:
 
     name: str
     embodiment: Embodiment
-    joints: tuple[JointFacts, ...]          # prefixed, parents before children
+    joints: tuple[JointFacts, ...]  # prefixed, parents before children
     mounts: tuple[Mount, ...]
     materials: Mapping[str, Mapping[str, Any]]
-    geometry: Mapping[str, tuple[Primitive, ...]]   # link -> shapes
-    unseen: frozenset[str]                  # links that the robot's cameras never see
-    servos: Mapping[str, Servo]             # joint ->
-    couplings: Mapping[str, tuple[str, float]]      # joint -> (joint it follows, ratio)
+    geometry: Mapping[str, tuple[Primitive, ...]]  # link -> shapes
+    unseen: frozenset[str]  # links that the robot's cameras never see
+    servos: Mapping[str, Servo]  # joint ->
+    couplings: Mapping[str, tuple[str, float]]  # joint -> (joint it follows, ratio)
     hands: tuple[Hand, ...]
-    cameras: tuple[CameraMount, ...]        # in the order of the embodiment
-    portrait: CameraMount                   # for screenshots and the viewer
+    cameras: tuple[CameraMount, ...]  # in the order of the embodiment
+    portrait: CameraMount  # for screenshots and the viewer
     table: TableTop
-    workspace: Vector                       # m: x low, x high, y low, y high
-    mirror: Vector                          # signs from the left arm's posture to the right's
-    elbow_above_m: float                    # how far the rest posture may rise over the shoulder
+    workspace: Vector  # m: x low, x high, y low, y high
+    mirror: Vector  # signs from the left arm's posture to the right's
+    elbow_above_m: float  # how far the rest posture may rise over the shoulder
 
     def joint(self, name: str) -> JointFacts:
         return next(joint for joint in self.joints if joint.name == name)
@@ -137,7 +137,7 @@ class Robot:
     def below(self, link: str) -> frozenset[str]:
         """Return `link` and every link that hangs on it."""
         links = {link}
-        for joint in self.joints:           # parents come first
+        for joint in self.joints:  # parents come first
             if joint.parent in links:
                 links.add(joint.child)
         return frozenset(links)
@@ -162,32 +162,48 @@ def load(name: str, folder: Path = ROBOTS) -> Robot:
 
 
 def _robot(document: Table, body: Embodiment, facts: Path) -> Robot:
-    mounts = document.tables('mounts', lambda name, table: Mount(
-        table.take('prefix'), table.text('root'), table.numbers('xyz', 3),
-        table.numbers('rpy', 3)))
+    mounts = document.tables(
+        'mounts',
+        lambda name, table: Mount(
+            table.take('prefix'),
+            table.text('root'),
+            table.numbers('xyz', 3),
+            table.numbers('rpy', 3),
+        ),
+    )
     published = json.loads(facts.read_text(encoding='utf-8'))['joints']
     published += document.take('derived_joints')
     joints = tuple(joint for mount in mounts for joint in _placed(published, mount))
-    links = (WORLD, *(mount.prefix + mount.root for mount in mounts),
-             *(joint.child for joint in joints))
+    links = (
+        WORLD,
+        *(mount.prefix + mount.root for mount in mounts),
+        *(joint.child for joint in joints),
+    )
     moving = [joint.name for joint in joints if joint.type != 'fixed']
     hands = document.tables('hands', lambda side, table: _hand(side, table, body, moving))
     cameras = {mount.key: mount for mount in document.tables('cameras', _camera)}
     _known(document.spot('cameras'), cameras, [camera.key for camera in body.cameras])
     top = document.table('table')
     robot = Robot(
-        name=body.name, embodiment=body, joints=joints, mounts=mounts,
+        name=body.name,
+        embodiment=body,
+        joints=joints,
+        mounts=mounts,
         materials=document.frozen('materials'),
         geometry=_geometry(document.table('geometry'), links),
         unseen=frozenset(document.texts('unseen', empty=True)),
         servos=_servos(document.table('servos'), moving),
-        couplings={joint: (row[0], float(row[1]))
-                   for joint, row in document.frozen('couplings').items()},
-        hands=hands, cameras=tuple(cameras[camera.key] for camera in body.cameras),
+        couplings={
+            joint: (row[0], float(row[1])) for joint, row in document.frozen('couplings').items()
+        },
+        hands=hands,
+        cameras=tuple(cameras[camera.key] for camera in body.cameras),
         portrait=_camera('portrait', document.table('portrait')),
         table=TableTop(top.numbers('centre', 2), top.numbers('half', 2), top.number('height_m')),
-        workspace=document.numbers('workspace', 4), mirror=_mirror(document, body),
-        elbow_above_m=document.number('elbow_above_m'))
+        workspace=document.numbers('workspace', 4),
+        mirror=_mirror(document, body),
+        elbow_above_m=document.number('elbow_above_m'),
+    )
     top.done()
     _known(document.spot('couplings'), robot.couplings, moving)
     _known(document.spot('unseen'), robot.unseen, links)
@@ -202,28 +218,48 @@ def _placed(published: list[dict[str, Any]], mount: Mount) -> list[JointFacts]:
     while waiting:
         row = next((row for row in waiting if row['parent'] in ready), None)
         if row is None:
-            raise ValueError(f'joint {waiting[0]["name"]}: its parent {waiting[0]["parent"]} does '
-                             f'not hang on {mount.root}; correct the parent')
+            raise ValueError(
+                f'joint {waiting[0]["name"]}: its parent {waiting[0]["parent"]} does '
+                f'not hang on {mount.root}; correct the parent'
+            )
         waiting.remove(row)
         ready.add(row['child'])
-        placed.append(JointFacts(
-            name=mount.prefix + row['name'], type=row['type'], parent=mount.prefix + row['parent'],
-            child=mount.prefix + row['child'], xyz=tuple(row['xyz']), rpy=tuple(row['rpy']),
-            axis=tuple(row.get('axis', ())), limits=tuple(row.get('limits', ())),
-            mass=row.get('mass', 0.0), com=tuple(row.get('com', ())),
-            inertia=tuple(row.get('inertia', ()))))
+        placed.append(
+            JointFacts(
+                name=mount.prefix + row['name'],
+                type=row['type'],
+                parent=mount.prefix + row['parent'],
+                child=mount.prefix + row['child'],
+                xyz=tuple(row['xyz']),
+                rpy=tuple(row['rpy']),
+                axis=tuple(row.get('axis', ())),
+                limits=tuple(row.get('limits', ())),
+                mass=row.get('mass', 0.0),
+                com=tuple(row.get('com', ())),
+                inertia=tuple(row.get('inertia', ())),
+            )
+        )
     return placed
 
 
 def _hand(side: str, table: Table, body: Embodiment, moving: list[str]) -> Hand:
-    fingers = {joint: tuple(float(value) for value in ends)
-               for joint, ends in table.frozen('fingers').items()}
+    fingers = {
+        joint: tuple(float(value) for value in ends)
+        for joint, ends in table.frozen('fingers').items()
+    }
     _known(table.spot('fingers'), fingers, moving)
     gripper = table.text('gripper')
     _known(table.spot('gripper'), [gripper], [entry.name for entry in body.grippers])
-    return Hand(side, gripper, table.text('arm_base'), table.text('tool_link'),
-                table.numbers('tool_xyz', 3), table.numbers('tool_axis', 3), fingers,
-                table.number('effort', above=0.0))
+    return Hand(
+        side,
+        gripper,
+        table.text('arm_base'),
+        table.text('tool_link'),
+        table.numbers('tool_xyz', 3),
+        table.numbers('tool_axis', 3),
+        fingers,
+        table.number('effort', above=0.0),
+    )
 
 
 def _mirror(document: Table, body: Embodiment) -> Vector:
@@ -231,16 +267,24 @@ def _mirror(document: Table, body: Embodiment) -> Vector:
 
 
 def _camera(key: str, table: Table) -> CameraMount:
-    return CameraMount(key, table.text('link'), table.numbers('from', 3), table.numbers('at', 3),
-                       table.numbers('up', 3), table.number('fovy_deg', above=0.0))
+    return CameraMount(
+        key,
+        table.text('link'),
+        table.numbers('from', 3),
+        table.numbers('at', 3),
+        table.numbers('up', 3),
+        table.number('fovy_deg', above=0.0),
+    )
 
 
 def _servos(table: Table, moving: list[str]) -> dict[str, Servo]:
     servos: dict[str, Servo] = {}
     for pattern in table:
         kp, kv, armature = table.numbers(pattern, 3)
-        servos |= {name: Servo(kp, kv, armature)
-                   for name in _matching(table.spot(pattern), pattern, moving)}
+        servos |= {
+            name: Servo(kp, kv, armature)
+            for name in _matching(table.spot(pattern), pattern, moving)
+        }
     return servos
 
 
@@ -248,8 +292,9 @@ def _geometry(table: Table, links: tuple[str, ...]) -> dict[str, tuple[Primitive
     geometry: dict[str, tuple[Primitive, ...]] = {}
     for pattern in table:
         spot = table.spot(pattern)
-        shapes = tuple(_primitive(Table(row, f'{spot}[{i}]'))
-                       for i, row in enumerate(table.take(pattern)))
+        shapes = tuple(
+            _primitive(Table(row, f'{spot}[{i}]')) for i, row in enumerate(table.take(pattern))
+        )
         for link in _matching(spot, pattern, links):
             geometry[link] = geometry.get(link, ()) + shapes
     return geometry
@@ -260,10 +305,14 @@ def _primitive(row: Table) -> Primitive:
     size = row.take('size')
     size = tuple(float(value) for value in (size if isinstance(size, list) else [size]))
     primitive = Primitive(
-        shape=row.text('shape'), size=size, start=row.numbers('at', 3),
+        shape=row.text('shape'),
+        size=size,
+        start=row.numbers('at', 3),
         end=row.numbers('to', 3) if 'to' in keys else (),
         rpy=row.numbers('rpy', 3) if 'rpy' in keys else (0.0, 0.0, 0.0),
-        material=row.text('material'), collide='collide' in keys and bool(row.take('collide')))
+        material=row.text('material'),
+        collide='collide' in keys and bool(row.take('collide')),
+    )
     row.done()
     return primitive
 

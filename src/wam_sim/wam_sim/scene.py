@@ -12,19 +12,25 @@ import numpy as np
 from wam_sim.model import HIDDEN_GROUP, OBJECT_BIT, OUTSIDE_GROUP, TABLE_BIT
 from wam_sim.robot import Robot
 
-PALETTE = {'red': (0.86, 0.09, 0.09), 'green': (0.1, 0.62, 0.18), 'blue': (0.1, 0.27, 0.9),
-           'yellow': (0.96, 0.8, 0.05), 'purple': (0.55, 0.16, 0.72), 'orange': (0.98, 0.45, 0.04)}
+PALETTE = {
+    'red': (0.86, 0.09, 0.09),
+    'green': (0.1, 0.62, 0.18),
+    'blue': (0.1, 0.27, 0.9),
+    'yellow': (0.96, 0.8, 0.05),
+    'purple': (0.55, 0.16, 0.72),
+    'orange': (0.98, 0.45, 0.04),
+}
 CUBE_HALF_M = 0.025
 CAN_RADIUS_M, CAN_HALF_M = 0.024, 0.035
 PAD_RADIUS_M, PAD_HALF_M = 0.06, 0.001
-MARK_RADIUS_M = 0.06                        # shown around a cube, gone again: for memory
-YAW_RAD = 0.35                              # open fingers, across y, fit around every cube
-SPACING_M = 0.11                            # between centres: fingers fit between two cubes
+MARK_RADIUS_M = 0.06  # shown around a cube, gone again: for memory
+YAW_RAD = 0.35  # open fingers, across y, fit around every cube
+SPACING_M = 0.11  # between centres: fingers fit between two cubes
 TRIES = 100_000
 CUBES = ('cube_0', 'cube_1', 'cube_2')
 CAN, PAD, MARK = 'can', 'pad', 'mark'
-OBJECTS = (*CUBES, CAN)                     # slots that move freely
-AWAY = (0.0, 0.0, -1.0)                     # m, under the floor
+OBJECTS = (*CUBES, CAN)  # slots that move freely
+AWAY = (0.0, 0.0, -1.0)  # m, under the floor
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,7 @@ class Item:
     """Place one object on the table."""
 
     slot: str
-    kind: str                               # cube, can or pad
+    kind: str  # cube, can or pad
     colour: str
     x_m: float
     y_m: float
@@ -45,7 +51,7 @@ class Scene:
 
     seed: int
     items: tuple[Item, ...]
-    middle_x_m: float                       # of the workspace: beyond is far
+    middle_x_m: float  # of the workspace: beyond is far
 
     @property
     def cubes(self) -> tuple[Item, ...]:
@@ -67,15 +73,29 @@ def sampled(robot: Robot, seed: int) -> Scene:
         if gaps[np.triu_indices(len(places), 1)].min() >= SPACING_M:
             break
     else:
-        raise ValueError(f'{robot.name}: the workspace {robot.workspace} is too small for '
-                         f'{len(places)} objects {SPACING_M} m apart; widen it in robot.yaml')
+        raise ValueError(
+            f'{robot.name}: the workspace {robot.workspace} is too small for '
+            f'{len(places)} objects {SPACING_M} m apart; widen it in robot.yaml'
+        )
     yaws = rng.uniform(-YAW_RAD, YAW_RAD, len(places))
     kinds = ('cube', 'cube', 'cube', 'can', 'pad')
-    return Scene(seed, tuple(
-        Item(slot, kind, 'grey' if kind == 'pad' else str(colour), float(x), float(y), float(yaw))
-        for slot, kind, colour, (x, y), yaw
-        in zip((*OBJECTS, PAD), kinds, colours[:len(kinds)], places, yaws,
-               strict=True)), (x_low + x_high) / 2)
+    return Scene(
+        seed,
+        tuple(
+            Item(
+                slot,
+                kind,
+                'grey' if kind == 'pad' else str(colour),
+                float(x),
+                float(y),
+                float(yaw),
+            )
+            for slot, kind, colour, (x, y), yaw in zip(
+                (*OBJECTS, PAD), kinds, colours[: len(kinds)], places, yaws, strict=True
+            )
+        ),
+        (x_low + x_high) / 2,
+    )
 
 
 def add_scene(spec: mujoco.MjSpec, robot: Robot, *, fine: bool) -> None:
@@ -88,18 +108,34 @@ def add_scene(spec: mujoco.MjSpec, robot: Robot, *, fine: bool) -> None:
         body.add_freejoint(name=slot)
         is_can = slot == CAN
         body.add_geom(
-            name=slot, mass=0.06 if is_can else 0.08,
+            name=slot,
+            mass=0.06 if is_can else 0.08,
             type=mujoco.mjtGeom.mjGEOM_CYLINDER if is_can else mujoco.mjtGeom.mjGEOM_BOX,
             size=[CAN_RADIUS_M, CAN_HALF_M, 0.0] if is_can else [CUBE_HALF_M] * 3,
-            contype=OBJECT_BIT, conaffinity=OBJECT_BIT | TABLE_BIT,
-            friction=[0.9, 0.01, 0.0002], condim=4)
+            contype=OBJECT_BIT,
+            conaffinity=OBJECT_BIT | TABLE_BIT,
+            friction=[0.9, 0.01, 0.0002],
+            condim=4,
+        )
     pad = spec.worldbody.add_body(name=PAD, mocap=True)
-    pad.add_geom(name=PAD, type=mujoco.mjtGeom.mjGEOM_CYLINDER, contype=0, conaffinity=0,
-                 size=[PAD_RADIUS_M, PAD_HALF_M, 0.0], rgba=[0.3, 0.32, 0.36, 1.0])
+    pad.add_geom(
+        name=PAD,
+        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+        contype=0,
+        conaffinity=0,
+        size=[PAD_RADIUS_M, PAD_HALF_M, 0.0],
+        rgba=[0.3, 0.32, 0.36, 1.0],
+    )
     mark = spec.worldbody.add_body(name=MARK, mocap=True, pos=AWAY)
     spec.add_material(name=MARK, rgba=[1.0, 1.0, 1.0, 1.0], emission=1.0)
-    mark.add_geom(name=MARK, type=mujoco.mjtGeom.mjGEOM_CYLINDER, contype=0, conaffinity=0,
-                  size=[MARK_RADIUS_M, 1.5 * PAD_HALF_M, 0.0], material=MARK)
+    mark.add_geom(
+        name=MARK,
+        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+        contype=0,
+        conaffinity=0,
+        size=[MARK_RADIUS_M, 1.5 * PAD_HALF_M, 0.0],
+        material=MARK,
+    )
 
 
 def place(model: mujoco.MjModel, data: mujoco.MjData, robot: Robot, scene: Scene) -> None:
@@ -111,16 +147,24 @@ def place(model: mujoco.MjModel, data: mujoco.MjData, robot: Robot, scene: Scene
             continue
         half = CAN_HALF_M if item.kind == 'can' else CUBE_HALF_M
         joint = data.joint(item.slot)
-        joint.qpos[:] = [item.x_m, item.y_m, top + half,
-                         np.cos(item.yaw_rad / 2), 0.0, 0.0, np.sin(item.yaw_rad / 2)]
+        joint.qpos[:] = [
+            item.x_m,
+            item.y_m,
+            top + half,
+            np.cos(item.yaw_rad / 2),
+            0.0,
+            0.0,
+            np.sin(item.yaw_rad / 2),
+        ]
         joint.qvel[:] = 0.0
         model.geom(item.slot).rgba[:3] = PALETTE[item.colour]
 
 
 def mark(model: mujoco.MjModel, data: mujoco.MjData, robot: Robot, item: Item | None) -> None:
     """Lay the mark around `item`, or take it away."""
-    data.mocap_pos[model.body(MARK).mocapid[0]] = AWAY if item is None else [
-        item.x_m, item.y_m, robot.table.height_m + PAD_HALF_M]
+    data.mocap_pos[model.body(MARK).mocapid[0]] = (
+        AWAY if item is None else [item.x_m, item.y_m, robot.table.height_m + PAD_HALF_M]
+    )
 
 
 def _lights(spec: mujoco.MjSpec) -> None:
@@ -128,8 +172,11 @@ def _lights(spec: mujoco.MjSpec) -> None:
     head.ambient, head.diffuse, head.specular = [0.4] * 3, [0.14] * 3, [0.0] * 3
     for pos, strength, shadow in (([0.9, -0.9, 3.2], 0.42, True), ([1.4, 1.8, 2.6], 0.2, False)):
         light = spec.worldbody.add_light(
-            pos=pos, dir=np.array([0.6, 0.0, 0.7]) - pos, castshadow=shadow,
-            type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+            pos=pos,
+            dir=np.array([0.6, 0.0, 0.7]) - pos,
+            castshadow=shadow,
+            type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        )
         light.diffuse, light.specular, light.ambient = [strength] * 3, [0.2] * 3, [0.0] * 3
 
 
@@ -138,24 +185,49 @@ def _floor(spec: mujoco.MjSpec, fine: bool) -> None:
 
     Software rendering spends half of a small picture on a plane and next to nothing on the box.
     """
-    spec.add_texture(name='sky', type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, width=256, height=1536,
-                     builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
-                     rgb1=[0.86, 0.89, 0.92], rgb2=[0.55, 0.6, 0.68])
+    spec.add_texture(
+        name='sky',
+        type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
+        width=256,
+        height=1536,
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+        rgb1=[0.86, 0.89, 0.92],
+        rgb2=[0.55, 0.6, 0.68],
+    )
     spec.visual.rgba.haze = [0.86, 0.89, 0.92, 1.0]
     floor = spec.add_material(name='floor', rgba=[0.76, 0.775, 0.79, 1.0], specular=0.1)
     if fine:
-        spec.add_texture(name='tiles', type=mujoco.mjtTexture.mjTEXTURE_2D, width=512, height=512,
-                         builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT,
-                         mark=mujoco.mjtMark.mjMARK_EDGE, markrgb=[0.88, 0.9, 0.92],
-                         rgb1=[1.0, 1.0, 1.0], rgb2=[1.0, 1.0, 1.0])
+        spec.add_texture(
+            name='tiles',
+            type=mujoco.mjtTexture.mjTEXTURE_2D,
+            width=512,
+            height=512,
+            builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT,
+            mark=mujoco.mjtMark.mjMARK_EDGE,
+            markrgb=[0.88, 0.9, 0.92],
+            rgb1=[1.0, 1.0, 1.0],
+            rgb2=[1.0, 1.0, 1.0],
+        )
         floor.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = 'tiles'
         floor.texrepeat, floor.texuniform, floor.reflectance = [1.6, 1.6], True, 0.06
     else:
-        spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=[20.0, 20.0, 0.05],
-                                pos=[0.0, 0.0, -0.05], material='floor', contype=0, conaffinity=0)
-    spec.worldbody.add_geom(name='floor', type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0.0, 0.0, 0.1],
-                            material='floor', contype=TABLE_BIT, conaffinity=OBJECT_BIT,
-                            group=0 if fine else HIDDEN_GROUP)
+        spec.worldbody.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=[20.0, 20.0, 0.05],
+            pos=[0.0, 0.0, -0.05],
+            material='floor',
+            contype=0,
+            conaffinity=0,
+        )
+    spec.worldbody.add_geom(
+        name='floor',
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=[0.0, 0.0, 0.1],
+        material='floor',
+        contype=TABLE_BIT,
+        conaffinity=OBJECT_BIT,
+        group=0 if fine else HIDDEN_GROUP,
+    )
 
 
 def _table(spec: mujoco.MjSpec, robot: Robot) -> None:
@@ -164,13 +236,24 @@ def _table(spec: mujoco.MjSpec, robot: Robot) -> None:
     spec.add_material(name='table', rgba=[0.87, 0.78, 0.66, 1.0], specular=0.15, shininess=0.3)
     spec.add_material(name='legs', rgba=[0.32, 0.34, 0.37, 1.0], specular=0.3, shininess=0.4)
     spec.worldbody.add_geom(
-        name='table', type=mujoco.mjtGeom.mjGEOM_BOX, size=[half_x, half_y, thick],
-        pos=[x, y, table.height_m - thick], material='table', contype=TABLE_BIT,
-        conaffinity=OBJECT_BIT, friction=[0.8, 0.01, 0.0002])
+        name='table',
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=[half_x, half_y, thick],
+        pos=[x, y, table.height_m - thick],
+        material='table',
+        contype=TABLE_BIT,
+        conaffinity=OBJECT_BIT,
+        friction=[0.8, 0.01, 0.0002],
+    )
     for side_x in (-1, 1):
         for side_y in (-1, 1):
             leg = [x + side_x * (half_x - 0.05), y + side_y * (half_y - 0.05)]
             spec.worldbody.add_geom(
-                type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.025, 0.0, 0.0], material='legs',
-                fromto=[*leg, 0.0, *leg, table.height_m - 2 * thick], contype=0, conaffinity=0,
-                group=OUTSIDE_GROUP)
+                type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+                size=[0.025, 0.0, 0.0],
+                material='legs',
+                fromto=[*leg, 0.0, *leg, table.height_m - 2 * thick],
+                contype=0,
+                conaffinity=0,
+                group=OUTSIDE_GROUP,
+            )

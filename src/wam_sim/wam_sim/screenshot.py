@@ -16,7 +16,7 @@ from wam_sim.model import OUTSIDE_GROUP
 from wam_sim.simulation import Simulation, compiled, prepare
 
 SIZE = (1280, 720)
-FINER = 2                                   # drawn this much larger: smooth shadows
+FINER = 2  # drawn this much larger: smooth shadows
 INSET = (256, 192)
 MARGIN_PX = 20
 BORDER_PX = 3
@@ -31,9 +31,10 @@ def portrait(simulation: Simulation) -> np.ndarray:
     for slot in simulation.colours:
         model.geom(slot).rgba[:] = simulation.colours[slot]
     prepare(model, data)
-    camera = Cameras(model, [robot.portrait.key], (FINER * SIZE[0], FINER * SIZE[1]),
-                     groups=(OUTSIDE_GROUP,))
-    picture, = camera.render(data)
+    camera = Cameras(
+        model, [robot.portrait.key], (FINER * SIZE[0], FINER * SIZE[1]), groups=(OUTSIDE_GROUP,)
+    )
+    (picture,) = camera.render(data)
     camera.close()
     return cv2.resize(picture, SIZE, interpolation=cv2.INTER_AREA)
 
@@ -45,10 +46,14 @@ def composed(outside: np.ndarray, views: tuple[np.ndarray, ...]) -> np.ndarray:
     top = (picture.shape[0] - len(views) * height - (len(views) - 1) * MARGIN_PX) // 2
     for i, view in enumerate(views):
         y, x = top + i * (height + MARGIN_PX), MARGIN_PX
-        frame = slice(y - BORDER_PX, y + height + BORDER_PX), slice(x - BORDER_PX,
-                                                                    x + width + BORDER_PX)
+        frame = (
+            slice(y - BORDER_PX, y + height + BORDER_PX),
+            slice(x - BORDER_PX, x + width + BORDER_PX),
+        )
         picture[frame] = 255
-        picture[y:y + height, x:x + width] = cv2.resize(view, INSET, interpolation=cv2.INTER_AREA)
+        picture[y : y + height, x : x + width] = cv2.resize(
+            view, INSET, interpolation=cv2.INTER_AREA
+        )
     return picture
 
 

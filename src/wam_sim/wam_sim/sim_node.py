@@ -47,14 +47,14 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BATCH_NS = BATCH * STEP_NS
 # batches: controller states at 50 Hz; motion_node waits for one after each command's switch
 STATE_EVERY = 2
-STATUS_EVERY = 50                           # batches: status at 2 Hz
-SCENES_TRIED = 30                           # on a reset with the arms left in the way
+STATUS_EVERY = 50  # batches: status at 2 Hz
+SCENES_TRIED = 30  # on a reset with the arms left in the way
 RATE_WINDOW_NS = 3_000_000_000
 # A trajectory must reach physics before its switch, 30 ms ahead: a thread that draws or publishes
 # pictures gives way this soon.
 SWITCH_INTERVAL_S = 0.0005
-CHECK_S = 0.1       # how late a signal or a dead thread may be seen
-ENDING_S = 8.0      # launch kills after 10 s: before that, the stacks tell what hangs
+CHECK_S = 0.1  # how late a signal or a dead thread may be seen
+ENDING_S = 8.0  # launch kills after 10 s: before that, the stacks tell what hangs
 
 
 class SimNode(Node):
@@ -69,16 +69,26 @@ class SimNode(Node):
         # so that stamps fit those of other nodes with and without /clock.
         self._offset_ns = time.time_ns() - time.monotonic_ns()
         size = (self.params.image_width, self.params.image_height)
-        simulation = Simulation(self.robot, task=self.params.task, seed=self.params.seed,
-                                image_size=size, combinations=self.params.combinations,
-                                mark_waits=True)
+        simulation = Simulation(
+            self.robot,
+            task=self.params.task,
+            seed=self.params.seed,
+            image_size=size,
+            combinations=self.params.combinations,
+            mark_waits=True,
+        )
         self._goals = Goals((simulation.task,), simulation.start)
         self._episode, self._batches, self._drawing_ms = 0, 0, deque([0.0], maxlen=60)
         self._rejection = ''
         self._rates = {camera.key: Rate(RATE_WINDOW_NS) for camera in self.body.cameras}
         self._make_endpoints()
-        self.live = Live(simulation, self._wall_ns, jumps=not self.params.publish_clock,
-                         on_batch=self.on_batch, on_reject=self.on_reject)
+        self.live = Live(
+            simulation,
+            self._wall_ns,
+            jumps=not self.params.publish_clock,
+            on_batch=self.on_batch,
+            on_reject=self.on_reject,
+        )
         self._stop = threading.Event()
         self._camera_failure: BaseException | None = None
         self._camera_thread = threading.Thread(target=self._film, name='cameras')
@@ -86,7 +96,8 @@ class SimNode(Node):
         self.live.start()
         self._camera_thread.start()
         self.get_logger().info(
-            f'{self.body.title}: scene {self.params.seed}, "{simulation.task.instruction}"')
+            f'{self.body.title}: scene {self.params.seed}, "{simulation.task.instruction}"'
+        )
 
     def check(self) -> None:
         """Raise what ended one of the threads: half a robot is worse than none."""
@@ -104,23 +115,33 @@ class SimNode(Node):
     def _make_endpoints(self) -> None:
         publisher, topic = self.create_publisher, lambda name: name.lstrip('/')
         self._joints = publisher(JointState, 'joint_states', RELIABLE)
-        self._clock_out = (publisher(Clock, '/clock', SENSOR)
-                           if self.params.publish_clock else None)
+        self._clock_out = publisher(Clock, '/clock', SENSOR) if self.params.publish_clock else None
         self._status = publisher(SimStatus, 'sim/status', RELIABLE)
         self._task = publisher(String, 'sim/task', LATCHED)
-        self._images = {camera.key: publisher(Image, topic(camera.topic), SENSOR)
-                        for camera in self.body.cameras}
-        self._infos = {camera.key: publisher(CameraInfo, topic(camera.info_topic), SENSOR)
-                       for camera in self.body.cameras}
+        self._images = {
+            camera.key: publisher(Image, topic(camera.topic), SENSOR)
+            for camera in self.body.cameras
+        }
+        self._infos = {
+            camera.key: publisher(CameraInfo, topic(camera.info_topic), SENSOR)
+            for camera in self.body.cameras
+        }
         self._states = {
-            controller.name: publisher(JointTrajectoryControllerState,
-                                       topic(controller.state_topic), RELIABLE)
-            for controller in self.body.controllers}
+            controller.name: publisher(
+                JointTrajectoryControllerState, topic(controller.state_topic), RELIABLE
+            )
+            for controller in self.body.controllers
+        }
         for controller in self.body.controllers:
-            self.create_subscription(JointTrajectory, topic(controller.topic),
-                                     partial(self.on_trajectory, controller.name), RELIABLE)
-        self.create_subscription(String, self.params.instruction_topic, self.on_instruction,
-                                 RELIABLE)
+            self.create_subscription(
+                JointTrajectory,
+                topic(controller.topic),
+                partial(self.on_trajectory, controller.name),
+                RELIABLE,
+            )
+        self.create_subscription(
+            String, self.params.instruction_topic, self.on_instruction, RELIABLE
+        )
         self.create_service(Trigger, 'sim/reset', self.on_reset)
         self.create_service(Trigger, 'sim/recount', self.on_recount)
         self.create_service(BeginEpisode, 'sim/begin', self.on_begin)
@@ -138,7 +159,7 @@ class SimNode(Node):
                 self.live.simulation.begin()
 
     def on_reject(self, controller: str, reason: str) -> None:
-        if reason != self._rejection:       # a stream of wrong messages is one line
+        if reason != self._rejection:  # a stream of wrong messages is one line
             self.get_logger().warning(f'{controller}: trajectory rejected: {reason}')
         self._rejection = reason
 
@@ -147,27 +168,36 @@ class SimNode(Node):
             simulation = self.live.simulation
             for episode in range(self._episode + 1, self._episode + 1 + SCENES_TRIED):
                 if self._offered(episode) and simulation.reset(
-                        self.params.seed + episode, keep_arms=not self.params.reset_arms):
+                    self.params.seed + episode, keep_arms=not self.params.reset_arms
+                ):
                     self._episode = episode
                     self._announce_task(simulation)
                     response.success = True
                     response.message = simulation.task.instruction
                     return response
         response.success = False
-        response.message = (f'{SCENES_TRIED} scenes lacked what the task needs or had the hands '
-                            'in the way; move them to rest first')
+        response.message = (
+            f'{SCENES_TRIED} scenes lacked what the task needs or had the hands '
+            'in the way; move them to rest first'
+        )
         return response
 
-    def on_begin(self, request: BeginEpisode.Request,
-                 response: BeginEpisode.Response) -> BeginEpisode.Response:
+    def on_begin(
+        self, request: BeginEpisode.Request, response: BeginEpisode.Response
+    ) -> BeginEpisode.Response:
         with self.live.lock:
             simulation = self.live.simulation
             try:
-                goals = tuple(checked(tasks.Task(goal.family, '', goal.slot, goal.side, goal.onto))
-                              for goal in request.goals)
-                response.success = simulation.reset(request.seed, keep_arms=True,
-                                                    task=request.family,
-                                                    combinations=request.combinations)
+                goals = tuple(
+                    checked(tasks.Task(goal.family, '', goal.slot, goal.side, goal.onto))
+                    for goal in request.goals
+                )
+                response.success = simulation.reset(
+                    request.seed,
+                    keep_arms=True,
+                    task=request.family,
+                    combinations=request.combinations,
+                )
             except ValueError as error:
                 response.message = str(error)
                 return response
@@ -182,8 +212,11 @@ class SimNode(Node):
 
     def _offered(self, episode: int) -> bool:
         """Tell whether the scene has what the task needs; few lack it."""
-        return tasks.asks(self.params.task, scenes.sampled(
-            self.robot, self.params.seed + episode), self.params.combinations)
+        return tasks.asks(
+            self.params.task,
+            scenes.sampled(self.robot, self.params.seed + episode),
+            self.params.combinations,
+        )
 
     def on_recount(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Begin the executed figures of sim/status anew."""
@@ -209,31 +242,44 @@ class SimNode(Node):
     def _publish_states(self, simulation: Simulation, joints: Any) -> None:
         for controller in self.body.controllers:
             motion = simulation.controllers.followers[controller.name].state
-            self._states[controller.name].publish(messages.controller_state(
-                simulation.now_ns, controller.joints,
-                np.stack([motion.position, motion.velocity, motion.acceleration]),
-                np.stack([joints.positions(controller.joints),
-                          joints.velocities(controller.joints)])))
+            self._states[controller.name].publish(
+                messages.controller_state(
+                    simulation.now_ns,
+                    controller.joints,
+                    np.stack([motion.position, motion.velocity, motion.acceleration]),
+                    np.stack(
+                        [joints.positions(controller.joints), joints.velocities(controller.joints)]
+                    ),
+                )
+            )
 
     def _status_of(self, simulation: Simulation) -> SimStatus:
         executed = simulation.executed
         ratios = {name: ratio.tolist() for name, ratio in executed.ratios().items()}
         wall_ns = self._wall_ns()
         status = SimStatus(
-            robot=self.body.name, sim_time=self._batches * BATCH_NS / 1e9,
-            real_time_factor=self.live.pacer.real_time_factor, task=simulation.task.family,
-            instruction=simulation.task.instruction, success=simulation.success,
+            robot=self.body.name,
+            sim_time=self._batches * BATCH_NS / 1e9,
+            real_time_factor=self.live.pacer.real_time_factor,
+            task=simulation.task.family,
+            instruction=simulation.task.instruction,
+            success=simulation.success,
             goals_reached=[at is not None for at in self._goals.reached_ns],
             goals_stamp=[messages.stamp(at or 0) for at in self._goals.reached_ns],
-            episode=self._episode, camera_names=list(self._rates),
+            episode=self._episode,
+            camera_names=list(self._rates),
             camera_rate_hz=[rate.hz(wall_ns) for rate in list(self._rates.values())],
             render_ms=float(np.mean(list(self._drawing_ms))),
-            joint_names=list(self.body.commanded), velocity_ratio=ratios['velocity'],
-            acceleration_ratio=ratios['acceleration'], jerk_ratio=ratios['jerk'],
-            step=executed.step.tolist(), measured_velocity_ratio=ratios['measured_velocity'],
+            joint_names=list(self.body.commanded),
+            velocity_ratio=ratios['velocity'],
+            acceleration_ratio=ratios['acceleration'],
+            jerk_ratio=ratios['jerk'],
+            step=executed.step.tolist(),
+            measured_velocity_ratio=ratios['measured_velocity'],
             tracking_error=executed.tracking_error.tolist(),
             trajectories=simulation.controllers.accepted,
-            trajectories_rejected=simulation.controllers.rejected)
+            trajectories_rejected=simulation.controllers.rejected,
+        )
         status.header.stamp = messages.stamp(simulation.now_ns)
         return status
 
@@ -263,16 +309,19 @@ class SimNode(Node):
             cameras.close()
             if window is not None:
                 window.close()
-        except BaseException as error:      # noqa: BLE001 — kept for the main thread to raise
+        except BaseException as error:  # noqa: BLE001 — kept for the main thread to raise
             self._camera_failure = error
 
-    def _publish_pictures(self, now_ns: int, pictures: tuple[np.ndarray, ...],
-                          matrices: list[np.ndarray], size: tuple[int, int]) -> None:
-        for camera, rgb, matrix in zip(self.body.cameras, pictures, matrices,
-                                       strict=True):
+    def _publish_pictures(
+        self,
+        now_ns: int,
+        pictures: tuple[np.ndarray, ...],
+        matrices: list[np.ndarray],
+        size: tuple[int, int],
+    ) -> None:
+        for camera, rgb, matrix in zip(self.body.cameras, pictures, matrices, strict=True):
             self._images[camera.key].publish(messages.image(camera, now_ns, rgb))
-            self._infos[camera.key].publish(
-                messages.camera_info(camera, now_ns, matrix, size))
+            self._infos[camera.key].publish(messages.camera_info(camera, now_ns, matrix, size))
             self._rates[camera.key].tick(self._wall_ns())
 
     def _window(self, model: mujoco.MjModel, data: mujoco.MjData) -> Any:
@@ -296,7 +345,7 @@ def main(args: list[str] | None = None) -> None:
 
     def end(*reason: object) -> None:
         asked.append(reason)
-        if len(asked) == 1:             # impatience does not put it off
+        if len(asked) == 1:  # impatience does not put it off
             faulthandler.dump_traceback_later(ENDING_S, exit=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -309,7 +358,7 @@ def main(args: list[str] | None = None) -> None:
         rclpy.try_shutdown()
         sys.exit(1)
     gc.collect()
-    gc.freeze()                         # walking 85,000 objects keeps joint states for 50 ms
+    gc.freeze()  # walking 85,000 objects keeps joint states for 50 ms
     executor = EventsExecutor()
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin, name='executor')
@@ -333,7 +382,7 @@ def main(args: list[str] | None = None) -> None:
             signal.signal(number, signal.SIG_IGN)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)    # the rest takes an interpreter apart: seconds on a busy machine
+    os._exit(status)  # the rest takes an interpreter apart: seconds on a busy machine
 
 
 if __name__ == '__main__':

@@ -25,14 +25,22 @@ STEP_S = STEP_NS / 1e9
 class Simulation:
     """Hold the physics of one robot; `task` is a family of wam_sim.tasks or 'any'."""
 
-    def __init__(self, robot: Robot, *, task: str = 'any', seed: int = 0,
-                 image_size: tuple[int, int] = (320, 240), start_ns: int = 0,
-                 combinations: str = tasks.ALL, mark_waits: bool = False) -> None:
+    def __init__(
+        self,
+        robot: Robot,
+        *,
+        task: str = 'any',
+        seed: int = 0,
+        image_size: tuple[int, int] = (320, 240),
+        start_ns: int = 0,
+        combinations: str = tasks.ALL,
+        mark_waits: bool = False,
+    ) -> None:
         """With `mark_waits` the mark's time begins with `begin`: somebody was told the task."""
         self.robot, self.image_size = robot, image_size
         self._family, self._combinations, self._mark_waits = task, combinations, mark_waits
         body = robot.embodiment
-        state_only = body.observed[len(body.commanded):]
+        state_only = body.observed[len(body.commanded) :]
         self.held = {name: body.rest[name] for name in state_only}
         self.model = compiled(robot, self.held)
         self.data = mujoco.MjData(self.model)
@@ -47,8 +55,14 @@ class Simulation:
         self._cameras: Cameras | None = None
         self.reset(seed)
 
-    def reset(self, seed: int, *, keep_arms: bool = False, task: str | None = None,
-              combinations: str | None = None) -> bool:
+    def reset(
+        self,
+        seed: int,
+        *,
+        keep_arms: bool = False,
+        task: str | None = None,
+        combinations: str | None = None,
+    ) -> bool:
         """Begin the episode of `seed`; return False if the kept arms stand in an object's place.
 
         Arms go to rest at once, or with `keep_arms` stay and go on with their trajectories.
@@ -56,8 +70,9 @@ class Simulation:
         words too.
         """
         scene = scenes.sampled(self.robot, seed)
-        asked = tasks.sampled(task or self._family, scene, seed,
-                              combinations or self._combinations)
+        asked = tasks.sampled(
+            task or self._family, scene, seed, combinations or self._combinations
+        )
         before = self.data.qpos.copy(), self.data.qvel.copy()
         if not keep_arms:
             mujoco.mj_resetData(self.model, self.data)
@@ -108,7 +123,8 @@ class Simulation:
     def step(self, count: int = 1) -> None:
         """Advance `count` physics steps of STEP_NS under the controllers."""
         setpoints = self.controllers.through(
-            self.now_ns + STEP_NS * np.arange(1, count + 1, dtype=np.int64))
+            self.now_ns + STEP_NS * np.arange(1, count + 1, dtype=np.int64)
+        )
         qpos, qvel = np.empty((count, self.model.nq)), np.empty((count, self.model.nv))
         for i, control in enumerate(self._joints.control(setpoints)):
             self.data.ctrl[:] = control
@@ -148,19 +164,25 @@ class Simulation:
         """Return the measured posture in the embodiment's order of observed joints."""
         position, velocity = self._joints.measured(self.data.qpos, self.data.qvel)
         held = np.array(list(self.held.values()))
-        return JointState(self.now_ns, self.robot.embodiment.observed,
-                          np.concatenate([position, held]),
-                          np.concatenate([velocity, np.zeros_like(held)]))
+        return JointState(
+            self.now_ns,
+            self.robot.embodiment.observed,
+            np.concatenate([position, held]),
+            np.concatenate([velocity, np.zeros_like(held)]),
+        )
 
     def state(self) -> tasks.State:
         """Return what task predicates look at."""
         mujoco.mj_kinematics(self.model, self.data)
         return tasks.State(
-            objects={slot: self.data.body(slot).xpos.copy()
-                     for slot in (*scenes.OBJECTS, scenes.PAD)},
-            rotations={slot: self.data.body(slot).xmat.reshape(3, 3).copy()
-                       for slot in scenes.OBJECTS},
-            tools={side: self.data.site_xpos[site].copy() for side, site in self._tools.items()})
+            objects={
+                slot: self.data.body(slot).xpos.copy() for slot in (*scenes.OBJECTS, scenes.PAD)
+            },
+            rotations={
+                slot: self.data.body(slot).xmat.reshape(3, 3).copy() for slot in scenes.OBJECTS
+            },
+            tools={side: self.data.site_xpos[site].copy() for side, site in self._tools.items()},
+        )
 
     @property
     def success(self) -> bool:
@@ -172,9 +194,10 @@ class Simulation:
         if self._cameras is None:
             self._cameras = self.cameras()
         prepare(self.model, self.data)
-        frames = tuple(Frame(key, self.now_ns, rgb) for key, rgb
-                       in zip(self._cameras.keys, self._cameras.render(self.data),
-                              strict=True))
+        frames = tuple(
+            Frame(key, self.now_ns, rgb)
+            for key, rgb in zip(self._cameras.keys, self._cameras.render(self.data), strict=True)
+        )
         return Observation(self.now_ns, frames, self.joints())
 
     def cameras(self) -> Cameras:
@@ -203,8 +226,12 @@ class Simulation:
         due = self._marked.mark_from_s <= since_s < self._marked.marked_until_s
         if due != self._mark_shown:
             self._mark_shown = due
-            scenes.mark(self.model, self.data, self.robot,
-                        self.scene.item(self._marked.slot) if due else None)
+            scenes.mark(
+                self.model,
+                self.data,
+                self.robot,
+                self.scene.item(self._marked.slot) if due else None,
+            )
 
     def _touching_objects(self) -> bool:
         slots = {self.model.geom(slot).id for slot in scenes.OBJECTS}
@@ -224,7 +251,7 @@ def compiled(robot: Robot, held: dict[str, float], *, fine: bool = False) -> muj
     spec.option.timestep = STEP_S
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.iterations, spec.option.ls_iterations = 10, 20
-    spec.option.impratio = 3.0              # grasped cubes creep less
+    spec.option.impratio = 3.0  # grasped cubes creep less
     quality = spec.visual.quality
     quality.shadowsize, quality.offsamples = (8192, 8) if fine else (0, 0)
     quality.numslices, quality.numstacks, quality.numquads = (48, 24, 4) if fine else (14, 8, 1)
@@ -251,8 +278,11 @@ class _Joints:
 
     def __init__(self, robot: Robot, model: mujoco.MjModel) -> None:
         commanded = robot.embodiment.commanded
-        ends = {joint: (hand.gripper, closed, opened - closed) for hand in robot.hands
-                for joint, (closed, opened) in hand.fingers.items()}
+        ends = {
+            joint: (hand.gripper, closed, opened - closed)
+            for hand in robot.hands
+            for joint, (closed, opened) in hand.fingers.items()
+        }
         names = [model.actuator(i).name for i in range(model.nu)]
         rows = [ends.get(name, (name, 0.0, 1.0)) for name in names]
         self._source = np.array([commanded.index(row[0]) for row in rows])
@@ -263,8 +293,10 @@ class _Joints:
         share = 1.0 / np.bincount(self._source)[self._source]
         self._back = np.zeros((len(commanded), len(names)))
         self._back[self._source, np.arange(len(names))] = share / self._scale
-        followers = [(model.joint(joint).qposadr[0], model.joint(leader).qposadr[0], ratio)
-                     for joint, (leader, ratio) in robot.couplings.items()]
+        followers = [
+            (model.joint(joint).qposadr[0], model.joint(leader).qposadr[0], ratio)
+            for joint, (leader, ratio) in robot.couplings.items()
+        ]
         self._followers = followers
         # The servo pulls with kp (ctrl - q) - kv v. Ahead by kv / kp of the velocity and by
         # inertia / kp of the acceleration it follows with next to no lag and no overshoot. One
@@ -283,9 +315,11 @@ class _Joints:
 
     def control(self, setpoint: Motion) -> np.ndarray:
         """Return the actuators' inputs for set-points [... commanded] of the joints."""
-        ahead = (setpoint.position[..., self._source]
-                 + self._lead_s * setpoint.velocity[..., self._source]
-                 + self._lead_s2 * setpoint.acceleration[..., self._source])
+        ahead = (
+            setpoint.position[..., self._source]
+            + self._lead_s * setpoint.velocity[..., self._source]
+            + self._lead_s2 * setpoint.acceleration[..., self._source]
+        )
         return ahead * self._scale + self._offset
 
     def measured(self, qpos: np.ndarray, qvel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -293,8 +327,10 @@ class _Joints:
 
         A gripper is its fingers' mean.
         """
-        return ((qpos[..., self._qpos] - self._offset) @ self._back.T,
-                qvel[..., self._qvel] @ self._back.T)
+        return (
+            (qpos[..., self._qpos] - self._offset) @ self._back.T,
+            qvel[..., self._qvel] @ self._back.T,
+        )
 
     def put(self, data: mujoco.MjData, position: np.ndarray) -> None:
         """Set the coordinates to a posture of the commanded joints."""

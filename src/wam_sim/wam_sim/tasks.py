@@ -13,47 +13,59 @@ import numpy as np
 
 from wam_sim.scene import CUBE_HALF_M, PAD, PAD_RADIUS_M, Item, Scene
 
-TOUCH_M = 0.02                              # tool point to the cube's surface
+TOUCH_M = 0.02  # tool point to the cube's surface
 PUSH_M = 0.06
 LIFT_M = 0.06
-ON_TABLE_M = 0.01                           # change of height of what still lies flat
-STACK_OFF_M = 0.02                          # sideways, centre to centre
+ON_TABLE_M = 0.01  # change of height of what still lies flat
+STACK_OFF_M = 0.02  # sideways, centre to centre
 # A mark comes after the first picture of a memory and is gone by the end of its second block
-MARK_FROM_S = (0.25, 0.45)                  # after the task was heard
-BLOCK_S = 0.8                               # of the model's memory; hands wait for its border
-MARK_S = (0.5, 1.1)                         # shortest and longest time a cube stays marked
-MIDDLE_M = 0.02                             # a cube this near the middle belongs to no hand
-PUSH_ROOM_M = 0.16                          # to the next object's centre on the side it goes to
-PUSH_END_M = 0.21                           # from the middle: still seen, still reached
+MARK_FROM_S = (0.25, 0.45)  # after the task was heard
+BLOCK_S = 0.8  # of the model's memory; hands wait for its border
+MARK_S = (0.5, 1.1)  # shortest and longest time a cube stays marked
+MIDDLE_M = 0.02  # a cube this near the middle belongs to no hand
+PUSH_ROOM_M = 0.16  # to the next object's centre on the side it goes to
+PUSH_END_M = 0.21  # from the middle: still seen, still reached
 
 SIDES = ('left', 'right')
 TEXTS: Mapping[str, tuple[str, ...]] = {
-    'touch': ('touch the {colour} cube with the {side} hand',
-              'put the {side} hand on the {colour} cube',
-              'use the {side} hand to touch the {colour} cube',
-              '{side} hand: touch the {colour} cube'),
-    'push': ('push the {colour} cube to the {side}',
-             'move the {colour} cube to the {side}',
-             'slide the {colour} cube {side}',
-             'shove the {colour} cube over to the {side}'),
-    'lift': ('lift the {colour} cube',
-             'pick up the {colour} cube',
-             'raise the {colour} cube off the table',
-             'take the {colour} cube up'),
-    'recall': ('touch the cube that was marked with the {side} hand',
-               'put the {side} hand on the cube that was marked',
-               'use the {side} hand to touch the cube that was marked',
-               '{side} hand: touch the cube that was marked'),
-    'pad': ('push the {colour} cube onto the {other} pad',
-            'put the {colour} cube on the {other} pad',
-            'bring the {colour} cube to the {other} pad'),
-    'stack': ('stack the {colour} cube on the {other} cube',
-              'put the {colour} cube on top of the {other} cube',
-              'place the {colour} cube on the {other} cube'),
+    'touch': (
+        'touch the {colour} cube with the {side} hand',
+        'put the {side} hand on the {colour} cube',
+        'use the {side} hand to touch the {colour} cube',
+        '{side} hand: touch the {colour} cube',
+    ),
+    'push': (
+        'push the {colour} cube to the {side}',
+        'move the {colour} cube to the {side}',
+        'slide the {colour} cube {side}',
+        'shove the {colour} cube over to the {side}',
+    ),
+    'lift': (
+        'lift the {colour} cube',
+        'pick up the {colour} cube',
+        'raise the {colour} cube off the table',
+        'take the {colour} cube up',
+    ),
+    'recall': (
+        'touch the cube that was marked with the {side} hand',
+        'put the {side} hand on the cube that was marked',
+        'use the {side} hand to touch the cube that was marked',
+        '{side} hand: touch the cube that was marked',
+    ),
+    'pad': (
+        'push the {colour} cube onto the {other} pad',
+        'put the {colour} cube on the {other} pad',
+        'bring the {colour} cube to the {other} pad',
+    ),
+    'stack': (
+        'stack the {colour} cube on the {other} cube',
+        'put the {colour} cube on top of the {other} cube',
+        'place the {colour} cube on the {other} cube',
+    ),
 }
 FAMILIES = tuple(TEXTS)
 LEARNED_FAMILIES = ('touch', 'push', 'lift', 'recall')
-ANY, LEARNED = 'any', 'learned'             # draw one of all families, of those that are taught
+ANY, LEARNED = 'any', 'learned'  # draw one of all families, of those that are taught
 GROUPS = {ANY: FAMILIES, LEARNED: LEARNED_FAMILIES}
 
 #  family -> (colour, side) never shown in training; every word of them is
@@ -61,7 +73,7 @@ HELD_OUT: Mapping[str, frozenset[tuple[str, str]]] = {
     'touch': frozenset({('purple', 'left'), ('orange', 'right')}),
     'push': frozenset({('red', 'left'), ('blue', 'right')}),
 }
-HELD_OUT_LIFT = 'yellow'                    # where it lies far and left
+HELD_OUT_LIFT = 'yellow'  # where it lies far and left
 ALL, TRAINED, UNTRAINED = 'all', 'trained', 'held_out'
 COMBINATIONS = (ALL, TRAINED, UNTRAINED)
 
@@ -70,22 +82,22 @@ COMBINATIONS = (ALL, TRAINED, UNTRAINED)
 class State:
     """Hold where things are, m in the world frame."""
 
-    objects: Mapping[str, np.ndarray]       # slot -> centre [3]
-    rotations: Mapping[str, np.ndarray]     # slot -> body axes as columns [3 3]
-    tools: Mapping[str, np.ndarray]         # side -> point between the finger pads [3]
+    objects: Mapping[str, np.ndarray]  # slot -> centre [3]
+    rotations: Mapping[str, np.ndarray]  # slot -> body axes as columns [3 3]
+    tools: Mapping[str, np.ndarray]  # side -> point between the finger pads [3]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """Ask for one thing to be done to one cube."""
 
-    family: str                             # one of FAMILIES
+    family: str  # one of FAMILIES
     instruction: str
-    slot: str                               # the cube it is about
-    side: str                               # hand (touch, recall) or direction (push); else empty
-    onto: str                               # slot it goes onto (pad, stack); else empty
-    mark_s: float = 0.0                     # how long the cube is marked at the start (recall)
-    mark_from_s: float = 0.0                # when that begins
+    slot: str  # the cube it is about
+    side: str  # hand (touch, recall) or direction (push); else empty
+    onto: str  # slot it goes onto (pad, stack); else empty
+    mark_s: float = 0.0  # how long the cube is marked at the start (recall)
+    mark_from_s: float = 0.0  # when that begins
 
     @property
     def marked_until_s(self) -> float:
@@ -128,21 +140,24 @@ def sampled(family: str, scene: Scene, seed: int, combinations: str = ALL) -> Ta
     """
     if family not in (*GROUPS, *FAMILIES):
         raise ValueError(f'no task {family!r}; known: {", ".join((*GROUPS, *FAMILIES))}')
-    rng = np.random.default_rng([seed, 1])          # not the stream that placed the objects
+    rng = np.random.default_rng([seed, 1])  # not the stream that placed the objects
     if family in GROUPS:
         found = offered(GROUPS[family], scene, combinations)
         if not found:
-            raise ValueError(f'scene {scene.seed} offers nothing {combinations}; take another '
-                             'seed')
+            raise ValueError(
+                f'scene {scene.seed} offers nothing {combinations}; take another seed'
+            )
         family = str(rng.choice(found))
     return _drawn(family, scene, _choices(family, scene, combinations), rng)
 
 
-def swapped(task: Task, scene: Scene, rng: np.random.Generator,
-            combinations: str = ALL) -> Task:
+def swapped(task: Task, scene: Scene, rng: np.random.Generator, combinations: str = ALL) -> Task:
     """Return a task of the same family about another cube of the same scene."""
-    choices = [(cube, side) for cube, side in _choices(task.family, scene, combinations)
-               if cube.slot != task.slot]
+    choices = [
+        (cube, side)
+        for cube, side in _choices(task.family, scene, combinations)
+        if cube.slot != task.slot
+    ]
     return _drawn(task.family, scene, choices, rng)
 
 
@@ -163,8 +178,9 @@ def held_out(family: str, scene: Scene, cube: Item, side: str) -> bool:
     return (cube.colour, side) in HELD_OUT.get(family, ())
 
 
-def _drawn(family: str, scene: Scene, choices: list[tuple[Item, str]],
-           rng: np.random.Generator) -> Task:
+def _drawn(
+    family: str, scene: Scene, choices: list[tuple[Item, str]], rng: np.random.Generator
+) -> Task:
     if not choices:
         raise ValueError(f'scene {scene.seed} offers no such {family}; take another seed')
     cube, side = choices[rng.integers(len(choices))]
@@ -175,11 +191,19 @@ def _drawn(family: str, scene: Scene, choices: list[tuple[Item, str]],
         onto = str(rng.choice([other.slot for other in scene.cubes if other != cube]))
     text = str(rng.choice(TEXTS[family]))
     marked = family == 'recall'
-    mark_s, mark_from_s = (round(float(rng.uniform(*span)), 3) if marked else 0.0
-                           for span in (MARK_S, MARK_FROM_S))
+    mark_s, mark_from_s = (
+        round(float(rng.uniform(*span)), 3) if marked else 0.0 for span in (MARK_S, MARK_FROM_S)
+    )
     other = scene.item(onto).colour if onto else ''
-    return Task(family, text.format(colour=cube.colour, side=side, other=other), cube.slot, side,
-                onto, mark_s, mark_from_s)
+    return Task(
+        family,
+        text.format(colour=cube.colour, side=side, other=other),
+        cube.slot,
+        side,
+        onto,
+        mark_s,
+        mark_from_s,
+    )
 
 
 def _choices(family: str, scene: Scene, combinations: str) -> list[tuple[Item, str]]:
@@ -187,10 +211,16 @@ def _choices(family: str, scene: Scene, combinations: str) -> list[tuple[Item, s
     if combinations not in COMBINATIONS:
         raise ValueError(f'no combinations {combinations!r}; known: {", ".join(COMBINATIONS)}')
     cubes = scene.cubes
-    if family in ('push', 'lift'):          # one hand must be the nearer one
+    if family in ('push', 'lift'):  # one hand must be the nearer one
         cubes = tuple(cube for cube in cubes if abs(cube.y_m) >= MIDDLE_M)
-    sides = {cube.slot: _open_sides(scene, cube) if family == 'push' else
-             SIDES if family in ('touch', 'recall') else ('',) for cube in cubes}
+    sides = {
+        cube.slot: _open_sides(scene, cube)
+        if family == 'push'
+        else SIDES
+        if family in ('touch', 'recall')
+        else ('',)
+        for cube in cubes
+    }
     found = [(cube, side) for cube in cubes for side in sides[cube.slot]]
     if combinations == ALL:
         return found
@@ -200,10 +230,15 @@ def _choices(family: str, scene: Scene, combinations: str) -> list[tuple[Item, s
 
 def _open_sides(scene: Scene, cube: Item) -> tuple[str, ...]:
     """Return the sides a cube can be pushed to, or at least the one with more room."""
-    near = [item.y_m - cube.y_m for item in scene.items if item.slot not in (cube.slot, PAD)
-            and abs(item.x_m - cube.x_m) < 4 * CUBE_HALF_M]
-    gaps = {'left': min([gap for gap in near if gap > 0], default=1.0),
-            'right': min([-gap for gap in near if gap <= 0], default=1.0)}
+    near = [
+        item.y_m - cube.y_m
+        for item in scene.items
+        if item.slot not in (cube.slot, PAD) and abs(item.x_m - cube.x_m) < 4 * CUBE_HALF_M
+    ]
+    gaps = {
+        'left': min([gap for gap in near if gap > 0], default=1.0),
+        'right': min([-gap for gap in near if gap <= 0], default=1.0),
+    }
     ends = {'left': cube.y_m + PUSH_M, 'right': PUSH_M - cube.y_m}
     room = {side: min(gaps[side] - PUSH_ROOM_M, PUSH_END_M - ends[side]) for side in SIDES}
     return tuple(side for side in SIDES if room[side] >= 0) or (max(room, key=room.__getitem__),)

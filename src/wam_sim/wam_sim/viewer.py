@@ -17,6 +17,7 @@ def has_display() -> bool:
 def opened(robot: Robot, model: mujoco.MjModel, data: mujoco.MjData) -> Any:
     """Open a window that shows `data` whenever its `sync` is called, seen as in the portrait."""
     import mujoco.viewer  # wants a display as soon as it is imported
+
     window = mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False)
     window.opt.geomgroup[OUTSIDE_GROUP] = 1
     look = np.subtract(robot.portrait.at, robot.portrait.start)

@@ -16,8 +16,13 @@ ROBOT, OTHER = embodiment.load('agibot_g1'), embodiment.load('yam')
 TABLE = main.table(ROBOT)
 PAIRS, PAIRS_SEED = 10, 7
 # a stack for each: what a machine that was taken away turns red is tried again by itself
-GROUPS = (('process',), ('camera',), ('joints', 'chunk'), ('instruction', 'parameters', 'network'),
-          ('memory', 'checkpoint', 'disk', 'clock'))
+GROUPS = (
+    ('process',),
+    ('camera',),
+    ('joints', 'chunk'),
+    ('instruction', 'parameters', 'network'),
+    ('memory', 'checkpoint', 'disk', 'clock'),
+)
 
 
 def red(faults, robot, folder):
@@ -29,7 +34,8 @@ def red(faults, robot, folder):
 
 def test_every_fault_belongs_to_a_group():
     assert {fault.name.split('/')[0] for fault in TABLE} == {
-        kind for group in GROUPS for kind in group}
+        kind for group in GROUPS for kind in group
+    }
 
 
 @pytest.mark.timeout(600)

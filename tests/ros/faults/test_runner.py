@@ -19,12 +19,15 @@ class FakeBench:
     def __init__(self, **planted):
         self.planted, self.released, self.saved, self.injected = planted, [], [], False
         self.watch = SimpleNamespace(
-            recount=nothing_at_all, resting_since=lambda since_s: self.get('rests', since_s + 0.2),
+            recount=nothing_at_all,
+            resting_since=lambda since_s: self.get('rests', since_s + 0.2),
             moving=lambda: self.get('moves', not self.injected),
             policy=SimpleNamespace(state_name='RUNNING', reason=''),
             motion=SimpleNamespace(state_name='TRACKING', reason=''),
-            figures=SimpleNamespace(over=self.get('over', set()), step_rad=0.0005, statuses=9,
-                                    ratios={'jerk': 1.5}))
+            figures=SimpleNamespace(
+                over=self.get('over', set()), step_rad=0.0005, statuses=9, ratios={'jerk': 1.5}
+            ),
+        )
         self.stack = SimpleNamespace(strays=lambda: self.get('strays', []))
 
     def get(self, what, usual):
@@ -61,8 +64,13 @@ def hurry(monkeypatch):
 
 
 def fault(**changes):
-    return Fault('family/it', ('part',), inject, remove, **{
-        'detect': 'policy: broken', 'rests': True, 'within_s': 0.01, **changes})
+    return Fault(
+        'family/it',
+        ('part',),
+        inject,
+        remove,
+        **{'detect': 'policy: broken', 'rests': True, 'within_s': 0.01, **changes},
+    )
 
 
 def test_a_stack_that_keeps_its_promises_is_in_order():
@@ -76,20 +84,26 @@ def test_what_harms_nothing_needs_no_word_and_no_rest():
     assert row.ok and row.detected_ms is None and row.rest_ms is None
 
 
-@pytest.mark.parametrize(('planted', 'changes', 'complaint'), [
-    ({'says': None}, {}, "nobody said 'policy: broken'"),
-    ({'rests': None}, {}, 'did not come to rest'),
-    ({'moves': True}, {}, 'moved again'),
-    ({'over': {('elbow', 'jerk')}}, {}, 'beyond limits (jerk x1.5): elbow jerk'),
-    ({'drives': False}, {}, 'did not recover'),
-    ({'breaks': True}, {}, 'it fell over'),
-    ({'strays': ['process 7 is left over']}, {}, 'process 7 is left over'),
-    ({'released': ['too fast']}, {}, 'a latched stop had to be released: too fast'),
-    ({'disturbed': Said(1.0, 'motion', 'HOLDING: why'), 'moves': True}, {'rests': False},
-     'motion was disturbed: HOLDING: why'),
-    ({'moves': False}, {'rests': False}, 'motion was disturbed: it rests'),
-    ({}, {'check': lambda bench: 'the log is ugly'}, 'the log is ugly'),
-])
+@pytest.mark.parametrize(
+    ('planted', 'changes', 'complaint'),
+    [
+        ({'says': None}, {}, "nobody said 'policy: broken'"),
+        ({'rests': None}, {}, 'did not come to rest'),
+        ({'moves': True}, {}, 'moved again'),
+        ({'over': {('elbow', 'jerk')}}, {}, 'beyond limits (jerk x1.5): elbow jerk'),
+        ({'drives': False}, {}, 'did not recover'),
+        ({'breaks': True}, {}, 'it fell over'),
+        ({'strays': ['process 7 is left over']}, {}, 'process 7 is left over'),
+        ({'released': ['too fast']}, {}, 'a latched stop had to be released: too fast'),
+        (
+            {'disturbed': Said(1.0, 'motion', 'HOLDING: why'), 'moves': True},
+            {'rests': False},
+            'motion was disturbed: HOLDING: why',
+        ),
+        ({'moves': False}, {'rests': False}, 'motion was disturbed: it rests'),
+        ({}, {'check': lambda bench: 'the log is ugly'}, 'the log is ugly'),
+    ],
+)
 def test_a_planted_failure_makes_the_row_red(planted, changes, complaint):
     row = runner.run(fault(**changes), FakeBench(**planted))
     assert not row.ok and complaint in row.note
@@ -116,8 +130,13 @@ def test_a_stack_that_is_broken_already_is_no_row():
 def test_pairs_share_no_part_and_come_back_with_their_seed():
     def some(name, *touches, needs=Needs.NOTHING):
         return Fault(name, touches, nothing, nothing, name, None, needs=needs)
-    faults = [some('a', 'x'), some('b', 'x', 'y'), some('c', 'z'),
-              some('d', 'z', needs=Needs.CLOCK)]
+
+    faults = [
+        some('a', 'x'),
+        some('b', 'x', 'y'),
+        some('c', 'z'),
+        some('d', 'z', needs=Needs.CLOCK),
+    ]
     found = main.pairs(faults, 9, seed=4)
     assert sorted(pair.name for pair in found) == ['a + c', 'b + c']
     assert [pair.name for pair in main.pairs(faults, 9, seed=4)] == [p.name for p in found]
@@ -127,8 +146,15 @@ def test_a_pair_is_injected_and_removed_in_order_and_owes_what_both_owe():
     done = []
 
     def some(name, rests, detect):
-        return Fault(name, (name,), lambda _: done.append(f'+{name}'),
-                     lambda _: done.append(f'-{name}'), detect, rests)
+        return Fault(
+            name,
+            (name,),
+            lambda _: done.append(f'+{name}'),
+            lambda _: done.append(f'-{name}'),
+            detect,
+            rests,
+        )
+
     pair = main.both(some('a', False, 'policy: a'), some('b', True, None))
     pair.inject(None)
     pair.remove(None)
@@ -140,16 +166,28 @@ def test_every_family_of_the_issue_is_in_the_table():
     names = [fault.name for fault in main.table(main.embodiment.load('agibot_g1'))]
     assert len(names) == len(set(names)) > 60
     assert {name.split('/')[0] for name in names} == {
-        'process', 'camera', 'joints', 'chunk', 'instruction', 'network', 'disk', 'memory',
-        'checkpoint', 'parameters', 'clock'}
+        'process',
+        'camera',
+        'joints',
+        'chunk',
+        'instruction',
+        'network',
+        'disk',
+        'memory',
+        'checkpoint',
+        'parameters',
+        'clock',
+    }
 
 
-@pytest.mark.parametrize(('given', 'complaint'), [
-    (['--only', 'camera/none'], "no fault is called 'camera/none'"),
-    (['--report', '/nowhere/R.json'], 'there is no folder /nowhere'),
-])
+@pytest.mark.parametrize(
+    ('given', 'complaint'),
+    [
+        (['--only', 'camera/none'], "no fault is called 'camera/none'"),
+        (['--report', '/nowhere/R.json'], 'there is no folder /nowhere'),
+    ],
+)
 def test_wrong_arguments_name_the_fix(given, complaint, capsys):
     with pytest.raises(SystemExit) as ended:
         main.arguments(given)
     assert ended.value.code == 2 and complaint in capsys.readouterr().err
-

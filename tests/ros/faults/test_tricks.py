@@ -26,8 +26,15 @@ def joints(stamp_ns=5_000_000_007):
 
 
 def chunk(session='x-2', sequence=1):
-    return serialize_message(ActionChunk(session=session, sequence=sequence, horizon=5,
-                                         joint_names=list('abcd'), positions=[0.0] * 20))
+    return serialize_message(
+        ActionChunk(
+            session=session,
+            sequence=sequence,
+            horizon=5,
+            joint_names=list('abcd'),
+            positions=[0.0] * 20,
+        )
+    )
 
 
 def played(name, raw, *values):
@@ -61,8 +68,9 @@ def test_losses_are_of_the_size_asked_for():
     assert sum(len(slow(b'x')) for _ in range(100)) == 10
 
 
-@pytest.mark.parametrize(('name', 'complaint'), [
-    ('recode', "encoding 'mono16'"), ('cut', '72 bytes of data')])
+@pytest.mark.parametrize(
+    ('name', 'complaint'), [('recode', "encoding 'mono16'"), ('cut', '72 bytes of data')]
+)
 def test_a_spoilt_picture_is_refused_at_the_door(name, complaint):
     (raw,) = played(name, picture())
     with pytest.raises(ValueError, match=complaint):
@@ -75,9 +83,14 @@ def test_a_halved_picture_is_a_whole_one():
     assert np.array_equal(frame.rgb, PIXELS[::2, ::2])
 
 
-@pytest.mark.parametrize(('name', 'complaint'), [
-    ('nan', 'position of b is not finite'), ('rename', 'a, b, c missing'),
-    ('omit', 'a, b missing')])
+@pytest.mark.parametrize(
+    ('name', 'complaint'),
+    [
+        ('nan', 'position of b is not finite'),
+        ('rename', 'a, b, c missing'),
+        ('omit', 'a, b missing'),
+    ],
+)
 def test_spoilt_joint_states_are_refused_at_the_door(name, complaint):
     (raw,) = played(name, joints())
     with pytest.raises(ValueError, match=complaint):
@@ -96,16 +109,21 @@ def test_chunks_come_twice_in_another_order_or_from_another_session():
     swap = tricks.TRICKS['disorder']()
     assert list(swap(chunk(sequence=1))) == []
     assert list(swap(chunk(sequence=2))) == [chunk(sequence=2), chunk(sequence=1)]
-    raw, old = (deserialize_message(each, ActionChunk)
-                for each in played('session', chunk(), 'x-1', 7))
+    raw, old = (
+        deserialize_message(each, ActionChunk) for each in played('session', chunk(), 'x-1', 7)
+    )
     assert (raw.session, convert.ns(raw.header.stamp)) == ('x-2', 0)
     assert (old.session, convert.ns(old.header.stamp), old.sequence) == ('x-1', 7, 1)
 
 
-@pytest.mark.parametrize(('name', 'check'), [
-    ('poison', lambda msg: np.isnan(msg.positions[17])),
-    ('shorten', lambda msg: msg.horizon == 6 and len(msg.positions) == 20),
-    ('misname', lambda msg: msg.joint_names[3] == 'elbow')])
+@pytest.mark.parametrize(
+    ('name', 'check'),
+    [
+        ('poison', lambda msg: np.isnan(msg.positions[17])),
+        ('shorten', lambda msg: msg.horizon == 6 and len(msg.positions) == 20),
+        ('misname', lambda msg: msg.joint_names[3] == 'elbow'),
+    ],
+)
 def test_a_chunk_is_spoilt_as_said(name, check):
     (raw,) = played(name, chunk())
     assert check(deserialize_message(raw, ActionChunk))
@@ -114,4 +132,4 @@ def test_a_chunk_is_spoilt_as_said(name, check):
 def test_garbage_has_the_length_and_not_the_content():
     (raw,) = played('garbage', picture())
     assert len(raw) == len(picture()) and raw != picture()
-    assert raw[:4] == picture()[:4]         # else DDS refuses the packet and no node sees any of it
+    assert raw[:4] == picture()[:4]  # else DDS refuses the packet and no node sees any of it

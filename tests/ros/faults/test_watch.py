@@ -78,9 +78,14 @@ def test_silence_is_a_statement_until_the_node_is_heard_again(watch):
 
 def status(stamp_ns, **ratios):
     zero = np.zeros(N)
-    msg = SimStatus(joint_names=list(ROBOT.commanded), step=zero + 0.001, **{
-        f'{name}_ratio': zero + ratios.get(name, 0.5)
-        for name in ('velocity', 'acceleration', 'jerk', 'measured_velocity')})
+    msg = SimStatus(
+        joint_names=list(ROBOT.commanded),
+        step=zero + 0.001,
+        **{
+            f'{name}_ratio': zero + ratios.get(name, 0.5)
+            for name in ('velocity', 'acceleration', 'jerk', 'measured_velocity')
+        },
+    )
     msg.header.stamp = convert.time(stamp_ns)
     return msg
 
@@ -88,7 +93,7 @@ def status(stamp_ns, **ratios):
 def test_figures_count_from_where_they_began_and_name_what_is_over():
     figures = Figures(ROBOT)
     figures.begin(100)
-    figures.on_status(status(50, jerk=3.0))         # on its way when the count began
+    figures.on_status(status(50, jerk=3.0))  # on its way when the count began
     assert figures.over == set() and figures.statuses == 0
     figures.on_status(status(150, jerk=1.0000005))  # what a 32-bit float makes of 1
     assert figures.over == set() and figures.step_rad == pytest.approx(0.001)

@@ -16,9 +16,9 @@ from mcap.exceptions import McapError
 from mcap.reader import make_reader
 
 METADATA = 'metadata.yaml'
-PART = '.part'                              # what is not complete yet
-VERSION = 9                                 # of metadata.yaml, as Jazzy's rosbag2 writes it
-BEGIN, END = 'wam_episode', 'wam_outcome'   # MCAP metadata records of ours
+PART = '.part'  # what is not complete yet
+VERSION = 9  # of metadata.yaml, as Jazzy's rosbag2 writes it
+BEGIN, END = 'wam_episode', 'wam_outcome'  # MCAP metadata records of ours
 QOS_KEY, HASH_KEY = 'offered_qos_profiles', 'topic_type_hash'
 DISTRO_KEY = 'ros_distro'
 
@@ -30,7 +30,7 @@ class Channel:
     topic: str
     type: str
     messages: int
-    qos: str                                # YAML list of profiles, as the channel carries it
+    qos: str  # YAML list of profiles, as the channel carries it
     type_hash: str
 
 
@@ -43,7 +43,7 @@ class Contents:
     messages: int
     start_ns: int
     end_ns: int
-    about: Mapping[str, str]                # what our metadata records say, the later one wins
+    about: Mapping[str, str]  # what our metadata records say, the later one wins
 
     @property
     def duration_s(self) -> float:
@@ -60,8 +60,11 @@ def file_of(folder: Path) -> Path:
 
 def interrupted(root: Path) -> list[Path]:
     """Return the episodes under `root` that nobody finished, oldest name first."""
-    return sorted(file.parent for file in root.glob('*/*.mcap')
-                  if not (file.parent / METADATA).exists() and not _linked(file))
+    return sorted(
+        file.parent
+        for file in root.glob('*/*.mcap')
+        if not (file.parent / METADATA).exists() and not _linked(file)
+    )
 
 
 def stay(file: Path) -> None:
@@ -90,19 +93,31 @@ def contents(file: Path) -> Contents:
         raise ValueError(f'{file}: has no index: ./wam bag repair {file.parent}')
     counts = summary.statistics.channel_message_counts
     channels = tuple(
-        Channel(channel.topic, summary.schemas[channel.schema_id].name, counts.get(key, 0),
-                channel.metadata.get(QOS_KEY, ''), channel.metadata.get(HASH_KEY, ''))
-        for key, channel in sorted(summary.channels.items()))
-    return Contents(file, channels, summary.statistics.message_count,
-                    summary.statistics.message_start_time, summary.statistics.message_end_time,
-                    about)
+        Channel(
+            channel.topic,
+            summary.schemas[channel.schema_id].name,
+            counts.get(key, 0),
+            channel.metadata.get(QOS_KEY, ''),
+            channel.metadata.get(HASH_KEY, ''),
+        )
+        for key, channel in sorted(summary.channels.items())
+    )
+    return Contents(
+        file,
+        channels,
+        summary.statistics.message_count,
+        summary.statistics.message_start_time,
+        summary.statistics.message_end_time,
+        about,
+    )
 
 
 def describe(folder: Path) -> Contents:
     """Write metadata.yaml for a finished file; from then on the episode counts as saved."""
     found = contents(file_of(folder))
-    text = yaml.safe_dump({'rosbag2_bagfile_information': _information(found)}, sort_keys=False,
-                          allow_unicode=True)
+    text = yaml.safe_dump(
+        {'rosbag2_bagfile_information': _information(found)}, sort_keys=False, allow_unicode=True
+    )
     part = folder / (METADATA + PART)
     with part.open('w', encoding='utf-8') as stream:
         stream.write(text)
@@ -123,18 +138,33 @@ def settle(folder: Path) -> None:
 
 
 def _information(found: Contents) -> dict[str, Any]:
-    span = {'starting_time': {'nanoseconds_since_epoch': found.start_ns},
-            'duration': {'nanoseconds': found.end_ns - found.start_ns},
-            'message_count': found.messages}
-    topics = [{'topic_metadata': {
-        'name': channel.topic, 'type': channel.type, 'serialization_format': 'cdr',
-        'offered_qos_profiles': yaml.safe_load(channel.qos or '[]'),
-        'type_description_hash': channel.type_hash}, 'message_count': channel.messages}
-        for channel in found.channels]
-    return {'version': VERSION, 'storage_identifier': 'mcap', **span,
-            'topics_with_message_count': topics, 'compression_format': '', 'compression_mode': '',
-            'relative_file_paths': [found.file.name],
-            'files': [{'path': found.file.name, **span}],
-            'custom_data': {key: value for key, value in found.about.items()
-                            if key != DISTRO_KEY},
-            'ros_distro': found.about.get(DISTRO_KEY, '')}
+    span = {
+        'starting_time': {'nanoseconds_since_epoch': found.start_ns},
+        'duration': {'nanoseconds': found.end_ns - found.start_ns},
+        'message_count': found.messages,
+    }
+    topics = [
+        {
+            'topic_metadata': {
+                'name': channel.topic,
+                'type': channel.type,
+                'serialization_format': 'cdr',
+                'offered_qos_profiles': yaml.safe_load(channel.qos or '[]'),
+                'type_description_hash': channel.type_hash,
+            },
+            'message_count': channel.messages,
+        }
+        for channel in found.channels
+    ]
+    return {
+        'version': VERSION,
+        'storage_identifier': 'mcap',
+        **span,
+        'topics_with_message_count': topics,
+        'compression_format': '',
+        'compression_mode': '',
+        'relative_file_paths': [found.file.name],
+        'files': [{'path': found.file.name, **span}],
+        'custom_data': {key: value for key, value in found.about.items() if key != DISTRO_KEY},
+        'ros_distro': found.about.get(DISTRO_KEY, ''),
+    }

@@ -14,14 +14,18 @@ from wam_policy.bag.repair import Busy, repair
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what is asked with every bag that is named, and return the exit status."""
-    parser = argparse.ArgumentParser(prog='./wam bag', description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='./wam bag', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest='command', required=True)
-    for name, text in (('repair', 'finish interrupted episodes; others stay as they are'),
-                       ('info', 'tell what is in finished episodes')):
+    for name, text in (
+        ('repair', 'finish interrupted episodes; others stay as they are'),
+        ('info', 'tell what is in finished episodes'),
+    ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument('folders', nargs='+', type=Path, metavar='FOLDER',
-                             help='a bag, or a folder of bags')
+        command.add_argument(
+            'folders', nargs='+', type=Path, metavar='FOLDER', help='a bag, or a folder of bags'
+        )
     options = parser.parse_args(arguments)
     act = {'repair': _repaired, 'info': _told}[options.command]
     status = 0
@@ -36,8 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _bags(given: Path) -> list[Path]:
     """Return a bag itself, or the bags of a folder."""
-    return [given] if list(given.glob('*.mcap')) or not given.is_dir() else sorted(
-        {file.parent for file in given.glob('*/*.mcap')})
+    return (
+        [given]
+        if list(given.glob('*.mcap')) or not given.is_dir()
+        else sorted({file.parent for file in given.glob('*/*.mcap')})
+    )
 
 
 def _repaired(folder: Path) -> Iterator[str]:
@@ -46,9 +53,11 @@ def _repaired(folder: Path) -> Iterator[str]:
     if not found.rebuilt:
         yield f'{folder.name}: {"in order" if before else "complete, its description was missing"}'
         return
-    yield (f'{folder.name}: repaired, {found.contents.messages} messages over '
-           f'{found.contents.duration_s:.1f} s; {found.lost_bytes} bytes at the end were of no '
-           'use')
+    yield (
+        f'{folder.name}: repaired, {found.contents.messages} messages over '
+        f'{found.contents.duration_s:.1f} s; {found.lost_bytes} bytes at the end were of no '
+        'use'
+    )
 
 
 def _told(folder: Path) -> Iterator[str]:

@@ -32,8 +32,8 @@ class Repaired:
     """Say what became of one episode."""
 
     contents: Contents
-    rebuilt: bool                           # False: only its description was missing
-    lost_bytes: int                         # behind the last whole record
+    rebuilt: bool  # False: only its description was missing
+    lost_bytes: int  # behind the last whole record
 
 
 def repair(folder: Path) -> Repaired:
@@ -90,10 +90,16 @@ def _copy(old: BinaryIO, writer: Writer) -> int:
             schemas[record.id] = writer.register_schema(record.name, record.encoding, record.data)
         elif isinstance(record, Channel) and record.id not in channels:
             channels[record.id] = writer.register_channel(
-                record.topic, record.message_encoding, schemas[record.schema_id], record.metadata)
+                record.topic, record.message_encoding, schemas[record.schema_id], record.metadata
+            )
         elif isinstance(record, Message):
-            writer.add_message(channels[record.channel_id], record.log_time, record.data,
-                               record.publish_time, record.sequence)
+            writer.add_message(
+                channels[record.channel_id],
+                record.log_time,
+                record.data,
+                record.publish_time,
+                record.sequence,
+            )
             used = old.tell()
         elif isinstance(record, Metadata):
             writer.add_metadata(record.name, record.metadata)

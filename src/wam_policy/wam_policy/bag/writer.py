@@ -14,7 +14,7 @@ from mcap.writer import CompressionType, Writer
 from wam_policy.bag import layout
 from wam_policy.bag.layout import BEGIN, END, HASH_KEY, QOS_KEY, Contents
 
-CHUNK_BYTES = 4 * 2**20     # a chunk is written when it is this large, or at the next sync
+CHUNK_BYTES = 4 * 2**20  # a chunk is written when it is this large, or at the next sync
 LIBRARY = 'wam_policy'
 
 
@@ -23,10 +23,10 @@ class Topic:
     """Describe what is written on one topic."""
 
     name: str
-    type: str                               # package/msg/Name
-    definition: str                         # message text with everything it refers to
+    type: str  # package/msg/Name
+    definition: str  # message text with everything it refers to
     type_hash: str = ''
-    qos: str = '[]'                         # YAML list of the profiles that replay should offer
+    qos: str = '[]'  # YAML list of the profiles that replay should offer
 
 
 class BagWriter:
@@ -36,11 +36,12 @@ class BagWriter:
         """Begin the episode; FileExistsError where the folder is there already."""
         folder.mkdir(parents=True)
         self.folder = folder
-        self.bytes = 0                      # on disk after the last sync
+        self.bytes = 0  # on disk after the last sync
         self._file = (folder / f'{folder.name}_0.mcap').open('xb')
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._writer = Writer(self._file, chunk_size=CHUNK_BYTES,
-                              compression=CompressionType.NONE)     # JPEG does not shrink
+        self._writer = Writer(
+            self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE
+        )  # JPEG does not shrink
         self._writer.start(profile='ros2', library=LIBRARY)
         self._writer.add_metadata(BEGIN, dict(about))
         schemas: dict[str, int] = {}
@@ -48,10 +49,16 @@ class BagWriter:
         for topic in topics:
             if topic.type not in schemas:
                 schemas[topic.type] = self._writer.register_schema(
-                    topic.type, 'ros2msg', topic.definition.encode())
-            self._channels.append(self._writer.register_channel(
-                topic.name, 'cdr', schemas[topic.type],
-                {QOS_KEY: topic.qos, HASH_KEY: topic.type_hash}))
+                    topic.type, 'ros2msg', topic.definition.encode()
+                )
+            self._channels.append(
+                self._writer.register_channel(
+                    topic.name,
+                    'cdr',
+                    schemas[topic.type],
+                    {QOS_KEY: topic.qos, HASH_KEY: topic.type_hash},
+                )
+            )
         self.sync()
         layout.settle(folder.parent)
 

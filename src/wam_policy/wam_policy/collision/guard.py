@@ -16,17 +16,23 @@ import numpy as np
 from wam_policy.core.contact import Contact
 from wam_policy.core.embodiment import ROBOTS, Embodiment
 
-LINK, HAND, BODY, TABLE = 0, 1, 2, 3        # geom groups of collision.xml
-SIGHT_M = 0.12                              # distances beyond this are not looked for
+LINK, HAND, BODY, TABLE = 0, 1, 2, 3  # geom groups of collision.xml
+SIGHT_M = 0.12  # distances beyond this are not looked for
 ROUNDING_M = 1e-6
-NOTHING = np.zeros(0, np.int64), np.zeros(0)        # pairs that are near, and their distances
+NOTHING = np.zeros(0, np.int64), np.zeros(0)  # pairs that are near, and their distances
 
 
 class Guard:
     """Answer for one robot; belongs to one thread."""
 
-    def __init__(self, robot: Embodiment, *, table: bool = True,
-                 table_height_m: float | None = None, folder: Path = ROBOTS) -> None:
+    def __init__(
+        self,
+        robot: Embodiment,
+        *,
+        table: bool = True,
+        table_height_m: float | None = None,
+        folder: Path = ROBOTS,
+    ) -> None:
         """Load the robot's model; ValueError says what is missing or does not fit.
 
         `table_height_m` moves the top of the model's table; without `table` there is none.
@@ -35,21 +41,25 @@ class Guard:
         try:
             self._model = model = mujoco.MjModel.from_xml_path(str(path))
         except ValueError as error:
-            raise ValueError(f'{path}: no readable collision model: {error}; a simulated robot '
-                             f'makes it with python -m wam_sim.collision {robot.name}') from error
+            raise ValueError(
+                f'{path}: no readable collision model: {error}; a simulated robot '
+                f'makes it with python -m wam_sim.collision {robot.name}'
+            ) from error
         self._data = mujoco.MjData(model)
         self._qpos, self._places = self._data.qpos, self._data.geom_xpos
         self._geoms = model.ngeom
         # looked up once: MuJoCo's accessors by number take a millisecond
-        self._parts = [model.geom(geom).name or model.body(body).name
-                       for geom, body in enumerate(model.geom_bodyid)]
+        self._parts = [
+            model.geom(geom).name or model.body(body).name
+            for geom, body in enumerate(model.geom_bodyid)
+        ]
         self._rule = robot.safety.contact
         self._place_table(table, table_height_m)
         # MuJoCo adds up both margins
         model.geom_margin[:] = SIGHT_M / 2
         self._from_commanded, self._reach, moved = self._columns(robot, path)
         self._limbs, self._sort = _limbs(moved)
-        state_only = robot.observed[len(robot.commanded):]
+        state_only = robot.observed[len(robot.commanded) :]
         self._from_held = np.zeros((len(state_only), model.nq))
         for row, name in enumerate(state_only):
             self._from_held[row, self._address(name, path)] = 1.0
@@ -57,7 +67,7 @@ class Guard:
         self._hands = np.flatnonzero(model.geom_group == HAND)
         low, high = (np.array(self._rule.hands_within_m[i::2]) for i in (0, 1))
         self._middle, self._half = (low + high) / 2, (high - low) / 2
-        self.looked = 0                     # postures asked MuJoCo about, for benchmarks
+        self.looked = 0  # postures asked MuJoCo about, for benchmarks
 
     def first_contact(self, path: np.ndarray, held: np.ndarray) -> Contact | None:
         """Return the first contact along `path` [rows commanded], None if it is free.
@@ -103,7 +113,6 @@ class Guard:
         first, second = sorted(divmod(pair, self._geoms), reverse=True)
         return f'{self._parts[first]} and {self._parts[second]}'
 
-
     def _travel(self, path: np.ndarray) -> np.ndarray:
         """Return how much nearer the pairs of each sort can have come up to each row, m.
 
@@ -126,17 +135,22 @@ class Guard:
         elif height_m is not None:
             foot_m = model.geom_pos[tables, 2] - model.geom_size[tables, 2]
             if (height_m <= foot_m).any():
-                raise ValueError(f'table_height_m: {height_m:g} lies below the foot of the table '
-                                 f'at {foot_m.max():g} m')
+                raise ValueError(
+                    f'table_height_m: {height_m:g} lies below the foot of the table '
+                    f'at {foot_m.max():g} m'
+                )
             model.geom_size[tables, 2] = (height_m - foot_m) / 2
             model.geom_pos[tables, 2] = (height_m + foot_m) / 2
-            for table in tables:            # its bounding sphere and box are the compiler's
+            for table in tables:  # its bounding sphere and box are the compiler's
                 half = model.geom_size[table]
                 model.geom_rbound[table] = np.linalg.norm(half)
                 model.geom_aabb[table, 3:] = half
 
-    def _columns(self, robot: Embodiment, path: Path,
-                 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _columns(
+        self,
+        robot: Embodiment,
+        path: Path,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return how commanded joints become coordinates, [commanded nq], and what they move.
 
         Their reach, m per unit, [commanded], and the geoms they move, bool [commanded geoms].
@@ -148,10 +162,12 @@ class Guard:
         fingers = {model.tendon(i).name: i for i in range(model.ntendon)}
         for row, name in enumerate(robot.commanded):
             travels: list[tuple[int, float]] = []
-            if name in fingers:             # its length is the opening, shared by its joints
+            if name in fingers:  # its length is the opening, shared by its joints
                 first, count = model.tendon_adr[fingers[name]], model.tendon_num[fingers[name]]
-                travels = [(int(model.wrap_objid[wrap]), 1.0 / (count * model.wrap_prm[wrap]))
-                           for wrap in range(first, first + count)]
+                travels = [
+                    (int(model.wrap_objid[wrap]), 1.0 / (count * model.wrap_prm[wrap]))
+                    for wrap in range(first, first + count)
+                ]
             elif robot.joint(name).kind != 'gripper':
                 self._address(name, path)
                 travels = [(model.joint(name).id, 1.0)]
@@ -165,8 +181,9 @@ class Guard:
         try:
             return int(self._model.joint(name).qposadr[0])
         except KeyError as error:
-            raise ValueError(f'{path} has no joint {name}; make it again from the robot'
-                             ) from error
+            raise ValueError(
+                f'{path} has no joint {name}; make it again from the robot'
+            ) from error
 
     def _clearances(self) -> np.ndarray:
         """Return how near each pair may come, m, [geoms * geoms]."""
@@ -184,7 +201,7 @@ def _limbs(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Return the limbs, bool [limbs joints], and the sort of each pair of geoms by its number: its
     limb, or the last sort for two limbs.
     """
-    limbs: list[np.ndarray] = []            # bool [geoms] each
+    limbs: list[np.ndarray] = []  # bool [geoms] each
     for geoms in moved[moved.any(axis=1)]:
         geoms = geoms.copy()
         apart = []
@@ -226,17 +243,21 @@ def _reach(model: mujoco.MjModel, joint: int) -> float:
             frame = np.empty(9)
             mujoco.mju_quat2Mat(frame, model.body_quat[body])
             turn = turn @ frame.reshape(3, 3)
-            joints = range(model.body_jntadr[body],
-                           model.body_jntadr[body] + model.body_jntnum[body])
+            joints = range(
+                model.body_jntadr[body], model.body_jntadr[body] + model.body_jntnum[body]
+            )
             if len(joints):
-                slack = sum(np.ptp(model.jnt_range[j]) for j in joints
-                            if model.jnt_type[j] == mujoco.mjtJoint.mjJNT_SLIDE)
+                slack = sum(
+                    np.ptp(model.jnt_range[j])
+                    for j in joints
+                    if model.jnt_type[j] == mujoco.mjtJoint.mjJNT_SLIDE
+                )
                 reach, at, turn = reach + float(np.linalg.norm(at)) + slack, np.zeros(3), np.eye(3)
             far[body] = (reach, at, turn)
         reach, at, turn = far[body]
         for geom in np.flatnonzero(model.geom_bodyid == body):
             out = at + turn @ model.geom_pos[geom]
-            if not reach:                   # nothing turns in between: off the axis is what counts
+            if not reach:  # nothing turns in between: off the axis is what counts
                 out = out - model.jnt_axis[joint] * (model.jnt_axis[joint] @ out)
             farthest = max(farthest, reach + float(np.linalg.norm(out)) + model.geom_rbound[geom])
     return farthest
@@ -268,7 +289,7 @@ class _Search:
             slack, what = self._at(high)
             touching = slack.min() < -ROUNDING_M
             if touching:
-                ends = [high]               # what comes later does not matter any more
+                ends = [high]  # what comes later does not matter any more
             if touching and high <= low + 1:
                 return high, self.guard.name(what)
             if not touching and (high <= low + 1 or self._free(low, high)):
@@ -287,8 +308,9 @@ class _Search:
             self.seen[row] = self._slack(*self.guard.gaps(self.path[row]))
         return self.seen[row]
 
-    def _slack(self, pairs: np.ndarray, gaps: np.ndarray,
-               walls: np.ndarray) -> tuple[np.ndarray, int]:
+    def _slack(
+        self, pairs: np.ndarray, gaps: np.ndarray, walls: np.ndarray
+    ) -> tuple[np.ndarray, int]:
         slack, worst, what = np.full(self.sorts, self.blind_m), self.blind_m, 0
         if len(walls):
             left = walls - self.walls

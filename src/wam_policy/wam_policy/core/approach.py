@@ -16,8 +16,11 @@ class Approach:
         self.rule = robot.safety.first_move
         self.arms = ~gripping(robot)
         kinds = [robot.joint(name).kind for name in robot.commanded]
-        slow = {'revolute': self.rule.max_velocity_rad_s,
-                'prismatic': self.rule.max_prismatic_velocity_m_s, 'gripper': np.inf}
+        slow = {
+            'revolute': self.rule.max_velocity_rad_s,
+            'prismatic': self.rule.max_prismatic_velocity_m_s,
+            'gripper': np.inf,
+        }
         self.cap = np.array([slow[kind] for kind in kinds])
         self.close_since_ns: int | None = None
         self.done_ns: int | None = None
@@ -50,6 +53,9 @@ class Approach:
         if not self.ramping(now_ns):
             return limits
         slow = np.minimum(self.cap, limits.velocity)
-        share = 0.0 if self.done_ns is None else (
-            (now_ns - self.done_ns) / (self.rule.ramp_s * NS_PER_S))
+        share = (
+            0.0
+            if self.done_ns is None
+            else ((now_ns - self.done_ns) / (self.rule.ramp_s * NS_PER_S))
+        )
         return replace(limits, velocity=slow + max(0.0, share) * (limits.velocity - slow))

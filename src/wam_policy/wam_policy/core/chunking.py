@@ -10,13 +10,13 @@ from wam_policy.core.planning import STEP_NS, STEP_S
 from wam_policy.core.trajectory import NS_PER_S, Motion
 from wam_policy.core.types import Chunk
 
-AHEAD_S = 0.05              # a stamp this far in the future is a wrong clock, not jitter
+AHEAD_S = 0.05  # a stamp this far in the future is a wrong clock, not jitter
 # A chunk may be this old when the arm has rested since its observation: nothing moved meanwhile,
 # but people and objects may have. Slower policies than this are not driven.
 RESTED_MAX_AGE_S = 10.0
 SESSIONS_KEPT = 64
 RIVALRY_NS = 1_000_000_000  # two policies that spoke within this time are two
-SPEEDING = 0.7              # share of the acceleration that pacing asks for; jerk takes the rest
+SPEEDING = 0.7  # share of the acceleration that pacing asks for; jerk takes the rest
 
 
 class Gate:
@@ -27,8 +27,8 @@ class Gate:
         self.session: str | None = None
         self.sequence = -1
         self.retired: deque[str] = deque(maxlen=SESSIONS_KEPT)
-        self.begun_ns = 0                       # first observation of the present session
-        self.heard_ns: dict[str, int] = {}      # rivals: session -> when it last spoke
+        self.begun_ns = 0  # first observation of the present session
+        self.heard_ns: dict[str, int] = {}  # rivals: session -> when it last spoke
         self.after_ns: int | None = None
 
     def rejection(self, chunk: Chunk, now_ns: int) -> str | None:
@@ -37,8 +37,12 @@ class Gate:
         A chunk that passes is the newest from here on: its session retires the one before, older
         sequences of its own are refused.
         """
-        reason = (self._content(chunk) or self._rivalry(chunk, now_ns) or self._order(chunk)
-                  or self._age(chunk, now_ns))
+        reason = (
+            self._content(chunk)
+            or self._rivalry(chunk, now_ns)
+            or self._order(chunk)
+            or self._age(chunk, now_ns)
+        )
         if reason is None:
             if self.session != chunk.session:
                 if self.session is not None:
@@ -55,21 +59,23 @@ class Gate:
         robot = self.robot
         if not (np.isfinite(chunk.targets).all() and np.isfinite(chunk.reference).all()):
             finite = np.isfinite(chunk.targets).all(axis=0) & np.isfinite(chunk.reference)
-            joints = [name for name, good in zip(chunk.names, finite, strict=True)
-                      if not good]
+            joints = [name for name, good in zip(chunk.names, finite, strict=True) if not good]
             return f'chunk is not finite: {", ".join(joints)}'
         if chunk.names != robot.commanded:
             wrong = sorted(set(chunk.names) ^ set(robot.commanded)) or ['order']
             return f'chunk has other joints than {robot.name}: {", ".join(wrong[:4])}'
         limits = robot.limits()
         beyond = limits.upper - limits.lower
-        absurd = ((chunk.targets < limits.lower - beyond)
-                  | (chunk.targets > limits.upper + beyond)).any(axis=0)
+        absurd = (
+            (chunk.targets < limits.lower - beyond) | (chunk.targets > limits.upper + beyond)
+        ).any(axis=0)
         if absurd.any():
             joint = int(np.argmax(absurd))
-            return (f'chunk asks {chunk.names[joint]} for '
-                    f'{chunk.targets[:, joint].min():.3g} .. {chunk.targets[:, joint].max():.3g}, '
-                    'a whole range beyond its limits: wrong unit?')
+            return (
+                f'chunk asks {chunk.names[joint]} for '
+                f'{chunk.targets[:, joint].min():.3g} .. {chunk.targets[:, joint].max():.3g}, '
+                'a whole range beyond its limits: wrong unit?'
+            )
         if not np.isclose(chunk.step_dt_s, robot.step_dt_s, rtol=1e-3):
             return f'chunk rows are {chunk.step_dt_s:g} s apart, want {robot.step_dt_s:g} s'
         if chunk.contract != robot.contract:
@@ -87,14 +93,18 @@ class Gate:
         elif not self.heard_ns:
             return None
         self.heard_ns[chunk.session] = now_ns
-        recent = {session: heard_ns for session, heard_ns in self.heard_ns.items()
-                  if 0 <= now_ns - heard_ns < RIVALRY_NS}
+        recent = {
+            session: heard_ns
+            for session, heard_ns in self.heard_ns.items()
+            if 0 <= now_ns - heard_ns < RIVALRY_NS
+        }
         if len(recent) > 1:
             return f'two policies publish chunks, only one may: {" and ".join(sorted(recent))}'
         self.heard_ns.clear()
         if chunk.session != self.session:
-            self.retired = deque((session for session in self.retired
-                                  if session != chunk.session), SESSIONS_KEPT)
+            self.retired = deque(
+                (session for session in self.retired if session != chunk.session), SESSIONS_KEPT
+            )
         return None
 
     def _order(self, chunk: Chunk) -> str | None:
@@ -119,8 +129,8 @@ class Gate:
 class Join:
     """Hold how one chunk continues the motion at a switch."""
 
-    wanted: np.ndarray                      # [steps joints], seam faded, not yet limited
-    offset: np.ndarray                      # [joints], command minus chunk; grippers 0
+    wanted: np.ndarray  # [steps joints], seam faded, not yet limited
+    offset: np.ndarray  # [joints], command minus chunk; grippers 0
 
 
 def anchored_ns(chunk: Chunk, switch_ns: int, resting_since_ns: int | None) -> int:
@@ -143,16 +153,19 @@ def rows_left(chunk: Chunk, anchor_ns: int, now_ns: int) -> float:
 def too_late(chunk: Chunk, anchor_ns: int, switch_ns: int, max_age_s: float) -> str | None:
     """Return why nothing of `chunk` can be executed from `switch_ns` on, if so."""
     if rows_left(chunk, anchor_ns, switch_ns) < STEP_S / chunk.step_dt_s:
-        return (f'late chunk: its last row was due '
-                f'{(switch_ns - anchor_ns) / NS_PER_S - chunk.horizon * chunk.step_dt_s:.2f} s '
-                'before it could start')
+        return (
+            f'late chunk: its last row was due '
+            f'{(switch_ns - anchor_ns) / NS_PER_S - chunk.horizon * chunk.step_dt_s:.2f} s '
+            'before it could start'
+        )
     if (switch_ns - anchor_ns) / NS_PER_S > max_age_s:
         return f'late chunk: {(switch_ns - anchor_ns) / NS_PER_S:.2f} s behind its observation'
     return None
 
 
-def joined(chunk: Chunk, anchor_ns: int, start: Motion, start_ns: int, fade_s: float,
-           gripping: np.ndarray) -> Join:
+def joined(
+    chunk: Chunk, anchor_ns: int, start: Motion, start_ns: int, fade_s: float, gripping: np.ndarray
+) -> Join:
     """Sample `chunk` on the planning grid after `start_ns`, continued from `start`.
 
     The policy saw an arm that lagged its command, so a new chunk begins behind the old one:
@@ -164,8 +177,7 @@ def joined(chunk: Chunk, anchor_ns: int, start: Motion, start_ns: int, fade_s: f
     times_ns = start_ns + STEP_NS * np.arange(steps + 1)
     rows = _at(chunk, (times_ns - anchor_ns) / NS_PER_S / chunk.step_dt_s)
     offset = np.where(gripping, 0.0, start.position - rows[0])
-    kept = (faded(STEP_S * np.arange(1, steps + 1) / fade_s)[:, None] if fade_s > 0.0
-            else 0.0)
+    kept = faded(STEP_S * np.arange(1, steps + 1) / fade_s)[:, None] if fade_s > 0.0 else 0.0
     return Join(rows[1:] + kept * offset, offset)
 
 
@@ -175,8 +187,7 @@ def faded(progress: np.ndarray) -> np.ndarray:
     return 1.0 - x * x * (3.0 - 2.0 * x)
 
 
-def paced(wanted: np.ndarray, start: Motion, limits: Limits,
-          gripping: np.ndarray) -> np.ndarray:
+def paced(wanted: np.ndarray, start: Motion, limits: Limits, gripping: np.ndarray) -> np.ndarray:
     """Return `wanted` [steps joints] inside the position limits and no faster than they allow.
 
     If one arm joint is too fast, or would have to gain speed too fast, the whole step of both
@@ -210,5 +221,4 @@ def _at(chunk: Chunk, rows: np.ndarray) -> np.ndarray:
     low = np.minimum(rows.astype(np.int64), len(targets) - 2)
     x = (rows - low)[:, None]
     p0, p1, m0, m1 = targets[low], targets[low + 1], slopes[low], slopes[low + 1]
-    return (p0 + x * (m0 + x * (3 * (p1 - p0) - 2 * m0 - m1
-                                + x * (2 * (p0 - p1) + m0 + m1))))
+    return p0 + x * (m0 + x * (3 * (p1 - p0) - 2 * m0 - m1 + x * (2 * (p0 - p1) + m0 + m1)))

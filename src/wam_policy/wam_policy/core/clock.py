@@ -16,9 +16,9 @@ from typing import Self
 class QueryClock:
     """Say when the next query is due: one in flight, never faster than `period_ns`."""
 
-    period_ns: int                          # shortest time between two queries; 0: as they come
-    asked_ns: int | None = None             # when the last query was sent
-    observed_ns: int | None = None          # stamp of the observation it carried
+    period_ns: int  # shortest time between two queries; 0: as they come
+    asked_ns: int | None = None  # when the last query was sent
+    observed_ns: int | None = None  # stamp of the observation it carried
     in_flight: bool = False
 
     def __post_init__(self) -> None:
@@ -57,14 +57,16 @@ class KvClock:
     the newest one within its gap limit and begins a new session beyond it.
     """
 
-    first_ns: int                           # stamp of the session's first frame
+    first_ns: int  # stamp of the session's first frame
     frame_period_ns: int
     frames_per_block: int
 
     def __post_init__(self) -> None:
         if self.frame_period_ns < 1 or self.frames_per_block < 1:
-            raise ValueError('KV clock: want a frame period and frames per block of at least 1, '
-                             f'got {self.frame_period_ns} ns and {self.frames_per_block}')
+            raise ValueError(
+                'KV clock: want a frame period and frames per block of at least 1, '
+                f'got {self.frame_period_ns} ns and {self.frames_per_block}'
+            )
 
     def stamps_ns(self, block: int) -> tuple[int, ...]:
         """Return the instants of a block's frames, oldest first."""
@@ -73,8 +75,10 @@ class KvClock:
         if block == 0:
             return (self.first_ns,)
         before = (block - 1) * self.frames_per_block
-        return tuple(self.first_ns + (before + i) * self.frame_period_ns
-                     for i in range(1, self.frames_per_block + 1))
+        return tuple(
+            self.first_ns + (before + i) * self.frame_period_ns
+            for i in range(1, self.frames_per_block + 1)
+        )
 
     def elapsed(self, seen_ns: int) -> int:
         """Return how many blocks are over once every camera has been seen up to `seen_ns`."""

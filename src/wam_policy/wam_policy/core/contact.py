@@ -14,7 +14,7 @@ from wam_policy.core import planning
 from wam_policy.core.embodiment import Limits
 from wam_policy.core.trajectory import NS_PER_S, Trajectory
 
-SAMPLE_NS = 12_500_000      # two to a planning step: 6 mm at 0.5 m/s, well inside every clearance
+SAMPLE_NS = 12_500_000  # two to a planning step: 6 mm at 0.5 m/s, well inside every clearance
 
 # what is tried of the way to a contact before stopping at once: the arm needs the rest to brake
 SHARES = (0.6, 0.3, 0.0)
@@ -25,7 +25,7 @@ class Contact:
     """Name the first posture of a path in which something is too near."""
 
     row: int
-    what: str                               # 'left_link3 and table'
+    what: str  # 'left_link3 and table'
 
 
 class Obstacles(Protocol):
@@ -65,18 +65,25 @@ def sampled(plan: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     pieces = max(1, int(-(-np.diff(plan.time_ns).max() // SAMPLE_NS)))
     share = np.arange(pieces) / pieces
     length_s = plan.duration_s
-    t = (share * length_s[:, None])[..., None]              # [segments pieces 1]
+    t = (share * length_s[:, None])[..., None]  # [segments pieces 1]
     p, v, a = (field[:-1, None] for field in (plan.position, plan.velocity, plan.acceleration))
     path = p + t * (v + t * (a / 2 + t * plan.jerk[:, None] / 6))
     times_ns = plan.time_ns[:-1, None] + np.round(t[..., 0] * NS_PER_S).astype(np.int64)
     joints = len(plan.names)
-    return (plan.start_ns + np.append(times_ns.ravel(), plan.time_ns[-1]),
-            np.concatenate([path.reshape(-1, joints), plan.position[-1:]]))
+    return (
+        plan.start_ns + np.append(times_ns.ravel(), plan.time_ns[-1]),
+        np.concatenate([path.reshape(-1, joints), plan.position[-1:]]),
+    )
 
 
-def shortened(old: Trajectory, start_ns: int, rows: np.ndarray, limits: Limits,
-              obstacles: Obstacles, held: np.ndarray,
-              ) -> tuple[Trajectory | None, Foreseen | None]:
+def shortened(
+    old: Trajectory,
+    start_ns: int,
+    rows: np.ndarray,
+    limits: Limits,
+    obstacles: Obstacles,
+    held: np.ndarray,
+) -> tuple[Trajectory | None, Foreseen | None]:
     """Leave `old` at `start_ns`, follow `rows` [steps joints] as far as nothing gets too near.
 
     Return the plan and what it was cut short for, if anything; no plan where even stopping at
@@ -89,8 +96,11 @@ def shortened(old: Trajectory, start_ns: int, rows: np.ndarray, limits: Limits,
     steps = (ahead.at_ns - start_ns) // planning.STEP_NS
     for kept in sorted({min(len(rows), round(steps * share)) for share in SHARES}, reverse=True):
         try:
-            plan = (planning.tracked(old, start_ns, rows[:kept], limits) if kept
-                    else planning.stopped(old, start_ns, limits))
+            plan = (
+                planning.tracked(old, start_ns, rows[:kept], limits)
+                if kept
+                else planning.stopped(old, start_ns, limits)
+            )
         except planning.NoPlan:
             continue
         if foreseen(plan, obstacles, held) is None:

@@ -55,8 +55,7 @@ class Table:
     def whole(self, key: str, *, above: int = 0) -> int:
         value = self.take(key)
         if isinstance(value, bool) or not isinstance(value, int) or value <= above:
-            raise ValueError(f'{self.spot(key)}: want a whole number above {above}, '
-                             f'got {value!r}')
+            raise ValueError(f'{self.spot(key)}: want a whole number above {above}, got {value!r}')
         return value
 
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
@@ -70,8 +69,9 @@ class Table:
             raise ValueError(f'{self.spot(key)}: want a list of names, got {values!r}')
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
-            raise ValueError(f'{self.spot(key)}: {", ".join(twice)} stands there twice; '
-                             'remove one')
+            raise ValueError(
+                f'{self.spot(key)}: {", ".join(twice)} stands there twice; remove one'
+            )
         return tuple(values)
 
     def table(self, key: str) -> 'Table':
@@ -99,9 +99,11 @@ class Table:
     def done(self) -> None:
         unknown = [key for key in self._values if key not in self._taken]
         if unknown:
-            raise ValueError(f'{self.spot(str(unknown[0]))} is not a known key; remove it or '
-                             f'correct its spelling (known here: '
-                             f'{", ".join(sorted(self._taken))})')
+            raise ValueError(
+                f'{self.spot(str(unknown[0]))} is not a known key; remove it or '
+                f'correct its spelling (known here: '
+                f'{", ".join(sorted(self._taken))})'
+            )
 
     def _list(self, key: str, count: int | None) -> list[Any]:
         values = self.take(key)
@@ -128,10 +130,12 @@ class _UniqueKeys(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int):
                 raise yaml.constructor.ConstructorError(
-                    None, None, f'{key!r} is no name', key_node.start_mark)
+                    None, None, f'{key!r} is no name', key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f'{key} stands there twice', key_node.start_mark)
+                    None, None, f'{key} stands there twice', key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep=True)
 

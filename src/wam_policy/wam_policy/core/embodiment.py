@@ -24,15 +24,15 @@ class Joint:
     """State what one joint can do (hardware) and may do under a policy (max_*)."""
 
     name: str
-    kind: str                               # one of KINDS
+    kind: str  # one of KINDS
     lower: float
     upper: float
-    hw_velocity: float                      # per s
-    hw_effort: float                        # Nm or N
-    max_velocity: float                     # per s
-    max_acceleration: float                 # per s^2
-    max_jerk: float                         # per s^3
-    max_step: float                         # commanded against measured
+    hw_velocity: float  # per s
+    hw_effort: float  # Nm or N
+    max_velocity: float  # per s
+    max_acceleration: float  # per s^2
+    max_jerk: float  # per s^3
+    max_step: float  # commanded against measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Gripper:
 
     name: str
     side: str
-    command_name: str                       # joint name the driver expects
+    command_name: str  # joint name the driver expects
     raw_open: float
     raw_closed: float
-    raw_range: tuple[float, float]          # readings outside are a wrong unit, not a posture
+    raw_range: tuple[float, float]  # readings outside are a wrong unit, not a posture
     model_open: float
     model_closed: float
 
@@ -72,11 +72,11 @@ class Gripper:
 class Camera:
     """State one view the model expects."""
 
-    key: str                                # the model's name for the view
+    key: str  # the model's name for the view
     topic: str
     info_topic: str
-    frame_id: str                           # optical frame: x right, y down, z forward
-    size: tuple[int, int]                   # width, height
+    frame_id: str  # optical frame: x right, y down, z forward
+    size: tuple[int, int]  # width, height
     fps: float
     max_age_s: float
 
@@ -86,8 +86,8 @@ class Controller:
     """State one trajectory controller and the joints it drives, in its order."""
 
     name: str
-    topic: str                              # trajectory_msgs/JointTrajectory
-    state_topic: str                        # control_msgs/JointTrajectoryControllerState
+    topic: str  # trajectory_msgs/JointTrajectory
+    state_topic: str  # control_msgs/JointTrajectoryControllerState
     joints: tuple[str, ...]
 
 
@@ -96,10 +96,10 @@ class Slice:
     """State one key of the model's state or action vector."""
 
     key: str
-    joints: tuple[str, ...]                 # empty: nothing of ours stands behind it
+    joints: tuple[str, ...]  # empty: nothing of ours stands behind it
     size: int
-    relative: bool = False                  # action = target - state at the observation
-    masked: bool = False                    # the model predicts it, we hold the current value
+    relative: bool = False  # action = target - state at the observation
+    masked: bool = False  # the model predicts it, we hold the current value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,22 +121,22 @@ class Embodiment:
 
     name: str
     title: str
-    model_tag: str                          # selects prompt, view layout and statistics
+    model_tag: str  # selects prompt, view layout and statistics
     language_key: str
-    step_dt_s: float                        # between two rows of a chunk
-    horizon: int                            # rows the released weights predict
-    joints: tuple[Joint, ...]               # in the order of `observed`
-    commanded: tuple[str, ...]              # arms, then grippers
-    observed: tuple[str, ...]               # commanded, then what is only read
+    step_dt_s: float  # between two rows of a chunk
+    horizon: int  # rows the released weights predict
+    joints: tuple[Joint, ...]  # in the order of `observed`
+    commanded: tuple[str, ...]  # arms, then grippers
+    observed: tuple[str, ...]  # commanded, then what is only read
     grippers: tuple[Gripper, ...]
-    cameras: tuple[Camera, ...]             # in the model's order of views
+    cameras: tuple[Camera, ...]  # in the model's order of views
     controllers: tuple[Controller, ...]
-    state_keys: tuple[Slice, ...]           # in the model's order
+    state_keys: tuple[Slice, ...]  # in the model's order
     action_keys: tuple[Slice, ...]
-    rest: Mapping[str, float]               # posture work starts from, one value per observed
+    rest: Mapping[str, float]  # posture work starts from, one value per observed
     safety: Safety
-    vendor: Mapping[str, Any]               # read by the driver side only
-    contract: str                           # SHA-256 of the folder's document
+    vendor: Mapping[str, Any]  # read by the driver side only
+    contract: str  # SHA-256 of the folder's document
 
     def joint(self, name: str) -> Joint:
         return self.joints[self.observed.index(name)]
@@ -148,8 +148,20 @@ class Embodiment:
         """Return the limits of `names` (default: the commanded joints) as read-only vectors."""
         names = self.commanded if names is None else tuple(names)
         rows = [self.joint(name) for name in names]
-        return Limits(names, *(_vector([getattr(joint, field) for joint in rows]) for field in (
-            'lower', 'upper', 'max_velocity', 'max_acceleration', 'max_jerk', 'max_step')))
+        return Limits(
+            names,
+            *(
+                _vector([getattr(joint, field) for joint in rows])
+                for field in (
+                    'lower',
+                    'upper',
+                    'max_velocity',
+                    'max_acceleration',
+                    'max_jerk',
+                    'max_step',
+                )
+            ),
+        )
 
     def rest_of(self, names: Sequence[str]) -> np.ndarray:
         """Return the rest posture of `names`, [names]."""
@@ -172,8 +184,10 @@ def load(name: str, folder: Path = ROBOTS) -> Embodiment:
     robot = _embodiment(document)
     document.done()
     if robot.name != name:
-        raise ValueError(f'{document.spot("name")}: {robot.name!r} stands in the folder {name!r}; '
-                         'make them equal')
+        raise ValueError(
+            f'{document.spot("name")}: {robot.name!r} stands in the folder {name!r}; '
+            'make them equal'
+        )
     return robot
 
 
@@ -183,25 +197,46 @@ def _embodiment(document: Table) -> Embodiment:
     observed = commanded + state_only
     _same(document.spot('commanded, state_only'), observed, tuple(joints))
     grippers = document.tables('grippers', _gripper)
-    _same(document.spot('grippers'), tuple(gripper.name for gripper in grippers),
-          tuple(name for name in joints if joints[name].kind == 'gripper'))
-    controllers = document.tables('controllers', lambda name, table: Controller(
-        name, table.text('topic'), table.text('state_topic'), table.texts('joints')))
-    _same(document.spot('controllers'),
-          tuple(name for controller in controllers for name in controller.joints), commanded)
+    _same(
+        document.spot('grippers'),
+        tuple(gripper.name for gripper in grippers),
+        tuple(name for name in joints if joints[name].kind == 'gripper'),
+    )
+    controllers = document.tables(
+        'controllers',
+        lambda name, table: Controller(
+            name, table.text('topic'), table.text('state_topic'), table.texts('joints')
+        ),
+    )
+    _same(
+        document.spot('controllers'),
+        tuple(name for controller in controllers for name in controller.joints),
+        commanded,
+    )
     model = document.table('model')
     keys = [_slices(model, key, observed) for key in ('state_keys', 'action_keys')]
     driven = tuple(name for key in keys[1] if not key.masked for name in key.joints)
     _same(model.spot('action_keys (not masked)'), driven, commanded)
     robot = Embodiment(
-        name=document.text('name'), title=document.text('title'),
-        model_tag=model.text('tag'), language_key=model.text('language_key'),
-        step_dt_s=1.0 / model.number('step_hz', above=0.0), horizon=model.whole('horizon'),
-        joints=tuple(joints[name] for name in observed), commanded=commanded, observed=observed,
-        grippers=grippers, cameras=document.tables('cameras', _camera), controllers=controllers,
-        state_keys=keys[0], action_keys=keys[1],
-        rest=_rest(document, joints), safety=Safety.read(document.table('safety')),
-        vendor=document.frozen('vendor'), contract=document.digest())
+        name=document.text('name'),
+        title=document.text('title'),
+        model_tag=model.text('tag'),
+        language_key=model.text('language_key'),
+        step_dt_s=1.0 / model.number('step_hz', above=0.0),
+        horizon=model.whole('horizon'),
+        joints=tuple(joints[name] for name in observed),
+        commanded=commanded,
+        observed=observed,
+        grippers=grippers,
+        cameras=document.tables('cameras', _camera),
+        controllers=controllers,
+        state_keys=keys[0],
+        action_keys=keys[1],
+        rest=_rest(document, joints),
+        safety=Safety.read(document.table('safety')),
+        vendor=document.frozen('vendor'),
+        contract=document.digest(),
+    )
     model.done()
     return robot
 
@@ -211,19 +246,24 @@ def _joints(table: Table) -> dict[str, Joint]:
     for name in table:
         spot, row = table.spot(name), table.take(name)
         if not isinstance(row, list) or len(row) != 9 or row[0] not in KINDS:
-            raise ValueError(f'{spot}: want [kind, lower, upper, hw_velocity, hw_effort, '
-                             f'max_velocity, max_acceleration, max_jerk, max_step] with kind one '
-                             f'of {", ".join(KINDS)}, got {row!r}')
+            raise ValueError(
+                f'{spot}: want [kind, lower, upper, hw_velocity, hw_effort, '
+                f'max_velocity, max_acceleration, max_jerk, max_step] with kind one '
+                f'of {", ".join(KINDS)}, got {row!r}'
+            )
         lower, upper = (number(value, spot) for value in row[1:3])
         if lower >= upper:
             raise ValueError(f'{spot}: lower {lower:g} is not below upper {upper:g}; swap them')
         caps = [number(value, spot, above=0.0) for value in row[3:]]
         if caps[2] > caps[0]:
-            raise ValueError(f'{spot}: max_velocity {caps[2]:g} is above hw_velocity {caps[0]:g}; '
-                             'lower it')
+            raise ValueError(
+                f'{spot}: max_velocity {caps[2]:g} is above hw_velocity {caps[0]:g}; lower it'
+            )
         if row[0] == 'gripper' and (lower, upper) != (0.0, 1.0):
-            raise ValueError(f'{spot}: a gripper goes from 0 (closed) to 1 (open); raw units '
-                             'belong under grippers')
+            raise ValueError(
+                f'{spot}: a gripper goes from 0 (closed) to 1 (open); raw units '
+                'belong under grippers'
+            )
         joints[name] = Joint(name, row[0], lower, upper, *caps)
     return joints
 
@@ -231,17 +271,25 @@ def _joints(table: Table) -> dict[str, Joint]:
 def _gripper(name: str, table: Table) -> Gripper:
     low, high = table.numbers('raw_range', 2)
     gripper = Gripper(
-        name=name, side=table.text('side'), command_name=table.text('command_name'),
-        raw_open=table.number('raw_open'), raw_closed=table.number('raw_closed'),
+        name=name,
+        side=table.text('side'),
+        command_name=table.text('command_name'),
+        raw_open=table.number('raw_open'),
+        raw_closed=table.number('raw_closed'),
         raw_range=(low, high),
-        model_open=table.number('model_open'), model_closed=table.number('model_closed'))
+        model_open=table.number('model_open'),
+        model_closed=table.number('model_closed'),
+    )
     for sense in ('raw', 'model'):
         if getattr(gripper, f'{sense}_open') == getattr(gripper, f'{sense}_closed'):
-            raise ValueError(f'{table.spot(f"{sense}_open")} equals {sense}_closed; '
-                             'measure both ends')
+            raise ValueError(
+                f'{table.spot(f"{sense}_open")} equals {sense}_closed; measure both ends'
+            )
     if not (gripper.readable(gripper.raw_open) and gripper.readable(gripper.raw_closed)):
-        raise ValueError(f'{table.spot("raw_range")}: {list(gripper.raw_range)} does not hold '
-                         'raw_open and raw_closed; widen it')
+        raise ValueError(
+            f'{table.spot("raw_range")}: {list(gripper.raw_range)} does not hold '
+            'raw_open and raw_closed; widen it'
+        )
     return gripper
 
 
@@ -249,10 +297,15 @@ def _camera(key: str, table: Table) -> Camera:
     width, height = table.numbers('size', 2)
     if min(width, height) < 1 or width % 1 or height % 1:
         raise ValueError(f'{table.spot("size")}: want [width, height] in pixels')
-    return Camera(key=key, topic=table.text('topic'), info_topic=table.text('info_topic'),
-                  frame_id=table.text('frame_id'), size=(int(width), int(height)),
-                  fps=table.number('fps', above=0.0),
-                  max_age_s=table.number('max_age_s', above=0.0))
+    return Camera(
+        key=key,
+        topic=table.text('topic'),
+        info_topic=table.text('info_topic'),
+        frame_id=table.text('frame_id'),
+        size=(int(width), int(height)),
+        fps=table.number('fps', above=0.0),
+        max_age_s=table.number('max_age_s', above=0.0),
+    )
 
 
 def _slices(model: Table, which: str, observed: Sequence[str]) -> tuple[Slice, ...]:
@@ -260,16 +313,20 @@ def _slices(model: Table, which: str, observed: Sequence[str]) -> tuple[Slice, .
         joints = table.texts('joints', empty=True)
         unknown = [name for name in joints if name not in observed]
         if unknown:
-            raise ValueError(f'{table.spot("joints")}: unknown joint {", ".join(unknown)}; use '
-                             'names from the joints table')
+            raise ValueError(
+                f'{table.spot("joints")}: unknown joint {", ".join(unknown)}; use '
+                'names from the joints table'
+            )
         if which == 'state_keys':
             return Slice(key, joints, len(joints))
         size = len(joints) or table.whole('size')
         masked = _truth(table, 'masked')
         if not joints and not masked:
-            raise ValueError(f'{table.spot("masked")}: without joints there is nothing to drive; '
-                             'set it to true')
+            raise ValueError(
+                f'{table.spot("masked")}: without joints there is nothing to drive; set it to true'
+            )
         return Slice(key, joints, size, _truth(table, 'relative'), masked)
+
     return model.tables(which, read)
 
 
@@ -285,8 +342,10 @@ def _rest(document: Table, joints: Mapping[str, Joint]) -> Mapping[str, float]:
     _same(table.where, tuple(table), tuple(joints))
     for name, joint in joints.items():
         if not joint.lower <= table.number(name) <= joint.upper:
-            raise ValueError(f'{table.spot(name)}: {table.number(name):g} is outside '
-                             f'[{joint.lower:g}, {joint.upper:g}]; move it inside')
+            raise ValueError(
+                f'{table.spot(name)}: {table.number(name):g} is outside '
+                f'[{joint.lower:g}, {joint.upper:g}]; move it inside'
+            )
     return document.frozen('rest')
 
 
@@ -296,8 +355,9 @@ def _same(spot: str, given: Sequence[str], wanted: Sequence[str]) -> None:
     twice = sorted({name for name in given if given.count(name) > 1})
     for names_, what in ((unknown, 'unknown'), (missing, 'missing'), (twice, 'named twice')):
         if names_:
-            raise ValueError(f'{spot}: {", ".join(names_)} {what}; want each of '
-                             f'{", ".join(wanted)} once')
+            raise ValueError(
+                f'{spot}: {", ".join(names_)} {what}; want each of {", ".join(wanted)} once'
+            )
 
 
 def _vector(values: Sequence[float]) -> np.ndarray:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from enum import Enum
 from types import MappingProxyType
 
-NAME_WORDS = 6                              # of the instruction in a folder's name
-NAME_LENGTH = 40                            # characters of them
+NAME_WORDS = 6  # of the instruction in a folder's name
+NAME_LENGTH = 40  # characters of them
 LABEL_KEY = re.compile(r'[a-z][a-z0-9_]{0,39}')
-LABEL_LENGTH = 1000                         # characters of a value
+LABEL_LENGTH = 1000  # characters of a value
 LABEL_PREFIX = 'label.'
 
 
@@ -26,10 +26,10 @@ class Success(Enum):
 class Episode:
     """Hold what is known when an episode starts."""
 
-    name: str                               # its folder
+    name: str  # its folder
     robot: str
-    contract: str                           # of the embodiment that was recorded
-    instruction: str                        # at the start; a topic tells of later ones
+    contract: str  # of the embodiment that was recorded
+    instruction: str  # at the start; a topic tells of later ones
     start_ns: int
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -38,9 +38,14 @@ class Episode:
 
     def described(self) -> dict[str, str]:
         """Return it as the text pairs that stand at the beginning of its bag."""
-        return {'episode': self.name, 'robot': self.robot, 'contract': self.contract,
-                'instruction': self.instruction, 'start_ns': str(self.start_ns),
-                **{LABEL_PREFIX + key: value for key, value in self.labels.items()}}
+        return {
+            'episode': self.name,
+            'robot': self.robot,
+            'contract': self.contract,
+            'instruction': self.instruction,
+            'start_ns': str(self.start_ns),
+            **{LABEL_PREFIX + key: value for key, value in self.labels.items()},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +55,17 @@ class Ending:
     reason: str
     success: Success = Success.UNKNOWN
     note: str = ''
-    dropped: Mapping[str, int] = field(default_factory=dict)    # topic -> lost messages
+    dropped: Mapping[str, int] = field(default_factory=dict)  # topic -> lost messages
 
     def described(self) -> dict[str, str]:
         """Return it as the text pairs that stand at the end of the bag."""
-        return {'ended': self.reason, 'success': self.success.value, 'note': self.note,
-                'dropped': str(sum(self.dropped.values())),
-                **{f'dropped.{topic}': str(count) for topic, count in self.dropped.items()
-                   if count}}
+        return {
+            'ended': self.reason,
+            'success': self.success.value,
+            'note': self.note,
+            'dropped': str(sum(self.dropped.values())),
+            **{f'dropped.{topic}': str(count) for topic, count in self.dropped.items() if count},
+        }
 
 
 def labels(pairs: Iterable[str]) -> dict[str, str]:
@@ -67,13 +75,16 @@ def labels(pairs: Iterable[str]) -> dict[str, str]:
         key, equals, value = pair.partition('=')
         key = key.strip()
         if not equals or not LABEL_KEY.fullmatch(key):
-            raise ValueError(f'label {pair!r}: want key=value with a key of small letters, '
-                             'digits and underscores')
+            raise ValueError(
+                f'label {pair!r}: want key=value with a key of small letters, '
+                'digits and underscores'
+            )
         if key in found:
             raise ValueError(f'label {key!r} is given twice')
         if len(value) > LABEL_LENGTH:
-            raise ValueError(f'label {key!r} has {len(value)} characters, at most {LABEL_LENGTH} '
-                             'are taken')
+            raise ValueError(
+                f'label {key!r} has {len(value)} characters, at most {LABEL_LENGTH} are taken'
+            )
         found[key] = value.strip()
     return found
 

@@ -15,17 +15,17 @@ import numpy as np
 
 from wam_policy.core.trajectory import NS_PER_S, Motion, Trajectory
 
-REST_VELOCITY = 1.2e-7      # the controller compares with the epsilon of a 32-bit float
+REST_VELOCITY = 1.2e-7  # the controller compares with the epsilon of a 32-bit float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Points:
     """Hold a trajectory message as arrays; velocity and acceleration may be absent."""
 
-    stamp_ns: int                           # 0: starts when it is accepted
+    stamp_ns: int  # 0: starts when it is accepted
     names: tuple[str, ...]
-    time_ns: np.ndarray                     # int64 [points], from the stamp
-    position: np.ndarray                    # float64 [points joints]
+    time_ns: np.ndarray  # int64 [points], from the stamp
+    position: np.ndarray  # float64 [points joints]
     velocity: np.ndarray | None
     acceleration: np.ndarray | None
 
@@ -48,27 +48,46 @@ class Points:
             fields.append(np.array(rows, dtype=np.float64))
         time_ns = [_ns(point.time_from_start) for point in points]
         position = np.empty((0, len(names))) if fields[0] is None else fields[0]
-        return cls(_ns(message.header.stamp), names, np.array(time_ns, dtype=np.int64), position,
-                   fields[1], fields[2])
+        return cls(
+            _ns(message.header.stamp),
+            names,
+            np.array(time_ns, dtype=np.int64),
+            position,
+            fields[1],
+            fields[2],
+        )
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Self:
         """Return the points of a planned trajectory."""
-        return cls(trajectory.start_ns, trajectory.names, trajectory.time_ns,
-                   trajectory.position, trajectory.velocity, trajectory.acceleration)
+        return cls(
+            trajectory.start_ns,
+            trajectory.names,
+            trajectory.time_ns,
+            trajectory.position,
+            trajectory.velocity,
+            trajectory.acceleration,
+        )
 
     def sorted_for(self, names: Sequence[str]) -> Self:
         """Return the same points with the joints in the order of `names`."""
         columns = [self.names.index(name) for name in names]
-        return type(self)(self.stamp_ns, tuple(names), self.time_ns, self.position[:, columns],
-                          None if self.velocity is None else self.velocity[:, columns],
-                          None if self.acceleration is None else self.acceleration[:, columns])
+        return type(self)(
+            self.stamp_ns,
+            tuple(names),
+            self.time_ns,
+            self.position[:, columns],
+            None if self.velocity is None else self.velocity[:, columns],
+            None if self.acceleration is None else self.acceleration[:, columns],
+        )
 
     def flaw(self, names: Sequence[str], now_ns: int) -> str | None:
         """Return why a controller of `names` would not take this at `now_ns`."""
         if sorted(self.names) != sorted(names):
-            return (f'joint names {", ".join(self.names) or "(none)"} are not '
-                    f'{", ".join(names)}: all of them are needed, each once')
+            return (
+                f'joint names {", ".join(self.names) or "(none)"} are not '
+                f'{", ".join(names)}: all of them are needed, each once'
+            )
         if not len(self.time_ns):
             return 'empty trajectory: ignored, it cannot be used to stop'
         for field in ('position', 'velocity', 'acceleration'):
@@ -90,11 +109,11 @@ class Follower:
 
     def __init__(self, names: Sequence[str], position: np.ndarray) -> None:
         self.names = tuple(names)
-        self.state = Motion.at_rest(position)           # last set-point
-        self.state_ns: int | None = None                # when it was sampled
+        self.state = Motion.at_rest(position)  # last set-point
+        self.state_ns: int | None = None  # when it was sampled
         self.points: Points | None = None
         self._before: tuple[int, Motion] | None = None  # set-point when points were accepted
-        self._piece: Piece | None = None                # what the last set-point lay on
+        self._piece: Piece | None = None  # what the last set-point lay on
 
     def accept(self, message: Any, now_ns: int) -> str | None:
         """Replace the running trajectory with a message or Points; return why not, if not.
@@ -111,8 +130,14 @@ class Follower:
         points = points.sorted_for(self.names)
         start_ns = points.stamp_ns or now_ns
         self._before = (now_ns if self.state_ns is None else self.state_ns, self.state)
-        self.points = Points(start_ns, points.names, points.time_ns, points.position,
-                             points.velocity, points.acceleration)
+        self.points = Points(
+            start_ns,
+            points.names,
+            points.time_ns,
+            points.position,
+            points.velocity,
+            points.acceleration,
+        )
         self._piece = None
         return None
 
@@ -149,12 +174,21 @@ class Follower:
         first_ns = int(points.time_ns[0])
         before_ns, before = self._before
         before_ns = min(before_ns - points.stamp_ns, first_ns - 1)
-        return Piece.between(Points(
-            0, points.names, np.array([before_ns, first_ns]),
-            np.stack([before.position, points.position[0]]),
-            None if points.velocity is None else np.stack([before.velocity, points.velocity[0]]),
-            None if points.acceleration is None else np.stack(
-                [before.acceleration, points.acceleration[0]])), 0)
+        return Piece.between(
+            Points(
+                0,
+                points.names,
+                np.array([before_ns, first_ns]),
+                np.stack([before.position, points.position[0]]),
+                None
+                if points.velocity is None
+                else np.stack([before.velocity, points.velocity[0]]),
+                None
+                if points.acceleration is None
+                else np.stack([before.acceleration, points.acceleration[0]]),
+            ),
+            0,
+        )
 
 
 POWERS = np.arange(6)
@@ -166,17 +200,19 @@ class Piece:
 
     start_ns: int
     end_ns: int
-    weights: np.ndarray     # float64 [6 3*joints]: powers of t -> position, velocity, acceleration
+    weights: np.ndarray  # float64 [6 3*joints]: powers of t -> position, velocity, acceleration
 
     @classmethod
     def between(cls, points: Points, knot: int) -> Self:
         """Interpolate from `knot` on: quintic with accelerations, cubic with velocities, else
         straight.
         """
-        start_ns, end_ns = (int(ns) for ns in points.time_ns[knot:knot + 2])
+        start_ns, end_ns = (int(ns) for ns in points.time_ns[knot : knot + 2])
         end = float(end_ns - start_ns) / NS_PER_S
-        ends = [None if field is None else field[knot:knot + 2]
-                for field in (points.position, points.velocity, points.acceleration)]
+        ends = [
+            None if field is None else field[knot : knot + 2]
+            for field in (points.position, points.velocity, points.acceleration)
+        ]
         c, velocity, acceleration = np.zeros((3, 6, len(points.names)))
         if ends[1] is None:
             c[:2] = _straight(end, *ends[0])
@@ -201,20 +237,34 @@ def _straight(end: float, p0: np.ndarray, p1: np.ndarray) -> tuple[np.ndarray, .
     return p0, (p1 - p0) / end
 
 
-def _cubic(end: float, p0: np.ndarray, p1: np.ndarray, v0: np.ndarray,
-           v1: np.ndarray) -> tuple[np.ndarray, ...]:
+def _cubic(
+    end: float, p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """Return the coefficients of the cubic through both states, `end` seconds apart."""
     rise, turn = p1 - p0 - v0 * end, (v1 - v0) * end
     return p0, v0, (3 * rise - turn) / end**2, (turn - 2 * rise) / end**3
 
 
-def _quintic(end: float, p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray,
-             a0: np.ndarray, a1: np.ndarray) -> tuple[np.ndarray, ...]:
+def _quintic(
+    end: float,
+    p0: np.ndarray,
+    p1: np.ndarray,
+    v0: np.ndarray,
+    v1: np.ndarray,
+    a0: np.ndarray,
+    a1: np.ndarray,
+) -> tuple[np.ndarray, ...]:
     """Return the coefficients of the quintic through both states, `end` seconds apart."""
     rise = p1 - p0 - end * (v0 + end * a0 / 2)
     turn, bend = (v1 - v0 - a0 * end) * end, (a1 - a0) * end**2
-    return (p0, v0, a0 / 2, (10 * rise - 4 * turn + bend / 2) / end**3,
-            (7 * turn - 15 * rise - bend) / end**4, (6 * rise - 3 * turn + bend / 2) / end**5)
+    return (
+        p0,
+        v0,
+        a0 / 2,
+        (10 * rise - 4 * turn + bend / 2) / end**3,
+        (7 * turn - 15 * rise - bend) / end**4,
+        (6 * rise - 3 * turn + bend / 2) / end**5,
+    )
 
 
 def _ns(time: Any) -> int:

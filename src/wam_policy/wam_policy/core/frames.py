@@ -20,16 +20,16 @@ RATE_WINDOW_NS = 2_000_000_000
 # Samples kept per second of history and nominal rate: a source this much faster than promised
 # shortens the history instead of filling the memory.
 HEADROOM = 1.5
-JOINTS_HZ = 500.0                           # fastest joint states that get the whole history
+JOINTS_HZ = 500.0  # fastest joint states that get the whole history
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Say why there is no observation now."""
 
-    source: str                             # camera key, or 'joints'
+    source: str  # camera key, or 'joints'
     reason: str
-    missing: bool                           # nothing has arrived yet, as opposed to too old
+    missing: bool  # nothing has arrived yet, as opposed to too old
 
 
 class Ring[T: (Frame, JointState)]:
@@ -37,15 +37,16 @@ class Ring[T: (Frame, JointState)]:
 
     def __init__(self, history_ns: int, capacity: int) -> None:
         if history_ns < 1 or capacity < 1:
-            raise ValueError(f'ring: want a history and a capacity above 0, got {history_ns} ns '
-                             f'and {capacity}')
+            raise ValueError(
+                f'ring: want a history and a capacity above 0, got {history_ns} ns and {capacity}'
+            )
         self._history_ns = history_ns
         self._capacity = capacity
         self._samples: list[T] = []
         self.received = 0
-        self.duplicates = 0                 # the newest stamp again: a source that froze
-        self.reordered = 0                  # a little older than the newest: came too late
-        self.jumps = 0                      # stamps went back for good: history dropped
+        self.duplicates = 0  # the newest stamp again: a source that froze
+        self.reordered = 0  # a little older than the newest: came too late
+        self.jumps = 0  # stamps went back for good: history dropped
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -65,9 +66,10 @@ class Ring[T: (Frame, JointState)]:
                 self.jumps += 1
                 self._samples.clear()
         self._samples.append(sample)
-        old = bisect_right(self._samples, sample.stamp_ns - self._history_ns,
-                           key=attrgetter('stamp_ns'))
-        del self._samples[:max(old, len(self._samples) - self._capacity)]
+        old = bisect_right(
+            self._samples, sample.stamp_ns - self._history_ns, key=attrgetter('stamp_ns')
+        )
+        del self._samples[: max(old, len(self._samples) - self._capacity)]
         return True
 
     @property
@@ -98,9 +100,12 @@ class Views:
         history_ns = round(gate.history_s * 1e9)
         self._robot = robot
         self._gate = gate
-        self.rings: Mapping[str, Ring[Frame]] = MappingProxyType({
-            camera.key: Ring(history_ns, round(gate.history_s * camera.fps * HEADROOM) + 1)
-            for camera in robot.cameras})
+        self.rings: Mapping[str, Ring[Frame]] = MappingProxyType(
+            {
+                camera.key: Ring(history_ns, round(gate.history_s * camera.fps * HEADROOM) + 1)
+                for camera in robot.cameras
+            }
+        )
         self.joints: Ring[JointState] = Ring(history_ns, round(gate.history_s * JOINTS_HZ) + 1)
 
     def clear(self) -> None:
@@ -133,41 +138,61 @@ class Views:
         frames = []
         for camera, frame in picked.items():
             if frame is None or max(stamps_ns) - frame.stamp_ns > limit_s * 1e9:
-                nearest = (f'{(max(stamps_ns) - frame.stamp_ns) / 1e9:.3f} s' if frame else 'none')
-                return Refusal(camera.key, f'cameras are too far apart: {camera.key} has no frame '
-                               f'within {limit_s:g} s before the newest of them (nearest: '
-                               f'{nearest})', missing=False)
+                nearest = f'{(max(stamps_ns) - frame.stamp_ns) / 1e9:.3f} s' if frame else 'none'
+                return Refusal(
+                    camera.key,
+                    f'cameras are too far apart: {camera.key} has no frame '
+                    f'within {limit_s:g} s before the newest of them (nearest: '
+                    f'{nearest})',
+                    missing=False,
+                )
             if t_ns - frame.stamp_ns > camera.max_age_s * 1e9:
-                return Refusal(camera.key, f'camera {camera.key}: no frame within '
-                               f'{camera.max_age_s:g} s before', missing=False)
+                return Refusal(
+                    camera.key,
+                    f'camera {camera.key}: no frame within {camera.max_age_s:g} s before',
+                    missing=False,
+                )
             frames.append(frame)
         joints = self.joints.as_of(t_ns)
         limit_s = self._gate.joints_max_age_s
         if joints is None or t_ns - joints.stamp_ns > limit_s * 1e9:
-            return Refusal('joints', f'no joint state within {limit_s:g} s before the frames',
-                           missing=False)
+            return Refusal(
+                'joints', f'no joint state within {limit_s:g} s before the frames', missing=False
+            )
         return Observation(t_ns, tuple(frames), joints)
 
     def _stale(self, now_ns: int) -> Refusal | None:
         """Return the first sense that is missing, too old or ahead of the clock."""
         for camera in self._robot.cameras:
-            refusal = _refused(camera.key, f'camera {camera.key} ({camera.topic})',
-                               self.rings[camera.key].newest, now_ns, camera.max_age_s)
+            refusal = _refused(
+                camera.key,
+                f'camera {camera.key} ({camera.topic})',
+                self.rings[camera.key].newest,
+                now_ns,
+                camera.max_age_s,
+            )
             if refusal:
                 return refusal
-        return _refused('joints', 'joint states', self.joints.newest, now_ns,
-                        self._gate.joints_max_age_s)
+        return _refused(
+            'joints', 'joint states', self.joints.newest, now_ns, self._gate.joints_max_age_s
+        )
 
 
-def _refused(source: str, what: str, newest: Frame | JointState | None, now_ns: int,
-             limit_s: float) -> Refusal | None:
+def _refused(
+    source: str, what: str, newest: Frame | JointState | None, now_ns: int, limit_s: float
+) -> Refusal | None:
     if newest is None:
         return Refusal(source, f'{what}: nothing has arrived yet', missing=True)
     age_s = (now_ns - newest.stamp_ns) / 1e9
     if age_s > limit_s:
-        return Refusal(source, f'{what}: newest is {age_s:.3f} s old, limit {limit_s:g} s',
-                       missing=False)
+        return Refusal(
+            source, f'{what}: newest is {age_s:.3f} s old, limit {limit_s:g} s', missing=False
+        )
     if -age_s > limit_s:
-        return Refusal(source, f'{what}: newest is stamped {-age_s:.3f} s in the future, limit '
-                       f'{limit_s:g} s; synchronise the clocks', missing=False)
+        return Refusal(
+            source,
+            f'{what}: newest is stamped {-age_s:.3f} s in the future, limit '
+            f'{limit_s:g} s; synchronise the clocks',
+            missing=False,
+        )
     return None

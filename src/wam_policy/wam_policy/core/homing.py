@@ -12,9 +12,9 @@ from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.trajectory import NS_PER_S
 from wam_policy.core.types import Chunk
 
-HOME = 'home'               # what its sessions begin with: nobody's policy
-SPEED = 0.6                 # rad/s on the average way of the joint that goes furthest
-SLOW = 0.12                 # the same during a first move, which is limited to less
+HOME = 'home'  # what its sessions begin with: nobody's policy
+SPEED = 0.6  # rad/s on the average way of the joint that goes furthest
+SLOW = 0.12  # the same during a first move, which is limited to less
 SHORTEST_S = 0.3
 ROWS = 24
 
@@ -24,7 +24,7 @@ class Homing:
     """Lead from one posture to rest, without a jerk at either end; then stay there."""
 
     robot: Embodiment
-    start: np.ndarray                       # [commanded]
+    start: np.ndarray  # [commanded]
     start_ns: int
     slowly: bool
     session: str
@@ -44,7 +44,16 @@ class Homing:
         robot = self.robot
         passed_s = (now_ns - self.start_ns) / NS_PER_S + np.arange(ROWS) * robot.step_dt_s
         x = np.clip(passed_s / self.duration_s, 0.0, 1.0)[:, None]
-        share = x**3 * (10.0 - 15.0 * x + 6.0 * x * x)      # level in speed and acceleration
+        share = x**3 * (10.0 - 15.0 * x + 6.0 * x * x)  # level in speed and acceleration
         rows = self.start + share * (self.rest - self.start)
-        return Chunk(now_ns, self.session, sequence, robot.step_dt_s, robot.commanded, rows,
-                     rows[0], robot.contract, {})
+        return Chunk(
+            now_ns,
+            self.session,
+            sequence,
+            robot.step_dt_s,
+            robot.commanded,
+            rows,
+            rows[0],
+            robot.contract,
+            {},
+        )

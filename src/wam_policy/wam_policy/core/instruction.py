@@ -11,8 +11,12 @@ def cleaned(text: str, max_length: int) -> str:
     which means stop and hold.
     """
     if len(text) > max_length:
-        raise ValueError(f'instruction has {len(text)} characters, at most {max_length} are '
-                         'taken; shorten it')
-    plain = (character for character in ' '.join(text.split())
-             if not unicodedata.category(character).startswith('C'))
+        raise ValueError(
+            f'instruction has {len(text)} characters, at most {max_length} are taken; shorten it'
+        )
+    plain = (
+        character
+        for character in ' '.join(text.split())
+        if not unicodedata.category(character).startswith('C')
+    )
     return ' '.join(''.join(plain).split())

@@ -29,5 +29,7 @@ def late(running: Follower, candidate: Follower, now_ns: int, jerk: np.ndarray) 
     joint = int(np.argmax(jump / jerk))
     if jump[joint] <= EDGE_S * jerk[joint]:
         return None
-    return (f'came too late: the acceleration of {running.names[joint]} would jump by '
-            f'{jump[joint]:.3g}')
+    return (
+        f'came too late: the acceleration of {running.names[joint]} would jump by '
+        f'{jump[joint]:.3g}'
+    )

@@ -12,7 +12,7 @@ from wam_policy.core.trajectory import Trajectory
 class Worst:
     """Hold the largest use of each limit per joint, 1.0 = at the limit, [joints] each."""
 
-    position: np.ndarray                    # distance from mid-range over half the range
+    position: np.ndarray  # distance from mid-range over half the range
     velocity: np.ndarray
     acceleration: np.ndarray
     jerk: np.ndarray
@@ -28,10 +28,12 @@ def worst(trajectory: Trajectory, limits: Limits) -> Worst:
     lowest, highest = span(trajectory)
     middle, half = (limits.upper + limits.lower) / 2, (limits.upper - limits.lower) / 2
     jerk = np.abs(trajectory.jerk).max(axis=0, initial=0.0)
-    return Worst(np.maximum(highest - middle, middle - lowest) / half,
-                 _top_speed(trajectory) / limits.velocity,
-                 np.abs(trajectory.acceleration).max(axis=0) / limits.acceleration,
-                 jerk / limits.jerk)
+    return Worst(
+        np.maximum(highest - middle, middle - lowest) / half,
+        _top_speed(trajectory) / limits.velocity,
+        np.abs(trajectory.acceleration).max(axis=0) / limits.acceleration,
+        jerk / limits.jerk,
+    )
 
 
 def span(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
@@ -43,8 +45,10 @@ def span(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
             inside = (t > 0.0) & (t < end)
             t = np.where(inside, t, 0.0)
             positions.append(p + t * (v + t * (a / 2 + t * jerk / 6)))
-    return (np.min([block.min(axis=0) for block in positions], axis=0),
-            np.max([block.max(axis=0) for block in positions], axis=0))
+    return (
+        np.min([block.min(axis=0) for block in positions], axis=0),
+        np.max([block.max(axis=0) for block in positions], axis=0),
+    )
 
 
 def margined(robot: Embodiment) -> Limits:
@@ -64,8 +68,13 @@ def gripping(robot: Embodiment) -> np.ndarray:
 
 def _segments(trajectory: Trajectory) -> tuple[np.ndarray, ...]:
     """Return p, v, a at the start of each segment, its jerk and its length [segments 1]."""
-    return (trajectory.position[:-1], trajectory.velocity[:-1], trajectory.acceleration[:-1],
-            trajectory.jerk, trajectory.duration_s[:, None])
+    return (
+        trajectory.position[:-1],
+        trajectory.velocity[:-1],
+        trajectory.acceleration[:-1],
+        trajectory.jerk,
+        trajectory.duration_s[:, None],
+    )
 
 
 def _top_speed(trajectory: Trajectory) -> np.ndarray:
@@ -75,7 +84,7 @@ def _top_speed(trajectory: Trajectory) -> np.ndarray:
     _, v, a, jerk, end = _segments(trajectory)
     with np.errstate(divide='ignore', invalid='ignore'):
         t = -a / jerk
-    t = np.where((t > 0.0) & (t < end), t, 0.0)             # NaN compares false
+    t = np.where((t > 0.0) & (t < end), t, 0.0)  # NaN compares false
     return np.maximum(speed, np.abs(v + t * (a + t * jerk / 2)).max(axis=0))
 
 

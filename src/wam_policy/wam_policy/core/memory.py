@@ -24,7 +24,7 @@ class Grid:
 
     frames_per_block: int
     frame_period_ns: int
-    window_blocks: int                      # blocks the cache can hold after the first frame
+    window_blocks: int  # blocks the cache can hold after the first frame
 
     def __post_init__(self) -> None:
         if min(self.frames_per_block, self.frame_period_ns, self.window_blocks) < 1:
@@ -35,14 +35,16 @@ class Grid:
 class Block:
     """Hold the frames of one block, picked as of the grid's instants."""
 
-    index: int                              # 0: the first frame alone
+    index: int  # 0: the first frame alone
     stamps_ns: tuple[int, ...]
     views: Mapping[str, tuple[Frame, ...]]  # camera -> one frame per instant
 
     def pixels(self) -> dict[str, np.ndarray]:
         """Copy the frames into one array per camera, uint8 [frames height width 3]."""
-        return {camera: np.stack([frame.rgb for frame in frames])
-                for camera, frames in self.views.items()}
+        return {
+            camera: np.stack([frame.rgb for frame in frames])
+            for camera, frames in self.views.items()
+        }
 
 
 class Memory:
@@ -69,11 +71,11 @@ class Memory:
 
     def begin(self, seen: Observation) -> None:
         """Start a new record with one complete view."""
-        self._clock = KvClock(seen.stamp_ns, self.grid.frame_period_ns,
-                              self.grid.frames_per_block)
+        self._clock = KvClock(seen.stamp_ns, self.grid.frame_period_ns, self.grid.frames_per_block)
         self._blocks.clear()
-        self._blocks.append(Block(0, self._clock.stamps_ns(0),
-                                  {frame.camera: (frame,) for frame in seen.frames}))
+        self._blocks.append(
+            Block(0, self._clock.stamps_ns(0), {frame.camera: (frame,) for frame in seen.frames})
+        )
 
     def advance(self, rings: Rings) -> str | None:
         """Append every block whose time has passed; return why the record broke, if it did.
@@ -111,21 +113,32 @@ class Memory:
         stand-in: real, and directly before the block that follows it.
         """
         oldest = self._blocks[0]
-        return Block(oldest.index, oldest.stamps_ns[-1:],
-                     {camera: frames[-1:] for camera, frames in oldest.views.items()})
+        return Block(
+            oldest.index,
+            oldest.stamps_ns[-1:],
+            {camera: frames[-1:] for camera, frames in oldest.views.items()},
+        )
 
-    def _picked(self, camera: str, ring: Ring[Frame], stamps_ns: tuple[int, ...],
-                ) -> tuple[tuple[Frame, ...], str | None]:
+    def _picked(
+        self,
+        camera: str,
+        ring: Ring[Frame],
+        stamps_ns: tuple[int, ...],
+    ) -> tuple[tuple[Frame, ...], str | None]:
         """Return the frames shown at the instants, or why this is no record of them."""
         shape = self._blocks[-1].views[camera][-1].rgb.shape
         frames = []
         for stamp_ns in stamps_ns:
             frame = ring.as_of(stamp_ns)
             if frame is None or stamp_ns - frame.stamp_ns > self._max_gap_ns:
-                return (), (f'{camera} showed nothing for more than {self._max_gap_ns / 1e9:g} s; '
-                            'the memory begins anew')
+                return (), (
+                    f'{camera} showed nothing for more than {self._max_gap_ns / 1e9:g} s; '
+                    'the memory begins anew'
+                )
             if frame.rgb.shape != shape:
-                return (), (f'{camera} changed from {shape[1]}x{shape[0]} to '
-                            f'{frame.rgb.shape[1]}x{frame.rgb.shape[0]}; the memory begins anew')
+                return (), (
+                    f'{camera} changed from {shape[1]}x{shape[0]} to '
+                    f'{frame.rgb.shape[1]}x{frame.rgb.shape[0]}; the memory begins anew'
+                )
             frames.append(frame)
         return tuple(frames), None

@@ -8,9 +8,9 @@ from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.trajectory import NS_PER_S, Trajectory
 from wam_policy.core.types import JointState
 
-STILL_RAD = 0.01            # less movement than this over the window is a robot at rest
+STILL_RAD = 0.01  # less movement than this over the window is a robot at rest
 STILL_WINDOW_NS = 200_000_000
-AHEAD_NS = 50_000_000       # a stamp this far in the future is a wrong clock, not jitter
+AHEAD_NS = 50_000_000  # a stamp this far in the future is a wrong clock, not jitter
 
 
 class Posture:
@@ -21,15 +21,17 @@ class Posture:
         self.max_age_ns = round(robot.safety.observation.joints_max_age_s * NS_PER_S)
         self.newest: JointState | None = None
         # how the joints stand that are only read; the rest posture until they are
-        self.held = robot.observed[len(robot.commanded):]
+        self.held = robot.observed[len(robot.commanded) :]
         self.body = robot.rest_of(self.held)
         self.past: deque[tuple[int, np.ndarray]] = deque(maxlen=1000)
 
     def put(self, state: JointState, now_ns: int) -> str | None:
         """Take one joint state; return why not when its stamp is wrong or not newer."""
         if state.stamp_ns > now_ns + AHEAD_NS:
-            return (f'joint state is stamped {(state.stamp_ns - now_ns) / NS_PER_S:.2f} s in the '
-                    'future: clocks differ')
+            return (
+                f'joint state is stamped {(state.stamp_ns - now_ns) / NS_PER_S:.2f} s in the '
+                'future: clocks differ'
+            )
         if self.newest is not None and state.stamp_ns <= self.newest.stamp_ns:
             return 'joint state is not newer than the one before'
         self.newest = state
@@ -77,8 +79,10 @@ def strayed(command: Trajectory, posture: Posture, step_limit: np.ndarray) -> st
     over = np.abs(due - posture.position) - step_limit
     joint = int(over.argmax())
     if over[joint] > 0.0:
-        return (f'{posture.names[joint]} is {over[joint] + step_limit[joint]:.3f} rad from its '
-                f'command, more than {step_limit[joint]:g}')
+        return (
+            f'{posture.names[joint]} is {over[joint] + step_limit[joint]:.3f} rad from its '
+            f'command, more than {step_limit[joint]:g}'
+        )
     return None
 
 
@@ -110,8 +114,10 @@ class Clamps:
 
     def excess(self) -> str | None:
         if self.rate_hz > self.trip.rate_hz:
-            return (f'{self.rate_hz:.0f} rows per second limited, more than '
-                    f'{self.trip.rate_hz:g}: the policy asks for what the arm may not do')
+            return (
+                f'{self.rate_hz:.0f} rows per second limited, more than '
+                f'{self.trip.rate_hz:g}: the policy asks for what the arm may not do'
+            )
         return None
 
     def forget(self, now_ns: int) -> None:
@@ -126,8 +132,8 @@ class Strain:
     def __init__(self, robot: Embodiment, gripping: np.ndarray) -> None:
         self.rule, self.names = robot.safety.effort_trip, robot.commanded
         full = np.array([robot.joint(name).hw_effort for name in robot.commanded])
-        self.limit = np.where(gripping, np.inf, self.rule.share * full)     # a grip is a push
-        self.since_ns: np.ndarray | None = None         # int64 [joints], where it is exceeded
+        self.limit = np.where(gripping, np.inf, self.rule.share * full)  # a grip is a push
+        self.since_ns: np.ndarray | None = None  # int64 [joints], where it is exceeded
 
     def excess(self, state: JointState) -> str | None:
         """Take the measured efforts, if any; return which joint pushes too hard."""
@@ -141,8 +147,10 @@ class Strain:
         for_s = (state.stamp_ns - self.since_ns) / NS_PER_S
         joint = int(for_s.argmax())
         if over[joint] and for_s[joint] >= self.rule.duration_s:
-            return (f'{self.names[joint]} pushes with {abs(effort[joint]):.1f}, more than '
-                    f'{self.limit[joint]:g}, for {self.rule.duration_s:g} s: overload or contact')
+            return (
+                f'{self.names[joint]} pushes with {abs(effort[joint]):.1f}, more than '
+                f'{self.limit[joint]:g}, for {self.rule.duration_s:g} s: overload or contact'
+            )
         return None
 
     def forget(self) -> None:

@@ -21,22 +21,29 @@ from wam_policy.core.proposal import Job, Proposal
 from wam_policy.core.trajectory import NS_PER_S, Trajectory, held
 from wam_policy.core.types import Chunk, JointState, SetPoint
 
-LEAD_NS = 90_000_000        # from planning to the switch; grows while planning proves slower
+LEAD_NS = 90_000_000  # from planning to the switch; grows while planning proves slower
 LEAD_MAX_NS = 200_000_000
-DELIVERY_NS = 50_000_000    # a message that comes after its switch makes the set-point jump
+DELIVERY_NS = 50_000_000  # a message that comes after its switch makes the set-point jump
 # the controllers' set-point may differ from the measured posture by what gravity takes: they
 # get this long to bridge it, 0.1 rad at most inside the jerk limit of a slow arm
 SETTLE_NS = 500_000_000
-BACKWARD_NS = 10_000_000    # a clock that goes back this far has jumped
-PAUSE_NS = 500_000_000      # nobody watched for so long: the loop stood still, or time jumped
+BACKWARD_NS = 10_000_000  # a clock that goes back this far has jumped
+PAUSE_NS = 500_000_000  # nobody watched for so long: the loop stood still, or time jumped
 STOP_WAIT_NS = 200_000_000  # a stop waits so long to hear from which of two curves it starts
 
 
 class MotionControl:
     """Decide about motion; the caller makes sure that calls do not overlap."""
 
-    def __init__(self, robot: Embodiment, *, dry_run: bool, speed_scale: float = 1.0,
-                 use_deadman: bool = False, surroundings: Obstacles | None = None) -> None:
+    def __init__(
+        self,
+        robot: Embodiment,
+        *,
+        dry_run: bool,
+        speed_scale: float = 1.0,
+        use_deadman: bool = False,
+        surroundings: Obstacles | None = None,
+    ) -> None:
         """Move `robot`; without `surroundings` nothing is known of contact."""
         self.robot, self.dry_run, self.use_deadman = robot, dry_run, use_deadman
         self.surroundings = surroundings
@@ -49,24 +56,24 @@ class MotionControl:
         self.gate = chunking.Gate(robot)
         self.tally = Tally()
         self.state, self.reason = State.DISABLED, 'not enabled'
-        self.at_rest_then = State.DISABLED              # what STOPPING leads to
-        self.obstacle: str | None = 'no joint state yet'    # why nothing may move now
+        self.at_rest_then = State.DISABLED  # what STOPPING leads to
+        self.obstacle: str | None = 'no joint state yet'  # why nothing may move now
         self.executing: Trajectory | None = None
         self.confirmed = Confirmed(() if dry_run else robot.controllers, robot.commanded)
-        self.held_ns = 0                                # when the posture was last taken over
-        self.active: Proposal | None = None             # the chunk being executed
-        self.ahead: Foreseen | None = None              # contact that it was cut short for
-        self.pending: Chunk | None = None               # the newest chunk not yet planned
-        self.stop_due = False                           # a stop is to be planned
-        self.halting = False                            # chunks are refused until at rest
-        self.halted_ns: int | None = None               # since when a stop waits to be sent
+        self.held_ns = 0  # when the posture was last taken over
+        self.active: Proposal | None = None  # the chunk being executed
+        self.ahead: Foreseen | None = None  # contact that it was cut short for
+        self.pending: Chunk | None = None  # the newest chunk not yet planned
+        self.stop_due = False  # a stop is to be planned
+        self.halting = False  # chunks are refused until at rest
+        self.halted_ns: int | None = None  # since when a stop waits to be sent
         self.lead_ns = LEAD_NS
-        self.now_ns: int | None = None                  # of the last tick
-        self.doubtful = False                           # the robot may not be where it was sent
-        self.command: np.ndarray | None = None          # at the last tick, [joints]
+        self.now_ns: int | None = None  # of the last tick
+        self.doubtful = False  # the robot may not be where it was sent
+        self.command: np.ndarray | None = None  # at the last tick, [joints]
         self.deadman_ns: int | None = None
         self.deadman_ok = not use_deadman
-        self.robot_fault = ''                           # the driver's own words, empty if none
+        self.robot_fault = ''  # the driver's own words, empty if none
 
     def restart(self) -> None:
         """Begin a new activation: nothing is enabled or counted; a latched stop stays latched."""
@@ -118,8 +125,9 @@ class MotionControl:
         """Take a measured posture; return why it was refused."""
         flaw = self.posture.put(state, now_ns)
         if flaw is None and self.state in DRIVEN and not self.dry_run:
-            trouble = (strayed(self.executing, self.posture, self.limits.step)
-                       or self.strain.excess(state))
+            trouble = strayed(
+                self.executing, self.posture, self.limits.step
+            ) or self.strain.excess(state)
             if trouble:
                 self._halt(State.PROTECTIVE_STOP, trouble, now_ns)
         return flaw
@@ -150,7 +158,7 @@ class MotionControl:
     def on_chunk(self, chunk: Chunk, now_ns: int) -> str | None:
         """Take a chunk for planning; return why it was refused."""
         reason = self.gate.rejection(chunk, now_ns)
-        if self.state not in DRIVEN:        # nothing is asked of us: neither good nor bad
+        if self.state not in DRIVEN:  # nothing is asked of us: neither good nor bad
             return f'chunk ignored while {self.state.name}'
         if reason is None and self.halting:
             reason = f'chunk ignored while {self.state.name}'
@@ -166,7 +174,7 @@ class MotionControl:
         """Count a chunk that is not executed."""
         self.tally.rejected += 1
         self.tally.late += reason.startswith('late')
-        if self.state in DRIVEN and not self.halting:       # else the stop's reason tells more
+        if self.state in DRIVEN and not self.halting:  # else the stop's reason tells more
             self.reason = reason
 
     def tick(self, now_ns: int) -> Trajectory | None:
@@ -188,7 +196,8 @@ class MotionControl:
                 self._to(State.HOLDING, 'the robot is seen again: holding where it is')
                 return self._held(self.posture.position, now_ns)
             self.obstacle = self.confirmed.foreign or (
-                'the robot was out of sight: waiting until it rests')
+                'the robot was out of sight: waiting until it rests'
+            )
         before, self.command = self.command, self.executing.at(now_ns).position
         self.tally.step(before, self.command)
         if self.obstacle and self.state in DRIVEN:
@@ -207,25 +216,36 @@ class MotionControl:
         base = self.executing
         if base is None or self._unsure(now_ns):
             return None
-        start_ns = max(planning.switch_ns(now_ns, self.lead_ns),
-                       planning.switch_ns(base.start_ns, 0))
+        start_ns = max(
+            planning.switch_ns(now_ns, self.lead_ns), planning.switch_ns(base.start_ns, 0)
+        )
         around = {'surroundings': self.surroundings, 'body': self.posture.body}
         if self.stop_due:
             self.stop_due = False
-            return None if base.resting_from(start_ns) else Job(
-                self.robot, base, now_ns, start_ns, self.limits, **around)
+            return (
+                None
+                if base.resting_from(start_ns)
+                else Job(self.robot, base, now_ns, start_ns, self.limits, **around)
+            )
         chunk, self.pending = self.pending, None
         if chunk is None:
             return None
-        return Job(self.robot, base, now_ns, start_ns,
-                   self.approach.limits(self.limits, start_ns), chunk,
-                   chunking.anchored_ns(chunk, start_ns, self._rested_ns(now_ns)),
-                   self.approach.going_on, **around)
+        return Job(
+            self.robot,
+            base,
+            now_ns,
+            start_ns,
+            self.approach.limits(self.limits, start_ns),
+            chunk,
+            chunking.anchored_ns(chunk, start_ns, self._rested_ns(now_ns)),
+            self.approach.going_on,
+            **around,
+        )
 
     def accepted(self, proposal: Proposal, now_ns: int) -> Trajectory | None:
         """Execute a proposal that still fits; return the trajectory to publish."""
         job = proposal.job
-        if now_ns < job.now_ns - BACKWARD_NS:   # the clock went back since: no stamp of it holds
+        if now_ns < job.now_ns - BACKWARD_NS:  # the clock went back since: no stamp of it holds
             return None
         late = now_ns > job.start_ns - DELIVERY_NS
         if job.base is not self.executing or late or self._unsure(now_ns):
@@ -257,7 +277,8 @@ class MotionControl:
     @property
     def enabled(self) -> bool:
         return self.state in DRIVEN and not (
-            self.state is State.STOPPING and self.at_rest_then is State.DISABLED)
+            self.state is State.STOPPING and self.at_rest_then is State.DISABLED
+        )
 
     def _to(self, state: State, reason: str) -> None:
         self.state, self.reason = state, reason
@@ -270,8 +291,11 @@ class MotionControl:
             self._to(state, 'approaching the policy slowly' if first else 'following chunks')
 
     def _moving(self, now_ns: int) -> bool:
-        return (self.executing is not None and len(self.executing.time_ns) > 1
-                and not self.executing.resting_from(now_ns))
+        return (
+            self.executing is not None
+            and len(self.executing.time_ns) > 1
+            and not self.executing.resting_from(now_ns)
+        )
 
     def _rested_ns(self, now_ns: int) -> int | None:
         """Return since when the arm rests; None while it moves."""
@@ -284,10 +308,13 @@ class MotionControl:
         """Return why nothing may move now."""
         lease_ns = self.robot.safety.deadman_lease_s * NS_PER_S
         self.deadman_ok = not self.use_deadman or (
-            self.deadman_ns is not None and now_ns - self.deadman_ns <= lease_ns)
-        return self.posture.staleness(now_ns) or (
-            None if self.deadman_ok else 'dead-man switch is not held') or (
-            f'robot reports: {self.robot_fault}' if self.robot_fault else None)
+            self.deadman_ns is not None and now_ns - self.deadman_ns <= lease_ns
+        )
+        return (
+            self.posture.staleness(now_ns)
+            or (None if self.deadman_ok else 'dead-man switch is not held')
+            or (f'robot reports: {self.robot_fault}' if self.robot_fault else None)
+        )
 
     def _halt(self, then: State, reason: str, now_ns: int) -> None:
         """Stop what moves and be in `then` at rest; a latched state is entered at once."""
@@ -326,8 +353,9 @@ class MotionControl:
         self.obstacle = self._obstacle(now_ns)
         if self.executing is None:
             return
-        self.executing = replace(self.executing,
-                                 start_ns=self.executing.start_ns + now_ns - before_ns)
+        self.executing = replace(
+            self.executing, start_ns=self.executing.start_ns + now_ns - before_ns
+        )
         then = State.HOLDING if self.enabled else State.DISABLED
         self._halt(then, 'the clock went back', now_ns)
         self.stop_due, self.doubtful, self.command = False, True, None
@@ -339,7 +367,7 @@ class MotionControl:
         self.approach.compare(self.command, self.active.wanted[row], now_ns)
         self._run()
         if self.approach.ramping(now_ns):
-            self.clamps.forget(now_ns)      # slow on purpose: that the arm lags means nothing
+            self.clamps.forget(now_ns)  # slow on purpose: that the arm lags means nothing
         limited = self.clamps.pass_rows(due_ns, self.active.limited, now_ns)
         if limited.any() and self.ahead is None:
             self.reason = f'limited: {chunk.names[int(limited.argmax())]}'
@@ -349,9 +377,13 @@ class MotionControl:
         elif now_ns > due_ns[-1]:
             self.active, self.at_rest_then = None, State.HOLDING
             short = bool(np.abs(self.executing.goal - self.command).max() > STILL)
-            self.tally.underruns += short   # else it led to where the arm rests: nothing is missed
-            self._to(State.STOPPING, 'underrun: the chunk ran out before the next one came'
-                     if short else 'the chunk is over')
+            self.tally.underruns += short  # else it led to where the arm rests: nothing is missed
+            self._to(
+                State.STOPPING,
+                'underrun: the chunk ran out before the next one came'
+                if short
+                else 'the chunk is over',
+            )
 
     def _notice_rest(self, now_ns: int) -> None:
         if self._moving(now_ns):
@@ -369,10 +401,10 @@ class MotionControl:
         """Go on from what is really followed: a command has not reached `controller`."""
         self.executing, self.command, self.held_ns = self.confirmed.followed(), None, now_ns
         self.tally.lost += 1
-        if self.state not in LATCHED:       # why it is latched tells more
+        if self.state not in LATCHED:  # why it is latched tells more
             self.reason = f'command lost on the way to {controller}; planned again from there'
         if self.halting or self.state not in (*RUNNING, State.STOPPING):
-            self.halting = False            # this stop is a new one
+            self.halting = False  # this stop is a new one
             then = self.at_rest_then if self.state is State.STOPPING else self.state
             self._halt(then, self.reason, now_ns)
         elif self.active is not None and self.pending is None:

@@ -3,8 +3,8 @@
 from wam_policy.core.health import Level
 from wam_policy.core.motion import LATCHED, RUNNING, Snapshot, State
 
-JITTER_WARN_MS = 2.0        # what the loop keeps on two loaded cores, 99 of 100 times
-JITTER_ERROR_MS = 10.0      # a whole period of 100 Hz
+JITTER_WARN_MS = 2.0  # what the loop keeps on two loaded cores, 99 of 100 times
+JITTER_ERROR_MS = 10.0  # a whole period of 100 Hz
 
 
 def of_state(snapshot: Snapshot) -> tuple[Level, str]:

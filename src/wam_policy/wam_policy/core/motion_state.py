@@ -30,7 +30,7 @@ class State(enum.IntEnum):
 LATCHED = (State.ESTOPPED, State.PROTECTIVE_STOP)
 RUNNING = (State.FIRST_MOVE, State.TRACKING)
 DRIVEN = (State.HOLDING, *RUNNING, State.STOPPING)
-STILL = 1e-3                # rad: a plan may end long after what it does is too little to see
+STILL = 1e-3  # rad: a plan may end long after what it does is too little to see
 
 
 @dataclass(slots=True)
@@ -39,15 +39,15 @@ class Tally:
 
     accepted: int = 0
     rejected: int = 0
-    late: int = 0                           # chunks that came after their last usable row
+    late: int = 0  # chunks that came after their last usable row
     underruns: int = 0
-    replanned: int = 0                      # plans that were not ready at their switch
-    max_step: float = 0.0                   # rad
-    velocity_ratio: float = 0.0             # of what was published, worst joint
+    replanned: int = 0  # plans that were not ready at their switch
+    max_step: float = 0.0  # rad
+    velocity_ratio: float = 0.0  # of what was published, worst joint
     acceleration_ratio: float = 0.0
     jerk_ratio: float = 0.0
-    contacts: int = 0                       # chunks cut short or refused for contact ahead
-    lost: int = 0                           # commands that a controller does not follow
+    contacts: int = 0  # chunks cut short or refused for contact ahead
+    lost: int = 0  # commands that a controller does not follow
 
     def step(self, before: np.ndarray | None, now: np.ndarray) -> None:
         """Note the commands of two ticks, [joints]; None: there was none to compare with."""
@@ -71,14 +71,14 @@ class Snapshot:
     first_move: bool
     dry_run: bool
     deadman_ok: bool
-    clamp_counts: np.ndarray                # int64 [joints]
+    clamp_counts: np.ndarray  # int64 [joints]
     clamp_rate_hz: float
     seam_offset: float
-    chunk_age_s: float | None               # of the executed chunk's observation
+    chunk_age_s: float | None  # of the executed chunk's observation
     rows_left: float
     tally: Tally
     reason: str
-    complaint: str                          # about the controllers' reports, empty if none
+    complaint: str  # about the controllers' reports, empty if none
 
     @classmethod
     def of(cls, motion: 'MotionControl', now_ns: int) -> Self:
@@ -86,12 +86,18 @@ class Snapshot:
         active = motion.active
         job = None if active is None else active.job
         return cls(
-            state=motion.state, enabled=motion.enabled, estop=motion.state is State.ESTOPPED,
-            first_move=motion.enabled and motion.approach.going_on, dry_run=motion.dry_run,
-            deadman_ok=motion.deadman_ok, clamp_counts=motion.clamps.counts.copy(),
+            state=motion.state,
+            enabled=motion.enabled,
+            estop=motion.state is State.ESTOPPED,
+            first_move=motion.enabled and motion.approach.going_on,
+            dry_run=motion.dry_run,
+            deadman_ok=motion.deadman_ok,
+            clamp_counts=motion.clamps.counts.copy(),
             clamp_rate_hz=motion.clamps.rate_hz,
             seam_offset=active.offset if job else 0.0,
             chunk_age_s=(now_ns - job.chunk.stamp_ns) / NS_PER_S if job else None,
             rows_left=chunking.rows_left(job.chunk, job.anchor_ns, now_ns) if job else 0.0,
-            tally=replace(motion.tally), reason=motion.reason,
-            complaint=motion.confirmed.complaint)
+            tally=replace(motion.tally),
+            reason=motion.reason,
+            complaint=motion.confirmed.complaint,
+        )

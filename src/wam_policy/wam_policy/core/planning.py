@@ -23,15 +23,15 @@ from wam_policy.core.trajectory import NS_PER_S, Motion, Trajectory, integrated
 STEP_NS = 25_000_000
 STEP_S = STEP_NS / NS_PER_S
 # int (p - ref)^2 + SMOOTHING int jerk^2 is a phaseless low-pass, corner SMOOTHING^(-1/6) rad/s
-SMOOTHING = 25.0 ** -6                      # 4 Hz: above arm motion, below frame-to-frame noise
+SMOOTHING = 25.0**-6  # 4 Hz: above arm motion, below frame-to-frame noise
 # past the reference int v^2 counts too: there the arm stops instead of drifting on, gently enough
 # that limits rarely bind (a binding limit costs time to plan)
-SETTLING_S2 = 0.04 ** 2
-SETTLING = SETTLING_S2 * 14.0 ** -4
+SETTLING_S2 = 0.04**2
+SETTLING = SETTLING_S2 * 14.0**-4
 # int v^2 + BRAKING int jerk^2 settles within BRAKING^(1/4) s: the limits, not this, set the pace
-BRAKING = 80.0 ** -4
-HAIR = 1e-6                                 # plan this much (relative) inside the limits
-DRIFT = 1e-7                                # rad, rad/s; what tolerances may add to a position
+BRAKING = 80.0**-4
+HAIR = 1e-6  # plan this much (relative) inside the limits
+DRIFT = 1e-7  # rad, rad/s; what tolerances may add to a position
 ROUNDING = 1e-12
 # grids kept, 0.1 to 0.2 MB each. Motion meets new ones for hours (a stop, a contact ahead, a first
 # move at rising speed): all of them are 40 MB, these are full after a minute. Nine of ten plans
@@ -39,7 +39,7 @@ ROUNDING = 1e-12
 GRIDS = 16
 # in units of the limits; the looser ones serve plans that can only repeat the one being executed
 TOLERANCES = (1e-10, 1e-8, 2e-7)
-EQUALITY, OPTIMAL = 5, 1                    # daqp's codes of a row and of an outcome
+EQUALITY, OPTIMAL = 5, 1  # daqp's codes of a row and of an outcome
 
 
 class NoPlan(Exception):
@@ -69,7 +69,7 @@ def stopped(old: Trajectory, start_ns: int, limits: Limits) -> Trajectory:
     nothing = np.empty((0, len(old.names)))
     try:
         return _planned(old, start_ns, nothing, limits, braking_steps(limits))
-    except NoPlan:                          # a turn before a position limit needs its time
+    except NoPlan:  # a turn before a position limit needs its time
         return _planned(old, start_ns, nothing, limits, steps_left(old, start_ns))
 
 
@@ -85,16 +85,18 @@ def steps_left(old: Trajectory, start_ns: int) -> int:
     return max(0, -((start_ns - old.end_ns) // STEP_NS))
 
 
-def _planned(old: Trajectory, start_ns: int, reference: np.ndarray, limits: Limits,
-             steps: int) -> Trajectory:
+def _planned(
+    old: Trajectory, start_ns: int, reference: np.ndarray, limits: Limits, steps: int
+) -> Trajectory:
     steps = max(steps, steps_left(old, start_ns) if len(reference) else 1)
     start = old.at(start_ns)
     box = _Box.around(old, start_ns, limits)
     grid = _grid(len(reference), steps)
     jerk = grid.free(start, reference)
     for joint in np.flatnonzero(~grid.inside(jerk, start, box)):
-        jerk[:, joint] = grid.solved(start.of(joint), reference[:, joint:joint + 1],
-                                     box.of(joint))
+        jerk[:, joint] = grid.solved(
+            start.of(joint), reference[:, joint : joint + 1], box.of(joint)
+        )
     jerk = grid.closed(jerk, start)
     plan = integrated(old.names, start, start_ns, STEP_NS, jerk)
     _confirm(plan, limits, box)
@@ -108,8 +110,10 @@ def _confirm(plan: Trajectory, limits: Limits, box: '_Box') -> None:
     over = np.maximum.reduce([used.velocity / box.speed_slack, used.acceleration, used.jerk])
     outside = np.maximum(box.lower - lowest, highest - box.upper)
     for joint in np.flatnonzero((over > 1.0) | (outside > DRIFT)):
-        raise NoPlan(f'{plan.names[joint]}: plan leaves its limits (rates {over[joint]:.6f}, '
-                     f'position by {outside[joint]:.2e})')
+        raise NoPlan(
+            f'{plan.names[joint]}: plan leaves its limits (rates {over[joint]:.6f}, '
+            f'position by {outside[joint]:.2e})'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,8 @@ class _Box:
 
     lower: np.ndarray
     upper: np.ndarray
-    velocity: np.ndarray                    # at knots: the rise between them is taken off
-    speed_slack: np.ndarray                 # >= 1: what is being executed may be faster than a cap
+    velocity: np.ndarray  # at knots: the rise between them is taken off
+    speed_slack: np.ndarray  # >= 1: what is being executed may be faster than a cap
     acceleration: np.ndarray
     jerk: np.ndarray
 
@@ -134,13 +138,17 @@ class _Box:
         fast = fastest > velocity + DRIFT
         widened = np.where(fast, fastest, velocity)
         slack = np.where(fast, (widened + limits.jerk * STEP_S**2 / 8) / limits.velocity, 1.0)
-        return cls(np.minimum(limits.lower, inner.min(axis=0)),
-                   np.maximum(limits.upper, inner.max(axis=0)),
-                   widened, np.maximum(slack, 1.0), limits.acceleration * (1 - HAIR),
-                   limits.jerk * (1 - HAIR))
+        return cls(
+            np.minimum(limits.lower, inner.min(axis=0)),
+            np.maximum(limits.upper, inner.max(axis=0)),
+            widened,
+            np.maximum(slack, 1.0),
+            limits.acceleration * (1 - HAIR),
+            limits.jerk * (1 - HAIR),
+        )
 
     def of(self, joint: int) -> '_Box':
-        return _Box(*(getattr(self, field)[joint:joint + 1] for field in self.__slots__))
+        return _Box(*(getattr(self, field)[joint : joint + 1] for field in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +156,15 @@ class _Grid:
     """Hold the linear maps from the jerk of one joint [steps] to its motion, and their optimum."""
 
     steps: int
-    tracked: int                            # leading steps that have a reference
-    position: np.ndarray                    # [steps steps], at the ends of the steps
+    tracked: int  # leading steps that have a reference
+    position: np.ndarray  # [steps steps], at the ends of the steps
     velocity: np.ndarray
     acceleration: np.ndarray
-    hull: np.ndarray                        # [3 * steps - 1 steps], positions and Bezier points
-    cost: np.ndarray                        # [steps steps]
-    gain: np.ndarray                        # [steps steps], slope -> jerk, at rest at the end
-    ending: np.ndarray                      # [steps 2], velocity and acceleration wanted -> jerk
-    closing: np.ndarray                     # [steps 2], the same with the least change of jerk
+    hull: np.ndarray  # [3 * steps - 1 steps], positions and Bezier points
+    cost: np.ndarray  # [steps steps]
+    gain: np.ndarray  # [steps steps], slope -> jerk, at rest at the end
+    ending: np.ndarray  # [steps 2], velocity and acceleration wanted -> jerk
+    closing: np.ndarray  # [steps 2], the same with the least change of jerk
 
     def coasting(self, start: Motion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return p, v, a [steps joints] without any jerk."""
@@ -171,8 +179,10 @@ class _Grid:
         if not self.tracked:
             return self.velocity.T @ v
         aimed, after = slice(None, self.tracked), slice(self.tracked, None)
-        return (self.position[aimed].T @ (p[aimed] - reference)
-                + SETTLING_S2 * self.velocity[after].T @ v[after])
+        return (
+            self.position[aimed].T @ (p[aimed] - reference)
+            + SETTLING_S2 * self.velocity[after].T @ v[after]
+        )
 
     def free(self, start: Motion, reference: np.ndarray) -> np.ndarray:
         """Return the best jerk that ends at rest, limits aside, [steps joints]."""
@@ -191,10 +201,12 @@ class _Grid:
         hull = self._coasting_hull(start) + self.hull @ jerk
         # a joint resting on its bound stays out of the solver in spite of rounding
         lower, upper = box.lower - ROUNDING, box.upper + ROUNDING
-        return ((np.abs(jerk) <= box.jerk).all(axis=0)
-                & (np.abs(v + self.velocity @ jerk) <= box.velocity).all(axis=0)
-                & (np.abs(a + self.acceleration @ jerk) <= box.acceleration).all(axis=0)
-                & ((hull >= lower) & (hull <= upper)).all(axis=0))
+        return (
+            (np.abs(jerk) <= box.jerk).all(axis=0)
+            & (np.abs(v + self.velocity @ jerk) <= box.velocity).all(axis=0)
+            & (np.abs(a + self.acceleration @ jerk) <= box.acceleration).all(axis=0)
+            & ((hull >= lower) & (hull <= upper)).all(axis=0)
+        )
 
     def _coasting_hull(self, start: Motion) -> np.ndarray:
         p, v, _ = self.coasting(start)
@@ -212,8 +224,9 @@ class _Grid:
             return jerk
         return self._optimum(start, reference, box, within=True)
 
-    def _optimum(self, start: Motion, reference: np.ndarray, box: _Box,
-                 within: bool) -> np.ndarray:
+    def _optimum(
+        self, start: Motion, reference: np.ndarray, box: _Box, within: bool
+    ) -> np.ndarray:
         """Solve in units of the limits: jerk over its bound is the variable, rows are O(1)."""
         _, v, a = (field[:, 0] for field in self.coasting(start))
         jerk, speed, push = (bound.item() for bound in (box.jerk, box.velocity, box.acceleration))
@@ -221,7 +234,7 @@ class _Grid:
         rows = [self.velocity * (jerk / speed), self.acceleration * (jerk / push)]
         upper = [ones, 1 - v / speed, 1 - a / push]
         lower = [-ones, -1 - v / speed, -1 - a / push]
-        for bounds in (upper, lower):                       # the last knot is at rest
+        for bounds in (upper, lower):  # the last knot is at rest
             bounds[1][-1], bounds[2][-1] = -v[-1] / speed, -a[-1] / push
         if within:
             hull = self._coasting_hull(start)[:, 0]
@@ -231,8 +244,13 @@ class _Grid:
         kinds = np.zeros(sum(map(len, upper)), dtype=np.int32)
         kinds[[2 * self.steps - 1, 3 * self.steps - 1]] = EQUALITY
         unit = self.steps / np.trace(self.cost)
-        problem = (self.cost * unit, self.slope(start, reference)[:, 0] * (unit / jerk),
-                   np.concatenate(rows), np.concatenate(upper), np.concatenate(lower))
+        problem = (
+            self.cost * unit,
+            self.slope(start, reference)[:, 0] * (unit / jerk),
+            np.concatenate(rows),
+            np.concatenate(upper),
+            np.concatenate(lower),
+        )
         for tolerance in TOLERANCES:
             solution, _, flag, _ = daqp.solve(*problem, kinds, primal_tol=tolerance)
             if flag == OPTIMAL:
@@ -242,7 +260,7 @@ class _Grid:
 
 @lru_cache(maxsize=GRIDS)
 def _grid(tracked_steps: int, steps: int) -> _Grid:
-    after = np.subtract.outer(np.arange(1, steps + 1), np.arange(steps)) - 1    # whole steps
+    after = np.subtract.outer(np.arange(1, steps + 1), np.arange(steps)) - 1  # whole steps
     t = STEP_S * np.maximum(after, 0)
     on = after >= 0
     acceleration = np.where(on, STEP_S, 0.0)
@@ -259,7 +277,18 @@ def _grid(tracked_steps: int, steps: int) -> _Grid:
     ending = inverse @ ends.T @ np.linalg.inv(ends @ inverse @ ends.T)
     gain = ending @ ends @ inverse - inverse
     third = STEP_S / 3
-    hull = np.concatenate([position, (position + third * velocity)[:-1],
-                           position - third * velocity])
-    return _Grid(steps, tracked_steps, position, velocity, acceleration, hull, cost, gain,
-                 ending, ends.T @ np.linalg.inv(ends @ ends.T))
+    hull = np.concatenate(
+        [position, (position + third * velocity)[:-1], position - third * velocity]
+    )
+    return _Grid(
+        steps,
+        tracked_steps,
+        position,
+        velocity,
+        acceleration,
+        hull,
+        cost,
+        gain,
+        ending,
+        ends.T @ np.linalg.inv(ends @ ends.T),
+    )

@@ -21,7 +21,7 @@ from wam_policy.core.statistics import Latencies, Rate
 from wam_policy.core.types import Chunk, Frame, JointState, Observation
 from wam_policy.core.usage import Usage
 
-LATENCIES_KEPT = 200                        # chunks; half a minute at 7 Hz
+LATENCIES_KEPT = 200  # chunks; half a minute at 7 Hz
 RATE_WINDOW_NS = 3_000_000_000
 JOINTS = 'joint states'
 
@@ -42,10 +42,10 @@ class State(Enum):
 class Workers(Enum):
     """Name what the workers are to the policy."""
 
-    STARTING = State.STARTING               # for the first time, or because someone asked for it
+    STARTING = State.STARTING  # for the first time, or because someone asked for it
     READY = State.RUNNING
-    DOWN = State.HOLDING                    # they died and come back by themselves
-    FAILED = State.ERROR                    # they stay down until someone helps
+    DOWN = State.HOLDING  # they died and come back by themselves
+    FAILED = State.ERROR  # they stay down until someone helps
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class Tally:
 class Settings:
     """Hold what a user may choose."""
 
-    query_period_ns: int = 100_000_000      # shortest time between two queries
-    max_gap_ns: int = 2_000_000_000         # a camera that shows nothing for longer ends a session
-    max_instruction_length: int = 400       # characters
-    query_per_commit: bool = False          # as the released server: one query per block
-    newest_posture: bool = False            # queries that read no picture need not wait for one
+    query_period_ns: int = 100_000_000  # shortest time between two queries
+    max_gap_ns: int = 2_000_000_000  # a camera that shows nothing for longer ends a session
+    max_instruction_length: int = 400  # characters
+    query_per_commit: bool = False  # as the released server: one query per block
+    newest_posture: bool = False  # queries that read no picture need not wait for one
 
 
 class Policy:
@@ -78,8 +78,8 @@ class Policy:
         self.settings = settings
         self.views = Views(robot)
         self.instruction = ''
-        self.orders = 0                     # instructions accepted since the start
-        self.sequence = 0                   # of the newest query; never goes back
+        self.orders = 0  # instructions accepted since the start
+        self.sequence = 0  # of the newest query; never goes back
         self.tally = Tally()
         self.cache = Cache()
         self.usage = Usage()
@@ -87,12 +87,12 @@ class Policy:
         self.rate = Rate(RATE_WINDOW_NS)
         self._boot = boot
         self._clock = QueryClock(settings.query_period_ns)
-        self._warm = False                  # a pair's first answer says nothing about the others
-        self._arrived_ns: dict[str, int] = {}       # newest sample per source
-        self._complaints: dict[str, str] = {}       # source -> why its last message was refused
+        self._warm = False  # a pair's first answer says nothing about the others
+        self._arrived_ns: dict[str, int] = {}  # newest sample per source
+        self._complaints: dict[str, str] = {}  # source -> why its last message was refused
         self._workers, self._workers_reason = Workers.STARTING, 'workers are starting'
         self._memory: Memory | None = None
-        self._retry_ns = 0                  # the workers refused: nothing is asked before
+        self._retry_ns = 0  # the workers refused: nothing is asked before
         self._epoch = 0
         self._forget('no instruction yet', rebuild=False)
 
@@ -152,15 +152,17 @@ class Policy:
         self.settings = replace(self.settings, query_period_ns=query_period_ns)
         self._clock = replace(self._clock, period_ns=query_period_ns)
 
-    def on_ready(self, grid: Grid, query_per_commit: bool | None = None,
-                 newest_posture: bool | None = None) -> None:
+    def on_ready(
+        self, grid: Grid, query_per_commit: bool | None = None, newest_posture: bool | None = None
+    ) -> None:
         """Use the workers from now on; the recorded past is replayed to them.
 
         Those that can only be asked in a rhythm of their own say so: it wins over the settings.
         """
         told = {'query_per_commit': query_per_commit, 'newest_posture': newest_posture}
-        self.settings = replace(self.settings, **{
-            name: value for name, value in told.items() if value is not None})
+        self.settings = replace(
+            self.settings, **{name: value for name, value in told.items() if value is not None}
+        )
         if self._memory is None or self._memory.grid != grid:
             self._memory = Memory(grid, self.settings.max_gap_ns)
         self._workers, self._workers_reason, self._warm = Workers.READY, '', False
@@ -187,8 +189,9 @@ class Policy:
         self._remember(now_ns)
         if not ready or not self._opened or self._memory.empty:
             return None
-        block = (self._memory.opening() if self._cached is None
-                 else self._memory.after(self._cached))
+        block = (
+            self._memory.opening() if self._cached is None else self._memory.after(self._cached)
+        )
         query = self._query(now_ns)
         if block and (query is None or not self._committed_last):
             self._committed_last = True
@@ -215,8 +218,9 @@ class Policy:
         self._newest = max(self._newest, self._cached)
         if self._replaying and self._cached >= self._replay_to:
             self._replaying, rebuilt = False, rebuilt + 1
-        self.tally = replace(self.tally, commits=self.tally.commits + new,
-                             rebuilds=self.tally.rebuilds + rebuilt)
+        self.tally = replace(
+            self.tally, commits=self.tally.commits + new, rebuilds=self.tally.rebuilds + rebuilt
+        )
 
     def on_answer(self, query: Query, answer: Answer, now_ns: int) -> Chunk | None:
         """Return the chunk to publish, or None for an answer that must not move anything."""
@@ -229,17 +233,25 @@ class Policy:
             return None
         self._answered, self._note = True, ''
         observed_ns = query.observation.stamp_ns
-        return Chunk(observed_ns, query.session, query.sequence, answer.step_dt_s,
-                     self.robot.commanded, answer.targets, answer.reference, self.robot.contract,
-                     asked_ms(observed_ns, query.arrived_ns, query.asked_ns, now_ns,
-                              answer.timings_ms))
+        return Chunk(
+            observed_ns,
+            query.session,
+            query.sequence,
+            answer.step_dt_s,
+            self.robot.commanded,
+            answer.targets,
+            answer.reference,
+            self.robot.contract,
+            asked_ms(observed_ns, query.arrived_ns, query.asked_ns, now_ns, answer.timings_ms),
+        )
 
     def on_published(self, chunk: Chunk, answered_ns: int, now_ns: int) -> None:
         self.tally = replace(self.tally, chunks=self.tally.chunks + 1)
         self.rate.tick(now_ns)
         if self._warm:
-            self.latencies.add({**chunk.timings_ms,
-                                **published_ms(chunk.stamp_ns, answered_ns, now_ns)})
+            self.latencies.add(
+                {**chunk.timings_ms, **published_ms(chunk.stamp_ns, answered_ns, now_ns)}
+            )
         self._warm = True
 
     def on_failure(self, reason: str, retry_ns: int) -> None:
@@ -259,15 +271,20 @@ class Policy:
         if self._workers is not Workers.READY:
             return self._workers.value, self._workers_reason
         if not self.instruction:
-            return ((State.HOLDING, 'the instruction is empty') if self.orders
-                    else (State.IDLE, 'no instruction yet'))
+            return (
+                (State.HOLDING, 'the instruction is empty')
+                if self.orders
+                else (State.IDLE, 'no instruction yet')
+            )
         if now_ns < self._retry_ns:
             return State.ERROR, self._note
         seen = self.views.observation(now_ns)
         if isinstance(seen, Refusal):
-            return (State.WAITING_OBSERVATION if seen.missing else State.STALE_OBSERVATION,
-                    seen.reason)
-        if not self._answered:      # not HOLDING: new words need not stop the motion of the old
+            return (
+                State.WAITING_OBSERVATION if seen.missing else State.STALE_OBSERVATION,
+                seen.reason,
+            )
+        if not self._answered:  # not HOLDING: new words need not stop the motion of the old
             return State.WAITING_OBSERVATION, f'no chunk of this session yet: {self._note}'
         return State.RUNNING, self._note
 
@@ -288,13 +305,13 @@ class Policy:
         self._replaying = rebuild
         # what is recorded meanwhile waits its turn: slow workers must come to an end of the past
         self._replay_to = 0 if self._memory is None else self._memory.newest
-        self._cached: int | None = None     # newest block that the workers hold
-        self._first = 0                     # block with which their cache began
+        self._cached: int | None = None  # newest block that the workers hold
+        self._first = 0  # block with which their cache began
         self.cache = Cache(rebuilds=self.cache.rebuilds)
         self._clock = self._clock.restarted()
 
     def _forget(self, reason: str, *, rebuild: bool) -> None:
-        self._newest = -1                   # newest block of this record that was ever committed
+        self._newest = -1  # newest block of this record that was ever committed
         if self._memory is not None:
             self._memory.forget()
         self._open(reason, rebuild=rebuild)
@@ -320,8 +337,9 @@ class Policy:
         if broken:
             self._forget(broken, rebuild=True)
         elif self._cached is not None and self._memory.lost(self._cached):
-            self._forget('the workers fell behind the cameras; the memory begins anew',
-                         rebuild=True)
+            self._forget(
+                'the workers fell behind the cameras; the memory begins anew', rebuild=True
+            )
 
     def _query(self, now_ns: int) -> Query | None:
         """Return the query that is due, if one is."""
@@ -335,9 +353,12 @@ class Policy:
         if self.settings.newest_posture and posture.stamp_ns > seen.stamp_ns:
             seen = replace(seen, stamp_ns=posture.stamp_ns, joints=posture)
             arrived_ns = self._arrived_ns[JOINTS]
-        else:   # its stamp is that of some camera's newest frame: with that it was complete
-            arrived_ns = max(self._arrived_ns[frame.camera] for frame in seen.frames
-                             if frame.stamp_ns == seen.stamp_ns)
+        else:  # its stamp is that of some camera's newest frame: with that it was complete
+            arrived_ns = max(
+                self._arrived_ns[frame.camera]
+                for frame in seen.frames
+                if frame.stamp_ns == seen.stamp_ns
+            )
         if not self._clock.due(now_ns, seen.stamp_ns):
             return None
         return Query(self.session, self.sequence + 1, seen, arrived_ns, now_ns)
@@ -345,10 +366,16 @@ class Policy:
     def _fault(self, query: Query, answer: Answer, now_ns: int) -> str:
         """Return what is wrong with an answer; empty: nothing."""
         joints = len(self.robot.commanded)
-        if (answer.targets.ndim != 2 or answer.targets.shape[1] != joints
-                or not len(answer.targets) or answer.reference.shape != (joints,)):
-            return (f'targets {list(answer.targets.shape)} and reference '
-                    f'{list(answer.reference.shape)} do not fit {joints} joints')
+        if (
+            answer.targets.ndim != 2
+            or answer.targets.shape[1] != joints
+            or not len(answer.targets)
+            or answer.reference.shape != (joints,)
+        ):
+            return (
+                f'targets {list(answer.targets.shape)} and reference '
+                f'{list(answer.reference.shape)} do not fit {joints} joints'
+            )
         if not (np.isfinite(answer.targets).all() and np.isfinite(answer.reference).all()):
             return 'it is not finite'
         last_row_ns = (len(answer.targets) - 1) * answer.step_dt_s * 1e9

@@ -21,14 +21,14 @@ class Job:
     """Ask for a new plan: along `chunk`, or to rest without one."""
 
     robot: Embodiment
-    base: Trajectory                        # what is being executed
+    base: Trajectory  # what is being executed
     now_ns: int
-    start_ns: int                           # on the planning grid: where the plan leaves `base`
-    limits: Limits                          # margins, speed share and first-move cap applied
+    start_ns: int  # on the planning grid: where the plan leaves `base`
+    limits: Limits  # margins, speed share and first-move cap applied
     chunk: Chunk | None = None
-    anchor_ns: int = 0                      # when row 0 is due
-    approaching: bool = False               # first move: straight to the rows, no seam to keep
-    surroundings: Obstacles | None = None   # None: nothing is known of contact
+    anchor_ns: int = 0  # when row 0 is due
+    approaching: bool = False  # first move: straight to the rows, no seam to keep
+    surroundings: Obstacles | None = None  # None: nothing is known of contact
     # [state-only joints], how the rest of the robot stands
     body: np.ndarray = field(default_factory=lambda: np.empty(0))
 
@@ -40,23 +40,28 @@ class Proposal:
     job: Job
     plan: Trajectory | None = None
     reason: str = ''
-    late: bool = False                      # the chunk had nothing left to execute
-    ahead: Foreseen | None = None           # contact that it was cut short or refused for
-    offset: float = 0.0                     # rad, largest arm joint difference at the seam
-    used: Worst | None = None               # share of the robot's own limits
-    due_ns: np.ndarray | None = None        # int64 [rows], rows still due after the switch
-    wanted: np.ndarray | None = None        # [rows joints], what they ask for
-    limited: np.ndarray | None = None       # bool [rows joints], the plan misses them
+    late: bool = False  # the chunk had nothing left to execute
+    ahead: Foreseen | None = None  # contact that it was cut short or refused for
+    offset: float = 0.0  # rad, largest arm joint difference at the seam
+    used: Worst | None = None  # share of the robot's own limits
+    due_ns: np.ndarray | None = None  # int64 [rows], rows still due after the switch
+    wanted: np.ndarray | None = None  # [rows joints], what they ask for
+    limited: np.ndarray | None = None  # bool [rows joints], the plan misses them
 
     def after(self, before: 'Proposal | None') -> 'Proposal':
         """Return this with the rows of `before` that fall due before the switch."""
         if before is None:
             return self
-        earlier = ((before.due_ns <= self.job.start_ns)
-                   & (before.due_ns > self.job.now_ns - NS_PER_S))      # the past is past
-        return replace(self, **{
-            field: np.concatenate([getattr(before, field)[earlier], getattr(self, field)])
-            for field in ('due_ns', 'wanted', 'limited')})
+        earlier = (before.due_ns <= self.job.start_ns) & (
+            before.due_ns > self.job.now_ns - NS_PER_S
+        )  # the past is past
+        return replace(
+            self,
+            **{
+                field: np.concatenate([getattr(before, field)[earlier], getattr(self, field)])
+                for field in ('due_ns', 'wanted', 'limited')
+            },
+        )
 
 
 def proposed(job: Job) -> Proposal:
@@ -90,20 +95,36 @@ def _followed(job: Job, chunk: Chunk) -> Proposal:
     offset = float(np.abs(join.offset).max(initial=0.0))
     if offset > safety.chunk.max_seam_offset and not job.approaching:
         joint = chunk.names[int(np.abs(join.offset).argmax())]
-        return Proposal(job, offset=offset, reason=(
-            f'chunk begins {offset:.3f} rad away from the command of {joint}, more than '
-            f'{safety.chunk.max_seam_offset:g}: policy and robot disagree'))
+        return Proposal(
+            job,
+            offset=offset,
+            reason=(
+                f'chunk begins {offset:.3f} rad away from the command of {joint}, more than '
+                f'{safety.chunk.max_seam_offset:g}: policy and robot disagree'
+            ),
+        )
     rows = chunking.paced(join.wanted, start, job.limits, grips)
     plan, ahead = _kept_apart(job, rows)
     if plan is None:
         what = '' if ahead is None else ahead.what
-        return Proposal(job, ahead=ahead, offset=offset, reason=(
-            f'contact ahead: {what}; going on to rest as planned before'))
+        return Proposal(
+            job,
+            ahead=ahead,
+            offset=offset,
+            reason=(f'contact ahead: {what}; going on to rest as planned before'),
+        )
     due_ns, step = _rows_due(job, chunk, len(rows))
     reached = plan.position[np.minimum(np.arange(1, len(rows) + 1), len(plan.position) - 1)]
     missed = np.abs(reached - join.wanted) > safety.chunk.settle_tolerance
-    return _proposal(job, plan, ahead=ahead, offset=offset, due_ns=due_ns,
-                     wanted=join.wanted[step], limited=missed[step])
+    return _proposal(
+        job,
+        plan,
+        ahead=ahead,
+        offset=offset,
+        due_ns=due_ns,
+        wanted=join.wanted[step],
+        limited=missed[step],
+    )
 
 
 def _kept_apart(job: Job, rows: np.ndarray) -> tuple[Trajectory | None, Foreseen | None]:
@@ -121,7 +142,8 @@ def _proposal(job: Job, plan: Trajectory, **rest: object) -> Proposal:
 def _rows_due(job: Job, chunk: Chunk, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Return when the remaining rows are due and the planning step nearest to each."""
     due_ns = job.anchor_ns + np.round(
-        np.arange(chunk.horizon) * chunk.step_dt_s * NS_PER_S).astype(np.int64)
+        np.arange(chunk.horizon) * chunk.step_dt_s * NS_PER_S
+    ).astype(np.int64)
     due_ns = due_ns[due_ns > job.start_ns]
     nearest = np.round((due_ns - job.start_ns) / planning.STEP_NS).astype(np.int64) - 1
     return due_ns, np.clip(nearest, 0, steps - 1)

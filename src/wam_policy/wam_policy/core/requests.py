@@ -22,7 +22,7 @@ class Commit:
     """Ask to take a block of real frames into the cache."""
 
     session: str
-    number: int                             # counted from 0 in each session
+    number: int  # counted from 0 in each session
     block: Block
 
 
@@ -33,7 +33,7 @@ class Query:
     session: str
     sequence: int
     observation: Observation
-    arrived_ns: int                         # when the frame that completed it was received
+    arrived_ns: int  # when the frame that completed it was received
     asked_ns: int
 
 
@@ -45,15 +45,15 @@ class Answer:
     """Hold what the workers said to a query; nothing in it is trusted yet."""
 
     step_dt_s: float
-    targets: np.ndarray                     # [horizon joints], absolute
-    reference: np.ndarray                   # [joints], posture the targets are relative to
-    timings_ms: Mapping[str, float]         # stage -> ms
+    targets: np.ndarray  # [horizon joints], absolute
+    reference: np.ndarray  # [joints], posture the targets are relative to
+    timings_ms: Mapping[str, float]  # stage -> ms
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
     """Hold what the workers last said about their cache."""
 
-    blocks: int = 0                         # real ones, held now
-    window_fill: float = 0.0                # 0..1
-    rebuilds: int = 0                       # windows restarted by the workers themselves
+    blocks: int = 0  # real ones, held now
+    window_fill: float = 0.0  # 0..1
+    rebuilds: int = 0  # windows restarted by the workers themselves

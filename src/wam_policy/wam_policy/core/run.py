@@ -19,9 +19,9 @@ class World:
     """Hold what decides over a run at one instant."""
 
     now_ns: int
-    order: int                              # number of the newest instruction
-    fault: str = ''                         # why policy or motion needs attention; empty: fine
-    achieved: str = ''                      # instruction a success detector saw fulfilled
+    order: int  # number of the newest instruction
+    fault: str = ''  # why policy or motion needs attention; empty: fine
+    achieved: str = ''  # instruction a success detector saw fulfilled
     cancelled: bool = False
 
 
@@ -30,10 +30,10 @@ class Run:
     """Follow one instruction from its acceptance on."""
 
     instruction: str
-    order: int                              # number its instruction was given
+    order: int  # number its instruction was given
     start_ns: int
     limit_ns: int
-    first_chunk: int                        # chunks published before it
+    first_chunk: int  # chunks published before it
 
     def __post_init__(self) -> None:
         if not self.instruction:

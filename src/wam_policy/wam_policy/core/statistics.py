@@ -23,16 +23,18 @@ class Latencies:
 
     def percentiles_ms(self, *percents: float) -> tuple[dict[str, float], ...]:
         """Return a figure per stage for each of `percents`, stages as they first appeared."""
-        alike: dict[int, list[str]] = {}        # stages that were measured equally often
+        alike: dict[int, list[str]] = {}  # stages that were measured equally often
         for stage, values in self._stages.items():
             alike.setdefault(len(values), []).append(stage)
         found = {}
-        for stages in alike.values():           # one call for all of them: it is asked often
+        for stages in alike.values():  # one call for all of them: it is asked often
             measured = np.array([self._stages[stage] for stage in stages])
-            found.update(zip(stages, np.percentile(measured, percents, axis=1).T.tolist(),
-                             strict=True))
-        return tuple({stage: found[stage][i] for stage in self._stages}
-                     for i in range(len(percents)))
+            found.update(
+                zip(stages, np.percentile(measured, percents, axis=1).T.tolist(), strict=True)
+            )
+        return tuple(
+            {stage: found[stage][i] for stage in self._stages} for i in range(len(percents))
+        )
 
     def clear(self) -> None:
         self._stages.clear()

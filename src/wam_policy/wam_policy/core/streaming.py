@@ -32,10 +32,11 @@ class Stream:
         column = {name: i for i, name in enumerate(robot.commanded)}
         self.columns: Mapping[str, np.ndarray] = {
             controller.name: np.array([column[name] for name in controller.joints])
-            for controller in robot.controllers}
-        self.followers: dict[str, Follower] = {}        # empty until a posture was taken over
-        self.setpoint: np.ndarray | None = None         # last one sent, [joints]
-        self.rates = np.zeros((2, len(robot.commanded)))        # its velocity and acceleration
+            for controller in robot.controllers
+        }
+        self.followers: dict[str, Follower] = {}  # empty until a posture was taken over
+        self.setpoint: np.ndarray | None = None  # last one sent, [joints]
+        self.rates = np.zeros((2, len(robot.commanded)))  # its velocity and acceleration
         self.sent_ns: int | None = None
         self.rejected = 0
         self.reason = "waiting for the robot's posture"
@@ -59,9 +60,12 @@ class Stream:
             if stale:
                 self.reason = stale
                 return None
-            self._hold(self.posture.position, 'holding the measured posture'
-                       if self.sent_ns is None
-                       else 'the stream had a gap: holding the measured posture')
+            self._hold(
+                self.posture.position,
+                'holding the measured posture'
+                if self.sent_ns is None
+                else 'the stream had a gap: holding the measured posture',
+            )
         else:
             self._follow(now_ns)
         self.sent_ns = now_ns
@@ -78,7 +82,8 @@ class Stream:
         """Tell whether a trajectory that has not ended is being followed."""
         return self.sent_ns is not None and any(
             follower.end_ns is not None and follower.end_ns > self.sent_ns
-            for follower in self.followers.values())
+            for follower in self.followers.values()
+        )
 
     def _refusal(self, controller: str, message: Any, now_ns: int) -> str | None:
         """Take the message unless the set-point would jump to it; return why not."""
@@ -106,9 +111,10 @@ class Stream:
             motion[:, self.columns[name]] = due.position, due.velocity, due.acceleration
         wanted, rates = motion[0], motion[1:]
         reach = self.limits.velocity * ((now_ns - self.sent_ns) / NS_PER_S + JUMP_S)
-        fault = (self._over(np.abs(wanted - self.setpoint) - reach, 'jumps')
-                 or self._over(np.abs(wanted - self.posture.position) - self.limits.step,
-                               'is too far from the measured posture'))
+        fault = self._over(np.abs(wanted - self.setpoint) - reach, 'jumps') or self._over(
+            np.abs(wanted - self.posture.position) - self.limits.step,
+            'is too far from the measured posture',
+        )
         if fault:
             self._hold(self.setpoint, fault)
         else:
@@ -116,14 +122,19 @@ class Stream:
 
     def _over(self, excess: np.ndarray, what: str) -> str | None:
         joint = int(excess.argmax())
-        return (f'set-point of {self.robot.commanded[joint]} {what}: holding'
-                if excess[joint] > 0.0 else None)
+        return (
+            f'set-point of {self.robot.commanded[joint]} {what}: holding'
+            if excess[joint] > 0.0
+            else None
+        )
 
     def _hold(self, position: np.ndarray, reason: str) -> None:
         """Stay at `position` until a new trajectory comes."""
         self.setpoint, self.reason = np.array(position), reason
         self.rates = np.zeros_like(self.rates)
         self.followers = {
-            controller.name: Follower(controller.joints,
-                                      self.setpoint[self.columns[controller.name]])
-            for controller in self.robot.controllers}
+            controller.name: Follower(
+                controller.joints, self.setpoint[self.columns[controller.name]]
+            )
+            for controller in self.robot.controllers
+        }

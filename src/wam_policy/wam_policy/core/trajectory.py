@@ -46,10 +46,10 @@ class Trajectory:
 
     names: tuple[str, ...]
     start_ns: int
-    time_ns: np.ndarray                     # int64 [knots], from start_ns, first is 0
-    position: np.ndarray                    # float64 [knots joints]
-    velocity: np.ndarray                    # float64 [knots joints]
-    acceleration: np.ndarray                # float64 [knots joints]
+    time_ns: np.ndarray  # int64 [knots], from start_ns, first is 0
+    position: np.ndarray  # float64 [knots joints]
+    velocity: np.ndarray  # float64 [knots joints]
+    acceleration: np.ndarray  # float64 [knots joints]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'names', tuple(self.names))
@@ -58,8 +58,10 @@ class Trajectory:
             _seal(self, field, np.float64)
             values = getattr(self, field)
             if values.shape != (len(self.time_ns), len(self.names)):
-                raise ValueError(f'trajectory: {field} has shape {list(values.shape)}, want '
-                                 f'[{len(self.time_ns)} {len(self.names)}]')
+                raise ValueError(
+                    f'trajectory: {field} has shape {list(values.shape)}, want '
+                    f'[{len(self.time_ns)} {len(self.names)}]'
+                )
             if not np.isfinite(values).all():
                 raise ValueError(f'trajectory: {field} is not finite')
         if not len(self.time_ns) or self.time_ns[0] or (np.diff(self.time_ns) <= 0).any():
@@ -95,11 +97,13 @@ class Trajectory:
         if knot == len(self.time_ns) - 1:
             return Motion(self.position[-1], self.velocity[-1], self.acceleration[-1])
         p, v, a = self.position[knot], self.velocity[knot], self.acceleration[knot]
-        end, t = (float(ns - self.time_ns[knot]) / NS_PER_S
-                  for ns in (self.time_ns[knot + 1], passed_ns))
+        end, t = (
+            float(ns - self.time_ns[knot]) / NS_PER_S for ns in (self.time_ns[knot + 1], passed_ns)
+        )
         jerk = (self.acceleration[knot + 1] - a) / end
-        return Motion(p + t * (v + t * (a / 2 + t * jerk / 6)), v + t * (a + t * jerk / 2),
-                      a + t * jerk)
+        return Motion(
+            p + t * (v + t * (a / 2 + t * jerk / 6)), v + t * (a + t * jerk / 2), a + t * jerk
+        )
 
     def through(self, times_ns: np.ndarray) -> Motion:
         """Return the states at many instants at once: as `at`, in rows [instants joints]."""
@@ -109,8 +113,9 @@ class Trajectory:
         p, v, a = self.position[knot], self.velocity[knot], self.acceleration[knot]
         jerk = np.vstack([self.jerk, np.zeros(len(self.names))])[knot]
         t = np.where(before, 0.0, (passed_ns - self.time_ns[knot]) / NS_PER_S)[:, None]
-        return Motion(p + t * (v + t * (a / 2 + t * jerk / 6)), v + t * (a + t * jerk / 2),
-                      a + t * jerk)
+        return Motion(
+            p + t * (v + t * (a / 2 + t * jerk / 6)), v + t * (a + t * jerk / 2), a + t * jerk
+        )
 
     def resting_from(self, now_ns: int) -> bool:
         """Tell whether nothing moves any more at `now_ns` or later."""
@@ -124,12 +129,14 @@ class Trajectory:
 def held(names: tuple[str, ...], position: np.ndarray, start_ns: int) -> Trajectory:
     """Return the trajectory that stays at `position` [joints]."""
     still = np.zeros((1, len(names)))
-    return Trajectory(names, start_ns, np.zeros(1, np.int64), np.array(position)[None], still,
-                      still)
+    return Trajectory(
+        names, start_ns, np.zeros(1, np.int64), np.array(position)[None], still, still
+    )
 
 
-def integrated(names: tuple[str, ...], start: Motion, start_ns: int, step_ns: int,
-               jerk: np.ndarray) -> Trajectory:
+def integrated(
+    names: tuple[str, ...], start: Motion, start_ns: int, step_ns: int, jerk: np.ndarray
+) -> Trajectory:
     """Return the motion from `start` under `jerk` [segments joints], one value per step.
 
     The caller's jerk brings everything to rest up to rounding; the last knot is set to rest.
@@ -158,9 +165,14 @@ def spliced(old: Trajectory, new: Trajectory, now_ns: int) -> Trajectory:
     kept = slice(first, int(np.searchsorted(old.time_ns, new.start_ns - old.start_ns)))
     before_ns = old.time_ns[kept] - old.time_ns[first]
     return Trajectory(
-        new.names, start_ns, np.concatenate([before_ns, new.start_ns - start_ns + new.time_ns]),
-        *(np.concatenate([getattr(old, field)[kept], getattr(new, field)])
-          for field in ('position', 'velocity', 'acceleration')))
+        new.names,
+        start_ns,
+        np.concatenate([before_ns, new.start_ns - start_ns + new.time_ns]),
+        *(
+            np.concatenate([getattr(old, field)[kept], getattr(new, field)])
+            for field in ('position', 'velocity', 'acceleration')
+        ),
+    )
 
 
 def composed(parts: Sequence[tuple[Trajectory, np.ndarray]]) -> Trajectory:
@@ -177,8 +189,9 @@ def composed(parts: Sequence[tuple[Trajectory, np.ndarray]]) -> Trajectory:
     motion = np.empty((3, len(times_ns), len(whole.names)))
     for part, columns in parts:
         for row, at in enumerate(part.at(ns) for ns in times_ns):
-            for values, field in zip(motion, (at.position, at.velocity, at.acceleration),
-                                     strict=True):
+            for values, field in zip(
+                motion, (at.position, at.velocity, at.acceleration), strict=True
+            ):
                 values[row, columns] = field[columns]
     return Trajectory(whole.names, first_ns, np.array(times_ns) - first_ns, *motion)
 

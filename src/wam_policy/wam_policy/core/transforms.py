@@ -43,8 +43,9 @@ def _driven(robot: Embodiment) -> tuple[Slice, ...]:
     return tuple(key for key in robot.action_keys if not key.masked)
 
 
-def _keyed(robot: Embodiment, keys: Sequence[Slice], names: Sequence[str],
-           canonical: np.ndarray) -> dict[str, np.ndarray]:
+def _keyed(
+    robot: Embodiment, keys: Sequence[Slice], names: Sequence[str], canonical: np.ndarray
+) -> dict[str, np.ndarray]:
     if canonical.shape[-1] != len(names):
         raise ValueError(f'{robot.name}: want {len(names)} values, got {canonical.shape[-1]}')
     model = np.array(canonical, dtype=np.float64)
@@ -54,19 +55,25 @@ def _keyed(robot: Embodiment, keys: Sequence[Slice], names: Sequence[str],
     return {key.key: model[..., [names.index(name) for name in key.joints]] for key in keys}
 
 
-def _joined(robot: Embodiment, keys: Sequence[Slice], names: Sequence[str],
-            values: Mapping[str, np.ndarray]) -> np.ndarray:
+def _joined(
+    robot: Embodiment,
+    keys: Sequence[Slice],
+    names: Sequence[str],
+    values: Mapping[str, np.ndarray],
+) -> np.ndarray:
     missing = [key.key for key in keys if key.key not in values]
     if missing:
-        raise ValueError(f'{robot.name}: no value for {", ".join(missing)}; got '
-                         f'{", ".join(values) or "none"}')
+        raise ValueError(
+            f'{robot.name}: no value for {", ".join(missing)}; got {", ".join(values) or "none"}'
+        )
     rows = np.shape(values[keys[0].key])[:-1]
     model = np.full((*rows, len(names)), np.nan)
     for key in keys:
         value = np.asarray(values[key.key], dtype=np.float64)
         if value.shape != (*rows, key.size):
-            raise ValueError(f'{robot.name}: {key.key} has shape {list(value.shape)}, want '
-                             f'{[*rows, key.size]}')
+            raise ValueError(
+                f'{robot.name}: {key.key} has shape {list(value.shape)}, want {[*rows, key.size]}'
+            )
         model[..., [names.index(name) for name in key.joints]] = value
     for gripper in robot.grippers:
         column = names.index(gripper.name)

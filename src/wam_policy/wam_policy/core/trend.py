@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import theilslopes
 
 CONFIDENCE = 0.95
-STRETCHES = 60              # at most; slopes of 1,770 pairs
+STRETCHES = 60  # at most; slopes of 1,770 pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,12 @@ class Trend:
         return self.low <= 0.0 <= self.high
 
 
-def trend(at_s: np.ndarray, value: np.ndarray, stretches: int = STRETCHES,
-          stands_for: Callable[[np.ndarray], float] = np.median) -> Trend | None:
+def trend(
+    at_s: np.ndarray,
+    value: np.ndarray,
+    stretches: int = STRETCHES,
+    stands_for: Callable[[np.ndarray], float] = np.median,
+) -> Trend | None:
     """Return the trend of `value` [samples] over `at_s` [samples], s; None below 4 samples.
 
     Time is cut into at most so many stretches; `stands_for` makes one figure of what is in one.
@@ -42,4 +46,4 @@ def trend(at_s: np.ndarray, value: np.ndarray, stretches: int = STRETCHES,
     hours = np.array([np.median(at_s[part]) for part in parts]) / 3600.0
     figures = np.array([stands_for(value[part]) for part in parts])
     slope, _, low, high = theilslopes(figures, hours, CONFIDENCE)
-    return Trend(float(slope) + 0.0, float(low) + 0.0, float(high) + 0.0)       # no -0.0
+    return Trend(float(slope) + 0.0, float(low) + 0.0, float(high) + 0.0)  # no -0.0

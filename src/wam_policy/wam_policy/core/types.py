@@ -17,12 +17,14 @@ class Frame:
 
     camera: str
     stamp_ns: int
-    rgb: np.ndarray                         # uint8 [height width 3]
+    rgb: np.ndarray  # uint8 [height width 3]
 
     def __post_init__(self) -> None:
         if self.rgb.dtype != np.uint8 or self.rgb.ndim != 3 or self.rgb.shape[2] != 3:
-            raise ValueError(f'frame of {self.camera}: want uint8 [height width 3], '
-                             f'got {self.rgb.dtype} {list(self.rgb.shape)}')
+            raise ValueError(
+                f'frame of {self.camera}: want uint8 [height width 3], '
+                f'got {self.rgb.dtype} {list(self.rgb.shape)}'
+            )
         pixels = self.rgb.view()
         pixels.setflags(write=False)
         object.__setattr__(self, 'rgb', pixels)
@@ -34,9 +36,9 @@ class JointState:
 
     stamp_ns: int
     names: tuple[str, ...]
-    position: np.ndarray                    # float64 [joints]
-    velocity: np.ndarray | None = None      # float64 [joints]; None: not measured
-    effort: np.ndarray | None = None        # float64 [joints], Nm or N; None: not measured
+    position: np.ndarray  # float64 [joints]
+    velocity: np.ndarray | None = None  # float64 [joints]; None: not measured
+    effort: np.ndarray | None = None  # float64 [joints], Nm or N; None: not measured
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'names', tuple(self.names))
@@ -49,10 +51,11 @@ class JointState:
     def _vector(self, what: str, values: np.ndarray) -> np.ndarray:
         vector = _sealed(values)
         if vector.shape != (len(self.names),):
-            raise ValueError(f'joint state: {what} has shape {list(vector.shape)}, '
-                             f'want one value for each of {len(self.names)} joints')
-        broken = [n for n, good in zip(self.names, np.isfinite(vector), strict=True)
-                  if not good]
+            raise ValueError(
+                f'joint state: {what} has shape {list(vector.shape)}, '
+                f'want one value for each of {len(self.names)} joints'
+            )
+        broken = [n for n, good in zip(self.names, np.isfinite(vector), strict=True) if not good]
         if broken:
             raise ValueError(f'joint state: {what} of {", ".join(broken)} is not finite')
         return vector
@@ -83,25 +86,27 @@ class SetPoint:
 
     controller: str
     stamp_ns: int
-    position: np.ndarray                    # float64 [joints], in the controller's order
-    velocity: np.ndarray                    # float64 [joints]
-    acceleration: np.ndarray                # float64 [joints]
+    position: np.ndarray  # float64 [joints], in the controller's order
+    velocity: np.ndarray  # float64 [joints]
+    acceleration: np.ndarray  # float64 [joints]
 
     def __post_init__(self) -> None:
         for field in ('position', 'velocity', 'acceleration'):
             values = _sealed(getattr(self, field))
             object.__setattr__(self, field, values)
             if values.shape != self.position.shape or not np.isfinite(values).all():
-                raise ValueError(f'{self.controller}: {field} of the set-point is not '
-                                 f'{len(self.position)} finite values')
+                raise ValueError(
+                    f'{self.controller}: {field} of the set-point is not '
+                    f'{len(self.position)} finite values'
+                )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
     """Hold what was seen at one instant: one frame per camera and the posture."""
 
-    stamp_ns: int                           # reference time: nothing in here is newer
-    frames: tuple[Frame, ...]               # in the order of the embodiment's cameras
+    stamp_ns: int  # reference time: nothing in here is newer
+    frames: tuple[Frame, ...]  # in the order of the embodiment's cameras
     joints: JointState
 
     def __post_init__(self) -> None:
@@ -123,15 +128,15 @@ class Chunk:
     limit, and may be wrong: whoever executes a chunk checks it first.
     """
 
-    stamp_ns: int                           # reference time of the observation it answers
+    stamp_ns: int  # reference time of the observation it answers
     session: str
     sequence: int
     step_dt_s: float
     names: tuple[str, ...]
-    targets: np.ndarray                     # float64 [horizon joints]
-    reference: np.ndarray                   # float64 [joints], posture relative actions start from
-    contract: str                           # of the embodiment both ends must share
-    timings_ms: Mapping[str, float]         # stage -> ms
+    targets: np.ndarray  # float64 [horizon joints]
+    reference: np.ndarray  # float64 [joints], posture relative actions start from
+    contract: str  # of the embodiment both ends must share
+    timings_ms: Mapping[str, float]  # stage -> ms
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'names', tuple(self.names))
@@ -140,11 +145,14 @@ class Chunk:
         object.__setattr__(self, 'timings_ms', MappingProxyType(dict(self.timings_ms)))
         joints = len(self.names)
         if self.targets.ndim != 2 or self.targets.shape[1] != joints or not len(self.targets):
-            raise ValueError(f'chunk: targets have shape {list(self.targets.shape)}, '
-                             f'want [horizon {joints}] with at least one row')
+            raise ValueError(
+                f'chunk: targets have shape {list(self.targets.shape)}, '
+                f'want [horizon {joints}] with at least one row'
+            )
         if self.reference.shape != (joints,):
-            raise ValueError(f'chunk: reference has shape {list(self.reference.shape)}, '
-                             f'want [{joints}]')
+            raise ValueError(
+                f'chunk: reference has shape {list(self.reference.shape)}, want [{joints}]'
+            )
 
     @property
     def horizon(self) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from wam_policy.core.types import Frame
 
-REMEMBERED = 512                            # stamps per camera; a pick is never older than that
+REMEMBERED = 512  # stamps per camera; a pick is never older than that
 
 
 class Usage:

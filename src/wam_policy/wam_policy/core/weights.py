@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHIPPED = Path(__file__).resolve().parent.parent / 'models'
-PRESET = 'preset:'                          # random weights
-DEFAULT = 'mini'                            # the shipped model that is taken unasked
-STAND_IN = 'preset:tiny'                    # where no shipped model is of the robot
+PRESET = 'preset:'  # random weights
+DEFAULT = 'mini'  # the shipped model that is taken unasked
+STAND_IN = 'preset:tiny'  # where no shipped model is of the robot
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
     """Say how a model likes to be asked; None: it does not say."""
 
-    recipe: str | None = None               # as in the policy's parameters
+    recipe: str | None = None  # as in the policy's parameters
     steps: int | None = None
     guidance: float | None = None
 
@@ -38,8 +38,10 @@ def located(checkpoint: str) -> str:
     if checkpoint in shipped():
         return str(SHIPPED / checkpoint)
     there = ', '.join(shipped()) or 'none'
-    raise ValueError(f'checkpoint: {checkpoint!r} is no folder and no shipped model ({there}); '
-                     f'name one, or {PRESET}<name> for random weights')
+    raise ValueError(
+        f'checkpoint: {checkpoint!r} is no folder and no shipped model ({there}); '
+        f'name one, or {PRESET}<name> for random weights'
+    )
 
 
 def drives(name: str, tag: str) -> bool:
@@ -75,7 +77,11 @@ def advice(checkpoint: str) -> Advice:
         return Advice()
     try:
         said = json.loads(path.read_text()).get('wam', {}).get('inference') or {}
-        return Advice(*(None if said.get(name) is None else kind(said[name]) for name, kind
-                        in (('recipe', str), ('steps', int), ('guidance', float))))
+        return Advice(
+            *(
+                None if said.get(name) is None else kind(said[name])
+                for name, kind in (('recipe', str), ('steps', int), ('guidance', float))
+            )
+        )
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f'{path}: wam.inference cannot be read: {error}') from error

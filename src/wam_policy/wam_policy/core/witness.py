@@ -17,8 +17,8 @@ from wam_policy.core.trajectory import Trajectory
 from wam_policy.core.types import Chunk, JointState
 
 RATIOS = ('position', 'velocity', 'acceleration', 'jerk')
-RECENT = 20                             # chunks for the figures of the moment
-KEPT = 50_000                           # latencies of each stage, those of two hours at 7 Hz
+RECENT = 20  # chunks for the figures of the moment
+KEPT = 50_000  # latencies of each stage, those of two hours at 7 Hz
 
 
 class Witness:
@@ -26,22 +26,23 @@ class Witness:
 
     def __init__(self, robot: Embodiment) -> None:
         self._robot = robot
-        self._limits = {controller.name: robot.limits(controller.joints)
-                        for controller in robot.controllers}
+        self._limits = {
+            controller.name: robot.limits(controller.joints) for controller in robot.controllers
+        }
         self._planned: dict[str, Trajectory] = {}
         self._latencies_ms: dict[str, deque[float]] = defaultdict(partial(deque, maxlen=KEPT))
         self._rates_hz: dict[str, Mean] = defaultdict(Mean)
         self._factors = Mean()
         self.chunks = 0
-        self.begun_s: float | None = None       # the first chunk
+        self.begun_s: float | None = None  # the first chunk
         self._recent_s: deque[float] = deque(maxlen=RECENT)
-        self._paused_s = 0.0            # nothing was to be done so long, before the present pause
-        self._pause_s: float | None = None      # when that began
+        self._paused_s = 0.0  # nothing was to be done so long, before the present pause
+        self._pause_s: float | None = None  # when that began
         self._start: JointState | None = None
         self.commanded = dict.fromkeys(RATIOS, 0.0)
-        self.seam = 0.0                 # largest position jump from one trajectory to the next
+        self.seam = 0.0  # largest position jump from one trajectory to the next
         self.trajectories = 0
-        self.moved = 0.0                # largest way of a joint from where it was at first
+        self.moved = 0.0  # largest way of a joint from where it was at first
 
     def on_chunk(self, chunk: Chunk, ready_ns: int, now_ns: int, now_s: float) -> None:
         """Take a chunk as it arrives; the first one warmed the workers up and is not timed."""
@@ -50,8 +51,11 @@ class Witness:
         if self.begun_s is None:
             self.begun_s = now_s
             return
-        stages = {**chunk.timings_ms, 'publish': (now_ns - ready_ns) / 1e6,
-                  'total': (now_ns - chunk.stamp_ns) / 1e6}
+        stages = {
+            **chunk.timings_ms,
+            'publish': (now_ns - ready_ns) / 1e6,
+            'total': (now_ns - chunk.stamp_ns) / 1e6,
+        }
         for stage, value_ms in stages.items():
             self._latencies_ms[stage].append(value_ms)
 
@@ -122,6 +126,12 @@ class Witness:
         totals = self._latencies_ms.get('total')
         if not totals:
             return {}
-        return {'p50': float(np.percentile(totals, 50)), 'p99': float(np.percentile(totals, 99)),
-                **{stage: float(np.median(values))
-                   for stage, values in self._latencies_ms.items() if stage != 'total'}}
+        return {
+            'p50': float(np.percentile(totals, 50)),
+            'p99': float(np.percentile(totals, 99)),
+            **{
+                stage: float(np.median(values))
+                for stage, values in self._latencies_ms.items()
+                if stage != 'total'
+            },
+        }

@@ -36,7 +36,7 @@ class Dreams:
 
     def __init__(self, encoders: Any) -> None:
         self._encoders = encoders
-        self.imagined: torch.Tensor | None = None       # latents that stand for the next frames
+        self.imagined: torch.Tensor | None = None  # latents that stand for the next frames
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoders, name)

@@ -31,7 +31,8 @@ def injected(model: VideoActionDiT, lora: LoraConfig) -> None:
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(
-        PeftConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=TARGETS.pattern), model)
+        PeftConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=TARGETS.pattern), model
+    )
     for part in WHOLE:
         getattr(model, part).requires_grad_(True)
     # what moves is float32, however the base is stored: small steps vanish in bfloat16
@@ -42,5 +43,7 @@ def injected(model: VideoActionDiT, lora: LoraConfig) -> None:
 
 def named(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Name trained tensors (by their names in the model) as a released adapter file does."""
-    return {_WRAPPED + name: tensor.detach().to(torch.float32).cpu().contiguous()
-            for name, tensor in trained.items()}
+    return {
+        _WRAPPED + name: tensor.detach().to(torch.float32).cpu().contiguous()
+        for name, tensor in trained.items()
+    }

@@ -17,11 +17,11 @@ from wam_policy.model import canvas
 from wam_policy.model.conv_vae import ConvVae
 from wam_policy.model.vae import GROUP
 
-WEIGHT = 4.0            # of coloured or moving pixels, others 1
-COLOURED = 0.25         # spread of a pixel's channels in 0..1 that makes it coloured
-MOVING = 0.06           # change of a pixel within a group
-NOISE = 0.05            # on latents, in their own deviations
-STATIC_SHARE = 0.2      # of groups that repeat one picture
+WEIGHT = 4.0  # of coloured or moving pixels, others 1
+COLOURED = 0.25  # spread of a pixel's channels in 0..1 that makes it coloured
+MOVING = 0.06  # change of a pixel within a group
+NOISE = 0.05  # on latents, in their own deviations
+STATIC_SHARE = 0.2  # of groups that repeat one picture
 BATCH = 16
 RATE = 2e-3
 WARM_UP = 50
@@ -32,16 +32,26 @@ class Progress:
     """Tell how training goes; losses are smoothed."""
 
     step: int
-    share: float            # of the whole done, 0..1
+    share: float  # of the whole done, 0..1
     loss: float
 
 
-def trained(vae: ConvVae, clips: Clips, rng: np.random.Generator, done: Callable[[int], float],
-            report: Callable[[Progress], None], bf16: bool) -> ConvVae:
+def trained(
+    vae: ConvVae,
+    clips: Clips,
+    rng: np.random.Generator,
+    done: Callable[[int], float],
+    report: Callable[[Progress], None],
+    bf16: bool,
+) -> ConvVae:
     """Train until `done` says 1 or more of a step; return it with measured latent statistics."""
     optimiser = torch.optim.AdamW(vae.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    starts = np.concatenate([np.arange(span.frame, span.frame + max(1, span.frames - GROUP + 1))
-                             for span in clips.spans])
+    starts = np.concatenate(
+        [
+            np.arange(span.frame, span.frame + max(1, span.frames - GROUP + 1))
+            for span in clips.spans
+        ]
+    )
     whole = clips.film
     step, smooth = 0, 0.0
     while (share := done(step)) < 1:
@@ -68,14 +78,19 @@ def trained(vae: ConvVae, clips: Clips, rng: np.random.Generator, done: Callable
 
 
 @torch.inference_mode()
-def measured(vae: ConvVae, whole: Film, starts: np.ndarray,
-             rng: np.random.Generator) -> ConvVae:
+def measured(vae: ConvVae, whole: Film, starts: np.ndarray, rng: np.random.Generator) -> ConvVae:
     """Give the same weights with the channel statistics of what they encode."""
     sizes = vae.config.channels
-    latents = torch.cat([vae.net.encoder(_groups(whole, starts, rng).flatten(1, 2))
-                         for _ in range(32)]).transpose(0, 1).reshape(sizes, -1)
-    config = replace(vae.config, mean=tuple(latents.mean(1).tolist()),
-                     std=tuple(latents.std(1).clamp(min=1e-3).tolist()))
+    latents = (
+        torch.cat([vae.net.encoder(_groups(whole, starts, rng).flatten(1, 2)) for _ in range(32)])
+        .transpose(0, 1)
+        .reshape(sizes, -1)
+    )
+    config = replace(
+        vae.config,
+        mean=tuple(latents.mean(1).tolist()),
+        std=tuple(latents.std(1).clamp(min=1e-3).tolist()),
+    )
     found = ConvVae(config)
     found.load_state_dict(vae.state_dict())
     return found.eval()
@@ -84,8 +99,12 @@ def measured(vae: ConvVae, whole: Film, starts: np.ndarray,
 @torch.inference_mode()
 def fidelity_db(vae: ConvVae, clips: Clips, rng: np.random.Generator) -> tuple[float, float]:
     """Return PSNR over all pixels, and over those that count more, of some groups."""
-    starts = np.concatenate([np.arange(span.frame, span.frame + max(1, span.frames - GROUP + 1))
-                             for span in clips.spans])
+    starts = np.concatenate(
+        [
+            np.arange(span.frame, span.frame + max(1, span.frames - GROUP + 1))
+            for span in clips.spans
+        ]
+    )
     pixels = torch.cat([_groups(clips.film, starts, rng) for _ in range(8)])
     wrong = ((vae.decode_groups(vae.encode_groups(pixels)).clamp(-1, 1) - pixels) / 2).square()
     heavy = _weights(pixels).expand_as(wrong) > 1
@@ -102,7 +121,8 @@ def _weights(pixels: Tensor) -> Tensor:
     """Weigh pixels [B 3 T h w] in [-1, 1]: [B 1 T h w]."""
     coloured = (pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)) / 2 > COLOURED
     moving = (pixels.amax(2, keepdim=True) - pixels.amin(2, keepdim=True)).amax(
-        1, keepdim=True) / 2 > MOVING
+        1, keepdim=True
+    ) / 2 > MOVING
     return 1.0 + (WEIGHT - 1.0) * (coloured | moving).float()
 
 

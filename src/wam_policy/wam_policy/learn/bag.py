@@ -16,7 +16,7 @@ class Message:
 
     topic: str
     type: str
-    log_ns: int                             # when it was received
+    log_ns: int  # when it was received
     content: Any
 
 
@@ -37,8 +37,12 @@ def messages(folder: Path, wanted: set[str]) -> Iterator[Message]:
         chosen = [c for c in reader.connections if c.topic in wanted]
         # without a choice the reader would give everything
         for connection, log_ns, raw in reader.messages(chosen) if chosen else ():
-            yield Message(connection.topic, connection.msgtype, log_ns,
-                          reader.deserialize(raw, connection.msgtype))
+            yield Message(
+                connection.topic,
+                connection.msgtype,
+                log_ns,
+                reader.deserialize(raw, connection.msgtype),
+            )
 
 
 def _opened(folder: Path) -> AnyReader:

@@ -41,7 +41,7 @@ class Span:
     rows: int
     frame: int
     frames: int
-    family: str                 # of its task; empty if the data set does not say
+    family: str  # of its task; empty if the data set does not say
 
 
 class Film:
@@ -61,17 +61,17 @@ class Clips:
     """Hold all episodes of some data sets, one after the other."""
 
     robot: Embodiment
-    stride: int                 # rows between two pictures
+    stride: int  # rows between two pictures
     spans: tuple[Span, ...]
     texts: tuple[str, ...]
-    canvases: tuple[np.ndarray, ...]    # one per data set, uint8 [frames height width 3]
-    homes: tuple[Path, ...]             # where they lie, and what else is derived of them
-    state: np.ndarray           # float32 [rows state], the model's keys and units
-    action: np.ndarray          # float32 [rows action], absolute
-    task: np.ndarray            # int32 [rows], index into texts
-    supervised: np.ndarray      # bool [rows]
-    pixel: np.ndarray           # float32 [rows 2], NaN: no label
-    place: np.ndarray           # float32 [rows 2], NaN: no label
+    canvases: tuple[np.ndarray, ...]  # one per data set, uint8 [frames height width 3]
+    homes: tuple[Path, ...]  # where they lie, and what else is derived of them
+    state: np.ndarray  # float32 [rows state], the model's keys and units
+    action: np.ndarray  # float32 [rows action], absolute
+    task: np.ndarray  # int32 [rows], index into texts
+    supervised: np.ndarray  # bool [rows]
+    pixel: np.ndarray  # float32 [rows 2], NaN: no label
+    place: np.ndarray  # float32 [rows 2], NaN: no label
 
     @property
     def frames(self) -> int:
@@ -96,8 +96,10 @@ def read(folders: Sequence[Path], design: Design) -> Clips:
     parts = [_folder(shard, design) for folder in folders for shard in _shards(folder)]
     robots = {part.robot.name for part in parts}
     if len(robots) > 1:
-        raise ValueError(f'data sets of different robots: {", ".join(sorted(robots))}; train '
-                         'on one of them at a time')
+        raise ValueError(
+            f'data sets of different robots: {", ".join(sorted(robots))}; train '
+            'on one of them at a time'
+        )
     return joined(parts)
 
 
@@ -106,19 +108,30 @@ def joined(parts: Sequence[Clips]) -> Clips:
     texts = tuple(dict.fromkeys(text for part in parts for text in part.texts))
     spans, tasks, row, frame = [], [], 0, 0
     for part in parts:
-        spans += [Span(span.row + row, span.rows, span.frame + frame, span.frames, span.family)
-                  for span in part.spans]
+        spans += [
+            Span(span.row + row, span.rows, span.frame + frame, span.frames, span.family)
+            for span in part.spans
+        ]
         tasks.append(np.array([texts.index(text) for text in part.texts], np.int32)[part.task])
         row, frame = row + len(part.task), frame + part.frames
 
     def whole(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts])
 
-    return Clips(parts[0].robot, parts[0].stride, tuple(spans), texts,
-                 tuple(canvases for part in parts for canvases in part.canvases),
-                 tuple(home for part in parts for home in part.homes), whole('state'),
-                 whole('action'), np.concatenate(tasks), whole('supervised'), whole('pixel'),
-                 whole('place'))
+    return Clips(
+        parts[0].robot,
+        parts[0].stride,
+        tuple(spans),
+        texts,
+        tuple(canvases for part in parts for canvases in part.canvases),
+        tuple(home for part in parts for home in part.homes),
+        whole('state'),
+        whole('action'),
+        np.concatenate(tasks),
+        whole('supervised'),
+        whole('pixel'),
+        whole('place'),
+    )
 
 
 def subset(clips: Clips, episodes: Sequence[int]) -> Clips:
@@ -128,6 +141,7 @@ def subset(clips: Clips, episodes: Sequence[int]) -> Clips:
 
 
 # ---- one folder
+
 
 def _shards(folder: Path) -> list[Path]:
     found = sorted(path.parents[1] for path in folder.glob('*/meta/info.json'))
@@ -140,12 +154,16 @@ def _folder(folder: Path, design: Design) -> Clips:
     model = design.model
     stride, rest = divmod(model.actions_per_block, model.block_pixel_frames)
     if rest:
-        raise ValueError(f'{design.name}: {model.actions_per_block} actions do not divide into '
-                         f'{model.block_pixel_frames} pictures')
+        raise ValueError(
+            f'{design.name}: {model.actions_per_block} actions do not divide into '
+            f'{model.block_pixel_frames} pictures'
+        )
     lines = (folder / 'meta' / 'episodes.jsonl').read_text().splitlines()
     episodes = [json.loads(line) for line in lines]
-    tasks = [json.loads(line)['task']
-             for line in (folder / 'meta' / 'tasks.jsonl').read_text().splitlines()]
+    tasks = [
+        json.loads(line)['task']
+        for line in (folder / 'meta' / 'tasks.jsonl').read_text().splitlines()
+    ]
     tables = [pq.read_table(folder / _path(info, 'data_path', i)) for i in range(len(episodes))]
     counts = [len(table) for table in tables]
     frames = [-(-count // stride) for count in counts]
@@ -153,56 +171,87 @@ def _folder(folder: Path, design: Design) -> Clips:
     for episode, rows, shown in zip(episodes, counts, frames, strict=True):
         spans.append(Span(row, rows, frame, shown, str(episode.get('family', ''))))
         row, frame = row + rows, frame + shown
-    columns = {name: np.concatenate([_column(table, name) for table in tables])
-               for name in (gear.STATE, gear.ACTION, 'task_index')}
+    columns = {
+        name: np.concatenate([_column(table, name) for table in tables])
+        for name in (gear.STATE, gear.ACTION, 'task_index')
+    }
     for name, kind in ((gear.STATE, robot.state_keys), (gear.ACTION, robot.action_keys)):
         wanted = len(gear.names(kind))
         if columns[name].shape[1:] != (wanted,):
-            raise ValueError(f'{folder}: {name} has shape {columns[name].shape[1:]}, {robot.name} '
-                             f'has {wanted} values; export the episodes again')
+            raise ValueError(
+                f'{folder}: {name} has shape {columns[name].shape[1:]}, {robot.name} '
+                f'has {wanted} values; export the episodes again'
+            )
     unlabelled = np.full((row, 2), np.nan, np.float32)
-    extra = {name: np.concatenate([_column(table, name) for table in tables])
-             for name in (SUPERVISED, PIXEL, PLACE) if name in tables[0].column_names}
+    extra = {
+        name: np.concatenate([_column(table, name) for table in tables])
+        for name in (SUPERVISED, PIXEL, PLACE)
+        if name in tables[0].column_names
+    }
     return Clips(
-        robot, stride, tuple(spans), tuple(tasks),
-        (_canvases(folder, info, design, robot, spans, stride),), (_home(folder),),
-        columns[gear.STATE], columns[gear.ACTION], columns['task_index'].astype(np.int32),
+        robot,
+        stride,
+        tuple(spans),
+        tuple(tasks),
+        (_canvases(folder, info, design, robot, spans, stride),),
+        (_home(folder),),
+        columns[gear.STATE],
+        columns[gear.ACTION],
+        columns['task_index'].astype(np.int32),
         extra.get(SUPERVISED, np.ones(row)).reshape(row).astype(bool),
-        extra.get(PIXEL, unlabelled), extra.get(PLACE, unlabelled))
+        extra.get(PIXEL, unlabelled),
+        extra.get(PLACE, unlabelled),
+    )
 
 
 def _column(table: Any, name: str) -> np.ndarray:
     column = table[name].combine_chunks()
-    if hasattr(column, 'values'):       # lists of one length
-        return column.values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(
-            len(table), -1)
+    if hasattr(column, 'values'):  # lists of one length
+        return (
+            column.values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(table), -1)
+        )
     return column.to_numpy(zero_copy_only=False)
 
 
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: not there, so {path.parent.parent} is no data set; '
-                                'make one with ./wam export or ./wam play')
+        raise FileNotFoundError(
+            f'{path}: not there, so {path.parent.parent} is no data set; '
+            'make one with ./wam export or ./wam play'
+        )
     return json.loads(path.read_text())
 
 
 def _path(info: Mapping[str, Any], kind: str, episode: int, key: str = '') -> str:
-    return info[kind].format(episode_chunk=episode // info['chunks_size'], episode_index=episode,
-                             video_key=key)
+    return info[kind].format(
+        episode_chunk=episode // info['chunks_size'], episode_index=episode, video_key=key
+    )
 
 
 # ---- canvases
+
 
 def _home(folder: Path) -> Path:
     return folder.with_name(folder.name + '.clips')
 
 
-def _canvases(folder: Path, info: Mapping[str, Any], design: Design, robot: Embodiment,
-              spans: Sequence[Span], stride: int) -> np.ndarray:
+def _canvases(
+    folder: Path,
+    info: Mapping[str, Any],
+    design: Design,
+    robot: Embodiment,
+    spans: Sequence[Span],
+    stride: int,
+) -> np.ndarray:
     """Give the canvases of a folder, from beside it or decoded now."""
     layout = design.canvas.layout(robot.model_tag, tuple(camera.key for camera in robot.cameras))
-    key = {'version': _VERSION, 'layout': repr(layout), 'stride': stride,
-           'episodes': len(spans), 'rows': sum(span.rows for span in spans)}
+    key = {
+        'version': _VERSION,
+        'layout': repr(layout),
+        'stride': stride,
+        'episodes': len(spans),
+        'rows': sum(span.rows for span in spans),
+    }
     home = _home(folder)
     with _alone(home):
         if not (home / 'key.json').is_file() or json.loads((home / 'key.json').read_text()) != key:
@@ -214,19 +263,27 @@ def _canvases(folder: Path, info: Mapping[str, Any], design: Design, robot: Embo
 def _alone(home: Path) -> Iterator[None]:
     """Let one training decode at a time: another that begins meanwhile takes what it finds."""
     with home.with_name(home.name + '.lock').open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)    # the kernel lets go of it with the process
+        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel lets go of it with the process
         yield
 
 
-def _decoded(folder: Path, info: Mapping[str, Any], layout: Layout, spans: Sequence[Span],
-             stride: int, home: Path, key: Mapping[str, Any]) -> None:
+def _decoded(
+    folder: Path,
+    info: Mapping[str, Any],
+    layout: Layout,
+    spans: Sequence[Span],
+    stride: int,
+    home: Path,
+    key: Mapping[str, Any],
+) -> None:
     """Decode the canvases of a folder into `home`, whole or not at all."""
     part = home.with_name(home.name + '.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     count = sum(span.frames for span in spans)
-    kept = np.lib.format.open_memmap(part / 'canvases.npy', 'w+', np.uint8,
-                                     (count, *layout.size, 3))
+    kept = np.lib.format.open_memmap(
+        part / 'canvases.npy', 'w+', np.uint8, (count, *layout.size, 3)
+    )
     for number, span in enumerate(spans):
         views = {}
         for camera in layout.views:
@@ -236,10 +293,12 @@ def _decoded(folder: Path, info: Mapping[str, Any], layout: Layout, spans: Seque
             except (OSError, FFmpegError) as error:
                 raise ValueError(f'{path}: cannot be decoded: {error}') from error
             if len(shown) != span.frames:
-                raise ValueError(f'{path}: {len(shown)} pictures every {stride} rows, the table '
-                                 f'has room for {span.frames}; export the episodes again')
+                raise ValueError(
+                    f'{path}: {len(shown)} pictures every {stride} rows, the table '
+                    f'has room for {span.frames}; export the episodes again'
+                )
             views[camera] = torch.from_numpy(shown)
-        kept[span.frame:span.frame + span.frames] = canvas.stitched(views, layout).numpy()
+        kept[span.frame : span.frame + span.frames] = canvas.stitched(views, layout).numpy()
     kept.flush()
     (part / 'key.json').write_text(json.dumps(key))
     shutil.rmtree(home, ignore_errors=True)

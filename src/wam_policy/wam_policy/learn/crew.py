@@ -18,8 +18,9 @@ from wam_policy.learn.trials import Result
 LAST_LINES = 12
 
 
-def tried(module: str, robot: str, jobs: Sequence[Job], workers: int,
-          say: Callable[[str], None]) -> list[Result]:
+def tried(
+    module: str, robot: str, jobs: Sequence[Job], workers: int, say: Callable[[str], None]
+) -> list[Result]:
     """Run `module` so many times over shares of the jobs; return all results.
 
     RuntimeError with its last words if one of them fails; the others are ended then.
@@ -28,9 +29,23 @@ def tried(module: str, robot: str, jobs: Sequence[Job], workers: int,
     with tempfile.TemporaryDirectory(prefix='wam-eval-') as folder:
         path = Path(folder) / 'jobs'
         path.write_text('\n'.join(job.to_json() for job in jobs) + '\n')
-        programs = [_Program([sys.executable, '-m', module, '--robot', robot, '--jobs', str(path),
-                              '--share', f'{i}/{workers}'], Path(folder) / f'errors.{i}')
-                    for i in range(workers)]
+        programs = [
+            _Program(
+                [
+                    sys.executable,
+                    '-m',
+                    module,
+                    '--robot',
+                    robot,
+                    '--jobs',
+                    str(path),
+                    '--share',
+                    f'{i}/{workers}',
+                ],
+                Path(folder) / f'errors.{i}',
+            )
+            for i in range(workers)
+        ]
         try:
             for line in _lines(programs):
                 found.append(Result.from_json(line))
@@ -49,10 +64,12 @@ def progress(found: Sequence[Result], total: int, passed_s: float) -> str:
     same = [result for result in found if result.trial.series == last.trial.series]
     left_s = passed_s / len(found) * (total - len(found))
     at = last.reached_s[0]
-    return (f'{len(found):4d}/{total}  {last.trial.series} {last.trial.family} '
-            f'{last.trial.seed}: {"no" if at is None else f"{at:.1f} s"}'
-            f'{f" ({last.trouble})" if last.trouble else ""}  '
-            f'{sum(r.success for r in same)} of {len(same)}  {left_s:.0f} s left')
+    return (
+        f'{len(found):4d}/{total}  {last.trial.series} {last.trial.family} '
+        f'{last.trial.seed}: {"no" if at is None else f"{at:.1f} s"}'
+        f'{f" ({last.trouble})" if last.trouble else ""}  '
+        f'{sum(r.success for r in same)} of {len(same)}  {left_s:.0f} s left'
+    )
 
 
 class _Program:
@@ -61,8 +78,9 @@ class _Program:
     def __init__(self, command: Sequence[str], errors: Path) -> None:
         self._errors = errors
         with errors.open('w') as file:
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file,
-                                             stdin=subprocess.DEVNULL, text=True)
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=file, stdin=subprocess.DEVNULL, text=True
+            )
         assert self._process.stdout is not None
         self._said = self._process.stdout
 
@@ -71,6 +89,7 @@ class _Program:
             for line in self._said:
                 said.put(line)
             said.put(None)
+
         threading.Thread(target=run, daemon=True).start()
 
     def judge(self) -> None:

@@ -45,10 +45,28 @@ def tried(out: Path, options: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / 'report.json'
             subprocess.run(
-                [sys.executable, '-m', 'wam_policy.learn.evaluate', '--direct', '--robot',
-                 options.robot, '--checkpoint', str(place), '--episodes', str(options.trials),
-                 '--seed', str(options.seed), '--latency', '0.05', '--workers',
-                 str(options.workers), '--report', str(report)], check=True)
+                [
+                    sys.executable,
+                    '-m',
+                    'wam_policy.learn.evaluate',
+                    '--direct',
+                    '--robot',
+                    options.robot,
+                    '--checkpoint',
+                    str(place),
+                    '--episodes',
+                    str(options.trials),
+                    '--seed',
+                    str(options.seed),
+                    '--latency',
+                    '0.05',
+                    '--workers',
+                    str(options.workers),
+                    '--report',
+                    str(report),
+                ],
+                check=True,
+            )
             found = json.loads(report.read_text())
         rows.append([step, options.trials, *(f'{found[name]:.4g}' for name in FIGURES)])
         print(f'step {step}: {found["success_rate"]:.0%} of {options.trials}', flush=True)
@@ -60,19 +78,25 @@ def drawn(folder: Path, path: Path) -> None:
     """Draw the tables of `folder` into a PNG; ValueError where one is missing."""
     train, heldout = read(folder / TRAIN), read(folder / HELD_OUT)
     success = read(folder / SUCCESS) if (folder / SUCCESS).is_file() else None
-    figure, axes = plt.subplots(2 + (success is not None), 1, figsize=(8, 9), sharex=True,
-                                layout='constrained')
+    figure, axes = plt.subplots(
+        2 + (success is not None), 1, figsize=(8, 9), sharex=True, layout='constrained'
+    )
     _lines(axes[0], train, [name for name in train if name not in ('step', 'elapsed_s')])
     axes[0].set_ylabel('training losses')
-    _lines(axes[1], heldout, [name for name in heldout if name.endswith('/action')
-                              or name.startswith('action')])
+    _lines(
+        axes[1],
+        heldout,
+        [name for name in heldout if name.endswith('/action') or name.startswith('action')],
+    )
     axes[1].set_ylabel('held out: error of the\nfirst chunk, 1 is its variance')
     for axis in axes[:2]:
         axis.set_yscale('log')
     if success is not None:
         rate = [100 * value for value in success['success_rate']]
-        spread = [[abs(value - 100 * end) for value, end in zip(rate, success[name], strict=True)]
-                  for name in ('success_low', 'success_high')]
+        spread = [
+            [abs(value - 100 * end) for value, end in zip(rate, success[name], strict=True)]
+            for name in ('success_low', 'success_high')
+        ]
         axes[2].errorbar(success['step'], rate, yerr=spread, fmt='o-', capsize=3)
         axes[2].set_ylim(0, 101)
         axes[2].set_ylabel(f'success of {success["trials"][0]:.0f} trials, %')
@@ -92,10 +116,16 @@ def _lines(axis: Any, table: Mapping[str, Sequence[float]], names: Sequence[str]
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='./wam curves', description=__doc__.splitlines()[0])
     parser.add_argument('checkpoint', type=Path, help='folder that ./wam train wrote')
-    parser.add_argument('--out', type=Path, metavar='PNG',
-                        help='(default: training/curves.png in the checkpoint)')
-    parser.add_argument('--trials', type=int, default=0, metavar='N',
-                        help='try every kept checkpoint in so many scenes first')
+    parser.add_argument(
+        '--out', type=Path, metavar='PNG', help='(default: training/curves.png in the checkpoint)'
+    )
+    parser.add_argument(
+        '--trials',
+        type=int,
+        default=0,
+        metavar='N',
+        help='try every kept checkpoint in so many scenes first',
+    )
     parser.add_argument('--robot', default='agibot_g1')
     parser.add_argument('--seed', type=int, default=9_700_000, help='of the first scene')
     parser.add_argument('--workers', type=int, default=2, metavar='N')

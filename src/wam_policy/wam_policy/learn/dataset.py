@@ -22,10 +22,10 @@ from wam_policy.learn.rows import Row
 from wam_policy.learn.video import CODEC, PIXELS, Video
 
 VERSION = 'v2.1'
-CHUNK = 1000                                # episodes per folder
+CHUNK = 1000  # episodes per folder
 DATA_PATH = 'data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet'
 VIDEO_PATH = 'videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4'
-PICTURES_PER_EPISODE = 30                   # that enter LeRobot's statistics
+PICTURES_PER_EPISODE = 30  # that enter LeRobot's statistics
 NO_LABELS: Mapping[str, Any] = {}
 
 
@@ -53,11 +53,11 @@ class Dataset:
         self._part = folder.with_name(folder.name + '.part')
         if self._part.is_symlink():
             raise FileExistsError(f'{self._part} is a link and would lead elsewhere; remove it')
-        shutil.rmtree(self._part, ignore_errors=True)       # of an export that was interrupted
+        shutil.rmtree(self._part, ignore_errors=True)  # of an export that was interrupted
         (self._part / 'meta').mkdir(parents=True)
-        self._size: tuple[int, int] | None = None           # of every picture
+        self._size: tuple[int, int] | None = None  # of every picture
         self._open: _Open | None = None
-        self._labels: dict[str, int] | None = None          # extra columns: numbers per row
+        self._labels: dict[str, int] | None = None  # extra columns: numbers per row
         self._tasks: dict[str, int] = {}
         self._states: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
@@ -103,21 +103,44 @@ class Dataset:
             video.close()
         states, actions = np.stack(now.states), np.stack(now.actions)
         table = self._table(states, actions, now.tasks, number) | {
-            name: _column(values) for name, values in now.labels.items()}
+            name: _column(values) for name, values in now.labels.items()
+        }
         path = self._path(DATA_PATH, number)
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(table), path)
         self._states.append(states)
         self._actions.append(actions)
         texts = {index: text for text, index in self._tasks.items()}
-        self._episodes.append({'episode_index': number, 'length': len(states),
-                               'tasks': [texts[i] for i in dict.fromkeys(now.tasks)], **about})
-        figures_of = {name: self._counted(np.asarray(values.to_pylist() if isinstance(
-            values, pa.Array) else values, dtype=np.float64)) for name, values in table.items()
-            if name not in now.labels}
-        self._statistics.append({'episode_index': number, 'stats': {**figures_of, **{
-            gear.VIDEO + camera: figures.sampled_pictures(frames)
-            for camera, frames in now.pictures.items()}}})
+        self._episodes.append(
+            {
+                'episode_index': number,
+                'length': len(states),
+                'tasks': [texts[i] for i in dict.fromkeys(now.tasks)],
+                **about,
+            }
+        )
+        figures_of = {
+            name: self._counted(
+                np.asarray(
+                    values.to_pylist() if isinstance(values, pa.Array) else values,
+                    dtype=np.float64,
+                )
+            )
+            for name, values in table.items()
+            if name not in now.labels
+        }
+        self._statistics.append(
+            {
+                'episode_index': number,
+                'stats': {
+                    **figures_of,
+                    **{
+                        gear.VIDEO + camera: figures.sampled_pictures(frames)
+                        for camera, frames in now.pictures.items()
+                    },
+                },
+            }
+        )
         return number
 
     def drop(self) -> None:
@@ -134,19 +157,27 @@ class Dataset:
         if not self._states:
             raise ValueError('no row was good enough for a data set; see what was dropped')
         meta = self._part / 'meta'
-        contents = {'info': self._info(), 'modality': gear.modality(self.robot),
-                    'embodiment': gear.embodiment(self.robot),
-                    'stats': gear.statistics(self._states, self._actions, self.robot.step_dt_s),
-                    'relative_stats_dreamzero': gear.relative_statistics(
-                        self.robot, self._states, self._actions),
-                    'provenance': dict(provenance)}
+        contents = {
+            'info': self._info(),
+            'modality': gear.modality(self.robot),
+            'embodiment': gear.embodiment(self.robot),
+            'stats': gear.statistics(self._states, self._actions, self.robot.step_dt_s),
+            'relative_stats_dreamzero': gear.relative_statistics(
+                self.robot, self._states, self._actions
+            ),
+            'provenance': dict(provenance),
+        }
         for name, content in contents.items():
             (meta / f'{name}.json').write_text(json.dumps(content, indent=2) + '\n')
-        lines = {'tasks': [{'task_index': i, 'task': text} for text, i in self._tasks.items()],
-                 'episodes': self._episodes, 'episodes_stats': self._statistics}
+        lines = {
+            'tasks': [{'task_index': i, 'task': text} for text, i in self._tasks.items()],
+            'episodes': self._episodes,
+            'episodes_stats': self._statistics,
+        }
         for name, entries in lines.items():
             (meta / f'{name}.jsonl').write_text(
-                ''.join(json.dumps(entry) + '\n' for entry in entries))
+                ''.join(json.dumps(entry) + '\n' for entry in entries)
+            )
         os.rename(self._part, self.folder)
         return self.folder
 
@@ -158,35 +189,49 @@ class Dataset:
         shutil.rmtree(self._part, ignore_errors=True)
 
     def _check(self, labels: Mapping[str, Any]) -> None:
-        sizes = {name: 0 if isinstance(value, bool) else len(value)
-                 for name, value in labels.items()}
+        sizes = {
+            name: 0 if isinstance(value, bool) else len(value) for name, value in labels.items()
+        }
         if self._labels is None:
             self._labels = sizes
         if sizes != self._labels:
-            raise ValueError(f'labels {sizes or "none"}, the first row had '
-                             f'{self._labels or "none"}; all rows of a data set have the same')
+            raise ValueError(
+                f'labels {sizes or "none"}, the first row had '
+                f'{self._labels or "none"}; all rows of a data set have the same'
+            )
 
     def _videos(self, row: Row) -> dict[str, Video]:
         sizes = {frame.camera: frame.rgb.shape[1::-1] for frame in row.observation.frames}
         wanted = self._size or next(iter(sizes.values()))
-        wrong = [f'{camera} {size[0]}x{size[1]}' for camera, size in sizes.items()
-                 if size != wanted]
+        wrong = [
+            f'{camera} {size[0]}x{size[1]}' for camera, size in sizes.items() if size != wanted
+        ]
         if wrong:
-            raise ValueError(f'{", ".join(wrong)}: want {wanted[0]}x{wanted[1]}; all pictures of '
-                             'a data set have one size')
+            raise ValueError(
+                f'{", ".join(wrong)}: want {wanted[0]}x{wanted[1]}; all pictures of '
+                'a data set have one size'
+            )
         self._size = wanted
-        return {camera: Video(self._path(VIDEO_PATH, self.episodes, camera), wanted, self.fps)
-                for camera in sizes}
+        return {
+            camera: Video(self._path(VIDEO_PATH, self.episodes, camera), wanted, self.fps)
+            for camera in sizes
+        }
 
-    def _table(self, states: np.ndarray, actions: np.ndarray, tasks: Sequence[int],
-               number: int) -> dict[str, Any]:
+    def _table(
+        self, states: np.ndarray, actions: np.ndarray, tasks: Sequence[int], number: int
+    ) -> dict[str, Any]:
         rows, before = len(states), sum(map(len, self._states))
         whole = np.arange(rows, dtype=np.int64)
-        return {gear.STATE: _vectors(states), gear.ACTION: _vectors(actions),
-                'timestamp': (whole / self.fps).astype(np.float32), 'frame_index': whole,
-                'episode_index': np.full(rows, number), 'index': whole + before,
-                'task_index': np.array(tasks, dtype=np.int64),
-                self.robot.language_key: np.array(tasks, dtype=np.int64)}
+        return {
+            gear.STATE: _vectors(states),
+            gear.ACTION: _vectors(actions),
+            'timestamp': (whole / self.fps).astype(np.float32),
+            'frame_index': whole,
+            'episode_index': np.full(rows, number),
+            'index': whole + before,
+            'task_index': np.array(tasks, dtype=np.int64),
+            self.robot.language_key: np.array(tasks, dtype=np.int64),
+        }
 
     def _taken(self) -> '_Open':
         """Take the present episode out of our hands."""
@@ -199,43 +244,85 @@ class Dataset:
         values = values.reshape(len(values), -1)
         found = figures.six(values)
         return {name: found[name] for name in ('min', 'max', 'mean', 'std')} | {
-            'count': [len(values)]}
+            'count': [len(values)]
+        }
 
     def _path(self, pattern: str, number: int, camera: str = '') -> Path:
-        return self._part / pattern.format(episode_chunk=number // CHUNK, episode_index=number,
-                                           video_key=gear.VIDEO + camera)
+        return self._part / pattern.format(
+            episode_chunk=number // CHUNK, episode_index=number, video_key=gear.VIDEO + camera
+        )
 
     def _info(self) -> dict[str, Any]:
-        assert self._size is not None       # close() wants an episode
+        assert self._size is not None  # close() wants an episode
         width, height = self._size
         fps = round(self.fps, 3)
         whole = int(fps) if fps == int(fps) else fps
-        seen = {'video.fps': whole, 'video.height': height, 'video.width': width,
-                'video.channels': 3, 'video.codec': CODEC, 'video.pix_fmt': PIXELS,
-                'video.is_depth_map': False, 'has_audio': False}
-        videos = {gear.VIDEO + camera.key: {
-            'dtype': 'video', 'shape': [height, width, 3],
-            'names': ['height', 'width', 'channel'], 'info': seen, 'video_info': seen}
-            for camera in self.robot.cameras}
+        seen = {
+            'video.fps': whole,
+            'video.height': height,
+            'video.width': width,
+            'video.channels': 3,
+            'video.codec': CODEC,
+            'video.pix_fmt': PIXELS,
+            'video.is_depth_map': False,
+            'has_audio': False,
+        }
+        videos = {
+            gear.VIDEO + camera.key: {
+                'dtype': 'video',
+                'shape': [height, width, 3],
+                'names': ['height', 'width', 'channel'],
+                'info': seen,
+                'video_info': seen,
+            }
+            for camera in self.robot.cameras
+        }
         vectors = {gear.STATE: self.robot.state_keys, gear.ACTION: self.robot.action_keys}
-        numbers = {'timestamp': 'float32', 'frame_index': 'int64', 'episode_index': 'int64',
-                   'index': 'int64', 'task_index': 'int64', self.robot.language_key: 'int64'}
+        numbers = {
+            'timestamp': 'float32',
+            'frame_index': 'int64',
+            'episode_index': 'int64',
+            'index': 'int64',
+            'task_index': 'int64',
+            self.robot.language_key: 'int64',
+        }
         return {
-            'codebase_version': VERSION, 'robot_type': self.robot.name,
-            'total_episodes': self.episodes, 'total_frames': sum(map(len, self._states)),
+            'codebase_version': VERSION,
+            'robot_type': self.robot.name,
+            'total_episodes': self.episodes,
+            'total_frames': sum(map(len, self._states)),
             'total_tasks': len(self._tasks),
             'total_videos': self.episodes * len(self.robot.cameras),
-            'total_chunks': (self.episodes - 1) // CHUNK + 1, 'chunks_size': CHUNK, 'fps': whole,
-            'splits': {'train': f'0:{self.episodes}'}, 'data_path': DATA_PATH,
+            'total_chunks': (self.episodes - 1) // CHUNK + 1,
+            'chunks_size': CHUNK,
+            'fps': whole,
+            'splits': {'train': f'0:{self.episodes}'},
+            'data_path': DATA_PATH,
             'video_path': VIDEO_PATH,
             'features': {
-                **{name: {'dtype': 'float32', 'shape': [len(gear.names(keys))],
-                          'names': gear.names(keys)} for name, keys in vectors.items()},
+                **{
+                    name: {
+                        'dtype': 'float32',
+                        'shape': [len(gear.names(keys))],
+                        'names': gear.names(keys),
+                    }
+                    for name, keys in vectors.items()
+                },
                 **videos,
-                **{name: {'dtype': kind, 'shape': [1], 'names': None}
-                   for name, kind in numbers.items()},
-                **{name: {'dtype': 'float32' if size else 'bool', 'shape': [size or 1],
-                          'names': None} for name, size in (self._labels or {}).items()}}}
+                **{
+                    name: {'dtype': kind, 'shape': [1], 'names': None}
+                    for name, kind in numbers.items()
+                },
+                **{
+                    name: {
+                        'dtype': 'float32' if size else 'bool',
+                        'shape': [size or 1],
+                        'names': None,
+                    }
+                    for name, size in (self._labels or {}).items()
+                },
+            },
+        }
 
 
 def _column(values: Sequence[Any]) -> pa.Array:

@@ -12,7 +12,7 @@ from wam_policy.core.types import Chunk, Observation
 from wam_policy.learn.rollout import Audience, Mind, Pace, Policy
 
 PACE = Pace(camera_s=0.0, query_s=0.06, commit_s=0.02)
-FADE_S = 0.2                                # what a new chunk wants otherwise comes in so slowly
+FADE_S = 0.2  # what a new chunk wants otherwise comes in so slowly
 
 
 class Driver:

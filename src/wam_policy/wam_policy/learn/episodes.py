@@ -21,20 +21,20 @@ from wam_policy.learn.rollout import Pace, Policy, lived, staged
 from wam_policy.learn.trials import Result, Trial
 from wam_sim import robot as robots
 
-EXPERT = 'expert'                           # as a checkpoint: the simulator's own expert
+EXPERT = 'expert'  # as a checkpoint: the simulator's own expert
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """Try one policy, made in one way, many times."""
 
-    checkpoint: str                         # folder, preset:NAME or EXPERT
+    checkpoint: str  # folder, preset:NAME or EXPERT
     trials: tuple[Trial, ...]
     ablation: str = ''
-    choice: Mapping[str, Any] = field(default_factory=dict)     # of model.policy.Choice
-    pace: Mapping[str, Any] = field(default_factory=dict)       # of rollout.Pace
-    foresight: bool = False                 # compare predicted with real pictures
-    gallery: str = ''                       # folder for a strip of each family's first trial
+    choice: Mapping[str, Any] = field(default_factory=dict)  # of model.policy.Choice
+    pace: Mapping[str, Any] = field(default_factory=dict)  # of rollout.Pace
+    foresight: bool = False  # compare predicted with real pictures
+    gallery: str = ''  # folder for a strip of each family's first trial
 
     def share(self, number: int, shares: int) -> Self:
         """Return this with every `shares`-th trial, beginning with `number`."""
@@ -46,8 +46,12 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Self:
         values = json.loads(text)
-        return cls(**{**values, 'trials': tuple(Trial.from_json(json.dumps(trial))
-                                                for trial in values['trials'])})
+        return cls(
+            **{
+                **values,
+                'trials': tuple(Trial.from_json(json.dumps(trial)) for trial in values['trials']),
+            }
+        )
 
     def _fields(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -69,16 +73,19 @@ def done(robot: Robot, job: Job) -> Iterator[Result]:
             simulation.close()
 
 
-def _foreseen(trial: Trial, simulation: Any, policy: Policy, job: Job,
-              drawn: set[str]) -> Result:
+def _foreseen(trial: Trial, simulation: Any, policy: Policy, job: Job, drawn: set[str]) -> Result:
     from dataclasses import replace
 
     from wam_policy.learn.foresight import Foresight
+
     foresight = Foresight(policy)
     result = lived(trial, simulation, policy, Pace(**job.pace), foresight)
     psnr_db, ssim = foresight.figures()
-    if job.gallery and trial.family not in drawn and foresight.draw(
-            Path(job.gallery) / f'{trial.series}_{trial.family}_{trial.seed}.png'):
+    if (
+        job.gallery
+        and trial.family not in drawn
+        and foresight.draw(Path(job.gallery) / f'{trial.series}_{trial.family}_{trial.seed}.png')
+    ):
         drawn.add(trial.family)
     return replace(result, psnr_db=psnr_db, ssim=ssim)
 
@@ -87,14 +94,20 @@ def maker(robot: Robot, job: Job) -> Callable[[Trial, Any], Any]:
     """Return what makes a policy for a trial; a model is loaded once."""
     if job.checkpoint == EXPERT:
         from wam_policy.learn.oracle import Oracle
-        return lambda trial, simulation: Oracle(simulation, {
-            words: task for (_, words), task in zip(
-                reversed(trial.said), trial.goals, strict=False)})
+
+        return lambda trial, simulation: Oracle(
+            simulation,
+            {
+                words: task
+                for (_, words), task in zip(reversed(trial.said), trial.goals, strict=False)
+            },
+        )
     import torch
 
     from wam_policy.learn.ablations import ablated
     from wam_policy.model import checkpoint
     from wam_policy.model.policy import Choice
+
     torch.set_num_threads(1)
     loaded = checkpoint.load(job.checkpoint, torch.device('cpu'), torch.float32)
     choice = Choice.advised(loaded.design.inference, **job.choice)
@@ -103,13 +116,23 @@ def maker(robot: Robot, job: Job) -> Callable[[Trial, Any], Any]:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog='python -m wam_policy.learn.episodes',
-                                     description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog='python -m wam_policy.learn.episodes', description=__doc__.splitlines()[0]
+    )
     parser.add_argument('--robot', choices=robots.names(), required=True)
-    parser.add_argument('--jobs', type=Path, required=True, metavar='FILE',
-                        help='one job per line, as Job.to_json writes it')
-    parser.add_argument('--share', default='0/1', metavar='I/N',
-                        help='only every N-th trial, beginning with the I-th')
+    parser.add_argument(
+        '--jobs',
+        type=Path,
+        required=True,
+        metavar='FILE',
+        help='one job per line, as Job.to_json writes it',
+    )
+    parser.add_argument(
+        '--share',
+        default='0/1',
+        metavar='I/N',
+        help='only every N-th trial, beginning with the I-th',
+    )
     chosen = parser.parse_args(given)
     number, shares = (int(part) for part in chosen.share.split('/'))
     os.environ.setdefault('OMP_NUM_THREADS', '1')

@@ -24,51 +24,102 @@ from wam_policy.model import design as designs
 from wam_policy.model.design import Design
 from wam_sim import robot as robots
 
-SEED = 9_000_000                            # far from every seed that data is made from
-BASELINE_SHARE = 4                          # baselines get a quarter of the episodes
+SEED = 9_000_000  # far from every seed that data is made from
+BASELINE_SHARE = 4  # baselines get a quarter of the episodes
 THROUGH_ROS, WITHOUT_ROS = 'wam_policy.ros.evaluate', 'wam_policy.learn.episodes'
-LIVE = ('main', 'swapped', 'changed', 'held_out')       # what needs nothing but words
+LIVE = ('main', 'swapped', 'changed', 'held_out')  # what needs nothing but words
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with a message if it is wrong."""
     parser = argparse.ArgumentParser(prog='wam eval', description=__doc__.split('\n\n')[0])
     parser.add_argument('--robot', choices=robots.names(), default='agibot_g1')
-    parser.add_argument('--checkpoint', metavar='DIR', default='mini',
-                        help='weights: a folder, mini (shipped), preset:NAME for random ones, or '
-                        f"{EXPERT} for the simulator's own (default: %(default)s)")
+    parser.add_argument(
+        '--checkpoint',
+        metavar='DIR',
+        default='mini',
+        help='weights: a folder, mini (shipped), preset:NAME for random ones, or '
+        f"{EXPERT} for the simulator's own (default: %(default)s)",
+    )
     parser.add_argument('--episodes', type=int, default=200, metavar='N')
-    parser.add_argument('--seed', type=int, default=SEED, metavar='S',
-                        help='of the first scene (default: %(default)s)')
-    parser.add_argument('--families', default=','.join(EVERY), metavar='LIST',
-                        help='of tasks (default: %(default)s)')
-    parser.add_argument('--baselines', default='', metavar='LIST',
-                        help='all, or some of ' + ', '.join(name for name in SERIES
-                                                            if name != 'main'))
-    parser.add_argument('--baseline-episodes', type=int, metavar='N',
-                        help=f'of each (default: a {BASELINE_SHARE}th)')
+    parser.add_argument(
+        '--seed',
+        type=int,
+        default=SEED,
+        metavar='S',
+        help='of the first scene (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--families',
+        default=','.join(EVERY),
+        metavar='LIST',
+        help='of tasks (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--baselines',
+        default='',
+        metavar='LIST',
+        help='all, or some of ' + ', '.join(name for name in SERIES if name != 'main'),
+    )
+    parser.add_argument(
+        '--baseline-episodes',
+        type=int,
+        metavar='N',
+        help=f'of each (default: a {BASELINE_SHARE}th)',
+    )
     parser.add_argument('--cloned', metavar='DIR', help='checkpoint of the baseline cloned')
     parser.add_argument('--flash', metavar='DIR', help='checkpoint of the baseline flash')
     parser.add_argument('--report', type=Path, metavar='FILE', help='write all figures as JSON')
-    parser.add_argument('--results', type=Path, metavar='FILE',
-                        help='keep every result, a JSON line each')
-    parser.add_argument('--gallery', type=Path, metavar='DIR',
-                        help='write strips of real above predicted pictures')
+    parser.add_argument(
+        '--results', type=Path, metavar='FILE', help='keep every result, a JSON line each'
+    )
+    parser.add_argument(
+        '--gallery', type=Path, metavar='DIR', help='write strips of real above predicted pictures'
+    )
     parser.add_argument('--direct', action='store_true', help='without ROS, on simulated time')
-    parser.add_argument('--fast', action='store_true',
-                        help='with --direct: no motion planning, for quick checks')
-    parser.add_argument('--workers', type=int, default=2, metavar='N',
-                        help='programs that try at the same time, direct only')
-    parser.add_argument('--steps', type=int, metavar='N', help='denoising steps per query '
-                        '(default: what the checkpoint asks for)')
-    parser.add_argument('--latency', type=float, default=0.1, metavar='S',
-                        help='direct: from a question to its answer (default: %(default)s)')
-    parser.add_argument('--query-hz', type=float, default=8.0, metavar='HZ',
-                        help='direct: questions per second at most (default: %(default)s)')
-    parser.add_argument('--table', type=Path, nargs='+', metavar='FILE',
-                        help='print reports as a Markdown table and do nothing else')
-    parser.add_argument('--into', type=Path, metavar='FILE',
-                        help='with --table: put it between the marks in this file instead')
+    parser.add_argument(
+        '--fast', action='store_true', help='with --direct: no motion planning, for quick checks'
+    )
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=2,
+        metavar='N',
+        help='programs that try at the same time, direct only',
+    )
+    parser.add_argument(
+        '--steps',
+        type=int,
+        metavar='N',
+        help='denoising steps per query (default: what the checkpoint asks for)',
+    )
+    parser.add_argument(
+        '--latency',
+        type=float,
+        default=0.1,
+        metavar='S',
+        help='direct: from a question to its answer (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--query-hz',
+        type=float,
+        default=8.0,
+        metavar='HZ',
+        help='direct: questions per second at most (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--table',
+        type=Path,
+        nargs='+',
+        metavar='FILE',
+        help='print reports as a Markdown table and do nothing else',
+    )
+    parser.add_argument(
+        '--into',
+        type=Path,
+        metavar='FILE',
+        help='with --table: put it between the marks in this file instead',
+    )
     chosen = parser.parse_args(given)
     if chosen.into and not chosen.table:
         parser.error('--into belongs to --table')
@@ -84,8 +135,11 @@ def _baselines(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> t
     """Return the baselines asked for; all means those for which there is a checkpoint."""
     names = [name for name in SERIES if name != 'main']
     if chosen.baselines == 'all':
-        return tuple(name for name in names
-                     if not SERIES[name].checkpoint or getattr(chosen, SERIES[name].checkpoint))
+        return tuple(
+            name
+            for name in names
+            if not SERIES[name].checkpoint or getattr(chosen, SERIES[name].checkpoint)
+        )
     asked = tuple(filter(None, chosen.baselines.split(',')))
     for name in asked:
         if name not in names:
@@ -133,22 +187,29 @@ def evaluated(chosen: argparse.Namespace) -> dict[str, Any]:
     if live:
         results += crew.tried(THROUGH_ROS, chosen.robot, list(live.values()), 1, say)
     if inner:
-        results += crew.tried(WITHOUT_ROS, chosen.robot, list(inner.values()), chosen.workers,
-                              say)
+        results += crew.tried(WITHOUT_ROS, chosen.robot, list(inner.values()), chosen.workers, say)
     if chosen.results:
         chosen.results.write_text(''.join(result.to_json() + '\n' for result in results))
     report = {
-        'robot': chosen.robot, 'checkpoint': Path(chosen.checkpoint).name,
+        'robot': chosen.robot,
+        'checkpoint': Path(chosen.checkpoint).name,
         'model': design.name if design else EXPERT,
         'trained': int(design.trained) if design else 1,
-        'path': 'direct' if chosen.direct else 'ros', 'fast': int(chosen.fast),
-        'seed': chosen.seed, 'families': list(chosen.families), 'episodes': chosen.episodes,
-        'duration_s': time.monotonic() - began_s, **circumstances()}
+        'path': 'direct' if chosen.direct else 'ros',
+        'fast': int(chosen.fast),
+        'seed': chosen.seed,
+        'families': list(chosen.families),
+        'episodes': chosen.episodes,
+        'duration_s': time.monotonic() - began_s,
+        **circumstances(),
+    }
     for one in series:
         mine = [result for result in results if result.trial.series == one.name]
         report |= score.figures(mine, '' if one is MAIN else f'{one.name}_')
-    report['series'] = {one.name: {'question': one.question, 'path': (
-        'ros' if one.name in live else 'direct')} for one in series}
+    report['series'] = {
+        one.name: {'question': one.question, 'path': ('ros' if one.name in live else 'direct')}
+        for one in series
+    }
     return report
 
 
@@ -169,21 +230,27 @@ def described(chosen: argparse.Namespace) -> Design | None:
 
 def job(series: Series, robot: Robot, chosen: argparse.Namespace) -> Job:
     """Return what is to be run for one series."""
-    wanted = chosen.episodes if series is MAIN else (
-        chosen.baseline_episodes or max(1, chosen.episodes // BASELINE_SHARE))
+    wanted = (
+        chosen.episodes
+        if series is MAIN
+        else (chosen.baseline_episodes or max(1, chosen.episodes // BASELINE_SHARE))
+    )
     families = [family for family in chosen.families if family in series.families]
     if not families:
-        raise ValueError(f'--baselines {series.name} needs one of the families '
-                         f'{", ".join(series.families)}')
+        raise ValueError(
+            f'--baselines {series.name} needs one of the families {", ".join(series.families)}'
+        )
     choice = {**({'steps': chosen.steps} if chosen.steps else {}), **series.choice}
     shown = series is MAIN and chosen.checkpoint != EXPERT
     return Job(
         checkpoint=getattr(chosen, series.checkpoint) if series.checkpoint else chosen.checkpoint,
         trials=tuple(drawn(series, robot, families, wanted, chosen.seed)),
-        ablation=series.ablation, choice=choice,
+        ablation=series.ablation,
+        choice=choice,
         pace={'fast': chosen.fast, 'query_s': chosen.latency, 'query_hz': chosen.query_hz},
         foresight=shown and not chosen.fast,
-        gallery=str(chosen.gallery) if shown and chosen.gallery else '')
+        gallery=str(chosen.gallery) if shown and chosen.gallery else '',
+    )
 
 
 def main(given: Sequence[str] | None = None) -> int:

@@ -29,22 +29,27 @@ class Account:
     success: str = 'unknown'
     episodes: list[int] = field(default_factory=list)
     rows: int = 0
-    repeated: Counter[str] = field(default_factory=Counter)     # camera: the same frame again
-    dropped: Counter[str] = field(default_factory=Counter)      # instants, by reason
-    refused: dict[str, int] = field(default_factory=dict)       # messages, by reason
-    rejected: dict[str, int] = field(default_factory=dict)      # commands, by reason
+    repeated: Counter[str] = field(default_factory=Counter)  # camera: the same frame again
+    dropped: Counter[str] = field(default_factory=Counter)  # instants, by reason
+    refused: dict[str, int] = field(default_factory=dict)  # messages, by reason
+    rejected: dict[str, int] = field(default_factory=dict)  # commands, by reason
 
     def lines(self) -> Iterator[str]:
         """Yield it for a person."""
         yield f'{self.bag}: {self.rows} rows in {len(self.episodes)} episodes'
-        for what, counts in (('dropped rows', self.dropped), ('refused messages', self.refused),
-                             ('rejected commands', self.rejected)):
+        for what, counts in (
+            ('dropped rows', self.dropped),
+            ('refused messages', self.refused),
+            ('rejected commands', self.rejected),
+        ):
             for reason, count in counts.items():
                 yield f'  {what}: {count} ({reason})'
         for camera, count in self.repeated.items():
             if count:
-                yield f'  {camera}: {100 * count / max(1, self.rows):.0f} % of the rows repeat ' \
-                      'the frame before'
+                yield (
+                    f'  {camera}: {100 * count / max(1, self.rows):.0f} % of the rows repeat '
+                    'the frame before'
+                )
 
 
 def export(folder: Path, replay: Replay, into: Dataset, shortest: int) -> Account:
@@ -103,15 +108,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         into.abandon()
         raise
     wrong = list(inspection.findings(found, robot))
-    print(f'{found}: {sum(a.rows for a in accounts)} rows in {into.episodes} episodes at '
-          f'{into.fps:g} Hz, from {len(accounts)} bags')
+    print(
+        f'{found}: {sum(a.rows for a in accounts)} rows in {into.episodes} episodes at '
+        f'{into.fps:g} Hz, from {len(accounts)} bags'
+    )
     for finding in wrong:
         print(finding)
     return int(any(not finding.warning for finding in wrong))
 
 
-def _accounts(folders: Sequence[Path], into: Dataset,
-              options: argparse.Namespace) -> Iterator[Account]:
+def _accounts(
+    folders: Sequence[Path], into: Dataset, options: argparse.Namespace
+) -> Iterator[Account]:
     shortest = options.min_rows or into.robot.horizon + 1
     for folder in folders:
         success = bag.about(folder).get('success', 'unknown')
@@ -125,19 +133,30 @@ def _accounts(folders: Sequence[Path], into: Dataset,
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='./wam export', description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('bags', nargs='+', type=Path, metavar='BAGS',
-                        help='bags, or folders of bags')
+    parser = argparse.ArgumentParser(
+        prog='./wam export',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'bags', nargs='+', type=Path, metavar='BAGS', help='bags, or folders of bags'
+    )
     parser.add_argument('out', type=Path, metavar='OUT', help='new folder of the data set')
     parser.add_argument('--robot', help='embodiment, where the bags do not tell it')
-    parser.add_argument('--successful', action='store_true',
-                        help='only episodes that were stored as a success')
+    parser.add_argument(
+        '--successful', action='store_true', help='only episodes that were stored as a success'
+    )
     parser.add_argument('--instruction', help='words for all rows, instead of what was recorded')
-    parser.add_argument('--min-rows', type=int, default=0, metavar='N',
-                        help='shortest episode; default: one row more than the horizon')
-    parser.add_argument('--joint-states', default='/joint_states', metavar='TOPIC',
-                        help='(default: %(default)s)')
+    parser.add_argument(
+        '--min-rows',
+        type=int,
+        default=0,
+        metavar='N',
+        help='shortest episode; default: one row more than the horizon',
+    )
+    parser.add_argument(
+        '--joint-states', default='/joint_states', metavar='TOPIC', help='(default: %(default)s)'
+    )
     return parser.parse_args(arguments)
 
 
@@ -147,8 +166,9 @@ def _bags(given: Path) -> list[Path]:
         return [given]
     broken = layout.interrupted(given) or ([given] if list(given.glob('*.mcap')) else [])
     if broken:
-        raise ValueError(f'{", ".join(path.name for path in broken)} was interrupted: '
-                         f'./wam bag repair {given}')
+        raise ValueError(
+            f'{", ".join(path.name for path in broken)} was interrupted: ./wam bag repair {given}'
+        )
     return sorted(path.parent for path in given.glob(f'*/{layout.METADATA}'))
 
 
@@ -157,26 +177,47 @@ def _robot(folders: Sequence[Path], asked: str | None) -> Embodiment:
     said = {folder: bag.about(folder) for folder in folders}
     told = sorted({about['robot'] for about in said.values() if 'robot' in about})
     if asked is None and len(told) != 1:
-        raise ValueError(f'the bags are of {", ".join(told) or "an unknown robot"}: name one with '
-                         f'--robot ({", ".join(embodiment.names())})')
+        raise ValueError(
+            f'the bags are of {", ".join(told) or "an unknown robot"}: name one with '
+            f'--robot ({", ".join(embodiment.names())})'
+        )
     robot = embodiment.load(asked or told[0])
-    wrong = [folder.name for folder, about in said.items()
-             if about.get('robot', robot.name) != robot.name]
+    wrong = [
+        folder.name
+        for folder, about in said.items()
+        if about.get('robot', robot.name) != robot.name
+    ]
     if wrong:
         raise ValueError(f'{", ".join(wrong)}: recorded from another robot than {robot.name}')
     for folder, about in said.items():
         if about.get('contract', robot.contract) != robot.contract:
-            print(f'{folder.name}: the description of {robot.name} has changed since it was '
-                  'recorded; limits and names of today are used', file=sys.stderr)
+            print(
+                f'{folder.name}: the description of {robot.name} has changed since it was '
+                'recorded; limits and names of today are used',
+                file=sys.stderr,
+            )
     return robot
 
 
 def _provenance(robot: Embodiment, accounts: Sequence[Account]) -> dict[str, Any]:
     """Say what the data set was made from."""
-    return {'robot': robot.name, 'contract': robot.contract,
-            'bags': [{'bag': a.bag, 'success': a.success, 'episodes': a.episodes, 'rows': a.rows,
-                      'dropped': dict(a.dropped), 'refused': a.refused, 'rejected': a.rejected,
-                      'repeated_frames': dict(a.repeated)} for a in accounts]}
+    return {
+        'robot': robot.name,
+        'contract': robot.contract,
+        'bags': [
+            {
+                'bag': a.bag,
+                'success': a.success,
+                'episodes': a.episodes,
+                'rows': a.rows,
+                'dropped': dict(a.dropped),
+                'refused': a.refused,
+                'rejected': a.rejected,
+                'repeated_frames': dict(a.repeated),
+            }
+            for a in accounts
+        ],
+    }
 
 
 if __name__ == '__main__':

@@ -32,15 +32,21 @@ def action(robot: Embodiment, targets: np.ndarray, seen: Observation) -> np.ndar
     A masked key was not commanded: its joints hold where they are, and what has no joints of
     ours (the base) does not move.
     """
-    held = {key.key: seen.joints.positions(key.joints) if key.joints else np.zeros(key.size)
-            for key in robot.action_keys if key.masked}
+    held = {
+        key.key: seen.joints.positions(key.joints) if key.joints else np.zeros(key.size)
+        for key in robot.action_keys
+        if key.masked
+    }
     return _packed(robot.action_keys, {**held, **transforms.action_values(robot, targets)})
 
 
 def names(keys: Sequence[Slice]) -> list[str]:
     """Name every number of a packed vector."""
-    return [name for key in keys
-            for name in (key.joints or [f'{key.key}_{i}' for i in range(key.size)])]
+    return [
+        name
+        for key in keys
+        for name in (key.joints or [f'{key.key}_{i}' for i in range(key.size)])
+    ]
 
 
 def slices(keys: Sequence[Slice]) -> dict[str, slice]:
@@ -54,16 +60,28 @@ def slices(keys: Sequence[Slice]) -> dict[str, slice]:
 
 def modality(robot: Embodiment) -> dict[str, Any]:
     """Return modality.json."""
+
     def group(keys: Sequence[Slice], column: str) -> dict[str, Any]:
-        return {key: {'original_key': column, 'start': part.start, 'end': part.stop,
-                      'rotation_type': None, 'absolute': True, 'dtype': 'float32', 'range': None}
-                for key, part in slices(keys).items()}
+        return {
+            key: {
+                'original_key': column,
+                'start': part.start,
+                'end': part.stop,
+                'rotation_type': None,
+                'absolute': True,
+                'dtype': 'float32',
+                'range': None,
+            }
+            for key, part in slices(keys).items()
+        }
 
     language = robot.language_key.removeprefix(ANNOTATION)
-    return {'state': group(robot.state_keys, STATE), 'action': group(robot.action_keys, ACTION),
-            'video': {camera.key: {'original_key': VIDEO + camera.key}
-                      for camera in robot.cameras},
-            'annotation': {language: {'original_key': robot.language_key}}}
+    return {
+        'state': group(robot.state_keys, STATE),
+        'action': group(robot.action_keys, ACTION),
+        'video': {camera.key: {'original_key': VIDEO + camera.key} for camera in robot.cameras},
+        'annotation': {language: {'original_key': robot.language_key}},
+    }
 
 
 def embodiment(robot: Embodiment) -> dict[str, str]:
@@ -71,22 +89,32 @@ def embodiment(robot: Embodiment) -> dict[str, str]:
     return {'robot_type': robot.name, 'embodiment_tag': robot.model_tag}
 
 
-def statistics(states: Sequence[np.ndarray], actions: Sequence[np.ndarray],
-               step_dt_s: float) -> dict[str, Any]:
+def statistics(
+    states: Sequence[np.ndarray], actions: Sequence[np.ndarray], step_dt_s: float
+) -> dict[str, Any]:
     """Return stats.json of all episodes, [rows n] each."""
     times_s = np.concatenate([np.arange(len(rows)) * step_dt_s for rows in states])[:, None]
-    return {STATE: figures.six(np.concatenate(states)),
-            ACTION: figures.six(np.concatenate(actions)), 'timestamp': figures.six(times_s)}
+    return {
+        STATE: figures.six(np.concatenate(states)),
+        ACTION: figures.six(np.concatenate(actions)),
+        'timestamp': figures.six(times_s),
+    }
 
 
-def relative_statistics(robot: Embodiment, states: Sequence[np.ndarray],
-                        actions: Sequence[np.ndarray]) -> dict[str, Any]:
+def relative_statistics(
+    robot: Embodiment, states: Sequence[np.ndarray], actions: Sequence[np.ndarray]
+) -> dict[str, Any]:
     """Return relative_stats_dreamzero.json: every relative key that has a state."""
     at_state, at_action = slices(robot.state_keys), slices(robot.action_keys)
-    found = {key.key: figures.relative([rows[:, at_state[key.key]] for rows in states],
-                                       [rows[:, at_action[key.key]] for rows in actions],
-                                       robot.horizon)
-             for key in robot.action_keys if key.relative and key.key in at_state}
+    found = {
+        key.key: figures.relative(
+            [rows[:, at_state[key.key]] for rows in states],
+            [rows[:, at_action[key.key]] for rows in actions],
+            robot.horizon,
+        )
+        for key in robot.action_keys
+        if key.relative and key.key in at_state
+    }
     return {key: values for key, values in found.items() if values is not None}
 
 

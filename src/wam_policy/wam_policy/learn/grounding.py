@@ -16,7 +16,7 @@ from wam_policy.learn.clips import Clips
 from wam_policy.model.canvas import Layout
 from wam_policy.model.config import ModelConfig
 
-SIZE = 0.1      # of an object, in sides of the first camera's picture
+SIZE = 0.1  # of an object, in sides of the first camera's picture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,9 +24,9 @@ class Places:
     """Turn labels of the data into what the heads predict."""
 
     layout: Layout
-    grid: tuple[int, int]               # token rows and columns of the whole canvas
-    mean_m: np.ndarray                  # [2]
-    std_m: np.ndarray                   # [2]
+    grid: tuple[int, int]  # token rows and columns of the whole canvas
+    mean_m: np.ndarray  # [2]
+    std_m: np.ndarray  # [2]
 
     @classmethod
     def of(cls, clips: Clips, layout: Layout, config: ModelConfig) -> 'Places':
@@ -48,9 +48,13 @@ class Places:
         inside = np.where(seen[..., None], inside, 0.5)
         size = SIZE * np.array([tile.width, tile.height])
         centre = inside * [tile.width, tile.height] + [tile.left, tile.top]
-        columns, rows = (_overlap(centre[..., axis], size[axis], length, count)
-                         for axis, length, count in ((0, self.layout.width, self.grid[1]),
-                                                     (1, self.layout.height, self.grid[0])))
+        columns, rows = (
+            _overlap(centre[..., axis], size[axis], length, count)
+            for axis, length, count in (
+                (0, self.layout.width, self.grid[1]),
+                (1, self.layout.height, self.grid[0]),
+            )
+        )
         share = rows[..., :, None] * columns[..., None, :] * seen[..., None, None]
         return share.reshape(*seen.shape, -1).astype(np.float32)
 
@@ -83,8 +87,14 @@ class Heads(nn.Module):
         self.patch = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 1))
         self.place = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2))
 
-    def forward(self, clean_tokens: Tensor, action_tokens: Tensor, frame_tokens: int,
-                target_share: Tensor, place: Tensor) -> Grounded:
+    def forward(
+        self,
+        clean_tokens: Tensor,
+        action_tokens: Tensor,
+        frame_tokens: int,
+        target_share: Tensor,
+        place: Tensor,
+    ) -> Grounded:
         """Read clean tokens [batch frames*frame_tokens dim], action tokens [batch blocks*n dim].
 
         Labels [batch blocks frame_tokens] and [batch blocks 2] are of the frame before each block.
@@ -104,6 +114,7 @@ class Heads(nn.Module):
             accuracy = (guess > wanted.amax(-1, keepdim=True) / 2).float().mean()
         told = self.place(action_tokens.float().unflatten(1, (blocks, -1)).mean(2))
         located = torch.isfinite(place).all(-1)
-        miss = (told[located] - place[located]).square().mean() if located.any() else \
-            told.sum() * 0
+        miss = (
+            (told[located] - place[located]).square().mean() if located.any() else told.sum() * 0
+        )
         return Grounded(patch, miss, accuracy)

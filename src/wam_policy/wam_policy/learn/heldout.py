@@ -17,8 +17,8 @@ from wam_policy.model.dit import Prediction
 
 COLOURS = ('red', 'green', 'blue', 'yellow', 'orange', 'purple', 'white', 'black')
 SIDES = ('left', 'right')
-MOST = 128          # windows per figure
-MEMORY_BLOCKS = 3   # a goal shown only at the start is acted upon in the third block or before
+MOST = 128  # windows per figure
+MEMORY_BLOCKS = 3  # a goal shown only at the start is acted upon in the third block or before
 
 
 class HeldOut:
@@ -42,8 +42,10 @@ class HeldOut:
                     self.batches[family] = windows.at(chosen, blocks, np.zeros_like(chosen))
                     break
         if not self.batches:
-            raise ValueError('no episode that was held out begins with a row to judge by: train '
-                             'on more episodes, or with another --seed')
+            raise ValueError(
+                'no episode that was held out begins with a row to judge by: train '
+                'on more episodes, or with another --seed'
+            )
 
     # not inference_mode: sharded weights that come together in it could not be trained on
     @torch.no_grad()
@@ -62,8 +64,11 @@ class HeldOut:
             counts.append(len(batch.texts))
             if trainer.objective.video:
                 found[f'{family}/video'] = self._video(trainer, batch)
-        for name, values in (('action', errors), ('action_other_colour', colour),
-                             ('action_other_side', side)):
+        for name, values in (
+            ('action', errors),
+            ('action_other_colour', colour),
+            ('action_other_side', side),
+        ):
             found[name] = float(np.average(values, weights=counts))
         for name in ('grounded', 'video'):
             values = [value for key, value in found.items() if key.endswith(f'/{name}')]
@@ -71,8 +76,9 @@ class HeldOut:
                 found[name] = float(np.mean(values))
         return found
 
-    def _error(self, trainer: Trainer, batch: Batch,
-               texts: Sequence[str]) -> tuple[float, float | None]:
+    def _error(
+        self, trainer: Trainer, batch: Batch, texts: Sequence[str]
+    ) -> tuple[float, float | None]:
         """Return the squared error of one-step actions in the last block, 1 is their variance."""
         noise = torch.Generator().manual_seed(self._seed)
         index = torch.zeros(len(texts), batch.blocks, dtype=torch.long)
@@ -85,9 +91,13 @@ class HeldOut:
         heads, device = trainer.learner.heads, trainer.device
         if heads is None or not (batch.target_share > 0).any():
             return error, None
-        grounded = heads(found.clean_tokens, found.action_tokens,
-                         trainer.learner.dit.config.frame_tokens, batch.target_share.to(device),
-                         batch.place.to(device))
+        grounded = heads(
+            found.clean_tokens,
+            found.action_tokens,
+            trainer.learner.dit.config.frame_tokens,
+            batch.target_share.to(device),
+            batch.place.to(device),
+        )
         return error, float(grounded.accuracy)
 
     def _video(self, trainer: Trainer, batch: Batch) -> float:
@@ -97,25 +107,38 @@ class HeldOut:
         draw = noise_like(batch.action, noise)
         found, video = self._predicted(trainer, batch, batch.texts, index, draw, noise)
         assert found.video is not None and video is not None
-        return float(video_loss(found.video.transpose(1, 2), video,
-                                batch.future_mask.to(trainer.device)))
+        return float(
+            video_loss(found.video.transpose(1, 2), video, batch.future_mask.to(trainer.device))
+        )
 
     @staticmethod
-    def _predicted(trainer: Trainer, batch: Batch, texts: Sequence[str], index: torch.Tensor,
-                   draw: torch.Tensor, noise: torch.Generator) -> tuple[Prediction, Mixed | None]:
+    def _predicted(
+        trainer: Trainer,
+        batch: Batch,
+        texts: Sequence[str],
+        index: torch.Tensor,
+        draw: torch.Tensor,
+        noise: torch.Generator,
+    ) -> tuple[Prediction, Mixed | None]:
         """Predict at noise levels `index` [batch blocks] with the action noise `draw`."""
         objective, device = trainer.objective, trainer.device
         batch, video = batch.to(device), None
-        action = mixed(batch.action, draw.to(device), index[..., None].expand(
-            -1, -1, batch.action.shape[2]), objective)
+        action = mixed(
+            batch.action,
+            draw.to(device),
+            index[..., None].expand(-1, -1, batch.action.shape[2]),
+            objective,
+        )
         if objective.video:
             future = batch.seen.future.transpose(1, 2)
             repeats = future.shape[1] // batch.blocks
-            video = mixed(future, noise_like(future, noise), index.repeat_interleave(repeats, 1),
-                          objective)
+            video = mixed(
+                future, noise_like(future, noise), index.repeat_interleave(repeats, 1), objective
+            )
         with trainer.autocast():
-            found = trainer.learner.predict(batch, trainer.prompts(texts).to(device), action,
-                                            video)
+            found = trainer.learner.predict(
+                batch, trainer.prompts(texts).to(device), action, video
+            )
         return found, video
 
 
@@ -131,13 +154,18 @@ def swapped(texts: Sequence[str], words: Sequence[str]) -> list[str]:
 
 def summary(figures: Mapping[str, float]) -> str:
     """Put the figures that decide into one line."""
-    parts = [f'first chunk {figures["action"]:.3f}',
-             f'(other colour {figures["action_other_colour"]:.2f}, '
-             f'other side {figures["action_other_side"]:.2f})']
+    parts = [
+        f'first chunk {figures["action"]:.3f}',
+        f'(other colour {figures["action_other_colour"]:.2f}, '
+        f'other side {figures["action_other_side"]:.2f})',
+    ]
     if 'grounded' in figures:
         parts.append(f'grounded {figures["grounded"]:.0%}')
     if 'video' in figures:
         parts.append(f'video {figures["video"]:.3f}')
-    parts += [f'{key.removesuffix("/action")} {value:.3f}' for key, value in figures.items()
-              if key.endswith('/action')]
+    parts += [
+        f'{key.removesuffix("/action")} {value:.3f}'
+        for key, value in figures.items()
+        if key.endswith('/action')
+    ]
     return ', '.join(parts)

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet as pq
 
 from wam_policy.core.embodiment import Embodiment
 from wam_policy.learn import gear
 from wam_policy.learn.video import decoded
 
-STILL = 1e-6        # a gripper whose whole range is smaller has not moved
-LATE_S = 1e-3       # between the time of a row and of its picture
+STILL = 1e-6  # a gripper whose whole range is smaller has not moved
+LATE_S = 1e-3  # between the time of a row and of its picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,10 @@ def findings(folder: Path, robot: Embodiment) -> Iterator[Finding]:
     info = json.loads((folder / 'meta' / 'info.json').read_text())
     episodes = _lines(folder / 'meta' / 'episodes.jsonl')
     tasks = _lines(folder / 'meta' / 'tasks.jsonl')
-    if len(episodes) != info['total_episodes'] or sum(
-            e['length'] for e in episodes) != info['total_frames']:
+    if (
+        len(episodes) != info['total_episodes']
+        or sum(e['length'] for e in episodes) != info['total_frames']
+    ):
         yield Finding('meta', 'episodes.jsonl and info.json disagree about their totals')
     every = []
     for episode in episodes:
@@ -49,19 +52,30 @@ def findings(folder: Path, robot: Embodiment) -> Iterator[Finding]:
     yield from _grippers(robot, np.concatenate(every))
 
 
-def _table(where: str, table, length: int, info: dict, tasks: int,    # noqa: ANN001 - pyarrow
-           ) -> Iterator[Finding]:
+def _table(
+    where: str,
+    table: pyarrow.Table,
+    length: int,
+    info: dict,
+    tasks: int,
+) -> Iterator[Finding]:
     if len(table) != length:
         yield Finding(where, f'{len(table)} rows, episodes.jsonl says {length}')
-    lacking = [name for name, feature in info['features'].items()
-               if feature['dtype'] != 'video' and name not in table.column_names]
+    lacking = [
+        name
+        for name, feature in info['features'].items()
+        if feature['dtype'] != 'video' and name not in table.column_names
+    ]
     if lacking:
         yield Finding(where, f'no column {", ".join(lacking)}')
     times_s = table['timestamp'].to_numpy().astype(np.float64)
     steps_s = np.diff(times_s)
     if (np.abs(steps_s - 1.0 / info['fps']) > LATE_S).any():
-        yield Finding(where, f'time steps from {steps_s.min():.4f} to {steps_s.max():.4f} s, want '
-                      f'{1.0 / info["fps"]:.4f}')
+        yield Finding(
+            where,
+            f'time steps from {steps_s.min():.4f} to {steps_s.max():.4f} s, want '
+            f'{1.0 / info["fps"]:.4f}',
+        )
     for name in (gear.STATE, gear.ACTION):
         values = np.stack(table[name].to_numpy())
         if values.shape[1:] != tuple(info['features'][name]['shape']):
@@ -73,7 +87,7 @@ def _table(where: str, table, length: int, info: dict, tasks: int,    # noqa: AN
         yield Finding(where, 'task_index points outside tasks.jsonl')
 
 
-def _video(where: str, path: Path, table) -> Iterator[Finding]:       # noqa: ANN001 - pyarrow
+def _video(where: str, path: Path, table: pyarrow.Table) -> Iterator[Finding]:
     if not path.exists():
         yield Finding(where, 'is not there')
         return
@@ -89,8 +103,11 @@ def _grippers(robot: Embodiment, actions: np.ndarray) -> Iterator[Finding]:
     for gripper in robot.grippers:
         values = actions[:, columns.index(gripper.name)]
         if np.ptp(values) < STILL:
-            yield Finding(gripper.name, f'never moves, it stays at {values[0]:.3f}; was it '
-                          'commanded at all?', warning=True)
+            yield Finding(
+                gripper.name,
+                f'never moves, it stays at {values[0]:.3f}; was it commanded at all?',
+                warning=True,
+            )
 
 
 def _lines(path: Path) -> list[dict]:

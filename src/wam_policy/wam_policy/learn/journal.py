@@ -36,8 +36,7 @@ class Journal:
         losses = ', '.join(f'{name} {value:.4f}' for name, value in self._smooth.items())
         self._line(f'step {step}, {elapsed_s:.0f} s, {left_s:.0f} s to go: {losses}')
 
-    def figures(self, step: int, elapsed_s: float, found: Mapping[str, float],
-                line: str) -> None:
+    def figures(self, step: int, elapsed_s: float, found: Mapping[str, float], line: str) -> None:
         """Write held-out figures."""
         self._write('heldout', step, elapsed_s, found)
         self._line(f'  held out: {line}')
@@ -49,8 +48,7 @@ class Journal:
         if self._board is not None:
             self._board.close()
 
-    def _write(self, kind: str, step: int, elapsed_s: float,
-               values: Mapping[str, float]) -> None:
+    def _write(self, kind: str, step: int, elapsed_s: float, values: Mapping[str, float]) -> None:
         if self._board is None:
             return
         path = self._folder / f'{kind}.csv'
@@ -63,8 +61,13 @@ class Journal:
             table = csv.writer(file)
             if not known:
                 table.writerow(['step', 'elapsed_s', *names])
-            table.writerow([step, round(elapsed_s, 1),
-                            *(f'{values[name]:.6g}' if name in values else '' for name in names)])
+            table.writerow(
+                [
+                    step,
+                    round(elapsed_s, 1),
+                    *(f'{values[name]:.6g}' if name in values else '' for name in names),
+                ]
+            )
         for name, value in values.items():
             self._board.add_scalar(f'{kind}/{name}', value, step)
 

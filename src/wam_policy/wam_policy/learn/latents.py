@@ -39,8 +39,11 @@ def encoded(clips: Clips, vae: ConvVae) -> Latents:
     """Encode all pictures of whole data sets; what is encoded once is kept beside them."""
     name, first, parts = f'latents-{fingerprint(vae)}.safetensors', 0, []
     for canvases, home in zip(clips.canvases, clips.homes, strict=True):
-        spans = [(span.frame - first, span.frames) for span in clips.spans
-                 if first <= span.frame < first + len(canvases)]
+        spans = [
+            (span.frame - first, span.frames)
+            for span in clips.spans
+            if first <= span.frame < first + len(canvases)
+        ]
         first += len(canvases)
         path = home / name
         if path.is_file():
@@ -52,8 +55,9 @@ def encoded(clips: Clips, vae: ConvVae) -> Latents:
             save_file({'group': found.group, 'static': found.static}, part)
             os.replace(part, path)
         parts.append(found)
-    return Latents(torch.cat([part.group for part in parts]),
-                   torch.cat([part.static for part in parts]))
+    return Latents(
+        torch.cat([part.group for part in parts]), torch.cat([part.static for part in parts])
+    )
 
 
 def _of_folder(canvases: np.ndarray, spans: Sequence[tuple[int, int]], vae: ConvVae) -> Latents:
@@ -61,12 +65,13 @@ def _of_folder(canvases: np.ndarray, spans: Sequence[tuple[int, int]], vae: Conv
     shape = (len(canvases), vae.config.channels, height, width)
     group, static = (torch.zeros(shape, dtype=torch.float16) for _ in range(2))
     for first, frames in spans:
-        shown = torch.from_numpy(np.array(canvases[first:first + frames]))
-        pixels = canvas.model_input(shown[None], torch.float32)[0].transpose(0, 1)   # T 3 h w
+        shown = torch.from_numpy(np.array(canvases[first : first + frames]))
+        pixels = canvas.model_input(shown[None], torch.float32)[0].transpose(0, 1)  # T 3 h w
         index = torch.arange(frames)[:, None] + torch.arange(1 - GROUP, 1)
-        group[first:first + frames] = _latents(vae, pixels[index.clamp(min=0)].transpose(1, 2))
-        static[first:first + frames] = _latents(
-            vae, pixels[:, :, None].expand(-1, -1, GROUP, -1, -1))
+        group[first : first + frames] = _latents(vae, pixels[index.clamp(min=0)].transpose(1, 2))
+        static[first : first + frames] = _latents(
+            vae, pixels[:, :, None].expand(-1, -1, GROUP, -1, -1)
+        )
     return Latents(group, static)
 
 

@@ -33,14 +33,15 @@ from wam_policy.model.text import TextEncoder
 class Speech(NamedTuple):
     """Hold the texts of a batch once each: as token ids to encode, or embedded already."""
 
-    rows: Tensor                # int64 [batch], which text each window has
-    ids: Tensor | None          # int64 [texts length], no longer than the longest
+    rows: Tensor  # int64 [batch], which text each window has
+    ids: Tensor | None  # int64 [texts length], no longer than the longest
     mask: Tensor | None
-    embedded: Tensor | None     # [texts text_len text_dim]
+    embedded: Tensor | None  # [texts text_len text_dim]
 
     def to(self, device: torch.device) -> Speech:
-        ids, mask, embedded = (x if x is None else x.to(device)
-                               for x in (self.ids, self.mask, self.embedded))
+        ids, mask, embedded = (
+            x if x is None else x.to(device) for x in (self.ids, self.mask, self.embedded)
+        )
         return Speech(self.rows.to(device), ids, mask, embedded)
 
 
@@ -76,8 +77,13 @@ class Prompts:
 class Learner(nn.Module):
     """Predict velocities of windows and say how wrong they are."""
 
-    def __init__(self, dit: VideoActionDiT, text: TextEncoder | None, heads: Heads | None,
-                 recompute: bool = False) -> None:
+    def __init__(
+        self,
+        dit: VideoActionDiT,
+        text: TextEncoder | None,
+        heads: Heads | None,
+        recompute: bool = False,
+    ) -> None:
         """Learn the text encoder and ground only where they are given."""
         super().__init__()
         self.dit, self.text, self.heads, self.recompute = dit, text, heads, recompute
@@ -93,20 +99,37 @@ class Learner(nn.Module):
         whole = torch.cat([short, short.new_zeros(len(short), missing, short.shape[2])], 1)
         return whole[speech.rows]
 
-    def predict(self, batch: Batch, speech: Speech, action: Mixed,
-                video: Mixed | None) -> Prediction:
+    def predict(
+        self, batch: Batch, speech: Speech, action: Mixed, video: Mixed | None
+    ) -> Prediction:
         """Run the training pass; `video` [batch frames channels h w] leads with frames."""
         c, seen = self.dit.config, batch.seen
         noisy = None if video is None else video.seen.transpose(1, 2)
-        video_t = action.t[..., 0].repeat_interleave(c.frames_per_block, 1) if video is None \
-            else video.t
+        video_t = (
+            action.t[..., 0].repeat_interleave(c.frames_per_block, 1) if video is None else video.t
+        )
         return self.dit(
-            seen.clean, noisy, video_t, action.seen.flatten(1, 2), action.t.flatten(1),
-            batch.state, Words(self.words(speech), seen.image), condition=seen.condition,
-            tap=max(0, c.layers // 2 - 1), lean=True, recompute=self.recompute)
+            seen.clean,
+            noisy,
+            video_t,
+            action.seen.flatten(1, 2),
+            action.t.flatten(1),
+            batch.state,
+            Words(self.words(speech), seen.image),
+            condition=seen.condition,
+            tap=max(0, c.layers // 2 - 1),
+            lean=True,
+            recompute=self.recompute,
+        )
 
-    def forward(self, batch: Batch, speech: Speech, objective: Objective, columns: Tensor,
-                generator: torch.Generator) -> Losses:
+    def forward(
+        self,
+        batch: Batch,
+        speech: Speech,
+        objective: Objective,
+        columns: Tensor,
+        generator: torch.Generator,
+    ) -> Losses:
         """Evaluate the objective on a batch; `columns` bool [action_dim] carry data."""
         c = self.dit.config
         drawn = levels(objective, len(batch.texts), batch.blocks, c.actions_per_block, generator)
@@ -123,8 +146,15 @@ class Learner(nn.Module):
             filming = video_loss(found.video.transpose(1, 2), video, batch.future_mask)
         if self.heads is not None and objective.grounding:
             patch, place, accuracy = self.heads(
-                found.clean_tokens, found.action_tokens, c.frame_tokens, batch.target_share,
-                batch.place)
-        total = objective.action * acting + objective.video * filming \
+                found.clean_tokens,
+                found.action_tokens,
+                c.frame_tokens,
+                batch.target_share,
+                batch.place,
+            )
+        total = (
+            objective.action * acting
+            + objective.video * filming
             + objective.grounding * (patch + place)
+        )
         return Losses(total, acting, filming, patch, place, accuracy)

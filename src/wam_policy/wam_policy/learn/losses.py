@@ -13,7 +13,7 @@ from torch import Tensor
 from wam_policy.model.dit import Prediction
 from wam_policy.model.schedule import TRAIN_STEPS, training_sigmas, training_weights
 
-PADDING_WEIGHT = 0.1    # of action columns that no joint has: several steps walk them too
+PADDING_WEIGHT = 0.1  # of action columns that no joint has: several steps walk them too
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class Objective:
     """Choose noise levels and weights; `video` 0 leaves the video stream out."""
 
     shift: float
-    pure: float             # share of blocks at pure noise: what one-step inference asks
-    bell: bool              # weigh levels as the released models were; pure noise then weighs 0
-    decoupled: bool         # video near noise whatever the actions' level (Flash)
+    pure: float  # share of blocks at pure noise: what one-step inference asks
+    bell: bool  # weigh levels as the released models were; pure noise then weighs 0
+    decoupled: bool  # video near noise whatever the actions' level (Flash)
     video: float
     action: float
     grounding: float
@@ -38,8 +38,8 @@ RELEASED = Objective(5.0, 0.0, True, False, 1.0, 1.0, 0.0)
 class Levels(NamedTuple):
     """Hold indices into the table of noise levels, 0 pure noise."""
 
-    video: Tensor       # int64 [batch blocks]
-    action: Tensor      # int64 [batch blocks actions]
+    video: Tensor  # int64 [batch blocks]
+    action: Tensor  # int64 [batch blocks actions]
 
 
 class Losses(NamedTuple):
@@ -53,17 +53,19 @@ class Losses(NamedTuple):
     accuracy: Tensor
 
 
-def levels(objective: Objective, batch: int, blocks: int, actions: int,
-           generator: torch.Generator) -> Levels:
+def levels(
+    objective: Objective, batch: int, blocks: int, actions: int, generator: torch.Generator
+) -> Levels:
     """Draw noise levels: one per block, or for decoupled training Beta(3, 1) towards noise for
     video and one per action token.
     """
+
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
 
     pure = uniform(batch, blocks) < objective.pure
     if objective.decoupled:
-        ratio = uniform(batch, blocks) ** (1 / 3)       # Beta(3, 1)
+        ratio = uniform(batch, blocks) ** (1 / 3)  # Beta(3, 1)
         video = ((1 - ratio) * TRAIN_STEPS).long()
         action = (uniform(batch, blocks, actions) * TRAIN_STEPS).long()
         return Levels(video, action.masked_fill(pure[..., None], 0))
@@ -76,7 +78,7 @@ class Mixed(NamedTuple):
 
     seen: Tensor
     velocity: Tensor
-    t: Tensor           # what the network reads of the level, as at inference
+    t: Tensor  # what the network reads of the level, as at inference
     weight: Tensor
 
 
@@ -87,8 +89,9 @@ def mixed(data: Tensor, noise: Tensor, index: Tensor, objective: Objective) -> M
     sigma, weight = table[index], weights[index]
     t = (TRAIN_STEPS * sigma).long().clamp(max=TRAIN_STEPS - 1).float()
     share = sigma.reshape(*sigma.shape, *[1] * (data.ndim - sigma.ndim)).to(data)
-    return Mixed((1 - share) * data + share * noise, noise - data, t.to(data.device),
-                 weight.to(data.device))
+    return Mixed(
+        (1 - share) * data + share * noise, noise - data, t.to(data.device), weight.to(data.device)
+    )
 
 
 def action_loss(found: Prediction, wanted: Mixed, mask: Tensor, columns: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from wam_sim.tasks import Task
 
 from wam_policy.core.embodiment import Embodiment
 
-HORIZON = 24                                # rows, as the models'
-COMMITTED_NS = 200_000_000                  # latency, planning and a plan's lead
+HORIZON = 24  # rows, as the models'
+COMMITTED_NS = 200_000_000  # latency, planning and a plan's lead
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class Memory:
 class Targets:
     """Hold an answer; fields as in model.policy.Targets."""
 
-    targets: np.ndarray                     # float64 [horizon commanded], absolute
-    reference: np.ndarray                   # float64 [commanded]
+    targets: np.ndarray  # float64 [horizon commanded], absolute
+    reference: np.ndarray  # float64 [commanded]
     timings_ms: Mapping[str, float]
 
 
@@ -57,8 +57,9 @@ class Oracle:
         """Take the simulation it lives in and what each instruction means there."""
         self._simulation, self._tasks = simulation, tasks
         self._robot: Embodiment = simulation.robot.embodiment
-        self._ahead = Simulation(simulation.robot, task=simulation.task.family,
-                                 seed=simulation.scene.seed)
+        self._ahead = Simulation(
+            simulation.robot, task=simulation.task.family, seed=simulation.scene.seed
+        )
         self._mover = Mover(simulation.robot, self._ahead.model)
         self._expert = Expert(simulation.robot, self._mover)
         self._steps = round(self._robot.step_dt_s * 1e9 / STEP_NS)
@@ -125,6 +126,7 @@ def mirror(original: Simulation, copied: Simulation) -> None:
         getattr(copied.data, field)[:] = getattr(original.data, field)
     copied.now_ns = original.now_ns
     # a follower replaces what it holds and changes none of it: shallow copies are independent
-    copied.controllers.followers = {name: copy.copy(follower) for name, follower
-                                    in original.controllers.followers.items()}
+    copied.controllers.followers = {
+        name: copy.copy(follower) for name, follower in original.controllers.followers.items()
+    }
     mujoco.mj_forward(copied.model, copied.data)

@@ -20,10 +20,10 @@ from wam_policy.model.encoders import Encoders
 class Seen(NamedTuple):
     """Hold what a batch of windows shows, as the lean training pass takes it."""
 
-    clean: Tensor               # [batch channels frames-frames_per_block h w]
-    future: Tensor              # [batch channels frames-1 h w]
-    condition: Tensor | None    # [batch condition_channels frames h w]
-    image: Tensor | None        # [batch tokens image_dim]
+    clean: Tensor  # [batch channels frames-frames_per_block h w]
+    future: Tensor  # [batch channels frames-1 h w]
+    condition: Tensor | None  # [batch condition_channels frames h w]
+    image: Tensor | None  # [batch tokens image_dim]
 
 
 class Pictures(Protocol):
@@ -43,14 +43,15 @@ class Stored:
         step = self._config.pixel_frames_per_latent
         later = self._latents.group[numbers[:, step::step]]
         whole = torch.cat([first, later], dim=1).float().transpose(1, 2)
-        return Seen(whole[:, :, :-self._config.frames_per_block], whole[:, :, 1:], None, None)
+        return Seen(whole[:, :, : -self._config.frames_per_block], whole[:, :, 1:], None, None)
 
 
 class Filmed:
     """Encode pictures when they are asked for."""
 
-    def __init__(self, film: Film, encoders: Encoders, config: ModelConfig,
-                 size: tuple[int, int] | None) -> None:
+    def __init__(
+        self, film: Film, encoders: Encoders, config: ModelConfig, size: tuple[int, int] | None
+    ) -> None:
         self._film, self._encoders, self._config, self._size = film, encoders, config, size
 
     @torch.no_grad()
@@ -62,9 +63,12 @@ class Filmed:
             return torch.cat(given) if given else None
 
         whole = torch.cat([latents for latents, _, _ in parts])
-        return Seen(whole[:, :, :-self._config.frames_per_block], whole[:, :, 1:],
-                    stacked([condition for _, condition, _ in parts]),
-                    stacked([image for _, _, image in parts]))
+        return Seen(
+            whole[:, :, : -self._config.frames_per_block],
+            whole[:, :, 1:],
+            stacked([condition for _, condition, _ in parts]),
+            stacked([image for _, _, image in parts]),
+        )
 
     def _one(self, numbers: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor | None]:
         parameter = next(self._encoders.vae.parameters())
@@ -75,8 +79,11 @@ class Filmed:
         if channels := self._config.condition_channels:
             grey = torch.zeros_like(pixels[:, :, 1:])
             still = self._encoders.encode_frames(torch.cat([pixels[:, :, :1], grey], dim=2))
-            known = torch.zeros_like(still[:, :1]).expand(
-                -1, channels - still.shape[1], -1, -1, -1).clone()
+            known = (
+                torch.zeros_like(still[:, :1])
+                .expand(-1, channels - still.shape[1], -1, -1, -1)
+                .clone()
+            )
             known[:, :, 0] = 1
             condition = torch.cat([known, still], dim=1).float()
         if self._config.image_context:

@@ -25,7 +25,7 @@ from wam_sim import robot as robots
 from wam_sim import scene as scenes
 from wam_sim import tasks
 
-if TYPE_CHECKING:                           # torch takes seconds, and players do without
+if TYPE_CHECKING:  # torch takes seconds, and players do without
     from wam_policy.learn.driver import Driver
 
 REPORT_EVERY_S = 20.0
@@ -36,8 +36,9 @@ SHARES = Mischief()
 def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -> dict[str, Any]:
     """Write one shard, seeds from `first` on; return its account."""
     robot = robots.load(options.robot)
-    mischief = Mischief(options.disturbed, options.displaced, options.changed, options.missed,
-                        options.patience)
+    mischief = Mischief(
+        options.disturbed, options.displaced, options.changed, options.missed, options.patience
+    )
     player = Player(robot, mischief, driver(robot, options.driver))
     into = Dataset(folder, robot.embodiment)
     tried, done, began_s, said_s = Counter(), Counter(), time.monotonic(), time.monotonic()
@@ -46,8 +47,11 @@ def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -
             seed = first + index
             family = family_of(robot, options.families, seed)
             if family is None:
-                print(f'{folder.name}: the scene of seed {seed} offers none of '
-                      f'{", ".join(options.families)}: passed over', flush=True)
+                print(
+                    f'{folder.name}: the scene of seed {seed} offers none of '
+                    f'{", ".join(options.families)}: passed over',
+                    flush=True,
+                )
                 continue
             try:
                 for row, labels in player.rows(seed, family):
@@ -66,10 +70,19 @@ def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -
             if now_s - said_s > REPORT_EVERY_S:
                 said_s = now_s
                 left_s = (now_s - began_s) / (index + 1) * (episodes - index - 1)
-                print(f'{folder.name}: {index + 1} of {episodes} episodes, '
-                      f'{left_s:.0f} s to go', flush=True)
-        account = {'robot': robot.name, 'contract': robot.embodiment.contract, 'seed': first,
-                   'tried': dict(tried), 'succeeded': dict(done), **vars(options), 'out': None}
+                print(
+                    f'{folder.name}: {index + 1} of {episodes} episodes, {left_s:.0f} s to go',
+                    flush=True,
+                )
+        account = {
+            'robot': robot.name,
+            'contract': robot.embodiment.contract,
+            'seed': first,
+            'tried': dict(tried),
+            'succeeded': dict(done),
+            **vars(options),
+            'out': None,
+        }
         into.close(account)
     except BaseException:
         into.abandon()
@@ -89,15 +102,14 @@ def driver(robot: robots.Robot, checkpoint_name: str | None) -> 'Driver | None':
     from wam_policy.learn.driver import Driver
     from wam_policy.model import checkpoint
     from wam_policy.model.policy import Choice, Policy
+
     torch.set_num_threads(1)
     loaded = checkpoint.load(weights.located(checkpoint_name), torch.device('cpu'), torch.float32)
-    return Driver(robot, Policy(loaded, robot.embodiment,
-                                Choice.advised(loaded.design.inference)))
+    return Driver(robot, Policy(loaded, robot.embodiment, Choice.advised(loaded.design.inference)))
 
 
 def family_of(robot: robots.Robot, families: Sequence[str], seed: int) -> str | None:
-    """Return the family of an episode: in turn, or the next that its scene offers; None of none.
-    """
+    """Return the family of an episode: in turn, or the next that its scene offers, or None."""
     scene = scenes.sampled(robot, seed)
     for turn in range(len(families)):
         family = families[(seed + turn) % len(families)]
@@ -109,8 +121,11 @@ def family_of(robot: robots.Robot, families: Sequence[str], seed: int) -> str | 
 def shards(options: argparse.Namespace) -> Iterator[tuple[Path, int, int]]:
     """Yield folder, first seed and number of episodes of every shard."""
     for number, start in enumerate(range(0, options.episodes, options.shard)):
-        yield (options.out / f'{number:03d}', options.seed + start,
-               min(options.shard, options.episodes - start))
+        yield (
+            options.out / f'{number:03d}',
+            options.seed + start,
+            min(options.shard, options.episodes - start),
+        )
 
 
 def spread(options: argparse.Namespace) -> int:
@@ -129,8 +144,10 @@ def spread(options: argparse.Namespace) -> int:
                 shards_done = whole - len(waiting) - len(running)
                 spent_s = time.monotonic() - began_s
                 left_s = spent_s / shards_done * (whole - shards_done)
-                print(f'{shards_done} of {whole} shards, {spent_s:.0f} s, {left_s:.0f} s to go',
-                      flush=True)
+                print(
+                    f'{shards_done} of {whole} shards, {spent_s:.0f} s, {left_s:.0f} s to go',
+                    flush=True,
+                )
     finally:
         for program in running:
             program.terminate()
@@ -140,19 +157,41 @@ def spread(options: argparse.Namespace) -> int:
 
 
 def _words(options: argparse.Namespace, folder: Path, first: int, episodes: int) -> list[str]:
-    return [sys.executable, '-m', 'wam_policy.learn.play', '--robot', options.robot,
-            '--out', str(folder), '--seed', str(first), '--episodes', str(episodes),
-            '--families', ','.join(options.families), '--disturbed', str(options.disturbed),
-            '--displaced', str(options.displaced), '--changed', str(options.changed),
-            '--missed', str(options.missed), '--shard', '0',
-            *(['--driver', options.driver] if options.driver else []),
-            *(['--patience', ','.join(map(str, options.patience))] if options.patience else [])]
+    return [
+        sys.executable,
+        '-m',
+        'wam_policy.learn.play',
+        '--robot',
+        options.robot,
+        '--out',
+        str(folder),
+        '--seed',
+        str(first),
+        '--episodes',
+        str(episodes),
+        '--families',
+        ','.join(options.families),
+        '--disturbed',
+        str(options.disturbed),
+        '--displaced',
+        str(options.displaced),
+        '--changed',
+        str(options.changed),
+        '--missed',
+        str(options.missed),
+        '--shard',
+        '0',
+        *(['--driver', options.driver] if options.driver else []),
+        *(['--patience', ','.join(map(str, options.patience))] if options.patience else []),
+    ]
 
 
 def summary(account: dict[str, Any]) -> str:
     """Say how often the expert did what was asked, per family."""
-    return ', '.join(f'{family} {account["succeeded"].get(family, 0)} of {count}'
-                     for family, count in sorted(account['tried'].items()))
+    return ', '.join(
+        f'{family} {account["succeeded"].get(family, 0)} of {count}'
+        for family, count in sorted(account['tried'].items())
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -161,49 +200,89 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.shard:
             if options.out.exists():
-                raise FileExistsError(f'{options.out} is there already; name another folder or '
-                                      'remove it')
+                raise FileExistsError(
+                    f'{options.out} is there already; name another folder or remove it'
+                )
             return spread(options)
         account = play(options, options.out, options.seed, options.episodes)
     except (ValueError, OSError) as error:
         print(f'play: {error}', file=sys.stderr)
         return 1
     info = json.loads((options.out / 'meta' / 'info.json').read_text())
-    print(f'{options.out}: {info["total_frames"]} rows in {info["total_episodes"]} episodes; '
-          f'{summary(account)}', flush=True)
+    print(
+        f'{options.out}: {info["total_frames"]} rows in {info["total_episodes"]} episodes; '
+        f'{summary(account)}',
+        flush=True,
+    )
     return 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='./wam play', description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='./wam play',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('--robot', required=True, choices=robots.names())
-    parser.add_argument('--out', required=True, type=Path, metavar='DIR',
-                        help='new folder; shards become DIR/000, DIR/001, ...')
+    parser.add_argument(
+        '--out',
+        required=True,
+        type=Path,
+        metavar='DIR',
+        help='new folder; shards become DIR/000, DIR/001, ...',
+    )
     parser.add_argument('--episodes', type=_count, default=300, metavar='N')
-    parser.add_argument('--seed', type=int, default=0, metavar='S',
-                        help='of the first scene; the next has S + 1')
-    parser.add_argument('--driver', metavar='CHECKPOINT',
-                        help="a policy drives in the disturbances' place, the expert puts right "
-                             'what it did (DAgger)')
-    parser.add_argument('--patience', type=_seconds, metavar='S,MOST',
-                        help='it drives for S to MOST s before it is put right, through a change '
-                             'too, and only episodes in which it must be are kept (default: as '
-                             'it comes, never through a change, and all of them)')
-    parser.add_argument('--families', type=_families, default=tasks.LEARNED_FAMILIES,
-                        metavar='A,B', help=f'default: {",".join(tasks.LEARNED_FAMILIES)}')
-    parser.add_argument('--workers', type=_count, default=2, metavar='N',
-                        help='programs at a time (default: %(default)s)')
-    parser.add_argument('--shard', type=int, default=250, metavar='N',
-                        help='episodes per shard; 0: one data set, in this program '
-                             '(default: %(default)s)')
+    parser.add_argument(
+        '--seed', type=int, default=0, metavar='S', help='of the first scene; the next has S + 1'
+    )
+    parser.add_argument(
+        '--driver',
+        metavar='CHECKPOINT',
+        help="a policy drives in the disturbances' place, the expert puts right "
+        'what it did (DAgger)',
+    )
+    parser.add_argument(
+        '--patience',
+        type=_seconds,
+        metavar='S,MOST',
+        help='it drives for S to MOST s before it is put right, through a change '
+        'too, and only episodes in which it must be are kept (default: as '
+        'it comes, never through a change, and all of them)',
+    )
+    parser.add_argument(
+        '--families',
+        type=_families,
+        default=tasks.LEARNED_FAMILIES,
+        metavar='A,B',
+        help=f'default: {",".join(tasks.LEARNED_FAMILIES)}',
+    )
+    parser.add_argument(
+        '--workers',
+        type=_count,
+        default=2,
+        metavar='N',
+        help='programs at a time (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--shard',
+        type=int,
+        default=250,
+        metavar='N',
+        help='episodes per shard; 0: one data set, in this program (default: %(default)s)',
+    )
     for name, share, text in (
-            ('disturbed', SHARES.disturbed, 'in which something else moves the arms'),
-            ('displaced', SHARES.displaced, 'that begin with the arms anywhere'),
-            ('changed', SHARES.changed, 'in which the instruction changes'),
-            ('missed', SHARES.missed, 'of arms anywhere: with one hand low beside an object')):
-        parser.add_argument(f'--{name}', type=_share, default=share, metavar='SHARE',
-                            help=f'share of episodes {text} (default: %(default)s)')
+        ('disturbed', SHARES.disturbed, 'in which something else moves the arms'),
+        ('displaced', SHARES.displaced, 'that begin with the arms anywhere'),
+        ('changed', SHARES.changed, 'in which the instruction changes'),
+        ('missed', SHARES.missed, 'of arms anywhere: with one hand low beside an object'),
+    ):
+        parser.add_argument(
+            f'--{name}',
+            type=_share,
+            default=share,
+            metavar='SHARE',
+            help=f'share of episodes {text} (default: %(default)s)',
+        )
     chosen = parser.parse_args(arguments)
     if chosen.patience and chosen.driver is None:
         parser.error('--patience: nobody drives: add --driver CHECKPOINT')
@@ -215,7 +294,8 @@ def _families(text: str) -> tuple[str, ...]:
     unknown = [name for name in families if name not in tasks.LEARNED_FAMILIES]
     if unknown:
         raise argparse.ArgumentTypeError(
-            f'no family {", ".join(unknown)}; choose from {", ".join(tasks.LEARNED_FAMILIES)}')
+            f'no family {", ".join(unknown)}; choose from {", ".join(tasks.LEARNED_FAMILIES)}'
+        )
     return families
 
 

@@ -23,35 +23,35 @@ from wam_policy.learn.driver import Driver
 from wam_policy.learn.rows import Row
 
 SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
-STORED = (160, 120)                         # pixels: a canvas tile of 64x64 keeps fewer
+STORED = (160, 120)  # pixels: a canvas tile of 64x64 keeps fewer
 AFTER_S, SHORTEST_S, LONGEST_S = 0.9, 2.2, 7.0
 START_TRIES = 20
-CHANGE_S = (0.6, 3.5)                       # in mid-motion, or when the first is done
-FIRST_DRIVE_S, NEXT_DRIVE_S = (0.4, 6.0), (0.4, 2.0)     # long enough to get stuck
-WAITING_SHARE = 0.6                         # of disturbances that come before a mark is gone
-LONGER_S = 3.0                              # what a policy may waste of an episode
+CHANGE_S = (0.6, 3.5)  # in mid-motion, or when the first is done
+FIRST_DRIVE_S, NEXT_DRIVE_S = (0.4, 6.0), (0.4, 2.0)  # long enough to get stuck
+WAITING_SHARE = 0.6  # of disturbances that come before a mark is gone
+LONGER_S = 3.0  # what a policy may waste of an episode
 
 
 @dataclass(frozen=True, slots=True)
 class Mischief:
     """State how often episodes are made harder, as shares of all episodes."""
 
-    disturbed: float = 0.6                  # something else drives the arms once or twice
-    displaced: float = 0.5                  # the arms start anywhere over the table
-    changed: float = 0.15                   # another instruction in mid-episode
-    missed: float = 0.0                     # of arms that are anywhere: one low beside an object
-    patience_s: tuple[float, float] | None = None   # no share: how long a policy drives
+    disturbed: float = 0.6  # something else drives the arms once or twice
+    displaced: float = 0.5  # the arms start anywhere over the table
+    changed: float = 0.15  # another instruction in mid-episode
+    missed: float = 0.0  # of arms that are anywhere: one low beside an object
+    patience_s: tuple[float, float] | None = None  # no share: how long a policy drives
 
 
 @dataclass(frozen=True, slots=True)
 class _Span:
     """State one disturbance."""
 
-    start: int                              # row
+    start: int  # row
     end: int
-    decoy: Task | None                      # None: towards the points
-    points: Mapping[str, np.ndarray]        # side -> [3]
-    policy: bool = False                    # the driver's own, until it has succeeded
+    decoy: Task | None  # None: towards the points
+    points: Mapping[str, np.ndarray]  # side -> [3]
+    policy: bool = False  # the driver's own, until it has succeeded
 
 
 class Player:
@@ -64,14 +64,14 @@ class Player:
         self._hz = 1.0 / robot.embodiment.step_dt_s
         self._head = robot.cameras[0].key
         self.success = False
-        self.needed = False         # the expert did something for it, other than holding still
+        self.needed = False  # the expert did something for it, other than holding still
 
     def rows(self, seed: int, family: str) -> Iterator[tuple[Row, dict[str, Any]]]:
         """Yield every row of the episode with its labels.
 
         `success` and `needed` hold what came of it.
         """
-        rng = np.random.default_rng([seed, 2])          # neither the scene's nor the task's
+        rng = np.random.default_rng([seed, 2])  # neither the scene's nor the task's
         simulation, episode = self.simulation, self.episode
         self._begin(seed, family, rng)
         change = -1
@@ -91,7 +91,7 @@ class Player:
             reached = (reached if reached is not None else episode.row) if self.success else None
             if self._over(reached, change):
                 return
-            if reached is not None:         # nothing to put right: what is left is to hold still
+            if reached is not None:  # nothing to put right: what is left is to hold still
                 spans = [span for span in spans if not span.policy or span.start > episode.row]
             span = next((s for s in spans if s.start <= episode.row < s.end), None)
             if self._driver is not None and spans and episode.row < spans[-1].end:
@@ -123,7 +123,7 @@ class Player:
     def _astray(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """Return points [3] where hands may be that did not do what was asked."""
         share = self.mischief.missed
-        if share and rng.random() < share:      # without any, seeds draw what they always did
+        if share and rng.random() < share:  # without any, seeds draw what they always did
             return self.expert.missed(self.simulation.start, self.simulation.task.slot, rng)
         return self.expert.anywhere(rng)
 
@@ -169,12 +169,14 @@ class Player:
         yield _Span(0, end, None, {}, policy=True)
         if change >= 0:
             at = max(end, change)
-            yield _Span(at, at + round(rng.uniform(*FIRST_DRIVE_S) * self._hz), None, {},
-                        policy=True)
+            yield _Span(
+                at, at + round(rng.uniform(*FIRST_DRIVE_S) * self._hz), None, {}, policy=True
+            )
         elif rng.random() < 0.6:
             at = end + round(rng.uniform(0.4, 1.2) * self._hz)
-            yield _Span(at, at + round(rng.uniform(*NEXT_DRIVE_S) * self._hz), None, {},
-                        policy=True)
+            yield _Span(
+                at, at + round(rng.uniform(*NEXT_DRIVE_S) * self._hz), None, {}, policy=True
+            )
 
     def _hand_over(self, span: _Span | None, state: State) -> None:
         """Let the expert follow the decoy, or what was asked again."""
@@ -188,8 +190,9 @@ class Player:
         if span is not None and span.policy:
             return self.mover.take(self._driver.next(self.mover.position, seen.stamp_ns))
         if span is not None and span.decoy is None:
-            openings = {side: self.mover.position[hand.gripper]
-                        for side, hand in self.mover.hands.items()}
+            openings = {
+                side: self.mover.position[hand.gripper] for side, hand in self.mover.hands.items()
+            }
             return self.mover.toward(Goal(span.points, openings, frozenset()))
         if span is None and self.expert.waits(self.episode.elapsed_s):
             return self.mover.position
@@ -198,18 +201,30 @@ class Player:
     def _over(self, reached: int | None, change: int) -> bool:
         row, seconds = self.episode.row, self.episode.elapsed_s
         held = reached is not None and row - reached >= AFTER_S * self._hz
-        longest_s = (LONGEST_S + max(0, change) / self._hz
-                     + (0.0 if self._driver is None else LONGER_S))
+        longest_s = (
+            LONGEST_S + max(0, change) / self._hz + (0.0 if self._driver is None else LONGER_S)
+        )
         return seconds >= longest_s or (held and seconds >= SHORTEST_S and row > change)
 
     def _seen(self) -> Observation:
         fresh = self.episode.new_picture
         seen = self.episode.observe()
         if fresh:
-            self._small = tuple(Frame(frame.camera, frame.stamp_ns, cv2.resize(
-                frame.rgb, STORED, interpolation=cv2.INTER_AREA)) for frame in seen.frames)
-            self._pixel = shown(self.simulation.model, self.simulation.data, self._head, STORED,
-                                self.simulation.task.slot)
+            self._small = tuple(
+                Frame(
+                    frame.camera,
+                    frame.stamp_ns,
+                    cv2.resize(frame.rgb, STORED, interpolation=cv2.INTER_AREA),
+                )
+                for frame in seen.frames
+            )
+            self._pixel = shown(
+                self.simulation.model,
+                self.simulation.data,
+                self._head,
+                STORED,
+                self.simulation.task.slot,
+            )
         return seen
 
     def _row(self, seen: Observation) -> Row:
@@ -217,8 +232,11 @@ class Player:
         return Row(self.episode.row, small, self.mover.position, self.simulation.task.instruction)
 
     def _labels(self, state: State, by_expert: bool) -> dict[str, Any]:
-        return {SUPERVISED: by_expert, PIXEL: self._pixel,
-                PLACE: state.objects[self.simulation.task.slot][:2]}
+        return {
+            SUPERVISED: by_expert,
+            PIXEL: self._pixel,
+            PLACE: state.objects[self.simulation.task.slot][:2],
+        }
 
     def close(self) -> None:
         self.simulation.close()

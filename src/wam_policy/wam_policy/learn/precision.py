@@ -6,7 +6,7 @@ as long on one.
 
 import torch
 
-NATIVE = ('avx512_bf16', 'amx_bf16', 'bf16')        # capabilities of x86 and ARM processors
+NATIVE = ('avx512_bf16', 'amx_bf16', 'bf16')  # capabilities of x86 and ARM processors
 
 
 def native_bf16(device: torch.device) -> bool:

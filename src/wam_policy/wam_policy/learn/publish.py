@@ -22,7 +22,7 @@ from wam_policy.model import checkpoint, metadata, shards
 from wam_policy.model.checkpoint import METADATA, Policy
 from wam_policy.model.dit import VideoActionDiT
 
-KEPT = Path('kept')                         # of a checkpoint: copies on the way, by step
+KEPT = Path('kept')  # of a checkpoint: copies on the way, by step
 
 
 def written(policy: Policy, trainer: Trainer, out: Path) -> None:
@@ -42,8 +42,11 @@ def written(policy: Policy, trainer: Trainer, out: Path) -> None:
                 checkpoint.save(whole, part)
     if not leads:
         return
-    heads = {name.removeprefix('heads.'): tensor.cpu().contiguous()
-             for name, tensor in state.items() if name.startswith('heads.')}
+    heads = {
+        name.removeprefix('heads.'): tensor.cpu().contiguous()
+        for name, tensor in state.items()
+        if name.startswith('heads.')
+    }
     if heads:
         (part / HEADS).parent.mkdir(parents=True, exist_ok=True)
         save_file(heads, part / HEADS)
@@ -52,12 +55,14 @@ def written(policy: Policy, trainer: Trainer, out: Path) -> None:
 
 def placed(part: Path, out: Path) -> None:
     """Move files over those of `out` one by one, the description last."""
-    files = sorted((path for path in part.rglob('*') if path.is_file()),
-                   key=lambda path: path.name == 'config.json')
+    files = sorted(
+        (path for path in part.rglob('*') if path.is_file()),
+        key=lambda path: path.name == 'config.json',
+    )
     for path in files:
         goal = out / path.relative_to(part)
         goal.parent.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o644)       # safetensors writes for the owner alone
+        path.chmod(0o644)  # safetensors writes for the owner alone
         os.replace(path, goal)
     shutil.rmtree(part)
 
@@ -80,8 +85,10 @@ def _gathered(policy: Policy) -> Policy:
 
 def _adapters(policy: Policy, state: dict[str, Tensor], part: Path) -> None:
     (part / METADATA.parent).mkdir(parents=True)
-    save_file(adapters.named({name.removeprefix('dit.'): tensor
-                              for name, tensor in state.items()}),
-              part / shards.SINGLE, metadata={'format': 'pt'})
+    save_file(
+        adapters.named({name.removeprefix('dit.'): tensor for name, tensor in state.items()}),
+        part / shards.SINGLE,
+        metadata={'format': 'pt'},
+    )
     (part / METADATA).write_text(json.dumps(metadata.written(dict(policy.tags)), indent=1))
     (part / 'config.json').write_text(json.dumps({'wam': policy.design.to_dict()}, indent=1))

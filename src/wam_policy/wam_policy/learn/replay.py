@@ -12,14 +12,19 @@ from wam_policy.learn.rows import Gap, Row, Timeline
 from wam_policy.ros import convert
 
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
-MAX_INSTRUCTION_LENGTH = 400    # characters, as policy_node takes them by default
+MAX_INSTRUCTION_LENGTH = 400  # characters, as policy_node takes them by default
 
 
 class Replay:
     """Feed one episode to a timeline; `refused` counts what the door turned away."""
 
-    def __init__(self, folder: Path, robot: Embodiment, joint_states: str = '/joint_states',
-                 instruction: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        robot: Embodiment,
+        joint_states: str = '/joint_states',
+        instruction: str | None = None,
+    ) -> None:
         """Find the robot's topics; ValueError lists those that are missing.
 
         `instruction` overrides what the bag says, for recordings that say nothing.
@@ -30,16 +35,23 @@ class Replay:
         self._controllers = {c.topic: c.name for c in robot.controllers if c.topic in there}
         self._cameras = _cameras(robot, there)
         self._joint_states = joint_states
-        self._words = {name for name, kind in there.items()
-                       if kind == 'std_msgs/msg/String' and name.endswith('/instruction')}
-        missing = [f'{camera.topic}[/compressed]' for camera in robot.cameras
-                   if camera.key not in self._cameras.values()]
+        self._words = {
+            name
+            for name, kind in there.items()
+            if kind == 'std_msgs/msg/String' and name.endswith('/instruction')
+        }
+        missing = [
+            f'{camera.topic}[/compressed]'
+            for camera in robot.cameras
+            if camera.key not in self._cameras.values()
+        ]
         missing += [topic for topic in (joint_states,) if topic not in there]
         if not self._controllers:
             missing += [controller.topic for controller in robot.controllers]
         if missing:
-            raise ValueError(f'{folder}: has no {", ".join(missing)}; was it recorded from a '
-                             f'{robot.name}?')
+            raise ValueError(
+                f'{folder}: has no {", ".join(missing)}; was it recorded from a {robot.name}?'
+            )
         said = bag.about(folder).get('instruction', '')
         self.timeline = Timeline(robot, instruction if instruction is not None else said)
         self.refused: Counter[str] = Counter()
@@ -58,7 +70,7 @@ class Replay:
     def _feed(self, message: Message) -> None:
         topic, content, log_ns = message.topic, message.content, message.log_ns
         if topic in self._cameras:
-            read = (convert.frame_of_compressed if message.type == COMPRESSED else convert.frame)
+            read = convert.frame_of_compressed if message.type == COMPRESSED else convert.frame
             self.timeline.on_frame(read(content, self._cameras[topic]), log_ns)
         elif topic in self._controllers:
             self.timeline.on_command(self._controllers[topic], content, log_ns)
@@ -72,8 +84,9 @@ def _cameras(robot: Embodiment, there: Mapping[str, str]) -> dict[str, str]:
     """Return topic -> camera key; where a camera was recorded twice, the raw one."""
     found = {}
     for camera in robot.cameras:
-        topic = next((name for name in (camera.topic, f'{camera.topic}/compressed')
-                      if name in there), None)
+        topic = next(
+            (name for name in (camera.topic, f'{camera.topic}/compressed') if name in there), None
+        )
         if topic is not None:
             found[topic] = camera.key
     return found

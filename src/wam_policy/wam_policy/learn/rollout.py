@@ -33,11 +33,11 @@ from wam_policy.core.trajectory import NS_PER_S, Trajectory
 from wam_policy.core.types import Chunk, Observation
 from wam_policy.learn.trials import Result, Trial
 
-BATCH = 5                                   # physics steps between two joint states: 10 ms
-START_NS = 1_000_000_000                    # a stamp of 0 would mean "now" to controllers
-SETTLE_NS = 800_000_000                     # until motion has taken the robot over and holds it
+BATCH = 5  # physics steps between two joint states: 10 ms
+START_NS = 1_000_000_000  # a stamp of 0 would mean "now" to controllers
+SETTLE_NS = 800_000_000  # until motion has taken the robot over and holds it
 
-Views = Mapping[str, np.ndarray]            # camera key -> uint8 [T h w 3]
+Views = Mapping[str, np.ndarray]  # camera key -> uint8 [T h w 3]
 
 
 class Policy(Protocol):
@@ -67,13 +67,13 @@ class Pace:
     """State how long things take on the robot that is imitated; s and Hz of simulated time."""
 
     camera_hz: float = 15.0
-    camera_s: float = 0.03                  # exposure to arrival
-    query_hz: float = 8.0                   # at most
-    query_s: float = 0.1                    # question to answer
+    camera_s: float = 0.03  # exposure to arrival
+    query_hz: float = 8.0  # at most
+    query_s: float = 0.1  # question to answer
     commit_s: float = 0.03
     planning_s: float = 0.02
-    fast: bool = False                      # no motion planning: rows become set-points, paced
-    seed: int = 0                           # of the sampling noise, the same for every query
+    fast: bool = False  # no motion planning: rows become set-points, paced
+    seed: int = 0  # of the sampling noise, the same for every query
 
     def __post_init__(self) -> None:
         for name in ('camera_hz', 'query_hz'):
@@ -113,12 +113,19 @@ class Mind:
         self._blocks = geometry.window_blocks
         self._frames_per_block = geometry.frames_per_block
         self._step_dt_s = geometry.step_dt_s
-        self.decisions = Decisions(robot, Settings(
-            query_period_ns=round(NS_PER_S / pace.query_hz), newest_posture=True), boot='trial')
-        self.decisions.on_ready(Grid(geometry.frames_per_block,
-                                     round(geometry.frame_period_s * NS_PER_S),
-                                     geometry.window_blocks))
-        self._free_ns = 0                   # when the request under way is answered
+        self.decisions = Decisions(
+            robot,
+            Settings(query_period_ns=round(NS_PER_S / pace.query_hz), newest_posture=True),
+            boot='trial',
+        )
+        self.decisions.on_ready(
+            Grid(
+                geometry.frames_per_block,
+                round(geometry.frame_period_s * NS_PER_S),
+                geometry.window_blocks,
+            )
+        )
+        self._free_ns = 0  # when the request under way is answered
         self._underway: tuple[Request, Any] | None = None
         self.latency_ms: list[float] = []
 
@@ -132,8 +139,9 @@ class Mind:
             request = self.decisions.next(now_ns)
             if request is not None:
                 self._underway = request, self._asked(request)
-                self._free_ns = now_ns + _ns(self._pace.query_s if isinstance(request, Query)
-                                             else self._pace.commit_s)
+                self._free_ns = now_ns + _ns(
+                    self._pace.query_s if isinstance(request, Query) else self._pace.commit_s
+                )
         return found
 
     def _asked(self, request: Request) -> Answer | Cache | None:
@@ -235,25 +243,42 @@ class Paced:
         """Follow `chunk` from the present set-point on."""
         setpoint = self._simulation.controllers.sample(now_ns)
         here = setpoint.position
-        join = chunking.joined(chunk, chunk.stamp_ns, setpoint, now_ns, self._fade_s,
-                               self._grips)
+        join = chunking.joined(chunk, chunk.stamp_ns, setpoint, now_ns, self._fade_s, self._grips)
         if not len(join.wanted):
             return
         rows = chunking.paced(join.wanted, setpoint, self._limits, self._grips)
-        points = Points(now_ns, self._robot.commanded, GRID_NS * np.arange(len(rows) + 1),
-                        np.concatenate([here[None], rows]), None, None)
+        points = Points(
+            now_ns,
+            self._robot.commanded,
+            GRID_NS * np.arange(len(rows) + 1),
+            np.concatenate([here[None], rows]),
+            None,
+            None,
+        )
         for controller in self._robot.controllers:
             self._simulation.accept(controller.name, points.sorted_for(controller.joints))
 
 
 def staged(robot: Robot, trial: Trial, image_size: tuple[int, int] = (320, 240)) -> Simulation:
     """Return a simulation that shows the scene of `trial`, as `lived` wants it."""
-    return Simulation(robot, task=trial.family, seed=trial.seed, image_size=image_size,
-                      start_ns=START_NS, combinations=trial.combinations, mark_waits=True)
+    return Simulation(
+        robot,
+        task=trial.family,
+        seed=trial.seed,
+        image_size=image_size,
+        start_ns=START_NS,
+        combinations=trial.combinations,
+        mark_waits=True,
+    )
 
 
-def lived(trial: Trial, simulation: Simulation, policy: Policy, pace: Pace,
-          audience: Audience | None = None) -> Result:
+def lived(
+    trial: Trial,
+    simulation: Simulation,
+    policy: Policy,
+    pace: Pace,
+    audience: Audience | None = None,
+) -> Result:
     """Live one trial in a simulation fresh from `staged`.
 
     It ends when the first goal holds, or when time is over.
@@ -286,11 +311,16 @@ def lived(trial: Trial, simulation: Simulation, policy: Policy, pace: Pace,
         if simulation.now_ns > asked_ns:
             goals.look(simulation.state(), simulation.now_ns)
     return Result(
-        trial, tuple(None if at is None else (at - asked_ns) / NS_PER_S
-                     for at in goals.reached_ns),
-        (simulation.now_ns - begun_ns) / NS_PER_S, mind.decisions.tally.chunks,
-        float(simulation.executed.ratios()['jerk'].max()), body.trouble,
-        tuple(mind.latency_ms), (), ())
+        trial,
+        tuple(None if at is None else (at - asked_ns) / NS_PER_S for at in goals.reached_ns),
+        (simulation.now_ns - begun_ns) / NS_PER_S,
+        mind.decisions.tally.chunks,
+        float(simulation.executed.ratios()['jerk'].max()),
+        body.trouble,
+        tuple(mind.latency_ms),
+        (),
+        (),
+    )
 
 
 def _seen(decisions: Decisions, observation: Observation, now_ns: int) -> None:

@@ -27,9 +27,9 @@ PATIENCE_NS = 1_000_000_000
 class Row:
     """Hold one good instant."""
 
-    index: int                              # on the grid; consecutive rows differ by one
+    index: int  # on the grid; consecutive rows differ by one
     observation: Observation
-    targets: np.ndarray                     # float64 [commanded], set-points at that instant
+    targets: np.ndarray  # float64 [commanded], set-points at that instant
     instruction: str
 
 
@@ -38,7 +38,7 @@ class Gap:
     """Say why an instant of the grid is no row."""
 
     index: int
-    reason: str                             # one of few: they are counted
+    reason: str  # one of few: they are counted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,11 +58,11 @@ class Timeline:
         self._instruction = instruction
         self._views = Views(robot)
         self._followers: dict[str, Follower] = {}
-        self._first_ns: int | None = None   # stamp of the first observation: the grid's origin
-        self._index = 0                     # of the next instant
+        self._first_ns: int | None = None  # stamp of the first observation: the grid's origin
+        self._index = 0  # of the next instant
         self._pending: deque[_Instant] = deque()
         self._done: list[Row | Gap] = []
-        self.rejected: list[str] = []       # commands that no controller would have taken
+        self.rejected: list[str] = []  # commands that no controller would have taken
 
     @property
     def views(self) -> Views:
@@ -108,7 +108,7 @@ class Timeline:
     def _put[T: (Frame, JointState)](self, ring: Ring[T], sample: T, log_ns: int) -> None:
         jumps = ring.jumps
         ring.put(sample)
-        if ring.jumps != jumps:             # another timeline: no row may span both
+        if ring.jumps != jumps:  # another timeline: no row may span both
             self._views.clear()
             self._pending.clear()
             self._done.append(Gap(self._index, 'the stamps went back'))
@@ -134,17 +134,20 @@ class Timeline:
     def _advance(self, log_ns: int) -> None:
         """Note what was commanded and asked at every instant before `log_ns`."""
         while self._first_ns is not None and (t_ns := self._instant_ns(self._index)) < log_ns:
-            self._pending.append(_Instant(self._index, t_ns, self._targets(t_ns),
-                                          self._instruction))
+            self._pending.append(
+                _Instant(self._index, t_ns, self._targets(t_ns), self._instruction)
+            )
             self._index += 1
 
     def _targets(self, t_ns: int) -> np.ndarray | None:
         """Return the set-points at an instant; None before the first command."""
         if not self._followers:
             return None
-        found = {name: value for follower in self._followers.values()
-                 for name, value in zip(follower.names, follower.sample(t_ns).position,
-                                        strict=True)}
+        found = {
+            name: value
+            for follower in self._followers.values()
+            for name, value in zip(follower.names, follower.sample(t_ns).position, strict=True)
+        }
         return np.array([found[name] for name in self._robot.commanded])
 
     def _hold(self, log_ns: int) -> None:
@@ -153,7 +156,8 @@ class Timeline:
         if posture is not None:
             self._followers = {
                 controller.name: Follower(controller.joints, posture.positions(controller.joints))
-                for controller in self._robot.controllers}
+                for controller in self._robot.controllers
+            }
 
     def _settle(self, log_ns: int | None) -> None:
         """Judge the instants about which nothing new can come; None: nothing comes at all."""
@@ -170,8 +174,9 @@ class Timeline:
     def _judged(self, instant: _Instant) -> Row | Gap:
         seen = self._views.at(instant.t_ns)
         if isinstance(seen, Refusal):
-            return Gap(instant.index, seen.source if seen.source == 'joints'
-                       else f'camera {seen.source}')
+            return Gap(
+                instant.index, seen.source if seen.source == 'joints' else f'camera {seen.source}'
+            )
         if instant.targets is None:
             return Gap(instant.index, 'nothing was commanded yet')
         if not instant.instruction:

@@ -13,8 +13,8 @@ from wam_policy.learn.clips import Clips
 from wam_policy.model.metadata import Statistics, Tag
 from wam_policy.model.normaliser import Normaliser, normalised
 
-IDLE = 1e-3             # rad, m or gripper stroke: what deviates less does not move
-SAMPLED_ROWS = 20_000   # chunks that the statistics of relative actions are taken from
+IDLE = 1e-3  # rad, m or gripper stroke: what deviates less does not move
+SAMPLED_ROWS = 20_000  # chunks that the statistics of relative actions are taken from
 
 
 def statistics(clips: Clips, horizon: int, rng: np.random.Generator) -> Tag:
@@ -25,8 +25,10 @@ def statistics(clips: Clips, horizon: int, rng: np.random.Generator) -> Tag:
     """
     robot = clips.robot
     rows = np.concatenate([np.arange(span.row, span.row + span.rows) for span in clips.spans])
-    state = {key: _settled(figures.six(clips.state[rows][:, part]))
-             for key, part in gear.slices(robot.state_keys).items()}
+    state = {
+        key: _settled(figures.six(clips.state[rows][:, part]))
+        for key, part in gear.slices(robot.state_keys).items()
+    }
     starts, last = _chunk_starts(clips, rng)
     chunk = np.minimum(starts[:, None] + np.arange(horizon), last[:, None])
     at_state, action = gear.slices(robot.state_keys), {}
@@ -37,12 +39,17 @@ def statistics(clips: Clips, horizon: int, rng: np.random.Generator) -> Tag:
             values = values - clips.state[starts][:, None, at_state[key.key]]
         action[key.key] = _settled(figures.six(values.reshape(-1, key.size)))
     cameras = {camera.key: camera.size for camera in robot.cameras}
-    return Tag(robot.model_tag, MappingProxyType(state), MappingProxyType(action),
-               MappingProxyType(cameras))
+    return Tag(
+        robot.model_tag,
+        MappingProxyType(state),
+        MappingProxyType(action),
+        MappingProxyType(cameras),
+    )
 
 
-def row_spread(clips: Clips, normaliser: Normaliser, horizon: int,
-               rng: np.random.Generator) -> tuple[float, ...]:
+def row_spread(
+    clips: Clips, normaliser: Normaliser, horizon: int, rng: np.random.Generator
+) -> tuple[float, ...]:
     """Measure the deviation of each row of a chunk, in units of the shared statistics.
 
     `normaliser` must not have a spread of its own.
@@ -79,13 +86,15 @@ def states(normaliser: Normaliser, rows: np.ndarray) -> np.ndarray:
         stop = start + field.width
         if not field.masked:
             vector[..., start:stop] = normalised(
-                rows[..., start:stop], normaliser.tag.state[field.key], field.mode)
+                rows[..., start:stop], normaliser.tag.state[field.key], field.mode
+            )
         start = stop
     return vector
 
 
-def actions(normaliser: Normaliser, robot: Embodiment, rows: np.ndarray,
-            reference: np.ndarray) -> np.ndarray:
+def actions(
+    normaliser: Normaliser, robot: Embodiment, rows: np.ndarray, reference: np.ndarray
+) -> np.ndarray:
     """Normalise packed targets [... action] of queries from `reference` [... state].
 
     float32 [... action_width]; masked keys and padding are 0.
@@ -99,6 +108,7 @@ def actions(normaliser: Normaliser, robot: Embodiment, rows: np.ndarray,
             if field.relative:
                 value = value - reference[..., at_state[field.key]]
             vector[..., start:stop] = normalised(
-                value, normaliser.tag.action[field.key], field.mode)
+                value, normaliser.tag.action[field.key], field.mode
+            )
         start = stop
     return vector if normaliser.row_spread is None else vector / normaliser.row_spread

@@ -7,7 +7,7 @@ import numpy as np
 
 from wam_policy.learn.trials import Result
 
-Z = 1.959963985                             # two-sided 95 %
+Z = 1.959963985  # two-sided 95 %
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -26,19 +26,27 @@ def rate(held: Iterable[bool], prefix: str) -> dict[str, float | int]:
     """Return a rate, its interval and how often it was tried, under flat names."""
     seen = list(held)
     low, high = wilson(sum(seen), len(seen))
-    return {f'{prefix}_rate': sum(seen) / len(seen) if seen else 0.0, f'{prefix}_low': low,
-            f'{prefix}_high': high, f'{prefix}_trials': len(seen)}
+    return {
+        f'{prefix}_rate': sum(seen) / len(seen) if seen else 0.0,
+        f'{prefix}_low': low,
+        f'{prefix}_high': high,
+        f'{prefix}_trials': len(seen),
+    }
 
 
 def figures(results: Sequence[Result], prefix: str = '') -> dict[str, float | int]:
     """Return everything one series says, under flat names that begin with `prefix`."""
     found = rate((result.success for result in results), f'{prefix}success')
     for family in dict.fromkeys(result.trial.family for result in results):
-        found |= rate((result.success for result in results if result.trial.family == family),
-                      f'{prefix}success_{family}')
+        found |= rate(
+            (result.success for result in results if result.trial.family == family),
+            f'{prefix}success_{family}',
+        )
     if any(len(result.reached_s) > 1 for result in results):
-        found |= rate((any(at is not None for at in result.reached_s[1:]) for result in results),
-                      f'{prefix}original')
+        found |= rate(
+            (any(at is not None for at in result.reached_s[1:]) for result in results),
+            f'{prefix}original',
+        )
     times_s = [at for result in results if (at := result.reached_s[0]) is not None]
     if times_s:
         found[f'{prefix}time_to_success_p50_s'] = float(np.median(times_s))
@@ -55,10 +63,13 @@ def _manner(results: Sequence[Result]) -> Mapping[str, float | int]:
         'chunk_rate_hz': sum(result.chunks for result in results)
         / max(1e-9, sum(result.lived_s for result in results)),
         'jerk_ratio': max(result.jerk_ratio for result in results),
-        'stopped_by_itself': sum(bool(result.trouble) for result in results)}
+        'stopped_by_itself': sum(bool(result.trouble) for result in results),
+    }
     if len(latency_ms):
-        found |= {'latency_p50_ms': float(np.percentile(latency_ms, 50)),
-                  'latency_p99_ms': float(np.percentile(latency_ms, 99))}
+        found |= {
+            'latency_p50_ms': float(np.percentile(latency_ms, 50)),
+            'latency_p99_ms': float(np.percentile(latency_ms, 99)),
+        }
     for name in ('psnr_db', 'ssim'):
         rows = [getattr(result, name) for result in results if getattr(result, name)]
         for frame, value in enumerate(np.mean(rows, axis=0) if rows else (), 1):

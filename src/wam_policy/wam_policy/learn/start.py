@@ -23,11 +23,11 @@ from wam_policy.model.dit import VideoActionDiT
 from wam_policy.model.encoders import Encoders
 
 STAGES = ('autoencoder', 'clone', 'joint', 'flash')
-CLONED = '_cloned'      # behind the name of a design
+CLONED = '_cloned'  # behind the name of a design
 # More steps read the model's own blurred video; a memory that restarts forgets what it was shown
 ADVISED = Advice('full16', 1, 1.0, 'slide')
-FLASH_NOISE = 0.8       # at which one step leaves the video, as the released models do
-HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 200        # of episodes
+FLASH_NOISE = 0.8  # at which one step leaves the video, as the released models do
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 200  # of episodes
 HEADS = Path('training') / 'heads.safetensors'
 
 
@@ -36,12 +36,12 @@ class Origin:
     """Say where weights come from."""
 
     preset: str
-    init: Path | None           # a checkpoint instead of the preset
-    base: Path | None           # under `init`, if that holds adapters only
-    lora: int | None            # rank: train adapters instead of everything
+    init: Path | None  # a checkpoint instead of the preset
+    base: Path | None  # under `init`, if that holds adapters only
+    lora: int | None  # rank: train adapters instead of everything
     seed: int
     device: torch.device
-    dtype: torch.dtype          # of a loaded checkpoint; what moves is float32 in any case
+    dtype: torch.dtype  # of a loaded checkpoint; what moves is float32 in any case
 
 
 def begun(origin: Origin) -> Policy:
@@ -51,16 +51,21 @@ def begun(origin: Origin) -> Policy:
         if policy.design.adapters and origin.lora:
             raise ValueError(
                 f'{origin.init} holds adapters already: adapters are trained on a complete '
-                'checkpoint. An interrupted run goes on with the same --init and --out')
+                'checkpoint. An interrupted run goes on with the same --init and --out'
+            )
         return policy
     if origin.lora:
         raise ValueError('--lora wants a checkpoint to adapt: name it with --init')
     torch.manual_seed(origin.seed)
     design = designs.released(origin.preset)
     words = checkpoint.tokenizer(design, Path())
-    return Policy(design, VideoActionDiT(design.model).to(origin.device),
-                  Encoders(design.encoders, design.model.latent_size, words).to(origin.device),
-                  {}, 'fresh')
+    return Policy(
+        design,
+        VideoActionDiT(design.model).to(origin.device),
+        Encoders(design.encoders, design.model.latent_size, words).to(origin.device),
+        {},
+        'fresh',
+    )
 
 
 def shaped(policy: Policy, stage: str) -> Policy:
@@ -68,15 +73,19 @@ def shaped(policy: Policy, stage: str) -> Policy:
     design, model = policy.design, policy.design.model
     if stage == 'clone':
         model = replace(model, window_blocks=1, predicts_video=False)
-        design = replace(design, name=design.name.removesuffix(CLONED) + CLONED,
-                         inference=Advice('full16', 1, 1.0))
+        design = replace(
+            design,
+            name=design.name.removesuffix(CLONED) + CLONED,
+            inference=Advice('full16', 1, 1.0),
+        )
     elif not model.predicts_video:
         whole = designs.released(design.name.removesuffix(CLONED))
         model = replace(model, window_blocks=whole.model.window_blocks, predicts_video=True)
         design = replace(design, name=whole.name, inference=ADVISED)
     if stage == 'flash':
-        design = replace(design, video_final_noise=FLASH_NOISE,
-                         inference=Advice('one_step', None, 1.0, 'slide'))
+        design = replace(
+            design, video_final_noise=FLASH_NOISE, inference=Advice('one_step', None, 1.0, 'slide')
+        )
     policy.dit.config = model
     return replace(policy, design=replace(design, model=model, trained=True))
 
@@ -86,8 +95,10 @@ def objective(stage: str, policy: Policy) -> Objective:
     if isinstance(policy.encoders.vae, ConvVae):
         return {'clone': CLONE, 'joint': JOINT, 'flash': FLASH}[stage]
     if stage == 'clone':
-        raise ValueError(f'{policy.design.name}: cloning is a stage of our own small models; '
-                         'fine-tune with --stage joint or flash')
+        raise ValueError(
+            f'{policy.design.name}: cloning is a stage of our own small models; '
+            'fine-tune with --stage joint or flash'
+        )
     return replace(RELEASED, decoupled=stage == 'flash')
 
 
@@ -119,10 +130,12 @@ def windows(policy: Policy, data: Clips, seed: int) -> tuple[Windows, Windows]:
     """Give the windows to train on and those held out."""
     normaliser, design = policy.normaliser(data.robot), policy.design
     layout = design.canvas.layout(
-        data.robot.model_tag, tuple(camera.key for camera in data.robot.cameras))
+        data.robot.model_tag, tuple(camera.key for camera in data.robot.cameras)
+    )
     places, shown = Places.of(data, layout, design.model), pictures(policy, data, design)
-    train, aside = (Windows(part, shown, normaliser, design.model, places)
-                    for part in split(data, seed))
+    train, aside = (
+        Windows(part, shown, normaliser, design.model, places) for part in split(data, seed)
+    )
     return train, aside
 
 
@@ -134,7 +147,7 @@ def pictures(policy: Policy, data: Clips, design: Design) -> Pictures:
 
 def learner(policy: Policy, data: Clips, origin: Origin, recompute: bool) -> Learner:
     """Gather what learns: the transformer or adapters in it, a text encoder of bytes, heads."""
-    torch.manual_seed(origin.seed)      # of heads and adapters
+    torch.manual_seed(origin.seed)  # of heads and adapters
     policy.dit.requires_grad_(False)
     policy.encoders.requires_grad_(False)
     if origin.lora:

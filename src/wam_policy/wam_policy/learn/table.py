@@ -8,7 +8,9 @@ from wam_sim.tasks import LEARNED_FAMILIES
 #  row -> (prefix of the figures, figure); a report without it leaves the cell empty
 RATES = (
     ('success', 'success'),
-    ('- touch', 'success_touch'), ('- push', 'success_push'), ('- lift', 'success_lift'),
+    ('- touch', 'success_touch'),
+    ('- push', 'success_push'),
+    ('- lift', 'success_lift'),
     ('- recall (needs memory)', 'success_recall'),
     ('untrained combinations of known words', 'held_out_success'),
     ('instruction names another object: that one reached', 'swapped_success'),
@@ -18,9 +20,12 @@ RATES = (
     ('recall, memory reset at every block', 'forgetful_success_recall'),
     ('recall, imagined frames kept', 'imagined_success_recall'),
     ('all, imagined frames kept', 'imagined_success'),
-    ('one step', 'steps_1_success'), ('four steps', 'steps_4_success'),
-    ('sixteen steps', 'steps_full_success'), ('one step, Flash', 'flash_success'),
-    ('with guidance', 'guided_success'), ('behaviour cloning, no video', 'cloned_success'),
+    ('one step', 'steps_1_success'),
+    ('four steps', 'steps_4_success'),
+    ('sixteen steps', 'steps_full_success'),
+    ('one step, Flash', 'flash_success'),
+    ('with guidance', 'guided_success'),
+    ('behaviour cloning, no video', 'cloned_success'),
 )
 PLAIN = (
     ('time to success, p50 / p90', ('time_to_success_p50_s', 'time_to_success_p90_s'), '.1f', 's'),
@@ -49,8 +54,10 @@ def markdown(reports: Sequence[Mapping[str, Any]]) -> str:
     heads = [_head(report) for report in reports]
     lines = ['| | ' + ' | '.join(heads) + ' |', '|---' * (len(heads) + 1) + '|']
     rows = [(name, [_rate(report, figure) for report in reports]) for name, figure in RATES]
-    rows += [(name, [_values(report, figures, form, unit) for report in reports])
-             for name, figures, form, unit in PLAIN]
+    rows += [
+        (name, [_values(report, figures, form, unit) for report in reports])
+        for name, figures, form, unit in PLAIN
+    ]
     lines += [f'| {name} | ' + ' | '.join(cells) + ' |' for name, cells in rows if any(cells)]
     return '\n'.join(lines)
 

@@ -33,12 +33,13 @@ from wam_policy.model.conv_vae import ConvVae
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-MIX = {1: 0.5, 2: 0.25, 3: 0.15, 4: 0.1}        # share of windows by blocks
+MIX = {1: 0.5, 2: 0.25, 3: 0.15, 4: 0.1}  # share of windows by blocks
 SAVE_S, SAY_S, FIGURES_S = 60.0, 15.0, 60.0
 RESUME = Path('training') / 'resume.safetensors'
 
 
 # ---- how long
+
 
 @dataclass(slots=True)
 class Budget:
@@ -46,7 +47,7 @@ class Budget:
 
     steps: int | None
     seconds: float
-    before_s: float = 0.0       # of earlier runs that this one continues
+    before_s: float = 0.0  # of earlier runs that this one continues
     began_s: float = 0.0
 
     def start(self, before_s: float = 0.0) -> None:
@@ -82,21 +83,26 @@ class Due:
 
 # ---- stages
 
-def train_autoencoder(policy: Policy, data: Clips, options: argparse.Namespace,
-                      journal: Journal) -> Policy:
+
+def train_autoencoder(
+    policy: Policy, data: Clips, options: argparse.Namespace, journal: Journal
+) -> Policy:
     """Train the convolutional autoencoder of a policy and put its statistics into the design."""
     vae = policy.encoders.vae
     if not isinstance(vae, ConvVae):
-        raise ValueError(f'{policy.design.name}: its autoencoder comes trained; leave out '
-                         '--stage autoencoder')
+        raise ValueError(
+            f'{policy.design.name}: its autoencoder comes trained; leave out --stage autoencoder'
+        )
     budget = Budget(options.autoencoder_steps, 60 * options.autoencoder_minutes)
     budget.start()
     say = Due(SAY_S, None)
 
     def report(now: autoencoder.Progress) -> None:
         if say.now(now.step, budget.elapsed_s):
-            journal.note(f'autoencoder: step {now.step}, loss {now.loss:.5f}, '
-                         f'{budget.left_s(now.step):.0f} s to go')
+            journal.note(
+                f'autoencoder: step {now.step}, loss {now.loss:.5f}, '
+                f'{budget.left_s(now.step):.0f} s to go'
+            )
 
     rng = np.random.default_rng([options.seed, 3])
     torch.manual_seed(options.seed)
@@ -113,25 +119,45 @@ def train_autoencoder(policy: Policy, data: Clips, options: argparse.Namespace,
     return policy
 
 
-def train_stage(policy: Policy, data: Clips, origin: Origin, options: argparse.Namespace,
-                journal: Journal, accelerator: 'Accelerator | None' = None) -> None:
+def train_stage(
+    policy: Policy,
+    data: Clips,
+    origin: Origin,
+    options: argparse.Namespace,
+    journal: Journal,
+    accelerator: 'Accelerator | None' = None,
+) -> None:
     """Train the transformer by one objective until the budget is spent."""
     policy = start.shaped(policy, options.stage)
     if options.lora:
-        policy = replace(policy, design=replace(policy.design,
-                                                adapters=adapters.config(options.lora)))
+        policy = replace(
+            policy, design=replace(policy.design, adapters=adapters.config(options.lora))
+        )
     objective = start.objective(options.stage, policy)
-    settings = Settings(rate=options.rate, average=options.average, bf16=options.bf16,
-                        text_dropout=options.text_dropout)
+    settings = Settings(
+        rate=options.rate,
+        average=options.average,
+        bf16=options.bf16,
+        text_dropout=options.text_dropout,
+    )
     windows, aside = start.windows(policy, data, options.seed)
     learner = start.learner(policy, data, origin, options.recompute)
     columns = torch.from_numpy(policy.normaliser(data.robot).action_mask())
-    trainer = Trainer(learner, start.prompts(policy, data, learner.text is not None), columns,
-                      objective, settings, options.seed, accelerator)
+    trainer = Trainer(
+        learner,
+        start.prompts(policy, data, learner.text is not None),
+        columns,
+        objective,
+        settings,
+        options.seed,
+        accelerator,
+    )
     run = _Run(policy, trainer, HeldOut(aside, options.seed), options, journal)
-    journal.note(f'{options.stage}: {len(windows.clips.spans)} episodes, '
-                 f'{len(aside.clips.spans)} held out, '
-                 f'{sum(p.numel() for _, p in trainer.trained):,} parameters')
+    journal.note(
+        f'{options.stage}: {len(windows.clips.spans)} episodes, '
+        f'{len(aside.clips.spans)} held out, '
+        f'{sum(p.numel() for _, p in trainer.trained):,} parameters'
+    )
     run.resume()
     run.until_done(windows, {1: 1.0} if options.stage == 'clone' else MIX)
 
@@ -139,16 +165,25 @@ def train_stage(policy: Policy, data: Clips, origin: Origin, options: argparse.N
 class _Run:
     """Step, say, judge and save."""
 
-    def __init__(self, policy: Policy, trainer: Trainer, heldout: HeldOut,
-                 options: argparse.Namespace, journal: Journal) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        trainer: Trainer,
+        heldout: HeldOut,
+        options: argparse.Namespace,
+        journal: Journal,
+    ) -> None:
         self.policy, self.trainer, self.heldout = policy, trainer, heldout
         self.out, self.batch, self.fresh = options.out, options.batch, options.fresh
         self.keep, self.kept = options.keep, 0
         self.journal, self.budget = journal, Budget(options.steps, 60 * options.minutes)
         self.settings: dict[str, Any] = {
-            'stage': options.stage, 'seed': options.seed, 'batch': options.batch,
+            'stage': options.stage,
+            'seed': options.seed,
+            'batch': options.batch,
             'objective': asdict(trainer.objective),
-            'settings': {**asdict(trainer.settings), 'betas': list(trainer.settings.betas)}}
+            'settings': {**asdict(trainer.settings), 'betas': list(trainer.settings.betas)},
+        }
         self.alone = trainer.accelerator is None
 
     def resume(self) -> None:
@@ -163,8 +198,10 @@ class _Run:
         lengths = [n for n in windows.lengths() if n in mix]
         shares = np.array([mix[n] for n in lengths])
         steps = None if self.alone else max(1, (budget.steps or 1) // 20)
-        say, judge, save = (Due(seconds, steps, trainer.step if steps else budget.elapsed_s)
-                            for seconds in (SAY_S, FIGURES_S, SAVE_S))
+        say, judge, save = (
+            Due(seconds, steps, trainer.step if steps else budget.elapsed_s)
+            for seconds in (SAY_S, FIGURES_S, SAVE_S)
+        )
         while (share := budget.share(trainer.step)) < 1:
             blocks = int(trainer.rng.choice(lengths, p=shares / shares.sum()))
             losses = trainer.learn(windows.drawn(self.batch, blocks, trainer.rng), share)
@@ -186,8 +223,9 @@ class _Run:
         due = int(share * (self.keep + 1))
         if self.kept < due <= self.keep:
             self.kept = due
-            publish.written(self.policy, self.trainer,
-                            self.out / publish.KEPT / f'{self.trainer.step:06d}')
+            publish.written(
+                self.policy, self.trainer, self.out / publish.KEPT / f'{self.trainer.step:06d}'
+            )
 
     def judge(self) -> None:
         with self.trainer.averaged():
@@ -201,6 +239,7 @@ class _Run:
 
 
 # ---- command
+
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
@@ -221,13 +260,26 @@ def parser() -> argparse.ArgumentParser:
     add('--batch', type=int, default=32, help='windows in a step (of each process)')
     add('--rate', type=float, default=1e-3)
     add('--average', type=float, default=0.998, help='share of averaged weights kept at a step')
-    add('--text-dropout', type=float, default=0.0, metavar='SHARE',
-        help='of windows without their text, for guidance')
-    add('--bf16', action=argparse.BooleanOptionalAction,
-        help='half precision where it does no harm (default: where the device computes in it)')
+    add(
+        '--text-dropout',
+        type=float,
+        default=0.0,
+        metavar='SHARE',
+        help='of windows without their text, for guidance',
+    )
+    add(
+        '--bf16',
+        action=argparse.BooleanOptionalAction,
+        help='half precision where it does no harm (default: where the device computes in it)',
+    )
     add('--recompute', action='store_true', help='gradient checkpointing: less memory, more time')
-    add('--keep', type=int, default=0, metavar='N',
-        help='copies of the checkpoint on the way, in kept/STEP, for ./wam curves')
+    add(
+        '--keep',
+        type=int,
+        default=0,
+        metavar='N',
+        help='copies of the checkpoint on the way, in kept/STEP, for ./wam curves',
+    )
     add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     add('--threads', type=int, default=1, help='of this process, on a CPU')
     add('--fresh', action='store_true', help='forget an interrupted run in --out')
@@ -262,16 +314,23 @@ def _trained(options: argparse.Namespace) -> int:
     accelerator = _accelerator(options)
     device = torch.device(options.device)
     if accelerator is not None and device.type != 'cpu':
-        device = accelerator.device         # of this process; on a CPU it numbers what has none
+        device = accelerator.device  # of this process; on a CPU it numbers what has none
     half = options.lora and options.bf16 and device.type == 'cuda'
     init = options.init and Path(located(options.init))
-    origin = Origin(options.preset, init, options.base, options.lora, options.seed, device,
-                    torch.bfloat16 if half else torch.float32)
+    origin = Origin(
+        options.preset,
+        init,
+        options.base,
+        options.lora,
+        options.seed,
+        device,
+        torch.bfloat16 if half else torch.float32,
+    )
     policy = start.begun(origin)
     if accelerator is None:
         data = clips.read(options.data, policy.design)
     else:
-        with accelerator.main_process_first():      # which decodes for all
+        with accelerator.main_process_first():  # which decodes for all
             data = clips.read(options.data, policy.design)
     leads = accelerator is None or accelerator.is_main_process
     journal = Journal(options.out / 'training', silent=not leads)
@@ -279,8 +338,10 @@ def _trained(options: argparse.Namespace) -> int:
     own = isinstance(policy.encoders.vae, ConvVae)
     if options.stage == 'autoencoder' or (options.init is None and own):
         if accelerator is not None:
-            raise ValueError('the autoencoder is trained by one process: do it first, with '
-                             '--stage autoencoder, and name its folder with --init')
+            raise ValueError(
+                'the autoencoder is trained by one process: do it first, with '
+                '--stage autoencoder, and name its folder with --init'
+            )
         policy = train_autoencoder(policy, data, options, journal)
     if options.stage != 'autoencoder':
         train_stage(policy, data, origin, options, journal, accelerator)

@@ -31,12 +31,12 @@ class Settings:
     rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
-    warm_up: int = 60               # steps
-    decay_share: float = 0.4        # of the training at its end, in which the rate falls to 0
+    warm_up: int = 60  # steps
+    decay_share: float = 0.4  # of the training at its end, in which the rate falls to 0
     clip: float = 1.0
-    average: float = 0.998          # of the weights that are kept
+    average: float = 0.998  # of the weights that are kept
     bf16: bool = True
-    text_dropout: float = 0.0       # share of windows without their text, for guidance
+    text_dropout: float = 0.0  # share of windows without their text, for guidance
 
     def rate_at(self, step: int, share: float) -> float:
         falling = min(1.0, (1.0 - share) / self.decay_share) if self.decay_share else 1.0
@@ -49,7 +49,7 @@ class Trainer:
 
     learner: Learner
     prompts: Prompts
-    columns: Tensor                             # bool [action_dim]: which carry data
+    columns: Tensor  # bool [action_dim]: which carry data
     objective: Objective
     settings: Settings
     seed: int
@@ -65,10 +65,17 @@ class Trainer:
     def __post_init__(self) -> None:
         moving = [p for p in self.learner.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
-            [{'params': [p for p in moving if p.ndim > 1],
-              'weight_decay': self.settings.weight_decay},
-             {'params': [p for p in moving if p.ndim < 2], 'weight_decay': 0.0}],
-            lr=self.settings.rate, betas=self.settings.betas, fused=True)
+            [
+                {
+                    'params': [p for p in moving if p.ndim > 1],
+                    'weight_decay': self.settings.weight_decay,
+                },
+                {'params': [p for p in moving if p.ndim < 2], 'weight_decay': 0.0},
+            ],
+            lr=self.settings.rate,
+            betas=self.settings.betas,
+            fused=True,
+        )
         self._wrapped, rank = self.learner, 0
         if self.accelerator is not None:
             self._wrapped, self.optimiser = self.accelerator.prepare(self.learner, self.optimiser)
@@ -77,8 +84,9 @@ class Trainer:
             # judging enters here and not by `forward`: shards must come together for it, too
             register_fsdp_forward_method(self.learner, 'predict')
         # read after `prepare`, which may put sharded parameters in the place of whole ones
-        self.trained = [(name, p) for name, p in self.learner.named_parameters()
-                        if p.requires_grad]
+        self.trained = [
+            (name, p) for name, p in self.learner.named_parameters() if p.requires_grad
+        ]
         self.averages = [p.detach().clone() for _, p in self.trained]
         self.generator = torch.Generator().manual_seed(self.seed + rank)
         self.rng = np.random.default_rng([self.seed, rank])
@@ -90,13 +98,19 @@ class Trainer:
         texts = batch.texts
         if self.settings.text_dropout:
             dice = self.rng.random(len(texts))
-            texts = ['' if roll < self.settings.text_dropout else text
-                     for roll, text in zip(dice, texts, strict=True)]
+            texts = [
+                '' if roll < self.settings.text_dropout else text
+                for roll, text in zip(dice, texts, strict=True)
+            ]
         batch = batch.to(self.device)
         with self.autocast():
-            found: Losses = self._wrapped(batch, self.prompts(texts).to(self.device),
-                                          self.objective, self.columns.to(self.device),
-                                          self.generator)
+            found: Losses = self._wrapped(
+                batch,
+                self.prompts(texts).to(self.device),
+                self.objective,
+                self.columns.to(self.device),
+                self.generator,
+            )
         self.optimiser.zero_grad(set_to_none=True)
         moved = [p for _, p in self.trained]
         if self.accelerator is not None:
@@ -106,8 +120,10 @@ class Trainer:
             found.total.backward()
             norm = nn.utils.clip_grad_norm_(moved, self.settings.clip)
         if norm is not None and not torch.isfinite(norm):
-            raise FloatingPointError(f'step {self.step}: the gradient is not finite; lower --rate '
-                                     'or look for broken rows in the data')
+            raise FloatingPointError(
+                f'step {self.step}: the gradient is not finite; lower --rate '
+                'or look for broken rows in the data'
+            )
         self.optimiser.step()
         self.step += 1
         self._average()

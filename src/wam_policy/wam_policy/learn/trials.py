@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from wam_sim.tasks import Task
 
-LIMIT_S = {'recall': 9.0}                   # of robot time; a mark costs the first second or two
+LIMIT_S = {'recall': 9.0}  # of robot time; a mark costs the first second or two
 USUAL_LIMIT_S = 8.0
 
 
@@ -25,13 +25,13 @@ def limit_s(family: str) -> float:
 class Trial:
     """Ask for one thing in one scene."""
 
-    series: str                             # of which question it is part
-    seed: int                               # of scene and task
+    series: str  # of which question it is part
+    seed: int  # of scene and task
     family: str
-    combinations: str                       # of words, as in wam_sim.tasks
-    said: tuple[tuple[float, str], ...]     # s after the start, instruction
-    goals: tuple[Task, ...]                 # asked for last; then what must not come true
-    limit_s: float                          # after the last instruction
+    combinations: str  # of words, as in wam_sim.tasks
+    said: tuple[tuple[float, str], ...]  # s after the start, instruction
+    goals: tuple[Task, ...]  # asked for last; then what must not come true
+    limit_s: float  # after the last instruction
 
     @property
     def asked_s(self) -> float:
@@ -45,8 +45,13 @@ class Trial:
     def from_json(cls, text: str) -> Self:
         """Parse a line of `to_json`; KeyError or TypeError for anything else."""
         values = json.loads(text)
-        return cls(**{**values, 'said': tuple((at, words) for at, words in values['said']),
-                      'goals': tuple(Task(**goal) for goal in values['goals'])})
+        return cls(
+            **{
+                **values,
+                'said': tuple((at, words) for at, words in values['said']),
+                'goals': tuple(Task(**goal) for goal in values['goals']),
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +59,13 @@ class Result:
     """Hold what came of a trial; times are s after its last instruction."""
 
     trial: Trial
-    reached_s: tuple[float | None, ...]     # per goal, when it first held; None: never
-    lived_s: float                          # robot time from the start to the end
-    chunks: int                             # published, of that time
-    jerk_ratio: float                       # worst joint's executed jerk against its limit
-    trouble: str                            # why motion stopped by itself; empty: it did not
-    latency_ms: tuple[float, ...]           # observation to chunk, each
-    psnr_db: tuple[float, ...]              # predicted against real picture, per frame ahead
+    reached_s: tuple[float | None, ...]  # per goal, when it first held; None: never
+    lived_s: float  # robot time from the start to the end
+    chunks: int  # published, of that time
+    jerk_ratio: float  # worst joint's executed jerk against its limit
+    trouble: str  # why motion stopped by itself; empty: it did not
+    latency_ms: tuple[float, ...]  # observation to chunk, each
+    psnr_db: tuple[float, ...]  # predicted against real picture, per frame ahead
     ssim: tuple[float, ...]
 
     @property
@@ -75,5 +80,10 @@ class Result:
         """Parse a line of `to_json`; KeyError or TypeError for anything else."""
         values: Mapping[str, Any] = json.loads(text)
         lists = ('reached_s', 'latency_ms', 'psnr_db', 'ssim')
-        return cls(**{**values, 'trial': Trial.from_json(json.dumps(values['trial'])),
-                      **{name: tuple(values[name]) for name in lists}})
+        return cls(
+            **{
+                **values,
+                'trial': Trial.from_json(json.dumps(values['trial'])),
+                **{name: tuple(values[name]) for name in lists},
+            }
+        )

@@ -21,8 +21,10 @@ class Video:
     def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
         """Begin a video of (width, height); ValueError for odd ones, which 4:2:0 cannot hold."""
         if size[0] % 2 or size[1] % 2:
-            raise ValueError(f'{path.parent.name}: pictures of {size[0]}x{size[1]} cannot be '
-                             'encoded, both sides must be even')
+            raise ValueError(
+                f'{path.parent.name}: pictures of {size[0]}x{size[1]} cannot be '
+                'encoded, both sides must be even'
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         rate = Fraction(fps).limit_denominator(1001)
         self.size, self.frames = size, 0
@@ -35,8 +37,10 @@ class Video:
     def add(self, rgb: np.ndarray) -> None:
         """Append uint8 [height width 3]."""
         if rgb.shape[1::-1] != self.size:
-            raise ValueError(f'the picture changed from {self.size[0]}x{self.size[1]} to '
-                             f'{rgb.shape[1]}x{rgb.shape[0]}')
+            raise ValueError(
+                f'the picture changed from {self.size[0]}x{self.size[1]} to '
+                f'{rgb.shape[1]}x{rgb.shape[0]}'
+            )
         frame = av.VideoFrame.from_ndarray(rgb, format='rgb24')
         frame.pts = self.frames
         self.frames += 1
@@ -57,12 +61,16 @@ def decoded(path: Path) -> tuple[int, list[float]]:
 def pictures(path: Path) -> np.ndarray:
     """Decode a short video whole: uint8 [frames height width 3]."""
     with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format='rgb24')
-                         for frame in container.decode(video=0)])
+        return np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)])
 
 
 def pictures_every(path: Path, stride: int) -> np.ndarray:
     """Decode the first of every `stride` frames: uint8 [frames height width 3]."""
     with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format='rgb24')
-                         for i, frame in enumerate(container.decode(video=0)) if i % stride == 0])
+        return np.stack(
+            [
+                frame.to_ndarray(format='rgb24')
+                for i, frame in enumerate(container.decode(video=0))
+                if i % stride == 0
+            ]
+        )

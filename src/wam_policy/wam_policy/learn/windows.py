@@ -19,11 +19,11 @@ from wam_policy.learn.pictures import Pictures, Seen
 from wam_policy.model.config import ModelConfig
 from wam_policy.model.normaliser import Normaliser
 
-START_SHARE = 0.25      # of windows that begin with their episode
-MEMORY_START_SHARE = 1.2     # of what memories have of all episodes, in windows that remember
+START_SHARE = 0.25  # of windows that begin with their episode
+MEMORY_START_SHARE = 1.2  # of what memories have of all episodes, in windows that remember
 UNSHIFTED_SHARE = 0.5
-MEMORY_GONE_BLOCKS = 3      # a window that begins no later has missed what it should remember
-MEMORY = ('recall',)    # families whose goal is shown at the start only
+MEMORY_GONE_BLOCKS = 3  # a window that begins no later has missed what it should remember
+MEMORY = ('recall',)  # families whose goal is shown at the start only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,12 +35,12 @@ class Batch:
 
     texts: tuple[str, ...]
     seen: Seen
-    future_mask: Tensor     # bool [batch blocks]
-    state: Tensor           # [batch blocks state_dim]
-    action: Tensor          # [batch blocks actions action_dim]
-    action_mask: Tensor     # bool [batch blocks actions]
-    target_share: Tensor    # [batch blocks frame_tokens], of the picture before each block
-    place: Tensor           # [batch blocks 2], standardised
+    future_mask: Tensor  # bool [batch blocks]
+    state: Tensor  # [batch blocks state_dim]
+    action: Tensor  # [batch blocks actions action_dim]
+    action_mask: Tensor  # bool [batch blocks actions]
+    target_share: Tensor  # [batch blocks frame_tokens], of the picture before each block
+    place: Tensor  # [batch blocks 2], standardised
     families: tuple[str, ...]
 
     @property
@@ -51,32 +51,45 @@ class Batch:
         """Give the same windows on a device."""
         if device.type == 'cpu':
             return self
-        condition, image = (x if x is None else x.to(device)
-                            for x in (self.seen.condition, self.seen.image))
+        condition, image = (
+            x if x is None else x.to(device) for x in (self.seen.condition, self.seen.image)
+        )
         seen = Seen(self.seen.clean.to(device), self.seen.future.to(device), condition, image)
-        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)
-                 if isinstance(getattr(self, field.name), Tensor)}
+        moved = {
+            field.name: getattr(self, field.name).to(device)
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), Tensor)
+        }
         return replace(self, seen=seen, **moved)
 
 
 class Windows:
     """Draw batches from clips."""
 
-    def __init__(self, clips: Clips, pictures: Pictures, normaliser: Normaliser,
-                 config: ModelConfig, places: Places) -> None:
+    def __init__(
+        self,
+        clips: Clips,
+        pictures: Pictures,
+        normaliser: Normaliser,
+        config: ModelConfig,
+        places: Places,
+    ) -> None:
         if config.states_per_block != 1:
-            raise ValueError(f'states_per_block {config.states_per_block}: windows know one '
-                             'posture per block')
+            raise ValueError(
+                f'states_per_block {config.states_per_block}: windows know one posture per block'
+            )
         self.clips, self.pictures, self.normaliser = clips, pictures, normaliser
         self.config, self.places = config, places
         self._states = scaling.states(normaliser, clips.state)
-        self._episode = np.concatenate([np.full(span.frames, i)
-                                        for i, span in enumerate(clips.spans)])
+        self._episode = np.concatenate(
+            [np.full(span.frames, i) for i, span in enumerate(clips.spans)]
+        )
         self._frame = np.concatenate([np.arange(span.frames) for span in clips.spans])
         first = np.array([span.row for span in clips.spans])
         self._first_row = first[self._episode]
-        self._last_row = self._first_row + np.array(
-            [span.rows for span in clips.spans])[self._episode] - 1
+        self._last_row = (
+            self._first_row + np.array([span.rows for span in clips.spans])[self._episode] - 1
+        )
         self._first_frame = np.array([span.frame for span in clips.spans])[self._episode]
         self._frames = np.array([span.frames for span in clips.spans])[self._episode]
         remembers = np.array([span.family in MEMORY for span in clips.spans])[self._episode]
@@ -85,8 +98,7 @@ class Windows:
         # arms that wait look like arms about to go to one cube or another: no lesson in either
         self._clueless = remembers & (self._frame > 0) & (self._frame < gone)
         self._allowed = {n: self._beginnings(n) for n in range(1, config.window_blocks + 1)}
-        self._starting = {n: found[self._frame[found] == 0]
-                          for n, found in self._allowed.items()}
+        self._starting = {n: found[self._frame[found] == 0] for n, found in self._allowed.items()}
         self._memories = {n: found[remembers[found]] for n, found in self._starting.items()}
         self._memory_share = float(remembers.mean())
         if not len(self._allowed[1]):
@@ -137,7 +149,7 @@ class Windows:
         horizon = c.actions_per_block
         last_row = self._last_row[frames][:, None]
         begin = (self._first_row + clips.stride * self._frame)[frames][:, None]
-        at_picture = np.minimum(begin + horizon * np.arange(blocks), last_row)   # [batch blocks]
+        at_picture = np.minimum(begin + horizon * np.arange(blocks), last_row)  # [batch blocks]
         query = np.minimum(at_picture + shift[:, None], last_row)
         rows = query[..., None] + np.arange(horizon)
         past = np.minimum(rows, last_row[..., None])
@@ -154,11 +166,13 @@ class Windows:
             texts=tuple(clips.texts[i] for i in task[:, 0]),
             seen=self.pictures.seen(self._numbers(frames, blocks)),
             future_mask=torch.from_numpy(self._followed(frames, blocks, at_picture, task)),
-            state=torch.from_numpy(self._states[query]), action=torch.from_numpy(action),
+            state=torch.from_numpy(self._states[query]),
+            action=torch.from_numpy(action),
             action_mask=torch.from_numpy(mask),
             target_share=torch.from_numpy(self.places.shares(pixel)),
             place=torch.from_numpy(self.places.standardised(place)),
-            families=tuple(clips.spans[i].family for i in self._episode[frames]))
+            families=tuple(clips.spans[i].family for i in self._episode[frames]),
+        )
 
     def _numbers(self, frames: np.ndarray, blocks: int) -> np.ndarray:
         """Number the pictures of windows, cut to their episodes: [batch pictures]."""
@@ -167,8 +181,9 @@ class Windows:
         ahead = np.arange(1 + blocks * self.config.block_pixel_frames)
         return np.minimum(start[:, None] + ahead, last[:, None])
 
-    def _followed(self, frames: np.ndarray, blocks: int, at_picture: np.ndarray,
-                  task: np.ndarray) -> np.ndarray:
+    def _followed(
+        self, frames: np.ndarray, blocks: int, at_picture: np.ndarray, task: np.ndarray
+    ) -> np.ndarray:
         """Tell in which blocks [batch blocks] the pictures show what the expert did."""
         c, clips = self.config, self.clips
         rows = at_picture[..., None] + np.arange(c.actions_per_block)

@@ -84,8 +84,15 @@ class Branch:
             x_video: Tensor, x_action: Tensor, t_video: int, t_action: int
         ) -> sampler.Velocities:
             return engine.denoise(
-                x_video, x_action, state, tables.time(t_video), tables.time(t_action),
-                rotation, context, cache, condition,
+                x_video,
+                x_action,
+                state,
+                tables.time(t_video),
+                tables.time(t_action),
+                rotation,
+                context,
+                cache,
+                condition,
             )
 
         return of

@@ -19,19 +19,19 @@ from wam_policy.model.config import ModelConfig
 class LayerMemory(NamedTuple):
     """One layer's buffers during one pass."""
 
-    keys: Tensor      # [batch heads capacity head_dim]
+    keys: Tensor  # [batch heads capacity head_dim]
     values: Tensor
-    begin: int        # oldest token still in reach
-    at: int           # committed length: where the pass writes
+    begin: int  # oldest token still in reach
+    at: int  # committed length: where the pass writes
 
     def extended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put k and v [batch heads tokens head_dim] behind the memory; return memory and them
         as one.
         """
         end = self.at + k.shape[2]
-        self.keys[:, :, self.at:end] = k
-        self.values[:, :, self.at:end] = v
-        return self.keys[:, :, self.begin:end], self.values[:, :, self.begin:end]
+        self.keys[:, :, self.at : end] = k
+        self.values[:, :, self.at : end] = v
+        return self.keys[:, :, self.begin : end], self.values[:, :, self.begin : end]
 
 
 class KVCache:
@@ -49,7 +49,8 @@ class KVCache:
         # handed without a copy; [layers batch heads capacity head_dim] to everybody else
         shape = (config.layers, batch, capacity, config.heads, config.head_dim)
         self.keys, self.values = (
-            torch.zeros(shape, device=device, dtype=dtype).transpose(2, 3) for _ in range(2))
+            torch.zeros(shape, device=device, dtype=dtype).transpose(2, 3) for _ in range(2)
+        )
         self.frames = 0
 
     @property
@@ -90,10 +91,10 @@ class KVCache:
         drop = frames * self.frame_tokens
         if drop == 0:
             return
-        for start in range(drop, self.length, drop):    # chunks of `drop` never overlap themselves
+        for start in range(drop, self.length, drop):  # chunks of `drop` never overlap themselves
             stop = min(start + drop, self.length)
             for buffer in (self.keys, self.values):
-                buffer[..., start - drop:stop - drop, :] = buffer[..., start:stop, :]
+                buffer[..., start - drop : stop - drop, :] = buffer[..., start:stop, :]
         self.frames -= frames
 
     def slide(self, frames: int) -> None:
@@ -106,9 +107,9 @@ class KVCache:
         width = rope.time_width(self.keys.shape[-1])
         back = torch.full((1,), -frames, device=self.keys.device)
         turn = rope.Rotation.of(rope.line_angles(back, width))
-        for keys in self.keys[..., :self.length, :width]:    # a layer at a time: small temporaries
+        for keys in self.keys[..., : self.length, :width]:  # a layer at a time: small temporaries
             keys.copy_(rope.rotated(keys, turn))
 
     def snapshot(self) -> tuple[Tensor, Tensor]:
         """Copy the committed keys and values, [layers batch heads tokens head_dim] each."""
-        return self.keys[..., :self.length, :].clone(), self.values[..., :self.length, :].clone()
+        return self.keys[..., : self.length, :].clone(), self.values[..., : self.length, :].clone()

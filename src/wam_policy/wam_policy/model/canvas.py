@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-CENTRE_CROP = 0.95      # share of height and width that evaluation keeps
+CENTRE_CROP = 0.95  # share of height and width that evaluation keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Tile:
     top: int
     left: int
     height: int
-    width: int                  # before repetition
+    width: int  # before repetition
     repeat_columns: int = 1
 
 
@@ -37,8 +37,10 @@ class Layout:
 
     def __post_init__(self) -> None:
         for tile in self.tiles:
-            if (tile.top + tile.height > self.height
-                    or tile.left + tile.width * tile.repeat_columns > self.width):
+            if (
+                tile.top + tile.height > self.height
+                or tile.left + tile.width * tile.repeat_columns > self.width
+            ):
                 raise ValueError(f'{tile} does not fit a canvas of {self.height}x{self.width}')
 
     @property
@@ -51,21 +53,30 @@ class Layout:
 
 
 def _quadrants(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ...]:
-    head, left, right = views       # right hand top right, left hand bottom left: as trained
-    return (Tile(head, 0, 0, height, width), Tile(left, height, 0, height, width),
-            Tile(right, 0, width, height, width))
+    head, left, right = views  # right hand top right, left hand bottom left: as trained
+    return (
+        Tile(head, 0, 0, height, width),
+        Tile(left, height, 0, height, width),
+        Tile(right, 0, width, height, width),
+    )
 
 
 def _wide_top(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ...]:
     first, second, wrist = views
-    return (Tile(first, height, 0, height, width), Tile(second, height, width, height, width),
-            Tile(wrist, 0, 0, height, width, repeat_columns=2))
+    return (
+        Tile(first, height, 0, height, width),
+        Tile(second, height, width, height, width),
+        Tile(wrist, 0, 0, height, width, repeat_columns=2),
+    )
 
 
 def _head_beside_hands(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ...]:
-    head, left, right = views       # two hand views of half the size, stacked beside the head
-    return (Tile(head, 0, 0, height, width), Tile(left, 0, width, height // 2, width // 2),
-            Tile(right, height // 2, width, height // 2, width // 2))
+    head, left, right = views  # two hand views of half the size, stacked beside the head
+    return (
+        Tile(head, 0, 0, height, width),
+        Tile(left, 0, width, height // 2, width // 2),
+        Tile(right, height // 2, width, height // 2, width // 2),
+    )
 
 
 def _single(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ...]:
@@ -89,34 +100,48 @@ def released_arrangement(tag: str, views: int) -> str:
     return 'wide_top' if tag == 'oxe_droid' else 'quadrants'
 
 
-def layout(arrangement: str, views: tuple[str, ...], tile_height: int, tile_width: int,
-           crop: float = CENTRE_CROP) -> Layout:
+def layout(
+    arrangement: str,
+    views: tuple[str, ...],
+    tile_height: int,
+    tile_width: int,
+    crop: float = CENTRE_CROP,
+) -> Layout:
     """Lay out views, given in the order of the embodiment's cameras, in a named arrangement."""
     if arrangement not in ARRANGEMENTS:
-        raise ValueError(f'canvas arrangement {arrangement!r} is unknown; '
-                         f'known: {", ".join(ARRANGEMENTS)}')
+        raise ValueError(
+            f'canvas arrangement {arrangement!r} is unknown; known: {", ".join(ARRANGEMENTS)}'
+        )
     count, (rows, columns), tiles = ARRANGEMENTS[arrangement]
     if len(views) != count:
-        raise ValueError(f'canvas arrangement {arrangement!r} wants {count} views, '
-                         f'got {len(views)}: {", ".join(views)}')
-    return Layout(int(rows * tile_height), int(columns * tile_width),
-                  tiles(views, tile_height, tile_width), crop)
+        raise ValueError(
+            f'canvas arrangement {arrangement!r} wants {count} views, '
+            f'got {len(views)}: {", ".join(views)}'
+        )
+    return Layout(
+        int(rows * tile_height),
+        int(columns * tile_width),
+        tiles(views, tile_height, tile_width),
+        crop,
+    )
 
 
-def tile_pixels(frames: torch.Tensor, height: int, width: int,
-                crop: float = CENTRE_CROP) -> torch.Tensor:
+def tile_pixels(
+    frames: torch.Tensor, height: int, width: int, crop: float = CENTRE_CROP
+) -> torch.Tensor:
     """Crop the centre, resize with antialiasing, truncate: uint8 [T h w 3] to [T height width 3].
 
     Truncation, not rounding: the released models were trained on truncated bytes.
     """
     full_height, full_width = frames.shape[1:3]
     crop_height, crop_width = int(full_height * crop), int(full_width * crop)
-    top = round((full_height - crop_height) / 2)        # half to even
+    top = round((full_height - crop_height) / 2)  # half to even
     left = round((full_width - crop_width) / 2)
-    part = frames[:, top:top + crop_height, left:left + crop_width]
+    part = frames[:, top : top + crop_height, left : left + crop_width]
     pixels = part.permute(0, 3, 1, 2).float() / 255
-    pixels = F.interpolate(pixels, (height, width), mode='bilinear', antialias=True,
-                           align_corners=False)
+    pixels = F.interpolate(
+        pixels, (height, width), mode='bilinear', antialias=True, align_corners=False
+    )
     return (pixels * 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
@@ -131,24 +156,27 @@ def stitched(views: Mapping[str, torch.Tensor], plan: Layout) -> torch.Tensor:
     shown = {name: torch.as_tensor(views[name]) for name in plan.views}
     for name, frames in shown.items():
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ValueError(f'{name}: want uint8 [T h w 3], '
-                             f'got {frames.dtype} {list(frames.shape)}')
+            raise ValueError(
+                f'{name}: want uint8 [T h w 3], got {frames.dtype} {list(frames.shape)}'
+            )
     counts = {name: len(frames) for name, frames in shown.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f'views differ in their number of frames: {counts}')
     first = shown[plan.views[0]]
-    canvas = torch.zeros(len(first), plan.height, plan.width, 3,
-                         dtype=torch.uint8, device=first.device)
+    canvas = torch.zeros(
+        len(first), plan.height, plan.width, 3, dtype=torch.uint8, device=first.device
+    )
     for tile in plan.tiles:
         pixels = tile_pixels(shown[tile.view], tile.height, tile.width, plan.crop)
         pixels = pixels.repeat_interleave(tile.repeat_columns, dim=2)
         right = tile.left + pixels.shape[2]
-        canvas[:, tile.top:tile.top + tile.height, tile.left:right] = pixels
+        canvas[:, tile.top : tile.top + tile.height, tile.left : right] = pixels
     return canvas
 
 
-def model_input(canvas: torch.Tensor, dtype: torch.dtype,
-                size: tuple[int, int] | None = None) -> torch.Tensor:
+def model_input(
+    canvas: torch.Tensor, dtype: torch.dtype, size: tuple[int, int] | None = None
+) -> torch.Tensor:
     """Turn canvases uint8 [B T h w 3] into the model's [B 3 T height width] in [-1, 1].
 
     The byte is divided in fp32 and rounded to `dtype` before it is centred: with bf16 that order

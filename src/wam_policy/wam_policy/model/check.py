@@ -23,7 +23,7 @@ from wam_policy.model.inventory import Audit
 from wam_policy.model.metadata import Tag
 from wam_policy.model.normaliser import Normaliser
 
-SERVED = torch.bfloat16     # what the released models run in
+SERVED = torch.bfloat16  # what the released models run in
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Need:
     """Count bytes on a device in the served dtype; activations are not in it."""
 
     weights: int
-    cache: int              # keys and values of a full window, per branch
-    context: int            # keys and values of text and image, per branch
-    encoder: int            # what the autoencoder remembers between blocks
+    cache: int  # keys and values of a full window, per branch
+    context: int  # keys and values of text and image, per branch
+    encoder: int  # what the autoencoder remembers between blocks
 
     def total(self, branches: int) -> int:
         return self.weights + self.encoder + branches * (self.cache + self.context)
@@ -55,8 +55,8 @@ class Report:
     folder: Path
     problems: tuple[str, ...]
     design: Design | None = None
-    sizes: tuple[tuple[str, int], ...] = ()         # part, numbers in it
-    stored: tuple[tuple[str, int], ...] = ()        # dtype, bytes on disk
+    sizes: tuple[tuple[str, int], ...] = ()  # part, numbers in it
+    stored: tuple[tuple[str, int], ...] = ()  # dtype, bytes on disk
     audit: Audit | None = None
     tags: tuple[Tag, ...] = ()
     need: Need | None = None
@@ -85,8 +85,14 @@ def report(folder: Path, base: Path | None = None) -> Report:
         problems.append(str(error))
     parts = inventory.networks(design, torch.device('meta'), None)
     wanted = inventory.slots(parts)
-    found = Report(folder, (), design, tuple(inventory.sizes(wanted.values()).items()),
-                   tags=tuple(tags.values()), need=_need(design, parts))
+    found = Report(
+        folder,
+        (),
+        design,
+        tuple(inventory.sizes(wanted.values()).items()),
+        tags=tuple(tags.values()),
+        need=_need(design, parts),
+    )
     try:
         stock = checkpoint.gathered(folder, design, base)
     except (OSError, ValueError) as error:
@@ -108,12 +114,16 @@ def _need(design: Design, parts: inventory.Networks) -> Need:
     per_token = 2 * model.layers * model.dim * width
     image = parts.encoders.image
     context = model.text_len + (image.config.tokens if image else 0)
-    numbers = sum(parameter.numel() for module in (parts.dit, parts.encoders)
-                  for parameter in module.parameters())
+    numbers = sum(
+        parameter.numel()
+        for module in (parts.dit, parts.encoders)
+        for parameter in module.parameters()
+    )
     height, width_px = design.canvas.pixels
     vae = parts.encoders.vae.to(SERVED)
-    clip = torch.empty(1, 3, 1 + model.pixel_frames_per_latent, height, width_px, dtype=SERVED,
-                       device='meta')
+    clip = torch.empty(
+        1, 3, 1 + model.pixel_frames_per_latent, height, width_px, dtype=SERVED, device='meta'
+    )
     with torch.no_grad():
         _, first = vae.begin(clip[:, :, :1])
         _, memory = vae.extend(first, clip[:, :, 1:])
@@ -121,20 +131,23 @@ def _need(design: Design, parts: inventory.Networks) -> Need:
         weights=numbers * width,
         cache=per_token * model.frame_tokens * model.window_frames,
         context=per_token * context,
-        encoder=sum(feature.nbytes for feature in memory.features if feature is not None))
+        encoder=sum(feature.nbytes for feature in memory.features if feature is not None),
+    )
 
 
 def _verdict(robot: Embodiment, found: Report) -> Verdict:
     obstacles, notes = [], []
     design = found.design
-    assert design is not None       # a report without a design never gets here
+    assert design is not None  # a report without a design never gets here
     if not found.loadable:
         obstacles.append('the checkpoint does not load, see above')
     tag = next((tag for tag in found.tags if tag.name == robot.model_tag), None)
     if tag is None:
         has = ', '.join(tag.name for tag in found.tags) or 'none'
-        obstacles.append(f'no statistics for tag {robot.model_tag} (has: {has}); make them from '
-                         f'episodes of this robot into {checkpoint.METADATA}')
+        obstacles.append(
+            f'no statistics for tag {robot.model_tag} (has: {has}); make them from '
+            f'episodes of this robot into {checkpoint.METADATA}'
+        )
     else:
         obstacles += _misfits(robot, design, tag)
         notes += _differences(robot, tag)
@@ -144,33 +157,41 @@ def _verdict(robot: Embodiment, found: Report) -> Verdict:
     except ValueError as error:
         obstacles.append(str(error))
     timed = design.timed(robot.step_dt_s).model
-    notes.append(f'{timed.actions_per_block} actions in {timed.block_period_s:.2g} s, '
-                 f'video at {timed.video_hz:.3g} Hz')
+    notes.append(
+        f'{timed.actions_per_block} actions in {timed.block_period_s:.2g} s, '
+        f'video at {timed.video_hz:.3g} Hz'
+    )
     if timed.actions_per_block != robot.horizon:
-        notes.append(f'the checkpoint gives {timed.actions_per_block} rows, '
-                     f'embodiment.yaml expects {robot.horizon}')
+        notes.append(
+            f'the checkpoint gives {timed.actions_per_block} rows, '
+            f'embodiment.yaml expects {robot.horizon}'
+        )
     return Verdict(robot.name, tuple(obstacles), tuple(notes))
 
 
 def _misfits(robot: Embodiment, design: Design, tag: Tag) -> list[str]:
     try:
-        Normaliser.of(tag, robot, design.normalisation, design.model.state_dim,
-                      design.model.action_dim)
+        Normaliser.of(
+            tag, robot, design.normalisation, design.model.state_dim, design.model.action_dim
+        )
     except ValueError as error:
         return [str(error)]
     return []
 
 
 def _differences(robot: Embodiment, tag: Tag) -> list[str]:
-    notes = [f'{camera.key}: trained on {tag.resolution[camera.key]}, camera gives {camera.size}'
-             for camera in robot.cameras
-             if camera.key in tag.resolution and tag.resolution[camera.key] != camera.size]
+    notes = [
+        f'{camera.key}: trained on {tag.resolution[camera.key]}, camera gives {camera.size}'
+        for camera in robot.cameras
+        if camera.key in tag.resolution and tag.resolution[camera.key] != camera.size
+    ]
     if tag.synthetic:
         notes.append('statistics are made up')
     return notes
 
 
 # ---- words
+
 
 def _gigabytes(count: int) -> str:
     return f'{count / 1e9:.2f} GB' if count >= 1e8 else f'{count / 1e6:.2f} MB'
@@ -210,9 +231,12 @@ def _design_lines(design: Design) -> list[str]:
         f'block          {model.frames_per_block} latent frames, '
         f'{model.actions_per_block} actions, window {model.window_frames} latent frames',
         f'adapters       rank {design.adapters.rank}, alpha {design.adapters.alpha:g}'
-        if design.adapters else 'adapters       none',
+        if design.adapters
+        else 'adapters       none',
         f'noise          video ends at {design.video_final_noise}'
-        if design.video_final_noise is not None else 'noise          coupled']
+        if design.video_final_noise is not None
+        else 'noise          coupled',
+    ]
 
 
 def _need_lines(need: Need | None) -> list[str]:
@@ -223,29 +247,39 @@ def _need_lines(need: Need | None) -> list[str]:
         f'{_gigabytes(need.cache)}, context {_gigabytes(need.context)}; autoencoder memory '
         f'{_gigabytes(need.encoder)}',
         f'per device     {_gigabytes(need.total(1))} with one branch on it, '
-        f'{_gigabytes(need.total(2))} with both; activations come on top']
+        f'{_gigabytes(need.total(2))} with both; activations come on top',
+    ]
 
 
 def _tag_lines(tags: Sequence[Tag]) -> list[str]:
     if not tags:
-        return [f'embodiments    none: no {checkpoint.METADATA}, so no robot can run. Make '
-                'statistics from episodes of your robot']
+        return [
+            f'embodiments    none: no {checkpoint.METADATA}, so no robot can run. Make '
+            'statistics from episodes of your robot'
+        ]
     text = []
     for tag in tags:
         origin = ' (made up, not measured)' if tag.synthetic else ''
         text.append(f'embodiment     {tag.name}{origin}')
         for kind, group in (('state', tag.state), ('action', tag.action)):
-            text += [f'  {kind:6s} {key:28s} {values.width:2d} values in '
-                     f'[{values.q01.min():.3g}, {values.q99.max():.3g}]'
-                     for key, values in group.items()]
+            text += [
+                f'  {kind:6s} {key:28s} {values.width:2d} values in '
+                f'[{values.q01.min():.3g}, {values.q99.max():.3g}]'
+                for key, values in group.items()
+            ]
     return text
 
 
 def _audit_lines(audit: Audit) -> list[str]:
-    text = [f'{title.upper():14s} {name}' for title in ('missing', 'unexpected', 'misshaped')
-            for name in getattr(audit, title)]
-    text.append(f'tensors        {"all accounted for" if audit.complete else "see above"}, '
-                f'{len(audit.unused)} stored in vain (never read at inference)')
+    text = [
+        f'{title.upper():14s} {name}'
+        for title in ('missing', 'unexpected', 'misshaped')
+        for name in getattr(audit, title)
+    ]
+    text.append(
+        f'tensors        {"all accounted for" if audit.complete else "see above"}, '
+        f'{len(audit.unused)} stored in vain (never read at inference)'
+    )
     return text
 
 
@@ -258,10 +292,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     found = report(chosen.folder, chosen.base)
     if chosen.json:
-        text = json.dumps({
-            'folder': str(found.folder), 'loadable': found.loadable, 'problems': found.problems,
-            'audit': asdict(found.audit) if found.audit else None,
-            'robots': {verdict.robot: verdict.obstacles for verdict in found.verdicts}})
+        text = json.dumps(
+            {
+                'folder': str(found.folder),
+                'loadable': found.loadable,
+                'problems': found.problems,
+                'audit': asdict(found.audit) if found.audit else None,
+                'robots': {verdict.robot: verdict.obstacles for verdict in found.verdicts},
+            }
+        )
     else:
         text = '\n'.join(lines(found))
     sys.stdout.write(text + '\n')

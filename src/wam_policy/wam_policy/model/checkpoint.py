@@ -28,7 +28,7 @@ from wam_policy.model.text import ByteTokenizer, SentenceTokenizer, Tokenizer
 
 METADATA = Path('experiment_cfg') / 'metadata.json'
 PRESET = 'preset:'
-_ADAPTED = ('state_encoder.', 'action_encoder.', 'action_decoder.')     # trained beside adapters
+_ADAPTED = ('state_encoder.', 'action_encoder.', 'action_decoder.')  # trained beside adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,11 @@ class Policy:
 
     @property
     def parameters(self) -> int:
-        return sum(parameter.numel() for module in (self.dit, self.encoders)
-                   for parameter in module.parameters())
+        return sum(
+            parameter.numel()
+            for module in (self.dit, self.encoders)
+            for parameter in module.parameters()
+        )
 
     def normaliser(self, robot: Embodiment) -> Normaliser:
         """Give the normaliser of a robot; ValueError if the checkpoint has no statistics of it."""
@@ -57,14 +60,26 @@ class Policy:
             raise ValueError(
                 f'{self.source} has no statistics for tag {robot.model_tag!r} of {robot.name}; '
                 f'it has {has}. Make them from recorded episodes of this robot and store them in '
-                f'{METADATA}')
+                f'{METADATA}'
+            )
         model = self.design.model
-        return Normaliser.of(self.tags[robot.model_tag], robot, self.design.normalisation,
-                             model.state_dim, model.action_dim, self.design.row_spread)
+        return Normaliser.of(
+            self.tags[robot.model_tag],
+            robot,
+            self.design.normalisation,
+            model.state_dim,
+            model.action_dim,
+            self.design.row_spread,
+        )
 
 
-def load(source: str | Path, device: torch.device, dtype: torch.dtype,
-         base: Path | None = None, seed: int = 0) -> Policy:
+def load(
+    source: str | Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    base: Path | None = None,
+    seed: int = 0,
+) -> Policy:
     """Load a checkpoint folder, or make `preset:NAME` with random weights drawn from `seed`.
 
     A folder of adapters needs `base`, the complete checkpoint they were trained on. Raises
@@ -98,10 +113,13 @@ def random(preset: str, seed: int, device: torch.device, dtype: torch.dtype) -> 
     fillers = _fillers(wanted)
     for name, slot in wanted.items():
         fillers[id(slot.module)].fill(
-            slot, synthetic.drawn(name, slot.entry.shape, dtype, generator), dtype)
+            slot, synthetic.drawn(name, slot.entry.shape, dtype, generator), dtype
+        )
     _finish(parts, device)
-    made_up = {tag.name: tag for tag in synthetic.tags(
-        [embodiment.load(name) for name in embodiment.names()])}
+    made_up = {
+        tag.name: tag
+        for tag in synthetic.tags([embodiment.load(name) for name in embodiment.names()])
+    }
     return Policy(design, parts.dit, parts.encoders, made_up, PRESET + preset)
 
 
@@ -115,14 +133,21 @@ def save(policy: Policy, folder: Path, largest_shard: int = 5_000_000_000) -> No
     (folder / METADATA).write_text(json.dumps(metadata.written(dict(policy.tags)), indent=1))
     wanted = inventory.slots(Networks(policy.dit, policy.encoders))
     held = {key: filler.parameters for key, filler in _fillers(wanted).items()}
-    sizes = {name: sum(held[id(slot.module)][target].nbytes for target in slot.entry.targets)
-             for name, slot in wanted.items()}
+    sizes = {
+        name: sum(held[id(slot.module)][target].nbytes for target in slot.entry.targets)
+        for name, slot in wanted.items()
+    }
     index = {}
     for file, names in shards.grouped(sizes, largest_shard).items():
-        content = {name: keymap.joined(wanted[name].entry, held[id(wanted[name].module)])
-                   for name in names}
-        save_file({name: tensor.detach().cpu() for name, tensor in content.items()},
-                  folder / file, metadata={'format': 'pt'})
+        content = {
+            name: keymap.joined(wanted[name].entry, held[id(wanted[name].module)])
+            for name in names
+        }
+        save_file(
+            {name: tensor.detach().cpu() for name, tensor in content.items()},
+            folder / file,
+            metadata={'format': 'pt'},
+        )
         index |= dict.fromkeys(names, file)
     shards.write_index(folder, index, sum(sizes.values()))
 
@@ -181,21 +206,28 @@ def _plainly_named(found: Mapping[str, Stored]) -> dict[str, Stored]:
     return plain
 
 
-def _on_base(folder: Path, design: Design, found: Mapping[str, Stored],
-             base: Path | None) -> dict[str, Stored]:
+def _on_base(
+    folder: Path, design: Design, found: Mapping[str, Stored], base: Path | None
+) -> dict[str, Stored]:
     """Lay the modules trained beside adapters over the complete base."""
-    absent = [part for part in _ADAPTED
-              if not any(name.startswith(keymap.DIT + part) for name in found)]
+    absent = [
+        part for part in _ADAPTED if not any(name.startswith(keymap.DIT + part) for name in found)
+    ]
     if absent:
-        raise ValueError(f'{folder}: adapters without the modules trained with them: '
-                         f'{", ".join(part + "*" for part in absent)}')
+        raise ValueError(
+            f'{folder}: adapters without the modules trained with them: '
+            f'{", ".join(part + "*" for part in absent)}'
+        )
     if base is None:
         raise ValueError(
             f'{folder} holds adapters only: name the complete checkpoint they were trained on as '
-            'the base (DreamZero-AgiBot for the released YAM and AgiBot scripts, not raw Wan)')
+            'the base (DreamZero-AgiBot for the released YAM and AgiBot scripts, not raw Wan)'
+        )
     if designs.read(base).model != design.model:
-        raise ValueError(f'{folder} and its base {base} describe different models; '
-                         'adapters fit only the model they were trained on')
+        raise ValueError(
+            f'{folder} and its base {base} describe different models; '
+            'adapters fit only the model they were trained on'
+        )
     ground = _plainly_named(shards.contents(base))
     if lora.adapters(ground):
         raise ValueError(f'{base} has adapters of its own; the base must be a complete checkpoint')
@@ -204,10 +236,13 @@ def _on_base(folder: Path, design: Design, found: Mapping[str, Stored],
 
 def misplaced(stock: Stock, wanted: Mapping[str, Slot]) -> list[str]:
     """Say which adapters change weights that were never trained with any."""
-    lost = sorted(target for target in stock.pairs
-                  if target not in wanted or not target.startswith(keymap.DIT)
-                  or not lora.TARGETS.fullmatch(
-                      target.removeprefix(keymap.DIT).removesuffix('.weight')))
+    lost = sorted(
+        target
+        for target in stock.pairs
+        if target not in wanted
+        or not target.startswith(keymap.DIT)
+        or not lora.TARGETS.fullmatch(target.removeprefix(keymap.DIT).removesuffix('.weight'))
+    )
     return [f'adapters for weights that take none: {", ".join(lost[:5])}'] if lost else []
 
 
@@ -216,8 +251,10 @@ class _Deltas:
 
     def __init__(self, design: Design, stock: Stock, device: torch.device) -> None:
         self.config = design.adapters or lora.RELEASED
-        loaded = {stored.name: tensor.clone()
-                  for stored, tensor in shards.tensors(stock.halves.values(), device)}
+        loaded = {
+            stored.name: tensor.clone()
+            for stored, tensor in shards.tensors(stock.halves.values(), device)
+        }
         self.pairs = {target: (loaded[a], loaded[b]) for target, (a, b) in stock.pairs.items()}
 
     def applied(self, name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -226,8 +263,13 @@ class _Deltas:
         return lora.merged(weight, *self.pairs[name], self.config)
 
 
-def _fill(wanted: Mapping[str, Slot], found: Mapping[str, Stored], deltas: _Deltas,
-          device: torch.device, dtype: torch.dtype) -> None:
+def _fill(
+    wanted: Mapping[str, Slot],
+    found: Mapping[str, Stored],
+    deltas: _Deltas,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
     plain = {(stored.file, stored.name): name for name, stored in found.items()}
     fillers = _fillers(wanted)
     needed = [found[name] for name in wanted]
@@ -247,7 +289,8 @@ class _Filler:
         for name, parameter in module.named_parameters(remove_duplicate=False):
             owner, _, attribute = name.rpartition('.')
             self.places.setdefault(first[id(parameter)], []).append(
-                (module.get_submodule(owner), attribute))
+                (module.get_submodule(owner), attribute)
+            )
 
     def fill(self, slot: Slot, tensor: torch.Tensor, dtype: torch.dtype) -> None:
         parts = keymap.parts(tensor, slot.entry, self.parameters)
@@ -268,7 +311,10 @@ def _finish(parts: Networks, device: torch.device) -> None:
     if parts.encoders.image is not None:
         parts.encoders.image.materialise(device)
     for module in (parts.dit, parts.encoders):
-        hollow = [name for name, tensor in [*module.named_parameters(), *module.named_buffers()]
-                  if tensor.is_meta]
+        hollow = [
+            name
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]
+            if tensor.is_meta
+        ]
         if hollow:
             raise ValueError(f'no file fills {", ".join(hollow)}')

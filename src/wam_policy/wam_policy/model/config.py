@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-WINDOWS = ('restart', 'slide')      # what a memory does that is full
+WINDOWS = ('restart', 'slide')  # what a memory does that is full
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,33 +23,33 @@ class ModelConfig:
     heads: int
     layers: int
     ffn_dim: int
-    freq_dim: int                    # width of the sinusoid under the flow-time embedding
-    eps: float                       # of every norm inside the blocks
+    freq_dim: int  # width of the sinusoid under the flow-time embedding
+    eps: float  # of every norm inside the blocks
     # video
     latent_channels: int
-    latent_size: tuple[int, int]     # rows, columns of one latent frame
-    patch: int                       # latent pixels per token side
-    learned_places: bool             # vectors per patch and action row beside the rotation
-    condition_channels: int          # mask + image latent concatenated to the input; 0: none
+    latent_size: tuple[int, int]  # rows, columns of one latent frame
+    patch: int  # latent pixels per token side
+    learned_places: bool  # vectors per patch and action row beside the rotation
+    condition_channels: int  # mask + image latent concatenated to the input; 0: none
     # context
     text_dim: int
     text_len: int
-    image_context: bool              # cross-attention to image tokens beside the text
+    image_context: bool  # cross-attention to image tokens beside the text
     image_dim: int
     # action register
     action_dim: int
     state_dim: int
     action_hidden: int
     # one block: what a single query generates, what a single commit remembers
-    frames_per_block: int            # latent frames
+    frames_per_block: int  # latent frames
     actions_per_block: int
     states_per_block: int
-    window_blocks: int               # blocks of memory and prediction after the first frame
-    masked_state: bool               # in training the state token sees itself alone
-    predicts_video: bool             # False: a block has actions and states only (a baseline)
+    window_blocks: int  # blocks of memory and prediction after the first frame
+    masked_state: bool  # in training the state token sees itself alone
+    predicts_video: bool  # False: a block has actions and states only (a baseline)
     # time base
     pixel_frames_per_latent: int
-    video_hz: float                  # pixel frames
+    video_hz: float  # pixel frames
     action_hz: float
 
     def __post_init__(self) -> None:
@@ -194,15 +194,28 @@ _SMALL = {
 
 PRESETS = {
     'dreamzero_14b': ModelConfig(
-        dim=5120, heads=40, layers=40, ffn_dim=13824,
-        latent_channels=16, latent_size=(44, 80), condition_channels=20, **_DREAMZERO,
+        dim=5120,
+        heads=40,
+        layers=40,
+        ffn_dim=13824,
+        latent_channels=16,
+        latent_size=(44, 80),
+        condition_channels=20,
+        **_DREAMZERO,
     ),
     'dreamzero_5b': ModelConfig(
-        dim=3072, heads=24, layers=30, ffn_dim=14336,
-        latent_channels=48, latent_size=(10, 20), condition_channels=0, **_DREAMZERO,
+        dim=3072,
+        heads=24,
+        layers=30,
+        ffn_dim=14336,
+        latent_channels=48,
+        latent_size=(10, 20),
+        condition_channels=0,
+        **_DREAMZERO,
     ),
     # room for the longest instruction, and for no more values than our robots have
-    'mini': ModelConfig(**{**_SMALL, 'learned_places': True, 'text_len': 64, 'action_dim': 24,
-                           'state_dim': 24}),
+    'mini': ModelConfig(
+        **{**_SMALL, 'learned_places': True, 'text_len': 64, 'action_dim': 24, 'state_dim': 24}
+    ),
     'tiny': ModelConfig(**_SMALL),
 }

@@ -23,9 +23,9 @@ KNOWS_NOTHING = Context(())
 class ConvConfig:
     """Size a convolutional autoencoder; every width is a stage that halves the picture."""
 
-    channels: int                   # of a latent frame
+    channels: int  # of a latent frame
     widths: tuple[int, ...]
-    mean: tuple[float, ...]         # per latent channel
+    mean: tuple[float, ...]  # per latent channel
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -60,13 +60,18 @@ class ConvNet(nn.Module):
             down += [nn.Conv2d(inputs, width, 4, stride=2, padding=1), nn.SiLU()]
         last = stages[-1]
         self.encoder = nn.Sequential(
-            *down, nn.Conv2d(last, last, 1), _Residual(last), nn.SiLU(),
-            nn.Conv2d(last, config.channels, 1))
+            *down,
+            nn.Conv2d(last, last, 1),
+            _Residual(last),
+            nn.SiLU(),
+            nn.Conv2d(last, config.channels, 1),
+        )
         up: list[nn.Module] = []
         for width, outputs in pairwise((*reversed(stages), stacked)):
             up += [nn.SiLU(), nn.Conv2d(width, 4 * outputs, 3, padding=1), nn.PixelShuffle(2)]
         self.decoder = nn.Sequential(
-            nn.Conv2d(config.channels, last, 3, padding=1), _Residual(last), _Residual(last), *up)
+            nn.Conv2d(config.channels, last, 3, padding=1), _Residual(last), _Residual(last), *up
+        )
 
 
 class ConvVae(nn.Module):
@@ -78,8 +83,10 @@ class ConvVae(nn.Module):
         self.net = ConvNet(config)
 
     def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        mean, std = (torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
-                     for values in (self.config.mean, self.config.std))
+        mean, std = (
+            torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
+            for values in (self.config.mean, self.config.std)
+        )
         return mean, std
 
     def encode_groups(self, groups: Tensor) -> Tensor:

@@ -14,18 +14,18 @@ from wam_policy.model import canvas, encoders, image, lora, prompts, sampler, te
 from wam_policy.model.config import WINDOWS, ModelConfig, preset
 from wam_policy.model.lora import LoraConfig
 
-CHUNK_S = 1.6       # the released models were trained on 8 frames at 5 Hz per block
-ANY = '*'           # in `prompts`: the template of every tag that has none of its own
+CHUNK_S = 1.6  # the released models were trained on 8 frames at 5 Hz per block
+ANY = '*'  # in `prompts`: the template of every tag that has none of its own
 
 
 @dataclass(frozen=True, slots=True)
 class CanvasConfig:
     """Say how camera views become the model's picture; sizes are [rows columns] in pixels."""
 
-    arrangement: str | None         # None: the one the released models use for the tag
+    arrangement: str | None  # None: the one the released models use for the tag
     tile: tuple[int, int]
     crop: float
-    size: tuple[int, int] | None    # the canvas is resized to this; None: as stitched
+    size: tuple[int, int] | None  # the canvas is resized to this; None: as stitched
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -46,10 +46,10 @@ class CanvasConfig:
 class Advice:
     """Say how a model likes to be asked; a user may still choose otherwise."""
 
-    recipe: str                     # a key of sampler.MODES
-    steps: int | None               # evaluate at every one of so many steps instead
-    guidance: float                 # 1: the conditional branch alone
-    window: str = 'restart'         # what a full memory does, one of WINDOWS
+    recipe: str  # a key of sampler.MODES
+    steps: int | None  # evaluate at every one of so many steps instead
+    guidance: float  # 1: the conditional branch alone
+    window: str = 'restart'  # what a full memory does, one of WINDOWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,14 @@ class Design:
     model: ModelConfig
     encoders: encoders.EncoderConfig
     canvas: CanvasConfig
-    prompts: Mapping[str, str]          # template per tag; empty: the released ones
+    prompts: Mapping[str, str]  # template per tag; empty: the released ones
     negative: str
     normalisation: str
-    row_spread: tuple[float, ...]       # of a chunk's rows, in normalised units; empty: all 1
+    row_spread: tuple[float, ...]  # of a chunk's rows, in normalised units; empty: all 1
     trained: bool
-    adapters: LoraConfig | None         # the folder holds adapters over a base
-    video_final_noise: float | None     # of decoupled inference; None: coupled
-    inference: Advice | None            # None: the model does not say
+    adapters: LoraConfig | None  # the folder holds adapters over a base
+    video_final_noise: float | None  # of decoupled inference; None: coupled
+    inference: Advice | None  # None: the model does not say
 
     def template(self, tag: str) -> str:
         """Give the prompt template of a tag; ValueError if this model has none."""
@@ -75,8 +75,9 @@ class Design:
             return prompts.template(tag)
         found = self.prompts.get(tag, self.prompts.get(ANY))
         if found is None:
-            raise ValueError(f'{self.name} has no prompt for tag {tag!r}; it has '
-                             f'{", ".join(self.prompts)}')
+            raise ValueError(
+                f'{self.name} has no prompt for tag {tag!r}; it has {", ".join(self.prompts)}'
+            )
         return found
 
     def prompt(self, tag: str, instruction: str) -> str:
@@ -91,19 +92,26 @@ class Design:
         model = self.model
         frames = model.frames_per_block * model.pixel_frames_per_latent
         span_s = model.actions_per_block * step_dt_s
-        return replace(self, model=replace(
-            model, action_hz=1 / step_dt_s, video_hz=frames / span_s))
+        return replace(
+            self, model=replace(model, action_hz=1 / step_dt_s, video_hz=frames / span_s)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Give the `wam` section; `parsed` is the inverse."""
         return {
-            'name': self.name, 'trained': self.trained, 'model': self.model.to_dict(),
-            'encoders': self.encoders.to_dict(), 'canvas': asdict(self.canvas),
-            'prompts': dict(self.prompts), 'negative': self.negative,
-            'normalisation': self.normalisation, 'row_spread': list(self.row_spread),
+            'name': self.name,
+            'trained': self.trained,
+            'model': self.model.to_dict(),
+            'encoders': self.encoders.to_dict(),
+            'canvas': asdict(self.canvas),
+            'prompts': dict(self.prompts),
+            'negative': self.negative,
+            'normalisation': self.normalisation,
+            'row_spread': list(self.row_spread),
             'video_final_noise': self.video_final_noise,
             'adapters': asdict(self.adapters) if self.adapters else None,
-            'inference': asdict(self.inference) if self.inference else None}
+            'inference': asdict(self.inference) if self.inference else None,
+        }
 
 
 _QUADRANTS_14B = CanvasConfig(None, (176, 320), canvas.CENTRE_CROP, None)
@@ -122,12 +130,19 @@ def released(name: str) -> Design:
     if name not in encoders.PRESETS:
         raise ValueError(f'no encoders for preset {name!r}; known: {", ".join(encoders.PRESETS)}')
     return Design(
-        name=name, model=preset(name), encoders=encoders.PRESETS[name],
-        canvas=boxes.get(name, _BESIDE), prompts={ANY: prompts.PLAIN} if own else {},
+        name=name,
+        model=preset(name),
+        encoders=encoders.PRESETS[name],
+        canvas=boxes.get(name, _BESIDE),
+        prompts={ANY: prompts.PLAIN} if own else {},
         negative='' if own else prompts.NEGATIVE,
-        normalisation='mean_std' if name == 'mini' else 'q99', row_spread=(), trained=False,
-        adapters=None, video_final_noise=None,
-        inference=ADVICE.get(name))
+        normalisation='mean_std' if name == 'mini' else 'q99',
+        row_spread=(),
+        trained=False,
+        adapters=None,
+        video_final_noise=None,
+        inference=ADVICE.get(name),
+    )
 
 
 def read(folder: Path) -> Design:
@@ -152,18 +167,31 @@ def parsed(content: Mapping[str, Any]) -> Design:
     if head is None and 'model' not in own:
         raise ValueError('neither action_head_cfg.config (released schema) nor wam.model')
     box = _canvas(own['canvas']) if 'canvas' in own else _released_canvas(head or {})
-    parts = (encoders.EncoderConfig.from_dict(own['encoders']) if 'encoders' in own
-             else _released_encoders(head or {}))
-    model = (ModelConfig.from_dict(own['model']) if 'model' in own
-             else _released_model(head or {}, box, parts))
+    parts = (
+        encoders.EncoderConfig.from_dict(own['encoders'])
+        if 'encoders' in own
+        else _released_encoders(head or {})
+    )
+    model = (
+        ModelConfig.from_dict(own['model'])
+        if 'model' in own
+        else _released_model(head or {}, box, parts)
+    )
     head = head or {}
     return Design(
-        name=own.get('name', _family(head)), model=model, encoders=parts, canvas=box,
-        prompts=own.get('prompts', {}), negative=own.get('negative', prompts.NEGATIVE),
-        normalisation=own.get('normalisation', 'q99'), row_spread=_row_spread(own, model),
+        name=own.get('name', _family(head)),
+        model=model,
+        encoders=parts,
+        canvas=box,
+        prompts=own.get('prompts', {}),
+        negative=own.get('negative', prompts.NEGATIVE),
+        normalisation=own.get('normalisation', 'q99'),
+        row_spread=_row_spread(own, model),
         trained=own.get('trained', True),
-        adapters=_adapters(own, head), video_final_noise=_final_noise(own, head),
-        inference=_advice(own))
+        adapters=_adapters(own, head),
+        video_final_noise=_final_noise(own, head),
+        inference=_advice(own),
+    )
 
 
 def _size(values: Sequence[int]) -> tuple[int, int]:
@@ -175,10 +203,16 @@ def _canvas(values: Mapping[str, Any]) -> CanvasConfig:
     try:
         size, arrangement = values['size'], values['arrangement']
         if arrangement is not None and arrangement not in canvas.ARRANGEMENTS:
-            raise ValueError(f'wam.canvas: arrangement {arrangement!r} is unknown; known: '
-                             f'{", ".join(canvas.ARRANGEMENTS)}')
-        return CanvasConfig(arrangement, _size(values['tile']), float(values['crop']),
-                            _size(size) if size else None)
+            raise ValueError(
+                f'wam.canvas: arrangement {arrangement!r} is unknown; known: '
+                f'{", ".join(canvas.ARRANGEMENTS)}'
+            )
+        return CanvasConfig(
+            arrangement,
+            _size(values['tile']),
+            float(values['crop']),
+            _size(size) if size else None,
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f'wam.canvas: {error}') from error
 
@@ -192,11 +226,14 @@ def _advice(own: Mapping[str, Any]) -> Advice | None:
     except TypeError as error:
         raise ValueError(f'wam.inference: {error}') from error
     if advice.recipe not in sampler.MODES:
-        raise ValueError(f'wam.inference: recipe {advice.recipe!r} is unknown; known: '
-                         f'{", ".join(sampler.MODES)}')
+        raise ValueError(
+            f'wam.inference: recipe {advice.recipe!r} is unknown; known: '
+            f'{", ".join(sampler.MODES)}'
+        )
     if advice.window not in WINDOWS:
-        raise ValueError(f'wam.inference: window {advice.window!r} is unknown; known: '
-                         f'{", ".join(WINDOWS)}')
+        raise ValueError(
+            f'wam.inference: window {advice.window!r} is unknown; known: {", ".join(WINDOWS)}'
+        )
     return advice
 
 
@@ -205,15 +242,19 @@ def _adapters(own: Mapping[str, Any], head: Mapping[str, Any]) -> LoraConfig | N
         return LoraConfig(**own['adapters'])
     if head.get('train_architecture') != 'lora':
         return None
-    return LoraConfig(int(head.get('lora_rank', lora.RELEASED.rank)),
-                      float(head.get('lora_alpha', lora.RELEASED.alpha)))
+    return LoraConfig(
+        int(head.get('lora_rank', lora.RELEASED.rank)),
+        float(head.get('lora_alpha', lora.RELEASED.alpha)),
+    )
 
 
 def _row_spread(own: Mapping[str, Any], model: ModelConfig) -> tuple[float, ...]:
     found = tuple(float(value) for value in own.get('row_spread', ()))
     if found and (len(found) != model.actions_per_block or not min(found) > 0):
-        raise ValueError(f'wam.row_spread: want {model.actions_per_block} positive numbers or '
-                         f'none, got {list(found)}')
+        raise ValueError(
+            f'wam.row_spread: want {model.actions_per_block} positive numbers or '
+            f'none, got {list(found)}'
+        )
     return found
 
 
@@ -226,6 +267,7 @@ def _final_noise(own: Mapping[str, Any], head: Mapping[str, Any]) -> float | Non
 
 
 # ---- the released schema
+
 
 def _network(head: Mapping[str, Any]) -> Mapping[str, Any]:
     network = head.get('diffusion_model_cfg')
@@ -264,8 +306,9 @@ def _released_encoders(head: Mapping[str, Any]) -> encoders.EncoderConfig:
     return encoders.EncoderConfig(autoencoder, text.UMT5_XXL, image.CLIP_H, 'tokenizer')
 
 
-def _released_model(head: Mapping[str, Any], box: CanvasConfig,
-                    parts: encoders.EncoderConfig) -> ModelConfig:
+def _released_model(
+    head: Mapping[str, Any], box: CanvasConfig, parts: encoders.EncoderConfig
+) -> ModelConfig:
     network = _network(head)
     channels = int(_wanted(network, 'out_dim'))
     conditioned = network.get('concat_first_frame_latent', network.get('model_type') == 'i2v')
@@ -279,25 +322,39 @@ def _released_model(head: Mapping[str, Any], box: CanvasConfig,
     if window < 1:
         raise ValueError(f'max_chunk_size {window}: a window of at least one block is needed')
     model = ModelConfig(
-        dim=int(_wanted(network, 'dim')), heads=int(_wanted(network, 'num_heads')),
-        layers=int(_wanted(network, 'num_layers')), ffn_dim=int(_wanted(network, 'ffn_dim')),
-        freq_dim=int(network.get('freq_dim', 256)), eps=float(network.get('eps', 1e-6)),
-        latent_channels=channels, latent_size=(rows // 2 * 2, columns // 2 * 2), patch=2,
+        dim=int(_wanted(network, 'dim')),
+        heads=int(_wanted(network, 'num_heads')),
+        layers=int(_wanted(network, 'num_layers')),
+        ffn_dim=int(_wanted(network, 'ffn_dim')),
+        freq_dim=int(network.get('freq_dim', 256)),
+        eps=float(network.get('eps', 1e-6)),
+        latent_channels=channels,
+        latent_size=(rows // 2 * 2, columns // 2 * 2),
+        patch=2,
         learned_places=False,
         condition_channels=int(_wanted(network, 'in_dim')) - channels if conditioned else 0,
-        text_dim=int(network.get('text_dim', 4096)), text_len=int(network.get('text_len', 512)),
-        image_context=True, image_dim=parts.image.dim if parts.image else 0,
+        text_dim=int(network.get('text_dim', 4096)),
+        text_len=int(network.get('text_len', 512)),
+        image_context=True,
+        image_dim=parts.image.dim if parts.image else 0,
         action_dim=int(head.get('max_action_dim', head.get('action_dim', 32))),
         state_dim=int(head.get('max_state_dim', 64)),
         # the head's own hidden_size (64) is another thing: the network keeps its default
         action_hidden=int(network.get('hidden_size', 1024)),
-        frames_per_block=frames, actions_per_block=actions,
+        frames_per_block=frames,
+        actions_per_block=actions,
         states_per_block=int(network.get('num_state_per_block', 1)),
-        window_blocks=window, masked_state=True, predicts_video=True,
-        pixel_frames_per_latent=vae.GROUP, video_hz=frames * vae.GROUP / CHUNK_S,
-        action_hz=actions / CHUNK_S)
+        window_blocks=window,
+        masked_state=True,
+        predicts_video=True,
+        pixel_frames_per_latent=vae.GROUP,
+        video_hz=frames * vae.GROUP / CHUNK_S,
+        action_hz=actions / CHUNK_S,
+    )
     said = network.get('frame_seqlen')
     if said is not None and int(said) not in (model.frame_tokens, rows * columns // 4):
-        raise ValueError(f'frame_seqlen {said}, but a canvas of {height}x{width} gives '
-                         f'{model.frame_tokens} tokens; state wam.canvas')
+        raise ValueError(
+            f'frame_seqlen {said}, but a canvas of {height}x{width} gives '
+            f'{model.frame_tokens} tokens; state wam.canvas'
+        )
     return model

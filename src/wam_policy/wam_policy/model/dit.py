@@ -30,15 +30,15 @@ from wam_policy.model.layers import (
 )
 from wam_policy.model.rope import Rotation, line_angles, video_angles
 
-CLEAN = 0.0    # flow time of real frames
+CLEAN = 0.0  # flow time of real frames
 
 
 class FlowTime(NamedTuple):
     """What the network reads of flow times; axis -2 (-3) broadcasts over tokens or counts them."""
 
-    embedding: Tensor     # [batch times dim]
-    modulation: Tensor    # [batch times 6 dim]
-    wave: Tensor          # [batch times dim], for the action encoder
+    embedding: Tensor  # [batch times dim]
+    modulation: Tensor  # [batch times 6 dim]
+    wave: Tensor  # [batch times dim], for the action encoder
 
     def spread(self, repeats: int) -> FlowTime:
         """Repeat each time for `repeats` tokens in a row."""
@@ -52,10 +52,10 @@ class FlowTime(NamedTuple):
 class Prediction(NamedTuple):
     """Velocities of one training forward, and the hidden tokens that auxiliary losses read."""
 
-    video: Tensor | None    # [batch channels frames rows columns]
-    action: Tensor          # [batch actions action_dim]
-    clean_tokens: Tensor    # [batch frames*frame_tokens dim], after layer `tap`
-    action_tokens: Tensor   # [batch actions dim], after the last layer
+    video: Tensor | None  # [batch channels frames rows columns]
+    action: Tensor  # [batch actions action_dim]
+    clean_tokens: Tensor  # [batch frames*frame_tokens dim], after layer `tap`
+    action_tokens: Tensor  # [batch actions dim], after the last layer
 
 
 class VideoActionDiT(nn.Module):
@@ -137,11 +137,15 @@ class VideoActionDiT(nn.Module):
         """Rotate a block [video | actions | states] that follows `start_frame` cached frames."""
         c = self.config
         k, frames = c.block_of(start_frame), c.frames_per_block if c.predicts_video else 0
-        return Rotation.of(torch.cat([
-            video_angles(start_frame, frames, c.grid, c.head_dim, self.device),
-            self._line(k * c.actions_per_block, c.actions_per_block),
-            self._line(k * c.states_per_block, c.states_per_block),
-        ]))
+        return Rotation.of(
+            torch.cat(
+                [
+                    video_angles(start_frame, frames, c.grid, c.head_dim, self.device),
+                    self._line(k * c.actions_per_block, c.actions_per_block),
+                    self._line(k * c.states_per_block, c.states_per_block),
+                ]
+            )
+        )
 
     # ---- the two passes of inference
 
@@ -191,9 +195,12 @@ class VideoActionDiT(nn.Module):
         memories = cache.layers(video.shape[2])
         for block, seen, memory in zip(self.layers, context, memories, strict=True):
             x = block(x, modulation, rotation, seen, memory)
-        acted = x[:, count:count + action.shape[1]]
-        velocity = self.video_velocity(x[:, :count], video_time.embedding) if seeing else \
-            torch.zeros_like(video)
+        acted = x[:, count : count + action.shape[1]]
+        velocity = (
+            self.video_velocity(x[:, :count], video_time.embedding)
+            if seeing
+            else torch.zeros_like(video)
+        )
         return velocity, self.action_decoder(acted)
 
     # ---- teacher forcing
@@ -233,12 +240,12 @@ class VideoActionDiT(nn.Module):
         action_time = self.flow_time(action_t)
         state_time = action_time.strided(c.actions_per_block // c.states_per_block)
         tokens, times = [self._video_tokens(clean, _cut(condition, 0, seen))], [clean_time]
-        angles = [angle[:seen * c.frame_tokens]]
+        angles = [angle[: seen * c.frame_tokens]]
         if noisy is not None:
             noisy_time = self.flow_time(video_t).spread(c.frame_tokens)
             first = frames - noisy.shape[2]
             tokens.append(self._video_tokens(noisy, _cut(condition, first, frames)))
-            angles.append(angle[first * c.frame_tokens:])
+            angles.append(angle[first * c.frame_tokens :])
             times.append(noisy_time)
         tokens += [self._action_tokens(action, action_time), self.state_encoder(state)]
         angles += [self._line(0, action.shape[1]), self._line(0, state.shape[1])]
@@ -250,10 +257,13 @@ class VideoActionDiT(nn.Module):
         clean_tokens, tapped = tokens[0], self.layers[tap]
         contexts = [self._embedded(context)] * c.layers if isinstance(context, Words) else context
         for block, own in zip(self.layers, contexts, strict=True):
-            x = checkpoint(block, x, modulation, rotation, own, None, mask, use_reentrant=False) \
-                if recompute else block(x, modulation, rotation, own, mask=mask)
+            x = (
+                checkpoint(block, x, modulation, rotation, own, None, mask, use_reentrant=False)
+                if recompute
+                else block(x, modulation, rotation, own, mask=mask)
+            )
             if block is tapped:
-                clean_tokens = x[:, :clean_tokens.shape[1]]
+                clean_tokens = x[:, : clean_tokens.shape[1]]
         *_, hidden, acted, _ = x.split([part.shape[1] for part in tokens], dim=1)
         video = None if noisy is None else self.video_velocity(hidden, noisy_time.embedding)
         return Prediction(video, self.action_decoder(acted), clean_tokens, acted)
@@ -262,7 +272,7 @@ class VideoActionDiT(nn.Module):
         """Turn hidden video tokens into [batch channels frames rows columns]."""
         p, (rows, columns) = self.config.patch, self.config.grid
         x = self.head(hidden, embedding)
-        x = x.unflatten(-1, (p, p, -1)).unflatten(1, (-1, rows, columns))    # b f r q p p c
+        x = x.unflatten(-1, (p, p, -1)).unflatten(1, (-1, rows, columns))  # b f r q p p c
         return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
     def _embedded(self, raw: Words) -> Words:
@@ -307,10 +317,13 @@ def joined_modulation(
     """Give the modulation of [video | register]: one for all tokens if both share a time."""
     if video is action:
         return video.modulation
-    return torch.cat([
-        video.modulation.expand(-1, video_tokens, -1, -1),
-        action.modulation.expand(-1, register, -1, -1),
-    ], dim=1)
+    return torch.cat(
+        [
+            video.modulation.expand(-1, video_tokens, -1, -1),
+            action.modulation.expand(-1, register, -1, -1),
+        ],
+        dim=1,
+    )
 
 
 def action_wave(t: Tensor, dim: int) -> Tensor:

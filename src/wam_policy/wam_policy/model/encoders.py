@@ -31,27 +31,38 @@ class EncoderConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> 'EncoderConfig':
         """Read what `to_dict` wrote; ValueError says what does not fit."""
         try:
-            pixels = {key: tuple(value) if isinstance(value, list) else value
-                      for key, value in values['vae'].items()}
-            kind = pixels.pop('kind', 'wan')        # files older than the choice do not say
+            pixels = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in values['vae'].items()
+            }
+            kind = pixels.pop('kind', 'wan')  # files older than the choice do not say
             if kind not in _KINDS:
                 raise ValueError(f'encoder config: vae kind {kind!r}: want {", ".join(_KINDS)}')
             frame = values['image']
-            return cls(_KINDS[kind](**pixels), text.TextConfig(**values['text']),
-                       image.ImageConfig(**frame) if frame else None, values['tokenizer'])
+            return cls(
+                _KINDS[kind](**pixels),
+                text.TextConfig(**values['text']),
+                image.ImageConfig(**frame) if frame else None,
+                values['tokenizer'],
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f'encoder config: {error}') from error
 
 
 _TINY = EncoderConfig(
     vae.VaeConfig(8, 8, 8, 1, False, 1, (0.0,) * 8, (1.0,) * 8),
-    text.TextConfig(text.ByteTokenizer.VOCABULARY, 128, 4, 32, 256, 2, 32), None, 'bytes')
+    text.TextConfig(text.ByteTokenizer.VOCABULARY, 128, 4, 32, 256, 2, 32),
+    None,
+    'bytes',
+)
 
 # the statistics of latents come with the trained weights
 _MINI = EncoderConfig(
     conv_vae.ConvConfig(8, (32, 64, 96), (0.0,) * 8, (1.0,) * 8),
-    text.TextConfig(text.ByteTokenizer.VOCABULARY, 128, 4, 32, 256, 2, 32, words_back=1), None,
-    'bytes')
+    text.TextConfig(text.ByteTokenizer.VOCABULARY, 128, 4, 32, 256, 2, 32, words_back=1),
+    None,
+    'bytes',
+)
 
 PRESETS = {
     'dreamzero_14b': EncoderConfig(vae.WAN21, text.UMT5_XXL, image.CLIP_H, 'tokenizer'),
@@ -68,23 +79,28 @@ class Encoders(nn.Module):
     autoencoder gives for a canvas of 176 lines.
     """
 
-    def __init__(self, config: EncoderConfig, latent_size: tuple[int, int],
-                 tokenizer: text.Tokenizer | None) -> None:
+    def __init__(
+        self, config: EncoderConfig, latent_size: tuple[int, int], tokenizer: text.Tokenizer | None
+    ) -> None:
         super().__init__()
         self.config = config
         self.latent_size = latent_size
         self.tokenizer = tokenizer
         self.vae: vae.Vae | conv_vae.ConvVae = (
-            conv_vae.ConvVae(config.vae) if isinstance(config.vae, conv_vae.ConvConfig)
-            else vae.Vae(config.vae))
+            conv_vae.ConvVae(config.vae)
+            if isinstance(config.vae, conv_vae.ConvConfig)
+            else vae.Vae(config.vae)
+        )
         self.text = text.TextEncoder(config.text)
         self.image = image.ImageEncoder(config.image) if config.image else None
 
     def _cut(self, latents: torch.Tensor) -> torch.Tensor:
         rows, columns = self.latent_size
         if latents.shape[-2] < rows or latents.shape[-1] < columns:
-            raise ValueError(f'canvas gives latents of {tuple(latents.shape[-2:])}, the model '
-                             f'wants {self.latent_size}')
+            raise ValueError(
+                f'canvas gives latents of {tuple(latents.shape[-2:])}, the model '
+                f'wants {self.latent_size}'
+            )
         return latents[..., :rows, :columns]
 
     @torch.no_grad()
@@ -99,8 +115,9 @@ class Encoders(nn.Module):
         return self._cut(latent), context
 
     @torch.no_grad()
-    def extend(self, context: vae.Context,
-               frames: torch.Tensor) -> tuple[torch.Tensor, vae.Context]:
+    def extend(
+        self, context: vae.Context, frames: torch.Tensor
+    ) -> tuple[torch.Tensor, vae.Context]:
         """Encode the next 4n frames [B 3 4n H W] of a clip: latents [B C n h w], new context."""
         latents, context = self.vae.extend(context, frames)
         return self._cut(latents), context

@@ -25,20 +25,32 @@ CHOICES = f'{EAGER}, {COMPILED} or {TENSORRT}:FOLDER'
 # Passes differ by fill, by new frames and by coupled or decoupled flow times; the largest window
 # in use has 9 frames. Beyond this many variants something else varies that should not.
 MOST_VARIANTS = 64
-REHEARSALS = 2      # runs before a recording: kernels choose themselves, allocators settle
+REHEARSALS = 2  # runs before a recording: kernels choose themselves, allocators settle
 
 
 class Engine(Protocol):
     """Run a pass over a memory; arguments and results as in `VideoActionDiT`."""
 
     def remember(
-        self, video: Tensor, clean: FlowTime, rotation: Rotation, context: list[ContextMemory],
-        cache: KVCache, condition: Tensor | None = None,
+        self,
+        video: Tensor,
+        clean: FlowTime,
+        rotation: Rotation,
+        context: list[ContextMemory],
+        cache: KVCache,
+        condition: Tensor | None = None,
     ) -> Any: ...
 
     def denoise(
-        self, video: Tensor, action: Tensor, state: Tensor, video_time: FlowTime,
-        action_time: FlowTime, rotation: Rotation, context: list[ContextMemory], cache: KVCache,
+        self,
+        video: Tensor,
+        action: Tensor,
+        state: Tensor,
+        video_time: FlowTime,
+        action_time: FlowTime,
+        rotation: Rotation,
+        context: list[ContextMemory],
+        cache: KVCache,
         condition: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
@@ -76,6 +88,7 @@ def compiled(model: VideoActionDiT, backend: str = 'inductor') -> VideoActionDiT
 
 # ---- recordings: a pass as one launch
 
+
 class Tape(Protocol):
     """Turn a run into a replay that writes its results where the run did."""
 
@@ -111,7 +124,7 @@ class Recording(NamedTuple):
 
     inputs: list[Tensor]
     replay: Callable[[], Sequence[Tensor]]
-    cache: KVCache      # kept alive: the replay reads and writes its buffers
+    cache: KVCache  # kept alive: the replay reads and writes its buffers
 
 
 class Recorded:
@@ -127,43 +140,73 @@ class Recorded:
         self._contexts: dict[int, FixedContext] = {}
 
     def remember(
-        self, video: Tensor, clean: FlowTime, rotation: Rotation, context: list[ContextMemory],
-        cache: KVCache, condition: Tensor | None = None,
+        self,
+        video: Tensor,
+        clean: FlowTime,
+        rotation: Rotation,
+        context: list[ContextMemory],
+        cache: KVCache,
+        condition: Tensor | None = None,
     ) -> None:
         def run(inputs: list[Tensor], fixed: list[ContextMemory]) -> Sequence[Tensor]:
             video, embedding, modulation, wave, cos, sin, *condition = inputs
             self._engine.remember(
-                video, FlowTime(embedding, modulation, wave), Rotation(cos, sin), fixed, cache,
-                *condition)
+                video,
+                FlowTime(embedding, modulation, wave),
+                Rotation(cos, sin),
+                fixed,
+                cache,
+                *condition,
+            )
             return ()
 
         given = [video, *clean, *rotation, *([] if condition is None else [condition])]
         self._replayed('remember', given, context, cache, video.shape[2], run)
 
     def denoise(
-        self, video: Tensor, action: Tensor, state: Tensor, video_time: FlowTime,
-        action_time: FlowTime, rotation: Rotation, context: list[ContextMemory], cache: KVCache,
+        self,
+        video: Tensor,
+        action: Tensor,
+        state: Tensor,
+        video_time: FlowTime,
+        action_time: FlowTime,
+        rotation: Rotation,
+        context: list[ContextMemory],
+        cache: KVCache,
         condition: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        shared = video_time is action_time    # the model treats one object as one time
+        shared = video_time is action_time  # the model treats one object as one time
 
         def run(inputs: list[Tensor], fixed: list[ContextMemory]) -> Sequence[Tensor]:
             video, action, state, cos, sin, e1, m1, w1, e2, m2, w2, *condition = inputs
             first = FlowTime(e1, m1, w1)
             second = first if shared else FlowTime(e2, m2, w2)
             return self._engine.denoise(
-                video, action, state, first, second, Rotation(cos, sin), fixed, cache, *condition)
+                video, action, state, first, second, Rotation(cos, sin), fixed, cache, *condition
+            )
 
-        given = [video, action, state, *rotation, *video_time, *action_time,
-                 *([] if condition is None else [condition])]
+        given = [
+            video,
+            action,
+            state,
+            *rotation,
+            *video_time,
+            *action_time,
+            *([] if condition is None else [condition]),
+        ]
         key = 'coupled' if shared else 'decoupled'
         v_video, v_action = self._replayed(key, given, context, cache, video.shape[2], run)
         # copies: the sampler keeps velocities over steps, and another replay overwrites these
         return v_video.clone(), v_action.clone()
 
     def _replayed(
-        self, kind: str, given: list[Tensor], context: list[ContextMemory], cache: KVCache,
-        frames: int, run: Callable[[list[Tensor], list[ContextMemory]], Sequence[Tensor]],
+        self,
+        kind: str,
+        given: list[Tensor],
+        context: list[ContextMemory],
+        cache: KVCache,
+        frames: int,
+        run: Callable[[list[Tensor], list[ContextMemory]], Sequence[Tensor]],
     ) -> Sequence[Tensor]:
         fixed = self._contexts.setdefault(id(cache), FixedContext())
         if fixed.moved_for(context):

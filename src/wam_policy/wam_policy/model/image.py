@@ -15,7 +15,7 @@ from torch import nn
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)      # of CLIP's training pixels, RGB in [0, 1]
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pixels, RGB in [0, 1]
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -27,8 +27,8 @@ class ImageConfig:
     heads: int
     layers: int
     mlp_dim: int
-    patch: int          # pixels
-    size: int           # pixels
+    patch: int  # pixels
+    size: int  # pixels
 
     @property
     def tokens(self) -> int:
@@ -43,11 +43,19 @@ def network(config: ImageConfig) -> CLIPVisionModel:
     # imported here: it takes seconds that models without image context do not need
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    net = CLIPVisionModel(CLIPVisionConfig(
-        hidden_size=config.dim, intermediate_size=config.mlp_dim,
-        num_hidden_layers=config.layers, num_attention_heads=config.heads,
-        image_size=config.size, patch_size=config.patch, hidden_act='gelu',
-        layer_norm_eps=1e-5, attention_dropout=0.0))
+    net = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=config.dim,
+            intermediate_size=config.mlp_dim,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            image_size=config.size,
+            patch_size=config.patch,
+            hidden_act='gelu',
+            layer_norm_eps=1e-5,
+            attention_dropout=0.0,
+        )
+    )
     # only the pooled output uses it, and nobody reads that
     net.add_module('post_layernorm', nn.Identity())
     return net.eval()
@@ -66,8 +74,10 @@ class ImageEncoder(nn.Module):
         side = self.config.size
         pixels = F.interpolate(frame, (side, side), mode='bicubic', align_corners=False)
         shape = (1, 3, 1, 1)
-        mean, std = (torch.tensor(values, device=frame.device, dtype=frame.dtype).view(shape)
-                     for values in (MEAN, STD))
+        mean, std = (
+            torch.tensor(values, device=frame.device, dtype=frame.dtype).view(shape)
+            for values in (MEAN, STD)
+        )
         pixels = (pixels * 0.5 + 0.5 - mean) / std
         return self.net(pixels).last_hidden_state
 

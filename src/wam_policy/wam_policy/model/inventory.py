@@ -23,7 +23,7 @@ _NEVER = re.compile(r'(?!)')
 class Slot:
     """Say which module a file's tensor belongs to; `part` groups tensors for people."""
 
-    part: str           # 'transformer', 'text encoder', 'image encoder' or 'autoencoder'
+    part: str  # 'transformer', 'text encoder', 'image encoder' or 'autoencoder'
     module: nn.Module
     entry: Entry
 
@@ -41,24 +41,38 @@ def networks(design: Design, device: torch.device, tokenizer: Tokenizer | None) 
     with device:
         return Networks(
             VideoActionDiT(design.model).eval(),
-            Encoders(design.encoders, design.model.latent_size, tokenizer).eval())
+            Encoders(design.encoders, design.model.latent_size, tokenizer).eval(),
+        )
 
 
 def slots(parts: Networks) -> dict[str, Slot]:
     """List every tensor of the released layout that these networks read, by its file name."""
     encoders = parts.encoders
     vae = encoders.config.vae
-    pixels = keymap.plain(encoders.vae.net) if isinstance(vae, ConvConfig) else keymap.vae(
-        encoders.vae.net, residual=vae.residual, res_blocks=vae.res_blocks)
+    pixels = (
+        keymap.plain(encoders.vae.net)
+        if isinstance(vae, ConvConfig)
+        else keymap.vae(encoders.vae.net, residual=vae.residual, res_blocks=vae.res_blocks)
+    )
     groups = [
         ('transformer', keymap.DIT, parts.dit, keymap.plain(parts.dit)),
         ('text encoder', keymap.TEXT, encoders.text.net, keymap.text(encoders.text.net)),
-        ('autoencoder', keymap.VAE, encoders.vae.net, pixels)]
+        ('autoencoder', keymap.VAE, encoders.vae.net, pixels),
+    ]
     if encoders.image is not None:
-        groups.append(('image encoder', keymap.IMAGE + 'visual.', encoders.image.net,
-                       keymap.image(encoders.image.net)))
-    return {prefix + entry.name: Slot(part, module, entry)
-            for part, prefix, module, entries in groups for entry in entries}
+        groups.append(
+            (
+                'image encoder',
+                keymap.IMAGE + 'visual.',
+                encoders.image.net,
+                keymap.image(encoders.image.net),
+            )
+        )
+    return {
+        prefix + entry.name: Slot(part, module, entry)
+        for part, prefix, module, entries in groups
+        for entry in entries
+    }
 
 
 def unused(design: Design) -> re.Pattern[str]:
@@ -75,8 +89,8 @@ class Audit:
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    misshaped: tuple[str, ...]      # 'name: [stored], want [expected]'
-    unused: tuple[str, ...]         # allowed: never read
+    misshaped: tuple[str, ...]  # 'name: [stored], want [expected]'
+    unused: tuple[str, ...]  # allowed: never read
 
     @property
     def complete(self) -> bool:
@@ -93,16 +107,23 @@ class Audit:
         return '; '.join(lines)
 
 
-def audit(found: Mapping[str, Stored], wanted: Mapping[str, Slot],
-          ignorable: re.Pattern[str]) -> Audit:
+def audit(
+    found: Mapping[str, Stored], wanted: Mapping[str, Slot], ignorable: re.Pattern[str]
+) -> Audit:
     """Compare stored tensors, by plain name, with those a design reads."""
     extra = found.keys() - wanted.keys()
     spare = {name for name in extra if ignorable.fullmatch(name)}
-    wrong = [f'{name}: {list(found[name].shape)}, want {list(wanted[name].entry.shape)}'
-             for name in found.keys() & wanted.keys()
-             if found[name].shape != wanted[name].entry.shape]
-    return Audit(tuple(sorted(wanted.keys() - found.keys())), tuple(sorted(extra - spare)),
-                 tuple(sorted(wrong)), tuple(sorted(spare)))
+    wrong = [
+        f'{name}: {list(found[name].shape)}, want {list(wanted[name].entry.shape)}'
+        for name in found.keys() & wanted.keys()
+        if found[name].shape != wanted[name].entry.shape
+    ]
+    return Audit(
+        tuple(sorted(wanted.keys() - found.keys())),
+        tuple(sorted(extra - spare)),
+        tuple(sorted(wrong)),
+        tuple(sorted(spare)),
+    )
 
 
 def sizes(wanted: Iterable[Slot]) -> dict[str, int]:

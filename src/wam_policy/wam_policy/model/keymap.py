@@ -29,12 +29,15 @@ class Entry:
     targets: tuple[str, ...]
 
 
-def parts(tensor: torch.Tensor, entry: Entry,
-          parameters: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+def parts(
+    tensor: torch.Tensor, entry: Entry, parameters: Mapping[str, torch.Tensor]
+) -> list[torch.Tensor]:
     """Cut a file's tensor into views shaped like the entry's target parameters."""
     cuts = tensor.chunk(len(entry.targets), dim=0) if len(entry.targets) > 1 else (tensor,)
-    return [cut.reshape(parameters[target].shape)
-            for cut, target in zip(cuts, entry.targets, strict=True)]
+    return [
+        cut.reshape(parameters[target].shape)
+        for cut, target in zip(cuts, entry.targets, strict=True)
+    ]
 
 
 def joined(entry: Entry, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -47,22 +50,26 @@ def joined(entry: Entry, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor
 def _renamed(name: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
     for pattern, replacement in rules:
         name, count = re.subn(pattern, replacement, name)
-        if count and pattern.startswith('^'):       # anchored rules are alternatives
+        if count and pattern.startswith('^'):  # anchored rules are alternatives
             break
     return name
 
 
 def plain(module: nn.Module) -> list[Entry]:
     """Map a module whose parameter names are those of the file: the transformer."""
-    return [Entry(name, tuple(parameter.shape), (name,))
-            for name, parameter in module.named_parameters()]
+    return [
+        Entry(name, tuple(parameter.shape), (name,))
+        for name, parameter in module.named_parameters()
+    ]
 
 
 _TEXT_RULES = (
     (r'^shared\.', 'token_embedding.'),
     (r'^encoder\.final_layer_norm\.', 'norm.'),
-    (r'^encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.relative_attention_bias\.',
-     r'blocks.\1.pos_embedding.embedding.'),
+    (
+        r'^encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.relative_attention_bias\.',
+        r'blocks.\1.pos_embedding.embedding.',
+    ),
     (r'^encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.', r'blocks.\1.attn.'),
     (r'^encoder\.block\.(\d+)\.layer\.0\.layer_norm\.', r'blocks.\1.norm1.'),
     (r'^encoder\.block\.(\d+)\.layer\.1\.layer_norm\.', r'blocks.\1.norm2.'),
@@ -74,8 +81,10 @@ _TEXT_RULES = (
 
 def text(net: nn.Module) -> list[Entry]:
     """Map a UMT5 encoder; its tied input embedding is one tensor."""
-    return [Entry(_renamed(name, _TEXT_RULES), tuple(parameter.shape), (name,))
-            for name, parameter in net.named_parameters()]
+    return [
+        Entry(_renamed(name, _TEXT_RULES), tuple(parameter.shape), (name,))
+        for name, parameter in net.named_parameters()
+    ]
 
 
 _IMAGE_RULES = (
@@ -89,7 +98,7 @@ _IMAGE_RULES = (
     (r'^encoder\.layers\.(\d+)\.mlp\.fc1\.', r'transformer.\1.mlp.0.'),
     (r'^encoder\.layers\.(\d+)\.mlp\.fc2\.', r'transformer.\1.mlp.2.'),
 )
-_LEADING = {'cls_embedding': (1, 1), 'pos_embedding': (1,)}     # axes the file has in front
+_LEADING = {'cls_embedding': (1, 1), 'pos_embedding': (1,)}  # axes the file has in front
 
 
 def image(net: nn.Module) -> list[Entry]:
@@ -114,26 +123,33 @@ def image_unused(layers: int) -> re.Pattern[str]:
     `layers` is the number of blocks that run: the block after them, the last norm, the head and
     the logit scale exist only for CLIP's own training.
     """
-    return re.compile(rf'(visual\.(transformer\.{layers}\..+|post_norm\.(weight|bias)|head)'
-                      r'|log_scale|textual\..+)')
+    return re.compile(
+        rf'(visual\.(transformer\.{layers}\..+|post_norm\.(weight|bias)|head)'
+        r'|log_scale|textual\..+)'
+    )
 
 
 _RESIDUAL = (
-    (r'\.norm1\.', '.residual.0.'), (r'\.conv1\.', '.residual.2.'),
-    (r'\.norm2\.', '.residual.3.'), (r'\.conv2\.', '.residual.6.'),
-    (r'\.conv_shortcut\.', '.shortcut.'))
+    (r'\.norm1\.', '.residual.0.'),
+    (r'\.conv1\.', '.residual.2.'),
+    (r'\.norm2\.', '.residual.3.'),
+    (r'\.conv2\.', '.residual.6.'),
+    (r'\.conv_shortcut\.', '.shortcut.'),
+)
 _OUTER = (
-    (r'^quant_conv\.', 'conv1.'), (r'^post_quant_conv\.', 'conv2.'),
+    (r'^quant_conv\.', 'conv1.'),
+    (r'^post_quant_conv\.', 'conv2.'),
     (r'^(encoder|decoder)\.conv_in\.', r'\1.conv1.'),
     (r'^(encoder|decoder)\.norm_out\.', r'\1.head.0.'),
     (r'^(encoder|decoder)\.conv_out\.', r'\1.head.2.'),
     (r'^(encoder|decoder)\.mid_block\.attentions\.0\.', r'\1.middle.1.'),
     (r'^(encoder|decoder)\.mid_block\.resnets\.0\.', r'\1.middle.0.'),
-    (r'^(encoder|decoder)\.mid_block\.resnets\.1\.', r'\1.middle.2.'))
+    (r'^(encoder|decoder)\.mid_block\.resnets\.1\.', r'\1.middle.2.'),
+)
 
 
 def _vae21_rules(res_blocks: int) -> Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]:
-    per_stage = res_blocks + 2          # decoder: one block more than the encoder, one upsampler
+    per_stage = res_blocks + 2  # decoder: one block more than the encoder, one upsampler
 
     def flat(match: re.Match[str]) -> str:
         return f'decoder.upsamples.{int(match[1]) * per_stage + int(match[2])}.'
@@ -141,21 +157,31 @@ def _vae21_rules(res_blocks: int) -> Sequence[tuple[str, str | Callable[[re.Matc
     def upsampler(match: re.Match[str]) -> str:
         return f'decoder.upsamples.{int(match[1]) * per_stage + per_stage - 1}.'
 
-    return (*_OUTER, (r'^encoder\.down_blocks\.', 'encoder.downsamples.'),
-            (r'^decoder\.up_blocks\.(\d+)\.resnets\.(\d+)\.', flat),
-            (r'^decoder\.up_blocks\.(\d+)\.upsamplers\.0\.', upsampler))
+    return (
+        *_OUTER,
+        (r'^encoder\.down_blocks\.', 'encoder.downsamples.'),
+        (r'^decoder\.up_blocks\.(\d+)\.resnets\.(\d+)\.', flat),
+        (r'^decoder\.up_blocks\.(\d+)\.upsamplers\.0\.', upsampler),
+    )
 
 
 def _vae22_rules(res_blocks: int) -> Sequence[tuple[str, str]]:
-    return (*_OUTER,
-            (r'^encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.',
-             r'encoder.downsamples.\1.downsamples.\2.'),
-            (r'^encoder\.down_blocks\.(\d+)\.downsampler\.',
-             rf'encoder.downsamples.\1.downsamples.{res_blocks}.'),
-            (r'^decoder\.up_blocks\.(\d+)\.resnets\.(\d+)\.',
-             r'decoder.upsamples.\1.upsamples.\2.'),
-            (r'^decoder\.up_blocks\.(\d+)\.upsampler\.',
-             rf'decoder.upsamples.\1.upsamples.{res_blocks + 1}.'))
+    return (
+        *_OUTER,
+        (
+            r'^encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.',
+            r'encoder.downsamples.\1.downsamples.\2.',
+        ),
+        (
+            r'^encoder\.down_blocks\.(\d+)\.downsampler\.',
+            rf'encoder.downsamples.\1.downsamples.{res_blocks}.',
+        ),
+        (r'^decoder\.up_blocks\.(\d+)\.resnets\.(\d+)\.', r'decoder.upsamples.\1.upsamples.\2.'),
+        (
+            r'^decoder\.up_blocks\.(\d+)\.upsampler\.',
+            rf'decoder.upsamples.\1.upsamples.{res_blocks + 1}.',
+        ),
+    )
 
 
 def vae(net: nn.Module, *, residual: bool, res_blocks: int) -> list[Entry]:

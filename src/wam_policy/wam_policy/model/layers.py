@@ -85,8 +85,11 @@ class ImageEmbedding(nn.Module):
     def __init__(self, image_dim: int, dim: int) -> None:
         super().__init__()
         self.proj = nn.Sequential(
-            nn.LayerNorm(image_dim), nn.Linear(image_dim, image_dim), nn.GELU(),
-            nn.Linear(image_dim, dim), nn.LayerNorm(dim),
+            nn.LayerNorm(image_dim),
+            nn.Linear(image_dim, image_dim),
+            nn.GELU(),
+            nn.Linear(image_dim, dim),
+            nn.LayerNorm(dim),
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -153,12 +156,13 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.eps = config.eps
-        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim ** 0.5)
+        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
         self.self_attn = SelfAttention(config)
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
         self.cross_attn = CrossAttention(config)
         self.ffn = nn.Sequential(
-            nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate='tanh'),
+            nn.Linear(config.dim, config.ffn_dim),
+            nn.GELU(approximate='tanh'),
             nn.Linear(config.ffn_dim, config.dim),
         )
 
@@ -183,8 +187,8 @@ class Head(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.eps = config.eps
-        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim ** 0.5)
-        self.head = nn.Linear(config.dim, config.patch ** 2 * config.latent_channels)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.head = nn.Linear(config.dim, config.patch**2 * config.latent_channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         shift, scale = (self.modulation + embedding[..., None, :]).unbind(-2)
@@ -208,7 +212,7 @@ class PatchEmbedding(nn.Module):
         major.
         """
         p = self.patch
-        x = video.unflatten(4, (-1, p)).unflatten(3, (-1, p))        # b c f r p q p
+        x = video.unflatten(4, (-1, p)).unflatten(3, (-1, p))  # b c f r p q p
         x = x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
         return F.linear(x, self.weight.flatten(1), self.bias)
 

@@ -51,10 +51,13 @@ def adapters(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {target: (pair['A'], pair['B']) for target, pair in halves.items()}
 
 
-def merged(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor,
-           config: LoraConfig) -> torch.Tensor:
+def merged(
+    weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, config: LoraConfig
+) -> torch.Tensor:
     """Add an adapter to weight [out in]; the result is fp32, to be rounded by the caller."""
     if a.shape != (config.rank, weight.shape[1]) or b.shape != (weight.shape[0], config.rank):
-        raise ValueError(f'adapter A {list(a.shape)}, B {list(b.shape)} does not fit a weight '
-                         f'{list(weight.shape)} at rank {config.rank}')
+        raise ValueError(
+            f'adapter A {list(a.shape)}, B {list(b.shape)} does not fit a weight '
+            f'{list(weight.shape)} at rank {config.rank}'
+        )
     return weight.float() + config.scale * (b.float() @ a.float())

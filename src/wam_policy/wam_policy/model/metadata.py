@@ -54,7 +54,7 @@ class Tag:
     state: MappingProxyType[str, Statistics]
     action: MappingProxyType[str, Statistics]
     resolution: MappingProxyType[str, tuple[int, int]]
-    synthetic: bool = False     # made up for random weights, measured on no robot
+    synthetic: bool = False  # made up for random weights, measured on no robot
 
 
 def parsed(content: dict[str, Any]) -> dict[str, Tag]:
@@ -65,15 +65,23 @@ def parsed(content: dict[str, Any]) -> dict[str, Tag]:
 def _tag(name: str, entry: dict[str, Any]) -> Tag:
     try:
         statistics = entry['statistics']
-        state, action = (_group(statistics[kind], f'{name}/{kind}') for kind in
-                         ('state', 'action'))
+        state, action = (
+            _group(statistics[kind], f'{name}/{kind}') for kind in ('state', 'action')
+        )
         video = entry.get('modalities', {}).get('video', {})
-        resolution = {key: (int(view['resolution'][0]), int(view['resolution'][1]))
-                      for key, view in video.items()}
+        resolution = {
+            key: (int(view['resolution'][0]), int(view['resolution'][1]))
+            for key, view in video.items()
+        }
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f'metadata.json: tag {name!r} is malformed at {error}') from error
-    return Tag(name, MappingProxyType(state), MappingProxyType(action),
-               MappingProxyType(resolution), bool(entry.get('synthetic', False)))
+    return Tag(
+        name,
+        MappingProxyType(state),
+        MappingProxyType(action),
+        MappingProxyType(resolution),
+        bool(entry.get('synthetic', False)),
+    )
 
 
 def _group(group: dict[str, Any], place: str) -> dict[str, Statistics]:
@@ -106,14 +114,30 @@ def written(tags: dict[str, Tag]) -> dict[str, Any]:
 def _entry(tag: Tag) -> dict[str, Any]:
     groups = {'state': tag.state, 'action': tag.action}
     statistics = {
-        kind: {key: {name: getattr(values, name).tolist() for name in NAMES}
-               for key, values in group.items()}
-        for kind, group in groups.items()}
+        kind: {
+            key: {name: getattr(values, name).tolist() for name in NAMES}
+            for key, values in group.items()
+        }
+        for kind, group in groups.items()
+    }
     shapes = {
-        kind: {key: {'absolute': True, 'rotation_type': None, 'shape': [values.width],
-                     'continuous': True} for key, values in group.items()}
-        for kind, group in groups.items()}
-    video = {key: {'resolution': list(size), 'channels': 3}
-             for key, size in tag.resolution.items()}
-    return {'embodiment_tag': tag.name, 'synthetic': tag.synthetic, 'statistics': statistics,
-            'modalities': {'video': video, **shapes}}
+        kind: {
+            key: {
+                'absolute': True,
+                'rotation_type': None,
+                'shape': [values.width],
+                'continuous': True,
+            }
+            for key, values in group.items()
+        }
+        for kind, group in groups.items()
+    }
+    video = {
+        key: {'resolution': list(size), 'channels': 3} for key, size in tag.resolution.items()
+    }
+    return {
+        'embodiment_tag': tag.name,
+        'synthetic': tag.synthetic,
+        'statistics': statistics,
+        'modalities': {'video': video, **shapes},
+    }

@@ -77,17 +77,22 @@ def _taken(values: Mapping[str, np.ndarray], field: Field) -> np.ndarray:
     return value
 
 
-def _check(kind: str, fields: Sequence[Field], known: Mapping[str, Statistics], tag: str,
-           vector: int) -> None:
+def _check(
+    kind: str, fields: Sequence[Field], known: Mapping[str, Statistics], tag: str, vector: int
+) -> None:
     needed = [field for field in fields if not field.masked]
     absent = [field.key for field in needed if field.key not in known]
     if absent:
-        raise ValueError(f'checkpoint has no {kind} statistics of {", ".join(absent)} for tag '
-                         f'{tag!r}; it has {", ".join(known) or "none"}')
+        raise ValueError(
+            f'checkpoint has no {kind} statistics of {", ".join(absent)} for tag '
+            f'{tag!r}; it has {", ".join(known) or "none"}'
+        )
     for field in needed:
         if known[field.key].width != field.width:
-            raise ValueError(f'{kind} {field.key}: the checkpoint has {known[field.key].width} '
-                             f'values, the robot {field.width}')
+            raise ValueError(
+                f'{kind} {field.key}: the checkpoint has {known[field.key].width} '
+                f'values, the robot {field.width}'
+            )
     total = sum(field.width for field in fields)
     if total > vector:
         raise ValueError(f'{kind} keys need {total} values, the model takes {vector}')
@@ -102,16 +107,25 @@ class Normaliser:
     late ones rule the loss while a robot that asks seven times a second executes the early ones.
     """
 
-    def __init__(self, tag: Tag, state: Sequence[Field], action: Sequence[Field],
-                 state_width: int, action_width: int, row_spread: Sequence[float] = ()) -> None:
+    def __init__(
+        self,
+        tag: Tag,
+        state: Sequence[Field],
+        action: Sequence[Field],
+        state_width: int,
+        action_width: int,
+        row_spread: Sequence[float] = (),
+    ) -> None:
         _check('state', state, tag.state, tag.name, state_width)
         _check('action', action, tag.action, tag.name, action_width)
         widths = {field.key: field.width for field in state}
-        lost = [f.key for f in action
-                if f.relative and not f.masked and widths.get(f.key) != f.width]
+        lost = [
+            f.key for f in action if f.relative and not f.masked and widths.get(f.key) != f.width
+        ]
         if lost:
-            raise ValueError(f'relative action keys without a state of the same width: '
-                             f'{", ".join(lost)}')
+            raise ValueError(
+                f'relative action keys without a state of the same width: {", ".join(lost)}'
+            )
         self.tag = tag
         self.state_fields = tuple(state)
         self.action_fields = tuple(action)
@@ -120,11 +134,24 @@ class Normaliser:
         self.row_spread = np.array(row_spread, np.float32)[:, None] if row_spread else None
 
     @classmethod
-    def of(cls, tag: Tag, robot: Embodiment, mode: str, state_width: int,
-           action_width: int, row_spread: Sequence[float] = ()) -> 'Normaliser':
+    def of(
+        cls,
+        tag: Tag,
+        robot: Embodiment,
+        mode: str,
+        state_width: int,
+        action_width: int,
+        row_spread: Sequence[float] = (),
+    ) -> 'Normaliser':
         """Build the normaliser of a robot from a checkpoint's statistics."""
-        return cls(tag, fields(robot.state_keys, mode), fields(robot.action_keys, mode),
-                   state_width, action_width, row_spread)
+        return cls(
+            tag,
+            fields(robot.state_keys, mode),
+            fields(robot.action_keys, mode),
+            state_width,
+            action_width,
+            row_spread,
+        )
 
     def state(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Normalise and concatenate the state keys: float64 [state_width], zero-padded."""
@@ -132,13 +159,15 @@ class Normaliser:
         start = 0
         for field in self.state_fields:
             if not field.masked:
-                vector[start:start + field.width] = normalised(
-                    _taken(values, field), self.tag.state[field.key], field.mode)
+                vector[start : start + field.width] = normalised(
+                    _taken(values, field), self.tag.state[field.key], field.mode
+                )
             start += field.width
         return vector
 
-    def targets(self, actions: np.ndarray,
-                reference: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def targets(
+        self, actions: np.ndarray, reference: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """Give absolute targets, float32 [horizon n] per key, from actions [horizon action_width].
 
         `reference` is the raw state of the very query that produced `actions`, by key: relative
@@ -158,8 +187,9 @@ class Normaliser:
             start = stop
         return found
 
-    def actions(self, targets: Mapping[str, np.ndarray],
-                reference: Mapping[str, np.ndarray]) -> np.ndarray:
+    def actions(
+        self, targets: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
         """Invert `targets`: absolute [horizon n] per key to actions float64 [horizon width].
 
         Masked keys and padding are 0; q99 and min_max clamp, so a target outside the statistics
@@ -174,8 +204,7 @@ class Normaliser:
                 value = _taken(targets, field)
                 if field.relative:
                     value = value - _taken(reference, field)
-                vector[:, start:stop] = normalised(
-                    value, self.tag.action[field.key], field.mode)
+                vector[:, start:stop] = normalised(value, self.tag.action[field.key], field.mode)
             start = stop
         return vector if self.row_spread is None else vector / self.row_spread
 
@@ -184,6 +213,6 @@ class Normaliser:
         mask = np.zeros(self.action_width, dtype=bool)
         start = 0
         for field in self.action_fields:
-            mask[start:start + field.width] = not field.masked
+            mask[start : start + field.width] = not field.masked
             start += field.width
         return mask

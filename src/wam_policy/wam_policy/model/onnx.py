@@ -22,26 +22,33 @@ from wam_policy.model.layers import ContextMemory
 from wam_policy.model.quantize import QuantizedLinear
 from wam_policy.model.rope import Rotation
 
-OPSET = 21                    # the first with 8-bit floats in quantise and dequantise
+OPSET = 21  # the first with 8-bit floats in quantise and dequantise
 PASSES = ('denoise', 'remember')
-IMAGE_TOKENS = 257            # of the released image encoder; another count is another graph
+IMAGE_TOKENS = 257  # of the released image encoder; another count is another graph
 
 
 class Given(NamedTuple):
     """What a pass reads, in the order of the graph's inputs; memory and context per layer."""
 
-    denoised: tuple[Tensor, ...]     # action, state; nothing when remembering
+    denoised: tuple[Tensor, ...]  # action, state; nothing when remembering
     video: Tensor
-    condition: tuple[Tensor, ...]    # the image condition; nothing for models without
-    times: tuple[Tensor, ...]        # embedding, modulation, wave: of video, then of actions
+    condition: tuple[Tensor, ...]  # the image condition; nothing for models without
+    times: tuple[Tensor, ...]  # embedding, modulation, wave: of video, then of actions
     rotation: Rotation
-    context: tuple[Tensor, ...]      # per layer: text keys, values, image keys, values, alike
-    memory: tuple[Tensor, ...]       # per layer: keys, values [batch cached heads head_dim]
+    context: tuple[Tensor, ...]  # per layer: text keys, values, image keys, values, alike
+    memory: tuple[Tensor, ...]  # per layer: keys, values [batch cached heads head_dim]
 
     @property
     def flat(self) -> tuple[Tensor, ...]:
-        return (*self.denoised, self.video, *self.condition, *self.times, *self.rotation,
-                *self.context, *self.memory)
+        return (
+            *self.denoised,
+            self.video,
+            *self.condition,
+            *self.times,
+            *self.rotation,
+            *self.context,
+            *self.memory,
+        )
 
 
 def names(config: ModelConfig, kind: str) -> list[str]:
@@ -49,19 +56,24 @@ def names(config: ModelConfig, kind: str) -> list[str]:
     denoises = kind == 'denoise'
     owners = ('video', 'action') if denoises else ('video',)
     parts = ('text_keys', 'text_values') + (
-        ('image_keys', 'image_values') if config.image_context else ())
+        ('image_keys', 'image_values') if config.image_context else ()
+    )
     return [
-        *(('action', 'state') if denoises else ()), 'video',
+        *(('action', 'state') if denoises else ()),
+        'video',
         *(('condition',) if config.condition_channels else ()),
         *(f'{owner}_{part}' for owner in owners for part in ('embedding', 'modulation', 'wave')),
-        'cos', 'sin',
+        'cos',
+        'sin',
         *(f'{part}.{layer}' for layer in range(config.layers) for part in parts),
-        *memory_names(config, '')]
+        *memory_names(config, ''),
+    ]
 
 
 def memory_names(config: ModelConfig, prefix: str) -> list[str]:
-    return [f'{prefix}{part}.{layer}' for layer in range(config.layers)
-            for part in ('keys', 'values')]
+    return [
+        f'{prefix}{part}.{layer}' for layer in range(config.layers) for part in ('keys', 'values')
+    ]
 
 
 def results(config: ModelConfig, kind: str) -> list[str]:
@@ -80,8 +92,10 @@ class _Appended:
 
     def extended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         self.new = k.transpose(1, 2), v.transpose(1, 2)
-        keys, values = (torch.cat([old, new], 1).transpose(1, 2)
-                        for old, new in zip(self._cached, self.new, strict=True))
+        keys, values = (
+            torch.cat([old, new], 1).transpose(1, 2)
+            for old, new in zip(self._cached, self.new, strict=True)
+        )
         return keys, values
 
 
@@ -105,18 +119,32 @@ class Pass(nn.Module):
     def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(names(self.model.config, self.kind), flat, strict=True))
         config = self.model.config
-        memories = [_Appended(given[f'keys.{i}'], given[f'values.{i}'])
-                    for i in range(config.layers)]
+        memories = [
+            _Appended(given[f'keys.{i}'], given[f'values.{i}']) for i in range(config.layers)
+        ]
         context = [self._context(given, i) for i in range(config.layers)]
         rotation, cache = Rotation(given['cos'], given['sin']), _Cache(memories)
         condition = given.get('condition')
         if self.kind == 'denoise':
             return self.model.denoise(
-                given['video'], given['action'], given['state'], _time(given, 'video'),
-                _time(given, 'action'), rotation, context, cache, condition)    # type: ignore
+                given['video'],
+                given['action'],
+                given['state'],
+                _time(given, 'video'),
+                _time(given, 'action'),
+                rotation,
+                context,
+                cache,
+                condition,
+            )  # type: ignore
         self.model.remember(
-            given['video'], _time(given, 'video'), rotation, context, cache,    # type: ignore
-            condition)
+            given['video'],
+            _time(given, 'video'),
+            rotation,
+            context,
+            cache,  # type: ignore
+            condition,
+        )
         return tuple(x for memory in memories for x in memory.new or ())
 
     def _context(self, given: dict[str, Tensor], layer: int) -> ContextMemory:
@@ -124,8 +152,9 @@ class Pass(nn.Module):
             keys, values = given[f'{of}_keys.{layer}'], given[f'{of}_values.{layer}']
             return keys.transpose(1, 2), values.transpose(1, 2)
 
-        return ContextMemory(pair('text'), pair('image') if self.model.config.image_context
-                             else None)
+        return ContextMemory(
+            pair('text'), pair('image') if self.model.config.image_context else None
+        )
 
 
 def _time(given: dict[str, Tensor], owner: str) -> FlowTime:
@@ -133,22 +162,46 @@ def _time(given: dict[str, Tensor], owner: str) -> FlowTime:
 
 
 def denoising(
-    video: Tensor, action: Tensor, state: Tensor, video_time: FlowTime, action_time: FlowTime,
-    rotation: Rotation, context: list[ContextMemory], cache: KVCache,
+    video: Tensor,
+    action: Tensor,
+    state: Tensor,
+    video_time: FlowTime,
+    action_time: FlowTime,
+    rotation: Rotation,
+    context: list[ContextMemory],
+    cache: KVCache,
     condition: Tensor | None = None,
 ) -> Given:
     """Gather what a denoising pass reads; the memory as views into the cache."""
-    return Given((action, state), video, _some(condition), (*video_time, *action_time), rotation,
-                 _flat(context), _memory(cache, video.shape[2]))
+    return Given(
+        (action, state),
+        video,
+        _some(condition),
+        (*video_time, *action_time),
+        rotation,
+        _flat(context),
+        _memory(cache, video.shape[2]),
+    )
 
 
 def remembering(
-    video: Tensor, clean: FlowTime, rotation: Rotation, context: list[ContextMemory],
-    cache: KVCache, condition: Tensor | None = None,
+    video: Tensor,
+    clean: FlowTime,
+    rotation: Rotation,
+    context: list[ContextMemory],
+    cache: KVCache,
+    condition: Tensor | None = None,
 ) -> Given:
     """Gather what a clean pass reads; the memory as views into the cache."""
-    return Given((), video, _some(condition), (*clean,), rotation, _flat(context),
-                 _memory(cache, video.shape[2]))
+    return Given(
+        (),
+        video,
+        _some(condition),
+        (*clean,),
+        rotation,
+        _flat(context),
+        _memory(cache, video.shape[2]),
+    )
 
 
 def _some(condition: Tensor | None) -> tuple[Tensor, ...]:
@@ -156,13 +209,17 @@ def _some(condition: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def _flat(context: list[ContextMemory]) -> tuple[Tensor, ...]:
-    return tuple(x.transpose(1, 2) for layer in context
-                 for pair in layer if pair is not None for x in pair)
+    return tuple(
+        x.transpose(1, 2) for layer in context for pair in layer if pair is not None for x in pair
+    )
 
 
 def _memory(cache: KVCache, frames: int) -> tuple[Tensor, ...]:
-    return tuple(buffer[:, :, layer.begin:layer.at].transpose(1, 2)
-                 for layer in cache.layers(frames) for buffer in (layer.keys, layer.values))
+    return tuple(
+        buffer[:, :, layer.begin : layer.at].transpose(1, 2)
+        for layer in cache.layers(frames)
+        for buffer in (layer.keys, layer.values)
+    )
 
 
 def example(model: VideoActionDiT, kind: str) -> Given:
@@ -178,16 +235,27 @@ def example(model: VideoActionDiT, kind: str) -> Given:
     cache = KVCache(c, batch, model.device, model.dtype)
     cache.extend(1 + block)
     video = drawn(batch, c.latent_channels, block, *c.latent_size)
-    condition = drawn(batch, c.condition_channels, block, *c.latent_size) \
-        if c.condition_channels else None
-    early, late = (model.flow_time(torch.full((1, 1), t, device=model.device)) for t in (999., 9.))
+    condition = (
+        drawn(batch, c.condition_channels, block, *c.latent_size) if c.condition_channels else None
+    )
+    early, late = (
+        model.flow_time(torch.full((1, 1), t, device=model.device)) for t in (999.0, 9.0)
+    )
     if kind == 'denoise':
         return denoising(
-            video, drawn(batch, c.actions_per_block, c.action_dim),
-            drawn(batch, c.states_per_block, c.state_dim), early, late,
-            model.block_rotation(cache.frames), context, cache, condition)
+            video,
+            drawn(batch, c.actions_per_block, c.action_dim),
+            drawn(batch, c.states_per_block, c.state_dim),
+            early,
+            late,
+            model.block_rotation(cache.frames),
+            context,
+            cache,
+            condition,
+        )
     return remembering(
-        video, early, model.video_rotation(cache.frames, block), context, cache, condition)
+        video, early, model.video_rotation(cache.frames, block), context, cache, condition
+    )
 
 
 @torch.no_grad()
@@ -202,17 +270,30 @@ def export(model: VideoActionDiT, kind: str, path: Path) -> None:
     if kind not in PASSES:
         raise ValueError(f'pass {kind!r}: want one of {", ".join(PASSES)}')
     if any(isinstance(x, QuantizedLinear) and x.input_scale is None for x in model.modules()):
-        raise ValueError('an engine has one input scale per linear, not one per token: '
-                         'calibrate first')
+        raise ValueError(
+            'an engine has one input scale per linear, not one per token: calibrate first'
+        )
     given, inputs = example(model, kind), names(model.config, kind)
-    cached = torch.export.Dim('cached', min=1, max=model.config.window_frames
-                              * model.config.frame_tokens)
+    cached = torch.export.Dim(
+        'cached', min=1, max=model.config.window_frames * model.config.frame_tokens
+    )
     # one entry for `*flat`: each memory grows along its second axis
-    shapes = (tuple({1: cached} if name in set(memory_names(model.config, '')) else {}
-                    for name in inputs),)
+    shapes = (
+        tuple(
+            {1: cached} if name in set(memory_names(model.config, '')) else {} for name in inputs
+        ),
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')    # of the exporter, about itself
+        warnings.simplefilter('ignore')  # of the exporter, about itself
         torch.onnx.export(
-            Pass(model, kind).eval(), given.flat, str(path), dynamo=True, opset_version=OPSET,
-            input_names=inputs, output_names=results(model.config, kind), dynamic_shapes=shapes,
-            external_data=True, verbose=False)
+            Pass(model, kind).eval(),
+            given.flat,
+            str(path),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=inputs,
+            output_names=results(model.config, kind),
+            dynamic_shapes=shapes,
+            external_data=True,
+            verbose=False,
+        )

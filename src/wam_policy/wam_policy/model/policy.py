@@ -22,21 +22,21 @@ from wam_policy.model.session import Episode, Inference, Memory, Session, Stopwa
 
 MODES = ('clocked', 'reference')
 
-Views = Mapping[str, np.ndarray]        # camera key -> uint8 [T h w 3]
+Views = Mapping[str, np.ndarray]  # camera key -> uint8 [T h w 3]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Say how a model is run, as opposed to what it is."""
 
-    recipe: str = 'static8'             # a key of sampler.MODES
-    steps: int | None = None            # evaluate at every one of so many steps instead
-    guidance: float = 5.0               # 1: the conditional branch alone
-    mode: str = 'clocked'               # one of MODES
-    window: str = 'restart'             # what a full memory does: restart | slide
-    guided_video: bool = False          # guide the picture where it no longer matters to actions
-    engine: str = engine.EAGER          # eager | compiled | tensorrt:FOLDER
-    precision: str = quantize.FULL      # full | fp8 | int8 | the file of a calibration
+    recipe: str = 'static8'  # a key of sampler.MODES
+    steps: int | None = None  # evaluate at every one of so many steps instead
+    guidance: float = 5.0  # 1: the conditional branch alone
+    mode: str = 'clocked'  # one of MODES
+    window: str = 'restart'  # what a full memory does: restart | slide
+    guided_video: bool = False  # guide the picture where it no longer matters to actions
+    engine: str = engine.EAGER  # eager | compiled | tensorrt:FOLDER
+    precision: str = quantize.FULL  # full | fp8 | int8 | the file of a calibration
 
     def __post_init__(self) -> None:
         if self.recipe not in sampler.MODES:
@@ -53,8 +53,13 @@ class Choice:
         chosen = {name: value for name, value in given.items() if value is not None}
         if advice is not None:
             steps = None if 'recipe' in chosen else advice.steps
-            chosen = {'recipe': advice.recipe, 'steps': steps, 'guidance': advice.guidance,
-                      'window': advice.window, **chosen}
+            chosen = {
+                'recipe': advice.recipe,
+                'steps': steps,
+                'guidance': advice.guidance,
+                'window': advice.window,
+                **chosen,
+            }
         return cls(**chosen)
 
     def sampling(self, video_final_noise: float | None) -> sampler.Recipe:
@@ -72,12 +77,12 @@ class Geometry:
     """State a model's sizes and time base on a robot."""
 
     cameras: tuple[str, ...]
-    frame_size: tuple[int, int]         # [rows columns] of the canvas the views are put on
-    frames_per_block: int               # pixel frames in a commit after the first
-    frame_period_s: float               # between two of them
-    first_frames: int                   # pixel frames in the first commit
-    horizon: int                        # rows of targets
-    step_dt_s: float                    # between two of them
+    frame_size: tuple[int, int]  # [rows columns] of the canvas the views are put on
+    frames_per_block: int  # pixel frames in a commit after the first
+    frame_period_s: float  # between two of them
+    first_frames: int  # pixel frames in the first commit
+    horizon: int  # rows of targets
+    step_dt_s: float  # between two of them
     window_blocks: int
     action_dim: int
 
@@ -86,18 +91,25 @@ class Geometry:
 class Targets:
     """Hold what a query gives; the unconditional branch has no targets of its own."""
 
-    targets: np.ndarray | None          # float64 [horizon commanded], absolute
-    reference: np.ndarray               # float64 [commanded], posture they are relative to
-    timings_ms: Mapping[str, float]     # disjoint stages
+    targets: np.ndarray | None  # float64 [horizon commanded], absolute
+    reference: np.ndarray  # float64 [commanded], posture they are relative to
+    timings_ms: Mapping[str, float]  # disjoint stages
 
 
 class Policy:
     """Live an episode of one robot with one model."""
 
-    def __init__(self, loaded: checkpoint.Policy, robot: Embodiment, choice: Choice, *,
-                 role: Role = Role.BOTH, exchange: sampler.Exchange | None = None,
-                 now: Callable[[], float] = time.perf_counter,
-                 beside: 'Policy | None' = None) -> None:
+    def __init__(
+        self,
+        loaded: checkpoint.Policy,
+        robot: Embodiment,
+        choice: Choice,
+        *,
+        role: Role = Role.BOTH,
+        exchange: sampler.Exchange | None = None,
+        now: Callable[[], float] = time.perf_counter,
+        beside: 'Policy | None' = None,
+    ) -> None:
         """Raise ValueError if checkpoint, robot and choice do not fit together.
 
         The transformer of `loaded` is quantised and compiled in place where `choice` says so,
@@ -107,23 +119,29 @@ class Policy:
         design = loaded.design
         self._normaliser = loaded.normaliser(robot)
         self._layout = design.canvas.layout(
-            robot.model_tag, tuple(camera.key for camera in robot.cameras))
+            robot.model_tag, tuple(camera.key for camera in robot.cameras)
+        )
         self._commanded = [robot.observed.index(name) for name in robot.commanded]
         self._now = now
         self._swapped_s = 0.0
         dtype, size = loaded.dit.dtype, design.canvas.size
         self._exchange, self._engine = exchange, beside._engine if beside else self._prepared()
         self._episode = Episode(
-            loaded.dit, loaded.encoders,
+            loaded.dit,
+            loaded.encoders,
             lambda canvases: canvas.model_input(canvases, dtype, size),
-            choice.sampling(design.video_final_noise), now=self._clock, role=role,
+            choice.sampling(design.video_final_noise),
+            now=self._clock,
+            role=role,
             exchange=None if exchange is None else self._timed(exchange),
-            guided_video=choice.guided_video, engine=self._engine)
+            guided_video=choice.guided_video,
+            engine=self._engine,
+        )
         self._reference: ReferenceSession | None = None
         self._clocked: Session | None = None
         self._keep_time(choice.mode)
         self._prompt: str | None = None
-        self._pending: torch.Tensor | None = None       # reference mode: not yet taken
+        self._pending: torch.Tensor | None = None  # reference mode: not yet taken
         self._commits = 0
         self._last: Inference | None = None
 
@@ -135,9 +153,13 @@ class Policy:
             cameras=self._layout.views,
             frame_size=design.canvas.size or (self._layout.height, self._layout.width),
             frames_per_block=model.frames_per_block * model.pixel_frames_per_latent,
-            frame_period_s=1 / model.video_hz, first_frames=1, horizon=model.actions_per_block,
-            step_dt_s=self.robot.step_dt_s, window_blocks=model.window_blocks,
-            action_dim=model.action_dim)
+            frame_period_s=1 / model.video_hz,
+            first_frames=1,
+            horizon=model.actions_per_block,
+            step_dt_s=self.robot.step_dt_s,
+            window_blocks=model.window_blocks,
+            action_dim=model.action_dim,
+        )
 
     @property
     def memory(self) -> Memory:
@@ -160,8 +182,15 @@ class Policy:
 
     def beside(self) -> 'Policy':
         """Give another with a memory of its own on the same prepared network."""
-        return Policy(self.loaded, self.robot, self.choice, role=self.role,
-                      exchange=self._exchange, now=self._now, beside=self)
+        return Policy(
+            self.loaded,
+            self.robot,
+            self.choice,
+            role=self.role,
+            exchange=self._exchange,
+            now=self._now,
+            beside=self,
+        )
 
     def reset(self, instruction: str, mode: str | None = None) -> Mapping[str, float]:
         """Follow an instruction with an empty memory, in a mode of MODES if not in the chosen one;
@@ -200,8 +229,9 @@ class Policy:
         watch = Stopwatch(self._clock)
         joints = np.asarray(joints, dtype=np.float64)
         if joints.shape != (len(self.robot.observed),) or not np.isfinite(joints).all():
-            raise ValueError(f'joints: want {len(self.robot.observed)} finite values, got '
-                             f'{joints.tolist()}')
+            raise ValueError(
+                f'joints: want {len(self.robot.observed)} finite values, got {joints.tolist()}'
+            )
         values = transforms.state_values(self.robot, joints)
         state = torch.from_numpy(self._normaliser.state(values))
         seen = None if newest is None or self._reference else self.stitched(newest)
@@ -251,11 +281,15 @@ class Policy:
         """Live on in a mode; both share one memory, so the other's session is over."""
         negative = self.loaded.design.negative
         if mode == 'reference' and self._reference is None:
-            self._reference, self._clocked = ReferenceSession(
-                self._episode, negative=negative), None
+            self._reference, self._clocked = (
+                ReferenceSession(self._episode, negative=negative),
+                None,
+            )
         elif mode == 'clocked' and self._clocked is None:
-            self._reference, self._clocked = None, Session(
-                self._episode, negative=negative, window=self.choice.window)
+            self._reference, self._clocked = (
+                None,
+                Session(self._episode, negative=negative, window=self.choice.window),
+            )
 
     def _inferred(self, state: torch.Tensor, seed: int, seen: torch.Tensor | None) -> Inference:
         if self._clocked is not None:
@@ -272,6 +306,7 @@ class Policy:
             theirs = exchange(video, action)
             self._swapped_s += self._clock() - start_s
             return theirs
+
         return swapped
 
     def _clock(self) -> float:

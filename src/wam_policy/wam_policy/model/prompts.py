@@ -10,10 +10,11 @@ import re
 import ftfy
 
 _HAND_VIEWS = (
-    "A multi-view video shows that a robot {i} The video is split into four views: The top-left "
+    'A multi-view video shows that a robot {i} The video is split into four views: The top-left '
     "view shows the camera view from the robot's head, the top-right view shows the camera view "
     'from the right hand, the bottom-left view shows the camera view from the left hand, and the '
-    'bottom-right view is a black screen (inactive view). The robot {i}')
+    'bottom-right view is a black screen (inactive view). The robot {i}'
+)
 _SINGLE_VIEW = 'A single view video shows that a human {i}'
 
 TEMPLATES = {
@@ -22,35 +23,39 @@ TEMPLATES = {
         "view shows the camera view from the robot's wrist, the bottom-left view shows the camera "
         'view from the left exterior camera, and the bottom-right view shows the camera view from '
         'the right exterior camera. During training, one of the two bottom exterior views may be '
-        'a black screen (dropped view). The robot {i}'),
+        'a black screen (dropped view). The robot {i}'
+    ),
     'agibot': _HAND_VIEWS,
     'xdof': _HAND_VIEWS,
     'yam': (
         'A multi-view video shows that a robot {i} The video is split into four views: The '
         'top-left view shows the top camera, the top-right view shows the right camera, the '
         'bottom-left view shows the left camera, and the bottom-right view is a black screen. '
-        'The robot {i}'),
+        'The robot {i}'
+    ),
     'gr1_unified': _SINGLE_VIEW,
     'mecka_hands': _SINGLE_VIEW,
 }
 
-PLAIN = '{i}'       # what models of our own are trained with
+PLAIN = '{i}'  # what models of our own are trained with
 
 NEGATIVE = (
     'Vibrant colors, overexposed, static, blurry details, text, subtitles, style, artwork, '
     'painting, image, still, grayscale, dull, worst quality, low quality, JPEG artifacts, ugly, '
     'mutilated, extra fingers, bad hands, bad face, deformed, disfigured, mutated limbs, fused '
     'fingers, stagnant image, cluttered background, three legs, many people in the background, '
-    'walking backwards.')
+    'walking backwards.'
+)
 
-_MARKERS = ('<LAPA>', '<DREAM>', '<COTRAIN>')       # data-source marks of the training sets
+_MARKERS = ('<LAPA>', '<DREAM>', '<COTRAIN>')  # data-source marks of the training sets
 
 
 def template(tag: str) -> str:
     """Give the released template of an embodiment tag."""
     if tag not in TEMPLATES:
-        raise ValueError(f'no prompt template for embodiment tag {tag!r}; '
-                         f'known: {", ".join(TEMPLATES)}')
+        raise ValueError(
+            f'no prompt template for embodiment tag {tag!r}; known: {", ".join(TEMPLATES)}'
+        )
     return TEMPLATES[tag]
 
 
@@ -61,7 +66,7 @@ def spoken(instruction: str) -> str:
     try:
         value = ast.literal_eval(instruction)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return instruction          # a sentence, not a Python literal: the usual case
+        return instruction  # a sentence, not a Python literal: the usual case
     if isinstance(value, list | tuple):
         return str(value[0]) if value else ''
     return str(value)

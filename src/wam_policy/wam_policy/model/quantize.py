@@ -23,7 +23,7 @@ from wam_policy.model.dit import VideoActionDiT
 LINEARS = re.compile(r'blocks\.\d+\.(self_attn\.[qkvo]|cross_attn\.[qo]|ffn\.[02])')
 SCHEMES = ('fp8', 'int8', 'nvfp4')
 FULL = 'full'
-FP4_BLOCK = 16    # weights that share a scale in NVFP4
+FP4_BLOCK = 16  # weights that share a scale in NVFP4
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ def chosen(precision: str) -> Calibration | None:
     if path.is_file():
         return Calibration.read(path)
     raise ValueError(
-        f'precision {precision!r}: want {FULL}, {", ".join(NUMBERS)} or the file of a calibration')
+        f'precision {precision!r}: want {FULL}, {", ".join(NUMBERS)} or the file of a calibration'
+    )
 
 
 def linears(dit: VideoActionDiT) -> dict[str, nn.Module]:
@@ -90,25 +91,41 @@ def linears(dit: VideoActionDiT) -> dict[str, nn.Module]:
 
 # ---- calibration
 
+
 def modelopt_config(scheme: str) -> dict[str, Any]:
     """Give modelopt's configuration: weights per output row, inputs per tensor.
 
     NVFP4 scales blocks of 16 dynamically, as the released engines do.
     """
     if scheme == 'nvfp4':
-        block = {'num_bits': (2, 1), 'block_sizes': {
-            -1: FP4_BLOCK, 'type': 'dynamic', 'scale_bits': (4, 3)}}
+        block = {
+            'num_bits': (2, 1),
+            'block_sizes': {-1: FP4_BLOCK, 'type': 'dynamic', 'scale_bits': (4, 3)},
+        }
         formats = {'weight': block, 'input': block}
     else:
         bits: Any = {'fp8': (4, 3), 'int8': 8}[scheme]
-        formats = {'weight': {'num_bits': bits, 'axis': 0},
-                   'input': {'num_bits': bits, 'axis': None}}
-    wanted = ('*blocks.*.self_attn.*', '*blocks.*.cross_attn.q.*', '*blocks.*.cross_attn.o.*',
-              '*blocks.*.ffn.*')
-    return {'algorithm': 'max', 'quant_cfg': [
-        {'quantizer_name': '*', 'enable': False},
-        *({'quantizer_name': f'{where}{side}_quantizer', 'cfg': form}
-          for where in wanted for side, form in formats.items())]}
+        formats = {
+            'weight': {'num_bits': bits, 'axis': 0},
+            'input': {'num_bits': bits, 'axis': None},
+        }
+    wanted = (
+        '*blocks.*.self_attn.*',
+        '*blocks.*.cross_attn.q.*',
+        '*blocks.*.cross_attn.o.*',
+        '*blocks.*.ffn.*',
+    )
+    return {
+        'algorithm': 'max',
+        'quant_cfg': [
+            {'quantizer_name': '*', 'enable': False},
+            *(
+                {'quantizer_name': f'{where}{side}_quantizer', 'cfg': form}
+                for where in wanted
+                for side, form in formats.items()
+            ),
+        ],
+    }
 
 
 def simulated(dit: VideoActionDiT, scheme: str, observe: Callable[[], object]) -> Calibration:
@@ -121,8 +138,9 @@ def simulated(dit: VideoActionDiT, scheme: str, observe: Callable[[], object]) -
     if scheme not in SCHEMES:
         raise ValueError(f'scheme {scheme!r}: want one of {", ".join(SCHEMES)}')
     if scheme == 'nvfp4' and dit.device.type != 'cuda':
-        raise ValueError('nvfp4 wants a CUDA device: its kernels have no CPU version; '
-                         'fp8 and int8 run anywhere')
+        raise ValueError(
+            'nvfp4 wants a CUDA device: its kernels have no CPU version; fp8 and int8 run anywhere'
+        )
     try:
         import modelopt.torch.quantization as mtq
     except ImportError as error:
@@ -133,31 +151,38 @@ def simulated(dit: VideoActionDiT, scheme: str, observe: Callable[[], object]) -
 
     mtq.quantize(dit, modelopt_config(scheme), run)
     met: dict[str, Any] = {name: module.input_quantizer for name, module in linears(dit).items()}
-    amax = {name: float(watcher.amax) for name, watcher in met.items()
-            if getattr(watcher, 'amax', None) is not None}
+    amax = {
+        name: float(watcher.amax)
+        for name, watcher in met.items()
+        if getattr(watcher, 'amax', None) is not None
+    }
     return Calibration(scheme, amax)
 
 
 # ---- execution
 
+
 class QuantizedLinear(nn.Module):
     """Multiply 8-bit inputs with an 8-bit weight [out in]; scales are float32."""
 
     weight: Tensor
-    weight_scale: Tensor            # [out]
+    weight_scale: Tensor  # [out]
     bias: Tensor
-    input_scale: Tensor | None      # []; None: one per token
+    input_scale: Tensor | None  # []; None: one per token
 
     def __init__(self, number: Number, linear: nn.Module, input_amax: float | None) -> None:
         super().__init__()
         self.number = number
         full: Tensor = linear.get_parameter('weight').detach()
-        scale = (full.float().abs().amax(1).clamp_min(1e-12) / number.largest)
+        scale = full.float().abs().amax(1).clamp_min(1e-12) / number.largest
         self.register_buffer('weight', number.rounded(full.float() / scale[:, None]))
         self.register_buffer('weight_scale', scale)
         self.register_buffer('bias', linear.get_parameter('bias').detach())
-        fixed = None if input_amax is None else torch.tensor(
-            max(input_amax, 1e-12) / number.largest, device=full.device)
+        fixed = (
+            None
+            if input_amax is None
+            else torch.tensor(max(input_amax, 1e-12) / number.largest, device=full.device)
+        )
         self.register_buffer('input_scale', fixed)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,12 +203,16 @@ class QuantizedLinear(nn.Module):
         # CUDA kernels with a scale per row answer in bfloat16 only
         out = torch.bfloat16 if rows.is_cuda else dtype
         return torch.ops.aten._scaled_mm(
-            rows, self.weight.t(), scale_a=scale.contiguous(), scale_b=self.weight_scale[None],
-            out_dtype=out).to(dtype)
+            rows,
+            self.weight.t(),
+            scale_a=scale.contiguous(),
+            scale_b=self.weight_scale[None],
+            out_dtype=out,
+        ).to(dtype)
 
     def _described(self, x: Tensor) -> Tensor:
         """Write quantise-dequantise pairs, which TensorRT turns into 8-bit kernels."""
-        assert self.input_scale is not None     # `onnx.export` refuses what is not calibrated
+        assert self.input_scale is not None  # `onnx.export` refuses what is not calibrated
         seen = _dequantised(_quantised(x, self.input_scale, self.number), self.input_scale, x)
         weight = _dequantised(self.weight, self.weight_scale, x, axis=0)
         return F.linear(seen, weight, self.bias)
@@ -192,14 +221,23 @@ class QuantizedLinear(nn.Module):
 def _quantised(x: Tensor, scale: Tensor, number: Number) -> Tensor:
     zero = torch.zeros((), dtype=number.dtype, device=x.device)
     return torch.onnx.ops.symbolic(
-        'QuantizeLinear', (x, scale.to(x.dtype), zero), dtype=number.dtype, shape=x.shape,
-        version=21)
+        'QuantizeLinear',
+        (x, scale.to(x.dtype), zero),
+        dtype=number.dtype,
+        shape=x.shape,
+        version=21,
+    )
 
 
 def _dequantised(x: Tensor, scale: Tensor, like: Tensor, axis: int = 1) -> Tensor:
     return torch.onnx.ops.symbolic(
-        'DequantizeLinear', (x, scale.to(like.dtype)), {'axis': axis}, dtype=like.dtype,
-        shape=x.shape, version=21)
+        'DequantizeLinear',
+        (x, scale.to(like.dtype)),
+        {'axis': axis},
+        dtype=like.dtype,
+        shape=x.shape,
+        version=21,
+    )
 
 
 def installed(dit: VideoActionDiT, calibration: Calibration) -> VideoActionDiT:
@@ -213,8 +251,10 @@ def installed(dit: VideoActionDiT, calibration: Calibration) -> VideoActionDiT:
     found, amax = linears(dit), calibration.input_amax
     if amax and set(amax) != set(found):
         strange = sorted(set(amax) ^ set(found))
-        raise ValueError(f'the calibration is of another model: {len(strange)} of '
-                         f'{len(found)} linears differ, {strange[0]} first')
+        raise ValueError(
+            f'the calibration is of another model: {len(strange)} of '
+            f'{len(found)} linears differ, {strange[0]} first'
+        )
     for name, linear in found.items():
         owner, _, attribute = name.rpartition('.')
         made = QuantizedLinear(number, linear, amax.get(name))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from wam_policy.model.session import Episode, Inference, Stopwatch
 
-SEED = 1140                  # of the noise, the same in every call
-LAST_FRAME_COUNTS = (4, 9)   # a restart with so many frames conditions on the newest
+SEED = 1140  # of the noise, the same in every call
+LAST_FRAME_COUNTS = (4, 9)  # a restart with so many frames conditions on the newest
 
 
 class ReferenceSession:
@@ -26,7 +26,7 @@ class ReferenceSession:
         self._encoders = episode.encoders
         self._negative = negative
         self._ids: Tensor | None = None
-        self.start_frame = 0    # where the next call's prediction begins, before any reset
+        self.start_frame = 0  # where the next call's prediction begins, before any reset
 
     def reset(self) -> None:
         """Forget prompt and frames: the next call starts a window."""
@@ -44,7 +44,7 @@ class ReferenceSession:
             self._begin(pixels, self._text(ids, mask))
         else:
             latents = self._encoders.encode_frames(self._filled(pixels))
-            self._episode.commit(latents[:, :, -self._config.frames_per_block:])
+            self._episode.commit(latents[:, :, -self._config.frames_per_block :])
         watch.lap('clean')
         start = self._episode.guidance.frames
         sample = self._episode.imagine(state, seed)
@@ -71,9 +71,7 @@ class ReferenceSession:
         if self._episode.guidance.reads_negative:
             negative = self._text(*self._encoders.tokenizer([self._negative]))
         self._episode.guidance.begin(text, negative)
-        grey = torch.zeros_like(image).expand(
-            -1, -1, self._config.window_pixel_frames - 1, -1, -1
-        )
+        grey = torch.zeros_like(image).expand(-1, -1, self._config.window_pixel_frames - 1, -1, -1)
         latents = self._encoders.encode_frames(torch.cat([image, grey], dim=2))
         if self._config.condition_channels:
             self._episode.condition_on(latents)

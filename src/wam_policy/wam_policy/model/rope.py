@@ -30,12 +30,11 @@ class Rotation(NamedTuple):
 def line_angles(positions: Tensor, width: int) -> Tensor:
     """Give angles [positions width/2] of positions on one axis."""
     exponents = torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width
-    return torch.outer(positions.double(), THETA ** -exponents)
+    return torch.outer(positions.double(), THETA**-exponents)
 
 
 def time_width(head_dim: int) -> int:
-    """Count the leading elements of a head that turn with the frame; rows, columns share the rest.
-    """
+    """Count the leading elements of a head that turn with the frame (the rest: rows, columns)."""
     return head_dim - 4 * (head_dim // 6)
 
 

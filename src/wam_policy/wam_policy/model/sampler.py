@@ -38,10 +38,10 @@ class Recipe:
 
     steps: int
     shift: float
-    guidance: float                     # 1: the conditional branch alone
-    evaluations: int | None             # static mask of 16 steps; None: every step
-    dynamic: bool                       # skip by similarity instead of by mask
-    video_final_noise: float | None     # the video's walk stops there; None: at data
+    guidance: float  # 1: the conditional branch alone
+    evaluations: int | None  # static mask of 16 steps; None: every step
+    dynamic: bool  # skip by similarity instead of by mask
+    video_final_noise: float | None  # the video's walk stops there; None: at data
 
     def __post_init__(self) -> None:
         if self.dynamic and self.evaluations is not None:
@@ -71,7 +71,7 @@ class Sample:
 
     video: Tensor
     action: Tensor
-    evaluated: tuple[bool, ...]    # [steps]
+    evaluated: tuple[bool, ...]  # [steps]
 
 
 def sample(
@@ -91,14 +91,17 @@ def sample(
     video, action = UniPC(video_walk, video_noise), UniPC(action_walk, action_noise)
     gate = SimilarityGate() if recipe.dynamic else None
     mask = static_mask(recipe.steps, recipe.evaluations)
-    past: list[Tensor] = []    # video velocities of the last two evaluations
+    past: list[Tensor] = []  # video velocities of the last two evaluations
     evaluated = []
     for i in range(recipe.steps):
         run = gate.runs(partial(similarity, *past)) if gate else mask[i]
         if run:
-            reaches_actions = any(mask[i + 1:])    # a dynamic mask is all True: who knows
+            reaches_actions = any(mask[i + 1 :])  # a dynamic mask is all True: who knows
             v_video, v_action = velocity(
-                video.x, action.x, video_walk.timesteps[i], action_walk.timesteps[i],
+                video.x,
+                action.x,
+                video_walk.timesteps[i],
+                action_walk.timesteps[i],
                 guided_video or reaches_actions,
             )
             past = [*past[-1:], v_video]
@@ -117,8 +120,8 @@ class UniPC:
     def __init__(self, schedule: Schedule, noise: Tensor) -> None:
         self.x = noise
         self._steps = iter(unipc_steps(schedule))
-        self._sample = noise                 # where the last velocity was corrected to
-        self._data = self._older = noise     # clean samples that the last velocities implied
+        self._sample = noise  # where the last velocity was corrected to
+        self._data = self._older = noise  # clean samples that the last velocities implied
 
     def advance(self, velocity: Tensor) -> None:
         """Correct the present sample with what the velocity says, then predict the next."""
@@ -195,6 +198,7 @@ def similarity(older: Tensor, newer: Tensor) -> float:
 
 # ---- how branches become one velocity
 
+
 def combined(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     return uncond + scale * (cond - uncond)
 
@@ -208,6 +212,7 @@ def unguided(cond: Branch) -> GuidedVelocity:
 
 def guided(cond: Branch, uncond: Branch, scale: float) -> GuidedVelocity:
     """Run both branches here; actions follow the conditional one."""
+
     def velocity(
         x_video: Tensor, x_action: Tensor, t_video: int, t_action: int, guide: bool
     ) -> Velocities:
@@ -228,6 +233,7 @@ def exchanged(
     Both sides then walk alike. Where guidance is left out the unconditional side has nothing to
     add and rests: its sample is worthless from there on.
     """
+
     def velocity(
         x_video: Tensor, x_action: Tensor, t_video: int, t_action: int, guide: bool
     ) -> Velocities:
@@ -254,6 +260,7 @@ def drawn_noise(
 
     Always on the CPU in float32, so that every device starts a query from the same noise.
     """
+
     def one(shape: tuple[int, ...]) -> Tensor:
         generator = torch.Generator('cpu').manual_seed(seed)
         return torch.randn(shape, generator=generator).to(device, dtype)

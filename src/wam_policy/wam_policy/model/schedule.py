@@ -22,8 +22,8 @@ SIGMA_MAX = torch.tensor(1 - 1 / TRAIN_STEPS).item()
 class Schedule:
     """Hold the noise levels of one walk, its end included, and the times the network reads."""
 
-    sigmas: tuple[float, ...]      # [steps+1], float32 values
-    timesteps: tuple[int, ...]     # [steps]
+    sigmas: tuple[float, ...]  # [steps+1], float32 values
+    timesteps: tuple[int, ...]  # [steps]
 
     @property
     def steps(self) -> int:
@@ -79,7 +79,7 @@ class Update:
     scale: Tensor
     near: Tensor
     far: Tensor
-    ratio: Tensor    # of step sizes
+    ratio: Tensor  # of step sizes
 
     @classmethod
     def of(
@@ -135,7 +135,7 @@ def _predictor(sigmas: tuple[float, ...], i: int) -> Update:
     level = _half_log_snr(sigmas[i])
     h = _half_log_snr(sigmas[i + 1]) - level
     keep, scale = sigmas[i + 1] / sigmas[i], (1 - sigmas[i + 1]) * math.expm1(-h)
-    if i in (0, len(sigmas) - 2):    # no past yet, or the end
+    if i in (0, len(sigmas) - 2):  # no past yet, or the end
         return Update.of(1, keep, scale, near=0.0, far=0.0, ratio=1.0)
     ratio = (_half_log_snr(sigmas[i - 1]) - level) / h
     return Update.of(2, keep, scale, near=0.5, far=0.0, ratio=ratio)

@@ -20,8 +20,8 @@ from wam_policy.model.config import WINDOWS, ModelConfig
 from wam_policy.model.dit import VideoActionDiT
 from wam_policy.model.engine import Engine
 
-Pixels = Callable[[Tensor], Tensor]    # uint8 [1 T h w 3] -> [1 3 T h w] in [-1, 1]
-Draw = Callable[[int], sampler.Velocities]    # seed -> noise of video and action
+Pixels = Callable[[Tensor], Tensor]  # uint8 [1 T h w 3] -> [1 3 T h w] in [-1, 1]
+Draw = Callable[[int], sampler.Velocities]  # seed -> noise of video and action
 
 
 class Encoders(Protocol):
@@ -38,8 +38,8 @@ class Encoders(Protocol):
 class Inference:
     """Hold one query's result, all in model values."""
 
-    actions: Tensor | None         # [actions action_dim]; None from an unconditional branch
-    video: Tensor                  # predicted latents [1 channels frames rows columns]
+    actions: Tensor | None  # [actions action_dim]; None from an unconditional branch
+    video: Tensor  # predicted latents [1 channels frames rows columns]
     evaluations: int
     timings_ms: dict[str, float]
 
@@ -48,10 +48,10 @@ class Inference:
 class Memory:
     """Count what a session holds and how it got there."""
 
-    frames: int            # latent frames in memory
+    frames: int  # latent frames in memory
     window_frames: int
-    commits: int           # since reset
-    rebuilds: int          # restarts or slides of a full window since reset
+    commits: int  # since reset
+    rebuilds: int  # restarts or slides of a full window since reset
 
 
 class Stopwatch:
@@ -90,7 +90,11 @@ class Episode:
         self.config: ModelConfig = model.config
         self.now = now
         self.guidance = Guidance(
-            model, recipe, role=role, exchange=exchange, guided_video=guided_video,
+            model,
+            recipe,
+            role=role,
+            exchange=exchange,
+            guided_video=guided_video,
             engine=engine,
         )
         self._pixels, self._recipe, self._guided_video = pixels, recipe, guided_video
@@ -107,8 +111,7 @@ class Episode:
         return self._pixels(frames[None].to(self.model.device))
 
     def begin(self, image: Tensor, first: Tensor) -> None:
-        """Empty the memory and commit the first latent frame; `image` is its picture [1 3 1 h w].
-        """
+        """Empty the memory, commit the first latent frame; `image` is its picture [1 3 1 h w]."""
         if self.config.image_context:
             self.guidance.look(self.encoders.encode_image(image[:, :, 0]).to(self.model.dtype))
         self.guidance.forget()
@@ -121,7 +124,7 @@ class Episode:
     def condition_on(self, image_latents: Tensor) -> None:
         """Take latents of [image, grey, grey, ...] as the condition of the window to come."""
         self._condition = self._masked(image_latents, 1.0)
-        self._condition[:, :-image_latents.shape[1], 1:] = 0
+        self._condition[:, : -image_latents.shape[1], 1:] = 0
 
     def condition_further(self, grey_latents: Tensor) -> None:
         """Append the latents of more grey frames."""
@@ -142,7 +145,7 @@ class Episode:
         """Cut the condition for some frames; past its end the last ones stand in."""
         if self._condition is None:
             return None
-        cut = self._condition[:, :, start:start + frames]
+        cut = self._condition[:, :, start : start + frames]
         return cut if cut.shape[2] == frames else self._condition[:, :, -frames:]
 
     def imagine(self, state: Any, seed: int) -> sampler.Sample:
@@ -152,7 +155,9 @@ class Episode:
         state = state.reshape(1, c.states_per_block, c.state_dim)
         condition = self.condition(self.guidance.frames, c.frames_per_block)
         return sampler.sample(
-            self._recipe, *self._draw(seed), self.guidance.velocity(state, condition),
+            self._recipe,
+            *self._draw(seed),
+            self.guidance.velocity(state, condition),
             guided_video=self._guided_video,
         )
 
@@ -168,7 +173,8 @@ class Episode:
             seed,
             (1, c.latent_channels, c.frames_per_block, *c.latent_size),
             (1, c.actions_per_block, c.action_dim),
-            self.model.dtype, self.model.device,
+            self.model.dtype,
+            self.model.device,
         )
 
 
@@ -188,9 +194,9 @@ class Session:
         self._config = episode.config
         self._slides = window == 'slide'
         self._vae_context: Any = None
-        self._grey_context: Any = None    # of the image condition, a clip of its own
+        self._grey_context: Any = None  # of the image condition, a clip of its own
         self._commits = self._rebuilds = 0
-        self.timings_ms: dict[str, float] = {}    # of the last reset or observe
+        self.timings_ms: dict[str, float] = {}  # of the last reset or observe
         with torch.inference_mode():
             self._negative = self._text(negative) if episode.guidance.reads_negative else None
 

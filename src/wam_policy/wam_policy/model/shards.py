@@ -11,11 +11,20 @@ from safetensors import safe_open
 
 INDEX = 'model.safetensors.index.json'
 SINGLE = 'model.safetensors'
-DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16,
-          'BF16': torch.bfloat16, 'I64': torch.int64, 'I32': torch.int32, 'U8': torch.uint8,
-          'BOOL': torch.bool, 'F8_E4M3': torch.float8_e4m3fn, 'F8_E5M2': torch.float8_e5m2}
+DTYPES = {
+    'F64': torch.float64,
+    'F32': torch.float32,
+    'F16': torch.float16,
+    'BF16': torch.bfloat16,
+    'I64': torch.int64,
+    'I32': torch.int32,
+    'U8': torch.uint8,
+    'BOOL': torch.bool,
+    'F8_E4M3': torch.float8_e4m3fn,
+    'F8_E5M2': torch.float8_e5m2,
+}
 _PICKLES = ('.bin', '.pt', '.pth', '.pkl', '.ckpt')
-_LONGEST_HEADER = 100_000_000       # bytes; the format's own limit
+_LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +62,14 @@ def header(path: Path) -> dict[str, Stored]:
         found[name] = Stored(name, path, tuple(entry['shape']), DTYPES[entry['dtype']])
         first, last = entry['data_offsets']
         if last - first != found[name].nbytes:
-            raise ValueError(f'{path}: {name} occupies {last - first} bytes, its shape '
-                             f'{found[name].nbytes}')
+            raise ValueError(
+                f'{path}: {name} occupies {last - first} bytes, its shape {found[name].nbytes}'
+            )
         end = max(end, last)
     if size < 8 + length + end:
-        raise ValueError(f'{path}: cut short: {size} bytes of {8 + length + end}; '
-                         'download it again')
+        raise ValueError(
+            f'{path}: cut short: {size} bytes of {8 + length + end}; download it again'
+        )
     return found
 
 
@@ -72,8 +83,10 @@ def files(folder: Path) -> list[Path]:
         listed = [folder / name for name in sorted(set(weight_map.values()))]
         absent = [path.name for path in listed if not path.is_file()]
         if absent:
-            raise FileNotFoundError(f'{folder}: {INDEX} names files that are not there: '
-                                    f'{", ".join(absent)}; copy the whole checkpoint')
+            raise FileNotFoundError(
+                f'{folder}: {INDEX} names files that are not there: '
+                f'{", ".join(absent)}; copy the whole checkpoint'
+            )
         return listed
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
@@ -84,7 +97,8 @@ def files(folder: Path) -> list[Path]:
         raise ValueError(
             f'{folder}: {", ".join(pickles)}: pickled weights run code when they are read and are '
             'refused. Convert them where you trust them: safetensors.torch.save_file('
-            "torch.load(file, weights_only=True), 'model.safetensors')")
+            "torch.load(file, weights_only=True), 'model.safetensors')"
+        )
     raise FileNotFoundError(f'{folder}: neither {SINGLE} nor {INDEX}')
 
 
@@ -98,16 +112,22 @@ def contents(folder: Path) -> dict[str, Stored]:
             found[name] = stored
     if (folder / INDEX).is_file():
         weight_map: Mapping[str, str] = json.loads((folder / INDEX).read_text())['weight_map']
-        wrong = sorted(name for name in weight_map.keys() | found.keys()
-                       if name not in found or weight_map.get(name) != found[name].file.name)
+        wrong = sorted(
+            name
+            for name in weight_map.keys() | found.keys()
+            if name not in found or weight_map.get(name) != found[name].file.name
+        )
         if wrong:
-            raise ValueError(f'{folder / INDEX} and the files disagree about {len(wrong)} '
-                             f'tensors: {", ".join(wrong[:5])}')
+            raise ValueError(
+                f'{folder / INDEX} and the files disagree about {len(wrong)} '
+                f'tensors: {", ".join(wrong[:5])}'
+            )
     return found
 
 
-def tensors(wanted: Iterable[Stored],
-            device: torch.device) -> Iterator[tuple[Stored, torch.Tensor]]:
+def tensors(
+    wanted: Iterable[Stored], device: torch.device
+) -> Iterator[tuple[Stored, torch.Tensor]]:
     """Yield tensors on `device`, in their stored dtype, file after file.
 
     Each file is mapped, read and let go before the next, so the host never holds more than one.
@@ -124,6 +144,7 @@ def tensors(wanted: Iterable[Stored],
 
 # ---- writing
 
+
 def grouped(sizes: Mapping[str, int], largest: int) -> dict[str, list[str]]:
     """Group tensors, given their bytes, into files of at most `largest` bytes each."""
     groups: list[list[str]] = [[]]
@@ -136,8 +157,10 @@ def grouped(sizes: Mapping[str, int], largest: int) -> dict[str, list[str]]:
         filled += size
     if len(groups) == 1:
         return {SINGLE: groups[0]}
-    return {f'model-{k:05d}-of-{len(groups):05d}.safetensors': names
-            for k, names in enumerate(groups, start=1)}
+    return {
+        f'model-{k:05d}-of-{len(groups):05d}.safetensors': names
+        for k, names in enumerate(groups, start=1)
+    }
 
 
 def write_index(folder: Path, files: Mapping[str, str], nbytes: int) -> None:
@@ -146,5 +169,9 @@ def write_index(folder: Path, files: Mapping[str, str], nbytes: int) -> None:
     if set(files.values()) == {SINGLE}:
         path.unlink(missing_ok=True)
         return
-    path.write_text(json.dumps(
-        {'metadata': {'total_size': nbytes}, 'weight_map': dict(sorted(files.items()))}, indent=1))
+    path.write_text(
+        json.dumps(
+            {'metadata': {'total_size': nbytes}, 'weight_map': dict(sorted(files.items()))},
+            indent=1,
+        )
+    )

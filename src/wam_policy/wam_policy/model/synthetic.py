@@ -35,9 +35,11 @@ UNIT_RAD = REACH_RAD / 3
 
 # ---- statistics
 
+
 def _between(low: np.ndarray, high: np.ndarray) -> Statistics:
-    return Statistics(q01=low, q99=high, min=low, max=high, mean=(low + high) / 2,
-                      std=(high - low) / 4)
+    return Statistics(
+        q01=low, q99=high, min=low, max=high, mean=(low + high) / 2, std=(high - low) / 4
+    )
 
 
 def _state(robot: Embodiment, part: Slice) -> Statistics:
@@ -53,21 +55,27 @@ def _action(robot: Embodiment, part: Slice) -> Statistics:
         high = np.full(part.size, UNIT_RAD)
         return _between(-high, high)
     joints = [robot.joint(name) for name in part.joints]
-    return _between(np.array([joint.lower for joint in joints]),
-                    np.array([joint.upper for joint in joints]))
+    return _between(
+        np.array([joint.lower for joint in joints]), np.array([joint.upper for joint in joints])
+    )
 
 
 def tags(robots: Sequence[Embodiment]) -> list[Tag]:
     """Make up statistics for robots: they let random weights move an arm gently, no more."""
-    return [Tag(
-        robot.model_tag,
-        MappingProxyType({part.key: _state(robot, part) for part in robot.state_keys}),
-        MappingProxyType({part.key: _action(robot, part) for part in robot.action_keys}),
-        MappingProxyType({camera.key: camera.size for camera in robot.cameras}),
-        synthetic=True) for robot in robots]
+    return [
+        Tag(
+            robot.model_tag,
+            MappingProxyType({part.key: _state(robot, part) for part in robot.state_keys}),
+            MappingProxyType({part.key: _action(robot, part) for part in robot.action_keys}),
+            MappingProxyType({camera.key: camera.size for camera in robot.cameras}),
+            synthetic=True,
+        )
+        for robot in robots
+    ]
 
 
 # ---- config.json
+
 
 def config(design: Design) -> dict[str, object]:
     """Give config.json in the released schema; the `wam` section adds what that cannot say.
@@ -80,24 +88,41 @@ def config(design: Design) -> dict[str, object]:
     del own['model']
     network = {
         'model_type': 'i2v' if model.condition_channels else 'ti2v',
-        'dim': model.dim, 'num_heads': model.heads, 'num_layers': model.layers,
-        'ffn_dim': model.ffn_dim, 'freq_dim': model.freq_dim, 'eps': model.eps,
+        'dim': model.dim,
+        'num_heads': model.heads,
+        'num_layers': model.layers,
+        'ffn_dim': model.ffn_dim,
+        'freq_dim': model.freq_dim,
+        'eps': model.eps,
         'in_dim': model.latent_channels + model.condition_channels,
-        'out_dim': model.latent_channels, 'text_dim': model.text_dim, 'text_len': model.text_len,
+        'out_dim': model.latent_channels,
+        'text_dim': model.text_dim,
+        'text_len': model.text_len,
         'concat_first_frame_latent': bool(model.condition_channels),
-        'frame_seqlen': model.frame_tokens, 'num_frame_per_block': model.frames_per_block,
+        'frame_seqlen': model.frame_tokens,
+        'num_frame_per_block': model.frames_per_block,
         'num_action_per_block': model.actions_per_block,
-        'num_state_per_block': model.states_per_block, 'max_chunk_size': model.window_blocks,
-        'hidden_size': model.action_hidden}
+        'num_state_per_block': model.states_per_block,
+        'max_chunk_size': model.window_blocks,
+        'hidden_size': model.action_hidden,
+    }
     head = {
-        'action_horizon': model.actions_per_block, 'action_dim': model.action_dim,
-        'max_action_dim': model.action_dim, 'max_state_dim': model.state_dim,
+        'action_horizon': model.actions_per_block,
+        'action_dim': model.action_dim,
+        'max_action_dim': model.action_dim,
+        'max_state_dim': model.state_dim,
         'num_frame_per_block': model.frames_per_block,
         'train_architecture': 'lora' if design.adapters else 'full',
-        'diffusion_model_cfg': network}
-    return {'model_type': 'vla', 'architectures': ['VLA'], 'action_horizon':
-            model.actions_per_block, 'action_dim': model.action_dim,
-            'action_head_cfg': {'config': head}, 'wam': own}
+        'diffusion_model_cfg': network,
+    }
+    return {
+        'model_type': 'vla',
+        'architectures': ['VLA'],
+        'action_horizon': model.actions_per_block,
+        'action_dim': model.action_dim,
+        'action_head_cfg': {'config': head},
+        'wam': own,
+    }
 
 
 def toy(design: Design, tile: tuple[int, int] = (32, 32)) -> Design:
@@ -105,26 +130,44 @@ def toy(design: Design, tile: tuple[int, int] = (32, 32)) -> Design:
     old, parts = design.model, design.encoders
     if not isinstance(parts.vae, VaeConfig):
         raise ValueError(f'{design.name} is no released design: nothing to shrink')
-    pixels = replace(parts.vae, channels=4, base_dim=8, decoder_base_dim=8, mean=(0.0,) * 4,
-                     std=(1.0,) * 4)
+    pixels = replace(
+        parts.vae, channels=4, base_dim=8, decoder_base_dim=8, mean=(0.0,) * 4, std=(1.0,) * 4
+    )
     words = replace(parts.text, vocabulary=259, dim=48, heads=4, head_dim=12, ffn_dim=64, layers=2)
-    frame = parts.image and replace(parts.image, dim=32, heads=2, layers=2, mlp_dim=64, patch=8,
-                                    size=32)
-    box = replace(design.canvas, arrangement=design.canvas.arrangement or 'quadrants', tile=tile,
-                  size=design.canvas.size and tile)
+    frame = parts.image and replace(
+        parts.image, dim=32, heads=2, layers=2, mlp_dim=64, patch=8, size=32
+    )
+    box = replace(
+        design.canvas,
+        arrangement=design.canvas.arrangement or 'quadrants',
+        tile=tile,
+        size=design.canvas.size and tile,
+    )
     height, width = box.pixels
     rows, columns = height // pixels.stride, width // pixels.stride
     model = replace(
-        old, dim=64, heads=2, layers=3, ffn_dim=96, freq_dim=32, text_dim=48, text_len=64,
-        image_dim=32 if old.image_context else 0, action_hidden=32, latent_channels=4,
+        old,
+        dim=64,
+        heads=2,
+        layers=3,
+        ffn_dim=96,
+        freq_dim=32,
+        text_dim=48,
+        text_len=64,
+        image_dim=32 if old.image_context else 0,
+        action_hidden=32,
+        latent_channels=4,
         latent_size=(rows // 2 * 2, columns // 2 * 2),
-        condition_channels=8 if old.condition_channels else 0)
+        condition_channels=8 if old.condition_channels else 0,
+    )
     parts = replace(parts, vae=pixels, text=words, image=frame, tokenizer='bytes')
-    return replace(design, name=f'{design.name}_toy', model=model, canvas=box, trained=False,
-                   encoders=parts)
+    return replace(
+        design, name=f'{design.name}_toy', model=model, canvas=box, trained=False, encoders=parts
+    )
 
 
 # ---- weights
+
 
 def unread(design: Design) -> dict[str, tuple[int, ...]]:
     """List the tensors released files hold although inference never reads them, with shapes."""
@@ -132,14 +175,21 @@ def unread(design: Design) -> dict[str, tuple[int, ...]]:
     if frame is None:
         return {}
     prefix = f'{keymap.IMAGE}visual.'
-    block = {name: slot.entry.shape for name, slot in _slots(design).items()
-             if name.startswith(f'{prefix}transformer.0.')}
-    last = {name.replace('transformer.0.', f'transformer.{frame.layers}.'): shape
-            for name, shape in block.items()}
-    return last | {f'{prefix}post_norm.weight': (frame.dim,),
-                   f'{prefix}post_norm.bias': (frame.dim,),
-                   f'{prefix}head': (frame.dim, frame.dim * 4 // 5),
-                   f'{keymap.IMAGE}log_scale': ()}
+    block = {
+        name: slot.entry.shape
+        for name, slot in _slots(design).items()
+        if name.startswith(f'{prefix}transformer.0.')
+    }
+    last = {
+        name.replace('transformer.0.', f'transformer.{frame.layers}.'): shape
+        for name, shape in block.items()
+    }
+    return last | {
+        f'{prefix}post_norm.weight': (frame.dim,),
+        f'{prefix}post_norm.bias': (frame.dim,),
+        f'{prefix}head': (frame.dim, frame.dim * 4 // 5),
+        f'{keymap.IMAGE}log_scale': (),
+    }
 
 
 def _slots(design: Design) -> dict[str, inventory.Slot]:
@@ -151,36 +201,56 @@ def shapes(design: Design) -> dict[str, tuple[int, ...]]:
     return {name: slot.entry.shape for name, slot in _slots(design).items()} | unread(design)
 
 
-def drawn(name: str, shape: tuple[int, ...], dtype: torch.dtype,
-          generator: torch.Generator) -> torch.Tensor:
+def drawn(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
+) -> torch.Tensor:
     """Draw a weight whose layer neither dies nor explodes: ones for norms, 1/sqrt(in) for maps."""
     if len(shape) < 2 or name.endswith(('gamma', '.b')):
         ones = name.endswith(('gamma', 'weight'))
         return torch.full(shape, 1.0 if ones else 0.0, dtype=dtype, device=generator.device)
     inputs = shape[1] if name.endswith('.W') else torch.Size(shape[1:]).numel()
     numbers = torch.randn(shape, generator=generator, device=generator.device)
-    return (numbers * inputs ** -0.5).to(dtype)
+    return (numbers * inputs**-0.5).to(dtype)
 
 
-def write(design: Design, robots: Sequence[Embodiment], folder: Path, *, dtype: torch.dtype,
-          seed: int = 0, largest_shard: int = 5_000_000_000) -> None:
+def write(
+    design: Design,
+    robots: Sequence[Embodiment],
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    seed: int = 0,
+    largest_shard: int = 5_000_000_000,
+) -> None:
     """Write a checkpoint of random weights in the released layout; bytes as given by `dtype`."""
     _write_words(design, robots, folder)
     wanted = shapes(design)
-    groups = shards.grouped({name: torch.Size(shape).numel() * dtype.itemsize
-                      for name, shape in wanted.items()}, largest_shard)
+    groups = shards.grouped(
+        {name: torch.Size(shape).numel() * dtype.itemsize for name, shape in wanted.items()},
+        largest_shard,
+    )
     generator = torch.Generator().manual_seed(seed)
     files = {}
     for file, names in groups.items():
-        save_file({name: drawn(name, wanted[name], dtype, generator) for name in names},
-                  folder / file, metadata={'format': 'pt'})
+        save_file(
+            {name: drawn(name, wanted[name], dtype, generator) for name in names},
+            folder / file,
+            metadata={'format': 'pt'},
+        )
         files |= dict.fromkeys(names, file)
-    shards.write_index(folder, files, sum(torch.Size(s).numel() for s in wanted.values())
-                * dtype.itemsize)
+    shards.write_index(
+        folder, files, sum(torch.Size(s).numel() for s in wanted.values()) * dtype.itemsize
+    )
 
 
-def write_hollow(design: Design, robots: Sequence[Embodiment], folder: Path, *,
-                 dtype: torch.dtype, largest_shard: int = 5_000_000_000) -> None:
+def write_hollow(
+    design: Design,
+    robots: Sequence[Embodiment],
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    largest_shard: int = 5_000_000_000,
+) -> None:
     """Write files with true headers and sizes but without blocks on disk: all numbers are 0."""
     _write_words(design, robots, folder)
     wanted = shapes(design)
@@ -189,8 +259,11 @@ def write_hollow(design: Design, robots: Sequence[Embodiment], folder: Path, *,
     for file, names in shards.grouped(sizes, largest_shard).items():
         header, end = {}, 0
         for name in names:
-            header[name] = {'dtype': _DTYPE_NAMES[dtype], 'shape': list(wanted[name]),
-                            'data_offsets': [end, end + sizes[name]]}
+            header[name] = {
+                'dtype': _DTYPE_NAMES[dtype],
+                'shape': list(wanted[name]),
+                'data_offsets': [end, end + sizes[name]],
+            }
             end += sizes[name]
         text = json.dumps(header).encode()
         text += b' ' * (-len(text) % 8)
@@ -226,9 +299,11 @@ def write_adapters(design: Design, folder: Path, *, dtype: torch.dtype, seed: in
         elif _takes_adapter(inner):
             layer, rank = wrapped + inner.removesuffix('.weight'), design.adapters.rank
             content[f'{layer}.lora_A.default.weight'] = drawn(
-                name, (rank, shape[1]), dtype, generator)
+                name, (rank, shape[1]), dtype, generator
+            )
             content[f'{layer}.lora_B.default.weight'] = drawn(
-                name, (shape[0], rank), dtype, generator)
+                name, (shape[0], rank), dtype, generator
+            )
     save_file(content, folder / shards.SINGLE, metadata={'format': 'pt'})
 
 
@@ -238,13 +313,16 @@ def _takes_adapter(name: str) -> bool:
 
 # ---- command
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a made-up checkpoint; `--hollow` files have true sizes but take no room on disk."""
-    parser = argparse.ArgumentParser(prog='python -m wam_policy.model.synthetic',
-                                     description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog='python -m wam_policy.model.synthetic', description=main.__doc__
+    )
     parser.add_argument('folder', type=Path)
-    parser.add_argument('--preset', choices=('dreamzero_14b', 'dreamzero_5b'),
-                        default='dreamzero_14b')
+    parser.add_argument(
+        '--preset', choices=('dreamzero_14b', 'dreamzero_5b'), default='dreamzero_14b'
+    )
     parser.add_argument('--toy', action='store_true', help='a few megabytes, every kind of tensor')
     parser.add_argument('--hollow', action='store_true', help='headers only, all weights zero')
     parser.add_argument('--seed', type=int, default=0)

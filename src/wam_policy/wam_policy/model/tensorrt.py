@@ -34,8 +34,10 @@ def available() -> Any:
     try:
         return importlib.import_module('tensorrt')
     except ImportError as error:
-        raise ValueError('tensorrt is not installed here: .venv/bin/python -m pip install '
-                         f'tensorrt, in a version for CUDA {torch.version.cuda}') from error
+        raise ValueError(
+            'tensorrt is not installed here: .venv/bin/python -m pip install '
+            f'tensorrt, in a version for CUDA {torch.version.cuda}'
+        ) from error
 
 
 def lengths(config: ModelConfig) -> tuple[int, int, int]:
@@ -71,8 +73,12 @@ def build(model: VideoActionDiT, folder: Path, precision: str, trt: Any = None) 
     if plan is None:
         raise ValueError('TensorRT could not build the plan; its messages above say why')
     (folder / PLAN).write_bytes(plan)
-    facts = {'model': c.to_dict(), 'dtype': str(model.dtype), 'precision': precision,
-             'tensorrt': trt.__version__}
+    facts = {
+        'model': c.to_dict(),
+        'dtype': str(model.dtype),
+        'precision': precision,
+        'tensorrt': trt.__version__,
+    }
     (folder / FACTS).write_text(json.dumps(facts, indent=1) + '\n')
     return folder
 
@@ -84,18 +90,26 @@ def _current_stream() -> int:
 class TensorRTEngine:
     """Run denoising passes from a plan; ValueError if it is of another model or cannot run."""
 
-    def __init__(self, model: VideoActionDiT, folder: Path, trt: Any = None,
-                 stream: Callable[[], int] = _current_stream) -> None:
+    def __init__(
+        self,
+        model: VideoActionDiT,
+        folder: Path,
+        trt: Any = None,
+        stream: Callable[[], int] = _current_stream,
+    ) -> None:
         for name in (PLAN, FACTS):
             if not (folder / name).is_file():
-                raise ValueError(f'{folder} holds no engine ({name} is missing): '
-                                 './wam engine build makes one')
+                raise ValueError(
+                    f'{folder} holds no engine ({name} is missing): ./wam engine build makes one'
+                )
         facts = json.loads((folder / FACTS).read_text())
         if ModelConfig.from_dict(facts['model']) != model.config:
             raise ValueError(f'{folder} was built for a model of other sizes: build it again')
         if facts['dtype'] != str(model.dtype):
-            raise ValueError(f'{folder} was built for {facts["dtype"]}, the model is '
-                             f'{model.dtype}: choose that dtype or build it again')
+            raise ValueError(
+                f'{folder} was built for {facts["dtype"]}, the model is '
+                f'{model.dtype}: choose that dtype or build it again'
+            )
         trt = trt or available()
         self._model, self._stream = model, stream
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
@@ -107,18 +121,31 @@ class TensorRTEngine:
         self._outputs = onnx.results(model.config, 'denoise')
 
     def remember(
-        self, video: Tensor, clean: FlowTime, rotation: Rotation, context: list[ContextMemory],
-        cache: KVCache, condition: Tensor | None = None,
+        self,
+        video: Tensor,
+        clean: FlowTime,
+        rotation: Rotation,
+        context: list[ContextMemory],
+        cache: KVCache,
+        condition: Tensor | None = None,
     ) -> Any:
         return self._model.remember(video, clean, rotation, context, cache, condition)
 
     def denoise(
-        self, video: Tensor, action: Tensor, state: Tensor, video_time: FlowTime,
-        action_time: FlowTime, rotation: Rotation, context: list[ContextMemory], cache: KVCache,
+        self,
+        video: Tensor,
+        action: Tensor,
+        state: Tensor,
+        video_time: FlowTime,
+        action_time: FlowTime,
+        rotation: Rotation,
+        context: list[ContextMemory],
+        cache: KVCache,
         condition: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        given = onnx.denoising(video, action, state, video_time, action_time, rotation, context,
-                               cache, condition)
+        given = onnx.denoising(
+            video, action, state, video_time, action_time, rotation, context, cache, condition
+        )
         bound = [x.contiguous() for x in given.flat]
         for name, x in zip(self._inputs, bound, strict=True):
             self._execution.set_input_shape(name, tuple(x.shape))

@@ -23,7 +23,7 @@ class TextConfig:
     head_dim: int
     ffn_dim: int
     layers: int
-    buckets: int        # of relative distance
+    buckets: int  # of relative distance
     # Words before its own that a byte attends to in a layer; None: the whole text. Where a text
     # encoder is small and learned, a word that says nothing of the others means the same beside
     # any of them: "purple" then also means purple beside a hand it never came with.
@@ -32,8 +32,10 @@ class TextConfig:
     def __post_init__(self) -> None:
         """Refuse what no text could be read with; ValueError names it."""
         if not (self.words_back is None or type(self.words_back) is int and self.words_back >= 0):
-            raise ValueError('encoder config: text words_back: want null or a whole number from '
-                             f'0, got {self.words_back!r}')
+            raise ValueError(
+                'encoder config: text words_back: want null or a whole number from '
+                f'0, got {self.words_back!r}'
+            )
 
 
 UMT5_XXL = TextConfig(256384, 4096, 64, 64, 10240, 24, 32)
@@ -45,12 +47,22 @@ def network(config: TextConfig) -> UMT5EncoderModel:
     from transformers import UMT5Config, UMT5EncoderModel
 
     plainly: dict[str, Any] = {'attn_implementation': 'eager'}
-    return UMT5EncoderModel(UMT5Config(
-        vocab_size=config.vocabulary, d_model=config.dim, d_kv=config.head_dim,
-        d_ff=config.ffn_dim, num_layers=config.layers, num_heads=config.heads,
-        relative_attention_num_buckets=config.buckets, dropout_rate=0.0,
-        feed_forward_proj='gated-gelu', use_cache=False, is_encoder_decoder=False,
-        **plainly)).eval()
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=config.vocabulary,
+            d_model=config.dim,
+            d_kv=config.head_dim,
+            d_ff=config.ffn_dim,
+            num_layers=config.layers,
+            num_heads=config.heads,
+            relative_attention_num_buckets=config.buckets,
+            dropout_rate=0.0,
+            feed_forward_proj='gated-gelu',
+            use_cache=False,
+            is_encoder_decoder=False,
+            **plainly,
+        )
+    ).eval()
 
 
 class TextEncoder(nn.Module):
@@ -68,8 +80,9 @@ class TextEncoder(nn.Module):
         hidden = self.net(input_ids=ids, attention_mask=seen).last_hidden_state
         places = torch.arange(ids.shape[1], device=ids.device)
         kept = places[None] < mask.sum(dim=1, keepdim=True)
-        return torch.where(kept[..., None], hidden, torch.zeros((), dtype=hidden.dtype,
-                                                                device=hidden.device))
+        return torch.where(
+            kept[..., None], hidden, torch.zeros((), dtype=hidden.dtype, device=hidden.device)
+        )
 
 
 def nearby(ids: torch.Tensor, mask: torch.Tensor, words_back: int) -> torch.Tensor:
@@ -82,7 +95,8 @@ def nearby(ids: torch.Tensor, mask: torch.Tensor, words_back: int) -> torch.Tens
     itself = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
     seen = (behind >= 0) & (behind <= words_back) & (mask[:, None] > 0) | itself
     return torch.zeros(seen.shape, device=ids.device).masked_fill(
-        ~seen, torch.finfo(torch.float32).min)[:, None]
+        ~seen, torch.finfo(torch.float32).min
+    )[:, None]
 
 
 class Tokenizer(Protocol):
@@ -107,9 +121,9 @@ class ByteTokenizer:
         ids = torch.zeros(len(prompts), self.text_len, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
-            tokens = [byte + 3 for byte in prompt.encode()][:self.text_len - 1] + [1]
-            ids[row, :len(tokens)] = torch.tensor(tokens)
-            mask[row, :len(tokens)] = 1
+            tokens = [byte + 3 for byte in prompt.encode()][: self.text_len - 1] + [1]
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            mask[row, : len(tokens)] = 1
         return ids, mask
 
 
@@ -121,15 +135,23 @@ class SentenceTokenizer:
             raise FileNotFoundError(
                 f'{folder}: no tokenizer.json or spiece.model. The released checkpoints come '
                 'without a tokenizer: copy tokenizer.json, tokenizer_config.json, spiece.model '
-                'and special_tokens_map.json of google/umt5-xxl (Hugging Face) into that folder')
+                'and special_tokens_map.json of google/umt5-xxl (Hugging Face) into that folder'
+            )
         from transformers import AutoTokenizer
 
         self.text_len = text_len
-        self._tokenizer = AutoTokenizer.from_pretrained(    # nosec B615: nothing is fetched
-            str(folder), local_files_only=True)
+        self._tokenizer = AutoTokenizer.from_pretrained(  # nosec B615: nothing is fetched
+            str(folder), local_files_only=True
+        )
 
     def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         batch = self._tokenizer(
-            prompts, padding='max_length', truncation=True, max_length=self.text_len,
-            padding_side='right', add_special_tokens=True, return_tensors='pt')
+            prompts,
+            padding='max_length',
+            truncation=True,
+            max_length=self.text_len,
+            padding_side='right',
+            add_special_tokens=True,
+            return_tensors='pt',
+        )
         return batch['input_ids'], batch['attention_mask']

@@ -13,11 +13,14 @@ from typing import Any
 import msgpack
 import numpy as np
 
-DTYPES = frozenset(f'{order}{kind}' for kind in ('f2', 'f4', 'f8', 'i2', 'i4', 'i8', 'u2', 'u4',
-                                                 'u8') for order in '<>') | {'|u1', '|i1', '|b1'}
+DTYPES = frozenset(
+    f'{order}{kind}'
+    for kind in ('f2', 'f4', 'f8', 'i2', 'i4', 'i8', 'u2', 'u4', 'u8')
+    for order in '<>'
+) | {'|u1', '|i1', '|b1'}
 MAX_DIMENSIONS = 6
-MAX_ITEMS = 4096                # of a list; a state is far shorter
-MAX_KEYS = 256                  # of a map
+MAX_ITEMS = 4096  # of a list; a state is far shorter
+MAX_KEYS = 256  # of a map
 MAX_TEXT_BYTES = 64 * 1024
 
 
@@ -39,8 +42,14 @@ def unpacked(raw: str | bytes) -> Any:
         raise Malformed(f'text where a binary message belongs: {raw!r:.200}')
     try:
         return msgpack.unpackb(
-            raw, object_hook=_array, max_str_len=MAX_TEXT_BYTES, max_bin_len=len(raw),
-            max_array_len=MAX_ITEMS, max_map_len=MAX_KEYS, max_ext_len=0)
+            raw,
+            object_hook=_array,
+            max_str_len=MAX_TEXT_BYTES,
+            max_bin_len=len(raw),
+            max_array_len=MAX_ITEMS,
+            max_map_len=MAX_KEYS,
+            max_ext_len=0,
+        )
     except Malformed:
         raise
     # the library raises its own kinds, ValueError and, for text that is no UTF-8, UnicodeError
@@ -64,8 +73,7 @@ def _tagged(value: object) -> dict[bytes, Any]:
         raise Malformed(f'cannot be sent: {kind}')
     # contiguous bytes without a copy of their own: the packer copies them into the message
     data = memoryview(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-    return {b'__ndarray__': True, b'data': data, b'dtype': value.dtype.str,
-            b'shape': value.shape}
+    return {b'__ndarray__': True, b'data': data, b'dtype': value.dtype.str, b'shape': value.shape}
 
 
 def _array(found: dict[Any, Any]) -> Any:
@@ -83,8 +91,11 @@ def _checked(found: dict[Any, Any]) -> np.ndarray:
     dtype, shape, data = (found.get(key) for key in (b'dtype', b'shape', b'data'))
     if dtype not in DTYPES:
         raise Malformed(f'array of dtype {dtype!r:.40}; numbers only')
-    if (not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS
-            or not all(type(side) is int and side >= 0 for side in shape)):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_DIMENSIONS
+        or not all(type(side) is int and side >= 0 for side in shape)
+    ):
         raise Malformed(f'array of shape {shape!r:.80}')
     if not isinstance(data, bytes) or len(data) != math.prod(shape) * np.dtype(dtype).itemsize:
         size = len(data) if isinstance(data, bytes) else 'no'

@@ -20,7 +20,7 @@ from wam_policy.remote import pictures
 FLAVOURS = Path(__file__).resolve().parent / 'flavours'
 KINDS = ('absolute', 'relative', 'rate')
 
-Key = tuple[str, ...]       # path into nested maps; most servers use one flat name
+Key = tuple[str, ...]  # path into nested maps; most servers use one flat name
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class Span:
     """Name joints, in the server's order, that share a key or a run of columns."""
 
     joints: tuple[str, ...]
-    key: Key = ()               # of a state; columns of actions have none
-    kind: str = 'absolute'      # of actions, one of KINDS
-    scale: float = 1.0          # of a rate: change per row at full rate, rad
+    key: Key = ()  # of a state; columns of actions have none
+    kind: str = 'absolute'  # of actions, one of KINDS
+    scale: float = 1.0  # of a rate: change per row at full rate, rad
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class Frames:
     pictures of `offsets` (in steps before the newest). One without takes the newest at any time.
     """
 
-    block_steps: int | None     # None: no memory, ask at any time
-    offsets: tuple[int, ...]    # ascending, the last is 0
-    window: int                 # pictures a server of this flavour looks back on
+    block_steps: int | None  # None: no memory, ask at any time
+    offsets: tuple[int, ...]  # ascending, the last is 0
+    window: int  # pictures a server of this flavour looks back on
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +52,25 @@ class Flavour:
 
     name: str
     title: str
-    robot: str                              # whose joints and cameras are named
-    default: bool                           # spoken for this robot unless another is named
-    path: str                               # appended to an address without a path
+    robot: str  # whose joints and cameras are named
+    default: bool  # spoken for this robot unless another is named
+    path: str  # appended to an address without a path
     prompt_key: Key
-    session_key: Key | None                 # None: the server knows no sessions
-    endpoint_key: str | None                # tells infer from reset; None: infer is all there is
-    cameras: Mapping[str, Key]              # in the server's order
-    size: tuple[int, int] | None            # width, height; None: as the cameras give them
+    session_key: Key | None  # None: the server knows no sessions
+    endpoint_key: str | None  # tells infer from reset; None: infer is all there is
+    cameras: Mapping[str, Key]  # in the server's order
+    size: tuple[int, int] | None  # width, height; None: as the cameras give them
     fit: str
     order: str
     frames: Frames
     state: tuple[Span, ...]
     gripper_open: float
     gripper_closed: float
-    answer_key: Key | None                  # of the actions; None: the answer is the array
+    answer_key: Key | None  # of the actions; None: the answer is the array
     horizon: int
     step_hz: float
     columns: tuple[Span, ...]
-    configuration: Mapping[str, Any]        # what the server says of itself on connect
+    configuration: Mapping[str, Any]  # what the server says of itself on connect
 
     @property
     def width(self) -> int:
@@ -95,8 +95,9 @@ def load(name: str, folder: Path = FLAVOURS) -> Flavour:
     flavour = _flavour(document)
     document.done()
     if flavour.name != path.stem:
-        raise ValueError(f'{document.spot("name")}: {flavour.name!r} stands in {path.name}; '
-                         'make them equal')
+        raise ValueError(
+            f'{document.spot("name")}: {flavour.name!r} stands in {path.name}; make them equal'
+        )
     return flavour
 
 
@@ -105,14 +106,18 @@ def chosen(name: str, robot: Embodiment) -> Flavour:
     if name:
         flavour = load(name)
         if flavour.robot != robot.name:
-            raise ValueError(f'flavour {name} speaks for {flavour.robot}, not for {robot.name}; '
-                             f'for that: {", ".join(_of(robot)) or "none yet"}')
+            raise ValueError(
+                f'flavour {name} speaks for {flavour.robot}, not for {robot.name}; '
+                f'for that: {", ".join(_of(robot)) or "none yet"}'
+            )
         return flavour
     for flavour in map(load, _of(robot)):
         if flavour.default:
             return flavour
-    raise ValueError(f'{robot.name} has no default flavour; name one of '
-                     f'{", ".join(_of(robot)) or "your own (a .yaml file)"}')
+    raise ValueError(
+        f'{robot.name} has no default flavour; name one of '
+        f'{", ".join(_of(robot)) or "your own (a .yaml file)"}'
+    )
 
 
 def _of(robot: Embodiment) -> list[str]:
@@ -125,21 +130,28 @@ def _flavour(document: Table) -> Flavour:
     actions, grippers = document.table('actions'), document.table('grippers')
     cameras = document.table('cameras')
     flavour = Flavour(
-        name=document.text('name'), title=document.text('title'), robot=robot.name,
+        name=document.text('name'),
+        title=document.text('title'),
+        robot=robot.name,
         default=_one_of(document, 'default', (True, False)),
         path=_maybe_text(document, 'path') or '',
-        prompt_key=_key(request, 'prompt'), session_key=_maybe_key(request, 'session'),
+        prompt_key=_key(request, 'prompt'),
+        session_key=_maybe_key(request, 'session'),
         endpoint_key=_maybe_text(request, 'endpoint'),
         cameras=MappingProxyType({camera: _key(cameras, camera) for camera in cameras}),
-        size=_size(shown), fit=_one_of(shown, 'fit', pictures.FITS),
+        size=_size(shown),
+        fit=_one_of(shown, 'fit', pictures.FITS),
         order=_one_of(shown, 'order', pictures.ORDERS),
         frames=_frames(document.table('frames')),
         state=_spans(document, 'state', robot.observed, keyed=True),
-        gripper_open=grippers.number('open'), gripper_closed=grippers.number('closed'),
-        answer_key=_maybe_key(actions, 'key'), horizon=actions.whole('horizon'),
+        gripper_open=grippers.number('open'),
+        gripper_closed=grippers.number('closed'),
+        answer_key=_maybe_key(actions, 'key'),
+        horizon=actions.whole('horizon'),
         step_hz=actions.number('step_hz', above=0.0),
         columns=_spans(actions, 'columns', robot.commanded, keyed=False),
-        configuration=document.frozen('configuration'))
+        configuration=document.frozen('configuration'),
+    )
     for table in (request, shown, actions, grippers):
         table.done()
     _checked(document, flavour, robot)
@@ -150,21 +162,31 @@ def _checked(document: Table, flavour: Flavour, robot: Embodiment) -> None:
     """Raise ValueError where a mapping does not fit its robot."""
     unknown = [key for key in flavour.cameras if key not in {c.key for c in robot.cameras}]
     if unknown or not flavour.cameras:
-        raise ValueError(f'{document.spot("cameras")}: want cameras of {robot.name}: '
-                         f'{", ".join(camera.key for camera in robot.cameras)}')
+        raise ValueError(
+            f'{document.spot("cameras")}: want cameras of {robot.name}: '
+            f'{", ".join(camera.key for camera in robot.cameras)}'
+        )
     driven = [name for span in flavour.columns for name in span.joints]
     if sorted(driven) != sorted(robot.commanded):
-        raise ValueError(f'{document.spot("actions.columns")}: want each of '
-                         f'{", ".join(robot.commanded)} once')
+        raise ValueError(
+            f'{document.spot("actions.columns")}: want each of {", ".join(robot.commanded)} once'
+        )
     if flavour.gripper_open == flavour.gripper_closed:
         raise ValueError(f'{document.spot("grippers")}: open equals closed')
     if any(span.kind != 'absolute' for span in flavour.columns):
         sent = {name for span in flavour.state for name in span.joints}
-        lost = [name for span in flavour.columns if span.kind != 'absolute'
-                for name in span.joints if name not in sent]
+        lost = [
+            name
+            for span in flavour.columns
+            if span.kind != 'absolute'
+            for name in span.joints
+            if name not in sent
+        ]
         if lost:
-            raise ValueError(f'{document.spot("actions.columns")}: {", ".join(lost)} are not '
-                             'absolute, but the state does not carry them')
+            raise ValueError(
+                f'{document.spot("actions.columns")}: {", ".join(lost)} are not '
+                'absolute, but the state does not carry them'
+            )
 
 
 def _spans(table: Table, key: str, known: Sequence[str], *, keyed: bool) -> tuple[Span, ...]:
@@ -182,8 +204,9 @@ def _spans(table: Table, key: str, known: Sequence[str], *, keyed: bool) -> tupl
             span = Span(joints, _key(inner, 'key'))
         else:
             kind = _one_of(inner, 'kind', KINDS)
-            span = Span(joints, (), kind,
-                        inner.number('scale', above=0.0) if kind == 'rate' else 1.0)
+            span = Span(
+                joints, (), kind, inner.number('scale', above=0.0) if kind == 'rate' else 1.0
+            )
         inner.done()
         found.append(span)
     return tuple(found)
@@ -194,12 +217,19 @@ def _frames(table: Table) -> Frames:
     if steps is not None:
         steps = table.whole('block_steps')
     offsets = table.take('offsets')
-    good = (isinstance(offsets, list) and offsets and all(type(i) is int for i in offsets)
-            and offsets == sorted(set(offsets)) and offsets[-1] == 0
-            and -offsets[0] < (1 if steps is None else steps))
+    good = (
+        isinstance(offsets, list)
+        and offsets
+        and all(type(i) is int for i in offsets)
+        and offsets == sorted(set(offsets))
+        and offsets[-1] == 0
+        and -offsets[0] < (1 if steps is None else steps)
+    )
     if not good:
-        raise ValueError(f'{table.spot("offsets")}: want ascending steps that end with 0 and do '
-                         f'not reach back into the block before, got {offsets!r}')
+        raise ValueError(
+            f'{table.spot("offsets")}: want ascending steps that end with 0 and do '
+            f'not reach back into the block before, got {offsets!r}'
+        )
     frames = Frames(steps, tuple(offsets), table.whole('window'))
     table.done()
     return frames
@@ -231,6 +261,7 @@ def _maybe_text(table: Table, key: str) -> str | None:
 def _one_of[T](table: Table, key: str, wanted: Sequence[T]) -> T:
     value = table.take(key)
     if value not in wanted or isinstance(value, bool) != isinstance(wanted[0], bool):
-        raise ValueError(f'{table.spot(key)}: want one of '
-                         f'{", ".join(map(str, wanted))}, got {value!r}')
+        raise ValueError(
+            f'{table.spot(key)}: want one of {", ".join(map(str, wanted))}, got {value!r}'
+        )
     return value

@@ -17,10 +17,10 @@ from websockets.sync.client import ClientConnection, connect
 
 from wam_policy.remote import codec
 
-TOKEN = 'WAM_TOKEN'     # nosec B105: the name of the environment variable that both ends read
-OPEN_S = 5.0                            # handshake and configuration
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024    # an answer: 1,000 rows of 1,000 numbers are 4 MB
-LAST_LINES = 12                         # of a traceback, for the log
+TOKEN = 'WAM_TOKEN'  # nosec B105: the name of the environment variable that both ends read
+OPEN_S = 5.0  # handshake and configuration
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # an answer: 1,000 rows of 1,000 numbers are 4 MB
+LAST_LINES = 12  # of a traceback, for the log
 
 
 class LinkError(Exception):
@@ -47,8 +47,12 @@ class ServerFailed(LinkError):
 class Link:
     """Hold a connection to `address` and the configuration that came with it."""
 
-    def __init__(self, address: str, token: str = '',       # nosec B107: empty, none is sent
-                 open_s: float = OPEN_S) -> None:
+    def __init__(
+        self,
+        address: str,
+        token: str = '',  # nosec B107: empty, none is sent
+        open_s: float = OPEN_S,
+    ) -> None:
         """Connect; raises Unreachable or Refused."""
         self.address = address
         headers = {'Authorization': f'Api-Key {token}'} if token else None
@@ -57,13 +61,24 @@ class Link:
             # no compression: pictures do not shrink, and it costs more than the wire;
             # no keep-alive pings: a server that computes does not answer them
             self._connection: ClientConnection | None = connect(
-                address, additional_headers=headers, compression=None, proxy=None,
-                open_timeout=open_s, close_timeout=0.5, ping_interval=None,
-                max_size=MAX_MESSAGE_BYTES, max_queue=1, legacy=True)
+                address,
+                additional_headers=headers,
+                compression=None,
+                proxy=None,
+                open_timeout=open_s,
+                close_timeout=0.5,
+                ping_interval=None,
+                max_size=MAX_MESSAGE_BYTES,
+                max_queue=1,
+                legacy=True,
+            )
         except InvalidStatus as error:
             status = error.response.status_code
-            reason = f'the token is wrong or missing: set {TOKEN}' if status in (401, 403) \
+            reason = (
+                f'the token is wrong or missing: set {TOKEN}'
+                if status in (401, 403)
                 else f'it answered with HTTP status {status}'
+            )
             kind = Unreachable if status in (429, 502, 503, 504) else Refused
             raise kind(f'{address} refused the connection: {reason}') from error
         except (OSError, TimeoutError, WebSocketException) as error:
@@ -92,7 +107,7 @@ class Link:
         connection = self._connection
         if connection is None:
             raise LinkError('the connection is closed')
-        if connection.state is not State.OPEN:      # while nobody asked
+        if connection.state is not State.OPEN:  # while nobody asked
             self.close()
             raise LinkError(f'{self.address} closed the connection')
         try:
@@ -127,8 +142,9 @@ class Link:
             return self._connection.recv(left_s)
         except TimeoutError:
             self.close()
-            raise LinkError(f'{self.address} did not answer within '
-                            f'{timeout_s or left_s:g} s') from None
+            raise LinkError(
+                f'{self.address} did not answer within {timeout_s or left_s:g} s'
+            ) from None
         except ConnectionClosed as error:
             self.close()
             raise LinkError(f'{self.address} closed the connection: {_worded(error)}') from error
@@ -148,15 +164,18 @@ def _without_error(answer: Any) -> Any:
 
 
 def _no_delay(end: socket.socket) -> None:
-    with suppress(OSError):     # not a TCP socket
+    with suppress(OSError):  # not a TCP socket
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _limit_sending(end: socket.socket, timeout_s: float) -> None:
     """Let the kernel give up sending: a peer that vanished takes nothing, and says nothing."""
     seconds = int(timeout_s)
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO,
-                   struct.pack('ll', seconds, int((timeout_s - seconds) * 1e6)))
+    end.setsockopt(
+        socket.SOL_SOCKET,
+        socket.SO_SNDTIMEO,
+        struct.pack('ll', seconds, int((timeout_s - seconds) * 1e6)),
+    )
 
 
 def _worded(error: BaseException) -> str:

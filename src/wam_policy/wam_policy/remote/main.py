@@ -20,22 +20,36 @@ from wam_policy.remote.link import TOKEN, Link, LinkError, Refused
 from wam_policy.remote.relay import Relay
 from wam_policy.worker import child, exits, wire
 
-HANG_UP_S = 0.2         # from the other end's closing to leaving in the middle of a request
+HANG_UP_S = 0.2  # from the other end's closing to leaving in the middle of a request
 
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     made = argparse.ArgumentParser(
-        prog='python -m wam_policy.remote.main', description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog='python -m wam_policy.remote.main',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     made.add_argument('--server', required=True, metavar='URL', help='ws://HOST:PORT or wss://...')
-    made.add_argument('--embodiment', required=True, metavar='NAME',
-                      help='robot whose cameras and joints are sent')
-    made.add_argument('--flavour', default='', metavar='NAME',
-                      help=f'{", ".join(flavour.names())}, or a .yaml file '
-                      "(default: the robot's own)")
-    made.add_argument('--timeout', type=float, default=8.0, metavar='SECONDS',
-                      help='for one answer; then the connection is closed (default: %(default)s)')
+    made.add_argument(
+        '--embodiment',
+        required=True,
+        metavar='NAME',
+        help='robot whose cameras and joints are sent',
+    )
+    made.add_argument(
+        '--flavour',
+        default='',
+        metavar='NAME',
+        help=f"{', '.join(flavour.names())}, or a .yaml file (default: the robot's own)",
+    )
+    made.add_argument(
+        '--timeout',
+        type=float,
+        default=8.0,
+        metavar='SECONDS',
+        help='for one answer; then the connection is closed (default: %(default)s)',
+    )
     made.add_argument('--fd', type=int, metavar='N', help='inherited socket to answer on')
     # a pair of workers is started with these; a far server is one, whatever runs behind it
     for name in ('--rank', '--world', '--role', '--device', '--exchange', '--rendezvous'):
@@ -65,8 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
     def connect() -> Link:
         return Link(where, os.environ.get(TOKEN, ''))
 
-    near, end = (socket.socketpair() if arguments.fd is None
-                 else (None, child.inherited(arguments.fd, HANG_UP_S)))
+    near, end = (
+        socket.socketpair()
+        if arguments.fd is None
+        else (None, child.inherited(arguments.fd, HANG_UP_S))
+    )
     relay = Relay(end, chosen, robot, connect, arguments.timeout, say)
     try:
         say(f'{chosen.name}: {relay.facts()["reason"]}')

@@ -15,7 +15,7 @@ from wam_policy.core.embodiment import Embodiment
 from wam_policy.remote import pictures
 from wam_policy.remote.flavour import Flavour, Key, Span
 
-MAX_SIDE = 4096         # pixels
+MAX_SIDE = 4096  # pixels
 
 
 class Mismatch(ValueError):
@@ -26,8 +26,8 @@ class Mismatch(ValueError):
 class Seen:
     """Hold what a request shows."""
 
-    views: Mapping[str, np.ndarray]     # camera -> uint8 [T h w 3]
-    posture: np.ndarray                 # float64 [observed]
+    views: Mapping[str, np.ndarray]  # camera -> uint8 [T h w 3]
+    posture: np.ndarray  # float64 [observed]
     prompt: str
 
 
@@ -49,17 +49,25 @@ def views(flavour: Flavour, message: Mapping[str, Any]) -> dict[str, np.ndarray]
     found = {}
     for camera, key in flavour.cameras.items():
         frames = _taken(message, key)
-        if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 \
-                or frames.ndim not in (3, 4) or not frames.size:
-            raise Mismatch(f'{_spelt(key)}: want pictures uint8 [height width 3], one or a row '
-                           f'of them, got {_described(frames)}')
+        if (
+            not isinstance(frames, np.ndarray)
+            or frames.dtype != np.uint8
+            or frames.ndim not in (3, 4)
+            or not frames.size
+        ):
+            raise Mismatch(
+                f'{_spelt(key)}: want pictures uint8 [height width 3], one or a row '
+                f'of them, got {_described(frames)}'
+            )
         frames = pictures.restored(frames[None] if frames.ndim == 3 else frames, flavour.order)
         height, width, channels = frames.shape[1:]
         wanted = flavour.size or (width, height)
         if channels != 3 or (width, height) != wanted or max(width, height) > MAX_SIDE:
-            raise Mismatch(f'{_spelt(key)}: want {wanted[0]}x{wanted[1]} pictures of 3 channels '
-                           f'(sides up to {MAX_SIDE}), got {_described(frames)}')
-        found[camera] = np.array(frames)    # received bytes cannot be written to, tensors can
+            raise Mismatch(
+                f'{_spelt(key)}: want {wanted[0]}x{wanted[1]} pictures of 3 channels '
+                f'(sides up to {MAX_SIDE}), got {_described(frames)}'
+            )
+        found[camera] = np.array(frames)  # received bytes cannot be written to, tensors can
     counts = {camera: len(frames) for camera, frames in found.items()}
     if len(set(counts.values())) != 1:
         raise Mismatch(f'cameras differ in their number of pictures: {counts}')
@@ -86,17 +94,28 @@ def posture(flavour: Flavour, robot: Embodiment, message: Mapping[str, Any]) -> 
     found = np.full(len(robot.observed), np.nan)
     for span in flavour.state:
         values = _taken(message, span.key)
-        if (not isinstance(values, np.ndarray) or values.dtype.kind not in 'fiu'
-                or values.size != len(span.joints) or not np.isfinite(values).all()):
-            raise Mismatch(f'{_spelt(span.key)}: want {len(span.joints)} finite numbers, got '
-                           f'{_described(values)}')
+        if (
+            not isinstance(values, np.ndarray)
+            or values.dtype.kind not in 'fiu'
+            or values.size != len(span.joints)
+            or not np.isfinite(values).all()
+        ):
+            raise Mismatch(
+                f'{_spelt(span.key)}: want {len(span.joints)} finite numbers, got '
+                f'{_described(values)}'
+            )
         columns = [robot.observed.index(name) for name in span.joints]
         found[columns] = _ours(flavour, robot, span, values.reshape(-1).astype(np.float64))
     return found
 
 
-def request(flavour: Flavour, robot: Embodiment, frames: Mapping[str, np.ndarray],
-            measured: np.ndarray, prompt: str) -> dict[str, Any]:
+def request(
+    flavour: Flavour,
+    robot: Embodiment,
+    frames: Mapping[str, np.ndarray],
+    measured: np.ndarray,
+    prompt: str,
+) -> dict[str, Any]:
     """Give the message that asks for actions."""
     message = shown(flavour, frames)
     _merge(message, stated(flavour, robot, measured))
@@ -104,8 +123,9 @@ def request(flavour: Flavour, robot: Embodiment, frames: Mapping[str, np.ndarray
     return message
 
 
-def seen(flavour: Flavour, robot: Embodiment, message: Mapping[str, Any], *,
-         blind: bool = False) -> Seen:
+def seen(
+    flavour: Flavour, robot: Embodiment, message: Mapping[str, Any], *, blind: bool = False
+) -> Seen:
     """Undo `request`; `blind` allows a message without any picture."""
     prompt = _taken(message, flavour.prompt_key)
     if not isinstance(prompt, str):
@@ -114,8 +134,7 @@ def seen(flavour: Flavour, robot: Embodiment, message: Mapping[str, Any], *,
     return Seen(views(flavour, message) if shows else {}, posture(flavour, robot, message), prompt)
 
 
-def answer(flavour: Flavour, robot: Embodiment, targets_: np.ndarray,
-           measured: np.ndarray) -> Any:
+def answer(flavour: Flavour, robot: Embodiment, targets_: np.ndarray, measured: np.ndarray) -> Any:
     """Give the message that answers with absolute targets [horizon commanded].
 
     Rates beyond 1 stand in it as they are; whoever executes them scales the row down.
@@ -138,24 +157,24 @@ def answer(flavour: Flavour, robot: Embodiment, targets_: np.ndarray,
     return message
 
 
-def targets(flavour: Flavour, robot: Embodiment, message: Any,
-            measured: np.ndarray) -> np.ndarray:
+def targets(flavour: Flavour, robot: Embodiment, message: Any, measured: np.ndarray) -> np.ndarray:
     """Undo `answer`: absolute targets float64 [horizon commanded]; Mismatch if it is not one."""
     if flavour.answer_key is None:
         actions = message
     else:
         actions = _taken(message, flavour.answer_key) if isinstance(message, dict) else message
     wanted = (flavour.horizon, flavour.width)
-    if (not isinstance(actions, np.ndarray) or actions.dtype.kind != 'f'
-            or actions.shape != wanted):
-        raise Mismatch(f'the answer is {_described(actions)}, want actions {list(wanted)} '
-                       f'({flavour.name}: horizon and joints)')
+    if not isinstance(actions, np.ndarray) or actions.dtype.kind != 'f' or actions.shape != wanted:
+        raise Mismatch(
+            f'the answer is {_described(actions)}, want actions {list(wanted)} '
+            f'({flavour.name}: horizon and joints)'
+        )
     if not np.isfinite(actions).all():
         raise Mismatch('the answer is not finite')
     found = np.empty((flavour.horizon, len(robot.commanded)))
     first = 0
     for span in flavour.columns:
-        values = actions[:, first:first + len(span.joints)].astype(np.float64)
+        values = actions[:, first : first + len(span.joints)].astype(np.float64)
         first += len(span.joints)
         start = _theirs(flavour, robot, span, _measured(robot, span, measured))
         if span.kind == 'relative':

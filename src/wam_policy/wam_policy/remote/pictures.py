@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-cv2.setNumThreads(1)        # this process shares its cores with controllers
+cv2.setNumThreads(1)  # this process shares its cores with controllers
 
 FITS = ('stretch', 'pad')
 ORDERS = ('hwc', 'chw')
@@ -26,8 +26,9 @@ def fitted(frames: np.ndarray, size: tuple[int, int] | None, fit: str) -> np.nda
     made = np.zeros((len(frames), size[1], size[0], 3), np.uint8)
     left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     for target, frame in zip(made, frames, strict=True):
-        target[top:top + inner[1], left:left + inner[0]] = cv2.resize(
-            frame, inner, interpolation=method)
+        target[top : top + inner[1], left : left + inner[0]] = cv2.resize(
+            frame, inner, interpolation=method
+        )
     return made
 
 

@@ -35,8 +35,15 @@ class Declined(Exception):
 class Relay:
     """Serve one node on one socket until told to stop."""
 
-    def __init__(self, end: socket.socket, flavour: Flavour, robot: Embodiment,
-                 connect: Connect, timeout_s: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        end: socket.socket,
+        flavour: Flavour,
+        robot: Embodiment,
+        connect: Connect,
+        timeout_s: float,
+        say: Callable[[str], None],
+    ) -> None:
         """Connect; raises Unreachable, Refused or Disagreement if that leads to nothing."""
         self._end, self._flavour, self._robot = end, flavour, robot
         self._connect, self._timeout_s, self._say = connect, timeout_s, say
@@ -45,22 +52,32 @@ class Relay:
         self._session: str | None = None
         self._instruction = ''
         self._blocks = 0
-        self._pending: Mapping[str, np.ndarray] | None = None   # pictures of a block, not yet sent
+        self._pending: Mapping[str, np.ndarray] | None = None  # pictures of a block, not yet sent
 
     def facts(self) -> dict[str, Any]:
         """Describe the server in the words in which a local worker describes itself."""
         terms, robot = self.terms, self._robot
         name = terms.model if terms.trained else f'UNTRAINED {terms.model}'
-        return {'model': name, 'trained': terms.trained, 'device': self._link.address,
-                'mode': terms.rhythm, 'sight': terms.sight, 'embodiment': robot.name,
-                'contract': robot.contract, 'video': False,
-                'reason': f'{name} at {self._link.address}',
-                'geometry': {
-                    'cameras': list(self._flavour.cameras), 'first_frames': 1,
-                    'frames_per_block': terms.frames_per_block,
-                    'frame_period_s': terms.frame_period_s,
-                    'window_blocks': terms.window_blocks, 'horizon': self._flavour.horizon,
-                    'step_dt_s': 1.0 / self._flavour.step_hz}}
+        return {
+            'model': name,
+            'trained': terms.trained,
+            'device': self._link.address,
+            'mode': terms.rhythm,
+            'sight': terms.sight,
+            'embodiment': robot.name,
+            'contract': robot.contract,
+            'video': False,
+            'reason': f'{name} at {self._link.address}',
+            'geometry': {
+                'cameras': list(self._flavour.cameras),
+                'first_frames': 1,
+                'frames_per_block': terms.frames_per_block,
+                'frame_period_s': terms.frame_period_s,
+                'window_blocks': terms.window_blocks,
+                'horizon': self._flavour.horizon,
+                'step_dt_s': 1.0 / self._flavour.step_hz,
+            },
+        }
 
     def serve(self) -> None:
         """Answer until `stop` or until the other end closes.
@@ -74,11 +91,16 @@ class Relay:
                 if request.kind == 'stop':
                     return
                 if request.kind == 'hello':
-                    continue        # answered by `ready`
+                    continue  # answered by `ready`
                 answer = self._answered(request)
-                wire.send(self._end, Message(
-                    answer.kind, {**answer.fields, 'id': request.fields.get('id')},
-                    answer.arrays))
+                wire.send(
+                    self._end,
+                    Message(
+                        answer.kind,
+                        {**answer.fields, 'id': request.fields.get('id')},
+                        answer.arrays,
+                    ),
+                )
             except wire.PeerClosed:
                 return
 
@@ -94,15 +116,16 @@ class Relay:
         except (Declined, codec.Malformed) as error:
             return Message('error', {'what': str(error), 'fix': ''})
         except mapping.Mismatch as error:
-            self._link.close()      # server and flavour disagree: the session is worth nothing
+            self._link.close()  # server and flavour disagree: the session is worth nothing
             return self._gave_up(str(error), 'the server and its flavour do not fit')
         except (link.Unreachable, link.Refused):
-            raise                   # from `reset`: this program ends with the reason
+            raise  # from `reset`: this program ends with the reason
         except ServerFailed as error:
-            for line in error.trace.splitlines()[-link.LAST_LINES:]:
+            for line in error.trace.splitlines()[-link.LAST_LINES :]:
                 self._say(line)
-            return self._gave_up(str(error), "the lines before this one in the log are the "
-                                             "server's")
+            return self._gave_up(
+                str(error), "the lines before this one in the log are the server's"
+            )
         except LinkError as error:
             return self._gave_up(str(error), 'the session begins anew')
 
@@ -119,8 +142,9 @@ class Relay:
             self._link = self._connect()
             terms = agreement.agreed(self._flavour, self._robot, self._link.configuration)
             if terms != self.terms:
-                raise agreement.Disagreement('another server than before answers there; start '
-                                             'anew to use it')
+                raise agreement.Disagreement(
+                    'another server than before answers there; start anew to use it'
+                )
         if self._flavour.endpoint_key is not None:
             self._begin(session, instruction)
         self._session, self._instruction = session, instruction
@@ -142,26 +166,47 @@ class Relay:
         if request.fields.get('block') != block:
             raise Declined(f'commit of block {request.fields.get("block")!r}, next is {block}')
         started_s, window = time.perf_counter(), self.terms.window_blocks
-        fields: dict[str, Any] = {'cached_blocks': min(block, window), 'rebuilds': 0,
-                                  'window_fill': min(1.0, block / window)}
+        fields: dict[str, Any] = {
+            'cached_blocks': min(block, window),
+            'rebuilds': 0,
+            'window_fill': min(1.0, block / window),
+        }
         if self.terms.clocked:
-            message = {**self._addressed('commit', request.fields['session']), 'block': block,
-                       **mapping.shown(self._flavour, frames)}
+            message = {
+                **self._addressed('commit', request.fields['session']),
+                'block': block,
+                **mapping.shown(self._flavour, frames),
+            }
             fields |= self._committed(self._asked(message))
         elif self.terms.rhythm == 'reference':
             # the first request of a session shows one picture, the others those of the offsets
-            self._pending = frames if block == 0 else {
-                camera: pixels[[offset - 1 for offset in self._flavour.frames.offsets]]
-                for camera, pixels in frames.items()}
+            self._pending = (
+                frames
+                if block == 0
+                else {
+                    camera: pixels[[offset - 1 for offset in self._flavour.frames.offsets]]
+                    for camera, pixels in frames.items()
+                }
+            )
         self._blocks += 1
-        return Message('committed', {'session': self._session, 'block': block, **fields,
-                                     'timings_ms': _timing('commit', started_s)})
+        return Message(
+            'committed',
+            {
+                'session': self._session,
+                'block': block,
+                **fields,
+                'timings_ms': _timing('commit', started_s),
+            },
+        )
 
     def _query(self, request: Message) -> Message:
         self._check(request)
         posture = request.arrays.get('joints')
-        if (posture is None or posture.shape != (len(self._robot.observed),)
-                or not np.isfinite(posture).all()):
+        if (
+            posture is None
+            or posture.shape != (len(self._robot.observed),)
+            or not np.isfinite(posture).all()
+        ):
             raise Declined(f'a query needs {len(self._robot.observed)} finite joints')
         if not self._blocks:
             raise Declined('query before any commit')
@@ -176,20 +221,28 @@ class Relay:
         said = self._asked(message)
         targets = mapping.targets(self._flavour, self._robot, said, posture)
         reference = posture[[self._robot.observed.index(name) for name in self._robot.commanded]]
-        timings_ms = {'preprocess': 1e3 * (packed_s - started_s),
-                      'server': 1e3 * (time.perf_counter() - packed_s)}
-        return Message('chunk', {
-            'session': self._session, 'sequence': request.fields['sequence'],
-            'stamp_ns': request.fields['stamp_ns'], 'horizon': self._flavour.horizon,
-            'step_dt_s': 1.0 / self._flavour.step_hz, 'timings_ms': timings_ms},
-            {'targets': targets, 'reference': reference})
+        timings_ms = {
+            'preprocess': 1e3 * (packed_s - started_s),
+            'server': 1e3 * (time.perf_counter() - packed_s),
+        }
+        return Message(
+            'chunk',
+            {
+                'session': self._session,
+                'sequence': request.fields['sequence'],
+                'stamp_ns': request.fields['stamp_ns'],
+                'horizon': self._flavour.horizon,
+                'step_dt_s': 1.0 / self._flavour.step_hz,
+                'timings_ms': timings_ms,
+            },
+            {'targets': targets, 'reference': reference},
+        )
 
     def _looked(self, request: Message) -> Mapping[str, np.ndarray]:
         """Give the pictures that go with a query; a server that takes commits needs none."""
         if self.terms.rhythm == 'reference':
             if self._pending is None:
-                raise Declined('no frames since the last query: this server is asked once a '
-                               'block')
+                raise Declined('no frames since the last query: this server is asked once a block')
             return self._pending
         newest = any(name.startswith(NEWEST) for name in request.arrays)
         return self._views(request, NEWEST) if newest or not self.terms.clocked else {}
@@ -202,8 +255,11 @@ class Relay:
         return said
 
     def _committed(self, said: object) -> dict[str, Any]:
-        good = (isinstance(said, dict) and all(type(said.get(key)) is int for key in (
-            'cached_blocks', 'rebuilds')) and isinstance(said.get('window_fill'), float))
+        good = (
+            isinstance(said, dict)
+            and all(type(said.get(key)) is int for key in ('cached_blocks', 'rebuilds'))
+            and isinstance(said.get('window_fill'), float)
+        )
         if not good:
             raise mapping.Mismatch(f'the server answered a commit with {said!r:.80}')
         assert isinstance(said, dict)

@@ -20,55 +20,68 @@ from wam_policy.core.types import JointState
 from wam_policy.ros import convert, params, qos
 from wam_policy.ros.params import checked, setting
 
-OVER_CURRENT = 3            # a hand's status; 5, stalled, is what a hand does that grips
+OVER_CURRENT = 3  # a hand's status; 5, stalled, is what a hand does that grips
 
 
 @dataclass(frozen=True, slots=True)
 class AgibotParams:
     """Configure how stream_node meets an AgiBot G1."""
 
-    vendor_messages: bool = setting(True, "read grippers, head and waist through the vendor's "
-                                    'genie_msgs; false: assume them')
-    assumed_opening: float = setting(1.0, 'opening of both grippers when the node starts, if it '
-                                     'is assumed; later it is what was sent last', low=0.0,
-                                     high=1.0)
+    vendor_messages: bool = setting(
+        True, "read grippers, head and waist through the vendor's genie_msgs; false: assume them"
+    )
+    assumed_opening: float = setting(
+        1.0,
+        'opening of both grippers when the node starts, if it '
+        'is assumed; later it is what was sent last',
+        low=0.0,
+        high=1.0,
+    )
     __post_init__ = checked
 
 
 class AgibotGdk:
     """Read and command the arms and grippers through the GDK's topics."""
 
-    def __init__(self, node: Node, robot: Embodiment,
-                 on_state: Callable[[JointState], None]) -> None:
+    def __init__(
+        self, node: Node, robot: Embodiment, on_state: Callable[[JointState], None]
+    ) -> None:
         """Open the topics; ValueError names what is missing and the fix."""
         self._node, self._robot, self._on_state = node, robot, on_state
         self._wiring = wiring = robot.vendor
         self._given = params.read(node, AgibotParams)
-        self._names: tuple[str, ...] | None = None      # what the robot calls its arm joints
+        self._names: tuple[str, ...] | None = None  # what the robot calls its arm joints
         self._arms: np.ndarray | None = None
-        self._rest: dict[str, float] = {}               # grippers and body, canonical
-        self._faults: dict[str, str] = {}               # where it is wrong -> what
+        self._rest: dict[str, float] = {}  # grippers and body, canonical
+        self._faults: dict[str, str] = {}  # where it is wrong -> what
         types = _vendor_types() if self._given.vendor_messages else None
         new = partial(node.create_subscription, qos_profile=qos.JOINTS)
         self._inputs = [new(JointStateMsg, wiring['arm_state_topic'], self._on_arms)]
         if types is None:
-            self._rest = {name: robot.rest[name] for name in robot.observed
-                          if name not in robot.commanded}
-            self._rest |= {gripper.name: self._given.assumed_opening
-                           for gripper in robot.grippers}
+            self._rest = {
+                name: robot.rest[name] for name in robot.observed if name not in robot.commanded
+            }
+            self._rest |= {gripper.name: self._given.assumed_opening for gripper in robot.grippers}
         else:
             for name, topic in wiring['gripper_state_topics'].items():
                 self._inputs.append(new(types.EndState, topic, partial(self._on_gripper, name)))
             for name, topic in wiring['arm_data_topics'].items():
                 self._inputs.append(new(types.ArmState, topic, partial(self._on_arm_data, name)))
             for part, kind in (('head', types.HeadState), ('waist', types.WaistState)):
-                self._inputs.append(new(kind, wiring[f'{part}_state_topic'],
-                                        partial(self._on_body, wiring[f'{part}_joints'])))
-        self._arms_out = node.create_publisher(JointStateMsg, wiring['arm_command_topic'],
-                                               qos.STREAM)
+                self._inputs.append(
+                    new(
+                        kind,
+                        wiring[f'{part}_state_topic'],
+                        partial(self._on_body, wiring[f'{part}_joints']),
+                    )
+                )
+        self._arms_out = node.create_publisher(
+            JointStateMsg, wiring['arm_command_topic'], qos.STREAM
+        )
         self._grippers_out = {
             name: node.create_publisher(JointStateMsg, topic, qos.STREAM)
-            for name, topic in wiring['gripper_command_topics'].items()}
+            for name, topic in wiring['gripper_command_topics'].items()
+        }
 
     @property
     def fault(self) -> str:
@@ -82,13 +95,16 @@ class AgibotGdk:
         """Command the set-point [commanded joints]; arms in rad, grippers in raw units."""
         at = dict(zip(self._robot.commanded, setpoint.tolist(), strict=True))
         stamp = self._node.get_clock().now().to_msg()
-        arms = JointStateMsg(name=list(self._names or self._wiring['arm_joints']),
-                             position=[at[name] for name in self._wiring['arm_joints']])
+        arms = JointStateMsg(
+            name=list(self._names or self._wiring['arm_joints']),
+            position=[at[name] for name in self._wiring['arm_joints']],
+        )
         arms.header.stamp = stamp
         self._arms_out.publish(arms)
         for gripper in self._robot.grippers:
-            hand = JointStateMsg(name=[gripper.command_name],
-                                 position=[float(gripper.raw(at[gripper.name]))])
+            hand = JointStateMsg(
+                name=[gripper.command_name], position=[float(gripper.raw(at[gripper.name]))]
+            )
             hand.header.stamp = stamp
             self._grippers_out[gripper.name].publish(hand)
             if not self._given.vendor_messages:
@@ -105,13 +121,17 @@ class AgibotGdk:
     def _on_arms(self, msg: JointStateMsg) -> None:
         """Take the arms, the message that paces the state; some builds send 42 values or more."""
         joints, layouts = self._wiring['arm_joints'], self._wiring['arm_state_layouts']
-        first = max((layout for layout in layouts if len(msg.position) >= layout['at_least']),
-                    key=lambda layout: layout['at_least'], default={'first': 0})['first']
-        names = tuple(msg.name)[first:first + len(joints)] or None
+        first = max(
+            (layout for layout in layouts if len(msg.position) >= layout['at_least']),
+            key=lambda layout: layout['at_least'],
+            default={'first': 0},
+        )['first']
+        names = tuple(msg.name)[first : first + len(joints)] or None
         if self._arms is not None and names != self._names:
             self._faults['arms'] = (
                 f"the robot's arm joints were called {self._names}, now {names}: another source "
-                'on the topic? restart the node when it is gone')
+                'on the topic? restart the node when it is gone'
+            )
             return
         try:
             self._arms = convert.listed_positions(msg, joints, layouts)
@@ -122,20 +142,31 @@ class AgibotGdk:
         self._faults.pop('arms', None)
         known = dict(zip(joints, self._arms, strict=True)) | self._rest
         if not set(self._robot.observed) <= set(known):
-            return                          # grippers, head or waist have not spoken yet
+            return  # grippers, head or waist have not spoken yet
         # without a stamp of its own the state is as old as its arrival
         stamp_ns = convert.ns(msg.header.stamp) or self._node.get_clock().now().nanoseconds
-        self._on_state(JointState(stamp_ns, self._robot.observed,
-                                  np.array([known[name] for name in self._robot.observed])))
+        self._on_state(
+            JointState(
+                stamp_ns,
+                self._robot.observed,
+                np.array([known[name] for name in self._robot.observed]),
+            )
+        )
 
     def _on_arm_data(self, name: str, msg: Any) -> None:
         """Take what an arm's motors say of themselves: fault flags and heat."""
         limit_c = self._wiring['max_motor_temperature_c']
         wrong = [f'error {msg.system_error}'] if msg.system_error else []
-        wrong += [f'motor {motor.id} has fault flags {motor.status:#x}'
-                  for motor in msg.motor_states if motor.status]
-        wrong += [f'motor {motor.id} has {motor.temperature:.0f} degrees'
-                  for motor in msg.motor_states if motor.temperature > limit_c]
+        wrong += [
+            f'motor {motor.id} has fault flags {motor.status:#x}'
+            for motor in msg.motor_states
+            if motor.status
+        ]
+        wrong += [
+            f'motor {motor.id} has {motor.temperature:.0f} degrees'
+            for motor in msg.motor_states
+            if motor.temperature > limit_c
+        ]
         self._faults.pop(f'{name} data', None)
         if wrong:
             self._faults[f'{name} data'] = f'{name}: {", ".join(wrong)}'
@@ -145,8 +176,9 @@ class AgibotGdk:
         if not msg.end_state:
             return
         try:
-            self._rest[name] = convert.gripper_opening(msg.end_state[0].position,
-                                                       self._robot.gripper(name))
+            self._rest[name] = convert.gripper_opening(
+                msg.end_state[0].position, self._robot.gripper(name)
+            )
             self._faults.pop(name, None)
             if getattr(msg.end_state[0], 'status', 0) == OVER_CURRENT:
                 self._faults[name] = f'{name}: over-current'
@@ -160,8 +192,9 @@ class AgibotGdk:
         named = dict(zip(msg.name, positions, strict=False))
         if not set(joints) <= set(named):
             named = dict(zip(joints, positions, strict=False))
-        self._rest |= {name: value for name, value in named.items()
-                       if name in joints and np.isfinite(value)}
+        self._rest |= {
+            name: value for name, value in named.items() if name in joints and np.isfinite(value)
+        }
 
 
 def _vendor_types() -> Any:
@@ -171,4 +204,5 @@ def _vendor_types() -> Any:
         raise ValueError(
             'genie_msgs is not installed, and grippers, head and waist are read through it: build '
             "the messages of the vendor's GDK for this ROS distribution and source them, or set "
-            'vendor_messages to false and assumed_opening to what the grippers are now') from error
+            'vendor_messages to false and assumed_opening to what the grippers are now'
+        ) from error

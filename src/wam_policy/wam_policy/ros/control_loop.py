@@ -14,10 +14,10 @@ from contextlib import suppress
 
 import numpy as np
 
-KEPT_TICKS = 1000           # 10 s at 100 Hz
+KEPT_TICKS = 1000  # 10 s at 100 Hz
 SWITCH_INTERVAL_S = 0.0001  # a thread that computes gives way to the loop this soon
-PRIORITY = 10               # real time, above every ordinary process, below drivers and kernel
-LOOP_PRIORITY = 11          # above the threads that plan and listen
+PRIORITY = 10  # real time, above every ordinary process, below drivers and kernel
+LOOP_PRIORITY = 11  # above the threads that plan and listen
 
 
 def favoured() -> bool:
@@ -42,7 +42,7 @@ class ControlLoop:
         self._closing = threading.Event()
         self._lateness_s: deque[float] = deque(maxlen=KEPT_TICKS)
         self._thread = threading.Thread(target=self._run, name='control', daemon=True)
-        self.late_ticks = 0                 # later than two periods after the one before
+        self.late_ticks = 0  # later than two periods after the one before
         self.error: Exception | None = None
 
     def start(self) -> None:
@@ -61,8 +61,8 @@ class ControlLoop:
         return float(np.percentile(recent, 99) * 1e3) if recent else 0.0
 
     def _run(self) -> None:
-        if os.sched_getscheduler(0) == os.SCHED_RR:         # of this thread: favoured
-            with suppress(PermissionError):                 # as far as the limit goes
+        if os.sched_getscheduler(0) == os.SCHED_RR:  # of this thread: favoured
+            with suppress(PermissionError):  # as far as the limit goes
                 os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(LOOP_PRIORITY))
         due_s = time.monotonic() + self._period_s
         try:
@@ -75,5 +75,5 @@ class ControlLoop:
                     self.late_ticks += 1
                 # a tick that was missed is not made up for: the next one sees the newest state
                 due_s += self._period_s * (1 + max(0.0, late_s) // self._period_s)
-        except Exception as error:          # noqa: BLE001 - the node ends with it, see error
+        except Exception as error:  # noqa: BLE001 - the node ends with it, see error
             self.error = error

@@ -8,8 +8,16 @@ from ament_index_python.packages import get_package_share_directory
 
 SEPARATOR = '=' * 80
 FIELD = re.compile(r'^\s*([A-Za-z]\w*(?:/\w+)?)(?:<=\d+)?(?:\[[^\]]*\])?\s+[a-z]\w*', re.MULTILINE)
-PLAIN = frozenset(('bool', 'byte', 'char', 'string', 'wstring', *(
-    f'{kind}{bits}' for kind in ('int', 'uint', 'float') for bits in (8, 16, 32, 64))))
+PLAIN = frozenset(
+    (
+        'bool',
+        'byte',
+        'char',
+        'string',
+        'wstring',
+        *(f'{kind}{bits}' for kind in ('int', 'uint', 'float') for bits in (8, 16, 32, 64)),
+    )
+)
 
 
 def definition(kind: str) -> str:
@@ -21,11 +29,15 @@ def definition(kind: str) -> str:
             continue
         texts[name] = _file(name, '.msg').read_text(encoding='utf-8')
         package = name.split('/')[0]
-        pending += [_full(found[1], package) for found in FIELD.finditer(texts[name])
-                    if found[1] not in PLAIN]
+        pending += [
+            _full(found[1], package)
+            for found in FIELD.finditer(texts[name])
+            if found[1] not in PLAIN
+        ]
     first, *others = texts.items()
-    return first[1] + ''.join(f'\n{SEPARATOR}\nMSG: {name.replace("/msg/", "/")}\n{text}'
-                              for name, text in others)
+    return first[1] + ''.join(
+        f'\n{SEPARATOR}\nMSG: {name.replace("/msg/", "/")}\n{text}' for name, text in others
+    )
 
 
 def type_hash(kind: str) -> str:

@@ -28,9 +28,9 @@ from wam_policy.ros.stage import Stage
 from wam_policy.ros.supervised import Supervised
 
 SIZES = ('160x120', '320x240', '640x480')
-DISCOVERY_S = 1.0           # until nodes that are here already are known
-START_S = 180.0             # from the launch to the first chunk, on a slow machine
-MOVED_RAD = 0.01            # less than this is a robot that stood still
+DISCOVERY_S = 1.0  # until nodes that are here already are known
+START_S = 180.0  # from the launch to the first chunk, on a slow machine
+MOVED_RAD = 0.01  # less than this is a robot that stood still
 
 
 class Failure(Exception):
@@ -40,27 +40,51 @@ class Failure(Exception):
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with a message if it is wrong."""
     parser = argparse.ArgumentParser(
-        prog='wam demo', description='Simulate a robot and let a World Action Model move it.')
+        prog='wam demo', description='Simulate a robot and let a World Action Model move it.'
+    )
     parser.add_argument('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
     parser.add_argument('--headless', action='store_true', help='open no window')
-    parser.add_argument('--duration', type=float, metavar='S',
-                        help='seconds from the first chunk to the end (default: until Ctrl-C)')
+    parser.add_argument(
+        '--duration',
+        type=float,
+        metavar='S',
+        help='seconds from the first chunk to the end (default: until Ctrl-C)',
+    )
     parser.add_argument('--report', type=Path, metavar='FILE', help='write what was measured')
-    parser.add_argument('--seed', type=int, default=0, metavar='N',
-                        help='of scene and noise (default: %(default)s)')
-    parser.add_argument('--instruction', metavar='TEXT',
-                        help='what to do (default: what the scene asks for, then the next)')
-    parser.add_argument('--checkpoint', metavar='DIR',
-                        help='weights: a folder, mini (which came along), or preset:NAME for '
-                        'random ones (default: mini)')
-    parser.add_argument('--backend', choices=('local', 'remote'),
-                        help='who predicts: workers here, or a policy server (default: local)')
+    parser.add_argument(
+        '--seed',
+        type=int,
+        default=0,
+        metavar='N',
+        help='of scene and noise (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--instruction',
+        metavar='TEXT',
+        help='what to do (default: what the scene asks for, then the next)',
+    )
+    parser.add_argument(
+        '--checkpoint',
+        metavar='DIR',
+        help='weights: a folder, mini (which came along), or preset:NAME for '
+        'random ones (default: mini)',
+    )
+    parser.add_argument(
+        '--backend',
+        choices=('local', 'remote'),
+        help='who predicts: workers here, or a policy server (default: local)',
+    )
     parser.add_argument('--server', metavar='URL', help='of that server, ws://HOST:PORT')
     parser.add_argument('--flavour', metavar='NAME', help='how it wants to be spoken to')
-    parser.add_argument('--devices', metavar='LIST',
-                        help='one device per worker, e.g. cpu,cpu or cuda:0,cuda:1')
-    parser.add_argument('--steps', type=int, metavar='N',
-                        help='denoising steps per query (default: what the checkpoint advises)')
+    parser.add_argument(
+        '--devices', metavar='LIST', help='one device per worker, e.g. cpu,cpu or cuda:0,cuda:1'
+    )
+    parser.add_argument(
+        '--steps',
+        type=int,
+        metavar='N',
+        help='denoising steps per query (default: what the checkpoint advises)',
+    )
     parser.add_argument('--camera-size', choices=SIZES, help='of the pictures')
     parser.add_argument('--camera-hz', type=float, metavar='HZ', help='pictures per second')
     chosen = parser.parse_args(given)
@@ -80,13 +104,27 @@ def launch_command(chosen: argparse.Namespace) -> list[str]:
     display = bool(os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'))
     if not chosen.headless and not display:
         say('no display: the simulator runs without a window')
-    given = {'sim': 'true', 'enable_motion': 'true', 'seed': chosen.seed,
-             'viewer': 'true' if display and not chosen.headless else 'false',
-             'steps': chosen.steps, 'checkpoint': chosen.checkpoint, 'devices': chosen.devices,
-             'backend': chosen.backend, 'server': chosen.server, 'flavour': chosen.flavour,
-             'camera_size': chosen.camera_size, 'camera_hz': chosen.camera_hz}
-    return ['ros2', 'launch', 'wam_bringup', f'{chosen.robot}.launch.py',
-            *(f'{key}:={value}' for key, value in given.items() if value is not None)]
+    given = {
+        'sim': 'true',
+        'enable_motion': 'true',
+        'seed': chosen.seed,
+        'viewer': 'true' if display and not chosen.headless else 'false',
+        'steps': chosen.steps,
+        'checkpoint': chosen.checkpoint,
+        'devices': chosen.devices,
+        'backend': chosen.backend,
+        'server': chosen.server,
+        'flavour': chosen.flavour,
+        'camera_size': chosen.camera_size,
+        'camera_hz': chosen.camera_hz,
+    }
+    return [
+        'ros2',
+        'launch',
+        'wam_bringup',
+        f'{chosen.robot}.launch.py',
+        *(f'{key}:={value}' for key, value in given.items() if value is not None),
+    ]
 
 
 def say(text: str) -> None:
@@ -119,8 +157,10 @@ class Demo:
         if self._asked.wait(DISCOVERY_S):
             raise Failure('ended before anything was started')
         if self._monitor.others():
-            raise Failure('another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
-                          'to a number of your own')
+            raise Failure(
+                'another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
+                'to a number of your own'
+            )
         self._monitor.watch()
         command = launch_command(self._chosen)
         say(f'{" ".join(command)}\nlog: {self._log}')
@@ -151,8 +191,11 @@ class Demo:
         if not self._monitor.trained:
             say('weights are random (UNTRAINED): the robot moves, but not for a purpose')
         while not self._asked.is_set():
-            left_s = (float('inf') if self._chosen.duration is None
-                      else begun_s + self._chosen.duration - time.monotonic())
+            left_s = (
+                float('inf')
+                if self._chosen.duration is None
+                else begun_s + self._chosen.duration - time.monotonic()
+            )
             if left_s <= 0:
                 return
             self._second(begun_s, min(1.0, left_s))
@@ -172,21 +215,28 @@ class Demo:
         if witness.begun_s is None:
             return f'{passed_s:5.0f} s  {monitor.reason}'
         cameras = ' '.join(f'{rate:.1f}' for rate in witness.camera_hz().values())
-        return (f'{passed_s:5.0f} s  {monitor.state:<9} {witness.recent_hz(now_s):4.1f} chunks/s  '
-                f'latency {latency_ms or 0.0:4.0f} ms  cameras {cameras} Hz  '
-                f'real time x{monitor.sim.real_time_factor if monitor.sim else 0.0:.2f}  '
-                f'memory {monitor.policy.kv_commits if monitor.policy else 0} blocks  '
-                f'moved {witness.moved:.2f} rad  {self._rounds}')
+        return (
+            f'{passed_s:5.0f} s  {monitor.state:<9} {witness.recent_hz(now_s):4.1f} chunks/s  '
+            f'latency {latency_ms or 0.0:4.0f} ms  cameras {cameras} Hz  '
+            f'real time x{monitor.sim.real_time_factor if monitor.sim else 0.0:.2f}  '
+            f'memory {monitor.policy.kv_commits if monitor.policy else 0} blocks  '
+            f'moved {witness.moved:.2f} rad  {self._rounds}'
+        )
 
     def _ended(self) -> dict:
         """End the launch and say how; figures of the ending for the report."""
         self._rounds.close()
         hurry = threading.Event()
         status, left = self._stack.stop(hurry)
-        return {'steps': self._chosen.steps or 0, 'tasks_done': self._rounds.score.done,
-                'tasks_tried': self._rounds.score.tried, 'memory_mb': self._stack.peak_mb,
-                'launch_exit_code': status, 'exit_codes': self._stack.exit_codes(),
-                'killed_processes': left}
+        return {
+            'steps': self._chosen.steps or 0,
+            'tasks_done': self._rounds.score.done,
+            'tasks_tried': self._rounds.score.tried,
+            'memory_mb': self._stack.peak_mb,
+            'launch_exit_code': status,
+            'exit_codes': self._stack.exit_codes(),
+            'killed_processes': left,
+        }
 
     def last_words(self) -> str:
         return self._stack.last_words() if self._stack else ''
@@ -206,8 +256,9 @@ def faults(found: dict, duration_s: float | None) -> list[str]:
         wrong.append(f'the robot moved only {found["moved_rad"]:.4f} rad')
     if found['launch_exit_code'] != 0:
         wrong.append(f'the launch ended with status {found["launch_exit_code"]}')
-    wrong += [f'{name} ended with status {code}' for name, code in found['exit_codes'].items()
-              if code]
+    wrong += [
+        f'{name} ended with status {code}' for name, code in found['exit_codes'].items() if code
+    ]
     if found['killed_processes']:
         wrong.append(f'{found["killed_processes"]} processes had to be killed')
     return wrong

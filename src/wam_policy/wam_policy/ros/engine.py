@@ -15,7 +15,7 @@ from wam_policy.ros.params import PolicyParams
 from wam_policy.worker import options
 from wam_policy.worker.client import Pair, Plan, State, Status
 
-PATIENCE = 0.9          # share of the query's timeout that a far server may take of it
+PATIENCE = 0.9  # share of the query's timeout that a far server may take of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,13 @@ class News:
 
     workers: Workers
     reason: str
-    grid: Grid | None = None                # READY: how their memory is cut
+    grid: Grid | None = None  # READY: how their memory is cut
     model: str = ''
     trained: bool = False
     restarts: int = 0
-    query_per_commit: bool | None = None    # their rhythm; None: as they were told to
+    query_per_commit: bool | None = None  # their rhythm; None: as they were told to
     newest_posture: bool | None = None
-    decodes: bool = True                    # they can show what they predicted
+    decodes: bool = True  # they can show what they predicted
 
 
 def plan(params: PolicyParams, checkpoint: str) -> Plan:
@@ -39,20 +39,30 @@ def plan(params: PolicyParams, checkpoint: str) -> Plan:
         return _remote(params)
     place = weights.located(stood_in(checkpoint, params.embodiment))
     asking = options.advised(params.recipe, params.steps, params.cfg, weights.advice(place))
-    arguments = {'checkpoint': place, 'embodiment': params.embodiment, 'mode': params.mode,
-                 'cfg': asking.cfg, 'seed': params.seed, 'threads': params.worker_threads,
-                 'engine': params.engine, 'precision': params.precision,
-                 **({} if params.window == 'advised' else {'window': params.window}),
-                 **({'recipe': asking.recipe} if asking.recipe else {}),
-                 **({'steps': asking.steps} if asking.steps else {})}
+    arguments = {
+        'checkpoint': place,
+        'embodiment': params.embodiment,
+        'mode': params.mode,
+        'cfg': asking.cfg,
+        'seed': params.seed,
+        'threads': params.worker_threads,
+        'engine': params.engine,
+        'precision': params.precision,
+        **({} if params.window == 'advised' else {'window': params.window}),
+        **({'recipe': asking.recipe} if asking.recipe else {}),
+        **({'steps': asking.steps} if asking.steps else {}),
+    }
     flags = ('--guided-video',) if params.guided_video else ()
     return Plan(
         devices=params.devices,
         guided=options.guided(asking.recipe, asking.steps, asking.cfg, params.guided_video),
-        arguments=tuple(part for key, value in arguments.items()
-                        for part in (f'--{key}', str(value))) + flags,
+        arguments=tuple(
+            part for key, value in arguments.items() for part in (f'--{key}', str(value))
+        )
+        + flags,
         program=(params.worker_python or sys.executable, '-m', 'wam_policy.worker.main'),
-        start_timeout_s=params.start_timeout_s)
+        start_timeout_s=params.start_timeout_s,
+    )
 
 
 def stood_in(checkpoint: str, robot: str) -> str:
@@ -66,23 +76,37 @@ def _remote(params: PolicyParams) -> Plan:
         raise ValueError('server: backend remote needs an address, ws://HOST:PORT')
     flavour = ('--flavour', params.flavour) if params.flavour else ()
     return Plan(
-        devices=('cpu',), guided=False,
-        arguments=('--server', params.server, '--embodiment', params.embodiment,
-                   '--timeout', f'{PATIENCE * params.query_timeout_s:g}', *flavour),
+        devices=('cpu',),
+        guided=False,
+        arguments=(
+            '--server',
+            params.server,
+            '--embodiment',
+            params.embodiment,
+            '--timeout',
+            f'{PATIENCE * params.query_timeout_s:g}',
+            *flavour,
+        ),
         program=(params.worker_python or sys.executable, '-m', 'wam_policy.remote.main'),
-        start_timeout_s=params.start_timeout_s)
+        start_timeout_s=params.start_timeout_s,
+    )
 
 
 class Engine:
     """Hold one pair of workers and speak the policy's language with it."""
 
-    def __init__(self, made: Plan, params: PolicyParams,
-                 on_line: Callable[[int, str], None], on_news: Callable[[News], None]) -> None:
+    def __init__(
+        self,
+        made: Plan,
+        params: PolicyParams,
+        on_line: Callable[[int, str], None],
+        on_news: Callable[[News], None],
+    ) -> None:
         """Take listeners for the workers' stderr lines and news; another thread calls them."""
         self._seed, self._timeout_s = params.seed, params.query_timeout_s
         self._wants_newest = self._sees_newest = params.sight == 'newest'
         self._on_news = on_news
-        self._death = ''                    # why the last generation ended
+        self._death = ''  # why the last generation ended
         self._pair = Pair(made, on_line, self._on_status)
 
     def start(self) -> None:
@@ -99,16 +123,23 @@ class Engine:
     def ask(self, request: Request) -> Cache | Answer | None:
         """Ask and wait; raises what Pair.request raises."""
         if isinstance(request, Reset):
-            self._request('reset', {'session': request.session,
-                                    'instruction': request.instruction})
+            self._request(
+                'reset', {'session': request.session, 'instruction': request.instruction}
+            )
             return None
         if isinstance(request, Commit):
             said = self._request(
-                'commit', {'session': request.session, 'block': request.number,
-                           'stamps_ns': list(request.block.stamps_ns)},
-                {f'frames/{camera}': pixels for camera, pixels in request.block.pixels().items()})
-            return Cache(said.fields['cached_blocks'], said.fields['window_fill'],
-                         said.fields['rebuilds'])
+                'commit',
+                {
+                    'session': request.session,
+                    'block': request.number,
+                    'stamps_ns': list(request.block.stamps_ns),
+                },
+                {f'frames/{camera}': pixels for camera, pixels in request.block.pixels().items()},
+            )
+            return Cache(
+                said.fields['cached_blocks'], said.fields['window_fill'], said.fields['rebuilds']
+            )
         return self._chunk(request)
 
     def video(self) -> np.ndarray:
@@ -120,14 +151,26 @@ class Engine:
         arrays = {'joints': seen.joints.position}
         if self._sees_newest:
             arrays |= {f'newest/{frame.camera}': frame.rgb for frame in seen.frames}
-        said = self._request('query', {
-            'session': query.session, 'sequence': query.sequence, 'stamp_ns': seen.stamp_ns,
-            'seed': self._seed}, arrays)
-        return Answer(said.fields['step_dt_s'], said.arrays['targets'], said.arrays['reference'],
-                      said.fields['timings_ms'])
+        said = self._request(
+            'query',
+            {
+                'session': query.session,
+                'sequence': query.sequence,
+                'stamp_ns': seen.stamp_ns,
+                'seed': self._seed,
+            },
+            arrays,
+        )
+        return Answer(
+            said.fields['step_dt_s'],
+            said.arrays['targets'],
+            said.arrays['reference'],
+            said.fields['timings_ms'],
+        )
 
-    def _request(self, kind: str, fields: Mapping[str, Any],
-                 arrays: Mapping[str, np.ndarray] | None = None) -> Any:
+    def _request(
+        self, kind: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
+    ) -> Any:
         return self._pair.request(kind, fields, arrays, timeout_s=self._timeout_s)
 
     def _on_status(self, status: Status) -> None:
@@ -138,20 +181,31 @@ class Engine:
             self._death = ''
             facts = status.facts
             geometry = facts['geometry']
-            grid = Grid(geometry['frames_per_block'], round(geometry['frame_period_s'] * 1e9),
-                        geometry['window_blocks'])
+            grid = Grid(
+                geometry['frames_per_block'],
+                round(geometry['frame_period_s'] * 1e9),
+                geometry['window_blocks'],
+            )
             # a far server says how it wants to be asked; local workers do as they were told
             sight = facts.get('sight')
             self._sees_newest = self._wants_newest or sight == 'newest'
             return News(
-                Workers.READY, '', grid, facts['model'], facts['trained'], status.restarts,
+                Workers.READY,
+                '',
+                grid,
+                facts['model'],
+                facts['trained'],
+                status.restarts,
                 None if sight is None else facts['mode'] == 'reference',
-                None if sight is None else not self._sees_newest, facts.get('video', True))
+                None if sight is None else not self._sees_newest,
+                facts.get('video', True),
+            )
         if status.state in (State.FAILED, State.STOPPED):
             self._death = status.reason
             down = status.state is State.FAILED and status.retry_s is not None
-            return News(Workers.DOWN if down else Workers.FAILED, status.reason,
-                        restarts=status.restarts)
+            return News(
+                Workers.DOWN if down else Workers.FAILED, status.reason, restarts=status.restarts
+            )
         reason = f'workers are {status.state}: {status.reason}'
         if self._death:
             return News(Workers.DOWN, f'{self._death}; {reason}', restarts=status.restarts)

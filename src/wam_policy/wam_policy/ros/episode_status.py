@@ -10,9 +10,15 @@ from wam_policy.ros.episodes import Snapshot
 def message(seen: Snapshot, topics: Sequence[str], now_ns: int) -> EpisodeStatus:
     """Return the message that shows a snapshot."""
     msg = EpisodeStatus(
-        state=seen.state.value, episode=seen.episode, instruction=seen.instruction,
-        duration=seen.duration_s, bytes=seen.progress.bytes, topic_names=list(topics),
-        messages=list(seen.progress.messages), dropped=list(seen.progress.dropped),
-        reason=seen.reason)
+        state=seen.state.value,
+        episode=seen.episode,
+        instruction=seen.instruction,
+        duration=seen.duration_s,
+        bytes=seen.progress.bytes,
+        topic_names=list(topics),
+        messages=list(seen.progress.messages),
+        dropped=list(seen.progress.dropped),
+        reason=seen.reason,
+    )
     msg.header.stamp = convert.time(now_ns)
     return msg

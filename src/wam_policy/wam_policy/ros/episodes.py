@@ -40,23 +40,31 @@ class Snapshot:
     episode: str
     instruction: str
     duration_s: float
-    progress: Progress                      # of the present episode, else of the last one
+    progress: Progress  # of the present episode, else of the last one
     reason: str
 
 
 class Episodes:
     """Own the folder of episodes; share it between threads freely."""
 
-    def __init__(self, root: Path, robot: Embodiment, given: RecorderParams,
-                 named: Sequence[tuple[Source, str]], distro: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        robot: Embodiment,
+        given: RecorderParams,
+        named: Sequence[tuple[Source, str]],
+        distro: str,
+    ) -> None:
         """Take each source with the full name of its topic."""
         self._root, self._robot, self._given, self._distro = root, robot, given, distro
         self._topics: list[Topic] = [source.written(name) for source, name in named]
         encode = partial(picture.compressed, quality=given.jpeg_quality)
-        self._lanes = [Lane(topic.name, source.queue, encode if source.jpeg else None)
-                       for topic, (source, _) in zip(self._topics, named, strict=True)]
+        self._lanes = [
+            Lane(topic.name, source.queue, encode if source.jpeg else None)
+            for topic, (source, _) in zip(self._topics, named, strict=True)
+        ]
         self._keeps = [source.kept for source, _ in named]
-        self._kept: dict[int, bytes] = {}               # lane -> newest message
+        self._kept: dict[int, bytes] = {}  # lane -> newest message
         self._lock = threading.RLock()
         self._tape: Tape | None = None
         self._episode: Episode | None = None
@@ -85,14 +93,27 @@ class Episodes:
                 raise ValueError(f'{self._episode.name} is being recorded; stop it first')
             free = shutil.disk_usage(self._root).free
             if free < self._given.min_free_mb * MEGABYTE:
-                raise ValueError(f'the disk has {free / MEGABYTE:.0f} MB left, less than '
-                                 f'min_free_mb ({self._given.min_free_mb}); free some space')
+                raise ValueError(
+                    f'the disk has {free / MEGABYTE:.0f} MB left, less than '
+                    f'min_free_mb ({self._given.min_free_mb}); free some space'
+                )
             taken = [path.name for path in self._root.iterdir()]
-            begun = Episode(episode.folder_name(now_ns, instruction, taken), self._robot.name,
-                            self._robot.contract, instruction, now_ns, labels)
+            begun = Episode(
+                episode.folder_name(now_ns, instruction, taken),
+                self._robot.name,
+                self._robot.contract,
+                instruction,
+                now_ns,
+                labels,
+            )
             bag = BagWriter(self._root / begun.name, self._topics, begun.described())
-            self._tape = Tape(bag, self._lanes, self._given.jpeg_threads,
-                              self._given.min_free_mb * MEGABYTE, self._distro)
+            self._tape = Tape(
+                bag,
+                self._lanes,
+                self._given.jpeg_threads,
+                self._given.min_free_mb * MEGABYTE,
+                self._distro,
+            )
             self._episode, self._fault = begun, ''
             for lane, raw in self._kept.items():
                 self._tape.put(lane, now_ns, raw)
@@ -148,12 +169,18 @@ class Episodes:
             self.settle()
             if self._tape is not None and self._episode is not None:
                 begun, progress = self._episode, self._tape.progress()
-                return Snapshot(State.RECORDING, begun.name, begun.instruction,
-                                (now_ns - begun.start_ns) / 1e9, progress,
-                                '; '.join(progress.complaints))
+                return Snapshot(
+                    State.RECORDING,
+                    begun.name,
+                    begun.instruction,
+                    (now_ns - begun.start_ns) / 1e9,
+                    progress,
+                    '; '.join(progress.complaints),
+                )
             if self._saving:
                 tape = self._saving[0]
                 return Snapshot(State.SAVING, tape.name, '', 0.0, tape.progress(), '')
             state = State.ERROR if self._fault else State.IDLE
-            return Snapshot(state, '', '', 0.0, self._last,
-                            self._fault or '; '.join(self._last.complaints))
+            return Snapshot(
+                state, '', '', 0.0, self._last, self._fault or '; '.join(self._last.complaints)
+            )

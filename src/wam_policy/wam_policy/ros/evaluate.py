@@ -27,10 +27,10 @@ from wam_policy.ros.stage import LATCHED, Stage, Trouble
 from wam_policy.ros.supervised import Supervised
 
 DISCOVERY_S = 1.0
-START_S = 400.0                 # beyond what the policy gives its workers
+START_S = 400.0  # beyond what the policy gives its workers
 WATCH_S = 0.02
-ATTEMPTS = 3                    # to set a stage
-REFUSED_S = 3.0                 # an instruction that is not followed by then was not heard
+ATTEMPTS = 3  # to set a stage
+REFUSED_S = 3.0  # an instruction that is not followed by then was not heard
 
 
 class Failure(Exception):
@@ -54,8 +54,17 @@ def launch_command(robot: str, job: Mapping[str, Any], extra: Sequence[str] = ()
     """Return the launch for one job; what the job does not choose stays as the checkpoint says."""
     names = {'steps': 'steps', 'guidance': 'cfg'}
     chosen = [f'{names[key]}:={value}' for key, value in job['choice'].items() if key in names]
-    return ['ros2', 'launch', 'wam_bringup', f'{robot}.launch.py', 'sim:=true',
-            'enable_motion:=true', f'checkpoint:={job["checkpoint"]}', *chosen, *extra]
+    return [
+        'ros2',
+        'launch',
+        'wam_bringup',
+        f'{robot}.launch.py',
+        'sim:=true',
+        'enable_motion:=true',
+        f'checkpoint:={job["checkpoint"]}',
+        *chosen,
+        *extra,
+    ]
 
 
 def tried(stage: Stage, trial: Mapping[str, Any], asked: threading.Event) -> dict[str, Any]:
@@ -78,12 +87,21 @@ def tried(stage: Stage, trial: Mapping[str, Any], asked: threading.Event) -> dic
         if not said and (over or trouble or stage.sim.goals_reached[:1] == [True]):
             break
         asked.wait(WATCH_S)
-    reached = [_seconds(at, flag, asked_ns) for at, flag in zip(
-        stage.sim.goals_stamp, stage.sim.goals_reached, strict=True)]
-    return {'trial': dict(trial), 'reached_s': reached,
-            'lived_s': (stage.now_ns() - begun_ns) / 1e9, 'chunks': chunks.count,
-            'jerk_ratio': max(stage.sim.jerk_ratio, default=0.0), 'trouble': trouble,
-            'latency_ms': chunks.latency_ms, 'psnr_db': [], 'ssim': []}
+    reached = [
+        _seconds(at, flag, asked_ns)
+        for at, flag in zip(stage.sim.goals_stamp, stage.sim.goals_reached, strict=True)
+    ]
+    return {
+        'trial': dict(trial),
+        'reached_s': reached,
+        'lived_s': (stage.now_ns() - begun_ns) / 1e9,
+        'chunks': chunks.count,
+        'jerk_ratio': max(stage.sim.jerk_ratio, default=0.0),
+        'trouble': trouble,
+        'latency_ms': chunks.latency_ms,
+        'psnr_db': [],
+        'ssim': [],
+    }
 
 
 def _staged(stage: Stage, trial: Mapping[str, Any], asked: threading.Event) -> None:
@@ -92,8 +110,9 @@ def _staged(stage: Stage, trial: Mapping[str, Any], asked: threading.Event) -> N
         try:
             stage.hushed(asked)
             stage.go_home(asked)
-            stage.begin(trial['seed'], trial['family'], trial['combinations'], trial['goals'],
-                        asked)
+            stage.begin(
+                trial['seed'], trial['family'], trial['combinations'], trial['goals'], asked
+            )
             return
         except Trouble as trouble:
             if attempt + 1 == ATTEMPTS:
@@ -106,8 +125,9 @@ def _seconds(stamp: Any, reached: bool, asked_ns: int) -> float | None:
     return after_s if reached and after_s > 0 else None
 
 
-def run(robot: str, job: Mapping[str, Any], extra: Sequence[str],
-        asked: threading.Event) -> Iterator[dict[str, Any]]:
+def run(
+    robot: str, job: Mapping[str, Any], extra: Sequence[str], asked: threading.Event
+) -> Iterator[dict[str, Any]]:
     """Start a stack for one job and yield a result per trial; Failure with its last words."""
     stage = Stage(embodiment.load(robot))
     spinning = Spinning([stage])
@@ -115,8 +135,10 @@ def run(robot: str, job: Mapping[str, Any], extra: Sequence[str],
     log = Path(tempfile.mkstemp(prefix='wam-eval-', suffix='.log')[1])
     try:
         if asked.wait(DISCOVERY_S) or stage.count_publishers('status'):
-            raise Failure('another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
-                          'to a number of your own')
+            raise Failure(
+                'another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
+                'to a number of your own'
+            )
         stack = Supervised(launch_command(robot, job, extra), log)
         _up(stage, stack, asked)
         for trial in job['trials']:
@@ -140,26 +162,37 @@ def _up(stage: Stage, stack: Supervised, asked: threading.Event) -> None:
     """Wait until the policy waits for an instruction and the simulator shows itself."""
     end_s = time.monotonic() + START_S
     while stage.policy.state not in (State.IDLE.value, State.HOLDING.value) or not (
-            stage.sim.robot and stage.motion.state_name):
+        stage.sim.robot and stage.motion.state_name
+    ):
         if asked.wait(0.1):
             raise Failure('ended before the stack was up')
         if stack.returncode is not None:
             raise Failure(f'the launch ended by itself with status {stack.returncode}')
         if time.monotonic() > end_s:
-            raise Failure(f'the stack is not up within {START_S:g} s: {stage.policy.state_name}: '
-                          f'{stage.policy.reason}')
+            raise Failure(
+                f'the stack is not up within {START_S:g} s: {stage.policy.state_name}: '
+                f'{stage.policy.reason}'
+            )
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog='python -m wam_policy.ros.evaluate',
-                                     description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog='python -m wam_policy.ros.evaluate', description=__doc__.splitlines()[0]
+    )
     parser.add_argument('--robot', choices=embodiment.names(), required=True)
-    parser.add_argument('--jobs', type=Path, required=True, metavar='FILE',
-                        help='one job per line, as learn.episodes.Job writes it')
-    parser.add_argument('--share', default='0/1', metavar='I/N',
-                        help='only 0/1: one robot at a time')
-    parser.add_argument('launch', nargs='*', metavar='NAME:=VALUE',
-                        help='further arguments of the launch')
+    parser.add_argument(
+        '--jobs',
+        type=Path,
+        required=True,
+        metavar='FILE',
+        help='one job per line, as learn.episodes.Job writes it',
+    )
+    parser.add_argument(
+        '--share', default='0/1', metavar='I/N', help='only 0/1: one robot at a time'
+    )
+    parser.add_argument(
+        'launch', nargs='*', metavar='NAME:=VALUE', help='further arguments of the launch'
+    )
     chosen = parser.parse_args(given)
     if chosen.share != '0/1':
         parser.error('--share: the clock allows one robot at a time: 0/1')
@@ -183,8 +216,14 @@ def joined(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the jobs with those in one that need the same stack: a start takes long."""
     found: list[dict[str, Any]] = []
     for job in jobs:
-        same = next((one for one in found if (one['checkpoint'], one['choice'])
-                     == (job['checkpoint'], job['choice'])), None)
+        same = next(
+            (
+                one
+                for one in found
+                if (one['checkpoint'], one['choice']) == (job['checkpoint'], job['choice'])
+            ),
+            None,
+        )
         if same is None:
             found.append({**job, 'trials': list(job['trials'])})
         else:

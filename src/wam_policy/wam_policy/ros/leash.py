@@ -16,18 +16,18 @@ import time
 import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-ORDERLY_S = 12.0            # launch itself gives up SIGINT after 5 s and SIGTERM after 10 s
+ORDERLY_S = 12.0  # launch itself gives up SIGINT after 5 s and SIGTERM after 10 s
 POLL_S = 0.05
 
 
 def main() -> None:
     parent, command = int(sys.argv[1]), sys.argv[2:]
-    orphaned: list[float] = []          # when the parent was found dead
+    orphaned: list[float] = []  # when the parent was found dead
     prctl = ctypes.CDLL(None).prctl
     signal.signal(signal.SIGTERM, lambda *_: orphaned.append(time.monotonic()))
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    prctl(PR_SET_CHILD_SUBREAPER, 1)    # what the command leaves behind comes to us
-    if os.getppid() != parent:          # it died before the kernel was told
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # what the command leaves behind comes to us
+    if os.getppid() != parent:  # it died before the kernel was told
         sys.exit(f'leash: parent {parent} is gone')
     child = subprocess.Popen(command)
     signal.signal(signal.SIGINT, lambda *_: child.send_signal(signal.SIGINT))

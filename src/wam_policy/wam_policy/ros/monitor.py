@@ -17,7 +17,7 @@ from wam_policy.core.policy import State
 from wam_policy.core.witness import Witness
 from wam_policy.ros import convert, qos
 
-STACK = 'wam'               # the stack's default namespace
+STACK = 'wam'  # the stack's default namespace
 EXECUTED = ('velocity', 'acceleration', 'jerk')
 
 
@@ -31,9 +31,9 @@ class Monitor(Node):
         self.policy: PolicyStatus | None = None
         self.motion: MotionStatus | None = None
         self.sim: SimStatus | None = None
-        self.task = ''                          # what the scene asks for
+        self.task = ''  # what the scene asks for
         self.trained: bool | None = None
-        self._postures = 0                      # joint states received
+        self._postures = 0  # joint states received
         self._words = self.create_publisher(String, 'instruction', qos.REQUEST)
 
     def others(self) -> bool:
@@ -50,8 +50,12 @@ class Monitor(Node):
         new(String, '/sim/task', self._on_task, qos.LATCHED)
         new(JointStateMsg, '/joint_states', self._on_joints, qos.JOINTS, raw=True)
         for controller in self.robot.controllers:
-            new(JointTrajectory, controller.topic, partial(self._on_trajectory, controller.name),
-                qos.TRAJECTORY)
+            new(
+                JointTrajectory,
+                controller.topic,
+                partial(self._on_trajectory, controller.name),
+                qos.TRAJECTORY,
+            )
 
     def say(self, instruction: str) -> None:
         """Ask for `instruction` unless the policy follows it already, or does not listen yet."""
@@ -67,8 +71,11 @@ class Monitor(Node):
     @property
     def reason(self) -> str:
         """Say why nothing moves, as far as someone told."""
-        said = [f'{who}: {status.state_name}: {status.reason}' for who, status
-                in (('policy', self.policy), ('motion', self.motion)) if status is not None]
+        said = [
+            f'{who}: {status.state_name}: {status.reason}'
+            for who, status in (('policy', self.policy), ('motion', self.motion))
+            if status is not None
+        ]
         return '; '.join(said) or 'no node of the stack has said anything yet'
 
     def executed(self) -> dict[str, float]:
@@ -78,7 +85,7 @@ class Monitor(Node):
         return {name: max(getattr(self.sim, f'{name}_ratio'), default=0.0) for name in EXECUTED}
 
     def _on_chunk(self, msg: ActionChunk) -> None:
-        if msg.session.startswith(HOME):        # the stage hand's, between two tasks
+        if msg.session.startswith(HOME):  # the stage hand's, between two tasks
             return
         now_ns, now_s = self.get_clock().now().nanoseconds, time.monotonic()
         self.trained = msg.trained

@@ -36,9 +36,14 @@ from wam_policy.ros.process import settle, spun
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 # policy states in which no chunk comes for now: rest at once instead of at the chunk's end
-PAUSED = (PolicyStatus.UNCONFIGURED, PolicyStatus.STARTING, PolicyStatus.IDLE,
-          PolicyStatus.HOLDING, PolicyStatus.ERROR)
-CHECKS_PER_STATUS = 5       # how often a change is looked for between two regular statuses
+PAUSED = (
+    PolicyStatus.UNCONFIGURED,
+    PolicyStatus.STARTING,
+    PolicyStatus.IDLE,
+    PolicyStatus.HOLDING,
+    PolicyStatus.ERROR,
+)
+CHECKS_PER_STATUS = 5  # how often a change is looked for between two regular statuses
 
 
 class MotionNode(LifecycleNode):
@@ -55,11 +60,11 @@ class MotionNode(LifecycleNode):
         self._planner: Planner | None = None
         self._inputs: list = []
         self._commands: list = []
-        self._arming = False                # enable as soon as the robot's state allows it
-        self._paused = False                # the policy's last word
-        self._told: tuple = ()              # what the last status said that counts as a change
+        self._arming = False  # enable as soon as the robot's state allows it
+        self._paused = False  # the policy's last word
+        self._told: tuple = ()  # what the last status said that counts as a change
         self._checks = 0
-        params.read(self, MotionParams)     # declared early: visible before configuration
+        params.read(self, MotionParams)  # declared early: visible before configuration
         params.guard(self, MotionParams, lambda: self._motion is not None, self._on_params)
         self._status_out = self.create_publisher(MotionStatus, 'motion_status', qos.LATCHED)
         self._estop_out = self.create_publisher(Bool, 'estop', qos.LATCHED)
@@ -75,22 +80,37 @@ class MotionNode(LifecycleNode):
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
-        self._motion = MotionControl(robot, dry_run=not given.enable_motion,
-                                     speed_scale=given.speed_scale,
-                                     use_deadman=given.use_deadman, surroundings=surroundings)
-        self._body = robot.observed[len(robot.commanded):]
-        self._would_out = self.create_publisher(JointTrajectory, '~/would_command',
-                                                qos.TRAJECTORY)
-        self._controllers = [] if self._motion.dry_run else [
-            (self.create_publisher(JointTrajectory, controller.topic, qos.TRAJECTORY), controller)
-            for controller in robot.controllers]
-        self._commands = [self.create_service(SetBool, 'enable', self._on_enable),
-                          self.create_service(Trigger, 'estop', self._on_estop),
-                          self.create_service(Trigger, 'reset', self._on_reset)]
+        self._motion = MotionControl(
+            robot,
+            dry_run=not given.enable_motion,
+            speed_scale=given.speed_scale,
+            use_deadman=given.use_deadman,
+            surroundings=surroundings,
+        )
+        self._body = robot.observed[len(robot.commanded) :]
+        self._would_out = self.create_publisher(JointTrajectory, '~/would_command', qos.TRAJECTORY)
+        self._controllers = (
+            []
+            if self._motion.dry_run
+            else [
+                (
+                    self.create_publisher(JointTrajectory, controller.topic, qos.TRAJECTORY),
+                    controller,
+                )
+                for controller in robot.controllers
+            ]
+        )
+        self._commands = [
+            self.create_service(SetBool, 'enable', self._on_enable),
+            self.create_service(Trigger, 'estop', self._on_estop),
+            self.create_service(Trigger, 'reset', self._on_reset),
+        ]
         self._diagnostics.watch(robot)
         self._timer = self.create_timer(
-            1.0 / (CHECKS_PER_STATUS * given.status_rate_hz), self._on_status_timer,
-            clock=Clock(clock_type=ClockType.STEADY_TIME))
+            1.0 / (CHECKS_PER_STATUS * given.status_rate_hz),
+            self._on_status_timer,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -103,11 +123,18 @@ class MotionNode(LifecycleNode):
             new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK),
             new(JointState, self._params.joint_states_topic, self._on_joints, qos.JOINTS),
             new(PolicyStatus, 'status', self._on_policy, qos.LATCHED),
-            new(String, 'robot_fault', self._on_robot_fault, qos.LATCHED)]
+            new(String, 'robot_fault', self._on_robot_fault, qos.LATCHED),
+        ]
         self._inputs += [
-            new(JointTrajectoryControllerState, controller.state_topic,
-                partial(self._on_controller, controller), qos.JOINTS, raw=True)
-            for _, controller in self._controllers]
+            new(
+                JointTrajectoryControllerState,
+                controller.state_topic,
+                partial(self._on_controller, controller),
+                qos.JOINTS,
+                raw=True,
+            )
+            for _, controller in self._controllers
+        ]
         if self._params.use_deadman:
             self._inputs.append(new(Bool, 'deadman', self._on_deadman, qos.JOINTS))
         settle()
@@ -180,7 +207,7 @@ class MotionNode(LifecycleNode):
     def _on_joints(self, msg: JointState) -> None:
         try:
             joints = convert.joint_state(msg, self._robot.commanded, self._body)
-        except ValueError as error:         # as good as none: its age will stop the robot
+        except ValueError as error:  # as good as none: its age will stop the robot
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
         with self._lock:
@@ -189,17 +216,18 @@ class MotionNode(LifecycleNode):
     def _on_controller(self, controller: Controller, raw: bytes) -> None:
         now_ns = self._now_ns()
         if not self._motion.confirmed.wanted(controller.name, now_ns):
-            return                          # some report a thousand times a second
+            return  # some report a thousand times a second
         try:
             report = convert.set_point(
-                deserialize_message(raw, JointTrajectoryControllerState), controller)
+                deserialize_message(raw, JointTrajectoryControllerState), controller
+            )
             with self._lock:
                 flaw = self._motion.on_set_point(report, now_ns)
-        except (ValueError, RuntimeError) as error:     # as good as none
+        except (ValueError, RuntimeError) as error:  # as good as none
             flaw = str(error)
         if flaw:
             self.get_logger().warning(flaw, throttle_duration_sec=5.0)
-        self._planner.wake()                # something may have waited for this
+        self._planner.wake()  # something may have waited for this
 
     def _on_policy(self, msg: PolicyStatus) -> None:
         paused = msg.state in PAUSED
@@ -273,15 +301,19 @@ class MotionNode(LifecycleNode):
 
     def _prepared(self, trajectory: Trajectory) -> Callable[[], None]:
         """Return what sends a trajectory: to the controllers, dry to ~/would_command alone."""
-        outgoing = [(publisher, convert.trajectory_message(trajectory, controller.joints))
-                    for publisher, controller in self._controllers]
+        outgoing = [
+            (publisher, convert.trajectory_message(trajectory, controller.joints))
+            for publisher, controller in self._controllers
+        ]
         if self._motion.dry_run:
-            outgoing.append((self._would_out, convert.trajectory_message(
-                trajectory, self._robot.commanded)))
+            outgoing.append(
+                (self._would_out, convert.trajectory_message(trajectory, self._robot.commanded))
+            )
 
         def publish() -> None:
             for publisher, msg in outgoing:
                 publisher.publish(msg)
+
         return publish
 
     def _snapshot(self) -> Snapshot:
@@ -293,12 +325,17 @@ class MotionNode(LifecycleNode):
         for thread in (self._loop, self._planner):
             if thread is not None and thread.error is not None:
                 raise RuntimeError('motion ended by a fault of its own') from thread.error
-        with self._lock:                    # a last tick may come while the node is cleaned up
+        with self._lock:  # a last tick may come while the node is cleaned up
             if self._motion is None:
                 return
             snapshot = self._motion.snapshot(self._now_ns())
-        changed = (snapshot.state, snapshot.reason, snapshot.deadman_ok, snapshot.first_move,
-                   snapshot.complaint)
+        changed = (
+            snapshot.state,
+            snapshot.reason,
+            snapshot.deadman_ok,
+            snapshot.first_move,
+            snapshot.complaint,
+        )
         self._checks += 1
         if changed != self._told or self._checks >= CHECKS_PER_STATUS:
             if changed[:2] != self._told[:2]:
@@ -310,8 +347,9 @@ class MotionNode(LifecycleNode):
 
     def _publish_status(self, snapshot: Snapshot | None = None) -> None:
         snapshot = snapshot or self._snapshot()
-        self._status_out.publish(motion_status.message(
-            snapshot, self._robot, self._loop, self._now_ns()))
+        self._status_out.publish(
+            motion_status.message(snapshot, self._robot, self._loop, self._now_ns())
+        )
         self._estop_out.publish(Bool(data=snapshot.estop))
 
 
@@ -322,11 +360,15 @@ def _surroundings(robot: Embodiment, given: MotionParams) -> Obstacles | None:
     try:
         from wam_policy.collision.guard import Guard
     except ImportError as error:
-        raise ValueError("mujoco is not installed in this node's Python, and contact is looked "
-                         'for with it: pip install mujoco, or set contact_check to none'
-                         ) from error
-    return Guard(robot, table=given.contact_check == 'table',
-                 table_height_m=given.table_height_m if given.table_height_m > -1.0 else None)
+        raise ValueError(
+            "mujoco is not installed in this node's Python, and contact is looked "
+            'for with it: pip install mujoco, or set contact_check to none'
+        ) from error
+    return Guard(
+        robot,
+        table=given.contact_check == 'table',
+        table_height_m=given.table_height_m if given.table_height_m > -1.0 else None,
+    )
 
 
 def main(args: list[str] | None = None) -> None:

@@ -18,11 +18,14 @@ class Now:
         # registered for as long as this is kept
         self._handle = clock.create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=None, on_clock_change=True),
-            post_callback=self._on_jump)
+            post_callback=self._on_jump,
+        )
 
     def __call__(self) -> int:
         return self._clock.now().nanoseconds if self._simulated else time.time_ns()
 
     def _on_jump(self, jump: TimeJump) -> None:
-        self._simulated = jump.clock_change in (ClockChange.ROS_TIME_ACTIVATED,
-                                                ClockChange.ROS_TIME_NO_CHANGE)
+        self._simulated = jump.clock_change in (
+            ClockChange.ROS_TIME_ACTIVATED,
+            ClockChange.ROS_TIME_NO_CHANGE,
+        )

@@ -18,7 +18,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from wam_policy.ros import convert
 
-ENCAPSULATION = 4                           # bytes before the first field; alignment counts after
+ENCAPSULATION = 4  # bytes before the first field; alignment counts after
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class _Cursor:
         size = struct.calcsize(code)
         self._at += -self._at % size
         try:
-            value, = struct.unpack_from(self._order + code, self._body, self._at)
+            (value,) = struct.unpack_from(self._order + code, self._body, self._at)
         except struct.error as error:
             raise ValueError('the message ends within a field') from error
         self._at += size
@@ -56,7 +56,7 @@ class _Cursor:
 
     def block(self) -> memoryview:
         length = self.number('I')
-        block = self._body[self._at:self._at + length]
+        block = self._body[self._at : self._at + length]
         if len(block) != length:
             raise ValueError('the message ends within a field')
         self._at += length
@@ -73,8 +73,9 @@ def read(raw: bytes) -> RawImage:
     header = SimpleNamespace(stamp=stamp, frame_id=cursor.text())
     height, width = cursor.number('I'), cursor.number('I')
     encoding = cursor.text()
-    return RawImage(header, height, width, encoding, cursor.number('B'), cursor.number('I'),
-                    cursor.block())
+    return RawImage(
+        header, height, width, encoding, cursor.number('B'), cursor.number('I'), cursor.block()
+    )
 
 
 def compressed(raw: bytes, quality: int) -> bytes:
@@ -82,10 +83,11 @@ def compressed(raw: bytes, quality: int) -> bytes:
 
     Raises ValueError for what is not 8-bit colour.
     """
-    msg = read(raw)     # has the fields of a message, which is all that the door asks for
+    msg = read(raw)  # has the fields of a message, which is all that the door asks for
     seen = convert.frame(cast(Image, msg), msg.header.frame_id or 'image')
-    good, jpeg = cv2.imencode('.jpg', cv2.cvtColor(seen.rgb, cv2.COLOR_RGB2BGR),
-                              [cv2.IMWRITE_JPEG_QUALITY, quality])
+    good, jpeg = cv2.imencode(
+        '.jpg', cv2.cvtColor(seen.rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
     if not good:
         raise ValueError(f'{msg.width}x{msg.height} {msg.encoding} could not be compressed')
     # format as image_transport names it: what it was, and what the JPEG decodes to
@@ -93,5 +95,5 @@ def compressed(raw: bytes, quality: int) -> bytes:
     out.header.stamp, out.header.frame_id = msg.header.stamp, msg.header.frame_id
     data = array('B')
     data.frombytes(jpeg.data)
-    out._data = data        # the checked setter walks every byte in Python
+    out._data = data  # the checked setter walks every byte in Python
     return serialize_message(out)

@@ -13,14 +13,19 @@ from wam_policy.core.motion import MotionControl
 from wam_policy.core.proposal import proposed
 from wam_policy.core.trajectory import Trajectory
 
-LONGEST_NAP_S = 0.05        # a lost wake-up costs this much, not the motion
+LONGEST_NAP_S = 0.05  # a lost wake-up costs this much, not the motion
 
 
 class Planner:
     """Work off what motion wants planned or published until closed."""
 
-    def __init__(self, motion: MotionControl, lock: threading.Lock, now_ns: Callable[[], int],
-                 prepared: Callable[[Trajectory], Callable[[], None]]) -> None:
+    def __init__(
+        self,
+        motion: MotionControl,
+        lock: threading.Lock,
+        now_ns: Callable[[], int],
+        prepared: Callable[[Trajectory], Callable[[], None]],
+    ) -> None:
         """Take motion with its lock; `prepared` returns what publishes a trajectory."""
         self._motion, self._lock, self._now_ns, self._prepared = motion, lock, now_ns, prepared
         self._outbox: deque[Callable[[], None]] = deque()
@@ -55,14 +60,14 @@ class Planner:
                 self._wanted.clear()
                 busy = self._work()
                 if self._closing and not busy and not self._motion.stop_due:
-                    return                  # a stop may first have waited for a report
-        except Exception as error:          # noqa: BLE001 - the node ends with it, see error
+                    return  # a stop may first have waited for a report
+        except Exception as error:  # noqa: BLE001 - the node ends with it, see error
             self.error = error
 
     def _work(self) -> bool:
         """Plan at most one thing and publish everything decided; tell whether there was any."""
         with self._lock:
-            motion = self._motion           # every report wakes, few find something to plan
+            motion = self._motion  # every report wakes, few find something to plan
             asked = motion.stop_due or motion.pending is not None
             job = motion.job(self._now_ns()) if asked else None
         if job is not None:
@@ -70,10 +75,9 @@ class Planner:
             publish = self._prepared(proposal.plan) if proposal.plan is not None else None
             with self._lock:
                 plan = self._motion.accepted(proposal, self._now_ns())
-                if plan is not None:        # the proposal's own, or a hold in its place
-                    self._outbox.append(publish if plan is proposal.plan
-                                        else self._prepared(plan))
-            self._wanted.set()              # what came meanwhile, or what came too late
+                if plan is not None:  # the proposal's own, or a hold in its place
+                    self._outbox.append(publish if plan is proposal.plan else self._prepared(plan))
+            self._wanted.set()  # what came meanwhile, or what came too late
         busy = job is not None or bool(self._outbox)
         while self._outbox:
             self._outbox.popleft()()

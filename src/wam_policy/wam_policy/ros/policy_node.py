@@ -33,9 +33,9 @@ from wam_policy.ros.requester import Requester, Shared
 from wam_policy.ros.runs import Runs
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-STATUS_PERIOD_S = 0.1           # at most this often, at least every HEARTBEAT_TICKS
+STATUS_PERIOD_S = 0.1  # at most this often, at least every HEARTBEAT_TICKS
 HEARTBEAT_TICKS = 10
-LOG_PERIOD_S = 1.0              # a state that flickers is in the status, not in the log
+LOG_PERIOD_S = 1.0  # a state that flickers is in the status, not in the log
 
 
 class PolicyNode(LifecycleNode):
@@ -50,16 +50,17 @@ class PolicyNode(LifecycleNode):
         self._requester: Requester | None = None
         self._news = News(Workers.STARTING, 'workers are starting')
         self._inputs: list = []
-        self._told: tuple = ()              # what the last status said that counts as a change
-        self._logged, self._logged_s = '', 0.0      # state that was logged last, and when
+        self._told: tuple = ()  # what the last status said that counts as a change
+        self._logged, self._logged_s = '', 0.0  # state that was logged last, and when
         self._quiet_ticks = 0
-        params.read(self, PolicyParams)     # declared early: visible before configuration
+        params.read(self, PolicyParams)  # declared early: visible before configuration
         params.guard(self, PolicyParams, lambda: bool(self._inputs), self._on_params)
         self._status_out = self.create_publisher(PolicyStatus, 'status', qos.LATCHED)
         self._diagnostics = Diagnostics(self, self._status, self._wanted_hz)
         self._time_jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
-            post_callback=self._on_time_jump)
+            post_callback=self._on_time_jump,
+        )
 
     # life
 
@@ -72,40 +73,57 @@ class PolicyNode(LifecycleNode):
             if taken != given.checkpoint:
                 self.get_logger().warning(
                     f'the shipped model {given.checkpoint} does not know {self._robot.name}: '
-                    + ('random weights' if taken == weights.STAND_IN else f'{taken} instead'))
+                    + ('random weights' if taken == weights.STAND_IN else f'{taken} instead')
+                )
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
-        policy = Policy(self._robot, Settings(
-            query_period_ns=_period_ns(given.max_query_rate_hz),
-            max_gap_ns=round(given.reset_gap_s * 1e9),
-            max_instruction_length=given.max_instruction_length,
-            query_per_commit=given.mode == 'reference',
-            newest_posture=given.sight == 'memory'), boot=secrets.token_hex(4))
+        policy = Policy(
+            self._robot,
+            Settings(
+                query_period_ns=_period_ns(given.max_query_rate_hz),
+                max_gap_ns=round(given.reset_gap_s * 1e9),
+                max_instruction_length=given.max_instruction_length,
+                query_per_commit=given.mode == 'reference',
+                newest_posture=given.sight == 'memory',
+            ),
+            boot=secrets.token_hex(4),
+        )
         policy.on_instruction(given.instruction)
         self._shared = Shared(policy)
         self._chunks = self.create_lifecycle_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
         self._video = self.create_lifecycle_publisher(Image, 'predicted_video', qos.IMAGE)
         self._runs = Runs(self, self._shared, lambda: bool(self._inputs), self._status)
         self._reload = self.create_service(Reload, 'reload', self._on_reload)
-        self._requester = Requester(self._shared, self._now_ns, self._publish_chunk,
-                                    self._publish_video, self._video_wanted)
+        self._requester = Requester(
+            self._shared,
+            self._now_ns,
+            self._publish_chunk,
+            self._publish_video,
+            self._video_wanted,
+        )
         self._requester.start(self._engine(plan))
         self._diagnostics.watch(self._robot)
         self._timer = self.create_timer(STATUS_PERIOD_S, self._on_status_timer)
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._inputs = [self.create_subscription(String, 'instruction', self._on_instruction,
-                                                 qos.REQUEST),
-                        self.create_subscription(JointState, self._params.joint_states_topic,
-                                                 self._on_joints, qos.JOINTS)]
+        self._inputs = [
+            self.create_subscription(String, 'instruction', self._on_instruction, qos.REQUEST),
+            self.create_subscription(
+                JointState, self._params.joint_states_topic, self._on_joints, qos.JOINTS
+            ),
+        ]
         compressed = self._params.compressed_images
         for camera in self._robot.cameras:
-            self._inputs.append(self.create_subscription(
-                CompressedImage if compressed else Image,
-                f'{camera.topic}/compressed' if compressed else camera.topic,
-                partial(self._on_image, camera.key), qos.IMAGE))
+            self._inputs.append(
+                self.create_subscription(
+                    CompressedImage if compressed else Image,
+                    f'{camera.topic}/compressed' if compressed else camera.topic,
+                    partial(self._on_image, camera.key),
+                    qos.IMAGE,
+                )
+            )
         self._requester.activate(True)
         return super().on_activate(state)
 
@@ -184,10 +202,15 @@ class PolicyNode(LifecycleNode):
         self._requester.wake()
 
     def _on_time_jump(self, jump: TimeJump) -> None:
-        changed = jump.clock_change not in (ClockChange.ROS_TIME_NO_CHANGE,
-                                            ClockChange.SYSTEM_TIME_NO_CHANGE)
-        reason = ('the clock changed its source' if changed
-                  else f'time went back by {-jump.delta.nanoseconds / 1e9:.3f} s')
+        changed = jump.clock_change not in (
+            ClockChange.ROS_TIME_NO_CHANGE,
+            ClockChange.SYSTEM_TIME_NO_CHANGE,
+        )
+        reason = (
+            'the clock changed its source'
+            if changed
+            else f'time went back by {-jump.delta.nanoseconds / 1e9:.3f} s'
+        )
         self.get_logger().warning(f'{reason}: observations are dropped')
         if self._shared is not None:
             with self._shared as policy:
@@ -200,8 +223,9 @@ class PolicyNode(LifecycleNode):
                 policy.retune(_period_ns(changed.max_query_rate_hz))
 
     def _on_reload(self, request: Reload.Request, response: Reload.Response) -> Reload.Response:
-        checkpoint = engine.stood_in(request.checkpoint or self._params.checkpoint,
-                                     self._robot.name)
+        checkpoint = engine.stood_in(
+            request.checkpoint or self._params.checkpoint, self._robot.name
+        )
         try:
             plan = engine.plan(self._params, checkpoint)
         except ValueError as error:
@@ -216,9 +240,12 @@ class PolicyNode(LifecycleNode):
     # workers
 
     def _engine(self, plan: engine.Plan) -> Engine:
-        return Engine(plan, self._params,
-                      lambda rank, line: self.get_logger().info(f'worker {rank}: {line}'),
-                      self._on_news)
+        return Engine(
+            plan,
+            self._params,
+            lambda rank, line: self.get_logger().info(f'worker {rank}: {line}'),
+            self._on_news,
+        )
 
     def _on_news(self, news: News) -> None:
         self._news = news
@@ -229,13 +256,15 @@ class PolicyNode(LifecycleNode):
                 policy.on_workers(news.workers, news.reason)
         if news.grid is not None and not news.trained:
             self.get_logger().warning(
-                f'{policy_status.UNTRAINED} weights ({news.model}): motion means nothing')
+                f'{policy_status.UNTRAINED} weights ({news.model}): motion means nothing'
+            )
 
     # outputs
 
     def _publish_chunk(self, chunk: Chunk, answered_ns: int) -> None:
-        self._chunks.publish(convert.chunk_message(chunk, self._robot.name, answered_ns,
-                                                   self._news.trained))
+        self._chunks.publish(
+            convert.chunk_message(chunk, self._robot.name, answered_ns, self._news.trained)
+        )
 
     def _video_wanted(self) -> bool:
         return self._news.decodes and self._video.get_subscription_count() > 0
@@ -244,8 +273,9 @@ class PolicyNode(LifecycleNode):
         """Publish predicted frames, stamped with the times they are predicted for."""
         period_ns = self._news.grid.frame_period_ns
         for i, rgb in enumerate(frames):
-            self._video.publish(convert.image(rgb, chunk.stamp_ns + (i + 1) * period_ns,
-                                              self._robot.name))
+            self._video.publish(
+                convert.image(rgb, chunk.stamp_ns + (i + 1) * period_ns, self._robot.name)
+            )
 
     def _status(self) -> PolicyStatus:
         now_ns = self._now_ns()
@@ -256,8 +286,12 @@ class PolicyNode(LifecycleNode):
         """Publish what changed, and a sign of life every second."""
         self._runs.advance()
         with self._shared as policy:
-            changed = (policy.condition(self._now_ns())[0], policy.instruction, policy.tally,
-                       self._news)
+            changed = (
+                policy.condition(self._now_ns())[0],
+                policy.instruction,
+                policy.tally,
+                self._news,
+            )
         self._quiet_ticks += 1
         if changed != self._told or self._quiet_ticks >= HEARTBEAT_TICKS:
             self._told, self._quiet_ticks = changed, 0
@@ -269,8 +303,9 @@ class PolicyNode(LifecycleNode):
         now_s = self._now_ns() / 1e9
         if status.state_name != self._logged and abs(now_s - self._logged_s) >= LOG_PERIOD_S:
             self._logged, self._logged_s = status.state_name, now_s
-            self.get_logger().info(f'{status.state_name}: {status.reason}' if status.reason
-                                   else status.state_name)
+            self.get_logger().info(
+                f'{status.state_name}: {status.reason}' if status.reason else status.state_name
+            )
 
     def _wanted_hz(self) -> float:
         return self._params.max_query_rate_hz or float('inf')

@@ -22,18 +22,33 @@ def message(policy: Policy, news: News, mode: str, now_ns: int) -> PolicyStatus:
     p50_ms, p99_ms = policy.latencies.percentiles_ms(50, 99)
     rings = policy.views.rings
     msg = PolicyStatus(
-        state=state.value, state_name=state.name, mode=mode, robot=policy.robot.name,
-        instruction=policy.instruction, session=policy.session, trained=news.trained,
-        model=model_title(news), sequence=policy.sequence, chunks=policy.tally.chunks,
-        query_rate_hz=policy.rate.hz(now_ns), stage_names=list(p50_ms),
-        stage_p50_ms=list(p50_ms.values()), stage_p99_ms=list(p99_ms.values()),
-        camera_names=list(rings), camera_age_ms=[_age_ms(ring, now_ns) for ring in rings.values()],
+        state=state.value,
+        state_name=state.name,
+        mode=mode,
+        robot=policy.robot.name,
+        instruction=policy.instruction,
+        session=policy.session,
+        trained=news.trained,
+        model=model_title(news),
+        sequence=policy.sequence,
+        chunks=policy.tally.chunks,
+        query_rate_hz=policy.rate.hz(now_ns),
+        stage_names=list(p50_ms),
+        stage_p50_ms=list(p50_ms.values()),
+        stage_p99_ms=list(p99_ms.values()),
+        camera_names=list(rings),
+        camera_age_ms=[_age_ms(ring, now_ns) for ring in rings.values()],
         camera_rate_hz=[ring.rate_hz(now_ns) for ring in rings.values()],
         joints_age_ms=_age_ms(policy.views.joints, now_ns),
-        kv_committed_blocks=policy.cache.blocks, kv_window_fill=policy.cache.window_fill,
-        kv_commits=policy.tally.commits, kv_rebuilds=policy.tally.rebuilds,
-        dropped_frames=policy.dropped_frames, dropped_chunks=policy.tally.dropped_chunks,
-        worker_restarts=news.restarts, reason=reason)
+        kv_committed_blocks=policy.cache.blocks,
+        kv_window_fill=policy.cache.window_fill,
+        kv_commits=policy.tally.commits,
+        kv_rebuilds=policy.tally.rebuilds,
+        dropped_frames=policy.dropped_frames,
+        dropped_chunks=policy.tally.dropped_chunks,
+        worker_restarts=news.restarts,
+        reason=reason,
+    )
     msg.header.stamp = convert.time(now_ns)
     return msg
 

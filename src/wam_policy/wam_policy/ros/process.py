@@ -19,8 +19,8 @@ from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-CHECK_S = 0.05      # how late a signal may be seen
-ENDING_S = 8.0      # launch kills after 10 s: before that, the stacks tell what hangs
+CHECK_S = 0.05  # how late a signal may be seen
+ENDING_S = 8.0  # launch kills after 10 s: before that, the stacks tell what hangs
 
 
 def settle() -> None:
@@ -58,14 +58,15 @@ class Spinning:
     def _run(self) -> None:
         try:
             self._executor.spin()
-        except Exception as error:      # noqa: BLE001 - raised again in the thread that stops
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that stops
             self._error = error
         finally:
             self._on_end()
 
 
-def spun(make: Callable[[], Node], args: list[str] | None = None,
-         ending_s: float = ENDING_S) -> NoReturn:
+def spun(
+    make: Callable[[], Node], args: list[str] | None = None, ending_s: float = ENDING_S
+) -> NoReturn:
     """Run the node that `make` returns until a signal comes, then `close` it.
 
     What has not ended `ending_s` later is stuck: every thread's stack goes to stderr and the
@@ -78,7 +79,7 @@ def spun(make: Callable[[], Node], args: list[str] | None = None,
 
     def end(*reason: object) -> None:
         asked.append(reason)
-        if len(asked) == 1:             # impatience does not put it off
+        if len(asked) == 1:  # impatience does not put it off
             faulthandler.dump_traceback_later(ending_s, exit=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -22,12 +22,12 @@ CHUNK = QoSProfile(depth=1, reliability=_RELIABLE, lifespan=Duration(seconds=1.0
 TRAJECTORY = QoSProfile(depth=1, reliability=_RELIABLE, lifespan=Duration(seconds=0.1))
 
 # A stream of set-points to a driver: a gap of more than 20 ms is a fault worth an event.
-STREAM = QoSProfile(depth=1, reliability=_RELIABLE, deadline=Duration(seconds=0.02),
-                    lifespan=Duration(seconds=0.1))
+STREAM = QoSProfile(
+    depth=1, reliability=_RELIABLE, deadline=Duration(seconds=0.02), lifespan=Duration(seconds=0.1)
+)
 
 # State that a late subscriber must see at once: status, e-stop, the current task.
-LATCHED = QoSProfile(depth=1, reliability=_RELIABLE,
-                     durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(depth=1, reliability=_RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 # What people and tools send now and then; volatile, as `ros2 topic pub` offers nothing more.
 REQUEST = QoSProfile(depth=1, reliability=_RELIABLE)

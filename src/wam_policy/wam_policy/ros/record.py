@@ -22,7 +22,7 @@ from wam_policy.ros.process import Spinning
 from wam_policy.ros.recorder_node import RecorderNode
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
-LISTEN_S = 1.0              # until who talks is known, so that the beginning is not lost
+LISTEN_S = 1.0  # until who talks is known, so that the beginning is not lost
 SHOW_S = 1.0
 
 
@@ -33,15 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = RecorderNode(namespace=options.namespace, parameter_overrides=[
-        Parameter('embodiment', value=options.robot), Parameter('folder', value=options.folder),
-        Parameter('images', value=options.images),
-        Parameter('use_sim_time', value=options.sim_time),
-        Parameter('each_instruction', value=options.each_instruction)])
+    node = RecorderNode(
+        namespace=options.namespace,
+        parameter_overrides=[
+            Parameter('embodiment', value=options.robot),
+            Parameter('folder', value=options.folder),
+            Parameter('images', value=options.images),
+            Parameter('use_sim_time', value=options.sim_time),
+            Parameter('each_instruction', value=options.each_instruction),
+        ],
+    )
     spinning = Spinning([node], asked.set)
     try:
         if node.trigger_configure() != SUCCESS or node.trigger_activate() != SUCCESS:
-            return 1                        # the node has said why
+            return 1  # the node has said why
         asked.wait(LISTEN_S)
         if options.each_instruction:
             _show_until(node, asked, options.seconds)
@@ -82,29 +87,46 @@ def _show_until(node: RecorderNode, asked: threading.Event, seconds: float) -> N
             return
         if status.state != EpisodeStatus.RECORDING:
             continue
-        lost = {topic: count for topic, count in
-                zip(status.topic_names, status.dropped, strict=True) if count}
-        print(f'{status.duration:6.1f} s  {sum(status.messages)} messages  '
-              f'{status.bytes / 1e6:.1f} MB  {sum(status.dropped)} dropped'
-              + ''.join(f'  {topic}: {count}' for topic, count in lost.items())
-              + (f'  {status.reason}' if status.reason else ''), flush=True)
+        lost = {
+            topic: count
+            for topic, count in zip(status.topic_names, status.dropped, strict=True)
+            if count
+        }
+        print(
+            f'{status.duration:6.1f} s  {sum(status.messages)} messages  '
+            f'{status.bytes / 1e6:.1f} MB  {sum(status.dropped)} dropped'
+            + ''.join(f'  {topic}: {count}' for topic, count in lost.items())
+            + (f'  {status.reason}' if status.reason else ''),
+            flush=True,
+        )
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='./wam record', description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog='./wam record',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add('--robot', default='agibot_g1', choices=embodiment.names(), help='(default: %(default)s)')
     add('--folder', default='episodes', help='of all episodes (default: %(default)s)')
     add('--instruction', default='', help='what is done; default: the one that is followed now')
     add('--label', action='append', default=[], metavar='KEY=VALUE', help='stored with the bag')
     add('--seconds', type=float, default=0.0, help='end after this time; default: at Ctrl-C')
-    add('--success', default='unknown', choices=[each.value for each in Success],
-        help='stored with the bag at the end (default: %(default)s)')
+    add(
+        '--success',
+        default='unknown',
+        choices=[each.value for each in Success],
+        help='stored with the bag at the end (default: %(default)s)',
+    )
     add('--note', default='', help='stored with the bag at the end')
     add('--each-instruction', action='store_true', help='an episode for every instruction')
-    add('--images', default='jpeg', choices=('jpeg', 'raw', 'compressed'),
-        help='as the parameter of recorder_node (default: %(default)s)')
+    add(
+        '--images',
+        default='jpeg',
+        choices=('jpeg', 'raw', 'compressed'),
+        help='as the parameter of recorder_node (default: %(default)s)',
+    )
     add('--namespace', default='wam', help='of the stack (default: %(default)s)')
     add('--sim-time', action='store_true', help='follow /clock')
     return parser.parse_args(arguments)

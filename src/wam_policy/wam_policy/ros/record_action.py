@@ -24,20 +24,29 @@ class _Current:
     episode: str
     start_ns: int
     end_ns: int
-    over: Future                            # set with (outcome, message)
+    over: Future  # set with (outcome, message)
 
 
 class RecordAction:
     """Serve the action of one configured node."""
 
-    def __init__(self, node: LifecycleNode, begin: Callable[[str, list[str]], str],
-                 end: Callable[[Ending], Tape | None],
-                 status: Callable[[], EpisodeStatus]) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        begin: Callable[[str, list[str]], str],
+        end: Callable[[Ending], Tape | None],
+        status: Callable[[], EpisodeStatus],
+    ) -> None:
         self._node, self._begin, self._end, self._status = node, begin, end, status
         self._current: _Current | None = None
         self._server = ActionServer(
-            node, RecordEpisode, 'record', self._execute, goal_callback=self._on_goal,
-            cancel_callback=lambda goal: CancelResponse.ACCEPT)
+            node,
+            RecordEpisode,
+            'record',
+            self._execute,
+            goal_callback=self._on_goal,
+            cancel_callback=lambda goal: CancelResponse.ACCEPT,
+        )
 
     def close(self) -> None:
         if self._current is not None:
@@ -72,14 +81,16 @@ class RecordAction:
             status.messages, status.dropped = list(progress.messages), list(progress.dropped)
             if progress.fault:
                 outcome, message = Result.FAILED, progress.fault
-        self._current.over.set_result((outcome, message, sum(status.messages),
-                                       sum(status.dropped)))
+        self._current.over.set_result(
+            (outcome, message, sum(status.messages), sum(status.dropped))
+        )
 
     def _on_goal(self, goal: RecordEpisode.Goal) -> GoalResponse:
         usable = self._current is None and goal.time_limit > 0.0
         if not usable:
             self._node.get_logger().warning(
-                'record refused: it needs a time limit above 0 s and no other goal')
+                'record refused: it needs a time limit above 0 s and no other goal'
+            )
         return GoalResponse.ACCEPT if usable else GoalResponse.REJECT
 
     async def _execute(self, goal: ServerGoalHandle) -> RecordEpisode.Result:
@@ -91,14 +102,27 @@ class RecordAction:
             return Result(outcome=Result.FAILED, message=str(error))
         start_ns = self._now_ns()
         self._current = current = _Current(
-            goal, name, start_ns, start_ns + round(asked.time_limit * 1e9),
-            Future(executor=self._node.executor))
+            goal,
+            name,
+            start_ns,
+            start_ns + round(asked.time_limit * 1e9),
+            Future(executor=self._node.executor),
+        )
         outcome, message, messages, dropped = await current.over
         self._current = None
-        {Result.TIME_OVER: goal.succeed, Result.STOPPED: goal.succeed,
-         Result.CANCELLED: goal.canceled}.get(outcome, goal.abort)()
-        return Result(outcome=outcome, episode=name, message=message, messages=messages,
-                      dropped=dropped, duration=(self._now_ns() - start_ns) / 1e9)
+        {
+            Result.TIME_OVER: goal.succeed,
+            Result.STOPPED: goal.succeed,
+            Result.CANCELLED: goal.canceled,
+        }.get(outcome, goal.abort)()
+        return Result(
+            outcome=outcome,
+            episode=name,
+            message=message,
+            messages=messages,
+            dropped=dropped,
+            duration=(self._now_ns() - start_ns) / 1e9,
+        )
 
     def _now_ns(self) -> int:
         return self._node.get_clock().now().nanoseconds

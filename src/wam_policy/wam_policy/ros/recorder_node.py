@@ -36,25 +36,33 @@ from wam_policy.ros.tape import STUCK_S, Tape
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 STATUS_PERIOD_S = 0.5
-MAX_INSTRUCTION_LENGTH = 400    # characters, as policy_node takes them by default
+MAX_INSTRUCTION_LENGTH = 400  # characters, as policy_node takes them by default
 
 
 class RecorderNode(LifecycleNode):
     """Record episodes on request, or one for every instruction."""
 
-    def __init__(self, context: Context | None = None, namespace: str | None = None,
-                 parameter_overrides: list[Parameter] | None = None) -> None:
-        super().__init__('recorder', context=context, namespace=namespace,
-                         parameter_overrides=parameter_overrides)
+    def __init__(
+        self,
+        context: Context | None = None,
+        namespace: str | None = None,
+        parameter_overrides: list[Parameter] | None = None,
+    ) -> None:
+        super().__init__(
+            'recorder',
+            context=context,
+            namespace=namespace,
+            parameter_overrides=parameter_overrides,
+        )
         self._now_ns = Now(self.get_clock())
         self._params: RecorderParams | None = None
         self._episodes: Episodes | None = None
         self._sources: tuple[Source, ...] = ()
         self._inputs: list = []
         self._instruction = ''
-        self._achieved: set[str] = set()    # instructions the simulator saw fulfilled
-        self._told = ''                     # state and reason that were logged last
-        params.read(self, RecorderParams)   # declared early: visible before configuration
+        self._achieved: set[str] = set()  # instructions the simulator saw fulfilled
+        self._told = ''  # state and reason that were logged last
+        params.read(self, RecorderParams)  # declared early: visible before configuration
         params.guard(self, RecorderParams, lambda: bool(self._inputs), self._on_params)
 
     # life
@@ -68,16 +76,21 @@ class RecorderNode(LifecycleNode):
             self._repair(root)
             self._sources = sources(robot, given)
             self._episodes = Episodes(
-                root, robot, given,
+                root,
+                robot,
+                given,
                 [(source, self.resolve_topic_name(source.topic)) for source in self._sources],
-                os.environ.get('ROS_DISTRO', ''))
+                os.environ.get('ROS_DISTRO', ''),
+            )
         except (ValueError, OSError) as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
         self.get_logger().info(f'episodes of {robot.name} go to {root}')
         self._status_out = self.create_publisher(EpisodeStatus, 'episode', qos.LATCHED)
-        self._commands = [self.create_service(StartEpisode, '~/start', self._on_start),
-                          self.create_service(StopEpisode, '~/stop', self._on_stop)]
+        self._commands = [
+            self.create_service(StartEpisode, '~/start', self._on_start),
+            self.create_service(StopEpisode, '~/stop', self._on_stop),
+        ]
         self._action = RecordAction(self, self.begin, self.end, self.status)
         self._timer = self.create_timer(STATUS_PERIOD_S, self._on_status_timer)
         return super().on_configure(state)
@@ -138,16 +151,23 @@ class RecorderNode(LifecycleNode):
                 continue
             self.get_logger().warning(
                 f'{folder.name} was interrupted and is repaired: {found.contents.messages} '
-                f'messages over {found.contents.duration_s:.1f} s')
+                f'messages over {found.contents.duration_s:.1f} s'
+            )
 
     # inputs
 
     def _listened(self, lane: int, source: Source) -> Any:
         lost = SubscriptionEventCallbacks(
-            message_lost=lambda event: self._episodes.lose(lane, event.total_count_change))
-        return self.create_subscription(source.kind, source.topic,
-                                        partial(self._on_message, lane, source), source.qos,
-                                        event_callbacks=lost, raw=True)
+            message_lost=lambda event: self._episodes.lose(lane, event.total_count_change)
+        )
+        return self.create_subscription(
+            source.kind,
+            source.topic,
+            partial(self._on_message, lane, source),
+            source.qos,
+            event_callbacks=lost,
+            raw=True,
+        )
 
     def _on_message(self, lane: int, source: Source, raw: bytes) -> None:
         now_ns = self._now_ns()
@@ -164,15 +184,19 @@ class RecorderNode(LifecycleNode):
         try:
             plain = cleaned(text, MAX_INSTRUCTION_LENGTH)
         except ValueError as error:
-            self.get_logger().warning(f'{error}')   # the policy keeps the last one, so do we
+            self.get_logger().warning(f'{error}')  # the policy keeps the last one, so do we
             return
         if plain == self._instruction:
             return
         self._instruction = plain
         if not self._params.each_instruction:
             return
-        self.end(Ending('a new instruction came' if plain else 'the instruction became empty',
-                        self._success()))
+        self.end(
+            Ending(
+                'a new instruction came' if plain else 'the instruction became empty',
+                self._success(),
+            )
+        )
         if plain:
             try:
                 self.begin(plain, [])
@@ -182,8 +206,9 @@ class RecorderNode(LifecycleNode):
     def _on_params(self, changed: RecorderParams) -> None:
         self._params = changed
 
-    def _on_start(self, request: StartEpisode.Request,
-                  response: StartEpisode.Response) -> StartEpisode.Response:
+    def _on_start(
+        self, request: StartEpisode.Request, response: StartEpisode.Response
+    ) -> StartEpisode.Response:
         try:
             response.episode = self.begin(request.instruction, list(request.labels))
             response.success, response.message = True, 'recording'
@@ -191,11 +216,13 @@ class RecorderNode(LifecycleNode):
             response.message = str(error)
         return response
 
-    def _on_stop(self, request: StopEpisode.Request,
-                 response: StopEpisode.Response) -> StopEpisode.Response:
+    def _on_stop(
+        self, request: StopEpisode.Request, response: StopEpisode.Response
+    ) -> StopEpisode.Response:
         """Answer when the episode is saved, or gone."""
-        tape = self.end(Ending('stopped', Success.YES if request.task_success else Success.NO,
-                               request.note))
+        tape = self.end(
+            Ending('stopped', Success.YES if request.task_success else Success.NO, request.note)
+        )
         if tape is None:
             response.message = self.status().reason or 'nothing is being recorded'
             return response
@@ -233,13 +260,16 @@ class RecorderNode(LifecycleNode):
         progress = tape.progress()
         if progress.saved is None:
             return False, progress.fault
-        return True, (f'saved {progress.saved.messages} messages over '
-                      f'{progress.saved.duration_s:.1f} s, {sum(progress.dropped)} dropped')
+        return True, (
+            f'saved {progress.saved.messages} messages over '
+            f'{progress.saved.duration_s:.1f} s, {sum(progress.dropped)} dropped'
+        )
 
     def status(self) -> EpisodeStatus:
         now_ns = self._now_ns()
-        return episode_status.message(self._episodes.snapshot(now_ns), self._episodes.topics,
-                                      now_ns)
+        return episode_status.message(
+            self._episodes.snapshot(now_ns), self._episodes.topics, now_ns
+        )
 
     def _success(self) -> Success:
         """Return what the simulator knows about the present episode; a robot knows nothing."""
@@ -257,8 +287,9 @@ class RecorderNode(LifecycleNode):
         status = self.status()
         self._status_out.publish(status)
         dropping = 'messages are dropped' if any(status.dropped) else ''
-        told = '; '.join(filter(None, (f'{status.state}', status.episode, status.reason,
-                                       dropping)))
+        told = '; '.join(
+            filter(None, (f'{status.state}', status.episode, status.reason, dropping))
+        )
         if told != self._told:
             self._told = told
             self._log(status, dropping)
@@ -267,10 +298,23 @@ class RecorderNode(LifecycleNode):
         if status.state == EpisodeStatus.ERROR:
             self.get_logger().error(status.reason)
         elif status.reason or dropping:
-            lost = [f'{name}: {count}' for name, count in
-                    zip(status.topic_names, status.dropped, strict=True) if count]
-            self.get_logger().warning('; '.join(filter(None, (
-                status.episode, status.reason, f'dropped {", ".join(lost)}' if lost else ''))))
+            lost = [
+                f'{name}: {count}'
+                for name, count in zip(status.topic_names, status.dropped, strict=True)
+                if count
+            ]
+            self.get_logger().warning(
+                '; '.join(
+                    filter(
+                        None,
+                        (
+                            status.episode,
+                            status.reason,
+                            f'dropped {", ".join(lost)}' if lost else '',
+                        ),
+                    )
+                )
+            )
         elif status.state == EpisodeStatus.RECORDING:
             self.get_logger().info(f'recording {status.episode}')
 

@@ -9,15 +9,27 @@ from wam_policy.circumstances import circumstances
 from wam_policy.core.witness import RATIOS
 from wam_policy.ros.monitor import EXECUTED, Monitor
 
-PACKAGES = ('wam_policy', 'wam_sim', 'rclpy', 'torch', 'diffusers', 'transformers', 'mujoco',
-            'numpy', 'ruckig')
+PACKAGES = (
+    'wam_policy',
+    'wam_sim',
+    'rclpy',
+    'torch',
+    'diffusers',
+    'transformers',
+    'mujoco',
+    'numpy',
+    'ruckig',
+)
 
 
 def versions() -> dict[str, str]:
     """Return the versions of what took part; a package that is not installed is left out."""
-    found = {'python': platform.python_version(), 'kernel': platform.release(),
-             'ros_distro': os.environ.get('ROS_DISTRO', 'unknown'),
-             'rmw': os.environ.get('RMW_IMPLEMENTATION', 'default')}
+    found = {
+        'python': platform.python_version(),
+        'kernel': platform.release(),
+        'ros_distro': os.environ.get('ROS_DISTRO', 'unknown'),
+        'rmw': os.environ.get('RMW_IMPLEMENTATION', 'default'),
+    }
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
@@ -73,5 +85,11 @@ def _largest_step(monitor: Monitor) -> float:
     """Return the largest set-point change of an arm joint over one physics step, rad."""
     if monitor.sim is None:
         return 0.0
-    return max((step for name, step in zip(monitor.sim.joint_names, monitor.sim.step, strict=True)
-                if monitor.robot.joint(name).kind == 'revolute'), default=0.0)
+    return max(
+        (
+            step
+            for name, step in zip(monitor.sim.joint_names, monitor.sim.step, strict=True)
+            if monitor.robot.joint(name).kind == 'revolute'
+        ),
+        default=0.0,
+    )

@@ -15,8 +15,8 @@ from wam_policy.core.types import Chunk
 from wam_policy.ros.engine import Engine
 from wam_policy.worker.client import Interrupted, NotReady, WorkerDied, WorkerError
 
-POLL_S = 0.004          # how late a new frame may find an idle requester; costs 1 % of a core
-IDLE_S = 0.05           # where nothing can be asked before someone calls `wake`
+POLL_S = 0.004  # how late a new frame may find an idle requester; costs 1 % of a core
+IDLE_S = 0.05  # where nothing can be asked before someone calls `wake`
 RETRY_NS = 1_000_000_000
 VIDEO_PERIOD_NS = 1_000_000_000
 
@@ -39,10 +39,14 @@ class Shared:
 class Requester:
     """Ask what the policy wants next until it is closed."""
 
-    def __init__(self, shared: Shared, now_ns: Callable[[], int],
-                 publish: Callable[[Chunk, int], None],
-                 on_video: Callable[[Chunk, np.ndarray], None],
-                 wants_video: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        now_ns: Callable[[], int],
+        publish: Callable[[Chunk, int], None],
+        on_video: Callable[[Chunk, np.ndarray], None],
+        wants_video: Callable[[], bool],
+    ) -> None:
         """Take `publish(chunk, answered_ns)` and `on_video`; the own thread calls them."""
         self._shared, self._now_ns = shared, now_ns
         self._publish, self._on_video, self._wants_video = publish, on_video, wants_video
@@ -51,8 +55,8 @@ class Requester:
         self._active = False
         self._closing = False
         self._awake = threading.Event()
-        self._shown: Chunk | None = None    # newest chunk, whose video may be wanted
-        self._video_ns: int | None = None   # when video was last decoded
+        self._shown: Chunk | None = None  # newest chunk, whose video may be wanted
+        self._video_ns: int | None = None  # when video was last decoded
         self._thread = threading.Thread(target=self._run, name='requester', daemon=True)
 
     def start(self, engine: Engine) -> None:
@@ -79,7 +83,7 @@ class Requester:
         engine = self._engine
         if engine is not None:
             engine.interrupt()
-        if self._thread.ident is not None:      # a configuration may have failed before
+        if self._thread.ident is not None:  # a configuration may have failed before
             self._thread.join()
 
     def _run(self) -> None:
@@ -115,7 +119,7 @@ class Requester:
                 return True
             return self._show()
         except (NotReady, Interrupted):
-            return False                    # the news say why
+            return False  # the news say why
         except WorkerDied as death:
             with self._shared as policy:
                 policy.on_workers(Workers.DOWN, str(death))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from wam_policy.ros.monitor import Monitor
 from wam_policy.ros.stage import Stage, Trouble
 
-LIMIT_S = 10.0              # for one task, from the first chunk that follows it
+LIMIT_S = 10.0  # for one task, from the first chunk that follows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Rounds:
 
     def __init__(self, monitor: Monitor, stage: Stage) -> None:
         self._monitor, self._stage = monitor, stage
-        self._since_s: float | None = None      # when the policy began to follow this task
-        self._left: int | None = None           # episode that is over; the next is not there yet
+        self._since_s: float | None = None  # when the policy began to follow this task
+        self._left: int | None = None  # episode that is over; the next is not there yet
         self._closing = threading.Event()
         self._change: threading.Thread | None = None
-        self.trouble = ''                       # why the last change of scenes did not succeed
+        self.trouble = ''  # why the last change of scenes did not succeed
         self.score = Score()
 
     def occupy(self, asked: str | None, now_s: float) -> None:
@@ -90,5 +90,5 @@ class Rounds:
             if not self._closing.is_set():
                 self._stage.next_scene(self._closing)
             self.trouble = ''
-        except Trouble as trouble:              # `advance` tries again
+        except Trouble as trouble:  # `advance` tries again
             self.trouble = str(trouble)

@@ -19,7 +19,7 @@ from wam_policy.core.run import Outcome, Run, World
 from wam_policy.ros import qos
 from wam_policy.ros.requester import Shared
 
-SIM_STATUS_TOPIC = '/sim/status'        # only a simulated robot has one
+SIM_STATUS_TOPIC = '/sim/status'  # only a simulated robot has one
 CLOSED = 'the policy is shutting down'
 STOPPED = (MotionStatus.ESTOPPED, MotionStatus.PROTECTIVE_STOP)
 
@@ -30,25 +30,35 @@ class _Current:
 
     run: Run
     goal: ServerGoalHandle
-    over: Future                            # set with (outcome, message) once it is over
+    over: Future  # set with (outcome, message) once it is over
 
 
 class Runs:
     """Serve the action of one configured node."""
 
-    def __init__(self, node: LifecycleNode, shared: Shared, active: Callable[[], bool],
-                 status: Callable[[], PolicyStatus]) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        shared: Shared,
+        active: Callable[[], bool],
+        status: Callable[[], PolicyStatus],
+    ) -> None:
         self._node, self._shared, self._active, self._status = node, shared, active, status
         self._current: list[_Current] = []
-        self._achieved = ''                 # instruction the simulator says is fulfilled
+        self._achieved = ''  # instruction the simulator says is fulfilled
         self._motion_fault = ''
         self._inputs = [
             node.create_subscription(SimStatus, SIM_STATUS_TOPIC, self._on_sim, qos.REQUEST),
-            node.create_subscription(MotionStatus, 'motion_status', self._on_motion,
-                                     qos.LATCHED)]
+            node.create_subscription(MotionStatus, 'motion_status', self._on_motion, qos.LATCHED),
+        ]
         self._server = ActionServer(
-            node, RunInstruction, 'run', self._execute, goal_callback=self._on_goal,
-            cancel_callback=lambda goal: CancelResponse.ACCEPT)
+            node,
+            RunInstruction,
+            'run',
+            self._execute,
+            goal_callback=self._on_goal,
+            cancel_callback=lambda goal: CancelResponse.ACCEPT,
+        )
 
     def close(self) -> None:
         for current in self._current:
@@ -79,7 +89,8 @@ class Runs:
         usable = self._active() and goal.instruction.strip() and goal.time_limit > 0.0
         if not usable:
             self._node.get_logger().warning(
-                'run refused: it needs an active policy, words and a time limit above 0 s')
+                'run refused: it needs an active policy, words and a time limit above 0 s'
+            )
         return GoalResponse.ACCEPT if usable else GoalResponse.REJECT
 
     async def _execute(self, goal: ServerGoalHandle) -> RunInstruction.Result:
@@ -89,34 +100,51 @@ class Runs:
                 order = policy.start(goal.request.instruction)
             except ValueError as error:
                 goal.abort()
-                return RunInstruction.Result(outcome=RunInstruction.Result.FAILED,
-                                             message=str(error))
-            run = Run(policy.instruction, order, start_ns, round(goal.request.time_limit * 1e9),
-                      policy.tally.chunks)
+                return RunInstruction.Result(
+                    outcome=RunInstruction.Result.FAILED, message=str(error)
+                )
+            run = Run(
+                policy.instruction,
+                order,
+                start_ns,
+                round(goal.request.time_limit * 1e9),
+                policy.tally.chunks,
+            )
         current = _Current(run, goal, Future(executor=self._node.executor))
         self._current.append(current)
         outcome, message = await current.over
         self._current.remove(current)
-        {Outcome.SUCCEEDED: goal.succeed, Outcome.TIME_OVER: goal.succeed,
-         Outcome.CANCELLED: goal.canceled}.get(outcome, goal.abort)()
+        {
+            Outcome.SUCCEEDED: goal.succeed,
+            Outcome.TIME_OVER: goal.succeed,
+            Outcome.CANCELLED: goal.canceled,
+        }.get(outcome, goal.abort)()
         now_ns = self._node.get_clock().now().nanoseconds
         with self._shared as policy:
             chunks = policy.tally.chunks - run.first_chunk
         return RunInstruction.Result(
-            outcome=getattr(RunInstruction.Result, outcome.name), message=message, chunks=chunks,
-            duration=(now_ns - run.start_ns) / 1e9)
+            outcome=getattr(RunInstruction.Result, outcome.name),
+            message=message,
+            chunks=chunks,
+            duration=(now_ns - run.start_ns) / 1e9,
+        )
 
     def _feedback(self, run: Run, now_ns: int) -> RunInstruction.Feedback:
         status = self._status()
         elapsed_s = (now_ns - run.start_ns) / 1e9
         return RunInstruction.Feedback(
-            state=status.state, state_name=status.state_name, elapsed=elapsed_s,
+            state=status.state,
+            state_name=status.state_name,
+            elapsed=elapsed_s,
             remaining=max(0.0, run.limit_ns / 1e9 - elapsed_s),
-            chunks=status.chunks - run.first_chunk, query_rate_hz=status.query_rate_hz)
+            chunks=status.chunks - run.first_chunk,
+            query_rate_hz=status.query_rate_hz,
+        )
 
     def _on_sim(self, msg: SimStatus) -> None:
         self._achieved = msg.instruction if msg.success else ''
 
     def _on_motion(self, msg: MotionStatus) -> None:
-        self._motion_fault = (f'motion is {msg.state_name}: {msg.reason}'
-                              if msg.state in STOPPED else '')
+        self._motion_fault = (
+            f'motion is {msg.state_name}: {msg.reason}' if msg.state in STOPPED else ''
+        )

@@ -34,13 +34,13 @@ from wam_policy.ros.stage import Stage
 from wam_policy.ros.supervised import MEBIBYTE, Supervised
 from wam_policy.ros.watched import Watched, below, named
 
-WARM_UP_SHARE, WARM_UP_MAX_S = 1 / 6, 600.0     # caches fill, allocators find their size
+WARM_UP_SHARE, WARM_UP_MAX_S = 1 / 6, 600.0  # caches fill, allocators find their size
 # A library's pages count as a process's own (uss) while nobody else maps it: motion_node's and
 # sim_node's rose by 55 and 78 MB when another process ended. What they allocated did not.
-MEMORY = ('anon_mb', 'uss_mb')      # the first is judged, the second in reports that lack it
+MEMORY = ('anon_mb', 'uss_mb')  # the first is judged, the second in reports that lack it
 # Freed pictures are kept by the allocator now and then: policy_node has four more (3.7 MB) or not,
 # for minutes, the more often the busier it is. A leak raises the least of every stretch, too.
-MEMORY_STRETCHES = 12               # of five minutes in an hour
+MEMORY_STRETCHES = 12  # of five minutes in an hour
 # A heap keeps what it once needed, and coincidences that need more get rarer, but never stop:
 # motion_node's grew by 0.36 MB in ten minutes while what is in use of it (malloc's own count, and
 # Python's) stayed within 0.3 %. So much more or less at the end tells nothing; a longer run
@@ -57,27 +57,55 @@ class Failure(Exception):
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with a message if it is wrong."""
     parser = argparse.ArgumentParser(
-        prog='wam soak', description='Run the simulated stack for hours and watch what it uses.')
+        prog='wam soak', description='Run the simulated stack for hours and watch what it uses.'
+    )
     parser.add_argument('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
-    parser.add_argument('--hours', type=float, default=1.0, metavar='H',
-                        help='at most, from the first sample on (default: %(default)g)')
-    parser.add_argument('--watch', type=int, metavar='PID',
-                        help='start nothing: sample the stack below that process, for example '
-                        'that of a running ./wam eval, until it ends')
-    parser.add_argument('--period', type=float, default=10.0, metavar='S',
-                        help='between two samples (default: %(default)g)')
-    parser.add_argument('--report', type=Path, required=True, metavar='FILE',
-                        help='all samples and the verdict, JSON')
+    parser.add_argument(
+        '--hours',
+        type=float,
+        default=1.0,
+        metavar='H',
+        help='at most, from the first sample on (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--watch',
+        type=int,
+        metavar='PID',
+        help='start nothing: sample the stack below that process, for example '
+        'that of a running ./wam eval, until it ends',
+    )
+    parser.add_argument(
+        '--period',
+        type=float,
+        default=10.0,
+        metavar='S',
+        help='between two samples (default: %(default)g)',
+    )
+    parser.add_argument(
+        '--report',
+        type=Path,
+        required=True,
+        metavar='FILE',
+        help='all samples and the verdict, JSON',
+    )
     parser.add_argument('--plot', type=Path, metavar='FILE', help='PNG')
-    parser.add_argument('--again', action='store_true',
-                        help='judge and plot the report that is there; run nothing')
+    parser.add_argument(
+        '--again', action='store_true', help='judge and plot the report that is there; run nothing'
+    )
     parser.add_argument('--seed', type=int, metavar='N', help='of scene and noise (default: 0)')
-    parser.add_argument('--instruction', metavar='TEXT',
-                        help='what to do (default: what the scene asks for, then the next)')
+    parser.add_argument(
+        '--instruction',
+        metavar='TEXT',
+        help='what to do (default: what the scene asks for, then the next)',
+    )
     parser.add_argument('--checkpoint', metavar='DIR', help='a folder, or preset:NAME')
     parser.add_argument('--devices', metavar='LIST', help='one device per worker')
-    parser.add_argument('--steps', type=int, metavar='N',
-                        help='denoising steps per query (default: what the checkpoint advises)')
+    parser.add_argument(
+        '--steps',
+        type=int,
+        metavar='N',
+        help='denoising steps per query (default: what the checkpoint advises)',
+    )
     parser.add_argument('--camera-size', choices=demo.SIZES)
     parser.add_argument('--camera-hz', type=float, metavar='HZ')
     chosen = parser.parse_args(given)
@@ -87,10 +115,13 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     for path in filter(None, (chosen.report, chosen.plot)):
         if not path.absolute().parent.is_dir():
             parser.error(f'there is no folder {path.absolute().parent}')
-    if chosen.watch is not None and (given := [name for name in STARTING
-                                               if getattr(chosen, name) is not None]):
-        parser.error(f'--watch starts nothing: leave out '
-                     f'{", ".join("--" + name.replace("_", "-") for name in given)}')
+    if chosen.watch is not None and (
+        given := [name for name in STARTING if getattr(chosen, name) is not None]
+    ):
+        parser.error(
+            f'--watch starts nothing: leave out '
+            f'{", ".join("--" + name.replace("_", "-") for name in given)}'
+        )
     if chosen.again and not chosen.report.is_file():
         parser.error(f'--again: there is no report {chosen.report}')
     return chosen
@@ -105,10 +136,14 @@ def used(tree: Sequence[psutil.Process]) -> dict[str, dict[str, float]]:
             if name is None:
                 continue
             memory = process.memory_full_info()
-            found[name] = {'rss_mb': memory.rss / MEBIBYTE, 'uss_mb': memory.uss / MEBIBYTE,
-                           'anon_mb': allocated(process.pid) / MEBIBYTE,
-                           'fds': process.num_fds(), 'threads': process.num_threads()}
-        except (psutil.Error, OSError):     # it ended meanwhile
+            found[name] = {
+                'rss_mb': memory.rss / MEBIBYTE,
+                'uss_mb': memory.uss / MEBIBYTE,
+                'anon_mb': allocated(process.pid) / MEBIBYTE,
+                'fds': process.num_fds(),
+                'threads': process.num_threads(),
+            }
+        except (psutil.Error, OSError):  # it ended meanwhile
             continue
     return found
 
@@ -119,27 +154,46 @@ def allocated(pid: int) -> int:
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith('Anonymous:'))
 
 
-def sample(monitor: Monitor, processes: Mapping[str, Any], stack: int, begun_s: float,
-           before: Mapping[str, Any] | None) -> dict[str, Any]:
+def sample(
+    monitor: Monitor,
+    processes: Mapping[str, Any],
+    stack: int,
+    begun_s: float,
+    before: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """Return one sample: what is used, and how the loop performs; `before` of the same stack."""
     policy, motion = monitor.policy or PolicyStatus(), monitor.motion or MotionStatus()
     now_s = time.monotonic() - begun_s
-    stages = dict(zip(policy.stage_names, zip(policy.stage_p50_ms, policy.stage_p99_ms,
-                                              strict=True), strict=True))
+    stages = dict(
+        zip(
+            policy.stage_names,
+            zip(policy.stage_p50_ms, policy.stage_p99_ms, strict=True),
+            strict=True,
+        )
+    )
     p50_ms, p99_ms = stages.get('total', (0.0, 0.0))
     since = {'at_s': now_s - 1.0, 'chunks': policy.chunks} if before is None else before
     return {
-        'at_s': round(now_s, 2), 'stack': stack,
-        'state': policy.state_name, 'chunks': policy.chunks,
+        'at_s': round(now_s, 2),
+        'stack': stack,
+        'state': policy.state_name,
+        'chunks': policy.chunks,
         'chunk_hz': max(0, policy.chunks - since['chunks']) / max(now_s - since['at_s'], 1e-3),
-        'latency_p50_ms': p50_ms, 'latency_p99_ms': p99_ms,
+        'latency_p50_ms': p50_ms,
+        'latency_p99_ms': p99_ms,
         'camera_hz': min(policy.camera_rate_hz, default=0.0),
-        'underruns': motion.underruns, 'late_chunks': motion.late_chunks,
-        'chunks_rejected': motion.chunks_rejected, 'late_ticks': motion.late_ticks,
-        'jitter_p99_ms': motion.tick_jitter_p99_ms, 'dropped_chunks': policy.dropped_chunks,
-        'dropped_frames': policy.dropped_frames, 'kv_commits': policy.kv_commits,
-        'worker_restarts': policy.worker_restarts, 'load': psutil.getloadavg()[0],
-        'processes': processes}
+        'underruns': motion.underruns,
+        'late_chunks': motion.late_chunks,
+        'chunks_rejected': motion.chunks_rejected,
+        'late_ticks': motion.late_ticks,
+        'jitter_p99_ms': motion.tick_jitter_p99_ms,
+        'dropped_chunks': policy.dropped_chunks,
+        'dropped_frames': policy.dropped_frames,
+        'kv_commits': policy.kv_commits,
+        'worker_restarts': policy.worker_restarts,
+        'load': psutil.getloadavg()[0],
+        'processes': processes,
+    }
 
 
 def verdict(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> dict[str, Any]:
@@ -152,21 +206,36 @@ def verdict(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> dict[str,
     longest = [each for each in samples if each.get('stack', 1) == most]
     warm = [each for each in longest if each['at_s'] - longest[0]['at_s'] >= warm_up_s]
     names = sorted({name for each in warm for name in each['processes']})
-    memory = next((figure for figure in MEMORY if all(
-        figure in process for each in warm for process in each['processes'].values())), MEMORY[1])
+    memory = next(
+        (
+            figure
+            for figure in MEMORY
+            if all(figure in process for each in warm for process in each['processes'].values())
+        ),
+        MEMORY[1],
+    )
     series = {name: [each for each in warm if name in each['processes']] for name in names}
-    found: dict[str, Any] = {'warm_up_s': warm_up_s, 'samples': len(warm),
-                             'stacks': len(stacks), 'processes': {}}
+    found: dict[str, Any] = {
+        'warm_up_s': warm_up_s,
+        'samples': len(warm),
+        'stacks': len(stacks),
+        'processes': {},
+    }
     for name, rows in series.items():
         at_s = np.array([each['at_s'] for each in rows])
         found['processes'][name] = {
             figure: judge(at_s, np.array([each['processes'][name][figure] for each in rows]))
-            for figure, judge in ((memory, _held), ('fds', _judged), ('threads', _judged))}
+            for figure, judge in ((memory, _held), ('fds', _judged), ('threads', _judged))
+        }
     total = np.array([sum(p[memory] for p in each['processes'].values()) for each in warm])
     found['memory'] = memory
     found['total_mb'] = _held(np.array([each['at_s'] for each in warm]), total)
-    grows = [f'{name} {figure}' for name, figures in found['processes'].items()
-             for figure, judged in figures.items() if judged and judged['low'] > 0.0]
+    grows = [
+        f'{name} {figure}'
+        for name, figures in found['processes'].items()
+        for figure, judged in figures.items()
+        if judged and judged['low'] > 0.0
+    ]
     found['grows'] = grows
     found['flat'] = bool(found['total_mb'] and found['total_mb']['low'] <= 0.0)
     return found
@@ -184,9 +253,14 @@ def _held(at_s: np.ndarray, value: np.ndarray) -> dict[str, float] | None:
 
 def _judged(at_s: np.ndarray, value: np.ndarray, **how: Any) -> dict[str, float] | None:
     slope = trend(at_s, value, **how)
-    return slope and {'first': float(value[0]), 'last': float(value[-1]),
-                      'per_hour': slope.per_hour, 'low': slope.low, 'high': slope.high,
-                      'flat': slope.flat}
+    return slope and {
+        'first': float(value[0]),
+        'last': float(value[-1]),
+        'per_hour': slope.per_hour,
+        'low': slope.low,
+        'high': slope.high,
+        'flat': slope.flat,
+    }
 
 
 def written(path: Path, document: Mapping[str, Any]) -> None:
@@ -226,20 +300,33 @@ class Soak:
         """Start a stack, keep its robot busy, and end it."""
         time.sleep(demo.DISCOVERY_S)
         if self._monitor.others():
-            raise Failure('another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
-                          'to a number of your own')
+            raise Failure(
+                'another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
+                'to a number of your own'
+            )
         self._monitor.watch()
-        given = argparse.Namespace(**{
-            **vars(self._chosen), 'seed': self._chosen.seed or 0, 'headless': True,
-            'backend': None, 'server': None, 'flavour': None})
-        stack = Supervised(demo.launch_command(given),
-                           Path(tempfile.mkstemp(prefix='wam-soak-', suffix='.log')[1]))
+        given = argparse.Namespace(
+            **{
+                **vars(self._chosen),
+                'seed': self._chosen.seed or 0,
+                'headless': True,
+                'backend': None,
+                'server': None,
+                'flavour': None,
+            }
+        )
+        stack = Supervised(
+            demo.launch_command(given),
+            Path(tempfile.mkstemp(prefix='wam-soak-', suffix='.log')[1]),
+        )
         rounds = Rounds(self._monitor, self._stage)
 
         def over() -> str | None:
             if stack.returncode is not None:
-                raise Failure(f'the launch ended by itself with status {stack.returncode}:\n'
-                              f'{stack.last_words()}')
+                raise Failure(
+                    f'the launch ended by itself with status {stack.returncode}:\n'
+                    f'{stack.last_words()}'
+                )
             rounds.occupy(self._chosen.instruction, time.monotonic())
             return None
 
@@ -252,9 +339,13 @@ class Soak:
         finally:
             rounds.close()
             status, left = stack.stop(threading.Event())
-        self._end |= {'tasks_done': rounds.score.done, 'tasks_tried': rounds.score.tried,
-                      'launch_exit_code': status, 'exit_codes': stack.exit_codes(),
-                      'killed_processes': left}
+        self._end |= {
+            'tasks_done': rounds.score.done,
+            'tasks_tried': rounds.score.tried,
+            'launch_exit_code': status,
+            'exit_codes': stack.exit_codes(),
+            'killed_processes': left,
+        }
 
     def _watched(self, watched: Watched) -> None:
         """Look at a stack, or at one after another, until what started them ends."""
@@ -266,8 +357,10 @@ class Soak:
         while watched.robot() is None and not self._waited(1.0, over):
             pass
         if watched.robot() not in (None, self._chosen.robot):
-            raise Failure(f'the stack below process {watched.pid} drives {watched.robot()}: '
-                          f'say --robot {watched.robot()}')
+            raise Failure(
+                f'the stack below process {watched.pid} drives {watched.robot()}: '
+                f'say --robot {watched.robot()}'
+            )
         self._monitor.watch()
         while not self._lives() and not self._waited(1.0, over):
             pass
@@ -276,8 +369,9 @@ class Soak:
     def _lives(self) -> bool:
         return self._monitor.witness.begun_s is not None and self._monitor.motion is not None
 
-    def _sampled(self, look: Callable[[], tuple[dict[str, Any], int]],
-                 over: Callable[[], str | None]) -> None:
+    def _sampled(
+        self, look: Callable[[], tuple[dict[str, Any], int]], over: Callable[[], str | None]
+    ) -> None:
         """Take samples; `look` returns what each process uses and the number of their stack."""
         if 'ended' in self._end:
             raise Failure(f'{self._end["ended"]}, and no chunk came: {self._monitor.reason}')
@@ -287,7 +381,7 @@ class Soak:
                 return
             due_s += self._chosen.period
             processes, stack = look()
-            if not processes:               # one stack ended, the next has not begun
+            if not processes:  # one stack ended, the next has not begun
                 continue
             before = next((each for each in self.samples[-1:] if each['stack'] == stack), None)
             self.samples.append(sample(self._monitor, processes, stack, begun_s, before))
@@ -310,17 +404,25 @@ class Soak:
     def _document(self) -> dict[str, Any]:
         policy = self._monitor.policy
         warm_up_s = min(WARM_UP_MAX_S, WARM_UP_SHARE * 3600 * self._chosen.hours)
-        return {'robot': self._chosen.robot, 'hours': self._chosen.hours,
-                'period_s': self._chosen.period, 'model': policy.model if policy else '',
-                **report.taken(),
-                'verdict': verdict(self.samples, warm_up_s), 'samples': self.samples, **self._end}
+        return {
+            'robot': self._chosen.robot,
+            'hours': self._chosen.hours,
+            'period_s': self._chosen.period,
+            'model': policy.model if policy else '',
+            **report.taken(),
+            'verdict': verdict(self.samples, warm_up_s),
+            'samples': self.samples,
+            **self._end,
+        }
 
 
 def _line(last: Mapping[str, Any]) -> str:
     total_mb = sum(process['anon_mb'] for process in last['processes'].values())
-    return (f'{last["at_s"]:7.0f} s  {last["chunk_hz"]:4.1f} chunks/s  latency '
-            f'{last["latency_p50_ms"]:4.0f} / {last["latency_p99_ms"]:4.0f} ms  memory '
-            f'{total_mb:6.0f} MB  underruns {last["underruns"]}  load {last["load"]:.1f}')
+    return (
+        f'{last["at_s"]:7.0f} s  {last["chunk_hz"]:4.1f} chunks/s  latency '
+        f'{last["latency_p50_ms"]:4.0f} / {last["latency_p99_ms"]:4.0f} ms  memory '
+        f'{total_mb:6.0f} MB  underruns {last["underruns"]}  load {last["load"]:.1f}'
+    )
 
 
 def faults(document: Mapping[str, Any]) -> list[str]:

@@ -18,10 +18,15 @@ def drawn(document: Mapping[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(4, 1, figsize=(9, 11), sharex=True, layout='constrained')
     for name in names:
         for axis, key in ((axes[0], document['verdict']['memory']), (axes[1], 'fds')):
-            axis.plot(minutes, [each['processes'].get(name, {}).get(key) for each in samples],
-                      label=name)
-    axes[1].plot(minutes, [sum(process['threads'] for process in each['processes'].values())
-                           for each in samples], 'k--', label='threads, all')
+            axis.plot(
+                minutes, [each['processes'].get(name, {}).get(key) for each in samples], label=name
+            )
+    axes[1].plot(
+        minutes,
+        [sum(process['threads'] for process in each['processes'].values()) for each in samples],
+        'k--',
+        label='threads, all',
+    )
     axes[0].set_ylabel('memory of its own, MB')
     axes[1].set_ylabel('open files')
     for key, label in (('latency_p50_ms', 'p50'), ('latency_p99_ms', 'p99')):
@@ -37,9 +42,15 @@ def drawn(document: Mapping[str, Any], path: Path) -> None:
         axis.legend(fontsize=7, ncols=4)
         axis.grid(alpha=0.3)
     total = document['verdict']['total_mb']
-    slope = (f'{total["per_hour"]:+.2f} MB/h [{total["low"]:+.2f}, {total["high"]:+.2f}]'
-             if total else 'too short for a slope')
-    axes[0].set_title(f'{document["robot"]}, {document["model"]}: memory {slope} after '
-                      f'{document["verdict"]["warm_up_s"]:.0f} s of warm-up', fontsize=10)
+    slope = (
+        f'{total["per_hour"]:+.2f} MB/h [{total["low"]:+.2f}, {total["high"]:+.2f}]'
+        if total
+        else 'too short for a slope'
+    )
+    axes[0].set_title(
+        f'{document["robot"]}, {document["model"]}: memory {slope} after '
+        f'{document["verdict"]["warm_up_s"]:.0f} s of warm-up',
+        fontsize=10,
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)

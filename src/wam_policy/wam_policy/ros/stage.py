@@ -26,12 +26,12 @@ from wam_policy.ros import convert, qos
 from wam_policy.ros.monitor import STACK
 
 HOMING_PERIOD_S = 0.15
-HOME_RAD = 0.04                 # this near to rest is at rest
+HOME_RAD = 0.04  # this near to rest is at rest
 LATCHED = (MotionStatus.ESTOPPED, MotionStatus.PROTECTIVE_STOP)
-ANSWER_S = 10.0                 # for a service
-HOMING_S = 40.0                 # a slow first move across the whole range, and more
-FULL_SPEED_S = 1.2              # from the end of a first move
-PAUSE_S = 0.3                   # until pictures of a new scene have come
+ANSWER_S = 10.0  # for a service
+HOMING_S = 40.0  # a slow first move across the whole range, and more
+FULL_SPEED_S = 1.2  # from the end of a first move
+PAUSE_S = 0.3  # until pictures of a new scene have come
 
 
 class Trouble(Exception):
@@ -47,7 +47,7 @@ class Stage(Node):
         self.sim, self.motion = SimStatus(), MotionStatus()
         self.policy = PolicyStatus()
         self.on_chunk: Callable[[ActionChunk], None] = lambda _: None
-        self._joints: bytes | None = None       # the newest, unparsed: few of them are looked at
+        self._joints: bytes | None = None  # the newest, unparsed: few of them are looked at
         self._homings = 0
         new = self.create_subscription
         new(SimStatus, '/sim/status', lambda msg: setattr(self, 'sim', msg), qos.REQUEST)
@@ -86,13 +86,17 @@ class Stage(Node):
         end_s = time.monotonic() + HOMING_S
         self._homings += 1
         began_ns, sequence, slow = self.now_ns(), 0, self.motion.first_move
-        homing = Homing(self._robot, self._measured(), began_ns, slow,
-                        f'{HOME}-{began_ns}-{self._homings}')
+        homing = Homing(
+            self._robot, self._measured(), began_ns, slow, f'{HOME}-{began_ns}-{self._homings}'
+        )
         settled_s: float | None = None
         while not asked.is_set():
             sequence += 1
-            self._chunks.publish(convert.chunk_message(
-                homing.chunk(self.now_ns(), sequence), self._robot.name, self.now_ns(), True))
+            self._chunks.publish(
+                convert.chunk_message(
+                    homing.chunk(self.now_ns(), sequence), self._robot.name, self.now_ns(), True
+                )
+            )
             self._wait(asked, HOMING_PERIOD_S, end_s, 'the arms do not come home')
             if self.motion.state in LATCHED:
                 raise Trouble(f'on the way home: {self.motion.reason}')
@@ -105,14 +109,26 @@ class Stage(Node):
             if time.monotonic() - settled_s >= (FULL_SPEED_S if slow else 0.0):
                 return
 
-    def begin(self, seed: int, family: str, combinations: str,
-              goals: Sequence[Mapping[str, Any]], asked: threading.Event) -> str:
+    def begin(
+        self,
+        seed: int,
+        family: str,
+        combinations: str,
+        goals: Sequence[Mapping[str, Any]],
+        asked: threading.Event,
+    ) -> str:
         """Show a scene and watch goals; return what it asks for. Trouble says why not."""
         fields, before = ('family', 'slot', 'side', 'onto'), self.sim.episode
         end_s = time.monotonic() + ANSWER_S
-        said = self._called(self._begin, BeginEpisode.Request(
-            seed=seed, family=family, combinations=combinations,
-            goals=[SimGoal(**{name: goal[name] for name in fields}) for goal in goals]))
+        said = self._called(
+            self._begin,
+            BeginEpisode.Request(
+                seed=seed,
+                family=family,
+                combinations=combinations,
+                goals=[SimGoal(**{name: goal[name] for name in fields}) for goal in goals],
+            ),
+        )
         if not said.success:
             raise Trouble(f'scene {seed}: {said.message}')
         self._told(before, end_s, asked)
@@ -128,7 +144,7 @@ class Stage(Node):
 
     def _told(self, before: int, end_s: float, asked: threading.Event) -> None:
         """Wait until the simulator tells of another episode and its pictures have come."""
-        while self.sim.episode == before:   # what it said before is of another scene
+        while self.sim.episode == before:  # what it said before is of another scene
             self._wait(asked, 0.01, end_s, 'the simulator does not tell of the new scene')
         asked.wait(PAUSE_S)
 
@@ -142,8 +158,12 @@ class Stage(Node):
                 self._called(self._enable, SetBool.Request(data=True))
             elif self.motion.state == MotionStatus.HOLDING:
                 return
-            self._wait(asked, 0.1, end_s, f'motion is not ready: {self.motion.state_name}: '
-                                          f'{self.motion.reason}')
+            self._wait(
+                asked,
+                0.1,
+                end_s,
+                f'motion is not ready: {self.motion.state_name}: {self.motion.reason}',
+            )
 
     def _called(self, client: Any, request: Any) -> Any:
         if not client.wait_for_service(ANSWER_S):
@@ -158,8 +178,9 @@ class Stage(Node):
         """Return the measured posture [commanded]."""
         if self._joints is None:
             raise Trouble('no joint states')
-        return convert.joint_state(deserialize_message(self._joints, JointState),
-                                   self._robot.commanded).position
+        return convert.joint_state(
+            deserialize_message(self._joints, JointState), self._robot.commanded
+        ).position
 
     def _wait(self, asked: threading.Event, seconds: float, end_s: float, what: str) -> None:
         asked.wait(seconds)

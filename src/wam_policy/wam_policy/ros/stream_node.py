@@ -37,7 +37,7 @@ from wam_policy.ros.yam_i2rt import YamI2rt
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 ADAPTERS = {'agibot_gdk': AgibotGdk, 'i2rt': YamI2rt}
 CHECK_PERIOD_S = 0.1
-REPORT_PERIOD_S = 0.02      # motion_node waits for a report after each command's switch
+REPORT_PERIOD_S = 0.02  # motion_node waits for a report after each command's switch
 
 
 class StreamNode(LifecycleNode):
@@ -50,10 +50,10 @@ class StreamNode(LifecycleNode):
         self._robot: Embodiment | None = None
         self._adapter: AgibotGdk | YamI2rt | None = None
         self._loop: ControlLoop | None = None
-        self._lock = threading.RLock()      # an adapter may read within a tick, or by itself
+        self._lock = threading.RLock()  # an adapter may read within a tick, or by itself
         self._sending = False
         self._logged = ''
-        params.read(self, StreamParams)     # declared early: visible before configuration
+        params.read(self, StreamParams)  # declared early: visible before configuration
         params.guard(self, StreamParams, lambda: self._adapter is not None, self._on_params)
         self._updater = Updater(self)
         self._updater.setHardwareID('none')
@@ -66,39 +66,51 @@ class StreamNode(LifecycleNode):
             self._robot = robot = embodiment.load(given.embodiment)
             kind = ADAPTERS.get(robot.vendor.get('adapter'))
             if kind is None:
-                raise ValueError(f'{robot.name} has no adapter of {", ".join(ADAPTERS)}; its '
-                                 'controllers must come from ros2_control')
+                raise ValueError(
+                    f'{robot.name} has no adapter of {", ".join(ADAPTERS)}; its '
+                    'controllers must come from ros2_control'
+                )
             self._stream = Stream(robot)
             self._joints_out = self.create_publisher(
-                JointStateMsg, given.joint_states_topic, qos.JOINTS)
+                JointStateMsg, given.joint_states_topic, qos.JOINTS
+            )
             self._adapter = kind(self, robot, self._on_state)
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
         self._inputs = [
-            self.create_subscription(JointTrajectory, controller.topic,
-                                     partial(self._on_trajectory, controller.name), qos.TRAJECTORY)
-            for controller in robot.controllers]
+            self.create_subscription(
+                JointTrajectory,
+                controller.topic,
+                partial(self._on_trajectory, controller.name),
+                qos.TRAJECTORY,
+            )
+            for controller in robot.controllers
+        ]
         self._states_out = {
             controller.name: self.create_publisher(
-                JointTrajectoryControllerState, controller.state_topic, qos.JOINTS)
-            for controller in robot.controllers}
+                JointTrajectoryControllerState, controller.state_topic, qos.JOINTS
+            )
+            for controller in robot.controllers
+        }
         self._updater.setHardwareID(robot.name)
         self._updater.add('stream', self._diagnose)
-        self._timer = self.create_timer(CHECK_PERIOD_S, self._on_check_timer,
-                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._reporting = self.create_timer(REPORT_PERIOD_S, self._on_report_timer,
-                                            clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._timer = self.create_timer(
+            CHECK_PERIOD_S, self._on_check_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+        self._reporting = self.create_timer(
+            REPORT_PERIOD_S, self._on_report_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
         self._fault_out = self.create_publisher(String, 'robot_fault', qos.LATCHED)
         self._fault_told: str | None = None
         self._loop = ControlLoop(self._tick, 1.0 / robot.vendor['stream_hz'])
-        self._loop.start()                  # reads from here on; sends when active
+        self._loop.start()  # reads from here on; sends when active
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to send, from the measured posture on; refuse while the robot's state is wrong."""
         with self._lock:
-            if self._adapter.fault:         # that nothing has come yet is not one
+            if self._adapter.fault:  # that nothing has come yet is not one
                 self.get_logger().error(f'cannot be activated: {self._adapter.fault}')
                 return FAILURE
             self._stream.forget()
@@ -175,7 +187,7 @@ class StreamNode(LifecycleNode):
         with self._lock:
             reason = self._trouble() or self._stream.reason
             fault = self._adapter.fault
-        if fault != self._fault_told:       # motion_node stops for it
+        if fault != self._fault_told:  # motion_node stops for it
             self._fault_told = fault
             self._fault_out.publish(String(data=fault))
         if reason != self._logged:
@@ -203,7 +215,8 @@ class StreamNode(LifecycleNode):
         for controller in self._robot.controllers:
             columns = stream.columns[controller.name]
             msg = convert.set_point_message(
-                SetPoint(controller.name, stamp_ns, *sent[:, columns]), controller)
+                SetPoint(controller.name, stamp_ns, *sent[:, columns]), controller
+            )
             msg.feedback.positions = measured[columns].tolist()
             msg.error.positions = (sent[0] - measured)[columns].tolist()
             self._states_out[controller.name].publish(msg)
@@ -214,8 +227,12 @@ class StreamNode(LifecycleNode):
             following, rejected = self._stream.following, self._stream.rejected
         level, timing = motion_health.of_loop(self._loop.jitter_p99_ms, self._loop.late_ticks)
         out.summary(bytes([Level.ERROR if fault else level]), fault or reason)
-        for key, value in (('sending', self._sending and self._params.enable_motion),
-                           ('following', following), ('rejected', rejected), ('loop', timing)):
+        for key, value in (
+            ('sending', self._sending and self._params.enable_motion),
+            ('following', following),
+            ('rejected', rejected),
+            ('loop', timing),
+        ):
             out.add(key, str(value))
         return out
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
-ORDERLY_S = 15.0            # launch waits 5 s for SIGINT and 5 s for SIGTERM of its own
+ORDERLY_S = 15.0  # launch waits 5 s for SIGINT and 5 s for SIGTERM of its own
 FINISHED = re.compile(r'\[(?P<name>[\w.]+)-\d+\]: process has finished cleanly')
 DIED = re.compile(r'\[(?P<name>[\w.]+)-\d+\]: process has died .*exit code (?P<code>-?\d+)')
 MEBIBYTE = 2**20
@@ -36,8 +36,11 @@ class Supervised:
         with log.open('w') as out:
             self._process = subprocess.Popen(
                 [sys.executable, '-m', 'wam_policy.ros.leash', str(self._mine), *command],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                start_new_session=True)     # Ctrl-C is for us; the launch gets ours, in order
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # Ctrl-C is for us; the launch gets ours, in order
 
     @property
     def pid(self) -> int:
@@ -82,8 +85,10 @@ class Supervised:
     def exit_codes(self) -> dict[str, int]:
         """Return the exit status of every node that the launch saw end."""
         text = self.log.read_text(errors='replace')
-        return {**{found['name']: 0 for found in FINISHED.finditer(text)},
-                **{found['name']: int(found['code']) for found in DIED.finditer(text)}}
+        return {
+            **{found['name']: 0 for found in FINISHED.finditer(text)},
+            **{found['name']: int(found['code']) for found in DIED.finditer(text)},
+        }
 
     def last_words(self, lines: int = 25) -> str:
         return '\n'.join(self.log.read_text(errors='replace').splitlines()[-lines:])

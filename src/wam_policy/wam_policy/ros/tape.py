@@ -17,8 +17,8 @@ from wam_policy.bag.layout import DISTRO_KEY, Contents
 from wam_policy.bag.writer import BagWriter
 from wam_policy.core.episode import Ending
 
-SYNC_PERIOD_S = 0.5         # what a kill can cost, and half the second that is promised
-STUCK_S = 30.0              # a disk that does not answer for so long is given up at shutdown
+SYNC_PERIOD_S = 0.5  # what a kill can cost, and half the second that is promised
+STUCK_S = 30.0  # a disk that does not answer for so long is given up at shutdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Lane:
     """Say how the messages of one topic are treated on their way to the bag."""
 
     topic: str
-    queue: int                              # messages that may wait
+    queue: int  # messages that may wait
     encode: Callable[[bytes], bytes] | None = None
 
 
@@ -41,12 +41,12 @@ class _Item:
 class Progress:
     """Tell how an episode stands."""
 
-    messages: tuple[int, ...]               # written, per lane
-    dropped: tuple[int, ...]                # lost, per lane
+    messages: tuple[int, ...]  # written, per lane
+    dropped: tuple[int, ...]  # lost, per lane
     bytes: int
-    fault: str = ''                         # why no more is written; empty: all is well
-    complaints: tuple[str, ...] = ()        # why single messages could not be written
-    saved: Contents | None = None           # once it is over and in order
+    fault: str = ''  # why no more is written; empty: all is well
+    complaints: tuple[str, ...] = ()  # why single messages could not be written
+    saved: Contents | None = None  # once it is over and in order
 
 
 @dataclass(slots=True, eq=False)
@@ -60,12 +60,18 @@ class _Counts:
 class Tape:
     """Write one bag until `finish`; share it between threads freely."""
 
-    def __init__(self, bag: BagWriter, lanes: Sequence[Lane], encoders: int,
-                 min_free_bytes: int, distro: str) -> None:
+    def __init__(
+        self,
+        bag: BagWriter,
+        lanes: Sequence[Lane],
+        encoders: int,
+        min_free_bytes: int,
+        distro: str,
+    ) -> None:
         self._bag, self._lanes = bag, tuple(lanes)
         self._min_free_bytes, self._distro = min_free_bytes, distro
         self._items: deque[_Item] = deque()
-        self._batch: deque[_Item] = deque()             # the thread's own
+        self._batch: deque[_Item] = deque()  # the thread's own
         self._wanted = threading.Condition()
         self._counts = _Counts([0] * len(lanes), [0] * len(lanes), [0] * len(lanes))
         self._ending: Ending | None = None
@@ -115,8 +121,14 @@ class Tape:
     def progress(self) -> Progress:
         counts = self._counts
         with self._wanted:
-            return Progress(tuple(counts.messages), tuple(counts.dropped), self._bag.bytes,
-                            self._fault, tuple(counts.complaints.values()), self._saved)
+            return Progress(
+                tuple(counts.messages),
+                tuple(counts.dropped),
+                self._bag.bytes,
+                self._fault,
+                tuple(counts.complaints.values()),
+                self._saved,
+            )
 
     def _run(self) -> None:
         try:
@@ -132,7 +144,7 @@ class Tape:
         while True:
             with self._wanted:
                 if self._ending is None:
-                    self._wanted.wait(SYNC_PERIOD_S / 5)    # in batches: a wake-up costs more
+                    self._wanted.wait(SYNC_PERIOD_S / 5)  # in batches: a wake-up costs more
                 ending = self._ending
                 self._batch, self._items = self._items, deque()
             while self._batch:
@@ -149,12 +161,11 @@ class Tape:
     def _write_one(self, item: _Item) -> None:
         try:
             data = item.data.result() if isinstance(item.data, Future) else item.data
-        except ValueError as error:         # of an encoder: this message cannot be written
+        except ValueError as error:  # of an encoder: this message cannot be written
             with self._wanted:
                 self._counts.waiting[item.lane] -= 1
                 self._counts.dropped[item.lane] += 1
-                self._counts.complaints[item.lane] = (
-                    f'{self._lanes[item.lane].topic}: {error}')
+                self._counts.complaints[item.lane] = f'{self._lanes[item.lane].topic}: {error}'
             return
         self._bag.write(item.lane, item.log_ns, data)
         with self._wanted:
@@ -166,15 +177,20 @@ class Tape:
         free = shutil.disk_usage(self._bag.folder).free
         if free < self._min_free_bytes:
             with self._wanted:
-                self._fault = (f'the disk has {free / 1e6:.0f} MB left, less than min_free_mb; '
-                               'the episode was ended and is saved; free some space')
+                self._fault = (
+                    f'the disk has {free / 1e6:.0f} MB left, less than min_free_mb; '
+                    'the episode was ended and is saved; free some space'
+                )
                 self._ending = self._ending or Ending('the disk was nearly full')
 
     def _close(self, ending: Ending) -> None:
-        dropped = {lane.topic: count for lane, count in
-                   zip(self._lanes, self._counts.dropped, strict=True)}
-        saved = self._bag.close({**replace(ending, dropped=dropped).described(),
-                                 DISTRO_KEY: self._distro})
+        dropped = {
+            lane.topic: count
+            for lane, count in zip(self._lanes, self._counts.dropped, strict=True)
+        }
+        saved = self._bag.close(
+            {**replace(ending, dropped=dropped).described(), DISTRO_KEY: self._distro}
+        )
         with self._wanted:
             self._saved = saved
 
@@ -190,7 +206,8 @@ class Tape:
 
 def _explained(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ('the disk is full; what was written is kept: free some space, then '
-                './wam bag repair')
-    return f'the disk took no more ({error.strerror or error}); what was written is kept: ' \
-           './wam bag repair'
+        return 'the disk is full; what was written is kept: free some space, then ./wam bag repair'
+    return (
+        f'the disk took no more ({error.strerror or error}); what was written is kept: '
+        './wam bag repair'
+    )

@@ -36,10 +36,12 @@ class Watched:
         except psutil.AccessDenied:
             raise ValueError(f'process {pid} is of another user: watch as that one') from None
         if theirs != (ours := environment.get(DOMAIN, '0')):
-            raise ValueError(f'process {pid} is in the ROS domain {theirs}, this one in {ours}: '
-                             f'set {DOMAIN}={theirs}')
+            raise ValueError(
+                f'process {pid} is in the ROS domain {theirs}, this one in {ours}: '
+                f'set {DOMAIN}={theirs}'
+            )
         self._launch: psutil.Process | None = None
-        self.stacks = 0                     # seen so far
+        self.stacks = 0  # seen so far
 
     @property
     def pid(self) -> int:
@@ -49,8 +51,7 @@ class Watched:
     def ended(self) -> bool:
         """Tell whether the process is no more; one that waits for its parent is not."""
         try:
-            return (not self._process.is_running()
-                    or self._process.status() == psutil.STATUS_ZOMBIE)
+            return not self._process.is_running() or self._process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 
@@ -69,8 +70,10 @@ class Watched:
             words = self._launch.cmdline() if self._launch else []
         except psutil.Error:
             return None
-        return next((word.removesuffix('.launch.py') for word in words
-                     if word.endswith('.launch.py')), None)
+        return next(
+            (word.removesuffix('.launch.py') for word in words if word.endswith('.launch.py')),
+            None,
+        )
 
 
 def below(process: psutil.Process | Supervised) -> list[psutil.Process]:
@@ -84,5 +87,5 @@ def below(process: psutil.Process | Supervised) -> list[psutil.Process]:
 def _name(process: psutil.Process) -> str | None:
     try:
         return named(process.cmdline())
-    except psutil.Error:                    # it ended meanwhile
+    except psutil.Error:  # it ended meanwhile
         return None

@@ -18,14 +18,15 @@ from wam_policy.core.embodiment import Embodiment
 from wam_policy.core.types import JointState
 from wam_policy.ros import convert
 
-SETTLED_S = 0.05            # the driver's thread has moved on by then
+SETTLED_S = 0.05  # the driver's thread has moved on by then
 
 
 class YamI2rt:
     """Read and command both arms; the grippers' last joint is 0 closed .. 1 open."""
 
-    def __init__(self, node: Node, robot: Embodiment,
-                 on_state: Callable[[JointState], None]) -> None:
+    def __init__(
+        self, node: Node, robot: Embodiment, on_state: Callable[[JointState], None]
+    ) -> None:
         """Open both arms; ValueError names what is missing and the fix."""
         self._node, self._robot, self._on_state = node, robot, on_state
         self._wiring = wiring = robot.vendor
@@ -36,13 +37,19 @@ class YamI2rt:
         for side, arm in wiring['arms'].items():
             try:
                 # floating, not stiff, until the first command
-                self._arms[side] = open_arm(channel=arm['channel'], arm_type=arm_type,
-                                            gripper_type=gripper_type, zero_gravity_mode=True)
+                self._arms[side] = open_arm(
+                    channel=arm['channel'],
+                    arm_type=arm_type,
+                    gripper_type=gripper_type,
+                    zero_gravity_mode=True,
+                )
             except (OSError, RuntimeError) as error:
                 self.close()
-                raise ValueError(f'{side} arm on {arm["channel"]} does not open: {error}; is the '
-                                 'CAN interface up (ip link), the arm powered and not in use by '
-                                 'another program?') from error
+                raise ValueError(
+                    f'{side} arm on {arm["channel"]} does not open: {error}; is the '
+                    'CAN interface up (ip link), the arm powered and not in use by '
+                    'another program?'
+                ) from error
         time.sleep(SETTLED_S)
 
     def read(self) -> None:
@@ -64,18 +71,22 @@ class YamI2rt:
             velocity |= dict(zip(arm['joints'], speeds.tolist(), strict=True))
             pushes = np.concatenate([seen.get('joint_eff', []), seen.get('gripper_eff', [])])
             effort |= dict(zip(arm['joints'], pushes.tolist(), strict=False))
-            hottest = max(float(np.max(seen.get(part, 0.0)))
-                          for part in ('temp_rotor', 'temp_mos'))
+            hottest = max(
+                float(np.max(seen.get(part, 0.0))) for part in ('temp_rotor', 'temp_mos')
+            )
             if hottest > self._wiring['max_rotor_temperature_c']:
                 fault = f'{side} arm: a motor has {hottest:.0f} degrees'
         now_ns = self._node.get_clock().now().nanoseconds
         try:
             for gripper in self._robot.grippers:
                 position[gripper.name] = convert.gripper_opening(position[gripper.name], gripper)
-            state = JointState(now_ns, self._robot.observed,
-                               np.array([position[name] for name in self._robot.observed]),
-                               np.array([velocity[name] for name in self._robot.observed]),
-                               self._efforts(effort))
+            state = JointState(
+                now_ns,
+                self._robot.observed,
+                np.array([position[name] for name in self._robot.observed]),
+                np.array([velocity[name] for name in self._robot.observed]),
+                self._efforts(effort),
+            )
         except ValueError as error:
             self.fault = str(error)
             return
@@ -115,6 +126,10 @@ def _driver(wiring: Any) -> tuple[Callable[..., Any], Any, Any]:
     except ImportError as error:
         raise ValueError(
             "i2rt is not installed in this node's Python, and YAM arms are driven through it: "
-            "pip install the i2rt package of the arms' maker (version 1.2 or newer)") from error
-    return (opener, kinds.ArmType[wiring['arm_type'].upper()],
-            kinds.GripperType[wiring['gripper_type'].upper()])
+            "pip install the i2rt package of the arms' maker (version 1.2 or newer)"
+        ) from error
+    return (
+        opener,
+        kinds.ArmType[wiring['arm_type'].upper()],
+        kinds.GripperType[wiring['gripper_type'].upper()],
+    )

@@ -23,11 +23,11 @@ from wam_policy.core.embodiment import Embodiment
 from wam_policy.remote import agreement, mapping
 from wam_policy.remote.flavour import Flavour
 
-RELEASED = 'reference'      # what workers call the rhythm of the released loop
-RELEASED_SEED = 1140        # of the noise where a request names none: the released loop's
+RELEASED = 'reference'  # what workers call the rhythm of the released loop
+RELEASED_SEED = 1140  # of the noise where a request names none: the released loop's
 MAX_SEED = 2**63 - 1
-MAX_NAME = 128              # characters of a session's id
-KEPT = 1000                 # latencies of a session, for its summary
+MAX_NAME = 128  # characters of a session's id
+KEPT = 1000  # latencies of a session, for its summary
 RESET_DONE = 'reset successful'
 
 Owner = int
@@ -45,8 +45,14 @@ class Engine(Protocol):
     def generation(self) -> int: ...
     def reset(self, session: str, instruction: str, mode: str) -> None: ...
     def commit(self, session: str, block: int, views: Views) -> Mapping[str, Any]: ...
-    def query(self, session: str, sequence: int, joints: np.ndarray, seed: int,
-              newest: Views | None = None) -> np.ndarray: ...
+    def query(
+        self,
+        session: str,
+        sequence: int,
+        joints: np.ndarray,
+        seed: int,
+        newest: Views | None = None,
+    ) -> np.ndarray: ...
 
 
 class Blocks(Protocol):
@@ -63,11 +69,11 @@ class Session:
     """Hold one client's conversation."""
 
     name: str
-    memory: str                             # what the engine knows it by
+    memory: str  # what the engine knows it by
     clocked: bool
     prompt: str
-    blocks: int = 0                         # taken into memory since reset
-    window: dict[str, np.ndarray] = field(default_factory=dict)     # newest pictures, released
+    blocks: int = 0  # taken into memory since reset
+    window: dict[str, np.ndarray] = field(default_factory=dict)  # newest pictures, released
     infers: int = 0
     taken_ms: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
 
@@ -77,30 +83,40 @@ class Session:
             return f'session {self.name}: no actions asked for'
         taken = sorted(self.taken_ms)
         p99 = taken[min(len(taken) - 1, math.ceil(0.99 * len(taken)) - 1)]
-        return (f'session {self.name}: {self.infers} answers, median '
-                f'{taken[len(taken) // 2]:.1f} ms, p99 {p99:.1f} ms')
+        return (
+            f'session {self.name}: {self.infers} answers, median '
+            f'{taken[len(taken) // 2]:.1f} ms, p99 {p99:.1f} ms'
+        )
 
 
 class Desk:
     """Answer requests of several clients, one at a time."""
 
-    def __init__(self, flavour: Flavour, robot: Embodiment, engine: Engine, model: Blocks,
-                 capacity: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        flavour: Flavour,
+        robot: Embodiment,
+        engine: Engine,
+        model: Blocks,
+        capacity: int,
+        say: Callable[[str], None],
+    ) -> None:
         """Take an engine with room for `capacity` sessions.
 
         Raises ValueError if the flavour does not tell the engine all it needs.
         """
-        posture = np.isin(robot.observed, [name for span in flavour.state
-                                           for name in span.joints])
+        posture = np.isin(robot.observed, [name for span in flavour.state for name in span.joints])
         if not posture.all():
-            lost = [name for name, there in zip(robot.observed, posture, strict=True)
-                    if not there]
-            raise ValueError(f'flavour {flavour.name} does not carry {", ".join(lost)}, which the '
-                             'policy needs')
+            lost = [name for name, there in zip(robot.observed, posture, strict=True) if not there]
+            raise ValueError(
+                f'flavour {flavour.name} does not carry {", ".join(lost)}, which the policy needs'
+            )
         unseen = {camera.key for camera in robot.cameras} - set(flavour.cameras)
         if unseen:
-            raise ValueError(f'flavour {flavour.name} does not carry {", ".join(sorted(unseen))}, '
-                             'which the policy needs')
+            raise ValueError(
+                f'flavour {flavour.name} does not carry {", ".join(sorted(unseen))}, '
+                'which the policy needs'
+            )
         self._flavour, self._robot, self._say = flavour, robot, say
         self._engine, self._model, self._generation = engine, model, engine.generation
         self._sessions: OrderedDict[tuple[Owner, str], Session] = OrderedDict()
@@ -146,7 +162,7 @@ class Desk:
         if memory not in (None, agreement.CLOCKED):
             raise Declined(f'memory {memory!r:.80}: want {agreement.CLOCKED}, or leave it out')
         if memory is None:
-            if key in self._sessions:       # the next request opens it again, with its prompt
+            if key in self._sessions:  # the next request opens it again, with its prompt
                 self._end(key, 'was reset')
             return RESET_DONE
         prompt = message.get(self._flavour.prompt_key[0])
@@ -158,15 +174,22 @@ class Desk:
     def _commit(self, key: tuple[Owner, str], message: Mapping[str, Any]) -> dict[str, Any]:
         session = self._clocked(key)
         if message.get('block') != session.blocks or isinstance(message['block'], bool):
-            raise Declined(f'commit of block {message.get("block")!r:.40}, next is '
-                           f'{session.blocks}: commit each once and in order, or reset')
+            raise Declined(
+                f'commit of block {message.get("block")!r:.40}, next is '
+                f'{session.blocks}: commit each once and in order, or reset'
+            )
         wanted = self._model.frames_per_block if session.blocks else self._model.first_frames
         views = mapping.views(self._flavour, message)
         _counted(views, wanted, wanted)
         said = self._engine.commit(session.memory, session.blocks, views)
         session.blocks += 1
-        return {'block': session.blocks - 1, **{key: said[key] for key in (
-            'cached_blocks', 'window_fill', 'rebuilds', 'timings_ms')}}
+        return {
+            'block': session.blocks - 1,
+            **{
+                key: said[key]
+                for key in ('cached_blocks', 'window_fill', 'rebuilds', 'timings_ms')
+            },
+        }
 
     def _infer(self, key: tuple[Owner, str], message: Mapping[str, Any]) -> Any:
         started_s = time.perf_counter()
@@ -206,7 +229,7 @@ class Desk:
     def _remember(self, session: Session, seen: mapping.Seen) -> None:
         """Follow the released loop: one picture at first, then the newest `window` of them."""
         if seen.prompt != session.prompt:
-            self._engine.reset(session.memory, seen.prompt, RELEASED)   # new words, new memory
+            self._engine.reset(session.memory, seen.prompt, RELEASED)  # new words, new memory
             session.prompt, session.blocks = seen.prompt, 0
         window, joined = self._flavour.frames.window, {}
         for camera, frames in seen.views.items():
@@ -215,16 +238,20 @@ class Desk:
                 raise Declined(f'{camera} changed its size: reset the session')
             joined[camera] = np.concatenate([past, frames])[-window:]
         first, session.window = not session.window, joined
-        shown = {camera: frames[-1:] if first else _padded(frames, window)
-                 for camera, frames in joined.items()}
+        shown = {
+            camera: frames[-1:] if first else _padded(frames, window)
+            for camera, frames in joined.items()
+        }
         self._engine.commit(session.memory, session.blocks, shown)
         session.blocks += 1
 
     def _clocked(self, key: tuple[Owner, str]) -> Session:
         session = self._sessions.get(key)
         if session is None or not session.clocked:
-            raise Declined(f'no session {key[1]!r} that takes commits: reset it with memory '
-                           f'{agreement.CLOCKED!r} (a session unused for long makes room)')
+            raise Declined(
+                f'no session {key[1]!r} that takes commits: reset it with memory '
+                f'{agreement.CLOCKED!r} (a session unused for long makes room)'
+            )
         self._sessions.move_to_end(key)
         return session
 

@@ -38,7 +38,7 @@ class Engine:
         """Take how long an answer may last and where lines for people go."""
         self._timeout_s, self._say = timeout_s, say
         self._on_over: Callable[[], object] = lambda: None
-        self._first: Status | None = None       # what the first start led to
+        self._first: Status | None = None  # what the first start led to
         self._begun = threading.Event()
         self._pair = Pair(plan, lambda rank, line: say(line), self._on_status)
 
@@ -84,11 +84,20 @@ class Engine:
         """Describe what answers, once `start` has said READY."""
         assert self._first is not None
         facts = self._first.facts
-        named = {key: facts['geometry'][key] for key in (
-            'first_frames', 'frames_per_block', 'frame_period_s', 'window_blocks', 'horizon',
-            'step_dt_s')}
-        return Model(name=facts['model'].removeprefix('UNTRAINED '), trained=facts['trained'],
-                     **named)
+        named = {
+            key: facts['geometry'][key]
+            for key in (
+                'first_frames',
+                'frames_per_block',
+                'frame_period_s',
+                'window_blocks',
+                'horizon',
+                'step_dt_s',
+            )
+        }
+        return Model(
+            name=facts['model'].removeprefix('UNTRAINED '), trained=facts['trained'], **named
+        )
 
     def reset(self, session: str, instruction: str, mode: str) -> None:
         """Begin a session, anew if it lives, in a rhythm: clocked | reference.
@@ -99,15 +108,27 @@ class Engine:
 
     def commit(self, session: str, block: int, views: Views) -> Mapping[str, Any]:
         """Take frames uint8 [T h w 3] of each camera into memory; give what it holds then."""
-        return self._ask('commit', {'session': session, 'block': block, 'stamps_ns': []},
-                         {f'frames/{key}': view for key, view in views.items()}).fields
+        return self._ask(
+            'commit',
+            {'session': session, 'block': block, 'stamps_ns': []},
+            {f'frames/{key}': view for key, view in views.items()},
+        ).fields
 
-    def query(self, session: str, sequence: int, joints: np.ndarray, seed: int,
-              newest: Views | None = None) -> np.ndarray:
+    def query(
+        self,
+        session: str,
+        sequence: int,
+        joints: np.ndarray,
+        seed: int,
+        newest: Views | None = None,
+    ) -> np.ndarray:
         """Predict absolute targets [horizon commanded] from a posture [observed]."""
         shown = {f'newest/{key}': view for key, view in (newest or {}).items()}
-        return self._ask('query', {'session': session, 'sequence': sequence, 'stamp_ns': 0,
-                                   'seed': seed}, {'joints': joints, **shown}).arrays['targets']
+        return self._ask(
+            'query',
+            {'session': session, 'sequence': sequence, 'stamp_ns': 0, 'seed': seed},
+            {'joints': joints, **shown},
+        ).arrays['targets']
 
     def _ask(self, kind: str, fields: Mapping[str, Any], arrays: Views | None = None) -> Any:
         return self._pair.request(kind, fields, arrays, timeout_s=self._timeout_s)
@@ -126,8 +147,14 @@ def _over(status: Status) -> bool:
     return status.state is State.FAILED and status.retry_s is None
 
 
-def plan(devices: tuple[str, ...], arguments: tuple[str, ...], guided: bool,
-         start_timeout_s: float) -> Plan:
+def plan(
+    devices: tuple[str, ...], arguments: tuple[str, ...], guided: bool, start_timeout_s: float
+) -> Plan:
     """Give what to run; ValueError for devices that cannot be."""
-    return Plan(devices, arguments, guided, start_timeout_s=start_timeout_s,
-                program=(sys.executable, '-m', 'wam_policy.worker.main'))
+    return Plan(
+        devices,
+        arguments,
+        guided,
+        start_timeout_s=start_timeout_s,
+        program=(sys.executable, '-m', 'wam_policy.worker.main'),
+    )

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from wam_policy.serve.desk import Desk
 
-ENDPOINTS = ('infer', 'reset', 'commit')        # anything else a client names counts as `other`
+ENDPOINTS = ('infer', 'reset', 'commit')  # anything else a client names counts as `other`
 BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -29,11 +29,19 @@ class Metrics:
     def __init__(self, desk: Desk, engine: Engine) -> None:
         self._registry = CollectorRegistry()
         self._connections = Gauge('wam_connections', 'Open connections', registry=self._registry)
-        self._requests = Counter('wam_requests', 'Requests, by endpoint and outcome',
-                                 ('endpoint', 'outcome'), registry=self._registry)
-        self._seconds = Histogram('wam_request_seconds', 'From a whole request to its answer',
-                                  ('endpoint', 'part'), buckets=BUCKETS_S,
-                                  registry=self._registry)
+        self._requests = Counter(
+            'wam_requests',
+            'Requests, by endpoint and outcome',
+            ('endpoint', 'outcome'),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            'wam_request_seconds',
+            'From a whole request to its answer',
+            ('endpoint', 'part'),
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
         self._registry.register(_Live(desk, engine))
 
     def connected(self, change: int) -> None:
@@ -59,20 +67,26 @@ class _Live(Collector):
 
     def collect(self) -> Iterable[Metric]:
         live = self._desk.live
-        ready = GaugeMetricFamily('wam_workers_ready', 'Whether the workers can be asked',
-                                  value=float(not self._engine.fault))
-        restarts = CounterMetricFamily('wam_worker_restarts', 'Starts after a failure',
-                                       value=self._engine.restarts)
+        ready = GaugeMetricFamily(
+            'wam_workers_ready',
+            'Whether the workers can be asked',
+            value=float(not self._engine.fault),
+        )
+        restarts = CounterMetricFamily(
+            'wam_worker_restarts', 'Starts after a failure', value=self._engine.restarts
+        )
         count = GaugeMetricFamily('wam_sessions', 'Sessions with a memory')
         count.add_metric([], len(live))
         evictions = CounterMetricFamily('wam_evictions', 'Sessions that made room for another')
         evictions.add_metric([], self._desk.evictions)
-        answers = GaugeMetricFamily('wam_session_answers', 'Answers of a live session',
-                                    labels=['session'])
-        median = GaugeMetricFamily('wam_session_median_seconds', 'Median time of its answers',
-                                   labels=['session'])
+        answers = GaugeMetricFamily(
+            'wam_session_answers', 'Answers of a live session', labels=['session']
+        )
+        median = GaugeMetricFamily(
+            'wam_session_median_seconds', 'Median time of its answers', labels=['session']
+        )
         for number, session in enumerate(live):
-            label = [f'{number} {session.name}']    # clients may give two the same name
+            label = [f'{number} {session.name}']  # clients may give two the same name
             answers.add_metric(label, session.infers)
             taken_ms = list(session.taken_ms)
             if taken_ms:

@@ -36,8 +36,8 @@ class Limits:
     """Bound what clients may take."""
 
     connections: int = 64
-    message_bytes: int = 64 * 1024 * 1024   # 8 frames of three 640x480 cameras are 22 MB
-    grace_s: float = 5.0                    # for a request under way when asked to stop
+    message_bytes: int = 64 * 1024 * 1024  # 8 frames of three 640x480 cameras are 22 MB
+    grace_s: float = 5.0  # for a request under way when asked to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,17 @@ class Reply:
 class Server:
     """Serve a desk until stopped."""
 
-    def __init__(self, desk: Desk, configuration: dict[str, Any], *, token: str = '',
-                 limits: Limits | None = None, say: Callable[[str], None],
-                 each: bool = True, engine: Engine) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        configuration: dict[str, Any],
+        *,
+        token: str = '',
+        limits: Limits | None = None,
+        say: Callable[[str], None],
+        each: bool = True,
+        engine: Engine,
+    ) -> None:
         """Take where lines for people go, and whether each request is one; the engine's health
         is ours.
         """
@@ -72,9 +80,17 @@ class Server:
         """Listen until `stop`; calls `on_ready` with the port. Raises OSError if it is taken."""
         try:
             async with serve(
-                    self._on_connection, host, port, compression=None, origins=[None],
-                    max_size=self._limits.message_bytes, max_queue=1, ping_interval=None,
-                    close_timeout=1.0, process_request=self._on_http) as listener:
+                self._on_connection,
+                host,
+                port,
+                compression=None,
+                origins=[None],
+                max_size=self._limits.message_bytes,
+                max_queue=1,
+                ping_interval=None,
+                close_timeout=1.0,
+                process_request=self._on_http,
+            ) as listener:
                 on_ready(next(iter(listener.sockets)).getsockname()[1])
                 await self._stopping.wait()
                 await self._wind_down(listener)
@@ -99,18 +115,31 @@ class Server:
             fault = self._engine.fault
             return connection.respond(
                 http.HTTPStatus.SERVICE_UNAVAILABLE if fault else http.HTTPStatus.OK,
-                f'{fault or "OK"}\n')
+                f'{fault or "OK"}\n',
+            )
         if not self._knows(request.headers):
-            return connection.respond(http.HTTPStatus.UNAUTHORIZED,
-                                      'want the header Authorization: Api-Key <token>\n')
+            return connection.respond(
+                http.HTTPStatus.UNAUTHORIZED, 'want the header Authorization: Api-Key <token>\n'
+            )
         if request.path == METRICS:
             page = self._metrics.page()
-            return Response(200, 'OK', Headers({
-                'Content-Type': 'text/plain; version=0.0.4; charset=utf-8',
-                'Content-Length': str(len(page)), 'Connection': 'close'}), page)
+            return Response(
+                200,
+                'OK',
+                Headers(
+                    {
+                        'Content-Type': 'text/plain; version=0.0.4; charset=utf-8',
+                        'Content-Length': str(len(page)),
+                        'Connection': 'close',
+                    }
+                ),
+                page,
+            )
         if len(self._open) >= self._limits.connections:
-            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE,
-                                      f'{self._limits.connections} connections are open already\n')
+            return connection.respond(
+                http.HTTPStatus.SERVICE_UNAVAILABLE,
+                f'{self._limits.connections} connections are open already\n',
+            )
         return None
 
     def _knows(self, headers: Headers) -> bool:
@@ -118,7 +147,8 @@ class Server:
             return True
         scheme, _, given = (headers.get('Authorization') or '').partition(' ')
         return scheme.lower() in ('api-key', 'bearer') and hmac.compare_digest(
-            given.encode(), self._token.encode())
+            given.encode(), self._token.encode()
+        )
 
     async def _on_connection(self, connection: ServerConnection) -> None:
         owner = next(self._numbers)
@@ -130,8 +160,9 @@ class Server:
                 raw = await connection.recv()
                 self._busy.add(connection)
                 try:
-                    reply = await self._at_desk(self._replied, owner, connection, raw,
-                                                 time.perf_counter())
+                    reply = await self._at_desk(
+                        self._replied, owner, connection, raw, time.perf_counter()
+                    )
                     await connection.send(reply.data)
                 finally:
                     self._busy.discard(connection)
@@ -144,22 +175,23 @@ class Server:
         finally:
             self._open.discard(connection)
             self._metrics.connected(-1)
-            with suppress(RuntimeError):    # that thread has ended, and every session
+            with suppress(RuntimeError):  # that thread has ended, and every session
                 await self._at_desk(self._desk.leave, owner)
 
     async def _at_desk[T](self, work: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._desk_thread, work, *arguments)
 
-    def _replied(self, owner: int, connection: ServerConnection, raw: str | bytes,
-                 arrived_s: float) -> Reply:
+    def _replied(
+        self, owner: int, connection: ServerConnection, raw: str | bytes, arrived_s: float
+    ) -> Reply:
         """Decode, do and encode; in the desk's thread."""
         started_s = time.perf_counter()
         endpoint: object = 'other'
         outcome, reply = 'ok', Reply('')
         try:
             if connection.state is not State.OPEN:
-                outcome = 'gone'            # it waited for its turn and left: nobody would read it
+                outcome = 'gone'  # it waited for its turn and left: nobody would read it
             else:
                 message = codec.request(raw)
                 endpoint = self._desk.endpoint(message)
@@ -177,6 +209,8 @@ class Server:
         waited_s, worked_s = started_s - arrived_s, time.perf_counter() - started_s
         self._metrics.answered(endpoint, outcome, waited_s, worked_s)
         if self._each and outcome == 'ok':
-            self._say(f'connection {owner}: {endpoint} {1e3 * worked_s:.1f} ms, after '
-                      f'{1e3 * waited_s:.1f} ms in the queue')
+            self._say(
+                f'connection {owner}: {endpoint} {1e3 * worked_s:.1f} ms, after '
+                f'{1e3 * waited_s:.1f} ms in the queue'
+            )
         return reply

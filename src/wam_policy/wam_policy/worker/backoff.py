@@ -4,8 +4,9 @@
 class Backoff:
     """Double the delay after every failure; a healthy life starts the count anew."""
 
-    def __init__(self, first_s: float = 0.5, last_s: float = 10.0,
-                 healthy_s: float = 60.0) -> None:
+    def __init__(
+        self, first_s: float = 0.5, last_s: float = 10.0, healthy_s: float = 60.0
+    ) -> None:
         if not 0 <= first_s <= last_s:
             raise ValueError(f'back-off: want 0 <= first <= last, got {first_s} s and {last_s} s')
         self._first_s = first_s

@@ -25,7 +25,7 @@ def inherited(fd: int, patience_s: float) -> socket.socket:
         poll = select.poll()
         poll.register(end.fileno(), select.POLLRDHUP)
         poll.poll()
-        time.sleep(patience_s)      # an idle worker sees the end itself and leaves in order
+        time.sleep(patience_s)  # an idle worker sees the end itself and leaves in order
         os._exit(exits.OK)
 
     threading.Thread(target=watch, name='hang-up', daemon=True).start()

@@ -28,17 +28,17 @@ from wam_policy.worker.crew import Broken, Crew, Fault, cleared
 from wam_policy.worker.program import Death, OnLine
 from wam_policy.worker.wire import Message
 
-VERDICT_S = 15.0        # for the supervisor to end, reap and name what a requester stumbled on
+VERDICT_S = 15.0  # for the supervisor to end, reap and name what a requester stumbled on
 
 
 class State(StrEnum):
     """Name the states of a pair; every one comes with a reason."""
 
-    STARTING = 'starting'       # programs run, models load
-    WARMING = 'warming'         # models are loaded, first query under way
+    STARTING = 'starting'  # programs run, models load
+    WARMING = 'warming'  # models are loaded, first query under way
     READY = 'ready'
-    FAILED = 'failed'           # down; see Status.retry_s
-    STOPPED = 'stopped'         # on purpose: not started yet, or closed
+    FAILED = 'failed'  # down; see Status.retry_s
+    STOPPED = 'stopped'  # on purpose: not started yet, or closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,10 @@ class Status:
 
     state: State
     reason: str
-    generation: int = 0                 # pairs started so far
-    restarts: int = 0                   # of those, started after a failure
-    retry_s: float | None = None        # FAILED: wait before the next start; None: no further try
-    facts: Mapping[str, Any] = field(default_factory=dict)      # what `ready` of rank 0 told
+    generation: int = 0  # pairs started so far
+    restarts: int = 0  # of those, started after a failure
+    retry_s: float | None = None  # FAILED: wait before the next start; None: no further try
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what `ready` of rank 0 told
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ class Plan:
     arguments: tuple[str, ...] = ()
     guided: bool = True
     program: tuple[str, ...] = (sys.executable, '-m', 'wam_policy.worker.main')
-    cores: tuple[int, ...] = ()         # one CPU core per worker to stay on; empty: anywhere
+    cores: tuple[int, ...] = ()  # one CPU core per worker to stay on; empty: anywhere
     environment: Mapping[str, str] = field(default_factory=dict)
-    start_timeout_s: float = 300.0      # 46 GB from a slow disk
-    grace_s: float = 3.0                # from `stop` to SIGTERM
+    start_timeout_s: float = 300.0  # 46 GB from a slow disk
+    grace_s: float = 3.0  # from `stop` to SIGTERM
     first_delay_s: float = 0.5
     last_delay_s: float = 10.0
 
@@ -76,8 +76,10 @@ class Plan:
         if len(self.devices) not in (1, 2):
             raise ValueError(f'devices: want one or two, got {list(self.devices)}')
         if self.cores and len(self.cores) < len(self.roles):
-            raise ValueError(f'cores: {len(self.roles)} workers need {len(self.roles)} cores, '
-                             f'got {list(self.cores)}')
+            raise ValueError(
+                f'cores: {len(self.roles)} workers need {len(self.roles)} cores, '
+                f'got {list(self.cores)}'
+            )
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -98,10 +100,25 @@ class Plan:
         found = []
         for rank, role in enumerate(self.roles):
             core = ['--core', str(self.cores[rank])] if self.cores else []
-            found.append([*self.program, *self.arguments, '--rank', str(rank),
-                          '--world', str(len(self.roles)), '--role', role,
-                          '--device', self.devices[rank], '--exchange', self.exchange,
-                          '--rendezvous', rendezvous, *core])
+            found.append(
+                [
+                    *self.program,
+                    *self.arguments,
+                    '--rank',
+                    str(rank),
+                    '--world',
+                    str(len(self.roles)),
+                    '--role',
+                    role,
+                    '--device',
+                    self.devices[rank],
+                    '--exchange',
+                    self.exchange,
+                    '--rendezvous',
+                    rendezvous,
+                    *core,
+                ]
+            )
         return found
 
 
@@ -138,8 +155,12 @@ class Interrupted(Exception):
 class Pair:
     """Keep one or two workers alive and speak to them as one."""
 
-    def __init__(self, plan: Plan, on_line: OnLine = lambda rank, line: None,
-                 on_status: Callable[[Status], None] = lambda status: None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        on_line: OnLine = lambda rank, line: None,
+        on_status: Callable[[Status], None] = lambda status: None,
+    ) -> None:
         """Take listeners for stderr lines (rank, line) and new states.
 
         Both are called from the supervisor thread and must return soon.
@@ -149,14 +170,14 @@ class Pair:
         self._on_status = on_status
         self._status = Status(State.STOPPED, 'not started')
         self._changed = threading.Condition()
-        self._asking = threading.Lock()     # held while the sockets are in use
+        self._asking = threading.Lock()  # held while the sockets are in use
         self._crew: Crew | None = None
-        self._last_end: tuple[int, Death] | None = None     # generation, how it ended
-        self._fault: Fault | None = None                    # for the supervisor to act on
+        self._last_end: tuple[int, Death] | None = None  # generation, how it ended
+        self._fault: Fault | None = None  # for the supervisor to act on
         self._closing = False
-        self._number = 0                    # of the last request
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)        # supervisor
-        self._leave = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)       # requester
+        self._number = 0  # of the last request
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # supervisor
+        self._leave = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # requester
         self._supervisor: threading.Thread | None = None
 
     @property
@@ -175,18 +196,27 @@ class Pair:
 
         A start that takes longer gives the status as it is then.
         """
+
         def settled() -> bool:
             state = self._status.state
-            return (state == State.READY or (state == State.FAILED
-                                             and self._status.retry_s is None)
-                    or (state == State.STOPPED and self._closing))
+            return (
+                state == State.READY
+                or (state == State.FAILED and self._status.retry_s is None)
+                or (state == State.STOPPED and self._closing)
+            )
+
         with self._changed:
             self._changed.wait_for(settled, timeout_s)
             return self._status
 
-    def request(self, kind: str, fields: Mapping[str, Any] | None = None,
-                arrays: Mapping[str, np.ndarray] | None = None, *,
-                timeout_s: float) -> Message:
+    def request(
+        self,
+        kind: str,
+        fields: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+        *,
+        timeout_s: float,
+    ) -> Message:
         """Ask every worker and return the answer of rank 0.
 
         Raises NotReady; WorkerError if one refused; Interrupted; WorkerDied if one died or did
@@ -194,7 +224,7 @@ class Pair:
         """
         with self._asking:
             cleared(self._leave)
-            crew = self._crew       # read after clearing, or the end of this crew could be missed
+            crew = self._crew  # read after clearing, or the end of this crew could be missed
             if crew is None:
                 raise NotReady(self._status)
             self._number += 1
@@ -245,6 +275,7 @@ class Pair:
 
     def _verdict(self, generation: int, fault: Fault) -> Death | None:
         """Hand a fault to the supervisor and wait for what it finds; None while closing."""
+
         def known() -> bool:
             return self._last_end is not None and self._last_end[0] >= generation
 
@@ -262,7 +293,7 @@ class Pair:
     def _run(self) -> None:
         try:
             self._supervise()
-        finally:        # also if a listener raised: nobody may believe in workers that are gone
+        finally:  # also if a listener raised: nobody may believe in workers that are gone
             if not self._closing:
                 self._tell(State.FAILED, 'the supervisor of the workers failed')
 
@@ -270,8 +301,13 @@ class Pair:
         backoff = Backoff(self.plan.first_delay_s, self.plan.last_delay_s)
         while not self._closing:
             started = self._status.generation
-            self._tell(State.STARTING, 'loading the model', generation=started + 1,
-                       restarts=started, facts={})
+            self._tell(
+                State.STARTING,
+                'loading the model',
+                generation=started + 1,
+                restarts=started,
+                facts={},
+            )
             fault, death, ready_for_s = self._life()
             if self._closing:
                 break
@@ -296,12 +332,13 @@ class Pair:
             self._tell(State(stage), str(facts.get('reason', '')), facts=dict(facts))
 
         fault = Fault(0, 'was abandoned')
-        with tempfile.TemporaryDirectory(prefix='wam-workers-') as folder:      # mode 0700
+        with tempfile.TemporaryDirectory(prefix='wam-workers-') as folder:  # mode 0700
             try:
                 crew.start(self.plan.commands(folder), self.plan.environment)
-                fault = crew.explain(crew.watched(
-                    self._wake, self._called, self.plan.start_timeout_s, on_progress))
-            except OSError as error:        # no such interpreter, no memory for a process
+                fault = crew.explain(
+                    crew.watched(self._wake, self._called, self.plan.start_timeout_s, on_progress)
+                )
+            except OSError as error:  # no such interpreter, no memory for a process
                 fault = Fault(0, f'did not start: {error}')
             finally:
                 ready_for_s = 0.0 if ready_s is None else time.monotonic() - ready_s
@@ -314,7 +351,7 @@ class Pair:
         os.eventfd_write(self._leave, 1)
         if not self._closing:
             crew.kill()
-        with self._asking:      # the requester has let go of the sockets
+        with self._asking:  # the requester has let go of the sockets
             if self._closing:
                 crew.stop(self.plan.grace_s)
             death = crew.reaped(fault)
@@ -341,11 +378,13 @@ class Pair:
         with self._changed:
             self._fault = None
 
-    def _tell(self, state: State, reason: str, *, retry_s: float | None = None,
-              **changed: Any) -> None:
+    def _tell(
+        self, state: State, reason: str, *, retry_s: float | None = None, **changed: Any
+    ) -> None:
         with self._changed:
-            self._status = replace(self._status, state=state, reason=reason, retry_s=retry_s,
-                                   **changed)
+            self._status = replace(
+                self._status, state=state, reason=reason, retry_s=retry_s, **changed
+            )
             self._changed.notify_all()
         self._on_status(self._status)
 
@@ -354,6 +393,7 @@ def _agreed(answers: list[Message]) -> Message:
     """Return rank 0's answer unless one refused."""
     for rank, answer in enumerate(answers):
         if answer.kind == 'error':
-            raise WorkerError(rank, str(answer.fields.get('what', 'failed')),
-                              str(answer.fields.get('fix', '')))
+            raise WorkerError(
+                rank, str(answer.fields.get('what', 'failed')), str(answer.fields.get('fix', ''))
+            )
     return answers[0]

@@ -21,8 +21,8 @@ from wam_policy.worker.wire import Message
 # From a closed socket to the exit that explains it. The exit itself ends the wait: only a worker
 # that hangs up and lives on, which none of ours does, costs all of it.
 HEAD_START_S = 3.0
-TERM_S = 1.0        # from SIGTERM to SIGKILL
-MESSAGE_S = 2.0     # for the rest of a message once it has begun
+TERM_S = 1.0  # from SIGTERM to SIGKILL
+MESSAGE_S = 2.0  # for the rest of a message once it has begun
 
 OnProgress = Callable[[str, Mapping[str, Any]], None]
 
@@ -33,8 +33,8 @@ class Fault:
 
     rank: int
     cause: str = ''
-    closed: bool = False        # its socket ended: an exit status will tell more
-    at_once: bool = False       # start the next generation without delay
+    closed: bool = False  # its socket ended: an exit status will tell more
+    at_once: bool = False  # start the next generation without delay
 
 
 class Broken(Exception):
@@ -62,11 +62,16 @@ class Crew:
         for rank, (command, role) in enumerate(zip(commands, self._roles, strict=True)):
             program = Program(command, rank, role, self._on_line, environment)
             self._programs.append(program)
-            with suppress(wire.PeerClosed):     # its exit status will tell more
+            with suppress(wire.PeerClosed):  # its exit status will tell more
                 wire.send(program.socket, Message('hello', {'id': 0}), MESSAGE_S)
 
-    def watched(self, wake: int, called: Callable[[], Fault | None], start_timeout_s: float,
-                on_progress: OnProgress) -> Fault:
+    def watched(
+        self,
+        wake: int,
+        called: Callable[[], Fault | None],
+        start_timeout_s: float,
+        on_progress: OnProgress,
+    ) -> Fault:
         """Bring the workers to `ready`, then watch until one ends or `called` gives a fault."""
         poll = select.poll()
         poll.register(wake, select.POLLIN)
@@ -92,11 +97,14 @@ class Crew:
                 program = starting[source]
                 try:
                     if stage.reached(program.rank, wire.receive(program.socket, MESSAGE_S)):
-                        poll.unregister(source)         # the requester's from now on
+                        poll.unregister(source)  # the requester's from now on
                         del starting[source]
                 except (wire.WireError, Broken) as error:
-                    return Fault(program.rank, f'failed to start: {error}',
-                                 isinstance(error, wire.PeerClosed))
+                    return Fault(
+                        program.rank,
+                        f'failed to start: {error}',
+                        isinstance(error, wire.PeerClosed),
+                    )
             if starting and time.monotonic() >= deadline_s:
                 late = next(iter(starting.values()))
                 return Fault(late.rank, f'was not ready within {start_timeout_s:g} s')
@@ -153,9 +161,9 @@ class Crew:
     def stop(self, grace_s: float) -> None:
         """Ask every program to end, then insist."""
         for program in self._programs:
-            with suppress(wire.WireError, OSError):     # will not listen: insisting follows
+            with suppress(wire.WireError, OSError):  # will not listen: insisting follows
                 wire.send(program.socket, Message('stop'), 0.2)
-                program.socket.shutdown(socket.SHUT_WR)     # seen even by one too busy to read
+                program.socket.shutdown(socket.SHUT_WR)  # seen even by one too busy to read
         self._wait(self._programs, grace_s)
         for program in self._programs:
             if not program.ended():
@@ -168,14 +176,19 @@ class Crew:
         Where both ended by themselves, the one that only lost its peer is not the culprit.
         """
         alone = {program.rank for program in self._programs if program.ended()}
-        deaths = [program.reaped(fault.cause if program.rank == fault.rank else '')
-                  for program in self._programs]
+        deaths = [
+            program.reaped(fault.cause if program.rank == fault.rank else '')
+            for program in self._programs
+        ]
         self._programs = []
-        culprits = [death for death in deaths
-                    if death.rank in alone and death.returncode != exits.PEER_LOST]
+        culprits = [
+            death
+            for death in deaths
+            if death.rank in alone and death.returncode != exits.PEER_LOST
+        ]
         if not fault.cause and culprits and fault.rank not in {d.rank for d in culprits}:
             return culprits[0]
-        if fault.rank >= len(deaths):       # it never started
+        if fault.rank >= len(deaths):  # it never started
             return Death(fault.rank, self._roles[fault.rank], None, (), fault.cause)
         return deaths[fault.rank]
 
@@ -230,7 +243,7 @@ class Stage:
 
 def cleared(event: int) -> None:
     """Set an eventfd back to zero."""
-    with suppress(BlockingIOError):     # it was zero
+    with suppress(BlockingIOError):  # it was zero
         os.eventfd_read(event)
 
 

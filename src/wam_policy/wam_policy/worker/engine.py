@@ -19,7 +19,7 @@ from wam_policy.model import checkpoint, onnx, quantize, tensorrt
 from wam_policy.model.policy import Choice, Policy
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
-IN_FULL = torch.bfloat16        # what surrounds 8-bit linears in a plan
+IN_FULL = torch.bfloat16  # what surrounds 8-bit linears in a plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,8 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    made = argparse.ArgumentParser(prog='wam engine', description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        prog='wam engine',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = made.add_subparsers(required=True, metavar='COMMAND')
 
     def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
@@ -62,8 +65,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def precision(one: argparse.ArgumentParser) -> None:
-    one.add_argument('--precision', default='bf16', metavar='P',
-                     help=f'{", ".join(DTYPES)}, or the file of a calibration (default: bf16)')
+    one.add_argument(
+        '--precision',
+        default='bf16',
+        metavar='P',
+        help=f'{", ".join(DTYPES)}, or the file of a calibration (default: bf16)',
+    )
 
 
 def loaded(chosen: argparse.Namespace, dtype: torch.dtype) -> checkpoint.Policy:
@@ -72,13 +79,18 @@ def loaded(chosen: argparse.Namespace, dtype: torch.dtype) -> checkpoint.Policy:
 
 def calibrate(chosen: argparse.Namespace) -> None:
     """Live through the observations while modelopt watches; write the calibration."""
-    policy = Policy(loaded(chosen, torch.float32 if chosen.device == 'cpu' else IN_FULL),
-                    embodiment.load(chosen.embodiment), Choice())
+    policy = Policy(
+        loaded(chosen, torch.float32 if chosen.device == 'cpu' else IN_FULL),
+        embodiment.load(chosen.embodiment),
+        Choice(),
+    )
     seen = Observations.read(chosen.observations)
     found = quantize.simulated(policy.loaded.dit, chosen.scheme, lambda: seen.lived(policy))
     found.save(chosen.out)
-    print(f'{chosen.out}: {found.scheme}, {len(found.input_amax)} linears, '
-          f'{len(seen.joints)} queries')
+    print(
+        f'{chosen.out}: {found.scheme}, {len(found.input_amax)} linears, '
+        f'{len(seen.joints)} queries'
+    )
 
 
 def ready(chosen: argparse.Namespace) -> checkpoint.Policy:
@@ -111,14 +123,14 @@ class Observations:
     blocks at the model's frame rate. `joints` is [1 + blocks observed].
     """
 
-    def __init__(self, instruction: str, views: dict[str, np.ndarray], joints: np.ndarray
-                 ) -> None:
+    def __init__(self, instruction: str, views: dict[str, np.ndarray], joints: np.ndarray) -> None:
         self.instruction, self.views, self.joints = instruction, views, joints
 
     def save(self, path: Path) -> None:
         arrays: dict[str, Any] = {f'frames/{key}': view for key, view in self.views.items()}
-        np.savez_compressed(path, instruction=np.array(self.instruction), joints=self.joints,
-                            **arrays)
+        np.savez_compressed(
+            path, instruction=np.array(self.instruction), joints=self.joints, **arrays
+        )
 
     @classmethod
     def read(cls, path: Path) -> 'Observations':
@@ -128,8 +140,11 @@ class Observations:
         with np.load(path, allow_pickle=False) as file:
             if not {'instruction', 'joints'} <= set(file):
                 raise ValueError(f'{path} holds no observations: ./wam engine observe makes them')
-            views = {name.removeprefix('frames/'): file[name] for name in file
-                     if name.startswith('frames/')}
+            views = {
+                name.removeprefix('frames/'): file[name]
+                for name in file
+                if name.startswith('frames/')
+            }
             return cls(str(file['instruction']), views, file['joints'])
 
     def lived(self, policy: Policy) -> list[np.ndarray]:
@@ -140,16 +155,17 @@ class Observations:
             raise ValueError(f'observations lack {", ".join(sorted(missing))}')
         count = len(next(iter(self.views.values())))
         if count < first + block or (count - first) % block:
-            raise ValueError(f'observations of {count} frames; this model commits 1, then '
-                             f'{block} at a time')
+            raise ValueError(
+                f'observations of {count} frames; this model commits 1, then {block} at a time'
+            )
         policy.reset(self.instruction)
         found = []
-        for number, posture in enumerate(self.joints[:1 + (count - first) // block]):
+        for number, posture in enumerate(self.joints[: 1 + (count - first) // block]):
             start = 0 if number == 0 else first + (number - 1) * block
             stop = first if number == 0 else start + block
             policy.commit({key: self.views[key][start:stop] for key in policy.geometry.cameras})
             targets = policy.query(posture, number).targets
-            assert targets is not None      # both branches run here
+            assert targets is not None  # both branches run here
             found.append(targets)
         return found
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from wam_policy.core import embodiment
 from wam_policy.worker import child, exits, options, wire
 
-if TYPE_CHECKING:       # torch takes seconds to import: --help and refusals need not wait for it
+if TYPE_CHECKING:  # torch takes seconds to import: --help and refusals need not wait for it
     from wam_policy.model.policy import Policy, Views
 
-HANG_UP_S = 1.0         # from the other end's closing to leaving in the middle of a query
+HANG_UP_S = 1.0  # from the other end's closing to leaving in the middle of a query
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,31 +60,65 @@ class Settings:
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     made = argparse.ArgumentParser(
-        prog='python -m wam_policy.worker.main', description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog='python -m wam_policy.worker.main',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     options.add(made)
-    made.add_argument('--mode', choices=('clocked', 'reference'), default='clocked',
-                      help='clocked: memory on its own clock; reference: the released rhythm')
+    made.add_argument(
+        '--mode',
+        choices=('clocked', 'reference'),
+        default='clocked',
+        help='clocked: memory on its own clock; reference: the released rhythm',
+    )
     place = made.add_argument_group('process')
     place.add_argument('--device', default='cpu', help='cpu or cuda:N (default: %(default)s)')
     place.add_argument('--core', type=int, metavar='N', help='stay on this CPU core')
-    place.add_argument('--fd', type=int, metavar='N',
-                       help='inherited socket to answer on; without it, rehearse')
-    place.add_argument('--queries', type=int, default=5, metavar='N',
-                       help='queries of a rehearsal (default: %(default)s)')
+    place.add_argument(
+        '--fd', type=int, metavar='N', help='inherited socket to answer on; without it, rehearse'
+    )
+    place.add_argument(
+        '--queries',
+        type=int,
+        default=5,
+        metavar='N',
+        help='queries of a rehearsal (default: %(default)s)',
+    )
     pair = made.add_argument_group('pair')
-    pair.add_argument('--role', choices=('both', 'cond', 'uncond'), default='both',
-                      help='branches of guidance run here (default: %(default)s)')
+    pair.add_argument(
+        '--role',
+        choices=('both', 'cond', 'uncond'),
+        default='both',
+        help='branches of guidance run here (default: %(default)s)',
+    )
     pair.add_argument('--rank', type=int, default=0, metavar='R')
     pair.add_argument('--world', type=int, default=1, metavar='W', help='workers in all')
-    pair.add_argument('--exchange', choices=('gloo', 'nccl'), default='gloo',
-                      help='torch.distributed backend (default: %(default)s)')
-    pair.add_argument('--rendezvous', default='', metavar='URL',
-                      help='file:///folder/name where the workers meet')
-    pair.add_argument('--start-timeout', type=float, default=300.0, metavar='SECONDS',
-                      help='for the other worker to load (default: %(default)s)')
-    pair.add_argument('--peer-timeout', type=float, default=30.0, metavar='SECONDS',
-                      help='for one swap of velocities (default: %(default)s)')
+    pair.add_argument(
+        '--exchange',
+        choices=('gloo', 'nccl'),
+        default='gloo',
+        help='torch.distributed backend (default: %(default)s)',
+    )
+    pair.add_argument(
+        '--rendezvous',
+        default='',
+        metavar='URL',
+        help='file:///folder/name where the workers meet',
+    )
+    pair.add_argument(
+        '--start-timeout',
+        type=float,
+        default=300.0,
+        metavar='SECONDS',
+        help='for the other worker to load (default: %(default)s)',
+    )
+    pair.add_argument(
+        '--peer-timeout',
+        type=float,
+        default=30.0,
+        metavar='SECONDS',
+        help='for one swap of velocities (default: %(default)s)',
+    )
     return made
 
 
@@ -128,21 +162,35 @@ def built(chosen: Settings) -> 'Policy':
     from wam_policy.worker.pair import Exchange, Seat
 
     torch.set_num_threads(chosen.threads)
-    seat = Seat(chosen.rank, chosen.world, chosen.exchange, chosen.rendezvous,
-                chosen.start_timeout, chosen.peer_timeout)
+    seat = Seat(
+        chosen.rank,
+        chosen.world,
+        chosen.exchange,
+        chosen.rendezvous,
+        chosen.start_timeout,
+        chosen.peer_timeout,
+    )
     device = torch.device(chosen.device)
     if device.type == 'cuda':
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f'no device {chosen.device}: torch sees '
-                             f'{torch.cuda.device_count()} CUDA devices')
+            raise ValueError(
+                f'no device {chosen.device}: torch sees {torch.cuda.device_count()} CUDA devices'
+            )
         torch.cuda.set_device(device)
     automatic = 'bfloat16' if device.type == 'cuda' else 'float32'
     dtype = getattr(torch, automatic if chosen.dtype == 'auto' else chosen.dtype)
     loaded = checkpoint.load(chosen.checkpoint, device, dtype, chosen.base, chosen.seed)
     choice = Choice.advised(
-        loaded.design.inference, recipe=chosen.recipe, steps=chosen.steps, guidance=chosen.cfg,
-        mode=chosen.mode, window=chosen.window, guided_video=chosen.guided_video,
-        engine=chosen.engine, precision=chosen.precision)
+        loaded.design.inference,
+        recipe=chosen.recipe,
+        steps=chosen.steps,
+        guidance=chosen.cfg,
+        mode=chosen.mode,
+        window=chosen.window,
+        guided_video=chosen.guided_video,
+        engine=chosen.engine,
+        precision=chosen.precision,
+    )
     exchange = Exchange(seat, device) if seat.world == 2 else None
     return Policy(loaded, robot, choice, role=Role(chosen.role), exchange=exchange)
 
@@ -152,13 +200,14 @@ def grey(policy: 'Policy', count: int) -> 'Views':
     import numpy as np
 
     size = {camera.key: camera.size for camera in policy.robot.cameras}
-    return {key: np.full((count, size[key][1], size[key][0], 3), 128, np.uint8)
-            for key in policy.geometry.cameras}
+    return {
+        key: np.full((count, size[key][1], size[key][0], 3), 128, np.uint8)
+        for key in policy.geometry.cameras
+    }
 
 
 def rehearsed(policy: 'Policy', seed: int) -> None:
-    """Live through a whole window and past its end, so that no pass is new to the engine later.
-    """
+    """Live through a whole window and past its end, so that no pass is new to the engine later."""
     model, rest = policy.loaded.dit.config, policy.robot.rest_of(policy.robot.observed)
     clocked = policy.choice.mode == 'clocked'
     policy.reset('')
@@ -199,9 +248,9 @@ def serve(chosen: Settings, started_s: float) -> None:
     wire.send(end, wire.Message('warming', {'id': 0, 'reason': f'{told["model"]} warms up'}))
     policies = [policy, *(policy.beside() for _ in range(chosen.sessions - 1))]
     if chosen.engine == 'eager':
-        warmed(policy, chosen.seed)         # what is new to torch once is new to it no more
+        warmed(policy, chosen.seed)  # what is new to torch once is new to it no more
     else:
-        for each in policies:               # what engines record, they record for each memory
+        for each in policies:  # what engines record, they record for each memory
             rehearsed(each, chosen.seed)
     told['start_s'] = round(time.perf_counter() - started_s, 3)
     say(chosen.role, f'ready in {told["start_s"]:.1f} s: {told["reason"]}')
@@ -223,8 +272,10 @@ def rehearse(chosen: Settings, started_s: float) -> None:
     ready_s = time.perf_counter() - started_s
     taken_ms = [1e3 * s for s in warmed(policy, chosen.seed, chosen.queries)]
     print(json.dumps(facts(policy, chosen.device), indent=1))
-    print(f'ready in {ready_s:.1f} s; {len(taken_ms)} queries: median '
-          f'{sorted(taken_ms)[len(taken_ms) // 2]:.1f} ms, worst {max(taken_ms):.1f} ms')
+    print(
+        f'ready in {ready_s:.1f} s; {len(taken_ms)} queries: median '
+        f'{sorted(taken_ms)[len(taken_ms) // 2]:.1f} ms, worst {max(taken_ms):.1f} ms'
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

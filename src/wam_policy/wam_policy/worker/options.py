@@ -8,46 +8,92 @@ from wam_policy.core import weights
 from wam_policy.core.weights import Advice
 
 RECIPES = ('full16', 'static8', 'dynamic4', 'one_step')
-RECIPE, GUIDANCE = 'static8', 5.0       # where neither the user nor the checkpoint says anything
+RECIPE, GUIDANCE = 'static8', 5.0  # where neither the user nor the checkpoint says anything
 
 
 def add(made: argparse.ArgumentParser) -> None:
     """Describe what is run, and how often it is asked."""
     model = made.add_argument_group('model')
-    model.add_argument('--checkpoint', required=True, metavar='DIR',
-                       help='checkpoint folder, or preset:NAME for random weights')
-    model.add_argument('--base', type=Path, metavar='DIR',
-                       help='complete checkpoint under a folder of adapters')
-    model.add_argument('--embodiment', required=True, metavar='NAME',
-                       help='robot whose cameras and joints are sent')
-    model.add_argument('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
-                       help='of weights and arithmetic; auto: bfloat16 on cuda, else float32')
-    model.add_argument('--precision', default='full', metavar='P',
-                       help='of the large linears: full, fp8 or int8 with a scale per token, or '
-                       'the file of a calibration (default: %(default)s)')
-    model.add_argument('--engine', default='eager', metavar='E',
-                       help='eager, compiled, or tensorrt:FOLDER of a built engine '
-                       '(default: %(default)s)')
+    model.add_argument(
+        '--checkpoint',
+        required=True,
+        metavar='DIR',
+        help='checkpoint folder, or preset:NAME for random weights',
+    )
+    model.add_argument(
+        '--base', type=Path, metavar='DIR', help='complete checkpoint under a folder of adapters'
+    )
+    model.add_argument(
+        '--embodiment',
+        required=True,
+        metavar='NAME',
+        help='robot whose cameras and joints are sent',
+    )
+    model.add_argument(
+        '--dtype',
+        choices=('auto', 'float32', 'bfloat16'),
+        default='auto',
+        help='of weights and arithmetic; auto: bfloat16 on cuda, else float32',
+    )
+    model.add_argument(
+        '--precision',
+        default='full',
+        metavar='P',
+        help='of the large linears: full, fp8 or int8 with a scale per token, or '
+        'the file of a calibration (default: %(default)s)',
+    )
+    model.add_argument(
+        '--engine',
+        default='eager',
+        metavar='E',
+        help='eager, compiled, or tensorrt:FOLDER of a built engine (default: %(default)s)',
+    )
     model.add_argument('--seed', type=int, default=0, metavar='S', help='of random weights')
-    model.add_argument('--threads', type=int, default=1, metavar='N',
-                       help='CPU threads of torch in each worker (default: %(default)s)')
-    model.add_argument('--sessions', type=int, default=1, metavar='N',
-                       help='memories; one session more ends the one unused for longest '
-                       '(default: %(default)s)')
+    model.add_argument(
+        '--threads',
+        type=int,
+        default=1,
+        metavar='N',
+        help='CPU threads of torch in each worker (default: %(default)s)',
+    )
+    model.add_argument(
+        '--sessions',
+        type=int,
+        default=1,
+        metavar='N',
+        help='memories; one session more ends the one unused for longest (default: %(default)s)',
+    )
     query = made.add_argument_group('queries')
-    query.add_argument('--recipe', choices=RECIPES,
-                       help='how often the network is asked per query (default: what the '
-                       f'checkpoint advises, else {RECIPE})')
-    query.add_argument('--steps', type=int, metavar='K', help='ask it at each of K steps instead '
-                       '(default: what the checkpoint advises, if no recipe is given)')
-    query.add_argument('--cfg', type=float, metavar='SCALE',
-                       help='guidance scale; 1: no guidance (default: what the checkpoint '
-                       f'advises, else {GUIDANCE:g})')
-    query.add_argument('--window', choices=('restart', 'slide'),
-                       help='what a full memory does (default: what the checkpoint advises, else '
-                       'restart)')
-    query.add_argument('--guided-video', action='store_true',
-                       help='guide the predicted picture also where actions no longer need it')
+    query.add_argument(
+        '--recipe',
+        choices=RECIPES,
+        help='how often the network is asked per query (default: what the '
+        f'checkpoint advises, else {RECIPE})',
+    )
+    query.add_argument(
+        '--steps',
+        type=int,
+        metavar='K',
+        help='ask it at each of K steps instead '
+        '(default: what the checkpoint advises, if no recipe is given)',
+    )
+    query.add_argument(
+        '--cfg',
+        type=float,
+        metavar='SCALE',
+        help='guidance scale; 1: no guidance (default: what the checkpoint '
+        f'advises, else {GUIDANCE:g})',
+    )
+    query.add_argument(
+        '--window',
+        choices=('restart', 'slide'),
+        help='what a full memory does (default: what the checkpoint advises, else restart)',
+    )
+    query.add_argument(
+        '--guided-video',
+        action='store_true',
+        help='guide the predicted picture also where actions no longer need it',
+    )
 
 
 def words(chosen: argparse.Namespace) -> tuple[str, ...]:
@@ -80,10 +126,14 @@ def advised(recipe: str | None, steps: int | None, cfg: float | None, advice: Ad
     that is none.
     """
     if cfg and cfg < 1.0:
-        raise ValueError(f'cfg: want 1 or more, or nothing for what the checkpoint advises; got '
-                         f'{cfg:g}')
-    return Asking(recipe or advice.recipe, steps or (None if recipe else advice.steps),
-                  cfg or advice.guidance or GUIDANCE)
+        raise ValueError(
+            f'cfg: want 1 or more, or nothing for what the checkpoint advises; got {cfg:g}'
+        )
+    return Asking(
+        recipe or advice.recipe,
+        steps or (None if recipe else advice.steps),
+        cfg or advice.guidance or GUIDANCE,
+    )
 
 
 def filled(chosen: argparse.Namespace) -> None:

@@ -24,10 +24,10 @@ class Seat:
 
     rank: int
     world: int
-    backend: str                # gloo | nccl
-    rendezvous: str             # file:///folder/name, not existing yet
-    start_timeout_s: float      # for the other to have loaded its model
-    timeout_s: float            # for one swap; a death is seen at once with gloo
+    backend: str  # gloo | nccl
+    rendezvous: str  # file:///folder/name, not existing yet
+    start_timeout_s: float  # for the other to have loaded its model
+    timeout_s: float  # for one swap; a death is seen at once with gloo
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world <= 2:
@@ -56,12 +56,18 @@ class Exchange:
             store = FileStore(str(Path(seat.rendezvous.removeprefix('file://'))), seat.world)
             store.set(f'loaded {seat.rank}', 'yes')
             # loading may take minutes on one side: wait here, so that swaps can be impatient
-            store.wait([f'loaded {rank}' for rank in range(seat.world)],
-                       timedelta(seconds=seat.start_timeout_s))
+            store.wait(
+                [f'loaded {rank}' for rank in range(seat.world)],
+                timedelta(seconds=seat.start_timeout_s),
+            )
             dist.init_process_group(
-                seat.backend, store=store, rank=seat.rank, world_size=seat.world,
+                seat.backend,
+                store=store,
+                rank=seat.rank,
+                world_size=seat.world,
                 timeout=timedelta(seconds=seat.timeout_s),
-                device_id=device if seat.backend == 'nccl' else None)
+                device_id=device if seat.backend == 'nccl' else None,
+            )
         except (RuntimeError, dist.DistError) as error:
             raise PeerLost(f'worker {self._peer} did not come: {error}') from error
 
@@ -71,7 +77,8 @@ class Exchange:
         if self._own.numel() != size or self._own.dtype != video.dtype:
             self._own, self._both = (
                 torch.empty(numel, dtype=video.dtype, device=self._home, pin_memory=self._staged)
-                for numel in (size, 2 * size))
+                for numel in (size, 2 * size)
+            )
         self._own[:cut].copy_(video.reshape(-1))
         self._own[cut:].copy_(action.reshape(-1))
         try:
@@ -79,7 +86,7 @@ class Exchange:
             dist.all_gather_into_tensor(self._both, self._own)
         except (RuntimeError, dist.DistError) as error:
             raise PeerLost(f'worker {self._peer} is gone: {error}') from error
-        theirs = self._both[self._peer * size:(self._peer + 1) * size]
+        theirs = self._both[self._peer * size : (self._peer + 1) * size]
         # a copy: the sampler keeps velocities over steps that it skips
         theirs = theirs.to(video.device, copy=True)
         return theirs[:cut].view_as(video), theirs[cut:].view_as(action)

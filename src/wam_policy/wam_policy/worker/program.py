@@ -18,7 +18,7 @@ import wam_policy
 from wam_policy.worker import wire
 
 TAIL_LINES = 30
-LINE_BYTES = 2000           # a longer line is cut: one line must not fill the tail
+LINE_BYTES = 2000  # a longer line is cut: one line must not fill the tail
 
 OnLine = Callable[[int, str], None]
 
@@ -29,9 +29,9 @@ class Death:
 
     rank: int
     role: str
-    returncode: int | None              # negative: killed by that signal; None: it still ran
+    returncode: int | None  # negative: killed by that signal; None: it still ran
     tail: tuple[str, ...]
-    cause: str = ''                     # why it was ended, if we ended it
+    cause: str = ''  # why it was ended, if we ended it
 
     def __str__(self) -> str:
         text = f'worker {self.role} (rank {self.rank}) {self.cause or self.manner}'
@@ -69,8 +69,14 @@ class Program:
     start it from one that lives as long as the worker shall.
     """
 
-    def __init__(self, command: Sequence[str], rank: int, role: str, on_line: OnLine,
-                 environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        rank: int,
+        role: str,
+        on_line: OnLine,
+        environment: Mapping[str, str],
+    ) -> None:
         self.rank = rank
         self.role = role
         self._on_line: OnLine | None = on_line
@@ -80,17 +86,21 @@ class Program:
         with far:
             try:
                 self._process = subprocess.Popen(
-                    [*command, '--fd', str(far.fileno())], pass_fds=[far.fileno()],
-                    stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0,
+                    [*command, '--fd', str(far.fileno())],
+                    pass_fds=[far.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
                     env=package_environment(environment),
-                    process_group=0)    # Ctrl-C is for us; we tell the workers in our own order
+                    process_group=0,
+                )  # Ctrl-C is for us; we tell the workers in our own order
             except OSError:
                 self.socket.close()
                 raise
         assert self._process.stderr is not None
         self.stderr = self._process.stderr
         os.set_blocking(self.stderr.fileno(), False)
-        self.exit_fd = os.pidfd_open(self._process.pid)     # readable once it has ended
+        self.exit_fd = os.pidfd_open(self._process.pid)  # readable once it has ended
 
     @property
     def pid(self) -> int:
@@ -133,7 +143,7 @@ class Program:
 
     def signal(self, number: int) -> None:
         """Signal the whole process group; a group that is gone is fine."""
-        if self._process.returncode is None:    # not reaped: the group's number is still ours
+        if self._process.returncode is None:  # not reaped: the group's number is still ours
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
@@ -143,7 +153,7 @@ class Program:
         returncode: int | None
         try:
             returncode = self._process.wait(wait_s)
-        except subprocess.TimeoutExpired:       # a driver call that cannot be interrupted
+        except subprocess.TimeoutExpired:  # a driver call that cannot be interrupted
             returncode = None
         self.drain()
         self.socket.close()

@@ -22,8 +22,8 @@ from wam_policy.worker.sessions import Session, Sessions
 from wam_policy.worker.wire import Message
 
 NEWEST, FRAMES = 'newest/', 'frames/'
-BEFORE_A_PAUSE = ('reset', 'commit')        # after whose answer no query is late yet
-MAX_SEED = 2**63 - 1        # what a torch generator takes
+BEFORE_A_PAUSE = ('reset', 'commit')  # after whose answer no query is late yet
+MAX_SEED = 2**63 - 1  # what a torch generator takes
 
 
 class Refused(Exception):
@@ -37,8 +37,14 @@ class Refused(Exception):
 class Server:
     """Serve one model on one socket until told to stop."""
 
-    def __init__(self, end: socket.socket, policies: Sequence[Policy], facts: Mapping[str, Any],
-                 say: Callable[[str], None], tidy: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        end: socket.socket,
+        policies: Sequence[Policy],
+        facts: Mapping[str, Any],
+        say: Callable[[str], None],
+        tidy: Callable[[], object] = lambda: None,
+    ) -> None:
         """Take a policy per session, what `hello` is answered with, where a line for people goes
         and what clears up between two requests.
         """
@@ -46,15 +52,20 @@ class Server:
         self._robot, self._role = policies[0].robot, policies[0].role
         self._geometry = policies[0].geometry
         self._sessions = Sessions(policies)
-        self._predicted: Session | None = None      # the last to be asked: its video can be had
+        self._predicted: Session | None = None  # the last to be asked: its video can be had
 
     def serve(self) -> None:
         """Answer until `stop` or until the other end closes.
 
         Raises PeerLost when the other worker is gone, WireError when the stream is broken.
         """
-        kinds = {'hello': self._hello, 'reset': self._reset, 'commit': self._commit,
-                 'query': self._query, 'video': self._video}
+        kinds = {
+            'hello': self._hello,
+            'reset': self._reset,
+            'commit': self._commit,
+            'query': self._query,
+            'video': self._video,
+        }
         while True:
             try:
                 request = wire.receive(self._end)
@@ -63,8 +74,9 @@ class Server:
             if request.kind == 'stop':
                 return
             answer = self._answered(kinds.get(request.kind), request)
-            answer = Message(answer.kind, {**answer.fields, 'id': request.fields.get('id')},
-                             answer.arrays)
+            answer = Message(
+                answer.kind, {**answer.fields, 'id': request.fields.get('id')}, answer.arrays
+            )
             try:
                 wire.send(self._end, answer)
             except wire.PeerClosed:
@@ -72,12 +84,13 @@ class Server:
             if request.kind in BEFORE_A_PAUSE:
                 self._tidy()
 
-    def _answered(self, answer: Callable[[Message], Message] | None,
-                  request: Message) -> Message:
+    def _answered(self, answer: Callable[[Message], Message] | None, request: Message) -> Message:
         try:
             if answer is None:
-                raise Refused(f'unknown request {request.kind!r}',
-                              'use hello, reset, commit, query, video or stop')
+                raise Refused(
+                    f'unknown request {request.kind!r}',
+                    'use hello, reset, commit, query, video or stop',
+                )
             return answer(request)
         except Refused as refused:
             return Message('error', {'what': str(refused), 'fix': refused.fix})
@@ -86,16 +99,24 @@ class Server:
         except torch.OutOfMemoryError as error:
             self._forget(request)
             torch.cuda.empty_cache()
-            return Message('error', {
-                'what': f'out of memory on {request.kind}: {str(error).splitlines()[0]}',
-                'fix': 'free the device, use a second one or a smaller model; then reset'})
+            return Message(
+                'error',
+                {
+                    'what': f'out of memory on {request.kind}: {str(error).splitlines()[0]}',
+                    'fix': 'free the device, use a second one or a smaller model; then reset',
+                },
+            )
         except Exception as error:  # noqa: BLE001  a failed request must not end the worker
-            self._forget(request)   # half done: the memory may be anything
+            self._forget(request)  # half done: the memory may be anything
             for line in traceback.format_exc().splitlines():
                 self._say(line)
-            return Message('error', {'what': f'{request.kind} failed: '
-                                             f'{type(error).__name__}: {error}',
-                                     'fix': "reset the session; the worker's log has the trace"})
+            return Message(
+                'error',
+                {
+                    'what': f'{request.kind} failed: {type(error).__name__}: {error}',
+                    'fix': "reset the session; the worker's log has the trace",
+                },
+            )
 
     def _hello(self, request: Message) -> Message:
         return Message('ready', self._facts)
@@ -104,8 +125,9 @@ class Server:
         name, instruction = _text(request, 'session'), _text(request, 'instruction')
         mode = request.fields.get('mode')
         if mode is not None and mode not in MODES:
-            raise Refused(f'reset: mode is {mode!r:.80}',
-                          f'send one of {", ".join(MODES)}, or none')
+            raise Refused(
+                f'reset: mode is {mode!r:.80}', f'send one of {", ".join(MODES)}, or none'
+            )
         session = self._sessions.opened(name)
         timings_ms = session.policy.reset(instruction, mode)
         return Message('ok', {'session': name, 'timings_ms': dict(timings_ms)})
@@ -114,24 +136,35 @@ class Server:
         session = self._session(request)
         block = _whole(request, 'block')
         if block != session.blocks:
-            raise Refused(f'commit of block {block}, next is {session.blocks}',
-                          'commit every block once and in order, or reset')
+            raise Refused(
+                f'commit of block {block}, next is {session.blocks}',
+                'commit every block once and in order, or reset',
+            )
         views = self._views(request, FRAMES)
         wanted = self._geometry.frames_per_block if block else self._geometry.first_frames
         for name, frames in views.items():
             # the released rhythm brings as many as it has, and the model fills the block
             if len(frames) != wanted and session.policy.clocked:
-                raise Refused(f'block {block} has {len(frames)} frames of {name}',
-                              f'send {wanted}')
+                raise Refused(
+                    f'block {block} has {len(frames)} frames of {name}', f'send {wanted}'
+                )
         timings_ms = session.policy.commit(views)
         session.blocks += 1
         memory = session.policy.memory
         blocks = max(0, memory.frames - 1) // session.policy.loaded.dit.config.frames_per_block
-        return Message('committed', {
-            'session': session.name, 'block': block, 'cached_blocks': blocks,
-            'cached_frames': memory.frames, 'window_fill': memory.frames / memory.window_frames,
-            'commits': memory.commits, 'rebuilds': memory.rebuilds,
-            'timings_ms': dict(timings_ms)})
+        return Message(
+            'committed',
+            {
+                'session': session.name,
+                'block': block,
+                'cached_blocks': blocks,
+                'cached_frames': memory.frames,
+                'window_fill': memory.frames / memory.window_frames,
+                'commits': memory.commits,
+                'rebuilds': memory.rebuilds,
+                'timings_ms': dict(timings_ms),
+            },
+        )
 
     def _query(self, request: Message) -> Message:
         session = self._session(request)
@@ -140,8 +173,10 @@ class Server:
         joints = request.arrays.get('joints')
         wanted = len(self._robot.observed)
         if joints is None or joints.shape != (wanted,) or not np.isfinite(joints).all():
-            raise Refused(f'query {sequence} has no posture of {wanted} finite numbers',
-                          "send joints in the order of the robot's observed joints")
+            raise Refused(
+                f'query {sequence} has no posture of {wanted} finite numbers',
+                "send joints in the order of the robot's observed joints",
+            )
         if sequence <= session.sequence:
             raise Refused(f'query {sequence} after {session.sequence}', 'count upwards')
         if not 0 <= seed <= MAX_SEED:
@@ -149,20 +184,29 @@ class Server:
         if not session.blocks:
             raise Refused('query before any commit', 'commit a first frame')
         if session.policy.waits_for_frames:
-            raise Refused('no frames since the last query: the released rhythm asks once a block',
-                          'commit first, or reset with mode clocked')
-        newest = self._views(request, NEWEST) if any(
-            name.startswith(NEWEST) for name in request.arrays) else None
+            raise Refused(
+                'no frames since the last query: the released rhythm asks once a block',
+                'commit first, or reset with mode clocked',
+            )
+        newest = (
+            self._views(request, NEWEST)
+            if any(name.startswith(NEWEST) for name in request.arrays)
+            else None
+        )
         session.sequence = sequence
         found = session.policy.query(joints, seed, newest)
         self._predicted = session
-        fields = {'session': session.name, 'sequence': sequence, 'stamp_ns': stamp_ns,
-                  'horizon': self._geometry.horizon, 'step_dt_s': self._geometry.step_dt_s,
-                  'timings_ms': dict(found.timings_ms)}
+        fields = {
+            'session': session.name,
+            'sequence': sequence,
+            'stamp_ns': stamp_ns,
+            'horizon': self._geometry.horizon,
+            'step_dt_s': self._geometry.step_dt_s,
+            'timings_ms': dict(found.timings_ms),
+        }
         if found.targets is None:
             return Message('ok', fields)
-        return Message('chunk', fields, {'targets': found.targets,
-                                         'reference': found.reference})
+        return Message('chunk', fields, {'targets': found.targets, 'reference': found.reference})
 
     def _video(self, request: Message) -> Message:
         if self._role is Role.UNCOND:
@@ -170,8 +214,11 @@ class Server:
         session = self._predicted
         if session is None or self._sessions.used(session.name) is not session:
             raise Refused('no prediction to decode', 'query first')
-        return Message('video', {'session': session.name, 'sequence': session.sequence},
-                       {'frames': session.policy.video()})
+        return Message(
+            'video',
+            {'session': session.name, 'sequence': session.sequence},
+            {'frames': session.policy.video()},
+        )
 
     def _session(self, request: Message) -> Session:
         """Find the session that a request belongs to."""
@@ -180,8 +227,10 @@ class Server:
             raise Refused(f'{request.kind} without a session', 'send reset first')
         session = self._sessions.used(name)
         if session is None:
-            raise Refused(f'{request.kind} of session {name!r} while '
-                          f'{", ".join(map(repr, known))} is on', 'send reset first')
+            raise Refused(
+                f'{request.kind} of session {name!r} while {", ".join(map(repr, known))} is on',
+                'send reset first',
+            )
         return session
 
     def _forget(self, request: Message) -> None:
@@ -198,15 +247,23 @@ class Server:
             if frames is None:
                 raise Refused(f'{request.kind} has no {prefix}{camera}', f'send {wanted}')
             frames = frames[None] if frames.ndim == 3 else frames
-            if (frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3
-                    or not frames.size):
-                raise Refused(f'{prefix}{camera} is {frames.dtype} {list(frames.shape)}',
-                              'send uint8 [frames height width 3]')
+            if (
+                frames.dtype != np.uint8
+                or frames.ndim != 4
+                or frames.shape[-1] != 3
+                or not frames.size
+            ):
+                raise Refused(
+                    f'{prefix}{camera} is {frames.dtype} {list(frames.shape)}',
+                    'send uint8 [frames height width 3]',
+                )
             found[camera] = frames
         counts = {name: len(frames) for name, frames in found.items()}
         if len(set(counts.values())) != 1:
-            raise Refused(f'cameras differ in their number of frames: {counts}',
-                          'send the same instants of each')
+            raise Refused(
+                f'cameras differ in their number of frames: {counts}',
+                'send the same instants of each',
+            )
         return found
 
 
@@ -215,12 +272,20 @@ def facts(policy: Policy, device: str) -> dict[str, Any]:
     loaded = policy.loaded
     tag = policy.robot.model_tag
     name = loaded.design.name if loaded.trained else f'UNTRAINED {loaded.design.name}'
-    return {'model': name, 'trained': loaded.trained, 'parameters': loaded.parameters,
-            'device': device, 'dtype': str(loaded.dit.dtype).removeprefix('torch.'),
-            'mode': policy.choice.mode, 'recipe': policy.choice.recipe,
-            'embodiment': policy.robot.name, 'contract': policy.robot.contract,
-            'statistics': {'tag': tag, 'synthetic': loaded.tags[tag].synthetic},
-            'geometry': asdict(policy.geometry), 'reason': f'{name} on {device}'}
+    return {
+        'model': name,
+        'trained': loaded.trained,
+        'parameters': loaded.parameters,
+        'device': device,
+        'dtype': str(loaded.dit.dtype).removeprefix('torch.'),
+        'mode': policy.choice.mode,
+        'recipe': policy.choice.recipe,
+        'embodiment': policy.robot.name,
+        'contract': policy.robot.contract,
+        'statistics': {'tag': tag, 'synthetic': loaded.tags[tag].synthetic},
+        'geometry': asdict(policy.geometry),
+        'reason': f'{name} on {device}',
+    }
 
 
 def _text(request: Message, key: str) -> str:

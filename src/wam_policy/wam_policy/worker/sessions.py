@@ -16,8 +16,8 @@ class Session:
 
     name: str
     policy: Policy
-    blocks: int = 0             # committed
-    sequence: int = -1          # of the last query
+    blocks: int = 0  # committed
+    sequence: int = -1  # of the last query
 
 
 class Sessions:

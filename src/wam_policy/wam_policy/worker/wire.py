@@ -23,9 +23,9 @@ DTYPES = ('uint8', 'int32', 'int64', 'float32', 'float64')
 MAX_HEAD_BYTES = 256 * 1024
 MAX_ARRAYS = 64
 MAX_DIMENSIONS = 6
-MAX_ARRAY_BYTES = 512 * 1024 * 1024     # of one message; 9 frames of 8 full-HD cameras
-SOCKET_BUFFER_BYTES = 4 * 1024 * 1024   # a whole commit of small views: sender need not wait
-ALIGNMENT = 64                          # bytes; what vector instructions like best
+MAX_ARRAY_BYTES = 512 * 1024 * 1024  # of one message; 9 frames of 8 full-HD cameras
+SOCKET_BUFFER_BYTES = 4 * 1024 * 1024  # a whole commit of small views: sender need not wait
+ALIGNMENT = 64  # bytes; what vector instructions like best
 
 _LENGTH = struct.Struct('>I')
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -102,7 +102,7 @@ def receive(end: socket.socket, timeout_s: float | None = None) -> Message:
     block = np.empty(sum(size + -size % ALIGNMENT for size in sizes), dtype=np.uint8)
     arrays, start = {}, 0
     for (name, dtype, shape), size in zip(layout, sizes, strict=True):
-        part = block[start:start + size]
+        part = block[start : start + size]
         if size:
             _fill(end, part, deadline_s, f'array {name!r} of {kind!r}')
         arrays[name] = part.view(dtype).reshape(shape)
@@ -123,8 +123,13 @@ def _remaining(deadline_s: float | None, what: str) -> float | None:
     return left_s
 
 
-def _fill(end: socket.socket, target: bytearray | np.ndarray, deadline_s: float | None,
-          what: str, orderly: bool = False) -> None:
+def _fill(
+    end: socket.socket,
+    target: bytearray | np.ndarray,
+    deadline_s: float | None,
+    what: str,
+    orderly: bool = False,
+) -> None:
     """Receive exactly len(target) bytes; an end before the first byte is orderly if so said."""
     view = memoryview(target)
     got = 0
@@ -135,7 +140,7 @@ def _fill(end: socket.socket, target: bytearray | np.ndarray, deadline_s: float 
         except TimeoutError:
             raise WireTimeout(f'no more after {got} of {len(view)} bytes of the {what}') from None
         except ConnectionResetError:
-            count = 0       # it closed with our bytes unread
+            count = 0  # it closed with our bytes unread
         if count == 0:
             if orderly and got == 0:
                 raise PeerClosed('the other end has closed')
@@ -148,24 +153,29 @@ def _head(message: Message) -> tuple[bytes, list[np.ndarray]]:
     if reserved:
         raise WireError(f'{message.kind!r}: field {", ".join(sorted(reserved))} is reserved')
     arrays = [_plain(name, array) for name, array in message.arrays.items()]
-    layout = [{'name': name, 'dtype': array.dtype.name, 'shape': list(array.shape)}
-              for name, array in zip(message.arrays, arrays, strict=True)]
+    layout = [
+        {'name': name, 'dtype': array.dtype.name, 'shape': list(array.shape)}
+        for name, array in zip(message.arrays, arrays, strict=True)
+    ]
     try:
-        head = json.dumps({**message.fields, 'kind': message.kind, 'arrays': layout},
-                          allow_nan=False, separators=(',', ':')).encode()
+        head = json.dumps(
+            {**message.fields, 'kind': message.kind, 'arrays': layout},
+            allow_nan=False,
+            separators=(',', ':'),
+        ).encode()
     except (TypeError, ValueError) as error:
         raise WireError(f'{message.kind!r}: a field is not plain JSON: {error}') from error
     if len(head) > MAX_HEAD_BYTES:
-        raise WireError(f'{message.kind!r}: head of {len(head)} bytes; '
-                        f'allowed {MAX_HEAD_BYTES}')
+        raise WireError(f'{message.kind!r}: head of {len(head)} bytes; allowed {MAX_HEAD_BYTES}')
     _layout(layout)
     return head, arrays
 
 
 def _plain(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.name not in DTYPES:
-        raise WireError(f'array {name!r}: dtype {array.dtype} is not allowed; '
-                        f'allowed {", ".join(DTYPES)}')
+        raise WireError(
+            f'array {name!r}: dtype {array.dtype} is not allowed; allowed {", ".join(DTYPES)}'
+        )
     # asarray, as ascontiguousarray would make a scalar one-dimensional
     return np.asarray(array, dtype=array.dtype.newbyteorder('<'), order='C')
 
@@ -201,16 +211,24 @@ def _layout(described: list) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
         if not isinstance(name, str) or any(name == other for other, *_ in found):
             raise WireError(f'array name {name!r:.80} is not a new string')
         if dtype not in DTYPES:
-            raise WireError(f'array {name!r:.80}: dtype {dtype!r:.80} is not allowed; '
-                            f'allowed {", ".join(DTYPES)}')
-        if (not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS
-                or not all(type(side) is int and side >= 0 for side in shape)):
-            raise WireError(f'array {name!r:.80}: shape {shape!r:.80} is not a list of at most '
-                            f'{MAX_DIMENSIONS} whole numbers')
+            raise WireError(
+                f'array {name!r:.80}: dtype {dtype!r:.80} is not allowed; '
+                f'allowed {", ".join(DTYPES)}'
+            )
+        if (
+            not isinstance(shape, list)
+            or len(shape) > MAX_DIMENSIONS
+            or not all(type(side) is int and side >= 0 for side in shape)
+        ):
+            raise WireError(
+                f'array {name!r:.80}: shape {shape!r:.80} is not a list of at most '
+                f'{MAX_DIMENSIONS} whole numbers'
+            )
         kind = np.dtype(dtype).newbyteorder('<')
         total += math.prod(shape) * kind.itemsize
         if total > MAX_ARRAY_BYTES:
-            raise WireError(f'array {name!r:.80} brings the arrays to {total} bytes; '
-                            f'allowed {MAX_ARRAY_BYTES}')
+            raise WireError(
+                f'array {name!r:.80} brings the arrays to {total} bytes; allowed {MAX_ARRAY_BYTES}'
+            )
         found.append((name, kind, tuple(shape)))
     return found

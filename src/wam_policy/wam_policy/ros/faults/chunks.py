@@ -12,7 +12,7 @@ from wam_policy.ros.faults.fault import Bench, Fault
 from wam_policy.ros.faults.senses import spoil
 from wam_policy.ros.faults.watch import NoStack, until
 
-LATE_S = 1.2                    # a chunk is over after 0.8 s
+LATE_S = 1.2  # a chunk is over after 0.8 s
 REFUSED = r'rejection: .*'
 # what -> trick, what motion says, whether the joints rest
 CHUNKS = {
@@ -51,27 +51,58 @@ def rival(bench: Bench) -> None:
         count[0] += 1
         now_ns = watch.node.get_clock().now().nanoseconds
         targets = toy.waved(robot, now_ns) + RIVAL_RAD
-        chunk = Chunk(now_ns, 'rival', count[0], robot.step_dt_s, robot.commanded, targets,
-                      np.array(targets[0]), robot.contract, {})
+        chunk = Chunk(
+            now_ns,
+            'rival',
+            count[0],
+            robot.step_dt_s,
+            robot.commanded,
+            targets,
+            np.array(targets[0]),
+            robot.contract,
+            {},
+        )
         out.publish(convert.chunk_message(chunk, robot.name, now_ns, trained=False))
 
     timer = watch.node.create_timer(1.0 / RIVAL_HZ, publish)
 
     def end() -> None:
         watch.node.destroy_timer(timer)
-        time.sleep(0.2)                     # a publish under way
+        time.sleep(0.2)  # a publish under way
         watch.node.destroy_publisher(out)
+
     bench.undo['rival'] = end
 
 
 FAULTS = (
-    Fault('chunk/1.2 s late', ('chunks',), late, lambda bench: bench.stack.tell('chunks'),
-          REFUSED + r'late|motion: .*underrun', True),
-    *(Fault(f'chunk/{what}', ('chunks',), detect=detect, rests=rests,
-            **spoil('chunks', trick, []))
-      for what, (trick, detect, rests) in CHUNKS.items()),
-    Fault('chunk/of an old session', ('chunks', 'words'), from_old_session,
-          lambda bench: bench.stack.tell('chunks'), REFUSED + r'old session', False),
-    Fault('chunk/a second policy publishes', ('chunks',), rival,
-          lambda bench: bench.undo.pop('rival')(), r'motion: .*two policies publish', True),
+    Fault(
+        'chunk/1.2 s late',
+        ('chunks',),
+        late,
+        lambda bench: bench.stack.tell('chunks'),
+        REFUSED + r'late|motion: .*underrun',
+        True,
+    ),
+    *(
+        Fault(
+            f'chunk/{what}', ('chunks',), detect=detect, rests=rests, **spoil('chunks', trick, [])
+        )
+        for what, (trick, detect, rests) in CHUNKS.items()
+    ),
+    Fault(
+        'chunk/of an old session',
+        ('chunks', 'words'),
+        from_old_session,
+        lambda bench: bench.stack.tell('chunks'),
+        REFUSED + r'old session',
+        False,
+    ),
+    Fault(
+        'chunk/a second policy publishes',
+        ('chunks',),
+        rival,
+        lambda bench: bench.undo.pop('rival')(),
+        r'motion: .*two policies publish',
+        True,
+    ),
 )

@@ -17,11 +17,34 @@ def told(**command: object) -> Callable[[Bench], None]:
 
 
 FAULTS = (
-    Fault('clock/2 s back', ('time',), jump(-2.0), jump(0.0), r'.*(clock|time) went back', None,
-          needs=Needs.CLOCK, lasts_s=2.0),
-    Fault('clock/3 s ahead', ('time',), jump(3.0), jump(0.0), None, None, needs=Needs.CLOCK,
-          lasts_s=2.0),
-    Fault('clock/stopped', ('time',), told(trick='lose', values=[1.0]), told(),
-          r'(motion|policy): .*(future|joint state)|watch: policy is silent', True,
-          needs=Needs.CLOCK, lasts_s=1.0),
+    Fault(
+        'clock/2 s back',
+        ('time',),
+        jump(-2.0),
+        jump(0.0),
+        r'.*(clock|time) went back',
+        None,
+        needs=Needs.CLOCK,
+        lasts_s=2.0,
+    ),
+    Fault(
+        'clock/3 s ahead',
+        ('time',),
+        jump(3.0),
+        jump(0.0),
+        None,
+        None,
+        needs=Needs.CLOCK,
+        lasts_s=2.0,
+    ),
+    Fault(
+        'clock/stopped',
+        ('time',),
+        told(trick='lose', values=[1.0]),
+        told(),
+        r'(motion|policy): .*(future|joint state)|watch: policy is silent',
+        True,
+        needs=Needs.CLOCK,
+        lasts_s=1.0,
+    ),
 )

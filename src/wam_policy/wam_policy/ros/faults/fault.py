@@ -24,10 +24,10 @@ class Bench:
     stack: Stack
     watch: Watch
     words: str = WORDS
-    saved: list[Path] = field(default_factory=list)         # episodes that must stay whole
+    saved: list[Path] = field(default_factory=list)  # episodes that must stay whole
     undo: dict[str, Callable[[], None]] = field(default_factory=dict)
-    released: list[str] = field(default_factory=list)       # why stops were latched
-    leavings: list[str] = field(default_factory=list)       # what did not end in order
+    released: list[str] = field(default_factory=list)  # why stops were latched
+    leavings: list[str] = field(default_factory=list)  # what did not end in order
 
     def found(self, pattern: str, since_s: float) -> Said | None:
         """Return the first statement since then that matches; logs count."""
@@ -92,16 +92,16 @@ class Fault:
     may disturb them (False), or either (None).
     """
 
-    name: str                               # family/what
-    touches: tuple[str, ...]                # parts of the stack; faults of a pair share none
+    name: str  # family/what
+    touches: tuple[str, ...]  # parts of the stack; faults of a pair share none
     inject: Act
     remove: Act
     detect: str | None
     rests: bool | None
-    within_s: float = 6.0                   # for detection, and for rest
-    lasts_s: float = 0.3                    # longer than it takes to be detected and rested
-    check: Callable[[Bench], str] = lambda _: ''            # a complaint, while it lasts
-    prepare: Act = nothing                  # what takes time and is no fault yet
-    latches: bool = False                   # a person has to release the stop
-    needs: Needs = Needs.NOTHING            # of the stack it is injected into
-    note: str = ''                          # what to know about the row
+    within_s: float = 6.0  # for detection, and for rest
+    lasts_s: float = 0.3  # longer than it takes to be detected and rested
+    check: Callable[[Bench], str] = lambda _: ''  # a complaint, while it lasts
+    prepare: Act = nothing  # what takes time and is no fault yet
+    latches: bool = False  # a person has to release the stop
+    needs: Needs = Needs.NOTHING  # of the stack it is injected into
+    note: str = ''  # what to know about the row

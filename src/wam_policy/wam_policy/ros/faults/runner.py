@@ -14,7 +14,7 @@ from wam_policy.ros.faults.fault import Bench, Fault
 from wam_policy.ros.faults.watch import NoStack, until
 
 READY_S, RECOVERY_S = 60.0, 60.0
-STATUS_S = 3.0                  # the simulator tells its figures every half second
+STATUS_S = 3.0  # the simulator tells its figures every half second
 DISTURBED = r'^motion: (?!FIRST_MOVE|TRACKING)'
 
 
@@ -25,8 +25,8 @@ class Row:
     fault: str
     ok: bool
     detected_ms: float | None
-    max_step_rad: float                     # largest set-point change over 2 ms
-    limit_violations: int                   # joints beyond velocity, acceleration or jerk limits
+    max_step_rad: float  # largest set-point change over 2 ms
+    limit_violations: int  # joints beyond velocity, acceleration or jerk limits
     rest_ms: float | None
     recovered: bool
     recovery_ms: float | None
@@ -55,15 +55,31 @@ def run(fault: Fault, bench: Bench) -> Row:
     recovery_s = time.monotonic() - removed_s
     if not recovered:
         wrong.append(f'did not recover: {condition(bench)}')
-    return _judged(fault, bench, wrong, bench.released[before:], Row(
-        fault.name, False, _ms(detected_s, begun_s), 0.0, 0, _ms(rested_s, begun_s), recovered,
-        round(1e3 * recovery_s, 1) if recovered else None, fault.note))
+    return _judged(
+        fault,
+        bench,
+        wrong,
+        bench.released[before:],
+        Row(
+            fault.name,
+            False,
+            _ms(detected_s, begun_s),
+            0.0,
+            0,
+            _ms(rested_s, begun_s),
+            recovered,
+            round(1e3 * recovery_s, 1) if recovered else None,
+            fault.note,
+        ),
+    )
 
 
 def condition(bench: Bench) -> str:
     watch = bench.watch
-    return (f'policy {watch.policy.state_name}: {watch.policy.reason}; motion '
-            f'{watch.motion.state_name}: {watch.motion.reason}')
+    return (
+        f'policy {watch.policy.state_name}: {watch.policy.reason}; motion '
+        f'{watch.motion.state_name}: {watch.motion.reason}'
+    )
 
 
 @contextmanager
@@ -109,18 +125,25 @@ def _judged(fault: Fault, bench: Bench, wrong: list[str], released: list[str], r
     seen = figures.statuses
     until(lambda: figures.statuses >= seen + 2, STATUS_S)
     if figures.over:
-        most = ', '.join(f'{what} x{figures.ratios[what]:.3g}'
-                         for what in sorted({what for _, what in figures.over}))
-        wrong.append(f'beyond limits ({most}): ' + ', '.join(
-            f'{joint} {what}' for joint, what in sorted(figures.over)))
+        most = ', '.join(
+            f'{what} x{figures.ratios[what]:.3g}'
+            for what in sorted({what for _, what in figures.over})
+        )
+        wrong.append(
+            f'beyond limits ({most}): '
+            + ', '.join(f'{joint} {what}' for joint, what in sorted(figures.over))
+        )
     if released and not fault.latches:
         wrong.append(f'a latched stop had to be released: {"; ".join(released)}')
     wrong += bench.stack.strays()
-    wrong += [f'episode {path.name} is lost: {why}' for path in bench.saved
-              if (why := lost(path))]
-    return replace(row, ok=not wrong, max_step_rad=round(figures.step_rad, 6),
-                   limit_violations=len(figures.over), note='; '.join([*filter(None, [row.note]),
-                                                                       *wrong]))
+    wrong += [f'episode {path.name} is lost: {why}' for path in bench.saved if (why := lost(path))]
+    return replace(
+        row,
+        ok=not wrong,
+        max_step_rad=round(figures.step_rad, 6),
+        limit_violations=len(figures.over),
+        note='; '.join([*filter(None, [row.note]), *wrong]),
+    )
 
 
 def lost(path: Path) -> str:
@@ -136,4 +159,3 @@ def lost(path: Path) -> str:
 
 def _ms(at_s: float | None, begun_s: float) -> float | None:
     return None if at_s is None else round(1e3 * (at_s - begun_s), 1)
-

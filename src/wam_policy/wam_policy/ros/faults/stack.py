@@ -24,19 +24,23 @@ from wam_policy.ros.faults.tamper import CHUNK_TOPIC, HIDDEN, routes
 from wam_policy.ros.faults.watch import STACK, NoStack, Watch, until
 
 TOY = 'preset:toy'
-BRING_UP_S = 180.0              # torch-free, but a machine may be very busy
+BRING_UP_S = 180.0  # torch-free, but a machine may be very busy
 ENDING_S, LEAVING_S = 20.0, 3.0
-ANSWER_S = 3.0          # a node that was killed is discovered for seconds, and does not answer
-MODULES = {'sim': 'wam_sim.sim_node', 'policy': 'wam_policy.ros.policy_node',
-           'motion': 'wam_policy.ros.motion_node', 'recorder': 'wam_policy.ros.recorder_node'}
+ANSWER_S = 3.0  # a node that was killed is discovered for seconds, and does not answer
+MODULES = {
+    'sim': 'wam_sim.sim_node',
+    'policy': 'wam_policy.ros.policy_node',
+    'motion': 'wam_policy.ros.motion_node',
+    'recorder': 'wam_policy.ros.recorder_node',
+}
 MANAGED = ('motion', 'policy', 'recorder')
 # The interpreter of the workers: a toy for the toy's weights, the real program for all others.
-WORKER = '''#!/bin/sh
+WORKER = """#!/bin/sh
 case "$*" in
 *{toy}*) shift 2; exec {python} -m wam_policy.ros.faults.toy "$@" ;;
 *) exec {python} "$@" ;;
 esac
-'''
+"""
 PR_SET_CHILD_SUBREAPER = 36
 CAMERA = (160, 120)
 
@@ -45,23 +49,31 @@ class Needs(StrEnum):
     """Name what a stack can be brought up with, beyond the usual."""
 
     NOTHING = 'nothing'
-    CLOCK = 'clock'         # time comes from /clock
+    CLOCK = 'clock'  # time comes from /clock
 
 
 class Stack:
     """Own the processes of one simulated robot and all that drives it."""
 
-    def __init__(self, robot: Embodiment, watch: Watch, folder: Path, *, domain: int,
-                 checkpoint: str = TOY, needs: Needs = Needs.NOTHING) -> None:
+    def __init__(
+        self,
+        robot: Embodiment,
+        watch: Watch,
+        folder: Path,
+        *,
+        domain: int,
+        checkpoint: str = TOY,
+        needs: Needs = Needs.NOTHING,
+    ) -> None:
         """Start every process; logs, episodes and the workers' interpreter go to `folder`."""
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)      # orphans come to us
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans come to us
         self.robot, self.folder = robot, folder
         self.processes: dict[str, subprocess.Popen] = {}
         self.episodes = folder / 'episodes'
         self._watch, self._checkpoint = watch, checkpoint
         self._sim_time = needs is Needs.CLOCK
         self._environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain)}
-        self._read: dict[str, int] = {}                         # bytes of each log
+        self._read: dict[str, int] = {}  # bytes of each log
         self._worker = folder / 'worker'
         self._worker.write_text(WORKER.format(toy=TOY, python=sys.executable))
         self._worker.chmod(0o700)
@@ -70,22 +82,29 @@ class Stack:
                 self.start(name)
             for name in MANAGED:
                 self.bring_up(name)
-        except BaseException:               # half a stack must not outlive us
+        except BaseException:  # half a stack must not outlive us
             self.close()
             raise
 
     def start(self, name: str) -> None:
         """Start one process; a node still has to be brought up."""
         relay = name == 'tamper'
-        command = ([sys.executable, '-m', 'wam_policy.ros.faults.tamper', '--robot',
-                    self.robot.name] if relay else
-                   [sys.executable, '-m', MODULES[name], '--ros-args', *self._arguments(name)])
+        command = (
+            [sys.executable, '-m', 'wam_policy.ros.faults.tamper', '--robot', self.robot.name]
+            if relay
+            else [sys.executable, '-m', MODULES[name], '--ros-args', *self._arguments(name)]
+        )
         with self.log(name).open('a') as log:
             self.processes[name] = subprocess.Popen(
-                command, env=self._environment, stderr=log, text=True, bufsize=1,
+                command,
+                env=self._environment,
+                stderr=log,
+                text=True,
+                bufsize=1,
                 stdin=subprocess.PIPE if relay else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if relay else log,
-                start_new_session=True)                         # Ctrl-C is for us
+                start_new_session=True,
+            )  # Ctrl-C is for us
         if relay:
             self._answered('ready')
 
@@ -106,7 +125,7 @@ class Stack:
         """Send a signal and return the exit status; what does not listen in time is killed."""
         process = self.processes[name]
         process.send_signal(number)
-        process.send_signal(signal.SIGCONT)     # a stopped one listens to nothing but SIGKILL
+        process.send_signal(signal.SIGCONT)  # a stopped one listens to nothing but SIGKILL
         try:
             return process.wait(ENDING_S)
         except subprocess.TimeoutExpired:
@@ -133,8 +152,11 @@ class Stack:
         """Return what runs below us and belongs to nobody, and what should run and does not."""
         known = {process.pid for process in self.processes.values()}
         workers = {worker.pid for worker in self.workers()}
-        wrong = [f'{name} ended with status {process.returncode}'
-                 for name, process in self.processes.items() if process.poll() is not None]
+        wrong = [
+            f'{name} ended with status {process.returncode}'
+            for name, process in self.processes.items()
+            if process.poll() is not None
+        ]
         for child in self._children():
             with suppress(psutil.NoSuchProcess):
                 if child.pid not in known | workers and child.ppid() == os.getpid():
@@ -190,34 +212,60 @@ class Stack:
 
     def _arguments(self, name: str) -> list[str]:
         remaps = {
-            'sim': {route.topic: route.hidden for route in routes(self.robot)
-                    if route.name != 'chunks'},
-            'policy': {CHUNK_TOPIC: HIDDEN + CHUNK_TOPIC}}.get(name, {})
+            'sim': {
+                route.topic: route.hidden for route in routes(self.robot) if route.name != 'chunks'
+            },
+            'policy': {CHUNK_TOPIC: HIDDEN + CHUNK_TOPIC},
+        }.get(name, {})
         parameters: Mapping[str, object] = {
-            'sim': {'robot': self.robot.name, 'image_width': CAMERA[0], 'image_height': CAMERA[1],
-                    'publish_clock': self._sim_time},
-            'policy': {'checkpoint': self._checkpoint, 'worker_python': self._worker,
-                       'query_timeout_s': 2.0, 'steps': 4, 'max_query_rate_hz': 10.0},
+            'sim': {
+                'robot': self.robot.name,
+                'image_width': CAMERA[0],
+                'image_height': CAMERA[1],
+                'publish_clock': self._sim_time,
+            },
+            'policy': {
+                'checkpoint': self._checkpoint,
+                'worker_python': self._worker,
+                'query_timeout_s': 2.0,
+                'steps': 4,
+                'max_query_rate_hz': 10.0,
+            },
             'motion': {'enable_motion': True},
-            'recorder': {'folder': self.episodes, 'min_free_mb': 0, 'jpeg_threads': 1}}[name]
+            'recorder': {'folder': self.episodes, 'min_free_mb': 0, 'jpeg_threads': 1},
+        }[name]
         if name != 'sim':
-            parameters = {**parameters, 'embodiment': self.robot.name,
-                          'use_sim_time': self._sim_time}
+            parameters = {
+                **parameters,
+                'embodiment': self.robot.name,
+                'use_sim_time': self._sim_time,
+            }
         space: Sequence[str] = [] if name == 'sim' else ['-r', f'__ns:=/{STACK}']
-        return [*space, *(part for pair in remaps.items() for part in ('-r', ':='.join(pair))),
-                *(part for key, value in parameters.items()
-                  for part in ('-p', f'{key}:={_text(value)}'))]
+        return [
+            *space,
+            *(part for pair in remaps.items() for part in ('-r', ':='.join(pair))),
+            *(
+                part
+                for key, value in parameters.items()
+                for part in ('-p', f'{key}:={_text(value)}')
+            ),
+        ]
 
     def _activated(self, name: str) -> bool:
         """Take one step towards the active state; tell whether it is reached."""
         state = self._watch.call(GetState, f'{name}/get_state', ANSWER_S)
-        step = None if state is None else {
-            State.PRIMARY_STATE_UNCONFIGURED: Transition.TRANSITION_CONFIGURE,
-            State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_ACTIVATE,
-        }.get(state.current_state.id)
+        step = (
+            None
+            if state is None
+            else {
+                State.PRIMARY_STATE_UNCONFIGURED: Transition.TRANSITION_CONFIGURE,
+                State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_ACTIVATE,
+            }.get(state.current_state.id)
+        )
         if step is not None:
-            self._watch.call(ChangeState, f'{name}/change_state', 4 * ANSWER_S,
-                             transition=Transition(id=step))
+            self._watch.call(
+                ChangeState, f'{name}/change_state', 4 * ANSWER_S, transition=Transition(id=step)
+            )
         if self.processes[name].poll() is not None:
             raise NoStack(f'{name} ended:\n{self.last_words(name)}')
         return state is not None and state.current_state.id == State.PRIMARY_STATE_ACTIVE

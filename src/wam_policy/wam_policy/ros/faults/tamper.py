@@ -38,7 +38,7 @@ SOURCE = QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT)
 WHOLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 CLOCK = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
 TICK_S = 0.002
-APART_S = 0.03              # two messages for one: a queue of one would keep the second only
+APART_S = 0.03  # two messages for one: a queue of one would keep the second only
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class Route:
 
     name: str
     kind: type
-    topic: str                              # the known name
+    topic: str  # the known name
     qos: QoSProfile
-    inward: bool = False                    # towards the robot: heard where known, sent hidden
+    inward: bool = False  # towards the robot: heard where known, sent hidden
 
     @property
     def hidden(self) -> str:
@@ -63,10 +63,19 @@ def routes(robot: Embodiment) -> tuple[Route, ...]:
         Route('joints', JointState, '/joint_states', qos.JOINTS),
         Route('chunks', ActionChunk, CHUNK_TOPIC, qos.CHUNK),
         Route('clock', Clock, '/clock', CLOCK),
-        *(Route(controller.name, JointTrajectory, controller.topic, qos.TRAJECTORY, inward=True)
-          for controller in robot.controllers),
-        *(Route(f'{controller.name} state', JointTrajectoryControllerState,
-                controller.state_topic, qos.JOINTS) for controller in robot.controllers),
+        *(
+            Route(controller.name, JointTrajectory, controller.topic, qos.TRAJECTORY, inward=True)
+            for controller in robot.controllers
+        ),
+        *(
+            Route(
+                f'{controller.name} state',
+                JointTrajectoryControllerState,
+                controller.state_topic,
+                qos.JOINTS,
+            )
+            for controller in robot.controllers
+        ),
     )
 
 
@@ -76,32 +85,39 @@ class Relay(Node):
     def __init__(self, robot: Embodiment) -> None:
         super().__init__('tamper')
         self._tricks, self._delay_s, self._out = {}, {}, {}
-        self._waiting: list[tuple[float, int, str, bytes]] = []      # a heap, by when due
+        self._waiting: list[tuple[float, int, str, bytes]] = []  # a heap, by when due
         self._count = 0
         self._routes = {route.name: route for route in routes(robot)}
         for route in self._routes.values():
-            heard, sent = ((route.topic, route.hidden) if route.inward
-                           else (route.hidden, route.topic))
+            heard, sent = (
+                (route.topic, route.hidden) if route.inward else (route.hidden, route.topic)
+            )
             self._tricks[route.name], self._delay_s[route.name] = passed, 0.0
             self._out[route.name] = self.create_publisher(route.kind, sent, route.qos)
             reliable = route.qos.reliability is ReliabilityPolicy.RELIABLE
-            self.create_subscription(route.kind, heard, partial(self._on_message, route.name),
-                                     WHOLE if reliable else SOURCE, raw=True)
+            self.create_subscription(
+                route.kind,
+                heard,
+                partial(self._on_message, route.name),
+                WHOLE if reliable else SOURCE,
+                raw=True,
+            )
         self.create_timer(TICK_S, self._on_timer)
 
     def obey(self, command: dict) -> None:
         """Change what happens on a route; ValueError and KeyError for a command that is none."""
-        if command['route'] == EVERY:       # time itself: what goes to the robot is set back
+        if command['route'] == EVERY:  # time itself: what goes to the robot is set back
             by_s = float(command['shift_s'])
             for route in self._routes.values():
                 values = [-by_s if route.inward else by_s]
                 self.obey({'route': route.name, 'trick': 'shift', 'values': values})
             return
         name, route = command['route'], self._routes[command['route']]
-        if 'reliable' in command:           # heard by nobody who insists on more than it offers
+        if 'reliable' in command:  # heard by nobody who insists on more than it offers
             before = self._out[name]
             self._out[name] = self.create_publisher(
-                route.kind, route.topic, route.qos if command['reliable'] else SOURCE)
+                route.kind, route.topic, route.qos if command['reliable'] else SOURCE
+            )
             self.destroy_publisher(before)
         self._delay_s[name] = float(command.get('delay_s', 0.0))
         self._tricks[name] = TRICKS[command.get('trick', 'pass')](*command.get('values', ()))
@@ -111,8 +127,9 @@ class Relay(Node):
             delay_s = self._delay_s[name] + place * APART_S
             if delay_s:
                 self._count += 1
-                heapq.heappush(self._waiting,
-                               (time.monotonic() + delay_s, self._count, name, changed))
+                heapq.heappush(
+                    self._waiting, (time.monotonic() + delay_s, self._count, name, changed)
+                )
             else:
                 self._out[name].publish(changed)
 
@@ -124,8 +141,9 @@ class Relay(Node):
 
 def main(given: Sequence[str] | None = None) -> None:
     """Relay until standard input ends, or Ctrl-C."""
-    parser = argparse.ArgumentParser(prog='python -m wam_policy.ros.faults.tamper',
-                                     description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog='python -m wam_policy.ros.faults.tamper', description=main.__doc__
+    )
     parser.add_argument('--robot', choices=embodiment.names(), required=True)
     chosen = parser.parse_args(given)
     favoured()

@@ -23,7 +23,7 @@ SWING_HZ = 0.12
 FAR, NEAR, GRIPPER = 0.35, 0.03, 0.2
 ANSWER_S = 0.02
 SCRATCH_BYTES = 64 * 2**20  # asked for and not touched: it costs nothing where there is memory
-MARGIN = 0.1                # to the joints' limits
+MARGIN = 0.1  # to the joints' limits
 GEOMETRY = {'frames_per_block': 4, 'frame_period_s': 0.2, 'window_blocks': 4}
 
 
@@ -43,8 +43,11 @@ def swing(robot: Embodiment) -> np.ndarray:
 def waved(robot: Embodiment, stamp_ns: int) -> np.ndarray:
     """Return the targets of a chunk that begins at `stamp_ns`, [rows joints]."""
     limits, amplitude = robot.limits(), swing(robot)
-    middle = np.clip(robot.rest_of(robot.commanded), limits.lower + MARGIN + amplitude,
-                     limits.upper - MARGIN - amplitude)
+    middle = np.clip(
+        robot.rest_of(robot.commanded),
+        limits.lower + MARGIN + amplitude,
+        limits.upper - MARGIN - amplitude,
+    )
     phase = np.where(np.arange(len(amplitude)) < len(amplitude) // 2, 0.0, np.pi / 2)
     due_s = stamp_ns / 1e9 + np.arange(ROWS) * robot.step_dt_s
     return middle + amplitude * np.sin(2 * np.pi * SWING_HZ * due_s[:, None] + phase)
@@ -52,8 +55,13 @@ def waved(robot: Embodiment, stamp_ns: int) -> np.ndarray:
 
 def main() -> None:
     end, robot = socket.socket(fileno=int(option('--fd'))), embodiment.load(option('--embodiment'))
-    wire.send(end, Message('ready', {'id': 0, 'geometry': GEOMETRY, 'trained': False,
-                                     'model': 'toy', 'pid': os.getpid()}))
+    wire.send(
+        end,
+        Message(
+            'ready',
+            {'id': 0, 'geometry': GEOMETRY, 'trained': False, 'model': 'toy', 'pid': os.getpid()},
+        ),
+    )
     blocks, joints = 0, len(robot.commanded)
     while True:
         try:
@@ -68,14 +76,16 @@ def main() -> None:
         if request.kind == 'reset':
             blocks = 0
         elif request.kind == 'commit':
-            np.empty(SCRATCH_BYTES, np.uint8)       # as an encoder would; MemoryError ends us
+            np.empty(SCRATCH_BYTES, np.uint8)  # as an encoder would; MemoryError ends us
             blocks += 1
             fields |= {'cached_blocks': blocks, 'window_fill': min(1.0, blocks / 4), 'rebuilds': 0}
         elif request.kind == 'query':
             time.sleep(ANSWER_S)
             fields |= {'step_dt_s': robot.step_dt_s, 'timings_ms': {'denoise': 1e3 * ANSWER_S}}
-            arrays = {'targets': waved(robot, request.fields['stamp_ns']),
-                      'reference': request.arrays['joints'][:joints]}
+            arrays = {
+                'targets': waved(robot, request.fields['stamp_ns']),
+                'reference': request.arrays['joints'][:joints],
+            }
         wire.send(end, Message('answer', fields, arrays))
 
 

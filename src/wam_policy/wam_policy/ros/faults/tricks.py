@@ -19,7 +19,7 @@ from wam_policy.ros import convert
 
 Trick = Callable[[bytes], Sequence[bytes]]
 STAMP = struct.Struct('<iI')
-ENCAPSULATION = 4           # bytes of header in front of a message
+ENCAPSULATION = 4  # bytes of header in front of a message
 STAMP_AT = ENCAPSULATION
 SEED = 1
 
@@ -30,7 +30,7 @@ def passed(raw: bytes) -> Sequence[bytes]:
 
 def lost(share: float, seed: int = SEED) -> Trick:
     """Lose a share of the messages, always the same ones."""
-    dice = random.Random(seed)                              # noqa: S311 - no secret
+    dice = random.Random(seed)  # noqa: S311 - no secret
     return lambda raw: () if dice.random() < share else (raw,)
 
 
@@ -42,6 +42,7 @@ def frozen(*, stamped: bool) -> Trick:
         if not kept:
             kept.append(raw)
         return (with_stamp(kept[0], stamp_ns(raw)) if stamped else kept[0],)
+
     return trick
 
 
@@ -52,6 +53,7 @@ def slowed(every: int) -> Trick:
     def trick(raw: bytes) -> Sequence[bytes]:
         seen[0] += 1
         return (raw,) if seen[0] % every == 0 else ()
+
     return trick
 
 
@@ -62,7 +64,7 @@ def shifted(by_s: float) -> Trick:
 
 def garbage(raw: bytes) -> Sequence[bytes]:
     """Return as many bytes that mean nothing, behind the header without which DDS reads none."""
-    noise = random.Random(SEED).randbytes(len(raw) - ENCAPSULATION)    # noqa: S311 - no secret
+    noise = random.Random(SEED).randbytes(len(raw) - ENCAPSULATION)  # noqa: S311 - no secret
     return (raw[:ENCAPSULATION] + noise,)
 
 
@@ -73,19 +75,22 @@ def stamp_ns(raw: bytes) -> int:
 
 def with_stamp(raw: bytes, ns: int) -> bytes:
     sec, nanosec = divmod(ns, convert.NS_PER_S)
-    return raw[:STAMP_AT] + STAMP.pack(sec, nanosec) + raw[STAMP_AT + STAMP.size:]
+    return raw[:STAMP_AT] + STAMP.pack(sec, nanosec) + raw[STAMP_AT + STAMP.size :]
 
 
 def changed(kind: type, change: Callable[[Any], None]) -> Trick:
     """Return a trick that changes the message itself."""
+
     def trick(raw: bytes) -> Sequence[bytes]:
         msg = deserialize_message(raw, kind)
         change(msg)
         return (serialize_message(msg),)
+
     return trick
 
 
 # --- pictures -------------------------------------------------------------------------------
+
 
 def resized(msg: Image) -> None:
     """Halve the picture: it is whole, and not of the size it was."""
@@ -102,10 +107,11 @@ def recoded(msg: Image) -> None:
 
 def cut(msg: Image) -> None:
     """Leave out the last rows, and say that they are there."""
-    msg.data = msg.data[:len(msg.data) // 2]
+    msg.data = msg.data[: len(msg.data) // 2]
 
 
 # --- joint states ---------------------------------------------------------------------------
+
 
 def not_a_number(msg: JointState) -> None:
     msg.position[1] = float('nan')
@@ -125,6 +131,7 @@ def incomplete(msg: JointState) -> None:
 
 
 # --- chunks ---------------------------------------------------------------------------------
+
 
 def poisoned(msg: ActionChunk) -> None:
     msg.positions[17] = float('nan')
@@ -148,15 +155,18 @@ def disordered() -> Trick:
             waiting.append(raw)
             return ()
         return raw, waiting.pop()
+
     return trick
 
 
 def of_session(session: str, seen_ns: int) -> Trick:
     """Follow each message with one that another session made of what it saw at `seen_ns`."""
+
     def trick(raw: bytes) -> Sequence[bytes]:
         msg = deserialize_message(raw, ActionChunk)
         msg.session, msg.header.stamp = session, convert.time(seen_ns)
         return raw, serialize_message(msg)
+
     return trick
 
 

@@ -29,9 +29,9 @@ from wam_policy.ros.faults.tamper import HIDDEN
 from wam_policy.ros.process import Spinning
 
 STACK = 'wam'
-REST_S, REST_RAD = 0.33, 2e-3   # joints that stay this close together for so long rest
+REST_S, REST_RAD = 0.33, 2e-3  # joints that stay this close together for so long rest
 LIMITED = ('velocity', 'acceleration', 'jerk', 'measured_velocity')
-TOLERANCE = 1e-6                # of the limits; the message carries 32-bit floats
+TOLERANCE = 1e-6  # of the limits; the message carries 32-bit floats
 # A sign of life that fails to come for this long is a finding of its own.
 SILENCE_S = {'policy': 1.6, 'motion': 0.5, 'recorder': 1.6, 'sim': 1.6}
 
@@ -53,8 +53,9 @@ class Figures:
     """Keep the worst of what the simulated controllers executed since `begin`, at physics rate."""
 
     def __init__(self, robot: Embodiment) -> None:
-        self._revolute = np.array([robot.joint(name).kind == 'revolute'
-                                   for name in robot.commanded])
+        self._revolute = np.array(
+            [robot.joint(name).kind == 'revolute' for name in robot.commanded]
+        )
         self.begin(0)
 
     def begin(self, from_ns: int) -> None:
@@ -63,7 +64,7 @@ class Figures:
         self.begun_s = time.monotonic()
         self.ratios: dict[str, float] = dict.fromkeys(LIMITED, 0.0)
         self.step_rad = 0.0
-        self.over: set[tuple[str, str]] = set()     # (joint, quantity) beyond its limit
+        self.over: set[tuple[str, str]] = set()  # (joint, quantity) beyond its limit
 
     def on_status(self, msg: SimStatus) -> None:
         if convert.ns(msg.header.stamp) < self.from_ns:
@@ -73,8 +74,10 @@ class Figures:
         for name in LIMITED:
             ratios = np.array(getattr(msg, f'{name}_ratio'))
             self.ratios[name] = max(self.ratios[name], float(ratios.max()))
-            self.over |= {(msg.joint_names[joint], name)
-                          for joint in np.flatnonzero(ratios > 1.0 + TOLERANCE)}
+            self.over |= {
+                (msg.joint_names[joint], name)
+                for joint in np.flatnonzero(ratios > 1.0 + TOLERANCE)
+            }
 
 
 class Watch:
@@ -91,7 +94,7 @@ class Watch:
         self._silent: set[str] = set()
         self._past: deque[tuple[float, np.ndarray]] = deque(maxlen=2000)
         self._joints_ns = 0
-        favoured()                          # who waits for the machine measures the machine
+        favoured()  # who waits for the machine measures the machine
         self.context = Context()
         rclpy.init(context=self.context, domain_id=domain)
         self.node = Node('watch', namespace=STACK, context=self.context)
@@ -103,7 +106,7 @@ class Watch:
         new(JointState, f'{HIDDEN}/joint_states', self._on_joints, qos.JOINTS)
         self._words = self.node.create_publisher(String, 'instruction', qos.REQUEST)
         self._spinning = Spinning([self.node])
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))     # what we start is not us
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # what we start is not us
 
     def close(self) -> None:
         self._spinning.stop()
@@ -150,8 +153,9 @@ class Watch:
         self._listen_for_silence()
         with self._lock:
             recent = [said for said in self.said if said.at_s >= since_s]
-        return next((said for said in recent
-                     if re.search(pattern, f'{said.who}: {said.text}')), None)
+        return next(
+            (said for said in recent if re.search(pattern, f'{said.who}: {said.text}')), None
+        )
 
     def repeat(self, who: str) -> None:
         """Let the next statement count, whether or not it is that of before."""
@@ -187,7 +191,7 @@ class Watch:
                 break
             begun_s = at_s
         if last_s - begun_s < REST_S and time.monotonic() - last_s < REST_S:
-            return None                     # a simulator that stopped has joints that rest
+            return None  # a simulator that stopped has joints that rest
         return max(begun_s, since_s)
 
     def moving(self) -> bool:
@@ -202,7 +206,7 @@ class Watch:
 
     def _on_policy(self, msg: PolicyStatus) -> None:
         self.policy = msg
-        self.note('session', msg.session)   # a reason may be gone before the next status
+        self.note('session', msg.session)  # a reason may be gone before the next status
         self._heard('policy')
         self.note('policy', f'{msg.state_name}: {msg.reason}')
 

@@ -12,6 +12,7 @@ HOSTILE = '\x1b[2J\x07 wave\u202e to\t the\r\n \u200blab\x7f\x9b'
 
 def flood(name: str, texts: tuple[str, ...], rests: bool | None, note: str) -> Fault:
     """Say `texts` in turn, a thousand times a second."""
+
     def inject(bench: Bench) -> None:
         over = threading.Event()
 
@@ -27,12 +28,20 @@ def flood(name: str, texts: tuple[str, ...], rests: bool | None, note: str) -> F
         def end() -> None:
             over.set()
             thread.join()
+
         bench.undo['flood'] = end
 
-    return Fault(f'instruction/{name}', ('words',), inject,
-                 lambda bench: bench.undo.pop('flood')(),
-                 r'policy: WAITING_OBSERVATION.*no chunk of this session' if len(texts) > 1
-                 else None, rests, lasts_s=FLOOD_S, check=answers, note=note)
+    return Fault(
+        f'instruction/{name}',
+        ('words',),
+        inject,
+        lambda bench: bench.undo.pop('flood')(),
+        r'policy: WAITING_OBSERVATION.*no chunk of this session' if len(texts) > 1 else None,
+        rests,
+        lasts_s=FLOOD_S,
+        check=answers,
+        note=note,
+    )
 
 
 def answers(bench: Bench) -> str:
@@ -50,13 +59,36 @@ def shown(bench: Bench) -> str:
 
 FAULTS = (
     flood('the same words at 1 kHz', (WORDS,), False, 'the same words change nothing'),
-    flood('other words at 1 kHz', (WORDS, f'{WORDS} again'), None,
-          'each begins a session; the robot follows none until they end'),
-    Fault('instruction/1 MB', ('words',), lambda bench: bench.watch.say(MEGABYTE), nothing,
-          r'policy: .*1000000 characters', False),
-    Fault('instruction/empty', ('words',), lambda bench: bench.watch.say(''), nothing,
-          r'policy: HOLDING: the instruction is empty', True),
-    Fault('instruction/control characters', ('words',), lambda bench: bench.watch.say(HOSTILE),
-          nothing, None, None, check=shown,
-          note='they are taken out; what remains is an instruction'),
+    flood(
+        'other words at 1 kHz',
+        (WORDS, f'{WORDS} again'),
+        None,
+        'each begins a session; the robot follows none until they end',
+    ),
+    Fault(
+        'instruction/1 MB',
+        ('words',),
+        lambda bench: bench.watch.say(MEGABYTE),
+        nothing,
+        r'policy: .*1000000 characters',
+        False,
+    ),
+    Fault(
+        'instruction/empty',
+        ('words',),
+        lambda bench: bench.watch.say(''),
+        nothing,
+        r'policy: HOLDING: the instruction is empty',
+        True,
+    ),
+    Fault(
+        'instruction/control characters',
+        ('words',),
+        lambda bench: bench.watch.say(HOSTILE),
+        nothing,
+        None,
+        None,
+        check=shown,
+        note='they are taken out; what remains is an instruction',
+    ),
 )
