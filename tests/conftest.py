@@ -24,12 +24,14 @@ if importlib.util.find_spec('triton'):
     import triton  # noqa: F401
 
 REAL_TIME = (
-    'tests/ros/',
-    'tests/setup/',
+    'tests/bringup/',
+    'tests/cli/',
+    'tests/nodes/',
+    'tests/servers/',
     'tests/sim/test_sim_node.py',
-    'tests/serve/',
-    'tests/remote/',
-    'tests/worker/',
+    'tests/stack/',
+    'tests/tools/',
+    'tests/workers/',
 )
 # of ROS domains: processes that run tests at the same time begin to look far from each other
 SEEDS = count(

@@ -12,8 +12,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 FILE_LINES, FUNCTION_LINES, COLUMNS = 500, 130, 99
 POLICY = 'src/wam_policy/wam_policy'
+LEARNING = 'src/wam_learning/wam_learning'
 # Programs that talk to a person at a terminal; under src/ these are the modules that can be run.
-COMMANDS = ('cli/', 'ros_prefix/', 'bench/')
+COMMANDS = ('tools/cli/', 'tools/ros_prefix/', 'benchmarks/')
 TORCH = ('torch', 'torchvision', 'diffusers', 'transformers', 'safetensors')
 # What rclpy's nodes keep under these names; a node that assigns one breaks silently (without
 # `_services` nobody answers its lifecycle and parameter services any more).
@@ -40,23 +41,25 @@ RCLPY = frozenset(
     )
 )
 CLIENT = tuple(
-    f'wam_policy.worker.{name}'
-    for name in ('client', 'crew', 'program', 'backoff', 'exits', 'wire', 'options', 'child')
-)
-# what learning may use of the simulator: everything but its node
-SIMULATOR = tuple(
-    f'wam_sim.{name}'
+    f'wam_policy.workers.{name}'
     for name in (
-        'cameras',
-        'episode',
-        'expert',
-        'goals',
-        'mover',
-        'robot',
-        'scene',
-        'simulation',
-        'tasks',
+        'backoff',
+        'exit_codes',
+        'model_options',
+        'parent_socket',
+        'protocol',
+        'supervisor',
+        'worker_group',
+        'worker_process',
     )
+)
+NODES = (
+    'wam_policy.nodes',
+    'wam_policy.core',
+    'wam_policy.recording',
+    'wam_policy.mujoco_collision',
+    'wam_policy.provenance',
+    *CLIENT,
 )
 
 
@@ -73,12 +76,12 @@ class Layer:
 
 # The first layer whose path fits a file counts.
 LAYERS = (
-    Layer(f'{POLICY}/core/document.py', (), ('time',), ('yaml',)),
+    Layer(f'{POLICY}/core/robot/strict_yaml.py', (), ('time',), ('yaml',)),
     Layer(
         f'{POLICY}/core/', ('wam_policy.core',), ('time',), ('numpy', 'scipy', 'ruckig', 'daqp')
     ),
     Layer(f'{POLICY}/model/', ('wam_policy.model', 'wam_policy.core'), ('yaml', 'pickle')),
-    Layer(f'{POLICY}/worker/wire.py', (), ('pickle',), ('numpy',)),
+    Layer(f'{POLICY}/workers/protocol.py', (), ('pickle',), ('numpy',)),
     *(
         Layer(
             f'src/wam_policy/{name.replace(".", "/")}.py',
@@ -89,71 +92,64 @@ LAYERS = (
         for name in CLIENT
     ),
     Layer(
-        f'{POLICY}/worker/',
-        ('wam_policy.worker', 'wam_policy.model', 'wam_policy.core'),
+        f'{POLICY}/workers/',
+        ('wam_policy.workers', 'wam_policy.model', 'wam_policy.core'),
         ('pickle',),
     ),
     Layer(
-        f'{POLICY}/remote/',
-        (
-            'wam_policy.remote',
-            'wam_policy.core',
-            'wam_policy.worker.wire',
-            'wam_policy.worker.exits',
-            'wam_policy.worker.child',
-        ),
+        f'{POLICY}/servers/',
+        ('wam_policy.servers', *CLIENT, 'wam_policy.core'),
         (*TORCH, 'pickle'),
-        ('numpy', 'cv2', 'websockets', 'msgpack'),
+        ('numpy', 'cv2', 'websockets', 'msgpack', 'prometheus_client'),
     ),
+    # where the robot's links are at given joint positions; core asks through a protocol of its own
     Layer(
-        f'{POLICY}/serve/',
-        ('wam_policy.serve', 'wam_policy.remote', *CLIENT, 'wam_policy.core'),
-        (*TORCH, 'pickle'),
-        ('numpy', 'websockets', 'prometheus_client'),
-    ),
-    # where the robot is in a posture; core asks through a protocol of its own
-    Layer(
-        f'{POLICY}/collision/',
-        ('wam_policy.collision', 'wam_policy.core'),
+        f'{POLICY}/mujoco_collision.py',
+        ('wam_policy.core',),
         ('time', 'pickle'),
         ('numpy', 'mujoco'),
     ),
+    # episodes on disk, for the node that writes them and for the programs that read them
     Layer(
-        f'{POLICY}/ros/',
-        (
-            'wam_policy.ros',
-            'wam_policy.core',
-            'wam_policy.bag',
-            'wam_policy.collision',
-            'wam_policy.circumstances',
-            *CLIENT,
-            'wam_msgs',
-        ),
-        (*TORCH, 'pickle'),
-        ros=True,
+        f'{POLICY}/recording/',
+        ('wam_policy.recording', 'wam_policy.core'),
+        ('pickle',),
+        ('mcap', 'yaml'),
     ),
+    Layer(f'{POLICY}/nodes/', (*NODES, 'wam_msgs'), (*TORCH, 'pickle'), ros=True),
+    Layer(f'{POLICY}/__init__.py', (), (), ()),
+    Layer(f'{POLICY}/provenance.py', (), (), ()),  # of a measurement, for any report
     Layer(
-        f'{POLICY}/learn/',
+        'src/wam_learning/wam_learning/',
         (
-            'wam_policy.learn',
+            'wam_learning',
             'wam_policy.model',
             'wam_policy.core',
-            'wam_policy.bag',
-            'wam_policy.ros.convert',
-            'wam_policy.circumstances',
-            *SIMULATOR,
+            'wam_policy.recording',
+            'wam_policy.nodes.message_conversion',
+            'wam_policy.provenance',
+            'wam_sim.physics',
+            'wam_sim.tasks',
         ),
         ('rclpy', 'pickle'),
         ros=True,
     ),
-    # episodes on disk, for the node that writes them and for the programs that read them
-    Layer(f'{POLICY}/bag/', ('wam_policy.bag', 'wam_policy.core'), ('pickle',), ('mcap', 'yaml')),
-    Layer(f'{POLICY}/__init__.py', (), (), ()),
-    Layer(f'{POLICY}/circumstances.py', (), (), ()),  # of a measurement, for any report
+    Layer(
+        'src/wam_tools/wam_tools/', ('wam_tools', *NODES, 'wam_msgs'), (*TORCH, 'pickle'), ros=True
+    ),
     Layer('src/wam_sim/wam_sim/', ('wam_sim', 'wam_policy.core', 'wam_msgs'), TORCH, ros=True),
     Layer('src/wam_bringup/', (), (), ('launch', 'launch_ros', 'lifecycle_msgs'), ros=True),
 )
-OURS = ('wam_policy', 'wam_sim', 'wam_msgs', 'wam_bringup', 'cli', 'tests')
+OURS = (
+    'wam_policy',
+    'wam_learning',
+    'wam_tools',
+    'wam_sim',
+    'wam_msgs',
+    'wam_bringup',
+    'cli',
+    'tests',
+)
 
 
 def faults(root: Path) -> list[str]:
@@ -162,9 +158,8 @@ def faults(root: Path) -> list[str]:
     for path in sorted(
         (
             *root.glob('src/**/*.py'),
-            *root.glob('cli/**/*.py'),
-            *root.glob('ros_prefix/**/*.py'),
-            *root.glob('bench/**/*.py'),
+            *root.glob('tools/**/*.py'),
+            *root.glob('benchmarks/**/*.py'),
         )
     ):
         name = path.relative_to(root).as_posix()
@@ -195,7 +190,7 @@ def imports(name: str, text: str, tree: ast.Module) -> Iterator[str]:
         elif layer.only is not None and not library(top) and top not in layer.only:
             yield f'imports {top}, its layer uses {", ".join(layer.only) or "nothing"} only'
         elif not layer.ros and is_ros(top):
-            yield f'imports {top}: ROS stays in ros/'
+            yield f'imports {top}: ROS stays in nodes/'
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -294,7 +289,7 @@ def nodes(name: str, text: str, tree: ast.Module) -> Iterator[str]:
 
 def robots(root: Path) -> Iterator[tuple[str, str]]:
     """Check that all robots have the same shape and that every block has its source."""
-    for home in (f'{POLICY}/embodiments', 'src/wam_sim/wam_sim/robots'):
+    for home in (f'{POLICY}/robots', 'src/wam_sim/wam_sim/robots'):
         contents = {
             folder: frozenset(path.name for path in folder.iterdir())
             for folder in sorted((root / home).glob('*'))
@@ -307,7 +302,7 @@ def robots(root: Path) -> Iterator[tuple[str, str]]:
                     folder.relative_to(root).as_posix(),
                     f'holds {", ".join(sorted(names))}, the others {", ".join(sorted(usual))}',
                 )
-    for path in sorted((root / POLICY / 'embodiments').glob('*/embodiment.yaml')):
+    for path in sorted((root / POLICY / 'robots').glob('*/embodiment.yaml')):
         folder = path.parent.relative_to(root).as_posix()
         text, readme = path.read_text(encoding='utf-8'), path.with_name('README.md')
         headings = (
@@ -349,32 +344,64 @@ PLANTED = [
     (f'{POLICY}/core/x.py', DOC + 'import time\n', 'imports time'),
     (f'{POLICY}/core/x.py', DOC + 'import yaml\n', 'imports yaml'),
     (f'{POLICY}/core/x.py', DOC + 'def f():\n    import rclpy\n', 'imports rclpy'),
-    (f'{POLICY}/core/x.py', DOC + 'from wam_policy.model import dit\n', 'wam_policy.model.dit'),
+    (
+        f'{POLICY}/core/x.py',
+        DOC + 'from wam_policy.model import network\n',
+        'wam_policy.model.network',
+    ),
     (f'{POLICY}/core/x.py', DOC + 'from wam_policy import model\n', 'wam_policy.model,'),
     (f'{POLICY}/core/x.py', DOC + "m = importlib.import_module('torch')\n", 'imports torch'),
     (f'{POLICY}/model/x.py', DOC + 'import yaml\n', 'imports yaml'),
-    (f'{POLICY}/model/x.py', DOC + 'from sensor_msgs.msg import Image\n', 'ROS stays in ros/'),
-    (f'{POLICY}/model/x.py', DOC + 'import wam_policy.worker.wire\n', 'wam_policy.worker.wire'),
-    (f'{POLICY}/worker/wire.py', DOC + 'import pickle\n', 'imports pickle'),
-    (f'{POLICY}/worker/wire.py', DOC + 'import wam_policy.core.types\n', 'wam_policy.core'),
-    (f'{POLICY}/worker/client.py', DOC + 'import torch\n', 'imports torch'),
-    (f'{POLICY}/worker/client.py', DOC + 'from wam_policy.worker import pair\n', 'worker.pair'),
-    (f'{POLICY}/worker/server.py', DOC + 'import rclpy\n', 'imports rclpy'),
-    (f'{POLICY}/ros/x.py', DOC + 'def f():\n    import torch\n', 'imports torch'),
+    (f'{POLICY}/model/x.py', DOC + 'from sensor_msgs.msg import Image\n', 'ROS stays in nodes/'),
+    (
+        f'{POLICY}/model/x.py',
+        DOC + 'import wam_policy.workers.protocol\n',
+        'wam_policy.workers.protocol',
+    ),
+    (f'{POLICY}/workers/protocol.py', DOC + 'import pickle\n', 'imports pickle'),
+    (f'{POLICY}/workers/protocol.py', DOC + 'import wam_policy.core.types\n', 'wam_policy.core'),
+    (f'{POLICY}/workers/supervisor.py', DOC + 'import torch\n', 'imports torch'),
+    (
+        f'{POLICY}/workers/supervisor.py',
+        DOC + 'from wam_policy.workers import velocity_exchange\n',
+        'velocity_exchange',
+    ),
+    (f'{POLICY}/workers/request_server.py', DOC + 'import rclpy\n', 'imports rclpy'),
+    (f'{POLICY}/nodes/x.py', DOC + 'def f():\n    import torch\n', 'imports torch'),
     (f'{POLICY}/core/x.py', DOC + 'import mujoco\n', 'imports mujoco'),
-    (f'{POLICY}/core/x.py', DOC + 'from wam_policy.collision import guard\n', 'collision.guard'),
-    (f'{POLICY}/collision/x.py', DOC + 'import rclpy\n', 'imports rclpy'),
-    (f'{POLICY}/remote/x.py', DOC + 'import torch\n', 'imports torch'),
-    (f'{POLICY}/remote/x.py', DOC + 'import openpi_client\n', 'its layer uses numpy, cv2'),
-    (f'{POLICY}/remote/x.py', DOC + 'from wam_policy.worker import main\n', 'worker.main'),
-    (f'{POLICY}/serve/desk.py', DOC + 'import torch\n', 'imports torch'),
-    (f'{POLICY}/serve/main.py', DOC + 'from wam_policy.model import dit\n', 'model.dit'),
-    (f'{POLICY}/serve/main.py', DOC + 'from wam_policy.worker import main\n', 'worker.main'),
-    (f'{POLICY}/ros/x.py', DOC + 'from wam_policy.worker import main\n', 'worker.main'),
-    (f'{POLICY}/learn/x.py', DOC + 'from wam_policy.ros import policy_node\n', 'policy_node'),
+    (
+        f'{POLICY}/core/x.py',
+        DOC + 'from wam_policy import mujoco_collision\n',
+        'mujoco_collision',
+    ),
+    (f'{POLICY}/mujoco_collision.py', DOC + 'import rclpy\n', 'imports rclpy'),
+    (f'{POLICY}/servers/x.py', DOC + 'import torch\n', 'imports torch'),
+    (f'{POLICY}/servers/x.py', DOC + 'import openpi_client\n', 'its layer uses numpy, cv2'),
+    (
+        f'{POLICY}/servers/x.py',
+        DOC + 'from wam_policy.workers import run_worker\n',
+        'workers.run_worker',
+    ),
+    (f'{POLICY}/servers/session_manager.py', DOC + 'import torch\n', 'imports torch'),
+    (
+        f'{POLICY}/servers/serve.py',
+        DOC + 'from wam_policy.model import network\n',
+        'model.network',
+    ),
+    (
+        f'{POLICY}/servers/serve.py',
+        DOC + 'from wam_policy.workers import run_worker\n',
+        'workers.run_worker',
+    ),
+    (
+        f'{POLICY}/nodes/x.py',
+        DOC + 'from wam_policy.workers import run_worker\n',
+        'workers.run_worker',
+    ),
+    (f'{LEARNING}/x.py', DOC + 'from wam_policy.nodes import policy\n', 'nodes.policy'),
     (f'{POLICY}/other/x.py', DOC, 'belongs to no layer'),
     ('src/wam_sim/wam_sim/x.py', DOC + 'import torch\n', 'imports torch'),
-    ('src/wam_sim/wam_sim/x.py', DOC + 'import wam_policy.worker\n', 'wam_policy.worker'),
+    ('src/wam_sim/wam_sim/x.py', DOC + 'import wam_policy.workers\n', 'wam_policy.workers'),
     ('src/wam_bringup/launch/x.launch.py', DOC + 'import wam_policy\n', 'imports wam_policy'),
     ('src/wam_bringup/launch/x.launch.py', DOC + 'import numpy\n', 'imports numpy'),
     (f'{POLICY}/core/x.py', DOC + 'x = 1\n' * 500, '501 lines'),
@@ -383,15 +410,15 @@ PLANTED = [
     (f'{POLICY}/core/utils.py', DOC, 'a drawer for anything'),
     (f'{POLICY}/core/common/x.py', DOC, 'a drawer for anything'),
     (f'{POLICY}/core/x.py', 'x = 1\n', 'add a docstring'),
-    ('cli/x.py', DOC + 'try:\n    f()\nexcept:\n    g()\n', 'bare except'),
-    ('cli/x.py', DOC + "eval('1')\n", 'eval runs text'),
-    ('cli/x.py', DOC + "exec('1')\n", 'exec runs text'),
-    ('cli/x.py', DOC + 'from . import y\n', 'relative import'),
-    ('cli/x.py', DOC + 'from y import *\n', 'star import'),
+    ('tools/cli/x.py', DOC + 'try:\n    f()\nexcept:\n    g()\n', 'bare except'),
+    ('tools/cli/x.py', DOC + "eval('1')\n", 'eval runs text'),
+    ('tools/cli/x.py', DOC + "exec('1')\n", 'exec runs text'),
+    ('tools/cli/x.py', DOC + 'from . import y\n', 'relative import'),
+    ('tools/cli/x.py', DOC + 'from y import *\n', 'star import'),
     (f'{POLICY}/model/x.py', DOC + "print('x')\n", 'print outside a command'),
     (f'{POLICY}/model/x.py', DOC + 'x = 1     # TODO: more\n', 'do it or delete it'),
     (
-        f'{POLICY}/ros/x.py',
+        f'{POLICY}/nodes/x.py',
         DOC + 'class X(LifecycleNode):\n    def f(self):\n        self._services = []\n',
         "_services is rclpy's own",
     ),
@@ -411,9 +438,15 @@ def test_a_planted_fault_is_found(tmp_path: Path, name: str, text: str, complain
     ('name', 'text'),
     [
         (f'{POLICY}/core/x.py', DOC + 'import numpy as np\nfrom wam_policy.core import types\n'),
-        (f'{POLICY}/ros/x.py', DOC + 'import rclpy\nfrom wam_policy.worker.client import Pair\n'),
-        (f'{POLICY}/worker/main.py', DOC + 'import torch\nfrom wam_policy.model import session\n'),
-        ('cli/x.py', DOC + "print('done')\n"),
+        (
+            f'{POLICY}/nodes/x.py',
+            DOC + 'import rclpy\nfrom wam_policy.workers.supervisor import Pair\n',
+        ),
+        (
+            f'{POLICY}/workers/run_worker.py',
+            DOC + 'import torch\nfrom wam_policy.model import streaming_session\n',
+        ),
+        ('tools/cli/x.py', DOC + "print('done')\n"),
         (f'{POLICY}/model/x.py', DOC + "if __name__ == '__main__':\n    print('done')\n"),
         (f'{POLICY}/model/x.py', DOC + 'model.eval()\n'),
     ],
@@ -426,7 +459,7 @@ def test_what_is_allowed_passes(tmp_path: Path, name: str, text: str) -> None:
 
 
 def robot(root: Path, name: str, yaml_text: str, readme: str | None) -> None:
-    folder = root / POLICY / 'embodiments' / name
+    folder = root / POLICY / 'robots' / name
     folder.mkdir(parents=True)
     (folder / 'embodiment.yaml').write_text(yaml_text)
     if readme is not None:

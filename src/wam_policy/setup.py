@@ -6,13 +6,12 @@ setup(
     packages=find_packages(include=['wam_policy', 'wam_policy.*']),
     package_data={
         'wam_policy': [
-            'embodiments/*/*.yaml',
-            'embodiments/*/*.xml',
-            'embodiments/*/README.md',
-            'learn/fsdp.yaml',
-            'models/*/*',
-            'models/*/experiment_cfg/*',
-            'remote/flavours/*.yaml',
+            'robots/*/*.yaml',
+            'robots/*/*.xml',
+            'robots/*/README.md',
+            'pretrained/*/*',
+            'pretrained/*/experiment_cfg/*',
+            'servers/profiles/*.yaml',
         ]
     },
     data_files=[
@@ -27,10 +26,10 @@ setup(
     license='Apache-2.0',
     entry_points={
         'console_scripts': [
-            'policy_node = wam_policy.ros.policy_node:main',
-            'motion_node = wam_policy.ros.motion_node:main',
-            'stream_node = wam_policy.ros.stream_node:main',
-            'recorder_node = wam_policy.ros.recorder_node:main',
+            'policy_node = wam_policy.nodes.policy.policy_node:main',
+            'motion_node = wam_policy.nodes.motion.motion_node:main',
+            'stream_node = wam_policy.nodes.stream.stream_node:main',
+            'recorder_node = wam_policy.nodes.recorder.recorder_node:main',
         ],
     },
 )

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from wam_policy.core.statistics import Latencies, Rate
 
 MS = 1_000_000

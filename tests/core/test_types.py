@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from wam_policy.core.types import Chunk, Frame, JointState
 
 

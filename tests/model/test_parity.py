@@ -15,19 +15,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from wam_policy.model import design, keymap, vae
-from wam_policy.model.cache import KVCache
-from wam_policy.model.config import ModelConfig
-from wam_policy.model.dit import FlowTime, VideoActionDiT
-from wam_policy.model.reference import ReferenceSession
-from wam_policy.model.sampler import Recipe, SimilarityGate, UniPC
-from wam_policy.model.schedule import (
+
+from wam_policy.model.checkpoint import model_spec, tensor_keymap
+from wam_policy.model.encoders import wan_vae
+from wam_policy.model.network.kv_cache import KVCache
+from wam_policy.model.network.model_config import ModelConfig
+from wam_policy.model.network.video_action_dit import FlowTime, VideoActionDiT
+from wam_policy.model.released_session import ReferenceSession
+from wam_policy.model.sampling.noise_schedule import (
     decoupled,
     training_sigmas,
     training_weights,
     unipc_schedule,
 )
-from wam_policy.model.session import Episode
+from wam_policy.model.sampling.sampler import Recipe, SimilarityGate, UniPC
+from wam_policy.model.streaming_session import Episode
 
 PARITY = Path(
     os.environ.get('WAM_PARITY_DIR', Path(__file__).resolve().parents[3] / 'shared' / 'parity')
@@ -61,7 +63,7 @@ def case(name: str) -> dict:
 
 def config_of(c: dict) -> ModelConfig:
     """Read the case's sizes the way a released config.json is read."""
-    rows, columns = (vae.WAN21.stride * side for side in c['latent'])
+    rows, columns = (wan_vae.WAN21.stride * side for side in c['latent'])
     head = {
         'diffusion_model_cfg': c,
         'max_action_dim': c['action_dim'],
@@ -70,16 +72,16 @@ def config_of(c: dict) -> ModelConfig:
     }
     canvas = {'arrangement': None, 'tile': (rows // 2, columns // 2), 'crop': 1.0, 'size': None}
     content = {'action_head_cfg': {'config': head}, 'wam': {'canvas': canvas}}
-    return design.parsed(content).model
+    return model_spec.parsed(content).model
 
 
 def model_of(config: dict, weights: dict[str, Tensor], dtype: torch.dtype) -> VideoActionDiT:
     """Fill a model through the map of released names, strictly."""
     model = VideoActionDiT(config_of(config)).requires_grad_(False)
-    parameters, entries = dict(model.named_parameters()), keymap.plain(model)
+    parameters, entries = dict(model.named_parameters()), tensor_keymap.plain(model)
     assert {entry.name for entry in entries} == set(weights)
     for entry in entries:
-        parts = keymap.parts(weights[entry.name], entry, parameters)
+        parts = tensor_keymap.parts(weights[entry.name], entry, parameters)
         for name, part in zip(entry.targets, parts, strict=True):
             parameters[name].copy_(part)
     return model.to(dtype).eval()

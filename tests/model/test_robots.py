@@ -5,13 +5,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wam_policy.core import embodiment, transforms
-from wam_policy.core.embodiment import Embodiment
-from wam_policy.model import canvas, design, encoders, synthetic
-from wam_policy.model.normaliser import Normaliser
+
+from wam_policy.core.robot import embodiment, transforms
+from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.model.checkpoint import model_spec, random_checkpoint
+from wam_policy.model.encoders import encoder_stack, view_layout
+from wam_policy.model.normalizer import Normaliser
 
 ROBOTS = [embodiment.load(name) for name in embodiment.names()]
-TAGS = {tag.name: tag for tag in synthetic.tags(ROBOTS)}
+TAGS = {tag.name: tag for tag in random_checkpoint.tags(ROBOTS)}
 each_robot = pytest.mark.parametrize('robot', ROBOTS, ids=lambda robot: robot.name)
 
 
@@ -33,7 +35,7 @@ def test_targets_near_the_posture_survive_the_way_to_the_model_and_back(robot, s
     columns = [robot.observed.index(name) for name in robot.commanded]
     nearby = np.random.default_rng(seed + 1).uniform(-1, 1, (24, len(columns)))
     wanted = np.clip(
-        here[columns] + 0.99 * synthetic.UNIT_RAD * nearby,
+        here[columns] + 0.99 * random_checkpoint.UNIT_RAD * nearby,
         *(getattr(robot.limits(), bound) for bound in ('lower', 'upper')),
     )
     actions = parts.actions(transforms.action_values(robot, wanted), reference)
@@ -71,9 +73,9 @@ def test_the_state_vector_keeps_the_models_order_and_pads_with_zeros(robot) -> N
 
 
 @each_robot
-@pytest.mark.parametrize('name', encoders.PRESETS)
+@pytest.mark.parametrize('name', encoder_stack.PRESETS)
 def test_camera_pictures_become_the_models_input(robot, name) -> None:
-    made = design.released(name)
+    made = model_spec.released(name)
     plan = made.canvas.layout(robot.model_tag, tuple(camera.key for camera in robot.cameras))
     views = {
         camera.key: torch.full(
@@ -81,11 +83,11 @@ def test_camera_pictures_become_the_models_input(robot, name) -> None:
         )
         for place, camera in enumerate(robot.cameras)
     }
-    picture = canvas.stitched(views, plan)
+    picture = view_layout.stitched(views, plan)
     for tile in plan.tiles:  # each view lands where its tile says
         seen = picture[0, tile.top + tile.height // 2, tile.left + tile.width // 2].int()
         assert (seen - views[tile.view][0, 0, 0].int()).abs().max() <= 1
-    video = canvas.model_input(picture[None], torch.bfloat16, made.canvas.size)
+    video = view_layout.model_input(picture[None], torch.bfloat16, made.canvas.size)
     assert video.shape == (1, 3, 1, *made.canvas.pixels)
     rows, columns = made.model.latent_size
     stride = made.encoders.vae.stride

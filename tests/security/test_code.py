@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ('src', 'cli', 'bench', 'ros_prefix')
+FOLDERS = ('src', 'tools', 'benchmarks')
 PICKLES = ('pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal')
 
 
@@ -104,7 +104,7 @@ def test_bandit_finds_nothing() -> None:
             'json',
             '-r',
             'src',
-            'cli',
+            'tools',
         ],
         cwd=ROOT,
         capture_output=True,

@@ -5,12 +5,13 @@ import stat
 from pathlib import Path
 
 import pytest
-from wam_policy.bag import layout
-from wam_policy.bag.repair import repair
-from wam_policy.bag.writer import BagWriter
-from wam_policy.core import embodiment, episode
-from wam_policy.learn.dataset import Dataset
-from wam_policy.worker import wire
+
+from wam_learning.data.lerobot_writer import Dataset
+from wam_policy.core.robot import embodiment
+from wam_policy.recording import bag_folder, episode_info
+from wam_policy.recording.bag_repair import repair
+from wam_policy.recording.bag_writer import BagWriter
+from wam_policy.workers import protocol
 
 WILD = [
     '../../etc/passwd',
@@ -29,7 +30,7 @@ WILD = [
 
 @pytest.mark.parametrize('instruction', WILD)
 def test_no_instruction_leads_an_episode_out_of_its_folder(tmp_path: Path, instruction: str):
-    name = episode.folder_name(10**18, instruction, ())
+    name = episode_info.folder_name(10**18, instruction, ())
     assert Path(name).name == name and not name.startswith('.') and len(name) < 80
     assert (tmp_path / name).resolve().parent == tmp_path.resolve()
 
@@ -59,7 +60,7 @@ def planted(tmp_path: Path) -> tuple[Path, Path]:
 def test_repair_follows_no_link_out_of_its_folder(tmp_path: Path):
     root, file = planted(tmp_path)
     before = file.read_bytes()
-    assert layout.interrupted(root) == []
+    assert bag_folder.interrupted(root) == []
     for name in ('e', 'f'):
         with pytest.raises(ValueError, match='is a link'):
             repair(root / name)
@@ -83,7 +84,7 @@ def test_an_export_replaces_nothing_and_follows_no_link(tmp_path: Path):
 
 
 def test_a_worker_is_spoken_to_over_a_pair_that_nobody_else_can_open():
-    near, far = wire.pair()
+    near, far = protocol.pair()
     with near, far:
         for end in (near, far):
             assert end.getsockname() in ('', b'') and end.getpeername() in ('', b'')

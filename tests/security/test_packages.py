@@ -33,7 +33,7 @@ def test_no_pinned_package_has_a_known_hole() -> None:
             '--no-deps',
             '--disable-pip',
             '-r',
-            str(ROOT / 'setup' / 'constraints.txt'),
+            str(ROOT / 'tools/requirements/constraints.txt'),
             *ignored,
         ],
         capture_output=True,

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from wam_sim.pacer import MAX_LAG_NS, Pacer
 
 STEP_NS = 2_000_000

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from wam_sim.simulation import Simulation
 
-from wam_sim import robot as robots
 from wam_sim import screenshot
+from wam_sim.physics import sim_robot as robots
+from wam_sim.physics.simulation import Simulation
 
 
 def test_views_are_laid_over_the_left_edge() -> None:

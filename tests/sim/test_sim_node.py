@@ -14,17 +14,17 @@ pytestmark = pytest.mark.ros
 rclpy = pytest.importorskip('rclpy', reason='needs ROS 2')
 pytest.importorskip('wam_msgs', reason='needs the built wam_msgs')
 
-from builtin_interfaces.msg import Time  # noqa: E402
-from control_msgs.msg import JointTrajectoryControllerState  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data  # noqa: E402
-from rosgraph_msgs.msg import Clock  # noqa: E402
-from sensor_msgs.msg import CameraInfo, Image, JointState  # noqa: E402
-from std_msgs.msg import String  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: E402
-from wam_policy.core import embodiment  # noqa: E402
+from builtin_interfaces.msg import Time
+from control_msgs.msg import JointTrajectoryControllerState
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from wam_msgs.msg import SimStatus  # noqa: E402
+from wam_msgs.msg import SimStatus
+from wam_policy.core.robot import embodiment
 
 
 @pytest.fixture(scope='module', autouse=True)

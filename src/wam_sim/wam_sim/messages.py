@@ -7,7 +7,8 @@ from builtin_interfaces.msg import Time
 from control_msgs.msg import JointTrajectoryControllerState
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from trajectory_msgs.msg import JointTrajectoryPoint
-from wam_policy.core.embodiment import Camera
+
+from wam_policy.core.robot.embodiment import Camera
 from wam_policy.core.types import JointState as Joints
 
 NS_PER_S = 1_000_000_000

@@ -6,7 +6,8 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from wam_sim import robot, tasks
+from wam_sim.physics import sim_robot
+from wam_sim.tasks import task_families
 
 
 def _described(
@@ -25,18 +26,18 @@ def _described(
 class SimParams:
     """State how one simulator runs; ValueError at start names what is wrong."""
 
-    robot: str = _described('agibot_g1', 'Robot to simulate.', choices=robot.names())
+    robot: str = _described('agibot_g1', 'Robot to simulate.', choices=sim_robot.names())
     task: str = _described(
-        tasks.ANY,
+        task_families.ANY,
         'Task family of every episode; any draws one, learned one '
         'of those that models are trained on.',
-        choices=(*tasks.GROUPS, *tasks.FAMILIES),
+        choices=(*task_families.GROUPS, *task_families.FAMILIES),
     )
     combinations: str = _described(
-        tasks.ALL,
+        task_families.ALL,
         'Ask for all combinations of words and places, or '
         'only those in training, or those kept out of it.',
-        choices=tasks.COMBINATIONS,
+        choices=task_families.COMBINATIONS,
     )
     instruction_topic: str = _described(
         'wam/instruction',

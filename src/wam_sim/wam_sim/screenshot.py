@@ -10,10 +10,10 @@ import cv2
 import mujoco
 import numpy as np
 
-from wam_sim import robot as robots
-from wam_sim.cameras import Cameras
-from wam_sim.model import OUTSIDE_GROUP
-from wam_sim.simulation import Simulation, compiled, prepare
+from wam_sim.physics import sim_robot as robots
+from wam_sim.physics.cameras import Cameras
+from wam_sim.physics.mjcf_model import OUTSIDE_GROUP
+from wam_sim.physics.simulation import Simulation, compiled, prepare
 
 SIZE = (1280, 720)
 FINER = 2  # drawn this much larger: smooth shadows

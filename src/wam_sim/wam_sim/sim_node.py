@@ -29,17 +29,19 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
-from wam_policy.core.statistics import Rate
 
 from wam_msgs.msg import SimStatus
 from wam_msgs.srv import BeginEpisode
-from wam_sim import messages, params, robot, tasks, viewer
-from wam_sim import scene as scenes
-from wam_sim.cameras import intrinsics
-from wam_sim.goals import Goals, checked
-from wam_sim.live import BATCH, Live
+from wam_policy.core.statistics import Rate
+from wam_sim import messages, params, viewer
+from wam_sim.physics import scene as scenes
+from wam_sim.physics import sim_robot
+from wam_sim.physics.cameras import intrinsics
+from wam_sim.physics.simulation import STEP_NS, Simulation, prepare
 from wam_sim.priority import favour
-from wam_sim.simulation import STEP_NS, Simulation, prepare
+from wam_sim.realtime_runner import BATCH, Live
+from wam_sim.tasks import task_families
+from wam_sim.tasks.success_monitor import Goals, checked
 
 SENSOR = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=10)
@@ -63,7 +65,7 @@ class SimNode(Node):
     def __init__(self, **node_options: Any) -> None:
         super().__init__('sim', **node_options)
         self.params = params.read(self)
-        self.robot = robot.load(self.params.robot)
+        self.robot = sim_robot.load(self.params.robot)
         self.body = self.robot.embodiment
         # Physics time is paced by the monotonic clock; its zero is the wall clock at the start,
         # so that stamps fit those of other nodes with and without /clock.
@@ -189,7 +191,7 @@ class SimNode(Node):
             simulation = self.live.simulation
             try:
                 goals = tuple(
-                    checked(tasks.Task(goal.family, '', goal.slot, goal.side, goal.onto))
+                    checked(task_families.Task(goal.family, '', goal.slot, goal.side, goal.onto))
                     for goal in request.goals
                 )
                 response.success = simulation.reset(
@@ -212,7 +214,7 @@ class SimNode(Node):
 
     def _offered(self, episode: int) -> bool:
         """Tell whether the scene has what the task needs; few lack it."""
-        return tasks.asks(
+        return task_families.asks(
             self.params.task,
             scenes.sampled(self.robot, self.params.seed + episode),
             self.params.combinations,
@@ -283,7 +285,9 @@ class SimNode(Node):
         status.header.stamp = messages.stamp(simulation.now_ns)
         return status
 
-    def _announce_task(self, simulation: Simulation, goals: tuple[tasks.Task, ...] = ()) -> None:
+    def _announce_task(
+        self, simulation: Simulation, goals: tuple[task_families.Task, ...] = ()
+    ) -> None:
         self._goals = Goals(goals or (simulation.task,), simulation.start)
         self._task.publish(String(data=simulation.task.instruction))
 

@@ -6,8 +6,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from wam_sim.model import OUTSIDE_GROUP
-from wam_sim.robot import Robot
+from wam_sim.physics.mjcf_model import OUTSIDE_GROUP
+from wam_sim.physics.sim_robot import Robot
 
 
 def has_display() -> bool:

@@ -1,0 +1,404 @@
+"""How long does a chunk take, stage by stage, and how much of the machine does that use?
+
+Run from the repository root, e.g.: python benchmarks/chunk_latency.py --preset tiny --mode static8
+A chunk is timed at every fill of the memory that an episode goes through, after a rehearsal of
+all of them. With --dit-only no encoder is loaded: only torch, numpy and safetensors are needed,
+latents and context are random, and so are the weights. Without it, cameras to joint targets.
+"""
+
+import argparse
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
+
+from benchmarks import flops, record
+from wam_policy.model.execution import engines, quantization
+from wam_policy.model.network import model_config
+from wam_policy.model.network.cfg import Guidance, Role
+from wam_policy.model.network.video_action_dit import VideoActionDiT
+from wam_policy.model.sampling import sampler
+from wam_policy.provenance import processor
+
+COLUMNS = (
+    'mode',
+    'cfg',
+    'chunk_ms',
+    'p99_ms',
+    'calls',
+    'call_ms',
+    'clean_ms',
+    'sampler_ms',
+    'TFLOP',
+    'TFLOP/s',
+    'of_matmul',
+)
+IMAGE_TOKENS = flops.IMAGE_TOKENS
+FEWEST_ROUNDS = 3
+
+
+def main() -> int:
+    """Measure, print a table, write JSON."""
+    chosen = parser().parse_args()
+    device = torch.device(chosen.device)
+    automatic = 'bfloat16' if device.type == 'cuda' else 'float32'
+    dtype = getattr(torch, chosen.dtype or automatic)
+    torch.set_num_threads(chosen.threads)
+    c = model_config.preset(chosen.preset)
+    if chosen.layers:
+        c = model_config.ModelConfig.from_dict({**c.to_dict(), 'layers': chosen.layers})
+    head = {'preset': chosen.preset, 'layers': c.layers}
+    if not chosen.paper:
+        head |= {
+            'device': device_name(device),
+            'dtype': str(dtype).removeprefix('torch.'),
+            'engine': chosen.engine,
+            'precision': chosen.precision,
+            'threads': chosen.threads,
+            'torch': torch.__version__,
+        }
+    if chosen.paper or chosen.dit_only:
+        head['similarity'] = 'assumed 1: random weights say nothing of it'
+    if chosen.paper:
+        rows = [on_paper(c, name, cfg) for name in chosen.mode for cfg in chosen.cfg]
+        columns: Sequence[str] = ('mode', 'cfg', 'calls', 'TFLOP', 'released_TFLOP')
+    elif chosen.dit_only:
+        peak = matmul_rate(device, dtype)
+        head |= {'matmul_TFLOP/s': round(peak / 1e12, 4)}
+        with torch.inference_mode():
+            rows = list(dit_rows(c, chosen, device, dtype, peak))
+        columns = COLUMNS
+    else:
+        from benchmarks import end_to_end_latency
+
+        rows = [
+            end_to_end_latency.row(chosen, mode, cfg, device, dtype)
+            for mode in chosen.mode
+            for cfg in chosen.cfg
+        ]
+        columns = ('mode', 'cfg', 'chunk_ms', 'p99_ms', 'commit_ms', 'stages_ms')
+    print(', '.join(f'{name} {value}' for name, value in head.items() if name != 'similarity'))
+    print(record.table(rows, columns))
+    if chosen.json:
+        record.write(chosen.json, {**head, 'rows': rows})
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument('--preset', choices=tuple(model_config.PRESETS), default='tiny')
+    made.add_argument('--device', default='cpu', help='cpu or cuda:N')
+    made.add_argument(
+        '--dtype', choices=('float32', 'bfloat16'), help='default: bfloat16 on cuda, else float32'
+    )
+    made.add_argument('--mode', nargs='+', choices=tuple(sampler.MODES), default=['static8'])
+    made.add_argument(
+        '--cfg',
+        nargs='+',
+        type=float,
+        default=[5.0],
+        help='guidance scales; 1: conditional branch only (default: 5)',
+    )
+    made.add_argument('--engine', default='eager', help=engines.CHOICES)
+    made.add_argument('--precision', default='full', help='full, fp8, int8 or a calibration')
+    made.add_argument('--rounds', type=int, default=20, help='chunks per fill')
+    made.add_argument(
+        '--budget',
+        type=float,
+        default=60.0,
+        metavar='SECONDS',
+        help='for the rounds of one row; at least 3 rounds run',
+    )
+    made.add_argument('--threads', type=int, default=1, help='of the CPU')
+    made.add_argument('--layers', type=int, help='fewer layers than the preset has')
+    made.add_argument('--embodiment', default='yam', help='of a whole chunk')
+    made.add_argument('--dit-only', action='store_true', help='the transformer and sampler alone')
+    made.add_argument('--paper', action='store_true', help='operations only: nothing runs')
+    made.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
+    return made
+
+
+# ---- the transformer alone
+
+
+class Watched:
+    """Time every pass of an engine; `calls` holds (pass, cached frames, new frames, ms)."""
+
+    def __init__(self, run_by: engines.Engine, now_ms: Callable[[], float]) -> None:
+        self._engine, self._now_ms = run_by, now_ms
+        self.calls: list[tuple[str, int, int, float]] = []
+
+    def remember(self, *given: Any) -> None:
+        self._timed('remember', given)
+
+    def denoise(self, *given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._timed('denoise', given)
+
+    def _timed(self, kind: str, given: Sequence[Any]) -> Any:
+        cache, start_ms = given[-2], self._now_ms()
+        result = getattr(self._engine, kind)(*given)
+        frames = given[0].shape[2]
+        self.calls.append((kind, cache.frames, frames, self._now_ms() - start_ms))
+        return result
+
+
+def clock_ms(device: torch.device) -> Callable[[], float]:
+    """Give a clock that first waits for the device."""
+
+    def now_ms() -> float:
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
+        return 1e3 * time.perf_counter()
+
+    return now_ms
+
+
+def random_model(
+    c: model_config.ModelConfig, device: torch.device, dtype: torch.dtype
+) -> VideoActionDiT:
+    """Make a model of random weights, drawn where they stay."""
+    with torch.device('meta'):
+        model = VideoActionDiT(c).to(dtype)
+    model = model.to_empty(device=device).eval().requires_grad_(False)
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        if weight.ndim < 2:
+            weight.fill_(0.0 if name.endswith('bias') else 1.0)
+        else:
+            inputs = weight.shape[1] if name.endswith('.W') else weight[0].numel()
+            weight.normal_(std=inputs**-0.5)
+    return model
+
+
+class Window:
+    """Go through the fills of one window with random latents."""
+
+    def __init__(
+        self, model: VideoActionDiT, recipe: sampler.Recipe, run_by: engines.Engine
+    ) -> None:
+        self.model, self.recipe, self.c = model, recipe, model.config
+        self.guidance = Guidance(
+            model, recipe, role=Role.BOTH, exchange=None, guided_video=False, engine=run_by
+        )
+        text = self.drawn(1, self.c.text_len, self.c.text_dim)
+        self.guidance.begin(text, -text)
+        if self.c.image_context:
+            self.guidance.look(self.drawn(1, IMAGE_TOKENS, self.c.image_dim))
+        self.state = self.drawn(1, self.c.states_per_block, self.c.state_dim)
+        self.noise = sampler.drawn_noise(
+            0,
+            (1, self.c.latent_channels, self.c.frames_per_block, *self.c.latent_size),
+            (1, self.c.actions_per_block, self.c.action_dim),
+            model.dtype,
+            model.device,
+        )
+
+    def drawn(self, *shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=self.model.device, dtype=self.model.dtype)
+
+    def condition(self, frames: int) -> torch.Tensor | None:
+        channels = self.c.condition_channels
+        return self.drawn(1, channels, frames, *self.c.latent_size) if channels else None
+
+    def commit(self, frames: int) -> None:
+        self.guidance.commit(
+            self.drawn(1, self.c.latent_channels, frames, *self.c.latent_size),
+            self.condition(frames),
+        )
+
+    def fills(self) -> Iterator[int]:
+        """Commit block after block, as far as another prediction fits."""
+        self.guidance.forget()
+        self.commit(1)
+        yield self.guidance.frames
+        for _ in range(self.c.window_blocks - 1):
+            self.commit(self.c.frames_per_block)
+            yield self.guidance.frames
+
+    def chunk(self) -> sampler.Sample:
+        velocity = self.guidance.velocity(self.state, self.condition(self.c.frames_per_block))
+        return sampler.sample(self.recipe, *self.noise, velocity, guided_video=False)
+
+
+def dit_rows(
+    c: model_config.ModelConfig,
+    chosen: argparse.Namespace,
+    device: torch.device,
+    dtype: torch.dtype,
+    peak: float,
+) -> Iterator[dict[str, Any]]:
+    """Measure every mode with every guidance scale on one model."""
+    sampler.similarity = assumed_similar
+    model = random_model(c, device, dtype)
+    if (calibration := quantization.chosen(chosen.precision)) is not None:
+        quantization.installed(model, calibration)
+    for mode in chosen.mode:
+        for cfg in chosen.cfg:
+            # a fresh recorder: what the last row recorded holds its memories
+            run_by = engines.made(chosen.engine, model)
+            yield dit_row(model, mode, cfg, chosen, Watched(run_by, clock_ms(device)), peak)
+            if device.type == 'cuda':
+                torch.cuda.empty_cache()
+
+
+def assumed_similar(older: torch.Tensor, newer: torch.Tensor) -> float:
+    """Pay for the comparison and skip as much as the recipe may: four calls of sixteen."""
+    return 1.0 if np.isfinite(_similarity(older, newer)) else 0.0
+
+
+_similarity = sampler.similarity
+
+
+def dit_row(
+    model: VideoActionDiT,
+    mode: str,
+    cfg: float,
+    chosen: argparse.Namespace,
+    watched: Watched,
+    peak: float,
+) -> dict[str, Any]:
+    """Rehearse a window, then measure its chunks at every fill."""
+    recipe = guided(mode, cfg)
+    device, now_ms = model.device, clock_ms(model.device)
+    start_ms = now_ms()
+    window = Window(model, recipe, watched)
+    for _ in window.fills():
+        window.chunk()
+    rehearsal_s = (now_ms() - start_ms) / 1e3
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+    watched.calls.clear()
+    chunks, deadline_ms = [], now_ms() + 1e3 * chosen.budget
+    for number in range(chosen.rounds):
+        if number >= FEWEST_ROUNDS and now_ms() > deadline_ms:
+            break
+        for fill in window.fills():
+            before = len(watched.calls)
+            start_ms = now_ms()
+            sample = window.chunk()
+            chunks.append((fill, now_ms() - start_ms, watched.calls[before:], sample.evaluated))
+    cleans = [
+        ms
+        for kind, _, frames, ms in watched.calls
+        if kind == 'remember' and frames == model.config.frames_per_block
+    ]
+    return summary(model, mode, cfg, chunks, cleans, peak) | {
+        'rehearsal_s': round(rehearsal_s, 2),
+        'rounds': len(chunks),
+        'kv_MB': round(sum(x.cache.nbytes for x in window.guidance.branches) / 1e6, 2),
+        'peak_memory_MB': round(peak_memory_mb(device), 1),
+    }
+
+
+def summary(
+    model: VideoActionDiT, mode: str, cfg: float, chunks: list, cleans: list[float], peak: float
+) -> dict[str, Any]:
+    """Put medians of all fills in a row, and each fill's beside."""
+    fills = sorted({fill for fill, *_ in chunks})
+    flops = {fill: flops.denoise(model.config, fill).mine for fill in fills}
+    by_fill = {}
+    for fill in fills:
+        taken = [ms for at, ms, *_ in chunks if at == fill]
+        each = [ms for at, _, calls, _ in chunks if at == fill for *_, ms in calls]
+        by_fill[fill] = {
+            'chunk_ms': milliseconds(taken),
+            'p99_ms': milliseconds(taken, 99),
+            'call_ms': milliseconds(each),
+            'call_TFLOP': flops[fill] / 1e12,
+        }
+    every = [ms for _, ms, *_ in chunks]
+    calls = [ms for _, _, calls, _ in chunks for *_, ms in calls]
+    overhead = [ms - sum(x[-1] for x in calls) for _, ms, calls, _ in chunks]
+    spent = sum(flops[fill] * len(calls) for fill, _, calls, _ in chunks)
+    rate = spent / (sum(every) / 1e3)
+    return {
+        'mode': mode,
+        'cfg': cfg,
+        'chunk_ms': milliseconds(every),
+        'p99_ms': milliseconds(every, 99),
+        'evaluations': sum(chunks[-1][3]),
+        'calls': len(chunks[-1][2]),
+        'call_ms': milliseconds(calls),
+        'call_p99_ms': milliseconds(calls, 99),
+        'clean_ms': milliseconds(cleans),
+        'sampler_ms': milliseconds(overhead),
+        'TFLOP': round(spent / len(chunks) / 1e12, 6),
+        'TFLOP/s': round(rate / 1e12, 4),
+        'of_matmul': round(rate / peak, 3),
+        'fills': by_fill,
+    }
+
+
+def on_paper(c: model_config.ModelConfig, mode: str, cfg: float) -> dict[str, Any]:
+    """Count a chunk's operations, the mean over a window's fills, without running it."""
+    recipe, fills = guided(mode, cfg), [1 + i * c.frames_per_block for i in range(c.window_blocks)]
+    asked: list[bool] = []
+
+    def velocity(*given: Any) -> sampler.Velocities:
+        asked.append(given[-1])
+        return given[0], given[1]
+
+    nothing = torch.ones(1, 1, 1)
+    sampler.similarity = lambda older, newer: 1.0
+    sampler.sample(recipe, nothing, nothing, velocity, guided_video=False)
+    calls = len(asked) + (sum(asked) if recipe.guides_actions() else 0)
+    passes = [flops.denoise(c, fill) for fill in fills]
+    return {
+        'mode': mode,
+        'cfg': cfg,
+        'calls': calls,
+        'TFLOP': round(calls * sum(x.mine for x in passes) / len(fills) / 1e12, 4),
+        'released_TFLOP': round(
+            2 * len(asked) * sum(x.released for x in passes) / len(fills) / 1e12, 4
+        ),
+    }
+
+
+def guided(mode: str, cfg: float) -> sampler.Recipe:
+    named = sampler.MODES[mode]
+    return sampler.Recipe(
+        named.steps, named.shift, cfg, named.evaluations, named.dynamic, named.video_final_noise
+    )
+
+
+def milliseconds(taken: Sequence[float], percentile: float = 50) -> float:
+    return round(float(np.percentile(taken, percentile)), 3)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the best rate of one large matrix product, in operations a second."""
+    size = 8192 if device.type == 'cuda' else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    now_ms = clock_ms(device)
+    taken_ms = []
+    for _ in range(10):
+        start_ms = now_ms()
+        a @ b
+        taken_ms.append(now_ms() - start_ms)
+    return 2 * size**3 / (min(taken_ms) / 1e3)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Tell the most memory held so far: of the device, or of the process on a CPU."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else processor()
+
+
+if __name__ == '__main__':
+    sys.exit(main())

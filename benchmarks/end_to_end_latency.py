@@ -1,0 +1,67 @@
+"""One chunk from camera pictures to joint targets, by stage, in this process and over the wire."""
+
+import argparse
+import time
+from typing import Any
+
+import torch
+
+from benchmarks.chunk_latency import milliseconds, peak_memory_mb
+from benchmarks.worker_roundtrip import wire_row
+from wam_policy.core.robot import embodiment
+from wam_policy.model.checkpoint import checkpoint_folder
+from wam_policy.model.robot_policy import Choice, Policy
+from wam_policy.workers import run_worker as worker
+
+
+def row(
+    chosen: argparse.Namespace, mode: str, cfg: float, device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Live through windows of grey pictures; give medians and 99th percentiles in ms."""
+    robot = embodiment.load(chosen.embodiment)
+    loaded = checkpoint_folder.load(f'preset:{chosen.preset}', device, dtype)
+    policy = Policy(
+        loaded, robot, Choice(mode, None, cfg, engine=chosen.engine, precision=chosen.precision)
+    )
+    worker.rehearsed(policy, 0)
+    rest, geometry = robot.rest_of(robot.observed), policy.geometry
+    policy.reset('pick up the red cube')
+    policy.commit(worker.grey(policy, geometry.first_frames))
+    chunks_ms, commits_ms = [], []
+    stages: list[dict[str, float]] = []
+    block = worker.grey(policy, geometry.frames_per_block)
+    end_s = time.perf_counter() + chosen.budget
+    for number in range(chosen.rounds * geometry.window_blocks):
+        if number >= 3 * geometry.window_blocks and time.perf_counter() > end_s:
+            break
+        start_s = time.perf_counter()
+        committed = policy.commit(block)
+        commits_ms.append(1e3 * (time.perf_counter() - start_s))
+        start_s = time.perf_counter()
+        asked = policy.query(rest, number)
+        chunks_ms.append(1e3 * (time.perf_counter() - start_s))
+        stages.append(
+            {f'commit {name}': ms for name, ms in committed.items()} | dict(asked.timings_ms)
+        )
+    wire = wire_row(50)
+    split = {
+        name: {
+            'median': milliseconds([x[name] for x in stages]),
+            'p99': milliseconds([x[name] for x in stages], 99),
+        }
+        for name in stages[0]
+    }
+    split['transport'] = {'median': wire['p50_ms'], 'p99': wire['p99_ms']}
+    return {
+        'mode': mode,
+        'cfg': cfg,
+        'embodiment': robot.name,
+        'rounds': len(chunks_ms),
+        'chunk_ms': milliseconds(chunks_ms),
+        'p99_ms': milliseconds(chunks_ms, 99),
+        'commit_ms': milliseconds(commits_ms),
+        'commit_p99_ms': milliseconds(commits_ms, 99),
+        'stages_ms': split,
+        'parameters': loaded.parameters,
+        'peak_memory_MB': round(peak_memory_mb(device), 1),
+    }

@@ -1,0 +1,214 @@
+"""How punctual is motion_node's loop when both cores are busy?
+
+Run from the repository root: ./wam shell -c 'python benchmarks/motion_jitter.py [--json FILE]'.
+The node runs as the program does, with its executor and its own threads; a robot that is where its
+controllers say, that reports 50 times a second which command each of these follows, and a policy
+that sends a chunk every 140 ms run in another process, and as many burners as there are cores
+compute beside them. Lateness is that of every tick after a start-up.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from control_msgs.msg import JointTrajectoryControllerState
+from trajectory_msgs.msg import JointTrajectory
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+from benchmarks import record
+from wam_msgs.msg import ActionChunk
+from wam_policy.core.motion.jtc_emulator import Follower
+from wam_policy.core.motion.motion_state import State
+from wam_policy.core.robot import embodiment, limits
+from wam_policy.core.types import Chunk, JointState
+from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.motion import control_loop
+from wam_policy.nodes.motion.motion_node import MotionNode
+from wam_policy.nodes.run_node import Spinning
+from wam_sim import messages
+
+DOMAIN = 70 + os.getpid() % 20
+START_S, WARM_UP_S = 60.0, 5.0
+CHUNK_S, REPORT_S = 0.14, 0.02
+
+
+def main() -> int:
+    """Measure, print, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
+    parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.names())
+    parser.add_argument('--seconds', type=float, default=30.0, help='(default: %(default)s)')
+    parser.add_argument(
+        '--burners',
+        type=int,
+        default=os.cpu_count() or 1,
+        help='processes that compute beside it (default: one per core)',
+    )
+    chosen = parser.parse_args()
+    before = [round(x, 2) for x in os.getloadavg()]
+    spawn = multiprocessing.get_context('spawn')
+    beside = [spawn.Process(target=burn, daemon=True) for _ in range(chosen.burners)]
+    for process in beside:
+        process.start()
+    real_time = control_loop.favoured()  # what starts from here on, too: a robot is punctual
+    beside.append(spawn.Process(target=surround, args=(chosen.embodiment, DOMAIN), daemon=True))
+    beside[-1].start()
+    try:
+        row = {**measured(chosen.embodiment, chosen.seconds), 'real time': real_time}
+    finally:
+        for process in beside:
+            process.terminate()
+            process.join()
+    print(record.table([row], list(row)))
+    if chosen.json:
+        record.write(
+            chosen.json,
+            {
+                'question': 'lateness of the motion loop',
+                'burners': chosen.burners,
+                'load_average_before': before,
+                'rows': [row],
+            },
+        )
+    return 0
+
+
+def measured(name: str, seconds: float) -> dict[str, object]:
+    context = rclpy.Context()
+    rclpy.init(
+        context=context,
+        domain_id=DOMAIN,
+        args=['--ros-args', '-p', f'embodiment:={name}', '-p', 'enable_motion:=true'],
+    )
+    node = MotionNode(context=context)
+    spinning = Spinning([node])
+    try:
+        node.trigger_configure()
+        node.trigger_activate()
+        loop = node._loop
+        waiting_s = time.monotonic()
+        while node._snapshot().state is not State.TRACKING:
+            if time.monotonic() - waiting_s > START_S:
+                raise SystemExit(f'nothing moves: {node._snapshot().reason}')
+            time.sleep(0.1)
+        time.sleep(WARM_UP_S)
+        loop._lateness_s.clear()
+        late, began_ticks = [], loop.late_ticks
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:  # the loop keeps ten seconds
+            time.sleep(min(5.0, max(0.0, end_s - time.monotonic())))
+            late += [loop._lateness_s.popleft() for _ in range(len(loop._lateness_s))]
+        status = node._snapshot()
+    finally:
+        spinning.stop()
+        node.close()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+    p50, p99, most = np.percentile(np.array(late) * 1e3, [50, 99, 100])
+    return {
+        'robot': name,
+        'ticks': len(late),
+        'ms p50': round(p50, 3),
+        'ms p99': round(p99, 3),
+        'ms max': round(most, 3),
+        'late ticks': loop.late_ticks - began_ticks,
+        'chunks executed': status.tally.accepted,
+        'state': status.state.name,
+        'executor': 'EventsExecutor, the loop a thread of its own',
+    }
+
+
+def burn() -> None:
+    """Compute for ever."""
+    while True:
+        sum(range(10_000))
+
+
+def surround(name: str, domain: int) -> None:
+    """Be the robot and the policy."""
+    robot = embodiment.load(name)
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = rclpy.create_node('around', context=context)
+    rest, lock = robot.rest_of(robot.commanded), threading.Lock()
+    grips = limits.gripping(robot)
+    followers = [
+        Follower(c.joints, rest[[robot.commanded.index(j) for j in c.joints]])
+        for c in robot.controllers
+    ]
+    order = [robot.commanded.index(j) for c in robot.controllers for j in c.joints]
+    joints = node.create_publisher(message_conversion.JointStateMsg, '/joint_states', qos.JOINTS)
+    chunks = node.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
+
+    def now_ns() -> int:
+        return node.get_clock().now().nanoseconds
+
+    def follow(number: int, msg: JointTrajectory) -> None:
+        with lock:
+            followers[number].accept(msg, now_ns())
+
+    for number, controller in enumerate(robot.controllers):
+        node.create_subscription(
+            JointTrajectory, controller.topic, lambda msg, n=number: follow(n, msg), qos.TRAJECTORY
+        )
+
+    def on_robot_timer() -> None:
+        at, position = now_ns(), np.empty(len(robot.commanded))
+        with lock:
+            position[order] = np.concatenate([f.sample(at).position for f in followers])
+        joints.publish(
+            message_conversion.joint_state_message(JointState(at, robot.commanded, position))
+        )
+
+    reports = [
+        node.create_publisher(JointTrajectoryControllerState, c.state_topic, qos.JOINTS)
+        for c in robot.controllers
+    ]
+
+    def on_report_timer() -> None:
+        at = now_ns()
+        with lock:
+            states = [(f.names, f.sample(at)) for f in followers]
+        for out, (names, state) in zip(reports, states, strict=True):
+            rows = np.stack([state.position, state.velocity, state.acceleration])
+            out.publish(messages.controller_state(at, names, rows, rows[:2]))
+
+    sequence = iter(range(10**9))
+
+    def on_chunk_timer() -> None:
+        stamp = now_ns() - 80_000_000
+        t = (stamp / 1e9 + np.arange(robot.horizon)[:, None] * robot.step_dt_s) % 1000
+        rows = rest + np.where(grips, 0.0, 0.08) * (1 - np.cos(np.pi * t))
+        chunk = Chunk(
+            stamp,
+            'one',
+            next(sequence),
+            robot.step_dt_s,
+            robot.commanded,
+            rows,
+            rows[0],
+            robot.contract,
+            {},
+        )
+        chunks.publish(message_conversion.chunk_message(chunk, robot.name, now_ns(), False))
+
+    node.create_timer(0.01, on_robot_timer)
+    node.create_timer(REPORT_S, on_report_timer)
+    node.create_timer(CHUNK_S, on_chunk_timer)
+    spinning = Spinning([node])
+    threading.Event().wait()
+    spinning.stop()
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Real observations in a file: pictures at the model's frame rate and the posture at each block.
+
+From the simulator, whose arms then wander slowly around their rest, or from a bag that was
+recorded on a robot. `./wam engine observe` runs this; calibration and error measurements read it.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / 'src' / package) for package in ('wam_policy', 'wam_sim')]
+
+from wam_policy.core.robot import embodiment
+from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.workers.export_engine import Observations
+
+WANDER_RAD = 0.25  # of a joint, about its rest
+Sample = tuple[dict[str, np.ndarray], np.ndarray]  # picture per camera, posture [observed]
+
+
+def main() -> int:
+    """Record and write."""
+    parser = argparse.ArgumentParser(
+        prog='wam engine observe',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--embodiment', required=True, choices=embodiment.names())
+    parser.add_argument('--out', type=Path, required=True, help='.npz')
+    parser.add_argument('--bag', type=Path, help='folder of a bag; without one, simulate')
+    parser.add_argument('--instruction', default='', help='of the bag')
+    parser.add_argument('--blocks', type=int, default=12)
+    parser.add_argument(
+        '--frames',
+        type=int,
+        default=4,
+        help='per block: 8 of the released models, 4 of the small ones (default: %(default)s)',
+    )
+    parser.add_argument('--hz', type=float, default=5.0, help='frame rate (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0)
+    chosen = parser.parse_args()
+    robot = embodiment.load(chosen.embodiment)
+    count = 1 + chosen.blocks * chosen.frames
+    if chosen.bag:
+        instruction, samples = chosen.instruction, bagged(robot, chosen.bag, chosen.hz)
+    else:
+        instruction, samples = simulated(robot, chosen.hz, chosen.seed, count)
+    seen = [sample for _, sample in zip(range(count), samples, strict=False)]
+    if len(seen) <= chosen.frames:
+        print(
+            f'wam engine: {chosen.bag} has {len(seen)} complete frames, want '
+            f'{1 + chosen.frames} at least',
+            file=sys.stderr,
+        )
+        return 1
+    gathered(instruction, seen, chosen.frames).save(chosen.out)
+    print(f'{chosen.out}: {len(seen)} frames of {len(seen[0][0])} cameras, {instruction!r}')
+    return 0
+
+
+def gathered(instruction: str, seen: list[Sample], frames: int) -> Observations:
+    """Cut samples into one frame and whole blocks."""
+    seen = seen[: 1 + (len(seen) - 1) // frames * frames]
+    views = {key: np.stack([pictures[key] for pictures, _ in seen]) for key in seen[0][0]}
+    return Observations(instruction, views, np.stack([posture for _, posture in seen[::frames]]))
+
+
+def simulated(robot: Embodiment, hz: float, seed: int, count: int) -> tuple[str, Iterator[Sample]]:
+    """Give a task's instruction and samples of its scene."""
+    from wam_sim.physics import sim_robot as robots
+    from wam_sim.physics.simulation import STEP_NS, Simulation
+
+    simulation = Simulation(robots.load(robot.name), seed=seed)
+    numbers, steps = np.random.default_rng(seed), round(1e9 / hz / STEP_NS)
+
+    def samples() -> Iterator[Sample]:
+        for number in range(count):
+            if number % 10 == 0:
+                wander(simulation, numbers)
+            seen = simulation.observe()
+            yield {frame.camera: frame.rgb for frame in seen.frames}, seen.joints.position
+            simulation.step(steps)
+        simulation.close()
+
+    return simulation.task.instruction, samples()
+
+
+def wander(simulation: object, numbers: np.random.Generator) -> None:
+    """Send every arm to a posture near its rest, four seconds away."""
+    from wam_policy.core.motion.jtc_emulator import Points
+
+    body = simulation.robot.embodiment
+    for controller in body.controllers:
+        rest = body.rest_of(controller.joints)
+        limits = body.limits(controller.joints)
+        goal = np.clip(
+            rest + numbers.uniform(-WANDER_RAD, WANDER_RAD, len(rest)), limits.lower, limits.upper
+        )
+        still = np.zeros((1, len(rest)))
+        reason = simulation.accept(
+            controller.name,
+            Points(0, controller.joints, np.array([4_000_000_000]), goal[None], still, still),
+        )
+        if reason is not None:
+            raise RuntimeError(f'{controller.name}: {reason}')
+
+
+def bagged(robot: Embodiment, bag: Path, hz: float) -> Iterator[Sample]:
+    """Give the newest pictures and posture at every tick from when all are there."""
+    from rosbags.highlevel import AnyReader
+    from rosbags.typesys import Stores, get_typestore
+
+    cameras = {camera.topic: camera.key for camera in robot.cameras}
+    pictures: dict[str, np.ndarray] = {}
+    joints: dict[str, float] = {}
+    due_ns: int | None = None
+    with AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+        wanted = [x for x in reader.connections if x.topic in (*cameras, '/joint_states')]
+        for connection, stamp_ns, raw in reader.messages(wanted):
+            if due_ns is not None and stamp_ns > due_ns:  # all of the due instant has come
+                yield dict(pictures), np.array([joints[name] for name in robot.observed])
+                due_ns = max(due_ns + round(1e9 / hz), stamp_ns)
+            message = reader.deserialize(raw, connection.msgtype)
+            if connection.topic in cameras:
+                pictures[cameras[connection.topic]] = rgb(message)
+            else:
+                joints.update(zip(message.name, message.position, strict=True))
+            whole = len(pictures) == len(cameras) and set(robot.observed) <= set(joints)
+            if due_ns is None and whole:
+                due_ns = stamp_ns
+
+
+def rgb(message: object) -> np.ndarray:
+    """Decode a sensor_msgs/Image of 8-bit colours; ValueError for another encoding."""
+    if message.encoding not in ('rgb8', 'bgr8'):
+        raise ValueError(f'pictures are {message.encoding}; want rgb8 or bgr8')
+    rows = message.data.reshape(message.height, message.step)[:, : 3 * message.width]
+    picture = rows.reshape(message.height, message.width, 3)
+    return np.ascontiguousarray(picture[..., ::-1] if message.encoding == 'bgr8' else picture)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

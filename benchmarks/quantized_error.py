@@ -1,0 +1,129 @@
+"""What do fewer bits cost? Joint targets of 8-bit linears against full ones, on real observations.
+
+Run from the repository root: python benchmarks/quantized_error.py --observations FILE [--json
+FILE] (./wam engine observe makes the file; without one, the simulator is observed). Every variant
+lives through the same blocks and answers the same queries; float32 is the yardstick.
+"""
+
+import argparse
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), *(str(ROOT / 'src' / name) for name in ('wam_policy', 'wam_sim'))]
+
+from benchmarks import observations, record
+from wam_policy.core.robot import embodiment
+from wam_policy.model.checkpoint import checkpoint_folder
+from wam_policy.model.execution import quantization
+from wam_policy.model.robot_policy import Choice, Policy
+from wam_policy.workers.export_engine import Observations
+
+COLUMNS = ('variant', 'cosine', 'lowest_cosine', 'max_abs_rad', 'mean_abs_rad')
+Prepare = Callable[[Policy], None]
+
+
+def main() -> int:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--checkpoint', default='preset:tiny')
+    parser.add_argument('--embodiment', default='yam', choices=embodiment.names())
+    parser.add_argument('--observations', type=Path)
+    parser.add_argument('--recipe', default='static8')
+    parser.add_argument('--blocks', type=int, default=8, help='if the simulator is observed')
+    parser.add_argument('--json', type=Path, metavar='FILE')
+    chosen = parser.parse_args()
+    warnings.filterwarnings('ignore')
+    robot = embodiment.load(chosen.embodiment)
+
+    def policy(dtype: torch.dtype = torch.float32, precision: str = 'full') -> Policy:
+        made = checkpoint_folder.load(chosen.checkpoint, torch.device('cpu'), dtype)
+        return Policy(made, robot, Choice(chosen.recipe, precision=precision))
+
+    plain = policy()
+    if chosen.observations:
+        seen = Observations.read(chosen.observations)
+    else:
+        frames = plain.geometry.frames_per_block
+        words, samples = observations.simulated(
+            robot, plain.loaded.dit.config.video_hz, 0, 1 + chosen.blocks * frames
+        )
+        seen = observations.gathered(words, list(samples), frames)
+    want = np.stack(seen.lived(plain))
+    offsets = want - seen.joints[: len(want), None][..., commanded(plain)]
+    rows = []
+    for name, live in variants(policy, seen):
+        rows.append({'variant': name, **error(np.stack(seen.lived(live)), want, offsets)})
+    print(
+        f'{chosen.checkpoint}, {chosen.recipe}, {len(want)} queries of {robot.name}, targets '
+        f'move {np.abs(offsets).mean():.4f} rad on average'
+    )
+    print(record.table(rows, COLUMNS))
+    if chosen.json:
+        record.write(
+            chosen.json,
+            {
+                'checkpoint': chosen.checkpoint,
+                'trained': plain.loaded.trained,
+                'embodiment': robot.name,
+                'recipe': chosen.recipe,
+                'queries': len(want),
+                'mean_offset_rad': float(np.abs(offsets).mean()),
+                'rows': rows,
+            },
+        )
+    return 0
+
+
+def commanded(policy: Policy) -> list[int]:
+    return [policy.robot.observed.index(name) for name in policy.robot.commanded]
+
+
+def variants(policy: Callable[..., Policy], seen: Observations) -> list[tuple[str, Policy]]:
+    """Make every variant once; calibrated ones see the observations first."""
+    found = [('bf16', policy(torch.bfloat16))]
+    for scheme in quantization.NUMBERS:
+        watched = policy()
+        calibration = quantization.simulated(
+            watched.loaded.dit, scheme, lambda live=watched: seen.lived(live)
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / 'calibration.json'
+            calibration.save(path)
+            found += [
+                (f'{scheme}, simulated by modelopt', watched),
+                (f'{scheme}, calibrated', policy(precision=str(path))),
+                (f'{scheme}, a scale per token', policy(precision=scheme)),
+            ]
+    return found
+
+
+def error(got: np.ndarray, want: np.ndarray, offsets: np.ndarray) -> dict[str, float]:
+    """Compare targets [queries horizon joints]; cosines are of offsets from the posture.
+
+    A cosine of absolute postures is near 1 whatever a model does.
+    """
+    moved = offsets + (got - want)
+    cosines = [
+        float(a.ravel() @ b.ravel() / np.linalg.norm(a) / np.linalg.norm(b))
+        for a, b in zip(moved, offsets, strict=True)
+    ]
+    apart = np.abs(got - want)
+    return {
+        'cosine': round(float(np.mean(cosines)), 6),
+        'lowest_cosine': round(min(cosines), 6),
+        'max_abs_rad': round(float(apart.max()), 6),
+        'mean_abs_rad': round(float(apart.mean()), 7),
+    }
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Does the recorder keep up with three cameras and the joints, and where is its limit?
+
+A robot in a process of its own publishes pictures and joint states at fixed rates; the recorder
+runs as its program. Lost is what was published between the first and the last recorded stamp of a
+topic and is not in the bag, wherever on the way it went. Run it with
+`./wam bench recorder_rate`, or `python benchmarks/recorder_rate.py` in ./wam shell.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import record
+from record import table
+
+ROBOT = 'yam'
+JOINTS_HZ = 100.0
+SIZES = {'640x480': (640, 480), '1280x720': (1280, 720)}
+
+
+def main() -> int:
+    """Measure each load, print a table, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--seconds', type=float, default=20.0, help='(default: %(default)s)')
+    parser.add_argument(
+        '--hz',
+        type=float,
+        nargs='+',
+        default=[30.0],
+        help='pictures per second and camera (default: 30)',
+    )
+    parser.add_argument('--size', default='640x480', choices=SIZES)
+    parser.add_argument(
+        '--images', nargs='+', default=['jpeg'], choices=('jpeg', 'raw', 'compressed')
+    )
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
+    parser.add_argument('--publish', type=float, metavar='HZ', help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.publish:
+        publish(chosen.publish, SIZES[chosen.size])
+        return 0
+    rows = [measured(images, hz, chosen) for images in chosen.images for hz in chosen.hz]
+    print(table(rows, list(rows[0])))
+    if chosen.json:
+        record.write(chosen.json, {'rows': rows})
+    return 0
+
+
+def publish(hz: float, size: tuple[int, int]) -> None:
+    """Be a robot: three cameras of textured, moving pictures and joints; ends with a signal."""
+    import rclpy
+    from sensor_msgs.msg import Image, JointState
+
+    from wam_policy.core.robot import embodiment
+    from wam_policy.core.types import JointState as Posture
+    from wam_policy.nodes import message_conversion, qos
+
+    robot = embodiment.load(ROBOT)
+    rclpy.init()
+    node = rclpy.create_node('robot')
+    cameras = [node.create_publisher(Image, camera.topic, qos.IMAGE) for camera in robot.cameras]
+    joints = node.create_publisher(JointState, '/joint_states', qos.JOINTS)
+    picture = scene(size)
+    shown = [message_conversion.image(np.roll(picture, 8 * i, axis=1), 0, 'c') for i in range(8)]
+    rest = robot.rest_of(robot.observed)
+    start_s, sent_pictures, sent_joints = time.monotonic(), 0, 0
+    while rclpy.ok():
+        passed_s = time.monotonic() - start_s
+        now_ns = node.get_clock().now().nanoseconds
+        if passed_s * JOINTS_HZ >= sent_joints:
+            sent_joints += 1
+            joints.publish(
+                message_conversion.joint_state_message(Posture(now_ns, robot.observed, rest))
+            )
+        if passed_s * hz * len(cameras) >= sent_pictures:  # one after the other
+            msg = shown[sent_pictures // len(cameras) % len(shown)]
+            msg.header.stamp = message_conversion.time(now_ns)
+            # the number lets the reader count what is missing
+            msg.header.frame_id = str(sent_pictures // len(cameras))
+            cameras[sent_pictures % len(cameras)].publish(msg)
+            sent_pictures += 1
+        time.sleep(0.0005)
+
+
+def scene(size: tuple[int, int]) -> np.ndarray:
+    """Return a picture that is as hard to compress as a camera's: shapes with sensor noise."""
+    rng = np.random.default_rng(0)
+    width, height = size
+    blocks = np.kron(rng.integers(0, 255, (height // 10, width // 10, 3)), np.ones((10, 10, 1)))
+    return np.clip(blocks + rng.normal(0, 4, blocks.shape), 0, 255).astype(np.uint8)
+
+
+def measured(images: str, hz: float, chosen: argparse.Namespace) -> dict:
+    """Record one load and count what is missing."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            '-m',
+            'wam_policy.nodes.recorder.record_command',
+            '--robot',
+            ROBOT,
+            '--folder',
+            folder,
+            '--images',
+            images,
+            '--instruction',
+            'wave',
+            '--seconds',
+            str(chosen.seconds),
+        ]
+        robot = subprocess.Popen(
+            [sys.executable, __file__, '--publish', str(hz), '--size', chosen.size]
+        )
+        try:
+            time.sleep(2.0)
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as recorder:
+                process, cpu_s, start_s = psutil.Process(recorder.pid), 0.0, time.monotonic()
+                peak_mb = 0.0
+                while recorder.poll() is None:
+                    try:
+                        cpu_s = sum(process.cpu_times()[:2])
+                        peak_mb = max(peak_mb, process.memory_info().rss / 1e6)
+                    except psutil.NoSuchProcess:
+                        break
+                    time.sleep(0.2)
+                wall_s = time.monotonic() - start_s
+        finally:
+            robot.send_signal(signal.SIGTERM)
+            robot.wait()
+        counted = counts(next(Path(folder).iterdir()))
+    return {
+        'images': images,
+        'size': chosen.size,
+        'camera_hz': hz,
+        **counted,
+        'cpu_cores': round(cpu_s / wall_s, 2),
+        'peak_mb': round(peak_mb),
+        'load': round(os.getloadavg()[0], 1),
+    }
+
+
+def counts(folder: Path) -> dict:
+    """Return pictures and joint states there, and those missing between first and last."""
+    from wam_learning.data import bag_reader
+    from wam_policy.core.robot import embodiment
+
+    robot = embodiment.load(ROBOT)
+    cameras = {
+        name for camera in robot.cameras for name in (camera.topic, f'{camera.topic}/compressed')
+    }
+    numbers: dict[str, list[int]] = {}
+    stamps_ns = []
+    for message in bag_reader.messages(folder, cameras | {'/joint_states'}):
+        header = message.content.header
+        if message.topic in cameras:
+            numbers.setdefault(message.topic, []).append(int(header.frame_id))
+        else:
+            stamps_ns.append(header.stamp.sec * 10**9 + header.stamp.nanosec)
+    span_s = (stamps_ns[-1] - stamps_ns[0]) / 1e9
+    about = bag_reader.about(folder)
+    size_mb = next(folder.glob('*.mcap')).stat().st_size / 1e6
+    return {
+        'pictures': sum(map(len, numbers.values())),
+        'lost': sum(max(n) - min(n) + 1 - len(n) for n in numbers.values()),
+        'joints': len(stamps_ns),
+        'joints_lost': max(0, round(span_s * JOINTS_HZ) + 1 - len(stamps_ns)),
+        'counted_drops': int(about['dropped']),
+        'mb_per_s': round(size_mb / span_s, 1),
+    }
+
+
+if __name__ == '__main__':
+    sys.exit(main())

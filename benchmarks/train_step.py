@@ -1,0 +1,292 @@
+"""What does a LoRA step of a full-size model take? One real block measured, the rest multiplied.
+
+Run from the repository root, e.g.: python benchmarks/train_step.py --json FILE
+Forward and backward of one block with adapters and gradient checkpointing, as `./wam train --lora
+--recompute` runs it, on the tokens of a whole training window; weights are random bf16. The device
+is a GPU if there is one. On a CPU a step is estimated for a stated rate, not measured.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
+
+from benchmarks import flops, record
+from benchmarks.chunk_latency import clock_ms, device_name, matmul_rate
+from wam_policy.model.network.attention import teacher_forcing_mask
+from wam_policy.model.network.layers import Block, Words
+from wam_policy.model.network.model_config import PRESETS, ModelConfig, preset
+from wam_policy.model.network.rope import Rotation, line_angles, video_angles
+from wam_policy.model.network.video_action_dit import VideoActionDiT
+
+BF16, FLOAT = 2, 4  # bytes
+ADAM_STATES = 2  # float32, per trained value
+COPIES = 2  # float32: gradient and averaged weights, per trained value
+SCORES_BYTES = 2e9  # a CPU holds all attention scores; longer windows are counted
+
+
+def main() -> int:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--preset', choices=tuple(PRESETS), default='dreamzero_14b')
+    parser.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--rank', type=int, default=4)
+    parser.add_argument('--blocks', type=int, nargs='+', help='of windows (default: 1 and all)')
+    parser.add_argument('--rounds', type=int, default=1)
+    parser.add_argument('--threads', type=int, default=1, help='of the CPU')
+    parser.add_argument(
+        '--rate',
+        type=float,
+        default=300.0,
+        metavar='TFLOP/S',
+        help='assumed of a GPU, for the estimate (default: %(default)s)',
+    )
+    parser.add_argument('--json', type=Path, metavar='FILE')
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    device, c = torch.device(chosen.device), preset(chosen.preset)
+    layer = block(c, chosen.rank, device)
+    rows = [
+        row(c, layer, blocks, chosen, device) for blocks in chosen.blocks or (1, c.window_blocks)
+    ]
+    head = {
+        'preset': chosen.preset,
+        'layers': c.layers,
+        'rank': chosen.rank,
+        'batch': 1,
+        'device': device_name(device),
+        'threads': chosen.threads,
+        'torch': torch.__version__,
+        'weights': 'random bfloat16; adapters float32 under autocast',
+        'measured': 'one block, forward and backward, recomputed; everything else multiplied',
+        'matmul_TFLOP/s': round(matmul_rate(device, torch.bfloat16) / 1e12, 4),
+        'memory': memory(c, layer),
+    }
+    print(', '.join(f'{name} {value}' for name, value in head.items() if name != 'memory'))
+    print(', '.join(f'{name} {value}' for name, value in head['memory'].items()))
+    print(
+        record.table(
+            rows,
+            (
+                'blocks',
+                'tokens',
+                'layer_TFLOP',
+                'step_TFLOP',
+                'layer_s',
+                'layer_TFLOP/s',
+                'kept_GB',
+                'layer_saved_GB',
+                'total_GB',
+                'step_s',
+                'estimated_step_s',
+            ),
+        )
+    )
+    if chosen.json:
+        record.write(chosen.json, {**head, 'rows': rows})
+    return 0
+
+
+def block(c: ModelConfig, rank: int, device: torch.device) -> Block:
+    """Make one block of random weights with adapters that ask for gradients, as training does."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    from wam_policy.model.network.lora import TARGETS
+
+    with torch.device(device):
+        made = Block(c).to(torch.bfloat16).requires_grad_(False)
+    holder = nn.Module()
+    holder.blocks = nn.ModuleList([made])
+    inject_adapter_in_model(
+        LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS.pattern), holder
+    )
+    for parameter in made.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return made
+
+
+class Window:
+    """Hold what a block reads of a lean training window: [clean | noisy | actions | states]."""
+
+    def __init__(self, c: ModelConfig, blocks: int, device: torch.device) -> None:
+        frames = 1 + blocks * c.frames_per_block
+        clean = frames - c.frames_per_block
+        video = video_angles(0, frames, c.grid, c.head_dim, device)
+        angles = [video[: clean * c.frame_tokens], video[c.frame_tokens :]]
+        angles += [
+            line_angles(torch.arange(blocks * count, device=device), c.head_dim)
+            for count in (c.actions_per_block, c.states_per_block)
+        ]
+        self.rotation = Rotation.of(torch.cat(angles))
+        # its shape follows from its values, which tensors that hold nothing do not have
+        self.mask = teacher_forcing_mask(c, frames, True, torch.device('cpu'), True).to(device)
+        self.tokens = len(self.mask)
+
+        def drawn(*shape: int) -> Tensor:
+            return torch.randn(1, *shape, dtype=torch.bfloat16, device=device)
+
+        self.x = drawn(self.tokens, c.dim).requires_grad_()
+        # the flow time of every token, for all layers
+        self.modulation = drawn(self.tokens, 6, c.dim)
+        self.context = Words(
+            drawn(c.text_len, c.dim), drawn(flops.IMAGE_TOKENS, c.dim) if c.image_context else None
+        )
+
+    @property
+    def kept_bytes(self) -> int:
+        """Count what stays for the backward pass of each layer: its input."""
+        return self.x.nbytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """Count what all layers read."""
+        words = sum(part.nbytes for part in self.context if part is not None)
+        return self.modulation.nbytes + words + self.mask.nbytes
+
+
+def row(
+    c: ModelConfig, layer: Block, blocks: int, chosen: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """Count a window of so many blocks, measure the block on it where that fits, and multiply."""
+    paper, window = on_paper(c, chosen.rank, blocks)
+    with FlopCounterMode(display=False) as counter:
+        stepped(paper, window, window.x.device)
+    flops, saved = counter.get_total_flops(), saved_bytes(paper, window)
+    kept, shared, fixed = c.layers * window.kept_bytes, window.shared_bytes, memory(c, layer)
+    found: dict[str, Any] = {
+        'blocks': blocks,
+        'tokens': window.tokens,
+        'layer_TFLOP': round(flops / 1e12, 3),
+        'step_TFLOP': round(c.layers * flops / 1e12, 1),
+        'kept_GB': round(kept / 1e9, 3),
+        'shared_GB': round(shared / 1e9, 3),
+        'layer_saved_GB': round(saved / 1e9, 3),
+        'total_GB': round(fixed['total_GB'] + (kept + shared + saved) / 1e9, 1),
+    }
+    on_gpu = device.type == 'cuda'
+    if on_gpu or device.type == 'cpu' and BF16 * c.heads * window.tokens**2 < SCORES_BYTES:
+        layer_s, peak = measured(layer, Window(c, blocks, device), chosen.rounds, device)
+        found |= {'layer_s': round(layer_s, 4), 'layer_TFLOP/s': round(flops / layer_s / 1e12, 4)}
+        if on_gpu:
+            return found | {
+                'layer_peak_GB': round(peak / 1e9, 3),
+                'step_s': round(c.layers * layer_s, 3),
+            }
+    return found | {
+        'estimated_step_s': round(c.layers * flops / chosen.rate / 1e12, 2),
+        'estimated_at_TFLOP/s': chosen.rate,
+    }
+
+
+def measured(layer: Block, window: Window, rounds: int, device: torch.device) -> tuple[float, int]:
+    """Return the median time of a forward and backward pass, s, and a GPU's peak, bytes."""
+    now_ms, taken_s, on_gpu, before = clock_ms(device), [], device.type == 'cuda', 0
+    if on_gpu:
+        stepped(layer, window, device)  # the first one is slow
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    for _ in range(rounds):
+        start_ms = now_ms()
+        stepped(layer, window, device)
+        taken_s.append((now_ms() - start_ms) / 1e3)
+    peak = torch.cuda.max_memory_allocated(device) - before if on_gpu else 0
+    return median(taken_s), peak
+
+
+def stepped(layer: Block, window: Window, device: torch.device) -> None:
+    """Run the block forward and backward, its activations computed twice."""
+    with torch.autocast(device.type if device.type != 'meta' else 'cpu', torch.bfloat16):
+        x = checkpoint(
+            layer,
+            window.x,
+            window.modulation,
+            window.rotation,
+            window.context,
+            None,
+            window.mask,
+            use_reentrant=False,
+        )
+    x.backward(torch.ones_like(x))
+    layer.zero_grad(set_to_none=True)
+    window.x.grad = None
+
+
+def on_paper(c: ModelConfig, rank: int, blocks: int) -> tuple[Block, Window]:
+    """Give a block and a window of the same shapes that hold nothing."""
+    meta = torch.device('meta')
+    return block(c, rank, meta), Window(c, blocks, meta)
+
+
+def saved_bytes(layer: Block, window: Window) -> int:
+    """Count what a block keeps between its forward and backward pass, as a fused kernel would.
+
+    Weights, inputs and what all layers share are left out, and attention scores.
+    """
+    known = {address(t) for t in (*layer.parameters(), window.x, window.modulation, window.mask)}
+    seen: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        scores = (
+            tensor.ndim >= 3 and tensor.shape[-2] == window.tokens and tensor.shape[-1] in sights
+        )
+        if not scores and address(tensor) not in known:
+            seen[address(tensor)] = tensor
+        return tensor
+
+    sights = {window.tokens, *(part.shape[1] for part in window.context if part is not None)}
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast('cpu', torch.bfloat16),
+    ):
+        layer(window.x, window.modulation, window.rotation, window.context, None, window.mask)
+    return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
+
+
+def address(tensor: Tensor) -> int:
+    """Tell storages apart, also those that hold nothing."""
+    return tensor.untyped_storage()._cdata
+
+
+def memory(c: ModelConfig, layer: Block) -> dict[str, Any]:
+    """Count what is there whatever the window: weights, adapters, what is trained whole."""
+    with torch.device('meta'):
+        model = VideoActionDiT(c)
+    frozen = sum(p.numel() for p in layer.parameters() if not p.requires_grad)
+    moving = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+    whole = sum(
+        p.numel()
+        for part in (model.state_encoder, model.action_encoder, model.action_decoder)
+        for p in part.parameters()
+    )
+    ends = sum(p.numel() for p in model.parameters()) - c.layers * frozen - whole
+    trained = c.layers * moving + whole
+    weights, adapters = BF16 * (c.layers * frozen + ends), FLOAT * trained
+    extra = FLOAT * trained * (ADAM_STATES + COPIES)
+    return {
+        'layer_weights_MB': round(BF16 * frozen / 1e6, 1),
+        'layer_adapters_MB': round(FLOAT * moving / 1e6, 3),
+        'layer_optimiser_MB': round(FLOAT * ADAM_STATES * moving / 1e6, 3),
+        'weights_GB': round(weights / 1e9, 2),
+        'trained_parameters': trained,
+        'trained_GB': round(adapters / 1e9, 3),
+        'optimiser_GB': round(FLOAT * ADAM_STATES * trained / 1e9, 3),
+        'gradients_and_averages_GB': round(FLOAT * COPIES * trained / 1e9, 3),
+        'total_GB': round((weights + adapters + extra) / 1e9, 2),
+    }
+
+
+if __name__ == '__main__':
+    sys.exit(main())

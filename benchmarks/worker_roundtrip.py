@@ -1,0 +1,200 @@
+"""What does the process seam cost, and how long does a query take with one worker and with two?
+
+Run from the repository root: python benchmarks/worker_roundtrip.py [--json FILE]. Latencies are
+those a caller sees, round trip included; start-up is from the first process to `ready`.
+"""
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
+
+from benchmarks import record
+from wam_policy.core.robot import embodiment
+from wam_policy.workers import protocol
+from wam_policy.workers.supervisor import Pair, Plan, State
+from wam_policy.workers.worker_process import package_environment
+
+WARM_UP = 5  # rounds that are not counted
+
+
+def main() -> int:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
+    parser.add_argument('--checkpoint', default='preset:tiny', help='(default: %(default)s)')
+    parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.names())
+    parser.add_argument(
+        '--devices', nargs='+', default=['cpu', 'cpu'], help='one or two (default: %(default)s)'
+    )
+    parser.add_argument('--steps', type=int, default=4, help='network calls per query and branch')
+    parser.add_argument('--rounds', type=int, default=200, help='measured (default: %(default)s)')
+    parser.add_argument('--pin', action='store_true', help='also with each worker on one core')
+    parser.add_argument('--echo', type=int, metavar='FD', help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.echo is not None:
+        echo(socket.socket(fileno=chosen.echo))
+        return 0
+    rows = [wire_row(chosen.rounds)]
+    both = tuple(chosen.devices)
+    plans: dict[str, tuple[tuple[str, ...], bool, tuple[int, ...]]] = {
+        'one worker, no guidance': (both[:1], False, ()),
+        'one worker': (both[:1], True, ()),
+    }
+    if len(both) == 2:
+        plans['two workers'] = (both, True, ())
+        if chosen.pin:
+            plans['two workers, pinned'] = (both, True, tuple(sorted(os.sched_getaffinity(0)))[:2])
+    for name, (devices, guided, cores) in plans.items():
+        plan = Plan(
+            devices,
+            (
+                '--checkpoint',
+                chosen.checkpoint,
+                '--embodiment',
+                chosen.embodiment,
+                '--steps',
+                str(chosen.steps),
+                '--cfg',
+                '5' if guided else '1',
+            ),
+            guided,
+            cores=cores,
+        )
+        rows += query_rows(name, plan, embodiment.load(chosen.embodiment), chosen.rounds)
+    show(rows)
+    if chosen.json:
+        record.write(
+            chosen.json, {'checkpoint': chosen.checkpoint, 'steps': chosen.steps, 'rows': rows}
+        )
+    return 0
+
+
+def echo(end: socket.socket) -> None:
+    """Answer every message with a chunk of the usual size."""
+    chunk = {'targets': np.zeros((24, 16)), 'reference': np.zeros(16)}
+    while True:
+        try:
+            request = protocol.receive(end)
+        except protocol.PeerClosed:
+            return
+        protocol.send(end, protocol.Message('chunk', dict(request.fields), chunk))
+
+
+def wire_row(rounds: int) -> dict:
+    """Time three 640x480 pictures there and a chunk back, to another process."""
+    near, far = protocol.pair()
+    frames = {f'newest/{i}': np.full((1, 480, 640, 3), i, np.uint8) for i in range(3)}
+    child = subprocess.Popen(
+        [sys.executable, __file__, '--echo', str(far.fileno())],
+        pass_fds=[far.fileno()],
+        env=package_environment({}),
+    )
+    far.close()
+
+    def once() -> None:
+        protocol.send(near, protocol.Message('query', {'id': 1}, frames), 10)
+        protocol.receive(near, 10)
+
+    with near:
+        row = timed('wire: 2.8 MB there, a chunk back', once, rounds)
+    child.wait()
+    return row
+
+
+def query_rows(name: str, plan: Plan, robot: embodiment.Embodiment, rounds: int) -> list[dict]:
+    """Time queries on what is committed, and queries that bring the newest frames along."""
+    start_s = time.perf_counter()
+    with Pair(plan, lambda rank, line: None) as pair:
+        status = pair.wait_ready(plan.start_timeout_s)
+        if status.state != State.READY:
+            raise SystemExit(f'{name}: {status.reason}')
+        ready_s = time.perf_counter() - start_s
+        geometry = status.facts['geometry']
+
+        def grey(prefix: str, count: int) -> dict[str, np.ndarray]:
+            return {
+                f'{prefix}/{camera.key}': np.full(
+                    (count, camera.size[1], camera.size[0], 3), 128, np.uint8
+                )
+                for camera in robot.cameras
+            }
+
+        def ask(kind: str, arrays: dict[str, np.ndarray], **fields: object) -> dict:
+            return dict(
+                pair.request(kind, {'session': 'bench', **fields}, arrays, timeout_s=60).fields
+            )
+
+        ask('reset', {}, instruction='pick up the red cube')
+        for block, count in enumerate((geometry['first_frames'], geometry['frames_per_block'])):
+            ask('commit', grey('frames', count), block=block, stamps_ns=[0] * count)
+        sequence = iter(range(10**9))
+        stages: list[dict[str, float]] = []
+
+        def query(arrays: dict[str, np.ndarray]) -> Callable[[], None]:
+            def once() -> None:
+                answer = ask(
+                    'query',
+                    {'joints': robot.rest_of(robot.observed), **arrays},
+                    sequence=next(sequence),
+                    stamp_ns=0,
+                    seed=0,
+                )
+                stages.append(answer['timings_ms'])
+
+            return once
+
+        rows = []
+        for what, arrays in (('query', {}), ('query with newest frames', grey('newest', 1))):
+            stages.clear()
+            row = timed(f'{name}: {what}', query(arrays), rounds)
+            row['stages_ms'] = {
+                stage: round(float(np.median([each[stage] for each in stages[WARM_UP:]])), 3)
+                for stage in stages[0]
+            }
+            rows.append({**row, 'ready_s': round(ready_s, 2)})
+    return rows
+
+
+def timed(name: str, once: Callable[[], None], rounds: int) -> dict:
+    """Time rounds after a warm-up."""
+    taken_ms = []
+    for number in range(WARM_UP + rounds):
+        start_s = time.perf_counter()
+        once()
+        if number >= WARM_UP:
+            taken_ms.append(1e3 * (time.perf_counter() - start_s))
+    p50, p99 = np.percentile(taken_ms, [50, 99])
+    return {
+        'name': name,
+        'p50_ms': round(float(p50), 3),
+        'p99_ms': round(float(p99), 3),
+        'worst_ms': round(max(taken_ms), 3),
+        'rounds': rounds,
+    }
+
+
+def show(rows: list[dict]) -> None:
+    """Print a table."""
+    print(f'{"":50}{"p50 ms":>9}{"p99 ms":>9}{"ready s":>9}  stages, median ms')
+    for row in rows:
+        stages = '  '.join(f'{name} {ms:.1f}' for name, ms in row.get('stages_ms', {}).items())
+        print(
+            f'{row["name"]:50}{row["p50_ms"]:9.2f}{row["p99_ms"]:9.2f}'
+            f'{row.get("ready_s", 0):9.1f}  {stages}'
+        )
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Bags to data sets to training batches."""

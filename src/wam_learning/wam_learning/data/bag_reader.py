@@ -1,0 +1,55 @@
+"""Read the messages of an episode with the definitions it carries; needs no ROS installed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rosbags.highlevel import AnyReader, AnyReaderError
+
+from wam_policy.recording import bag_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Hold one message with the fields of its type, readable as a message of rclpy is."""
+
+    topic: str
+    type: str
+    log_ns: int  # when it was received
+    content: Any
+
+
+def about(folder: Path) -> Mapping[str, str]:
+    """Return what the recorder wrote about an episode; empty for bags of other recorders."""
+    return bag_folder.contents(bag_folder.file_of(folder)).about
+
+
+def topics(folder: Path) -> dict[str, str]:
+    """Return topic -> type; ValueError for what is no finished bag."""
+    with _opened(folder) as reader:
+        return {connection.topic: connection.msgtype for connection in reader.connections}
+
+
+def messages(folder: Path, wanted: set[str]) -> Iterator[Message]:
+    """Yield the messages of some topics in the order they were received."""
+    with _opened(folder) as reader:
+        chosen = [c for c in reader.connections if c.topic in wanted]
+        # without a choice the reader would give everything
+        for connection, log_ns, raw in reader.messages(chosen) if chosen else ():
+            yield Message(
+                connection.topic,
+                connection.msgtype,
+                log_ns,
+                reader.deserialize(raw, connection.msgtype),
+            )
+
+
+def _opened(folder: Path) -> AnyReader:
+    if not (folder / bag_folder.METADATA).exists():
+        fix = ': ./wam bag repair' if list(folder.glob('*.mcap')) else ''
+        raise ValueError(f'{folder} is no finished bag{fix}')
+    try:
+        return AnyReader([folder])
+    except AnyReaderError as error:
+        raise ValueError(f'{folder}: {error}') from error

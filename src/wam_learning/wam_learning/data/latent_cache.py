@@ -1,0 +1,87 @@
+"""Pictures to latents, ahead of training: one for the group that ends at a picture, one static.
+
+Only for autoencoders whose groups know nothing of each other; a window may then start at any
+picture without encoding anything again.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from wam_learning.data.episode_arrays import Clips
+from wam_policy.model.encoders import view_layout
+from wam_policy.model.encoders.conv_vae import ConvVae
+from wam_policy.model.encoders.wan_vae import GROUP
+
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Latents:
+    """Hold latents of every picture, float16 [frames channels rows columns] each.
+
+    `group` ends at the picture (before an episode's third, it reaches past its start and repeats
+    the first picture), `static` is the picture by itself.
+    """
+
+    group: Tensor
+    static: Tensor
+
+
+@torch.inference_mode()
+def encoded(clips: Clips, vae: ConvVae) -> Latents:
+    """Encode all pictures of whole data sets; what is encoded once is kept beside them."""
+    name, first, parts = f'latents-{fingerprint(vae)}.safetensors', 0, []
+    for canvases, home in zip(clips.canvases, clips.homes, strict=True):
+        spans = [
+            (span.frame - first, span.frames)
+            for span in clips.spans
+            if first <= span.frame < first + len(canvases)
+        ]
+        first += len(canvases)
+        path = home / name
+        if path.is_file():
+            parts.append(Latents(**load_file(path)))
+            continue
+        found = _of_folder(canvases, spans, vae)
+        if sum(frames for _, frames in spans) == len(canvases):
+            part = path.with_suffix('.part')
+            save_file({'group': found.group, 'static': found.static}, part)
+            os.replace(part, path)
+        parts.append(found)
+    return Latents(
+        torch.cat([part.group for part in parts]), torch.cat([part.static for part in parts])
+    )
+
+
+def _of_folder(canvases: np.ndarray, spans: Sequence[tuple[int, int]], vae: ConvVae) -> Latents:
+    height, width = (side // vae.config.stride for side in canvases.shape[1:3])
+    shape = (len(canvases), vae.config.channels, height, width)
+    group, static = (torch.zeros(shape, dtype=torch.float16) for _ in range(2))
+    for first, frames in spans:
+        shown = torch.from_numpy(np.array(canvases[first : first + frames]))
+        pixels = view_layout.model_input(shown[None], torch.float32)[0].transpose(0, 1)  # T 3 h w
+        index = torch.arange(frames)[:, None] + torch.arange(1 - GROUP, 1)
+        group[first : first + frames] = _latents(vae, pixels[index.clamp(min=0)].transpose(1, 2))
+        static[first : first + frames] = _latents(
+            vae, pixels[:, :, None].expand(-1, -1, GROUP, -1, -1)
+        )
+    return Latents(group, static)
+
+
+def _latents(vae: ConvVae, groups: Tensor) -> Tensor:
+    return torch.cat([vae.encode_groups(part) for part in groups.split(_AT_ONCE)]).half()
+
+
+def fingerprint(vae: ConvVae) -> str:
+    """Tell autoencoders apart by their weights and scale."""
+    digest = hashlib.sha256(repr(vae.config).encode())
+    for parameter in vae.parameters():
+        digest.update(parameter.detach().float().numpy().tobytes())
+    return digest.hexdigest()[:16]

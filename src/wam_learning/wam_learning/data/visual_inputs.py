@@ -1,0 +1,91 @@
+"""What the model sees of a window: latents from the store, or pictures encoded as they are drawn.
+
+Both give the same four things. Models whose autoencoder remembers the past of a clip cannot
+encode ahead, and those with an image condition want that as well.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wam_learning.data.episode_arrays import Film
+from wam_learning.data.latent_cache import Latents
+from wam_policy.model.encoders import view_layout
+from wam_policy.model.encoders.encoder_stack import Encoders
+from wam_policy.model.network.model_config import ModelConfig
+
+
+class Seen(NamedTuple):
+    """Hold what a batch of windows shows, as the lean training pass takes it."""
+
+    clean: Tensor  # [batch channels frames-frames_per_block h w]
+    future: Tensor  # [batch channels frames-1 h w]
+    condition: Tensor | None  # [batch condition_channels frames h w]
+    image: Tensor | None  # [batch tokens image_dim]
+
+
+class Pictures(Protocol):
+    """Show windows whose pictures are given by number [batch 1+blocks*block_pixel_frames]."""
+
+    def seen(self, numbers: np.ndarray) -> Seen: ...
+
+
+class Stored:
+    """Look latents up."""
+
+    def __init__(self, latents: Latents, config: ModelConfig) -> None:
+        self._latents, self._config = latents, config
+
+    def seen(self, numbers: np.ndarray) -> Seen:
+        first = self._latents.static[numbers[:, :1]]
+        step = self._config.pixel_frames_per_latent
+        later = self._latents.group[numbers[:, step::step]]
+        whole = torch.cat([first, later], dim=1).float().transpose(1, 2)
+        return Seen(whole[:, :, : -self._config.frames_per_block], whole[:, :, 1:], None, None)
+
+
+class Filmed:
+    """Encode pictures when they are asked for."""
+
+    def __init__(
+        self, film: Film, encoders: Encoders, config: ModelConfig, size: tuple[int, int] | None
+    ) -> None:
+        self._film, self._encoders, self._config, self._size = film, encoders, config, size
+
+    @torch.no_grad()
+    def seen(self, numbers: np.ndarray) -> Seen:
+        parts = [self._one(row) for row in numbers]
+
+        def stacked(tensors: list[Tensor | None]) -> Tensor | None:
+            given = [tensor for tensor in tensors if tensor is not None]
+            return torch.cat(given) if given else None
+
+        whole = torch.cat([latents for latents, _, _ in parts])
+        return Seen(
+            whole[:, :, : -self._config.frames_per_block],
+            whole[:, :, 1:],
+            stacked([condition for _, condition, _ in parts]),
+            stacked([image for _, _, image in parts]),
+        )
+
+    def _one(self, numbers: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        parameter = next(self._encoders.vae.parameters())
+        shown = torch.from_numpy(np.stack([self._film[number] for number in numbers]))[None]
+        pixels = view_layout.model_input(shown.to(parameter.device), parameter.dtype, self._size)
+        latents = self._encoders.encode_frames(pixels)
+        condition = image = None
+        if channels := self._config.condition_channels:
+            grey = torch.zeros_like(pixels[:, :, 1:])
+            still = self._encoders.encode_frames(torch.cat([pixels[:, :, :1], grey], dim=2))
+            known = (
+                torch.zeros_like(still[:, :1])
+                .expand(-1, channels - still.shape[1], -1, -1, -1)
+                .clone()
+            )
+            known[:, :, 0] = 1
+            condition = torch.cat([known, still], dim=1).float()
+        if self._config.image_context:
+            image = self._encoders.encode_image(pixels[:, :, 0]).float()
+        return latents.float(), condition, image

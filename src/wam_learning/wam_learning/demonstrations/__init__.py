@@ -1,0 +1,1 @@
+"""Demonstrations of a scripted expert in the simulator."""

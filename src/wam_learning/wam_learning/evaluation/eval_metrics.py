@@ -1,0 +1,77 @@
+"""What many results say: rates with intervals, times, and the figures of how it was done."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import sqrt
+
+import numpy as np
+
+from wam_learning.evaluation.trials import Result
+
+Z = 1.959963985  # two-sided 95 %
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Return the 95 % interval of a rate; (0, 1) where nothing was tried."""
+    if not 0 <= successes <= trials:
+        raise ValueError(f'{successes} successes in {trials} trials')
+    if not trials:
+        return 0.0, 1.0
+    rate, z2 = successes / trials, Z * Z
+    centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z * sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def rate(held: Iterable[bool], prefix: str) -> dict[str, float | int]:
+    """Return a rate, its interval and how often it was tried, under flat names."""
+    seen = list(held)
+    low, high = wilson(sum(seen), len(seen))
+    return {
+        f'{prefix}_rate': sum(seen) / len(seen) if seen else 0.0,
+        f'{prefix}_low': low,
+        f'{prefix}_high': high,
+        f'{prefix}_trials': len(seen),
+    }
+
+
+def figures(results: Sequence[Result], prefix: str = '') -> dict[str, float | int]:
+    """Return everything one series says, under flat names that begin with `prefix`."""
+    found = rate((result.success for result in results), f'{prefix}success')
+    for family in dict.fromkeys(result.trial.family for result in results):
+        found |= rate(
+            (result.success for result in results if result.trial.family == family),
+            f'{prefix}success_{family}',
+        )
+    if any(len(result.reached_s) > 1 for result in results):
+        found |= rate(
+            (any(at is not None for at in result.reached_s[1:]) for result in results),
+            f'{prefix}original',
+        )
+    times_s = [at for result in results if (at := result.reached_s[0]) is not None]
+    if times_s:
+        found[f'{prefix}time_to_success_p50_s'] = float(np.median(times_s))
+        found[f'{prefix}time_to_success_p90_s'] = float(np.percentile(times_s, 90))
+    return found | {f'{prefix}{name}': value for name, value in _manner(results).items()}
+
+
+def _manner(results: Sequence[Result]) -> Mapping[str, float | int]:
+    """Return how it was done, whatever came of it."""
+    if not results:
+        return {}
+    latency_ms = np.concatenate([result.latency_ms for result in results])
+    found: dict[str, float | int] = {
+        'chunk_rate_hz': sum(result.chunks for result in results)
+        / max(1e-9, sum(result.lived_s for result in results)),
+        'jerk_ratio': max(result.jerk_ratio for result in results),
+        'stopped_by_itself': sum(bool(result.trouble) for result in results),
+    }
+    if len(latency_ms):
+        found |= {
+            'latency_p50_ms': float(np.percentile(latency_ms, 50)),
+            'latency_p99_ms': float(np.percentile(latency_ms, 99)),
+        }
+    for name in ('psnr_db', 'ssim'):
+        rows = [getattr(result, name) for result in results if getattr(result, name)]
+        for frame, value in enumerate(np.mean(rows, axis=0) if rows else (), 1):
+            found[f'{name}_frame_{frame}'] = float(value)
+    return found

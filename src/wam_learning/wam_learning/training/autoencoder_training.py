@@ -1,0 +1,135 @@
+"""Train the convolutional autoencoder on the pictures of some clips.
+
+What is small, coloured or moving matters to a robot and is what plain squares drop first: such
+pixels count several times. Noise on the latents in training makes the decoder bear the
+transformer's errors.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wam_learning.data.episode_arrays import Clips, Film
+from wam_policy.model.encoders import view_layout
+from wam_policy.model.encoders.conv_vae import ConvVae
+from wam_policy.model.encoders.wan_vae import GROUP
+
+WEIGHT = 4.0  # of coloured or moving pixels, others 1
+COLOURED = 0.25  # spread of a pixel's channels in 0..1 that makes it coloured
+MOVING = 0.06  # change of a pixel within a group
+NOISE = 0.05  # on latents, in their own deviations
+STATIC_SHARE = 0.2  # of groups that repeat one picture
+BATCH = 16
+RATE = 2e-3
+WARM_UP = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Tell how training goes; losses are smoothed."""
+
+    step: int
+    share: float  # of the whole done, 0..1
+    loss: float
+
+
+def trained(
+    vae: ConvVae,
+    clips: Clips,
+    rng: np.random.Generator,
+    done: Callable[[int], float],
+    report: Callable[[Progress], None],
+    bf16: bool,
+) -> ConvVae:
+    """Train until `done` says 1 or more of a step; return it with measured latent statistics."""
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    starts = np.concatenate(
+        [
+            np.arange(span.frame, span.frame + max(1, span.frames - GROUP + 1))
+            for span in clips.spans
+        ]
+    )
+    whole = clips.film
+    step, smooth = 0, 0.0
+    while (share := done(step)) < 1:
+        rate = RATE * min(1.0, (step + 1) / WARM_UP) * min(1.0, (1 - share) / 0.4)
+        for group in optimiser.param_groups:
+            group['lr'] = rate
+        pixels = _groups(whole, starts, rng)
+        with torch.autocast('cpu', torch.bfloat16, bf16):
+            latents = vae.net.encoder(pixels.flatten(1, 2))
+            noise = torch.randn_like(latents) * NOISE * latents.detach().float().std()
+            shown = vae.net.decoder(latents + noise)
+        loss = _loss(shown.float().unflatten(1, (3, GROUP)), pixels)
+        # latents stay near unit size, so that their noise means something
+        loss = loss + 1e-4 * latents.float().square().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+        value = loss.item()
+        smooth = value if step == 0 else 0.98 * smooth + 0.02 * value
+        step += 1
+        report(Progress(step, share, smooth))
+    return measured(vae, whole, starts, rng)
+
+
+@torch.inference_mode()
+def measured(vae: ConvVae, whole: Film, starts: np.ndarray, rng: np.random.Generator) -> ConvVae:
+    """Give the same weights with the channel statistics of what they encode."""
+    sizes = vae.config.channels
+    latents = (
+        torch.cat([vae.net.encoder(_groups(whole, starts, rng).flatten(1, 2)) for _ in range(32)])
+        .transpose(0, 1)
+        .reshape(sizes, -1)
+    )
+    config = replace(
+        vae.config,
+        mean=tuple(latents.mean(1).tolist()),
+        std=tuple(latents.std(1).clamp(min=1e-3).tolist()),
+    )
+    found = ConvVae(config)
+    found.load_state_dict(vae.state_dict())
+    return found.eval()
+
+
+@torch.inference_mode()
+def fidelity_db(vae: ConvVae, clips: Clips, rng: np.random.Generator) -> tuple[float, float]:
+    """Return PSNR over all pixels, and over those that count more, of some groups."""
+    starts = np.concatenate(
+        [
+            np.arange(span.frame, span.frame + max(1, span.frames - GROUP + 1))
+            for span in clips.spans
+        ]
+    )
+    pixels = torch.cat([_groups(clips.film, starts, rng) for _ in range(8)])
+    wrong = ((vae.decode_groups(vae.encode_groups(pixels)).clamp(-1, 1) - pixels) / 2).square()
+    heavy = _weights(pixels).expand_as(wrong) > 1
+    whole, part = (float(-10 * pixels.mean().log10()) for pixels in (wrong, wrong[heavy]))
+    return whole, part
+
+
+def _loss(shown: Tensor, pixels: Tensor) -> Tensor:
+    weights = _weights(pixels)
+    return ((shown - pixels).square() * weights).mean() / weights.mean()
+
+
+def _weights(pixels: Tensor) -> Tensor:
+    """Weigh pixels [B 3 T h w] in [-1, 1]: [B 1 T h w]."""
+    coloured = (pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)) / 2 > COLOURED
+    moving = (pixels.amax(2, keepdim=True) - pixels.amin(2, keepdim=True)).amax(
+        1, keepdim=True
+    ) / 2 > MOVING
+    return 1.0 + (WEIGHT - 1.0) * (coloured | moving).float()
+
+
+def _groups(whole: Film, starts: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Draw groups [BATCH 3 GROUP h w] in [-1, 1]."""
+    chosen = []
+    for start in rng.choice(starts, BATCH):
+        still = rng.random() < STATIC_SHARE
+        chosen.append(np.stack([whole[start + (0 if still else i)] for i in range(GROUP)]))
+    return view_layout.model_input(torch.from_numpy(np.stack(chosen)), torch.float32)

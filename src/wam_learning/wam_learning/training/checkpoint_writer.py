@@ -1,0 +1,96 @@
+"""Write what training has reached as a checkpoint, in the released layout.
+
+Files are made beside the goal and moved there one by one, so that a reader never finds half of
+one.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from wam_learning.training import lora_training
+from wam_learning.training.trainer import Trainer
+from wam_learning.training.training_setup import HEADS
+from wam_policy.model.checkpoint import checkpoint_folder, normalization_stats, safetensors_shards
+from wam_policy.model.checkpoint.checkpoint_folder import METADATA, Policy
+from wam_policy.model.network.video_action_dit import VideoActionDiT
+
+KEPT = Path('kept')  # of a checkpoint: copies on the way, by step
+
+
+def written(policy: Policy, trainer: Trainer, out: Path) -> None:
+    """Write the checkpoint with averaged weights; every process of a training must come here."""
+    leads = trainer.accelerator is None or trainer.accelerator.is_main_process
+    part = out.with_name(out.name + '.part')
+    if leads:
+        shutil.rmtree(part, ignore_errors=True)
+    with trainer.averaged():
+        state = {name: _whole(p.detach()) for name, p in trainer.trained}
+        if policy.design.adapters:
+            if leads:
+                _adapters(policy, state, part)
+        else:
+            whole = _gathered(policy)
+            if leads:
+                checkpoint_folder.save(whole, part)
+    if not leads:
+        return
+    heads = {
+        name.removeprefix('heads.'): tensor.cpu().contiguous()
+        for name, tensor in state.items()
+        if name.startswith('heads.')
+    }
+    if heads:
+        (part / HEADS).parent.mkdir(parents=True, exist_ok=True)
+        save_file(heads, part / HEADS)
+    placed(part, out)
+
+
+def placed(part: Path, out: Path) -> None:
+    """Move files over those of `out` one by one, the description last."""
+    files = sorted(
+        (path for path in part.rglob('*') if path.is_file()),
+        key=lambda path: path.name == 'config.json',
+    )
+    for path in files:
+        goal = out / path.relative_to(part)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o644)  # safetensors writes for the owner alone
+        os.replace(path, goal)
+    shutil.rmtree(part)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Gather a tensor that is spread over processes."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _gathered(policy: Policy) -> Policy:
+    """Give the policy with a transformer that this process holds whole."""
+    held = policy.dit.state_dict()
+    if not any(isinstance(tensor, DTensor) for tensor in held.values()):
+        return policy
+    with torch.device('meta'):
+        dit = VideoActionDiT(policy.design.model)
+    dit.load_state_dict({name: _whole(tensor) for name, tensor in held.items()}, assign=True)
+    return replace(policy, dit=dit)
+
+
+def _adapters(policy: Policy, state: dict[str, Tensor], part: Path) -> None:
+    (part / METADATA.parent).mkdir(parents=True)
+    save_file(
+        lora_training.named({name.removeprefix('dit.'): tensor for name, tensor in state.items()}),
+        part / safetensors_shards.SINGLE,
+        metadata={'format': 'pt'},
+    )
+    (part / METADATA).write_text(
+        json.dumps(normalization_stats.written(dict(policy.tags)), indent=1)
+    )
+    (part / 'config.json').write_text(json.dumps({'wam': policy.design.to_dict()}, indent=1))

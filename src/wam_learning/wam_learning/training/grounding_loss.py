@@ -1,0 +1,120 @@
+"""Labels and heads of the grounding loss, which exists in training only.
+
+Each clean token answers whether the named object lies in its patch, and a chunk's action tokens
+tell where on the table it is. Without that question colour words take hours to be understood.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wam_learning.data.episode_arrays import Clips
+from wam_policy.model.encoders.view_layout import Layout
+from wam_policy.model.network.model_config import ModelConfig
+
+SIZE = 0.1  # of an object, in sides of the first camera's picture
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Turn labels of the data into what the heads predict."""
+
+    layout: Layout
+    grid: tuple[int, int]  # token rows and columns of the whole canvas
+    mean_m: np.ndarray  # [2]
+    std_m: np.ndarray  # [2]
+
+    @classmethod
+    def of(cls, clips: Clips, layout: Layout, config: ModelConfig) -> 'Places':
+        """Measure where objects lie."""
+        known = clips.place[np.isfinite(clips.place).all(1)]
+        if not len(known):
+            return cls(layout, config.grid, np.zeros(2), np.ones(2))
+        return cls(layout, config.grid, known.mean(0), np.maximum(known.std(0), 1e-3))
+
+    def shares(self, pixel: np.ndarray) -> np.ndarray:
+        """Share out objects at [... 2] (across, down; 0..1) of the first camera's picture.
+
+        float32 [... tokens]: how much of the object each token's patch holds, all 0 where there
+        is no label or the canvas does not show it.
+        """
+        tile, crop = self.layout.tiles[0], self.layout.crop
+        inside = (pixel - (1 - crop) / 2) / crop
+        seen = np.isfinite(pixel).all(-1) & (inside >= 0).all(-1) & (inside < 1).all(-1)
+        inside = np.where(seen[..., None], inside, 0.5)
+        size = SIZE * np.array([tile.width, tile.height])
+        centre = inside * [tile.width, tile.height] + [tile.left, tile.top]
+        columns, rows = (
+            _overlap(centre[..., axis], size[axis], length, count)
+            for axis, length, count in (
+                (0, self.layout.width, self.grid[1]),
+                (1, self.layout.height, self.grid[0]),
+            )
+        )
+        share = rows[..., :, None] * columns[..., None, :] * seen[..., None, None]
+        return share.reshape(*seen.shape, -1).astype(np.float32)
+
+    def standardised(self, place_m: np.ndarray) -> np.ndarray:
+        """Give places [... 2] in unit variance, float32."""
+        return ((place_m - self.mean_m) / self.std_m).astype(np.float32)
+
+
+def _overlap(centre: np.ndarray, size: float, length: int, count: int) -> np.ndarray:
+    """Share out intervals of `size` about `centre` [...] over `count` parts of 0..length."""
+    edges = np.linspace(0, length, count + 1)
+    edges[[0, -1]] = -np.inf, np.inf
+    low, high = centre[..., None] - size / 2, centre[..., None] + size / 2
+    return np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None) / size
+
+
+class Grounded(NamedTuple):
+    """Hold the losses of both heads, and how often the first is right; 0 without labels."""
+
+    patch: Tensor
+    place: Tensor
+    accuracy: Tensor
+
+
+class Heads(nn.Module):
+    """Ask tokens about the named object."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.patch = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 1))
+        self.place = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2))
+
+    def forward(
+        self,
+        clean_tokens: Tensor,
+        action_tokens: Tensor,
+        frame_tokens: int,
+        target_share: Tensor,
+        place: Tensor,
+    ) -> Grounded:
+        """Read clean tokens [batch frames*frame_tokens dim], action tokens [batch blocks*n dim].
+
+        Labels [batch blocks frame_tokens] and [batch blocks 2] are of the frame before each block.
+        """
+        blocks = target_share.shape[1]
+        logits = self.patch(clean_tokens.float())[..., 0].unflatten(1, (-1, frame_tokens))
+        stride = max(1, (logits.shape[1] - 1) // max(1, blocks - 1))
+        logits = logits[:, ::stride][:, :blocks]
+        known = target_share.sum(-1) > 0
+        nothing = logits.sum() * 0
+        patch = accuracy = nothing
+        if known.any():
+            wanted = target_share[known]
+            patch = F.cross_entropy(logits[known], wanted)
+            # an object on a border is found in either patch
+            guess = wanted.gather(1, logits[known].argmax(-1, keepdim=True))
+            accuracy = (guess > wanted.amax(-1, keepdim=True) / 2).float().mean()
+        told = self.place(action_tokens.float().unflatten(1, (blocks, -1)).mean(2))
+        located = torch.isfinite(place).all(-1)
+        miss = (
+            (told[located] - place[located]).square().mean() if located.any() else told.sum() * 0
+        )
+        return Grounded(patch, miss, accuracy)

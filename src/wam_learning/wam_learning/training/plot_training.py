@@ -1,0 +1,145 @@
+"""`./wam curves`: what a training's logs and kept checkpoints tell, as a picture.
+
+Losses and held-out errors come from the CSV files beside the checkpoint. With --trials every
+checkpoint that `./wam train --keep` left behind is tried in closed loop, on the same scenes.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use('Agg')
+from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
+
+from wam_learning.training import checkpoint_writer  # noqa: E402
+
+TRAIN, HELD_OUT, SUCCESS = 'train.csv', 'heldout.csv', 'success.csv'
+FIGURES = ('success_rate', 'success_low', 'success_high')
+
+
+def read(path: Path) -> dict[str, list[float]]:
+    """Return the columns of a CSV; ValueError names a file that is missing or broken."""
+    try:
+        with path.open(newline='') as file:
+            rows = list(csv.DictReader(file))
+        return {name: [float(row[name] or 'nan') for row in rows] for name in rows[0]}
+    except (OSError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f'{path}: no table of numbers with a head line: {error}') from error
+
+
+def tried(out: Path, options: argparse.Namespace) -> None:
+    """Try every kept checkpoint and the last one; write what share succeeded beside the logs."""
+    last = int(read(out / 'training' / TRAIN)['step'][-1])
+    kept = sorted((out / checkpoint_writer.KEPT).glob('[0-9]*'))
+    places = {int(path.name): path for path in kept} | {last: out}
+    rows = []
+    for step, place in places.items():
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder) / 'report.json'
+            subprocess.run(
+                [
+                    sys.executable,
+                    '-m',
+                    'wam_learning.evaluation.evaluate',
+                    '--direct',
+                    '--robot',
+                    options.robot,
+                    '--checkpoint',
+                    str(place),
+                    '--episodes',
+                    str(options.trials),
+                    '--seed',
+                    str(options.seed),
+                    '--latency',
+                    '0.05',
+                    '--workers',
+                    str(options.workers),
+                    '--report',
+                    str(report),
+                ],
+                check=True,
+            )
+            found = json.loads(report.read_text())
+        rows.append([step, options.trials, *(f'{found[name]:.4g}' for name in FIGURES)])
+        print(f'step {step}: {found["success_rate"]:.0%} of {options.trials}', flush=True)
+    with (out / 'training' / SUCCESS).open('w', newline='') as file:
+        csv.writer(file).writerows([['step', 'trials', *FIGURES], *rows])
+
+
+def drawn(folder: Path, path: Path) -> None:
+    """Draw the tables of `folder` into a PNG; ValueError where one is missing."""
+    train, heldout = read(folder / TRAIN), read(folder / HELD_OUT)
+    success = read(folder / SUCCESS) if (folder / SUCCESS).is_file() else None
+    figure, axes = plt.subplots(
+        2 + (success is not None), 1, figsize=(8, 9), sharex=True, layout='constrained'
+    )
+    _lines(axes[0], train, [name for name in train if name not in ('step', 'elapsed_s')])
+    axes[0].set_ylabel('training losses')
+    _lines(
+        axes[1],
+        heldout,
+        [name for name in heldout if name.endswith('/action') or name.startswith('action')],
+    )
+    axes[1].set_ylabel('held out: error of the\nfirst chunk, 1 is its variance')
+    for axis in axes[:2]:
+        axis.set_yscale('log')
+    if success is not None:
+        rate = [100 * value for value in success['success_rate']]
+        spread = [
+            [abs(value - 100 * end) for value, end in zip(rate, success[name], strict=True)]
+            for name in ('success_low', 'success_high')
+        ]
+        axes[2].errorbar(success['step'], rate, yerr=spread, fmt='o-', capsize=3)
+        axes[2].set_ylim(0, 101)
+        axes[2].set_ylabel(f'success of {success["trials"][0]:.0f} trials, %')
+    axes[-1].set_xlabel('steps of this training')
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _lines(axis: Any, table: Mapping[str, Sequence[float]], names: Sequence[str]) -> None:
+    for name in names:
+        axis.plot(table['step'], table[name], label=name)
+    axis.legend(fontsize=7, ncols=3)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog='./wam curves', description=__doc__.splitlines()[0])
+    parser.add_argument('checkpoint', type=Path, help='folder that ./wam train wrote')
+    parser.add_argument(
+        '--out', type=Path, metavar='PNG', help='(default: training/curves.png in the checkpoint)'
+    )
+    parser.add_argument(
+        '--trials',
+        type=int,
+        default=0,
+        metavar='N',
+        help='try every kept checkpoint in so many scenes first',
+    )
+    parser.add_argument('--robot', default='agibot_g1')
+    parser.add_argument('--seed', type=int, default=9_700_000, help='of the first scene')
+    parser.add_argument('--workers', type=int, default=2, metavar='N')
+    options = parser.parse_args(arguments)
+    folder = options.checkpoint / 'training'
+    try:
+        if options.trials > 0:
+            tried(options.checkpoint, options)
+        drawn(folder, options.out or folder / 'curves.png')
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        print(f'curves: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

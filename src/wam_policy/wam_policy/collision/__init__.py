@@ -1,1 +1,0 @@
-"""Where robot and table are in any posture, by MuJoCo's collision engine."""

@@ -1,0 +1,1 @@
+"""From action chunks to trajectories: validation, planning, state machine, monitors."""

@@ -1,0 +1,108 @@
+"""Contact seen ahead: whether a planned motion brings parts together that must stay apart.
+
+Who knows the robot's shape answers behind `Obstacles`; here stand the question and what is asked
+of a trajectory. What is being executed was asked about before it was published and is free of
+contact up to its rest, so keeping to it is safe whenever something new is not.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from wam_policy.core.motion import qp_planner
+from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory
+from wam_policy.core.robot.embodiment import Limits
+
+SAMPLE_NS = 12_500_000  # two to a planning step: 6 mm at 0.5 m/s, well inside every clearance
+
+# what is tried of the way to a contact before stopping at once: the arm needs the rest to brake
+SHARES = (0.6, 0.3, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Name the first posture of a path in which something is too near."""
+
+    row: int
+    what: str  # 'left_link3 and table'
+
+
+class Obstacles(Protocol):
+    """Know the robot's shape and what stands around it."""
+
+    def first_contact(self, path: np.ndarray, held: np.ndarray) -> Contact | None:
+        """Return the first contact along `path` [rows commanded], None if it is free.
+
+        `held` [state-only joints] is how the rest of the robot stands. What is too near in the
+        first row already may stay as near as it is and may part.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """Say when along a trajectory something gets too near."""
+
+    at_ns: int
+    what: str
+
+
+def foreseen(plan: Trajectory, obstacles: Obstacles, held: np.ndarray) -> Foreseen | None:
+    """Return the first contact of `plan`, from its start to its rest."""
+    times_ns, path = sampled(plan)
+    contact = obstacles.first_contact(path, held)
+    return None if contact is None else Foreseen(int(times_ns[contact.row]), contact.what)
+
+
+def sampled(plan: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+    """Return instants at most SAMPLE_NS apart, ends included, and the posture at each.
+
+    int64 [rows], absolute, and float64 [rows joints].
+    """
+    if len(plan.time_ns) == 1:
+        return plan.start_ns + plan.time_ns, plan.position
+    pieces = max(1, int(-(-np.diff(plan.time_ns).max() // SAMPLE_NS)))
+    share = np.arange(pieces) / pieces
+    length_s = plan.duration_s
+    t = (share * length_s[:, None])[..., None]  # [segments pieces 1]
+    p, v, a = (field[:-1, None] for field in (plan.position, plan.velocity, plan.acceleration))
+    path = p + t * (v + t * (a / 2 + t * plan.jerk[:, None] / 6))
+    times_ns = plan.time_ns[:-1, None] + np.round(t[..., 0] * NS_PER_S).astype(np.int64)
+    joints = len(plan.names)
+    return (
+        plan.start_ns + np.append(times_ns.ravel(), plan.time_ns[-1]),
+        np.concatenate([path.reshape(-1, joints), plan.position[-1:]]),
+    )
+
+
+def shortened(
+    old: Trajectory,
+    start_ns: int,
+    rows: np.ndarray,
+    limits: Limits,
+    obstacles: Obstacles,
+    held: np.ndarray,
+) -> tuple[Trajectory | None, Foreseen | None]:
+    """Leave `old` at `start_ns`, follow `rows` [steps joints] as far as nothing gets too near.
+
+    Return the plan and what it was cut short for, if anything; no plan where even stopping at
+    once is worse than going on with `old`. Raises NoPlan as planning.tracked does.
+    """
+    plan = qp_planner.tracked(old, start_ns, rows, limits)
+    ahead = foreseen(plan, obstacles, held)
+    if ahead is None:
+        return plan, None
+    steps = (ahead.at_ns - start_ns) // qp_planner.STEP_NS
+    for kept in sorted({min(len(rows), round(steps * share)) for share in SHARES}, reverse=True):
+        try:
+            plan = (
+                qp_planner.tracked(old, start_ns, rows[:kept], limits)
+                if kept
+                else qp_planner.stopped(old, start_ns, limits)
+            )
+        except qp_planner.NoPlan:
+            continue
+        if foreseen(plan, obstacles, held) is None:
+            return plan, ahead
+    return None, ahead

@@ -1,0 +1,272 @@
+"""The rules by which a ROS 2 Jazzy joint_trajectory_controller follows trajectory messages.
+
+A new message replaces the running trajectory outright. Stamp 0 means now; a stamp in the past
+enters the trajectory where it is due; a point in the future is approached from the set-point of
+the moment. After the last point the set-point stays there. Source: joint_trajectory_controller
+4.x, branch jazzy, with interpolate_from_desired_state and without partial goals.
+Tolerances, goals and speed scaling belong to a controller's action side and are not modelled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from wam_policy.core.motion.trajectory import NS_PER_S, Motion, Trajectory
+
+REST_VELOCITY = 1.2e-7  # the controller compares with the epsilon of a 32-bit float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Hold a trajectory message as arrays; velocity and acceleration may be absent."""
+
+    stamp_ns: int  # 0: starts when it is accepted
+    names: tuple[str, ...]
+    time_ns: np.ndarray  # int64 [points], from the stamp
+    position: np.ndarray  # float64 [points joints]
+    velocity: np.ndarray | None
+    acceleration: np.ndarray | None
+
+    @classmethod
+    def read(cls, message: Any) -> Self:
+        """Parse anything shaped like trajectory_msgs/JointTrajectory.
+
+        Raises ValueError when the points do not fit the names or each other.
+        """
+        names, points = tuple(message.joint_names), message.points
+        fields = []
+        for field in ('positions', 'velocities', 'accelerations'):
+            rows = [list(getattr(point, field)) for point in points]
+            given = [row for row in rows if row]
+            if not given and (field != 'positions' or not points):
+                fields.append(None)
+                continue
+            if len(given) != len(rows) or any(len(row) != len(names) for row in rows):
+                raise ValueError(f'{field}: want {len(names)} values in every point')
+            fields.append(np.array(rows, dtype=np.float64))
+        time_ns = [_ns(point.time_from_start) for point in points]
+        position = np.empty((0, len(names))) if fields[0] is None else fields[0]
+        return cls(
+            _ns(message.header.stamp),
+            names,
+            np.array(time_ns, dtype=np.int64),
+            position,
+            fields[1],
+            fields[2],
+        )
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> Self:
+        """Return the points of a planned trajectory."""
+        return cls(
+            trajectory.start_ns,
+            trajectory.names,
+            trajectory.time_ns,
+            trajectory.position,
+            trajectory.velocity,
+            trajectory.acceleration,
+        )
+
+    def sorted_for(self, names: Sequence[str]) -> Self:
+        """Return the same points with the joints in the order of `names`."""
+        columns = [self.names.index(name) for name in names]
+        return type(self)(
+            self.stamp_ns,
+            tuple(names),
+            self.time_ns,
+            self.position[:, columns],
+            None if self.velocity is None else self.velocity[:, columns],
+            None if self.acceleration is None else self.acceleration[:, columns],
+        )
+
+    def flaw(self, names: Sequence[str], now_ns: int) -> str | None:
+        """Return why a controller of `names` would not take this at `now_ns`."""
+        if sorted(self.names) != sorted(names):
+            return (
+                f'joint names {", ".join(self.names) or "(none)"} are not '
+                f'{", ".join(names)}: all of them are needed, each once'
+            )
+        if not len(self.time_ns):
+            return 'empty trajectory: ignored, it cannot be used to stop'
+        for field in ('position', 'velocity', 'acceleration'):
+            values = getattr(self, field)
+            # a real controller does not look; a NaN set-point is what it would then command
+            if values is not None and not np.isfinite(values).all():
+                return f'{field} is not finite'
+        if self.time_ns[0] < 0 or (np.diff(self.time_ns) <= 0).any():
+            return 'times of the points must increase from 0'
+        if self.stamp_ns and self.stamp_ns + int(self.time_ns[-1]) < now_ns:
+            return 'the last point is already in the past'
+        if self.velocity is not None and (np.abs(self.velocity[-1]) > REST_VELOCITY).any():
+            return 'velocity of the last point is not zero'
+        return None
+
+
+class Follower:
+    """Turn accepted trajectories into set-points; before the first one, stay at `position`."""
+
+    def __init__(self, names: Sequence[str], position: np.ndarray) -> None:
+        self.names = tuple(names)
+        self.state = Motion.at_rest(position)  # last set-point
+        self.state_ns: int | None = None  # when it was sampled
+        self.points: Points | None = None
+        self._before: tuple[int, Motion] | None = None  # set-point when points were accepted
+        self._piece: Piece | None = None  # what the last set-point lay on
+
+    def accept(self, message: Any, now_ns: int) -> str | None:
+        """Replace the running trajectory with a message or Points; return why not, if not.
+
+        Raises nothing: a rejected message changes nothing.
+        """
+        try:
+            points = message if isinstance(message, Points) else Points.read(message)
+        except ValueError as error:
+            return str(error)
+        reason = points.flaw(self.names, now_ns)
+        if reason:
+            return reason
+        points = points.sorted_for(self.names)
+        start_ns = points.stamp_ns or now_ns
+        self._before = (now_ns if self.state_ns is None else self.state_ns, self.state)
+        self.points = Points(
+            start_ns,
+            points.names,
+            points.time_ns,
+            points.position,
+            points.velocity,
+            points.acceleration,
+        )
+        self._piece = None
+        return None
+
+    def hold(self, position: np.ndarray) -> None:
+        """Forget the trajectory and stay at `position`: what a watchdog or a reset asks for."""
+        self.points = self._piece = None
+        self.state = Motion.at_rest(position)
+
+    @property
+    def end_ns(self) -> int | None:
+        """Return when the accepted trajectory is over; None without one."""
+        if self.points is None:
+            return None
+        return self.points.stamp_ns + int(self.points.time_ns[-1])
+
+    def sample(self, now_ns: int) -> Motion:
+        """Return the set-point at `now_ns` and remember it as the one that was commanded."""
+        if self.points is not None:
+            self.state = self._due(self.points, now_ns)
+        self.state_ns = now_ns
+        return self.state
+
+    def _due(self, points: Points, now_ns: int) -> Motion:
+        passed_ns = now_ns - points.stamp_ns
+        if passed_ns >= points.time_ns[-1]:
+            return Motion.at_rest(points.position[-1])
+        if self._piece is None or not self._piece.covers(passed_ns):
+            knot = int(np.searchsorted(points.time_ns, passed_ns, side='right')) - 1
+            self._piece = Piece.between(points, knot) if knot >= 0 else self._bridge(points)
+        return self._piece.at(max(passed_ns, self._piece.start_ns))
+
+    def _bridge(self, points: Points) -> 'Piece':
+        """Return the way from the set-point at acceptance to a first point in the future."""
+        first_ns = int(points.time_ns[0])
+        before_ns, before = self._before
+        before_ns = min(before_ns - points.stamp_ns, first_ns - 1)
+        return Piece.between(
+            Points(
+                0,
+                points.names,
+                np.array([before_ns, first_ns]),
+                np.stack([before.position, points.position[0]]),
+                None
+                if points.velocity is None
+                else np.stack([before.velocity, points.velocity[0]]),
+                None
+                if points.acceleration is None
+                else np.stack([before.acceleration, points.acceleration[0]]),
+            ),
+            0,
+        )
+
+
+POWERS = np.arange(6)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Hold what lies between two points as polynomials: a control loop asks for it very often."""
+
+    start_ns: int
+    end_ns: int
+    weights: np.ndarray  # float64 [6 3*joints]: powers of t -> position, velocity, acceleration
+
+    @classmethod
+    def between(cls, points: Points, knot: int) -> Self:
+        """Interpolate from `knot` on: quintic with accelerations, cubic with velocities, else
+        straight.
+        """
+        start_ns, end_ns = (int(ns) for ns in points.time_ns[knot : knot + 2])
+        end = float(end_ns - start_ns) / NS_PER_S
+        ends = [
+            None if field is None else field[knot : knot + 2]
+            for field in (points.position, points.velocity, points.acceleration)
+        ]
+        c, velocity, acceleration = np.zeros((3, 6, len(points.names)))
+        if ends[1] is None:
+            c[:2] = _straight(end, *ends[0])
+        elif ends[2] is None:
+            c[:4] = _cubic(end, *ends[0], *ends[1])
+        else:
+            c[:] = _quintic(end, *ends[0], *ends[1], *ends[2])
+        velocity[:-1] = c[1:] * POWERS[1:, None]
+        acceleration[:-1] = velocity[1:] * POWERS[1:, None]
+        return cls(start_ns, end_ns, np.concatenate([c, velocity, acceleration], axis=1))
+
+    def covers(self, passed_ns: int) -> bool:
+        return passed_ns < self.end_ns and self.start_ns <= passed_ns
+
+    def at(self, passed_ns: int) -> Motion:
+        t = float(passed_ns - self.start_ns) / NS_PER_S
+        position, velocity, acceleration = (t**POWERS @ self.weights).reshape(3, -1)
+        return Motion(position, velocity, acceleration)
+
+
+def _straight(end: float, p0: np.ndarray, p1: np.ndarray) -> tuple[np.ndarray, ...]:
+    return p0, (p1 - p0) / end
+
+
+def _cubic(
+    end: float, p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Return the coefficients of the cubic through both states, `end` seconds apart."""
+    rise, turn = p1 - p0 - v0 * end, (v1 - v0) * end
+    return p0, v0, (3 * rise - turn) / end**2, (turn - 2 * rise) / end**3
+
+
+def _quintic(
+    end: float,
+    p0: np.ndarray,
+    p1: np.ndarray,
+    v0: np.ndarray,
+    v1: np.ndarray,
+    a0: np.ndarray,
+    a1: np.ndarray,
+) -> tuple[np.ndarray, ...]:
+    """Return the coefficients of the quintic through both states, `end` seconds apart."""
+    rise = p1 - p0 - end * (v0 + end * a0 / 2)
+    turn, bend = (v1 - v0 - a0 * end) * end, (a1 - a0) * end**2
+    return (
+        p0,
+        v0,
+        a0 / 2,
+        (10 * rise - 4 * turn + bend / 2) / end**3,
+        (7 * turn - 15 * rise - bend) / end**4,
+        (6 * rise - 3 * turn + bend / 2) / end**5,
+    )
+
+
+def _ns(time: Any) -> int:
+    """Return a builtin_interfaces Time or Duration in ns."""
+    return int(time.sec) * NS_PER_S + int(time.nanosec)

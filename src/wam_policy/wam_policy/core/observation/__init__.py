@@ -1,0 +1,1 @@
+"""What the sensors delivered, by time stamp, and the two clocks."""

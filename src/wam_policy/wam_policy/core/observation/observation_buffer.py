@@ -1,0 +1,198 @@
+"""What the robot's senses delivered lately, by stamp, and when it is good enough to act on.
+
+Samples are picked by the stamp in their header, never by when a callback ran. One thread owns
+these objects: the one that runs the node's callbacks.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from types import MappingProxyType
+
+from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.types import Frame, JointState, Observation
+
+# A stamp this far behind the newest is a clock that was set back (a bag that loops, a simulator
+# that restarts), not a late sample: the old timeline is forgotten.
+JUMP_NS = 500_000_000
+RATE_WINDOW_NS = 2_000_000_000
+# Samples kept per second of history and nominal rate: a source this much faster than promised
+# shortens the history instead of filling the memory.
+HEADROOM = 1.5
+JOINTS_HZ = 500.0  # fastest joint states that get the whole history
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Say why there is no observation now."""
+
+    source: str  # camera key, or 'joints'
+    reason: str
+    missing: bool  # nothing has arrived yet, as opposed to too old
+
+
+class Ring[T: (Frame, JointState)]:
+    """Keep the samples of one source, oldest first, bounded in seconds and in number."""
+
+    def __init__(self, history_ns: int, capacity: int) -> None:
+        if history_ns < 1 or capacity < 1:
+            raise ValueError(
+                f'ring: want a history and a capacity above 0, got {history_ns} ns and {capacity}'
+            )
+        self._history_ns = history_ns
+        self._capacity = capacity
+        self._samples: list[T] = []
+        self.received = 0
+        self.duplicates = 0  # the newest stamp again: a source that froze
+        self.reordered = 0  # a little older than the newest: came too late
+        self.jumps = 0  # stamps went back for good: history dropped
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def put(self, sample: T) -> bool:
+        """Take a sample; return whether it was kept. Stamps inside never repeat or go back."""
+        self.received += 1
+        if self._samples:
+            behind_ns = self._samples[-1].stamp_ns - sample.stamp_ns
+            if behind_ns == 0:
+                self.duplicates += 1
+                return False
+            if 0 < behind_ns < JUMP_NS:
+                self.reordered += 1
+                return False
+            if behind_ns >= JUMP_NS:
+                self.jumps += 1
+                self._samples.clear()
+        self._samples.append(sample)
+        old = bisect_right(
+            self._samples, sample.stamp_ns - self._history_ns, key=attrgetter('stamp_ns')
+        )
+        del self._samples[: max(old, len(self._samples) - self._capacity)]
+        return True
+
+    @property
+    def newest(self) -> T | None:
+        return self._samples[-1] if self._samples else None
+
+    def as_of(self, t_ns: int) -> T | None:
+        """Return the newest sample that is not later than `t_ns`."""
+        after = bisect_right(self._samples, t_ns, key=attrgetter('stamp_ns'))
+        return self._samples[after - 1] if after else None
+
+    def rate_hz(self, now_ns: int) -> float:
+        """Return how many samples per second arrived lately; it decays when they stop."""
+        window_ns = min(self._history_ns, RATE_WINDOW_NS)
+        old = bisect_right(self._samples, now_ns - window_ns, key=attrgetter('stamp_ns'))
+        return (len(self._samples) - old) / (window_ns / 1e9)
+
+    def clear(self) -> None:
+        """Forget the samples, as after a jump of the clock; the counters stay."""
+        self._samples.clear()
+
+
+class Views:
+    """Hold the senses of one robot and tell whether they make an observation."""
+
+    def __init__(self, robot: Embodiment) -> None:
+        gate = robot.safety.observation
+        history_ns = round(gate.history_s * 1e9)
+        self._robot = robot
+        self._gate = gate
+        self.rings: Mapping[str, Ring[Frame]] = MappingProxyType(
+            {
+                camera.key: Ring(history_ns, round(gate.history_s * camera.fps * HEADROOM) + 1)
+                for camera in robot.cameras
+            }
+        )
+        self.joints: Ring[JointState] = Ring(history_ns, round(gate.history_s * JOINTS_HZ) + 1)
+
+    def clear(self) -> None:
+        """Forget everything seen: call it when the node's clock jumps."""
+        for ring in self.rings.values():
+            ring.clear()
+        self.joints.clear()
+
+    def observation(self, now_ns: int) -> Observation | Refusal:
+        """Return what all senses saw at the latest instant they share, or why there is none.
+
+        That instant is the stamp of the slowest camera's newest frame; the other frames and the
+        posture are the newest not later than it. Ages are measured against `now_ns`.
+        """
+        refusal = self._stale(now_ns)
+        if refusal:
+            return refusal
+        newest = [ring.newest for ring in self.rings.values()]
+        return self.at(min(frame.stamp_ns for frame in newest if frame is not None))
+
+    def at(self, t_ns: int) -> Observation | Refusal:
+        """Return what all senses showed at `t_ns`, or why that makes no observation.
+
+        Every pick is the newest not later than `t_ns` and not older than its limit; frames may
+        not be further apart than the skew limit. Live queries and data sets both end up here.
+        """
+        picked = {camera: self.rings[camera.key].as_of(t_ns) for camera in self._robot.cameras}
+        stamps_ns = [frame.stamp_ns for frame in picked.values() if frame is not None]
+        limit_s = self._gate.camera_skew_s
+        frames = []
+        for camera, frame in picked.items():
+            if frame is None or max(stamps_ns) - frame.stamp_ns > limit_s * 1e9:
+                nearest = f'{(max(stamps_ns) - frame.stamp_ns) / 1e9:.3f} s' if frame else 'none'
+                return Refusal(
+                    camera.key,
+                    f'cameras are too far apart: {camera.key} has no frame '
+                    f'within {limit_s:g} s before the newest of them (nearest: '
+                    f'{nearest})',
+                    missing=False,
+                )
+            if t_ns - frame.stamp_ns > camera.max_age_s * 1e9:
+                return Refusal(
+                    camera.key,
+                    f'camera {camera.key}: no frame within {camera.max_age_s:g} s before',
+                    missing=False,
+                )
+            frames.append(frame)
+        joints = self.joints.as_of(t_ns)
+        limit_s = self._gate.joints_max_age_s
+        if joints is None or t_ns - joints.stamp_ns > limit_s * 1e9:
+            return Refusal(
+                'joints', f'no joint state within {limit_s:g} s before the frames', missing=False
+            )
+        return Observation(t_ns, tuple(frames), joints)
+
+    def _stale(self, now_ns: int) -> Refusal | None:
+        """Return the first sense that is missing, too old or ahead of the clock."""
+        for camera in self._robot.cameras:
+            refusal = _refused(
+                camera.key,
+                f'camera {camera.key} ({camera.topic})',
+                self.rings[camera.key].newest,
+                now_ns,
+                camera.max_age_s,
+            )
+            if refusal:
+                return refusal
+        return _refused(
+            'joints', 'joint states', self.joints.newest, now_ns, self._gate.joints_max_age_s
+        )
+
+
+def _refused(
+    source: str, what: str, newest: Frame | JointState | None, now_ns: int, limit_s: float
+) -> Refusal | None:
+    if newest is None:
+        return Refusal(source, f'{what}: nothing has arrived yet', missing=True)
+    age_s = (now_ns - newest.stamp_ns) / 1e9
+    if age_s > limit_s:
+        return Refusal(
+            source, f'{what}: newest is {age_s:.3f} s old, limit {limit_s:g} s', missing=False
+        )
+    if -age_s > limit_s:
+        return Refusal(
+            source,
+            f'{what}: newest is stamped {-age_s:.3f} s in the future, limit '
+            f'{limit_s:g} s; synchronise the clocks',
+            missing=False,
+        )
+    return None

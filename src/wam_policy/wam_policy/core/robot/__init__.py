@@ -1,0 +1,1 @@
+"""A robot as data: its joints, limits, safety settings and units; numpy only."""

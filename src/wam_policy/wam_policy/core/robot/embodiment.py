@@ -1,0 +1,366 @@
+"""A robot as data: what its folder says, read once and strictly, frozen afterwards.
+
+Positions are rad (revolute), m (prismatic) or 0 closed .. 1 open (gripper). Nothing here knows
+how a joint is driven; the vendor block is handed on as it stands to the node that does.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wam_policy.core.robot.safety_limits import Safety
+from wam_policy.core.robot.strict_yaml import Table, number
+
+ROBOTS = Path(__file__).resolve().parents[2] / 'robots'
+KINDS = ('revolute', 'prismatic', 'gripper')
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """State what one joint can do (hardware) and may do under a policy (max_*)."""
+
+    name: str
+    kind: str  # one of KINDS
+    lower: float
+    upper: float
+    hw_velocity: float  # per s
+    hw_effort: float  # Nm or N
+    max_velocity: float  # per s
+    max_acceleration: float  # per s^2
+    max_jerk: float  # per s^3
+    max_step: float  # commanded against measured
+
+
+@dataclass(frozen=True, slots=True)
+class Gripper:
+    """Map one gripper between our sense (0 closed .. 1 open), its driver's and its model's."""
+
+    name: str
+    side: str
+    command_name: str  # joint name the driver expects
+    raw_open: float
+    raw_closed: float
+    raw_range: tuple[float, float]  # readings outside are a wrong unit, not a posture
+    model_open: float
+    model_closed: float
+
+    def raw(self, opening: float | np.ndarray) -> float | np.ndarray:
+        """Return the driver's value; an opening outside 0..1 is cut, the driver never sees it."""
+        return self.raw_closed + np.clip(opening, 0.0, 1.0) * (self.raw_open - self.raw_closed)
+
+    def canonical(self, raw: float | np.ndarray) -> float | np.ndarray:
+        """Return the opening 0..1; readings beyond the open or closed stop count as the stop."""
+        return np.clip((raw - self.raw_closed) / (self.raw_open - self.raw_closed), 0.0, 1.0)
+
+    def model(self, opening: float | np.ndarray) -> float | np.ndarray:
+        return self.model_closed + opening * (self.model_open - self.model_closed)
+
+    def from_model(self, value: float | np.ndarray) -> float | np.ndarray:
+        """Return the opening a model value asks for, uncut: limits see what was asked."""
+        return (value - self.model_closed) / (self.model_open - self.model_closed)
+
+    def readable(self, raw: float) -> bool:
+        """Tell whether a driver reading can belong to this gripper at all."""
+        return bool(self.raw_range[0] <= raw <= self.raw_range[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """State one view the model expects."""
+
+    key: str  # the model's name for the view
+    topic: str
+    info_topic: str
+    frame_id: str  # optical frame: x right, y down, z forward
+    size: tuple[int, int]  # width, height
+    fps: float
+    max_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """State one trajectory controller and the joints it drives, in its order."""
+
+    name: str
+    topic: str  # trajectory_msgs/JointTrajectory
+    state_topic: str  # control_msgs/JointTrajectoryControllerState
+    joints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """State one key of the model's state or action vector."""
+
+    key: str
+    joints: tuple[str, ...]  # empty: nothing of ours stands behind it
+    size: int
+    relative: bool = False  # action = target - state at the observation
+    masked: bool = False  # the model predicts it, we hold the current value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Limits:
+    """Hold the limits of some joints as vectors, [joints] each, in the order of `names`."""
+
+    names: tuple[str, ...]
+    lower: np.ndarray
+    upper: np.ndarray
+    velocity: np.ndarray
+    acceleration: np.ndarray
+    jerk: np.ndarray
+    step: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embodiment:
+    """Hold everything the stack knows of one robot."""
+
+    name: str
+    title: str
+    model_tag: str  # selects prompt, view layout and statistics
+    language_key: str
+    step_dt_s: float  # between two rows of a chunk
+    horizon: int  # rows the released weights predict
+    joints: tuple[Joint, ...]  # in the order of `observed`
+    commanded: tuple[str, ...]  # arms, then grippers
+    observed: tuple[str, ...]  # commanded, then what is only read
+    grippers: tuple[Gripper, ...]
+    cameras: tuple[Camera, ...]  # in the model's order of views
+    controllers: tuple[Controller, ...]
+    state_keys: tuple[Slice, ...]  # in the model's order
+    action_keys: tuple[Slice, ...]
+    rest: Mapping[str, float]  # posture work starts from, one value per observed
+    safety: Safety
+    vendor: Mapping[str, Any]  # read by the driver side only
+    contract: str  # SHA-256 of the folder's document
+
+    def joint(self, name: str) -> Joint:
+        return self.joints[self.observed.index(name)]
+
+    def gripper(self, name: str) -> Gripper:
+        return next(gripper for gripper in self.grippers if gripper.name == name)
+
+    def limits(self, names: Sequence[str] | None = None) -> Limits:
+        """Return the limits of `names` (default: the commanded joints) as read-only vectors."""
+        names = self.commanded if names is None else tuple(names)
+        rows = [self.joint(name) for name in names]
+        return Limits(
+            names,
+            *(
+                _vector([getattr(joint, field) for joint in rows])
+                for field in (
+                    'lower',
+                    'upper',
+                    'max_velocity',
+                    'max_acceleration',
+                    'max_jerk',
+                    'max_step',
+                )
+            ),
+        )
+
+    def rest_of(self, names: Sequence[str]) -> np.ndarray:
+        """Return the rest posture of `names`, [names]."""
+        return _vector([self.rest[name] for name in names])
+
+
+def names(folder: Path = ROBOTS) -> tuple[str, ...]:
+    """Return the robots there are."""
+    return tuple(sorted(path.parent.name for path in folder.glob('*/embodiment.yaml')))
+
+
+def load(name: str, folder: Path = ROBOTS) -> Embodiment:
+    """Read one robot; ValueError names the file, the key and the fix."""
+    known = names(folder)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f'; did you mean {near[0]}?' if near else ''
+        raise ValueError(f'no robot {name!r}; known: {", ".join(known)}{hint}')
+    document = Table.load(folder / name / 'embodiment.yaml')
+    robot = _embodiment(document)
+    document.done()
+    if robot.name != name:
+        raise ValueError(
+            f'{document.spot("name")}: {robot.name!r} stands in the folder {name!r}; '
+            'make them equal'
+        )
+    return robot
+
+
+def _embodiment(document: Table) -> Embodiment:
+    joints = _joints(document.table('joints'))
+    commanded, state_only = document.texts('commanded'), document.texts('state_only', empty=True)
+    observed = commanded + state_only
+    _same(document.spot('commanded, state_only'), observed, tuple(joints))
+    grippers = document.tables('grippers', _gripper)
+    _same(
+        document.spot('grippers'),
+        tuple(gripper.name for gripper in grippers),
+        tuple(name for name in joints if joints[name].kind == 'gripper'),
+    )
+    controllers = document.tables(
+        'controllers',
+        lambda name, table: Controller(
+            name, table.text('topic'), table.text('state_topic'), table.texts('joints')
+        ),
+    )
+    _same(
+        document.spot('controllers'),
+        tuple(name for controller in controllers for name in controller.joints),
+        commanded,
+    )
+    model = document.table('model')
+    keys = [_slices(model, key, observed) for key in ('state_keys', 'action_keys')]
+    driven = tuple(name for key in keys[1] if not key.masked for name in key.joints)
+    _same(model.spot('action_keys (not masked)'), driven, commanded)
+    robot = Embodiment(
+        name=document.text('name'),
+        title=document.text('title'),
+        model_tag=model.text('tag'),
+        language_key=model.text('language_key'),
+        step_dt_s=1.0 / model.number('step_hz', above=0.0),
+        horizon=model.whole('horizon'),
+        joints=tuple(joints[name] for name in observed),
+        commanded=commanded,
+        observed=observed,
+        grippers=grippers,
+        cameras=document.tables('cameras', _camera),
+        controllers=controllers,
+        state_keys=keys[0],
+        action_keys=keys[1],
+        rest=_rest(document, joints),
+        safety=Safety.read(document.table('safety')),
+        vendor=document.frozen('vendor'),
+        contract=document.digest(),
+    )
+    model.done()
+    return robot
+
+
+def _joints(table: Table) -> dict[str, Joint]:
+    joints = {}
+    for name in table:
+        spot, row = table.spot(name), table.take(name)
+        if not isinstance(row, list) or len(row) != 9 or row[0] not in KINDS:
+            raise ValueError(
+                f'{spot}: want [kind, lower, upper, hw_velocity, hw_effort, '
+                f'max_velocity, max_acceleration, max_jerk, max_step] with kind one '
+                f'of {", ".join(KINDS)}, got {row!r}'
+            )
+        lower, upper = (number(value, spot) for value in row[1:3])
+        if lower >= upper:
+            raise ValueError(f'{spot}: lower {lower:g} is not below upper {upper:g}; swap them')
+        caps = [number(value, spot, above=0.0) for value in row[3:]]
+        if caps[2] > caps[0]:
+            raise ValueError(
+                f'{spot}: max_velocity {caps[2]:g} is above hw_velocity {caps[0]:g}; lower it'
+            )
+        if row[0] == 'gripper' and (lower, upper) != (0.0, 1.0):
+            raise ValueError(
+                f'{spot}: a gripper goes from 0 (closed) to 1 (open); raw units '
+                'belong under grippers'
+            )
+        joints[name] = Joint(name, row[0], lower, upper, *caps)
+    return joints
+
+
+def _gripper(name: str, table: Table) -> Gripper:
+    low, high = table.numbers('raw_range', 2)
+    gripper = Gripper(
+        name=name,
+        side=table.text('side'),
+        command_name=table.text('command_name'),
+        raw_open=table.number('raw_open'),
+        raw_closed=table.number('raw_closed'),
+        raw_range=(low, high),
+        model_open=table.number('model_open'),
+        model_closed=table.number('model_closed'),
+    )
+    for sense in ('raw', 'model'):
+        if getattr(gripper, f'{sense}_open') == getattr(gripper, f'{sense}_closed'):
+            raise ValueError(
+                f'{table.spot(f"{sense}_open")} equals {sense}_closed; measure both ends'
+            )
+    if not (gripper.readable(gripper.raw_open) and gripper.readable(gripper.raw_closed)):
+        raise ValueError(
+            f'{table.spot("raw_range")}: {list(gripper.raw_range)} does not hold '
+            'raw_open and raw_closed; widen it'
+        )
+    return gripper
+
+
+def _camera(key: str, table: Table) -> Camera:
+    width, height = table.numbers('size', 2)
+    if min(width, height) < 1 or width % 1 or height % 1:
+        raise ValueError(f'{table.spot("size")}: want [width, height] in pixels')
+    return Camera(
+        key=key,
+        topic=table.text('topic'),
+        info_topic=table.text('info_topic'),
+        frame_id=table.text('frame_id'),
+        size=(int(width), int(height)),
+        fps=table.number('fps', above=0.0),
+        max_age_s=table.number('max_age_s', above=0.0),
+    )
+
+
+def _slices(model: Table, which: str, observed: Sequence[str]) -> tuple[Slice, ...]:
+    def read(key: str, table: Table) -> Slice:
+        joints = table.texts('joints', empty=True)
+        unknown = [name for name in joints if name not in observed]
+        if unknown:
+            raise ValueError(
+                f'{table.spot("joints")}: unknown joint {", ".join(unknown)}; use '
+                'names from the joints table'
+            )
+        if which == 'state_keys':
+            return Slice(key, joints, len(joints))
+        size = len(joints) or table.whole('size')
+        masked = _truth(table, 'masked')
+        if not joints and not masked:
+            raise ValueError(
+                f'{table.spot("masked")}: without joints there is nothing to drive; set it to true'
+            )
+        return Slice(key, joints, size, _truth(table, 'relative'), masked)
+
+    return model.tables(which, read)
+
+
+def _truth(table: Table, key: str) -> bool:
+    value = table.take(key)
+    if not isinstance(value, bool):
+        raise ValueError(f'{table.spot(key)}: want true or false, got {value!r}')
+    return value
+
+
+def _rest(document: Table, joints: Mapping[str, Joint]) -> Mapping[str, float]:
+    table = document.table('rest')
+    _same(table.where, tuple(table), tuple(joints))
+    for name, joint in joints.items():
+        if not joint.lower <= table.number(name) <= joint.upper:
+            raise ValueError(
+                f'{table.spot(name)}: {table.number(name):g} is outside '
+                f'[{joint.lower:g}, {joint.upper:g}]; move it inside'
+            )
+    return document.frozen('rest')
+
+
+def _same(spot: str, given: Sequence[str], wanted: Sequence[str]) -> None:
+    """Require the same names, each once, in any order."""
+    missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    twice = sorted({name for name in given if given.count(name) > 1})
+    for names_, what in ((unknown, 'unknown'), (missing, 'missing'), (twice, 'named twice')):
+        if names_:
+            raise ValueError(
+                f'{spot}: {", ".join(names_)} {what}; want each of {", ".join(wanted)} once'
+            )
+
+
+def _vector(values: Sequence[float]) -> np.ndarray:
+    vector = np.array(values, dtype=np.float64)
+    vector.setflags(write=False)
+    return vector

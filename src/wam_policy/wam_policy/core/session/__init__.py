@@ -1,0 +1,1 @@
+"""What is asked of the model, when, and what becomes of the answers."""

@@ -1,0 +1,1 @@
+"""Checkpoint folders: layout, tensor names, statistics, inspection, random weights."""

@@ -1,0 +1,349 @@
+"""Made-up checkpoints in the released layout: random weights, right names, shapes and files.
+
+For tests, speed measurements and dry runs without the real weights. Nothing here was learned or
+measured; everything it writes says so (`trained` false, statistics marked synthetic).
+"""
+
+import argparse
+import json
+import math
+import struct
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from wam_policy.core.robot import embodiment
+from wam_policy.core.robot.embodiment import Embodiment, Slice
+from wam_policy.model.checkpoint import (
+    normalization_stats,
+    safetensors_shards,
+    tensor_index,
+    tensor_keymap,
+)
+from wam_policy.model.checkpoint.model_spec import Design, released
+from wam_policy.model.checkpoint.normalization_stats import Statistics, Tag
+from wam_policy.model.encoders.wan_vae import VaeConfig
+from wam_policy.model.network.lora import TARGETS
+
+_DTYPE_NAMES = {dtype: name for name, dtype in safetensors_shards.DTYPES.items()}
+# What an untrained model may ask of a joint, from where it is. It hands its noise through, so one
+# model unit is one standard deviation and three of them are what is seen.
+REACH_RAD = 0.15
+UNIT_RAD = REACH_RAD / 3
+
+
+# ---- statistics
+
+
+def _between(low: np.ndarray, high: np.ndarray) -> Statistics:
+    return Statistics(
+        q01=low, q99=high, min=low, max=high, mean=(low + high) / 2, std=(high - low) / 4
+    )
+
+
+def _state(robot: Embodiment, part: Slice) -> Statistics:
+    """Scale positions by pi and openings by 1, whatever the joint: an identity in effect."""
+    kinds = [robot.joint(name).kind for name in part.joints]
+    high = np.array([1.0 if kind == 'gripper' else math.pi for kind in kinds])
+    return _between(-high, high)
+
+
+def _action(robot: Embodiment, part: Slice) -> Statistics:
+    """Allow small offsets from the state; an absolute value may be anything the joint may be."""
+    if part.relative or not part.joints:
+        high = np.full(part.size, UNIT_RAD)
+        return _between(-high, high)
+    joints = [robot.joint(name) for name in part.joints]
+    return _between(
+        np.array([joint.lower for joint in joints]), np.array([joint.upper for joint in joints])
+    )
+
+
+def tags(robots: Sequence[Embodiment]) -> list[Tag]:
+    """Make up statistics for robots: they let random weights move an arm gently, no more."""
+    return [
+        Tag(
+            robot.model_tag,
+            MappingProxyType({part.key: _state(robot, part) for part in robot.state_keys}),
+            MappingProxyType({part.key: _action(robot, part) for part in robot.action_keys}),
+            MappingProxyType({camera.key: camera.size for camera in robot.cameras}),
+            synthetic=True,
+        )
+        for robot in robots
+    ]
+
+
+# ---- config.json
+
+
+def config(design: Design) -> dict[str, object]:
+    """Give config.json in the released schema; the `wam` section adds what that cannot say.
+
+    Prompts are read as bytes: weights that learned nothing need no tokenizer to be copied.
+    """
+    model = design.model
+    plain = replace(design, trained=False, encoders=replace(design.encoders, tokenizer='bytes'))
+    own = plain.to_dict()
+    del own['model']
+    network = {
+        'model_type': 'i2v' if model.condition_channels else 'ti2v',
+        'dim': model.dim,
+        'num_heads': model.heads,
+        'num_layers': model.layers,
+        'ffn_dim': model.ffn_dim,
+        'freq_dim': model.freq_dim,
+        'eps': model.eps,
+        'in_dim': model.latent_channels + model.condition_channels,
+        'out_dim': model.latent_channels,
+        'text_dim': model.text_dim,
+        'text_len': model.text_len,
+        'concat_first_frame_latent': bool(model.condition_channels),
+        'frame_seqlen': model.frame_tokens,
+        'num_frame_per_block': model.frames_per_block,
+        'num_action_per_block': model.actions_per_block,
+        'num_state_per_block': model.states_per_block,
+        'max_chunk_size': model.window_blocks,
+        'hidden_size': model.action_hidden,
+    }
+    head = {
+        'action_horizon': model.actions_per_block,
+        'action_dim': model.action_dim,
+        'max_action_dim': model.action_dim,
+        'max_state_dim': model.state_dim,
+        'num_frame_per_block': model.frames_per_block,
+        'train_architecture': 'lora' if design.adapters else 'full',
+        'diffusion_model_cfg': network,
+    }
+    return {
+        'model_type': 'vla',
+        'architectures': ['VLA'],
+        'action_horizon': model.actions_per_block,
+        'action_dim': model.action_dim,
+        'action_head_cfg': {'config': head},
+        'wam': own,
+    }
+
+
+def toy(design: Design, tile: tuple[int, int] = (32, 32)) -> Design:
+    """Shrink a released design to a few megabytes, keeping every kind of tensor it has."""
+    old, parts = design.model, design.encoders
+    if not isinstance(parts.vae, VaeConfig):
+        raise ValueError(f'{design.name} is no released design: nothing to shrink')
+    pixels = replace(
+        parts.vae, channels=4, base_dim=8, decoder_base_dim=8, mean=(0.0,) * 4, std=(1.0,) * 4
+    )
+    words = replace(parts.text, vocabulary=259, dim=48, heads=4, head_dim=12, ffn_dim=64, layers=2)
+    frame = parts.image and replace(
+        parts.image, dim=32, heads=2, layers=2, mlp_dim=64, patch=8, size=32
+    )
+    box = replace(
+        design.canvas,
+        arrangement=design.canvas.arrangement or 'quadrants',
+        tile=tile,
+        size=design.canvas.size and tile,
+    )
+    height, width = box.pixels
+    rows, columns = height // pixels.stride, width // pixels.stride
+    model = replace(
+        old,
+        dim=64,
+        heads=2,
+        layers=3,
+        ffn_dim=96,
+        freq_dim=32,
+        text_dim=48,
+        text_len=64,
+        image_dim=32 if old.image_context else 0,
+        action_hidden=32,
+        latent_channels=4,
+        latent_size=(rows // 2 * 2, columns // 2 * 2),
+        condition_channels=8 if old.condition_channels else 0,
+    )
+    parts = replace(parts, vae=pixels, text=words, image=frame, tokenizer='bytes')
+    return replace(
+        design, name=f'{design.name}_toy', model=model, canvas=box, trained=False, encoders=parts
+    )
+
+
+# ---- weights
+
+
+def unread(design: Design) -> dict[str, tuple[int, ...]]:
+    """List the tensors released files hold although inference never reads them, with shapes."""
+    frame = design.encoders.image
+    if frame is None:
+        return {}
+    prefix = f'{tensor_keymap.IMAGE}visual.'
+    block = {
+        name: slot.entry.shape
+        for name, slot in _slots(design).items()
+        if name.startswith(f'{prefix}transformer.0.')
+    }
+    last = {
+        name.replace('transformer.0.', f'transformer.{frame.layers}.'): shape
+        for name, shape in block.items()
+    }
+    return last | {
+        f'{prefix}post_norm.weight': (frame.dim,),
+        f'{prefix}post_norm.bias': (frame.dim,),
+        f'{prefix}head': (frame.dim, frame.dim * 4 // 5),
+        f'{tensor_keymap.IMAGE}log_scale': (),
+    }
+
+
+def _slots(design: Design) -> dict[str, tensor_index.Slot]:
+    return tensor_index.slots(tensor_index.networks(design, torch.device('meta'), None))
+
+
+def shapes(design: Design) -> dict[str, tuple[int, ...]]:
+    """List every tensor of a complete released checkpoint of this design."""
+    return {name: slot.entry.shape for name, slot in _slots(design).items()} | unread(design)
+
+
+def drawn(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw a weight whose layer neither dies nor explodes: ones for norms, 1/sqrt(in) for maps."""
+    if len(shape) < 2 or name.endswith(('gamma', '.b')):
+        ones = name.endswith(('gamma', 'weight'))
+        return torch.full(shape, 1.0 if ones else 0.0, dtype=dtype, device=generator.device)
+    inputs = shape[1] if name.endswith('.W') else torch.Size(shape[1:]).numel()
+    numbers = torch.randn(shape, generator=generator, device=generator.device)
+    return (numbers * inputs**-0.5).to(dtype)
+
+
+def write(
+    design: Design,
+    robots: Sequence[Embodiment],
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    seed: int = 0,
+    largest_shard: int = 5_000_000_000,
+) -> None:
+    """Write a checkpoint of random weights in the released layout; bytes as given by `dtype`."""
+    _write_words(design, robots, folder)
+    wanted = shapes(design)
+    groups = safetensors_shards.grouped(
+        {name: torch.Size(shape).numel() * dtype.itemsize for name, shape in wanted.items()},
+        largest_shard,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    files = {}
+    for file, names in groups.items():
+        save_file(
+            {name: drawn(name, wanted[name], dtype, generator) for name in names},
+            folder / file,
+            metadata={'format': 'pt'},
+        )
+        files |= dict.fromkeys(names, file)
+    safetensors_shards.write_index(
+        folder, files, sum(torch.Size(s).numel() for s in wanted.values()) * dtype.itemsize
+    )
+
+
+def write_hollow(
+    design: Design,
+    robots: Sequence[Embodiment],
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    largest_shard: int = 5_000_000_000,
+) -> None:
+    """Write files with true headers and sizes but without blocks on disk: all numbers are 0."""
+    _write_words(design, robots, folder)
+    wanted = shapes(design)
+    sizes = {name: torch.Size(shape).numel() * dtype.itemsize for name, shape in wanted.items()}
+    files = {}
+    for file, names in safetensors_shards.grouped(sizes, largest_shard).items():
+        header, end = {}, 0
+        for name in names:
+            header[name] = {
+                'dtype': _DTYPE_NAMES[dtype],
+                'shape': list(wanted[name]),
+                'data_offsets': [end, end + sizes[name]],
+            }
+            end += sizes[name]
+        text = json.dumps(header).encode()
+        text += b' ' * (-len(text) % 8)
+        with (folder / file).open('wb') as out:
+            out.write(struct.pack('<Q', len(text)) + text)
+            out.truncate(8 + len(text) + end)
+        files |= dict.fromkeys(names, file)
+    safetensors_shards.write_index(folder, files, sum(sizes.values()))
+
+
+def _write_words(design: Design, robots: Sequence[Embodiment], folder: Path) -> None:
+    (folder / 'experiment_cfg').mkdir(parents=True, exist_ok=True)
+    (folder / 'config.json').write_text(json.dumps(config(design), indent=1))
+    content = normalization_stats.written({tag.name: tag for tag in tags(robots)})
+    (folder / 'experiment_cfg' / 'metadata.json').write_text(json.dumps(content, indent=1))
+
+
+def write_adapters(design: Design, folder: Path, *, dtype: torch.dtype, seed: int = 0) -> None:
+    """Write adapters only, as a fine-tuned release does: low-rank pairs and trained modules."""
+    if design.adapters is None:
+        raise ValueError(f'{design.name} has no adapters; set them in the design')
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'config.json').write_text(json.dumps(config(design), indent=1))
+    generator = torch.Generator().manual_seed(seed)
+    wrapped = tensor_keymap.DIT + 'base_model.model.'
+    content = {}
+    for name, shape in shapes(design).items():
+        inner = name.removeprefix(tensor_keymap.DIT)
+        if name == inner:
+            continue
+        if inner.startswith(('state_encoder.', 'action_encoder.', 'action_decoder.')):
+            content[wrapped + inner] = drawn(name, shape, dtype, generator)
+        elif _takes_adapter(inner):
+            layer, rank = wrapped + inner.removesuffix('.weight'), design.adapters.rank
+            content[f'{layer}.lora_A.default.weight'] = drawn(
+                name, (rank, shape[1]), dtype, generator
+            )
+            content[f'{layer}.lora_B.default.weight'] = drawn(
+                name, (shape[0], rank), dtype, generator
+            )
+    save_file(content, folder / safetensors_shards.SINGLE, metadata={'format': 'pt'})
+
+
+def _takes_adapter(name: str) -> bool:
+    return name.endswith('.weight') and bool(TARGETS.fullmatch(name.removesuffix('.weight')))
+
+
+# ---- command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a made-up checkpoint; `--hollow` files have true sizes but take no room on disk."""
+    parser = argparse.ArgumentParser(
+        prog='python -m wam_policy.model.checkpoint.random_checkpoint', description=main.__doc__
+    )
+    parser.add_argument('folder', type=Path)
+    parser.add_argument(
+        '--preset', choices=('dreamzero_14b', 'dreamzero_5b'), default='dreamzero_14b'
+    )
+    parser.add_argument('--toy', action='store_true', help='a few megabytes, every kind of tensor')
+    parser.add_argument('--hollow', action='store_true', help='headers only, all weights zero')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--largest-shard', type=int, default=5_000_000_000, help='bytes')
+    chosen = parser.parse_args(arguments)
+    design = released(chosen.preset)
+    robots = [embodiment.load(name) for name in embodiment.names()]
+    settings = {'dtype': torch.bfloat16, 'largest_shard': chosen.largest_shard}
+    if chosen.toy:
+        design = toy(design)
+    if chosen.hollow:
+        write_hollow(design, robots, chosen.folder, **settings)
+    else:
+        write(design, robots, chosen.folder, seed=chosen.seed, **settings)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Pixels and text to the inputs of the transformer, and latents back to pixels."""

@@ -1,0 +1,127 @@
+"""A plain convolutional autoencoder behind the interface of the Wan ones, for models that must
+learn and run on a CPU.
+
+Four pixel frames are stacked as channels and become one latent frame; groups know nothing of each
+other. The first frame of a clip stands for a group of its own: itself four times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wam_policy.model.encoders.wan_vae import GROUP, Context, check_statistics
+
+KNOWS_NOTHING = Context(())
+
+
+@dataclass(frozen=True, slots=True)
+class ConvConfig:
+    """Size a convolutional autoencoder; every width is a stage that halves the picture."""
+
+    channels: int  # of a latent frame
+    widths: tuple[int, ...]
+    mean: tuple[float, ...]  # per latent channel
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        check_statistics(self.channels, self.mean, self.std)
+        if not self.widths:
+            raise ValueError('widths: want at least one stage')
+
+    @property
+    def stride(self) -> int:
+        """Count the pixels along one side of a latent pixel."""
+        return 2 ** len(self.widths)
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(F.silu(x))))
+
+
+class ConvNet(nn.Module):
+    """Encode groups [B 3*GROUP H W] to [B channels h w] and back."""
+
+    def __init__(self, config: ConvConfig) -> None:
+        super().__init__()
+        stages, stacked = config.widths, 3 * GROUP
+        down: list[nn.Module] = []
+        for inputs, width in pairwise((stacked, *stages)):
+            down += [nn.Conv2d(inputs, width, 4, stride=2, padding=1), nn.SiLU()]
+        last = stages[-1]
+        self.encoder = nn.Sequential(
+            *down,
+            nn.Conv2d(last, last, 1),
+            _Residual(last),
+            nn.SiLU(),
+            nn.Conv2d(last, config.channels, 1),
+        )
+        up: list[nn.Module] = []
+        for width, outputs in pairwise((*reversed(stages), stacked)):
+            up += [nn.SiLU(), nn.Conv2d(width, 4 * outputs, 3, padding=1), nn.PixelShuffle(2)]
+        self.decoder = nn.Sequential(
+            nn.Conv2d(config.channels, last, 3, padding=1), _Residual(last), _Residual(last), *up
+        )
+
+
+class ConvVae(nn.Module):
+    """Encode pixels in [-1, 1] to latents of zero mean and unit deviation; decode."""
+
+    def __init__(self, config: ConvConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.net = ConvNet(config)
+
+    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (
+            torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
+            for values in (self.config.mean, self.config.std)
+        )
+        return mean, std
+
+    def encode_groups(self, groups: Tensor) -> Tensor:
+        """Encode groups [N 3 GROUP H W], each on its own, to latents [N C h w]."""
+        latents = self.net.encoder(groups.flatten(1, 2))
+        mean, std = self._scale(latents)
+        return (latents - mean) / std
+
+    def decode_groups(self, latents: Tensor) -> Tensor:
+        """Decode latents [N C h w] to groups [N 3 GROUP H W], not clamped."""
+        mean, std = self._scale(latents)
+        return self.net.decoder(latents * std + mean).unflatten(1, (3, GROUP))
+
+    def begin(self, first: Tensor) -> tuple[Tensor, Context]:
+        """Encode the first frame [B 3 1 H W] of a clip: latent [B C 1 h w] and the context."""
+        if first.shape[2] != 1:
+            raise ValueError(f'a clip begins with one frame, got {first.shape[2]}')
+        return self.encode_groups(first.expand(-1, -1, GROUP, -1, -1))[:, :, None], KNOWS_NOTHING
+
+    def extend(self, context: Context, frames: Tensor) -> tuple[Tensor, Context]:
+        """Encode the 4n frames that follow a context: latents [B C n h w], the next context."""
+        if frames.shape[2] % GROUP or not frames.shape[2]:
+            raise ValueError(f'want a multiple of {GROUP} frames, got {frames.shape[2]}')
+        latents = [self.encode_groups(group) for group in frames.split(GROUP, dim=2)]
+        return torch.stack(latents, dim=2), context
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Encode a clip [B 3 1+4n H W] to latents [B C 1+n h w]."""
+        latent, context = self.begin(video[:, :, :1])
+        if video.shape[2] == 1:
+            return latent
+        return torch.cat([latent, self.extend(context, video[:, :, 1:])[0]], dim=2)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents [B C n h w] to pixels [B 3 1+4(n-1) H W] in [-1, 1]."""
+        groups = [self.decode_groups(latent) for latent in latents.unbind(2)]
+        video = torch.cat([groups[0][:, :, -1:], *groups[1:]], dim=2)
+        return video.clamp(-1.0, 1.0)

@@ -1,0 +1,262 @@
+"""The blocks' linears in 8 bits: calibrated by modelopt, run by what the device can multiply.
+
+Only where the arithmetic is: the linears that every pass runs over every token. What is small and
+sensitive keeps its type (patch embedding, flow time and modulation, head, action and state
+register), and so do the context's keys and values, which are computed once per instruction.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wam_policy.model.network.video_action_dit import VideoActionDiT
+
+LINEARS = re.compile(r'blocks\.\d+\.(self_attn\.[qkvo]|cross_attn\.[qo]|ffn\.[02])')
+SCHEMES = ('fp8', 'int8', 'nvfp4')
+FULL = 'full'
+FP4_BLOCK = 16  # weights that share a scale in NVFP4
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """One 8-bit number format."""
+
+    dtype: torch.dtype
+    largest: float
+
+    def rounded(self, scaled: Tensor) -> Tensor:
+        """Round values already divided by their scale; what is too large saturates."""
+        scaled = scaled.clamp(-self.largest, self.largest)
+        if self.dtype is torch.int8:
+            scaled = scaled.round()
+        return scaled.to(self.dtype)
+
+
+NUMBERS = {'fp8': Number(torch.float8_e4m3fn, 448.0), 'int8': Number(torch.int8, 127.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Say how a model's linears are quantised.
+
+    `input_amax` is the largest input each linear met, by its name in the model; without any,
+    each token gets a scale of its own when it comes.
+    """
+
+    scheme: str
+    input_amax: Mapping[str, float]
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1) + '\n')
+
+    @classmethod
+    def read(cls, path: Path) -> Calibration:
+        """Read what `save` wrote; ValueError if it is something else."""
+        try:
+            found = cls(**json.loads(path.read_text()))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f'{path} is no calibration: {error}') from error
+        if found.scheme not in SCHEMES:
+            raise ValueError(f'{path}: scheme {found.scheme!r}, want one of {", ".join(SCHEMES)}')
+        return found
+
+
+def chosen(precision: str) -> Calibration | None:
+    """Read a choice: 'full' (None), 'fp8' or 'int8' per token, or the path of a calibration."""
+    if precision == FULL:
+        return None
+    if precision in NUMBERS:
+        return Calibration(precision, {})
+    path = Path(precision)
+    if path.is_file():
+        return Calibration.read(path)
+    raise ValueError(
+        f'precision {precision!r}: want {FULL}, {", ".join(NUMBERS)} or the file of a calibration'
+    )
+
+
+def linears(dit: VideoActionDiT) -> dict[str, nn.Module]:
+    """List the linears that are quantised, by name."""
+    return {name: module for name, module in dit.named_modules() if LINEARS.fullmatch(name)}
+
+
+# ---- calibration
+
+
+def modelopt_config(scheme: str) -> dict[str, Any]:
+    """Give modelopt's configuration: weights per output row, inputs per tensor.
+
+    NVFP4 scales blocks of 16 dynamically, as the released engines do.
+    """
+    if scheme == 'nvfp4':
+        block = {
+            'num_bits': (2, 1),
+            'block_sizes': {-1: FP4_BLOCK, 'type': 'dynamic', 'scale_bits': (4, 3)},
+        }
+        formats = {'weight': block, 'input': block}
+    else:
+        bits: Any = {'fp8': (4, 3), 'int8': 8}[scheme]
+        formats = {
+            'weight': {'num_bits': bits, 'axis': 0},
+            'input': {'num_bits': bits, 'axis': None},
+        }
+    wanted = (
+        '*blocks.*.self_attn.*',
+        '*blocks.*.cross_attn.q.*',
+        '*blocks.*.cross_attn.o.*',
+        '*blocks.*.ffn.*',
+    )
+    return {
+        'algorithm': 'max',
+        'quant_cfg': [
+            {'quantizer_name': '*', 'enable': False},
+            *(
+                {'quantizer_name': f'{where}{side}_quantizer', 'cfg': form}
+                for where in wanted
+                for side, form in formats.items()
+            ),
+        ],
+    }
+
+
+def simulated(dit: VideoActionDiT, scheme: str, observe: Callable[[], object]) -> Calibration:
+    """Let modelopt watch the model while `observe` runs it, then simulate the scheme in place.
+
+    The model computes in its own type with values rounded to the scheme; `installed` makes the
+    arithmetic real. Raises ValueError for a scheme that is none or that this machine cannot
+    simulate, and where modelopt is not installed.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f'scheme {scheme!r}: want one of {", ".join(SCHEMES)}')
+    if scheme == 'nvfp4' and dit.device.type != 'cuda':
+        raise ValueError(
+            'nvfp4 wants a CUDA device: its kernels have no CPU version; fp8 and int8 run anywhere'
+        )
+    try:
+        import modelopt.torch.quantization as mtq
+    except ImportError as error:
+        raise ValueError('calibration wants nvidia-modelopt: run ./wam setup') from error
+
+    def run(_: nn.Module) -> None:
+        observe()
+
+    mtq.quantize(dit, modelopt_config(scheme), run)
+    met: dict[str, Any] = {name: module.input_quantizer for name, module in linears(dit).items()}
+    amax = {
+        name: float(watcher.amax)
+        for name, watcher in met.items()
+        if getattr(watcher, 'amax', None) is not None
+    }
+    return Calibration(scheme, amax)
+
+
+# ---- execution
+
+
+class QuantizedLinear(nn.Module):
+    """Multiply 8-bit inputs with an 8-bit weight [out in]; scales are float32."""
+
+    weight: Tensor
+    weight_scale: Tensor  # [out]
+    bias: Tensor
+    input_scale: Tensor | None  # []; None: one per token
+
+    def __init__(self, number: Number, linear: nn.Module, input_amax: float | None) -> None:
+        super().__init__()
+        self.number = number
+        full: Tensor = linear.get_parameter('weight').detach()
+        scale = full.float().abs().amax(1).clamp_min(1e-12) / number.largest
+        self.register_buffer('weight', number.rounded(full.float() / scale[:, None]))
+        self.register_buffer('weight_scale', scale)
+        self.register_buffer('bias', linear.get_parameter('bias').detach())
+        fixed = (
+            None
+            if input_amax is None
+            else torch.tensor(max(input_amax, 1e-12) / number.largest, device=full.device)
+        )
+        self.register_buffer('input_scale', fixed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.onnx.is_in_onnx_export():
+            return self._described(x)
+        rows = x.flatten(0, -2).float()
+        scale = self.input_scale
+        if scale is None:
+            scale = rows.abs().amax(1).clamp_min(1e-12) / self.number.largest
+        scale = scale.expand(len(rows))[:, None]
+        product = self._product(self.number.rounded(rows / scale), scale, x.dtype)
+        return (product + self.bias).view(*x.shape[:-1], -1)
+
+    def _product(self, rows: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.number.dtype is torch.int8:
+            whole = torch.ops.aten._int_mm(rows, self.weight.t())
+            return (whole * scale * self.weight_scale).to(dtype)
+        # CUDA kernels with a scale per row answer in bfloat16 only
+        out = torch.bfloat16 if rows.is_cuda else dtype
+        return torch.ops.aten._scaled_mm(
+            rows,
+            self.weight.t(),
+            scale_a=scale.contiguous(),
+            scale_b=self.weight_scale[None],
+            out_dtype=out,
+        ).to(dtype)
+
+    def _described(self, x: Tensor) -> Tensor:
+        """Write quantise-dequantise pairs, which TensorRT turns into 8-bit kernels."""
+        assert self.input_scale is not None  # `onnx.export` refuses what is not calibrated
+        seen = _dequantised(_quantised(x, self.input_scale, self.number), self.input_scale, x)
+        weight = _dequantised(self.weight, self.weight_scale, x, axis=0)
+        return F.linear(seen, weight, self.bias)
+
+
+def _quantised(x: Tensor, scale: Tensor, number: Number) -> Tensor:
+    zero = torch.zeros((), dtype=number.dtype, device=x.device)
+    return torch.onnx.ops.symbolic(
+        'QuantizeLinear',
+        (x, scale.to(x.dtype), zero),
+        dtype=number.dtype,
+        shape=x.shape,
+        version=21,
+    )
+
+
+def _dequantised(x: Tensor, scale: Tensor, like: Tensor, axis: int = 1) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        'DequantizeLinear',
+        (x, scale.to(like.dtype)),
+        {'axis': axis},
+        dtype=like.dtype,
+        shape=x.shape,
+        version=21,
+    )
+
+
+def installed(dit: VideoActionDiT, calibration: Calibration) -> VideoActionDiT:
+    """Put 8-bit linears in the place of the full ones, one at a time, and return the model.
+
+    Raises ValueError if the calibration is of another model or its scheme cannot run here.
+    """
+    number = NUMBERS.get(calibration.scheme)
+    if number is None:
+        raise ValueError(f'{calibration.scheme} is only simulated here: run fp8 or int8')
+    found, amax = linears(dit), calibration.input_amax
+    if amax and set(amax) != set(found):
+        strange = sorted(set(amax) ^ set(found))
+        raise ValueError(
+            f'the calibration is of another model: {len(strange)} of '
+            f'{len(found)} linears differ, {strange[0]} first'
+        )
+    for name, linear in found.items():
+        owner, _, attribute = name.rpartition('.')
+        made = QuantizedLinear(number, linear, amax.get(name))
+        setattr(dit.get_submodule(owner), attribute, made)
+    return dit

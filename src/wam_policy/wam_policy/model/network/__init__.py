@@ -1,0 +1,1 @@
+"""The video-action diffusion transformer: layers, attention, KV cache, guidance."""

@@ -1,0 +1,115 @@
+"""What the model remembers: rotated keys and values of committed clean frames.
+
+One preallocated buffer each. A pass writes its own keys and values behind the committed length
+and attends to both as one slice, so nothing is concatenated or reallocated. Only `commit` moves
+the length: what a denoising pass wrote lies outside the memory and the next pass overwrites it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wam_policy.model.network import rope
+from wam_policy.model.network.model_config import ModelConfig
+
+
+class LayerMemory(NamedTuple):
+    """One layer's buffers during one pass."""
+
+    keys: Tensor  # [batch heads capacity head_dim]
+    values: Tensor
+    begin: int  # oldest token still in reach
+    at: int  # committed length: where the pass writes
+
+    def extended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put k and v [batch heads tokens head_dim] behind the memory; return memory and them
+        as one.
+        """
+        end = self.at + k.shape[2]
+        self.keys[:, :, self.at : end] = k
+        self.values[:, :, self.at : end] = v
+        return self.keys[:, :, self.begin : end], self.values[:, :, self.begin : end]
+
+
+class KVCache:
+    """Hold up to a window of latent frames, oldest first."""
+
+    def __init__(
+        self, config: ModelConfig, batch: int, device: torch.device | str, dtype: torch.dtype
+    ) -> None:
+        self.frame_tokens = config.frame_tokens
+        self.window_frames = config.window_frames
+        # room behind a full window: a tentative block, and a query's own block and register
+        spare = 2 * config.frames_per_block * config.frame_tokens + config.register_tokens
+        capacity = config.window_frames * config.frame_tokens + spare
+        # tokens outside heads: a run of tokens is one piece of memory, which TensorRT can be
+        # handed without a copy; [layers batch heads capacity head_dim] to everybody else
+        shape = (config.layers, batch, capacity, config.heads, config.head_dim)
+        self.keys, self.values = (
+            torch.zeros(shape, device=device, dtype=dtype).transpose(2, 3) for _ in range(2)
+        )
+        self.frames = 0
+
+    @property
+    def length(self) -> int:
+        """Count committed tokens."""
+        return self.frames * self.frame_tokens
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def layers(self, frames: int) -> list[LayerMemory]:
+        """Open every layer for a pass over `frames` new latent frames.
+
+        Frames that those push out of the window are out of the pass's reach already.
+        """
+        begin = max(0, self.frames + frames - self.window_frames) * self.frame_tokens
+        pairs = zip(self.keys, self.values, strict=True)
+        return [LayerMemory(keys, values, begin, self.length) for keys, values in pairs]
+
+    def commit(self, frames: int) -> None:
+        """Keep what the last pass wrote for its `frames` latent frames; drop what is too old."""
+        self.frames += frames
+        self.drop_oldest(max(0, self.frames - self.window_frames))
+
+    def extend(self, frames: int) -> None:
+        """Keep like `commit` but drop nothing, so that `truncate` can undo it."""
+        self.frames += frames
+
+    def truncate(self, frames: int) -> None:
+        """Forget all but the oldest `frames` latent frames."""
+        if not 0 <= frames <= self.frames:
+            raise ValueError(f'cannot keep {frames} of {self.frames} cached frames')
+        self.frames = frames
+
+    def drop_oldest(self, frames: int) -> None:
+        """Forget the oldest `frames` latent frames; the others keep their rotation."""
+        drop = frames * self.frame_tokens
+        if drop == 0:
+            return
+        for start in range(drop, self.length, drop):  # chunks of `drop` never overlap themselves
+            stop = min(start + drop, self.length)
+            for buffer in (self.keys, self.values):
+                buffer[..., start - drop : stop - drop, :] = buffer[..., start:stop, :]
+        self.frames -= frames
+
+    def slide(self, frames: int) -> None:
+        """Forget the oldest frames and turn the remaining keys back by as many positions.
+
+        Positions stay in the range the model was trained on, however long a session lasts.
+        Rotations add up, so this is exact but for rounding.
+        """
+        self.drop_oldest(frames)
+        width = rope.time_width(self.keys.shape[-1])
+        back = torch.full((1,), -frames, device=self.keys.device)
+        turn = rope.Rotation.of(rope.line_angles(back, width))
+        for keys in self.keys[..., : self.length, :width]:  # a layer at a time: small temporaries
+            keys.copy_(rope.rotated(keys, turn))
+
+    def snapshot(self) -> tuple[Tensor, Tensor]:
+        """Copy the committed keys and values, [layers batch heads tokens head_dim] each."""
+        return self.keys[..., : self.length, :].clone(), self.values[..., : self.length, :].clone()

@@ -1,0 +1,333 @@
+"""The causal video-action transformer: a Wan backbone that reads its own memory and a register
+of actions and state.
+
+Three passes share the same blocks: `remember` (clean frames into the cache), `denoise` (one
+flow-matching step on top of the cache)
+and `forward` (teacher-forced training). Parameter names are those of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from wam_policy.model.network.attention import teacher_forcing_mask
+from wam_policy.model.network.kv_cache import KVCache
+from wam_policy.model.network.layers import (
+    ActionEncoder,
+    Block,
+    CategoryMLP,
+    ContextMemory,
+    Head,
+    ImageEmbedding,
+    PatchEmbedding,
+    Words,
+)
+from wam_policy.model.network.model_config import ModelConfig
+from wam_policy.model.network.rope import Rotation, line_angles, video_angles
+
+CLEAN = 0.0  # flow time of real frames
+
+
+class FlowTime(NamedTuple):
+    """What the network reads of flow times; axis -2 (-3) broadcasts over tokens or counts them."""
+
+    embedding: Tensor  # [batch times dim]
+    modulation: Tensor  # [batch times 6 dim]
+    wave: Tensor  # [batch times dim], for the action encoder
+
+    def spread(self, repeats: int) -> FlowTime:
+        """Repeat each time for `repeats` tokens in a row."""
+        return FlowTime(*(x.repeat_interleave(repeats, dim=1) for x in self))
+
+    def strided(self, step: int) -> FlowTime:
+        """Keep every `step`-th time."""
+        return FlowTime(*(x[:, ::step] for x in self))
+
+
+class Prediction(NamedTuple):
+    """Velocities of one training forward, and the hidden tokens that auxiliary losses read."""
+
+    video: Tensor | None  # [batch channels frames rows columns]
+    action: Tensor  # [batch actions action_dim]
+    clean_tokens: Tensor  # [batch frames*frame_tokens dim], after layer `tap`
+    action_tokens: Tensor  # [batch actions dim], after the last layer
+
+
+class VideoActionDiT(nn.Module):
+    """Predict the velocities of a block of future video and of the actions that lead there."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embedding = PatchEmbedding(
+            config.latent_channels + config.condition_channels, dim, config.patch
+        )
+        if config.learned_places:
+            self.place_embedding = _places(config.frame_tokens, dim)
+            self.row_embedding = _places(config.actions_per_block, dim)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate='tanh'), nn.Linear(dim, dim)
+        )
+        if config.image_context:
+            self.img_emb = ImageEmbedding(config.image_dim, dim)
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.head = Head(config)
+        self.state_encoder = CategoryMLP(config.state_dim, config.action_hidden, dim)
+        self.action_encoder = ActionEncoder(config.action_dim, dim)
+        self.action_decoder = CategoryMLP(dim, config.action_hidden, config.action_dim)
+
+    @property
+    def layers(self) -> list[Block]:
+        return cast('list[Block]', list(self.blocks))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.head.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.head.weight.device
+
+    # ---- what is computed once and reused over many passes
+
+    def flow_time(self, t: Tensor) -> FlowTime:
+        """Embed flow times t [batch times] in 0..1000; one per distinct value is enough."""
+        angles = line_angles(t.flatten(), self.config.freq_dim).unflatten(0, t.shape)
+        embedding = self.time_embedding(torch.cat([angles.cos(), angles.sin()], -1).to(self.dtype))
+        modulation = self.time_projection(embedding).unflatten(-1, (6, -1))
+        return FlowTime(embedding, modulation, action_wave(t, self.config.dim).to(self.dtype))
+
+    def context(self, text: Tensor, image: Tensor | None = None) -> list[ContextMemory]:
+        """Embed text [batch text_len text_dim], image [batch tokens image_dim] for every layer."""
+        context = self.text_context(text)
+        if not self.config.image_context:
+            return context
+        if image is None:
+            raise ValueError('this model wants image tokens beside the text')
+        return self.looking_at(image, context)
+
+    def text_context(self, text: Tensor) -> list[ContextMemory]:
+        """Embed text alone; a model with image context wants `looking_at` before any pass."""
+        text = self.text_embedding(text)
+        return [ContextMemory(block.cross_attn.text_memory(text), None) for block in self.layers]
+
+    def looking_at(self, image: Tensor, context: list[ContextMemory]) -> list[ContextMemory]:
+        """Put another image into a context, whose text stays."""
+        image = self.img_emb(image)
+        return [
+            seen._replace(image=block.cross_attn.image_memory(image))
+            for block, seen in zip(self.layers, context, strict=True)
+        ]
+
+    def video_rotation(self, start_frame: int, frames: int) -> Rotation:
+        c = self.config
+        return Rotation.of(video_angles(start_frame, frames, c.grid, c.head_dim, self.device))
+
+    def block_rotation(self, start_frame: int) -> Rotation:
+        """Rotate a block [video | actions | states] that follows `start_frame` cached frames."""
+        c = self.config
+        k, frames = c.block_of(start_frame), c.frames_per_block if c.predicts_video else 0
+        return Rotation.of(
+            torch.cat(
+                [
+                    video_angles(start_frame, frames, c.grid, c.head_dim, self.device),
+                    self._line(k * c.actions_per_block, c.actions_per_block),
+                    self._line(k * c.states_per_block, c.states_per_block),
+                ]
+            )
+        )
+
+    # ---- the two passes of inference
+
+    def remember(
+        self,
+        video: Tensor,
+        clean: FlowTime,
+        rotation: Rotation,
+        context: list[ContextMemory],
+        cache: KVCache,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Write the keys and values of real latents behind the cache; the caller commits them.
+
+        video [batch channels frames rows columns]. Returns the last hidden tokens, which
+        inference discards.
+        """
+        x = self._video_tokens(video, condition)
+        memories = cache.layers(video.shape[2])
+        for block, seen, memory in zip(self.layers, context, memories, strict=True):
+            x = block(x, clean.modulation, rotation, seen, memory)
+        return x
+
+    def denoise(
+        self,
+        video: Tensor,
+        action: Tensor,
+        state: Tensor,
+        video_time: FlowTime,
+        action_time: FlowTime,
+        rotation: Rotation,
+        context: list[ContextMemory],
+        cache: KVCache,
+        condition: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict velocities of a noisy block on top of the cache, which keeps what it held.
+
+        video [batch channels frames_per_block rows columns], action [batch actions action_dim],
+        state [batch states state_dim]; one flow time for all video and one for all action
+        tokens. Returns velocities shaped as video and action.
+        """
+        seeing = self.config.predicts_video
+        tokens = self._video_tokens(video if seeing else video[:, :, :0], condition)
+        actions, count = self._action_tokens(action, action_time), tokens.shape[1]
+        x = torch.cat([tokens, actions, self.state_encoder(state)], dim=1)
+        modulation = joined_modulation(video_time, action_time, count, x.shape[1] - count)
+        memories = cache.layers(video.shape[2])
+        for block, seen, memory in zip(self.layers, context, memories, strict=True):
+            x = block(x, modulation, rotation, seen, memory)
+        acted = x[:, count : count + action.shape[1]]
+        velocity = (
+            self.video_velocity(x[:, :count], video_time.embedding)
+            if seeing
+            else torch.zeros_like(video)
+        )
+        return velocity, self.action_decoder(acted)
+
+    # ---- teacher forcing
+
+    def forward(
+        self,
+        clean: Tensor,
+        noisy: Tensor | None,
+        video_t: Tensor,
+        action: Tensor,
+        action_t: Tensor,
+        state: Tensor,
+        context: list[ContextMemory] | Words,
+        condition: Tensor | None = None,
+        tap: int = -1,
+        lean: bool = False,
+        recompute: bool = False,
+    ) -> Prediction:
+        """Predict every block of a clip at once, each from the clean frames before it.
+
+        clean and noisy [batch channels frames rows columns], frames = 1 + blocks *
+        frames_per_block; action [batch blocks*actions action_dim], state [batch blocks*states
+        state_dim]; flow times video_t [batch frames], action_t [batch blocks*actions]. Without
+        `noisy` the video stream is left out. `tap` is the layer whose clean tokens come back.
+        `lean` leaves out what no later token reads: `clean` then lacks the last block, `noisy`
+        and video_t lack frame 0, and so do the results. `context` as `context` gives it, or the
+        raw embeddings that it takes; `recompute` keeps no block's activations for the backward
+        pass.
+        """
+        c = self.config
+        seen = clean.shape[2]
+        frames = seen + c.frames_per_block if lean else seen
+        mask = teacher_forcing_mask(c, frames, noisy is not None, clean.device, lean)
+        angle = video_angles(0, frames, c.grid, c.head_dim, clean.device)
+        clean_time = self.flow_time(torch.full_like(video_t[:, :1], CLEAN))
+        clean_time = clean_time.spread(seen * c.frame_tokens)
+        action_time = self.flow_time(action_t)
+        state_time = action_time.strided(c.actions_per_block // c.states_per_block)
+        tokens, times = [self._video_tokens(clean, _cut(condition, 0, seen))], [clean_time]
+        angles = [angle[: seen * c.frame_tokens]]
+        if noisy is not None:
+            noisy_time = self.flow_time(video_t).spread(c.frame_tokens)
+            first = frames - noisy.shape[2]
+            tokens.append(self._video_tokens(noisy, _cut(condition, first, frames)))
+            angles.append(angle[first * c.frame_tokens :])
+            times.append(noisy_time)
+        tokens += [self._action_tokens(action, action_time), self.state_encoder(state)]
+        angles += [self._line(0, action.shape[1]), self._line(0, state.shape[1])]
+        times += [action_time, state_time]
+
+        x = torch.cat(tokens, dim=1)
+        modulation = torch.cat([t.modulation for t in times], dim=1)
+        rotation = Rotation.of(torch.cat(angles))
+        clean_tokens, tapped = tokens[0], self.layers[tap]
+        contexts = [self._embedded(context)] * c.layers if isinstance(context, Words) else context
+        for block, own in zip(self.layers, contexts, strict=True):
+            x = (
+                checkpoint(block, x, modulation, rotation, own, None, mask, use_reentrant=False)
+                if recompute
+                else block(x, modulation, rotation, own, mask=mask)
+            )
+            if block is tapped:
+                clean_tokens = x[:, : clean_tokens.shape[1]]
+        *_, hidden, acted, _ = x.split([part.shape[1] for part in tokens], dim=1)
+        video = None if noisy is None else self.video_velocity(hidden, noisy_time.embedding)
+        return Prediction(video, self.action_decoder(acted), clean_tokens, acted)
+
+    def video_velocity(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        """Turn hidden video tokens into [batch channels frames rows columns]."""
+        p, (rows, columns) = self.config.patch, self.config.grid
+        x = self.head(hidden, embedding)
+        x = x.unflatten(-1, (p, p, -1)).unflatten(1, (-1, rows, columns))  # b f r q p p c
+        return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
+
+    def _embedded(self, raw: Words) -> Words:
+        if self.config.image_context and raw.image is None:
+            raise ValueError('this model wants image tokens beside the text')
+        image = self.img_emb(raw.image) if self.config.image_context else None
+        return Words(self.text_embedding(raw.text), image)
+
+    def _video_tokens(self, video: Tensor, condition: Tensor | None) -> Tensor:
+        if self.config.condition_channels:
+            if condition is None:
+                raise ValueError('this model wants an image condition with its video')
+            video = torch.cat([video, condition], dim=1)
+        tokens = self.patch_embedding(video)
+        if self.config.learned_places:
+            tokens = tokens + self.place_embedding.repeat(1, video.shape[2], 1)
+        return tokens
+
+    def _action_tokens(self, action: Tensor, time: FlowTime) -> Tensor:
+        tokens = self.action_encoder(action, time.wave)
+        if self.config.learned_places:
+            blocks = action.shape[1] // self.config.actions_per_block
+            tokens = tokens + self.row_embedding.repeat(1, blocks, 1)
+        return tokens
+
+    def _line(self, first: int, count: int) -> Tensor:
+        positions = torch.arange(first, first + count, device=self.device)
+        return line_angles(positions, self.config.head_dim)
+
+
+def _places(count: int, dim: int) -> nn.Parameter:
+    return nn.Parameter(0.02 * torch.randn(1, count, dim))
+
+
+def _cut(condition: Tensor | None, first: int, stop: int) -> Tensor | None:
+    return None if condition is None else condition[:, :, first:stop]
+
+
+def joined_modulation(
+    video: FlowTime, action: FlowTime, video_tokens: int, register: int
+) -> Tensor:
+    """Give the modulation of [video | register]: one for all tokens if both share a time."""
+    if video is action:
+        return video.modulation
+    return torch.cat(
+        [
+            video.modulation.expand(-1, video_tokens, -1, -1),
+            action.modulation.expand(-1, register, -1, -1),
+        ],
+        dim=1,
+    )
+
+
+def action_wave(t: Tensor, dim: int) -> Tensor:
+    """Give the sinusoid [... dim] of raw flow times, sines first, in float32."""
+    steps = torch.arange(dim // 2, dtype=torch.float32, device=t.device)
+    angles = t.float()[..., None] * torch.exp(-steps * (math.log(10000.0) / (dim // 2)))
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,0 +1,326 @@
+"""Find contact along a path with MuJoCo's collision engine, on the model in the robot's folder.
+
+Notable:
+- geometry only, no physics: kinematics and distances, 10 to 30 us a posture;
+- a stretch of the path is free when the distances at its ends together exceed how far any part
+  can move on it, so far from everything a few postures settle a whole trajectory;
+- closer to contact the stretch is halved, down to the rows that were given;
+- pairs that are too near in the first row keep what they have: they may part, not approach.
+"""
+
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from wam_policy.core.motion.collision_check import Contact
+from wam_policy.core.robot.embodiment import ROBOTS, Embodiment
+
+LINK, HAND, BODY, TABLE = 0, 1, 2, 3  # geom groups of collision.xml
+SIGHT_M = 0.12  # distances beyond this are not looked for
+ROUNDING_M = 1e-6
+NOTHING = np.zeros(0, np.int64), np.zeros(0)  # pairs that are near, and their distances
+
+
+class Guard:
+    """Answer for one robot; belongs to one thread."""
+
+    def __init__(
+        self,
+        robot: Embodiment,
+        *,
+        table: bool = True,
+        table_height_m: float | None = None,
+        folder: Path = ROBOTS,
+    ) -> None:
+        """Load the robot's model; ValueError says what is missing or does not fit.
+
+        `table_height_m` moves the top of the model's table; without `table` there is none.
+        """
+        path = folder / robot.name / 'collision.xml'
+        try:
+            self._model = model = mujoco.MjModel.from_xml_path(str(path))
+        except ValueError as error:
+            raise ValueError(
+                f'{path}: no readable collision model: {error}; a simulated robot '
+                f'makes it with python -m wam_sim.physics.collision {robot.name}'
+            ) from error
+        self._data = mujoco.MjData(model)
+        self._qpos, self._places = self._data.qpos, self._data.geom_xpos
+        self._geoms = model.ngeom
+        # looked up once: MuJoCo's accessors by number take a millisecond
+        self._parts = [
+            model.geom(geom).name or model.body(body).name
+            for geom, body in enumerate(model.geom_bodyid)
+        ]
+        self._rule = robot.safety.contact
+        self._place_table(table, table_height_m)
+        # MuJoCo adds up both margins
+        model.geom_margin[:] = SIGHT_M / 2
+        self._from_commanded, self._reach, moved = self._columns(robot, path)
+        self._limbs, self._sort = _limbs(moved)
+        state_only = robot.observed[len(robot.commanded) :]
+        self._from_held = np.zeros((len(state_only), model.nq))
+        for row, name in enumerate(state_only):
+            self._from_held[row, self._address(name, path)] = 1.0
+        self._allowed = self._clearances()
+        self._hands = np.flatnonzero(model.geom_group == HAND)
+        low, high = (np.array(self._rule.hands_within_m[i::2]) for i in (0, 1))
+        self._middle, self._half = (low + high) / 2, (high - low) / 2
+        self.looked = 0  # postures asked MuJoCo about, for benchmarks
+
+    def first_contact(self, path: np.ndarray, held: np.ndarray) -> Contact | None:
+        """Return the first contact along `path` [rows commanded], None if it is free.
+
+        `held` [state-only joints] is how the rest of the robot stands.
+        """
+        found = _Search(self, self.coordinates(path, held), self._travel(path)).first()
+        return None if found is None else Contact(*found)
+
+    def coordinates(self, path: np.ndarray, held: np.ndarray) -> np.ndarray:
+        """Return the model's coordinates of postures [rows commanded], [rows nq]."""
+        return path @ self._from_commanded + held @ self._from_held
+
+    def gaps(self, qpos: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what is near in a posture: pairs' numbers and distances, m; hands to walls, m."""
+        self.looked += 1
+        model, data = self._model, self._data
+        self._qpos[:] = qpos
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_collision(model, data)
+        # 50 postures a plan: views that are kept and a bare ufunc save a quarter of numpy here
+        inside = self._half - np.abs(self._places[self._hands] - self._middle)
+        walls = np.minimum.reduce(inside, axis=1)
+        if not data.ncon:
+            return *NOTHING, walls
+        contact = data.contact
+        geom = contact.geom
+        return geom[:, 0] * self._geoms + geom[:, 1], contact.dist, walls
+
+    def position(self, link: str) -> np.ndarray:
+        """Return where a link is in the posture looked at last, m, [3]."""
+        return self._data.body(link).xpos.copy()
+
+    @property
+    def allowed(self) -> np.ndarray:
+        """Return how near each pair may come, m, by pair number."""
+        return self._allowed.copy()
+
+    def name(self, pair: int) -> str:
+        """Return what a pair number stands for; -1 - i: the i-th hand geom and the workspace."""
+        if pair < 0:
+            return f'{self._parts[self._hands[-1 - pair]]} and the end of the workspace'
+        first, second = sorted(divmod(pair, self._geoms), reverse=True)
+        return f'{self._parts[first]} and {self._parts[second]}'
+
+    def _travel(self, path: np.ndarray) -> np.ndarray:
+        """Return how much nearer the pairs of each sort can have come up to each row, m.
+
+        float64 [rows sorts]: a limb moves against itself and what stands, and against another.
+        """
+        steps = np.abs(np.diff(path, axis=0)) * self._reach @ self._limbs.T
+        steps = np.column_stack([steps, steps.sum(axis=1)])
+        return np.concatenate([np.zeros((1, steps.shape[1])), np.cumsum(steps, axis=0)])
+
+    @property
+    def sorts(self) -> tuple[int, np.ndarray]:
+        """Return how many sorts of pairs there are, and the one of each pair by its number."""
+        return len(self._limbs) + 1, self._sort
+
+    def _place_table(self, wanted: bool, height_m: float | None) -> None:
+        model = self._model
+        tables = np.flatnonzero(model.geom_group == TABLE)
+        if not wanted:
+            model.geom_contype[tables] = 0
+        elif height_m is not None:
+            foot_m = model.geom_pos[tables, 2] - model.geom_size[tables, 2]
+            if (height_m <= foot_m).any():
+                raise ValueError(
+                    f'table_height_m: {height_m:g} lies below the foot of the table '
+                    f'at {foot_m.max():g} m'
+                )
+            model.geom_size[tables, 2] = (height_m - foot_m) / 2
+            model.geom_pos[tables, 2] = (height_m + foot_m) / 2
+            for table in tables:  # its bounding sphere and box are the compiler's
+                half = model.geom_size[table]
+                model.geom_rbound[table] = np.linalg.norm(half)
+                model.geom_aabb[table, 3:] = half
+
+    def _columns(
+        self,
+        robot: Embodiment,
+        path: Path,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return how commanded joints become coordinates, [commanded nq], and what they move.
+
+        Their reach, m per unit, [commanded], and the geoms they move, bool [commanded geoms].
+        """
+        model = self._model
+        columns = np.zeros((len(robot.commanded), model.nq))
+        reach = np.zeros(len(robot.commanded))
+        moved = np.zeros((len(robot.commanded), model.ngeom), dtype=bool)
+        fingers = {model.tendon(i).name: i for i in range(model.ntendon)}
+        for row, name in enumerate(robot.commanded):
+            travels: list[tuple[int, float]] = []
+            if name in fingers:  # its length is the opening, shared by its joints
+                first, count = model.tendon_adr[fingers[name]], model.tendon_num[fingers[name]]
+                travels = [
+                    (int(model.wrap_objid[wrap]), 1.0 / (count * model.wrap_prm[wrap]))
+                    for wrap in range(first, first + count)
+                ]
+            elif robot.joint(name).kind != 'gripper':
+                self._address(name, path)
+                travels = [(model.joint(name).id, 1.0)]
+            for joint, travel in travels:
+                columns[row, model.jnt_qposadr[joint]] = travel
+                reach[row] += abs(travel) * _reach(model, joint)
+                moved[row] |= np.isin(model.geom_bodyid, _below(model, model.jnt_bodyid[joint]))
+        return columns, reach, moved
+
+    def _address(self, name: str, path: Path) -> int:
+        try:
+            return int(self._model.joint(name).qposadr[0])
+        except KeyError as error:
+            raise ValueError(
+                f'{path} has no joint {name}; make it again from the robot'
+            ) from error
+
+    def _clearances(self) -> np.ndarray:
+        """Return how near each pair may come, m, [geoms * geoms]."""
+        group, rule = self._model.geom_group, self._rule
+        clearances = np.full((len(group), len(group)), rule.self_m)
+        for kind, clearance in ((LINK, rule.link_m), (HAND, rule.hand_m)):
+            clearances[np.ix_(group == kind, group == TABLE)] = clearance
+            clearances[np.ix_(group == TABLE, group == kind)] = clearance
+        return clearances.ravel()
+
+
+def _limbs(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Group joints that move common geoms; `moved` bool [joints geoms].
+
+    Return the limbs, bool [limbs joints], and the sort of each pair of geoms by its number: its
+    limb, or the last sort for two limbs.
+    """
+    limbs: list[np.ndarray] = []  # bool [geoms] each
+    for geoms in moved[moved.any(axis=1)]:
+        geoms = geoms.copy()
+        apart = []
+        for limb in limbs:
+            if (limb & geoms).any():
+                geoms |= limb
+            else:
+                apart.append(limb)
+        limbs = [*apart, geoms]
+    members = np.array([(moved & limb).any(axis=1) for limb in limbs])
+    limb_of = np.full(moved.shape[1], -1)
+    for number, limb in enumerate(limbs):
+        limb_of[limb] = number
+    first, second = limb_of[:, None], limb_of[None]
+    two = (first != second) & (first >= 0) & (second >= 0)
+    return members, np.where(two, len(limbs), np.maximum(np.maximum(first, second), 0)).ravel()
+
+
+def _below(model: mujoco.MjModel, base: int) -> list[int]:
+    """Return a body and all that hang on it; parents come first in the model."""
+    bodies = {int(base)}
+    for body in range(int(base) + 1, model.nbody):
+        if int(model.body_parentid[body]) in bodies:
+            bodies.add(body)
+    return sorted(bodies)
+
+
+def _reach(model: mujoco.MjModel, joint: int) -> float:
+    """Return how far a part can be from a joint's axis, m; 1 for one that slides."""
+    if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_SLIDE:
+        return 1.0
+    base, farthest = int(model.jnt_bodyid[joint]), 0.0
+    # along the links that turn against each other, and how far beyond in the last one
+    far = {base: (0.0, np.zeros(3), np.eye(3))}
+    for body in _below(model, base):
+        if body != base:
+            reach, at, turn = far[int(model.body_parentid[body])]
+            at = at + turn @ model.body_pos[body]
+            frame = np.empty(9)
+            mujoco.mju_quat2Mat(frame, model.body_quat[body])
+            turn = turn @ frame.reshape(3, 3)
+            joints = range(
+                model.body_jntadr[body], model.body_jntadr[body] + model.body_jntnum[body]
+            )
+            if len(joints):
+                slack = sum(
+                    np.ptp(model.jnt_range[j])
+                    for j in joints
+                    if model.jnt_type[j] == mujoco.mjtJoint.mjJNT_SLIDE
+                )
+                reach, at, turn = reach + float(np.linalg.norm(at)) + slack, np.zeros(3), np.eye(3)
+            far[body] = (reach, at, turn)
+        reach, at, turn = far[body]
+        for geom in np.flatnonzero(model.geom_bodyid == body):
+            out = at + turn @ model.geom_pos[geom]
+            if not reach:  # nothing turns in between: off the axis is what counts
+                out = out - model.jnt_axis[joint] * (model.jnt_axis[joint] @ out)
+            farthest = max(farthest, reach + float(np.linalg.norm(out)) + model.geom_rbound[geom])
+    return farthest
+
+
+class _Search:
+    """Look for the first contact along one path."""
+
+    def __init__(self, guard: Guard, path: np.ndarray, travel: np.ndarray) -> None:
+        """Take the path [rows nq] and the way covered up to each row [rows sorts], m."""
+        self.guard, self.path, self.travel = guard, path, travel
+        self.sorts, self.sort = guard.sorts
+        self.allowed = guard.allowed
+        self.blind_m = SIGHT_M - float(self.allowed.max())  # slack of what is out of sight
+        pairs, gaps, walls = guard.gaps(path[0])
+        np.minimum.at(self.allowed, pairs, gaps)
+        self.walls = np.minimum(walls, 0.0)
+        self.seen = {0: self._slack(pairs, gaps, walls)}
+
+    def first(self) -> tuple[int, str] | None:
+        """Return the first row of contact and what touches; None if there is none.
+
+        Up to row `low` everything is free; `ends` are the right ends of what is to be looked
+        into, the nearest one last.
+        """
+        low, ends = 0, [len(self.path) - 1]
+        while ends:
+            high = ends[-1]
+            slack, what = self._at(high)
+            touching = slack.min() < -ROUNDING_M
+            if touching:
+                ends = [high]  # what comes later does not matter any more
+            if touching and high <= low + 1:
+                return high, self.guard.name(what)
+            if not touching and (high <= low + 1 or self._free(low, high)):
+                low = ends.pop()
+            else:
+                ends.append((low + high) // 2)
+        return None
+
+    def _free(self, low: int, high: int) -> bool:
+        way = self.travel[high] - self.travel[low]
+        return bool((self._at(low)[0] + self._at(high)[0] >= way).all())
+
+    def _at(self, row: int) -> tuple[np.ndarray, int]:
+        """Return how much nearer the pairs of each sort may come in a row, m, and the worst."""
+        if row not in self.seen:
+            self.seen[row] = self._slack(*self.guard.gaps(self.path[row]))
+        return self.seen[row]
+
+    def _slack(
+        self, pairs: np.ndarray, gaps: np.ndarray, walls: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        slack, worst, what = np.full(self.sorts, self.blind_m), self.blind_m, 0
+        if len(walls):
+            left = walls - self.walls
+            hand = int(left.argmin())
+            if left[hand] < worst:
+                slack[:-1], worst, what = left[hand], float(left[hand]), -1 - hand
+        if len(gaps):
+            left = gaps - self.allowed[pairs]
+            np.minimum.at(slack, self.sort[pairs], left)
+            near = int(left.argmin())
+            if left[near] < worst:
+                what = int(pairs[near])
+        return slack, what

@@ -1,0 +1,1 @@
+"""motion_node and its parts."""

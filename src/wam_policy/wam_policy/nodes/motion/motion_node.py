@@ -1,0 +1,384 @@
+"""motion_node: chunks in, trajectories out that keep every limit and end at rest.
+
+Notable:
+- what moves is decided in core.motion, under one lock; callbacks only file what arrives;
+- a loop of its own watches at rate_hz, another thread plans and publishes (planner);
+- the loop publishes nothing that keeps the robot safe: what was sent before ends at rest.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from control_msgs.msg import JointTrajectoryControllerState
+from rclpy.clock import Clock, ClockType
+from rclpy.context import Context
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, String
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
+from wam_policy.core.motion.collision_check import Obstacles
+from wam_policy.core.motion.motion_control import MotionControl, Snapshot
+from wam_policy.core.motion.trajectory import Trajectory
+from wam_policy.core.robot import embodiment
+from wam_policy.core.robot.embodiment import Controller, Embodiment
+from wam_policy.nodes import message_conversion, parameters, qos
+from wam_policy.nodes.motion import motion_status
+from wam_policy.nodes.motion.control_loop import ControlLoop, favoured
+from wam_policy.nodes.motion.motion_diagnostics import MotionDiagnostics
+from wam_policy.nodes.motion.planner_thread import Planner
+from wam_policy.nodes.node_clock import Now
+from wam_policy.nodes.parameters import MotionParams
+from wam_policy.nodes.run_node import settle, spun
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+# policy states in which no chunk comes for now: rest at once instead of at the chunk's end
+PAUSED = (
+    PolicyStatus.UNCONFIGURED,
+    PolicyStatus.STARTING,
+    PolicyStatus.IDLE,
+    PolicyStatus.HOLDING,
+    PolicyStatus.ERROR,
+)
+CHECKS_PER_STATUS = 5  # how often a change is looked for between two regular statuses
+
+
+class MotionNode(LifecycleNode):
+    """Execute chunks on the robot's trajectory controllers."""
+
+    def __init__(self, context: Context | None = None) -> None:
+        super().__init__('motion', context=context)
+        self._now_ns = Now(self.get_clock())
+        self._params: MotionParams | None = None
+        self._robot: Embodiment | None = None
+        self._motion: MotionControl | None = None
+        self._lock = threading.Lock()
+        self._loop: ControlLoop | None = None
+        self._planner: Planner | None = None
+        self._inputs: list = []
+        self._commands: list = []
+        self._arming = False  # enable as soon as the robot's state allows it
+        self._paused = False  # the policy's last word
+        self._told: tuple = ()  # what the last status said that counts as a change
+        self._checks = 0
+        parameters.read(self, MotionParams)  # declared early: visible before configuration
+        parameters.guard(self, MotionParams, lambda: self._motion is not None, self._on_params)
+        self._status_out = self.create_publisher(MotionStatus, 'motion_status', qos.LATCHED)
+        self._estop_out = self.create_publisher(Bool, 'estop', qos.LATCHED)
+        self._diagnostics = MotionDiagnostics(self, self._snapshot, lambda: self._loop)
+
+    # life
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._params = given = parameters.read(self, MotionParams)
+            self._robot = robot = embodiment.load(given.embodiment)
+            surroundings = _surroundings(robot, given)
+        except ValueError as error:
+            self.get_logger().error(f'cannot be configured: {error}')
+            return FAILURE
+        self._motion = MotionControl(
+            robot,
+            dry_run=not given.enable_motion,
+            speed_scale=given.speed_scale,
+            use_deadman=given.use_deadman,
+            surroundings=surroundings,
+        )
+        self._body = robot.observed[len(robot.commanded) :]
+        self._would_out = self.create_publisher(JointTrajectory, '~/would_command', qos.TRAJECTORY)
+        self._controllers = (
+            []
+            if self._motion.dry_run
+            else [
+                (
+                    self.create_publisher(JointTrajectory, controller.topic, qos.TRAJECTORY),
+                    controller,
+                )
+                for controller in robot.controllers
+            ]
+        )
+        self._commands = [
+            self.create_service(SetBool, 'enable', self._on_enable),
+            self.create_service(Trigger, 'estop', self._on_estop),
+            self.create_service(Trigger, 'reset', self._on_reset),
+        ]
+        self._diagnostics.watch(robot)
+        self._timer = self.create_timer(
+            1.0 / (CHECKS_PER_STATUS * given.status_rate_hz),
+            self._on_status_timer,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._motion.restart()
+        self._arming, self._paused = True, False
+        self._planner = Planner(self._motion, self._lock, self._now_ns, self._prepared)
+        self._loop = ControlLoop(self._tick, 1.0 / self._params.rate_hz)
+        new = self.create_subscription
+        self._inputs = [
+            new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK),
+            new(JointState, self._params.joint_states_topic, self._on_joints, qos.JOINTS),
+            new(PolicyStatus, 'status', self._on_policy, qos.LATCHED),
+            new(String, 'robot_fault', self._on_robot_fault, qos.LATCHED),
+        ]
+        self._inputs += [
+            new(
+                JointTrajectoryControllerState,
+                controller.state_topic,
+                partial(self._on_controller, controller),
+                qos.JOINTS,
+                raw=True,
+            )
+            for _, controller in self._controllers
+        ]
+        if self._params.use_deadman:
+            self._inputs.append(new(Bool, 'deadman', self._on_deadman, qos.JOINTS))
+        settle()
+        self._planner.start()
+        self._loop.start()
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._end_activity('deactivated')
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_error(state)
+
+    def close(self) -> None:
+        """Ramp to rest and end the threads; the node is of no use afterwards."""
+        self._release()
+
+    def _end_activity(self, reason: str) -> None:
+        """Send the robot to rest, then stop watching: the trajectory sent does the rest."""
+        if self._loop is None:
+            return
+        inputs, self._inputs = self._inputs, []
+        for subscription in inputs:
+            self.destroy_subscription(subscription)
+        self._arming = False
+        self._loop.close()
+        with self._lock:
+            self._motion.disable(self._now_ns(), reason)
+        self._planner.close()
+        self._loop = self._planner = None
+        self._publish_status()
+
+    def _release(self) -> None:
+        """Undo the configuration, as far as there is one."""
+        if self._motion is None:
+            return
+        self._end_activity('shut down')
+        self._diagnostics.forget()
+        self.destroy_timer(self._timer)
+        for service in self._commands:
+            self.destroy_service(service)
+        for publisher in (self._would_out, *(out for out, _ in self._controllers)):
+            self.destroy_publisher(publisher)
+        with self._lock:
+            self._motion, self._told = None, ()
+
+    # inputs
+
+    def _on_chunk(self, msg: ActionChunk) -> None:
+        try:
+            chunk = message_conversion.chunk(msg)
+        except ValueError as error:
+            with self._lock:
+                self._motion.refuse(str(error))
+            return
+        with self._lock:
+            self._motion.on_chunk(chunk, self._now_ns())
+        self._planner.wake()
+
+    def _on_joints(self, msg: JointState) -> None:
+        try:
+            joints = message_conversion.joint_state(msg, self._robot.commanded, self._body)
+        except ValueError as error:  # as good as none: its age will stop the robot
+            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            return
+        with self._lock:
+            self._motion.on_joints(joints, self._now_ns())
+
+    def _on_controller(self, controller: Controller, raw: bytes) -> None:
+        now_ns = self._now_ns()
+        if not self._motion.confirmed.wanted(controller.name, now_ns):
+            return  # some report a thousand times a second
+        try:
+            report = message_conversion.set_point(
+                deserialize_message(raw, JointTrajectoryControllerState), controller
+            )
+            with self._lock:
+                flaw = self._motion.on_set_point(report, now_ns)
+        except (ValueError, RuntimeError) as error:  # as good as none
+            flaw = str(error)
+        if flaw:
+            self.get_logger().warning(flaw, throttle_duration_sec=5.0)
+        self._planner.wake()  # something may have waited for this
+
+    def _on_policy(self, msg: PolicyStatus) -> None:
+        paused = msg.state in PAUSED
+        if paused and not self._paused:
+            with self._lock:
+                self._motion.on_policy_pause(msg.reason or msg.state_name, self._now_ns())
+            self._planner.wake()
+        self._paused = paused
+
+    def _on_robot_fault(self, msg: String) -> None:
+        with self._lock:
+            self._motion.on_robot_fault(msg.data, self._now_ns())
+        self._planner.wake()
+
+    def _on_deadman(self, msg: Bool) -> None:
+        with self._lock:
+            self._motion.on_deadman(msg.data, self._now_ns())
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._arming = False
+        with self._lock:
+            if request.data:
+                response.success, response.message = self._enable()
+            else:
+                self._motion.disable(self._now_ns())
+                response.success, response.message = True, 'coming to rest'
+        if self._planner is not None:
+            self._planner.wake()
+        return response
+
+    def _on_estop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._arming = False
+        with self._lock:
+            self._motion.estop(self._now_ns())
+        if self._planner is not None:
+            self._planner.wake()
+        response.success, response.message = True, 'e-stop latched; coming to rest'
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._lock:
+            reason = self._motion.reset(self._now_ns())
+        response.success = reason is None
+        response.message = reason or 'reset; enable to move'
+        return response
+
+    def _on_params(self, changed: MotionParams) -> None:
+        self._params = changed
+
+    # outputs
+
+    def _enable(self) -> tuple[bool, str]:
+        """Take the robot over, with the lock held; return success and what to say."""
+        if self._planner is None:
+            return False, 'the node is not active; activate it first'
+        hold, why_not = self._motion.enable(self._now_ns())
+        if hold is None:
+            return False, why_not
+        self._planner.send(hold)
+        return True, 'enabled (dry run: nothing moves)' if self._motion.dry_run else 'enabled'
+
+    def _tick(self) -> None:
+        with self._lock:
+            if self._arming and self._enable()[0]:
+                self._arming = False
+            urgent = self._motion.tick(self._now_ns())
+            if urgent is not None:
+                self._planner.send(urgent)
+            if self._motion.stop_due:
+                self._planner.wake()
+
+    def _prepared(self, trajectory: Trajectory) -> Callable[[], None]:
+        """Return what sends a trajectory: to the controllers, dry to ~/would_command alone."""
+        outgoing = [
+            (publisher, message_conversion.trajectory_message(trajectory, controller.joints))
+            for publisher, controller in self._controllers
+        ]
+        if self._motion.dry_run:
+            outgoing.append(
+                (
+                    self._would_out,
+                    message_conversion.trajectory_message(trajectory, self._robot.commanded),
+                )
+            )
+
+        def publish() -> None:
+            for publisher, msg in outgoing:
+                publisher.publish(msg)
+
+        return publish
+
+    def _snapshot(self) -> Snapshot:
+        with self._lock:
+            return self._motion.snapshot(self._now_ns())
+
+    def _on_status_timer(self) -> None:
+        """Publish what changed at once, and a regular status; end with a thread that failed."""
+        for thread in (self._loop, self._planner):
+            if thread is not None and thread.error is not None:
+                raise RuntimeError('motion ended by a fault of its own') from thread.error
+        with self._lock:  # a last tick may come while the node is cleaned up
+            if self._motion is None:
+                return
+            snapshot = self._motion.snapshot(self._now_ns())
+        changed = (
+            snapshot.state,
+            snapshot.reason,
+            snapshot.deadman_ok,
+            snapshot.first_move,
+            snapshot.complaint,
+        )
+        self._checks += 1
+        if changed != self._told or self._checks >= CHECKS_PER_STATUS:
+            if changed[:2] != self._told[:2]:
+                self.get_logger().info(f'{snapshot.state.name}: {snapshot.reason}')
+            if snapshot.complaint and changed[4:] != self._told[4:]:
+                self.get_logger().warning(f'{snapshot.complaint}: lost commands go unnoticed')
+            self._told, self._checks = changed, 0
+            self._publish_status(snapshot)
+
+    def _publish_status(self, snapshot: Snapshot | None = None) -> None:
+        snapshot = snapshot or self._snapshot()
+        self._status_out.publish(
+            motion_status.message(snapshot, self._robot, self._loop, self._now_ns())
+        )
+        self._estop_out.publish(Bool(data=snapshot.estop))
+
+
+def _surroundings(robot: Embodiment, given: MotionParams) -> Obstacles | None:
+    """Return what plans keep away from; ValueError says what is missing and the fix."""
+    if given.contact_check == 'none':
+        return None
+    try:
+        from wam_policy.mujoco_collision import Guard
+    except ImportError as error:
+        raise ValueError(
+            "mujoco is not installed in this node's Python, and contact is looked "
+            'for with it: pip install mujoco, or set contact_check to none'
+        ) from error
+    return Guard(
+        robot,
+        table=given.contact_check == 'table',
+        table_height_m=given.table_height_m if given.table_height_m > -1.0 else None,
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    favoured()
+    spun(MotionNode, args)
+
+
+if __name__ == '__main__':
+    main()

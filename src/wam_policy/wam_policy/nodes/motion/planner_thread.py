@@ -1,0 +1,84 @@
+"""The thread that plans and the only one that publishes trajectories, in the order decided.
+
+Planning takes milliseconds and must not delay the control loop; publishing from one thread means
+that no trajectory can overtake another. Messages are made before the plan is accepted: making
+them takes milliseconds too, and an accepted plan must be on its way at once.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from wam_policy.core.motion.motion_control import MotionControl
+from wam_policy.core.motion.plan_request import proposed
+from wam_policy.core.motion.trajectory import Trajectory
+
+LONGEST_NAP_S = 0.05  # a lost wake-up costs this much, not the motion
+
+
+class Planner:
+    """Work off what motion wants planned or published until closed."""
+
+    def __init__(
+        self,
+        motion: MotionControl,
+        lock: threading.Lock,
+        now_ns: Callable[[], int],
+        prepared: Callable[[Trajectory], Callable[[], None]],
+    ) -> None:
+        """Take motion with its lock; `prepared` returns what publishes a trajectory."""
+        self._motion, self._lock, self._now_ns, self._prepared = motion, lock, now_ns, prepared
+        self._outbox: deque[Callable[[], None]] = deque()
+        self._wanted = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name='planner', daemon=True)
+        self.error: Exception | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Plan and publish what is still due, a stop above all, then end."""
+        self._closing = True
+        self._wanted.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def wake(self) -> None:
+        """Say that there may be something to plan."""
+        self._wanted.set()
+
+    def send(self, trajectory: Trajectory) -> None:
+        """Publish `trajectory` soon; the caller holds the lock under which it was decided."""
+        self._outbox.append(self._prepared(trajectory))
+        self._wanted.set()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._wanted.wait(LONGEST_NAP_S)
+                self._wanted.clear()
+                busy = self._work()
+                if self._closing and not busy and not self._motion.stop_due:
+                    return  # a stop may first have waited for a report
+        except Exception as error:  # noqa: BLE001 - the node ends with it, see error
+            self.error = error
+
+    def _work(self) -> bool:
+        """Plan at most one thing and publish everything decided; tell whether there was any."""
+        with self._lock:
+            motion = self._motion  # every report wakes, few find something to plan
+            asked = motion.stop_due or motion.pending is not None
+            job = motion.job(self._now_ns()) if asked else None
+        if job is not None:
+            proposal = proposed(job)
+            publish = self._prepared(proposal.plan) if proposal.plan is not None else None
+            with self._lock:
+                plan = self._motion.accepted(proposal, self._now_ns())
+                if plan is not None:  # the proposal's own, or a hold in its place
+                    self._outbox.append(publish if plan is proposal.plan else self._prepared(plan))
+            self._wanted.set()  # what came meanwhile, or what came too late
+        busy = job is not None or bool(self._outbox)
+        while self._outbox:
+            self._outbox.popleft()()
+        return busy

@@ -1,0 +1,379 @@
+"""Parameters of the nodes: type, default, description, unit and range of each in one line.
+
+A frozen dataclass per node is declared to ROS as it stands and read back validated. A value out
+of range is refused with the reason, at start and at run time.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    ParameterUninitializedException,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+TYPES = {
+    bool: Parameter.Type.BOOL,
+    int: Parameter.Type.INTEGER,
+    float: Parameter.Type.DOUBLE,
+    str: Parameter.Type.STRING,
+    tuple[str, ...]: Parameter.Type.STRING_ARRAY,
+    tuple[float, ...]: Parameter.Type.DOUBLE_ARRAY,
+}
+
+
+class Params(Protocol):
+    """Stand for any dataclass of settings."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    unit: str = '',
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] = (),
+    pattern: str = '',
+    live: bool = False,
+) -> Any:
+    """Describe one parameter as a dataclass field.
+
+    `low` and `high` are part of the range; they and `pattern`, a regular expression, hold for
+    every element of a list. A parameter that is not `live` cannot change while the node is active.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={
+            'description': description,
+            'unit': unit,
+            'low': low,
+            'high': high,
+            'choices': choices,
+            'pattern': pattern,
+            'live': live,
+        },
+    )
+
+
+def checked(params: Any) -> None:
+    """Raise ValueError naming every field whose value is not allowed; for __post_init__."""
+    faults = [
+        fault
+        for field in dataclasses.fields(params)
+        if (fault := _fault(field, getattr(params, field.name)))
+    ]
+    if faults:
+        raise ValueError('; '.join(faults))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PolicyParams:
+    """Configure policy_node."""
+
+    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/robots')
+    backend: str = setting(
+        'local',
+        'who predicts: workers on this machine, or a policy server',
+        choices=('local', 'remote'),
+    )
+    server: str = setting(
+        '',
+        'address of the policy server: ws://host:port or wss://host:port',
+        pattern=r'(wss?://\S+)?',
+    )
+    flavour: str = setting(
+        '',
+        'how the server wants to be spoken to: a name of '
+        "wam_policy/servers/profiles or a .yaml file; empty: the robot's own",
+    )
+    checkpoint: str = setting(
+        'mini', 'weights: a folder, the name of a shipped model, or preset:<name> for random ones'
+    )
+    devices: tuple[str, ...] = setting(
+        ('cpu', 'cpu'),
+        'one device per worker: cpu or cuda:<n>; one entry runs both branches of '
+        'the guidance in one worker, two entries run one each',
+        pattern=r'cpu|cuda:\d+',
+    )
+    cfg: float = setting(
+        0.0,
+        'scale of the classifier-free guidance; 1.0 is off; 0.0: what the '
+        'checkpoint advises, else 5.0',
+        low=0.0,
+        high=20.0,
+    )
+    recipe: str = setting(
+        '',
+        'how often a query asks the network: full16 at each of 16 '
+        'steps, static8 at 8 of them, dynamic4 where velocities change (4 at '
+        'best), one_step once, with video noisier than actions; empty: what the '
+        'checkpoint advises, else static8',
+        choices=('', 'full16', 'static8', 'dynamic4', 'one_step'),
+    )
+    steps: int = setting(
+        0,
+        "denoising steps per query, each asked; 0: what the checkpoint advises, else the recipe's",
+        low=0,
+        high=100,
+    )
+    guided_video: bool = setting(
+        False, 'guide the predicted picture also where the actions no longer need it'
+    )
+    seed: int = setting(0, 'seed of the sampling noise', low=0, high=2**31 - 1)
+    mode: str = setting(
+        'clocked',
+        'when real frames enter the memory: clocked commits each block '
+        'as it elapses, reference follows the released server',
+        choices=('clocked', 'reference'),
+    )
+    sight: str = setting(
+        'memory',
+        'pictures a query reads: memory, the committed blocks; newest, '
+        'also the frames since then, for an encoding and a clean pass more per '
+        'query',
+        choices=('memory', 'newest'),
+    )
+    window: str = setting(
+        'advised',
+        'a full memory restarts from the newest frame, or slides '
+        'over its oldest block; or what the checkpoint advises, else restart',
+        choices=('advised', 'restart', 'slide'),
+    )
+    engine: str = setting(
+        'eager',
+        'how the network runs: eager, compiled (slow start, CUDA '
+        'graphs on a GPU), or tensorrt:<folder of a built engine>',
+        pattern=r'eager|compiled|tensorrt:.+',
+    )
+    precision: str = setting(
+        'full',
+        'of the large linears: full, fp8 or int8 with a scale per '
+        'token, or the file of a calibration',
+        pattern='.+',
+    )
+    worker_python: str = setting('', "Python that runs the workers; empty: the node's own")
+    worker_threads: int = setting(1, 'CPU threads per worker', low=1, high=256)
+    start_timeout_s: float = setting(
+        300.0, 'longest start of the workers, loading and warm-up', unit='s', low=1.0, high=7200.0
+    )
+    query_timeout_s: float = setting(
+        10.0, 'longest answer; then the workers are restarted', unit='s', low=0.1, high=600.0
+    )
+    max_query_rate_hz: float = setting(
+        12.5,
+        'upper bound of the query rate; 0 has none',
+        unit='Hz',
+        low=0.0,
+        high=100.0,
+        live=True,
+    )
+    reset_gap_s: float = setting(
+        2.0, 'a camera gap this long begins a new session', unit='s', low=0.1, high=60.0
+    )
+    instruction: str = setting('', 'instruction at start; empty: wait for one')
+    max_instruction_length: int = setting(
+        400, 'longest instruction that is taken', unit='characters', low=1, high=10000
+    )
+    compressed_images: bool = setting(False, 'subscribe to <topic>/compressed instead of <topic>')
+    joint_states_topic: str = setting('/joint_states', 'sensor_msgs/JointState of the robot')
+    __post_init__ = checked
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MotionParams:
+    """Configure motion_node."""
+
+    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/robots')
+    enable_motion: bool = setting(
+        False, 'publish to the controllers; false is a dry run on ~/would_command'
+    )
+    rate_hz: float = setting(100.0, 'control loop', unit='Hz', low=20.0, high=500.0)
+    speed_scale: float = setting(
+        1.0, 'share of every velocity limit that may be used', low=0.05, high=1.0
+    )
+    use_deadman: bool = setting(False, 'move only while the topic deadman says true')
+    contact_check: str = setting(
+        'table',
+        'what plans must keep away from: table also means the '
+        'robot itself, robot nothing else, none checks no contact',
+        choices=('table', 'robot', 'none'),
+    )
+    table_height_m: float = setting(
+        -1.0,
+        "top of the table over the collision model's origin; -1.0 is where the model has it",
+        unit='m',
+        low=-1.0,
+        high=3.0,
+    )
+    status_rate_hz: float = setting(10.0, 'motion_status', unit='Hz', low=1.0, high=50.0)
+    joint_states_topic: str = setting('/joint_states', 'sensor_msgs/JointState of the robot')
+    __post_init__ = checked
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StreamParams:
+    """Configure stream_node."""
+
+    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/robots')
+    enable_motion: bool = setting(False, 'send set-points to the robot; false only reads it')
+    joint_states_topic: str = setting('/joint_states', 'where the measured posture is published')
+    __post_init__ = checked
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecorderParams:
+    """Configure recorder_node."""
+
+    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/robots')
+    folder: str = setting(
+        'episodes', 'where episodes are written, one bag each; ~ is the home folder', pattern='.+'
+    )
+    each_instruction: bool = setting(
+        False, 'record an episode for every instruction; false waits for the services'
+    )
+    images: str = setting(
+        'jpeg',
+        'jpeg compresses the cameras here, raw keeps them as they come, '
+        'compressed subscribes to <topic>/compressed',
+        choices=('jpeg', 'raw', 'compressed'),
+    )
+    jpeg_quality: int = setting(90, 'of the pictures compressed here', low=1, high=100)
+    jpeg_threads: int = setting(2, 'threads that compress', low=1, high=64)
+    min_free_mb: int = setting(
+        500, 'an episode ends in order when the disk has less left', unit='MB', low=0, high=10**9
+    )
+    joint_states_topic: str = setting('/joint_states', 'sensor_msgs/JointState of the robot')
+    __post_init__ = checked
+
+
+def read[T: Params](node: Node, kind: type[T]) -> T:
+    """Declare what is not yet declared and return the values; ValueError names a wrong one."""
+    values = {}
+    for field in dataclasses.fields(kind):
+        if not node.has_parameter(field.name):
+            _declare(node, field)
+        values[field.name] = _plain(node.get_parameter(field.name).value)
+    return kind(**values)
+
+
+def guard[T: Params](
+    node: Node, kind: type[T], active: Callable[[], bool], on_change: Callable[[T], None]
+) -> None:
+    """Judge every change at run time: refuse it with a reason, or hand over the new values.
+
+    While `active` says so, only live parameters may change.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+
+    def on_set(changes: list[Parameter]) -> SetParametersResult:
+        ours = {change.name: _plain(change.value) for change in changes if change.name in fields}
+        if not ours:
+            return SetParametersResult(successful=True)
+        fixed = [name for name in ours if not fields[name].metadata['live']]
+        if fixed and active():
+            return SetParametersResult(
+                successful=False,
+                reason=(
+                    f'{", ".join(fixed)} cannot change while the node is active; '
+                    'deactivate it first'
+                ),
+            )
+        try:
+            changed = dataclasses.replace(read(node, kind), **ours)
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        on_change(changed)
+        return SetParametersResult(successful=True)
+
+    node.add_on_set_parameters_callback(on_set)
+
+
+def _declare(node: Node, field: dataclasses.Field) -> None:
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    try:
+        node.declare_parameter(field.name, default, _descriptor(field))
+    except (
+        InvalidParameterTypeException,
+        InvalidParameterValueException,
+        ParameterUninitializedException,
+    ) as error:
+        raise ValueError(f'{field.name}: want {_wanted(field)}: {error}') from error
+
+
+def _descriptor(field: dataclasses.Field) -> ParameterDescriptor:
+    meta = field.metadata
+    extra = [f'one of {", ".join(map(str, meta["choices"]))}'] if meta['choices'] else []
+    extra += [] if meta['live'] else ['fixed while active']
+    descriptor = ParameterDescriptor(
+        name=field.name,
+        type=TYPES[field.type].value,
+        additional_constraints='; '.join(extra),
+        description=meta['description'] + (f' [{meta["unit"]}]' if meta['unit'] else ''),
+    )
+    if meta['low'] is not None:
+        if field.type is int:
+            descriptor.integer_range = [
+                IntegerRange(from_value=int(meta['low']), to_value=int(meta['high']), step=0)
+            ]
+        elif field.type is float:
+            descriptor.floating_point_range = [
+                FloatingPointRange(
+                    from_value=float(meta['low']), to_value=float(meta['high']), step=0.0
+                )
+            ]
+    return descriptor
+
+
+def _fault(field: dataclasses.Field, value: Any) -> str:
+    """Return what is wrong with a value, or nothing."""
+    meta = field.metadata
+    for element in value if isinstance(value, tuple) else (value,):
+        wrong = (
+            (isinstance(element, float) and not math.isfinite(element))
+            or (meta['low'] is not None and element < meta['low'])
+            or (meta['high'] is not None and element > meta['high'])
+            or (meta['choices'] and element not in meta['choices'])
+            or (meta['pattern'] and not re.fullmatch(meta['pattern'], element))
+        )
+        if wrong:
+            return f'{field.name}: want {_wanted(field)}, got {element!r}'
+    return ''
+
+
+def _wanted(field: dataclasses.Field) -> str:
+    meta = field.metadata
+    name = getattr(field.type, '__name__', '')
+    kind = {
+        'int': 'a whole number',
+        'float': 'a number with a decimal point',
+        'str': 'a text',
+        'bool': 'true or false',
+    }.get(name, f'a list ({field.type})')
+    if meta['choices']:
+        return f'one of {", ".join(map(str, meta["choices"]))}'
+    if meta['pattern']:
+        return f'{kind} like {meta["pattern"]}'
+    if meta['low'] is None:
+        return kind
+    unit = f' {meta["unit"]}' if meta['unit'] else ''
+    return f'{kind} in [{meta["low"]:g}, {meta["high"]:g}]{unit}'
+
+
+def _plain(value: Any) -> Any:
+    """Return lists as tuples: what is read is frozen."""
+    return tuple(value) if isinstance(value, list) or hasattr(value, 'tolist') else value

@@ -1,0 +1,1 @@
+"""policy_node and its parts."""

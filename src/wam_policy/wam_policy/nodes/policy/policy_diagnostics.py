@@ -1,0 +1,118 @@
+"""What policy_node reports on /diagnostics, once a second: loop, queries, cameras, workers."""
+
+from collections.abc import Callable, Mapping
+
+from diagnostic_updater import DiagnosticStatusWrapper, Updater
+from rclpy.node import Node
+
+from wam_msgs.msg import PolicyStatus
+from wam_policy.core.robot.embodiment import Camera, Embodiment
+from wam_policy.core.session import policy_health
+from wam_policy.core.session.policy_health import Level
+from wam_policy.core.session.policy_session import State
+
+Judged = tuple[Level, str, Mapping[str, str]]
+
+
+class Diagnostics:
+    """Judge the newest status; tasks of the robot's cameras come with `watch`."""
+
+    def __init__(
+        self, node: Node, status: Callable[[], PolicyStatus], wanted_hz: Callable[[], float]
+    ) -> None:
+        """Take how to get the status now; before `watch` nobody asks."""
+        self._status, self._wanted_hz = status, wanted_hz
+        self._robot: Embodiment | None = None
+        self._seen = PolicyStatus()  # what all tasks of one round judge
+        self._updater = Updater(node)
+        self._updater.setHardwareID('none')
+
+    def watch(self, robot: Embodiment) -> None:
+        """Report on this robot from now on."""
+        self._robot = robot
+        self._updater.setHardwareID(robot.name)
+        self._add('loop', lambda _: self._loop(self._looked()))  # the first of every round
+        self._add('query latency and rate', self._queries)
+        self._add('workers', self._workers)
+        for index, camera in enumerate(robot.cameras):
+            self._add(
+                f'camera {camera.key} rate and age',
+                lambda status, i=index, c=camera: _camera(status, i, c),
+            )
+
+    def forget(self) -> None:
+        """Report nothing until the next `watch`."""
+        for task in list(self._updater.tasks):
+            self._updater.removeByName(task.name)
+        self._robot = None
+
+    def _add(self, name: str, judge: Callable[[PolicyStatus], Judged]) -> None:
+        def run(out: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+            level, text, values = judge(self._seen)
+            out.summary(bytes([level]), text)
+            for key, value in values.items():
+                out.add(key, value)
+            return out
+
+        self._updater.add(name, run)
+
+    def _looked(self) -> PolicyStatus:
+        self._seen = self._status()
+        return self._seen
+
+    def _loop(self, status: PolicyStatus) -> Judged:
+        return (
+            *policy_health.of_state(State(status.state), status.reason),
+            {
+                'instruction': status.instruction,
+                'session': status.session,
+                'chunks': str(status.chunks),
+                'dropped chunks': str(status.dropped_chunks),
+                'dropped frames': str(status.dropped_frames),
+                'KV commits': str(status.kv_commits),
+                'KV rebuilds': str(status.kv_rebuilds),
+            },
+        )
+
+    def _queries(self, status: PolicyStatus) -> Judged:
+        p99_ms = dict(zip(status.stage_names, status.stage_p99_ms, strict=True))
+        p50_ms = dict(zip(status.stage_names, status.stage_p50_ms, strict=True))
+        chunk_s = self._robot.horizon * self._robot.step_dt_s
+        judged = policy_health.of_queries(
+            State(status.state),
+            status.query_rate_hz,
+            self._wanted_hz(),
+            p99_ms.get('total'),
+            chunk_s,
+        )
+        return (
+            *judged,
+            {
+                'rate (Hz)': f'{status.query_rate_hz:.2f}',
+                **{
+                    f'{stage} p50 / p99 (ms)': f'{p50_ms[stage]:.1f} / {p99:.1f}'
+                    for stage, p99 in p99_ms.items()
+                },
+            },
+        )
+
+    def _workers(self, status: PolicyStatus) -> Judged:
+        return (
+            *policy_health.of_workers(status.worker_restarts, status.trained, status.model),
+            {
+                'model': status.model,
+                'trained': str(status.trained),
+                'restarts': str(status.worker_restarts),
+            },
+        )
+
+
+def _camera(status: PolicyStatus, index: int, camera: Camera) -> Judged:
+    age_ms, rate_hz = status.camera_age_ms[index], status.camera_rate_hz[index]
+    judged = policy_health.of_camera(
+        None if age_ms < 0 else age_ms / 1e3, camera.max_age_s, rate_hz, camera.fps
+    )
+    return (
+        *judged,
+        {'rate (Hz)': f'{rate_hz:.2f}', 'age (ms)': f'{age_ms:.0f}', 'topic': camera.topic},
+    )

@@ -1,0 +1,136 @@
+"""Record one episode beside a running stack, from the terminal.
+
+The episode ends with Ctrl-C or after a time, and is kept unless told otherwise. Exit status: 0 it
+is saved (or was discarded on request), 1 it is not, 2 wrong arguments.
+"""
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+import rclpy
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+
+from wam_msgs.msg import EpisodeStatus
+from wam_policy.core.robot import embodiment
+from wam_policy.nodes.recorder.recorder_node import RecorderNode
+from wam_policy.nodes.run_node import Spinning
+from wam_policy.recording.episode_info import Ending, Success
+
+SUCCESS = TransitionCallbackReturn.SUCCESS
+LISTEN_S = 1.0  # until who talks is known, so that the beginning is not lost
+SHOW_S = 1.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Record until the end is asked for, and return the exit status."""
+    options = _options(arguments)
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = RecorderNode(
+        namespace=options.namespace,
+        parameter_overrides=[
+            Parameter('embodiment', value=options.robot),
+            Parameter('folder', value=options.folder),
+            Parameter('images', value=options.images),
+            Parameter('use_sim_time', value=options.sim_time),
+            Parameter('each_instruction', value=options.each_instruction),
+        ],
+    )
+    spinning = Spinning([node], asked.set)
+    try:
+        if node.trigger_configure() != SUCCESS or node.trigger_activate() != SUCCESS:
+            return 1  # the node has said why
+        asked.wait(LISTEN_S)
+        if options.each_instruction:
+            _show_until(node, asked, options.seconds)
+            return 0
+        return _one(node, asked, options)
+    finally:
+        spinning.stop()
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _one(node: RecorderNode, asked: threading.Event, options: argparse.Namespace) -> int:
+    """Record one episode."""
+    try:
+        name = node.begin(options.instruction, options.label)
+    except (ValueError, OSError) as error:
+        print(f'record: {error}', file=sys.stderr)
+        return 2
+    print(f'recording {name}; Ctrl-C ends it')
+    _show_until(node, asked, options.seconds)
+    tape = node.end(Ending('stopped', Success(options.success), options.note))
+    if tape is None:
+        print(f'record: {node.status().reason}', file=sys.stderr)
+        return 1
+    good, message = node.saved(tape)
+    print(f'{name}: {message}')
+    return 0 if good else 1
+
+
+def _show_until(node: RecorderNode, asked: threading.Event, seconds: float) -> None:
+    """Show once a second how it goes, until asked to end, out of time, or failed."""
+    left_s = seconds or float('inf')
+    while left_s > 0 and not asked.wait(min(SHOW_S, left_s)):
+        left_s -= SHOW_S
+        status = node.status()
+        if status.state == EpisodeStatus.ERROR:
+            return
+        if status.state != EpisodeStatus.RECORDING:
+            continue
+        lost = {
+            topic: count
+            for topic, count in zip(status.topic_names, status.dropped, strict=True)
+            if count
+        }
+        print(
+            f'{status.duration:6.1f} s  {sum(status.messages)} messages  '
+            f'{status.bytes / 1e6:.1f} MB  {sum(status.dropped)} dropped'
+            + ''.join(f'  {topic}: {count}' for topic, count in lost.items())
+            + (f'  {status.reason}' if status.reason else ''),
+            flush=True,
+        )
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog='./wam record',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add('--robot', default='agibot_g1', choices=embodiment.names(), help='(default: %(default)s)')
+    add('--folder', default='episodes', help='of all episodes (default: %(default)s)')
+    add('--instruction', default='', help='what is done; default: the one that is followed now')
+    add('--label', action='append', default=[], metavar='KEY=VALUE', help='stored with the bag')
+    add('--seconds', type=float, default=0.0, help='end after this time; default: at Ctrl-C')
+    add(
+        '--success',
+        default='unknown',
+        choices=[each.value for each in Success],
+        help='stored with the bag at the end (default: %(default)s)',
+    )
+    add('--note', default='', help='stored with the bag at the end')
+    add('--each-instruction', action='store_true', help='an episode for every instruction')
+    add(
+        '--images',
+        default='jpeg',
+        choices=('jpeg', 'raw', 'compressed'),
+        help='as the parameter of recorder_node (default: %(default)s)',
+    )
+    add('--namespace', default='wam', help='of the stack (default: %(default)s)')
+    add('--sim-time', action='store_true', help='follow /clock')
+    return parser.parse_args(arguments)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""stream_node and the vendor interfaces it drives."""

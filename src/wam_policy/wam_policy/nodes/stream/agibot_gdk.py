@@ -1,0 +1,210 @@
+"""The GDK topics of an AgiBot G1: its posture in our terms, our set-points in its.
+
+The robot runs Humble and must not share a DDS graph with this stack: these topics come and go
+over a bridge. genie_msgs is the vendor's and not needed to build: without it, `vendor_messages`
+must be false and grippers and body are assumed, see AgibotParams.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import JointState as JointStateMsg
+
+from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.types import JointState
+from wam_policy.nodes import message_conversion, parameters, qos
+from wam_policy.nodes.parameters import checked, setting
+
+OVER_CURRENT = 3  # a hand's status; 5, stalled, is what a hand does that grips
+
+
+@dataclass(frozen=True, slots=True)
+class AgibotParams:
+    """Configure how stream_node meets an AgiBot G1."""
+
+    vendor_messages: bool = setting(
+        True, "read grippers, head and waist through the vendor's genie_msgs; false: assume them"
+    )
+    assumed_opening: float = setting(
+        1.0,
+        'opening of both grippers when the node starts, if it '
+        'is assumed; later it is what was sent last',
+        low=0.0,
+        high=1.0,
+    )
+    __post_init__ = checked
+
+
+class AgibotGdk:
+    """Read and command the arms and grippers through the GDK's topics."""
+
+    def __init__(
+        self, node: Node, robot: Embodiment, on_state: Callable[[JointState], None]
+    ) -> None:
+        """Open the topics; ValueError names what is missing and the fix."""
+        self._node, self._robot, self._on_state = node, robot, on_state
+        self._wiring = wiring = robot.vendor
+        self._given = parameters.read(node, AgibotParams)
+        self._names: tuple[str, ...] | None = None  # what the robot calls its arm joints
+        self._arms: np.ndarray | None = None
+        self._rest: dict[str, float] = {}  # grippers and body, canonical
+        self._faults: dict[str, str] = {}  # where it is wrong -> what
+        types = _vendor_types() if self._given.vendor_messages else None
+        new = partial(node.create_subscription, qos_profile=qos.JOINTS)
+        self._inputs = [new(JointStateMsg, wiring['arm_state_topic'], self._on_arms)]
+        if types is None:
+            self._rest = {
+                name: robot.rest[name] for name in robot.observed if name not in robot.commanded
+            }
+            self._rest |= {gripper.name: self._given.assumed_opening for gripper in robot.grippers}
+        else:
+            for name, topic in wiring['gripper_state_topics'].items():
+                self._inputs.append(new(types.EndState, topic, partial(self._on_gripper, name)))
+            for name, topic in wiring['arm_data_topics'].items():
+                self._inputs.append(new(types.ArmState, topic, partial(self._on_arm_data, name)))
+            for part, kind in (('head', types.HeadState), ('waist', types.WaistState)):
+                self._inputs.append(
+                    new(
+                        kind,
+                        wiring[f'{part}_state_topic'],
+                        partial(self._on_body, wiring[f'{part}_joints']),
+                    )
+                )
+        self._arms_out = node.create_publisher(
+            JointStateMsg, wiring['arm_command_topic'], qos.STREAM
+        )
+        self._grippers_out = {
+            name: node.create_publisher(JointStateMsg, topic, qos.STREAM)
+            for name, topic in wiring['gripper_command_topics'].items()
+        }
+
+    @property
+    def fault(self) -> str:
+        """Return what is wrong with the robot's state; empty while nothing is."""
+        return '; '.join(self._faults.values())
+
+    def read(self) -> None:
+        """Do nothing: the robot's state comes by itself."""
+
+    def send(self, setpoint: np.ndarray) -> None:
+        """Command the set-point [commanded joints]; arms in rad, grippers in raw units."""
+        at = dict(zip(self._robot.commanded, setpoint.tolist(), strict=True))
+        stamp = self._node.get_clock().now().to_msg()
+        arms = JointStateMsg(
+            name=list(self._names or self._wiring['arm_joints']),
+            position=[at[name] for name in self._wiring['arm_joints']],
+        )
+        arms.header.stamp = stamp
+        self._arms_out.publish(arms)
+        for gripper in self._robot.grippers:
+            hand = JointStateMsg(
+                name=[gripper.command_name], position=[float(gripper.raw(at[gripper.name]))]
+            )
+            hand.header.stamp = stamp
+            self._grippers_out[gripper.name].publish(hand)
+            if not self._given.vendor_messages:
+                self._rest[gripper.name] = at[gripper.name]
+
+    def close(self) -> None:
+        """Close the topics; the robot stays where the last command left it."""
+        for subscription in self._inputs:
+            self._node.destroy_subscription(subscription)
+        for publisher in (self._arms_out, *self._grippers_out.values()):
+            self._node.destroy_publisher(publisher)
+        self._inputs = []
+
+    def _on_arms(self, msg: JointStateMsg) -> None:
+        """Take the arms, the message that paces the state; some builds send 42 values or more."""
+        joints, layouts = self._wiring['arm_joints'], self._wiring['arm_state_layouts']
+        first = max(
+            (layout for layout in layouts if len(msg.position) >= layout['at_least']),
+            key=lambda layout: layout['at_least'],
+            default={'first': 0},
+        )['first']
+        names = tuple(msg.name)[first : first + len(joints)] or None
+        if self._arms is not None and names != self._names:
+            self._faults['arms'] = (
+                f"the robot's arm joints were called {self._names}, now {names}: another source "
+                'on the topic? restart the node when it is gone'
+            )
+            return
+        try:
+            self._arms = message_conversion.listed_positions(msg, joints, layouts)
+        except ValueError as error:
+            self._faults['arms'] = str(error)
+            return
+        self._names = names
+        self._faults.pop('arms', None)
+        known = dict(zip(joints, self._arms, strict=True)) | self._rest
+        if not set(self._robot.observed) <= set(known):
+            return  # grippers, head or waist have not spoken yet
+        # without a stamp of its own the state is as old as its arrival
+        stamp_ns = (
+            message_conversion.ns(msg.header.stamp) or self._node.get_clock().now().nanoseconds
+        )
+        self._on_state(
+            JointState(
+                stamp_ns,
+                self._robot.observed,
+                np.array([known[name] for name in self._robot.observed]),
+            )
+        )
+
+    def _on_arm_data(self, name: str, msg: Any) -> None:
+        """Take what an arm's motors say of themselves: fault flags and heat."""
+        limit_c = self._wiring['max_motor_temperature_c']
+        wrong = [f'error {msg.system_error}'] if msg.system_error else []
+        wrong += [
+            f'motor {motor.id} has fault flags {motor.status:#x}'
+            for motor in msg.motor_states
+            if motor.status
+        ]
+        wrong += [
+            f'motor {motor.id} has {motor.temperature:.0f} degrees'
+            for motor in msg.motor_states
+            if motor.temperature > limit_c
+        ]
+        self._faults.pop(f'{name} data', None)
+        if wrong:
+            self._faults[f'{name} data'] = f'{name}: {", ".join(wrong)}'
+
+    def _on_gripper(self, name: str, msg: Any) -> None:
+        """Take one gripper; a reading in another unit is refused and what was known forgotten."""
+        if not msg.end_state:
+            return
+        try:
+            self._rest[name] = message_conversion.gripper_opening(
+                msg.end_state[0].position, self._robot.gripper(name)
+            )
+            self._faults.pop(name, None)
+            if getattr(msg.end_state[0], 'status', 0) == OVER_CURRENT:
+                self._faults[name] = f'{name}: over-current'
+        except ValueError as error:
+            self._rest.pop(name, None)
+            self._faults[name] = str(error)
+
+    def _on_body(self, joints: tuple[str, ...], msg: Any) -> None:
+        """Take head or waist: motors by name where it names them as we do, else in our order."""
+        positions = [motor.position for motor in msg.motor_states]
+        named = dict(zip(msg.name, positions, strict=False))
+        if not set(joints) <= set(named):
+            named = dict(zip(joints, positions, strict=False))
+        self._rest |= {
+            name: value for name, value in named.items() if name in joints and np.isfinite(value)
+        }
+
+
+def _vendor_types() -> Any:
+    try:
+        return importlib.import_module('genie_msgs.msg')
+    except ImportError as error:
+        raise ValueError(
+            'genie_msgs is not installed, and grippers, head and waist are read through it: build '
+            "the messages of the vendor's GDK for this ROS distribution and source them, or set "
+            'vendor_messages to false and assumed_opening to what the grippers are now'
+        ) from error

@@ -1,0 +1,74 @@
+"""Look after recorded episodes: `repair` those that were interrupted, tell what is in them.
+
+Exit status: 0 fine, 1 something could not be repaired or read, 2 wrong arguments.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from wam_policy.recording import bag_folder
+from wam_policy.recording.bag_repair import Busy, repair
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what is asked with every bag that is named, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='./wam bag', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest='command', required=True)
+    for name, text in (
+        ('repair', 'finish interrupted episodes; others stay as they are'),
+        ('info', 'tell what is in finished episodes'),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            'folders', nargs='+', type=Path, metavar='FOLDER', help='a bag, or a folder of bags'
+        )
+    options = parser.parse_args(arguments)
+    act = {'repair': _repaired, 'info': _told}[options.command]
+    status = 0
+    for folder in [bag for given in options.folders for bag in _bags(given)]:
+        try:
+            print('\n'.join(act(folder)))
+        except (Busy, ValueError, OSError) as error:
+            print(f'{folder}: {error}', file=sys.stderr)
+            status = 1
+    return status
+
+
+def _bags(given: Path) -> list[Path]:
+    """Return a bag itself, or the bags of a folder."""
+    return (
+        [given]
+        if list(given.glob('*.mcap')) or not given.is_dir()
+        else sorted({file.parent for file in given.glob('*/*.mcap')})
+    )
+
+
+def _repaired(folder: Path) -> Iterator[str]:
+    before = (folder / bag_folder.METADATA).exists()
+    found = repair(folder)
+    if not found.rebuilt:
+        yield f'{folder.name}: {"in order" if before else "complete, its description was missing"}'
+        return
+    yield (
+        f'{folder.name}: repaired, {found.contents.messages} messages over '
+        f'{found.contents.duration_s:.1f} s; {found.lost_bytes} bytes at the end were of no '
+        'use'
+    )
+
+
+def _told(folder: Path) -> Iterator[str]:
+    found = bag_folder.contents(bag_folder.file_of(folder))
+    size_mb = found.file.stat().st_size / 1e6
+    yield f'{folder.name}: {found.duration_s:.1f} s, {found.messages} messages, {size_mb:.1f} MB'
+    for key, value in found.about.items():
+        yield f'  {key}: {value}'
+    for channel in found.channels:
+        yield f'  {channel.messages:>8}  {channel.topic}  {channel.type}'
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Finish episodes that a kill, a power cut or a full disk interrupted.
+
+Whole messages are copied into a new file beside the old one; only when that is complete and on
+the disk does it take the old one's name. Until then the old one is untouched.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from struct import error as StructError
+from typing import BinaryIO
+
+from mcap.exceptions import McapError
+from mcap.records import Channel, McapRecord, Message, Metadata, Schema
+from mcap.stream_reader import StreamReader
+from mcap.writer import CompressionType, Writer
+
+from wam_policy.recording import bag_folder
+from wam_policy.recording.bag_folder import END, PART, Contents
+from wam_policy.recording.bag_writer import CHUNK_BYTES, LIBRARY
+from wam_policy.recording.episode_info import Ending
+
+
+class Busy(Exception):
+    """The episode is being recorded by a process that lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """Say what became of one episode."""
+
+    contents: Contents
+    rebuilt: bool  # False: only its description was missing
+    lost_bytes: int  # behind the last whole record
+
+
+def repair(folder: Path) -> Repaired:
+    """Make a readable bag of an interrupted episode; one that is in order stays as it is.
+
+    Raises Busy while it is recorded, ValueError where nothing can be saved.
+    """
+    file = bag_folder.file_of(folder)
+    bag_folder.stay(file)
+    with file.open('rb') as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy(f'{folder.name} is being recorded; stop its recorder first') from error
+        try:
+            bag_folder.contents(file)
+            lost_bytes, rebuilt = 0, False
+        except ValueError:
+            lost_bytes, rebuilt = _rebuild(file), True
+        if not rebuilt and (folder / bag_folder.METADATA).exists():
+            return Repaired(bag_folder.contents(file), False, 0)
+        return Repaired(bag_folder.describe(folder), rebuilt, lost_bytes)
+
+
+def _rebuild(file: Path) -> int:
+    """Put a complete copy in the place of `file`; return how many bytes had no use."""
+    part = file.with_name(file.name + PART)
+    try:
+        with file.open('rb') as old, part.open('wb') as new:
+            writer = Writer(new, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
+            writer.start(profile='ros2', library=LIBRARY)
+            used = _copy(old, writer)
+            if not used:
+                raise ValueError(f'{file}: holds no whole message; nothing can be saved')
+            writer.finish()
+            new.flush()
+            os.fsync(new.fileno())
+        lost = file.stat().st_size - used
+        part.replace(file)
+    except (OSError, ValueError):
+        part.unlink(missing_ok=True)
+        raise
+    bag_folder.settle(file.parent)
+    return lost
+
+
+def _copy(old: BinaryIO, writer: Writer) -> int:
+    """Copy what is whole; return where in the old file the last message ended."""
+    schemas: dict[int, int] = {}
+    channels: dict[int, int] = {}
+    used, ended = 0, False
+    for record in _whole_records(old):
+        if isinstance(record, Schema) and record.id not in schemas:
+            schemas[record.id] = writer.register_schema(record.name, record.encoding, record.data)
+        elif isinstance(record, Channel) and record.id not in channels:
+            channels[record.id] = writer.register_channel(
+                record.topic, record.message_encoding, schemas[record.schema_id], record.metadata
+            )
+        elif isinstance(record, Message):
+            writer.add_message(
+                channels[record.channel_id],
+                record.log_time,
+                record.data,
+                record.publish_time,
+                record.sequence,
+            )
+            used = old.tell()
+        elif isinstance(record, Metadata):
+            writer.add_metadata(record.name, record.metadata)
+            ended |= record.name == END
+    if not ended:
+        writer.add_metadata(END, Ending('interrupted').described())
+    return used
+
+
+def _whole_records(old: BinaryIO) -> Iterator[McapRecord]:
+    """Yield records up to the first that is torn or damaged."""
+    records = iter(StreamReader(old, validate_crcs=True).records)
+    while True:
+        try:
+            yield next(records)
+        except (StopIteration, McapError, StructError, EOFError, ValueError, MemoryError):
+            return

@@ -1,0 +1,1 @@
+"""Encodings of policy-server messages; nothing is ever unpickled."""

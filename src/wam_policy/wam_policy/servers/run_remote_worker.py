@@ -1,0 +1,116 @@
+"""Run a remote worker: connect to a policy server, agree with it, answer on a socket.
+
+It speaks the wire of the local workers, so the node cannot tell them apart. Without --fd it only
+connects, says what it agreed on, and leaves. A token for the server is read from the environment
+variable WAM_TOKEN, where other users of the machine cannot see it.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from wam_policy.core.robot import embodiment
+from wam_policy.servers import server_profile
+from wam_policy.servers.handshake import Disagreement
+from wam_policy.servers.remote_worker import Relay
+from wam_policy.servers.server_profile import Flavour
+from wam_policy.servers.transports.websocket_client import TOKEN, Link, LinkError, Refused
+from wam_policy.workers import exit_codes, parent_socket, protocol
+
+HANG_UP_S = 0.2  # from the other end's closing to leaving in the middle of a request
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    made = argparse.ArgumentParser(
+        prog='python -m wam_policy.servers.run_remote_worker',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument('--server', required=True, metavar='URL', help='ws://HOST:PORT or wss://...')
+    made.add_argument(
+        '--embodiment',
+        required=True,
+        metavar='NAME',
+        help='robot whose cameras and joints are sent',
+    )
+    made.add_argument(
+        '--flavour',
+        default='',
+        metavar='NAME',
+        help=f"{', '.join(server_profile.names())}, or a .yaml file (default: the robot's own)",
+    )
+    made.add_argument(
+        '--timeout',
+        type=float,
+        default=8.0,
+        metavar='SECONDS',
+        help='for one answer; then the connection is closed (default: %(default)s)',
+    )
+    made.add_argument('--fd', type=int, metavar='N', help='inherited socket to answer on')
+    # a pair of workers is started with these; a far server is one, whatever runs behind it
+    for name in ('--rank', '--world', '--role', '--device', '--exchange', '--rendezvous'):
+        made.add_argument(name, help=argparse.SUPPRESS)
+    return made
+
+
+def say(text: str) -> None:
+    """Write a line for people; whoever started this worker keeps the last ones."""
+    print(f'wam-remote: {text}', file=sys.stderr, flush=True)
+
+
+def address(server: str, chosen: Flavour) -> str:
+    """Complete a server's address with the flavour's path; ValueError if it is none."""
+    scheme, _, rest = server.partition('://')
+    if scheme not in ('ws', 'wss') or not rest:
+        raise ValueError(f'server {server!r}: want ws://HOST:PORT or wss://HOST:PORT')
+    return server if '/' in rest.rstrip('/') else server.rstrip('/') + chosen.path
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve the node, or tell what a server is like; returns the exit status."""
+    robot = embodiment.load(arguments.embodiment)
+    chosen = server_profile.chosen(arguments.flavour, robot)
+    where = address(arguments.server, chosen)
+
+    def connect() -> Link:
+        return Link(where, os.environ.get(TOKEN, ''))
+
+    near, end = (
+        socket.socketpair()
+        if arguments.fd is None
+        else (None, parent_socket.inherited(arguments.fd, HANG_UP_S))
+    )
+    relay = Relay(end, chosen, robot, connect, arguments.timeout, say)
+    try:
+        say(f'{chosen.name}: {relay.facts()["reason"]}')
+        if near is None:
+            relay.serve()
+    finally:
+        relay.close()
+    return exit_codes.OK
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run; return the exit status (see worker.exits)."""
+    made = parser()
+    arguments = made.parse_args(given)
+    if not arguments.timeout > 0:
+        made.error(f'--timeout: want more than 0 s, got {arguments.timeout:g}')
+    try:
+        return run(arguments)
+    except (ValueError, Refused, Disagreement) as error:
+        say(f'error: {error}')
+        return exit_codes.REFUSED
+    except (LinkError, OSError, protocol.WireError) as error:
+        say(f'error: {error}')
+        return exit_codes.FAILED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Connections to and from policy servers."""

@@ -1,0 +1,182 @@
+"""One connection to a far server: one request in flight, and no late answer is ever taken.
+
+Whatever goes wrong closes the connection: a timeout, text where actions belong, bytes that are no
+message. The next conversation begins with a new one, so nothing of the old can be mistaken for it.
+"""
+
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.protocol import State
+from websockets.sync.client import ClientConnection, connect
+
+from wam_policy.servers.codecs import msgpack_codec
+
+TOKEN = 'WAM_TOKEN'  # nosec B105: the name of the environment variable that both ends read
+OPEN_S = 5.0  # handshake and configuration
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # an answer: 1,000 rows of 1,000 numbers are 4 MB
+LAST_LINES = 12  # of a traceback, for the log
+
+
+class LinkError(Exception):
+    """The conversation broke; the connection is closed."""
+
+
+class Unreachable(LinkError):
+    """There is no server at the address now; later there may be."""
+
+
+class Refused(LinkError):
+    """The server does not want us; asking again will not help."""
+
+
+class ServerFailed(LinkError):
+    """The server answered with an error; `trace` is all it said."""
+
+    def __init__(self, trace: str) -> None:
+        self.trace = trace
+        last = next((line for line in reversed(trace.splitlines()) if line.strip()), 'no text')
+        super().__init__(f'the server failed: {last.strip()[:300]}')
+
+
+class Link:
+    """Hold a connection to `address` and the configuration that came with it."""
+
+    def __init__(
+        self,
+        address: str,
+        token: str = '',  # nosec B107: empty, none is sent
+        open_s: float = OPEN_S,
+    ) -> None:
+        """Connect; raises Unreachable or Refused."""
+        self.address = address
+        headers = {'Authorization': f'Api-Key {token}'} if token else None
+        try:
+            # legacy: the connection outlives this function, so no context manager can hold it;
+            # no compression: pictures do not shrink, and it costs more than the wire;
+            # no keep-alive pings: a server that computes does not answer them
+            self._connection: ClientConnection | None = connect(
+                address,
+                additional_headers=headers,
+                compression=None,
+                proxy=None,
+                open_timeout=open_s,
+                close_timeout=0.5,
+                ping_interval=None,
+                max_size=MAX_MESSAGE_BYTES,
+                max_queue=1,
+                legacy=True,
+            )
+        except InvalidStatus as error:
+            status = error.response.status_code
+            reason = (
+                f'the token is wrong or missing: set {TOKEN}'
+                if status in (401, 403)
+                else f'it answered with HTTP status {status}'
+            )
+            kind = Unreachable if status in (429, 502, 503, 504) else Refused
+            raise kind(f'{address} refused the connection: {reason}') from error
+        except (OSError, TimeoutError, WebSocketException) as error:
+            raise Unreachable(f'no server at {address}: {_worded(error)}') from error
+        _no_delay(self._connection.socket)
+        try:
+            self.configuration = msgpack_codec.unpacked(self._received(open_s))
+        except msgpack_codec.Malformed as error:
+            self.close()
+            raise Refused(f'{address} sent no configuration: {error}') from error
+        except LinkError as error:
+            raise Unreachable(f'{address} sent no configuration: {error}') from error
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    def ask(self, message: Mapping[str, Any], timeout_s: float) -> Any:
+        """Send a message and return the decoded answer, a text where the server sent one.
+
+        Raises LinkError or ServerFailed and closes; Malformed, before anything was sent, for a
+        message that cannot travel.
+        """
+        raw = msgpack_codec.packed(dict(message))
+        started_s = time.monotonic()
+        connection = self._connection
+        if connection is None:
+            raise LinkError('the connection is closed')
+        if connection.state is not State.OPEN:  # while nobody asked
+            self.close()
+            raise LinkError(f'{self.address} closed the connection')
+        try:
+            _limit_sending(connection.socket, timeout_s)
+            connection.send(raw)
+        except (ConnectionClosed, OSError) as error:
+            self.close()
+            raise LinkError(f'{self.address} went away: {_worded(error)}') from error
+        answer = self._received(max(0.001, timeout_s - (time.monotonic() - started_s)), timeout_s)
+        if isinstance(answer, str):
+            return answer
+        try:
+            return _without_error(msgpack_codec.unpacked(answer))
+        except (msgpack_codec.Malformed, ServerFailed) as error:
+            self.close()
+            if isinstance(error, ServerFailed):
+                raise
+            raise LinkError(f'{self.address} answered with garbage: {error}') from error
+
+    def close(self) -> None:
+        """Close now, without waiting for the other end; may be called twice."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(OSError):
+                # both directions: the other end sees it at once, our reader thread ends
+                connection.socket.shutdown(socket.SHUT_RDWR)
+            connection.close_socket()
+
+    def _received(self, left_s: float, timeout_s: float | None = None) -> str | bytes:
+        assert self._connection is not None
+        try:
+            return self._connection.recv(left_s)
+        except TimeoutError:
+            self.close()
+            raise LinkError(
+                f'{self.address} did not answer within {timeout_s or left_s:g} s'
+            ) from None
+        except ConnectionClosed as error:
+            self.close()
+            raise LinkError(f'{self.address} closed the connection: {_worded(error)}') from error
+
+
+def failed(link: Link, text: str) -> ServerFailed:
+    """Take a text where none belongs for what it is, and close."""
+    link.close()
+    return ServerFailed(text)
+
+
+def _without_error(answer: Any) -> Any:
+    """Raise ServerFailed for an error that came in binary (vLLM-Omni), else return the answer."""
+    if isinstance(answer, dict) and answer.get('type') == 'error':
+        raise ServerFailed(str(answer.get('message', answer)))
+    return answer
+
+
+def _no_delay(end: socket.socket) -> None:
+    with suppress(OSError):  # not a TCP socket
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _limit_sending(end: socket.socket, timeout_s: float) -> None:
+    """Let the kernel give up sending: a peer that vanished takes nothing, and says nothing."""
+    seconds = int(timeout_s)
+    end.setsockopt(
+        socket.SOL_SOCKET,
+        socket.SO_SNDTIMEO,
+        struct.pack('ll', seconds, int((timeout_s - seconds) * 1e6)),
+    )
+
+
+def _worded(error: BaseException) -> str:
+    return str(error) or type(error).__name__

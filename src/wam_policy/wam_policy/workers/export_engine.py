@@ -1,0 +1,177 @@
+"""Make engines of a checkpoint: calibrate its linears, export its passes, build it for this GPU.
+
+Observations come from a file (`./wam engine observe` writes one from the simulator or a bag) and
+go through the same session that a worker runs: what is calibrated is what will be asked.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wam_policy.core.robot import embodiment
+from wam_policy.model.checkpoint import checkpoint_folder
+from wam_policy.model.execution import onnx_export, quantization, tensorrt_engine
+from wam_policy.model.robot_policy import Choice, Policy
+
+DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+IN_FULL = torch.bfloat16  # what surrounds 8-bit linears in a plan
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the commands; a refusal is one line."""
+    chosen = parser().parse_args(arguments)
+    warnings.filterwarnings('ignore', module='modelopt|torch')
+    try:
+        chosen.run(chosen)
+    except (ValueError, FileNotFoundError) as error:
+        print(f'wam engine: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    made = argparse.ArgumentParser(
+        prog='wam engine',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = made.add_subparsers(required=True, metavar='COMMAND')
+
+    def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.set_defaults(run=run)
+        one.add_argument('checkpoint', help='folder, or preset:NAME for random weights')
+        one.add_argument('--base', type=Path, metavar='DIR', help='checkpoint under adapters')
+        one.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
+        one.add_argument('--out', type=Path, required=True)
+        return one
+
+    one = command('calibrate', calibrate, 'watch the large linears on real observations')
+    one.add_argument('--scheme', choices=quantization.SCHEMES, default='fp8')
+    one.add_argument('--observations', type=Path, required=True, metavar='FILE')
+    one.add_argument('--embodiment', required=True, metavar='NAME')
+    one = command('export', export, 'write a pass as ONNX')
+    one.add_argument('--pass', dest='kind', choices=onnx_export.PASSES, default='denoise')
+    precision(one)
+    one = command('build', build, 'build a TensorRT engine for the GPU of this machine')
+    precision(one)
+    return made
+
+
+def precision(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        '--precision',
+        default='bf16',
+        metavar='P',
+        help=f'{", ".join(DTYPES)}, or the file of a calibration (default: bf16)',
+    )
+
+
+def loaded(chosen: argparse.Namespace, dtype: torch.dtype) -> checkpoint_folder.Policy:
+    return checkpoint_folder.load(
+        chosen.checkpoint, torch.device(chosen.device), dtype, chosen.base
+    )
+
+
+def calibrate(chosen: argparse.Namespace) -> None:
+    """Live through the observations while modelopt watches; write the calibration."""
+    policy = Policy(
+        loaded(chosen, torch.float32 if chosen.device == 'cpu' else IN_FULL),
+        embodiment.load(chosen.embodiment),
+        Choice(),
+    )
+    seen = Observations.read(chosen.observations)
+    found = quantization.simulated(policy.loaded.dit, chosen.scheme, lambda: seen.lived(policy))
+    found.save(chosen.out)
+    print(
+        f'{chosen.out}: {found.scheme}, {len(found.input_amax)} linears, '
+        f'{len(seen.joints)} queries'
+    )
+
+
+def ready(chosen: argparse.Namespace) -> checkpoint_folder.Policy:
+    """Load a checkpoint in the precision that was asked for."""
+    if chosen.precision in DTYPES:
+        return loaded(chosen, DTYPES[chosen.precision])
+    calibration = quantization.chosen(chosen.precision)
+    policy = loaded(chosen, IN_FULL)
+    if calibration is not None:
+        quantization.installed(policy.dit, calibration)
+    return policy
+
+
+def export(chosen: argparse.Namespace) -> None:
+    onnx_export.export(ready(chosen).dit, chosen.kind, chosen.out)
+    print(f'{chosen.out}: pass {chosen.kind}')
+
+
+def build(chosen: argparse.Namespace) -> None:
+    """Refuse before a checkpoint is read in vain."""
+    trt = tensorrt_engine.available()
+    folder = tensorrt_engine.build(ready(chosen).dit, chosen.out, chosen.precision, trt)
+    print(f'{folder}: run workers with --engine tensorrt:{folder}')
+
+
+class Observations:
+    """Hold recorded blocks of pictures and the posture at the end of each.
+
+    `views` maps a camera to uint8 [1 + blocks*frames h w 3]: one frame at first, then whole
+    blocks at the model's frame rate. `joints` is [1 + blocks observed].
+    """
+
+    def __init__(self, instruction: str, views: dict[str, np.ndarray], joints: np.ndarray) -> None:
+        self.instruction, self.views, self.joints = instruction, views, joints
+
+    def save(self, path: Path) -> None:
+        arrays: dict[str, Any] = {f'frames/{key}': view for key, view in self.views.items()}
+        np.savez_compressed(
+            path, instruction=np.array(self.instruction), joints=self.joints, **arrays
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> 'Observations':
+        """Read what `save` wrote; ValueError if it is something else."""
+        if not path.is_file():
+            raise FileNotFoundError(f'no observations {path}: ./wam engine observe makes them')
+        with np.load(path, allow_pickle=False) as file:
+            if not {'instruction', 'joints'} <= set(file):
+                raise ValueError(f'{path} holds no observations: ./wam engine observe makes them')
+            views = {
+                name.removeprefix('frames/'): file[name]
+                for name in file
+                if name.startswith('frames/')
+            }
+            return cls(str(file['instruction']), views, file['joints'])
+
+    def lived(self, policy: Policy) -> list[np.ndarray]:
+        """Commit every block and query after each; return the targets [horizon commanded]."""
+        first, block = 1, policy.geometry.frames_per_block
+        missing = set(policy.geometry.cameras) - set(self.views)
+        if missing:
+            raise ValueError(f'observations lack {", ".join(sorted(missing))}')
+        count = len(next(iter(self.views.values())))
+        if count < first + block or (count - first) % block:
+            raise ValueError(
+                f'observations of {count} frames; this model commits 1, then {block} at a time'
+            )
+        policy.reset(self.instruction)
+        found = []
+        for number, posture in enumerate(self.joints[: 1 + (count - first) // block]):
+            start = 0 if number == 0 else first + (number - 1) * block
+            stop = first if number == 0 else start + block
+            policy.commit({key: self.views[key][start:stop] for key in policy.geometry.cameras})
+            targets = policy.query(posture, number).targets
+            assert targets is not None  # both branches run here
+            found.append(targets)
+        return found
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,399 @@
+"""The near side of the workers: start them, ask them, see them die, start them again.
+
+Notable:
+- one supervisor thread owns every child: it starts, watches, ends and reaps them, so no call of
+  a user's thread ever waits on a process without a limit;
+- both workers of a pair live and die together, because their process group cannot be mended;
+- one request is under way at a time; an interrupted one is answered into the void.
+Knows neither torch nor what the requests mean.
+"""
+
+import os
+import select
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from wam_policy.workers import exit_codes
+from wam_policy.workers.backoff import Backoff
+from wam_policy.workers.protocol import Message
+from wam_policy.workers.worker_group import Broken, Crew, Fault, cleared
+from wam_policy.workers.worker_process import Death, OnLine
+
+VERDICT_S = 15.0  # for the supervisor to end, reap and name what a requester stumbled on
+
+
+class State(StrEnum):
+    """Name the states of a pair; every one comes with a reason."""
+
+    STARTING = 'starting'  # programs run, models load
+    WARMING = 'warming'  # models are loaded, first query under way
+    READY = 'ready'
+    FAILED = 'failed'  # down; see Status.retry_s
+    STOPPED = 'stopped'  # on purpose: not started yet, or closed
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Tell how the workers are; a new generation has an empty memory."""
+
+    state: State
+    reason: str
+    generation: int = 0  # pairs started so far
+    restarts: int = 0  # of those, started after a failure
+    retry_s: float | None = None  # FAILED: wait before the next start; None: no further try
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what `ready` of rank 0 told
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Describe what to run: the whole configuration of a pair.
+
+    One device runs both branches of guidance, two run one each; without guidance the first
+    device runs the only branch. `arguments` reach every worker as they are.
+    """
+
+    devices: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+    guided: bool = True
+    program: tuple[str, ...] = (sys.executable, '-m', 'wam_policy.workers.run_worker')
+    cores: tuple[int, ...] = ()  # one CPU core per worker to stay on; empty: anywhere
+    environment: Mapping[str, str] = field(default_factory=dict)
+    start_timeout_s: float = 300.0  # 46 GB from a slow disk
+    grace_s: float = 3.0  # from `stop` to SIGTERM
+    first_delay_s: float = 0.5
+    last_delay_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if len(self.devices) not in (1, 2):
+            raise ValueError(f'devices: want one or two, got {list(self.devices)}')
+        if self.cores and len(self.cores) < len(self.roles):
+            raise ValueError(
+                f'cores: {len(self.roles)} workers need {len(self.roles)} cores, '
+                f'got {list(self.cores)}'
+            )
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Name each worker's branch, by rank."""
+        if not self.guided:
+            return ('cond',)
+        return ('both',) if len(self.devices) == 1 else ('cond', 'uncond')
+
+    @property
+    def exchange(self) -> str:
+        """Name the torch.distributed backend: NCCL wants one GPU for each worker."""
+        gpus = {device for device in self.devices if device.startswith('cuda')}
+        return 'nccl' if len(gpus) == 2 else 'gloo'
+
+    def commands(self, folder: str) -> list[list[str]]:
+        """Build each worker's command line; `folder` is private to this generation."""
+        rendezvous = Path(folder, 'rendezvous').as_uri()
+        found = []
+        for rank, role in enumerate(self.roles):
+            core = ['--core', str(self.cores[rank])] if self.cores else []
+            found.append(
+                [
+                    *self.program,
+                    *self.arguments,
+                    '--rank',
+                    str(rank),
+                    '--world',
+                    str(len(self.roles)),
+                    '--role',
+                    role,
+                    '--device',
+                    self.devices[rank],
+                    '--exchange',
+                    self.exchange,
+                    '--rendezvous',
+                    rendezvous,
+                    *core,
+                ]
+            )
+        return found
+
+
+class NotReady(Exception):
+    """There is nobody to ask; the status says why."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(f'workers are {status.state}: {status.reason}')
+        self.status = status
+
+
+class WorkerDied(Exception):
+    """A worker ended or was ended for not answering; the pair restarts on its own."""
+
+    def __init__(self, death: Death) -> None:
+        super().__init__(str(death))
+        self.death = death
+
+
+class WorkerError(Exception):
+    """A worker refused a request or failed at it, and is still there."""
+
+    def __init__(self, rank: int, what: str, fix: str) -> None:
+        super().__init__(f'{what}; {fix}' if fix else what)
+        self.rank = rank
+        self.what = what
+        self.fix = fix
+
+
+class Interrupted(Exception):
+    """The answer is no longer wanted."""
+
+
+class Pair:
+    """Keep one or two workers alive and speak to them as one."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        on_line: OnLine = lambda rank, line: None,
+        on_status: Callable[[Status], None] = lambda status: None,
+    ) -> None:
+        """Take listeners for stderr lines (rank, line) and new states.
+
+        Both are called from the supervisor thread and must return soon.
+        """
+        self.plan = plan
+        self._on_line = on_line
+        self._on_status = on_status
+        self._status = Status(State.STOPPED, 'not started')
+        self._changed = threading.Condition()
+        self._asking = threading.Lock()  # held while the sockets are in use
+        self._crew: Crew | None = None
+        self._last_end: tuple[int, Death] | None = None  # generation, how it ended
+        self._fault: Fault | None = None  # for the supervisor to act on
+        self._closing = False
+        self._number = 0  # of the last request
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # supervisor
+        self._leave = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # requester
+        self._supervisor: threading.Thread | None = None
+
+    @property
+    def status(self) -> Status:
+        return self._status
+
+    def start(self) -> None:
+        """Begin to start the workers and return; see `status` and `wait_ready`."""
+        if self._supervisor is not None:
+            raise RuntimeError('a pair is started once')
+        self._supervisor = threading.Thread(target=self._run, name='workers', daemon=True)
+        self._supervisor.start()
+
+    def wait_ready(self, timeout_s: float) -> Status:
+        """Wait until the workers are ready, have failed for good or are stopped; give the status.
+
+        A start that takes longer gives the status as it is then.
+        """
+
+        def settled() -> bool:
+            state = self._status.state
+            return (
+                state == State.READY
+                or (state == State.FAILED and self._status.retry_s is None)
+                or (state == State.STOPPED and self._closing)
+            )
+
+        with self._changed:
+            self._changed.wait_for(settled, timeout_s)
+            return self._status
+
+    def request(
+        self,
+        kind: str,
+        fields: Mapping[str, Any] | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+        *,
+        timeout_s: float,
+    ) -> Message:
+        """Ask every worker and return the answer of rank 0.
+
+        Raises NotReady; WorkerError if one refused; Interrupted; WorkerDied if one died or did
+        not answer in time (the pair is then restarted); WireError if the message breaks a limit.
+        """
+        with self._asking:
+            cleared(self._leave)
+            crew = self._crew  # read after clearing, or the end of this crew could be missed
+            if crew is None:
+                raise NotReady(self._status)
+            self._number += 1
+            message = Message(kind, {**(fields or {}), 'id': self._number}, arrays or {})
+            try:
+                answers = crew.answers(message, timeout_s, self._leave)
+                fault = Fault(0, f'ended during {kind!r}')
+            except Broken as broken:
+                answers, fault = None, broken.fault
+            else:
+                if answers is not None:
+                    return _agreed(answers)
+                if self._crew is crew and not self._closing:
+                    raise Interrupted(f'{kind!r} was interrupted')
+        death = self._verdict(crew.generation, fault)
+        if death is None:
+            raise NotReady(self._status)
+        raise WorkerDied(death)
+
+    def interrupt(self) -> None:
+        """Make a request that is under way raise Interrupted now.
+
+        The workers finish it; the next request waits for that, so for one query at most.
+        """
+        os.eventfd_write(self._leave, 1)
+
+    def restart(self, reason: str) -> None:
+        """End the workers and start new ones at once, also if they had failed for good."""
+        with self._changed:
+            self._fault = Fault(0, f'was restarted: {reason}', at_once=True)
+        os.eventfd_write(self._wake, 1)
+
+    def close(self) -> None:
+        """Stop the workers and wait until they are gone; may be called twice."""
+        with self._changed:
+            self._closing = True
+        os.eventfd_write(self._wake, 1)
+        os.eventfd_write(self._leave, 1)
+        if self._supervisor is not None:
+            self._supervisor.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _verdict(self, generation: int, fault: Fault) -> Death | None:
+        """Hand a fault to the supervisor and wait for what it finds; None while closing."""
+
+        def known() -> bool:
+            return self._last_end is not None and self._last_end[0] >= generation
+
+        with self._changed:
+            if self._fault is None and not known():
+                self._fault = fault
+                os.eventfd_write(self._wake, 1)
+            self._changed.wait_for(lambda: known() or self._closing, VERDICT_S)
+            if known() and self._last_end is not None:
+                return self._last_end[1]
+            if self._closing:
+                return None
+        return Death(fault.rank, self.plan.roles[fault.rank], None, (), fault.cause)
+
+    def _run(self) -> None:
+        try:
+            self._supervise()
+        finally:  # also if a listener raised: nobody may believe in workers that are gone
+            if not self._closing:
+                self._tell(State.FAILED, 'the supervisor of the workers failed')
+
+    def _supervise(self) -> None:
+        backoff = Backoff(self.plan.first_delay_s, self.plan.last_delay_s)
+        while not self._closing:
+            started = self._status.generation
+            self._tell(
+                State.STARTING,
+                'loading the model',
+                generation=started + 1,
+                restarts=started,
+                facts={},
+            )
+            fault, death, ready_for_s = self._life()
+            if self._closing:
+                break
+            retry_s: float | None = 0.0 if fault.at_once else backoff.delay_s(ready_for_s)
+            reason = f'{death}; restart in {retry_s:g} s'
+            if death.returncode == exit_codes.REFUSED and not fault.cause:
+                retry_s, reason = None, str(death)
+            self._tell(State.FAILED, reason, retry_s=retry_s)
+            self._sleep(retry_s)
+        self._tell(State.STOPPED, 'closed')
+
+    def _life(self) -> tuple[Fault, Death, float]:
+        """Live through one generation: why it ended, how, and for how long it was ready."""
+        ready_s: float | None = None
+        crew = Crew(self._status.generation, self.plan.roles, self._on_line)
+
+        def on_progress(stage: str, facts: Mapping[str, Any]) -> None:
+            nonlocal ready_s
+            if stage == State.READY:
+                ready_s = time.monotonic()
+                self._crew = crew
+            self._tell(State(stage), str(facts.get('reason', '')), facts=dict(facts))
+
+        fault = Fault(0, 'was abandoned')
+        with tempfile.TemporaryDirectory(prefix='wam-workers-') as folder:  # mode 0700
+            try:
+                crew.start(self.plan.commands(folder), self.plan.environment)
+                fault = crew.explain(
+                    crew.watched(self._wake, self._called, self.plan.start_timeout_s, on_progress)
+                )
+            except OSError as error:  # no such interpreter, no memory for a process
+                fault = Fault(0, f'did not start: {error}')
+            finally:
+                ready_for_s = 0.0 if ready_s is None else time.monotonic() - ready_s
+                death = self._dismissed(crew, fault)
+        return fault, death, ready_for_s
+
+    def _dismissed(self, crew: Crew, fault: Fault) -> Death:
+        """End a crew, whatever its state, and let a waiting requester know."""
+        self._crew = None
+        os.eventfd_write(self._leave, 1)
+        if not self._closing:
+            crew.kill()
+        with self._asking:  # the requester has let go of the sockets
+            if self._closing:
+                crew.stop(self.plan.grace_s)
+            death = crew.reaped(fault)
+        with self._changed:
+            self._last_end = (crew.generation, death)
+            self._fault = None
+            self._changed.notify_all()
+        return death
+
+    def _called(self) -> Fault | None:
+        return Fault(0, 'was stopped') if self._closing else self._fault
+
+    def _sleep(self, timeout_s: float | None) -> None:
+        """Sleep until the time is over, a restart is asked for or the pair is closed."""
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        while self._called() is None:
+            left_s = None if deadline_s is None else deadline_s - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                break
+            poll.poll(None if left_s is None else 1000 * left_s)
+            cleared(self._wake)
+        with self._changed:
+            self._fault = None
+
+    def _tell(
+        self, state: State, reason: str, *, retry_s: float | None = None, **changed: Any
+    ) -> None:
+        with self._changed:
+            self._status = replace(
+                self._status, state=state, reason=reason, retry_s=retry_s, **changed
+            )
+            self._changed.notify_all()
+        self._on_status(self._status)
+
+
+def _agreed(answers: list[Message]) -> Message:
+    """Return rank 0's answer unless one refused."""
+    for rank, answer in enumerate(answers):
+        if answer.kind == 'error':
+            raise WorkerError(
+                rank, str(answer.fields.get('what', 'failed')), str(answer.fields.get('fix', ''))
+            )
+    return answers[0]

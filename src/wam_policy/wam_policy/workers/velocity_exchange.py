@@ -1,0 +1,96 @@
+"""Two workers, one sample: each runs a branch of guidance and both swap velocities every step.
+
+Both then do the same arithmetic on the same numbers, so their samples never part and nothing
+else has to travel. The rendezvous is a file in a folder that only this user may enter: no port,
+no host name.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import FileStore
+
+from wam_policy.workers.exit_codes import PeerLost
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Say which of how many workers this is, and where they meet."""
+
+    rank: int
+    world: int
+    backend: str  # gloo | nccl
+    rendezvous: str  # file:///folder/name, not existing yet
+    start_timeout_s: float  # for the other to have loaded its model
+    timeout_s: float  # for one swap; a death is seen at once with gloo
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world <= 2:
+            raise ValueError(f'rank {self.rank} of {self.world}: want rank 0 or 1 of at most 2')
+        if self.backend not in ('gloo', 'nccl'):
+            raise ValueError(f'exchange {self.backend!r}: want gloo or nccl')
+        if self.world == 2 and not self.rendezvous.startswith('file:///'):
+            raise ValueError(f'rendezvous {self.rendezvous!r}: want file:///folder/name')
+
+
+class Exchange:
+    """Swap (video, action) velocities with the other worker.
+
+    Joins the process group when made: waits for the other, PeerLost if it does not come.
+    """
+
+    def __init__(self, seat: Seat, device: torch.device) -> None:
+        # both ends are on this machine; other interfaces may have no name or no route
+        os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
+        os.environ.setdefault('NCCL_SOCKET_IFNAME', 'lo')
+        self._peer = 1 - seat.rank
+        self._staged = seat.backend == 'gloo' and device.type != 'cpu'
+        self._home = torch.device('cpu') if seat.backend == 'gloo' else device
+        self._own = self._both = torch.empty(0)
+        try:
+            store = FileStore(str(Path(seat.rendezvous.removeprefix('file://'))), seat.world)
+            store.set(f'loaded {seat.rank}', 'yes')
+            # loading may take minutes on one side: wait here, so that swaps can be impatient
+            store.wait(
+                [f'loaded {rank}' for rank in range(seat.world)],
+                timedelta(seconds=seat.start_timeout_s),
+            )
+            dist.init_process_group(
+                seat.backend,
+                store=store,
+                rank=seat.rank,
+                world_size=seat.world,
+                timeout=timedelta(seconds=seat.timeout_s),
+                device_id=device if seat.backend == 'nccl' else None,
+            )
+        except (RuntimeError, dist.DistError) as error:
+            raise PeerLost(f'worker {self._peer} did not come: {error}') from error
+
+    def __call__(self, video: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Give own velocities, return the other's: same shapes, dtype and device."""
+        cut, size = video.numel(), video.numel() + action.numel()
+        if self._own.numel() != size or self._own.dtype != video.dtype:
+            self._own, self._both = (
+                torch.empty(numel, dtype=video.dtype, device=self._home, pin_memory=self._staged)
+                for numel in (size, 2 * size)
+            )
+        self._own[:cut].copy_(video.reshape(-1))
+        self._own[cut:].copy_(action.reshape(-1))
+        try:
+            # one collective: a send and a receive each way took up to ten times as long
+            dist.all_gather_into_tensor(self._both, self._own)
+        except (RuntimeError, dist.DistError) as error:
+            raise PeerLost(f'worker {self._peer} is gone: {error}') from error
+        theirs = self._both[self._peer * size : (self._peer + 1) * size]
+        # a copy: the sampler keeps velocities over steps that it skips
+        theirs = theirs.to(video.device, copy=True)
+        return theirs[:cut].view_as(video), theirs[cut:].view_as(action)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        dist.destroy_process_group()

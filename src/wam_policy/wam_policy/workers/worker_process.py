@@ -1,0 +1,162 @@
+"""One worker as a child program: its socket, its process group, its last words.
+
+A worker has its own interpreter and plain arguments, so torch never meets ROS and any worker can
+be run by hand. Knows nothing of states, requests or restarts (see client).
+"""
+
+import os
+import select
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import wam_policy
+from wam_policy.workers import protocol
+
+TAIL_LINES = 30
+LINE_BYTES = 2000  # a longer line is cut: one line must not fill the tail
+
+OnLine = Callable[[int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Say how a worker ended: exit status or signal, and what it last wrote to stderr."""
+
+    rank: int
+    role: str
+    returncode: int | None  # negative: killed by that signal; None: it still ran
+    tail: tuple[str, ...]
+    cause: str = ''  # why it was ended, if we ended it
+
+    def __str__(self) -> str:
+        text = f'worker {self.role} (rank {self.rank}) {self.cause or self.manner}'
+        return f'{text}; last words: {self.tail[-1]}' if self.tail else text
+
+    @property
+    def manner(self) -> str:
+        if self.returncode is None:
+            return 'closed its socket'
+        if self.returncode >= 0:
+            return f'exited with status {self.returncode}'
+        return f'was killed by {signal_name(-self.returncode)}'
+
+
+def signal_name(number: int) -> str:
+    """Name a signal; real-time signals have only a number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f'signal {number}'
+
+
+def package_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Make the environment of a worker: this one, this very package first on its path, `extra`."""
+    root = str(Path(wam_policy.__file__).resolve().parent.parent)
+    inherited = os.environ.get('PYTHONPATH', '')
+    path = os.pathsep.join(part for part in (root, inherited) if part)
+    return {**os.environ, 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1', **extra}
+
+
+class Program:
+    """Run one worker; `command` gets the socket's file descriptor appended as `--fd N`.
+
+    The kernel kills a worker (it asks for that itself) when the *thread* that started it ends:
+    start it from one that lives as long as the worker shall.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        rank: int,
+        role: str,
+        on_line: OnLine,
+        environment: Mapping[str, str],
+    ) -> None:
+        self.rank = rank
+        self.role = role
+        self._on_line: OnLine | None = on_line
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._partial = b''
+        self.socket, far = protocol.pair()
+        with far:
+            try:
+                self._process = subprocess.Popen(
+                    [*command, '--fd', str(far.fileno())],
+                    pass_fds=[far.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    env=package_environment(environment),
+                    process_group=0,
+                )  # Ctrl-C is for us; we tell the workers in our own order
+            except OSError:
+                self.socket.close()
+                raise
+        assert self._process.stderr is not None
+        self.stderr = self._process.stderr
+        os.set_blocking(self.stderr.fileno(), False)
+        self.exit_fd = os.pidfd_open(self._process.pid)  # readable once it has ended
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def drain(self) -> bool:
+        """Take what is on stderr, line by line; False once the pipe has ended."""
+        while True:
+            try:
+                raw = os.read(self.stderr.fileno(), 65536)
+            except BlockingIOError:
+                return True
+            if not raw:
+                self._say(self._partial)
+                self._partial = b''
+                return False
+            *lines, self._partial = (self._partial + raw).split(b'\n')
+            for line in lines:
+                self._say(line)
+            self._partial = self._partial[:LINE_BYTES]
+
+    def _say(self, raw: bytes) -> None:
+        line = raw[:LINE_BYTES].decode(errors='replace').rstrip()
+        if not line:
+            return
+        self._tail.append(line)
+        if self._on_line is None:
+            return
+        try:
+            self._on_line(self.rank, line)
+        except Exception as error:  # noqa: BLE001  a listener's fault must not end the workers
+            self._on_line = None
+            self._tail.append(f'(lines no longer forwarded: the listener raised {error!r})')
+
+    def ended(self) -> bool:
+        """Tell whether the program has ended, without reaping it."""
+        poll = select.poll()
+        poll.register(self.exit_fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def signal(self, number: int) -> None:
+        """Signal the whole process group; a group that is gone is fine."""
+        if self._process.returncode is None:  # not reaped: the group's number is still ours
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    def reaped(self, cause: str = '', wait_s: float = 5.0) -> Death:
+        """Kill what is left of the group, collect the status, and free everything."""
+        self.signal(signal.SIGKILL)
+        returncode: int | None
+        try:
+            returncode = self._process.wait(wait_s)
+        except subprocess.TimeoutExpired:  # a driver call that cannot be interrupted
+            returncode = None
+        self.drain()
+        self.socket.close()
+        self.stderr.close()
+        os.close(self.exit_fd)
+        return Death(self.rank, self.role, returncode, tuple(self._tail), cause)

@@ -1,0 +1,1 @@
+"""The simulated world: MuJoCo models, controllers, cameras."""

@@ -1,0 +1,247 @@
+"""Derive a robot's collision model, which motion_node checks plans with, from its folder here.
+
+`python -m wam_sim.physics.collision ROBOT` writes collision.xml into the robot's embodiment: the
+same frames, joints and shapes as in the simulation, without what only looks good or only has
+weight. Head and waist stay joints: the real robot's may stand elsewhere than ours.
+"""
+
+import argparse
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Comment, Element, SubElement
+
+import mujoco
+import numpy as np
+
+from wam_policy.core.robot import embodiment
+from wam_sim.physics import sim_robot as robots
+from wam_sim.physics.mjcf_model import transform
+from wam_sim.physics.sim_robot import Hand, JointFacts, Primitive, Robot
+
+# what motion_node tells apart: geom groups
+LINK, HAND, BODY, TABLE = 0, 1, 2, 3
+COLOURS = {
+    LINK: '0.3 0.5 0.8 0.5',
+    HAND: '0.9 0.6 0.2 0.5',
+    BODY: '0.6 0.6 0.6 0.5',
+    TABLE: '0.8 0.7 0.55 0.5',
+}
+CLASSES = {LINK: 'link', HAND: 'hand', BODY: 'body', TABLE: 'table'}
+# (contype, conaffinity): arms and hands meet everything, what stands does not meet itself
+BITS = {LINK: (1, 3), HAND: (1, 3), BODY: (1, 0), TABLE: (2, 0)}
+DECORATION = ('accent',)  # rings and strips that lie flush in their link
+SMALL_M = 0.02  # knobs that reach no further hide among the rest
+SAMPLES, SEED = 2000, 5
+MOSTLY = 0.8  # a pair that is this often close is no collision
+
+
+def document(robot: Robot) -> str:
+    """Return the collision model as MJCF."""
+    root = _model(robot)
+    model = mujoco.MjModel.from_xml_string(ElementTree.tostring(root, encoding='unicode'))
+    contact = SubElement(root, 'contact')
+    for first, second in sorted(_harmless(robot, model)):
+        SubElement(contact, 'exclude', body1=first, body2=second)
+    ElementTree.indent(root, ' ')
+    return ElementTree.tostring(root, encoding='unicode') + '\n'
+
+
+def _model(robot: Robot) -> Element:
+    root = Element('mujoco', model=robot.name)
+    root.append(
+        Comment(
+            f' made by `python -m wam_sim.physics.collision {robot.name}`: change the '
+            'simulated robot, not this file '
+        )
+    )
+    SubElement(root, 'compiler', angle='radian', inertiagrouprange='5 5')
+    defaults = SubElement(root, 'default')
+    for group, name in CLASSES.items():
+        contype, conaffinity = BITS[group]
+        SubElement(
+            SubElement(defaults, 'default', {'class': name}),
+            'geom',
+            group=f'{group}',
+            contype=f'{contype}',
+            conaffinity=f'{conaffinity}',
+            rgba=COLOURS[group],
+        )
+    world = SubElement(root, 'worldbody')
+    _table(world, robot)
+    bodies = {
+        mount.prefix + mount.root: SubElement(
+            world,
+            'body',
+            name=mount.prefix + mount.root,
+            pos=_row(mount.xyz),
+            quat=_row(transform(mount.rpy)),
+        )
+        for mount in robot.mounts
+    }
+    for joint in robot.joints:
+        bodies[joint.child] = _body(bodies[joint.parent], joint)
+    arms = frozenset().union(*(robot.below(hand.arm_base) for hand in robot.hands))
+    hands = frozenset().union(*(robot.below(hand.tool_link) for hand in robot.hands))
+    for link, primitives in robot.geometry.items():
+        group = HAND if link in hands else LINK if link in arms else BODY
+        for primitive in primitives:
+            if (
+                link in bodies
+                and primitive.material not in DECORATION
+                and _size(primitive) > SMALL_M
+            ):
+                _solid(bodies[link], primitive, group)
+    tendons = SubElement(root, 'tendon')
+    for hand in robot.hands:
+        _coupled(tendons, robot, hand)
+    return root
+
+
+def _table(world: Element, robot: Robot) -> None:
+    """Add the table as a block down to the floor: nothing is to be done under it."""
+    (x, y), half, height = robot.table.centre, robot.table.half, robot.table.height_m
+    SubElement(
+        world,
+        'geom',
+        {'class': CLASSES[TABLE]},
+        name='table',
+        type='box',
+        size=_row((*half, height / 2)),
+        pos=_row((x, y, height / 2)),
+    )
+
+
+def _body(parent: Element, joint: JointFacts) -> Element:
+    body = SubElement(
+        parent, 'body', name=joint.child, pos=_row(joint.xyz), quat=_row(transform(joint.rpy))
+    )
+    if joint.type != 'fixed':
+        # nothing falls here, but MuJoCo wants every moving body to weigh something
+        SubElement(body, 'inertial', pos='0 0 0', mass='1', diaginertia='0.01 0.01 0.01')
+        SubElement(
+            body,
+            'joint',
+            name=joint.name,
+            axis=_row(joint.axis),
+            range=_row(joint.limits),
+            type='slide' if joint.type == 'prismatic' else 'hinge',
+        )
+    return body
+
+
+def _solid(body: Element, primitive: Primitive, group: int) -> None:
+    """Add one shape; an arm's cylinders become capsules, which hold them and are cheaper."""
+    kind = primitive.shape
+    if kind == 'cylinder' and group != BODY:
+        kind = 'capsule'
+    geom = SubElement(body, 'geom', {'class': CLASSES[group]}, type=kind)
+    if primitive.end:
+        geom.set('size', _row(primitive.size[:1]))
+        geom.set('fromto', _row((*primitive.start, *primitive.end)))
+    else:
+        geom.set('size', _row(primitive.size))
+        geom.set('pos', _row(primitive.start))
+        if any(primitive.rpy):
+            geom.set('quat', _row(transform(primitive.rpy)))
+
+
+def _size(primitive: Primitive) -> float:
+    """Return how far a shape reaches from its middle, at most, along one of its axes, m."""
+    if not primitive.end:
+        return max(primitive.size)
+    half = float(np.linalg.norm(np.subtract(primitive.end, primitive.start))) / 2
+    return half + primitive.size[0]
+
+
+def _coupled(tendons: Element, robot: Robot, hand: Hand) -> None:
+    """Say how the fingers follow: a fixed tendon whose length is the opening, 0 .. 1."""
+    travel = {joint: ends[1] for joint, ends in hand.fingers.items()}
+    if any(ends[0] for ends in hand.fingers.values()):
+        raise ValueError(
+            f'{robot.name}: {hand.gripper}: a finger that is closed at another value '
+            'than 0 cannot be coupled; move its zero'
+        )
+    travel |= {
+        joint: ratio * travel[leader]
+        for joint, (leader, ratio) in robot.couplings.items()
+        if leader in travel
+    }
+    tendon = SubElement(tendons, 'fixed', name=hand.gripper)
+    for joint, open_at in travel.items():
+        SubElement(tendon, 'joint', joint=joint, coef=_row([1.0 / (len(travel) * open_at)]))
+
+
+def _row(values: Iterable[float]) -> str:
+    return ' '.join(f'{value + 0.0:.9g}' for value in values)
+
+
+def _harmless(robot: Robot, model: mujoco.MjModel) -> set[tuple[str, str]]:
+    """Return the pairs of bodies whose closeness means nothing.
+
+    Those that one joint connects, the parts of one hand, those close at rest, and those that are
+    close nearly everywhere.
+    """
+    rule = robot.embodiment.safety.contact
+    pairs = _linked(model) | {
+        _ordered(*pair)
+        for hand in robot.hands
+        for pair in itertools.combinations(robot.below(hand.tool_link) & set(robot.geometry), 2)
+    }
+    data, rng = mujoco.MjData(model), np.random.default_rng(SEED)
+    model.geom_margin[:] = rule.self_m
+    for name, value in robot.embodiment.rest.items():
+        if name in {model.joint(i).name for i in range(model.njnt)}:
+            data.joint(name).qpos[0] = value
+    pairs |= _close(model, data)
+    counts: dict[tuple[str, str], int] = {}
+    for _ in range(SAMPLES):
+        data.qpos[:] = rng.uniform(model.jnt_range[:, 0], model.jnt_range[:, 1])
+        for pair in _close(model, data):
+            counts[pair] = counts.get(pair, 0) + 1
+    return pairs | {pair for pair, count in counts.items() if count > MOSTLY * SAMPLES}
+
+
+def _linked(model: mujoco.MjModel) -> set[tuple[str, str]]:
+    """Return the pairs of bodies with at most one joint between them."""
+    pairs: set[tuple[str, str]] = set()
+    solid = [i for i in range(1, model.nbody) if model.body_geomnum[i]]
+    for first, second in itertools.combinations(solid, 2):
+        between = 0
+        low, high = first, second
+        while low != high:  # the higher number lies deeper in the tree
+            low, high = min(low, high), max(low, high)
+            between += int(model.body_jntnum[high])
+            high = int(model.body_parentid[high])
+        if between <= 1:
+            pairs.add(_ordered(model.body(first).name, model.body(second).name))
+    return pairs
+
+
+def _close(model: mujoco.MjModel, data: mujoco.MjData) -> set[tuple[str, str]]:
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_collision(model, data)
+    bodies = model.geom_bodyid[data.contact.geom]
+    return {
+        _ordered(model.body(first).name, model.body(second).name)
+        for first, second in bodies
+        if first and second
+    }
+
+
+def _ordered(first: str, second: str) -> tuple[str, str]:
+    return (first, second) if first < second else (second, first)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write a robot's collision model")
+    parser.add_argument('robot', choices=robots.names())
+    robot = robots.load(parser.parse_args().robot)
+    path = Path(embodiment.ROBOTS) / robot.name / 'collision.xml'
+    path.write_text(document(robot), encoding='utf-8')
+    print(path)
+
+
+if __name__ == '__main__':
+    main()

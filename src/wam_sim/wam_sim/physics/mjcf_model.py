@@ -1,0 +1,185 @@
+"""Turn a robot folder into MuJoCo: frames, masses, inertias and limits exactly as published.
+
+Held joints (head, waist) are welded at their posture: they never move under a policy, and each
+joint less makes every physics step cheaper.
+"""
+
+from collections.abc import Mapping
+
+import mujoco
+import numpy as np
+
+from wam_sim.physics.sim_robot import WORLD, CameraMount, JointFacts, Mount, Primitive, Robot
+
+TABLE_BIT, OBJECT_BIT, BODY_BIT = 1, 2, 4
+OUTSIDE_GROUP = 3  # drawn for onlookers, not for the robot's own cameras
+HIDDEN_GROUP = 4  # never drawn
+HAND_BITS = (8, 16)  # each hand meets the table, objects and the other hand
+SHAPES = {
+    'capsule': mujoco.mjtGeom.mjGEOM_CAPSULE,
+    'cylinder': mujoco.mjtGeom.mjGEOM_CYLINDER,
+    'box': mujoco.mjtGeom.mjGEOM_BOX,
+    'sphere': mujoco.mjtGeom.mjGEOM_SPHERE,
+    'ellipsoid': mujoco.mjtGeom.mjGEOM_ELLIPSOID,
+}
+
+
+def add_robot(spec: mujoco.MjSpec, robot: Robot, held: Mapping[str, float]) -> None:
+    """Add the robot to `spec`; joints in `held` are welded at their value (rad or m)."""
+    for name, look in robot.materials.items():
+        spec.add_material(
+            name=name,
+            rgba=look['rgba'],
+            specular=look['specular'],
+            shininess=look['shininess'],
+            reflectance=look['reflectance'],
+        )
+    bits = _collision_bits(robot)
+    bodies = {WORLD: spec.worldbody} | {
+        mount.prefix + mount.root: _mounted(spec, mount) for mount in robot.mounts
+    }
+    for joint in robot.joints:
+        bodies[joint.child] = _linked(bodies[joint.parent], joint, robot, held)
+    for link, primitives in robot.geometry.items():
+        for primitive in primitives:
+            geom = _drawn(bodies[link], primitive, bits.get(link, (BODY_BIT, 0)))
+            geom.group = OUTSIDE_GROUP if link in robot.unseen else 0
+    for hand in robot.hands:
+        bodies[hand.tool_link].add_site(
+            name=f'{hand.side}_tool',
+            pos=hand.tool_xyz,
+            size=[0.005],
+            group=HIDDEN_GROUP,
+            quat=_z_along(hand.tool_axis),
+        )
+    for camera in (*robot.cameras, robot.portrait):
+        _hang(bodies[camera.link], camera)
+    _drive(spec, robot, held)
+
+
+def transform(rpy: tuple[float, ...]) -> np.ndarray:
+    """Return the quaternion wxyz of URDF roll, pitch, yaw about fixed axes."""
+    quat = np.empty(4)
+    mujoco.mju_euler2Quat(quat, np.array(rpy, dtype=np.float64), 'XYZ')
+    return quat
+
+
+def _mounted(spec: mujoco.MjSpec, mount: Mount) -> mujoco.MjsBody:
+    return spec.worldbody.add_body(
+        name=mount.prefix + mount.root, pos=mount.xyz, quat=transform(mount.rpy)
+    )
+
+
+def _linked(
+    parent: mujoco.MjsBody, joint: JointFacts, robot: Robot, held: Mapping[str, float]
+) -> mujoco.MjsBody:
+    pos, quat = np.array(joint.xyz), transform(joint.rpy)
+    if joint.name in held:
+        pos, quat = _moved(pos, quat, joint, held[joint.name])
+    # gravcomp: both robots' drives compensate gravity, so the servo sees none of it
+    body = parent.add_body(name=joint.child, pos=pos, quat=quat, gravcomp=1.0)
+    if joint.mass:
+        ixx, ixy, ixz, iyy, iyz, izz = joint.inertia
+        body.mass, body.ipos, body.explicitinertial = joint.mass, joint.com, True
+        body.fullinertia = [ixx, iyy, izz, ixy, ixz, iyz]
+    if joint.type == 'fixed' or joint.name in held:
+        return body
+    slides = joint.type == 'prismatic'
+    made = body.add_joint(
+        name=joint.name,
+        axis=joint.axis,
+        range=joint.limits,
+        limited=True,
+        type=mujoco.mjtJoint.mjJNT_SLIDE if slides else mujoco.mjtJoint.mjJNT_HINGE,
+    )
+    if joint.name in robot.servos:
+        made.armature = robot.servos[joint.name].armature
+    return body
+
+
+def _moved(
+    pos: np.ndarray, quat: np.ndarray, joint: JointFacts, value: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the child frame of `joint` at `value` in the parent link."""
+    if joint.type == 'prismatic':
+        shift = np.empty(3)
+        mujoco.mju_rotVecQuat(shift, np.array(joint.axis) * value, quat)
+        return pos + shift, quat
+    turn, turned = np.empty(4), np.empty(4)
+    mujoco.mju_axisAngle2Quat(turn, np.array(joint.axis), value)
+    mujoco.mju_mulQuat(turned, quat, turn)
+    return pos, turned
+
+
+def _collision_bits(robot: Robot) -> dict[str, tuple[int, int]]:
+    """Return (contype, conaffinity) of every link of a hand's arm."""
+    bits = {}
+    for hand, own, other in zip(robot.hands, HAND_BITS, reversed(HAND_BITS), strict=True):
+        meets = TABLE_BIT | OBJECT_BIT | other
+        bits |= dict.fromkeys(robot.below(hand.arm_base), (own, meets))
+    return bits
+
+
+def _drawn(body: mujoco.MjsBody, primitive: Primitive, bits: tuple[int, int]) -> mujoco.MjsGeom:
+    geom = body.add_geom(
+        type=SHAPES[primitive.shape],
+        material=primitive.material,
+        mass=0.0,
+        quat=transform(primitive.rpy),
+    )
+    if primitive.end:
+        geom.fromto = [*primitive.start, *primitive.end]
+        geom.size = [primitive.size[0], 0.0, 0.0]
+    else:
+        geom.pos = primitive.start
+        geom.size = [*primitive.size, 0.0, 0.0][:3]
+    geom.contype, geom.conaffinity = bits if primitive.collide else (0, 0)
+    geom.friction = [1.2, 0.01, 0.0002]  # rubber on plastic; pads must hold what they lift
+    geom.condim = 4  # torsion: a cube between two pads must not spin
+    return geom
+
+
+def _hang(body: mujoco.MjsBody, camera: CameraMount) -> None:
+    """Add a camera; MuJoCo looks along its own -z with +y up."""
+    back = np.array(camera.start) - np.array(camera.at)
+    back /= np.linalg.norm(back)
+    right = np.cross(camera.up, back)
+    right /= np.linalg.norm(right)
+    rotation = np.column_stack([right, np.cross(back, right), back])
+    quat = np.empty(4)
+    mujoco.mju_mat2Quat(quat, rotation.ravel())
+    body.add_camera(name=camera.key, pos=camera.start, quat=quat, fovy=camera.fovy_deg)
+
+
+def _z_along(axis: tuple[float, ...]) -> np.ndarray:
+    quat = np.empty(4)
+    mujoco.mju_quatZ2Vec(quat, np.array(axis))
+    return quat
+
+
+def _drive(spec: mujoco.MjSpec, robot: Robot, held: Mapping[str, float]) -> None:
+    """Give every servo joint its actuator and tie passive finger links to the driven ones."""
+    effort = {joint.name: joint.hw_effort for joint in robot.embodiment.joints}
+    effort |= {joint: hand.effort for hand in robot.hands for joint in hand.fingers}
+    for name, servo in robot.servos.items():
+        if name in held:
+            continue
+        spec.add_actuator(
+            name=name,
+            target=name,
+            trntype=mujoco.mjtTrn.mjTRN_JOINT,
+            biastype=mujoco.mjtBias.mjBIAS_AFFINE,
+            gainprm=[servo.kp] + [0.0] * 9,
+            biasprm=[0.0, -servo.kp, -servo.kv] + [0.0] * 7,
+            forcelimited=True,
+            forcerange=[-effort[name], effort[name]],
+        )
+    for joint, (leader, ratio) in robot.couplings.items():
+        spec.add_equality(
+            type=mujoco.mjtEq.mjEQ_JOINT,
+            name1=joint,
+            name2=leader,
+            objtype=mujoco.mjtObj.mjOBJ_JOINT,
+            data=[0.0, ratio] + [0.0] * 10,
+            solref=[0.004, 1.0],
+        )

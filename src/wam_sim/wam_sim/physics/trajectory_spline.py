@@ -1,0 +1,67 @@
+"""An accepted trajectory as polynomials of time: set-points of many instants at once.
+
+The same interpolation as `wam_policy.core.motion.jtc_emulator.Piece`, which gives one instant: a
+simulator asks for five hundred a second from every controller. Points are turned into weights
+once, when they were accepted.
+"""
+
+import numpy as np
+
+from wam_policy.core.motion.jtc_emulator import Points
+from wam_policy.core.motion.trajectory import NS_PER_S
+
+
+class Curve:
+    """Interpolate points: quintic with accelerations, cubic with velocities, else straight."""
+
+    def __init__(self, points: Points) -> None:
+        self.points = points
+        given = [
+            field
+            for field in (points.position, points.velocity, points.acceleration)
+            if field is not None
+        ]
+        length_s = np.diff(points.time_ns)[:, None] / NS_PER_S
+        # in a piece's own time, 0 to 1, both its ends weigh the same in every piece
+        ends = np.stack(
+            [
+                field[side] * length_s**i
+                for side in (slice(-1), slice(1, None))
+                for i, field in enumerate(given)
+            ]
+        )
+        self._powers = np.arange(2 * len(given))
+        powers = self._powers[:, None, None]
+        position = np.tensordot(HERMITE[len(given)], ends, 1) / length_s**powers
+        velocity, acceleration = np.zeros((2, *position.shape))
+        velocity[:-1] = position[1:] * powers[1:]
+        acceleration[:-1] = velocity[1:] * powers[1:]
+        rest = np.zeros((len(powers), 1, 3 * len(points.names)))
+        rest[0, 0, : len(points.names)] = points.position[-1]
+        pieces = np.concatenate([position, velocity, acceleration], axis=2)
+        self._weights = np.concatenate([pieces, rest], axis=1).swapaxes(0, 1)
+
+    def at(self, passed_ns: np.ndarray) -> np.ndarray:
+        """Return position, velocity and acceleration, [3 times joints].
+
+        Times [times] count from the stamp, and none is before the first point.
+        """
+        piece = np.searchsorted(self.points.time_ns, passed_ns, side='right') - 1
+        t = (passed_ns - self.points.time_ns[piece])[:, None] / NS_PER_S
+        found = np.einsum('tp,tpj->tj', t**self._powers, self._weights[piece])
+        return found.reshape(len(passed_ns), 3, -1).swapaxes(0, 1)
+
+
+def _hermite(given: int) -> np.ndarray:
+    """Return what turns `given` derivatives at 0 and at 1 into a polynomial's coefficients."""
+    power = np.arange(2 * given)
+    rows = [
+        np.prod([power - i for i in range(order)], axis=0)
+        * float(at) ** np.maximum(power - order, 0)
+        for at in (0, 1)
+        for order in range(given)
+    ]
+    return np.linalg.inv(np.stack(rows))
+
+
+HERMITE = {given: _hermite(given) for given in (1, 2, 3)}

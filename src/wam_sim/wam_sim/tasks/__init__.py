@@ -1,0 +1,1 @@
+"""Scenes, task families, success checks and the scripted expert."""

@@ -1,0 +1,244 @@
+"""Instructed tasks: what a scene asks for, in words and as a predicate over the state.
+
+Predicates are pure: they see where objects and tools are now and were at the start. Left and
+right are the robot's own, left is +y. No task is solvable without its instruction: every scene
+holds three cubes and both hands reach them all. Some combinations of known words are kept out of
+training, so that what a model makes of them tells whether it understood the words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from wam_sim.physics.scene import CUBE_HALF_M, PAD, PAD_RADIUS_M, Item, Scene
+
+TOUCH_M = 0.02  # tool point to the cube's surface
+PUSH_M = 0.06
+LIFT_M = 0.06
+ON_TABLE_M = 0.01  # change of height of what still lies flat
+STACK_OFF_M = 0.02  # sideways, centre to centre
+# A mark comes after the first picture of a memory and is gone by the end of its second block
+MARK_FROM_S = (0.25, 0.45)  # after the task was heard
+BLOCK_S = 0.8  # of the model's memory; hands wait for its border
+MARK_S = (0.5, 1.1)  # shortest and longest time a cube stays marked
+MIDDLE_M = 0.02  # a cube this near the middle belongs to no hand
+PUSH_ROOM_M = 0.16  # to the next object's centre on the side it goes to
+PUSH_END_M = 0.21  # from the middle: still seen, still reached
+
+SIDES = ('left', 'right')
+TEXTS: Mapping[str, tuple[str, ...]] = {
+    'touch': (
+        'touch the {colour} cube with the {side} hand',
+        'put the {side} hand on the {colour} cube',
+        'use the {side} hand to touch the {colour} cube',
+        '{side} hand: touch the {colour} cube',
+    ),
+    'push': (
+        'push the {colour} cube to the {side}',
+        'move the {colour} cube to the {side}',
+        'slide the {colour} cube {side}',
+        'shove the {colour} cube over to the {side}',
+    ),
+    'lift': (
+        'lift the {colour} cube',
+        'pick up the {colour} cube',
+        'raise the {colour} cube off the table',
+        'take the {colour} cube up',
+    ),
+    'recall': (
+        'touch the cube that was marked with the {side} hand',
+        'put the {side} hand on the cube that was marked',
+        'use the {side} hand to touch the cube that was marked',
+        '{side} hand: touch the cube that was marked',
+    ),
+    'pad': (
+        'push the {colour} cube onto the {other} pad',
+        'put the {colour} cube on the {other} pad',
+        'bring the {colour} cube to the {other} pad',
+    ),
+    'stack': (
+        'stack the {colour} cube on the {other} cube',
+        'put the {colour} cube on top of the {other} cube',
+        'place the {colour} cube on the {other} cube',
+    ),
+}
+FAMILIES = tuple(TEXTS)
+LEARNED_FAMILIES = ('touch', 'push', 'lift', 'recall')
+ANY, LEARNED = 'any', 'learned'  # draw one of all families, of those that are taught
+GROUPS = {ANY: FAMILIES, LEARNED: LEARNED_FAMILIES}
+
+#  family -> (colour, side) never shown in training; every word of them is
+HELD_OUT: Mapping[str, frozenset[tuple[str, str]]] = {
+    'touch': frozenset({('purple', 'left'), ('orange', 'right')}),
+    'push': frozenset({('red', 'left'), ('blue', 'right')}),
+}
+HELD_OUT_LIFT = 'yellow'  # where it lies far and left
+ALL, TRAINED, UNTRAINED = 'all', 'trained', 'held_out'
+COMBINATIONS = (ALL, TRAINED, UNTRAINED)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """Hold where things are, m in the world frame."""
+
+    objects: Mapping[str, np.ndarray]  # slot -> centre [3]
+    rotations: Mapping[str, np.ndarray]  # slot -> body axes as columns [3 3]
+    tools: Mapping[str, np.ndarray]  # side -> point between the finger pads [3]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Ask for one thing to be done to one cube."""
+
+    family: str  # one of FAMILIES
+    instruction: str
+    slot: str  # the cube it is about
+    side: str  # hand (touch, recall) or direction (push); else empty
+    onto: str  # slot it goes onto (pad, stack); else empty
+    mark_s: float = 0.0  # how long the cube is marked at the start (recall)
+    mark_from_s: float = 0.0  # when that begins
+
+    @property
+    def marked_until_s(self) -> float:
+        """Return when the mark is gone, s after the task was heard; 0 without one."""
+        return self.mark_from_s + self.mark_s
+
+    @property
+    def begins_s(self) -> float:
+        """Return when a hand may go, s after the task was heard: marks gone, a block ended."""
+        return float(np.ceil(self.marked_until_s / BLOCK_S) * BLOCK_S)
+
+    def done(self, now: State, start: State) -> bool:
+        """Tell whether the goal holds now; `start` is the state at the beginning."""
+        centre, first = now.objects[self.slot], start.objects[self.slot]
+        flat = abs(centre[2] - first[2]) < ON_TABLE_M
+        if self.family in ('touch', 'recall'):
+            return distance_to_cube(now, self.slot, now.tools[self.side]) < TOUCH_M
+        if self.family == 'push':
+            way = 1.0 if self.side == 'left' else -1.0
+            return bool(flat and way * (centre[1] - first[1]) >= PUSH_M)
+        if self.family == 'lift':
+            return bool(centre[2] - first[2] >= LIFT_M)
+        beside = np.linalg.norm((centre - now.objects[self.onto])[:2])
+        if self.family == 'pad':
+            return bool(flat and beside < PAD_RADIUS_M)
+        above = centre[2] - now.objects[self.onto][2] - 2 * CUBE_HALF_M
+        return bool(beside < STACK_OFF_M and abs(above) < ON_TABLE_M)
+
+
+def distance_to_cube(state: State, slot: str, point: np.ndarray) -> float:
+    """Return how far `point` is from the surface of a cube, m; 0 inside."""
+    local = state.rotations[slot].T @ (point - state.objects[slot])
+    return float(np.linalg.norm(np.maximum(np.abs(local) - CUBE_HALF_M, 0.0)))
+
+
+def sampled(family: str, scene: Scene, seed: int, combinations: str = ALL) -> Task:
+    """Return the task of `seed`; a group of families ('any', 'learned') draws one.
+
+    ValueError lists the families, or says that the scene offers no such combination.
+    """
+    if family not in (*GROUPS, *FAMILIES):
+        raise ValueError(f'no task {family!r}; known: {", ".join((*GROUPS, *FAMILIES))}')
+    rng = np.random.default_rng([seed, 1])  # not the stream that placed the objects
+    if family in GROUPS:
+        found = offered(GROUPS[family], scene, combinations)
+        if not found:
+            raise ValueError(
+                f'scene {scene.seed} offers nothing {combinations}; take another seed'
+            )
+        family = str(rng.choice(found))
+    return _drawn(family, scene, _choices(family, scene, combinations), rng)
+
+
+def swapped(task: Task, scene: Scene, rng: np.random.Generator, combinations: str = ALL) -> Task:
+    """Return a task of the same family about another cube of the same scene."""
+    choices = [
+        (cube, side)
+        for cube, side in _choices(task.family, scene, combinations)
+        if cube.slot != task.slot
+    ]
+    return _drawn(task.family, scene, choices, rng)
+
+
+def offered(families: tuple[str, ...], scene: Scene, combinations: str = ALL) -> list[str]:
+    """Return which of `families` the scene can ask for with such combinations of words."""
+    return [family for family in families if _choices(family, scene, combinations)]
+
+
+def asks(task: str, scene: Scene, combinations: str = ALL) -> bool:
+    """Tell whether a family or a group has anything to ask for in the scene."""
+    return bool(offered(GROUPS.get(task, (task,)), scene, combinations))
+
+
+def held_out(family: str, scene: Scene, cube: Item, side: str) -> bool:
+    """Tell whether the combination of words and place is kept out of training."""
+    if family == 'lift':
+        return bool(cube.colour == HELD_OUT_LIFT and cube.y_m > 0 and cube.x_m > scene.middle_x_m)
+    return (cube.colour, side) in HELD_OUT.get(family, ())
+
+
+def _drawn(
+    family: str, scene: Scene, choices: list[tuple[Item, str]], rng: np.random.Generator
+) -> Task:
+    if not choices:
+        raise ValueError(f'scene {scene.seed} offers no such {family}; take another seed')
+    cube, side = choices[rng.integers(len(choices))]
+    onto = ''
+    if family == 'pad':
+        onto = PAD
+    elif family == 'stack':
+        onto = str(rng.choice([other.slot for other in scene.cubes if other != cube]))
+    text = str(rng.choice(TEXTS[family]))
+    marked = family == 'recall'
+    mark_s, mark_from_s = (
+        round(float(rng.uniform(*span)), 3) if marked else 0.0 for span in (MARK_S, MARK_FROM_S)
+    )
+    other = scene.item(onto).colour if onto else ''
+    return Task(
+        family,
+        text.format(colour=cube.colour, side=side, other=other),
+        cube.slot,
+        side,
+        onto,
+        mark_s,
+        mark_from_s,
+    )
+
+
+def _choices(family: str, scene: Scene, combinations: str) -> list[tuple[Item, str]]:
+    """Return every cube with every side that the family can ask for."""
+    if combinations not in COMBINATIONS:
+        raise ValueError(f'no combinations {combinations!r}; known: {", ".join(COMBINATIONS)}')
+    cubes = scene.cubes
+    if family in ('push', 'lift'):  # one hand must be the nearer one
+        cubes = tuple(cube for cube in cubes if abs(cube.y_m) >= MIDDLE_M)
+    sides = {
+        cube.slot: _open_sides(scene, cube)
+        if family == 'push'
+        else SIDES
+        if family in ('touch', 'recall')
+        else ('',)
+        for cube in cubes
+    }
+    found = [(cube, side) for cube in cubes for side in sides[cube.slot]]
+    if combinations == ALL:
+        return found
+    wanted = combinations == UNTRAINED
+    return [pair for pair in found if held_out(family, scene, *pair) == wanted]
+
+
+def _open_sides(scene: Scene, cube: Item) -> tuple[str, ...]:
+    """Return the sides a cube can be pushed to, or at least the one with more room."""
+    near = [
+        item.y_m - cube.y_m
+        for item in scene.items
+        if item.slot not in (cube.slot, PAD) and abs(item.x_m - cube.x_m) < 4 * CUBE_HALF_M
+    ]
+    gaps = {
+        'left': min([gap for gap in near if gap > 0], default=1.0),
+        'right': min([-gap for gap in near if gap <= 0], default=1.0),
+    }
+    ends = {'left': cube.y_m + PUSH_M, 'right': PUSH_M - cube.y_m}
+    room = {side: min(gaps[side] - PUSH_ROOM_M, PUSH_END_M - ends[side]) for side in SIDES}
+    return tuple(side for side in SIDES if room[side] >= 0) or (max(room, key=room.__getitem__),)

@@ -1,0 +1,1 @@
+"""Programs for developers: demo, soak test, fault injection, evaluation through ROS."""

@@ -1,0 +1,95 @@
+"""What the demo writes: one flat document of numbers, all measured in that run."""
+
+import os
+import platform
+from importlib import metadata
+
+from wam_msgs.msg import PolicyStatus
+from wam_policy.provenance import circumstances
+from wam_tools.run_metrics import RATIOS
+from wam_tools.stack_monitor import EXECUTED, Monitor
+
+PACKAGES = (
+    'wam_policy',
+    'wam_sim',
+    'rclpy',
+    'torch',
+    'diffusers',
+    'transformers',
+    'mujoco',
+    'numpy',
+    'ruckig',
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what took part; a package that is not installed is left out."""
+    found = {
+        'python': platform.python_version(),
+        'kernel': platform.release(),
+        'ros_distro': os.environ.get('ROS_DISTRO', 'unknown'),
+        'rmw': os.environ.get('RMW_IMPLEMENTATION', 'default'),
+    }
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def taken() -> dict[str, object]:
+    """Return under which circumstances, and with which versions, something is measured now."""
+    return {**circumstances(), 'versions': versions()}
+
+
+def figures(monitor: Monitor, now_s: float) -> dict:
+    """Return what the monitor saw between the first chunk and `now_s` (monotonic)."""
+    witness, motion, sim = monitor.witness, monitor.motion, monitor.sim
+    policy = monitor.policy or PolicyStatus()
+    executed = monitor.executed()
+    worst = {name: max(witness.commanded[name], executed[name]) for name in EXECUTED}
+    return {
+        'robot': monitor.robot.name,
+        'trained': int(bool(monitor.trained)),
+        'model': policy.model,
+        'instruction': policy.instruction,
+        'duration_s': now_s - witness.begun_s if witness.begun_s is not None else 0.0,
+        'chunks': witness.chunks,
+        'chunk_rate_hz': witness.rate_hz(now_s),
+        'latency_ms': dict(witness.latency_ms()),
+        'kv_commits': policy.kv_commits,
+        'kv_rebuilds': policy.kv_rebuilds,
+        'camera_rate_hz': witness.camera_hz(),
+        'max_step_rad': max(motion.max_step if motion else 0.0, _largest_step(monitor)),
+        **{f'max_{name}_ratio': worst[name] for name in EXECUTED},
+        **{f'commanded_{name}_ratio': witness.commanded[name] for name in RATIOS},
+        **{f'executed_{name}_ratio': executed[name] for name in EXECUTED},
+        'max_seam_rad': witness.seam,
+        'moved_rad': witness.moved,
+        'trajectories': witness.trajectories,
+        'trajectories_rejected': sim.trajectories_rejected if sim else 0,
+        'underruns': motion.underruns if motion else 0,
+        'late_chunks': motion.late_chunks if motion else 0,
+        'chunks_rejected': motion.chunks_rejected if motion else 0,
+        'dropped_chunks': policy.dropped_chunks,
+        'dropped_frames': policy.dropped_frames,
+        'worker_restarts': policy.worker_restarts,
+        'real_time_factor': witness.real_time_factor(),
+        'task_success': int(sim.success) if sim else 0,
+        **taken(),
+    }
+
+
+def _largest_step(monitor: Monitor) -> float:
+    """Return the largest set-point change of an arm joint over one physics step, rad."""
+    if monitor.sim is None:
+        return 0.0
+    return max(
+        (
+            step
+            for name, step in zip(monitor.sim.joint_names, monitor.sim.step, strict=True)
+            if monitor.robot.joint(name).kind == 'revolute'
+        ),
+        default=0.0,
+    )

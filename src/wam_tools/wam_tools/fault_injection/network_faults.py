@@ -1,0 +1,78 @@
+"""Faults of the network between processes, made where our relay hands messages on.
+
+What is lost there stays lost, as in an outage: the middleware cannot repair it.
+"""
+
+from wam_policy.core.robot.embodiment import Embodiment
+from wam_tools.fault_injection.fault import Bench, Fault
+
+# From this share of lost commands on, the arms may lag so far behind what is asked for that
+# limited rows become too many, and motion stops for good: that is right.
+LAGGING = 0.5
+
+
+def losing(names: tuple[str, ...], share: float) -> dict:
+    """Return both halves of losing a share of what goes over these routes."""
+
+    def inject(bench: Bench) -> None:
+        for seed, name in enumerate(names):
+            bench.stack.tell(name, trick='lose', values=[share, seed])
+
+    def remove(bench: Bench) -> None:
+        for name in names:
+            bench.stack.tell(name)
+
+    return {'inject': inject, 'remove': remove}
+
+
+def faults(robot: Embodiment) -> tuple[Fault, ...]:
+    """Return the losses for a robot, whose controllers have topics of their own."""
+    senses = tuple(camera.key for camera in robot.cameras) + ('joints',)
+    controllers = tuple(controller.name for controller in robot.controllers)
+    robot_side = (*senses, *controllers, *(f'{name} state' for name in controllers))
+    return (
+        Fault(
+            'network/30 % of all inputs lost',
+            (*senses, 'chunks'),
+            detect=None,
+            rests=None,
+            lasts_s=3.0,
+            **losing((*senses, 'chunks'), 0.3),
+        ),
+        Fault(
+            'network/robot unreachable',
+            robot_side,
+            detect=r'motion: .*no joint',
+            rests=True,
+            **losing(robot_side, 1.0),
+        ),
+        *(
+            Fault(
+                f'network/{100 * share:.0f} % of all commands lost',
+                controllers,
+                detect=r'motion: .*command lost on the way',
+                rests=None,
+                lasts_s=8.0,
+                within_s=20.0,
+                latches=share >= LAGGING,
+                **losing(controllers, share),
+            )
+            for share in (0.05, 0.5)
+        ),
+        Fault(
+            'network/all chunks lost',
+            ('chunks',),
+            detect=r'motion: .*underrun',
+            rests=True,
+            **losing(('chunks',), 1.0),
+        ),
+        Fault(
+            'network/publisher with another QoS',
+            ('chunks',),
+            lambda bench: bench.stack.tell('chunks', reliable=False),
+            lambda bench: bench.stack.tell('chunks', reliable=True),
+            r'log of motion: .*incompatible QoS',
+            True,
+            note='best effort where motion_node insists on reliable',
+        ),
+    )

@@ -1,0 +1,88 @@
+"""Faults of cameras and joint states, made by the relay between the robot and the stack."""
+
+from wam_policy.core.robot.embodiment import Embodiment
+from wam_tools.fault_injection.fault import Bench, Fault
+
+STALE = r'policy: STALE_OBSERVATION.*{key}'
+# what -> trick, its values, who says so ({key}: the camera), whether the joints rest
+CAMERA = {
+    'dropped': ('lose', [1.0], STALE, True),
+    'frozen': ('freeze', [], STALE, True),
+    'slowed to 0.5 Hz': ('slow', [30], STALE, None),
+    'stamped 0.4 s late': ('shift', [-0.4], STALE, True),
+    'stamped 0.4 s ahead': ('shift', [0.4], r'policy: STALE.*{key}.*(future|apart)', True),
+    'halved in size': ('resize', [], r'policy: .*{key} changed from|session: ', None),
+    'in another encoding': ('recode', [], r"policy: .*{key}.*encoding 'mono16'", True),
+    'cut short': ('cut', [], r'policy: .*{key}.*bytes of data', True),
+    'garbage bytes': ('garbage', [], STALE, True),
+}
+GONE = r'motion: .*no joint state for more than'
+JOINTS = {
+    'dropped': ('lose', [1.0], GONE, True, False),
+    'frozen': ('freeze', [], GONE, True, False),
+    'stuck under new stamps': (
+        'stick',
+        [],
+        r'motion: PROTECTIVE_STOP.*from its command',
+        True,
+        True,
+    ),
+    'not a number': ('nan', [], r'policy: .*not finite', True, False),
+    'renamed': ('rename', [], r'policy: .*missing', True, False),
+    'reordered': ('reorder', [], None, False, False),
+    'two joints missing': ('omit', [], r'policy: .*missing', True, False),
+    'slowed to 5 Hz': ('slow', [20], GONE, True, False),
+    'stamped 0.4 s late': ('shift', [-0.4], GONE, True, False),
+    'stamped 0.4 s ahead': (
+        'shift',
+        [0.4],
+        r'policy: .*joint states.*future|' + GONE,
+        True,
+        False,
+    ),
+    'garbage bytes': ('garbage', [], GONE, True, False),
+}
+NOTES = {
+    'reordered': 'harmless: names decide, not places',
+    'halved in size': 'the memory begins anew with pictures of the new size',
+}
+
+
+def spoil(route: str, trick: str, values: list) -> dict:
+    """Return both halves of a fault that a trick on one route makes."""
+
+    def inject(bench: Bench) -> None:
+        bench.stack.tell(route, trick=trick, values=values)
+
+    return {'inject': inject, 'remove': lambda bench: bench.stack.tell(route)}
+
+
+def cameras(robot: Embodiment) -> tuple[Fault, ...]:
+    """Return every fault of every camera of a robot."""
+    return tuple(
+        Fault(
+            f'camera/{camera.key} {what}',
+            (camera.key,),
+            detect=detect and detect.format(key=camera.key),
+            rests=rests,
+            note=NOTES.get(what, ''),
+            **spoil(camera.key, trick, values),
+        )
+        for what, (trick, values, detect, rests) in CAMERA.items()
+        for camera in robot.cameras
+    )
+
+
+FAULTS = tuple(
+    Fault(
+        f'joints/{what}',
+        ('joints',),
+        detect=detect,
+        rests=rests,
+        latches=latches,
+        within_s=12.0 if latches else 6.0,
+        note=NOTES.get(what, ''),
+        **spoil('joints', trick, values),
+    )
+    for what, (trick, values, detect, rests, latches) in JOINTS.items()
+)

@@ -1,0 +1,287 @@
+"""One stack as separate processes, each of which can be killed and started again alone.
+
+What `ros2 launch` starts as one ends as one: half a stack must not look like a whole. Here every
+node has a keeper of its own, as under a supervisor that restarts what dies.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+
+from wam_policy.core.robot.embodiment import Embodiment
+from wam_tools.fault_injection.message_relay import CHUNK_TOPIC, HIDDEN, routes
+from wam_tools.fault_injection.stack_observer import STACK, NoStack, Watch, until
+
+TOY = 'preset:toy'
+BRING_UP_S = 180.0  # torch-free, but a machine may be very busy
+ENDING_S, LEAVING_S = 20.0, 3.0
+ANSWER_S = 3.0  # a node that was killed is discovered for seconds, and does not answer
+MODULES = {
+    'sim': 'wam_sim.sim_node',
+    'policy': 'wam_policy.nodes.policy.policy_node',
+    'motion': 'wam_policy.nodes.motion.motion_node',
+    'recorder': 'wam_policy.nodes.recorder.recorder_node',
+}
+MANAGED = ('motion', 'policy', 'recorder')
+# The interpreter of the workers: a toy for the toy's weights, the real program for all others.
+WORKER = """#!/bin/sh
+case "$*" in
+*{toy}*) shift 2; exec {python} -m wam_tools.fault_injection.stub_worker "$@" ;;
+*) exec {python} "$@" ;;
+esac
+"""
+PR_SET_CHILD_SUBREAPER = 36
+CAMERA = (160, 120)
+
+
+class Needs(StrEnum):
+    """Name what a stack can be brought up with, beyond the usual."""
+
+    NOTHING = 'nothing'
+    CLOCK = 'clock'  # time comes from /clock
+
+
+class Stack:
+    """Own the processes of one simulated robot and all that drives it."""
+
+    def __init__(
+        self,
+        robot: Embodiment,
+        watch: Watch,
+        folder: Path,
+        *,
+        domain: int,
+        checkpoint: str = TOY,
+        needs: Needs = Needs.NOTHING,
+    ) -> None:
+        """Start every process; logs, episodes and the workers' interpreter go to `folder`."""
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans come to us
+        self.robot, self.folder = robot, folder
+        self.processes: dict[str, subprocess.Popen] = {}
+        self.episodes = folder / 'episodes'
+        self._watch, self._checkpoint = watch, checkpoint
+        self._sim_time = needs is Needs.CLOCK
+        self._environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain)}
+        self._read: dict[str, int] = {}  # bytes of each log
+        self._worker = folder / 'worker'
+        self._worker.write_text(WORKER.format(toy=TOY, python=sys.executable))
+        self._worker.chmod(0o700)
+        try:
+            for name in ('tamper', *MODULES):
+                self.start(name)
+            for name in MANAGED:
+                self.bring_up(name)
+        except BaseException:  # half a stack must not outlive us
+            self.close()
+            raise
+
+    def start(self, name: str) -> None:
+        """Start one process; a node still has to be brought up."""
+        relay = name == 'tamper'
+        command = (
+            [
+                sys.executable,
+                '-m',
+                'wam_tools.fault_injection.message_relay',
+                '--robot',
+                self.robot.name,
+            ]
+            if relay
+            else [sys.executable, '-m', MODULES[name], '--ros-args', *self._arguments(name)]
+        )
+        with self.log(name).open('a') as log:
+            self.processes[name] = subprocess.Popen(
+                command,
+                env=self._environment,
+                stderr=log,
+                text=True,
+                bufsize=1,
+                stdin=subprocess.PIPE if relay else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if relay else log,
+                start_new_session=True,
+            )  # Ctrl-C is for us
+        if relay:
+            self._answered('ready')
+
+    def bring_up(self, name: str) -> None:
+        """Configure and activate a node, however often it takes; NoStack if it stays down."""
+        if not until(lambda: self._activated(name), BRING_UP_S, 0.1):
+            raise NoStack(f'{name} does not come up:\n{self.last_words(name)}')
+
+    def restart(self, name: str) -> None:
+        """Start a process that has ended anew, up to where it was."""
+        self.end(name, signal.SIGKILL)
+        self.start(name)
+        self._watch.expect(name)
+        if name in MANAGED:
+            self.bring_up(name)
+
+    def end(self, name: str, number: int) -> int:
+        """Send a signal and return the exit status; what does not listen in time is killed."""
+        process = self.processes[name]
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)  # a stopped one listens to nothing but SIGKILL
+        try:
+            return process.wait(ENDING_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def tell(self, route: str, **command: object) -> None:
+        """Make the relay do something to what passes on a route; returns when it does."""
+        relay = self.processes['tamper']
+        assert relay.stdin is not None
+        relay.stdin.write(json.dumps({'route': route, **command}) + '\n')
+        relay.stdin.flush()
+        self._answered('done')
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the worker processes below the policy, by rank."""
+        try:
+            children = psutil.Process(self.processes['policy'].pid).children()
+            return sorted(children, key=lambda child: child.pid)
+        except psutil.NoSuchProcess:
+            return []
+
+    def strays(self) -> list[str]:
+        """Return what runs below us and belongs to nobody, and what should run and does not."""
+        known = {process.pid for process in self.processes.values()}
+        workers = {worker.pid for worker in self.workers()}
+        wrong = [
+            f'{name} ended with status {process.returncode}'
+            for name, process in self.processes.items()
+            if process.poll() is not None
+        ]
+        for child in self._children():
+            with suppress(psutil.NoSuchProcess):
+                if child.pid not in known | workers and child.ppid() == os.getpid():
+                    wrong.append(f'process {child.pid} is left over: {" ".join(child.cmdline())}')
+        return wrong
+
+    def log(self, name: str) -> Path:
+        return self.folder / f'{name}.log'
+
+    def read_logs(self) -> None:
+        """Hand new warnings and errors of every process to the watch, line by line."""
+        for name in self.processes:
+            try:
+                with self.log(name).open(errors='replace') as log:
+                    log.seek(self._read.get(name, 0))
+                    lines, self._read[name] = log.readlines(), log.tell()
+            except FileNotFoundError:
+                continue
+            for line in lines:
+                if '[WARN]' in line or '[ERROR]' in line or 'Error' in line:
+                    self._watch.note(f'log of {name}', line.strip())
+
+    def last_words(self, name: str, lines: int = 20) -> str:
+        text = self.log(name).read_text(errors='replace') if self.log(name).exists() else ''
+        return '\n'.join(text.splitlines()[-lines:])
+
+    def close(self) -> list[str]:
+        """End everything in order; return what had to be killed or ended badly."""
+        wrong = []
+        for name in ('recorder', 'policy', 'motion', 'sim', 'tamper'):
+            if name in self.processes and (status := self.end(name, signal.SIGINT)):
+                wrong.append(f'{name} ended with status {status}: {self.last_words(name, 3)}')
+        self.processes.clear()
+        for child in self._children():
+            if until(lambda child=child: not child.is_running(), LEAVING_S) is None:
+                wrong.append(f'process {child.pid} is left over: {" ".join(child.cmdline())}')
+                child.kill()
+        return wrong
+
+    def _children(self) -> list[psutil.Process]:
+        """Return every process below this one that runs; the dead that came to us are reaped."""
+        found = []
+        known = {process.pid for process in self.processes.values()}
+        for child in psutil.Process().children(recursive=True):
+            try:
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(child)
+                elif child.ppid() == os.getpid() and child.pid not in known:
+                    child.wait(timeout=0)
+            except (psutil.NoSuchProcess, psutil.TimeoutExpired):
+                continue
+        return found
+
+    def _arguments(self, name: str) -> list[str]:
+        remaps = {
+            'sim': {
+                route.topic: route.hidden for route in routes(self.robot) if route.name != 'chunks'
+            },
+            'policy': {CHUNK_TOPIC: HIDDEN + CHUNK_TOPIC},
+        }.get(name, {})
+        parameters: Mapping[str, object] = {
+            'sim': {
+                'robot': self.robot.name,
+                'image_width': CAMERA[0],
+                'image_height': CAMERA[1],
+                'publish_clock': self._sim_time,
+            },
+            'policy': {
+                'checkpoint': self._checkpoint,
+                'worker_python': self._worker,
+                'query_timeout_s': 2.0,
+                'steps': 4,
+                'max_query_rate_hz': 10.0,
+            },
+            'motion': {'enable_motion': True},
+            'recorder': {'folder': self.episodes, 'min_free_mb': 0, 'jpeg_threads': 1},
+        }[name]
+        if name != 'sim':
+            parameters = {
+                **parameters,
+                'embodiment': self.robot.name,
+                'use_sim_time': self._sim_time,
+            }
+        space: Sequence[str] = [] if name == 'sim' else ['-r', f'__ns:=/{STACK}']
+        return [
+            *space,
+            *(part for pair in remaps.items() for part in ('-r', ':='.join(pair))),
+            *(
+                part
+                for key, value in parameters.items()
+                for part in ('-p', f'{key}:={_text(value)}')
+            ),
+        ]
+
+    def _activated(self, name: str) -> bool:
+        """Take one step towards the active state; tell whether it is reached."""
+        state = self._watch.call(GetState, f'{name}/get_state', ANSWER_S)
+        step = (
+            None
+            if state is None
+            else {
+                State.PRIMARY_STATE_UNCONFIGURED: Transition.TRANSITION_CONFIGURE,
+                State.PRIMARY_STATE_INACTIVE: Transition.TRANSITION_ACTIVATE,
+            }.get(state.current_state.id)
+        )
+        if step is not None:
+            self._watch.call(
+                ChangeState, f'{name}/change_state', 4 * ANSWER_S, transition=Transition(id=step)
+            )
+        if self.processes[name].poll() is not None:
+            raise NoStack(f'{name} ended:\n{self.last_words(name)}')
+        return state is not None and state.current_state.id == State.PRIMARY_STATE_ACTIVE
+
+    def _answered(self, word: str) -> None:
+        relay = self.processes['tamper']
+        assert relay.stdout is not None
+        if relay.stdout.readline().strip() != word:
+            raise NoStack(f'the relay does not answer:\n{self.last_words("tamper")}')
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,116 @@
+"""The monitor: what a running stack does, measured from outside, from its topics alone."""
+
+import time
+from functools import partial
+
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import JointState as JointStateMsg
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
+from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.session.policy_session import State
+from wam_policy.nodes import message_conversion, qos
+from wam_tools.homing import HOME
+from wam_tools.run_metrics import Witness
+
+STACK = 'wam'  # the stack's default namespace
+EXECUTED = ('velocity', 'acceleration', 'jerk')
+
+
+class Monitor(Node):
+    """Watch one stack and its simulated robot; speak to it only with instructions."""
+
+    def __init__(self, robot: Embodiment, context: Context | None = None) -> None:
+        super().__init__('monitor', namespace=STACK, context=context)
+        self.robot = robot
+        self.witness = Witness(robot)
+        self.policy: PolicyStatus | None = None
+        self.motion: MotionStatus | None = None
+        self.sim: SimStatus | None = None
+        self.task = ''  # what the scene asks for
+        self.trained: bool | None = None
+        self._postures = 0  # joint states received
+        self._words = self.create_publisher(String, 'instruction', qos.REQUEST)
+
+    def others(self) -> bool:
+        """Tell whether a stack is here already; ask a second after the start."""
+        return self.count_publishers('status') > 0 or self.count_publishers('/joint_states') > 0
+
+    def watch(self) -> None:
+        """Listen to everything from now on."""
+        new = self.create_subscription
+        new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
+        new(PolicyStatus, 'status', self._on_policy, qos.LATCHED)
+        new(MotionStatus, 'motion_status', partial(setattr, self, 'motion'), qos.LATCHED)
+        new(SimStatus, '/sim/status', self._on_sim, qos.REQUEST)
+        new(String, '/sim/task', self._on_task, qos.LATCHED)
+        new(JointStateMsg, '/joint_states', self._on_joints, qos.JOINTS, raw=True)
+        for controller in self.robot.controllers:
+            new(
+                JointTrajectory,
+                controller.topic,
+                partial(self._on_trajectory, controller.name),
+                qos.TRAJECTORY,
+            )
+
+    def say(self, instruction: str) -> None:
+        """Ask for `instruction` unless the policy follows it already, or does not listen yet."""
+        following = self.policy is not None and self.policy.instruction == instruction
+        if not following and self._words.get_subscription_count():
+            self._words.publish(String(data=instruction))
+
+    @property
+    def state(self) -> str:
+        """Name what the policy does now."""
+        return State(self.policy.state).name if self.policy else 'absent'
+
+    @property
+    def reason(self) -> str:
+        """Say why nothing moves, as far as someone told."""
+        said = [
+            f'{who}: {status.state_name}: {status.reason}'
+            for who, status in (('policy', self.policy), ('motion', self.motion))
+            if status is not None
+        ]
+        return '; '.join(said) or 'no node of the stack has said anything yet'
+
+    def executed(self) -> dict[str, float]:
+        """Return the worst joint's use of each limit as the controllers drew it."""
+        if self.sim is None:
+            return dict.fromkeys(EXECUTED, 0.0)
+        return {name: max(getattr(self.sim, f'{name}_ratio'), default=0.0) for name in EXECUTED}
+
+    def _on_chunk(self, msg: ActionChunk) -> None:
+        if msg.session.startswith(HOME):  # the stage hand's, between two tasks
+            return
+        now_ns, now_s = self.get_clock().now().nanoseconds, time.monotonic()
+        self.trained = msg.trained
+        self.witness.on_chunk(
+            message_conversion.chunk(msg), message_conversion.ns(msg.ready), now_ns, now_s
+        )
+
+    def _on_joints(self, serialized: bytes) -> None:
+        # one of ten says as much about how far the arms went, for a tenth of the parsing
+        self._postures += 1
+        if self._postures % 10 == 1:
+            msg = deserialize_message(serialized, JointStateMsg)
+            self.witness.on_joints(message_conversion.joint_state(msg, self.robot.commanded))
+
+    def _on_trajectory(self, controller: str, msg: JointTrajectory) -> None:
+        self.witness.on_trajectory(controller, message_conversion.trajectory(msg))
+
+    def _on_policy(self, msg: PolicyStatus) -> None:
+        # pictures are counted where they are used: a second reader would double their transport
+        self.policy = msg
+        self.witness.on_camera_rates(dict(zip(msg.camera_names, msg.camera_rate_hz, strict=True)))
+
+    def _on_sim(self, msg: SimStatus) -> None:
+        self.sim = msg
+        self.witness.on_speed(msg.real_time_factor)
+
+    def _on_task(self, msg: String) -> None:
+        self.task = msg.data

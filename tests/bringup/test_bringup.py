@@ -1,0 +1,294 @@
+"""The launch files: what they offer, and how a launch ends when a node does."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip('launch_ros', reason='needs a ROS 2 environment: run ./wam test')
+from launch import LaunchContext
+from launch.actions import IncludeLaunchDescription, SetLaunchConfiguration
+from launch.frontend.parse_substitution import parse_substitution
+from launch.launch_description_sources import get_launch_description_from_python_launch_file
+from launch.utilities import perform_substitutions
+
+from wam_policy.core.robot import embodiment
+from wam_policy.nodes.parameters import MotionParams, PolicyParams, RecorderParams, StreamParams
+
+pytestmark = pytest.mark.ros
+BRINGUP = Path(__file__).resolve().parents[2] / 'src' / 'wam_bringup'
+STACK = BRINGUP / 'launch' / 'stack.launch.py'
+CONFIG = BRINGUP / 'config' / 'stack.yaml'
+ROBOTS = sorted(path for path in (BRINGUP / 'launch').glob('*.launch.py') if path != STACK)
+
+
+def described(path):
+    return get_launch_description_from_python_launch_file(str(path))
+
+
+@pytest.mark.parametrize('path', ROBOTS, ids=lambda path: path.name)
+def test_each_robot_file_differs_in_data_only(path):
+    robot = path.name.removesuffix('.launch.py')
+    embodiment.load(robot)
+    chosen, included = described(path).entities
+    assert isinstance(chosen, SetLaunchConfiguration)
+    assert isinstance(included, IncludeLaunchDescription)
+    assert path.read_text().count(robot) == 1
+    others = {
+        other.read_text().split('def ', 1)[1].replace(other.name.removesuffix('.launch.py'), '')
+        for other in ROBOTS
+    }
+    assert len(others) == 1
+
+
+@pytest.mark.parametrize('path', ROBOTS, ids=lambda path: path.name)
+def test_every_argument_is_described_and_has_a_default(path):
+    arguments = described(path).get_launch_arguments()
+    names = {argument.name for argument in arguments}
+    assert {
+        'sim',
+        'checkpoint',
+        'devices',
+        'enable_motion',
+        'namespace',
+        'use_sim_time',
+        'log_level',
+    } <= names
+    for argument in arguments:
+        assert argument.name.islower() and len(argument.description) > 30
+        assert argument.default_value is not None
+
+
+def parameters(**chosen):
+    """Return the configuration as the nodes get it with these arguments, section -> values."""
+    context = LaunchContext()
+    for name, value in {'robot': 'yam', **chosen}.items():
+        context.launch_configurations[name] = value
+    for argument in described(STACK).get_launch_arguments():
+        if argument.name not in context.launch_configurations and argument.name != 'params_file':
+            argument.visit(context)
+    text = perform_substitutions(context, parse_substitution(CONFIG.read_text()))
+    return {name: section['ros__parameters'] for name, section in yaml.safe_load(text).items()}
+
+
+@pytest.mark.parametrize(
+    ('section', 'kind'),
+    [
+        ('/**/policy', PolicyParams),
+        ('/**/motion', MotionParams),
+        ('/**/stream', StreamParams),
+        ('/**/recorder', RecorderParams),
+    ],
+)
+def test_configuration_names_every_parameter_with_its_default(section, kind):
+    values = parameters(robot='agibot_g1', sim='false')[section]
+    read = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    assert list(read) == [field.name for field in dataclasses.fields(kind)]
+    assert kind(**read) == kind()
+    for field in dataclasses.fields(kind):
+        assert isinstance(read[field.name], type(field.default))
+
+
+def test_configuration_names_every_parameter_of_the_simulator():
+    sim_params = pytest.importorskip('wam_sim.params')
+    values = parameters(robot='agibot_g1')['/**/sim']
+    assert list(values) == [field.name for field in dataclasses.fields(sim_params.SimParams)]
+    sim_params.SimParams(**values)
+
+
+@pytest.mark.parametrize(('record', 'each'), [('true', True), ('manual', False)])
+def test_recording_is_chosen_by_an_argument(record, each):
+    chosen = parameters(record=record, record_folder='/data/episodes')['/**/recorder']
+    assert chosen['each_instruction'] is each and chosen['folder'] == '/data/episodes'
+
+
+def test_every_parameter_line_has_a_comment():
+    for line in CONFIG.read_text().splitlines():
+        if line.startswith('    ') and line.strip() and not line.strip().startswith('#'):
+            assert '  # ' in line or ' # ' in line, line
+
+
+def test_motion_is_on_in_simulation_and_off_on_a_robot():
+    assert parameters(sim='true')['/**/motion']['enable_motion'] is True
+    assert parameters(sim='false')['/**/motion']['enable_motion'] is False
+    assert parameters(sim='false', enable_motion='true')['/**/motion']['enable_motion'] is True
+
+
+@pytest.mark.parametrize(('environment', 'expected'), [(None, True), ('agibot_g1', False)])
+def test_simulation_is_the_default_where_no_robot_is_connected(monkeypatch, environment, expected):
+    monkeypatch.delenv('WAM_ROBOT', raising=False)
+    if environment:
+        monkeypatch.setenv('WAM_ROBOT', environment)
+    assert parameters()['/**/motion']['enable_motion'] is expected
+
+
+def test_arguments_reach_the_parameters():
+    values = parameters(
+        devices='cuda:0,cuda:1',
+        camera_size='640x480',
+        worker_python='/opt/py',
+        checkpoint='/w',
+        use_sim_time='true',
+        cfg='2',
+        camera_hz='30',
+    )
+    assert values['/**/policy']['devices'] == ['cuda:0', 'cuda:1']
+    assert values['/**/policy']['worker_python'] == '/opt/py'
+    assert repr(values['/**/policy']['cfg']) == '2.0'
+    assert repr(values['/**/sim']['camera_hz']) == '30.0'
+    assert (values['/**/sim']['image_width'], values['/**/sim']['image_height']) == (640, 480)
+    assert values['/**']['use_sim_time'] is True and values['/**/sim']['publish_clock'] is True
+
+
+# --- bring-up and end, with a fake node under the stack's own handlers ---
+
+FAKE_NODE = textwrap.dedent("""
+    import os, sys
+    from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn as Result
+    from wam_policy.nodes.run_node import spun
+
+    class Fake(LifecycleNode):
+        def __init__(self):
+            super().__init__('fake')
+
+        def answer(self, step):
+            print(f'{step} asked', flush=True)
+            if sys.argv[1] == f'dies in {step}':
+                os._exit(3)
+            return Result.FAILURE if sys.argv[1] == f'refuses {step}' else Result.SUCCESS
+
+        def on_configure(self, state):
+            return self.answer('configure')
+
+        def on_activate(self, state):
+            if sys.argv[1] == 'leaves':
+                self.create_timer(0.2, lambda: os._exit(0))
+            return self.answer('activate')
+
+        def close(self):
+            print('closed', flush=True)
+
+    spun(Fake)
+""")
+LAUNCH = textwrap.dedent("""
+    import importlib.util, sys
+    from launch import LaunchDescription, LaunchService
+    from launch_ros.actions import LifecycleNode
+
+    spec = importlib.util.spec_from_file_location('stack', {stack!r})
+    stack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stack)
+    node = LifecycleNode(executable=sys.executable, arguments=[{node!r}, {behaviour!r}],
+                         name='fake', namespace='test_bringup', output='screen',
+                         on_exit=stack.ended)
+    service = LaunchService()
+    service.include_launch_description(LaunchDescription([*stack.brought_up(node, 'fake'), node]))
+    sys.exit(service.run())
+""")
+
+
+@pytest.fixture
+def launch(tmp_path):
+    started = []
+
+    def start(behaviour):
+        node, script = tmp_path / 'node.py', tmp_path / 'bringing_up.py'
+        node.write_text(FAKE_NODE)
+        script.write_text(LAUNCH.format(stack=str(STACK), node=str(node), behaviour=behaviour))
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(script)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+                env=os.environ | {'ROS_LOG_DIR': str(tmp_path), 'PYTHONUNBUFFERED': '1'},
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def seen(process, words, seconds=40.0):
+    end, lines = time.monotonic() + seconds, []
+    while time.monotonic() < end:
+        lines.append(process.stdout.readline())
+        if words in lines[-1]:
+            return
+        assert lines[-1], ''.join(lines)
+    raise AssertionError(''.join(lines))
+
+
+def test_a_node_is_configured_then_activated_and_ctrl_c_is_clean(launch):
+    process = launch('works')
+    seen(process, 'configure asked')
+    seen(process, 'activate asked')
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output = process.communicate(timeout=90)[0]
+    assert process.returncode == 0, output
+    assert 'process has died' not in output and 'Traceback' not in output
+
+
+INTERRUPTED = textwrap.dedent("""
+    import importlib.util, signal, sys
+    from launch import LaunchDescription, LaunchService
+    from launch.actions import OpaqueFunction
+
+    spec = importlib.util.spec_from_file_location('stack', {stack!r})
+    stack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stack)
+
+    def busy(context):
+        signal.raise_signal(signal.SIGINT)
+        print('done', flush=True)
+
+    service = LaunchService()
+    service.include_launch_description(LaunchDescription([
+        stack.generate_launch_description().entities[0], OpaqueFunction(function=busy)]))
+    sys.exit(service.run())
+""")
+
+
+def test_ctrl_c_breaks_nothing_off_that_the_launch_does():
+    """Where it did, the launch sometimes never woke again."""
+    done = subprocess.run(
+        [sys.executable, '-c', INTERRUPTED.format(stack=str(STACK))],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'done' in done.stdout.splitlines(), done.stdout
+    assert 'user interrupted with ctrl-c' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ('behaviour', 'code', 'words'),
+    [
+        ('refuses configure', 1, 'fake refused to start, see its message'),
+        ('refuses activate', 1, 'fake refused to start, see its message'),
+        ('dies in activate', 1, 'died with exit code 3, see its last messages'),
+        ('leaves', 0, 'was required: shutting down'),
+    ],
+)
+def test_a_node_that_does_not_run_ends_the_launch_with_the_reason(launch, behaviour, code, words):
+    process = launch(behaviour)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == code, output
+    assert words in output

@@ -1,0 +1,80 @@
+"""Doctor's table names what is missing and its fix, and its exit code tells the demo's chances."""
+
+import pytest
+
+from cli import doctor, ros, system, venv
+from cli.doctor import Finding, Verdict
+from cli.failure import Failure
+from cli.paths import Layout
+
+
+def test_the_table_shows_each_fix_below_its_finding():
+    text = doctor.table(
+        [
+            Finding('Python', Verdict.FINE, '3.12', 'not shown'),
+            Finding('build', Verdict.MISSING, 'src/ is not built', './wam build'),
+        ]
+    )
+    assert text.splitlines() == [
+        'Python    ok       3.12',
+        'build     MISSING  src/ is not built',
+        '                   -> ./wam build',
+    ]
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """Pretend a checkout in which nothing was done, on a machine without ROS 2."""
+    for name in ('ROS_DISTRO', 'AMENT_PREFIX_PATH'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ros, 'INSTALLED', tmp_path / 'opt')
+    for name in ('tools/requirements', 'tools/ros_prefix', 'src'):
+        (tmp_path / name).mkdir(parents=True)
+    for name in venv.PINS:
+        (tmp_path / 'tools/requirements' / name).write_text('')
+    return Layout(tmp_path)
+
+
+def test_an_empty_checkout_lists_every_missing_thing(empty):
+    found = {finding.subject: finding for finding in doctor.findings(empty)}
+    for subject, fix in (
+        ('ROS 2', './wam setup'),
+        ('packages', './wam setup'),
+        ('build', './wam build'),
+    ):
+        assert found[subject].verdict is Verdict.MISSING
+        assert found[subject].fix == fix
+    assert 'imports' not in found, 'nothing to ask an environment that is not there'
+
+
+def test_missing_system_packages_come_as_one_apt_line(monkeypatch):
+    monkeypatch.setattr(system, 'missing_packages', lambda: ['cmake', 'libosmesa6'])
+    finding = doctor.system_packages()
+    assert finding.verdict is Verdict.MISSING
+    assert 'sudo apt-get install cmake libosmesa6' in finding.fix
+
+
+def test_a_foreign_ros_is_reported_not_raised(empty, monkeypatch):
+    monkeypatch.setenv('ROS_DISTRO', 'humble')
+    finding = doctor.ros2(empty)
+    assert finding.verdict is Verdict.MISSING
+    assert 'humble' in finding.fix
+    with pytest.raises(Failure):
+        ros.located(empty, {'ROS_DISTRO': 'humble'})
+
+
+@pytest.mark.parametrize(
+    ('verdict', 'code'), [(Verdict.FINE, 0), (Verdict.NOTE, 0), (Verdict.MISSING, 1)]
+)
+def test_only_what_stops_the_demo_gives_an_exit_code(verdict, code, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, 'findings', lambda layout: [Finding('x', verdict, 'text')])
+    assert doctor.main([]) == code
+    assert verdict.value in capsys.readouterr().out
+
+
+def test_a_question_that_fails_gives_its_last_line(empty):
+    empty.python.parent.mkdir(parents=True)
+    empty.python.write_text('#!/bin/sh\necho noise >&2; echo "no libOSMesa" >&2; exit 1\n')
+    empty.python.chmod(0o755)
+    finding = doctor.asked(empty, {'PATH': '/usr/bin:/bin'}, 'cameras', 'render', 'the fix')
+    assert finding == Finding('cameras', Verdict.MISSING, 'no libOSMesa', 'the fix')

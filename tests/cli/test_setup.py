@@ -1,0 +1,289 @@
+"""Setup resumes, does nothing the second time, and explains what is in its way."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cli import clean, prefix, process, setup, stamps, system, venv
+from cli.failure import Failure
+from cli.paths import Layout
+from cli.progress import Progress
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def layout(tmp_path, monkeypatch):
+    """Copy what setup reads into an empty checkout, and pretend that no ROS 2 is sourced."""
+    ignored = shutil.ignore_patterns('__pycache__')
+    shutil.copytree(ROOT / 'tools', tmp_path / 'tools', ignore=ignored)
+    shutil.copy(ROOT / 'wam', tmp_path / 'wam')
+    for name in ('ROS_DISTRO', 'AMENT_PREFIX_PATH'):
+        monkeypatch.delenv(name, raising=False)
+    return Layout(tmp_path)
+
+
+def small_wheel(layout):
+    """Put a wheel with a few files of each kind where the download would lie."""
+    layout.downloads.mkdir(parents=True)
+    index = 'share/ament_index/resource_index/rosidl_typesupport_cpp/x'
+    with zipfile.ZipFile(layout.downloads / prefix.WHEEL, 'w') as wheel:
+        for name in ('lib/librcl.so', 'share/rclpy/package.xml', 'rclpy/rclpy/__init__.py', index):
+            wheel.writestr(prefix.INSIDE + name, name)
+        wheel.writestr('isaacsim/LICENSE.txt', 'licence')
+        wheel.writestr('isaacsim/exts/isaacsim.ros2.core/humble/lib/librcl.so', 'other')
+
+
+def fake_debs(layout, names, target):
+    """Stand for unpacked Debian packages."""
+    for name in prefix.HEADERS:
+        folder = target / 'usr/include' / name / name
+        folder.mkdir(parents=True)
+        (folder / 'visibility_control.h').write_text('')
+
+
+def fake_python(layout):
+    """Put an interpreter that accepts everything where the environment's would be."""
+    layout.python.parent.mkdir(parents=True)
+    layout.python.write_text('#!/bin/sh\nexit 0\n')
+    layout.python.chmod(0o755)
+
+
+def test_the_prefix_is_laid_out_as_cmake_expects(layout, monkeypatch):
+    small_wheel(layout)
+    monkeypatch.setattr(system, 'unpack_debs', fake_debs)
+    fake_python(layout)
+    part = layout.prefix.with_suffix('.part')
+    prefix.unpack(layout, part)
+    prefix.finish(layout, part)
+    assert prefix.is_ready(layout)
+    for name in (
+        'lib/librcl.so',
+        'lib/python3.12/site-packages/rclpy/__init__.py',
+        'LICENSE.txt',
+        'lib/rosidl_generator_c/rosidl_generator_c',
+        'bin/ros2',
+        'setup.bash',
+        'include/rosidl_runtime_c/rosidl_runtime_c/type_hash.h',
+        'include/rosidl_runtime_c/rosidl_runtime_c/visibility_control.h',
+        'lib/python3.12/site-packages/ros2verbs/launch.py',
+    ):
+        assert (layout.prefix / name).is_file(), name
+    assert (layout.prefix / 'lib/librcl.so').read_text() == 'lib/librcl.so', 'not from humble'
+    assert not part.exists()
+
+
+def test_an_interrupted_assembly_starts_again_and_ends_whole(layout, monkeypatch):
+    small_wheel(layout)
+    fake_python(layout)
+    monkeypatch.setattr(system, 'unpack_debs', fake_debs)
+
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prefix, 'trim', interrupted)
+    part = layout.prefix.with_suffix('.part')
+    with pytest.raises(KeyboardInterrupt):
+        prefix.unpack(layout, part)
+    assert part.is_dir()
+    assert not prefix.is_ready(layout)
+    monkeypatch.undo()
+    monkeypatch.setattr(system, 'unpack_debs', fake_debs)
+    (part / 'leftover').write_text('')
+    with Progress() as progress:
+        prefix.assemble(layout, ['pip-must-not-run'], progress, lambda: None)
+    assert prefix.is_ready(layout)
+    assert not (layout.prefix / 'leftover').exists()
+
+
+def test_a_changed_input_makes_the_prefix_stale(layout):
+    layout.prefix.mkdir(parents=True)
+    stamps.write(layout.stamps / 'prefix', prefix.key(layout))
+    assert prefix.is_ready(layout)
+    (layout.root / 'tools/ros_prefix/generator').write_text('# changed')
+    assert not prefix.is_ready(layout)
+
+
+def test_a_half_downloaded_wheel_is_fetched_again(layout, monkeypatch):
+    part = layout.downloads / 'wheel.part'
+    part.mkdir(parents=True)
+    (part / 'half').write_text('')
+
+    def fake_run(what, argv, log, on_line=None, **_):
+        assert not list(part.iterdir()), 'what an interrupted download left must be gone'
+        assert '--require-hashes' in argv
+        on_line('Progress 1048576 of 133245632')
+        (part / prefix.WHEEL).write_text('wheel')
+
+    monkeypatch.setattr(prefix, 'run', fake_run)
+    prefix.download_wheel(layout, ['pip'], Progress(), 'download')
+    assert (layout.downloads / prefix.WHEEL).read_text() == 'wheel'
+    assert not part.exists()
+
+
+def test_a_damaged_wheel_is_removed_with_one_line(layout):
+    layout.downloads.mkdir(parents=True)
+    (layout.downloads / prefix.WHEEL).write_text('not a zip file')
+    with pytest.raises(Failure, match='damaged.*run ./wam setup again'):
+        prefix.unpack(layout, layout.prefix)
+    assert not (layout.downloads / prefix.WHEEL).exists()
+
+
+def test_the_second_setup_does_nothing(layout, monkeypatch):
+    fake_python(layout)
+    layout.prefix.mkdir(parents=True)
+    stamps.write(layout.stamps / 'prefix', prefix.key(layout))
+    stamps.write(layout.stamps / 'venv', venv.key(layout))
+    monkeypatch.setattr(system, 'missing_packages', list)
+
+    def forbidden(*_):
+        raise AssertionError('nothing may be done')
+
+    monkeypatch.setattr(setup, '_set_up', forbidden)
+    start = time.monotonic()
+    setup.ensure(layout)
+    assert time.monotonic() - start < 2.0
+
+
+def test_a_new_pin_makes_the_environment_stale(layout):
+    fake_python(layout)
+    stamps.write(layout.stamps / 'venv', venv.key(layout))
+    assert venv.is_ready(layout)
+    with (layout.root / 'tools/requirements/requirements.txt').open('a') as file:
+        file.write('another==1.0\n')
+    assert not venv.is_ready(layout)
+
+
+@pytest.mark.parametrize('name', ['with space', 'with:colon'])
+def test_a_path_that_ros_cannot_handle_is_refused(tmp_path, name):
+    with pytest.raises(Failure, match=f'{name}.*move the checkout'):
+        setup.ensure(Layout(tmp_path / name))
+
+
+def test_too_little_disk_is_said_before_anything_is_downloaded(layout, monkeypatch):
+    usage = shutil.disk_usage(layout.root)._replace(free=2 * 10**9)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
+    with pytest.raises(Failure, match=r'2\.0 GB left and setup needs 9 GB'):
+        setup.ensure(layout)
+
+
+def test_a_disk_that_fills_up_while_unpacking_stops_setup(layout, monkeypatch):
+    small_wheel(layout)
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(shutil, 'copyfileobj', full)
+    with pytest.raises(OSError, match='No space left'):
+        prefix.unpack(layout, layout.prefix.with_suffix('.part'))
+    assert not prefix.is_ready(layout)
+
+
+def test_failed_packages_end_the_waiting_prefix_too(layout, monkeypatch):
+    def no_packages(*_):
+        raise Failure('installing the Python packages: no network')
+
+    def assemble(layout, pip, progress, wait_for_packages):
+        wait_for_packages()
+
+    monkeypatch.setattr(setup, '_packages', no_packages)
+    monkeypatch.setattr(prefix, 'assemble', assemble)
+    with pytest.raises(Failure, match='no network'):
+        setup._side_by_side(layout, [], [], Progress())
+
+
+def test_no_network_gives_one_line_and_exit_code_one(layout):
+    env = {
+        'PATH': os.environ['PATH'],
+        'HOME': str(layout.root),
+        'WAM_PYTHON': sys.executable,
+        'PIP_INDEX_URL': 'http://127.0.0.1:9/simple',
+        'PIP_EXTRA_INDEX_URL': '',
+        'PIP_RETRIES': '0',
+        'PIP_CONFIG_FILE': '/dev/null',
+        'PIP_FIND_LINKS': '',
+    }
+    if system.missing_packages():
+        pytest.skip('system packages are missing, and setup would install them first')
+    result = subprocess.run(
+        [layout.root / 'wam', 'setup'],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 1
+    said = [line for line in result.stderr.splitlines() if '…' not in line and '✓' not in line]
+    said = [line for line in said if not line.startswith('wam:  ')]
+    assert len(said) == 1, result.stderr
+    assert 'no network' in said[0]
+    assert 'Traceback' not in result.stderr
+
+
+def test_missing_packages_without_root_are_named_in_one_apt_line(layout, monkeypatch):
+    monkeypatch.setattr(os, 'geteuid', lambda: 1000)
+    monkeypatch.setattr(shutil, 'which', lambda name: f'/usr/bin/{name}')
+    with pytest.raises(Failure) as caught:
+        system.install_packages(layout, ['cmake', 'libosmesa6'])
+    assert str(caught.value) == (
+        'system packages are missing: sudo apt-get install -y '
+        '--no-install-recommends cmake libosmesa6'
+    )
+
+
+def test_sigterm_ends_what_setup_started(tmp_path):
+    code = (
+        f'import sys; sys.path.insert(0, {str(ROOT / "tools")!r})\n'
+        'import importlib\nfrom pathlib import Path\nfrom types import SimpleNamespace\n'
+        'from cli import dispatch, process\n'
+        'def main(arguments):\n'
+        f'    process.run("x", ["sh", "-c", "echo $$ > pid; exec sleep 60"],'
+        f' Path("x.log"))\n'
+        'importlib.import_module = lambda name: SimpleNamespace(main=main)\n'
+        'sys.exit(dispatch.main(["setup"]))\n'
+    )
+    started = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 20
+    pid = tmp_path / 'pid'
+    while not (pid.exists() and pid.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    started.send_signal(signal.SIGTERM)
+    _, said = started.communicate(timeout=20)
+    assert started.returncode == 130
+    assert b'interrupted' in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_clean_keeps_downloads_unless_asked(layout):
+    for name in ('.wam/downloads', '.wam/uv', '.wam/stamps', '.venv', '.ros', 'install', 'src/a'):
+        (layout.root / name).mkdir(parents=True)
+
+    def named(with_downloads):
+        return {
+            str(path.relative_to(layout.root)) for path in clean.targets(layout, with_downloads)
+        }
+
+    assert named(False) == {'.wam/stamps', '.venv', '.ros', 'install'}
+    assert named(True) == named(False) | {'.wam/downloads', '.wam/uv'}
+
+
+def test_stop_all_ends_programs_of_other_threads(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(process.run, 'x', ['sleep', '60'], tmp_path / 'x.log')
+        deadline = time.monotonic() + 10
+        while not process._running and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.stop_all()
+        with pytest.raises(Failure):
+            running.result(timeout=10)

@@ -1,0 +1,89 @@
+"""Whatever arrives, whenever it arrives: published motion keeps every limit and ends at rest.
+
+Three ways to look for a history that breaks it: whole robots over many seconds, ten thousand short
+histories of a few joints that hypothesis draws, and the numbered ones that the long proof plays
+(benchmarks/motion_fuzz.py, its record in docs/benchmarks). WAM_PROPERTY_CASES sets how many of the
+long ones are drawn (default 120).
+"""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmarks.motion_fuzz import FIRST, KINDS, NEXT, ROBOTS, TOLERANCE, Event, History, batch
+from wam_policy.core.motion.jtc_emulator import Follower
+from wam_policy.core.motion.motion_control import MotionControl
+from wam_policy.core.motion.trajectory import Trajectory
+from wam_policy.core.robot.embodiment import load
+
+pytestmark = pytest.mark.timeout(900)  # a minute, but not on a machine that others use
+LONG = int(os.environ.get('WAM_PROPERTY_CASES', '120'))
+SHORT, NUMBERED = 8_000, 2_000
+WHOLE = [load('agibot_g1'), load('yam')]
+SEED = st.integers(0, 2**32 - 1)
+AGE_MS = st.sampled_from([20, 80, 150, 400, 900])
+RULES = {'deadline': None, 'suppress_health_check': list(HealthCheck)}
+
+
+def events(kinds, wait_ms: int, **size: int) -> st.SearchStrategy:
+    return st.lists(
+        st.builds(
+            Event,
+            st.sampled_from(kinds),
+            st.integers(1, wait_ms),
+            AGE_MS,
+            st.integers(0, 70),
+            SEED,
+        ),
+        **size,
+    )
+
+
+@given(robot=st.sampled_from(WHOLE), seed=SEED, played=events(KINDS, 500, min_size=3, max_size=14))
+@settings(max_examples=LONG, **RULES)
+def test_no_long_history_breaks_a_limit_or_ends_in_motion(robot, seed, played):
+    History(robot, seed).play(played)
+
+
+@given(
+    robot=st.sampled_from(ROBOTS),
+    seed=SEED,
+    first=events(FIRST, 200, min_size=1, max_size=1),
+    after=events(NEXT, 200, max_size=2),
+)
+@settings(max_examples=SHORT, derandomize=True, database=None, **RULES)
+def test_no_short_history_breaks_a_limit_or_ends_in_motion(robot, seed, first, after):
+    History(robot, seed).play(first + after)
+
+
+def test_no_numbered_history_breaks_a_limit_or_ends_in_motion():
+    published, failed = batch(10**9, NUMBERED)  # numbers that the long proof does not reach
+    assert not failed and published > NUMBERED
+
+
+def curve(end: float, peak: float) -> Trajectory:
+    """Return a motion of the first joint over one second that is faster than any may be."""
+    time_ns = np.array([0, 500_000_000, 1_000_000_000])
+    position, speed, zero = np.zeros((3, 3)), np.zeros((3, 3)), np.zeros((3, 3))
+    position[:, 0], speed[:, 0] = [0.0, end / 2, end], [0.0, peak, 0.0]
+    return Trajectory(ROBOTS[0].commanded, 10**12, time_ns, position, speed, zero)
+
+
+@pytest.mark.parametrize(('end', 'peak'), [(1.0, 9.0), (9.0, 0.1), (0.2, 0.2)])
+def test_the_judge_sees_what_is_wrong(end, peak):
+    history = History(ROBOTS[0], 1)
+    for line in history.lines:
+        line.follower = Follower(line.follower.names, np.zeros(len(line.columns)))
+    with pytest.raises(AssertionError):  # too fast, too far, or no one curve
+        history.publish(curve(end, peak))
+    assert TOLERANCE == 1e-6
+
+
+def test_the_judge_sees_motion_that_does_not_listen(monkeypatch):
+    monkeypatch.setattr(MotionControl, 'on_set_point', lambda motion, report, now_ns: None)
+    _, failed = batch(10**9, 100)
+    assert any('from what is believed' in line for line in failed)
+    assert any(' jumps by ' in line for line in failed)

@@ -1,0 +1,88 @@
+"""Checkpoints are found by folder, preset or name; their advice is read without a network."""
+
+import json
+
+import pytest
+
+from wam_policy.core.robot import checkpoints
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, 'SHIPPED', tmp_path)
+    (tmp_path / 'mini').mkdir()
+    (tmp_path / 'mini' / 'config.json').write_text('{}')
+    return tmp_path
+
+
+def test_a_name_a_folder_and_a_preset_are_found(shipped):
+    assert checkpoints.shipped() == ('mini',)
+    assert checkpoints.located('mini') == str(shipped / 'mini')
+    assert checkpoints.located(str(shipped)) == str(shipped)
+    assert checkpoints.located('preset:tiny') == 'preset:tiny'
+
+
+def test_a_model_drives_the_robots_it_has_statistics_of(shipped):
+    assert not checkpoints.drives('mini', 'agibot')
+    folder = shipped / 'mini' / 'experiment_cfg'
+    folder.mkdir()
+    (folder / 'metadata.json').write_text('{"agibot": {}}')
+    assert checkpoints.drives('mini', 'agibot') and not checkpoints.drives('mini', 'yam')
+    (folder / 'metadata.json').write_text('{')
+    with pytest.raises(ValueError, match=r'metadata\.json cannot be read'):
+        checkpoints.drives('mini', 'agibot')
+
+
+def test_where_the_default_does_not_fit_another_shipped_model_does(shipped):
+    assert checkpoints.fitting('mini', 'agibot') == checkpoints.STAND_IN
+    for name, robots in (('mini', '{"agibot": {}}'), ('mini_yam', '{"agibot": {}, "yam": {}}')):
+        folder = shipped / name / 'experiment_cfg'
+        folder.mkdir(parents=True)
+        (shipped / name / 'config.json').write_text('{}')
+        (folder / 'metadata.json').write_text(robots)
+    assert checkpoints.fitting('mini', 'agibot') == 'mini'
+    assert checkpoints.fitting('mini', 'yam') == 'mini_yam'
+    assert checkpoints.fitting('mini', 'droid') == checkpoints.STAND_IN
+    assert checkpoints.fitting('/a/folder', 'droid') == '/a/folder'  # asked for: taken
+
+
+@pytest.mark.parametrize('name', ['', 'maxi', '/no/such'])
+def test_what_is_nowhere_is_refused_with_what_there_is(shipped, name):
+    with pytest.raises(ValueError, match=r'no shipped model \(mini\)'):
+        checkpoints.located(name)
+
+
+@pytest.mark.parametrize(
+    ('content', 'wanted'),
+    [
+        ({}, checkpoints.Advice()),
+        ({'wam': {}}, checkpoints.Advice()),
+        ({'wam': {'inference': None}}, checkpoints.Advice()),
+        (
+            {'wam': {'inference': {'recipe': 'full16', 'steps': 4, 'guidance': 1}}},
+            checkpoints.Advice('full16', 4, 1.0),
+        ),
+        (
+            {'wam': {'inference': {'recipe': 'static8', 'steps': None}}},
+            checkpoints.Advice('static8'),
+        ),
+    ],
+)
+def test_advice_is_read(tmp_path, content, wanted):
+    (tmp_path / 'config.json').write_text(json.dumps(content))
+    assert checkpoints.advice(str(tmp_path)) == wanted
+
+
+def test_presets_and_bare_folders_advise_nothing(tmp_path):
+    assert (
+        checkpoints.advice('preset:tiny')
+        == checkpoints.advice(str(tmp_path))
+        == checkpoints.Advice()
+    )
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"wam": {"inference": {"steps": "many"}}}'])
+def test_advice_that_cannot_be_read_is_named(tmp_path, text):
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(ValueError, match=r'config\.json: wam\.inference cannot be read'):
+        checkpoints.advice(str(tmp_path))

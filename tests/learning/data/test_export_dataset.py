@@ -1,0 +1,282 @@
+"""From a bag to a data set, and that both see what the live policy sees."""
+# ruff: noqa: E402 - what follows needs the message types
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+import pyarrow.parquet as pq
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from wam_learning.data import bag_reader, export_dataset
+from wam_learning.data.bag_replay import Replay
+from wam_learning.data.time_sync import Row
+from wam_learning.data.video_files import pictures
+from wam_policy.core.motion.trajectory import Trajectory
+from wam_policy.core.observation.frame_history import Grid
+from wam_policy.core.robot import embodiment, transforms
+from wam_policy.core.session.policy_session import (
+    Answer,
+    Cache,
+    Commit,
+    Policy,
+    Query,
+    Reset,
+    Settings,
+)
+from wam_policy.core.types import JointState
+from wam_policy.nodes import cdr_image, message_conversion
+from wam_policy.nodes.recorder import message_definitions
+from wam_policy.recording.bag_writer import BagWriter, Topic
+from wam_policy.recording.episode_info import Ending, Episode, Success
+
+pytestmark = pytest.mark.ros
+MS = 1_000_000
+ROBOT = embodiment.load('yam')
+REST = ROBOT.rest_of(ROBOT.observed)
+START_NS = 1_767_268_800_000_000_000
+PERIOD_NS = 1_000_000_000 / 30
+LATE_MS = {camera.key: late for camera, late in zip(ROBOT.cameras, (25, 31, 12), strict=True)}
+EARLY_NS = {camera.key: early * MS for camera, early in zip(ROBOT.cameras, (0, 3, 7), strict=True)}
+
+
+def drawn(number, camera):
+    """Return a picture that tells its number and camera, 48x64."""
+    rgb = np.zeros((48, 64, 3), np.uint8)
+    rgb[:, :, camera] = 40 + number * 2 % 200
+    return rgb
+
+
+def scenario(seconds, dark):
+    """Return (log time, topic, message) of an episode: 30 Hz cameras, 100 Hz joints, commands.
+
+    `dark` maps a camera's number to the span in s in which it shows nothing.
+    """
+    events = []
+    for k in range(int(seconds * 30)):
+        for number, camera in enumerate(ROBOT.cameras):
+            low, high = dark.get(number, (0, 0))
+            if low <= k / 30 < high:
+                continue
+            stamp_ns = START_NS + round(k * PERIOD_NS) - EARLY_NS[camera.key]
+            log_ns = stamp_ns + LATE_MS[camera.key] * MS + k * 7919 % 4 * MS
+            events.append(
+                (log_ns, camera.topic, message_conversion.image(drawn(k, number), stamp_ns, 'c'))
+            )
+    for k in range(int(seconds * 100)):
+        stamp_ns = START_NS + k * 10 * MS
+        state = JointState(stamp_ns, ROBOT.observed, REST + 0.1 * np.sin(k / 50))
+        events.append(
+            (stamp_ns + 2 * MS, '/joint_states', message_conversion.joint_state_message(state))
+        )
+    for k in range(2, int(seconds * 7)):
+        at_ns = START_NS + round(k / 7 * 1e9)
+        target = REST + 0.1 * np.sin(k / 3)
+        plan = Trajectory(
+            ROBOT.observed,
+            at_ns,
+            np.array([0, 200 * MS]),
+            np.stack([REST, target]),
+            *np.zeros((2, 2, len(REST))),
+        )
+        events += [
+            (at_ns, c.topic, message_conversion.trajectory_message(plan, c.joints))
+            for c in ROBOT.controllers
+        ]
+    events.append((START_NS + 1500 * MS, '/wam/instruction', String(data='push the blue ball')))
+    return sorted(events, key=lambda event: event[0])
+
+
+def written(folder, *, images='raw', seconds=4.0, dark=None, success=Success.YES):
+    """Write an episode as the recorder does."""
+    kinds = {
+        '/joint_states': 'sensor_msgs/msg/JointState',
+        '/wam/instruction': 'std_msgs/msg/String',
+        **{c.topic: 'trajectory_msgs/msg/JointTrajectory' for c in ROBOT.controllers},
+    }
+    jpeg = images == 'jpeg'
+    kinds |= {
+        camera.topic: f'sensor_msgs/msg/{"CompressedImage" if jpeg else "Image"}'
+        for camera in ROBOT.cameras
+    }
+    cameras = {camera.topic for camera in ROBOT.cameras}
+    topics = [
+        Topic(
+            f'{name}/compressed' if jpeg and name in cameras else name,
+            kind,
+            message_definitions.definition(kind),
+            message_definitions.type_hash(kind),
+        )
+        for name, kind in kinds.items()
+    ]
+    lane = {name: i for i, name in enumerate(kinds)}
+    begun = Episode(folder.name, 'yam', ROBOT.contract, 'lift the red cube', START_NS)
+    out = BagWriter(folder, topics, begun.described())
+    for log_ns, topic, msg in scenario(seconds, dark or {}):
+        raw = serialize_message(msg)
+        if jpeg and isinstance(msg, Image):
+            raw = cdr_image.compressed(raw, 95)
+        out.write(lane[topic], log_ns, raw)
+    out.close(Ending('stopped', success).described())
+    return folder
+
+
+class Live:
+    """Be policy_node without its threads: the same door, the same policy, workers at once."""
+
+    def __init__(self):
+        self.policy = Policy(ROBOT, Settings(query_period_ns=0), boot='t')
+        self.policy.on_instruction('lift the red cube')
+        self.policy.on_ready(Grid(frames_per_block=8, frame_period_ns=100 * MS, window_blocks=99))
+        self.blocks, self.queries = [], []
+
+    def run(self, folder, read_image):
+        cameras = {camera.topic: camera.key for camera in ROBOT.cameras}
+        for message in bag_reader.messages(folder, set(bag_reader.topics(folder))):
+            topic = message.topic.removesuffix('/compressed')
+            if topic in cameras:
+                self.policy.on_frame(read_image(message.content, cameras[topic]), message.log_ns)
+            elif topic == '/joint_states':
+                self.policy.on_joints(
+                    message_conversion.joint_state(message.content, ROBOT.observed), message.log_ns
+                )
+            while request := self.policy.next(message.log_ns):
+                self.answer(request, message.log_ns)
+
+    def answer(self, request, now_ns):
+        if isinstance(request, Reset):
+            self.policy.on_reset(request)
+        elif isinstance(request, Commit):
+            self.blocks.append(request.block)
+            self.policy.on_committed(request, Cache(blocks=request.number + 1))
+        elif isinstance(request, Query):
+            self.queries.append(request.observation)
+            self.policy.on_answer(
+                request, Answer(1 / 30, np.zeros((24, 14)), np.zeros(14), {}), now_ns
+            )
+
+
+@pytest.mark.parametrize(
+    ('images', 'read'),
+    [('raw', message_conversion.frame), ('jpeg', message_conversion.frame_of_compressed)],
+)
+def test_live_and_export_see_the_same(tmp_path, images, read):
+    folder = written(tmp_path / 'one', images=images)
+    live = Live()
+    live.run(folder, read)
+    rows = {
+        row.observation.stamp_ns: row
+        for row in Replay(folder, ROBOT).rows()
+        if isinstance(row, Row)
+    }
+    remembered = compared = 0
+    for block in live.blocks:
+        for i, stamp_ns in enumerate(block.stamps_ns):
+            if stamp_ns not in rows:  # before the first command
+                continue
+            for frame in rows[stamp_ns].observation.frames:
+                seen = block.views[frame.camera][i]
+                assert seen.stamp_ns == frame.stamp_ns
+                assert np.array_equal(seen.rgb, frame.rgb)
+                remembered += 1
+    for observation in live.queries:
+        row = rows.get(observation.stamp_ns)
+        if row is None:
+            continue
+        compared += 1
+        for seen, frame in zip(observation.frames, row.observation.frames, strict=True):
+            assert (seen.camera, seen.stamp_ns) == (frame.camera, frame.stamp_ns)
+            assert np.array_equal(seen.rgb, frame.rgb)
+        assert observation.joints.stamp_ns == row.observation.joints.stamp_ns
+        assert np.array_equal(observation.joints.position, row.observation.joints.position)
+    assert remembered > 60 and compared > 60  # of some 100 rows
+
+
+def exported(tmp_path, *arguments):
+    return export_dataset.main([*map(str, arguments), str(tmp_path / 'out')])
+
+
+def test_a_data_set_holds_what_the_bag_held(tmp_path, capsys):
+    folder = written(tmp_path / 'bags' / 'one')
+    assert exported(tmp_path, folder) == 0
+    said = capsys.readouterr().out
+    assert 'nothing was commanded yet' in said and 'error' not in said
+    rows = [row for row in Replay(folder, ROBOT).rows() if isinstance(row, Row)]
+    table = pq.read_table(tmp_path / 'out/data/chunk-000/episode_000000.parquet')
+    assert len(table) == len(rows) > 90
+    state = np.stack(table['observation.state'].to_numpy())
+    action = np.stack(table['action'].to_numpy())
+    for i, row in enumerate(rows):
+        wanted = transforms.state_values(ROBOT, row.observation.joints.position)
+        assert np.array_equal(state[i], np.concatenate(list(wanted.values())).astype(np.float32))
+        wanted = transforms.action_values(ROBOT, row.targets)
+        assert np.array_equal(action[i], np.concatenate(list(wanted.values())).astype(np.float32))
+    tasks = [
+        json.loads(line)['task']
+        for line in (tmp_path / 'out/meta/tasks.jsonl').read_text().splitlines()
+    ]
+    assert tasks == ['lift the red cube', 'push the blue ball']
+    asked = table['annotation.task'].to_pylist()
+    assert asked == sorted(asked) and set(asked) == {0, 1}
+    for number, camera in enumerate(ROBOT.cameras):
+        seen = pictures(
+            tmp_path
+            / 'out/videos/chunk-000'
+            / f'observation.images.{camera.key}'
+            / 'episode_000000.mp4'
+        )
+        shown = np.stack([row.observation.frames[number].rgb for row in rows])
+        assert seen.shape == shown.shape
+        assert abs(seen[:, 24, 32].astype(int) - shown[:, 24, 32]).max() <= 6
+    made_from = json.loads((tmp_path / 'out/meta/provenance.json').read_text())
+    assert made_from['bags'][0]['rows'] == len(rows) and made_from['contract'] == ROBOT.contract
+
+
+def test_a_blind_camera_cuts_the_episode_in_two(tmp_path, capsys):
+    folder = written(tmp_path / 'bags' / 'one', seconds=5.0, dark={1: (2.2, 3.2)})
+    assert exported(tmp_path, tmp_path / 'bags') == 0
+    said = capsys.readouterr().out
+    assert f'(camera {ROBOT.cameras[1].key})' in said and '2 episodes' in said
+    info = json.loads((tmp_path / 'out/meta/info.json').read_text())
+    assert info['total_episodes'] == 2
+    rows = [
+        row.observation.stamp_ns for row in Replay(folder, ROBOT).rows() if isinstance(row, Row)
+    ]
+    assert info['total_frames'] == len(rows)
+    gaps = np.diff(rows)
+    assert (gaps > 0.9e9).sum() == 1 and gaps.max() < 1.1e9  # as long as it was blind
+
+
+def test_only_what_is_long_enough_and_wanted(tmp_path, capsys):
+    written(tmp_path / 'bags' / 'bad', success=Success.NO, seconds=2.0)
+    written(tmp_path / 'bags' / 'good', seconds=2.0)
+    assert exported(tmp_path, tmp_path / 'bags', '--successful') == 0
+    assert 'bad: left out, success is no' in capsys.readouterr().out
+    assert (
+        export_dataset.main([str(tmp_path / 'bags'), str(tmp_path / 'long'), '--min-rows', '999'])
+        == 1
+    )
+    assert 'no row was good enough' in capsys.readouterr().err
+    assert not (tmp_path / 'long').exists() and not (tmp_path / 'long.part').exists()
+
+
+def test_wrong_arguments_are_explained(tmp_path, capsys):
+    folder = written(tmp_path / 'bags' / 'one', seconds=1.0)
+    assert exported(tmp_path, folder, '--robot', 'agibot_g1') == 2
+    assert 'recorded from another robot' in capsys.readouterr().err
+    (folder / 'metadata.yaml').unlink()
+    assert exported(tmp_path, tmp_path / 'bags') == 2
+    assert './wam bag repair' in capsys.readouterr().err
+    assert exported(tmp_path, tmp_path / 'nowhere') == 2
+    assert 'no bag' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_bag_of_another_robot_is_refused_by_its_topics(tmp_path):
+    folder = written(tmp_path / 'one', seconds=1.0)
+    with pytest.raises(ValueError, match=r'no /camera/head_color\[/compressed\].*agibot_g1'):
+        Replay(folder, embodiment.load('agibot_g1'))

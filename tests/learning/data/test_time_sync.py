@@ -1,0 +1,224 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wam_learning.data.time_sync import Gap, Row, Timeline
+from wam_policy.core.motion.jtc_emulator import Points
+from wam_policy.core.robot import embodiment
+from wam_policy.core.types import Frame, JointState
+
+MS = 1_000_000
+ROBOT = embodiment.load('yam')
+CAMERAS = [camera.key for camera in ROBOT.cameras]
+REST = ROBOT.rest_of(ROBOT.observed)
+GRIPPER = ROBOT.commanded.index('right_gripper')
+
+
+def move(controller, target, stamp_ns=0, seconds=0.5):
+    """Return a command of one controller: from where it is to `target`, at rest there."""
+    count = len(controller.joints)
+    return Points(
+        stamp_ns,
+        controller.joints,
+        np.array([round(seconds * 1e9)]),
+        np.full((1, count), target),
+        np.zeros((1, count)),
+        None,
+    )
+
+
+class Player:
+    """Play 30 Hz cameras and 100 Hz joints into a timeline, 10 ms late, in 1 ms steps."""
+
+    def __init__(self, instruction='wave'):
+        self.line = Timeline(ROBOT, instruction)
+        self.now_ms, self.dark, self.items = 0, set(), []
+        self.late_ms = 10
+
+    def run(self, ms):
+        for _ in range(ms):
+            self.now_ms += 1
+            log_ns = (self.now_ms + self.late_ms) * MS
+            if self.now_ms % 10 == 0 and 'joints' not in self.dark:
+                position = REST + 0.001 * self.now_ms * np.arange(len(REST)) / 100
+                self.line.on_joints(JointState(self.now_ms * MS, ROBOT.observed, position), log_ns)
+            if self.now_ms % 33 == 0:
+                for camera in CAMERAS:
+                    if camera not in self.dark:
+                        rgb = np.full((2, 2, 3), self.now_ms // 33 % 256, np.uint8)
+                        self.line.on_frame(Frame(camera, self.now_ms * MS, rgb), log_ns)
+            self.items += self.line.taken()
+
+    def command(self, target, **changes):
+        for controller in ROBOT.controllers:
+            self.line.on_command(
+                controller.name,
+                move(controller, target, **changes),
+                (self.now_ms + self.late_ms) * MS,
+            )
+
+    def finish(self):
+        self.items += self.line.finish()
+        return self.rows
+
+    @property
+    def rows(self):
+        return [item for item in self.items if isinstance(item, Row)]
+
+    @property
+    def gaps(self):
+        return [item.reason for item in self.items if isinstance(item, Gap)]
+
+
+def played(ms=2000):
+    player = Player()
+    player.run(100)
+    player.command(0.5)
+    player.run(ms)
+    return player
+
+
+def test_rows_lie_on_the_grid_and_use_nothing_newer():
+    rows = played().finish()
+    assert len(rows) > 50
+    assert [row.index for row in rows] == list(range(rows[0].index, rows[-1].index + 1))
+    stamps_ns = [row.observation.stamp_ns for row in rows]
+    for i, stamp_ns in enumerate(stamps_ns):
+        assert abs(stamp_ns - stamps_ns[0] - i * 1e9 / 30) <= 1
+    for row in rows:
+        t_ns = row.observation.stamp_ns
+        assert all(0 <= t_ns - frame.stamp_ns < 34 * MS for frame in row.observation.frames)
+        assert 0 <= t_ns - row.observation.joints.stamp_ns < 11 * MS
+
+
+def test_targets_are_what_the_controllers_were_told_at_that_instant():
+    player = Player()
+    player.run(100)
+    player.command(0.4, seconds=0.5)
+    told_ns = (player.now_ms + player.late_ms) * MS
+    player.run(1000)
+    rows = player.finish()
+    first = rows[0]
+    held = REST[: len(ROBOT.commanded)]
+    assert 0 <= first.observation.stamp_ns - told_ns < 34 * MS
+    assert abs(first.targets - held).max() < 0.2 * abs(0.4 - held).max()
+    for row in rows:
+        passed_s = (row.observation.stamp_ns - told_ns) / 1e9
+        if passed_s >= 0.5:
+            assert row.targets == pytest.approx(0.4)
+    # on the way: the cubic of a controller, not the measured posture and not the next state
+    half = min(rows, key=lambda row: abs((row.observation.stamp_ns - told_ns) / 1e9 - 0.25))
+    assert (abs(half.targets - (held + 0.4) / 2) < 0.15 * abs(0.4 - held) + 0.02).all()
+
+
+def test_a_command_changes_no_row_before_it():
+    short, long = played(1000), played(1000)
+    before = [row.targets for row in short.finish()]
+    long.command(1.0)
+    long.run(300)
+    after = [row.targets for row in long.finish()]
+    assert len(after) > len(before)
+    assert np.array_equal(before, after[: len(before)])
+
+
+def test_before_the_first_command_there_is_no_row():
+    player = Player()
+    player.run(500)
+    assert not player.finish() and set(player.gaps) == {'nothing was commanded yet'}
+
+
+def test_a_controller_that_is_not_told_holds_where_it_was():
+    player = Player()
+    player.run(100)
+    right = ROBOT.controllers[-1]
+    player.line.on_command(right.name, move(right, 0.0), 110 * MS)
+    player.run(1000)
+    last = player.finish()[-1]
+    assert last.targets[GRIPPER] == pytest.approx(0.0)
+    others = np.delete(last.targets - REST[: len(ROBOT.commanded)], GRIPPER)
+    assert abs(others).max() < 0.02  # where it was when the first command came
+
+
+@pytest.mark.parametrize(
+    ('dark', 'reason'), [(CAMERAS[1], f'camera {CAMERAS[1]}'), ('joints', 'joints')]
+)
+def test_a_blind_moment_is_a_gap_with_a_reason(dark, reason):
+    player = played(500)
+    player.dark.add(dark)
+    player.run(700)
+    player.dark.clear()
+    player.run(700)
+    rows = player.finish()
+    assert set(player.gaps[5:]) == {reason}
+    jumps = np.diff([row.index for row in rows])
+    assert jumps.max() > 10 and (jumps != 1).sum() == 1
+    assert len(rows) + len(player.gaps) == player.items[-1].index - player.items[0].index + 1
+
+
+def test_a_camera_that_never_comes_back_holds_nothing_up():
+    player = played(500)
+    player.dark.add(CAMERAS[0])
+    player.run(3000)
+    assert len(player.gaps) > 50  # judged although the recording still goes on
+
+
+def test_words_hold_from_when_they_were_heard_and_empty_ones_end_rows():
+    player = played(500)
+    player.line.on_instruction('push the cube', (player.now_ms + 10) * MS)
+    player.run(500)
+    player.line.on_instruction('', (player.now_ms + 10) * MS)
+    player.run(500)
+    rows = player.finish()
+    words = [row.instruction for row in rows]
+    assert words == sorted(words, key=['wave', 'push the cube'].index)
+    assert 14 <= words.count('wave') <= 16 and 14 <= words.count('push the cube') <= 16
+    assert player.gaps.count('no instruction') >= 13
+
+
+def test_stamps_that_go_back_end_the_stretch():
+    player = played(1000)
+    before = len(player.rows)
+    player.late_ms += 900
+    player.now_ms -= 900
+    player.run(1000)
+    player.finish()
+    assert player.gaps.count('the stamps went back') == 1
+    assert len(player.rows) == before  # what is stamped 0.9 s ago is no observation
+    player.late_ms -= 900
+    player.now_ms += 900
+    player.run(1000)
+    rows = player.finish()[before:]
+    assert len(rows) > 20 and rows[0].index > player.rows[before - 1].index + 1
+
+
+def test_commands_that_no_controller_takes_are_counted():
+    player = Player()
+    controller = ROBOT.controllers[0]
+    player.line.on_command(controller.name, move(controller, 0.1), MS)
+    player.run(100)
+    player.line.on_command(
+        controller.name,
+        Points(0, ('elbow',), np.array([1]), np.zeros((1, 1)), None, None),
+        110 * MS,
+    )
+    assert player.line.rejected[0] == 'a command before the first posture'
+    assert 'elbow' in player.line.rejected[1]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(50, 400), st.sampled_from([*CAMERAS, 'joints', ''])),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_nothing_is_counted_twice_or_lost(phases):
+    player = played(200)
+    for ms, dark in phases:
+        player.dark = {dark} - {''}
+        player.run(ms)
+    player.finish()
+    indices = [item.index for item in player.items]
+    assert indices == list(range(indices[0], indices[-1] + 1))

@@ -1,0 +1,303 @@
+"""The expert's episodes as a data set: what only a simulator knows stands beside the rows."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from wam_learning.data import dataset_validation
+from wam_learning.demonstrations import generate_demos
+from wam_learning.demonstrations.demo_generator import PIXEL, PLACE, SUPERVISED, Mischief, Player
+from wam_sim.physics import scene as scenes
+from wam_sim.physics import sim_robot as robots
+from wam_sim.tasks import task_families
+from wam_sim.tasks.cartesian_motion import Mover
+from wam_sim.tasks.scene_state import PICTURE_EVERY
+
+ROBOT = robots.load('agibot_g1')
+
+
+@pytest.fixture(scope='module')
+def player():
+    made = Player(ROBOT, Mischief(disturbed=1.0, displaced=1.0, changed=0.0))
+    try:
+        made.simulation.observe()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    yield made
+    made.close()
+
+
+def test_the_folder_is_a_data_set_with_labels(tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert (
+        generate_demos.main(
+            [
+                '--robot',
+                'agibot_g1',
+                '--out',
+                str(out),
+                '--episodes',
+                '4',
+                '--seed',
+                '44',
+                '--shard',
+                '0',
+                '--changed',
+                '1',
+            ]
+        )
+        == 0
+    )
+    assert 'in 4 episodes; ' in capsys.readouterr().out
+    assert not [f for f in dataset_validation.findings(out, ROBOT.embodiment) if not f.warning]
+    info = json.loads((out / 'meta/info.json').read_text())
+    assert info['features'][SUPERVISED]['dtype'] == 'bool'
+    assert info['features'][PIXEL] == {'dtype': 'float32', 'shape': [2], 'names': None}
+    episodes = [json.loads(line) for line in (out / 'meta/episodes.jsonl').open()]
+    assert [e['seed'] for e in episodes] == [44, 45, 46, 47]
+    assert all(e['family'] in task_families.LEARNED_FAMILIES and e['success'] for e in episodes)
+    assert any(len(e['tasks']) == 2 for e in episodes)  # the instruction changed
+    table = pq.read_table(out / 'data/chunk-000/episode_000000.parquet')
+    place = np.stack(table[PLACE].to_numpy())
+    x_low, x_high, y_low, y_high = ROBOT.workspace
+    assert ((place[0] > [x_low, y_low]) & (place[0] < [x_high, y_high])).all()
+
+
+def test_rows_of_a_disturbance_are_no_example(player):
+    rows = list(player.rows(51, 'touch'))
+    by_expert = np.array([labels[SUPERVISED] for _, labels in rows])
+    assert by_expert[0] and by_expert[-1] and not by_expert.all()
+    assert player.success
+
+
+def test_arms_may_move_while_a_mark_is_shown_and_the_expert_waits_from_there(player):
+    for seed in range(60, 68):  # 0.6 of them are disturbed so early
+        rows = list(player.rows(seed, 'recall'))
+        until = 24 * int(np.ceil(player.simulation.task.marked_until_s / 0.8))
+        foreign = np.array([not labels[SUPERVISED] for _, labels in rows[:until]])
+        if foreign.any():
+            break
+    else:
+        pytest.fail('nothing moved the arms early in any episode')
+    targets = np.array([row.targets for row, _ in rows[:until]])
+    moved = np.abs(np.diff(targets, axis=0)).max(1) > 1e-9
+    assert moved[foreign[1:]].any() and not moved[~foreign[1:]].any()
+    assert player.success
+
+
+def test_pictures_come_at_their_rate_and_labels_point_at_the_cube(player):
+    rows = list(player.rows(52, 'touch'))
+    for row, _ in rows:
+        first = rows[row.index - row.index % PICTURE_EVERY][0].observation
+        assert row.observation.frames[0] is first.frames[0]
+        assert row.observation.frames[0].rgb.shape == (120, 160, 3)
+    labelled = [(row, labels[PIXEL]) for row, labels in rows if np.isfinite(labels[PIXEL]).all()]
+    assert labelled
+    row, pixel = labelled[0]
+    colour = np.array(
+        scenes.PALETTE[player.simulation.scene.item(player.simulation.task.slot).colour]
+    )
+    seen = row.observation.frames[0].rgb[int(pixel[1] * 120), int(pixel[0] * 160)].astype(float)
+    assert seen @ colour / np.linalg.norm(seen) / np.linalg.norm(colour) > 0.95
+
+
+class Still:
+    """Drive by standing still; remember which rows were asked for."""
+
+    def __init__(self):
+        self.asked, self.words, self.begun = [], [], 0
+
+    def begin(self):
+        self.begun += 1
+
+    def see(self, seen, words, position):
+        self.words.append(words)
+
+    def next(self, position, now_ns):
+        self.asked.append(now_ns)
+        return position
+
+
+def test_a_driver_takes_the_disturbances_place():
+    driver = Still()
+    driven = Player(ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=0.0), driver)
+    try:
+        rows = list(driven.rows(53, 'touch'))
+    finally:
+        driven.close()
+    assert driver.begun == 1 and driver.asked and driven.success
+    assert set(driver.words) == {rows[0][0].instruction}
+    assert len(driver.words) >= len(driver.asked)
+    others = [row.index for row, labels in rows if not labels[SUPERVISED]]
+    assert len(others) == len(driver.asked)
+    assert others[0] == 1  # it drives from the start
+
+
+@pytest.mark.parametrize('changed', [0.0, 1.0])
+def test_with_patience_a_policy_drives_long_and_through_a_change(changed):
+    driver = Still()
+    driven = Player(
+        ROBOT,
+        Mischief(disturbed=1.0, displaced=0.0, changed=changed, patience_s=(3.0, 6.0)),
+        driver,
+    )
+    try:
+        rows = list(driven.rows(53, 'touch'))
+    finally:
+        driven.close()
+    texts = [row.instruction for row, _ in rows]
+    change = next((i for i, text in enumerate(texts) if text != texts[0]), 0)
+    assert (change > 0) == bool(changed)
+    others = [row.index for row, labels in rows if not labels[SUPERVISED]]
+    assert others == list(range(1, len(others) + 1)) and driven.success and driven.needed
+    assert 3.0 <= (len(others) - change) * ROBOT.embodiment.step_dt_s <= 6.1
+
+
+class Knowing(Still):
+    """Drive as the expert would, with a mover of its own."""
+
+    def next(self, position, now_ns):
+        simulation = self.player.simulation
+        if not self.asked:
+            self.mover = Mover(ROBOT, simulation.model)
+            self.mover.put(position)
+        self.asked.append(now_ns)
+        return self.mover.toward(self.player.expert.goal(simulation.state(), simulation.joints()))
+
+
+def test_what_a_policy_does_by_itself_needs_no_expert():
+    driver = Knowing()
+    driver.player = driven = Player(
+        ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=0.0, patience_s=(5.9, 6.0)), driver
+    )
+    try:
+        rows = list(driven.rows(53, 'touch'))
+    finally:
+        driven.close()
+    assert driven.success and not driven.needed and rows[-1][1][SUPERVISED]
+
+
+def test_a_policy_drives_and_the_expert_finishes():
+    robot = robots.load('agibot_g1')
+    driven = Player(
+        robot,
+        Mischief(disturbed=1.0, displaced=0.0, changed=0.0),
+        generate_demos.driver(robot, 'preset:tiny'),
+    )
+    try:
+        rows = list(driven.rows(57, 'touch'))
+    finally:
+        driven.close()
+    targets = np.array([row.targets for row, _ in rows])
+    others = [row.index for row, labels in rows if not labels[SUPERVISED]]
+    assert others and len(others) < len(rows) - 1
+    assert np.abs(np.diff(targets[: others[-1] + 1], axis=0)).max() > 0  # random, yet it moves
+
+
+def test_the_program_lets_a_shipped_model_drive(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'wam_learning.demonstrations.generate_demos',
+            '--robot',
+            'agibot_g1',
+            '--episodes',
+            '1',
+            '--seed',
+            '77',
+            '--shard',
+            '0',
+            '--disturbed',
+            '1',
+            '--driver',
+            'mini',
+            '--out',
+            str(tmp_path / 'out'),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_held_out_combinations_are_not_played():
+    for seed in range(60):
+        scene = scenes.sampled(ROBOT, seed)
+        family = generate_demos.family_of(ROBOT, task_families.LEARNED_FAMILIES, seed)
+        task = task_families.sampled(family, scene, seed, task_families.TRAINED)
+        assert not task_families.held_out(family, scene, scene.item(task.slot), task.side)
+
+
+@pytest.mark.parametrize(
+    'words, complaint',
+    [
+        (['--families', 'juggle'], 'no family juggle; choose from touch'),
+        (['--disturbed', '2'], 'want a share from 0 to 1'),
+        (['--episodes', '0'], 'at least 1'),
+        (['--driver', 'mini', '--patience', '2,7'], 'want seconds from 0 to 6'),
+        (['--driver', 'mini', '--patience', '3,2'], 'want seconds from 0 to 2'),
+        (['--driver', 'mini', '--patience', '2'], 'want two numbers, as in 2.5,6'),
+        (['--patience', '2,4'], 'add --driver CHECKPOINT'),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path, capsys, words, complaint):
+    with pytest.raises(SystemExit):
+        generate_demos.main(['--robot', 'yam', '--out', str(tmp_path / 'x'), *words])
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_scene_that_offers_nothing_is_passed_over(tmp_path, capsys):
+    out, seed = tmp_path / 'out', 8_600_349
+    assert generate_demos.family_of(ROBOT, ('push',), seed) == 'push'
+    assert generate_demos.family_of(ROBOT, ('push',), seed + 1) is None
+    words = ['--robot', 'agibot_g1', '--families', 'push', '--shard', '0', '--changed', '0']
+    assert (
+        generate_demos.main([*words, '--out', str(out), '--episodes', '2', '--seed', str(seed)])
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert f'the scene of seed {seed + 1} offers none of push: passed over' in said
+    assert 'in 1 episodes; push 1 of 1' in said
+
+
+def test_a_folder_that_is_there_stays(tmp_path, capsys):
+    assert generate_demos.main(['--robot', 'yam', '--out', str(tmp_path)]) == 1
+    assert 'is there already' in capsys.readouterr().err
+
+
+def test_sigterm_leaves_no_half_shard_and_no_player(tmp_path):
+    out = tmp_path / 'out'
+    whole = subprocess.Popen(
+        [
+            sys.executable,
+            '-m',
+            'wam_learning.demonstrations.generate_demos',
+            '--robot',
+            'yam',
+            '--episodes',
+            '400',
+            '--out',
+            str(out),
+            '--workers',
+            '1',
+        ]
+    )
+    try:
+        for _ in range(600):
+            if (out / '000.part').exists():
+                break
+            assert whole.poll() is None
+            time.sleep(0.1)
+        whole.send_signal(signal.SIGTERM)
+        assert whole.wait(timeout=60) == 128 + signal.SIGTERM
+    finally:
+        whole.kill()
+    assert not list(out.iterdir())  # the player was waited for, and cleaned up

@@ -1,0 +1,63 @@
+"""Loading never holds more of the files in host memory than one shard, and a little."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from wam_policy.core.robot import embodiment
+from wam_policy.model.checkpoint import model_spec, random_checkpoint, safetensors_shards
+
+MARGIN = 1_000_000_000  # bytes over the largest shard
+SHARD = 400_000_000
+
+# Peak resident memory is the process's own for ever, so each measurement is a process. What the
+# imports and the finished model occupy is no cost of loading: both are subtracted.
+PROGRAM = """
+import json, resource, sys, torch
+from wam_policy.model import checkpoint, design, inventory
+inventory.networks(design.released('tiny'), torch.device('cpu'), None)    # all lazy imports
+torch.set_num_threads(1)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+policy = checkpoint.load(sys.argv[1], torch.device('cpu'), torch.bfloat16)
+held = sum(p.nbytes for m in (policy.dit, policy.encoders) for p in m.parameters())
+print(json.dumps({'extra': peak() - before - held, 'held': held}))
+"""
+
+
+@pytest.mark.slow
+def test_peak_host_memory_is_one_shard_and_a_little(tmp_path: Path) -> None:
+    toy = random_checkpoint.toy(model_spec.released('dreamzero_14b'))
+    model = replace(toy.model, dim=1024, heads=8, layers=56, ffn_dim=4096)
+    robots = [embodiment.load('yam')]
+    random_checkpoint.write_hollow(
+        replace(toy, model=model), robots, tmp_path, dtype=torch.bfloat16, largest_shard=SHARD
+    )
+    largest = max(path.stat().st_size for path in safetensors_shards.files(tmp_path))
+    total = sum(path.stat().st_size for path in safetensors_shards.files(tmp_path))
+    assert total > 2_000_000_000 and len(safetensors_shards.files(tmp_path)) > 3
+    paths = {'PYTHONPATH': os.pathsep.join(sys.path)}  # pytest's own, which a child lacks
+    result = subprocess.run(
+        [sys.executable, '-c', PROGRAM, str(tmp_path)],
+        timeout=240,
+        env=os.environ | paths,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    measured = json.loads(result.stdout)
+    print(
+        f'{total / 1e9:.2f} GB in shards of {largest / 1e9:.2f} GB: '
+        f'{measured["extra"] / 1e9:.2f} GB beside the model'
+    )
+    assert measured['held'] > 0.99 * total
+    assert measured['extra'] <= largest + MARGIN
+    # a loader that read everything first would need the whole checkpoint beside the model
+    assert measured['extra'] < total / 2

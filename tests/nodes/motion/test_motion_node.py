@@ -1,0 +1,480 @@
+"""motion_node on real rclpy, driving controllers that follow Jazzy's rules."""
+# ruff: noqa: E402 - what follows needs a ROS 2 environment
+
+import os
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from control_msgs.msg import JointTrajectoryControllerState
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import State as Lifecycle
+from std_msgs.msg import Bool, String
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
+from wam_policy.core.motion.jtc_emulator import Follower
+from wam_policy.core.robot import embodiment, limits
+from wam_policy.core.types import Chunk, JointState, SetPoint
+from wam_policy.mujoco_collision import Guard
+from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.motion.control_loop import favoured
+from wam_policy.nodes.motion.motion_node import MotionNode
+from wam_policy.nodes.run_node import Spinning
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+ROBOT = embodiment.load('yam')
+N = len(ROBOT.commanded)
+GRIPS = limits.gripping(ROBOT)
+START = ROBOT.rest_of(ROBOT.commanded)
+LIMITS = ROBOT.limits()
+
+
+class Bench:
+    """Be the robot and the policy: controllers by the rules, chunks of a slow wave at 7 Hz."""
+
+    def __init__(self, context):
+        self.node = rclpy.create_node('bench', context=context)
+        self.followers = {
+            c.name: Follower(c.joints, START[[ROBOT.commanded.index(j) for j in c.joints]])
+            for c in ROBOT.controllers
+        }
+        self.lock = threading.Lock()
+        self.track, self.refused, self.received, self.would = [], [], 0, []
+        self.joints_on, self.chunks_on, self.session, self.sequence = True, False, 'one', 0
+        self.offset = 0.0  # the robot is this far from its set-points
+        self.effort = None
+        self.reporting, self.deaf, self.jumps = False, set(), [0.0]
+        self.statuses, self.diagnostics, self.estops = [], {}, []
+        new, out = self.node.create_subscription, self.node.create_publisher
+        for c in ROBOT.controllers:
+            new(
+                JointTrajectory,
+                c.topic,
+                lambda msg, n=c.name: self.on_trajectory(n, msg),
+                qos.TRAJECTORY,
+            )
+        new(MotionStatus, 'motion_status', self.statuses.append, qos.LATCHED)
+        new(Bool, 'estop', lambda msg: self.estops.append(msg.data), qos.LATCHED)
+        new(JointTrajectory, 'motion/would_command', self.would.append, qos.TRAJECTORY)
+        new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
+        self.joints = out(message_conversion.JointStateMsg, '/joint_states', qos.JOINTS)
+        self.chunks = out(ActionChunk, 'action_chunk', qos.CHUNK)
+        self.states = {
+            c.name: (out(JointTrajectoryControllerState, c.state_topic, qos.JOINTS), c)
+            for c in ROBOT.controllers
+        }
+        self.policy = out(PolicyStatus, 'status', qos.LATCHED)
+        self.node.create_timer(0.01, self.on_robot_timer)
+        self.node.create_timer(0.14, self.on_chunk_timer)
+
+    def now_ns(self):
+        return self.node.get_clock().now().nanoseconds
+
+    def on_diagnostics(self, msg):
+        self.diagnostics |= {status.name: status for status in msg.status}
+
+    def on_trajectory(self, name, msg):
+        self.received += 1
+        if name in self.deaf:
+            return
+        with self.lock:
+            follower, now_ns = self.followers[name], self.now_ns()
+            before = follower.sample(now_ns)
+            reason = follower.accept(msg, now_ns)
+            self.jumps.append(np.abs(follower.sample(now_ns).position - before.position).max())
+        if reason:
+            self.refused.append(reason)
+
+    def sample(self, now_ns):
+        with self.lock:
+            at = [f.sample(now_ns) for f in self.followers.values()]
+        order = [ROBOT.commanded.index(n) for f in self.followers.values() for n in f.names]
+        motion = np.empty((3, N))
+        motion[:, order] = [
+            np.concatenate([getattr(a, field) for a in at])
+            for field in ('position', 'velocity', 'acceleration')
+        ]
+        return motion
+
+    def on_robot_timer(self):
+        now_ns = self.now_ns()
+        motion = self.sample(now_ns)
+        self.track.append((now_ns, motion))
+        if self.joints_on:
+            self.joints.publish(
+                message_conversion.joint_state_message(
+                    JointState(
+                        now_ns, ROBOT.commanded, motion[0] + self.offset, effort=self.effort
+                    )
+                )
+            )
+
+        if self.reporting and len(self.track) % 2:
+            for name, (publisher, controller) in self.states.items():
+                with self.lock:
+                    follower = self.followers[name]
+                    at = follower.state
+                    said = SetPoint(
+                        name, follower.state_ns, at.position, at.velocity, at.acceleration
+                    )
+                publisher.publish(message_conversion.set_point_message(said, controller))
+
+    def chunk(self, **changes):
+        self.sequence += 1
+        stamp_ns = self.now_ns() - 80_000_000
+        t = (stamp_ns / 1e9 + np.arange(24)[:, None] / 30) % 1000
+        rows = START + np.where(GRIPS, 0.0, 0.08) * (1 - np.cos(2 * np.pi * 0.5 * t))
+        return Chunk(
+            **{
+                'stamp_ns': stamp_ns,
+                'session': self.session,
+                'names': ROBOT.commanded,
+                'sequence': self.sequence,
+                'step_dt_s': ROBOT.step_dt_s,
+                'targets': rows,
+                'reference': rows[0],
+                'contract': ROBOT.contract,
+                'timings_ms': {},
+                **changes,
+            }
+        )
+
+    def send(self, **changes):
+        self.chunks.publish(
+            message_conversion.chunk_message(
+                self.chunk(**changes), ROBOT.name, self.now_ns(), False
+            )
+        )
+
+    def on_chunk_timer(self):
+        if self.chunks_on:
+            self.send()
+
+    def call(self, kind, name, **fields):
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(5.0)
+        answer = client.call(kind.Request(**fields), timeout_sec=5.0)
+        self.node.destroy_client(client)
+        return answer
+
+    @property
+    def status(self):
+        return self.statuses[-1] if self.statuses else MotionStatus()
+
+    def wait(self, condition, timeout_s=45.0):
+        end_s = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < end_s, (
+                f'still {self.status.state_name}: {self.status.reason}'
+            )
+            time.sleep(0.01)
+
+    def wait_state(self, name, timeout_s=45.0):
+        self.wait(lambda: self.status.state_name == name, timeout_s)
+
+    def wait_rest(self):
+        self.wait(lambda: not self.track[-1][1][1:].any(), 2.5)
+
+    def check_motion(self):
+        """Check what the controllers executed: inside limits, no jumps."""
+        assert not self.refused
+        track = list(self.track)
+        moved = np.stack([motion for _, motion in track])
+        assert (np.abs(moved[:, 1]) <= LIMITS.velocity * (1 + 1e-6)).all()
+        assert (np.abs(moved[:, 2]) <= LIMITS.acceleration * (1 + 1e-6)).all()
+        seconds = np.diff([ns for ns, _ in track])[:, None] / 1e9
+        assert (np.abs(np.diff(moved[:, 0], axis=0)) <= LIMITS.velocity * seconds + 1e-6).all()
+
+
+@pytest.fixture(autouse=True)
+def favoured_process():
+    """Judge the node, not how busy the machine is: run as the program does, where allowed."""
+    favoured()
+    yield
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+@contextmanager
+def stage_with(*parameters):
+    context = rclpy.Context()
+    rclpy.init(
+        context=context,
+        args=['--ros-args', '-p', 'embodiment:=yam', *(x for p in parameters for x in ('-p', p))],
+    )
+    node, bench = MotionNode(context=context), Bench(context)
+    spinning = Spinning([node]), Spinning([bench.node])
+    try:
+        assert node.trigger_configure() == node.trigger_activate()
+        yield node, bench
+    finally:
+        for each in spinning:
+            each.stop()
+        node.close()
+        for made in (node, bench.node):
+            made.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def stage():
+    with stage_with('enable_motion:=true') as made:
+        yield made
+
+
+@pytest.fixture
+def tracking(stage):
+    """Give a node that follows chunks at full speed."""
+    stage[1].chunks_on = True
+    stage[1].wait_state('TRACKING')
+    return stage
+
+
+def test_chunks_become_motion_inside_every_limit(tracking):
+    _, bench = tracking
+    began = len(bench.track)
+    time.sleep(3.0)
+    status = bench.status
+    bench.check_motion()
+    assert status.enabled and not status.dry_run and status.chunks_rejected == 0
+    assert status.underruns == 0 and status.late_chunks == 0
+    assert 0 < status.max_jerk_ratio <= 1.0 and 0 < status.max_step < 0.02
+    assert 0 < status.chunk_age_ms < 400 and status.rows_left > 5
+    travelled = np.ptp([motion[0] for _, motion in bench.track[began:]], axis=0)
+    assert (travelled[~GRIPS] > 0.1).all()
+    bench.wait(lambda: 'motion: loop jitter' in bench.diagnostics)
+    assert {'motion: state', 'motion: clamp rate', 'motion: chunk age'} <= set(bench.diagnostics)
+
+
+def test_without_chunks_the_robot_rests_and_goes_on_later(tracking):
+    _, bench = tracking
+    # a last chunk that ends where the wave turns has led to rest: end in mid-swing
+    bench.wait(lambda: 0.45 < (bench.now_ns() / 1e9 + 0.69) % 1 < 0.65)
+    bench.chunks_on = False
+    bench.wait_state('HOLDING')
+    bench.wait_rest()
+    assert bench.status.underruns == 1
+    bench.chunks_on = True
+    bench.wait_state('TRACKING')
+    bench.check_motion()
+
+
+def test_estop_latches_until_reset_and_enable(tracking):
+    _, bench = tracking
+    assert bench.call(Trigger, 'estop').success
+    bench.wait_state('ESTOPPED')
+    bench.wait_rest()
+    bench.wait(lambda: bench.estops[-1])
+    refused = bench.call(SetBool, 'enable', data=True)
+    assert not refused.success and 'reset' in refused.message
+    bench.wait(lambda: bench.call(Trigger, 'reset').success, 3.0)
+    bench.wait_state('DISABLED')
+    before = bench.received
+    time.sleep(0.4)
+    assert bench.received == before  # chunks keep coming, nothing moves
+    assert bench.call(SetBool, 'enable', data=True).success
+    bench.wait_state('TRACKING')
+    bench.check_motion()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'word'),
+    [
+        ({'targets': np.full((24, N), np.nan)}, 'not finite'),
+        ({'names': tuple(f'x{i}' for i in range(N))}, 'other joints'),
+        ({'contract': 'another'}, 'contract'),
+        ({'sequence': 0}, 'came after'),
+    ],
+)
+def test_a_flawed_chunk_is_rejected_whole_with_its_reason(tracking, changes, word):
+    _, bench = tracking
+    bench.chunks_on = False  # the topic keeps one chunk: none may push it out
+    time.sleep(0.1)
+    bench.send(**changes)
+    bench.wait(lambda: any(word in s.reason for s in bench.statuses))
+    assert bench.status.chunks_rejected >= 1
+    bench.check_motion()
+
+
+def test_a_policy_that_pauses_stops_the_robot_before_its_chunk_ends(tracking):
+    _, bench = tracking
+    bench.chunks_on = False
+    bench.policy.publish(PolicyStatus(state=PolicyStatus.RUNNING, state_name='RUNNING'))
+    bench.policy.publish(PolicyStatus(state=PolicyStatus.IDLE, reason='no instruction'))
+    bench.wait(lambda: bench.status.state_name == 'HOLDING')
+    assert 'no instruction' in bench.status.reason and bench.status.underruns == 0
+    bench.check_motion()
+
+
+def test_joint_states_that_stop_stop_the_robot_which_recovers(tracking):
+    _, bench = tracking
+    bench.joints_on = False
+    bench.wait(lambda: 'no joint state' in bench.status.reason)
+    bench.wait_rest()
+    bench.joints_on = True
+    bench.wait_state('TRACKING')
+    bench.check_motion()
+
+
+def test_a_robot_that_does_not_follow_trips_a_latched_stop(tracking):
+    _, bench = tracking
+    bench.offset = 0.4
+    bench.wait_state('PROTECTIVE_STOP')
+    assert 'from its command' in bench.status.reason
+    bench.wait_rest()
+    bench.check_motion()
+
+
+def test_a_chunk_into_the_table_stops_above_it(tracking):
+    _, bench = tracking
+    bench.chunks_on, joint = False, ROBOT.commanded.index('left_joint2')
+    bench.wait_state('HOLDING')
+    for _ in range(30):
+        here = bench.track[-1][1][0]
+        rows = np.tile(START, (24, 1))
+        rows[:, joint] = here[joint] + np.linspace(0.0, 0.25, 24)
+        bench.send(targets=rows)
+        time.sleep(0.14)
+    assert bench.status.contacts_ahead > 3
+    assert any(
+        status.reason.startswith('contact ahead: left_') and 'table' in status.reason
+        for status in bench.statuses
+    )
+    path = np.stack([motion[0] for _, motion in bench.track])
+    assert path[:, joint].max() > START[joint] + 0.2
+    assert Guard(ROBOT).first_contact(path, np.empty(0)) is None
+    bench.check_motion()
+
+
+def test_a_fault_that_the_driver_reports_trips_a_latched_stop(tracking):
+    _, bench = tracking
+    report = bench.node.create_publisher(String, 'robot_fault', qos.LATCHED)
+    report.publish(String(data='left arm: a motor has 91 degrees'))
+    bench.wait_state('PROTECTIVE_STOP')
+    assert bench.status.reason == 'robot reports: left arm: a motor has 91 degrees'
+    bench.wait_rest()
+    bench.wait(lambda: bench.diagnostics['motion: state'].level == b'\x02')
+    bench.check_motion()
+
+
+def test_an_arm_that_pushes_too_hard_trips_a_latched_stop(tracking):
+    _, bench = tracking
+    bench.effort = np.where(np.arange(N) == 1, 27.0, 0.0)
+    bench.wait_state('PROTECTIVE_STOP')
+    assert 'left_joint2 pushes with 27.0' in bench.status.reason
+    bench.wait_rest()
+    bench.check_motion()
+
+
+@pytest.fixture
+def reporting(stage):
+    """Give a node that follows chunks and hears what its controllers follow."""
+    stage[1].reporting = stage[1].chunks_on = True
+    stage[1].wait_state('TRACKING')
+    return stage
+
+
+def test_a_lost_command_and_a_lost_stop_are_noticed_and_sent_anew(reporting):
+    _, bench = reporting
+    arm = ROBOT.controllers[0].name
+    bench.deaf.add(arm)
+    bench.wait(lambda: bench.status.commands_lost >= 1)
+    assert any(
+        status.reason == f'command lost on the way to {arm}; planned again from there'
+        for status in bench.statuses
+    )
+    bench.deaf.clear()
+    time.sleep(0.5)
+    lost = bench.status.commands_lost
+    bench.deaf.add(arm)
+    assert bench.call(Trigger, 'estop').success
+    bench.wait(lambda: bench.status.commands_lost > lost)
+    bench.deaf.clear()
+    bench.wait_rest()
+    assert bench.status.state_name == 'ESTOPPED' and max(bench.jumps) < 1e-5
+    bench.check_motion()
+
+
+def test_reports_that_cease_are_missed_once_and_hold_nothing_up(reporting):
+    _, bench = reporting
+    bench.reporting, accepted = False, bench.status.chunks_accepted
+    bench.wait(lambda: 'reports no more' in bench.diagnostics['motion: state'].message)
+    bench.wait(lambda: bench.status.chunks_accepted > accepted + 5, 3.0)
+    assert bench.status.state_name == 'TRACKING' and bench.status.commands_lost == 0
+    bench.check_motion()
+
+
+def test_states_of_other_joints_are_refused_with_a_reason_and_change_nothing(tracking):
+    node, bench = tracking
+    said, warned = JointTrajectoryControllerState(joint_names=['wheel']), []
+    node.get_logger().warning = lambda text, **_: warned.append(text)
+    for publisher, _ in bench.states.values():
+        publisher.publish(said)
+    bench.wait(lambda: len(warned) >= len(ROBOT.controllers))
+    assert all('state of wheel; want each of' in text for text in warned)
+    accepted = bench.status.chunks_accepted
+    bench.wait(lambda: bench.status.chunks_accepted > accepted + 3, 3.0)
+    bench.check_motion()
+
+
+def test_deactivation_ramps_to_rest_and_cleans_up(tracking):
+    node, bench = tracking
+    (refused,) = node.set_parameters([rclpy.parameter.Parameter('speed_scale', value=0.5)])
+    assert not refused.successful and 'deactivate it first' in refused.reason
+    node.trigger_deactivate()
+    bench.wait_rest()
+    assert bench.status.state_name in ('STOPPING', 'DISABLED')
+    assert node.trigger_activate() and bench.wait_state('TRACKING') is None
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    assert node._state_machine.current_state[0] == Lifecycle.PRIMARY_STATE_UNCONFIGURED
+    bench.check_motion()
+
+
+def test_a_node_that_is_gone_leaves_a_robot_that_comes_to_rest(tracking):
+    node, bench = tracking
+    node._planner._prepared = lambda trajectory: lambda: None  # as if killed
+    bench.wait_rest()
+    bench.check_motion()
+
+
+def test_a_dry_run_sends_the_controllers_nothing():
+    with stage_with('enable_motion:=false') as (_, bench):
+        bench.chunks_on = True
+        bench.wait_state('TRACKING')
+        bench.wait(lambda: len(bench.would) > 5)
+        assert bench.status.dry_run and bench.received == 0
+        assert bench.would[-1].joint_names == list(ROBOT.commanded)
+
+
+def test_the_dead_man_switch_must_be_held():
+    with stage_with('enable_motion:=true', 'use_deadman:=true') as (_, bench):
+        press = bench.node.create_publisher(Bool, 'deadman', qos.JOINTS)
+        bench.chunks_on = True
+        time.sleep(0.5)
+        assert bench.status.state_name == 'DISABLED' and not bench.status.deadman_ok
+        timer = bench.node.create_timer(0.05, lambda: press.publish(Bool(data=True)))
+        bench.wait_state('TRACKING')
+        timer.cancel()
+        bench.wait(lambda: 'dead-man' in bench.status.reason)
+        bench.wait_rest()
+        bench.check_motion()
+
+
+@pytest.mark.parametrize('parameter', ['embodiment:=nobody', 'rate_hz:=1.0'])
+def test_a_wrong_parameter_refuses_the_start(parameter):
+    context = rclpy.Context()
+    rclpy.init(context=context, args=['--ros-args', '-p', parameter])
+    try:
+        node = MotionNode(context=context)
+        node.trigger_configure()
+        assert node._state_machine.current_state[0] == Lifecycle.PRIMARY_STATE_UNCONFIGURED
+        node.destroy_node()
+    except ValueError as error:
+        assert 'rate_hz' in str(error)
+    rclpy.shutdown(context=context)

@@ -1,0 +1,405 @@
+"""policy_node on real rclpy with played cameras and a worker program that has no model."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import State as Lifecycle
+from rclpy.action import ActionClient
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from wam_msgs.action import RunInstruction
+from wam_msgs.msg import ActionChunk, PolicyStatus, SimStatus
+from wam_msgs.srv import Reload
+from wam_policy.core.robot import embodiment
+from wam_policy.core.types import JointState
+from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.policy import worker_backend
+from wam_policy.nodes.policy.policy_node import PolicyNode
+from wam_policy.nodes.run_node import Spinning
+from wam_policy.workers.supervisor import Plan
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+ROBOT = embodiment.load('yam')
+TOY = Path(__file__).parents[1] / 'nodes' / 'toy_worker.py'
+OUTCOME = RunInstruction.Result
+
+
+def toy_plan(params, checkpoint):
+    return Plan(
+        devices=('cpu',),
+        arguments=('--embodiment', params.embodiment),
+        program=(sys.executable, str(TOY)),
+        first_delay_s=0.2,
+    )
+
+
+class Bench:
+    """Play the robot's senses and listen to the node, all in one spun thread."""
+
+    def __init__(self, context):
+        self.node = rclpy.create_node('bench', context=context)
+        self.dark, self.size, self.joints_on = set(), (8, 6), True
+        self.chunks, self.statuses = [], []
+        self.diagnostics, self.video = {}, []
+        new = self.node.create_subscription
+        new(ActionChunk, 'action_chunk', self.chunks.append, qos.CHUNK)
+        new(PolicyStatus, 'status', self.statuses.append, qos.LATCHED)
+        new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
+        self.cameras = {
+            c.key: self.node.create_publisher(Image, c.topic, qos.IMAGE) for c in ROBOT.cameras
+        }
+        self.joints = self.node.create_publisher(
+            message_conversion.JointStateMsg, '/joint_states', qos.JOINTS
+        )
+        self.words = self.node.create_publisher(String, 'instruction', qos.REQUEST)
+        self.sim = self.node.create_publisher(SimStatus, '/sim/status', qos.REQUEST)
+        # a period below the skew limit: between two arrivals one camera is a period ahead
+        self.node.create_timer(0.042, self.on_camera_timer)
+        self.node.create_timer(0.01, self.on_joint_timer)
+
+    def now_ns(self):
+        return self.node.get_clock().now().nanoseconds
+
+    def on_camera_timer(self):
+        pixels = np.zeros((self.size[1], self.size[0], 3), np.uint8)
+        for key in set(self.cameras) - self.dark:
+            self.cameras[key].publish(message_conversion.image(pixels, self.now_ns(), key))
+
+    def on_joint_timer(self):
+        if self.joints_on:
+            state = JointState(self.now_ns(), ROBOT.observed, ROBOT.rest_of(ROBOT.observed))
+            self.joints.publish(message_conversion.joint_state_message(state))
+
+    def on_diagnostics(self, msg):
+        self.diagnostics |= {status.name: status for status in msg.status}
+
+    def say(self, text):
+        self.words.publish(String(data=text))
+
+    @property
+    def status(self):
+        return self.statuses[-1] if self.statuses else PolicyStatus()
+
+    def wait(self, condition, timeout_s=45.0):
+        end_s = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < end_s, (
+                f'still {self.status.state_name}: {self.status.reason}'
+            )
+            time.sleep(0.01)
+
+    def wait_running(self, session=''):
+        self.wait(
+            lambda: (
+                self.status.state_name == 'RUNNING'
+                and self.status.session != session
+                and self.chunks
+                and self.chunks[-1].session == self.status.session
+            )
+        )
+
+
+@contextmanager
+def staged(*parameters):
+    """Give an active node for a YAM with parameters like `a:=1`, and the bench around it."""
+    context = rclpy.Context()
+    given = [word for each in ('embodiment:=yam', *parameters) for word in ('-p', each)]
+    rclpy.init(context=context, args=['--ros-args', *given])
+    node, bench = PolicyNode(context=context), Bench(context)
+    spinning = Spinning([node, bench.node])
+    try:
+        assert node.trigger_configure() == node.trigger_activate()
+        bench.wait(lambda: bench.status.state_name == 'IDLE', 30)
+        yield node, bench
+    finally:
+        spinning.stop()
+        node.close()
+        for made in (node, bench.node):
+            made.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """Give a node that waits for words, on workers without a model."""
+    monkeypatch.setattr(worker_backend, 'plan', toy_plan)
+    with staged() as made:
+        yield made
+
+
+@pytest.fixture
+def running(stage):
+    stage[1].say('lift the cup')
+    stage[1].wait_running()
+    return stage
+
+
+def test_chunks_carry_what_the_motion_side_checks(running):
+    _, bench = running
+    bench.wait(lambda: len(bench.chunks) > 10)
+    chunk = message_conversion.chunk(bench.chunks[-1])
+    assert chunk.names == ROBOT.commanded and chunk.contract == ROBOT.contract
+    assert chunk.targets.shape == (24, 14) and not bench.chunks[-1].trained
+    np.testing.assert_allclose(chunk.targets[0], ROBOT.rest_of(ROBOT.commanded))
+    assert list(chunk.timings_ms) == ['receive', 'wait', 'denoise', 'transport']
+    numbers = [c.sequence for c in bench.chunks]
+    assert numbers == sorted(set(numbers))
+    assert all(
+        message_conversion.ns(c.header.stamp) <= message_conversion.ns(c.ready)
+        for c in bench.chunks
+    )
+
+
+def test_the_status_is_whole_and_honest(running):
+    _, bench = running
+    bench.wait(lambda: bench.status.kv_commits >= 3)
+    status = bench.status
+    assert (status.robot, status.instruction, status.mode) == ('yam', 'lift the cup', 'clocked')
+    assert status.model == 'UNTRAINED toy' and not status.trained
+    assert 6.0 < status.query_rate_hz <= 13.0  # max_query_rate_hz is 12.5
+    assert status.stage_names == ['receive', 'wait', 'denoise', 'transport', 'publish', 'total']
+    p50 = dict(zip(status.stage_names, status.stage_p50_ms, strict=True))
+    assert p50['denoise'] == 20.0 and 20.0 < p50['total'] < 200.0
+    assert list(status.camera_names) == [c.key for c in ROBOT.cameras]
+    assert all(15 < rate < 25 for rate in status.camera_rate_hz)
+    assert all(0 <= age < 200 for age in status.camera_age_ms) and 0 <= status.joints_age_ms < 100
+    assert status.kv_committed_blocks == status.kv_commits and 0.5 < status.kv_window_fill <= 1.0
+    assert status.dropped_frames > 0 and status.worker_restarts == status.kv_rebuilds == 0
+
+
+def test_new_words_open_a_session_and_no_chunk_of_the_old_one_follows(running):
+    _, bench = running
+    for i in range(5):
+        old = bench.status.session
+        bench.say(f'open drawer {i}')
+        bench.wait_running(old)
+    sessions = [chunk.session for chunk in bench.chunks]
+    assert len(set(sessions)) == 6
+    assert sessions == sorted(sessions, key=lambda s: int(s.split('-')[1]))
+
+
+def test_a_flood_of_words_is_survived(running):
+    _, bench = running
+    for i in range(1000):
+        bench.say(f'task {i}')
+        time.sleep(0.001)
+    bench.say('lift the cup')
+    bench.wait(
+        lambda: bench.status.instruction == 'lift the cup' and bench.status.state_name == 'RUNNING'
+    )
+    assert len(bench.statuses) < 100
+
+
+def test_empty_words_stop_and_bad_words_are_explained(running):
+    _, bench = running
+    bench.say('\x1b[2J' + 'x' * 5000)
+    bench.wait(lambda: 'at most 400' in bench.status.reason)
+    assert bench.status.state_name == 'RUNNING' and bench.status.instruction == 'lift the cup'
+    bench.say('  \n')
+    bench.wait(lambda: bench.status.state_name == 'HOLDING')
+    assert bench.status.reason == 'the instruction is empty'
+    time.sleep(0.2)
+    chunks = len(bench.chunks)
+    time.sleep(0.5)
+    assert len(bench.chunks) == chunks
+
+
+def test_a_dark_camera_stops_queries_and_light_brings_them_back(running):
+    _, bench = running
+    dark = ROBOT.cameras[1]
+    bench.dark = {dark.key}
+    bench.wait(lambda: bench.status.state_name == 'STALE_OBSERVATION')
+    assert dark.key in bench.status.reason and 'limit 0.2 s' in bench.status.reason
+    time.sleep(0.1)
+    chunks = len(bench.chunks)
+    time.sleep(0.5)
+    assert len(bench.chunks) == chunks
+    bench.wait(lambda: bench.diagnostics[f'policy: camera {dark.key} rate and age'].level == b'\2')
+    bench.dark = set()
+    bench.wait_running()
+
+
+def test_silent_joints_stop_queries_too(running):
+    _, bench = running
+    bench.joints_on = False
+    bench.wait(lambda: bench.status.state_name == 'STALE_OBSERVATION')
+    assert 'joint' in bench.status.reason
+    bench.joints_on = True
+    bench.wait_running()
+
+
+def test_a_killed_worker_is_replaced_and_gets_the_real_past_again(running):
+    node, bench = running
+    bench.wait(lambda: bench.status.kv_commits >= 3)
+    old = bench.status.session
+    os.kill(node._requester._engine._pair.status.facts['pid'], signal.SIGKILL)
+    bench.wait(lambda: bench.status.state_name == 'HOLDING')
+    assert 'SIGKILL' in bench.status.reason
+    bench.wait_running(old)
+    assert bench.status.worker_restarts == 1 and bench.status.kv_rebuilds == 1
+    bench.wait(lambda: bench.status.kv_committed_blocks >= 4)
+
+
+def test_a_worker_that_refuses_is_asked_again_and_said_so(stage):
+    _, bench = stage
+    bench.say('refuse')
+    bench.wait(lambda: bench.status.state_name == 'ERROR')
+    assert 'out of memory' in bench.status.reason
+    bench.say('lift the cup')
+    bench.wait_running()
+
+
+def test_chunks_that_are_not_finite_are_dropped_and_counted(stage):
+    _, bench = stage
+    bench.say('nan')
+    bench.wait(lambda: bench.status.dropped_chunks >= 3 and 'not finite' in bench.status.reason)
+    assert not bench.chunks
+
+
+def test_reload_restarts_the_workers_and_names_a_wrong_folder(running, monkeypatch):
+    _, bench = running
+    client = bench.node.create_client(Reload, 'reload')
+    old = bench.status.session
+    answer = client.call(Reload.Request())
+    assert answer.success and 'mini_yam' in answer.message
+    bench.wait_running(old)
+
+    def refuses(params, checkpoint):
+        raise ValueError(f'checkpoint: {checkpoint!r} is no folder')
+
+    monkeypatch.setattr(worker_backend, 'plan', refuses)
+    answer = client.call(Reload.Request(checkpoint='/nowhere'))
+    assert not answer.success and '/nowhere' in answer.message
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_before_anything_starts():
+    with pytest.raises(ValueError, match='/nowhere'):
+        worker_backend.plan(PARAMS, '/nowhere')
+    made = worker_backend.plan(PARAMS, 'preset:tiny')
+    assert made.roles == ('cond', 'uncond')
+    assert {'--checkpoint', '--embodiment', '--cfg'} <= set(made.arguments)
+
+
+PARAMS = worker_backend.PolicyParams()
+
+
+def test_video_is_decoded_only_for_those_who_watch(running):
+    _, bench = running
+    watch = bench.node.create_subscription(Image, 'predicted_video', bench.video.append, qos.IMAGE)
+    bench.wait(lambda: bench.video)
+    stamps = [message_conversion.ns(image.header.stamp) for image in bench.video[:2]]
+    # a slow reader misses pictures, it never gets one twice or one of another grid
+    apart_ns = [after - before for before, after in pairwise(stamps)]
+    assert all(ns > 0 and ns % 200_000_000 == 0 for ns in apart_ns)
+    bench.node.destroy_subscription(watch)
+
+
+def test_diagnostics_name_every_part(running):
+    _, bench = running
+    wanted = {
+        'policy: loop',
+        'policy: query latency and rate',
+        'policy: workers',
+        *(f'policy: camera {camera.key} rate and age' for camera in ROBOT.cameras),
+    }
+    bench.wait(lambda: wanted <= set(bench.diagnostics))
+    bench.wait(lambda: bench.diagnostics['policy: query latency and rate'].message[0].isdigit())
+    assert 'random weights' in bench.diagnostics['policy: workers'].message
+
+
+def run(bench, instruction, limit_s, feedback=None):
+    client = ActionClient(bench.node, RunInstruction, 'run')
+    assert client.wait_for_server(5)
+    goal = finished(
+        client.send_goal_async(
+            RunInstruction.Goal(instruction=instruction, time_limit=limit_s), feedback
+        )
+    )
+    return goal, goal.get_result_async() if goal.accepted else None
+
+
+def finished(future, timeout_s=20.0):
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    assert done.wait(timeout_s)
+    return future.result()
+
+
+def test_a_run_ends_with_its_time_and_the_robot_holds(stage):
+    _, bench = stage
+    feedback = []
+    _, result = run(bench, 'lift the cup', 1.5, feedback.append)
+    answer = finished(result)
+    assert answer.status == GoalStatus.STATUS_SUCCEEDED
+    assert answer.result.outcome == OUTCOME.TIME_OVER and answer.result.chunks > 3
+    assert 1.4 < answer.result.duration < 2.0 and len(feedback) > 5
+    bench.wait(lambda: bench.status.state_name == 'HOLDING')
+
+
+def test_a_run_can_be_cancelled_replaced_or_succeed(stage):
+    _, bench = stage
+    goal, result = run(bench, 'lift the cup', 30.0)
+    bench.wait_running()
+    finished(goal.cancel_goal_async())
+    answer = finished(result)
+    assert answer.status == GoalStatus.STATUS_CANCELED
+    assert answer.result.outcome == OUTCOME.CANCELLED
+    bench.wait(lambda: bench.status.instruction == '')
+
+    _, first = run(bench, 'lift the cup', 30.0)
+    _, second = run(bench, 'open the drawer', 30.0)
+    assert finished(first).result.outcome == OUTCOME.REPLACED
+    bench.wait(lambda: bench.status.instruction == 'open the drawer')
+    bench.sim.publish(SimStatus(instruction='lift the cup', success=True))
+    bench.sim.publish(SimStatus(instruction='open the drawer', success=True))
+    answer = finished(second)
+    assert answer.status == GoalStatus.STATUS_SUCCEEDED
+    assert answer.result.outcome == OUTCOME.SUCCEEDED
+
+
+@pytest.mark.parametrize(('instruction', 'limit_s'), [('', 3.0), (' ', 3.0), ('lift', 0.0)])
+def test_a_run_without_words_or_time_is_refused(stage, instruction, limit_s):
+    goal, _ = run(stage[1], instruction, limit_s)
+    assert not goal.accepted
+
+
+def test_life_can_be_gone_through_twice_and_leaves_no_worker(running):
+    node, bench = running
+    pid = node._requester._engine._pair.status.facts['pid']
+    node.trigger_deactivate()
+    time.sleep(0.1)
+    chunks = len(bench.chunks)
+    node.trigger_cleanup()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert len(bench.chunks) == chunks
+    node.trigger_configure()
+    node.trigger_activate()
+    bench.wait(lambda: bench.status.state_name == 'IDLE')
+    bench.say('lift the cup')
+    bench.wait_running()
+
+
+def test_a_robot_that_does_not_exist_stops_the_configuration(monkeypatch):
+    context = rclpy.Context()
+    rclpy.init(context=context, args=['--ros-args', '-p', 'embodiment:=yamm'])
+    node = PolicyNode(context=context)
+    try:
+        node.trigger_configure()
+        assert node._state_machine.current_state[0] == Lifecycle.PRIMARY_STATE_UNCONFIGURED
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)

@@ -1,0 +1,64 @@
+"""Parameters of the policy node become the workers' command line."""
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip('rclpy')
+
+from wam_policy.nodes.parameters import PolicyParams
+from wam_policy.nodes.policy import worker_backend
+from wam_policy.workers import run_worker
+
+pytestmark = pytest.mark.ros
+
+
+def worker(**changes):
+    made = worker_backend.plan(replace(PolicyParams(), **changes), 'preset:tiny')
+    return run_worker.settings(made.arguments), made
+
+
+def test_every_mode_of_inference_is_a_parameter():
+    chosen, _ = worker(
+        recipe='dynamic4',
+        steps=4,
+        cfg=2.5,
+        seed=7,
+        mode='reference',
+        window='slide',
+        guided_video=True,
+        engine='compiled',
+        precision='fp8',
+    )
+    assert (chosen.recipe, chosen.steps, chosen.cfg, chosen.seed) == ('dynamic4', 4, 2.5, 7)
+    assert (chosen.mode, chosen.window, chosen.guided_video) == ('reference', 'slide', True)
+    assert (chosen.engine, chosen.precision) == ('compiled', 'fp8')
+
+
+def test_defaults_are_those_of_the_worker():
+    chosen, _ = worker()
+    alone = run_worker.settings(['--checkpoint', 'preset:tiny', '--embodiment', 'agibot_g1'])
+    assert chosen == replace(alone, cfg=5.0)  # how many workers there are depends on it
+
+
+@pytest.mark.parametrize(
+    'changes, roles',
+    [
+        ({}, ('cond', 'uncond')),
+        ({'cfg': 1.0}, ('cond',)),
+        ({'recipe': 'one_step'}, ('cond',)),
+        ({'recipe': 'one_step', 'guided_video': True}, ('cond', 'uncond')),
+        ({'recipe': 'one_step', 'steps': 4}, ('cond', 'uncond')),
+        ({'steps': 1}, ('cond',)),
+    ],
+)
+def test_a_branch_that_nothing_reads_gets_no_worker(changes, roles):
+    assert worker(**changes)[1].roles == roles
+
+
+@pytest.mark.parametrize(
+    'wrong', [{'recipe': 'fast'}, {'engine': 'tensorrt:'}, {'engine': 'warp'}, {'window': 'grow'}]
+)
+def test_values_that_are_none_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        replace(PolicyParams(), **wrong)

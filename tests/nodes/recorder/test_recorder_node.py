@@ -1,0 +1,448 @@
+"""recorder_node on real rclpy, beside a robot that publishes what robots publish."""
+# ruff: noqa: E402 - what follows needs a ROS 2 environment
+
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.action import ActionClient
+from rclpy.parameter import Parameter
+from rclpy.serialization import deserialize_message, serialize_message
+from rosbags.highlevel import AnyReader
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from wam_msgs.action import RecordEpisode
+from wam_msgs.msg import EpisodeStatus, MotionStatus, SimStatus
+from wam_msgs.srv import StartEpisode, StopEpisode
+from wam_policy.core.robot import embodiment
+from wam_policy.core.types import JointState
+from wam_policy.nodes import cdr_image, message_conversion, qos
+from wam_policy.nodes.parameters import RecorderParams
+from wam_policy.nodes.recorder import message_definitions
+from wam_policy.nodes.recorder.recorder_node import RecorderNode
+from wam_policy.nodes.run_node import Spinning
+from wam_policy.recording import bag_folder
+from wam_policy.recording.bag_repair import repair
+from wam_policy.recording.bag_writer import BagWriter, Topic
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(90)]
+ROBOT = embodiment.load('yam')
+REST = ROBOT.rest_of(ROBOT.observed)
+PICTURE = np.kron(
+    np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5, np.ones((16, 16, 1), np.uint8)
+)
+
+
+class Robot:
+    """Publish joints at 100 Hz, three small cameras at 20 Hz and a command now and then."""
+
+    def __init__(self, context):
+        self.node = rclpy.create_node('robot', namespace='wam', context=context)
+        out = self.node.create_publisher
+        self.joints = out(message_conversion.JointStateMsg, '/joint_states', qos.JOINTS)
+        self.cameras = [out(Image, camera.topic, qos.IMAGE) for camera in ROBOT.cameras]
+        self.infos = [out(CameraInfo, camera.info_topic, qos.IMAGE) for camera in ROBOT.cameras]
+        self.commands = [out(JointTrajectory, c.topic, qos.TRAJECTORY) for c in ROBOT.controllers]
+        self.words = out(String, 'instruction', qos.REQUEST)
+        self.motion = out(MotionStatus, 'motion_status', qos.LATCHED)
+        self.sim = out(SimStatus, '/sim/status', qos.REQUEST)
+        self.sent = {'joints': 0, 'camera': 0, 'command': 0}
+        self.statuses = []
+        self.node.create_subscription(EpisodeStatus, 'episode', self.statuses.append, qos.LATCHED)
+        self.motion.publish(MotionStatus(state_name='HOLDING', reason='said before'))
+        self.node.create_timer(0.01, self.on_joints_timer)
+        self.node.create_timer(0.05, self.on_camera_timer)
+        self.encoding = 'rgb8'
+
+    def now_ns(self):
+        return self.node.get_clock().now().nanoseconds
+
+    def on_joints_timer(self):
+        self.sent['joints'] += 1
+        self.joints.publish(
+            message_conversion.joint_state_message(JointState(self.now_ns(), ROBOT.observed, REST))
+        )
+
+    def on_camera_timer(self):
+        self.sent['camera'] += 1
+        for camera, out in zip(ROBOT.cameras, self.cameras, strict=True):
+            msg = message_conversion.image(PICTURE, self.now_ns(), camera.frame_id)
+            msg.encoding = self.encoding
+            out.publish(msg)
+        for out in self.infos:
+            out.publish(CameraInfo(width=64, height=64))
+
+    def command(self):
+        for out, controller in zip(self.commands, ROBOT.controllers, strict=True):
+            out.publish(
+                JointTrajectory(
+                    joint_names=list(controller.joints),
+                    points=[JointTrajectoryPoint(positions=[0.5] * len(controller.joints))],
+                )
+            )
+
+    def wait(self, condition, what, timeout_s=45.0):
+        end_s = time.monotonic() + timeout_s
+        while not (found := condition()):
+            assert time.monotonic() < end_s, f'{what}; last status: {self.statuses[-1:]}'
+            time.sleep(0.02)
+        return found
+
+    def call(self, kind, name, timeout_s=20.0, **fields):
+        client = self.node.create_client(kind, name)
+        assert client.wait_for_service(10.0)
+        answer = client.call(kind.Request(**fields), timeout_sec=timeout_s)
+        self.node.destroy_client(client)
+        return answer
+
+
+@contextmanager
+def recording(folder, **settings):
+    """Give a robot and an active recorder that listens to it."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = RecorderNode(
+        context,
+        'wam',
+        [
+            Parameter(name, value=value)
+            for name, value in {
+                'embodiment': 'yam',
+                'folder': str(folder),
+                'min_free_mb': 0,
+                **settings,
+            }.items()
+        ],
+    )
+    robot = Robot(context)
+    spinning = Spinning([node, robot.node])
+    try:
+        node.trigger_configure()
+        node.trigger_activate()
+        robot.wait(
+            lambda: all(
+                out.get_subscription_count()
+                for out in (*robot.cameras, *robot.commands, robot.joints, robot.words)
+            ),
+            'nobody listens',
+        )
+        robot.wait(lambda: robot.sent['camera'] > 5 and robot.statuses, 'no pictures or status')
+        yield robot, node
+    finally:
+        spinning.stop()
+        node.close()
+        robot.node.destroy_node()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def bag(folder):
+    """Return topic -> list of (log time, message) and the types, by the rosbags package."""
+    found = {}
+    with AnyReader([folder]) as reader:
+        for connection, stamp, raw in reader.messages():
+            found.setdefault(connection.topic, []).append(
+                (stamp, reader.deserialize(raw, connection.msgtype))
+            )
+        return found, {c.topic: c.msgtype for c in reader.connections}
+
+
+def status_counts(robot):
+    last = robot.statuses[-1]
+    return dict(zip(last.topic_names, zip(last.messages, last.dropped, strict=True), strict=True))
+
+
+def test_an_episode_holds_everything_and_says_so(tmp_path):
+    with recording(tmp_path) as (robot, _):
+        begun = robot.call(
+            StartEpisode, 'recorder/start', instruction='Wave both arms', labels=['operator=Ada']
+        )
+        assert begun.success, begun.message
+        before = dict(robot.sent)
+        robot.command()
+        time.sleep(1.5)
+        robot.wait(lambda: robot.statuses[-1].state == EpisodeStatus.RECORDING, 'not recording')
+        after = dict(robot.sent)
+        ended = robot.call(
+            StopEpisode, 'recorder/stop', keep=True, task_success=True, note='well done'
+        )
+        assert ended.success and '0 dropped' in ended.message, ended.message
+        counts = status_counts(robot)
+    assert begun.episode.endswith('wave_both_arms') and ended.episode == begun.episode
+    folder = tmp_path / begun.episode
+    about = bag_folder.contents(bag_folder.file_of(folder)).about
+    assert (about['instruction'], about['success'], about['note']) == (
+        'Wave both arms',
+        'yes',
+        'well done',
+    )
+    assert about['label.operator'] == 'Ada' and about['robot'] == 'yam'
+    assert about['contract'] == ROBOT.contract
+    found, types = bag(folder)
+    assert len(found['/joint_states']) >= after['joints'] - before['joints'] - 2
+    for camera in ROBOT.cameras:
+        pictures = found[f'{camera.topic}/compressed']
+        assert len(pictures) >= after['camera'] - before['camera'] - 2
+        assert types[f'{camera.topic}/compressed'] == 'sensor_msgs/msg/CompressedImage'
+        seen = message_conversion.frame_of_compressed(pictures[0][1], camera.key)
+        assert abs(seen.rgb.astype(int) - PICTURE).max() < 30
+        assert pictures[0][1].header.frame_id == camera.frame_id
+        assert 0 <= pictures[0][0] - seen.stamp_ns < 1e9  # the camera's own stamp
+        assert len(found[camera.info_topic]) > 1
+    for controller in ROBOT.controllers:
+        ((_, sent),) = found[controller.topic]
+        assert list(sent.joint_names) == list(controller.joints)
+    assert found['/wam/motion_status'][0][1].reason == 'said before'  # latched, kept
+    assert counts['/joint_states'][0] == len(found['/joint_states'])
+    assert all(dropped == 0 for _, dropped in counts.values())
+    stamps = [stamp for stamp, _ in found['/joint_states']]
+    assert stamps == sorted(stamps)
+
+
+def test_raw_images_are_kept_as_they_came(tmp_path):
+    with recording(tmp_path, images='raw') as (robot, node):
+        node.begin('', [])
+        time.sleep(0.5)
+        assert robot.call(StopEpisode, 'recorder/stop', keep=True).success
+    (folder,) = tmp_path.iterdir()
+    found, types = bag(folder)
+    topic = ROBOT.cameras[0].topic
+    assert types[topic] == 'sensor_msgs/msg/Image' and len(found[topic]) > 3
+    assert (message_conversion.frame(found[topic][0][1], 'x').rgb == PICTURE).all()
+
+
+def test_a_discarded_episode_is_gone_and_others_stay(tmp_path):
+    with recording(tmp_path) as (robot, _):
+        for keep in (True, False):
+            assert robot.call(StartEpisode, 'recorder/start', instruction='wave').success
+            assert not robot.call(StartEpisode, 'recorder/start').success  # one at a time
+            time.sleep(0.2)
+            ended = robot.call(StopEpisode, 'recorder/stop', keep=keep)
+            assert ended.success, ended.message
+        assert ended.message == 'discarded'
+        assert not robot.call(StopEpisode, 'recorder/stop', keep=True).success
+        wrong = robot.call(StartEpisode, 'recorder/start', labels=['no label'])
+        assert not wrong.success and 'key=value' in wrong.message
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_each_instruction_is_an_episode(tmp_path):
+    with recording(tmp_path, each_instruction=True) as (robot, node):
+        for words in ('lift the red cube', 'lift the red cube', 'push the blue ball'):
+            robot.words.publish(String(data=words))
+            robot.wait(lambda w=words: robot.statuses[-1].instruction == w, words)
+            time.sleep(0.3)
+        robot.sim.publish(SimStatus(instruction='push the blue ball', success=True))
+        time.sleep(0.3)
+        robot.words.publish(String(data=''))
+        robot.wait(lambda: robot.statuses[-1].state == EpisodeStatus.IDLE, 'not idle')
+    found = {}
+    for folder in tmp_path.iterdir():
+        about = bag_folder.contents(bag_folder.file_of(folder)).about
+        found[about['instruction']] = about
+        words = bag(folder)[0]['/wam/instruction']
+        assert words[0][1].data == about['instruction']  # its own words are in the bag
+    assert set(found) == {'lift the red cube', 'push the blue ball'}
+    assert found['lift the red cube']['success'] == 'unknown'
+    assert found['push the blue ball']['success'] == 'yes'
+
+
+def test_the_action_records_for_a_time(tmp_path):
+    with recording(tmp_path) as (robot, _):
+        client = ActionClient(robot.node, RecordEpisode, 'record')
+        assert client.wait_for_server(5.0)
+        feedback = []
+        goal = RecordEpisode.Goal(instruction='wave', time_limit=1.0)
+        sent = client.send_goal_async(goal, feedback_callback=feedback.append)
+        handle = robot.wait(sent.result, 'no answer')
+        result = robot.wait(handle.get_result_async().result, 'no result').result
+        assert result.outcome == RecordEpisode.Result.TIME_OVER and result.messages > 100
+        assert feedback and feedback[0].feedback.status.state == EpisodeStatus.RECORDING
+        sent = client.send_goal_async(RecordEpisode.Goal(instruction='wave', time_limit=60.0))
+        handle = robot.wait(sent.result, 'no answer')
+        robot.wait(lambda: robot.statuses[-1].state == EpisodeStatus.RECORDING, 'not recording')
+        handle.cancel_goal_async()
+        result = robot.wait(handle.get_result_async().result, 'no result').result
+        assert result.outcome == RecordEpisode.Result.CANCELLED
+        refused = client.send_goal_async(RecordEpisode.Goal(time_limit=0.0))
+        assert not robot.wait(refused.result, 'no answer').accepted
+        client.destroy()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_pictures_that_cannot_be_compressed_are_dropped_and_named(tmp_path):
+    with recording(tmp_path) as (robot, node):
+        robot.encoding = '32FC1'
+        time.sleep(0.2)
+        node.begin('wave', [])
+        robot.wait(lambda: '32FC1' in robot.statuses[-1].reason, 'no reason')
+        topic = f'{ROBOT.cameras[0].topic}/compressed'
+        robot.wait(lambda: status_counts(robot)[topic][1] > 3, 'not counted')
+        assert status_counts(robot)['/joint_states'][1] == 0
+
+
+def test_an_interrupted_episode_is_repaired_at_the_next_start(tmp_path):
+    dead = BagWriter(tmp_path / 'dead', [], {'instruction': 'wave'})
+    dead.abandon()
+    kind = 'std_msgs/msg/String'
+    left = BagWriter(
+        tmp_path / 'left',
+        [Topic('/words', kind, message_definitions.definition(kind))],
+        {'instruction': 'wave'},
+    )
+    left.write(0, 5, serialize_message(String(data='hello')))
+    left.sync()
+    left.abandon()
+    with recording(tmp_path):
+        assert bag_folder.interrupted(tmp_path) == [tmp_path / 'dead']  # holds nothing
+    assert bag(tmp_path / 'left')[0]['/words'][0][1].data == 'hello'
+
+
+def test_a_nearly_full_disk_ends_the_episode_in_order(tmp_path):
+    with recording(tmp_path) as (robot, node):
+        node.begin('wave', [])
+        robot.wait(lambda: robot.statuses[-1].state == EpisodeStatus.RECORDING, 'not recording')
+        node._episodes._tape._min_free_bytes = 10**18
+        robot.wait(lambda: robot.statuses[-1].state == EpisodeStatus.ERROR, 'no error')
+        assert 'min_free_mb' in robot.statuses[-1].reason
+        answer = robot.call(StopEpisode, 'recorder/stop', keep=True)
+        assert not answer.success and 'min_free_mb' in answer.message
+    (folder,) = tmp_path.iterdir()
+    assert (
+        bag_folder.contents(bag_folder.file_of(folder)).about['ended']
+        == 'the disk was nearly full'
+    )
+
+
+def test_a_killed_recorder_loses_less_than_a_second(tmp_path, started):
+    process = started(
+        'wam_policy.nodes.recorder.recorder_node',
+        '-r',
+        '__ns:=/wam',
+        '-p',
+        'embodiment:=yam',
+        '-p',
+        f'folder:={tmp_path}',
+        '-p',
+        'each_instruction:=true',
+        '-p',
+        'min_free_mb:=0',
+    )
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    robot = Robot(context)
+    spinning = Spinning([robot.node])
+    try:
+        for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            # an answer may come before its way back is known: ask again
+            robot.wait(
+                lambda n=number: robot.call(
+                    ChangeState, 'recorder/change_state', 3.0, transition=Transition(id=n)
+                ),
+                'no answer',
+            )
+        robot.wait(robot.words.get_subscription_count, 'nobody listens')
+        robot.words.publish(String(data='wave'))
+        robot.wait(lambda: robot.statuses and robot.statuses[-1].duration > 2.0, 'not recording')
+        process.kill()
+        killed_ns = robot.now_ns()
+        process.wait()
+    finally:
+        spinning.stop()
+        robot.node.destroy_node()
+        rclpy.shutdown(context=context)
+    (folder,) = bag_folder.interrupted(tmp_path)
+    found = repair(folder).contents
+    assert found.about['instruction'] == 'wave' and found.duration_s > 1.0
+    assert killed_ns - found.end_ns < 1e9
+    assert len(bag(folder)[0]['/joint_states']) > 100
+
+
+def test_the_program_records_for_a_time(tmp_path):
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    robot = Robot(context)
+    spinning = Spinning([robot.node])
+    try:
+        ended = subprocess.run(
+            [
+                sys.executable,
+                '-m',
+                'wam_policy.nodes.recorder.record_command',
+                '--robot',
+                'yam',
+                '--folder',
+                str(tmp_path),
+                '--instruction',
+                'wave',
+                '--label',
+                'operator=Ada',
+                '--seconds',
+                '2',
+                '--success',
+                'yes',
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        spinning.stop()
+        robot.node.destroy_node()
+        rclpy.shutdown(context=context)
+    assert ended.returncode == 0, ended.stderr
+    assert 'saved' in ended.stdout and '0 dropped' in ended.stdout
+    (folder,) = tmp_path.iterdir()
+    about = bag_folder.contents(bag_folder.file_of(folder)).about
+    assert (about['success'], about['label.operator']) == ('yes', 'Ada')
+    assert len(bag(folder)[0]['/joint_states']) > 150
+
+
+def test_a_new_episode_needs_room(tmp_path):
+    with (
+        recording(tmp_path, min_free_mb=10**9) as (_, node),
+        pytest.raises(ValueError, match='free some space'),
+    ):
+        node.begin('wave', [])
+
+
+@pytest.mark.parametrize('change', [{'images': 'png'}, {'jpeg_quality': 0}, {'folder': ''}])
+def test_wrong_parameters_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        RecorderParams(**change)
+
+
+@pytest.mark.parametrize('encoding', ['rgb8', 'bgr8', 'rgba8'])
+@pytest.mark.parametrize('frame_id', ['', 'a', 'ab', 'optical_frame'])
+def test_images_are_read_where_they_lie(encoding, frame_id):
+    channels = 4 if 'a8' in encoding else 3
+    msg = Image(height=5, width=7, encoding=encoding, step=7 * channels + 2)
+    msg.header.stamp.sec, msg.header.stamp.nanosec = 12, 34
+    msg.header.frame_id = frame_id
+    msg.data = list(np.random.default_rng(1).integers(0, 256, msg.step * 5, dtype=np.uint8))
+    raw = serialize_message(msg)
+    seen = cdr_image.read(raw)
+    assert (seen.height, seen.width, seen.step, seen.encoding) == (5, 7, msg.step, encoding)
+    assert (
+        message_conversion.frame(seen, 'x').rgb == message_conversion.frame(msg, 'x').rgb
+    ).all()
+    small = deserialize_message(cdr_image.compressed(raw, 100), CompressedImage)
+    assert small.header == msg.header
+    with pytest.raises(ValueError, match='ends within'):
+        cdr_image.read(raw[:-1])
+
+
+def test_definitions_stand_alone():
+    text = message_definitions.definition('wam_msgs/msg/ActionChunk')
+    assert 'MSG: std_msgs/Header' in text and 'MSG: builtin_interfaces/Time' in text
+    assert message_definitions.type_hash('std_msgs/msg/String').startswith('RIHS01_')

@@ -1,0 +1,402 @@
+"""stream_node on real rclpy, between trajectories and two vendors' interfaces."""
+# ruff: noqa: E402 - what follows needs a ROS 2 environment
+
+import sys
+import time
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from control_msgs.msg import JointTrajectoryControllerState
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import State as Lifecycle
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Empty, String
+from trajectory_msgs.msg import JointTrajectory
+
+from wam_policy.core.motion import qp_planner
+from wam_policy.core.motion.trajectory import held
+from wam_policy.core.robot import limits
+from wam_policy.core.robot.embodiment import load
+from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.run_node import Spinning
+from wam_policy.nodes.stream.stream_node import StreamNode
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
+G1, YAM = load('agibot_g1'), load('yam')
+LEAD = 200_000_000  # for planning here: what comes too late is refused
+
+
+class FakeArm:
+    """Have the methods of i2rt's robot object and its habits: it clips in place, close sags."""
+
+    made: list['FakeArm'] = []
+
+    def __init__(self, channel, arm_type, gripper_type, zero_gravity_mode):
+        self.channel, self.kinds = channel, (arm_type, gripper_type)
+        self.position = np.array([0.1, 0.5, 0.6, 0.0, 0.0, 0.0, 0.8])
+        self.floating, self.closed, self.commands = zero_gravity_mode, False, []
+        self.rotor_c = 40.0
+        self.motor_chain = SimpleNamespace(running=True)
+        FakeArm.made.append(self)
+
+    def command_joint_pos(self, joint_pos):
+        np.clip(joint_pos, -2.8, 3.8, out=joint_pos)
+        self.position, self.floating = joint_pos, False
+        self.commands.append(joint_pos.copy())
+
+    def get_observations(self):
+        return {
+            'joint_pos': self.position[:6],
+            'joint_vel': np.zeros(6),
+            'gripper_pos': self.position[6:],
+            'gripper_vel': np.zeros(1),
+            'joint_eff': np.arange(6.0),
+            'temp_rotor': np.full(7, self.rotor_c),
+        }
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def i2rt(monkeypatch):
+    """Install a fake i2rt; return the arms it made."""
+    FakeArm.made = []
+    robots, utils = ModuleType('i2rt.robots.get_robot'), ModuleType('i2rt.robots.utils')
+    robots.get_yam_robot = FakeArm
+    utils.ArmType, utils.GripperType = {'YAM': 'yam'}, {'LINEAR_4310': 'linear_4310'}
+    for name, module in (
+        ('i2rt', ModuleType('i2rt')),
+        ('i2rt.robots', ModuleType('i2rt.robots')),
+        (robots.__name__, robots),
+        (utils.__name__, utils),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    return FakeArm.made
+
+
+class Bench:
+    """Send trajectories, listen to everything; and be the arms of an AgiBot G1."""
+
+    def __init__(self, context, robot, reporting):
+        self.robot, self.node = robot, rclpy.create_node('bench', context=context)
+        new, out = self.node.create_subscription, self.node.create_publisher
+        self.joints, self.arms, self.hands, self.diagnostics = [], [], [], {}
+        new(JointState, '/joint_states', self.joints.append, qos.JOINTS)
+        new(JointState, '/wbc/arm_command', self.arms.append, qos.STREAM)
+        new(JointState, '/wbc/left_ee_command', self.hands.append, qos.STREAM)
+        new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
+        self.plan, self.states = None, []
+        new(
+            JointTrajectoryControllerState,
+            robot.controllers[0].state_topic,
+            self.states.append,
+            qos.JOINTS,
+        )
+        self.hal = out(JointState, '/hal/arm_joint_state', qos.JOINTS)
+        self.controllers = [
+            (out(JointTrajectory, c.topic, qos.TRAJECTORY), c) for c in robot.controllers
+        ]
+        self.names, self.values = [], np.linspace(-0.3, 0.3, 14)
+        self.reporting = reporting and robot is G1
+        self.node.create_timer(0.01, self.on_robot_timer)
+
+    def on_diagnostics(self, msg):
+        self.diagnostics |= {status.name: status for status in msg.status}
+
+    def on_robot_timer(self):
+        if self.reporting:
+            msg = JointState(name=self.names, position=self.values.tolist())
+            msg.header.stamp = self.node.get_clock().now().to_msg()
+            self.hal.publish(msg)
+
+    @property
+    def posture(self):
+        return message_conversion.joint_state(self.joints[-1], self.robot.commanded).position
+
+    def move(self, by):
+        """Send a move of all joints by `by` over 0.5 s; return where it ends."""
+        start = qp_planner.switch_ns(self.node.get_clock().now().nanoseconds, LEAD)
+        here = self.posture
+        goal = here + by
+        plan = qp_planner.tracked(
+            held(self.robot.commanded, here, 0),
+            start,
+            here + np.linspace(0, 1, 20)[:, None] * (goal - here),
+            limits.margined(self.robot),
+        )
+        self.plan = plan
+        for publisher, controller in self.controllers:
+            publisher.publish(message_conversion.trajectory_message(plan, controller.joints))
+        return plan.goal
+
+    def wait(self, condition, timeout_s=45.0):
+        end_s = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < end_s, self.diagnostics
+            time.sleep(0.01)
+
+
+@contextmanager
+def stage(robot, *parameters, active=True, reporting=True):
+    context = rclpy.Context()
+    rclpy.init(
+        context=context,
+        args=[
+            '--ros-args',
+            '-p',
+            f'embodiment:={robot.name}',
+            *(x for p in parameters for x in ('-p', p)),
+        ],
+    )
+    node, bench = StreamNode(context=context), Bench(context, robot, reporting)
+    spinning = Spinning([node]), Spinning([bench.node])
+    try:
+        node.trigger_configure()
+        if active:
+            node.trigger_activate()
+        yield node, bench
+    finally:
+        for each in spinning:
+            each.stop()
+        node.close()
+        for made in (node, bench.node):
+            made.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def state(node):
+    return node._state_machine.current_state[0]
+
+
+ASSUMED = ('vendor_messages:=false', 'assumed_opening:=0.5')
+
+
+def test_g1_arms_and_grippers_are_streamed_in_the_vendors_terms():
+    with stage(G1, 'enable_motion:=true', *ASSUMED) as (_, bench):
+        bench.wait(lambda: len(bench.arms) > 10)
+        assert bench.arms[-1].position == pytest.approx(bench.values)  # holds what it measured
+        assert bench.hands[-1].name == ['left_gripper_joint1']
+        assert bench.hands[-1].position[0] == pytest.approx(35 + 0.5 * 85)  # half open
+        goal = bench.move(np.where(limits.gripping(G1), 0.3, 0.05))
+        bench.wait(lambda: np.allclose(bench.arms[-1].position, goal[:14], atol=1e-6))
+        assert bench.hands[-1].position[0] == pytest.approx(120 - 85 * goal[14], abs=1e-2)
+        steps = np.abs(np.diff([msg.position for msg in bench.arms], axis=0))
+        assert steps.max() < 0.05 and bench.posture[14] == pytest.approx(goal[14], abs=1e-3)
+        assert bench.joints[-1].name == list(G1.observed)
+
+
+def test_the_controllers_say_what_they_follow_and_when():
+    with stage(G1, 'enable_motion:=true', *ASSUMED) as (_, bench):
+        bench.wait(lambda: len(bench.arms) > 10)
+        goal = bench.move(np.where(limits.gripping(G1), 0.3, 0.05))
+        bench.wait(lambda: np.allclose(bench.arms[-1].position, goal[:14], atol=1e-6))
+        said = [message_conversion.set_point(msg, G1.controllers[0]) for msg in bench.states]
+        moving = [report for report in said if report.velocity.any()]
+        assert len(moving) > 10
+        columns = [G1.commanded.index(name) for name in G1.controllers[0].joints]
+        for report in moving:  # on the curve that was sent, at its stamp
+            due = bench.plan.at(report.stamp_ns)
+            if report.stamp_ns >= bench.plan.start_ns:
+                assert report.position == pytest.approx(due.position[columns], abs=1e-7)
+                assert report.velocity == pytest.approx(due.velocity[columns], abs=1e-7)
+                assert report.acceleration == pytest.approx(due.acceleration[columns], abs=1e-6)
+
+
+def test_g1_arms_are_found_in_a_long_message_and_names_must_not_change():
+    with stage(G1, 'enable_motion:=true', *ASSUMED, reporting=False) as (_, bench):
+        bench.values = np.concatenate([np.full(28, 9.0), bench.values])
+        bench.names = [f'motor{i}' for i in range(42)]
+        bench.reporting = True
+        bench.wait(
+            lambda: bench.arms and bench.arms[-1].name and bench.arms[-1].name[0] == 'motor28'
+        )
+        assert bench.arms[-1].position == pytest.approx(np.linspace(-0.3, 0.3, 14))
+        bench.names = [f'other{i}' for i in range(42)]
+        bench.wait(
+            lambda: (
+                'stream: stream' in bench.diagnostics
+                and 'another source' in bench.diagnostics['stream: stream'].message
+            )
+        )
+
+
+def test_a_dry_run_reads_the_robot_and_sends_nothing():
+    with stage(G1, *ASSUMED) as (_, bench):
+        bench.wait(lambda: len(bench.joints) > 10)
+        bench.move(np.full(16, 0.01))
+        time.sleep(0.5)
+        assert not bench.arms and not bench.hands
+
+
+def test_deactivating_stops_sending():
+    with stage(G1, 'enable_motion:=true', *ASSUMED) as (node, bench):
+        bench.wait(lambda: len(bench.arms) > 5)
+        node.trigger_deactivate()
+        time.sleep(0.1)
+        count = len(bench.arms)
+        time.sleep(0.3)
+        assert len(bench.arms) == count
+        node.trigger_activate()
+        bench.wait(lambda: len(bench.arms) > count + 5)
+
+
+def test_without_the_vendors_messages_configuration_says_what_to_do(capfd):
+    with stage(G1, active=False) as (node, _):
+        assert state(node) == Lifecycle.PRIMARY_STATE_UNCONFIGURED
+    assert 'set vendor_messages to false' in capfd.readouterr().err
+
+
+def test_a_gripper_in_another_unit_refuses_activation(monkeypatch, capfd):
+    vendor = ModuleType('genie_msgs.msg')
+    vendor.EndState = vendor.HeadState = vendor.WaistState = vendor.ArmState = Empty
+    monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
+    monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
+    with stage(G1, 'enable_motion:=true', active=False) as (node, bench):
+        adapter = node._adapter
+
+        def hand(name, raw):
+            adapter._on_gripper(name, SimpleNamespace(end_state=[SimpleNamespace(position=raw)]))
+
+        def body(joints, names, values):
+            adapter._on_body(
+                joints,
+                SimpleNamespace(
+                    name=names, motor_states=[SimpleNamespace(position=v) for v in values]
+                ),
+            )
+
+        hand('left_gripper', 150.0)
+        node.trigger_activate()
+        assert state(node) == Lifecycle.PRIMARY_STATE_INACTIVE
+        assert 'measure raw_open' in capfd.readouterr().err
+        hand('left_gripper', 35.0)
+        hand('right_gripper', 120.0)
+        body(G1.vendor['head_joints'], ['a', 'b'], [0.1, 0.2])
+        body(G1.vendor['waist_joints'], ['idx01_body_joint1', 'idx02_body_joint2'], [0.3, 0.5])
+        bench.wait(lambda: bench.joints)
+        seen = message_conversion.joint_state(bench.joints[-1], G1.observed)
+        assert seen.positions(['left_gripper', 'right_gripper']).tolist() == [1.0, 0.0]
+        assert seen.positions(
+            ['idx11_head_joint1', 'idx01_body_joint1', 'idx02_body_joint2']
+        ).tolist() == [0.1, 0.3, 0.5]
+        node.trigger_activate()
+        assert state(node) == Lifecycle.PRIMARY_STATE_ACTIVE
+
+
+def test_yam_arms_are_held_moved_and_given_back(i2rt):
+    with stage(YAM, 'enable_motion:=true') as (node, bench):
+        left, right = i2rt
+        assert (left.channel, right.channel) == ('can_follower_l', 'can_follower_r')
+        assert left.kinds == ('yam', 'linear_4310')
+        bench.wait(lambda: len(left.commands) > 10 and bench.joints)
+        assert left.commands[0] == pytest.approx([0.1, 0.5, 0.6, 0, 0, 0, 0.8])
+        goal = bench.move(np.where(limits.gripping(YAM), -0.3, 0.05))
+        bench.wait(lambda: np.allclose(right.commands[-1][:6], goal[6:12], atol=1e-6))
+        assert left.commands[-1] == pytest.approx([*goal[:6], goal[12]], abs=1e-4)
+        assert np.abs(np.diff(left.commands, axis=0)[:, :6]).max() < 0.06
+        node.trigger_deactivate()
+        assert not left.closed  # still holding: only giving the arms back sags them
+        node.trigger_cleanup()
+        assert left.closed and right.closed
+
+
+def test_a_yam_driver_that_stopped_does_not_look_alive(i2rt):
+    with stage(YAM, 'enable_motion:=true') as (_, bench):
+        bench.wait(lambda: bench.joints)
+        i2rt[1].motor_chain.running = False
+        time.sleep(0.1)
+        count = len(bench.joints)
+        time.sleep(0.2)
+        assert len(bench.joints) == count  # no state is published: motion notices and stops
+        bench.wait(
+            lambda: (
+                'right arm: the driver has stopped'
+                in bench.diagnostics.get('stream: stream', SimpleNamespace(message='')).message
+            )
+        )
+
+
+def test_a_hot_motor_is_reported(i2rt):
+    with stage(YAM) as (_, bench):
+        bench.wait(lambda: bench.joints)
+        assert not i2rt[0].commands and i2rt[0].floating  # a dry run leaves the arms alone
+        i2rt[0].rotor_c = 95.0
+        bench.wait(
+            lambda: (
+                'left arm: a motor has 95 degrees'
+                in bench.diagnostics.get('stream: stream', SimpleNamespace(message='')).message
+            )
+        )
+
+
+def test_what_the_driver_finds_wrong_reaches_motion(i2rt):
+    with stage(YAM) as (_, bench):
+        faults = []
+        bench.node.create_subscription(
+            String, 'robot_fault', lambda msg: faults.append(msg.data), qos.LATCHED
+        )
+        bench.wait(lambda: faults and bench.joints)
+        assert faults == ['']
+        assert message_conversion.joint_state(
+            bench.joints[-1], YAM.commanded[:6]
+        ).effort.tolist() == [
+            0.0,
+            1.0,
+            2.0,
+            3.0,
+            4.0,
+            5.0,
+        ]
+        i2rt[1].rotor_c = 95.0
+        bench.wait(lambda: faults[-1] == 'right arm: a motor has 95 degrees')
+        i2rt[1].rotor_c = 40.0
+        bench.wait(lambda: faults[-1] == '')
+
+
+def test_flags_and_heat_of_the_g1s_motors_are_faults(monkeypatch):
+    vendor = ModuleType('genie_msgs.msg')
+    vendor.EndState = vendor.HeadState = vendor.WaistState = vendor.ArmState = Empty
+    monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
+    monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
+    with stage(G1, active=False) as (node, _):
+        adapter = node._adapter
+
+        def told(error=0, status=0, degrees=40.0, hand=0):
+            motor = SimpleNamespace(id=3, status=status, temperature=degrees)
+            adapter._on_arm_data(
+                'left arm', SimpleNamespace(system_error=error, motor_states=[motor])
+            )
+            adapter._on_gripper(
+                'left_gripper',
+                SimpleNamespace(end_state=[SimpleNamespace(position=35.0, status=hand)]),
+            )
+            return adapter.fault
+
+        assert told() == '' and told(hand=5) == ''  # a hand that grips stalls
+        assert told(status=0x12) == 'left arm: motor 3 has fault flags 0x12'
+        assert told(degrees=91.0) == 'left arm: motor 3 has 91 degrees'
+        assert told(error=7) == 'left arm: error 7'
+        assert told(hand=3) == 'left_gripper: over-current'
+        assert told() == ''
+
+
+def test_without_i2rt_configuration_says_what_to_do(monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, 'i2rt', None)
+    with stage(YAM, active=False) as (node, _):
+        assert state(node) == Lifecycle.PRIMARY_STATE_UNCONFIGURED
+    assert 'i2rt is not installed' in capfd.readouterr().err
+
+
+def test_an_arm_that_does_not_open_is_named(i2rt, monkeypatch, capfd):
+    def closed_can(**_):
+        raise OSError('No such device')
+
+    monkeypatch.setattr(sys.modules['i2rt.robots.get_robot'], 'get_yam_robot', closed_can)
+    with stage(YAM, active=False) as (node, _):
+        assert state(node) == Lifecycle.PRIMARY_STATE_UNCONFIGURED
+    assert 'left arm on can_follower_l does not open' in capfd.readouterr().err

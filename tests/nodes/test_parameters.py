@@ -1,0 +1,146 @@
+"""Parameters on a real node: declared with everything a tool shows, refused with a reason."""
+
+import dataclasses
+
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from rclpy.parameter import Parameter
+
+from wam_policy.nodes import parameters
+from wam_policy.nodes.parameters import MotionParams, PolicyParams, StreamParams, setting
+
+pytestmark = pytest.mark.ros
+KINDS = [PolicyParams, MotionParams, StreamParams]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Probe:
+    rate_hz: float = setting(100.0, 'control loop', unit='Hz', low=20.0, high=500.0, live=True)
+    count: int = setting(3, 'how many', low=1, high=9)
+    mode: str = setting('a', 'which', choices=('a', 'b'))
+    names: tuple[str, ...] = setting(('x', 'y'), 'a list')
+    scales: tuple[float, ...] = setting((0.5, 1.0), 'a list of numbers', low=0.0, high=1.0)
+    on: bool = setting(False, 'a switch')
+    devices: tuple[str, ...] = setting(('cpu',), 'where', pattern=r'cpu|cuda:\d+')
+    __post_init__ = parameters.checked
+
+
+@pytest.fixture
+def node(request):
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node(
+        'probe',
+        context=context,
+        cli_args=[
+            '--ros-args',
+            *(part for rule in getattr(request, 'param', ()) for part in ('-p', rule)),
+        ],
+    )
+    yield node
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_defaults_come_back_frozen(node):
+    assert parameters.read(node, Probe) == Probe()
+    assert parameters.read(node, Probe).names == ('x', 'y')  # a second read declares nothing
+
+
+@pytest.mark.parametrize(
+    'node',
+    [
+        [
+            'rate_hz:=50.0',
+            'count:=9',
+            'mode:=b',
+            'names:=[p]',
+            'scales:=[0.25]',
+            'on:=true',
+            'devices:=["cuda:0", "cuda:1"]',
+        ]
+    ],
+    indirect=True,
+)
+def test_overrides_are_read(node):
+    assert parameters.read(node, Probe) == Probe(
+        50.0, 9, 'b', ('p',), (0.25,), True, ('cuda:0', 'cuda:1')
+    )
+
+
+@pytest.mark.parametrize(
+    ('node', 'words'),
+    [
+        (['rate_hz:=501.0'], ['rate_hz', '[20, 500] Hz']),
+        (['rate_hz:=50'], ['rate_hz', 'with a decimal point']),
+        (['rate_hz:=.nan'], ['rate_hz']),
+        (['count:=0'], ['count', 'a whole number in [1, 9]']),
+        (['count:=many'], ['count', 'a whole number']),
+        (['mode:=c'], ['mode', "one of a, b, got 'c'"]),
+        (['scales:=[0.5, 1.5]'], ['scales', '[0, 1], got 1.5']),
+        (['on:=1'], ['on', 'true or false']),
+        (['devices:=[cpu, gpu]'], ['devices', 'a list', r'like cpu|cuda:\d+, got', 'gpu']),
+    ],
+    indirect=['node'],
+)
+def test_a_wrong_override_is_refused_at_start(node, words):
+    with pytest.raises(ValueError) as caught:
+        parameters.read(node, Probe)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_descriptors_say_unit_range_and_choices(node):
+    parameters.read(node, Probe)
+    rate = node.describe_parameter('rate_hz')
+    assert rate.description == 'control loop [Hz]'
+    assert (rate.floating_point_range[0].from_value, rate.floating_point_range[0].to_value) == (
+        20.0,
+        500.0,
+    )
+    assert node.describe_parameter('count').integer_range[0].to_value == 9
+    assert 'one of a, b' in node.describe_parameter('mode').additional_constraints
+    assert 'fixed while active' in node.describe_parameter('mode').additional_constraints
+    assert rate.additional_constraints == ''
+
+
+def set_one(node, name, value):
+    return node.set_parameters([Parameter(name, value=value)])[0]
+
+
+def test_changes_are_judged_and_handed_over(node):
+    active, seen = [False], []
+    parameters.read(node, Probe)
+    parameters.guard(node, Probe, lambda: active[0], seen.append)
+    assert set_one(node, 'mode', 'b').successful
+    assert seen[-1] == Probe(mode='b')
+    refused = set_one(node, 'mode', 'c')
+    assert not refused.successful and "mode: want one of a, b, got 'c'" in refused.reason
+    refused = set_one(node, 'scales', [2.0])
+    assert not refused.successful and 'scales' in refused.reason
+    active[0] = True
+    refused = set_one(node, 'mode', 'a')
+    assert not refused.successful and 'cannot change while the node is active' in refused.reason
+    assert set_one(node, 'rate_hz', 30.0).successful
+    assert seen[-1] == Probe(rate_hz=30.0, mode='b')
+    assert not set_one(node, 'rate_hz', 3.0).successful
+    assert parameters.read(node, Probe) == seen[-1] and len(seen) == 2
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_parameter_of_every_node_is_described(node, kind):
+    defaults = parameters.read(node, kind)
+    for field in dataclasses.fields(kind):
+        descriptor = node.describe_parameter(field.name)
+        assert len(descriptor.description) > 5
+        if field.type in (int, float):
+            assert descriptor.integer_range or descriptor.floating_point_range, field.name
+        if field.name.endswith('_s'):
+            assert '[s]' in descriptor.description
+        if field.name.endswith('_hz'):
+            assert '[Hz]' in descriptor.description
+    assert defaults == kind()
+
+
+def test_nothing_moves_a_real_robot_by_default():
+    assert not MotionParams().enable_motion and not StreamParams().enable_motion

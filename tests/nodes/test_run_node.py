@@ -1,0 +1,67 @@
+"""A node as a program: a signal ends it in order, and also when it is stuck."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
+
+PROGRAM = textwrap.dedent("""
+    import sys, threading
+    from rclpy.node import Node
+    from wam_policy.nodes.run_node import spun
+
+    class Stuck(Node):
+        def __init__(self):
+            super().__init__('stuck')
+            if sys.argv[1] == 'callback':
+                self.create_timer(0.01, self.never_ends)
+            else:
+                print('up', flush=True)
+
+        def never_ends(self):
+            print('up', flush=True)
+            threading.Event().wait()
+
+        def close(self):
+            if sys.argv[1] == 'close':
+                self.never_ends()
+
+    spun(Stuck, ending_s=float(sys.argv[2]))
+""")
+
+
+def ended(place, ending_s, *numbers):
+    """Start the node, signal it once it is up, and return its exit status and stderr."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', PROGRAM, place, str(ending_s)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == 'up\n'
+        for number in numbers:
+            process.send_signal(number)
+        return process.wait(timeout=30), process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize('place', ['callback', 'close'])
+def test_a_stuck_node_leaves_by_force_and_says_where_it_was(place):
+    status, said = ended(place, 0.3, signal.SIGINT, signal.SIGTERM)
+    assert status == 1
+    assert 'in never_ends' in said
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_node_with_status_0(number):
+    status, said = ended('nowhere', 30.0, number)
+    assert (status, said) == (0, '')

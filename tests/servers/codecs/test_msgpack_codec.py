@@ -1,0 +1,151 @@
+"""Messages survive the way to the openpi package and back; nothing else gets in."""
+
+import contextlib
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from openpi_client import msgpack_numpy
+
+from wam_policy.servers.codecs import msgpack_codec
+
+ARRAYS = hnp.arrays(
+    dtype=st.sampled_from(['u1', 'i4', 'i8', 'f4', 'f8', '?']),
+    shape=hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.text(max_size=20)
+    | ARRAYS
+    | st.floats(allow_nan=False),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+def same(left, right):
+    if isinstance(left, np.ndarray):
+        return (
+            left.dtype == right.dtype
+            and left.shape == right.shape
+            and np.array_equal(left, right, equal_nan=left.dtype.kind == 'f')
+        )
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    return left == right
+
+
+@settings(deadline=None)
+@given(VALUES)
+def test_what_we_write_the_openpi_package_reads_and_the_other_way_round(value):
+    assert same(value, msgpack_codec.unpacked(msgpack_codec.packed(value)))
+    assert same(value, msgpack_numpy.unpackb(msgpack_codec.packed(value)))
+    assert same(value, msgpack_codec.unpacked(msgpack_numpy.packb(value)))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(raw):
+    with contextlib.suppress(msgpack_codec.Malformed):
+        msgpack_codec.unpacked(raw)
+
+
+def test_a_truncated_or_changed_message_is_read_or_refused():
+    raw = msgpack_codec.packed(
+        {'view': np.zeros((4, 6, 3), np.uint8), 'prompt': 'lift', 'x': [1, 2.5]}
+    )
+    for cut in range(len(raw)):
+        with pytest.raises(msgpack_codec.Malformed):
+            msgpack_codec.unpacked(raw[:cut])
+    for spot in range(len(raw)):
+        changed = bytearray(raw)
+        changed[spot] ^= 0xFF
+        with contextlib.suppress(msgpack_codec.Malformed):
+            msgpack_codec.unpacked(bytes(changed))
+
+
+def tagged(**changed):
+    described = {'dtype': '<f4', 'shape': [2, 2], 'data': b'\0' * 16} | changed
+    return msgpack.packb(
+        {b'__ndarray__': True, **{key.encode(): value for key, value in described.items()}}
+    )
+
+
+@pytest.mark.parametrize(
+    'raw',
+    [
+        tagged(dtype='|O'),
+        tagged(dtype='O'),
+        tagged(dtype='|V4'),
+        tagged(dtype='<c8'),
+        tagged(dtype='<U4'),
+        tagged(dtype=7),
+        tagged(dtype=['<f4']),
+        tagged(shape=[2, 3]),
+        tagged(shape=[2**40, 2**40]),
+        tagged(shape=[-2, -2]),
+        tagged(shape=[2.0, 2]),
+        tagged(shape=[True, 4]),
+        tagged(shape=4),
+        tagged(shape=[1] * 7),
+        tagged(data='0' * 16),
+        tagged(data=None),
+        tagged(data=b''),
+        msgpack.packb({b'__npgeneric__': True, b'dtype': '|O', b'data': 1}),
+        msgpack.packb({b'__npgeneric__': True, b'dtype': '<f4', b'data': [1]}),
+        msgpack.packb(msgpack.ExtType(4, b'x')),
+        msgpack.packb(msgpack.Timestamp(1)),
+        b'\xdd\xff\xff\xff\xff',
+        b'\xdf\xff\xff\xff\xff',
+        b'\xc6\xff\xff\xff\xff',
+        b'\x91' * 100_000,
+        b'\xc1',
+        b'',
+        b'\xa4\xff\xff\xff\xff',
+        msgpack.packb([0] * (msgpack_numpy.MAX_ITEMS + 1)),
+        msgpack.packb('x' * (msgpack_numpy.MAX_TEXT_BYTES + 1)),
+        msgpack.packb({1: 2}),
+        msgpack.packb(1) + b'\x01',
+    ],
+)
+def test_what_is_no_message_is_refused(raw):
+    with pytest.raises(msgpack_codec.Malformed):
+        msgpack_codec.unpacked(raw)
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        object(),
+        np.array([object()]),
+        np.array(['a']),
+        1 + 2j,
+        np.zeros(2, 'c8'),
+        {'a': {1, 2}},
+        2**70,
+    ],
+)
+def test_what_cannot_travel_is_not_sent(value):
+    with pytest.raises(msgpack_codec.Malformed):
+        msgpack_codec.packed(value)
+
+
+def test_a_request_is_a_map_with_names():
+    assert msgpack_codec.request(msgpack_codec.packed({'a': 1})) == {'a': 1}
+    for raw in ('{"a": 1}', msgpack_codec.packed([1]), msgpack.packb({b'a': 1})):
+        with pytest.raises(msgpack_codec.Malformed):
+            msgpack_codec.request(raw)
+
+
+def test_arrays_lie_where_they_were_received():
+    array = msgpack_codec.unpacked(msgpack_codec.packed(np.arange(6)))
+    assert not array.flags.owndata and not array.flags.writeable

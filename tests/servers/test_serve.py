@@ -1,0 +1,286 @@
+"""The whole way: `serve` with a model, asked by our remote worker and by the example script."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from wam_policy.core.robot import embodiment
+from wam_policy.servers import serve, server_profile
+from wam_policy.servers.serving_engine import Model
+from wam_policy.workers import model_options
+from wam_policy.workers import run_worker as worker_main
+from wam_policy.workers.supervisor import Pair, Plan, State
+from wam_policy.workers.worker_process import package_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ('--checkpoint', 'preset:tiny', '--steps', '2', '--seed', '3')
+THREADS = {'OMP_NUM_THREADS': '1'}
+
+
+@contextlib.contextmanager
+def serving(robot, *arguments):
+    program = subprocess.Popen(
+        [
+            sys.executable,
+            '-m',
+            'wam_policy.servers.serve',
+            *MODEL,
+            '--embodiment',
+            robot,
+            '--threads',
+            '1',
+            '--port',
+            '0',
+            *arguments,
+        ],
+        env=package_environment(THREADS),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = []
+    try:
+        for line in program.stderr:
+            lines.append(line)
+            if found := re.search(r'at ws://127.0.0.1:(\d+)', line):
+                break
+        assert found, lines
+        yield program, int(found[1])
+    finally:
+        program.kill()
+        program.communicate()
+
+
+def lived(plan, robot, between=lambda: None):
+    """Live a short episode: targets of a query before, between and after commits."""
+    random, found = np.random.default_rng(0), []
+    with Pair(plan) as pair:
+        status = pair.wait_ready(250)
+        assert status.state is State.READY, status
+
+        def ask(kind, fields=None, arrays=None):
+            return pair.request(kind, fields, arrays, timeout_s=30)
+
+        ask('reset', {'session': 's', 'instruction': 'wipe the table'})
+        for block in range(7):  # past the end of the window
+            count = status.facts['geometry']['frames_per_block'] if block else 1
+            frames = {
+                f'frames/{camera.key}': random.integers(0, 256, (count, 24, 32, 3), np.uint8)
+                for camera in robot.cameras
+            }
+            said = ask('commit', {'session': 's', 'block': block, 'stamps_ns': []}, frames)
+            if block == 3:
+                between()
+            newest = {name.replace('frames', 'newest'): view[0] for name, view in frames.items()}
+            for more in ({}, newest if block % 2 else {}):
+                joints = robot.rest_of(robot.observed) + random.uniform(
+                    0, 0.01, len(robot.observed)
+                )
+                answer = ask(
+                    'query',
+                    {'session': 's', 'sequence': len(found), 'stamp_ns': 1, 'seed': 11},
+                    {'joints': joints, **more},
+                )
+                found.append(answer.arrays['targets'])
+        geometry = {
+            key: status.facts['geometry'][key]
+            for key in (
+                'frames_per_block',
+                'frame_period_s',
+                'window_blocks',
+                'horizon',
+                'step_dt_s',
+            )
+        }
+        facts = {key: status.facts[key] for key in ('mode', 'contract', 'trained', 'model')}
+    cache = {key: said.fields[key] for key in ('cached_blocks', 'window_fill', 'rebuilds')}
+    return found, {**geometry, **facts, **cache}
+
+
+def example(robot, port):
+    """Run the script that others may copy: three requests of a session of its own."""
+    asked = subprocess.run(
+        [
+            sys.executable,
+            ROOT / 'examples' / 'openpi_actions.py',
+            '--robot',
+            robot,
+            '--port',
+            str(port),
+            '--requests',
+            '3',
+        ],
+        env={**os.environ, 'WAM_TOKEN': 'open'},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert re.search(r'3 answers of float32 \[24, \d+\]: median \d', asked.stdout)
+
+
+@pytest.mark.parametrize(('name', 'devices'), [('agibot_g1', 'cpu,cpu'), ('yam', 'cpu')])
+def test_a_robot_cannot_tell_our_server_from_a_local_worker(name, devices):
+    robot = embodiment.load(name)
+    local = Plan(('cpu',), (*MODEL, '--embodiment', name), environment=THREADS)
+    wanted, told = lived(local, robot)
+    with serving(name, '--quiet', '--devices', devices) as (_, port):
+        remote = Plan(
+            ('cpu',),
+            ('--server', f'ws://127.0.0.1:{port}', '--embodiment', name),
+            guided=False,
+            program=(sys.executable, '-m', 'wam_policy.servers.run_remote_worker'),
+        )
+        # another client in the middle of it must not be felt
+        found, said = lived(remote, robot, lambda: example(name, port))
+    assert said == told
+    for theirs, ours in zip(found, wanted, strict=True):
+        # states and targets travel as float32
+        np.testing.assert_allclose(theirs, ours, atol=2e-5)
+    assert np.ptp([targets[-1] for targets in wanted], axis=0).max() > 1e-3
+
+
+def health(port):
+    talk = http.client.HTTPConnection('127.0.0.1', port, timeout=5)
+    talk.request('GET', '/healthz')
+    answer = talk.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_it_is_unwell_without_its_worker_and_ends_in_order():
+    with serving('droid', '--token', 'open', '--devices', 'cpu') as (program, port):
+        example('droid', port)
+        assert health(port) == (200, 'OK\n')
+        (worker,) = psutil.Process(program.pid).children()
+        worker.kill()
+        end_s = time.monotonic() + 60
+        while health(port)[0] != 503:
+            assert time.monotonic() < end_s
+        assert re.search('SIGKILL|loading', health(port)[1])
+        children = psutil.Process(program.pid).children()
+        program.send_signal(signal.SIGTERM)
+        said = program.stderr.read()
+        assert program.wait(60) == 0
+        assert not any(child.is_running() for child in children)
+        assert len(re.findall(r'infer \d+\.\d ms', said)) == 3
+        assert re.search(r'session [0-9a-f-]{36}: 3 answers, median \d+\.\d ms, p99', said)
+        assert 'SIGKILL' in said and said.strip().endswith('stopped')
+
+
+def refused(*arguments):
+    return subprocess.run(
+        [sys.executable, '-m', 'wam_policy.servers.serve', *arguments],
+        env=package_environment(THREADS),
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'status', 'words'),
+    [
+        (
+            ('--checkpoint', '/none', '--embodiment', 'yam', '--devices', 'cpu'),
+            2,
+            'no folder and no shipped model',
+        ),
+        (
+            ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--flavour', 'openpi'),
+            2,
+            'speaks for droid',
+        ),
+        (
+            ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--sessions', '0'),
+            2,
+            'more than 0',
+        ),
+        (
+            ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--devices', 'gpu'),
+            2,
+            'want one or two of cpu and cuda:N',
+        ),
+    ],
+)
+def test_what_cannot_be_served_is_refused(arguments, status, words):
+    found = refused(*arguments)
+    assert found.returncode == status and re.search(words, found.stderr), found.stderr
+
+
+def test_a_port_that_is_taken_is_told():
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        found = refused(
+            *MODEL,
+            '--embodiment',
+            'yam',
+            '--devices',
+            'cpu',
+            '--port',
+            str(taken.getsockname()[1]),
+        )
+    assert found.returncode == 1 and 'cannot listen on 127.0.0.1' in found.stderr
+
+
+def test_a_flavour_that_promises_other_actions_is_refused():
+    robot = embodiment.load('yam')
+    model = Model('m', True, 1, 4, 0.2, 4, horizon=24, step_dt_s=1 / 30)
+    said = serve.offered(server_profile.chosen('', robot), robot, model)
+    assert said['action_horizon'] == 24 and said['memory']['frames_per_block'] == 4
+    for spoken, other in (('openpi_yam', model), ('', replace(model, step_dt_s=1 / 15))):
+        with pytest.raises(ValueError, match='serve with another --flavour'):
+            serve.offered(server_profile.chosen(spoken, robot), robot, other)
+
+
+def test_workers_get_the_same_command_line():
+    chosen = serve.settings(
+        [
+            *MODEL,
+            '--embodiment',
+            'yam',
+            '--cfg',
+            '2',
+            '--guided-video',
+            '--sessions',
+            '3',
+            '--base',
+            '/base',
+            '--token',
+            'x',
+            '--devices',
+            'cuda:0,cuda:1',
+        ]
+    )
+    model_options.filled(chosen)
+    got = worker_main.settings(model_options.words(chosen))
+    assert (got.steps, got.seed, got.guided_video, got.sessions) == (2, 3, True, 3)
+    assert (got.checkpoint, got.base, got.recipe) == ('preset:tiny', Path('/base'), 'static8')
+    assert chosen.devices == ('cuda:0', 'cuda:1') and got.cfg == 2.0
+
+
+@pytest.mark.parametrize(
+    ('given', 'wanted'),
+    [
+        ((), ('full16', 4, 1.0)),
+        (('--recipe', 'static8'), ('static8', None, 1.0)),
+        (('--steps', '2', '--cfg', '3'), ('full16', 2, 3.0)),
+    ],
+)
+def test_what_is_not_given_is_as_the_checkpoint_advises(tmp_path, given, wanted):
+    (tmp_path / 'config.json').write_text(
+        json.dumps({'wam': {'inference': {'recipe': 'full16', 'steps': 4, 'guidance': 1.0}}})
+    )
+    chosen = serve.settings(['--checkpoint', str(tmp_path), '--embodiment', 'yam', *given])
+    model_options.filled(chosen)
+    assert (chosen.recipe, chosen.steps, chosen.cfg) == wanted

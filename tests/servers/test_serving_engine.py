@@ -1,0 +1,61 @@
+"""The engine behind the desk tells how its workers are, with a program that has no model."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from wam_policy.servers.serving_engine import Engine
+from wam_policy.workers.supervisor import NotReady, Plan, State
+
+FAKE = (sys.executable, str(Path(__file__).parents[1] / 'workers' / 'fake_worker.py'))
+
+
+@pytest.fixture
+def engine():
+    made = []
+
+    def of(act='nothing'):
+        plan = Plan(('cpu',), ('--act0', act), program=FAKE, first_delay_s=0.1)
+        lines = []
+        made.append(Engine(plan, 20.0, lines.append))
+        return made[-1], lines
+
+    yield of
+    for each in made:
+        each.close()
+
+
+def until(condition):
+    end_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
+def test_workers_that_die_are_started_again_with_other_memories(engine):
+    served, lines = engine()
+    with pytest.raises(NotReady):
+        served.reset('s', 'wave', 'clocked')
+    status = served.start()
+    assert status.state is State.READY and not served.fault and not served.over
+    assert (served.generation, served.restarts) == (1, 0)
+    os.kill(status.facts['pid'], signal.SIGKILL)
+    until(lambda: served.fault)
+    until(lambda: not served.fault)
+    assert (served.generation, served.restarts) == (2, 1)
+    assert any('SIGKILL' in line for line in lines)
+
+
+@pytest.mark.parametrize(('act', 'over'), [('loading:exit1', False), ('loading:exit2', True)])
+def test_a_start_that_fails_is_told_at_once(engine, act, over):
+    served, lines = engine(act)
+    status = served.start()
+    assert status.state is State.FAILED and 'leaving on purpose' in status.reason
+    assert (status.retry_s is None) == over
+    told = []
+    served.when_over(lambda: told.append(True))
+    assert bool(told) == over == served.over

@@ -1,0 +1,171 @@
+"""The stack as it is launched: a simulated AgiBot G1, two workers, real middleware, pictures."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from std_srvs.srv import SetBool, Trigger
+
+from tests.stack_fixtures import workers_of
+from wam_msgs.msg import ActionChunk
+from wam_policy.nodes import message_conversion, qos
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
+PICK, OPEN = 'pick up the red cube', 'open the left hand'
+
+
+@pytest.fixture(scope='module')
+def stack(launched, watching):
+    """Give one launch and its watch; the tests below use it in their order."""
+    watch = watching('agibot_g1')
+    launch = launched(
+        'agibot_g1', 'sim:=true', 'camera_size:=160x120', 'checkpoint:=preset:tiny', 'steps:=4'
+    )  # guided: two workers
+    watch.wait(lambda: watch.policy.state_name == 'IDLE', 'workers are not ready', 90)
+    watch.wait_motion('HOLDING')
+    return launch, watch
+
+
+@pytest.fixture
+def running(stack):
+    """Give the stack while it follows an instruction; no joint may have jumped afterwards."""
+    _, watch = stack
+    watch.say(PICK)
+    watch.wait_running()
+    watch.wait_motion('FIRST_MOVE', 'TRACKING')
+    watch.jumps.clear()
+    yield stack
+    assert not watch.jumps
+    assert max(watch.sim.velocity_ratio) <= 1.0 + 1e-6
+
+
+def ros2(*arguments):
+    """Run the command a user types and return what it prints."""
+    done = subprocess.run(['ros2', *arguments], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_is_driven_with_topic_and_service_commands_alone(stack):
+    _, watch = stack
+    ros2(
+        'topic', 'pub', '--once', '/wam/instruction', 'std_msgs/msg/String', f"{{data: '{PICK}'}}"
+    )
+    watch.wait_running()
+    watch.wait_motion('FIRST_MOVE', 'TRACKING')
+    status = ros2(
+        'topic', 'echo', '--no-daemon', '--once', '/wam/status', 'wam_msgs/msg/PolicyStatus'
+    )
+    assert f'instruction: {PICK}' in status and 'model: UNTRAINED tiny' in status
+    assert 'success=True' in ros2('service', 'call', '/wam/estop', 'std_srvs/srv/Trigger')
+    watch.wait_motion('ESTOPPED')
+    watch.wait_rest()
+    assert 'success=True' in ros2('service', 'call', '/wam/reset', 'std_srvs/srv/Trigger')
+    assert 'success=True' in ros2(
+        'service', 'call', '/wam/enable', 'std_srvs/srv/SetBool', '{data: true}'
+    )
+    watch.wait_motion('FIRST_MOVE', 'TRACKING')
+
+
+def test_new_words_in_the_middle_of_a_chunk_are_followed_at_once(running):
+    _, watch = running
+    for text in (OPEN, PICK, OPEN):
+        session, chunks = watch.policy.session, len(watch.chunks)
+        watch.say(text)
+        watch.wait_running(session)
+        later = [chunk.session for chunk in watch.chunks[chunks + 1 :]]
+        assert watch.policy.instruction == text
+        assert sorted(later, key=lambda s: int(s.split('-')[1])) == later
+    watch.wait_motion('FIRST_MOVE', 'TRACKING')
+
+
+def test_empty_words_bring_it_to_rest_and_others_move_it_again(running):
+    _, watch = running
+    watch.say('')
+    watch.wait(lambda: watch.policy.state_name == 'HOLDING')
+    watch.wait_motion('HOLDING')
+    watch.wait_rest()
+    watch.say(PICK)
+    watch.wait_running()
+    watch.wait_motion('FIRST_MOVE', 'TRACKING')
+
+
+def test_a_killed_worker_makes_it_hold_and_the_next_one_remembers(running):
+    launch, watch = running
+    watch.wait(lambda: watch.policy.kv_commits >= 2)
+    rebuilds, session = watch.policy.kv_rebuilds, watch.policy.session
+    workers = workers_of(launch.pid)
+    assert len(workers) == 2
+    workers[0].send_signal(signal.SIGKILL)
+    watch.wait(lambda: watch.policy.state_name == 'HOLDING' and 'SIGKILL' in watch.policy.reason)
+    watch.wait_motion('HOLDING')
+    watch.wait_rest()
+    watch.wait(
+        lambda: watch.policy.state_name == 'RUNNING' and watch.policy.session != session,
+        'the workers did not come back',
+        120,
+    )
+    assert watch.policy.kv_rebuilds > rebuilds and watch.policy.worker_restarts == 1
+    assert watch.policy.kv_window_fill > 0  # a window that had just begun holds one frame
+    watch.wait_motion('FIRST_MOVE', 'TRACKING')
+    assert {worker.pid for worker in workers}.isdisjoint(w.pid for w in workers_of(launch.pid))
+
+
+def nothing(chunk):
+    chunk.joint_names[3] = 'elbow'
+
+
+def poisoned(chunk):
+    chunk.positions[17] = float('nan')
+
+
+@pytest.mark.parametrize(('spoil', 'words'), [(nothing, 'elbow'), (poisoned, 'finite')])
+def test_a_wrong_chunk_is_rejected_whole_and_said_so(running, spoil, words):
+    _, watch = running
+    inject = watch.node.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
+    watch.wait(lambda: inject.get_subscription_count() >= 2)
+    rejected, before = watch.motion.chunks_rejected, watch.chunks[-1]
+    chunk = message_conversion.chunk_message(
+        message_conversion.chunk(before), 'agibot_g1', 0, trained=False
+    )
+    chunk.sequence = before.sequence + 1000
+    spoil(chunk)
+    watch.reasons.clear()
+    inject.publish(chunk)
+    watch.wait(lambda: watch.motion.chunks_rejected > rejected)
+    watch.wait(lambda: any(words in reason for reason in watch.reasons), f'{words} not named')
+    watch.wait_motion('FIRST_MOVE', 'TRACKING')
+    watch.node.destroy_publisher(inject)
+
+
+def test_disabled_it_rests_and_enabled_it_goes_on(running):
+    _, watch = running
+    assert watch.call(SetBool, 'enable', data=False).success
+    watch.wait_motion('DISABLED')
+    watch.wait_rest()
+    assert watch.call(SetBool, 'enable', data=True).success
+    watch.wait_motion('FIRST_MOVE', 'TRACKING')
+
+
+def test_an_e_stop_stays_until_it_is_reset(running):
+    _, watch = running
+    assert watch.call(Trigger, 'estop').success
+    watch.wait_motion('ESTOPPED')
+    assert not watch.call(SetBool, 'enable', data=True).success
+    watch.wait_rest()
+    assert watch.motion.state_name == 'ESTOPPED'
+    watch.wait(lambda: watch.call(Trigger, 'reset').success, 'still decelerating')
+    assert watch.call(SetBool, 'enable', data=True).success
+
+
+def test_ctrl_c_ends_every_node_with_status_0(stack):
+    launch, watch = stack
+    assert max(*watch.sim.acceleration_ratio, *watch.sim.jerk_ratio) <= 1.0 + 1e-6
+    os.kill(launch.pid, signal.SIGINT)
+    watch.wait(lambda: launch.returncode is not None, 'the launch does not end')
+    assert launch.returncode == 0, launch.last_words()
+    assert launch.exit_codes() == {'policy_node': 0, 'motion_node': 0, 'sim_node': 0}
+    assert launch.alive() == 0

@@ -1,0 +1,223 @@
+"""Stacks for tests: a whole launch, or its nodes one by one."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import psutil
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+import numpy as np
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+
+from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
+from wam_policy.core.robot import embodiment
+from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.run_node import Spinning
+from wam_tools.launch_process import Supervised
+
+JUMP_SHARE = 1.5  # of the way that the velocity limit allows per sample
+
+
+class Watch:
+    """Listen to a stack from outside and speak to it as a user would."""
+
+    def __init__(self, robot):
+        self.robot = embodiment.load(robot)
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context)
+        self.node = rclpy.create_node('watch', namespace='wam', context=self._context)
+        self.policy, self.motion, self.sim = PolicyStatus(), MotionStatus(), SimStatus()
+        self.states, self.chunks, self.reasons = [], [], []
+        self.joints, self.jumps = None, []
+        self._velocity = self.robot.limits().velocity
+        new = self.node.create_subscription
+        new(PolicyStatus, 'status', self._on_policy, qos.LATCHED)
+        new(MotionStatus, 'motion_status', self._on_motion, qos.LATCHED)
+        new(SimStatus, '/sim/status', lambda msg: setattr(self, 'sim', msg), qos.REQUEST)
+        new(ActionChunk, 'action_chunk', lambda msg: self.chunks.append(msg), qos.CHUNK)
+        new(JointState, '/joint_states', self._on_joints, qos.JOINTS)
+        self._words = self.node.create_publisher(String, 'instruction', qos.REQUEST)
+        self._spinning = Spinning([self.node])
+
+    def close(self):
+        self._spinning.stop()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def say(self, text):
+        self.wait(self._words.get_subscription_count, 'nobody listens to instructions')
+        self._words.publish(String(data=text))
+
+    def wait(self, condition, what='', timeout_s=60.0):
+        end_s = time.monotonic() + timeout_s
+        while not (found := condition()):
+            assert time.monotonic() < end_s, (
+                f'{what}; policy {self.policy.state_name}: {self.policy.reason}; '
+                f'motion {self.motion.state_name}: {self.motion.reason}'
+            )
+            time.sleep(0.02)
+        return found
+
+    def wait_running(self, not_session=''):
+        self.wait(
+            lambda: (
+                self.policy.state_name == 'RUNNING'
+                and self.chunks
+                and self.chunks[-1].session == self.policy.session != not_session
+            ),
+            'not running',
+        )
+
+    def wait_motion(self, *states):
+        self.wait(lambda: self.motion.state_name in states, f'motion is not {states}')
+
+    def wait_rest(self, timeout_s=5.0):
+        """Wait until the joints have rested for a third of a second."""
+        seen = [(time.monotonic(), self.joints.position)]
+
+        def resting():
+            now_s, position = time.monotonic(), self.joints.position
+            if np.abs(position - seen[0][1]).max() > 2e-3:
+                seen[0] = (now_s, position)
+            return now_s - seen[0][0] > 0.33
+
+        self.wait(resting, 'the joints do not rest', timeout_s)
+
+    def call(self, kind, name, timeout_s=10.0, **fields):
+        """Call a service of the stack and return its answer; None if there is none in time."""
+        client = self.node.create_client(kind, name)
+        try:
+            assert client.wait_for_service(10), f'no service {name}'
+            done = threading.Event()
+            future = client.call_async(kind.Request(**fields))
+            future.add_done_callback(lambda _: done.set())
+            return future.result() if done.wait(timeout_s) else None
+        finally:
+            self.node.destroy_client(client)
+
+    def _on_policy(self, msg):
+        self.policy = msg
+        if not self.states or self.states[-1] != msg.state_name:
+            self.states.append(msg.state_name)
+
+    def _on_motion(self, msg):
+        self.motion = msg
+        if not self.reasons or self.reasons[-1] != msg.reason:
+            self.reasons.append(msg.reason)
+
+    def _on_joints(self, msg):
+        state = message_conversion.joint_state(msg, self.robot.commanded)
+        if self.joints is not None and state.stamp_ns > self.joints.stamp_ns:
+            passed_s = (state.stamp_ns - self.joints.stamp_ns) / 1e9
+            way = np.abs(state.position - self.joints.position)
+            if (way > JUMP_SHARE * self._velocity * max(passed_s, 0.01)).any():
+                self.jumps.append((state.stamp_ns, float(way.max()), passed_s))
+        self.joints = state
+
+
+@pytest.fixture(scope='module', autouse=True)
+def apart(ros_domain, tmp_path_factory):
+    """Keep each file of this folder in a ROS domain of its own, in CI also in a time of its own.
+
+    Two stacks at once take all of two slow cores: what they then measure is each other.
+    """
+    if not os.environ.get('CI'):
+        yield
+        return
+    # beside the folders of all processes of this run
+    with open(tmp_path_factory.getbasetemp().parent / 'ros.lock', 'w') as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope='module')
+def launched(tmp_path_factory):
+    """Give a function that launches a stack in place of the one before; the last one is ended."""
+    running = []
+
+    def launch(robot, *arguments):
+        while running:  # a first try that failed: two in one domain disturb both
+            running.pop().stop(_hurry())
+        log = tmp_path_factory.mktemp('launch') / 'log'
+        running.append(
+            Supervised(['ros2', 'launch', 'wam_bringup', f'{robot}.launch.py', *arguments], log)
+        )
+        return running[-1]
+
+    yield launch
+    for stack in running:
+        stack.stop(_hurry())
+
+
+@pytest.fixture(scope='module')
+def started():
+    """Give a function that starts one node as a process; all are ended at the end."""
+    running = []
+
+    def start(module, *ros_arguments):
+        running.append(
+            subprocess.Popen([sys.executable, '-m', module, '--ros-args', *ros_arguments])
+        )
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.terminate()
+    for process in running:
+        process.wait(timeout=15)
+
+
+@pytest.fixture(scope='module')
+def watching():
+    """Give a function that listens to the stack of a robot."""
+    open_ = []
+
+    def watch(robot):
+        open_.append(Watch(robot))
+        return open_[-1]
+
+    yield watch
+    for each in open_:
+        each.close()
+
+
+def brought_up(watch, node):
+    """Configure and activate a lifecycle node of the stack."""
+    for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        # a node that was killed is discovered for some seconds more: it does not answer
+        answer = watch.wait(
+            partial(
+                watch.call,
+                ChangeState,
+                f'{node}/change_state',
+                3.0,
+                transition=Transition(id=number),
+            ),
+            f'{node} does not answer',
+        )
+        assert answer.success, f'{node} refused transition {number}'
+
+
+def workers_of(stack_pid):
+    """Return the worker processes below a process."""
+    return [
+        process
+        for process in psutil.Process(stack_pid).children(recursive=True)
+        if 'wam_policy.workers.run_worker' in process.cmdline()
+    ]
+
+
+def _hurry():
+    event = threading.Event()
+    event.set()
+    return event

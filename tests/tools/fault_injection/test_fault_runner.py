@@ -1,0 +1,193 @@
+"""The judge of faults: whatever the stack owes and does not give makes a row that is not ok."""
+
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from wam_tools.fault_injection import fault_runner, run_faults
+from wam_tools.fault_injection.fault import Fault, nothing
+from wam_tools.fault_injection.stack_client import Needs
+from wam_tools.fault_injection.stack_observer import NoStack, Said
+
+pytestmark = pytest.mark.ros
+
+
+class FakeBench:
+    """Be a stack that does everything right, but for what a test plants."""
+
+    def __init__(self, **planted):
+        self.planted, self.released, self.saved, self.injected = planted, [], [], False
+        self.watch = SimpleNamespace(
+            recount=nothing_at_all,
+            resting_since=lambda since_s: self.get('rests', since_s + 0.2),
+            moving=lambda: self.get('moves', not self.injected),
+            policy=SimpleNamespace(state_name='RUNNING', reason=''),
+            motion=SimpleNamespace(state_name='TRACKING', reason=''),
+            figures=SimpleNamespace(
+                over=self.get('over', set()), step_rad=0.0005, statuses=9, ratios={'jerk': 1.5}
+            ),
+        )
+        self.stack = SimpleNamespace(strays=lambda: self.get('strays', []))
+
+    def get(self, what, usual):
+        return self.planted.get(what, usual)
+
+    def driving(self):
+        return not self.injected or self.get('drives', True)
+
+    def found(self, pattern, since_s):
+        if pattern == fault_runner.DISTURBED:
+            return self.get('disturbed', None)
+        return self.get('says', Said(since_s + 0.1, 'policy', pattern))
+
+
+def nothing_at_all():
+    return None
+
+
+def inject(bench):
+    bench.injected = True
+
+
+def remove(bench):
+    bench.released += bench.get('released', [])
+    if bench.get('breaks', False):
+        raise NoStack('it fell over')
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch):
+    for name in ('READY_S', 'RECOVERY_S', 'STATUS_S'):
+        monkeypatch.setattr(fault_runner, name, 0.01)
+    monkeypatch.setattr(fault_runner.time, 'sleep', lambda _: None)
+
+
+def fault(**changes):
+    return Fault(
+        'family/it',
+        ('part',),
+        inject,
+        remove,
+        **{'detect': 'policy: broken', 'rests': True, 'within_s': 0.01, **changes},
+    )
+
+
+def test_a_stack_that_keeps_its_promises_is_in_order():
+    row = fault_runner.run(fault(), FakeBench())
+    assert row.ok and row.recovered and row.note == '' and row.limit_violations == 0
+    assert (row.detected_ms, row.rest_ms) == (100.0, 200.0)
+
+
+def test_what_harms_nothing_needs_no_word_and_no_rest():
+    row = fault_runner.run(fault(detect=None, rests=False), FakeBench(moves=True))
+    assert row.ok and row.detected_ms is None and row.rest_ms is None
+
+
+@pytest.mark.parametrize(
+    ('planted', 'changes', 'complaint'),
+    [
+        ({'says': None}, {}, "nobody said 'policy: broken'"),
+        ({'rests': None}, {}, 'did not come to rest'),
+        ({'moves': True}, {}, 'moved again'),
+        ({'over': {('elbow', 'jerk')}}, {}, 'beyond limits (jerk x1.5): elbow jerk'),
+        ({'drives': False}, {}, 'did not recover'),
+        ({'breaks': True}, {}, 'it fell over'),
+        ({'strays': ['process 7 is left over']}, {}, 'process 7 is left over'),
+        ({'released': ['too fast']}, {}, 'a latched stop had to be released: too fast'),
+        (
+            {'disturbed': Said(1.0, 'motion', 'HOLDING: why'), 'moves': True},
+            {'rests': False},
+            'motion was disturbed: HOLDING: why',
+        ),
+        ({'moves': False}, {'rests': False}, 'motion was disturbed: it rests'),
+        ({}, {'check': lambda bench: 'the log is ugly'}, 'the log is ugly'),
+    ],
+)
+def test_a_planted_failure_makes_the_row_red(planted, changes, complaint):
+    row = fault_runner.run(fault(**changes), FakeBench(**planted))
+    assert not row.ok and complaint in row.note
+
+
+def test_a_lost_episode_makes_the_row_red(tmp_path):
+    bench = FakeBench()
+    bench.saved.append(tmp_path)
+    row = fault_runner.run(fault(), bench)
+    assert not row.ok and f'episode {tmp_path.name} is lost' in row.note
+
+
+def test_an_operator_may_release_what_latches():
+    assert fault_runner.run(fault(latches=True), FakeBench(released=['too fast'])).ok
+
+
+def test_a_stack_that_is_broken_already_is_no_row():
+    bench = FakeBench(drives=False)
+    bench.injected = True
+    with pytest.raises(NoStack, match='not driving before family/it'):
+        fault_runner.run(fault(), bench)
+
+
+def test_pairs_share_no_part_and_come_back_with_their_seed():
+    def some(name, *touches, needs=Needs.NOTHING):
+        return Fault(name, touches, nothing, nothing, name, None, needs=needs)
+
+    faults = [
+        some('a', 'x'),
+        some('b', 'x', 'y'),
+        some('c', 'z'),
+        some('d', 'z', needs=Needs.CLOCK),
+    ]
+    found = run_faults.pairs(faults, 9, seed=4)
+    assert sorted(pair.name for pair in found) == ['a + c', 'b + c']
+    assert [pair.name for pair in run_faults.pairs(faults, 9, seed=4)] == [p.name for p in found]
+
+
+def test_a_pair_is_injected_and_removed_in_order_and_owes_what_both_owe():
+    done = []
+
+    def some(name, rests, detect):
+        return Fault(
+            name,
+            (name,),
+            lambda _: done.append(f'+{name}'),
+            lambda _: done.append(f'-{name}'),
+            detect,
+            rests,
+        )
+
+    pair = run_faults.both(some('a', False, 'policy: a'), some('b', True, None))
+    pair.inject(None)
+    pair.remove(None)
+    assert done == ['+a', '+b', '-b', '-a']
+    assert pair.rests is True and pair.detect == '(policy: a)'
+
+
+def test_every_family_of_the_issue_is_in_the_table():
+    names = [fault.name for fault in run_faults.table(run_faults.embodiment.load('agibot_g1'))]
+    assert len(names) == len(set(names)) > 60
+    assert {name.split('/')[0] for name in names} == {
+        'process',
+        'camera',
+        'joints',
+        'chunk',
+        'instruction',
+        'network',
+        'disk',
+        'memory',
+        'checkpoint',
+        'parameters',
+        'clock',
+    }
+
+
+@pytest.mark.parametrize(
+    ('given', 'complaint'),
+    [
+        (['--only', 'camera/none'], "no fault is called 'camera/none'"),
+        (['--report', '/nowhere/R.json'], 'there is no folder /nowhere'),
+    ],
+)
+def test_wrong_arguments_name_the_fix(given, complaint, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_faults.arguments(given)
+    assert ended.value.code == 2 and complaint in capsys.readouterr().err

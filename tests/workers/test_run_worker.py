@@ -1,0 +1,146 @@
+"""The worker's command line explains itself and refuses early, clearly and with its status."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from wam_policy.workers import exit_codes, model_options, run_worker
+from wam_policy.workers.worker_process import package_environment
+
+WORKER = [sys.executable, '-m', 'wam_policy.workers.run_worker']
+NEEDED = ['--checkpoint', 'preset:tiny', '--embodiment', 'yam']
+
+
+def test_a_command_line_becomes_settings():
+    chosen = run_worker.settings(
+        [
+            *NEEDED,
+            '--rank',
+            '1',
+            '--world',
+            '2',
+            '--role',
+            'uncond',
+            '--device',
+            'cuda:1',
+            '--steps',
+            '4',
+            '--core',
+            '3',
+        ]
+    )
+    assert (chosen.rank, chosen.world, chosen.role, chosen.device) == (1, 2, 'uncond', 'cuda:1')
+    assert (chosen.steps, chosen.core, chosen.threads, chosen.fd) == (4, 3, 1, None)
+
+
+@pytest.mark.parametrize(
+    'arguments, said',
+    [
+        ([], 'required: --checkpoint, --embodiment'),
+        ([*NEEDED, '--threads', '0'], '--threads: want more than 0'),
+        ([*NEEDED, '--peer-timeout', '-1'], '--peer-timeout: want more than 0'),
+        ([*NEEDED, '--world', '2'], '--role both needs no second worker'),
+        ([*NEEDED, '--recipe', 'fast'], 'invalid choice'),
+    ],
+)
+def test_a_wrong_command_line_is_refused(arguments, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_worker.settings(arguments)
+    assert caught.value.code == exit_codes.REFUSED
+    assert said in capsys.readouterr().err
+
+
+def test_the_recipes_are_those_of_the_sampler():
+    from wam_policy.model import robot_policy
+    from wam_policy.model.sampling import sampler
+
+    assert set(model_options.RECIPES) == set(sampler.MODES)
+    choices = {action.dest: action.choices for action in run_worker.parser()._actions}
+    assert tuple(choices['mode']) == robot_policy.MODES
+
+
+def test_help_and_refusals_come_without_torch(capsys):
+    start_s = time.monotonic()
+    done = subprocess.run(
+        [*WORKER, '--checkpoint', 'preset:tiny', '--embodiment', 'yamm'],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env=package_environment({}),
+    )
+    assert done.returncode == exit_codes.REFUSED
+    assert done.stderr.startswith('wam-worker both: error: ') and 'yam' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    seen = subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            textwrap.dedent("""
+        import sys
+        from wam_policy.workers import client, main
+        sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))
+    """),
+        ],
+        timeout=90,
+        env=package_environment({}),
+    )
+    assert seen.returncode == 0
+    assert time.monotonic() - start_s < 30
+
+
+@pytest.mark.parametrize(
+    'checkpoint, said', [('/no/such/folder', 'no config.json'), ('preset:tinny', 'tinny')]
+)
+def test_a_checkpoint_that_cannot_be_is_one_line(checkpoint, said, capsys):
+    status = run_worker.main(['--checkpoint', checkpoint, '--embodiment', 'yam'])
+    lines = capsys.readouterr().err.splitlines()
+    assert status == exit_codes.REFUSED and len(lines) == 1 and said in lines[0]
+
+
+def test_a_device_that_is_not_there_is_one_line(capsys):
+    status = run_worker.main([*NEEDED, '--device', 'cuda:63'])
+    assert status == exit_codes.REFUSED
+    assert 'no device cuda:63' in capsys.readouterr().err
+
+
+def test_a_worker_that_does_not_read_dies_with_its_parent():
+    """The kernel ends it: at this moment the worker imports torch and looks at no socket."""
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            '-c',
+            textwrap.dedent(f"""
+        import time
+        from wam_policy.workers.worker_process import Program
+        program = Program({[*WORKER, *NEEDED]!r}, 0, 'both', lambda rank, line: None, {{}})
+        print(program.pid, flush=True)
+        time.sleep(60)
+    """),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=package_environment({}),
+    )
+    child = int(parent.stdout.readline())
+    maps = Path(f'/proc/{child}/maps')
+    deadline_s = time.monotonic() + 30
+    while 'torch' not in maps.read_text() and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert 'torch' in maps.read_text()
+    os.kill(child, signal.SIGSTOP)  # cannot see any end of file either
+    parent.kill()
+    parent.wait()
+    for _ in range(300):
+        state = Path(f'/proc/{child}/stat')
+        if not state.exists() or state.read_text().rsplit(')', 1)[1].split()[0] == 'Z':
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, signal.SIGKILL)
+        raise AssertionError('the worker outlived its parent')

@@ -1,0 +1,37 @@
+"""Remove what setup and build made."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from cli.lock import exclusive
+from cli.paths import Layout, checkout
+from cli.progress import say
+
+
+def targets(layout: Layout, with_downloads: bool) -> list[Path]:
+    """List what there is to remove; downloads stay unless asked for, so setup is quick again."""
+    paths = [layout.root / name for name in ('build', 'install', 'log', '.ros', '.venv')]
+    paths += (layout.root / 'src').glob('*/*.egg-info')
+    kept = () if with_downloads else ('downloads', 'uv')
+    if layout.work.is_dir():
+        paths += [path for path in layout.work.iterdir() if path.name not in (*kept, 'lock')]
+    return [path for path in paths if path.exists() or path.is_symlink()]
+
+
+def main(arguments: list[str]) -> int:
+    """Remove it without asking: everything can be made again."""
+    parser = argparse.ArgumentParser(prog='./wam clean', description=__doc__)
+    parser.add_argument('--all', action='store_true', help='also remove the downloads')
+    options = parser.parse_args(arguments)
+    layout = checkout()
+    with exclusive(layout):
+        found = targets(layout, options.all)
+        for path in found:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    names = ', '.join(str(path.relative_to(layout.root)) for path in found)
+    say(f'removed {names}' if found else 'nothing to remove')
+    return 0

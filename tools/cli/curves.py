@@ -1,0 +1,10 @@
+"""`./wam curves CHECKPOINT`: draw what a training's logs and kept checkpoints tell."""
+
+from typing import NoReturn
+
+from cli import exec_module
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Become the program that draws."""
+    exec_module.become('wam_learning.training.plot_training', arguments)

@@ -1,0 +1,10 @@
+"""`./wam eval`: try a policy on scenes it never saw, and report."""
+
+from typing import NoReturn
+
+from cli import exec_module
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Become the evaluation."""
+    exec_module.become('wam_learning.evaluation.evaluate', arguments)

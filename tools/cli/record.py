@@ -1,0 +1,10 @@
+"""`./wam record`: record an episode beside a running stack."""
+
+from typing import NoReturn
+
+from cli import exec_module
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Become the recorder."""
+    exec_module.become('wam_policy.nodes.recorder.record_command', arguments)

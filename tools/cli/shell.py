@@ -1,0 +1,42 @@
+"""`./wam shell`: bash in the environment of this checkout."""
+
+import argparse
+import os
+import shlex
+from typing import NoReturn
+
+from cli import setup
+from cli.environment import environment
+from cli.paths import checkout
+from cli.progress import say
+
+# The user's own start file first, so that the prompt hint and our variables are not undone.
+RC = """[ -f ~/.bashrc ] && . ~/.bashrc
+export PATH={path} PYTHONPATH={pythonpath}
+PS1="(wam) $PS1"
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Start an interactive bash, or run one command with -c; its exit code is ours."""
+    parser = argparse.ArgumentParser(prog='./wam shell', description=__doc__)
+    parser.add_argument('-c', metavar='COMMAND', dest='command', help='run it and leave')
+    options = parser.parse_args(arguments)
+    layout = checkout()
+    setup.ensure(layout)
+    env = environment(layout)
+    if options.command is not None:
+        os.execvpe('bash', ['bash', '-c', options.command], env)
+    if not (layout.install / 'local_setup.bash').is_file():
+        say('src/ is not built yet: run ./wam build, then open the shell again')
+    _interactive(env)
+
+
+def _interactive(env: dict[str, str]) -> NoReturn:
+    """Replace this process by an interactive bash."""
+    read, write = os.pipe()
+    rc = RC.format(path=shlex.quote(env['PATH']), pythonpath=shlex.quote(env['PYTHONPATH']))
+    os.write(write, rc.encode())
+    os.close(write)
+    os.set_inheritable(read, True)
+    os.execvpe('bash', ['bash', '--rcfile', f'/dev/fd/{read}', '-i'], env)
