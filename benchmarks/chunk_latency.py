@@ -23,10 +23,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 from benchmarks import flops, record
 from wam_policy.model.execution import engines, quantization
 from wam_policy.model.network import model_config
-from wam_policy.model.network.cfg import Guidance, Role
+from wam_policy.model.network.cfg import CfgRole, ClassifierFreeGuidance
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
-from wam_policy.provenance import processor
+from wam_policy.provenance import read_cpu_name
 
 COLUMNS = (
     'mode',
@@ -42,23 +42,23 @@ COLUMNS = (
     'of_matmul',
 )
 IMAGE_TOKENS = flops.IMAGE_TOKENS
-FEWEST_ROUNDS = 3
+MIN_ROUNDS = 3
 
 
 def main() -> int:
     """Measure, print a table, write JSON."""
-    chosen = parser().parse_args()
+    chosen = make_parser().parse_args()
     device = torch.device(chosen.device)
     automatic = 'bfloat16' if device.type == 'cuda' else 'float32'
     dtype = getattr(torch, chosen.dtype or automatic)
     torch.set_num_threads(chosen.threads)
-    c = model_config.preset(chosen.preset)
+    c = model_config.get_preset(chosen.preset)
     if chosen.layers:
         c = model_config.ModelConfig.from_dict({**c.to_dict(), 'layers': chosen.layers})
     head = {'preset': chosen.preset, 'layers': c.layers}
     if not chosen.paper:
         head |= {
-            'device': device_name(device),
+            'device': read_device_name(device),
             'dtype': str(dtype).removeprefix('torch.'),
             'engine': chosen.engine,
             'precision': chosen.precision,
@@ -68,31 +68,31 @@ def main() -> int:
     if chosen.paper or chosen.dit_only:
         head['similarity'] = 'assumed 1: random weights say nothing of it'
     if chosen.paper:
-        rows = [on_paper(c, name, cfg) for name in chosen.mode for cfg in chosen.cfg]
+        rows = [count_chunk_flops(c, name, cfg) for name in chosen.mode for cfg in chosen.cfg]
         columns: Sequence[str] = ('mode', 'cfg', 'calls', 'TFLOP', 'released_TFLOP')
     elif chosen.dit_only:
-        peak = matmul_rate(device, dtype)
+        peak = measure_matmul_rate(device, dtype)
         head |= {'matmul_TFLOP/s': round(peak / 1e12, 4)}
         with torch.inference_mode():
-            rows = list(dit_rows(c, chosen, device, dtype, peak))
+            rows = list(measure_all_samplers(c, chosen, device, dtype, peak))
         columns = COLUMNS
     else:
         from benchmarks import end_to_end_latency
 
         rows = [
-            end_to_end_latency.row(chosen, mode, cfg, device, dtype)
+            end_to_end_latency.measure_chunk(chosen, mode, cfg, device, dtype)
             for mode in chosen.mode
             for cfg in chosen.cfg
         ]
         columns = ('mode', 'cfg', 'chunk_ms', 'p99_ms', 'commit_ms', 'stages_ms')
     print(', '.join(f'{name} {value}' for name, value in head.items() if name != 'similarity'))
-    print(record.table(rows, columns))
+    print(record.format_table(rows, columns))
     if chosen.json:
-        record.write(chosen.json, {**head, 'rows': rows})
+        record.write_report(chosen.json, {**head, 'rows': rows})
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         '--dtype', choices=('float32', 'bfloat16'), help='default: bfloat16 on cuda, else float32'
     )
-    made.add_argument('--mode', nargs='+', choices=tuple(sampler.MODES), default=['static8'])
+    made.add_argument('--mode', nargs='+', choices=tuple(sampler.SAMPLERS), default=['static8'])
     made.add_argument(
         '--cfg',
         nargs='+',
@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         default=[5.0],
         help='guidance scales; 1: conditional branch only (default: 5)',
     )
-    made.add_argument('--engine', default='eager', help=engines.CHOICES)
+    made.add_argument('--engine', default='eager', help=engines.ENGINE_CHOICES)
     made.add_argument('--precision', default='full', help='full, fp8, int8 or a calibration')
     made.add_argument('--rounds', type=int, default=20, help='chunks per fill')
     made.add_argument(
@@ -132,28 +132,28 @@ def parser() -> argparse.ArgumentParser:
 # ---- the transformer alone
 
 
-class Watched:
+class TimedEngine:
     """Time every pass of an engine; `calls` holds (pass, cached frames, new frames, ms)."""
 
-    def __init__(self, run_by: engines.Engine, now_ms: Callable[[], float]) -> None:
-        self._engine, self._now_ms = run_by, now_ms
+    def __init__(self, inner: engines.ExecutionEngine, now_ms: Callable[[], float]) -> None:
+        self._engine, self._now_ms = inner, now_ms
         self.calls: list[tuple[str, int, int, float]] = []
 
-    def remember(self, *given: Any) -> None:
-        self._timed('remember', given)
+    def append_kv(self, *arguments: Any) -> None:
+        self._time_call('append_kv', arguments)
 
-    def denoise(self, *given: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._timed('denoise', given)
+    def denoise(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._time_call('denoise', arguments)
 
-    def _timed(self, kind: str, given: Sequence[Any]) -> Any:
-        cache, start_ms = given[-2], self._now_ms()
-        result = getattr(self._engine, kind)(*given)
-        frames = given[0].shape[2]
-        self.calls.append((kind, cache.frames, frames, self._now_ms() - start_ms))
+    def _time_call(self, method: str, arguments: Sequence[Any]) -> Any:
+        cache, start_ms = arguments[-2], self._now_ms()
+        result = getattr(self._engine, method)(*arguments)
+        frames = arguments[0].shape[2]
+        self.calls.append((method, cache.frames, frames, self._now_ms() - start_ms))
         return result
 
 
-def clock_ms(device: torch.device) -> Callable[[], float]:
+def make_clock_ms(device: torch.device) -> Callable[[], float]:
     """Give a clock that first waits for the device."""
 
     def now_ms() -> float:
@@ -164,7 +164,7 @@ def clock_ms(device: torch.device) -> Callable[[], float]:
     return now_ms
 
 
-def random_model(
+def make_random_model(
     c: model_config.ModelConfig, device: torch.device, dtype: torch.dtype
 ) -> VideoActionDiT:
     """Make a model of random weights, drawn where they stay."""
@@ -181,168 +181,199 @@ def random_model(
     return model
 
 
-class Window:
+class RandomLatentSession:
     """Go through the fills of one window with random latents."""
 
     def __init__(
-        self, model: VideoActionDiT, recipe: sampler.Recipe, run_by: engines.Engine
+        self,
+        model: VideoActionDiT,
+        sampling: sampler.SamplingConfig,
+        inner_engine: engines.ExecutionEngine,
     ) -> None:
-        self.model, self.recipe, self.c = model, recipe, model.config
-        self.guidance = Guidance(
-            model, recipe, role=Role.BOTH, exchange=None, guided_video=False, engine=run_by
+        self.model, self.sampling, self.config = model, sampling, model.config
+        self.guidance = ClassifierFreeGuidance(
+            model,
+            sampling,
+            role=CfgRole.BOTH,
+            exchange=None,
+            guided_video=False,
+            engine=inner_engine,
         )
-        text = self.drawn(1, self.c.text_len, self.c.text_dim)
-        self.guidance.begin(text, -text)
-        if self.c.image_context:
-            self.guidance.look(self.drawn(1, IMAGE_TOKENS, self.c.image_dim))
-        self.state = self.drawn(1, self.c.states_per_block, self.c.state_dim)
-        self.noise = sampler.drawn_noise(
+        text = self.sample_noise(1, self.config.text_len, self.config.text_dim)
+        self.guidance.set_text(text, -text)
+        if self.config.image_context:
+            self.guidance.set_image(self.sample_noise(1, IMAGE_TOKENS, self.config.image_dim))
+        self.state = self.sample_noise(1, self.config.states_per_block, self.config.state_dim)
+        self.noise = sampler.draw_noise(
             0,
-            (1, self.c.latent_channels, self.c.frames_per_block, *self.c.latent_size),
-            (1, self.c.actions_per_block, self.c.action_dim),
+            (
+                1,
+                self.config.latent_channels,
+                self.config.frames_per_block,
+                *self.config.latent_size,
+            ),
+            (1, self.config.actions_per_block, self.config.action_dim),
             model.dtype,
             model.device,
         )
 
-    def drawn(self, *shape: int) -> torch.Tensor:
+    def sample_noise(self, *shape: int) -> torch.Tensor:
         return torch.randn(shape, device=self.model.device, dtype=self.model.dtype)
 
-    def condition(self, frames: int) -> torch.Tensor | None:
-        channels = self.c.condition_channels
-        return self.drawn(1, channels, frames, *self.c.latent_size) if channels else None
+    def make_condition(self, frames: int) -> torch.Tensor | None:
+        channels = self.config.condition_channels
+        return (
+            self.sample_noise(1, channels, frames, *self.config.latent_size) if channels else None
+        )
 
     def commit(self, frames: int) -> None:
         self.guidance.commit(
-            self.drawn(1, self.c.latent_channels, frames, *self.c.latent_size),
-            self.condition(frames),
+            self.sample_noise(1, self.config.latent_channels, frames, *self.config.latent_size),
+            self.make_condition(frames),
         )
 
-    def fills(self) -> Iterator[int]:
+    def iterate_fills(self) -> Iterator[int]:
         """Commit block after block, as far as another prediction fits."""
-        self.guidance.forget()
+        self.guidance.clear_cache()
         self.commit(1)
         yield self.guidance.frames
-        for _ in range(self.c.window_blocks - 1):
-            self.commit(self.c.frames_per_block)
+        for _ in range(self.config.window_blocks - 1):
+            self.commit(self.config.frames_per_block)
             yield self.guidance.frames
 
-    def chunk(self) -> sampler.Sample:
-        velocity = self.guidance.velocity(self.state, self.condition(self.c.frames_per_block))
-        return sampler.sample(self.recipe, *self.noise, velocity, guided_video=False)
+    def predict_chunk(self) -> sampler.Sample:
+        velocity = self.guidance.make_velocity_fn(
+            self.state, self.make_condition(self.config.frames_per_block)
+        )
+        return sampler.sample(self.sampling, *self.noise, velocity, guided_video=False)
 
 
-def dit_rows(
+def measure_all_samplers(
     c: model_config.ModelConfig,
     chosen: argparse.Namespace,
     device: torch.device,
     dtype: torch.dtype,
-    peak: float,
+    matmul_flops: float,
 ) -> Iterator[dict[str, Any]]:
     """Measure every mode with every guidance scale on one model."""
-    sampler.similarity = assumed_similar
-    model = random_model(c, device, dtype)
-    if (calibration := quantization.chosen(chosen.precision)) is not None:
-        quantization.installed(model, calibration)
+    sampler.velocity_similarity = assume_similar
+    model = make_random_model(c, device, dtype)
+    if (calibration := quantization.load_calibration(chosen.precision)) is not None:
+        quantization.install_quantized_linears(model, calibration)
     for mode in chosen.mode:
         for cfg in chosen.cfg:
             # a fresh recorder: what the last row recorded holds its memories
-            run_by = engines.made(chosen.engine, model)
-            yield dit_row(model, mode, cfg, chosen, Watched(run_by, clock_ms(device)), peak)
+            run_by = engines.make_engine(chosen.engine, model)
+            yield measure_sampler(
+                model, mode, cfg, chosen, TimedEngine(run_by, make_clock_ms(device)), matmul_flops
+            )
             if device.type == 'cuda':
                 torch.cuda.empty_cache()
 
 
-def assumed_similar(older: torch.Tensor, newer: torch.Tensor) -> float:
+def assume_similar(older: torch.Tensor, newer: torch.Tensor) -> float:
     """Pay for the comparison and skip as much as the recipe may: four calls of sixteen."""
-    return 1.0 if np.isfinite(_similarity(older, newer)) else 0.0
+    return 1.0 if np.isfinite(_measured_similarity(older, newer)) else 0.0
 
 
-_similarity = sampler.similarity
+_measured_similarity = sampler.velocity_similarity
 
 
-def dit_row(
+def measure_sampler(
     model: VideoActionDiT,
-    mode: str,
-    cfg: float,
+    sampler_name: str,
+    guidance_scale: float,
     chosen: argparse.Namespace,
-    watched: Watched,
-    peak: float,
+    timed_engine: TimedEngine,
+    matmul_flops: float,
 ) -> dict[str, Any]:
     """Rehearse a window, then measure its chunks at every fill."""
-    recipe = guided(mode, cfg)
-    device, now_ms = model.device, clock_ms(model.device)
+    recipe = make_sampling_config(sampler_name, guidance_scale)
+    device, now_ms = model.device, make_clock_ms(model.device)
     start_ms = now_ms()
-    window = Window(model, recipe, watched)
-    for _ in window.fills():
-        window.chunk()
+    window = RandomLatentSession(model, recipe, timed_engine)
+    for _ in window.iterate_fills():
+        window.predict_chunk()
     rehearsal_s = (now_ms() - start_ms) / 1e3
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
-    watched.calls.clear()
+    timed_engine.calls.clear()
     chunks, deadline_ms = [], now_ms() + 1e3 * chosen.budget
     for number in range(chosen.rounds):
-        if number >= FEWEST_ROUNDS and now_ms() > deadline_ms:
+        if number >= MIN_ROUNDS and now_ms() > deadline_ms:
             break
-        for fill in window.fills():
-            before = len(watched.calls)
+        for fill in window.iterate_fills():
+            before = len(timed_engine.calls)
             start_ms = now_ms()
-            sample = window.chunk()
-            chunks.append((fill, now_ms() - start_ms, watched.calls[before:], sample.evaluated))
+            sample = window.predict_chunk()
+            chunks.append(
+                (fill, now_ms() - start_ms, timed_engine.calls[before:], sample.evaluated)
+            )
     cleans = [
         ms
-        for kind, _, frames, ms in watched.calls
-        if kind == 'remember' and frames == model.config.frames_per_block
+        for kind, _, frames, ms in timed_engine.calls
+        if kind == 'append_kv' and frames == model.config.frames_per_block
     ]
-    return summary(model, mode, cfg, chunks, cleans, peak) | {
+    return summarize(model, sampler_name, guidance_scale, chunks, cleans, matmul_flops) | {
         'rehearsal_s': round(rehearsal_s, 2),
         'rounds': len(chunks),
         'kv_MB': round(sum(x.cache.nbytes for x in window.guidance.branches) / 1e6, 2),
-        'peak_memory_MB': round(peak_memory_mb(device), 1),
+        'peak_memory_MB': round(read_peak_memory_mb(device), 1),
     }
 
 
-def summary(
-    model: VideoActionDiT, mode: str, cfg: float, chunks: list, cleans: list[float], peak: float
+def summarize(
+    model: VideoActionDiT,
+    sampler_name: str,
+    guidance_scale: float,
+    chunks: list,
+    kv_update_ms: list[float],
+    matmul_flops: float,
 ) -> dict[str, Any]:
     """Put medians of all fills in a row, and each fill's beside."""
     fills = sorted({fill for fill, *_ in chunks})
-    flops = {fill: flops.denoise(model.config, fill).mine for fill in fills}
+    flops_of = {fill: flops.count_denoise(model.config, fill).mine for fill in fills}
     by_fill = {}
     for fill in fills:
         taken = [ms for at, ms, *_ in chunks if at == fill]
         each = [ms for at, _, calls, _ in chunks if at == fill for *_, ms in calls]
         by_fill[fill] = {
-            'chunk_ms': milliseconds(taken),
-            'p99_ms': milliseconds(taken, 99),
-            'call_ms': milliseconds(each),
-            'call_TFLOP': flops[fill] / 1e12,
+            'chunk_ms': compute_percentile(taken),
+            'p99_ms': compute_percentile(taken, 99),
+            'call_ms': compute_percentile(each),
+            'call_TFLOP': flops_of[fill] / 1e12,
         }
     every = [ms for _, ms, *_ in chunks]
     calls = [ms for _, _, calls, _ in chunks for *_, ms in calls]
     overhead = [ms - sum(x[-1] for x in calls) for _, ms, calls, _ in chunks]
-    spent = sum(flops[fill] * len(calls) for fill, _, calls, _ in chunks)
+    spent = sum(flops_of[fill] * len(calls) for fill, _, calls, _ in chunks)
     rate = spent / (sum(every) / 1e3)
     return {
-        'mode': mode,
-        'cfg': cfg,
-        'chunk_ms': milliseconds(every),
-        'p99_ms': milliseconds(every, 99),
+        'mode': sampler_name,
+        'cfg': guidance_scale,
+        'chunk_ms': compute_percentile(every),
+        'p99_ms': compute_percentile(every, 99),
         'evaluations': sum(chunks[-1][3]),
         'calls': len(chunks[-1][2]),
-        'call_ms': milliseconds(calls),
-        'call_p99_ms': milliseconds(calls, 99),
-        'clean_ms': milliseconds(cleans),
-        'sampler_ms': milliseconds(overhead),
+        'call_ms': compute_percentile(calls),
+        'call_p99_ms': compute_percentile(calls, 99),
+        'clean_ms': compute_percentile(kv_update_ms),
+        'sampler_ms': compute_percentile(overhead),
         'TFLOP': round(spent / len(chunks) / 1e12, 6),
         'TFLOP/s': round(rate / 1e12, 4),
-        'of_matmul': round(rate / peak, 3),
+        'of_matmul': round(rate / matmul_flops, 3),
         'fills': by_fill,
     }
 
 
-def on_paper(c: model_config.ModelConfig, mode: str, cfg: float) -> dict[str, Any]:
+def count_chunk_flops(
+    c: model_config.ModelConfig, sampler_name: str, guidance_scale: float
+) -> dict[str, Any]:
     """Count a chunk's operations, the mean over a window's fills, without running it."""
-    recipe, fills = guided(mode, cfg), [1 + i * c.frames_per_block for i in range(c.window_blocks)]
+    recipe, fills = (
+        make_sampling_config(sampler_name, guidance_scale),
+        [1 + i * c.frames_per_block for i in range(c.window_blocks)],
+    )
     asked: list[bool] = []
 
     def velocity(*given: Any) -> sampler.Velocities:
@@ -350,37 +381,42 @@ def on_paper(c: model_config.ModelConfig, mode: str, cfg: float) -> dict[str, An
         return given[0], given[1]
 
     nothing = torch.ones(1, 1, 1)
-    sampler.similarity = lambda older, newer: 1.0
+    sampler.velocity_similarity = lambda older, newer: 1.0
     sampler.sample(recipe, nothing, nothing, velocity, guided_video=False)
     calls = len(asked) + (sum(asked) if recipe.guides_actions() else 0)
-    passes = [flops.denoise(c, fill) for fill in fills]
+    passes = [flops.count_denoise(c, fill) for fill in fills]
     return {
-        'mode': mode,
-        'cfg': cfg,
+        'mode': sampler_name,
+        'cfg': guidance_scale,
         'calls': calls,
-        'TFLOP': round(calls * sum(x.mine for x in passes) / len(fills) / 1e12, 4),
+        'TFLOP': round(calls * sum(x.computed for x in passes) / len(fills) / 1e12, 4),
         'released_TFLOP': round(
             2 * len(asked) * sum(x.released for x in passes) / len(fills) / 1e12, 4
         ),
     }
 
 
-def guided(mode: str, cfg: float) -> sampler.Recipe:
-    named = sampler.MODES[mode]
-    return sampler.Recipe(
-        named.steps, named.shift, cfg, named.evaluations, named.dynamic, named.video_final_noise
+def make_sampling_config(sampler_name: str, guidance_scale: float) -> sampler.SamplingConfig:
+    named = sampler.SAMPLERS[sampler_name]
+    return sampler.SamplingConfig(
+        named.steps,
+        named.shift,
+        guidance_scale,
+        named.evaluations,
+        named.dynamic,
+        named.video_final_noise,
     )
 
 
-def milliseconds(taken: Sequence[float], percentile: float = 50) -> float:
-    return round(float(np.percentile(taken, percentile)), 3)
+def compute_percentile(durations_ms: Sequence[float], percentile: float = 50) -> float:
+    return round(float(np.percentile(durations_ms, percentile)), 3)
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+def measure_matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure the best rate of one large matrix product, in operations a second."""
     size = 8192 if device.type == 'cuda' else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    now_ms = clock_ms(device)
+    now_ms = make_clock_ms(device)
     taken_ms = []
     for _ in range(10):
         start_ms = now_ms()
@@ -389,15 +425,15 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / (min(taken_ms) / 1e3)
 
 
-def peak_memory_mb(device: torch.device) -> float:
+def read_peak_memory_mb(device: torch.device) -> float:
     """Tell the most memory held so far: of the device, or of the process on a CPU."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else processor()
+def read_device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else read_cpu_name()
 
 
 if __name__ == '__main__':

@@ -17,13 +17,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
 from wam_policy.core.motion import chunk_validator, collision_check, qp_planner
-from wam_policy.core.motion.trajectory import held
+from wam_policy.core.motion.trajectory import make_hold
 from wam_policy.core.robot import embodiment, limits
-from wam_policy.mujoco_collision import Guard
+from wam_policy.mujoco_collision import MujocoCollisionChecker
 
-STEPS = 32  # 0.8 s
-NEXT_NS = 200_000_000
-SIZES_RAD = (0.1, 0.3, 0.8)
+CHUNK_STEPS = 32  # 0.8 s
+REPLAN_PERIOD_NS = 200_000_000
+REACH_SCALES_RAD = (0.1, 0.3, 0.8)
 
 
 def main() -> int:
@@ -34,40 +34,46 @@ def main() -> int:
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
     parser.add_argument('--plans', type=int, default=1000, help='a robot (default: %(default)s)')
     chosen = parser.parse_args()
-    rows = [row(name, chosen.plans) for name in embodiment.names()]
-    print(record.table(rows, list(rows[0])))
+    rows = [measure_robot(name, chosen.plans) for name in embodiment.list_robots()]
+    print(record.format_table(rows, list(rows[0])))
     if chosen.json:
-        record.write(chosen.json, {'question': 'looking for contact along a plan', 'rows': rows})
+        record.write_report(
+            chosen.json, {'question': 'looking for contact along a plan', 'rows': rows}
+        )
     return 0
 
 
-def row(name: str, plans: int) -> dict[str, object]:
-    robot = embodiment.load(name)
-    guard, bounds, grips = Guard(robot), limits.margined(robot), limits.gripping(robot)
-    body = robot.rest_of(robot.observed[len(robot.commanded) :])
-    rest = robot.rest_of(robot.commanded)
-    base, rng = held(robot.commanded, rest, 0), np.random.default_rng(1)
+def measure_robot(robot_name: str, plan_count: int) -> dict[str, object]:
+    robot = embodiment.load_embodiment(robot_name)
+    guard, bounds, grips = (
+        MujocoCollisionChecker(robot),
+        limits.limits_with_margin(robot),
+        limits.gripper_mask(robot),
+    )
+    body = robot.home_positions(robot.observed[len(robot.commanded) :])
+    rest = robot.home_positions(robot.commanded)
+    base, rng = make_hold(robot.commanded, rest, 0), np.random.default_rng(1)
     took_ms, looks, contacts = [], [], 0
-    for _ in range(plans):
-        start_ns = qp_planner.switch_ns(base.start_ns + NEXT_NS, 0)
+    for _ in range(plan_count):
+        start_ns = qp_planner.compute_switch_ns(base.start_ns + REPLAN_PERIOD_NS, 0)
         start = base.at(start_ns)
         here = start.position
-        away = rng.normal(size=len(rest)) * rng.choice(SIZES_RAD)
+        away = rng.normal(size=len(rest)) * rng.choice(REACH_SCALES_RAD)
         goal = rest + np.where(grips, 0.0, away)
-        rows = here + np.linspace(0, 1, STEPS + 1)[1:, None] * (goal - here)
-        plan = qp_planner.tracked(
-            base, start_ns, chunk_validator.paced(rows, start, bounds, grips), bounds
+        rows = here + np.linspace(0, 1, CHUNK_STEPS + 1)[1:, None] * (goal - here)
+        plan = qp_planner.plan_tracking(
+            base, start_ns, chunk_validator.limit_speed(rows, start, bounds, grips), bounds
         )
-        guard.looked, began = 0, time.thread_time()
-        ahead = collision_check.foreseen(plan, guard, body)
+        guard.query_count, began = 0, time.thread_time()
+        ahead = collision_check.predict_collision(plan, guard, body)
         took_ms.append((time.thread_time() - began) * 1e3)
-        looks.append(guard.looked)
+        looks.append(guard.query_count)
         contacts += ahead is not None
-        base = plan if ahead is None else held(robot.commanded, rest, plan.start_ns)
+        base = plan if ahead is None else make_hold(robot.commanded, rest, plan.start_ns)
     p50, p99, most = np.percentile(took_ms, [50, 99, 100])
     return {
-        'robot': name,
-        'plans': plans,
+        'robot': robot_name,
+        'plans': plan_count,
         'with contact': contacts,
         'ms p50': round(p50, 2),
         'ms p99': round(p99, 2),

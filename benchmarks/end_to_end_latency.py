@@ -6,30 +6,38 @@ from typing import Any
 
 import torch
 
-from benchmarks.chunk_latency import milliseconds, peak_memory_mb
-from benchmarks.worker_roundtrip import wire_row
+from benchmarks.chunk_latency import compute_percentile, read_peak_memory_mb
+from benchmarks.worker_roundtrip import measure_wire
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
-from wam_policy.model.robot_policy import Choice, Policy
+from wam_policy.model.robot_policy import InferenceOptions, Policy
 from wam_policy.workers import run_worker as worker
 
 
-def row(
-    chosen: argparse.Namespace, mode: str, cfg: float, device: torch.device, dtype: torch.dtype
+def measure_chunk(
+    chosen: argparse.Namespace,
+    sampler: str,
+    guidance_scale: float,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> dict[str, Any]:
     """Live through windows of grey pictures; give medians and 99th percentiles in ms."""
-    robot = embodiment.load(chosen.embodiment)
+    robot = embodiment.load_embodiment(chosen.embodiment)
     loaded = checkpoint_folder.load(f'preset:{chosen.preset}', device, dtype)
     policy = Policy(
-        loaded, robot, Choice(mode, None, cfg, engine=chosen.engine, precision=chosen.precision)
+        loaded,
+        robot,
+        InferenceOptions(
+            sampler, None, guidance_scale, engine=chosen.engine, precision=chosen.precision
+        ),
     )
-    worker.rehearsed(policy, 0)
-    rest, geometry = robot.rest_of(robot.observed), policy.geometry
+    worker.warm_up_full_window(policy, 0)
+    rest, geometry = robot.home_positions(robot.observed), policy.geometry
     policy.reset('pick up the red cube')
-    policy.commit(worker.grey(policy, geometry.first_frames))
+    policy.commit(worker.make_gray_frames(policy, geometry.first_frames))
     chunks_ms, commits_ms = [], []
     stages: list[dict[str, float]] = []
-    block = worker.grey(policy, geometry.frames_per_block)
+    block = worker.make_gray_frames(policy, geometry.frames_per_block)
     end_s = time.perf_counter() + chosen.budget
     for number in range(chosen.rounds * geometry.window_blocks):
         if number >= 3 * geometry.window_blocks and time.perf_counter() > end_s:
@@ -43,25 +51,25 @@ def row(
         stages.append(
             {f'commit {name}': ms for name, ms in committed.items()} | dict(asked.timings_ms)
         )
-    wire = wire_row(50)
+    wire = measure_wire(50)
     split = {
         name: {
-            'median': milliseconds([x[name] for x in stages]),
-            'p99': milliseconds([x[name] for x in stages], 99),
+            'median': compute_percentile([x[name] for x in stages]),
+            'p99': compute_percentile([x[name] for x in stages], 99),
         }
         for name in stages[0]
     }
     split['transport'] = {'median': wire['p50_ms'], 'p99': wire['p99_ms']}
     return {
-        'mode': mode,
-        'cfg': cfg,
+        'mode': sampler,
+        'cfg': guidance_scale,
         'embodiment': robot.name,
         'rounds': len(chunks_ms),
-        'chunk_ms': milliseconds(chunks_ms),
-        'p99_ms': milliseconds(chunks_ms, 99),
-        'commit_ms': milliseconds(commits_ms),
-        'commit_p99_ms': milliseconds(commits_ms, 99),
+        'chunk_ms': compute_percentile(chunks_ms),
+        'p99_ms': compute_percentile(chunks_ms, 99),
+        'commit_ms': compute_percentile(commits_ms),
+        'commit_p99_ms': compute_percentile(commits_ms, 99),
         'stages_ms': split,
-        'parameters': loaded.parameters,
-        'peak_memory_MB': round(peak_memory_mb(device), 1),
+        'parameters': loaded.parameter_count,
+        'peak_memory_MB': round(read_peak_memory_mb(device), 1),
     }

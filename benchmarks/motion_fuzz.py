@@ -26,17 +26,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
-from wam_policy.core.motion.jtc_emulator import Follower, Points
+from wam_policy.core.motion.jtc_emulator import TrajectoryFollower, TrajectoryPoints
 from wam_policy.core.motion.motion_control import MotionControl
-from wam_policy.core.motion.plan_request import proposed
-from wam_policy.core.motion.trajectory import Motion, Trajectory
+from wam_policy.core.motion.plan_request import compute_plan
+from wam_policy.core.motion.trajectory import JointMotion, Trajectory
 from wam_policy.core.robot import limits
-from wam_policy.core.robot.embodiment import Controller, Embodiment, load
-from wam_policy.core.types import Chunk, JointState, SetPoint
+from wam_policy.core.robot.embodiment import Controller, Embodiment, load_embodiment
+from wam_policy.core.types import Chunk, JointState, Setpoint
 
-MS = 1_000_000
+NS_PER_MS = 1_000_000
 TOLERANCE = 1e-6
-KINDS = (
+EVENT_KINDS = (
     'chunk',
     'stream',
     'stream',
@@ -53,17 +53,27 @@ KINDS = (
     'pause',
     'blind',
 )
-FIRST = ('chunk', 'wild', 'wild', 'broken')
-NEXT = ('chunk', 'wild', 'wild', 'broken', 'estop', 'disable', 'pause', 'blind', 'enable')
-BATCH = 500
+FIRST_EVENT_KINDS = ('chunk', 'wild', 'wild', 'broken')
+NEXT_EVENT_KINDS = (
+    'chunk',
+    'wild',
+    'wild',
+    'broken',
+    'estop',
+    'disable',
+    'pause',
+    'blind',
+    'enable',
+)
+BATCH_SIZE = 500
 # shares of the commands to each controller; None: nothing is lost, and nothing reported
-LOSSES = (0.05, 0.3, 0.6, 0.0, *6 * (None,))
-REPORT_MS, LATENCY_MS = (10, 20, 50), (0, 1, 30)
-TICK_MS = (10, 20, 40)  # 10 as in the node, and loops that are late all the time
-SETTLING_MS = 50  # before anything can happen
+LOSS_PROBS = (0.05, 0.3, 0.6, 0.0, *6 * (None,))
+REPORT_PERIODS_MS, REPORT_LATENCIES_MS = (10, 20, 50), (0, 1, 30)
+TICK_PERIODS_MS = (10, 20, 40)  # 10 as in the node, and loops that are late all the time
+STARTUP_TICK_MS = 50  # before anything can happen
 
 
-def few_joints(robot: Embodiment) -> Embodiment:
+def reduce_joints(robot: Embodiment) -> Embodiment:
     """Return the robot with three of its joints: limits hold joint by joint, plans are fast."""
     arm = [name for name in robot.commanded if robot.joint(name).kind != 'gripper']
     grip = next(name for name in robot.commanded if robot.joint(name).kind == 'gripper')
@@ -78,7 +88,7 @@ def few_joints(robot: Embodiment) -> Embodiment:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ScenarioEvent:
     """Say what happens, and what of it comes late."""
 
     kind: str  # one of KINDS
@@ -88,119 +98,132 @@ class Event:
     seed: int
 
 
-class Line:
+class ControllerLink:
     """Be one controller, the way to it that loses commands, and the way back of its reports."""
 
     def __init__(
         self,
         controller: Controller,
-        columns: np.ndarray,
-        first: np.ndarray,
+        joint_columns: np.ndarray,
+        start_positions: np.ndarray,
         rng: np.random.Generator,
     ) -> None:
-        self.name, self.columns, self.rng = controller.name, columns, rng
-        self.follower = Follower(controller.joints, first)
-        self.every = int(rng.choice(REPORT_MS)) * MS
-        self.latency = int(rng.choice(LATENCY_MS)) * MS
-        self.due, self.lost, self.returning = 0, True, []
+        self.name, self.joint_columns, self.rng = controller.name, joint_columns, rng
+        self.follower = TrajectoryFollower(controller.joints, start_positions)
+        self.report_period_ns = int(rng.choice(REPORT_PERIODS_MS)) * NS_PER_MS
+        self.report_latency_ns = int(rng.choice(REPORT_LATENCIES_MS)) * NS_PER_MS
+        self.next_report_ns, self.last_report_lost, self.reports_in_flight = 0, True, []
 
-    def command(self, points: Points, now: int, loss: float) -> None:
+    def send_command(self, points: TrajectoryPoints, now_ns: int, loss_prob: float) -> None:
         """Hand a command on or lose it; see that it makes nothing jump."""
-        before = self.follower.sample(now)
-        if loss and self.rng.uniform() < loss:
+        before = self.follower.sample(now_ns)
+        if loss_prob and self.rng.uniform() < loss_prob:
             return
-        refused = self.follower.accept(points, now)
+        refused = self.follower.accept(points, now_ns)
         assert refused is None, refused
-        after = self.follower.sample(now)
+        after = self.follower.sample(now_ns)
         for field in ('position', 'velocity', 'acceleration'):
             jump = np.abs(getattr(after, field) - getattr(before, field)).max()
             assert jump <= TOLERANCE, f'{field} of {self.name} jumps by {jump}'
 
-    def report(self, now: int) -> tuple[int, Motion] | None:
+    def poll_report(self, now_ns: int) -> tuple[int, JointMotion] | None:
         """Say what is followed when that is due, and lose it now and then, never two in a row.
 
         Returns what arrives: when it was said, and the set-point that was sampled last then.
         """
-        if now >= self.due:
-            self.due = now + self.every
-            self.lost = not self.lost and self.rng.uniform() < 0.2
-            if not self.lost:
-                self.returning.append((now, self.follower.state))
-        arrived = self.returning and self.returning[0][0] + self.latency <= now
-        return self.returning.pop(0) if arrived else None
+        if now_ns >= self.next_report_ns:
+            self.next_report_ns = now_ns + self.report_period_ns
+            self.last_report_lost = not self.last_report_lost and self.rng.uniform() < 0.2
+            if not self.last_report_lost:
+                self.reports_in_flight.append((now_ns, self.follower.setpoint))
+        arrived = (
+            self.reports_in_flight
+            and self.reports_in_flight[0][0] + self.report_latency_ns <= now_ns
+        )
+        return self.reports_in_flight.pop(0) if arrived else None
 
 
-class History:
+class Scenario:
     """Play events against a robot that is where its controllers say."""
 
     def __init__(self, robot: Embodiment, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self.spec, self.full = robot, robot.limits()
+        self.robot, self.limits = robot, robot.limits()
         joints = len(robot.commanded)
         share = np.where(
             rng.uniform(size=joints) < 0.2, rng.integers(0, 2, joints), rng.uniform(size=joints)
         )
-        self.first = self.full.lower + share * (self.full.upper - self.full.lower)
-        self.loss = LOSSES[rng.integers(len(LOSSES))]
+        self.start_positions = self.limits.lower + share * (self.limits.upper - self.limits.lower)
+        self.loss_prob = LOSS_PROBS[rng.integers(len(LOSS_PROBS))]
         column = {name: i for i, name in enumerate(robot.commanded)}
-        self.lines = []
+        self.links = []
         for controller in robot.controllers:
             columns = np.array([column[name] for name in controller.joints])
-            self.lines.append(Line(controller, columns, self.first[columns], rng))
+            self.links.append(
+                ControllerLink(controller, columns, self.start_positions[columns], rng)
+            )
         self.motion = MotionControl(robot, dry_run=False)
-        self.tick_ms, chosen_ms = SETTLING_MS, int(rng.choice(TICK_MS))
-        self.now, self.sees, self.sequence, self.published = 10**12, True, 0, 0
+        self.tick_ms, chosen_ms = STARTUP_TICK_MS, int(rng.choice(TICK_PERIODS_MS))
+        self.now_ns, self.joint_states_on, self.sequence, self.published_count = 10**12, True, 0, 0
         self.advance(300)  # a robot at rest that nobody has enabled yet
         self.tick_ms = chosen_ms
-        self.publish(self.motion.enable(self.now)[0])
-        if self.loss and rng.uniform() < 0.8:
-            self.now += 350 * MS  # on to where curves part: nobody looks meanwhile
+        self.check_and_send(self.motion.enable(self.now_ns)[0])
+        if self.loss_prob and rng.uniform() < 0.8:
+            self.now_ns += 350 * NS_PER_MS  # on to where curves part: nobody looks meanwhile
 
-    def play(self, events: Sequence[Event]) -> None:
+    def run(self, events: Sequence[ScenarioEvent]) -> None:
         """Play the events and see that everything rests in the end."""
         for event in events:
-            self.happen(event)
+            self.apply(event)
             self.advance(event.wait_ms)
-        if self.loss:
-            self.settle()
-        resting = [line.follower.sample(self.now + 3_000 * MS).resting for line in self.lines]
+        if self.loss_prob:
+            self.check_convergence()
+        resting = [
+            line.follower.sample(self.now_ns + 3_000 * NS_PER_MS).resting for line in self.links
+        ]
         assert all(resting), 'still moving at the end'
-        assert self.published >= 1, 'nothing was published'
+        assert self.published_count >= 1, 'nothing was published'
 
-    def settle(self) -> None:
+    def check_convergence(self) -> None:
         """See that what motion believes is what is done, once nothing is lost any more."""
-        self.loss = 0.0
+        self.loss_prob = 0.0
         self.advance(300)  # a lost report and a late one
         believed = self.motion.executing
-        if self.now > believed.start_ns and not self.motion.confirmed.unsure(self.now):
-            wrong = np.abs(believed.at(self.now).position - self.where()).max()
+        if self.now_ns > believed.start_ns and not self.motion.command_tracker.is_ambiguous(
+            self.now_ns
+        ):
+            wrong = np.abs(believed.at(self.now_ns).position - self.read_set_points()).max()
             assert wrong <= TOLERANCE, f'followed is {wrong} from what is believed'
 
-    def where(self) -> np.ndarray:
+    def read_set_points(self) -> np.ndarray:
         """Return the set-points of now, [joints]."""
-        position = np.empty(len(self.spec.commanded))
-        for line in self.lines:
-            position[line.columns] = line.follower.sample(self.now).position
+        position = np.empty(len(self.robot.commanded))
+        for line in self.links:
+            position[line.columns] = line.follower.sample(self.now_ns).position
         return position
 
-    def publish(self, trajectory: Trajectory | None) -> None:
+    def check_and_send(self, trajectory: Trajectory | None) -> None:
         """Check what is published and what the controllers make of it."""
         if trajectory is None:
             return
-        used = limits.worst(trajectory, self.full)
-        assert used.rates <= 1.0 + TOLERANCE, f'rates reach {used.rates}'
-        low, high = limits.span(trajectory)
-        assert (low >= np.minimum(self.full.lower, self.first) - TOLERANCE).all(), 'too low'
-        assert (high <= np.maximum(self.full.upper, self.first) + TOLERANCE).all(), 'too high'
-        assert trajectory.at(trajectory.end_ns).resting, 'does not end at rest'
-        self.check_one_curve(trajectory)
-        points = Points.of(trajectory)
-        for line in self.lines:
-            line.command(points.sorted_for(line.follower.names), self.now, self.loss)
-        self.published += 1
+        used = limits.compute_limit_usage(trajectory, self.limits)
+        assert used.max_rate <= 1.0 + TOLERANCE, f'rates reach {used.max_rate}'
+        low, high = limits.compute_position_range(trajectory)
+        assert (low >= np.minimum(self.limits.lower, self.start_positions) - TOLERANCE).all(), (
+            'too low'
+        )
+        assert (high <= np.maximum(self.limits.upper, self.start_positions) + TOLERANCE).all(), (
+            'too high'
+        )
+        assert trajectory.at(trajectory.end_ns).is_at_rest, 'does not end at rest'
+        self.check_integration(trajectory)
+        points = TrajectoryPoints.from_trajectory(trajectory)
+        for line in self.links:
+            line.command(points.reorder(line.follower.names), self.now_ns, self.loss_prob)
+        self.published_count += 1
 
     @staticmethod
-    def check_one_curve(trajectory: Trajectory) -> None:
+    def check_integration(trajectory: Trajectory) -> None:
         """Check that each segment's jerk really leads from knot to knot."""
         h, jerk = trajectory.duration_s[:, None], trajectory.jerk
         p, v, a = (
@@ -210,101 +233,109 @@ class History:
         assert np.abs(end_p - trajectory.position[1:]).max(initial=0.0) <= 1e-9, 'no one curve'
         assert np.abs(end_v - trajectory.velocity[1:]).max(initial=0.0) <= 1e-8, 'no one curve'
 
-    def advance(self, ms: int) -> None:
-        until = self.now + ms * MS
-        while self.now < until:
-            self.now = min(self.now + self.tick_ms * MS, until)
-            where = self.where()
-            if self.sees:
-                self.motion.on_joints(JointState(self.now, self.spec.commanded, where), self.now)
-            if self.loss is not None:
-                self.report()
-            self.publish(self.motion.tick(self.now))
+    def advance(self, duration_ms: int) -> None:
+        until = self.now_ns + duration_ms * NS_PER_MS
+        while self.now_ns < until:
+            self.now_ns = min(self.now_ns + self.tick_ms * NS_PER_MS, until)
+            where = self.read_set_points()
+            if self.joint_states_on:
+                self.motion.on_joints(
+                    JointState(self.now_ns, self.robot.commanded, where), self.now_ns
+                )
+            if self.loss_prob is not None:
+                self.deliver_reports()
+            self.check_and_send(self.motion.tick(self.now_ns))
 
-    def report(self) -> None:
+    def deliver_reports(self) -> None:
         """Let motion hear what the controllers follow, as its node does."""
-        for line in self.lines:
-            said = line.report(self.now)
-            if said is not None and self.motion.confirmed.wanted(line.name, self.now):
+        for line in self.links:
+            said = line.report(self.now_ns)
+            if said is not None and self.motion.command_tracker.needs_report(
+                line.name, self.now_ns
+            ):
                 stamp, at = said
-                flaw = self.motion.on_set_point(
-                    SetPoint(line.name, stamp, at.position, at.velocity, at.acceleration), self.now
+                flaw = self.motion.on_setpoint(
+                    Setpoint(line.name, stamp, at.position, at.velocity, at.acceleration),
+                    self.now_ns,
                 )
                 assert flaw is None, flaw
 
-    def plan(self, ms: int) -> None:
-        job = self.motion.job(self.now)
+    def run_planner(self, planning_ms: int) -> None:
+        job = self.motion.next_plan_request(self.now_ns)
         if job is None:
             return
-        proposal = proposed(job)
-        self.advance(ms)
-        self.publish(self.motion.accepted(proposal, self.now))
+        proposal = compute_plan(job)
+        self.advance(planning_ms)
+        self.check_and_send(self.motion.accept_plan(proposal, self.now_ns))
 
-    def chunk(self, kind: str, age_ms: int, seed: int) -> Chunk:
+    def make_chunk(self, kind: str, age_ms: int, seed: int) -> Chunk:
         rng = np.random.default_rng(seed)
-        here, joints = self.where(), len(self.spec.commanded)
+        here, joints = self.read_set_points(), len(self.robot.commanded)
         self.sequence += rng.integers(0, 5) > 0  # now and then a duplicate
         size = rng.choice([0.1, 1.0]) if kind == 'wild' else rng.choice([0.003, 0.02])
-        rows = here + size * rng.normal(size=(self.spec.horizon, joints)).cumsum(axis=0)
+        rows = here + size * rng.normal(size=(self.robot.horizon, joints)).cumsum(axis=0)
         if kind == 'broken':
             rows[rng.integers(len(rows)), rng.integers(joints)] = rng.choice(
                 [np.nan, np.inf, -np.inf, 1e308, -1e30, 57.3]
             )
         session = f's{self.sequence // 15 - (rng.uniform() < 0.05)}'  # some are old
         chunk = Chunk(
-            self.now - age_ms * MS,
+            self.now_ns - age_ms * NS_PER_MS,
             session,
             int(self.sequence),
-            self.spec.step_dt_s,
-            self.spec.commanded,
+            self.robot.step_dt_s,
+            self.robot.commanded,
             rows,
             here,
-            self.spec.contract,
+            self.robot.config_hash,
             {},
         )
         if kind == 'broken' and rng.uniform() < 0.3:
             chunk = replace(chunk, names=chunk.names[::-1])
         return chunk
 
-    def happen(self, event: Event) -> None:
+    def apply(self, event: ScenarioEvent) -> None:
         motion, kind = self.motion, event.kind
         if kind == 'stream':
             for after in range(5):
-                self.happen(replace(event, kind='chunk', seed=event.seed + after))
+                self.apply(replace(event, kind='chunk', seed=event.seed + after))
                 self.advance(max(0, 140 - event.planning_ms))
         elif kind in ('chunk', 'wild', 'broken'):
-            motion.on_chunk(self.chunk(kind, event.age_ms, event.seed), self.now)
+            motion.on_chunk(self.make_chunk(kind, event.age_ms, event.seed), self.now_ns)
         elif kind == 'enable':
-            self.publish(motion.enable(self.now)[0])
+            self.check_and_send(motion.enable(self.now_ns)[0])
         elif kind == 'pause':
-            motion.on_policy_pause('test', self.now)
+            motion.on_policy_pause('test', self.now_ns)
         elif kind == 'blind':
-            self.sees = False
+            self.joint_states_on = False
         elif kind == 'recover':
-            self.sees = True
+            self.joint_states_on = True
             self.advance(1500)
-            motion.reset(self.now)
-            self.publish(motion.enable(self.now)[0])
+            motion.reset(self.now_ns)
+            self.check_and_send(motion.enable(self.now_ns)[0])
             self.advance(500)
         else:
-            getattr(motion, kind)(self.now)
-        self.plan(event.planning_ms)
-        self.plan(0)  # what came too late is planned again
+            getattr(motion, kind)(self.now_ns)
+        self.run_planner(event.planning_ms)
+        self.run_planner(0)  # what came too late is planned again
 
 
-def drawn(number: int) -> tuple[Embodiment, int, list[Event]]:
+def make_scenario(number: int) -> tuple[Embodiment, int, list[ScenarioEvent]]:
     """Return the history of a number: its robot, the seed of its posture and a few short events.
 
     Long waits are for the full histories of the tests: here many short ones count.
     """
     rng = np.random.default_rng([number, 7])
     robot = ROBOTS[rng.integers(len(ROBOTS))]
-    kinds = [str(rng.choice(FIRST)), *rng.choice(NEXT, rng.integers(0, 3)).tolist()]
+    kinds = [
+        str(rng.choice(FIRST_EVENT_KINDS)),
+        *rng.choice(NEXT_EVENT_KINDS, rng.integers(0, 3)).tolist(),
+    ]
     return (
         robot,
         int(rng.integers(2**32)),
         [
-            Event(
+            ScenarioEvent(
                 kind,
                 int(rng.integers(1, 200)),
                 int(rng.choice([20, 80, 150, 400, 900])),
@@ -316,24 +347,24 @@ def drawn(number: int) -> tuple[Embodiment, int, list[Event]]:
     )
 
 
-ROBOTS = [few_joints(load(name)) for name in ('agibot_g1', 'yam', 'droid')]
+ROBOTS = [reduce_joints(load_embodiment(name)) for name in ('agibot_g1', 'yam', 'droid')]
 
 
-def batch(first: int, count: int) -> tuple[int, list[str]]:
+def run_batch(first_number: int, count: int) -> tuple[int, list[str]]:
     """Play `count` histories; return how many trajectories came out and what failed."""
     published, failed = 0, []
-    for number in range(first, first + count):
-        robot, seed, events = drawn(number)
+    for number in range(first_number, first_number + count):
+        robot, seed, events = make_scenario(number)
         try:
-            history = History(robot, seed)
-            history.play(events)
-            published += history.published
+            history = Scenario(robot, seed)
+            history.run(events)
+            published += history.published_count
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
             failed.append(f'{number}: {type(error).__name__}: {error}')
     return published, failed
 
 
-def code() -> str:
+def hash_code() -> str:
     """Return a fingerprint of what decides how a history goes: the core as loaded, and this.
 
     Comments and layout do not count.
@@ -349,16 +380,16 @@ def code() -> str:
     return digest.hexdigest()[:16]
 
 
-def before(path: Path | None, onto: bool) -> dict[str, Any]:
+def load_record(path: Path | None, resume: bool) -> dict[str, Any]:
     """Return what is on record already if the run is to go on from there, else an empty record.
 
     ValueError where other code has played those.
     """
     empty = {'histories': 0, 'trajectories checked': 0, 'failures': [], 'seconds': 0.0}
-    if not onto or path is None or not path.is_file():
+    if not resume or path is None or not path.is_file():
         return empty
     found = json.loads(path.read_text())
-    if found.get('code') != code():
+    if found.get('code') != hash_code():
         raise ValueError(f'{path}: other code played those; leave out --onto to begin anew')
     return found
 
@@ -380,16 +411,18 @@ def main() -> int:
     )
     chosen = parser.parse_args()
     try:
-        known = before(chosen.json, chosen.onto)
+        known = load_record(chosen.json, chosen.onto)
     except ValueError as error:
         parser.error(str(error))
-    began_s, played, played_by = time.monotonic(), known['histories'], code()
+    began_s, played, played_by = time.monotonic(), known['histories'], hash_code()
     published, failed = known['trajectories checked'], list(known['failures'])
     with ProcessPoolExecutor(chosen.jobs) as pool:
         while played < chosen.cases and time.monotonic() - began_s <= 60 * chosen.minutes:
-            starts = range(played, chosen.cases, BATCH)[: chosen.jobs]
-            counts = [min(BATCH, chosen.cases - start) for start in starts]
-            for count, (out, wrong) in zip(counts, pool.map(batch, starts, counts), strict=True):
+            starts = range(played, chosen.cases, BATCH_SIZE)[: chosen.jobs]
+            counts = [min(BATCH_SIZE, chosen.cases - start) for start in starts]
+            for count, (out, wrong) in zip(
+                counts, pool.map(run_batch, starts, counts), strict=True
+            ):
                 played, published, failed = played + count, published + out, failed + wrong
             print(
                 f'\r{played} histories, {published} trajectories, {len(failed)} failed',
@@ -397,7 +430,7 @@ def main() -> int:
                 flush=True,
             )
             if chosen.json:
-                record.write(
+                record.write_report(
                     chosen.json,
                     {
                         'question': 'does any history of chunks break a limit',

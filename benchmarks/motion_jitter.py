@@ -25,19 +25,19 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks import record
 from wam_msgs.msg import ActionChunk
-from wam_policy.core.motion.jtc_emulator import Follower
-from wam_policy.core.motion.motion_state import State
+from wam_policy.core.motion.jtc_emulator import TrajectoryFollower
+from wam_policy.core.motion.motion_state import MotionState
 from wam_policy.core.robot import embodiment, limits
 from wam_policy.core.types import Chunk, JointState
 from wam_policy.nodes import message_conversion, qos
 from wam_policy.nodes.motion import control_loop
 from wam_policy.nodes.motion.motion_node import MotionNode
-from wam_policy.nodes.run_node import Spinning
+from wam_policy.nodes.run_node import ExecutorThread
 from wam_sim import messages
 
-DOMAIN = 70 + os.getpid() % 20
-START_S, WARM_UP_S = 60.0, 5.0
-CHUNK_S, REPORT_S = 0.14, 0.02
+DOMAIN_ID = 70 + os.getpid() % 20
+START_TIMEOUT_S, WARM_UP_S = 60.0, 5.0
+CHUNK_PERIOD_S, REPORT_PERIOD_S = 0.14, 0.02
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
-    parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.names())
+    parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.list_robots())
     parser.add_argument('--seconds', type=float, default=30.0, help='(default: %(default)s)')
     parser.add_argument(
         '--burners',
@@ -57,21 +57,27 @@ def main() -> int:
     chosen = parser.parse_args()
     before = [round(x, 2) for x in os.getloadavg()]
     spawn = multiprocessing.get_context('spawn')
-    beside = [spawn.Process(target=burn, daemon=True) for _ in range(chosen.burners)]
+    beside = [spawn.Process(target=burn_cpu, daemon=True) for _ in range(chosen.burners)]
     for process in beside:
         process.start()
-    real_time = control_loop.favoured()  # what starts from here on, too: a robot is punctual
-    beside.append(spawn.Process(target=surround, args=(chosen.embodiment, DOMAIN), daemon=True))
+    real_time = (
+        control_loop.set_realtime_priority()
+    )  # what starts from here on, too: a robot is punctual
+    beside.append(
+        spawn.Process(
+            target=run_robot_and_policy, args=(chosen.embodiment, DOMAIN_ID), daemon=True
+        )
+    )
     beside[-1].start()
     try:
-        row = {**measured(chosen.embodiment, chosen.seconds), 'real time': real_time}
+        row = {**measure_lateness(chosen.embodiment, chosen.seconds), 'real time': real_time}
     finally:
         for process in beside:
             process.terminate()
             process.join()
-    print(record.table([row], list(row)))
+    print(record.format_table([row], list(row)))
     if chosen.json:
-        record.write(
+        record.write_report(
             chosen.json,
             {
                 'question': 'lateness of the motion loop',
@@ -83,23 +89,23 @@ def main() -> int:
     return 0
 
 
-def measured(name: str, seconds: float) -> dict[str, object]:
+def measure_lateness(robot_name: str, seconds: float) -> dict[str, object]:
     context = rclpy.Context()
     rclpy.init(
         context=context,
-        domain_id=DOMAIN,
-        args=['--ros-args', '-p', f'embodiment:={name}', '-p', 'enable_motion:=true'],
+        domain_id=DOMAIN_ID,
+        args=['--ros-args', '-p', f'embodiment:={robot_name}', '-p', 'enable_motion:=true'],
     )
     node = MotionNode(context=context)
-    spinning = Spinning([node])
+    spinning = ExecutorThread([node])
     try:
         node.trigger_configure()
         node.trigger_activate()
-        loop = node._loop
+        loop = node._control_loop
         waiting_s = time.monotonic()
-        while node._snapshot().state is not State.TRACKING:
-            if time.monotonic() - waiting_s > START_S:
-                raise SystemExit(f'nothing moves: {node._snapshot().reason}')
+        while node._take_snapshot().state is not MotionState.TRACKING:
+            if time.monotonic() - waiting_s > START_TIMEOUT_S:
+                raise SystemExit(f'nothing moves: {node._take_snapshot().reason}')
             time.sleep(0.1)
         time.sleep(WARM_UP_S)
         loop._lateness_s.clear()
@@ -108,7 +114,7 @@ def measured(name: str, seconds: float) -> dict[str, object]:
         while time.monotonic() < end_s:  # the loop keeps ten seconds
             time.sleep(min(5.0, max(0.0, end_s - time.monotonic())))
             late += [loop._lateness_s.popleft() for _ in range(len(loop._lateness_s))]
-        status = node._snapshot()
+        status = node._take_snapshot()
     finally:
         spinning.stop()
         node.close()
@@ -116,34 +122,34 @@ def measured(name: str, seconds: float) -> dict[str, object]:
         rclpy.shutdown(context=context)
     p50, p99, most = np.percentile(np.array(late) * 1e3, [50, 99, 100])
     return {
-        'robot': name,
+        'robot': robot_name,
         'ticks': len(late),
         'ms p50': round(p50, 3),
         'ms p99': round(p99, 3),
         'ms max': round(most, 3),
         'late ticks': loop.late_ticks - began_ticks,
-        'chunks executed': status.tally.accepted,
+        'chunks executed': status.counters.accepted,
         'state': status.state.name,
         'executor': 'EventsExecutor, the loop a thread of its own',
     }
 
 
-def burn() -> None:
+def burn_cpu() -> None:
     """Compute for ever."""
     while True:
         sum(range(10_000))
 
 
-def surround(name: str, domain: int) -> None:
+def run_robot_and_policy(robot_name: str, domain_id: int) -> None:
     """Be the robot and the policy."""
-    robot = embodiment.load(name)
+    robot = embodiment.load_embodiment(robot_name)
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=domain)
+    rclpy.init(context=context, domain_id=domain_id)
     node = rclpy.create_node('around', context=context)
-    rest, lock = robot.rest_of(robot.commanded), threading.Lock()
-    grips = limits.gripping(robot)
+    rest, lock = robot.home_positions(robot.commanded), threading.Lock()
+    grips = limits.gripper_mask(robot)
     followers = [
-        Follower(c.joints, rest[[robot.commanded.index(j) for j in c.joints]])
+        TrajectoryFollower(c.joints, rest[[robot.commanded.index(j) for j in c.joints]])
         for c in robot.controllers
     ]
     order = [robot.commanded.index(j) for c in robot.controllers for j in c.joints]
@@ -153,13 +159,16 @@ def surround(name: str, domain: int) -> None:
     def now_ns() -> int:
         return node.get_clock().now().nanoseconds
 
-    def follow(number: int, msg: JointTrajectory) -> None:
+    def accept_trajectory(number: int, msg: JointTrajectory) -> None:
         with lock:
             followers[number].accept(msg, now_ns())
 
     for number, controller in enumerate(robot.controllers):
         node.create_subscription(
-            JointTrajectory, controller.topic, lambda msg, n=number: follow(n, msg), qos.TRAJECTORY
+            JointTrajectory,
+            controller.topic,
+            lambda msg, n=number: accept_trajectory(n, msg),
+            qos.TRAJECTORY,
         )
 
     def on_robot_timer() -> None:
@@ -167,7 +176,7 @@ def surround(name: str, domain: int) -> None:
         with lock:
             position[order] = np.concatenate([f.sample(at).position for f in followers])
         joints.publish(
-            message_conversion.joint_state_message(JointState(at, robot.commanded, position))
+            message_conversion.joint_state_to_msg(JointState(at, robot.commanded, position))
         )
 
     reports = [
@@ -181,7 +190,7 @@ def surround(name: str, domain: int) -> None:
             states = [(f.names, f.sample(at)) for f in followers]
         for out, (names, state) in zip(reports, states, strict=True):
             rows = np.stack([state.position, state.velocity, state.acceleration])
-            out.publish(messages.controller_state(at, names, rows, rows[:2]))
+            out.publish(messages.make_controller_state(at, names, rows, rows[:2]))
 
     sequence = iter(range(10**9))
 
@@ -197,15 +206,15 @@ def surround(name: str, domain: int) -> None:
             robot.commanded,
             rows,
             rows[0],
-            robot.contract,
+            robot.config_hash,
             {},
         )
-        chunks.publish(message_conversion.chunk_message(chunk, robot.name, now_ns(), False))
+        chunks.publish(message_conversion.chunk_to_msg(chunk, robot.name, now_ns(), False))
 
     node.create_timer(0.01, on_robot_timer)
-    node.create_timer(REPORT_S, on_report_timer)
-    node.create_timer(CHUNK_S, on_chunk_timer)
-    spinning = Spinning([node])
+    node.create_timer(REPORT_PERIOD_S, on_report_timer)
+    node.create_timer(CHUNK_PERIOD_S, on_chunk_timer)
+    spinning = ExecutorThread([node])
     threading.Event().wait()
     spinning.stop()
 

@@ -16,10 +16,12 @@ sys.path[:0] = [str(ROOT / 'src' / package) for package in ('wam_policy', 'wam_s
 
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.workers.export_engine import Observations
+from wam_policy.workers.export_engine import RecordedObservations
 
-WANDER_RAD = 0.25  # of a joint, about its rest
-Sample = tuple[dict[str, np.ndarray], np.ndarray]  # picture per camera, posture [observed]
+RANDOM_OFFSET_RAD = 0.25  # of a joint, about its rest
+ObservationSample = tuple[
+    dict[str, np.ndarray], np.ndarray
+]  # picture per camera, posture [observed]
 
 
 def main() -> int:
@@ -29,7 +31,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--embodiment', required=True, choices=embodiment.names())
+    parser.add_argument('--embodiment', required=True, choices=embodiment.list_robots())
     parser.add_argument('--out', type=Path, required=True, help='.npz')
     parser.add_argument('--bag', type=Path, help='folder of a bag; without one, simulate')
     parser.add_argument('--instruction', default='', help='of the bag')
@@ -43,12 +45,12 @@ def main() -> int:
     parser.add_argument('--hz', type=float, default=5.0, help='frame rate (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0)
     chosen = parser.parse_args()
-    robot = embodiment.load(chosen.embodiment)
+    robot = embodiment.load_embodiment(chosen.embodiment)
     count = 1 + chosen.blocks * chosen.frames
     if chosen.bag:
-        instruction, samples = chosen.instruction, bagged(robot, chosen.bag, chosen.hz)
+        instruction, samples = chosen.instruction, read_bag(robot, chosen.bag, chosen.hz)
     else:
-        instruction, samples = simulated(robot, chosen.hz, chosen.seed, count)
+        instruction, samples = simulate(robot, chosen.hz, chosen.seed, count)
     seen = [sample for _, sample in zip(range(count), samples, strict=False)]
     if len(seen) <= chosen.frames:
         print(
@@ -57,19 +59,25 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    gathered(instruction, seen, chosen.frames).save(chosen.out)
+    stack_blocks(instruction, seen, chosen.frames).save(chosen.out)
     print(f'{chosen.out}: {len(seen)} frames of {len(seen[0][0])} cameras, {instruction!r}')
     return 0
 
 
-def gathered(instruction: str, seen: list[Sample], frames: int) -> Observations:
+def stack_blocks(
+    instruction: str, samples: list[ObservationSample], frames_per_block: int
+) -> RecordedObservations:
     """Cut samples into one frame and whole blocks."""
-    seen = seen[: 1 + (len(seen) - 1) // frames * frames]
-    views = {key: np.stack([pictures[key] for pictures, _ in seen]) for key in seen[0][0]}
-    return Observations(instruction, views, np.stack([posture for _, posture in seen[::frames]]))
+    samples = samples[: 1 + (len(samples) - 1) // frames_per_block * frames_per_block]
+    views = {key: np.stack([pictures[key] for pictures, _ in samples]) for key in samples[0][0]}
+    return RecordedObservations(
+        instruction, views, np.stack([posture for _, posture in samples[::frames_per_block]])
+    )
 
 
-def simulated(robot: Embodiment, hz: float, seed: int, count: int) -> tuple[str, Iterator[Sample]]:
+def simulate(
+    robot: Embodiment, hz: float, seed: int, count: int
+) -> tuple[str, Iterator[ObservationSample]]:
     """Give a task's instruction and samples of its scene."""
     from wam_sim.physics import sim_robot as robots
     from wam_sim.physics.simulation import STEP_NS, Simulation
@@ -77,39 +85,43 @@ def simulated(robot: Embodiment, hz: float, seed: int, count: int) -> tuple[str,
     simulation = Simulation(robots.load(robot.name), seed=seed)
     numbers, steps = np.random.default_rng(seed), round(1e9 / hz / STEP_NS)
 
-    def samples() -> Iterator[Sample]:
+    def generate_samples() -> Iterator[ObservationSample]:
         for number in range(count):
             if number % 10 == 0:
-                wander(simulation, numbers)
+                command_random_positions(simulation, numbers)
             seen = simulation.observe()
             yield {frame.camera: frame.rgb for frame in seen.frames}, seen.joints.position
             simulation.step(steps)
         simulation.close()
 
-    return simulation.task.instruction, samples()
+    return simulation.task.instruction, generate_samples()
 
 
-def wander(simulation: object, numbers: np.random.Generator) -> None:
+def command_random_positions(simulation: object, rng: np.random.Generator) -> None:
     """Send every arm to a posture near its rest, four seconds away."""
-    from wam_policy.core.motion.jtc_emulator import Points
+    from wam_policy.core.motion.jtc_emulator import TrajectoryPoints
 
     body = simulation.robot.embodiment
     for controller in body.controllers:
         rest = body.rest_of(controller.joints)
         limits = body.limits(controller.joints)
         goal = np.clip(
-            rest + numbers.uniform(-WANDER_RAD, WANDER_RAD, len(rest)), limits.lower, limits.upper
+            rest + rng.uniform(-RANDOM_OFFSET_RAD, RANDOM_OFFSET_RAD, len(rest)),
+            limits.lower,
+            limits.upper,
         )
         still = np.zeros((1, len(rest)))
         reason = simulation.accept(
             controller.name,
-            Points(0, controller.joints, np.array([4_000_000_000]), goal[None], still, still),
+            TrajectoryPoints(
+                0, controller.joints, np.array([4_000_000_000]), goal[None], still, still
+            ),
         )
         if reason is not None:
             raise RuntimeError(f'{controller.name}: {reason}')
 
 
-def bagged(robot: Embodiment, bag: Path, hz: float) -> Iterator[Sample]:
+def read_bag(robot: Embodiment, bag: Path, hz: float) -> Iterator[ObservationSample]:
     """Give the newest pictures and posture at every tick from when all are there."""
     from rosbags.highlevel import AnyReader
     from rosbags.typesys import Stores, get_typestore
@@ -126,7 +138,7 @@ def bagged(robot: Embodiment, bag: Path, hz: float) -> Iterator[Sample]:
                 due_ns = max(due_ns + round(1e9 / hz), stamp_ns)
             message = reader.deserialize(raw, connection.msgtype)
             if connection.topic in cameras:
-                pictures[cameras[connection.topic]] = rgb(message)
+                pictures[cameras[connection.topic]] = decode_rgb(message)
             else:
                 joints.update(zip(message.name, message.position, strict=True))
             whole = len(pictures) == len(cameras) and set(robot.observed) <= set(joints)
@@ -134,7 +146,7 @@ def bagged(robot: Embodiment, bag: Path, hz: float) -> Iterator[Sample]:
                 due_ns = stamp_ns
 
 
-def rgb(message: object) -> np.ndarray:
+def decode_rgb(message: object) -> np.ndarray:
     """Decode a sensor_msgs/Image of 8-bit colours; ValueError for another encoding."""
     if message.encoding not in ('rgb8', 'bgr8'):
         raise ValueError(f'pictures are {message.encoding}; want rgb8 or bgr8')

@@ -22,8 +22,8 @@ from benchmarks import observations, record
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.execution import quantization
-from wam_policy.model.robot_policy import Choice, Policy
-from wam_policy.workers.export_engine import Observations
+from wam_policy.model.robot_policy import InferenceOptions, Policy
+from wam_policy.workers.export_engine import RecordedObservations
 
 COLUMNS = ('variant', 'cosine', 'lowest_cosine', 'max_abs_rad', 'mean_abs_rad')
 Prepare = Callable[[Policy], None]
@@ -35,44 +35,44 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--checkpoint', default='preset:tiny')
-    parser.add_argument('--embodiment', default='yam', choices=embodiment.names())
+    parser.add_argument('--embodiment', default='yam', choices=embodiment.list_robots())
     parser.add_argument('--observations', type=Path)
     parser.add_argument('--recipe', default='static8')
     parser.add_argument('--blocks', type=int, default=8, help='if the simulator is observed')
     parser.add_argument('--json', type=Path, metavar='FILE')
     chosen = parser.parse_args()
     warnings.filterwarnings('ignore')
-    robot = embodiment.load(chosen.embodiment)
+    robot = embodiment.load_embodiment(chosen.embodiment)
 
     def policy(dtype: torch.dtype = torch.float32, precision: str = 'full') -> Policy:
         made = checkpoint_folder.load(chosen.checkpoint, torch.device('cpu'), dtype)
-        return Policy(made, robot, Choice(chosen.recipe, precision=precision))
+        return Policy(made, robot, InferenceOptions(chosen.recipe, precision=precision))
 
     plain = policy()
     if chosen.observations:
-        seen = Observations.read(chosen.observations)
+        seen = RecordedObservations.load(chosen.observations)
     else:
         frames = plain.geometry.frames_per_block
-        words, samples = observations.simulated(
-            robot, plain.loaded.dit.config.video_hz, 0, 1 + chosen.blocks * frames
+        words, samples = observations.simulate(
+            robot, plain.model.dit.config.video_hz, 0, 1 + chosen.blocks * frames
         )
-        seen = observations.gathered(words, list(samples), frames)
-    want = np.stack(seen.lived(plain))
-    offsets = want - seen.joints[: len(want), None][..., commanded(plain)]
+        seen = observations.stack_blocks(words, list(samples), frames)
+    want = np.stack(seen.run(plain))
+    offsets = want - seen.joint_positions[: len(want), None][..., find_commanded_columns(plain)]
     rows = []
-    for name, live in variants(policy, seen):
-        rows.append({'variant': name, **error(np.stack(seen.lived(live)), want, offsets)})
+    for name, live in make_variants(policy, seen):
+        rows.append({'variant': name, **compare_targets(np.stack(seen.run(live)), want, offsets)})
     print(
         f'{chosen.checkpoint}, {chosen.recipe}, {len(want)} queries of {robot.name}, targets '
         f'move {np.abs(offsets).mean():.4f} rad on average'
     )
-    print(record.table(rows, COLUMNS))
+    print(record.format_table(rows, COLUMNS))
     if chosen.json:
-        record.write(
+        record.write_report(
             chosen.json,
             {
                 'checkpoint': chosen.checkpoint,
-                'trained': plain.loaded.trained,
+                'trained': plain.model.is_trained,
                 'embodiment': robot.name,
                 'recipe': chosen.recipe,
                 'queries': len(want),
@@ -83,17 +83,19 @@ def main() -> int:
     return 0
 
 
-def commanded(policy: Policy) -> list[int]:
+def find_commanded_columns(policy: Policy) -> list[int]:
     return [policy.robot.observed.index(name) for name in policy.robot.commanded]
 
 
-def variants(policy: Callable[..., Policy], seen: Observations) -> list[tuple[str, Policy]]:
+def make_variants(
+    policy: Callable[..., Policy], samples: RecordedObservations
+) -> list[tuple[str, Policy]]:
     """Make every variant once; calibrated ones see the observations first."""
     found = [('bf16', policy(torch.bfloat16))]
-    for scheme in quantization.NUMBERS:
+    for scheme in quantization.NUMBER_FORMATS:
         watched = policy()
-        calibration = quantization.simulated(
-            watched.loaded.dit, scheme, lambda live=watched: seen.lived(live)
+        calibration = quantization.calibrate(
+            watched.model.dit, scheme, lambda live=watched: samples.run(live)
         )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / 'calibration.json'
@@ -106,17 +108,19 @@ def variants(policy: Callable[..., Policy], seen: Observations) -> list[tuple[st
     return found
 
 
-def error(got: np.ndarray, want: np.ndarray, offsets: np.ndarray) -> dict[str, float]:
+def compare_targets(
+    targets: np.ndarray, reference: np.ndarray, offsets: np.ndarray
+) -> dict[str, float]:
     """Compare targets [queries horizon joints]; cosines are of offsets from the posture.
 
     A cosine of absolute postures is near 1 whatever a model does.
     """
-    moved = offsets + (got - want)
+    moved = offsets + (targets - reference)
     cosines = [
         float(a.ravel() @ b.ravel() / np.linalg.norm(a) / np.linalg.norm(b))
         for a, b in zip(moved, offsets, strict=True)
     ]
-    apart = np.abs(got - want)
+    apart = np.abs(targets - reference)
     return {
         'cosine': round(float(np.mean(cosines)), 6),
         'lowest_cosine': round(min(cosines), 6),

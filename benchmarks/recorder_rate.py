@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import record
-from record import table
+from record import format_table
 
 ROBOT = 'yam'
 JOINTS_HZ = 100.0
-SIZES = {'640x480': (640, 480), '1280x720': (1280, 720)}
+IMAGE_SIZES = {'640x480': (640, 480), '1280x720': (1280, 720)}
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
         default=[30.0],
         help='pictures per second and camera (default: 30)',
     )
-    parser.add_argument('--size', default='640x480', choices=SIZES)
+    parser.add_argument('--size', default='640x480', choices=IMAGE_SIZES)
     parser.add_argument(
         '--images', nargs='+', default=['jpeg'], choices=('jpeg', 'raw', 'compressed')
     )
@@ -46,16 +46,16 @@ def main() -> int:
     parser.add_argument('--publish', type=float, metavar='HZ', help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.publish:
-        publish(chosen.publish, SIZES[chosen.size])
+        run_robot(chosen.publish, IMAGE_SIZES[chosen.size])
         return 0
-    rows = [measured(images, hz, chosen) for images in chosen.images for hz in chosen.hz]
-    print(table(rows, list(rows[0])))
+    rows = [measure_load(images, hz, chosen) for images in chosen.images for hz in chosen.hz]
+    print(format_table(rows, list(rows[0])))
     if chosen.json:
-        record.write(chosen.json, {'rows': rows})
+        record.write_report(chosen.json, {'rows': rows})
     return 0
 
 
-def publish(hz: float, size: tuple[int, int]) -> None:
+def run_robot(camera_hz: float, size: tuple[int, int]) -> None:
     """Be a robot: three cameras of textured, moving pictures and joints; ends with a signal."""
     import rclpy
     from sensor_msgs.msg import Image, JointState
@@ -64,14 +64,16 @@ def publish(hz: float, size: tuple[int, int]) -> None:
     from wam_policy.core.types import JointState as Posture
     from wam_policy.nodes import message_conversion, qos
 
-    robot = embodiment.load(ROBOT)
+    robot = embodiment.load_embodiment(ROBOT)
     rclpy.init()
     node = rclpy.create_node('robot')
     cameras = [node.create_publisher(Image, camera.topic, qos.IMAGE) for camera in robot.cameras]
     joints = node.create_publisher(JointState, '/joint_states', qos.JOINTS)
-    picture = scene(size)
-    shown = [message_conversion.image(np.roll(picture, 8 * i, axis=1), 0, 'c') for i in range(8)]
-    rest = robot.rest_of(robot.observed)
+    picture = make_image(size)
+    shown = [
+        message_conversion.image_to_msg(np.roll(picture, 8 * i, axis=1), 0, 'c') for i in range(8)
+    ]
+    rest = robot.home_positions(robot.observed)
     start_s, sent_pictures, sent_joints = time.monotonic(), 0, 0
     while rclpy.ok():
         passed_s = time.monotonic() - start_s
@@ -79,11 +81,11 @@ def publish(hz: float, size: tuple[int, int]) -> None:
         if passed_s * JOINTS_HZ >= sent_joints:
             sent_joints += 1
             joints.publish(
-                message_conversion.joint_state_message(Posture(now_ns, robot.observed, rest))
+                message_conversion.joint_state_to_msg(Posture(now_ns, robot.observed, rest))
             )
-        if passed_s * hz * len(cameras) >= sent_pictures:  # one after the other
+        if passed_s * camera_hz * len(cameras) >= sent_pictures:  # one after the other
             msg = shown[sent_pictures // len(cameras) % len(shown)]
-            msg.header.stamp = message_conversion.time(now_ns)
+            msg.header.stamp = message_conversion.time_to_msg(now_ns)
             # the number lets the reader count what is missing
             msg.header.frame_id = str(sent_pictures // len(cameras))
             cameras[sent_pictures % len(cameras)].publish(msg)
@@ -91,7 +93,7 @@ def publish(hz: float, size: tuple[int, int]) -> None:
         time.sleep(0.0005)
 
 
-def scene(size: tuple[int, int]) -> np.ndarray:
+def make_image(size: tuple[int, int]) -> np.ndarray:
     """Return a picture that is as hard to compress as a camera's: shapes with sensor noise."""
     rng = np.random.default_rng(0)
     width, height = size
@@ -99,7 +101,7 @@ def scene(size: tuple[int, int]) -> np.ndarray:
     return np.clip(blocks + rng.normal(0, 4, blocks.shape), 0, 255).astype(np.uint8)
 
 
-def measured(images: str, hz: float, chosen: argparse.Namespace) -> dict:
+def measure_load(images: str, camera_hz: float, chosen: argparse.Namespace) -> dict:
     """Record one load and count what is missing."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -118,7 +120,7 @@ def measured(images: str, hz: float, chosen: argparse.Namespace) -> dict:
             str(chosen.seconds),
         ]
         robot = subprocess.Popen(
-            [sys.executable, __file__, '--publish', str(hz), '--size', chosen.size]
+            [sys.executable, __file__, '--publish', str(camera_hz), '--size', chosen.size]
         )
         try:
             time.sleep(2.0)
@@ -136,11 +138,11 @@ def measured(images: str, hz: float, chosen: argparse.Namespace) -> dict:
         finally:
             robot.send_signal(signal.SIGTERM)
             robot.wait()
-        counted = counts(next(Path(folder).iterdir()))
+        counted = count_messages(next(Path(folder).iterdir()))
     return {
         'images': images,
         'size': chosen.size,
-        'camera_hz': hz,
+        'camera_hz': camera_hz,
         **counted,
         'cpu_cores': round(cpu_s / wall_s, 2),
         'peak_mb': round(peak_mb),
@@ -148,25 +150,25 @@ def measured(images: str, hz: float, chosen: argparse.Namespace) -> dict:
     }
 
 
-def counts(folder: Path) -> dict:
+def count_messages(folder: Path) -> dict:
     """Return pictures and joint states there, and those missing between first and last."""
     from wam_learning.data import bag_reader
     from wam_policy.core.robot import embodiment
 
-    robot = embodiment.load(ROBOT)
+    robot = embodiment.load_embodiment(ROBOT)
     cameras = {
         name for camera in robot.cameras for name in (camera.topic, f'{camera.topic}/compressed')
     }
     numbers: dict[str, list[int]] = {}
     stamps_ns = []
-    for message in bag_reader.messages(folder, cameras | {'/joint_states'}):
+    for message in bag_reader.read_messages(folder, cameras | {'/joint_states'}):
         header = message.content.header
         if message.topic in cameras:
             numbers.setdefault(message.topic, []).append(int(header.frame_id))
         else:
             stamps_ns.append(header.stamp.sec * 10**9 + header.stamp.nanosec)
     span_s = (stamps_ns[-1] - stamps_ns[0]) / 1e9
-    about = bag_reader.about(folder)
+    about = bag_reader.read_metadata(folder)
     size_mb = next(folder.glob('*.mcap')).stat().st_size / 1e6
     return {
         'pictures': sum(map(len, numbers.values())),

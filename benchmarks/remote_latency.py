@@ -29,16 +29,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 from benchmarks import record
 from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.servers import handshake, server_profile
-from wam_policy.servers.session_manager import Desk
-from wam_policy.servers.transports.websocket_server import Server
+from wam_policy.servers.session_manager import SessionManager
+from wam_policy.servers.transports.websocket_server import PolicyServer
 from wam_policy.workers import protocol
-from wam_policy.workers.supervisor import Pair, Plan, State
-from wam_policy.workers.worker_process import package_environment
+from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerSupervisor
+from wam_policy.workers.worker_process import make_worker_environment
 
-WARM_UP = 10  # rounds that are not counted
-SIZES = ((320, 176), (640, 480))
-ROBOT = 'agibot_g1'
-TARGETS = (24, 16)  # of a chunk of that robot: rows, commanded joints
+WARMUP_ROUNDS = 10  # rounds that are not counted
+IMAGE_SIZES = ((320, 176), (640, 480))
+ROBOT_NAME = 'agibot_g1'
+TARGETS_SHAPE = (24, 16)  # of a chunk of that robot: rows, commanded joints
 
 
 def main() -> int:
@@ -57,17 +57,17 @@ def main() -> int:
     parser.add_argument('--echo', choices=('wire', 'server'), help=argparse.SUPPRESS)
     parser.add_argument('--fd', type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    chosen.checkpoint = checkpoints.located(chosen.checkpoint)
+    chosen.checkpoint = checkpoints.resolve_checkpoint(chosen.checkpoint)
     if chosen.echo == 'wire':
-        echo_wire(socket.socket(fileno=chosen.fd))
+        serve_wire_echo(socket.socket(fileno=chosen.fd))
         return 0
     if chosen.echo == 'server':
-        asyncio.run(echo_server())
+        asyncio.run(run_echo_server())
         return 0
-    rows = [row for size in SIZES for row in latency_rows(size, chosen.rounds)]
-    rows += throughput_rows(chosen)
+    rows = [row for size in IMAGE_SIZES for row in measure_latency(size, chosen.rounds)]
+    rows += measure_throughput(chosen)
     if chosen.json:
-        record.write(
+        record.write_report(
             chosen.json,
             {
                 'checkpoint': Path(chosen.checkpoint).name,
@@ -79,22 +79,22 @@ def main() -> int:
     return 0
 
 
-def echo_wire(end: socket.socket) -> None:
+def serve_wire_echo(end: socket.socket) -> None:
     """Answer every message of the wire with a chunk of the usual size."""
-    chunk = {'targets': np.zeros(TARGETS), 'reference': np.zeros(TARGETS[1])}
+    chunk = {'targets': np.zeros(TARGETS_SHAPE), 'reference': np.zeros(TARGETS_SHAPE[1])}
     while True:
         try:
             request = protocol.receive(end)
         except protocol.PeerClosed:
             return
-        protocol.send(end, protocol.Message('chunk', dict(request.fields), chunk))
+        protocol.send(end, protocol.WorkerMessage('chunk', dict(request.fields), chunk))
 
 
-class Instant:
+class ZeroBackend:
     """Predict nothing, at once."""
 
     first_frames, frames_per_block = 1, 4
-    generation, restarts, fault = 1, 0, ''
+    generation, restarts, not_ready_reason = 1, 0, ''
 
     def reset(self, session: str, instruction: str, mode: str) -> None:
         return None
@@ -105,16 +105,16 @@ class Instant:
     def query(
         self, session: str, sequence: int, joints: np.ndarray, seed: int, newest: Any = None
     ) -> np.ndarray:
-        return np.zeros(TARGETS)
+        return np.zeros(TARGETS_SHAPE)
 
 
-async def echo_server() -> None:
+async def run_echo_server() -> None:
     """Serve a policy that answers at once; the port goes to standard error."""
-    robot = embodiment.load(ROBOT)
-    spoken = server_profile.chosen('', robot)
-    engine = Instant()
-    desk = Desk(spoken, robot, engine, engine, 4, lambda line: None)
-    said = handshake.offered(
+    robot = embodiment.load_embodiment(ROBOT_NAME)
+    spoken = server_profile.load_for_robot('', robot)
+    engine = ZeroBackend()
+    desk = SessionManager(spoken, robot, engine, engine, 4, lambda line: None)
+    said = handshake.make_server_metadata(
         spoken,
         robot,
         {},
@@ -126,7 +126,7 @@ async def echo_server() -> None:
             'window_blocks': 4,
         },
     )
-    server = Server(desk, said, say=lambda line: None, each=False, engine=engine)
+    server = PolicyServer(desk, said, log=lambda line: None, log_requests=False, backend=engine)
     await server.run(
         '127.0.0.1',
         0,
@@ -135,10 +135,13 @@ async def echo_server() -> None:
 
 
 @contextmanager
-def served(*command: str) -> Iterator[str]:
+def run_server(*command: str) -> Iterator[str]:
     """Run a server program; give its address."""
     program = subprocess.Popen(
-        [sys.executable, *command], stderr=subprocess.PIPE, text=True, env=package_environment({})
+        [sys.executable, *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=make_worker_environment({}),
     )
     try:
         assert program.stderr is not None
@@ -157,19 +160,19 @@ def served(*command: str) -> Iterator[str]:
         program.wait()
 
 
-def latency_rows(size: tuple[int, int], rounds: int) -> list[dict]:
+def measure_latency(size: tuple[int, int], rounds: int) -> list[dict]:
     """Time three pictures there and a chunk back, both ways; print what the network added."""
-    robot = embodiment.load(ROBOT)
+    robot = embodiment.load_embodiment(ROBOT_NAME)
     arrays = {
         f'newest/{camera.key}': np.zeros((size[1], size[0], 3), np.uint8)
         for camera in robot.cameras
-    } | {'joints': robot.rest_of(robot.observed)}
-    query = protocol.Message(
+    } | {'joints': robot.home_positions(robot.observed)}
+    query = protocol.WorkerMessage(
         'query', {'session': 's', 'sequence': 1, 'stamp_ns': 1, 'seed': 0, 'id': 1}, arrays
     )
-    direct = timed_program((__file__, '--echo', 'wire'), [], query, rounds)
-    reset = protocol.Message('reset', {'session': 's', 'instruction': 'x', 'id': 1})
-    commit = protocol.Message(
+    direct = time_worker((__file__, '--echo', 'wire'), [], query, rounds)
+    reset = protocol.WorkerMessage('reset', {'session': 's', 'instruction': 'x', 'id': 1})
+    commit = protocol.WorkerMessage(
         'commit',
         {'session': 's', 'block': 0, 'id': 1},
         {
@@ -178,15 +181,15 @@ def latency_rows(size: tuple[int, int], rounds: int) -> list[dict]:
             if name != 'joints'
         },
     )
-    with served(__file__, '--echo', 'server') as address:
-        remote = timed_program(
+    with run_server(__file__, '--echo', 'server') as address:
+        remote = time_worker(
             (
                 '-m',
                 'wam_policy.servers.run_remote_worker',
                 '--server',
                 address,
                 '--embodiment',
-                ROBOT,
+                ROBOT_NAME,
             ),
             [reset, commit],
             query,
@@ -194,52 +197,55 @@ def latency_rows(size: tuple[int, int], rounds: int) -> list[dict]:
         )
     rows = []
     for name, taken_ms in (('direct', direct), ('remote', remote)):
-        rows.append({'what': f'3 x {size[0]}x{size[1]}, {name}', **spread(taken_ms)})
+        rows.append({'what': f'3 x {size[0]}x{size[1]}, {name}', **summarize_latency(taken_ms)})
         print('{what:<28} median {median_ms:6.2f} ms   p99 {p99_ms:6.2f} ms'.format(**rows[-1]))
     added = {key: rows[1][key] - rows[0][key] for key in ('median_ms', 'p99_ms')}
     print(f'{"added":<28} median {added["median_ms"]:6.2f} ms   p99 {added["p99_ms"]:6.2f} ms')
     return [*rows, {'what': f'3 x {size[0]}x{size[1]}, added', **added}]
 
 
-def timed_program(
-    command: tuple[str, ...], before: list[protocol.Message], query: protocol.Message, rounds: int
+def time_worker(
+    command: tuple[str, ...],
+    setup_messages: list[protocol.WorkerMessage],
+    query: protocol.WorkerMessage,
+    rounds: int,
 ) -> list[float]:
     """Ask a worker program over its socket; give each query's ms."""
-    near, far = protocol.pair()
+    near, far = protocol.make_socket_pair()
     program = subprocess.Popen(
         [sys.executable, *command, '--fd', str(far.fileno())],
         pass_fds=[far.fileno()],
-        env=package_environment({}),
+        env=make_worker_environment({}),
         stderr=subprocess.DEVNULL,
     )
     far.close()
-    if before:
+    if setup_messages:
         assert protocol.receive(near, 60).kind == 'ready'
-    for message in before:
+    for message in setup_messages:
         protocol.send(near, message, 10)
         assert protocol.receive(near, 10).kind != 'error'
 
-    def once() -> None:
+    def round_trip() -> None:
         protocol.send(near, query, 10)
         assert protocol.receive(near, 10).kind == 'chunk'
 
     try:
-        return timed(once, rounds)
+        return time_rounds(round_trip, rounds)
     finally:
         near.close()
         program.wait(10)
 
 
-def timed(once: Callable[[], None], rounds: int) -> list[float]:
+def time_rounds(call: Callable[[], None], rounds: int) -> list[float]:
     taken_ms = []
-    for _ in range(WARM_UP + rounds):
+    for _ in range(WARMUP_ROUNDS + rounds):
         start_s = time.perf_counter()
-        once()
+        call()
         taken_ms.append(1e3 * (time.perf_counter() - start_s))
-    return taken_ms[WARM_UP:]
+    return taken_ms[WARMUP_ROUNDS:]
 
 
-def spread(taken_ms: list[float]) -> dict[str, float]:
+def summarize_latency(taken_ms: list[float]) -> dict[str, float]:
     ordered = sorted(taken_ms)
     return {
         'median_ms': ordered[len(ordered) // 2],
@@ -247,20 +253,20 @@ def spread(taken_ms: list[float]) -> dict[str, float]:
     }
 
 
-def throughput_rows(chosen: argparse.Namespace) -> list[dict]:
+def measure_throughput(chosen: argparse.Namespace) -> list[dict]:
     """Count the chunks that 1, 2 and 4 clients get from one model, and one without the network."""
     model = (
         '--checkpoint',
         chosen.checkpoint,
         '--embodiment',
-        ROBOT,
+        ROBOT_NAME,
         '--steps',
         str(chosen.steps),
     )
     rows = []
 
-    def counted(what: str, plan: Plan, sessions: int) -> None:
-        counts = clients(plan, sessions, chosen.seconds)
+    def measure_sessions(what: str, plan: WorkerSpec, sessions: int) -> None:
+        counts = run_clients(plan, sessions, chosen.seconds)
         rows.append(
             {
                 'what': what,
@@ -274,8 +280,8 @@ def throughput_rows(chosen: argparse.Namespace) -> list[dict]:
         )
 
     devices = tuple(chosen.devices.split(','))
-    counted('local workers', Plan(devices, model, guided=len(devices) > 1), 1)
-    with served(
+    measure_sessions('local workers', WorkerSpec(devices, model, guided=len(devices) > 1), 1)
+    with run_server(
         '-m',
         'wam_policy.servers.serve',
         *model,
@@ -285,24 +291,28 @@ def throughput_rows(chosen: argparse.Namespace) -> list[dict]:
         '0',
         '--quiet',
     ) as address:
-        remote = Plan(
+        remote = WorkerSpec(
             ('cpu',),
-            ('--server', address, '--embodiment', ROBOT),
+            ('--server', address, '--embodiment', ROBOT_NAME),
             guided=False,
             program=(sys.executable, '-m', 'wam_policy.servers.run_remote_worker'),
         )
         for sessions in (1, 2, 4):
-            counted(f'{sessions} sessions', remote, sessions)
+            measure_sessions(f'{sessions} sessions', remote, sessions)
     return rows
 
 
-def clients(plan: Plan, sessions: int, seconds: float) -> list[int]:
+def run_clients(plan: WorkerSpec, sessions: int, seconds: float) -> list[int]:
     """Let so many clients of a plan ask as fast as they can; give the chunks each got."""
-    robot, counts, begin = embodiment.load(ROBOT), [0] * sessions, threading.Barrier(sessions)
+    robot, counts, begin = (
+        embodiment.load_embodiment(ROBOT_NAME),
+        [0] * sessions,
+        threading.Barrier(sessions),
+    )
 
-    def live(number: int) -> None:
-        with Pair(plan) as pair:
-            assert pair.wait_ready(300).state is State.READY
+    def run_client(number: int) -> None:
+        with WorkerSupervisor(plan) as pair:
+            assert pair.wait_ready(300).state is WorkerState.READY
             pair.request('reset', {'session': 's', 'instruction': 'x'}, timeout_s=30)
             pair.request(
                 'commit',
@@ -319,12 +329,12 @@ def clients(plan: Plan, sessions: int, seconds: float) -> list[int]:
                 pair.request(
                     'query',
                     {'session': 's', 'sequence': counts[number], 'stamp_ns': 1, 'seed': 0},
-                    {'joints': robot.rest_of(robot.observed)},
+                    {'joints': robot.home_positions(robot.observed)},
                     timeout_s=30,
                 )
                 counts[number] += 1
 
-    threads = [threading.Thread(target=live, args=(number,)) for number in range(sessions)]
+    threads = [threading.Thread(target=run_client, args=(number,)) for number in range(sessions)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -21,17 +21,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import flops, record
-from benchmarks.chunk_latency import clock_ms, device_name, matmul_rate
-from wam_policy.model.network.attention import teacher_forcing_mask
-from wam_policy.model.network.layers import Block, Words
-from wam_policy.model.network.model_config import PRESETS, ModelConfig, preset
+from benchmarks.chunk_latency import make_clock_ms, measure_matmul_rate, read_device_name
+from wam_policy.model.network.attention import make_teacher_forcing_mask
+from wam_policy.model.network.layers import ContextEmbeddings, TransformerBlock
+from wam_policy.model.network.model_config import PRESETS, ModelConfig, get_preset
 from wam_policy.model.network.rope import Rotation, line_angles, video_angles
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
 BF16, FLOAT = 2, 4  # bytes
 ADAM_STATES = 2  # float32, per trained value
-COPIES = 2  # float32: gradient and averaged weights, per trained value
-SCORES_BYTES = 2e9  # a CPU holds all attention scores; longer windows are counted
+FLOAT_COPIES = 2  # float32: gradient and averaged weights, per trained value
+MAX_SCORES_BYTES = 2e9  # a CPU holds all attention scores; longer windows are counted
 
 
 def main() -> int:
@@ -56,28 +56,29 @@ def main() -> int:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
-    device, c = torch.device(chosen.device), preset(chosen.preset)
-    layer = block(c, chosen.rank, device)
+    device, c = torch.device(chosen.device), get_preset(chosen.preset)
+    layer = make_block(c, chosen.rank, device)
     rows = [
-        row(c, layer, blocks, chosen, device) for blocks in chosen.blocks or (1, c.window_blocks)
+        measure_window(c, layer, blocks, chosen, device)
+        for blocks in chosen.blocks or (1, c.window_blocks)
     ]
     head = {
         'preset': chosen.preset,
         'layers': c.layers,
         'rank': chosen.rank,
         'batch': 1,
-        'device': device_name(device),
+        'device': read_device_name(device),
         'threads': chosen.threads,
         'torch': torch.__version__,
         'weights': 'random bfloat16; adapters float32 under autocast',
         'measured': 'one block, forward and backward, recomputed; everything else multiplied',
-        'matmul_TFLOP/s': round(matmul_rate(device, torch.bfloat16) / 1e12, 4),
-        'memory': memory(c, layer),
+        'matmul_TFLOP/s': round(measure_matmul_rate(device, torch.bfloat16) / 1e12, 4),
+        'memory': count_memory(c, layer),
     }
     print(', '.join(f'{name} {value}' for name, value in head.items() if name != 'memory'))
     print(', '.join(f'{name} {value}' for name, value in head['memory'].items()))
     print(
-        record.table(
+        record.format_table(
             rows,
             (
                 'blocks',
@@ -95,22 +96,22 @@ def main() -> int:
         )
     )
     if chosen.json:
-        record.write(chosen.json, {**head, 'rows': rows})
+        record.write_report(chosen.json, {**head, 'rows': rows})
     return 0
 
 
-def block(c: ModelConfig, rank: int, device: torch.device) -> Block:
+def make_block(c: ModelConfig, rank: int, device: torch.device) -> TransformerBlock:
     """Make one block of random weights with adapters that ask for gradients, as training does."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    from wam_policy.model.network.lora import TARGETS
+    from wam_policy.model.network.lora import TARGET_MODULES
 
     with torch.device(device):
-        made = Block(c).to(torch.bfloat16).requires_grad_(False)
+        made = TransformerBlock(c).to(torch.bfloat16).requires_grad_(False)
     holder = nn.Module()
     holder.blocks = nn.ModuleList([made])
     inject_adapter_in_model(
-        LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS.pattern), holder
+        LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGET_MODULES.pattern), holder
     )
     for parameter in made.parameters():
         if parameter.requires_grad:
@@ -118,7 +119,7 @@ def block(c: ModelConfig, rank: int, device: torch.device) -> Block:
     return made
 
 
-class Window:
+class TrainingWindow:
     """Hold what a block reads of a lean training window: [clean | noisy | actions | states]."""
 
     def __init__(self, c: ModelConfig, blocks: int, device: torch.device) -> None:
@@ -130,23 +131,26 @@ class Window:
             line_angles(torch.arange(blocks * count, device=device), c.head_dim)
             for count in (c.actions_per_block, c.states_per_block)
         ]
-        self.rotation = Rotation.of(torch.cat(angles))
+        self.rotation = Rotation.from_angles(torch.cat(angles))
         # its shape follows from its values, which tensors that hold nothing do not have
-        self.mask = teacher_forcing_mask(c, frames, True, torch.device('cpu'), True).to(device)
+        self.mask = make_teacher_forcing_mask(c, frames, True, torch.device('cpu'), True).to(
+            device
+        )
         self.tokens = len(self.mask)
 
-        def drawn(*shape: int) -> Tensor:
+        def sample_noise(*shape: int) -> Tensor:
             return torch.randn(1, *shape, dtype=torch.bfloat16, device=device)
 
-        self.x = drawn(self.tokens, c.dim).requires_grad_()
+        self.x = sample_noise(self.tokens, c.dim).requires_grad_()
         # the flow time of every token, for all layers
-        self.modulation = drawn(self.tokens, 6, c.dim)
-        self.context = Words(
-            drawn(c.text_len, c.dim), drawn(flops.IMAGE_TOKENS, c.dim) if c.image_context else None
+        self.modulation = sample_noise(self.tokens, 6, c.dim)
+        self.context = ContextEmbeddings(
+            sample_noise(c.text_len, c.dim),
+            sample_noise(flops.IMAGE_TOKENS, c.dim) if c.image_context else None,
         )
 
     @property
-    def kept_bytes(self) -> int:
+    def input_bytes(self) -> int:
         """Count what stays for the backward pass of each layer: its input."""
         return self.x.nbytes
 
@@ -157,15 +161,23 @@ class Window:
         return self.modulation.nbytes + words + self.mask.nbytes
 
 
-def row(
-    c: ModelConfig, layer: Block, blocks: int, chosen: argparse.Namespace, device: torch.device
+def measure_window(
+    c: ModelConfig,
+    layer: TransformerBlock,
+    blocks: int,
+    chosen: argparse.Namespace,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Count a window of so many blocks, measure the block on it where that fits, and multiply."""
-    paper, window = on_paper(c, chosen.rank, blocks)
+    paper, window = make_on_meta_device(c, chosen.rank, blocks)
     with FlopCounterMode(display=False) as counter:
-        stepped(paper, window, window.x.device)
-    flops, saved = counter.get_total_flops(), saved_bytes(paper, window)
-    kept, shared, fixed = c.layers * window.kept_bytes, window.shared_bytes, memory(c, layer)
+        run_step(paper, window, window.x.device)
+    flops, saved = counter.get_total_flops(), count_saved_bytes(paper, window)
+    kept, shared, fixed = (
+        c.layers * window.input_bytes,
+        window.shared_bytes,
+        count_memory(c, layer),
+    )
     found: dict[str, Any] = {
         'blocks': blocks,
         'tokens': window.tokens,
@@ -177,8 +189,10 @@ def row(
         'total_GB': round(fixed['total_GB'] + (kept + shared + saved) / 1e9, 1),
     }
     on_gpu = device.type == 'cuda'
-    if on_gpu or device.type == 'cpu' and BF16 * c.heads * window.tokens**2 < SCORES_BYTES:
-        layer_s, peak = measured(layer, Window(c, blocks, device), chosen.rounds, device)
+    if on_gpu or device.type == 'cpu' and BF16 * c.heads * window.tokens**2 < MAX_SCORES_BYTES:
+        layer_s, peak = measure_step(
+            layer, TrainingWindow(c, blocks, device), chosen.rounds, device
+        )
         found |= {'layer_s': round(layer_s, 4), 'layer_TFLOP/s': round(flops / layer_s / 1e12, 4)}
         if on_gpu:
             return found | {
@@ -191,22 +205,24 @@ def row(
     }
 
 
-def measured(layer: Block, window: Window, rounds: int, device: torch.device) -> tuple[float, int]:
+def measure_step(
+    layer: TransformerBlock, window: TrainingWindow, rounds: int, device: torch.device
+) -> tuple[float, int]:
     """Return the median time of a forward and backward pass, s, and a GPU's peak, bytes."""
-    now_ms, taken_s, on_gpu, before = clock_ms(device), [], device.type == 'cuda', 0
+    now_ms, taken_s, on_gpu, before = make_clock_ms(device), [], device.type == 'cuda', 0
     if on_gpu:
-        stepped(layer, window, device)  # the first one is slow
+        run_step(layer, window, device)  # the first one is slow
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     for _ in range(rounds):
         start_ms = now_ms()
-        stepped(layer, window, device)
+        run_step(layer, window, device)
         taken_s.append((now_ms() - start_ms) / 1e3)
     peak = torch.cuda.max_memory_allocated(device) - before if on_gpu else 0
     return median(taken_s), peak
 
 
-def stepped(layer: Block, window: Window, device: torch.device) -> None:
+def run_step(layer: TransformerBlock, window: TrainingWindow, device: torch.device) -> None:
     """Run the block forward and backward, its activations computed twice."""
     with torch.autocast(device.type if device.type != 'meta' else 'cpu', torch.bfloat16):
         x = checkpoint(
@@ -224,26 +240,30 @@ def stepped(layer: Block, window: Window, device: torch.device) -> None:
     window.x.grad = None
 
 
-def on_paper(c: ModelConfig, rank: int, blocks: int) -> tuple[Block, Window]:
+def make_on_meta_device(
+    c: ModelConfig, rank: int, blocks: int
+) -> tuple[TransformerBlock, TrainingWindow]:
     """Give a block and a window of the same shapes that hold nothing."""
     meta = torch.device('meta')
-    return block(c, rank, meta), Window(c, blocks, meta)
+    return make_block(c, rank, meta), TrainingWindow(c, blocks, meta)
 
 
-def saved_bytes(layer: Block, window: Window) -> int:
+def count_saved_bytes(layer: TransformerBlock, window: TrainingWindow) -> int:
     """Count what a block keeps between its forward and backward pass, as a fused kernel would.
 
     Weights, inputs and what all layers share are left out, and attention scores.
     """
-    known = {address(t) for t in (*layer.parameters(), window.x, window.modulation, window.mask)}
+    known = {
+        storage_address(t) for t in (*layer.parameters(), window.x, window.modulation, window.mask)
+    }
     seen: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         scores = (
             tensor.ndim >= 3 and tensor.shape[-2] == window.tokens and tensor.shape[-1] in sights
         )
-        if not scores and address(tensor) not in known:
-            seen[address(tensor)] = tensor
+        if not scores and storage_address(tensor) not in known:
+            seen[storage_address(tensor)] = tensor
         return tensor
 
     sights = {window.tokens, *(part.shape[1] for part in window.context if part is not None)}
@@ -255,12 +275,12 @@ def saved_bytes(layer: Block, window: Window) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
 
 
-def address(tensor: Tensor) -> int:
+def storage_address(tensor: Tensor) -> int:
     """Tell storages apart, also those that hold nothing."""
     return tensor.untyped_storage()._cdata
 
 
-def memory(c: ModelConfig, layer: Block) -> dict[str, Any]:
+def count_memory(c: ModelConfig, layer: TransformerBlock) -> dict[str, Any]:
     """Count what is there whatever the window: weights, adapters, what is trained whole."""
     with torch.device('meta'):
         model = VideoActionDiT(c)
@@ -274,7 +294,7 @@ def memory(c: ModelConfig, layer: Block) -> dict[str, Any]:
     ends = sum(p.numel() for p in model.parameters()) - c.layers * frozen - whole
     trained = c.layers * moving + whole
     weights, adapters = BF16 * (c.layers * frozen + ends), FLOAT * trained
-    extra = FLOAT * trained * (ADAM_STATES + COPIES)
+    extra = FLOAT * trained * (ADAM_STATES + FLOAT_COPIES)
     return {
         'layer_weights_MB': round(BF16 * frozen / 1e6, 1),
         'layer_adapters_MB': round(FLOAT * moving / 1e6, 3),
@@ -283,7 +303,7 @@ def memory(c: ModelConfig, layer: Block) -> dict[str, Any]:
         'trained_parameters': trained,
         'trained_GB': round(adapters / 1e9, 3),
         'optimiser_GB': round(FLOAT * ADAM_STATES * trained / 1e9, 3),
-        'gradients_and_averages_GB': round(FLOAT * COPIES * trained / 1e9, 3),
+        'gradients_and_averages_GB': round(FLOAT * FLOAT_COPIES * trained / 1e9, 3),
         'total_GB': round((weights + adapters + extra) / 1e9, 2),
     }
 

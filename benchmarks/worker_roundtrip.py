@@ -21,10 +21,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 from benchmarks import record
 from wam_policy.core.robot import embodiment
 from wam_policy.workers import protocol
-from wam_policy.workers.supervisor import Pair, Plan, State
-from wam_policy.workers.worker_process import package_environment
+from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerSupervisor
+from wam_policy.workers.worker_process import make_worker_environment
 
-WARM_UP = 5  # rounds that are not counted
+WARMUP_ROUNDS = 5  # rounds that are not counted
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
     parser.add_argument('--checkpoint', default='preset:tiny', help='(default: %(default)s)')
-    parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.names())
+    parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.list_robots())
     parser.add_argument(
         '--devices', nargs='+', default=['cpu', 'cpu'], help='one or two (default: %(default)s)'
     )
@@ -44,9 +44,9 @@ def main() -> int:
     parser.add_argument('--echo', type=int, metavar='FD', help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.echo is not None:
-        echo(socket.socket(fileno=chosen.echo))
+        serve_echo(socket.socket(fileno=chosen.echo))
         return 0
-    rows = [wire_row(chosen.rounds)]
+    rows = [measure_wire(chosen.rounds)]
     both = tuple(chosen.devices)
     plans: dict[str, tuple[tuple[str, ...], bool, tuple[int, ...]]] = {
         'one worker, no guidance': (both[:1], False, ()),
@@ -57,7 +57,7 @@ def main() -> int:
         if chosen.pin:
             plans['two workers, pinned'] = (both, True, tuple(sorted(os.sched_getaffinity(0)))[:2])
     for name, (devices, guided, cores) in plans.items():
-        plan = Plan(
+        plan = WorkerSpec(
             devices,
             (
                 '--checkpoint',
@@ -72,16 +72,18 @@ def main() -> int:
             guided,
             cores=cores,
         )
-        rows += query_rows(name, plan, embodiment.load(chosen.embodiment), chosen.rounds)
-    show(rows)
+        rows += measure_queries(
+            name, plan, embodiment.load_embodiment(chosen.embodiment), chosen.rounds
+        )
+    print_table(rows)
     if chosen.json:
-        record.write(
+        record.write_report(
             chosen.json, {'checkpoint': chosen.checkpoint, 'steps': chosen.steps, 'rows': rows}
         )
     return 0
 
 
-def echo(end: socket.socket) -> None:
+def serve_echo(end: socket.socket) -> None:
     """Answer every message with a chunk of the usual size."""
     chunk = {'targets': np.zeros((24, 16)), 'reference': np.zeros(16)}
     while True:
@@ -89,41 +91,43 @@ def echo(end: socket.socket) -> None:
             request = protocol.receive(end)
         except protocol.PeerClosed:
             return
-        protocol.send(end, protocol.Message('chunk', dict(request.fields), chunk))
+        protocol.send(end, protocol.WorkerMessage('chunk', dict(request.fields), chunk))
 
 
-def wire_row(rounds: int) -> dict:
+def measure_wire(rounds: int) -> dict:
     """Time three 640x480 pictures there and a chunk back, to another process."""
-    near, far = protocol.pair()
+    near, far = protocol.make_socket_pair()
     frames = {f'newest/{i}': np.full((1, 480, 640, 3), i, np.uint8) for i in range(3)}
     child = subprocess.Popen(
         [sys.executable, __file__, '--echo', str(far.fileno())],
         pass_fds=[far.fileno()],
-        env=package_environment({}),
+        env=make_worker_environment({}),
     )
     far.close()
 
-    def once() -> None:
-        protocol.send(near, protocol.Message('query', {'id': 1}, frames), 10)
+    def round_trip() -> None:
+        protocol.send(near, protocol.WorkerMessage('query', {'id': 1}, frames), 10)
         protocol.receive(near, 10)
 
     with near:
-        row = timed('wire: 2.8 MB there, a chunk back', once, rounds)
+        row = time_rounds('wire: 2.8 MB there, a chunk back', round_trip, rounds)
     child.wait()
     return row
 
 
-def query_rows(name: str, plan: Plan, robot: embodiment.Embodiment, rounds: int) -> list[dict]:
+def measure_queries(
+    name: str, plan: WorkerSpec, robot: embodiment.Embodiment, rounds: int
+) -> list[dict]:
     """Time queries on what is committed, and queries that bring the newest frames along."""
     start_s = time.perf_counter()
-    with Pair(plan, lambda rank, line: None) as pair:
+    with WorkerSupervisor(plan, lambda rank, line: None) as pair:
         status = pair.wait_ready(plan.start_timeout_s)
-        if status.state != State.READY:
+        if status.state != WorkerState.READY:
             raise SystemExit(f'{name}: {status.reason}')
         ready_s = time.perf_counter() - start_s
-        geometry = status.facts['geometry']
+        geometry = status.info['geometry']
 
-        def grey(prefix: str, count: int) -> dict[str, np.ndarray]:
+        def gray_frames(prefix: str, count: int) -> dict[str, np.ndarray]:
             return {
                 f'{prefix}/{camera.key}': np.full(
                     (count, camera.size[1], camera.size[0], 3), 128, np.uint8
@@ -131,22 +135,22 @@ def query_rows(name: str, plan: Plan, robot: embodiment.Embodiment, rounds: int)
                 for camera in robot.cameras
             }
 
-        def ask(kind: str, arrays: dict[str, np.ndarray], **fields: object) -> dict:
+        def request(kind: str, arrays: dict[str, np.ndarray], **fields: object) -> dict:
             return dict(
                 pair.request(kind, {'session': 'bench', **fields}, arrays, timeout_s=60).fields
             )
 
-        ask('reset', {}, instruction='pick up the red cube')
+        request('reset', {}, instruction='pick up the red cube')
         for block, count in enumerate((geometry['first_frames'], geometry['frames_per_block'])):
-            ask('commit', grey('frames', count), block=block, stamps_ns=[0] * count)
+            request('commit', gray_frames('frames', count), block=block, stamps_ns=[0] * count)
         sequence = iter(range(10**9))
         stages: list[dict[str, float]] = []
 
-        def query(arrays: dict[str, np.ndarray]) -> Callable[[], None]:
+        def make_query(arrays: dict[str, np.ndarray]) -> Callable[[], None]:
             def once() -> None:
-                answer = ask(
+                answer = request(
                     'query',
-                    {'joints': robot.rest_of(robot.observed), **arrays},
+                    {'joints': robot.home_positions(robot.observed), **arrays},
                     sequence=next(sequence),
                     stamp_ns=0,
                     seed=0,
@@ -156,24 +160,27 @@ def query_rows(name: str, plan: Plan, robot: embodiment.Embodiment, rounds: int)
             return once
 
         rows = []
-        for what, arrays in (('query', {}), ('query with newest frames', grey('newest', 1))):
+        for what, arrays in (
+            ('query', {}),
+            ('query with newest frames', gray_frames('newest', 1)),
+        ):
             stages.clear()
-            row = timed(f'{name}: {what}', query(arrays), rounds)
+            row = time_rounds(f'{name}: {what}', make_query(arrays), rounds)
             row['stages_ms'] = {
-                stage: round(float(np.median([each[stage] for each in stages[WARM_UP:]])), 3)
+                stage: round(float(np.median([each[stage] for each in stages[WARMUP_ROUNDS:]])), 3)
                 for stage in stages[0]
             }
             rows.append({**row, 'ready_s': round(ready_s, 2)})
     return rows
 
 
-def timed(name: str, once: Callable[[], None], rounds: int) -> dict:
+def time_rounds(name: str, call: Callable[[], None], rounds: int) -> dict:
     """Time rounds after a warm-up."""
     taken_ms = []
-    for number in range(WARM_UP + rounds):
+    for number in range(WARMUP_ROUNDS + rounds):
         start_s = time.perf_counter()
-        once()
-        if number >= WARM_UP:
+        call()
+        if number >= WARMUP_ROUNDS:
             taken_ms.append(1e3 * (time.perf_counter() - start_s))
     p50, p99 = np.percentile(taken_ms, [50, 99])
     return {
@@ -185,7 +192,7 @@ def timed(name: str, once: Callable[[], None], rounds: int) -> dict:
     }
 
 
-def show(rows: list[dict]) -> None:
+def print_table(rows: list[dict]) -> None:
     """Print a table."""
     print(f'{"":50}{"p50 ms":>9}{"p99 ms":>9}{"ready s":>9}  stages, median ms')
     for row in rows:

@@ -14,7 +14,7 @@ import numpy as np
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
 # key of each picture with its rows and columns, key and length of each state, key of the prompt
-ROBOTS = {
+ROBOT_KEYS = {
     'yam': (
         {f'video.{side}_camera-images-rgb': (480, 640) for side in ('top', 'left', 'right')},
         {
@@ -48,9 +48,9 @@ ROBOTS = {
 }
 
 
-def observation(robot: str, frames: int, words: str, session: str) -> dict:
+def make_observation(robot: str, frames: int, instruction: str, session_id: str) -> dict:
     """Make up a request: noise for pictures, zeros for a posture."""
-    pictures, state, prompt = ROBOTS[robot]
+    pictures, state, prompt = ROBOT_KEYS[robot]
     random = np.random.default_rng(frames)
     shown = {
         key: random.integers(0, 256, (frames, *size, 3), np.uint8)
@@ -59,8 +59,8 @@ def observation(robot: str, frames: int, words: str, session: str) -> dict:
     return {
         **shown,
         **{key: np.zeros(count, np.float32) for key, count in state.items()},
-        prompt: words,
-        'session_id': session,
+        prompt: instruction,
+        'session_id': session_id,
     }
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     )
     parser.add_argument('--host', default='127.0.0.1')
     parser.add_argument('--port', type=int, default=8000)
-    parser.add_argument('--robot', choices=ROBOTS, default='yam')
+    parser.add_argument('--robot', choices=ROBOT_KEYS, default='yam')
     parser.add_argument('--requests', type=int, default=10)
     chosen = parser.parse_args()
     client = WebsocketClientPolicy(chosen.host, chosen.port, os.environ.get('WAM_TOKEN'))
@@ -80,7 +80,7 @@ def main() -> None:
     session, taken_ms = str(uuid.uuid4()), []
     for number in range(chosen.requests):
         # one picture of each camera at first, then four, as the released client sends them
-        asked = observation(chosen.robot, 4 if number else 1, 'fold the shirt', session)
+        asked = make_observation(chosen.robot, 4 if number else 1, 'fold the shirt', session)
         started_s = time.perf_counter()
         actions = client.infer(asked)
         taken_ms.append(1e3 * (time.perf_counter() - started_s))

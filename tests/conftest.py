@@ -15,8 +15,8 @@ from itertools import count
 
 import pytest
 
-from cli.domain import DOMAINS, free
-from tests.machine import Watched
+from cli.domain import DOMAIN_IDS, find_free_domain
+from tests.machine import MachineMonitor
 
 # torch's compiler brings an LLVM, the simulator's off-screen OpenGL another. Only tests and
 # learn.episodes have both in one process: there the compiler's must be loaded first.
@@ -34,15 +34,15 @@ REAL_TIME = (
     'tests/workers/',
 )
 # of ROS domains: processes that run tests at the same time begin to look far from each other
-SEEDS = count(
+DOMAIN_SEEDS = count(
     os.getpid()
-    + len(DOMAINS)
+    + len(DOMAIN_IDS)
     * int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
     // int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
 )
-STATUS, WATCHED = pytest.StashKey[int](), pytest.StashKey[Watched]()
-BEGUN_S = pytest.StashKey[float]()
-MORE_TRIES, TIMEOUT_S = 3, 300
+EXIT_STATUS_KEY, MONITOR_KEY = pytest.StashKey[int](), pytest.StashKey[MachineMonitor]()
+START_S_KEY = pytest.StashKey[float]()
+MAX_RERUNS, TIMEOUT_S = 3, 300
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,12 +51,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if os.environ.get('CI'):
-        config.stash[WATCHED] = Watched()
+        config.stash[MONITOR_KEY] = MachineMonitor()
         for item in items:
             if item.nodeid.startswith(REAL_TIME):
                 item.add_marker(
                     pytest.mark.flaky(
-                        reruns=MORE_TRIES, reruns_delay=5, reruns_delay_backoff_factor=4
+                        reruns=MAX_RERUNS, reruns_delay=5, reruns_delay_backoff_factor=4
                     )
                 )
                 own = item.get_closest_marker('timeout')  # of every try, not of all together
@@ -73,16 +73,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    item.stash[BEGUN_S] = time.monotonic()
+    item.stash[START_S_KEY] = time.monotonic()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Do not blame a test for what the machine did not give, after many tries."""
     report = yield
-    watched = item.config.stash.get(WATCHED, None)
-    if report.failed and watched and getattr(item, 'execution_count', 0) > MORE_TRIES:
-        reason = watched.lacking(item.stash[BEGUN_S])
+    watched = item.config.stash.get(MONITOR_KEY, None)
+    if report.failed and watched and getattr(item, 'execution_count', 0) > MAX_RERUNS:
+        reason = watched.describe_shortage(item.stash[START_S_KEY])
         if reason:
             report.outcome = 'skipped'
             report.longrepr = (str(item.path), item.location[1], f'Skipped: failed while {reason}')
@@ -96,20 +96,20 @@ def ros_domain():
     Participants that were killed are believed to live for ten seconds: nobody else meets them.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('ROS_DOMAIN_ID', str(free(next(SEEDS))))
+        patch.setenv('ROS_DOMAIN_ID', str(find_free_domain(next(DOMAIN_SEEDS))))
         yield int(os.environ['ROS_DOMAIN_ID'])
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    session.config.stash[STATUS] = int(exitstatus)
+    session.config.stash[EXIT_STATUS_KEY] = int(exitstatus)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave with the tests' own exit status: both LLVMs in one ending process crash it."""
-    if WATCHED in config.stash:
-        config.stash[WATCHED].close()
-    status = config.stash.get(STATUS, None)
+    if MONITOR_KEY in config.stash:
+        config.stash[MONITOR_KEY].close()
+    status = config.stash.get(EXIT_STATUS_KEY, None)
     if status is not None:
         sys.stdout.flush()
         sys.stderr.flush()

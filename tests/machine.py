@@ -16,13 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-EVERY_S, WORK = 1.0, bytes(16 << 20)  # to hash: a hundredth of a core
-PRESSURE = Path('/proc/pressure/io')  # kernels with pressure stall information
-DELAYED_SHARE, SLOWER, STALLED_SHARE = 0.1, 3.0, 0.2
+PERIOD_S, HASH_INPUT = 1.0, bytes(16 << 20)  # to hash: a hundredth of a core
+IO_PRESSURE_FILE = Path('/proc/pressure/io')  # kernels with pressure stall information
+MAX_DELAYED_SHARE, MAX_SLOWDOWN, MAX_STALLED_SHARE = 0.1, 3.0, 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MachineSample:
     """State one second: when it ended, how late a sleep ended, how long the work took, in s."""
 
     at_s: float
@@ -31,7 +31,7 @@ class Sample:
     stalled_s: float  # since the machine started: all that wanted to run waited for a disk
 
 
-def lacking(samples: Sequence[Sample], since_s: float) -> str:
+def describe_shortage(samples: Sequence[MachineSample], since_s: float) -> str:
     """Tell what the machine did not give since then, in words; empty: nothing was lacking.
 
     The fastest work of all samples says what the machine can do.
@@ -39,19 +39,21 @@ def lacking(samples: Sequence[Sample], since_s: float) -> str:
     seen = [sample for sample in samples if sample.at_s >= since_s]
     if len(seen) < 2:
         return ''
-    span_s = seen[-1].at_s - seen[0].at_s + EVERY_S
+    span_s = seen[-1].at_s - seen[0].at_s + PERIOD_S
     delayed = sum(sample.delay_s for sample in seen) / span_s
     best_s = min(sample.work_s for sample in samples)
     slower = sum(sample.work_s for sample in seen) / len(seen) / best_s
     stalled = (seen[-1].stalled_s - seen[0].stalled_s) / span_s
-    if delayed > DELAYED_SHARE:
+    if delayed > MAX_DELAYED_SHARE:
         return f'programs of the highest priority waited for {delayed:.0%} of the time'
-    if slower > SLOWER:
+    if slower > MAX_SLOWDOWN:
         return f'programs of the highest priority took {slower:.1f} times as long as usual'
-    return f'the disk held up everything for {stalled:.0%} of the time' * (stalled > STALLED_SHARE)
+    return f'the disk held up everything for {stalled:.0%} of the time' * (
+        stalled > MAX_STALLED_SHARE
+    )
 
 
-class Watched:
+class MachineMonitor:
     """Keep count from here on, in a process of its own."""
 
     def __init__(self) -> None:
@@ -59,13 +61,15 @@ class Watched:
             [sys.executable, __file__], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, bufsize=0
         )
         os.set_blocking(self._process.stdout.fileno(), False)
-        self._rest, self._samples = b'', []
+        self._partial_line, self._samples = b'', []
 
-    def lacking(self, since_s: float) -> str:
+    def describe_shortage(self, since_s: float) -> str:
         """Tell what was lacking since then (monotonic clock)."""
-        *lines, self._rest = (self._rest + (self._process.stdout.read() or b'')).split(b'\n')
-        self._samples += [Sample(*map(float, line.split())) for line in lines]
-        return lacking(self._samples, since_s)
+        *lines, self._partial_line = (
+            self._partial_line + (self._process.stdout.read() or b'')
+        ).split(b'\n')
+        self._samples += [MachineSample(*map(float, line.split())) for line in lines]
+        return describe_shortage(self._samples, since_s)
 
     def close(self) -> None:
         self._process.kill()
@@ -73,10 +77,10 @@ class Watched:
         self._process.stdout.close()
 
 
-def _stalled_s() -> float:
+def _read_stalled_s() -> float:
     """Return the total of the line `full avg10=... total=<microseconds>`; 0 if not told."""
     try:
-        return int(PRESSURE.read_text().rsplit('total=', 1)[1]) / 1e6
+        return int(IO_PRESSURE_FILE.read_text().rsplit('total=', 1)[1]) / 1e6
     except (OSError, IndexError, ValueError):
         return 0.0
 
@@ -87,11 +91,13 @@ def main() -> None:
     parent = os.getppid()
     while os.getppid() == parent:
         begun_s = time.monotonic()
-        time.sleep(EVERY_S)
+        time.sleep(PERIOD_S)
         woken_s = time.monotonic()
-        hashlib.sha256(WORK).digest()
+        hashlib.sha256(HASH_INPUT).digest()
         done_s = time.monotonic()
-        print(done_s, woken_s - begun_s - EVERY_S, done_s - woken_s, _stalled_s(), flush=True)
+        print(
+            done_s, woken_s - begun_s - PERIOD_S, done_s - woken_s, _read_stalled_s(), flush=True
+        )
 
 
 if __name__ == '__main__':

@@ -21,58 +21,62 @@ from std_msgs.msg import String
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes import message_conversion, qos
-from wam_policy.nodes.run_node import Spinning
-from wam_tools.launch_process import Supervised
+from wam_policy.nodes.run_node import ExecutorThread
+from wam_tools.launch_process import LaunchProcess
 
-JUMP_SHARE = 1.5  # of the way that the velocity limit allows per sample
+MAX_JUMP_RATIO = 1.5  # of the way that the velocity limit allows per sample
 
 
-class Watch:
+class StackProbe:
     """Listen to a stack from outside and speak to it as a user would."""
 
     def __init__(self, robot):
-        self.robot = embodiment.load(robot)
+        self.robot = embodiment.load_embodiment(robot)
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self.node = rclpy.create_node('watch', namespace='wam', context=self._context)
         self.policy, self.motion, self.sim = PolicyStatus(), MotionStatus(), SimStatus()
-        self.states, self.chunks, self.reasons = [], [], []
-        self.joints, self.jumps = None, []
-        self._velocity = self.robot.limits().velocity
+        self.policy_states, self.chunks, self.motion_reasons = [], [], []
+        self.joint_state, self.jumps = None, []
+        self._velocity_limit = self.robot.limits().velocity
         new = self.node.create_subscription
-        new(PolicyStatus, 'status', self._on_policy, qos.LATCHED)
-        new(MotionStatus, 'motion_status', self._on_motion, qos.LATCHED)
+        new(PolicyStatus, 'status', self._on_policy_status, qos.LATCHED)
+        new(MotionStatus, 'motion_status', self._on_motion_status, qos.LATCHED)
         new(SimStatus, '/sim/status', lambda msg: setattr(self, 'sim', msg), qos.REQUEST)
         new(ActionChunk, 'action_chunk', lambda msg: self.chunks.append(msg), qos.CHUNK)
-        new(JointState, '/joint_states', self._on_joints, qos.JOINTS)
-        self._words = self.node.create_publisher(String, 'instruction', qos.REQUEST)
-        self._spinning = Spinning([self.node])
+        new(JointState, '/joint_states', self._on_joint_state, qos.JOINTS)
+        self._instruction_publisher = self.node.create_publisher(
+            String, 'instruction', qos.REQUEST
+        )
+        self._executor_thread = ExecutorThread([self.node])
 
     def close(self):
-        self._spinning.stop()
+        self._executor_thread.stop()
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)
 
-    def say(self, text):
-        self.wait(self._words.get_subscription_count, 'nobody listens to instructions')
-        self._words.publish(String(data=text))
+    def publish_instruction(self, text):
+        self.wait(
+            self._instruction_publisher.get_subscription_count, 'nobody listens to instructions'
+        )
+        self._instruction_publisher.publish(String(data=text))
 
-    def wait(self, condition, what='', timeout_s=60.0):
+    def wait(self, condition, timeout_message='', timeout_s=60.0):
         end_s = time.monotonic() + timeout_s
         while not (found := condition()):
             assert time.monotonic() < end_s, (
-                f'{what}; policy {self.policy.state_name}: {self.policy.reason}; '
+                f'{timeout_message}; policy {self.policy.state_name}: {self.policy.reason}; '
                 f'motion {self.motion.state_name}: {self.motion.reason}'
             )
             time.sleep(0.02)
         return found
 
-    def wait_running(self, not_session=''):
+    def wait_running(self, previous_session=''):
         self.wait(
             lambda: (
                 self.policy.state_name == 'RUNNING'
                 and self.chunks
-                and self.chunks[-1].session == self.policy.session != not_session
+                and self.chunks[-1].session == self.policy.session != previous_session
             ),
             'not running',
         )
@@ -82,50 +86,50 @@ class Watch:
 
     def wait_rest(self, timeout_s=5.0):
         """Wait until the joints have rested for a third of a second."""
-        seen = [(time.monotonic(), self.joints.position)]
+        seen = [(time.monotonic(), self.joint_state.position)]
 
         def resting():
-            now_s, position = time.monotonic(), self.joints.position
+            now_s, position = time.monotonic(), self.joint_state.position
             if np.abs(position - seen[0][1]).max() > 2e-3:
                 seen[0] = (now_s, position)
             return now_s - seen[0][0] > 0.33
 
         self.wait(resting, 'the joints do not rest', timeout_s)
 
-    def call(self, kind, name, timeout_s=10.0, **fields):
+    def call_service(self, service_type, name, timeout_s=10.0, **fields):
         """Call a service of the stack and return its answer; None if there is none in time."""
-        client = self.node.create_client(kind, name)
+        client = self.node.create_client(service_type, name)
         try:
             assert client.wait_for_service(10), f'no service {name}'
             done = threading.Event()
-            future = client.call_async(kind.Request(**fields))
+            future = client.call_async(service_type.Request(**fields))
             future.add_done_callback(lambda _: done.set())
             return future.result() if done.wait(timeout_s) else None
         finally:
             self.node.destroy_client(client)
 
-    def _on_policy(self, msg):
+    def _on_policy_status(self, msg):
         self.policy = msg
-        if not self.states or self.states[-1] != msg.state_name:
-            self.states.append(msg.state_name)
+        if not self.policy_states or self.policy_states[-1] != msg.state_name:
+            self.policy_states.append(msg.state_name)
 
-    def _on_motion(self, msg):
+    def _on_motion_status(self, msg):
         self.motion = msg
-        if not self.reasons or self.reasons[-1] != msg.reason:
-            self.reasons.append(msg.reason)
+        if not self.motion_reasons or self.motion_reasons[-1] != msg.reason:
+            self.motion_reasons.append(msg.reason)
 
-    def _on_joints(self, msg):
-        state = message_conversion.joint_state(msg, self.robot.commanded)
-        if self.joints is not None and state.stamp_ns > self.joints.stamp_ns:
-            passed_s = (state.stamp_ns - self.joints.stamp_ns) / 1e9
-            way = np.abs(state.position - self.joints.position)
-            if (way > JUMP_SHARE * self._velocity * max(passed_s, 0.01)).any():
+    def _on_joint_state(self, msg):
+        state = message_conversion.joint_state_from_msg(msg, self.robot.commanded)
+        if self.joint_state is not None and state.stamp_ns > self.joint_state.stamp_ns:
+            passed_s = (state.stamp_ns - self.joint_state.stamp_ns) / 1e9
+            way = np.abs(state.position - self.joint_state.position)
+            if (way > MAX_JUMP_RATIO * self._velocity_limit * max(passed_s, 0.01)).any():
                 self.jumps.append((state.stamp_ns, float(way.max()), passed_s))
-        self.joints = state
+        self.joint_state = state
 
 
 @pytest.fixture(scope='module', autouse=True)
-def apart(ros_domain, tmp_path_factory):
+def isolate_ros_domain(ros_domain, tmp_path_factory):
     """Keep each file of this folder in a ROS domain of its own, in CI also in a time of its own.
 
     Two stacks at once take all of two slow cores: what they then measure is each other.
@@ -146,16 +150,16 @@ def launched(tmp_path_factory):
 
     def launch(robot, *arguments):
         while running:  # a first try that failed: two in one domain disturb both
-            running.pop().stop(_hurry())
+            running.pop().stop(_make_set_event())
         log = tmp_path_factory.mktemp('launch') / 'log'
         running.append(
-            Supervised(['ros2', 'launch', 'wam_bringup', f'{robot}.launch.py', *arguments], log)
+            LaunchProcess(['ros2', 'launch', 'wam_bringup', f'{robot}.launch.py', *arguments], log)
         )
         return running[-1]
 
     yield launch
     for stack in running:
-        stack.stop(_hurry())
+        stack.stop(_make_set_event())
 
 
 @pytest.fixture(scope='module')
@@ -183,7 +187,7 @@ def watching():
     open_ = []
 
     def watch(robot):
-        open_.append(Watch(robot))
+        open_.append(StackProbe(robot))
         return open_[-1]
 
     yield watch
@@ -191,13 +195,13 @@ def watching():
         each.close()
 
 
-def brought_up(watch, node):
+def bring_up_node(probe, node):
     """Configure and activate a lifecycle node of the stack."""
     for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
         # a node that was killed is discovered for some seconds more: it does not answer
-        answer = watch.wait(
+        answer = probe.wait(
             partial(
-                watch.call,
+                probe.call,
                 ChangeState,
                 f'{node}/change_state',
                 3.0,
@@ -208,7 +212,7 @@ def brought_up(watch, node):
         assert answer.success, f'{node} refused transition {number}'
 
 
-def workers_of(stack_pid):
+def find_worker_processes(stack_pid):
     """Return the worker processes below a process."""
     return [
         process
@@ -217,7 +221,7 @@ def workers_of(stack_pid):
     ]
 
 
-def _hurry():
+def _make_set_event():
     event = threading.Event()
     event.set()
     return event

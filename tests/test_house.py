@@ -10,15 +10,15 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-FILE_LINES, FUNCTION_LINES, COLUMNS = 500, 130, 99
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_COLUMNS = 500, 130, 99
 POLICY = 'src/wam_policy/wam_policy'
 LEARNING = 'src/wam_learning/wam_learning'
 # Programs that talk to a person at a terminal; under src/ these are the modules that can be run.
-COMMANDS = ('tools/cli/', 'tools/ros_prefix/', 'benchmarks/')
-TORCH = ('torch', 'torchvision', 'diffusers', 'transformers', 'safetensors')
+COMMAND_FOLDERS = ('tools/cli/', 'tools/ros_prefix/', 'benchmarks/')
+TORCH_PACKAGES = ('torch', 'torchvision', 'diffusers', 'transformers', 'safetensors')
 # What rclpy's nodes keep under these names; a node that assigns one breaks silently (without
 # `_services` nobody answers its lifecycle and parameter services any more).
-RCLPY = frozenset(
+RCLPY_ATTRIBUTES = frozenset(
     f'_{name}'
     for name in (
         'callbacks',
@@ -40,7 +40,7 @@ RCLPY = frozenset(
         'timers',
     )
 )
-CLIENT = tuple(
+WORKER_CLIENT_MODULES = tuple(
     f'wam_policy.workers.{name}'
     for name in (
         'backoff',
@@ -58,68 +58,88 @@ NODES = (
     'wam_policy.core',
     'wam_policy.recording',
     'wam_policy.mujoco_collision',
+    'wam_policy.deprecated_options',
     'wam_policy.provenance',
-    *CLIENT,
+    *WORKER_CLIENT_MODULES,
 )
 
 
 @dataclass(frozen=True)
-class Layer:
+class ImportLayer:
     """Say what the files under a path may import."""
 
     path: str  # folder, or file
-    ours: tuple[str, ...]  # the only modules of ours
-    never: tuple[str, ...] = ()  # top-level packages
-    only: tuple[str, ...] | None = None  # if given, the only packages beyond the library
-    ros: bool = False
+    own_modules: tuple[str, ...]  # the only modules of ours
+    forbidden_packages: tuple[str, ...] = ()  # top-level packages
+    allowed_packages: tuple[str, ...] | None = (
+        None  # if given, the only packages beyond the library
+    )
+    may_import_ros: bool = False
 
 
 # The first layer whose path fits a file counts.
 LAYERS = (
-    Layer(f'{POLICY}/core/robot/strict_yaml.py', (), ('time',), ('yaml',)),
-    Layer(
+    ImportLayer(f'{POLICY}/core/robot/strict_yaml.py', (), ('time',), ('yaml',)),
+    ImportLayer(
         f'{POLICY}/core/', ('wam_policy.core',), ('time',), ('numpy', 'scipy', 'ruckig', 'daqp')
     ),
-    Layer(f'{POLICY}/model/', ('wam_policy.model', 'wam_policy.core'), ('yaml', 'pickle')),
-    Layer(f'{POLICY}/workers/protocol.py', (), ('pickle',), ('numpy',)),
+    ImportLayer(
+        f'{POLICY}/model/',
+        ('wam_policy.model', 'wam_policy.core', 'wam_policy.deprecated_options'),
+        ('yaml', 'pickle'),
+    ),
+    ImportLayer(f'{POLICY}/workers/protocol.py', (), ('pickle',), ('numpy',)),
     *(
-        Layer(
+        ImportLayer(
             f'src/wam_policy/{name.replace(".", "/")}.py',
-            (*CLIENT, 'wam_policy.core'),
+            (*WORKER_CLIENT_MODULES, 'wam_policy.core'),
             ('pickle',),
             ('numpy',),
         )
-        for name in CLIENT
+        for name in WORKER_CLIENT_MODULES
     ),
-    Layer(
+    ImportLayer(
         f'{POLICY}/workers/',
-        ('wam_policy.workers', 'wam_policy.model', 'wam_policy.core'),
+        (
+            'wam_policy.workers',
+            'wam_policy.model',
+            'wam_policy.core',
+            'wam_policy.deprecated_options',
+        ),
         ('pickle',),
     ),
-    Layer(
+    ImportLayer(
         f'{POLICY}/servers/',
-        ('wam_policy.servers', *CLIENT, 'wam_policy.core'),
-        (*TORCH, 'pickle'),
+        (
+            'wam_policy.servers',
+            *WORKER_CLIENT_MODULES,
+            'wam_policy.core',
+            'wam_policy.deprecated_options',
+        ),
+        (*TORCH_PACKAGES, 'pickle'),
         ('numpy', 'cv2', 'websockets', 'msgpack', 'prometheus_client'),
     ),
     # where the robot's links are at given joint positions; core asks through a protocol of its own
-    Layer(
+    ImportLayer(
         f'{POLICY}/mujoco_collision.py',
         ('wam_policy.core',),
         ('time', 'pickle'),
         ('numpy', 'mujoco'),
     ),
     # episodes on disk, for the node that writes them and for the programs that read them
-    Layer(
+    ImportLayer(
         f'{POLICY}/recording/',
         ('wam_policy.recording', 'wam_policy.core'),
         ('pickle',),
         ('mcap', 'yaml'),
     ),
-    Layer(f'{POLICY}/nodes/', (*NODES, 'wam_msgs'), (*TORCH, 'pickle'), ros=True),
-    Layer(f'{POLICY}/__init__.py', (), (), ()),
-    Layer(f'{POLICY}/provenance.py', (), (), ()),  # of a measurement, for any report
-    Layer(
+    ImportLayer(
+        f'{POLICY}/nodes/', (*NODES, 'wam_msgs'), (*TORCH_PACKAGES, 'pickle'), may_import_ros=True
+    ),
+    ImportLayer(f'{POLICY}/__init__.py', (), (), ()),
+    ImportLayer(f'{POLICY}/deprecated_options.py', (), (), ()),  # for every command line
+    ImportLayer(f'{POLICY}/provenance.py', (), (), ()),  # of a measurement, for any report
+    ImportLayer(
         'src/wam_learning/wam_learning/',
         (
             'wam_learning',
@@ -127,20 +147,31 @@ LAYERS = (
             'wam_policy.core',
             'wam_policy.recording',
             'wam_policy.nodes.message_conversion',
+            'wam_policy.deprecated_options',
             'wam_policy.provenance',
             'wam_sim.physics',
             'wam_sim.tasks',
         ),
         ('rclpy', 'pickle'),
-        ros=True,
+        may_import_ros=True,
     ),
-    Layer(
-        'src/wam_tools/wam_tools/', ('wam_tools', *NODES, 'wam_msgs'), (*TORCH, 'pickle'), ros=True
+    ImportLayer(
+        'src/wam_tools/wam_tools/',
+        ('wam_tools', *NODES, 'wam_msgs'),
+        (*TORCH_PACKAGES, 'pickle'),
+        may_import_ros=True,
     ),
-    Layer('src/wam_sim/wam_sim/', ('wam_sim', 'wam_policy.core', 'wam_msgs'), TORCH, ros=True),
-    Layer('src/wam_bringup/', (), (), ('launch', 'launch_ros', 'lifecycle_msgs'), ros=True),
+    ImportLayer(
+        'src/wam_sim/wam_sim/',
+        ('wam_sim', 'wam_policy.core', 'wam_msgs'),
+        TORCH_PACKAGES,
+        may_import_ros=True,
+    ),
+    ImportLayer(
+        'src/wam_bringup/', (), (), ('launch', 'launch_ros', 'lifecycle_msgs'), may_import_ros=True
+    ),
 )
-OURS = (
+OWN_PACKAGES = (
     'wam_policy',
     'wam_learning',
     'wam_tools',
@@ -152,7 +183,7 @@ OURS = (
 )
 
 
-def faults(root: Path) -> list[str]:
+def find_violations(root: Path) -> list[str]:
     """Return every breach of a rule as 'file: what'."""
     found = []
     for path in sorted(
@@ -165,13 +196,13 @@ def faults(root: Path) -> list[str]:
         name = path.relative_to(root).as_posix()
         text = path.read_text(encoding='utf-8')
         tree = ast.parse(text)
-        for rule in (imports, shape, statements, nodes):
+        for rule in (check_imports, check_shape, check_statements, check_nodes):
             found += [f'{name}: {what}' for what in rule(name, text, tree)]
-    found += [f'{folder}: {what}' for folder, what in robots(root)]
+    found += [f'{folder}: {what}' for folder, what in check_robots(root)]
     return found
 
 
-def imports(name: str, text: str, tree: ast.Module) -> Iterator[str]:
+def check_imports(name: str, text: str, tree: ast.Module) -> Iterator[str]:
     """Check who imports whom; imports inside functions count too."""
     if name.endswith('setup.py') or not name.startswith('src/'):
         return
@@ -179,21 +210,30 @@ def imports(name: str, text: str, tree: ast.Module) -> Iterator[str]:
     if layer is None:
         yield 'belongs to no layer: add it to the table of tests/test_house.py'
         return
-    for module in imported(tree):
+    for module in find_imports(tree):
         top = module.split('.')[0]
-        if top in OURS:
+        if top in OWN_PACKAGES:
             # the package alone holds nothing; bringup does not need even that
-            if not within(module, layer.ours) and (module != 'wam_policy' or not layer.ours):
+            if not is_within(module, layer.own_modules) and (
+                module != 'wam_policy' or not layer.own_modules
+            ):
                 yield f'imports {module}, which its layer must not know'
-        elif top in layer.never:
+        elif top in layer.forbidden_packages:
             yield f'imports {top}, which its layer must not know'
-        elif layer.only is not None and not library(top) and top not in layer.only:
-            yield f'imports {top}, its layer uses {", ".join(layer.only) or "nothing"} only'
-        elif not layer.ros and is_ros(top):
+        elif (
+            layer.allowed_packages is not None
+            and not is_stdlib(top)
+            and top not in layer.allowed_packages
+        ):
+            yield (
+                f'imports {top}, its layer uses '
+                f'{", ".join(layer.allowed_packages) or "nothing"} only'
+            )
+        elif not layer.may_import_ros and is_ros(top):
             yield f'imports {top}: ROS stays in nodes/'
 
 
-def imported(tree: ast.Module) -> Iterator[str]:
+def find_imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -201,7 +241,7 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (
                 'relative' if node.level else f'{node.module}.{alias.name}' for alias in node.names
             )
-        elif isinstance(node, ast.Call) and called(node) in ('import_module', '__import__'):
+        elif isinstance(node, ast.Call) and called_name(node) in ('import_module', '__import__'):
             yield from (
                 arg.value
                 for arg in node.args[:1]
@@ -209,16 +249,16 @@ def imported(tree: ast.Module) -> Iterator[str]:
             )
 
 
-def called(node: ast.Call) -> str:
+def called_name(node: ast.Call) -> str:
     function = node.func
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, 'id', '')
 
 
-def within(module: str, allowed: tuple[str, ...]) -> bool:
+def is_within(module: str, allowed: tuple[str, ...]) -> bool:
     return any(module == name or module.startswith(f'{name}.') for name in allowed)
 
 
-def library(top: str) -> bool:
+def is_stdlib(top: str) -> bool:
     from sys import stdlib_module_names
 
     return top in stdlib_module_names
@@ -230,20 +270,20 @@ def is_ros(top: str) -> bool:
     )
 
 
-def shape(name: str, text: str, tree: ast.Module) -> Iterator[str]:
+def check_shape(name: str, text: str, tree: ast.Module) -> Iterator[str]:
     """Check sizes, names and that the module says what it is for."""
     lines = text.splitlines()
-    if len(lines) > FILE_LINES:
-        yield f'{len(lines)} lines: more than {FILE_LINES} are two nouns'
+    if len(lines) > MAX_FILE_LINES:
+        yield f'{len(lines)} lines: more than {MAX_FILE_LINES} are two nouns'
     for number, line in enumerate(lines, 1):
-        if len(line) > COLUMNS:
-            yield f'line {number} has {len(line)} columns, at most {COLUMNS} fit'
+        if len(line) > MAX_COLUMNS:
+            yield f'line {number} has {len(line)} columns, at most {MAX_COLUMNS} fit'
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             # a launch file is one list, read from top to bottom
-            if length > FUNCTION_LINES and not name.endswith('.launch.py'):
-                yield f'{node.name} has {length} lines, at most {FUNCTION_LINES} fit'
+            if length > MAX_FUNCTION_LINES and not name.endswith('.launch.py'):
+                yield f'{node.name} has {length} lines, at most {MAX_FUNCTION_LINES} fit'
     if {'utils', 'common', 'helpers', 'util', 'helper', 'misc'} & {
         part.removesuffix('.py') for part in name.split('/')
     }:
@@ -252,9 +292,9 @@ def shape(name: str, text: str, tree: ast.Module) -> Iterator[str]:
         yield 'does not say what it is for: add a docstring'
 
 
-def statements(name: str, text: str, tree: ast.Module) -> Iterator[str]:
+def check_statements(name: str, text: str, tree: ast.Module) -> Iterator[str]:
     """Check single statements that are never right here."""
-    command = name.startswith(COMMANDS) or "if __name__ == '__main__':" in text
+    command = name.startswith(COMMAND_FOLDERS) or "if __name__ == '__main__':" in text
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             yield f'line {node.lineno}: bare except hides every fault'
@@ -272,7 +312,7 @@ def statements(name: str, text: str, tree: ast.Module) -> Iterator[str]:
             yield f'line {number}: do it or delete it'
 
 
-def nodes(name: str, text: str, tree: ast.Module) -> Iterator[str]:
+def check_nodes(name: str, text: str, tree: ast.Module) -> Iterator[str]:
     """Check that no node assigns an attribute that rclpy's own class lives on."""
     for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
         if not any(getattr(base, 'id', '').endswith('Node') for base in kind.bases):
@@ -282,12 +322,12 @@ def nodes(name: str, text: str, tree: ast.Module) -> Iterator[str]:
                 isinstance(node, ast.Attribute)
                 and isinstance(node.ctx, ast.Store)
                 and getattr(node.value, 'id', '') == 'self'
-                and node.attr in RCLPY
+                and node.attr in RCLPY_ATTRIBUTES
             ):
                 yield f"line {node.lineno}: {node.attr} is rclpy's own: take another name"
 
 
-def robots(root: Path) -> Iterator[tuple[str, str]]:
+def check_robots(root: Path) -> Iterator[tuple[str, str]]:
     """Check that all robots have the same shape and that every block has its source."""
     for home in (f'{POLICY}/robots', 'src/wam_sim/wam_sim/robots'):
         contents = {
@@ -327,7 +367,7 @@ def robots(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def test_the_house_is_in_order() -> None:
-    found = faults(ROOT)
+    found = find_violations(ROOT)
     assert not found, '\n' + '\n'.join(found)
 
 
@@ -338,127 +378,142 @@ def test_the_check_sees_every_layer() -> None:
             assert any(name.startswith(layer.path) for name in names), layer.path
 
 
-DOC = '"""Say what it is for."""\n'
-PLANTED = [
-    (f'{POLICY}/core/x.py', DOC + 'import torch\n', 'imports torch, its layer uses numpy'),
-    (f'{POLICY}/core/x.py', DOC + 'import time\n', 'imports time'),
-    (f'{POLICY}/core/x.py', DOC + 'import yaml\n', 'imports yaml'),
-    (f'{POLICY}/core/x.py', DOC + 'def f():\n    import rclpy\n', 'imports rclpy'),
+DOCSTRING = '"""Say what it is for."""\n'
+VIOLATION_EXAMPLES = [
+    (f'{POLICY}/core/x.py', DOCSTRING + 'import torch\n', 'imports torch, its layer uses numpy'),
+    (f'{POLICY}/core/x.py', DOCSTRING + 'import time\n', 'imports time'),
+    (f'{POLICY}/core/x.py', DOCSTRING + 'import yaml\n', 'imports yaml'),
+    (f'{POLICY}/core/x.py', DOCSTRING + 'def f():\n    import rclpy\n', 'imports rclpy'),
     (
         f'{POLICY}/core/x.py',
-        DOC + 'from wam_policy.model import network\n',
+        DOCSTRING + 'from wam_policy.model import network\n',
         'wam_policy.model.network',
     ),
-    (f'{POLICY}/core/x.py', DOC + 'from wam_policy import model\n', 'wam_policy.model,'),
-    (f'{POLICY}/core/x.py', DOC + "m = importlib.import_module('torch')\n", 'imports torch'),
-    (f'{POLICY}/model/x.py', DOC + 'import yaml\n', 'imports yaml'),
-    (f'{POLICY}/model/x.py', DOC + 'from sensor_msgs.msg import Image\n', 'ROS stays in nodes/'),
+    (f'{POLICY}/core/x.py', DOCSTRING + 'from wam_policy import model\n', 'wam_policy.model,'),
+    (f'{POLICY}/core/x.py', DOCSTRING + "m = importlib.import_module('torch')\n", 'imports torch'),
+    (f'{POLICY}/model/x.py', DOCSTRING + 'import yaml\n', 'imports yaml'),
     (
         f'{POLICY}/model/x.py',
-        DOC + 'import wam_policy.workers.protocol\n',
+        DOCSTRING + 'from sensor_msgs.msg import Image\n',
+        'ROS stays in nodes/',
+    ),
+    (
+        f'{POLICY}/model/x.py',
+        DOCSTRING + 'import wam_policy.workers.protocol\n',
         'wam_policy.workers.protocol',
     ),
-    (f'{POLICY}/workers/protocol.py', DOC + 'import pickle\n', 'imports pickle'),
-    (f'{POLICY}/workers/protocol.py', DOC + 'import wam_policy.core.types\n', 'wam_policy.core'),
-    (f'{POLICY}/workers/supervisor.py', DOC + 'import torch\n', 'imports torch'),
+    (f'{POLICY}/workers/protocol.py', DOCSTRING + 'import pickle\n', 'imports pickle'),
+    (
+        f'{POLICY}/workers/protocol.py',
+        DOCSTRING + 'import wam_policy.core.types\n',
+        'wam_policy.core',
+    ),
+    (f'{POLICY}/workers/supervisor.py', DOCSTRING + 'import torch\n', 'imports torch'),
     (
         f'{POLICY}/workers/supervisor.py',
-        DOC + 'from wam_policy.workers import velocity_exchange\n',
+        DOCSTRING + 'from wam_policy.workers import velocity_exchange\n',
         'velocity_exchange',
     ),
-    (f'{POLICY}/workers/request_server.py', DOC + 'import rclpy\n', 'imports rclpy'),
-    (f'{POLICY}/nodes/x.py', DOC + 'def f():\n    import torch\n', 'imports torch'),
-    (f'{POLICY}/core/x.py', DOC + 'import mujoco\n', 'imports mujoco'),
+    (f'{POLICY}/workers/request_server.py', DOCSTRING + 'import rclpy\n', 'imports rclpy'),
+    (f'{POLICY}/nodes/x.py', DOCSTRING + 'def f():\n    import torch\n', 'imports torch'),
+    (f'{POLICY}/core/x.py', DOCSTRING + 'import mujoco\n', 'imports mujoco'),
     (
         f'{POLICY}/core/x.py',
-        DOC + 'from wam_policy import mujoco_collision\n',
+        DOCSTRING + 'from wam_policy import mujoco_collision\n',
         'mujoco_collision',
     ),
-    (f'{POLICY}/mujoco_collision.py', DOC + 'import rclpy\n', 'imports rclpy'),
-    (f'{POLICY}/servers/x.py', DOC + 'import torch\n', 'imports torch'),
-    (f'{POLICY}/servers/x.py', DOC + 'import openpi_client\n', 'its layer uses numpy, cv2'),
+    (f'{POLICY}/mujoco_collision.py', DOCSTRING + 'import rclpy\n', 'imports rclpy'),
+    (f'{POLICY}/servers/x.py', DOCSTRING + 'import torch\n', 'imports torch'),
+    (f'{POLICY}/servers/x.py', DOCSTRING + 'import openpi_client\n', 'its layer uses numpy, cv2'),
     (
         f'{POLICY}/servers/x.py',
-        DOC + 'from wam_policy.workers import run_worker\n',
+        DOCSTRING + 'from wam_policy.workers import run_worker\n',
         'workers.run_worker',
     ),
-    (f'{POLICY}/servers/session_manager.py', DOC + 'import torch\n', 'imports torch'),
+    (f'{POLICY}/servers/session_manager.py', DOCSTRING + 'import torch\n', 'imports torch'),
     (
         f'{POLICY}/servers/serve.py',
-        DOC + 'from wam_policy.model import network\n',
+        DOCSTRING + 'from wam_policy.model import network\n',
         'model.network',
     ),
     (
         f'{POLICY}/servers/serve.py',
-        DOC + 'from wam_policy.workers import run_worker\n',
+        DOCSTRING + 'from wam_policy.workers import run_worker\n',
         'workers.run_worker',
     ),
     (
         f'{POLICY}/nodes/x.py',
-        DOC + 'from wam_policy.workers import run_worker\n',
+        DOCSTRING + 'from wam_policy.workers import run_worker\n',
         'workers.run_worker',
     ),
-    (f'{LEARNING}/x.py', DOC + 'from wam_policy.nodes import policy\n', 'nodes.policy'),
-    (f'{POLICY}/other/x.py', DOC, 'belongs to no layer'),
-    ('src/wam_sim/wam_sim/x.py', DOC + 'import torch\n', 'imports torch'),
-    ('src/wam_sim/wam_sim/x.py', DOC + 'import wam_policy.workers\n', 'wam_policy.workers'),
-    ('src/wam_bringup/launch/x.launch.py', DOC + 'import wam_policy\n', 'imports wam_policy'),
-    ('src/wam_bringup/launch/x.launch.py', DOC + 'import numpy\n', 'imports numpy'),
-    (f'{POLICY}/core/x.py', DOC + 'x = 1\n' * 500, '501 lines'),
-    (f'{POLICY}/core/x.py', DOC + 'def f():\n' + '    x = 1\n' * 130, 'f has 131 lines'),
-    (f'{POLICY}/core/x.py', DOC + f'x = {"1" * 96}\n', 'line 2 has 100 columns'),
-    (f'{POLICY}/core/utils.py', DOC, 'a drawer for anything'),
-    (f'{POLICY}/core/common/x.py', DOC, 'a drawer for anything'),
+    (f'{LEARNING}/x.py', DOCSTRING + 'from wam_policy.nodes import policy\n', 'nodes.policy'),
+    (f'{POLICY}/other/x.py', DOCSTRING, 'belongs to no layer'),
+    ('src/wam_sim/wam_sim/x.py', DOCSTRING + 'import torch\n', 'imports torch'),
+    ('src/wam_sim/wam_sim/x.py', DOCSTRING + 'import wam_policy.workers\n', 'wam_policy.workers'),
+    (
+        'src/wam_bringup/launch/x.launch.py',
+        DOCSTRING + 'import wam_policy\n',
+        'imports wam_policy',
+    ),
+    ('src/wam_bringup/launch/x.launch.py', DOCSTRING + 'import numpy\n', 'imports numpy'),
+    (f'{POLICY}/core/x.py', DOCSTRING + 'x = 1\n' * 500, '501 lines'),
+    (f'{POLICY}/core/x.py', DOCSTRING + 'def f():\n' + '    x = 1\n' * 130, 'f has 131 lines'),
+    (f'{POLICY}/core/x.py', DOCSTRING + f'x = {"1" * 96}\n', 'line 2 has 100 columns'),
+    (f'{POLICY}/core/utils.py', DOCSTRING, 'a drawer for anything'),
+    (f'{POLICY}/core/common/x.py', DOCSTRING, 'a drawer for anything'),
     (f'{POLICY}/core/x.py', 'x = 1\n', 'add a docstring'),
-    ('tools/cli/x.py', DOC + 'try:\n    f()\nexcept:\n    g()\n', 'bare except'),
-    ('tools/cli/x.py', DOC + "eval('1')\n", 'eval runs text'),
-    ('tools/cli/x.py', DOC + "exec('1')\n", 'exec runs text'),
-    ('tools/cli/x.py', DOC + 'from . import y\n', 'relative import'),
-    ('tools/cli/x.py', DOC + 'from y import *\n', 'star import'),
-    (f'{POLICY}/model/x.py', DOC + "print('x')\n", 'print outside a command'),
-    (f'{POLICY}/model/x.py', DOC + 'x = 1     # TODO: more\n', 'do it or delete it'),
+    ('tools/cli/x.py', DOCSTRING + 'try:\n    f()\nexcept:\n    g()\n', 'bare except'),
+    ('tools/cli/x.py', DOCSTRING + "eval('1')\n", 'eval runs text'),
+    ('tools/cli/x.py', DOCSTRING + "exec('1')\n", 'exec runs text'),
+    ('tools/cli/x.py', DOCSTRING + 'from . import y\n', 'relative import'),
+    ('tools/cli/x.py', DOCSTRING + 'from y import *\n', 'star import'),
+    (f'{POLICY}/model/x.py', DOCSTRING + "print('x')\n", 'print outside a command'),
+    (f'{POLICY}/model/x.py', DOCSTRING + 'x = 1     # TODO: more\n', 'do it or delete it'),
     (
         f'{POLICY}/nodes/x.py',
-        DOC + 'class X(LifecycleNode):\n    def f(self):\n        self._services = []\n',
+        DOCSTRING + 'class X(LifecycleNode):\n    def f(self):\n        self._services = []\n',
         "_services is rclpy's own",
     ),
 ]
 
 
-@pytest.mark.parametrize(('name', 'text', 'complaint'), PLANTED)
+@pytest.mark.parametrize(('name', 'text', 'complaint'), VIOLATION_EXAMPLES)
 def test_a_planted_fault_is_found(tmp_path: Path, name: str, text: str, complaint: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    found = faults(tmp_path)
+    found = find_violations(tmp_path)
     assert [fault for fault in found if fault.startswith(name) and complaint in fault], found
 
 
 @pytest.mark.parametrize(
     ('name', 'text'),
     [
-        (f'{POLICY}/core/x.py', DOC + 'import numpy as np\nfrom wam_policy.core import types\n'),
+        (
+            f'{POLICY}/core/x.py',
+            DOCSTRING + 'import numpy as np\nfrom wam_policy.core import types\n',
+        ),
         (
             f'{POLICY}/nodes/x.py',
-            DOC + 'import rclpy\nfrom wam_policy.workers.supervisor import Pair\n',
+            DOCSTRING + 'import rclpy\nfrom wam_policy.workers.supervisor import Pair\n',
         ),
         (
             f'{POLICY}/workers/run_worker.py',
-            DOC + 'import torch\nfrom wam_policy.model import streaming_session\n',
+            DOCSTRING + 'import torch\nfrom wam_policy.model import streaming_session\n',
         ),
-        ('tools/cli/x.py', DOC + "print('done')\n"),
-        (f'{POLICY}/model/x.py', DOC + "if __name__ == '__main__':\n    print('done')\n"),
-        (f'{POLICY}/model/x.py', DOC + 'model.eval()\n'),
+        ('tools/cli/x.py', DOCSTRING + "print('done')\n"),
+        (f'{POLICY}/model/x.py', DOCSTRING + "if __name__ == '__main__':\n    print('done')\n"),
+        (f'{POLICY}/model/x.py', DOCSTRING + 'model.eval()\n'),
     ],
 )
 def test_what_is_allowed_passes(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert faults(tmp_path) == []
+    assert find_violations(tmp_path) == []
 
 
-def robot(root: Path, name: str, yaml_text: str, readme: str | None) -> None:
+def write_robot(root: Path, name: str, yaml_text: str, readme: str | None) -> None:
     folder = root / POLICY / 'robots' / name
     folder.mkdir(parents=True)
     (folder / 'embodiment.yaml').write_text(yaml_text)
@@ -466,7 +521,7 @@ def robot(root: Path, name: str, yaml_text: str, readme: str | None) -> None:
         (folder / 'README.md').write_text(readme)
 
 
-GOOD = (
+VALID_ROBOT = (
     'name: a\n\n# [V] read\njoints:\n  a: 1\n\n# [D] ours\nrest:\n  a: 0\n',
     '## joints\n## rest\n',
 )
@@ -475,16 +530,16 @@ GOOD = (
 @pytest.mark.parametrize(
     ('yaml_text', 'readme', 'complaint'),
     [
-        (GOOD[0], None, 'holds embodiment.yaml, the others README.md, embodiment.yaml'),
-        (GOOD[0], '## joints\n', 'does not say where rest comes from'),
-        (GOOD[0].replace('[D]', ''), GOOD[1], 'rest has no [V] or [D] beside it'),
+        (VALID_ROBOT[0], None, 'holds embodiment.yaml, the others README.md, embodiment.yaml'),
+        (VALID_ROBOT[0], '## joints\n', 'does not say where rest comes from'),
+        (VALID_ROBOT[0].replace('[D]', ''), VALID_ROBOT[1], 'rest has no [V] or [D] beside it'),
     ],
 )
 def test_a_robot_that_differs_is_found(
     tmp_path: Path, yaml_text: str, readme: str | None, complaint: str
 ) -> None:
-    robot(tmp_path, 'a', *GOOD)
-    robot(tmp_path, 'b', *GOOD)
-    assert faults(tmp_path) == []
-    robot(tmp_path, 'c', yaml_text, readme)
-    assert [fault for fault in faults(tmp_path) if '/c: ' in fault and complaint in fault]
+    write_robot(tmp_path, 'a', *VALID_ROBOT)
+    write_robot(tmp_path, 'b', *VALID_ROBOT)
+    assert find_violations(tmp_path) == []
+    write_robot(tmp_path, 'c', yaml_text, readme)
+    assert [fault for fault in find_violations(tmp_path) if '/c: ' in fault and complaint in fault]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MODES = {'full16': (31, 16), 'static8': (15, 8), 'dynamic4': (8, 4), 'one_step': (1, 1)}
+SAMPLER_CALLS = {'full16': (31, 16), 'static8': (15, 8), 'dynamic4': (8, 4), 'one_step': (1, 1)}
 
 
-def run(folder: Path, *arguments: str) -> dict:
+def run_benchmark(folder: Path, *arguments: str) -> dict:
     path = folder / 'out.json'
     done = subprocess.run(
         [sys.executable, ROOT / 'benchmarks/chunk_latency.py', *arguments, '--json', path],
@@ -29,13 +29,13 @@ def run(folder: Path, *arguments: str) -> dict:
 
 
 def test_every_mode_asks_as_often_as_it_says(tmp_path: Path) -> None:
-    found = run(
+    found = run_benchmark(
         tmp_path,
         '--dit-only',
         '--layers',
         '1',
         '--mode',
-        *MODES,
+        *SAMPLER_CALLS,
         '--cfg',
         '5',
         '1',
@@ -45,7 +45,9 @@ def test_every_mode_asks_as_often_as_it_says(tmp_path: Path) -> None:
         '0',
     )
     assert {(row['mode'], row['cfg']): row['calls'] for row in found['rows']} == {
-        (mode, cfg): calls[i] for mode, calls in MODES.items() for i, cfg in enumerate((5.0, 1.0))
+        (mode, cfg): calls[i]
+        for mode, calls in SAMPLER_CALLS.items()
+        for i, cfg in enumerate((5.0, 1.0))
     }
     for row in found['rows']:
         assert row['rounds'] == 12 and set(row['fills']) == {'1', '2', '3', '4'}
@@ -58,12 +60,14 @@ def test_every_mode_asks_as_often_as_it_says(tmp_path: Path) -> None:
 
 def test_paper_costs_of_the_large_model_are_the_published_ones(tmp_path: Path) -> None:
     """Released code runs both branches at every evaluation."""
-    found = run(tmp_path, '--paper', '--preset', 'dreamzero_14b', '--mode', *MODES)
+    found = run_benchmark(
+        tmp_path, '--paper', '--preset', 'dreamzero_14b', '--mode', *SAMPLER_CALLS
+    )
     want = {'full16': 16, 'static8': 8, 'dynamic4': 4, 'one_step': 1}
     for row in found['rows']:
         each = 2 * (51.6 + 54.2 + 56.8 + 59.4) / 4
         assert row['released_TFLOP'] == pytest.approx(want[row['mode']] * each, rel=2e-3)
-        assert row['calls'] == MODES[row['mode']][0]
+        assert row['calls'] == SAMPLER_CALLS[row['mode']][0]
 
 
 def test_the_transformer_alone_needs_no_encoder_and_no_ros() -> None:

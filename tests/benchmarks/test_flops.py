@@ -8,10 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import flops
 from wam_policy.model.network.kv_cache import KVCache
-from wam_policy.model.network.model_config import ModelConfig, preset
+from wam_policy.model.network.model_config import ModelConfig, get_preset
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
-LARGE = preset('dreamzero_14b')
+LARGE = get_preset('dreamzero_14b')
 TERA = 1e12
 
 
@@ -19,7 +19,9 @@ TERA = 1e12
     'frames, cached, tera', [(1, 0, 25.8), (2, 1, 50.9), (2, 3, 53.5), (2, 5, 56.0)]
 )
 def test_clean_passes_of_the_large_model(frames: int, cached: int, tera: float) -> None:
-    assert flops.remember(LARGE, frames, cached).released / TERA == pytest.approx(tera, abs=0.06)
+    assert flops.count_append_kv(LARGE, frames, cached).released / TERA == pytest.approx(
+        tera, abs=0.06
+    )
 
 
 @pytest.mark.parametrize(
@@ -28,25 +30,25 @@ def test_clean_passes_of_the_large_model(frames: int, cached: int, tera: float) 
 def test_denoising_passes_of_the_large_model(actions: int, teras: tuple[float, ...]) -> None:
     config = replace(LARGE, actions_per_block=actions)
     for cached, tera in zip((1, 3, 5, 7), teras, strict=True):
-        assert flops.denoise(config, cached).released / TERA == pytest.approx(tera, abs=0.06)
+        assert flops.count_denoise(config, cached).released / TERA == pytest.approx(tera, abs=0.06)
 
 
 def test_the_large_models_parts() -> None:
-    parts = flops.denoise(LARGE, 7)
+    parts = flops.count_denoise(LARGE, 7)
     found = (
         parts.linears,
-        parts.context,
+        parts.context_keys_values,
         parts.self_attention,
         parts.cross_attention,
-        parts.times,
-        parts.ends + parts.embedding,
+        parts.time_embedding,
+        parts.embeddings_and_heads + parts.context_embedding,
     )
     for got, tera in zip(found, (42.7, 3.2, 11.6, 1.1, 0.66, 0.06), strict=True):
         assert got / TERA == pytest.approx(tera, rel=0.05)
     assert parts.released / TERA == pytest.approx(59.36, abs=0.01)
 
 
-TOY = replace(preset('tiny'), dim=32, heads=2, layers=2, ffn_dim=48, latent_size=(4, 4))
+TOY = replace(get_preset('tiny'), dim=32, heads=2, layers=2, ffn_dim=48, latent_size=(4, 4))
 TOYS = [
     TOY,
     replace(
@@ -68,12 +70,12 @@ def test_a_counter_counts_the_same(config: ModelConfig, cached: int) -> None:
     with torch.device('meta'):
         model = VideoActionDiT(config).eval()
         image = torch.zeros(1, flops.IMAGE_TOKENS, config.image_dim or 1)
-        context = model.context(
+        context = model.embed_context(
             torch.zeros(1, config.text_len, config.text_dim),
             image if config.image_context else None,
         )
         cache = KVCache(config, 1, 'meta', torch.float32)
-        time = model.flow_time(torch.zeros(1, 1))
+        time = model.embed_flow_time(torch.zeros(1, 1))
         block = config.frames_per_block
         video = torch.zeros(1, config.latent_channels, block, *config.latent_size)
         condition = (
@@ -81,10 +83,10 @@ def test_a_counter_counts_the_same(config: ModelConfig, cached: int) -> None:
             if config.condition_channels
             else None
         )
-        cache.extend(cached)
+        cache.commit_temporary(cached)
         with FlopCounterMode(display=False) as clean:
-            model.remember(
-                video, time, model.video_rotation(cached, block), context, cache, condition
+            model.append_kv(
+                video, time, model.compute_video_rotation(cached, block), context, cache, condition
             )
         with FlopCounterMode(display=False) as noisy:
             model.denoise(
@@ -93,11 +95,13 @@ def test_a_counter_counts_the_same(config: ModelConfig, cached: int) -> None:
                 torch.zeros(1, config.states_per_block, config.state_dim),
                 time,
                 time,
-                model.block_rotation(cached),
+                model.compute_block_rotation(cached),
                 context,
                 cache,
                 condition,
             )
     # angles are outer products, which the counter takes for arithmetic of no account
-    assert clean.get_total_flops() == pytest.approx(flops.remember(config, block, cached).mine)
-    assert noisy.get_total_flops() == pytest.approx(flops.denoise(config, cached).mine)
+    assert clean.get_total_flops() == pytest.approx(
+        flops.count_append_kv(config, block, cached).computed
+    )
+    assert noisy.get_total_flops() == pytest.approx(flops.count_denoise(config, cached).computed)

@@ -7,12 +7,12 @@ import pytest
 
 from benchmarks import observations
 from wam_policy.core.robot import embodiment
-from wam_policy.workers.export_engine import Observations, main
+from wam_policy.workers.export_engine import RecordedObservations, main
 
-ROBOT = embodiment.load('yam')
+ROBOT = embodiment.load_embodiment('yam')
 
 
-def bag(folder: Path, encoding: str = 'rgb8') -> np.ndarray:
+def write_bag(folder: Path, encoding: str = 'rgb8') -> np.ndarray:
     """Write three seconds at 10 Hz in which pictures brighten and joints turn."""
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
@@ -63,8 +63,8 @@ def bag(folder: Path, encoding: str = 'rgb8') -> np.ndarray:
 
 @pytest.mark.parametrize('encoding', ['rgb8', 'bgr8'])
 def test_a_bag_is_sampled_at_the_models_rate(tmp_path: Path, encoding: str) -> None:
-    pixels = bag(tmp_path / 'bag', encoding)
-    seen = list(observations.bagged(ROBOT, tmp_path / 'bag', 5.0))
+    pixels = write_bag(tmp_path / 'bag', encoding)
+    seen = list(observations.read_bag(ROBOT, tmp_path / 'bag', 5.0))
     assert len(seen) == 15
     for i, (pictures, posture) in enumerate(seen):
         assert set(pictures) == {camera.key for camera in ROBOT.cameras}
@@ -74,13 +74,17 @@ def test_a_bag_is_sampled_at_the_models_rate(tmp_path: Path, encoding: str) -> N
 
 def test_samples_are_cut_into_blocks_and_kept(tmp_path: Path) -> None:
     seen = [({'top': np.full((2, 2, 3), i, np.uint8)}, np.full(4, i)) for i in range(11)]
-    made = observations.gathered('lift it', seen, 4)
-    assert made.views['top'].shape == (9, 2, 2, 3) and made.joints[:, 0].tolist() == [0, 4, 8]
+    made = observations.stack_blocks('lift it', seen, 4)
+    assert made.views['top'].shape == (9, 2, 2, 3) and made.joint_positions[:, 0].tolist() == [
+        0,
+        4,
+        8,
+    ]
     made.save(tmp_path / 'seen.npz')
-    read = Observations.read(tmp_path / 'seen.npz')
+    read = RecordedObservations.load(tmp_path / 'seen.npz')
     assert read.instruction == 'lift it'
     np.testing.assert_array_equal(read.views['top'], made.views['top'])
-    np.testing.assert_array_equal(read.joints, made.joints)
+    np.testing.assert_array_equal(read.joint_positions, made.joint_positions)
 
 
 @pytest.mark.parametrize(

@@ -29,15 +29,15 @@ CONFIG = BRINGUP / 'config' / 'stack.yaml'
 ROBOTS = sorted(path for path in (BRINGUP / 'launch').glob('*.launch.py') if path != STACK)
 
 
-def described(path):
+def load_launch_description(path):
     return get_launch_description_from_python_launch_file(str(path))
 
 
 @pytest.mark.parametrize('path', ROBOTS, ids=lambda path: path.name)
 def test_each_robot_file_differs_in_data_only(path):
     robot = path.name.removesuffix('.launch.py')
-    embodiment.load(robot)
-    chosen, included = described(path).entities
+    embodiment.load_embodiment(robot)
+    chosen, included = load_launch_description(path).entities
     assert isinstance(chosen, SetLaunchConfiguration)
     assert isinstance(included, IncludeLaunchDescription)
     assert path.read_text().count(robot) == 1
@@ -50,7 +50,7 @@ def test_each_robot_file_differs_in_data_only(path):
 
 @pytest.mark.parametrize('path', ROBOTS, ids=lambda path: path.name)
 def test_every_argument_is_described_and_has_a_default(path):
-    arguments = described(path).get_launch_arguments()
+    arguments = load_launch_description(path).get_launch_arguments()
     names = {argument.name for argument in arguments}
     assert {
         'sim',
@@ -66,12 +66,12 @@ def test_every_argument_is_described_and_has_a_default(path):
         assert argument.default_value is not None
 
 
-def parameters(**chosen):
+def load_parameters(**chosen):
     """Return the configuration as the nodes get it with these arguments, section -> values."""
     context = LaunchContext()
     for name, value in {'robot': 'yam', **chosen}.items():
         context.launch_configurations[name] = value
-    for argument in described(STACK).get_launch_arguments():
+    for argument in load_launch_description(STACK).get_launch_arguments():
         if argument.name not in context.launch_configurations and argument.name != 'params_file':
             argument.visit(context)
     text = perform_substitutions(context, parse_substitution(CONFIG.read_text()))
@@ -88,7 +88,7 @@ def parameters(**chosen):
     ],
 )
 def test_configuration_names_every_parameter_with_its_default(section, kind):
-    values = parameters(robot='agibot_g1', sim='false')[section]
+    values = load_parameters(robot='agibot_g1', sim='false')[section]
     read = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
@@ -100,14 +100,14 @@ def test_configuration_names_every_parameter_with_its_default(section, kind):
 
 def test_configuration_names_every_parameter_of_the_simulator():
     sim_params = pytest.importorskip('wam_sim.params')
-    values = parameters(robot='agibot_g1')['/**/sim']
+    values = load_parameters(robot='agibot_g1')['/**/sim']
     assert list(values) == [field.name for field in dataclasses.fields(sim_params.SimParams)]
     sim_params.SimParams(**values)
 
 
 @pytest.mark.parametrize(('record', 'each'), [('true', True), ('manual', False)])
 def test_recording_is_chosen_by_an_argument(record, each):
-    chosen = parameters(record=record, record_folder='/data/episodes')['/**/recorder']
+    chosen = load_parameters(record=record, record_folder='/data/episodes')['/**/recorder']
     assert chosen['each_instruction'] is each and chosen['folder'] == '/data/episodes'
 
 
@@ -118,9 +118,11 @@ def test_every_parameter_line_has_a_comment():
 
 
 def test_motion_is_on_in_simulation_and_off_on_a_robot():
-    assert parameters(sim='true')['/**/motion']['enable_motion'] is True
-    assert parameters(sim='false')['/**/motion']['enable_motion'] is False
-    assert parameters(sim='false', enable_motion='true')['/**/motion']['enable_motion'] is True
+    assert load_parameters(sim='true')['/**/motion']['enable_motion'] is True
+    assert load_parameters(sim='false')['/**/motion']['enable_motion'] is False
+    assert (
+        load_parameters(sim='false', enable_motion='true')['/**/motion']['enable_motion'] is True
+    )
 
 
 @pytest.mark.parametrize(('environment', 'expected'), [(None, True), ('agibot_g1', False)])
@@ -128,11 +130,11 @@ def test_simulation_is_the_default_where_no_robot_is_connected(monkeypatch, envi
     monkeypatch.delenv('WAM_ROBOT', raising=False)
     if environment:
         monkeypatch.setenv('WAM_ROBOT', environment)
-    assert parameters()['/**/motion']['enable_motion'] is expected
+    assert load_parameters()['/**/motion']['enable_motion'] is expected
 
 
 def test_arguments_reach_the_parameters():
-    values = parameters(
+    values = load_parameters(
         devices='cuda:0,cuda:1',
         camera_size='640x480',
         worker_python='/opt/py',
@@ -223,11 +225,11 @@ def launch(tmp_path):
             process.wait()
 
 
-def seen(process, words, seconds=40.0):
-    end, lines = time.monotonic() + seconds, []
+def wait_for_output(process, text, timeout_s=40.0):
+    end, lines = time.monotonic() + timeout_s, []
     while time.monotonic() < end:
         lines.append(process.stdout.readline())
-        if words in lines[-1]:
+        if text in lines[-1]:
             return
         assert lines[-1], ''.join(lines)
     raise AssertionError(''.join(lines))
@@ -235,8 +237,8 @@ def seen(process, words, seconds=40.0):
 
 def test_a_node_is_configured_then_activated_and_ctrl_c_is_clean(launch):
     process = launch('works')
-    seen(process, 'configure asked')
-    seen(process, 'activate asked')
+    wait_for_output(process, 'configure asked')
+    wait_for_output(process, 'activate asked')
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output = process.communicate(timeout=90)[0]

@@ -20,18 +20,18 @@ rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wa
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Empty
 
-from cli.domain import free
+from cli.domain import find_free_domain
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes.motion.motion_node import MotionNode
 from wam_policy.nodes.policy import worker_backend
 from wam_policy.nodes.policy.policy_node import PolicyNode
 from wam_policy.nodes.recorder.recorder_node import RecorderNode
 from wam_policy.nodes.stream.stream_node import StreamNode
-from wam_policy.workers.supervisor import Plan
+from wam_policy.workers.supervisor import WorkerSpec
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
-HOME = Path(__file__).resolve().parents[2] / 'src' / 'wam_bringup' / 'config' / 'sros2'
-TOY = Path(__file__).parents[1] / 'nodes' / 'toy_worker.py'
+POLICY_DIR = Path(__file__).resolve().parents[2] / 'src' / 'wam_bringup' / 'config' / 'sros2'
+STUB_WORKER = Path(__file__).parents[1] / 'nodes' / 'toy_worker.py'
 NODES = {
     'policy': PolicyNode,
     'motion': MotionNode,
@@ -41,7 +41,7 @@ NODES = {
 ROBOTS = ('agibot_g1', 'yam')
 WRITE = bool(os.environ.get('WAM_WRITE_ENCLAVES'))
 # what every node has, in the policy's own words: parameters, life cycle, log, clock
-EVERYWHERE = ('/rosout', '/parameter_events', '/clock', '/diagnostics')
+COMMON_TOPICS = ('/rosout', '/parameter_events', '/clock', '/diagnostics')
 OWN_SERVICES = (
     'describe_parameters',
     'get_parameter_types',
@@ -58,10 +58,10 @@ OWN_SERVICES = (
 )
 
 SEEDS = count(os.getpid())
-Rights = dict[str, list[str]]  # "topics publish" -> names
+Permissions = dict[str, list[str]]  # "topics publish" -> names
 
 
-class FakeArm:
+class MotionlessArm:
     """Open like i2rt's robot object; it is never asked to move."""
 
     def __init__(self, **_: object) -> None:
@@ -86,7 +86,7 @@ def vendors(monkeypatch):
     for kind in ('EndState', 'HeadState', 'WaistState', 'ArmState'):
         setattr(genie, kind, Empty)
     opener, kinds = ModuleType('i2rt.robots.get_robot'), ModuleType('i2rt.robots.utils')
-    opener.get_yam_robot = FakeArm
+    opener.get_yam_robot = MotionlessArm
     kinds.ArmType, kinds.GripperType = {'YAM': 'yam'}, {'LINEAR_4310': 'linear_4310'}
     for module in (
         ModuleType('genie_msgs'),
@@ -99,17 +99,17 @@ def vendors(monkeypatch):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(
         worker_backend,
-        'plan',
-        lambda params, checkpoint: Plan(
+        'build_worker_spec',
+        lambda params, checkpoint: WorkerSpec(
             devices=('cpu',),
             arguments=('--embodiment', params.embodiment),
-            program=(sys.executable, str(TOY)),
-            first_delay_s=0.2,
+            program=(sys.executable, str(STUB_WORKER)),
+            restart_delay_s=0.2,
         ),
     )
 
 
-def opened(robot: str, folder: Path) -> dict[str, Rights]:
+def collect_node_permissions(robot: str, episodes_dir: Path) -> dict[str, Permissions]:
     """Start each node with everything on and return what it opens."""
     found = {}
     for name, kind in NODES.items():
@@ -117,7 +117,7 @@ def opened(robot: str, folder: Path) -> dict[str, Rights]:
         # a domain for each: the graph may take a node for one of the same name that has gone
         rclpy.init(
             context=context,
-            domain_id=free(next(SEEDS)),
+            domain_id=find_free_domain(next(SEEDS)),
             args=[
                 '--ros-args',
                 '-r',
@@ -129,13 +129,13 @@ def opened(robot: str, folder: Path) -> dict[str, Rights]:
                 '-p',
                 'use_deadman:=true',
                 '-p',
-                f'folder:={folder}',
+                f'folder:={episodes_dir}',
             ],
         )
         node = kind(context=context)
         try:
             assert node.trigger_configure() == node.trigger_activate(), name
-            found[name] = settled(node)
+            found[name] = wait_for_stable_permissions(node)
         finally:
             node.close()
             node.destroy_node()
@@ -143,11 +143,11 @@ def opened(robot: str, folder: Path) -> dict[str, Rights]:
     return found
 
 
-def settled(node: LifecycleNode) -> Rights:
+def wait_for_stable_permissions(node: LifecycleNode) -> Permissions:
     """Wait until the graph has told everything."""
     before, since_s = None, time.monotonic()
     while time.monotonic() - since_s < 60.0:
-        now = rights(node)
+        now = read_permissions(node)
         if now == before and now['topics publish']:
             return now
         before = now
@@ -155,14 +155,14 @@ def settled(node: LifecycleNode) -> Rights:
     raise AssertionError(f'the graph does not settle: {before}')
 
 
-def rights(node: LifecycleNode) -> Rights:
+def read_permissions(node: LifecycleNode) -> Permissions:
     where = node.get_name(), node.get_namespace()
 
-    def names(pairs: list) -> list[str]:
+    def list_own_names(pairs: list) -> list[str]:
         return sorted(
             name
             for name, _ in pairs
-            if name not in EVERYWHERE
+            if name not in COMMON_TOPICS
             and '/_action/' not in name
             and not name.endswith('/transition_event')
             and name.rsplit('/', 1)[-1] not in OWN_SERVICES
@@ -170,16 +170,16 @@ def rights(node: LifecycleNode) -> Rights:
 
     served = node.get_service_names_and_types_by_node(*where)
     return {
-        'topics publish': names(node.get_publisher_names_and_types_by_node(*where)),
-        'topics subscribe': names(node.get_subscriber_names_and_types_by_node(*where)),
-        'services reply': names(served),
+        'topics publish': list_own_names(node.get_publisher_names_and_types_by_node(*where)),
+        'topics subscribe': list_own_names(node.get_subscriber_names_and_types_by_node(*where)),
+        'services reply': list_own_names(served),
         'actions execute': sorted(
             {name.split('/_action/')[0] for name, _ in served if '/_action/' in name}
         ),
     }
 
 
-def policy(robot: str, found: dict[str, Rights]) -> str:
+def make_policy_xml(robot: str, permissions: dict[str, Permissions]) -> str:
     """Return what `ros2 security create_keystore` and `create_permission` take."""
     root = Element('policy', version='0.2.0')
     root.append(
@@ -188,14 +188,14 @@ def policy(robot: str, found: dict[str, Rights]) -> str:
         )
     )
     enclaves = SubElement(root, 'enclaves')
-    for name, granted in found.items():
+    for name, granted in permissions.items():
         profile = SubElement(
             SubElement(SubElement(enclaves, 'enclave', path=f'/wam/{name}'), 'profiles'),
             'profile',
             ns='/wam',
             node=name,
         )
-        common(profile)
+        add_common_permissions(profile)
         for what, topics in granted.items():
             tag, right = what.split()
             if topics:
@@ -206,7 +206,7 @@ def policy(robot: str, found: dict[str, Rights]) -> str:
     return ElementTree.tostring(root, encoding='unicode') + '\n'
 
 
-def common(profile: Element) -> None:
+def add_common_permissions(profile: Element) -> None:
     """Grant what every node needs: its log, clock, parameters and life cycle."""
     for right, topics in (
         ('publish', ('/rosout', '/parameter_events', '/diagnostics', '~/transition_event')),
@@ -220,7 +220,7 @@ def common(profile: Element) -> None:
         SubElement(block, 'service').text = f'~/{service}'
 
 
-def granted(path: Path) -> Iterator[tuple[str, str, str, str]]:
+def iterate_permissions(path: Path) -> Iterator[tuple[str, str, str, str]]:
     """Yield enclave, kind, right and name of everything a policy grants."""
     for enclave in ElementTree.parse(path).iter('enclave'):
         for block in enclave.iter():
@@ -230,8 +230,8 @@ def granted(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 @pytest.mark.parametrize('robot', ROBOTS)
 def test_each_node_may_do_what_it_does_and_nothing_else(robot, vendors, tmp_path):
-    made = policy(robot, opened(robot, tmp_path))
-    path = HOME / f'{robot}.xml'
+    made = make_policy_xml(robot, collect_node_permissions(robot, tmp_path))
+    path = POLICY_DIR / f'{robot}.xml'
     if WRITE:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made, encoding='utf-8')
@@ -243,8 +243,8 @@ def test_each_node_may_do_what_it_does_and_nothing_else(robot, vendors, tmp_path
 
 @pytest.mark.parametrize('robot', ROBOTS)
 def test_only_motion_and_its_driver_may_command_the_robot(robot):
-    given = list(granted(HOME / f'{robot}.xml'))
-    body = embodiment.load(robot)
+    given = list(iterate_permissions(POLICY_DIR / f'{robot}.xml'))
+    body = embodiment.load_embodiment(robot)
     for controller in body.controllers:
         who = {
             enclave

@@ -3,7 +3,7 @@
 import pytest
 
 from cli import build, stamps
-from cli.paths import Layout
+from cli.paths import CheckoutLayout
 
 
 @pytest.fixture
@@ -11,7 +11,7 @@ def layout(tmp_path, monkeypatch):
     """Lay out a small workspace that was just built."""
     for name in ('ROS_DISTRO', 'AMENT_PREFIX_PATH'):
         monkeypatch.delenv(name, raising=False)
-    layout = Layout(tmp_path)
+    layout = CheckoutLayout(tmp_path)
     for name, text in {
         'src/p/package.xml': '<package/>',
         'src/p/p/__init__.py': '',
@@ -22,7 +22,7 @@ def layout(tmp_path, monkeypatch):
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    stamps.write(layout.stamps / 'build', build.key(layout))
+    stamps.write(layout.stamps / 'build', build.hash_build_inputs(layout))
     assert build.is_ready(layout)
     return layout
 
@@ -59,20 +59,20 @@ def test_what_is_compiled_copied_or_new_needs_one(layout, name):
 
 
 def test_a_removed_install_folder_needs_one(layout):
-    (layout.install / 'local_setup.bash').unlink()
+    (layout.install_dir / 'local_setup.bash').unlink()
     assert not build.is_ready(layout)
 
 
 def test_another_ros_starts_from_nothing(layout, tmp_path, monkeypatch):
     (layout.root / 'build').mkdir()
-    build._forget_other_ros(layout)
+    build._clean_if_ros_changed(layout)
     assert not (layout.root / 'build').exists()
     (layout.root / 'build').mkdir()
-    build._forget_other_ros(layout)
+    build._clean_if_ros_changed(layout)
     assert (layout.root / 'build').exists(), 'the same ROS 2 keeps what was built'
     other = tmp_path / 'other'
     (other / 'share/rclpy').mkdir(parents=True)
     monkeypatch.setenv('ROS_DISTRO', 'jazzy')
     monkeypatch.setenv('AMENT_PREFIX_PATH', str(other))
-    build._forget_other_ros(layout)
+    build._clean_if_ros_changed(layout)
     assert not (layout.root / 'build').exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli import dispatch
-from cli.failure import Failure
+from cli.failure import CommandError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,7 +51,7 @@ class FakeCommand:
 @pytest.mark.parametrize(
     ('error', 'code', 'line'),
     [
-        (Failure('ROS 2 humble is sourced'), 1, 'wam: ROS 2 humble is sourced\n'),
+        (CommandError('ROS 2 humble is sourced'), 1, 'wam: ROS 2 humble is sourced\n'),
         (OSError(28, 'No space left on device'), 1, 'the disk is full'),
         (PermissionError(13, 'Permission denied', '/ro/file'), 1, '/ro/file'),
         (KeyboardInterrupt(), 130, 'interrupted'),

@@ -3,16 +3,16 @@
 import pytest
 
 from cli import doctor, ros, system, venv
-from cli.doctor import Finding, Verdict
-from cli.failure import Failure
-from cli.paths import Layout
+from cli.doctor import CheckResult, CheckStatus
+from cli.failure import CommandError
+from cli.paths import CheckoutLayout
 
 
 def test_the_table_shows_each_fix_below_its_finding():
-    text = doctor.table(
+    text = doctor.format_table(
         [
-            Finding('Python', Verdict.FINE, '3.12', 'not shown'),
-            Finding('build', Verdict.MISSING, 'src/ is not built', './wam build'),
+            CheckResult('Python', CheckStatus.OK, '3.12', 'not shown'),
+            CheckResult('build', CheckStatus.MISSING, 'src/ is not built', './wam build'),
         ]
     )
     assert text.splitlines() == [
@@ -30,44 +30,44 @@ def empty(tmp_path, monkeypatch):
     monkeypatch.setattr(ros, 'INSTALLED', tmp_path / 'opt')
     for name in ('tools/requirements', 'tools/ros_prefix', 'src'):
         (tmp_path / name).mkdir(parents=True)
-    for name in venv.PINS:
+    for name in venv.PIN_FILES:
         (tmp_path / 'tools/requirements' / name).write_text('')
-    return Layout(tmp_path)
+    return CheckoutLayout(tmp_path)
 
 
 def test_an_empty_checkout_lists_every_missing_thing(empty):
-    found = {finding.subject: finding for finding in doctor.findings(empty)}
+    found = {finding.subject: finding for finding in doctor.run_checks(empty)}
     for subject, fix in (
         ('ROS 2', './wam setup'),
         ('packages', './wam setup'),
         ('build', './wam build'),
     ):
-        assert found[subject].verdict is Verdict.MISSING
+        assert found[subject].status is CheckStatus.MISSING
         assert found[subject].fix == fix
     assert 'imports' not in found, 'nothing to ask an environment that is not there'
 
 
 def test_missing_system_packages_come_as_one_apt_line(monkeypatch):
     monkeypatch.setattr(system, 'missing_packages', lambda: ['cmake', 'libosmesa6'])
-    finding = doctor.system_packages()
-    assert finding.verdict is Verdict.MISSING
+    finding = doctor.check_system_packages()
+    assert finding.status is CheckStatus.MISSING
     assert 'sudo apt-get install cmake libosmesa6' in finding.fix
 
 
 def test_a_foreign_ros_is_reported_not_raised(empty, monkeypatch):
     monkeypatch.setenv('ROS_DISTRO', 'humble')
-    finding = doctor.ros2(empty)
-    assert finding.verdict is Verdict.MISSING
+    finding = doctor.check_ros(empty)
+    assert finding.status is CheckStatus.MISSING
     assert 'humble' in finding.fix
-    with pytest.raises(Failure):
-        ros.located(empty, {'ROS_DISTRO': 'humble'})
+    with pytest.raises(CommandError):
+        ros.select_ros(empty, {'ROS_DISTRO': 'humble'})
 
 
 @pytest.mark.parametrize(
-    ('verdict', 'code'), [(Verdict.FINE, 0), (Verdict.NOTE, 0), (Verdict.MISSING, 1)]
+    ('verdict', 'code'), [(CheckStatus.OK, 0), (CheckStatus.NOTE, 0), (CheckStatus.MISSING, 1)]
 )
 def test_only_what_stops_the_demo_gives_an_exit_code(verdict, code, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, 'findings', lambda layout: [Finding('x', verdict, 'text')])
+    monkeypatch.setattr(doctor, 'run_checks', lambda layout: [CheckResult('x', verdict, 'text')])
     assert doctor.main([]) == code
     assert verdict.value in capsys.readouterr().out
 
@@ -76,5 +76,5 @@ def test_a_question_that_fails_gives_its_last_line(empty):
     empty.python.parent.mkdir(parents=True)
     empty.python.write_text('#!/bin/sh\necho noise >&2; echo "no libOSMesa" >&2; exit 1\n')
     empty.python.chmod(0o755)
-    finding = doctor.asked(empty, {'PATH': '/usr/bin:/bin'}, 'cameras', 'render', 'the fix')
-    assert finding == Finding('cameras', Verdict.MISSING, 'no libOSMesa', 'the fix')
+    finding = doctor.run_probe(empty, {'PATH': '/usr/bin:/bin'}, 'cameras', 'render', 'the fix')
+    assert finding == CheckResult('cameras', CheckStatus.MISSING, 'no libOSMesa', 'the fix')

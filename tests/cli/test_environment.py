@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from cli.environment import environment
-from cli.paths import checkout
+from cli.environment import make_environment
+from cli.paths import find_checkout
 
 # what one participant takes in large pieces from the system: glibc's own account
-TAKEN = """
+MALLOC_PROBE = """
 import ctypes, os, rclpy
 from rclpy.node import Node
 
@@ -31,11 +31,12 @@ os._exit(0)
 def test_packets_are_kept_in_blocks_that_are_full_within_minutes():
     """With those of Cyclone DDS by default every process grows for an hour."""
     pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
-    env = environment(
-        checkout(), {name: value for name, value in os.environ.items() if name != 'CYCLONEDDS_URI'}
+    env = make_environment(
+        find_checkout(),
+        {name: value for name, value in os.environ.items() if name != 'CYCLONEDDS_URI'},
     )
     said = subprocess.run(
-        [sys.executable, '-c', TAKEN],
+        [sys.executable, '-c', MALLOC_PROBE],
         env=env,
         capture_output=True,
         text=True,
@@ -46,14 +47,14 @@ def test_packets_are_kept_in_blocks_that_are_full_within_minutes():
 
 
 def test_a_users_own_settings_of_the_middleware_win():
-    env = environment(checkout(), {**os.environ, 'CYCLONEDDS_URI': 'file:///mine.xml'})
+    env = make_environment(find_checkout(), {**os.environ, 'CYCLONEDDS_URI': 'file:///mine.xml'})
     assert env['CYCLONEDDS_URI'] == 'file:///mine.xml'
 
 
 def test_what_was_compiled_is_kept_for_the_next_process(tmp_path):
     """Without: a worker compiles three thousand files of its packages at every start."""
     (tmp_path / 'module.py').write_text('')
-    env = environment(checkout(), {**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
+    env = make_environment(find_checkout(), {**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
     env['PYTHONPATH'] = str(tmp_path)
     subprocess.run([sys.executable, '-c', 'import module'], env=env, timeout=60, check=True)
     assert list(tmp_path.glob('__pycache__/module.*.pyc'))

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from cli import process
-from cli.failure import Failure, explained, explained_oserror
+from cli.failure import CommandError, describe_oserror, summarize_output
 
 NETWORK = 'no network'
 FULL = 'the disk is full'
@@ -38,7 +38,7 @@ OUTPUTS = [
 
 @pytest.mark.parametrize(('program', 'meaning', 'output'), OUTPUTS)
 def test_known_outputs_are_explained_in_one_line(program, meaning, output):
-    line = explained('installing', output, 'x.log')
+    line = summarize_output('installing', output, 'x.log')
     assert meaning in line
     assert line.startswith('installing: ')
     assert '\n' not in line
@@ -46,7 +46,9 @@ def test_known_outputs_are_explained_in_one_line(program, meaning, output):
 
 
 def test_an_unknown_output_keeps_its_error_and_names_the_log():
-    line = explained('colcon build', 'a\nCMake Error at x.cmake:3 (message):\nbye\n', 'l/b.log')
+    line = summarize_output(
+        'colcon build', 'a\nCMake Error at x.cmake:3 (message):\nbye\n', 'l/b.log'
+    )
     assert line == (
         'colcon build failed: CMake Error at x.cmake:3 (message): (all of it: l/b.log)'
     )
@@ -54,19 +56,19 @@ def test_an_unknown_output_keeps_its_error_and_names_the_log():
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_named(number):
-    assert FULL in explained_oserror(OSError(number, 'x'))
+    assert FULL in describe_oserror(OSError(number, 'x'))
 
 
 def test_a_failing_program_raises_one_line_and_leaves_its_log(tmp_path):
     log = tmp_path / 'logs/x.log'
     code = 'import sys; print("connection refused"); sys.exit(3)'
-    with pytest.raises(Failure, match=NETWORK):
+    with pytest.raises(CommandError, match=NETWORK):
         process.run('fetching', [sys.executable, '-c', code], log)
     assert log.read_text() == 'connection refused\n'
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(Failure, match='no-such-program is not installed'):
+    with pytest.raises(CommandError, match='no-such-program is not installed'):
         process.run('fetching', ['no-such-program'], tmp_path / 'x.log')
 
 

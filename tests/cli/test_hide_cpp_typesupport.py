@@ -10,13 +10,13 @@ TWO_LINES = (
 
 
 def test_unusable_items_leave_the_list():
-    assert hide_cpp_typesupport.trimmed_exports(ONE_LINE) == (
+    assert hide_cpp_typesupport.remove_unusable_exports(ONE_LINE) == (
         'set(_exported_dependencies "std_msgs;rosidl_runtime_c")\n'
     )
 
 
 def test_a_list_on_its_own_line_is_found():
-    assert hide_cpp_typesupport.trimmed_exports(TWO_LINES) == (
+    assert hide_cpp_typesupport.remove_unusable_exports(TWO_LINES) == (
         '# generated\nset(_exported_typesupport_targets\n'
         '  "__rosidl_generator_c:a;__rosidl_generator_py:c")\n'
     )
@@ -24,17 +24,17 @@ def test_a_list_on_its_own_line_is_found():
 
 def test_other_text_stays():
     text = 'find_package(fastcdr)\nset(_other "rmw;cpp")\nset(_exported_libraries "")\n'
-    assert hide_cpp_typesupport.trimmed_exports(text) == text
+    assert hide_cpp_typesupport.remove_unusable_exports(text) == text
 
 
 def test_only_rmw_itself_goes():
-    assert not hide_cpp_typesupport.is_kept('rmw')
-    assert hide_cpp_typesupport.is_kept('rmw_cyclonedds')
-    assert hide_cpp_typesupport.is_kept('rosidl_typesupport_introspection_c')
-    assert not hide_cpp_typesupport.is_kept('a::a__rosidl_typesupport_introspection_cpp')
+    assert not hide_cpp_typesupport.is_usable('rmw')
+    assert hide_cpp_typesupport.is_usable('rmw_cyclonedds')
+    assert hide_cpp_typesupport.is_usable('rosidl_typesupport_introspection_c')
+    assert not hide_cpp_typesupport.is_usable('a::a__rosidl_typesupport_introspection_cpp')
 
 
-def small_prefix(root):
+def write_small_prefix(root):
     """Lay out the few files of a prefix that trimming touches."""
     index = root / 'share/ament_index/resource_index'
     for name in (
@@ -56,9 +56,9 @@ def small_prefix(root):
 
 
 def test_a_prefix_is_trimmed_once_and_for_all(tmp_path):
-    root = small_prefix(tmp_path)
+    root = write_small_prefix(tmp_path)
     for _ in range(2):
-        hide_cpp_typesupport.trim(root)
+        hide_cpp_typesupport.hide_cpp_typesupport(root)
         left = {str(p.relative_to(root / 'share')) for p in root.rglob('*') if p.is_file()}
         assert left == {
             'ament_index/resource_index/rosidl_typesupport_c/rosidl_typesupport_introspection_c',

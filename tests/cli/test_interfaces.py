@@ -21,7 +21,7 @@ from wam_msgs.srv import StartEpisode
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 
-PEER = """
+PEER_SCRIPT = """
 import time
 import rclpy
 from rclpy.action import ActionServer, CancelResponse
@@ -68,7 +68,7 @@ except (KeyboardInterrupt, ExternalShutdownException):
 @pytest.fixture(scope='module')
 def node():
     """Start the peer in a process of its own and give a node to talk to it."""
-    peer = subprocess.Popen([sys.executable, '-c', PEER])
+    peer = subprocess.Popen([sys.executable, '-c', PEER_SCRIPT])
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node('test_interfaces', context=context)
@@ -90,7 +90,7 @@ def spin_until(node, is_done, limit_s=20.0):
         node.executor.spin_once(timeout_sec=0.05)
 
 
-def answer_of(node, future):
+def wait_for_result(node, future):
     """Turn the executor until a future is done."""
     spin_until(node, future.done)
     return future.result()
@@ -127,7 +127,7 @@ def test_a_service_answers(node):
     client = node.create_client(StartEpisode, 'start')
     spin_until(node, client.service_is_ready)
     request = StartEpisode.Request(instruction='pick', labels=['who=me', 'x=y'])
-    response = answer_of(node, client.call_async(request))
+    response = wait_for_result(node, client.call_async(request))
     assert (response.success, response.episode) == (True, 'pick/who=me')
 
 
@@ -135,7 +135,7 @@ def test_an_action_gives_feedback_until_it_is_cancelled_and_a_result(node):
     client = ActionClient(node, RunInstruction, 'run')
     spin_until(node, client.server_is_ready)
     heard = []
-    goal = answer_of(
+    goal = wait_for_result(
         node,
         client.send_goal_async(
             RunInstruction.Goal(instruction='pick', time_limit=40.0), heard.append
@@ -144,8 +144,8 @@ def test_an_action_gives_feedback_until_it_is_cancelled_and_a_result(node):
     assert goal.accepted
     spin_until(node, lambda: heard)
     assert heard[0].feedback == RunInstruction.Feedback(elapsed=0.5, chunks=3)
-    assert answer_of(node, goal.cancel_goal_async()).goals_canceling
-    result = answer_of(node, goal.get_result_async()).result
+    assert wait_for_result(node, goal.cancel_goal_async()).goals_canceling
+    result = wait_for_result(node, goal.get_result_async()).result
     assert (result.outcome, result.message) == (RunInstruction.Result.CANCELLED, 'pick')
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(os.path.realpath(sys.executable))
 
 
-def script(path, text):
+def write_script(path, text):
     """Write an executable bash script."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'#!/bin/bash\n{text}\n')
@@ -20,9 +20,11 @@ def script(path, text):
     return path
 
 
-def lying_shim(folder):
+def write_broken_shim(folder):
     """Put a python3.12 that only says that it is not there, as version managers do."""
-    return script(folder / 'python3.12', 'echo "python3.12: command not found" >&2; exit 127')
+    return write_script(
+        folder / 'python3.12', 'echo "python3.12: command not found" >&2; exit 127'
+    )
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def checkout(tmp_path):
     return root
 
 
-def wam(root, path, home, *arguments, **environ):
+def run_wam(root, path, home, *arguments, **environ):
     """Run the entry script with a PATH and a home of the test's making."""
     env = {'PATH': f'{path}:/usr/bin:/bin', 'HOME': str(home), **environ}
     return subprocess.run(
@@ -52,10 +54,10 @@ def wam(root, path, home, *arguments, **environ):
 
 
 def test_a_lying_shim_is_passed_over_for_a_version_manager(checkout, tmp_path):
-    lying_shim(tmp_path / 'shims')
+    write_broken_shim(tmp_path / 'shims')
     real = tmp_path / 'home/.pyenv/versions/3.12.7/bin/python'
-    script(real, f'exec -a "$0" {PYTHON} "$@"')
-    result = wam(checkout, tmp_path / 'shims', tmp_path / 'home', 'x', 'two words')
+    write_script(real, f'exec -a "$0" {PYTHON} "$@"')
+    result = run_wam(checkout, tmp_path / 'shims', tmp_path / 'home', 'x', 'two words')
     assert result.returncode == 0, result.stderr
     said, executable, typed = result.stdout.strip().split('|')
     assert said == "['x', 'two words']"
@@ -64,9 +66,11 @@ def test_a_lying_shim_is_passed_over_for_a_version_manager(checkout, tmp_path):
 
 
 def test_another_version_under_the_right_name_is_refused(checkout, tmp_path):
-    script(tmp_path / 'old/python3.12', 'echo 3.11')
-    marker = script(tmp_path / 'good/python3.12', f'touch {tmp_path}/used; exec {PYTHON} "$@"')
-    result = wam(checkout, f'{tmp_path}/old:{marker.parent}', tmp_path, 'x')
+    write_script(tmp_path / 'old/python3.12', 'echo 3.11')
+    marker = write_script(
+        tmp_path / 'good/python3.12', f'touch {tmp_path}/used; exec {PYTHON} "$@"'
+    )
+    result = run_wam(checkout, f'{tmp_path}/old:{marker.parent}', tmp_path, 'x')
     assert result.returncode == 0, result.stderr
     assert (tmp_path / 'used').exists()
 
@@ -96,7 +100,7 @@ def test_none_at_all_gives_one_line_with_the_fix(checkout, tmp_path):
 
 
 def test_a_named_interpreter_comes_first(checkout, tmp_path):
-    named = script(tmp_path / 'my/python', f'touch {tmp_path}/named; exec {PYTHON} "$@"')
-    result = wam(checkout, tmp_path, tmp_path, 'x', WAM_PYTHON=str(named))
+    named = write_script(tmp_path / 'my/python', f'touch {tmp_path}/named; exec {PYTHON} "$@"')
+    result = run_wam(checkout, tmp_path, tmp_path, 'x', WAM_PYTHON=str(named))
     assert result.returncode == 0, result.stderr
     assert (tmp_path / 'named').exists()

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip('launch_ros', reason='needs a ROS 2 environment: run ./wam test')
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 
-DESCRIPTION = """
+LAUNCH_FILE_TEMPLATE = """
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess
 from launch.substitutions import LaunchConfiguration
@@ -29,7 +29,7 @@ def generate_launch_description():
 def launch_file(tmp_path):
     path = tmp_path / 'one.launch.py'
     path.write_text(
-        DESCRIPTION.format(
+        LAUNCH_FILE_TEMPLATE.format(
             python=sys.executable,
             child='import signal, sys\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(0))\n'
             'print("started", sys.argv[1])\nsignal.pause()',
@@ -38,10 +38,10 @@ def launch_file(tmp_path):
     return path
 
 
-def ros2_launch(*words):
+def run_ros2_launch(*arguments):
     """Run `ros2 launch` to its end."""
     return subprocess.run(
-        ['ros2', 'launch', *map(str, words)],
+        ['ros2', 'launch', *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -51,28 +51,28 @@ def ros2_launch(*words):
 
 
 def test_arguments_are_shown(launch_file):
-    result = ros2_launch(launch_file, '--show-args')
+    result = run_ros2_launch(launch_file, '--show-args')
     assert result.returncode == 0, result.stderr
     for text in ("'colour':", 'which cube', 'red', 'blue', "(default: 'red')"):
         assert text in result.stdout
 
 
 def test_a_value_out_of_the_choices_is_refused(launch_file):
-    result = ros2_launch(launch_file, 'colour:=green')
+    result = run_ros2_launch(launch_file, 'colour:=green')
     assert result.returncode != 0
     assert 'green' in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize('word', ['colour=red', ':=red'])
 def test_a_malformed_argument_is_refused(launch_file, word):
-    result = ros2_launch(launch_file, word)
+    result = run_ros2_launch(launch_file, word)
     assert result.returncode != 0
     assert word in result.stdout + result.stderr
 
 
 def test_an_unknown_package_or_file_is_named():
-    assert ros2_launch('no_such_package', 'x.launch.py').returncode != 0
-    result = ros2_launch('wam_bringup', 'no_such.launch.py')
+    assert run_ros2_launch('no_such_package', 'x.launch.py').returncode != 0
+    result = run_ros2_launch('wam_bringup', 'no_such.launch.py')
     assert result.returncode != 0
     assert 'no_such.launch.py' in result.stdout + result.stderr
 

@@ -6,7 +6,7 @@ from pathlib import Path
 SETUP = Path(__file__).resolve().parents[2] / 'tools' / 'requirements'
 
 
-def pins(name):
+def read_pins(name):
     """Read `name==version` lines as a dictionary, and the lines that are none."""
     found, other = {}, []
     for line in (SETUP / name).read_text().splitlines():
@@ -20,7 +20,7 @@ def pins(name):
 
 def test_everything_is_pinned():
     for name in ('requirements.txt', 'constraints.txt', 'tools.txt'):
-        found, other = pins(name)
+        found, other = read_pins(name)
         assert found
         assert not other, f'{name}: want name==version'
 
@@ -31,8 +31,8 @@ def test_every_requirement_has_its_reason():
 
 
 def test_the_exact_versions_are_those_of_the_requirements():
-    exact, _ = pins('constraints.txt')
-    wanted, _ = pins('requirements.txt')
+    exact, _ = read_pins('constraints.txt')
+    wanted, _ = read_pins('requirements.txt')
     assert {name: exact.get(name) for name in wanted} == wanted, (
         'make tools/requirements/constraints.txt again; its head says how'
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from cli import clean, prefix, process, setup, stamps, system, venv
-from cli.failure import Failure
-from cli.paths import Layout
-from cli.progress import Progress
+from cli.failure import CommandError
+from cli.paths import CheckoutLayout
+from cli.progress import StepProgress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,29 +27,29 @@ def layout(tmp_path, monkeypatch):
     shutil.copy(ROOT / 'wam', tmp_path / 'wam')
     for name in ('ROS_DISTRO', 'AMENT_PREFIX_PATH'):
         monkeypatch.delenv(name, raising=False)
-    return Layout(tmp_path)
+    return CheckoutLayout(tmp_path)
 
 
-def small_wheel(layout):
+def write_small_wheel(layout):
     """Put a wheel with a few files of each kind where the download would lie."""
     layout.downloads.mkdir(parents=True)
     index = 'share/ament_index/resource_index/rosidl_typesupport_cpp/x'
     with zipfile.ZipFile(layout.downloads / prefix.WHEEL, 'w') as wheel:
         for name in ('lib/librcl.so', 'share/rclpy/package.xml', 'rclpy/rclpy/__init__.py', index):
-            wheel.writestr(prefix.INSIDE + name, name)
+            wheel.writestr(prefix.WHEEL_ROS_FOLDER + name, name)
         wheel.writestr('isaacsim/LICENSE.txt', 'licence')
         wheel.writestr('isaacsim/exts/isaacsim.ros2.core/humble/lib/librcl.so', 'other')
 
 
-def fake_debs(layout, names, target):
+def write_fake_debs(layout, names, target):
     """Stand for unpacked Debian packages."""
-    for name in prefix.HEADERS:
+    for name in prefix.C_HEADER_FOLDERS:
         folder = target / 'usr/include' / name / name
         folder.mkdir(parents=True)
         (folder / 'visibility_control.h').write_text('')
 
 
-def fake_python(layout):
+def write_fake_python(layout):
     """Put an interpreter that accepts everything where the environment's would be."""
     layout.python.parent.mkdir(parents=True)
     layout.python.write_text('#!/bin/sh\nexit 0\n')
@@ -57,9 +57,9 @@ def fake_python(layout):
 
 
 def test_the_prefix_is_laid_out_as_cmake_expects(layout, monkeypatch):
-    small_wheel(layout)
-    monkeypatch.setattr(system, 'unpack_debs', fake_debs)
-    fake_python(layout)
+    write_small_wheel(layout)
+    monkeypatch.setattr(system, 'unpack_debs', write_fake_debs)
+    write_fake_python(layout)
     part = layout.prefix.with_suffix('.part')
     prefix.unpack(layout, part)
     prefix.finish(layout, part)
@@ -81,23 +81,23 @@ def test_the_prefix_is_laid_out_as_cmake_expects(layout, monkeypatch):
 
 
 def test_an_interrupted_assembly_starts_again_and_ends_whole(layout, monkeypatch):
-    small_wheel(layout)
-    fake_python(layout)
-    monkeypatch.setattr(system, 'unpack_debs', fake_debs)
+    write_small_wheel(layout)
+    write_fake_python(layout)
+    monkeypatch.setattr(system, 'unpack_debs', write_fake_debs)
 
     def interrupted(folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prefix, 'trim', interrupted)
+    monkeypatch.setattr(prefix, 'hide_cpp_typesupport', interrupted)
     part = layout.prefix.with_suffix('.part')
     with pytest.raises(KeyboardInterrupt):
         prefix.unpack(layout, part)
     assert part.is_dir()
     assert not prefix.is_ready(layout)
     monkeypatch.undo()
-    monkeypatch.setattr(system, 'unpack_debs', fake_debs)
+    monkeypatch.setattr(system, 'unpack_debs', write_fake_debs)
     (part / 'leftover').write_text('')
-    with Progress() as progress:
+    with StepProgress() as progress:
         prefix.assemble(layout, ['pip-must-not-run'], progress, lambda: None)
     assert prefix.is_ready(layout)
     assert not (layout.prefix / 'leftover').exists()
@@ -105,7 +105,7 @@ def test_an_interrupted_assembly_starts_again_and_ends_whole(layout, monkeypatch
 
 def test_a_changed_input_makes_the_prefix_stale(layout):
     layout.prefix.mkdir(parents=True)
-    stamps.write(layout.stamps / 'prefix', prefix.key(layout))
+    stamps.write(layout.stamps / 'prefix', prefix.hash_prefix_inputs(layout))
     assert prefix.is_ready(layout)
     (layout.root / 'tools/ros_prefix/generator').write_text('# changed')
     assert not prefix.is_ready(layout)
@@ -123,7 +123,7 @@ def test_a_half_downloaded_wheel_is_fetched_again(layout, monkeypatch):
         (part / prefix.WHEEL).write_text('wheel')
 
     monkeypatch.setattr(prefix, 'run', fake_run)
-    prefix.download_wheel(layout, ['pip'], Progress(), 'download')
+    prefix.download_wheel(layout, ['pip'], StepProgress(), 'download')
     assert (layout.downloads / prefix.WHEEL).read_text() == 'wheel'
     assert not part.exists()
 
@@ -131,16 +131,16 @@ def test_a_half_downloaded_wheel_is_fetched_again(layout, monkeypatch):
 def test_a_damaged_wheel_is_removed_with_one_line(layout):
     layout.downloads.mkdir(parents=True)
     (layout.downloads / prefix.WHEEL).write_text('not a zip file')
-    with pytest.raises(Failure, match='damaged.*run ./wam setup again'):
+    with pytest.raises(CommandError, match='damaged.*run ./wam setup again'):
         prefix.unpack(layout, layout.prefix)
     assert not (layout.downloads / prefix.WHEEL).exists()
 
 
 def test_the_second_setup_does_nothing(layout, monkeypatch):
-    fake_python(layout)
+    write_fake_python(layout)
     layout.prefix.mkdir(parents=True)
-    stamps.write(layout.stamps / 'prefix', prefix.key(layout))
-    stamps.write(layout.stamps / 'venv', venv.key(layout))
+    stamps.write(layout.stamps / 'prefix', prefix.hash_prefix_inputs(layout))
+    stamps.write(layout.stamps / 'venv', venv.hash_venv_inputs(layout))
     monkeypatch.setattr(system, 'missing_packages', list)
 
     def forbidden(*_):
@@ -148,13 +148,13 @@ def test_the_second_setup_does_nothing(layout, monkeypatch):
 
     monkeypatch.setattr(setup, '_set_up', forbidden)
     start = time.monotonic()
-    setup.ensure(layout)
+    setup.ensure_set_up(layout)
     assert time.monotonic() - start < 2.0
 
 
 def test_a_new_pin_makes_the_environment_stale(layout):
-    fake_python(layout)
-    stamps.write(layout.stamps / 'venv', venv.key(layout))
+    write_fake_python(layout)
+    stamps.write(layout.stamps / 'venv', venv.hash_venv_inputs(layout))
     assert venv.is_ready(layout)
     with (layout.root / 'tools/requirements/requirements.txt').open('a') as file:
         file.write('another==1.0\n')
@@ -163,19 +163,19 @@ def test_a_new_pin_makes_the_environment_stale(layout):
 
 @pytest.mark.parametrize('name', ['with space', 'with:colon'])
 def test_a_path_that_ros_cannot_handle_is_refused(tmp_path, name):
-    with pytest.raises(Failure, match=f'{name}.*move the checkout'):
-        setup.ensure(Layout(tmp_path / name))
+    with pytest.raises(CommandError, match=f'{name}.*move the checkout'):
+        setup.ensure_set_up(CheckoutLayout(tmp_path / name))
 
 
 def test_too_little_disk_is_said_before_anything_is_downloaded(layout, monkeypatch):
     usage = shutil.disk_usage(layout.root)._replace(free=2 * 10**9)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
-    with pytest.raises(Failure, match=r'2\.0 GB left and setup needs 9 GB'):
-        setup.ensure(layout)
+    with pytest.raises(CommandError, match=r'2\.0 GB left and setup needs 9 GB'):
+        setup.ensure_set_up(layout)
 
 
 def test_a_disk_that_fills_up_while_unpacking_stops_setup(layout, monkeypatch):
-    small_wheel(layout)
+    write_small_wheel(layout)
 
     def full(*_):
         raise OSError(28, 'No space left on device')
@@ -188,15 +188,15 @@ def test_a_disk_that_fills_up_while_unpacking_stops_setup(layout, monkeypatch):
 
 def test_failed_packages_end_the_waiting_prefix_too(layout, monkeypatch):
     def no_packages(*_):
-        raise Failure('installing the Python packages: no network')
+        raise CommandError('installing the Python packages: no network')
 
     def assemble(layout, pip, progress, wait_for_packages):
         wait_for_packages()
 
-    monkeypatch.setattr(setup, '_packages', no_packages)
+    monkeypatch.setattr(setup, '_install_packages', no_packages)
     monkeypatch.setattr(prefix, 'assemble', assemble)
-    with pytest.raises(Failure, match='no network'):
-        setup._side_by_side(layout, [], [], Progress())
+    with pytest.raises(CommandError, match='no network'):
+        setup._install_in_parallel(layout, [], [], StepProgress())
 
 
 def test_no_network_gives_one_line_and_exit_code_one(layout):
@@ -231,7 +231,7 @@ def test_no_network_gives_one_line_and_exit_code_one(layout):
 def test_missing_packages_without_root_are_named_in_one_apt_line(layout, monkeypatch):
     monkeypatch.setattr(os, 'geteuid', lambda: 1000)
     monkeypatch.setattr(shutil, 'which', lambda name: f'/usr/bin/{name}')
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(CommandError) as caught:
         system.install_packages(layout, ['cmake', 'libosmesa6'])
     assert str(caught.value) == (
         'system packages are missing: sudo apt-get install -y '
@@ -269,7 +269,8 @@ def test_clean_keeps_downloads_unless_asked(layout):
 
     def named(with_downloads):
         return {
-            str(path.relative_to(layout.root)) for path in clean.targets(layout, with_downloads)
+            str(path.relative_to(layout.root))
+            for path in clean.find_removable_paths(layout, with_downloads)
         }
 
     assert named(False) == {'.wam/stamps', '.venv', '.ros', 'install'}
@@ -282,8 +283,8 @@ def test_stop_all_ends_programs_of_other_threads(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(process.run, 'x', ['sleep', '60'], tmp_path / 'x.log')
         deadline = time.monotonic() + 10
-        while not process._running and time.monotonic() < deadline:
+        while not process._running_processes and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.stop_all()
-        with pytest.raises(Failure):
+        process.terminate_all()
+        with pytest.raises(CommandError):
             running.result(timeout=10)

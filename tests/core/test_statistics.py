@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wam_policy.core.statistics import Latencies, Rate
+from wam_policy.core.statistics import EventRate, LatencyStatistics
 
 MS = 1_000_000
 
 
 @given(st.lists(st.floats(0.0, 1e4), min_size=1, max_size=80), st.integers(1, 40))
 def test_percentiles_are_those_of_the_last_measurements(values, capacity):
-    window = Latencies(capacity)
+    window = LatencyStatistics(capacity)
     for value in values:
         window.add({'encode': value})
     kept = values[-capacity:]
@@ -20,7 +20,7 @@ def test_percentiles_are_those_of_the_last_measurements(values, capacity):
 
 
 def test_stages_may_come_and_go_and_keep_their_order():
-    window = Latencies(10)
+    window = LatencyStatistics(10)
     window.add({'total': 5.0})
     window.add({'total': 7.0, 'encode': 2.0})
     assert list(window.percentiles_ms(50)[0].items()) == [('total', 6.0), ('encode', 2.0)]
@@ -30,7 +30,7 @@ def test_stages_may_come_and_go_and_keep_their_order():
 
 @given(st.integers(1, 200))
 def test_steady_events_have_their_rate(period_ms):
-    rate = Rate(2000 * MS)
+    rate = EventRate(2000 * MS)
     now = 0
     for _ in range(500):
         now += period_ms * MS
@@ -40,7 +40,7 @@ def test_steady_events_have_their_rate(period_ms):
 
 
 def test_rate_is_sane_from_the_first_event_on():
-    rate = Rate(2000 * MS)
+    rate = EventRate(2000 * MS)
     assert rate.hz(0) == 0.0
     rate.tick(0)
     assert rate.hz(0) == 0.0
@@ -49,7 +49,7 @@ def test_rate_is_sane_from_the_first_event_on():
 
 
 def test_rate_starts_anew_when_the_clock_goes_back():
-    rate = Rate(2000 * MS)
+    rate = EventRate(2000 * MS)
     for i in range(20):
         rate.tick(10_000 * MS + i * 100 * MS)
     rate.tick(0)
@@ -57,7 +57,7 @@ def test_rate_starts_anew_when_the_clock_goes_back():
     assert rate.hz(500 * MS) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize('make', [lambda: Latencies(0), lambda: Rate(0)])
+@pytest.mark.parametrize('make', [lambda: LatencyStatistics(0), lambda: EventRate(0)])
 def test_empty_windows_are_refused(make):
     with pytest.raises(ValueError, match='want a'):
         make()

@@ -13,7 +13,7 @@ def chunk(targets, reference=(0.0, 0.0)):
         names=['a', 'b'],
         targets=targets,
         reference=np.array(reference),
-        contract='c',
+        embodiment_hash='c',
         timings_ms={},
     )
 

@@ -9,14 +9,14 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / 'docker/Dockerfile').read_text()
 COMPOSE = yaml.safe_load((ROOT / 'docker/compose.yaml').read_text())
-JOINED = DOCKERFILE.replace('\\\n', ' ')
+JOINED_DOCKERFILE = DOCKERFILE.replace('\\\n', ' ')
 
 
 def test_every_copied_path_exists() -> None:
     """A COPY of something that moved would only fail in a build."""
     sources = [
         source
-        for line in JOINED.splitlines()
+        for line in JOINED_DOCKERFILE.splitlines()
         if line.startswith('COPY ')
         for source in line.split()[1:-1]
     ]
@@ -26,7 +26,11 @@ def test_every_copied_path_exists() -> None:
 
 def test_every_wam_command_exists() -> None:
     """The image runs the same entry script as every other machine."""
-    used = set(re.findall(r'\./wam (\w+)', JOINED + (ROOT / 'docker/entrypoint.sh').read_text()))
+    used = set(
+        re.findall(
+            r'\./wam (\w+)', JOINED_DOCKERFILE + (ROOT / 'docker/entrypoint.sh').read_text()
+        )
+    )
     assert {'setup', 'build', 'test', 'shell'} <= used
     known = subprocess.run(
         [ROOT / 'wam', 'help'], capture_output=True, text=True, check=True
@@ -45,7 +49,7 @@ def test_stages_and_entrypoint() -> None:
 def test_ros_packages_are_those_the_manifests_ask_for() -> None:
     """Each ros-jazzy-* package installed is a dependency of one of our package.xml files."""
     manifests = ' '.join(p.read_text() for p in (ROOT / 'src').glob('*/package.xml'))
-    for name in re.findall(r'ros-jazzy-([\w-]+)', JOINED.split('FROM', 1)[1]):
+    for name in re.findall(r'ros-jazzy-([\w-]+)', JOINED_DOCKERFILE.split('FROM', 1)[1]):
         if name in ('ros-base', 'rmw-cyclonedds-cpp'):
             continue  # the base image and the middleware
         assert name.replace('-', '_') in manifests, f'{name}: no package.xml depends on it'

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from wam_learning.data.episode_arrays import PIXEL, PLACE, SUPERVISED
-from wam_learning.data.lerobot_writer import Dataset
-from wam_learning.data.time_sync import Row
+from wam_learning.data.lerobot_writer import LeRobotWriter
+from wam_learning.data.time_sync import Sample
 from wam_policy.core.robot import embodiment
 from wam_policy.core.types import Frame, JointState, Observation
 from wam_policy.model.checkpoint import checkpoint_folder, model_spec
-from wam_policy.model.checkpoint.checkpoint_folder import Policy
-from wam_policy.model.encoders.conv_vae import ConvConfig
+from wam_policy.model.checkpoint.checkpoint_folder import WorldActionModel
+from wam_policy.model.encoders.conv_vae import ConvVaeConfig
 from wam_policy.model.encoders.encoder_stack import EncoderConfig, Encoders
 from wam_policy.model.encoders.text_encoder import ByteTokenizer, TextConfig
 from wam_policy.model.network.video_action_dit import VideoActionDiT
@@ -21,10 +21,10 @@ from wam_policy.model.network.video_action_dit import VideoActionDiT
 SIZE = (64, 48)
 ROWS = 70
 TEXTS = ('touch the red lamp', 'touch the blue lamp')
-DISTURBED = range(30, 36)  # rows of every third episode
+PERTURBED_ROWS = range(30, 36)  # rows of every third episode
 
 
-def dataset(
+def write_dataset(
     folder: Path,
     episodes: int = 6,
     rows: int = ROWS,
@@ -32,24 +32,24 @@ def dataset(
     robot_name: str = 'agibot_g1',
 ) -> Path:
     """Write episodes; every second one changes its text at row 40."""
-    robot = embodiment.load(robot_name)
-    into = Dataset(folder, robot)
+    robot = embodiment.load_embodiment(robot_name)
+    into = LeRobotWriter(folder, robot)
     for number in range(episodes):
         right = number % 2
         for row in range(rows):
             told = {
-                SUPERVISED: not (number % 3 == 0 and row in DISTURBED),
+                SUPERVISED: not (number % 3 == 0 and row in PERTURBED_ROWS),
                 PIXEL: np.array([0.25 + 0.5 * right, 0.5], np.float32),
                 PLACE: np.array([0.7, -0.1 + 0.2 * right], np.float32),
             }
             text = TEXTS[(right + (right and row >= 40)) % 2]
-            into.add(_row(robot, row, right, text), told if labels else {})
-        into.end({'family': ('touch', 'recall')[right]})
-    return into.close({})
+            into.add_sample(_make_sample(robot, row, right, text), told if labels else {})
+        into.end_episode({'family': ('touch', 'recall')[right]})
+    return into.finalize({})
 
 
-def _row(robot, index: int, right: int, text: str) -> Row:
-    names, rest = robot.observed, robot.rest_of(robot.observed).copy()
+def _make_sample(robot, index: int, right: int, text: str) -> Sample:
+    names, rest = robot.observed, robot.home_positions(robot.observed).copy()
     rest[:3] += 0.004 * index * (1 if right else -1)
     targets = rest[: len(robot.commanded)].copy()
     targets[:3] += 0.05 * (1 if right else -1)
@@ -58,15 +58,15 @@ def _row(robot, index: int, right: int, text: str) -> Row:
         rgb = np.full((SIZE[1], SIZE[0], 3), 90, np.uint8)
         rgb[16:32, 8 + 32 * right : 24 + 32 * right, 0] = 160 + index
         pictures.append(Frame(camera.key, index, rgb))
-    return Row(
+    return Sample(
         index, Observation(index, tuple(pictures), JointState(index, names, rest)), targets, text
     )
 
 
-def tiny(seed: int = 0) -> Policy:
+def make_tiny_policy(seed: int = 0) -> WorldActionModel:
     """Make the smallest policy of our own kind, untrained and without statistics."""
     torch.manual_seed(seed)
-    whole = model_spec.released('mini')
+    whole = model_spec.make_preset_spec('mini')
     model = replace(
         whole.model,
         dim=32,
@@ -80,13 +80,13 @@ def tiny(seed: int = 0) -> Policy:
         text_len=32,
     )
     parts = EncoderConfig(
-        ConvConfig(4, (8, 8, 8), (0.0,) * 4, (1.0,) * 4),
-        TextConfig(ByteTokenizer.VOCABULARY, 16, 2, 8, 32, 1, 8),
+        ConvVaeConfig(4, (8, 8, 8), (0.0,) * 4, (1.0,) * 4),
+        TextConfig(ByteTokenizer.VOCAB_SIZE, 16, 2, 8, 32, 1, 8),
         None,
         'bytes',
     )
     made = replace(whole, model=model, encoders=parts)
-    return Policy(
+    return WorldActionModel(
         made,
         VideoActionDiT(model),
         Encoders(parts, model.latent_size, ByteTokenizer(32)),
@@ -95,6 +95,6 @@ def tiny(seed: int = 0) -> Policy:
     )
 
 
-def stored(folder: Path, seed: int = 0) -> Path:
-    checkpoint_folder.save(tiny(seed), folder)
+def save_tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
+    checkpoint_folder.save(make_tiny_policy(seed), folder)
     return folder

@@ -20,16 +20,16 @@ from wam_policy.model.checkpoint import model_spec, tensor_keymap
 from wam_policy.model.encoders import wan_vae
 from wam_policy.model.network.kv_cache import KVCache
 from wam_policy.model.network.model_config import ModelConfig
-from wam_policy.model.network.video_action_dit import FlowTime, VideoActionDiT
-from wam_policy.model.released_session import ReferenceSession
+from wam_policy.model.network.video_action_dit import FlowTimeEmbedding, VideoActionDiT
+from wam_policy.model.released_session import ReleasedSession
 from wam_policy.model.sampling.noise_schedule import (
-    decoupled,
-    training_sigmas,
-    training_weights,
-    unipc_schedule,
+    decouple_schedule,
+    make_training_sigmas,
+    make_training_weights,
+    make_unipc_schedule,
 )
-from wam_policy.model.sampling.sampler import Recipe, SimilarityGate, UniPC
-from wam_policy.model.streaming_session import Episode
+from wam_policy.model.sampling.sampler import SamplingConfig, SimilaritySkipper, UniPCSolver
+from wam_policy.model.streaming_session import InferenceContext
 
 PARITY = Path(
     os.environ.get('WAM_PARITY_DIR', Path(__file__).resolve().parents[3] / 'shared' / 'parity')
@@ -72,16 +72,16 @@ def config_of(c: dict) -> ModelConfig:
     }
     canvas = {'arrangement': None, 'tile': (rows // 2, columns // 2), 'crop': 1.0, 'size': None}
     content = {'action_head_cfg': {'config': head}, 'wam': {'canvas': canvas}}
-    return model_spec.parsed(content).model
+    return model_spec.parse_spec(content).model
 
 
 def model_of(config: dict, weights: dict[str, Tensor], dtype: torch.dtype) -> VideoActionDiT:
     """Fill a model through the map of released names, strictly."""
     model = VideoActionDiT(config_of(config)).requires_grad_(False)
-    parameters, entries = dict(model.named_parameters()), tensor_keymap.plain(model)
+    parameters, entries = dict(model.named_parameters()), tensor_keymap.map_identity(model)
     assert {entry.name for entry in entries} == set(weights)
     for entry in entries:
-        parts = tensor_keymap.parts(weights[entry.name], entry, parameters)
+        parts = tensor_keymap.split_tensor(weights[entry.name], entry, parameters)
         for name, part in zip(entry.targets, parts, strict=True):
             parameters[name].copy_(part)
     return model.to(dtype).eval()
@@ -112,32 +112,32 @@ def table(request: pytest.FixtureRequest) -> Iterator[None]:
 # ---- the transformer
 
 
-class Replay:
+class ReferenceReplay:
     """Call a DiT in the order of the reference's toy episode."""
 
     def __init__(self, model: VideoActionDiT, inputs: dict, want: dict, label: str) -> None:
         self.model, self.inputs, self.want, self.label = model, inputs, want, label
-        self.context = model.context(inputs['context'], inputs['clip_feature'])
+        self.context = model.embed_context(inputs['context'], inputs['clip_feature'])
         batch = inputs['real'].shape[0]
         self.cache = KVCache(model.config, batch, model.device, model.dtype)
 
-    def time(self, t: int) -> FlowTime:
-        return self.model.flow_time(torch.tensor([[float(t)]]))
+    def embed_flow_time(self, t: int) -> FlowTimeEmbedding:
+        return self.model.embed_flow_time(torch.tensor([[float(t)]]))
 
-    def remember(self, name: str, frames: int) -> None:
-        clean, start = self.time(0), self.cache.frames
+    def append_kv(self, name: str, frames: int) -> None:
+        clean, start = self.embed_flow_time(0), self.cache.frames
         at = slice(start, start + frames)
-        hidden = self.model.remember(
+        hidden = self.model.append_kv(
             self.inputs['real'][:, :, at],
             clean,
-            self.model.video_rotation(start, frames),
+            self.model.compute_video_rotation(start, frames),
             self.context,
             self.cache,
             self.inputs['ys'][:, :, at],
         )
         self.cache.commit(frames)
         if name in self.want:
-            video = self.model.video_velocity(hidden, clean.embedding)
+            video = self.model.decode_video_velocity(hidden, clean.embedding)
             check(f'{self.label}/{name}/video', video, self.want[name]['video'])
             kv = torch.stack(self.cache.snapshot(), dim=1).transpose(3, 4)
             check(f'{self.label}/{name}/kv', kv, self.want[name]['kv'])
@@ -146,14 +146,14 @@ class Replay:
         n, start = self.model.config.frames_per_block, self.cache.frames
         ys = self.inputs['ys']
         condition = ys[:, :, start : start + n] if start + n <= ys.shape[2] else ys[:, :, -n:]
-        action_time = self.time(action_t)
+        action_time = self.embed_flow_time(action_t)
         video, action = self.model.denoise(
             self.inputs['noise'][i],
             self.inputs['noise_action'][i],
             self.inputs['state'][i],
-            action_time if t == action_t else self.time(t),
+            action_time if t == action_t else self.embed_flow_time(t),
             action_time,
-            self.model.block_rotation(start),
+            self.model.compute_block_rotation(start),
             self.context,
             self.cache,
             condition,
@@ -175,18 +175,18 @@ def test_dit(name: str, precision: str) -> None:
     inputs = {k: cast(v) for k, v in data['inputs'].items() if 'timestep' not in k}
     want = data[f'outputs_{precision}']
     assert model.config.window_frames == want['cfg_derived']['local_attn_size']
-    replay = Replay(model, inputs, want, f'{name} {precision}')
+    replay = ReferenceReplay(model, inputs, want, f'{name} {precision}')
     block = model.config.frames_per_block
     with torch.inference_mode():
-        replay.remember('prefill', 1)
+        replay.append_kv('prefill', 1)
         replay.denoise('chunk1_t999', 0, 999, 999)
         replay.denoise('chunk1_t833_a500', 0, 833, 500)
-        replay.remember('update1', block)
+        replay.append_kv('update1', block)
         replay.denoise('chunk2_t755', 1, 755, 755)
-        replay.remember('update2', block)
+        replay.append_kv('update2', block)
         replay.denoise('chunk3_t66', 2, 66, 66)
-        replay.remember('update3', block)
-        replay.remember('update4', block)
+        replay.append_kv('update3', block)
+        replay.append_kv('update4', block)
         replay.denoise('trunc_t400', 3, 400, 400)
     prediction = model(
         inputs['real'],
@@ -207,32 +207,34 @@ def test_dit(name: str, precision: str) -> None:
 
 def test_schedules() -> None:
     data = case('schedules')['data']
-    walk = unipc_schedule(16, 5.0)
+    walk = make_unipc_schedule(16, 5.0)
     check('schedules/sigmas', torch.tensor(walk.sigmas), data['sigmas'])
     assert list(walk.timesteps) == data['timesteps'].tolist()
     flash = data['decoupled_0.8']
-    late = decoupled(walk, 0.8)
+    late = decouple_schedule(walk, 0.8)
     check('schedules/decoupled/sigmas', torch.tensor(late.sigmas), flash['sigmas'])
     assert list(late.timesteps) == flash['timesteps'].tolist()
-    sigmas = training_sigmas(5.0)
+    sigmas = make_training_sigmas(5.0)
     check('schedules/train/sigmas', sigmas, data['train']['sigmas'])
     check('schedules/train/timesteps', 1000 * sigmas, data['train']['timesteps'])
-    check('schedules/train/weights', training_weights(sigmas), data['train']['weights'])
+    check('schedules/train/weights', make_training_weights(sigmas), data['train']['weights'])
 
 
 @pytest.mark.parametrize('precision', ['torch.float32', 'torch.bfloat16'])
 def test_unipc_trajectory(precision: str) -> None:
     want = case('schedules')['data']['traj'][precision]
-    solver = UniPC(unipc_schedule(16, 5.0), want['x'][0])
+    solver = UniPCSolver(make_unipc_schedule(16, 5.0), want['x'][0])
     for i, velocity in enumerate(want['v']):
-        solver.advance(velocity)
+        solver.step(velocity)
         check(f'schedules/{precision}/x[{i + 1}]', solver.x, want['x'][i + 1])
 
 
 def test_skip_decisions() -> None:
     for script in case('skip_decisions')['data']:
-        similarities, gate = iter(script['sims']), SimilarityGate()
-        assert [gate.runs(lambda s=similarities: next(s)) for _ in script['run']] == script['run']
+        similarities, gate = iter(script['sims']), SimilaritySkipper()
+        assert [
+            gate.should_evaluate(lambda s=similarities: next(s)) for _ in script['run']
+        ] == script['run']
 
 
 # ---- the policy loop
@@ -265,7 +267,7 @@ class ToyEncoders:
         return torch.einsum('bcfhw,dc->bdfhw', latents, self.toys['M_VAE'])
 
 
-class RecordedModel:
+class RecordingModel:
     """Pass on to a model; note each pass and bend the denoised video as `loop_dynamic` wants."""
 
     def __init__(self, model: VideoActionDiT, bend: tuple[Tensor, float] | None) -> None:
@@ -276,25 +278,33 @@ class RecordedModel:
     def __getattr__(self, name: str) -> object:
         return getattr(self._model, name)
 
-    def flow_time(self, t: Tensor) -> FlowTime:
-        time = self._model.flow_time(t)
+    def embed_flow_time(self, t: Tensor) -> FlowTimeEmbedding:
+        time = self._model.embed_flow_time(t)
         self._t[id(time)] = int(t.item())
         return time
 
-    def remember(self, video: Tensor, clean: FlowTime, *rest: object) -> Tensor:
-        self._note(video, clean, rest[2], None)
-        return self._model.remember(video, clean, *rest)
+    def append_kv(self, video: Tensor, clean: FlowTimeEmbedding, *rest: object) -> Tensor:
+        self._record_pass(video, clean, rest[2], None)
+        return self._model.append_kv(video, clean, *rest)
 
     def denoise(
-        self, video: Tensor, action: Tensor, state: Tensor, t: FlowTime, ta: FlowTime, *rest
+        self,
+        video: Tensor,
+        action: Tensor,
+        state: Tensor,
+        t: FlowTimeEmbedding,
+        ta: FlowTimeEmbedding,
+        *rest,
     ) -> tuple[Tensor, Tensor]:
-        self._note(video, t, rest[2], ta)
+        self._record_pass(video, t, rest[2], ta)
         video, action = self._model.denoise(video, action, state, t, ta, *rest)
         if self._bend:
             video = self._bend[0] + self._bend[1] * video
         return video, action
 
-    def _note(self, video: Tensor, t: FlowTime, cache: KVCache, ta: FlowTime | None) -> None:
+    def _record_pass(
+        self, video: Tensor, t: FlowTimeEmbedding, cache: KVCache, ta: FlowTimeEmbedding | None
+    ) -> None:
         self.passes.append(
             {
                 'frames': video.shape[2],
@@ -312,11 +322,11 @@ def test_loop(name: str) -> None:
     data = case(name)
     c, toys = data['config'], data['toys']
     weights = load_file(PARITY / 'dit_i2v' / 'weights.safetensors')
-    model = RecordedModel(
+    model = RecordingModel(
         model_of(c, weights, torch.float32),
         (toys['D_C'], toys['D_S']) if c['dynamic'] else None,
     )
-    recipe = Recipe(
+    recipe = SamplingConfig(
         steps=c['steps'],
         shift=c['shift'],
         guidance=c['cfg_scale'],
@@ -330,16 +340,16 @@ def test_loop(name: str) -> None:
         texts[str(i)] = inputs['text'], inputs['text_attention_mask']
         texts['negative'] = inputs['text_negative'], inputs['text_attention_mask_negative']
     encoders = ToyEncoders(toys, texts)
-    episode = Episode(
+    episode = InferenceContext(
         model,
         encoders,
         lambda frames: (frames.float() / 127.5 - 1).bfloat16().float().permute(0, 4, 1, 2, 3),
         recipe,
         now=lambda: 0.0,
         guided_video=True,
-        draw=lambda seed: (data['noise']['video'], data['noise']['action']),
+        noise_fn=lambda seed: (data['noise']['video'], data['noise']['action']),
     )
-    session = ReferenceSession(episode, negative='negative')
+    session = ReleasedSession(episode, negative='negative')
     for i, call in enumerate(data['calls']):
         model.passes, encoders.clips, encoders.images = [], [], 0
         inputs, label = call['inputs'], f'{name}/{call["name"]}'

@@ -6,14 +6,14 @@ import torch
 
 from wam_policy.core.robot import embodiment, transforms
 from wam_policy.model.checkpoint import checkpoint_folder
-from wam_policy.model.network.cfg import Role
-from wam_policy.model.robot_policy import Choice, Policy
+from wam_policy.model.network.cfg import CfgRole
+from wam_policy.model.robot_policy import InferenceOptions, Policy
 
 ROBOTS = ('agibot_g1', 'yam')
 
 
 @pytest.fixture(scope='module')
-def loaded() -> checkpoint_folder.Policy:
+def loaded() -> checkpoint_folder.WorldActionModel:
     torch.set_num_threads(1)
     return checkpoint_folder.load('preset:tiny', torch.device('cpu'), torch.float32)
 
@@ -26,8 +26,10 @@ def views(robot: embodiment.Embodiment, count: int, seed: int = 0) -> dict[str, 
     }
 
 
-def begun(loaded: checkpoint_folder.Policy, name: str, **choice) -> Policy:
-    policy = Policy(loaded, embodiment.load(name), Choice(**{'steps': 2, **choice}))
+def start_policy(loaded: checkpoint_folder.WorldActionModel, name: str, **choice) -> Policy:
+    policy = Policy(
+        loaded, embodiment.load_embodiment(name), InferenceOptions(**{'steps': 2, **choice})
+    )
     policy.reset('wave')
     policy.commit(views(policy.robot, 1))
     return policy
@@ -35,9 +37,9 @@ def begun(loaded: checkpoint_folder.Policy, name: str, **choice) -> Policy:
 
 @pytest.mark.parametrize('name', ROBOTS)
 def test_a_query_answers_in_the_robots_own_joints(loaded, name):
-    policy = begun(loaded, name)
+    policy = start_policy(loaded, name)
     robot = policy.robot
-    posture = robot.rest_of(robot.observed) + 0.02
+    posture = robot.home_positions(robot.observed) + 0.02
     found = policy.query(posture, 1)
     assert found.targets.shape == (policy.geometry.horizon, len(robot.commanded))
     assert found.targets.dtype == np.float64 and np.isfinite(found.targets).all()
@@ -47,31 +49,38 @@ def test_a_query_answers_in_the_robots_own_joints(loaded, name):
 
 @pytest.mark.parametrize('name', ROBOTS)
 def test_targets_are_the_models_offsets_on_the_posture_of_that_query(loaded, name):
-    policy = begun(loaded, name)
+    policy = start_policy(loaded, name)
     robot = policy.robot
-    posture = robot.rest_of(robot.observed)
+    posture = robot.home_positions(robot.observed)
     found = policy.query(posture, 1)
-    actions = policy._last.actions.numpy()
-    by_key = policy._normaliser.targets(actions, transforms.state_values(robot, posture))
+    actions = policy._last_result.actions.numpy()
+    by_key = policy._normalizer.denormalize_actions(
+        actions, transforms.to_model_state(robot, posture)
+    )
     column = 0
-    for key, field in zip(robot.action_keys, policy._normaliser.action_fields, strict=True):
+    for key, field in zip(robot.action_keys, policy._normalizer.action_keys, strict=True):
         if not key.masked and key.relative:
-            statistics = policy._normaliser.tag.action[key.key]
+            statistics = policy._normalizer.metadata.action[key.key]
             span = statistics.q99 - statistics.q01
             offset = (actions[:, column : column + key.size] + 1) / 2 * span + statistics.q01
-            state = transforms.state_values(robot, posture)[key.key]
+            state = transforms.to_model_state(robot, posture)[key.key]
             np.testing.assert_allclose(by_key[key.key], state + offset, atol=1e-5)
         column += field.width
-    np.testing.assert_array_equal(found.targets, transforms.targets(robot, by_key))
+    np.testing.assert_array_equal(found.targets, transforms.from_model_actions(robot, by_key))
 
 
 def test_the_same_question_has_the_same_answer_and_stages_do_not_overlap(loaded):
     ticks = iter(range(10**6))
-    policy = Policy(loaded, embodiment.load('yam'), Choice(steps=2), now=lambda: next(ticks) / 1e3)
+    policy = Policy(
+        loaded,
+        embodiment.load_embodiment('yam'),
+        InferenceOptions(steps=2),
+        now=lambda: next(ticks) / 1e3,
+    )
     policy.reset('wave')
     committed = policy.commit(views(policy.robot, 1))
     assert set(committed) == {'preprocess', 'encode', 'clean'}
-    posture = policy.robot.rest_of(policy.robot.observed)
+    posture = policy.robot.home_positions(policy.robot.observed)
     first, again = (policy.query(posture, 4, views(policy.robot, 1, 9)) for _ in range(2))
     np.testing.assert_array_equal(first.targets, again.targets)
     assert set(first.timings_ms) == {
@@ -97,56 +106,62 @@ def test_the_time_of_swaps_is_not_counted_twice(loaded):
 
     policy = Policy(
         loaded,
-        embodiment.load('yam'),
-        Choice(steps=3),
-        role=Role.COND,
+        embodiment.load_embodiment('yam'),
+        InferenceOptions(steps=3),
+        role=CfgRole.COND,
         exchange=exchange,
         now=lambda: next(ticks) / 1e3,
     )
     policy.reset('wave')
     policy.commit(views(policy.robot, 1))
-    spent = policy.query(policy.robot.rest_of(policy.robot.observed), 0).timings_ms
+    spent = policy.query(policy.robot.home_positions(policy.robot.observed), 0).timings_ms
     assert spent['exchange'] == pytest.approx(2 * 11)  # the last call needs no guidance
     assert 0 < spent['denoise'] < 22
 
 
 def test_the_released_rhythm_takes_frames_with_every_query(loaded):
-    policy = begun(loaded, 'agibot_g1', mode='reference')
-    posture = policy.robot.rest_of(policy.robot.observed)
+    policy = start_policy(loaded, 'agibot_g1', mode='reference')
+    posture = policy.robot.home_positions(policy.robot.observed)
     assert policy.query(posture, 1).targets.shape == (24, 16)
-    assert policy.waits_for_frames
+    assert policy.needs_commit
     with pytest.raises(RuntimeError, match='commit first'):
         policy.query(posture, 1, views(policy.robot, 1))
     policy.commit(views(policy.robot, policy.geometry.frames_per_block, 3))
-    assert not policy.waits_for_frames
+    assert not policy.needs_commit
     assert np.isfinite(policy.query(posture, 1).targets).all()
 
 
 def test_what_does_not_fit_is_said_before_anything_moves(loaded):
-    robot = embodiment.load('yam')
+    robot = embodiment.load_embodiment('yam')
     with pytest.raises(ValueError, match='recipe'):
-        Choice('fast')
+        InferenceOptions('fast')
     with pytest.raises(ValueError, match='mode'):
-        Choice(mode='offline')
+        InferenceOptions(mode='offline')
     with pytest.raises(ValueError, match='unconditional'):
-        Policy(loaded, robot, Choice('one_step'), role=Role.UNCOND, exchange=lambda v, a: (v, a))
-    policy = begun(loaded, 'yam')
+        Policy(
+            loaded,
+            robot,
+            InferenceOptions('one_step'),
+            role=CfgRole.UNCOND,
+            exchange=lambda v, a: (v, a),
+        )
+    policy = start_policy(loaded, 'yam')
     for broken in (np.zeros(3), np.full(len(robot.observed), np.nan)):
         with pytest.raises(ValueError, match='finite values'):
             policy.query(broken, 1)
     policy.reset('wave')
     with pytest.raises(RuntimeError, match='observe'):
-        policy.query(robot.rest_of(robot.observed), 1)
+        policy.query(robot.home_positions(robot.observed), 1)
     with pytest.raises(RuntimeError, match='query first'):
-        policy.video()
+        policy.decode_prediction()
 
 
 def test_policies_side_by_side_share_a_network_and_no_memory(loaded):
-    one = begun(loaded, 'yam')
-    posture = one.robot.rest_of(one.robot.observed)
+    one = start_policy(loaded, 'yam')
+    posture = one.robot.home_positions(one.robot.observed)
     wanted = one.query(posture, 3).targets
-    other = one.beside()
-    assert other.loaded is loaded and other._engine is one._engine
+    other = one.with_shared_weights()
+    assert other.model is loaded and other._engine is one._engine
     other.reset('fold it')
     other.commit(views(one.robot, 1, 5))
     assert np.abs(other.query(posture, 3).targets - wanted).max() > 1e-6
@@ -154,8 +169,8 @@ def test_policies_side_by_side_share_a_network_and_no_memory(loaded):
 
 
 def test_a_reset_chooses_the_rhythm_and_forgets_the_other(loaded):
-    policy = Policy(loaded, embodiment.load('yam'), Choice(steps=2))
-    posture = policy.robot.rest_of(policy.robot.observed)
+    policy = Policy(loaded, embodiment.load_embodiment('yam'), InferenceOptions(steps=2))
+    posture = policy.robot.home_positions(policy.robot.observed)
 
     def lived(mode: str | None) -> list[np.ndarray]:
         policy.reset('wave', mode)
@@ -165,10 +180,10 @@ def test_a_reset_chooses_the_rhythm_and_forgets_the_other(loaded):
         return [*found, policy.query(posture, 3).targets]
 
     clocked = lived(None)
-    assert policy.clocked and not policy.waits_for_frames
+    assert policy.streaming and not policy.needs_commit
     released = lived('reference')
-    assert not policy.clocked and policy.waits_for_frames
-    alone = begun(loaded, 'yam', mode='reference')
+    assert not policy.streaming and policy.needs_commit
+    alone = start_policy(loaded, 'yam', mode='reference')
     np.testing.assert_array_equal(alone.query(posture, 3).targets, released[0])
     assert np.abs(released[1] - clocked[1]).max() > 1e-6
     np.testing.assert_array_equal(lived(None), clocked)

@@ -10,15 +10,17 @@ from wam_policy.core.robot import embodiment, transforms
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model.checkpoint import model_spec, random_checkpoint
 from wam_policy.model.encoders import encoder_stack, view_layout
-from wam_policy.model.normalizer import Normaliser
+from wam_policy.model.normalizer import Normalizer
 
-ROBOTS = [embodiment.load(name) for name in embodiment.names()]
-TAGS = {tag.name: tag for tag in random_checkpoint.tags(ROBOTS)}
+ROBOTS = [embodiment.load_embodiment(name) for name in embodiment.list_robots()]
+TAGS = {tag.name: tag for tag in random_checkpoint.make_metadata(ROBOTS)}
 each_robot = pytest.mark.parametrize('robot', ROBOTS, ids=lambda robot: robot.name)
 
 
-def normaliser(robot: Embodiment) -> Normaliser:
-    return Normaliser.of(TAGS[robot.model_tag], robot, 'q99', state_width=64, action_width=32)
+def normaliser(robot: Embodiment) -> Normalizer:
+    return Normalizer.from_metadata(
+        TAGS[robot.model_tag], robot, 'q99', state_width=64, action_width=32
+    )
 
 
 def posture(robot: Embodiment, seed: int) -> np.ndarray:
@@ -31,16 +33,16 @@ def posture(robot: Embodiment, seed: int) -> np.ndarray:
 @given(st.integers(0, 2**31))
 def test_targets_near_the_posture_survive_the_way_to_the_model_and_back(robot, seed) -> None:
     parts, here = normaliser(robot), posture(robot, seed)
-    reference = transforms.state_values(robot, here)
+    reference = transforms.to_model_state(robot, here)
     columns = [robot.observed.index(name) for name in robot.commanded]
     nearby = np.random.default_rng(seed + 1).uniform(-1, 1, (24, len(columns)))
     wanted = np.clip(
-        here[columns] + 0.99 * random_checkpoint.UNIT_RAD * nearby,
+        here[columns] + 0.99 * random_checkpoint.OFFSET_STD_RAD * nearby,
         *(getattr(robot.limits(), bound) for bound in ('lower', 'upper')),
     )
-    actions = parts.actions(transforms.action_values(robot, wanted), reference)
+    actions = parts.normalize_targets(transforms.to_model_actions(robot, wanted), reference)
     assert np.abs(actions).max() <= 1 and (actions[:, ~parts.action_mask()] == 0).all()
-    back = transforms.targets(robot, parts.targets(actions, reference))
+    back = transforms.from_model_actions(robot, parts.denormalize_actions(actions, reference))
     assert np.allclose(back, wanted, atol=2e-6)
 
 
@@ -48,8 +50,8 @@ def test_targets_near_the_posture_survive_the_way_to_the_model_and_back(robot, s
 def test_no_relative_motion_holds_the_posture_of_the_query(robot) -> None:
     """A zero offset is the middle of the statistics here, whatever the gripper's sense."""
     parts, here = normaliser(robot), posture(robot, 5)
-    values = parts.targets(np.zeros((3, 32)), transforms.state_values(robot, here))
-    held = transforms.targets(robot, values)
+    values = parts.denormalize_actions(np.zeros((3, 32)), transforms.to_model_state(robot, here))
+    held = transforms.from_model_actions(robot, values)
     absolute = [name for key in robot.action_keys if not key.relative for name in key.joints]
     for column, name in enumerate(robot.commanded):
         if name not in absolute:
@@ -64,8 +66,10 @@ def test_the_state_vector_keeps_the_models_order_and_pads_with_zeros(robot) -> N
     for key in robot.state_keys:
         moved = np.zeros(len(robot.observed))
         moved[[robot.observed.index(name) for name in key.joints]] = 0.25
-        still = parts.state(transforms.state_values(robot, np.zeros(len(robot.observed))))
-        vector = parts.state(transforms.state_values(robot, moved))
+        still = parts.normalize_state(
+            transforms.to_model_state(robot, np.zeros(len(robot.observed)))
+        )
+        vector = parts.normalize_state(transforms.to_model_state(robot, moved))
         changed = np.flatnonzero(vector != still)
         assert changed.tolist() == list(range(start, start + key.size))
         start += key.size
@@ -75,20 +79,20 @@ def test_the_state_vector_keeps_the_models_order_and_pads_with_zeros(robot) -> N
 @each_robot
 @pytest.mark.parametrize('name', encoder_stack.PRESETS)
 def test_camera_pictures_become_the_models_input(robot, name) -> None:
-    made = model_spec.released(name)
-    plan = made.canvas.layout(robot.model_tag, tuple(camera.key for camera in robot.cameras))
+    made = model_spec.make_preset_spec(name)
+    plan = made.canvas.make_layout(robot.model_tag, tuple(camera.key for camera in robot.cameras))
     views = {
         camera.key: torch.full(
             (1, camera.size[1], camera.size[0], 3), 60 * (place + 1), dtype=torch.uint8
         )
         for place, camera in enumerate(robot.cameras)
     }
-    picture = view_layout.stitched(views, plan)
+    picture = view_layout.compose_views(views, plan)
     for tile in plan.tiles:  # each view lands where its tile says
         seen = picture[0, tile.top + tile.height // 2, tile.left + tile.width // 2].int()
         assert (seen - views[tile.view][0, 0, 0].int()).abs().max() <= 1
-    video = view_layout.model_input(picture[None], torch.bfloat16, made.canvas.size)
-    assert video.shape == (1, 3, 1, *made.canvas.pixels)
+    video = view_layout.to_model_input(picture[None], torch.bfloat16, made.canvas.size)
+    assert video.shape == (1, 3, 1, *made.canvas.image_size)
     rows, columns = made.model.latent_size
     stride = made.encoders.vae.stride
     assert (video.shape[-2] // stride, video.shape[-1] // stride) == (rows, columns)

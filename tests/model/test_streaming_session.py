@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from wam_policy.model.network.cfg import Role
-from wam_policy.model.network.model_config import ModelConfig, preset
+from wam_policy.model.network.cfg import CfgRole
+from wam_policy.model.network.model_config import ModelConfig, get_preset
 from wam_policy.model.network.video_action_dit import VideoActionDiT
-from wam_policy.model.released_session import ReferenceSession
-from wam_policy.model.sampling.sampler import MODES, Recipe
-from wam_policy.model.streaming_session import Episode, Session
+from wam_policy.model.released_session import ReleasedSession
+from wam_policy.model.sampling.sampler import SAMPLERS, SamplingConfig
+from wam_policy.model.streaming_session import InferenceContext, StreamingSession
 
 CONFIG = replace(
-    preset('tiny'),
+    get_preset('tiny'),
     dim=48,
     heads=2,
     layers=2,
@@ -33,7 +33,7 @@ CONFIG = replace(
 WITH_IMAGE = replace(
     CONFIG, frames_per_block=2, image_context=True, image_dim=6, condition_channels=5
 )
-RECIPE = Recipe(4, 5.0, 3.0, None, False, None)
+SAMPLING = SamplingConfig(4, 5.0, 3.0, None, False, None)
 STATE = torch.linspace(-1, 1, 5)
 
 
@@ -57,20 +57,20 @@ class FakeEncoders:
     def encode_image(self, frame: Tensor) -> Tensor:
         return frame.mean((2, 3))[..., None] * torch.arange(1.0, 7.0)
 
-    def begin(self, first: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_first_frame(self, first: Tensor) -> tuple[Tensor, Tensor]:
         return first.unflatten(4, (-1, 8)).unflatten(3, (-1, 8)).mean((4, 6)), first
 
-    def extend(self, context: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_next_frames(self, state: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         groups = [group.mean(2, keepdim=True) for group in frames.split(4, dim=2)]
-        latents = [self.begin(group)[0] for group in groups]
-        latents[0] = latents[0] + 0.1 * self.begin(context)[0]
+        latents = [self.encode_first_frame(group)[0] for group in groups]
+        latents[0] = latents[0] + 0.1 * self.encode_first_frame(state)[0]
         return torch.cat(latents, 2), frames[:, :, -1:]
 
     def encode_frames(self, video: Tensor) -> Tensor:
-        latent, context = self.begin(video[:, :, :1])
+        latent, context = self.encode_first_frame(video[:, :, :1])
         if video.shape[2] == 1:
             return latent
-        return torch.cat([latent, self.extend(context, video[:, :, 1:])[0]], 2)
+        return torch.cat([latent, self.encode_next_frames(context, video[:, :, 1:])[0]], 2)
 
 
 def frames(seed: int, count: int) -> Tensor:
@@ -87,21 +87,26 @@ def pixels(canvas: Tensor) -> Tensor:
     return (canvas.float() / 127.5 - 1).permute(0, 4, 1, 2, 3)
 
 
-def episode(config: ModelConfig = CONFIG, recipe: Recipe = RECIPE, **options) -> Episode:
+def make_inference_context(
+    config: ModelConfig = CONFIG, sampling: SamplingConfig = SAMPLING, **options
+) -> InferenceContext:
     options = {'now': lambda: 0.0, **options}
-    return Episode(model(config), FakeEncoders(), pixels, recipe, **options)
+    return InferenceContext(model(config), FakeEncoders(), pixels, sampling, **options)
 
 
-def session(
-    config: ModelConfig = CONFIG, recipe: Recipe = RECIPE, window: str = 'restart', **options
-) -> tuple[Session, Episode]:
-    ep = episode(config, recipe, **options)
-    live = Session(ep, negative='bad', window=window)
+def make_session(
+    config: ModelConfig = CONFIG,
+    sampling: SamplingConfig = SAMPLING,
+    window: str = 'restart',
+    **options,
+) -> tuple[StreamingSession, InferenceContext]:
+    ep = make_inference_context(config, sampling, **options)
+    live = StreamingSession(ep, negative='bad', window=window)
     live.reset('pick')
     return live, ep
 
 
-def contents(ep: Episode) -> list[Tensor]:
+def contents(ep: InferenceContext) -> list[Tensor]:
     return [part for b in ep.guidance.branches for part in b.cache.snapshot()]
 
 
@@ -114,9 +119,9 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 @pytest.mark.parametrize('config', [CONFIG, WITH_IMAGE], ids=['plain', 'image'])
 def test_after_a_commit_the_memory_is_that_of_the_real_frames_alone(config: ModelConfig) -> None:
     block = config.block_pixel_frames
-    asked, asked_episode = session(config)
-    silent, silent_episode = session(config)
-    imagined, imagined_episode = session(config)
+    asked, asked_episode = make_session(config)
+    silent, silent_episode = make_session(config)
+    imagined, imagined_episode = make_session(config)
     for live in (asked, silent, imagined):
         live.observe(frames(1, 1))
     for seed in range(3):
@@ -134,7 +139,7 @@ def test_after_a_commit_the_memory_is_that_of_the_real_frames_alone(config: Mode
 
 @pytest.mark.parametrize('newest', [None, 1, 3, 4])
 def test_a_query_leaves_the_memory_byte_identical(newest: int | None) -> None:
-    live, ep = session()
+    live, ep = make_session()
     live.observe(frames(0, 1))
     for seed in range(1, 4):  # up to a full window
         live.observe(frames(seed, 4))
@@ -144,7 +149,7 @@ def test_a_query_leaves_the_memory_byte_identical(newest: int | None) -> None:
 
 
 def test_newer_frames_are_seen_for_one_query() -> None:
-    live, _ = session()
+    live, _ = make_session()
     live.observe(frames(0, 1))
     plain = live.infer(STATE, 1).actions
     peeked = live.infer(STATE, 1, newest=frames(9, 2)).actions
@@ -153,7 +158,7 @@ def test_newer_frames_are_seen_for_one_query() -> None:
 
 
 def test_a_failed_query_leaves_the_memory_too() -> None:
-    live, ep = session()
+    live, ep = make_session()
     live.observe(frames(0, 1))
     before = contents(ep)
     with pytest.raises(RuntimeError):
@@ -163,7 +168,7 @@ def test_a_failed_query_leaves_the_memory_too() -> None:
 
 def test_queries_follow_seed_state_prompt_and_frames() -> None:
     def ask(prompt: str = 'pick', seed: int = 1, state: Tensor = STATE, shown: int = 0) -> Tensor:
-        live, _ = session()
+        live, _ = make_session()
         live.reset(prompt)
         live.observe(frames(shown, 1))
         return live.infer(state, seed).actions
@@ -175,7 +180,7 @@ def test_queries_follow_seed_state_prompt_and_frames() -> None:
 
 
 def test_a_reset_forgets_everything() -> None:
-    live, ep = session()
+    live, ep = make_session()
     live.observe(frames(0, 1))
     live.observe(frames(1, 4))
     live.reset('pick')
@@ -183,27 +188,27 @@ def test_a_reset_forgets_everything() -> None:
     with pytest.raises(RuntimeError, match='observe a frame first'):
         live.infer(STATE, 1)
     live.observe(frames(5, 1))
-    fresh, fresh_episode = session()
+    fresh, fresh_episode = make_session()
     fresh.observe(frames(5, 1))
     assert same(contents(ep), contents(fresh_episode))
 
 
 def test_a_full_window_restarts_from_its_newest_frame() -> None:
-    live, ep = session(WITH_IMAGE)
+    live, ep = make_session(WITH_IMAGE)
     held = []
     live.observe(frames(0, 1))
     for seed in range(1, 6):
         live.observe(frames(seed, 8))
         held.append(live.memory.frames)
     assert held == [3, 5, 7, 1, 3] and live.memory.rebuilds == 1 and live.memory.commits == 6
-    fresh, fresh_episode = session(WITH_IMAGE)
+    fresh, fresh_episode = make_session(WITH_IMAGE)
     fresh.observe(frames(4, 8)[-1:])
     fresh.observe(frames(5, 8))
     assert same(contents(ep), contents(fresh_episode))
 
 
 def test_a_sliding_window_keeps_its_length_and_its_positions() -> None:
-    live, ep = session(window='slide')
+    live, ep = make_session(window='slide')
     starts = []
     live.observe(frames(0, 1))
     for seed in range(1, 12):
@@ -214,7 +219,7 @@ def test_a_sliding_window_keeps_its_length_and_its_positions() -> None:
 
 
 def test_memory_is_never_reallocated() -> None:
-    live, ep = session(window='slide')
+    live, ep = make_session(window='slide')
     buffers = [b.cache.keys.data_ptr() for b in ep.guidance.branches]
     live.observe(frames(0, 1))
     for seed in range(8):
@@ -224,7 +229,7 @@ def test_memory_is_never_reallocated() -> None:
 
 
 def test_wrong_frames_are_refused_by_count_and_type() -> None:
-    live, _ = session()
+    live, _ = make_session()
     with pytest.raises(ValueError, match='takes 1 frames, got 4'):
         live.observe(frames(0, 4))
     live.observe(frames(0, 1))
@@ -239,13 +244,13 @@ def test_wrong_frames_are_refused_by_count_and_type() -> None:
 
 def test_a_window_of_one_block_cannot_slide() -> None:
     with pytest.raises(ValueError, match='use restart'):
-        session(replace(CONFIG, window_blocks=1), window='slide')
+        make_session(replace(CONFIG, window_blocks=1), window='slide')
     with pytest.raises(ValueError, match='restart, slide'):
-        session(window='grow')
+        make_session(window='grow')
 
 
 def test_one_step_never_touches_the_negative_prompt() -> None:
-    live, ep = session(recipe=MODES['one_step'])
+    live, ep = make_session(sampling=SAMPLERS['one_step'])
     live.observe(frames(0, 1))
     assert live.infer(STATE, 1).evaluations == 1
     assert ep.encoders.prompts == ['pick'] and len(ep.guidance.branches) == 1
@@ -254,65 +259,69 @@ def test_one_step_never_touches_the_negative_prompt() -> None:
 def test_dropping_guidance_from_the_last_step_changes_no_action() -> None:
     answers = []
     for guided_video in (True, False):
-        live, _ = session(guided_video=guided_video)
+        live, _ = make_session(guided_video=guided_video)
         live.observe(frames(0, 1))
         answers.append(live.infer(STATE, 1))
     assert torch.equal(answers[0].actions, answers[1].actions)
     assert not torch.equal(answers[0].video, answers[1].video)
 
 
-@pytest.mark.parametrize('role', [Role.COND, Role.UNCOND])
-def test_half_a_pair_is_refused(role: Role) -> None:
+@pytest.mark.parametrize('role', [CfgRole.COND, CfgRole.UNCOND])
+def test_half_a_pair_is_refused(role: CfgRole) -> None:
     with pytest.raises(ValueError, match='peer'):
-        session(role=role)
+        make_session(role=role)
 
 
 def test_an_idle_unconditional_worker_is_refused() -> None:
     with pytest.raises(ValueError, match='do not start it'):
-        session(recipe=MODES['one_step'], role=Role.UNCOND, exchange=lambda v, a: (v, a))
+        make_session(
+            sampling=SAMPLERS['one_step'], role=CfgRole.UNCOND, exchange=lambda v, a: (v, a)
+        )
 
 
 @pytest.mark.parametrize('guided_video', [True, False])
 def test_two_processes_act_as_one(guided_video: bool) -> None:
-    def life(live: Session) -> list[Tensor | None]:
+    def life(live: StreamingSession) -> list[Tensor | None]:
         live.observe(frames(0, 1))
         answers = [live.infer(STATE, 1).actions]
         live.observe(frames(1, 4))
         return [*answers, live.infer(STATE, 2, newest=frames(3, 2)).actions]
 
-    want = life(session(guided_video=guided_video)[0])
-    inboxes = {Role.COND: queue.Queue(), Role.UNCOND: queue.Queue()}
-    got: dict[Role, list[Tensor | None]] = {}
+    want = life(make_session(guided_video=guided_video)[0])
+    inboxes = {CfgRole.COND: queue.Queue(), CfgRole.UNCOND: queue.Queue()}
+    got: dict[CfgRole, list[Tensor | None]] = {}
 
-    def alone(role: Role, peer: Role) -> Session:
+    def alone(role: CfgRole, peer: CfgRole) -> StreamingSession:
         def exchange(video: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
             inboxes[peer].put((video.clone(), action.clone()))
             return inboxes[role].get(timeout=10)
 
-        return session(role=role, exchange=exchange, guided_video=guided_video)[0]
+        return make_session(role=role, exchange=exchange, guided_video=guided_video)[0]
 
-    def worker(role: Role, live: Session) -> None:
+    def worker(role: CfgRole, live: StreamingSession) -> None:
         got[role] = life(live)
 
     pair = [
-        (Role.COND, alone(Role.COND, Role.UNCOND)),
-        (Role.UNCOND, alone(Role.UNCOND, Role.COND)),
+        (CfgRole.COND, alone(CfgRole.COND, CfgRole.UNCOND)),
+        (CfgRole.UNCOND, alone(CfgRole.UNCOND, CfgRole.COND)),
     ]
     threads = [threading.Thread(target=worker, args=one) for one in pair]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=30)
-    assert same(got[Role.COND], want)
-    assert got[Role.UNCOND] == [None, None]
+    assert same(got[CfgRole.COND], want)
+    assert got[CfgRole.UNCOND] == [None, None]
 
 
 @pytest.mark.parametrize('config', [CONFIG, WITH_IMAGE], ids=['plain', 'image'])
 def test_bfloat16_says_about_the_same(config: ModelConfig) -> None:
     answers = []
     for dtype in (torch.float32, torch.bfloat16):
-        ep = Episode(model(config).to(dtype), FakeEncoders(), pixels, RECIPE, now=lambda: 0.0)
-        live = Session(ep, negative='bad')
+        ep = InferenceContext(
+            model(config).to(dtype), FakeEncoders(), pixels, SAMPLING, now=lambda: 0.0
+        )
+        live = StreamingSession(ep, negative='bad')
         live.reset('pick')
         live.observe(frames(0, 1))
         live.observe(frames(1, config.block_pixel_frames))
@@ -324,7 +333,7 @@ def test_bfloat16_says_about_the_same(config: ModelConfig) -> None:
 
 def test_time_is_taken_from_the_clock_that_is_handed_in() -> None:
     ticks = iter(range(1000))
-    live, _ = session(now=lambda: float(next(ticks)))
+    live, _ = make_session(now=lambda: float(next(ticks)))
     live.observe(frames(0, 1))
     assert live.timings_ms == {'preprocess': 1000.0, 'encode': 1000.0, 'clean': 1000.0}
     answer = live.infer(STATE, 1, newest=frames(0, 1))
@@ -332,17 +341,17 @@ def test_time_is_taken_from_the_clock_that_is_handed_in() -> None:
 
 
 def test_the_image_condition_grows_to_what_one_encoding_gives() -> None:
-    live, ep = session(WITH_IMAGE)
+    live, ep = make_session(WITH_IMAGE)
     first = frames(0, 1)
     live.observe(first)
-    assert ep.conditioned_frames == 3
+    assert ep.condition_frames == 3
     live.infer(STATE, 1, newest=frames(9, 8))
-    assert ep.conditioned_frames == 5
+    assert ep.condition_frames == 5
     for seed in (1, 2, 3):
         live.observe(frames(seed, 8))
     clip = torch.cat([pixels(first[None]), torch.zeros(1, 3, 32, 16, 32)], 2)
     whole = ep.encoders.encode_frames(clip)
-    grown = ep.condition(0, 9)
+    grown = ep.slice_condition(0, 9)
     torch.testing.assert_close(grown[:, 2:], whole)
     assert grown[:, :2, 0].eq(1).all() and grown[:, :2, 1:].eq(0).all()
 
@@ -351,7 +360,7 @@ def test_the_image_condition_grows_to_what_one_encoding_gives() -> None:
 
 
 def test_the_released_loop_starts_over_as_released() -> None:
-    live = ReferenceSession(episode(WITH_IMAGE), negative='bad')
+    live = ReleasedSession(make_inference_context(WITH_IMAGE), negative='bad')
     calls = [
         (1, 'pick'),
         (4, 'pick'),
@@ -377,10 +386,12 @@ def test_the_released_loop_starts_over_as_released() -> None:
 
 def test_both_rhythms_agree_where_they_do_the_same() -> None:
     """First call: one frame, no block before it; with the reference's noise and guidance."""
-    live, _ = session(WITH_IMAGE, guided_video=True)
+    live, _ = make_session(WITH_IMAGE, guided_video=True)
     live.observe(frames(0, 1))
     ours = live.infer(STATE, 1140)
-    released = ReferenceSession(episode(WITH_IMAGE, guided_video=True), negative='bad')
+    released = ReleasedSession(
+        make_inference_context(WITH_IMAGE, guided_video=True), negative='bad'
+    )
     theirs = released.step(frames(0, 1), 'pick', STATE)
     torch.testing.assert_close(ours.actions, theirs.actions)
     torch.testing.assert_close(ours.video, theirs.video[:, :, 1:])
@@ -388,7 +399,7 @@ def test_both_rhythms_agree_where_they_do_the_same() -> None:
 
 @pytest.mark.parametrize('count', [2, 3, 13])
 def test_frame_counts_the_released_loop_cannot_use_are_refused(count: int) -> None:
-    live = ReferenceSession(episode(WITH_IMAGE), negative='bad')
+    live = ReleasedSession(make_inference_context(WITH_IMAGE), negative='bad')
     live.step(frames(0, 1), 'pick', STATE)
     with pytest.raises(ValueError, match='frames in a call'):
         live.step(frames(1, count), 'pick', STATE)
@@ -397,8 +408,10 @@ def test_frame_counts_the_released_loop_cannot_use_are_refused(count: int) -> No
 @pytest.mark.parametrize('count, conditions_on', [(4, 3), (9, 8), (8, 0), (5, 0)])
 def test_a_released_restart_conditions_on_one_frame(count: int, conditions_on: int) -> None:
     clip = frames(1, count)
-    whole = ReferenceSession(episode(WITH_IMAGE), negative='bad').step(clip, 'pick', STATE)
-    alone = ReferenceSession(episode(WITH_IMAGE), negative='bad').step(
+    whole = ReleasedSession(make_inference_context(WITH_IMAGE), negative='bad').step(
+        clip, 'pick', STATE
+    )
+    alone = ReleasedSession(make_inference_context(WITH_IMAGE), negative='bad').step(
         clip[conditions_on : conditions_on + 1], 'pick', STATE
     )
     assert torch.equal(whole.actions, alone.actions)
@@ -406,7 +419,7 @@ def test_a_released_restart_conditions_on_one_frame(count: int, conditions_on: i
 
 def test_a_released_block_short_of_frames_repeats_them() -> None:
     def ask(clip: Tensor) -> Tensor:
-        live = ReferenceSession(episode(WITH_IMAGE), negative='bad')
+        live = ReleasedSession(make_inference_context(WITH_IMAGE), negative='bad')
         live.step(frames(0, 1), 'pick', STATE)
         return live.step(clip, 'pick', STATE).actions
 

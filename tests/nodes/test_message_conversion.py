@@ -15,8 +15,8 @@ from control_msgs.msg import JointTrajectoryControllerState
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from wam_policy.core import types
-from wam_policy.core.motion.jtc_emulator import Points
-from wam_policy.core.motion.trajectory import Motion, held, integrated
+from wam_policy.core.motion.jtc_emulator import TrajectoryPoints
+from wam_policy.core.motion.trajectory import JointMotion, integrate_jerk, make_hold
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes import message_conversion
 
@@ -26,7 +26,7 @@ PIXELS = RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)
 STAMP = Time(sec=12, nanosec=345)
 
 
-def image(encoding='rgb8', pixels=PIXELS, padding=0, **changes):
+def make_image_msg(encoding='rgb8', pixels=PIXELS, padding=0, **changes):
     height, width, channels = pixels.shape
     rows = np.full((height, width * channels + padding), 99, np.uint8)
     rows[:, : width * channels] = pixels.reshape(height, -1)
@@ -45,8 +45,8 @@ def image(encoding='rgb8', pixels=PIXELS, padding=0, **changes):
 
 @given(st.integers(0, 2**31 * 10**9 - 1))
 def test_stamps_survive_the_round_trip(stamp_ns):
-    assert message_conversion.ns(message_conversion.time(stamp_ns)) == stamp_ns
-    assert message_conversion.ns(message_conversion.duration(stamp_ns)) == stamp_ns
+    assert message_conversion.to_ns(message_conversion.time_to_msg(stamp_ns)) == stamp_ns
+    assert message_conversion.to_ns(message_conversion.duration_to_msg(stamp_ns)) == stamp_ns
 
 
 @pytest.mark.parametrize('padding', [0, 7])
@@ -57,14 +57,14 @@ def test_stamps_survive_the_round_trip(stamp_ns):
 def test_every_colour_order_and_row_padding_gives_the_same_pixels(encoding, order, padding):
     alpha = np.full((6, 5, 1), 7, np.uint8)
     pixels = np.concatenate([PIXELS, alpha], axis=2)[..., order]
-    frame = message_conversion.frame(image(encoding, pixels, padding), 'top')
+    frame = message_conversion.frame_from_msg(make_image_msg(encoding, pixels, padding), 'top')
     assert np.array_equal(frame.rgb, PIXELS)
     assert (frame.camera, frame.stamp_ns) == ('top', 12_000_000_345)
 
 
 def test_unpadded_rgb_is_not_copied():
-    msg = image()
-    frame = message_conversion.frame(msg, 'top')
+    msg = make_image_msg()
+    frame = message_conversion.frame_from_msg(msg, 'top')
     msg.data[0] ^= 255
     assert frame.rgb[0, 0, 0] == PIXELS[0, 0, 0] ^ 255
 
@@ -72,21 +72,21 @@ def test_unpadded_rgb_is_not_copied():
 @pytest.mark.parametrize(
     ('msg', 'complaint'),
     [
-        (image('mono8'), "encoding 'mono8' is not one of rgb8, bgr8"),
-        (image('16UC1'), 'encoding'),
-        (image(''), 'encoding'),
-        (image(data=array('B', [1, 2, 3])), '3 bytes of data, want 6 rows of 15'),
-        (image(data=array('B')), '0 bytes of data'),
-        (image(step=14), 'does not fit a step of 14'),
-        (image(width=0), 'does not fit'),
-        (image(height=0), 'does not fit'),
-        (image(height=7), 'want 7 rows'),
-        (image(width=6), 'does not fit a step of 15'),
+        (make_image_msg('mono8'), "encoding 'mono8' is not one of rgb8, bgr8"),
+        (make_image_msg('16UC1'), 'encoding'),
+        (make_image_msg(''), 'encoding'),
+        (make_image_msg(data=array('B', [1, 2, 3])), '3 bytes of data, want 6 rows of 15'),
+        (make_image_msg(data=array('B')), '0 bytes of data'),
+        (make_image_msg(step=14), 'does not fit a step of 14'),
+        (make_image_msg(width=0), 'does not fit'),
+        (make_image_msg(height=0), 'does not fit'),
+        (make_image_msg(height=7), 'want 7 rows'),
+        (make_image_msg(width=6), 'does not fit a step of 15'),
     ],
 )
 def test_broken_images_are_refused(msg, complaint):
     with pytest.raises(ValueError, match=f'camera top: .*{complaint}'):
-        message_conversion.frame(msg, 'top')
+        message_conversion.frame_from_msg(msg, 'top')
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.jpg'])
@@ -96,7 +96,7 @@ def test_compressed_images(suffix):
     data = cv2.imencode(suffix, smooth[..., ::-1])[1].tobytes()
     msg = CompressedImage(format=f'rgb8; {suffix[1:]} compressed bgr8', data=array('B', data))
     msg.header.stamp = STAMP
-    frame = message_conversion.frame_of_compressed(msg, 'top')
+    frame = message_conversion.frame_from_compressed_msg(msg, 'top')
     assert frame.stamp_ns == 12_000_000_345
     assert np.abs(frame.rgb.astype(int) - smooth).max() <= (0 if suffix == '.png' else 12)
 
@@ -111,74 +111,83 @@ def test_compressed_images(suffix):
 )
 def test_broken_compressed_images_are_refused(form, data, complaint):
     with pytest.raises(ValueError, match=f'camera top: .*{complaint}'):
-        message_conversion.frame_of_compressed(
+        message_conversion.frame_from_compressed_msg(
             CompressedImage(format=form, data=array('B', data)), 'top'
         )
 
 
 def test_published_image_is_what_a_subscriber_reads():
-    msg = message_conversion.image(PIXELS[:, ::-1], 12_000_000_345, 'top_optical_frame')
+    msg = message_conversion.image_to_msg(PIXELS[:, ::-1], 12_000_000_345, 'top_optical_frame')
     assert (msg.encoding, msg.step, msg.header.frame_id) == ('rgb8', 15, 'top_optical_frame')
     assert isinstance(msg.data, array) and msg.data.typecode == 'B'
-    frame = message_conversion.frame(msg, 'top')
+    frame = message_conversion.frame_from_msg(msg, 'top')
     assert np.array_equal(frame.rgb, PIXELS[:, ::-1]) and frame.stamp_ns == 12_000_000_345
 
 
 # --- joints ---
 
 
-def joints(name=('b', 'x', 'a'), position=(2.0, 9.0, 1.0), velocity=()):
+def make_joint_state_msg(name=('b', 'x', 'a'), position=(2.0, 9.0, 1.0), velocity=()):
     msg = JointState(name=list(name), position=list(position), velocity=list(velocity))
     msg.header.stamp = STAMP
     return msg
 
 
 def test_joints_are_reordered_by_name_and_strangers_ignored():
-    state = message_conversion.joint_state(joints(velocity=(0.2, 0.9, 0.1)), ['a', 'b'])
+    state = message_conversion.joint_state_from_msg(
+        make_joint_state_msg(velocity=(0.2, 0.9, 0.1)), ['a', 'b']
+    )
     assert state.names == ('a', 'b') and state.stamp_ns == 12_000_000_345
     assert state.position.tolist() == [1.0, 2.0] and state.velocity.tolist() == [0.1, 0.2]
 
 
 @pytest.mark.parametrize('velocity', [(), (np.nan, 0.0, 0.0)])
 def test_velocity_that_is_not_measured_is_none(velocity):
-    assert message_conversion.joint_state(joints(velocity=velocity), ['a', 'b']).velocity is None
+    assert (
+        message_conversion.joint_state_from_msg(
+            make_joint_state_msg(velocity=velocity), ['a', 'b']
+        ).velocity
+        is None
+    )
 
 
 def test_a_stranger_may_be_nan():
-    state = message_conversion.joint_state(joints(position=(2.0, np.nan, 1.0)), ['a', 'b'])
+    state = message_conversion.joint_state_from_msg(
+        make_joint_state_msg(position=(2.0, np.nan, 1.0)), ['a', 'b']
+    )
     assert state.position.tolist() == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(
     ('msg', 'complaint'),
     [
-        (joints(name=('b', 'x', 'A')), 'a missing; got b, x, A'),
-        (joints(name=(), position=()), 'a, b missing; got no names'),
-        (joints(name=('b', 'a', 'a')), 'a named twice'),
-        (joints(position=(2.0, 1.0)), '2 positions for 3 names'),
-        (joints(velocity=(1.0,)), '1 velocity values for 3 names'),
-        (joints(position=(np.nan, 9.0, 1.0)), 'position of b is not finite'),
-        (joints(position=(2.0, 9.0, np.inf)), 'position of a is not finite'),
+        (make_joint_state_msg(name=('b', 'x', 'A')), 'a missing; got b, x, A'),
+        (make_joint_state_msg(name=(), position=()), 'a, b missing; got no names'),
+        (make_joint_state_msg(name=('b', 'a', 'a')), 'a named twice'),
+        (make_joint_state_msg(position=(2.0, 1.0)), '2 positions for 3 names'),
+        (make_joint_state_msg(velocity=(1.0,)), '1 velocity values for 3 names'),
+        (make_joint_state_msg(position=(np.nan, 9.0, 1.0)), 'position of b is not finite'),
+        (make_joint_state_msg(position=(2.0, 9.0, np.inf)), 'position of a is not finite'),
     ],
 )
 def test_broken_joint_states_are_refused_by_name(msg, complaint):
     with pytest.raises(ValueError, match=complaint):
-        message_conversion.joint_state(msg, ['a', 'b'])
+        message_conversion.joint_state_from_msg(msg, ['a', 'b'])
 
 
 def test_joint_state_message_and_back():
     state = types.JointState(77, ('a', 'b'), np.array([1.0, 2.0]), np.array([3.0, 4.0]))
-    back = message_conversion.joint_state(
-        message_conversion.joint_state_message(state), ['b', 'a']
+    back = message_conversion.joint_state_from_msg(
+        message_conversion.joint_state_to_msg(state), ['b', 'a']
     )
     assert back.stamp_ns == 77 and back.position.tolist() == [2.0, 1.0]
     assert back.velocity.tolist() == [4.0, 3.0]
 
 
-G1 = embodiment.load('agibot_g1')
+G1 = embodiment.load_embodiment('agibot_g1')
 
 
-def listed(count):
+def make_unnamed_joint_msg(count):
     return JointState(
         name=[f'joint{i}' for i in range(count)], position=[float(i) for i in range(count)]
     )
@@ -186,8 +195,8 @@ def listed(count):
 
 @pytest.mark.parametrize(('count', 'first'), [(14, 0), (20, 0), (41, 0), (42, 28), (60, 28)])
 def test_g1_arm_list_of_either_length(count, first):
-    values = message_conversion.listed_positions(
-        listed(count), G1.vendor['arm_joints'], G1.vendor['arm_state_layouts']
+    values = message_conversion.positions_from_unnamed_msg(
+        make_unnamed_joint_msg(count), G1.vendor['arm_joints'], G1.vendor['arm_state_layouts']
     )
     assert values.tolist() == [float(i) for i in range(first, first + 14)]
 
@@ -195,22 +204,24 @@ def test_g1_arm_list_of_either_length(count, first):
 def test_broken_vendor_lists_are_refused():
     names, layouts = G1.vendor['arm_joints'], G1.vendor['arm_state_layouts']
     with pytest.raises(ValueError, match='13 values, too few for 14'):
-        message_conversion.listed_positions(listed(13), names, layouts)
-    msg = listed(14)
+        message_conversion.positions_from_unnamed_msg(make_unnamed_joint_msg(13), names, layouts)
+    msg = make_unnamed_joint_msg(14)
     msg.position[3] = float('nan')
     with pytest.raises(ValueError, match='idx24_arm_l_joint4 not finite'):
-        message_conversion.listed_positions(msg, names, layouts)
+        message_conversion.positions_from_unnamed_msg(msg, names, layouts)
     with pytest.raises(ValueError, match='end before joint idx67'):
-        message_conversion.listed_positions(listed(14), names, [{'at_least': 14, 'first': 1}])
+        message_conversion.positions_from_unnamed_msg(
+            make_unnamed_joint_msg(14), names, [{'at_least': 14, 'first': 1}]
+        )
 
 
 def test_gripper_reading_in_another_unit_is_refused_not_scaled():
     gripper = G1.grippers[0]
-    assert message_conversion.gripper_opening(120.0, gripper) == 0.0
-    assert message_conversion.gripper_opening(77.5, gripper) == pytest.approx(0.5)
+    assert message_conversion.gripper_opening_from_raw(120.0, gripper) == 0.0
+    assert message_conversion.gripper_opening_from_raw(77.5, gripper) == pytest.approx(0.5)
     for raw in (-1.0, 200.0, float('nan')):
         with pytest.raises(ValueError, match='left_gripper: reading .* is outside'):
-            message_conversion.gripper_opening(raw, gripper)
+            message_conversion.gripper_opening_from_raw(raw, gripper)
 
 
 # --- chunks and trajectories ---
@@ -227,17 +238,17 @@ def test_chunk_message_and_back(horizon, count, stamp_ns):
         names=tuple(f'j{i}' for i in range(count)),
         targets=RNG.normal(size=(horizon, count)),
         reference=RNG.normal(size=count),
-        contract='abc',
+        embodiment_hash='abc',
         timings_ms={'encode': 1.5, 'total': 2.5},
     )
-    msg = message_conversion.chunk_message(sent, 'yam', stamp_ns + 1, trained=False)
-    back = message_conversion.chunk(msg)
+    msg = message_conversion.chunk_to_msg(sent, 'yam', stamp_ns + 1, trained=False)
+    back = message_conversion.chunk_from_msg(msg)
     for field in ('stamp_ns', 'session', 'sequence', 'step_dt_s', 'names', 'contract'):
         assert getattr(back, field) == getattr(sent, field)
     assert np.array_equal(back.targets, sent.targets)
     assert np.array_equal(back.reference, sent.reference)
     assert back.timings_ms == sent.timings_ms
-    assert message_conversion.ns(msg.ready) == stamp_ns + 1 and not msg.trained
+    assert message_conversion.to_ns(msg.ready) == stamp_ns + 1 and not msg.trained
     assert msg.header.frame_id == 'yam'
 
 
@@ -257,25 +268,33 @@ CHUNK = types.Chunk(1, 's', 1, 0.1, ('a', 'b'), np.zeros((3, 2)), np.zeros(2), '
     ],
 )
 def test_broken_chunks_are_refused(field, value, complaint):
-    msg = message_conversion.chunk_message(CHUNK, 'yam', 2, True)
+    msg = message_conversion.chunk_to_msg(CHUNK, 'yam', 2, True)
     setattr(msg, field, value)
     with pytest.raises(ValueError, match=f'chunk: .*{complaint}'):
-        message_conversion.chunk(msg)
+        message_conversion.chunk_from_msg(msg)
 
 
 def test_nan_targets_reach_the_executor_to_be_rejected_there():
     broken = replace(CHUNK, targets=np.full((3, 2), np.nan))
     assert np.isnan(
-        message_conversion.chunk(message_conversion.chunk_message(broken, 'yam', 2, True)).targets
+        message_conversion.chunk_from_msg(
+            message_conversion.chunk_to_msg(broken, 'yam', 2, True)
+        ).targets
     ).all()
 
 
 def test_each_controller_gets_its_joints_with_all_of_position_velocity_acceleration():
     jerk = np.array([[1.0, -2.0, 0.5], [-1.0, 2.0, -0.5], [-1.0, 2.0, -0.5], [1.0, -2.0, 0.5]])
-    planned = integrated(
-        ('a', 'b', 'c'), Motion.at_rest(np.array([0.1, 0.2, 0.3])), 5_000_000_007, 10_000_000, jerk
+    planned = integrate_jerk(
+        ('a', 'b', 'c'),
+        JointMotion.at_rest(np.array([0.1, 0.2, 0.3])),
+        5_000_000_007,
+        10_000_000,
+        jerk,
     )
-    points = Points.read(message_conversion.trajectory_message(planned, ['c', 'a']))
+    points = TrajectoryPoints.from_message(
+        message_conversion.trajectory_to_msg(planned, ['c', 'a'])
+    )
     assert points.stamp_ns == 5_000_000_007 and points.names == ('c', 'a')
     assert np.array_equal(points.time_ns, planned.time_ns)
     for field in ('position', 'velocity', 'acceleration'):
@@ -283,29 +302,31 @@ def test_each_controller_gets_its_joints_with_all_of_position_velocity_accelerat
 
 
 def test_a_hold_is_one_point_at_rest():
-    msg = message_conversion.trajectory_message(held(('a', 'b'), np.array([1.0, 2.0]), 9), ['b'])
+    msg = message_conversion.trajectory_to_msg(
+        make_hold(('a', 'b'), np.array([1.0, 2.0]), 9), ['b']
+    )
     assert [list(p.positions) for p in msg.points] == [[2.0]]
     assert [list(p.velocities) for p in msg.points] == [[0.0]]
 
 
-CONTROLLER = embodiment.load('yam').controllers[0]
-SAID = types.SetPoint(CONTROLLER.name, 12_345_678_901, *np.arange(18.0).reshape(3, 6))
+CONTROLLER = embodiment.load_embodiment('yam').controllers[0]
+SETPOINT = types.Setpoint(CONTROLLER.name, 12_345_678_901, *np.arange(18.0).reshape(3, 6))
 
 
 def test_set_point_message_and_back_in_any_order_of_joints():
-    msg = message_conversion.set_point_message(SAID, CONTROLLER)
+    msg = message_conversion.setpoint_to_msg(SETPOINT, CONTROLLER)
     order = [3, 1, 0, 2, 5, 4]
     msg.joint_names = [msg.joint_names[i] for i in order]
     for field in ('positions', 'velocities', 'accelerations'):
         setattr(msg.reference, field, [getattr(msg.reference, field)[i] for i in order])
-    back = message_conversion.set_point(msg, CONTROLLER)
-    assert (back.controller, back.stamp_ns) == (SAID.controller, SAID.stamp_ns)
+    back = message_conversion.setpoint_from_msg(msg, CONTROLLER)
+    assert (back.controller, back.stamp_ns) == (SETPOINT.controller, SETPOINT.stamp_ns)
     for field in ('position', 'velocity', 'acceleration'):
-        assert getattr(back, field).tolist() == getattr(SAID, field).tolist()
+        assert getattr(back, field).tolist() == getattr(SETPOINT, field).tolist()
 
 
-def other_state(**changes):
-    msg = message_conversion.set_point_message(SAID, CONTROLLER)
+def make_controller_state_msg(**changes):
+    msg = message_conversion.setpoint_to_msg(SETPOINT, CONTROLLER)
     for field, value in changes.items():
         setattr(msg if field == 'joint_names' else msg.reference, field, value)
     return msg
@@ -314,14 +335,26 @@ def other_state(**changes):
 @pytest.mark.parametrize(
     ('msg', 'complaint'),
     [
-        (other_state(joint_names=['wheel']), 'state of wheel; want each of left_joint1'),
-        (other_state(joint_names=[*CONTROLLER.joints[:-1], CONTROLLER.joints[0]]), 'want each of'),
-        (other_state(velocities=[]), '6/0/6 positions/velocities/accelerations, want 6 each'),
-        (other_state(positions=[0.0] * 7), '7/6/6'),
-        (other_state(accelerations=[float('nan')] * 6), 'acceleration of the set-point is not'),
+        (
+            make_controller_state_msg(joint_names=['wheel']),
+            'state of wheel; want each of left_joint1',
+        ),
+        (
+            make_controller_state_msg(joint_names=[*CONTROLLER.joints[:-1], CONTROLLER.joints[0]]),
+            'want each of',
+        ),
+        (
+            make_controller_state_msg(velocities=[]),
+            '6/0/6 positions/velocities/accelerations, want 6 each',
+        ),
+        (make_controller_state_msg(positions=[0.0] * 7), '7/6/6'),
+        (
+            make_controller_state_msg(accelerations=[float('nan')] * 6),
+            'acceleration of the set-point is not',
+        ),
         (JointTrajectoryControllerState(), 'state of no joints'),
     ],
 )
 def test_broken_controller_states_are_refused(msg, complaint):
     with pytest.raises(ValueError, match=complaint):
-        message_conversion.set_point(msg, CONTROLLER)
+        message_conversion.setpoint_from_msg(msg, CONTROLLER)

@@ -11,7 +11,7 @@ from rclpy.context import Context
 from rclpy.parameter import Parameter
 from rclpy.time import Time
 
-from wam_policy.nodes.node_clock import Now
+from wam_policy.nodes.node_clock import NodeClock
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 
@@ -21,7 +21,7 @@ def test_the_time_follows_use_sim_time():
     rclpy.init(context=context)
     node = rclpy.create_node('clocked', context=context)
     try:
-        now_ns = Now(node.get_clock())
+        now_ns = NodeClock(node.get_clock())
         assert abs(now_ns() - time.time_ns()) < 1e9
         for _ in range(2):
             node.set_parameters([Parameter('use_sim_time', value=True)])

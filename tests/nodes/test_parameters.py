@@ -8,22 +8,24 @@ rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wa
 from rclpy.parameter import Parameter
 
 from wam_policy.nodes import parameters
-from wam_policy.nodes.parameters import MotionParams, PolicyParams, StreamParams, setting
+from wam_policy.nodes.parameters import MotionParams, PolicyParams, StreamParams, parameter
 
 pytestmark = pytest.mark.ros
-KINDS = [PolicyParams, MotionParams, StreamParams]
+PARAMS_CLASSES = [PolicyParams, MotionParams, StreamParams]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Probe:
-    rate_hz: float = setting(100.0, 'control loop', unit='Hz', low=20.0, high=500.0, live=True)
-    count: int = setting(3, 'how many', low=1, high=9)
-    mode: str = setting('a', 'which', choices=('a', 'b'))
-    names: tuple[str, ...] = setting(('x', 'y'), 'a list')
-    scales: tuple[float, ...] = setting((0.5, 1.0), 'a list of numbers', low=0.0, high=1.0)
-    on: bool = setting(False, 'a switch')
-    devices: tuple[str, ...] = setting(('cpu',), 'where', pattern=r'cpu|cuda:\d+')
-    __post_init__ = parameters.checked
+class ProbeParams:
+    rate_hz: float = parameter(
+        100.0, 'control loop', unit='Hz', low=20.0, high=500.0, dynamic=True
+    )
+    count: int = parameter(3, 'how many', low=1, high=9)
+    mode: str = parameter('a', 'which', choices=('a', 'b'))
+    names: tuple[str, ...] = parameter(('x', 'y'), 'a list')
+    scales: tuple[float, ...] = parameter((0.5, 1.0), 'a list of numbers', low=0.0, high=1.0)
+    on: bool = parameter(False, 'a switch')
+    devices: tuple[str, ...] = parameter(('cpu',), 'where', pattern=r'cpu|cuda:\d+')
+    __post_init__ = parameters.validate_fields
 
 
 @pytest.fixture
@@ -44,8 +46,8 @@ def node(request):
 
 
 def test_defaults_come_back_frozen(node):
-    assert parameters.read(node, Probe) == Probe()
-    assert parameters.read(node, Probe).names == ('x', 'y')  # a second read declares nothing
+    assert parameters.read(node, ProbeParams) == ProbeParams()
+    assert parameters.read(node, ProbeParams).names == ('x', 'y')  # a second read declares nothing
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_defaults_come_back_frozen(node):
     indirect=True,
 )
 def test_overrides_are_read(node):
-    assert parameters.read(node, Probe) == Probe(
+    assert parameters.read(node, ProbeParams) == ProbeParams(
         50.0, 9, 'b', ('p',), (0.25,), True, ('cuda:0', 'cuda:1')
     )
 
@@ -86,12 +88,12 @@ def test_overrides_are_read(node):
 )
 def test_a_wrong_override_is_refused_at_start(node, words):
     with pytest.raises(ValueError) as caught:
-        parameters.read(node, Probe)
+        parameters.read(node, ProbeParams)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 def test_descriptors_say_unit_range_and_choices(node):
-    parameters.read(node, Probe)
+    parameters.read(node, ProbeParams)
     rate = node.describe_parameter('rate_hz')
     assert rate.description == 'control loop [Hz]'
     assert (rate.floating_point_range[0].from_value, rate.floating_point_range[0].to_value) == (
@@ -104,30 +106,30 @@ def test_descriptors_say_unit_range_and_choices(node):
     assert rate.additional_constraints == ''
 
 
-def set_one(node, name, value):
+def set_parameter(node, name, value):
     return node.set_parameters([Parameter(name, value=value)])[0]
 
 
 def test_changes_are_judged_and_handed_over(node):
     active, seen = [False], []
-    parameters.read(node, Probe)
-    parameters.guard(node, Probe, lambda: active[0], seen.append)
-    assert set_one(node, 'mode', 'b').successful
-    assert seen[-1] == Probe(mode='b')
-    refused = set_one(node, 'mode', 'c')
+    parameters.read(node, ProbeParams)
+    parameters.add_on_change_callback(node, ProbeParams, lambda: active[0], seen.append)
+    assert set_parameter(node, 'mode', 'b').successful
+    assert seen[-1] == ProbeParams(mode='b')
+    refused = set_parameter(node, 'mode', 'c')
     assert not refused.successful and "mode: want one of a, b, got 'c'" in refused.reason
-    refused = set_one(node, 'scales', [2.0])
+    refused = set_parameter(node, 'scales', [2.0])
     assert not refused.successful and 'scales' in refused.reason
     active[0] = True
-    refused = set_one(node, 'mode', 'a')
+    refused = set_parameter(node, 'mode', 'a')
     assert not refused.successful and 'cannot change while the node is active' in refused.reason
-    assert set_one(node, 'rate_hz', 30.0).successful
-    assert seen[-1] == Probe(rate_hz=30.0, mode='b')
-    assert not set_one(node, 'rate_hz', 3.0).successful
-    assert parameters.read(node, Probe) == seen[-1] and len(seen) == 2
+    assert set_parameter(node, 'rate_hz', 30.0).successful
+    assert seen[-1] == ProbeParams(rate_hz=30.0, mode='b')
+    assert not set_parameter(node, 'rate_hz', 3.0).successful
+    assert parameters.read(node, ProbeParams) == seen[-1] and len(seen) == 2
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', PARAMS_CLASSES)
 def test_every_parameter_of_every_node_is_described(node, kind):
     defaults = parameters.read(node, kind)
     for field in dataclasses.fields(kind):

@@ -16,31 +16,33 @@ from wam_policy.nodes import qos
 
 pytestmark = pytest.mark.ros
 PROFILES = {name: value for name, value in vars(qos).items() if isinstance(value, QoSProfile)}
-TOOL = QoSProfile(depth=1)  # what `ros2 topic pub` and `echo` offer: reliable
+ROS2CLI_PROFILE = QoSProfile(depth=1)  # what `ros2 topic pub` and `echo` offer: reliable
 
 
-def meets(publisher, subscriber):
+def is_compatible(publisher, subscriber):
     return qos_check_compatible(publisher, subscriber)[0] != QoSCompatibility.ERROR
 
 
 @pytest.mark.parametrize('name', PROFILES)
 def test_every_profile_meets_itself_and_is_short(name):
-    assert meets(PROFILES[name], PROFILES[name])
+    assert is_compatible(PROFILES[name], PROFILES[name])
     assert 1 <= PROFILES[name].depth <= 5
 
 
 def test_any_sensor_driver_meets_our_subscriptions():
-    for publisher in (TOOL, qos_profile_sensor_data):
-        assert meets(publisher, qos.IMAGE) and meets(publisher, qos.JOINTS)
+    for publisher in (ROS2CLI_PROFILE, qos_profile_sensor_data):
+        assert is_compatible(publisher, qos.IMAGE) and is_compatible(publisher, qos.JOINTS)
 
 
 def test_tools_reach_requests_but_not_as_latched():
-    assert meets(TOOL, qos.REQUEST)
-    assert not meets(TOOL, qos.LATCHED)  # why requests are not latched
+    assert is_compatible(ROS2CLI_PROFILE, qos.REQUEST)
+    assert not is_compatible(ROS2CLI_PROFILE, qos.LATCHED)  # why requests are not latched
 
 
 def test_controllers_take_our_trajectories():
-    assert meets(qos.TRAJECTORY, qos_profile_system_default) and meets(qos.TRAJECTORY, TOOL)
+    assert is_compatible(qos.TRAJECTORY, qos_profile_system_default) and is_compatible(
+        qos.TRAJECTORY, ROS2CLI_PROFILE
+    )
     assert qos.TRAJECTORY.reliability == ReliabilityPolicy.RELIABLE
 
 

@@ -11,7 +11,7 @@ pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
-PROGRAM = textwrap.dedent("""
+NODE_SCRIPT = textwrap.dedent("""
     import sys, threading
     from rclpy.node import Node
     from wam_policy.nodes.run_node import spun
@@ -36,10 +36,10 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
-def ended(place, ending_s, *numbers):
+def run_and_signal(place, shutdown_timeout_s, *numbers):
     """Start the node, signal it once it is up, and return its exit status and stderr."""
     process = subprocess.Popen(
-        [sys.executable, '-c', PROGRAM, place, str(ending_s)],
+        [sys.executable, '-c', NODE_SCRIPT, place, str(shutdown_timeout_s)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -56,12 +56,12 @@ def ended(place, ending_s, *numbers):
 
 @pytest.mark.parametrize('place', ['callback', 'close'])
 def test_a_stuck_node_leaves_by_force_and_says_where_it_was(place):
-    status, said = ended(place, 0.3, signal.SIGINT, signal.SIGTERM)
+    status, said = run_and_signal(place, 0.3, signal.SIGINT, signal.SIGTERM)
     assert status == 1
     assert 'in never_ends' in said
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_node_with_status_0(number):
-    status, said = ended('nowhere', 30.0, number)
+    status, said = run_and_signal('nowhere', 30.0, number)
     assert (status, said) == (0, '')

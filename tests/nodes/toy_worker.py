@@ -14,19 +14,22 @@ import numpy as np
 
 from wam_policy.core.robot import embodiment
 from wam_policy.workers import protocol
-from wam_policy.workers.protocol import Message
+from wam_policy.workers.protocol import WorkerMessage
 
 
-def option(name: str) -> str:
+def read_option(name: str) -> str:
     return sys.argv[sys.argv.index(name) + 1]
 
 
 def main() -> None:
-    end, robot = socket.socket(fileno=int(option('--fd'))), embodiment.load(option('--embodiment'))
+    end, robot = (
+        socket.socket(fileno=int(read_option('--fd'))),
+        embodiment.load_embodiment(read_option('--embodiment')),
+    )
     geometry = {'frames_per_block': 4, 'frame_period_s': 0.2, 'window_blocks': 4}
     protocol.send(
         end,
-        Message(
+        WorkerMessage(
             'ready',
             {'id': 0, 'geometry': geometry, 'trained': False, 'model': 'toy', 'pid': os.getpid()},
         ),
@@ -55,7 +58,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if 'refuse' in instruction and request.kind == 'query':
             kind, fields, arrays = 'error', {**fields, 'what': 'out of memory', 'fix': ''}, {}
-        protocol.send(end, Message(kind, fields, arrays))
+        protocol.send(end, WorkerMessage(kind, fields, arrays))
 
 
 if __name__ == '__main__':

@@ -15,10 +15,10 @@ from rosbags.rosbag2 import Reader
 
 from wam_policy.recording import bag_command as program
 from wam_policy.recording import bag_folder
-from wam_policy.recording.bag_repair import Busy, repair
-from wam_policy.recording.bag_writer import BagWriter, Topic
+from wam_policy.recording.bag_repair import BagInUse, repair
+from wam_policy.recording.bag_writer import BagTopic, BagWriter
 
-TEXT = Topic(
+TEXT_TOPIC = BagTopic(
     '/words',
     'std_msgs/msg/String',
     'string data\n',
@@ -39,22 +39,24 @@ TEXT = Topic(
         ]
     ),
 )
-OTHER = Topic('/more', 'std_msgs/msg/String', 'string data\n')
+OTHER_TOPIC = BagTopic('/more', 'std_msgs/msg/String', 'string data\n')
 
 
-def word(number):
+def make_message(number):
     text = f'{number:06d}'.encode() + b'\0'
     return b'\0\1\0\0' + len(text).to_bytes(4, 'little') + text
 
 
-def written(folder, count=100):
-    bag = BagWriter(folder, [TEXT, OTHER], {'episode': folder.name, 'instruction': 'wave'})
+def write_bag(folder, count=100):
+    bag = BagWriter(
+        folder, [TEXT_TOPIC, OTHER_TOPIC], {'episode': folder.name, 'instruction': 'wave'}
+    )
     for number in range(count):
-        bag.write(number % 2, number * 1000, word(number))
+        bag.write(number % 2, number * 1000, make_message(number))
     return bag
 
 
-def read(folder):
+def read_bag(folder):
     """Return (topic, time, data) of every message, by the rosbags package."""
     with Reader(folder) as reader:
         return [
@@ -62,21 +64,21 @@ def read(folder):
         ]
 
 
-def expected(numbers):
-    return [(('/words', '/more')[n % 2], n * 1000, word(n)) for n in numbers]
+def make_expected(numbers):
+    return [(('/words', '/more')[n % 2], n * 1000, make_message(n)) for n in numbers]
 
 
 def test_a_bag_is_a_rosbag2_folder_with_definitions_inside(tmp_path):
-    saved = written(tmp_path / 'one').close(
+    saved = write_bag(tmp_path / 'one').close(
         {'ended': 'stopped', 'success': 'yes', 'ros_distro': 'jazzy'}
     )
-    assert read(tmp_path / 'one') == expected(range(100))
+    assert read_bag(tmp_path / 'one') == make_expected(range(100))
     with Reader(tmp_path / 'one') as reader:
         assert reader.message_count == 100
         first = reader.connections[0]
-        assert first.digest == TEXT.type_hash and first.msgdef.data == 'string data\n'
+        assert first.digest == TEXT_TOPIC.type_hash and first.msgdef.data == 'string data\n'
         assert first.ext.offered_qos_profiles[0].durability.name == 'TRANSIENT_LOCAL'
-    assert saved.messages == 100 and saved.duration_s == pytest.approx(99e-6)
+    assert saved.message_count == 100 and saved.duration_s == pytest.approx(99e-6)
     text = (tmp_path / 'one' / 'metadata.yaml').read_text()
     known = yaml.safe_load(text)['rosbag2_bagfile_information']
     assert known['ros_distro'] == 'jazzy' and known['version'] == 9
@@ -103,40 +105,40 @@ def test_a_bag_is_a_rosbag2_folder_with_definitions_inside(tmp_path):
 
 
 def test_an_episode_that_is_there_is_never_written_over(tmp_path):
-    written(tmp_path / 'one').close({})
-    before = read(tmp_path / 'one')
+    write_bag(tmp_path / 'one').close({})
+    before = read_bag(tmp_path / 'one')
     with pytest.raises(FileExistsError):
-        BagWriter(tmp_path / 'one', [TEXT], {})
-    assert read(tmp_path / 'one') == before
+        BagWriter(tmp_path / 'one', [TEXT_TOPIC], {})
+    assert read_bag(tmp_path / 'one') == before
 
 
 def test_repair_leaves_what_is_in_order_alone(tmp_path):
-    written(tmp_path / 'one').close({'success': 'yes'})
+    write_bag(tmp_path / 'one').close({'success': 'yes'})
     stamp = (tmp_path / 'one' / 'one_0.mcap').stat()
     found = repair(tmp_path / 'one')
-    assert not found.rebuilt and found.contents.messages == 100
+    assert not found.rebuilt and found.contents.message_count == 100
     assert (tmp_path / 'one' / 'one_0.mcap').stat().st_ino == stamp.st_ino
-    assert bag_folder.interrupted(tmp_path) == []
+    assert bag_folder.find_interrupted(tmp_path) == []
 
 
 def test_a_finished_file_that_lacks_its_description_gets_one(tmp_path):
-    written(tmp_path / 'one').close({'success': 'yes'})
+    write_bag(tmp_path / 'one').close({'success': 'yes'})
     (tmp_path / 'one' / 'metadata.yaml').unlink()
-    assert bag_folder.interrupted(tmp_path) == [tmp_path / 'one']
+    assert bag_folder.find_interrupted(tmp_path) == [tmp_path / 'one']
     assert not repair(tmp_path / 'one').rebuilt
-    assert read(tmp_path / 'one') == expected(range(100))
+    assert read_bag(tmp_path / 'one') == make_expected(range(100))
 
 
 def test_a_bag_being_recorded_is_not_repaired(tmp_path):
-    bag = written(tmp_path / 'one')
-    with pytest.raises(Busy, match='being recorded'):
+    bag = write_bag(tmp_path / 'one')
+    with pytest.raises(BagInUse, match='being recorded'):
         repair(tmp_path / 'one')
     bag.sync()
     bag.abandon()
     assert repair(tmp_path / 'one').rebuilt
 
 
-KILLED = """
+RECORDER_SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 sys.path[:0] = {paths!r}
@@ -155,7 +157,7 @@ for number in range(10**9):
 
 def test_a_killed_recorder_loses_nothing_that_was_synced(tmp_path):
     here = os.path.dirname(__file__)
-    code = textwrap.dedent(KILLED.format(paths=[here, *sys.path]))
+    code = textwrap.dedent(RECORDER_SCRIPT.format(paths=[here, *sys.path]))
     process = subprocess.Popen(
         [sys.executable, '-c', code, str(tmp_path / 'one')], stdout=subprocess.PIPE, text=True
     )
@@ -164,22 +166,22 @@ def test_a_killed_recorder_loses_nothing_that_was_synced(tmp_path):
             break
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert bag_folder.interrupted(tmp_path) == [tmp_path / 'one']
+    assert bag_folder.find_interrupted(tmp_path) == [tmp_path / 'one']
     found = repair(tmp_path / 'one')
-    assert found.rebuilt and found.contents.about['ended'] == 'interrupted'
-    assert found.contents.about['instruction'] == 'wave'
-    assert read(tmp_path / 'one') == expected(range(1000))
+    assert found.rebuilt and found.contents.metadata['ended'] == 'interrupted'
+    assert found.contents.metadata['instruction'] == 'wave'
+    assert read_bag(tmp_path / 'one') == make_expected(range(1000))
     assert not list((tmp_path / 'one').glob('*.part'))
 
 
 def test_every_cut_of_a_file_gives_a_readable_prefix(tmp_path):
-    bag = written(tmp_path / 'whole', 0)
+    bag = write_bag(tmp_path / 'whole', 0)
     ends = []
     for number in range(60):
-        bag.write(number % 2, number * 1000, word(number))
+        bag.write(number % 2, number * 1000, make_message(number))
         if number % 20 == 19:
             bag.sync()
-            ends.append(bag.bytes)
+            ends.append(bag.size_bytes)
     bag.close({})
     file = tmp_path / 'whole' / 'whole_0.mcap'
     whole = file.read_bytes()
@@ -188,17 +190,17 @@ def test_every_cut_of_a_file_gives_a_readable_prefix(tmp_path):
         torn.mkdir()
         (torn / 'whole_0.mcap').write_bytes(whole[:cut])
         repair(torn)
-        got = read(torn)
+        got = read_bag(torn)
         synced = 20 * sum(end <= cut for end in ends)
-        assert got == expected(range(len(got))) and len(got) >= synced, cut
+        assert got == make_expected(range(len(got))) and len(got) >= synced, cut
         shutil.rmtree(torn)
 
 
 def test_a_damaged_tail_is_cut_off(tmp_path):
-    bag = written(tmp_path / 'one', 50)
+    bag = write_bag(tmp_path / 'one', 50)
     bag.sync()
-    good = bag.bytes
-    bag.write(0, 50_000, word(50))
+    good = bag.size_bytes
+    bag.write(0, 50_000, make_message(50))
     bag.sync()
     bag.abandon()
     file = tmp_path / 'one' / 'one_0.mcap'
@@ -206,7 +208,7 @@ def test_a_damaged_tail_is_cut_off(tmp_path):
     content[good + 80] ^= 0xFF
     file.write_bytes(content)
     assert repair(tmp_path / 'one').lost_bytes > 0
-    assert read(tmp_path / 'one') == expected(range(50))
+    assert read_bag(tmp_path / 'one') == make_expected(range(50))
 
 
 def test_nothing_whole_means_nothing_is_touched(tmp_path):
@@ -219,7 +221,7 @@ def test_nothing_whole_means_nothing_is_touched(tmp_path):
 
 
 def test_a_repair_without_room_keeps_the_original(tmp_path, monkeypatch):
-    bag = written(tmp_path / 'one')
+    bag = write_bag(tmp_path / 'one')
     bag.sync()
     bag.abandon()
     before = (tmp_path / 'one' / 'one_0.mcap').read_bytes()
@@ -233,20 +235,20 @@ def test_a_repair_without_room_keeps_the_original(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert (tmp_path / 'one' / 'one_0.mcap').read_bytes() == before
     assert len(list((tmp_path / 'one').iterdir())) == 1
-    assert repair(tmp_path / 'one').contents.messages == 100
+    assert repair(tmp_path / 'one').contents.message_count == 100
 
 
 def test_two_repairs_do_not_meet(tmp_path):
-    written(tmp_path / 'one').close({})
+    write_bag(tmp_path / 'one').close({})
     with (tmp_path / 'one' / 'one_0.mcap').open('rb') as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(Busy):
+        with pytest.raises(BagInUse):
             repair(tmp_path / 'one')
 
 
 def test_the_program_repairs_what_needs_it_and_tells_what_is_there(tmp_path, capsys):
-    written(tmp_path / 'whole').close({'success': 'yes'})
-    torn = written(tmp_path / 'torn', 40)
+    write_bag(tmp_path / 'whole').close({'success': 'yes'})
+    torn = write_bag(tmp_path / 'torn', 40)
     torn.sync()
     torn.abandon()
     assert program.main(['info', str(tmp_path)]) == 1

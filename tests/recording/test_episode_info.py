@@ -2,34 +2,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wam_policy.recording.episode_info import Ending, Episode, Success, folder_name, labels
+from wam_policy.recording.episode_info import (
+    EpisodeEnd,
+    EpisodeMetadata,
+    TaskSuccess,
+    make_folder_name,
+    parse_labels,
+)
 
 NOON_NS = 1_767_268_800_000_000_000  # 2026-01-01 12:00:00 UTC
 
 
 def test_a_name_tells_when_and_what():
     assert (
-        folder_name(NOON_NS, 'Pick up the RED cube!', []) == '20260101_120000_pick_up_the_red_cube'
+        make_folder_name(NOON_NS, 'Pick up the RED cube!', [])
+        == '20260101_120000_pick_up_the_red_cube'
     )
-    assert folder_name(NOON_NS, '', []) == '20260101_120000'
+    assert make_folder_name(NOON_NS, '', []) == '20260101_120000'
 
 
 def test_a_name_is_never_taken_twice():
-    first = folder_name(NOON_NS, 'wave', [])
-    second = folder_name(NOON_NS, 'wave', [first])
+    first = make_folder_name(NOON_NS, 'wave', [])
+    second = make_folder_name(NOON_NS, 'wave', [first])
     assert second == first + '-2'
-    assert folder_name(NOON_NS, 'wave', [first, second]) == first + '-3'
+    assert make_folder_name(NOON_NS, 'wave', [first, second]) == first + '-3'
 
 
 @given(st.text(max_size=200), st.lists(st.text(max_size=20)))
 def test_no_instruction_leads_out_of_the_folder(instruction, taken):
-    name = folder_name(NOON_NS, instruction, taken)
+    name = make_folder_name(NOON_NS, instruction, taken)
     assert name not in taken and len(name) < 100
     assert all(c.isascii() and (c.isalnum() or c in '_-') for c in name)
 
 
 def test_labels_are_pairs():
-    assert labels(['operator=Ada', 'site = lab = 2']) == {'operator': 'Ada', 'site': 'lab = 2'}
+    assert parse_labels(['operator=Ada', 'site = lab = 2']) == {
+        'operator': 'Ada',
+        'site': 'lab = 2',
+    }
 
 
 @pytest.mark.parametrize(
@@ -44,12 +54,12 @@ def test_labels_are_pairs():
 )
 def test_wrong_labels_are_named(given_labels, complaint):
     with pytest.raises(ValueError, match=complaint):
-        labels(given_labels)
+        parse_labels(given_labels)
 
 
 def test_what_a_bag_carries_is_text():
-    begun = Episode('e', 'yam', 'abc', 'wave', NOON_NS, {'operator': 'Ada'}).described()
-    ended = Ending('stopped', Success.YES, 'fine', {'/a': 0, '/b': 2}).described()
+    begun = EpisodeMetadata('e', 'yam', 'abc', 'wave', NOON_NS, {'operator': 'Ada'}).to_dict()
+    ended = EpisodeEnd('stopped', TaskSuccess.YES, 'fine', {'/a': 0, '/b': 2}).to_dict()
     assert begun['label.operator'] == 'Ada' and begun['start_ns'] == str(NOON_NS)
     assert ended == {
         'ended': 'stopped',
@@ -58,5 +68,5 @@ def test_what_a_bag_carries_is_text():
         'dropped': '2',
         'dropped./b': '2',
     }
-    assert Ending('killed').described()['success'] == 'unknown'
+    assert EpisodeEnd('killed').to_dict()['success'] == 'unknown'
     assert all(isinstance(value, str) for value in {**begun, **ended}.values())

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ('src', 'tools', 'benchmarks')
-PICKLES = ('pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal')
+SCANNED_FOLDERS = ('src', 'tools', 'benchmarks')
+PICKLE_MODULES = ('pickle', 'cPickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal')
 
 
-def breaches(text: str) -> Iterator[str]:
+def find_unsafe_code(text: str) -> Iterator[str]:
     """Yield what a file does that reads data as code."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -26,7 +26,7 @@ def breaches(text: str) -> Iterator[str]:
             yield from (
                 f'line {node.lineno}: imports {name}'
                 for name in names
-                if name.split('.')[0] in PICKLES
+                if name.split('.')[0] in PICKLE_MODULES
             )
         if not isinstance(node, ast.Call):
             continue
@@ -51,9 +51,9 @@ def breaches(text: str) -> Iterator[str]:
 def test_nothing_that_is_read_is_run() -> None:
     found = [
         f'{path.relative_to(ROOT)}: {what}'
-        for folder in FOLDERS
+        for folder in SCANNED_FOLDERS
         for path in sorted((ROOT / folder).rglob('*.py'))
-        for what in breaches(path.read_text(encoding='utf-8'))
+        for what in find_unsafe_code(path.read_text(encoding='utf-8'))
     ]
     assert not found, '\n'.join(found)
 
@@ -74,7 +74,7 @@ def test_nothing_that_is_read_is_run() -> None:
     ],
 )
 def test_a_planted_breach_is_found(text: str) -> None:
-    assert list(breaches(text))
+    assert list(find_unsafe_code(text))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_planted_breach_is_found(text: str) -> None:
     ],
 )
 def test_what_is_safe_passes(text: str) -> None:
-    assert not list(breaches(text))
+    assert not list(find_unsafe_code(text))
 
 
 def test_bandit_finds_nothing() -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from wam_learning.data.lerobot_writer import Dataset
+from wam_learning.data.lerobot_writer import LeRobotWriter
 from wam_policy.core.robot import embodiment
 from wam_policy.recording import bag_folder, episode_info
 from wam_policy.recording.bag_repair import repair
 from wam_policy.recording.bag_writer import BagWriter
 from wam_policy.workers import protocol
 
-WILD = [
+MALICIOUS_INSTRUCTIONS = [
     '../../etc/passwd',
     '/etc/cron.d/x',
     '..',
@@ -28,9 +28,9 @@ WILD = [
 ]
 
 
-@pytest.mark.parametrize('instruction', WILD)
+@pytest.mark.parametrize('instruction', MALICIOUS_INSTRUCTIONS)
 def test_no_instruction_leads_an_episode_out_of_its_folder(tmp_path: Path, instruction: str):
-    name = episode_info.folder_name(10**18, instruction, ())
+    name = episode_info.make_folder_name(10**18, instruction, ())
     assert Path(name).name == name and not name.startswith('.') and len(name) < 80
     assert (tmp_path / name).resolve().parent == tmp_path.resolve()
 
@@ -44,7 +44,7 @@ def test_an_episode_never_goes_where_something_is_already(tmp_path: Path):
     assert not list((tmp_path / 'elsewhere').iterdir())
 
 
-def planted(tmp_path: Path) -> tuple[Path, Path]:
+def make_linked_root(tmp_path: Path) -> tuple[Path, Path]:
     """Return a root with a link to an interrupted episode elsewhere, and that episode's file."""
     outside, root = tmp_path / 'outside' / 'e', tmp_path / 'root'
     writer = BagWriter(outside, (), {})
@@ -58,9 +58,9 @@ def planted(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_repair_follows_no_link_out_of_its_folder(tmp_path: Path):
-    root, file = planted(tmp_path)
+    root, file = make_linked_root(tmp_path)
     before = file.read_bytes()
-    assert bag_folder.interrupted(root) == []
+    assert bag_folder.find_interrupted(root) == []
     for name in ('e', 'f'):
         with pytest.raises(ValueError, match='is a link'):
             repair(root / name)
@@ -70,21 +70,21 @@ def test_repair_follows_no_link_out_of_its_folder(tmp_path: Path):
 
 
 def test_an_export_replaces_nothing_and_follows_no_link(tmp_path: Path):
-    robot = embodiment.load('yam')
+    robot = embodiment.load_embodiment('yam')
     elsewhere = tmp_path / 'elsewhere'
     elsewhere.mkdir()
     (elsewhere / 'precious').write_text('x')
     (tmp_path / 'out').symlink_to(elsewhere)
     with pytest.raises(FileExistsError):
-        Dataset(tmp_path / 'out', robot)
+        LeRobotWriter(tmp_path / 'out', robot)
     (tmp_path / 'set.part').symlink_to(elsewhere)
     with pytest.raises(OSError):
-        Dataset(tmp_path / 'set', robot)
+        LeRobotWriter(tmp_path / 'set', robot)
     assert (elsewhere / 'precious').read_text() == 'x' and len(list(elsewhere.iterdir())) == 1
 
 
 def test_a_worker_is_spoken_to_over_a_pair_that_nobody_else_can_open():
-    near, far = protocol.pair()
+    near, far = protocol.make_socket_pair()
     with near, far:
         for end in (near, far):
             assert end.getsockname() in ('', b'') and end.getpeername() in ('', b'')

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICE = ('api.osv.dev', 443)
+ADVISORY_SERVICE = ('api.osv.dev', 443)
 # Advisories that were looked into and do not reach us: identifier -> why
-HARMLESS: dict[str, str] = {}
+IGNORED_ADVISORIES: dict[str, str] = {}
 
 
 def test_no_pinned_package_has_a_known_hole() -> None:
     pytest.importorskip('pip_audit', reason='pip-audit is not installed: ./wam setup brings it')
     try:
-        socket.create_connection(SERVICE, timeout=2.0).close()
+        socket.create_connection(ADVISORY_SERVICE, timeout=2.0).close()
     except OSError as error:
-        pytest.skip(f'the advisory service {SERVICE[0]} is not reachable: {error}')
-    ignored = [word for name in HARMLESS for word in ('--ignore-vuln', name)]
+        pytest.skip(f'the advisory service {ADVISORY_SERVICE[0]} is not reachable: {error}')
+    ignored = [word for name in IGNORED_ADVISORIES for word in ('--ignore-vuln', name)]
     ended = subprocess.run(
         [
             sys.executable,

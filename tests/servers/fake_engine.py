@@ -8,28 +8,28 @@ import numpy as np
 
 from wam_policy.core.robot import embodiment
 from wam_policy.servers import handshake, server_profile
-from wam_policy.servers.session_manager import Desk
-from wam_policy.servers.transports.websocket_server import Limits, Server
+from wam_policy.servers.session_manager import SessionManager
+from wam_policy.servers.transports.websocket_server import PolicyServer, ServerLimits
 
 
-class FakeEngine:
+class FakeBackend:
     first_frames, frames_per_block = 1, 4
 
-    def __init__(self, robot, act):
-        self.robot, self.act, self.calls, self.frames = robot, act, [], {}
-        self.of = [robot.observed.index(name) for name in robot.commanded]
-        self.generation, self.restarts, self.fault = 1, 0, ''
+    def __init__(self, robot, behavior):
+        self.robot, self.behavior, self.calls, self.committed_blocks = robot, behavior, [], {}
+        self.commanded_columns = [robot.observed.index(name) for name in robot.commanded]
+        self.generation, self.restarts, self.not_ready_reason = 1, 0, ''
 
-    def of_memory(self, session):
+    def calls_of(self, session):
         return [call for of, call in self.calls if of == session]
 
     def reset(self, session, instruction, mode):
         self.calls.append((session, ('reset', instruction, mode)))
-        self.frames[session] = 0
+        self.committed_blocks[session] = 0
 
     def commit(self, session, block, views):
-        assert block == self.frames[session]
-        self.frames[session] += 1
+        assert block == self.committed_blocks[session]
+        self.committed_blocks[session] += 1
         self.calls.append(
             (session, ('commit', [int(f[0, 0, 0]) for f in next(iter(views.values()))]))
         )
@@ -42,22 +42,25 @@ class FakeEngine:
 
     def query(self, session, sequence, joints, seed, newest=None):
         self.calls.append((session, ('query', seed, newest and len(next(iter(newest.values()))))))
-        time.sleep(self.act.get('seconds', 0.0))
-        if 'fault' in self.act:
-            raise self.act['fault']
-        return np.tile(joints[self.of], (24, 1)) + 0.01 * self.frames[session]
+        time.sleep(self.behavior.get('seconds', 0.0))
+        if 'fault' in self.behavior:
+            raise self.behavior['fault']
+        return (
+            np.tile(joints[self.commanded_columns], (24, 1))
+            + 0.01 * self.committed_blocks[session]
+        )
 
 
-class Served:
+class ServerThread:
     """Run a server in a thread."""
 
     def __init__(self, name='dreamzero_yam', capacity=4, token='', limits=None, port=0):
-        self.flavour = server_profile.load(name)
-        self.robot = embodiment.load(self.flavour.robot)
-        self.act, self.lines = {}, []
-        self.engine = FakeEngine(self.robot, self.act)
-        self.desk = Desk(
-            self.flavour, self.robot, self.engine, self.engine, capacity, self.lines.append
+        self.profile = server_profile.load(name)
+        self.robot = embodiment.load_embodiment(self.profile.robot)
+        self.behavior, self.lines = {}, []
+        self.backend = FakeBackend(self.robot, self.behavior)
+        self.session_manager = SessionManager(
+            self.profile, self.robot, self.backend, self.backend, capacity, self.lines.append
         )
         memory = {
             'kind': 'clocked',
@@ -66,22 +69,22 @@ class Served:
             'frame_period_s': 0.2,
             'window_blocks': 4,
         }
-        said = handshake.offered(
-            self.flavour, self.robot, {'model': 'fake', 'trained': False}, memory
+        said = handshake.make_server_metadata(
+            self.profile, self.robot, {'model': 'fake', 'trained': False}, memory
         )
-        self.ready, self.token, self.limits, self.said = threading.Event(), token, limits, said
+        self.ready, self.token, self.limits, self.metadata = threading.Event(), token, limits, said
         self.thread = threading.Thread(target=lambda: asyncio.run(self.run(port)), daemon=True)
         self.thread.start()
         assert self.ready.wait(10)
 
     async def run(self, port):
-        self.server = Server(
-            self.desk,
-            self.said,
+        self.server = PolicyServer(
+            self.session_manager,
+            self.metadata,
             token=self.token,
-            limits=self.limits or Limits(),
-            say=self.lines.append,
-            engine=self.engine,
+            limits=self.limits or ServerLimits(),
+            log=self.lines.append,
+            backend=self.backend,
         )
         self.loop = asyncio.get_running_loop()
         await self.server.run('127.0.0.1', port, self.on_ready)

@@ -12,36 +12,42 @@ import time
 import numpy as np
 import pytest
 
-from tests.servers.fake_engine import Served
-from tests.servers.released_double import DROID, Double
+from tests.servers.fake_engine import ServerThread
+from tests.servers.released_double import DROID_METADATA, FakeReleasedServer
 from wam_policy.core.robot import embodiment
 from wam_policy.servers import server_profile
 from wam_policy.workers import exit_codes, protocol
-from wam_policy.workers.protocol import Message
-from wam_policy.workers.supervisor import Pair, Plan, State, WorkerDied, WorkerError
-from wam_policy.workers.worker_process import package_environment
+from wam_policy.workers.protocol import WorkerMessage
+from wam_policy.workers.supervisor import (
+    WorkerError,
+    WorkerExited,
+    WorkerSpec,
+    WorkerState,
+    WorkerSupervisor,
+)
+from wam_policy.workers.worker_process import make_worker_environment
 
-ROBOT = embodiment.load('droid')
-SPOKEN = server_profile.load('dreamzero_droid')
-REST = ROBOT.rest_of(ROBOT.observed)
-VIEWS = [key[0] for key in SPOKEN.cameras.values()]
-STATE = [span.key[0] for span in SPOKEN.state]
+ROBOT = embodiment.load_embodiment('droid')
+PROFILE = server_profile.load('dreamzero_droid')
+HOME_POSITIONS = ROBOT.home_positions(ROBOT.observed)
+VIEW_KEYS = [key[0] for key in PROFILE.cameras.values()]
+STATE_KEYS = [span.key[0] for span in PROFILE.state]
 
 
 @pytest.fixture
 def double():
-    made = Double(VIEWS, STATE)
+    made = FakeReleasedServer(VIEW_KEYS, STATE_KEYS)
     yield made
     made.close()
 
 
-class Worker:
+class RemoteWorkerClient:
     """Start the program as policy_node does, and ask it as policy_node asks."""
 
-    def __init__(self, port, *arguments, timeout_s=2.0, robot=ROBOT, **plan):
+    def __init__(self, port, *arguments, timeout_s=2.0, robot=ROBOT, **spec):
         self.lines, self.robot, self.sequence = [], robot, 0
-        self.pair = Pair(
-            Plan(
+        self.supervisor = WorkerSupervisor(
+            WorkerSpec(
                 ('cpu',),
                 (
                     '--server',
@@ -54,28 +60,28 @@ class Worker:
                 ),
                 guided=False,
                 program=(sys.executable, '-m', 'wam_policy.servers.run_remote_worker'),
-                **{'first_delay_s': 0.1, 'last_delay_s': 0.4, **plan},
+                **{'first_delay_s': 0.1, 'last_delay_s': 0.4, **spec},
             ),
             on_line=lambda rank, line: self.lines.append(line),
         )
-        self.pair.start()
+        self.supervisor.start()
 
-    def ready(self, timeout_s=40.0):
-        status = self.pair.wait_ready(timeout_s)
-        assert status.state is State.READY, status
+    def wait_ready(self, timeout_s=40.0):
+        status = self.supervisor.wait_ready(timeout_s)
+        assert status.state is WorkerState.READY, status
         return status
 
-    def hear(self, words):
+    def wait_for_line(self, text):
         end_s = time.monotonic() + 5.0  # lines come on a way of their own
-        while not any(words in line for line in self.lines):
+        while not any(text in line for line in self.lines):
             assert time.monotonic() < end_s, self.lines
             time.sleep(0.02)
 
-    def ask(self, kind, fields=None, arrays=None):
-        return self.pair.request(kind, fields, arrays, timeout_s=10.0)
+    def request(self, kind, fields=None, arrays=None):
+        return self.supervisor.request(kind, fields, arrays, timeout_s=10.0)
 
-    def begin(self, session='s', instruction='pick it up'):
-        self.ask('reset', {'session': session, 'instruction': instruction})
+    def start_session(self, session='s', instruction='pick it up'):
+        self.request('reset', {'session': session, 'instruction': instruction})
         self.commit(0, 1, session)
 
     def commit(self, block, count, session='s'):
@@ -85,50 +91,54 @@ class Worker:
             ).astype(np.uint8)
             for camera in self.robot.cameras
         }
-        return self.ask('commit', {'session': session, 'block': block, 'stamps_ns': []}, frames)
+        return self.request(
+            'commit', {'session': session, 'block': block, 'stamps_ns': []}, frames
+        )
 
     def query(self, session='s'):
         self.sequence += 1
-        return self.ask(
+        return self.request(
             'query',
             {'session': session, 'sequence': self.sequence, 'stamp_ns': 7, 'seed': 0},
-            {'joints': self.robot.rest_of(self.robot.observed)},
+            {'joints': self.robot.home_positions(self.robot.observed)},
         )
 
 
 @contextlib.contextmanager
-def worker(*arguments, **options):
-    made = Worker(*arguments, **options)
+def start_worker(*arguments, **options):
+    made = RemoteWorkerClient(*arguments, **options)
     try:
         yield made
     finally:
-        made.pair.close()
+        made.supervisor.close()
 
 
 def test_a_session_as_the_released_client_lives_it(double):
-    with worker(double.port) as robot:
-        facts = robot.ready().facts
+    with start_worker(double.port) as robot:
+        facts = robot.wait_ready().info
         assert facts['mode'] == 'reference' and facts['sight'] == 'memory' and facts['trained']
         assert facts['geometry']['frames_per_block'] == 24
         assert facts['geometry']['frame_period_s'] == pytest.approx(1 / 15)
-        robot.begin()
+        robot.start_session()
         first = robot.query()
-        np.testing.assert_allclose(first.arrays['targets'], np.tile(REST, (24, 1)), atol=1e-6)
-        np.testing.assert_array_equal(first.arrays['reference'], REST)
+        np.testing.assert_allclose(
+            first.arrays['targets'], np.tile(HOME_POSITIONS, (24, 1)), atol=1e-6
+        )
+        np.testing.assert_array_equal(first.arrays['reference'], HOME_POSITIONS)
         assert first.fields['step_dt_s'] == pytest.approx(1 / 15)
         robot.commit(1, 24)
         robot.query()
         assert double.calls == ['reset', 'infer', 'infer']
         # one picture at first, then those 23, 16, 8 and 0 steps before the newest
-        seen = [[int(frame[0, 0, 0]) for frame in shown[VIEWS[0]]] for _, shown in double.seen]
+        seen = [[int(frame[0, 0, 0]) for frame in shown[VIEW_KEYS[0]]] for _, shown in double.seen]
         assert seen == [[0], [10, 17, 25, 33]]
         assert {prompt for prompt, _ in double.seen} == {'pick it up'}
         with pytest.raises(WorkerError, match='once a block'):
             robot.query()
-        robot.begin('t', 'put it down')
+        robot.start_session('t', 'put it down')
         robot.query('t')
         assert double.calls[3:] == ['reset', 'infer'] and double.seen[-1][0] == 'put it down'
-        assert [len(shown[VIEWS[2]]) for _, shown in double.seen] == [1, 4, 1]
+        assert [len(shown[VIEW_KEYS[2]]) for _, shown in double.seen] == [1, 4, 1]
 
 
 @pytest.mark.parametrize(
@@ -145,9 +155,9 @@ def test_a_session_as_the_released_client_lives_it(double):
     ],
 )
 def test_a_fault_is_told_and_the_next_session_is_whole(double, act, words):
-    with worker(double.port, timeout_s=1.0) as robot:
-        robot.ready()
-        robot.begin()
+    with start_worker(double.port, timeout_s=1.0) as robot:
+        robot.wait_ready()
+        robot.start_session()
         robot.query()
         robot.commit(1, 24)
         double.act = act
@@ -156,54 +166,56 @@ def test_a_fault_is_told_and_the_next_session_is_whole(double, act, words):
             robot.query()
         assert time.monotonic() - begun_s < 2.0
         if act == 'crash':  # all of the server's words are in the log
-            robot.hear('Traceback')
-            robot.hear('self.infer(message)')
+            robot.wait_for_line('Traceback')
+            robot.wait_for_line('self.infer(message)')
         with pytest.raises(WorkerError, match='while None is on'):
             robot.commit(2, 24)  # whatever the session was, it is over
         double.act = ''
-        robot.begin('again')
+        robot.start_session('again')
         answer = robot.query('again')
-        np.testing.assert_allclose(answer.arrays['targets'], np.tile(REST, (24, 1)), atol=1e-6)
-        assert robot.pair.status.restarts == 0
+        np.testing.assert_allclose(
+            answer.arrays['targets'], np.tile(HOME_POSITIONS, (24, 1)), atol=1e-6
+        )
+        assert robot.supervisor.status.restarts == 0
 
 
 def test_a_late_answer_is_never_taken_for_a_new_one(double):
     """The slow server answers the old connection while a new session is asked on another."""
-    with worker(double.port, timeout_s=0.5) as robot:
-        robot.ready()
-        robot.begin()
+    with start_worker(double.port, timeout_s=0.5) as robot:
+        robot.wait_ready()
+        robot.start_session()
         double.act = 'slow'
         with pytest.raises(WorkerError, match='did not answer'):
             robot.query()
         double.act = ''
-        robot.begin('b')
-        other = REST + 0.1
-        answer = robot.ask(
+        robot.start_session('b')
+        other = HOME_POSITIONS + 0.1
+        answer = robot.request(
             'query', {'session': 'b', 'sequence': 9, 'stamp_ns': 8, 'seed': 0}, {'joints': other}
         )
         np.testing.assert_allclose(answer.arrays['targets'], np.tile(other, (24, 1)), atol=1e-6)
 
 
 def test_a_server_that_dies_and_returns_is_found_again():
-    double = Double(VIEWS, STATE)
-    with worker(double.port, timeout_s=1.0) as robot:
-        robot.ready()
-        robot.begin()
-        double.act = 'vanish'
+    double = FakeReleasedServer(VIEW_KEYS, STATE_KEYS)
+    with start_worker(double.port, timeout_s=1.0) as robot:
+        robot.wait_ready()
+        robot.start_session()
+        double.fault = 'vanish'
         double.close()
         with pytest.raises(WorkerError, match='closed the connection|went away'):
             robot.query()
-        with pytest.raises(WorkerDied, match='no server at ws://127.0.0.1'):
-            robot.begin('b')
+        with pytest.raises(WorkerExited, match='no server at ws://127.0.0.1'):
+            robot.start_session('b')
         time.sleep(0.5)
-        again = Double(VIEWS, STATE, port=double.port)
+        again = FakeReleasedServer(VIEW_KEYS, STATE_KEYS, port=double.port)
         end_s = time.monotonic() + 10
-        while robot.pair.status.state is not State.READY:
-            assert time.monotonic() < end_s, robot.pair.status
+        while robot.supervisor.status.state is not WorkerState.READY:
+            assert time.monotonic() < end_s, robot.supervisor.status
             time.sleep(0.05)
-        robot.begin('c')
+        robot.start_session('c')
         assert robot.query('c').kind == 'chunk'
-        assert robot.pair.status.restarts >= 1
+        assert robot.supervisor.status.restarts >= 1
         again.close()
 
 
@@ -224,26 +236,26 @@ def test_a_server_that_dies_and_returns_is_found_again():
     ],
 )
 def test_a_server_for_something_else_is_refused_for_good(config, words):
-    double = Double(VIEWS, STATE, {**DROID, **config})
-    with worker(double.port) as robot:
-        status = robot.pair.wait_ready(40.0)
-        assert status.state is State.FAILED and status.retry_s is None
+    double = FakeReleasedServer(VIEW_KEYS, STATE_KEYS, {**DROID_METADATA, **config})
+    with start_worker(double.port) as robot:
+        status = robot.supervisor.wait_ready(40.0)
+        assert status.state is WorkerState.FAILED and status.retry_s is None
         assert re.search(words, status.reason), status.reason
     assert double.calls == []
     double.close()
 
 
 def test_what_is_no_policy_server_is_refused():
-    double = Double(VIEWS, STATE, config=[1, 2])
-    with worker(double.port) as robot:
-        assert 'want its configuration' in robot.pair.wait_ready(40.0).reason
+    double = FakeReleasedServer(VIEW_KEYS, STATE_KEYS, metadata=[1, 2])
+    with start_worker(double.port) as robot:
+        assert 'want its configuration' in robot.supervisor.wait_ready(40.0).reason
     double.close()
 
 
-def run(*arguments, **variables):
+def run_remote_worker(*arguments, **variables):
     return subprocess.run(
         [sys.executable, '-m', 'wam_policy.servers.run_remote_worker', *arguments],
-        env=package_environment(variables),
+        env=make_worker_environment(variables),
         capture_output=True,
         text=True,
         timeout=60,
@@ -255,17 +267,17 @@ def run(*arguments, **variables):
     [
         (
             ('--server', 'http://x', '--embodiment', 'yam'),
-            exit_codes.REFUSED,
+            exit_codes.PERMANENT_FAILURE,
             'want ws://HOST:PORT',
         ),
         (
             ('--server', 'ws://127.0.0.1:1', '--embodiment', 'yum'),
-            exit_codes.REFUSED,
+            exit_codes.PERMANENT_FAILURE,
             'did you mean yam',
         ),
         (
             ('--server', 'ws://127.0.0.1:1', '--embodiment', 'yam', '--flavour', 'openpi'),
-            exit_codes.REFUSED,
+            exit_codes.PERMANENT_FAILURE,
             'openpi speaks for droid',
         ),
         (
@@ -276,52 +288,52 @@ def run(*arguments, **variables):
     ],
 )
 def test_a_wrong_command_line_or_address_is_told(arguments, status, words):
-    found = run(*arguments)
+    found = run_remote_worker(*arguments)
     assert found.returncode == status and words in found.stderr
 
 
 def test_by_hand_it_tells_what_it_found(double):
-    found = run('--server', f'ws://127.0.0.1:{double.port}', '--embodiment', 'droid')
+    found = run_remote_worker('--server', f'ws://127.0.0.1:{double.port}', '--embodiment', 'droid')
     assert found.returncode == 0 and 'DreamZero-DROID, the released server' in found.stderr
 
 
 @pytest.mark.parametrize(
     ('token', 'status', 'words'),
     [
-        ('', exit_codes.REFUSED, 'the token is wrong or missing: set WAM_TOKEN'),
-        ('guess', exit_codes.REFUSED, 'the token is wrong or missing'),
+        ('', exit_codes.PERMANENT_FAILURE, 'the token is wrong or missing: set WAM_TOKEN'),
+        ('guess', exit_codes.PERMANENT_FAILURE, 'the token is wrong or missing'),
         ('sesame', exit_codes.OK, 'fake at'),
     ],
 )
 def test_only_the_right_token_opens_our_server(token, status, words):
-    served = Served(token='sesame')
-    found = run(
+    served = ServerThread(token='sesame')
+    found = run_remote_worker(
         '--server', f'ws://127.0.0.1:{served.port}', '--embodiment', 'yam', WAM_TOKEN=token
     )
     assert found.returncode == status and words in found.stderr, found.stderr
     served.stop()
 
 
-class Valve:
+class TcpProxy:
     """Carry bytes to a port until told to swallow them: a TCP peer that is gone without a word."""
 
     def __init__(self, port):
-        self.port, self.shut = port, False
+        self.port, self.blocked = port, False
         self.listener = socket.create_server(('127.0.0.1', 0))
-        threading.Thread(target=self.run, daemon=True).start()
+        threading.Thread(target=self.accept_connections, daemon=True).start()
 
-    def run(self):
+    def accept_connections(self):
         with contextlib.suppress(OSError):
             while True:
                 near, far = (
                     self.listener.accept()[0],
                     socket.create_connection(('127.0.0.1', self.port)),
                 )
-                threading.Thread(target=self.carry, args=(near, far), daemon=True).start()
+                threading.Thread(target=self.forward, args=(near, far), daemon=True).start()
 
-    def carry(self, near, far):
+    def forward(self, near, far):
         with near, far, contextlib.suppress(OSError):
-            while not self.shut:
+            while not self.blocked:
                 for source in select.select([near, far], [], [], 0.05)[0]:
                     raw = source.recv(65536)
                     if not raw:
@@ -331,26 +343,26 @@ class Valve:
 
 
 def test_a_half_open_connection_is_given_up_in_time(double):
-    valve = Valve(double.port)
-    with worker(valve.listener.getsockname()[1], timeout_s=1.0) as robot:
-        robot.ready()
-        robot.begin()
+    valve = TcpProxy(double.port)
+    with start_worker(valve.listener.getsockname()[1], timeout_s=1.0) as robot:
+        robot.wait_ready()
+        robot.start_session()
         robot.query()
         robot.commit(1, 24)
-        valve.shut = True
+        valve.blocked = True
         time.sleep(0.2)
         begun_s = time.monotonic()
         with pytest.raises(WorkerError, match='did not answer|went away'):
             robot.query()
         assert time.monotonic() - begun_s < 2.5
-        valve.shut = False
-        robot.begin('b')
+        valve.blocked = False
+        robot.start_session('b')
         assert robot.query('b').kind == 'chunk'
     valve.listener.close()
 
 
 def test_it_leaves_at_once_when_the_node_does(double):
-    near, far = protocol.pair()
+    near, far = protocol.make_socket_pair()
     program = subprocess.Popen(
         [
             sys.executable,
@@ -366,20 +378,20 @@ def test_it_leaves_at_once_when_the_node_does(double):
             str(far.fileno()),
         ],
         pass_fds=[far.fileno()],
-        env=package_environment({}),
+        env=make_worker_environment({}),
     )
     far.close()
     assert protocol.receive(near, 10).kind == 'ready'
-    protocol.send(near, Message('reset', {'id': 1, 'session': 's', 'instruction': 'x'}))
+    protocol.send(near, WorkerMessage('reset', {'id': 1, 'session': 's', 'instruction': 'x'}))
     protocol.receive(near, 5)
     protocol.send(
         near,
-        Message(
+        WorkerMessage(
             'commit',
             {'id': 2, 'session': 's', 'block': 0},
             {
                 f'frames/{camera}': np.zeros((1, 180, 320, 3), np.uint8)
-                for camera in SPOKEN.cameras
+                for camera in PROFILE.cameras
             },
         ),
     )
@@ -387,10 +399,10 @@ def test_it_leaves_at_once_when_the_node_does(double):
     double.act = 'slow'
     protocol.send(
         near,
-        Message(
+        WorkerMessage(
             'query',
             {'id': 3, 'session': 's', 'sequence': 1, 'stamp_ns': 1, 'seed': 0},
-            {'joints': REST},
+            {'joints': HOME_POSITIONS},
         ),
     )
     time.sleep(0.3)

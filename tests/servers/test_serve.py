@@ -19,25 +19,25 @@ import pytest
 
 from wam_policy.core.robot import embodiment
 from wam_policy.servers import serve, server_profile
-from wam_policy.servers.serving_engine import Model
+from wam_policy.servers.serving_engine import ServedModel
 from wam_policy.workers import model_options
 from wam_policy.workers import run_worker as worker_main
-from wam_policy.workers.supervisor import Pair, Plan, State
-from wam_policy.workers.worker_process import package_environment
+from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerSupervisor
+from wam_policy.workers.worker_process import make_worker_environment
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = ('--checkpoint', 'preset:tiny', '--steps', '2', '--seed', '3')
-THREADS = {'OMP_NUM_THREADS': '1'}
+MODEL_ARGUMENTS = ('--checkpoint', 'preset:tiny', '--steps', '2', '--seed', '3')
+ENVIRONMENT = {'OMP_NUM_THREADS': '1'}
 
 
 @contextlib.contextmanager
-def serving(robot, *arguments):
+def run_server(robot, *arguments):
     program = subprocess.Popen(
         [
             sys.executable,
             '-m',
             'wam_policy.servers.serve',
-            *MODEL,
+            *MODEL_ARGUMENTS,
             '--embodiment',
             robot,
             '--threads',
@@ -46,7 +46,7 @@ def serving(robot, *arguments):
             '0',
             *arguments,
         ],
-        env=package_environment(THREADS),
+        env=make_worker_environment(ENVIRONMENT),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -63,29 +63,29 @@ def serving(robot, *arguments):
         program.communicate()
 
 
-def lived(plan, robot, between=lambda: None):
+def run_episode(spec, robot, between_commits=lambda: None):
     """Live a short episode: targets of a query before, between and after commits."""
     random, found = np.random.default_rng(0), []
-    with Pair(plan) as pair:
+    with WorkerSupervisor(spec) as pair:
         status = pair.wait_ready(250)
-        assert status.state is State.READY, status
+        assert status.state is WorkerState.READY, status
 
         def ask(kind, fields=None, arrays=None):
             return pair.request(kind, fields, arrays, timeout_s=30)
 
         ask('reset', {'session': 's', 'instruction': 'wipe the table'})
         for block in range(7):  # past the end of the window
-            count = status.facts['geometry']['frames_per_block'] if block else 1
+            count = status.info['geometry']['frames_per_block'] if block else 1
             frames = {
                 f'frames/{camera.key}': random.integers(0, 256, (count, 24, 32, 3), np.uint8)
                 for camera in robot.cameras
             }
             said = ask('commit', {'session': 's', 'block': block, 'stamps_ns': []}, frames)
             if block == 3:
-                between()
+                between_commits()
             newest = {name.replace('frames', 'newest'): view[0] for name, view in frames.items()}
             for more in ({}, newest if block % 2 else {}):
-                joints = robot.rest_of(robot.observed) + random.uniform(
+                joints = robot.home_positions(robot.observed) + random.uniform(
                     0, 0.01, len(robot.observed)
                 )
                 answer = ask(
@@ -95,7 +95,7 @@ def lived(plan, robot, between=lambda: None):
                 )
                 found.append(answer.arrays['targets'])
         geometry = {
-            key: status.facts['geometry'][key]
+            key: status.info['geometry'][key]
             for key in (
                 'frames_per_block',
                 'frame_period_s',
@@ -104,12 +104,12 @@ def lived(plan, robot, between=lambda: None):
                 'step_dt_s',
             )
         }
-        facts = {key: status.facts[key] for key in ('mode', 'contract', 'trained', 'model')}
+        facts = {key: status.info[key] for key in ('mode', 'contract', 'trained', 'model')}
     cache = {key: said.fields[key] for key in ('cached_blocks', 'window_fill', 'rebuilds')}
     return found, {**geometry, **facts, **cache}
 
 
-def example(robot, port):
+def run_example(robot, port):
     """Run the script that others may copy: three requests of a session of its own."""
     asked = subprocess.run(
         [
@@ -133,18 +133,18 @@ def example(robot, port):
 
 @pytest.mark.parametrize(('name', 'devices'), [('agibot_g1', 'cpu,cpu'), ('yam', 'cpu')])
 def test_a_robot_cannot_tell_our_server_from_a_local_worker(name, devices):
-    robot = embodiment.load(name)
-    local = Plan(('cpu',), (*MODEL, '--embodiment', name), environment=THREADS)
-    wanted, told = lived(local, robot)
-    with serving(name, '--quiet', '--devices', devices) as (_, port):
-        remote = Plan(
+    robot = embodiment.load_embodiment(name)
+    local = WorkerSpec(('cpu',), (*MODEL_ARGUMENTS, '--embodiment', name), environment=ENVIRONMENT)
+    wanted, told = run_episode(local, robot)
+    with run_server(name, '--quiet', '--devices', devices) as (_, port):
+        remote = WorkerSpec(
             ('cpu',),
             ('--server', f'ws://127.0.0.1:{port}', '--embodiment', name),
             guided=False,
             program=(sys.executable, '-m', 'wam_policy.servers.run_remote_worker'),
         )
         # another client in the middle of it must not be felt
-        found, said = lived(remote, robot, lambda: example(name, port))
+        found, said = run_episode(remote, robot, lambda: run_example(name, port))
     assert said == told
     for theirs, ours in zip(found, wanted, strict=True):
         # states and targets travel as float32
@@ -152,7 +152,7 @@ def test_a_robot_cannot_tell_our_server_from_a_local_worker(name, devices):
     assert np.ptp([targets[-1] for targets in wanted], axis=0).max() > 1e-3
 
 
-def health(port):
+def get_health(port):
     talk = http.client.HTTPConnection('127.0.0.1', port, timeout=5)
     talk.request('GET', '/healthz')
     answer = talk.getresponse()
@@ -160,15 +160,15 @@ def health(port):
 
 
 def test_it_is_unwell_without_its_worker_and_ends_in_order():
-    with serving('droid', '--token', 'open', '--devices', 'cpu') as (program, port):
-        example('droid', port)
-        assert health(port) == (200, 'OK\n')
+    with run_server('droid', '--token', 'open', '--devices', 'cpu') as (program, port):
+        run_example('droid', port)
+        assert get_health(port) == (200, 'OK\n')
         (worker,) = psutil.Process(program.pid).children()
         worker.kill()
         end_s = time.monotonic() + 60
-        while health(port)[0] != 503:
+        while get_health(port)[0] != 503:
             assert time.monotonic() < end_s
-        assert re.search('SIGKILL|loading', health(port)[1])
+        assert re.search('SIGKILL|loading', get_health(port)[1])
         children = psutil.Process(program.pid).children()
         program.send_signal(signal.SIGTERM)
         said = program.stderr.read()
@@ -179,10 +179,10 @@ def test_it_is_unwell_without_its_worker_and_ends_in_order():
         assert 'SIGKILL' in said and said.strip().endswith('stopped')
 
 
-def refused(*arguments):
+def run_until_exit(*arguments):
     return subprocess.run(
         [sys.executable, '-m', 'wam_policy.servers.serve', *arguments],
-        env=package_environment(THREADS),
+        env=make_worker_environment(ENVIRONMENT),
         capture_output=True,
         text=True,
         timeout=250,
@@ -215,14 +215,14 @@ def refused(*arguments):
     ],
 )
 def test_what_cannot_be_served_is_refused(arguments, status, words):
-    found = refused(*arguments)
+    found = run_until_exit(*arguments)
     assert found.returncode == status and re.search(words, found.stderr), found.stderr
 
 
 def test_a_port_that_is_taken_is_told():
     with socket.create_server(('127.0.0.1', 0)) as taken:
-        found = refused(
-            *MODEL,
+        found = run_until_exit(
+            *MODEL_ARGUMENTS,
             '--embodiment',
             'yam',
             '--devices',
@@ -234,19 +234,19 @@ def test_a_port_that_is_taken_is_told():
 
 
 def test_a_flavour_that_promises_other_actions_is_refused():
-    robot = embodiment.load('yam')
-    model = Model('m', True, 1, 4, 0.2, 4, horizon=24, step_dt_s=1 / 30)
-    said = serve.offered(server_profile.chosen('', robot), robot, model)
+    robot = embodiment.load_embodiment('yam')
+    model = ServedModel('m', True, 1, 4, 0.2, 4, horizon=24, step_dt_s=1 / 30)
+    said = serve.make_checked_metadata(server_profile.load_for_robot('', robot), robot, model)
     assert said['action_horizon'] == 24 and said['memory']['frames_per_block'] == 4
     for spoken, other in (('openpi_yam', model), ('', replace(model, step_dt_s=1 / 15))):
         with pytest.raises(ValueError, match='serve with another --flavour'):
-            serve.offered(server_profile.chosen(spoken, robot), robot, other)
+            serve.make_checked_metadata(server_profile.load_for_robot(spoken, robot), robot, other)
 
 
 def test_workers_get_the_same_command_line():
-    chosen = serve.settings(
+    chosen = serve.parse_arguments(
         [
-            *MODEL,
+            *MODEL_ARGUMENTS,
             '--embodiment',
             'yam',
             '--cfg',
@@ -262,8 +262,8 @@ def test_workers_get_the_same_command_line():
             'cuda:0,cuda:1',
         ]
     )
-    model_options.filled(chosen)
-    got = worker_main.settings(model_options.words(chosen))
+    model_options.resolve_defaults(chosen)
+    got = worker_main.parse_settings(model_options.to_argv(chosen))
     assert (got.steps, got.seed, got.guided_video, got.sessions) == (2, 3, True, 3)
     assert (got.checkpoint, got.base, got.recipe) == ('preset:tiny', Path('/base'), 'static8')
     assert chosen.devices == ('cuda:0', 'cuda:1') and got.cfg == 2.0
@@ -281,6 +281,6 @@ def test_what_is_not_given_is_as_the_checkpoint_advises(tmp_path, given, wanted)
     (tmp_path / 'config.json').write_text(
         json.dumps({'wam': {'inference': {'recipe': 'full16', 'steps': 4, 'guidance': 1.0}}})
     )
-    chosen = serve.settings(['--checkpoint', str(tmp_path), '--embodiment', 'yam', *given])
-    model_options.filled(chosen)
+    chosen = serve.parse_arguments(['--checkpoint', str(tmp_path), '--embodiment', 'yam', *given])
+    model_options.resolve_defaults(chosen)
     assert (chosen.recipe, chosen.steps, chosen.cfg) == wanted

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from wam_policy.servers.serving_engine import Engine
-from wam_policy.workers.supervisor import NotReady, Plan, State
+from wam_policy.servers.serving_engine import ServerBackend
+from wam_policy.workers.supervisor import WorkersNotReady, WorkerSpec, WorkerState
 
-FAKE = (sys.executable, str(Path(__file__).parents[1] / 'workers' / 'fake_worker.py'))
+FAKE_WORKER = (sys.executable, str(Path(__file__).parents[1] / 'workers' / 'fake_worker.py'))
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def engine():
     made = []
 
     def of(act='nothing'):
-        plan = Plan(('cpu',), ('--act0', act), program=FAKE, first_delay_s=0.1)
+        plan = WorkerSpec(('cpu',), ('--act0', act), program=FAKE_WORKER, restart_delay_s=0.1)
         lines = []
-        made.append(Engine(plan, 20.0, lines.append))
+        made.append(ServerBackend(plan, 20.0, lines.append))
         return made[-1], lines
 
     yield of
@@ -29,7 +29,7 @@ def engine():
         each.close()
 
 
-def until(condition):
+def wait_until(condition):
     end_s = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end_s
@@ -38,14 +38,14 @@ def until(condition):
 
 def test_workers_that_die_are_started_again_with_other_memories(engine):
     served, lines = engine()
-    with pytest.raises(NotReady):
+    with pytest.raises(WorkersNotReady):
         served.reset('s', 'wave', 'clocked')
     status = served.start()
-    assert status.state is State.READY and not served.fault and not served.over
+    assert status.state is WorkerState.READY and not served.fault and not served.over
     assert (served.generation, served.restarts) == (1, 0)
     os.kill(status.facts['pid'], signal.SIGKILL)
-    until(lambda: served.fault)
-    until(lambda: not served.fault)
+    wait_until(lambda: served.fault)
+    wait_until(lambda: not served.fault)
     assert (served.generation, served.restarts) == (2, 1)
     assert any('SIGKILL' in line for line in lines)
 
@@ -54,8 +54,8 @@ def test_workers_that_die_are_started_again_with_other_memories(engine):
 def test_a_start_that_fails_is_told_at_once(engine, act, over):
     served, lines = engine(act)
     status = served.start()
-    assert status.state is State.FAILED and 'leaving on purpose' in status.reason
+    assert status.state is WorkerState.FAILED and 'leaving on purpose' in status.reason
     assert (status.retry_s is None) == over
     told = []
-    served.when_over(lambda: told.append(True))
+    served.set_permanent_failure_callback(lambda: told.append(True))
     assert bool(told) == over == served.over

@@ -10,65 +10,65 @@ from wam_policy.core.robot import embodiment
 from wam_policy.servers import image_resize, server_profile, value_mapping
 from wam_policy.servers.codecs import msgpack_codec
 
-ALL = {name: server_profile.load(name) for name in server_profile.names()}
-FEW = settings(deadline=None, max_examples=8)  # pictures take their time
+PROFILES = {name: server_profile.load(name) for name in server_profile.list_names()}
+FEW_EXAMPLES = settings(deadline=None, max_examples=8)  # pictures take their time
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def robot_of(spoken):
-    return embodiment.load(spoken.robot)
+def load_robot(profile):
+    return embodiment.load_embodiment(profile.robot)
 
 
-def views(spoken, count, seed, size=None):
-    width, height = size or spoken.size or (32, 24)
+def make_views(profile, count, seed, size=None):
+    width, height = size or profile.size or (32, 24)
     random = np.random.default_rng(seed)
     return {
         camera: random.integers(0, 256, (count, height, width, 3), np.uint8)
-        for camera in spoken.cameras
+        for camera in profile.cameras
     }
 
 
-def posture(robot, seed):
+def make_joint_positions(robot, seed):
     random, limits = np.random.default_rng(seed), robot.limits(robot.observed)
     return random.uniform(limits.lower, limits.upper)
 
 
-@pytest.mark.parametrize('name', ALL)
-@FEW
+@pytest.mark.parametrize('name', PROFILES)
+@FEW_EXAMPLES
 @given(seed=SEEDS, count=st.integers(1, 4))
 def test_a_request_shows_what_it_was_made_of(name, seed, count):
-    spoken = ALL[name]
-    robot, shown = robot_of(spoken), views(spoken, count, seed)
-    measured = posture(robot, seed)
-    message = msgpack_codec.unpacked(
-        msgpack_codec.packed(
-            value_mapping.request(spoken, robot, shown, measured, 'fold the shirt')
+    spoken = PROFILES[name]
+    robot, shown = load_robot(spoken), make_views(spoken, count, seed)
+    measured = make_joint_positions(robot, seed)
+    message = msgpack_codec.unpack(
+        msgpack_codec.pack(
+            value_mapping.encode_request(spoken, robot, shown, measured, 'fold the shirt')
         )
     )
-    seen = value_mapping.seen(spoken, robot, message)
+    seen = value_mapping.decode_request(spoken, robot, message)
     assert seen.prompt == 'fold the shirt'
     assert seen.views.keys() == shown.keys()
     for camera in shown:
         np.testing.assert_array_equal(seen.views[camera], shown[camera])
-    np.testing.assert_allclose(seen.posture, measured, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(seen.joint_positions, measured, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize('name', ALL)
-@FEW
+@pytest.mark.parametrize('name', PROFILES)
+@FEW_EXAMPLES
 @given(seed=SEEDS)
 def test_an_answer_holds_the_targets_it_was_made_of(name, seed):
-    spoken = ALL[name]
-    robot, random = robot_of(spoken), np.random.default_rng(seed)
-    measured = posture(robot, seed)
+    spoken = PROFILES[name]
+    robot, random = load_robot(spoken), np.random.default_rng(seed)
+    measured = make_joint_positions(robot, seed)
     start = measured[[robot.observed.index(joint) for joint in robot.commanded]]
     # rates up to 0.2 rad per row are what every flavour here can say
     targets = start + np.cumsum(
         random.uniform(-0.199, 0.199, (spoken.horizon, len(start))), axis=0
     )
-    answer = msgpack_codec.unpacked(
-        msgpack_codec.packed(value_mapping.answer(spoken, robot, targets, measured))
+    answer = msgpack_codec.unpack(
+        msgpack_codec.pack(value_mapping.encode_actions(spoken, robot, targets, measured))
     )
-    found = value_mapping.targets(spoken, robot, answer, measured)
+    found = value_mapping.decode_actions(spoken, robot, answer, measured)
     np.testing.assert_allclose(found, targets, atol=1e-4)
 
 
@@ -80,12 +80,12 @@ def test_grippers_close_in_the_servers_sense():
         ('openpi', 1.0),
         ('openpi_yam', 0.0),
     ):
-        spoken = ALL[name]
-        robot = robot_of(spoken)
-        measured = robot.rest_of(robot.observed).copy()
+        spoken = PROFILES[name]
+        robot = load_robot(spoken)
+        measured = robot.home_positions(robot.observed).copy()
         hands = [gripper.name for gripper in robot.grippers]
         measured[[robot.observed.index(hand) for hand in hands]] = 0.0
-        message = value_mapping.stated(spoken, robot, measured)
+        message = value_mapping.encode_state(spoken, robot, measured)
         for span in spoken.state:
             for column, joint in enumerate(span.joints):
                 if joint in hands:
@@ -93,10 +93,10 @@ def test_grippers_close_in_the_servers_sense():
 
 
 def test_joints_travel_in_the_order_of_the_server():
-    spoken = ALL['openpi_yam']
-    robot = robot_of(spoken)
+    spoken = PROFILES['openpi_yam']
+    robot = load_robot(spoken)
     measured = np.arange(14) / 14.0
-    sent = value_mapping.stated(spoken, robot, measured)['state']
+    sent = value_mapping.encode_state(spoken, robot, measured)['state']
     names = (
         [f'left_joint{i}' for i in range(1, 7)]
         + ['left_gripper']
@@ -105,47 +105,47 @@ def test_joints_travel_in_the_order_of_the_server():
     )
     wanted = [measured[robot.observed.index(name)] for name in names]
     np.testing.assert_allclose(sent, wanted, rtol=1e-6)
-    agibot = ALL['dreamzero_agibot']
-    g1 = robot_of(agibot)
-    sent = value_mapping.stated(agibot, g1, g1.rest_of(g1.observed))
+    agibot = PROFILES['dreamzero_agibot']
+    g1 = load_robot(agibot)
+    sent = value_mapping.encode_state(agibot, g1, g1.home_positions(g1.observed))
     np.testing.assert_allclose(
         sent['state.waist_position'],
-        [g1.rest['idx02_body_joint2'], g1.rest['idx01_body_joint1']],
+        [g1.home['idx02_body_joint2'], g1.home['idx01_body_joint1']],
         rtol=1e-6,
     )
 
 
 def test_rates_add_up_from_the_posture_and_a_row_keeps_its_direction():
-    spoken = ALL['openpi']
-    robot = robot_of(spoken)
-    measured = robot.rest_of(robot.observed)
+    spoken = PROFILES['openpi']
+    robot = load_robot(spoken)
+    measured = robot.home_positions(robot.observed)
     actions = np.zeros((15, 8), np.float32)
     actions[:, 0] = 0.5
     actions[1, :2] = [4.0, -2.0]
     actions[:, 7] = 0.25
-    found = value_mapping.targets(spoken, robot, {'actions': actions}, measured) - measured
+    found = value_mapping.decode_actions(spoken, robot, {'actions': actions}, measured) - measured
     np.testing.assert_allclose(found[:3, 0], [0.1, 0.3, 0.4], atol=1e-6)
     np.testing.assert_allclose(found[1:, 1], -0.1, atol=1e-6)
     np.testing.assert_allclose(found[:, 7] + measured[7], 0.75, atol=1e-6)
 
 
 def test_relative_actions_start_from_the_posture_of_the_request(tmp_path):
-    document = yaml.safe_load((server_profile.FLAVOURS / 'dreamzero_yam.yaml').read_text())
+    document = yaml.safe_load((server_profile.PROFILE_FOLDER / 'dreamzero_yam.yaml').read_text())
     document['name'] = 'mine'
     document['grippers'] = {'open': 0.0, 'closed': 2.0}
     for column in document['actions']['columns']:
         column['kind'] = 'relative'
     (tmp_path / 'mine.yaml').write_text(yaml.safe_dump(document))
     spoken = server_profile.load(str(tmp_path / 'mine.yaml'))
-    robot = robot_of(spoken)
-    measured = robot.rest_of(robot.observed)
+    robot = load_robot(spoken)
+    measured = robot.home_positions(robot.observed)
     start = measured[[robot.observed.index(joint) for joint in robot.commanded]]
-    still = value_mapping.targets(spoken, robot, np.zeros((24, 14), np.float32), measured)
+    still = value_mapping.decode_actions(spoken, robot, np.zeros((24, 14), np.float32), measured)
     np.testing.assert_allclose(still, np.tile(start, (24, 1)), atol=1e-6)
     targets = start + 0.1 * np.sin(np.arange(24))[:, None]
-    answer = value_mapping.answer(spoken, robot, targets, measured)
+    answer = value_mapping.encode_actions(spoken, robot, targets, measured)
     np.testing.assert_allclose(
-        value_mapping.targets(spoken, robot, answer, measured), targets, atol=1e-6
+        value_mapping.decode_actions(spoken, robot, answer, measured), targets, atol=1e-6
     )
     assert answer[:, 6] == pytest.approx(-0.2 * np.sin(np.arange(24)), abs=1e-6)
 
@@ -163,10 +163,10 @@ def test_relative_actions_start_from_the_posture_of_the_request(tmp_path):
     ],
 )
 def test_a_wrong_answer_is_refused(answer, words):
-    spoken = ALL['dreamzero_droid']
-    robot = robot_of(spoken)
-    with pytest.raises(value_mapping.Mismatch) as refused:
-        value_mapping.targets(spoken, robot, answer, robot.rest_of(robot.observed))
+    spoken = PROFILES['dreamzero_droid']
+    robot = load_robot(spoken)
+    with pytest.raises(value_mapping.ProfileMismatch) as refused:
+        value_mapping.decode_actions(spoken, robot, answer, robot.home_positions(robot.observed))
     assert words in str(refused.value)
 
 
@@ -187,12 +187,14 @@ def test_a_wrong_answer_is_refused(answer, words):
     ],
 )
 def test_a_wrong_request_is_refused_with_its_key(key, value, words):
-    spoken = ALL['dreamzero_droid']
-    robot = robot_of(spoken)
-    message = value_mapping.request(spoken, robot, views(spoken, 1, 0), posture(robot, 0), 'wave')
+    spoken = PROFILES['dreamzero_droid']
+    robot = load_robot(spoken)
+    message = value_mapping.encode_request(
+        spoken, robot, make_views(spoken, 1, 0), make_joint_positions(robot, 0), 'wave'
+    )
     for broken in ({**message, key: value}, {k: v for k, v in message.items() if k != key}):
-        with pytest.raises(value_mapping.Mismatch) as refused:
-            value_mapping.seen(spoken, robot, broken)
+        with pytest.raises(value_mapping.ProfileMismatch) as refused:
+            value_mapping.decode_request(spoken, robot, broken)
         if broken.keys() == message.keys():
             assert words in str(refused.value)
         else:
@@ -202,8 +204,8 @@ def test_a_wrong_request_is_refused_with_its_key(key, value, words):
 @pytest.mark.parametrize('size', [(640, 480), (320, 240), (100, 300), (224, 224)])
 def test_pictures_are_padded_evenly_or_stretched(size):
     white = np.full((2, size[1], size[0], 3), 255, np.uint8)
-    assert (image_resize.fitted(white, (320, 180), 'stretch') == 255).all()
-    padded = image_resize.fitted(white, (224, 224), 'pad')
+    assert (image_resize.resize(white, (320, 180), 'stretch') == 255).all()
+    padded = image_resize.resize(white, (224, 224), 'pad')
     assert padded.shape == (2, 224, 224, 3)
     rows, columns = (padded[0, :, :, 0].any(axis=axis).sum() for axis in (1, 0))
     assert max(rows, columns) == 224
@@ -250,17 +252,19 @@ def test_pictures_are_padded_evenly_or_stretched(size):
     ],
 )
 def test_a_wrong_flavour_is_refused(tmp_path, change, words):
-    document = yaml.safe_load((server_profile.FLAVOURS / 'dreamzero_yam.yaml').read_text())
+    document = yaml.safe_load((server_profile.PROFILE_FOLDER / 'dreamzero_yam.yaml').read_text())
     (tmp_path / 'mine.yaml').write_text(yaml.safe_dump({**document, 'name': 'mine', **change}))
     with pytest.raises(ValueError, match=words):
         server_profile.load(str(tmp_path / 'mine.yaml'))
 
 
 def test_each_robot_has_one_flavour_of_its_own():
-    for name in embodiment.names():
-        robot = embodiment.load(name)
-        mine = [spoken for spoken in ALL.values() if spoken.robot == name and spoken.default]
-        assert len(mine) == 1 and server_profile.chosen('', robot).name == mine[0].name
+    for name in embodiment.list_robots():
+        robot = embodiment.load_embodiment(name)
+        mine = [
+            spoken for spoken in PROFILES.values() if spoken.robot == name and spoken.is_default
+        ]
+        assert len(mine) == 1 and server_profile.load_for_robot('', robot).name == mine[0].name
         assert mine[0].horizon == robot.horizon
         assert mine[0].step_hz == pytest.approx(1 / robot.step_dt_s)
         # the model's own sense of the grippers is what its servers speak
@@ -270,6 +274,6 @@ def test_each_robot_has_one_flavour_of_its_own():
                 mine[0].gripper_closed,
             )
     with pytest.raises(ValueError, match='speaks for droid, not for yam'):
-        server_profile.chosen('openpi', embodiment.load('yam'))
+        server_profile.load_for_robot('openpi', embodiment.load_embodiment('yam'))
     with pytest.raises(ValueError, match='did you mean vllm_omni'):
         server_profile.load('vllm')

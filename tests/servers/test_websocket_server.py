@@ -14,19 +14,19 @@ from openpi_client import msgpack_numpy
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.servers.fake_engine import Served
+from tests.servers.fake_engine import ServerThread
 from wam_policy.servers import value_mapping
-from wam_policy.servers.transports.websocket_server import Limits
+from wam_policy.servers.transports.websocket_server import ServerLimits
 
 
 @pytest.fixture
 def served():
-    made = Served()
+    made = ServerThread()
     yield made
     made.stop()
 
 
-def observation(served, value=0, count=1, **more):
+def make_observation(served, value=0, count=1, **more):
     robot = served.robot
     size = served.flavour.size or (32, 24)
     views = {
@@ -34,18 +34,18 @@ def observation(served, value=0, count=1, **more):
         for key in served.flavour.cameras
     }
     return {
-        **value_mapping.request(
-            served.flavour, robot, views, robot.rest_of(robot.observed), 'fold it'
+        **value_mapping.encode_request(
+            served.flavour, robot, views, robot.home_positions(robot.observed), 'fold it'
         ),
         **more,
     }
 
 
-def client(served, **options):
+def connect_client(served, **options):
     return WebsocketClientPolicy('127.0.0.1', served.port, **options)
 
 
-def raw(served, **options):
+def connect_raw(served, **options):
     end = websockets.sync.client.connect(
         f'ws://127.0.0.1:{served.port}',
         compression=None,
@@ -58,14 +58,14 @@ def raw(served, **options):
     return end
 
 
-def asked(end, **message):
+def request(connection, **message):
     """Send a message and return the answer: a text, or what was packed."""
-    end.send(msgpack_numpy.packb(message))
-    answer = end.recv(5)
+    connection.send(msgpack_numpy.packb(message))
+    answer = connection.recv(5)
     return answer if isinstance(answer, str) else msgpack_numpy.unpackb(answer)
 
 
-def get(served, path, **headers):
+def http_get(served, path, **headers):
     talk = http.client.HTTPConnection('127.0.0.1', served.port, timeout=5)
     talk.request('GET', path, headers=headers)
     answer = talk.getresponse()
@@ -73,20 +73,20 @@ def get(served, path, **headers):
 
 
 def test_the_openpi_client_gets_its_configuration_and_actions(served):
-    far = client(served)
+    far = connect_client(served)
     said = far.get_server_metadata()
     assert said['action_space'] == 'joint_position' and said['needs_session_id'] is True
     assert said['action_horizon'] == 24 and said['action_dim'] == 14
-    actions = far.infer(observation(served, session_id='a'))
+    actions = far.infer(make_observation(served, session_id='a'))
     assert actions.shape == (24, 14) and actions.dtype == np.float32
     assert np.isfinite(actions).all()
 
 
 def test_the_released_keys_are_served_with_their_size():
-    droid = Served('dreamzero_droid')
-    far = client(droid)
+    droid = ServerThread('dreamzero_droid')
+    far = connect_client(droid)
     assert far.get_server_metadata()['image_resolution'] == [180, 320]
-    actions = far.infer(observation(droid, session_id='a'))
+    actions = far.infer(make_observation(droid, session_id='a'))
     assert actions.shape == (24, 8)
     # 0 is open for this server; the robot rests with an open hand (1 for us), plus what was seen
     np.testing.assert_allclose(actions[:, 7], 0.0 - 0.01, atol=1e-6)
@@ -94,13 +94,13 @@ def test_the_released_keys_are_served_with_their_size():
 
 
 def test_pictures_are_remembered_as_the_released_server_does(served):
-    far = client(served)
+    far = connect_client(served)
     for value, count in ((1, 1), (2, 1), (3, 4), (9, 2)):
-        far.infer(observation(served, value, count, session_id='a'))
-    commits = [call[1] for call in served.engine.of_memory('memory 0') if call[0] == 'commit']
+        far.infer(make_observation(served, value, count, session_id='a'))
+    commits = [call[1] for call in served.engine.calls_of('memory 0') if call[0] == 'commit']
     assert commits == [[1], [1, 1, 1, 2], [3, 3, 3, 3], [3, 3, 9, 9]]
-    far.infer(observation(served, 5, 4, session_id='b'))  # another id is another session
-    assert served.engine.of_memory('memory 1')[:2] == [
+    far.infer(make_observation(served, 5, 4, session_id='b'))  # another id is another session
+    assert served.engine.calls_of('memory 1')[:2] == [
         ('reset', 'fold it', 'reference'),
         ('commit', [5]),
     ]
@@ -108,17 +108,17 @@ def test_pictures_are_remembered_as_the_released_server_does(served):
 
 
 def test_a_reset_and_new_words_begin_a_new_memory(served):
-    ask = partial(asked, raw(served))
-    ask(**observation(served, 1, session_id='a', endpoint='infer'))
+    ask = partial(request, connect_raw(served))
+    ask(**make_observation(served, 1, session_id='a', endpoint='infer'))
     assert ask(endpoint='reset', session_id='a') == 'reset successful'
     assert served.desk.live == ()
-    ask(**observation(served, 2, 4, session_id='a'))
-    assert served.engine.of_memory('memory 0')[3:5] == [
+    ask(**make_observation(served, 2, 4, session_id='a'))
+    assert served.engine.calls_of('memory 0')[3:5] == [
         ('reset', 'fold it', 'reference'),
         ('commit', [2]),
     ]
-    ask(**observation(served, 3, session_id='a', **{'annotation.task': 'sort it'}))
-    assert served.engine.of_memory('memory 0')[6:8] == [
+    ask(**make_observation(served, 3, session_id='a', **{'annotation.task': 'sort it'}))
+    assert served.engine.calls_of('memory 0')[6:8] == [
         ('reset', 'sort it', 'reference'),
         ('commit', [2, 2, 2, 3]),
     ]
@@ -126,22 +126,22 @@ def test_a_reset_and_new_words_begin_a_new_memory(served):
 
 
 def test_clocked_sessions_commit_once_and_in_order(served):
-    end = raw(served)
-    ask = partial(asked, end, session_id='c')
-    shown = {key: value for key, value in observation(served, 7).items() if 'video' in key}
+    end = connect_raw(served)
+    ask = partial(request, end, session_id='c')
+    shown = {key: value for key, value in make_observation(served, 7).items() if 'video' in key}
     assert (
         ask(endpoint='reset', memory='clocked', **{'annotation.task': 'fold it'})
         == 'reset successful'
     )
     assert ask(endpoint='commit', block=0, **shown)['cached_blocks'] == 0
-    block = {key: value for key, value in observation(served, 8, 4).items() if 'video' in key}
+    block = {key: value for key, value in make_observation(served, 8, 4).items() if 'video' in key}
     said = ask(endpoint='commit', block=1, **block)
     assert said['cached_blocks'] == 1 and said['window_fill'] == pytest.approx(0.4)
-    blind = {key: value for key, value in observation(served).items() if 'video' not in key}
+    blind = {key: value for key, value in make_observation(served).items() if 'video' not in key}
     np.testing.assert_allclose(
         ask(**blind, seed=5)[0, 0], served.robot.rest['left_joint1'] + 0.02, atol=1e-6
     )
-    ask(**observation(served, 9, 3), seed=6)
+    ask(**make_observation(served, 9, 3), seed=6)
     assert [call for _, call in served.engine.calls if call[0] != 'commit'] == [
         ('reset', 'fold it', 'clocked'),
         ('query', 5, None),
@@ -155,17 +155,17 @@ def test_clocked_sessions_commit_once_and_in_order(served):
 
 def test_a_fault_of_the_model_is_told_and_closes_with_1011(served):
     served.act['fault'] = RuntimeError('device lost')
-    far = client(served)
+    far = connect_client(served)
     with pytest.raises(RuntimeError, match='Traceback(.|\n)*device lost'):
-        far.infer(observation(served))
+        far.infer(make_observation(served))
     with pytest.raises(ConnectionClosed):
-        far.infer(observation(served))
+        far.infer(make_observation(served))
     assert far._ws.close_code == 1011
     del served.act['fault']
-    assert client(served).infer(observation(served)).shape == (24, 14)
+    assert connect_client(served).infer(make_observation(served)).shape == (24, 14)
 
 
-BAD = {
+INVALID_MESSAGES = {
     'no message': b'\xc1\xc1',
     'empty': b'',
     'a list': msgpack.packb([1, 2]),
@@ -184,15 +184,15 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize('message', BAD.values(), ids=BAD)
+@pytest.mark.parametrize('message', INVALID_MESSAGES.values(), ids=INVALID_MESSAGES)
 def test_what_is_no_request_is_declined_in_words(served, message):
-    with raw(served) as end:
+    with connect_raw(served) as end:
         end.send(message)
         assert re.match(r'(Malformed|Mismatch|Declined): .{10,}', end.recv(5))
         with pytest.raises(ConnectionClosed):
             end.recv(5)
         assert end.close_code == 1007
-    assert client(served).infer(observation(served)).shape == (24, 14)
+    assert connect_client(served).infer(make_observation(served)).shape == (24, 14)
 
 
 @pytest.mark.parametrize(
@@ -210,49 +210,52 @@ def test_what_is_no_request_is_declined_in_words(served, message):
     ],
 )
 def test_wrong_shapes_and_values_are_declined(served, change):
-    with raw(served) as end:
-        end.send(msgpack_numpy.packb(observation(served, session_id='a', **change)))
+    with connect_raw(served) as end:
+        end.send(msgpack_numpy.packb(make_observation(served, session_id='a', **change)))
         assert re.match(r'(Mismatch|Declined): .*want', end.recv(5))
     assert served.engine.calls == []
 
 
 def test_a_message_of_100_mb_is_refused_before_it_is_read(served):
-    with raw(served) as end:
+    with connect_raw(served) as end:
         with pytest.raises(ConnectionClosed):
             end.send(b'\0' * 100_000_000)
             end.recv(5)
         assert end.close_code in (1009, 1006)
-    assert client(served).infer(observation(served)).shape == (24, 14)
+    assert connect_client(served).infer(make_observation(served)).shape == (24, 14)
 
 
 def test_a_token_is_asked_for_and_only_it_opens():
-    served = Served(token='sesame')
+    served = ServerThread(token='sesame')
     for options in ({}, {'api_key': 'Sesame'}, {'api_key': ''}):
         with pytest.raises(InvalidStatus) as refused:
-            client(served, **options)
+            connect_client(served, **options)
         assert refused.value.response.status_code == 401
-    assert client(served, api_key='sesame').infer(observation(served)).shape == (24, 14)
-    assert get(served, '/healthz') == (200, 'OK\n')
-    assert get(served, '/metrics')[0] == 401
-    assert get(served, '/metrics', Authorization='Bearer sesame')[0] == 200
+    assert connect_client(served, api_key='sesame').infer(make_observation(served)).shape == (
+        24,
+        14,
+    )
+    assert http_get(served, '/healthz') == (200, 'OK\n')
+    assert http_get(served, '/metrics')[0] == 401
+    assert http_get(served, '/metrics', Authorization='Bearer sesame')[0] == 200
     served.stop()
 
 
 def test_a_web_page_cannot_reach_it(served):
     with pytest.raises(InvalidStatus) as refused:
-        raw(served, origin='https://example.org')
+        connect_raw(served, origin='https://example.org')
     assert refused.value.response.status_code == 403
 
 
 def test_fifty_connections_are_served_and_memories_stay_bounded():
-    served = Served(capacity=4, limits=Limits(connections=50))
-    ends, found, lock = [raw(served) for _ in range(50)], [], threading.Lock()
+    served = ServerThread(capacity=4, limits=ServerLimits(max_connections=50))
+    ends, found, lock = [connect_raw(served) for _ in range(50)], [], threading.Lock()
     with pytest.raises(InvalidStatus) as refused:
-        raw(served)
+        connect_raw(served)
     assert refused.value.response.status_code == 503
 
     def ask(end, number):
-        end.send(msgpack_numpy.packb(observation(served, number, session_id=f's{number}')))
+        end.send(msgpack_numpy.packb(make_observation(served, number, session_id=f's{number}')))
         with lock:
             found.append(msgpack_numpy.unpackb(end.recv(20)).shape)
 
@@ -264,31 +267,36 @@ def test_fifty_connections_are_served_and_memories_stay_bounded():
     for thread in threads:
         thread.join(30)
     assert found == [(24, 14)] * 50
-    assert len(served.desk.live) == 4 and served.desk.evictions == 46
+    assert (
+        len(served.session_manager.active_sessions) == 4
+        and served.session_manager.eviction_count == 46
+    )
     for end in ends:
         end.close()
     end_s = time.monotonic() + 5
-    while served.desk.live:
+    while served.session_manager.active_sessions:
         assert time.monotonic() < end_s
         time.sleep(0.02)
     served.stop()
 
 
 def test_the_session_unused_for_longest_makes_room():
-    served = Served(capacity=2)
-    far = client(served)
+    served = ServerThread(capacity=2)
+    far = connect_client(served)
     for name in ('a', 'b', 'a', 'c'):
-        far.infer(observation(served, session_id=name))
-    assert [session.name for session in served.desk.live] == ['a', 'c']
+        far.infer(make_observation(served, session_id=name))
+    assert [session.name for session in served.session_manager.active_sessions] == ['a', 'c']
     assert any('session b: 1 answers' in line and 'made room' in line for line in served.lines)
     served.stop()
 
 
 def test_sessions_end_with_the_workers_that_held_them(served):
-    far = client(served)
-    far.infer(observation(served, session_id='a'))
+    far = connect_client(served)
+    far.infer(make_observation(served, session_id='a'))
     served.engine.generation += 1
-    far.infer(observation(served, 3, 4, session_id='a'))  # one picture first, as in any session
+    far.infer(
+        make_observation(served, 3, 4, session_id='a')
+    )  # one picture first, as in any session
     assert [call for _, call in served.engine.calls if call[0] != 'query'][2:] == [
         ('reset', 'fold it', 'reference'),
         ('commit', [3]),
@@ -298,16 +306,16 @@ def test_sessions_end_with_the_workers_that_held_them(served):
 
 def test_it_is_only_as_healthy_as_its_workers(served):
     served.engine.fault, served.engine.restarts = 'workers are failed: killed by SIGKILL', 2
-    assert get(served, '/healthz') == (503, 'workers are failed: killed by SIGKILL\n')
-    page = get(served, '/metrics')[1].splitlines()
+    assert http_get(served, '/healthz') == (503, 'workers are failed: killed by SIGKILL\n')
+    page = http_get(served, '/metrics')[1].splitlines()
     assert 'wam_workers_ready 0.0' in page and 'wam_worker_restarts_total 2.0' in page
 
 
 def test_a_client_that_left_is_not_computed_for(served):
     served.act['seconds'] = 0.3
-    first, second = raw(served), raw(served)
-    first.send(msgpack_numpy.packb(observation(served, session_id='a')))
-    second.send(msgpack_numpy.packb(observation(served, session_id='b')))
+    first, second = connect_raw(served), connect_raw(served)
+    first.send(msgpack_numpy.packb(make_observation(served, session_id='a')))
+    second.send(msgpack_numpy.packb(make_observation(served, session_id='b')))
     time.sleep(0.1)
     second.close()
     first.recv(5)
@@ -316,14 +324,14 @@ def test_a_client_that_left_is_not_computed_for(served):
 
 
 def test_health_and_metrics_tell_what_happened(served):
-    assert get(served, '/healthz') == (200, 'OK\n')
-    far = client(served)
+    assert http_get(served, '/healthz') == (200, 'OK\n')
+    far = connect_client(served)
     for _ in range(3):
-        far.infer(observation(served, session_id='a"\n'))
-    with raw(served) as end:
+        far.infer(make_observation(served, session_id='a"\n'))
+    with connect_raw(served) as end:
         end.send(b'\xc1')
         end.recv(5)
-    status, page = get(served, '/metrics')
+    status, page = http_get(served, '/metrics')
     assert status == 200
     for line in (
         'wam_requests_total{endpoint="infer",outcome="ok"} 3.0',
@@ -336,14 +344,14 @@ def test_health_and_metrics_tell_what_happened(served):
         assert line in page.splitlines(), page
     assert re.search(r'wam_session_median_seconds{session="0 a.*"} 0\.\d', page)
     assert sum('infer' in line and 'ms' in line for line in served.lines) == 3
-    assert get(served, '/else')[0] in (400, 426)
+    assert http_get(served, '/else')[0] in (400, 426)
 
 
 def test_it_stops_after_the_answer_that_is_under_way():
-    served = Served()
-    busy, idle = raw(served), raw(served)
-    served.act['seconds'] = 0.5
-    busy.send(msgpack_numpy.packb(observation(served, session_id='a')))
+    served = ServerThread()
+    busy, idle = connect_raw(served), connect_raw(served)
+    served.behavior['seconds'] = 0.5
+    busy.send(msgpack_numpy.packb(make_observation(served, session_id='a')))
     time.sleep(0.2)
     served.stop()
     assert msgpack_numpy.unpackb(busy.recv(5)).shape == (24, 14)
@@ -352,4 +360,4 @@ def test_it_stops_after_the_answer_that_is_under_way():
             end.recv(5)
         assert end.close_code == 1001
     with pytest.raises(OSError):
-        raw(served)
+        connect_raw(served)

@@ -10,10 +10,10 @@ STEP_NS = 2_000_000
 
 def test_no_step_is_due_before_its_time() -> None:
     pacer = Pacer(STEP_NS, 1_000)
-    assert pacer.due(1_000) == 0
-    assert pacer.due(1_000 + STEP_NS - 1) == 0
-    assert pacer.due(1_000 + STEP_NS) == 1
-    assert pacer.due(1_000 + 5 * STEP_NS) == 5
+    assert pacer.count_due_steps(1_000) == 0
+    assert pacer.count_due_steps(1_000 + STEP_NS - 1) == 0
+    assert pacer.count_due_steps(1_000 + STEP_NS) == 1
+    assert pacer.count_due_steps(1_000 + 5 * STEP_NS) == 5
     assert pacer.wait_s(1_000, 5) == 5 * STEP_NS / 1e9
 
 
@@ -22,10 +22,10 @@ def test_short_stalls_are_caught_up_exactly(waits_ns: list[int]) -> None:
     pacer, wall_ns, steps = Pacer(STEP_NS, 0), 0, 0
     for wait_ns in waits_ns:
         wall_ns += wait_ns
-        due = pacer.due(wall_ns)
+        due = pacer.count_due_steps(wall_ns)
         steps += due
-        pacer.ran(due, wall_ns)
-        assert pacer.give_up(wall_ns) == 0
+        pacer.record_steps(due, wall_ns)
+        assert pacer.drop_excess_lag(wall_ns) == 0
         assert steps == wall_ns // STEP_NS
 
 
@@ -33,10 +33,10 @@ def test_a_slow_machine_gives_time_up_and_says_so() -> None:
     """Half speed: no growing debt, and the real-time factor is one half."""
     pacer, wall_ns = Pacer(STEP_NS, 0), 0
     for _ in range(4000):
-        steps = min(pacer.due(wall_ns), 5)
+        steps = min(pacer.count_due_steps(wall_ns), 5)
         wall_ns += steps * 2 * STEP_NS or STEP_NS
-        pacer.ran(steps, wall_ns)
-        pacer.give_up(wall_ns)
-        assert pacer.due(wall_ns) * STEP_NS <= MAX_LAG_NS + 2 * STEP_NS
+        pacer.record_steps(steps, wall_ns)
+        pacer.drop_excess_lag(wall_ns)
+        assert pacer.count_due_steps(wall_ns) * STEP_NS <= MAX_LAG_NS + 2 * STEP_NS
     assert abs(pacer.real_time_factor - 0.5) < 0.01
-    assert pacer.given_up_ns > 0.4 * wall_ns
+    assert pacer.dropped_ns > 0.4 * wall_ns

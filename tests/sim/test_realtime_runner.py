@@ -5,18 +5,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from wam_policy.core.motion.jtc_emulator import Points
-from wam_policy.core.motion.trajectory import Motion, integrated
+from wam_policy.core.motion.jtc_emulator import TrajectoryPoints
+from wam_policy.core.motion.trajectory import JointMotion, integrate_jerk
 from wam_sim.pacer import MAX_LAG_NS
 from wam_sim.physics import sim_robot as robots
 from wam_sim.physics.simulation import STEP_NS, Simulation
-from wam_sim.realtime_runner import BATCH, CATCH_UP, Live
+from wam_sim.realtime_runner import MAX_CATCH_UP_STEPS, STEPS_PER_BATCH, RealtimeRunner
 
 START_NS = 1_700_000_000_000_000_000
-BATCH_NS = BATCH * STEP_NS
+BATCH_NS = STEPS_PER_BATCH * STEP_NS
 
 
-class Clock:
+class ManualWallClock:
     """Stand still until told."""
 
     def __init__(self) -> None:
@@ -27,18 +27,21 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualWallClock:
+    return ManualWallClock()
 
 
-def live(
-    clock: Clock, *, jumps: bool = True, on_batch: Callable[[Simulation], None] = lambda _: None
-) -> Live:
+def make_runner(
+    clock: ManualWallClock,
+    *,
+    skip_lost_time: bool = True,
+    on_batch: Callable[[Simulation], None] = lambda _: None,
+) -> RealtimeRunner:
     simulation = Simulation(robots.load('yam'))
-    return Live(
+    return RealtimeRunner(
         simulation,
         clock,
-        jumps=jumps,
+        skip_lost_time=skip_lost_time,
         on_batch=on_batch,
         on_reject=lambda controller, reason: rejected.append((controller, reason)),
     )
@@ -47,24 +50,24 @@ def live(
 rejected: list[tuple[str, str]] = []
 
 
-def advance(running: Live, clock: Clock, wall_ns: int) -> None:
+def run_for(runner: RealtimeRunner, clock: ManualWallClock, wall_ns: int) -> None:
     """Let `wall_ns` pass in batches."""
     for _ in range(wall_ns // BATCH_NS):
         clock.now_ns += BATCH_NS
-        running.advance()
+        runner.run_due_steps()
 
 
-def wave(simulation: Simulation, start_ns: int) -> Points:
+def make_test_trajectory(simulation: Simulation, start_ns: int) -> TrajectoryPoints:
     """Return a smooth move of joint 1 of the left arm at 60 % of every limit."""
     body = simulation.robot.embodiment
     names = body.controllers[0].joints
     limits = body.limits(names)
     jerk = np.zeros((60, len(names)))
     jerk[:, 0] = 0.6 * limits.jerk[0] * np.repeat([1, -1, -1, 1, 0, 0], 10)
-    return Points.of(
-        integrated(
+    return TrajectoryPoints.from_trajectory(
+        integrate_jerk(
             names,
-            Motion.at_rest(simulation.joints().positions(names)),
+            JointMotion.at_rest(simulation.joint_state().positions(names)),
             start_ns,
             STEP_NS * 5,
             jerk,
@@ -72,104 +75,109 @@ def wave(simulation: Simulation, start_ns: int) -> Points:
     )
 
 
-def test_stamps_are_wall_time_and_batches_come_at_100_hz(clock: Clock) -> None:
+def test_stamps_are_wall_time_and_batches_come_at_100_hz(clock: ManualWallClock) -> None:
     stamps = []
-    running = live(clock, on_batch=lambda simulation: stamps.append(simulation.now_ns))
-    advance(running, clock, 1_000_000_000)
+    running = make_runner(clock, on_batch=lambda simulation: stamps.append(simulation.now_ns))
+    run_for(running, clock, 1_000_000_000)
     assert len(stamps) == 100
     assert set(np.diff(stamps)) == {BATCH_NS}
     assert running.simulation.now_ns == clock.now_ns
     assert running.pacer.real_time_factor == pytest.approx(1.0)
 
 
-def test_a_message_is_taken_when_it_arrived_even_if_physics_is_behind(clock: Clock) -> None:
+def test_a_message_is_taken_when_it_arrived_even_if_physics_is_behind(
+    clock: ManualWallClock,
+) -> None:
     """Bridging early from the set-point to a first point in the future would bend the curve."""
-    running = live(clock)
-    advance(running, clock, 100_000_000)
+    running = make_runner(clock)
+    run_for(running, clock, 100_000_000)
     clock.now_ns += 60_000_000  # physics sleeps, the message comes now
-    running.post('left_arm_controller', wave(running.simulation, clock.now_ns))
+    running.queue_trajectory(
+        'left_arm_controller', make_test_trajectory(running.simulation, clock.now_ns)
+    )
     for _ in range(8):
-        running.advance()
-    advance(running, clock, 600_000_000)
-    executed = running.simulation.executed
-    ratios = executed.ratios()
+        running.run_due_steps()
+    run_for(running, clock, 600_000_000)
+    executed = running.simulation.executed_motion
+    ratios = executed.limit_ratios()
     assert ratios['jerk'].max() == pytest.approx(0.6, rel=1e-3)
     assert ratios['acceleration'].max() <= 0.6 * (1 + 1e-3)
     assert running.simulation.controllers.accepted == 1
 
 
-def test_a_short_stall_is_caught_up_in_small_bites(clock: Clock) -> None:
-    running = live(clock)
+def test_a_short_stall_is_caught_up_in_small_bites(clock: ManualWallClock) -> None:
+    running = make_runner(clock)
     clock.now_ns += MAX_LAG_NS - BATCH_NS
     before_ns = running.simulation.now_ns
-    running.advance()
-    assert running.simulation.now_ns - before_ns == CATCH_UP * STEP_NS
+    running.run_due_steps()
+    assert running.simulation.now_ns - before_ns == MAX_CATCH_UP_STEPS * STEP_NS
     for _ in range(20):
-        running.advance()
+        running.run_due_steps()
     assert running.simulation.now_ns == clock.now_ns
-    assert running.pacer.given_up_ns == 0
+    assert running.pacer.dropped_ns == 0
 
 
 @pytest.mark.parametrize('jumps', [True, False])
 def test_a_long_stall_is_given_up_and_stamps_follow_only_the_wall_clock(
-    clock: Clock, jumps: bool
+    clock: ManualWallClock, jumps: bool
 ) -> None:
-    running = live(clock, jumps=jumps)
+    running = make_runner(clock, skip_lost_time=jumps)
     clock.now_ns += 4 * MAX_LAG_NS
-    running.advance()
+    running.run_due_steps()
     behind_ns = clock.now_ns - running.simulation.now_ns
-    assert running.pacer.given_up_ns > 3 * MAX_LAG_NS
+    assert running.pacer.dropped_ns > 3 * MAX_LAG_NS
     assert (behind_ns <= BATCH_NS) == jumps
-    advance(running, clock, 1_000_000_000)
+    run_for(running, clock, 1_000_000_000)
     assert clock.now_ns - running.simulation.now_ns <= behind_ns + BATCH_NS
 
 
-def test_rejections_are_told(clock: Clock) -> None:
+def test_rejections_are_told(clock: ManualWallClock) -> None:
     rejected.clear()
-    running = live(clock)
-    running.post(
-        'left_arm_controller', Points(0, ('nobody',), np.array([10]), np.zeros((1, 1)), None, None)
+    running = make_runner(clock)
+    running.queue_trajectory(
+        'left_arm_controller',
+        TrajectoryPoints(0, ('nobody',), np.array([10]), np.zeros((1, 1)), None, None),
     )
-    advance(running, clock, 50_000_000)
+    run_for(running, clock, 50_000_000)
     ((controller, reason),) = rejected
     assert controller == 'left_arm_controller' and 'nobody' in reason
 
 
-def test_the_thread_ends_when_asked_and_keeps_what_killed_it(clock: Clock) -> None:
-    running = live(clock)
+def test_the_thread_ends_when_asked_and_keeps_what_killed_it(clock: ManualWallClock) -> None:
+    running = make_runner(clock)
     running.start()
     running.close()
-    assert not running.alive and running.failure is None
+    assert not running.is_running and running.error is None
 
     def broken(_: Simulation) -> None:
         raise OSError('no more')
 
-    failing = live(clock, on_batch=broken)
+    failing = make_runner(clock, on_batch=broken)
     clock.now_ns += 10 * BATCH_NS
     failing.start()
     failing._thread.join(timeout=5.0)
-    assert not failing.alive and isinstance(failing.failure, OSError)
+    assert not failing.is_running and isinstance(failing.error, OSError)
     failing.close()
 
 
-def test_after_a_long_stall_the_controllers_stay_where_the_arm_is(clock: Clock) -> None:
-    running = live(clock)
-    advance(running, clock, 50_000_000)
+def test_after_a_long_stall_the_controllers_stay_where_the_arm_is(clock: ManualWallClock) -> None:
+    running = make_runner(clock)
+    run_for(running, clock, 50_000_000)
     move, name = (
-        wave(running.simulation, clock.now_ns),
+        make_test_trajectory(running.simulation, clock.now_ns),
         running.simulation.robot.embodiment.controllers[0].name,
     )
-    running.post(name, move)
-    advance(running, clock, 200_000_000)
-    running.simulation.executed.recount()
+    running.queue_trajectory(name, move)
+    run_for(running, clock, 200_000_000)
+    running.simulation.executed_motion.reset_maxima()
     clock.now_ns += 4 * MAX_LAG_NS
     rejected.clear()
-    running.post(name, move)  # what waited meanwhile begins where the arm was not
-    running.advance()
-    advance(running, clock, 400_000_000)
+    running.queue_trajectory(name, move)  # what waited meanwhile begins where the arm was not
+    running.run_due_steps()
+    run_for(running, clock, 400_000_000)
     assert rejected == [(name, 'planned before the controllers came back')]
-    assert running.simulation.executed.step.max() < 0.01
-    fresh = wave(running.simulation, clock.now_ns)
-    running.post(name, fresh)
-    advance(running, clock, 100_000_000)
+    assert running.simulation.executed_motion.step.max() < 0.01
+    fresh = make_test_trajectory(running.simulation, clock.now_ns)
+    running.queue_trajectory(name, fresh)
+    run_for(running, clock, 100_000_000)
     assert running.simulation.controllers.accepted == 2

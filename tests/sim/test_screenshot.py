@@ -11,24 +11,24 @@ from wam_sim.physics.simulation import Simulation
 def test_views_are_laid_over_the_left_edge() -> None:
     outside = np.full((720, 1280, 3), 90, np.uint8)
     views = tuple(np.full((480, 640, 3), shade, np.uint8) for shade in (10, 20, 30))
-    picture = screenshot.composed(outside, views)
+    picture = screenshot.compose_insets(outside, views)
     assert picture.shape == (720, 1280, 3)
     column = picture[:, 150, 0]
     shades = [int(column[np.flatnonzero(column == shade)].size) for shade in (10, 20, 30)]
-    assert shades == [screenshot.INSET[1]] * 3
+    assert shades == [screenshot.INSET_SIZE[1]] * 3
     assert (picture[:, 600:] == 90).all() and (outside == 90).all()
 
 
-@pytest.mark.parametrize('name', robots.names())
+@pytest.mark.parametrize('name', robots.list_robots())
 def test_the_portrait_shows_robot_and_scene(name: str) -> None:
     simulation = Simulation(robots.load(name), seed=3)
     try:
-        picture = screenshot.portrait(simulation)
+        picture = screenshot.render_portrait(simulation)
     except RuntimeError as error:
         pytest.skip(str(error))
     assert picture.shape == (720, 1280, 3)
     for item in simulation.scene.cubes:  # each cube's colour is somewhere in the picture
-        colour = simulation.colours[item.slot][:3]
+        colour = simulation.object_colors[item.slot][:3]
         pixels = picture.reshape(-1, 3).astype(float)
         match = pixels @ colour / (np.linalg.norm(pixels, axis=1) * np.linalg.norm(colour) + 1e-9)
-        assert (match > 0.985).sum() > 200, item.colour
+        assert (match > 0.985).sum() > 200, item.color

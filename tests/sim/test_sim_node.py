@@ -28,7 +28,7 @@ from wam_policy.core.robot import embodiment
 
 
 @pytest.fixture(scope='module', autouse=True)
-def surroundings(ros_domain: int) -> Iterator[None]:
+def isolate_environment(ros_domain: int) -> Iterator[None]:
     """Start everything in a domain of its own, and where no window can be opened."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ('DISPLAY', 'WAYLAND_DISPLAY'):
@@ -36,11 +36,11 @@ def surroundings(ros_domain: int) -> Iterator[None]:
         yield
 
 
-class Robot:
+class SimNodeProcess:
     """Run one sim_node and remember the messages of every topic."""
 
     def __init__(self, *arguments: str) -> None:
-        self.body = embodiment.load('agibot_g1')
+        self.embodiment = embodiment.load_embodiment('agibot_g1')
         flags = [flag for argument in arguments for flag in ('-p', argument)]
         self.process = subprocess.Popen(
             [sys.executable, '-m', 'wam_sim.sim_node', '--ros-args', *flags],
@@ -52,33 +52,35 @@ class Robot:
         self.node = rclpy.create_node('onlooker', context=self.context)
         self.executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
-        self.heard: dict[str, list] = {}
+        self.received: dict[str, list] = {}
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.listen(JointState, '/joint_states', 500)
-        self.listen(SimStatus, '/sim/status', 50)
-        self.listen(String, '/sim/task', latched)
-        self.listen(Clock, '/clock', qos_profile_sensor_data)
-        for camera in self.body.cameras:
-            self.listen(Image, camera.topic, qos_profile_sensor_data)
-            self.listen(CameraInfo, camera.info_topic, qos_profile_sensor_data)
-        self.controller = self.body.controllers[0]
-        self.listen(JointTrajectoryControllerState, self.controller.state_topic, 100)
+        self.subscribe(JointState, '/joint_states', 500)
+        self.subscribe(SimStatus, '/sim/status', 50)
+        self.subscribe(String, '/sim/task', latched)
+        self.subscribe(Clock, '/clock', qos_profile_sensor_data)
+        for camera in self.embodiment.cameras:
+            self.subscribe(Image, camera.topic, qos_profile_sensor_data)
+            self.subscribe(CameraInfo, camera.info_topic, qos_profile_sensor_data)
+        self.controller = self.embodiment.controllers[0]
+        self.subscribe(JointTrajectoryControllerState, self.controller.state_topic, 100)
         self.command = self.node.create_publisher(JointTrajectory, self.controller.topic, 1)
 
-    def listen(self, kind: type, topic: str, qos: object) -> None:
-        heard = self.heard.setdefault(topic, [])
+    def subscribe(self, kind: type, topic: str, qos: object) -> None:
+        heard = self.received.setdefault(topic, [])
         self.node.create_subscription(kind, topic, heard.append, qos)
 
-    def wait(self, true: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+    def wait_until(
+        self, condition: Callable[[], object], description: str, timeout_s: float = 60.0
+    ) -> None:
         end_s = time.monotonic() + timeout_s
-        while not true():
-            assert time.monotonic() < end_s, f'{what}: not within {timeout_s} s'
+        while not condition():
+            assert time.monotonic() < end_s, f'{description}: not within {timeout_s} s'
             assert self.process.poll() is None, self.process.stderr.read()
             self.executor.spin_once(timeout_sec=0.1)
 
-    def newest(self, topic: str) -> object:
-        self.wait(lambda: self.heard[topic], topic)
-        return self.heard[topic][-1]
+    def wait_newest(self, topic: str) -> object:
+        self.wait_until(lambda: self.received[topic], topic)
+        return self.received[topic][-1]
 
     def spin(self, seconds: float) -> None:
         end_s = time.monotonic() + seconds
@@ -98,34 +100,36 @@ class Robot:
 
 
 @pytest.fixture
-def robot() -> Iterator[Robot]:
-    running = Robot('robot:=agibot_g1', 'seed:=4')
+def robot() -> Iterator[SimNodeProcess]:
+    running = SimNodeProcess('robot:=agibot_g1', 'seed:=4')
     yield running
     assert running.close() == 0
 
 
-def seconds(stamp: Time) -> float:
+def to_seconds(stamp: Time) -> float:
     return stamp.sec + stamp.nanosec * 1e-9
 
 
-def test_a_robot_to_the_stack(robot: Robot) -> None:
+def test_a_robot_to_the_stack(robot: SimNodeProcess) -> None:
     """Everything a policy needs is there, moves when told, and starts another scene."""
-    robot.wait(
-        lambda: all(heard for topic, heard in robot.heard.items() if topic != '/clock'),
+    robot.wait_until(
+        lambda: all(heard for topic, heard in robot.received.items() if topic != '/clock'),
         'every topic',
     )
-    joints = robot.newest('/joint_states')
-    assert tuple(joints.name) == robot.body.observed
-    np.testing.assert_allclose(joints.position, robot.body.rest_of(robot.body.observed), atol=0.02)
-    for camera in robot.body.cameras:
-        image, info = robot.newest(camera.topic), robot.newest(camera.info_topic)
+    joints = robot.wait_newest('/joint_states')
+    assert tuple(joints.name) == robot.embodiment.observed
+    np.testing.assert_allclose(
+        joints.position, robot.embodiment.home_positions(robot.embodiment.observed), atol=0.02
+    )
+    for camera in robot.embodiment.cameras:
+        image, info = robot.wait_newest(camera.topic), robot.wait_newest(camera.info_topic)
         assert (image.encoding, image.width, image.height) == ('rgb8', 320, 240)
         assert len(image.data) == 320 * 240 * 3
         assert image.header.frame_id == info.header.frame_id == camera.frame_id
         assert (info.k[2], info.k[5], info.width) == (160.0, 120.0, 320)
-    assert abs(time.time() - seconds(joints.header.stamp)) < 5.0
-    assert not robot.heard['/clock']
-    assert robot.newest('/sim/task').data == robot.newest('/sim/status').instruction
+    assert abs(time.time() - to_seconds(joints.header.stamp)) < 5.0
+    assert not robot.received['/clock']
+    assert robot.wait_newest('/sim/task').data == robot.wait_newest('/sim/status').instruction
 
     names = robot.controller.joints
     target = np.array([joints.position[joints.name.index(name)] for name in names])
@@ -139,52 +143,54 @@ def test_a_robot_to_the_stack(robot: Robot) -> None:
         ],
     )
     message.points[0].time_from_start.sec = 1
-    robot.wait(lambda: robot.command.get_subscription_count(), 'the controller')
+    robot.wait_until(lambda: robot.command.get_subscription_count(), 'the controller')
     robot.command.publish(message)
-    robot.wait(
+    robot.wait_until(
         lambda: (
-            abs(robot.newest(robot.controller.state_topic).feedback.positions[5] - target[5])
+            abs(robot.wait_newest(robot.controller.state_topic).feedback.positions[5] - target[5])
             < 0.002
         ),
         'the motion',
     )
     bad = JointTrajectory(joint_names=['nobody'], points=message.points)
     robot.command.publish(bad)
-    robot.wait(lambda: robot.newest('/sim/status').trajectories_rejected == 1, 'the rejection')
-    status = robot.newest('/sim/status')
+    robot.wait_until(
+        lambda: robot.wait_newest('/sim/status').trajectories_rejected == 1, 'the rejection'
+    )
+    status = robot.wait_newest('/sim/status')
     assert status.trajectories == 1
     assert 0.0 < max(status.velocity_ratio) < 1.0
     assert max(status.tracking_error) < 0.02
 
     client = robot.node.create_client(Trigger, '/sim/reset')
-    robot.wait(client.service_is_ready, 'the reset service')
+    robot.wait_until(client.service_is_ready, 'the reset service')
     future = client.call_async(Trigger.Request())
-    robot.wait(future.done, 'the reset')
+    robot.wait_until(future.done, 'the reset')
     assert future.result().success
-    robot.wait(lambda: robot.newest('/sim/status').episode >= 1, 'the next episode')
-    assert robot.newest('/sim/task').data == future.result().message
-    begun = robot.newest('/sim/status').header.stamp
+    robot.wait_until(lambda: robot.wait_newest('/sim/status').episode >= 1, 'the next episode')
+    assert robot.wait_newest('/sim/task').data == future.result().message
+    begun = robot.wait_newest('/sim/status').header.stamp
     # this listener may be seconds behind: what it hears next need not be of the new episode
-    robot.wait(
-        lambda: seconds(robot.newest('/joint_states').header.stamp) >= seconds(begun),
+    robot.wait_until(
+        lambda: to_seconds(robot.wait_newest('/joint_states').header.stamp) >= to_seconds(begun),
         'joints of the next episode',
     )
-    moved = robot.newest('/joint_states').position
+    moved = robot.wait_newest('/joint_states').position
     assert abs(moved[list(joints.name).index(names[5])] - target[5]) < 0.01  # arms stay
 
 
-def test_rates_hold_in_wall_time(robot: Robot) -> None:
-    robot.wait(lambda: len(robot.heard['/sim/status']) >= 2, 'a status')
-    for heard in robot.heard.values():
+def test_rates_hold_in_wall_time(robot: SimNodeProcess) -> None:
+    robot.wait_until(lambda: len(robot.received['/sim/status']) >= 2, 'a status')
+    for heard in robot.received.values():
         heard.clear()
     robot.spin(4.0)
-    status = robot.newest('/sim/status')
-    stamps = [seconds(m.header.stamp) for m in robot.heard['/joint_states']]
+    status = robot.wait_newest('/sim/status')
+    stamps = [to_seconds(m.header.stamp) for m in robot.received['/joint_states']]
     assert (np.diff(stamps) > 0).all()
-    states = len(robot.heard[robot.controller.state_topic])
+    states = len(robot.received[robot.controller.state_topic])
     assert states / len(stamps) == pytest.approx(1 / 2, rel=0.15)
-    first, last = robot.heard['/sim/status'][0], robot.heard['/sim/status'][-1]
-    passed_s = seconds(last.header.stamp) - seconds(first.header.stamp)
+    first, last = robot.received['/sim/status'][0], robot.received['/sim/status'][-1]
+    passed_s = to_seconds(last.header.stamp) - to_seconds(first.header.stamp)
     # stamps are wall time; what the simulation did of it is the factor it reports
     assert (last.sim_time - first.sim_time) / passed_s == pytest.approx(
         status.real_time_factor, abs=0.15
@@ -197,35 +203,41 @@ def test_rates_hold_in_wall_time(robot: Robot) -> None:
 
 
 def test_a_mark_is_shown_once_the_task_was_heard() -> None:
-    robot = Robot('robot:=agibot_g1', 'task:=recall', 'seed:=4', 'camera_hz:=5.0')
-    head = robot.body.cameras[0].topic
+    robot = SimNodeProcess('robot:=agibot_g1', 'task:=recall', 'seed:=4', 'camera_hz:=5.0')
+    head = robot.embodiment.cameras[0].topic
 
     def white() -> int:
-        pixels = np.frombuffer(robot.newest(head).data, np.uint8).reshape(-1, 3)
+        pixels = np.frombuffer(robot.wait_newest(head).data, np.uint8).reshape(-1, 3)
         return int((pixels > 250).all(axis=1).sum())
 
     try:
         robot.spin(1.5)  # longer than any mark is shown
         assert white() < 50
         told = robot.node.create_publisher(String, '/wam/instruction', 1)
-        robot.wait(lambda: told.get_subscription_count() > 0, 'a listener')
-        told.publish(String(data=robot.newest('/sim/task').data))
-        robot.wait(lambda: white() > 500, 'the mark')
-        robot.wait(lambda: white() < 50, 'the mark gone')
+        robot.wait_until(lambda: told.get_subscription_count() > 0, 'a listener')
+        told.publish(String(data=robot.wait_newest('/sim/task').data))
+        robot.wait_until(lambda: white() > 500, 'the mark')
+        robot.wait_until(lambda: white() < 50, 'the mark gone')
     finally:
         assert robot.close() == 0
 
 
 def test_clock_on_request_is_what_stamps_are_in() -> None:
     """Ask for a window too: without a display that is a warning, nothing more."""
-    running = Robot('publish_clock:=true', 'camera_hz:=5.0', 'viewer:=true')
+    running = SimNodeProcess('publish_clock:=true', 'camera_hz:=5.0', 'viewer:=true')
     try:
         for topic in ('/clock', '/joint_states'):
-            running.wait(lambda topic=topic: len(running.heard[topic]) > 20, topic)
-        joints = seconds(running.heard['/joint_states'][-1].header.stamp)
-        running.wait(lambda: seconds(running.heard['/clock'][-1].clock) >= joints, 'that instant')
-        assert any(abs(seconds(heard.clock) - joints) < 0.02 for heard in running.heard['/clock'])
-        running.wait(lambda: running.heard[running.body.cameras[0].topic], 'a picture')
+            running.wait_until(lambda topic=topic: len(running.received[topic]) > 20, topic)
+        joints = to_seconds(running.received['/joint_states'][-1].header.stamp)
+        running.wait_until(
+            lambda: to_seconds(running.received['/clock'][-1].clock) >= joints, 'that instant'
+        )
+        assert any(
+            abs(to_seconds(heard.clock) - joints) < 0.02 for heard in running.received['/clock']
+        )
+        running.wait_until(
+            lambda: running.received[running.embodiment.cameras[0].topic], 'a picture'
+        )
     finally:
         assert running.close() == 0
 

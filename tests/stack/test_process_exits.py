@@ -7,24 +7,24 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from sensor_msgs.msg import Image
 
-from tests.stack_fixtures import brought_up
+from tests.stack_fixtures import bring_up_node
 from wam_policy.nodes import qos
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
-WAM = ('-r', '__ns:=/wam', '-p', 'embodiment:=yam')
+NODE_ARGUMENTS = ('-r', '__ns:=/wam', '-p', 'embodiment:=yam')
 
 
-class Relay:
+class ImageRelay:
     """Hand one camera's pictures on until told otherwise."""
 
-    def __init__(self, watch, hidden, topic):
-        self.on = True
-        self._out = watch.node.create_publisher(Image, topic, qos.IMAGE)
-        watch.node.create_subscription(Image, hidden, self._hand_on, qos.IMAGE)
+    def __init__(self, probe, source_topic, topic):
+        self.enabled = True
+        self._publisher = probe.node.create_publisher(Image, topic, qos.IMAGE)
+        probe.node.create_subscription(Image, source_topic, self._on_image, qos.IMAGE)
 
-    def _hand_on(self, msg):
-        if self.on:
-            self._out.publish(msg)
+    def _on_image(self, msg):
+        if self.enabled:
+            self._publisher.publish(msg)
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +32,7 @@ def stack(started, watching):
     """Give the nodes of a stack, started one by one, one camera going through our hands."""
     watch = watching('yam')
     camera = watch.robot.cameras[1]
-    relay = Relay(watch, '/hidden', camera.topic)
+    relay = ImageRelay(watch, '/hidden', camera.topic)
     nodes = {
         'sim': started(
             'wam_sim.sim_node',
@@ -45,13 +45,15 @@ def stack(started, watching):
             '-r',
             f'{camera.topic}:=/hidden',
         ),
-        'policy': started('wam_policy.nodes.policy.policy_node', *WAM, '-p', "devices:=['cpu']"),
+        'policy': started(
+            'wam_policy.nodes.policy.policy_node', *NODE_ARGUMENTS, '-p', "devices:=['cpu']"
+        ),
         'motion': started(
-            'wam_policy.nodes.motion.motion_node', *WAM, '-p', 'enable_motion:=true'
+            'wam_policy.nodes.motion.motion_node', *NODE_ARGUMENTS, '-p', 'enable_motion:=true'
         ),
     }
     for node in ('policy', 'motion'):
-        brought_up(watch, node)
+        bring_up_node(watch, node)
     watch.wait(lambda: watch.policy.state_name == 'IDLE', 'workers are not ready', 90)
     return nodes, watch, relay, camera
 
@@ -89,9 +91,9 @@ def test_without_motion_node_the_controllers_come_to_rest_and_a_new_one_goes_on(
     chunks = watch.policy.chunks
     watch.wait(lambda: watch.policy.chunks > chunks + 3, 'policy went silent')
     nodes['motion'] = started(
-        'wam_policy.nodes.motion.motion_node', *WAM, '-p', 'enable_motion:=true'
+        'wam_policy.nodes.motion.motion_node', *NODE_ARGUMENTS, '-p', 'enable_motion:=true'
     )
-    brought_up(watch, 'motion')
+    bring_up_node(watch, 'motion')
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
 
 
@@ -103,9 +105,9 @@ def test_without_policy_node_the_joints_come_to_rest_and_a_new_one_goes_on(runni
     watch.wait_rest(2.0)
     session = watch.policy.session
     nodes['policy'] = started(
-        'wam_policy.nodes.policy.policy_node', *WAM, '-p', "devices:=['cpu']"
+        'wam_policy.nodes.policy.policy_node', *NODE_ARGUMENTS, '-p', "devices:=['cpu']"
     )
-    brought_up(watch, 'policy')
+    bring_up_node(watch, 'policy')
     watch.wait(lambda: watch.policy.state_name == 'IDLE', 'workers are not ready', 90)
     watch.say('pick up the red cube')
     watch.wait_running(session)

@@ -14,24 +14,27 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from rosbags.highlevel import AnyReader
 
-from tests.servers.released_double import FlavourDouble
-from tests.stack_fixtures import Watch
+from tests.servers.released_double import FakeProfileServer
+from tests.stack_fixtures import StackProbe
 from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.recording import bag_folder
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
 SWAY_RAD = 0.08
-FLAVOURS = {'agibot_g1': 'dreamzero_agibot', 'yam': 'dreamzero_yam'}
-GAP_S = 0.5  # between two joint states in a bag, on a machine that is busy
+SERVER_PROFILES = {'agibot_g1': 'dreamzero_agibot', 'yam': 'dreamzero_yam'}
+MAX_JOINT_STATE_GAP_S = 0.5  # between two joint states in a bag, on a machine that is busy
 
 
-class Stage:
+class RemoteStack:
     """Hold a launched stack, its watch and the server it is driven by."""
 
     def __init__(self, robot, launched, folder):
-        self.server, self.folder = FlavourDouble(FLAVOURS[robot], sway_rad=SWAY_RAD), folder
+        self.server, self.folder = (
+            FakeProfileServer(SERVER_PROFILES[robot], sway_rad=SWAY_RAD),
+            folder,
+        )
         self.port = self.server.port
-        self.watch = Watch(robot)
+        self.probe = StackProbe(robot)
         self.launch = launched(
             robot,
             'sim:=true',
@@ -42,24 +45,24 @@ class Stage:
             f'server:=ws://127.0.0.1:{self.port}',
         )
 
-    def down(self):
+    def stop_server(self):
         """Die in the middle of a request."""
-        self.server.act = 'vanish'
+        self.server.fault = 'vanish'
         self.server.close()
 
-    def up(self):
-        robot = self.watch.robot.name
-        self.server = FlavourDouble(FLAVOURS[robot], self.port, SWAY_RAD)
+    def start_server(self):
+        robot = self.probe.robot.name
+        self.server = FakeProfileServer(SERVER_PROFILES[robot], self.port, SWAY_RAD)
 
 
-@pytest.fixture(scope='module', params=FLAVOURS)
+@pytest.fixture(scope='module', params=SERVER_PROFILES)
 def stage(request, launched, tmp_path_factory):
-    made = Stage(request.param, launched, tmp_path_factory.mktemp('episodes'))
-    watch = made.watch
+    made = RemoteStack(request.param, launched, tmp_path_factory.mktemp('episodes'))
+    watch = made.probe
     try:
         watch.wait(lambda: watch.policy.state_name == 'IDLE', 'the server was not found', 60)
         watch.wait_motion('HOLDING')
-        begun = watch.call(StartEpisode, 'recorder/start', instruction='lift the cup')
+        begun = watch.call_service(StartEpisode, 'recorder/start', instruction='lift the cup')
         assert begun.success, begun.message
         yield made
     finally:
@@ -68,7 +71,7 @@ def stage(request, launched, tmp_path_factory):
         made.launch.stop(threading.Event())  # if a test failed: the next robot needs the place
 
 
-def follow(stage):
+def wait_until_following(stage):
     """Wait until the robot follows the server's newest session."""
     stage.watch.wait_running()
     stage.watch.wait_motion('FIRST_MOVE', 'TRACKING')
@@ -77,7 +80,7 @@ def follow(stage):
 def test_the_server_moves_the_robot_in_its_own_rhythm(stage):
     watch, view = stage.watch, stage.server.views[0]
     watch.say('lift the cup')
-    follow(stage)
+    wait_until_following(stage)
     start = watch.joints.position
     watch.wait(lambda: np.abs(watch.joints.position - start).max() > SWAY_RAD / 4, 'no motion')
     watch.wait(lambda: len(stage.server.seen) > 2, 'asked once only')
@@ -91,7 +94,7 @@ def test_the_server_moves_the_robot_in_its_own_rhythm(stage):
 )
 def test_whatever_it_answers_the_robot_does_not_jump(stage, act, words):
     watch = stage.watch
-    follow(stage)
+    wait_until_following(stage)
     watch.jumps.clear()
     session, stage.server.act = watch.policy.session, act
     watch.wait(lambda: words in watch.policy.reason, f'{words} not named')
@@ -103,7 +106,7 @@ def test_whatever_it_answers_the_robot_does_not_jump(stage, act, words):
 
 def test_it_holds_while_the_server_is_away_and_goes_on_by_itself(stage):
     watch = stage.watch
-    follow(stage)
+    wait_until_following(stage)
     watch.jumps.clear()
     session = watch.policy.session
     stage.down()
@@ -117,7 +120,7 @@ def test_it_holds_while_the_server_is_away_and_goes_on_by_itself(stage):
     # by now it may wait ten seconds between two tries
     watch.wait(lambda: watch.policy.state_name == 'RUNNING', 'does not go on', 90)
     watch.wait_running(session)
-    follow(stage)
+    wait_until_following(stage)
     assert not watch.jumps
 
 
@@ -128,7 +131,9 @@ def test_the_episode_survives_all_of_it(stage):
     ended = watch.call(StopEpisode, 'recorder/stop', 30.0, keep=True)
     assert ended.success, ended.message
     folder = stage.folder / ended.episode
-    assert (folder / bag_folder.METADATA).exists() and bag_folder.interrupted(stage.folder) == []
+    assert (folder / bag_folder.METADATA_FILE).exists() and bag_folder.find_interrupted(
+        stage.folder
+    ) == []
     joints_ns, states, held_ns = [], [], []
     with AnyReader([folder]) as reader:
         for connection, stamp_ns, raw in reader.messages():
@@ -138,7 +143,7 @@ def test_the_episode_survives_all_of_it(stage):
                 status = reader.deserialize(raw, connection.msgtype)
                 states += [status.state_name] if states[-1:] != [status.state_name] else []
                 held_ns += [stamp_ns] if 'no server at' in status.reason else []
-    assert np.diff(joints_ns).max() < GAP_S * 1e9
+    assert np.diff(joints_ns).max() < MAX_JOINT_STATE_GAP_S * 1e9
     assert held_ns and joints_ns[0] < held_ns[0] < joints_ns[-1]
     first = states.index('RUNNING')
     assert 'HOLDING' in states[first:] and states[first:].count('RUNNING') >= 2
@@ -152,7 +157,7 @@ def test_everything_ends_in_order(stage):
     watch, launch = stage.watch, stage.launch
     os.kill(launch.pid, signal.SIGINT)
     watch.wait(lambda: launch.returncode is not None, 'the launch does not end', 40)
-    assert launch.returncode == 0, launch.last_words()
+    assert launch.returncode == 0, launch.read_log_tail()
     assert launch.exit_codes() == dict.fromkeys(
         ('policy_node', 'motion_node', 'sim_node', 'recorder_node'), 0
     )

@@ -9,7 +9,7 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from std_srvs.srv import SetBool, Trigger
 
-from tests.stack_fixtures import workers_of
+from tests.stack_fixtures import find_worker_processes
 from wam_msgs.msg import ActionChunk
 from wam_policy.nodes import message_conversion, qos
 
@@ -97,7 +97,7 @@ def test_a_killed_worker_makes_it_hold_and_the_next_one_remembers(running):
     launch, watch = running
     watch.wait(lambda: watch.policy.kv_commits >= 2)
     rebuilds, session = watch.policy.kv_rebuilds, watch.policy.session
-    workers = workers_of(launch.pid)
+    workers = find_worker_processes(launch.pid)
     assert len(workers) == 2
     workers[0].send_signal(signal.SIGKILL)
     watch.wait(lambda: watch.policy.state_name == 'HOLDING' and 'SIGKILL' in watch.policy.reason)
@@ -111,25 +111,27 @@ def test_a_killed_worker_makes_it_hold_and_the_next_one_remembers(running):
     assert watch.policy.kv_rebuilds > rebuilds and watch.policy.worker_restarts == 1
     assert watch.policy.kv_window_fill > 0  # a window that had just begun holds one frame
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
-    assert {worker.pid for worker in workers}.isdisjoint(w.pid for w in workers_of(launch.pid))
+    assert {worker.pid for worker in workers}.isdisjoint(
+        w.pid for w in find_worker_processes(launch.pid)
+    )
 
 
-def nothing(chunk):
+def rename_joint(chunk):
     chunk.joint_names[3] = 'elbow'
 
 
-def poisoned(chunk):
+def set_nan_target(chunk):
     chunk.positions[17] = float('nan')
 
 
-@pytest.mark.parametrize(('spoil', 'words'), [(nothing, 'elbow'), (poisoned, 'finite')])
+@pytest.mark.parametrize(('spoil', 'words'), [(rename_joint, 'elbow'), (set_nan_target, 'finite')])
 def test_a_wrong_chunk_is_rejected_whole_and_said_so(running, spoil, words):
     _, watch = running
     inject = watch.node.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
     watch.wait(lambda: inject.get_subscription_count() >= 2)
     rejected, before = watch.motion.chunks_rejected, watch.chunks[-1]
-    chunk = message_conversion.chunk_message(
-        message_conversion.chunk(before), 'agibot_g1', 0, trained=False
+    chunk = message_conversion.chunk_to_msg(
+        message_conversion.chunk_from_msg(before), 'agibot_g1', 0, trained=False
     )
     chunk.sequence = before.sequence + 1000
     spoil(chunk)
@@ -166,6 +168,6 @@ def test_ctrl_c_ends_every_node_with_status_0(stack):
     assert max(*watch.sim.acceleration_ratio, *watch.sim.jerk_ratio) <= 1.0 + 1e-6
     os.kill(launch.pid, signal.SIGINT)
     watch.wait(lambda: launch.returncode is not None, 'the launch does not end')
-    assert launch.returncode == 0, launch.last_words()
+    assert launch.returncode == 0, launch.read_log_tail()
     assert launch.exit_codes() == {'policy_node': 0, 'motion_node': 0, 'sim_node': 0}
-    assert launch.alive() == 0
+    assert launch.count_processes() == 0

@@ -38,15 +38,15 @@ GOOD = {
 )
 def test_wrong_arguments_are_refused_with_status_2(given, words, capsys):
     with pytest.raises(SystemExit) as refused:
-        demo.arguments(given)
+        demo.parse_arguments(given)
     assert refused.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_the_launch_is_the_one_a_user_types(monkeypatch):
     monkeypatch.delenv('DISPLAY', raising=False)
     monkeypatch.delenv('WAYLAND_DISPLAY', raising=False)
-    command = demo.launch_command(
-        demo.arguments(['--robot', 'yam', '--seed', '7', '--camera-hz', '20', '--headless'])
+    command = demo.make_launch_command(
+        demo.parse_arguments(['--robot', 'yam', '--seed', '7', '--camera-hz', '20', '--headless'])
     )
     assert command[:4] == ['ros2', 'launch', 'wam_bringup', 'yam.launch.py']
     assert {
@@ -62,11 +62,11 @@ def test_a_window_is_opened_where_there_is_a_display_and_missed_where_there_is_n
     monkeypatch, capsys
 ):
     monkeypatch.setenv('DISPLAY', ':0')
-    assert 'viewer:=true' in demo.launch_command(demo.arguments([]))
-    assert 'viewer:=false' in demo.launch_command(demo.arguments(['--headless']))
+    assert 'viewer:=true' in demo.make_launch_command(demo.parse_arguments([]))
+    assert 'viewer:=false' in demo.make_launch_command(demo.parse_arguments(['--headless']))
     monkeypatch.delenv('DISPLAY')
     monkeypatch.delenv('WAYLAND_DISPLAY', raising=False)
-    assert 'viewer:=false' in demo.launch_command(demo.arguments([]))
+    assert 'viewer:=false' in demo.make_launch_command(demo.parse_arguments([]))
     assert 'no display' in capsys.readouterr().out
 
 
@@ -83,8 +83,8 @@ def test_a_window_is_opened_where_there_is_a_display_and_missed_where_there_is_n
     ],
 )
 def test_a_run_that_was_not_alive_or_not_clean_is_told_so(change, words):
-    assert demo.faults(GOOD, 60.0) == []
-    found = demo.faults(GOOD | change, 60.0)
+    assert demo.find_failures(GOOD, 60.0) == []
+    found = demo.find_failures(GOOD | change, 60.0)
     assert len(found) == 1 and words in found[0]
 
 
@@ -101,7 +101,7 @@ def test_a_run_that_was_not_alive_or_not_clean_is_told_so(change, words):
     ],
 )
 def test_the_status_tells_how_it_ended(wrong, numbers, duration_s, status):
-    assert demo._status(wrong, numbers, duration_s) == status
+    assert demo._exit_status(wrong, numbers, duration_s) == status
 
 
 def test_the_demo_reports_what_it_measured(tmp_path):

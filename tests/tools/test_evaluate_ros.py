@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_policy.nodes import message_conversion
 from wam_tools import evaluate_ros
-from wam_tools.sim_operator import Trouble
-from wam_tools.task_loop import LIMIT_S, Rounds
+from wam_tools.sim_operator import SceneSetupError
+from wam_tools.task_loop import TASK_TIMEOUT_S, TaskLoop
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
 TOY = Path(__file__).parents[1] / 'nodes' / 'toy_worker.py'
@@ -43,7 +43,7 @@ def trial(seed, **changes):
 
 def test_the_launch_leaves_to_the_checkpoint_what_a_job_does_not_choose():
     job = {'checkpoint': 'mini', 'choice': {}, 'trials': []}
-    command = evaluate_ros.launch_command('yam', job, ['camera_hz:=10'])
+    command = evaluate_ros.make_launch_command('yam', job, ['camera_hz:=10'])
     assert command[:4] == ['ros2', 'launch', 'wam_bringup', 'yam.launch.py']
     assert set(command[4:]) == {
         'sim:=true',
@@ -52,7 +52,7 @@ def test_the_launch_leaves_to_the_checkpoint_what_a_job_does_not_choose():
         'camera_hz:=10',
     }
     job['choice'] = {'steps': 1, 'guidance': 2.0}
-    assert {'steps:=1', 'cfg:=2.0'} < set(evaluate_ros.launch_command('yam', job))
+    assert {'steps:=1', 'cfg:=2.0'} < set(evaluate_ros.make_launch_command('yam', job))
 
 
 def test_jobs_that_need_the_same_stack_share_it():
@@ -62,14 +62,17 @@ def test_jobs_that_need_the_same_stack_share_it():
         {'checkpoint': 'a', 'choice': {'steps': 1}, 'trials': [3]},
         {'checkpoint': 'a', 'choice': {}, 'trials': [4]},
     ]
-    assert [job['trials'] for job in evaluate_ros.joined(jobs)] == [[1, 4], [2], [3]]
+    assert [job['trials'] for job in evaluate_ros.merge_jobs(jobs)] == [[1, 4], [2], [3]]
 
 
 def test_what_was_reached_before_the_last_words_does_not_count():
-    stamp = message_conversion.time(5_000_000_000)
-    assert evaluate_ros._seconds(stamp, True, 3_000_000_000) == 2.0
-    assert evaluate_ros._seconds(stamp, True, 6_000_000_000) is None
-    assert evaluate_ros._seconds(message_conversion.time(0), False, 3_000_000_000) is None
+    stamp = message_conversion.time_to_msg(5_000_000_000)
+    assert evaluate_ros._reached_after_s(stamp, True, 3_000_000_000) == 2.0
+    assert evaluate_ros._reached_after_s(stamp, True, 6_000_000_000) is None
+    assert (
+        evaluate_ros._reached_after_s(message_conversion.time_to_msg(0), False, 3_000_000_000)
+        is None
+    )
 
 
 def test_a_share_of_one_robot_is_refused(capsys):
@@ -78,42 +81,42 @@ def test_a_share_of_one_robot_is_refused(capsys):
     assert refused.value.code == 2 and 'one robot at a time' in capsys.readouterr().err
 
 
-class Told:
+class FakeMonitor:
     """Stand in for the monitor: remember what is said and asked for."""
 
     def __init__(self):
         self.said, self.state, self.pauses = [], 'RUNNING', []
-        self.witness = SimpleNamespace(
+        self.metrics = SimpleNamespace(
             pause=lambda s: self.pauses.append(('pause', s)),
             resume=lambda s: self.pauses.append(('resume', s)),
         )
         self.policy = SimpleNamespace(instruction='')
         self.sim = SimpleNamespace(episode=0, instruction='a', goals_reached=[False])
 
-    def say(self, words):
-        self.said.append(words)
-        self.policy.instruction = words
+    def ensure_instruction(self, instruction):
+        self.said.append(instruction)
+        self.policy.instruction = instruction
 
 
-class Hand:
+class FakeSimOperator:
     """Stand in for the stage hand: take words away and count scenes; fail when told to."""
 
     def __init__(self, monitor):
         self.monitor, self.scenes, self.homes = monitor, 0, 0
-        self.may_go, self.trouble = threading.Event(), ''
+        self.may_go, self.setup_error = threading.Event(), ''
         self.may_go.set()
 
-    def hushed(self, asked):
+    def clear_instruction(self, stop_event):
         self.monitor.said.append('')
         self.monitor.policy.instruction = ''
 
-    def go_home(self, asked):
+    def go_home(self, stop_event):
         assert self.may_go.wait(5.0)
-        if self.trouble:
-            raise Trouble(self.trouble)
+        if self.setup_error:
+            raise SceneSetupError(self.setup_error)
         self.homes += 1
 
-    def next_scene(self, asked):
+    def show_next_scene(self, stop_event):
         self.scenes += 1
         self.monitor.sim = SimpleNamespace(
             episode=self.scenes, instruction='a', goals_reached=[False]
@@ -121,14 +124,14 @@ class Hand:
 
 
 def settled(rounds):
-    rounds._change.join(5.0)
-    assert not rounds._change.is_alive()
+    rounds._change_thread.join(5.0)
+    assert not rounds._change_thread.is_alive()
 
 
 def test_rounds_end_with_success_or_with_time_and_begin_at_home():
-    monitor = Told()
-    hand = Hand(monitor)
-    rounds = Rounds(monitor, hand)
+    monitor = FakeMonitor()
+    hand = FakeSimOperator(monitor)
+    rounds = TaskLoop(monitor, hand)
     rounds.advance(0.0)
     rounds.advance(1.0)
     assert monitor.said == ['a'] and hand.scenes == 0
@@ -142,29 +145,29 @@ def test_rounds_end_with_success_or_with_time_and_begin_at_home():
     assert (hand.homes, hand.scenes) == (1, 1)
     rounds.advance(4.0)  # the same words, and yet new
     rounds.advance(5.0)
-    rounds.advance(5.0 + LIMIT_S + 0.1)
+    rounds.advance(5.0 + TASK_TIMEOUT_S + 0.1)
     settled(rounds)
     assert monitor.said == ['a', '', 'a', ''] and hand.scenes == 2
-    assert (rounds.score.tried, rounds.score.done) == (2, 1)
+    assert (rounds.score.attempted, rounds.score.succeeded) == (2, 1)
     assert str(rounds.score) == '1 of 2 tasks done'
     assert [what for what, _ in monitor.pauses] == ['resume', 'pause', 'resume', 'pause']
     rounds.close()
 
 
 def test_a_change_of_scenes_that_failed_is_tried_again_and_counts_once():
-    monitor = Told()
-    hand = Hand(monitor)
-    rounds = Rounds(monitor, hand)
+    monitor = FakeMonitor()
+    hand = FakeSimOperator(monitor)
+    rounds = TaskLoop(monitor, hand)
     rounds.advance(0.0)
     monitor.sim.goals_reached = [True]
-    hand.trouble = 'the arms do not come home'
+    hand.setup_error = 'the arms do not come home'
     rounds.advance(1.0)
     settled(rounds)
     assert str(rounds) == '1 of 1 tasks done (the arms do not come home)' and hand.scenes == 0
-    hand.trouble = ''
+    hand.setup_error = ''
     rounds.advance(2.0)
     settled(rounds)
-    assert rounds.trouble == '' and hand.scenes == 1 and rounds.score.tried == 1
+    assert rounds.setup_error == '' and hand.scenes == 1 and rounds.score.attempted == 1
     rounds.close()
 
 

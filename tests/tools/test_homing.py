@@ -4,30 +4,30 @@ import numpy as np
 import pytest
 
 from wam_policy.core.robot import embodiment
-from wam_tools.homing import Homing
+from wam_tools.homing import HomingMotion
 
-ROBOT = embodiment.load('yam')
-REST = ROBOT.rest_of(ROBOT.commanded)
+ROBOT = embodiment.load_embodiment('yam')
+REST = ROBOT.home_positions(ROBOT.commanded)
 
 
 def homing(slowly=False, off=0.6):
     start = REST.copy()
     start[0] += off
-    return Homing(ROBOT, start, 1_000_000_000, slowly, 'home-1')
+    return HomingMotion(ROBOT, start, 1_000_000_000, slowly, 'home-1')
 
 
 def test_it_begins_where_the_arms_are_and_stays_at_rest():
     way = homing()
-    assert np.allclose(way.chunk(way.start_ns, 1).targets[0], way.start)
-    after = way.chunk(way.start_ns + round(way.duration_s * 1e9), 2)
-    assert np.allclose(after.targets, REST) and after.contract == ROBOT.contract
+    assert np.allclose(way.make_chunk(way.start_ns, 1).targets[0], way.start)
+    after = way.make_chunk(way.start_ns + round(way.duration_s * 1e9), 2)
+    assert np.allclose(after.targets, REST) and after.embodiment_hash == ROBOT.config_hash
 
 
 @pytest.mark.parametrize('slowly', [False, True])
 def test_it_keeps_its_speed(slowly):
     way, rows = homing(slowly), []
     for i in range(int(way.duration_s / ROBOT.step_dt_s) + 2):
-        rows.append(way.chunk(way.start_ns + round(i * ROBOT.step_dt_s * 1e9), i).targets[0])
+        rows.append(way.make_chunk(way.start_ns + round(i * ROBOT.step_dt_s * 1e9), i).targets[0])
     speed = np.abs(np.diff(rows, axis=0)).max() / ROBOT.step_dt_s
     assert speed <= (0.3 if slowly else 1.2)
     assert np.abs(np.diff(rows, n=2, axis=0)).max() < 0.02  # no step in speed
@@ -35,8 +35,8 @@ def test_it_keeps_its_speed(slowly):
 
 def test_chunks_that_follow_each_other_agree():
     way = homing()
-    first = way.chunk(way.start_ns, 1)
-    later = way.chunk(way.start_ns + round(5 * ROBOT.step_dt_s * 1e9), 2)
+    first = way.make_chunk(way.start_ns, 1)
+    later = way.make_chunk(way.start_ns + round(5 * ROBOT.step_dt_s * 1e9), 2)
     assert np.allclose(first.targets[5:], later.targets[:-5], atol=1e-6)
 
 

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from wam_tools.launch_process import Supervised
+from wam_tools.launch_process import LaunchProcess
 
 QUIET = threading.Event()
 pytestmark = pytest.mark.timeout(60)
@@ -57,16 +57,16 @@ STUBBORN = """
 
 
 def test_an_obedient_child_ends_by_itself_and_its_nodes_are_told(tmp_path):
-    child = Supervised(script(OBEDIENT), tmp_path / 'log')
-    wait(lambda: 'up' in child.last_words())
-    assert child.weigh() > 5.0 and child.peak_mb > 5.0
+    child = LaunchProcess(script(OBEDIENT), tmp_path / 'log')
+    wait(lambda: 'up' in child.read_log_tail())
+    assert child.measure_memory_mb() > 5.0 and child.peak_mb > 5.0
     assert child.stop(QUIET) == (0, 0)
     assert child.exit_codes() == {'policy_node': 0, 'sim_node': -9}
 
 
 def test_a_stubborn_child_and_its_orphans_are_killed_when_there_is_no_time(tmp_path):
-    child = Supervised(script(STUBBORN), tmp_path / 'log')
-    pid = int(wait(lambda: child.last_words()).split()[1])
+    child = LaunchProcess(script(STUBBORN), tmp_path / 'log')
+    pid = int(wait(lambda: child.read_log_tail()).split()[1])
     hurry = threading.Event()
     hurry.set()
     status, left = child.stop(hurry)
@@ -74,8 +74,8 @@ def test_a_stubborn_child_and_its_orphans_are_killed_when_there_is_no_time(tmp_p
 
 
 def test_orphans_of_a_child_that_was_killed_are_found(tmp_path):
-    child = Supervised(script(STUBBORN), tmp_path / 'log')
-    pid = int(wait(lambda: child.last_words()).split()[1])
+    child = LaunchProcess(script(STUBBORN), tmp_path / 'log')
+    pid = int(wait(lambda: child.read_log_tail()).split()[1])
     os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
     wait(lambda: child.returncode is not None)
     assert child.returncode == 128 + signal.SIGKILL and not gone(pid)

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_tools import soak, soak_plot
-from wam_tools.attached_stack import Watched, named
+from wam_tools.attached_stack import AttachedStack, process_name
 
 pytestmark = pytest.mark.ros
 
@@ -51,7 +51,7 @@ def document(**changes):
         'model': 'toy',
         'samples': found,
         'launch_exit_code': 0,
-        'verdict': soak.verdict(found, 600.0),
+        'verdict': soak.evaluate_samples(found, 600.0),
     }
 
 
@@ -70,14 +70,14 @@ def document(**changes):
     ],
 )
 def test_processes_are_named_by_what_they_do(command, name):
-    assert named(command) == name
+    assert process_name(command) == name
 
 
 def test_a_stack_that_does_not_grow_is_flat():
     found = document()
     assert found['verdict']['flat'] and found['verdict']['grows'] == []
     assert found['verdict']['samples'] == 150  # those of the warm-up do not count
-    assert soak.faults(found) == []
+    assert soak.find_failures(found) == []
 
 
 @pytest.mark.parametrize('hours', [1.0, 3.0])
@@ -87,11 +87,11 @@ def test_a_heap_that_settles_is_no_leak_and_a_longer_run_tells_slower_ones(hours
         each['processes']['motion_node']['uss_mb'] = 90.0 + 0.1 * int(
             3.0 * np.log1p(each['at_s'] / 600.0)
         )
-    assert soak.verdict(given, 600.0)['grows'] == []
+    assert soak.evaluate_samples(given, 600.0)['grows'] == []
     leak_mb_per_h = 2.0 / hours
-    assert soak.verdict(samples(hours=hours, leak_mb_per_h=leak_mb_per_h), 600.0)['grows'] == [
-        'policy_node uss_mb'
-    ]
+    assert soak.evaluate_samples(samples(hours=hours, leak_mb_per_h=leak_mb_per_h), 600.0)[
+        'grows'
+    ] == ['policy_node uss_mb']
 
 
 def test_a_leak_is_found_and_named():
@@ -101,7 +101,7 @@ def test_a_leak_is_found_and_named():
     assert found['verdict']['processes']['policy_node']['uss_mb']['per_hour'] == pytest.approx(
         5.0, abs=0.5
     )
-    assert 'policy_node uss_mb grows' in soak.faults(found)
+    assert 'policy_node uss_mb grows' in soak.find_failures(found)
 
 
 def test_what_a_process_allocated_is_judged_not_the_libraries_it_alone_maps():
@@ -110,10 +110,10 @@ def test_what_a_process_allocated_is_judged_not_the_libraries_it_alone_maps():
         for process in each['processes'].values():
             process['anon_mb'] = process['uss_mb'] - 40.0
             process['uss_mb'] += 55.0 * (number > 100)  # another process has ended
-    found = soak.verdict(given, 600.0)
+    found = soak.evaluate_samples(given, 600.0)
     assert found['grows'] == [] and found['flat'] and found['memory'] == 'anon_mb'
     mine = psutil.Process()
-    assert 0 < soak.allocated(mine.pid) <= mine.memory_info().rss
+    assert 0 < soak.read_anonymous_bytes(mine.pid) <= mine.memory_info().rss
 
 
 def test_buffers_that_come_and_go_are_no_leak_and_hide_none():
@@ -124,21 +124,24 @@ def test_buffers_that_come_and_go_are_no_leak_and_hide_none():
         buffers = 3.7 * (noise.uniform() < 0.3 + 0.5 * (number > 90))
         for one in (each, leaking[number]):
             one['processes']['policy_node']['uss_mb'] += buffers
-    assert soak.verdict(given, 600.0)['grows'] == []
-    assert soak.verdict(leaking, 600.0)['grows'] == ['policy_node uss_mb']
+    assert soak.evaluate_samples(given, 600.0)['grows'] == []
+    assert soak.evaluate_samples(leaking, 600.0)['grows'] == ['policy_node uss_mb']
 
 
 def test_restarted_workers_and_a_launch_that_failed_are_faults():
     found = document(restarts=1) | {'launch_exit_code': 1}
-    assert soak.faults(found) == ['the launch ended with status 1', 'workers were restarted']
+    assert soak.find_failures(found) == [
+        'the launch ended with status 1',
+        'workers were restarted',
+    ]
 
 
 def test_of_several_stacks_the_longest_is_judged_after_a_warm_up_of_its_own():
     first = [{**each, 'stack': 1} for each in samples(leak_mb_per_h=50.0, hours=0.2)]
     second = [{**each, 'stack': 2, 'at_s': each['at_s'] + 800.0} for each in samples()]
-    found = soak.verdict(first + second, 600.0)
+    found = soak.evaluate_samples(first + second, 600.0)
     assert found['flat'] and found['stacks'] == 2 and found['samples'] == 150
-    assert not soak.verdict(
+    assert not soak.evaluate_samples(
         second
         + [
             {**each, 'at_s': each['at_s'] + 5000.0, 'stack': 3}
@@ -149,16 +152,16 @@ def test_of_several_stacks_the_longest_is_judged_after_a_warm_up_of_its_own():
 
 
 def test_a_run_that_was_too_short_is_not_called_flat():
-    assert 'too short to tell' in soak.faults(document(hours=0.01))[0]
+    assert 'too short to tell' in soak.find_failures(document(hours=0.01))[0]
 
 
 def test_a_report_is_replaced_whole_judged_again_and_drawn(tmp_path):
     path, plot = tmp_path / 'R.json', tmp_path / 'P.png'
-    soak.written(path, document())
+    soak.write_report(path, document())
     assert soak.main(['--again', '--report', str(path), '--plot', str(plot)]) == 0
     assert json.loads(path.read_text())['verdict']['flat']
     assert plot.read_bytes().startswith(b'\x89PNG') and not list(tmp_path.glob('*.part'))
-    soak_plot.drawn(document(hours=0.01), plot)  # too short for a slope
+    soak_plot.plot_report(document(hours=0.01), plot)  # too short for a slope
 
 
 @pytest.mark.parametrize(
@@ -175,7 +178,7 @@ def test_a_report_is_replaced_whole_judged_again_and_drawn(tmp_path):
 )
 def test_wrong_arguments_name_the_fix(given, complaint, capsys):
     with pytest.raises(SystemExit):
-        soak.arguments(given)
+        soak.parse_arguments(given)
     assert complaint in capsys.readouterr().err
 
 
@@ -206,7 +209,7 @@ def command():
         text=True,
     ) as started:
         yield started
-        for child in Watched(started.pid).tree() if started.poll() is None else ():
+        for child in AttachedStack(started.pid).find_processes() if started.poll() is None else ():
             child.kill()
         started.kill()
 
@@ -226,19 +229,28 @@ def until(check):
 
 
 def test_stacks_below_a_command_are_found_counted_and_outlived(command):
-    watched = Watched(command.pid)
+    watched = AttachedStack(command.pid)
     assert command.stdout.readline() == 'up\n'
-    until(lambda: set(soak.used(watched.tree())) == {'launch', 'motion_node'})
-    assert watched.stacks == 1 and watched.robot() == 'yam' and not watched.ended
+    until(
+        lambda: set(soak.measure_processes(watched.find_processes())) == {'launch', 'motion_node'}
+    )
+    assert (
+        watched.stack_count == 1 and watched.find_robot_name() == 'yam' and not watched.has_ended
+    )
     assert told(command) == 'down'
-    assert soak.used(watched.tree()) == {} and watched.robot() is None
+    assert (
+        soak.measure_processes(watched.find_processes()) == {}
+        and watched.find_robot_name() is None
+    )
     assert told(command) == 'up'
-    until(lambda: set(soak.used(watched.tree())) == {'launch', 'motion_node'})
-    assert watched.stacks == 2
+    until(
+        lambda: set(soak.measure_processes(watched.find_processes())) == {'launch', 'motion_node'}
+    )
+    assert watched.stack_count == 2
     assert told(command) == 'down'
     command.stdin.close()
-    until(lambda: watched.ended)  # not yet waited for: a zombie has ended too
-    assert watched.tree() == [] and watched.robot() is None
+    until(lambda: watched.has_ended)  # not yet waited for: a zombie has ended too
+    assert watched.find_processes() == [] and watched.find_robot_name() is None
     assert '-c' in watched.command
 
 
@@ -246,10 +258,10 @@ def test_what_cannot_be_watched_says_why():
     gone = subprocess.Popen([sys.executable, '-c', ''])
     gone.wait()
     with pytest.raises(ValueError, match=f'there is no process {gone.pid}'):
-        Watched(gone.pid)
+        AttachedStack(gone.pid)
     here = psutil.Process().environ().get('ROS_DOMAIN_ID', '0')  # as it was started
     with pytest.raises(ValueError, match=f'set ROS_DOMAIN_ID={here}'):
-        Watched(os.getpid(), {'ROS_DOMAIN_ID': '230'})
+        AttachedStack(os.getpid(), {'ROS_DOMAIN_ID': '230'})
 
 
 def test_a_watch_of_what_has_ended_fails_with_the_reason(command, ros_domain, capfd, tmp_path):

@@ -10,46 +10,46 @@ from torch import Tensor
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.execution import engines
-from wam_policy.model.robot_policy import Choice, Policy
+from wam_policy.model.robot_policy import InferenceOptions, Policy
 from wam_policy.workers import run_worker
 
-ROBOT = embodiment.load('yam')
+ROBOT = embodiment.load_embodiment('yam')
 
 
-def policy(**choice) -> Policy:
+def make_policy(**choice) -> Policy:
     loaded = checkpoint_folder.load('preset:tiny', torch.device('cpu'), torch.float32)
-    return Policy(loaded, ROBOT, Choice(**{'steps': 2, **choice}))
+    return Policy(loaded, ROBOT, InferenceOptions(**{'steps': 2, **choice}))
 
 
-def life(live: Policy, blocks: int = 7) -> np.ndarray:
+def run_episode(policy: Policy, blocks: int = 7) -> np.ndarray:
     """Live past the end of a window with coloured frames; return every target."""
     numbers = np.random.default_rng(1)
-    rest = ROBOT.rest_of(ROBOT.observed)
+    rest = ROBOT.home_positions(ROBOT.observed)
     targets = []
 
     def frames(count: int) -> dict[str, np.ndarray]:
         return {
             key: np.repeat(numbers.integers(0, 256, (1, 1, 1, 3), np.uint8), count, 0)
             + np.zeros((1, view.shape[1], view.shape[2], 1), np.uint8)
-            for key, view in run_worker.grey(live, 1).items()
+            for key, view in run_worker.make_gray_frames(policy, 1).items()
         }
 
-    live.reset('put the cube away')
+    policy.reset('put the cube away')
     for block in range(blocks):
-        live.commit(frames(live.geometry.frames_per_block if block else 1))
-        targets.append(live.query(rest, block).targets)
-        targets.append(live.query(rest, block, frames(1)).targets)
+        policy.commit(frames(policy.geometry.frames_per_block if block else 1))
+        targets.append(policy.query(rest, block).targets)
+        targets.append(policy.query(rest, block, frames(1)).targets)
     return np.stack(targets)
 
 
-class Tape:
+class CountingGraphCapture:
     """Stand for CUDA graphs and count."""
 
     def __init__(self) -> None:
-        self.recorded = 0
+        self.capture_count = 0
 
     def __call__(self, run: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]:
-        self.recorded += 1
+        self.capture_count += 1
         return run
 
 
@@ -59,20 +59,22 @@ class Tape:
     ids=['restart', 'slide', 'one_step'],
 )
 def test_nothing_is_prepared_after_the_rehearsal(monkeypatch, choice) -> None:
-    want = life(policy(**choice))
-    tape = Tape()
-    monkeypatch.setattr(engines, 'made', lambda name, model: engines.Recorded(model, tape))
-    live = policy(**choice, engine='compiled')
-    run_worker.rehearsed(live, 0)
-    known = tape.recorded
+    want = run_episode(make_policy(**choice))
+    tape = CountingGraphCapture()
+    monkeypatch.setattr(
+        engines, 'make_engine', lambda name, model: engines.CudaGraphEngine(model, tape)
+    )
+    live = make_policy(**choice, engine='compiled')
+    run_worker.warm_up_full_window(live, 0)
+    known = tape.capture_count
     assert known >= 8
-    np.testing.assert_array_equal(life(live), want)
-    assert tape.recorded == known, 'an episode met a pass that the rehearsal had not'
+    np.testing.assert_array_equal(run_episode(live), want)
+    assert tape.capture_count == known, 'an episode met a pass that the rehearsal had not'
 
 
 @pytest.mark.parametrize('precision', ['fp8', 'int8'])
 def test_a_quantised_worker_answers_nearly_the_same(precision: str) -> None:
-    want, got = life(policy(), 2), life(policy(precision=precision), 2)
+    want, got = run_episode(make_policy(), 2), run_episode(make_policy(precision=precision), 2)
     assert 0 < np.abs(got - want).max() < 0.05
 
 
@@ -85,11 +87,11 @@ def test_a_quantised_worker_answers_nearly_the_same(precision: str) -> None:
 )
 def test_choices_that_are_none_are_refused(choice, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        policy(**choice)
+        make_policy(**choice)
 
 
 def test_the_command_line_reaches_every_choice() -> None:
-    chosen = run_worker.settings(
+    chosen = run_worker.parse_settings(
         [
             '--checkpoint',
             'preset:tiny',
@@ -110,5 +112,7 @@ def test_the_command_line_reaches_every_choice() -> None:
             '3',
         ]
     )
-    choice = run_worker.built(chosen).choice
-    assert choice == Choice('one_step', None, 1.5, 'clocked', 'slide', True, 'eager', 'int8')
+    choice = run_worker.build_policy(chosen).options
+    assert choice == InferenceOptions(
+        'one_step', None, 1.5, 'clocked', 'slide', True, 'eager', 'int8'
+    )

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from wam_policy.model.network.cfg import Role
-from wam_policy.model.robot_policy import Geometry, Targets
-from wam_policy.model.streaming_session import Memory
+from wam_policy.model.network.cfg import CfgRole
+from wam_policy.model.robot_policy import PolicyGeometry, PolicyOutput
+from wam_policy.model.streaming_session import MemoryUsage
 from wam_policy.workers import protocol, request_server, run_worker
 from wam_policy.workers.exit_codes import PeerLost
-from wam_policy.workers.protocol import Message
-from wam_policy.workers.request_server import Server
+from wam_policy.workers.protocol import WorkerMessage
+from wam_policy.workers.request_server import WorkerServer
 
 VIEW = np.zeros((1, 4, 6, 3), np.uint8)
 
@@ -24,77 +24,79 @@ class FakePolicy:
     """Count what is committed and do as told."""
 
     robot = SimpleNamespace(observed=('a', 'b', 'c'))
-    loaded = SimpleNamespace(dit=SimpleNamespace(config=SimpleNamespace(frames_per_block=1)))
-    geometry = Geometry(('top', 'side'), (4, 6), 2, 0.2, 1, 5, 0.1, 4, 32)
+    model = SimpleNamespace(dit=SimpleNamespace(config=SimpleNamespace(frames_per_block=1)))
+    geometry = PolicyGeometry(('top', 'side'), (4, 6), 2, 0.2, 1, 5, 0.1, 4, 32)
 
-    def __init__(self, role: Role = Role.BOTH) -> None:
+    def __init__(self, role: CfgRole = CfgRole.BOTH) -> None:
         self.role = role
-        self.waits_for_frames, self.clocked = False, True
-        self.fault: Exception | None = None
+        self.needs_commit, self.streaming = False, True
+        self.error: Exception | None = None
         self.calls: list[tuple] = []
         self.commits = 0
 
     @property
-    def memory(self) -> Memory:
-        return Memory(self.commits, 5, self.commits, 0)
+    def memory(self) -> MemoryUsage:
+        return MemoryUsage(self.commits, 5, self.commits, 0)
 
     def reset(self, instruction: str, mode: str | None) -> dict[str, float]:
         self.calls.append(('reset', instruction))
-        self.clocked = mode != 'reference'
+        self.streaming = mode != 'reference'
         self.commits = 0
         return {'text': 1.0}
 
     def commit(self, views) -> dict[str, float]:
-        if self.fault:
-            raise self.fault
+        if self.error:
+            raise self.error
         self.commits += 1
         self.calls.append(('commit', {name: view.shape for name, view in views.items()}))
         return {'encode': 2.0}
 
-    def query(self, joints, seed, newest) -> Targets:
-        if self.fault:
-            raise self.fault
+    def query(self, joints, seed, newest) -> PolicyOutput:
+        if self.error:
+            raise self.error
         self.calls.append(('query', seed, None if newest is None else sorted(newest)))
-        targets = None if self.role is Role.UNCOND else np.full((5, 2), float(seed))
-        return Targets(targets, joints[:2], {'denoise': 3.0})
+        targets = None if self.role is CfgRole.UNCOND else np.full((5, 2), float(seed))
+        return PolicyOutput(targets, joints[:2], {'denoise': 3.0})
 
-    def video(self) -> np.ndarray:
+    def decode_prediction(self) -> np.ndarray:
         return np.zeros((1, 4, 6, 3), np.uint8)
 
 
-class Talk:
+class ServerClient:
     """Ask a server in a thread."""
 
-    def __init__(self, *policies: FakePolicy, tidy=lambda: None) -> None:
-        self.end, far = protocol.pair()
+    def __init__(self, *policies: FakePolicy, collect_garbage=lambda: None) -> None:
+        self.sock, far = protocol.make_socket_pair()
         self.lines: list[str] = []
         self.error: Exception | None = None
-        self.server = Server(far, policies, {'model': 'fake'}, self.lines.append, tidy)
+        self.server = WorkerServer(
+            far, policies, {'model': 'fake'}, self.lines.append, collect_garbage
+        )
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
     def _serve(self) -> None:
         try:
             self.server.serve()
-        except (PeerLost, protocol.WireError) as error:
+        except (PeerLost, protocol.ProtocolError) as error:
             self.error = error
 
-    def ask(self, kind: str, arrays=None, **fields) -> Message:
-        protocol.send(self.end, Message(kind, {'id': 7, **fields}, arrays or {}), 5)
-        answer = protocol.receive(self.end, 5)
+    def request(self, kind: str, arrays=None, **fields) -> WorkerMessage:
+        protocol.send(self.sock, WorkerMessage(kind, {'id': 7, **fields}, arrays or {}), 5)
+        answer = protocol.receive(self.sock, 5)
         assert answer.fields['id'] == 7
         return answer
 
-    def begin(self) -> None:
-        self.ask('reset', session='s', instruction='go')
-        assert self.ask('commit', frames(1), session='s', block=0).kind == 'committed'
+    def start_session(self) -> None:
+        self.request('reset', session='s', instruction='go')
+        assert self.request('commit', make_frames(1), session='s', block=0).kind == 'committed'
 
 
-def frames(count: int, prefix: str = 'frames/') -> dict[str, np.ndarray]:
+def make_frames(count: int, prefix: str = 'frames/') -> dict[str, np.ndarray]:
     return {prefix + name: np.repeat(VIEW, count, axis=0) for name in ('top', 'side')}
 
 
-def query(**changed) -> dict:
+def make_query(**changed) -> dict:
     return {
         'session': 's',
         'sequence': 1,
@@ -107,42 +109,42 @@ def query(**changed) -> dict:
 
 def test_a_whole_session():
     policy = FakePolicy()
-    talk = Talk(policy)
-    assert talk.ask('hello').fields['model'] == 'fake'
-    assert talk.ask('reset', session='s', instruction='go').kind == 'ok'
-    first = talk.ask('commit', frames(1), session='s', block=0)
+    talk = ServerClient(policy)
+    assert talk.request('hello').fields['model'] == 'fake'
+    assert talk.request('reset', session='s', instruction='go').kind == 'ok'
+    first = talk.request('commit', make_frames(1), session='s', block=0)
     assert (first.kind, first.fields['cached_blocks'], first.fields['commits']) == (
         'committed',
         0,
         1,
     )
-    second = talk.ask('commit', frames(2), session='s', block=1)
+    second = talk.request('commit', make_frames(2), session='s', block=1)
     assert (second.fields['cached_blocks'], second.fields['window_fill']) == (1, 0.4)
-    chunk = talk.ask('query', **query())
+    chunk = talk.request('query', **make_query())
     assert chunk.kind == 'chunk' and chunk.arrays['targets'].shape == (5, 2)
     assert chunk.fields['timings_ms'] == {'denoise': 3.0} and chunk.fields['horizon'] == 5
     np.testing.assert_array_equal(chunk.arrays['reference'], [0, 1])
-    assert talk.ask('video').arrays['frames'].shape == (1, 4, 6, 3)
-    protocol.send(talk.end, Message('stop'))
+    assert talk.request('video').arrays['frames'].shape == (1, 4, 6, 3)
+    protocol.send(talk.sock, WorkerMessage('stop'))
     talk.thread.join(5)
     assert not talk.thread.is_alive() and talk.error is None
 
 
 def test_newest_frames_may_be_single_images():
     policy = FakePolicy()
-    talk = Talk(policy)
-    talk.begin()
+    talk = ServerClient(policy)
+    talk.start_session()
     image = {f'newest/{name}': VIEW[0] for name in ('top', 'side')}
-    talk.ask('query', **query(arrays={'joints': np.zeros(3), **image}))
+    talk.request('query', **make_query(arrays={'joints': np.zeros(3), **image}))
     assert policy.calls[-1] == ('query', 3, ['side', 'top'])
 
 
 def test_the_unconditional_branch_acknowledges():
-    talk = Talk(FakePolicy(Role.UNCOND))
-    talk.begin()
-    answer = talk.ask('query', **query())
+    talk = ServerClient(FakePolicy(CfgRole.UNCOND))
+    talk.start_session()
+    answer = talk.request('query', **make_query())
     assert answer.kind == 'ok' and not answer.arrays
-    assert talk.ask('video').kind == 'ok'
+    assert talk.request('video').kind == 'ok'
 
 
 @pytest.mark.parametrize(
@@ -152,13 +154,13 @@ def test_the_unconditional_branch_acknowledges():
         ('reset', {'session': 's'}, 'reset: instruction is None'),
         ('reset', {'session': 's', 'instruction': 'go', 'mode': 'slow'}, "reset: mode is 'slow'"),
         ('commit', {'session': 'other', 'block': 1}, "session 'other' while 's' is on"),
-        ('commit', {'session': 's', 'block': 3, 'arrays': frames(2)}, 'block 3, next is 1'),
-        ('commit', {'session': 's', 'block': 1.0, 'arrays': frames(2)}, 'block is 1.0'),
-        ('commit', {'session': 's', 'block': 1, 'arrays': frames(3)}, 'has 3 frames of top'),
+        ('commit', {'session': 's', 'block': 3, 'arrays': make_frames(2)}, 'block 3, next is 1'),
+        ('commit', {'session': 's', 'block': 1.0, 'arrays': make_frames(2)}, 'block is 1.0'),
+        ('commit', {'session': 's', 'block': 1, 'arrays': make_frames(3)}, 'has 3 frames of top'),
         ('commit', {'session': 's', 'block': 1}, 'no frames/top'),
         (
             'commit',
-            {'session': 's', 'block': 1, 'arrays': frames(2) | {'frames/side': VIEW}},
+            {'session': 's', 'block': 1, 'arrays': make_frames(2) | {'frames/side': VIEW}},
             'differ in their number',
         ),
         (
@@ -166,47 +168,51 @@ def test_the_unconditional_branch_acknowledges():
             {
                 'session': 's',
                 'block': 1,
-                'arrays': frames(2) | {'frames/side': VIEW.astype(float)},
+                'arrays': make_frames(2) | {'frames/side': VIEW.astype(float)},
             },
             'is float64',
         ),
-        ('query', query(session='old'), "session 'old' while 's' is on"),
-        ('query', query(arrays={}), 'no posture of 3'),
-        ('query', query(arrays={'joints': np.zeros(2)}), 'no posture of 3'),
-        ('query', query(arrays={'joints': np.array([0, np.nan, 0])}), 'no posture of 3'),
-        ('query', query(sequence=-1), 'query -1 after -1'),
-        ('query', query(seed=-1), 'seed -1'),
-        ('query', query(seed=2**63), 'seed 9223372036854775808'),
-        ('query', query(arrays={'joints': np.zeros(3), 'newest/top': VIEW}), 'no newest/side'),
+        ('query', make_query(session='old'), "session 'old' while 's' is on"),
+        ('query', make_query(arrays={}), 'no posture of 3'),
+        ('query', make_query(arrays={'joints': np.zeros(2)}), 'no posture of 3'),
+        ('query', make_query(arrays={'joints': np.array([0, np.nan, 0])}), 'no posture of 3'),
+        ('query', make_query(sequence=-1), 'query -1 after -1'),
+        ('query', make_query(seed=-1), 'seed -1'),
+        ('query', make_query(seed=2**63), 'seed 9223372036854775808'),
+        (
+            'query',
+            make_query(arrays={'joints': np.zeros(3), 'newest/top': VIEW}),
+            'no newest/side',
+        ),
         ('video', {}, 'no prediction'),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_done(kind, fields, said):
     policy = FakePolicy()
-    talk = Talk(policy)
-    talk.begin()
+    talk = ServerClient(policy)
+    talk.start_session()
     before = list(policy.calls)
-    answer = talk.ask(kind, **fields)
+    answer = talk.request(kind, **fields)
     assert answer.kind == 'error' and said in answer.fields['what'] and answer.fields['fix']
     assert policy.calls == before
-    assert talk.ask('query', **query()).kind == 'chunk'  # the session goes on
+    assert talk.request('query', **make_query()).kind == 'chunk'  # the session goes on
 
 
 def test_the_released_rhythm_wants_frames_before_every_query():
     policy = FakePolicy()
-    talk = Talk(policy)
-    talk.begin()
-    policy.waits_for_frames = True
-    assert 'once a block' in talk.ask('query', **query()).fields['what']
-    policy.waits_for_frames = False
-    assert talk.ask('query', **query()).kind == 'chunk'
+    talk = ServerClient(policy)
+    talk.start_session()
+    policy.needs_commit = True
+    assert 'once a block' in talk.request('query', **make_query()).fields['what']
+    policy.needs_commit = False
+    assert talk.request('query', **make_query()).kind == 'chunk'
 
 
 def test_nothing_before_a_reset_and_no_query_before_a_commit():
-    talk = Talk(FakePolicy())
-    assert 'without a session' in talk.ask('query', **query()).fields['what']
-    talk.ask('reset', session='s', instruction='go')
-    assert 'before any commit' in talk.ask('query', **query()).fields['what']
+    talk = ServerClient(FakePolicy())
+    assert 'without a session' in talk.request('query', **make_query()).fields['what']
+    talk.request('reset', session='s', instruction='go')
+    assert 'before any commit' in talk.request('query', **make_query()).fields['what']
 
 
 @pytest.mark.parametrize(
@@ -221,112 +227,119 @@ def test_nothing_before_a_reset_and_no_query_before_a_commit():
 )
 def test_a_fault_ends_the_session_and_not_the_worker(fault, said):
     policy = FakePolicy()
-    talk = Talk(policy)
-    talk.begin()
-    policy.fault = fault
-    answer = talk.ask('query', **query())
+    talk = ServerClient(policy)
+    talk.start_session()
+    policy.error = fault
+    answer = talk.request('query', **make_query())
     assert answer.kind == 'error' and answer.fields['what'].startswith(said)
-    policy.fault = None
-    assert 'without a session' in talk.ask('query', **query()).fields['what']
-    talk.begin()
-    assert talk.ask('query', **query()).kind == 'chunk'
+    policy.error = None
+    assert 'without a session' in talk.request('query', **make_query()).fields['what']
+    talk.start_session()
+    assert talk.request('query', **make_query()).kind == 'chunk'
 
 
 def test_a_lost_peer_and_a_broken_stream_end_the_worker():
     policy = FakePolicy()
-    talk = Talk(policy)
-    talk.begin()
-    policy.fault = PeerLost('worker 1 is gone')
+    talk = ServerClient(policy)
+    talk.start_session()
+    policy.error = PeerLost('worker 1 is gone')
     protocol.send(
-        talk.end,
-        Message('query', {k: v for k, v in query().items() if k != 'arrays'}, query()['arrays']),
+        talk.sock,
+        WorkerMessage(
+            'query',
+            {k: v for k, v in make_query().items() if k != 'arrays'},
+            make_query()['arrays'],
+        ),
     )
     talk.thread.join(5)
     assert isinstance(talk.error, PeerLost)
-    talk = Talk(FakePolicy())
-    talk.end.sendall(b'GET / HTTP/1.1\r\n')
+    talk = ServerClient(FakePolicy())
+    talk.sock.sendall(b'GET / HTTP/1.1\r\n')
     talk.thread.join(5)
-    assert isinstance(talk.error, protocol.WireError)
+    assert isinstance(talk.error, protocol.ProtocolError)
 
 
 def test_the_end_of_the_other_side_ends_the_worker_in_order():
-    talk = Talk(FakePolicy())
-    talk.end.close()
+    talk = ServerClient(FakePolicy())
+    talk.sock.close()
     talk.thread.join(5)
     assert not talk.thread.is_alive() and talk.error is None
 
 
 def test_sessions_have_a_memory_each_and_the_one_unused_for_longest_makes_room():
     first, second = FakePolicy(), FakePolicy()
-    talk = Talk(first, second)
+    talk = ServerClient(first, second)
     for name in ('a', 'b'):
-        talk.ask('reset', session=name, instruction=name)
-        talk.ask('commit', frames(1), session=name, block=0)
+        talk.request('reset', session=name, instruction=name)
+        talk.request('commit', make_frames(1), session=name, block=0)
     assert (first.calls[0], second.calls[0]) == (('reset', 'a'), ('reset', 'b'))
-    assert talk.ask('query', **query(session='a')).kind == 'chunk'
-    assert talk.ask('video').fields['session'] == 'a'
-    talk.ask('reset', session='c', instruction='c')  # a was used after b
+    assert talk.request('query', **make_query(session='a')).kind == 'chunk'
+    assert talk.request('video').fields['session'] == 'a'
+    talk.request('reset', session='c', instruction='c')  # a was used after b
     assert second.calls[-1] == ('reset', 'c')
-    said = talk.ask('query', **query(session='b')).fields['what']
+    said = talk.request('query', **make_query(session='b')).fields['what']
     assert said == "query of session 'b' while 'a', 'c' is on"
-    assert talk.ask('query', **query(session='a', sequence=2)).kind == 'chunk'
-    talk.ask('reset', session='a', instruction='again')  # in the memory that it has
+    assert talk.request('query', **make_query(session='a', sequence=2)).kind == 'chunk'
+    talk.request('reset', session='a', instruction='again')  # in the memory that it has
     assert first.calls[-1] == ('reset', 'again') and second.calls[-1] == ('reset', 'c')
-    assert 'no prediction' in talk.ask('video').fields['what']
+    assert 'no prediction' in talk.request('video').fields['what']
 
 
 def test_a_fault_ends_one_session_and_its_memory_serves_the_next():
     first, second = FakePolicy(), FakePolicy()
-    talk = Talk(first, second)
+    talk = ServerClient(first, second)
     for name in ('a', 'b'):
-        talk.ask('reset', session=name, instruction=name)
-        talk.ask('commit', frames(1), session=name, block=0)
-    first.fault = RuntimeError('shape')
-    assert talk.ask('query', **query(session='a')).kind == 'error'
-    assert talk.ask('query', **query(session='b')).kind == 'chunk'
-    talk.ask('reset', session='c', instruction='c')
+        talk.request('reset', session=name, instruction=name)
+        talk.request('commit', make_frames(1), session=name, block=0)
+    first.error = RuntimeError('shape')
+    assert talk.request('query', **make_query(session='a')).kind == 'error'
+    assert talk.request('query', **make_query(session='b')).kind == 'chunk'
+    talk.request('reset', session='c', instruction='c')
     assert first.calls[-1] == ('reset', 'c')
-    assert talk.ask('query', **query(session='b', sequence=2)).kind == 'chunk'
+    assert talk.request('query', **make_query(session='b', sequence=2)).kind == 'chunk'
 
 
 def test_the_released_rhythm_brings_as_many_frames_as_it_has():
     policy = FakePolicy()
-    talk = Talk(policy)
-    talk.ask('reset', session='s', instruction='go', mode='reference')
+    talk = ServerClient(policy)
+    talk.request('reset', session='s', instruction='go', mode='reference')
     for block, count in enumerate((1, 4, 3)):
-        assert talk.ask('commit', frames(count), session='s', block=block).kind == 'committed'
+        assert (
+            talk.request('commit', make_frames(count), session='s', block=block).kind
+            == 'committed'
+        )
 
 
-class Littering(FakePolicy):
+class LeakingPolicy(FakePolicy):
     """Leave with every query what torch leaves: a tuple on the list of those to be used again."""
 
-    def query(self, joints, seed, newest) -> Targets:
+    def query(self, joints, seed, newest) -> PolicyOutput:
         tuple(letter for letter in 'abcd')
         return super().query(joints, seed, newest)
 
 
 def test_queries_by_the_hundred_leave_nothing_behind():
-    policy, freed = Littering(), []
-    talk = Talk(policy, tidy=lambda: freed.append(gc.collect()))
+    policy, freed = LeakingPolicy(), []
+    talk = ServerClient(policy, collect_garbage=lambda: freed.append(gc.collect()))
 
     def lived(block: int, queries: int) -> int:
         for _ in range(queries):
-            talk.ask('query', **query(sequence=lived.sequence))
+            talk.request('query', **make_query(sequence=lived.sequence))
             lived.sequence += 1
         policy.calls.clear()
-        talk.ask('commit', frames(2), session='s', block=block)
-        talk.ask('hello')  # what comes after that answer is over, too
+        talk.request('commit', make_frames(2), session='s', block=block)
+        talk.request('hello')  # what comes after that answer is over, too
         return sys.getallocatedblocks()
 
     lived.sequence = 1
-    talk.begin()
+    talk.start_session()
     before = lived(1, 400)
     assert lived(2, 400) - before < 200  # without clearing up one tuple per query and more
     assert len(freed) == 4  # once per reset and commit, never per query
 
 
 def test_the_program_clears_up_and_does_not_walk_the_model_for_it(monkeypatch):
-    made, done, ends = [], [], protocol.pair()
+    made, done, ends = [], [], protocol.make_socket_pair()
     monkeypatch.setattr(
         run_worker,
         'gc',
@@ -334,19 +347,21 @@ def test_the_program_clears_up_and_does_not_walk_the_model_for_it(monkeypatch):
             collect=lambda: done.append('collect'), freeze=lambda: done.append('freeze')
         ),
     )
-    monkeypatch.setattr(run_worker.child, 'inherited', lambda fd, patience_s: ends[0])
-    monkeypatch.setattr(run_worker, 'built', lambda chosen: FakePolicy())
-    monkeypatch.setattr(run_worker, 'warmed', lambda policy, seed: done.append('warmed'))
+    monkeypatch.setattr(run_worker.parent_socket, 'adopt_socket', lambda fd, patience_s: ends[0])
+    monkeypatch.setattr(run_worker, 'build_policy', lambda chosen: FakePolicy())
+    monkeypatch.setattr(run_worker, 'warm_up', lambda policy, seed: done.append('warmed'))
     monkeypatch.setattr(
-        request_server, 'facts', lambda policy, device: {'model': '', 'reason': ''}
+        request_server, 'build_worker_info', lambda policy, device: {'model': '', 'reason': ''}
     )
     monkeypatch.setattr(
         request_server,
-        'Server',
+        'WorkerServer',
         lambda *args: made.append(args) or SimpleNamespace(serve=lambda: made[0][-1]()),
     )
     run_worker.serve(
-        run_worker.settings(['--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--fd', '3']),
+        run_worker.parse_settings(
+            ['--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--fd', '3']
+        ),
         0.0,
     )
     assert done == ['warmed', 'collect', 'freeze', 'collect']

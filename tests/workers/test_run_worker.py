@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from wam_policy.workers import exit_codes, model_options, run_worker
-from wam_policy.workers.worker_process import package_environment
+from wam_policy.workers.worker_process import make_worker_environment
 
-WORKER = [sys.executable, '-m', 'wam_policy.workers.run_worker']
-NEEDED = ['--checkpoint', 'preset:tiny', '--embodiment', 'yam']
+WORKER_COMMAND = [sys.executable, '-m', 'wam_policy.workers.run_worker']
+REQUIRED_ARGUMENTS = ['--checkpoint', 'preset:tiny', '--embodiment', 'yam']
 
 
 def test_a_command_line_becomes_settings():
-    chosen = run_worker.settings(
+    chosen = run_worker.parse_settings(
         [
-            *NEEDED,
+            *REQUIRED_ARGUMENTS,
             '--rank',
             '1',
             '--world',
@@ -43,16 +43,16 @@ def test_a_command_line_becomes_settings():
     'arguments, said',
     [
         ([], 'required: --checkpoint, --embodiment'),
-        ([*NEEDED, '--threads', '0'], '--threads: want more than 0'),
-        ([*NEEDED, '--peer-timeout', '-1'], '--peer-timeout: want more than 0'),
-        ([*NEEDED, '--world', '2'], '--role both needs no second worker'),
-        ([*NEEDED, '--recipe', 'fast'], 'invalid choice'),
+        ([*REQUIRED_ARGUMENTS, '--threads', '0'], '--threads: want more than 0'),
+        ([*REQUIRED_ARGUMENTS, '--peer-timeout', '-1'], '--peer-timeout: want more than 0'),
+        ([*REQUIRED_ARGUMENTS, '--world', '2'], '--role both needs no second worker'),
+        ([*REQUIRED_ARGUMENTS, '--recipe', 'fast'], 'invalid choice'),
     ],
 )
 def test_a_wrong_command_line_is_refused(arguments, said, capsys):
     with pytest.raises(SystemExit) as caught:
-        run_worker.settings(arguments)
-    assert caught.value.code == exit_codes.REFUSED
+        run_worker.parse_settings(arguments)
+    assert caught.value.code == exit_codes.PERMANENT_FAILURE
     assert said in capsys.readouterr().err
 
 
@@ -60,21 +60,21 @@ def test_the_recipes_are_those_of_the_sampler():
     from wam_policy.model import robot_policy
     from wam_policy.model.sampling import sampler
 
-    assert set(model_options.RECIPES) == set(sampler.MODES)
-    choices = {action.dest: action.choices for action in run_worker.parser()._actions}
-    assert tuple(choices['mode']) == robot_policy.MODES
+    assert set(model_options.SAMPLERS) == set(sampler.SAMPLERS)
+    choices = {action.dest: action.choices for action in run_worker.make_parser()._actions}
+    assert tuple(choices['mode']) == robot_policy.MEMORY_UPDATE_MODES
 
 
 def test_help_and_refusals_come_without_torch(capsys):
     start_s = time.monotonic()
     done = subprocess.run(
-        [*WORKER, '--checkpoint', 'preset:tiny', '--embodiment', 'yamm'],
+        [*WORKER_COMMAND, '--checkpoint', 'preset:tiny', '--embodiment', 'yamm'],
         capture_output=True,
         text=True,
         timeout=90,
-        env=package_environment({}),
+        env=make_worker_environment({}),
     )
-    assert done.returncode == exit_codes.REFUSED
+    assert done.returncode == exit_codes.PERMANENT_FAILURE
     assert done.stderr.startswith('wam-worker both: error: ') and 'yam' in done.stderr
     assert len(done.stderr.splitlines()) == 1
     seen = subprocess.run(
@@ -88,7 +88,7 @@ def test_help_and_refusals_come_without_torch(capsys):
     """),
         ],
         timeout=90,
-        env=package_environment({}),
+        env=make_worker_environment({}),
     )
     assert seen.returncode == 0
     assert time.monotonic() - start_s < 30
@@ -100,12 +100,12 @@ def test_help_and_refusals_come_without_torch(capsys):
 def test_a_checkpoint_that_cannot_be_is_one_line(checkpoint, said, capsys):
     status = run_worker.main(['--checkpoint', checkpoint, '--embodiment', 'yam'])
     lines = capsys.readouterr().err.splitlines()
-    assert status == exit_codes.REFUSED and len(lines) == 1 and said in lines[0]
+    assert status == exit_codes.PERMANENT_FAILURE and len(lines) == 1 and said in lines[0]
 
 
 def test_a_device_that_is_not_there_is_one_line(capsys):
-    status = run_worker.main([*NEEDED, '--device', 'cuda:63'])
-    assert status == exit_codes.REFUSED
+    status = run_worker.main([*REQUIRED_ARGUMENTS, '--device', 'cuda:63'])
+    assert status == exit_codes.PERMANENT_FAILURE
     assert 'no device cuda:63' in capsys.readouterr().err
 
 
@@ -117,15 +117,16 @@ def test_a_worker_that_does_not_read_dies_with_its_parent():
             '-c',
             textwrap.dedent(f"""
         import time
-        from wam_policy.workers.worker_process import Program
-        program = Program({[*WORKER, *NEEDED]!r}, 0, 'both', lambda rank, line: None, {{}})
+        from wam_policy.workers.worker_process import WorkerProcess
+        program = WorkerProcess(
+            {[*WORKER_COMMAND, *REQUIRED_ARGUMENTS]!r}, 0, 'both', lambda rank, line: None, {{}})
         print(program.pid, flush=True)
         time.sleep(60)
     """),
         ],
         stdout=subprocess.PIPE,
         text=True,
-        env=package_environment({}),
+        env=make_worker_environment({}),
     )
     child = int(parent.stdout.readline())
     maps = Path(f'/proc/{child}/maps')

@@ -15,15 +15,22 @@ import torch
 
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
-from wam_policy.model.robot_policy import Choice, Policy
+from wam_policy.model.robot_policy import InferenceOptions, Policy
 from wam_policy.workers.exit_codes import PeerLost
-from wam_policy.workers.supervisor import Interrupted, Pair, Plan, State, WorkerDied, WorkerError
-from wam_policy.workers.velocity_exchange import Exchange, Seat
-from wam_policy.workers.worker_process import package_environment
+from wam_policy.workers.supervisor import (
+    RequestInterrupted,
+    WorkerError,
+    WorkerExited,
+    WorkerSpec,
+    WorkerState,
+    WorkerSupervisor,
+)
+from wam_policy.workers.velocity_exchange import ExchangeConfig, VelocityExchange
+from wam_policy.workers.worker_process import make_worker_environment
 
-ROBOT = embodiment.load('agibot_g1')
+ROBOT = embodiment.load_embodiment('agibot_g1')
 STEPS, GUIDANCE, WEIGHTS_SEED = 3, 5.0, 11
-PLAN = Plan(
+WORKER_SPEC = WorkerSpec(
     ('cpu', 'cpu'),
     (
         '--checkpoint',
@@ -39,12 +46,12 @@ PLAN = Plan(
     ),
     start_timeout_s=200.0,
 )
-ANSWER_S = 30.0  # the machine may be busy; a test that waits longer hangs
+ANSWER_TIMEOUT_S = 30.0  # the machine may be busy; a test that waits longer hangs
 
 pytestmark = pytest.mark.timeout(400)
 
 
-def views(seed: int, count: int) -> dict[str, np.ndarray]:
+def make_views(seed: int, count: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     return {
         camera.key: random.integers(0, 256, (count, 48, 64, 3), dtype=np.uint8)
@@ -52,27 +59,27 @@ def views(seed: int, count: int) -> dict[str, np.ndarray]:
     }
 
 
-def posture() -> np.ndarray:
-    return ROBOT.rest_of(ROBOT.observed) + 0.01
+def make_joint_positions() -> np.ndarray:
+    return ROBOT.home_positions(ROBOT.observed) + 0.01
 
 
-class Episode:
+class WorkerEpisode:
     """Live the same episode on a pair as on a policy in this process."""
 
-    def __init__(self, pair: Pair, session: str) -> None:
-        self.pair, self.session, self.sequence = pair, session, 0
+    def __init__(self, supervisor: WorkerSupervisor, session: str) -> None:
+        self.supervisor, self.session, self.sequence = supervisor, session, 0
 
-    def ask(self, kind: str, arrays=None, **fields):
-        return self.pair.request(
-            kind, {'session': self.session, **fields}, arrays, timeout_s=ANSWER_S
+    def request(self, kind: str, arrays=None, **fields):
+        return self.supervisor.request(
+            kind, {'session': self.session, **fields}, arrays, timeout_s=ANSWER_TIMEOUT_S
         )
 
     def replay(self, instruction: str, blocks: int) -> dict:
-        self.ask('reset', instruction=instruction)
+        self.request('reset', instruction=instruction)
         fields = {}
         for block in range(blocks):
-            frames = views(block, 4 if block else 1)
-            fields = self.ask(
+            frames = make_views(block, 4 if block else 1)
+            fields = self.request(
                 'commit',
                 {f'frames/{key}': view for key, view in frames.items()},
                 block=block,
@@ -80,25 +87,29 @@ class Episode:
             ).fields
         return fields
 
-    def chunk(self, seed: int, newest: int | None = None) -> np.ndarray:
+    def request_chunk(self, seed: int, newest: int | None = None) -> np.ndarray:
         self.sequence += 1
         extra = (
             {}
             if newest is None
-            else {f'newest/{key}': view for key, view in views(newest, 1).items()}
+            else {f'newest/{key}': view for key, view in make_views(newest, 1).items()}
         )
-        return self.ask(
-            'query', {'joints': posture(), **extra}, sequence=self.sequence, stamp_ns=0, seed=seed
+        return self.request(
+            'query',
+            {'joints': make_joint_positions(), **extra},
+            sequence=self.sequence,
+            stamp_ns=0,
+            seed=seed,
         ).arrays['targets']
 
 
 @pytest.fixture(scope='module')
 def pair():
-    with Pair(PLAN) as made:
+    with WorkerSupervisor(WORKER_SPEC) as made:
         status = made.wait_ready(200)
-        assert status.state == State.READY, status.reason
+        assert status.state == WorkerState.READY, status.reason
         yield made
-        processes = [program.pid for program in made._crew._programs]
+        processes = [program.pid for program in made._group._processes]
     assert not [pid for pid in processes if Path(f'/proc/{pid}').exists()]
 
 
@@ -108,19 +119,19 @@ def alone() -> Policy:
     loaded = checkpoint_folder.load(
         'preset:tiny', torch.device('cpu'), torch.float32, seed=WEIGHTS_SEED
     )
-    return Policy(loaded, ROBOT, Choice(steps=STEPS, guidance=GUIDANCE))
+    return Policy(loaded, ROBOT, InferenceOptions(steps=STEPS, guidance=GUIDANCE))
 
 
-def lived(policy: Policy, instruction: str, blocks: int) -> None:
+def run_episode(policy: Policy, instruction: str, blocks: int) -> None:
     policy.reset(instruction)
     for block in range(blocks):
-        policy.commit(views(block, 4 if block else 1))
+        policy.commit(make_views(block, 4 if block else 1))
 
 
 def test_a_ready_pair_says_what_it_is(pair):
     facts = pair.status.facts
     assert (facts['model'], facts['trained']) == ('UNTRAINED tiny', False)
-    assert facts['contract'] == ROBOT.contract and facts['statistics']['synthetic']
+    assert facts['contract'] == ROBOT.config_hash and facts['statistics']['synthetic']
     geometry = facts['geometry']
     assert geometry['cameras'] == [camera.key for camera in ROBOT.cameras]
     assert (geometry['frames_per_block'], geometry['horizon']) == (4, 24)
@@ -129,92 +140,96 @@ def test_a_ready_pair_says_what_it_is(pair):
 
 @pytest.mark.parametrize('blocks', [1, 3, 6])
 def test_two_workers_give_the_chunk_of_one_process(pair, alone, blocks):
-    episode = Episode(pair, f'equal {blocks}')
+    episode = WorkerEpisode(pair, f'equal {blocks}')
     episode.replay('pick up the red cube', blocks)
-    lived(alone, 'pick up the red cube', blocks)
+    run_episode(alone, 'pick up the red cube', blocks)
     for newest in (None, 77):
-        found = episode.chunk(5, newest)
-        seen = None if newest is None else views(newest, 1)
-        wanted = alone.query(posture(), 5, seen)
+        found = episode.request_chunk(5, newest)
+        seen = None if newest is None else make_views(newest, 1)
+        wanted = alone.query(make_joint_positions(), 5, seen)
         assert found.shape == (24, 16) and np.isfinite(found).all()
         np.testing.assert_allclose(found, wanted.targets, rtol=0, atol=1e-6)
 
 
 def test_guidance_reaches_the_actions(alone):
     """Without this the test above would hold for a pair that never swaps anything."""
-    lived(alone, 'pick up the red cube', 2)
-    guided = alone.query(posture(), 5).targets
-    plain = Policy(alone.loaded, ROBOT, Choice(steps=STEPS, guidance=1.0))
-    lived(plain, 'pick up the red cube', 2)
-    assert np.abs(guided - plain.query(posture(), 5).targets).max() > 1e-4
+    run_episode(alone, 'pick up the red cube', 2)
+    guided = alone.query(make_joint_positions(), 5).targets
+    plain = Policy(alone.loaded, ROBOT, InferenceOptions(steps=STEPS, guidance=1.0))
+    run_episode(plain, 'pick up the red cube', 2)
+    assert np.abs(guided - plain.query(make_joint_positions(), 5).targets).max() > 1e-4
 
 
 def test_a_seed_decides_and_a_query_leaves_no_trace(pair):
-    episode = Episode(pair, 'seeds')
+    episode = WorkerEpisode(pair, 'seeds')
     episode.replay('wave', 2)
-    first, other, again = episode.chunk(1), episode.chunk(2), episode.chunk(1)
+    first, other, again = (
+        episode.request_chunk(1),
+        episode.request_chunk(2),
+        episode.request_chunk(1),
+    )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
 
 
 def test_another_instruction_empties_the_memory_and_changes_the_actions(pair):
-    episode = Episode(pair, 'one')
+    episode = WorkerEpisode(pair, 'one')
     assert episode.replay('wave', 3)['cached_blocks'] == 2
-    before = episode.chunk(1)
+    before = episode.request_chunk(1)
     episode.session = 'two'
     episode.sequence = 0
-    episode.ask('reset', instruction='stack the blocks')
+    episode.request('reset', instruction='stack the blocks')
     with pytest.raises(WorkerError, match='before any commit'):
-        episode.chunk(1)
+        episode.request_chunk(1)
     fields = episode.replay('stack the blocks', 3)
     assert (fields['cached_blocks'], fields['commits']) == (2, 3)
-    assert np.abs(before - episode.chunk(1)).max() > 1e-6
+    assert np.abs(before - episode.request_chunk(1)).max() > 1e-6
     with pytest.raises(WorkerError, match="session 'one' while 'two' is on"):
-        Episode(pair, 'one').chunk(1)
+        WorkerEpisode(pair, 'one').request_chunk(1)
 
 
 def test_an_instruction_need_not_wait_for_the_answer_of_a_query(pair):
-    episode = Episode(pair, 'late')
+    episode = WorkerEpisode(pair, 'late')
     episode.replay('wave', 2)
-    wanted = episode.chunk(3)
+    wanted = episode.request_chunk(3)
     threading.Timer(0.003, pair.interrupt).start()
-    with pytest.raises(Interrupted):
+    with pytest.raises(RequestInterrupted):
         for _ in range(200):  # whichever is under way then
-            episode.chunk(4)
+            episode.request_chunk(4)
     episode.session, episode.sequence = 'next', 0
     episode.replay('wave', 2)
-    np.testing.assert_array_equal(episode.chunk(3), wanted)
+    np.testing.assert_array_equal(episode.request_chunk(3), wanted)
 
 
 def test_the_predicted_picture_is_decoded_on_request(pair):
-    episode = Episode(pair, 'video')
+    episode = WorkerEpisode(pair, 'video')
     episode.replay('wave', 2)
-    episode.chunk(1)
-    frames = episode.ask('video').arrays['frames']
+    episode.request_chunk(1)
+    frames = episode.request('video').arrays['frames']
     assert frames.dtype == np.uint8 and frames.shape[1:] == (64, 96, 3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('rank', [0, 1])
 def test_either_worker_may_be_killed_in_a_query_and_a_replay_gives_the_same_chunk(pair, rank):
-    episode = Episode(pair, f'before {rank}')
+    episode = WorkerEpisode(pair, f'before {rank}')
     episode.replay('wave', 3)
-    wanted = episode.chunk(9)
-    generation, victims = pair.status.generation, [p.pid for p in pair._crew._programs]
+    wanted = episode.request_chunk(9)
+    generation, victims = pair.status.generation, [p.pid for p in pair._group._processes]
     threading.Timer(0.05, os.kill, (victims[rank], signal.SIGKILL)).start()
     start_s = time.monotonic()
-    with pytest.raises(WorkerDied, match=f'rank {rank}.* was killed by SIGKILL'):
+    with pytest.raises(WorkerExited, match=f'rank {rank}.* was killed by SIGKILL'):
         while time.monotonic() - start_s < 20:
-            episode.chunk(9)
+            episode.request_chunk(9)
     assert time.monotonic() - start_s < 5
     assert not [pid for pid in victims if Path(f'/proc/{pid}').exists()]
     end_s = time.monotonic() + 200
     while pair.status.generation == generation and time.monotonic() < end_s:
         time.sleep(0.01)
-    assert pair.wait_ready(200).state == State.READY
+    assert pair.wait_ready(200).state == WorkerState.READY
     episode.session, episode.sequence = f'after {rank}', 0
     episode.replay('wave', 3)
-    np.testing.assert_array_equal(episode.chunk(9), wanted)
+    np.testing.assert_array_equal(episode.request_chunk(9), wanted)
 
 
 def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
@@ -239,9 +254,9 @@ def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
         os._exit(0)
     """),
         ],
-        env=package_environment({}),
+        env=make_worker_environment({}),
     )
-    swap = Exchange(Seat(rank=0, **seat), torch.device('cpu'))
+    swap = VelocityExchange(ExchangeConfig(rank=0, **seat), torch.device('cpu'))
     try:
         video, action = swap(torch.full((1, 2, 3), 3.0), torch.full((4, 5), 4.0))
         kept = video.clone()
@@ -261,9 +276,9 @@ def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
 
 
 def test_a_peer_that_never_comes_is_lost(tmp_path):
-    seat = Seat(0, 2, 'gloo', (tmp_path / 'meet').as_uri(), 0.2, 1.0)
+    seat = ExchangeConfig(0, 2, 'gloo', (tmp_path / 'meet').as_uri(), 0.2, 1.0)
     with pytest.raises(PeerLost, match='worker 1 did not come'):
-        Exchange(seat, torch.device('cpu'))
+        VelocityExchange(seat, torch.device('cpu'))
 
 
 @pytest.mark.parametrize(
@@ -285,4 +300,4 @@ def test_a_seat_is_checked_at_the_door(changed, said):
         'timeout_s': 1.0,
     }
     with pytest.raises(ValueError, match=said):
-        Seat(**{**good, **changed})
+        ExchangeConfig(**{**good, **changed})

@@ -7,4 +7,4 @@ from cli import exec_module
 
 def main(arguments: list[str]) -> NoReturn:
     """Become the program for bags."""
-    exec_module.become('wam_policy.recording.bag_command', arguments)
+    exec_module.exec_module('wam_policy.recording.bag_command', arguments)

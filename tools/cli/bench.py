@@ -5,11 +5,11 @@ import sys
 from typing import NoReturn
 
 from cli import exec_module
-from cli.failure import Failure
-from cli.paths import Layout, checkout
+from cli.failure import CommandError
+from cli.paths import CheckoutLayout, find_checkout
 
 
-def names(layout: Layout) -> list[str]:
+def find_benchmarks(layout: CheckoutLayout) -> list[str]:
     """List the measurements: the files of benchmarks/ that can be run."""
     return sorted(
         path.stem
@@ -20,15 +20,15 @@ def names(layout: Layout) -> list[str]:
 
 def main(arguments: list[str]) -> int | NoReturn:
     """Become the measurement; without a name, list them."""
-    known = names(checkout())
+    known = find_benchmarks(find_checkout())
     if not arguments or arguments[0] in ('-h', '--help'):
         sys.stdout.write(f'usage: ./wam bench NAME [ARGUMENTS]; NAME is {", ".join(known)}\n')
         return 0
     name, *rest = arguments
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        raise Failure(
+        raise CommandError(
             f'no measurement {name!r}: '
             + (f'did you mean {near[0]}?' if near else f'there are {", ".join(known)}')
         )
-    return exec_module.become_file(f'benchmarks/{name}.py', rest)
+    return exec_module.exec_file(f'benchmarks/{name}.py', rest)

@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 from cli import ros, setup, stamps
-from cli.environment import environment
-from cli.lock import exclusive
-from cli.paths import Layout, checkout
+from cli.environment import make_environment
+from cli.lock import lock_checkout
+from cli.paths import CheckoutLayout, find_checkout
 from cli.process import run
-from cli.progress import Progress, say
+from cli.progress import StepProgress, print_status
 
 # What colcon compiles, copies or writes scripts from: its content matters.
-COPIED = (
+COPIED_PATTERNS = (
     'package.xml',
     'CMakeLists.txt',
     'setup.py',
@@ -25,7 +25,7 @@ COPIED = (
 )
 
 
-def key(layout: Layout) -> str:
+def hash_build_inputs(layout: CheckoutLayout) -> str:
     """Hash what a build depends on: interfaces, build files, and which data files there are.
 
     Modules do not count: a Python package is linked as a folder.
@@ -35,10 +35,10 @@ def key(layout: Layout) -> str:
         for path in (layout.root / 'src').rglob('*')
         if path.is_file() and path.suffix != '.pyc' and '.egg-info' not in str(path.parent)
     ]
-    copied = [path for path in source if any(path.match(pattern) for pattern in COPIED)]
+    copied = [path for path in source if any(path.match(pattern) for pattern in COPIED_PATTERNS)]
     names = sorted(str(path.relative_to(layout.root)) for path in source if not is_module(path))
-    found = ros.located(layout, os.environ)
-    return stamps.key_of([str(layout.root), str(found.prefix), *names], copied)
+    found = ros.select_ros(layout, os.environ)
+    return stamps.hash_inputs([str(layout.root), str(found.prefix), *names], copied)
 
 
 def is_module(path: Path) -> bool:
@@ -46,23 +46,23 @@ def is_module(path: Path) -> bool:
     return path.suffix == '.py' and path.with_name('__init__.py').exists()
 
 
-def is_ready(layout: Layout) -> bool:
+def is_ready(layout: CheckoutLayout) -> bool:
     """Tell whether the last build still holds."""
-    return (layout.install / 'local_setup.bash').is_file() and stamps.is_fresh(
-        layout.stamps / 'build', key(layout)
+    return (layout.install_dir / 'local_setup.bash').is_file() and stamps.is_fresh(
+        layout.stamps / 'build', hash_build_inputs(layout)
     )
 
 
-def ensure(layout: Layout) -> None:
+def ensure_built(layout: CheckoutLayout) -> None:
     """Set up and build what is not yet."""
-    setup.ensure(layout)
+    setup.ensure_set_up(layout)
     if not is_ready(layout):
-        with exclusive(layout):
+        with lock_checkout(layout):
             if not is_ready(layout):
                 build(layout, [])
 
 
-def build(layout: Layout, extra: list[str]) -> None:
+def build(layout: CheckoutLayout, colcon_arguments: list[str]) -> None:
     """Run colcon; the same command and sources with an installed ROS 2 and with our prefix."""
     argv: list[str | Path] = [
         layout.python,
@@ -76,42 +76,42 @@ def build(layout: Layout, extra: list[str]) -> None:
         '--build-base',
         layout.root / 'build',
         '--install-base',
-        layout.install,
+        layout.install_dir,
         '--metas',
         layout.root / 'colcon.meta',
         '--symlink-install',
         '--event-handlers',
         'console_cohesion+',
-        *extra,
+        *colcon_arguments,
         '--cmake-args',
         f'-DPython3_EXECUTABLE={layout.python}',
         '-DBUILD_TESTING=OFF',
     ]
-    _forget_other_ros(layout)
+    _clean_if_ros_changed(layout)
     title = 'colcon build'
-    with Progress() as progress, progress.step(title):
-        before = key(layout)
+    with StepProgress() as progress, progress.step(title):
+        before = hash_build_inputs(layout)
 
         def on_line(line: str) -> None:
             if line.startswith(('Starting', 'Finished')):
-                progress.detail(title, line.split(' [')[0])
+                progress.set_detail(title, line.split(' [')[0])
 
         run(
             title,
             argv,
             layout.logs / 'build.log',
-            env=environment(layout),
+            env=make_environment(layout),
             cwd=layout.root,
             on_line=on_line,
         )
-    if not extra:
+    if not colcon_arguments:
         stamps.write(layout.stamps / 'build', before)
 
 
-def _forget_other_ros(layout: Layout) -> None:
+def _clean_if_ros_changed(layout: CheckoutLayout) -> None:
     """Start from nothing when another ROS 2 is used now: CMake remembers where things were."""
     stamp = layout.stamps / 'build-ros'
-    used = str(ros.located(layout, os.environ).prefix)
+    used = str(ros.select_ros(layout, os.environ).prefix)
     if not stamps.is_fresh(stamp, used):
         for name in ('build', 'install'):
             shutil.rmtree(layout.root / name, ignore_errors=True)
@@ -126,9 +126,9 @@ def main(arguments: list[str]) -> int:
         epilog='Other arguments go to `colcon build`, e.g. --packages-select wam_msgs.',
     )
     _, extra = parser.parse_known_args(arguments)
-    layout = checkout()
-    setup.ensure(layout)
-    with exclusive(layout):
+    layout = find_checkout()
+    setup.ensure_set_up(layout)
+    with lock_checkout(layout):
         build(layout, extra)
-    say('built; ./wam shell has it')
+    print_status('built; ./wam shell has it')
     return 0

@@ -4,12 +4,12 @@ import argparse
 import shutil
 from pathlib import Path
 
-from cli.lock import exclusive
-from cli.paths import Layout, checkout
-from cli.progress import say
+from cli.lock import lock_checkout
+from cli.paths import CheckoutLayout, find_checkout
+from cli.progress import print_status
 
 
-def targets(layout: Layout, with_downloads: bool) -> list[Path]:
+def find_removable_paths(layout: CheckoutLayout, with_downloads: bool) -> list[Path]:
     """List what there is to remove; downloads stay unless asked for, so setup is quick again."""
     paths = [layout.root / name for name in ('build', 'install', 'log', '.ros', '.venv')]
     paths += (layout.root / 'src').glob('*/*.egg-info')
@@ -24,14 +24,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog='./wam clean', description=__doc__)
     parser.add_argument('--all', action='store_true', help='also remove the downloads')
     options = parser.parse_args(arguments)
-    layout = checkout()
-    with exclusive(layout):
-        found = targets(layout, options.all)
+    layout = find_checkout()
+    with lock_checkout(layout):
+        found = find_removable_paths(layout, options.all)
         for path in found:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
     names = ', '.join(str(path.relative_to(layout.root)) for path in found)
-    say(f'removed {names}' if found else 'nothing to remove')
+    print_status(f'removed {names}' if found else 'nothing to remove')
     return 0

@@ -7,4 +7,4 @@ from cli import exec_module
 
 def main(arguments: list[str]) -> NoReturn:
     """Become the program that draws."""
-    exec_module.become('wam_learning.training.plot_training', arguments)
+    exec_module.exec_module('wam_learning.training.plot_training', arguments)

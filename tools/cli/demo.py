@@ -7,4 +7,4 @@ from cli import exec_module
 
 def main(arguments: list[str]) -> NoReturn:
     """Become the demo."""
-    exec_module.become('wam_tools.demo', arguments)
+    exec_module.exec_module('wam_tools.demo', arguments)

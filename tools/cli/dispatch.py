@@ -7,8 +7,8 @@ import signal
 import sys
 from types import FrameType
 
-from cli.failure import Failure, explained_oserror
-from cli.progress import say
+from cli.failure import CommandError, describe_oserror
+from cli.progress import print_status
 
 COMMANDS = {
     'setup': 'get ROS 2 (unless installed) and the Python packages; a no-op when done',
@@ -36,13 +36,13 @@ COMMANDS = {
 }
 
 
-def usage() -> str:
+def format_usage() -> str:
     """Describe every sub-command in a line."""
     lines = [f'  {name:<9} {text}' for name, text in COMMANDS.items()]
     return '\n'.join(['usage: ./wam COMMAND [ARGUMENTS]', '', *lines, ''])
 
 
-def unknown(name: str) -> str:
+def format_unknown_command(name: str) -> str:
     """Say that there is no such sub-command, and which was probably meant."""
     near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
     hint = f'did you mean {near[0]}?' if near else f'there are: {", ".join(COMMANDS)}'
@@ -57,23 +57,23 @@ def on_sigterm(number: int, frame: FrameType | None) -> None:
 def main(arguments: list[str]) -> int:
     """Run one sub-command and return its exit code; a Failure becomes one line."""
     if not arguments or arguments[0] in ('help', '-h', '--help'):
-        sys.stdout.write(usage())
+        sys.stdout.write(format_usage())
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        say(unknown(name))
+        print_status(format_unknown_command(name))
         return 2
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
         return importlib.import_module(f'cli.{name}').main(rest)
-    except Failure as e:
-        say(str(e))
+    except CommandError as e:
+        print_status(str(e))
         return 1
     except OSError as e:
         if os.environ.get('WAM_TRACEBACK'):
             raise
-        say(f'{name}: {explained_oserror(e)}')
+        print_status(f'{name}: {describe_oserror(e)}')
         return 1
     except KeyboardInterrupt:
-        say(f'{name}: interrupted')
+        print_status(f'{name}: interrupted')
         return 130

@@ -10,48 +10,48 @@ from enum import Enum
 from pathlib import Path
 
 from cli import build, prefix, ros, setup, system, venv
-from cli.environment import environment
-from cli.failure import Failure
-from cli.paths import Layout, checkout
-from cli.ros import Origin
+from cli.environment import make_environment
+from cli.failure import CommandError
+from cli.paths import CheckoutLayout, find_checkout
+from cli.ros import RosSource
 
-MEMORY_BYTES = 6 * 10**9  # the whole demo's limit
-SPARE_BYTES = 10**9  # once set up: logs, bags and builds
+DEMO_MEMORY_BYTES = 6 * 10**9  # the whole demo's limit
+MIN_FREE_BYTES = 10**9  # once set up: logs, bags and builds
 
 
-class Verdict(Enum):
+class CheckStatus(Enum):
     """How a finding stands; only MISSING keeps the demo from running."""
 
-    FINE = 'ok'
+    OK = 'ok'
     NOTE = 'note'
     MISSING = 'MISSING'
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One line of the table."""
 
     subject: str
-    verdict: Verdict
+    status: CheckStatus
     text: str
     fix: str = ''
 
 
-def findings(layout: Layout) -> list[Finding]:
+def run_checks(layout: CheckoutLayout) -> list[CheckResult]:
     """Look at everything that the demo needs."""
     result = [
-        Finding('Python', Verdict.FINE, f'{sys.version.split()[0]} ({sys.executable})'),
-        system_packages(),
-        ros2(layout),
-        packages(layout),
-        built(layout),
+        CheckResult('Python', CheckStatus.OK, f'{sys.version.split()[0]} ({sys.executable})'),
+        check_system_packages(),
+        check_ros(layout),
+        check_python_packages(layout),
+        check_build(layout),
     ]
-    if all(finding.verdict is Verdict.FINE for finding in result[2:4]):
-        env = environment(layout)
+    if all(finding.status is CheckStatus.OK for finding in result[2:4]):
+        env = make_environment(layout)
         result += [
-            asked(layout, env, 'imports', 'packages', './wam clean, then ./wam setup'),
-            asked(layout, env, 'cameras', 'render', 'apt-get install libosmesa6'),
-            asked(
+            run_probe(layout, env, 'imports', 'packages', './wam clean, then ./wam setup'),
+            run_probe(layout, env, 'cameras', 'render', 'apt-get install libosmesa6'),
+            run_probe(
                 layout,
                 env,
                 'DDS',
@@ -59,64 +59,68 @@ def findings(layout: Layout) -> list[Finding]:
                 'see that the loopback device is up (ip link show lo) and that '
                 'ROS_DOMAIN_ID, RMW_IMPLEMENTATION and CYCLONEDDS_URI are yours',
             ),
-            graphics(layout, env),
+            check_gpu(layout, env),
         ]
-    return [*result, disk(layout), memory()]
+    return [*result, check_disk_space(layout), check_memory()]
 
 
-def system_packages() -> Finding:
+def check_system_packages() -> CheckResult:
     """Find the programs and libraries that come from Debian or Ubuntu."""
     missing = system.missing_packages()
     if missing:
         fix = f'./wam setup as root, or: sudo apt-get install {" ".join(missing)}'
-        return Finding('system', Verdict.MISSING, ' '.join(missing), fix)
-    return Finding('system', Verdict.FINE, 'compiler, cmake, make, OSMesa')
+        return CheckResult('system', CheckStatus.MISSING, ' '.join(missing), fix)
+    return CheckResult('system', CheckStatus.OK, 'compiler, cmake, make, OSMesa')
 
 
-def ros2(layout: Layout) -> Finding:
+def check_ros(layout: CheckoutLayout) -> CheckResult:
     """Find the ROS 2 that would be used."""
     try:
-        found = ros.located(layout, os.environ)
-    except Failure as e:
-        return Finding('ROS 2', Verdict.MISSING, 'not Jazzy', str(e))
-    if found.origin is Origin.ASSEMBLED and not prefix.is_ready(layout):
-        return Finding(
-            'ROS 2', Verdict.MISSING, 'Jazzy is neither installed nor assembled', './wam setup'
+        found = ros.select_ros(layout, os.environ)
+    except CommandError as e:
+        return CheckResult('ROS 2', CheckStatus.MISSING, 'not Jazzy', str(e))
+    if found.source is RosSource.ASSEMBLED and not prefix.is_ready(layout):
+        return CheckResult(
+            'ROS 2', CheckStatus.MISSING, 'Jazzy is neither installed nor assembled', './wam setup'
         )
-    return Finding('ROS 2', Verdict.FINE, f'Jazzy, {found.origin.value} ({found.prefix})')
+    return CheckResult('ROS 2', CheckStatus.OK, f'Jazzy, {found.source.value} ({found.prefix})')
 
 
-def packages(layout: Layout) -> Finding:
+def check_python_packages(layout: CheckoutLayout) -> CheckResult:
     """See whether the virtual environment holds the present pins."""
     try:
         ready = venv.is_ready(layout)
-    except Failure:
+    except CommandError:
         ready = layout.python.exists()
     if not ready:
-        return Finding(
-            'packages', Verdict.MISSING, 'not installed, or older than the pins', './wam setup'
+        return CheckResult(
+            'packages', CheckStatus.MISSING, 'not installed, or older than the pins', './wam setup'
         )
-    return Finding('packages', Verdict.FINE, 'as pinned in tools/requirements/requirements.txt')
+    return CheckResult(
+        'packages', CheckStatus.OK, 'as pinned in tools/requirements/requirements.txt'
+    )
 
 
-def built(layout: Layout) -> Finding:
+def check_build(layout: CheckoutLayout) -> CheckResult:
     """See whether src/ is built, and from the present sources."""
-    if not (layout.install / 'local_setup.bash').is_file():
-        return Finding('build', Verdict.MISSING, 'src/ is not built', './wam build')
+    if not (layout.install_dir / 'local_setup.bash').is_file():
+        return CheckResult('build', CheckStatus.MISSING, 'src/ is not built', './wam build')
     try:
         fresh = build.is_ready(layout)
-    except Failure:
+    except CommandError:
         fresh = False
     if not fresh:
-        return Finding(
-            'build', Verdict.NOTE, 'older than src/; demo and test build first', './wam build'
+        return CheckResult(
+            'build', CheckStatus.NOTE, 'older than src/; demo and test build first', './wam build'
         )
-    return Finding('build', Verdict.FINE, 'up to date')
+    return CheckResult('build', CheckStatus.OK, 'up to date')
 
 
-def asked(layout: Layout, env: dict[str, str], subject: str, question: str, fix: str) -> Finding:
+def run_probe(
+    layout: CheckoutLayout, env: dict[str, str], subject: str, probe: str, fix: str
+) -> CheckResult:
     """Put a question to the environment; see `tools/cli/probe.py`."""
-    argv = [layout.python, Path(__file__).with_name('probe.py'), question]
+    argv = [layout.python, Path(__file__).with_name('probe.py'), probe]
     try:
         result = subprocess.run(
             argv,
@@ -128,53 +132,56 @@ def asked(layout: Layout, env: dict[str, str], subject: str, question: str, fix:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Finding(subject, Verdict.MISSING, 'no answer in 60 s', fix)
+        return CheckResult(subject, CheckStatus.MISSING, 'no answer in 60 s', fix)
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ['no output'])[-1][:120]
-        return Finding(subject, Verdict.MISSING, reason, fix)
-    return Finding(subject, Verdict.FINE, result.stdout.strip().splitlines()[-1])
+        return CheckResult(subject, CheckStatus.MISSING, reason, fix)
+    return CheckResult(subject, CheckStatus.OK, result.stdout.strip().splitlines()[-1])
 
 
-def graphics(layout: Layout, env: dict[str, str]) -> Finding:
+def check_gpu(layout: CheckoutLayout, env: dict[str, str]) -> CheckResult:
     """Find GPUs; none is worth a note, since everything also runs on the CPU."""
-    finding = asked(layout, env, 'GPU', 'gpu', 'see nvidia-smi')
-    if finding.verdict is Verdict.FINE and not finding.text.startswith('none'):
+    finding = run_probe(layout, env, 'GPU', 'gpu', 'see nvidia-smi')
+    if finding.status is CheckStatus.OK and not finding.text.startswith('none'):
         return finding
-    return Finding(
+    return CheckResult(
         'GPU',
-        Verdict.NOTE,
+        CheckStatus.NOTE,
         finding.text,
         'fine for the mini model; the released models need a CUDA GPU and its driver',
     )
 
 
-def disk(layout: Layout) -> Finding:
+def check_disk_space(layout: CheckoutLayout) -> CheckResult:
     """Compare the free space with what is still to come."""
     free = shutil.disk_usage(layout.root).free
-    needed = SPARE_BYTES if layout.venv.exists() else setup.NEEDED_BYTES
+    needed = MIN_FREE_BYTES if layout.venv.exists() else setup.REQUIRED_DISK_BYTES
     text = f'{free / 1e9:.1f} GB free'
     if free < needed:
-        return Finding('disk', Verdict.MISSING, text, f'{needed / 1e9:.0f} GB are needed')
-    return Finding('disk', Verdict.FINE, text)
+        return CheckResult('disk', CheckStatus.MISSING, text, f'{needed / 1e9:.0f} GB are needed')
+    return CheckResult('disk', CheckStatus.OK, text)
 
 
-def memory() -> Finding:
+def check_memory() -> CheckResult:
     """Compare the machine's memory with what the demo may use."""
     total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     text = f'{total / 1e9:.1f} GB, {os.cpu_count()} cores'
-    if total < MEMORY_BYTES:
-        return Finding(
-            'machine', Verdict.NOTE, text, f'the demo may use up to {MEMORY_BYTES / 1e9:.0f} GB'
+    if total < DEMO_MEMORY_BYTES:
+        return CheckResult(
+            'machine',
+            CheckStatus.NOTE,
+            text,
+            f'the demo may use up to {DEMO_MEMORY_BYTES / 1e9:.0f} GB',
         )
-    return Finding('machine', Verdict.FINE, text)
+    return CheckResult('machine', CheckStatus.OK, text)
 
 
-def table(found: list[Finding]) -> str:
+def format_table(results: list[CheckResult]) -> str:
     """Lay the findings out, each fix below its finding."""
     lines = []
-    for finding in found:
-        lines.append(f'{finding.subject:<10}{finding.verdict.value:<9}{finding.text}')
-        if finding.fix and finding.verdict is not Verdict.FINE:
+    for finding in results:
+        lines.append(f'{finding.subject:<10}{finding.status.value:<9}{finding.text}')
+        if finding.fix and finding.status is not CheckStatus.OK:
             lines.append(f'{"":<19}-> {finding.fix}')
     return '\n'.join(lines) + '\n'
 
@@ -183,6 +190,6 @@ def main(arguments: list[str]) -> int:
     """Print the table; exit 1 if the demo cannot run."""
     parser = argparse.ArgumentParser(prog='./wam doctor', description=__doc__)
     parser.parse_args(arguments)
-    found = findings(checkout())
-    sys.stdout.write(table(found))
-    return int(any(finding.verdict is Verdict.MISSING for finding in found))
+    found = run_checks(find_checkout())
+    sys.stdout.write(format_table(found))
+    return int(any(finding.status is CheckStatus.MISSING for finding in found))

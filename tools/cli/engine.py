@@ -4,10 +4,10 @@ import sys
 from typing import NoReturn
 
 from cli import exec_module
-from cli.failure import Failure
+from cli.failure import CommandError
 
 MODULE = 'wam_policy.workers.export_engine'
-COMMANDS = {
+SUBCOMMANDS = {
     'observe': 'record real observations from the simulator or a bag',
     'calibrate': 'watch the large linears on observations; --precision FILE uses the result',
     'export': 'write a pass of the network as ONNX',
@@ -18,11 +18,13 @@ COMMANDS = {
 def main(arguments: list[str]) -> int | NoReturn:
     """Become the command's program."""
     if not arguments or arguments[0] in ('-h', '--help'):
-        lines = [f'  {name:<10} {text}' for name, text in COMMANDS.items()]
+        lines = [f'  {name:<10} {text}' for name, text in SUBCOMMANDS.items()]
         sys.stdout.write('\n'.join(['usage: ./wam engine COMMAND [ARGUMENTS]', '', *lines, '']))
         return 0
-    if arguments[0] not in COMMANDS:
-        raise Failure(f'no command engine {arguments[0]!r}: there are {", ".join(COMMANDS)}')
+    if arguments[0] not in SUBCOMMANDS:
+        raise CommandError(
+            f'no command engine {arguments[0]!r}: there are {", ".join(SUBCOMMANDS)}'
+        )
     if arguments[0] == 'observe':
-        return exec_module.become_file('benchmarks/observations.py', arguments[1:])
-    return exec_module.become(MODULE, arguments)
+        return exec_module.exec_file('benchmarks/observations.py', arguments[1:])
+    return exec_module.exec_module(MODULE, arguments)

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cli import build
-from cli.environment import environment
-from cli.paths import checkout
+from cli.environment import make_environment
+from cli.paths import find_checkout
 
 
-def become(module: str, arguments: Sequence[str]) -> NoReturn:
+def exec_module(module: str, arguments: Sequence[str]) -> NoReturn:
     """Set up and build if needed, then run `python -m module` with `arguments`."""
-    _become(['-m', module, *arguments])
+    _exec_python(['-m', module, *arguments])
 
 
-def become_file(path: str, arguments: Sequence[str]) -> NoReturn:
+def exec_file(path: str, arguments: Sequence[str]) -> NoReturn:
     """Like `become`, but run a file, named from the checkout's root."""
-    _become([str(checkout().root / path), *arguments])
+    _exec_python([str(find_checkout().root / path), *arguments])
 
 
-def _become(words: Sequence[str]) -> NoReturn:
-    layout = checkout()
-    build.ensure(layout)
+def _exec_python(arguments: Sequence[str]) -> NoReturn:
+    layout = find_checkout()
+    build.ensure_built(layout)
     sys.stdout.flush()
     python = str(layout.python)
-    os.execve(python, [python, *words], environment(layout))
+    os.execve(python, [python, *arguments], make_environment(layout))

@@ -7,4 +7,4 @@ from cli import exec_module
 
 def main(arguments: list[str]) -> NoReturn:
     """Become the export."""
-    exec_module.become('wam_learning.data.export_dataset', arguments)
+    exec_module.exec_module('wam_learning.data.export_dataset', arguments)

@@ -4,12 +4,12 @@ import errno
 import re
 
 
-class Failure(Exception):
+class CommandError(Exception):
     """What went wrong and the fix, in one line for the user."""
 
 
 # what programs print -> what the user needs to know; the first match wins
-KNOWN_OUTPUT = (
+KNOWN_ERRORS = (
     (
         r'no space left on device|os error 28|errno 28|disk quota exceeded',
         'the disk is full: free some space (setup needs 9 GB) and run ./wam setup again',
@@ -31,20 +31,20 @@ KNOWN_OUTPUT = (
 )
 
 
-def explained(what: str, output: str, log: str) -> str:
+def summarize_output(title: str, output: str, log_path: str) -> str:
     """Turn the output of a failed program into one line: what failed, why, the fix."""
-    for pattern, meaning in KNOWN_OUTPUT:
+    for pattern, meaning in KNOWN_ERRORS:
         if re.search(pattern, output, re.IGNORECASE):
-            return f'{what}: {meaning}'
+            return f'{title}: {meaning}'
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r'\berror\b', line, re.IGNORECASE)]
     last = (errors or lines or ['it printed nothing'])[-1][:200]
-    return f'{what} failed: {last} (all of it: {log})'
+    return f'{title} failed: {last} (all of it: {log_path})'
 
 
-def explained_oserror(error: OSError) -> str:
+def describe_oserror(error: OSError) -> str:
     """Turn an error of the file system into one line."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return KNOWN_OUTPUT[0][1]
+        return KNOWN_ERRORS[0][1]
     where = f' ({error.filename})' if error.filename else ''
     return f'{error.strerror or error}{where}'

@@ -8,5 +8,5 @@ from cli import domain, exec_module
 
 def main(arguments: list[str]) -> NoReturn:
     """Become the injector, in a ROS domain where nobody hears what it spoils."""
-    os.environ['ROS_DOMAIN_ID'] = str(domain.free(os.getpid()))
-    exec_module.become('wam_tools.fault_injection.run_faults', arguments)
+    os.environ['ROS_DOMAIN_ID'] = str(domain.find_free_domain(os.getpid()))
+    exec_module.exec_module('wam_tools.fault_injection.run_faults', arguments)

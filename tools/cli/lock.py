@@ -4,18 +4,18 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cli.paths import Layout
-from cli.progress import say
+from cli.paths import CheckoutLayout
+from cli.progress import print_status
 
 
 @contextmanager
-def exclusive(layout: Layout) -> Iterator[None]:
+def lock_checkout(layout: CheckoutLayout) -> Iterator[None]:
     """Hold the checkout's lock; the kernel frees it however the process ends."""
     layout.work.mkdir(exist_ok=True)
     with (layout.work / 'lock').open('w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say('another ./wam is setting up or building here: waiting for it')
+            print_status('another ./wam is setting up or building here: waiting for it')
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

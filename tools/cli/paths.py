@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class CheckoutLayout:
     """The folders of one checkout."""
 
     root: Path
@@ -21,12 +21,12 @@ class Layout:
         return self.venv / 'bin' / 'python'
 
     @property
-    def prefix(self) -> Path:
+    def ros_prefix(self) -> Path:
         """The ROS 2 prefix that setup assembles where none is installed."""
         return self.root / '.ros' / 'jazzy'
 
     @property
-    def install(self) -> Path:
+    def install_dir(self) -> Path:
         """What colcon builds `src/` into."""
         return self.root / 'install'
 
@@ -51,6 +51,6 @@ class Layout:
         return self.work / 'stamps'
 
 
-def checkout() -> Layout:
+def find_checkout() -> CheckoutLayout:
     """Describe the checkout that this file belongs to."""
-    return Layout(Path(__file__).resolve().parents[2])
+    return CheckoutLayout(Path(__file__).resolve().parents[2])

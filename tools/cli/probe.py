@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 
-DDS_LIMIT_S = 10.0
+DDS_TIMEOUT_S = 10.0
 
 
-def packages() -> str:
+def probe_imports() -> str:
     """Import what everything stands on and name the versions."""
     import mujoco
     import numpy
@@ -23,7 +23,7 @@ def packages() -> str:
     )
 
 
-def render() -> str:
+def probe_rendering() -> str:
     """Draw a picture off screen and see that something is on it."""
     import mujoco
 
@@ -41,7 +41,7 @@ def render() -> str:
     return 'draws off screen'
 
 
-def gpu() -> str:
+def probe_gpu() -> str:
     """Name the GPUs that torch can use."""
     import torch
 
@@ -49,7 +49,7 @@ def gpu() -> str:
     return ', '.join(names) or 'none that torch can use: the model runs on the CPU'
 
 
-def dds() -> str:
+def probe_dds() -> str:
     """Hear a message from another process over the loopback device."""
     import rclpy
     from std_msgs.msg import String
@@ -60,15 +60,15 @@ def dds() -> str:
     node.create_subscription(String, 'wam_doctor', heard.append, 1)
     start = time.monotonic()
     with subprocess.Popen([sys.executable, __file__, 'dds_sender']) as sender:
-        while not heard and time.monotonic() < start + DDS_LIMIT_S:
+        while not heard and time.monotonic() < start + DDS_TIMEOUT_S:
             rclpy.spin_once(node, timeout_sec=0.05)
         sender.terminate()
     if not heard:
-        raise SystemExit(f'two processes did not find each other in {DDS_LIMIT_S:.0f} s')
+        raise SystemExit(f'two processes did not find each other in {DDS_TIMEOUT_S:.0f} s')
     return f'two processes talk, {time.monotonic() - start:.1f} s from start to first message'
 
 
-def dds_sender() -> str:
+def run_dds_sender() -> str:
     """Send until stopped, at most as long as the receiver listens."""
     import rclpy
     from std_msgs.msg import String
@@ -76,19 +76,19 @@ def dds_sender() -> str:
     rclpy.init()
     publisher = rclpy.create_node('wam_doctor_sender').create_publisher(String, 'wam_doctor', 1)
     start = time.monotonic()
-    while time.monotonic() < start + DDS_LIMIT_S and rclpy.ok():
+    while time.monotonic() < start + DDS_TIMEOUT_S and rclpy.ok():
         publisher.publish(String(data='hello'))
         time.sleep(0.05)
     return 'sent'
 
 
-QUESTIONS = {
-    'packages': packages,
-    'render': render,
-    'gpu': gpu,
-    'dds': dds,
-    'dds_sender': dds_sender,
+PROBES = {
+    'packages': probe_imports,
+    'render': probe_rendering,
+    'gpu': probe_gpu,
+    'dds': probe_dds,
+    'dds_sender': run_dds_sender,
 }
 
 if __name__ == '__main__':
-    print(QUESTIONS[sys.argv[1]]())
+    print(PROBES[sys.argv[1]]())

@@ -5,16 +5,16 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cli.failure import Failure, explained
+from cli.failure import CommandError, summarize_output
 
 # every program that runs now, so that an interrupted setup can stop those of its threads
-_running: set[subprocess.Popen] = set()
+_running_processes: set[subprocess.Popen] = set()
 
 
 def run(
-    what: str,
+    title: str,
     argv: Sequence[str | Path],
-    log: Path,
+    log_path: Path,
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
@@ -24,9 +24,9 @@ def run(
 
     Raises Failure with one line when the program cannot start or exits with an error.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log_path.parent.mkdir(parents=True, exist_ok=True)
     lines = []
-    with log.open('w') as file:
+    with log_path.open('w') as file:
         try:
             process = subprocess.Popen(
                 [str(word) for word in argv],
@@ -39,8 +39,8 @@ def run(
                 errors='replace',
             )
         except FileNotFoundError as e:
-            raise Failure(f'{what}: {argv[0]} is not installed') from e
-        _running.add(process)
+            raise CommandError(f'{title}: {argv[0]} is not installed') from e
+        _running_processes.add(process)
         try:
             for line in process.stdout or ():
                 lines.append(line)
@@ -52,13 +52,13 @@ def run(
             raise
         finally:
             code = process.wait()
-            _running.discard(process)
+            _running_processes.discard(process)
     if code != 0:
-        raise Failure(explained(what, ''.join(lines), os.path.relpath(log)))
+        raise CommandError(summarize_output(title, ''.join(lines), os.path.relpath(log_path)))
     return ''.join(lines)
 
 
-def stop_all() -> None:
+def terminate_all() -> None:
     """End every program that another thread has started through `run`."""
-    for process in list(_running):
+    for process in list(_running_processes):
         process.terminate()

@@ -11,7 +11,7 @@ from typing import Self
 HEARTBEAT_S = 10.0
 
 
-class Progress:
+class StepProgress:
     """A board of running steps: a line at start and end of each, and a heartbeat between.
 
     Steps may run in several threads. `quiet_s` holds the start line of a step back for so long.
@@ -25,7 +25,7 @@ class Progress:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread = threading.Thread(target=self._print_heartbeats, daemon=True)
         self._thread.start()
         return self
 
@@ -45,7 +45,7 @@ class Progress:
         start = time.monotonic()
         with self._lock:
             self._running[title] = (start, '')
-            say(f'… {title}')
+            print_status(f'… {title}')
         try:
             yield
         except BaseException:
@@ -54,23 +54,23 @@ class Progress:
             raise
         with self._lock:
             self._running.pop(title)
-            say(f'✓ {title} ({time.monotonic() - start:.0f} s)')
+            print_status(f'✓ {title} ({time.monotonic() - start:.0f} s)')
 
-    def detail(self, title: str, text: str) -> None:
+    def set_detail(self, title: str, text: str) -> None:
         """Show `text` beside a running step at the next heartbeat."""
         with self._lock:
             if title in self._running:
                 self._running[title] = (self._running[title][0], text)
 
-    def _beat(self) -> None:
+    def _print_heartbeats(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
             now = time.monotonic()
             with self._lock:
                 for title, (start, text) in self._running.items():
-                    say(f'  {title}: {now - start:.0f} s{": " + text if text else ""}')
+                    print_status(f'  {title}: {now - start:.0f} s{": " + text if text else ""}')
 
 
-def say(line: str) -> None:
+def print_status(line: str) -> None:
     """Print one line for the user, at once."""
     sys.stderr.write(f'wam: {line}\n')
     sys.stderr.flush()

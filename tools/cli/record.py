@@ -7,4 +7,4 @@ from cli import exec_module
 
 def main(arguments: list[str]) -> NoReturn:
     """Become the recorder."""
-    exec_module.become('wam_policy.nodes.recorder.record_command', arguments)
+    exec_module.exec_module('wam_policy.nodes.recorder.record_command', arguments)

@@ -7,4 +7,4 @@ from cli import exec_module
 
 def main(arguments: list[str]) -> NoReturn:
     """Become the server."""
-    exec_module.become('wam_policy.servers.serve', arguments)
+    exec_module.exec_module('wam_policy.servers.serve', arguments)

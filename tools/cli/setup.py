@@ -9,19 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cli import prefix, process, ros, system, venv
-from cli.failure import Failure
-from cli.lock import exclusive
-from cli.paths import Layout, checkout
-from cli.progress import Progress, say
-from cli.ros import Origin
+from cli.failure import CommandError
+from cli.lock import lock_checkout
+from cli.paths import CheckoutLayout, find_checkout
+from cli.progress import StepProgress, print_status
+from cli.ros import RosSource
 
 # measured: 6.1 GB of packages, 0.5 GB of ROS 2, and as much again while files are unpacked
-NEEDED_BYTES = 9 * 10**9
+REQUIRED_DISK_BYTES = 9 * 10**9
 
 
-def is_ready(layout: Layout) -> bool:
+def is_ready(layout: CheckoutLayout) -> bool:
     """Tell whether there is nothing left to set up."""
-    assembled = ros.located(layout, os.environ).origin is Origin.ASSEMBLED
+    assembled = ros.select_ros(layout, os.environ).source is RosSource.ASSEMBLED
     return (
         venv.is_ready(layout)
         and (not assembled or prefix.is_ready(layout))
@@ -29,44 +29,44 @@ def is_ready(layout: Layout) -> bool:
     )
 
 
-def ensure(layout: Layout) -> None:
+def ensure_set_up(layout: CheckoutLayout) -> None:
     """Set up what is not set up yet; every step can be interrupted and run again."""
     if re.search(r'[\s:]', str(layout.root)):
         # scripts cannot name such an interpreter in their first line, nor can search paths
-        raise Failure(
+        raise CommandError(
             f'the path of this checkout, {str(layout.root)!r}, has a space or colon, '
             'which ROS 2 cannot handle: move the checkout'
         )
     if not is_ready(layout):
-        with exclusive(layout):
+        with lock_checkout(layout):
             _set_up(layout)
 
 
-def _set_up(layout: Layout) -> None:
+def _set_up(layout: CheckoutLayout) -> None:
     """Go through the steps; each finds out for itself whether it is done."""
-    found = ros.located(layout, os.environ)
+    found = ros.select_ros(layout, os.environ)
     free = shutil.disk_usage(layout.root).free
-    if not layout.venv.exists() and free < NEEDED_BYTES:
-        raise Failure(
+    if not layout.venv.exists() and free < REQUIRED_DISK_BYTES:
+        raise CommandError(
             f'the disk has {free / 1e9:.1f} GB left and setup needs '
-            f'{NEEDED_BYTES / 1e9:.0f} GB: free some space and run ./wam setup again'
+            f'{REQUIRED_DISK_BYTES / 1e9:.0f} GB: free some space and run ./wam setup again'
         )
-    with Progress() as progress:
+    with StepProgress() as progress:
         missing = system.missing_packages()
         if missing:
             with progress.step(f'system packages: {" ".join(missing)}'):
                 system.install_packages(layout, missing)
         with progress.step('set-up tools'):
-            pip, uv = venv.bootstrap(layout)
-        if found.origin is Origin.ASSEMBLED and not prefix.is_ready(layout):
-            say(prefix.LICENCE)
-            _side_by_side(layout, pip, uv, progress)
+            pip, uv = venv.install_tools(layout)
+        if found.source is RosSource.ASSEMBLED and not prefix.is_ready(layout):
+            print_status(prefix.LICENSE_NOTICE)
+            _install_in_parallel(layout, pip, uv, progress)
         else:
-            _packages(layout, uv, progress, threading.Event())
+            _install_packages(layout, uv, progress, threading.Event())
 
 
-def _side_by_side(
-    layout: Layout, pip: list[str | Path], uv: list[str | Path], progress: Progress
+def _install_in_parallel(
+    layout: CheckoutLayout, pip: list[str | Path], uv: list[str | Path], progress: StepProgress
 ) -> None:
     """Fill `.venv` and assemble the ROS 2 prefix at the same time."""
     created = threading.Event()
@@ -75,17 +75,17 @@ def _side_by_side(
     def wait_for_packages() -> None:
         while not created.wait(0.2):
             if packages_ended.is_set():
-                raise Failure('the Python packages could not be installed')
+                raise CommandError('the Python packages could not be installed')
 
-    def packages() -> None:
+    def install_packages() -> None:
         try:
-            _packages(layout, uv, progress, created)
+            _install_packages(layout, uv, progress, created)
         finally:
             packages_ended.set()
 
     with ThreadPoolExecutor(2) as pool:
         both = [
-            pool.submit(packages),
+            pool.submit(install_packages),
             pool.submit(prefix.assemble, layout, pip, progress, wait_for_packages),
         ]
         try:
@@ -93,32 +93,35 @@ def _side_by_side(
             for one in both:
                 one.result()
         except KeyboardInterrupt:
-            process.stop_all()
+            process.terminate_all()
             raise
 
 
-def _packages(
-    layout: Layout, uv: list[str | Path], progress: Progress, created: threading.Event
+def _install_packages(
+    layout: CheckoutLayout,
+    uv: list[str | Path],
+    progress: StepProgress,
+    generators_ready: threading.Event,
 ) -> None:
     """Make and fill `.venv`; `created` is set once the generators' packages are there."""
     if not venv.is_ready(layout):
         with progress.step('Python packages (3 GB to download)'):
             venv.create(layout, uv)
-            created.set()
-            venv.fill(layout, uv)
-    created.set()
+            generators_ready.set()
+            venv.install_requirements(layout, uv)
+    generators_ready.set()
 
 
 def main(arguments: list[str]) -> int:
     """Set everything up and say what is used."""
     parser = argparse.ArgumentParser(prog='./wam setup', description=__doc__)
     parser.parse_args(arguments)
-    layout = checkout()
+    layout = find_checkout()
     done = is_ready(layout)
-    ensure(layout)
-    found = ros.located(layout, os.environ)
-    say(
+    ensure_set_up(layout)
+    found = ros.select_ros(layout, os.environ)
+    print_status(
         f'{"already set up" if done else "set up"}: '
-        f'ROS 2 Jazzy {found.origin.value} ({found.prefix}), Python packages in .venv'
+        f'ROS 2 Jazzy {found.source.value} ({found.prefix}), Python packages in .venv'
     )
     return 0

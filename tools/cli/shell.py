@@ -6,12 +6,12 @@ import shlex
 from typing import NoReturn
 
 from cli import setup
-from cli.environment import environment
-from cli.paths import checkout
-from cli.progress import say
+from cli.environment import make_environment
+from cli.paths import find_checkout
+from cli.progress import print_status
 
 # The user's own start file first, so that the prompt hint and our variables are not undone.
-RC = """[ -f ~/.bashrc ] && . ~/.bashrc
+BASHRC = """[ -f ~/.bashrc ] && . ~/.bashrc
 export PATH={path} PYTHONPATH={pythonpath}
 PS1="(wam) $PS1"
 """
@@ -22,20 +22,20 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog='./wam shell', description=__doc__)
     parser.add_argument('-c', metavar='COMMAND', dest='command', help='run it and leave')
     options = parser.parse_args(arguments)
-    layout = checkout()
-    setup.ensure(layout)
-    env = environment(layout)
+    layout = find_checkout()
+    setup.ensure_set_up(layout)
+    env = make_environment(layout)
     if options.command is not None:
         os.execvpe('bash', ['bash', '-c', options.command], env)
-    if not (layout.install / 'local_setup.bash').is_file():
-        say('src/ is not built yet: run ./wam build, then open the shell again')
-    _interactive(env)
+    if not (layout.install_dir / 'local_setup.bash').is_file():
+        print_status('src/ is not built yet: run ./wam build, then open the shell again')
+    _exec_interactive_bash(env)
 
 
-def _interactive(env: dict[str, str]) -> NoReturn:
+def _exec_interactive_bash(env: dict[str, str]) -> NoReturn:
     """Replace this process by an interactive bash."""
     read, write = os.pipe()
-    rc = RC.format(path=shlex.quote(env['PATH']), pythonpath=shlex.quote(env['PYTHONPATH']))
+    rc = BASHRC.format(path=shlex.quote(env['PATH']), pythonpath=shlex.quote(env['PYTHONPATH']))
     os.write(write, rc.encode())
     os.close(write)
     os.set_inheritable(read, True)

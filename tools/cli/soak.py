@@ -7,4 +7,4 @@ from cli import exec_module
 
 def main(arguments: list[str]) -> NoReturn:
     """Become the watcher."""
-    exec_module.become('wam_tools.soak', arguments)
+    exec_module.exec_module('wam_tools.soak', arguments)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def key_of(texts: Iterable[str] = (), files: Iterable[Path] = ()) -> str:
+def hash_inputs(texts: Iterable[str] = (), files: Iterable[Path] = ()) -> str:
     """Hash the inputs of a step; a changed pin, script or header gives another key."""
     digest = hashlib.sha256()
     for text in texts:

@@ -7,4 +7,4 @@ from cli import exec_module
 
 def main(arguments: list[str]) -> NoReturn:
     """Become the generator."""
-    exec_module.become('wam_policy.model.checkpoint.random_checkpoint', arguments)
+    exec_module.exec_module('wam_policy.model.checkpoint.random_checkpoint', arguments)

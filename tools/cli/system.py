@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from cli.failure import Failure
-from cli.paths import Layout
+from cli.failure import CommandError
+from cli.paths import CheckoutLayout
 from cli.process import run
 
 
@@ -23,26 +23,26 @@ def missing_packages() -> list[str]:
     return [name for name, present in found.items() if not present]
 
 
-def install_packages(layout: Layout, names: list[str]) -> None:
+def install_packages(layout: CheckoutLayout, names: list[str]) -> None:
     """Install Debian packages; without root, raise a Failure that names them in one line."""
     line = 'apt-get install -y --no-install-recommends ' + ' '.join(names)
     if shutil.which('apt-get') is None:
-        raise Failure(
+        raise CommandError(
             f'this system lacks (by their Debian names): {" ".join(names)}: '
             'install them with its own package manager'
         )
     if os.geteuid() != 0:
-        raise Failure(f'system packages are missing: sudo {line}')
+        raise CommandError(f'system packages are missing: sudo {line}')
     env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive'}
     run('apt-get update', ['apt-get', 'update'], layout.logs / 'apt-update.log', env=env)
     run('apt-get install', line.split(), layout.logs / 'apt-install.log', env=env)
 
 
-def unpack_debs(layout: Layout, names: list[str], target: Path) -> None:
+def unpack_debs(layout: CheckoutLayout, names: list[str], target: Path) -> None:
     """Fetch Debian packages and unpack them into `target`; needs no root and installs nothing."""
     for program in ('apt-get', 'dpkg-deb'):
         if shutil.which(program) is None:
-            raise Failure(
+            raise CommandError(
                 f'{program} is not there, and the ROS 2 headers come from Debian or Ubuntu: '
                 'use one of them, install ROS 2 Jazzy, or use docker/'
             )
@@ -54,7 +54,7 @@ def unpack_debs(layout: Layout, names: list[str], target: Path) -> None:
             run(f'unpacking {name}', ['dpkg-deb', '-x', deb, target], layout.logs / 'dpkg.log')
 
 
-def _fetch_debs(layout: Layout, names: list[str], folder: Path) -> None:
+def _fetch_debs(layout: CheckoutLayout, names: list[str], folder: Path) -> None:
     """Download `names` into `folder`, whole or not at all."""
     part = folder.with_suffix('.part')
     shutil.rmtree(part, ignore_errors=True)
@@ -63,10 +63,10 @@ def _fetch_debs(layout: Layout, names: list[str], folder: Path) -> None:
     log = layout.logs / 'apt-download.log'
     try:
         run('fetching ROS 2 headers', argv, log, cwd=part)
-    except Failure as e:
+    except CommandError as e:
         # a fresh container has empty package lists
         if os.geteuid() != 0:
-            raise Failure(f'{e}; if the package lists are old: sudo apt-get update') from e
+            raise CommandError(f'{e}; if the package lists are old: sudo apt-get update') from e
         run('apt-get update', ['apt-get', 'update'], layout.logs / 'apt-update.log')
         run('fetching ROS 2 headers', argv, log, cwd=part)
     shutil.rmtree(folder, ignore_errors=True)

@@ -9,23 +9,23 @@ import subprocess
 from types import FrameType
 
 from cli import build, domain
-from cli.environment import environment
-from cli.paths import checkout
+from cli.environment import make_environment
+from cli.paths import find_checkout
 
 # in their order: the files with the fewest tests would come last, and take the longest
-TWO_AT_A_TIME = ('-n', '2', '--dist', 'loadfile', '--no-loadscope-reorder')
+PARALLEL_ARGUMENTS = ('-n', '2', '--dist', 'loadfile', '--no-loadscope-reorder')
 
 
 def main(arguments: list[str]) -> int:
     """Set up and build if needed, run pytest from the checkout's root, return its exit code."""
-    layout = checkout()
-    build.ensure(layout)
-    env = environment(layout)
+    layout = find_checkout()
+    build.ensure_built(layout)
+    env = make_environment(layout)
     # a domain of its own: a demo that runs beside the tests hears nothing of them
-    env['ROS_DOMAIN_ID'] = str(domain.free(os.getpid()))
+    env['ROS_DOMAIN_ID'] = str(domain.find_free_domain(os.getpid()))
     whole = not any((layout.root / word.partition('::')[0]).exists() for word in arguments)
-    given = [*(TWO_AT_A_TIME if whole else ()), *arguments]  # the later of two options counts
-    code = _pytest([str(layout.python), '-m', 'pytest', *given], env, str(layout.root))
+    given = [*(PARALLEL_ARGUMENTS if whole else ()), *arguments]  # the later of two options counts
+    code = _run_pytest([str(layout.python), '-m', 'pytest', *given], env, str(layout.root))
     # `ros2` commands in tests start a daemon for their domain, which would stay for hours
     subprocess.run(
         ['ros2', 'daemon', 'stop'],
@@ -38,16 +38,16 @@ def main(arguments: list[str]) -> int:
     return code
 
 
-def _pytest(argv: list[str], env: dict[str, str], root: str) -> int:
+def _run_pytest(argv: list[str], env: dict[str, str], root: str) -> int:
     """Run pytest and pass signals on to it; it decides how to end."""
     # what was started in the background ignores Ctrl-C, and so would all that the tests start
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(argv, env=env, cwd=root)
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward_signal(number: int, frame: FrameType | None) -> None:
         process.send_signal(number)
 
-    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGTERM, forward_signal)
     # the terminal sends Ctrl-C to pytest too
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     code = process.wait()

@@ -7,60 +7,62 @@ import sys
 from pathlib import Path
 
 from cli import ros, stamps
-from cli.failure import Failure
-from cli.paths import Layout
+from cli.failure import CommandError
+from cli.paths import CheckoutLayout
 from cli.process import run
-from cli.ros import Origin
+from cli.ros import RosSource
 
 # why each package is there, the exact versions of what they bring along, and what is not brought
-PINS = ('requirements.txt', 'constraints.txt', 'overrides.txt')
+PIN_FILES = ('requirements.txt', 'constraints.txt', 'overrides.txt')
 # what assembling the ROS 2 prefix needs: installed first, so that both go on side by side
-FIRST = ('numpy', 'pyyaml', 'lark', 'empy', 'packaging', 'setuptools', 'catkin_pkg')
+GENERATOR_PACKAGES = ('numpy', 'pyyaml', 'lark', 'empy', 'packaging', 'setuptools', 'catkin_pkg')
 
 
-def key(layout: Layout) -> str:
+def hash_venv_inputs(layout: CheckoutLayout) -> str:
     """Hash what the environment is made from: the pins and the interpreter."""
-    pins = [layout.root / 'tools/requirements' / name for name in PINS]
-    return stamps.key_of([str(base_python(layout))], pins)
+    pins = [layout.root / 'tools/requirements' / name for name in PIN_FILES]
+    return stamps.hash_inputs([str(find_base_python(layout))], pins)
 
 
-def is_ready(layout: Layout) -> bool:
+def is_ready(layout: CheckoutLayout) -> bool:
     """Tell whether the environment is there and holds the present pins."""
-    return layout.python.exists() and stamps.is_fresh(layout.stamps / 'venv', key(layout))
+    return layout.python.exists() and stamps.is_fresh(
+        layout.stamps / 'venv', hash_venv_inputs(layout)
+    )
 
 
-def base_python(layout: Layout) -> Path:
+def find_base_python(layout: CheckoutLayout) -> Path:
     """Name the interpreter to build on: an installed ROS 2's own, else the one that runs this.
 
     rclpy of an installed ROS 2 is compiled for the system's Python 3.12.
     """
-    if ros.located(layout, os.environ).origin is not Origin.ASSEMBLED:
+    if ros.select_ros(layout, os.environ).source is not RosSource.ASSEMBLED:
         for path in (Path('/usr/bin/python3.12'), Path('/usr/bin/python3')):
-            if path.exists() and _version(path) == '3.12':
+            if path.exists() and _read_python_version(path) == '3.12':
                 return path
     base = getattr(sys, '_base_executable', sys.executable)
     return Path(os.path.realpath(base))
 
 
-def _version(python: Path) -> str:
+def _read_python_version(python: Path) -> str:
     """Ask an interpreter for its version, `3.12`; empty when it does not run."""
     code = 'import sys; print("%d.%d" % sys.version_info[:2])'
     result = subprocess.run([python, '-c', code], capture_output=True, text=True, check=False)
     return result.stdout.strip()
 
 
-def bootstrap(layout: Layout) -> tuple[list[str | Path], list[str | Path]]:
+def install_tools(layout: CheckoutLayout) -> tuple[list[str | Path], list[str | Path]]:
     """Make `pip` and `uv` available inside the checkout; return the two command lines."""
     tools = layout.work / 'tools'
     stamp = layout.stamps / 'tools'
     python = tools / 'bin' / 'python'
     pins = layout.root / 'tools/requirements/tools.txt'
-    wanted = stamps.key_of([str(base_python(layout))], [pins])
+    wanted = stamps.hash_inputs([str(find_base_python(layout))], [pins])
     if not (python.exists() and stamps.is_fresh(stamp, wanted)):
         shutil.rmtree(tools, ignore_errors=True)
         run(
             'making the set-up tools',
-            [base_python(layout), '-m', 'venv', tools],
+            [find_base_python(layout), '-m', 'venv', tools],
             layout.logs / 'tools.log',
         )
         run(
@@ -72,27 +74,29 @@ def bootstrap(layout: Layout) -> tuple[list[str | Path], list[str | Path]]:
     return [python, '-m', 'pip', '--disable-pip-version-check'], [tools / 'bin' / 'uv']
 
 
-def create(layout: Layout, uv: list[str | Path]) -> None:
+def create(layout: CheckoutLayout, uv: list[str | Path]) -> None:
     """Make an environment that runs, and the first packages in it; keeps one that is fine."""
-    base = base_python(layout)
-    if layout.venv.exists() and not (layout.python.exists() and _version(layout.python) == '3.12'):
+    base = find_base_python(layout)
+    if layout.venv.exists() and not (
+        layout.python.exists() and _read_python_version(layout.python) == '3.12'
+    ):
         shutil.rmtree(layout.venv)
     if not layout.venv.exists():
         run(
             'making .venv',
             [*uv, 'venv', '--python', base, layout.venv],
             layout.logs / 'venv.log',
-            env=_uv_environment(layout),
+            env=_make_uv_environment(layout),
         )
     _install(
         layout,
         uv,
         'first',
-        [*FIRST, '--constraint', layout.root / 'tools/requirements/constraints.txt'],
+        [*GENERATOR_PACKAGES, '--constraint', layout.root / 'tools/requirements/constraints.txt'],
     )
 
 
-def fill(layout: Layout, uv: list[str | Path]) -> None:
+def install_requirements(layout: CheckoutLayout, uv: list[str | Path]) -> None:
     """Install every pinned package and mark the environment as done."""
     _install(
         layout,
@@ -108,21 +112,23 @@ def fill(layout: Layout, uv: list[str | Path]) -> None:
         ],
     )
     if not layout.python.exists():
-        raise Failure('.venv vanished while it was filled: run ./wam setup again')
-    stamps.write(layout.stamps / 'venv', key(layout))
+        raise CommandError('.venv vanished while it was filled: run ./wam setup again')
+    stamps.write(layout.stamps / 'venv', hash_venv_inputs(layout))
 
 
-def _install(layout: Layout, uv: list[str | Path], name: str, what: list[str | Path]) -> None:
+def _install(
+    layout: CheckoutLayout, uv: list[str | Path], log_name: str, arguments: list[str | Path]
+) -> None:
     """Install packages into `.venv`; what is there already is left alone."""
     run(
         'installing the Python packages',
-        [*uv, 'pip', 'install', '--python', layout.python, *what],
-        layout.logs / f'venv-{name}.log',
-        env=_uv_environment(layout),
+        [*uv, 'pip', 'install', '--python', layout.python, *arguments],
+        layout.logs / f'venv-{log_name}.log',
+        env=_make_uv_environment(layout),
     )
 
 
-def _uv_environment(layout: Layout) -> dict[str, str]:
+def _make_uv_environment(layout: CheckoutLayout) -> dict[str, str]:
     """Keep uv's cache in the checkout: files are linked from there, not stored twice."""
     return {
         'UV_HTTP_TIMEOUT': '60',

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # What an interface package of this project, or of a lab that builds beside it, is made of.
-PACKAGES = (
+INTERFACE_PACKAGES = (
     'action_msgs',
     'builtin_interfaces',
     'diagnostic_msgs',
@@ -79,20 +79,20 @@ def write_interface(prefix: Path, package: str, idl: str) -> None:
             rosidl_pycommon.generate_files(file.name, templates)
 
 
-def parse_once() -> None:
+def cache_idl_parsing() -> None:
     """Let both generators share one parse of each interface: parsing is most of the time."""
     import rosidl_pycommon
 
     parse = rosidl_pycommon.parse_idl_file
     parsed = {}
 
-    def remembered(locator: Any) -> Any:
+    def parse_cached(locator: Any) -> Any:
         path = locator.get_absolute_path()
         if path not in parsed:
             parsed[path] = parse(locator)
         return parsed[path]
 
-    rosidl_pycommon.parse_idl_file = remembered
+    rosidl_pycommon.parse_idl_file = parse_cached
 
 
 def write_runtime_descriptions(prefix: Path) -> None:
@@ -117,11 +117,11 @@ def write_runtime_descriptions(prefix: Path) -> None:
 def main(prefix: Path) -> None:
     """Write all headers, as many processes as there are cores."""
     jobs = []
-    for package in PACKAGES:
+    for package in INTERFACE_PACKAGES:
         write_visibility(prefix, package)
         share = prefix / 'share' / package
         jobs += [(package, str(idl.relative_to(share))) for idl in sorted(share.rglob('*.idl'))]
-    with ProcessPoolExecutor(initializer=parse_once) as pool:
+    with ProcessPoolExecutor(initializer=cache_idl_parsing) as pool:
         for done in [pool.submit(write_interface, prefix, *job) for job in jobs]:
             done.result()
     write_runtime_descriptions(prefix)

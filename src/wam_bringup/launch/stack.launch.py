@@ -30,7 +30,7 @@ from lifecycle_msgs.msg import Transition
 BOOLEANS = ['true', 'false']
 SIM = LaunchConfiguration('sim')
 NAMESPACE = LaunchConfiguration('namespace')
-RECORDING = NotEqualsSubstitution(LaunchConfiguration('record'), 'false')
+RECORDER_ENABLED = NotEqualsSubstitution(LaunchConfiguration('record'), 'false')
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -160,7 +160,7 @@ def generate_launch_description() -> LaunchDescription:
         'output': 'screen',
         'parameters': [ParameterFile(LaunchConfiguration('params_file'), allow_substs=True)],
         'ros_arguments': ['--log-level', LaunchConfiguration('log_level')],
-        'on_exit': ended,
+        'on_exit': on_node_exit,
     }
     sim = Node(
         package='wam_sim', executable='sim_node', name='sim', condition=IfCondition(SIM), **common
@@ -192,18 +192,18 @@ def generate_launch_description() -> LaunchDescription:
         executable='recorder_node',
         name='recorder',
         namespace=NAMESPACE,
-        condition=IfCondition(RECORDING),
+        condition=IfCondition(RECORDER_ENABLED),
         **common,
     )
     # the handlers come first: a fast node must not start before anyone listens
     return LaunchDescription(
         [
-            OpaqueFunction(function=uninterrupted),
+            OpaqueFunction(function=ignore_keyboard_interrupt),
             *arguments,
-            *brought_up(stream, 'stream'),
-            *brought_up(motion, 'motion'),
-            *brought_up(policy, 'policy'),
-            *brought_up(recorder, 'recorder'),
+            *make_lifecycle_handlers(stream, 'stream'),
+            *make_lifecycle_handlers(motion, 'motion'),
+            *make_lifecycle_handlers(policy, 'policy'),
+            *make_lifecycle_handlers(recorder, 'recorder'),
             sim,
             stream,
             motion,
@@ -213,7 +213,7 @@ def generate_launch_description() -> LaunchDescription:
     )
 
 
-def uninterrupted(context: LaunchContext) -> None:
+def ignore_keyboard_interrupt(context: LaunchContext) -> None:
     """Let Ctrl-C reach launch in its own way only, which is a descriptor that its loop reads.
 
     Python's handler raises KeyboardInterrupt as well, in the middle of whatever the loop does.
@@ -222,48 +222,54 @@ def uninterrupted(context: LaunchContext) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
 
 
-def brought_up(node: LifecycleNode, name: str) -> list[RegisterEventHandler]:
+def make_lifecycle_handlers(node: LifecycleNode, node_name: str) -> list[RegisterEventHandler]:
     """Configure a node when it has started and activate it when it is configured."""
 
-    def change(transition_id: int) -> EmitEvent:
+    def emit_transition(transition_id: int) -> EmitEvent:
         return EmitEvent(
             event=ChangeState(
                 lifecycle_node_matcher=matches_action(node), transition_id=transition_id
             )
         )
 
-    def on(start: str, goal: str, *then: EmitEvent | OpaqueFunction) -> RegisterEventHandler:
+    def on_transition(
+        start: str, goal: str, *then: EmitEvent | OpaqueFunction
+    ) -> RegisterEventHandler:
         return RegisterEventHandler(
             OnStateTransition(
                 target_lifecycle_node=node, start_state=start, goal_state=goal, entities=list(then)
             )
         )
 
-    refused = OpaqueFunction(function=refuse, args=[f'{name} refused to start, see its message'])
+    refused = OpaqueFunction(
+        function=fail_launch, args=[f'{node_name} refused to start, see its message']
+    )
     return [
         RegisterEventHandler(
-            OnProcessStart(target_action=node, on_start=[change(Transition.TRANSITION_CONFIGURE)])
+            OnProcessStart(
+                target_action=node, on_start=[emit_transition(Transition.TRANSITION_CONFIGURE)]
+            )
         ),
-        on('configuring', 'inactive', change(Transition.TRANSITION_ACTIVATE)),
-        on('configuring', 'unconfigured', refused),
-        on('activating', 'inactive', refused),
-        on('errorprocessing', 'unconfigured', refused),
-        on('errorprocessing', 'finalized', refused),
+        on_transition('configuring', 'inactive', emit_transition(Transition.TRANSITION_ACTIVATE)),
+        on_transition('configuring', 'unconfigured', refused),
+        on_transition('activating', 'inactive', refused),
+        on_transition('errorprocessing', 'unconfigured', refused),
+        on_transition('errorprocessing', 'finalized', refused),
     ]
 
 
-def refuse(context: LaunchContext, reason: str) -> None:
+def fail_launch(context: LaunchContext, reason: str) -> None:
     """End the launch with exit code 1, which launch offers for exceptions only."""
     if not context.is_shutdown:
         raise RuntimeError(reason)
 
 
-def ended(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
+def on_node_exit(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
     """End the launch with the node: half a stack must not look like a whole one."""
     if context.is_shutdown:
         return []
     if event.returncode:
-        refuse(
+        fail_launch(
             context,
             f'{event.process_name} died with exit code {event.returncode}, see its last messages',
         )

@@ -14,15 +14,15 @@ import mujoco
 import numpy as np
 
 from wam_policy.core.motion.collision_check import Contact
-from wam_policy.core.robot.embodiment import ROBOTS, Embodiment
+from wam_policy.core.robot.embodiment import ROBOTS_DIR, Embodiment
 
 LINK, HAND, BODY, TABLE = 0, 1, 2, 3  # geom groups of collision.xml
-SIGHT_M = 0.12  # distances beyond this are not looked for
+MAX_DISTANCE_M = 0.12  # distances beyond this are not looked for
 ROUNDING_M = 1e-6
-NOTHING = np.zeros(0, np.int64), np.zeros(0)  # pairs that are near, and their distances
+NO_PAIRS = np.zeros(0, np.int64), np.zeros(0)  # pairs that are near, and their distances
 
 
-class Guard:
+class MujocoCollisionChecker:
     """Answer for one robot; belongs to one thread."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Guard:
         *,
         table: bool = True,
         table_height_m: float | None = None,
-        folder: Path = ROBOTS,
+        folder: Path = ROBOTS_DIR,
     ) -> None:
         """Load the robot's model; ValueError says what is missing or does not fit.
 
@@ -46,74 +46,80 @@ class Guard:
                 f'makes it with python -m wam_sim.physics.collision {robot.name}'
             ) from error
         self._data = mujoco.MjData(model)
-        self._qpos, self._places = self._data.qpos, self._data.geom_xpos
-        self._geoms = model.ngeom
+        self._qpos, self._geom_positions = self._data.qpos, self._data.geom_xpos
+        self._geom_count = model.ngeom
         # looked up once: MuJoCo's accessors by number take a millisecond
-        self._parts = [
+        self._geom_names = [
             model.geom(geom).name or model.body(body).name
             for geom, body in enumerate(model.geom_bodyid)
         ]
-        self._rule = robot.safety.contact
+        self._config = robot.safety.contact
         self._place_table(table, table_height_m)
         # MuJoCo adds up both margins
-        model.geom_margin[:] = SIGHT_M / 2
-        self._from_commanded, self._reach, moved = self._columns(robot, path)
-        self._limbs, self._sort = _limbs(moved)
+        model.geom_margin[:] = MAX_DISTANCE_M / 2
+        self._commanded_to_qpos, self._reach, moved = self._map_commanded_joints(robot, path)
+        self._limbs, self._pair_groups = _group_limbs(moved)
         state_only = robot.observed[len(robot.commanded) :]
-        self._from_held = np.zeros((len(state_only), model.nq))
+        self._state_only_to_qpos = np.zeros((len(state_only), model.nq))
         for row, name in enumerate(state_only):
-            self._from_held[row, self._address(name, path)] = 1.0
-        self._allowed = self._clearances()
-        self._hands = np.flatnonzero(model.geom_group == HAND)
-        low, high = (np.array(self._rule.hands_within_m[i::2]) for i in (0, 1))
-        self._middle, self._half = (low + high) / 2, (high - low) / 2
-        self.looked = 0  # postures asked MuJoCo about, for benchmarks
+            self._state_only_to_qpos[row, self._find_qpos_address(name, path)] = 1.0
+        self._min_distances = self._compute_min_distances()
+        self._hand_geoms = np.flatnonzero(model.geom_group == HAND)
+        low, high = (np.array(self._config.hands_within_m[i::2]) for i in (0, 1))
+        self._workspace_center, self._workspace_half_size = (low + high) / 2, (high - low) / 2
+        self.query_count = 0  # postures asked MuJoCo about, for benchmarks
 
-    def first_contact(self, path: np.ndarray, held: np.ndarray) -> Contact | None:
+    def find_first_contact(
+        self, path: np.ndarray, state_only_positions: np.ndarray
+    ) -> Contact | None:
         """Return the first contact along `path` [rows commanded], None if it is free.
 
         `held` [state-only joints] is how the rest of the robot stands.
         """
-        found = _Search(self, self.coordinates(path, held), self._travel(path)).first()
+        found = _FirstContactSearch(
+            self, self.to_qpos(path, state_only_positions), self._compute_travel(path)
+        ).find_first()
         return None if found is None else Contact(*found)
 
-    def coordinates(self, path: np.ndarray, held: np.ndarray) -> np.ndarray:
+    def to_qpos(self, path: np.ndarray, state_only_positions: np.ndarray) -> np.ndarray:
         """Return the model's coordinates of postures [rows commanded], [rows nq]."""
-        return path @ self._from_commanded + held @ self._from_held
+        return path @ self._commanded_to_qpos + state_only_positions @ self._state_only_to_qpos
 
-    def gaps(self, qpos: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def compute_distances(self, qpos: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return what is near in a posture: pairs' numbers and distances, m; hands to walls, m."""
-        self.looked += 1
+        self.query_count += 1
         model, data = self._model, self._data
         self._qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
         mujoco.mj_collision(model, data)
         # 50 postures a plan: views that are kept and a bare ufunc save a quarter of numpy here
-        inside = self._half - np.abs(self._places[self._hands] - self._middle)
+        inside = self._workspace_half_size - np.abs(
+            self._geom_positions[self._hand_geoms] - self._workspace_center
+        )
         walls = np.minimum.reduce(inside, axis=1)
         if not data.ncon:
-            return *NOTHING, walls
+            return *NO_PAIRS, walls
         contact = data.contact
         geom = contact.geom
-        return geom[:, 0] * self._geoms + geom[:, 1], contact.dist, walls
+        return geom[:, 0] * self._geom_count + geom[:, 1], contact.dist, walls
 
-    def position(self, link: str) -> np.ndarray:
+    def link_position(self, link: str) -> np.ndarray:
         """Return where a link is in the posture looked at last, m, [3]."""
         return self._data.body(link).xpos.copy()
 
     @property
-    def allowed(self) -> np.ndarray:
+    def min_distances(self) -> np.ndarray:
         """Return how near each pair may come, m, by pair number."""
-        return self._allowed.copy()
+        return self._min_distances.copy()
 
-    def name(self, pair: int) -> str:
+    def pair_name(self, pair: int) -> str:
         """Return what a pair number stands for; -1 - i: the i-th hand geom and the workspace."""
         if pair < 0:
-            return f'{self._parts[self._hands[-1 - pair]]} and the end of the workspace'
-        first, second = sorted(divmod(pair, self._geoms), reverse=True)
-        return f'{self._parts[first]} and {self._parts[second]}'
+            return f'{self._geom_names[self._hand_geoms[-1 - pair]]} and the end of the workspace'
+        first, second = sorted(divmod(pair, self._geom_count), reverse=True)
+        return f'{self._geom_names[first]} and {self._geom_names[second]}'
 
-    def _travel(self, path: np.ndarray) -> np.ndarray:
+    def _compute_travel(self, path: np.ndarray) -> np.ndarray:
         """Return how much nearer the pairs of each sort can have come up to each row, m.
 
         float64 [rows sorts]: a limb moves against itself and what stands, and against another.
@@ -123,14 +129,14 @@ class Guard:
         return np.concatenate([np.zeros((1, steps.shape[1])), np.cumsum(steps, axis=0)])
 
     @property
-    def sorts(self) -> tuple[int, np.ndarray]:
+    def pair_groups(self) -> tuple[int, np.ndarray]:
         """Return how many sorts of pairs there are, and the one of each pair by its number."""
-        return len(self._limbs) + 1, self._sort
+        return len(self._limbs) + 1, self._pair_groups
 
-    def _place_table(self, wanted: bool, height_m: float | None) -> None:
+    def _place_table(self, present: bool, height_m: float | None) -> None:
         model = self._model
         tables = np.flatnonzero(model.geom_group == TABLE)
-        if not wanted:
+        if not present:
             model.geom_contype[tables] = 0
         elif height_m is not None:
             foot_m = model.geom_pos[tables, 2] - model.geom_size[tables, 2]
@@ -146,7 +152,7 @@ class Guard:
                 model.geom_rbound[table] = np.linalg.norm(half)
                 model.geom_aabb[table, 3:] = half
 
-    def _columns(
+    def _map_commanded_joints(
         self,
         robot: Embodiment,
         path: Path,
@@ -169,15 +175,17 @@ class Guard:
                     for wrap in range(first, first + count)
                 ]
             elif robot.joint(name).kind != 'gripper':
-                self._address(name, path)
+                self._find_qpos_address(name, path)
                 travels = [(model.joint(name).id, 1.0)]
             for joint, travel in travels:
                 columns[row, model.jnt_qposadr[joint]] = travel
-                reach[row] += abs(travel) * _reach(model, joint)
-                moved[row] |= np.isin(model.geom_bodyid, _below(model, model.jnt_bodyid[joint]))
+                reach[row] += abs(travel) * _compute_reach(model, joint)
+                moved[row] |= np.isin(
+                    model.geom_bodyid, _find_subtree(model, model.jnt_bodyid[joint])
+                )
         return columns, reach, moved
 
-    def _address(self, name: str, path: Path) -> int:
+    def _find_qpos_address(self, name: str, path: Path) -> int:
         try:
             return int(self._model.joint(name).qposadr[0])
         except KeyError as error:
@@ -185,9 +193,9 @@ class Guard:
                 f'{path} has no joint {name}; make it again from the robot'
             ) from error
 
-    def _clearances(self) -> np.ndarray:
+    def _compute_min_distances(self) -> np.ndarray:
         """Return how near each pair may come, m, [geoms * geoms]."""
-        group, rule = self._model.geom_group, self._rule
+        group, rule = self._model.geom_group, self._config
         clearances = np.full((len(group), len(group)), rule.self_m)
         for kind, clearance in ((LINK, rule.link_m), (HAND, rule.hand_m)):
             clearances[np.ix_(group == kind, group == TABLE)] = clearance
@@ -195,7 +203,7 @@ class Guard:
         return clearances.ravel()
 
 
-def _limbs(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _group_limbs(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Group joints that move common geoms; `moved` bool [joints geoms].
 
     Return the limbs, bool [limbs joints], and the sort of each pair of geoms by its number: its
@@ -220,7 +228,7 @@ def _limbs(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return members, np.where(two, len(limbs), np.maximum(np.maximum(first, second), 0)).ravel()
 
 
-def _below(model: mujoco.MjModel, base: int) -> list[int]:
+def _find_subtree(model: mujoco.MjModel, base: int) -> list[int]:
     """Return a body and all that hang on it; parents come first in the model."""
     bodies = {int(base)}
     for body in range(int(base) + 1, model.nbody):
@@ -229,14 +237,14 @@ def _below(model: mujoco.MjModel, base: int) -> list[int]:
     return sorted(bodies)
 
 
-def _reach(model: mujoco.MjModel, joint: int) -> float:
+def _compute_reach(model: mujoco.MjModel, joint: int) -> float:
     """Return how far a part can be from a joint's axis, m; 1 for one that slides."""
     if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_SLIDE:
         return 1.0
     base, farthest = int(model.jnt_bodyid[joint]), 0.0
     # along the links that turn against each other, and how far beyond in the last one
     far = {base: (0.0, np.zeros(3), np.eye(3))}
-    for body in _below(model, base):
+    for body in _find_subtree(model, base):
         if body != base:
             reach, at, turn = far[int(model.body_parentid[body])]
             at = at + turn @ model.body_pos[body]
@@ -263,21 +271,25 @@ def _reach(model: mujoco.MjModel, joint: int) -> float:
     return farthest
 
 
-class _Search:
+class _FirstContactSearch:
     """Look for the first contact along one path."""
 
-    def __init__(self, guard: Guard, path: np.ndarray, travel: np.ndarray) -> None:
+    def __init__(
+        self, checker: MujocoCollisionChecker, path: np.ndarray, travel: np.ndarray
+    ) -> None:
         """Take the path [rows nq] and the way covered up to each row [rows sorts], m."""
-        self.guard, self.path, self.travel = guard, path, travel
-        self.sorts, self.sort = guard.sorts
-        self.allowed = guard.allowed
-        self.blind_m = SIGHT_M - float(self.allowed.max())  # slack of what is out of sight
-        pairs, gaps, walls = guard.gaps(path[0])
-        np.minimum.at(self.allowed, pairs, gaps)
-        self.walls = np.minimum(walls, 0.0)
-        self.seen = {0: self._slack(pairs, gaps, walls)}
+        self.checker, self.path, self.travel = checker, path, travel
+        self.group_count, self.pair_groups = checker.pair_groups
+        self.min_distances = checker.min_distances
+        self.unseen_slack_m = MAX_DISTANCE_M - float(
+            self.min_distances.max()
+        )  # slack of what is out of sight
+        pairs, gaps, walls = checker.compute_distances(path[0])
+        np.minimum.at(self.min_distances, pairs, gaps)
+        self.min_wall_distances = np.minimum(walls, 0.0)
+        self.slack_by_row = {0: self._compute_slack(pairs, gaps, walls)}
 
-    def first(self) -> tuple[int, str] | None:
+    def find_first(self) -> tuple[int, str] | None:
         """Return the first row of contact and what touches; None if there is none.
 
         Up to row `low` everything is free; `ends` are the right ends of what is to be looked
@@ -286,40 +298,42 @@ class _Search:
         low, ends = 0, [len(self.path) - 1]
         while ends:
             high = ends[-1]
-            slack, what = self._at(high)
+            slack, what = self._slack_at(high)
             touching = slack.min() < -ROUNDING_M
             if touching:
                 ends = [high]  # what comes later does not matter any more
             if touching and high <= low + 1:
-                return high, self.guard.name(what)
-            if not touching and (high <= low + 1 or self._free(low, high)):
+                return high, self.checker.pair_name(what)
+            if not touching and (high <= low + 1 or self._is_free(low, high)):
                 low = ends.pop()
             else:
                 ends.append((low + high) // 2)
         return None
 
-    def _free(self, low: int, high: int) -> bool:
+    def _is_free(self, low: int, high: int) -> bool:
         way = self.travel[high] - self.travel[low]
-        return bool((self._at(low)[0] + self._at(high)[0] >= way).all())
+        return bool((self._slack_at(low)[0] + self._slack_at(high)[0] >= way).all())
 
-    def _at(self, row: int) -> tuple[np.ndarray, int]:
+    def _slack_at(self, row: int) -> tuple[np.ndarray, int]:
         """Return how much nearer the pairs of each sort may come in a row, m, and the worst."""
-        if row not in self.seen:
-            self.seen[row] = self._slack(*self.guard.gaps(self.path[row]))
-        return self.seen[row]
+        if row not in self.slack_by_row:
+            self.slack_by_row[row] = self._compute_slack(
+                *self.checker.compute_distances(self.path[row])
+            )
+        return self.slack_by_row[row]
 
-    def _slack(
-        self, pairs: np.ndarray, gaps: np.ndarray, walls: np.ndarray
+    def _compute_slack(
+        self, pairs: np.ndarray, distances: np.ndarray, walls: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        slack, worst, what = np.full(self.sorts, self.blind_m), self.blind_m, 0
+        slack, worst, what = np.full(self.group_count, self.unseen_slack_m), self.unseen_slack_m, 0
         if len(walls):
-            left = walls - self.walls
+            left = walls - self.min_wall_distances
             hand = int(left.argmin())
             if left[hand] < worst:
                 slack[:-1], worst, what = left[hand], float(left[hand]), -1 - hand
-        if len(gaps):
-            left = gaps - self.allowed[pairs]
-            np.minimum.at(slack, self.sort[pairs], left)
+        if len(distances):
+            left = distances - self.min_distances[pairs]
+            np.minimum.at(slack, self.pair_groups[pairs], left)
             near = int(left.argmin())
             if left[near] < worst:
                 what = int(pairs[near])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def circumstances() -> dict[str, Any]:
+def collect_provenance() -> dict[str, Any]:
     """Say where and when, from which sources, and how busy the machine was."""
     git = ['git', '-C', str(Path(__file__).resolve().parent)]
     commit = subprocess.run(
@@ -17,14 +17,14 @@ def circumstances() -> dict[str, Any]:
     return {
         'date': datetime.now(UTC).isoformat(timespec='seconds'),
         'commit': commit or None,
-        'machine': processor(),
+        'machine': read_cpu_name(),
         'cores': os.cpu_count(),
         'load_average': [round(x, 2) for x in os.getloadavg()],
         'python': platform.python_version(),
     }
 
 
-def processor() -> str:
+def read_cpu_name() -> str:
     """Name the CPU."""
     lines = Path('/proc/cpuinfo').read_text().splitlines()
     names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))

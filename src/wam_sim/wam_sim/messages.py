@@ -14,11 +14,11 @@ from wam_policy.core.types import JointState as Joints
 NS_PER_S = 1_000_000_000
 
 
-def stamp(now_ns: int) -> Time:
+def make_stamp(now_ns: int) -> Time:
     return Time(sec=now_ns // NS_PER_S, nanosec=now_ns % NS_PER_S)
 
 
-def image(camera: Camera, now_ns: int, rgb: np.ndarray) -> Image:
+def make_image(camera: Camera, now_ns: int, rgb: np.ndarray) -> Image:
     """Return an rgb8 image of uint8 [height width 3]."""
     message = Image(
         height=rgb.shape[0],
@@ -27,15 +27,15 @@ def image(camera: Camera, now_ns: int, rgb: np.ndarray) -> Image:
         is_bigendian=0,
         step=rgb.shape[1] * 3,
     )
-    message.header.stamp, message.header.frame_id = stamp(now_ns), camera.frame_id
+    message.header.stamp, message.header.frame_id = make_stamp(now_ns), camera.frame_id
     data = array('B')
     data.frombytes(memoryview(rgb).cast('B'))
     message._data = data  # the checked setter walks every byte in Python
     return message
 
 
-def camera_info(
-    camera: Camera, now_ns: int, matrix: np.ndarray, size: tuple[int, int]
+def make_camera_info(
+    camera: Camera, now_ns: int, intrinsics: np.ndarray, size: tuple[int, int]
 ) -> CameraInfo:
     """Return the calibration of a pinhole view with matrix K [3 3]; it has no distortion."""
     message = CameraInfo(
@@ -43,25 +43,25 @@ def camera_info(
         height=size[1],
         distortion_model='plumb_bob',
         d=[0.0] * 5,
-        k=matrix.ravel(),
+        k=intrinsics.ravel(),
         r=np.eye(3).ravel(),
-        p=np.hstack([matrix, np.zeros((3, 1))]).ravel(),
+        p=np.hstack([intrinsics, np.zeros((3, 1))]).ravel(),
     )
-    message.header.stamp, message.header.frame_id = stamp(now_ns), camera.frame_id
+    message.header.stamp, message.header.frame_id = make_stamp(now_ns), camera.frame_id
     return message
 
 
-def joint_state(joints: Joints) -> JointState:
+def make_joint_state(joints: Joints) -> JointState:
     message = JointState(
         name=list(joints.names),
         position=joints.position.tolist(),
         velocity=[] if joints.velocity is None else joints.velocity.tolist(),
     )
-    message.header.stamp = stamp(joints.stamp_ns)
+    message.header.stamp = make_stamp(joints.stamp_ns)
     return message
 
 
-def controller_state(
+def make_controller_state(
     now_ns: int, names: tuple[str, ...], reference: np.ndarray, feedback: np.ndarray
 ) -> JointTrajectoryControllerState:
     """Return set-point and measurement; rows are position, velocity, acceleration [3 joints].
@@ -70,17 +70,17 @@ def controller_state(
     """
     message = JointTrajectoryControllerState(
         joint_names=list(names),
-        reference=_point(reference),
-        feedback=_point(feedback),
-        error=_point(reference[:2] - feedback),
-        output=_point(reference[:1]),
+        reference=_make_point(reference),
+        feedback=_make_point(feedback),
+        error=_make_point(reference[:2] - feedback),
+        output=_make_point(reference[:1]),
         speed_scaling_factor=1.0,
     )
-    message.header.stamp = stamp(now_ns)
+    message.header.stamp = make_stamp(now_ns)
     return message
 
 
-def _point(rows: np.ndarray) -> JointTrajectoryPoint:
+def _make_point(rows: np.ndarray) -> JointTrajectoryPoint:
     return JointTrajectoryPoint(
         **{
             field: row.tolist()

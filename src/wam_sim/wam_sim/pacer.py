@@ -3,7 +3,7 @@
 from collections import deque
 
 MAX_LAG_NS = 500_000_000  # up to here a stall is caught up with extra steps
-WINDOW_NS = 3_000_000_000
+RATE_WINDOW_NS = 3_000_000_000
 
 
 class Pacer:
@@ -17,29 +17,29 @@ class Pacer:
         self._step_ns = step_ns
         self._next_ns = wall_ns + step_ns  # wall time at which the next step is due
         self._history: deque[tuple[int, int]] = deque([(wall_ns, 0)])
-        self._done_ns = 0
-        self.given_up_ns = 0
+        self._simulated_ns = 0
+        self.dropped_ns = 0
 
-    def due(self, wall_ns: int) -> int:
+    def count_due_steps(self, wall_ns: int) -> int:
         """Return how many steps bring simulated time up to `wall_ns`."""
         lag_ns = wall_ns - self._next_ns
         return 0 if lag_ns < 0 else 1 + lag_ns // self._step_ns
 
-    def give_up(self, wall_ns: int) -> int:
+    def drop_excess_lag(self, wall_ns: int) -> int:
         """Return how many ns, if any, can no longer be caught up, and drop them."""
         lag_ns = wall_ns - self._next_ns
         if lag_ns <= MAX_LAG_NS:
             return 0
         self._next_ns += lag_ns
-        self.given_up_ns += lag_ns
+        self.dropped_ns += lag_ns
         return lag_ns
 
-    def ran(self, steps: int, wall_ns: int) -> None:
+    def record_steps(self, steps: int, wall_ns: int) -> None:
         """Count `steps` done by `wall_ns`."""
         self._next_ns += steps * self._step_ns
-        self._done_ns += steps * self._step_ns
-        self._history.append((wall_ns, self._done_ns))
-        while self._history[0][0] < wall_ns - WINDOW_NS and len(self._history) > 2:
+        self._simulated_ns += steps * self._step_ns
+        self._history.append((wall_ns, self._simulated_ns))
+        while self._history[0][0] < wall_ns - RATE_WINDOW_NS and len(self._history) > 2:
             self._history.popleft()
 
     def wait_s(self, wall_ns: int, steps: int) -> float:

@@ -32,31 +32,31 @@ from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import SimStatus
 from wam_msgs.srv import BeginEpisode
-from wam_policy.core.statistics import Rate
+from wam_policy.core.statistics import EventRate
 from wam_sim import messages, params, viewer
 from wam_sim.physics import scene as scenes
 from wam_sim.physics import sim_robot
-from wam_sim.physics.cameras import intrinsics
-from wam_sim.physics.simulation import STEP_NS, Simulation, prepare
-from wam_sim.priority import favour
-from wam_sim.realtime_runner import BATCH, Live
+from wam_sim.physics.cameras import compute_intrinsics
+from wam_sim.physics.simulation import STEP_NS, Simulation, update_kinematics
+from wam_sim.priority import set_realtime_priority
+from wam_sim.realtime_runner import STEPS_PER_BATCH, RealtimeRunner
 from wam_sim.tasks import task_families
-from wam_sim.tasks.success_monitor import Goals, checked
+from wam_sim.tasks.success_monitor import SuccessMonitor, validate_goal
 
-SENSOR = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
-RELIABLE = QoSProfile(depth=10)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-BATCH_NS = BATCH * STEP_NS
+SENSOR_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE_QOS = QoSProfile(depth=10)
+LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+BATCH_NS = STEPS_PER_BATCH * STEP_NS
 # batches: controller states at 50 Hz; motion_node waits for one after each command's switch
-STATE_EVERY = 2
-STATUS_EVERY = 50  # batches: status at 2 Hz
-SCENES_TRIED = 30  # on a reset with the arms left in the way
+BATCHES_PER_STATE = 2
+BATCHES_PER_STATUS = 50  # batches: status at 2 Hz
+MAX_SCENE_TRIES = 30  # on a reset with the arms left in the way
 RATE_WINDOW_NS = 3_000_000_000
 # A trajectory must reach physics before its switch, 30 ms ahead: a thread that draws or publishes
 # pictures gives way this soon.
 SWITCH_INTERVAL_S = 0.0005
-CHECK_S = 0.1  # how late a signal or a dead thread may be seen
-ENDING_S = 8.0  # launch kills after 10 s: before that, the stacks tell what hangs
+CHECK_PERIOD_S = 0.1  # how late a signal or a dead thread may be seen
+SHUTDOWN_TIMEOUT_S = 8.0  # launch kills after 10 s: before that, the stacks tell what hangs
 
 
 class SimNode(Node):
@@ -64,9 +64,9 @@ class SimNode(Node):
 
     def __init__(self, **node_options: Any) -> None:
         super().__init__('sim', **node_options)
-        self.params = params.read(self)
+        self.params = params.declare_parameters(self)
         self.robot = sim_robot.load(self.params.robot)
-        self.body = self.robot.embodiment
+        self.embodiment = self.robot.embodiment
         # Physics time is paced by the monotonic clock; its zero is the wall clock at the start,
         # so that stamps fit those of other nodes with and without /clock.
         self._offset_ns = time.time_ns() - time.monotonic_ns()
@@ -76,34 +76,34 @@ class SimNode(Node):
             task=self.params.task,
             seed=self.params.seed,
             image_size=size,
-            combinations=self.params.combinations,
-            mark_waits=True,
+            task_split=self.params.combinations,
+            defer_mark=True,
         )
-        self._goals = Goals((simulation.task,), simulation.start)
-        self._episode, self._batches, self._drawing_ms = 0, 0, deque([0.0], maxlen=60)
+        self._success_monitor = SuccessMonitor((simulation.task,), simulation.start)
+        self._episode, self._batches, self._render_ms = 0, 0, deque([0.0], maxlen=60)
         self._rejection = ''
-        self._rates = {camera.key: Rate(RATE_WINDOW_NS) for camera in self.body.cameras}
+        self._rates = {camera.key: EventRate(RATE_WINDOW_NS) for camera in self.embodiment.cameras}
         self._make_endpoints()
-        self.live = Live(
+        self.runner = RealtimeRunner(
             simulation,
             self._wall_ns,
-            jumps=not self.params.publish_clock,
+            skip_lost_time=not self.params.publish_clock,
             on_batch=self.on_batch,
             on_reject=self.on_reject,
         )
         self._stop = threading.Event()
-        self._camera_failure: BaseException | None = None
-        self._camera_thread = threading.Thread(target=self._film, name='cameras')
-        self._announce_task(simulation)
-        self.live.start()
+        self._camera_error: BaseException | None = None
+        self._camera_thread = threading.Thread(target=self._run_cameras, name='cameras')
+        self._publish_task(simulation)
+        self.runner.start()
         self._camera_thread.start()
         self.get_logger().info(
-            f'{self.body.title}: scene {self.params.seed}, "{simulation.task.instruction}"'
+            f'{self.embodiment.title}: scene {self.params.seed}, "{simulation.task.instruction}"'
         )
 
-    def check(self) -> None:
+    def raise_thread_errors(self) -> None:
         """Raise what ended one of the threads: half a robot is worse than none."""
-        for failure in (self.live.failure, self._camera_failure):
+        for failure in (self.runner.error, self._camera_error):
             if failure is not None:
                 raise RuntimeError('the simulation stopped') from failure
 
@@ -111,54 +111,56 @@ class SimNode(Node):
         """Stop both threads; the node can be destroyed afterwards."""
         self._stop.set()
         self._camera_thread.join()
-        self.live.close()
+        self.runner.close()
 
     # relative names: the embodiment's absolute ones are those of the root namespace
     def _make_endpoints(self) -> None:
         publisher, topic = self.create_publisher, lambda name: name.lstrip('/')
-        self._joints = publisher(JointState, 'joint_states', RELIABLE)
-        self._clock_out = publisher(Clock, '/clock', SENSOR) if self.params.publish_clock else None
-        self._status = publisher(SimStatus, 'sim/status', RELIABLE)
-        self._task = publisher(String, 'sim/task', LATCHED)
+        self._joints = publisher(JointState, 'joint_states', RELIABLE_QOS)
+        self._clock_out = (
+            publisher(Clock, '/clock', SENSOR_QOS) if self.params.publish_clock else None
+        )
+        self._status = publisher(SimStatus, 'sim/status', RELIABLE_QOS)
+        self._task = publisher(String, 'sim/task', LATCHED_QOS)
         self._images = {
-            camera.key: publisher(Image, topic(camera.topic), SENSOR)
-            for camera in self.body.cameras
+            camera.key: publisher(Image, topic(camera.topic), SENSOR_QOS)
+            for camera in self.embodiment.cameras
         }
-        self._infos = {
-            camera.key: publisher(CameraInfo, topic(camera.info_topic), SENSOR)
-            for camera in self.body.cameras
+        self._camera_infos = {
+            camera.key: publisher(CameraInfo, topic(camera.info_topic), SENSOR_QOS)
+            for camera in self.embodiment.cameras
         }
         self._states = {
             controller.name: publisher(
-                JointTrajectoryControllerState, topic(controller.state_topic), RELIABLE
+                JointTrajectoryControllerState, topic(controller.state_topic), RELIABLE_QOS
             )
-            for controller in self.body.controllers
+            for controller in self.embodiment.controllers
         }
-        for controller in self.body.controllers:
+        for controller in self.embodiment.controllers:
             self.create_subscription(
                 JointTrajectory,
                 topic(controller.topic),
                 partial(self.on_trajectory, controller.name),
-                RELIABLE,
+                RELIABLE_QOS,
             )
         self.create_subscription(
-            String, self.params.instruction_topic, self.on_instruction, RELIABLE
+            String, self.params.instruction_topic, self.on_instruction, RELIABLE_QOS
         )
         self.create_service(Trigger, 'sim/reset', self.on_reset)
-        self.create_service(Trigger, 'sim/recount', self.on_recount)
+        self.create_service(Trigger, 'sim/recount', self.on_reset_metrics)
         self.create_service(BeginEpisode, 'sim/begin', self.on_begin)
 
     def _wall_ns(self) -> int:
         return time.monotonic_ns() + self._offset_ns
 
     def on_trajectory(self, controller: str, message: JointTrajectory) -> None:
-        self.live.post(controller, message)
+        self.runner.queue_trajectory(controller, message)
 
     def on_instruction(self, message: String) -> None:
         """Let the mark's time run: the policy's memory begins here, so does the episode."""
         if message.data:
-            with self.live.lock:
-                self.live.simulation.begin()
+            with self.runner.lock:
+                self.runner.simulation.start_mark_timer()
 
     def on_reject(self, controller: str, reason: str) -> None:
         if reason != self._rejection:  # a stream of wrong messages is one line
@@ -166,20 +168,20 @@ class SimNode(Node):
         self._rejection = reason
 
     def on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        with self.live.lock:
-            simulation = self.live.simulation
-            for episode in range(self._episode + 1, self._episode + 1 + SCENES_TRIED):
-                if self._offered(episode) and simulation.reset(
+        with self.runner.lock:
+            simulation = self.runner.simulation
+            for episode in range(self._episode + 1, self._episode + 1 + MAX_SCENE_TRIES):
+                if self._has_task(episode) and simulation.reset(
                     self.params.seed + episode, keep_arms=not self.params.reset_arms
                 ):
                     self._episode = episode
-                    self._announce_task(simulation)
+                    self._publish_task(simulation)
                     response.success = True
                     response.message = simulation.task.instruction
                     return response
         response.success = False
         response.message = (
-            f'{SCENES_TRIED} scenes lacked what the task needs or had the hands '
+            f'{MAX_SCENE_TRIES} scenes lacked what the task needs or had the hands '
             'in the way; move them to rest first'
         )
         return response
@@ -187,18 +189,20 @@ class SimNode(Node):
     def on_begin(
         self, request: BeginEpisode.Request, response: BeginEpisode.Response
     ) -> BeginEpisode.Response:
-        with self.live.lock:
-            simulation = self.live.simulation
+        with self.runner.lock:
+            simulation = self.runner.simulation
             try:
                 goals = tuple(
-                    checked(task_families.Task(goal.family, '', goal.slot, goal.side, goal.onto))
+                    validate_goal(
+                        task_families.Task(goal.family, '', goal.slot, goal.side, goal.onto)
+                    )
                     for goal in request.goals
                 )
                 response.success = simulation.reset(
                     request.seed,
                     keep_arms=True,
                     task=request.family,
-                    combinations=request.combinations,
+                    task_split=request.combinations,
                 )
             except ValueError as error:
                 response.message = str(error)
@@ -207,23 +211,23 @@ class SimNode(Node):
                 response.message = 'the arms stand in the way; move them to rest first'
                 return response
             self._episode += 1
-            self._announce_task(simulation, goals)
+            self._publish_task(simulation, goals)
             response.instruction = simulation.task.instruction
-            self._status.publish(self._status_of(simulation))
+            self._status.publish(self._make_status(simulation))
         return response
 
-    def _offered(self, episode: int) -> bool:
+    def _has_task(self, episode: int) -> bool:
         """Tell whether the scene has what the task needs; few lack it."""
-        return task_families.asks(
+        return task_families.is_available(
             self.params.task,
-            scenes.sampled(self.robot, self.params.seed + episode),
+            scenes.sample_scene(self.robot, self.params.seed + episode),
             self.params.combinations,
         )
 
-    def on_recount(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    def on_reset_metrics(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Begin the executed figures of sim/status anew."""
-        with self.live.lock:
-            self.live.simulation.executed.recount()
+        with self.runner.lock:
+            self.runner.simulation.executed_motion.reset_maxima()
         response.success, response.message = True, 'the worst figures count from now'
         return response
 
@@ -232,20 +236,20 @@ class SimNode(Node):
         self._batches += 1
         now_ns = simulation.now_ns
         if self._clock_out is not None:
-            self._clock_out.publish(Clock(clock=messages.stamp(now_ns)))
-        joints = simulation.joints()
-        self._joints.publish(messages.joint_state(joints))
-        if self._batches % STATE_EVERY == 0:
-            self._publish_states(simulation, joints)
-        reached = self._goals.look(simulation.state(), now_ns)
-        if reached or self._batches % STATUS_EVERY == 0:
-            self._status.publish(self._status_of(simulation))
+            self._clock_out.publish(Clock(clock=messages.make_stamp(now_ns)))
+        joints = simulation.joint_state()
+        self._joints.publish(messages.make_joint_state(joints))
+        if self._batches % BATCHES_PER_STATE == 0:
+            self._publish_controller_states(simulation, joints)
+        reached = self._success_monitor.update(simulation.state(), now_ns)
+        if reached or self._batches % BATCHES_PER_STATUS == 0:
+            self._status.publish(self._make_status(simulation))
 
-    def _publish_states(self, simulation: Simulation, joints: Any) -> None:
-        for controller in self.body.controllers:
-            motion = simulation.controllers.followers[controller.name].state
+    def _publish_controller_states(self, simulation: Simulation, joints: Any) -> None:
+        for controller in self.embodiment.controllers:
+            motion = simulation.controllers.followers[controller.name].setpoint
             self._states[controller.name].publish(
-                messages.controller_state(
+                messages.make_controller_state(
                     simulation.now_ns,
                     controller.joints,
                     np.stack([motion.position, motion.velocity, motion.acceleration]),
@@ -255,24 +259,24 @@ class SimNode(Node):
                 )
             )
 
-    def _status_of(self, simulation: Simulation) -> SimStatus:
-        executed = simulation.executed
-        ratios = {name: ratio.tolist() for name, ratio in executed.ratios().items()}
+    def _make_status(self, simulation: Simulation) -> SimStatus:
+        executed = simulation.executed_motion
+        ratios = {name: ratio.tolist() for name, ratio in executed.limit_ratios().items()}
         wall_ns = self._wall_ns()
         status = SimStatus(
-            robot=self.body.name,
+            robot=self.embodiment.name,
             sim_time=self._batches * BATCH_NS / 1e9,
-            real_time_factor=self.live.pacer.real_time_factor,
+            real_time_factor=self.runner.pacer.real_time_factor,
             task=simulation.task.family,
             instruction=simulation.task.instruction,
-            success=simulation.success,
-            goals_reached=[at is not None for at in self._goals.reached_ns],
-            goals_stamp=[messages.stamp(at or 0) for at in self._goals.reached_ns],
+            success=simulation.is_success,
+            goals_reached=[at is not None for at in self._success_monitor.reached_ns],
+            goals_stamp=[messages.make_stamp(at or 0) for at in self._success_monitor.reached_ns],
             episode=self._episode,
             camera_names=list(self._rates),
             camera_rate_hz=[rate.hz(wall_ns) for rate in list(self._rates.values())],
-            render_ms=float(np.mean(list(self._drawing_ms))),
-            joint_names=list(self.body.commanded),
+            render_ms=float(np.mean(list(self._render_ms))),
+            joint_names=list(self.embodiment.commanded),
             velocity_ratio=ratios['velocity'],
             acceleration_ratio=ratios['acceleration'],
             jerk_ratio=ratios['jerk'],
@@ -282,78 +286,82 @@ class SimNode(Node):
             trajectories=simulation.controllers.accepted,
             trajectories_rejected=simulation.controllers.rejected,
         )
-        status.header.stamp = messages.stamp(simulation.now_ns)
+        status.header.stamp = messages.make_stamp(simulation.now_ns)
         return status
 
-    def _announce_task(
+    def _publish_task(
         self, simulation: Simulation, goals: tuple[task_families.Task, ...] = ()
     ) -> None:
-        self._goals = Goals(goals or (simulation.task,), simulation.start)
+        self._success_monitor = SuccessMonitor(goals or (simulation.task,), simulation.start)
         self._task.publish(String(data=simulation.task.instruction))
 
-    def _film(self) -> None:
+    def _run_cameras(self) -> None:
         """Draw and publish all cameras at camera_hz; this thread owns OpenGL."""
         try:
-            simulation = self.live.simulation
-            cameras, data = simulation.cameras(), mujoco.MjData(simulation.model)
-            window = self._window(simulation.model, data)
-            matrices = [intrinsics(simulation.model, key, cameras.size) for key in cameras.keys]
+            simulation = self.runner.simulation
+            cameras, data = simulation.open_cameras(), mujoco.MjData(simulation.model)
+            window = self._open_window(simulation.model, data)
+            matrices = [
+                compute_intrinsics(simulation.model, key, cameras.size) for key in cameras.keys
+            ]
             period_s, due_s = 1.0 / self.params.camera_hz, time.monotonic()
             while not self._stop.wait(max(0.0, due_s - time.monotonic())):
                 # late: skip pictures rather than hurry after them
                 due_s = max(due_s + period_s, time.monotonic())
                 begin_s = time.monotonic()
-                now_ns = self.live.snapshot(data)
-                prepare(simulation.model, data)
+                now_ns = self.runner.copy_render_state(data)
+                update_kinematics(simulation.model, data)
                 pictures = cameras.render(data)
-                self._drawing_ms.append(1e3 * (time.monotonic() - begin_s))
-                self._publish_pictures(now_ns, pictures, matrices, cameras.size)
+                self._render_ms.append(1e3 * (time.monotonic() - begin_s))
+                self._publish_images(now_ns, pictures, matrices, cameras.size)
                 if window is not None and window.is_running():
                     window.sync()
             cameras.close()
             if window is not None:
                 window.close()
         except BaseException as error:  # noqa: BLE001 — kept for the main thread to raise
-            self._camera_failure = error
+            self._camera_error = error
 
-    def _publish_pictures(
+    def _publish_images(
         self,
         now_ns: int,
-        pictures: tuple[np.ndarray, ...],
+        images: tuple[np.ndarray, ...],
         matrices: list[np.ndarray],
         size: tuple[int, int],
     ) -> None:
-        for camera, rgb, matrix in zip(self.body.cameras, pictures, matrices, strict=True):
-            self._images[camera.key].publish(messages.image(camera, now_ns, rgb))
-            self._infos[camera.key].publish(messages.camera_info(camera, now_ns, matrix, size))
+        for camera, rgb, matrix in zip(self.embodiment.cameras, images, matrices, strict=True):
+            self._images[camera.key].publish(messages.make_image(camera, now_ns, rgb))
+            self._camera_infos[camera.key].publish(
+                messages.make_camera_info(camera, now_ns, matrix, size)
+            )
             self._rates[camera.key].tick(self._wall_ns())
 
-    def _window(self, model: mujoco.MjModel, data: mujoco.MjData) -> Any:
+    def _open_window(self, model: mujoco.MjModel, data: mujoco.MjData) -> Any:
         """Open the viewer if asked for and possible."""
         if not self.params.viewer:
             return None
         if not viewer.has_display():
             self.get_logger().warning('viewer: no display (DISPLAY is not set); going on without')
             return None
-        return viewer.opened(self.robot, model, data)
+        return viewer.open_viewer(self.robot, model, data)
 
 
 def main(args: list[str] | None = None) -> None:
     """Run until SIGINT or SIGTERM, then leave with exit code 0; 1 says that something failed."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    favour()
+    set_realtime_priority()
     # our own handlers: rclpy's would invalidate publishers while two threads still use them
     # Neither an Event nor a blocking wait: a signal in the middle of an Event's `wait` or `set`
     # waits for itself in `set`, and one just before a wait begins wakes nobody.
     asked: list[object] = []
 
-    def end(*reason: object) -> None:
+    def on_signal(*reason: object) -> None:
         asked.append(reason)
         if len(asked) == 1:  # impatience does not put it off
-            faulthandler.dump_traceback_later(ENDING_S, exit=True)
+            faulthandler.dump_traceback_later(SHUTDOWN_TIMEOUT_S, exit=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+        signal.signal(number, on_signal)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = SimNode()
@@ -370,8 +378,8 @@ def main(args: list[str] | None = None) -> None:
     status = 0
     try:
         while not asked:
-            node.check()
-            time.sleep(CHECK_S)
+            node.raise_thread_errors()
+            time.sleep(CHECK_PERIOD_S)
     except RuntimeError as error:
         node.get_logger().fatal(f'{error}: {error.__cause__!r}')
         status = 1

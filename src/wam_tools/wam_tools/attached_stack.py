@@ -6,23 +6,23 @@ from pathlib import Path
 
 import psutil
 
-from wam_tools.launch_process import Supervised
+from wam_tools.launch_process import LaunchProcess
 
-ROLE = '--role'
-DOMAIN = 'ROS_DOMAIN_ID'
+ROLE_OPTION = '--role'
+DOMAIN_VARIABLE = 'ROS_DOMAIN_ID'
 
 
-def named(command: Sequence[str]) -> str | None:
+def process_name(command: Sequence[str]) -> str | None:
     """Name a process of the stack by its command line; None for others."""
-    if ROLE in command:
-        return f'worker {command[command.index(ROLE) + 1]}'
+    if ROLE_OPTION in command:
+        return f'worker {command[command.index(ROLE_OPTION) + 1]}'
     for part in command[:3]:
         if part.endswith('_node'):
             return Path(part).name
     return 'launch' if 'launch' in command and 'leash' not in ' '.join(command) else None
 
 
-class Watched:
+class AttachedStack:
     """The stack below a process; it may not be there yet, and another may take its place."""
 
     def __init__(self, pid: int, environment: Mapping[str, str] = os.environ) -> None:
@@ -30,42 +30,42 @@ class Watched:
         try:
             self._process = psutil.Process(pid)
             self.command = ' '.join(self._process.cmdline())
-            theirs = self._process.environ().get(DOMAIN, '0')
+            theirs = self._process.environ().get(DOMAIN_VARIABLE, '0')
         except psutil.NoSuchProcess:
             raise ValueError(f'there is no process {pid}') from None
         except psutil.AccessDenied:
             raise ValueError(f'process {pid} is of another user: watch as that one') from None
-        if theirs != (ours := environment.get(DOMAIN, '0')):
+        if theirs != (ours := environment.get(DOMAIN_VARIABLE, '0')):
             raise ValueError(
                 f'process {pid} is in the ROS domain {theirs}, this one in {ours}: '
-                f'set {DOMAIN}={theirs}'
+                f'set {DOMAIN_VARIABLE}={theirs}'
             )
         self._launch: psutil.Process | None = None
-        self.stacks = 0  # seen so far
+        self.stack_count = 0  # seen so far
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Tell whether the process is no more; one that waits for its parent is not."""
         try:
             return not self._process.is_running() or self._process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 
-    def tree(self) -> list[psutil.Process]:
+    def find_processes(self) -> list[psutil.Process]:
         """Return what runs below the process; counts the stacks by their launch."""
-        found = below(self._process)
-        launch = next((each for each in found if _name(each) == 'launch'), None)
+        found = find_descendants(self._process)
+        launch = next((each for each in found if _read_process_name(each) == 'launch'), None)
         if launch is not None and launch != self._launch:
-            self._launch, self.stacks = launch, self.stacks + 1
+            self._launch, self.stack_count = launch, self.stack_count + 1
         return found
 
-    def robot(self) -> str | None:
+    def find_robot_name(self) -> str | None:
         """Return which robot the present stack drives by its launch file; None: there is none."""
-        self.tree()
+        self.find_processes()
         try:
             words = self._launch.cmdline() if self._launch else []
         except psutil.Error:
@@ -76,7 +76,7 @@ class Watched:
         )
 
 
-def below(process: psutil.Process | Supervised) -> list[psutil.Process]:
+def find_descendants(process: psutil.Process | LaunchProcess) -> list[psutil.Process]:
     """Return the living descendants of a process; none where it ended itself."""
     try:
         return psutil.Process(process.pid).children(recursive=True)
@@ -84,8 +84,8 @@ def below(process: psutil.Process | Supervised) -> list[psutil.Process]:
         return []
 
 
-def _name(process: psutil.Process) -> str | None:
+def _read_process_name(process: psutil.Process) -> str | None:
     try:
-        return named(process.cmdline())
+        return process_name(process.cmdline())
     except psutil.Error:  # it ended meanwhile
         return None

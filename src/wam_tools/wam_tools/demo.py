@@ -20,24 +20,24 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from wam_policy.core.robot import embodiment
-from wam_policy.nodes.run_node import Spinning
+from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo_report
-from wam_tools.launch_process import Supervised
-from wam_tools.sim_operator import Stage
-from wam_tools.stack_monitor import Monitor
-from wam_tools.task_loop import Rounds
+from wam_tools.launch_process import LaunchProcess
+from wam_tools.sim_operator import SimOperator
+from wam_tools.stack_monitor import StackMonitor
+from wam_tools.task_loop import TaskLoop
 
-SIZES = ('160x120', '320x240', '640x480')
+CAMERA_SIZES = ('160x120', '320x240', '640x480')
 DISCOVERY_S = 1.0  # until nodes that are here already are known
-START_S = 180.0  # from the launch to the first chunk, on a slow machine
-MOVED_RAD = 0.01  # less than this is a robot that stood still
+START_TIMEOUT_S = 180.0  # from the launch to the first chunk, on a slow machine
+MIN_MOVED_RAD = 0.01  # less than this is a robot that stood still
 
 
-class Failure(Exception):
+class DemoError(Exception):
     """The demo did not show what it should."""
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with a message if it is wrong."""
     parser = argparse.ArgumentParser(
         prog='wam demo', description='Simulate a robot and let a World Action Model move it.'
@@ -85,9 +85,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='N',
         help='denoising steps per query (default: what the checkpoint advises)',
     )
-    parser.add_argument('--camera-size', choices=SIZES, help='of the pictures')
+    parser.add_argument('--camera-size', choices=CAMERA_SIZES, help='of the pictures')
     parser.add_argument('--camera-hz', type=float, metavar='HZ', help='pictures per second')
-    chosen = parser.parse_args(given)
+    chosen = parser.parse_args(argv)
     if chosen.duration is not None and not chosen.duration > 0:
         parser.error(f'--duration: want more than 0 s, got {chosen.duration:g}')
     if chosen.seed < 0:
@@ -99,11 +99,11 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return chosen
 
 
-def launch_command(chosen: argparse.Namespace) -> list[str]:
+def make_launch_command(chosen: argparse.Namespace) -> list[str]:
     """Return the command a user would type; what is not chosen stays as the launch file says."""
     display = bool(os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'))
     if not chosen.headless and not display:
-        say('no display: the simulator runs without a window')
+        print_flushed('no display: the simulator runs without a window')
     given = {
         'sim': 'true',
         'enable_motion': 'true',
@@ -127,73 +127,73 @@ def launch_command(chosen: argparse.Namespace) -> list[str]:
     ]
 
 
-def say(text: str) -> None:
+def print_flushed(text: str) -> None:
     print(text, flush=True)
 
 
 class Demo:
     """Live through one demo."""
 
-    def __init__(self, chosen: argparse.Namespace, asked: threading.Event) -> None:
-        self._chosen, self._asked = chosen, asked
-        self._robot = embodiment.load(chosen.robot)
-        self._monitor = Monitor(self._robot)
-        self._stage = Stage(self._robot)
-        self._rounds = Rounds(self._monitor, self._stage)
-        self._stack: Supervised | None = None
-        self._log = Path(tempfile.mkstemp(prefix='wam-demo-', suffix='.log')[1])
+    def __init__(self, chosen: argparse.Namespace, stop_event: threading.Event) -> None:
+        self._chosen, self._stop_event = chosen, stop_event
+        self._robot = embodiment.load_embodiment(chosen.robot)
+        self._monitor = StackMonitor(self._robot)
+        self._operator = SimOperator(self._robot)
+        self._task_loop = TaskLoop(self._monitor, self._operator)
+        self._launch: LaunchProcess | None = None
+        self._log_path = Path(tempfile.mkstemp(prefix='wam-demo-', suffix='.log')[1])
 
     def run(self) -> dict:
         """Return the report; raises Failure with the reason if there is nothing to report."""
-        spinning = Spinning([self._monitor, self._stage])
+        spinning = ExecutorThread([self._monitor, self._operator])
         try:
-            return self._measured()
+            return self._run_stack()
         finally:
             spinning.stop()
             self._monitor.destroy_node()
-            self._stage.destroy_node()
+            self._operator.destroy_node()
 
-    def _measured(self) -> dict:
-        if self._asked.wait(DISCOVERY_S):
-            raise Failure('ended before anything was started')
-        if self._monitor.others():
-            raise Failure(
+    def _run_stack(self) -> dict:
+        if self._stop_event.wait(DISCOVERY_S):
+            raise DemoError('ended before anything was started')
+        if self._monitor.is_stack_running():
+            raise DemoError(
                 'another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
                 'to a number of your own'
             )
-        self._monitor.watch()
-        command = launch_command(self._chosen)
-        say(f'{" ".join(command)}\nlog: {self._log}')
+        self._monitor.subscribe()
+        command = make_launch_command(self._chosen)
+        print_flushed(f'{" ".join(command)}\nlog: {self._log_path}')
         begun_s = time.monotonic()
-        self._stack = Supervised(command, self._log)
+        self._launch = LaunchProcess(command, self._log_path)
         found = {}
         try:
-            start_up_s = self._started(begun_s)
-            self._watched()
+            start_up_s = self._wait_first_chunk(begun_s)
+            self._monitor_run()
             found = {
-                **demo_report.figures(self._monitor, time.monotonic()),
+                **demo_report.collect_metrics(self._monitor, time.monotonic()),
                 'start_up_s': start_up_s,
             }
         finally:
-            ended = self._ended()
+            ended = self._stop_stack()
         return {**found, **ended}
 
-    def _started(self, begun_s: float) -> float:
+    def _wait_first_chunk(self, launched_s: float) -> float:
         """Wait for the first chunk; return how long it took."""
-        while self._monitor.witness.begun_s is None:
-            if time.monotonic() - begun_s > START_S:
-                raise Failure(f'no chunk within {START_S:g} s: {self._monitor.reason}')
-            self._second(begun_s)
-            if self._asked.is_set():
-                raise Failure(f'ended before the first chunk: {self._monitor.reason}')
-        return self._monitor.witness.begun_s - begun_s
+        while self._monitor.metrics.first_chunk_s is None:
+            if time.monotonic() - launched_s > START_TIMEOUT_S:
+                raise DemoError(f'no chunk within {START_TIMEOUT_S:g} s: {self._monitor.reason}')
+            self._tick(launched_s)
+            if self._stop_event.is_set():
+                raise DemoError(f'ended before the first chunk: {self._monitor.reason}')
+        return self._monitor.metrics.first_chunk_s - launched_s
 
-    def _watched(self) -> None:
+    def _monitor_run(self) -> None:
         """Let the stack run for the duration; a signal ends it earlier."""
-        begun_s = self._monitor.witness.begun_s
+        begun_s = self._monitor.metrics.first_chunk_s
         if not self._monitor.trained:
-            say('weights are random (UNTRAINED): the robot moves, but not for a purpose')
-        while not self._asked.is_set():
+            print_flushed('weights are random (UNTRAINED): the robot moves, but not for a purpose')
+        while not self._stop_event.is_set():
             left_s = (
                 float('inf')
                 if self._chosen.duration is None
@@ -201,74 +201,74 @@ class Demo:
             )
             if left_s <= 0:
                 return
-            self._second(begun_s, min(1.0, left_s))
+            self._tick(begun_s, min(1.0, left_s))
 
-    def _second(self, begun_s: float, length_s: float = 1.0) -> None:
+    def _tick(self, start_s: float, duration_s: float = 1.0) -> None:
         """Let at most a second pass, say how it goes, and ask for what is to be done."""
-        self._asked.wait(length_s)
-        self._stack.weigh()
-        if self._stack.returncode is not None:
-            raise Failure(f'the launch ended by itself with status {self._stack.returncode}')
-        self._rounds.occupy(self._chosen.instruction, time.monotonic())
-        say(self._line(time.monotonic() - begun_s))
+        self._stop_event.wait(duration_s)
+        self._launch.measure_memory_mb()
+        if self._launch.returncode is not None:
+            raise DemoError(f'the launch ended by itself with status {self._launch.returncode}')
+        self._task_loop.tick(self._chosen.instruction, time.monotonic())
+        print_flushed(self._format_status(time.monotonic() - start_s))
 
-    def _line(self, passed_s: float) -> str:
+    def _format_status(self, elapsed_s: float) -> str:
         monitor, now_s = self._monitor, time.monotonic()
-        witness, latency_ms = monitor.witness, monitor.witness.recent_ms()
-        if witness.begun_s is None:
-            return f'{passed_s:5.0f} s  {monitor.reason}'
+        witness, latency_ms = monitor.metrics, monitor.metrics.recent_latency_ms()
+        if witness.first_chunk_s is None:
+            return f'{elapsed_s:5.0f} s  {monitor.reason}'
         cameras = ' '.join(f'{rate:.1f}' for rate in witness.camera_hz().values())
         return (
-            f'{passed_s:5.0f} s  {monitor.state:<9} {witness.recent_hz(now_s):4.1f} chunks/s  '
+            f'{elapsed_s:5.0f} s  {monitor.state:<9} {witness.recent_hz(now_s):4.1f} chunks/s  '
             f'latency {latency_ms or 0.0:4.0f} ms  cameras {cameras} Hz  '
             f'real time x{monitor.sim.real_time_factor if monitor.sim else 0.0:.2f}  '
             f'memory {monitor.policy.kv_commits if monitor.policy else 0} blocks  '
-            f'moved {witness.moved:.2f} rad  {self._rounds}'
+            f'moved {witness.moved_rad:.2f} rad  {self._task_loop}'
         )
 
-    def _ended(self) -> dict:
+    def _stop_stack(self) -> dict:
         """End the launch and say how; figures of the ending for the report."""
-        self._rounds.close()
+        self._task_loop.close()
         hurry = threading.Event()
-        status, left = self._stack.stop(hurry)
+        status, left = self._launch.stop(hurry)
         return {
             'steps': self._chosen.steps or 0,
-            'tasks_done': self._rounds.score.done,
-            'tasks_tried': self._rounds.score.tried,
-            'memory_mb': self._stack.peak_mb,
+            'tasks_done': self._task_loop.score.succeeded,
+            'tasks_tried': self._task_loop.score.attempted,
+            'memory_mb': self._launch.peak_mb,
             'launch_exit_code': status,
-            'exit_codes': self._stack.exit_codes(),
+            'exit_codes': self._launch.exit_codes(),
             'killed_processes': left,
         }
 
-    def last_words(self) -> str:
-        return self._stack.last_words() if self._stack else ''
+    def read_log_tail(self) -> str:
+        return self._launch.read_log_tail() if self._launch else ''
 
-    def forget_log(self) -> None:
-        self._log.unlink(missing_ok=True)
+    def delete_log(self) -> None:
+        self._log_path.unlink(missing_ok=True)
 
 
-def faults(found: dict, duration_s: float | None) -> list[str]:
+def find_failures(results: dict, duration_s: float | None) -> list[str]:
     """Return what kept a measured run from being alive and clean."""
     wrong = []
-    if found['chunks'] < 2:
-        wrong.append(f'only {found["chunks"]} chunks came')
-    if found['kv_commits'] < 1:
+    if results['chunks'] < 2:
+        wrong.append(f'only {results["chunks"]} chunks came')
+    if results['kv_commits'] < 1:
         wrong.append('no real frames were committed')
-    if found['moved_rad'] < MOVED_RAD and (duration_s or 10.0) >= 5.0:
-        wrong.append(f'the robot moved only {found["moved_rad"]:.4f} rad')
-    if found['launch_exit_code'] != 0:
-        wrong.append(f'the launch ended with status {found["launch_exit_code"]}')
+    if results['moved_rad'] < MIN_MOVED_RAD and (duration_s or 10.0) >= 5.0:
+        wrong.append(f'the robot moved only {results["moved_rad"]:.4f} rad')
+    if results['launch_exit_code'] != 0:
+        wrong.append(f'the launch ended with status {results["launch_exit_code"]}')
     wrong += [
-        f'{name} ended with status {code}' for name, code in found['exit_codes'].items() if code
+        f'{name} ended with status {code}' for name, code in results['exit_codes'].items() if code
     ]
-    if found['killed_processes']:
-        wrong.append(f'{found["killed_processes"]} processes had to be killed')
+    if results['killed_processes']:
+        wrong.append(f'{results["killed_processes"]} processes had to be killed')
     return wrong
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    chosen = arguments(given)
+def main(argv: Sequence[str] | None = None) -> int:
+    chosen = parse_arguments(argv)
     asked, numbers = threading.Event(), []
 
     def on_signal(number: int, _: object) -> None:
@@ -281,28 +281,28 @@ def main(given: Sequence[str] | None = None) -> int:
     demo, wrong, found = Demo(chosen, asked), [], {}
     try:
         found = demo.run()
-        wrong = faults(found, chosen.duration)
-    except Failure as failure:
+        wrong = find_failures(found, chosen.duration)
+    except DemoError as failure:
         wrong = [str(failure)]
     finally:
         rclpy.try_shutdown()
-    status = _status(wrong, numbers, chosen.duration)
+    status = _exit_status(wrong, numbers, chosen.duration)
     if found and chosen.report is not None:
         chosen.report.write_text(json.dumps({**found, 'exit_code': status}, indent=2) + '\n')
-        say(f'report: {chosen.report}')
+        print_flushed(f'report: {chosen.report}')
     if wrong and not numbers:
-        say(demo.last_words())
+        print_flushed(demo.read_log_tail())
         print('\n'.join(f'demo: {text}' for text in wrong), file=sys.stderr)
     else:
-        demo.forget_log()
+        demo.delete_log()
     return status
 
 
-def _status(wrong: list[str], numbers: list[int], duration_s: float | None) -> int:
+def _exit_status(failures: list[str], signals: list[int], duration_s: float | None) -> int:
     """Return the exit status; Ctrl-C is the way to end a demo that has no duration."""
-    if numbers and (numbers[0] != signal.SIGINT or duration_s is not None or wrong):
-        return 128 + numbers[0]
-    return 1 if wrong else 0
+    if signals and (signals[0] != signal.SIGINT or duration_s is not None or failures):
+        return 128 + signals[0]
+    return 1 if failures else 0
 
 
 if __name__ == '__main__':

@@ -5,9 +5,9 @@ import platform
 from importlib import metadata
 
 from wam_msgs.msg import PolicyStatus
-from wam_policy.provenance import circumstances
-from wam_tools.run_metrics import RATIOS
-from wam_tools.stack_monitor import EXECUTED, Monitor
+from wam_policy.provenance import collect_provenance
+from wam_tools.run_metrics import LIMIT_QUANTITIES
+from wam_tools.stack_monitor import EXECUTED_QUANTITIES, StackMonitor
 
 PACKAGES = (
     'wam_policy',
@@ -22,7 +22,7 @@ PACKAGES = (
 )
 
 
-def versions() -> dict[str, str]:
+def find_versions() -> dict[str, str]:
     """Return the versions of what took part; a package that is not installed is left out."""
     found = {
         'python': platform.python_version(),
@@ -38,36 +38,38 @@ def versions() -> dict[str, str]:
     return found
 
 
-def taken() -> dict[str, object]:
+def describe_environment() -> dict[str, object]:
     """Return under which circumstances, and with which versions, something is measured now."""
-    return {**circumstances(), 'versions': versions()}
+    return {**collect_provenance(), 'versions': find_versions()}
 
 
-def figures(monitor: Monitor, now_s: float) -> dict:
+def collect_metrics(monitor: StackMonitor, now_s: float) -> dict:
     """Return what the monitor saw between the first chunk and `now_s` (monotonic)."""
-    witness, motion, sim = monitor.witness, monitor.motion, monitor.sim
+    witness, motion, sim = monitor.metrics, monitor.motion, monitor.sim
     policy = monitor.policy or PolicyStatus()
-    executed = monitor.executed()
-    worst = {name: max(witness.commanded[name], executed[name]) for name in EXECUTED}
+    executed = monitor.executed_ratios()
+    worst = {
+        name: max(witness.commanded_ratios[name], executed[name]) for name in EXECUTED_QUANTITIES
+    }
     return {
         'robot': monitor.robot.name,
         'trained': int(bool(monitor.trained)),
         'model': policy.model,
         'instruction': policy.instruction,
-        'duration_s': now_s - witness.begun_s if witness.begun_s is not None else 0.0,
-        'chunks': witness.chunks,
+        'duration_s': now_s - witness.first_chunk_s if witness.first_chunk_s is not None else 0.0,
+        'chunks': witness.chunk_count,
         'chunk_rate_hz': witness.rate_hz(now_s),
         'latency_ms': dict(witness.latency_ms()),
         'kv_commits': policy.kv_commits,
         'kv_rebuilds': policy.kv_rebuilds,
         'camera_rate_hz': witness.camera_hz(),
-        'max_step_rad': max(motion.max_step if motion else 0.0, _largest_step(monitor)),
-        **{f'max_{name}_ratio': worst[name] for name in EXECUTED},
-        **{f'commanded_{name}_ratio': witness.commanded[name] for name in RATIOS},
-        **{f'executed_{name}_ratio': executed[name] for name in EXECUTED},
-        'max_seam_rad': witness.seam,
-        'moved_rad': witness.moved,
-        'trajectories': witness.trajectories,
+        'max_step_rad': max(motion.max_step if motion else 0.0, _max_arm_step_rad(monitor)),
+        **{f'max_{name}_ratio': worst[name] for name in EXECUTED_QUANTITIES},
+        **{f'commanded_{name}_ratio': witness.commanded_ratios[name] for name in LIMIT_QUANTITIES},
+        **{f'executed_{name}_ratio': executed[name] for name in EXECUTED_QUANTITIES},
+        'max_seam_rad': witness.max_blend_offset,
+        'moved_rad': witness.moved_rad,
+        'trajectories': witness.trajectory_count,
         'trajectories_rejected': sim.trajectories_rejected if sim else 0,
         'underruns': motion.underruns if motion else 0,
         'late_chunks': motion.late_chunks if motion else 0,
@@ -77,11 +79,11 @@ def figures(monitor: Monitor, now_s: float) -> dict:
         'worker_restarts': policy.worker_restarts,
         'real_time_factor': witness.real_time_factor(),
         'task_success': int(sim.success) if sim else 0,
-        **taken(),
+        **describe_environment(),
     }
 
 
-def _largest_step(monitor: Monitor) -> float:
+def _max_arm_step_rad(monitor: StackMonitor) -> float:
     """Return the largest set-point change of an arm joint over one physics step, rad."""
     if monitor.sim is None:
         return 0.0

@@ -16,7 +16,7 @@ import time
 import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-ORDERLY_S = 12.0  # launch itself gives up SIGINT after 5 s and SIGTERM after 10 s
+SHUTDOWN_TIMEOUT_S = 12.0  # launch itself gives up SIGINT after 5 s and SIGTERM after 10 s
 POLL_S = 0.05
 
 
@@ -36,16 +36,16 @@ def main() -> None:
         if orphaned and not asked:
             asked = True
             child.send_signal(signal.SIGINT)
-        if orphaned and time.monotonic() - orphaned[0] > ORDERLY_S:
+        if orphaned and time.monotonic() - orphaned[0] > SHUTDOWN_TIMEOUT_S:
             break
         time.sleep(POLL_S)
     if orphaned:
-        _end_descendants()
+        _kill_descendants()
     code = child.wait()
     sys.exit(code if code >= 0 else 128 - code)
 
 
-def _end_descendants() -> None:
+def _kill_descendants() -> None:
     while left := psutil.Process().children(recursive=True):
         for process in left:
             try:

@@ -20,39 +20,41 @@ from rclpy.signals import SignalHandlerOptions
 
 from wam_msgs.msg import ActionChunk
 from wam_policy.core.robot import embodiment
-from wam_policy.core.session.policy_session import State
+from wam_policy.core.session.policy_session import PolicyState
 from wam_policy.nodes import message_conversion
-from wam_policy.nodes.run_node import Spinning
-from wam_tools.launch_process import Supervised
-from wam_tools.sim_operator import LATCHED, Stage, Trouble
+from wam_policy.nodes.run_node import ExecutorThread
+from wam_tools.launch_process import LaunchProcess
+from wam_tools.sim_operator import LATCHED_STATES, SceneSetupError, SimOperator
 
 DISCOVERY_S = 1.0
-START_S = 400.0  # beyond what the policy gives its workers
-WATCH_S = 0.02
-ATTEMPTS = 3  # to set a stage
-REFUSED_S = 3.0  # an instruction that is not followed by then was not heard
+START_TIMEOUT_S = 400.0  # beyond what the policy gives its workers
+POLL_PERIOD_S = 0.02
+MAX_SETUP_ATTEMPTS = 3  # to set a stage
+INSTRUCTION_TIMEOUT_S = 3.0  # an instruction that is not followed by then was not heard
 
 
-class Failure(Exception):
+class RosEvaluationError(Exception):
     """The stack did not get as far as to be tried."""
 
 
-class Chunks:
+class ChunkCounter:
     """Count chunks of the policy and their ages on arrival."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, operator: SimOperator) -> None:
+        self._operator = operator
         self.count, self.latency_ms = 0, []
-        stage.on_chunk = self._on_chunk
+        operator.on_chunk = self._on_chunk
 
     def _on_chunk(self, msg: ActionChunk) -> None:
         self.count += 1
         self.latency_ms.append(
-            (self._stage.now_ns() - message_conversion.ns(msg.header.stamp)) / 1e6
+            (self._operator.now_ns() - message_conversion.to_ns(msg.header.stamp)) / 1e6
         )
 
 
-def launch_command(robot: str, job: Mapping[str, Any], extra: Sequence[str] = ()) -> list[str]:
+def make_launch_command(
+    robot: str, job: Mapping[str, Any], launch_arguments: Sequence[str] = ()
+) -> list[str]:
     """Return the launch for one job; what the job does not choose stays as the checkpoint says."""
     names = {'steps': 'steps', 'guidance': 'cfg'}
     chosen = [f'{names[key]}:={value}' for key, value in job['choice'].items() if key in names]
@@ -65,40 +67,44 @@ def launch_command(robot: str, job: Mapping[str, Any], extra: Sequence[str] = ()
         'enable_motion:=true',
         f'checkpoint:={job["checkpoint"]}',
         *chosen,
-        *extra,
+        *launch_arguments,
     ]
 
 
-def tried(stage: Stage, trial: Mapping[str, Any], asked: threading.Event) -> dict[str, Any]:
+def run_trial(
+    operator: SimOperator, trial: Mapping[str, Any], stop_event: threading.Event
+) -> dict[str, Any]:
     """Live one trial; return its result, fields as in learn.trials.Result."""
-    _staged(stage, trial, asked)
-    chunks, said = Chunks(stage), list(trial['said'])
-    begun_ns = stage.say(said[0][1])
+    _set_up_scene(operator, trial, stop_event)
+    chunks, said = ChunkCounter(operator), list(trial['said'])
+    begun_ns = operator.publish_instruction(said[0][1])
     asked_ns, trouble = begun_ns, ''
     last = said.pop(0)
-    while not asked.is_set():
-        now_ns = stage.now_ns()
+    while not stop_event.is_set():
+        now_ns = operator.now_ns()
         if said and now_ns >= begun_ns + said[0][0] * 1e9:
             last = said.pop(0)
-            asked_ns = stage.say(last[1])
-        heard = stage.policy.instruction == last[1]
-        if not heard and now_ns - asked_ns > REFUSED_S * 1e9:
-            stage.say(last[1])
-        trouble = trouble or (stage.motion.reason if stage.motion.state in LATCHED else '')
+            asked_ns = operator.publish_instruction(last[1])
+        heard = operator.policy.instruction == last[1]
+        if not heard and now_ns - asked_ns > INSTRUCTION_TIMEOUT_S * 1e9:
+            operator.publish_instruction(last[1])
+        trouble = trouble or (
+            operator.motion.reason if operator.motion.state in LATCHED_STATES else ''
+        )
         over = now_ns >= asked_ns + trial['limit_s'] * 1e9
-        if not said and (over or trouble or stage.sim.goals_reached[:1] == [True]):
+        if not said and (over or trouble or operator.sim.goals_reached[:1] == [True]):
             break
-        asked.wait(WATCH_S)
+        stop_event.wait(POLL_PERIOD_S)
     reached = [
-        _seconds(at, flag, asked_ns)
-        for at, flag in zip(stage.sim.goals_stamp, stage.sim.goals_reached, strict=True)
+        _reached_after_s(at, flag, asked_ns)
+        for at, flag in zip(operator.sim.goals_stamp, operator.sim.goals_reached, strict=True)
     ]
     return {
         'trial': dict(trial),
         'reached_s': reached,
-        'lived_s': (stage.now_ns() - begun_ns) / 1e9,
+        'lived_s': (operator.now_ns() - begun_ns) / 1e9,
         'chunks': chunks.count,
-        'jerk_ratio': max(stage.sim.jerk_ratio, default=0.0),
+        'jerk_ratio': max(operator.sim.jerk_ratio, default=0.0),
         'trouble': trouble,
         'latency_ms': chunks.latency_ms,
         'psnr_db': [],
@@ -106,52 +112,59 @@ def tried(stage: Stage, trial: Mapping[str, Any], asked: threading.Event) -> dic
     }
 
 
-def _staged(stage: Stage, trial: Mapping[str, Any], asked: threading.Event) -> None:
+def _set_up_scene(
+    operator: SimOperator, trial: Mapping[str, Any], stop_event: threading.Event
+) -> None:
     """Bring the arms home and show the scene; a second and a third attempt may follow."""
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_SETUP_ATTEMPTS):
         try:
-            stage.hushed(asked)
-            stage.go_home(asked)
-            stage.begin(
-                trial['seed'], trial['family'], trial['combinations'], trial['goals'], asked
+            operator.clear_instruction(stop_event)
+            operator.go_home(stop_event)
+            operator.begin_episode(
+                trial['seed'], trial['family'], trial['combinations'], trial['goals'], stop_event
             )
             return
-        except Trouble as trouble:
-            if attempt + 1 == ATTEMPTS:
-                raise Failure(f'trial {trial["seed"]}: {trouble}') from trouble
+        except SceneSetupError as trouble:
+            if attempt + 1 == MAX_SETUP_ATTEMPTS:
+                raise RosEvaluationError(f'trial {trial["seed"]}: {trouble}') from trouble
 
 
-def _seconds(stamp: Any, reached: bool, asked_ns: int) -> float | None:
+def _reached_after_s(stamp: Any, reached: bool, instructed_ns: int) -> float | None:
     """Return when a goal was reached after the last instruction; None: not, or before it."""
-    after_s = (message_conversion.ns(stamp) - asked_ns) / 1e9
+    after_s = (message_conversion.to_ns(stamp) - instructed_ns) / 1e9
     return after_s if reached and after_s > 0 else None
 
 
-def run(
-    robot: str, job: Mapping[str, Any], extra: Sequence[str], asked: threading.Event
+def run_job(
+    robot: str,
+    job: Mapping[str, Any],
+    launch_arguments: Sequence[str],
+    stop_event: threading.Event,
 ) -> Iterator[dict[str, Any]]:
     """Start a stack for one job and yield a result per trial; Failure with its last words."""
-    stage = Stage(embodiment.load(robot))
-    spinning = Spinning([stage])
+    stage = SimOperator(embodiment.load_embodiment(robot))
+    spinning = ExecutorThread([stage])
     stack = None
     log = Path(tempfile.mkstemp(prefix='wam-eval-', suffix='.log')[1])
     try:
-        if asked.wait(DISCOVERY_S) or stage.count_publishers('status'):
-            raise Failure(
+        if stop_event.wait(DISCOVERY_S) or stage.count_publishers('status'):
+            raise RosEvaluationError(
                 'another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
                 'to a number of your own'
             )
-        stack = Supervised(launch_command(robot, job, extra), log)
-        _up(stage, stack, asked)
+        stack = LaunchProcess(make_launch_command(robot, job, launch_arguments), log)
+        _wait_until_ready(stage, stack, stop_event)
         for trial in job['trials']:
-            if asked.is_set():
+            if stop_event.is_set():
                 return
             if stack.returncode is not None:
-                raise Failure(f'the launch ended by itself with status {stack.returncode}')
-            yield tried(stage, trial, asked)
-    except (Failure, Trouble) as failure:
-        words = stack.last_words() if stack else ''
-        raise Failure(f'{failure}\n{words}') from failure
+                raise RosEvaluationError(
+                    f'the launch ended by itself with status {stack.returncode}'
+                )
+            yield run_trial(stage, trial, stop_event)
+    except (RosEvaluationError, SceneSetupError) as failure:
+        words = stack.read_log_tail() if stack else ''
+        raise RosEvaluationError(f'{failure}\n{words}') from failure
     finally:
         if stack is not None:
             stack.stop(threading.Event())
@@ -160,28 +173,30 @@ def run(
         log.unlink(missing_ok=True)
 
 
-def _up(stage: Stage, stack: Supervised, asked: threading.Event) -> None:
+def _wait_until_ready(
+    operator: SimOperator, launch: LaunchProcess, stop_event: threading.Event
+) -> None:
     """Wait until the policy waits for an instruction and the simulator shows itself."""
-    end_s = time.monotonic() + START_S
-    while stage.policy.state not in (State.IDLE.value, State.HOLDING.value) or not (
-        stage.sim.robot and stage.motion.state_name
+    end_s = time.monotonic() + START_TIMEOUT_S
+    while operator.policy.state not in (PolicyState.IDLE.value, PolicyState.HOLDING.value) or not (
+        operator.sim.robot and operator.motion.state_name
     ):
-        if asked.wait(0.1):
-            raise Failure('ended before the stack was up')
-        if stack.returncode is not None:
-            raise Failure(f'the launch ended by itself with status {stack.returncode}')
+        if stop_event.wait(0.1):
+            raise RosEvaluationError('ended before the stack was up')
+        if launch.returncode is not None:
+            raise RosEvaluationError(f'the launch ended by itself with status {launch.returncode}')
         if time.monotonic() > end_s:
-            raise Failure(
-                f'the stack is not up within {START_S:g} s: {stage.policy.state_name}: '
-                f'{stage.policy.reason}'
+            raise RosEvaluationError(
+                f'the stack is not up within {START_TIMEOUT_S:g} s: {operator.policy.state_name}: '
+                f'{operator.policy.reason}'
             )
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m wam_tools.evaluate_ros', description=__doc__.splitlines()[0]
     )
-    parser.add_argument('--robot', choices=embodiment.names(), required=True)
+    parser.add_argument('--robot', choices=embodiment.list_robots(), required=True)
     parser.add_argument(
         '--jobs',
         type=Path,
@@ -195,7 +210,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument(
         'launch', nargs='*', metavar='NAME:=VALUE', help='further arguments of the launch'
     )
-    chosen = parser.parse_args(given)
+    chosen = parser.parse_args(argv)
     if chosen.share != '0/1':
         parser.error('--share: the clock allows one robot at a time: 0/1')
     asked = threading.Event()
@@ -203,10 +218,10 @@ def main(given: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: asked.set())
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
-        for job in joined([json.loads(line) for line in chosen.jobs.read_text().splitlines()]):
-            for result in run(chosen.robot, job, chosen.launch, asked):
+        for job in merge_jobs([json.loads(line) for line in chosen.jobs.read_text().splitlines()]):
+            for result in run_job(chosen.robot, job, chosen.launch, asked):
                 print(json.dumps(result), flush=True)
-    except Failure as failure:
+    except RosEvaluationError as failure:
         print(f'eval: {failure}', file=sys.stderr)
         return 1
     finally:
@@ -214,7 +229,7 @@ def main(given: Sequence[str] | None = None) -> int:
     return 130 if asked.is_set() else 0
 
 
-def joined(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def merge_jobs(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the jobs with those in one that need the same stack: a start takes long."""
     found: list[dict[str, Any]] = []
     for job in jobs:

@@ -12,40 +12,40 @@ from wam_policy.core.motion.trajectory import NS_PER_S
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.types import Chunk
 
-HOME = 'home'  # what its sessions begin with: nobody's policy
-SPEED = 0.6  # rad/s on the average way of the joint that goes furthest
-SLOW = 0.12  # the same during a first move, which is limited to less
-SHORTEST_S = 0.3
+HOME_SESSION = 'home'  # what its sessions begin with: nobody's policy
+MEAN_SPEED = 0.6  # rad/s on the average way of the joint that goes furthest
+FIRST_MOVE_MEAN_SPEED = 0.12  # the same during a first move, which is limited to less
+MIN_DURATION_S = 0.3
 ROWS = 24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Homing:
+class HomingMotion:
     """Lead from one posture to rest, without a jerk at either end; then stay there."""
 
     robot: Embodiment
     start: np.ndarray  # [commanded]
     start_ns: int
-    slowly: bool
+    slow: bool
     session: str
 
     @property
-    def rest(self) -> np.ndarray:
-        return self.robot.rest_of(self.robot.commanded)
+    def home(self) -> np.ndarray:
+        return self.robot.home_positions(self.robot.commanded)
 
     @property
     def duration_s(self) -> float:
         """Return how long the way takes."""
-        furthest = float(np.abs(self.rest - self.start).max())
-        return max(SHORTEST_S, furthest / (SLOW if self.slowly else SPEED))
+        furthest = float(np.abs(self.home - self.start).max())
+        return max(MIN_DURATION_S, furthest / (FIRST_MOVE_MEAN_SPEED if self.slow else MEAN_SPEED))
 
-    def chunk(self, now_ns: int, sequence: int) -> Chunk:
+    def make_chunk(self, now_ns: int, sequence: int) -> Chunk:
         """Return what is due from `now_ns` on."""
         robot = self.robot
         passed_s = (now_ns - self.start_ns) / NS_PER_S + np.arange(ROWS) * robot.step_dt_s
         x = np.clip(passed_s / self.duration_s, 0.0, 1.0)[:, None]
         share = x**3 * (10.0 - 15.0 * x + 6.0 * x * x)  # level in speed and acceleration
-        rows = self.start + share * (self.rest - self.start)
+        rows = self.start + share * (self.home - self.start)
         return Chunk(
             now_ns,
             self.session,
@@ -54,6 +54,6 @@ class Homing:
             robot.commanded,
             rows,
             rows[0],
-            robot.contract,
+            robot.config_hash,
             {},
         )

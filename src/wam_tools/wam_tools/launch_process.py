@@ -18,24 +18,26 @@ from pathlib import Path
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36
-ORDERLY_S = 15.0  # launch waits 5 s for SIGINT and 5 s for SIGTERM of its own
-FINISHED = re.compile(r'\[(?P<name>[\w.]+)-\d+\]: process has finished cleanly')
-DIED = re.compile(r'\[(?P<name>[\w.]+)-\d+\]: process has died .*exit code (?P<code>-?\d+)')
+SHUTDOWN_TIMEOUT_S = 15.0  # launch waits 5 s for SIGINT and 5 s for SIGTERM of its own
+FINISHED_PATTERN = re.compile(r'\[(?P<name>[\w.]+)-\d+\]: process has finished cleanly')
+DIED_PATTERN = re.compile(
+    r'\[(?P<name>[\w.]+)-\d+\]: process has died .*exit code (?P<code>-?\d+)'
+)
 MEBIBYTE = 2**20
 
 
-class Supervised:
+class LaunchProcess:
     """Run one command with all that it starts."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log_path: Path) -> None:
         """Start it; what the tree prints goes to `log`."""
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-        self.log = log
+        self.log_path = log_path
         self.peak_mb = 0.0
-        self._mine = os.getpid()
-        with log.open('w') as out:
+        self._own_pid = os.getpid()
+        with log_path.open('w') as out:
             self._process = subprocess.Popen(
-                [sys.executable, '-m', 'wam_tools.die_with_parent', str(self._mine), *command],
+                [sys.executable, '-m', 'wam_tools.die_with_parent', str(self._own_pid), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -50,13 +52,13 @@ class Supervised:
     def returncode(self) -> int | None:
         return self._process.poll()
 
-    def weigh(self) -> float:
+    def measure_memory_mb(self) -> float:
         """Return the resident memory of this process and the tree in MB, and keep the peak.
 
         Pages that processes share count in each of them: the truth is a little lower.
         """
         total_mb = 0.0
-        for process in (psutil.Process(), *_tree()):
+        for process in (psutil.Process(), *_find_own_descendants()):
             try:
                 total_mb += process.memory_info().rss / MEBIBYTE
             except psutil.NoSuchProcess:
@@ -64,39 +66,39 @@ class Supervised:
         self.peak_mb = max(self.peak_mb, total_mb)
         return total_mb
 
-    def stop(self, hurry: threading.Event) -> tuple[int | None, int]:
+    def stop(self, force: threading.Event) -> tuple[int | None, int]:
         """End the launch in order, then whatever is left; return its status and how many were.
 
         `hurry` set: the order is given up.
         """
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
-        end_s = time.monotonic() + ORDERLY_S
-        while self._process.poll() is None and time.monotonic() < end_s and not hurry.is_set():
+        end_s = time.monotonic() + SHUTDOWN_TIMEOUT_S
+        while self._process.poll() is None and time.monotonic() < end_s and not force.is_set():
             time.sleep(0.02)
         orderly = self._process.poll()
-        left = self._killed()
+        left = self._kill_remaining()
         return orderly, left
 
-    def alive(self) -> int:
+    def count_processes(self) -> int:
         """Return how many processes there are below this one."""
-        return len(_tree())
+        return len(_find_own_descendants())
 
     def exit_codes(self) -> dict[str, int]:
         """Return the exit status of every node that the launch saw end."""
-        text = self.log.read_text(errors='replace')
+        text = self.log_path.read_text(errors='replace')
         return {
-            **{found['name']: 0 for found in FINISHED.finditer(text)},
-            **{found['name']: int(found['code']) for found in DIED.finditer(text)},
+            **{found['name']: 0 for found in FINISHED_PATTERN.finditer(text)},
+            **{found['name']: int(found['code']) for found in DIED_PATTERN.finditer(text)},
         }
 
-    def last_words(self, lines: int = 25) -> str:
-        return '\n'.join(self.log.read_text(errors='replace').splitlines()[-lines:])
+    def read_log_tail(self, lines: int = 25) -> str:
+        return '\n'.join(self.log_path.read_text(errors='replace').splitlines()[-lines:])
 
-    def _killed(self) -> int:
+    def _kill_remaining(self) -> int:
         """Kill what still runs until nothing does; return how many there were."""
         count = 0
-        while left := _tree():
+        while left := _find_own_descendants():
             for process in left:
                 try:
                     process.kill()
@@ -108,7 +110,7 @@ class Supervised:
         return count
 
 
-def _tree() -> list[psutil.Process]:
+def _find_own_descendants() -> list[psutil.Process]:
     """Return all living descendants; the dead among our own children are reaped."""
     found = []
     for process in psutil.Process().children(recursive=True):

@@ -12,16 +12,16 @@ import numpy as np
 
 from wam_policy.core.motion.trajectory import Trajectory
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.robot.limits import worst
-from wam_policy.core.statistics import Mean
+from wam_policy.core.robot.limits import compute_limit_usage
+from wam_policy.core.statistics import RunningMean
 from wam_policy.core.types import Chunk, JointState
 
-RATIOS = ('position', 'velocity', 'acceleration', 'jerk')
-RECENT = 20  # chunks for the figures of the moment
-KEPT = 50_000  # latencies of each stage, those of two hours at 7 Hz
+LIMIT_QUANTITIES = ('position', 'velocity', 'acceleration', 'jerk')
+RECENT_CHUNKS = 20  # chunks for the figures of the moment
+MAX_LATENCIES = 50_000  # latencies of each stage, those of two hours at 7 Hz
 
 
-class Witness:
+class RunMetrics:
     """Gather what passes by; ask for the figures at any time."""
 
     def __init__(self, robot: Embodiment) -> None:
@@ -29,27 +29,29 @@ class Witness:
         self._limits = {
             controller.name: robot.limits(controller.joints) for controller in robot.controllers
         }
-        self._planned: dict[str, Trajectory] = {}
-        self._latencies_ms: dict[str, deque[float]] = defaultdict(partial(deque, maxlen=KEPT))
-        self._rates_hz: dict[str, Mean] = defaultdict(Mean)
-        self._factors = Mean()
-        self.chunks = 0
-        self.begun_s: float | None = None  # the first chunk
-        self._recent_s: deque[float] = deque(maxlen=RECENT)
+        self._last_trajectories: dict[str, Trajectory] = {}
+        self._latencies_ms: dict[str, deque[float]] = defaultdict(
+            partial(deque, maxlen=MAX_LATENCIES)
+        )
+        self._rates_hz: dict[str, RunningMean] = defaultdict(RunningMean)
+        self._real_time_factors = RunningMean()
+        self.chunk_count = 0
+        self.first_chunk_s: float | None = None  # the first chunk
+        self._recent_s: deque[float] = deque(maxlen=RECENT_CHUNKS)
         self._paused_s = 0.0  # nothing was to be done so long, before the present pause
-        self._pause_s: float | None = None  # when that began
-        self._start: JointState | None = None
-        self.commanded = dict.fromkeys(RATIOS, 0.0)
-        self.seam = 0.0  # largest position jump from one trajectory to the next
-        self.trajectories = 0
-        self.moved = 0.0  # largest way of a joint from where it was at first
+        self._pause_start_s: float | None = None  # when that began
+        self._start_joints: JointState | None = None
+        self.commanded_ratios = dict.fromkeys(LIMIT_QUANTITIES, 0.0)
+        self.max_blend_offset = 0.0  # largest position jump from one trajectory to the next
+        self.trajectory_count = 0
+        self.moved_rad = 0.0  # largest way of a joint from where it was at first
 
     def on_chunk(self, chunk: Chunk, ready_ns: int, now_ns: int, now_s: float) -> None:
         """Take a chunk as it arrives; the first one warmed the workers up and is not timed."""
-        self.chunks += 1
+        self.chunk_count += 1
         self._recent_s.append(now_s)
-        if self.begun_s is None:
-            self.begun_s = now_s
+        if self.first_chunk_s is None:
+            self.first_chunk_s = now_s
             return
         stages = {
             **chunk.timings_ms,
@@ -61,65 +63,69 @@ class Witness:
 
     def on_camera_rates(self, rates_hz: Mapping[str, float]) -> None:
         """Take the rates at which pictures reach the policy, over the last seconds each."""
-        if self.begun_s is not None:
+        if self.first_chunk_s is not None:
             for camera, rate_hz in rates_hz.items():
                 self._rates_hz[camera].add(rate_hz)
 
     def on_joints(self, joints: JointState) -> None:
-        self._start = self._start or joints
-        self.moved = max(self.moved, float(np.abs(joints.position - self._start.position).max()))
+        self._start_joints = self._start_joints or joints
+        self.moved_rad = max(
+            self.moved_rad, float(np.abs(joints.position - self._start_joints.position).max())
+        )
 
-    def on_trajectory(self, controller: str, planned: Trajectory) -> None:
+    def on_trajectory(self, controller: str, trajectory: Trajectory) -> None:
         """Take one command; extrema between its points count, and how it joins the last one."""
-        self.trajectories += 1
-        found = worst(planned, self._limits[controller])
-        for name in RATIOS:
-            self.commanded[name] = max(self.commanded[name], float(getattr(found, name).max()))
-        before = self._planned.get(controller)
+        self.trajectory_count += 1
+        found = compute_limit_usage(trajectory, self._limits[controller])
+        for name in LIMIT_QUANTITIES:
+            self.commanded_ratios[name] = max(
+                self.commanded_ratios[name], float(getattr(found, name).max())
+            )
+        before = self._last_trajectories.get(controller)
         if before is not None:
-            gap = np.abs(before.at(planned.start_ns).position - planned.position[0])
-            self.seam = max(self.seam, float(gap.max()))
-        self._planned[controller] = planned
+            gap = np.abs(before.at(trajectory.start_ns).position - trajectory.position[0])
+            self.max_blend_offset = max(self.max_blend_offset, float(gap.max()))
+        self._last_trajectories[controller] = trajectory
 
-    def on_speed(self, real_time_factor: float) -> None:
-        if self.begun_s is not None:
-            self._factors.add(real_time_factor)
+    def on_real_time_factor(self, real_time_factor: float) -> None:
+        if self.first_chunk_s is not None:
+            self._real_time_factors.add(real_time_factor)
 
     def rate_hz(self, now_s: float) -> float:
         """Return chunks per second of wall time since the first chunk, pauses left out."""
-        if self.begun_s is None:
+        if self.first_chunk_s is None:
             return 0.0
-        until_s = now_s if self._pause_s is None else self._pause_s
-        busy_s = until_s - self.begun_s - self._paused_s
-        return (self.chunks - 1) / busy_s if busy_s > 0.0 else 0.0
+        until_s = now_s if self._pause_start_s is None else self._pause_start_s
+        busy_s = until_s - self.first_chunk_s - self._paused_s
+        return (self.chunk_count - 1) / busy_s if busy_s > 0.0 else 0.0
 
     def pause(self, now_s: float) -> None:
         """Hear that nothing is asked of the policy from now on."""
-        if self.begun_s is not None and self._pause_s is None:
-            self._pause_s = now_s
+        if self.first_chunk_s is not None and self._pause_start_s is None:
+            self._pause_start_s = now_s
 
     def resume(self, now_s: float) -> None:
         """Hear that something is asked of it again."""
-        if self._pause_s is not None:
-            self._paused_s += now_s - self._pause_s
-            self._pause_s = None
+        if self._pause_start_s is not None:
+            self._paused_s += now_s - self._pause_start_s
+            self._pause_start_s = None
 
     def recent_hz(self, now_s: float) -> float:
         """Return chunks per second over the last few, falling while none comes."""
         recent = self._recent_s
         return (len(recent) - 1) / max(now_s - recent[0], 1e-9) if len(recent) > 1 else 0.0
 
-    def recent_ms(self) -> float | None:
+    def recent_latency_ms(self) -> float | None:
         """Return the median of the last few total latencies."""
         totals = self._latencies_ms.get('total')
-        return float(np.median(list(totals)[-RECENT:])) if totals else None
+        return float(np.median(list(totals)[-RECENT_CHUNKS:])) if totals else None
 
     def camera_hz(self) -> dict[str, float]:
         """Return pictures per second and camera that reached the policy, mean of the run."""
         return {camera.key: self._rates_hz[camera.key].value for camera in self._robot.cameras}
 
     def real_time_factor(self) -> float:
-        return self._factors.value
+        return self._real_time_factors.value
 
     def latency_ms(self) -> Mapping[str, float]:
         """Return p50 and p99 of the total, and the median of every stage."""

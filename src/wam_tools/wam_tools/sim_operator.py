@@ -20,173 +20,186 @@ from std_srvs.srv import SetBool, Trigger
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimGoal, SimStatus
 from wam_msgs.srv import BeginEpisode
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.session.policy_session import State
+from wam_policy.core.session.policy_session import PolicyState
 from wam_policy.nodes import message_conversion, qos
-from wam_tools.homing import HOME, Homing
-from wam_tools.stack_monitor import STACK
+from wam_tools.homing import HOME_SESSION, HomingMotion
+from wam_tools.stack_monitor import STACK_NAMESPACE
 
 HOMING_PERIOD_S = 0.15
-HOME_RAD = 0.04  # this near to rest is at rest
-LATCHED = (MotionStatus.ESTOPPED, MotionStatus.PROTECTIVE_STOP)
-ANSWER_S = 10.0  # for a service
-HOMING_S = 40.0  # a slow first move across the whole range, and more
-FULL_SPEED_S = 1.2  # from the end of a first move
-PAUSE_S = 0.3  # until pictures of a new scene have come
+HOME_TOLERANCE_RAD = 0.04  # this near to rest is at rest
+LATCHED_STATES = (MotionStatus.ESTOPPED, MotionStatus.PROTECTIVE_STOP)
+SERVICE_TIMEOUT_S = 10.0  # for a service
+HOMING_TIMEOUT_S = 40.0  # a slow first move across the whole range, and more
+FIRST_MOVE_SETTLE_S = 1.2  # from the end of a first move
+SCENE_SETTLE_S = 0.3  # until pictures of a new scene have come
 
 
-class Trouble(Exception):
+class SceneSetupError(Exception):
     """The stage cannot be set; the reason says why."""
 
 
-class Stage(Node):
+class SimOperator(Node):
     """Prepare episodes in a running stack; methods block, another thread spins."""
 
     def __init__(self, robot: Embodiment, context: Context | None = None) -> None:
-        super().__init__('stage', namespace=STACK, context=context)
+        super().__init__('stage', namespace=STACK_NAMESPACE, context=context)
         self._robot = robot
         self.sim, self.motion = SimStatus(), MotionStatus()
         self.policy = PolicyStatus()
         self.on_chunk: Callable[[ActionChunk], None] = lambda _: None
-        self._joints: bytes | None = None  # the newest, unparsed: few of them are looked at
-        self._homings = 0
+        self._joint_state_bytes: bytes | None = (
+            None  # the newest, unparsed: few of them are looked at
+        )
+        self._homing_count = 0
         new = self.create_subscription
         new(SimStatus, '/sim/status', lambda msg: setattr(self, 'sim', msg), qos.REQUEST)
         new(MotionStatus, 'motion_status', lambda msg: setattr(self, 'motion', msg), qos.LATCHED)
         new(PolicyStatus, 'status', lambda msg: setattr(self, 'policy', msg), qos.LATCHED)
         new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
         new(JointState, '/joint_states', partial(setattr, self, '_joints'), qos.JOINTS, raw=True)
-        self._words = self.create_publisher(String, 'instruction', qos.REQUEST)
-        self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
-        self._begin = self.create_client(BeginEpisode, '/sim/begin')
-        self._following = self.create_client(Trigger, '/sim/reset')
-        self._enable = self.create_client(SetBool, 'enable')
-        self._reset = self.create_client(Trigger, 'reset')
+        self._instruction_publisher = self.create_publisher(String, 'instruction', qos.REQUEST)
+        self._chunk_publisher = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
+        self._begin_client = self.create_client(BeginEpisode, '/sim/begin')
+        self._next_scene_client = self.create_client(Trigger, '/sim/reset')
+        self._enable_client = self.create_client(SetBool, 'enable')
+        self._reset_client = self.create_client(Trigger, 'reset')
 
     def now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
 
-    def say(self, instruction: str) -> int:
+    def publish_instruction(self, instruction: str) -> int:
         """Give an instruction; return when, in ns of the node's clock."""
-        self._words.publish(String(data=instruction))
+        self._instruction_publisher.publish(String(data=instruction))
         return self.now_ns()
 
-    def hushed(self, asked: threading.Event) -> None:
+    def clear_instruction(self, stop_event: threading.Event) -> None:
         """Take the instruction away and wait until the policy follows none."""
-        end_s = time.monotonic() + ANSWER_S
-        while self.policy.instruction or self.policy.state == State.RUNNING.value:
-            self.say('')
-            self._wait(asked, 0.05, end_s, 'the policy does not let go of its instruction')
+        end_s = time.monotonic() + SERVICE_TIMEOUT_S
+        while self.policy.instruction or self.policy.state == PolicyState.RUNNING.value:
+            self.publish_instruction('')
+            self._wait(stop_event, 0.05, end_s, 'the policy does not let go of its instruction')
 
-    def go_home(self, asked: threading.Event) -> None:
+    def go_home(self, stop_event: threading.Event) -> None:
         """Bring the arms to rest, at full speed for whatever comes; ends a protective stop.
 
         Raises Trouble where they do not get there; returns early when `asked` is set.
         """
-        self._driven(asked)
-        end_s = time.monotonic() + HOMING_S
-        self._homings += 1
+        self._ensure_enabled(stop_event)
+        end_s = time.monotonic() + HOMING_TIMEOUT_S
+        self._homing_count += 1
         began_ns, sequence, slow = self.now_ns(), 0, self.motion.first_move
-        homing = Homing(
-            self._robot, self._measured(), began_ns, slow, f'{HOME}-{began_ns}-{self._homings}'
+        homing = HomingMotion(
+            self._robot,
+            self._measured_positions(),
+            began_ns,
+            slow,
+            f'{HOME_SESSION}-{began_ns}-{self._homing_count}',
         )
         settled_s: float | None = None
-        while not asked.is_set():
+        while not stop_event.is_set():
             sequence += 1
-            self._chunks.publish(
-                message_conversion.chunk_message(
-                    homing.chunk(self.now_ns(), sequence), self._robot.name, self.now_ns(), True
+            self._chunk_publisher.publish(
+                message_conversion.chunk_to_msg(
+                    homing.make_chunk(self.now_ns(), sequence),
+                    self._robot.name,
+                    self.now_ns(),
+                    True,
                 )
             )
-            self._wait(asked, HOMING_PERIOD_S, end_s, 'the arms do not come home')
-            if self.motion.state in LATCHED:
-                raise Trouble(f'on the way home: {self.motion.reason}')
-            off_rad = np.abs(self._measured() - homing.rest).max()
+            self._wait(stop_event, HOMING_PERIOD_S, end_s, 'the arms do not come home')
+            if self.motion.state in LATCHED_STATES:
+                raise SceneSetupError(f'on the way home: {self.motion.reason}')
+            off_rad = np.abs(self._measured_positions() - homing.home).max()
             over = self.now_ns() - began_ns > homing.duration_s * 1e9
-            if not over or off_rad > HOME_RAD or self.motion.first_move:
+            if not over or off_rad > HOME_TOLERANCE_RAD or self.motion.first_move:
                 settled_s = None
                 continue
             settled_s = settled_s or time.monotonic()
-            if time.monotonic() - settled_s >= (FULL_SPEED_S if slow else 0.0):
+            if time.monotonic() - settled_s >= (FIRST_MOVE_SETTLE_S if slow else 0.0):
                 return
 
-    def begin(
+    def begin_episode(
         self,
         seed: int,
         family: str,
-        combinations: str,
+        task_split: str,
         goals: Sequence[Mapping[str, Any]],
-        asked: threading.Event,
+        stop_event: threading.Event,
     ) -> str:
         """Show a scene and watch goals; return what it asks for. Trouble says why not."""
         fields, before = ('family', 'slot', 'side', 'onto'), self.sim.episode
-        end_s = time.monotonic() + ANSWER_S
-        said = self._called(
-            self._begin,
+        end_s = time.monotonic() + SERVICE_TIMEOUT_S
+        said = self._call_service(
+            self._begin_client,
             BeginEpisode.Request(
                 seed=seed,
                 family=family,
-                combinations=combinations,
+                combinations=task_split,
                 goals=[SimGoal(**{name: goal[name] for name in fields}) for goal in goals],
             ),
         )
         if not said.success:
-            raise Trouble(f'scene {seed}: {said.message}')
-        self._told(before, end_s, asked)
+            raise SceneSetupError(f'scene {seed}: {said.message}')
+        self._wait_new_scene(before, end_s, stop_event)
         return said.instruction
 
-    def next_scene(self, asked: threading.Event) -> None:
+    def show_next_scene(self, stop_event: threading.Event) -> None:
         """Show the scene that the simulator has next; Trouble says why not."""
-        before, end_s = self.sim.episode, time.monotonic() + ANSWER_S
-        said = self._called(self._following, Trigger.Request())
+        before, end_s = self.sim.episode, time.monotonic() + SERVICE_TIMEOUT_S
+        said = self._call_service(self._next_scene_client, Trigger.Request())
         if not said.success:
-            raise Trouble(said.message)
-        self._told(before, end_s, asked)
+            raise SceneSetupError(said.message)
+        self._wait_new_scene(before, end_s, stop_event)
 
-    def _told(self, before: int, end_s: float, asked: threading.Event) -> None:
+    def _wait_new_scene(
+        self, previous_episode: int, end_s: float, stop_event: threading.Event
+    ) -> None:
         """Wait until the simulator tells of another episode and its pictures have come."""
-        while self.sim.episode == before:  # what it said before is of another scene
-            self._wait(asked, 0.01, end_s, 'the simulator does not tell of the new scene')
-        asked.wait(PAUSE_S)
+        while self.sim.episode == previous_episode:  # what it said before is of another scene
+            self._wait(stop_event, 0.01, end_s, 'the simulator does not tell of the new scene')
+        stop_event.wait(SCENE_SETTLE_S)
 
-    def _driven(self, asked: threading.Event) -> None:
+    def _ensure_enabled(self, stop_event: threading.Event) -> None:
         """Release a latched stop and enable motion, if that is needed."""
-        end_s = time.monotonic() + ANSWER_S
-        while not asked.is_set():
-            if self.motion.state in LATCHED:
-                self._called(self._reset, Trigger.Request())
+        end_s = time.monotonic() + SERVICE_TIMEOUT_S
+        while not stop_event.is_set():
+            if self.motion.state in LATCHED_STATES:
+                self._call_service(self._reset_client, Trigger.Request())
             elif self.motion.state in (MotionStatus.DISABLED, MotionStatus.UNCONFIGURED):
-                self._called(self._enable, SetBool.Request(data=True))
+                self._call_service(self._enable_client, SetBool.Request(data=True))
             elif self.motion.state == MotionStatus.HOLDING:
                 return
             self._wait(
-                asked,
+                stop_event,
                 0.1,
                 end_s,
                 f'motion is not ready: {self.motion.state_name}: {self.motion.reason}',
             )
 
-    def _called(self, client: Any, request: Any) -> Any:
-        if not client.wait_for_service(ANSWER_S):
-            raise Trouble(f'there is no service {client.srv_name}')
+    def _call_service(self, client: Any, request: Any) -> Any:
+        if not client.wait_for_service(SERVICE_TIMEOUT_S):
+            raise SceneSetupError(f'there is no service {client.srv_name}')
         done, future = threading.Event(), client.call_async(request)
         future.add_done_callback(lambda _: done.set())
-        if not done.wait(ANSWER_S):
-            raise Trouble(f'{client.srv_name} does not answer')
+        if not done.wait(SERVICE_TIMEOUT_S):
+            raise SceneSetupError(f'{client.srv_name} does not answer')
         return future.result()
 
-    def _measured(self) -> np.ndarray:
+    def _measured_positions(self) -> np.ndarray:
         """Return the measured posture [commanded]."""
-        if self._joints is None:
-            raise Trouble('no joint states')
-        return message_conversion.joint_state(
-            deserialize_message(self._joints, JointState), self._robot.commanded
+        if self._joint_state_bytes is None:
+            raise SceneSetupError('no joint states')
+        return message_conversion.joint_state_from_msg(
+            deserialize_message(self._joint_state_bytes, JointState), self._robot.commanded
         ).position
 
-    def _wait(self, asked: threading.Event, seconds: float, end_s: float, what: str) -> None:
-        asked.wait(seconds)
+    def _wait(
+        self, stop_event: threading.Event, seconds: float, end_s: float, timeout_message: str
+    ) -> None:
+        stop_event.wait(seconds)
         if time.monotonic() > end_s:
-            raise Trouble(what)
+            raise SceneSetupError(timeout_message)
 
     def _on_chunk(self, msg: ActionChunk) -> None:
-        if not msg.session.startswith(HOME):
+        if not msg.session.startswith(HOME_SESSION):
             self.on_chunk(msg)

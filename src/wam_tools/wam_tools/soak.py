@@ -25,36 +25,44 @@ from rclpy.signals import SignalHandlerOptions
 
 from wam_msgs.msg import MotionStatus, PolicyStatus
 from wam_policy.core.robot import embodiment
-from wam_policy.nodes.run_node import Spinning
+from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo, demo_report, soak_plot
-from wam_tools.attached_stack import Watched, below, named
-from wam_tools.launch_process import MEBIBYTE, Supervised
-from wam_tools.sim_operator import Stage
-from wam_tools.stack_monitor import Monitor
-from wam_tools.task_loop import Rounds
-from wam_tools.trend import trend
+from wam_tools.attached_stack import AttachedStack, find_descendants, process_name
+from wam_tools.launch_process import MEBIBYTE, LaunchProcess
+from wam_tools.sim_operator import SimOperator
+from wam_tools.stack_monitor import StackMonitor
+from wam_tools.task_loop import TaskLoop
+from wam_tools.trend import fit_trend
 
 WARM_UP_SHARE, WARM_UP_MAX_S = 1 / 6, 600.0  # caches fill, allocators find their size
 # A library's pages count as a process's own (uss) while nobody else maps it: motion_node's and
 # sim_node's rose by 55 and 78 MB when another process ended. What they allocated did not.
-MEMORY = ('anon_mb', 'uss_mb')  # the first is judged, the second in reports that lack it
+MEMORY_KEYS = ('anon_mb', 'uss_mb')  # the first is judged, the second in reports that lack it
 # Freed pictures are kept by the allocator now and then: policy_node has four more (3.7 MB) or not,
 # for minutes, the more often the busier it is. A leak raises the least of every stretch, too.
-MEMORY_STRETCHES = 12  # of five minutes in an hour
+MEMORY_INTERVALS = 12  # of five minutes in an hour
 # A heap keeps what it once needed, and coincidences that need more get rarer, but never stop:
 # motion_node's grew by 0.36 MB in ten minutes while what is in use of it (malloc's own count, and
 # Python's) stayed within 0.3 %. So much more or less at the end tells nothing; a longer run
 # resolves a slower leak.
-RESOLUTION_MB = 0.5
+MEMORY_RESOLUTION_MB = 0.5
 # what would be said to a stack of its own
-STARTING = ('seed', 'instruction', 'checkpoint', 'devices', 'steps', 'camera_size', 'camera_hz')
+LAUNCH_OPTIONS = (
+    'seed',
+    'instruction',
+    'checkpoint',
+    'devices',
+    'steps',
+    'camera_size',
+    'camera_hz',
+)
 
 
-class Failure(Exception):
+class SoakError(Exception):
     """There is nothing to judge."""
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with a message if it is wrong."""
     parser = argparse.ArgumentParser(
         prog='wam soak', description='Run the simulated stack for hours and watch what it uses.'
@@ -106,9 +114,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='N',
         help='denoising steps per query (default: what the checkpoint advises)',
     )
-    parser.add_argument('--camera-size', choices=demo.SIZES)
+    parser.add_argument('--camera-size', choices=demo.CAMERA_SIZES)
     parser.add_argument('--camera-hz', type=float, metavar='HZ')
-    chosen = parser.parse_args(given)
+    chosen = parser.parse_args(argv)
     for name, value in (('--hours', chosen.hours), ('--period', chosen.period)):
         if not value > 0:
             parser.error(f'{name}: want more than 0, got {value:g}')
@@ -116,30 +124,30 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         if not path.absolute().parent.is_dir():
             parser.error(f'there is no folder {path.absolute().parent}')
     if chosen.watch is not None and (
-        given := [name for name in STARTING if getattr(chosen, name) is not None]
+        argv := [name for name in LAUNCH_OPTIONS if getattr(chosen, name) is not None]
     ):
         parser.error(
             f'--watch starts nothing: leave out '
-            f'{", ".join("--" + name.replace("_", "-") for name in given)}'
+            f'{", ".join("--" + name.replace("_", "-") for name in argv)}'
         )
     if chosen.again and not chosen.report.is_file():
         parser.error(f'--again: there is no report {chosen.report}')
     return chosen
 
 
-def used(tree: Sequence[psutil.Process]) -> dict[str, dict[str, float]]:
+def measure_processes(processes: Sequence[psutil.Process]) -> dict[str, dict[str, float]]:
     """Return what every process of ours uses, by a name that a restart does not change."""
     found = {}
-    for process in tree:
+    for process in processes:
         try:
-            name = named(process.cmdline())
+            name = process_name(process.cmdline())
             if name is None:
                 continue
             memory = process.memory_full_info()
             found[name] = {
                 'rss_mb': memory.rss / MEBIBYTE,
                 'uss_mb': memory.uss / MEBIBYTE,
-                'anon_mb': allocated(process.pid) / MEBIBYTE,
+                'anon_mb': read_anonymous_bytes(process.pid) / MEBIBYTE,
                 'fds': process.num_fds(),
                 'threads': process.num_threads(),
             }
@@ -148,22 +156,22 @@ def used(tree: Sequence[psutil.Process]) -> dict[str, dict[str, float]]:
     return found
 
 
-def allocated(pid: int) -> int:
+def read_anonymous_bytes(pid: int) -> int:
     """Return the bytes of memory of a process that no file stands behind."""
     lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith('Anonymous:'))
 
 
-def sample(
-    monitor: Monitor,
+def take_sample(
+    monitor: StackMonitor,
     processes: Mapping[str, Any],
     stack: int,
-    begun_s: float,
-    before: Mapping[str, Any] | None,
+    start_s: float,
+    previous: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return one sample: what is used, and how the loop performs; `before` of the same stack."""
     policy, motion = monitor.policy or PolicyStatus(), monitor.motion or MotionStatus()
-    now_s = time.monotonic() - begun_s
+    now_s = time.monotonic() - start_s
     stages = dict(
         zip(
             policy.stage_names,
@@ -172,7 +180,7 @@ def sample(
         )
     )
     p50_ms, p99_ms = stages.get('total', (0.0, 0.0))
-    since = {'at_s': now_s - 1.0, 'chunks': policy.chunks} if before is None else before
+    since = {'at_s': now_s - 1.0, 'chunks': policy.chunks} if previous is None else previous
     return {
         'at_s': round(now_s, 2),
         'stack': stack,
@@ -196,7 +204,7 @@ def sample(
     }
 
 
-def verdict(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> dict[str, Any]:
+def evaluate_samples(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> dict[str, Any]:
     """Judge the samples after the warm-up: slope, interval, and whether it is flat, per figure.
 
     Of several stacks one after another, each with a warm-up of its own, the longest is judged.
@@ -209,10 +217,10 @@ def verdict(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> dict[str,
     memory = next(
         (
             figure
-            for figure in MEMORY
+            for figure in MEMORY_KEYS
             if all(figure in process for each in warm for process in each['processes'].values())
         ),
-        MEMORY[1],
+        MEMORY_KEYS[1],
     )
     series = {name: [each for each in warm if name in each['processes']] for name in names}
     found: dict[str, Any] = {
@@ -225,11 +233,15 @@ def verdict(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> dict[str,
         at_s = np.array([each['at_s'] for each in rows])
         found['processes'][name] = {
             figure: judge(at_s, np.array([each['processes'][name][figure] for each in rows]))
-            for figure, judge in ((memory, _held), ('fds', _judged), ('threads', _judged))
+            for figure, judge in (
+                (memory, _fit_memory_trend),
+                ('fds', _fit_trend),
+                ('threads', _fit_trend),
+            )
         }
     total = np.array([sum(p[memory] for p in each['processes'].values()) for each in warm])
     found['memory'] = memory
-    found['total_mb'] = _held(np.array([each['at_s'] for each in warm]), total)
+    found['total_mb'] = _fit_memory_trend(np.array([each['at_s'] for each in warm]), total)
     grows = [
         f'{name} {figure}'
         for name, figures in found['processes'].items()
@@ -241,29 +253,29 @@ def verdict(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> dict[str,
     return found
 
 
-def _held(at_s: np.ndarray, value: np.ndarray) -> dict[str, float] | None:
+def _fit_memory_trend(at_s: np.ndarray, value: np.ndarray) -> dict[str, float] | None:
     """Judge memory by what is held at the least, MB, as far as that can be told."""
-    judged = _judged(at_s, value, stretches=MEMORY_STRETCHES, stands_for=np.min)
+    judged = _fit_trend(at_s, value, max_intervals=MEMORY_INTERVALS, aggregate=np.min)
     if judged is None:
         return None
-    unsure = RESOLUTION_MB * 3600.0 / float(at_s[-1] - at_s[0])
+    unsure = MEMORY_RESOLUTION_MB * 3600.0 / float(at_s[-1] - at_s[0])
     low, high = judged['low'] - unsure, judged['high'] + unsure
     return judged | {'low': low, 'high': high, 'flat': low <= 0.0 <= high}
 
 
-def _judged(at_s: np.ndarray, value: np.ndarray, **how: Any) -> dict[str, float] | None:
-    slope = trend(at_s, value, **how)
+def _fit_trend(at_s: np.ndarray, value: np.ndarray, **options: Any) -> dict[str, float] | None:
+    slope = fit_trend(at_s, value, **options)
     return slope and {
         'first': float(value[0]),
         'last': float(value[-1]),
         'per_hour': slope.per_hour,
         'low': slope.low,
         'high': slope.high,
-        'flat': slope.flat,
+        'flat': slope.is_flat,
     }
 
 
-def written(path: Path, document: Mapping[str, Any]) -> None:
+def write_report(path: Path, document: Mapping[str, Any]) -> None:
     """Replace the report at once: a reader, and a kill, find the old one or the new one."""
     part = path.with_name(path.name + '.part')
     part.write_text(json.dumps(document, indent=1) + '\n')
@@ -273,38 +285,38 @@ def written(path: Path, document: Mapping[str, Any]) -> None:
 class Soak:
     """Live through one long run."""
 
-    def __init__(self, chosen: argparse.Namespace, asked: threading.Event) -> None:
-        self._chosen, self._asked = chosen, asked
-        robot = embodiment.load(chosen.robot)
-        self._monitor, self._stage = Monitor(robot), Stage(robot)
-        self._end: dict[str, Any] = {}
+    def __init__(self, chosen: argparse.Namespace, stop_event: threading.Event) -> None:
+        self._chosen, self._stop_event = chosen, stop_event
+        robot = embodiment.load_embodiment(chosen.robot)
+        self._monitor, self._operator = StackMonitor(robot), SimOperator(robot)
+        self._outcome: dict[str, Any] = {}
         self.samples: list[dict[str, Any]] = []
 
     def run(self) -> dict[str, Any]:
         """Return the report; raises Failure with the reason if nothing ran."""
-        spinning = Spinning([self._monitor, self._stage])
+        spinning = ExecutorThread([self._monitor, self._operator])
         try:
             if self._chosen.watch is None:
-                self._launched()
+                self._run_launched_stack()
             else:
-                self._watched(Watched(self._chosen.watch))
+                self._run_attached_stack(AttachedStack(self._chosen.watch))
         except ValueError as error:
-            raise Failure(f'--watch: {error}') from error
+            raise SoakError(f'--watch: {error}') from error
         finally:
             spinning.stop()
             self._monitor.destroy_node()
-            self._stage.destroy_node()
-        return self._document()
+            self._operator.destroy_node()
+        return self._make_report()
 
-    def _launched(self) -> None:
+    def _run_launched_stack(self) -> None:
         """Start a stack, keep its robot busy, and end it."""
         time.sleep(demo.DISCOVERY_S)
-        if self._monitor.others():
-            raise Failure(
+        if self._monitor.is_stack_running():
+            raise SoakError(
                 'another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
                 'to a number of your own'
             )
-        self._monitor.watch()
+        self._monitor.subscribe()
         given = argparse.Namespace(
             **{
                 **vars(self._chosen),
@@ -315,93 +327,102 @@ class Soak:
                 'flavour': None,
             }
         )
-        stack = Supervised(
-            demo.launch_command(given),
+        stack = LaunchProcess(
+            demo.make_launch_command(given),
             Path(tempfile.mkstemp(prefix='wam-soak-', suffix='.log')[1]),
         )
-        rounds = Rounds(self._monitor, self._stage)
+        rounds = TaskLoop(self._monitor, self._operator)
 
-        def over() -> str | None:
+        def find_end_reason() -> str | None:
             if stack.returncode is not None:
-                raise Failure(
+                raise SoakError(
                     f'the launch ended by itself with status {stack.returncode}:\n'
-                    f'{stack.last_words()}'
+                    f'{stack.read_log_tail()}'
                 )
-            rounds.occupy(self._chosen.instruction, time.monotonic())
+            rounds.tick(self._chosen.instruction, time.monotonic())
             return None
 
         try:
             started_s = time.monotonic()
-            while not self._lives() and not self._waited(1.0, over):
-                if time.monotonic() - started_s > demo.START_S:
-                    raise Failure(f'no chunk came: {self._monitor.reason}\n{stack.last_words()}')
-            self._sampled(lambda: (used(below(stack)), 1), over)
+            while not self._is_running() and not self._wait(1.0, find_end_reason):
+                if time.monotonic() - started_s > demo.START_TIMEOUT_S:
+                    raise SoakError(
+                        f'no chunk came: {self._monitor.reason}\n{stack.read_log_tail()}'
+                    )
+            self._take_samples(
+                lambda: (measure_processes(find_descendants(stack)), 1), find_end_reason
+            )
         finally:
             rounds.close()
             status, left = stack.stop(threading.Event())
-        self._end |= {
-            'tasks_done': rounds.score.done,
-            'tasks_tried': rounds.score.tried,
+        self._outcome |= {
+            'tasks_done': rounds.score.succeeded,
+            'tasks_tried': rounds.score.attempted,
             'launch_exit_code': status,
             'exit_codes': stack.exit_codes(),
             'killed_processes': left,
         }
 
-    def _watched(self, watched: Watched) -> None:
+    def _run_attached_stack(self, attached: AttachedStack) -> None:
         """Look at a stack, or at one after another, until what started them ends."""
-        self._end |= {'watched': {'pid': watched.pid, 'command': watched.command}}
+        self._outcome |= {'watched': {'pid': attached.pid, 'command': attached.command}}
 
-        def over() -> str | None:
-            return f'process {watched.pid} ended' if watched.ended else None
+        def find_end_reason() -> str | None:
+            return f'process {attached.pid} ended' if attached.has_ended else None
 
-        while watched.robot() is None and not self._waited(1.0, over):
+        while attached.find_robot_name() is None and not self._wait(1.0, find_end_reason):
             pass
-        if watched.robot() not in (None, self._chosen.robot):
-            raise Failure(
-                f'the stack below process {watched.pid} drives {watched.robot()}: '
-                f'say --robot {watched.robot()}'
+        if attached.find_robot_name() not in (None, self._chosen.robot):
+            raise SoakError(
+                f'the stack below process {attached.pid} drives {attached.find_robot_name()}: '
+                f'say --robot {attached.find_robot_name()}'
             )
-        self._monitor.watch()
-        while not self._lives() and not self._waited(1.0, over):
+        self._monitor.subscribe()
+        while not self._is_running() and not self._wait(1.0, find_end_reason):
             pass
-        self._sampled(lambda: (used(watched.tree()), watched.stacks), over)
+        self._take_samples(
+            lambda: (measure_processes(attached.find_processes()), attached.stack_count),
+            find_end_reason,
+        )
 
-    def _lives(self) -> bool:
-        return self._monitor.witness.begun_s is not None and self._monitor.motion is not None
+    def _is_running(self) -> bool:
+        return self._monitor.metrics.first_chunk_s is not None and self._monitor.motion is not None
 
-    def _sampled(
-        self, look: Callable[[], tuple[dict[str, Any], int]], over: Callable[[], str | None]
+    def _take_samples(
+        self,
+        measure: Callable[[], tuple[dict[str, Any], int]],
+        find_end_reason: Callable[[], str | None],
     ) -> None:
         """Take samples; `look` returns what each process uses and the number of their stack."""
-        if 'ended' in self._end:
-            raise Failure(f'{self._end["ended"]}, and no chunk came: {self._monitor.reason}')
+        if 'ended' in self._outcome:
+            raise SoakError(f'{self._outcome["ended"]}, and no chunk came: {self._monitor.reason}')
         begun_s = due_s = time.monotonic()
         while due_s - begun_s <= 3600 * self._chosen.hours:
-            if self._waited(max(0.0, due_s - time.monotonic()), over):
+            if self._wait(max(0.0, due_s - time.monotonic()), find_end_reason):
                 return
             due_s += self._chosen.period
-            processes, stack = look()
+            processes, stack = measure()
             if not processes:  # one stack ended, the next has not begun
                 continue
             before = next((each for each in self.samples[-1:] if each['stack'] == stack), None)
-            self.samples.append(sample(self._monitor, processes, stack, begun_s, before))
-            written(self._chosen.report, self._document())
-            demo.say(_line(self.samples[-1]))
-        self._end['ended'] = f'{self._chosen.hours:g} h have passed'
+            self.samples.append(take_sample(self._monitor, processes, stack, begun_s, before))
+            write_report(self._chosen.report, self._make_report())
+            demo.print_flushed(_format_sample(self.samples[-1]))
+        self._outcome['ended'] = f'{self._chosen.hours:g} h have passed'
 
-    def _waited(self, seconds: float, over: Callable[[], str | None]) -> bool:
+    def _wait(self, seconds: float, find_end_reason: Callable[[], str | None]) -> bool:
         """Wait, looking every second whether it is `over`; return that, and keep the reason."""
         end_s = time.monotonic() + seconds
         while True:
             left_s = end_s - time.monotonic()
-            if self._asked.wait(min(1.0, max(0.0, left_s))):
-                self._end['ended'] = 'interrupted'
-            elif reason := over():
-                self._end['ended'] = reason
-            if 'ended' in self._end or left_s <= 1.0:
-                return 'ended' in self._end
+            if self._stop_event.wait(min(1.0, max(0.0, left_s))):
+                self._outcome['ended'] = 'interrupted'
+            elif reason := find_end_reason():
+                self._outcome['ended'] = reason
+            if 'ended' in self._outcome or left_s <= 1.0:
+                return 'ended' in self._outcome
 
-    def _document(self) -> dict[str, Any]:
+    def _make_report(self) -> dict[str, Any]:
         policy = self._monitor.policy
         warm_up_s = min(WARM_UP_MAX_S, WARM_UP_SHARE * 3600 * self._chosen.hours)
         return {
@@ -409,23 +430,23 @@ class Soak:
             'hours': self._chosen.hours,
             'period_s': self._chosen.period,
             'model': policy.model if policy else '',
-            **demo_report.taken(),
-            'verdict': verdict(self.samples, warm_up_s),
+            **demo_report.describe_environment(),
+            'verdict': evaluate_samples(self.samples, warm_up_s),
             'samples': self.samples,
-            **self._end,
+            **self._outcome,
         }
 
 
-def _line(last: Mapping[str, Any]) -> str:
-    total_mb = sum(process['anon_mb'] for process in last['processes'].values())
+def _format_sample(sample: Mapping[str, Any]) -> str:
+    total_mb = sum(process['anon_mb'] for process in sample['processes'].values())
     return (
-        f'{last["at_s"]:7.0f} s  {last["chunk_hz"]:4.1f} chunks/s  latency '
-        f'{last["latency_p50_ms"]:4.0f} / {last["latency_p99_ms"]:4.0f} ms  memory '
-        f'{total_mb:6.0f} MB  underruns {last["underruns"]}  load {last["load"]:.1f}'
+        f'{sample["at_s"]:7.0f} s  {sample["chunk_hz"]:4.1f} chunks/s  latency '
+        f'{sample["latency_p50_ms"]:4.0f} / {sample["latency_p99_ms"]:4.0f} ms  memory '
+        f'{total_mb:6.0f} MB  underruns {sample["underruns"]}  load {sample["load"]:.1f}'
     )
 
 
-def faults(document: Mapping[str, Any]) -> list[str]:
+def find_failures(document: Mapping[str, Any]) -> list[str]:
     """Return what a run shows that it should not."""
     judged = document['verdict']
     wrong = [f'{name} grows' for name in judged['grows']]
@@ -438,11 +459,13 @@ def faults(document: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    chosen = arguments(given)
+def main(argv: Sequence[str] | None = None) -> int:
+    chosen = parse_arguments(argv)
     if chosen.again:
         document = json.loads(chosen.report.read_text())
-        document['verdict'] = verdict(document['samples'], document['verdict']['warm_up_s'])
+        document['verdict'] = evaluate_samples(
+            document['samples'], document['verdict']['warm_up_s']
+        )
     else:
         asked = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -450,15 +473,15 @@ def main(given: Sequence[str] | None = None) -> int:
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         try:
             document = Soak(chosen, asked).run()
-        except Failure as failure:
+        except SoakError as failure:
             print(f'soak: {failure}', file=sys.stderr)
             return 1
         finally:
             rclpy.try_shutdown()
-    written(chosen.report, document)
+    write_report(chosen.report, document)
     if chosen.plot is not None:
-        soak_plot.drawn(document, chosen.plot)
-    wrong = faults(document)
+        soak_plot.plot_report(document, chosen.plot)
+    wrong = find_failures(document)
     if 'ended' in document:
         print(f'{document["ended"]}, {len(document["samples"])} samples')
     print('\n'.join(f'soak: {text}' for text in wrong) or 'nothing grows')

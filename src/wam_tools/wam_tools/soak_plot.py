@@ -10,14 +10,14 @@ mpl.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
 
 
-def drawn(document: Mapping[str, Any], path: Path) -> None:
+def plot_report(report: Mapping[str, Any], path: Path) -> None:
     """Draw the report of a run into a PNG."""
-    samples = document['samples']
+    samples = report['samples']
     minutes = [each['at_s'] / 60 for each in samples]
     names = sorted({name for each in samples for name in each['processes']})
     figure, axes = plt.subplots(4, 1, figsize=(9, 11), sharex=True, layout='constrained')
     for name in names:
-        for axis, key in ((axes[0], document['verdict']['memory']), (axes[1], 'fds')):
+        for axis, key in ((axes[0], report['verdict']['memory']), (axes[1], 'fds')):
             axis.plot(
                 minutes, [each['processes'].get(name, {}).get(key) for each in samples], label=name
             )
@@ -41,15 +41,15 @@ def drawn(document: Mapping[str, Any], path: Path) -> None:
     for axis in axes:
         axis.legend(fontsize=7, ncols=4)
         axis.grid(alpha=0.3)
-    total = document['verdict']['total_mb']
+    total = report['verdict']['total_mb']
     slope = (
         f'{total["per_hour"]:+.2f} MB/h [{total["low"]:+.2f}, {total["high"]:+.2f}]'
         if total
         else 'too short for a slope'
     )
     axes[0].set_title(
-        f'{document["robot"]}, {document["model"]}: memory {slope} after '
-        f'{document["verdict"]["warm_up_s"]:.0f} s of warm-up',
+        f'{report["robot"]}, {report["model"]}: memory {slope} after '
+        f'{report["verdict"]["warm_up_s"]:.0f} s of warm-up',
         fontsize=10,
     )
     figure.savefig(path, dpi=110)

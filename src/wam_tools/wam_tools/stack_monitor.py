@@ -12,35 +12,35 @@ from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.session.policy_session import State
+from wam_policy.core.session.policy_session import PolicyState
 from wam_policy.nodes import message_conversion, qos
-from wam_tools.homing import HOME
-from wam_tools.run_metrics import Witness
+from wam_tools.homing import HOME_SESSION
+from wam_tools.run_metrics import RunMetrics
 
-STACK = 'wam'  # the stack's default namespace
-EXECUTED = ('velocity', 'acceleration', 'jerk')
+STACK_NAMESPACE = 'wam'  # the stack's default namespace
+EXECUTED_QUANTITIES = ('velocity', 'acceleration', 'jerk')
 
 
-class Monitor(Node):
+class StackMonitor(Node):
     """Watch one stack and its simulated robot; speak to it only with instructions."""
 
     def __init__(self, robot: Embodiment, context: Context | None = None) -> None:
-        super().__init__('monitor', namespace=STACK, context=context)
+        super().__init__('monitor', namespace=STACK_NAMESPACE, context=context)
         self.robot = robot
-        self.witness = Witness(robot)
+        self.metrics = RunMetrics(robot)
         self.policy: PolicyStatus | None = None
         self.motion: MotionStatus | None = None
         self.sim: SimStatus | None = None
         self.task = ''  # what the scene asks for
         self.trained: bool | None = None
-        self._postures = 0  # joint states received
-        self._words = self.create_publisher(String, 'instruction', qos.REQUEST)
+        self._joint_state_count = 0  # joint states received
+        self._instruction_publisher = self.create_publisher(String, 'instruction', qos.REQUEST)
 
-    def others(self) -> bool:
+    def is_stack_running(self) -> bool:
         """Tell whether a stack is here already; ask a second after the start."""
         return self.count_publishers('status') > 0 or self.count_publishers('/joint_states') > 0
 
-    def watch(self) -> None:
+    def subscribe(self) -> None:
         """Listen to everything from now on."""
         new = self.create_subscription
         new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
@@ -57,16 +57,16 @@ class Monitor(Node):
                 qos.TRAJECTORY,
             )
 
-    def say(self, instruction: str) -> None:
+    def ensure_instruction(self, instruction: str) -> None:
         """Ask for `instruction` unless the policy follows it already, or does not listen yet."""
         following = self.policy is not None and self.policy.instruction == instruction
-        if not following and self._words.get_subscription_count():
-            self._words.publish(String(data=instruction))
+        if not following and self._instruction_publisher.get_subscription_count():
+            self._instruction_publisher.publish(String(data=instruction))
 
     @property
     def state(self) -> str:
         """Name what the policy does now."""
-        return State(self.policy.state).name if self.policy else 'absent'
+        return PolicyState(self.policy.state).name if self.policy else 'absent'
 
     @property
     def reason(self) -> str:
@@ -78,39 +78,47 @@ class Monitor(Node):
         ]
         return '; '.join(said) or 'no node of the stack has said anything yet'
 
-    def executed(self) -> dict[str, float]:
+    def executed_ratios(self) -> dict[str, float]:
         """Return the worst joint's use of each limit as the controllers drew it."""
         if self.sim is None:
-            return dict.fromkeys(EXECUTED, 0.0)
-        return {name: max(getattr(self.sim, f'{name}_ratio'), default=0.0) for name in EXECUTED}
+            return dict.fromkeys(EXECUTED_QUANTITIES, 0.0)
+        return {
+            name: max(getattr(self.sim, f'{name}_ratio'), default=0.0)
+            for name in EXECUTED_QUANTITIES
+        }
 
     def _on_chunk(self, msg: ActionChunk) -> None:
-        if msg.session.startswith(HOME):  # the stage hand's, between two tasks
+        if msg.session.startswith(HOME_SESSION):  # the stage hand's, between two tasks
             return
         now_ns, now_s = self.get_clock().now().nanoseconds, time.monotonic()
         self.trained = msg.trained
-        self.witness.on_chunk(
-            message_conversion.chunk(msg), message_conversion.ns(msg.ready), now_ns, now_s
+        self.metrics.on_chunk(
+            message_conversion.chunk_from_msg(msg),
+            message_conversion.to_ns(msg.ready),
+            now_ns,
+            now_s,
         )
 
     def _on_joints(self, serialized: bytes) -> None:
         # one of ten says as much about how far the arms went, for a tenth of the parsing
-        self._postures += 1
-        if self._postures % 10 == 1:
+        self._joint_state_count += 1
+        if self._joint_state_count % 10 == 1:
             msg = deserialize_message(serialized, JointStateMsg)
-            self.witness.on_joints(message_conversion.joint_state(msg, self.robot.commanded))
+            self.metrics.on_joints(
+                message_conversion.joint_state_from_msg(msg, self.robot.commanded)
+            )
 
     def _on_trajectory(self, controller: str, msg: JointTrajectory) -> None:
-        self.witness.on_trajectory(controller, message_conversion.trajectory(msg))
+        self.metrics.on_trajectory(controller, message_conversion.trajectory_from_msg(msg))
 
     def _on_policy(self, msg: PolicyStatus) -> None:
         # pictures are counted where they are used: a second reader would double their transport
         self.policy = msg
-        self.witness.on_camera_rates(dict(zip(msg.camera_names, msg.camera_rate_hz, strict=True)))
+        self.metrics.on_camera_rates(dict(zip(msg.camera_names, msg.camera_rate_hz, strict=True)))
 
     def _on_sim(self, msg: SimStatus) -> None:
         self.sim = msg
-        self.witness.on_speed(msg.real_time_factor)
+        self.metrics.on_real_time_factor(msg.real_time_factor)
 
     def _on_task(self, msg: String) -> None:
         self.task = msg.data

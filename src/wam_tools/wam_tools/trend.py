@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import theilslopes
 
 CONFIDENCE = 0.95
-STRETCHES = 60  # at most; slopes of 1,770 pairs
+MAX_INTERVALS = 60  # at most; slopes of 1,770 pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,16 @@ class Trend:
     high: float
 
     @property
-    def flat(self) -> bool:
+    def is_flat(self) -> bool:
         """Tell whether the slope is indistinguishable from 0."""
         return self.low <= 0.0 <= self.high
 
 
-def trend(
+def fit_trend(
     at_s: np.ndarray,
     value: np.ndarray,
-    stretches: int = STRETCHES,
-    stands_for: Callable[[np.ndarray], float] = np.median,
+    max_intervals: int = MAX_INTERVALS,
+    aggregate: Callable[[np.ndarray], float] = np.median,
 ) -> Trend | None:
     """Return the trend of `value` [samples] over `at_s` [samples], s; None below 4 samples.
 
@@ -42,8 +42,8 @@ def trend(
     """
     if len(at_s) < 4:
         return None
-    parts = np.array_split(np.arange(len(at_s)), min(stretches, max(4, len(at_s) // 3)))
+    parts = np.array_split(np.arange(len(at_s)), min(max_intervals, max(4, len(at_s) // 3)))
     hours = np.array([np.median(at_s[part]) for part in parts]) / 3600.0
-    figures = np.array([stands_for(value[part]) for part in parts])
+    figures = np.array([aggregate(value[part]) for part in parts])
     slope, _, low, high = theilslopes(figures, hours, CONFIDENCE)
     return Trend(float(slope) + 0.0, float(low) + 0.0, float(high) + 0.0)  # no -0.0

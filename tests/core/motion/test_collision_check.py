@@ -4,88 +4,102 @@ import numpy as np
 import pytest
 
 from wam_policy.core.motion import qp_planner
-from wam_policy.core.motion.collision_check import Contact, foreseen, sampled, shortened
+from wam_policy.core.motion.collision_check import (
+    Contact,
+    predict_collision,
+    sample_path,
+    truncate_before_collision,
+)
 from wam_policy.core.motion.qp_planner import STEP_NS
-from wam_policy.core.motion.trajectory import held
+from wam_policy.core.motion.trajectory import make_hold
 from wam_policy.core.robot import limits as limiting
-from wam_policy.core.robot.embodiment import load
+from wam_policy.core.robot.embodiment import load_embodiment
 
-G1 = load('agibot_g1')
-LIMITS = limiting.margined(G1)
+G1 = load_embodiment('agibot_g1')
+LIMITS = limiting.limits_with_margin(G1)
 N = len(G1.commanded)
-CENTRE = np.where(limiting.gripping(G1), 0.5, -0.1)
+CENTRE = np.where(limiting.gripper_mask(G1), 0.5, -0.1)
 BODY = np.zeros(4)
 
 
-class Wall:
+class WallChecker:
     """Stand where the first joint exceeds `at_rad`."""
 
-    def __init__(self, at_rad: float, parts: str = 'arm and wall') -> None:
-        self.at_rad, self.parts, self.asked = at_rad, parts, 0
+    def __init__(self, at_rad: float, pair: str = 'arm and wall') -> None:
+        self.at_rad, self.pair, self.query_count = at_rad, pair, 0
 
-    def first_contact(self, path: np.ndarray, held: np.ndarray) -> Contact | None:
-        self.asked += 1
+    def find_first_contact(
+        self, path: np.ndarray, state_only_positions: np.ndarray
+    ) -> Contact | None:
+        self.query_count += 1
         rows = np.flatnonzero(path[:, 0] > max(self.at_rad, path[0, 0]) + 1e-9)
-        return Contact(int(rows[0]), self.parts) if len(rows) else None
+        return Contact(int(rows[0]), self.pair) if len(rows) else None
 
 
-def moving(by_rad: float, steps: int = 32) -> np.ndarray:
+def make_targets(by_rad: float, steps: int = 32) -> np.ndarray:
     rows = np.tile(CENTRE, (steps, 1))
     rows[:, 0] += np.linspace(0, by_rad, steps + 1)[1:]
     return rows
 
 
-def planned(wall: Wall, by_rad: float = 0.8):
-    old = held(G1.commanded, CENTRE, 0)
-    return shortened(old, STEP_NS, moving(by_rad), LIMITS, wall, BODY)
+def plan_truncated(wall: WallChecker, by_rad: float = 0.8):
+    old = make_hold(G1.commanded, CENTRE, 0)
+    return truncate_before_collision(old, STEP_NS, make_targets(by_rad), LIMITS, wall, BODY)
 
 
 def test_a_trajectory_is_looked_at_from_end_to_end():
-    plan = qp_planner.tracked(held(G1.commanded, CENTRE, 0), STEP_NS, moving(0.5), LIMITS)
-    times_ns, path = sampled(plan)
+    plan = qp_planner.plan_tracking(
+        make_hold(G1.commanded, CENTRE, 0), STEP_NS, make_targets(0.5), LIMITS
+    )
+    times_ns, path = sample_path(plan)
     assert times_ns[0] == plan.start_ns and times_ns[-1] == plan.end_ns
     assert np.diff(times_ns).max() <= 12_500_000
     for row in (0, 7, 40, len(path) - 1):
         assert path[row] == pytest.approx(plan.at(int(times_ns[row])).position, abs=1e-9)
-    still = held(G1.commanded, CENTRE, 5)
-    assert sampled(still)[0].tolist() == [5]
+    still = make_hold(G1.commanded, CENTRE, 5)
+    assert sample_path(still)[0].tolist() == [5]
 
 
 def test_what_touches_nothing_is_planned_as_ever():
-    plan, ahead = planned(Wall(10.0))
+    plan, ahead = plan_truncated(WallChecker(10.0))
     assert ahead is None
-    free = qp_planner.tracked(held(G1.commanded, CENTRE, 0), STEP_NS, moving(0.8), LIMITS)
+    free = qp_planner.plan_tracking(
+        make_hold(G1.commanded, CENTRE, 0), STEP_NS, make_targets(0.8), LIMITS
+    )
     assert np.array_equal(plan.position, free.position)
 
 
 @pytest.mark.parametrize('beyond_rad', [0.02, 0.1, 0.3])
 def test_a_motion_into_contact_stops_before_it_inside_every_limit(beyond_rad):
-    wall = Wall(CENTRE[0] + beyond_rad)
-    plan, ahead = planned(wall)
-    assert ahead.what == 'arm and wall' and 0 < ahead.at_ns - STEP_NS < 800_000_000
-    assert limiting.worst(plan, G1.limits()).rates <= 1.0 and plan.at(plan.end_ns).resting
-    assert limiting.span(plan)[1][0] <= wall.at_rad + 1e-6
-    assert foreseen(plan, wall, BODY) is None and wall.asked <= 6
+    wall = WallChecker(CENTRE[0] + beyond_rad)
+    plan, ahead = plan_truncated(wall)
+    assert ahead.pair == 'arm and wall' and 0 < ahead.at_ns - STEP_NS < 800_000_000
+    assert (
+        limiting.compute_limit_usage(plan, G1.limits()).max_rate <= 1.0
+        and plan.at(plan.end_ns).is_at_rest
+    )
+    assert limiting.compute_position_range(plan)[1][0] <= wall.at_rad + 1e-6
+    assert predict_collision(plan, wall, BODY) is None and wall.query_count <= 6
 
 
 def test_plan_after_plan_the_arm_comes_close_and_never_closer():
-    wall = Wall(CENTRE[0] + 0.3)
-    old, now = held(G1.commanded, CENTRE, 0), 0
+    wall = WallChecker(CENTRE[0] + 0.3)
+    old, now = make_hold(G1.commanded, CENTRE, 0), 0
     for _ in range(25):
-        start = qp_planner.switch_ns(now, 90_000_000)
-        rows = moving(1.0)
+        start = qp_planner.compute_switch_ns(now, 90_000_000)
+        rows = make_targets(1.0)
         rows += old.at(start).position - CENTRE
-        plan, _ = shortened(old, start, rows, LIMITS, wall, BODY)
+        plan, _ = truncate_before_collision(old, start, rows, LIMITS, wall, BODY)
         old = plan or old
-        assert limiting.span(old)[1][0] <= wall.at_rad + 1e-6
+        assert limiting.compute_position_range(old)[1][0] <= wall.at_rad + 1e-6
         now += 140_000_000
     assert wall.at_rad - old.goal[0] < 0.05
 
 
 def test_from_where_only_the_old_motion_is_free_there_is_no_plan():
-    class Everything(Wall):
-        def first_contact(self, path, held):
-            return Contact(1, self.parts)
+    class AlwaysInContact(WallChecker):
+        def find_first_contact(self, path, state_only_positions):
+            return Contact(1, self.pair)
 
-    plan, ahead = planned(Everything(0.0, 'a and b'))
-    assert plan is None and ahead.what == 'a and b'
+    plan, ahead = plan_truncated(AlwaysInContact(0.0, 'a and b'))
+    assert plan is None and ahead.pair == 'a and b'

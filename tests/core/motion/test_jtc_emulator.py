@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wam_policy.core.motion.jtc_emulator import Follower, Points
-from wam_policy.core.motion.trajectory import Motion, held, integrated
+from wam_policy.core.motion.jtc_emulator import TrajectoryFollower, TrajectoryPoints
+from wam_policy.core.motion.trajectory import JointMotion, integrate_jerk, make_hold
 
 NAMES = ('a', 'b')
 S = 1_000_000_000
@@ -34,24 +34,24 @@ def message(points: list, stamp_s: float = 0.0, names: tuple = NAMES) -> SimpleN
 
 
 def test_stays_where_it_was_put_before_the_first_message():
-    follower = Follower(NAMES, np.array([0.3, -0.2]))
+    follower = TrajectoryFollower(NAMES, np.array([0.3, -0.2]))
     motion = follower.sample(5 * S)
-    assert motion.position.tolist() == [0.3, -0.2] and motion.resting
+    assert motion.position.tolist() == [0.3, -0.2] and motion.is_at_rest
 
 
 def test_stamp_zero_starts_now_and_positions_alone_are_joined_by_straight_lines():
-    follower = Follower(NAMES, np.zeros(2))
+    follower = TrajectoryFollower(NAMES, np.zeros(2))
     follower.sample(10 * S)
     assert follower.accept(message([(1.0, [1.0, 2.0]), (2.0, [1.0, 0.0])]), 10 * S) is None
     half = follower.sample(10 * S + S // 2)
     assert half.position == pytest.approx([0.5, 1.0]) and half.velocity == pytest.approx([1, 2])
     assert follower.sample(11 * S + S // 2).position == pytest.approx([1.0, 1.0])
     end = follower.sample(60 * S)
-    assert end.position.tolist() == [1.0, 0.0] and end.resting
+    assert end.position.tolist() == [1.0, 0.0] and end.is_at_rest
 
 
 def test_future_stamp_bridges_from_the_set_point_of_the_moment():
-    follower = Follower(NAMES, np.zeros(2))
+    follower = TrajectoryFollower(NAMES, np.zeros(2))
     follower.sample(10 * S)
     still = [0.0, 0.0]
     assert follower.accept(message([(0.0, [1.0, 1.0], still, still)], 12.0), 10 * S) is None
@@ -64,7 +64,7 @@ def test_future_stamp_bridges_from_the_set_point_of_the_moment():
 
 
 def test_past_stamp_enters_where_it_is_due_without_a_bridge():
-    follower = Follower(NAMES, np.zeros(2))
+    follower = TrajectoryFollower(NAMES, np.zeros(2))
     follower.sample(10 * S)
     points = [(0.0, [5.0, 5.0]), (2.0, [7.0, 7.0])]
     assert follower.accept(message(points, 9.0), 10 * S) is None
@@ -72,7 +72,7 @@ def test_past_stamp_enters_where_it_is_due_without_a_bridge():
 
 
 def test_replacement_drops_the_running_trajectory_and_its_future():
-    follower = Follower(NAMES, np.zeros(2))
+    follower = TrajectoryFollower(NAMES, np.zeros(2))
     follower.sample(1 * S)
     follower.accept(message([(4.0, [4.0, 4.0])]), 1 * S)
     assert follower.sample(2 * S).position == pytest.approx([1, 1])
@@ -98,7 +98,7 @@ def test_replacement_drops_the_running_trajectory_and_its_future():
     ],
 )
 def test_a_flawed_message_is_rejected_whole_and_changes_nothing(flawed, word):
-    follower = Follower(NAMES, np.zeros(2))
+    follower = TrajectoryFollower(NAMES, np.zeros(2))
     follower.accept(message([(4.0, [4.0, 4.0])], 9.0), 10 * S)
     before = follower.sample(11 * S).position
     assert word in follower.accept(flawed, 11 * S)
@@ -106,13 +106,13 @@ def test_a_flawed_message_is_rejected_whole_and_changes_nothing(flawed, word):
 
 
 def test_joints_may_come_in_any_order():
-    follower = Follower(NAMES, np.zeros(2))
+    follower = TrajectoryFollower(NAMES, np.zeros(2))
     follower.accept(message([(1.0, [2.0, 1.0])], names=('b', 'a')), S)
     assert follower.sample(3 * S).position.tolist() == [1.0, 2.0]
 
 
 def test_cubic_keeps_given_velocities():
-    follower = Follower(NAMES, np.zeros(2))
+    follower = TrajectoryFollower(NAMES, np.zeros(2))
     follower.sample(0)
     follower.accept(
         message(
@@ -126,10 +126,12 @@ def test_cubic_keeps_given_velocities():
 
 def test_quintics_draw_a_planned_trajectory_exactly():
     jerk = np.array([[8.0, -3.0], [-8.0, 3.0], [-8.0, 3.0], [8.0, -3.0]])
-    plan = integrated(NAMES, Motion.at_rest(np.array([0.1, 0.2])), 7 * S, 25_000_000, jerk)
-    follower = Follower(NAMES, np.array([0.1, 0.2]))
+    plan = integrate_jerk(
+        NAMES, JointMotion.at_rest(np.array([0.1, 0.2])), 7 * S, 25_000_000, jerk
+    )
+    follower = TrajectoryFollower(NAMES, np.array([0.1, 0.2]))
     follower.sample(7 * S)
-    assert follower.accept(Points.of(plan), 7 * S) is None
+    assert follower.accept(TrajectoryPoints.from_trajectory(plan), 7 * S) is None
     for now in range(7 * S, 7 * S + 120_000_000, 1_700_000):
         ours, drawn = plan.at(now), follower.sample(now)
         assert drawn.position == pytest.approx(ours.position, abs=1e-12)
@@ -138,8 +140,8 @@ def test_quintics_draw_a_planned_trajectory_exactly():
 
 
 def test_hold_forgets_the_trajectory():
-    follower = Follower(NAMES, np.zeros(2))
-    follower.accept(Points.of(held(NAMES, np.ones(2), S)), S)
+    follower = TrajectoryFollower(NAMES, np.zeros(2))
+    follower.accept(TrajectoryPoints.from_trajectory(make_hold(NAMES, np.ones(2), S)), S)
     assert follower.end_ns == S
     follower.hold(np.array([0.4, 0.5]))
     assert follower.sample(2 * S).position.tolist() == [0.4, 0.5] and follower.end_ns is None

@@ -13,16 +13,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.motion_fuzz import FIRST, KINDS, NEXT, ROBOTS, TOLERANCE, Event, History, batch
-from wam_policy.core.motion.jtc_emulator import Follower
+from benchmarks.motion_fuzz import (
+    EVENT_KINDS,
+    FIRST_EVENT_KINDS,
+    NEXT_EVENT_KINDS,
+    ROBOTS,
+    TOLERANCE,
+    Scenario,
+    ScenarioEvent,
+    run_batch,
+)
+from wam_policy.core.motion.jtc_emulator import TrajectoryFollower
 from wam_policy.core.motion.motion_control import MotionControl
 from wam_policy.core.motion.trajectory import Trajectory
-from wam_policy.core.robot.embodiment import load
+from wam_policy.core.robot.embodiment import load_embodiment
 
 pytestmark = pytest.mark.timeout(900)  # a minute, but not on a machine that others use
 LONG = int(os.environ.get('WAM_PROPERTY_CASES', '120'))
 SHORT, NUMBERED = 8_000, 2_000
-WHOLE = [load('agibot_g1'), load('yam')]
+WHOLE = [load_embodiment('agibot_g1'), load_embodiment('yam')]
 SEED = st.integers(0, 2**32 - 1)
 AGE_MS = st.sampled_from([20, 80, 150, 400, 900])
 RULES = {'deadline': None, 'suppress_health_check': list(HealthCheck)}
@@ -31,7 +40,7 @@ RULES = {'deadline': None, 'suppress_health_check': list(HealthCheck)}
 def events(kinds, wait_ms: int, **size: int) -> st.SearchStrategy:
     return st.lists(
         st.builds(
-            Event,
+            ScenarioEvent,
             st.sampled_from(kinds),
             st.integers(1, wait_ms),
             AGE_MS,
@@ -42,25 +51,29 @@ def events(kinds, wait_ms: int, **size: int) -> st.SearchStrategy:
     )
 
 
-@given(robot=st.sampled_from(WHOLE), seed=SEED, played=events(KINDS, 500, min_size=3, max_size=14))
+@given(
+    robot=st.sampled_from(WHOLE),
+    seed=SEED,
+    played=events(EVENT_KINDS, 500, min_size=3, max_size=14),
+)
 @settings(max_examples=LONG, **RULES)
 def test_no_long_history_breaks_a_limit_or_ends_in_motion(robot, seed, played):
-    History(robot, seed).play(played)
+    Scenario(robot, seed).run(played)
 
 
 @given(
     robot=st.sampled_from(ROBOTS),
     seed=SEED,
-    first=events(FIRST, 200, min_size=1, max_size=1),
-    after=events(NEXT, 200, max_size=2),
+    first=events(FIRST_EVENT_KINDS, 200, min_size=1, max_size=1),
+    after=events(NEXT_EVENT_KINDS, 200, max_size=2),
 )
 @settings(max_examples=SHORT, derandomize=True, database=None, **RULES)
 def test_no_short_history_breaks_a_limit_or_ends_in_motion(robot, seed, first, after):
-    History(robot, seed).play(first + after)
+    Scenario(robot, seed).run(first + after)
 
 
 def test_no_numbered_history_breaks_a_limit_or_ends_in_motion():
-    published, failed = batch(10**9, NUMBERED)  # numbers that the long proof does not reach
+    published, failed = run_batch(10**9, NUMBERED)  # numbers that the long proof does not reach
     assert not failed and published > NUMBERED
 
 
@@ -74,16 +87,16 @@ def curve(end: float, peak: float) -> Trajectory:
 
 @pytest.mark.parametrize(('end', 'peak'), [(1.0, 9.0), (9.0, 0.1), (0.2, 0.2)])
 def test_the_judge_sees_what_is_wrong(end, peak):
-    history = History(ROBOTS[0], 1)
-    for line in history.lines:
-        line.follower = Follower(line.follower.names, np.zeros(len(line.columns)))
+    history = Scenario(ROBOTS[0], 1)
+    for line in history.links:
+        line.follower = TrajectoryFollower(line.follower.names, np.zeros(len(line.columns)))
     with pytest.raises(AssertionError):  # too fast, too far, or no one curve
-        history.publish(curve(end, peak))
+        history.check_and_send(curve(end, peak))
     assert TOLERANCE == 1e-6
 
 
 def test_the_judge_sees_motion_that_does_not_listen(monkeypatch):
     monkeypatch.setattr(MotionControl, 'on_set_point', lambda motion, report, now_ns: None)
-    _, failed = batch(10**9, 100)
+    _, failed = run_batch(10**9, 100)
     assert any('from what is believed' in line for line in failed)
     assert any(' jumps by ' in line for line in failed)

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wam_policy.core.motion.trajectory import Motion, Trajectory, held, integrated, spliced
+from wam_policy.core.motion.trajectory import (
+    JointMotion,
+    Trajectory,
+    integrate_jerk,
+    make_hold,
+    splice,
+)
 
 NAMES = ('a', 'b')
 STEP = 25_000_000
@@ -15,7 +21,7 @@ S = 1_000_000_000
 def bump(start_ns: int, size: float = 8.0) -> Trajectory:
     """Return a move whose jerk +,-,-,+ ends at rest."""
     jerk = size * np.array([[1.0, -0.5], [-1.0, 0.5], [-1.0, 0.5], [1.0, -0.5]])
-    return integrated(NAMES, Motion.at_rest(np.array([0.1, 0.2])), start_ns, STEP, jerk)
+    return integrate_jerk(NAMES, JointMotion.at_rest(np.array([0.1, 0.2])), start_ns, STEP, jerk)
 
 
 def test_integration_matches_a_fine_sum():
@@ -25,7 +31,7 @@ def test_integration_matches_a_fine_sum():
         for _ in range(25_000):
             p, v, a = p + dt * v + dt**2 / 2 * a, v + dt * a + dt**2 / 2 * row, a + dt * row
     assert p == pytest.approx(plan.goal, abs=1e-9)
-    assert v == pytest.approx([0, 0], abs=1e-9) and plan.at(plan.end_ns).resting
+    assert v == pytest.approx([0, 0], abs=1e-9) and plan.at(plan.end_ns).is_at_rest
 
 
 def test_at_is_continuous_over_knots_and_constant_outside():
@@ -40,9 +46,9 @@ def test_at_is_continuous_over_knots_and_constant_outside():
 
 def test_many_instants_at_once_are_the_same_as_one_after_another():
     start_ns = 1_795_000_000 * S  # stamps of a wall clock
-    for plan in (bump(start_ns), held(NAMES, np.array([0.1, 0.2]), start_ns)):
+    for plan in (bump(start_ns), make_hold(NAMES, np.array([0.1, 0.2]), start_ns)):
         times_ns = np.array([0, start_ns - 1, *range(start_ns, start_ns + 6 * STEP, 7_000_001)])
-        found = plan.through(times_ns)
+        found = plan.at_times(times_ns)
         for row, now_ns in enumerate(times_ns.tolist()):
             one = plan.at(now_ns)
             for field in ('position', 'velocity', 'acceleration'):
@@ -60,11 +66,11 @@ def test_a_spliced_trajectory_repeats_the_old_one_up_to_the_switch(now, shift):
     # any motion that leaves `old` there will do: here the rest of old, slowed by nothing
     tail = old.jerk[min(shift, 4) :]
     new = (
-        integrated(NAMES, start, switch, STEP, tail)
+        integrate_jerk(NAMES, start, switch, STEP, tail)
         if len(tail)
-        else held(NAMES, start.position, switch)
+        else make_hold(NAMES, start.position, switch)
     )
-    joined = spliced(old, new, S + now)
+    joined = splice(old, new, S + now)
     for t in range(S + now, S + 8 * STEP, STEP // 3):
         want = (old if t < switch else new).at(t)
         assert joined.at(t).position == pytest.approx(want.position, abs=1e-12)
@@ -73,8 +79,8 @@ def test_a_spliced_trajectory_repeats_the_old_one_up_to_the_switch(now, shift):
 
 
 def test_a_long_rest_is_not_repeated():
-    old = held(NAMES, np.zeros(2), S)
-    joined = spliced(old, held(NAMES, np.zeros(2), 100 * S), 99 * S)
+    old = make_hold(NAMES, np.zeros(2), S)
+    joined = splice(old, make_hold(NAMES, np.zeros(2), 100 * S), 99 * S)
     assert joined.start_ns == 99 * S and len(joined.time_ns) == 2
 
 

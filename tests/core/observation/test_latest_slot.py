@@ -2,11 +2,11 @@ from threading import Thread
 
 import pytest
 
-from wam_policy.core.observation.latest_slot import Newest
+from wam_policy.core.observation.latest_slot import LatestSlot
 
 
 def test_newest_wins_and_losses_are_counted():
-    slot = Newest()
+    slot = LatestSlot()
     assert slot.take() is None
     for item in 'abc':
         slot.put(item)
@@ -16,11 +16,11 @@ def test_newest_wins_and_losses_are_counted():
 
 def test_none_is_no_item():
     with pytest.raises(ValueError, match='None'):
-        Newest().put(None)
+        LatestSlot().put(None)
 
 
 def test_two_threads_lose_nothing_uncounted():
-    slot, taken, count = Newest(), [], 20_000
+    slot, taken, count = LatestSlot(), [], 20_000
 
     def put_all():
         for i in range(1, count + 1):

@@ -3,13 +3,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wam_policy.core.observation.observation_buffer import JUMP_NS, Refusal, Ring, Views
+from wam_policy.core.observation.observation_buffer import (
+    CLOCK_JUMP_NS,
+    ObservationBuffer,
+    ObservationRejection,
+    StampedBuffer,
+)
 from wam_policy.core.robot import embodiment
 from wam_policy.core.types import Frame, JointState, Observation
 
 S = 1_000_000_000
 MS = 1_000_000
-ROBOT = embodiment.load('yam')
+ROBOT = embodiment.load_embodiment('yam')
 TOP, LEFT, RIGHT = (camera.key for camera in ROBOT.cameras)
 
 
@@ -18,25 +23,25 @@ def frame(stamp_ns, camera=TOP):
 
 
 def joints(stamp_ns):
-    return JointState(stamp_ns, ROBOT.observed, ROBOT.rest_of(ROBOT.observed))
+    return JointState(stamp_ns, ROBOT.observed, ROBOT.home_positions(ROBOT.observed))
 
 
 def views(frames_ms, joints_ms):
-    seen = Views(ROBOT)
+    seen = ObservationBuffer(ROBOT)
     for camera, stamps in frames_ms.items():
         for stamp in stamps:
-            seen.rings[camera].put(frame(stamp * MS, camera))
+            seen.camera_buffers[camera].put(frame(stamp * MS, camera))
     for stamp in joints_ms:
-        seen.joints.put(joints(stamp * MS))
+        seen.joint_buffer.put(joints(stamp * MS))
     return seen
 
 
 @given(st.lists(st.integers(0, 5000), max_size=60), st.integers(0, 6000))
 def test_as_of_is_the_newest_not_later_among_what_was_kept(stamps_ms, t_ms):
-    ring = Ring(history_ns=3 * S, capacity=1000)
+    ring = StampedBuffer(history_ns=3 * S, capacity=1000)
     kept = []
     for stamp in stamps_ms:
-        if kept and kept[-1] - stamp >= JUMP_NS // MS:
+        if kept and kept[-1] - stamp >= CLOCK_JUMP_NS // MS:
             kept = []
         if ring.put(frame(stamp * MS)):
             kept.append(stamp)
@@ -49,7 +54,7 @@ def test_as_of_is_the_newest_not_later_among_what_was_kept(stamps_ms, t_ms):
 
 @given(st.integers(1, 50), st.integers(1, 200))
 def test_ring_is_bounded_in_number_and_seconds(capacity, count):
-    ring = Ring(history_ns=S, capacity=capacity)
+    ring = StampedBuffer(history_ns=S, capacity=capacity)
     for i in range(count):
         ring.put(frame(i * 20 * MS))
     assert len(ring) == min(count, capacity, 50)
@@ -57,7 +62,7 @@ def test_ring_is_bounded_in_number_and_seconds(capacity, count):
 
 
 def test_ring_counts_a_frozen_camera_and_late_frames_and_keeps_neither():
-    ring = Ring(3 * S, 100)
+    ring = StampedBuffer(3 * S, 100)
     assert ring.put(frame(10 * S))
     assert not ring.put(frame(10 * S))
     assert not ring.put(frame(10 * S - 30 * MS))
@@ -66,7 +71,7 @@ def test_ring_counts_a_frozen_camera_and_late_frames_and_keeps_neither():
 
 
 def test_ring_starts_over_when_the_clock_was_set_back():
-    ring = Ring(3 * S, 100)
+    ring = StampedBuffer(3 * S, 100)
     for i in range(5):
         ring.put(frame(10 * S + i * 100 * MS))
     assert ring.put(frame(2 * S))
@@ -75,7 +80,7 @@ def test_ring_starts_over_when_the_clock_was_set_back():
 
 
 def test_rate_decays_when_a_camera_stops():
-    ring = Ring(3 * S, 1000)
+    ring = StampedBuffer(3 * S, 1000)
     for i in range(91):
         ring.put(frame(i * S // 30))
     assert ring.rate_hz(3 * S) == pytest.approx(30.0, abs=0.6)
@@ -86,7 +91,7 @@ def test_rate_decays_when_a_camera_stops():
 def test_observation_is_what_all_saw_at_the_latest_common_instant():
     result = views(
         {TOP: [960, 1000], LEFT: [980, 1010], RIGHT: [950, 985]}, [975, 983, 995]
-    ).observation(1020 * MS)
+    ).latest_observation(1020 * MS)
     assert isinstance(result, Observation)
     assert result.stamp_ns == 985 * MS  # the right camera is the slowest
     assert [(f.camera, f.stamp_ns // MS) for f in result.frames] == [
@@ -98,11 +103,11 @@ def test_observation_is_what_all_saw_at_the_latest_common_instant():
 
 
 def test_nothing_yet_is_missing_and_names_the_topic():
-    refusal = views({}, []).observation(S)
-    assert refusal == Refusal(
+    refusal = views({}, []).latest_observation(S)
+    assert refusal == ObservationRejection(
         TOP, f'camera {TOP} (/top_camera/image_raw): nothing has arrived yet', missing=True
     )
-    refusal = views({TOP: [1000], LEFT: [1000], RIGHT: [1000]}, []).observation(S)
+    refusal = views({TOP: [1000], LEFT: [1000], RIGHT: [1000]}, []).latest_observation(S)
     assert refusal.source == 'joints' and refusal.missing
 
 
@@ -118,7 +123,7 @@ def test_age_gates_name_the_source_the_age_and_the_limit(late, now_ms, source, w
     stamps = {camera: [1000] for camera in (TOP, LEFT, RIGHT)}
     if late:
         stamps[late] = [750]
-    result = views(stamps, [i * 10 for i in range(101)]).observation(now_ms * MS)
+    result = views(stamps, [i * 10 for i in range(101)]).latest_observation(now_ms * MS)
     if source is None:
         assert isinstance(result, Observation)
     else:
@@ -126,43 +131,43 @@ def test_age_gates_name_the_source_the_age_and_the_limit(late, now_ms, source, w
 
 
 def test_a_camera_ahead_of_the_clock_is_refused_with_the_fix():
-    result = views({TOP: [4000], LEFT: [1000], RIGHT: [1000]}, [1000]).observation(S)
+    result = views({TOP: [4000], LEFT: [1000], RIGHT: [1000]}, [1000]).latest_observation(S)
     assert result.source == TOP and '3.000 s in the future' in result.reason
     assert 'synchronise' in result.reason
 
 
 def test_cameras_too_far_apart_are_refused():
-    refusal = views({TOP: [849, 1000], LEFT: [900], RIGHT: [890, 905]}, [890, 1000]).observation(
-        1000 * MS
-    )
+    refusal = views(
+        {TOP: [849, 1000], LEFT: [900], RIGHT: [890, 905]}, [890, 1000]
+    ).latest_observation(1000 * MS)
     assert refusal.source == TOP and 'too far apart' in refusal.reason
     assert '(nearest: 0.051 s)' in refusal.reason and not refusal.missing
     within = views({TOP: [850, 1000], LEFT: [900], RIGHT: [890, 905]}, [890, 1000])
-    assert isinstance(within.observation(1000 * MS), Observation)
+    assert isinstance(within.latest_observation(1000 * MS), Observation)
 
 
 def test_a_posture_must_be_from_before_the_frames():
     stamps = {camera: [1000] for camera in (TOP, LEFT, RIGHT)}
-    refusal = views(stamps, [1050]).observation(1060 * MS)
+    refusal = views(stamps, [1050]).latest_observation(1060 * MS)
     assert refusal.source == 'joints' and 'before the frames' in refusal.reason
 
 
 def test_clear_forgets_every_sense():
     seen = views({camera: [1000] for camera in (TOP, LEFT, RIGHT)}, [1000])
-    assert isinstance(seen.observation(S), Observation)
+    assert isinstance(seen.latest_observation(S), Observation)
     seen.clear()
-    assert seen.observation(S).missing
+    assert seen.latest_observation(S).missing
 
 
 def test_any_instant_is_judged_as_the_newest_is():
     seen = views({TOP: [900, 960], LEFT: [905, 965], RIGHT: [895, 955]}, [890, 950])
-    whole = seen.at(930 * MS)
+    whole = seen.observation_at(930 * MS)
     assert isinstance(whole, Observation) and whole.stamp_ns == 930 * MS
     assert [f.stamp_ns // MS for f in whole.frames] == [900, 905, 895]
     assert whole.joints.stamp_ns == 890 * MS
     live = views({TOP: [900], LEFT: [890, 965], RIGHT: [895, 955]}, [890, 950])
-    assert live.observation(965 * MS).stamp_ns == 900 * MS
-    assert live.observation(965 * MS).frames == live.at(900 * MS).frames
+    assert live.latest_observation(965 * MS).stamp_ns == 900 * MS
+    assert live.latest_observation(965 * MS).frames == live.observation_at(900 * MS).frames
 
 
 @pytest.mark.parametrize(
@@ -175,5 +180,5 @@ def test_any_instant_is_judged_as_the_newest_is():
     ],
 )
 def test_an_instant_nobody_saw_well_is_refused(at_ms, frames_ms, joints_ms, source, words):
-    refusal = views(frames_ms, joints_ms).at(at_ms * MS)
+    refusal = views(frames_ms, joints_ms).observation_at(at_ms * MS)
     assert refusal.source == source and words in refusal.reason and not refusal.missing

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from wam_policy.core.robot import embodiment
 
-G1, YAM = embodiment.load('agibot_g1'), embodiment.load('yam')
+G1, YAM = embodiment.load_embodiment('agibot_g1'), embodiment.load_embodiment('yam')
 
 
-@pytest.mark.parametrize('name', embodiment.names())
+@pytest.mark.parametrize('name', embodiment.list_robots())
 def test_every_robot_is_complete_and_consistent(name):
-    robot = embodiment.load(name)
+    robot = embodiment.load_embodiment(name)
     arms = [joint for joint in robot.commanded if robot.joint(joint).kind != 'gripper']
     grippers = [gripper.name for gripper in robot.grippers]
     assert list(robot.commanded) == arms + grippers  # arms first, then grippers
@@ -23,10 +23,10 @@ def test_every_robot_is_complete_and_consistent(name):
     assert len({camera.topic for camera in robot.cameras}) == len(robot.cameras)
     limits = robot.limits()
     assert limits.lower.shape == (len(robot.commanded),) and (limits.lower < limits.upper).all()
-    rest = robot.rest_of(robot.observed)
+    rest = robot.home_positions(robot.observed)
     everything = robot.limits(robot.observed)
     assert (rest >= everything.lower).all() and (rest <= everything.upper).all()
-    assert re.fullmatch('[0-9a-f]{64}', robot.contract)
+    assert re.fullmatch('[0-9a-f]{64}', robot.config_hash)
     with pytest.raises(ValueError):
         limits.lower[0] = 0.0
 
@@ -65,21 +65,21 @@ def test_g1_joint2_limits_are_mirrored_between_the_arms():
 
 def test_g1_gripper_120_is_closed_and_the_model_says_one_for_closed():
     for gripper in G1.grippers:
-        assert gripper.raw(0.0) == 120.0 and gripper.raw(1.0) == 35.0
-        assert gripper.canonical(120.0) == 0.0 and gripper.canonical(35.0) == 1.0
-        assert gripper.canonical(0.0) == 1.0  # wider than calibrated still means open
-        assert gripper.model(0.0) == 1.0 and gripper.model(1.0) == 0.0
-        assert not gripper.readable(200.0) and gripper.readable(120.0)
+        assert gripper.to_raw(0.0) == 120.0 and gripper.to_raw(1.0) == 35.0
+        assert gripper.from_raw(120.0) == 0.0 and gripper.from_raw(35.0) == 1.0
+        assert gripper.from_raw(0.0) == 1.0  # wider than calibrated still means open
+        assert gripper.to_model(0.0) == 1.0 and gripper.to_model(1.0) == 0.0
+        assert not gripper.is_valid_raw(200.0) and gripper.is_valid_raw(120.0)
     # raw = 35 + 85 * model, the converter of the released data
-    assert G1.grippers[0].raw(G1.grippers[0].from_model(0.25)) == 35 + 85 * 0.25
+    assert G1.grippers[0].to_raw(G1.grippers[0].from_model(0.25)) == 35 + 85 * 0.25
 
 
 def test_yam_gripper_keeps_its_sense():
     for gripper in YAM.grippers:
         for opening in (0.0, 0.3, 1.0):
-            assert gripper.raw(opening) == gripper.canonical(opening) == opening
-            assert gripper.model(opening) == gripper.from_model(opening) == opening
-    assert not YAM.grippers[0].readable(0.0018 * 1000)
+            assert gripper.to_raw(opening) == gripper.from_raw(opening) == opening
+            assert gripper.to_model(opening) == gripper.from_model(opening) == opening
+    assert not YAM.grippers[0].is_valid_raw(0.0018 * 1000)
 
 
 def test_yam_limits_are_not_the_placeholders_of_its_description():
@@ -121,13 +121,13 @@ def test_gripper_scales_are_inverted_exactly_once(opening, gripper):
 
 
 def test_gripper_command_never_leaves_the_driver_range():
-    assert G1.grippers[0].raw(1.7) == 35.0 and G1.grippers[0].raw(-0.4) == 120.0
+    assert G1.grippers[0].to_raw(1.7) == 35.0 and G1.grippers[0].to_raw(-0.4) == 120.0
     assert G1.grippers[0].from_model(-0.5) == 1.5  # what was asked stays visible
 
 
 def test_unknown_name_lists_what_there_is_and_the_nearest():
     with pytest.raises(ValueError, match="'agibot'; known: .*agibot_g1.*did you mean agibot_g1"):
-        embodiment.load('agibot')
+        embodiment.load_embodiment('agibot')
 
 
 @pytest.mark.parametrize(
@@ -199,23 +199,23 @@ def test_unknown_name_lists_what_there_is_and_the_nearest():
     ],
 )
 def test_a_fault_in_the_folder_names_file_key_and_fix(tmp_path, old, new, complaint):
-    shutil.copytree(embodiment.ROBOTS / 'yam', tmp_path / 'yam')
+    shutil.copytree(embodiment.ROBOTS_DIR / 'yam', tmp_path / 'yam')
     path = tmp_path / 'yam' / 'embodiment.yaml'
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ValueError, match=complaint) as caught:
-        embodiment.load('yam', tmp_path)
+        embodiment.load_embodiment('yam', tmp_path)
     assert str(path) in str(caught.value)
 
 
 def test_contract_follows_content_not_comments(tmp_path):
-    shutil.copytree(embodiment.ROBOTS / 'yam', tmp_path / 'yam')
+    shutil.copytree(embodiment.ROBOTS_DIR / 'yam', tmp_path / 'yam')
     path = tmp_path / 'yam' / 'embodiment.yaml'
     path.write_text('# a remark\n' + path.read_text())
-    assert embodiment.load('yam', tmp_path).contract == YAM.contract
+    assert embodiment.load_embodiment('yam', tmp_path).config_hash == YAM.config_hash
     path.write_text(path.read_text().replace('step_hz: 30.0', 'step_hz: 15.0'))
-    assert embodiment.load('yam', tmp_path).contract != YAM.contract
+    assert embodiment.load_embodiment('yam', tmp_path).config_hash != YAM.config_hash
 
 
 def test_vendor_block_is_frozen_all_the_way_down():

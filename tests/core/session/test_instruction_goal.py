@@ -1,30 +1,41 @@
 import pytest
 
-from wam_policy.core.session.instruction_goal import Outcome, Run, World
+from wam_policy.core.session.instruction_goal import (
+    GoalContext,
+    InstructionGoal,
+    InstructionOutcome,
+)
 
-RUN = Run('lift the cup', order=3, start_ns=0, limit_ns=10, first_chunk=0)
+RUN = InstructionGoal(
+    'lift the cup', instruction_number=3, start_ns=0, time_limit_ns=10, chunks_before=0
+)
 
 
 @pytest.mark.parametrize(
     ('world', 'outcome'),
     [
-        (World(9, 3), None),
-        (World(10, 3), Outcome.TIME_OVER),
-        (World(5, 4), Outcome.REPLACED),
-        (World(5, 3, cancelled=True), Outcome.CANCELLED),
-        (World(5, 3, fault='e-stop'), Outcome.FAILED),
-        (World(5, 3, achieved='lift the cup'), Outcome.SUCCEEDED),
-        (World(5, 3, achieved='push the cup'), None),
-        (World(99, 4, fault='e-stop', achieved='lift the cup', cancelled=True), Outcome.REPLACED),
-        (World(99, 3, achieved='lift the cup'), Outcome.SUCCEEDED),
+        (GoalContext(9, 3), None),
+        (GoalContext(10, 3), InstructionOutcome.TIME_OVER),
+        (GoalContext(5, 4), InstructionOutcome.REPLACED),
+        (GoalContext(5, 3, cancelled=True), InstructionOutcome.CANCELLED),
+        (GoalContext(5, 3, failure='e-stop'), InstructionOutcome.FAILED),
+        (GoalContext(5, 3, achieved_instruction='lift the cup'), InstructionOutcome.SUCCEEDED),
+        (GoalContext(5, 3, achieved_instruction='push the cup'), None),
+        (
+            GoalContext(
+                99, 4, failure='e-stop', achieved_instruction='lift the cup', cancelled=True
+            ),
+            InstructionOutcome.REPLACED,
+        ),
+        (GoalContext(99, 3, achieved_instruction='lift the cup'), InstructionOutcome.SUCCEEDED),
     ],
 )
 def test_how_a_run_ends(world, outcome):
-    assert RUN.outcome(world) is outcome
+    assert RUN.evaluate(world) is outcome
 
 
 def test_a_run_without_words_or_time_is_refused():
     with pytest.raises(ValueError, match='needs an instruction'):
-        Run('', 1, 0, 10, 0)
+        InstructionGoal('', 1, 0, 10, 0)
     with pytest.raises(ValueError, match='above 0 s'):
-        Run('lift', 1, 0, 0, 0)
+        InstructionGoal('lift', 1, 0, 0, 0)

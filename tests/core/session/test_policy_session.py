@@ -5,38 +5,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wam_policy.core.observation.frame_history import Grid
+from wam_policy.core.observation.frame_history import BlockTiming
 from wam_policy.core.robot import embodiment
 from wam_policy.core.session.policy_session import (
-    Answer,
-    Cache,
+    CacheStatus,
     Commit,
-    Policy,
+    PolicySession,
+    PolicyState,
     Query,
+    QueryResult,
     Reset,
-    Settings,
-    State,
-    Workers,
+    SessionSettings,
+    WorkerAvailability,
 )
 from wam_policy.core.types import Frame, JointState
 
 MS = 1_000_000
-GRID = Grid(frames_per_block=4, frame_period_ns=200 * MS, window_blocks=3)
-ROBOT = embodiment.load('yam')
+GRID = BlockTiming(frames_per_block=4, frame_period_ns=200 * MS, window_blocks=3)
+ROBOT = embodiment.load_embodiment('yam')
 CAMERAS = [camera.key for camera in ROBOT.cameras]
 
 
-class Stage:
+class SessionHarness:
     """Play cameras at 20 Hz, joints at 100 Hz and one worker, in virtual time of 1 ms steps."""
 
     def __init__(self, query_ms=60, commit_ms=30, ready=True, **chosen):
-        self.policy = Policy(ROBOT, Settings(**chosen), boot='t')
+        self.policy = PolicySession(ROBOT, SessionSettings(**chosen), session_prefix='t')
         self.now_ms, self.busy_until_ms, self.request = 0, 0, None
-        self.dark, self.asked, self.chunks = set(), [], []
-        self.cost = {Reset: 5, Commit: commit_ms, Query: query_ms}
+        self.stopped_cameras, self.requests, self.chunks = set(), [], []
+        self.durations_ms = {Reset: 5, Commit: commit_ms, Query: query_ms}
         self.targets = np.zeros((24, 14))
         if ready:
-            self.policy.on_ready(GRID)
+            self.policy.on_workers_ready(GRID)
 
     def run(self, ms):
         for _ in range(ms):
@@ -44,260 +44,265 @@ class Stage:
             if now % 10 == 0:
                 self.policy.on_joints(JointState(now * MS, ROBOT.observed, np.zeros(14)), now * MS)
             if now % 50 == 0:
-                for camera in set(CAMERAS) - self.dark:
+                for camera in set(CAMERAS) - self.stopped_cameras:
                     self.policy.on_frame(
                         Frame(camera, now * MS, np.zeros((2, 2, 3), np.uint8)), now * MS
                     )
             if self.request and now >= self.busy_until_ms:
-                self.answer()
+                self.finish_request()
             if not self.request:
-                self.ask()
+                self.start_request()
 
-    def ask(self):
-        self.request = self.policy.next(self.now_ms * MS)
+    def start_request(self):
+        self.request = self.policy.next_request(self.now_ms * MS)
         if self.request:
-            self.asked.append((self.now_ms, self.request))
-            self.busy_until_ms = self.now_ms + self.cost[type(self.request)]
+            self.requests.append((self.now_ms, self.request))
+            self.busy_until_ms = self.now_ms + self.durations_ms[type(self.request)]
 
-    def answer(self):
+    def finish_request(self):
         request, self.request = self.request, None
         if isinstance(request, Reset):
-            self.policy.on_reset(request)
+            self.policy.on_reset_done(request)
         elif isinstance(request, Commit):
-            self.policy.on_committed(request, Cache(blocks=request.number + 1))
+            self.policy.on_commit_done(request, CacheStatus(blocks=request.number + 1))
         else:
-            chunk = self.policy.on_answer(
-                request, Answer(1 / 30, self.targets, np.zeros(14), {}), self.now_ms * MS
+            chunk = self.policy.on_query_result(
+                request, QueryResult(1 / 30, self.targets, np.zeros(14), {}), self.now_ms * MS
             )
             if chunk:
                 self.chunks.append(chunk)
                 self.policy.on_published(chunk, self.now_ms * MS, self.now_ms * MS)
 
-    def of(self, kind):
-        return [(ms, request) for ms, request in self.asked if isinstance(request, kind)]
+    def requests_of(self, kind):
+        return [(ms, request) for ms, request in self.requests if isinstance(request, kind)]
 
-    def state(self):
-        return self.policy.condition(self.now_ms * MS)
+    def get_state(self):
+        return self.policy.get_state(self.now_ms * MS)
 
 
-def running(**more):
-    stage = Stage(**more)
+def start_running(**more):
+    stage = SessionHarness(**more)
     stage.policy.on_instruction('lift the cup')
     stage.run(3000)
-    assert stage.state() == (State.RUNNING, '')
+    assert stage.get_state() == (PolicyState.RUNNING, '')
     return stage
 
 
 def test_it_waits_for_workers_instruction_and_senses_in_turn():
-    stage = Stage(ready=False)
-    assert stage.state() == (State.STARTING, 'workers are starting')
-    stage.policy.on_ready(GRID)
-    assert stage.state()[0] is State.IDLE
+    stage = SessionHarness(ready=False)
+    assert stage.get_state() == (PolicyState.STARTING, 'workers are starting')
+    stage.policy.on_workers_ready(GRID)
+    assert stage.get_state()[0] is PolicyState.IDLE
     stage.policy.on_instruction('lift the cup')
-    stage.dark = set(CAMERAS)
+    stage.stopped_cameras = set(CAMERAS)
     stage.run(100)
-    state, reason = stage.state()
-    assert state is State.WAITING_OBSERVATION and CAMERAS[0] in reason
-    assert [type(request) for _, request in stage.asked] == [Reset]
-    stage.dark = set()
+    state, reason = stage.get_state()
+    assert state is PolicyState.WAITING_OBSERVATION and CAMERAS[0] in reason
+    assert [type(request) for _, request in stage.requests] == [Reset]
+    stage.stopped_cameras = set()
     stage.run(500)
-    assert stage.state()[0] is State.RUNNING and stage.chunks
+    assert stage.get_state()[0] is PolicyState.RUNNING and stage.chunks
 
 
 def test_queries_run_free_below_their_rate_and_commits_follow_real_time():
-    stage = running()
-    gaps = np.diff([ms for ms, _ in stage.of(Query)])
+    stage = start_running()
+    gaps = np.diff([ms for ms, _ in stage.requests_of(Query)])
     assert gaps.min() >= 100 and np.median(gaps) <= 150
-    commits = [request for _, request in stage.of(Commit)]
+    commits = [request for _, request in stage.requests_of(Commit)]
     assert [c.number for c in commits] == [0, 1, 2, 3]
     assert [len(c.block.stamps_ns) for c in commits] == [1, 4, 4, 4]
-    assert stage.policy.tally.commits == 4 and stage.policy.tally.rebuilds == 0
+    assert stage.policy.counters.commits == 4 and stage.policy.counters.rebuilds == 0
     assert [c.sequence for c in stage.chunks] == sorted({c.sequence for c in stage.chunks})
     assert all(c.session == stage.policy.session for c in stage.chunks)
 
 
 @pytest.mark.parametrize(('query_ms', 'commit_ms'), [(60, 90), (250, 90), (250, 400)])
 def test_commit_and_query_take_turns_when_both_wait(query_ms, commit_ms):
-    stage = Stage(query_ms, commit_ms)
+    stage = SessionHarness(query_ms, commit_ms)
     stage.policy.on_instruction('lift the cup')
     stage.run(8000)
-    order = [type(request) for _, request in stage.asked[2:]]
+    order = [type(request) for _, request in stage.requests[2:]]
     assert not any(a is b is Commit for a, b in pairwise(order))
-    assert stage.policy.tally.commits >= 9
-    assert len(stage.of(Query)) >= 0.6 * 8000 / (max(query_ms, 100) + commit_ms)
+    assert stage.policy.counters.commits >= 9
+    assert len(stage.requests_of(Query)) >= 0.6 * 8000 / (max(query_ms, 100) + commit_ms)
 
 
 def test_a_new_instruction_drops_the_chunk_in_flight_and_starts_from_an_empty_memory():
-    stage = running()
+    stage = start_running()
     while not isinstance(stage.request, Query):
         stage.run(1)
     old, chunks = stage.policy.session, len(stage.chunks)
     stage.policy.on_instruction('open the drawer')
-    stage.asked.clear()
+    stage.requests.clear()
     stage.run(700)
-    assert stage.policy.tally.dropped_chunks == 1
+    assert stage.policy.counters.dropped_chunks == 1
     assert {c.session for c in stage.chunks[chunks:]} == {stage.policy.session} != {old}
-    assert stage.asked[0][1] == Reset(stage.policy.session, 'open the drawer')
-    assert [type(r) for _, r in stage.asked[:3]] == [Reset, Commit, Query]
-    assert stage.asked[1][1].number == 0
+    assert stage.requests[0][1] == Reset(stage.policy.session, 'open the drawer')
+    assert [type(r) for _, r in stage.requests[:3]] == [Reset, Commit, Query]
+    assert stage.requests[1][1].number == 0
 
 
 def test_the_same_words_again_change_nothing_but_a_run_of_them_starts_anew():
-    stage = running()
+    stage = start_running()
     session = stage.policy.session
     stage.policy.on_instruction('lift the cup')
     assert stage.policy.session == session
-    assert stage.policy.start('lift  the cup') == 2
+    assert stage.policy.start_instruction('lift  the cup') == 2
     assert stage.policy.session != session
 
 
 def test_a_run_needs_words():
     with pytest.raises(ValueError, match='say what to do'):
-        running().policy.start(' \n')
+        start_running().policy.start_instruction(' \n')
 
 
 def test_a_text_that_is_too_long_changes_nothing_and_is_explained_until_a_better_one_comes():
-    stage = running()
+    stage = start_running()
     session = stage.policy.session
     stage.policy.on_instruction('x' * 401)
     assert stage.policy.session == session and stage.policy.instruction == 'lift the cup'
-    state, reason = stage.state()
-    assert state is State.RUNNING
+    state, reason = stage.get_state()
+    assert state is PolicyState.RUNNING
     assert '401 characters, at most 400' in reason and 'the last one stays' in reason
     stage.policy.on_instruction('lift the cup')
-    assert stage.state() == (State.RUNNING, '')
+    assert stage.get_state() == (PolicyState.RUNNING, '')
 
 
 def test_queries_that_read_no_picture_follow_the_posture():
-    stage = running(newest_posture=True)
-    for ms, query in stage.of(Query):
+    stage = start_running(newest_posture=True)
+    for ms, query in stage.requests_of(Query):
         assert ms * MS - query.observation.stamp_ns < 10 * MS
         assert query.observation.joints.stamp_ns == query.observation.stamp_ns
         assert all(f.stamp_ns <= query.observation.stamp_ns for f in query.observation.frames)
-    gaps = np.diff([ms for ms, _ in stage.of(Query)])
+    gaps = np.diff([ms for ms, _ in stage.requests_of(Query)])
     assert np.median(gaps) <= 110
 
 
 def test_the_query_rate_can_be_changed_on_the_way():
-    stage = running()
-    stage.policy.retune(500 * MS)
-    stage.asked.clear()
+    stage = start_running()
+    stage.policy.set_query_period(500 * MS)
+    stage.requests.clear()
     stage.run(3000)
-    assert np.diff([ms for ms, _ in stage.of(Query)]).min() >= 500
+    assert np.diff([ms for ms, _ in stage.requests_of(Query)]).min() >= 500
 
 
 def test_one_query_per_commit_where_the_released_server_is_followed():
-    stage = Stage(query_per_commit=True)
+    stage = SessionHarness(query_per_commit=True)
     stage.policy.on_instruction('lift the cup')
     stage.run(4000)
-    kinds = [type(request) for _, request in stage.asked[1:]]
+    kinds = [type(request) for _, request in stage.requests[1:]]
     assert kinds[:8] == [Commit, Query] * 4
 
 
 def test_latency_tells_where_the_time_went_and_leaves_the_first_answer_out():
-    stage = running()
+    stage = start_running()
     p50 = stage.policy.latencies.percentiles_ms(50)[0]
     assert set(p50) == {'receive', 'wait', 'transport', 'publish', 'total'}
     assert p50['transport'] == 60 and p50['receive'] == 0
     assert p50['total'] == pytest.approx(p50['wait'] + p50['transport'], abs=50)
-    assert 6.5 < stage.policy.rate.hz(stage.now_ms * MS) <= 10
-    stage.policy.on_ready(GRID)
-    stage.cost[Query] = 700
+    assert 6.5 < stage.policy.chunk_rate.hz(stage.now_ms * MS) <= 10
+    stage.policy.on_workers_ready(GRID)
+    stage.durations_ms[Query] = 700
     stage.run(1000)
     assert stage.policy.latencies.percentiles_ms(100)[0]['transport'] == 60
 
 
 def test_an_empty_instruction_stops_all_requests():
-    stage = running()
+    stage = start_running()
     stage.policy.on_instruction('')
     stage.run(100)
-    stage.asked.clear()
+    stage.requests.clear()
     stage.run(500)
-    assert not stage.asked and stage.state() == (State.HOLDING, 'the instruction is empty')
+    assert not stage.requests and stage.get_state() == (
+        PolicyState.HOLDING,
+        'the instruction is empty',
+    )
 
 
 def test_a_flood_of_instructions_costs_one_session_per_request_and_ends_well():
-    stage = running()
-    stage.asked.clear()
+    stage = start_running()
+    stage.requests.clear()
     for i in range(1000):
         stage.policy.on_instruction(f'task {i}')
         stage.run(1)
-    assert len(stage.of(Reset)) < 250 and not stage.of(Query)
+    assert len(stage.requests_of(Reset)) < 250 and not stage.requests_of(Query)
     stage.run(500)
-    assert stage.state()[0] is State.RUNNING
+    assert stage.get_state()[0] is PolicyState.RUNNING
     assert stage.chunks[-1].session == stage.policy.session
 
 
 def test_a_dark_camera_stops_queries_says_so_and_resumes_by_itself():
-    stage = running()
-    stage.dark = {CAMERAS[1]}
+    stage = start_running()
+    stage.stopped_cameras = {CAMERAS[1]}
     stage.run(300)
-    stage.asked.clear()
+    stage.requests.clear()
     stage.run(1000)
-    state, reason = stage.state()
-    assert state is State.STALE_OBSERVATION
+    state, reason = stage.get_state()
+    assert state is PolicyState.STALE_OBSERVATION
     assert CAMERAS[1] in reason and 'limit 0.2 s' in reason
-    assert not stage.of(Query)
-    session, stage.dark = stage.policy.session, set()
+    assert not stage.requests_of(Query)
+    session, stage.stopped_cameras = stage.policy.session, set()
     stage.run(500)
-    assert stage.state()[0] is State.RUNNING and stage.policy.session == session
+    assert stage.get_state()[0] is PolicyState.RUNNING and stage.policy.session == session
 
 
 def test_a_long_gap_begins_a_new_memory_in_a_new_session():
-    stage = running()
-    session, stage.dark = stage.policy.session, {CAMERAS[0]}
+    stage = start_running()
+    session, stage.stopped_cameras = stage.policy.session, {CAMERAS[0]}
     stage.run(4000)
-    stage.dark = set()
-    stage.asked.clear()
+    stage.stopped_cameras = set()
+    stage.requests.clear()
     stage.run(2000)
-    assert stage.state()[0] is State.RUNNING and stage.policy.session != session
-    assert [c.number for _, c in stage.of(Commit)] == [0, 1, 2]
-    assert stage.policy.tally.rebuilds == 1
+    assert stage.get_state()[0] is PolicyState.RUNNING and stage.policy.session != session
+    assert [c.number for _, c in stage.requests_of(Commit)] == [0, 1, 2]
+    assert stage.policy.counters.rebuilds == 1
 
 
 def test_dead_workers_hold_and_their_successors_get_the_real_past_before_any_query():
-    stage = running()
+    stage = start_running()
     while not isinstance(stage.request, Query):
         stage.run(1)
     stage.request, session = None, stage.policy.session
-    stage.policy.on_workers(Workers.DOWN, 'worker cond (rank 0) was killed by SIGKILL')
-    assert stage.state() == (State.HOLDING, 'worker cond (rank 0) was killed by SIGKILL')
-    stage.asked.clear()
+    stage.policy.on_workers_unavailable(
+        WorkerAvailability.DOWN, 'worker cond (rank 0) was killed by SIGKILL'
+    )
+    assert stage.get_state() == (PolicyState.HOLDING, 'worker cond (rank 0) was killed by SIGKILL')
+    stage.requests.clear()
     stage.run(5000)
-    assert not stage.asked
-    commits, down_ms = stage.policy.tally.commits, stage.now_ms
-    stage.policy.on_ready(GRID)
+    assert not stage.requests
+    commits, down_ms = stage.policy.counters.commits, stage.now_ms
+    stage.policy.on_workers_ready(GRID)
     stage.run(700)
-    kinds = [type(request) for _, request in stage.asked]
+    kinds = [type(request) for _, request in stage.requests]
     assert kinds[:5] == [Reset, Commit, Commit, Commit, Commit] and Query in kinds[5:7]
-    blocks = [request.block for _, request in stage.of(Commit)]
-    assert [request.number for _, request in stage.of(Commit)][:4] == [0, 1, 2, 3]
+    blocks = [request.block for _, request in stage.requests_of(Commit)]
+    assert [request.number for _, request in stage.requests_of(Commit)][:4] == [0, 1, 2, 3]
     stamps = [stamp for block in blocks for stamp in block.stamps_ns]
     assert set(np.diff(stamps)) == {200 * MS}
     assert down_ms * MS - blocks[3].stamps_ns[-1] < 800 * MS
-    assert stage.policy.tally.rebuilds == 1 and stage.policy.session != session
+    assert stage.policy.counters.rebuilds == 1 and stage.policy.session != session
     # every block is counted once, however often it was sent
-    assert stage.policy.tally.commits - commits >= 3
-    assert stage.state()[0] is State.RUNNING
+    assert stage.policy.counters.commits - commits >= 3
+    assert stage.get_state()[0] is PolicyState.RUNNING
 
 
 def test_workers_that_stay_down_are_an_error():
-    stage = running()
-    stage.policy.on_workers(Workers.FAILED, 'no checkpoint at /nowhere')
-    assert stage.state() == (State.ERROR, 'no checkpoint at /nowhere')
+    stage = start_running()
+    stage.policy.on_workers_unavailable(WorkerAvailability.FAILED, 'no checkpoint at /nowhere')
+    assert stage.get_state() == (PolicyState.ERROR, 'no checkpoint at /nowhere')
 
 
 def test_a_refused_request_is_tried_again_later_with_the_past_replayed():
-    stage = running()
+    stage = start_running()
     while not isinstance(stage.request, Query):
         stage.run(1)
     stage.request = None
-    stage.policy.on_failure('out of memory', (stage.now_ms + 1000) * MS)
-    stage.asked.clear()
+    stage.policy.on_request_failed('out of memory', (stage.now_ms + 1000) * MS)
+    stage.requests.clear()
     stage.run(900)
-    assert not stage.asked and stage.state() == (State.ERROR, 'out of memory')
+    assert not stage.requests and stage.get_state() == (PolicyState.ERROR, 'out of memory')
     stage.run(600)
-    assert stage.state()[0] is State.RUNNING and stage.policy.tally.rebuilds == 1
+    assert stage.get_state()[0] is PolicyState.RUNNING and stage.policy.counters.rebuilds == 1
 
 
 @pytest.mark.parametrize(
@@ -311,51 +316,53 @@ def test_a_refused_request_is_tried_again_later_with_the_past_replayed():
     ],
 )
 def test_an_answer_that_must_not_move_anything_is_dropped_counted_and_explained(targets, fault):
-    stage = running()
+    stage = start_running()
     chunks = len(stage.chunks)
     stage.targets = targets
     stage.run(500)
-    assert len(stage.chunks) == chunks and stage.policy.tally.dropped_chunks >= 3
-    assert fault in stage.state()[1]
+    assert len(stage.chunks) == chunks and stage.policy.counters.dropped_chunks >= 3
+    assert fault in stage.get_state()[1]
     stage.targets = np.zeros((24, 14))
     stage.run(500)
-    assert stage.state() == (State.RUNNING, '')
+    assert stage.get_state() == (PolicyState.RUNNING, '')
 
 
 def test_an_answer_whose_rows_are_all_past_is_dropped():
-    stage = Stage(query_ms=900)
+    stage = SessionHarness(query_ms=900)
     stage.policy.on_instruction('lift the cup')
     stage.run(3000)
-    assert not stage.chunks and stage.policy.tally.dropped_chunks == 3
-    assert 'its last row was due before it came' in stage.state()[1]
+    assert not stage.chunks and stage.policy.counters.dropped_chunks == 3
+    assert 'its last row was due before it came' in stage.get_state()[1]
 
 
 def test_a_clock_set_back_drops_the_past_and_begins_a_new_session():
-    stage = running()
+    stage = start_running()
     session = stage.policy.session
     stage.policy.on_time_jump('time went back by 2 s')
-    assert stage.state()[0] is State.WAITING_OBSERVATION
+    assert stage.get_state()[0] is PolicyState.WAITING_OBSERVATION
     stage.now_ms, stage.busy_until_ms = 0, 0
     stage.run(1500)
-    assert stage.state()[0] is State.RUNNING and stage.policy.session != session
+    assert stage.get_state()[0] is PolicyState.RUNNING and stage.policy.session != session
 
 
 def test_workers_slower_than_real_time_begin_anew_and_still_answer():
-    stage = Stage(commit_ms=1200)
+    stage = SessionHarness(commit_ms=1200)
     stage.policy.on_instruction('lift the cup')
     stage.run(20_000)
-    assert stage.policy.tally.rebuilds >= 1 and len(stage.chunks) >= 8
-    numbers = [c.number for _, c in stage.of(Commit)]
+    assert stage.policy.counters.rebuilds >= 1 and len(stage.chunks) >= 8
+    numbers = [c.number for _, c in stage.requests_of(Commit)]
     assert numbers.count(0) >= 2
 
 
 def test_frames_that_nobody_looked_at_are_counted():
-    stage = running()
-    received = sum(ring.received for ring in stage.policy.views.rings.values())
-    picked = {(f.camera, f.stamp_ns) for _, q in stage.of(Query) for f in q.observation.frames}
+    stage = start_running()
+    received = sum(ring.received for ring in stage.policy.observations.camera_buffers.values())
+    picked = {
+        (f.camera, f.stamp_ns) for _, q in stage.requests_of(Query) for f in q.observation.frames
+    }
     picked |= {
         (f.camera, f.stamp_ns)
-        for _, c in stage.of(Commit)
+        for _, c in stage.requests_of(Commit)
         for frames in c.block.views.values()
         for f in frames
     }
@@ -373,26 +380,28 @@ def test_frames_that_nobody_looked_at_are_counted():
     )
 )
 def test_whatever_happens_chunks_belong_to_their_session_and_memory_is_gapless(events):
-    stage = Stage()
+    stage = SessionHarness()
     for i, (event, ms) in enumerate(events):
         policy = stage.policy
         if event in ('words', 'stop'):
             policy.on_instruction(f'task {i}' if event == 'words' else '')
         elif event in ('down', 'up'):
             stage.request = None
-            policy.on_workers(Workers.DOWN, 'gone') if event == 'down' else policy.on_ready(GRID)
+            policy.on_workers_unavailable(
+                WorkerAvailability.DOWN, 'gone'
+            ) if event == 'down' else policy.on_workers_ready(GRID)
         elif event in ('dark', 'light'):
-            stage.dark = {CAMERAS[2]} if event == 'dark' else set()
+            stage.stopped_cameras = {CAMERAS[2]} if event == 'dark' else set()
         elif event == 'jump':
             policy.on_time_jump('jump')
         elif stage.request:
             stage.request = None
-            policy.on_failure('refused', (stage.now_ms + 50) * MS)
+            policy.on_request_failed('refused', (stage.now_ms + 50) * MS)
         stage.run(ms)
-    sessions = [request.session for _, request in stage.asked]
+    sessions = [request.session for _, request in stage.requests]
     assert sessions == sorted(sessions, key=lambda s: int(s.split('-')[1]))
     for session in set(sessions):
-        mine = [request for _, request in stage.asked if request.session == session]
+        mine = [request for _, request in stage.requests if request.session == session]
         assert isinstance(mine[0], Reset) and sum(isinstance(r, Reset) for r in mine) == 1
         commits = [request for request in mine if isinstance(request, Commit)]
         assert [c.number for c in commits] == list(range(len(commits)))

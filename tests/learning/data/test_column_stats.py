@@ -7,7 +7,7 @@ from wam_learning.data import column_stats
 
 
 def test_six_are_over_rows():
-    found = column_stats.six(np.array([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0]]))
+    found = column_stats.compute_stats(np.array([[0.0, 5.0], [2.0, 5.0], [4.0, 5.0]]))
     assert found['mean'] == [2.0, 5.0] and found['min'] == [0.0, 5.0] and found['max'] == [4, 5]
     assert found['std'] == pytest.approx([np.sqrt(8 / 3), 0.0])
     assert found['q01'] == pytest.approx([0.04, 5.0]) and found['q99'] == pytest.approx([3.96, 5])
@@ -24,17 +24,17 @@ def test_relative_statistics_are_those_of_every_pair(lengths, horizon):
         for i in range(len(state) - horizon + 1)
         for j in range(horizon)
     ]
-    found = column_stats.relative(states, actions, horizon)
+    found = column_stats.compute_relative_stats(states, actions, horizon)
     if not pairs:
         assert found is None
         return
-    expected = column_stats.six(np.array(pairs))
-    for name in column_stats.NAMES:
+    expected = column_stats.compute_stats(np.array(pairs))
+    for name in column_stats.STAT_NAMES:
         assert found[name] == pytest.approx(expected[name])
 
 
 def test_picture_statistics_have_the_shape_lerobot_reads():
     white, black = (np.full((16, 16, 3), value, np.uint8) for value in (255, 0))
-    found = column_stats.sampled_pictures([white, black])
+    found = column_stats.compute_image_stats([white, black])
     assert np.shape(found['mean']) == (3, 1, 1) and found['count'] == [2]
     assert np.ravel(found['mean']) == pytest.approx(0.5)

@@ -8,55 +8,59 @@ import pyarrow.parquet as pq
 import pytest
 
 from wam_learning.data import dataset_validation, gear_metadata
-from wam_learning.data.lerobot_writer import Dataset
-from wam_learning.data.time_sync import Row
-from wam_learning.data.video_files import Video, decoded, pictures
+from wam_learning.data.lerobot_writer import LeRobotWriter
+from wam_learning.data.time_sync import Sample
+from wam_learning.data.video_files import VideoWriter, read_frame_times, read_frames
 from wam_policy.core.robot import embodiment, transforms
 from wam_policy.core.types import Frame, JointState, Observation
 
 SIZE = (64, 48)
 
 
-def row(robot, index, size=SIZE, words='wave', grip=None):
+def make_sample(robot, index, size=SIZE, instruction='wave', gripper=None):
     rgb = np.full((size[1], size[0], 3), 20 + index * 3 % 200, np.uint8)
     names, rest = robot.observed, robot.rest_of(robot.observed).copy()
     rest[0] += 0.01 * index
     targets = rest[: len(robot.commanded)] + 0.05
     targets[[robot.commanded.index(g.name) for g in robot.grippers]] = (
-        index % 2 if grip is None else grip
+        index % 2 if gripper is None else gripper
     )
     frames = tuple(Frame(camera.key, index, rgb) for camera in robot.cameras)
-    return Row(index, Observation(index, frames, JointState(index, names, rest)), targets, words)
+    return Sample(
+        index, Observation(index, frames, JointState(index, names, rest)), targets, instruction
+    )
 
 
-def made(folder, name='agibot_g1', lengths=(40, 30), **changes):
-    robot = embodiment.load(name)
-    into = Dataset(folder, robot)
+def write_dataset(folder, name='agibot_g1', lengths=(40, 30), **changes):
+    robot = embodiment.load_embodiment(name)
+    into = LeRobotWriter(folder, robot)
     for number, length in enumerate(lengths):
         for index in range(length):
-            into.add(row(robot, index, words=('wave', 'lift')[number % 2], **changes))
-        into.end()
-    into.close({'robot': name})
+            into.add_sample(
+                make_sample(robot, index, instruction=('wave', 'lift')[number % 2], **changes)
+            )
+        into.end_episode()
+    into.finalize({'robot': name})
     return robot
 
 
-def lines(path):
+def read_jsonl(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize('name', embodiment.names())
+@pytest.mark.parametrize('name', embodiment.list_robots())
 def test_the_layout_is_what_its_metadata_says(tmp_path, name):
-    robot = made(tmp_path / 'out', name)
+    robot = write_dataset(tmp_path / 'out', name)
     root = tmp_path / 'out'
     info = json.loads((root / 'meta/info.json').read_text())
     assert info['codebase_version'] == 'v2.1' and info['fps'] == round(1 / robot.step_dt_s)
     assert (info['total_episodes'], info['total_frames'], info['total_tasks']) == (2, 70, 2)
     assert info['total_videos'] == 2 * len(robot.cameras)
-    assert lines(root / 'meta/tasks.jsonl') == [
+    assert read_jsonl(root / 'meta/tasks.jsonl') == [
         {'task_index': 0, 'task': 'wave'},
         {'task_index': 1, 'task': 'lift'},
     ]
-    assert [e['length'] for e in lines(root / 'meta/episodes.jsonl')] == [40, 30]
+    assert [e['length'] for e in read_jsonl(root / 'meta/episodes.jsonl')] == [40, 30]
     first = pq.read_table(root / 'data/chunk-000/episode_000000.parquet')
     second = pq.read_table(root / 'data/chunk-000/episode_000001.parquet')
     assert set(first.column_names) == {
@@ -70,15 +74,15 @@ def test_the_layout_is_what_its_metadata_says(tmp_path, name):
         feature = info['features'][f'observation.images.{camera.key}']
         assert feature['shape'] == [48, 64, 3]
         path = root / f'videos/chunk-000/observation.images.{camera.key}/episode_000000.mp4'
-        seen = pictures(path)
+        seen = read_frames(path)
         assert seen.shape == (40, 48, 64, 3)
         assert abs(seen[:, 24, 32, 0].astype(int) - (20 + np.arange(40) * 3 % 200)).max() <= 3
-    assert not list(dataset_validation.findings(root, robot))
+    assert not list(dataset_validation.find_issues(root, robot))
 
 
-@pytest.mark.parametrize('name', embodiment.names())
+@pytest.mark.parametrize('name', embodiment.list_robots())
 def test_modality_slices_give_back_what_the_robot_did(tmp_path, name):
-    robot = made(tmp_path / 'out', name, lengths=(30,))
+    robot = write_dataset(tmp_path / 'out', name, lengths=(30,))
     modality = json.loads((tmp_path / 'out/meta/modality.json').read_text())
     table = pq.read_table(tmp_path / 'out/data/chunk-000/episode_000000.parquet')
     state, action = (np.stack(table[key].to_numpy()) for key in ('observation.state', 'action'))
@@ -90,16 +94,16 @@ def test_modality_slices_give_back_what_the_robot_did(tmp_path, name):
     (annotation,) = modality['annotation'].items()
     assert f'annotation.{annotation[0]}' == robot.language_key == annotation[1]['original_key']
     for i in (0, 7, 29):
-        wanted = row(robot, i)
+        wanted = make_sample(robot, i)
         cut = {
             key: state[i, part['start'] : part['end']] for key, part in modality['state'].items()
         }
-        posture = transforms.posture(robot, cut)
+        posture = transforms.from_model_state(robot, cut)
         assert posture == pytest.approx(wanted.observation.joints.position, abs=1e-6)
         cut = {
             key: action[i, part['start'] : part['end']] for key, part in modality['action'].items()
         }
-        assert transforms.targets(robot, cut) == pytest.approx(wanted.targets, abs=1e-6)
+        assert transforms.from_model_actions(robot, cut) == pytest.approx(wanted.targets, abs=1e-6)
         for key in robot.action_keys:
             if key.masked and key.joints:  # held where it is
                 assert cut[key.key] == pytest.approx(
@@ -112,7 +116,7 @@ def test_modality_slices_give_back_what_the_robot_did(tmp_path, name):
 
 
 def test_statistics_are_those_of_the_columns(tmp_path):
-    robot = made(tmp_path / 'out')
+    robot = write_dataset(tmp_path / 'out')
     meta = tmp_path / 'out/meta'
     tables = [
         pq.read_table(tmp_path / f'out/data/chunk-000/episode_00000{i}.parquet') for i in (0, 1)
@@ -126,7 +130,7 @@ def test_statistics_are_those_of_the_columns(tmp_path):
     )
     relative = json.loads((meta / 'relative_stats_dreamzero.json').read_text())
     assert set(relative) == {key.key for key in robot.action_keys if key.relative}
-    cut = gear_metadata.slices(robot.state_keys)['left_arm_joint_position']
+    cut = gear_metadata.key_slices(robot.state_keys)['left_arm_joint_position']
     pairs = np.concatenate(
         [
             a[i : i + 24, cut] - s[i, cut]
@@ -136,7 +140,7 @@ def test_statistics_are_those_of_the_columns(tmp_path):
     )
     for name, figure in (('max', pairs.max(0)), ('mean', pairs.mean(0))):
         assert relative['left_arm_joint_position'][name] == pytest.approx(figure, abs=1e-5)
-    per_episode = lines(meta / 'episodes_stats.jsonl')
+    per_episode = read_jsonl(meta / 'episodes_stats.jsonl')
     assert [entry['episode_index'] for entry in per_episode] == [0, 1]
     for entry in per_episode:
         for camera in robot.cameras:
@@ -148,28 +152,28 @@ def test_statistics_are_those_of_the_columns(tmp_path):
 def test_nothing_that_is_there_is_written_over(tmp_path):
     (tmp_path / 'out').mkdir()
     with pytest.raises(FileExistsError, match='name another'):
-        Dataset(tmp_path / 'out', embodiment.load('yam'))
+        LeRobotWriter(tmp_path / 'out', embodiment.load_embodiment('yam'))
 
 
 def test_an_abandoned_data_set_leaves_nothing(tmp_path):
-    robot = embodiment.load('yam')
-    into = Dataset(tmp_path / 'out', robot)
-    into.add(row(robot, 0))
-    into.abandon()
+    robot = embodiment.load_embodiment('yam')
+    into = LeRobotWriter(tmp_path / 'out', robot)
+    into.add_sample(make_sample(robot, 0))
+    into.abort()
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match='no row was good enough'):
-        Dataset(tmp_path / 'out', robot).close({})
+        LeRobotWriter(tmp_path / 'out', robot).finalize({})
 
 
 def test_pictures_have_one_size(tmp_path):
-    robot = embodiment.load('yam')
-    into = Dataset(tmp_path / 'out', robot)
-    into.add(row(robot, 0))
-    into.end()
+    robot = embodiment.load_embodiment('yam')
+    into = LeRobotWriter(tmp_path / 'out', robot)
+    into.add_sample(make_sample(robot, 0))
+    into.end_episode()
     with pytest.raises(ValueError, match='want 64x48'):
-        into.add(row(robot, 1, size=(32, 32)))
+        into.add_sample(make_sample(robot, 1, size=(32, 32)))
     with pytest.raises(ValueError, match='even'):
-        Video(tmp_path / 'x' / 'odd.mp4', (33, 32), 30.0)
+        VideoWriter(tmp_path / 'x' / 'odd.mp4', (33, 32), 30.0)
 
 
 @pytest.mark.parametrize(
@@ -184,17 +188,17 @@ def test_pictures_have_one_size(tmp_path):
     ],
 )
 def test_the_inspection_finds_planted_faults(tmp_path, harm, complaint):
-    robot = made(tmp_path / 'out')
+    robot = write_dataset(tmp_path / 'out')
     path = tmp_path / 'out/data/chunk-000/episode_000000.parquet'
     clip = (
         tmp_path
         / 'out/videos/chunk-000'
-        / f'{gear_metadata.VIDEO}{robot.cameras[0].key}'
+        / f'{gear_metadata.OBS_IMAGES_PREFIX}{robot.cameras[0].key}'
         / 'episode_000000.mp4'
     )
     table = pq.read_table(path).to_pydict()
     if harm == 'frames':
-        short = Video(clip, SIZE, 30.0)
+        short = VideoWriter(clip, SIZE, 30.0)
         for _ in range(39):
             short.add(np.zeros((48, 64, 3), np.uint8))
         short.close()
@@ -210,41 +214,45 @@ def test_the_inspection_finds_planted_faults(tmp_path, harm, complaint):
         else:
             table = {key: values[:-1] for key, values in table.items()}
         pq.write_table(pa.table(table), path)
-    found = [str(f) for f in dataset_validation.findings(tmp_path / 'out', robot) if not f.warning]
+    found = [
+        str(f) for f in dataset_validation.find_issues(tmp_path / 'out', robot) if not f.is_warning
+    ]
     assert any(complaint in text for text in found), found
 
 
 def test_a_gripper_that_never_moves_is_a_warning(tmp_path):
-    robot = made(tmp_path / 'out', grip=1.0)
-    found = list(dataset_validation.findings(tmp_path / 'out', robot))
-    assert {f.where for f in found} == {'left_gripper', 'right_gripper'}
-    assert all(f.warning for f in found)
+    robot = write_dataset(tmp_path / 'out', grip=1.0)
+    found = list(dataset_validation.find_issues(tmp_path / 'out', robot))
+    assert {f.location for f in found} == {'left_gripper', 'right_gripper'}
+    assert all(f.is_warning for f in found)
 
 
 def test_frames_come_out_at_exact_times(tmp_path):
-    clip = Video(tmp_path / 'a' / 'clip.mp4', SIZE, 30.0)
+    clip = VideoWriter(tmp_path / 'a' / 'clip.mp4', SIZE, 30.0)
     for i in range(97):
         clip.add(np.full((48, 64, 3), i, np.uint8))
     clip.close()
-    count, times_s = decoded(tmp_path / 'a' / 'clip.mp4')
+    count, times_s = read_frame_times(tmp_path / 'a' / 'clip.mp4')
     assert count == 97 and np.allclose(times_s, np.arange(97) / 30, atol=1e-6)
 
 
 def test_labels_become_columns_and_are_the_same_for_all_rows(tmp_path):
-    robot = embodiment.load('yam')
-    into = Dataset(tmp_path / 'out', robot)
+    robot = embodiment.load_embodiment('yam')
+    into = LeRobotWriter(tmp_path / 'out', robot)
     for index in range(30):
-        into.add(row(robot, index), {'good': index > 3, 'place': np.array([index, np.nan])})
+        into.add_sample(
+            make_sample(robot, index), {'good': index > 3, 'place': np.array([index, np.nan])}
+        )
     with pytest.raises(ValueError, match='all rows of a data set have the same'):
-        into.add(row(robot, 30))
-    into.end({'seed': 7})
-    into.close({})
+        into.add_sample(make_sample(robot, 30))
+    into.end_episode({'seed': 7})
+    into.finalize({})
     info = json.loads((tmp_path / 'out/meta/info.json').read_text())
     assert info['features']['good'] == {'dtype': 'bool', 'shape': [1], 'names': None}
     assert info['features']['place'] == {'dtype': 'float32', 'shape': [2], 'names': None}
     table = pq.read_table(tmp_path / 'out/data/chunk-000/episode_000000.parquet')
     assert table['good'].to_pylist() == [index > 3 for index in range(30)]
     assert np.stack(table['place'].to_numpy())[:, 0].tolist() == list(range(30))
-    assert lines(tmp_path / 'out/meta/episodes.jsonl')[0]['seed'] == 7
+    assert read_jsonl(tmp_path / 'out/meta/episodes.jsonl')[0]['seed'] == 7
     statistics = (tmp_path / 'out/meta/episodes_stats.jsonl').read_text()
     assert 'NaN' not in statistics and 'place' not in statistics

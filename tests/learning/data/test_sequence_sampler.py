@@ -8,21 +8,21 @@ import torch
 
 from tests.learning import played
 from wam_learning.data import episode_arrays, normalization
-from wam_learning.data.episode_arrays import Clips, Span
-from wam_learning.data.latent_cache import Latents
-from wam_learning.data.sequence_sampler import Windows
-from wam_learning.data.visual_inputs import Stored
+from wam_learning.data.episode_arrays import EpisodeArrays, EpisodeSlice
+from wam_learning.data.latent_cache import FrameLatents
+from wam_learning.data.sequence_sampler import SequenceSampler
+from wam_learning.data.visual_inputs import CachedLatents
 from wam_learning.training import training_setup
-from wam_learning.training.grounding_loss import Places
-from wam_policy.model.normalizer import Normaliser
+from wam_learning.training.grounding_loss import GroundingTargets
+from wam_policy.model.normalizer import Normalizer
 
 ROWS, FRAMES = 100, 17
 
 
 @pytest.fixture(scope='module')
-def data() -> Clips:
+def data() -> EpisodeArrays:
     """Two episodes whose numbers tell their row; the second changes its text at row 40."""
-    robot = played.embodiment.load('agibot_g1')
+    robot = played.embodiment.load_embodiment('agibot_g1')
     count = 2 * ROWS
     rows = np.arange(count, dtype=np.float32)
     state = np.repeat(rows[:, None] % ROWS, 20, 1) / 100
@@ -31,8 +31,11 @@ def data() -> Clips:
     task[ROWS + 40 :] = 1
     supervised = np.ones(count, bool)
     supervised[50:56] = False
-    spans = (Span(0, ROWS, 0, FRAMES, 'touch'), Span(ROWS, ROWS, FRAMES, FRAMES, 'recall'))
-    return Clips(
+    spans = (
+        EpisodeSlice(0, ROWS, 0, FRAMES, 'touch'),
+        EpisodeSlice(ROWS, ROWS, FRAMES, FRAMES, 'recall'),
+    )
+    return EpisodeArrays(
         robot,
         6,
         spans,
@@ -49,25 +52,33 @@ def data() -> Clips:
 
 
 @pytest.fixture(scope='module')
-def windows(data) -> Windows:
-    return over(data)
+def sampler(data) -> SequenceSampler:
+    return make_sampler(data)
 
 
-def over(data: Clips) -> Windows:
-    policy = played.tiny()
-    config = policy.design.model
+def make_sampler(data: EpisodeArrays) -> SequenceSampler:
+    policy = played.make_tiny_policy()
+    config = policy.spec.model
     names = torch.arange(2 * FRAMES, dtype=torch.float16)[:, None, None, None]
     shape = 2 * FRAMES, config.latent_channels, *config.latent_size
-    seen = Latents(names.expand(shape), -names.expand(shape))
-    tag = normalization.statistics(data, 24, np.random.default_rng(0))
-    normaliser = Normaliser.of(tag, data.robot, 'mean_std', config.state_dim, config.action_dim)
-    layout = policy.design.canvas.layout('agibot', tuple(c.key for c in data.robot.cameras))
-    return Windows(data, Stored(seen, config), normaliser, config, Places.of(data, layout, config))
+    seen = FrameLatents(names.expand(shape), -names.expand(shape))
+    tag = normalization.compute_statistics(data, 24, np.random.default_rng(0))
+    normaliser = Normalizer.from_metadata(
+        tag, data.robot, 'mean_std', config.state_dim, config.action_dim
+    )
+    layout = policy.spec.canvas.make_layout('agibot', tuple(c.key for c in data.robot.cameras))
+    return SequenceSampler(
+        data,
+        CachedLatents(seen, config),
+        normaliser,
+        config,
+        GroundingTargets.from_data(data, layout, config),
+    )
 
 
-def raw(windows, batch, column=0):
+def denormalize(sampler, batch, column=0):
     """Undo the normalisation of a left-arm column: absolute targets [batch blocks actions]."""
-    tag = windows.normaliser.tag
+    tag = sampler.normaliser.tag
     key = 'left_arm_joint_position'
     state = batch.state[..., column] * tag.state[key].std[column] + tag.state[key].mean[column]
     action = batch.action[..., column] * tag.action[key].std[column] + tag.action[key].mean[column]
@@ -79,7 +90,7 @@ def test_rows_follow_pictures_and_are_late_together(windows, shift) -> None:
     batch = windows.at([3], 2, np.array([shift]))
     assert batch.seen.clean[0, 0, :, 0, 0].tolist() == [-3, 7]
     assert batch.seen.future[0, 0, :, 0, 0].tolist() == [7, 11]
-    state, action = raw(windows, batch)
+    state, action = denormalize(windows, batch)
     first = 18 + shift
     assert state[0] == pytest.approx(np.array([first, first + 24]) / 100, abs=1e-5)
     assert action[0] == pytest.approx(
@@ -99,21 +110,24 @@ def test_what_follows_a_disturbance_is_no_lesson_of_the_chunk_before(windows) ->
 
 def test_memories_are_drawn_where_they_can_be_used(data) -> None:
     """A window of one block has nothing to remember."""
-    windows, rng = over(replace(data, task=np.zeros_like(data.task))), np.random.default_rng(0)
+    windows, rng = (
+        make_sampler(replace(data, task=np.zeros_like(data.task))),
+        np.random.default_rng(0),
+    )
     share = {}
     for blocks in (1, 2):
-        batch = windows.drawn(1000, blocks, rng)
-        begun = batch.seen.clean[:, 0, 0, 0, 0] == -FRAMES  # with the second episode
+        batch = windows.sample(1000, blocks, rng)
+        begun = batch.visual.clean[:, 0, 0, 0, 0] == -FRAMES  # with the second episode
         share[blocks] = float(begun.float().mean())
     assert 0.1 < share[1] < 0.2  # half of the quarter that begins with an episode
     assert 0.7 < share[2] < 0.8  # 1.2 of the half that are memories, and as before
 
 
 def test_nobody_is_asked_for_a_goal_before_it_was_shown(data) -> None:
-    windows = over(replace(data, task=np.zeros_like(data.task)))
-    batch = windows.at([0, FRAMES], 2, np.array([0, 0]))  # `touch`, `recall`
+    windows = make_sampler(replace(data, task=np.zeros_like(data.task)))
+    batch = windows.build_batch([0, FRAMES], 2, np.array([0, 0]))  # `touch`, `recall`
     assert batch.families == ('touch', 'recall')
-    asked = (batch.target_share.sum(-1) > 0) & torch.isfinite(batch.place).all(-1)
+    asked = (batch.patch_target.sum(-1) > 0) & torch.isfinite(batch.place).all(-1)
     assert asked.tolist() == [[True, True], [False, True]]
 
 
@@ -135,7 +149,7 @@ def test_a_window_keeps_to_its_instruction(windows) -> None:
 
 def test_the_end_of_an_episode_holds_its_last_target(windows) -> None:
     batch = windows.at([14], 1, np.array([0]))  # rows 84..107 of 100
-    _, action = raw(windows, batch)
+    _, action = denormalize(windows, batch)
     assert action[0, 0, -8:] == pytest.approx(np.full(8, 1.99), abs=1e-5)
     assert batch.action_mask.all() and not batch.future_mask.any()
     assert batch.seen.future[0, 0, 0, 0, 0] == FRAMES - 1  # never another episode's picture
@@ -143,23 +157,27 @@ def test_the_end_of_an_episode_holds_its_last_target(windows) -> None:
 
 def test_long_enough_episodes_only(windows, data) -> None:
     assert windows.lengths() == [1, 2, 3, 4]
-    short = episode_arrays.subset(data, [0])
-    short = replace(short, spans=(Span(0, 20, 0, 4, ''),))
-    made = Windows(short, windows.pictures, windows.normaliser, windows.config, windows.places)
-    assert made.lengths() == [1]
+    short = episode_arrays.select_episodes(data, [0])
+    short = replace(short, episodes=(EpisodeSlice(0, 20, 0, 4, ''),))
+    made = SequenceSampler(
+        short, windows.pictures, windows.normaliser, windows.config, windows.places
+    )
+    assert made.block_counts() == [1]
     blind = replace(short, supervised=np.zeros_like(data.supervised))
     with pytest.raises(ValueError, match='no window of the data set has a supervised row'):
-        Windows(blind, windows.pictures, windows.normaliser, windows.config, windows.places)
+        SequenceSampler(
+            blind, windows.pictures, windows.normaliser, windows.config, windows.places
+        )
 
 
 def test_scaling_is_the_normaliser_s(windows, data) -> None:
     """What a policy does with one query, rows by the thousand do here."""
     queries = np.array([5, 120])
     ahead = queries[:, None] + np.arange(24)
-    ours = normalization.actions(
+    ours = normalization.normalize_actions(
         windows.normaliser, data.robot, data.action[ahead], data.state[queries][:, None]
     )
-    many = normalization.states(windows.normaliser, data.state[queries])
+    many = normalization.normalize_states(windows.normaliser, data.state[queries])
     state_at = normalization.gear.slices(data.robot.state_keys)
     action_at = normalization.gear.slices(data.robot.action_keys)
     for i, query in enumerate(queries):
@@ -174,16 +192,16 @@ def test_joints_that_did_not_move_do_not_blow_up(data) -> None:
     rng = np.random.default_rng(0)
     still.state[:, 0] = 0.3 + 1e-6 * rng.standard_normal(len(data.state))
     still.action[:, 0] = still.state[:, 0]
-    tag = normalization.statistics(still, 24, rng)
+    tag = normalization.compute_statistics(still, 24, rng)
     assert tag.state['left_arm_joint_position'].std[0] == 0
     assert tag.action['left_arm_joint_position'].std[0] == 0
     blind = replace(data, supervised=np.zeros_like(data.supervised))
     with pytest.raises(ValueError, match='no row of the data set is supervised'):
-        normalization.statistics(blind, 24, rng)
+        normalization.compute_statistics(blind, 24, rng)
 
 
 def test_some_episodes_are_held_out(data) -> None:
-    train, aside = training_setup.split(data, 3)
-    assert {*train.spans} | {*aside.spans} == {*data.spans} and len(aside.spans) == 1
+    train, aside = training_setup.split_episodes(data, 3)
+    assert {*train.episodes} | {*aside.episodes} == {*data.spans} and len(aside.episodes) == 1
     with pytest.raises(ValueError, match='at least two episodes'):
-        training_setup.split(episode_arrays.subset(data, [0]), 3)
+        training_setup.split_episodes(episode_arrays.select_episodes(data, [0]), 3)

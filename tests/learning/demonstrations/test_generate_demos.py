@@ -12,19 +12,27 @@ import pytest
 
 from wam_learning.data import dataset_validation
 from wam_learning.demonstrations import generate_demos
-from wam_learning.demonstrations.demo_generator import PIXEL, PLACE, SUPERVISED, Mischief, Player
+from wam_learning.demonstrations.demo_generator import (
+    PIXEL,
+    PLACE,
+    SUPERVISED,
+    DemoGenerator,
+    Perturbations,
+)
 from wam_sim.physics import scene as scenes
 from wam_sim.physics import sim_robot as robots
 from wam_sim.tasks import task_families
-from wam_sim.tasks.cartesian_motion import Mover
-from wam_sim.tasks.scene_state import PICTURE_EVERY
+from wam_sim.tasks.cartesian_motion import CartesianMotion
+from wam_sim.tasks.scene_state import IMAGE_PERIOD_ROWS
 
 ROBOT = robots.load('agibot_g1')
 
 
 @pytest.fixture(scope='module')
-def player():
-    made = Player(ROBOT, Mischief(disturbed=1.0, displaced=1.0, changed=0.0))
+def demo_generator():
+    made = DemoGenerator(
+        ROBOT, Perturbations(perturb_prob=1.0, random_start_prob=1.0, instruction_change_prob=0.0)
+    )
     try:
         made.simulation.observe()
     except RuntimeError as error:
@@ -55,7 +63,9 @@ def test_the_folder_is_a_data_set_with_labels(tmp_path, capsys):
         == 0
     )
     assert 'in 4 episodes; ' in capsys.readouterr().out
-    assert not [f for f in dataset_validation.findings(out, ROBOT.embodiment) if not f.warning]
+    assert not [
+        f for f in dataset_validation.find_issues(out, ROBOT.embodiment) if not f.is_warning
+    ]
     info = json.loads((out / 'meta/info.json').read_text())
     assert info['features'][SUPERVISED]['dtype'] == 'bool'
     assert info['features'][PIXEL] == {'dtype': 'float32', 'shape': [2], 'names': None}
@@ -94,7 +104,7 @@ def test_arms_may_move_while_a_mark_is_shown_and_the_expert_waits_from_there(pla
 def test_pictures_come_at_their_rate_and_labels_point_at_the_cube(player):
     rows = list(player.rows(52, 'touch'))
     for row, _ in rows:
-        first = rows[row.index - row.index % PICTURE_EVERY][0].observation
+        first = rows[row.index - row.index % IMAGE_PERIOD_ROWS][0].observation
         assert row.observation.frames[0] is first.frames[0]
         assert row.observation.frames[0].rgb.shape == (120, 160, 3)
     labelled = [(row, labels[PIXEL]) for row, labels in rows if np.isfinite(labels[PIXEL]).all()]
@@ -107,91 +117,109 @@ def test_pictures_come_at_their_rate_and_labels_point_at_the_cube(player):
     assert seen @ colour / np.linalg.norm(seen) / np.linalg.norm(colour) > 0.95
 
 
-class Still:
+class HoldingRollInPolicy:
     """Drive by standing still; remember which rows were asked for."""
 
     def __init__(self):
-        self.asked, self.words, self.begun = [], [], 0
+        self.setpoint_times_ns, self.instructions, self.reset_count = [], [], 0
 
-    def begin(self):
-        self.begun += 1
+    def reset(self):
+        self.reset_count += 1
 
-    def see(self, seen, words, position):
-        self.words.append(words)
+    def observe(self, observation, instruction, position):
+        self.instructions.append(instruction)
 
-    def next(self, position, now_ns):
-        self.asked.append(now_ns)
+    def compute_setpoint(self, position, now_ns):
+        self.setpoint_times_ns.append(now_ns)
         return position
 
 
 def test_a_driver_takes_the_disturbances_place():
-    driver = Still()
-    driven = Player(ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=0.0), driver)
+    driver = HoldingRollInPolicy()
+    driven = DemoGenerator(
+        ROBOT,
+        Perturbations(perturb_prob=1.0, random_start_prob=0.0, instruction_change_prob=0.0),
+        driver,
+    )
     try:
-        rows = list(driven.rows(53, 'touch'))
+        rows = list(driven.generate_episode(53, 'touch'))
     finally:
         driven.close()
-    assert driver.begun == 1 and driver.asked and driven.success
-    assert set(driver.words) == {rows[0][0].instruction}
-    assert len(driver.words) >= len(driver.asked)
+    assert driver.reset_count == 1 and driver.setpoint_times_ns and driven.success
+    assert set(driver.instructions) == {rows[0][0].instruction}
+    assert len(driver.instructions) >= len(driver.setpoint_times_ns)
     others = [row.index for row, labels in rows if not labels[SUPERVISED]]
-    assert len(others) == len(driver.asked)
+    assert len(others) == len(driver.setpoint_times_ns)
     assert others[0] == 1  # it drives from the start
 
 
 @pytest.mark.parametrize('changed', [0.0, 1.0])
 def test_with_patience_a_policy_drives_long_and_through_a_change(changed):
-    driver = Still()
-    driven = Player(
+    driver = HoldingRollInPolicy()
+    driven = DemoGenerator(
         ROBOT,
-        Mischief(disturbed=1.0, displaced=0.0, changed=changed, patience_s=(3.0, 6.0)),
+        Perturbations(
+            perturb_prob=1.0,
+            random_start_prob=0.0,
+            instruction_change_prob=changed,
+            policy_seconds=(3.0, 6.0),
+        ),
         driver,
     )
     try:
-        rows = list(driven.rows(53, 'touch'))
+        rows = list(driven.generate_episode(53, 'touch'))
     finally:
         driven.close()
     texts = [row.instruction for row, _ in rows]
     change = next((i for i, text in enumerate(texts) if text != texts[0]), 0)
     assert (change > 0) == bool(changed)
     others = [row.index for row, labels in rows if not labels[SUPERVISED]]
-    assert others == list(range(1, len(others) + 1)) and driven.success and driven.needed
+    assert others == list(range(1, len(others) + 1)) and driven.success and driven.expert_needed
     assert 3.0 <= (len(others) - change) * ROBOT.embodiment.step_dt_s <= 6.1
 
 
-class Knowing(Still):
+class ExpertRollInPolicy(HoldingRollInPolicy):
     """Drive as the expert would, with a mover of its own."""
 
-    def next(self, position, now_ns):
+    def compute_setpoint(self, position, now_ns):
         simulation = self.player.simulation
-        if not self.asked:
-            self.mover = Mover(ROBOT, simulation.model)
-            self.mover.put(position)
-        self.asked.append(now_ns)
-        return self.mover.toward(self.player.expert.goal(simulation.state(), simulation.joints()))
+        if not self.setpoint_times_ns:
+            self.mover = CartesianMotion(ROBOT, simulation.model)
+            self.mover.reset(position)
+        self.setpoint_times_ns.append(now_ns)
+        return self.mover.step_toward(
+            self.player.expert.goal(simulation.state(), simulation.joints())
+        )
 
 
 def test_what_a_policy_does_by_itself_needs_no_expert():
-    driver = Knowing()
-    driver.player = driven = Player(
-        ROBOT, Mischief(disturbed=1.0, displaced=0.0, changed=0.0, patience_s=(5.9, 6.0)), driver
+    driver = ExpertRollInPolicy()
+    driver.player = driven = DemoGenerator(
+        ROBOT,
+        Perturbations(
+            perturb_prob=1.0,
+            random_start_prob=0.0,
+            instruction_change_prob=0.0,
+            policy_seconds=(5.9, 6.0),
+        ),
+        driver,
     )
     try:
-        rows = list(driven.rows(53, 'touch'))
+        rows = list(driven.generate_episode(53, 'touch'))
     finally:
         driven.close()
-    assert driven.success and not driven.needed and rows[-1][1][SUPERVISED]
+    assert driven.success and not driven.expert_needed and rows[-1][1][SUPERVISED]
 
 
 def test_a_policy_drives_and_the_expert_finishes():
     robot = robots.load('agibot_g1')
-    driven = Player(
+    driven = DemoGenerator(
         robot,
-        Mischief(disturbed=1.0, displaced=0.0, changed=0.0),
-        generate_demos.driver(robot, 'preset:tiny'),
+        Perturbations(perturb_prob=1.0, random_start_prob=0.0, instruction_change_prob=0.0),
+        generate_demos.load_roll_in_policy(robot, 'preset:tiny'),
     )
     try:
-        rows = list(driven.rows(57, 'touch'))
+        rows = list(driven.generate_episode(57, 'touch'))
     finally:
         driven.close()
     targets = np.array([row.targets for row, _ in rows])
@@ -230,10 +258,12 @@ def test_the_program_lets_a_shipped_model_drive(tmp_path):
 
 def test_held_out_combinations_are_not_played():
     for seed in range(60):
-        scene = scenes.sampled(ROBOT, seed)
-        family = generate_demos.family_of(ROBOT, task_families.LEARNED_FAMILIES, seed)
-        task = task_families.sampled(family, scene, seed, task_families.TRAINED)
-        assert not task_families.held_out(family, scene, scene.item(task.slot), task.side)
+        scene = scenes.sample_scene(ROBOT, seed)
+        family = generate_demos.choose_family(ROBOT, task_families.LEARNED_FAMILIES, seed)
+        task = task_families.sample_task(family, scene, seed, task_families.TRAIN_SPLIT)
+        assert not task_families.is_held_out(
+            family, scene, scene.find_object(task.slot), task.side
+        )
 
 
 @pytest.mark.parametrize(
@@ -256,8 +286,8 @@ def test_wrong_arguments_are_named(tmp_path, capsys, words, complaint):
 
 def test_a_scene_that_offers_nothing_is_passed_over(tmp_path, capsys):
     out, seed = tmp_path / 'out', 8_600_349
-    assert generate_demos.family_of(ROBOT, ('push',), seed) == 'push'
-    assert generate_demos.family_of(ROBOT, ('push',), seed + 1) is None
+    assert generate_demos.choose_family(ROBOT, ('push',), seed) == 'push'
+    assert generate_demos.choose_family(ROBOT, ('push',), seed + 1) is None
     words = ['--robot', 'agibot_g1', '--families', 'push', '--shard', '0', '--changed', '0']
     assert (
         generate_demos.main([*words, '--out', str(out), '--episodes', '2', '--seed', str(seed)])

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from wam_learning.evaluation.ablations import ablated
-from wam_learning.evaluation.video_metrics import Foresight
+from wam_learning.evaluation.ablations import make_ablated_policy
+from wam_learning.evaluation.video_metrics import VideoPredictionMetrics
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
-from wam_policy.model.robot_policy import Choice
+from wam_policy.model.robot_policy import InferenceOptions
 
-CHOICE = Choice('full16', 2, 1.0)
+OPTIONS = InferenceOptions('full16', 2, 1.0)
 
 
 @pytest.fixture(scope='module')
@@ -21,10 +21,10 @@ def loaded():
 
 @pytest.fixture(scope='module')
 def robot():
-    return embodiment.load('agibot_g1')
+    return embodiment.load_embodiment('agibot_g1')
 
 
-def views(robot, count, seed):
+def make_views(robot, count, seed):
     random = np.random.default_rng(seed)
     return {
         camera.key: random.integers(0, 256, (count, 24, 32, 3), dtype=np.uint8)
@@ -32,59 +32,65 @@ def views(robot, count, seed):
     }
 
 
-def answers(policy, robot, seeds):
+def run_episode(policy, robot, seeds):
     """Live an episode whose blocks are drawn from `seeds`; return the answers."""
-    posture, found = robot.rest_of(robot.observed), []
+    posture, found = robot.home_positions(robot.observed), []
     policy.reset('touch the red cube with the left hand')
     for number, seed in enumerate(seeds):
-        policy.commit(views(robot, 4 if number else 1, seed))
+        policy.commit(make_views(robot, 4 if number else 1, seed))
         found.append(policy.query(posture, 0).targets)
     return found
 
 
 def test_who_imagines_does_not_see_what_came_later(loaded, robot):
-    policy = ablated('imagined', loaded, robot, CHOICE)
-    one, other = answers(policy, robot, (1, 2, 3)), answers(policy, robot, (1, 9, 8))
+    policy = make_ablated_policy('imagined', loaded, robot, OPTIONS)
+    one, other = run_episode(policy, robot, (1, 2, 3)), run_episode(policy, robot, (1, 9, 8))
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-    whole = ablated('', loaded, robot, CHOICE)
-    one, other = answers(whole, robot, (1, 2, 3)), answers(whole, robot, (1, 9, 8))
+    whole = make_ablated_policy('', loaded, robot, OPTIONS)
+    one, other = run_episode(whole, robot, (1, 2, 3)), run_episode(whole, robot, (1, 9, 8))
     assert np.array_equal(one[0], other[0]) and not np.allclose(one[1], other[1])
 
 
 def test_who_imagines_starts_from_what_is_real(loaded, robot):
-    policy = ablated('imagined', loaded, robot, CHOICE)
-    whole = ablated('', loaded, robot, CHOICE)
-    assert np.array_equal(answers(policy, robot, (1,))[0], answers(whole, robot, (1,))[0])
-    assert not np.allclose(answers(policy, robot, (1,))[0], answers(policy, robot, (2,))[0])
+    policy = make_ablated_policy('imagined', loaded, robot, OPTIONS)
+    whole = make_ablated_policy('', loaded, robot, OPTIONS)
+    assert np.array_equal(run_episode(policy, robot, (1,))[0], run_episode(whole, robot, (1,))[0])
+    assert not np.allclose(
+        run_episode(policy, robot, (1,))[0], run_episode(policy, robot, (2,))[0]
+    )
 
 
 def test_who_forgets_knows_the_newest_frame_only(loaded, robot):
-    policy = ablated('forgetful', loaded, robot, CHOICE)
-    one, other = answers(policy, robot, (1, 2, 3)), answers(policy, robot, (7, 8, 3))
+    policy = make_ablated_policy('forgetful', loaded, robot, OPTIONS)
+    one, other = run_episode(policy, robot, (1, 2, 3)), run_episode(policy, robot, (7, 8, 3))
     assert np.array_equal(one[-1], other[-1])
     assert policy.memory.frames == 1 and policy.memory.commits == 3
-    whole = ablated('', loaded, robot, CHOICE)
-    one, other = answers(whole, robot, (1, 2, 3)), answers(whole, robot, (7, 8, 3))
+    whole = make_ablated_policy('', loaded, robot, OPTIONS)
+    one, other = run_episode(whole, robot, (1, 2, 3)), run_episode(whole, robot, (7, 8, 3))
     assert not np.allclose(one[-1], other[-1]) and whole.memory.frames == 3
 
 
 def test_an_unknown_ablation_is_refused(loaded, robot):
     with pytest.raises(ValueError, match='known: imagined, forgetful'):
-        ablated('blind', loaded, robot, CHOICE)
+        make_ablated_policy('blind', loaded, robot, OPTIONS)
 
 
 def test_predictions_are_compared_with_what_came(loaded, robot, tmp_path):
-    policy = ablated('', loaded, robot, CHOICE)
-    foresight = Foresight(policy)
-    assert foresight.figures() == ((), ()) and not foresight.draw(tmp_path / 'none.png')
+    policy = make_ablated_policy('', loaded, robot, OPTIONS)
+    foresight = VideoPredictionMetrics(policy)
+    assert foresight.compute_psnr_ssim() == ((), ()) and not foresight.write_strip(
+        tmp_path / 'none.png'
+    )
     policy.reset('x')
     for number in range(3):
-        seen = views(robot, 4 if number else 1, number)
+        seen = make_views(robot, 4 if number else 1, number)
         policy.commit(seen)
         foresight.on_commit(seen)
-        policy.query(robot.rest_of(robot.observed), 0)
-        foresight.on_answer()
-    psnr_db, ssim = foresight.figures()
+        policy.query(robot.home_positions(robot.observed), 0)
+        foresight.on_prediction()
+    psnr_db, ssim = foresight.compute_psnr_ssim()
     assert len(foresight.pairs) == 2 and len(psnr_db) == len(ssim) == len(policy.video())
     assert all(3 < value < 30 for value in psnr_db) and all(-0.5 < value < 0.9 for value in ssim)
-    assert foresight.draw(tmp_path / 'strip.png') and (tmp_path / 'strip.png').stat().st_size
+    assert (
+        foresight.write_strip(tmp_path / 'strip.png') and (tmp_path / 'strip.png').stat().st_size
+    )

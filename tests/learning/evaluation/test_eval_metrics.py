@@ -3,16 +3,16 @@
 import pytest
 
 from wam_learning.evaluation import eval_metrics
-from wam_learning.evaluation.trials import Result, Trial
+from wam_learning.evaluation.trials import Trial, TrialResult
 from wam_sim.tasks.task_families import Task
 
-NAMED = Task('touch', 'touch the red cube with the left hand', 'cube_0', 'left', '')
-OTHER = Task('touch', 'touch the blue cube with the left hand', 'cube_1', 'left', '')
+NAMED_TASK = Task('touch', 'touch the red cube with the left hand', 'cube_0', 'left', '')
+OTHER_TASK = Task('touch', 'touch the blue cube with the left hand', 'cube_1', 'left', '')
 
 
-def result(family='touch', reached_s=(2.0,), **changes) -> Result:
-    goals = (NAMED, OTHER)[: len(reached_s)]
-    trial = Trial('main', 1, family, 'trained', ((0.0, NAMED.instruction),), goals, 8.0)
+def make_result(family='touch', reached_s=(2.0,), **changes) -> TrialResult:
+    goals = (NAMED_TASK, OTHER_TASK)[: len(reached_s)]
+    trial = Trial('main', 1, family, 'trained', ((0.0, NAMED_TASK.instruction),), goals, 8.0)
     fields = {
         'lived_s': 4.0,
         'chunks': 30,
@@ -22,7 +22,7 @@ def result(family='touch', reached_s=(2.0,), **changes) -> Result:
         'psnr_db': (),
         'ssim': (),
     }
-    return Result(trial, tuple(reached_s), **{**fields, **changes})
+    return TrialResult(trial, tuple(reached_s), **{**fields, **changes})
 
 
 @pytest.mark.parametrize(
@@ -36,17 +36,17 @@ def result(family='touch', reached_s=(2.0,), **changes) -> Result:
     ],
 )
 def test_the_interval_is_wilsons(successes, trials, low, high):
-    assert eval_metrics.wilson(successes, trials) == pytest.approx((low, high), abs=1e-3)
+    assert eval_metrics.wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_an_impossible_count_is_refused():
     with pytest.raises(ValueError, match='3 successes in 2'):
-        eval_metrics.wilson(3, 2)
+        eval_metrics.wilson_interval(3, 2)
 
 
 def test_figures_are_flat_and_per_family():
-    found = eval_metrics.figures(
-        [result(), result(reached_s=(None,)), result('push', (4.0,))], 'x_'
+    found = eval_metrics.compute_metrics(
+        [make_result(), make_result(reached_s=(None,)), make_result('push', (4.0,))], 'x_'
     )
     assert found['x_success_rate'] == pytest.approx(2 / 3)
     assert found['x_success_touch_rate'] == 0.5 and found['x_success_touch_trials'] == 2
@@ -58,12 +58,12 @@ def test_figures_are_flat_and_per_family():
 
 
 def test_the_original_goal_is_counted_apart():
-    found = eval_metrics.figures(
+    found = eval_metrics.compute_metrics(
         [
-            result(reached_s=(2.0, None)),
-            result(reached_s=(None, 3.0)),
-            result(reached_s=(2.0, 1.0)),
-            result(reached_s=(None, None)),
+            make_result(reached_s=(2.0, None)),
+            make_result(reached_s=(None, 3.0)),
+            make_result(reached_s=(2.0, 1.0)),
+            make_result(reached_s=(None, None)),
         ]
     )
     assert found['success_rate'] == 0.5 and found['original_rate'] == 0.5
@@ -71,11 +71,11 @@ def test_the_original_goal_is_counted_apart():
 
 
 def test_predicted_pictures_are_judged_frame_by_frame():
-    found = eval_metrics.figures(
+    found = eval_metrics.compute_metrics(
         [
-            result(psnr_db=(20.0, 10.0), ssim=(0.9, 0.5)),
-            result(psnr_db=(30.0, 20.0), ssim=(0.7, 0.3)),
-            result(),
+            make_result(psnr_db=(20.0, 10.0), ssim=(0.9, 0.5)),
+            make_result(psnr_db=(30.0, 20.0), ssim=(0.7, 0.3)),
+            make_result(),
         ]
     )
     assert (found['psnr_db_frame_1'], found['psnr_db_frame_2']) == (25.0, 15.0)
@@ -83,9 +83,14 @@ def test_predicted_pictures_are_judged_frame_by_frame():
 
 
 def test_a_stop_of_its_own_is_counted():
-    assert eval_metrics.figures([result(trouble='a limit'), result()])['stopped_by_itself'] == 1
+    assert (
+        eval_metrics.compute_metrics([make_result(trouble='a limit'), make_result()])[
+            'stopped_by_itself'
+        ]
+        == 1
+    )
 
 
 def test_results_travel_as_lines():
-    before = result(reached_s=(None, 1.5), psnr_db=(20.0,), ssim=(0.9,))
-    assert Result.from_json(before.to_json()) == before
+    before = make_result(reached_s=(None, 1.5), psnr_db=(20.0,), ssim=(0.9,))
+    assert TrialResult.from_json(before.to_json()) == before

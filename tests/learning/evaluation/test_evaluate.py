@@ -6,18 +6,18 @@ from dataclasses import replace
 import pytest
 
 from wam_learning.evaluation import evaluate, parallel_eval, report_table
-from wam_learning.evaluation.eval_conditions import MAIN, drawn
-from wam_learning.evaluation.eval_worker import Job
-from wam_learning.evaluation.trials import Result
+from wam_learning.evaluation.eval_conditions import MAIN, make_trials
+from wam_learning.evaluation.eval_worker import EvalJob
+from wam_learning.evaluation.trials import TrialResult
 from wam_policy.core.robot import checkpoints
 from wam_sim.physics import sim_robot as robots
 from wam_sim.tasks.task_families import LEARNED_FAMILIES
 
 
-def answered(module, robot, jobs, workers, say):
+def make_results(module, robot, jobs, workers, log):
     """Succeed in every second trial, at once."""
     return [
-        Result(
+        TrialResult(
             trial,
             ((1.5 if i % 2 == 0 else None), *[None] * (len(trial.goals) - 1)),
             4.0,
@@ -34,14 +34,14 @@ def answered(module, robot, jobs, workers, say):
 
 
 @pytest.fixture
-def modules(monkeypatch):
+def started_modules(monkeypatch):
     called = []
 
     def tried(module, robot, jobs, workers, say):
         called.append((module, [job.trials[0].series for job in jobs], workers))
-        return answered(module, robot, jobs, workers, say)
+        return make_results(module, robot, jobs, workers, say)
 
-    monkeypatch.setattr(parallel_eval, 'tried', tried)
+    monkeypatch.setattr(parallel_eval, 'run_trials', tried)
     return called
 
 
@@ -60,13 +60,15 @@ def modules(monkeypatch):
 )
 def test_wrong_arguments_are_refused(given, words, capsys):
     with pytest.raises(SystemExit) as refused:
-        evaluate.arguments(given)
+        evaluate.parse_arguments(given)
     assert refused.value.code == 2 and words in capsys.readouterr().err
 
 
 def test_all_baselines_are_those_for_which_there_is_a_checkpoint():
-    assert {'cloned', 'flash'}.isdisjoint(evaluate.arguments(['--baselines', 'all']).baselines)
-    assert 'cloned' in evaluate.arguments(['--baselines', 'all', '--cloned', 'x']).baselines
+    assert {'cloned', 'flash'}.isdisjoint(
+        evaluate.parse_arguments(['--baselines', 'all']).baselines
+    )
+    assert 'cloned' in evaluate.parse_arguments(['--baselines', 'all', '--cloned', 'x']).baselines
 
 
 def test_the_report_is_flat_and_says_where_it_comes_from(modules, tmp_path, capsys):
@@ -120,7 +122,7 @@ def test_the_report_is_flat_and_says_where_it_comes_from(modules, tmp_path, caps
 
 
 def test_direct_needs_no_ros(modules):
-    chosen = evaluate.arguments(
+    chosen = evaluate.parse_arguments(
         [
             '--direct',
             '--checkpoint',
@@ -133,7 +135,7 @@ def test_direct_needs_no_ros(modules):
             '1',
         ]
     )
-    found = evaluate.evaluated(chosen)
+    found = evaluate.run_evaluation(chosen)
     assert [module for module, *_ in modules] == ['wam_learning.evaluation.eval_worker']
     assert found['path'] == 'direct' and found['changed_original_rate'] == 0.0
 
@@ -169,10 +171,10 @@ def test_a_model_is_tried_directly_and_fast_in_the_program_that_also_draws(monke
     monkeypatch.setenv('MUJOCO_GL', 'osmesa')
     trials = [
         replace(trial, limit_s=0.5)
-        for trial in drawn(MAIN, robots.load('agibot_g1'), ('touch',), 1, 9_000_000)
+        for trial in make_trials(MAIN, robots.load('agibot_g1'), ('touch',), 1, 9_000_000)
     ]
-    job = Job(checkpoints.located('mini'), tuple(trials), pace={'fast': True})
-    (result,) = parallel_eval.tried(
+    job = EvalJob(checkpoints.resolve_checkpoint('mini'), tuple(trials), pace={'fast': True})
+    (result,) = parallel_eval.run_trials(
         'wam_learning.evaluation.eval_worker', 'agibot_g1', [job], 1, str
     )
     assert result.chunks >= 2 and result.trouble == '' and result.jerk_ratio <= 1.0 + 1e-6
@@ -185,11 +187,11 @@ def test_a_checkpoint_that_is_not_there_is_named(modules, capsys):
 
 def test_a_program_that_fails_is_told_with_its_last_words():
     with pytest.raises(RuntimeError, match='No module named'):
-        parallel_eval.tried('wam_learning.no_such_module', 'agibot_g1', [], 2, print)
+        parallel_eval.run_trials('wam_learning.no_such_module', 'agibot_g1', [], 2, print)
 
 
 def test_a_table_leaves_out_what_no_report_knows():
-    text = report_table.markdown(
+    text = report_table.format_markdown(
         [
             {
                 'robot': 'yam',
@@ -210,7 +212,7 @@ def test_a_table_says_of_which_families_a_column_is():
     whole = {'robot': 'yam', 'trained': 1, 'path': 'ros', 'families': list(LEARNED_FAMILIES)}
     part = {'robot': 'yam', 'trained': 0, 'path': 'direct', 'families': ['recall']}
     assert (
-        report_table.markdown([whole, part]).splitlines()[0]
+        report_table.format_markdown([whole, part]).splitlines()[0]
         == '| | yam, through ROS | yam (untrained), direct, recall only |'
     )
 

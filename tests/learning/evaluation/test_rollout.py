@@ -6,12 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wam_learning.evaluation.eval_conditions import MAIN, SERIES, drawn
-from wam_learning.evaluation.eval_worker import EXPERT, Job, done
-from wam_learning.evaluation.rollout import Audience, Pace, lived, staged
+from wam_learning.evaluation.eval_conditions import CONDITIONS, MAIN, make_trials
+from wam_learning.evaluation.eval_worker import EXPERT, EvalJob, run_job
+from wam_learning.evaluation.rollout import (
+    RolloutConfig,
+    RolloutObserver,
+    make_simulation,
+    run_trial,
+)
 from wam_sim.physics import sim_robot as robots
 
-SMALL = (32, 24)
+IMAGE_SIZE = (32, 24)
 
 
 @pytest.fixture(scope='module')
@@ -20,77 +25,79 @@ def robot():
 
 
 @dataclass
-class Still:
+class HoldingPolicy:
     """Hold the posture it is asked about, and remember what it was asked."""
 
-    body: object
+    robot: object
 
     def __post_init__(self):
         self.geometry = SimpleNamespace(
-            frames_per_block=4, frame_period_s=0.2, window_blocks=4, step_dt_s=self.body.step_dt_s
+            frames_per_block=4, frame_period_s=0.2, window_blocks=4, step_dt_s=self.robot.step_dt_s
         )
         self.memory = SimpleNamespace(commits=0, frames=1, window_frames=5, rebuilds=0)
-        self.said, self.blocks = [], []
+        self.instructions, self.frame_counts = [], []
 
     def reset(self, instruction):
-        self.said.append(instruction)
+        self.instructions.append(instruction)
         return {}
 
     def commit(self, views):
-        self.blocks.append({len(frames) for frames in views.values()})
+        self.frame_counts.append({len(frames) for frames in views.values()})
         return {}
 
     def query(self, joints, seed, newest=None):
-        here = joints[[self.body.observed.index(name) for name in self.body.commanded]]
+        here = joints[[self.robot.observed.index(name) for name in self.robot.commanded]]
         return SimpleNamespace(targets=np.tile(here, (24, 1)), reference=here, timings_ms={})
 
 
-def still(robot, trial, pace):
-    simulation = staged(robot, trial, SMALL)
-    policy = Still(robot.embodiment)
+def run_holding_trial(robot, trial, config):
+    simulation = make_simulation(robot, trial, IMAGE_SIZE)
+    policy = HoldingPolicy(robot.embodiment)
     try:
-        return policy, lived(trial, simulation, policy, pace, Audience())
+        return policy, run_trial(trial, simulation, policy, config, RolloutObserver())
     finally:
         simulation.close()
 
 
 @pytest.mark.parametrize('fast', [False, True])
 def test_who_holds_still_reaches_nothing_and_is_asked_on_both_clocks(robot, fast):
-    trial = replace(drawn(MAIN, robot, ('touch',), 1, 7)[0], limit_s=2.5)
-    policy, result = still(robot, trial, Pace(fast=fast))
+    trial = replace(make_trials(MAIN, robot, ('touch',), 1, 7)[0], limit_s=2.5)
+    policy, result = run_holding_trial(robot, trial, RolloutConfig(fast=fast))
     assert not result.success and result.trouble == '' and result.jerk_ratio <= 1.0 + 1e-6
     assert result.lived_s == pytest.approx(2.5, abs=0.02)
-    assert policy.said == [trial.said[0][1]]
-    assert policy.blocks[0] == {1} and policy.blocks[1:] == [{4}] * 3
+    assert policy.instructions == [trial.said[0][1]]
+    assert policy.frame_counts[0] == {1} and policy.frame_counts[1:] == [{4}] * 3
     assert 15 <= result.chunks <= 20  # 8 Hz at most, commits take their turns
     assert all(100 <= ms <= 145 for ms in result.latency_ms)
 
 
 def test_a_change_of_words_begins_a_session_of_its_own(robot):
-    trial = replace(drawn(SERIES['changed'], robot, ('touch',), 1, 7)[0], limit_s=0.5)
-    policy, result = still(robot, trial, Pace())
-    assert policy.said == [words for _, words in trial.said]
-    assert policy.blocks[-1] == {1}
-    assert result.lived_s == pytest.approx(trial.asked_s + 0.5, abs=0.02)
+    trial = replace(make_trials(CONDITIONS['changed'], robot, ('touch',), 1, 7)[0], limit_s=0.5)
+    policy, result = run_holding_trial(robot, trial, RolloutConfig())
+    assert policy.instructions == [words for _, words in trial.said]
+    assert policy.frame_counts[-1] == {1}
+    assert result.lived_s == pytest.approx(trial.last_instruction_s + 0.5, abs=0.02)
 
 
 def test_the_expert_succeeds_through_the_whole_loop(robot):
     """Delays, limits, seams and controllers leave room for a policy that knows what to do."""
-    trials = drawn(MAIN, robot, ('touch', 'lift'), 2, 9_000_000)
-    results = list(done(robot, Job(EXPERT, tuple(trials))))
+    trials = make_trials(MAIN, robot, ('touch', 'lift'), 2, 9_000_000)
+    results = list(run_job(robot, EvalJob(EXPERT, tuple(trials))))
     assert [result.success for result in results] == [True, True], results
     assert all(result.jerk_ratio <= 1.0 + 1e-4 for result in results)
 
 
 def test_a_wrong_pace_is_refused():
     with pytest.raises(ValueError, match='query_hz'):
-        Pace(query_hz=0.0)
+        RolloutConfig(query_hz=0.0)
     with pytest.raises(ValueError, match='query_s'):
-        Pace(query_s=-0.1)
+        RolloutConfig(query_s=-0.1)
 
 
 def test_jobs_travel_as_lines_and_are_shared_out(robot):
-    job = Job('x', tuple(drawn(MAIN, robot, ('touch', 'push'), 5, 3)), choice={'steps': 1})
-    assert Job.from_json(job.to_json()) == job
-    shares = [job.share(i, 2).trials for i in range(2)]
+    job = EvalJob(
+        'x', tuple(make_trials(MAIN, robot, ('touch', 'push'), 5, 3)), choice={'steps': 1}
+    )
+    assert EvalJob.from_json(job.to_json()) == job
+    shares = [job.shard(i, 2).trials for i in range(2)]
     assert sorted(t.seed for share in shares for t in share) == sorted(t.seed for t in job.trials)

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 from wam_learning.training import train, trainer
 
 
-def accelerator(_options) -> Accelerator:
+def make_accelerator(_options) -> Accelerator:
     """Shard as the variables say that `accelerate launch` makes of its file."""
     made = Accelerator(cpu=True)
     made.state._shared_state['distributed_type'] = DistributedType.FSDP
@@ -17,14 +17,14 @@ def accelerator(_options) -> Accelerator:
     return made
 
 
-class Sharded(trainer.Trainer):
+class ShardedTrainer(trainer.Trainer):
     """Insist that nothing is whole."""
 
     def __post_init__(self) -> None:
         trainer.Trainer.__post_init__(self)
-        assert all(isinstance(p, DTensor) for p in self.learner.parameters())
+        assert all(isinstance(p, DTensor) for p in self.model.parameters())
 
 
 if __name__ == '__main__':
-    train._accelerator, train.Trainer = accelerator, Sharded
+    train._make_accelerator, train.Trainer = make_accelerator, ShardedTrainer
     sys.exit(train.main())

@@ -10,10 +10,13 @@ from wam_learning.training import plot_training, train
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory):
+def trained_checkpoint(tmp_path_factory):
     """A short training that kept two checkpoints on its way."""
     folder = tmp_path_factory.mktemp('curves')
-    data, begun = played.dataset(folder / 'data'), played.stored(folder / 'tiny')
+    data, begun = (
+        played.write_dataset(folder / 'data'),
+        played.save_tiny_checkpoint(folder / 'tiny'),
+    )
     words = [
         data,
         '--out',

@@ -11,12 +11,12 @@ from wam_learning.training import reproduce_models, train
 
 def test_every_step_finds_what_it_needs_and_parses(tmp_path):
     written = set()
-    for step in reproduce_models.steps(tmp_path, 1.0, 2):
-        if step.module == reproduce_models.TRAIN:
-            chosen = train.parser().parse_args(step.words)
+    for step in reproduce_models.list_steps(tmp_path, 1.0, 2):
+        if step.module == reproduce_models.TRAIN_MODULE:
+            chosen = train.make_parser().parse_args(step.arguments)
             needed = [*chosen.data, *map(Path, filter(None, [chosen.init]))]
         else:
-            chosen = generate_demos._options(step.words)
+            chosen = generate_demos._parse_arguments(step.arguments)
             needed = [Path(chosen.driver)] if chosen.driver else []
         assert {path.name for path in needed} <= written, step.name
         assert chosen.out == tmp_path / step.name

@@ -17,24 +17,24 @@ from torch import nn
 
 from tests.learning import played
 from wam_learning.training import train
-from wam_learning.training.training_model import Learner
+from wam_learning.training.training_model import TrainingModel
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import random_checkpoint
-from wam_policy.model.checkpoint.model_spec import released
+from wam_policy.model.checkpoint.model_spec import make_preset_spec
 from wam_policy.model.network import layers
-from wam_policy.model.network.model_config import preset
+from wam_policy.model.network.model_config import get_preset
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
-FILE = Path(train.__file__).with_name('fsdp.yaml')
+FSDP_CONFIG_FILE = Path(train.__file__).with_name('fsdp.yaml')
 PROGRAM = Path(__file__).with_name('sharded.py')
 
 
 @pytest.fixture
-def variables(monkeypatch):
+def fsdp_environment(monkeypatch):
     """Set what `accelerate launch` hands to each process."""
     for name in [name for name in os.environ if name.startswith(('FSDP_', 'ACCELERATE_'))]:
         monkeypatch.delenv(name)
-    given = launch_command_parser().parse_args(['--config_file', str(FILE), 'x.py'])
+    given = launch_command_parser().parse_args(['--config_file', str(FSDP_CONFIG_FILE), 'x.py'])
     found = prepare_multi_gpu_env(_validate_launch_command(given)[0])
     found = {name: value for name, value in found.items() if name.startswith('FSDP_')}
     for name, value in found.items():
@@ -43,12 +43,14 @@ def variables(monkeypatch):
 
 
 def test_accelerate_reads_the_file_and_wraps_our_block(variables):
-    assert load_config_from_file(str(FILE)).distributed_type == 'FSDP'
+    assert load_config_from_file(str(FSDP_CONFIG_FILE)).distributed_type == 'FSDP'
     plugin = FullyShardedDataParallelPlugin()
     assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
-    assert plugin.transformer_cls_names_to_wrap == [layers.Block.__name__]
+    assert plugin.transformer_cls_names_to_wrap == [layers.TransformerBlock.__name__]
     with torch.device('meta'):
-        learner = Learner(VideoActionDiT(replace(preset('dreamzero_14b'), layers=2)), None, None)
+        learner = TrainingModel(
+            VideoActionDiT(replace(get_preset('dreamzero_14b'), layers=2)), None, None
+        )
     plugin.set_auto_wrap_policy(learner)  # refuses names of classes that are not there
     wrapped = [
         name
@@ -60,7 +62,7 @@ def test_accelerate_reads_the_file_and_wraps_our_block(variables):
         FullyShardedDataParallelPlugin().set_auto_wrap_policy(nn.Linear(1, 1))
 
 
-def program(words: list[object], port: int) -> None:
+def run_two_processes(arguments: list[object], port: int) -> None:
     """Run a program in two processes; AssertionError with its words if it fails."""
     done = subprocess.run(
         [
@@ -71,7 +73,7 @@ def program(words: list[object], port: int) -> None:
             '2',
             '--master_port',
             str(port),
-            *map(str, words),
+            *map(str, arguments),
         ],
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
         capture_output=True,
@@ -84,10 +86,15 @@ def program(words: list[object], port: int) -> None:
 
 @pytest.mark.slow
 def test_two_processes_with_shards_learn_what_two_with_whole_weights_do(tmp_path, variables):
-    data, base = played.dataset(tmp_path / 'data', 3, rows=60, labels=False), tmp_path / 'base'
-    design = random_checkpoint.toy(released('dreamzero_14b'), (16, 16))
+    data, base = (
+        played.write_dataset(tmp_path / 'data', 3, rows=60, labels=False),
+        tmp_path / 'base',
+    )
+    design = random_checkpoint.make_toy_spec(make_preset_spec('dreamzero_14b'), (16, 16))
     design = replace(design, model=replace(design.model, layers=2, window_blocks=2))
-    random_checkpoint.write(design, [embodiment.load('agibot_g1')], base, dtype=torch.float32)
+    random_checkpoint.write_checkpoint(
+        design, [embodiment.load_embodiment('agibot_g1')], base, dtype=torch.float32
+    )
     words = [
         data,
         '--init',
@@ -106,8 +113,10 @@ def test_two_processes_with_shards_learn_what_two_with_whole_weights_do(tmp_path
         '--recompute',
     ]
     port = 29600 + os.getpid() % 2000
-    program(['-m', 'wam_learning.training.train', *words, '--out', tmp_path / 'whole'], port)
-    program([PROGRAM, *words, '--out', tmp_path / 'shards'], port + 1)
+    run_two_processes(
+        ['-m', 'wam_learning.training.train', *words, '--out', tmp_path / 'whole'], port
+    )
+    run_two_processes([PROGRAM, *words, '--out', tmp_path / 'shards'], port + 1)
     whole, shards = (
         load_file(tmp_path / name / 'model.safetensors') for name in ('whole', 'shards')
     )

@@ -12,30 +12,30 @@ from safetensors.torch import load_file
 from tests.learning import played
 from wam_learning.data import episode_arrays
 from wam_learning.training import train, training_setup
-from wam_learning.training.validation import swapped
+from wam_learning.training.validation import swap_words
 from wam_policy.core.robot import embodiment, transforms
 from wam_policy.model.checkpoint import checkpoint_folder, inspect_checkpoint
-from wam_policy.model.robot_policy import Choice, Policy
-from wam_policy.model.streaming_session import Episode, Session
+from wam_policy.model.robot_policy import InferenceOptions, Policy
+from wam_policy.model.streaming_session import InferenceContext, StreamingSession
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    return played.dataset(tmp_path_factory.mktemp('data') / 'a')
+    return played.write_dataset(tmp_path_factory.mktemp('data') / 'a')
 
 
 @pytest.fixture(scope='module')
-def begun(tmp_path_factory):
-    return played.stored(tmp_path_factory.mktemp('begun') / 'tiny')
+def initial_checkpoint(tmp_path_factory):
+    return played.save_tiny_checkpoint(tmp_path_factory.mktemp('begun') / 'tiny')
 
 
-def run(data, out, begun, *more, stage='joint', steps=4):
+def run_training(data, out, init, *more, stage='joint', steps=4):
     words = [
         data,
         '--out',
         out,
         '--init',
-        begun,
+        init,
         '--stage',
         stage,
         '--steps',
@@ -50,21 +50,24 @@ def run(data, out, begun, *more, stage='joint', steps=4):
     return train.main([str(word) for word in words])
 
 
-def rows(path):
+def read_csv(path):
     with path.open(newline='') as file:
         return list(csv.DictReader(file))
 
 
 def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, capsys, monkeypatch):
-    out, learn, losses = tmp_path / 'out', train.Trainer.learn, []
+    out, learn, losses = tmp_path / 'out', train.Trainer.train_step, []
 
     def kept(self, batch, share):
         losses.append(learn(self, batch, share))
         return losses[-1]
 
-    monkeypatch.setattr(train.Trainer, 'learn', kept)
+    monkeypatch.setattr(train.Trainer, 'train_step', kept)
     # seed 2 holds out a `touch`: in one block nobody knows what a memory would hold
-    assert run(data, out, begun, '--rate', '5e-3', '--average', 0.9, '--seed', 2, steps=120) == 0
+    assert (
+        run_training(data, out, begun, '--rate', '5e-3', '--average', 0.9, '--seed', 2, steps=120)
+        == 0
+    )
     for name, share in (('total', 0.75), ('video', 0.6), ('place', 0.5), ('patch', 0.9)):
         first, last = (
             np.mean([float(getattr(found, name)) for found in part])
@@ -73,21 +76,21 @@ def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, ca
         assert last < share * first, name
     heard = capsys.readouterr().out
     assert 'held out: first chunk' in heard and 'checkpoint:' in heard
-    last = rows(out / 'training' / 'heldout.csv')[-1]
+    last = read_csv(out / 'training' / 'heldout.csv')[-1]
     assert float(last['touch/grounded']) == 1.0
     assert int(last['step']) == 120
-    report = inspect_checkpoint.report(out)
-    assert report.loadable and report.design is not None and report.design.trained
-    assert not next(v for v in report.verdicts if v.robot == 'agibot_g1').obstacles
+    report = inspect_checkpoint.inspect_checkpoint(out)
+    assert report.is_loadable and report.spec is not None and report.spec.trained
+    assert not next(v for v in report.robots if v.robot == 'agibot_g1').errors
     assert not any(
         'head' in name
         for name in load_file(out / 'model.safetensors')
         if not name.startswith('action_head.')
     )
     loaded = checkpoint_folder.load(out, torch.device('cpu'), torch.float32)
-    robot = embodiment.load('agibot_g1')
-    policy = Policy(loaded, robot, Choice(recipe='full16', steps=1, guidance=1.0))
-    row = played._row(robot, 0, 1, '')
+    robot = embodiment.load_embodiment('agibot_g1')
+    policy = Policy(loaded, robot, InferenceOptions(recipe='full16', steps=1, guidance=1.0))
+    row = played._make_sample(robot, 0, 1, '')
     policy.reset(played.TEXTS[1])
     policy.commit({frame.camera: frame.rgb[None] for frame in row.observation.frames})
     found = policy.query(row.observation.joints.positions(robot.observed), seed=0)
@@ -95,8 +98,8 @@ def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, ca
 
 
 def test_a_continued_training_equals_an_uninterrupted_one(data, begun, tmp_path, monkeypatch):
-    assert run(data, tmp_path / 'whole', begun, steps=6) == 0
-    taken, learn = [], train.Trainer.learn
+    assert run_training(data, tmp_path / 'whole', begun, steps=6) == 0
+    taken, learn = [], train.Trainer.train_step
 
     def interrupted(self, batch, share):
         if len(taken) == 3:
@@ -104,136 +107,141 @@ def test_a_continued_training_equals_an_uninterrupted_one(data, begun, tmp_path,
         taken.append(share)
         return learn(self, batch, share)
 
-    monkeypatch.setattr(train.Trainer, 'learn', interrupted)
-    monkeypatch.setattr(train, 'SAVE_S', 0.0)
+    monkeypatch.setattr(train.Trainer, 'train_step', interrupted)
+    monkeypatch.setattr(train, 'SAVE_EVERY_S', 0.0)
     with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path / 'parts', begun, steps=6)
-    monkeypatch.setattr(train.Trainer, 'learn', learn)
-    assert run(data, tmp_path / 'parts', begun, steps=6) == 0
+        run_training(data, tmp_path / 'parts', begun, steps=6)
+    monkeypatch.setattr(train.Trainer, 'train_step', learn)
+    assert run_training(data, tmp_path / 'parts', begun, steps=6) == 0
     whole, parts = (
         load_file(tmp_path / name / 'model.safetensors') for name in ('whole', 'parts')
     )
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert int(rows(tmp_path / 'parts' / 'training' / 'train.csv')[-1]['step']) == 6
+    assert int(read_csv(tmp_path / 'parts' / 'training' / 'train.csv')[-1]['step']) == 6
 
 
 def test_what_cannot_be_continued_is_said(data, begun, tmp_path, capsys):
     out = tmp_path / 'out'
-    assert run(data, out, begun, steps=1) == 0
-    assert run(data, out, begun, '--seed', 5, steps=2) == 1
+    assert run_training(data, out, begun, steps=1) == 0
+    assert run_training(data, out, begun, '--seed', 5, steps=2) == 1
     assert 'seed was 0, is 5' in capsys.readouterr().err
-    path = out / train.RESUME
+    path = out / train.RESUME_FILE
     path.write_bytes(path.read_bytes()[:1000])
-    assert run(data, out, begun, steps=2) == 1
+    assert run_training(data, out, begun, steps=2) == 1
     assert 'damaged' in capsys.readouterr().err
-    assert run(data, out, begun, '--fresh', steps=1) == 0
-    assert run(tmp_path / 'nothing', out, begun) == 1
+    assert run_training(data, out, begun, '--fresh', steps=1) == 0
+    assert run_training(tmp_path / 'nothing', out, begun) == 1
     assert 'is no data set' in capsys.readouterr().err
 
 
 def test_a_clone_says_what_it_is_and_joint_training_goes_on_from_it(data, begun, tmp_path):
     cloned, joint = tmp_path / 'cloned', tmp_path / 'joint'
-    assert run(data, cloned, begun, stage='clone', steps=2) == 0
-    design = checkpoint_folder.designs.read(cloned)
+    assert run_training(data, cloned, begun, stage='clone', steps=2) == 0
+    design = checkpoint_folder.designs.read_spec(cloned)
     assert not design.model.predicts_video and design.model.window_blocks == 1
     assert design.name == 'mini_cloned' and design.inference.steps == 1
-    robot = embodiment.load('agibot_g1')
+    robot = embodiment.load_embodiment('agibot_g1')
     policy = Policy(
         checkpoint_folder.load(cloned, torch.device('cpu'), torch.float32),
         robot,
-        Choice(recipe='full16', steps=1, guidance=1.0),
+        InferenceOptions(recipe='full16', steps=1, guidance=1.0),
     )
     policy.reset(played.TEXTS[0])
     views = {c.key: np.zeros((1, 48, 64, 3), np.uint8) for c in robot.cameras}
     policy.commit(views)
     policy.commit({key: np.repeat(view, 4, 0) for key, view in views.items()})
     assert policy.memory.frames == 1  # the newest picture, nothing else
-    assert policy.query(robot.rest_of(robot.observed), 0).targets.shape == (24, 16)
-    assert run(data, joint, cloned, stage='joint', steps=1) == 0
-    design = checkpoint_folder.designs.read(joint)
+    assert policy.query(robot.home_positions(robot.observed), 0).targets.shape == (24, 16)
+    assert run_training(data, joint, cloned, stage='joint', steps=1) == 0
+    design = checkpoint_folder.designs.read_spec(joint)
     assert design.name == 'mini' and design.model.window_blocks == 4
     assert design.model.predicts_video
     flash = tmp_path / 'flash'
-    assert run(data, flash, joint, stage='flash', steps=1) == 0
-    assert checkpoint_folder.designs.read(flash).video_final_noise == training_setup.FLASH_NOISE
-    assert checkpoint_folder.designs.read(flash).inference.recipe == 'one_step'
+    assert run_training(data, flash, joint, stage='flash', steps=1) == 0
+    assert (
+        checkpoint_folder.designs.read_spec(flash).video_final_noise
+        == training_setup.FLASH_VIDEO_NOISE
+    )
+    assert checkpoint_folder.designs.read_spec(flash).inference.recipe == 'one_step'
 
 
 def test_live_inference_equals_the_training_pass(data, begun, tmp_path):
     """The whole live path on recorded pictures, against the batch that training would see."""
     out = tmp_path / 'out'
-    assert run(data, out, begun, steps=3) == 0
+    assert run_training(data, out, begun, steps=3) == 0
     policy = checkpoint_folder.load(out, torch.device('cpu'), torch.float32)
-    read = episode_arrays.read([data], policy.design)
-    windows, _ = training_setup.windows(policy, read, 0)
+    read = episode_arrays.read_datasets([data], policy.spec)
+    windows, _ = training_setup.make_samplers(policy, read, 0)
     shift = 5
-    batch = windows.at([0], 2, np.array([shift]))
-    span, model, robot = windows.clips.spans[0], policy.design.model, read.robot
+    batch = windows.build_batch([0], 2, np.array([shift]))
+    span, model, robot = windows.data.episodes[0], policy.spec.model, read.robot
     noise = torch.randn(1, 2, model.actions_per_block, model.action_dim)
     dream = torch.randn(1, model.latent_channels, 2, *model.latent_size)
     t = torch.full((1, 2), 999.0)
-    words = policy.encoders.encode_prompts([policy.design.prompt('agibot', batch.texts[0])])
+    words = policy.encoders.encode_prompts([policy.spec.make_prompt('agibot', batch.texts[0])])
     with torch.no_grad():
         trained = policy.dit(
-            batch.seen.clean,
+            batch.visual.clean,
             dream,
             t,
             noise.flatten(1, 2),
             t.repeat_interleave(model.actions_per_block, 1),
             batch.state,
-            policy.dit.context(words),
+            policy.dit.embed_context(words),
             lean=True,
         )
-    live = Policy(policy, robot, Choice(recipe='full16', steps=1, guidance=1.0))
-    session = live._clocked
+    live = Policy(policy, robot, InferenceOptions(recipe='full16', steps=1, guidance=1.0))
+    session = live._streaming_session
     assert session is not None
     live.reset(batch.texts[0])
-    film = np.stack([read.film[span.frame + i] for i in range(5)])
+    film = np.stack([read.frame_store[span.first_frame + i] for i in range(5)])
     for block, shown in enumerate((film[:1], film[1:])):
         session.observe(torch.from_numpy(shown))
-        episode = session._episode
-        episode._draw = lambda seed, b=block: (dream[:, :, b : b + 1], noise[:, b])
-        row = span.row + shift + 24 * block
+        episode = session._inference_context
+        episode._noise_fn = lambda seed, b=block: (dream[:, :, b : b + 1], noise[:, b])
+        row = span.first_row + shift + 24 * block
         cut = {
             key: read.state[row, part]
             for key, part in training_setup.scaling.gear.slices(robot.state_keys).items()
         }
-        found = live.query(transforms.posture(robot, cut), 0)
+        found = live.query(transforms.from_model_state(robot, cut), 0)
         velocity = trained.action[:, 24 * block : 24 * (block + 1)]
         actions = (noise[:, block] - velocity)[0].numpy()  # one step from pure noise
-        wanted = transforms.targets(robot, policy.normaliser(robot).targets(actions, cut))
+        wanted = transforms.from_model_actions(
+            robot, policy.make_normalizer(robot).denormalize_actions(actions, cut)
+        )
         assert found.targets == pytest.approx(wanted, abs=2e-3)
-    assert isinstance(session, Session) and isinstance(episode, Episode)
+    assert isinstance(session, StreamingSession) and isinstance(episode, InferenceContext)
 
 
 def test_statistics_of_another_robot_join_those_there(data, begun, tmp_path):
     first = tmp_path / 'g1'
-    assert run(data, first, begun, steps=1) == 0
-    yam = played.dataset(tmp_path / 'yam', 2, robot_name='yam')
-    assert run(yam, tmp_path / 'both', first, steps=1) == 0
-    tags = checkpoint_folder.tags(tmp_path / 'both')
+    assert run_training(data, first, begun, steps=1) == 0
+    yam = played.write_dataset(tmp_path / 'yam', 2, robot_name='yam')
+    assert run_training(yam, tmp_path / 'both', first, steps=1) == 0
+    tags = checkpoint_folder.read_metadata(tmp_path / 'both')
     assert set(tags) == {'agibot', 'yam'}
-    before = json.loads((first / checkpoint_folder.METADATA).read_text())
-    after = json.loads((tmp_path / 'both' / checkpoint_folder.METADATA).read_text())
+    before = json.loads((first / checkpoint_folder.METADATA_PATH).read_text())
+    after = json.loads((tmp_path / 'both' / checkpoint_folder.METADATA_PATH).read_text())
     assert after['agibot'] == before['agibot']
 
 
 def test_words_are_shuffled_among_those_in_use():
     texts = ['left hand: touch the red cube', 'push the blue cube to the right']
-    assert swapped(texts, ('red', 'green', 'blue')) == [
+    assert swap_words(texts, ('red', 'green', 'blue')) == [
         'left hand: touch the blue cube',
         'push the red cube to the right',
     ]
-    assert swapped(texts, ('left', 'right')) == [
+    assert swap_words(texts, ('left', 'right')) == [
         'right hand: touch the red cube',
         'push the blue cube to the left',
     ]
-    assert swapped(texts[:1], ('red', 'blue')) == texts[:1]
+    assert swap_words(texts[:1], ('red', 'blue')) == texts[:1]
 
 
 def test_a_fresh_mini_learns_its_pictures_first(data, tmp_path, monkeypatch, capsys):
-    made = played.tiny()
-    monkeypatch.setattr(training_setup, 'begun', lambda origin: replace(made))
+    made = played.make_tiny_policy()
+    monkeypatch.setattr(training_setup, 'load_initial', lambda origin: replace(made))
     words = [
         str(data),
         '--out',
@@ -249,9 +257,9 @@ def test_a_fresh_mini_learns_its_pictures_first(data, tmp_path, monkeypatch, cap
     heard = capsys.readouterr().out
     assert float(heard.split('autoencoder: ')[1].split(' dB')[0]) > 12
     found = checkpoint_folder.load(tmp_path / 'ae', torch.device('cpu'), torch.float32)
-    assert not found.trained
-    assert max(found.design.encoders.vae.std) > 1e-3
-    read = episode_arrays.read([data], found.design)
+    assert not found.is_trained
+    assert max(found.spec.encoders.vae.std) > 1e-3
+    read = episode_arrays.read_datasets([data], found.spec)
     seen = training_setup.latents.encoded(read, found.encoders.vae)
     assert seen.group.float().std() == pytest.approx(1, abs=0.4)
 
@@ -261,10 +269,10 @@ def test_a_shipped_model_is_begun_from_by_its_name_and_an_unknown_one_named(
 ):
     given = []
     monkeypatch.setattr(
-        training_setup, 'begun', lambda origin: given.append(origin.init) or exit(0)
+        training_setup, 'load_initial', lambda origin: given.append(origin.init) or exit(0)
     )
     with pytest.raises(SystemExit):
-        run(data, tmp_path / 'out', 'mini')
+        run_training(data, tmp_path / 'out', 'mini')
     assert (given[0] / 'model.safetensors').is_file()
-    assert run(data, tmp_path / 'out', 'minni') == 1
+    assert run_training(data, tmp_path / 'out', 'minni') == 1
     assert "'minni' is no folder and no shipped model (mini, mini_yam)" in capsys.readouterr().err

@@ -33,15 +33,15 @@ print(json.dumps({'extra': peak() - before - held, 'held': held}))
 
 @pytest.mark.slow
 def test_peak_host_memory_is_one_shard_and_a_little(tmp_path: Path) -> None:
-    toy = random_checkpoint.toy(model_spec.released('dreamzero_14b'))
+    toy = random_checkpoint.make_toy_spec(model_spec.make_preset_spec('dreamzero_14b'))
     model = replace(toy.model, dim=1024, heads=8, layers=56, ffn_dim=4096)
-    robots = [embodiment.load('yam')]
-    random_checkpoint.write_hollow(
-        replace(toy, model=model), robots, tmp_path, dtype=torch.bfloat16, largest_shard=SHARD
+    robots = [embodiment.load_embodiment('yam')]
+    random_checkpoint.write_sparse_checkpoint(
+        replace(toy, model=model), robots, tmp_path, dtype=torch.bfloat16, max_shard_size=SHARD
     )
-    largest = max(path.stat().st_size for path in safetensors_shards.files(tmp_path))
-    total = sum(path.stat().st_size for path in safetensors_shards.files(tmp_path))
-    assert total > 2_000_000_000 and len(safetensors_shards.files(tmp_path)) > 3
+    largest = max(path.stat().st_size for path in safetensors_shards.find_weight_files(tmp_path))
+    total = sum(path.stat().st_size for path in safetensors_shards.find_weight_files(tmp_path))
+    assert total > 2_000_000_000 and len(safetensors_shards.find_weight_files(tmp_path)) > 3
     paths = {'PYTHONPATH': os.pathsep.join(sys.path)}  # pytest's own, which a child lacks
     result = subprocess.run(
         [sys.executable, '-c', PROGRAM, str(tmp_path)],

@@ -16,9 +16,9 @@ from wam_policy.model.checkpoint import (
     random_checkpoint,
     safetensors_shards,
 )
-from wam_policy.model.network.lora import RELEASED
+from wam_policy.model.network.lora import RELEASED_LORA
 
-ROBOTS = [embodiment.load(name) for name in embodiment.names()]
+ROBOTS = [embodiment.load_embodiment(name) for name in embodiment.list_robots()]
 
 
 @pytest.fixture(scope='module')
@@ -38,20 +38,24 @@ def toy(tmp_path: Path) -> Path:
 
 def test_a_full_size_checkpoint_is_checked_without_its_numbers(full) -> None:
     folder = full['dreamzero_14b']
-    on_disk = sum(path.stat().st_blocks * 512 for path in safetensors_shards.files(folder))
+    on_disk = sum(
+        path.stat().st_blocks * 512 for path in safetensors_shards.find_weight_files(folder)
+    )
     assert on_disk < 20e6
-    found = inspect_checkpoint.report(folder)
-    assert found.loadable
-    assert dict(found.sizes)['transformer'] == 16_484_292_448
-    assert len(found.audit.unused) == 16
-    assert [verdict.obstacles for verdict in found.verdicts] == [()] * len(ROBOTS)
+    found = inspect_checkpoint.inspect_checkpoint(folder)
+    assert found.is_loadable
+    assert dict(found.parameter_counts)['transformer'] == 16_484_292_448
+    assert len(found.tensor_diff.unused) == 16
+    assert [verdict.errors for verdict in found.robots] == [()] * len(ROBOTS)
 
 
 def test_the_sizes_are_those_of_the_release(full) -> None:
-    tensors = {name: len(safetensors_shards.contents(path)) for name, path in full.items()}
+    tensors = {
+        name: len(safetensors_shards.read_tensor_infos(path)) for name, path in full.items()
+    }
     assert tensors == {'dreamzero_14b': 2146, 'dreamzero_5b': 997 + 242 + 393 + 196}
     stored = {
-        name: sum(entry.nbytes for entry in safetensors_shards.contents(path).values())
+        name: sum(entry.nbytes for entry in safetensors_shards.read_tensor_infos(path).values())
         for name, path in full.items()
     }
     numbers = 5_680_910_336 + 632_076_801  # text and image encoder
@@ -62,11 +66,11 @@ def test_the_sizes_are_those_of_the_release(full) -> None:
 
 
 def test_memory_is_counted_per_device(full) -> None:
-    need = inspect_checkpoint.report(full['dreamzero_14b']).need
-    assert need.cache == 7920 * 2 * 40 * 5120 * 2  # 6.49 GB a branch at nine frames
-    assert need.total(2) - need.total(1) == need.cache + need.context
-    assert 45.7e9 < need.weights < 45.9e9
-    assert need.encoder > 1e8
+    need = inspect_checkpoint.inspect_checkpoint(full['dreamzero_14b']).memory
+    assert need.cache_bytes == 7920 * 2 * 40 * 5120 * 2  # 6.49 GB a branch at nine frames
+    assert need.total_bytes(2) - need.total_bytes(1) == need.cache_bytes + need.context_bytes
+    assert 45.7e9 < need.weights_bytes < 45.9e9
+    assert need.encoder_bytes > 1e8
 
 
 def test_the_words_name_everything_a_lab_asks(full, capsys) -> None:
@@ -89,13 +93,13 @@ def test_the_words_name_everything_a_lab_asks(full, capsys) -> None:
 
 
 def test_a_broken_checkpoint_lists_every_wrong_name(toy, capsys) -> None:
-    content = load_file(toy / safetensors_shards.SINGLE)
+    content = load_file(toy / safetensors_shards.SINGLE_FILE)
     gone = 'action_head.model.blocks.0.ffn.0.weight'
     bent = 'action_head.vae.model.conv1.bias'
     del content[gone]
     content[bent] = content[bent][:2].clone()
     content['action_head.model.stranger'] = torch.zeros(3)
-    save_file(content, toy / safetensors_shards.SINGLE)
+    save_file(content, toy / safetensors_shards.SINGLE_FILE)
     assert inspect_checkpoint.main([str(toy)]) == 1
     text = capsys.readouterr().out
     assert f'MISSING        {gone}' in text
@@ -105,20 +109,24 @@ def test_a_broken_checkpoint_lists_every_wrong_name(toy, capsys) -> None:
 
 
 def test_no_statistics_load_but_drive_nothing(toy) -> None:
-    (toy / checkpoint_folder.METADATA).unlink()
-    found = inspect_checkpoint.report(toy)
-    assert found.loadable
-    assert all('no statistics for tag' in verdict.obstacles[0] for verdict in found.verdicts)
-    assert any('Make statistics from episodes' in line for line in inspect_checkpoint.lines(found))
+    (toy / checkpoint_folder.METADATA_PATH).unlink()
+    found = inspect_checkpoint.inspect_checkpoint(toy)
+    assert found.is_loadable
+    assert all('no statistics for tag' in verdict.errors[0] for verdict in found.robots)
+    assert any(
+        'Make statistics from episodes' in line for line in inspect_checkpoint.format_report(found)
+    )
 
 
 def test_a_robot_whose_keys_differ_is_told_which(toy) -> None:
-    content = json.loads((toy / checkpoint_folder.METADATA).read_text())
+    content = json.loads((toy / checkpoint_folder.METADATA_PATH).read_text())
     del content['yam']['statistics']['state']['left_gripper_pos']
-    (toy / checkpoint_folder.METADATA).write_text(json.dumps(content))
-    verdicts = {verdict.robot: verdict for verdict in inspect_checkpoint.report(toy).verdicts}
-    assert 'left_gripper_pos' in verdicts['yam'].obstacles[0]
-    assert not verdicts['agibot_g1'].obstacles
+    (toy / checkpoint_folder.METADATA_PATH).write_text(json.dumps(content))
+    verdicts = {
+        verdict.robot: verdict for verdict in inspect_checkpoint.inspect_checkpoint(toy).robots
+    }
+    assert 'left_gripper_pos' in verdicts['yam'].errors[0]
+    assert not verdicts['agibot_g1'].errors
 
 
 @pytest.mark.parametrize(
@@ -131,32 +139,38 @@ def test_a_robot_whose_keys_differ_is_told_which(toy) -> None:
             'neither action_head_cfg.config',
         ),
         (
-            lambda folder: (folder / safetensors_shards.SINGLE).unlink(),
+            lambda folder: (folder / safetensors_shards.SINGLE_FILE).unlink(),
             'neither model.safetensors nor',
         ),
         (
-            lambda folder: (folder / safetensors_shards.SINGLE).write_bytes(b'junk'),
+            lambda folder: (folder / safetensors_shards.SINGLE_FILE).write_bytes(b'junk'),
             'not a safetensors file',
         ),
-        (lambda folder: (folder / checkpoint_folder.METADATA).write_text('['), 'not JSON'),
+        (lambda folder: (folder / checkpoint_folder.METADATA_PATH).write_text('['), 'not JSON'),
     ],
 )
 def test_nothing_wrong_inside_a_folder_raises(toy, spoil, words) -> None:
     spoil(toy)
-    found = inspect_checkpoint.report(toy)
-    assert not found.loadable
-    assert any(words in line for line in inspect_checkpoint.lines(found))
+    found = inspect_checkpoint.inspect_checkpoint(toy)
+    assert not found.is_loadable
+    assert any(words in line for line in inspect_checkpoint.format_report(found))
 
 
 def test_a_missing_tokenizer_is_a_problem_of_its_own(toy) -> None:
     content = json.loads((toy / 'config.json').read_text())
     content['wam']['encoders']['tokenizer'] = 'tokenizer'
     (toy / 'config.json').write_text(json.dumps(content))
-    assert any('google/umt5-xxl' in problem for problem in inspect_checkpoint.report(toy).problems)
+    assert any(
+        'google/umt5-xxl' in problem
+        for problem in inspect_checkpoint.inspect_checkpoint(toy).problems
+    )
 
 
 def test_adapters_are_checked_with_their_base(toy, tmp_path, capsys) -> None:
-    small = replace(random_checkpoint.toy(model_spec.released('dreamzero_14b')), adapters=RELEASED)
+    small = replace(
+        random_checkpoint.make_toy_spec(model_spec.make_preset_spec('dreamzero_14b')),
+        adapters=RELEASED_LORA,
+    )
     random_checkpoint.write_adapters(small, tmp_path / 'lora', dtype=torch.bfloat16)
     assert inspect_checkpoint.main([str(tmp_path / 'lora')]) == 1
     assert 'name the complete checkpoint' in capsys.readouterr().out

@@ -8,12 +8,12 @@ import pytest
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import model_spec
 from wam_policy.model.encoders import encoder_stack
-from wam_policy.model.network.model_config import preset
+from wam_policy.model.network.model_config import get_preset
 
 
 def released(family: str, **changes: Any) -> dict[str, Any]:
     """Write config.json as the released checkpoints do: no `wam` section."""
-    model = preset(family)
+    model = get_preset(family)
     network = {
         '_target_': 'x.CausalWanModel',
         'model_type': 'i2v',
@@ -52,15 +52,15 @@ def released(family: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize('family', ['dreamzero_14b', 'dreamzero_5b'])
 def test_the_released_schema_gives_the_presets(family) -> None:
-    found = model_spec.parsed(released(family))
-    assert found.model == preset(family)
+    found = model_spec.parse_spec(released(family))
+    assert found.model == get_preset(family)
     assert found.encoders == encoder_stack.PRESETS[family]
     assert found.name == family and found.trained and found.adapters is None
-    assert found.canvas == model_spec.released(family).canvas
+    assert found.canvas == model_spec.make_preset_spec(family).canvas
 
 
 def test_the_horizon_is_read_not_assumed() -> None:
-    found = model_spec.parsed(
+    found = model_spec.parse_spec(
         released('dreamzero_14b', num_action_per_block=48, action_horizon=48)
     )
     assert found.model.actions_per_block == 48
@@ -72,19 +72,19 @@ def test_the_horizon_is_read_not_assumed() -> None:
     [('droid', 24, 5, 1.6), ('agibot_g1', 24, 10, 0.8), ('agibot_g1', 48, 5, 1.6)],
 )
 def test_frame_rate_follows_the_robots_control_rate(robot, actions, video_hz, block_s) -> None:
-    found = model_spec.parsed(released('dreamzero_14b', num_action_per_block=actions))
-    timed = found.timed(embodiment.load(robot).step_dt_s).model
+    found = model_spec.parse_spec(released('dreamzero_14b', num_action_per_block=actions))
+    timed = found.with_control_rate(embodiment.load_embodiment(robot).step_dt_s).model
     assert timed.video_hz == pytest.approx(video_hz)
     assert timed.block_period_s == pytest.approx(block_s)
 
 
 def test_without_targets_the_5b_model_sees_176_lines_and_drops_a_row() -> None:
-    found = model_spec.parsed(released('dreamzero_5b', target_video_height=None))
+    found = model_spec.parse_spec(released('dreamzero_5b', target_video_height=None))
     assert found.canvas.size == (176, 320) and found.model.latent_size == (10, 20)
 
 
 def test_adapters_and_decoupled_noise_are_read() -> None:
-    found = model_spec.parsed(
+    found = model_spec.parse_spec(
         released(
             'dreamzero_14b', train_architecture='lora', lora_rank=8, decouple_inference_noise=True
         )
@@ -95,8 +95,8 @@ def test_adapters_and_decoupled_noise_are_read() -> None:
 
 @pytest.mark.parametrize('name', encoder_stack.PRESETS)
 def test_our_section_survives_json(name) -> None:
-    made = model_spec.released(name)
-    assert model_spec.parsed({'wam': json.loads(json.dumps(made.to_dict()))}) == made
+    made = model_spec.make_preset_spec(name)
+    assert model_spec.parse_spec({'wam': json.loads(json.dumps(made.to_dict()))}) == made
 
 
 @pytest.mark.parametrize(
@@ -111,28 +111,34 @@ def test_our_section_survives_json(name) -> None:
 )
 def test_what_does_not_fit_is_named(changes, words) -> None:
     with pytest.raises(ValueError, match=words):
-        model_spec.parsed(released('dreamzero_14b', **changes))
+        model_spec.parse_spec(released('dreamzero_14b', **changes))
 
 
 def test_prompts_are_the_checkpoints_own_or_the_released_ones() -> None:
-    assert model_spec.released('tiny').prompt('yam', 'Fold It') == 'fold it'
-    assert model_spec.released('dreamzero_14b').prompt('yam', 'Fold It').startswith('A multi-view')
-    content = model_spec.released('tiny').to_dict() | {'prompts': {'agibot': 'do {i}'}}
-    found = model_spec.parsed({'wam': content})
-    assert found.prompt('agibot', 'X') == 'do x'
+    assert model_spec.make_preset_spec('tiny').make_prompt('yam', 'Fold It') == 'fold it'
+    assert (
+        model_spec.make_preset_spec('dreamzero_14b')
+        .make_prompt('yam', 'Fold It')
+        .startswith('A multi-view')
+    )
+    content = model_spec.make_preset_spec('tiny').to_dict() | {'prompts': {'agibot': 'do {i}'}}
+    found = model_spec.parse_spec({'wam': content})
+    assert found.make_prompt('agibot', 'X') == 'do x'
     with pytest.raises(ValueError, match="no prompt for tag 'yam'; it has agibot"):
-        found.prompt('yam', 'x')
+        found.make_prompt('yam', 'x')
 
 
 def test_canvas_of_every_shipped_robot() -> None:
-    for name in embodiment.names():
-        robot = embodiment.load(name)
+    for name in embodiment.list_robots():
+        robot = embodiment.load_embodiment(name)
         views = tuple(camera.key for camera in robot.cameras)
-        for made in map(model_spec.released, encoder_stack.PRESETS):
+        for made in map(model_spec.make_preset_spec, encoder_stack.PRESETS):
             if made.canvas.size is None:
-                assert made.canvas.layout(robot.model_tag, views).size == made.canvas.pixels
+                assert (
+                    made.canvas.make_layout(robot.model_tag, views).size == made.canvas.image_size
+                )
     with pytest.raises(ValueError, match="arrangement 'mosaic' is unknown"):
-        content = model_spec.released('tiny').to_dict()
-        model_spec.parsed(
+        content = model_spec.make_preset_spec('tiny').to_dict()
+        model_spec.parse_spec(
             {'wam': content | {'canvas': content['canvas'] | {'arrangement': 'mosaic'}}}
         )

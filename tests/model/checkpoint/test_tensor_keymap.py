@@ -7,18 +7,18 @@ from wam_policy.model.checkpoint import tensor_keymap
 from wam_policy.model.encoders import image_encoder, text_encoder, wan_vae
 
 
-def mapped() -> dict[str, tuple[torch.nn.Module, list[tensor_keymap.Entry]]]:
+def mapped() -> dict[str, tuple[torch.nn.Module, list[tensor_keymap.TensorMapping]]]:
     with torch.device('meta'):
-        old, new = wan_vae.network(wan_vae.WAN21), wan_vae.network(wan_vae.WAN22)
+        old, new = wan_vae.build_network(wan_vae.WAN21), wan_vae.build_network(wan_vae.WAN22)
         words, picture = (
-            text_encoder.network(text_encoder.UMT5_XXL),
-            image_encoder.network(image_encoder.CLIP_H),
+            text_encoder.build_network(text_encoder.UMT5_XXL),
+            image_encoder.build_network(image_encoder.CLIP_H),
         )
     return {
-        'vae21': (old, tensor_keymap.vae(old, residual=False, res_blocks=2)),
-        'vae22': (new, tensor_keymap.vae(new, residual=True, res_blocks=2)),
-        'text': (words, tensor_keymap.text(words)),
-        'image': (picture, tensor_keymap.image(picture)),
+        'vae21': (old, tensor_keymap.map_vae(old, residual=False, res_blocks=2)),
+        'vae22': (new, tensor_keymap.map_vae(new, residual=True, res_blocks=2)),
+        'text': (words, tensor_keymap.map_text_encoder(words)),
+        'image': (picture, tensor_keymap.map_image_encoder(picture)),
     }
 
 
@@ -61,13 +61,13 @@ def test_samples_of_the_released_names(name, tensor, shape) -> None:
 
 
 def test_cutting_inverts_joining_and_keeps_query_key_value_in_order() -> None:
-    net = image_encoder.network(image_encoder.ImageConfig(16, 2, 2, 32, 8, 16))
+    net = image_encoder.build_network(image_encoder.ImageConfig(16, 2, 2, 32, 8, 16))
     parameters = dict(net.named_parameters())
-    for entry in tensor_keymap.image(net):
-        whole = tensor_keymap.joined(entry, parameters)
+    for entry in tensor_keymap.map_image_encoder(net):
+        whole = tensor_keymap.join_parameters(entry, parameters)
         assert tuple(whole.shape) == entry.shape
         for target, part in zip(
-            entry.targets, tensor_keymap.parts(whole, entry, parameters), strict=True
+            entry.targets, tensor_keymap.split_tensor(whole, entry, parameters), strict=True
         ):
             assert torch.equal(part, parameters[target])
         if 'to_qkv' in entry.name:
@@ -91,4 +91,4 @@ def test_cutting_inverts_joining_and_keeps_query_key_value_in_order() -> None:
     ],
 )
 def test_what_the_image_file_holds_in_vain(name, unused) -> None:
-    assert bool(tensor_keymap.image_unused(31).fullmatch(name)) is unused
+    assert bool(tensor_keymap.unused_image_pattern(31).fullmatch(name)) is unused

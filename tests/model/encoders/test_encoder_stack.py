@@ -79,7 +79,7 @@ def test_words_may_say_nothing_of_others() -> None:
 
 def test_a_reach_over_the_text_is_blind_to_what_follows_only() -> None:
     ids, mask = text_encoder.ByteTokenizer(64)(['go left now', 'go right', ''])
-    seen = text_encoder.nearby(ids, mask, 9)[:, 0] == 0
+    seen = text_encoder.make_local_attention_mask(ids, mask, 9)[:, 0] == 0
     assert seen[0, 5, :8].all() and not seen[0, 5, 8:].any()  # 'left ' ends at byte 7
     assert seen[0, 10, :12].all() and seen[1, 0, :3].all() and not seen[1, 0, 3:].any()
     alone = torch.eye(64, dtype=torch.bool)
@@ -92,8 +92,8 @@ def test_frames_go_in_and_come_out() -> None:
     video = torch.rand(1, 3, 5, 32, 48) * 2 - 1
     latents = parts.encode_frames(video)
     assert latents.shape == (1, 8, 2, 4, 6)
-    first, context = parts.begin(video[:, :, :1])
-    rest, _ = parts.extend(context, video[:, :, 1:])
+    first, context = parts.encode_first_frame(video[:, :, :1])
+    rest, _ = parts.encode_next_frames(context, video[:, :, 1:])
     assert torch.equal(torch.cat([first, rest], dim=2), latents)
     frames = parts.decode(latents)
     assert frames.shape == (1, 5, 32, 48, 3) and frames.dtype == torch.uint8
@@ -138,7 +138,7 @@ def test_words_back_are_counted(words: object) -> None:
 
 def test_a_missing_tokenizer_names_files_and_source(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match='copy tokenizer.json.*google/umt5-xxl'):
-        text_encoder.SentenceTokenizer(tmp_path / 'tokenizer', 512)
+        text_encoder.PretrainedTokenizer(tmp_path / 'tokenizer', 512)
 
 
 def test_a_tokenizer_folder_is_read_without_a_network(tmp_path) -> None:
@@ -161,6 +161,8 @@ def test_a_tokenizer_folder_is_read_without_a_network(tmp_path) -> None:
             }
         )
     )
-    ids, mask = text_encoder.SentenceTokenizer(tmp_path, 6)(['pick up', 'up up up up up up up up'])
+    ids, mask = text_encoder.PretrainedTokenizer(tmp_path, 6)(
+        ['pick up', 'up up up up up up up up']
+    )
     assert ids.tolist() == [[3, 4, 1, 0, 0, 0], [4, 4, 4, 4, 4, 1]]
     assert mask.tolist() == [[1, 1, 1, 0, 0, 0], [1] * 6]

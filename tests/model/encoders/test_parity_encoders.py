@@ -57,22 +57,22 @@ def test_images(case: str) -> None:
     views = tuple(data['order'])
     height, width = next(iter(data['per_cam'].values())).shape[1:3]
     for view in views:
-        ours = view_layout.tile_pixels(data['raw'][view], height, width)
+        ours = view_layout.crop_and_resize(data['raw'][view], height, width)
         assert torch.equal(ours, data['per_cam'][view])
     tag = case.removeprefix('images_').rsplit('_', 1)[0]
-    plan = view_layout.layout(
-        view_layout.released_arrangement(tag, len(views)), views, height, width
+    plan = view_layout.make_layout(
+        view_layout.released_layout_name(tag, len(views)), views, height, width
     )
-    stitched = view_layout.stitched(data['raw'], plan)
+    stitched = view_layout.compose_views(data['raw'], plan)
     assert torch.equal(stitched, data['canvas'])
-    video = view_layout.model_input(stitched[None], torch.bfloat16)
+    video = view_layout.to_model_input(stitched[None], torch.bfloat16)
     assert torch.equal(video, data['model_bf16'])
 
 
 @pytest.mark.parametrize('case', cases('prompts'))
 def test_prompts(case: str) -> None:
     for row in read(case)['data']:
-        assert prompts.prompt(row['tag'], row['instruction']) == row['prompt']
+        assert prompts.make_prompt(row['tag'], row['instruction']) == row['prompt']
 
 
 @pytest.mark.parametrize('case', cases('normaliser'))
@@ -80,9 +80,9 @@ def test_normaliser(case: str) -> None:
     data = read(case)['data']
     statistics = Statistics(**{key: np.array(row) for key, row in data['stats'].items()})
     for mode, expected in data['out'].items():
-        there = normalizer.normalised(data['x'].numpy(), statistics, mode)
+        there = normalizer.normalize(data['x'].numpy(), statistics, mode)
         np.testing.assert_allclose(there, expected['y'].numpy(), rtol=0, atol=2e-6)
-        back = normalizer.restored(expected['y'].numpy(), statistics, mode)
+        back = normalizer.denormalize(expected['y'].numpy(), statistics, mode)
         assert back.dtype == np.float32
         np.testing.assert_allclose(back, expected['inv'].numpy(), rtol=1e-6, atol=0)
 
@@ -92,7 +92,7 @@ TOLERANCE = 5e-5  # of fp32 results, relative to the largest number of the outpu
 
 def filled(
     net: torch.nn.Module,
-    entries: list[tensor_keymap.Entry],
+    entries: list[tensor_keymap.TensorMapping],
     weights: dict[str, torch.Tensor],
     unused: re.Pattern[str] | None = None,
 ) -> None:
@@ -100,7 +100,9 @@ def filled(
     parameters = dict(net.named_parameters())
     for entry in entries:
         for target, part in zip(
-            entry.targets, tensor_keymap.parts(weights[entry.name], entry, parameters), strict=True
+            entry.targets,
+            tensor_keymap.split_tensor(weights[entry.name], entry, parameters),
+            strict=True,
         ):
             parameters[target].data.copy_(part)
     spare = set(weights) - {entry.name for entry in entries}
@@ -138,7 +140,7 @@ def test_vae(case: str) -> None:
             std=tuple(data['std'].tolist()),
         )
     )
-    filled(net.net, tensor_keymap.vae(net.net, residual=residual, res_blocks=blocks), weights)
+    filled(net.net, tensor_keymap.map_vae(net.net, residual=residual, res_blocks=blocks), weights)
     errors = {
         f'encode {n}': error(net.encode(row['x']), row['z']) for n, row in data['enc'].items()
     }
@@ -167,7 +169,7 @@ def test_text(case: str) -> None:
             buckets,
         )
     )
-    filled(net.net, tensor_keymap.text(net.net), weights)
+    filled(net.net, tensor_keymap.map_text_encoder(net.net), weights)
     ours = net(data['ids'], data['mask'])
     kept = data['mask'].bool()
     report(
@@ -191,7 +193,12 @@ def test_image_tower(case: str) -> None:
         net = image_encoder.ImageEncoder(
             image_encoder.ImageConfig(dim, heads, layers, mlp, patch, size)
         )
-        filled(net.net, tensor_keymap.image(net.net), weights, tensor_keymap.image_unused(layers))
+        filled(
+            net.net,
+            tensor_keymap.map_image_encoder(net.net),
+            weights,
+            tensor_keymap.unused_image_pattern(layers),
+        )
         errors[f'{heads} heads'] = error(net(frame), data['out'])
     best = min(errors, key=errors.__getitem__)
     report(case, {best: errors[best]})

@@ -8,7 +8,7 @@ from wam_policy.model.encoders import prompts
 
 
 def test_the_instruction_is_inserted_twice_and_lower_cased() -> None:
-    text = prompts.prompt('yam', 'Fold The Towel.')
+    text = prompts.make_prompt('yam', 'Fold The Towel.')
     assert text.count('fold the towel.') == 2
     assert text.startswith('A multi-view video shows that a robot fold the towel. The video')
 
@@ -26,20 +26,20 @@ def test_the_instruction_is_inserted_twice_and_lower_cased() -> None:
     ],
 )
 def test_spoken(instruction: str, words: str) -> None:
-    assert prompts.spoken(instruction) == words
+    assert prompts.extract_instruction(instruction) == words
 
 
 def test_broken_unicode_html_and_white_space_are_repaired() -> None:
-    assert prompts.cleaned('  a &amp;amp; b\n\tcafÃ©  ') == 'a & b café'
+    assert prompts.clean_text('  a &amp;amp; b\n\tcafÃ©  ') == 'a & b café'
 
 
 @settings(deadline=None)
 @given(st.text(alphabet='abc {}.', min_size=1))
 def test_braces_in_an_instruction_are_just_text(instruction: str) -> None:
-    expected = prompts.cleaned(prompts.spoken(instruction).lower())
-    assert prompts.filled(prompts.PLAIN, instruction) == expected
+    expected = prompts.clean_text(prompts.extract_instruction(instruction).lower())
+    assert prompts.fill_template(prompts.PLAIN_TEMPLATE, instruction) == expected
 
 
 def test_unknown_tag_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match='oxe_droid, agibot'):
-        prompts.prompt('toaster', 'go')
+        prompts.make_prompt('toaster', 'go')

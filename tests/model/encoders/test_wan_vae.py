@@ -30,10 +30,10 @@ def test_a_clip_encoded_piece_by_piece_equals_the_library_at_once(residual) -> N
     whole = vae.net.encode(video).latent_dist.mode()
     mean = torch.tensor(vae.config.mean).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.std).view(1, -1, 1, 1, 1)
-    latents, context = vae.begin(video[:, :, :1])
+    latents, context = vae.encode_first_frame(video[:, :, :1])
     pieces = [latents]
     for start, stop in ((1, 5), (5, 13)):
-        latents, context = vae.extend(context, video[:, :, start:stop])
+        latents, context = vae.encode_next_frames(context, video[:, :, start:stop])
         pieces.append(latents)
     assert torch.allclose(torch.cat(pieces, dim=2), (whole - mean) / std, atol=1e-5)
     assert torch.allclose(vae.encode(video), (whole - mean) / std, atol=1e-5)
@@ -41,12 +41,12 @@ def test_a_clip_encoded_piece_by_piece_equals_the_library_at_once(residual) -> N
 
 def test_the_past_matters_and_a_context_can_be_continued_twice() -> None:
     vae, video = toy(False), clip(9, 16)
-    _, context = vae.begin(video[:, :, :1])
-    first, _ = vae.extend(context, video[:, :, 1:5])
-    again, _ = vae.extend(context, video[:, :, 1:5])
+    _, context = vae.encode_first_frame(video[:, :, :1])
+    first, _ = vae.encode_next_frames(context, video[:, :, 1:5])
+    again, _ = vae.encode_next_frames(context, video[:, :, 1:5])
     assert torch.equal(first, again)
-    _, elsewhere = vae.begin(-video[:, :, :1])
-    other, _ = vae.extend(elsewhere, video[:, :, 1:5])
+    _, elsewhere = vae.encode_first_frame(-video[:, :, :1])
+    other, _ = vae.encode_next_frames(elsewhere, video[:, :, 1:5])
     assert not torch.allclose(first, other)
 
 
@@ -64,10 +64,10 @@ def test_shapes_and_range(residual, stride) -> None:
 def test_wrong_frame_counts_are_refused() -> None:
     vae = toy(False)
     with pytest.raises(ValueError, match='begins with one frame, got 2'):
-        vae.begin(clip(2, 16))
-    _, context = vae.begin(clip(1, 16))
+        vae.encode_first_frame(clip(2, 16))
+    _, context = vae.encode_first_frame(clip(1, 16))
     with pytest.raises(ValueError, match='multiple of 4 frames, got 3'):
-        vae.extend(context, clip(3, 16))
+        vae.encode_next_frames(context, clip(3, 16))
 
 
 def test_constants_of_the_public_autoencoders_match_their_channels() -> None:

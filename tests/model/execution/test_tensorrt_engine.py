@@ -13,15 +13,15 @@ from torch import Tensor
 
 from wam_policy.model.execution import engines, tensorrt_engine
 from wam_policy.model.execution.tensorrt_engine import TensorRTEngine
-from wam_policy.model.network.cfg import Branch, Tables
-from wam_policy.model.network.model_config import preset
+from wam_policy.model.network.cfg import CfgBranch, PositionTimeCache
+from wam_policy.model.network.model_config import get_preset
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
 
 onnxruntime = pytest.importorskip('onnxruntime')
 
 CONFIG = replace(
-    preset('tiny'),
+    get_preset('tiny'),
     dim=24,
     heads=2,
     layers=2,
@@ -38,7 +38,7 @@ CONFIG = replace(
 )
 
 
-class Context:
+class FakeExecutionContext:
     """Read inputs at addresses, write outputs to addresses, as an execution context does."""
 
     def __init__(self, graph: str) -> None:
@@ -89,7 +89,7 @@ class FakeTensorRT(SimpleNamespace):
         )
         self.Runtime = lambda logger: SimpleNamespace(
             deserialize_cuda_engine=lambda plan: SimpleNamespace(
-                create_execution_context=lambda: Context(plan.decode())
+                create_execution_context=lambda: FakeExecutionContext(plan.decode())
             )
         )
 
@@ -104,17 +104,17 @@ def model() -> VideoActionDiT:
 
 
 @torch.inference_mode()
-def velocities(made: VideoActionDiT, run_by: engines.Engine) -> list[Tensor]:
+def velocities(made: VideoActionDiT, run_by: engines.ExecutionEngine) -> list[Tensor]:
     """Ask at three fills, with one time for both modalities and with two."""
     torch.manual_seed(1)
-    branch, c = Branch(made, run_by, Tables(made)), CONFIG
-    branch.begin(torch.randn(1, c.text_len, c.text_dim))
+    branch, c = CfgBranch(made, run_by, PositionTimeCache(made)), CONFIG
+    branch.set_text(torch.randn(1, c.text_len, c.text_dim))
     found: list[Tensor] = []
     for frames in (1, 2, 2):
-        branch.remember(torch.randn(1, c.latent_channels, frames, *c.latent_size), None)
+        branch.append_kv(torch.randn(1, c.latent_channels, frames, *c.latent_size), None)
         branch.cache.commit(frames)
-        velocity = branch.velocity(torch.randn(1, 1, c.state_dim), None)
-        noise = sampler.drawn_noise(
+        velocity = branch.make_velocity_fn(torch.randn(1, 1, c.state_dim), None)
+        noise = sampler.draw_noise(
             3,
             (1, c.latent_channels, 2, *c.latent_size),
             (1, c.actions_per_block, c.action_dim),
@@ -127,7 +127,7 @@ def velocities(made: VideoActionDiT, run_by: engines.Engine) -> list[Tensor]:
 
 def test_a_built_engine_answers_as_torch_does(tmp_path: Path) -> None:
     made, trt = model(), FakeTensorRT()
-    tensorrt_engine.build(made, tmp_path, 'fp32', trt)
+    tensorrt_engine.build_engine(made, tmp_path, 'fp32', trt)
     assert trt.flags == 1 << 1
     frame = CONFIG.frame_tokens
     assert set(trt.shapes) == {f'{part}.{i}' for part in ('keys', 'values') for i in (0, 1)}
@@ -144,7 +144,7 @@ def test_an_engine_of_another_model_is_refused(tmp_path: Path) -> None:
     trt = FakeTensorRT()
     with pytest.raises(ValueError, match='holds no engine .denoise.plan is missing'):
         TensorRTEngine(model(), tmp_path, trt)
-    tensorrt_engine.build(model(), tmp_path, 'fp32', trt)
+    tensorrt_engine.build_engine(model(), tmp_path, 'fp32', trt)
     with pytest.raises(ValueError, match=r'built for torch.float32, the model is torch.bfloat16'):
         TensorRTEngine(model().to(torch.bfloat16), tmp_path, trt)
     facts = json.loads((tmp_path / 'engine.json').read_text())
@@ -158,11 +158,11 @@ def test_a_graph_that_is_not_taken_says_why(tmp_path: Path) -> None:
     trt = FakeTensorRT()
     trt.error = 'no such operator'
     with pytest.raises(ValueError, match='no such operator'):
-        tensorrt_engine.build(model(), tmp_path, 'fp32', trt)
+        tensorrt_engine.build_engine(model(), tmp_path, 'fp32', trt)
     assert not (tmp_path / 'denoise.plan').exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 def test_without_a_gpu_one_line_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='TensorRT wants an NVIDIA GPU'):
-        tensorrt_engine.build(model(), tmp_path, 'fp32')
+        tensorrt_engine.build_engine(model(), tmp_path, 'fp32')

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wam_policy.model.network.attention import teacher_forcing_mask
-from wam_policy.model.network.model_config import ModelConfig, preset
+from wam_policy.model.network.attention import make_teacher_forcing_mask
+from wam_policy.model.network.model_config import ModelConfig, get_preset
 
-SMALL = replace(preset('tiny'), latent_size=(2, 4), actions_per_block=4)
+SMALL = replace(get_preset('tiny'), latent_size=(2, 4), actions_per_block=4)
 
 
 def rows(c: ModelConfig, frames: int, with_noisy: bool) -> list[tuple[str, int, int]]:
@@ -60,12 +60,14 @@ def test_mask(
         masked_state=masked,
     )
     frames = 1 + blocks * per_block
-    mask = teacher_forcing_mask(c, frames, noisy, torch.device('cpu'))
+    mask = make_teacher_forcing_mask(c, frames, noisy, torch.device('cpu'))
     tokens = rows(c, frames, noisy)
     assert mask.tolist() == [[sees(c, query, key) for key in tokens] for query in tokens]
 
 
 @pytest.mark.parametrize('masked', [True, False])
 def test_every_token_sees_itself(masked: bool) -> None:
-    mask = teacher_forcing_mask(replace(SMALL, masked_state=masked), 4, True, torch.device('cpu'))
+    mask = make_teacher_forcing_mask(
+        replace(SMALL, masked_state=masked), 4, True, torch.device('cpu')
+    )
     assert mask.diagonal().all()

@@ -6,18 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wam_policy.model.network.model_config import PRESETS, ModelConfig, preset
+from wam_policy.model.network.model_config import PRESETS, ModelConfig, get_preset
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
 
 @pytest.mark.parametrize('name', PRESETS)
 def test_json_round_trip(name: str) -> None:
-    config = preset(name)
+    config = get_preset(name)
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_wrong_keys_are_named() -> None:
-    values = preset('tiny').to_dict()
+    values = get_preset('tiny').to_dict()
     del values['dim']
     with pytest.raises(ValueError, match=r"missing \['dim'\], unknown \['width'\]"):
         ModelConfig.from_dict({**values, 'width': 128})
@@ -25,7 +25,7 @@ def test_wrong_keys_are_named() -> None:
 
 def test_unknown_preset_answers_with_the_nearest() -> None:
     with pytest.raises(ValueError, match='did you mean dreamzero_14b'):
-        preset('dreamzero14b')
+        get_preset('dreamzero14b')
 
 
 @pytest.mark.parametrize(
@@ -38,18 +38,18 @@ def test_unknown_preset_answers_with_the_nearest() -> None:
 )
 def test_impossible_sizes_are_refused(change: dict) -> None:
     with pytest.raises(ValueError):
-        replace(preset('tiny'), **change)
+        replace(get_preset('tiny'), **change)
 
 
 def test_geometry_of_the_released_model() -> None:
-    c = preset('dreamzero_14b')
+    c = get_preset('dreamzero_14b')
     assert (c.frame_tokens, c.window_frames, c.window_pixel_frames) == (880, 9, 33)
     assert c.block_period_s == pytest.approx(1.6) == c.actions_per_block / c.action_hz
-    assert [c.block_of(start) for start in (1, 3, 5, 7, 9)] == [0, 1, 2, 3, 4]
+    assert [c.block_index(start) for start in (1, 3, 5, 7, 9)] == [0, 1, 2, 3, 4]
 
 
 def test_geometry_of_tiny() -> None:
-    c = preset('tiny')
+    c = get_preset('tiny')
     assert (c.frame_tokens, c.block_pixel_frames) == (24, 4)
     assert c.block_period_s == pytest.approx(0.8) == c.actions_per_block / c.action_hz
 
@@ -63,6 +63,6 @@ def test_geometry_of_tiny() -> None:
 )
 def test_real_sizes_have_the_released_tensors(name: str, tensors: int, parameters: int) -> None:
     with torch.device('meta'):
-        state = VideoActionDiT(preset(name)).state_dict()
+        state = VideoActionDiT(get_preset(name)).state_dict()
     assert len(state) == tensors
     assert sum(value.numel() for value in state.values()) == parameters

@@ -4,7 +4,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wam_policy.model.network.rope import Rotation, line_angles, rotated, time_width, video_angles
+from wam_policy.model.network.rope import (
+    Rotation,
+    apply_rotation,
+    line_angles,
+    time_width,
+    video_angles,
+)
 
 CPU = torch.device('cpu')
 
@@ -14,7 +20,9 @@ def test_rotation_is_complex_multiplication() -> None:
     angles = line_angles(torch.arange(5) + 7, 8)
     turn = torch.polar(torch.ones_like(angles), angles)[:, None]
     want = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)
-    torch.testing.assert_close(rotated(x.float(), Rotation.of(angles)), want.float())
+    torch.testing.assert_close(
+        apply_rotation(x.float(), Rotation.from_angles(angles)), want.float()
+    )
 
 
 @settings(deadline=None)
@@ -25,7 +33,9 @@ def test_products_depend_on_distance_alone(shift: int, gap: int) -> None:
 
     def product(at: int) -> float:
         def put(x: torch.Tensor, position: int) -> torch.Tensor:
-            return rotated(x, Rotation.of(line_angles(torch.tensor([position]), 16)))
+            return apply_rotation(
+                x, Rotation.from_angles(line_angles(torch.tensor([position]), 16))
+            )
 
         return (put(q, at) * put(k, at + gap)).sum().item()
 

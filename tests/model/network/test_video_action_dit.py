@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from wam_policy.model.network.kv_cache import KVCache
-from wam_policy.model.network.model_config import ModelConfig, preset
-from wam_policy.model.network.video_action_dit import FlowTime, VideoActionDiT
+from wam_policy.model.network.model_config import ModelConfig, get_preset
+from wam_policy.model.network.video_action_dit import FlowTimeEmbedding, VideoActionDiT
 
 SMALL = replace(
-    preset('tiny'),
+    get_preset('tiny'),
     dim=48,
     heads=2,
     layers=3,
@@ -35,7 +35,7 @@ VARIANTS = {
 }
 
 
-class Clip:
+class RandomClip:
     """A random clip with everything a model reads, drawn from a seed."""
 
     def __init__(self, config: ModelConfig, blocks: int = 3, batch: int = 2) -> None:
@@ -52,10 +52,10 @@ class Clip:
         if c.condition_channels:
             self.condition = torch.randn(batch, c.condition_channels, frames, *c.latent_size)
         image = torch.randn(batch, 7, c.image_dim) if c.image_context else None
-        self.context = self.model.context(torch.randn(batch, c.text_len, c.text_dim), image)
+        self.context = self.model.embed_context(torch.randn(batch, c.text_len, c.text_dim), image)
         self.cache = KVCache(c, batch, 'cpu', torch.float32)
 
-    def trained(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def run_teacher_forcing(self) -> tuple[torch.Tensor, torch.Tensor]:
         c, batch = self.config, len(self.clean)
         first, later = self.video_t[:, :1], self.video_t[:, 1:]
         video_t = torch.cat([first, later.repeat_interleave(c.frames_per_block, 1)], 1)
@@ -71,31 +71,31 @@ class Clip:
         )
         return out.video, out.action
 
-    def time(self, t: torch.Tensor) -> FlowTime:
-        return self.model.flow_time(t.reshape(1, 1))
+    def embed_flow_time(self, t: torch.Tensor) -> FlowTimeEmbedding:
+        return self.model.embed_flow_time(t.reshape(1, 1))
 
-    def remember(self, frames: int) -> None:
+    def append_kv(self, frames: int) -> None:
         start = self.cache.frames
-        self.model.remember(
+        self.model.append_kv(
             self.clean[:, :, start : start + frames],
-            self.time(torch.zeros(1)),
-            self.model.video_rotation(start, frames),
+            self.embed_flow_time(torch.zeros(1)),
+            self.model.compute_video_rotation(start, frames),
             self.context,
             self.cache,
             self._condition(start, frames),
         )
         self.cache.commit(frames)
 
-    def query(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def denoise_next_block(self) -> tuple[torch.Tensor, torch.Tensor]:
         c, start = self.config, self.cache.frames
-        b, n = c.block_of(start), c.frames_per_block
+        b, n = c.block_index(start), c.frames_per_block
         return self.model.denoise(
             self.noisy[:, :, start : start + n],
             self.action[:, b * c.actions_per_block :][:, : c.actions_per_block],
             self.state[:, b * c.states_per_block :][:, : c.states_per_block],
-            self.time(self.video_t[:, 1 + b]),
-            self.time(self.action_t[:, b]),
-            self.model.block_rotation(start),
+            self.embed_flow_time(self.video_t[:, 1 + b]),
+            self.embed_flow_time(self.action_t[:, b]),
+            self.model.compute_block_rotation(start),
             self.context,
             self.cache,
             self._condition(start, n),
@@ -107,25 +107,25 @@ class Clip:
 
 @pytest.mark.parametrize('name', VARIANTS)
 def test_cached_queries_equal_the_training_forward(name: str) -> None:
-    clip = Clip(VARIANTS[name])
-    video, action = clip.trained()
-    clip.remember(1)
+    clip = RandomClip(VARIANTS[name])
+    video, action = clip.run_teacher_forcing()
+    clip.append_kv(1)
     for block in range(clip.blocks):
         start, count = clip.cache.frames, clip.config.actions_per_block
-        ours_video, ours_action = clip.query()
+        ours_video, ours_action = clip.denoise_next_block()
         frames = video[:, :, start : start + clip.config.frames_per_block]
         torch.testing.assert_close(ours_video, frames, atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(
             ours_action, action[:, block * count : (block + 1) * count], atol=2e-5, rtol=1e-4
         )
-        clip.remember(clip.config.frames_per_block)
+        clip.append_kv(clip.config.frames_per_block)
 
 
 @pytest.mark.parametrize('name', VARIANTS)
 def test_a_lean_pass_gives_what_the_whole_one_does(name: str) -> None:
-    clip = Clip(VARIANTS[name])
+    clip = RandomClip(VARIANTS[name])
     c, batch, n = clip.config, len(clip.clean), clip.config.frames_per_block
-    video, action = clip.trained()
+    video, action = clip.run_teacher_forcing()
     lean = clip.model(
         clip.clean[:, :, :-n],
         clip.noisy[:, :, 1:],
@@ -143,7 +143,7 @@ def test_a_lean_pass_gives_what_the_whole_one_does(name: str) -> None:
 
 
 def test_a_model_without_video_answers_as_it_was_trained() -> None:
-    clip = Clip(replace(SMALL, predicts_video=False))
+    clip = RandomClip(replace(SMALL, predicts_video=False))
     c, batch = clip.config, len(clip.clean)
     trained = clip.model(
         clip.clean[:, :, :-1],
@@ -155,8 +155,8 @@ def test_a_model_without_video_answers_as_it_was_trained() -> None:
         clip.context,
         lean=True,
     )
-    clip.remember(1)
-    video, action = clip.query()
+    clip.append_kv(1)
+    video, action = clip.denoise_next_block()
     torch.testing.assert_close(
         action, trained.action[:, : c.actions_per_block], atol=2e-5, rtol=1e-4
     )
@@ -165,35 +165,35 @@ def test_a_model_without_video_answers_as_it_was_trained() -> None:
 
 def test_training_attends_as_inference_does() -> None:
     """On a CPU another attention serves training; only gradients tell which one ran."""
-    clip = Clip(SMALL)
-    fused = clip.trained()
+    clip = RandomClip(SMALL)
+    fused = clip.run_teacher_forcing()
     clip.model.requires_grad_(True)
-    for ours, theirs in zip(clip.trained(), fused, strict=True):
+    for ours, theirs in zip(clip.run_teacher_forcing(), fused, strict=True):
         assert ours.requires_grad
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
 def test_a_state_that_trained_alone_sees_more_when_cached() -> None:
     """As in the released models: there training and cached inference differ by the state."""
-    clip = Clip(replace(SMALL, masked_state=True))
-    video, _ = clip.trained()
-    clip.remember(1)
-    ours, _ = clip.query()
+    clip = RandomClip(replace(SMALL, masked_state=True))
+    video, _ = clip.run_teacher_forcing()
+    clip.append_kv(1)
+    ours, _ = clip.denoise_next_block()
     assert not torch.allclose(ours, video[:, :, 1:2], atol=1e-4)
 
 
 def test_a_query_leaves_the_memory_as_it_was() -> None:
-    clip = Clip(VARIANTS['two frames a block'])
-    clip.remember(1)
-    clip.remember(2)
+    clip = RandomClip(VARIANTS['two frames a block'])
+    clip.append_kv(1)
+    clip.append_kv(2)
     before = clip.cache.snapshot()
-    clip.query()
+    clip.denoise_next_block()
     after = clip.cache.snapshot()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_actions_can_train_without_the_video_stream() -> None:
-    clip = Clip(SMALL)
+    clip = RandomClip(SMALL)
     batch, count = len(clip.clean), clip.config.actions_per_block
     out = clip.model(
         clip.clean,
@@ -209,13 +209,13 @@ def test_actions_can_train_without_the_video_stream() -> None:
 
 
 def test_the_future_does_not_reach_back() -> None:
-    clip = Clip(SMALL)
-    video, action = clip.trained()
+    clip = RandomClip(SMALL)
+    video, action = clip.run_teacher_forcing()
     clip.clean[:, :, 2:] += 1
     clip.noisy[:, :, 2:] -= 1
     clip.state[:, 1:] += 1
     clip.action[:, SMALL.actions_per_block :] += 1
-    later_video, later_action = clip.trained()
+    later_video, later_action = clip.run_teacher_forcing()
     torch.testing.assert_close(later_video[:, :, :2], video[:, :, :2])
     first = slice(None), slice(0, SMALL.actions_per_block)
     torch.testing.assert_close(later_action[first], action[first])
@@ -223,37 +223,37 @@ def test_the_future_does_not_reach_back() -> None:
 
 
 def test_every_parameter_learns() -> None:
-    clip = Clip(VARIANTS['image context'])
+    clip = RandomClip(VARIANTS['image context'])
     clip.model.requires_grad_(True)
     c = clip.config
-    clip.context = clip.model.context(
+    clip.context = clip.model.embed_context(
         torch.randn(2, c.text_len, c.text_dim), torch.randn(2, 7, c.image_dim)
     )
-    video, action = clip.trained()
+    video, action = clip.run_teacher_forcing()
     (video.square().mean() + action.square().mean()).backward()
     idle = [name for name, p in clip.model.named_parameters() if p.grad is None]
     assert idle == []
 
 
 def test_one_time_for_all_equals_two_equal_times() -> None:
-    clip = Clip(SMALL)
-    clip.remember(1)
+    clip = RandomClip(SMALL)
+    clip.append_kv(1)
     clip.video_t[:, 1] = clip.action_t[:, 0]
-    apart = clip.query()
-    shared, split = clip.time(clip.action_t[:, 0]), clip.time
-    clip.time = lambda t: shared
-    together = clip.query()
-    clip.time = split
+    apart = clip.denoise_next_block()
+    shared, split = clip.embed_flow_time(clip.action_t[:, 0]), clip.embed_flow_time
+    clip.embed_flow_time = lambda t: shared
+    together = clip.denoise_next_block()
+    clip.embed_flow_time = split
     for a, b in zip(together, apart, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
 def test_the_step_traces_into_one_graph() -> None:
     """No host synchronisation, no data-dependent branch: a compiler takes the step whole."""
-    clip = Clip(SMALL)
-    clip.remember(1)
-    want = clip.query()
+    clip = RandomClip(SMALL)
+    clip.append_kv(1)
+    want = clip.denoise_next_block()
     eager = clip.model.denoise
     clip.model.denoise = torch.compile(eager, backend='eager', fullgraph=True)
-    for a, b in zip(clip.query(), want, strict=True):
+    for a, b in zip(clip.denoise_next_block(), want, strict=True):
         torch.testing.assert_close(a, b)

@@ -10,24 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wam_policy.model.sampling.noise_schedule import decoupled, unipc_schedule
+from wam_policy.model.sampling.noise_schedule import decouple_schedule, make_unipc_schedule
 from wam_policy.model.sampling.sampler import (
-    MODES,
-    Recipe,
+    SAMPLERS,
     Sample,
-    SimilarityGate,
-    drawn_noise,
-    exchanged,
-    guided,
+    SamplingConfig,
+    SimilaritySkipper,
+    draw_noise,
+    make_exchanged_velocity_fn,
+    make_guided_velocity_fn,
+    make_unguided_velocity_fn,
     sample,
     static_mask,
-    unguided,
 )
 
-NOISE = drawn_noise(7, (1, 2, 1, 3, 3), (1, 4, 5), torch.float32, torch.device('cpu'))
+NOISE = draw_noise(7, (1, 2, 1, 3, 3), (1, 4, 5), torch.float32, torch.device('cpu'))
 
 
-class Toy:
+class ToyVelocityFn:
     """A branch whose actions depend on the video it is shown, nonlinearly."""
 
     def __init__(self, seed: int) -> None:
@@ -44,7 +44,7 @@ class Toy:
         return seen.reshape(x_video.shape), acted.reshape(x_action.shape)
 
 
-def recipe(**changes: object) -> Recipe:
+def make_sampling_config(**changes: object) -> SamplingConfig:
     values = {
         'steps': 16,
         'shift': 5.0,
@@ -53,15 +53,23 @@ def recipe(**changes: object) -> Recipe:
         'dynamic': False,
         'video_final_noise': None,
     }
-    return Recipe(**{**values, **changes})
+    return SamplingConfig(**{**values, **changes})
 
 
-RECIPES = {**MODES, 'four steps': recipe(steps=4), 'two steps': recipe(steps=2)}
+SAMPLING_CONFIGS = {
+    **SAMPLERS,
+    'four steps': make_sampling_config(steps=4),
+    'two steps': make_sampling_config(steps=2),
+}
 
 
-def run(r: Recipe, guided_video: bool = True) -> tuple[Sample, Toy, Toy]:
-    cond, uncond = Toy(1), Toy(2)
-    out = sample(r, *NOISE, guided(cond, uncond, r.guidance), guided_video=guided_video)
+def run(
+    r: SamplingConfig, guided_video: bool = True
+) -> tuple[Sample, ToyVelocityFn, ToyVelocityFn]:
+    cond, uncond = ToyVelocityFn(1), ToyVelocityFn(2)
+    out = sample(
+        r, *NOISE, make_guided_velocity_fn(cond, uncond, r.guidance), guided_video=guided_video
+    )
     return out, cond, uncond
 
 
@@ -69,64 +77,76 @@ def run(r: Recipe, guided_video: bool = True) -> tuple[Sample, Toy, Toy]:
 @given(steps=st.integers(1, 24), shift=st.floats(1, 8), seed=st.integers(0, 99))
 def test_an_oracle_is_reached_exactly(steps: int, shift: float, seed: int) -> None:
     """Where the velocity always points from the data, any walk ends in it."""
-    video, action = drawn_noise(
+    video, action = draw_noise(
         seed, (1, 2, 1, 3, 3), (1, 4, 5), torch.float32, torch.device('cpu')
     )
-    walk = unipc_schedule(steps, shift)
+    walk = make_unipc_schedule(steps, shift)
     sigma = dict(zip(walk.timesteps, walk.sigmas, strict=False))
 
     def oracle(x_video, x_action, t_video, t_action, _):
         return (x_video - video) / sigma[t_video], (x_action - action) / sigma[t_action]
 
-    out = sample(recipe(steps=steps, shift=shift), *NOISE, oracle, guided_video=False)
+    out = sample(
+        make_sampling_config(steps=steps, shift=shift), *NOISE, oracle, guided_video=False
+    )
     torch.testing.assert_close(out.video, video, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(out.action, action, atol=1e-4, rtol=1e-4)
 
 
 def test_a_decoupled_video_stops_at_its_noise_level() -> None:
     data = torch.ones_like(NOISE[0])
-    walk = decoupled(unipc_schedule(4, 5.0), 0.8)
+    walk = decouple_schedule(make_unipc_schedule(4, 5.0), 0.8)
     sigma = dict(zip(walk.timesteps, walk.sigmas, strict=False))
 
     def oracle(x_video, x_action, t_video, t_action, _):
         return (x_video - data) / sigma[t_video], x_action
 
-    out = sample(recipe(steps=4, video_final_noise=0.8), *NOISE, oracle, guided_video=False)
+    out = sample(
+        make_sampling_config(steps=4, video_final_noise=0.8), *NOISE, oracle, guided_video=False
+    )
     torch.testing.assert_close(out.video, 0.8 * NOISE[0] + 0.2 * data, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', SAMPLING_CONFIGS)
 def test_leaving_guidance_out_at_the_end_changes_no_action(name: str) -> None:
-    full, _, all_calls = run(RECIPES[name], guided_video=True)
-    lean, cond, uncond = run(RECIPES[name], guided_video=False)
+    full, _, all_calls = run(SAMPLING_CONFIGS[name], guided_video=True)
+    lean, cond, uncond = run(SAMPLING_CONFIGS[name], guided_video=False)
     assert torch.equal(full.action, lean.action)
     assert full.evaluated == lean.evaluated and cond.calls == sum(lean.evaluated)
-    last_is_known = not RECIPES[name].dynamic or lean.evaluated[-1]
+    last_is_known = not SAMPLING_CONFIGS[name].dynamic or lean.evaluated[-1]
     assert uncond.calls == all_calls.calls - last_is_known
 
 
 def test_guidance_does_reach_the_actions_through_the_video() -> None:
-    weak, strong = run(recipe(guidance=1.5))[0], run(recipe(guidance=3.0))[0]
+    weak, strong = (
+        run(make_sampling_config(guidance=1.5))[0],
+        run(make_sampling_config(guidance=3.0))[0],
+    )
     assert not torch.allclose(weak.action, strong.action)
 
 
 @pytest.mark.parametrize('scale', [0.0, 1.5, 7.0])
 def test_a_first_action_follows_the_conditional_branch_alone(scale: float) -> None:
-    one = recipe(steps=1, guidance=scale)
-    alone = sample(one, *NOISE, unguided(Toy(1)), guided_video=True)
+    one = make_sampling_config(steps=1, guidance=scale)
+    alone = sample(one, *NOISE, make_unguided_velocity_fn(ToyVelocityFn(1)), guided_video=True)
     assert torch.equal(run(one)[0].action, alone.action)
 
 
 def test_scale_one_is_the_conditional_branch() -> None:
-    alone = sample(recipe(), *NOISE, unguided(Toy(1)), guided_video=True)
-    out = run(recipe(guidance=1.0))[0]
+    alone = sample(
+        make_sampling_config(),
+        *NOISE,
+        make_unguided_velocity_fn(ToyVelocityFn(1)),
+        guided_video=True,
+    )
+    out = run(make_sampling_config(guidance=1.0))[0]
     torch.testing.assert_close(out.video, alone.video)
     torch.testing.assert_close(out.action, alone.action)
 
 
 def test_scale_zero_is_the_unconditional_video() -> None:
-    cond, uncond = Toy(1), Toy(2)
-    video, action = guided(cond, uncond, 0.0)(*NOISE, 500, 500, True)
+    cond, uncond = ToyVelocityFn(1), ToyVelocityFn(2)
+    video, action = make_guided_velocity_fn(cond, uncond, 0.0)(*NOISE, 500, 500, True)
     assert torch.equal(video, uncond(*NOISE, 500, 500)[0])
     assert torch.equal(action, cond(*NOISE, 500, 500)[1])
 
@@ -134,23 +154,23 @@ def test_scale_zero_is_the_unconditional_video() -> None:
 @pytest.mark.parametrize(
     'r, wanted',
     [
-        (MODES['full16'], True),
-        (MODES['static8'], True),
-        (MODES['dynamic4'], True),
-        (MODES['one_step'], False),
-        (recipe(guidance=1.0), False),
-        (recipe(steps=2), True),
+        (SAMPLERS['full16'], True),
+        (SAMPLERS['static8'], True),
+        (SAMPLERS['dynamic4'], True),
+        (SAMPLERS['one_step'], False),
+        (make_sampling_config(guidance=1.0), False),
+        (make_sampling_config(steps=2), True),
     ],
 )
-def test_recipes_know_whether_guidance_can_matter(r: Recipe, wanted: bool) -> None:
+def test_recipes_know_whether_guidance_can_matter(r: SamplingConfig, wanted: bool) -> None:
     assert r.guides_actions() is wanted
     assert (run(r, guided_video=False)[2].calls > 0) is wanted or r.guidance == 1
 
 
-@pytest.mark.parametrize('name', RECIPES)
+@pytest.mark.parametrize('name', SAMPLING_CONFIGS)
 @pytest.mark.parametrize('guided_video', [True, False])
 def test_two_workers_arrive_where_one_does(name: str, guided_video: bool) -> None:
-    r = RECIPES[name]
+    r = SAMPLING_CONFIGS[name]
     want = run(r, guided_video)[0]
     inboxes = queue.Queue(), queue.Queue()
     results: dict[int, Sample] = {}
@@ -160,7 +180,9 @@ def test_two_workers_arrive_where_one_does(name: str, guided_video: bool) -> Non
             inboxes[1 - rank].put((video, action))
             return inboxes[rank].get(timeout=10)
 
-        velocity = exchanged(Toy(1 + rank), exchange, r.guidance, conditional=rank == 0)
+        velocity = make_exchanged_velocity_fn(
+            ToyVelocityFn(1 + rank), exchange, r.guidance, conditional=rank == 0
+        )
         results[rank] = sample(r, *NOISE, velocity, guided_video=guided_video)
 
     threads = [threading.Thread(target=worker, args=(rank,)) for rank in (0, 1)]
@@ -179,36 +201,38 @@ def test_two_workers_arrive_where_one_does(name: str, guided_video: bool) -> Non
 @pytest.mark.parametrize('evaluations', [5, 6, 7, 8])
 def test_static_masks_ask_as_often_as_they_say(evaluations: int) -> None:
     mask = static_mask(16, evaluations)
-    out, cond, _ = run(recipe(evaluations=evaluations))
+    out, cond, _ = run(make_sampling_config(evaluations=evaluations))
     assert sum(mask) == evaluations == cond.calls and out.evaluated == mask
 
 
 @pytest.mark.parametrize(
     'make',
     [
-        lambda: recipe(evaluations=9),
-        lambda: recipe(steps=8, evaluations=5),
-        lambda: recipe(evaluations=8, dynamic=True),
+        lambda: make_sampling_config(evaluations=9),
+        lambda: make_sampling_config(steps=8, evaluations=5),
+        lambda: make_sampling_config(evaluations=8, dynamic=True),
     ],
 )
-def test_recipes_that_contradict_themselves_are_refused(make: Callable[[], Recipe]) -> None:
+def test_recipes_that_contradict_themselves_are_refused(
+    make: Callable[[], SamplingConfig],
+) -> None:
     with pytest.raises(ValueError):
         make()
 
 
 def test_agreeing_velocities_are_asked_for_four_times() -> None:
-    gate = SimilarityGate()
-    runs = [gate.runs(lambda: 1.0) for _ in range(16)]
+    gate = SimilaritySkipper()
+    runs = [gate.should_evaluate(lambda: 1.0) for _ in range(16)]
     assert [i for i, ran in enumerate(runs) if ran] == [0, 1, 6, 11]
 
 
 def test_similarity_is_not_asked_before_there_are_two_velocities() -> None:
-    gate = SimilarityGate()
+    gate = SimilaritySkipper()
 
     def unasked() -> float:
         raise AssertionError
 
-    assert gate.runs(unasked) and gate.runs(unasked)
+    assert gate.should_evaluate(unasked) and gate.should_evaluate(unasked)
 
 
 def test_a_constant_velocity_is_skipped_and_a_changing_one_is_not() -> None:
@@ -220,14 +244,14 @@ def test_a_constant_velocity_is_skipped_and_a_changing_one_is_not() -> None:
     def flipping(x_video, x_action, t_video, t_action, _):
         return next(flips) * torch.ones_like(x_video), x_action
 
-    steady = sample(MODES['dynamic4'], *NOISE, constant, guided_video=True)
-    nervous = sample(MODES['dynamic4'], *NOISE, flipping, guided_video=True)
+    steady = sample(SAMPLERS['dynamic4'], *NOISE, constant, guided_video=True)
+    nervous = sample(SAMPLERS['dynamic4'], *NOISE, flipping, guided_video=True)
     assert (sum(steady.evaluated), sum(nervous.evaluated)) == (4, 16)
 
 
 def test_noise_follows_the_seed() -> None:
     def draw(seed: int) -> tuple[Tensor, Tensor]:
-        return drawn_noise(seed, (3, 4), (5,), torch.float32, torch.device('cpu'))
+        return draw_noise(seed, (3, 4), (5,), torch.float32, torch.device('cpu'))
 
     assert all(torch.equal(a, b) for a, b in zip(draw(1), draw(1), strict=True))
     assert not torch.equal(draw(1)[0], draw(2)[0])

@@ -45,7 +45,7 @@ def test_a_fault_ends_the_loop_and_is_kept():
 
 
 # in a process of its own: what it asks for, the tests would keep
-FAVOURED = """
+REALTIME_SCRIPT = """
 import os, time
 from wam_policy.nodes.motion.control_loop import ControlLoop, favoured
 allowed, seen = favoured(), []
@@ -59,7 +59,7 @@ print(allowed, os.sched_getparam(0).sched_priority, seen[-1], loop.error)
 
 def test_the_loop_comes_before_the_other_threads_of_a_favoured_process():
     done = subprocess.run(
-        [sys.executable, '-c', FAVOURED], capture_output=True, text=True, check=True
+        [sys.executable, '-c', REALTIME_SCRIPT], capture_output=True, text=True, check=True
     )
     allowed, others, own, error = done.stdout.split()
     assert error == 'None'

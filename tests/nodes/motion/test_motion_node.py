@@ -18,38 +18,50 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
-from wam_policy.core.motion.jtc_emulator import Follower
+from wam_policy.core.motion.jtc_emulator import TrajectoryFollower
 from wam_policy.core.robot import embodiment, limits
-from wam_policy.core.types import Chunk, JointState, SetPoint
-from wam_policy.mujoco_collision import Guard
+from wam_policy.core.types import Chunk, JointState, Setpoint
+from wam_policy.mujoco_collision import MujocoCollisionChecker
 from wam_policy.nodes import message_conversion, qos
-from wam_policy.nodes.motion.control_loop import favoured
+from wam_policy.nodes.motion.control_loop import set_realtime_priority
 from wam_policy.nodes.motion.motion_node import MotionNode
-from wam_policy.nodes.run_node import Spinning
+from wam_policy.nodes.run_node import ExecutorThread
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
-ROBOT = embodiment.load('yam')
+ROBOT = embodiment.load_embodiment('yam')
 N = len(ROBOT.commanded)
-GRIPS = limits.gripping(ROBOT)
-START = ROBOT.rest_of(ROBOT.commanded)
+GRIPPER_MASK = limits.gripper_mask(ROBOT)
+START = ROBOT.home_positions(ROBOT.commanded)
 LIMITS = ROBOT.limits()
 
 
-class Bench:
+class MotionTestBench:
     """Be the robot and the policy: controllers by the rules, chunks of a slow wave at 7 Hz."""
 
     def __init__(self, context):
         self.node = rclpy.create_node('bench', context=context)
         self.followers = {
-            c.name: Follower(c.joints, START[[ROBOT.commanded.index(j) for j in c.joints]])
+            c.name: TrajectoryFollower(
+                c.joints, START[[ROBOT.commanded.index(j) for j in c.joints]]
+            )
             for c in ROBOT.controllers
         }
         self.lock = threading.Lock()
-        self.track, self.refused, self.received, self.would = [], [], 0, []
-        self.joints_on, self.chunks_on, self.session, self.sequence = True, False, 'one', 0
-        self.offset = 0.0  # the robot is this far from its set-points
+        self.setpoint_history, self.rejections, self.received_count, self.dry_run_trajectories = (
+            [],
+            [],
+            0,
+            [],
+        )
+        self.joints_enabled, self.chunks_enabled, self.session, self.sequence = (
+            True,
+            False,
+            'one',
+            0,
+        )
+        self.tracking_offset = 0.0  # the robot is this far from its set-points
         self.effort = None
-        self.reporting, self.deaf, self.jumps = False, set(), [0.0]
+        self.reports_enabled, self.unresponsive_controllers, self.jumps = False, set(), [0.0]
         self.statuses, self.diagnostics, self.estops = [], {}, []
         new, out = self.node.create_subscription, self.node.create_publisher
         for c in ROBOT.controllers:
@@ -61,15 +73,22 @@ class Bench:
             )
         new(MotionStatus, 'motion_status', self.statuses.append, qos.LATCHED)
         new(Bool, 'estop', lambda msg: self.estops.append(msg.data), qos.LATCHED)
-        new(JointTrajectory, 'motion/would_command', self.would.append, qos.TRAJECTORY)
+        new(
+            JointTrajectory,
+            'motion/would_command',
+            self.dry_run_trajectories.append,
+            qos.TRAJECTORY,
+        )
         new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
-        self.joints = out(message_conversion.JointStateMsg, '/joint_states', qos.JOINTS)
-        self.chunks = out(ActionChunk, 'action_chunk', qos.CHUNK)
-        self.states = {
+        self.joint_state_publisher = out(
+            message_conversion.JointStateMsg, '/joint_states', qos.JOINTS
+        )
+        self.chunk_publisher = out(ActionChunk, 'action_chunk', qos.CHUNK)
+        self.controller_state_publishers = {
             c.name: (out(JointTrajectoryControllerState, c.state_topic, qos.JOINTS), c)
             for c in ROBOT.controllers
         }
-        self.policy = out(PolicyStatus, 'status', qos.LATCHED)
+        self.policy_status_publisher = out(PolicyStatus, 'status', qos.LATCHED)
         self.node.create_timer(0.01, self.on_robot_timer)
         self.node.create_timer(0.14, self.on_chunk_timer)
 
@@ -79,17 +98,17 @@ class Bench:
     def on_diagnostics(self, msg):
         self.diagnostics |= {status.name: status for status in msg.status}
 
-    def on_trajectory(self, name, msg):
-        self.received += 1
-        if name in self.deaf:
+    def on_trajectory(self, controller_name, msg):
+        self.received_count += 1
+        if controller_name in self.unresponsive_controllers:
             return
         with self.lock:
-            follower, now_ns = self.followers[name], self.now_ns()
+            follower, now_ns = self.followers[controller_name], self.now_ns()
             before = follower.sample(now_ns)
             reason = follower.accept(msg, now_ns)
             self.jumps.append(np.abs(follower.sample(now_ns).position - before.position).max())
         if reason:
-            self.refused.append(reason)
+            self.rejections.append(reason)
 
     def sample(self, now_ns):
         with self.lock:
@@ -105,31 +124,34 @@ class Bench:
     def on_robot_timer(self):
         now_ns = self.now_ns()
         motion = self.sample(now_ns)
-        self.track.append((now_ns, motion))
-        if self.joints_on:
-            self.joints.publish(
-                message_conversion.joint_state_message(
+        self.setpoint_history.append((now_ns, motion))
+        if self.joints_enabled:
+            self.joint_state_publisher.publish(
+                message_conversion.joint_state_to_msg(
                     JointState(
-                        now_ns, ROBOT.commanded, motion[0] + self.offset, effort=self.effort
+                        now_ns,
+                        ROBOT.commanded,
+                        motion[0] + self.tracking_offset,
+                        effort=self.effort,
                     )
                 )
             )
 
-        if self.reporting and len(self.track) % 2:
-            for name, (publisher, controller) in self.states.items():
+        if self.reports_enabled and len(self.setpoint_history) % 2:
+            for name, (publisher, controller) in self.controller_state_publishers.items():
                 with self.lock:
                     follower = self.followers[name]
-                    at = follower.state
-                    said = SetPoint(
-                        name, follower.state_ns, at.position, at.velocity, at.acceleration
+                    at = follower.setpoint
+                    said = Setpoint(
+                        name, follower.setpoint_ns, at.position, at.velocity, at.acceleration
                     )
-                publisher.publish(message_conversion.set_point_message(said, controller))
+                publisher.publish(message_conversion.setpoint_to_msg(said, controller))
 
-    def chunk(self, **changes):
+    def make_chunk(self, **changes):
         self.sequence += 1
         stamp_ns = self.now_ns() - 80_000_000
         t = (stamp_ns / 1e9 + np.arange(24)[:, None] / 30) % 1000
-        rows = START + np.where(GRIPS, 0.0, 0.08) * (1 - np.cos(2 * np.pi * 0.5 * t))
+        rows = START + np.where(GRIPPER_MASK, 0.0, 0.08) * (1 - np.cos(2 * np.pi * 0.5 * t))
         return Chunk(
             **{
                 'stamp_ns': stamp_ns,
@@ -139,27 +161,27 @@ class Bench:
                 'step_dt_s': ROBOT.step_dt_s,
                 'targets': rows,
                 'reference': rows[0],
-                'contract': ROBOT.contract,
+                'contract': ROBOT.config_hash,
                 'timings_ms': {},
                 **changes,
             }
         )
 
-    def send(self, **changes):
-        self.chunks.publish(
-            message_conversion.chunk_message(
-                self.chunk(**changes), ROBOT.name, self.now_ns(), False
+    def publish_chunk(self, **changes):
+        self.chunk_publisher.publish(
+            message_conversion.chunk_to_msg(
+                self.make_chunk(**changes), ROBOT.name, self.now_ns(), False
             )
         )
 
     def on_chunk_timer(self):
-        if self.chunks_on:
-            self.send()
+        if self.chunks_enabled:
+            self.publish_chunk()
 
-    def call(self, kind, name, **fields):
-        client = self.node.create_client(kind, name)
+    def call_service(self, service_type, name, **fields):
+        client = self.node.create_client(service_type, name)
         assert client.wait_for_service(5.0)
-        answer = client.call(kind.Request(**fields), timeout_sec=5.0)
+        answer = client.call(service_type.Request(**fields), timeout_sec=5.0)
         self.node.destroy_client(client)
         return answer
 
@@ -179,12 +201,12 @@ class Bench:
         self.wait(lambda: self.status.state_name == name, timeout_s)
 
     def wait_rest(self):
-        self.wait(lambda: not self.track[-1][1][1:].any(), 2.5)
+        self.wait(lambda: not self.setpoint_history[-1][1][1:].any(), 2.5)
 
     def check_motion(self):
         """Check what the controllers executed: inside limits, no jumps."""
-        assert not self.refused
-        track = list(self.track)
+        assert not self.rejections
+        track = list(self.setpoint_history)
         moved = np.stack([motion for _, motion in track])
         assert (np.abs(moved[:, 1]) <= LIMITS.velocity * (1 + 1e-6)).all()
         assert (np.abs(moved[:, 2]) <= LIMITS.acceleration * (1 + 1e-6)).all()
@@ -193,22 +215,22 @@ class Bench:
 
 
 @pytest.fixture(autouse=True)
-def favoured_process():
+def realtime_process():
     """Judge the node, not how busy the machine is: run as the program does, where allowed."""
-    favoured()
+    set_realtime_priority()
     yield
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @contextmanager
-def stage_with(*parameters):
+def start_motion_node(*parameters):
     context = rclpy.Context()
     rclpy.init(
         context=context,
         args=['--ros-args', '-p', 'embodiment:=yam', *(x for p in parameters for x in ('-p', p))],
     )
-    node, bench = MotionNode(context=context), Bench(context)
-    spinning = Spinning([node]), Spinning([bench.node])
+    node, bench = MotionNode(context=context), MotionTestBench(context)
+    spinning = ExecutorThread([node]), ExecutorThread([bench.node])
     try:
         assert node.trigger_configure() == node.trigger_activate()
         yield node, bench
@@ -223,7 +245,7 @@ def stage_with(*parameters):
 
 @pytest.fixture
 def stage():
-    with stage_with('enable_motion:=true') as made:
+    with start_motion_node('enable_motion:=true') as made:
         yield made
 
 
@@ -246,7 +268,7 @@ def test_chunks_become_motion_inside_every_limit(tracking):
     assert 0 < status.max_jerk_ratio <= 1.0 and 0 < status.max_step < 0.02
     assert 0 < status.chunk_age_ms < 400 and status.rows_left > 5
     travelled = np.ptp([motion[0] for _, motion in bench.track[began:]], axis=0)
-    assert (travelled[~GRIPS] > 0.1).all()
+    assert (travelled[~GRIPPER_MASK] > 0.1).all()
     bench.wait(lambda: 'motion: loop jitter' in bench.diagnostics)
     assert {'motion: state', 'motion: clamp rate', 'motion: chunk age'} <= set(bench.diagnostics)
 
@@ -347,7 +369,7 @@ def test_a_chunk_into_the_table_stops_above_it(tracking):
     )
     path = np.stack([motion[0] for _, motion in bench.track])
     assert path[:, joint].max() > START[joint] + 0.2
-    assert Guard(ROBOT).first_contact(path, np.empty(0)) is None
+    assert MujocoCollisionChecker(ROBOT).find_first_contact(path, np.empty(0)) is None
     bench.check_motion()
 
 
@@ -444,18 +466,18 @@ def test_a_node_that_is_gone_leaves_a_robot_that_comes_to_rest(tracking):
 
 
 def test_a_dry_run_sends_the_controllers_nothing():
-    with stage_with('enable_motion:=false') as (_, bench):
-        bench.chunks_on = True
+    with start_motion_node('enable_motion:=false') as (_, bench):
+        bench.chunks_enabled = True
         bench.wait_state('TRACKING')
-        bench.wait(lambda: len(bench.would) > 5)
-        assert bench.status.dry_run and bench.received == 0
-        assert bench.would[-1].joint_names == list(ROBOT.commanded)
+        bench.wait(lambda: len(bench.dry_run_trajectories) > 5)
+        assert bench.status.dry_run and bench.received_count == 0
+        assert bench.dry_run_trajectories[-1].joint_names == list(ROBOT.commanded)
 
 
 def test_the_dead_man_switch_must_be_held():
-    with stage_with('enable_motion:=true', 'use_deadman:=true') as (_, bench):
+    with start_motion_node('enable_motion:=true', 'use_deadman:=true') as (_, bench):
         press = bench.node.create_publisher(Bool, 'deadman', qos.JOINTS)
-        bench.chunks_on = True
+        bench.chunks_enabled = True
         time.sleep(0.5)
         assert bench.status.state_name == 'DISABLED' and not bench.status.deadman_ok
         timer = bench.node.create_timer(0.05, lambda: press.publish(Bool(data=True)))

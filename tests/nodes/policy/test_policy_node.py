@@ -28,44 +28,46 @@ from wam_policy.core.types import JointState
 from wam_policy.nodes import message_conversion, qos
 from wam_policy.nodes.policy import worker_backend
 from wam_policy.nodes.policy.policy_node import PolicyNode
-from wam_policy.nodes.run_node import Spinning
-from wam_policy.workers.supervisor import Plan
+from wam_policy.nodes.run_node import ExecutorThread
+from wam_policy.workers.supervisor import WorkerSpec
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
-ROBOT = embodiment.load('yam')
-TOY = Path(__file__).parents[1] / 'nodes' / 'toy_worker.py'
+ROBOT = embodiment.load_embodiment('yam')
+STUB_WORKER = Path(__file__).parents[1] / 'nodes' / 'toy_worker.py'
 OUTCOME = RunInstruction.Result
 
 
-def toy_plan(params, checkpoint):
-    return Plan(
+def build_stub_worker_spec(params, checkpoint):
+    return WorkerSpec(
         devices=('cpu',),
         arguments=('--embodiment', params.embodiment),
-        program=(sys.executable, str(TOY)),
-        first_delay_s=0.2,
+        program=(sys.executable, str(STUB_WORKER)),
+        restart_delay_s=0.2,
     )
 
 
-class Bench:
+class PolicyTestBench:
     """Play the robot's senses and listen to the node, all in one spun thread."""
 
     def __init__(self, context):
         self.node = rclpy.create_node('bench', context=context)
-        self.dark, self.size, self.joints_on = set(), (8, 6), True
+        self.disabled_cameras, self.image_size, self.joints_enabled = set(), (8, 6), True
         self.chunks, self.statuses = [], []
-        self.diagnostics, self.video = {}, []
+        self.diagnostics, self.video_frames = {}, []
         new = self.node.create_subscription
         new(ActionChunk, 'action_chunk', self.chunks.append, qos.CHUNK)
         new(PolicyStatus, 'status', self.statuses.append, qos.LATCHED)
         new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
-        self.cameras = {
+        self.image_publishers = {
             c.key: self.node.create_publisher(Image, c.topic, qos.IMAGE) for c in ROBOT.cameras
         }
-        self.joints = self.node.create_publisher(
+        self.joint_state_publisher = self.node.create_publisher(
             message_conversion.JointStateMsg, '/joint_states', qos.JOINTS
         )
-        self.words = self.node.create_publisher(String, 'instruction', qos.REQUEST)
-        self.sim = self.node.create_publisher(SimStatus, '/sim/status', qos.REQUEST)
+        self.instruction_publisher = self.node.create_publisher(String, 'instruction', qos.REQUEST)
+        self.sim_status_publisher = self.node.create_publisher(
+            SimStatus, '/sim/status', qos.REQUEST
+        )
         # a period below the skew limit: between two arrivals one camera is a period ahead
         self.node.create_timer(0.042, self.on_camera_timer)
         self.node.create_timer(0.01, self.on_joint_timer)
@@ -74,20 +76,22 @@ class Bench:
         return self.node.get_clock().now().nanoseconds
 
     def on_camera_timer(self):
-        pixels = np.zeros((self.size[1], self.size[0], 3), np.uint8)
-        for key in set(self.cameras) - self.dark:
-            self.cameras[key].publish(message_conversion.image(pixels, self.now_ns(), key))
+        pixels = np.zeros((self.image_size[1], self.image_size[0], 3), np.uint8)
+        for key in set(self.image_publishers) - self.disabled_cameras:
+            self.image_publishers[key].publish(
+                message_conversion.image_to_msg(pixels, self.now_ns(), key)
+            )
 
     def on_joint_timer(self):
-        if self.joints_on:
-            state = JointState(self.now_ns(), ROBOT.observed, ROBOT.rest_of(ROBOT.observed))
-            self.joints.publish(message_conversion.joint_state_message(state))
+        if self.joints_enabled:
+            state = JointState(self.now_ns(), ROBOT.observed, ROBOT.home_positions(ROBOT.observed))
+            self.joint_state_publisher.publish(message_conversion.joint_state_to_msg(state))
 
     def on_diagnostics(self, msg):
         self.diagnostics |= {status.name: status for status in msg.status}
 
-    def say(self, text):
-        self.words.publish(String(data=text))
+    def publish_instruction(self, text):
+        self.instruction_publisher.publish(String(data=text))
 
     @property
     def status(self):
@@ -113,13 +117,13 @@ class Bench:
 
 
 @contextmanager
-def staged(*parameters):
+def start_policy_node(*parameters):
     """Give an active node for a YAM with parameters like `a:=1`, and the bench around it."""
     context = rclpy.Context()
     given = [word for each in ('embodiment:=yam', *parameters) for word in ('-p', each)]
     rclpy.init(context=context, args=['--ros-args', *given])
-    node, bench = PolicyNode(context=context), Bench(context)
-    spinning = Spinning([node, bench.node])
+    node, bench = PolicyNode(context=context), PolicyTestBench(context)
+    spinning = ExecutorThread([node, bench.node])
     try:
         assert node.trigger_configure() == node.trigger_activate()
         bench.wait(lambda: bench.status.state_name == 'IDLE', 30)
@@ -135,8 +139,8 @@ def staged(*parameters):
 @pytest.fixture
 def stage(monkeypatch):
     """Give a node that waits for words, on workers without a model."""
-    monkeypatch.setattr(worker_backend, 'plan', toy_plan)
-    with staged() as made:
+    monkeypatch.setattr(worker_backend, 'build_worker_spec', build_stub_worker_spec)
+    with start_policy_node() as made:
         yield made
 
 
@@ -150,15 +154,15 @@ def running(stage):
 def test_chunks_carry_what_the_motion_side_checks(running):
     _, bench = running
     bench.wait(lambda: len(bench.chunks) > 10)
-    chunk = message_conversion.chunk(bench.chunks[-1])
-    assert chunk.names == ROBOT.commanded and chunk.contract == ROBOT.contract
+    chunk = message_conversion.chunk_from_msg(bench.chunks[-1])
+    assert chunk.names == ROBOT.commanded and chunk.embodiment_hash == ROBOT.config_hash
     assert chunk.targets.shape == (24, 14) and not bench.chunks[-1].trained
-    np.testing.assert_allclose(chunk.targets[0], ROBOT.rest_of(ROBOT.commanded))
+    np.testing.assert_allclose(chunk.targets[0], ROBOT.home_positions(ROBOT.commanded))
     assert list(chunk.timings_ms) == ['receive', 'wait', 'denoise', 'transport']
     numbers = [c.sequence for c in bench.chunks]
     assert numbers == sorted(set(numbers))
     assert all(
-        message_conversion.ns(c.header.stamp) <= message_conversion.ns(c.ready)
+        message_conversion.to_ns(c.header.stamp) <= message_conversion.to_ns(c.ready)
         for c in bench.chunks
     )
 
@@ -245,7 +249,7 @@ def test_a_killed_worker_is_replaced_and_gets_the_real_past_again(running):
     node, bench = running
     bench.wait(lambda: bench.status.kv_commits >= 3)
     old = bench.status.session
-    os.kill(node._requester._engine._pair.status.facts['pid'], signal.SIGKILL)
+    os.kill(node._inference_loop._engine._supervisor.status.facts['pid'], signal.SIGKILL)
     bench.wait(lambda: bench.status.state_name == 'HOLDING')
     assert 'SIGKILL' in bench.status.reason
     bench.wait_running(old)
@@ -280,15 +284,15 @@ def test_reload_restarts_the_workers_and_names_a_wrong_folder(running, monkeypat
     def refuses(params, checkpoint):
         raise ValueError(f'checkpoint: {checkpoint!r} is no folder')
 
-    monkeypatch.setattr(worker_backend, 'plan', refuses)
+    monkeypatch.setattr(worker_backend, 'build_worker_spec', refuses)
     answer = client.call(Reload.Request(checkpoint='/nowhere'))
     assert not answer.success and '/nowhere' in answer.message
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_before_anything_starts():
     with pytest.raises(ValueError, match='/nowhere'):
-        worker_backend.plan(PARAMS, '/nowhere')
-    made = worker_backend.plan(PARAMS, 'preset:tiny')
+        worker_backend.build_worker_spec(PARAMS, '/nowhere')
+    made = worker_backend.build_worker_spec(PARAMS, 'preset:tiny')
     assert made.roles == ('cond', 'uncond')
     assert {'--checkpoint', '--embodiment', '--cfg'} <= set(made.arguments)
 
@@ -300,7 +304,7 @@ def test_video_is_decoded_only_for_those_who_watch(running):
     _, bench = running
     watch = bench.node.create_subscription(Image, 'predicted_video', bench.video.append, qos.IMAGE)
     bench.wait(lambda: bench.video)
-    stamps = [message_conversion.ns(image.header.stamp) for image in bench.video[:2]]
+    stamps = [message_conversion.to_ns(image.header.stamp) for image in bench.video[:2]]
     # a slow reader misses pictures, it never gets one twice or one of another grid
     apart_ns = [after - before for before, after in pairwise(stamps)]
     assert all(ns > 0 and ns % 200_000_000 == 0 for ns in apart_ns)
@@ -320,18 +324,18 @@ def test_diagnostics_name_every_part(running):
     assert 'random weights' in bench.diagnostics['policy: workers'].message
 
 
-def run(bench, instruction, limit_s, feedback=None):
+def send_run_goal(bench, instruction, time_limit_s, feedback=None):
     client = ActionClient(bench.node, RunInstruction, 'run')
     assert client.wait_for_server(5)
-    goal = finished(
+    goal = wait_for_result(
         client.send_goal_async(
-            RunInstruction.Goal(instruction=instruction, time_limit=limit_s), feedback
+            RunInstruction.Goal(instruction=instruction, time_limit=time_limit_s), feedback
         )
     )
     return goal, goal.get_result_async() if goal.accepted else None
 
 
-def finished(future, timeout_s=20.0):
+def wait_for_result(future, timeout_s=20.0):
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
     assert done.wait(timeout_s)
@@ -341,8 +345,8 @@ def finished(future, timeout_s=20.0):
 def test_a_run_ends_with_its_time_and_the_robot_holds(stage):
     _, bench = stage
     feedback = []
-    _, result = run(bench, 'lift the cup', 1.5, feedback.append)
-    answer = finished(result)
+    _, result = send_run_goal(bench, 'lift the cup', 1.5, feedback.append)
+    answer = wait_for_result(result)
     assert answer.status == GoalStatus.STATUS_SUCCEEDED
     assert answer.result.outcome == OUTCOME.TIME_OVER and answer.result.chunks > 3
     assert 1.4 < answer.result.duration < 2.0 and len(feedback) > 5
@@ -351,34 +355,34 @@ def test_a_run_ends_with_its_time_and_the_robot_holds(stage):
 
 def test_a_run_can_be_cancelled_replaced_or_succeed(stage):
     _, bench = stage
-    goal, result = run(bench, 'lift the cup', 30.0)
+    goal, result = send_run_goal(bench, 'lift the cup', 30.0)
     bench.wait_running()
-    finished(goal.cancel_goal_async())
-    answer = finished(result)
+    wait_for_result(goal.cancel_goal_async())
+    answer = wait_for_result(result)
     assert answer.status == GoalStatus.STATUS_CANCELED
     assert answer.result.outcome == OUTCOME.CANCELLED
     bench.wait(lambda: bench.status.instruction == '')
 
-    _, first = run(bench, 'lift the cup', 30.0)
-    _, second = run(bench, 'open the drawer', 30.0)
-    assert finished(first).result.outcome == OUTCOME.REPLACED
+    _, first = send_run_goal(bench, 'lift the cup', 30.0)
+    _, second = send_run_goal(bench, 'open the drawer', 30.0)
+    assert wait_for_result(first).result.outcome == OUTCOME.REPLACED
     bench.wait(lambda: bench.status.instruction == 'open the drawer')
     bench.sim.publish(SimStatus(instruction='lift the cup', success=True))
     bench.sim.publish(SimStatus(instruction='open the drawer', success=True))
-    answer = finished(second)
+    answer = wait_for_result(second)
     assert answer.status == GoalStatus.STATUS_SUCCEEDED
     assert answer.result.outcome == OUTCOME.SUCCEEDED
 
 
 @pytest.mark.parametrize(('instruction', 'limit_s'), [('', 3.0), (' ', 3.0), ('lift', 0.0)])
 def test_a_run_without_words_or_time_is_refused(stage, instruction, limit_s):
-    goal, _ = run(stage[1], instruction, limit_s)
+    goal, _ = send_run_goal(stage[1], instruction, limit_s)
     assert not goal.accepted
 
 
 def test_life_can_be_gone_through_twice_and_leaves_no_worker(running):
     node, bench = running
-    pid = node._requester._engine._pair.status.facts['pid']
+    pid = node._inference_loop._engine._supervisor.status.facts['pid']
     node.trigger_deactivate()
     time.sleep(0.1)
     chunks = len(bench.chunks)

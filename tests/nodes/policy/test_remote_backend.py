@@ -4,23 +4,23 @@ import numpy as np
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
-from tests.nodes.policy.test_policy_node import ROBOT, staged
-from tests.servers.released_double import FlavourDouble
+from tests.nodes.policy.test_policy_node import ROBOT, start_policy_node
+from tests.servers.released_double import FakeProfileServer
 from wam_policy.servers import server_profile
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 VIEWS = [key[0] for key in server_profile.load('dreamzero_yam').cameras.values()]
 
 
-def double(port=0):
-    return FlavourDouble('dreamzero_yam', port)
+def make_server_double(port=0):
+    return FakeProfileServer('dreamzero_yam', port)
 
 
 @pytest.fixture
 def stage():
-    server = double()
+    server = make_server_double()
     try:
-        with staged(
+        with start_policy_node(
             'backend:=remote', f'server:=ws://127.0.0.1:{server.port}', 'query_timeout_s:=1.5'
         ) as (_, bench):
             yield server, bench
@@ -28,9 +28,9 @@ def stage():
         server.close()
 
 
-def held(bench):
+def assert_robot_held(bench):
     """Tell that every chunk keeps the robot where it was: nothing was made up."""
-    rest = ROBOT.rest_of(ROBOT.commanded)
+    rest = ROBOT.home_positions(ROBOT.commanded)
     for chunk in bench.chunks:
         targets = np.array(chunk.positions).reshape(-1, len(ROBOT.commanded))
         np.testing.assert_allclose(targets, np.tile(rest, (24, 1)), atol=1e-5)
@@ -43,7 +43,7 @@ def test_it_asks_once_a_block_in_the_rhythm_of_the_released_server(stage):
     bench.wait(lambda: len(server.seen) >= 4, 20)
     bench.wait_running()
     assert [len(shown[VIEWS[0]]) for _, shown in server.seen[:4]] == [1, 4, 4, 4]
-    assert {prompt for prompt, _ in server.seen} == {'lift the cup'} and held(bench)
+    assert {prompt for prompt, _ in server.seen} == {'lift the cup'} and assert_robot_held(bench)
     seconds = bench.chunks[-1].header.stamp.sec - bench.chunks[0].header.stamp.sec
     assert len(bench.chunks) <= 2 + seconds / 0.8 + 1 / 0.8  # 24 steps at 30 Hz
     before = bench.status.session
@@ -73,7 +73,11 @@ def test_faults_are_in_the_status_and_it_goes_on_by_itself(stage, act, words):
     count = len(bench.chunks)
     server.act = ''
     bench.wait(lambda: len(bench.chunks) > count + 1, 15)
-    assert bench.status.session != before and bench.status.worker_restarts == 0 and held(bench)
+    assert (
+        bench.status.session != before
+        and bench.status.worker_restarts == 0
+        and assert_robot_held(bench)
+    )
 
 
 def test_it_holds_while_the_server_is_away_and_resumes(stage):
@@ -86,7 +90,7 @@ def test_it_holds_while_the_server_is_away_and_resumes(stage):
         lambda: bench.status.state_name == 'HOLDING' and 'no server at' in bench.status.reason, 15
     )
     count = len(bench.chunks)
-    again = double(server.port)
+    again = make_server_double(server.port)
     bench.wait(lambda: bench.status.state_name == 'RUNNING' and len(bench.chunks) > count, 30)
-    assert bench.status.worker_restarts >= 1 and held(bench)
+    assert bench.status.worker_restarts >= 1 and assert_robot_held(bench)
     again.close()

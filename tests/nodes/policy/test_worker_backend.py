@@ -13,13 +13,13 @@ from wam_policy.workers import run_worker
 pytestmark = pytest.mark.ros
 
 
-def worker(**changes):
-    made = worker_backend.plan(replace(PolicyParams(), **changes), 'preset:tiny')
-    return run_worker.settings(made.arguments), made
+def parse_worker_settings(**changes):
+    made = worker_backend.build_worker_spec(replace(PolicyParams(), **changes), 'preset:tiny')
+    return run_worker.parse_settings(made.arguments), made
 
 
 def test_every_mode_of_inference_is_a_parameter():
-    chosen, _ = worker(
+    chosen, _ = parse_worker_settings(
         recipe='dynamic4',
         steps=4,
         cfg=2.5,
@@ -36,8 +36,8 @@ def test_every_mode_of_inference_is_a_parameter():
 
 
 def test_defaults_are_those_of_the_worker():
-    chosen, _ = worker()
-    alone = run_worker.settings(['--checkpoint', 'preset:tiny', '--embodiment', 'agibot_g1'])
+    chosen, _ = parse_worker_settings()
+    alone = run_worker.parse_settings(['--checkpoint', 'preset:tiny', '--embodiment', 'agibot_g1'])
     assert chosen == replace(alone, cfg=5.0)  # how many workers there are depends on it
 
 
@@ -53,7 +53,7 @@ def test_defaults_are_those_of_the_worker():
     ],
 )
 def test_a_branch_that_nothing_reads_gets_no_worker(changes, roles):
-    assert worker(**changes)[1].roles == roles
+    assert parse_worker_settings(**changes)[1].roles == roles
 
 
 @pytest.mark.parametrize(

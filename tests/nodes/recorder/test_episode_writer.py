@@ -8,19 +8,19 @@ import time
 import pytest
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
-from wam_policy.nodes.recorder.episode_writer import Lane, Tape
+from wam_policy.nodes.recorder.episode_writer import EpisodeWriter, TopicQueue
 from wam_policy.recording import bag_folder
 from wam_policy.recording.bag_repair import repair
-from wam_policy.recording.bag_writer import BagWriter, Topic
-from wam_policy.recording.episode_info import Ending
+from wam_policy.recording.bag_writer import BagTopic, BagWriter
+from wam_policy.recording.episode_info import EpisodeEnd
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
-TOPIC = Topic('/words', 'std_msgs/msg/String', 'string data\n')
+TOPIC = BagTopic('/words', 'std_msgs/msg/String', 'string data\n')
 
 
-def tape(folder, *lanes):
-    topics = [Topic(lane.topic, TOPIC.type, TOPIC.definition) for lane in lanes]
-    return Tape(BagWriter(folder, topics, {}), lanes, 2, 0, 'jazzy')
+def make_writer(folder, *topic_queues):
+    topics = [BagTopic(lane.topic, TOPIC.type, TOPIC.definition) for lane in topic_queues]
+    return EpisodeWriter(BagWriter(folder, topics, {}), topic_queues, 2, 0, 'jazzy')
 
 
 def test_order_survives_encoders_of_different_speed(tmp_path):
@@ -28,15 +28,15 @@ def test_order_survives_encoders_of_different_speed(tmp_path):
         time.sleep(0.01 * (raw[0] % 3))
         return raw
 
-    made = tape(tmp_path / 'one', Lane('/a', 100, slow), Lane('/b', 100))
+    made = make_writer(tmp_path / 'one', TopicQueue('/a', 100, slow), TopicQueue('/b', 100))
     for number in range(30):
         made.put(number % 2, number, bytes([number]))
-    made.finish(Ending('stopped'))
+    made.finish(EpisodeEnd('stopped'))
     assert made.join()
     progress = made.progress()
-    assert progress.messages == (15, 15) and progress.dropped == (0, 0)
-    assert progress.saved.messages == 30 and not progress.fault
-    assert progress.saved.about['ended'] == 'stopped'
+    assert progress.written_counts == (15, 15) and progress.dropped_counts == (0, 0)
+    assert progress.contents.message_count == 30 and not progress.write_error
+    assert progress.contents.metadata['ended'] == 'stopped'
 
 
 def test_a_full_queue_refuses_and_counts(tmp_path):
@@ -44,28 +44,28 @@ def test_a_full_queue_refuses_and_counts(tmp_path):
         time.sleep(0.2)
         return raw
 
-    made = tape(tmp_path / 'one', Lane('/a', 3, stuck), Lane('/b', 100))
+    made = make_writer(tmp_path / 'one', TopicQueue('/a', 3, stuck), TopicQueue('/b', 100))
     start_s = time.monotonic()
     for number in range(10):
         made.put(0, number, b'x')
         made.put(1, number, b'y')
     assert time.monotonic() - start_s < 0.1  # nobody waits
-    made.lose(1, 4)
-    made.finish(Ending('stopped'))
+    made.count_lost(1, 4)
+    made.finish(EpisodeEnd('stopped'))
     assert made.join()
     progress = made.progress()
-    assert progress.dropped == (7, 4) and progress.messages == (3, 10)
-    about = progress.saved.about
+    assert progress.dropped_counts == (7, 4) and progress.written_counts == (3, 10)
+    about = progress.contents.metadata
     assert (about['dropped'], about['dropped./a'], about['dropped./b']) == ('11', '7', '4')
 
 
 def test_what_comes_after_the_end_is_not_written(tmp_path):
-    made = tape(tmp_path / 'one', Lane('/a', 3))
+    made = make_writer(tmp_path / 'one', TopicQueue('/a', 3))
     made.put(0, 1, b'x')
-    made.finish(Ending('stopped'))
+    made.finish(EpisodeEnd('stopped'))
     made.put(0, 2, b'y')
     assert made.join()
-    assert made.progress().messages == (1,) and made.progress().dropped == (1,)
+    assert made.progress().written_counts == (1,) and made.progress().dropped_counts == (1,)
 
 
 @pytest.fixture
@@ -83,21 +83,21 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_keeps_what_it_took(small_disk):
-    made = tape(small_disk / 'one', Lane('/a', 10_000))
+    made = make_writer(small_disk / 'one', TopicQueue('/a', 10_000))
     for number in range(60):
         made.put(0, number, os.urandom(100_000))
         time.sleep(0.03)
-        if made.over:
+        if made.is_finished:
             break
-    assert made.over, 'a full disk was not noticed'
+    assert made.is_finished, 'a full disk was not noticed'
     progress = made.progress()
-    assert 'disk is full' in progress.fault and progress.saved is None
-    assert sum(progress.dropped) >= 0 and progress.messages[0] > 10
+    assert 'disk is full' in progress.write_error and progress.contents is None
+    assert sum(progress.dropped_counts) >= 0 and progress.written_counts[0] > 10
     made.put(0, 99, b'x')
-    assert made.progress().dropped[0] == progress.dropped[0] + 1
+    assert made.progress().dropped_counts[0] == progress.dropped_counts[0] + 1
     with pytest.raises(OSError, match='No space'):
         repair(small_disk / 'one')  # no room for the copy: the original stays
-    assert bag_folder.interrupted(small_disk) == [small_disk / 'one']
+    assert bag_folder.find_interrupted(small_disk) == [small_disk / 'one']
     subprocess.run(['mount', '-o', 'remount,size=30m', small_disk], check=True)
     found = repair(small_disk / 'one')
-    assert found.rebuilt and found.contents.messages >= 10
+    assert found.rebuilt and found.contents.message_count >= 10

@@ -18,34 +18,34 @@ from std_msgs.msg import Empty, String
 from trajectory_msgs.msg import JointTrajectory
 
 from wam_policy.core.motion import qp_planner
-from wam_policy.core.motion.trajectory import held
+from wam_policy.core.motion.trajectory import make_hold
 from wam_policy.core.robot import limits
-from wam_policy.core.robot.embodiment import load
+from wam_policy.core.robot.embodiment import load_embodiment
 from wam_policy.nodes import message_conversion, qos
-from wam_policy.nodes.run_node import Spinning
+from wam_policy.nodes.run_node import ExecutorThread
 from wam_policy.nodes.stream.stream_node import StreamNode
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
-G1, YAM = load('agibot_g1'), load('yam')
-LEAD = 200_000_000  # for planning here: what comes too late is refused
+G1, YAM = load_embodiment('agibot_g1'), load_embodiment('yam')
+PLANNING_LEAD_NS = 200_000_000  # for planning here: what comes too late is refused
 
 
-class FakeArm:
+class FakeI2rtArm:
     """Have the methods of i2rt's robot object and its habits: it clips in place, close sags."""
 
-    made: list['FakeArm'] = []
+    instances: list['FakeI2rtArm'] = []
 
     def __init__(self, channel, arm_type, gripper_type, zero_gravity_mode):
-        self.channel, self.kinds = channel, (arm_type, gripper_type)
+        self.channel, self.model_types = channel, (arm_type, gripper_type)
         self.position = np.array([0.1, 0.5, 0.6, 0.0, 0.0, 0.0, 0.8])
-        self.floating, self.closed, self.commands = zero_gravity_mode, False, []
-        self.rotor_c = 40.0
+        self.zero_gravity, self.closed, self.commands = zero_gravity_mode, False, []
+        self.rotor_temperature_c = 40.0
         self.motor_chain = SimpleNamespace(running=True)
-        FakeArm.made.append(self)
+        FakeI2rtArm.instances.append(self)
 
     def command_joint_pos(self, joint_pos):
         np.clip(joint_pos, -2.8, 3.8, out=joint_pos)
-        self.position, self.floating = joint_pos, False
+        self.position, self.zero_gravity = joint_pos, False
         self.commands.append(joint_pos.copy())
 
     def get_observations(self):
@@ -55,7 +55,7 @@ class FakeArm:
             'gripper_pos': self.position[6:],
             'gripper_vel': np.zeros(1),
             'joint_eff': np.arange(6.0),
-            'temp_rotor': np.full(7, self.rotor_c),
+            'temp_rotor': np.full(7, self.rotor_temperature_c),
         }
 
     def close(self):
@@ -65,9 +65,9 @@ class FakeArm:
 @pytest.fixture
 def i2rt(monkeypatch):
     """Install a fake i2rt; return the arms it made."""
-    FakeArm.made = []
+    FakeI2rtArm.instances = []
     robots, utils = ModuleType('i2rt.robots.get_robot'), ModuleType('i2rt.robots.utils')
-    robots.get_yam_robot = FakeArm
+    robots.get_yam_robot = FakeI2rtArm
     utils.ArmType, utils.GripperType = {'YAM': 'yam'}, {'LINEAR_4310': 'linear_4310'}
     for name, module in (
         ('i2rt', ModuleType('i2rt')),
@@ -76,62 +76,71 @@ def i2rt(monkeypatch):
         (utils.__name__, utils),
     ):
         monkeypatch.setitem(sys.modules, name, module)
-    return FakeArm.made
+    return FakeI2rtArm.instances
 
 
-class Bench:
+class StreamTestBench:
     """Send trajectories, listen to everything; and be the arms of an AgiBot G1."""
 
-    def __init__(self, context, robot, reporting):
+    def __init__(self, context, robot, reports_enabled):
         self.robot, self.node = robot, rclpy.create_node('bench', context=context)
         new, out = self.node.create_subscription, self.node.create_publisher
-        self.joints, self.arms, self.hands, self.diagnostics = [], [], [], {}
-        new(JointState, '/joint_states', self.joints.append, qos.JOINTS)
-        new(JointState, '/wbc/arm_command', self.arms.append, qos.STREAM)
-        new(JointState, '/wbc/left_ee_command', self.hands.append, qos.STREAM)
+        self.joint_states, self.arm_commands, self.gripper_commands, self.diagnostics = (
+            [],
+            [],
+            [],
+            {},
+        )
+        new(JointState, '/joint_states', self.joint_states.append, qos.JOINTS)
+        new(JointState, '/wbc/arm_command', self.arm_commands.append, qos.STREAM)
+        new(JointState, '/wbc/left_ee_command', self.gripper_commands.append, qos.STREAM)
         new(DiagnosticArray, '/diagnostics', self.on_diagnostics, 10)
-        self.plan, self.states = None, []
+        self.sent_trajectory, self.controller_states = None, []
         new(
             JointTrajectoryControllerState,
             robot.controllers[0].state_topic,
-            self.states.append,
+            self.controller_states.append,
             qos.JOINTS,
         )
-        self.hal = out(JointState, '/hal/arm_joint_state', qos.JOINTS)
-        self.controllers = [
+        self.arm_state_publisher = out(JointState, '/hal/arm_joint_state', qos.JOINTS)
+        self.trajectory_publishers = [
             (out(JointTrajectory, c.topic, qos.TRAJECTORY), c) for c in robot.controllers
         ]
-        self.names, self.values = [], np.linspace(-0.3, 0.3, 14)
-        self.reporting = reporting and robot is G1
+        self.arm_joint_names, self.arm_positions = [], np.linspace(-0.3, 0.3, 14)
+        self.reports_enabled = reports_enabled and robot is G1
         self.node.create_timer(0.01, self.on_robot_timer)
 
     def on_diagnostics(self, msg):
         self.diagnostics |= {status.name: status for status in msg.status}
 
     def on_robot_timer(self):
-        if self.reporting:
-            msg = JointState(name=self.names, position=self.values.tolist())
+        if self.reports_enabled:
+            msg = JointState(name=self.arm_joint_names, position=self.arm_positions.tolist())
             msg.header.stamp = self.node.get_clock().now().to_msg()
-            self.hal.publish(msg)
+            self.arm_state_publisher.publish(msg)
 
     @property
-    def posture(self):
-        return message_conversion.joint_state(self.joints[-1], self.robot.commanded).position
+    def positions(self):
+        return message_conversion.joint_state_from_msg(
+            self.joint_states[-1], self.robot.commanded
+        ).position
 
-    def move(self, by):
+    def move(self, offset):
         """Send a move of all joints by `by` over 0.5 s; return where it ends."""
-        start = qp_planner.switch_ns(self.node.get_clock().now().nanoseconds, LEAD)
-        here = self.posture
-        goal = here + by
-        plan = qp_planner.tracked(
-            held(self.robot.commanded, here, 0),
+        start = qp_planner.compute_switch_ns(
+            self.node.get_clock().now().nanoseconds, PLANNING_LEAD_NS
+        )
+        here = self.positions
+        goal = here + offset
+        plan = qp_planner.plan_tracking(
+            make_hold(self.robot.commanded, here, 0),
             start,
             here + np.linspace(0, 1, 20)[:, None] * (goal - here),
-            limits.margined(self.robot),
+            limits.limits_with_margin(self.robot),
         )
-        self.plan = plan
-        for publisher, controller in self.controllers:
-            publisher.publish(message_conversion.trajectory_message(plan, controller.joints))
+        self.sent_trajectory = plan
+        for publisher, controller in self.trajectory_publishers:
+            publisher.publish(message_conversion.trajectory_to_msg(plan, controller.joints))
         return plan.goal
 
     def wait(self, condition, timeout_s=45.0):
@@ -142,7 +151,7 @@ class Bench:
 
 
 @contextmanager
-def stage(robot, *parameters, active=True, reporting=True):
+def start_stream_node(robot, *parameters, active=True, reports_enabled=True):
     context = rclpy.Context()
     rclpy.init(
         context=context,
@@ -153,8 +162,8 @@ def stage(robot, *parameters, active=True, reporting=True):
             *(x for p in parameters for x in ('-p', p)),
         ],
     )
-    node, bench = StreamNode(context=context), Bench(context, robot, reporting)
-    spinning = Spinning([node]), Spinning([bench.node])
+    node, bench = StreamNode(context=context), StreamTestBench(context, robot, reports_enabled)
+    spinning = ExecutorThread([node]), ExecutorThread([bench.node])
     try:
         node.trigger_configure()
         if active:
@@ -169,54 +178,67 @@ def stage(robot, *parameters, active=True, reporting=True):
         rclpy.shutdown(context=context)
 
 
-def state(node):
+def read_lifecycle_state(node):
     return node._state_machine.current_state[0]
 
 
-ASSUMED = ('vendor_messages:=false', 'assumed_opening:=0.5')
+ASSUMED_GRIPPER_ARGUMENTS = ('vendor_messages:=false', 'assumed_opening:=0.5')
 
 
 def test_g1_arms_and_grippers_are_streamed_in_the_vendors_terms():
-    with stage(G1, 'enable_motion:=true', *ASSUMED) as (_, bench):
-        bench.wait(lambda: len(bench.arms) > 10)
-        assert bench.arms[-1].position == pytest.approx(bench.values)  # holds what it measured
-        assert bench.hands[-1].name == ['left_gripper_joint1']
-        assert bench.hands[-1].position[0] == pytest.approx(35 + 0.5 * 85)  # half open
-        goal = bench.move(np.where(limits.gripping(G1), 0.3, 0.05))
-        bench.wait(lambda: np.allclose(bench.arms[-1].position, goal[:14], atol=1e-6))
-        assert bench.hands[-1].position[0] == pytest.approx(120 - 85 * goal[14], abs=1e-2)
-        steps = np.abs(np.diff([msg.position for msg in bench.arms], axis=0))
-        assert steps.max() < 0.05 and bench.posture[14] == pytest.approx(goal[14], abs=1e-3)
-        assert bench.joints[-1].name == list(G1.observed)
+    with start_stream_node(G1, 'enable_motion:=true', *ASSUMED_GRIPPER_ARGUMENTS) as (_, bench):
+        bench.wait(lambda: len(bench.arm_commands) > 10)
+        assert bench.arm_commands[-1].position == pytest.approx(
+            bench.arm_positions
+        )  # holds what it measured
+        assert bench.gripper_commands[-1].name == ['left_gripper_joint1']
+        assert bench.gripper_commands[-1].position[0] == pytest.approx(35 + 0.5 * 85)  # half open
+        goal = bench.move(np.where(limits.gripper_mask(G1), 0.3, 0.05))
+        bench.wait(lambda: np.allclose(bench.arm_commands[-1].position, goal[:14], atol=1e-6))
+        assert bench.gripper_commands[-1].position[0] == pytest.approx(
+            120 - 85 * goal[14], abs=1e-2
+        )
+        steps = np.abs(np.diff([msg.position for msg in bench.arm_commands], axis=0))
+        assert steps.max() < 0.05 and bench.positions[14] == pytest.approx(goal[14], abs=1e-3)
+        assert bench.joint_states[-1].name == list(G1.observed)
 
 
 def test_the_controllers_say_what_they_follow_and_when():
-    with stage(G1, 'enable_motion:=true', *ASSUMED) as (_, bench):
-        bench.wait(lambda: len(bench.arms) > 10)
-        goal = bench.move(np.where(limits.gripping(G1), 0.3, 0.05))
-        bench.wait(lambda: np.allclose(bench.arms[-1].position, goal[:14], atol=1e-6))
-        said = [message_conversion.set_point(msg, G1.controllers[0]) for msg in bench.states]
+    with start_stream_node(G1, 'enable_motion:=true', *ASSUMED_GRIPPER_ARGUMENTS) as (_, bench):
+        bench.wait(lambda: len(bench.arm_commands) > 10)
+        goal = bench.move(np.where(limits.gripper_mask(G1), 0.3, 0.05))
+        bench.wait(lambda: np.allclose(bench.arm_commands[-1].position, goal[:14], atol=1e-6))
+        said = [
+            message_conversion.setpoint_from_msg(msg, G1.controllers[0])
+            for msg in bench.controller_states
+        ]
         moving = [report for report in said if report.velocity.any()]
         assert len(moving) > 10
         columns = [G1.commanded.index(name) for name in G1.controllers[0].joints]
         for report in moving:  # on the curve that was sent, at its stamp
-            due = bench.plan.at(report.stamp_ns)
-            if report.stamp_ns >= bench.plan.start_ns:
+            due = bench.sent_trajectory.at(report.stamp_ns)
+            if report.stamp_ns >= bench.sent_trajectory.start_ns:
                 assert report.position == pytest.approx(due.position[columns], abs=1e-7)
                 assert report.velocity == pytest.approx(due.velocity[columns], abs=1e-7)
                 assert report.acceleration == pytest.approx(due.acceleration[columns], abs=1e-6)
 
 
 def test_g1_arms_are_found_in_a_long_message_and_names_must_not_change():
-    with stage(G1, 'enable_motion:=true', *ASSUMED, reporting=False) as (_, bench):
-        bench.values = np.concatenate([np.full(28, 9.0), bench.values])
-        bench.names = [f'motor{i}' for i in range(42)]
-        bench.reporting = True
+    with start_stream_node(
+        G1, 'enable_motion:=true', *ASSUMED_GRIPPER_ARGUMENTS, reports_enabled=False
+    ) as (_, bench):
+        bench.arm_positions = np.concatenate([np.full(28, 9.0), bench.arm_positions])
+        bench.arm_joint_names = [f'motor{i}' for i in range(42)]
+        bench.reports_enabled = True
         bench.wait(
-            lambda: bench.arms and bench.arms[-1].name and bench.arms[-1].name[0] == 'motor28'
+            lambda: (
+                bench.arm_commands
+                and bench.arm_commands[-1].name
+                and bench.arm_commands[-1].name[0] == 'motor28'
+            )
         )
-        assert bench.arms[-1].position == pytest.approx(np.linspace(-0.3, 0.3, 14))
-        bench.names = [f'other{i}' for i in range(42)]
+        assert bench.arm_commands[-1].position == pytest.approx(np.linspace(-0.3, 0.3, 14))
+        bench.arm_joint_names = [f'other{i}' for i in range(42)]
         bench.wait(
             lambda: (
                 'stream: stream' in bench.diagnostics
@@ -226,28 +248,28 @@ def test_g1_arms_are_found_in_a_long_message_and_names_must_not_change():
 
 
 def test_a_dry_run_reads_the_robot_and_sends_nothing():
-    with stage(G1, *ASSUMED) as (_, bench):
-        bench.wait(lambda: len(bench.joints) > 10)
+    with start_stream_node(G1, *ASSUMED_GRIPPER_ARGUMENTS) as (_, bench):
+        bench.wait(lambda: len(bench.joint_states) > 10)
         bench.move(np.full(16, 0.01))
         time.sleep(0.5)
-        assert not bench.arms and not bench.hands
+        assert not bench.arm_commands and not bench.gripper_commands
 
 
 def test_deactivating_stops_sending():
-    with stage(G1, 'enable_motion:=true', *ASSUMED) as (node, bench):
-        bench.wait(lambda: len(bench.arms) > 5)
+    with start_stream_node(G1, 'enable_motion:=true', *ASSUMED_GRIPPER_ARGUMENTS) as (node, bench):
+        bench.wait(lambda: len(bench.arm_commands) > 5)
         node.trigger_deactivate()
         time.sleep(0.1)
-        count = len(bench.arms)
+        count = len(bench.arm_commands)
         time.sleep(0.3)
-        assert len(bench.arms) == count
+        assert len(bench.arm_commands) == count
         node.trigger_activate()
-        bench.wait(lambda: len(bench.arms) > count + 5)
+        bench.wait(lambda: len(bench.arm_commands) > count + 5)
 
 
 def test_without_the_vendors_messages_configuration_says_what_to_do(capfd):
-    with stage(G1, active=False) as (node, _):
-        assert state(node) == Lifecycle.PRIMARY_STATE_UNCONFIGURED
+    with start_stream_node(G1, active=False) as (node, _):
+        assert read_lifecycle_state(node) == Lifecycle.PRIMARY_STATE_UNCONFIGURED
     assert 'set vendor_messages to false' in capfd.readouterr().err
 
 
@@ -256,14 +278,16 @@ def test_a_gripper_in_another_unit_refuses_activation(monkeypatch, capfd):
     vendor.EndState = vendor.HeadState = vendor.WaistState = vendor.ArmState = Empty
     monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
     monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
-    with stage(G1, 'enable_motion:=true', active=False) as (node, bench):
+    with start_stream_node(G1, 'enable_motion:=true', active=False) as (node, bench):
         adapter = node._adapter
 
         def hand(name, raw):
-            adapter._on_gripper(name, SimpleNamespace(end_state=[SimpleNamespace(position=raw)]))
+            adapter._on_gripper_state(
+                name, SimpleNamespace(end_state=[SimpleNamespace(position=raw)])
+            )
 
         def body(joints, names, values):
-            adapter._on_body(
+            adapter._on_body_state(
                 joints,
                 SimpleNamespace(
                     name=names, motor_states=[SimpleNamespace(position=v) for v in values]
@@ -272,30 +296,30 @@ def test_a_gripper_in_another_unit_refuses_activation(monkeypatch, capfd):
 
         hand('left_gripper', 150.0)
         node.trigger_activate()
-        assert state(node) == Lifecycle.PRIMARY_STATE_INACTIVE
+        assert read_lifecycle_state(node) == Lifecycle.PRIMARY_STATE_INACTIVE
         assert 'measure raw_open' in capfd.readouterr().err
         hand('left_gripper', 35.0)
         hand('right_gripper', 120.0)
         body(G1.vendor['head_joints'], ['a', 'b'], [0.1, 0.2])
         body(G1.vendor['waist_joints'], ['idx01_body_joint1', 'idx02_body_joint2'], [0.3, 0.5])
-        bench.wait(lambda: bench.joints)
-        seen = message_conversion.joint_state(bench.joints[-1], G1.observed)
+        bench.wait(lambda: bench.joint_states)
+        seen = message_conversion.joint_state_from_msg(bench.joint_states[-1], G1.observed)
         assert seen.positions(['left_gripper', 'right_gripper']).tolist() == [1.0, 0.0]
         assert seen.positions(
             ['idx11_head_joint1', 'idx01_body_joint1', 'idx02_body_joint2']
         ).tolist() == [0.1, 0.3, 0.5]
         node.trigger_activate()
-        assert state(node) == Lifecycle.PRIMARY_STATE_ACTIVE
+        assert read_lifecycle_state(node) == Lifecycle.PRIMARY_STATE_ACTIVE
 
 
 def test_yam_arms_are_held_moved_and_given_back(i2rt):
-    with stage(YAM, 'enable_motion:=true') as (node, bench):
+    with start_stream_node(YAM, 'enable_motion:=true') as (node, bench):
         left, right = i2rt
         assert (left.channel, right.channel) == ('can_follower_l', 'can_follower_r')
         assert left.kinds == ('yam', 'linear_4310')
-        bench.wait(lambda: len(left.commands) > 10 and bench.joints)
+        bench.wait(lambda: len(left.commands) > 10 and bench.joint_states)
         assert left.commands[0] == pytest.approx([0.1, 0.5, 0.6, 0, 0, 0, 0.8])
-        goal = bench.move(np.where(limits.gripping(YAM), -0.3, 0.05))
+        goal = bench.move(np.where(limits.gripper_mask(YAM), -0.3, 0.05))
         bench.wait(lambda: np.allclose(right.commands[-1][:6], goal[6:12], atol=1e-6))
         assert left.commands[-1] == pytest.approx([*goal[:6], goal[12]], abs=1e-4)
         assert np.abs(np.diff(left.commands, axis=0)[:, :6]).max() < 0.06
@@ -306,13 +330,13 @@ def test_yam_arms_are_held_moved_and_given_back(i2rt):
 
 
 def test_a_yam_driver_that_stopped_does_not_look_alive(i2rt):
-    with stage(YAM, 'enable_motion:=true') as (_, bench):
-        bench.wait(lambda: bench.joints)
+    with start_stream_node(YAM, 'enable_motion:=true') as (_, bench):
+        bench.wait(lambda: bench.joint_states)
         i2rt[1].motor_chain.running = False
         time.sleep(0.1)
-        count = len(bench.joints)
+        count = len(bench.joint_states)
         time.sleep(0.2)
-        assert len(bench.joints) == count  # no state is published: motion notices and stops
+        assert len(bench.joint_states) == count  # no state is published: motion notices and stops
         bench.wait(
             lambda: (
                 'right arm: the driver has stopped'
@@ -322,9 +346,9 @@ def test_a_yam_driver_that_stopped_does_not_look_alive(i2rt):
 
 
 def test_a_hot_motor_is_reported(i2rt):
-    with stage(YAM) as (_, bench):
-        bench.wait(lambda: bench.joints)
-        assert not i2rt[0].commands and i2rt[0].floating  # a dry run leaves the arms alone
+    with start_stream_node(YAM) as (_, bench):
+        bench.wait(lambda: bench.joint_states)
+        assert not i2rt[0].commands and i2rt[0].zero_gravity  # a dry run leaves the arms alone
         i2rt[0].rotor_c = 95.0
         bench.wait(
             lambda: (
@@ -335,15 +359,15 @@ def test_a_hot_motor_is_reported(i2rt):
 
 
 def test_what_the_driver_finds_wrong_reaches_motion(i2rt):
-    with stage(YAM) as (_, bench):
+    with start_stream_node(YAM) as (_, bench):
         faults = []
         bench.node.create_subscription(
             String, 'robot_fault', lambda msg: faults.append(msg.data), qos.LATCHED
         )
-        bench.wait(lambda: faults and bench.joints)
+        bench.wait(lambda: faults and bench.joint_states)
         assert faults == ['']
-        assert message_conversion.joint_state(
-            bench.joints[-1], YAM.commanded[:6]
+        assert message_conversion.joint_state_from_msg(
+            bench.joint_states[-1], YAM.commanded[:6]
         ).effort.tolist() == [
             0.0,
             1.0,
@@ -363,7 +387,7 @@ def test_flags_and_heat_of_the_g1s_motors_are_faults(monkeypatch):
     vendor.EndState = vendor.HeadState = vendor.WaistState = vendor.ArmState = Empty
     monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
     monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
-    with stage(G1, active=False) as (node, _):
+    with start_stream_node(G1, active=False) as (node, _):
         adapter = node._adapter
 
         def told(error=0, status=0, degrees=40.0, hand=0):
@@ -371,7 +395,7 @@ def test_flags_and_heat_of_the_g1s_motors_are_faults(monkeypatch):
             adapter._on_arm_data(
                 'left arm', SimpleNamespace(system_error=error, motor_states=[motor])
             )
-            adapter._on_gripper(
+            adapter._on_gripper_state(
                 'left_gripper',
                 SimpleNamespace(end_state=[SimpleNamespace(position=35.0, status=hand)]),
             )
@@ -387,8 +411,8 @@ def test_flags_and_heat_of_the_g1s_motors_are_faults(monkeypatch):
 
 def test_without_i2rt_configuration_says_what_to_do(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, 'i2rt', None)
-    with stage(YAM, active=False) as (node, _):
-        assert state(node) == Lifecycle.PRIMARY_STATE_UNCONFIGURED
+    with start_stream_node(YAM, active=False) as (node, _):
+        assert read_lifecycle_state(node) == Lifecycle.PRIMARY_STATE_UNCONFIGURED
     assert 'i2rt is not installed' in capfd.readouterr().err
 
 
@@ -397,6 +421,6 @@ def test_an_arm_that_does_not_open_is_named(i2rt, monkeypatch, capfd):
         raise OSError('No such device')
 
     monkeypatch.setattr(sys.modules['i2rt.robots.get_robot'], 'get_yam_robot', closed_can)
-    with stage(YAM, active=False) as (node, _):
-        assert state(node) == Lifecycle.PRIMARY_STATE_UNCONFIGURED
+    with start_stream_node(YAM, active=False) as (node, _):
+        assert read_lifecycle_state(node) == Lifecycle.PRIMARY_STATE_UNCONFIGURED
     assert 'left arm on can_follower_l does not open' in capfd.readouterr().err

@@ -30,7 +30,7 @@ VALUES = st.recursive(
 )
 
 
-def same(left, right):
+def is_equal(left, right):
     if isinstance(left, np.ndarray):
         return (
             left.dtype == right.dtype
@@ -38,42 +38,42 @@ def same(left, right):
             and np.array_equal(left, right, equal_nan=left.dtype.kind == 'f')
         )
     if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+        return left.keys() == right.keys() and all(is_equal(left[k], right[k]) for k in left)
     if isinstance(left, list):
-        return len(left) == len(right) and all(map(same, left, right))
+        return len(left) == len(right) and all(map(is_equal, left, right))
     return left == right
 
 
 @settings(deadline=None)
 @given(VALUES)
 def test_what_we_write_the_openpi_package_reads_and_the_other_way_round(value):
-    assert same(value, msgpack_codec.unpacked(msgpack_codec.packed(value)))
-    assert same(value, msgpack_numpy.unpackb(msgpack_codec.packed(value)))
-    assert same(value, msgpack_codec.unpacked(msgpack_numpy.packb(value)))
+    assert is_equal(value, msgpack_codec.unpack(msgpack_codec.pack(value)))
+    assert is_equal(value, msgpack_numpy.unpackb(msgpack_codec.pack(value)))
+    assert is_equal(value, msgpack_codec.unpack(msgpack_numpy.packb(value)))
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(raw):
-    with contextlib.suppress(msgpack_codec.Malformed):
-        msgpack_codec.unpacked(raw)
+    with contextlib.suppress(msgpack_codec.MalformedMessage):
+        msgpack_codec.unpack(raw)
 
 
 def test_a_truncated_or_changed_message_is_read_or_refused():
-    raw = msgpack_codec.packed(
+    raw = msgpack_codec.pack(
         {'view': np.zeros((4, 6, 3), np.uint8), 'prompt': 'lift', 'x': [1, 2.5]}
     )
     for cut in range(len(raw)):
-        with pytest.raises(msgpack_codec.Malformed):
-            msgpack_codec.unpacked(raw[:cut])
+        with pytest.raises(msgpack_codec.MalformedMessage):
+            msgpack_codec.unpack(raw[:cut])
     for spot in range(len(raw)):
         changed = bytearray(raw)
         changed[spot] ^= 0xFF
-        with contextlib.suppress(msgpack_codec.Malformed):
-            msgpack_codec.unpacked(bytes(changed))
+        with contextlib.suppress(msgpack_codec.MalformedMessage):
+            msgpack_codec.unpack(bytes(changed))
 
 
-def tagged(**changed):
+def make_tagged_array(**changed):
     described = {'dtype': '<f4', 'shape': [2, 2], 'data': b'\0' * 16} | changed
     return msgpack.packb(
         {b'__ndarray__': True, **{key.encode(): value for key, value in described.items()}}
@@ -83,23 +83,23 @@ def tagged(**changed):
 @pytest.mark.parametrize(
     'raw',
     [
-        tagged(dtype='|O'),
-        tagged(dtype='O'),
-        tagged(dtype='|V4'),
-        tagged(dtype='<c8'),
-        tagged(dtype='<U4'),
-        tagged(dtype=7),
-        tagged(dtype=['<f4']),
-        tagged(shape=[2, 3]),
-        tagged(shape=[2**40, 2**40]),
-        tagged(shape=[-2, -2]),
-        tagged(shape=[2.0, 2]),
-        tagged(shape=[True, 4]),
-        tagged(shape=4),
-        tagged(shape=[1] * 7),
-        tagged(data='0' * 16),
-        tagged(data=None),
-        tagged(data=b''),
+        make_tagged_array(dtype='|O'),
+        make_tagged_array(dtype='O'),
+        make_tagged_array(dtype='|V4'),
+        make_tagged_array(dtype='<c8'),
+        make_tagged_array(dtype='<U4'),
+        make_tagged_array(dtype=7),
+        make_tagged_array(dtype=['<f4']),
+        make_tagged_array(shape=[2, 3]),
+        make_tagged_array(shape=[2**40, 2**40]),
+        make_tagged_array(shape=[-2, -2]),
+        make_tagged_array(shape=[2.0, 2]),
+        make_tagged_array(shape=[True, 4]),
+        make_tagged_array(shape=4),
+        make_tagged_array(shape=[1] * 7),
+        make_tagged_array(data='0' * 16),
+        make_tagged_array(data=None),
+        make_tagged_array(data=b''),
         msgpack.packb({b'__npgeneric__': True, b'dtype': '|O', b'data': 1}),
         msgpack.packb({b'__npgeneric__': True, b'dtype': '<f4', b'data': [1]}),
         msgpack.packb(msgpack.ExtType(4, b'x')),
@@ -111,15 +111,15 @@ def tagged(**changed):
         b'\xc1',
         b'',
         b'\xa4\xff\xff\xff\xff',
-        msgpack.packb([0] * (msgpack_numpy.MAX_ITEMS + 1)),
+        msgpack.packb([0] * (msgpack_codec.MAX_LIST_ITEMS + 1)),
         msgpack.packb('x' * (msgpack_numpy.MAX_TEXT_BYTES + 1)),
         msgpack.packb({1: 2}),
         msgpack.packb(1) + b'\x01',
     ],
 )
 def test_what_is_no_message_is_refused(raw):
-    with pytest.raises(msgpack_codec.Malformed):
-        msgpack_codec.unpacked(raw)
+    with pytest.raises(msgpack_codec.MalformedMessage):
+        msgpack_codec.unpack(raw)
 
 
 @pytest.mark.parametrize(
@@ -135,17 +135,17 @@ def test_what_is_no_message_is_refused(raw):
     ],
 )
 def test_what_cannot_travel_is_not_sent(value):
-    with pytest.raises(msgpack_codec.Malformed):
-        msgpack_codec.packed(value)
+    with pytest.raises(msgpack_codec.MalformedMessage):
+        msgpack_codec.pack(value)
 
 
 def test_a_request_is_a_map_with_names():
-    assert msgpack_codec.request(msgpack_codec.packed({'a': 1})) == {'a': 1}
-    for raw in ('{"a": 1}', msgpack_codec.packed([1]), msgpack.packb({b'a': 1})):
-        with pytest.raises(msgpack_codec.Malformed):
-            msgpack_codec.request(raw)
+    assert msgpack_codec.unpack_request(msgpack_codec.pack({'a': 1})) == {'a': 1}
+    for raw in ('{"a": 1}', msgpack_codec.pack([1]), msgpack.packb({b'a': 1})):
+        with pytest.raises(msgpack_codec.MalformedMessage):
+            msgpack_codec.unpack_request(raw)
 
 
 def test_arrays_lie_where_they_were_received():
-    array = msgpack_codec.unpacked(msgpack_codec.packed(np.arange(6)))
+    array = msgpack_codec.unpack(msgpack_codec.pack(np.arange(6)))
     assert not array.flags.owndata and not array.flags.writeable

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from wam_sim.physics import sim_robot as robots
-from wam_sim.physics.cameras import intrinsics, shown
+from wam_sim.physics.cameras import compute_intrinsics, project_visible_object
 from wam_sim.physics.scene import PALETTE
 from wam_sim.physics.simulation import Simulation
 
 
-@pytest.fixture(scope='module', params=robots.names())
+@pytest.fixture(scope='module', params=robots.list_robots())
 def seen(request: pytest.FixtureRequest) -> tuple[Simulation, object]:
     simulation = Simulation(robots.load(request.param), seed=3, image_size=(320, 240))
     try:
@@ -35,7 +35,7 @@ def test_calibration_finds_the_cubes(seen: tuple) -> None:
     """Project each cube with K and the camera's pose; the pixel there has the cube's colour."""
     simulation, observation = seen
     key = simulation.robot.cameras[0].key
-    matrix = intrinsics(simulation.model, key, (320, 240))
+    matrix = compute_intrinsics(simulation.model, key, (320, 240))
     camera = simulation.data.cam(key)
     optical = camera.xmat.reshape(3, 3) * [1, -1, -1]  # x right, y down, z forward
     for cube in simulation.scene.cubes:
@@ -50,13 +50,17 @@ def test_an_object_behind_another_is_not_shown() -> None:
     simulation = Simulation(robots.load('agibot_g1'), seed=3)
     key, size = simulation.robot.cameras[0].key, (320, 240)
     mujoco.mj_forward(simulation.model, simulation.data)
-    free = shown(simulation.model, simulation.data, key, size, 'cube_0')
+    free = project_visible_object(simulation.model, simulation.data, key, size, 'cube_0')
     assert (free > 0.1).all() and (free < 0.9).all()
     camera, cube = simulation.data.cam(key).xpos, simulation.data.body('cube_0').xpos
     simulation.data.joint('can').qpos[:3] = cube + 0.15 * (camera - cube)
     mujoco.mj_forward(simulation.model, simulation.data)
-    assert np.isnan(shown(simulation.model, simulation.data, key, size, 'cube_0')).all()
-    assert np.isfinite(shown(simulation.model, simulation.data, key, size, 'can')).all()
+    assert np.isnan(
+        project_visible_object(simulation.model, simulation.data, key, size, 'cube_0')
+    ).all()
+    assert np.isfinite(
+        project_visible_object(simulation.model, simulation.data, key, size, 'can')
+    ).all()
 
 
 def test_observing_changes_nothing() -> None:

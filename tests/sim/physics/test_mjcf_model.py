@@ -12,7 +12,7 @@ from wam_sim.physics import sim_robot as robots
 from wam_sim.physics.simulation import Simulation
 
 
-def free_model(robot: robots.Robot) -> mujoco.MjModel:
+def compile_bare_robot(robot: robots.SimRobot) -> mujoco.MjModel:
     """Build the bare robot with every joint moving."""
     spec = mujoco.MjSpec()
     spec.compiler.degree = False
@@ -20,12 +20,14 @@ def free_model(robot: robots.Robot) -> mujoco.MjModel:
     return spec.compile()
 
 
-def chain(robot: robots.Robot, name: str, posture: dict[str, float]) -> dict[str, np.ndarray]:
+def compute_link_transforms(
+    robot: robots.SimRobot, name: str, joint_positions: dict[str, float]
+) -> dict[str, np.ndarray]:
     """Place every link from the published file alone: homogeneous transforms, no simulator."""
     rows = json.loads((robots.ROBOTS / name / 'kinematics.json').read_text())['joints']
     placed = {}
     for mount in robot.mounts:
-        placed[mount.prefix + mount.root] = transform(mount.rpy, mount.xyz)
+        placed[mount.prefix + mount.root] = make_transform(mount.rpy, mount.xyz)
         waiting = list(rows)
         while waiting:
             left = []
@@ -34,8 +36,8 @@ def chain(robot: robots.Robot, name: str, posture: dict[str, float]) -> dict[str
                 if parent is None:
                     left.append(row)
                     continue
-                here = parent @ transform(row['rpy'], row['xyz'])
-                value = posture.get(mount.prefix + row['name'], 0.0)
+                here = parent @ make_transform(row['rpy'], row['xyz'])
+                value = joint_positions.get(mount.prefix + row['name'], 0.0)
                 move = np.eye(4)
                 if row['type'] == 'revolute':
                     turn = Rotation.from_rotvec(np.array(row['axis']) * value)
@@ -49,17 +51,17 @@ def chain(robot: robots.Robot, name: str, posture: dict[str, float]) -> dict[str
     return placed
 
 
-def transform(rpy: tuple[float, ...], xyz: tuple[float, ...]) -> np.ndarray:
+def make_transform(rpy: tuple[float, ...], xyz: tuple[float, ...]) -> np.ndarray:
     out = np.eye(4)
     out[:3, :3] = Rotation.from_euler('xyz', rpy).as_matrix()
     out[:3, 3] = xyz
     return out
 
 
-@pytest.mark.parametrize('name', robots.names())
+@pytest.mark.parametrize('name', robots.list_robots())
 def test_forward_kinematics_is_that_of_the_published_file(name: str) -> None:
     robot = robots.load(name)
-    model = free_model(robot)
+    model = compile_bare_robot(robot)
     data = mujoco.MjData(model)
     rng = np.random.default_rng(7)
     for _ in range(50):
@@ -71,7 +73,7 @@ def test_forward_kinematics_is_that_of_the_published_file(name: str) -> None:
         for joint, value in posture.items():
             data.qpos[model.joint(joint).qposadr[0]] = value
         mujoco.mj_kinematics(model, data)
-        links = chain(robot, name, posture)
+        links = compute_link_transforms(robot, name, posture)
         assert len(links) > 8
         for link, wanted in links.items():
             body = data.body(link)
@@ -79,10 +81,10 @@ def test_forward_kinematics_is_that_of_the_published_file(name: str) -> None:
             np.testing.assert_allclose(body.xmat.reshape(3, 3), wanted[:3, :3], atol=1e-9)
 
 
-@pytest.mark.parametrize('name', robots.names())
+@pytest.mark.parametrize('name', robots.list_robots())
 def test_masses_inertias_and_limits_are_the_published_ones(name: str) -> None:
     robot = robots.load(name)
-    model = free_model(robot)
+    model = compile_bare_robot(robot)
     rows = json.loads((robots.ROBOTS / name / 'kinematics.json').read_text())['joints']
     for mount in robot.mounts:
         for row in rows:
@@ -109,8 +111,8 @@ def test_held_joints_are_welded_where_the_embodiment_rests() -> None:
     robot = robots.load('agibot_g1')
     simulation = Simulation(robot)
     body = robot.embodiment
-    posture = {joint: body.rest[joint] for joint in body.observed if 'gripper' not in joint}
-    links = chain(robot, 'agibot_g1', posture)
+    posture = {joint: body.home[joint] for joint in body.observed if 'gripper' not in joint}
+    links = compute_link_transforms(robot, 'agibot_g1', posture)
     mujoco.mj_kinematics(simulation.model, simulation.data)
     for link in ('head_link2', 'arm_l_base_link', 'gripper_r_base_link'):
         np.testing.assert_allclose(simulation.data.body(link).xpos, links[link][:3, 3], atol=1e-9)

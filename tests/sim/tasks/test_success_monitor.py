@@ -6,7 +6,7 @@ import pytest
 
 from wam_sim.physics import sim_robot as robots
 from wam_sim.physics.simulation import Simulation
-from wam_sim.tasks.success_monitor import HELD_NS, Goals, checked
+from wam_sim.tasks.success_monitor import MIN_HOLD_NS, SuccessMonitor, validate_goal
 from wam_sim.tasks.task_families import Task
 
 LIFT = Task('lift', '', 'cube_0', '', '')
@@ -17,25 +17,25 @@ def start():
     return Simulation(robots.load('yam'), task='lift', seed=1).state()
 
 
-def raised(start, metres):
+def raise_cube(start, metres):
     return replace(
         start, objects={**start.objects, 'cube_0': start.objects['cube_0'] + [0, 0, metres]}
     )
 
 
 def test_a_goal_counts_from_when_it_began_to_hold(start):
-    goals = Goals((LIFT, Task('lift', '', 'cube_1', '', '')), start)
-    assert not goals.look(raised(start, 0.1), 5) and goals.reached_ns == [None, None]
-    assert goals.look(raised(start, 0.1), 5 + HELD_NS)
+    goals = SuccessMonitor((LIFT, Task('lift', '', 'cube_1', '', '')), start)
+    assert not goals.update(raise_cube(start, 0.1), 5) and goals.reached_ns == [None, None]
+    assert goals.update(raise_cube(start, 0.1), 5 + MIN_HOLD_NS)
     assert goals.reached_ns == [5, None]
-    goals.look(start, 6 + HELD_NS)
+    goals.update(start, 6 + MIN_HOLD_NS)
     assert goals.reached_ns == [5, None], 'what was reached stays reached'
 
 
 def test_what_holds_for_too_short_does_not_count(start):
-    goals = Goals((LIFT,), start)
-    for now_ns, height in ((0, 0.1), (HELD_NS - 1, 0.0), (HELD_NS, 0.1)):
-        assert not goals.look(raised(start, height), now_ns)
+    goals = SuccessMonitor((LIFT,), start)
+    for now_ns, height in ((0, 0.1), (MIN_HOLD_NS - 1, 0.0), (MIN_HOLD_NS, 0.1)):
+        assert not goals.update(raise_cube(start, height), now_ns)
     assert goals.reached_ns == [None]
 
 
@@ -51,5 +51,5 @@ def test_what_holds_for_too_short_does_not_count(start):
 )
 def test_goals_that_cannot_be_watched_are_refused(task, words):
     with pytest.raises(ValueError, match=words):
-        checked(task)
-    assert checked(LIFT) is LIFT
+        validate_goal(task)
+    assert validate_goal(LIFT) is LIFT

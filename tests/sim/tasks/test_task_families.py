@@ -11,63 +11,63 @@ from wam_sim.physics import scene as scenes
 from wam_sim.physics import sim_robot as robots
 from wam_sim.physics.scene import CAN, CUBE_HALF_M, OBJECTS, PAD, SPACING_M
 from wam_sim.tasks import task_families
-from wam_sim.tasks.task_families import State, Task
+from wam_sim.tasks.task_families import SceneState, Task
 
-ROBOTS = [robots.load(name) for name in robots.names()]
+ROBOTS = [robots.load(name) for name in robots.list_robots()]
 TOP_M = 0.75
 
 
-def state_of(scene: scenes.Scene) -> State:
+def make_state(scene: scenes.Scene) -> SceneState:
     """Put everything where the scene says and the hands far above."""
     places = {
-        item.slot: np.array([item.x_m, item.y_m, TOP_M + CUBE_HALF_M]) for item in scene.items
+        item.slot: np.array([item.x_m, item.y_m, TOP_M + CUBE_HALF_M]) for item in scene.objects
     }
-    return State(
+    return SceneState(
         places,
         {slot: np.eye(3) for slot in OBJECTS},
         {'left': np.array([0.3, 0.3, 1.3]), 'right': np.array([0.3, -0.3, 1.3])},
     )
 
 
-def shifted(state: State, slot: str, by: tuple[float, float, float]) -> State:
+def shift_object(state: SceneState, slot: str, by: tuple[float, float, float]) -> SceneState:
     return replace(state, objects={**state.objects, slot: state.objects[slot] + by})
 
 
 @given(st.integers(0, 2**31), st.sampled_from(ROBOTS))
 @settings(max_examples=60, deadline=None)
-def test_objects_lie_apart_inside_the_workspace(seed: int, robot: robots.Robot) -> None:
-    scene = scenes.sampled(robot, seed)
+def test_objects_lie_apart_inside_the_workspace(seed: int, robot: robots.SimRobot) -> None:
+    scene = scenes.sample_scene(robot, seed)
     x_low, x_high, y_low, y_high = robot.workspace
-    places = np.array([(item.x_m, item.y_m) for item in scene.items])
+    places = np.array([(item.x_m, item.y_m) for item in scene.objects])
     assert ((places >= [x_low, y_low]) & (places <= [x_high, y_high])).all()
     gaps = [np.linalg.norm(a - b) for i, a in enumerate(places) for b in places[:i]]
     assert min(gaps) >= SPACING_M
-    assert len({item.colour for item in scene.items}) == len(scene.items)
-    assert [item.kind for item in scene.items] == ['cube', 'cube', 'cube', 'can', 'pad']
+    assert len({item.color for item in scene.objects}) == len(scene.objects)
+    assert [item.kind for item in scene.objects] == ['cube', 'cube', 'cube', 'can', 'pad']
 
 
 def test_the_same_seed_is_the_same_scene_and_another_is_not() -> None:
-    first, again, other = (scenes.sampled(ROBOTS[0], seed) for seed in (4, 4, 5))
+    first, again, other = (scenes.sample_scene(ROBOTS[0], seed) for seed in (4, 4, 5))
     assert first == again
-    assert first.items != other.items
-    assert task_families.sampled('any', first, 4) == task_families.sampled('any', again, 4)
+    assert first.objects != other.objects
+    assert task_families.sample_task('any', first, 4) == task_families.sample_task('any', again, 4)
 
 
 @given(st.integers(0, 2**31), st.sampled_from(task_families.FAMILIES))
 @settings(max_examples=100, deadline=None)
 def test_no_task_is_done_at_the_start_and_each_names_its_cube(seed: int, family: str) -> None:
-    scene = scenes.sampled(ROBOTS[0], seed)
-    task = task_families.sampled(family, scene, seed)
-    state = state_of(scene)
+    scene = scenes.sample_scene(ROBOTS[0], seed)
+    task = task_families.sample_task(family, scene, seed)
+    state = make_state(scene)
     assert task.family == family
-    assert family == 'recall' or scene.item(task.slot).colour in task.instruction
+    assert family == 'recall' or scene.find_object(task.slot).color in task.instruction
     assert task.slot != CAN and task.onto != CAN
-    assert not task.done(state, state)
+    assert not task.is_done(state, state)
 
 
 def test_any_draws_every_family_and_every_wording() -> None:
-    scene = scenes.sampled(ROBOTS[0], 0)
-    drawn = [task_families.sampled('any', scene, seed) for seed in range(1500)]
+    scene = scenes.sample_scene(ROBOTS[0], 0)
+    drawn = [task_families.sample_task('any', scene, seed) for seed in range(1500)]
     assert {task.family for task in drawn} == set(task_families.FAMILIES)
     wordings = {task.instruction for task in drawn if task.family == 'touch'}
     assert len(wordings) == 3 * 2 * 4  # cubes, hands, templates
@@ -75,23 +75,23 @@ def test_any_draws_every_family_and_every_wording() -> None:
 
 def test_unknown_family_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match='touch, push, lift'):
-        task_families.sampled('juggle', scenes.sampled(ROBOTS[0], 0), 0)
+        task_families.sample_task('juggle', scenes.sample_scene(ROBOTS[0], 0), 0)
 
 
 def test_touch_wants_the_named_hand_at_the_named_cube() -> None:
-    start = state_of(scenes.sampled(ROBOTS[0], 1))
+    start = make_state(scenes.sample_scene(ROBOTS[0], 1))
     task = Task('touch', '', 'cube_1', 'left', '')
     beside = start.objects['cube_1'] + [CUBE_HALF_M + 0.015, 0.0, 0.0]
-    assert task.done(replace(start, tools={**start.tools, 'left': beside}), start)
-    assert not task.done(replace(start, tools={**start.tools, 'right': beside}), start)
+    assert task.is_done(replace(start, tools={**start.tools, 'left': beside}), start)
+    assert not task.is_done(replace(start, tools={**start.tools, 'right': beside}), start)
     far = beside + [0.01, 0.0, 0.0]
-    assert not task.done(replace(start, tools={**start.tools, 'left': far}), start)
+    assert not task.is_done(replace(start, tools={**start.tools, 'left': far}), start)
     other = replace(start, tools={**start.tools, 'left': start.objects['cube_0']})
-    assert not task.done(other, start)
+    assert not task.is_done(other, start)
 
 
 def test_touch_measures_from_the_surface_of_a_turned_cube() -> None:
-    start = state_of(scenes.sampled(ROBOTS[0], 1))
+    start = make_state(scenes.sample_scene(ROBOTS[0], 1))
     c = np.sqrt(0.5)
     turned = replace(
         start,
@@ -105,63 +105,65 @@ def test_touch_measures_from_the_surface_of_a_turned_cube() -> None:
 
 @pytest.mark.parametrize('side, way', [('left', 1.0), ('right', -1.0)])
 def test_push_wants_the_direction_and_the_table(side: str, way: float) -> None:
-    start = state_of(scenes.sampled(ROBOTS[0], 2))
+    start = make_state(scenes.sample_scene(ROBOTS[0], 2))
     task = Task('push', '', 'cube_0', side, '')
-    assert task.done(shifted(start, 'cube_0', (0.0, way * 0.061, 0.0)), start)
-    assert not task.done(shifted(start, 'cube_0', (0.0, way * 0.059, 0.0)), start)
-    assert not task.done(shifted(start, 'cube_0', (0.0, -way * 0.1, 0.0)), start)
-    assert not task.done(shifted(start, 'cube_0', (0.0, way * 0.1, 0.05)), start)
-    assert not task.done(shifted(start, 'cube_1', (0.0, way * 0.1, 0.0)), start)
+    assert task.is_done(shift_object(start, 'cube_0', (0.0, way * 0.061, 0.0)), start)
+    assert not task.is_done(shift_object(start, 'cube_0', (0.0, way * 0.059, 0.0)), start)
+    assert not task.is_done(shift_object(start, 'cube_0', (0.0, -way * 0.1, 0.0)), start)
+    assert not task.is_done(shift_object(start, 'cube_0', (0.0, way * 0.1, 0.05)), start)
+    assert not task.is_done(shift_object(start, 'cube_1', (0.0, way * 0.1, 0.0)), start)
 
 
 def test_lift_wants_height() -> None:
-    start = state_of(scenes.sampled(ROBOTS[0], 2))
+    start = make_state(scenes.sample_scene(ROBOTS[0], 2))
     task = Task('lift', '', 'cube_2', '', '')
-    assert task.done(shifted(start, 'cube_2', (0.0, 0.0, 0.061)), start)
-    assert not task.done(shifted(start, 'cube_2', (0.0, 0.0, 0.059)), start)
+    assert task.is_done(shift_object(start, 'cube_2', (0.0, 0.0, 0.061)), start)
+    assert not task.is_done(shift_object(start, 'cube_2', (0.0, 0.0, 0.059)), start)
 
 
 def test_pad_wants_the_cube_flat_on_it() -> None:
-    start = state_of(scenes.sampled(ROBOTS[0], 2))
+    start = make_state(scenes.sample_scene(ROBOTS[0], 2))
     task = Task('pad', '', 'cube_0', '', PAD)
     over = start.objects[PAD] - start.objects['cube_0']
-    assert task.done(shifted(start, 'cube_0', (over[0] + 0.05, over[1], 0.0)), start)
-    assert not task.done(shifted(start, 'cube_0', (over[0] + 0.07, over[1], 0.0)), start)
-    assert not task.done(shifted(start, 'cube_0', (over[0], over[1], 0.1)), start)
+    assert task.is_done(shift_object(start, 'cube_0', (over[0] + 0.05, over[1], 0.0)), start)
+    assert not task.is_done(shift_object(start, 'cube_0', (over[0] + 0.07, over[1], 0.0)), start)
+    assert not task.is_done(shift_object(start, 'cube_0', (over[0], over[1], 0.1)), start)
 
 
 def test_stack_wants_one_cube_upon_the_other() -> None:
-    start = state_of(scenes.sampled(ROBOTS[0], 2))
+    start = make_state(scenes.sample_scene(ROBOTS[0], 2))
     task = Task('stack', '', 'cube_0', '', 'cube_1')
     over = start.objects['cube_1'] - start.objects['cube_0']
-    assert task.done(shifted(start, 'cube_0', (over[0], over[1], 2 * CUBE_HALF_M)), start)
-    assert not task.done(shifted(start, 'cube_0', (over[0], over[1], 0.1)), start)
-    assert not task.done(shifted(start, 'cube_0', (over[0] + 0.03, over[1], 0.05)), start)
+    assert task.is_done(shift_object(start, 'cube_0', (over[0], over[1], 2 * CUBE_HALF_M)), start)
+    assert not task.is_done(shift_object(start, 'cube_0', (over[0], over[1], 0.1)), start)
+    assert not task.is_done(shift_object(start, 'cube_0', (over[0] + 0.03, over[1], 0.05)), start)
 
 
 @given(st.integers(0, 2**31), st.sampled_from(task_families.LEARNED_FAMILIES))
 @settings(max_examples=100, deadline=None)
 def test_trained_and_held_out_share_no_combination(seed: int, family: str) -> None:
-    scene = scenes.sampled(ROBOTS[0], seed)
-    for combinations in (task_families.TRAINED, task_families.UNTRAINED):
-        if not task_families.asks(family, scene, combinations):
+    scene = scenes.sample_scene(ROBOTS[0], seed)
+    for combinations in (task_families.TRAIN_SPLIT, task_families.HELD_OUT_SPLIT):
+        if not task_families.is_available(family, scene, combinations):
             with pytest.raises(ValueError, match='take another seed'):
-                task_families.sampled(family, scene, seed, combinations)
+                task_families.sample_task(family, scene, seed, combinations)
             continue
-        task = task_families.sampled(family, scene, seed, combinations)
-        held_out = task_families.held_out(family, scene, scene.item(task.slot), task.side)
-        assert held_out == (combinations == task_families.UNTRAINED)
+        task = task_families.sample_task(family, scene, seed, combinations)
+        held_out = task_families.is_held_out(
+            family, scene, scene.find_object(task.slot), task.side
+        )
+        assert held_out == (combinations == task_families.HELD_OUT_SPLIT)
 
 
 def test_every_word_of_a_held_out_combination_is_trained() -> None:
     said = {'touch': set(), 'push': set()}
     for seed in range(400):
-        scene = scenes.sampled(ROBOTS[0], seed)
+        scene = scenes.sample_scene(ROBOTS[0], seed)
         for family, words in said.items():
-            if task_families.asks(family, scene, task_families.TRAINED):
-                task = task_families.sampled(family, scene, seed, task_families.TRAINED)
-                words.add((scene.item(task.slot).colour, task.side))
-    for family, pairs in task_families.HELD_OUT.items():
+            if task_families.is_available(family, scene, task_families.TRAIN_SPLIT):
+                task = task_families.sample_task(family, scene, seed, task_families.TRAIN_SPLIT)
+                words.add((scene.find_object(task.slot).color, task.side))
+    for family, pairs in task_families.HELD_OUT_PAIRS.items():
         for colour, side in pairs:
             assert any(colour == c for c, _ in said[family])
             assert any(side == s for _, s in said[family])
@@ -171,10 +173,10 @@ def test_every_word_of_a_held_out_combination_is_trained() -> None:
 @given(st.integers(0, 2**31), st.sampled_from(['touch', 'lift', 'recall']))
 @settings(max_examples=60, deadline=None)
 def test_a_swapped_task_names_another_cube(seed: int, family: str) -> None:
-    scene = scenes.sampled(ROBOTS[0], seed)
-    task = task_families.sampled(family, scene, seed)
+    scene = scenes.sample_scene(ROBOTS[0], seed)
+    task = task_families.sample_task(family, scene, seed)
     try:
-        other = task_families.swapped(task, scene, np.random.default_rng(seed))
+        other = task_families.sample_other_task(task, scene, np.random.default_rng(seed))
     except ValueError:
         return  # one cube alone is clear of the middle
     assert (other.family, other.slot != task.slot) == (family, True)
@@ -182,9 +184,9 @@ def test_a_swapped_task_names_another_cube(seed: int, family: str) -> None:
 
 def test_recall_names_no_colour_and_marks_for_its_time() -> None:
     for seed in range(40):
-        task = task_families.sampled('recall', scenes.sampled(ROBOTS[0], seed), seed)
+        task = task_families.sample_task('recall', scenes.sample_scene(ROBOTS[0], seed), seed)
         assert not any(colour in task.instruction for colour in scenes.PALETTE)
         assert task.side in task.instruction
         assert task_families.MARK_S[0] <= task.mark_s <= task_families.MARK_S[1]
         # the first picture of a memory does not show it, and two blocks of 0.8 s hold all of it
-        assert task.mark_from_s > 0.2 and task.marked_until_s < 1.6
+        assert task.mark_from_s > 0.2 and task.mark_end_s < 1.6

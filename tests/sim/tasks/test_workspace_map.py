@@ -7,29 +7,31 @@ import numpy as np
 import pytest
 
 from wam_sim.physics import sim_robot as robots
-from wam_sim.physics.simulation import compiled
+from wam_sim.physics.simulation import compile_model
 from wam_sim.tasks import workspace_map
-from wam_sim.tasks.inverse_kinematics import Arm
+from wam_sim.tasks.inverse_kinematics import ArmIk
 
 MAX_ERROR_M = 0.01
 MAX_TILT_RAD = 0.6
 
 
-@pytest.fixture(scope='module', params=robots.names())
-def solved(request: pytest.FixtureRequest) -> tuple[robots.Robot, dict, list[tuple]]:
+@pytest.fixture(scope='module', params=robots.list_robots())
+def solved(request: pytest.FixtureRequest) -> tuple[robots.SimRobot, dict, list[tuple]]:
     robot = robots.load(request.param)
     body = robot.embodiment
-    model = compiled(
-        robot, {name: body.rest[name] for name in body.observed if name not in body.commanded}
+    model = compile_model(
+        robot, {name: body.home[name] for name in body.observed if name not in body.commanded}
     )
     hands = []
     for side in ('left', 'right'):
-        arm = Arm(robot, model, side)
+        arm = ArmIk(robot, model, side)
         hands.append(
             (
                 side,
                 arm,
-                workspace_map.mapped(robot, arm, body.rest_of(arm.names), workspace_map.FINE),
+                workspace_map.map_workspace(
+                    robot, arm, body.home_positions(arm.names), workspace_map.FINE_GRID
+                ),
             )
         )
     stored = json.loads((robots.ROBOTS / robot.name / 'reach.json').read_text())
@@ -86,17 +88,17 @@ def test_the_stored_map_is_that_of_the_rest_posture_in_the_embodiment(solved: tu
 def test_the_right_arm_mirrors_the_left(solved: tuple) -> None:
     _, _, ((_, left, _), (_, right, _)) = solved
     robot = solved[0]
-    rest = robot.embodiment.rest_of(left.names)
+    rest = robot.embodiment.home_positions(left.names)
     one, _ = left.tool(rest)
-    other, _ = right.tool(workspace_map.mirrored(robot, rest))
+    other, _ = right.tool(workspace_map.mirror_joint_positions(robot, rest))
     np.testing.assert_allclose(one * [1, -1, 1], other, atol=0.003)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', robots.names())
+@pytest.mark.parametrize('name', robots.list_robots())
 def test_the_search_finds_the_stored_posture_again(name: str) -> None:
     stored = json.loads((robots.ROBOTS / name / 'reach.json').read_text())
-    found = workspace_map.document(robots.load(name))
+    found = workspace_map.build_map(robots.load(name))
     assert found.keys() == stored.keys()
     for joint, value in stored['rest_rad'].items():
         assert found['rest_rad'][joint] == pytest.approx(value, abs=2e-3)  # other CPUs round

@@ -15,17 +15,17 @@ pytestmark = pytest.mark.ros
 PIXELS = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(6, 8, 3)
 
 
-def picture(stamp_ns=5_000_000_007):
-    return serialize_message(message_conversion.image(PIXELS, stamp_ns, 'camera'))
+def make_image_bytes(stamp_ns=5_000_000_007):
+    return serialize_message(message_conversion.image_to_msg(PIXELS, stamp_ns, 'camera'))
 
 
-def joints(stamp_ns=5_000_000_007):
+def make_joint_state_bytes(stamp_ns=5_000_000_007):
     msg = JointState(name=['a', 'b', 'c'], position=[1.0, 2.0, 3.0], velocity=[0.1, 0.2, 0.3])
-    msg.header.stamp = message_conversion.time(stamp_ns)
+    msg.header.stamp = message_conversion.time_to_msg(stamp_ns)
     return serialize_message(msg)
 
 
-def chunk(session='x-2', sequence=1):
+def make_chunk_bytes(session='x-2', sequence=1):
     return serialize_message(
         ActionChunk(
             session=session,
@@ -37,34 +37,34 @@ def chunk(session='x-2', sequence=1):
     )
 
 
-def played(name, raw, *values):
-    return corruptions.TRICKS[name](*values)(raw)
+def apply_corruption(name, raw, *values):
+    return corruptions.CORRUPTIONS[name](*values)(raw)
 
 
-@pytest.mark.parametrize('raw', [picture(), joints()])
+@pytest.mark.parametrize('raw', [make_image_bytes(), make_joint_state_bytes()])
 def test_a_stamp_is_moved_and_nothing_else(raw):
-    kind = Image if raw == picture() else JointState
-    (late,) = played('shift', raw, -1.5)
+    kind = Image if raw == make_image_bytes() else JointState
+    (late,) = apply_corruption('shift', raw, -1.5)
     msg = deserialize_message(late, kind)
-    assert message_conversion.ns(msg.header.stamp) == 3_500_000_007
-    assert corruptions.with_stamp(late, corruptions.stamp_ns(raw)) == raw
+    assert message_conversion.to_ns(msg.header.stamp) == 3_500_000_007
+    assert corruptions.replace_stamp(late, corruptions.read_stamp_ns(raw)) == raw
 
 
 def test_what_is_frozen_repeats_with_its_own_stamp_or_with_theirs():
-    freeze, stick = corruptions.TRICKS['freeze'](), corruptions.TRICKS['stick']()
+    freeze, stick = corruptions.CORRUPTIONS['freeze'](), corruptions.CORRUPTIONS['stick']()
     for trick in (freeze, stick):
-        assert list(trick(joints(1))) == [joints(1)]
-    assert list(freeze(joints(9))) == [joints(1)]
-    (stuck,) = stick(joints(9))
-    assert corruptions.stamp_ns(stuck) == 9
-    assert corruptions.with_stamp(stuck, 1) == joints(1)
+        assert list(trick(make_joint_state_bytes(1))) == [make_joint_state_bytes(1)]
+    assert list(freeze(make_joint_state_bytes(9))) == [make_joint_state_bytes(1)]
+    (stuck,) = stick(make_joint_state_bytes(9))
+    assert corruptions.read_stamp_ns(stuck) == 9
+    assert corruptions.replace_stamp(stuck, 1) == make_joint_state_bytes(1)
 
 
 def test_losses_are_of_the_size_asked_for():
-    half = corruptions.TRICKS['lose'](0.5)
+    half = corruptions.CORRUPTIONS['lose'](0.5)
     assert 400 < sum(len(half(b'x')) for _ in range(1000)) < 600
-    assert played('lose', b'x', 1.0) == ()
-    slow = corruptions.TRICKS['slow'](10)
+    assert apply_corruption('lose', b'x', 1.0) == ()
+    slow = corruptions.CORRUPTIONS['slow'](10)
     assert sum(len(slow(b'x')) for _ in range(100)) == 10
 
 
@@ -72,14 +72,14 @@ def test_losses_are_of_the_size_asked_for():
     ('name', 'complaint'), [('recode', "encoding 'mono16'"), ('cut', '72 bytes of data')]
 )
 def test_a_spoilt_picture_is_refused_at_the_door(name, complaint):
-    (raw,) = played(name, picture())
+    (raw,) = apply_corruption(name, make_image_bytes())
     with pytest.raises(ValueError, match=complaint):
-        message_conversion.frame(deserialize_message(raw, Image), 'camera')
+        message_conversion.frame_from_msg(deserialize_message(raw, Image), 'camera')
 
 
 def test_a_halved_picture_is_a_whole_one():
-    (raw,) = played('resize', picture())
-    frame = message_conversion.frame(deserialize_message(raw, Image), 'camera')
+    (raw,) = apply_corruption('resize', make_image_bytes())
+    frame = message_conversion.frame_from_msg(deserialize_message(raw, Image), 'camera')
     assert np.array_equal(frame.rgb, PIXELS[::2, ::2])
 
 
@@ -92,28 +92,39 @@ def test_a_halved_picture_is_a_whole_one():
     ],
 )
 def test_spoilt_joint_states_are_refused_at_the_door(name, complaint):
-    (raw,) = played(name, joints())
+    (raw,) = apply_corruption(name, make_joint_state_bytes())
     with pytest.raises(ValueError, match=complaint):
-        message_conversion.joint_state(deserialize_message(raw, JointState), ('a', 'b', 'c'))
+        message_conversion.joint_state_from_msg(
+            deserialize_message(raw, JointState), ('a', 'b', 'c')
+        )
 
 
 def test_reordered_joint_states_say_the_same():
-    (raw,) = played('reorder', joints())
-    state = message_conversion.joint_state(deserialize_message(raw, JointState), ('a', 'b', 'c'))
+    (raw,) = apply_corruption('reorder', make_joint_state_bytes())
+    state = message_conversion.joint_state_from_msg(
+        deserialize_message(raw, JointState), ('a', 'b', 'c')
+    )
     assert state.position.tolist() == [1.0, 2.0, 3.0]
     assert state.velocity.tolist() == [0.1, 0.2, 0.3]
 
 
 def test_chunks_come_twice_in_another_order_or_from_another_session():
-    assert list(played('duplicate', chunk())) == [chunk(), chunk()]
-    swap = corruptions.TRICKS['disorder']()
-    assert list(swap(chunk(sequence=1))) == []
-    assert list(swap(chunk(sequence=2))) == [chunk(sequence=2), chunk(sequence=1)]
+    assert list(apply_corruption('duplicate', make_chunk_bytes())) == [
+        make_chunk_bytes(),
+        make_chunk_bytes(),
+    ]
+    swap = corruptions.CORRUPTIONS['disorder']()
+    assert list(swap(make_chunk_bytes(sequence=1))) == []
+    assert list(swap(make_chunk_bytes(sequence=2))) == [
+        make_chunk_bytes(sequence=2),
+        make_chunk_bytes(sequence=1),
+    ]
     raw, old = (
-        deserialize_message(each, ActionChunk) for each in played('session', chunk(), 'x-1', 7)
+        deserialize_message(each, ActionChunk)
+        for each in apply_corruption('session', make_chunk_bytes(), 'x-1', 7)
     )
-    assert (raw.session, message_conversion.ns(raw.header.stamp)) == ('x-2', 0)
-    assert (old.session, message_conversion.ns(old.header.stamp), old.sequence) == ('x-1', 7, 1)
+    assert (raw.session, message_conversion.to_ns(raw.header.stamp)) == ('x-2', 0)
+    assert (old.session, message_conversion.to_ns(old.header.stamp), old.sequence) == ('x-1', 7, 1)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +136,13 @@ def test_chunks_come_twice_in_another_order_or_from_another_session():
     ],
 )
 def test_a_chunk_is_spoilt_as_said(name, check):
-    (raw,) = played(name, chunk())
+    (raw,) = apply_corruption(name, make_chunk_bytes())
     assert check(deserialize_message(raw, ActionChunk))
 
 
 def test_garbage_has_the_length_and_not_the_content():
-    (raw,) = played('garbage', picture())
-    assert len(raw) == len(picture()) and raw != picture()
-    assert raw[:4] == picture()[:4]  # else DDS refuses the packet and no node sees any of it
+    (raw,) = apply_corruption('garbage', make_image_bytes())
+    assert len(raw) == len(make_image_bytes()) and raw != make_image_bytes()
+    assert (
+        raw[:4] == make_image_bytes()[:4]
+    )  # else DDS refuses the packet and no node sees any of it

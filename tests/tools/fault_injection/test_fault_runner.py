@@ -6,20 +6,25 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_tools.fault_injection import fault_runner, run_faults
-from wam_tools.fault_injection.fault import Fault, nothing
-from wam_tools.fault_injection.stack_client import Needs
-from wam_tools.fault_injection.stack_observer import NoStack, Said
+from wam_tools.fault_injection.fault import Fault, do_nothing
+from wam_tools.fault_injection.stack_client import StackFeature
+from wam_tools.fault_injection.stack_observer import LogEntry, StackError
 
 pytestmark = pytest.mark.ros
 
 
-class FakeBench:
+class FakeTestBench:
     """Be a stack that does everything right, but for what a test plants."""
 
-    def __init__(self, **planted):
-        self.planted, self.released, self.saved, self.injected = planted, [], [], False
-        self.watch = SimpleNamespace(
-            recount=nothing_at_all,
+    def __init__(self, **overrides):
+        self.overrides, self.released_stops, self.saved_episodes, self.injected = (
+            overrides,
+            [],
+            [],
+            False,
+        )
+        self.client = SimpleNamespace(
+            recount=return_none,
             resting_since=lambda since_s: self.get('rests', since_s + 0.2),
             moving=lambda: self.get('moves', not self.injected),
             policy=SimpleNamespace(state_name='RUNNING', reason=''),
@@ -30,19 +35,19 @@ class FakeBench:
         )
         self.stack = SimpleNamespace(strays=lambda: self.get('strays', []))
 
-    def get(self, what, usual):
-        return self.planted.get(what, usual)
+    def get(self, name, default):
+        return self.overrides.get(name, default)
 
-    def driving(self):
+    def ensure_moving(self):
         return not self.injected or self.get('drives', True)
 
-    def found(self, pattern, since_s):
+    def find_log_entry(self, pattern, since_s):
         if pattern == fault_runner.DISTURBED:
             return self.get('disturbed', None)
-        return self.get('says', Said(since_s + 0.1, 'policy', pattern))
+        return self.get('says', LogEntry(since_s + 0.1, 'policy', pattern))
 
 
-def nothing_at_all():
+def return_none():
     return None
 
 
@@ -53,17 +58,17 @@ def inject(bench):
 def remove(bench):
     bench.released += bench.get('released', [])
     if bench.get('breaks', False):
-        raise NoStack('it fell over')
+        raise StackError('it fell over')
 
 
 @pytest.fixture(autouse=True)
-def hurry(monkeypatch):
+def shorten_timeouts(monkeypatch):
     for name in ('READY_S', 'RECOVERY_S', 'STATUS_S'):
         monkeypatch.setattr(fault_runner, name, 0.01)
     monkeypatch.setattr(fault_runner.time, 'sleep', lambda _: None)
 
 
-def fault(**changes):
+def make_fault(**changes):
     return Fault(
         'family/it',
         ('part',),
@@ -74,13 +79,13 @@ def fault(**changes):
 
 
 def test_a_stack_that_keeps_its_promises_is_in_order():
-    row = fault_runner.run(fault(), FakeBench())
+    row = fault_runner.run_fault(make_fault(), FakeTestBench())
     assert row.ok and row.recovered and row.note == '' and row.limit_violations == 0
     assert (row.detected_ms, row.rest_ms) == (100.0, 200.0)
 
 
 def test_what_harms_nothing_needs_no_word_and_no_rest():
-    row = fault_runner.run(fault(detect=None, rests=False), FakeBench(moves=True))
+    row = fault_runner.run_fault(make_fault(detect=None, rests=False), FakeTestBench(moves=True))
     assert row.ok and row.detected_ms is None and row.rest_ms is None
 
 
@@ -96,7 +101,7 @@ def test_what_harms_nothing_needs_no_word_and_no_rest():
         ({'strays': ['process 7 is left over']}, {}, 'process 7 is left over'),
         ({'released': ['too fast']}, {}, 'a latched stop had to be released: too fast'),
         (
-            {'disturbed': Said(1.0, 'motion', 'HOLDING: why'), 'moves': True},
+            {'disturbed': LogEntry(1.0, 'motion', 'HOLDING: why'), 'moves': True},
             {'rests': False},
             'motion was disturbed: HOLDING: why',
         ),
@@ -105,41 +110,45 @@ def test_what_harms_nothing_needs_no_word_and_no_rest():
     ],
 )
 def test_a_planted_failure_makes_the_row_red(planted, changes, complaint):
-    row = fault_runner.run(fault(**changes), FakeBench(**planted))
+    row = fault_runner.run_fault(make_fault(**changes), FakeTestBench(**planted))
     assert not row.ok and complaint in row.note
 
 
 def test_a_lost_episode_makes_the_row_red(tmp_path):
-    bench = FakeBench()
-    bench.saved.append(tmp_path)
-    row = fault_runner.run(fault(), bench)
+    bench = FakeTestBench()
+    bench.saved_episodes.append(tmp_path)
+    row = fault_runner.run_fault(make_fault(), bench)
     assert not row.ok and f'episode {tmp_path.name} is lost' in row.note
 
 
 def test_an_operator_may_release_what_latches():
-    assert fault_runner.run(fault(latches=True), FakeBench(released=['too fast'])).ok
+    assert fault_runner.run_fault(
+        make_fault(latches=True), FakeTestBench(released=['too fast'])
+    ).ok
 
 
 def test_a_stack_that_is_broken_already_is_no_row():
-    bench = FakeBench(drives=False)
+    bench = FakeTestBench(drives=False)
     bench.injected = True
-    with pytest.raises(NoStack, match='not driving before family/it'):
-        fault_runner.run(fault(), bench)
+    with pytest.raises(StackError, match='not driving before family/it'):
+        fault_runner.run_fault(make_fault(), bench)
 
 
 def test_pairs_share_no_part_and_come_back_with_their_seed():
-    def some(name, *touches, needs=Needs.NOTHING):
-        return Fault(name, touches, nothing, nothing, name, None, needs=needs)
+    def some(name, *touches, needs=StackFeature.NOTHING):
+        return Fault(name, touches, do_nothing, do_nothing, name, None, required_feature=needs)
 
     faults = [
         some('a', 'x'),
         some('b', 'x', 'y'),
         some('c', 'z'),
-        some('d', 'z', needs=Needs.CLOCK),
+        some('d', 'z', needs=StackFeature.CLOCK),
     ]
-    found = run_faults.pairs(faults, 9, seed=4)
+    found = run_faults.sample_fault_pairs(faults, 9, seed=4)
     assert sorted(pair.name for pair in found) == ['a + c', 'b + c']
-    assert [pair.name for pair in run_faults.pairs(faults, 9, seed=4)] == [p.name for p in found]
+    assert [pair.name for pair in run_faults.sample_fault_pairs(faults, 9, seed=4)] == [
+        p.name for p in found
+    ]
 
 
 def test_a_pair_is_injected_and_removed_in_order_and_owes_what_both_owe():
@@ -155,7 +164,7 @@ def test_a_pair_is_injected_and_removed_in_order_and_owes_what_both_owe():
             rests,
         )
 
-    pair = run_faults.both(some('a', False, 'policy: a'), some('b', True, None))
+    pair = run_faults.combine_faults(some('a', False, 'policy: a'), some('b', True, None))
     pair.inject(None)
     pair.remove(None)
     assert done == ['+a', '+b', '-b', '-a']
@@ -163,7 +172,10 @@ def test_a_pair_is_injected_and_removed_in_order_and_owes_what_both_owe():
 
 
 def test_every_family_of_the_issue_is_in_the_table():
-    names = [fault.name for fault in run_faults.table(run_faults.embodiment.load('agibot_g1'))]
+    names = [
+        fault.name
+        for fault in run_faults.make_all_faults(run_faults.embodiment.load_embodiment('agibot_g1'))
+    ]
     assert len(names) == len(set(names)) > 60
     assert {name.split('/')[0] for name in names} == {
         'process',
@@ -189,5 +201,5 @@ def test_every_family_of_the_issue_is_in_the_table():
 )
 def test_wrong_arguments_name_the_fix(given, complaint, capsys):
     with pytest.raises(SystemExit) as ended:
-        run_faults.arguments(given)
+        run_faults.parse_arguments(given)
     assert ended.value.code == 2 and complaint in capsys.readouterr().err

@@ -11,50 +11,55 @@ pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_msgs.msg import SimStatus
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes import message_conversion
-from wam_tools.fault_injection.stack_observer import SILENCE_S, Figures, Watch, until
+from wam_tools.fault_injection.stack_observer import (
+    STATUS_TIMEOUT_S,
+    ExecutionMetrics,
+    StackClient,
+    poll_until,
+)
 
 pytestmark = pytest.mark.ros
-ROBOT = embodiment.load('yam')
+ROBOT = embodiment.load_embodiment('yam')
 N = len(ROBOT.commanded)
 
 
 @pytest.fixture
 def watch():
     """Give a watch without a node: only what it concludes."""
-    made = Watch.__new__(Watch)
-    made._lock, made.said, made._past = threading.Lock(), [], deque()
-    made._heard_s, made._silent = dict.fromkeys(SILENCE_S, float('inf')), set()
+    made = StackClient.__new__(StackClient)
+    made._lock, made.log_entries, made._position_history = threading.Lock(), [], deque()
+    made._last_status_s, made._silent_nodes = dict.fromkeys(STATUS_TIMEOUT_S, float('inf')), set()
     return made
 
 
-def seen(watch, speed, from_s, to_s):
+def add_joint_positions(watch, speed, from_s, to_s):
     """Let every joint move at `speed` from so many seconds ago to so many."""
     now_s = time.monotonic()
-    start = watch._past[-1][1] if watch._past else np.zeros(N)
+    start = watch._position_history[-1][1] if watch._position_history else np.zeros(N)
     for at_s in np.arange(from_s, to_s, -0.01):
-        watch._past.append((now_s - at_s, start + speed * (from_s - at_s)))
+        watch._position_history.append((now_s - at_s, start + speed * (from_s - at_s)))
 
 
 def test_joints_that_move_do_not_rest(watch):
-    seen(watch, 0.3, 1.0, 0.0)
-    assert watch.moving() and watch.resting_since(0.0) is None
+    add_joint_positions(watch, 0.3, 1.0, 0.0)
+    assert watch.moving() and watch.find_rest_start_s(0.0) is None
 
 
 def test_rest_is_dated_back_to_where_it_began(watch):
-    seen(watch, 0.3, 1.5, 0.5)
-    seen(watch, 0.0, 0.5, 0.0)
+    add_joint_positions(watch, 0.3, 1.5, 0.5)
+    add_joint_positions(watch, 0.0, 0.5, 0.0)
     assert not watch.moving()
-    assert time.monotonic() - watch.resting_since(0.0) == pytest.approx(0.5, abs=0.1)
+    assert time.monotonic() - watch.find_rest_start_s(0.0) == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_short_pause_is_no_rest(watch):
-    seen(watch, 0.3, 1.0, 0.1)
-    seen(watch, 0.0, 0.1, 0.0)
+    add_joint_positions(watch, 0.3, 1.0, 0.1)
+    add_joint_positions(watch, 0.0, 0.1, 0.0)
     assert watch.moving()
 
 
 def test_a_simulator_that_is_gone_moves_nothing(watch):
-    seen(watch, 0.3, 2.0, 1.0)
+    add_joint_positions(watch, 0.3, 2.0, 1.0)
     assert not watch.moving()
 
 
@@ -68,14 +73,14 @@ def test_statements_are_found_by_time_and_once_per_change(watch):
 
 
 def test_silence_is_a_statement_until_the_node_is_heard_again(watch):
-    watch._heard('policy')
-    watch._heard_s['policy'] -= SILENCE_S['policy'] + 0.1
+    watch._record_status_time('policy')
+    watch._last_status_s['policy'] -= STATUS_TIMEOUT_S['policy'] + 0.1
     assert watch.found('watch: policy is silent', 0.0)
-    watch._heard('policy')
-    assert 'policy' not in watch._silent
+    watch._record_status_time('policy')
+    assert 'policy' not in watch._silent_nodes
 
 
-def status(stamp_ns, **ratios):
+def make_status(stamp_ns, **ratios):
     zero = np.zeros(N)
     msg = SimStatus(
         joint_names=list(ROBOT.commanded),
@@ -85,21 +90,21 @@ def status(stamp_ns, **ratios):
             for name in ('velocity', 'acceleration', 'jerk', 'measured_velocity')
         },
     )
-    msg.header.stamp = message_conversion.time(stamp_ns)
+    msg.header.stamp = message_conversion.time_to_msg(stamp_ns)
     return msg
 
 
 def test_figures_count_from_where_they_began_and_name_what_is_over():
-    figures = Figures(ROBOT)
-    figures.begin(100)
-    figures.on_status(status(50, jerk=3.0))  # on its way when the count began
-    assert figures.over == set() and figures.statuses == 0
-    figures.on_status(status(150, jerk=1.0000005))  # what a 32-bit float makes of 1
-    assert figures.over == set() and figures.step_rad == pytest.approx(0.001)
-    figures.on_status(status(200, velocity=1.01))
-    assert figures.over == {(joint, 'velocity') for joint in ROBOT.commanded}
+    figures = ExecutionMetrics(ROBOT)
+    figures.reset(100)
+    figures.on_status(make_status(50, jerk=3.0))  # on its way when the count began
+    assert figures.limit_violations == set() and figures.status_count == 0
+    figures.on_status(make_status(150, jerk=1.0000005))  # what a 32-bit float makes of 1
+    assert figures.limit_violations == set() and figures.max_step_rad == pytest.approx(0.001)
+    figures.on_status(make_status(200, velocity=1.01))
+    assert figures.limit_violations == {(joint, 'velocity') for joint in ROBOT.commanded}
 
 
 def test_until_gives_what_was_found_or_nothing():
-    assert until(lambda: 'x', 0.0) == 'x'
-    assert until(lambda: None, 0.0) is None
+    assert poll_until(lambda: 'x', 0.0) == 'x'
+    assert poll_until(lambda: None, 0.0) is None

@@ -11,7 +11,7 @@ from wam_policy.recording import bag_folder
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class BagMessage:
     """Hold one message with the fields of its type, readable as a message of rclpy is."""
 
     topic: str
@@ -20,24 +20,24 @@ class Message:
     content: Any
 
 
-def about(folder: Path) -> Mapping[str, str]:
+def read_metadata(folder: Path) -> Mapping[str, str]:
     """Return what the recorder wrote about an episode; empty for bags of other recorders."""
-    return bag_folder.contents(bag_folder.file_of(folder)).about
+    return bag_folder.read_contents(bag_folder.find_mcap_file(folder)).metadata
 
 
-def topics(folder: Path) -> dict[str, str]:
+def read_topics(folder: Path) -> dict[str, str]:
     """Return topic -> type; ValueError for what is no finished bag."""
-    with _opened(folder) as reader:
+    with _open_reader(folder) as reader:
         return {connection.topic: connection.msgtype for connection in reader.connections}
 
 
-def messages(folder: Path, wanted: set[str]) -> Iterator[Message]:
+def read_messages(folder: Path, topics: set[str]) -> Iterator[BagMessage]:
     """Yield the messages of some topics in the order they were received."""
-    with _opened(folder) as reader:
-        chosen = [c for c in reader.connections if c.topic in wanted]
+    with _open_reader(folder) as reader:
+        chosen = [c for c in reader.connections if c.topic in topics]
         # without a choice the reader would give everything
         for connection, log_ns, raw in reader.messages(chosen) if chosen else ():
-            yield Message(
+            yield BagMessage(
                 connection.topic,
                 connection.msgtype,
                 log_ns,
@@ -45,8 +45,8 @@ def messages(folder: Path, wanted: set[str]) -> Iterator[Message]:
             )
 
 
-def _opened(folder: Path) -> AnyReader:
-    if not (folder / bag_folder.METADATA).exists():
+def _open_reader(folder: Path) -> AnyReader:
+    if not (folder / bag_folder.METADATA_FILE).exists():
         fix = ': ./wam bag repair' if list(folder.glob('*.mcap')) else ''
         raise ValueError(f'{folder} is no finished bag{fix}')
     try:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-NAMES = ('mean', 'std', 'min', 'max', 'q01', 'q99')
+STAT_NAMES = ('mean', 'std', 'min', 'max', 'q01', 'q99')
 
 
-def six(values: np.ndarray) -> dict[str, list[float]]:
+def compute_stats(values: np.ndarray) -> dict[str, list[float]]:
     """Return mean, std, min, max, q01 and q99 of [rows n], each [n]."""
     values = np.asarray(values, dtype=np.float64)
     found = (
@@ -18,10 +18,10 @@ def six(values: np.ndarray) -> dict[str, list[float]]:
         np.quantile(values, 0.01, axis=0),
         np.quantile(values, 0.99, axis=0),
     )
-    return {name: figure.tolist() for name, figure in zip(NAMES, found, strict=True)}
+    return {name: figure.tolist() for name, figure in zip(STAT_NAMES, found, strict=True)}
 
 
-def relative(
+def compute_relative_stats(
     states: Sequence[np.ndarray], actions: Sequence[np.ndarray], horizon: int
 ) -> dict[str, list[float]] | None:
     """Return the six of action[i + j] - state[i] over j in 0..horizon-1, both lists of [rows n].
@@ -39,7 +39,7 @@ def relative(
     columns = []
     for column in range(long[0][0].shape[1]):
         columns.append(
-            six(
+            compute_stats(
                 np.concatenate(
                     [
                         (
@@ -51,10 +51,10 @@ def relative(
                 )[:, None]
             )
         )
-    return {name: [column[name][0] for column in columns] for name in NAMES}
+    return {name: [column[name][0] for column in columns] for name in STAT_NAMES}
 
 
-def sampled_pictures(frames: Sequence[np.ndarray]) -> dict[str, list]:
+def compute_image_stats(frames: Sequence[np.ndarray]) -> dict[str, list]:
     """Return LeRobot's statistics of some frames: per channel, shape [3 1 1], values 0..1."""
     pixels = np.concatenate([frame[::8, ::8].reshape(-1, 3) for frame in frames]) / 255.0
     per_channel = {

@@ -22,50 +22,50 @@ import torch
 from av.error import FFmpegError
 
 from wam_learning.data import gear_metadata
-from wam_learning.data.video_files import pictures_every
+from wam_learning.data.video_files import read_every_nth_frame
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.model.checkpoint.model_spec import Design
+from wam_policy.model.checkpoint.model_spec import ModelSpec
 from wam_policy.model.encoders import view_layout
-from wam_policy.model.encoders.view_layout import Layout
+from wam_policy.model.encoders.view_layout import ViewLayout
 
 SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
-_VERSION = 1
+_CACHE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class EpisodeSlice:
     """Say where an episode lies in the arrays."""
 
-    row: int
-    rows: int
-    frame: int
-    frames: int
+    first_row: int
+    row_count: int
+    first_frame: int
+    frame_count: int
     family: str  # of its task; empty if the data set does not say
 
 
-class Film:
+class FrameStore:
     """Index the canvases of several data sets as one."""
 
     def __init__(self, parts: tuple[np.ndarray, ...]) -> None:
         self._parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
 
-    def __getitem__(self, number: int) -> np.ndarray:
-        part = int(np.searchsorted(self._ends, number, side='right'))
-        return self._parts[part][number - (self._ends[part - 1] if part else 0)]
+    def __getitem__(self, index: int) -> np.ndarray:
+        part = int(np.searchsorted(self._ends, index, side='right'))
+        return self._parts[part][index - (self._ends[part - 1] if part else 0)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Clips:
+class EpisodeArrays:
     """Hold all episodes of some data sets, one after the other."""
 
     robot: Embodiment
-    stride: int  # rows between two pictures
-    spans: tuple[Span, ...]
+    frame_stride: int  # rows between two pictures
+    episodes: tuple[EpisodeSlice, ...]
     texts: tuple[str, ...]
     canvases: tuple[np.ndarray, ...]  # one per data set, uint8 [frames height width 3]
-    homes: tuple[Path, ...]  # where they lie, and what else is derived of them
+    cache_dirs: tuple[Path, ...]  # where they lie, and what else is derived of them
     state: np.ndarray  # float32 [rows state], the model's keys and units
     action: np.ndarray  # float32 [rows action], absolute
     task: np.ndarray  # int32 [rows], index into texts
@@ -74,57 +74,63 @@ class Clips:
     place: np.ndarray  # float32 [rows 2], NaN: no label
 
     @property
-    def frames(self) -> int:
+    def frame_count(self) -> int:
         return sum(map(len, self.canvases))
 
     @property
-    def film(self) -> Film:
-        return Film(self.canvases)
+    def frame_store(self) -> FrameStore:
+        return FrameStore(self.canvases)
 
     @property
-    def grounded(self) -> bool:
+    def has_grounding(self) -> bool:
         return bool(np.isfinite(self.pixel).any())
 
 
-def read(folders: Sequence[Path], design: Design) -> Clips:
+def read_datasets(folders: Sequence[Path], design: ModelSpec) -> EpisodeArrays:
     """Read data sets of one robot; ValueError names the folder that does not fit, and why.
 
     A folder of data sets (the shards of `./wam play`) stands for all of them.
     """
     if not folders:
         raise ValueError('no data set named')
-    parts = [_folder(shard, design) for folder in folders for shard in _shards(folder)]
+    parts = [_read_dataset(shard, design) for folder in folders for shard in _find_shards(folder)]
     robots = {part.robot.name for part in parts}
     if len(robots) > 1:
         raise ValueError(
             f'data sets of different robots: {", ".join(sorted(robots))}; train '
             'on one of them at a time'
         )
-    return joined(parts)
+    return concatenate(parts)
 
 
-def joined(parts: Sequence[Clips]) -> Clips:
+def concatenate(parts: Sequence[EpisodeArrays]) -> EpisodeArrays:
     """Put clips of one robot behind each other."""
     texts = tuple(dict.fromkeys(text for part in parts for text in part.texts))
     spans, tasks, row, frame = [], [], 0, 0
     for part in parts:
         spans += [
-            Span(span.row + row, span.rows, span.frame + frame, span.frames, span.family)
-            for span in part.spans
+            EpisodeSlice(
+                span.first_row + row,
+                span.row_count,
+                span.first_frame + frame,
+                span.frame_count,
+                span.family,
+            )
+            for span in part.episodes
         ]
         tasks.append(np.array([texts.index(text) for text in part.texts], np.int32)[part.task])
-        row, frame = row + len(part.task), frame + part.frames
+        row, frame = row + len(part.task), frame + part.frame_count
 
     def whole(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts])
 
-    return Clips(
+    return EpisodeArrays(
         parts[0].robot,
-        parts[0].stride,
+        parts[0].frame_stride,
         tuple(spans),
         texts,
         tuple(canvases for part in parts for canvases in part.canvases),
-        tuple(home for part in parts for home in part.homes),
+        tuple(home for part in parts for home in part.cache_dirs),
         whole('state'),
         whole('action'),
         np.concatenate(tasks),
@@ -134,23 +140,23 @@ def joined(parts: Sequence[Clips]) -> Clips:
     )
 
 
-def subset(clips: Clips, episodes: Sequence[int]) -> Clips:
+def select_episodes(data: EpisodeArrays, indices: Sequence[int]) -> EpisodeArrays:
     """Give the same arrays with some of the episodes."""
-    spans = tuple(clips.spans[i] for i in episodes)
-    return replace(clips, spans=spans)
+    spans = tuple(data.episodes[i] for i in indices)
+    return replace(data, episodes=spans)
 
 
 # ---- one folder
 
 
-def _shards(folder: Path) -> list[Path]:
+def _find_shards(folder: Path) -> list[Path]:
     found = sorted(path.parents[1] for path in folder.glob('*/meta/info.json'))
     return found if found and not (folder / 'meta').is_dir() else [folder]
 
 
-def _folder(folder: Path, design: Design) -> Clips:
-    info = _json(folder / 'meta' / 'info.json')
-    robot = embodiment.load(info['robot_type'])
+def _read_dataset(folder: Path, design: ModelSpec) -> EpisodeArrays:
+    info = _read_json(folder / 'meta' / 'info.json')
+    robot = embodiment.load_embodiment(info['robot_type'])
     model = design.model
     stride, rest = divmod(model.actions_per_block, model.block_pixel_frames)
     if rest:
@@ -164,22 +170,24 @@ def _folder(folder: Path, design: Design) -> Clips:
         json.loads(line)['task']
         for line in (folder / 'meta' / 'tasks.jsonl').read_text().splitlines()
     ]
-    tables = [pq.read_table(folder / _path(info, 'data_path', i)) for i in range(len(episodes))]
+    tables = [
+        pq.read_table(folder / _episode_path(info, 'data_path', i)) for i in range(len(episodes))
+    ]
     counts = [len(table) for table in tables]
     frames = [-(-count // stride) for count in counts]
     spans, row, frame = [], 0, 0
     for episode, rows, shown in zip(episodes, counts, frames, strict=True):
-        spans.append(Span(row, rows, frame, shown, str(episode.get('family', ''))))
+        spans.append(EpisodeSlice(row, rows, frame, shown, str(episode.get('family', ''))))
         row, frame = row + rows, frame + shown
     columns = {
-        name: np.concatenate([_column(table, name) for table in tables])
-        for name in (gear_metadata.STATE, gear_metadata.ACTION, 'task_index')
+        name: np.concatenate([_read_column(table, name) for table in tables])
+        for name in (gear_metadata.OBS_STATE, gear_metadata.ACTION, 'task_index')
     }
     for name, kind in (
-        (gear_metadata.STATE, robot.state_keys),
+        (gear_metadata.OBS_STATE, robot.state_keys),
         (gear_metadata.ACTION, robot.action_keys),
     ):
-        wanted = len(gear_metadata.names(kind))
+        wanted = len(gear_metadata.value_names(kind))
         if columns[name].shape[1:] != (wanted,):
             raise ValueError(
                 f'{folder}: {name} has shape {columns[name].shape[1:]}, {robot.name} '
@@ -187,18 +195,18 @@ def _folder(folder: Path, design: Design) -> Clips:
             )
     unlabelled = np.full((row, 2), np.nan, np.float32)
     extra = {
-        name: np.concatenate([_column(table, name) for table in tables])
+        name: np.concatenate([_read_column(table, name) for table in tables])
         for name in (SUPERVISED, PIXEL, PLACE)
         if name in tables[0].column_names
     }
-    return Clips(
+    return EpisodeArrays(
         robot,
         stride,
         tuple(spans),
         tuple(tasks),
-        (_canvases(folder, info, design, robot, spans, stride),),
-        (_home(folder),),
-        columns[gear_metadata.STATE],
+        (_load_canvases(folder, info, design, robot, spans, stride),),
+        (_cache_dir(folder),),
+        columns[gear_metadata.OBS_STATE],
         columns[gear_metadata.ACTION],
         columns['task_index'].astype(np.int32),
         extra.get(SUPERVISED, np.ones(row)).reshape(row).astype(bool),
@@ -207,7 +215,7 @@ def _folder(folder: Path, design: Design) -> Clips:
     )
 
 
-def _column(table: Any, name: str) -> np.ndarray:
+def _read_column(table: Any, name: str) -> np.ndarray:
     column = table[name].combine_chunks()
     if hasattr(column, 'values'):  # lists of one length
         return (
@@ -216,7 +224,7 @@ def _column(table: Any, name: str) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
             f'{path}: not there, so {path.parent.parent} is no data set; '
@@ -225,7 +233,7 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _path(info: Mapping[str, Any], kind: str, episode: int, key: str = '') -> str:
+def _episode_path(info: Mapping[str, Any], kind: str, episode: int, key: str = '') -> str:
     return info[kind].format(
         episode_chunk=episode // info['chunks_size'], episode_index=episode, video_key=key
     )
@@ -234,75 +242,81 @@ def _path(info: Mapping[str, Any], kind: str, episode: int, key: str = '') -> st
 # ---- canvases
 
 
-def _home(folder: Path) -> Path:
+def _cache_dir(folder: Path) -> Path:
     return folder.with_name(folder.name + '.clips')
 
 
-def _canvases(
+def _load_canvases(
     folder: Path,
     info: Mapping[str, Any],
-    design: Design,
+    design: ModelSpec,
     robot: Embodiment,
-    spans: Sequence[Span],
+    episodes: Sequence[EpisodeSlice],
     stride: int,
 ) -> np.ndarray:
     """Give the canvases of a folder, from beside it or decoded now."""
-    layout = design.canvas.layout(robot.model_tag, tuple(camera.key for camera in robot.cameras))
+    layout = design.canvas.make_layout(
+        robot.model_tag, tuple(camera.key for camera in robot.cameras)
+    )
     key = {
-        'version': _VERSION,
+        'version': _CACHE_VERSION,
         'layout': repr(layout),
         'stride': stride,
-        'episodes': len(spans),
-        'rows': sum(span.rows for span in spans),
+        'episodes': len(episodes),
+        'rows': sum(span.row_count for span in episodes),
     }
-    home = _home(folder)
-    with _alone(home):
+    home = _cache_dir(folder)
+    with _lock_cache(home):
         if not (home / 'key.json').is_file() or json.loads((home / 'key.json').read_text()) != key:
-            _decoded(folder, info, layout, spans, stride, home, key)
+            _decode_canvases(folder, info, layout, episodes, stride, home, key)
         return np.load(home / 'canvases.npy', mmap_mode='r')
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
+def _lock_cache(cache_dir: Path) -> Iterator[None]:
     """Let one training decode at a time: another that begins meanwhile takes what it finds."""
-    with home.with_name(home.name + '.lock').open('w') as file:
+    with cache_dir.with_name(cache_dir.name + '.lock').open('w') as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the kernel lets go of it with the process
         yield
 
 
-def _decoded(
+def _decode_canvases(
     folder: Path,
     info: Mapping[str, Any],
-    layout: Layout,
-    spans: Sequence[Span],
+    layout: ViewLayout,
+    episodes: Sequence[EpisodeSlice],
     stride: int,
-    home: Path,
+    cache_dir: Path,
     key: Mapping[str, Any],
 ) -> None:
     """Decode the canvases of a folder into `home`, whole or not at all."""
-    part = home.with_name(home.name + '.part')
+    part = cache_dir.with_name(cache_dir.name + '.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    count = sum(span.frames for span in spans)
+    count = sum(span.frame_count for span in episodes)
     kept = np.lib.format.open_memmap(
         part / 'canvases.npy', 'w+', np.uint8, (count, *layout.size, 3)
     )
-    for number, span in enumerate(spans):
+    for number, span in enumerate(episodes):
         views = {}
         for camera in layout.views:
-            path = folder / _path(info, 'video_path', number, gear_metadata.VIDEO + camera)
+            path = folder / _episode_path(
+                info, 'video_path', number, gear_metadata.OBS_IMAGES_PREFIX + camera
+            )
             try:
-                shown = pictures_every(path, stride)
+                shown = read_every_nth_frame(path, stride)
             except (OSError, FFmpegError) as error:
                 raise ValueError(f'{path}: cannot be decoded: {error}') from error
-            if len(shown) != span.frames:
+            if len(shown) != span.frame_count:
                 raise ValueError(
                     f'{path}: {len(shown)} pictures every {stride} rows, the table '
-                    f'has room for {span.frames}; export the episodes again'
+                    f'has room for {span.frame_count}; export the episodes again'
                 )
             views[camera] = torch.from_numpy(shown)
-        kept[span.frame : span.frame + span.frames] = view_layout.stitched(views, layout).numpy()
+        kept[span.first_frame : span.first_frame + span.frame_count] = view_layout.compose_views(
+            views, layout
+        ).numpy()
     kept.flush()
     (part / 'key.json').write_text(json.dumps(key))
-    shutil.rmtree(home, ignore_errors=True)
-    os.rename(part, home)
+    shutil.rmtree(cache_dir, ignore_errors=True)
+    os.rename(part, cache_dir)

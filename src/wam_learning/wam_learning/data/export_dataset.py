@@ -14,38 +14,38 @@ from pathlib import Path
 from typing import Any
 
 from wam_learning.data import bag_reader, dataset_validation
-from wam_learning.data.bag_replay import Replay
-from wam_learning.data.lerobot_writer import Dataset
-from wam_learning.data.time_sync import Gap, Row
+from wam_learning.data.bag_replay import BagReplay
+from wam_learning.data.lerobot_writer import LeRobotWriter
+from wam_learning.data.time_sync import DroppedSample, Sample
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.recording import bag_folder
 
 
 @dataclass(slots=True)
-class Account:
+class BagExportReport:
     """Count what became of one bag."""
 
     bag: str
     success: str = 'unknown'
     episodes: list[int] = field(default_factory=list)
     rows: int = 0
-    repeated: Counter[str] = field(default_factory=Counter)  # camera: the same frame again
-    dropped: Counter[str] = field(default_factory=Counter)  # instants, by reason
-    refused: dict[str, int] = field(default_factory=dict)  # messages, by reason
-    rejected: dict[str, int] = field(default_factory=dict)  # commands, by reason
+    repeated_frames: Counter[str] = field(default_factory=Counter)  # camera: the same frame again
+    dropped_samples: Counter[str] = field(default_factory=Counter)  # instants, by reason
+    invalid_messages: dict[str, int] = field(default_factory=dict)  # messages, by reason
+    rejected_commands: dict[str, int] = field(default_factory=dict)  # commands, by reason
 
-    def lines(self) -> Iterator[str]:
+    def format_lines(self) -> Iterator[str]:
         """Yield it for a person."""
         yield f'{self.bag}: {self.rows} rows in {len(self.episodes)} episodes'
         for what, counts in (
-            ('dropped rows', self.dropped),
-            ('refused messages', self.refused),
-            ('rejected commands', self.rejected),
+            ('dropped rows', self.dropped_samples),
+            ('refused messages', self.invalid_messages),
+            ('rejected commands', self.rejected_commands),
         ):
             for reason, count in counts.items():
                 yield f'  {what}: {count} ({reason})'
-        for camera, count in self.repeated.items():
+        for camera, count in self.repeated_frames.items():
             if count:
                 yield (
                     f'  {camera}: {100 * count / max(1, self.rows):.0f} % of the rows repeat '
@@ -53,87 +53,89 @@ class Account:
                 )
 
 
-def export(folder: Path, replay: Replay, into: Dataset, shortest: int) -> Account:
+def export_bag(
+    folder: Path, replay: BagReplay, writer: LeRobotWriter, min_rows: int
+) -> BagExportReport:
     """Add the episodes of one bag; stretches of fewer than `shortest` rows are dropped."""
-    said = bag_reader.about(folder)
-    account = Account(folder.name, said.get('success', 'unknown'))
-    last: Row | None = None
-    for item in replay.rows():
-        if isinstance(item, Gap):
-            account.dropped[item.reason] += 1
+    said = bag_reader.read_metadata(folder)
+    account = BagExportReport(folder.name, said.get('success', 'unknown'))
+    last: Sample | None = None
+    for item in replay.read_samples():
+        if isinstance(item, DroppedSample):
+            account.dropped_samples[item.reason] += 1
             continue
         if last is not None and item.index != last.index + 1:
-            _end(into, account, shortest)
+            _end_episode(writer, account, min_rows)
             last = None
         if last is not None:
             for before, now in zip(last.observation.frames, item.observation.frames, strict=True):
-                account.repeated[now.camera] += before.stamp_ns == now.stamp_ns
-        into.add(item)
+                account.repeated_frames[now.camera] += before.stamp_ns == now.stamp_ns
+        writer.add_sample(item)
         last = item
-    _end(into, account, shortest)
-    account.refused = dict(replay.refused)
-    account.rejected = dict(Counter(replay.timeline.rejected))
+    _end_episode(writer, account, min_rows)
+    account.invalid_messages = dict(replay.invalid_messages)
+    account.rejected_commands = dict(Counter(replay.synchronizer.rejected_commands))
     return account
 
 
-def _end(into: Dataset, account: Account, shortest: int) -> None:
-    rows = into.rows
-    if rows >= shortest:
-        account.episodes.append(into.end())
-        account.rows += rows
+def _end_episode(writer: LeRobotWriter, report: BagExportReport, min_rows: int) -> None:
+    rows = writer.current_length
+    if rows >= min_rows:
+        report.episodes.append(writer.end_episode())
+        report.rows += rows
     elif rows:
-        into.drop()
-        account.dropped[f'in a stretch of fewer than {shortest} rows'] += rows
+        writer.discard_episode()
+        report.dropped_samples[f'in a stretch of fewer than {min_rows} rows'] += rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export, print the account and the findings, return the exit status."""
-    options = _options(arguments)
+    options = _parse_arguments(arguments)
     try:
-        folders = [path for given in options.bags for path in _bags(given)]
+        folders = [path for given in options.bags for path in _find_bags(given)]
         if not folders:
             raise ValueError('no bag in what was given; a bag is a folder with metadata.yaml')
-        robot = _robot(folders, options.robot)
-        into = Dataset(options.out, robot)
+        robot = _resolve_robot(folders, options.robot)
+        into = LeRobotWriter(options.out, robot)
     except (ValueError, OSError) as error:
         print(f'export: {error}', file=sys.stderr)
         return 2
     try:
-        accounts = list(_accounts(folders, into, options))
-        found = into.close(_provenance(robot, accounts))
+        accounts = list(_export_bags(folders, into, options))
+        found = into.finalize(_build_provenance(robot, accounts))
     except (ValueError, OSError) as error:
-        into.abandon()
+        into.abort()
         print(f'export: {error}', file=sys.stderr)
         return 1
     except BaseException:
-        into.abandon()
+        into.abort()
         raise
-    wrong = list(dataset_validation.findings(found, robot))
+    wrong = list(dataset_validation.find_issues(found, robot))
     print(
-        f'{found}: {sum(a.rows for a in accounts)} rows in {into.episodes} episodes at '
+        f'{found}: {sum(a.rows for a in accounts)} rows in {into.episode_count} episodes at '
         f'{into.fps:g} Hz, from {len(accounts)} bags'
     )
     for finding in wrong:
         print(finding)
-    return int(any(not finding.warning for finding in wrong))
+    return int(any(not finding.is_warning for finding in wrong))
 
 
-def _accounts(
-    folders: Sequence[Path], into: Dataset, options: argparse.Namespace
-) -> Iterator[Account]:
-    shortest = options.min_rows or into.robot.horizon + 1
+def _export_bags(
+    folders: Sequence[Path], writer: LeRobotWriter, options: argparse.Namespace
+) -> Iterator[BagExportReport]:
+    shortest = options.min_rows or writer.robot.horizon + 1
     for folder in folders:
-        success = bag_reader.about(folder).get('success', 'unknown')
+        success = bag_reader.read_metadata(folder).get('success', 'unknown')
         if options.successful and success != 'yes':
             print(f'{folder.name}: left out, success is {success}')
             continue
-        replay = Replay(folder, into.robot, options.joint_states, options.instruction)
-        account = export(folder, replay, into, shortest)
-        print('\n'.join(account.lines()), flush=True)
+        replay = BagReplay(folder, writer.robot, options.joint_states, options.instruction)
+        account = export_bag(folder, replay, writer, shortest)
+        print('\n'.join(account.format_lines()), flush=True)
         yield account
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='./wam export',
         description=__doc__,
@@ -161,28 +163,28 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _bags(given: Path) -> list[Path]:
+def _find_bags(path: Path) -> list[Path]:
     """Return the bag itself, or the bags of a folder; interrupted ones are an error."""
-    if (given / bag_folder.METADATA).exists():
-        return [given]
-    broken = bag_folder.interrupted(given) or ([given] if list(given.glob('*.mcap')) else [])
+    if (path / bag_folder.METADATA_FILE).exists():
+        return [path]
+    broken = bag_folder.find_interrupted(path) or ([path] if list(path.glob('*.mcap')) else [])
     if broken:
         raise ValueError(
-            f'{", ".join(path.name for path in broken)} was interrupted: ./wam bag repair {given}'
+            f'{", ".join(path.name for path in broken)} was interrupted: ./wam bag repair {path}'
         )
-    return sorted(path.parent for path in given.glob(f'*/{bag_folder.METADATA}'))
+    return sorted(path.parent for path in path.glob(f'*/{bag_folder.METADATA_FILE}'))
 
 
-def _robot(folders: Sequence[Path], asked: str | None) -> Embodiment:
+def _resolve_robot(folders: Sequence[Path], name: str | None) -> Embodiment:
     """Return the robot of all bags; ValueError where they are of several or tell nothing."""
-    said = {folder: bag_reader.about(folder) for folder in folders}
+    said = {folder: bag_reader.read_metadata(folder) for folder in folders}
     told = sorted({about['robot'] for about in said.values() if 'robot' in about})
-    if asked is None and len(told) != 1:
+    if name is None and len(told) != 1:
         raise ValueError(
             f'the bags are of {", ".join(told) or "an unknown robot"}: name one with '
-            f'--robot ({", ".join(embodiment.names())})'
+            f'--robot ({", ".join(embodiment.list_robots())})'
         )
-    robot = embodiment.load(asked or told[0])
+    robot = embodiment.load_embodiment(name or told[0])
     wrong = [
         folder.name
         for folder, about in said.items()
@@ -191,7 +193,7 @@ def _robot(folders: Sequence[Path], asked: str | None) -> Embodiment:
     if wrong:
         raise ValueError(f'{", ".join(wrong)}: recorded from another robot than {robot.name}')
     for folder, about in said.items():
-        if about.get('contract', robot.contract) != robot.contract:
+        if about.get('contract', robot.config_hash) != robot.config_hash:
             print(
                 f'{folder.name}: the description of {robot.name} has changed since it was '
                 'recorded; limits and names of today are used',
@@ -200,23 +202,23 @@ def _robot(folders: Sequence[Path], asked: str | None) -> Embodiment:
     return robot
 
 
-def _provenance(robot: Embodiment, accounts: Sequence[Account]) -> dict[str, Any]:
+def _build_provenance(robot: Embodiment, reports: Sequence[BagExportReport]) -> dict[str, Any]:
     """Say what the data set was made from."""
     return {
         'robot': robot.name,
-        'contract': robot.contract,
+        'contract': robot.config_hash,
         'bags': [
             {
                 'bag': a.bag,
                 'success': a.success,
                 'episodes': a.episodes,
                 'rows': a.rows,
-                'dropped': dict(a.dropped),
-                'refused': a.refused,
-                'rejected': a.rejected,
-                'repeated_frames': dict(a.repeated),
+                'dropped': dict(a.dropped_samples),
+                'refused': a.invalid_messages,
+                'rejected': a.rejected_commands,
+                'repeated_frames': dict(a.repeated_frames),
             }
-            for a in accounts
+            for a in reports
         ],
     }
 

@@ -12,35 +12,35 @@ import numpy as np
 
 from wam_learning.data import column_stats
 from wam_policy.core.robot import transforms
-from wam_policy.core.robot.embodiment import Embodiment, Slice
+from wam_policy.core.robot.embodiment import Embodiment, ModelKey
 from wam_policy.core.types import Observation
 
-STATE, ACTION = 'observation.state', 'action'
-VIDEO = 'observation.images.'
-ANNOTATION = 'annotation.'
+OBS_STATE, ACTION = 'observation.state', 'action'
+OBS_IMAGES_PREFIX = 'observation.images.'
+ANNOTATION_PREFIX = 'annotation.'
 
 
-def state(robot: Embodiment, seen: Observation) -> np.ndarray:
+def pack_state(robot: Embodiment, observation: Observation) -> np.ndarray:
     """Return the packed state, float32 [state]."""
-    values = transforms.state_values(robot, seen.joints.positions(robot.observed))
-    return _packed(robot.state_keys, values)
+    values = transforms.to_model_state(robot, observation.joints.positions(robot.observed))
+    return _pack(robot.state_keys, values)
 
 
-def action(robot: Embodiment, targets: np.ndarray, seen: Observation) -> np.ndarray:
+def pack_action(robot: Embodiment, targets: np.ndarray, observation: Observation) -> np.ndarray:
     """Return the packed action, float32 [action], of the set-points [commanded].
 
     A masked key was not commanded: its joints hold where they are, and what has no joints of
     ours (the base) does not move.
     """
     held = {
-        key.key: seen.joints.positions(key.joints) if key.joints else np.zeros(key.size)
+        key.key: observation.joints.positions(key.joints) if key.joints else np.zeros(key.size)
         for key in robot.action_keys
         if key.masked
     }
-    return _packed(robot.action_keys, {**held, **transforms.action_values(robot, targets)})
+    return _pack(robot.action_keys, {**held, **transforms.to_model_actions(robot, targets)})
 
 
-def names(keys: Sequence[Slice]) -> list[str]:
+def value_names(keys: Sequence[ModelKey]) -> list[str]:
     """Name every number of a packed vector."""
     return [
         name
@@ -49,7 +49,7 @@ def names(keys: Sequence[Slice]) -> list[str]:
     ]
 
 
-def slices(keys: Sequence[Slice]) -> dict[str, slice]:
+def key_slices(keys: Sequence[ModelKey]) -> dict[str, slice]:
     """Return key -> its place in the packed vector."""
     found, start = {}, 0
     for key in keys:
@@ -58,10 +58,10 @@ def slices(keys: Sequence[Slice]) -> dict[str, slice]:
     return found
 
 
-def modality(robot: Embodiment) -> dict[str, Any]:
+def build_modality(robot: Embodiment) -> dict[str, Any]:
     """Return modality.json."""
 
-    def group(keys: Sequence[Slice], column: str) -> dict[str, Any]:
+    def group(keys: Sequence[ModelKey], column: str) -> dict[str, Any]:
         return {
             key: {
                 'original_key': column,
@@ -72,42 +72,45 @@ def modality(robot: Embodiment) -> dict[str, Any]:
                 'dtype': 'float32',
                 'range': None,
             }
-            for key, part in slices(keys).items()
+            for key, part in key_slices(keys).items()
         }
 
-    language = robot.language_key.removeprefix(ANNOTATION)
+    language = robot.language_key.removeprefix(ANNOTATION_PREFIX)
     return {
-        'state': group(robot.state_keys, STATE),
+        'state': group(robot.state_keys, OBS_STATE),
         'action': group(robot.action_keys, ACTION),
-        'video': {camera.key: {'original_key': VIDEO + camera.key} for camera in robot.cameras},
+        'video': {
+            camera.key: {'original_key': OBS_IMAGES_PREFIX + camera.key}
+            for camera in robot.cameras
+        },
         'annotation': {language: {'original_key': robot.language_key}},
     }
 
 
-def embodiment(robot: Embodiment) -> dict[str, str]:
+def build_embodiment(robot: Embodiment) -> dict[str, str]:
     """Return embodiment.json."""
     return {'robot_type': robot.name, 'embodiment_tag': robot.model_tag}
 
 
-def statistics(
+def build_stats(
     states: Sequence[np.ndarray], actions: Sequence[np.ndarray], step_dt_s: float
 ) -> dict[str, Any]:
     """Return stats.json of all episodes, [rows n] each."""
     times_s = np.concatenate([np.arange(len(rows)) * step_dt_s for rows in states])[:, None]
     return {
-        STATE: column_stats.six(np.concatenate(states)),
-        ACTION: column_stats.six(np.concatenate(actions)),
-        'timestamp': column_stats.six(times_s),
+        OBS_STATE: column_stats.compute_stats(np.concatenate(states)),
+        ACTION: column_stats.compute_stats(np.concatenate(actions)),
+        'timestamp': column_stats.compute_stats(times_s),
     }
 
 
-def relative_statistics(
+def build_relative_stats(
     robot: Embodiment, states: Sequence[np.ndarray], actions: Sequence[np.ndarray]
 ) -> dict[str, Any]:
     """Return relative_stats_dreamzero.json: every relative key that has a state."""
-    at_state, at_action = slices(robot.state_keys), slices(robot.action_keys)
+    at_state, at_action = key_slices(robot.state_keys), key_slices(robot.action_keys)
     found = {
-        key.key: column_stats.relative(
+        key.key: column_stats.compute_relative_stats(
             [rows[:, at_state[key.key]] for rows in states],
             [rows[:, at_action[key.key]] for rows in actions],
             robot.horizon,
@@ -118,5 +121,5 @@ def relative_statistics(
     return {key: values for key, values in found.items() if values is not None}
 
 
-def _packed(keys: Sequence[Slice], values: Mapping[str, np.ndarray]) -> np.ndarray:
+def _pack(keys: Sequence[ModelKey], values: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([np.ravel(values[key.key]) for key in keys]).astype(np.float32)

@@ -14,16 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wam_learning.data.episode_arrays import Clips
+from wam_learning.data.episode_arrays import EpisodeArrays
 from wam_policy.model.encoders import view_layout
 from wam_policy.model.encoders.conv_vae import ConvVae
-from wam_policy.model.encoders.wan_vae import GROUP
+from wam_policy.model.encoders.wan_vae import PIXEL_FRAMES_PER_LATENT
 
-_AT_ONCE = 64
+_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Latents:
+class FrameLatents:
     """Hold latents of every picture, float16 [frames channels rows columns] each.
 
     `group` ends at the picture (before an episode's third, it reaches past its start and repeats
@@ -35,48 +35,54 @@ class Latents:
 
 
 @torch.inference_mode()
-def encoded(clips: Clips, vae: ConvVae) -> Latents:
+def load_or_encode(data: EpisodeArrays, vae: ConvVae) -> FrameLatents:
     """Encode all pictures of whole data sets; what is encoded once is kept beside them."""
     name, first, parts = f'latents-{fingerprint(vae)}.safetensors', 0, []
-    for canvases, home in zip(clips.canvases, clips.homes, strict=True):
+    for canvases, home in zip(data.canvases, data.cache_dirs, strict=True):
         spans = [
-            (span.frame - first, span.frames)
-            for span in clips.spans
-            if first <= span.frame < first + len(canvases)
+            (span.first_frame - first, span.frame_count)
+            for span in data.episodes
+            if first <= span.first_frame < first + len(canvases)
         ]
         first += len(canvases)
         path = home / name
         if path.is_file():
-            parts.append(Latents(**load_file(path)))
+            parts.append(FrameLatents(**load_file(path)))
             continue
-        found = _of_folder(canvases, spans, vae)
+        found = _encode_folder(canvases, spans, vae)
         if sum(frames for _, frames in spans) == len(canvases):
             part = path.with_suffix('.part')
             save_file({'group': found.group, 'static': found.static}, part)
             os.replace(part, path)
         parts.append(found)
-    return Latents(
+    return FrameLatents(
         torch.cat([part.group for part in parts]), torch.cat([part.static for part in parts])
     )
 
 
-def _of_folder(canvases: np.ndarray, spans: Sequence[tuple[int, int]], vae: ConvVae) -> Latents:
+def _encode_folder(
+    canvases: np.ndarray, episodes: Sequence[tuple[int, int]], vae: ConvVae
+) -> FrameLatents:
     height, width = (side // vae.config.stride for side in canvases.shape[1:3])
     shape = (len(canvases), vae.config.channels, height, width)
     group, static = (torch.zeros(shape, dtype=torch.float16) for _ in range(2))
-    for first, frames in spans:
+    for first, frames in episodes:
         shown = torch.from_numpy(np.array(canvases[first : first + frames]))
-        pixels = view_layout.model_input(shown[None], torch.float32)[0].transpose(0, 1)  # T 3 h w
-        index = torch.arange(frames)[:, None] + torch.arange(1 - GROUP, 1)
-        group[first : first + frames] = _latents(vae, pixels[index.clamp(min=0)].transpose(1, 2))
-        static[first : first + frames] = _latents(
-            vae, pixels[:, :, None].expand(-1, -1, GROUP, -1, -1)
+        pixels = view_layout.to_model_input(shown[None], torch.float32)[0].transpose(
+            0, 1
+        )  # T 3 h w
+        index = torch.arange(frames)[:, None] + torch.arange(1 - PIXEL_FRAMES_PER_LATENT, 1)
+        group[first : first + frames] = _encode_groups(
+            vae, pixels[index.clamp(min=0)].transpose(1, 2)
         )
-    return Latents(group, static)
+        static[first : first + frames] = _encode_groups(
+            vae, pixels[:, :, None].expand(-1, -1, PIXEL_FRAMES_PER_LATENT, -1, -1)
+        )
+    return FrameLatents(group, static)
 
 
-def _latents(vae: ConvVae, groups: Tensor) -> Tensor:
-    return torch.cat([vae.encode_groups(part) for part in groups.split(_AT_ONCE)]).half()
+def _encode_groups(vae: ConvVae, groups: Tensor) -> Tensor:
+    return torch.cat([vae.encode_groups(part) for part in groups.split(_BATCH_SIZE)]).half()
 
 
 def fingerprint(vae: ConvVae) -> str:

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 
 from wam_learning.data import normalization
-from wam_learning.data.episode_arrays import Clips
-from wam_learning.data.visual_inputs import Pictures, Seen
-from wam_learning.training.grounding_loss import Places
+from wam_learning.data.episode_arrays import EpisodeArrays
+from wam_learning.data.visual_inputs import VisualBatch, VisualInputs
+from wam_learning.training.grounding_loss import GroundingTargets
 from wam_policy.model.network.model_config import ModelConfig
-from wam_policy.model.normalizer import Normaliser
+from wam_policy.model.normalizer import Normalizer
 
-START_SHARE = 0.25  # of windows that begin with their episode
-MEMORY_START_SHARE = 1.2  # of what memories have of all episodes, in windows that remember
-UNSHIFTED_SHARE = 0.5
+EPISODE_START_PROB = 0.25  # of windows that begin with their episode
+MEMORY_START_FACTOR = 1.2  # of what memories have of all episodes, in windows that remember
+UNSHIFTED_PROB = 0.5
 MEMORY_GONE_BLOCKS = 3  # a window that begins no later has missed what it should remember
-MEMORY = ('recall',)  # families whose goal is shown at the start only
+MEMORY_FAMILIES = ('recall',)  # families whose goal is shown at the start only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,12 +34,12 @@ class Batch:
     """
 
     texts: tuple[str, ...]
-    seen: Seen
+    visual: VisualBatch
     future_mask: Tensor  # bool [batch blocks]
     state: Tensor  # [batch blocks state_dim]
     action: Tensor  # [batch blocks actions action_dim]
     action_mask: Tensor  # bool [batch blocks actions]
-    target_share: Tensor  # [batch blocks frame_tokens], of the picture before each block
+    patch_target: Tensor  # [batch blocks frame_tokens], of the picture before each block
     place: Tensor  # [batch blocks 2], standardised
     families: tuple[str, ...]
 
@@ -52,9 +52,11 @@ class Batch:
         if device.type == 'cpu':
             return self
         condition, image = (
-            x if x is None else x.to(device) for x in (self.seen.condition, self.seen.image)
+            x if x is None else x.to(device) for x in (self.visual.condition, self.visual.image)
         )
-        seen = Seen(self.seen.clean.to(device), self.seen.future.to(device), condition, image)
+        seen = VisualBatch(
+            self.visual.clean.to(device), self.visual.future.to(device), condition, image
+        )
         moved = {
             field.name: getattr(self, field.name).to(device)
             for field in fields(self)
@@ -63,130 +65,154 @@ class Batch:
         return replace(self, seen=seen, **moved)
 
 
-class Windows:
+class SequenceSampler:
     """Draw batches from clips."""
 
     def __init__(
         self,
-        clips: Clips,
-        pictures: Pictures,
-        normaliser: Normaliser,
+        data: EpisodeArrays,
+        visual_inputs: VisualInputs,
+        normaliser: Normalizer,
         config: ModelConfig,
-        places: Places,
+        grounding_targets: GroundingTargets,
     ) -> None:
         if config.states_per_block != 1:
             raise ValueError(
                 f'states_per_block {config.states_per_block}: windows know one posture per block'
             )
-        self.clips, self.pictures, self.normaliser = clips, pictures, normaliser
-        self.config, self.places = config, places
-        self._states = normalization.states(normaliser, clips.state)
-        self._episode = np.concatenate(
-            [np.full(span.frames, i) for i, span in enumerate(clips.spans)]
+        self.data, self.visual_inputs, self.normaliser = data, visual_inputs, normaliser
+        self.config, self.grounding_targets = config, grounding_targets
+        self._normalized_states = normalization.normalize_states(normaliser, data.state)
+        self._episode_of_frame = np.concatenate(
+            [np.full(span.frame_count, i) for i, span in enumerate(data.episodes)]
         )
-        self._frame = np.concatenate([np.arange(span.frames) for span in clips.spans])
-        first = np.array([span.row for span in clips.spans])
-        self._first_row = first[self._episode]
+        self._frame_in_episode = np.concatenate(
+            [np.arange(span.frame_count) for span in data.episodes]
+        )
+        first = np.array([span.first_row for span in data.episodes])
+        self._first_row = first[self._episode_of_frame]
         self._last_row = (
-            self._first_row + np.array([span.rows for span in clips.spans])[self._episode] - 1
+            self._first_row
+            + np.array([span.row_count for span in data.episodes])[self._episode_of_frame]
+            - 1
         )
-        self._first_frame = np.array([span.frame for span in clips.spans])[self._episode]
-        self._frames = np.array([span.frames for span in clips.spans])[self._episode]
-        remembers = np.array([span.family in MEMORY for span in clips.spans])[self._episode]
-        self._unknown = remembers & (self._frame == 0)
+        self._first_frame = np.array([span.first_frame for span in data.episodes])[
+            self._episode_of_frame
+        ]
+        self._episode_frame_count = np.array([span.frame_count for span in data.episodes])[
+            self._episode_of_frame
+        ]
+        remembers = np.array([span.family in MEMORY_FAMILIES for span in data.episodes])[
+            self._episode_of_frame
+        ]
+        self._goal_unknown = remembers & (self._frame_in_episode == 0)
         gone = MEMORY_GONE_BLOCKS * config.block_pixel_frames
         # arms that wait look like arms about to go to one cube or another: no lesson in either
-        self._clueless = remembers & (self._frame > 0) & (self._frame < gone)
-        self._allowed = {n: self._beginnings(n) for n in range(1, config.window_blocks + 1)}
-        self._starting = {n: found[self._frame[found] == 0] for n, found in self._allowed.items()}
-        self._memories = {n: found[remembers[found]] for n, found in self._starting.items()}
-        self._memory_share = float(remembers.mean())
-        if not len(self._allowed[1]):
+        self._ambiguous = (
+            remembers & (self._frame_in_episode > 0) & (self._frame_in_episode < gone)
+        )
+        self._valid_starts = {
+            n: self._find_valid_starts(n) for n in range(1, config.window_blocks + 1)
+        }
+        self._episode_starts = {
+            n: found[self._frame_in_episode[found] == 0] for n, found in self._valid_starts.items()
+        }
+        self._memory_starts = {
+            n: found[remembers[found]] for n, found in self._episode_starts.items()
+        }
+        self._memory_fraction = float(remembers.mean())
+        if not len(self._valid_starts[1]):
             raise ValueError('no window of the data set has a supervised row to learn from')
 
-    def _beginnings(self, blocks: int) -> np.ndarray:
+    def _find_valid_starts(self, blocks: int) -> np.ndarray:
         """Find pictures at which windows may begin: one text, and a last block to learn from.
 
         In families that remember they begin with the episode, as memories do live, or so late
         that the hand is on its way.
         """
-        c, stride = self.config, self.clips.stride
-        begin = self._first_row + stride * self._frame
+        c, stride = self.config, self.data.frame_stride
+        begin = self._first_row + stride * self._frame_in_episode
         last = begin + (blocks - 1) * c.actions_per_block
         inside = last <= self._last_row
         end = np.minimum(last + c.actions_per_block - 1, self._last_row)
         last = np.minimum(last, self._last_row)
-        same = self.clips.task[begin] == self.clips.task[end]
-        return np.flatnonzero(inside & same & self.clips.supervised[last] & ~self._clueless)
+        same = self.data.task[begin] == self.data.task[end]
+        return np.flatnonzero(inside & same & self.data.supervised[last] & ~self._ambiguous)
 
-    def lengths(self) -> list[int]:
+    def block_counts(self) -> list[int]:
         """Tell which numbers of blocks the episodes are long enough for."""
-        return [n for n, found in self._allowed.items() if len(found)]
+        return [n for n, found in self._valid_starts.items() if len(found)]
 
-    def beginnings(self, blocks: int) -> frozenset[int]:
+    def valid_starts(self, blocks: int) -> frozenset[int]:
         """Give the pictures at which windows of so many blocks may begin."""
-        return frozenset(self._allowed[blocks].tolist())
+        return frozenset(self._valid_starts[blocks].tolist())
 
-    def drawn(self, count: int, blocks: int, rng: np.random.Generator) -> Batch:
+    def sample(self, count: int, blocks: int, rng: np.random.Generator) -> Batch:
         """Draw `count` windows of `blocks` blocks."""
-        anywhere, starting = self._allowed[blocks], self._starting[blocks]
-        memories = self._memories[blocks]
+        anywhere, starting = self._valid_starts[blocks], self._episode_starts[blocks]
+        memories = self._memory_starts[blocks]
         chosen = rng.choice(anywhere, count)
         dice = rng.random(count)
         # a window of one block has nothing to remember
-        share = self._memory_share * (0.0 if blocks == 1 else MEMORY_START_SHARE)
-        for i in np.flatnonzero(dice < START_SHARE + share):
+        share = self._memory_fraction * (0.0 if blocks == 1 else MEMORY_START_FACTOR)
+        for i in np.flatnonzero(dice < EPISODE_START_PROB + share):
             pool = memories if dice[i] < share and len(memories) else starting
             if len(pool):
                 chosen[i] = rng.choice(pool)
         late = rng.integers(0, self.config.actions_per_block, count)
-        shift = np.where(rng.random(count) < UNSHIFTED_SHARE, 0, late)
-        return self.at(chosen, blocks, shift)
+        shift = np.where(rng.random(count) < UNSHIFTED_PROB, 0, late)
+        return self.build_batch(chosen, blocks, shift)
 
-    def at(self, frames: Sequence[int] | np.ndarray, blocks: int, shift: np.ndarray) -> Batch:
+    def build_batch(
+        self, frames: Sequence[int] | np.ndarray, blocks: int, shift: np.ndarray
+    ) -> Batch:
         """Build the windows that begin at given pictures with given shifts in rows."""
-        frames, clips, c = np.asarray(frames), self.clips, self.config
+        frames, clips, c = np.asarray(frames), self.data, self.config
         horizon = c.actions_per_block
         last_row = self._last_row[frames][:, None]
-        begin = (self._first_row + clips.stride * self._frame)[frames][:, None]
+        begin = (self._first_row + clips.frame_stride * self._frame_in_episode)[frames][:, None]
         at_picture = np.minimum(begin + horizon * np.arange(blocks), last_row)  # [batch blocks]
         query = np.minimum(at_picture + shift[:, None], last_row)
         rows = query[..., None] + np.arange(horizon)
         past = np.minimum(rows, last_row[..., None])
         reference = clips.state[query][:, :, None]
-        action = normalization.actions(self.normaliser, clips.robot, clips.action[past], reference)
+        action = normalization.normalize_actions(
+            self.normaliser, clips.robot, clips.action[past], reference
+        )
         task = clips.task[begin]
         expert = clips.supervised[past] & (clips.task[past] == task[..., None])
         mask = np.logical_and.accumulate(expert, axis=2)
         # asked before anybody can know, heads would learn scenes by heart
-        known = ~self._unknown[frames, None] | (np.arange(blocks) > 0)
+        known = ~self._goal_unknown[frames, None] | (np.arange(blocks) > 0)
         pixel = np.where(known[..., None], clips.pixel[at_picture], np.nan)
         place = np.where(known[..., None], clips.place[query], np.nan)
         return Batch(
             texts=tuple(clips.texts[i] for i in task[:, 0]),
-            seen=self.pictures.seen(self._numbers(frames, blocks)),
-            future_mask=torch.from_numpy(self._followed(frames, blocks, at_picture, task)),
-            state=torch.from_numpy(self._states[query]),
+            visual=self.visual_inputs.encode_windows(self._find_frame_indices(frames, blocks)),
+            future_mask=torch.from_numpy(
+                self._compute_future_mask(frames, blocks, at_picture, task)
+            ),
+            state=torch.from_numpy(self._normalized_states[query]),
             action=torch.from_numpy(action),
             action_mask=torch.from_numpy(mask),
-            target_share=torch.from_numpy(self.places.shares(pixel)),
-            place=torch.from_numpy(self.places.standardised(place)),
-            families=tuple(clips.spans[i].family for i in self._episode[frames]),
+            patch_target=torch.from_numpy(self.grounding_targets.patch_targets(pixel)),
+            place=torch.from_numpy(self.grounding_targets.standardize(place)),
+            families=tuple(clips.episodes[i].family for i in self._episode_of_frame[frames]),
         )
 
-    def _numbers(self, frames: np.ndarray, blocks: int) -> np.ndarray:
+    def _find_frame_indices(self, frames: np.ndarray, blocks: int) -> np.ndarray:
         """Number the pictures of windows, cut to their episodes: [batch pictures]."""
-        last = (self._first_frame + self._frames - 1)[frames]
-        start = (self._first_frame + self._frame)[frames]
+        last = (self._first_frame + self._episode_frame_count - 1)[frames]
+        start = (self._first_frame + self._frame_in_episode)[frames]
         ahead = np.arange(1 + blocks * self.config.block_pixel_frames)
         return np.minimum(start[:, None] + ahead, last[:, None])
 
-    def _followed(
-        self, frames: np.ndarray, blocks: int, at_picture: np.ndarray, task: np.ndarray
+    def _compute_future_mask(
+        self, frames: np.ndarray, blocks: int, frame_row: np.ndarray, task: np.ndarray
     ) -> np.ndarray:
         """Tell in which blocks [batch blocks] the pictures show what the expert did."""
-        c, clips = self.config, self.clips
-        rows = at_picture[..., None] + np.arange(c.actions_per_block)
+        c, clips = self.config, self.data
+        rows = frame_row[..., None] + np.arange(c.actions_per_block)
         inside = (rows <= self._last_row[frames][:, None, None]).all(2)
         rows = np.minimum(rows, self._last_row[frames][:, None, None])
         own = clips.supervised[rows] & (clips.task[rows] == task[..., None])

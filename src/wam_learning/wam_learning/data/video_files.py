@@ -11,11 +11,11 @@ from typing import Any
 import av
 import numpy as np
 
-CODEC, PIXELS = 'h264', 'yuv420p'
-OPTIONS = {'crf': '18', 'preset': 'veryfast', 'g': '10', 'bf': '0', 'threads': '1'}
+CODEC, PIXEL_FORMAT = 'h264', 'yuv420p'
+ENCODER_OPTIONS = {'crf': '18', 'preset': 'veryfast', 'g': '10', 'bf': '0', 'threads': '1'}
 
 
-class Video:
+class VideoWriter:
     """Write one file; `close` makes it whole."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
@@ -27,11 +27,13 @@ class Video:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         rate = Fraction(fps).limit_denominator(1001)
-        self.size, self.frames = size, 0
+        self.size, self.frame_count = size, 0
         self._container = av.open(str(path), 'w', options={'movflags': 'faststart'})
-        self._stream: Any = self._container.add_stream('libx264', rate=rate, options=OPTIONS)
+        self._stream: Any = self._container.add_stream(
+            'libx264', rate=rate, options=ENCODER_OPTIONS
+        )
         self._stream.width, self._stream.height = size
-        self._stream.pix_fmt = PIXELS
+        self._stream.pix_fmt = PIXEL_FORMAT
         self._stream.codec_context.time_base = 1 / rate
 
     def add(self, rgb: np.ndarray) -> None:
@@ -42,8 +44,8 @@ class Video:
                 f'{rgb.shape[1]}x{rgb.shape[0]}'
             )
         frame = av.VideoFrame.from_ndarray(rgb, format='rgb24')
-        frame.pts = self.frames
-        self.frames += 1
+        frame.pts = self.frame_count
+        self.frame_count += 1
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
@@ -51,20 +53,20 @@ class Video:
         self._container.close()
 
 
-def decoded(path: Path) -> tuple[int, list[float]]:
+def read_frame_times(path: Path) -> tuple[int, list[float]]:
     """Decode a video; return how many frames came out and their times in s."""
     with av.open(str(path)) as container:
         times_s = [float(frame.time) for frame in container.decode(video=0)]
     return len(times_s), times_s
 
 
-def pictures(path: Path) -> np.ndarray:
+def read_frames(path: Path) -> np.ndarray:
     """Decode a short video whole: uint8 [frames height width 3]."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)])
 
 
-def pictures_every(path: Path, stride: int) -> np.ndarray:
+def read_every_nth_frame(path: Path, stride: int) -> np.ndarray:
     """Decode the first of every `stride` frames: uint8 [frames height width 3]."""
     with av.open(str(path)) as container:
         return np.stack(

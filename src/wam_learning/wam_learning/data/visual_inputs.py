@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wam_learning.data.episode_arrays import Film
-from wam_learning.data.latent_cache import Latents
+from wam_learning.data.episode_arrays import FrameStore
+from wam_learning.data.latent_cache import FrameLatents
 from wam_policy.model.encoders import view_layout
 from wam_policy.model.encoders.encoder_stack import Encoders
 from wam_policy.model.network.model_config import ModelConfig
 
 
-class Seen(NamedTuple):
+class VisualBatch(NamedTuple):
     """Hold what a batch of windows shows, as the lean training pass takes it."""
 
     clean: Tensor  # [batch channels frames-frames_per_block h w]
@@ -26,54 +26,71 @@ class Seen(NamedTuple):
     image: Tensor | None  # [batch tokens image_dim]
 
 
-class Pictures(Protocol):
+class VisualInputs(Protocol):
     """Show windows whose pictures are given by number [batch 1+blocks*block_pixel_frames]."""
 
-    def seen(self, numbers: np.ndarray) -> Seen: ...
+    def encode_windows(self, frame_indices: np.ndarray) -> VisualBatch: ...
 
 
-class Stored:
+class CachedLatents:
     """Look latents up."""
 
-    def __init__(self, latents: Latents, config: ModelConfig) -> None:
+    def __init__(self, latents: FrameLatents, config: ModelConfig) -> None:
         self._latents, self._config = latents, config
 
-    def seen(self, numbers: np.ndarray) -> Seen:
-        first = self._latents.static[numbers[:, :1]]
+    def encode_windows(self, frame_indices: np.ndarray) -> VisualBatch:
+        first = self._latents.static[frame_indices[:, :1]]
         step = self._config.pixel_frames_per_latent
-        later = self._latents.group[numbers[:, step::step]]
+        later = self._latents.group[frame_indices[:, step::step]]
         whole = torch.cat([first, later], dim=1).float().transpose(1, 2)
-        return Seen(whole[:, :, : -self._config.frames_per_block], whole[:, :, 1:], None, None)
+        return VisualBatch(
+            whole[:, :, : -self._config.frames_per_block], whole[:, :, 1:], None, None
+        )
 
 
-class Filmed:
+class OnlineEncoder:
     """Encode pictures when they are asked for."""
 
     def __init__(
-        self, film: Film, encoders: Encoders, config: ModelConfig, size: tuple[int, int] | None
+        self,
+        frame_store: FrameStore,
+        encoders: Encoders,
+        config: ModelConfig,
+        size: tuple[int, int] | None,
     ) -> None:
-        self._film, self._encoders, self._config, self._size = film, encoders, config, size
+        self._frame_store, self._encoders, self._config, self._size = (
+            frame_store,
+            encoders,
+            config,
+            size,
+        )
 
     @torch.no_grad()
-    def seen(self, numbers: np.ndarray) -> Seen:
-        parts = [self._one(row) for row in numbers]
+    def encode_windows(self, frame_indices: np.ndarray) -> VisualBatch:
+        parts = [self._encode_window(row) for row in frame_indices]
 
         def stacked(tensors: list[Tensor | None]) -> Tensor | None:
             given = [tensor for tensor in tensors if tensor is not None]
             return torch.cat(given) if given else None
 
         whole = torch.cat([latents for latents, _, _ in parts])
-        return Seen(
+        return VisualBatch(
             whole[:, :, : -self._config.frames_per_block],
             whole[:, :, 1:],
             stacked([condition for _, condition, _ in parts]),
             stacked([image for _, _, image in parts]),
         )
 
-    def _one(self, numbers: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _encode_window(
+        self, frame_indices: np.ndarray
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         parameter = next(self._encoders.vae.parameters())
-        shown = torch.from_numpy(np.stack([self._film[number] for number in numbers]))[None]
-        pixels = view_layout.model_input(shown.to(parameter.device), parameter.dtype, self._size)
+        shown = torch.from_numpy(
+            np.stack([self._frame_store[number] for number in frame_indices])
+        )[None]
+        pixels = view_layout.to_model_input(
+            shown.to(parameter.device), parameter.dtype, self._size
+        )
         latents = self._encoders.encode_frames(pixels)
         condition = image = None
         if channels := self._config.condition_channels:

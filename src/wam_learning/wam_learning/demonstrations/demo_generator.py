@@ -11,230 +11,284 @@ from typing import Any
 import cv2
 import numpy as np
 
-from wam_learning.data.time_sync import Row
-from wam_learning.demonstrations.dagger_policy import Driver
+from wam_learning.data.time_sync import Sample
+from wam_learning.demonstrations.dagger_policy import RollInPolicy
 from wam_policy.core.types import Frame, Observation
-from wam_sim.physics.cameras import shown
-from wam_sim.physics.sim_robot import Robot
+from wam_sim.physics.cameras import project_visible_object
+from wam_sim.physics.sim_robot import SimRobot
 from wam_sim.physics.simulation import Simulation
-from wam_sim.tasks.cartesian_motion import Goal, Mover
+from wam_sim.tasks.cartesian_motion import CartesianMotion, ToolGoal
 from wam_sim.tasks.expert import Expert
-from wam_sim.tasks.scene_state import PICTURE_EVERY, Episode
-from wam_sim.tasks.task_families import LEARNED, TRAINED, State, Task, sampled
+from wam_sim.tasks.scene_state import IMAGE_PERIOD_ROWS, SimEpisode
+from wam_sim.tasks.task_families import LEARNED, TRAIN_SPLIT, SceneState, Task, sample_task
 
 SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
-STORED = (160, 120)  # pixels: a canvas tile of 64x64 keeps fewer
-AFTER_S, SHORTEST_S, LONGEST_S = 0.9, 2.2, 7.0
-START_TRIES = 20
-CHANGE_S = (0.6, 3.5)  # in mid-motion, or when the first is done
-FIRST_DRIVE_S, NEXT_DRIVE_S = (0.4, 6.0), (0.4, 2.0)  # long enough to get stuck
-WAITING_SHARE = 0.6  # of disturbances that come before a mark is gone
-LONGER_S = 3.0  # what a policy may waste of an episode
+IMAGE_SIZE = (160, 120)  # pixels: a canvas tile of 64x64 keeps fewer
+HOLD_AFTER_SUCCESS_S, MIN_EPISODE_S, MAX_EPISODE_S = 0.9, 2.2, 7.0
+MAX_ATTEMPTS = 20
+INSTRUCTION_CHANGE_S = (0.6, 3.5)  # in mid-motion, or when the first is done
+FIRST_POLICY_S, NEXT_POLICY_S = (0.4, 6.0), (0.4, 2.0)  # long enough to get stuck
+PERTURB_BEFORE_BEGIN_PROB = 0.6  # of disturbances that come before a mark is gone
+POLICY_EXTRA_S = 3.0  # what a policy may waste of an episode
 
 
 @dataclass(frozen=True, slots=True)
-class Mischief:
+class Perturbations:
     """State how often episodes are made harder, as shares of all episodes."""
 
-    disturbed: float = 0.6  # something else drives the arms once or twice
-    displaced: float = 0.5  # the arms start anywhere over the table
-    changed: float = 0.15  # another instruction in mid-episode
-    missed: float = 0.0  # of arms that are anywhere: one low beside an object
-    patience_s: tuple[float, float] | None = None  # no share: how long a policy drives
+    perturb_prob: float = 0.6  # something else drives the arms once or twice
+    random_start_prob: float = 0.5  # the arms start anywhere over the table
+    instruction_change_prob: float = 0.15  # another instruction in mid-episode
+    near_miss_prob: float = 0.0  # of arms that are anywhere: one low beside an object
+    policy_seconds: tuple[float, float] | None = None  # no share: how long a policy drives
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
+class _Perturbation:
     """State one disturbance."""
 
-    start: int  # row
-    end: int
-    decoy: Task | None  # None: towards the points
+    start_row: int  # row
+    end_row: int
+    distractor: Task | None  # None: towards the points
     points: Mapping[str, np.ndarray]  # side -> [3]
-    policy: bool = False  # the driver's own, until it has succeeded
+    by_policy: bool = False  # the driver's own, until it has succeeded
 
 
-class Player:
+class DemoGenerator:
     """Play episodes of one robot; a `driver` takes the disturbances' place if given."""
 
-    def __init__(self, robot: Robot, mischief: Mischief, driver: Driver | None = None) -> None:
-        self.simulation = Simulation(robot, task=LEARNED, combinations=TRAINED)
-        self.episode, self.mover = Episode(self.simulation), Mover(robot, self.simulation.model)
-        self.expert, self.mischief, self._driver = Expert(robot, self.mover), mischief, driver
-        self._hz = 1.0 / robot.embodiment.step_dt_s
-        self._head = robot.cameras[0].key
+    def __init__(
+        self, robot: SimRobot, perturbations: Perturbations, policy: RollInPolicy | None = None
+    ) -> None:
+        self.simulation = Simulation(robot, task=LEARNED, task_split=TRAIN_SPLIT)
+        self.episode, self.mover = (
+            SimEpisode(self.simulation),
+            CartesianMotion(robot, self.simulation.model),
+        )
+        self.expert, self.perturbations, self._policy = (
+            Expert(robot, self.mover),
+            perturbations,
+            policy,
+        )
+        self._rate_hz = 1.0 / robot.embodiment.step_dt_s
+        self._head_camera = robot.cameras[0].key
         self.success = False
-        self.needed = False  # the expert did something for it, other than holding still
+        self.expert_needed = False  # the expert did something for it, other than holding still
 
-    def rows(self, seed: int, family: str) -> Iterator[tuple[Row, dict[str, Any]]]:
+    def generate_episode(self, seed: int, family: str) -> Iterator[tuple[Sample, dict[str, Any]]]:
         """Yield every row of the episode with its labels.
 
         `success` and `needed` hold what came of it.
         """
         rng = np.random.default_rng([seed, 2])  # neither the scene's nor the task's
         simulation, episode = self.simulation, self.episode
-        self._begin(seed, family, rng)
+        self._begin_episode(seed, family, rng)
         change = -1
-        if not simulation.task.mark_s and rng.random() < self.mischief.changed:
-            change = PICTURE_EVERY * round(rng.uniform(*CHANGE_S) * self._hz / PICTURE_EVERY)
+        if (
+            not simulation.task.mark_s
+            and rng.random() < self.perturbations.instruction_change_prob
+        ):
+            change = IMAGE_PERIOD_ROWS * round(
+                rng.uniform(*INSTRUCTION_CHANGE_S) * self._rate_hz / IMAGE_PERIOD_ROWS
+            )
         spans = []
-        if rng.random() < self.mischief.disturbed:
-            spans = list(self._spans(rng) if self._driver is None else self._drives(rng, change))
-        reached, by_expert, driver, self.needed = None, True, None, False
+        if rng.random() < self.perturbations.perturb_prob:
+            spans = list(
+                self._sample_perturbations(rng)
+                if self._policy is None
+                else self._sample_policy_segments(rng, change)
+            )
+        reached, by_expert, driver, self.expert_needed = None, True, None, False
         while True:
             if episode.row == change:
-                self._change(rng)
+                self._change_instruction(rng)
                 reached = None
-            seen, state = self._seen(), simulation.state()
-            yield self._row(seen), self._labels(state, by_expert)
-            self.success = simulation.success
+            seen, state = self._observe(), simulation.state()
+            yield self._make_sample(seen), self._make_labels(state, by_expert)
+            self.success = simulation.is_success
             reached = (reached if reached is not None else episode.row) if self.success else None
-            if self._over(reached, change):
+            if self._is_over(reached, change):
                 return
             if reached is not None:  # nothing to put right: what is left is to hold still
-                spans = [span for span in spans if not span.policy or span.start > episode.row]
-            span = next((s for s in spans if s.start <= episode.row < s.end), None)
-            if self._driver is not None and spans and episode.row < spans[-1].end:
-                self._driver.see(seen, simulation.task.instruction, self.mover.position)
+                spans = [
+                    span for span in spans if not span.by_policy or span.start_row > episode.row
+                ]
+            span = next((s for s in spans if s.start_row <= episode.row < s.end_row), None)
+            if self._policy is not None and spans and episode.row < spans[-1].end_row:
+                self._policy.observe(seen, simulation.task.instruction, self.mover.position)
             if span is not driver:
-                self._hand_over(span, state)
+                self._retarget_expert(span, state)
                 driver = span
-            self.needed = self.needed or (span is None and reached is None)
-            episode.step(self._next(span, seen, state))
+            self.expert_needed = self.expert_needed or (span is None and reached is None)
+            episode.step(self._compute_setpoint(span, seen, state))
             by_expert = span is None
 
-    def _begin(self, seed: int, family: str, rng: np.random.Generator) -> None:
-        posture, tries = None, START_TRIES if rng.random() < self.mischief.displaced else 0
-        self.episode.begin(seed, family=family)
+    def _begin_episode(self, seed: int, family: str, rng: np.random.Generator) -> None:
+        posture, tries = (
+            None,
+            MAX_ATTEMPTS if rng.random() < self.perturbations.random_start_prob else 0,
+        )
+        self.episode.reset(seed, family=family)
         for _ in range(tries):
-            wanted = self.expert.posture(self._astray(rng))
-            if self.episode.begin(seed, family=family, posture=wanted):
+            wanted = self.expert.solve_joint_positions(self._random_points(rng))
+            if self.episode.reset(seed, family=family, joint_positions=wanted):
                 posture = wanted
                 break
         else:
-            self.episode.begin(seed, family=family)
+            self.episode.reset(seed, family=family)
         body = self.simulation.robot.embodiment
-        self.mover.put(body.rest_of(body.commanded) if posture is None else posture)
-        self._start = self.simulation.start
-        self.expert.begin(self.simulation.task, self._start)
-        if self._driver is not None:
-            self._driver.begin()
+        self.mover.reset(body.home_positions(body.commanded) if posture is None else posture)
+        self._start_state = self.simulation.start
+        self.expert.begin(self.simulation.task, self._start_state)
+        if self._policy is not None:
+            self._policy.reset()
 
-    def _astray(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+    def _random_points(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """Return points [3] where hands may be that did not do what was asked."""
-        share = self.mischief.missed
+        share = self.perturbations.near_miss_prob
         if share and rng.random() < share:  # without any, seeds draw what they always did
-            return self.expert.missed(self.simulation.start, self.simulation.task.slot, rng)
-        return self.expert.anywhere(rng)
+            return self.expert.sample_near_miss(
+                self.simulation.start, self.simulation.task.slot, rng
+            )
+        return self.expert.sample_random_points(rng)
 
-    def _change(self, rng: np.random.Generator) -> None:
+    def _change_instruction(self, rng: np.random.Generator) -> None:
         """Ask for another cube."""
         simulation, before = self.simulation, self.simulation.task
-        for _ in range(START_TRIES):
-            task = sampled(LEARNED, simulation.scene, int(rng.integers(2**31)), TRAINED)
+        for _ in range(MAX_ATTEMPTS):
+            task = sample_task(LEARNED, simulation.scene, int(rng.integers(2**31)), TRAIN_SPLIT)
             if task.slot != before.slot and not task.mark_s:
-                simulation.change(task)
-                self._start = simulation.start
-                self.expert.begin(task, self._start)
+                simulation.set_task(task)
+                self._start_state = simulation.start
+                self.expert.begin(task, self._start_state)
                 return
 
-    def _spans(self, rng: np.random.Generator) -> Iterator[_Span]:
+    def _sample_perturbations(self, rng: np.random.Generator) -> Iterator[_Perturbation]:
         """Draw one or two disturbances, the first often at once.
 
         Arms move while a mark is shown, too: what they do then says nothing of where it was.
         """
-        waits = round(self.simulation.task.begins_s * self._hz)
-        if waits and rng.random() < WAITING_SHARE:
+        waits = round(self.simulation.task.hands_start_s * self._rate_hz)
+        if waits and rng.random() < PERTURB_BEFORE_BEGIN_PROB:
             at = int(rng.integers(0, waits))
         else:
-            at = waits + (0 if rng.random() < 0.35 else round(rng.uniform(0.0, 2.0) * self._hz))
+            at = waits + (
+                0 if rng.random() < 0.35 else round(rng.uniform(0.0, 2.0) * self._rate_hz)
+            )
         for _ in range(int(rng.integers(1, 3))):
-            end = at + round(rng.uniform(0.3, 0.8) * self._hz)
-            decoy = sampled(LEARNED, self.simulation.scene, int(rng.integers(2**31)), TRAINED)
-            yield _Span(at, end, decoy if rng.random() < 0.6 else None, self._astray(rng))
-            at = end + round(rng.uniform(0.4, 1.5) * self._hz)
+            end = at + round(rng.uniform(0.3, 0.8) * self._rate_hz)
+            decoy = sample_task(
+                LEARNED, self.simulation.scene, int(rng.integers(2**31)), TRAIN_SPLIT
+            )
+            yield _Perturbation(
+                at, end, decoy if rng.random() < 0.6 else None, self._random_points(rng)
+            )
+            at = end + round(rng.uniform(0.4, 1.5) * self._rate_hz)
 
-    def _drives(self, rng: np.random.Generator, change: int) -> Iterator[_Span]:
+    def _sample_policy_segments(
+        self, rng: np.random.Generator, change_row: int
+    ) -> Iterator[_Perturbation]:
         """Draw when the policy drives: from the start, and from a change on or often once more.
 
         With patience it drives on through a change, for a time drawn from that span.
         """
-        if self.mischief.patience_s is not None:
-            long = round(rng.uniform(*self.mischief.patience_s) * self._hz)
-            if change >= 0:
-                yield _Span(0, change, None, {}, policy=True)
-            yield _Span(max(0, change), max(0, change) + long, None, {}, policy=True)
+        if self.perturbations.policy_seconds is not None:
+            long = round(rng.uniform(*self.perturbations.policy_seconds) * self._rate_hz)
+            if change_row >= 0:
+                yield _Perturbation(0, change_row, None, {}, by_policy=True)
+            yield _Perturbation(
+                max(0, change_row), max(0, change_row) + long, None, {}, by_policy=True
+            )
             return
-        end = round(rng.uniform(*FIRST_DRIVE_S) * self._hz)
-        yield _Span(0, end, None, {}, policy=True)
-        if change >= 0:
-            at = max(end, change)
-            yield _Span(
-                at, at + round(rng.uniform(*FIRST_DRIVE_S) * self._hz), None, {}, policy=True
+        end = round(rng.uniform(*FIRST_POLICY_S) * self._rate_hz)
+        yield _Perturbation(0, end, None, {}, by_policy=True)
+        if change_row >= 0:
+            at = max(end, change_row)
+            yield _Perturbation(
+                at,
+                at + round(rng.uniform(*FIRST_POLICY_S) * self._rate_hz),
+                None,
+                {},
+                by_policy=True,
             )
         elif rng.random() < 0.6:
-            at = end + round(rng.uniform(0.4, 1.2) * self._hz)
-            yield _Span(
-                at, at + round(rng.uniform(*NEXT_DRIVE_S) * self._hz), None, {}, policy=True
+            at = end + round(rng.uniform(0.4, 1.2) * self._rate_hz)
+            yield _Perturbation(
+                at,
+                at + round(rng.uniform(*NEXT_POLICY_S) * self._rate_hz),
+                None,
+                {},
+                by_policy=True,
             )
 
-    def _hand_over(self, span: _Span | None, state: State) -> None:
+    def _retarget_expert(self, perturbation: _Perturbation | None, state: SceneState) -> None:
         """Let the expert follow the decoy, or what was asked again."""
-        if span is None:
-            self.expert.begin(self.simulation.task, self._start)
-        elif span.decoy is not None:
-            self.expert.begin(span.decoy, state)
+        if perturbation is None:
+            self.expert.begin(self.simulation.task, self._start_state)
+        elif perturbation.distractor is not None:
+            self.expert.begin(perturbation.distractor, state)
 
-    def _next(self, span: _Span | None, seen: Observation, state: State) -> np.ndarray:
+    def _compute_setpoint(
+        self, perturbation: _Perturbation | None, observation: Observation, state: SceneState
+    ) -> np.ndarray:
         """Return the set-points of the next row."""
-        if span is not None and span.policy:
-            return self.mover.take(self._driver.next(self.mover.position, seen.stamp_ns))
-        if span is not None and span.decoy is None:
+        if perturbation is not None and perturbation.by_policy:
+            return self.mover.override(
+                self._policy.compute_setpoint(self.mover.position, observation.stamp_ns)
+            )
+        if perturbation is not None and perturbation.distractor is None:
             openings = {
-                side: self.mover.position[hand.gripper] for side, hand in self.mover.hands.items()
+                side: self.mover.position[hand.gripper_column]
+                for side, hand in self.mover.hands.items()
             }
-            return self.mover.toward(Goal(span.points, openings, frozenset()))
-        if span is None and self.expert.waits(self.episode.elapsed_s):
+            return self.mover.step_toward(ToolGoal(perturbation.points, openings, frozenset()))
+        if perturbation is None and self.expert.is_waiting(self.episode.elapsed_s):
             return self.mover.position
-        return self.mover.toward(self.expert.goal(state, seen.joints))
+        return self.mover.step_toward(self.expert.compute_goal(state, observation.joints))
 
-    def _over(self, reached: int | None, change: int) -> bool:
+    def _is_over(self, reached_row: int | None, change_row: int) -> bool:
         row, seconds = self.episode.row, self.episode.elapsed_s
-        held = reached is not None and row - reached >= AFTER_S * self._hz
-        longest_s = (
-            LONGEST_S + max(0, change) / self._hz + (0.0 if self._driver is None else LONGER_S)
+        held = (
+            reached_row is not None and row - reached_row >= HOLD_AFTER_SUCCESS_S * self._rate_hz
         )
-        return seconds >= longest_s or (held and seconds >= SHORTEST_S and row > change)
+        longest_s = (
+            MAX_EPISODE_S
+            + max(0, change_row) / self._rate_hz
+            + (0.0 if self._policy is None else POLICY_EXTRA_S)
+        )
+        return seconds >= longest_s or (held and seconds >= MIN_EPISODE_S and row > change_row)
 
-    def _seen(self) -> Observation:
-        fresh = self.episode.new_picture
+    def _observe(self) -> Observation:
+        fresh = self.episode.has_new_images
         seen = self.episode.observe()
         if fresh:
-            self._small = tuple(
+            self._small_frames = tuple(
                 Frame(
                     frame.camera,
                     frame.stamp_ns,
-                    cv2.resize(frame.rgb, STORED, interpolation=cv2.INTER_AREA),
+                    cv2.resize(frame.rgb, IMAGE_SIZE, interpolation=cv2.INTER_AREA),
                 )
                 for frame in seen.frames
             )
-            self._pixel = shown(
+            self._object_pixel = project_visible_object(
                 self.simulation.model,
                 self.simulation.data,
-                self._head,
-                STORED,
+                self._head_camera,
+                IMAGE_SIZE,
                 self.simulation.task.slot,
             )
         return seen
 
-    def _row(self, seen: Observation) -> Row:
-        small = Observation(seen.stamp_ns, self._small, seen.joints)
-        return Row(self.episode.row, small, self.mover.position, self.simulation.task.instruction)
+    def _make_sample(self, observation: Observation) -> Sample:
+        small = Observation(observation.stamp_ns, self._small_frames, observation.joints)
+        return Sample(
+            self.episode.row, small, self.mover.position, self.simulation.task.instruction
+        )
 
-    def _labels(self, state: State, by_expert: bool) -> dict[str, Any]:
+    def _make_labels(self, state: SceneState, by_expert: bool) -> dict[str, Any]:
         return {
             SUPERVISED: by_expert,
-            PIXEL: self._pixel,
+            PIXEL: self._object_pixel,
             PLACE: state.objects[self.simulation.task.slot][:2],
         }
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_sim.physics.simulation import STEP_NS, Simulation
-from wam_sim.tasks.cartesian_motion import Mover
+from wam_sim.tasks.cartesian_motion import CartesianMotion
 from wam_sim.tasks.expert import Expert
 from wam_sim.tasks.task_families import Task
 
@@ -22,7 +22,7 @@ COMMITTED_NS = 200_000_000  # latency, planning and a plan's lead
 
 
 @dataclass(frozen=True, slots=True)
-class Geometry:
+class ExpertGeometry:
     """State a time base like that of the small models."""
 
     frames_per_block: int
@@ -32,7 +32,7 @@ class Geometry:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class ExpertMemory:
     """Count commits; the expert remembers nothing."""
 
     frames: int
@@ -42,7 +42,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Targets:
+class ExpertTargets:
     """Hold an answer; fields as in model.policy.Targets."""
 
     targets: np.ndarray  # float64 [horizon commanded], absolute
@@ -50,83 +50,87 @@ class Targets:
     timings_ms: Mapping[str, float]
 
 
-class Oracle:
+class ExpertPolicy:
     """Answer queries by playing the expert ahead in a copy of the simulation."""
 
     def __init__(self, simulation: Simulation, tasks: Mapping[str, Task]) -> None:
         """Take the simulation it lives in and what each instruction means there."""
         self._simulation, self._tasks = simulation, tasks
         self._robot: Embodiment = simulation.robot.embodiment
-        self._ahead = Simulation(
+        self._lookahead = Simulation(
             simulation.robot, task=simulation.task.family, seed=simulation.scene.seed
         )
-        self._mover = Mover(simulation.robot, self._ahead.model)
+        self._mover = CartesianMotion(simulation.robot, self._lookahead.model)
         self._expert = Expert(simulation.robot, self._mover)
-        self._steps = round(self._robot.step_dt_s * 1e9 / STEP_NS)
+        self._physics_steps_per_row = round(self._robot.step_dt_s * 1e9 / STEP_NS)
         self._row_ns = round(self._robot.step_dt_s * 1e9)
-        self._begun_ns: int | None = None
+        self._start_ns: int | None = None
         # when, and the motion then: what was played ahead last, row by row
-        self._played: list[tuple[int, tuple]] = []
+        self._lookahead_states: list[tuple[int, tuple]] = []
         self._commits = 0
-        self.geometry = Geometry(4, 0.2, 4, self._robot.step_dt_s)
+        self.geometry = ExpertGeometry(4, 0.2, 4, self._robot.step_dt_s)
 
     @property
-    def memory(self) -> Memory:
-        return Memory(min(self._commits, 5), 5, self._commits, 0)
+    def memory(self) -> ExpertMemory:
+        return ExpertMemory(min(self._commits, 5), 5, self._commits, 0)
 
     def reset(self, instruction: str) -> Mapping[str, float]:
         self._task = self._tasks[instruction]
-        self._begun_ns = None
+        self._start_ns = None
         return {}
 
     def commit(self, views: Mapping[str, np.ndarray]) -> Mapping[str, float]:
         self._commits += 1
-        if self._begun_ns is None:
-            self._begun_ns = self._simulation.now_ns
+        if self._start_ns is None:
+            self._start_ns = self._simulation.now_ns
         return {}
 
-    def query(self, joints: np.ndarray, seed: int, newest: object = None) -> Targets:
+    def query(self, joints: np.ndarray, seed: int, newest: object = None) -> ExpertTargets:
         """Play ahead from the state of this instant; row i is the set-point i rows later.
 
         Until an answer can take effect the robot does what it was told before: an expert that
         planned from this instant instead would correct what its last answer corrects already.
         """
-        ahead, now_ns = self._ahead, self._simulation.now_ns
-        mirror(self._simulation, ahead)
+        ahead, now_ns = self._lookahead, self._simulation.now_ns
+        copy_state(self._simulation, ahead)
         self._expert.begin(self._task, self._simulation.start)
         times_ns, rows = [now_ns], [ahead.controllers.sample(now_ns).position]
-        resumed = next((knot for knot in self._played if knot[0] >= now_ns + COMMITTED_NS), None)
+        resumed = next(
+            (knot for knot in self._lookahead_states if knot[0] >= now_ns + COMMITTED_NS), None
+        )
         until_ns = now_ns + COMMITTED_NS if resumed is None else resumed[0]
         while ahead.now_ns < until_ns:
             ahead.step()
             times_ns.append(ahead.now_ns)
             rows.append(ahead.controllers.sample(ahead.now_ns).position)
         if resumed is None:
-            self._mover.put(rows[-1])
+            self._mover.reset(rows[-1])
         else:
-            self._mover.resume(resumed[1])
-        self._played = [(ahead.now_ns, self._mover.state())]
+            self._mover.set_state(resumed[1])
+        self._lookahead_states = [(ahead.now_ns, self._mover.get_state())]
         while ahead.now_ns < now_ns + HORIZON * self._row_ns:
             here = rows[-1]
-            if not self._expert.waits((ahead.now_ns - self._begun_ns) / 1e9):
-                here = self._mover.toward(self._expert.goal(ahead.state(), ahead.joints()))
-            ahead.follow(rows[-1], here, self._steps)
-            self._played.append((ahead.now_ns, self._mover.state()))
+            if not self._expert.is_waiting((ahead.now_ns - self._start_ns) / 1e9):
+                here = self._mover.step_toward(
+                    self._expert.compute_goal(ahead.state(), ahead.joint_state())
+                )
+            ahead.step_linear(rows[-1], here, self._physics_steps_per_row)
+            self._lookahead_states.append((ahead.now_ns, self._mover.get_state()))
             times_ns.append(ahead.now_ns)
             rows.append(here)
         due_ns = now_ns + np.arange(HORIZON) * self._row_ns
         targets = [np.interp(due_ns, times_ns, column) for column in np.transpose(rows)]
         reference = joints[[self._robot.observed.index(name) for name in self._robot.commanded]]
-        return Targets(np.transpose(targets), reference, {})
+        return ExpertTargets(np.transpose(targets), reference, {})
 
 
-def mirror(original: Simulation, copied: Simulation) -> None:
+def copy_state(source: Simulation, target: Simulation) -> None:
     """Put a copy of the same model into the state of `original`, controllers included."""
     for field in ('qpos', 'qvel', 'act', 'qacc_warmstart', 'mocap_pos', 'ctrl'):
-        getattr(copied.data, field)[:] = getattr(original.data, field)
-    copied.now_ns = original.now_ns
+        getattr(target.data, field)[:] = getattr(source.data, field)
+    target.now_ns = source.now_ns
     # a follower replaces what it holds and changes none of it: shallow copies are independent
-    copied.controllers.followers = {
-        name: copy.copy(follower) for name, follower in original.controllers.followers.items()
+    target.controllers.followers = {
+        name: copy.copy(follower) for name, follower in source.controllers.followers.items()
     }
-    mujoco.mj_forward(copied.model, copied.data)
+    mujoco.mj_forward(target.model, target.data)

@@ -19,33 +19,35 @@ from typing import TYPE_CHECKING, Any
 if __name__ == '__main__' and any(word.startswith('--driver') for word in sys.argv):
     from wam_learning import import_triton_first  # noqa: F401
 
-from wam_learning.data.lerobot_writer import Dataset
-from wam_learning.demonstrations.demo_generator import FIRST_DRIVE_S, Mischief, Player
+from wam_learning.data.lerobot_writer import LeRobotWriter
+from wam_learning.demonstrations.demo_generator import FIRST_POLICY_S, DemoGenerator, Perturbations
 from wam_sim.physics import scene as scenes
 from wam_sim.physics import sim_robot as robots
 from wam_sim.tasks import task_families
 
 if TYPE_CHECKING:  # torch takes seconds, and players do without
-    from wam_learning.demonstrations.dagger_policy import Driver
+    from wam_learning.demonstrations.dagger_policy import RollInPolicy
 
 REPORT_EVERY_S = 20.0
 POLL_S = 0.5
-SHARES = Mischief()
+DEFAULT_PERTURBATIONS = Perturbations()
 
 
-def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -> dict[str, Any]:
+def generate_shard(
+    options: argparse.Namespace, folder: Path, first_seed: int, episodes: int
+) -> dict[str, Any]:
     """Write one shard, seeds from `first` on; return its account."""
     robot = robots.load(options.robot)
-    mischief = Mischief(
+    mischief = Perturbations(
         options.disturbed, options.displaced, options.changed, options.missed, options.patience
     )
-    player = Player(robot, mischief, driver(robot, options.driver))
-    into = Dataset(folder, robot.embodiment)
+    player = DemoGenerator(robot, mischief, load_roll_in_policy(robot, options.driver))
+    into = LeRobotWriter(folder, robot.embodiment)
     tried, done, began_s, said_s = Counter(), Counter(), time.monotonic(), time.monotonic()
     try:
         for index in range(episodes):
-            seed = first + index
-            family = family_of(robot, options.families, seed)
+            seed = first_seed + index
+            family = choose_family(robot, options.families, seed)
             if family is None:
                 print(
                     f'{folder.name}: the scene of seed {seed} offers none of '
@@ -54,18 +56,18 @@ def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -
                 )
                 continue
             try:
-                for row, labels in player.rows(seed, family):
-                    into.add(row, labels)
+                for row, labels in player.generate_episode(seed, family):
+                    into.add_sample(row, labels)
             except RuntimeError as error:
                 player.success = False
                 print(f'{folder.name}: seed {seed}: {error}', file=sys.stderr, flush=True)
             tried[family] += 1
             done[family] += player.success
             # what a policy did by itself would only teach to hold still
-            if player.success and (player.needed or mischief.patience_s is None):
-                into.end({'seed': seed, 'family': family, 'success': True})
+            if player.success and (player.expert_needed or mischief.policy_seconds is None):
+                into.end_episode({'seed': seed, 'family': family, 'success': True})
             else:
-                into.drop()
+                into.discard_episode()
             now_s = time.monotonic()
             if now_s - said_s > REPORT_EVERY_S:
                 said_s = now_s
@@ -76,51 +78,54 @@ def play(options: argparse.Namespace, folder: Path, first: int, episodes: int) -
                 )
         account = {
             'robot': robot.name,
-            'contract': robot.embodiment.contract,
-            'seed': first,
+            'contract': robot.embodiment.config_hash,
+            'seed': first_seed,
             'tried': dict(tried),
             'succeeded': dict(done),
             **vars(options),
             'out': None,
         }
-        into.close(account)
+        into.finalize(account)
     except BaseException:
-        into.abandon()
+        into.abort()
         raise
     finally:
         player.close()
     return account
 
 
-def driver(robot: robots.Robot, checkpoint_name: str | None) -> 'Driver | None':
+def load_roll_in_policy(robot: robots.SimRobot, checkpoint: str | None) -> 'RollInPolicy | None':
     """Load the policy that is to drive in the disturbances' place; None without one."""
-    if checkpoint_name is None:
+    if checkpoint is None:
         return None
     import torch
 
-    from wam_learning.demonstrations.dagger_policy import Driver
+    from wam_learning.demonstrations.dagger_policy import RollInPolicy
     from wam_policy.core.robot import checkpoints
     from wam_policy.model.checkpoint import checkpoint_folder
-    from wam_policy.model.robot_policy import Choice, Policy
+    from wam_policy.model.robot_policy import InferenceOptions, Policy
 
     torch.set_num_threads(1)
     loaded = checkpoint_folder.load(
-        checkpoints.located(checkpoint_name), torch.device('cpu'), torch.float32
+        checkpoints.resolve_checkpoint(checkpoint), torch.device('cpu'), torch.float32
     )
-    return Driver(robot, Policy(loaded, robot.embodiment, Choice.advised(loaded.design.inference)))
+    return RollInPolicy(
+        robot,
+        Policy(loaded, robot.embodiment, InferenceOptions.from_defaults(loaded.spec.inference)),
+    )
 
 
-def family_of(robot: robots.Robot, families: Sequence[str], seed: int) -> str | None:
+def choose_family(robot: robots.SimRobot, families: Sequence[str], seed: int) -> str | None:
     """Return the family of an episode: in turn, or the next that its scene offers, or None."""
-    scene = scenes.sampled(robot, seed)
+    scene = scenes.sample_scene(robot, seed)
     for turn in range(len(families)):
         family = families[(seed + turn) % len(families)]
-        if task_families.asks(family, scene, task_families.TRAINED):
+        if task_families.is_available(family, scene, task_families.TRAIN_SPLIT):
             return family
     return None
 
 
-def shards(options: argparse.Namespace) -> Iterator[tuple[Path, int, int]]:
+def plan_shards(options: argparse.Namespace) -> Iterator[tuple[Path, int, int]]:
     """Yield folder, first seed and number of episodes of every shard."""
     for number, start in enumerate(range(0, options.episodes, options.shard)):
         yield (
@@ -130,14 +135,14 @@ def shards(options: argparse.Namespace) -> Iterator[tuple[Path, int, int]]:
         )
 
 
-def spread(options: argparse.Namespace) -> int:
+def run_shard_workers(options: argparse.Namespace) -> int:
     """Play all shards, each in a program of its own; return the exit status."""
-    waiting, running, failed = list(shards(options)), [], False
+    waiting, running, failed = list(plan_shards(options)), [], False
     began_s, whole = time.monotonic(), len(waiting)
     try:
         while (waiting or running) and not failed:
             while waiting and len(running) < options.workers:
-                running.append(subprocess.Popen(_words(options, *waiting.pop(0))))
+                running.append(subprocess.Popen(_worker_command(options, *waiting.pop(0))))
             time.sleep(POLL_S)
             ended = [program for program in running if program.poll() is not None]
             running = [program for program in running if program not in ended]
@@ -158,7 +163,9 @@ def spread(options: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _words(options: argparse.Namespace, folder: Path, first: int, episodes: int) -> list[str]:
+def _worker_command(
+    options: argparse.Namespace, folder: Path, first_seed: int, episodes: int
+) -> list[str]:
     return [
         sys.executable,
         '-m',
@@ -168,7 +175,7 @@ def _words(options: argparse.Namespace, folder: Path, first: int, episodes: int)
         '--out',
         str(folder),
         '--seed',
-        str(first),
+        str(first_seed),
         '--episodes',
         str(episodes),
         '--families',
@@ -188,44 +195,44 @@ def _words(options: argparse.Namespace, folder: Path, first: int, episodes: int)
     ]
 
 
-def summary(account: dict[str, Any]) -> str:
+def format_summary(report: dict[str, Any]) -> str:
     """Say how often the expert did what was asked, per family."""
     return ', '.join(
-        f'{family} {account["succeeded"].get(family, 0)} of {count}'
-        for family, count in sorted(account['tried'].items())
+        f'{family} {report["succeeded"].get(family, 0)} of {count}'
+        for family, count in sorted(report['tried'].items())
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play, print the account, return the exit status."""
-    options = _options(arguments)
+    options = _parse_arguments(arguments)
     try:
         if options.shard:
             if options.out.exists():
                 raise FileExistsError(
                     f'{options.out} is there already; name another folder or remove it'
                 )
-            return spread(options)
-        account = play(options, options.out, options.seed, options.episodes)
+            return run_shard_workers(options)
+        account = generate_shard(options, options.out, options.seed, options.episodes)
     except (ValueError, OSError) as error:
         print(f'play: {error}', file=sys.stderr)
         return 1
     info = json.loads((options.out / 'meta' / 'info.json').read_text())
     print(
         f'{options.out}: {info["total_frames"]} rows in {info["total_episodes"]} episodes; '
-        f'{summary(account)}',
+        f'{format_summary(account)}',
         flush=True,
     )
     return 0
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='./wam play',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--robot', required=True, choices=robots.names())
+    parser.add_argument('--robot', required=True, choices=robots.list_robots())
     parser.add_argument(
         '--out',
         required=True,
@@ -233,7 +240,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar='DIR',
         help='new folder; shards become DIR/000, DIR/001, ...',
     )
-    parser.add_argument('--episodes', type=_count, default=300, metavar='N')
+    parser.add_argument('--episodes', type=_parse_count, default=300, metavar='N')
     parser.add_argument(
         '--seed', type=int, default=0, metavar='S', help='of the first scene; the next has S + 1'
     )
@@ -245,7 +252,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--patience',
-        type=_seconds,
+        type=_parse_seconds_range,
         metavar='S,MOST',
         help='it drives for S to MOST s before it is put right, through a change '
         'too, and only episodes in which it must be are kept (default: as '
@@ -253,14 +260,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--families',
-        type=_families,
+        type=_parse_families,
         default=task_families.LEARNED_FAMILIES,
         metavar='A,B',
         help=f'default: {",".join(task_families.LEARNED_FAMILIES)}',
     )
     parser.add_argument(
         '--workers',
-        type=_count,
+        type=_parse_count,
         default=2,
         metavar='N',
         help='programs at a time (default: %(default)s)',
@@ -273,14 +280,30 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help='episodes per shard; 0: one data set, in this program (default: %(default)s)',
     )
     for name, share, text in (
-        ('disturbed', SHARES.disturbed, 'in which something else moves the arms'),
-        ('displaced', SHARES.displaced, 'that begin with the arms anywhere'),
-        ('changed', SHARES.changed, 'in which the instruction changes'),
-        ('missed', SHARES.missed, 'of arms anywhere: with one hand low beside an object'),
+        (
+            'disturbed',
+            DEFAULT_PERTURBATIONS.perturb_prob,
+            'in which something else moves the arms',
+        ),
+        (
+            'displaced',
+            DEFAULT_PERTURBATIONS.random_start_prob,
+            'that begin with the arms anywhere',
+        ),
+        (
+            'changed',
+            DEFAULT_PERTURBATIONS.instruction_change_prob,
+            'in which the instruction changes',
+        ),
+        (
+            'missed',
+            DEFAULT_PERTURBATIONS.near_miss_prob,
+            'of arms anywhere: with one hand low beside an object',
+        ),
     ):
         parser.add_argument(
             f'--{name}',
-            type=_share,
+            type=_parse_probability,
             default=share,
             metavar='SHARE',
             help=f'share of episodes {text} (default: %(default)s)',
@@ -291,7 +314,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return chosen
 
 
-def _families(text: str) -> tuple[str, ...]:
+def _parse_families(text: str) -> tuple[str, ...]:
     families = tuple(text.split(','))
     unknown = [name for name in families if name not in task_families.LEARNED_FAMILIES]
     if unknown:
@@ -302,31 +325,31 @@ def _families(text: str) -> tuple[str, ...]:
     return families
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'want a whole number of at least 1, got {text!r}')
     return int(text)
 
 
-def _share(text: str) -> float:
-    return _between(text, 1.0, 'a share')
+def _parse_probability(text: str) -> float:
+    return _parse_float(text, 1.0, 'a share')
 
 
-def _seconds(text: str) -> tuple[float, float]:
+def _parse_seconds_range(text: str) -> tuple[float, float]:
     least, comma, most = text.partition(',')
     if not comma:
         raise argparse.ArgumentTypeError(f'want two numbers, as in 2.5,6, got {text!r}')
-    longest_s = _between(most, FIRST_DRIVE_S[1], 'seconds')
-    return _between(least, longest_s, 'seconds'), longest_s
+    longest_s = _parse_float(most, FIRST_POLICY_S[1], 'seconds')
+    return _parse_float(least, longest_s, 'seconds'), longest_s
 
 
-def _between(text: str, most: float, what: str) -> float:
+def _parse_float(text: str, maximum: float, quantity: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0.0 <= value <= most:
-        raise argparse.ArgumentTypeError(f'want {what} from 0 to {most:g}, got {text!r}')
+    if not 0.0 <= value <= maximum:
+        raise argparse.ArgumentTypeError(f'want {quantity} from 0 to {maximum:g}, got {text!r}')
     return value
 
 

@@ -5,27 +5,27 @@ from math import sqrt
 
 import numpy as np
 
-from wam_learning.evaluation.trials import Result
+from wam_learning.evaluation.trials import TrialResult
 
-Z = 1.959963985  # two-sided 95 %
+Z_95 = 1.959963985  # two-sided 95 %
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """Return the 95 % interval of a rate; (0, 1) where nothing was tried."""
     if not 0 <= successes <= trials:
         raise ValueError(f'{successes} successes in {trials} trials')
     if not trials:
         return 0.0, 1.0
-    rate, z2 = successes / trials, Z * Z
+    rate, z2 = successes / trials, Z_95 * Z_95
     centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z * sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    half = Z_95 * sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def rate(held: Iterable[bool], prefix: str) -> dict[str, float | int]:
+def compute_rate(outcomes: Iterable[bool], prefix: str) -> dict[str, float | int]:
     """Return a rate, its interval and how often it was tried, under flat names."""
-    seen = list(held)
-    low, high = wilson(sum(seen), len(seen))
+    seen = list(outcomes)
+    low, high = wilson_interval(sum(seen), len(seen))
     return {
         f'{prefix}_rate': sum(seen) / len(seen) if seen else 0.0,
         f'{prefix}_low': low,
@@ -34,16 +34,16 @@ def rate(held: Iterable[bool], prefix: str) -> dict[str, float | int]:
     }
 
 
-def figures(results: Sequence[Result], prefix: str = '') -> dict[str, float | int]:
+def compute_metrics(results: Sequence[TrialResult], prefix: str = '') -> dict[str, float | int]:
     """Return everything one series says, under flat names that begin with `prefix`."""
-    found = rate((result.success for result in results), f'{prefix}success')
+    found = compute_rate((result.success for result in results), f'{prefix}success')
     for family in dict.fromkeys(result.trial.family for result in results):
-        found |= rate(
+        found |= compute_rate(
             (result.success for result in results if result.trial.family == family),
             f'{prefix}success_{family}',
         )
     if any(len(result.reached_s) > 1 for result in results):
-        found |= rate(
+        found |= compute_rate(
             (any(at is not None for at in result.reached_s[1:]) for result in results),
             f'{prefix}original',
         )
@@ -51,10 +51,12 @@ def figures(results: Sequence[Result], prefix: str = '') -> dict[str, float | in
     if times_s:
         found[f'{prefix}time_to_success_p50_s'] = float(np.median(times_s))
         found[f'{prefix}time_to_success_p90_s'] = float(np.percentile(times_s, 90))
-    return found | {f'{prefix}{name}': value for name, value in _manner(results).items()}
+    return found | {
+        f'{prefix}{name}': value for name, value in _compute_execution_metrics(results).items()
+    }
 
 
-def _manner(results: Sequence[Result]) -> Mapping[str, float | int]:
+def _compute_execution_metrics(results: Sequence[TrialResult]) -> Mapping[str, float | int]:
     """Return how it was done, whatever came of it."""
     if not results:
         return {}

@@ -15,16 +15,21 @@ from typing import Any, Self
 if __name__ == '__main__':
     from wam_learning import import_triton_first  # noqa: F401
 
-from wam_learning.evaluation.rollout import Pace, Policy, lived, staged
-from wam_learning.evaluation.trials import Result, Trial
+from wam_learning.evaluation.rollout import (
+    RolloutConfig,
+    RolloutPolicy,
+    make_simulation,
+    run_trial,
+)
+from wam_learning.evaluation.trials import Trial, TrialResult
 from wam_sim.physics import sim_robot as robots
-from wam_sim.physics.sim_robot import Robot
+from wam_sim.physics.sim_robot import SimRobot
 
 EXPERT = 'expert'  # as a checkpoint: the simulator's own expert
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class EvalJob:
     """Try one policy, made in one way, many times."""
 
     checkpoint: str  # folder, preset:NAME or EXPERT
@@ -35,12 +40,12 @@ class Job:
     foresight: bool = False  # compare predicted with real pictures
     gallery: str = ''  # folder for a strip of each family's first trial
 
-    def share(self, number: int, shares: int) -> Self:
+    def shard(self, index: int, count: int) -> Self:
         """Return this with every `shares`-th trial, beginning with `number`."""
-        return type(self)(**{**self._fields(), 'trials': self.trials[number::shares]})
+        return type(self)(**{**self._to_dict(), 'trials': self.trials[index::count]})
 
     def to_json(self) -> str:
-        return json.dumps({**self._fields(), 'trials': [asdict(trial) for trial in self.trials]})
+        return json.dumps({**self._to_dict(), 'trials': [asdict(trial) for trial in self.trials]})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -52,49 +57,53 @@ class Job:
             }
         )
 
-    def _fields(self) -> dict[str, Any]:
+    def _to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def done(robot: Robot, job: Job) -> Iterator[Result]:
+def run_job(robot: SimRobot, job: EvalJob) -> Iterator[TrialResult]:
     """Run a job trial by trial; ValueError or FileNotFoundError for a policy that cannot be."""
-    made = maker(robot, job)
+    made = make_policy_factory(robot, job)
     drawn: set[str] = set()
     for trial in job.trials:
-        simulation = staged(robot, trial)
+        simulation = make_simulation(robot, trial)
         try:
             policy = made(trial, simulation)
             if not job.foresight:
-                yield lived(trial, simulation, policy, Pace(**job.pace))
+                yield run_trial(trial, simulation, policy, RolloutConfig(**job.pace))
                 continue
-            yield _foreseen(trial, simulation, policy, job, drawn)
+            yield _run_with_video_metrics(trial, simulation, policy, job, drawn)
         finally:
             simulation.close()
 
 
-def _foreseen(trial: Trial, simulation: Any, policy: Policy, job: Job, drawn: set[str]) -> Result:
+def _run_with_video_metrics(
+    trial: Trial, simulation: Any, policy: RolloutPolicy, job: EvalJob, drawn_families: set[str]
+) -> TrialResult:
     from dataclasses import replace
 
-    from wam_learning.evaluation.video_metrics import Foresight
+    from wam_learning.evaluation.video_metrics import VideoPredictionMetrics
 
-    foresight = Foresight(policy)
-    result = lived(trial, simulation, policy, Pace(**job.pace), foresight)
-    psnr_db, ssim = foresight.figures()
+    foresight = VideoPredictionMetrics(policy)
+    result = run_trial(trial, simulation, policy, RolloutConfig(**job.pace), foresight)
+    psnr_db, ssim = foresight.compute_psnr_ssim()
     if (
         job.gallery
-        and trial.family not in drawn
-        and foresight.draw(Path(job.gallery) / f'{trial.series}_{trial.family}_{trial.seed}.png')
+        and trial.family not in drawn_families
+        and foresight.write_strip(
+            Path(job.gallery) / f'{trial.series}_{trial.family}_{trial.seed}.png'
+        )
     ):
-        drawn.add(trial.family)
+        drawn_families.add(trial.family)
     return replace(result, psnr_db=psnr_db, ssim=ssim)
 
 
-def maker(robot: Robot, job: Job) -> Callable[[Trial, Any], Any]:
+def make_policy_factory(robot: SimRobot, job: EvalJob) -> Callable[[Trial, Any], Any]:
     """Return what makes a policy for a trial; a model is loaded once."""
     if job.checkpoint == EXPERT:
-        from wam_learning.demonstrations.expert_policy import Oracle
+        from wam_learning.demonstrations.expert_policy import ExpertPolicy
 
-        return lambda trial, simulation: Oracle(
+        return lambda trial, simulation: ExpertPolicy(
             simulation,
             {
                 words: task
@@ -103,22 +112,22 @@ def maker(robot: Robot, job: Job) -> Callable[[Trial, Any], Any]:
         )
     import torch
 
-    from wam_learning.evaluation.ablations import ablated
+    from wam_learning.evaluation.ablations import make_ablated_policy
     from wam_policy.model.checkpoint import checkpoint_folder
-    from wam_policy.model.robot_policy import Choice
+    from wam_policy.model.robot_policy import InferenceOptions
 
     torch.set_num_threads(1)
     loaded = checkpoint_folder.load(job.checkpoint, torch.device('cpu'), torch.float32)
-    choice = Choice.advised(loaded.design.inference, **job.choice)
-    policy = ablated(job.ablation, loaded, robot.embodiment, choice)
+    choice = InferenceOptions.from_defaults(loaded.spec.inference, **job.choice)
+    policy = make_ablated_policy(job.ablation, loaded, robot.embodiment, choice)
     return lambda trial, simulation: policy
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m wam_learning.evaluation.eval_worker', description=__doc__.splitlines()[0]
     )
-    parser.add_argument('--robot', choices=robots.names(), required=True)
+    parser.add_argument('--robot', choices=robots.list_robots(), required=True)
     parser.add_argument(
         '--jobs',
         type=Path,
@@ -132,13 +141,13 @@ def main(given: Sequence[str] | None = None) -> int:
         metavar='I/N',
         help='only every N-th trial, beginning with the I-th',
     )
-    chosen = parser.parse_args(given)
+    chosen = parser.parse_args(arguments)
     number, shares = (int(part) for part in chosen.share.split('/'))
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     robot = robots.load(chosen.robot)
     try:
         for line in chosen.jobs.read_text().splitlines():
-            for result in done(robot, Job.from_json(line).share(number, shares)):
+            for result in run_job(robot, EvalJob.from_json(line).shard(number, shares)):
                 print(result.to_json(), flush=True)
     except (ValueError, FileNotFoundError) as error:
         print(f'episodes: {error}', file=sys.stderr)

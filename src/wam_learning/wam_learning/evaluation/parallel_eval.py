@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
-from wam_learning.evaluation.eval_worker import Job
-from wam_learning.evaluation.trials import Result
+from wam_learning.evaluation.eval_worker import EvalJob
+from wam_learning.evaluation.trials import TrialResult
 
-LAST_LINES = 12
+STDERR_TAIL_LINES = 12
 
 
-def tried(
-    module: str, robot: str, jobs: Sequence[Job], workers: int, say: Callable[[str], None]
-) -> list[Result]:
+def run_trials(
+    module: str, robot: str, jobs: Sequence[EvalJob], workers: int, log: Callable[[str], None]
+) -> list[TrialResult]:
     """Run `module` so many times over shares of the jobs; return all results.
 
     RuntimeError with its last words if one of them fails; the others are ended then.
@@ -30,7 +30,7 @@ def tried(
         path = Path(folder) / 'jobs'
         path.write_text('\n'.join(job.to_json() for job in jobs) + '\n')
         programs = [
-            _Program(
+            _EvalWorker(
                 [
                     sys.executable,
                     '-m',
@@ -47,59 +47,59 @@ def tried(
             for i in range(workers)
         ]
         try:
-            for line in _lines(programs):
-                found.append(Result.from_json(line))
-                say(progress(found, total, time.monotonic() - began_s))
+            for line in _read_lines(programs):
+                found.append(TrialResult.from_json(line))
+                log(format_progress(found, total, time.monotonic() - began_s))
             for program in programs:
-                program.judge()
+                program.raise_on_failure()
         finally:
             for program in programs:
-                program.end()
+                program.terminate()
     return found
 
 
-def progress(found: Sequence[Result], total: int, passed_s: float) -> str:
+def format_progress(results: Sequence[TrialResult], total: int, elapsed_s: float) -> str:
     """Say how far it is and how it goes in the series under way."""
-    last = found[-1]
-    same = [result for result in found if result.trial.series == last.trial.series]
-    left_s = passed_s / len(found) * (total - len(found))
+    last = results[-1]
+    same = [result for result in results if result.trial.series == last.trial.series]
+    left_s = elapsed_s / len(results) * (total - len(results))
     at = last.reached_s[0]
     return (
-        f'{len(found):4d}/{total}  {last.trial.series} {last.trial.family} '
+        f'{len(results):4d}/{total}  {last.trial.series} {last.trial.family} '
         f'{last.trial.seed}: {"no" if at is None else f"{at:.1f} s"}'
         f'{f" ({last.trouble})" if last.trouble else ""}  '
         f'{sum(r.success for r in same)} of {len(same)}  {left_s:.0f} s left'
     )
 
 
-class _Program:
+class _EvalWorker:
     """Hold one of them; a thread passes its lines on."""
 
-    def __init__(self, command: Sequence[str], errors: Path) -> None:
-        self._errors = errors
-        with errors.open('w') as file:
+    def __init__(self, command: Sequence[str], stderr_path: Path) -> None:
+        self._stderr_path = stderr_path
+        with stderr_path.open('w') as file:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=file, stdin=subprocess.DEVNULL, text=True
             )
         assert self._process.stdout is not None
-        self._said = self._process.stdout
+        self._stdout = self._process.stdout
 
-    def pass_on(self, said: SimpleQueue) -> None:
+    def forward_lines(self, queue: SimpleQueue) -> None:
         def run() -> None:
-            for line in self._said:
-                said.put(line)
-            said.put(None)
+            for line in self._stdout:
+                queue.put(line)
+            queue.put(None)
 
         threading.Thread(target=run, daemon=True).start()
 
-    def judge(self) -> None:
+    def raise_on_failure(self) -> None:
         """Raise what went wrong, if anything did."""
         status = self._process.wait()
         if status:
-            words = self._errors.read_text(errors='replace').splitlines()[-LAST_LINES:]
+            words = self._stderr_path.read_text(errors='replace').splitlines()[-STDERR_TAIL_LINES:]
             raise RuntimeError('\n'.join([f'a program ended with status {status}:', *words]))
 
-    def end(self) -> None:
+    def terminate(self) -> None:
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -107,15 +107,15 @@ class _Program:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._said.close()
+        self._stdout.close()
 
 
-def _lines(programs: Sequence[_Program]) -> Iterator[str]:
+def _read_lines(workers: Sequence[_EvalWorker]) -> Iterator[str]:
     """Yield lines of all programs as they come; a program that fails ends it for all."""
     said: SimpleQueue = SimpleQueue()
-    for program in programs:
-        program.pass_on(said)
-    running = len(programs)
+    for program in workers:
+        program.forward_lines(said)
+    running = len(workers)
     while running:
         line = said.get()
         if line is None:

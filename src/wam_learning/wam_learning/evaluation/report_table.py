@@ -6,7 +6,7 @@ from typing import Any
 from wam_sim.tasks.task_families import LEARNED_FAMILIES
 
 #  row -> (prefix of the figures, figure); a report without it leaves the cell empty
-RATES = (
+RATE_ROWS = (
     ('success', 'success'),
     ('- touch', 'success_touch'),
     ('- push', 'success_push'),
@@ -27,7 +27,7 @@ RATES = (
     ('with guidance', 'guided_success'),
     ('behaviour cloning, no video', 'cloned_success'),
 )
-PLAIN = (
+VALUE_ROWS = (
     ('time to success, p50 / p90', ('time_to_success_p50_s', 'time_to_success_p90_s'), '.1f', 's'),
     ('chunks', ('chunk_rate_hz',), '.1f', 'Hz'),
     ('observation to chunk, p50 / p99', ('latency_p50_ms', 'latency_p99_ms'), '.0f', 'ms'),
@@ -37,32 +37,34 @@ PLAIN = (
 )
 
 
-BEGIN, END = '<!-- evaluation -->', '<!-- /evaluation -->'
+BEGIN_MARK, END_MARK = '<!-- evaluation -->', '<!-- /evaluation -->'
 
 
-def placed(table: str, document: str) -> str:
+def insert_table(table: str, document: str) -> str:
     """Return `document` with `table` between its marks; ValueError where they are missing."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = document.partition(BEGIN_MARK)
+    _, end, after = rest.partition(END_MARK)
     if not begin or not end:
-        raise ValueError(f'the document needs {BEGIN} and, after it, {END}')
+        raise ValueError(f'the document needs {BEGIN_MARK} and, after it, {END_MARK}')
     return f'{before}{begin}\n{table}\n{end}{after}'
 
 
-def markdown(reports: Sequence[Mapping[str, Any]]) -> str:
+def format_markdown(reports: Sequence[Mapping[str, Any]]) -> str:
     """Return a table of what the reports say; rows that no report knows are left out."""
-    heads = [_head(report) for report in reports]
+    heads = [_format_header(report) for report in reports]
     lines = ['| | ' + ' | '.join(heads) + ' |', '|---' * (len(heads) + 1) + '|']
-    rows = [(name, [_rate(report, figure) for report in reports]) for name, figure in RATES]
+    rows = [
+        (name, [_format_rate(report, figure) for report in reports]) for name, figure in RATE_ROWS
+    ]
     rows += [
-        (name, [_values(report, figures, form, unit) for report in reports])
-        for name, figures, form, unit in PLAIN
+        (name, [_format_values(report, figures, form, unit) for report in reports])
+        for name, figures, form, unit in VALUE_ROWS
     ]
     lines += [f'| {name} | ' + ' | '.join(cells) + ' |' for name, cells in rows if any(cells)]
     return '\n'.join(lines)
 
 
-def _head(report: Mapping[str, Any]) -> str:
+def _format_header(report: Mapping[str, Any]) -> str:
     path = 'through ROS' if report.get('path') == 'ros' else 'direct'
     families = report.get('families', LEARNED_FAMILIES)
     only = ', '.join(families) + ' only' if set(families) < set(LEARNED_FAMILIES) else ''
@@ -70,14 +72,18 @@ def _head(report: Mapping[str, Any]) -> str:
     return ', '.join(filter(None, (f'{report["robot"]}{untrained}', path, only)))
 
 
-def _rate(report: Mapping[str, Any], figure: str) -> str:
-    if not report.get(f'{figure}_trials'):
+def _format_rate(report: Mapping[str, Any], metric: str) -> str:
+    if not report.get(f'{metric}_trials'):
         return ''
-    rate, low, high = (100 * report[f'{figure}_{part}'] for part in ('rate', 'low', 'high'))
-    return f'{rate:.0f} % ({low:.0f}–{high:.0f}, n = {report[f"{figure}_trials"]})'
+    rate, low, high = (100 * report[f'{metric}_{part}'] for part in ('rate', 'low', 'high'))
+    return f'{rate:.0f} % ({low:.0f}–{high:.0f}, n = {report[f"{metric}_trials"]})'
 
 
-def _values(report: Mapping[str, Any], figures: Sequence[str], form: str, unit: str) -> str:
-    if any(figure not in report for figure in figures):
+def _format_values(
+    report: Mapping[str, Any], metrics: Sequence[str], format_spec: str, unit: str
+) -> str:
+    if any(figure not in report for figure in metrics):
         return ''
-    return f'{" / ".join(format(report[figure], form) for figure in figures)} {unit}'.rstrip()
+    return (
+        f'{" / ".join(format(report[figure], format_spec) for figure in metrics)} {unit}'.rstrip()
+    )

@@ -15,32 +15,39 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from wam_learning.evaluation.trials import Result, Trial
+from wam_learning.evaluation.trials import Trial, TrialResult
 from wam_policy.core.motion import chunk_validator
-from wam_policy.core.motion.jtc_emulator import Points
-from wam_policy.core.motion.motion_control import LATCHED, MotionControl
-from wam_policy.core.motion.plan_request import Proposal, proposed
+from wam_policy.core.motion.jtc_emulator import TrajectoryPoints
+from wam_policy.core.motion.motion_control import LATCHED_STATES, MotionControl
+from wam_policy.core.motion.plan_request import PlanResult, compute_plan
 from wam_policy.core.motion.qp_planner import STEP_NS as GRID_NS
 from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory
-from wam_policy.core.observation.frame_history import Grid
+from wam_policy.core.observation.frame_history import BlockTiming
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.robot.limits import gripping, margined
-from wam_policy.core.session.model_requests import Answer, Cache, Commit, Query, Request, Reset
-from wam_policy.core.session.policy_session import Policy as Decisions
-from wam_policy.core.session.policy_session import Settings
+from wam_policy.core.robot.limits import gripper_mask, limits_with_margin
+from wam_policy.core.session.model_requests import (
+    CacheStatus,
+    Commit,
+    Query,
+    QueryResult,
+    Request,
+    Reset,
+)
+from wam_policy.core.session.policy_session import PolicySession as Decisions
+from wam_policy.core.session.policy_session import SessionSettings
 from wam_policy.core.types import Chunk, Observation
-from wam_sim.physics.sim_robot import Robot
+from wam_sim.physics.sim_robot import SimRobot
 from wam_sim.physics.simulation import Simulation
-from wam_sim.tasks.success_monitor import Goals
+from wam_sim.tasks.success_monitor import SuccessMonitor
 
-BATCH = 5  # physics steps between two joint states: 10 ms
+STEPS_PER_TICK = 5  # physics steps between two joint states: 10 ms
 START_NS = 1_000_000_000  # a stamp of 0 would mean "now" to controllers
 SETTLE_NS = 800_000_000  # until motion has taken the robot over and holds it
 
 Views = Mapping[str, np.ndarray]  # camera key -> uint8 [T h w 3]
 
 
-class Policy(Protocol):
+class RolloutPolicy(Protocol):
     """What is tried; model.policy.Policy is one."""
 
     @property
@@ -52,18 +59,18 @@ class Policy(Protocol):
     def query(self, joints: np.ndarray, seed: int, newest: Views | None = None) -> Any: ...
 
 
-class Audience:
+class RolloutObserver:
     """Watch what a policy sees and answers; this one does not care."""
 
     def on_commit(self, views: Views) -> None:
         """See real frames that were just committed."""
 
-    def on_answer(self) -> None:
+    def on_prediction(self) -> None:
         """Hear that the policy has just predicted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class RolloutConfig:
     """State how long things take on the robot that is imitated; s and Hz of simulated time."""
 
     camera_hz: float = 15.0
@@ -84,89 +91,102 @@ class Pace:
                 raise ValueError(f'{name}: want [0, 1), got {getattr(self, name):g}')
 
 
-class Cameras:
+class DelayedCameras:
     """Give pictures at a fixed rate, each some time after it was taken."""
 
-    def __init__(self, simulation: Simulation, pace: Pace) -> None:
+    def __init__(self, simulation: Simulation, config: RolloutConfig) -> None:
         self._simulation = simulation
-        self._period_ns, self._delay_ns = round(NS_PER_S / pace.camera_hz), _ns(pace.camera_s)
+        self._period_ns, self._delay_ns = (
+            round(NS_PER_S / config.camera_hz),
+            _to_ns(config.camera_s),
+        )
         self._due_ns = simulation.now_ns
-        self._underway: deque[Observation] = deque()
+        self._in_transit: deque[Observation] = deque()
 
-    def arrived(self, now_ns: int) -> list[Observation]:
+    def poll(self, now_ns: int) -> list[Observation]:
         """Take a picture if one is due; return those that have come."""
         if now_ns >= self._due_ns:
             self._due_ns += self._period_ns
-            self._underway.append(self._simulation.observe())
+            self._in_transit.append(self._simulation.observe())
         found = []
-        while self._underway and now_ns >= self._underway[0].stamp_ns + self._delay_ns:
-            found.append(self._underway.popleft())
+        while self._in_transit and now_ns >= self._in_transit[0].stamp_ns + self._delay_ns:
+            found.append(self._in_transit.popleft())
         return found
 
 
-class Mind:
+class PolicyRunner:
     """Ask a policy what policy_node would ask its workers, one request at a time."""
 
-    def __init__(self, robot: Embodiment, policy: Policy, pace: Pace, audience: Audience) -> None:
-        self._policy, self._pace, self._audience = policy, pace, audience
+    def __init__(
+        self,
+        robot: Embodiment,
+        policy: RolloutPolicy,
+        config: RolloutConfig,
+        observer: RolloutObserver,
+    ) -> None:
+        self._policy, self._config, self._observer = policy, config, observer
         geometry = policy.geometry
         self._blocks = geometry.window_blocks
         self._frames_per_block = geometry.frames_per_block
         self._step_dt_s = geometry.step_dt_s
-        self.decisions = Decisions(
+        self.session = Decisions(
             robot,
-            Settings(query_period_ns=round(NS_PER_S / pace.query_hz), newest_posture=True),
-            boot='trial',
+            SessionSettings(
+                query_period_ns=round(NS_PER_S / config.query_hz), latest_joint_state=True
+            ),
+            session_prefix='trial',
         )
-        self.decisions.on_ready(
-            Grid(
+        self.session.on_workers_ready(
+            BlockTiming(
                 geometry.frames_per_block,
                 round(geometry.frame_period_s * NS_PER_S),
                 geometry.window_blocks,
             )
         )
-        self._free_ns = 0  # when the request under way is answered
-        self._underway: tuple[Request, Any] | None = None
+        self._reply_due_ns = 0  # when the request under way is answered
+        self._pending: tuple[Request, Any] | None = None
         self.latency_ms: list[float] = []
 
-    def chunk(self, now_ns: int) -> Chunk | None:
+    def poll_chunk(self, now_ns: int) -> Chunk | None:
         """Finish what is answered, ask what is due; return the chunk that comes now."""
         found = None
-        if self._underway is not None and now_ns >= self._free_ns:
-            (request, said), self._underway = self._underway, None
-            found = self._heard(request, said, now_ns)
-        if self._underway is None:
-            request = self.decisions.next(now_ns)
+        if self._pending is not None and now_ns >= self._reply_due_ns:
+            (request, said), self._pending = self._pending, None
+            found = self._on_reply(request, said, now_ns)
+        if self._pending is None:
+            request = self.session.next_request(now_ns)
             if request is not None:
-                self._underway = request, self._asked(request)
-                self._free_ns = now_ns + _ns(
-                    self._pace.query_s if isinstance(request, Query) else self._pace.commit_s
+                self._pending = request, self._execute_request(request)
+                self._reply_due_ns = now_ns + _to_ns(
+                    self._config.query_s if isinstance(request, Query) else self._config.commit_s
                 )
         return found
 
-    def _asked(self, request: Request) -> Answer | Cache | None:
+    def _execute_request(self, request: Request) -> QueryResult | CacheStatus | None:
         policy = self._policy
         if isinstance(request, Reset):
             policy.reset(request.instruction)
             return None
         if isinstance(request, Commit):
-            views = request.block.pixels()
+            views = request.block.stack_pixels()
             policy.commit(views)
-            self._audience.on_commit(views)
+            self._observer.on_commit(views)
             memory = policy.memory
-            return Cache(memory.commits, memory.frames / memory.window_frames, memory.rebuilds)
-        found = policy.query(request.observation.joints.position, self._pace.seed)
-        self._audience.on_answer()
-        return Answer(self._step_dt_s, found.targets, found.reference, found.timings_ms)
+            return CacheStatus(
+                memory.commits, memory.frames / memory.window_frames, memory.rebuilds
+            )
+        found = policy.query(request.observation.joints.position, self._config.seed)
+        self._observer.on_prediction()
+        return QueryResult(self._step_dt_s, found.targets, found.reference, found.timings_ms)
 
-    def _heard(self, request: Request, said: Any, now_ns: int) -> Chunk | None:
-        decisions = self.decisions
+    def _on_reply(self, request: Request, reply: Any, now_ns: int) -> Chunk | None:
+        decisions = self.session
         if isinstance(request, Reset):
-            decisions.on_reset(request)
+            decisions.on_reset_done(request)
         elif isinstance(request, Commit):
-            decisions.on_committed(request, said)
+            decisions.on_commit_done(request, reply)
         else:
-            chunk = decisions.on_answer(request, said, now_ns)
+            chunk = decisions.on_query_result(request, reply, now_ns)
             if chunk is not None:
                 decisions.on_published(chunk, now_ns, now_ns)
                 self.latency_ms.append((now_ns - chunk.stamp_ns) / 1e6)
@@ -174,82 +194,84 @@ class Mind:
         return None
 
 
-class Planned:
+class PlannedExecutor:
     """Move as motion_node does; it has driven before, so that its slow first move is over."""
 
-    def __init__(self, robot: Embodiment, simulation: Simulation, pace: Pace) -> None:
+    def __init__(self, robot: Embodiment, simulation: Simulation, config: RolloutConfig) -> None:
         self._robot, self._simulation = robot, simulation
-        self._planning_ns = _ns(pace.planning_s)
+        self._planning_ns = _to_ns(config.planning_s)
         self._motion = MotionControl(robot, dry_run=False)
-        self._proposal: tuple[int, Proposal] | None = None
+        self._pending_plan: tuple[int, PlanResult] | None = None
 
     @property
-    def trouble(self) -> str:
+    def stop_reason(self) -> str:
         """Say why it stopped by itself; empty: it did not."""
-        return self._motion.reason if self._motion.state in LATCHED else ''
+        return self._motion.reason if self._motion.state in LATCHED_STATES else ''
 
-    def settle(self, now_ns: int) -> None:
+    def try_enable(self, now_ns: int) -> None:
         """Take the robot over as soon as it is known to rest."""
         motion = self._motion
-        self.advance(now_ns)
+        self.update(now_ns)
         if motion.executing is None:
             self._send(motion.enable(now_ns)[0])
-            motion.approach.done_ns = now_ns - round(motion.approach.rule.ramp_s * NS_PER_S)
+            motion.first_move.done_ns = now_ns - round(motion.first_move.config.ramp_s * NS_PER_S)
 
-    def take(self, chunk: Chunk, now_ns: int) -> None:
+    def execute(self, chunk: Chunk, now_ns: int) -> None:
         self._motion.on_chunk(chunk, now_ns)
 
-    def advance(self, now_ns: int) -> None:
+    def update(self, now_ns: int) -> None:
         """Live through one instant: measure, watch, plan."""
         motion = self._motion
-        motion.on_joints(self._simulation.joints(), now_ns)
+        motion.on_joints(self._simulation.joint_state(), now_ns)
         self._send(motion.tick(now_ns))
-        if self._proposal is not None and now_ns >= self._proposal[0]:
-            (_, proposal), self._proposal = self._proposal, None
-            self._send(motion.accepted(proposal, now_ns))
-        if self._proposal is None:
-            job = motion.job(now_ns)
+        if self._pending_plan is not None and now_ns >= self._pending_plan[0]:
+            (_, proposal), self._pending_plan = self._pending_plan, None
+            self._send(motion.accept_plan(proposal, now_ns))
+        if self._pending_plan is None:
+            job = motion.next_plan_request(now_ns)
             if job is not None:
-                self._proposal = now_ns + self._planning_ns, proposed(job)
+                self._pending_plan = now_ns + self._planning_ns, compute_plan(job)
 
     def _send(self, trajectory: Trajectory | None) -> None:
         if trajectory is None:
             return
-        points = Points.of(trajectory)
+        points = TrajectoryPoints.from_trajectory(trajectory)
         for controller in self._robot.controllers:
-            self._simulation.accept(controller.name, points.sorted_for(controller.joints))
+            self._simulation.accept(controller.name, points.reorder(controller.joints))
 
 
-class Paced:
+class DirectExecutor:
     """Hand a chunk's rows to the controllers as they are, no faster than joints may move.
 
     A quick stand-in for Planned without acceleration and jerk limits: for checks in training.
     """
 
-    trouble = ''
+    stop_reason = ''
 
-    def __init__(self, robot: Embodiment, simulation: Simulation, pace: Pace) -> None:
+    def __init__(self, robot: Embodiment, simulation: Simulation, config: RolloutConfig) -> None:
         self._robot, self._simulation = robot, simulation
-        self._limits, self._grips = margined(robot), gripping(robot)
-        self._fade_s = robot.safety.chunk.fade_s
+        self._limits, self._gripper_mask = limits_with_margin(robot), gripper_mask(robot)
+        self._blend_s = robot.safety.chunk.fade_s
 
-    def settle(self, now_ns: int) -> None:
+    def try_enable(self, now_ns: int) -> None:
         """Do nothing: controllers hold the robot from the start."""
 
-    def advance(self, now_ns: int) -> None:
+    def update(self, now_ns: int) -> None:
         """Do nothing: controllers go on by themselves."""
 
-    def take(self, chunk: Chunk, now_ns: int) -> None:
+    def execute(self, chunk: Chunk, now_ns: int) -> None:
         """Follow `chunk` from the present set-point on."""
         setpoint = self._simulation.controllers.sample(now_ns)
         here = setpoint.position
-        join = chunk_validator.joined(
-            chunk, chunk.stamp_ns, setpoint, now_ns, self._fade_s, self._grips
+        join = chunk_validator.blend(
+            chunk, chunk.stamp_ns, setpoint, now_ns, self._blend_s, self._gripper_mask
         )
-        if not len(join.wanted):
+        if not len(join.targets):
             return
-        rows = chunk_validator.paced(join.wanted, setpoint, self._limits, self._grips)
-        points = Points(
+        rows = chunk_validator.limit_speed(
+            join.targets, setpoint, self._limits, self._gripper_mask
+        )
+        points = TrajectoryPoints(
             now_ns,
             self._robot.commanded,
             GRID_NS * np.arange(len(rows) + 1),
@@ -258,10 +280,12 @@ class Paced:
             None,
         )
         for controller in self._robot.controllers:
-            self._simulation.accept(controller.name, points.sorted_for(controller.joints))
+            self._simulation.accept(controller.name, points.reorder(controller.joints))
 
 
-def staged(robot: Robot, trial: Trial, image_size: tuple[int, int] = (320, 240)) -> Simulation:
+def make_simulation(
+    robot: SimRobot, trial: Trial, image_size: tuple[int, int] = (320, 240)
+) -> Simulation:
     """Return a simulation that shows the scene of `trial`, as `lived` wants it."""
     return Simulation(
         robot,
@@ -269,66 +293,69 @@ def staged(robot: Robot, trial: Trial, image_size: tuple[int, int] = (320, 240))
         seed=trial.seed,
         image_size=image_size,
         start_ns=START_NS,
-        combinations=trial.combinations,
-        mark_waits=True,
+        task_split=trial.combinations,
+        defer_mark=True,
     )
 
 
-def lived(
+def run_trial(
     trial: Trial,
     simulation: Simulation,
-    policy: Policy,
-    pace: Pace,
-    audience: Audience | None = None,
-) -> Result:
+    policy: RolloutPolicy,
+    config: RolloutConfig,
+    observer: RolloutObserver | None = None,
+) -> TrialResult:
     """Live one trial in a simulation fresh from `staged`.
 
     It ends when the first goal holds, or when time is over.
     """
     robot = simulation.robot.embodiment
-    body = (Paced if pace.fast else Planned)(robot, simulation, pace)
+    body = (DirectExecutor if config.fast else PlannedExecutor)(robot, simulation, config)
     ready_ns = simulation.now_ns + SETTLE_NS
     while simulation.now_ns < ready_ns:
-        simulation.step(BATCH)
-        body.settle(simulation.now_ns)
+        simulation.step(STEPS_PER_TICK)
+        body.try_enable(simulation.now_ns)
     begun_ns = simulation.now_ns
-    cameras, goals = Cameras(simulation, pace), Goals(trial.goals, simulation.start)
-    mind = Mind(robot, policy, pace, audience or Audience())
-    asked_ns = begun_ns + _ns(trial.asked_s)
-    end_ns = asked_ns + _ns(trial.limit_s)
+    cameras, goals = (
+        DelayedCameras(simulation, config),
+        SuccessMonitor(trial.goals, simulation.start),
+    )
+    mind = PolicyRunner(robot, policy, config, observer or RolloutObserver())
+    asked_ns = begun_ns + _to_ns(trial.last_instruction_s)
+    end_ns = asked_ns + _to_ns(trial.limit_s)
     to_say = deque(trial.said)
     while simulation.now_ns < end_ns and goals.reached_ns[0] is None:
         now_ns = simulation.now_ns
-        while to_say and now_ns >= begun_ns + _ns(to_say[0][0]):
-            mind.decisions.on_instruction(to_say.popleft()[1])
-            simulation.begin()
-        for observation in cameras.arrived(now_ns):
-            _seen(mind.decisions, observation, now_ns)
-        mind.decisions.on_joints(simulation.joints(), now_ns)
-        chunk = mind.chunk(now_ns)
+        while to_say and now_ns >= begun_ns + _to_ns(to_say[0][0]):
+            mind.session.on_instruction(to_say.popleft()[1])
+            simulation.start_mark_timer()
+        for observation in cameras.poll(now_ns):
+            _add_frames(mind.session, observation, now_ns)
+        mind.session.on_joints(simulation.joint_state(), now_ns)
+        chunk = mind.poll_chunk(now_ns)
         if chunk is not None:
-            body.take(chunk, now_ns)
-        body.advance(now_ns)
-        simulation.step(BATCH)
+            body.execute(chunk, now_ns)
+        body.update(now_ns)
+        simulation.step(STEPS_PER_TICK)
         if simulation.now_ns > asked_ns:
-            goals.look(simulation.state(), simulation.now_ns)
-    return Result(
+            goals.update(simulation.state(), simulation.now_ns)
+    return TrialResult(
         trial,
         tuple(None if at is None else (at - asked_ns) / NS_PER_S for at in goals.reached_ns),
         (simulation.now_ns - begun_ns) / NS_PER_S,
-        mind.decisions.tally.chunks,
-        float(simulation.executed.ratios()['jerk'].max()),
-        body.trouble,
+        mind.session.counters.chunks,
+        float(simulation.executed_motion.limit_ratios()['jerk'].max()),
+        body.stop_reason,
         tuple(mind.latency_ms),
         (),
         (),
     )
 
 
-def _seen(decisions: Decisions, observation: Observation, now_ns: int) -> None:
+def _add_frames(session: Decisions, observation: Observation, now_ns: int) -> None:
     for frame in observation.frames:
-        decisions.on_frame(frame, now_ns)
+        session.on_frame(frame, now_ns)
 
 
-def _ns(seconds: float) -> int:
+def _to_ns(seconds: float) -> int:
     return round(seconds * NS_PER_S)

@@ -12,13 +12,13 @@ from typing import Any, Self
 
 from wam_sim.tasks.task_families import Task
 
-LIMIT_S = {'recall': 9.0}  # of robot time; a mark costs the first second or two
-USUAL_LIMIT_S = 8.0
+FAMILY_LIMIT_S = {'recall': 9.0}  # of robot time; a mark costs the first second or two
+DEFAULT_LIMIT_S = 8.0
 
 
-def limit_s(family: str) -> float:
+def family_time_limit_s(family: str) -> float:
     """Return how long a trial of `family` may take, s from the (last) instruction."""
-    return LIMIT_S.get(family, USUAL_LIMIT_S)
+    return FAMILY_LIMIT_S.get(family, DEFAULT_LIMIT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Trial:
     limit_s: float  # after the last instruction
 
     @property
-    def asked_s(self) -> float:
+    def last_instruction_s(self) -> float:
         """Return when the last instruction is given."""
         return self.said[-1][0]
 
@@ -55,7 +55,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class TrialResult:
     """Hold what came of a trial; times are s after its last instruction."""
 
     trial: Trial

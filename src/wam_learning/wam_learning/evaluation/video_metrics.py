@@ -7,47 +7,47 @@ import cv2
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from wam_learning.evaluation.rollout import Audience, Views
+from wam_learning.evaluation.rollout import RolloutObserver, Views
 
-BEST_DB = 60.0  # equal pictures have no finite PSNR
+MAX_PSNR_DB = 60.0  # equal pictures have no finite PSNR
 STRIP_BLOCKS = 4
-ENLARGED = 3
-GAP = 4  # pixels between the rows of a strip
+STRIP_SCALE = 3
+STRIP_GAP_PX = 4  # pixels between the rows of a strip
 
 
-class Foresight(Audience):
+class VideoPredictionMetrics(RolloutObserver):
     """Compare the first prediction after each commit with the next block's real frames."""
 
     def __init__(self, policy: Any) -> None:
         """Take a model.policy.Policy or what stands around one."""
         self._policy = policy
-        self._curious = False
-        self._predicted: np.ndarray | None = None  # uint8 [T h w 3], of the coming block
+        self._awaiting_prediction = False
+        self._predicted_frames: np.ndarray | None = None  # uint8 [T h w 3], of the coming block
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []  # real, predicted
 
     def on_commit(self, views: Views) -> None:
         real = self._policy.stitched(views).numpy()
-        if self._predicted is not None and len(real) >= len(self._predicted):
-            size = self._predicted.shape[2], self._predicted.shape[1]
-            shown = real[-len(self._predicted) :]
-            if shown.shape != self._predicted.shape:
+        if self._predicted_frames is not None and len(real) >= len(self._predicted_frames):
+            size = self._predicted_frames.shape[2], self._predicted_frames.shape[1]
+            shown = real[-len(self._predicted_frames) :]
+            if shown.shape != self._predicted_frames.shape:
                 shown = np.stack(
                     [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in shown]
                 )
-            self.pairs.append((shown, self._predicted))
-        self._predicted, self._curious = None, True
+            self.pairs.append((shown, self._predicted_frames))
+        self._predicted_frames, self._awaiting_prediction = None, True
 
-    def on_answer(self) -> None:
-        if self._curious:
-            self._predicted, self._curious = self._policy.video(), False
+    def on_prediction(self) -> None:
+        if self._awaiting_prediction:
+            self._predicted_frames, self._awaiting_prediction = self._policy.video(), False
 
-    def figures(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def compute_psnr_ssim(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean PSNR in dB and SSIM per frame ahead; empty where nothing was compared."""
         if not self.pairs:
             return (), ()
         figures = [
             [
-                (min(BEST_DB, float(_psnr(a, b))), _ssim(a, b))
+                (min(MAX_PSNR_DB, float(_psnr(a, b))), _ssim(a, b))
                 for a, b in zip(real, predicted, strict=True)
             ]
             for real, predicted in self.pairs
@@ -55,7 +55,7 @@ class Foresight(Audience):
         psnr, ssim = np.mean(figures, axis=0).T
         return tuple(psnr.tolist()), tuple(ssim.tolist())
 
-    def strip(self) -> np.ndarray | None:
+    def render_strip(self) -> np.ndarray | None:
         """Draw the first blocks, real above predicted, uint8 [h w 3]; None if there are none."""
         if not self.pairs:
             return None
@@ -64,13 +64,15 @@ class Foresight(Audience):
             np.concatenate([np.concatenate(list(pair[row]), axis=1) for pair in shown], axis=1)
             for row in (0, 1)
         ]
-        gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
+        gap = np.full((STRIP_GAP_PX, rows[0].shape[1], 3), 255, np.uint8)
         picture = np.concatenate([rows[0], gap, rows[1]])
-        return cv2.resize(picture, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_NEAREST)
+        return cv2.resize(
+            picture, None, fx=STRIP_SCALE, fy=STRIP_SCALE, interpolation=cv2.INTER_NEAREST
+        )
 
-    def draw(self, path: Path) -> bool:
+    def write_strip(self, path: Path) -> bool:
         """Write the strip as PNG; False if there is nothing to draw."""
-        picture = self.strip()
+        picture = self.render_strip()
         if picture is None:
             return False
         cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
@@ -79,7 +81,7 @@ class Foresight(Audience):
 
 def _psnr(real: np.ndarray, predicted: np.ndarray) -> float:
     if np.array_equal(real, predicted):
-        return BEST_DB
+        return MAX_PSNR_DB
     return peak_signal_noise_ratio(real, predicted, data_range=255)
 
 

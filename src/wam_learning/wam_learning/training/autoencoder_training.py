@@ -12,58 +12,63 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wam_learning.data.episode_arrays import Clips, Film
+from wam_learning.data.episode_arrays import EpisodeArrays, FrameStore
 from wam_policy.model.encoders import view_layout
 from wam_policy.model.encoders.conv_vae import ConvVae
-from wam_policy.model.encoders.wan_vae import GROUP
+from wam_policy.model.encoders.wan_vae import PIXEL_FRAMES_PER_LATENT
 
-WEIGHT = 4.0  # of coloured or moving pixels, others 1
-COLOURED = 0.25  # spread of a pixel's channels in 0..1 that makes it coloured
-MOVING = 0.06  # change of a pixel within a group
-NOISE = 0.05  # on latents, in their own deviations
+SALIENT_WEIGHT = 4.0  # of coloured or moving pixels, others 1
+COLORED_THRESHOLD = 0.25  # spread of a pixel's channels in 0..1 that makes it coloured
+MOTION_THRESHOLD = 0.06  # change of a pixel within a group
+LATENT_NOISE = 0.05  # on latents, in their own deviations
 STATIC_SHARE = 0.2  # of groups that repeat one picture
-BATCH = 16
-RATE = 2e-3
-WARM_UP = 50
+BATCH_SIZE = 16
+LEARNING_RATE = 2e-3
+WARMUP_STEPS = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class AutoencoderProgress:
     """Tell how training goes; losses are smoothed."""
 
     step: int
-    share: float  # of the whole done, 0..1
+    fraction_done: float  # of the whole done, 0..1
     loss: float
 
 
-def trained(
+def train(
     vae: ConvVae,
-    clips: Clips,
+    data: EpisodeArrays,
     rng: np.random.Generator,
-    done: Callable[[int], float],
-    report: Callable[[Progress], None],
+    fraction_done: Callable[[int], float],
+    report: Callable[[AutoencoderProgress], None],
     bf16: bool,
 ) -> ConvVae:
     """Train until `done` says 1 or more of a step; return it with measured latent statistics."""
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(
+        vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
+    )
     starts = np.concatenate(
         [
-            np.arange(span.frame, span.frame + max(1, span.frames - GROUP + 1))
-            for span in clips.spans
+            np.arange(
+                span.first_frame,
+                span.first_frame + max(1, span.frame_count - PIXEL_FRAMES_PER_LATENT + 1),
+            )
+            for span in data.episodes
         ]
     )
-    whole = clips.film
+    whole = data.frame_store
     step, smooth = 0, 0.0
-    while (share := done(step)) < 1:
-        rate = RATE * min(1.0, (step + 1) / WARM_UP) * min(1.0, (1 - share) / 0.4)
+    while (share := fraction_done(step)) < 1:
+        rate = LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * min(1.0, (1 - share) / 0.4)
         for group in optimiser.param_groups:
             group['lr'] = rate
-        pixels = _groups(whole, starts, rng)
+        pixels = _sample_groups(whole, starts, rng)
         with torch.autocast('cpu', torch.bfloat16, bf16):
             latents = vae.net.encoder(pixels.flatten(1, 2))
-            noise = torch.randn_like(latents) * NOISE * latents.detach().float().std()
+            noise = torch.randn_like(latents) * LATENT_NOISE * latents.detach().float().std()
             shown = vae.net.decoder(latents + noise)
-        loss = _loss(shown.float().unflatten(1, (3, GROUP)), pixels)
+        loss = _loss(shown.float().unflatten(1, (3, PIXEL_FRAMES_PER_LATENT)), pixels)
         # latents stay near unit size, so that their noise means something
         loss = loss + 1e-4 * latents.float().square().mean()
         optimiser.zero_grad(set_to_none=True)
@@ -73,16 +78,20 @@ def trained(
         value = loss.item()
         smooth = value if step == 0 else 0.98 * smooth + 0.02 * value
         step += 1
-        report(Progress(step, share, smooth))
-    return measured(vae, whole, starts, rng)
+        report(AutoencoderProgress(step, share, smooth))
+    return with_latent_statistics(vae, whole, starts, rng)
 
 
 @torch.inference_mode()
-def measured(vae: ConvVae, whole: Film, starts: np.ndarray, rng: np.random.Generator) -> ConvVae:
+def with_latent_statistics(
+    vae: ConvVae, frames: FrameStore, starts: np.ndarray, rng: np.random.Generator
+) -> ConvVae:
     """Give the same weights with the channel statistics of what they encode."""
     sizes = vae.config.channels
     latents = (
-        torch.cat([vae.net.encoder(_groups(whole, starts, rng).flatten(1, 2)) for _ in range(32)])
+        torch.cat(
+            [vae.net.encoder(_sample_groups(frames, starts, rng).flatten(1, 2)) for _ in range(32)]
+        )
         .transpose(0, 1)
         .reshape(sizes, -1)
     )
@@ -97,39 +106,48 @@ def measured(vae: ConvVae, whole: Film, starts: np.ndarray, rng: np.random.Gener
 
 
 @torch.inference_mode()
-def fidelity_db(vae: ConvVae, clips: Clips, rng: np.random.Generator) -> tuple[float, float]:
+def compute_psnr_db(
+    vae: ConvVae, data: EpisodeArrays, rng: np.random.Generator
+) -> tuple[float, float]:
     """Return PSNR over all pixels, and over those that count more, of some groups."""
     starts = np.concatenate(
         [
-            np.arange(span.frame, span.frame + max(1, span.frames - GROUP + 1))
-            for span in clips.spans
+            np.arange(
+                span.first_frame,
+                span.first_frame + max(1, span.frame_count - PIXEL_FRAMES_PER_LATENT + 1),
+            )
+            for span in data.episodes
         ]
     )
-    pixels = torch.cat([_groups(clips.film, starts, rng) for _ in range(8)])
+    pixels = torch.cat([_sample_groups(data.frame_store, starts, rng) for _ in range(8)])
     wrong = ((vae.decode_groups(vae.encode_groups(pixels)).clamp(-1, 1) - pixels) / 2).square()
-    heavy = _weights(pixels).expand_as(wrong) > 1
+    heavy = _pixel_weights(pixels).expand_as(wrong) > 1
     whole, part = (float(-10 * pixels.mean().log10()) for pixels in (wrong, wrong[heavy]))
     return whole, part
 
 
-def _loss(shown: Tensor, pixels: Tensor) -> Tensor:
-    weights = _weights(pixels)
-    return ((shown - pixels).square() * weights).mean() / weights.mean()
+def _loss(reconstructed: Tensor, pixels: Tensor) -> Tensor:
+    weights = _pixel_weights(pixels)
+    return ((reconstructed - pixels).square() * weights).mean() / weights.mean()
 
 
-def _weights(pixels: Tensor) -> Tensor:
+def _pixel_weights(pixels: Tensor) -> Tensor:
     """Weigh pixels [B 3 T h w] in [-1, 1]: [B 1 T h w]."""
-    coloured = (pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)) / 2 > COLOURED
+    coloured = (
+        pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)
+    ) / 2 > COLORED_THRESHOLD
     moving = (pixels.amax(2, keepdim=True) - pixels.amin(2, keepdim=True)).amax(
         1, keepdim=True
-    ) / 2 > MOVING
-    return 1.0 + (WEIGHT - 1.0) * (coloured | moving).float()
+    ) / 2 > MOTION_THRESHOLD
+    return 1.0 + (SALIENT_WEIGHT - 1.0) * (coloured | moving).float()
 
 
-def _groups(whole: Film, starts: np.ndarray, rng: np.random.Generator) -> Tensor:
+def _sample_groups(frames: FrameStore, starts: np.ndarray, rng: np.random.Generator) -> Tensor:
     """Draw groups [BATCH 3 GROUP h w] in [-1, 1]."""
     chosen = []
-    for start in rng.choice(starts, BATCH):
+    for start in rng.choice(starts, BATCH_SIZE):
         still = rng.random() < STATIC_SHARE
-        chosen.append(np.stack([whole[start + (0 if still else i)] for i in range(GROUP)]))
-    return view_layout.model_input(torch.from_numpy(np.stack(chosen)), torch.float32)
+        chosen.append(
+            np.stack([frames[start + (0 if still else i)] for i in range(PIXEL_FRAMES_PER_LATENT)])
+        )
+    return view_layout.to_model_input(torch.from_numpy(np.stack(chosen)), torch.float32)

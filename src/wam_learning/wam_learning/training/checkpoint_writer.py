@@ -17,27 +17,27 @@ from torch.distributed.tensor import DTensor
 
 from wam_learning.training import lora_training
 from wam_learning.training.trainer import Trainer
-from wam_learning.training.training_setup import HEADS
+from wam_learning.training.training_setup import HEADS_FILE
 from wam_policy.model.checkpoint import checkpoint_folder, normalization_stats, safetensors_shards
-from wam_policy.model.checkpoint.checkpoint_folder import METADATA, Policy
+from wam_policy.model.checkpoint.checkpoint_folder import METADATA_PATH, WorldActionModel
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
-KEPT = Path('kept')  # of a checkpoint: copies on the way, by step
+SNAPSHOTS_DIR = Path('kept')  # of a checkpoint: copies on the way, by step
 
 
-def written(policy: Policy, trainer: Trainer, out: Path) -> None:
+def write_checkpoint(policy: WorldActionModel, trainer: Trainer, out: Path) -> None:
     """Write the checkpoint with averaged weights; every process of a training must come here."""
     leads = trainer.accelerator is None or trainer.accelerator.is_main_process
     part = out.with_name(out.name + '.part')
     if leads:
         shutil.rmtree(part, ignore_errors=True)
-    with trainer.averaged():
-        state = {name: _whole(p.detach()) for name, p in trainer.trained}
-        if policy.design.adapters:
+    with trainer.use_ema_weights():
+        state = {name: _gather_tensor(p.detach()) for name, p in trainer.trainable_parameters}
+        if policy.spec.adapters:
             if leads:
-                _adapters(policy, state, part)
+                _write_adapters(policy, state, part)
         else:
-            whole = _gathered(policy)
+            whole = _gather_policy(policy)
             if leads:
                 checkpoint_folder.save(whole, part)
     if not leads:
@@ -48,12 +48,12 @@ def written(policy: Policy, trainer: Trainer, out: Path) -> None:
         if name.startswith('heads.')
     }
     if heads:
-        (part / HEADS).parent.mkdir(parents=True, exist_ok=True)
-        save_file(heads, part / HEADS)
-    placed(part, out)
+        (part / HEADS_FILE).parent.mkdir(parents=True, exist_ok=True)
+        save_file(heads, part / HEADS_FILE)
+    move_into_place(part, out)
 
 
-def placed(part: Path, out: Path) -> None:
+def move_into_place(part: Path, out: Path) -> None:
     """Move files over those of `out` one by one, the description last."""
     files = sorted(
         (path for path in part.rglob('*') if path.is_file()),
@@ -67,30 +67,34 @@ def placed(part: Path, out: Path) -> None:
     shutil.rmtree(part)
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def _gather_tensor(tensor: Tensor) -> Tensor:
     """Gather a tensor that is spread over processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _gathered(policy: Policy) -> Policy:
+def _gather_policy(policy: WorldActionModel) -> WorldActionModel:
     """Give the policy with a transformer that this process holds whole."""
     held = policy.dit.state_dict()
     if not any(isinstance(tensor, DTensor) for tensor in held.values()):
         return policy
     with torch.device('meta'):
-        dit = VideoActionDiT(policy.design.model)
-    dit.load_state_dict({name: _whole(tensor) for name, tensor in held.items()}, assign=True)
+        dit = VideoActionDiT(policy.spec.model)
+    dit.load_state_dict(
+        {name: _gather_tensor(tensor) for name, tensor in held.items()}, assign=True
+    )
     return replace(policy, dit=dit)
 
 
-def _adapters(policy: Policy, state: dict[str, Tensor], part: Path) -> None:
-    (part / METADATA.parent).mkdir(parents=True)
+def _write_adapters(policy: WorldActionModel, state: dict[str, Tensor], part: Path) -> None:
+    (part / METADATA_PATH.parent).mkdir(parents=True)
     save_file(
-        lora_training.named({name.removeprefix('dit.'): tensor for name, tensor in state.items()}),
-        part / safetensors_shards.SINGLE,
+        lora_training.to_released_names(
+            {name.removeprefix('dit.'): tensor for name, tensor in state.items()}
+        ),
+        part / safetensors_shards.SINGLE_FILE,
         metadata={'format': 'pt'},
     )
-    (part / METADATA).write_text(
-        json.dumps(normalization_stats.written(dict(policy.tags)), indent=1)
+    (part / METADATA_PATH).write_text(
+        json.dumps(normalization_stats.to_dict(dict(policy.embodiments)), indent=1)
     )
-    (part / 'config.json').write_text(json.dumps({'wam': policy.design.to_dict()}, indent=1))
+    (part / 'config.json').write_text(json.dumps({'wam': policy.spec.to_dict()}, indent=1))

@@ -12,31 +12,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wam_learning.data.episode_arrays import Clips
-from wam_policy.model.encoders.view_layout import Layout
+from wam_learning.data.episode_arrays import EpisodeArrays
+from wam_policy.model.encoders.view_layout import ViewLayout
 from wam_policy.model.network.model_config import ModelConfig
 
-SIZE = 0.1  # of an object, in sides of the first camera's picture
+OBJECT_SIZE = 0.1  # of an object, in sides of the first camera's picture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Places:
+class GroundingTargets:
     """Turn labels of the data into what the heads predict."""
 
-    layout: Layout
+    layout: ViewLayout
     grid: tuple[int, int]  # token rows and columns of the whole canvas
     mean_m: np.ndarray  # [2]
     std_m: np.ndarray  # [2]
 
     @classmethod
-    def of(cls, clips: Clips, layout: Layout, config: ModelConfig) -> 'Places':
+    def from_data(
+        cls, data: EpisodeArrays, layout: ViewLayout, config: ModelConfig
+    ) -> 'GroundingTargets':
         """Measure where objects lie."""
-        known = clips.place[np.isfinite(clips.place).all(1)]
+        known = data.place[np.isfinite(data.place).all(1)]
         if not len(known):
             return cls(layout, config.grid, np.zeros(2), np.ones(2))
         return cls(layout, config.grid, known.mean(0), np.maximum(known.std(0), 1e-3))
 
-    def shares(self, pixel: np.ndarray) -> np.ndarray:
+    def patch_targets(self, pixel: np.ndarray) -> np.ndarray:
         """Share out objects at [... 2] (across, down; 0..1) of the first camera's picture.
 
         float32 [... tokens]: how much of the object each token's patch holds, all 0 where there
@@ -46,10 +48,10 @@ class Places:
         inside = (pixel - (1 - crop) / 2) / crop
         seen = np.isfinite(pixel).all(-1) & (inside >= 0).all(-1) & (inside < 1).all(-1)
         inside = np.where(seen[..., None], inside, 0.5)
-        size = SIZE * np.array([tile.width, tile.height])
+        size = OBJECT_SIZE * np.array([tile.width, tile.height])
         centre = inside * [tile.width, tile.height] + [tile.left, tile.top]
         columns, rows = (
-            _overlap(centre[..., axis], size[axis], length, count)
+            _interval_overlap(centre[..., axis], size[axis], length, count)
             for axis, length, count in (
                 (0, self.layout.width, self.grid[1]),
                 (1, self.layout.height, self.grid[0]),
@@ -58,12 +60,12 @@ class Places:
         share = rows[..., :, None] * columns[..., None, :] * seen[..., None, None]
         return share.reshape(*seen.shape, -1).astype(np.float32)
 
-    def standardised(self, place_m: np.ndarray) -> np.ndarray:
+    def standardize(self, place_m: np.ndarray) -> np.ndarray:
         """Give places [... 2] in unit variance, float32."""
         return ((place_m - self.mean_m) / self.std_m).astype(np.float32)
 
 
-def _overlap(centre: np.ndarray, size: float, length: int, count: int) -> np.ndarray:
+def _interval_overlap(centre: np.ndarray, size: float, length: int, count: int) -> np.ndarray:
     """Share out intervals of `size` about `centre` [...] over `count` parts of 0..length."""
     edges = np.linspace(0, length, count + 1)
     edges[[0, -1]] = -np.inf, np.inf
@@ -71,7 +73,7 @@ def _overlap(centre: np.ndarray, size: float, length: int, count: int) -> np.nda
     return np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None) / size
 
 
-class Grounded(NamedTuple):
+class GroundingLosses(NamedTuple):
     """Hold the losses of both heads, and how often the first is right; 0 without labels."""
 
     patch: Tensor
@@ -79,7 +81,7 @@ class Grounded(NamedTuple):
     accuracy: Tensor
 
 
-class Heads(nn.Module):
+class GroundingHeads(nn.Module):
     """Ask tokens about the named object."""
 
     def __init__(self, dim: int) -> None:
@@ -92,22 +94,22 @@ class Heads(nn.Module):
         clean_tokens: Tensor,
         action_tokens: Tensor,
         frame_tokens: int,
-        target_share: Tensor,
+        patch_target: Tensor,
         place: Tensor,
-    ) -> Grounded:
+    ) -> GroundingLosses:
         """Read clean tokens [batch frames*frame_tokens dim], action tokens [batch blocks*n dim].
 
         Labels [batch blocks frame_tokens] and [batch blocks 2] are of the frame before each block.
         """
-        blocks = target_share.shape[1]
+        blocks = patch_target.shape[1]
         logits = self.patch(clean_tokens.float())[..., 0].unflatten(1, (-1, frame_tokens))
         stride = max(1, (logits.shape[1] - 1) // max(1, blocks - 1))
         logits = logits[:, ::stride][:, :blocks]
-        known = target_share.sum(-1) > 0
+        known = patch_target.sum(-1) > 0
         nothing = logits.sum() * 0
         patch = accuracy = nothing
         if known.any():
-            wanted = target_share[known]
+            wanted = patch_target[known]
             patch = F.cross_entropy(logits[known], wanted)
             # an object on a border is found in either patch
             guess = wanted.gather(1, logits[known].argmax(-1, keepdim=True))
@@ -117,4 +119,4 @@ class Heads(nn.Module):
         miss = (
             (told[located] - place[located]).square().mean() if located.any() else told.sum() * 0
         )
-        return Grounded(patch, miss, accuracy)
+        return GroundingLosses(patch, miss, accuracy)

@@ -10,30 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from wam_policy.model.checkpoint import tensor_keymap
-from wam_policy.model.network.lora import TARGETS, LoraConfig
+from wam_policy.model.network.lora import TARGET_MODULES, LoraConfig
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
-WHOLE = ('state_encoder', 'action_encoder', 'action_decoder')
-_WRAPPED = tensor_keymap.DIT + 'base_model.model.'
+FULLY_TRAINED_MODULES = ('state_encoder', 'action_encoder', 'action_decoder')
+_KEY_PREFIX = tensor_keymap.DIT_PREFIX + 'base_model.model.'
 
 
-def config(rank: int) -> LoraConfig:
+def make_lora_config(rank: int) -> LoraConfig:
     """Give the configuration of a rank; adapters act at full strength, as in the releases."""
     if rank < 1:
         raise ValueError(f'lora rank {rank}: want at least 1')
     return LoraConfig(rank, float(rank))
 
 
-def injected(model: VideoActionDiT, lora: LoraConfig) -> None:
+def inject(model: VideoActionDiT, lora: LoraConfig) -> None:
     """Put trainable adapters into a frozen model, and free what is trained whole."""
     # imported here: it takes seconds that training without adapters does not need
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(
-        PeftConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=TARGETS.pattern), model
+        PeftConfig(r=lora.rank, lora_alpha=int(lora.alpha), target_modules=TARGET_MODULES.pattern),
+        model,
     )
-    for part in WHOLE:
+    for part in FULLY_TRAINED_MODULES:
         getattr(model, part).requires_grad_(True)
     # what moves is float32, however the base is stored: small steps vanish in bfloat16
     moving: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
@@ -41,9 +42,9 @@ def injected(model: VideoActionDiT, lora: LoraConfig) -> None:
         parameter.data = parameter.data.float()
 
 
-def named(trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_released_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Name trained tensors (by their names in the model) as a released adapter file does."""
     return {
-        _WRAPPED + name: tensor.detach().to(torch.float32).cpu().contiguous()
-        for name, tensor in trained.items()
+        _KEY_PREFIX + name: tensor.detach().to(torch.float32).cpu().contiguous()
+        for name, tensor in tensors.items()
     }

@@ -10,8 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wam_policy.model.network.video_action_dit import Prediction
-from wam_policy.model.sampling.noise_schedule import TRAIN_STEPS, training_sigmas, training_weights
+from wam_policy.model.network.video_action_dit import TrainingPrediction
+from wam_policy.model.sampling.noise_schedule import (
+    NUM_TRAIN_TIMESTEPS,
+    make_training_sigmas,
+    make_training_weights,
+)
 
 PADDING_WEIGHT = 0.1  # of action columns that no joint has: several steps walk them too
 
@@ -29,13 +33,13 @@ class Objective:
     grounding: float
 
 
-CLONE = Objective(3.0, 1.0, False, False, 0.0, 1.0, 0.5)
+BEHAVIOR_CLONING = Objective(3.0, 1.0, False, False, 0.0, 1.0, 0.5)
 JOINT = Objective(3.0, 0.4, False, False, 0.5, 1.0, 0.5)
 FLASH = Objective(3.0, 0.3, False, True, 0.5, 1.0, 0.5)
 RELEASED = Objective(5.0, 0.0, True, False, 1.0, 1.0, 0.0)
 
 
-class Levels(NamedTuple):
+class NoiseLevels(NamedTuple):
     """Hold indices into the table of noise levels, 0 pure noise."""
 
     video: Tensor  # int64 [batch blocks]
@@ -53,9 +57,9 @@ class Losses(NamedTuple):
     accuracy: Tensor
 
 
-def levels(
+def sample_noise_levels(
     objective: Objective, batch: int, blocks: int, actions: int, generator: torch.Generator
-) -> Levels:
+) -> NoiseLevels:
     """Draw noise levels: one per block, or for decoupled training Beta(3, 1) towards noise for
     video and one per action token.
     """
@@ -66,49 +70,51 @@ def levels(
     pure = uniform(batch, blocks) < objective.pure
     if objective.decoupled:
         ratio = uniform(batch, blocks) ** (1 / 3)  # Beta(3, 1)
-        video = ((1 - ratio) * TRAIN_STEPS).long()
-        action = (uniform(batch, blocks, actions) * TRAIN_STEPS).long()
-        return Levels(video, action.masked_fill(pure[..., None], 0))
-    shared = (uniform(batch, blocks) * TRAIN_STEPS).long().masked_fill(pure, 0)
-    return Levels(shared, shared[..., None].expand(-1, -1, actions))
+        video = ((1 - ratio) * NUM_TRAIN_TIMESTEPS).long()
+        action = (uniform(batch, blocks, actions) * NUM_TRAIN_TIMESTEPS).long()
+        return NoiseLevels(video, action.masked_fill(pure[..., None], 0))
+    shared = (uniform(batch, blocks) * NUM_TRAIN_TIMESTEPS).long().masked_fill(pure, 0)
+    return NoiseLevels(shared, shared[..., None].expand(-1, -1, actions))
 
 
-class Mixed(NamedTuple):
+class NoisedSample(NamedTuple):
     """Hold what the network sees and what it should answer."""
 
-    seen: Tensor
+    noised: Tensor
     velocity: Tensor
-    t: Tensor  # what the network reads of the level, as at inference
+    timestep: Tensor  # what the network reads of the level, as at inference
     weight: Tensor
 
 
-def mixed(data: Tensor, noise: Tensor, index: Tensor, objective: Objective) -> Mixed:
+def add_noise(data: Tensor, noise: Tensor, level: Tensor, objective: Objective) -> NoisedSample:
     """Mix data with noise at the levels of `index`, whose axes lead those of `data`."""
-    table = training_sigmas(objective.shift)
-    weights = training_weights(table) if objective.bell else torch.ones_like(table)
-    sigma, weight = table[index], weights[index]
-    t = (TRAIN_STEPS * sigma).long().clamp(max=TRAIN_STEPS - 1).float()
+    table = make_training_sigmas(objective.shift)
+    weights = make_training_weights(table) if objective.bell else torch.ones_like(table)
+    sigma, weight = table[level], weights[level]
+    t = (NUM_TRAIN_TIMESTEPS * sigma).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1).float()
     share = sigma.reshape(*sigma.shape, *[1] * (data.ndim - sigma.ndim)).to(data)
-    return Mixed(
+    return NoisedSample(
         (1 - share) * data + share * noise, noise - data, t.to(data.device), weight.to(data.device)
     )
 
 
-def action_loss(found: Prediction, wanted: Mixed, mask: Tensor, columns: Tensor) -> Tensor:
+def action_loss(
+    prediction: TrainingPrediction, target: NoisedSample, mask: Tensor, columns: Tensor
+) -> Tensor:
     """Average squared errors of velocities over the rows [batch blocks actions] of `mask`."""
-    wrong = (found.action.float().view_as(wanted.velocity) - wanted.velocity).square()
+    wrong = (prediction.action.float().view_as(target.velocity) - target.velocity).square()
     weight = columns.float() + PADDING_WEIGHT * (~columns).float()
-    per_row = (wrong * weight).sum(-1) / weight.sum() * wanted.weight
+    per_row = (wrong * weight).sum(-1) / weight.sum() * target.weight
     return (per_row * mask).sum() / mask.sum().clamp(min=1)
 
 
-def video_loss(velocity: Tensor, wanted: Mixed, mask: Tensor) -> Tensor:
+def video_loss(velocity: Tensor, target: NoisedSample, mask: Tensor) -> Tensor:
     """Average squared errors [batch frames channels h w] over the blocks of `mask`."""
-    per_frame = (velocity.float() - wanted.velocity).square().mean((2, 3, 4)) * wanted.weight
+    per_frame = (velocity.float() - target.velocity).square().mean((2, 3, 4)) * target.weight
     kept = mask.repeat_interleave(per_frame.shape[1] // mask.shape[1], 1)
     return (per_frame * kept).sum() / kept.sum().clamp(min=1)
 
 
-def noise_like(like: Tensor, generator: torch.Generator) -> Tensor:
+def sample_noise_like(like: Tensor, generator: torch.Generator) -> Tensor:
     """Draw noise on the CPU, so that every device draws the same."""
     return torch.randn(like.shape, generator=generator).to(like)

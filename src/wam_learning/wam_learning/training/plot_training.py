@@ -21,11 +21,11 @@ from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
 
 from wam_learning.training import checkpoint_writer  # noqa: E402
 
-TRAIN, HELD_OUT, SUCCESS = 'train.csv', 'heldout.csv', 'success.csv'
-FIGURES = ('success_rate', 'success_low', 'success_high')
+TRAIN_CSV, HELD_OUT_CSV, SUCCESS_CSV = 'train.csv', 'heldout.csv', 'success.csv'
+METRICS = ('success_rate', 'success_low', 'success_high')
 
 
-def read(path: Path) -> dict[str, list[float]]:
+def read_csv(path: Path) -> dict[str, list[float]]:
     """Return the columns of a CSV; ValueError names a file that is missing or broken."""
     try:
         with path.open(newline='') as file:
@@ -35,11 +35,11 @@ def read(path: Path) -> dict[str, list[float]]:
         raise ValueError(f'{path}: no table of numbers with a head line: {error}') from error
 
 
-def tried(out: Path, options: argparse.Namespace) -> None:
+def evaluate_snapshots(checkpoint: Path, options: argparse.Namespace) -> None:
     """Try every kept checkpoint and the last one; write what share succeeded beside the logs."""
-    last = int(read(out / 'training' / TRAIN)['step'][-1])
-    kept = sorted((out / checkpoint_writer.KEPT).glob('[0-9]*'))
-    places = {int(path.name): path for path in kept} | {last: out}
+    last = int(read_csv(checkpoint / 'training' / TRAIN_CSV)['step'][-1])
+    kept = sorted((checkpoint / checkpoint_writer.SNAPSHOTS_DIR).glob('[0-9]*'))
+    places = {int(path.name): path for path in kept} | {last: checkpoint}
     rows = []
     for step, place in places.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -68,22 +68,22 @@ def tried(out: Path, options: argparse.Namespace) -> None:
                 check=True,
             )
             found = json.loads(report.read_text())
-        rows.append([step, options.trials, *(f'{found[name]:.4g}' for name in FIGURES)])
+        rows.append([step, options.trials, *(f'{found[name]:.4g}' for name in METRICS)])
         print(f'step {step}: {found["success_rate"]:.0%} of {options.trials}', flush=True)
-    with (out / 'training' / SUCCESS).open('w', newline='') as file:
-        csv.writer(file).writerows([['step', 'trials', *FIGURES], *rows])
+    with (checkpoint / 'training' / SUCCESS_CSV).open('w', newline='') as file:
+        csv.writer(file).writerows([['step', 'trials', *METRICS], *rows])
 
 
-def drawn(folder: Path, path: Path) -> None:
+def plot_curves(folder: Path, path: Path) -> None:
     """Draw the tables of `folder` into a PNG; ValueError where one is missing."""
-    train, heldout = read(folder / TRAIN), read(folder / HELD_OUT)
-    success = read(folder / SUCCESS) if (folder / SUCCESS).is_file() else None
+    train, heldout = read_csv(folder / TRAIN_CSV), read_csv(folder / HELD_OUT_CSV)
+    success = read_csv(folder / SUCCESS_CSV) if (folder / SUCCESS_CSV).is_file() else None
     figure, axes = plt.subplots(
         2 + (success is not None), 1, figsize=(8, 9), sharex=True, layout='constrained'
     )
-    _lines(axes[0], train, [name for name in train if name not in ('step', 'elapsed_s')])
+    _plot_columns(axes[0], train, [name for name in train if name not in ('step', 'elapsed_s')])
     axes[0].set_ylabel('training losses')
-    _lines(
+    _plot_columns(
         axes[1],
         heldout,
         [name for name in heldout if name.endswith('/action') or name.startswith('action')],
@@ -107,7 +107,7 @@ def drawn(folder: Path, path: Path) -> None:
     plt.close(figure)
 
 
-def _lines(axis: Any, table: Mapping[str, Sequence[float]], names: Sequence[str]) -> None:
+def _plot_columns(axis: Any, table: Mapping[str, Sequence[float]], names: Sequence[str]) -> None:
     for name in names:
         axis.plot(table['step'], table[name], label=name)
     axis.legend(fontsize=7, ncols=3)
@@ -133,8 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.checkpoint / 'training'
     try:
         if options.trials > 0:
-            tried(options.checkpoint, options)
-        drawn(folder, options.out or folder / 'curves.png')
+            evaluate_snapshots(options.checkpoint, options)
+        plot_curves(folder, options.out or folder / 'curves.png')
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f'curves: {error}', file=sys.stderr)
         return 1

@@ -15,30 +15,33 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PLAY, TRAIN = 'wam_learning.demonstrations.generate_demos', 'wam_learning.training.train'
-DONE = '.done'  # beside a step's folder: it came to its end
+GENERATE_MODULE, TRAIN_MODULE = (
+    'wam_learning.demonstrations.generate_demos',
+    'wam_learning.training.train',
+)
+DONE_SUFFIX = '.done'  # beside a step's folder: it came to its end
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ReproductionStep:
     """State one command; what it writes is named like the step."""
 
     name: str
     module: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
 
-    def done(self, out: Path) -> Path:
-        return out / (self.name + DONE)
+    def done_marker(self, out: Path) -> Path:
+        return out / (self.name + DONE_SUFFIX)
 
 
-def steps(out: Path, share: float, workers: int) -> Iterator[Step]:
+def list_steps(out: Path, scale: float, workers: int) -> Iterator[ReproductionStep]:
     """Yield the recipe; `share` of the episodes and minutes, 1 for all of them."""
 
-    def play(name: str, robot: str, episodes: int, seed: int, *more: str) -> Step:
-        count = max(8, round(episodes * share))
-        return Step(
+    def play(name: str, robot: str, episodes: int, seed: int, *more: str) -> ReproductionStep:
+        count = max(8, round(episodes * scale))
+        return ReproductionStep(
             name,
-            PLAY,
+            GENERATE_MODULE,
             (
                 '--robot',
                 robot,
@@ -64,12 +67,12 @@ def steps(out: Path, share: float, workers: int) -> Iterator[Step]:
         seed: int,
         init: str = '',
         *more: str,
-    ) -> Step:
+    ) -> ReproductionStep:
         flag = '--autoencoder-minutes' if stage == 'autoencoder' else '--minutes'
         begun = ('--init', str(out / init)) if init else ()
-        return Step(
+        return ReproductionStep(
             name,
-            TRAIN,
+            TRAIN_MODULE,
             (
                 *(str(out / each) for each in data),
                 '--out',
@@ -78,7 +81,7 @@ def steps(out: Path, share: float, workers: int) -> Iterator[Step]:
                 '--stage',
                 stage,
                 flag,
-                f'{minutes * share:g}',
+                f'{minutes * scale:g}',
                 '--seed',
                 str(seed),
                 *more,
@@ -162,19 +165,19 @@ def steps(out: Path, share: float, workers: int) -> Iterator[Step]:
     yield train('flash', ['more', 'driven', 'marks', 'late'], 'flash', 12, 5, 'mini')
 
 
-def followed(options: argparse.Namespace) -> int:
+def run_steps(options: argparse.Namespace) -> int:
     """Run what is not done yet; return the exit status of the first step that fails, else 0."""
     options.out.mkdir(parents=True, exist_ok=True)
-    whole = list(steps(options.out, options.share, options.workers))
+    whole = list(list_steps(options.out, options.share, options.workers))
     for number, step in enumerate(whole, 1):
-        if step.done(options.out).exists():
+        if step.done_marker(options.out).exists():
             print(f'{number}/{len(whole)} {step.name}: done before', flush=True)
             continue
-        command = [sys.executable, '-m', step.module, *step.words]
+        command = [sys.executable, '-m', step.module, *step.arguments]
         print(f'{number}/{len(whole)} {step.name}: {shlex.join(command[2:])}', flush=True)
         if options.show:
             continue
-        if step.module == PLAY:  # half of it: play has nothing to go on from
+        if step.module == GENERATE_MODULE:  # half of it: play has nothing to go on from
             shutil.rmtree(options.out / step.name, ignore_errors=True)
         began_s = time.monotonic()
         status = subprocess.run(command, check=False).returncode
@@ -184,7 +187,7 @@ def followed(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return status
-        step.done(options.out).touch()
+        step.done_marker(options.out).touch()
         print(f'{step.name}: {time.monotonic() - began_s:.0f} s', flush=True)
     return 0
 
@@ -219,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.workers < 1:
         parser.error(f'--workers: want 1 or more, got {options.workers}')
     try:
-        return followed(options)
+        return run_steps(options)
     except KeyboardInterrupt:
         return 130
     except OSError as error:

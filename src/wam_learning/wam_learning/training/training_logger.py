@@ -7,49 +7,53 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-_SMOOTH = 0.98
+_SMOOTHING = 0.98
 
 
-class Journal:
+class TrainingLogger:
     """Keep smoothed losses and write them down; a continued run appends.
 
     A silent one, of a process that is not the first of several, writes nothing.
     """
 
-    def __init__(self, folder: Path, silent: bool = False) -> None:
-        self._folder, self._silent = folder, silent
-        self._board = None
-        if not silent:
+    def __init__(self, folder: Path, disabled: bool = False) -> None:
+        self._folder, self._disabled = folder, disabled
+        self._tensorboard = None
+        if not disabled:
             folder.mkdir(parents=True, exist_ok=True)
-            self._board = SummaryWriter(str(folder / 'tensorboard'))
-        self._smooth: dict[str, float] = {}
+            self._tensorboard = SummaryWriter(str(folder / 'tensorboard'))
+        self._smoothed: dict[str, float] = {}
 
-    def add(self, losses: Mapping[str, float]) -> None:
+    def add_losses(self, losses: Mapping[str, float]) -> None:
         """Take the losses of a step."""
         for name, value in losses.items():
-            before = self._smooth.get(name, value)
-            self._smooth[name] = _SMOOTH * before + (1 - _SMOOTH) * value
+            before = self._smoothed.get(name, value)
+            self._smoothed[name] = _SMOOTHING * before + (1 - _SMOOTHING) * value
 
-    def say(self, step: int, elapsed_s: float, left_s: float) -> None:
+    def log_losses(self, step: int, elapsed_s: float, remaining_s: float) -> None:
         """Write the smoothed losses to the log and one line to the terminal."""
-        self._write('train', step, elapsed_s, self._smooth)
-        losses = ', '.join(f'{name} {value:.4f}' for name, value in self._smooth.items())
-        self._line(f'step {step}, {elapsed_s:.0f} s, {left_s:.0f} s to go: {losses}')
+        self._write_scalars('train', step, elapsed_s, self._smoothed)
+        losses = ', '.join(f'{name} {value:.4f}' for name, value in self._smoothed.items())
+        self._print(f'step {step}, {elapsed_s:.0f} s, {remaining_s:.0f} s to go: {losses}')
 
-    def figures(self, step: int, elapsed_s: float, found: Mapping[str, float], line: str) -> None:
+    def log_metrics(
+        self, step: int, elapsed_s: float, metrics: Mapping[str, float], summary: str
+    ) -> None:
         """Write held-out figures."""
-        self._write('heldout', step, elapsed_s, found)
-        self._line(f'  held out: {line}')
+        self._write_scalars('heldout', step, elapsed_s, metrics)
+        self._print(f'  held out: {summary}')
 
-    def note(self, text: str) -> None:
-        self._line(text)
+    def log_message(self, text: str) -> None:
+        self._print(text)
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
-    def _write(self, kind: str, step: int, elapsed_s: float, values: Mapping[str, float]) -> None:
-        if self._board is None:
+    def _write_scalars(
+        self, kind: str, step: int, elapsed_s: float, values: Mapping[str, float]
+    ) -> None:
+        if self._tensorboard is None:
             return
         path = self._folder / f'{kind}.csv'
         known = None
@@ -69,9 +73,9 @@ class Journal:
                 ]
             )
         for name, value in values.items():
-            self._board.add_scalar(f'{kind}/{name}', value, step)
+            self._tensorboard.add_scalar(f'{kind}/{name}', value, step)
 
-    def _line(self, text: str) -> None:
-        if not self._silent:
+    def _print(self, text: str) -> None:
+        if not self._disabled:
             sys.stdout.write(text + '\n')
             sys.stdout.flush()

@@ -13,134 +13,161 @@ import torch
 from torch import Tensor, nn
 
 from wam_learning.data.sequence_sampler import Batch
-from wam_learning.training.grounding_loss import Heads
+from wam_learning.training.grounding_loss import GroundingHeads
 from wam_learning.training.losses import (
     Losses,
-    Mixed,
+    NoisedSample,
     Objective,
     action_loss,
-    levels,
-    mixed,
-    noise_like,
+    add_noise,
+    sample_noise_levels,
+    sample_noise_like,
     video_loss,
 )
 from wam_policy.model.encoders.encoder_stack import Encoders
 from wam_policy.model.encoders.text_encoder import TextEncoder
-from wam_policy.model.network.layers import Words
-from wam_policy.model.network.video_action_dit import Prediction, VideoActionDiT
+from wam_policy.model.network.layers import ContextEmbeddings
+from wam_policy.model.network.video_action_dit import TrainingPrediction, VideoActionDiT
 
 
-class Speech(NamedTuple):
+class TextBatch(NamedTuple):
     """Hold the texts of a batch once each: as token ids to encode, or embedded already."""
 
-    rows: Tensor  # int64 [batch], which text each window has
-    ids: Tensor | None  # int64 [texts length], no longer than the longest
+    text_index: Tensor  # int64 [batch], which text each window has
+    token_ids: Tensor | None  # int64 [texts length], no longer than the longest
     mask: Tensor | None
-    embedded: Tensor | None  # [texts text_len text_dim]
+    embeddings: Tensor | None  # [texts text_len text_dim]
 
-    def to(self, device: torch.device) -> Speech:
+    def to(self, device: torch.device) -> TextBatch:
         ids, mask, embedded = (
-            x if x is None else x.to(device) for x in (self.ids, self.mask, self.embedded)
+            x if x is None else x.to(device) for x in (self.token_ids, self.mask, self.embeddings)
         )
-        return Speech(self.rows.to(device), ids, mask, embedded)
+        return TextBatch(self.text_index.to(device), ids, mask, embedded)
 
 
-class Prompts:
+class PromptEncoder:
     """Turn instructions into what the learner reads."""
 
-    def __init__(self, encoders: Encoders, prompt: Callable[[str], str], learned: bool) -> None:
+    def __init__(
+        self, encoders: Encoders, format_prompt: Callable[[str], str], trainable_encoder: bool
+    ) -> None:
         """With `learned` texts stay ids, for an encoder that changes; `prompt` fills templates."""
-        self._encoders, self._prompt, self._learned = encoders, prompt, learned
-        self._known: dict[str, tuple[Tensor, Tensor]] = {}
-        self._embedded: dict[str, Tensor] = {}
+        self._encoders, self._format_prompt, self._trainable_encoder = (
+            encoders,
+            format_prompt,
+            trainable_encoder,
+        )
+        self._token_cache: dict[str, tuple[Tensor, Tensor]] = {}
+        self._embedding_cache: dict[str, Tensor] = {}
 
-    def __call__(self, texts: Sequence[str]) -> Speech:
+    def __call__(self, texts: Sequence[str]) -> TextBatch:
         distinct = sorted(set(texts))
         rows = torch.tensor([distinct.index(text) for text in texts])
-        if not self._learned:
-            for text in set(texts) - self._embedded.keys():
-                self._embedded[text] = self._encoders.encode_prompts([self._filled(text)])[0]
-            return Speech(rows, None, None, torch.stack([self._embedded[t] for t in distinct]))
+        if not self._trainable_encoder:
+            for text in set(texts) - self._embedding_cache.keys():
+                self._embedding_cache[text] = self._encoders.encode_prompts(
+                    [self._fill_template(text)]
+                )[0]
+            return TextBatch(
+                rows, None, None, torch.stack([self._embedding_cache[t] for t in distinct])
+            )
         if self._encoders.tokenizer is None:
             raise ValueError('these encoders were built without a tokenizer')
-        for text in set(texts) - self._known.keys():
-            ids, mask = self._encoders.tokenizer([self._filled(text)])
-            self._known[text] = ids[0], mask[0]
-        ids, mask = (torch.stack([self._known[text][i] for text in distinct]) for i in (0, 1))
+        for text in set(texts) - self._token_cache.keys():
+            ids, mask = self._encoders.tokenizer([self._fill_template(text)])
+            self._token_cache[text] = ids[0], mask[0]
+        ids, mask = (
+            torch.stack([self._token_cache[text][i] for text in distinct]) for i in (0, 1)
+        )
         longest = int(mask.sum(1).max())
-        return Speech(rows, ids[:, :longest], mask[:, :longest], None)
+        return TextBatch(rows, ids[:, :longest], mask[:, :longest], None)
 
-    def _filled(self, text: str) -> str:
-        return self._prompt(text) if text else ''
+    def _fill_template(self, text: str) -> str:
+        return self._format_prompt(text) if text else ''
 
 
-class Learner(nn.Module):
+class TrainingModel(nn.Module):
     """Predict velocities of windows and say how wrong they are."""
 
     def __init__(
         self,
         dit: VideoActionDiT,
         text: TextEncoder | None,
-        heads: Heads | None,
-        recompute: bool = False,
+        heads: GroundingHeads | None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         """Learn the text encoder and ground only where they are given."""
         super().__init__()
-        self.dit, self.text, self.heads, self.recompute = dit, text, heads, recompute
+        self.dit, self.text, self.heads, self.gradient_checkpointing = (
+            dit,
+            text,
+            heads,
+            gradient_checkpointing,
+        )
 
-    def words(self, speech: Speech) -> Tensor:
+    def embed_text(self, text_batch: TextBatch) -> Tensor:
         """Embed the texts of a batch: [batch text_len text_dim]."""
-        if speech.embedded is not None:
-            return speech.embedded[speech.rows]
-        assert self.text is not None and speech.ids is not None and speech.mask is not None
-        short = self.text(speech.ids, speech.mask)
+        if text_batch.embeddings is not None:
+            return text_batch.embeddings[text_batch.text_index]
+        assert (
+            self.text is not None
+            and text_batch.token_ids is not None
+            and text_batch.mask is not None
+        )
+        short = self.text(text_batch.token_ids, text_batch.mask)
         # rows of padding come out as zeros, so they need not be computed
         missing = self.dit.config.text_len - short.shape[1]
         whole = torch.cat([short, short.new_zeros(len(short), missing, short.shape[2])], 1)
-        return whole[speech.rows]
+        return whole[text_batch.text_index]
 
     def predict(
-        self, batch: Batch, speech: Speech, action: Mixed, video: Mixed | None
-    ) -> Prediction:
+        self, batch: Batch, text_batch: TextBatch, action: NoisedSample, video: NoisedSample | None
+    ) -> TrainingPrediction:
         """Run the training pass; `video` [batch frames channels h w] leads with frames."""
-        c, seen = self.dit.config, batch.seen
-        noisy = None if video is None else video.seen.transpose(1, 2)
+        c, seen = self.dit.config, batch.visual
+        noisy = None if video is None else video.noised.transpose(1, 2)
         video_t = (
-            action.t[..., 0].repeat_interleave(c.frames_per_block, 1) if video is None else video.t
+            action.timestep[..., 0].repeat_interleave(c.frames_per_block, 1)
+            if video is None
+            else video.timestep
         )
         return self.dit(
             seen.clean,
             noisy,
             video_t,
-            action.seen.flatten(1, 2),
-            action.t.flatten(1),
+            action.noised.flatten(1, 2),
+            action.timestep.flatten(1),
             batch.state,
-            Words(self.words(speech), seen.image),
+            ContextEmbeddings(self.embed_text(text_batch), seen.image),
             condition=seen.condition,
-            tap=max(0, c.layers // 2 - 1),
+            hidden_layer=max(0, c.layers // 2 - 1),
             lean=True,
-            recompute=self.recompute,
+            recompute=self.gradient_checkpointing,
         )
 
     def forward(
         self,
         batch: Batch,
-        speech: Speech,
+        text_batch: TextBatch,
         objective: Objective,
-        columns: Tensor,
+        action_columns: Tensor,
         generator: torch.Generator,
     ) -> Losses:
         """Evaluate the objective on a batch; `columns` bool [action_dim] carry data."""
         c = self.dit.config
-        drawn = levels(objective, len(batch.texts), batch.blocks, c.actions_per_block, generator)
-        action = mixed(batch.action, noise_like(batch.action, generator), drawn.action, objective)
+        drawn = sample_noise_levels(
+            objective, len(batch.texts), batch.blocks, c.actions_per_block, generator
+        )
+        action = add_noise(
+            batch.action, sample_noise_like(batch.action, generator), drawn.action, objective
+        )
         video = None
         if objective.video:
-            future = batch.seen.future.transpose(1, 2)
+            future = batch.visual.future.transpose(1, 2)
             index = drawn.video.repeat_interleave(c.frames_per_block, 1)
-            video = mixed(future, noise_like(future, generator), index, objective)
-        found = self.predict(batch, speech, action, video)
-        acting = action_loss(found, action, batch.action_mask, columns)
+            video = add_noise(future, sample_noise_like(future, generator), index, objective)
+        found = self.predict(batch, text_batch, action, video)
+        acting = action_loss(found, action, batch.action_mask, action_columns)
         filming = patch = place = accuracy = acting * 0
         if video is not None and found.video is not None:
             filming = video_loss(found.video.transpose(1, 2), video, batch.future_mask)
@@ -149,7 +176,7 @@ class Learner(nn.Module):
                 found.clean_tokens,
                 found.action_tokens,
                 c.frame_tokens,
-                batch.target_share,
+                batch.patch_target,
                 batch.place,
             )
         total = (

@@ -8,32 +8,32 @@ import torch
 from safetensors.torch import load_file
 
 from wam_learning.data import episode_arrays, latent_cache, normalization
-from wam_learning.data.episode_arrays import Clips
-from wam_learning.data.sequence_sampler import Windows
-from wam_learning.data.visual_inputs import Filmed, Pictures, Stored
+from wam_learning.data.episode_arrays import EpisodeArrays
+from wam_learning.data.sequence_sampler import SequenceSampler
+from wam_learning.data.visual_inputs import CachedLatents, OnlineEncoder, VisualInputs
 from wam_learning.training import lora_training
-from wam_learning.training.grounding_loss import Heads, Places
-from wam_learning.training.losses import CLONE, FLASH, JOINT, RELEASED, Objective
-from wam_learning.training.training_model import Learner, Prompts
+from wam_learning.training.grounding_loss import GroundingHeads, GroundingTargets
+from wam_learning.training.losses import BEHAVIOR_CLONING, FLASH, JOINT, RELEASED, Objective
+from wam_learning.training.training_model import PromptEncoder, TrainingModel
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.checkpoint import model_spec as designs
-from wam_policy.model.checkpoint.checkpoint_folder import Policy
-from wam_policy.model.checkpoint.model_spec import Advice, Design
+from wam_policy.model.checkpoint.checkpoint_folder import WorldActionModel
+from wam_policy.model.checkpoint.model_spec import ModelInferenceDefaults, ModelSpec
 from wam_policy.model.encoders.conv_vae import ConvVae
 from wam_policy.model.encoders.encoder_stack import Encoders
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
 STAGES = ('autoencoder', 'clone', 'joint', 'flash')
-CLONED = '_cloned'  # behind the name of a design
+BC_SUFFIX = '_cloned'  # behind the name of a design
 # More steps read the model's own blurred video; a memory that restarts forgets what it was shown
-ADVISED = Advice('full16', 1, 1.0, 'slide')
-FLASH_NOISE = 0.8  # at which one step leaves the video, as the released models do
-HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 200  # of episodes
-HEADS = Path('training') / 'heads.safetensors'
+DEFAULT_INFERENCE = ModelInferenceDefaults('full16', 1, 1.0, 'slide')
+FLASH_VIDEO_NOISE = 0.8  # at which one step leaves the video, as the released models do
+HELD_OUT_FRACTION, HELD_OUT_MAX_EPISODES = 0.1, 200  # of episodes
+HEADS_FILE = Path('training') / 'heads.safetensors'
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class InitConfig:
     """Say where weights come from."""
 
     preset: str
@@ -45,133 +45,166 @@ class Origin:
     dtype: torch.dtype  # of a loaded checkpoint; what moves is float32 in any case
 
 
-def begun(origin: Origin) -> Policy:
+def load_initial(init_config: InitConfig) -> WorldActionModel:
     """Give the policy that training starts from: a checkpoint, or a preset with fresh weights."""
-    if origin.init is not None:
-        policy = checkpoint_folder.load(origin.init, origin.device, origin.dtype, origin.base)
-        if policy.design.adapters and origin.lora:
+    if init_config.init is not None:
+        policy = checkpoint_folder.load(
+            init_config.init, init_config.device, init_config.dtype, init_config.base
+        )
+        if policy.spec.adapters and init_config.lora:
             raise ValueError(
-                f'{origin.init} holds adapters already: adapters are trained on a complete '
+                f'{init_config.init} holds adapters already: adapters are trained on a complete '
                 'checkpoint. An interrupted run goes on with the same --init and --out'
             )
         return policy
-    if origin.lora:
+    if init_config.lora:
         raise ValueError('--lora wants a checkpoint to adapt: name it with --init')
-    torch.manual_seed(origin.seed)
-    design = designs.released(origin.preset)
-    words = checkpoint_folder.tokenizer(design, Path())
-    return Policy(
+    torch.manual_seed(init_config.seed)
+    design = designs.make_preset_spec(init_config.preset)
+    words = checkpoint_folder.load_tokenizer(design, Path())
+    return WorldActionModel(
         design,
-        VideoActionDiT(design.model).to(origin.device),
-        Encoders(design.encoders, design.model.latent_size, words).to(origin.device),
+        VideoActionDiT(design.model).to(init_config.device),
+        Encoders(design.encoders, design.model.latent_size, words).to(init_config.device),
         {},
         'fresh',
     )
 
 
-def shaped(policy: Policy, stage: str) -> Policy:
+def configure_stage(policy: WorldActionModel, stage: str) -> WorldActionModel:
     """Give the policy the form of a stage: cloning sees the newest picture and predicts none."""
-    design, model = policy.design, policy.design.model
+    design, model = policy.spec, policy.spec.model
     if stage == 'clone':
         model = replace(model, window_blocks=1, predicts_video=False)
         design = replace(
             design,
-            name=design.name.removesuffix(CLONED) + CLONED,
-            inference=Advice('full16', 1, 1.0),
+            name=design.name.removesuffix(BC_SUFFIX) + BC_SUFFIX,
+            inference=ModelInferenceDefaults('full16', 1, 1.0),
         )
     elif not model.predicts_video:
-        whole = designs.released(design.name.removesuffix(CLONED))
+        whole = designs.make_preset_spec(design.name.removesuffix(BC_SUFFIX))
         model = replace(model, window_blocks=whole.model.window_blocks, predicts_video=True)
-        design = replace(design, name=whole.name, inference=ADVISED)
+        design = replace(design, name=whole.name, inference=DEFAULT_INFERENCE)
     if stage == 'flash':
         design = replace(
-            design, video_final_noise=FLASH_NOISE, inference=Advice('one_step', None, 1.0, 'slide')
+            design,
+            video_final_noise=FLASH_VIDEO_NOISE,
+            inference=ModelInferenceDefaults('one_step', None, 1.0, 'slide'),
         )
     policy.dit.config = model
-    return replace(policy, design=replace(design, model=model, trained=True))
+    return replace(policy, spec=replace(design, model=model, trained=True))
 
 
-def objective(stage: str, policy: Policy) -> Objective:
+def choose_objective(stage: str, policy: WorldActionModel) -> Objective:
     """Choose the objective: our own models are trained by our recipe, released ones by theirs."""
     if isinstance(policy.encoders.vae, ConvVae):
-        return {'clone': CLONE, 'joint': JOINT, 'flash': FLASH}[stage]
+        return {'clone': BEHAVIOR_CLONING, 'joint': JOINT, 'flash': FLASH}[stage]
     if stage == 'clone':
         raise ValueError(
-            f'{policy.design.name}: cloning is a stage of our own small models; '
+            f'{policy.spec.name}: cloning is a stage of our own small models; '
             'fine-tune with --stage joint or flash'
         )
     return replace(RELEASED, decoupled=stage == 'flash')
 
 
-def with_statistics(policy: Policy, data: Clips, rng: np.random.Generator) -> Policy:
+def with_statistics(
+    policy: WorldActionModel, data: EpisodeArrays, rng: np.random.Generator
+) -> WorldActionModel:
     """Add the statistics of the data, unless the policy was trained with some of this robot."""
-    tag = policy.tags.get(data.robot.model_tag)
+    tag = policy.embodiments.get(data.robot.model_tag)
     if tag is not None and not tag.synthetic:
         return policy
-    horizon = policy.design.model.actions_per_block
-    found = normalization.statistics(data, horizon, rng)
-    kept = {name: own for name, own in policy.tags.items() if not own.synthetic}
-    policy = replace(policy, tags={**kept, found.name: found})
-    if kept or policy.design.normalisation != 'mean_std':
+    horizon = policy.spec.model.actions_per_block
+    found = normalization.compute_statistics(data, horizon, rng)
+    kept = {name: own for name, own in policy.embodiments.items() if not own.synthetic}
+    policy = replace(policy, embodiments={**kept, found.name: found})
+    if kept or policy.spec.normalization != 'mean_std':
         return policy
-    spread = normalization.row_spread(data, policy.normaliser(data.robot), horizon, rng)
-    return replace(policy, design=replace(policy.design, row_spread=spread))
+    spread = normalization.compute_row_spread(
+        data, policy.make_normalizer(data.robot), horizon, rng
+    )
+    return replace(policy, spec=replace(policy.spec, row_std=spread))
 
 
-def split(data: Clips, seed: int) -> tuple[Clips, Clips]:
+def split_episodes(data: EpisodeArrays, seed: int) -> tuple[EpisodeArrays, EpisodeArrays]:
     """Set some episodes aside."""
-    order = np.random.default_rng([seed, 1]).permutation(len(data.spans))
+    order = np.random.default_rng([seed, 1]).permutation(len(data.episodes))
     if len(order) < 2:
         raise ValueError('want at least two episodes: one is held out to judge the training')
-    aside = min(HELD_OUT_MOST, max(1, int(HELD_OUT_SHARE * len(order))))
-    return episode_arrays.subset(data, sorted(order[aside:])), episode_arrays.subset(
-        data, sorted(order[:aside])
-    )
+    aside = min(HELD_OUT_MAX_EPISODES, max(1, int(HELD_OUT_FRACTION * len(order))))
+    return episode_arrays.select_episodes(
+        data, sorted(order[aside:])
+    ), episode_arrays.select_episodes(data, sorted(order[:aside]))
 
 
-def windows(policy: Policy, data: Clips, seed: int) -> tuple[Windows, Windows]:
+def make_samplers(
+    policy: WorldActionModel, data: EpisodeArrays, seed: int
+) -> tuple[SequenceSampler, SequenceSampler]:
     """Give the windows to train on and those held out."""
-    normaliser, design = policy.normaliser(data.robot), policy.design
-    layout = design.canvas.layout(
+    normaliser, design = policy.make_normalizer(data.robot), policy.spec
+    layout = design.canvas.make_layout(
         data.robot.model_tag, tuple(camera.key for camera in data.robot.cameras)
     )
-    places, shown = Places.of(data, layout, design.model), pictures(policy, data, design)
+    places, shown = (
+        GroundingTargets.from_data(data, layout, design.model),
+        make_visual_inputs(policy, data, design),
+    )
     train, aside = (
-        Windows(part, shown, normaliser, design.model, places) for part in split(data, seed)
+        SequenceSampler(part, shown, normaliser, design.model, places)
+        for part in split_episodes(data, seed)
     )
     return train, aside
 
 
-def pictures(policy: Policy, data: Clips, design: Design) -> Pictures:
+def make_visual_inputs(
+    policy: WorldActionModel, data: EpisodeArrays, design: ModelSpec
+) -> VisualInputs:
     if isinstance(policy.encoders.vae, ConvVae):
-        return Stored(latent_cache.encoded(data, policy.encoders.vae), design.model)
-    return Filmed(data.film, policy.encoders, design.model, design.canvas.size)
+        return CachedLatents(latent_cache.load_or_encode(data, policy.encoders.vae), design.model)
+    return OnlineEncoder(data.frame_store, policy.encoders, design.model, design.canvas.size)
 
 
-def learner(policy: Policy, data: Clips, origin: Origin, recompute: bool) -> Learner:
+def make_training_model(
+    policy: WorldActionModel,
+    data: EpisodeArrays,
+    init_config: InitConfig,
+    gradient_checkpointing: bool,
+) -> TrainingModel:
     """Gather what learns: the transformer or adapters in it, a text encoder of bytes, heads."""
-    torch.manual_seed(origin.seed)  # of heads and adapters
+    torch.manual_seed(init_config.seed)  # of heads and adapters
     policy.dit.requires_grad_(False)
     policy.encoders.requires_grad_(False)
-    if origin.lora:
-        lora_training.injected(policy.dit, lora_training.config(origin.lora))
-        return Learner(policy.dit, None, None, recompute)
+    if init_config.lora:
+        lora_training.inject(policy.dit, lora_training.make_lora_config(init_config.lora))
+        return TrainingModel(policy.dit, None, None, gradient_checkpointing)
     policy.dit.requires_grad_(True)
-    heads = Heads(policy.design.model.dim).to(origin.device) if data.grounded else None
-    if heads is not None and origin.init is not None and (origin.init / HEADS).is_file():
-        heads.load_state_dict(load_file(origin.init / HEADS))
-    if not learns_text(policy):
-        return Learner(policy.dit, None, heads, recompute)
+    heads = (
+        GroundingHeads(policy.spec.model.dim).to(init_config.device)
+        if data.has_grounding
+        else None
+    )
+    if (
+        heads is not None
+        and init_config.init is not None
+        and (init_config.init / HEADS_FILE).is_file()
+    ):
+        heads.load_state_dict(load_file(init_config.init / HEADS_FILE))
+    if not trains_text_encoder(policy):
+        return TrainingModel(policy.dit, None, heads, gradient_checkpointing)
     policy.encoders.text.requires_grad_(True)
-    return Learner(policy.dit, policy.encoders.text, heads, recompute)
+    return TrainingModel(policy.dit, policy.encoders.text, heads, gradient_checkpointing)
 
 
-def learns_text(policy: Policy) -> bool:
+def trains_text_encoder(policy: WorldActionModel) -> bool:
     """Tell whether the text encoder is our own, which only training makes one."""
     return isinstance(policy.encoders.vae, ConvVae)
 
 
-def prompts(policy: Policy, data: Clips, learned: bool) -> Prompts:
+def make_prompt_encoder(
+    policy: WorldActionModel, data: EpisodeArrays, trainable_encoder: bool
+) -> PromptEncoder:
     """Give what turns instructions into the learner's input, by the robot's template."""
     tag = data.robot.model_tag
-    return Prompts(policy.encoders, lambda text: policy.design.prompt(tag, text), learned)
+    return PromptEncoder(
+        policy.encoders, lambda text: policy.spec.make_prompt(tag, text), trainable_encoder
+    )

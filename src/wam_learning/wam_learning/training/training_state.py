@@ -12,16 +12,20 @@ from torch import Tensor
 
 from wam_learning.training.trainer import Trainer
 
-_MOMENTS = ('exp_avg', 'exp_avg_sq', 'step')
+_OPTIMIZER_STATE_KEYS = ('exp_avg', 'exp_avg_sq', 'step')
 
 
-def written(path: Path, trainer: Trainer, elapsed_s: float, settings: dict[str, Any]) -> None:
+def write_state(path: Path, trainer: Trainer, elapsed_s: float, settings: dict[str, Any]) -> None:
     """Write the state; `settings` must be the same for a run that continues it."""
     tensors: dict[str, Tensor] = {'generator': trainer.generator.get_state()}
-    for (name, parameter), average in zip(trainer.trained, trainer.averages, strict=True):
+    for (name, parameter), average in zip(
+        trainer.trainable_parameters, trainer.ema_weights, strict=True
+    ):
         tensors[f'weight.{name}'], tensors[f'average.{name}'] = parameter.detach(), average
-        held = trainer.optimiser.state.get(parameter, {})
-        tensors |= {f'{moment}.{name}': held[moment] for moment in _MOMENTS if moment in held}
+        held = trainer.optimizer.state.get(parameter, {})
+        tensors |= {
+            f'{moment}.{name}': held[moment] for moment in _OPTIMIZER_STATE_KEYS if moment in held
+        }
     words = {
         'step': trainer.step,
         'elapsed_s': elapsed_s,
@@ -38,7 +42,7 @@ def written(path: Path, trainer: Trainer, elapsed_s: float, settings: dict[str, 
     os.replace(part, path)
 
 
-def read(path: Path, trainer: Trainer, settings: dict[str, Any]) -> float:
+def load_state(path: Path, trainer: Trainer, settings: dict[str, Any]) -> float:
     """Put a written state into a trainer; return the seconds it had trained.
 
     ValueError if the file is damaged or was written by a run with other settings.
@@ -64,23 +68,23 @@ def read(path: Path, trainer: Trainer, settings: dict[str, Any]) -> float:
             f'{path}: written by a run with other settings ({told}); give the same '
             'ones, another --out, or --fresh to begin anew'
         )
-    wanted = {f'weight.{name}' for name, _ in trainer.trained}
+    wanted = {f'weight.{name}' for name, _ in trainer.trainable_parameters}
     if not wanted <= tensors.keys():
         raise ValueError(
             f'{path}: lacks {", ".join(sorted(wanted - tensors.keys())[:3])}; it '
             'belongs to another model: give another --out, or --fresh'
         )
     with torch.no_grad():
-        for i, (name, parameter) in enumerate(trainer.trained):
+        for i, (name, parameter) in enumerate(trainer.trainable_parameters):
             parameter.copy_(tensors[f'weight.{name}'])
-            trainer.averages[i].copy_(tensors[f'average.{name}'])
+            trainer.ema_weights[i].copy_(tensors[f'average.{name}'])
             held = {
                 moment: tensors[f'{moment}.{name}']
-                for moment in _MOMENTS
+                for moment in _OPTIMIZER_STATE_KEYS
                 if f'{moment}.{name}' in tensors
             }
             if held:
-                trainer.optimiser.state[parameter] = {
+                trainer.optimizer.state[parameter] = {
                     key: value.to(parameter.device) for key, value in held.items()
                 }
     trainer.generator.set_state(tensors['generator'])

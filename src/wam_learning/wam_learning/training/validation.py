@@ -10,36 +10,38 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from wam_learning.data.sequence_sampler import Batch, Windows
-from wam_learning.training.losses import Mixed, mixed, noise_like, video_loss
+from wam_learning.data.sequence_sampler import Batch, SequenceSampler
+from wam_learning.training.losses import NoisedSample, add_noise, sample_noise_like, video_loss
 from wam_learning.training.trainer import Trainer
-from wam_policy.model.network.video_action_dit import Prediction
+from wam_policy.model.network.video_action_dit import TrainingPrediction
 
-COLOURS = ('red', 'green', 'blue', 'yellow', 'orange', 'purple', 'white', 'black')
+COLORS = ('red', 'green', 'blue', 'yellow', 'orange', 'purple', 'white', 'black')
 SIDES = ('left', 'right')
-MOST = 128  # windows per figure
+MAX_WINDOWS = 128  # windows per figure
 MEMORY_BLOCKS = 3  # a goal shown only at the start is acted upon in the third block or before
 
 
-class HeldOut:
+class HeldOutEvaluator:
     """Evaluate a trainer on fixed windows with fixed noise."""
 
-    def __init__(self, windows: Windows, seed: int) -> None:
+    def __init__(self, sampler: SequenceSampler, seed: int) -> None:
         rng = np.random.default_rng([seed, 2])
         self.batches: dict[str, Batch] = {}
         episodes: dict[str, list[int]] = {}
         at = 0
-        for span in windows.clips.spans:
+        for span in sampler.data.episodes:
             episodes.setdefault(span.family or 'all', []).append(at)
-            at += span.frames
+            at += span.frame_count
         self._seed = seed
         for family, frames in sorted(episodes.items()):
-            longest = min(MEMORY_BLOCKS if family == 'recall' else 1, max(windows.lengths()))
+            longest = min(MEMORY_BLOCKS if family == 'recall' else 1, max(sampler.block_counts()))
             for blocks in range(longest, 0, -1):
-                fit = np.array([f for f in frames if f in windows.beginnings(blocks)], int)
+                fit = np.array([f for f in frames if f in sampler.valid_starts(blocks)], int)
                 if len(fit):
-                    chosen = rng.permutation(fit)[:MOST]
-                    self.batches[family] = windows.at(chosen, blocks, np.zeros_like(chosen))
+                    chosen = rng.permutation(fit)[:MAX_WINDOWS]
+                    self.batches[family] = sampler.build_batch(
+                        chosen, blocks, np.zeros_like(chosen)
+                    )
                     break
         if not self.batches:
             raise ValueError(
@@ -49,21 +51,25 @@ class HeldOut:
 
     # not inference_mode: sharded weights that come together in it could not be trained on
     @torch.no_grad()
-    def figures(self, trainer: Trainer) -> dict[str, float]:
+    def compute_metrics(self, trainer: Trainer) -> dict[str, float]:
         """Give named figures with the trainer's present weights."""
         found: dict[str, float] = {}
         errors, colour, side, counts = [], [], [], []
         for family, batch in self.batches.items():
-            plain, grounded = self._error(trainer, batch, batch.texts)
+            plain, grounded = self._compute_action_error(trainer, batch, batch.texts)
             found[f'{family}/action'] = plain
             if grounded is not None:
                 found[f'{family}/grounded'] = grounded
             errors.append(plain)
-            colour.append(self._error(trainer, batch, swapped(batch.texts, COLOURS))[0])
-            side.append(self._error(trainer, batch, swapped(batch.texts, SIDES))[0])
+            colour.append(
+                self._compute_action_error(trainer, batch, swap_words(batch.texts, COLORS))[0]
+            )
+            side.append(
+                self._compute_action_error(trainer, batch, swap_words(batch.texts, SIDES))[0]
+            )
             counts.append(len(batch.texts))
             if trainer.objective.video:
-                found[f'{family}/video'] = self._video(trainer, batch)
+                found[f'{family}/video'] = self._compute_video_loss(trainer, batch)
         for name, values in (
             ('action', errors),
             ('action_other_colour', colour),
@@ -76,73 +82,76 @@ class HeldOut:
                 found[name] = float(np.mean(values))
         return found
 
-    def _error(
+    def _compute_action_error(
         self, trainer: Trainer, batch: Batch, texts: Sequence[str]
     ) -> tuple[float, float | None]:
         """Return the squared error of one-step actions in the last block, 1 is their variance."""
         noise = torch.Generator().manual_seed(self._seed)
         index = torch.zeros(len(texts), batch.blocks, dtype=torch.long)
-        draw = noise_like(batch.action, noise)
-        found, _ = self._predicted(trainer, batch, texts, index, draw, noise)
+        draw = sample_noise_like(batch.action, noise)
+        found, _ = self._predict(trainer, batch, texts, index, draw, noise)
         clean = draw - found.action.float().cpu().view_as(draw)
-        wrong = (clean - batch.action)[:, -1].square()[..., trainer.columns].mean(-1)
+        wrong = (clean - batch.action)[:, -1].square()[..., trainer.action_columns].mean(-1)
         mask = batch.action_mask[:, -1]
         error = float((wrong * mask).sum() / mask.sum().clamp(min=1))
-        heads, device = trainer.learner.heads, trainer.device
-        if heads is None or not (batch.target_share > 0).any():
+        heads, device = trainer.model.heads, trainer.device
+        if heads is None or not (batch.patch_target > 0).any():
             return error, None
         grounded = heads(
             found.clean_tokens,
             found.action_tokens,
-            trainer.learner.dit.config.frame_tokens,
-            batch.target_share.to(device),
+            trainer.model.dit.config.frame_tokens,
+            batch.patch_target.to(device),
             batch.place.to(device),
         )
         return error, float(grounded.accuracy)
 
-    def _video(self, trainer: Trainer, batch: Batch) -> float:
+    def _compute_video_loss(self, trainer: Trainer, batch: Batch) -> float:
         """Return the video loss at even noise levels."""
         noise = torch.Generator().manual_seed(self._seed)
         index = torch.linspace(50, 950, len(batch.texts)).long()[:, None].expand(-1, batch.blocks)
-        draw = noise_like(batch.action, noise)
-        found, video = self._predicted(trainer, batch, batch.texts, index, draw, noise)
+        draw = sample_noise_like(batch.action, noise)
+        found, video = self._predict(trainer, batch, batch.texts, index, draw, noise)
         assert found.video is not None and video is not None
         return float(
             video_loss(found.video.transpose(1, 2), video, batch.future_mask.to(trainer.device))
         )
 
     @staticmethod
-    def _predicted(
+    def _predict(
         trainer: Trainer,
         batch: Batch,
         texts: Sequence[str],
-        index: torch.Tensor,
-        draw: torch.Tensor,
-        noise: torch.Generator,
-    ) -> tuple[Prediction, Mixed | None]:
+        noise_level: torch.Tensor,
+        action_noise: torch.Tensor,
+        generator: torch.Generator,
+    ) -> tuple[TrainingPrediction, NoisedSample | None]:
         """Predict at noise levels `index` [batch blocks] with the action noise `draw`."""
         objective, device = trainer.objective, trainer.device
         batch, video = batch.to(device), None
-        action = mixed(
+        action = add_noise(
             batch.action,
-            draw.to(device),
-            index[..., None].expand(-1, -1, batch.action.shape[2]),
+            action_noise.to(device),
+            noise_level[..., None].expand(-1, -1, batch.action.shape[2]),
             objective,
         )
         if objective.video:
-            future = batch.seen.future.transpose(1, 2)
+            future = batch.visual.future.transpose(1, 2)
             repeats = future.shape[1] // batch.blocks
-            video = mixed(
-                future, noise_like(future, noise), index.repeat_interleave(repeats, 1), objective
+            video = add_noise(
+                future,
+                sample_noise_like(future, generator),
+                noise_level.repeat_interleave(repeats, 1),
+                objective,
             )
         with trainer.autocast():
-            found = trainer.learner.predict(
-                batch, trainer.prompts(texts).to(device), action, video
+            found = trainer.model.predict(
+                batch, trainer.prompt_encoder(texts).to(device), action, video
             )
         return found, video
 
 
-def swapped(texts: Sequence[str], words: Sequence[str]) -> list[str]:
+def swap_words(texts: Sequence[str], words: Sequence[str]) -> list[str]:
     """Replace each of `words` in every text by another one that the texts use."""
     used = [word for word in words if any(re.search(rf'\b{word}\b', text) for text in texts)]
     if len(used) < 2:
@@ -152,20 +161,20 @@ def swapped(texts: Sequence[str], words: Sequence[str]) -> list[str]:
     return [pattern.sub(lambda match: other[match[1]], text) for text in texts]
 
 
-def summary(figures: Mapping[str, float]) -> str:
+def format_summary(metrics: Mapping[str, float]) -> str:
     """Put the figures that decide into one line."""
     parts = [
-        f'first chunk {figures["action"]:.3f}',
-        f'(other colour {figures["action_other_colour"]:.2f}, '
-        f'other side {figures["action_other_side"]:.2f})',
+        f'first chunk {metrics["action"]:.3f}',
+        f'(other colour {metrics["action_other_colour"]:.2f}, '
+        f'other side {metrics["action_other_side"]:.2f})',
     ]
-    if 'grounded' in figures:
-        parts.append(f'grounded {figures["grounded"]:.0%}')
-    if 'video' in figures:
-        parts.append(f'video {figures["video"]:.3f}')
+    if 'grounded' in metrics:
+        parts.append(f'grounded {metrics["grounded"]:.0%}')
+    if 'video' in metrics:
+        parts.append(f'video {metrics["video"]:.3f}')
     parts += [
         f'{key.removesuffix("/action")} {value:.3f}'
-        for key, value in figures.items()
+        for key, value in metrics.items()
         if key.endswith('/action')
     ]
     return ', '.join(parts)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 
-class Latencies:
+class LatencyStatistics:
     """Keep the last measurements of named stages and tell their percentiles."""
 
     def __init__(self, capacity: int) -> None:
@@ -40,7 +40,7 @@ class Latencies:
         self._stages.clear()
 
 
-class Mean:
+class RunningMean:
     """Average figures without keeping them."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Mean:
         return self._sum / self._count if self._count else 0.0
 
 
-class Rate:
+class EventRate:
     """Count events and tell how many there were per second lately."""
 
     def __init__(self, window_ns: int) -> None:
@@ -72,11 +72,11 @@ class Rate:
         if self._start_ns is None:
             self._start_ns = now_ns
         self._stamps_ns.append(now_ns)
-        self._forget(now_ns)
+        self._drop_old(now_ns)
 
     def hz(self, now_ns: int) -> float:
         """Return events per second over the window, or over the time since the first event."""
-        self._forget(now_ns)
+        self._drop_old(now_ns)
         if self._start_ns is None or now_ns <= self._start_ns:
             return 0.0
         if now_ns - self._start_ns < self._window_ns:
@@ -87,6 +87,6 @@ class Rate:
         self._stamps_ns.clear()
         self._start_ns = None
 
-    def _forget(self, now_ns: int) -> None:
+    def _drop_old(self, now_ns: int) -> None:
         while self._stamps_ns and self._stamps_ns[0] <= now_ns - self._window_ns:
             self._stamps_ns.popleft()

@@ -42,14 +42,14 @@ class JointState:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'names', tuple(self.names))
-        object.__setattr__(self, 'position', self._vector('position', self.position))
+        object.__setattr__(self, 'position', self._checked_vector('position', self.position))
         if self.velocity is not None:
-            object.__setattr__(self, 'velocity', self._vector('velocity', self.velocity))
+            object.__setattr__(self, 'velocity', self._checked_vector('velocity', self.velocity))
         if self.effort is not None:
-            object.__setattr__(self, 'effort', self._vector('effort', self.effort))
+            object.__setattr__(self, 'effort', self._checked_vector('effort', self.effort))
 
-    def _vector(self, what: str, values: np.ndarray) -> np.ndarray:
-        vector = _sealed(values)
+    def _checked_vector(self, what: str, values: np.ndarray) -> np.ndarray:
+        vector = _readonly_copy(values)
         if vector.shape != (len(self.names),):
             raise ValueError(
                 f'joint state: {what} has shape {list(vector.shape)}, '
@@ -62,17 +62,17 @@ class JointState:
 
     def positions(self, names: Sequence[str]) -> np.ndarray:
         """Return the positions of `names` in that order, [names]; KeyError names a missing one."""
-        return self.position[self._rows(names)]
+        return self.position[self._find_rows(names)]
 
     def velocities(self, names: Sequence[str]) -> np.ndarray | None:
         """Return the velocities of `names` in that order, or None where none were measured."""
-        return None if self.velocity is None else self.velocity[self._rows(names)]
+        return None if self.velocity is None else self.velocity[self._find_rows(names)]
 
     def efforts(self, names: Sequence[str]) -> np.ndarray | None:
         """Return the efforts of `names` in that order, or None where none were measured."""
-        return None if self.effort is None else self.effort[self._rows(names)]
+        return None if self.effort is None else self.effort[self._find_rows(names)]
 
-    def _rows(self, names: Sequence[str]) -> list[int]:
+    def _find_rows(self, names: Sequence[str]) -> list[int]:
         row = {name: i for i, name in enumerate(self.names)}
         missing = [name for name in names if name not in row]
         if missing:
@@ -81,7 +81,7 @@ class JointState:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SetPoint:
+class Setpoint:
     """Hold what a controller says it commands at one instant; every value is finite."""
 
     controller: str
@@ -92,7 +92,7 @@ class SetPoint:
 
     def __post_init__(self) -> None:
         for field in ('position', 'velocity', 'acceleration'):
-            values = _sealed(getattr(self, field))
+            values = _readonly_copy(getattr(self, field))
             object.__setattr__(self, field, values)
             if values.shape != self.position.shape or not np.isfinite(values).all():
                 raise ValueError(
@@ -135,13 +135,13 @@ class Chunk:
     names: tuple[str, ...]
     targets: np.ndarray  # float64 [horizon joints]
     reference: np.ndarray  # float64 [joints], posture relative actions start from
-    contract: str  # of the embodiment both ends must share
+    embodiment_hash: str  # of the embodiment both ends must share
     timings_ms: Mapping[str, float]  # stage -> ms
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'names', tuple(self.names))
-        object.__setattr__(self, 'targets', _sealed(self.targets))
-        object.__setattr__(self, 'reference', _sealed(self.reference))
+        object.__setattr__(self, 'targets', _readonly_copy(self.targets))
+        object.__setattr__(self, 'reference', _readonly_copy(self.reference))
         object.__setattr__(self, 'timings_ms', MappingProxyType(dict(self.timings_ms)))
         joints = len(self.names)
         if self.targets.ndim != 2 or self.targets.shape[1] != joints or not len(self.targets):
@@ -159,7 +159,7 @@ class Chunk:
         return len(self.targets)
 
 
-def _sealed(values: np.ndarray) -> np.ndarray:
+def _readonly_copy(values: np.ndarray) -> np.ndarray:
     """Copy `values` into a float64 array that nobody can write to."""
     array = np.array(values, dtype=np.float64)
     array.setflags(write=False)

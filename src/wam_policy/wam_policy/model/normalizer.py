@@ -9,21 +9,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wam_policy.core.robot.embodiment import Embodiment, Slice
-from wam_policy.model.checkpoint.normalization_stats import Statistics, Tag
+from wam_policy.core.robot.embodiment import Embodiment, ModelKey
+from wam_policy.model.checkpoint.normalization_stats import EmbodimentMetadata, Statistics
 
-MODES = ('q99', 'min_max', 'mean_std')
+NORMALIZATION_MODES = ('q99', 'min_max', 'mean_std')
 
 
-def _span(statistics: Statistics, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    if mode not in MODES:
-        raise ValueError(f'normalisation {mode!r} is unknown; known: {", ".join(MODES)}')
+def _get_bounds(statistics: Statistics, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    if mode not in NORMALIZATION_MODES:
+        raise ValueError(
+            f'normalisation {mode!r} is unknown; known: {", ".join(NORMALIZATION_MODES)}'
+        )
     if mode == 'q99':
         return statistics.q01, statistics.q99
     return statistics.min, statistics.max
 
 
-def normalised(values: np.ndarray, statistics: Statistics, mode: str) -> np.ndarray:
+def normalize(values: np.ndarray, statistics: Statistics, mode: str) -> np.ndarray:
     """Scale [... n] to model units; q99 and min_max are clamped to [-1, 1].
 
     A dimension that never moved in the data has no scale: q99 clamps the raw value, min_max
@@ -33,24 +35,24 @@ def normalised(values: np.ndarray, statistics: Statistics, mode: str) -> np.ndar
         moved = statistics.std != 0
         scale = np.where(moved, statistics.std, 1.0)
         return np.where(moved, (values - statistics.mean) / scale, values)
-    low, high = _span(statistics, mode)
+    low, high = _get_bounds(statistics, mode)
     moved = high != low
     scaled = 2 * (values - low) / np.where(moved, high - low, 1.0) - 1
     constant = values if mode == 'q99' else np.zeros_like(values)
     return np.clip(np.where(moved, scaled, constant), -1.0, 1.0)
 
 
-def restored(values: np.ndarray, statistics: Statistics, mode: str) -> np.ndarray:
+def denormalize(values: np.ndarray, statistics: Statistics, mode: str) -> np.ndarray:
     """Undo `normalised` in fp32 without clamping; constant dimensions give their constant."""
     values = np.asarray(values, dtype=np.float32)
     if mode == 'mean_std':
         return values * statistics.std.astype(np.float32) + statistics.mean.astype(np.float32)
-    low, high = (bound.astype(np.float32) for bound in _span(statistics, mode))
+    low, high = (bound.astype(np.float32) for bound in _get_bounds(statistics, mode))
     return (values + np.float32(1)) / np.float32(2) * (high - low) + low
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class VectorKey:
     """Describe one key of the state or action vector.
 
     A masked key keeps its place in the vector (as zeros) and needs no statistics.
@@ -63,24 +65,26 @@ class Field:
     mode: str = 'q99'
 
 
-def fields(slices: Sequence[Slice], mode: str) -> tuple[Field, ...]:
+def make_vector_keys(slices: Sequence[ModelKey], mode: str) -> tuple[VectorKey, ...]:
     """Give the fields for the state or action keys of a robot."""
-    return tuple(Field(part.key, part.size, part.relative, part.masked, mode) for part in slices)
+    return tuple(
+        VectorKey(part.key, part.size, part.relative, part.masked, mode) for part in slices
+    )
 
 
-def _taken(values: Mapping[str, np.ndarray], field: Field) -> np.ndarray:
-    if field.key not in values:
-        raise ValueError(f'no value for {field.key!r}; got {", ".join(values)}')
-    value = np.asarray(values[field.key], dtype=np.float64)
-    if value.shape[-1:] != (field.width,) or not np.isfinite(value).all():
-        raise ValueError(f'{field.key}: want {field.width} finite numbers, got {value}')
+def _get_values(values: Mapping[str, np.ndarray], key: VectorKey) -> np.ndarray:
+    if key.key not in values:
+        raise ValueError(f'no value for {key.key!r}; got {", ".join(values)}')
+    value = np.asarray(values[key.key], dtype=np.float64)
+    if value.shape[-1:] != (key.width,) or not np.isfinite(value).all():
+        raise ValueError(f'{key.key}: want {key.width} finite numbers, got {value}')
     return value
 
 
-def _check(
-    kind: str, fields: Sequence[Field], known: Mapping[str, Statistics], tag: str, vector: int
+def _check_statistics(
+    kind: str, keys: Sequence[VectorKey], known: Mapping[str, Statistics], tag: str, vector: int
 ) -> None:
-    needed = [field for field in fields if not field.masked]
+    needed = [field for field in keys if not field.masked]
     absent = [field.key for field in needed if field.key not in known]
     if absent:
         raise ValueError(
@@ -93,12 +97,12 @@ def _check(
                 f'{kind} {field.key}: the checkpoint has {known[field.key].width} '
                 f'values, the robot {field.width}'
             )
-    total = sum(field.width for field in fields)
+    total = sum(field.width for field in keys)
     if total > vector:
         raise ValueError(f'{kind} keys need {total} values, the model takes {vector}')
 
 
-class Normaliser:
+class Normalizer:
     """Convert between named robot values and the padded vectors of the model.
 
     `state` and `action` give the keys in vector order; raises ValueError naming every key the
@@ -109,15 +113,15 @@ class Normaliser:
 
     def __init__(
         self,
-        tag: Tag,
-        state: Sequence[Field],
-        action: Sequence[Field],
+        metadata: EmbodimentMetadata,
+        state: Sequence[VectorKey],
+        action: Sequence[VectorKey],
         state_width: int,
         action_width: int,
-        row_spread: Sequence[float] = (),
+        row_std: Sequence[float] = (),
     ) -> None:
-        _check('state', state, tag.state, tag.name, state_width)
-        _check('action', action, tag.action, tag.name, action_width)
+        _check_statistics('state', state, metadata.state, metadata.name, state_width)
+        _check_statistics('action', action, metadata.action, metadata.name, action_width)
         widths = {field.key: field.width for field in state}
         lost = [
             f.key for f in action if f.relative and not f.masked and widths.get(f.key) != f.width
@@ -126,46 +130,46 @@ class Normaliser:
             raise ValueError(
                 f'relative action keys without a state of the same width: {", ".join(lost)}'
             )
-        self.tag = tag
-        self.state_fields = tuple(state)
-        self.action_fields = tuple(action)
+        self.metadata = metadata
+        self.state_keys = tuple(state)
+        self.action_keys = tuple(action)
         self.state_width = state_width
         self.action_width = action_width
-        self.row_spread = np.array(row_spread, np.float32)[:, None] if row_spread else None
+        self.row_std = np.array(row_std, np.float32)[:, None] if row_std else None
 
     @classmethod
-    def of(
+    def from_metadata(
         cls,
-        tag: Tag,
+        metadata: EmbodimentMetadata,
         robot: Embodiment,
         mode: str,
         state_width: int,
         action_width: int,
-        row_spread: Sequence[float] = (),
-    ) -> 'Normaliser':
+        row_std: Sequence[float] = (),
+    ) -> 'Normalizer':
         """Build the normaliser of a robot from a checkpoint's statistics."""
         return cls(
-            tag,
-            fields(robot.state_keys, mode),
-            fields(robot.action_keys, mode),
+            metadata,
+            make_vector_keys(robot.state_keys, mode),
+            make_vector_keys(robot.action_keys, mode),
             state_width,
             action_width,
-            row_spread,
+            row_std,
         )
 
-    def state(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    def normalize_state(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """Normalise and concatenate the state keys: float64 [state_width], zero-padded."""
         vector = np.zeros(self.state_width)
         start = 0
-        for field in self.state_fields:
+        for field in self.state_keys:
             if not field.masked:
-                vector[start : start + field.width] = normalised(
-                    _taken(values, field), self.tag.state[field.key], field.mode
+                vector[start : start + field.width] = normalize(
+                    _get_values(values, field), self.metadata.state[field.key], field.mode
                 )
             start += field.width
         return vector
 
-    def targets(
+    def denormalize_actions(
         self, actions: np.ndarray, reference: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
         """Give absolute targets, float32 [horizon n] per key, from actions [horizon action_width].
@@ -175,19 +179,21 @@ class Normaliser:
         """
         found = {}
         start = 0
-        if self.row_spread is not None:
-            actions = actions * self.row_spread
-        for field in self.action_fields:
+        if self.row_std is not None:
+            actions = actions * self.row_std
+        for field in self.action_keys:
             stop = start + field.width
             if not field.masked:
-                target = restored(actions[:, start:stop], self.tag.action[field.key], field.mode)
+                target = denormalize(
+                    actions[:, start:stop], self.metadata.action[field.key], field.mode
+                )
                 if field.relative:
-                    target = target + _taken(reference, field).astype(np.float32)
+                    target = target + _get_values(reference, field).astype(np.float32)
                 found[field.key] = target
             start = stop
         return found
 
-    def actions(
+    def normalize_targets(
         self, targets: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
     ) -> np.ndarray:
         """Invert `targets`: absolute [horizon n] per key to actions float64 [horizon width].
@@ -198,21 +204,23 @@ class Normaliser:
         horizon = len(next(iter(targets.values())))
         vector = np.zeros((horizon, self.action_width))
         start = 0
-        for field in self.action_fields:
+        for field in self.action_keys:
             stop = start + field.width
             if not field.masked:
-                value = _taken(targets, field)
+                value = _get_values(targets, field)
                 if field.relative:
-                    value = value - _taken(reference, field)
-                vector[:, start:stop] = normalised(value, self.tag.action[field.key], field.mode)
+                    value = value - _get_values(reference, field)
+                vector[:, start:stop] = normalize(
+                    value, self.metadata.action[field.key], field.mode
+                )
             start = stop
-        return vector if self.row_spread is None else vector / self.row_spread
+        return vector if self.row_std is None else vector / self.row_std
 
     def action_mask(self) -> np.ndarray:
         """Mark the action columns that carry data: bool [action_width]."""
         mask = np.zeros(self.action_width, dtype=bool)
         start = 0
-        for field in self.action_fields:
+        for field in self.action_keys:
             mask[start : start + field.width] = not field.masked
             start += field.width
         return mask

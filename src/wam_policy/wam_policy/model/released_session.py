@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wam_policy.model.streaming_session import Episode, Inference, Stopwatch
+from wam_policy.model.streaming_session import InferenceContext, InferenceResult, Stopwatch
 
-SEED = 1140  # of the noise, the same in every call
+NOISE_SEED = 1140  # of the noise, the same in every call
 LAST_FRAME_COUNTS = (4, 9)  # a restart with so many frames conditions on the newest
 
 
-class ReferenceSession:
+class ReleasedSession:
     """Reproduce the released loop."""
 
-    def __init__(self, episode: Episode, *, negative: str) -> None:
-        self._episode = episode
-        self._config = episode.config
-        self._encoders = episode.encoders
+    def __init__(self, inference_context: InferenceContext, *, negative: str) -> None:
+        self._inference_context = inference_context
+        self._config = inference_context.config
+        self._encoders = inference_context.encoders
         self._negative = negative
         self._ids: Tensor | None = None
         self.start_frame = 0  # where the next call's prediction begins, before any reset
@@ -33,30 +33,32 @@ class ReferenceSession:
         self._ids = None
 
     @torch.inference_mode()
-    def step(self, canvas: Any, prompt: str, state: Any, seed: int = SEED) -> Inference:
+    def step(
+        self, canvas: Any, prompt: str, state: Any, seed: int = NOISE_SEED
+    ) -> InferenceResult:
         """Take frames uint8 [T h w 3], a prompt and a state; return actions and latents."""
-        watch = Stopwatch(self._episode.now)
-        pixels = self._episode.pixels(canvas)
+        watch = Stopwatch(self._inference_context.now)
+        pixels = self._inference_context.preprocess(canvas)
         watch.lap('preprocess')
         ids, mask = self._encoders.tokenizer([prompt])
-        if self._starts_over(ids, pixels.shape[2]):
+        if self._needs_restart(ids, pixels.shape[2]):
             self._ids = ids
-            self._begin(pixels, self._text(ids, mask))
+            self._start_window(pixels, self._encode_text(ids, mask))
         else:
-            latents = self._encoders.encode_frames(self._filled(pixels))
-            self._episode.commit(latents[:, :, -self._config.frames_per_block :])
+            latents = self._encoders.encode_frames(self._pad_to_block(pixels))
+            self._inference_context.commit(latents[:, :, -self._config.frames_per_block :])
         watch.lap('clean')
-        start = self._episode.guidance.frames
-        sample = self._episode.imagine(state, seed)
+        start = self._inference_context.guidance.frames
+        sample = self._inference_context.predict(state, seed)
         watch.lap('denoise')
         self.start_frame = start + self._config.frames_per_block
-        result = self._episode.inference(sample, watch)
+        result = self._inference_context.make_result(sample, watch)
         if start > 1:
             return result
         video = torch.cat([self._first, sample.video], dim=2)
-        return Inference(result.actions, video, result.evaluations, result.timings_ms)
+        return InferenceResult(result.actions, video, result.evaluations, result.timings_ms)
 
-    def _starts_over(self, ids: Tensor, frames: int) -> bool:
+    def _needs_restart(self, ids: Tensor, frames: int) -> bool:
         return (
             self._ids is None
             or not torch.equal(ids, self._ids)
@@ -64,21 +66,21 @@ class ReferenceSession:
             or self.start_frame >= self._config.window_frames
         )
 
-    def _begin(self, pixels: Tensor, text: Tensor) -> None:
+    def _start_window(self, pixels: Tensor, text: Tensor) -> None:
         frames = pixels.shape[2]
         image = pixels[:, :, -1:] if frames in LAST_FRAME_COUNTS else pixels[:, :, :1]
         negative = None
-        if self._episode.guidance.reads_negative:
-            negative = self._text(*self._encoders.tokenizer([self._negative]))
-        self._episode.guidance.begin(text, negative)
+        if self._inference_context.guidance.uses_negative_text:
+            negative = self._encode_text(*self._encoders.tokenizer([self._negative]))
+        self._inference_context.guidance.set_text(text, negative)
         grey = torch.zeros_like(image).expand(-1, -1, self._config.window_pixel_frames - 1, -1, -1)
         latents = self._encoders.encode_frames(torch.cat([image, grey], dim=2))
         if self._config.condition_channels:
-            self._episode.condition_on(latents)
-        self._first = latents[:, :, :1].to(self._episode.model.dtype)
-        self._episode.begin(image, self._first)
+            self._inference_context.set_condition(latents)
+        self._first = latents[:, :, :1].to(self._inference_context.model.dtype)
+        self._inference_context.start_window(image, self._first)
 
-    def _filled(self, pixels: Tensor) -> Tensor:
+    def _pad_to_block(self, pixels: Tensor) -> Tensor:
         """Bring frames to one context frame and a block, repeating what is short."""
         per_latent, block = self._config.pixel_frames_per_latent, self._config.frames_per_block
         wanted, frames = 1 + per_latent * block, pixels.shape[2]
@@ -90,7 +92,7 @@ class ReferenceSession:
         pixels = pixels.repeat_interleave(block // groups, dim=2)
         return torch.cat([pixels[:, :, :1], pixels], dim=2)[:, :, :wanted]
 
-    def _text(self, ids: Tensor, mask: Tensor) -> Tensor:
-        device = self._episode.model.device
+    def _encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        device = self._inference_context.model.device
         text = self._encoders.encode_text(ids.to(device), mask.to(device))
-        return text.to(self._episode.model.dtype)
+        return text.to(self._inference_context.model.dtype)

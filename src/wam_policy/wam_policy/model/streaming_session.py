@@ -14,28 +14,28 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from wam_policy.model.execution.engines import Engine
-from wam_policy.model.network.cfg import Guidance, Role
-from wam_policy.model.network.model_config import WINDOWS, ModelConfig
+from wam_policy.model.execution.engines import ExecutionEngine
+from wam_policy.model.network.cfg import CfgRole, ClassifierFreeGuidance
+from wam_policy.model.network.model_config import WINDOW_MODES, ModelConfig
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
 
-Pixels = Callable[[Tensor], Tensor]  # uint8 [1 T h w 3] -> [1 3 T h w] in [-1, 1]
-Draw = Callable[[int], sampler.Velocities]  # seed -> noise of video and action
+PreprocessFn = Callable[[Tensor], Tensor]  # uint8 [1 T h w 3] -> [1 3 T h w] in [-1, 1]
+NoiseFn = Callable[[int], sampler.Velocities]  # seed -> noise of video and action
 
 
-class Encoders(Protocol):
+class EncodersProtocol(Protocol):
     """What a session asks of the encoders; shapes as in `encoders.encoder_stack`."""
 
     def encode_prompts(self, prompts: list[str]) -> Tensor: ...
     def encode_image(self, frame: Tensor) -> Tensor: ...
     def encode_frames(self, video: Tensor) -> Tensor: ...
-    def begin(self, first: Tensor) -> tuple[Tensor, Any]: ...
-    def extend(self, context: Any, frames: Tensor) -> tuple[Tensor, Any]: ...
+    def encode_first_frame(self, first: Tensor) -> tuple[Tensor, Any]: ...
+    def encode_next_frames(self, state: Any, frames: Tensor) -> tuple[Tensor, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Inference:
+class InferenceResult:
     """Hold one query's result, all in model values."""
 
     actions: Tensor | None  # [actions action_dim]; None from an unconditional branch
@@ -45,7 +45,7 @@ class Inference:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryUsage:
     """Count what a session holds and how it got there."""
 
     frames: int  # latent frames in memory
@@ -68,108 +68,110 @@ class Stopwatch:
         self._last = now
 
 
-class Episode:
+class InferenceContext:
     """The model, its encoders and its memory: what both kinds of session stand on."""
 
     def __init__(
         self,
         model: VideoActionDiT,
-        encoders: Encoders,
-        pixels: Pixels,
-        recipe: sampler.Recipe,
+        encoders: EncodersProtocol,
+        preprocess: PreprocessFn,
+        sampling: sampler.SamplingConfig,
         *,
         now: Callable[[], float],
-        role: Role = Role.BOTH,
-        exchange: sampler.Exchange | None = None,
+        role: CfgRole = CfgRole.BOTH,
+        exchange: sampler.ExchangeFn | None = None,
         guided_video: bool = False,
-        draw: Draw | None = None,
-        engine: Engine | None = None,
+        noise_fn: NoiseFn | None = None,
+        engine: ExecutionEngine | None = None,
     ) -> None:
         """Run the model's passes as `engine` does; without one, as they are written."""
         self.model, self.encoders = model, encoders
         self.config: ModelConfig = model.config
         self.now = now
-        self.guidance = Guidance(
+        self.guidance = ClassifierFreeGuidance(
             model,
-            recipe,
+            sampling,
             role=role,
             exchange=exchange,
             guided_video=guided_video,
             engine=engine,
         )
-        self._pixels, self._recipe, self._guided_video = pixels, recipe, guided_video
-        self._draw = draw or self._noise
+        self._preprocess, self._sampling, self._guided_video = preprocess, sampling, guided_video
+        self._noise_fn = noise_fn or self._draw_noise
         self._condition: Tensor | None = None
 
-    def pixels(self, frames: Any) -> Tensor:
+    def preprocess(self, frames: Any) -> Tensor:
         """Turn canvases uint8 [T h w 3] into the encoders' input [1 3 T h w]."""
         frames = torch.as_tensor(frames)
         if frames.dtype != torch.uint8 or frames.ndim != 4:
             raise ValueError(
                 f'want canvases uint8 [T h w 3], got {frames.dtype} {tuple(frames.shape)}'
             )
-        return self._pixels(frames[None].to(self.model.device))
+        return self._preprocess(frames[None].to(self.model.device))
 
-    def begin(self, image: Tensor, first: Tensor) -> None:
+    def start_window(self, image: Tensor, first: Tensor) -> None:
         """Empty the memory, commit the first latent frame; `image` is its picture [1 3 1 h w]."""
         if self.config.image_context:
-            self.guidance.look(self.encoders.encode_image(image[:, :, 0]).to(self.model.dtype))
-        self.guidance.forget()
+            self.guidance.set_image(
+                self.encoders.encode_image(image[:, :, 0]).to(self.model.dtype)
+            )
+        self.guidance.clear_cache()
         self.commit(first)
 
     def commit(self, latents: Tensor) -> None:
         latents = latents.to(self.model.dtype)
-        self.guidance.commit(latents, self.condition(self.guidance.frames, latents.shape[2]))
+        self.guidance.commit(latents, self.slice_condition(self.guidance.frames, latents.shape[2]))
 
-    def condition_on(self, image_latents: Tensor) -> None:
+    def set_condition(self, image_latents: Tensor) -> None:
         """Take latents of [image, grey, grey, ...] as the condition of the window to come."""
-        self._condition = self._masked(image_latents, 1.0)
+        self._condition = self._prepend_mask(image_latents, 1.0)
         self._condition[:, : -image_latents.shape[1], 1:] = 0
 
-    def condition_further(self, grey_latents: Tensor) -> None:
+    def append_condition(self, gray_latents: Tensor) -> None:
         """Append the latents of more grey frames."""
         past = [] if self._condition is None else [self._condition]
-        self._condition = torch.cat([*past, self._masked(grey_latents, 0.0)], dim=2)
+        self._condition = torch.cat([*past, self._prepend_mask(gray_latents, 0.0)], dim=2)
 
     @property
-    def conditioned_frames(self) -> int:
+    def condition_frames(self) -> int:
         """Count the latent frames that the condition covers."""
         return 0 if self._condition is None else self._condition.shape[2]
 
-    def _masked(self, latents: Tensor, known: float) -> Tensor:
+    def _prepend_mask(self, latents: Tensor, known: float) -> Tensor:
         copies = self.config.condition_channels - latents.shape[1]
         mask = torch.full_like(latents[:, :1], known).expand(-1, copies, -1, -1, -1)
         return torch.cat([mask, latents], dim=1).to(self.model.dtype)
 
-    def condition(self, start: int, frames: int) -> Tensor | None:
+    def slice_condition(self, start: int, frames: int) -> Tensor | None:
         """Cut the condition for some frames; past its end the last ones stand in."""
         if self._condition is None:
             return None
         cut = self._condition[:, :, start : start + frames]
         return cut if cut.shape[2] == frames else self._condition[:, :, -frames:]
 
-    def imagine(self, state: Any, seed: int) -> sampler.Sample:
+    def predict(self, state: Any, seed: int) -> sampler.Sample:
         """Sample the block that follows the memory, which stays as it is."""
         c, model = self.config, self.model
         state = torch.as_tensor(state).to(model.device, model.dtype)
         state = state.reshape(1, c.states_per_block, c.state_dim)
-        condition = self.condition(self.guidance.frames, c.frames_per_block)
+        condition = self.slice_condition(self.guidance.frames, c.frames_per_block)
         return sampler.sample(
-            self._recipe,
-            *self._draw(seed),
-            self.guidance.velocity(state, condition),
+            self._sampling,
+            *self._noise_fn(seed),
+            self.guidance.make_velocity_fn(state, condition),
             guided_video=self._guided_video,
         )
 
-    def inference(self, sample: sampler.Sample, watch: Stopwatch) -> Inference:
-        acts = self.guidance.role is not Role.UNCOND
-        return Inference(
+    def make_result(self, sample: sampler.Sample, watch: Stopwatch) -> InferenceResult:
+        acts = self.guidance.role is not CfgRole.UNCOND
+        return InferenceResult(
             sample.action[0] if acts else None, sample.video, sum(sample.evaluated), watch.laps_ms
         )
 
-    def _noise(self, seed: int) -> sampler.Velocities:
+    def _draw_noise(self, seed: int) -> sampler.Velocities:
         c = self.config
-        return sampler.drawn_noise(
+        return sampler.draw_noise(
             seed,
             (1, c.latent_channels, c.frames_per_block, *c.latent_size),
             (1, c.actions_per_block, c.action_dim),
@@ -178,39 +180,45 @@ class Episode:
         )
 
 
-class Session:
+class StreamingSession:
     """Ours: real frames enter the memory as they become true, queries ask whenever they like.
 
     `window` says what happens when memory and a prediction no longer fit the window the model was
     trained on: 'restart' from the newest frame, or 'slide' over the oldest block.
     """
 
-    def __init__(self, episode: Episode, *, negative: str, window: str = 'restart') -> None:
-        if window not in WINDOWS:
-            raise ValueError(f'window {window!r}: want one of {", ".join(WINDOWS)}')
-        if window == 'slide' and episode.config.window_blocks < 2:
+    def __init__(
+        self, inference_context: InferenceContext, *, negative: str, window: str = 'restart'
+    ) -> None:
+        if window not in WINDOW_MODES:
+            raise ValueError(f'window {window!r}: want one of {", ".join(WINDOW_MODES)}')
+        if window == 'slide' and inference_context.config.window_blocks < 2:
             raise ValueError('a window of one block has nothing to slide over: use restart')
-        self._episode = episode
-        self._config = episode.config
+        self._inference_context = inference_context
+        self._config = inference_context.config
         self._slides = window == 'slide'
-        self._vae_context: Any = None
-        self._grey_context: Any = None  # of the image condition, a clip of its own
+        self._vae_state: Any = None
+        self._gray_state: Any = None  # of the image condition, a clip of its own
         self._commits = self._rebuilds = 0
         self.timings_ms: dict[str, float] = {}  # of the last reset or observe
         with torch.inference_mode():
-            self._negative = self._text(negative) if episode.guidance.reads_negative else None
+            self._negative = (
+                self._encode_prompt(negative)
+                if inference_context.guidance.uses_negative_text
+                else None
+            )
 
     @property
-    def memory(self) -> Memory:
-        frames = self._episode.guidance.frames
-        return Memory(frames, self._config.window_frames, self._commits, self._rebuilds)
+    def memory(self) -> MemoryUsage:
+        frames = self._inference_context.guidance.frames
+        return MemoryUsage(frames, self._config.window_frames, self._commits, self._rebuilds)
 
     @torch.inference_mode()
     def reset(self, prompt: str) -> None:
         """Start over with another prompt and nothing seen."""
-        watch = Stopwatch(self._episode.now)
-        self._episode.guidance.begin(self._text(prompt), self._negative)
-        self._vae_context = None
+        watch = Stopwatch(self._inference_context.now)
+        self._inference_context.guidance.set_text(self._encode_prompt(prompt), self._negative)
+        self._vae_state = None
         self._commits = self._rebuilds = 0
         watch.lap('text')
         self.timings_ms = watch.laps_ms
@@ -218,55 +226,57 @@ class Session:
     @torch.inference_mode()
     def observe(self, canvas: Any) -> None:
         """Commit real frames, canvases uint8 [T h w 3]: one at first, then a block's worth."""
-        watch = Stopwatch(self._episode.now)
-        pixels = self._episode.pixels(canvas)
-        first = self._vae_context is None
+        watch = Stopwatch(self._inference_context.now)
+        pixels = self._inference_context.preprocess(canvas)
+        first = self._vae_state is None
         wanted = 1 if first else self._config.block_pixel_frames
         if pixels.shape[2] != wanted:
             raise ValueError(f'this commit takes {wanted} frames, got {pixels.shape[2]}')
         watch.lap('preprocess')
         if first:
-            self._begin(pixels, watch)
+            self._start_window(pixels, watch)
         else:
-            self._append(pixels, watch)
+            self._commit_block(pixels, watch)
         self._commits += 1
         self.timings_ms = watch.laps_ms
 
     @torch.inference_mode()
-    def infer(self, state: Any, seed: int, newest: Any = None) -> Inference:
+    def infer(self, state: Any, seed: int, newest: Any = None) -> InferenceResult:
         """Predict the block after the last commit from the state [states*state_dim].
 
         `newest`, canvases uint8 [T h w 3] taken since the last commit (at most a block), is
         seen for this query alone. Needs a commit since the last reset.
         """
-        if self._vae_context is None:
+        if self._vae_state is None:
             raise RuntimeError('nothing observed since the last reset: observe a frame first')
-        watch, guidance = Stopwatch(self._episode.now), self._episode.guidance
+        watch, guidance = Stopwatch(self._inference_context.now), self._inference_context.guidance
         mark = guidance.frames
         try:
             if newest is not None:
-                self._peek(newest, watch)
-            sample = self._episode.imagine(state, seed)
+                self._append_temporary(newest, watch)
+            sample = self._inference_context.predict(state, seed)
         finally:
             guidance.truncate(mark)
         watch.lap('denoise')
-        return self._episode.inference(sample, watch)
+        return self._inference_context.make_result(sample, watch)
 
-    def _text(self, prompt: str) -> Tensor:
-        return self._episode.encoders.encode_prompts([prompt]).to(self._episode.model.dtype)
+    def _encode_prompt(self, prompt: str) -> Tensor:
+        return self._inference_context.encoders.encode_prompts([prompt]).to(
+            self._inference_context.model.dtype
+        )
 
-    def _begin(self, image: Tensor, watch: Stopwatch) -> None:
+    def _start_window(self, image: Tensor, watch: Stopwatch) -> None:
         """Open a window on one frame [1 3 1 h w]."""
-        latent, self._vae_context = self._episode.encoders.begin(image)
+        latent, self._vae_state = self._inference_context.encoders.encode_first_frame(image)
         if self._config.condition_channels:
-            self._grey_context = self._vae_context
-            self._episode.condition_on(latent)
-            self._condition_up_to(1 + self._config.frames_per_block, image)
+            self._gray_state = self._vae_state
+            self._inference_context.set_condition(latent)
+            self._extend_condition(1 + self._config.frames_per_block, image)
         watch.lap('encode')
-        self._episode.begin(image, latent)
+        self._inference_context.start_window(image, latent)
         watch.lap('clean')
 
-    def _condition_up_to(self, frames: int, like: Tensor) -> None:
+    def _extend_condition(self, frames: int, like: Tensor) -> None:
         """Encode the grey tail of the image condition block by block, as far as it is needed.
 
         A restart then waits for one block of grey, not for a window of it.
@@ -276,42 +286,46 @@ class Session:
         grey = torch.zeros_like(like[:, :, :1]).expand(
             -1, -1, self._config.block_pixel_frames, -1, -1
         )
-        while self._episode.conditioned_frames < min(frames, self._config.window_frames):
-            latents, self._grey_context = self._episode.encoders.extend(self._grey_context, grey)
-            self._episode.condition_further(latents)
+        while self._inference_context.condition_frames < min(frames, self._config.window_frames):
+            latents, self._gray_state = self._inference_context.encoders.encode_next_frames(
+                self._gray_state, grey
+            )
+            self._inference_context.append_condition(latents)
 
-    def _append(self, pixels: Tensor, watch: Stopwatch) -> None:
+    def _commit_block(self, pixels: Tensor, watch: Stopwatch) -> None:
         """Commit a block; make room first where the next prediction would not fit."""
-        guidance, block = self._episode.guidance, self._config.frames_per_block
+        guidance, block = self._inference_context.guidance, self._config.frames_per_block
         full = guidance.frames + 2 * block > self._config.window_frames
         if full:
             self._rebuilds += 1
         if full and not self._slides:
-            self._begin(pixels[:, :, -1:], watch)
+            self._start_window(pixels[:, :, -1:], watch)
             return
-        latents, self._vae_context = self._episode.encoders.extend(self._vae_context, pixels)
+        latents, self._vae_state = self._inference_context.encoders.encode_next_frames(
+            self._vae_state, pixels
+        )
         watch.lap('encode')
         if full:
             guidance.slide(block)
-        self._episode.commit(latents)
+        self._inference_context.commit(latents)
         watch.lap('clean')
-        self._condition_up_to(guidance.frames + block, pixels)
+        self._extend_condition(guidance.frames + block, pixels)
         watch.lap('encode')
 
-    def _peek(self, newest: Any, watch: Stopwatch) -> None:
+    def _append_temporary(self, newest: Any, watch: Stopwatch) -> None:
         """Remember frames that do not make a block yet; the newest is repeated up to a latent."""
-        pixels, c = self._episode.pixels(newest), self._config
+        pixels, c = self._inference_context.preprocess(newest), self._config
         count = pixels.shape[2]
         if not 1 <= count <= c.block_pixel_frames:
             raise ValueError(f'newest: want 1 to {c.block_pixel_frames} frames, got {count}')
         missing = -count % c.pixel_frames_per_latent
         pixels = torch.cat([pixels, pixels[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
         watch.lap('preprocess')
-        latents, _ = self._episode.encoders.extend(self._vae_context, pixels)
-        guidance = self._episode.guidance
+        latents, _ = self._inference_context.encoders.encode_next_frames(self._vae_state, pixels)
+        guidance = self._inference_context.guidance
         reach = guidance.frames + latents.shape[2] + c.frames_per_block
-        self._condition_up_to(reach, pixels)
+        self._extend_condition(reach, pixels)
         watch.lap('encode')
-        condition = self._episode.condition(guidance.frames, latents.shape[2])
-        guidance.commit_tentatively(latents.to(self._episode.model.dtype), condition)
+        condition = self._inference_context.slice_condition(guidance.frames, latents.shape[2])
+        guidance.commit_temporary(latents.to(self._inference_context.model.dtype), condition)
         watch.lap('clean')

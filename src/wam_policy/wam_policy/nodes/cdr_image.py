@@ -18,7 +18,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from wam_policy.nodes import message_conversion
 
-ENCAPSULATION = 4  # bytes before the first field; alignment counts after
+ENCAPSULATION_BYTES = 4  # bytes before the first field; alignment counts after
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,57 +34,63 @@ class RawImage:
     data: memoryview
 
 
-class _Cursor:
+class _CdrReader:
     """Walk through plain CDR, the first version, in the byte order it names."""
 
     def __init__(self, raw: bytes) -> None:
-        if len(raw) < ENCAPSULATION or raw[0] != 0 or raw[1] not in (0, 1):
+        if len(raw) < ENCAPSULATION_BYTES or raw[0] != 0 or raw[1] not in (0, 1):
             raise ValueError('not a plain CDR message')
-        self._body = memoryview(raw)[ENCAPSULATION:]
-        self._order = '<' if raw[1] else '>'
-        self._at = 0
+        self._body = memoryview(raw)[ENCAPSULATION_BYTES:]
+        self._byte_order = '<' if raw[1] else '>'
+        self._offset = 0
 
-    def number(self, code: str) -> int:
-        size = struct.calcsize(code)
-        self._at += -self._at % size
+    def read_number(self, format_code: str) -> int:
+        size = struct.calcsize(format_code)
+        self._offset += -self._offset % size
         try:
-            (value,) = struct.unpack_from(self._order + code, self._body, self._at)
+            (value,) = struct.unpack_from(self._byte_order + format_code, self._body, self._offset)
         except struct.error as error:
             raise ValueError('the message ends within a field') from error
-        self._at += size
+        self._offset += size
         return value
 
-    def block(self) -> memoryview:
-        length = self.number('I')
-        block = self._body[self._at : self._at + length]
+    def read_sequence(self) -> memoryview:
+        length = self.read_number('I')
+        block = self._body[self._offset : self._offset + length]
         if len(block) != length:
             raise ValueError('the message ends within a field')
-        self._at += length
+        self._offset += length
         return block
 
-    def text(self) -> str:
-        return bytes(self.block()).rstrip(b'\0').decode('utf-8', 'replace')
+    def read_string(self) -> str:
+        return bytes(self.read_sequence()).rstrip(b'\0').decode('utf-8', 'replace')
 
 
-def read(raw: bytes) -> RawImage:
+def read_image(raw: bytes) -> RawImage:
     """Return the fields of a serialised sensor_msgs/Image; ValueError if it is none."""
-    cursor = _Cursor(raw)
-    stamp = Time(sec=cursor.number('i'), nanosec=cursor.number('I'))
-    header = SimpleNamespace(stamp=stamp, frame_id=cursor.text())
-    height, width = cursor.number('I'), cursor.number('I')
-    encoding = cursor.text()
+    cursor = _CdrReader(raw)
+    stamp = Time(sec=cursor.read_number('i'), nanosec=cursor.read_number('I'))
+    header = SimpleNamespace(stamp=stamp, frame_id=cursor.read_string())
+    height, width = cursor.read_number('I'), cursor.read_number('I')
+    encoding = cursor.read_string()
     return RawImage(
-        header, height, width, encoding, cursor.number('B'), cursor.number('I'), cursor.block()
+        header,
+        height,
+        width,
+        encoding,
+        cursor.read_number('B'),
+        cursor.read_number('I'),
+        cursor.read_sequence(),
     )
 
 
-def compressed(raw: bytes, quality: int) -> bytes:
+def compress_image(raw: bytes, quality: int) -> bytes:
     """Return a serialised Image as a serialised JPEG CompressedImage with the same header.
 
     Raises ValueError for what is not 8-bit colour.
     """
-    msg = read(raw)  # has the fields of a message, which is all that the door asks for
-    seen = message_conversion.frame(cast(Image, msg), msg.header.frame_id or 'image')
+    msg = read_image(raw)  # has the fields of a message, which is all that the door asks for
+    seen = message_conversion.frame_from_msg(cast(Image, msg), msg.header.frame_id or 'image')
     good, jpeg = cv2.imencode(
         '.jpg', cv2.cvtColor(seen.rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )

@@ -19,11 +19,11 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from wam_msgs.msg import ActionChunk
 from wam_policy.core.motion.trajectory import Trajectory
 from wam_policy.core.robot.embodiment import Controller, Gripper
-from wam_policy.core.types import Chunk, Frame, JointState, SetPoint
+from wam_policy.core.types import Chunk, Frame, JointState, Setpoint
 
 NS_PER_S = 1_000_000_000
 # encoding -> bytes per pixel and the channels that are red, green and blue
-COLOURS = {
+COLOR_ENCODINGS = {
     'rgb8': (3, slice(0, 3)),
     'bgr8': (3, slice(None, None, -1)),
     'rgba8': (4, slice(0, 3)),
@@ -31,34 +31,34 @@ COLOURS = {
 }
 
 
-def ns(stamp: Time | Duration) -> int:
+def to_ns(stamp: Time | Duration) -> int:
     return stamp.sec * NS_PER_S + stamp.nanosec
 
 
-def time(stamp_ns: int) -> Time:
+def time_to_msg(stamp_ns: int) -> Time:
     sec, nanosec = divmod(stamp_ns, NS_PER_S)
     return Time(sec=sec, nanosec=nanosec)
 
 
-def duration(length_ns: int) -> Duration:
-    sec, nanosec = divmod(length_ns, NS_PER_S)
+def duration_to_msg(duration_ns: int) -> Duration:
+    sec, nanosec = divmod(duration_ns, NS_PER_S)
     return Duration(sec=sec, nanosec=nanosec)
 
 
 # --- images ---------------------------------------------------------------------------------
 
 
-def frame(msg: Image, camera: str) -> Frame:
+def frame_from_msg(msg: Image, camera: str) -> Frame:
     """Return the pixels of a raw image; without copying them where rows are not padded.
 
     is_bigendian says nothing about 8-bit channels and is ignored.
     """
-    if msg.encoding not in COLOURS:
+    if msg.encoding not in COLOR_ENCODINGS:
         raise ValueError(
             f'camera {camera}: encoding {msg.encoding!r} is not one of '
-            f'{", ".join(COLOURS)}; the model needs 8-bit colour'
+            f'{", ".join(COLOR_ENCODINGS)}; the model needs 8-bit colour'
         )
-    channels, rgb = COLOURS[msg.encoding]
+    channels, rgb = COLOR_ENCODINGS[msg.encoding]
     row = msg.width * channels
     if not msg.width or not msg.height or msg.step < row:
         raise ValueError(
@@ -71,10 +71,10 @@ def frame(msg: Image, camera: str) -> Frame:
         )
     rows = np.frombuffer(msg.data, dtype=np.uint8).reshape(msg.height, msg.step)[:, :row]
     pixels = rows.reshape(msg.height, msg.width, channels)[..., rgb]
-    return Frame(camera, ns(msg.header.stamp), np.ascontiguousarray(pixels))
+    return Frame(camera, to_ns(msg.header.stamp), np.ascontiguousarray(pixels))
 
 
-def frame_of_compressed(msg: CompressedImage, camera: str) -> Frame:
+def frame_from_compressed_msg(msg: CompressedImage, camera: str) -> Frame:
     """Return the pixels of a JPEG or PNG image."""
     if 'compressedDepth' in msg.format:
         raise ValueError(f'camera {camera}: {msg.format!r} is a depth image; subscribe to colour')
@@ -85,14 +85,14 @@ def frame_of_compressed(msg: CompressedImage, camera: str) -> Frame:
             f'camera {camera}: {data.size} bytes of {msg.format or "no format"!r} '
             'are not a readable JPEG or PNG'
         )
-    return Frame(camera, ns(msg.header.stamp), cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+    return Frame(camera, to_ns(msg.header.stamp), cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
 
-def image(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
+def image_to_msg(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
     """Return an rgb8 message of uint8 [height width 3]."""
     height, width, _ = rgb.shape
     msg = Image(height=height, width=width, encoding='rgb8', step=width * 3)
-    msg.header.stamp = time(stamp_ns)
+    msg.header.stamp = time_to_msg(stamp_ns)
     msg.header.frame_id = frame_id
     pixels = array('B')
     pixels.frombytes(np.ascontiguousarray(rgb).data)
@@ -103,8 +103,8 @@ def image(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
 # --- joints ---------------------------------------------------------------------------------
 
 
-def joint_state(
-    msg: JointStateMsg, names: Sequence[str], further: Sequence[str] = ()
+def joint_state_from_msg(
+    msg: JointStateMsg, names: Sequence[str], optional_names: Sequence[str] = ()
 ) -> JointState:
     """Return the posture of `names` in that order, then of `further` where all of them are there.
 
@@ -123,39 +123,41 @@ def joint_state(
         raise ValueError(
             f'joint state: {", ".join(missing)} missing; got {", ".join(msg.name) or "no names"}'
         )
-    names = (*names, *(further if set(further) <= set(column) else ()))
+    names = (*names, *(optional_names if set(optional_names) <= set(column) else ()))
     columns = [column[name] for name in names]
     return JointState(
-        ns(msg.header.stamp),
+        to_ns(msg.header.stamp),
         names,
         np.array(msg.position)[columns],
-        _measured(msg, 'velocity', columns),
-        _measured(msg, 'effort', columns),
+        _read_optional_field(msg, 'velocity', columns),
+        _read_optional_field(msg, 'effort', columns),
     )
 
 
-def _measured(msg: JointStateMsg, what: str, columns: Sequence[int]) -> np.ndarray | None:
+def _read_optional_field(
+    msg: JointStateMsg, field: str, columns: Sequence[int]
+) -> np.ndarray | None:
     """Return an optional field of a joint state at `columns`; None where it says nothing."""
-    values = np.array(getattr(msg, what))
+    values = np.array(getattr(msg, field))
     if not len(values):
         return None
     if len(values) != len(msg.name):
-        raise ValueError(f'joint state: {len(values)} {what} values for {len(msg.name)} names')
+        raise ValueError(f'joint state: {len(values)} {field} values for {len(msg.name)} names')
     values = values[list(columns)]
     return values if np.isfinite(values).all() else None
 
 
-def joint_state_message(state: JointState) -> JointStateMsg:
-    msg = JointStateMsg(name=list(state.names), position=_doubles(state.position))
-    msg.header.stamp = time(state.stamp_ns)
+def joint_state_to_msg(state: JointState) -> JointStateMsg:
+    msg = JointStateMsg(name=list(state.names), position=_to_double_array(state.position))
+    msg.header.stamp = time_to_msg(state.stamp_ns)
     if state.velocity is not None:
-        msg.velocity = _doubles(state.velocity)
+        msg.velocity = _to_double_array(state.velocity)
     if state.effort is not None:
-        msg.effort = _doubles(state.effort)
+        msg.effort = _to_double_array(state.effort)
     return msg
 
 
-def listed_positions(
+def positions_from_unnamed_msg(
     msg: JointStateMsg, names: Sequence[str], layouts: Iterable[Mapping[str, int]]
 ) -> np.ndarray:
     """Return the positions of a vendor's message whose order counts and whose names do not.
@@ -177,25 +179,25 @@ def listed_positions(
     return values
 
 
-def gripper_opening(raw: float, gripper: Gripper) -> float:
+def gripper_opening_from_raw(raw: float, gripper: Gripper) -> float:
     """Return a driver's reading as 0 closed .. 1 open.
 
     A reading outside the configured range means another unit or firmware: it is refused, because
     scaling it would only look like a posture.
     """
-    if not gripper.readable(raw):
+    if not gripper.is_valid_raw(raw):
         low, high = gripper.raw_range
         raise ValueError(
             f'{gripper.name}: reading {raw:g} is outside [{low:g}, {high:g}]; '
             'measure raw_open, raw_closed and raw_range on this robot'
         )
-    return float(gripper.canonical(raw))
+    return float(gripper.from_raw(raw))
 
 
 # --- chunks and trajectories ----------------------------------------------------------------
 
 
-def chunk(msg: ActionChunk) -> Chunk:
+def chunk_from_msg(msg: ActionChunk) -> Chunk:
     """Return the chunk as it was sent; values are judged by whoever executes it."""
     joints, rows = len(msg.joint_names), msg.horizon
     if len(msg.positions) != rows * joints:
@@ -207,58 +209,64 @@ def chunk(msg: ActionChunk) -> Chunk:
     if not msg.step_dt > 0.0:
         raise ValueError(f'chunk: step_dt is {msg.step_dt}, want above 0 s')
     return Chunk(
-        stamp_ns=ns(msg.header.stamp),
+        stamp_ns=to_ns(msg.header.stamp),
         session=msg.session,
         sequence=msg.sequence,
         step_dt_s=msg.step_dt,
         names=tuple(msg.joint_names),
         targets=np.array(msg.positions, dtype=np.float64).reshape(rows, joints),
         reference=np.array(msg.reference_positions, dtype=np.float64),
-        contract=msg.contract_hash,
+        embodiment_hash=msg.contract_hash,
         timings_ms=dict(zip(msg.timing_names, msg.timing_ms, strict=True)),
     )
 
 
-def chunk_message(sent: Chunk, robot: str, ready_ns: int, trained: bool) -> ActionChunk:
+def chunk_to_msg(
+    chunk: Chunk, robot_name: str, inference_end_ns: int, trained: bool
+) -> ActionChunk:
     msg = ActionChunk(
-        session=sent.session,
-        sequence=sent.sequence,
-        ready=time(ready_ns),
-        step_dt=sent.step_dt_s,
-        horizon=sent.horizon,
-        joint_names=list(sent.names),
-        positions=_doubles(sent.targets),
-        reference_positions=_doubles(sent.reference),
-        contract_hash=sent.contract,
+        session=chunk.session,
+        sequence=chunk.sequence,
+        ready=time_to_msg(inference_end_ns),
+        step_dt=chunk.step_dt_s,
+        horizon=chunk.horizon,
+        joint_names=list(chunk.names),
+        positions=_to_double_array(chunk.targets),
+        reference_positions=_to_double_array(chunk.reference),
+        contract_hash=chunk.embodiment_hash,
         trained=trained,
-        timing_names=list(sent.timings_ms),
-        timing_ms=array('f', sent.timings_ms.values()),
+        timing_names=list(chunk.timings_ms),
+        timing_ms=array('f', chunk.timings_ms.values()),
     )
-    msg.header.stamp = time(sent.stamp_ns)
-    msg.header.frame_id = robot
+    msg.header.stamp = time_to_msg(chunk.stamp_ns)
+    msg.header.frame_id = robot_name
     return msg
 
 
-def trajectory_message(planned: Trajectory, joints: Sequence[str]) -> JointTrajectory:
+def trajectory_to_msg(trajectory: Trajectory, joints: Sequence[str]) -> JointTrajectory:
     """Return the part of a trajectory that one controller drives, all of (p, v, a) per point."""
-    columns = [planned.names.index(name) for name in joints]
+    columns = [trajectory.names.index(name) for name in joints]
     msg = JointTrajectory(joint_names=list(joints))
-    msg.header.stamp = time(planned.start_ns)
+    msg.header.stamp = time_to_msg(trajectory.start_ns)
     msg.points = [
         JointTrajectoryPoint(
-            positions=_doubles(position[columns]),
-            velocities=_doubles(velocity[columns]),
-            accelerations=_doubles(acceleration[columns]),
-            time_from_start=duration(int(after_ns)),
+            positions=_to_double_array(position[columns]),
+            velocities=_to_double_array(velocity[columns]),
+            accelerations=_to_double_array(acceleration[columns]),
+            time_from_start=duration_to_msg(int(after_ns)),
         )
         for after_ns, position, velocity, acceleration in zip(
-            planned.time_ns, planned.position, planned.velocity, planned.acceleration, strict=True
+            trajectory.time_ns,
+            trajectory.position,
+            trajectory.velocity,
+            trajectory.acceleration,
+            strict=True,
         )
     ]
     return msg
 
 
-def set_point(msg: JointTrajectoryControllerState, controller: Controller) -> SetPoint:
+def setpoint_from_msg(msg: JointTrajectoryControllerState, controller: Controller) -> Setpoint:
     """Return what a controller says it commands, in the order of its joints."""
     column = {name: i for i, name in enumerate(msg.joint_names)}
     if set(column) != set(controller.joints) or len(column) != len(msg.joint_names):
@@ -277,23 +285,23 @@ def set_point(msg: JointTrajectoryControllerState, controller: Controller) -> Se
             'which command is followed'
         )
     columns = [column[name] for name in controller.joints]
-    return SetPoint(
-        controller.name, ns(msg.header.stamp), *(np.array(field)[columns] for field in fields)
+    return Setpoint(
+        controller.name, to_ns(msg.header.stamp), *(np.array(field)[columns] for field in fields)
     )
 
 
-def set_point_message(said: SetPoint, controller: Controller) -> JointTrajectoryControllerState:
+def setpoint_to_msg(setpoint: Setpoint, controller: Controller) -> JointTrajectoryControllerState:
     msg = JointTrajectoryControllerState(joint_names=list(controller.joints))
-    msg.header.stamp = time(said.stamp_ns)
+    msg.header.stamp = time_to_msg(setpoint.stamp_ns)
     msg.reference = JointTrajectoryPoint(
-        positions=_doubles(said.position),
-        velocities=_doubles(said.velocity),
-        accelerations=_doubles(said.acceleration),
+        positions=_to_double_array(setpoint.position),
+        velocities=_to_double_array(setpoint.velocity),
+        accelerations=_to_double_array(setpoint.acceleration),
     )
     return msg
 
 
-def trajectory(msg: JointTrajectory) -> Trajectory:
+def trajectory_from_msg(msg: JointTrajectory) -> Trajectory:
     """Return a command of ours as it was planned; ValueError for one that was not."""
     rows = [
         [getattr(point, field) for point in msg.points]
@@ -306,12 +314,12 @@ def trajectory(msg: JointTrajectory) -> Trajectory:
         )
     return Trajectory(
         tuple(msg.joint_names),
-        ns(msg.header.stamp),
-        np.array([ns(point.time_from_start) for point in msg.points]),
+        to_ns(msg.header.stamp),
+        np.array([to_ns(point.time_from_start) for point in msg.points]),
         *(np.array(block) for block in rows),
     )
 
 
-def _doubles(values: np.ndarray) -> array:
+def _to_double_array(values: np.ndarray) -> array:
     """Return the values as the array type that message setters take without walking it."""
     return array('d', np.ascontiguousarray(values, dtype=np.float64).tobytes())

@@ -9,23 +9,23 @@ import time
 from rclpy.clock import ClockChange, JumpThreshold, ROSClock, TimeJump
 
 
-class Now:
+class NodeClock:
     """Give the time of a node's clock in ns, simulated or not, also where that changes."""
 
     def __init__(self, clock: ROSClock) -> None:
         self._clock = clock
-        self._simulated = clock.ros_time_is_active
+        self._uses_sim_time = clock.ros_time_is_active
         # registered for as long as this is kept
-        self._handle = clock.create_jump_callback(
+        self._jump_handle = clock.create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=None, on_clock_change=True),
-            post_callback=self._on_jump,
+            post_callback=self._on_clock_change,
         )
 
     def __call__(self) -> int:
-        return self._clock.now().nanoseconds if self._simulated else time.time_ns()
+        return self._clock.now().nanoseconds if self._uses_sim_time else time.time_ns()
 
-    def _on_jump(self, jump: TimeJump) -> None:
-        self._simulated = jump.clock_change in (
+    def _on_clock_change(self, jump: TimeJump) -> None:
+        self._uses_sim_time = jump.clock_change in (
             ClockChange.ROS_TIME_ACTIVATED,
             ClockChange.ROS_TIME_NO_CHANGE,
         )

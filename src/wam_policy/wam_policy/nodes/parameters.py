@@ -24,7 +24,7 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-TYPES = {
+PARAMETER_TYPES = {
     bool: Parameter.Type.BOOL,
     int: Parameter.Type.INTEGER,
     float: Parameter.Type.DOUBLE,
@@ -40,7 +40,7 @@ class Params(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-def setting(
+def parameter(
     default: Any,
     description: str,
     *,
@@ -49,7 +49,7 @@ def setting(
     high: float | None = None,
     choices: tuple[Any, ...] = (),
     pattern: str = '',
-    live: bool = False,
+    dynamic: bool = False,
 ) -> Any:
     """Describe one parameter as a dataclass field.
 
@@ -65,17 +65,17 @@ def setting(
             'high': high,
             'choices': choices,
             'pattern': pattern,
-            'live': live,
+            'live': dynamic,
         },
     )
 
 
-def checked(params: Any) -> None:
+def validate_fields(params: Any) -> None:
     """Raise ValueError naming every field whose value is not allowed; for __post_init__."""
     faults = [
         fault
         for field in dataclasses.fields(params)
-        if (fault := _fault(field, getattr(params, field.name)))
+        if (fault := _find_error(field, getattr(params, field.name)))
     ]
     if faults:
         raise ValueError('; '.join(faults))
@@ -85,39 +85,39 @@ def checked(params: Any) -> None:
 class PolicyParams:
     """Configure policy_node."""
 
-    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/robots')
-    backend: str = setting(
+    embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    backend: str = parameter(
         'local',
         'who predicts: workers on this machine, or a policy server',
         choices=('local', 'remote'),
     )
-    server: str = setting(
+    server: str = parameter(
         '',
         'address of the policy server: ws://host:port or wss://host:port',
         pattern=r'(wss?://\S+)?',
     )
-    flavour: str = setting(
+    flavour: str = parameter(
         '',
         'how the server wants to be spoken to: a name of '
         "wam_policy/servers/profiles or a .yaml file; empty: the robot's own",
     )
-    checkpoint: str = setting(
+    checkpoint: str = parameter(
         'mini', 'weights: a folder, the name of a shipped model, or preset:<name> for random ones'
     )
-    devices: tuple[str, ...] = setting(
+    devices: tuple[str, ...] = parameter(
         ('cpu', 'cpu'),
         'one device per worker: cpu or cuda:<n>; one entry runs both branches of '
         'the guidance in one worker, two entries run one each',
         pattern=r'cpu|cuda:\d+',
     )
-    cfg: float = setting(
+    cfg: float = parameter(
         0.0,
         'scale of the classifier-free guidance; 1.0 is off; 0.0: what the '
         'checkpoint advises, else 5.0',
         low=0.0,
         high=20.0,
     )
-    recipe: str = setting(
+    recipe: str = parameter(
         '',
         'how often a query asks the network: full16 at each of 16 '
         'steps, static8 at 8 of them, dynamic4 where velocities change (4 at '
@@ -125,167 +125,174 @@ class PolicyParams:
         'checkpoint advises, else static8',
         choices=('', 'full16', 'static8', 'dynamic4', 'one_step'),
     )
-    steps: int = setting(
+    steps: int = parameter(
         0,
         "denoising steps per query, each asked; 0: what the checkpoint advises, else the recipe's",
         low=0,
         high=100,
     )
-    guided_video: bool = setting(
+    guided_video: bool = parameter(
         False, 'guide the predicted picture also where the actions no longer need it'
     )
-    seed: int = setting(0, 'seed of the sampling noise', low=0, high=2**31 - 1)
-    mode: str = setting(
+    seed: int = parameter(0, 'seed of the sampling noise', low=0, high=2**31 - 1)
+    mode: str = parameter(
         'clocked',
         'when real frames enter the memory: clocked commits each block '
         'as it elapses, reference follows the released server',
         choices=('clocked', 'reference'),
     )
-    sight: str = setting(
+    sight: str = parameter(
         'memory',
         'pictures a query reads: memory, the committed blocks; newest, '
         'also the frames since then, for an encoding and a clean pass more per '
         'query',
         choices=('memory', 'newest'),
     )
-    window: str = setting(
+    window: str = parameter(
         'advised',
         'a full memory restarts from the newest frame, or slides '
         'over its oldest block; or what the checkpoint advises, else restart',
         choices=('advised', 'restart', 'slide'),
     )
-    engine: str = setting(
+    engine: str = parameter(
         'eager',
         'how the network runs: eager, compiled (slow start, CUDA '
         'graphs on a GPU), or tensorrt:<folder of a built engine>',
         pattern=r'eager|compiled|tensorrt:.+',
     )
-    precision: str = setting(
+    precision: str = parameter(
         'full',
         'of the large linears: full, fp8 or int8 with a scale per '
         'token, or the file of a calibration',
         pattern='.+',
     )
-    worker_python: str = setting('', "Python that runs the workers; empty: the node's own")
-    worker_threads: int = setting(1, 'CPU threads per worker', low=1, high=256)
-    start_timeout_s: float = setting(
+    worker_python: str = parameter('', "Python that runs the workers; empty: the node's own")
+    worker_threads: int = parameter(1, 'CPU threads per worker', low=1, high=256)
+    start_timeout_s: float = parameter(
         300.0, 'longest start of the workers, loading and warm-up', unit='s', low=1.0, high=7200.0
     )
-    query_timeout_s: float = setting(
+    query_timeout_s: float = parameter(
         10.0, 'longest answer; then the workers are restarted', unit='s', low=0.1, high=600.0
     )
-    max_query_rate_hz: float = setting(
+    max_query_rate_hz: float = parameter(
         12.5,
         'upper bound of the query rate; 0 has none',
         unit='Hz',
         low=0.0,
         high=100.0,
-        live=True,
+        dynamic=True,
     )
-    reset_gap_s: float = setting(
+    reset_gap_s: float = parameter(
         2.0, 'a camera gap this long begins a new session', unit='s', low=0.1, high=60.0
     )
-    instruction: str = setting('', 'instruction at start; empty: wait for one')
-    max_instruction_length: int = setting(
+    instruction: str = parameter('', 'instruction at start; empty: wait for one')
+    max_instruction_length: int = parameter(
         400, 'longest instruction that is taken', unit='characters', low=1, high=10000
     )
-    compressed_images: bool = setting(False, 'subscribe to <topic>/compressed instead of <topic>')
-    joint_states_topic: str = setting('/joint_states', 'sensor_msgs/JointState of the robot')
-    __post_init__ = checked
+    compressed_images: bool = parameter(
+        False, 'subscribe to <topic>/compressed instead of <topic>'
+    )
+    joint_states_topic: str = parameter('/joint_states', 'sensor_msgs/JointState of the robot')
+    __post_init__ = validate_fields
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MotionParams:
     """Configure motion_node."""
 
-    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/robots')
-    enable_motion: bool = setting(
+    embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    enable_motion: bool = parameter(
         False, 'publish to the controllers; false is a dry run on ~/would_command'
     )
-    rate_hz: float = setting(100.0, 'control loop', unit='Hz', low=20.0, high=500.0)
-    speed_scale: float = setting(
+    rate_hz: float = parameter(100.0, 'control loop', unit='Hz', low=20.0, high=500.0)
+    speed_scale: float = parameter(
         1.0, 'share of every velocity limit that may be used', low=0.05, high=1.0
     )
-    use_deadman: bool = setting(False, 'move only while the topic deadman says true')
-    contact_check: str = setting(
+    use_deadman: bool = parameter(False, 'move only while the topic deadman says true')
+    contact_check: str = parameter(
         'table',
         'what plans must keep away from: table also means the '
         'robot itself, robot nothing else, none checks no contact',
         choices=('table', 'robot', 'none'),
     )
-    table_height_m: float = setting(
+    table_height_m: float = parameter(
         -1.0,
         "top of the table over the collision model's origin; -1.0 is where the model has it",
         unit='m',
         low=-1.0,
         high=3.0,
     )
-    status_rate_hz: float = setting(10.0, 'motion_status', unit='Hz', low=1.0, high=50.0)
-    joint_states_topic: str = setting('/joint_states', 'sensor_msgs/JointState of the robot')
-    __post_init__ = checked
+    status_rate_hz: float = parameter(10.0, 'motion_status', unit='Hz', low=1.0, high=50.0)
+    joint_states_topic: str = parameter('/joint_states', 'sensor_msgs/JointState of the robot')
+    __post_init__ = validate_fields
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StreamParams:
     """Configure stream_node."""
 
-    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/robots')
-    enable_motion: bool = setting(False, 'send set-points to the robot; false only reads it')
-    joint_states_topic: str = setting('/joint_states', 'where the measured posture is published')
-    __post_init__ = checked
+    embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    enable_motion: bool = parameter(False, 'send set-points to the robot; false only reads it')
+    joint_states_topic: str = parameter('/joint_states', 'where the measured posture is published')
+    __post_init__ = validate_fields
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RecorderParams:
     """Configure recorder_node."""
 
-    embodiment: str = setting('agibot_g1', 'robot: a folder of wam_policy/robots')
-    folder: str = setting(
+    embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    folder: str = parameter(
         'episodes', 'where episodes are written, one bag each; ~ is the home folder', pattern='.+'
     )
-    each_instruction: bool = setting(
+    each_instruction: bool = parameter(
         False, 'record an episode for every instruction; false waits for the services'
     )
-    images: str = setting(
+    images: str = parameter(
         'jpeg',
         'jpeg compresses the cameras here, raw keeps them as they come, '
         'compressed subscribes to <topic>/compressed',
         choices=('jpeg', 'raw', 'compressed'),
     )
-    jpeg_quality: int = setting(90, 'of the pictures compressed here', low=1, high=100)
-    jpeg_threads: int = setting(2, 'threads that compress', low=1, high=64)
-    min_free_mb: int = setting(
+    jpeg_quality: int = parameter(90, 'of the pictures compressed here', low=1, high=100)
+    jpeg_threads: int = parameter(2, 'threads that compress', low=1, high=64)
+    min_free_mb: int = parameter(
         500, 'an episode ends in order when the disk has less left', unit='MB', low=0, high=10**9
     )
-    joint_states_topic: str = setting('/joint_states', 'sensor_msgs/JointState of the robot')
-    __post_init__ = checked
+    joint_states_topic: str = parameter('/joint_states', 'sensor_msgs/JointState of the robot')
+    __post_init__ = validate_fields
 
 
-def read[T: Params](node: Node, kind: type[T]) -> T:
+def read[T: Params](node: Node, params_class: type[T]) -> T:
     """Declare what is not yet declared and return the values; ValueError names a wrong one."""
     values = {}
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(params_class):
         if not node.has_parameter(field.name):
-            _declare(node, field)
-        values[field.name] = _plain(node.get_parameter(field.name).value)
-    return kind(**values)
+            _declare_parameter(node, field)
+        values[field.name] = _to_tuple(node.get_parameter(field.name).value)
+    return params_class(**values)
 
 
-def guard[T: Params](
-    node: Node, kind: type[T], active: Callable[[], bool], on_change: Callable[[T], None]
+def add_on_change_callback[T: Params](
+    node: Node,
+    params_class: type[T],
+    is_active: Callable[[], bool],
+    on_change: Callable[[T], None],
 ) -> None:
     """Judge every change at run time: refuse it with a reason, or hand over the new values.
 
     While `active` says so, only live parameters may change.
     """
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = {field.name: field for field in dataclasses.fields(params_class)}
 
     def on_set(changes: list[Parameter]) -> SetParametersResult:
-        ours = {change.name: _plain(change.value) for change in changes if change.name in fields}
+        ours = {
+            change.name: _to_tuple(change.value) for change in changes if change.name in fields
+        }
         if not ours:
             return SetParametersResult(successful=True)
         fixed = [name for name in ours if not fields[name].metadata['live']]
-        if fixed and active():
+        if fixed and is_active():
             return SetParametersResult(
                 successful=False,
                 reason=(
@@ -294,7 +301,7 @@ def guard[T: Params](
                 ),
             )
         try:
-            changed = dataclasses.replace(read(node, kind), **ours)
+            changed = dataclasses.replace(read(node, params_class), **ours)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         on_change(changed)
@@ -303,25 +310,25 @@ def guard[T: Params](
     node.add_on_set_parameters_callback(on_set)
 
 
-def _declare(node: Node, field: dataclasses.Field) -> None:
+def _declare_parameter(node: Node, field: dataclasses.Field) -> None:
     default = list(field.default) if isinstance(field.default, tuple) else field.default
     try:
-        node.declare_parameter(field.name, default, _descriptor(field))
+        node.declare_parameter(field.name, default, _make_descriptor(field))
     except (
         InvalidParameterTypeException,
         InvalidParameterValueException,
         ParameterUninitializedException,
     ) as error:
-        raise ValueError(f'{field.name}: want {_wanted(field)}: {error}') from error
+        raise ValueError(f'{field.name}: want {_describe_expected(field)}: {error}') from error
 
 
-def _descriptor(field: dataclasses.Field) -> ParameterDescriptor:
+def _make_descriptor(field: dataclasses.Field) -> ParameterDescriptor:
     meta = field.metadata
     extra = [f'one of {", ".join(map(str, meta["choices"]))}'] if meta['choices'] else []
     extra += [] if meta['live'] else ['fixed while active']
     descriptor = ParameterDescriptor(
         name=field.name,
-        type=TYPES[field.type].value,
+        type=PARAMETER_TYPES[field.type].value,
         additional_constraints='; '.join(extra),
         description=meta['description'] + (f' [{meta["unit"]}]' if meta['unit'] else ''),
     )
@@ -339,7 +346,7 @@ def _descriptor(field: dataclasses.Field) -> ParameterDescriptor:
     return descriptor
 
 
-def _fault(field: dataclasses.Field, value: Any) -> str:
+def _find_error(field: dataclasses.Field, value: Any) -> str:
     """Return what is wrong with a value, or nothing."""
     meta = field.metadata
     for element in value if isinstance(value, tuple) else (value,):
@@ -351,11 +358,11 @@ def _fault(field: dataclasses.Field, value: Any) -> str:
             or (meta['pattern'] and not re.fullmatch(meta['pattern'], element))
         )
         if wrong:
-            return f'{field.name}: want {_wanted(field)}, got {element!r}'
+            return f'{field.name}: want {_describe_expected(field)}, got {element!r}'
     return ''
 
 
-def _wanted(field: dataclasses.Field) -> str:
+def _describe_expected(field: dataclasses.Field) -> str:
     meta = field.metadata
     name = getattr(field.type, '__name__', '')
     kind = {
@@ -374,6 +381,6 @@ def _wanted(field: dataclasses.Field) -> str:
     return f'{kind} in [{meta["low"]:g}, {meta["high"]:g}]{unit}'
 
 
-def _plain(value: Any) -> Any:
+def _to_tuple(value: Any) -> Any:
     """Return lists as tuples: what is read is frozen."""
     return tuple(value) if isinstance(value, list) or hasattr(value, 'tolist') else value

@@ -19,11 +19,11 @@ from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-CHECK_S = 0.05  # how late a signal may be seen
-ENDING_S = 8.0  # launch kills after 10 s: before that, the stacks tell what hangs
+SIGNAL_POLL_S = 0.05  # how late a signal may be seen
+SHUTDOWN_TIMEOUT_S = 8.0  # launch kills after 10 s: before that, the stacks tell what hangs
 
 
-def settle() -> None:
+def freeze_gc() -> None:
     """Keep what lives now out of later collections, which stop every thread of the process.
 
     A node is 85,000 objects, most of them imported code: walking them took 50 ms on a slow core,
@@ -33,17 +33,17 @@ def settle() -> None:
     gc.freeze()
 
 
-class Spinning:
+class ExecutorThread:
     """Spin nodes in one thread of their own and keep what went wrong in it.
 
     EventsExecutor: rclpy's multi-threaded one wakes up late and spins on Jazzy.
     """
 
-    def __init__(self, nodes: Sequence[Node], on_end: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, nodes: Sequence[Node], on_exit: Callable[[], None] = lambda: None) -> None:
         self._executor = EventsExecutor(context=nodes[0].context)
         for node in nodes:
             self._executor.add_node(node)
-        self._on_end = on_end
+        self._on_exit = on_exit
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name='executor')
         self._thread.start()
@@ -61,11 +61,13 @@ class Spinning:
         except Exception as error:  # noqa: BLE001 - raised again in the thread that stops
             self._error = error
         finally:
-            self._on_end()
+            self._on_exit()
 
 
-def spun(
-    make: Callable[[], Node], args: list[str] | None = None, ending_s: float = ENDING_S
+def run_node(
+    make_node: Callable[[], Node],
+    args: list[str] | None = None,
+    shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
 ) -> NoReturn:
     """Run the node that `make` returns until a signal comes, then `close` it.
 
@@ -77,20 +79,20 @@ def spun(
     # waits for itself in `set`, and one just before a wait begins wakes nobody.
     asked: list[object] = []
 
-    def end(*reason: object) -> None:
+    def request_shutdown(*reason: object) -> None:
         asked.append(reason)
         if len(asked) == 1:  # impatience does not put it off
-            faulthandler.dump_traceback_later(ending_s, exit=True)
+            faulthandler.dump_traceback_later(shutdown_timeout_s, exit=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+        signal.signal(number, request_shutdown)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    node = make()
-    settle()
-    spinning = Spinning([node], end)
+    node = make_node()
+    freeze_gc()
+    spinning = ExecutorThread([node], request_shutdown)
     try:
         while not asked:
-            time.sleep(CHECK_S)
+            time.sleep(SIGNAL_POLL_S)
         spinning.stop()
     finally:
         node.close()

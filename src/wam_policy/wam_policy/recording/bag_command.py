@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from wam_policy.recording import bag_folder
-from wam_policy.recording.bag_repair import Busy, repair
+from wam_policy.recording.bag_repair import BagInUse, repair
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,18 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             'folders', nargs='+', type=Path, metavar='FOLDER', help='a bag, or a folder of bags'
         )
     options = parser.parse_args(arguments)
-    act = {'repair': _repaired, 'info': _told}[options.command]
+    act = {'repair': _repair_bag, 'info': _describe_bag}[options.command]
     status = 0
-    for folder in [bag for given in options.folders for bag in _bags(given)]:
+    for folder in [bag for given in options.folders for bag in _find_bags(given)]:
         try:
             print('\n'.join(act(folder)))
-        except (Busy, ValueError, OSError) as error:
+        except (BagInUse, ValueError, OSError) as error:
             print(f'{folder}: {error}', file=sys.stderr)
             status = 1
     return status
 
 
-def _bags(given: Path) -> list[Path]:
+def _find_bags(given: Path) -> list[Path]:
     """Return a bag itself, or the bags of a folder."""
     return (
         [given]
@@ -47,27 +47,30 @@ def _bags(given: Path) -> list[Path]:
     )
 
 
-def _repaired(folder: Path) -> Iterator[str]:
-    before = (folder / bag_folder.METADATA).exists()
+def _repair_bag(folder: Path) -> Iterator[str]:
+    before = (folder / bag_folder.METADATA_FILE).exists()
     found = repair(folder)
     if not found.rebuilt:
         yield f'{folder.name}: {"in order" if before else "complete, its description was missing"}'
         return
     yield (
-        f'{folder.name}: repaired, {found.contents.messages} messages over '
+        f'{folder.name}: repaired, {found.contents.message_count} messages over '
         f'{found.contents.duration_s:.1f} s; {found.lost_bytes} bytes at the end were of no '
         'use'
     )
 
 
-def _told(folder: Path) -> Iterator[str]:
-    found = bag_folder.contents(bag_folder.file_of(folder))
+def _describe_bag(folder: Path) -> Iterator[str]:
+    found = bag_folder.read_contents(bag_folder.find_mcap_file(folder))
     size_mb = found.file.stat().st_size / 1e6
-    yield f'{folder.name}: {found.duration_s:.1f} s, {found.messages} messages, {size_mb:.1f} MB'
-    for key, value in found.about.items():
+    yield (
+        f'{folder.name}: {found.duration_s:.1f} s, {found.message_count} '
+        f'messages, {size_mb:.1f} MB'
+    )
+    for key, value in found.metadata.items():
         yield f'  {key}: {value}'
     for channel in found.channels:
-        yield f'  {channel.messages:>8}  {channel.topic}  {channel.type}'
+        yield f'  {channel.message_count:>8}  {channel.topic}  {channel.type}'
 
 
 if __name__ == '__main__':

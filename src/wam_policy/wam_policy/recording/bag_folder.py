@@ -15,42 +15,42 @@ import yaml
 from mcap.exceptions import McapError
 from mcap.reader import make_reader
 
-METADATA = 'metadata.yaml'
-PART = '.part'  # what is not complete yet
-VERSION = 9  # of metadata.yaml, as Jazzy's rosbag2 writes it
-BEGIN, END = 'wam_episode', 'wam_outcome'  # MCAP metadata records of ours
+METADATA_FILE = 'metadata.yaml'
+PARTIAL_SUFFIX = '.part'  # what is not complete yet
+METADATA_VERSION = 9  # of metadata.yaml, as Jazzy's rosbag2 writes it
+BEGIN_RECORD, END_RECORD = 'wam_episode', 'wam_outcome'  # MCAP metadata records of ours
 QOS_KEY, HASH_KEY = 'offered_qos_profiles', 'topic_type_hash'
 DISTRO_KEY = 'ros_distro'
 
 
 @dataclass(frozen=True, slots=True)
-class Channel:
+class BagChannel:
     """Describe one topic of a finished bag."""
 
     topic: str
     type: str
-    messages: int
+    message_count: int
     qos: str  # YAML list of profiles, as the channel carries it
     type_hash: str
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class BagContents:
     """Describe a finished bag."""
 
     file: Path
-    channels: tuple[Channel, ...]
-    messages: int
+    channels: tuple[BagChannel, ...]
+    message_count: int
     start_ns: int
     end_ns: int
-    about: Mapping[str, str]  # what our metadata records say, the later one wins
+    metadata: Mapping[str, str]  # what our metadata records say, the later one wins
 
     @property
     def duration_s(self) -> float:
         return (self.end_ns - self.start_ns) / 1e9
 
 
-def file_of(folder: Path) -> Path:
+def find_mcap_file(folder: Path) -> Path:
     """Return the MCAP file of a bag; FileNotFoundError if there is not exactly one."""
     files = sorted(folder.glob('*.mcap'))
     if len(files) != 1:
@@ -58,26 +58,26 @@ def file_of(folder: Path) -> Path:
     return files[0]
 
 
-def interrupted(root: Path) -> list[Path]:
+def find_interrupted(root: Path) -> list[Path]:
     """Return the episodes under `root` that nobody finished, oldest name first."""
     return sorted(
         file.parent
         for file in root.glob('*/*.mcap')
-        if not (file.parent / METADATA).exists() and not _linked(file)
+        if not (file.parent / METADATA_FILE).exists() and not _is_symlinked(file)
     )
 
 
-def stay(file: Path) -> None:
+def reject_symlink(file: Path) -> None:
     """Raise ValueError where writing to a bag's file would write somewhere else."""
-    if _linked(file):
+    if _is_symlinked(file):
         raise ValueError(f'{file}: it or its folder is a link: name the place itself')
 
 
-def _linked(file: Path) -> bool:
+def _is_symlinked(file: Path) -> bool:
     return file.is_symlink() or file.parent.is_symlink()
 
 
-def contents(file: Path) -> Contents:
+def read_contents(file: Path) -> BagContents:
     """Read the summary of a finished MCAP file; ValueError if it has none."""
     try:
         with file.open('rb') as stream:
@@ -85,7 +85,7 @@ def contents(file: Path) -> Contents:
             summary = reader.get_summary()
             about: dict[str, str] = {}
             for record in reader.iter_metadata():
-                if record.name in (BEGIN, END):
+                if record.name in (BEGIN_RECORD, END_RECORD):
                     about |= record.metadata
     except (McapError, StructError, OSError, ValueError) as error:
         raise ValueError(f'{file}: not a finished MCAP file: {error}') from error
@@ -93,7 +93,7 @@ def contents(file: Path) -> Contents:
         raise ValueError(f'{file}: has no index: ./wam bag repair {file.parent}')
     counts = summary.statistics.channel_message_counts
     channels = tuple(
-        Channel(
+        BagChannel(
             channel.topic,
             summary.schemas[channel.schema_id].name,
             counts.get(key, 0),
@@ -102,7 +102,7 @@ def contents(file: Path) -> Contents:
         )
         for key, channel in sorted(summary.channels.items())
     )
-    return Contents(
+    return BagContents(
         file,
         channels,
         summary.statistics.message_count,
@@ -112,23 +112,25 @@ def contents(file: Path) -> Contents:
     )
 
 
-def describe(folder: Path) -> Contents:
+def write_metadata(folder: Path) -> BagContents:
     """Write metadata.yaml for a finished file; from then on the episode counts as saved."""
-    found = contents(file_of(folder))
+    found = read_contents(find_mcap_file(folder))
     text = yaml.safe_dump(
-        {'rosbag2_bagfile_information': _information(found)}, sort_keys=False, allow_unicode=True
+        {'rosbag2_bagfile_information': _make_bag_information(found)},
+        sort_keys=False,
+        allow_unicode=True,
     )
-    part = folder / (METADATA + PART)
+    part = folder / (METADATA_FILE + PARTIAL_SUFFIX)
     with part.open('w', encoding='utf-8') as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    part.replace(folder / METADATA)
-    settle(folder)
+    part.replace(folder / METADATA_FILE)
+    fsync_folder(folder)
     return found
 
 
-def settle(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Make renames in a folder outlive a power cut."""
     number = os.open(folder, os.O_RDONLY)
     try:
@@ -137,11 +139,11 @@ def settle(folder: Path) -> None:
         os.close(number)
 
 
-def _information(found: Contents) -> dict[str, Any]:
+def _make_bag_information(contents: BagContents) -> dict[str, Any]:
     span = {
-        'starting_time': {'nanoseconds_since_epoch': found.start_ns},
-        'duration': {'nanoseconds': found.end_ns - found.start_ns},
-        'message_count': found.messages,
+        'starting_time': {'nanoseconds_since_epoch': contents.start_ns},
+        'duration': {'nanoseconds': contents.end_ns - contents.start_ns},
+        'message_count': contents.message_count,
     }
     topics = [
         {
@@ -152,19 +154,21 @@ def _information(found: Contents) -> dict[str, Any]:
                 'offered_qos_profiles': yaml.safe_load(channel.qos or '[]'),
                 'type_description_hash': channel.type_hash,
             },
-            'message_count': channel.messages,
+            'message_count': channel.message_count,
         }
-        for channel in found.channels
+        for channel in contents.channels
     ]
     return {
-        'version': VERSION,
+        'version': METADATA_VERSION,
         'storage_identifier': 'mcap',
         **span,
         'topics_with_message_count': topics,
         'compression_format': '',
         'compression_mode': '',
-        'relative_file_paths': [found.file.name],
-        'files': [{'path': found.file.name, **span}],
-        'custom_data': {key: value for key, value in found.about.items() if key != DISTRO_KEY},
-        'ros_distro': found.about.get(DISTRO_KEY, ''),
+        'relative_file_paths': [contents.file.name],
+        'files': [{'path': contents.file.name, **span}],
+        'custom_data': {
+            key: value for key, value in contents.metadata.items() if key != DISTRO_KEY
+        },
+        'ros_distro': contents.metadata.get(DISTRO_KEY, ''),
     }

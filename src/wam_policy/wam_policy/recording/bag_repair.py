@@ -18,49 +18,49 @@ from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, Writer
 
 from wam_policy.recording import bag_folder
-from wam_policy.recording.bag_folder import END, PART, Contents
+from wam_policy.recording.bag_folder import END_RECORD, PARTIAL_SUFFIX, BagContents
 from wam_policy.recording.bag_writer import CHUNK_BYTES, LIBRARY
-from wam_policy.recording.episode_info import Ending
+from wam_policy.recording.episode_info import EpisodeEnd
 
 
-class Busy(Exception):
+class BagInUse(Exception):
     """The episode is being recorded by a process that lives."""
 
 
 @dataclass(frozen=True, slots=True)
-class Repaired:
+class RepairResult:
     """Say what became of one episode."""
 
-    contents: Contents
+    contents: BagContents
     rebuilt: bool  # False: only its description was missing
     lost_bytes: int  # behind the last whole record
 
 
-def repair(folder: Path) -> Repaired:
+def repair(folder: Path) -> RepairResult:
     """Make a readable bag of an interrupted episode; one that is in order stays as it is.
 
     Raises Busy while it is recorded, ValueError where nothing can be saved.
     """
-    file = bag_folder.file_of(folder)
-    bag_folder.stay(file)
+    file = bag_folder.find_mcap_file(folder)
+    bag_folder.reject_symlink(file)
     with file.open('rb') as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Busy(f'{folder.name} is being recorded; stop its recorder first') from error
+            raise BagInUse(f'{folder.name} is being recorded; stop its recorder first') from error
         try:
-            bag_folder.contents(file)
+            bag_folder.read_contents(file)
             lost_bytes, rebuilt = 0, False
         except ValueError:
             lost_bytes, rebuilt = _rebuild(file), True
-        if not rebuilt and (folder / bag_folder.METADATA).exists():
-            return Repaired(bag_folder.contents(file), False, 0)
-        return Repaired(bag_folder.describe(folder), rebuilt, lost_bytes)
+        if not rebuilt and (folder / bag_folder.METADATA_FILE).exists():
+            return RepairResult(bag_folder.read_contents(file), False, 0)
+        return RepairResult(bag_folder.write_metadata(folder), rebuilt, lost_bytes)
 
 
 def _rebuild(file: Path) -> int:
     """Put a complete copy in the place of `file`; return how many bytes had no use."""
-    part = file.with_name(file.name + PART)
+    part = file.with_name(file.name + PARTIAL_SUFFIX)
     try:
         with file.open('rb') as old, part.open('wb') as new:
             writer = Writer(new, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
@@ -76,7 +76,7 @@ def _rebuild(file: Path) -> int:
     except (OSError, ValueError):
         part.unlink(missing_ok=True)
         raise
-    bag_folder.settle(file.parent)
+    bag_folder.fsync_folder(file.parent)
     return lost
 
 
@@ -85,7 +85,7 @@ def _copy(old: BinaryIO, writer: Writer) -> int:
     schemas: dict[int, int] = {}
     channels: dict[int, int] = {}
     used, ended = 0, False
-    for record in _whole_records(old):
+    for record in _read_whole_records(old):
         if isinstance(record, Schema) and record.id not in schemas:
             schemas[record.id] = writer.register_schema(record.name, record.encoding, record.data)
         elif isinstance(record, Channel) and record.id not in channels:
@@ -103,13 +103,13 @@ def _copy(old: BinaryIO, writer: Writer) -> int:
             used = old.tell()
         elif isinstance(record, Metadata):
             writer.add_metadata(record.name, record.metadata)
-            ended |= record.name == END
+            ended |= record.name == END_RECORD
     if not ended:
-        writer.add_metadata(END, Ending('interrupted').described())
+        writer.add_metadata(END_RECORD, EpisodeEnd('interrupted').to_dict())
     return used
 
 
-def _whole_records(old: BinaryIO) -> Iterator[McapRecord]:
+def _read_whole_records(old: BinaryIO) -> Iterator[McapRecord]:
     """Yield records up to the first that is torn or damaged."""
     records = iter(StreamReader(old, validate_crcs=True).records)
     while True:

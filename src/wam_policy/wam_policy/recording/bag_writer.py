@@ -12,14 +12,20 @@ from pathlib import Path
 from mcap.writer import CompressionType, Writer
 
 from wam_policy.recording import bag_folder
-from wam_policy.recording.bag_folder import BEGIN, END, HASH_KEY, QOS_KEY, Contents
+from wam_policy.recording.bag_folder import (
+    BEGIN_RECORD,
+    END_RECORD,
+    HASH_KEY,
+    QOS_KEY,
+    BagContents,
+)
 
 CHUNK_BYTES = 4 * 2**20  # a chunk is written when it is this large, or at the next sync
 LIBRARY = 'wam_policy'
 
 
 @dataclass(frozen=True, slots=True)
-class Topic:
+class BagTopic:
     """Describe what is written on one topic."""
 
     name: str
@@ -32,18 +38,20 @@ class Topic:
 class BagWriter:
     """Own one new folder and the MCAP file in it; use it from one thread at a time."""
 
-    def __init__(self, folder: Path, topics: Sequence[Topic], about: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, topics: Sequence[BagTopic], metadata: Mapping[str, str]
+    ) -> None:
         """Begin the episode; FileExistsError where the folder is there already."""
         folder.mkdir(parents=True)
         self.folder = folder
-        self.bytes = 0  # on disk after the last sync
+        self.size_bytes = 0  # on disk after the last sync
         self._file = (folder / f'{folder.name}_0.mcap').open('xb')
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._writer = Writer(
             self._file, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE
         )  # JPEG does not shrink
         self._writer.start(profile='ros2', library=LIBRARY)
-        self._writer.add_metadata(BEGIN, dict(about))
+        self._writer.add_metadata(BEGIN_RECORD, dict(metadata))
         schemas: dict[str, int] = {}
         self._channels = []
         for topic in topics:
@@ -60,30 +68,30 @@ class BagWriter:
                 )
             )
         self.sync()
-        bag_folder.settle(folder.parent)
+        bag_folder.fsync_folder(folder.parent)
 
-    def write(self, topic: int, log_ns: int, data: bytes) -> None:
+    def write(self, topic_index: int, log_ns: int, data: bytes) -> None:
         """Add one serialised message of the `topic`-th topic, by when it was received.
 
         It stands for the time of publication too: rclpy's EventsExecutor does not hand that over.
         """
-        self._writer.add_message(self._channels[topic], log_ns, data, log_ns)
+        self._writer.add_message(self._channels[topic_index], log_ns, data, log_ns)
 
     def sync(self) -> None:
         """Put everything written so far on the disk."""
         self._writer.flush()
         os.fdatasync(self._file.fileno())
-        self.bytes = self._file.tell()
+        self.size_bytes = self._file.tell()
 
-    def close(self, about: Mapping[str, str]) -> Contents:
+    def close(self, metadata: Mapping[str, str]) -> BagContents:
         """Finish the file with its index and describe it: the episode is saved."""
-        self._writer.add_metadata(END, dict(about))
+        self._writer.add_metadata(END_RECORD, dict(metadata))
         self._writer.finish()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        found = bag_folder.describe(self.folder)
-        self.bytes = found.file.stat().st_size
+        found = bag_folder.write_metadata(self.folder)
+        self.size_bytes = found.file.stat().st_size
         return found
 
     def abandon(self) -> None:

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from enum import Enum
 from types import MappingProxyType
 
-NAME_WORDS = 6  # of the instruction in a folder's name
-NAME_LENGTH = 40  # characters of them
-LABEL_KEY = re.compile(r'[a-z][a-z0-9_]{0,39}')
-LABEL_LENGTH = 1000  # characters of a value
+MAX_NAME_WORDS = 6  # of the instruction in a folder's name
+MAX_NAME_LENGTH = 40  # characters of them
+LABEL_KEY_PATTERN = re.compile(r'[a-z][a-z0-9_]{0,39}')
+MAX_LABEL_LENGTH = 1000  # characters of a value
 LABEL_PREFIX = 'label.'
 
 
-class Success(Enum):
+class TaskSuccess(Enum):
     """Name what is known about the outcome; nobody's silence counts as a success."""
 
     YES = 'yes'
@@ -23,12 +23,12 @@ class Success(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class EpisodeMetadata:
     """Hold what is known when an episode starts."""
 
     name: str  # its folder
     robot: str
-    contract: str  # of the embodiment that was recorded
+    embodiment_hash: str  # of the embodiment that was recorded
     instruction: str  # at the start; a topic tells of later ones
     start_ns: int
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -36,12 +36,12 @@ class Episode:
     def __post_init__(self) -> None:
         object.__setattr__(self, 'labels', MappingProxyType(dict(self.labels)))
 
-    def described(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str]:
         """Return it as the text pairs that stand at the beginning of its bag."""
         return {
             'episode': self.name,
             'robot': self.robot,
-            'contract': self.contract,
+            'contract': self.embodiment_hash,
             'instruction': self.instruction,
             'start_ns': str(self.start_ns),
             **{LABEL_PREFIX + key: value for key, value in self.labels.items()},
@@ -49,15 +49,15 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class EpisodeEnd:
     """Hold how an episode ended and what the operator says about it."""
 
     reason: str
-    success: Success = Success.UNKNOWN
+    success: TaskSuccess = TaskSuccess.UNKNOWN
     note: str = ''
     dropped: Mapping[str, int] = field(default_factory=dict)  # topic -> lost messages
 
-    def described(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str]:
         """Return it as the text pairs that stand at the end of the bag."""
         return {
             'ended': self.reason,
@@ -68,37 +68,37 @@ class Ending:
         }
 
 
-def labels(pairs: Iterable[str]) -> dict[str, str]:
+def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
     """Read "key=value" texts; ValueError names the one that is none."""
     found: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition('=')
         key = key.strip()
-        if not equals or not LABEL_KEY.fullmatch(key):
+        if not equals or not LABEL_KEY_PATTERN.fullmatch(key):
             raise ValueError(
                 f'label {pair!r}: want key=value with a key of small letters, '
                 'digits and underscores'
             )
         if key in found:
             raise ValueError(f'label {key!r} is given twice')
-        if len(value) > LABEL_LENGTH:
+        if len(value) > MAX_LABEL_LENGTH:
             raise ValueError(
-                f'label {key!r} has {len(value)} characters, at most {LABEL_LENGTH} are taken'
+                f'label {key!r} has {len(value)} characters, at most {MAX_LABEL_LENGTH} are taken'
             )
         found[key] = value.strip()
     return found
 
 
-def folder_name(start_ns: int, instruction: str, taken: Iterable[str]) -> str:
+def make_folder_name(start_ns: int, instruction: str, existing_names: Iterable[str]) -> str:
     """Name an episode by its start (UTC) and its first words; never a name of `taken`.
 
     Letters, digits, `_` and `-` only: nothing in an instruction leads out of the folder.
     """
     second = datetime.fromtimestamp(start_ns // 1_000_000_000, UTC)
-    words = re.findall(r'[a-z0-9]+', instruction.lower())[:NAME_WORDS]
-    said = '_'.join(words)[:NAME_LENGTH].strip('_')
+    words = re.findall(r'[a-z0-9]+', instruction.lower())[:MAX_NAME_WORDS]
+    said = '_'.join(words)[:MAX_NAME_LENGTH].strip('_')
     name = second.strftime('%Y%m%d_%H%M%S') + (f'_{said}' if said else '')
-    used, number, free = set(taken), 1, name
+    used, number, free = set(existing_names), 1, name
     while free in used:
         number += 1
         free = f'{name}-{number}'

@@ -5,92 +5,92 @@ from dataclasses import dataclass
 from typing import Any
 
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.servers.server_profile import Flavour
+from wam_policy.servers.server_profile import ServerProfile
 
-CLOCKED = 'clocked'  # a server that takes real frames on their own clock, as ours does
+STREAMING_MEMORY = 'clocked'  # a server that takes real frames on their own clock, as ours does
 
 
-class Disagreement(ValueError):
+class IncompatibleServer(ValueError):
     """The server is another one than this robot needs; it will not get better by itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ServerInfo:
     """Hold what was agreed on connect."""
 
     model: str
     trained: bool
-    clocked: bool  # the memory is fed by commits, queries leave it alone
+    streaming: bool  # the memory is fed by commits, queries leave it alone
     frames_per_block: int  # pictures in a commit after the first
     frame_period_s: float
     window_blocks: int
-    rhythm: str  # clocked: ask at any time; reference: once per block
+    query_mode: str  # clocked: ask at any time; reference: once per block
 
     @property
-    def sight(self) -> str:
+    def query_images(self) -> str:
         """Name what a query has to bring: newest pictures where there is no memory to read."""
-        return 'newest' if self.rhythm == 'clocked' and not self.clocked else 'memory'
+        return 'newest' if self.query_mode == 'clocked' and not self.streaming else 'memory'
 
 
-def offered(
-    flavour: Flavour, robot: Embodiment, model: Mapping[str, Any], memory: Mapping[str, Any]
+def make_server_metadata(
+    profile: ServerProfile, robot: Embodiment, model: Mapping[str, Any], memory: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Give what our own server says on connect: the released fields, and ours beside them."""
     return {
-        **_plain(flavour.configuration),
+        **_to_plain(profile.configuration),
         'embodiment': robot.name,
-        'contract': robot.contract,
-        'action_horizon': flavour.horizon,
-        'action_dim': flavour.width,
-        'step_hz': flavour.step_hz,
+        'contract': robot.config_hash,
+        'action_horizon': profile.horizon,
+        'action_dim': profile.action_dim,
+        'step_hz': profile.step_hz,
         **model,
         'memory': dict(memory),
     }
 
 
-def agreed(flavour: Flavour, robot: Embodiment, said: object) -> Terms:
+def parse_server_info(profile: ServerProfile, robot: Embodiment, metadata: object) -> ServerInfo:
     """Check a server's configuration; Disagreement names every field that does not fit.
 
     Fields that it does not send cannot be checked, and fields that we do not know do not matter.
     """
-    if not isinstance(said, dict):
-        raise Disagreement(
-            f'the server sent {said!r:.80} on connect, want its configuration; is '
+    if not isinstance(metadata, dict):
+        raise IncompatibleServer(
+            f'the server sent {metadata!r:.80} on connect, want its configuration; is '
             'this an OpenPI server?'
         )
-    size = flavour.configuration.get('image_resolution')
+    size = profile.configuration.get('image_resolution')
     wanted = {
-        **_plain(flavour.configuration),
+        **_to_plain(profile.configuration),
         'embodiment': robot.name,
-        'contract': robot.contract,
-        'action_horizon': flavour.horizon,
-        'action_dim': flavour.width,
-        'step_hz': flavour.step_hz,
+        'contract': robot.config_hash,
+        'action_horizon': profile.horizon,
+        'action_dim': profile.action_dim,
+        'step_hz': profile.step_hz,
     }
-    if size is None and flavour.size is not None:
-        wanted['image_resolution'] = [flavour.size[1], flavour.size[0]]
+    if size is None and profile.image_size is not None:
+        wanted['image_resolution'] = [profile.image_size[1], profile.image_size[0]]
     faults = [
-        f'{key}: the server says {_plain(said[key])!r:.80}, {flavour.name} on {robot.name} '
+        f'{key}: the server says {_to_plain(metadata[key])!r:.80}, {profile.name} on {robot.name} '
         f'needs {value!r:.80}'
         for key, value in wanted.items()
-        if key in said and not _same(said[key], value)
+        if key in metadata and not _is_equal(metadata[key], value)
     ]
     if faults:
-        raise Disagreement('; '.join(faults))
-    model = said.get('model')
-    return _terms(
-        flavour,
+        raise IncompatibleServer('; '.join(faults))
+    model = metadata.get('model')
+    return _make_server_info(
+        profile,
         robot,
-        model if isinstance(model, str) else flavour.title,
-        said.get('trained') is not False,
-        said.get('memory'),
+        model if isinstance(model, str) else profile.title,
+        metadata.get('trained') is not False,
+        metadata.get('memory'),
     )
 
 
-def _terms(
-    flavour: Flavour, robot: Embodiment, model: str, trained: bool, memory: object
-) -> Terms:
-    if isinstance(memory, dict) and memory.get('kind') == CLOCKED:
+def _make_server_info(
+    profile: ServerProfile, robot: Embodiment, model: str, trained: bool, memory: object
+) -> ServerInfo:
+    if isinstance(memory, dict) and memory.get('kind') == STREAMING_MEMORY:
         block, period_s, window = (
             memory.get(key) for key in ('frames_per_block', 'frame_period_s', 'window_blocks')
         )
@@ -101,27 +101,27 @@ def _terms(
             or not isinstance(period_s, float)
             or not 0.0 < period_s < 60.0
         ):
-            raise Disagreement(
+            raise IncompatibleServer(
                 f'memory: the server says {memory!r:.160}, want whole numbers of '
                 'frames_per_block and window_blocks and a frame_period_s'
             )
-        return Terms(model, trained, True, block, period_s, window, 'clocked')
-    steps, step_s = flavour.frames.block_steps, 1.0 / flavour.step_hz
+        return ServerInfo(model, trained, True, block, period_s, window, 'clocked')
+    steps, step_s = profile.frames.block_steps, 1.0 / profile.step_hz
     if steps is None:  # nothing is remembered: one block a second, which nobody reads
-        return Terms(model, trained, False, 1, 1.0, 1, 'clocked')
+        return ServerInfo(model, trained, False, 1, 1.0, 1, 'clocked')
     # every step is recorded, so that the pictures of any offsets are really those of that time;
     # a memory that only its server holds cannot be rebuilt: one block is all there is to replay
-    return Terms(model, trained, False, steps, step_s, 1, 'reference')
+    return ServerInfo(model, trained, False, steps, step_s, 1, 'reference')
 
 
-def _same(said: object, wanted: object) -> bool:
-    if isinstance(wanted, float):
-        return isinstance(said, int | float) and abs(said - wanted) < 1e-6
-    return _plain(said) == wanted and isinstance(said, bool) == isinstance(wanted, bool)
+def _is_equal(actual: object, expected: object) -> bool:
+    if isinstance(expected, float):
+        return isinstance(actual, int | float) and abs(actual - expected) < 1e-6
+    return _to_plain(actual) == expected and isinstance(actual, bool) == isinstance(expected, bool)
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """Give lists for tuples and maps for frozen maps: what travels and what is compared."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: _to_plain(inner) for key, inner in value.items()}
+    return [_to_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

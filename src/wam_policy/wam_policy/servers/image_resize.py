@@ -5,11 +5,11 @@ import numpy as np
 
 cv2.setNumThreads(1)  # this process shares its cores with controllers
 
-FITS = ('stretch', 'pad')
-ORDERS = ('hwc', 'chw')
+FIT_MODES = ('stretch', 'pad')
+CHANNEL_ORDERS = ('hwc', 'chw')
 
 
-def fitted(frames: np.ndarray, size: tuple[int, int] | None, fit: str) -> np.ndarray:
+def resize(frames: np.ndarray, size: tuple[int, int] | None, fit: str) -> np.ndarray:
     """Bring frames uint8 [T h w 3] to `size` (width, height); None leaves them as they are.
 
     'pad' keeps the aspect ratio and fills the rest with black, evenly on both sides.
@@ -32,11 +32,11 @@ def fitted(frames: np.ndarray, size: tuple[int, int] | None, fit: str) -> np.nda
     return made
 
 
-def ordered(frames: np.ndarray, order: str) -> np.ndarray:
+def to_channel_order(frames: np.ndarray, order: str) -> np.ndarray:
     """Bring [T h w 3] into an order of channels."""
     return frames if order == 'hwc' else np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
 
 
-def restored(frames: np.ndarray, order: str) -> np.ndarray:
+def to_hwc(frames: np.ndarray, order: str) -> np.ndarray:
     """Undo `ordered`: give [T h w 3]."""
     return frames if order == 'hwc' else frames.transpose(0, 2, 3, 1)

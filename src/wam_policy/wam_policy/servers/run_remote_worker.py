@@ -14,16 +14,21 @@ from collections.abc import Sequence
 
 from wam_policy.core.robot import embodiment
 from wam_policy.servers import server_profile
-from wam_policy.servers.handshake import Disagreement
-from wam_policy.servers.remote_worker import Relay
-from wam_policy.servers.server_profile import Flavour
-from wam_policy.servers.transports.websocket_client import TOKEN, Link, LinkError, Refused
+from wam_policy.servers.handshake import IncompatibleServer
+from wam_policy.servers.remote_worker import RemoteWorker
+from wam_policy.servers.server_profile import ServerProfile
+from wam_policy.servers.transports.websocket_client import (
+    TOKEN_VARIABLE,
+    ConnectionRejected,
+    WebSocketClient,
+    WebSocketClientError,
+)
 from wam_policy.workers import exit_codes, parent_socket, protocol
 
-HANG_UP_S = 0.2  # from the other end's closing to leaving in the middle of a request
+DISCONNECT_GRACE_S = 0.2  # from the other end's closing to leaving in the middle of a request
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     made = argparse.ArgumentParser(
         prog='python -m wam_policy.servers.run_remote_worker',
@@ -41,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
         '--flavour',
         default='',
         metavar='NAME',
-        help=f"{', '.join(server_profile.names())}, or a .yaml file (default: the robot's own)",
+        help=(
+            f"{', '.join(server_profile.list_names())}, or a .yaml file (default: the robot's own)"
+        ),
     )
     made.add_argument(
         '--timeout',
@@ -57,36 +64,36 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Write a line for people; whoever started this worker keeps the last ones."""
     print(f'wam-remote: {text}', file=sys.stderr, flush=True)
 
 
-def address(server: str, chosen: Flavour) -> str:
+def make_server_url(server: str, profile: ServerProfile) -> str:
     """Complete a server's address with the flavour's path; ValueError if it is none."""
     scheme, _, rest = server.partition('://')
     if scheme not in ('ws', 'wss') or not rest:
         raise ValueError(f'server {server!r}: want ws://HOST:PORT or wss://HOST:PORT')
-    return server if '/' in rest.rstrip('/') else server.rstrip('/') + chosen.path
+    return server if '/' in rest.rstrip('/') else server.rstrip('/') + profile.url_path
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve the node, or tell what a server is like; returns the exit status."""
-    robot = embodiment.load(arguments.embodiment)
-    chosen = server_profile.chosen(arguments.flavour, robot)
-    where = address(arguments.server, chosen)
+    robot = embodiment.load_embodiment(arguments.embodiment)
+    chosen = server_profile.load_for_robot(arguments.flavour, robot)
+    where = make_server_url(arguments.server, chosen)
 
-    def connect() -> Link:
-        return Link(where, os.environ.get(TOKEN, ''))
+    def connect() -> WebSocketClient:
+        return WebSocketClient(where, os.environ.get(TOKEN_VARIABLE, ''))
 
     near, end = (
         socket.socketpair()
         if arguments.fd is None
-        else (None, parent_socket.inherited(arguments.fd, HANG_UP_S))
+        else (None, parent_socket.adopt_socket(arguments.fd, DISCONNECT_GRACE_S))
     )
-    relay = Relay(end, chosen, robot, connect, arguments.timeout, say)
+    relay = RemoteWorker(end, chosen, robot, connect, arguments.timeout, log)
     try:
-        say(f'{chosen.name}: {relay.facts()["reason"]}')
+        log(f'{chosen.name}: {relay.build_worker_info()["reason"]}')
         if near is None:
             relay.serve()
     finally:
@@ -94,19 +101,19 @@ def run(arguments: argparse.Namespace) -> int:
     return exit_codes.OK
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run; return the exit status (see worker.exits)."""
-    made = parser()
-    arguments = made.parse_args(given)
+    made = make_parser()
+    arguments = made.parse_args(argv)
     if not arguments.timeout > 0:
         made.error(f'--timeout: want more than 0 s, got {arguments.timeout:g}')
     try:
         return run(arguments)
-    except (ValueError, Refused, Disagreement) as error:
-        say(f'error: {error}')
-        return exit_codes.REFUSED
-    except (LinkError, OSError, protocol.WireError) as error:
-        say(f'error: {error}')
+    except (ValueError, ConnectionRejected, IncompatibleServer) as error:
+        log(f'error: {error}')
+        return exit_codes.PERMANENT_FAILURE
+    except (WebSocketClientError, OSError, protocol.ProtocolError) as error:
+        log(f'error: {error}')
         return exit_codes.FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

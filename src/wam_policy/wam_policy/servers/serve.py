@@ -17,20 +17,20 @@ from typing import Any
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.servers import handshake, server_profile
-from wam_policy.servers.server_profile import Flavour
-from wam_policy.servers.serving_engine import Engine, Model, plan
-from wam_policy.servers.session_manager import Desk
-from wam_policy.servers.transports.websocket_client import TOKEN
-from wam_policy.servers.transports.websocket_server import Limits, Server
+from wam_policy.servers.server_profile import ServerProfile
+from wam_policy.servers.serving_engine import ServedModel, ServerBackend, make_worker_spec
+from wam_policy.servers.session_manager import SessionManager
+from wam_policy.servers.transports.websocket_client import TOKEN_VARIABLE
+from wam_policy.servers.transports.websocket_server import PolicyServer, ServerLimits
 from wam_policy.workers import exit_codes, model_options
-from wam_policy.workers.supervisor import State
+from wam_policy.workers.supervisor import WorkerState
 
 MEBIBYTE = 1024 * 1024
-SESSIONS = 4
+DEFAULT_SESSIONS = 4
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     made = argparse.ArgumentParser(
         prog='wam serve', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         '--flavour',
         default='',
         metavar='NAME',
-        help=f'keys of the messages: {", ".join(server_profile.names())}, or a .yaml file '
+        help=f'keys of the messages: {", ".join(server_profile.list_names())}, or a .yaml file '
         "(default: the robot's own)",
     )
     place = made.add_argument_group('place')
@@ -51,9 +51,9 @@ def parser() -> argparse.ArgumentParser:
     )
     place.add_argument(
         '--token',
-        default=os.environ.get(TOKEN, ''),
+        default=os.environ.get(TOKEN_VARIABLE, ''),
         help=f'what clients must send as Authorization: Api-Key TOKEN (default: '
-        f'the environment variable {TOKEN}, which other users cannot see)',
+        f'the environment variable {TOKEN_VARIABLE}, which other users cannot see)',
     )
     place.add_argument(
         '--devices',
@@ -62,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
         help='one device per worker, cpu or cuda:N: one runs both branches of '
         'guidance, two run one each (default: %(default)s)',
     )
-    model_options.add(made)
-    made.set_defaults(sessions=SESSIONS)
+    model_options.add_arguments(made)
+    made.set_defaults(sessions=DEFAULT_SESSIONS)
     bound = made.add_argument_group('limits')
     bound.add_argument(
         '--connections',
@@ -104,10 +104,10 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def settings(given: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse a command line; exits with a message like every command if it is wrong."""
-    made = parser()
-    chosen = made.parse_args(given)
+    made = make_parser()
+    chosen = made.parse_args(argv)
     for name in (
         'threads',
         'sessions',
@@ -133,26 +133,28 @@ def settings(given: Sequence[str] | None) -> argparse.Namespace:
     return chosen
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Write a line for people."""
     print(f'{time.strftime("%H:%M:%S")} wam-serve: {text}', file=sys.stderr, flush=True)
 
 
-def offered(spoken: Flavour, robot: Embodiment, model: Model) -> dict[str, Any]:
+def make_checked_metadata(
+    profile: ServerProfile, robot: Embodiment, model: ServedModel
+) -> dict[str, Any]:
     """Give the configuration to announce; ValueError if the flavour promises something else."""
-    if model.horizon != spoken.horizon or abs(model.step_dt_s * spoken.step_hz - 1.0) > 1e-6:
+    if model.horizon != profile.horizon or abs(model.step_dt_s * profile.step_hz - 1.0) > 1e-6:
         raise ValueError(
             f'{model.name} predicts {model.horizon} rows at '
-            f'{1 / model.step_dt_s:g} Hz, flavour {spoken.name} says '
-            f'{spoken.horizon} rows at {spoken.step_hz:g} Hz: serve with another '
+            f'{1 / model.step_dt_s:g} Hz, flavour {profile.name} says '
+            f'{profile.horizon} rows at {profile.step_hz:g} Hz: serve with another '
             '--flavour'
         )
-    return handshake.offered(
-        spoken,
+    return handshake.make_server_metadata(
+        profile,
         robot,
         {'model': model.name, 'trained': model.trained},
         {
-            'kind': handshake.CLOCKED,
+            'kind': handshake.STREAMING_MEMORY,
             'first_frames': model.first_frames,
             'frames_per_block': model.frames_per_block,
             'frame_period_s': model.frame_period_s,
@@ -161,75 +163,91 @@ def offered(spoken: Flavour, robot: Embodiment, model: Model) -> dict[str, Any]:
     )
 
 
-def run(chosen: argparse.Namespace, robot: Embodiment, spoken: Flavour, engine: Engine) -> int:
+def run(
+    arguments: argparse.Namespace,
+    robot: Embodiment,
+    profile: ServerProfile,
+    backend: ServerBackend,
+) -> int:
     """Start the workers and serve until a signal asks to stop; return the exit status."""
-    status = engine.start()
-    if status.state is not State.READY:
-        say(f'error: {status.reason}')
-        return exit_codes.REFUSED if status.retry_s is None else exit_codes.FAILED
-    model = engine.model
-    configuration = offered(spoken, robot, model)
-    server = Server(
-        Desk(spoken, robot, engine, model, chosen.sessions, say),
+    status = backend.start()
+    if status.state is not WorkerState.READY:
+        log(f'error: {status.reason}')
+        return exit_codes.PERMANENT_FAILURE if status.retry_s is None else exit_codes.FAILED
+    model = backend.model
+    configuration = make_checked_metadata(profile, robot, model)
+    server = PolicyServer(
+        SessionManager(profile, robot, backend, model, arguments.sessions, log),
         configuration,
-        token=chosen.token,
-        say=say,
-        each=not chosen.quiet,
-        engine=engine,
-        limits=Limits(chosen.connections, chosen.message_mib * MEBIBYTE, chosen.grace),
+        token=arguments.token,
+        log=log,
+        log_requests=not arguments.quiet,
+        backend=backend,
+        limits=ServerLimits(
+            arguments.connections, arguments.message_mib * MEBIBYTE, arguments.grace
+        ),
     )
-    if chosen.host not in LOOPBACK and not chosen.token:
-        say('anyone who reaches this address can use it: set a token')
+    if arguments.host not in LOOPBACK and not arguments.token:
+        log('anyone who reaches this address can use it: set a token')
     trained = '' if model.trained else 'UNTRAINED '
     try:
         asyncio.run(
-            serving(
-                server, engine, chosen, f'{trained}{model.name} for {robot.name}, {spoken.name},'
+            serve_until_stopped(
+                server,
+                backend,
+                arguments,
+                f'{trained}{model.name} for {robot.name}, {profile.name},',
             )
         )
     except OSError as error:
-        say(f'error: cannot listen on {chosen.host}:{chosen.port}: {error}')
+        log(f'error: cannot listen on {arguments.host}:{arguments.port}: {error}')
         return exit_codes.FAILED
-    return exit_codes.FAILED if engine.over else exit_codes.OK
+    return exit_codes.FAILED if backend.has_failed_permanently else exit_codes.OK
 
 
-async def serving(server: Server, engine: Engine, chosen: argparse.Namespace, ready: str) -> None:
+async def serve_until_stopped(
+    server: PolicyServer, backend: ServerBackend, arguments: argparse.Namespace, description: str
+) -> None:
     """Serve until a signal asks to stop, or until the workers are gone for good."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.stop)
-    engine.when_over(lambda: loop.call_soon_threadsafe(server.stop))
+    backend.set_permanent_failure_callback(lambda: loop.call_soon_threadsafe(server.stop))
     await server.run(
-        chosen.host,
-        chosen.port,
-        lambda port: say(
-            f'{ready} at ws://{chosen.host}:{port}; health: http://{chosen.host}:{port}/healthz'
+        arguments.host,
+        arguments.port,
+        lambda port: log(
+            f'{description} at ws://{arguments.host}:{port}; health: http://{arguments.host}:{port}/healthz'
         ),
     )
-    engine.when_over(lambda: None)
-    say('stopped')
+    backend.set_permanent_failure_callback(lambda: None)
+    log('stopped')
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run; return the exit status."""
-    chosen = settings(given)
+    chosen = parse_arguments(argv)
     try:
-        robot = embodiment.load(chosen.embodiment)
-        spoken = server_profile.chosen(chosen.flavour, robot)
-        model_options.filled(chosen)
-        guided = model_options.guided(chosen.recipe, chosen.steps, chosen.cfg, chosen.guided_video)
-        engine = Engine(
-            plan(chosen.devices, model_options.words(chosen), guided, chosen.start_timeout),
+        robot = embodiment.load_embodiment(chosen.embodiment)
+        spoken = server_profile.load_for_robot(chosen.flavour, robot)
+        model_options.resolve_defaults(chosen)
+        guided = model_options.needs_unconditional_branch(
+            chosen.recipe, chosen.steps, chosen.cfg, chosen.guided_video
+        )
+        engine = ServerBackend(
+            make_worker_spec(
+                chosen.devices, model_options.to_argv(chosen), guided, chosen.start_timeout
+            ),
             chosen.answer_timeout,
-            say,
+            log,
         )
         try:
             return run(chosen, robot, spoken, engine)
         finally:
             engine.close()
     except ValueError as error:
-        say(f'error: {error}')
-        return exit_codes.REFUSED
+        log(f'error: {error}')
+        return exit_codes.PERMANENT_FAILURE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 

@@ -8,25 +8,25 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from wam_policy.servers.session_manager import Desk
+from wam_policy.servers.session_manager import SessionManager
 
 ENDPOINTS = ('infer', 'reset', 'commit')  # anything else a client names counts as `other`
 BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 
 
-class Engine(Protocol):
+class BackendHealth(Protocol):
     """What is told of the engine; serve.engine.Engine is one."""
 
     @property
-    def fault(self) -> str: ...
+    def not_ready_reason(self) -> str: ...
     @property
     def restarts(self) -> int: ...
 
 
-class Metrics:
+class ServerMetrics:
     """Count, and give it all as a page."""
 
-    def __init__(self, desk: Desk, engine: Engine) -> None:
+    def __init__(self, session_manager: SessionManager, backend: BackendHealth) -> None:
         self._registry = CollectorRegistry()
         self._connections = Gauge('wam_connections', 'Open connections', registry=self._registry)
         self._requests = Counter(
@@ -35,50 +35,52 @@ class Metrics:
             ('endpoint', 'outcome'),
             registry=self._registry,
         )
-        self._seconds = Histogram(
+        self._request_seconds = Histogram(
             'wam_request_seconds',
             'From a whole request to its answer',
             ('endpoint', 'part'),
             buckets=BUCKETS_S,
             registry=self._registry,
         )
-        self._registry.register(_Live(desk, engine))
+        self._registry.register(_SessionCollector(session_manager, backend))
 
-    def connected(self, change: int) -> None:
-        self._connections.inc(change)
+    def add_connections(self, delta: int) -> None:
+        self._connections.inc(delta)
 
-    def answered(self, endpoint: object, outcome: str, waited_s: float, worked_s: float) -> None:
+    def count_request(
+        self, endpoint: object, outcome: str, queued_s: float, processing_s: float
+    ) -> None:
         """Take a request: outcome ok | declined | failed, time in the queue and at work."""
         name = endpoint if endpoint in ENDPOINTS else 'other'
         self._requests.labels(name, outcome).inc()
-        self._seconds.labels(name, 'queue').observe(waited_s)
-        self._seconds.labels(name, 'work').observe(worked_s)
+        self._request_seconds.labels(name, 'queue').observe(queued_s)
+        self._request_seconds.labels(name, 'work').observe(processing_s)
 
-    def page(self) -> bytes:
+    def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
-class _Live(Collector):
+class _SessionCollector(Collector):
     """Describe workers and sessions as they are now: what ended leaves no series behind."""
 
-    def __init__(self, desk: Desk, engine: Engine) -> None:
-        self._desk, self._engine = desk, engine
+    def __init__(self, session_manager: SessionManager, backend: BackendHealth) -> None:
+        self._session_manager, self._backend = session_manager, backend
 
     def collect(self) -> Iterable[Metric]:
-        live = self._desk.live
+        live = self._session_manager.active_sessions
         ready = GaugeMetricFamily(
             'wam_workers_ready',
             'Whether the workers can be asked',
-            value=float(not self._engine.fault),
+            value=float(not self._backend.not_ready_reason),
         )
         restarts = CounterMetricFamily(
-            'wam_worker_restarts', 'Starts after a failure', value=self._engine.restarts
+            'wam_worker_restarts', 'Starts after a failure', value=self._backend.restarts
         )
         count = GaugeMetricFamily('wam_sessions', 'Sessions with a memory')
         count.add_metric([], len(live))
         evictions = CounterMetricFamily('wam_evictions', 'Sessions that made room for another')
-        evictions.add_metric([], self._desk.evictions)
+        evictions.add_metric([], self._session_manager.eviction_count)
         answers = GaugeMetricFamily(
             'wam_session_answers', 'Answers of a live session', labels=['session']
         )
@@ -87,8 +89,8 @@ class _Live(Collector):
         )
         for number, session in enumerate(live):
             label = [f'{number} {session.name}']  # clients may give two the same name
-            answers.add_metric(label, session.infers)
-            taken_ms = list(session.taken_ms)
+            answers.add_metric(label, session.infer_count)
+            taken_ms = list(session.latencies_ms)
             if taken_ms:
                 median.add_metric(label, statistics.median(taken_ms) / 1e3)
         return [ready, restarts, count, evictions, answers, median]

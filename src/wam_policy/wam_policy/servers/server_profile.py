@@ -14,27 +14,27 @@ from typing import Any
 
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.robot.strict_yaml import Table
+from wam_policy.core.robot.strict_yaml import StrictMapping
 from wam_policy.servers import image_resize
 
-FLAVOURS = Path(__file__).resolve().parent / 'profiles'
-KINDS = ('absolute', 'relative', 'rate')
+PROFILE_FOLDER = Path(__file__).resolve().parent / 'profiles'
+ACTION_KINDS = ('absolute', 'relative', 'rate')
 
-Key = tuple[str, ...]  # path into nested maps; most servers use one flat name
+KeyPath = tuple[str, ...]  # path into nested maps; most servers use one flat name
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class JointGroup:
     """Name joints, in the server's order, that share a key or a run of columns."""
 
     joints: tuple[str, ...]
-    key: Key = ()  # of a state; columns of actions have none
+    key: KeyPath = ()  # of a state; columns of actions have none
     kind: str = 'absolute'  # of actions, one of KINDS
     scale: float = 1.0  # of a rate: change per row at full rate, rad
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
+class FrameSchedule:
     """Say which pictures a request carries and how often it may be made.
 
     A server with a memory gets one request per `block_steps` steps of the robot, with the
@@ -47,176 +47,179 @@ class Frames:
 
 
 @dataclass(frozen=True, slots=True)
-class Flavour:
+class ServerProfile:
     """Hold what one kind of server expects and gives."""
 
     name: str
     title: str
     robot: str  # whose joints and cameras are named
-    default: bool  # spoken for this robot unless another is named
-    path: str  # appended to an address without a path
-    prompt_key: Key
-    session_key: Key | None  # None: the server knows no sessions
+    is_default: bool  # spoken for this robot unless another is named
+    url_path: str  # appended to an address without a path
+    prompt_key: KeyPath
+    session_key: KeyPath | None  # None: the server knows no sessions
     endpoint_key: str | None  # tells infer from reset; None: infer is all there is
-    cameras: Mapping[str, Key]  # in the server's order
-    size: tuple[int, int] | None  # width, height; None: as the cameras give them
-    fit: str
-    order: str
-    frames: Frames
-    state: tuple[Span, ...]
+    cameras: Mapping[str, KeyPath]  # in the server's order
+    image_size: tuple[int, int] | None  # width, height; None: as the cameras give them
+    image_fit: str
+    channel_order: str
+    frames: FrameSchedule
+    state: tuple[JointGroup, ...]
     gripper_open: float
     gripper_closed: float
-    answer_key: Key | None  # of the actions; None: the answer is the array
+    actions_key: KeyPath | None  # of the actions; None: the answer is the array
     horizon: int
     step_hz: float
-    columns: tuple[Span, ...]
+    action_columns: tuple[JointGroup, ...]
     configuration: Mapping[str, Any]  # what the server says of itself on connect
 
     @property
-    def width(self) -> int:
+    def action_dim(self) -> int:
         """Count the columns of an answer."""
-        return sum(len(span.joints) for span in self.columns)
+        return sum(len(span.joints) for span in self.action_columns)
 
 
-def names(folder: Path = FLAVOURS) -> tuple[str, ...]:
+def list_names(folder: Path = PROFILE_FOLDER) -> tuple[str, ...]:
     """Return the flavours there are."""
     return tuple(sorted(path.stem for path in folder.glob('*.yaml')))
 
 
-def load(name: str, folder: Path = FLAVOURS) -> Flavour:
+def load(name: str, folder: Path = PROFILE_FOLDER) -> ServerProfile:
     """Read a flavour by name, or from a file; ValueError names the file, the key and the fix."""
     path = Path(name) if name.endswith('.yaml') else folder / f'{name}.yaml'
     if not path.is_file():
-        known = names(folder)
+        known = list_names(folder)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {near[0]}?' if near else ''
         raise ValueError(f'no flavour {name!r}; known: {", ".join(known)}, or a .yaml file{hint}')
-    document = Table.load(path)
-    flavour = _flavour(document)
-    document.done()
+    document = StrictMapping.load(path)
+    flavour = _parse_profile(document)
+    document.reject_unknown_keys()
     if flavour.name != path.stem:
         raise ValueError(
-            f'{document.spot("name")}: {flavour.name!r} stands in {path.name}; make them equal'
+            f'{document.key_path("name")}: {flavour.name!r} stands in {path.name}; make them equal'
         )
     return flavour
 
 
-def chosen(name: str, robot: Embodiment) -> Flavour:
+def load_for_robot(name: str, robot: Embodiment) -> ServerProfile:
     """Read the named flavour, or the robot's default one; ValueError if it is not this robot's."""
     if name:
         flavour = load(name)
         if flavour.robot != robot.name:
             raise ValueError(
                 f'flavour {name} speaks for {flavour.robot}, not for {robot.name}; '
-                f'for that: {", ".join(_of(robot)) or "none yet"}'
+                f'for that: {", ".join(_list_names_for_robot(robot)) or "none yet"}'
             )
         return flavour
-    for flavour in map(load, _of(robot)):
-        if flavour.default:
+    for flavour in map(load, _list_names_for_robot(robot)):
+        if flavour.is_default:
             return flavour
     raise ValueError(
         f'{robot.name} has no default flavour; name one of '
-        f'{", ".join(_of(robot)) or "your own (a .yaml file)"}'
+        f'{", ".join(_list_names_for_robot(robot)) or "your own (a .yaml file)"}'
     )
 
 
-def _of(robot: Embodiment) -> list[str]:
-    return [name for name in names() if load(name).robot == robot.name]
+def _list_names_for_robot(robot: Embodiment) -> list[str]:
+    return [name for name in list_names() if load(name).robot == robot.name]
 
 
-def _flavour(document: Table) -> Flavour:
-    robot = embodiment.load(document.text('robot'))
-    request, shown = document.table('request'), document.table('pictures')
-    actions, grippers = document.table('actions'), document.table('grippers')
-    cameras = document.table('cameras')
-    flavour = Flavour(
-        name=document.text('name'),
-        title=document.text('title'),
+def _parse_profile(document: StrictMapping) -> ServerProfile:
+    robot = embodiment.load_embodiment(document.read_str('robot'))
+    request, shown = document.read_mapping('request'), document.read_mapping('pictures')
+    actions, grippers = document.read_mapping('actions'), document.read_mapping('grippers')
+    cameras = document.read_mapping('cameras')
+    flavour = ServerProfile(
+        name=document.read_str('name'),
+        title=document.read_str('title'),
         robot=robot.name,
-        default=_one_of(document, 'default', (True, False)),
-        path=_maybe_text(document, 'path') or '',
-        prompt_key=_key(request, 'prompt'),
-        session_key=_maybe_key(request, 'session'),
-        endpoint_key=_maybe_text(request, 'endpoint'),
-        cameras=MappingProxyType({camera: _key(cameras, camera) for camera in cameras}),
-        size=_size(shown),
-        fit=_one_of(shown, 'fit', image_resize.FITS),
-        order=_one_of(shown, 'order', image_resize.ORDERS),
-        frames=_frames(document.table('frames')),
-        state=_spans(document, 'state', robot.observed, keyed=True),
-        gripper_open=grippers.number('open'),
-        gripper_closed=grippers.number('closed'),
-        answer_key=_maybe_key(actions, 'key'),
-        horizon=actions.whole('horizon'),
-        step_hz=actions.number('step_hz', above=0.0),
-        columns=_spans(actions, 'columns', robot.commanded, keyed=False),
-        configuration=document.frozen('configuration'),
+        is_default=_parse_choice(document, 'default', (True, False)),
+        url_path=_parse_optional_text(document, 'path') or '',
+        prompt_key=_parse_key_path(request, 'prompt'),
+        session_key=_parse_optional_key_path(request, 'session'),
+        endpoint_key=_parse_optional_text(request, 'endpoint'),
+        cameras=MappingProxyType({camera: _parse_key_path(cameras, camera) for camera in cameras}),
+        image_size=_parse_image_size(shown),
+        image_fit=_parse_choice(shown, 'fit', image_resize.FIT_MODES),
+        channel_order=_parse_choice(shown, 'order', image_resize.CHANNEL_ORDERS),
+        frames=_parse_frame_schedule(document.read_mapping('frames')),
+        state=_parse_joint_groups(document, 'state', robot.observed, has_keys=True),
+        gripper_open=grippers.read_float('open'),
+        gripper_closed=grippers.read_float('closed'),
+        actions_key=_parse_optional_key_path(actions, 'key'),
+        horizon=actions.read_int('horizon'),
+        step_hz=actions.read_float('step_hz', above=0.0),
+        action_columns=_parse_joint_groups(actions, 'columns', robot.commanded, has_keys=False),
+        configuration=document.read_frozen('configuration'),
     )
     for table in (request, shown, actions, grippers):
-        table.done()
-    _checked(document, flavour, robot)
+        table.reject_unknown_keys()
+    _check_robot(document, flavour, robot)
     return flavour
 
 
-def _checked(document: Table, flavour: Flavour, robot: Embodiment) -> None:
+def _check_robot(document: StrictMapping, profile: ServerProfile, robot: Embodiment) -> None:
     """Raise ValueError where a mapping does not fit its robot."""
-    unknown = [key for key in flavour.cameras if key not in {c.key for c in robot.cameras}]
-    if unknown or not flavour.cameras:
+    unknown = [key for key in profile.cameras if key not in {c.key for c in robot.cameras}]
+    if unknown or not profile.cameras:
         raise ValueError(
-            f'{document.spot("cameras")}: want cameras of {robot.name}: '
+            f'{document.key_path("cameras")}: want cameras of {robot.name}: '
             f'{", ".join(camera.key for camera in robot.cameras)}'
         )
-    driven = [name for span in flavour.columns for name in span.joints]
+    driven = [name for span in profile.action_columns for name in span.joints]
     if sorted(driven) != sorted(robot.commanded):
         raise ValueError(
-            f'{document.spot("actions.columns")}: want each of {", ".join(robot.commanded)} once'
+            f'{document.key_path("actions.columns")}: want each of '
+            f'{", ".join(robot.commanded)} once'
         )
-    if flavour.gripper_open == flavour.gripper_closed:
-        raise ValueError(f'{document.spot("grippers")}: open equals closed')
-    if any(span.kind != 'absolute' for span in flavour.columns):
-        sent = {name for span in flavour.state for name in span.joints}
+    if profile.gripper_open == profile.gripper_closed:
+        raise ValueError(f'{document.key_path("grippers")}: open equals closed')
+    if any(span.kind != 'absolute' for span in profile.action_columns):
+        sent = {name for span in profile.state for name in span.joints}
         lost = [
             name
-            for span in flavour.columns
+            for span in profile.action_columns
             if span.kind != 'absolute'
             for name in span.joints
             if name not in sent
         ]
         if lost:
             raise ValueError(
-                f'{document.spot("actions.columns")}: {", ".join(lost)} are not '
+                f'{document.key_path("actions.columns")}: {", ".join(lost)} are not '
                 'absolute, but the state does not carry them'
             )
 
 
-def _spans(table: Table, key: str, known: Sequence[str], *, keyed: bool) -> tuple[Span, ...]:
-    rows = table.take(key)
+def _parse_joint_groups(
+    table: StrictMapping, key: str, known: Sequence[str], *, has_keys: bool
+) -> tuple[JointGroup, ...]:
+    rows = table.read(key)
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f'{table.spot(key)}: want a list')
+        raise ValueError(f'{table.key_path(key)}: want a list')
     found = []
     for number, row in enumerate(rows):
-        inner = Table(row, f'{table.spot(key)}[{number}]')
-        joints = inner.texts('joints')
+        inner = StrictMapping(row, f'{table.key_path(key)}[{number}]')
+        joints = inner.read_strs('joints')
         strange = [name for name in joints if name not in known]
         if strange:
-            raise ValueError(f'{inner.spot("joints")}: unknown joint {", ".join(strange)}')
-        if keyed:
-            span = Span(joints, _key(inner, 'key'))
+            raise ValueError(f'{inner.key_path("joints")}: unknown joint {", ".join(strange)}')
+        if has_keys:
+            span = JointGroup(joints, _parse_key_path(inner, 'key'))
         else:
-            kind = _one_of(inner, 'kind', KINDS)
-            span = Span(
-                joints, (), kind, inner.number('scale', above=0.0) if kind == 'rate' else 1.0
+            kind = _parse_choice(inner, 'kind', ACTION_KINDS)
+            span = JointGroup(
+                joints, (), kind, inner.read_float('scale', above=0.0) if kind == 'rate' else 1.0
             )
-        inner.done()
+        inner.reject_unknown_keys()
         found.append(span)
     return tuple(found)
 
 
-def _frames(table: Table) -> Frames:
-    steps = table.take('block_steps')
+def _parse_frame_schedule(table: StrictMapping) -> FrameSchedule:
+    steps = table.read('block_steps')
     if steps is not None:
-        steps = table.whole('block_steps')
-    offsets = table.take('offsets')
+        steps = table.read_int('block_steps')
+    offsets = table.read('offsets')
     good = (
         isinstance(offsets, list)
         and offsets
@@ -227,41 +230,41 @@ def _frames(table: Table) -> Frames:
     )
     if not good:
         raise ValueError(
-            f'{table.spot("offsets")}: want ascending steps that end with 0 and do '
+            f'{table.key_path("offsets")}: want ascending steps that end with 0 and do '
             f'not reach back into the block before, got {offsets!r}'
         )
-    frames = Frames(steps, tuple(offsets), table.whole('window'))
-    table.done()
+    frames = FrameSchedule(steps, tuple(offsets), table.read_int('window'))
+    table.reject_unknown_keys()
     return frames
 
 
-def _size(table: Table) -> tuple[int, int] | None:
-    if table.take('size') is None:
+def _parse_image_size(table: StrictMapping) -> tuple[int, int] | None:
+    if table.read('size') is None:
         return None
-    width, height = table.numbers('size', 2)
+    width, height = table.read_floats('size', 2)
     if min(width, height) < 1 or width % 1 or height % 1:
-        raise ValueError(f'{table.spot("size")}: want [width, height] in pixels')
+        raise ValueError(f'{table.key_path("size")}: want [width, height] in pixels')
     return int(width), int(height)
 
 
-def _key(table: Table, key: str) -> Key:
+def _parse_key_path(table: StrictMapping, key: str) -> KeyPath:
     """Read a flat name, or a list of names for a value inside maps."""
-    value = table.take(key)
-    return table.texts(key) if isinstance(value, list) else (table.text(key),)
+    value = table.read(key)
+    return table.read_strs(key) if isinstance(value, list) else (table.read_str(key),)
 
 
-def _maybe_key(table: Table, key: str) -> Key | None:
-    return None if table.take(key) is None else _key(table, key)
+def _parse_optional_key_path(table: StrictMapping, key: str) -> KeyPath | None:
+    return None if table.read(key) is None else _parse_key_path(table, key)
 
 
-def _maybe_text(table: Table, key: str) -> str | None:
-    return None if table.take(key) is None else table.text(key)
+def _parse_optional_text(table: StrictMapping, key: str) -> str | None:
+    return None if table.read(key) is None else table.read_str(key)
 
 
-def _one_of[T](table: Table, key: str, wanted: Sequence[T]) -> T:
-    value = table.take(key)
-    if value not in wanted or isinstance(value, bool) != isinstance(wanted[0], bool):
+def _parse_choice[T](table: StrictMapping, key: str, choices: Sequence[T]) -> T:
+    value = table.read(key)
+    if value not in choices or isinstance(value, bool) != isinstance(choices[0], bool):
         raise ValueError(
-            f'{table.spot(key)}: want one of {", ".join(map(str, wanted))}, got {value!r}'
+            f'{table.key_path(key)}: want one of {", ".join(map(str, choices))}, got {value!r}'
         )
     return value

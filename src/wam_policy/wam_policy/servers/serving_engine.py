@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from wam_policy.workers.supervisor import Pair, Plan, State, Status
+from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerStatus, WorkerSupervisor
 
 Views = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ServedModel:
     """Say what the workers run, once they are ready."""
 
     name: str
@@ -31,59 +31,59 @@ class Model:
     step_dt_s: float
 
 
-class Engine:
+class ServerBackend:
     """Keep the workers of a plan and speak to them in sessions."""
 
-    def __init__(self, plan: Plan, timeout_s: float, say: Callable[[str], None]) -> None:
+    def __init__(self, spec: WorkerSpec, timeout_s: float, log: Callable[[str], None]) -> None:
         """Take how long an answer may last and where lines for people go."""
-        self._timeout_s, self._say = timeout_s, say
-        self._on_over: Callable[[], object] = lambda: None
-        self._first: Status | None = None  # what the first start led to
-        self._begun = threading.Event()
-        self._pair = Pair(plan, lambda rank, line: say(line), self._on_status)
+        self._timeout_s, self._log = timeout_s, log
+        self._on_permanent_failure: Callable[[], object] = lambda: None
+        self._first_status: WorkerStatus | None = None  # what the first start led to
+        self._start_finished = threading.Event()
+        self._supervisor = WorkerSupervisor(spec, lambda rank, line: log(line), self._on_status)
 
-    def start(self) -> Status:
+    def start(self) -> WorkerStatus:
         """Start the workers and wait until they are ready or have failed once; give the status."""
-        self._pair.start()
-        self._begun.wait()
-        assert self._first is not None
-        return self._first
+        self._supervisor.start()
+        self._start_finished.wait()
+        assert self._first_status is not None
+        return self._first_status
 
     def close(self) -> None:
-        self._pair.close()
+        self._supervisor.close()
 
     @property
     def generation(self) -> int:
         """Count the workers' lives: in another one, sessions are unknown."""
-        return self._pair.status.generation
+        return self._supervisor.status.generation
 
     @property
     def restarts(self) -> int:
-        return self._pair.status.restarts
+        return self._supervisor.status.restarts
 
     @property
-    def fault(self) -> str:
+    def not_ready_reason(self) -> str:
         """Say why nothing can be asked now; empty while it can."""
-        status = self._pair.status
-        ready = status.state is State.READY
+        status = self._supervisor.status
+        ready = status.state is WorkerState.READY
         return '' if ready else f'workers are {status.state}: {status.reason}'
 
     @property
-    def over(self) -> bool:
+    def has_failed_permanently(self) -> bool:
         """Tell whether the workers have failed and will not be started again."""
-        return _over(self._pair.status)
+        return _has_failed_permanently(self._supervisor.status)
 
-    def when_over(self, call: Callable[[], object]) -> None:
+    def set_permanent_failure_callback(self, callback: Callable[[], object]) -> None:
         """Have this called, by another thread, when the workers will not come back."""
-        self._on_over = call
-        if self.over:
-            call()
+        self._on_permanent_failure = callback
+        if self.has_failed_permanently:
+            callback()
 
     @property
-    def model(self) -> Model:
+    def model(self) -> ServedModel:
         """Describe what answers, once `start` has said READY."""
-        assert self._first is not None
-        facts = self._first.facts
+        assert self._first_status is not None
+        facts = self._first_status.info
         named = {
             key: facts['geometry'][key]
             for key in (
@@ -95,7 +95,7 @@ class Engine:
                 'step_dt_s',
             )
         }
-        return Model(
+        return ServedModel(
             name=facts['model'].removeprefix('UNTRAINED '), trained=facts['trained'], **named
         )
 
@@ -104,11 +104,11 @@ class Engine:
 
         This and the others raise what Pair.request raises.
         """
-        self._ask('reset', {'session': session, 'instruction': instruction, 'mode': mode})
+        self._request('reset', {'session': session, 'instruction': instruction, 'mode': mode})
 
     def commit(self, session: str, block: int, views: Views) -> Mapping[str, Any]:
         """Take frames uint8 [T h w 3] of each camera into memory; give what it holds then."""
-        return self._ask(
+        return self._request(
             'commit',
             {'session': session, 'block': block, 'stamps_ns': []},
             {f'frames/{key}': view for key, view in views.items()},
@@ -124,34 +124,38 @@ class Engine:
     ) -> np.ndarray:
         """Predict absolute targets [horizon commanded] from a posture [observed]."""
         shown = {f'newest/{key}': view for key, view in (newest or {}).items()}
-        return self._ask(
+        return self._request(
             'query',
             {'session': session, 'sequence': sequence, 'stamp_ns': 0, 'seed': seed},
             {'joints': joints, **shown},
         ).arrays['targets']
 
-    def _ask(self, kind: str, fields: Mapping[str, Any], arrays: Views | None = None) -> Any:
-        return self._pair.request(kind, fields, arrays, timeout_s=self._timeout_s)
+    def _request(self, kind: str, fields: Mapping[str, Any], arrays: Views | None = None) -> Any:
+        return self._supervisor.request(kind, fields, arrays, timeout_s=self._timeout_s)
 
-    def _on_status(self, status: Status) -> None:
-        if self._first is None and status.state in (State.READY, State.FAILED, State.STOPPED):
-            self._first = status
-            self._begun.set()
-        if status.state is State.FAILED:
-            self._say(f'workers failed: {status.reason}')
-        if _over(status):
-            self._on_over()
+    def _on_status(self, status: WorkerStatus) -> None:
+        if self._first_status is None and status.state in (
+            WorkerState.READY,
+            WorkerState.FAILED,
+            WorkerState.STOPPED,
+        ):
+            self._first_status = status
+            self._start_finished.set()
+        if status.state is WorkerState.FAILED:
+            self._log(f'workers failed: {status.reason}')
+        if _has_failed_permanently(status):
+            self._on_permanent_failure()
 
 
-def _over(status: Status) -> bool:
-    return status.state is State.FAILED and status.retry_s is None
+def _has_failed_permanently(status: WorkerStatus) -> bool:
+    return status.state is WorkerState.FAILED and status.retry_s is None
 
 
-def plan(
+def make_worker_spec(
     devices: tuple[str, ...], arguments: tuple[str, ...], guided: bool, start_timeout_s: float
-) -> Plan:
+) -> WorkerSpec:
     """Give what to run; ValueError for devices that cannot be."""
-    return Plan(
+    return WorkerSpec(
         devices,
         arguments,
         guided,

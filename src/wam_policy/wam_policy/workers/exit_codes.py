@@ -2,7 +2,7 @@
 
 OK = 0  # asked to stop, or nobody left to answer
 FAILED = 1  # may go better next time
-REFUSED = 2  # these arguments will never work
+PERMANENT_FAILURE = 2  # these arguments will never work
 PEER_LOST = 3  # the other worker went away
 
 

@@ -17,15 +17,15 @@ import torch
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.execution import onnx_export, quantization, tensorrt_engine
-from wam_policy.model.robot_policy import Choice, Policy
+from wam_policy.model.robot_policy import InferenceOptions, Policy
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
-IN_FULL = torch.bfloat16  # what surrounds 8-bit linears in a plan
+SURROUNDING_DTYPE = torch.bfloat16  # what surrounds 8-bit linears in a plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the commands; a refusal is one line."""
-    chosen = parser().parse_args(arguments)
+    chosen = make_parser().parse_args(arguments)
     warnings.filterwarnings('ignore', module='modelopt|torch')
     try:
         chosen.run(chosen)
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     made = argparse.ArgumentParser(
         prog='wam engine',
@@ -59,14 +59,14 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument('--embodiment', required=True, metavar='NAME')
     one = command('export', export, 'write a pass as ONNX')
     one.add_argument('--pass', dest='kind', choices=onnx_export.PASSES, default='denoise')
-    precision(one)
+    add_precision_argument(one)
     one = command('build', build, 'build a TensorRT engine for the GPU of this machine')
-    precision(one)
+    add_precision_argument(one)
     return made
 
 
-def precision(one: argparse.ArgumentParser) -> None:
-    one.add_argument(
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         '--precision',
         default='bf16',
         metavar='P',
@@ -74,69 +74,77 @@ def precision(one: argparse.ArgumentParser) -> None:
     )
 
 
-def loaded(chosen: argparse.Namespace, dtype: torch.dtype) -> checkpoint_folder.Policy:
+def load_checkpoint(
+    arguments: argparse.Namespace, dtype: torch.dtype
+) -> checkpoint_folder.WorldActionModel:
     return checkpoint_folder.load(
-        chosen.checkpoint, torch.device(chosen.device), dtype, chosen.base
+        arguments.checkpoint, torch.device(arguments.device), dtype, arguments.base
     )
 
 
-def calibrate(chosen: argparse.Namespace) -> None:
+def calibrate(arguments: argparse.Namespace) -> None:
     """Live through the observations while modelopt watches; write the calibration."""
     policy = Policy(
-        loaded(chosen, torch.float32 if chosen.device == 'cpu' else IN_FULL),
-        embodiment.load(chosen.embodiment),
-        Choice(),
+        load_checkpoint(
+            arguments, torch.float32 if arguments.device == 'cpu' else SURROUNDING_DTYPE
+        ),
+        embodiment.load_embodiment(arguments.embodiment),
+        InferenceOptions(),
     )
-    seen = Observations.read(chosen.observations)
-    found = quantization.simulated(policy.loaded.dit, chosen.scheme, lambda: seen.lived(policy))
-    found.save(chosen.out)
+    seen = RecordedObservations.load(arguments.observations)
+    found = quantization.calibrate(policy.model.dit, arguments.scheme, lambda: seen.run(policy))
+    found.save(arguments.out)
     print(
-        f'{chosen.out}: {found.scheme}, {len(found.input_amax)} linears, '
-        f'{len(seen.joints)} queries'
+        f'{arguments.out}: {found.scheme}, {len(found.input_amax)} linears, '
+        f'{len(seen.joint_positions)} queries'
     )
 
 
-def ready(chosen: argparse.Namespace) -> checkpoint_folder.Policy:
+def load_with_precision(arguments: argparse.Namespace) -> checkpoint_folder.WorldActionModel:
     """Load a checkpoint in the precision that was asked for."""
-    if chosen.precision in DTYPES:
-        return loaded(chosen, DTYPES[chosen.precision])
-    calibration = quantization.chosen(chosen.precision)
-    policy = loaded(chosen, IN_FULL)
+    if arguments.precision in DTYPES:
+        return load_checkpoint(arguments, DTYPES[arguments.precision])
+    calibration = quantization.load_calibration(arguments.precision)
+    policy = load_checkpoint(arguments, SURROUNDING_DTYPE)
     if calibration is not None:
-        quantization.installed(policy.dit, calibration)
+        quantization.install_quantized_linears(policy.dit, calibration)
     return policy
 
 
-def export(chosen: argparse.Namespace) -> None:
-    onnx_export.export(ready(chosen).dit, chosen.kind, chosen.out)
-    print(f'{chosen.out}: pass {chosen.kind}')
+def export(arguments: argparse.Namespace) -> None:
+    onnx_export.export_pass(load_with_precision(arguments).dit, arguments.kind, arguments.out)
+    print(f'{arguments.out}: pass {arguments.kind}')
 
 
-def build(chosen: argparse.Namespace) -> None:
+def build(arguments: argparse.Namespace) -> None:
     """Refuse before a checkpoint is read in vain."""
-    trt = tensorrt_engine.available()
-    folder = tensorrt_engine.build(ready(chosen).dit, chosen.out, chosen.precision, trt)
+    trt = tensorrt_engine.import_tensorrt()
+    folder = tensorrt_engine.build_engine(
+        load_with_precision(arguments).dit, arguments.out, arguments.precision, trt
+    )
     print(f'{folder}: run workers with --engine tensorrt:{folder}')
 
 
-class Observations:
+class RecordedObservations:
     """Hold recorded blocks of pictures and the posture at the end of each.
 
     `views` maps a camera to uint8 [1 + blocks*frames h w 3]: one frame at first, then whole
     blocks at the model's frame rate. `joints` is [1 + blocks observed].
     """
 
-    def __init__(self, instruction: str, views: dict[str, np.ndarray], joints: np.ndarray) -> None:
-        self.instruction, self.views, self.joints = instruction, views, joints
+    def __init__(
+        self, instruction: str, views: dict[str, np.ndarray], joint_positions: np.ndarray
+    ) -> None:
+        self.instruction, self.views, self.joint_positions = instruction, views, joint_positions
 
     def save(self, path: Path) -> None:
         arrays: dict[str, Any] = {f'frames/{key}': view for key, view in self.views.items()}
         np.savez_compressed(
-            path, instruction=np.array(self.instruction), joints=self.joints, **arrays
+            path, instruction=np.array(self.instruction), joints=self.joint_positions, **arrays
         )
 
     @classmethod
-    def read(cls, path: Path) -> 'Observations':
+    def load(cls, path: Path) -> 'RecordedObservations':
         """Read what `save` wrote; ValueError if it is something else."""
         if not path.is_file():
             raise FileNotFoundError(f'no observations {path}: ./wam engine observe makes them')
@@ -150,7 +158,7 @@ class Observations:
             }
             return cls(str(file['instruction']), views, file['joints'])
 
-    def lived(self, policy: Policy) -> list[np.ndarray]:
+    def run(self, policy: Policy) -> list[np.ndarray]:
         """Commit every block and query after each; return the targets [horizon commanded]."""
         first, block = 1, policy.geometry.frames_per_block
         missing = set(policy.geometry.cameras) - set(self.views)
@@ -163,7 +171,7 @@ class Observations:
             )
         policy.reset(self.instruction)
         found = []
-        for number, posture in enumerate(self.joints[: 1 + (count - first) // block]):
+        for number, posture in enumerate(self.joint_positions[: 1 + (count - first) // block]):
             start = 0 if number == 0 else first + (number - 1) * block
             stop = first if number == 0 else start + block
             policy.commit({key: self.views[key][start:stop] for key in policy.geometry.cameras})

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wam_policy.core.robot import checkpoints
-from wam_policy.core.robot.checkpoints import Advice
+from wam_policy.core.robot.checkpoints import InferenceDefaults
 
-RECIPES = ('full16', 'static8', 'dynamic4', 'one_step')
-RECIPE, GUIDANCE = 'static8', 5.0  # where neither the user nor the checkpoint says anything
+SAMPLERS = ('full16', 'static8', 'dynamic4', 'one_step')
+DEFAULT_SAMPLER, DEFAULT_GUIDANCE_SCALE = (
+    'static8',
+    5.0,
+)  # where neither the user nor the checkpoint says anything
 
 
-def add(made: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe what is run, and how often it is asked."""
-    model = made.add_argument_group('model')
+    model = parser.add_argument_group('model')
     model.add_argument(
         '--checkpoint',
         required=True,
@@ -63,12 +66,12 @@ def add(made: argparse.ArgumentParser) -> None:
         metavar='N',
         help='memories; one session more ends the one unused for longest (default: %(default)s)',
     )
-    query = made.add_argument_group('queries')
+    query = parser.add_argument_group('queries')
     query.add_argument(
         '--recipe',
-        choices=RECIPES,
+        choices=SAMPLERS,
         help='how often the network is asked per query (default: what the '
-        f'checkpoint advises, else {RECIPE})',
+        f'checkpoint advises, else {DEFAULT_SAMPLER})',
     )
     query.add_argument(
         '--steps',
@@ -82,7 +85,7 @@ def add(made: argparse.ArgumentParser) -> None:
         type=float,
         metavar='SCALE',
         help='guidance scale; 1: no guidance (default: what the checkpoint '
-        f'advises, else {GUIDANCE:g})',
+        f'advises, else {DEFAULT_GUIDANCE_SCALE:g})',
     )
     query.add_argument(
         '--window',
@@ -96,13 +99,13 @@ def add(made: argparse.ArgumentParser) -> None:
     )
 
 
-def words(chosen: argparse.Namespace) -> tuple[str, ...]:
+def to_argv(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Give the command line that says the same to another program with these options."""
     made = argparse.ArgumentParser(add_help=False)
-    add(made)
+    add_arguments(made)
     found: list[str] = []
     for action in made._actions:
-        value = getattr(chosen, action.dest)
+        value = getattr(arguments, action.dest)
         if value is True:
             found.append(action.option_strings[0])
         elif value is not None and value is not False:
@@ -111,48 +114,59 @@ def words(chosen: argparse.Namespace) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class SamplingOptions:
     """Say how queries are asked; None is left to the worker, which knows the model."""
 
-    recipe: str | None
+    sampler: str | None
     steps: int | None
-    cfg: float
+    guidance_scale: float
 
 
-def advised(recipe: str | None, steps: int | None, cfg: float | None, advice: Advice) -> Asking:
+def resolve_sampling(
+    sampler: str | None,
+    steps: int | None,
+    guidance_scale: float | None,
+    defaults: InferenceDefaults,
+) -> SamplingOptions:
     """Return what a user chose, else what the checkpoint advises; 0 and '' choose nothing.
 
     A recipe that is chosen comes with its own number of steps. Raises ValueError for a guidance
     that is none.
     """
-    if cfg and cfg < 1.0:
+    if guidance_scale and guidance_scale < 1.0:
         raise ValueError(
-            f'cfg: want 1 or more, or nothing for what the checkpoint advises; got {cfg:g}'
+            'cfg: want 1 or more, or nothing for what the checkpoint advises; '
+            f'got {guidance_scale:g}'
         )
-    return Asking(
-        recipe or advice.recipe,
-        steps or (None if recipe else advice.steps),
-        cfg or advice.guidance or GUIDANCE,
+    return SamplingOptions(
+        sampler or defaults.recipe,
+        steps or (None if sampler else defaults.steps),
+        guidance_scale or defaults.guidance or DEFAULT_GUIDANCE_SCALE,
     )
 
 
-def filled(chosen: argparse.Namespace) -> None:
+def resolve_defaults(arguments: argparse.Namespace) -> None:
     """Find the checkpoint and take its advice for what was not given.
 
     Raises ValueError for a checkpoint that is none.
     """
-    chosen.checkpoint = checkpoints.located(chosen.checkpoint)
-    asking = advised(
-        chosen.recipe, chosen.steps, chosen.cfg, checkpoints.advice(chosen.checkpoint)
+    arguments.checkpoint = checkpoints.resolve_checkpoint(arguments.checkpoint)
+    asking = resolve_sampling(
+        arguments.recipe,
+        arguments.steps,
+        arguments.cfg,
+        checkpoints.read_inference_defaults(arguments.checkpoint),
     )
-    chosen.recipe = asking.recipe or RECIPE
-    chosen.steps, chosen.cfg = asking.steps, asking.cfg
+    arguments.recipe = asking.sampler or DEFAULT_SAMPLER
+    arguments.steps, arguments.cfg = asking.steps, asking.guidance_scale
 
 
-def guided(recipe: str | None, steps: int | None, cfg: float, guided_video: bool) -> bool:
+def needs_unconditional_branch(
+    sampler: str | None, steps: int | None, guidance_scale: float, guided_video: bool
+) -> bool:
     """Tell whether a second branch is read at all.
 
     What is asked once has its actions before guidance could reach them.
     """
-    asked_once = steps == 1 or (not steps and recipe == 'one_step')
-    return cfg > 1.0 and (guided_video or not asked_once)
+    asked_once = steps == 1 or (not steps and sampler == 'one_step')
+    return guidance_scale > 1.0 and (guided_video or not asked_once)

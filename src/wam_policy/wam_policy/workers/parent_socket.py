@@ -13,7 +13,7 @@ from wam_policy.workers import exit_codes
 PR_SET_PDEATHSIG = 1
 
 
-def inherited(fd: int, patience_s: float) -> socket.socket:
+def adopt_socket(fd: int, grace_s: float) -> socket.socket:
     """Take the socket that the parent handed down, and end when the parent does.
 
     A request that is under way when the other end closes has `patience_s` to finish.
@@ -25,7 +25,7 @@ def inherited(fd: int, patience_s: float) -> socket.socket:
         poll = select.poll()
         poll.register(end.fileno(), select.POLLRDHUP)
         poll.poll()
-        time.sleep(patience_s)  # an idle worker sees the end itself and leaves in order
+        time.sleep(grace_s)  # an idle worker sees the end itself and leaves in order
         os._exit(exit_codes.OK)
 
     threading.Thread(target=watch, name='hang-up', daemon=True).start()

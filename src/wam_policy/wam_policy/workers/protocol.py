@@ -31,20 +31,20 @@ _LENGTH = struct.Struct('>I')
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
-class WireError(Exception):
+class ProtocolError(Exception):
     """A frame was wrong; the stream cannot be trusted any more."""
 
 
-class PeerClosed(WireError):
+class PeerClosed(ProtocolError):
     """The other end closed between two frames, or refuses what is sent."""
 
 
-class WireTimeout(WireError):
+class ProtocolTimeout(ProtocolError):
     """The other end stopped sending or taking bytes; a frame may be half through."""
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class WorkerMessage:
     """Carry a kind, JSON fields and named arrays."""
 
     kind: str
@@ -52,7 +52,7 @@ class Message:
     arrays: Mapping[str, np.ndarray] = field(default_factory=lambda: _EMPTY)
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
+def make_socket_pair() -> tuple[socket.socket, socket.socket]:
     """Make two connected sockets with room for a message of the usual size."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     for end in ends:
@@ -60,21 +60,21 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-def send(end: socket.socket, message: Message, timeout_s: float | None = None) -> None:
+def send(sock: socket.socket, message: WorkerMessage, timeout_s: float | None = None) -> None:
     """Send one message.
 
     Raises WireError if it breaks a limit (nothing is sent then), PeerClosed or WireTimeout.
     """
-    head, arrays = _head(message)
+    head, arrays = _encode_head(message)
     parts = [memoryview(_LENGTH.pack(len(head)) + head)]
     parts += [memoryview(array.reshape(-1).view(np.uint8)) for array in arrays if array.size]
-    deadline_s = _deadline(timeout_s)
+    deadline_s = _deadline_s(timeout_s)
     while parts:
-        end.settimeout(_remaining(deadline_s, 'sending'))
+        sock.settimeout(_remaining_s(deadline_s, 'sending'))
         try:
-            sent = end.sendmsg(parts)
+            sent = sock.sendmsg(parts)
         except TimeoutError:
-            raise WireTimeout('the other end did not take the message in time') from None
+            raise ProtocolTimeout('the other end did not take the message in time') from None
         except (BrokenPipeError, ConnectionResetError):
             raise PeerClosed('the other end has closed') from None
         while parts and sent >= len(parts[0]):
@@ -83,20 +83,20 @@ def send(end: socket.socket, message: Message, timeout_s: float | None = None) -
             parts[0] = parts[0][sent:]
 
 
-def receive(end: socket.socket, timeout_s: float | None = None) -> Message:
+def receive(sock: socket.socket, timeout_s: float | None = None) -> WorkerMessage:
     """Receive one message; its arrays are writeable and aligned, and nobody else holds them.
 
     Raises PeerClosed at an orderly end, WireTimeout, or WireError naming what was wrong.
     """
-    deadline_s = _deadline(timeout_s)
+    deadline_s = _deadline_s(timeout_s)
     prefix = bytearray(_LENGTH.size)
-    _fill(end, prefix, deadline_s, 'head length', orderly=True)
+    _receive_into(sock, prefix, deadline_s, 'head length', may_be_closed=True)
     (length,) = _LENGTH.unpack(prefix)
     if not 0 < length <= MAX_HEAD_BYTES:
-        raise WireError(f'head of {length} bytes; allowed 1 to {MAX_HEAD_BYTES}')
+        raise ProtocolError(f'head of {length} bytes; allowed 1 to {MAX_HEAD_BYTES}')
     raw = bytearray(length)
-    _fill(end, raw, deadline_s, 'head')
-    kind, fields, layout = _parsed(raw)
+    _receive_into(sock, raw, deadline_s, 'head')
+    kind, fields, layout = _parse_head(raw)
     sizes = [math.prod(shape) * dtype.itemsize for _, dtype, shape in layout]
     # one block, not one per array: three views of 0.9 MB arrive in half the time (0.9 for 1.9 ms)
     block = np.empty(sum(size + -size % ALIGNMENT for size in sizes), dtype=np.uint8)
@@ -104,55 +104,59 @@ def receive(end: socket.socket, timeout_s: float | None = None) -> Message:
     for (name, dtype, shape), size in zip(layout, sizes, strict=True):
         part = block[start : start + size]
         if size:
-            _fill(end, part, deadline_s, f'array {name!r} of {kind!r}')
+            _receive_into(sock, part, deadline_s, f'array {name!r} of {kind!r}')
         arrays[name] = part.view(dtype).reshape(shape)
         start += size + -size % ALIGNMENT
-    return Message(kind, fields, arrays)
+    return WorkerMessage(kind, fields, arrays)
 
 
-def _deadline(timeout_s: float | None) -> float | None:
+def _deadline_s(timeout_s: float | None) -> float | None:
     return None if timeout_s is None else time.monotonic() + timeout_s
 
 
-def _remaining(deadline_s: float | None, what: str) -> float | None:
+def _remaining_s(deadline_s: float | None, what: str) -> float | None:
     if deadline_s is None:
         return None
     left_s = deadline_s - time.monotonic()
     if left_s <= 0:
-        raise WireTimeout(f'time ran out while {what}')
+        raise ProtocolTimeout(f'time ran out while {what}')
     return left_s
 
 
-def _fill(
-    end: socket.socket,
+def _receive_into(
+    sock: socket.socket,
     target: bytearray | np.ndarray,
     deadline_s: float | None,
     what: str,
-    orderly: bool = False,
+    may_be_closed: bool = False,
 ) -> None:
     """Receive exactly len(target) bytes; an end before the first byte is orderly if so said."""
     view = memoryview(target)
     got = 0
     while got < len(view):
-        end.settimeout(_remaining(deadline_s, f'receiving the {what}'))
+        sock.settimeout(_remaining_s(deadline_s, f'receiving the {what}'))
         try:
-            count = end.recv_into(view[got:])
+            count = sock.recv_into(view[got:])
         except TimeoutError:
-            raise WireTimeout(f'no more after {got} of {len(view)} bytes of the {what}') from None
+            raise ProtocolTimeout(
+                f'no more after {got} of {len(view)} bytes of the {what}'
+            ) from None
         except ConnectionResetError:
             count = 0  # it closed with our bytes unread
         if count == 0:
-            if orderly and got == 0:
+            if may_be_closed and got == 0:
                 raise PeerClosed('the other end has closed')
-            raise WireError(f'truncated: closed after {got} of {len(view)} bytes of the {what}')
+            raise ProtocolError(
+                f'truncated: closed after {got} of {len(view)} bytes of the {what}'
+            )
         got += count
 
 
-def _head(message: Message) -> tuple[bytes, list[np.ndarray]]:
+def _encode_head(message: WorkerMessage) -> tuple[bytes, list[np.ndarray]]:
     reserved = {'kind', 'arrays'} & message.fields.keys()
     if reserved:
-        raise WireError(f'{message.kind!r}: field {", ".join(sorted(reserved))} is reserved')
-    arrays = [_plain(name, array) for name, array in message.arrays.items()]
+        raise ProtocolError(f'{message.kind!r}: field {", ".join(sorted(reserved))} is reserved')
+    arrays = [_to_wire_array(name, array) for name, array in message.arrays.items()]
     layout = [
         {'name': name, 'dtype': array.dtype.name, 'shape': list(array.shape)}
         for name, array in zip(message.arrays, arrays, strict=True)
@@ -164,54 +168,56 @@ def _head(message: Message) -> tuple[bytes, list[np.ndarray]]:
             separators=(',', ':'),
         ).encode()
     except (TypeError, ValueError) as error:
-        raise WireError(f'{message.kind!r}: a field is not plain JSON: {error}') from error
+        raise ProtocolError(f'{message.kind!r}: a field is not plain JSON: {error}') from error
     if len(head) > MAX_HEAD_BYTES:
-        raise WireError(f'{message.kind!r}: head of {len(head)} bytes; allowed {MAX_HEAD_BYTES}')
-    _layout(layout)
+        raise ProtocolError(
+            f'{message.kind!r}: head of {len(head)} bytes; allowed {MAX_HEAD_BYTES}'
+        )
+    _check_layout(layout)
     return head, arrays
 
 
-def _plain(name: str, array: np.ndarray) -> np.ndarray:
+def _to_wire_array(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.name not in DTYPES:
-        raise WireError(
+        raise ProtocolError(
             f'array {name!r}: dtype {array.dtype} is not allowed; allowed {", ".join(DTYPES)}'
         )
     # asarray, as ascontiguousarray would make a scalar one-dimensional
     return np.asarray(array, dtype=array.dtype.newbyteorder('<'), order='C')
 
 
-def _parsed(raw: bytearray) -> tuple[str, dict[str, Any], list[tuple]]:
+def _parse_head(raw: bytearray) -> tuple[str, dict[str, Any], list[tuple]]:
     try:
-        head = json.loads(raw.decode(), parse_constant=_refused)
+        head = json.loads(raw.decode(), parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
-        raise WireError(f'head is not JSON: {error}') from None
+        raise ProtocolError(f'head is not JSON: {error}') from None
     if not isinstance(head, dict):
-        raise WireError(f'head is a JSON {type(head).__name__}, want an object')
+        raise ProtocolError(f'head is a JSON {type(head).__name__}, want an object')
     kind, described = head.pop('kind', None), head.pop('arrays', None)
     if not isinstance(kind, str) or not kind:
-        raise WireError(f'head names no kind: {kind!r:.80}')
+        raise ProtocolError(f'head names no kind: {kind!r:.80}')
     if not isinstance(described, list):
-        raise WireError(f'{kind!r}: "arrays" is {described!r:.80}, want a list')
-    return kind, head, _layout(described)
+        raise ProtocolError(f'{kind!r}: "arrays" is {described!r:.80}, want a list')
+    return kind, head, _check_layout(described)
 
 
-def _refused(constant: str) -> Never:
+def _reject_constant(constant: str) -> Never:
     raise ValueError(f'{constant} is not JSON')
 
 
-def _layout(described: list) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
+def _check_layout(entries: list) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
     """Check array descriptions against every limit: (name, dtype, shape) of each."""
-    if len(described) > MAX_ARRAYS:
-        raise WireError(f'{len(described)} arrays; allowed {MAX_ARRAYS}')
+    if len(entries) > MAX_ARRAYS:
+        raise ProtocolError(f'{len(entries)} arrays; allowed {MAX_ARRAYS}')
     found, total = [], 0
-    for entry in described:
+    for entry in entries:
         if not isinstance(entry, dict) or set(entry) != {'name', 'dtype', 'shape'}:
-            raise WireError(f'array description {entry!r:.80}: want name, dtype, shape')
+            raise ProtocolError(f'array description {entry!r:.80}: want name, dtype, shape')
         name, dtype, shape = entry['name'], entry['dtype'], entry['shape']
         if not isinstance(name, str) or any(name == other for other, *_ in found):
-            raise WireError(f'array name {name!r:.80} is not a new string')
+            raise ProtocolError(f'array name {name!r:.80} is not a new string')
         if dtype not in DTYPES:
-            raise WireError(
+            raise ProtocolError(
                 f'array {name!r:.80}: dtype {dtype!r:.80} is not allowed; '
                 f'allowed {", ".join(DTYPES)}'
             )
@@ -220,14 +226,14 @@ def _layout(described: list) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
             or len(shape) > MAX_DIMENSIONS
             or not all(type(side) is int and side >= 0 for side in shape)
         ):
-            raise WireError(
+            raise ProtocolError(
                 f'array {name!r:.80}: shape {shape!r:.80} is not a list of at most '
                 f'{MAX_DIMENSIONS} whole numbers'
             )
         kind = np.dtype(dtype).newbyteorder('<')
         total += math.prod(shape) * kind.itemsize
         if total > MAX_ARRAY_BYTES:
-            raise WireError(
+            raise ProtocolError(
                 f'array {name!r:.80} brings the arrays to {total} bytes; allowed {MAX_ARRAY_BYTES}'
             )
         found.append((name, kind, tuple(shape)))

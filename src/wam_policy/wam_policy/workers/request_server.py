@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from wam_policy.model.network.cfg import Role
-from wam_policy.model.robot_policy import MODES, Policy
+from wam_policy.model.network.cfg import CfgRole
+from wam_policy.model.robot_policy import MEMORY_UPDATE_MODES, Policy
 from wam_policy.workers import protocol
 from wam_policy.workers.exit_codes import PeerLost
-from wam_policy.workers.protocol import Message
-from wam_policy.workers.session_store import Session, Sessions
+from wam_policy.workers.protocol import WorkerMessage
+from wam_policy.workers.session_store import SessionPool, WorkerSession
 
-NEWEST, FRAMES = 'newest/', 'frames/'
-BEFORE_A_PAUSE = ('reset', 'commit')  # after whose answer no query is late yet
+NEWEST_PREFIX, FRAMES_PREFIX = 'newest/', 'frames/'
+COLLECT_GARBAGE_AFTER = ('reset', 'commit')  # after whose answer no query is late yet
 MAX_SEED = 2**63 - 1  # what a torch generator takes
 
 
-class Refused(Exception):
+class InvalidWorkerRequest(Exception):
     """A request does not fit; nothing was done."""
 
     def __init__(self, what: str, fix: str) -> None:
@@ -34,25 +34,32 @@ class Refused(Exception):
         self.fix = fix
 
 
-class Server:
+class WorkerServer:
     """Serve one model on one socket until told to stop."""
 
     def __init__(
         self,
-        end: socket.socket,
+        sock: socket.socket,
         policies: Sequence[Policy],
-        facts: Mapping[str, Any],
-        say: Callable[[str], None],
-        tidy: Callable[[], object] = lambda: None,
+        info: Mapping[str, Any],
+        log: Callable[[str], None],
+        collect_garbage: Callable[[], object] = lambda: None,
     ) -> None:
         """Take a policy per session, what `hello` is answered with, where a line for people goes
         and what clears up between two requests.
         """
-        self._end, self._facts, self._say, self._tidy = end, dict(facts), say, tidy
+        self._sock, self._info, self._log, self._collect_garbage = (
+            sock,
+            dict(info),
+            log,
+            collect_garbage,
+        )
         self._robot, self._role = policies[0].robot, policies[0].role
         self._geometry = policies[0].geometry
-        self._sessions = Sessions(policies)
-        self._predicted: Session | None = None  # the last to be asked: its video can be had
+        self._sessions = SessionPool(policies)
+        self._last_queried_session: WorkerSession | None = (
+            None  # the last to be asked: its video can be had
+        )
 
     def serve(self) -> None:
         """Answer until `stop` or until the other end closes.
@@ -60,46 +67,48 @@ class Server:
         Raises PeerLost when the other worker is gone, WireError when the stream is broken.
         """
         kinds = {
-            'hello': self._hello,
-            'reset': self._reset,
-            'commit': self._commit,
-            'query': self._query,
-            'video': self._video,
+            'hello': self._on_hello,
+            'reset': self._on_reset,
+            'commit': self._on_commit,
+            'query': self._on_query,
+            'video': self._on_video,
         }
         while True:
             try:
-                request = protocol.receive(self._end)
+                request = protocol.receive(self._sock)
             except protocol.PeerClosed:
                 return
             if request.kind == 'stop':
                 return
-            answer = self._answered(kinds.get(request.kind), request)
-            answer = Message(
+            answer = self._handle_request(kinds.get(request.kind), request)
+            answer = WorkerMessage(
                 answer.kind, {**answer.fields, 'id': request.fields.get('id')}, answer.arrays
             )
             try:
-                protocol.send(self._end, answer)
+                protocol.send(self._sock, answer)
             except protocol.PeerClosed:
                 return
-            if request.kind in BEFORE_A_PAUSE:
-                self._tidy()
+            if request.kind in COLLECT_GARBAGE_AFTER:
+                self._collect_garbage()
 
-    def _answered(self, answer: Callable[[Message], Message] | None, request: Message) -> Message:
+    def _handle_request(
+        self, handler: Callable[[WorkerMessage], WorkerMessage] | None, request: WorkerMessage
+    ) -> WorkerMessage:
         try:
-            if answer is None:
-                raise Refused(
+            if handler is None:
+                raise InvalidWorkerRequest(
                     f'unknown request {request.kind!r}',
                     'use hello, reset, commit, query, video or stop',
                 )
-            return answer(request)
-        except Refused as refused:
-            return Message('error', {'what': str(refused), 'fix': refused.fix})
+            return handler(request)
+        except InvalidWorkerRequest as refused:
+            return WorkerMessage('error', {'what': str(refused), 'fix': refused.fix})
         except PeerLost:
             raise
         except torch.OutOfMemoryError as error:
-            self._forget(request)
+            self._end_session(request)
             torch.cuda.empty_cache()
-            return Message(
+            return WorkerMessage(
                 'error',
                 {
                     'what': f'out of memory on {request.kind}: {str(error).splitlines()[0]}',
@@ -107,10 +116,10 @@ class Server:
                 },
             )
         except Exception as error:  # noqa: BLE001  a failed request must not end the worker
-            self._forget(request)  # half done: the memory may be anything
+            self._end_session(request)  # half done: the memory may be anything
             for line in traceback.format_exc().splitlines():
-                self._say(line)
-            return Message(
+                self._log(line)
+            return WorkerMessage(
                 'error',
                 {
                     'what': f'{request.kind} failed: {type(error).__name__}: {error}',
@@ -118,41 +127,42 @@ class Server:
                 },
             )
 
-    def _hello(self, request: Message) -> Message:
-        return Message('ready', self._facts)
+    def _on_hello(self, request: WorkerMessage) -> WorkerMessage:
+        return WorkerMessage('ready', self._info)
 
-    def _reset(self, request: Message) -> Message:
-        name, instruction = _text(request, 'session'), _text(request, 'instruction')
+    def _on_reset(self, request: WorkerMessage) -> WorkerMessage:
+        name, instruction = _read_text(request, 'session'), _read_text(request, 'instruction')
         mode = request.fields.get('mode')
-        if mode is not None and mode not in MODES:
-            raise Refused(
-                f'reset: mode is {mode!r:.80}', f'send one of {", ".join(MODES)}, or none'
+        if mode is not None and mode not in MEMORY_UPDATE_MODES:
+            raise InvalidWorkerRequest(
+                f'reset: mode is {mode!r:.80}',
+                f'send one of {", ".join(MEMORY_UPDATE_MODES)}, or none',
             )
-        session = self._sessions.opened(name)
+        session = self._sessions.start(name)
         timings_ms = session.policy.reset(instruction, mode)
-        return Message('ok', {'session': name, 'timings_ms': dict(timings_ms)})
+        return WorkerMessage('ok', {'session': name, 'timings_ms': dict(timings_ms)})
 
-    def _commit(self, request: Message) -> Message:
-        session = self._session(request)
-        block = _whole(request, 'block')
-        if block != session.blocks:
-            raise Refused(
-                f'commit of block {block}, next is {session.blocks}',
+    def _on_commit(self, request: WorkerMessage) -> WorkerMessage:
+        session = self._get_session(request)
+        block = _read_int(request, 'block')
+        if block != session.committed_blocks:
+            raise InvalidWorkerRequest(
+                f'commit of block {block}, next is {session.committed_blocks}',
                 'commit every block once and in order, or reset',
             )
-        views = self._views(request, FRAMES)
+        views = self._read_views(request, FRAMES_PREFIX)
         wanted = self._geometry.frames_per_block if block else self._geometry.first_frames
         for name, frames in views.items():
             # the released rhythm brings as many as it has, and the model fills the block
-            if len(frames) != wanted and session.policy.clocked:
-                raise Refused(
+            if len(frames) != wanted and session.policy.streaming:
+                raise InvalidWorkerRequest(
                     f'block {block} has {len(frames)} frames of {name}', f'send {wanted}'
                 )
         timings_ms = session.policy.commit(views)
-        session.blocks += 1
+        session.committed_blocks += 1
         memory = session.policy.memory
-        blocks = max(0, memory.frames - 1) // session.policy.loaded.dit.config.frames_per_block
-        return Message(
+        blocks = max(0, memory.frames - 1) // session.policy.model.dit.config.frames_per_block
+        return WorkerMessage(
             'committed',
             {
                 'session': session.name,
@@ -166,36 +176,38 @@ class Server:
             },
         )
 
-    def _query(self, request: Message) -> Message:
-        session = self._session(request)
-        sequence, seed = _whole(request, 'sequence'), _whole(request, 'seed')
-        stamp_ns = _whole(request, 'stamp_ns')
+    def _on_query(self, request: WorkerMessage) -> WorkerMessage:
+        session = self._get_session(request)
+        sequence, seed = _read_int(request, 'sequence'), _read_int(request, 'seed')
+        stamp_ns = _read_int(request, 'stamp_ns')
         joints = request.arrays.get('joints')
         wanted = len(self._robot.observed)
         if joints is None or joints.shape != (wanted,) or not np.isfinite(joints).all():
-            raise Refused(
+            raise InvalidWorkerRequest(
                 f'query {sequence} has no posture of {wanted} finite numbers',
                 "send joints in the order of the robot's observed joints",
             )
-        if sequence <= session.sequence:
-            raise Refused(f'query {sequence} after {session.sequence}', 'count upwards')
+        if sequence <= session.last_sequence:
+            raise InvalidWorkerRequest(
+                f'query {sequence} after {session.last_sequence}', 'count upwards'
+            )
         if not 0 <= seed <= MAX_SEED:
-            raise Refused(f'seed {seed}', f'use 0 to {MAX_SEED}')
-        if not session.blocks:
-            raise Refused('query before any commit', 'commit a first frame')
-        if session.policy.waits_for_frames:
-            raise Refused(
+            raise InvalidWorkerRequest(f'seed {seed}', f'use 0 to {MAX_SEED}')
+        if not session.committed_blocks:
+            raise InvalidWorkerRequest('query before any commit', 'commit a first frame')
+        if session.policy.needs_commit:
+            raise InvalidWorkerRequest(
                 'no frames since the last query: the released rhythm asks once a block',
                 'commit first, or reset with mode clocked',
             )
         newest = (
-            self._views(request, NEWEST)
-            if any(name.startswith(NEWEST) for name in request.arrays)
+            self._read_views(request, NEWEST_PREFIX)
+            if any(name.startswith(NEWEST_PREFIX) for name in request.arrays)
             else None
         )
-        session.sequence = sequence
+        session.last_sequence = sequence
         found = session.policy.query(joints, seed, newest)
-        self._predicted = session
+        self._last_queried_session = session
         fields = {
             'session': session.name,
             'sequence': sequence,
@@ -205,47 +217,51 @@ class Server:
             'timings_ms': dict(found.timings_ms),
         }
         if found.targets is None:
-            return Message('ok', fields)
-        return Message('chunk', fields, {'targets': found.targets, 'reference': found.reference})
-
-    def _video(self, request: Message) -> Message:
-        if self._role is Role.UNCOND:
-            return Message('ok')
-        session = self._predicted
-        if session is None or self._sessions.used(session.name) is not session:
-            raise Refused('no prediction to decode', 'query first')
-        return Message(
-            'video',
-            {'session': session.name, 'sequence': session.sequence},
-            {'frames': session.policy.video()},
+            return WorkerMessage('ok', fields)
+        return WorkerMessage(
+            'chunk', fields, {'targets': found.targets, 'reference': found.reference}
         )
 
-    def _session(self, request: Message) -> Session:
+    def _on_video(self, request: WorkerMessage) -> WorkerMessage:
+        if self._role is CfgRole.UNCOND:
+            return WorkerMessage('ok')
+        session = self._last_queried_session
+        if session is None or self._sessions.get(session.name) is not session:
+            raise InvalidWorkerRequest('no prediction to decode', 'query first')
+        return WorkerMessage(
+            'video',
+            {'session': session.name, 'sequence': session.last_sequence},
+            {'frames': session.policy.decode_prediction()},
+        )
+
+    def _get_session(self, request: WorkerMessage) -> WorkerSession:
         """Find the session that a request belongs to."""
-        name, known = _text(request, 'session'), self._sessions.names
+        name, known = _read_text(request, 'session'), self._sessions.names
         if not known:
-            raise Refused(f'{request.kind} without a session', 'send reset first')
-        session = self._sessions.used(name)
+            raise InvalidWorkerRequest(f'{request.kind} without a session', 'send reset first')
+        session = self._sessions.get(name)
         if session is None:
-            raise Refused(
+            raise InvalidWorkerRequest(
                 f'{request.kind} of session {name!r} while {", ".join(map(repr, known))} is on',
                 'send reset first',
             )
         return session
 
-    def _forget(self, request: Message) -> None:
+    def _end_session(self, request: WorkerMessage) -> None:
         """End the session of a request that failed."""
         name = request.fields.get('session')
         if isinstance(name, str):
-            self._sessions.forget(name)
+            self._sessions.close(name)
 
-    def _views(self, request: Message, prefix: str) -> dict[str, np.ndarray]:
+    def _read_views(self, request: WorkerMessage, prefix: str) -> dict[str, np.ndarray]:
         """Take the frames of every camera, uint8 [T h w 3]; one image may come as [h w 3]."""
         found, wanted = {}, ', '.join(prefix + name for name in self._geometry.cameras)
         for camera in self._geometry.cameras:
             frames = request.arrays.get(prefix + camera)
             if frames is None:
-                raise Refused(f'{request.kind} has no {prefix}{camera}', f'send {wanted}')
+                raise InvalidWorkerRequest(
+                    f'{request.kind} has no {prefix}{camera}', f'send {wanted}'
+                )
             frames = frames[None] if frames.ndim == 3 else frames
             if (
                 frames.dtype != np.uint8
@@ -253,50 +269,52 @@ class Server:
                 or frames.shape[-1] != 3
                 or not frames.size
             ):
-                raise Refused(
+                raise InvalidWorkerRequest(
                     f'{prefix}{camera} is {frames.dtype} {list(frames.shape)}',
                     'send uint8 [frames height width 3]',
                 )
             found[camera] = frames
         counts = {name: len(frames) for name, frames in found.items()}
         if len(set(counts.values())) != 1:
-            raise Refused(
+            raise InvalidWorkerRequest(
                 f'cameras differ in their number of frames: {counts}',
                 'send the same instants of each',
             )
         return found
 
 
-def facts(policy: Policy, device: str) -> dict[str, Any]:
+def build_worker_info(policy: Policy, device: str) -> dict[str, Any]:
     """Describe a policy that is ready to be asked."""
-    loaded = policy.loaded
+    loaded = policy.model
     tag = policy.robot.model_tag
-    name = loaded.design.name if loaded.trained else f'UNTRAINED {loaded.design.name}'
+    name = loaded.spec.name if loaded.is_trained else f'UNTRAINED {loaded.spec.name}'
     return {
         'model': name,
-        'trained': loaded.trained,
-        'parameters': loaded.parameters,
+        'trained': loaded.is_trained,
+        'parameters': loaded.parameter_count,
         'device': device,
         'dtype': str(loaded.dit.dtype).removeprefix('torch.'),
-        'mode': policy.choice.mode,
-        'recipe': policy.choice.recipe,
+        'mode': policy.options.mode,
+        'recipe': policy.options.recipe,
         'embodiment': policy.robot.name,
-        'contract': policy.robot.contract,
-        'statistics': {'tag': tag, 'synthetic': loaded.tags[tag].synthetic},
+        'contract': policy.robot.config_hash,
+        'statistics': {'tag': tag, 'synthetic': loaded.embodiments[tag].synthetic},
         'geometry': asdict(policy.geometry),
         'reason': f'{name} on {device}',
     }
 
 
-def _text(request: Message, key: str) -> str:
+def _read_text(request: WorkerMessage, key: str) -> str:
     value = request.fields.get(key)
     if not isinstance(value, str):
-        raise Refused(f'{request.kind}: {key} is {value!r:.80}', 'send text')
+        raise InvalidWorkerRequest(f'{request.kind}: {key} is {value!r:.80}', 'send text')
     return value
 
 
-def _whole(request: Message, key: str) -> int:
+def _read_int(request: WorkerMessage, key: str) -> int:
     value = request.fields.get(key)
     if type(value) is not int:
-        raise Refused(f'{request.kind}: {key} is {value!r:.80}', 'send a whole number')
+        raise InvalidWorkerRequest(
+            f'{request.kind}: {key} is {value!r:.80}', 'send a whole number'
+        )
     return value

@@ -22,11 +22,11 @@ from wam_policy.workers import exit_codes, model_options, parent_socket, protoco
 if TYPE_CHECKING:  # torch takes seconds to import: --help and refusals need not wait for it
     from wam_policy.model.robot_policy import Policy, Views
 
-HANG_UP_S = 1.0  # from the other end's closing to leaving in the middle of a query
+DISCONNECT_GRACE_S = 1.0  # from the other end's closing to leaving in the middle of a query
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class WorkerSettings:
     """Hold a parsed command line; the parser describes each."""
 
     checkpoint: str
@@ -57,14 +57,14 @@ class Settings:
     queries: int
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     made = argparse.ArgumentParser(
         prog='python -m wam_policy.workers.run_worker',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    model_options.add(made)
+    model_options.add_arguments(made)
     made.add_argument(
         '--mode',
         choices=('clocked', 'reference'),
@@ -122,80 +122,82 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def settings(arguments: Sequence[str]) -> Settings:
+def parse_settings(argv: Sequence[str]) -> WorkerSettings:
     """Parse a command line; exits with a message like every command if it is wrong."""
-    made = parser()
-    values = vars(made.parse_args(arguments))
+    made = make_parser()
+    values = vars(made.parse_args(argv))
     for name in ('threads', 'sessions', 'queries', 'start_timeout', 'peer_timeout'):
         if not values[name] > 0:
             made.error(f'--{name.replace("_", "-")}: want more than 0, got {values[name]}')
     if values['world'] == 2 and values['role'] == 'both':
         made.error('--role both needs no second worker: use --world 1')
-    return Settings(**{field.name: values[field.name] for field in fields(Settings)})
+    return WorkerSettings(**{field.name: values[field.name] for field in fields(WorkerSettings)})
 
 
-def say(role: str, text: str) -> None:
+def log(role: str, text: str) -> None:
     """Write a line for people; whoever started this worker keeps the last ones."""
     print(f'wam-worker {role}: {text}', file=sys.stderr, flush=True)
 
 
-def settle(chosen: Settings) -> None:
+def configure_threads(settings: WorkerSettings) -> None:
     """Arrange core and threads, before torch is imported."""
     for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
-        os.environ[variable] = str(chosen.threads)
-    if chosen.core is not None:
-        os.sched_setaffinity(0, {chosen.core})
+        os.environ[variable] = str(settings.threads)
+    if settings.core is not None:
+        os.sched_setaffinity(0, {settings.core})
 
 
-def built(chosen: Settings) -> 'Policy':
+def build_policy(settings: WorkerSettings) -> 'Policy':
     """Load the model and meet the other worker.
 
     Raises ValueError or FileNotFoundError for what will never work.
     """
-    robot = embodiment.load(chosen.embodiment)
+    robot = embodiment.load_embodiment(settings.embodiment)
 
     import torch
 
     from wam_policy.model.checkpoint import checkpoint_folder
-    from wam_policy.model.network.cfg import Role
-    from wam_policy.model.robot_policy import Choice, Policy
-    from wam_policy.workers.velocity_exchange import Exchange, Seat
+    from wam_policy.model.network.cfg import CfgRole
+    from wam_policy.model.robot_policy import InferenceOptions, Policy
+    from wam_policy.workers.velocity_exchange import ExchangeConfig, VelocityExchange
 
-    torch.set_num_threads(chosen.threads)
-    seat = Seat(
-        chosen.rank,
-        chosen.world,
-        chosen.exchange,
-        chosen.rendezvous,
-        chosen.start_timeout,
-        chosen.peer_timeout,
+    torch.set_num_threads(settings.threads)
+    seat = ExchangeConfig(
+        settings.rank,
+        settings.world,
+        settings.exchange,
+        settings.rendezvous,
+        settings.start_timeout,
+        settings.peer_timeout,
     )
-    device = torch.device(chosen.device)
+    device = torch.device(settings.device)
     if device.type == 'cuda':
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise ValueError(
-                f'no device {chosen.device}: torch sees {torch.cuda.device_count()} CUDA devices'
+                f'no device {settings.device}: torch sees {torch.cuda.device_count()} CUDA devices'
             )
         torch.cuda.set_device(device)
     automatic = 'bfloat16' if device.type == 'cuda' else 'float32'
-    dtype = getattr(torch, automatic if chosen.dtype == 'auto' else chosen.dtype)
-    loaded = checkpoint_folder.load(chosen.checkpoint, device, dtype, chosen.base, chosen.seed)
-    choice = Choice.advised(
-        loaded.design.inference,
-        recipe=chosen.recipe,
-        steps=chosen.steps,
-        guidance=chosen.cfg,
-        mode=chosen.mode,
-        window=chosen.window,
-        guided_video=chosen.guided_video,
-        engine=chosen.engine,
-        precision=chosen.precision,
+    dtype = getattr(torch, automatic if settings.dtype == 'auto' else settings.dtype)
+    loaded = checkpoint_folder.load(
+        settings.checkpoint, device, dtype, settings.base, settings.seed
     )
-    exchange = Exchange(seat, device) if seat.world == 2 else None
-    return Policy(loaded, robot, choice, role=Role(chosen.role), exchange=exchange)
+    choice = InferenceOptions.from_defaults(
+        loaded.spec.inference,
+        recipe=settings.recipe,
+        steps=settings.steps,
+        guidance=settings.cfg,
+        mode=settings.mode,
+        window=settings.window,
+        guided_video=settings.guided_video,
+        engine=settings.engine,
+        precision=settings.precision,
+    )
+    exchange = VelocityExchange(seat, device) if seat.world_size == 2 else None
+    return Policy(loaded, robot, choice, role=CfgRole(settings.role), exchange=exchange)
 
 
-def grey(policy: 'Policy', count: int) -> 'Views':
+def make_gray_frames(policy: 'Policy', count: int) -> 'Views':
     """Give so many grey frames of every camera."""
     import numpy as np
 
@@ -206,97 +208,99 @@ def grey(policy: 'Policy', count: int) -> 'Views':
     }
 
 
-def rehearsed(policy: 'Policy', seed: int) -> None:
+def warm_up_full_window(policy: 'Policy', seed: int) -> None:
     """Live through a whole window and past its end, so that no pass is new to the engine later."""
-    model, rest = policy.loaded.dit.config, policy.robot.rest_of(policy.robot.observed)
-    clocked = policy.choice.mode == 'clocked'
+    model, rest = policy.model.dit.config, policy.robot.home_positions(policy.robot.observed)
+    clocked = policy.options.mode == 'clocked'
     policy.reset('')
     for block in range(policy.geometry.window_blocks + 2):
-        policy.commit(grey(policy, policy.geometry.frames_per_block if block else 1))
+        policy.commit(make_gray_frames(policy, policy.geometry.frames_per_block if block else 1))
         policy.query(rest, seed)
         # newer frames than the last commit come as one latent frame, or as several
         for latents in range(1, model.frames_per_block + 1) if clocked else ():
-            policy.query(rest, seed, grey(policy, latents * model.pixel_frames_per_latent))
+            policy.query(
+                rest, seed, make_gray_frames(policy, latents * model.pixel_frames_per_latent)
+            )
     policy.reset('')
 
 
-def warmed(policy: 'Policy', seed: int, queries: int = 1) -> list[float]:
+def warm_up(policy: 'Policy', seed: int, queries: int = 1) -> list[float]:
     """Live a short grey episode and forget it; return each query's seconds."""
     geometry, robot = policy.geometry, policy.robot
     policy.reset('')
-    policy.commit(grey(policy, geometry.first_frames))
+    policy.commit(make_gray_frames(policy, geometry.first_frames))
     taken_s = []
     for number in range(queries):
-        if policy.choice.mode == 'reference' or number == 0:
-            policy.commit(grey(policy, geometry.frames_per_block))
+        if policy.options.mode == 'reference' or number == 0:
+            policy.commit(make_gray_frames(policy, geometry.frames_per_block))
         start_s = time.perf_counter()
-        policy.query(robot.rest_of(robot.observed), seed + number)
+        policy.query(robot.home_positions(robot.observed), seed + number)
         taken_s.append(time.perf_counter() - start_s)
     policy.reset('')
     return taken_s
 
 
-def serve(chosen: Settings, started_s: float) -> None:
+def serve(settings: WorkerSettings, started_s: float) -> None:
     """Answer on the inherited socket until told to stop."""
-    assert chosen.fd is not None
-    end = parent_socket.inherited(chosen.fd, HANG_UP_S)
-    policy = built(chosen)
+    assert settings.fd is not None
+    end = parent_socket.adopt_socket(settings.fd, DISCONNECT_GRACE_S)
+    policy = build_policy(settings)
 
-    from wam_policy.workers.request_server import Server, facts
+    from wam_policy.workers.request_server import WorkerServer, build_worker_info
 
-    told = facts(policy, chosen.device)
+    told = build_worker_info(policy, settings.device)
     protocol.send(
-        end, protocol.Message('warming', {'id': 0, 'reason': f'{told["model"]} warms up'})
+        end, protocol.WorkerMessage('warming', {'id': 0, 'reason': f'{told["model"]} warms up'})
     )
-    policies = [policy, *(policy.beside() for _ in range(chosen.sessions - 1))]
-    if chosen.engine == 'eager':
-        warmed(policy, chosen.seed)  # what is new to torch once is new to it no more
+    policies = [policy, *(policy.with_shared_weights() for _ in range(settings.sessions - 1))]
+    if settings.engine == 'eager':
+        warm_up(policy, settings.seed)  # what is new to torch once is new to it no more
     else:
         for each in policies:  # what engines record, they record for each memory
-            rehearsed(each, chosen.seed)
+            warm_up_full_window(each, settings.seed)
     told['start_s'] = round(time.perf_counter() - started_s, 3)
-    say(chosen.role, f'ready in {told["start_s"]:.1f} s: {told["reason"]}')
+    log(settings.role, f'ready in {told["start_s"]:.1f} s: {told["reason"]}')
     # Tuples that torch makes are not taken from the list to which Python puts them when they are
     # done with: it keeps up to 2000 of each length, 0.8 MB within an hour. A collection empties
     # it, and what is frozen here it does not walk.
     gc.collect()
     gc.freeze()
-    Server(end, policies, told, lambda line: say(chosen.role, line), gc.collect).serve()
+    WorkerServer(end, policies, told, lambda line: log(settings.role, line), gc.collect).serve()
 
 
-def rehearse(chosen: Settings, started_s: float) -> None:
+def benchmark(settings: WorkerSettings, started_s: float) -> None:
     """Load, ask and report on standard output."""
-    policy = built(chosen)
+    policy = build_policy(settings)
 
-    from wam_policy.workers.request_server import facts
+    from wam_policy.workers.request_server import build_worker_info
 
-    (warmed if chosen.engine == 'eager' else rehearsed)(policy, chosen.seed)
+    (warm_up if settings.engine == 'eager' else warm_up_full_window)(policy, settings.seed)
     ready_s = time.perf_counter() - started_s
-    taken_ms = [1e3 * s for s in warmed(policy, chosen.seed, chosen.queries)]
-    print(json.dumps(facts(policy, chosen.device), indent=1))
+    taken_ms = [1e3 * s for s in warm_up(policy, settings.seed, settings.queries)]
+    print(json.dumps(build_worker_info(policy, settings.device), indent=1))
     print(
         f'ready in {ready_s:.1f} s; {len(taken_ms)} queries: median '
         f'{sorted(taken_ms)[len(taken_ms) // 2]:.1f} ms, worst {max(taken_ms):.1f} ms'
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run; return the exit status (see exits)."""
     started_s = time.perf_counter()
-    chosen = settings(sys.argv[1:] if arguments is None else arguments)
+    chosen = parse_settings(sys.argv[1:] if argv is None else argv)
     try:
-        settle(chosen)
-        (rehearse if chosen.fd is None else serve)(chosen, started_s)
+        configure_threads(chosen)
+        (benchmark if chosen.fd is None else serve)(chosen, started_s)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except (ValueError, FileNotFoundError) as error:
-        say(chosen.role, f'error: {error}')
-        return exit_codes.REFUSED
-    except (RuntimeError, OSError, MemoryError, protocol.WireError) as error:
-        say(chosen.role, f'error: {type(error).__name__}: {error}')
+        log(chosen.role, f'error: {error}')
+        return exit_codes.PERMANENT_FAILURE
+    except (RuntimeError, OSError, MemoryError, protocol.ProtocolError) as error:
+        log(chosen.role, f'error: {type(error).__name__}: {error}')
         return exit_codes.FAILED
     except exit_codes.PeerLost as error:
-        say(chosen.role, f'error: {error}')
+        log(chosen.role, f'error: {error}')
         return exit_codes.PEER_LOST
     return exit_codes.OK
 

@@ -11,43 +11,43 @@ from wam_policy.model.robot_policy import Policy
 
 
 @dataclass(slots=True)
-class Session:
+class WorkerSession:
     """Hold one conversation and the policy that lives it."""
 
     name: str
     policy: Policy
-    blocks: int = 0  # committed
-    sequence: int = -1  # of the last query
+    committed_blocks: int = 0  # committed
+    last_sequence: int = -1  # of the last query
 
 
-class Sessions:
+class SessionPool:
     """Lend policies to sessions; nothing is allocated for a new one."""
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         """Take one policy per session that can live at a time; all are alike."""
         self._free = deque(policies)
-        self._live: OrderedDict[str, Session] = OrderedDict()
+        self._active: OrderedDict[str, WorkerSession] = OrderedDict()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Name those that live, the one unused for longest first."""
-        return tuple(self._live)
+        return tuple(self._active)
 
-    def used(self, name: str) -> Session | None:
+    def get(self, name: str) -> WorkerSession | None:
         """Give a session and note that it is in use; None if there is no such one."""
-        if name in self._live:
-            self._live.move_to_end(name)
-        return self._live.get(name)
+        if name in self._active:
+            self._active.move_to_end(name)
+        return self._active.get(name)
 
-    def opened(self, name: str) -> Session:
+    def start(self, name: str) -> WorkerSession:
         """Begin a session, anew if it lives; the oldest makes room where all memories are lent."""
-        if name in self._live or not self._free:
-            self.forget(name if name in self._live else next(iter(self._live)))
-        session = self._live[name] = Session(name, self._free.popleft())
+        if name in self._active or not self._free:
+            self.close(name if name in self._active else next(iter(self._active)))
+        session = self._active[name] = WorkerSession(name, self._free.popleft())
         return session
 
-    def forget(self, name: str) -> None:
+    def close(self, name: str) -> None:
         """End a session; its memory is free for another."""
-        session = self._live.pop(name, None)
+        session = self._active.pop(name, None)
         if session is not None:
             self._free.appendleft(session.policy)

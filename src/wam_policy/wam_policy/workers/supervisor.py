@@ -24,14 +24,21 @@ import numpy as np
 
 from wam_policy.workers import exit_codes
 from wam_policy.workers.backoff import Backoff
-from wam_policy.workers.protocol import Message
-from wam_policy.workers.worker_group import Broken, Crew, Fault, cleared
-from wam_policy.workers.worker_process import Death, OnLine
+from wam_policy.workers.protocol import WorkerMessage
+from wam_policy.workers.worker_group import (
+    WorkerFailure,
+    WorkerGroup,
+    WorkerGroupError,
+    clear_eventfd,
+)
+from wam_policy.workers.worker_process import OnLine, WorkerExit
 
-VERDICT_S = 15.0  # for the supervisor to end, reap and name what a requester stumbled on
+EXIT_REPORT_TIMEOUT_S = (
+    15.0  # for the supervisor to end, reap and name what a requester stumbled on
+)
 
 
-class State(StrEnum):
+class WorkerState(StrEnum):
     """Name the states of a pair; every one comes with a reason."""
 
     STARTING = 'starting'  # programs run, models load
@@ -42,19 +49,19 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class WorkerStatus:
     """Tell how the workers are; a new generation has an empty memory."""
 
-    state: State
+    state: WorkerState
     reason: str
     generation: int = 0  # pairs started so far
     restarts: int = 0  # of those, started after a failure
     retry_s: float | None = None  # FAILED: wait before the next start; None: no further try
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what `ready` of rank 0 told
+    info: Mapping[str, Any] = field(default_factory=dict)  # what `ready` of rank 0 told
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WorkerSpec:
     """Describe what to run: the whole configuration of a pair.
 
     One device runs both branches of guidance, two run one each; without guidance the first
@@ -68,9 +75,9 @@ class Plan:
     cores: tuple[int, ...] = ()  # one CPU core per worker to stay on; empty: anywhere
     environment: Mapping[str, str] = field(default_factory=dict)
     start_timeout_s: float = 300.0  # 46 GB from a slow disk
-    grace_s: float = 3.0  # from `stop` to SIGTERM
-    first_delay_s: float = 0.5
-    last_delay_s: float = 10.0
+    shutdown_timeout_s: float = 3.0  # from `stop` to SIGTERM
+    restart_delay_s: float = 0.5
+    max_restart_delay_s: float = 10.0
 
     def __post_init__(self) -> None:
         if len(self.devices) not in (1, 2):
@@ -89,12 +96,12 @@ class Plan:
         return ('both',) if len(self.devices) == 1 else ('cond', 'uncond')
 
     @property
-    def exchange(self) -> str:
+    def dist_backend(self) -> str:
         """Name the torch.distributed backend: NCCL wants one GPU for each worker."""
         gpus = {device for device in self.devices if device.startswith('cuda')}
         return 'nccl' if len(gpus) == 2 else 'gloo'
 
-    def commands(self, folder: str) -> list[list[str]]:
+    def build_commands(self, folder: str) -> list[list[str]]:
         """Build each worker's command line; `folder` is private to this generation."""
         rendezvous = Path(folder, 'rendezvous').as_uri()
         found = []
@@ -113,7 +120,7 @@ class Plan:
                     '--device',
                     self.devices[rank],
                     '--exchange',
-                    self.exchange,
+                    self.dist_backend,
                     '--rendezvous',
                     rendezvous,
                     *core,
@@ -122,20 +129,20 @@ class Plan:
         return found
 
 
-class NotReady(Exception):
+class WorkersNotReady(Exception):
     """There is nobody to ask; the status says why."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: WorkerStatus) -> None:
         super().__init__(f'workers are {status.state}: {status.reason}')
         self.status = status
 
 
-class WorkerDied(Exception):
+class WorkerExited(Exception):
     """A worker ended or was ended for not answering; the pair restarts on its own."""
 
-    def __init__(self, death: Death) -> None:
-        super().__init__(str(death))
-        self.death = death
+    def __init__(self, worker_exit: WorkerExit) -> None:
+        super().__init__(str(worker_exit))
+        self.worker_exit = worker_exit
 
 
 class WorkerError(Exception):
@@ -148,50 +155,50 @@ class WorkerError(Exception):
         self.fix = fix
 
 
-class Interrupted(Exception):
+class RequestInterrupted(Exception):
     """The answer is no longer wanted."""
 
 
-class Pair:
+class WorkerSupervisor:
     """Keep one or two workers alive and speak to them as one."""
 
     def __init__(
         self,
-        plan: Plan,
+        spec: WorkerSpec,
         on_line: OnLine = lambda rank, line: None,
-        on_status: Callable[[Status], None] = lambda status: None,
+        on_status: Callable[[WorkerStatus], None] = lambda status: None,
     ) -> None:
         """Take listeners for stderr lines (rank, line) and new states.
 
         Both are called from the supervisor thread and must return soon.
         """
-        self.plan = plan
+        self.spec = spec
         self._on_line = on_line
         self._on_status = on_status
-        self._status = Status(State.STOPPED, 'not started')
-        self._changed = threading.Condition()
-        self._asking = threading.Lock()  # held while the sockets are in use
-        self._crew: Crew | None = None
-        self._last_end: tuple[int, Death] | None = None  # generation, how it ended
-        self._fault: Fault | None = None  # for the supervisor to act on
+        self._status = WorkerStatus(WorkerState.STOPPED, 'not started')
+        self._status_changed = threading.Condition()
+        self._request_lock = threading.Lock()  # held while the sockets are in use
+        self._group: WorkerGroup | None = None
+        self._last_exit: tuple[int, WorkerExit] | None = None  # generation, how it ended
+        self._pending_failure: WorkerFailure | None = None  # for the supervisor to act on
         self._closing = False
-        self._number = 0  # of the last request
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # supervisor
-        self._leave = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # requester
-        self._supervisor: threading.Thread | None = None
+        self._request_id = 0  # of the last request
+        self._wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # supervisor
+        self._interrupt_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # requester
+        self._thread: threading.Thread | None = None
 
     @property
-    def status(self) -> Status:
+    def status(self) -> WorkerStatus:
         return self._status
 
     def start(self) -> None:
         """Begin to start the workers and return; see `status` and `wait_ready`."""
-        if self._supervisor is not None:
+        if self._thread is not None:
             raise RuntimeError('a pair is started once')
-        self._supervisor = threading.Thread(target=self._run, name='workers', daemon=True)
-        self._supervisor.start()
+        self._thread = threading.Thread(target=self._run, name='workers', daemon=True)
+        self._thread.start()
 
-    def wait_ready(self, timeout_s: float) -> Status:
+    def wait_ready(self, timeout_s: float) -> WorkerStatus:
         """Wait until the workers are ready, have failed for good or are stopped; give the status.
 
         A start that takes longer gives the status as it is then.
@@ -200,13 +207,13 @@ class Pair:
         def settled() -> bool:
             state = self._status.state
             return (
-                state == State.READY
-                or (state == State.FAILED and self._status.retry_s is None)
-                or (state == State.STOPPED and self._closing)
+                state == WorkerState.READY
+                or (state == WorkerState.FAILED and self._status.retry_s is None)
+                or (state == WorkerState.STOPPED and self._closing)
             )
 
-        with self._changed:
-            self._changed.wait_for(settled, timeout_s)
+        with self._status_changed:
+            self._status_changed.wait_for(settled, timeout_s)
             return self._status
 
     def request(
@@ -216,55 +223,57 @@ class Pair:
         arrays: Mapping[str, np.ndarray] | None = None,
         *,
         timeout_s: float,
-    ) -> Message:
+    ) -> WorkerMessage:
         """Ask every worker and return the answer of rank 0.
 
         Raises NotReady; WorkerError if one refused; Interrupted; WorkerDied if one died or did
         not answer in time (the pair is then restarted); WireError if the message breaks a limit.
         """
-        with self._asking:
-            cleared(self._leave)
-            crew = self._crew  # read after clearing, or the end of this crew could be missed
+        with self._request_lock:
+            clear_eventfd(self._interrupt_fd)
+            crew = self._group  # read after clearing, or the end of this crew could be missed
             if crew is None:
-                raise NotReady(self._status)
-            self._number += 1
-            message = Message(kind, {**(fields or {}), 'id': self._number}, arrays or {})
+                raise WorkersNotReady(self._status)
+            self._request_id += 1
+            message = WorkerMessage(kind, {**(fields or {}), 'id': self._request_id}, arrays or {})
             try:
-                answers = crew.answers(message, timeout_s, self._leave)
-                fault = Fault(0, f'ended during {kind!r}')
-            except Broken as broken:
-                answers, fault = None, broken.fault
+                answers = crew.request_all(message, timeout_s, self._interrupt_fd)
+                fault = WorkerFailure(0, f'ended during {kind!r}')
+            except WorkerGroupError as broken:
+                answers, fault = None, broken.failure
             else:
                 if answers is not None:
-                    return _agreed(answers)
-                if self._crew is crew and not self._closing:
-                    raise Interrupted(f'{kind!r} was interrupted')
-        death = self._verdict(crew.generation, fault)
+                    return _select_answer(answers)
+                if self._group is crew and not self._closing:
+                    raise RequestInterrupted(f'{kind!r} was interrupted')
+        death = self._await_exit(crew.generation, fault)
         if death is None:
-            raise NotReady(self._status)
-        raise WorkerDied(death)
+            raise WorkersNotReady(self._status)
+        raise WorkerExited(death)
 
     def interrupt(self) -> None:
         """Make a request that is under way raise Interrupted now.
 
         The workers finish it; the next request waits for that, so for one query at most.
         """
-        os.eventfd_write(self._leave, 1)
+        os.eventfd_write(self._interrupt_fd, 1)
 
     def restart(self, reason: str) -> None:
         """End the workers and start new ones at once, also if they had failed for good."""
-        with self._changed:
-            self._fault = Fault(0, f'was restarted: {reason}', at_once=True)
-        os.eventfd_write(self._wake, 1)
+        with self._status_changed:
+            self._pending_failure = WorkerFailure(
+                0, f'was restarted: {reason}', restart_immediately=True
+            )
+        os.eventfd_write(self._wakeup_fd, 1)
 
     def close(self) -> None:
         """Stop the workers and wait until they are gone; may be called twice."""
-        with self._changed:
+        with self._status_changed:
             self._closing = True
-        os.eventfd_write(self._wake, 1)
-        os.eventfd_write(self._leave, 1)
-        if self._supervisor is not None:
-            self._supervisor.join()
+        os.eventfd_write(self._wakeup_fd, 1)
+        os.eventfd_write(self._interrupt_fd, 1)
+        if self._thread is not None:
+            self._thread.join()
 
     def __enter__(self) -> Self:
         self.start()
@@ -273,123 +282,130 @@ class Pair:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _verdict(self, generation: int, fault: Fault) -> Death | None:
+    def _await_exit(self, generation: int, failure: WorkerFailure) -> WorkerExit | None:
         """Hand a fault to the supervisor and wait for what it finds; None while closing."""
 
         def known() -> bool:
-            return self._last_end is not None and self._last_end[0] >= generation
+            return self._last_exit is not None and self._last_exit[0] >= generation
 
-        with self._changed:
-            if self._fault is None and not known():
-                self._fault = fault
-                os.eventfd_write(self._wake, 1)
-            self._changed.wait_for(lambda: known() or self._closing, VERDICT_S)
-            if known() and self._last_end is not None:
-                return self._last_end[1]
+        with self._status_changed:
+            if self._pending_failure is None and not known():
+                self._pending_failure = failure
+                os.eventfd_write(self._wakeup_fd, 1)
+            self._status_changed.wait_for(lambda: known() or self._closing, EXIT_REPORT_TIMEOUT_S)
+            if known() and self._last_exit is not None:
+                return self._last_exit[1]
             if self._closing:
                 return None
-        return Death(fault.rank, self.plan.roles[fault.rank], None, (), fault.cause)
+        return WorkerExit(failure.rank, self.spec.roles[failure.rank], None, (), failure.cause)
 
     def _run(self) -> None:
         try:
             self._supervise()
         finally:  # also if a listener raised: nobody may believe in workers that are gone
             if not self._closing:
-                self._tell(State.FAILED, 'the supervisor of the workers failed')
+                self._set_status(WorkerState.FAILED, 'the supervisor of the workers failed')
 
     def _supervise(self) -> None:
-        backoff = Backoff(self.plan.first_delay_s, self.plan.last_delay_s)
+        backoff = Backoff(self.spec.restart_delay_s, self.spec.max_restart_delay_s)
         while not self._closing:
             started = self._status.generation
-            self._tell(
-                State.STARTING,
+            self._set_status(
+                WorkerState.STARTING,
                 'loading the model',
                 generation=started + 1,
                 restarts=started,
                 facts={},
             )
-            fault, death, ready_for_s = self._life()
+            fault, death, ready_for_s = self._run_generation()
             if self._closing:
                 break
-            retry_s: float | None = 0.0 if fault.at_once else backoff.delay_s(ready_for_s)
+            retry_s: float | None = (
+                0.0 if fault.restart_immediately else backoff.next_delay_s(ready_for_s)
+            )
             reason = f'{death}; restart in {retry_s:g} s'
-            if death.returncode == exit_codes.REFUSED and not fault.cause:
+            if death.returncode == exit_codes.PERMANENT_FAILURE and not fault.cause:
                 retry_s, reason = None, str(death)
-            self._tell(State.FAILED, reason, retry_s=retry_s)
-            self._sleep(retry_s)
-        self._tell(State.STOPPED, 'closed')
+            self._set_status(WorkerState.FAILED, reason, retry_s=retry_s)
+            self._wait_before_restart(retry_s)
+        self._set_status(WorkerState.STOPPED, 'closed')
 
-    def _life(self) -> tuple[Fault, Death, float]:
+    def _run_generation(self) -> tuple[WorkerFailure, WorkerExit, float]:
         """Live through one generation: why it ended, how, and for how long it was ready."""
         ready_s: float | None = None
-        crew = Crew(self._status.generation, self.plan.roles, self._on_line)
+        crew = WorkerGroup(self._status.generation, self.spec.roles, self._on_line)
 
         def on_progress(stage: str, facts: Mapping[str, Any]) -> None:
             nonlocal ready_s
-            if stage == State.READY:
+            if stage == WorkerState.READY:
                 ready_s = time.monotonic()
-                self._crew = crew
-            self._tell(State(stage), str(facts.get('reason', '')), facts=dict(facts))
+                self._group = crew
+            self._set_status(WorkerState(stage), str(facts.get('reason', '')), facts=dict(facts))
 
-        fault = Fault(0, 'was abandoned')
+        fault = WorkerFailure(0, 'was abandoned')
         with tempfile.TemporaryDirectory(prefix='wam-workers-') as folder:  # mode 0700
             try:
-                crew.start(self.plan.commands(folder), self.plan.environment)
-                fault = crew.explain(
-                    crew.watched(self._wake, self._called, self.plan.start_timeout_s, on_progress)
+                crew.start(self.spec.build_commands(folder), self.spec.environment)
+                fault = crew.await_exit_status(
+                    crew.watch(
+                        self._wakeup_fd,
+                        self._get_pending_failure,
+                        self.spec.start_timeout_s,
+                        on_progress,
+                    )
                 )
             except OSError as error:  # no such interpreter, no memory for a process
-                fault = Fault(0, f'did not start: {error}')
+                fault = WorkerFailure(0, f'did not start: {error}')
             finally:
                 ready_for_s = 0.0 if ready_s is None else time.monotonic() - ready_s
-                death = self._dismissed(crew, fault)
+                death = self._terminate(crew, fault)
         return fault, death, ready_for_s
 
-    def _dismissed(self, crew: Crew, fault: Fault) -> Death:
+    def _terminate(self, group: WorkerGroup, failure: WorkerFailure) -> WorkerExit:
         """End a crew, whatever its state, and let a waiting requester know."""
-        self._crew = None
-        os.eventfd_write(self._leave, 1)
+        self._group = None
+        os.eventfd_write(self._interrupt_fd, 1)
         if not self._closing:
-            crew.kill()
-        with self._asking:  # the requester has let go of the sockets
+            group.kill()
+        with self._request_lock:  # the requester has let go of the sockets
             if self._closing:
-                crew.stop(self.plan.grace_s)
-            death = crew.reaped(fault)
-        with self._changed:
-            self._last_end = (crew.generation, death)
-            self._fault = None
-            self._changed.notify_all()
+                group.stop(self.spec.shutdown_timeout_s)
+            death = group.reap(failure)
+        with self._status_changed:
+            self._last_exit = (group.generation, death)
+            self._pending_failure = None
+            self._status_changed.notify_all()
         return death
 
-    def _called(self) -> Fault | None:
-        return Fault(0, 'was stopped') if self._closing else self._fault
+    def _get_pending_failure(self) -> WorkerFailure | None:
+        return WorkerFailure(0, 'was stopped') if self._closing else self._pending_failure
 
-    def _sleep(self, timeout_s: float | None) -> None:
+    def _wait_before_restart(self, timeout_s: float | None) -> None:
         """Sleep until the time is over, a restart is asked for or the pair is closed."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        while self._called() is None:
+        poll.register(self._wakeup_fd, select.POLLIN)
+        while self._get_pending_failure() is None:
             left_s = None if deadline_s is None else deadline_s - time.monotonic()
             if left_s is not None and left_s <= 0:
                 break
             poll.poll(None if left_s is None else 1000 * left_s)
-            cleared(self._wake)
-        with self._changed:
-            self._fault = None
+            clear_eventfd(self._wakeup_fd)
+        with self._status_changed:
+            self._pending_failure = None
 
-    def _tell(
-        self, state: State, reason: str, *, retry_s: float | None = None, **changed: Any
+    def _set_status(
+        self, state: WorkerState, reason: str, *, retry_s: float | None = None, **changed: Any
     ) -> None:
-        with self._changed:
+        with self._status_changed:
             self._status = replace(
                 self._status, state=state, reason=reason, retry_s=retry_s, **changed
             )
-            self._changed.notify_all()
+            self._status_changed.notify_all()
         self._on_status(self._status)
 
 
-def _agreed(answers: list[Message]) -> Message:
+def _select_answer(answers: list[WorkerMessage]) -> WorkerMessage:
     """Return rank 0's answer unless one refused."""
     for rank, answer in enumerate(answers):
         if answer.kind == 'error':

@@ -19,74 +19,83 @@ from wam_policy.workers.exit_codes import PeerLost
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class ExchangeConfig:
     """Say which of how many workers this is, and where they meet."""
 
     rank: int
-    world: int
+    world_size: int
     backend: str  # gloo | nccl
     rendezvous: str  # file:///folder/name, not existing yet
     start_timeout_s: float  # for the other to have loaded its model
     timeout_s: float  # for one swap; a death is seen at once with gloo
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.world <= 2:
-            raise ValueError(f'rank {self.rank} of {self.world}: want rank 0 or 1 of at most 2')
+        if not 0 <= self.rank < self.world_size <= 2:
+            raise ValueError(
+                f'rank {self.rank} of {self.world_size}: want rank 0 or 1 of at most 2'
+            )
         if self.backend not in ('gloo', 'nccl'):
             raise ValueError(f'exchange {self.backend!r}: want gloo or nccl')
-        if self.world == 2 and not self.rendezvous.startswith('file:///'):
+        if self.world_size == 2 and not self.rendezvous.startswith('file:///'):
             raise ValueError(f'rendezvous {self.rendezvous!r}: want file:///folder/name')
 
 
-class Exchange:
+class VelocityExchange:
     """Swap (video, action) velocities with the other worker.
 
     Joins the process group when made: waits for the other, PeerLost if it does not come.
     """
 
-    def __init__(self, seat: Seat, device: torch.device) -> None:
+    def __init__(self, config: ExchangeConfig, device: torch.device) -> None:
         # both ends are on this machine; other interfaces may have no name or no route
         os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
         os.environ.setdefault('NCCL_SOCKET_IFNAME', 'lo')
-        self._peer = 1 - seat.rank
-        self._staged = seat.backend == 'gloo' and device.type != 'cpu'
-        self._home = torch.device('cpu') if seat.backend == 'gloo' else device
-        self._own = self._both = torch.empty(0)
+        self._peer_rank = 1 - config.rank
+        self._pin_memory = config.backend == 'gloo' and device.type != 'cpu'
+        self._buffer_device = torch.device('cpu') if config.backend == 'gloo' else device
+        self._send_buffer = self._receive_buffer = torch.empty(0)
         try:
-            store = FileStore(str(Path(seat.rendezvous.removeprefix('file://'))), seat.world)
-            store.set(f'loaded {seat.rank}', 'yes')
+            store = FileStore(
+                str(Path(config.rendezvous.removeprefix('file://'))), config.world_size
+            )
+            store.set(f'loaded {config.rank}', 'yes')
             # loading may take minutes on one side: wait here, so that swaps can be impatient
             store.wait(
-                [f'loaded {rank}' for rank in range(seat.world)],
-                timedelta(seconds=seat.start_timeout_s),
+                [f'loaded {rank}' for rank in range(config.world_size)],
+                timedelta(seconds=config.start_timeout_s),
             )
             dist.init_process_group(
-                seat.backend,
+                config.backend,
                 store=store,
-                rank=seat.rank,
-                world_size=seat.world,
-                timeout=timedelta(seconds=seat.timeout_s),
-                device_id=device if seat.backend == 'nccl' else None,
+                rank=config.rank,
+                world_size=config.world_size,
+                timeout=timedelta(seconds=config.timeout_s),
+                device_id=device if config.backend == 'nccl' else None,
             )
         except (RuntimeError, dist.DistError) as error:
-            raise PeerLost(f'worker {self._peer} did not come: {error}') from error
+            raise PeerLost(f'worker {self._peer_rank} did not come: {error}') from error
 
     def __call__(self, video: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Give own velocities, return the other's: same shapes, dtype and device."""
         cut, size = video.numel(), video.numel() + action.numel()
-        if self._own.numel() != size or self._own.dtype != video.dtype:
-            self._own, self._both = (
-                torch.empty(numel, dtype=video.dtype, device=self._home, pin_memory=self._staged)
+        if self._send_buffer.numel() != size or self._send_buffer.dtype != video.dtype:
+            self._send_buffer, self._receive_buffer = (
+                torch.empty(
+                    numel,
+                    dtype=video.dtype,
+                    device=self._buffer_device,
+                    pin_memory=self._pin_memory,
+                )
                 for numel in (size, 2 * size)
             )
-        self._own[:cut].copy_(video.reshape(-1))
-        self._own[cut:].copy_(action.reshape(-1))
+        self._send_buffer[:cut].copy_(video.reshape(-1))
+        self._send_buffer[cut:].copy_(action.reshape(-1))
         try:
             # one collective: a send and a receive each way took up to ten times as long
-            dist.all_gather_into_tensor(self._both, self._own)
+            dist.all_gather_into_tensor(self._receive_buffer, self._send_buffer)
         except (RuntimeError, dist.DistError) as error:
-            raise PeerLost(f'worker {self._peer} is gone: {error}') from error
-        theirs = self._both[self._peer * size : (self._peer + 1) * size]
+            raise PeerLost(f'worker {self._peer_rank} is gone: {error}') from error
+        theirs = self._receive_buffer[self._peer_rank * size : (self._peer_rank + 1) * size]
         # a copy: the sampler keeps velocities over steps that it skips
         theirs = theirs.to(video.device, copy=True)
         return theirs[:cut].view_as(video), theirs[cut:].view_as(action)

@@ -17,28 +17,28 @@ from pathlib import Path
 import wam_policy
 from wam_policy.workers import protocol
 
-TAIL_LINES = 30
-LINE_BYTES = 2000  # a longer line is cut: one line must not fill the tail
+STDERR_TAIL_LINES = 30
+MAX_LINE_BYTES = 2000  # a longer line is cut: one line must not fill the tail
 
 OnLine = Callable[[int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class WorkerExit:
     """Say how a worker ended: exit status or signal, and what it last wrote to stderr."""
 
     rank: int
     role: str
     returncode: int | None  # negative: killed by that signal; None: it still ran
-    tail: tuple[str, ...]
+    stderr_tail: tuple[str, ...]
     cause: str = ''  # why it was ended, if we ended it
 
     def __str__(self) -> str:
-        text = f'worker {self.role} (rank {self.rank}) {self.cause or self.manner}'
-        return f'{text}; last words: {self.tail[-1]}' if self.tail else text
+        text = f'worker {self.role} (rank {self.rank}) {self.cause or self.description}'
+        return f'{text}; last words: {self.stderr_tail[-1]}' if self.stderr_tail else text
 
     @property
-    def manner(self) -> str:
+    def description(self) -> str:
         if self.returncode is None:
             return 'closed its socket'
         if self.returncode >= 0:
@@ -54,7 +54,7 @@ def signal_name(number: int) -> str:
         return f'signal {number}'
 
 
-def package_environment(extra: Mapping[str, str]) -> dict[str, str]:
+def make_worker_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Make the environment of a worker: this one, this very package first on its path, `extra`."""
     root = str(Path(wam_policy.__file__).resolve().parent.parent)
     inherited = os.environ.get('PYTHONPATH', '')
@@ -62,7 +62,7 @@ def package_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, 'PYTHONPATH': path, 'PYTHONUNBUFFERED': '1', **extra}
 
 
-class Program:
+class WorkerProcess:
     """Run one worker; `command` gets the socket's file descriptor appended as `--fd N`.
 
     The kernel kills a worker (it asks for that itself) when the *thread* that started it ends:
@@ -80,9 +80,9 @@ class Program:
         self.rank = rank
         self.role = role
         self._on_line: OnLine | None = on_line
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._partial = b''
-        self.socket, far = protocol.pair()
+        self._stderr_tail: deque[str] = deque(maxlen=STDERR_TAIL_LINES)
+        self._partial_line = b''
+        self.socket, far = protocol.make_socket_pair()
         with far:
             try:
                 self._process = subprocess.Popen(
@@ -91,7 +91,7 @@ class Program:
                     stdin=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     bufsize=0,
-                    env=package_environment(environment),
+                    env=make_worker_environment(environment),
                     process_group=0,
                 )  # Ctrl-C is for us; we tell the workers in our own order
             except OSError:
@@ -106,7 +106,7 @@ class Program:
     def pid(self) -> int:
         return self._process.pid
 
-    def drain(self) -> bool:
+    def drain_stderr(self) -> bool:
         """Take what is on stderr, line by line; False once the pipe has ended."""
         while True:
             try:
@@ -114,49 +114,49 @@ class Program:
             except BlockingIOError:
                 return True
             if not raw:
-                self._say(self._partial)
-                self._partial = b''
+                self._on_stderr_line(self._partial_line)
+                self._partial_line = b''
                 return False
-            *lines, self._partial = (self._partial + raw).split(b'\n')
+            *lines, self._partial_line = (self._partial_line + raw).split(b'\n')
             for line in lines:
-                self._say(line)
-            self._partial = self._partial[:LINE_BYTES]
+                self._on_stderr_line(line)
+            self._partial_line = self._partial_line[:MAX_LINE_BYTES]
 
-    def _say(self, raw: bytes) -> None:
-        line = raw[:LINE_BYTES].decode(errors='replace').rstrip()
+    def _on_stderr_line(self, raw: bytes) -> None:
+        line = raw[:MAX_LINE_BYTES].decode(errors='replace').rstrip()
         if not line:
             return
-        self._tail.append(line)
+        self._stderr_tail.append(line)
         if self._on_line is None:
             return
         try:
             self._on_line(self.rank, line)
         except Exception as error:  # noqa: BLE001  a listener's fault must not end the workers
             self._on_line = None
-            self._tail.append(f'(lines no longer forwarded: the listener raised {error!r})')
+            self._stderr_tail.append(f'(lines no longer forwarded: the listener raised {error!r})')
 
-    def ended(self) -> bool:
+    def has_exited(self) -> bool:
         """Tell whether the program has ended, without reaping it."""
         poll = select.poll()
         poll.register(self.exit_fd, select.POLLIN)
         return bool(poll.poll(0))
 
-    def signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Signal the whole process group; a group that is gone is fine."""
         if self._process.returncode is None:  # not reaped: the group's number is still ours
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
-    def reaped(self, cause: str = '', wait_s: float = 5.0) -> Death:
+    def reap(self, cause: str = '', timeout_s: float = 5.0) -> WorkerExit:
         """Kill what is left of the group, collect the status, and free everything."""
-        self.signal(signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
         returncode: int | None
         try:
-            returncode = self._process.wait(wait_s)
+            returncode = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:  # a driver call that cannot be interrupted
             returncode = None
-        self.drain()
+        self.drain_stderr()
         self.socket.close()
         self.stderr.close()
         os.close(self.exit_fd)
-        return Death(self.rank, self.role, returncode, tuple(self._tail), cause)
+        return WorkerExit(self.rank, self.role, returncode, tuple(self._stderr_tail), cause)

@@ -14,10 +14,10 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-SEEN_GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)  # what robots' cameras draw
+ROBOT_VIEW_GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)  # what robots' cameras draw
 
 
-class Cameras:
+class CameraRenderer:
     """Draw the views of `keys`, with geoms of `groups` beside those that robots see."""
 
     def __init__(
@@ -31,18 +31,18 @@ class Cameras:
         self._model = model
         self._ids = [model.camera(key).id for key in keys]
         width, height = size
-        self._context = _opengl(width * len(keys), height)
+        self._gl_context = _create_gl_context(width * len(keys), height)
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width * len(keys))
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
-        self._gpu = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._gpu)
+        self._render_context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._render_context)
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 50)
         self._option = mujoco.MjvOption()
         for group in groups:
             self._option.geomgroup[group] = 1
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._sheet = np.empty((height, width * len(keys), 3), dtype=np.uint8)
+        self._pixels = np.empty((height, width * len(keys), 3), dtype=np.uint8)
 
     def render(self, data: mujoco.MjData) -> tuple[np.ndarray, ...]:
         """Return one uint8 [height width 3] image per key; `data` has its kinematics done."""
@@ -58,29 +58,31 @@ class Cameras:
                 mujoco.mjtCatBit.mjCAT_ALL,
                 self._scene,
             )
-            mujoco.mjr_render(mujoco.MjrRect(i * width, 0, width, height), self._scene, self._gpu)
+            mujoco.mjr_render(
+                mujoco.MjrRect(i * width, 0, width, height), self._scene, self._render_context
+            )
         whole = mujoco.MjrRect(0, 0, width * len(self._ids), height)
-        mujoco.mjr_readPixels(self._sheet, None, whole, self._gpu)
+        mujoco.mjr_readPixels(self._pixels, None, whole, self._render_context)
         # OpenGL counts rows from below
         return tuple(
-            np.ascontiguousarray(self._sheet[::-1, i * width : (i + 1) * width])
+            np.ascontiguousarray(self._pixels[::-1, i * width : (i + 1) * width])
             for i in range(len(self._ids))
         )
 
     def close(self) -> None:
         """Free what OpenGL holds; to be called in the thread that made it."""
-        self._gpu.free()
-        self._context.free()
+        self._render_context.free()
+        self._gl_context.free()
 
 
-def intrinsics(model: mujoco.MjModel, key: str, size: tuple[int, int]) -> np.ndarray:
+def compute_intrinsics(model: mujoco.MjModel, key: str, size: tuple[int, int]) -> np.ndarray:
     """Return the pinhole matrix K [3 3] of a view; pixels are square, the centre is the middle."""
     width, height = size
     focal = height / 2 / np.tan(np.deg2rad(model.camera(key).fovy[0]) / 2)
     return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
 
 
-def projected(
+def project_point(
     model: mujoco.MjModel,
     data: mujoco.MjData,
     key: str,
@@ -90,32 +92,32 @@ def projected(
     """Return where a picture shows a point: (u, v) in 0..1 from the top left, NaN if outside."""
     camera = data.cam(key)
     optical = camera.xmat.reshape(3, 3) * [1, -1, -1]  # x right, y down, z forward
-    u, v, depth = intrinsics(model, key, size) @ optical.T @ (point_m - camera.xpos)
+    u, v, depth = compute_intrinsics(model, key, size) @ optical.T @ (point_m - camera.xpos)
     place = np.array([u, v]) / depth / size
     inside = depth > 0 and (place >= 0).all() and (place <= 1).all()
     return place if inside else np.full(2, np.nan)
 
 
-def shown(
+def project_visible_object(
     model: mujoco.MjModel, data: mujoco.MjData, key: str, size: tuple[int, int], slot: str
 ) -> np.ndarray:
     """Return where a picture shows an object's centre, NaN where something hides it."""
     camera, centre = data.cam(key).xpos, data.body(slot).xpos
     hit = np.zeros(1, dtype=np.int32)
-    mujoco.mj_ray(model, data, camera, centre - camera, SEEN_GROUPS, 1, -1, hit)
+    mujoco.mj_ray(model, data, camera, centre - camera, ROBOT_VIEW_GROUPS, 1, -1, hit)
     if hit[0] != model.geom(slot).id:
         return np.full(2, np.nan)
-    return projected(model, data, key, size, centre)
+    return project_point(model, data, key, size, centre)
 
 
-def _opengl(width: int, height: int) -> mujoco.GLContext:
+def _create_gl_context(width: int, height: int) -> mujoco.GLContext:
     """Open a context and make it current; RuntimeError names the package that is missing.
 
     The choice goes into the environment: MuJoCo loads its OpenGL functions by it, and Mesa takes
     its number of threads from there. On two cores it draws in the calling thread alone: pictures
     come as often, and the policy beside them is not held up on both cores at once.
     """
-    backend = os.environ['MUJOCO_GL'] = _backend()
+    backend = os.environ['MUJOCO_GL'] = _select_gl_backend()
     os.environ.setdefault('LP_NUM_THREADS', str(len(os.sched_getaffinity(0)) // 4))
     try:
         context = importlib.import_module(f'mujoco.{backend}').GLContext(width, height)
@@ -128,7 +130,7 @@ def _opengl(width: int, height: int) -> mujoco.GLContext:
     return context
 
 
-def _backend() -> str:
+def _select_gl_backend() -> str:
     """Return what MUJOCO_GL names, else EGL on a GPU, else software; chosen once per process."""
     if os.environ.get('MUJOCO_GL'):
         return os.environ['MUJOCO_GL']

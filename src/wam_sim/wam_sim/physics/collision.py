@@ -17,38 +17,38 @@ import numpy as np
 
 from wam_policy.core.robot import embodiment
 from wam_sim.physics import sim_robot as robots
-from wam_sim.physics.mjcf_model import transform
-from wam_sim.physics.sim_robot import Hand, JointFacts, Primitive, Robot
+from wam_sim.physics.mjcf_model import rpy_to_quat
+from wam_sim.physics.sim_robot import Hand, JointDescription, Primitive, SimRobot
 
 # what motion_node tells apart: geom groups
 LINK, HAND, BODY, TABLE = 0, 1, 2, 3
-COLOURS = {
+GROUP_COLORS = {
     LINK: '0.3 0.5 0.8 0.5',
     HAND: '0.9 0.6 0.2 0.5',
     BODY: '0.6 0.6 0.6 0.5',
     TABLE: '0.8 0.7 0.55 0.5',
 }
-CLASSES = {LINK: 'link', HAND: 'hand', BODY: 'body', TABLE: 'table'}
+GROUP_CLASSES = {LINK: 'link', HAND: 'hand', BODY: 'body', TABLE: 'table'}
 # (contype, conaffinity): arms and hands meet everything, what stands does not meet itself
-BITS = {LINK: (1, 3), HAND: (1, 3), BODY: (1, 0), TABLE: (2, 0)}
-DECORATION = ('accent',)  # rings and strips that lie flush in their link
-SMALL_M = 0.02  # knobs that reach no further hide among the rest
-SAMPLES, SEED = 2000, 5
-MOSTLY = 0.8  # a pair that is this often close is no collision
+COLLISION_BITS = {LINK: (1, 3), HAND: (1, 3), BODY: (1, 0), TABLE: (2, 0)}
+DECORATIVE_MATERIALS = ('accent',)  # rings and strips that lie flush in their link
+MIN_EXTENT_M = 0.02  # knobs that reach no further hide among the rest
+SAMPLE_COUNT, SEED = 2000, 5
+ALWAYS_CLOSE_SHARE = 0.8  # a pair that is this often close is no collision
 
 
-def document(robot: Robot) -> str:
+def build_collision_xml(robot: SimRobot) -> str:
     """Return the collision model as MJCF."""
-    root = _model(robot)
+    root = _build_model(robot)
     model = mujoco.MjModel.from_xml_string(ElementTree.tostring(root, encoding='unicode'))
     contact = SubElement(root, 'contact')
-    for first, second in sorted(_harmless(robot, model)):
+    for first, second in sorted(_find_excluded_pairs(robot, model)):
         SubElement(contact, 'exclude', body1=first, body2=second)
     ElementTree.indent(root, ' ')
     return ElementTree.tostring(root, encoding='unicode') + '\n'
 
 
-def _model(robot: Robot) -> Element:
+def _build_model(robot: SimRobot) -> Element:
     root = Element('mujoco', model=robot.name)
     root.append(
         Comment(
@@ -58,64 +58,68 @@ def _model(robot: Robot) -> Element:
     )
     SubElement(root, 'compiler', angle='radian', inertiagrouprange='5 5')
     defaults = SubElement(root, 'default')
-    for group, name in CLASSES.items():
-        contype, conaffinity = BITS[group]
+    for group, name in GROUP_CLASSES.items():
+        contype, conaffinity = COLLISION_BITS[group]
         SubElement(
             SubElement(defaults, 'default', {'class': name}),
             'geom',
             group=f'{group}',
             contype=f'{contype}',
             conaffinity=f'{conaffinity}',
-            rgba=COLOURS[group],
+            rgba=GROUP_COLORS[group],
         )
     world = SubElement(root, 'worldbody')
-    _table(world, robot)
+    _add_table(world, robot)
     bodies = {
         mount.prefix + mount.root: SubElement(
             world,
             'body',
             name=mount.prefix + mount.root,
-            pos=_row(mount.xyz),
-            quat=_row(transform(mount.rpy)),
+            pos=_format_values(mount.xyz),
+            quat=_format_values(rpy_to_quat(mount.rpy)),
         )
         for mount in robot.mounts
     }
     for joint in robot.joints:
-        bodies[joint.child] = _body(bodies[joint.parent], joint)
-    arms = frozenset().union(*(robot.below(hand.arm_base) for hand in robot.hands))
-    hands = frozenset().union(*(robot.below(hand.tool_link) for hand in robot.hands))
+        bodies[joint.child] = _add_body(bodies[joint.parent], joint)
+    arms = frozenset().union(*(robot.descendants(hand.arm_base) for hand in robot.hands))
+    hands = frozenset().union(*(robot.descendants(hand.tool_link) for hand in robot.hands))
     for link, primitives in robot.geometry.items():
         group = HAND if link in hands else LINK if link in arms else BODY
         for primitive in primitives:
             if (
                 link in bodies
-                and primitive.material not in DECORATION
-                and _size(primitive) > SMALL_M
+                and primitive.material not in DECORATIVE_MATERIALS
+                and _compute_extent_m(primitive) > MIN_EXTENT_M
             ):
-                _solid(bodies[link], primitive, group)
+                _add_geom(bodies[link], primitive, group)
     tendons = SubElement(root, 'tendon')
     for hand in robot.hands:
-        _coupled(tendons, robot, hand)
+        _add_gripper_tendon(tendons, robot, hand)
     return root
 
 
-def _table(world: Element, robot: Robot) -> None:
+def _add_table(world: Element, robot: SimRobot) -> None:
     """Add the table as a block down to the floor: nothing is to be done under it."""
     (x, y), half, height = robot.table.centre, robot.table.half, robot.table.height_m
     SubElement(
         world,
         'geom',
-        {'class': CLASSES[TABLE]},
+        {'class': GROUP_CLASSES[TABLE]},
         name='table',
         type='box',
-        size=_row((*half, height / 2)),
-        pos=_row((x, y, height / 2)),
+        size=_format_values((*half, height / 2)),
+        pos=_format_values((x, y, height / 2)),
     )
 
 
-def _body(parent: Element, joint: JointFacts) -> Element:
+def _add_body(parent: Element, joint: JointDescription) -> Element:
     body = SubElement(
-        parent, 'body', name=joint.child, pos=_row(joint.xyz), quat=_row(transform(joint.rpy))
+        parent,
+        'body',
+        name=joint.child,
+        pos=_format_values(joint.xyz),
+        quat=_format_values(rpy_to_quat(joint.rpy)),
     )
     if joint.type != 'fixed':
         # nothing falls here, but MuJoCo wants every moving body to weigh something
@@ -124,30 +128,30 @@ def _body(parent: Element, joint: JointFacts) -> Element:
             body,
             'joint',
             name=joint.name,
-            axis=_row(joint.axis),
-            range=_row(joint.limits),
+            axis=_format_values(joint.axis),
+            range=_format_values(joint.limits),
             type='slide' if joint.type == 'prismatic' else 'hinge',
         )
     return body
 
 
-def _solid(body: Element, primitive: Primitive, group: int) -> None:
+def _add_geom(body: Element, primitive: Primitive, group: int) -> None:
     """Add one shape; an arm's cylinders become capsules, which hold them and are cheaper."""
     kind = primitive.shape
     if kind == 'cylinder' and group != BODY:
         kind = 'capsule'
-    geom = SubElement(body, 'geom', {'class': CLASSES[group]}, type=kind)
+    geom = SubElement(body, 'geom', {'class': GROUP_CLASSES[group]}, type=kind)
     if primitive.end:
-        geom.set('size', _row(primitive.size[:1]))
-        geom.set('fromto', _row((*primitive.start, *primitive.end)))
+        geom.set('size', _format_values(primitive.size[:1]))
+        geom.set('fromto', _format_values((*primitive.start, *primitive.end)))
     else:
-        geom.set('size', _row(primitive.size))
-        geom.set('pos', _row(primitive.start))
+        geom.set('size', _format_values(primitive.size))
+        geom.set('pos', _format_values(primitive.start))
         if any(primitive.rpy):
-            geom.set('quat', _row(transform(primitive.rpy)))
+            geom.set('quat', _format_values(rpy_to_quat(primitive.rpy)))
 
 
-def _size(primitive: Primitive) -> float:
+def _compute_extent_m(primitive: Primitive) -> float:
     """Return how far a shape reaches from its middle, at most, along one of its axes, m."""
     if not primitive.end:
         return max(primitive.size)
@@ -155,7 +159,7 @@ def _size(primitive: Primitive) -> float:
     return half + primitive.size[0]
 
 
-def _coupled(tendons: Element, robot: Robot, hand: Hand) -> None:
+def _add_gripper_tendon(tendons: Element, robot: SimRobot, hand: Hand) -> None:
     """Say how the fingers follow: a fixed tendon whose length is the opening, 0 .. 1."""
     travel = {joint: ends[1] for joint, ends in hand.fingers.items()}
     if any(ends[0] for ends in hand.fingers.values()):
@@ -165,45 +169,51 @@ def _coupled(tendons: Element, robot: Robot, hand: Hand) -> None:
         )
     travel |= {
         joint: ratio * travel[leader]
-        for joint, (leader, ratio) in robot.couplings.items()
+        for joint, (leader, ratio) in robot.mimic_joints.items()
         if leader in travel
     }
     tendon = SubElement(tendons, 'fixed', name=hand.gripper)
     for joint, open_at in travel.items():
-        SubElement(tendon, 'joint', joint=joint, coef=_row([1.0 / (len(travel) * open_at)]))
+        SubElement(
+            tendon, 'joint', joint=joint, coef=_format_values([1.0 / (len(travel) * open_at)])
+        )
 
 
-def _row(values: Iterable[float]) -> str:
+def _format_values(values: Iterable[float]) -> str:
     return ' '.join(f'{value + 0.0:.9g}' for value in values)
 
 
-def _harmless(robot: Robot, model: mujoco.MjModel) -> set[tuple[str, str]]:
+def _find_excluded_pairs(robot: SimRobot, model: mujoco.MjModel) -> set[tuple[str, str]]:
     """Return the pairs of bodies whose closeness means nothing.
 
     Those that one joint connects, the parts of one hand, those close at rest, and those that are
     close nearly everywhere.
     """
     rule = robot.embodiment.safety.contact
-    pairs = _linked(model) | {
-        _ordered(*pair)
+    pairs = _find_adjacent_pairs(model) | {
+        _sort_pair(*pair)
         for hand in robot.hands
-        for pair in itertools.combinations(robot.below(hand.tool_link) & set(robot.geometry), 2)
+        for pair in itertools.combinations(
+            robot.descendants(hand.tool_link) & set(robot.geometry), 2
+        )
     }
     data, rng = mujoco.MjData(model), np.random.default_rng(SEED)
     model.geom_margin[:] = rule.self_m
-    for name, value in robot.embodiment.rest.items():
+    for name, value in robot.embodiment.home.items():
         if name in {model.joint(i).name for i in range(model.njnt)}:
             data.joint(name).qpos[0] = value
-    pairs |= _close(model, data)
+    pairs |= _find_close_pairs(model, data)
     counts: dict[tuple[str, str], int] = {}
-    for _ in range(SAMPLES):
+    for _ in range(SAMPLE_COUNT):
         data.qpos[:] = rng.uniform(model.jnt_range[:, 0], model.jnt_range[:, 1])
-        for pair in _close(model, data):
+        for pair in _find_close_pairs(model, data):
             counts[pair] = counts.get(pair, 0) + 1
-    return pairs | {pair for pair, count in counts.items() if count > MOSTLY * SAMPLES}
+    return pairs | {
+        pair for pair, count in counts.items() if count > ALWAYS_CLOSE_SHARE * SAMPLE_COUNT
+    }
 
 
-def _linked(model: mujoco.MjModel) -> set[tuple[str, str]]:
+def _find_adjacent_pairs(model: mujoco.MjModel) -> set[tuple[str, str]]:
     """Return the pairs of bodies with at most one joint between them."""
     pairs: set[tuple[str, str]] = set()
     solid = [i for i in range(1, model.nbody) if model.body_geomnum[i]]
@@ -215,31 +225,31 @@ def _linked(model: mujoco.MjModel) -> set[tuple[str, str]]:
             between += int(model.body_jntnum[high])
             high = int(model.body_parentid[high])
         if between <= 1:
-            pairs.add(_ordered(model.body(first).name, model.body(second).name))
+            pairs.add(_sort_pair(model.body(first).name, model.body(second).name))
     return pairs
 
 
-def _close(model: mujoco.MjModel, data: mujoco.MjData) -> set[tuple[str, str]]:
+def _find_close_pairs(model: mujoco.MjModel, data: mujoco.MjData) -> set[tuple[str, str]]:
     mujoco.mj_kinematics(model, data)
     mujoco.mj_collision(model, data)
     bodies = model.geom_bodyid[data.contact.geom]
     return {
-        _ordered(model.body(first).name, model.body(second).name)
+        _sort_pair(model.body(first).name, model.body(second).name)
         for first, second in bodies
         if first and second
     }
 
 
-def _ordered(first: str, second: str) -> tuple[str, str]:
+def _sort_pair(first: str, second: str) -> tuple[str, str]:
     return (first, second) if first < second else (second, first)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a robot's collision model")
-    parser.add_argument('robot', choices=robots.names())
+    parser.add_argument('robot', choices=robots.list_robots())
     robot = robots.load(parser.parse_args().robot)
-    path = Path(embodiment.ROBOTS) / robot.name / 'collision.xml'
-    path.write_text(document(robot), encoding='utf-8')
+    path = Path(embodiment.ROBOTS_DIR) / robot.name / 'collision.xml'
+    path.write_text(build_collision_xml(robot), encoding='utf-8')
     print(path)
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from wam_policy.core.motion.jtc_emulator import Follower
-from wam_policy.core.motion.lateness import late
-from wam_policy.core.motion.trajectory import Motion
-from wam_policy.core.robot.embodiment import Embodiment, Limits
-from wam_sim.physics.trajectory_spline import Curve
+from wam_policy.core.motion.jtc_emulator import TrajectoryFollower
+from wam_policy.core.motion.lateness import check_lateness
+from wam_policy.core.motion.trajectory import JointMotion
+from wam_policy.core.robot.embodiment import Embodiment, JointLimits
+from wam_sim.physics.trajectory_spline import TrajectorySpline
 
 
-class Controllers:
+class SimControllers:
     """Hold one follower per controller and give their set-points as one vector."""
 
     def __init__(self, robot: Embodiment, position: np.ndarray) -> None:
@@ -31,14 +31,16 @@ class Controllers:
             for controller in robot.controllers
         }
         self.followers = {
-            controller.name: Follower(controller.joints, position[self.columns[controller.name]])
+            controller.name: TrajectoryFollower(
+                controller.joints, position[self.columns[controller.name]]
+            )
             for controller in robot.controllers
         }
         self._jerk = {
             controller.name: robot.limits(controller.joints).jerk
             for controller in robot.controllers
         }
-        self._curves: dict[str, Curve] = {}
+        self._splines: dict[str, TrajectorySpline] = {}
         self.accepted = 0
         self.rejected = 0
 
@@ -46,7 +48,7 @@ class Controllers:
         """Hand a trajectory to `controller`; return why it was rejected, if it was."""
         running = self.followers[controller]
         candidate = copy(running)
-        reason = candidate.accept(message, now_ns) or late(
+        reason = candidate.accept(message, now_ns) or check_lateness(
             running, candidate, now_ns, self._jerk[controller]
         )
         if reason is None:
@@ -61,12 +63,12 @@ class Controllers:
         for name, follower in self.followers.items():
             follower.hold(position[self.columns[name]])
 
-    def sample(self, now_ns: int) -> Motion:
+    def sample(self, now_ns: int) -> JointMotion:
         """Return the set-point of every commanded joint at `now_ns`, [commanded] each."""
-        due = self.through(np.array([now_ns]))
-        return Motion(due.position[0], due.velocity[0], due.acceleration[0])
+        due = self.sample_many(np.array([now_ns]))
+        return JointMotion(due.position[0], due.velocity[0], due.acceleration[0])
 
-    def through(self, times_ns: np.ndarray) -> Motion:
+    def sample_many(self, times_ns: np.ndarray) -> JointMotion:
         """Return the set-points at instants that increase, [times commanded] each.
 
         Many at once cost a fraction of one after another, and they are the same but for the last
@@ -74,10 +76,12 @@ class Controllers:
         """
         due = np.empty((3, len(times_ns), len(self.names)))
         for name, follower in self.followers.items():
-            due[:, :, self.columns[name]] = self._moved(name, follower, times_ns)
-        return Motion(*due)
+            due[:, :, self.columns[name]] = self._advance_follower(name, follower, times_ns)
+        return JointMotion(*due)
 
-    def _moved(self, name: str, follower: Follower, times_ns: np.ndarray) -> np.ndarray:
+    def _advance_follower(
+        self, name: str, follower: TrajectoryFollower, times_ns: np.ndarray
+    ) -> np.ndarray:
         """Move a follower along; return position, velocity, acceleration, [3 times joints]."""
         points = follower.points
         if points is None or times_ns[0] - points.stamp_ns < points.time_ns[0]:
@@ -86,27 +90,27 @@ class Controllers:
             return np.array(
                 [(state.position, state.velocity, state.acceleration) for state in states]
             ).swapaxes(0, 1)
-        curve = self._curves.get(name)
+        curve = self._splines.get(name)
         if curve is None or curve.points is not points:
-            curve = self._curves[name] = Curve(points)
+            curve = self._splines[name] = TrajectorySpline(points)
         due = curve.at(times_ns - points.stamp_ns)
-        follower.state, follower.state_ns = Motion(*due[:, -1]), int(times_ns[-1])
+        follower.setpoint, follower.setpoint_ns = JointMotion(*due[:, -1]), int(times_ns[-1])
         return due
 
 
-class Executed:
+class ExecutedMotion:
     """Keep the worst of what was executed since the start, per commanded joint.
 
     Jerk is the change of the set-points' acceleration over one step: exact inside a cubic, its
     mean across a knot, and large where the acceleration itself jumps, as it should be.
     """
 
-    def __init__(self, limits: Limits, step_s: float, position: np.ndarray) -> None:
+    def __init__(self, limits: JointLimits, step_s: float, position: np.ndarray) -> None:
         self._limits, self._step_s = limits, step_s
-        self.recount()
-        self._before = Motion.at_rest(position)
+        self.reset_maxima()
+        self._last_setpoint = JointMotion.at_rest(position)
 
-    def recount(self) -> None:
+    def reset_maxima(self) -> None:
         """Forget the worst figures; what is executed goes on."""
         (
             self.velocity,
@@ -117,28 +121,30 @@ class Executed:
             self.tracking_error,
         ) = np.zeros((6, len(self._limits.names)))
 
-    def put(self, position: np.ndarray) -> None:
+    def set_position(self, position: np.ndarray) -> None:
         """Go on from `position` [commanded], where the robot was put: no controller moved it."""
-        self._before = Motion.at_rest(position)
+        self._last_setpoint = JointMotion.at_rest(position)
 
-    def record(self, setpoints: Motion, position: np.ndarray, velocity: np.ndarray) -> None:
+    def record(self, setpoints: JointMotion, position: np.ndarray, velocity: np.ndarray) -> None:
         """Take physics steps: set-points and measured joints, [steps commanded] each."""
-        before = self._before
-        _keep(self.velocity, setpoints.velocity)
-        _keep(self.acceleration, setpoints.acceleration)
-        _keep(self.measured_velocity, velocity)
-        _keep(self.tracking_error, setpoints.position - position)
-        _keep(self.step, np.diff(setpoints.position, axis=0, prepend=before.position[None]))
-        _keep(
+        before = self._last_setpoint
+        _update_maxima(self.velocity, setpoints.velocity)
+        _update_maxima(self.acceleration, setpoints.acceleration)
+        _update_maxima(self.measured_velocity, velocity)
+        _update_maxima(self.tracking_error, setpoints.position - position)
+        _update_maxima(
+            self.step, np.diff(setpoints.position, axis=0, prepend=before.position[None])
+        )
+        _update_maxima(
             self.jerk,
             np.diff(setpoints.acceleration, axis=0, prepend=before.acceleration[None])
             / self._step_s,
         )
-        self._before = Motion(
+        self._last_setpoint = JointMotion(
             setpoints.position[-1], setpoints.velocity[-1], setpoints.acceleration[-1]
         )
 
-    def ratios(self) -> dict[str, np.ndarray]:
+    def limit_ratios(self) -> dict[str, np.ndarray]:
         """Return velocity, acceleration, jerk and measured velocity against their limits."""
         limits = self._limits
         return {
@@ -149,5 +155,5 @@ class Executed:
         }
 
 
-def _keep(worst: np.ndarray, values: np.ndarray) -> None:
-    np.maximum(worst, np.abs(values).max(axis=0), out=worst)
+def _update_maxima(maxima: np.ndarray, values: np.ndarray) -> None:
+    np.maximum(maxima, np.abs(values).max(axis=0), out=maxima)

@@ -9,13 +9,20 @@ from collections.abc import Mapping
 import mujoco
 import numpy as np
 
-from wam_sim.physics.sim_robot import WORLD, CameraMount, JointFacts, Mount, Primitive, Robot
+from wam_sim.physics.sim_robot import (
+    WORLD,
+    CameraMount,
+    JointDescription,
+    Mount,
+    Primitive,
+    SimRobot,
+)
 
 TABLE_BIT, OBJECT_BIT, BODY_BIT = 1, 2, 4
-OUTSIDE_GROUP = 3  # drawn for onlookers, not for the robot's own cameras
+EXTERNAL_VIEW_GROUP = 3  # drawn for onlookers, not for the robot's own cameras
 HIDDEN_GROUP = 4  # never drawn
 HAND_BITS = (8, 16)  # each hand meets the table, objects and the other hand
-SHAPES = {
+GEOM_TYPES = {
     'capsule': mujoco.mjtGeom.mjGEOM_CAPSULE,
     'cylinder': mujoco.mjtGeom.mjGEOM_CYLINDER,
     'box': mujoco.mjtGeom.mjGEOM_BOX,
@@ -24,7 +31,7 @@ SHAPES = {
 }
 
 
-def add_robot(spec: mujoco.MjSpec, robot: Robot, held: Mapping[str, float]) -> None:
+def add_robot(spec: mujoco.MjSpec, robot: SimRobot, fixed_joints: Mapping[str, float]) -> None:
     """Add the robot to `spec`; joints in `held` are welded at their value (rad or m)."""
     for name, look in robot.materials.items():
         spec.add_material(
@@ -34,55 +41,58 @@ def add_robot(spec: mujoco.MjSpec, robot: Robot, held: Mapping[str, float]) -> N
             shininess=look['shininess'],
             reflectance=look['reflectance'],
         )
-    bits = _collision_bits(robot)
+    bits = _compute_collision_bits(robot)
     bodies = {WORLD: spec.worldbody} | {
-        mount.prefix + mount.root: _mounted(spec, mount) for mount in robot.mounts
+        mount.prefix + mount.root: _add_mount(spec, mount) for mount in robot.mounts
     }
     for joint in robot.joints:
-        bodies[joint.child] = _linked(bodies[joint.parent], joint, robot, held)
+        bodies[joint.child] = _add_link(bodies[joint.parent], joint, robot, fixed_joints)
     for link, primitives in robot.geometry.items():
         for primitive in primitives:
-            geom = _drawn(bodies[link], primitive, bits.get(link, (BODY_BIT, 0)))
-            geom.group = OUTSIDE_GROUP if link in robot.unseen else 0
+            geom = _add_geom(bodies[link], primitive, bits.get(link, (BODY_BIT, 0)))
+            geom.group = EXTERNAL_VIEW_GROUP if link in robot.hidden_links else 0
     for hand in robot.hands:
         bodies[hand.tool_link].add_site(
             name=f'{hand.side}_tool',
             pos=hand.tool_xyz,
             size=[0.005],
             group=HIDDEN_GROUP,
-            quat=_z_along(hand.tool_axis),
+            quat=_z_axis_to_quat(hand.tool_axis),
         )
-    for camera in (*robot.cameras, robot.portrait):
-        _hang(bodies[camera.link], camera)
-    _drive(spec, robot, held)
+    for camera in (*robot.cameras, robot.portrait_camera):
+        _add_camera(bodies[camera.link], camera)
+    _add_actuators(spec, robot, fixed_joints)
 
 
-def transform(rpy: tuple[float, ...]) -> np.ndarray:
+def rpy_to_quat(rpy: tuple[float, ...]) -> np.ndarray:
     """Return the quaternion wxyz of URDF roll, pitch, yaw about fixed axes."""
     quat = np.empty(4)
     mujoco.mju_euler2Quat(quat, np.array(rpy, dtype=np.float64), 'XYZ')
     return quat
 
 
-def _mounted(spec: mujoco.MjSpec, mount: Mount) -> mujoco.MjsBody:
+def _add_mount(spec: mujoco.MjSpec, mount: Mount) -> mujoco.MjsBody:
     return spec.worldbody.add_body(
-        name=mount.prefix + mount.root, pos=mount.xyz, quat=transform(mount.rpy)
+        name=mount.prefix + mount.root, pos=mount.xyz, quat=rpy_to_quat(mount.rpy)
     )
 
 
-def _linked(
-    parent: mujoco.MjsBody, joint: JointFacts, robot: Robot, held: Mapping[str, float]
+def _add_link(
+    parent: mujoco.MjsBody,
+    joint: JointDescription,
+    robot: SimRobot,
+    fixed_joints: Mapping[str, float],
 ) -> mujoco.MjsBody:
-    pos, quat = np.array(joint.xyz), transform(joint.rpy)
-    if joint.name in held:
-        pos, quat = _moved(pos, quat, joint, held[joint.name])
+    pos, quat = np.array(joint.xyz), rpy_to_quat(joint.rpy)
+    if joint.name in fixed_joints:
+        pos, quat = _offset_frame(pos, quat, joint, fixed_joints[joint.name])
     # gravcomp: both robots' drives compensate gravity, so the servo sees none of it
     body = parent.add_body(name=joint.child, pos=pos, quat=quat, gravcomp=1.0)
     if joint.mass:
         ixx, ixy, ixz, iyy, iyz, izz = joint.inertia
         body.mass, body.ipos, body.explicitinertial = joint.mass, joint.com, True
         body.fullinertia = [ixx, iyy, izz, ixy, ixz, iyz]
-    if joint.type == 'fixed' or joint.name in held:
+    if joint.type == 'fixed' or joint.name in fixed_joints:
         return body
     slides = joint.type == 'prismatic'
     made = body.add_joint(
@@ -97,8 +107,8 @@ def _linked(
     return body
 
 
-def _moved(
-    pos: np.ndarray, quat: np.ndarray, joint: JointFacts, value: float
+def _offset_frame(
+    pos: np.ndarray, quat: np.ndarray, joint: JointDescription, value: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the child frame of `joint` at `value` in the parent link."""
     if joint.type == 'prismatic':
@@ -111,21 +121,21 @@ def _moved(
     return pos, turned
 
 
-def _collision_bits(robot: Robot) -> dict[str, tuple[int, int]]:
+def _compute_collision_bits(robot: SimRobot) -> dict[str, tuple[int, int]]:
     """Return (contype, conaffinity) of every link of a hand's arm."""
     bits = {}
     for hand, own, other in zip(robot.hands, HAND_BITS, reversed(HAND_BITS), strict=True):
         meets = TABLE_BIT | OBJECT_BIT | other
-        bits |= dict.fromkeys(robot.below(hand.arm_base), (own, meets))
+        bits |= dict.fromkeys(robot.descendants(hand.arm_base), (own, meets))
     return bits
 
 
-def _drawn(body: mujoco.MjsBody, primitive: Primitive, bits: tuple[int, int]) -> mujoco.MjsGeom:
+def _add_geom(body: mujoco.MjsBody, primitive: Primitive, bits: tuple[int, int]) -> mujoco.MjsGeom:
     geom = body.add_geom(
-        type=SHAPES[primitive.shape],
+        type=GEOM_TYPES[primitive.shape],
         material=primitive.material,
         mass=0.0,
-        quat=transform(primitive.rpy),
+        quat=rpy_to_quat(primitive.rpy),
     )
     if primitive.end:
         geom.fromto = [*primitive.start, *primitive.end]
@@ -139,30 +149,32 @@ def _drawn(body: mujoco.MjsBody, primitive: Primitive, bits: tuple[int, int]) ->
     return geom
 
 
-def _hang(body: mujoco.MjsBody, camera: CameraMount) -> None:
+def _add_camera(body: mujoco.MjsBody, camera: CameraMount) -> None:
     """Add a camera; MuJoCo looks along its own -z with +y up."""
-    back = np.array(camera.start) - np.array(camera.at)
+    back = np.array(camera.position) - np.array(camera.look_at)
     back /= np.linalg.norm(back)
     right = np.cross(camera.up, back)
     right /= np.linalg.norm(right)
     rotation = np.column_stack([right, np.cross(back, right), back])
     quat = np.empty(4)
     mujoco.mju_mat2Quat(quat, rotation.ravel())
-    body.add_camera(name=camera.key, pos=camera.start, quat=quat, fovy=camera.fovy_deg)
+    body.add_camera(name=camera.key, pos=camera.position, quat=quat, fovy=camera.fovy_deg)
 
 
-def _z_along(axis: tuple[float, ...]) -> np.ndarray:
+def _z_axis_to_quat(axis: tuple[float, ...]) -> np.ndarray:
     quat = np.empty(4)
     mujoco.mju_quatZ2Vec(quat, np.array(axis))
     return quat
 
 
-def _drive(spec: mujoco.MjSpec, robot: Robot, held: Mapping[str, float]) -> None:
+def _add_actuators(
+    spec: mujoco.MjSpec, robot: SimRobot, fixed_joints: Mapping[str, float]
+) -> None:
     """Give every servo joint its actuator and tie passive finger links to the driven ones."""
     effort = {joint.name: joint.hw_effort for joint in robot.embodiment.joints}
     effort |= {joint: hand.effort for hand in robot.hands for joint in hand.fingers}
     for name, servo in robot.servos.items():
-        if name in held:
+        if name in fixed_joints:
             continue
         spec.add_actuator(
             name=name,
@@ -174,7 +186,7 @@ def _drive(spec: mujoco.MjSpec, robot: Robot, held: Mapping[str, float]) -> None
             forcelimited=True,
             forcerange=[-effort[name], effort[name]],
         )
-    for joint, (leader, ratio) in robot.couplings.items():
+    for joint, (leader, ratio) in robot.mimic_joints.items():
         spec.add_equality(
             type=mujoco.mjtEq.mjEQ_JOINT,
             name1=joint,

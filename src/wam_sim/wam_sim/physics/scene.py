@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from wam_sim.physics.mjcf_model import HIDDEN_GROUP, OBJECT_BIT, OUTSIDE_GROUP, TABLE_BIT
-from wam_sim.physics.sim_robot import Robot
+from wam_sim.physics.mjcf_model import EXTERNAL_VIEW_GROUP, HIDDEN_GROUP, OBJECT_BIT, TABLE_BIT
+from wam_sim.physics.sim_robot import SimRobot
 
 PALETTE = {
     'red': (0.86, 0.09, 0.09),
@@ -26,20 +26,20 @@ PAD_RADIUS_M, PAD_HALF_M = 0.06, 0.001
 MARK_RADIUS_M = 0.06  # shown around a cube, gone again: for memory
 YAW_RAD = 0.35  # open fingers, across y, fit around every cube
 SPACING_M = 0.11  # between centres: fingers fit between two cubes
-TRIES = 100_000
+MAX_PLACEMENT_TRIES = 100_000
 CUBES = ('cube_0', 'cube_1', 'cube_2')
 CAN, PAD, MARK = 'can', 'pad', 'mark'
 OBJECTS = (*CUBES, CAN)  # slots that move freely
-AWAY = (0.0, 0.0, -1.0)  # m, under the floor
+HIDDEN_POSITION = (0.0, 0.0, -1.0)  # m, under the floor
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class SceneObject:
     """Place one object on the table."""
 
     slot: str
     kind: str  # cube, can or pad
-    colour: str
+    color: str
     x_m: float
     y_m: float
     yaw_rad: float
@@ -50,24 +50,24 @@ class Scene:
     """Hold what one seed puts on the table."""
 
     seed: int
-    items: tuple[Item, ...]
+    objects: tuple[SceneObject, ...]
     middle_x_m: float  # of the workspace: beyond is far
 
     @property
-    def cubes(self) -> tuple[Item, ...]:
-        return tuple(item for item in self.items if item.kind == 'cube')
+    def cubes(self) -> tuple[SceneObject, ...]:
+        return tuple(item for item in self.objects if item.kind == 'cube')
 
-    def item(self, slot: str) -> Item:
-        return next(item for item in self.items if item.slot == slot)
+    def find_object(self, slot: str) -> SceneObject:
+        return next(item for item in self.objects if item.slot == slot)
 
 
-def sampled(robot: Robot, seed: int) -> Scene:
+def sample_scene(robot: SimRobot, seed: int) -> Scene:
     """Return the scene of `seed`: three cubes, a can and a pad, apart and inside the workspace."""
     rng = np.random.default_rng(seed)
     x_low, x_high, y_low, y_high = robot.workspace
     low, high = np.array([x_low, y_low]), np.array([x_high, y_high])
     colours = rng.permutation(list(PALETTE))
-    for _ in range(TRIES):
+    for _ in range(MAX_PLACEMENT_TRIES):
         places = rng.uniform(low, high, size=(len(OBJECTS) + 1, 2))
         gaps = np.linalg.norm(places[:, None] - places[None], axis=2)
         if gaps[np.triu_indices(len(places), 1)].min() >= SPACING_M:
@@ -82,7 +82,7 @@ def sampled(robot: Robot, seed: int) -> Scene:
     return Scene(
         seed,
         tuple(
-            Item(
+            SceneObject(
                 slot,
                 kind,
                 'grey' if kind == 'pad' else str(colour),
@@ -98,13 +98,13 @@ def sampled(robot: Robot, seed: int) -> Scene:
     )
 
 
-def add_scene(spec: mujoco.MjSpec, robot: Robot, *, fine: bool) -> None:
+def add_scene(spec: mujoco.MjSpec, robot: SimRobot, *, high_quality: bool) -> None:
     """Add floor, lights, table and the object slots to `spec`; `fine` for onlookers."""
-    _lights(spec)
-    _floor(spec, fine)
-    _table(spec, robot)
+    _add_lights(spec)
+    _add_floor(spec, high_quality)
+    _add_table(spec, robot)
     for slot in OBJECTS:
-        body = spec.worldbody.add_body(name=slot, pos=AWAY)
+        body = spec.worldbody.add_body(name=slot, pos=HIDDEN_POSITION)
         body.add_freejoint(name=slot)
         is_can = slot == CAN
         body.add_geom(
@@ -126,7 +126,7 @@ def add_scene(spec: mujoco.MjSpec, robot: Robot, *, fine: bool) -> None:
         size=[PAD_RADIUS_M, PAD_HALF_M, 0.0],
         rgba=[0.3, 0.32, 0.36, 1.0],
     )
-    mark = spec.worldbody.add_body(name=MARK, mocap=True, pos=AWAY)
+    mark = spec.worldbody.add_body(name=MARK, mocap=True, pos=HIDDEN_POSITION)
     spec.add_material(name=MARK, rgba=[1.0, 1.0, 1.0, 1.0], emission=1.0)
     mark.add_geom(
         name=MARK,
@@ -138,10 +138,12 @@ def add_scene(spec: mujoco.MjSpec, robot: Robot, *, fine: bool) -> None:
     )
 
 
-def place(model: mujoco.MjModel, data: mujoco.MjData, robot: Robot, scene: Scene) -> None:
+def place_objects(
+    model: mujoco.MjModel, data: mujoco.MjData, robot: SimRobot, scene: Scene
+) -> None:
     """Put every object where `scene` wants it, at rest, in its colour."""
     top = robot.table.height_m
-    for item in scene.items:
+    for item in scene.objects:
         if item.kind == 'pad':
             data.mocap_pos[model.body(PAD).mocapid[0]] = [item.x_m, item.y_m, top + PAD_HALF_M]
             continue
@@ -157,17 +159,21 @@ def place(model: mujoco.MjModel, data: mujoco.MjData, robot: Robot, scene: Scene
             np.sin(item.yaw_rad / 2),
         ]
         joint.qvel[:] = 0.0
-        model.geom(item.slot).rgba[:3] = PALETTE[item.colour]
+        model.geom(item.slot).rgba[:3] = PALETTE[item.color]
 
 
-def mark(model: mujoco.MjModel, data: mujoco.MjData, robot: Robot, item: Item | None) -> None:
+def set_mark(
+    model: mujoco.MjModel, data: mujoco.MjData, robot: SimRobot, item: SceneObject | None
+) -> None:
     """Lay the mark around `item`, or take it away."""
     data.mocap_pos[model.body(MARK).mocapid[0]] = (
-        AWAY if item is None else [item.x_m, item.y_m, robot.table.height_m + PAD_HALF_M]
+        HIDDEN_POSITION
+        if item is None
+        else [item.x_m, item.y_m, robot.table.height_m + PAD_HALF_M]
     )
 
 
-def _lights(spec: mujoco.MjSpec) -> None:
+def _add_lights(spec: mujoco.MjSpec) -> None:
     head = spec.visual.headlight
     head.ambient, head.diffuse, head.specular = [0.4] * 3, [0.14] * 3, [0.0] * 3
     for pos, strength, shadow in (([0.9, -0.9, 3.2], 0.42, True), ([1.4, 1.8, 2.6], 0.2, False)):
@@ -180,7 +186,7 @@ def _lights(spec: mujoco.MjSpec) -> None:
         light.diffuse, light.specular, light.ambient = [strength] * 3, [0.2] * 3, [0.0] * 3
 
 
-def _floor(spec: mujoco.MjSpec, fine: bool) -> None:
+def _add_floor(spec: mujoco.MjSpec, high_quality: bool) -> None:
     """Add the floor: tiles for onlookers, for the robot's cameras the top of a flat box.
 
     Software rendering spends half of a small picture on a plane and next to nothing on the box.
@@ -196,7 +202,7 @@ def _floor(spec: mujoco.MjSpec, fine: bool) -> None:
     )
     spec.visual.rgba.haze = [0.86, 0.89, 0.92, 1.0]
     floor = spec.add_material(name='floor', rgba=[0.76, 0.775, 0.79, 1.0], specular=0.1)
-    if fine:
+    if high_quality:
         spec.add_texture(
             name='tiles',
             type=mujoco.mjtTexture.mjTEXTURE_2D,
@@ -226,11 +232,11 @@ def _floor(spec: mujoco.MjSpec, fine: bool) -> None:
         material='floor',
         contype=TABLE_BIT,
         conaffinity=OBJECT_BIT,
-        group=0 if fine else HIDDEN_GROUP,
+        group=0 if high_quality else HIDDEN_GROUP,
     )
 
 
-def _table(spec: mujoco.MjSpec, robot: Robot) -> None:
+def _add_table(spec: mujoco.MjSpec, robot: SimRobot) -> None:
     table = robot.table
     (x, y), (half_x, half_y), thick = table.centre, table.half, 0.02
     spec.add_material(name='table', rgba=[0.87, 0.78, 0.66, 1.0], specular=0.15, shininess=0.3)
@@ -255,5 +261,5 @@ def _table(spec: mujoco.MjSpec, robot: Robot) -> None:
                 fromto=[*leg, 0.0, *leg, table.height_m - 2 * thick],
                 contype=0,
                 conaffinity=0,
-                group=OUTSIDE_GROUP,
+                group=EXTERNAL_VIEW_GROUP,
             )

@@ -15,7 +15,7 @@ from typing import Any
 
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.robot.strict_yaml import Table
+from wam_policy.core.robot.strict_yaml import StrictMapping
 
 ROBOTS = Path(__file__).resolve().parents[1] / 'robots'
 WORLD = 'world'
@@ -24,7 +24,7 @@ Vector = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class JointFacts:
+class JointDescription:
     """State one joint and its child link as published; frames in the URDF convention."""
 
     name: str
@@ -92,8 +92,8 @@ class CameraMount:
 
     key: str
     link: str
-    start: Vector
-    at: Vector
+    position: Vector
+    look_at: Vector
     up: Vector
     fovy_deg: float
 
@@ -108,33 +108,33 @@ class TableTop:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Robot:
+class SimRobot:
     """Hold everything the simulator knows of one robot."""
 
     name: str
     embodiment: Embodiment
-    joints: tuple[JointFacts, ...]  # prefixed, parents before children
+    joints: tuple[JointDescription, ...]  # prefixed, parents before children
     mounts: tuple[Mount, ...]
     materials: Mapping[str, Mapping[str, Any]]
     geometry: Mapping[str, tuple[Primitive, ...]]  # link -> shapes
-    unseen: frozenset[str]  # links that the robot's cameras never see
+    hidden_links: frozenset[str]  # links that the robot's cameras never see
     servos: Mapping[str, Servo]  # joint ->
-    couplings: Mapping[str, tuple[str, float]]  # joint -> (joint it follows, ratio)
+    mimic_joints: Mapping[str, tuple[str, float]]  # joint -> (joint it follows, ratio)
     hands: tuple[Hand, ...]
     cameras: tuple[CameraMount, ...]  # in the order of the embodiment
-    portrait: CameraMount  # for screenshots and the viewer
+    portrait_camera: CameraMount  # for screenshots and the viewer
     table: TableTop
     workspace: Vector  # m: x low, x high, y low, y high
-    mirror: Vector  # signs from the left arm's posture to the right's
-    elbow_above_m: float  # how far the rest posture may rise over the shoulder
+    mirror_signs: Vector  # signs from the left arm's posture to the right's
+    max_elbow_rise_m: float  # how far the rest posture may rise over the shoulder
 
-    def joint(self, name: str) -> JointFacts:
+    def joint(self, name: str) -> JointDescription:
         return next(joint for joint in self.joints if joint.name == name)
 
     def hand(self, side: str) -> Hand:
         return next(hand for hand in self.hands if hand.side == side)
 
-    def below(self, link: str) -> frozenset[str]:
+    def descendants(self, link: str) -> frozenset[str]:
         """Return `link` and every link that hangs on it."""
         links = {link}
         for joint in self.joints:  # parents come first
@@ -143,76 +143,85 @@ class Robot:
         return frozenset(links)
 
 
-def names(folder: Path = ROBOTS) -> tuple[str, ...]:
+def list_robots(folder: Path = ROBOTS) -> tuple[str, ...]:
     """Return the robots there are."""
     return tuple(sorted(path.parent.name for path in folder.glob('*/robot.yaml')))
 
 
-def load(name: str, folder: Path = ROBOTS) -> Robot:
+def load(name: str, folder: Path = ROBOTS) -> SimRobot:
     """Read one robot; ValueError names the file, the key and the fix."""
-    known = names(folder)
+    known = list_robots(folder)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {near[0]}?' if near else ''
         raise ValueError(f'no simulated robot {name!r}; known: {", ".join(known)}{hint}')
-    document = Table.load(folder / name / 'robot.yaml')
-    robot = _robot(document, embodiment.load(name), folder / name / 'kinematics.json')
-    document.done()
+    document = StrictMapping.load(folder / name / 'robot.yaml')
+    robot = _build_robot(
+        document, embodiment.load_embodiment(name), folder / name / 'kinematics.json'
+    )
+    document.reject_unknown_keys()
     return robot
 
 
-def _robot(document: Table, body: Embodiment, facts: Path) -> Robot:
-    mounts = document.tables(
+def _build_robot(document: StrictMapping, body: Embodiment, facts: Path) -> SimRobot:
+    mounts = document.read_mappings(
         'mounts',
         lambda name, table: Mount(
-            table.take('prefix'),
-            table.text('root'),
-            table.numbers('xyz', 3),
-            table.numbers('rpy', 3),
+            table.read('prefix'),
+            table.read_str('root'),
+            table.read_floats('xyz', 3),
+            table.read_floats('rpy', 3),
         ),
     )
     published = json.loads(facts.read_text(encoding='utf-8'))['joints']
-    published += document.take('derived_joints')
-    joints = tuple(joint for mount in mounts for joint in _placed(published, mount))
+    published += document.read('derived_joints')
+    joints = tuple(joint for mount in mounts for joint in _build_joints(published, mount))
     links = (
         WORLD,
         *(mount.prefix + mount.root for mount in mounts),
         *(joint.child for joint in joints),
     )
     moving = [joint.name for joint in joints if joint.type != 'fixed']
-    hands = document.tables('hands', lambda side, table: _hand(side, table, body, moving))
-    cameras = {mount.key: mount for mount in document.tables('cameras', _camera)}
-    _known(document.spot('cameras'), cameras, [camera.key for camera in body.cameras])
-    top = document.table('table')
-    robot = Robot(
+    hands = document.read_mappings(
+        'hands', lambda side, table: _parse_hand(side, table, body, moving)
+    )
+    cameras = {mount.key: mount for mount in document.read_mappings('cameras', _parse_camera)}
+    _check_names(document.key_path('cameras'), cameras, [camera.key for camera in body.cameras])
+    top = document.read_mapping('table')
+    robot = SimRobot(
         name=body.name,
         embodiment=body,
         joints=joints,
         mounts=mounts,
-        materials=document.frozen('materials'),
-        geometry=_geometry(document.table('geometry'), links),
-        unseen=frozenset(document.texts('unseen', empty=True)),
-        servos=_servos(document.table('servos'), moving),
-        couplings={
-            joint: (row[0], float(row[1])) for joint, row in document.frozen('couplings').items()
+        materials=document.read_frozen('materials'),
+        geometry=_parse_geometry(document.read_mapping('geometry'), links),
+        hidden_links=frozenset(document.read_strs('unseen', allow_empty=True)),
+        servos=_parse_servos(document.read_mapping('servos'), moving),
+        mimic_joints={
+            joint: (row[0], float(row[1]))
+            for joint, row in document.read_frozen('couplings').items()
         },
         hands=hands,
         cameras=tuple(cameras[camera.key] for camera in body.cameras),
-        portrait=_camera('portrait', document.table('portrait')),
-        table=TableTop(top.numbers('centre', 2), top.numbers('half', 2), top.number('height_m')),
-        workspace=document.numbers('workspace', 4),
-        mirror=_mirror(document, body),
-        elbow_above_m=document.number('elbow_above_m'),
+        portrait_camera=_parse_camera('portrait', document.read_mapping('portrait')),
+        table=TableTop(
+            top.read_floats('centre', 2), top.read_floats('half', 2), top.read_float('height_m')
+        ),
+        workspace=document.read_floats('workspace', 4),
+        mirror_signs=_parse_mirror_signs(document, body),
+        max_elbow_rise_m=document.read_float('elbow_above_m'),
     )
-    top.done()
-    _known(document.spot('couplings'), robot.couplings, moving)
-    _known(document.spot('unseen'), robot.unseen, links)
+    top.reject_unknown_keys()
+    _check_names(document.key_path('couplings'), robot.mimic_joints, moving)
+    _check_names(document.key_path('unseen'), robot.hidden_links, links)
     for primitives in robot.geometry.values():
-        _known(document.spot('materials'), [p.material for p in primitives], robot.materials)
+        _check_names(
+            document.key_path('materials'), [p.material for p in primitives], robot.materials
+        )
     return robot
 
 
-def _placed(published: list[dict[str, Any]], mount: Mount) -> list[JointFacts]:
+def _build_joints(published: list[dict[str, Any]], mount: Mount) -> list[JointDescription]:
     """Return the joints of one mounted copy, parents before children."""
     ready, waiting, placed = {mount.root}, list(published), []
     while waiting:
@@ -225,7 +234,7 @@ def _placed(published: list[dict[str, Any]], mount: Mount) -> list[JointFacts]:
         waiting.remove(row)
         ready.add(row['child'])
         placed.append(
-            JointFacts(
+            JointDescription(
                 name=mount.prefix + row['name'],
                 type=row['type'],
                 parent=mount.prefix + row['parent'],
@@ -242,89 +251,92 @@ def _placed(published: list[dict[str, Any]], mount: Mount) -> list[JointFacts]:
     return placed
 
 
-def _hand(side: str, table: Table, body: Embodiment, moving: list[str]) -> Hand:
+def _parse_hand(side: str, table: StrictMapping, body: Embodiment, moving: list[str]) -> Hand:
     fingers = {
         joint: tuple(float(value) for value in ends)
-        for joint, ends in table.frozen('fingers').items()
+        for joint, ends in table.read_frozen('fingers').items()
     }
-    _known(table.spot('fingers'), fingers, moving)
-    gripper = table.text('gripper')
-    _known(table.spot('gripper'), [gripper], [entry.name for entry in body.grippers])
+    _check_names(table.key_path('fingers'), fingers, moving)
+    gripper = table.read_str('gripper')
+    _check_names(table.key_path('gripper'), [gripper], [entry.name for entry in body.grippers])
     return Hand(
         side,
         gripper,
-        table.text('arm_base'),
-        table.text('tool_link'),
-        table.numbers('tool_xyz', 3),
-        table.numbers('tool_axis', 3),
+        table.read_str('arm_base'),
+        table.read_str('tool_link'),
+        table.read_floats('tool_xyz', 3),
+        table.read_floats('tool_axis', 3),
         fingers,
-        table.number('effort', above=0.0),
+        table.read_float('effort', above=0.0),
     )
 
 
-def _mirror(document: Table, body: Embodiment) -> Vector:
-    return document.numbers('mirror', len(body.controllers[0].joints))
+def _parse_mirror_signs(document: StrictMapping, body: Embodiment) -> Vector:
+    return document.read_floats('mirror', len(body.controllers[0].joints))
 
 
-def _camera(key: str, table: Table) -> CameraMount:
+def _parse_camera(key: str, table: StrictMapping) -> CameraMount:
     return CameraMount(
         key,
-        table.text('link'),
-        table.numbers('from', 3),
-        table.numbers('at', 3),
-        table.numbers('up', 3),
-        table.number('fovy_deg', above=0.0),
+        table.read_str('link'),
+        table.read_floats('from', 3),
+        table.read_floats('at', 3),
+        table.read_floats('up', 3),
+        table.read_float('fovy_deg', above=0.0),
     )
 
 
-def _servos(table: Table, moving: list[str]) -> dict[str, Servo]:
+def _parse_servos(table: StrictMapping, moving: list[str]) -> dict[str, Servo]:
     servos: dict[str, Servo] = {}
     for pattern in table:
-        kp, kv, armature = table.numbers(pattern, 3)
+        kp, kv, armature = table.read_floats(pattern, 3)
         servos |= {
             name: Servo(kp, kv, armature)
-            for name in _matching(table.spot(pattern), pattern, moving)
+            for name in _match_names(table.key_path(pattern), pattern, moving)
         }
     return servos
 
 
-def _geometry(table: Table, links: tuple[str, ...]) -> dict[str, tuple[Primitive, ...]]:
+def _parse_geometry(
+    table: StrictMapping, links: tuple[str, ...]
+) -> dict[str, tuple[Primitive, ...]]:
     geometry: dict[str, tuple[Primitive, ...]] = {}
     for pattern in table:
-        spot = table.spot(pattern)
+        spot = table.key_path(pattern)
         shapes = tuple(
-            _primitive(Table(row, f'{spot}[{i}]')) for i, row in enumerate(table.take(pattern))
+            _parse_primitive(StrictMapping(row, f'{spot}[{i}]'))
+            for i, row in enumerate(table.read(pattern))
         )
-        for link in _matching(spot, pattern, links):
+        for link in _match_names(spot, pattern, links):
             geometry[link] = geometry.get(link, ()) + shapes
     return geometry
 
 
-def _primitive(row: Table) -> Primitive:
+def _parse_primitive(row: StrictMapping) -> Primitive:
     keys = set(row)
-    size = row.take('size')
+    size = row.read('size')
     size = tuple(float(value) for value in (size if isinstance(size, list) else [size]))
     primitive = Primitive(
-        shape=row.text('shape'),
+        shape=row.read_str('shape'),
         size=size,
-        start=row.numbers('at', 3),
-        end=row.numbers('to', 3) if 'to' in keys else (),
-        rpy=row.numbers('rpy', 3) if 'rpy' in keys else (0.0, 0.0, 0.0),
-        material=row.text('material'),
-        collide='collide' in keys and bool(row.take('collide')),
+        start=row.read_floats('at', 3),
+        end=row.read_floats('to', 3) if 'to' in keys else (),
+        rpy=row.read_floats('rpy', 3) if 'rpy' in keys else (0.0, 0.0, 0.0),
+        material=row.read_str('material'),
+        collide='collide' in keys and bool(row.read('collide')),
     )
-    row.done()
+    row.reject_unknown_keys()
     return primitive
 
 
-def _matching(spot: str, pattern: str, names_: Any) -> list[str]:
+def _match_names(path: str, pattern: str, names_: Any) -> list[str]:
     found = fnmatch.filter(names_, pattern)
     if not found:
-        raise ValueError(f'{spot}: matches no name; known: {", ".join(names_)}')
+        raise ValueError(f'{path}: matches no name; known: {", ".join(names_)}')
     return found
 
 
-def _known(spot: str, given: Any, known: Any) -> None:
+def _check_names(path: str, given: Any, known: Any) -> None:
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise ValueError(f'{spot}: unknown {", ".join(unknown)}; known: {", ".join(known)}')
+        raise ValueError(f'{path}: unknown {", ".join(unknown)}; known: {", ".join(known)}')

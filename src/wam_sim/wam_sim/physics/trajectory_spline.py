@@ -7,14 +7,14 @@ once, when they were accepted.
 
 import numpy as np
 
-from wam_policy.core.motion.jtc_emulator import Points
+from wam_policy.core.motion.jtc_emulator import TrajectoryPoints
 from wam_policy.core.motion.trajectory import NS_PER_S
 
 
-class Curve:
+class TrajectorySpline:
     """Interpolate points: quintic with accelerations, cubic with velocities, else straight."""
 
-    def __init__(self, points: Points) -> None:
+    def __init__(self, points: TrajectoryPoints) -> None:
         self.points = points
         given = [
             field
@@ -32,36 +32,36 @@ class Curve:
         )
         self._powers = np.arange(2 * len(given))
         powers = self._powers[:, None, None]
-        position = np.tensordot(HERMITE[len(given)], ends, 1) / length_s**powers
+        position = np.tensordot(HERMITE_MATRICES[len(given)], ends, 1) / length_s**powers
         velocity, acceleration = np.zeros((2, *position.shape))
         velocity[:-1] = position[1:] * powers[1:]
         acceleration[:-1] = velocity[1:] * powers[1:]
         rest = np.zeros((len(powers), 1, 3 * len(points.names)))
         rest[0, 0, : len(points.names)] = points.position[-1]
         pieces = np.concatenate([position, velocity, acceleration], axis=2)
-        self._weights = np.concatenate([pieces, rest], axis=1).swapaxes(0, 1)
+        self._coefficients = np.concatenate([pieces, rest], axis=1).swapaxes(0, 1)
 
-    def at(self, passed_ns: np.ndarray) -> np.ndarray:
+    def at(self, elapsed_ns: np.ndarray) -> np.ndarray:
         """Return position, velocity and acceleration, [3 times joints].
 
         Times [times] count from the stamp, and none is before the first point.
         """
-        piece = np.searchsorted(self.points.time_ns, passed_ns, side='right') - 1
-        t = (passed_ns - self.points.time_ns[piece])[:, None] / NS_PER_S
-        found = np.einsum('tp,tpj->tj', t**self._powers, self._weights[piece])
-        return found.reshape(len(passed_ns), 3, -1).swapaxes(0, 1)
+        piece = np.searchsorted(self.points.time_ns, elapsed_ns, side='right') - 1
+        t = (elapsed_ns - self.points.time_ns[piece])[:, None] / NS_PER_S
+        found = np.einsum('tp,tpj->tj', t**self._powers, self._coefficients[piece])
+        return found.reshape(len(elapsed_ns), 3, -1).swapaxes(0, 1)
 
 
-def _hermite(given: int) -> np.ndarray:
+def _compute_hermite_matrix(derivative_count: int) -> np.ndarray:
     """Return what turns `given` derivatives at 0 and at 1 into a polynomial's coefficients."""
-    power = np.arange(2 * given)
+    power = np.arange(2 * derivative_count)
     rows = [
         np.prod([power - i for i in range(order)], axis=0)
         * float(at) ** np.maximum(power - order, 0)
         for at in (0, 1)
-        for order in range(given)
+        for order in range(derivative_count)
     ]
     return np.linalg.inv(np.stack(rows))
 
 
-HERMITE = {given: _hermite(given) for given in (1, 2, 3)}
+HERMITE_MATRICES = {given: _compute_hermite_matrix(given) for given in (1, 2, 3)}

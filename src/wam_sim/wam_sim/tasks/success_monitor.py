@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from wam_sim.physics.scene import CUBES, PAD
-from wam_sim.tasks.task_families import FAMILIES, SIDES, State, Task
+from wam_sim.tasks.task_families import FAMILIES, SIDES, SceneState, Task
 
-HELD_NS = 100_000_000  # a hand that rushes past a cube has not touched it
+MIN_HOLD_NS = 100_000_000  # a hand that rushes past a cube has not touched it
 
 
-def checked(task: Task) -> Task:
+def validate_goal(task: Task) -> Task:
     """Return `task` if it can be watched; ValueError says what is wrong with it."""
     if task.family not in FAMILIES:
         raise ValueError(f'goal: no family {task.family!r}; known: {", ".join(FAMILIES)}')
@@ -21,25 +21,25 @@ def checked(task: Task) -> Task:
     return task
 
 
-class Goals:
+class SuccessMonitor:
     """Watch tasks from one start; `look` as often as the physics allow."""
 
-    def __init__(self, tasks: Sequence[Task], start: State) -> None:
+    def __init__(self, tasks: Sequence[Task], start: SceneState) -> None:
         self.tasks = tuple(tasks)
         self._start = start
-        self._since_ns: list[int | None] = [None] * len(self.tasks)
+        self._holds_since_ns: list[int | None] = [None] * len(self.tasks)
         self.reached_ns: list[int | None] = [None] * len(self.tasks)  # began to hold for good
 
-    def look(self, now: State, now_ns: int) -> bool:
+    def update(self, now: SceneState, now_ns: int) -> bool:
         """Take note of what holds now; tell whether a goal has just been reached."""
         before = self.reached_ns.count(None)
         for i, task in enumerate(self.tasks):
             if self.reached_ns[i] is not None:
                 continue
-            if not task.done(now, self._start):
-                self._since_ns[i] = None
-            elif self._since_ns[i] is None:
-                self._since_ns[i] = now_ns
-            elif now_ns - self._since_ns[i] >= HELD_NS:
-                self.reached_ns[i] = self._since_ns[i]
+            if not task.is_done(now, self._start):
+                self._holds_since_ns[i] = None
+            elif self._holds_since_ns[i] is None:
+                self._holds_since_ns[i] = now_ns
+            elif now_ns - self._holds_since_ns[i] >= MIN_HOLD_NS:
+                self.reached_ns[i] = self._holds_since_ns[i]
         return self.reached_ns.count(None) < before

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wam_sim.physics.scene import CUBE_HALF_M, PAD, PAD_RADIUS_M, Item, Scene
+from wam_sim.physics.scene import CUBE_HALF_M, PAD, PAD_RADIUS_M, Scene, SceneObject
 
 TOUCH_M = 0.02  # tool point to the cube's surface
 PUSH_M = 0.06
@@ -20,14 +20,14 @@ ON_TABLE_M = 0.01  # change of height of what still lies flat
 STACK_OFF_M = 0.02  # sideways, centre to centre
 # A mark comes after the first picture of a memory and is gone by the end of its second block
 MARK_FROM_S = (0.25, 0.45)  # after the task was heard
-BLOCK_S = 0.8  # of the model's memory; hands wait for its border
+MODEL_BLOCK_S = 0.8  # of the model's memory; hands wait for its border
 MARK_S = (0.5, 1.1)  # shortest and longest time a cube stays marked
 MIDDLE_M = 0.02  # a cube this near the middle belongs to no hand
 PUSH_ROOM_M = 0.16  # to the next object's centre on the side it goes to
 PUSH_END_M = 0.21  # from the middle: still seen, still reached
 
 SIDES = ('left', 'right')
-TEXTS: Mapping[str, tuple[str, ...]] = {
+INSTRUCTION_TEMPLATES: Mapping[str, tuple[str, ...]] = {
     'touch': (
         'touch the {colour} cube with the {side} hand',
         'put the {side} hand on the {colour} cube',
@@ -63,23 +63,23 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
         'place the {colour} cube on the {other} cube',
     ),
 }
-FAMILIES = tuple(TEXTS)
+FAMILIES = tuple(INSTRUCTION_TEMPLATES)
 LEARNED_FAMILIES = ('touch', 'push', 'lift', 'recall')
 ANY, LEARNED = 'any', 'learned'  # draw one of all families, of those that are taught
 GROUPS = {ANY: FAMILIES, LEARNED: LEARNED_FAMILIES}
 
 #  family -> (colour, side) never shown in training; every word of them is
-HELD_OUT: Mapping[str, frozenset[tuple[str, str]]] = {
+HELD_OUT_PAIRS: Mapping[str, frozenset[tuple[str, str]]] = {
     'touch': frozenset({('purple', 'left'), ('orange', 'right')}),
     'push': frozenset({('red', 'left'), ('blue', 'right')}),
 }
-HELD_OUT_LIFT = 'yellow'  # where it lies far and left
-ALL, TRAINED, UNTRAINED = 'all', 'trained', 'held_out'
-COMBINATIONS = (ALL, TRAINED, UNTRAINED)
+HELD_OUT_LIFT_COLOR = 'yellow'  # where it lies far and left
+ALL_SPLIT, TRAIN_SPLIT, HELD_OUT_SPLIT = 'all', 'trained', 'held_out'
+TASK_SPLITS = (ALL_SPLIT, TRAIN_SPLIT, HELD_OUT_SPLIT)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class State:
+class SceneState:
     """Hold where things are, m in the world frame."""
 
     objects: Mapping[str, np.ndarray]  # slot -> centre [3]
@@ -100,16 +100,16 @@ class Task:
     mark_from_s: float = 0.0  # when that begins
 
     @property
-    def marked_until_s(self) -> float:
+    def mark_end_s(self) -> float:
         """Return when the mark is gone, s after the task was heard; 0 without one."""
         return self.mark_from_s + self.mark_s
 
     @property
-    def begins_s(self) -> float:
+    def hands_start_s(self) -> float:
         """Return when a hand may go, s after the task was heard: marks gone, a block ended."""
-        return float(np.ceil(self.marked_until_s / BLOCK_S) * BLOCK_S)
+        return float(np.ceil(self.mark_end_s / MODEL_BLOCK_S) * MODEL_BLOCK_S)
 
-    def done(self, now: State, start: State) -> bool:
+    def is_done(self, now: SceneState, start: SceneState) -> bool:
         """Tell whether the goal holds now; `start` is the state at the beginning."""
         centre, first = now.objects[self.slot], start.objects[self.slot]
         flat = abs(centre[2] - first[2]) < ON_TABLE_M
@@ -127,13 +127,13 @@ class Task:
         return bool(beside < STACK_OFF_M and abs(above) < ON_TABLE_M)
 
 
-def distance_to_cube(state: State, slot: str, point: np.ndarray) -> float:
+def distance_to_cube(state: SceneState, slot: str, point: np.ndarray) -> float:
     """Return how far `point` is from the surface of a cube, m; 0 inside."""
     local = state.rotations[slot].T @ (point - state.objects[slot])
     return float(np.linalg.norm(np.maximum(np.abs(local) - CUBE_HALF_M, 0.0)))
 
 
-def sampled(family: str, scene: Scene, seed: int, combinations: str = ALL) -> Task:
+def sample_task(family: str, scene: Scene, seed: int, task_split: str = ALL_SPLIT) -> Task:
     """Return the task of `seed`; a group of families ('any', 'learned') draws one.
 
     ValueError lists the families, or says that the scene offers no such combination.
@@ -142,44 +142,48 @@ def sampled(family: str, scene: Scene, seed: int, combinations: str = ALL) -> Ta
         raise ValueError(f'no task {family!r}; known: {", ".join((*GROUPS, *FAMILIES))}')
     rng = np.random.default_rng([seed, 1])  # not the stream that placed the objects
     if family in GROUPS:
-        found = offered(GROUPS[family], scene, combinations)
+        found = find_available_families(GROUPS[family], scene, task_split)
         if not found:
-            raise ValueError(
-                f'scene {scene.seed} offers nothing {combinations}; take another seed'
-            )
+            raise ValueError(f'scene {scene.seed} offers nothing {task_split}; take another seed')
         family = str(rng.choice(found))
-    return _drawn(family, scene, _choices(family, scene, combinations), rng)
+    return _make_task(family, scene, _find_choices(family, scene, task_split), rng)
 
 
-def swapped(task: Task, scene: Scene, rng: np.random.Generator, combinations: str = ALL) -> Task:
+def sample_other_task(
+    task: Task, scene: Scene, rng: np.random.Generator, task_split: str = ALL_SPLIT
+) -> Task:
     """Return a task of the same family about another cube of the same scene."""
     choices = [
         (cube, side)
-        for cube, side in _choices(task.family, scene, combinations)
+        for cube, side in _find_choices(task.family, scene, task_split)
         if cube.slot != task.slot
     ]
-    return _drawn(task.family, scene, choices, rng)
+    return _make_task(task.family, scene, choices, rng)
 
 
-def offered(families: tuple[str, ...], scene: Scene, combinations: str = ALL) -> list[str]:
+def find_available_families(
+    families: tuple[str, ...], scene: Scene, task_split: str = ALL_SPLIT
+) -> list[str]:
     """Return which of `families` the scene can ask for with such combinations of words."""
-    return [family for family in families if _choices(family, scene, combinations)]
+    return [family for family in families if _find_choices(family, scene, task_split)]
 
 
-def asks(task: str, scene: Scene, combinations: str = ALL) -> bool:
+def is_available(task: str, scene: Scene, task_split: str = ALL_SPLIT) -> bool:
     """Tell whether a family or a group has anything to ask for in the scene."""
-    return bool(offered(GROUPS.get(task, (task,)), scene, combinations))
+    return bool(find_available_families(GROUPS.get(task, (task,)), scene, task_split))
 
 
-def held_out(family: str, scene: Scene, cube: Item, side: str) -> bool:
+def is_held_out(family: str, scene: Scene, cube: SceneObject, side: str) -> bool:
     """Tell whether the combination of words and place is kept out of training."""
     if family == 'lift':
-        return bool(cube.colour == HELD_OUT_LIFT and cube.y_m > 0 and cube.x_m > scene.middle_x_m)
-    return (cube.colour, side) in HELD_OUT.get(family, ())
+        return bool(
+            cube.color == HELD_OUT_LIFT_COLOR and cube.y_m > 0 and cube.x_m > scene.middle_x_m
+        )
+    return (cube.color, side) in HELD_OUT_PAIRS.get(family, ())
 
 
-def _drawn(
-    family: str, scene: Scene, choices: list[tuple[Item, str]], rng: np.random.Generator
+def _make_task(
+    family: str, scene: Scene, choices: list[tuple[SceneObject, str]], rng: np.random.Generator
 ) -> Task:
     if not choices:
         raise ValueError(f'scene {scene.seed} offers no such {family}; take another seed')
@@ -189,15 +193,15 @@ def _drawn(
         onto = PAD
     elif family == 'stack':
         onto = str(rng.choice([other.slot for other in scene.cubes if other != cube]))
-    text = str(rng.choice(TEXTS[family]))
+    text = str(rng.choice(INSTRUCTION_TEMPLATES[family]))
     marked = family == 'recall'
     mark_s, mark_from_s = (
         round(float(rng.uniform(*span)), 3) if marked else 0.0 for span in (MARK_S, MARK_FROM_S)
     )
-    other = scene.item(onto).colour if onto else ''
+    other = scene.find_object(onto).color if onto else ''
     return Task(
         family,
-        text.format(colour=cube.colour, side=side, other=other),
+        text.format(colour=cube.color, side=side, other=other),
         cube.slot,
         side,
         onto,
@@ -206,15 +210,15 @@ def _drawn(
     )
 
 
-def _choices(family: str, scene: Scene, combinations: str) -> list[tuple[Item, str]]:
+def _find_choices(family: str, scene: Scene, task_split: str) -> list[tuple[SceneObject, str]]:
     """Return every cube with every side that the family can ask for."""
-    if combinations not in COMBINATIONS:
-        raise ValueError(f'no combinations {combinations!r}; known: {", ".join(COMBINATIONS)}')
+    if task_split not in TASK_SPLITS:
+        raise ValueError(f'no combinations {task_split!r}; known: {", ".join(TASK_SPLITS)}')
     cubes = scene.cubes
     if family in ('push', 'lift'):  # one hand must be the nearer one
         cubes = tuple(cube for cube in cubes if abs(cube.y_m) >= MIDDLE_M)
     sides = {
-        cube.slot: _open_sides(scene, cube)
+        cube.slot: _find_free_sides(scene, cube)
         if family == 'push'
         else SIDES
         if family in ('touch', 'recall')
@@ -222,17 +226,17 @@ def _choices(family: str, scene: Scene, combinations: str) -> list[tuple[Item, s
         for cube in cubes
     }
     found = [(cube, side) for cube in cubes for side in sides[cube.slot]]
-    if combinations == ALL:
+    if task_split == ALL_SPLIT:
         return found
-    wanted = combinations == UNTRAINED
-    return [pair for pair in found if held_out(family, scene, *pair) == wanted]
+    wanted = task_split == HELD_OUT_SPLIT
+    return [pair for pair in found if is_held_out(family, scene, *pair) == wanted]
 
 
-def _open_sides(scene: Scene, cube: Item) -> tuple[str, ...]:
+def _find_free_sides(scene: Scene, cube: SceneObject) -> tuple[str, ...]:
     """Return the sides a cube can be pushed to, or at least the one with more room."""
     near = [
         item.y_m - cube.y_m
-        for item in scene.items
+        for item in scene.objects
         if item.slot not in (cube.slot, PAD) and abs(item.x_m - cube.x_m) < 4 * CUBE_HALF_M
     ]
     gaps = {

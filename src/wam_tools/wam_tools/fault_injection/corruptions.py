@@ -17,97 +17,101 @@ from sensor_msgs.msg import Image, JointState
 from wam_msgs.msg import ActionChunk
 from wam_policy.nodes import message_conversion
 
-Trick = Callable[[bytes], Sequence[bytes]]
-STAMP = struct.Struct('<iI')
-ENCAPSULATION = 4  # bytes of header in front of a message
-STAMP_AT = ENCAPSULATION
-SEED = 1
+Corruption = Callable[[bytes], Sequence[bytes]]
+STAMP_STRUCT = struct.Struct('<iI')
+ENCAPSULATION_BYTES = 4  # bytes of header in front of a message
+STAMP_OFFSET = ENCAPSULATION_BYTES
+RANDOM_SEED = 1
 
 
-def passed(raw: bytes) -> Sequence[bytes]:
+def pass_through(raw: bytes) -> Sequence[bytes]:
     return (raw,)
 
 
-def lost(share: float, seed: int = SEED) -> Trick:
+def make_random_loss(share: float, seed: int = RANDOM_SEED) -> Corruption:
     """Lose a share of the messages, always the same ones."""
     dice = random.Random(seed)  # noqa: S311 - no secret
     return lambda raw: () if dice.random() < share else (raw,)
 
 
-def frozen(*, stamped: bool) -> Trick:
+def make_freeze(*, keep_new_stamps: bool) -> Corruption:
     """Repeat the first message; `stamped`: with the stamps of those it stands for."""
     kept: list[bytes] = []
 
-    def trick(raw: bytes) -> Sequence[bytes]:
+    def corrupt(raw: bytes) -> Sequence[bytes]:
         if not kept:
             kept.append(raw)
-        return (with_stamp(kept[0], stamp_ns(raw)) if stamped else kept[0],)
+        return (replace_stamp(kept[0], read_stamp_ns(raw)) if keep_new_stamps else kept[0],)
 
-    return trick
+    return corrupt
 
 
-def slowed(every: int) -> Trick:
+def make_decimation(factor: int) -> Corruption:
     """Hand on one message of `every`."""
     seen = [0]
 
-    def trick(raw: bytes) -> Sequence[bytes]:
+    def corrupt(raw: bytes) -> Sequence[bytes]:
         seen[0] += 1
-        return (raw,) if seen[0] % every == 0 else ()
+        return (raw,) if seen[0] % factor == 0 else ()
 
-    return trick
+    return corrupt
 
 
-def shifted(by_s: float) -> Trick:
+def make_stamp_shift(offset_s: float) -> Corruption:
     """Set every stamp off."""
-    return lambda raw: (with_stamp(raw, stamp_ns(raw) + round(by_s * 1e9)),)
+    return lambda raw: (replace_stamp(raw, read_stamp_ns(raw) + round(offset_s * 1e9)),)
 
 
-def garbage(raw: bytes) -> Sequence[bytes]:
+def randomize_bytes(raw: bytes) -> Sequence[bytes]:
     """Return as many bytes that mean nothing, behind the header without which DDS reads none."""
-    noise = random.Random(SEED).randbytes(len(raw) - ENCAPSULATION)  # noqa: S311 - no secret
-    return (raw[:ENCAPSULATION] + noise,)
+    noise = random.Random(RANDOM_SEED).randbytes(len(raw) - ENCAPSULATION_BYTES)  # noqa: S311 - no secret
+    return (raw[:ENCAPSULATION_BYTES] + noise,)
 
 
-def stamp_ns(raw: bytes) -> int:
-    sec, nanosec = STAMP.unpack_from(raw, STAMP_AT)
+def read_stamp_ns(raw: bytes) -> int:
+    sec, nanosec = STAMP_STRUCT.unpack_from(raw, STAMP_OFFSET)
     return sec * message_conversion.NS_PER_S + nanosec
 
 
-def with_stamp(raw: bytes, ns: int) -> bytes:
+def replace_stamp(raw: bytes, ns: int) -> bytes:
     sec, nanosec = divmod(ns, message_conversion.NS_PER_S)
-    return raw[:STAMP_AT] + STAMP.pack(sec, nanosec) + raw[STAMP_AT + STAMP.size :]
+    return (
+        raw[:STAMP_OFFSET]
+        + STAMP_STRUCT.pack(sec, nanosec)
+        + raw[STAMP_OFFSET + STAMP_STRUCT.size :]
+    )
 
 
-def changed(kind: type, change: Callable[[Any], None]) -> Trick:
+def make_message_edit(message_type: type, edit: Callable[[Any], None]) -> Corruption:
     """Return a trick that changes the message itself."""
 
-    def trick(raw: bytes) -> Sequence[bytes]:
-        msg = deserialize_message(raw, kind)
-        change(msg)
+    def corrupt(raw: bytes) -> Sequence[bytes]:
+        msg = deserialize_message(raw, message_type)
+        edit(msg)
         return (serialize_message(msg),)
 
-    return trick
+    return corrupt
 
 
 # --- pictures -------------------------------------------------------------------------------
 
 
-def resized(msg: Image) -> None:
+def halve_image(msg: Image) -> None:
     """Halve the picture: it is whole, and not of the size it was."""
     pixels = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.width, -1)[::2, ::2]
-    small = message_conversion.image(
-        pixels, message_conversion.ns(msg.header.stamp), msg.header.frame_id
+    small = message_conversion.image_to_msg(
+        pixels, message_conversion.to_ns(msg.header.stamp), msg.header.frame_id
     )
     msg.height, msg.width, msg.step = small.height, small.width, small.step
     msg.data = small.data
 
 
-def recoded(msg: Image) -> None:
+def set_wrong_encoding(msg: Image) -> None:
     """Call the picture what it is not."""
     msg.encoding = 'mono16'
 
 
-def cut(msg: Image) -> None:
+def truncate_image_data(msg: Image) -> None:
     """Leave out the last rows, and say that they are there."""
     msg.data = msg.data[: len(msg.data) // 2]
 
@@ -115,83 +119,83 @@ def cut(msg: Image) -> None:
 # --- joint states ---------------------------------------------------------------------------
 
 
-def not_a_number(msg: JointState) -> None:
+def set_nan_position(msg: JointState) -> None:
     msg.position[1] = float('nan')
 
 
-def renamed(msg: JointState) -> None:
+def rename_joints(msg: JointState) -> None:
     msg.name = [f'other_{name}' for name in msg.name]
 
 
-def reordered(msg: JointState) -> None:
+def reverse_joints(msg: JointState) -> None:
     msg.name = list(msg.name)[::-1]
     msg.position, msg.velocity = msg.position[::-1], msg.velocity[::-1]
 
 
-def incomplete(msg: JointState) -> None:
+def drop_joints(msg: JointState) -> None:
     msg.name, msg.position, msg.velocity = list(msg.name)[2:], msg.position[2:], msg.velocity[2:]
 
 
 # --- chunks ---------------------------------------------------------------------------------
 
 
-def poisoned(msg: ActionChunk) -> None:
+def set_nan_target(msg: ActionChunk) -> None:
     msg.positions[17] = float('nan')
 
 
-def shortened(msg: ActionChunk) -> None:
+def increment_horizon(msg: ActionChunk) -> None:
     """Announce more rows than there are."""
     msg.horizon += 1
 
 
-def misnamed(msg: ActionChunk) -> None:
+def rename_chunk_joint(msg: ActionChunk) -> None:
     msg.joint_names[3] = 'elbow'
 
 
-def disordered() -> Trick:
+def make_pair_swap() -> Corruption:
     """Swap every two messages."""
     waiting: list[bytes] = []
 
-    def trick(raw: bytes) -> Sequence[bytes]:
+    def corrupt(raw: bytes) -> Sequence[bytes]:
         if not waiting:
             waiting.append(raw)
             return ()
         return raw, waiting.pop()
 
-    return trick
+    return corrupt
 
 
-def of_session(session: str, seen_ns: int) -> Trick:
+def make_old_session_echo(session: str, seen_ns: int) -> Corruption:
     """Follow each message with one that another session made of what it saw at `seen_ns`."""
 
-    def trick(raw: bytes) -> Sequence[bytes]:
+    def corrupt(raw: bytes) -> Sequence[bytes]:
         msg = deserialize_message(raw, ActionChunk)
-        msg.session, msg.header.stamp = session, message_conversion.time(seen_ns)
+        msg.session, msg.header.stamp = session, message_conversion.time_to_msg(seen_ns)
         return raw, serialize_message(msg)
 
-    return trick
+    return corrupt
 
 
 # name -> what makes a fresh trick; arguments come from the command
-TRICKS: dict[str, Callable[..., Trick]] = {
-    'pass': lambda: passed,
-    'lose': lost,
-    'freeze': partial(frozen, stamped=False),
-    'stick': partial(frozen, stamped=True),
-    'slow': slowed,
-    'shift': shifted,
-    'garbage': lambda: garbage,
-    'resize': lambda: changed(Image, resized),
-    'recode': lambda: changed(Image, recoded),
-    'cut': lambda: changed(Image, cut),
-    'nan': lambda: changed(JointState, not_a_number),
-    'rename': lambda: changed(JointState, renamed),
-    'reorder': lambda: changed(JointState, reordered),
-    'omit': lambda: changed(JointState, incomplete),
+CORRUPTIONS: dict[str, Callable[..., Corruption]] = {
+    'pass': lambda: pass_through,
+    'lose': make_random_loss,
+    'freeze': partial(make_freeze, keep_new_stamps=False),
+    'stick': partial(make_freeze, keep_new_stamps=True),
+    'slow': make_decimation,
+    'shift': make_stamp_shift,
+    'garbage': lambda: randomize_bytes,
+    'resize': lambda: make_message_edit(Image, halve_image),
+    'recode': lambda: make_message_edit(Image, set_wrong_encoding),
+    'cut': lambda: make_message_edit(Image, truncate_image_data),
+    'nan': lambda: make_message_edit(JointState, set_nan_position),
+    'rename': lambda: make_message_edit(JointState, rename_joints),
+    'reorder': lambda: make_message_edit(JointState, reverse_joints),
+    'omit': lambda: make_message_edit(JointState, drop_joints),
     'duplicate': lambda: lambda raw: (raw, raw),
-    'poison': lambda: changed(ActionChunk, poisoned),
-    'shorten': lambda: changed(ActionChunk, shortened),
-    'misname': lambda: changed(ActionChunk, misnamed),
-    'disorder': disordered,
-    'session': of_session,
+    'poison': lambda: make_message_edit(ActionChunk, set_nan_target),
+    'shorten': lambda: make_message_edit(ActionChunk, increment_horizon),
+    'misname': lambda: make_message_edit(ActionChunk, rename_chunk_joint),
+    'disorder': make_pair_swap,
+    'session': make_old_session_echo,
 }

@@ -8,78 +8,84 @@ from std_srvs.srv import SetBool, Trigger
 
 from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_tools.fault_injection.stack_client import Needs, Stack
-from wam_tools.fault_injection.stack_observer import NoStack, Said, Watch, until
+from wam_tools.fault_injection.stack_client import StackFeature, StackProcesses
+from wam_tools.fault_injection.stack_observer import LogEntry, StackClient, StackError, poll_until
 
-WORDS = 'wave to the lab'
-LATCHED, DRIVING = ('ESTOPPED', 'PROTECTIVE_STOP'), ('FIRST_MOVE', 'TRACKING')
-SAVING_S = 20.0
+INSTRUCTION = 'wave to the lab'
+LATCHED_STATES, MOVING_STATES = ('ESTOPPED', 'PROTECTIVE_STOP'), ('FIRST_MOVE', 'TRACKING')
+RECORDER_TIMEOUT_S = 20.0
 
 
 @dataclass(slots=True)
-class Bench:
+class FaultTestBench:
     """Hold a running stack, its watch, and what faults must remember between their two halves."""
 
     robot: Embodiment
-    stack: Stack
-    watch: Watch
-    words: str = WORDS
-    saved: list[Path] = field(default_factory=list)  # episodes that must stay whole
-    undo: dict[str, Callable[[], None]] = field(default_factory=dict)
-    released: list[str] = field(default_factory=list)  # why stops were latched
-    leavings: list[str] = field(default_factory=list)  # what did not end in order
+    stack: StackProcesses
+    client: StackClient
+    instruction: str = INSTRUCTION
+    saved_episodes: list[Path] = field(default_factory=list)  # episodes that must stay whole
+    undo_actions: dict[str, Callable[[], None]] = field(default_factory=dict)
+    released_stops: list[str] = field(default_factory=list)  # why stops were latched
+    unclean_exits: list[str] = field(default_factory=list)  # what did not end in order
 
-    def found(self, pattern: str, since_s: float) -> Said | None:
+    def find_log_entry(self, pattern: str, since_s: float) -> LogEntry | None:
         """Return the first statement since then that matches; logs count."""
-        self.stack.read_logs()
-        return self.watch.found(pattern, since_s)
+        self.stack.collect_log_errors()
+        return self.client.find_log_entry(pattern, since_s)
 
-    def driving(self) -> bool:
+    def ensure_moving(self) -> bool:
         """Tell whether the policy is followed; do what an operator would towards that.
 
         Words are said again where they were lost, and a latched stop is released.
         """
-        watch = self.watch
-        heard = watch.policy.instruction == self.words
-        if heard and watch.policy.state_name == 'RUNNING' and watch.motion.state_name in DRIVING:
-            return watch.moving()
+        watch = self.client
+        heard = watch.policy.instruction == self.instruction
+        if (
+            heard
+            and watch.policy.state_name == 'RUNNING'
+            and watch.motion.state_name in MOVING_STATES
+        ):
+            return watch.is_moving()
         if not heard and watch.policy.state_name != 'STARTING':
-            watch.say(self.words)
-        if watch.motion.state_name in LATCHED:
+            watch.publish_instruction(self.instruction)
+        if watch.motion.state_name in LATCHED_STATES:
             reason = watch.motion.reason
-            answer = watch.call(Trigger, 'reset', 2.0)
+            answer = watch.call_service(Trigger, 'reset', 2.0)
             if answer is not None and answer.success:
-                self.released.append(reason)
+                self.released_stops.append(reason)
         if watch.motion.state_name == 'DISABLED':
-            watch.call(SetBool, 'enable', 2.0, data=True)
+            watch.call_service(SetBool, 'enable', 2.0, data=True)
         return False
 
     def start_episode(self) -> str:
         """Start an episode and return its name; NoStack with the reason if it cannot be."""
-        answer = self.watch.call(StartEpisode, 'recorder/start', SAVING_S)
+        answer = self.client.call_service(StartEpisode, 'recorder/start', RECORDER_TIMEOUT_S)
         if answer is None or not answer.success:
-            raise NoStack(f'no episode: {answer.message if answer else "recorder is silent"}')
+            raise StackError(f'no episode: {answer.message if answer else "recorder is silent"}')
         return answer.episode
 
     def save_episode(self) -> None:
         """Stop the episode and remember that it is saved; NoStack with the reason if it is not."""
-        answer = self.watch.call(StopEpisode, 'recorder/stop', SAVING_S, keep=True)
+        answer = self.client.call_service(
+            StopEpisode, 'recorder/stop', RECORDER_TIMEOUT_S, keep=True
+        )
         if answer is None or not answer.success:
-            raise NoStack(f'not saved: {answer.message if answer else "recorder is silent"}')
-        self.saved.append(self.stack.episodes / answer.episode)
+            raise StackError(f'not saved: {answer.message if answer else "recorder is silent"}')
+        self.saved_episodes.append(self.stack.episodes_dir / answer.episode)
 
-    def wait(self, pattern: str, since_s: float, timeout_s: float) -> Said:
+    def wait_for_log_entry(self, pattern: str, since_s: float, timeout_s: float) -> LogEntry:
         """Wait until something is said; NoStack if nobody says it."""
-        said = until(lambda: self.found(pattern, since_s), timeout_s)
+        said = poll_until(lambda: self.find_log_entry(pattern, since_s), timeout_s)
         if said is None:
-            raise NoStack(f'nobody says {pattern!r}')
+            raise StackError(f'nobody says {pattern!r}')
         return said
 
 
-Act = Callable[[Bench], None]
+FaultAction = Callable[[FaultTestBench], None]
 
 
-def nothing(_: Bench) -> None:
+def do_nothing(_: FaultTestBench) -> None:
     """Do nothing: the fault goes away by itself."""
 
 
@@ -93,15 +99,15 @@ class Fault:
     """
 
     name: str  # family/what
-    touches: tuple[str, ...]  # parts of the stack; faults of a pair share none
-    inject: Act
-    remove: Act
+    components: tuple[str, ...]  # parts of the stack; faults of a pair share none
+    inject: FaultAction
+    remove: FaultAction
     detect: str | None
     rests: bool | None
     within_s: float = 6.0  # for detection, and for rest
-    lasts_s: float = 0.3  # longer than it takes to be detected and rested
-    check: Callable[[Bench], str] = lambda _: ''  # a complaint, while it lasts
-    prepare: Act = nothing  # what takes time and is no fault yet
+    duration_s: float = 0.3  # longer than it takes to be detected and rested
+    check: Callable[[FaultTestBench], str] = lambda _: ''  # a complaint, while it lasts
+    prepare: FaultAction = do_nothing  # what takes time and is no fault yet
     latches: bool = False  # a person has to release the stop
-    needs: Needs = Needs.NOTHING  # of the stack it is injected into
+    required_feature: StackFeature = StackFeature.NOTHING  # of the stack it is injected into
     note: str = ''  # what to know about the row

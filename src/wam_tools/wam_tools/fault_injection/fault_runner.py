@@ -10,8 +10,8 @@ from subprocess import CalledProcessError
 import psutil
 
 from wam_policy.recording import bag_folder
-from wam_tools.fault_injection.fault import Bench, Fault
-from wam_tools.fault_injection.stack_observer import NoStack, until
+from wam_tools.fault_injection.fault import Fault, FaultTestBench
+from wam_tools.fault_injection.stack_observer import StackError, poll_until
 
 READY_S, RECOVERY_S = 60.0, 60.0
 STATUS_S = 3.0  # the simulator tells its figures every half second
@@ -19,7 +19,7 @@ DISTURBED = r'^motion: (?!FIRST_MOVE|TRACKING)'
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FaultResult:
     """Hold what one fault did; times are counted from its injection or its removal."""
 
     fault: str
@@ -33,40 +33,40 @@ class Row:
     note: str
 
 
-def run(fault: Fault, bench: Bench) -> Row:
+def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
     """Live through one fault; a stack that cannot even be made ready raises NoStack."""
-    if not until(bench.driving, READY_S):
-        raise NoStack(f'not driving before {fault.name}: {condition(bench)}')
+    if not poll_until(bench.ensure_moving, READY_S):
+        raise StackError(f'not driving before {fault.name}: {describe_state(bench)}')
     wrong: list[str] = []
-    with noted(wrong):
+    with collect_errors(wrong):
         fault.prepare(bench)
-    bench.watch.recount()
-    before, begun_s = len(bench.released), time.monotonic()
-    with noted(wrong):
+    bench.client.reset_metrics()
+    before, begun_s = len(bench.released_stops), time.monotonic()
+    with collect_errors(wrong):
         fault.inject(bench)
-    detected_s = _detected(fault, bench, begun_s, wrong)
-    rested_s = _rested(fault, bench, begun_s, wrong)
-    with noted(wrong):
+    detected_s = _wait_detection(fault, bench, begun_s, wrong)
+    rested_s = _wait_rest(fault, bench, begun_s, wrong)
+    with collect_errors(wrong):
         wrong += filter(None, [fault.check(bench)])
     removed_s = time.monotonic()
-    with noted(wrong):
+    with collect_errors(wrong):
         fault.remove(bench)
-    recovered = bool(until(bench.driving, RECOVERY_S))
+    recovered = bool(poll_until(bench.ensure_moving, RECOVERY_S))
     recovery_s = time.monotonic() - removed_s
     if not recovered:
-        wrong.append(f'did not recover: {condition(bench)}')
-    return _judged(
+        wrong.append(f'did not recover: {describe_state(bench)}')
+    return _complete_result(
         fault,
         bench,
         wrong,
-        bench.released[before:],
-        Row(
+        bench.released_stops[before:],
+        FaultResult(
             fault.name,
             False,
-            _ms(detected_s, begun_s),
+            _elapsed_ms(detected_s, begun_s),
             0.0,
             0,
-            _ms(rested_s, begun_s),
+            _elapsed_ms(rested_s, begun_s),
             recovered,
             round(1e3 * recovery_s, 1) if recovered else None,
             fault.note,
@@ -74,8 +74,8 @@ def run(fault: Fault, bench: Bench) -> Row:
     )
 
 
-def condition(bench: Bench) -> str:
-    watch = bench.watch
+def describe_state(bench: FaultTestBench) -> str:
+    watch = bench.client
     return (
         f'policy {watch.policy.state_name}: {watch.policy.reason}; motion '
         f'{watch.motion.state_name}: {watch.motion.reason}'
@@ -83,79 +83,93 @@ def condition(bench: Bench) -> str:
 
 
 @contextmanager
-def noted(wrong: list[str]) -> Iterator[None]:
+def collect_errors(problems: list[str]) -> Iterator[None]:
     """Turn a stack that does not answer into a note of the row."""
     try:
         yield
-    except (NoStack, OSError, ValueError, CalledProcessError, psutil.Error) as error:
-        wrong.append(str(error))
+    except (StackError, OSError, ValueError, CalledProcessError, psutil.Error) as error:
+        problems.append(str(error))
 
 
-def _detected(fault: Fault, bench: Bench, begun_s: float, wrong: list[str]) -> float | None:
+def _wait_detection(
+    fault: Fault, bench: FaultTestBench, start_s: float, problems: list[str]
+) -> float | None:
     if fault.detect is None:
         return None
     pattern: str = fault.detect
-    said = until(lambda: bench.found(pattern, begun_s), fault.within_s)
+    said = poll_until(lambda: bench.find_log_entry(pattern, start_s), fault.within_s)
     if said is None:
-        wrong.append(f'nobody said {fault.detect!r}; {condition(bench)}')
+        problems.append(f'nobody said {fault.detect!r}; {describe_state(bench)}')
         return None
     return said.at_s
 
 
-def _rested(fault: Fault, bench: Bench, begun_s: float, wrong: list[str]) -> float | None:
+def _wait_rest(
+    fault: Fault, bench: FaultTestBench, start_s: float, problems: list[str]
+) -> float | None:
     """Let the fault last, and return when the joints came to rest, if they should."""
     rested_s = None
     if fault.rests:
-        rested_s = until(lambda: bench.watch.resting_since(begun_s), fault.within_s)
+        rested_s = poll_until(lambda: bench.client.find_rest_start_s(start_s), fault.within_s)
         if rested_s is None:
-            wrong.append(f'the joints did not come to rest; {condition(bench)}')
-    time.sleep(fault.lasts_s if fault.rests is not False else max(fault.lasts_s, 1.0))
-    if fault.rests and rested_s and bench.watch.moving():
-        wrong.append('the joints moved again while it lasted')
+            problems.append(f'the joints did not come to rest; {describe_state(bench)}')
+    time.sleep(fault.duration_s if fault.rests is not False else max(fault.duration_s, 1.0))
+    if fault.rests and rested_s and bench.client.is_moving():
+        problems.append('the joints moved again while it lasted')
     if fault.rests is False:
-        disturbed = bench.found(DISTURBED, begun_s)
-        if disturbed is not None or not bench.watch.moving():
-            wrong.append(f'motion was disturbed: {disturbed.text if disturbed else "it rests"}')
+        disturbed = bench.find_log_entry(DISTURBED, start_s)
+        if disturbed is not None or not bench.client.is_moving():
+            problems.append(f'motion was disturbed: {disturbed.text if disturbed else "it rests"}')
     return rested_s
 
 
-def _judged(fault: Fault, bench: Bench, wrong: list[str], released: list[str], row: Row) -> Row:
+def _complete_result(
+    fault: Fault,
+    bench: FaultTestBench,
+    problems: list[str],
+    released_stops: list[str],
+    result: FaultResult,
+) -> FaultResult:
     """Complete a row with what was executed, what is left of the processes and of the episodes."""
-    figures = bench.watch.figures
-    seen = figures.statuses
-    until(lambda: figures.statuses >= seen + 2, STATUS_S)
-    if figures.over:
+    figures = bench.client.metrics
+    seen = figures.status_count
+    poll_until(lambda: figures.status_count >= seen + 2, STATUS_S)
+    if figures.limit_violations:
         most = ', '.join(
-            f'{what} x{figures.ratios[what]:.3g}'
-            for what in sorted({what for _, what in figures.over})
+            f'{what} x{figures.max_ratios[what]:.3g}'
+            for what in sorted({what for _, what in figures.limit_violations})
         )
-        wrong.append(
+        problems.append(
             f'beyond limits ({most}): '
-            + ', '.join(f'{joint} {what}' for joint, what in sorted(figures.over))
+            + ', '.join(f'{joint} {what}' for joint, what in sorted(figures.limit_violations))
         )
-    if released and not fault.latches:
-        wrong.append(f'a latched stop had to be released: {"; ".join(released)}')
-    wrong += bench.stack.strays()
-    wrong += [f'episode {path.name} is lost: {why}' for path in bench.saved if (why := lost(path))]
+    if released_stops and not fault.latches:
+        problems.append(f'a latched stop had to be released: {"; ".join(released_stops)}')
+    problems += bench.stack.find_process_errors()
+    problems += [
+        f'episode {path.name} is lost: {why}'
+        for path in bench.saved_episodes
+        if (why := find_episode_error(path))
+    ]
     return replace(
-        row,
-        ok=not wrong,
-        max_step_rad=round(figures.step_rad, 6),
-        limit_violations=len(figures.over),
-        note='; '.join([*filter(None, [row.note]), *wrong]),
+        result,
+        ok=not problems,
+        max_step_rad=round(figures.max_step_rad, 6),
+        limit_violations=len(figures.limit_violations),
+        note='; '.join([*filter(None, [result.note]), *problems]),
     )
 
 
-def lost(path: Path) -> str:
+def find_episode_error(path: Path) -> str:
     """Return why a saved episode is none; empty: it is one."""
     try:
-        found = bag_folder.contents(bag_folder.file_of(path))
+        found = bag_folder.read_contents(bag_folder.find_mcap_file(path))
     except (OSError, ValueError) as error:
         return str(error)
-    if not (path / bag_folder.METADATA).exists():
+    if not (path / bag_folder.METADATA_FILE).exists():
         return 'it is not described'
-    return '' if found.messages else 'it is empty'
+    return '' if found.message_count else 'it is empty'
 
 
-def _ms(at_s: float | None, begun_s: float) -> float | None:
-    return None if at_s is None else round(1e3 * (at_s - begun_s), 1)
+def _elapsed_ms(at_s: float | None, start_s: float) -> float | None:
+    return None if at_s is None else round(1e3 * (at_s - start_s), 1)

@@ -3,23 +3,25 @@
 import threading
 import unicodedata
 
-from wam_tools.fault_injection.fault import WORDS, Bench, Fault, nothing
+from wam_tools.fault_injection.fault import INSTRUCTION, Fault, FaultTestBench, do_nothing
 
 FLOOD_HZ, FLOOD_S = 1000.0, 1.5
-MEGABYTE = 'a' * 1_000_000
-HOSTILE = '\x1b[2J\x07 wave\u202e to\t the\r\n \u200blab\x7f\x9b'
+MEGABYTE_TEXT = 'a' * 1_000_000
+CONTROL_CHARACTER_TEXT = '\x1b[2J\x07 wave\u202e to\t the\r\n \u200blab\x7f\x9b'
 
 
-def flood(name: str, texts: tuple[str, ...], rests: bool | None, note: str) -> Fault:
+def make_flood_fault(
+    name: str, texts: tuple[str, ...], expect_rest: bool | None, note: str
+) -> Fault:
     """Say `texts` in turn, a thousand times a second."""
 
-    def inject(bench: Bench) -> None:
+    def inject(bench: FaultTestBench) -> None:
         over = threading.Event()
 
         def speak() -> None:
             count = 0
             while not over.wait(1.0 / FLOOD_HZ):
-                bench.watch.say(texts[count % len(texts)])
+                bench.client.publish_instruction(texts[count % len(texts)])
                 count += 1
 
         thread = threading.Thread(target=speak, name='flood')
@@ -29,66 +31,68 @@ def flood(name: str, texts: tuple[str, ...], rests: bool | None, note: str) -> F
             over.set()
             thread.join()
 
-        bench.undo['flood'] = end
+        bench.undo_actions['flood'] = end
 
     return Fault(
         f'instruction/{name}',
         ('words',),
         inject,
-        lambda bench: bench.undo.pop('flood')(),
+        lambda bench: bench.undo_actions.pop('flood')(),
         r'policy: WAITING_OBSERVATION.*no chunk of this session' if len(texts) > 1 else None,
-        rests,
-        lasts_s=FLOOD_S,
-        check=answers,
+        expect_rest,
+        duration_s=FLOOD_S,
+        check=find_response_error,
         note=note,
     )
 
 
-def answers(bench: Bench) -> str:
+def find_response_error(bench: FaultTestBench) -> str:
     """Complain where the node no longer tells what it does."""
-    silent = bench.found(r'watch: policy is silent', bench.watch.figures.begun_s)
+    silent = bench.find_log_entry(r'watch: policy is silent', bench.client.metrics.start_s)
     return 'policy_node fell silent' if silent else ''
 
 
-def shown(bench: Bench) -> str:
+def find_sanitizing_error(bench: FaultTestBench) -> str:
     """Complain where what was said reaches terminals and logs as it came."""
-    text = bench.watch.policy.instruction
+    text = bench.client.policy.instruction
     ugly = [f'U+{ord(c):04X}' for c in text if unicodedata.category(c).startswith('C')]
     return f'the status shows {", ".join(ugly)}' if ugly else ''
 
 
 FAULTS = (
-    flood('the same words at 1 kHz', (WORDS,), False, 'the same words change nothing'),
-    flood(
+    make_flood_fault(
+        'the same words at 1 kHz', (INSTRUCTION,), False, 'the same words change nothing'
+    ),
+    make_flood_fault(
         'other words at 1 kHz',
-        (WORDS, f'{WORDS} again'),
+        (INSTRUCTION, f'{INSTRUCTION} again'),
         None,
         'each begins a session; the robot follows none until they end',
     ),
     Fault(
         'instruction/1 MB',
         ('words',),
-        lambda bench: bench.watch.say(MEGABYTE),
-        nothing,
+        lambda bench: bench.client.publish_instruction(MEGABYTE_TEXT),
+        do_nothing,
         r'policy: .*1000000 characters',
         False,
     ),
     Fault(
         'instruction/empty',
         ('words',),
-        lambda bench: bench.watch.say(''),
-        nothing,
+        lambda bench: bench.client.publish_instruction(''),
+        do_nothing,
         r'policy: HOLDING: the instruction is empty',
         True,
     ),
     Fault(
         'instruction/control characters',
         ('words',),
-        lambda bench: bench.watch.say(HOSTILE),
-        nothing,
+        lambda bench: bench.client.publish_instruction(CONTROL_CHARACTER_TEXT),
+        do_nothing,
         None,
         None,
-        check=shown,
+        check=find_sanitizing_error,
         note='they are taken out; what remains is an instruction',
     ),
 )

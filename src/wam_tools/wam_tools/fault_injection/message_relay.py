@@ -27,48 +27,50 @@ from wam_msgs.msg import ActionChunk
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes import qos
-from wam_policy.nodes.motion.control_loop import favoured
-from wam_policy.nodes.run_node import Spinning, settle
-from wam_tools.fault_injection.corruptions import TRICKS, passed
+from wam_policy.nodes.motion.control_loop import set_realtime_priority
+from wam_policy.nodes.run_node import ExecutorThread, freeze_gc
+from wam_tools.fault_injection.corruptions import CORRUPTIONS, pass_through
 
-HIDDEN, EVERY = '/hidden', '*'
+HIDDEN_PREFIX, ALL_ROUTES = '/hidden', '*'
 CHUNK_TOPIC = '/wam/action_chunk'
 # What is hidden arrives whole, whatever the machine does: losses are ours to make.
-SOURCE = QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT)
-WHOLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
-CLOCK = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
-TICK_S = 0.002
-APART_S = 0.03  # two messages for one: a queue of one would keep the second only
+HIDDEN_BEST_EFFORT_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT)
+HIDDEN_RELIABLE_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+CLOCK_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
+TIMER_PERIOD_S = 0.002
+DUPLICATE_SPACING_S = 0.03  # two messages for one: a queue of one would keep the second only
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class RelayRoute:
     """Say which topic is relayed, from which hidden name to which known one, or the other way."""
 
     name: str
-    kind: type
+    message_type: type
     topic: str  # the known name
     qos: QoSProfile
-    inward: bool = False  # towards the robot: heard where known, sent hidden
+    to_robot: bool = False  # towards the robot: heard where known, sent hidden
 
     @property
-    def hidden(self) -> str:
-        return HIDDEN + self.topic
+    def hidden_topic(self) -> str:
+        return HIDDEN_PREFIX + self.topic
 
 
-def routes(robot: Embodiment) -> tuple[Route, ...]:
+def make_routes(robot: Embodiment) -> tuple[RelayRoute, ...]:
     """Return what is relayed for a robot."""
     return (
-        *(Route(camera.key, Image, camera.topic, qos.IMAGE) for camera in robot.cameras),
-        Route('joints', JointState, '/joint_states', qos.JOINTS),
-        Route('chunks', ActionChunk, CHUNK_TOPIC, qos.CHUNK),
-        Route('clock', Clock, '/clock', CLOCK),
+        *(RelayRoute(camera.key, Image, camera.topic, qos.IMAGE) for camera in robot.cameras),
+        RelayRoute('joints', JointState, '/joint_states', qos.JOINTS),
+        RelayRoute('chunks', ActionChunk, CHUNK_TOPIC, qos.CHUNK),
+        RelayRoute('clock', Clock, '/clock', CLOCK_QOS),
         *(
-            Route(controller.name, JointTrajectory, controller.topic, qos.TRAJECTORY, inward=True)
+            RelayRoute(
+                controller.name, JointTrajectory, controller.topic, qos.TRAJECTORY, to_robot=True
+            )
             for controller in robot.controllers
         ),
         *(
-            Route(
+            RelayRoute(
                 f'{controller.name} state',
                 JointTrajectoryControllerState,
                 controller.state_topic,
@@ -79,82 +81,91 @@ def routes(robot: Embodiment) -> tuple[Route, ...]:
     )
 
 
-class Relay(Node):
+class MessageRelay(Node):
     """Hand messages on, through a trick per route."""
 
     def __init__(self, robot: Embodiment) -> None:
         super().__init__('tamper')
-        self._tricks, self._delay_s, self._out = {}, {}, {}
-        self._waiting: list[tuple[float, int, str, bytes]] = []  # a heap, by when due
+        self._corruptions, self._delay_s, self._route_publishers = {}, {}, {}
+        self._delayed_messages: list[tuple[float, int, str, bytes]] = []  # a heap, by when due
         self._count = 0
-        self._routes = {route.name: route for route in routes(robot)}
+        self._routes = {route.name: route for route in make_routes(robot)}
         for route in self._routes.values():
             heard, sent = (
-                (route.topic, route.hidden) if route.inward else (route.hidden, route.topic)
+                (route.topic, route.hidden_topic)
+                if route.to_robot
+                else (route.hidden_topic, route.topic)
             )
-            self._tricks[route.name], self._delay_s[route.name] = passed, 0.0
-            self._out[route.name] = self.create_publisher(route.kind, sent, route.qos)
+            self._corruptions[route.name], self._delay_s[route.name] = pass_through, 0.0
+            self._route_publishers[route.name] = self.create_publisher(
+                route.message_type, sent, route.qos
+            )
             reliable = route.qos.reliability is ReliabilityPolicy.RELIABLE
             self.create_subscription(
-                route.kind,
+                route.message_type,
                 heard,
                 partial(self._on_message, route.name),
-                WHOLE if reliable else SOURCE,
+                HIDDEN_RELIABLE_QOS if reliable else HIDDEN_BEST_EFFORT_QOS,
                 raw=True,
             )
-        self.create_timer(TICK_S, self._on_timer)
+        self.create_timer(TIMER_PERIOD_S, self._on_timer)
 
-    def obey(self, command: dict) -> None:
+    def handle_command(self, command: dict) -> None:
         """Change what happens on a route; ValueError and KeyError for a command that is none."""
-        if command['route'] == EVERY:  # time itself: what goes to the robot is set back
+        if command['route'] == ALL_ROUTES:  # time itself: what goes to the robot is set back
             by_s = float(command['shift_s'])
             for route in self._routes.values():
-                values = [-by_s if route.inward else by_s]
-                self.obey({'route': route.name, 'trick': 'shift', 'values': values})
+                values = [-by_s if route.to_robot else by_s]
+                self.handle_command({'route': route.name, 'trick': 'shift', 'values': values})
             return
         name, route = command['route'], self._routes[command['route']]
         if 'reliable' in command:  # heard by nobody who insists on more than it offers
-            before = self._out[name]
-            self._out[name] = self.create_publisher(
-                route.kind, route.topic, route.qos if command['reliable'] else SOURCE
+            before = self._route_publishers[name]
+            self._route_publishers[name] = self.create_publisher(
+                route.message_type,
+                route.topic,
+                route.qos if command['reliable'] else HIDDEN_BEST_EFFORT_QOS,
             )
             self.destroy_publisher(before)
         self._delay_s[name] = float(command.get('delay_s', 0.0))
-        self._tricks[name] = TRICKS[command.get('trick', 'pass')](*command.get('values', ()))
+        self._corruptions[name] = CORRUPTIONS[command.get('trick', 'pass')](
+            *command.get('values', ())
+        )
 
     def _on_message(self, name: str, raw: bytes) -> None:
-        for place, changed in enumerate(self._tricks[name](raw)):
-            delay_s = self._delay_s[name] + place * APART_S
+        for place, changed in enumerate(self._corruptions[name](raw)):
+            delay_s = self._delay_s[name] + place * DUPLICATE_SPACING_S
             if delay_s:
                 self._count += 1
                 heapq.heappush(
-                    self._waiting, (time.monotonic() + delay_s, self._count, name, changed)
+                    self._delayed_messages,
+                    (time.monotonic() + delay_s, self._count, name, changed),
                 )
             else:
-                self._out[name].publish(changed)
+                self._route_publishers[name].publish(changed)
 
     def _on_timer(self) -> None:
-        while self._waiting and self._waiting[0][0] <= time.monotonic():
-            *_, name, raw = heapq.heappop(self._waiting)
-            self._out[name].publish(raw)
+        while self._delayed_messages and self._delayed_messages[0][0] <= time.monotonic():
+            *_, name, raw = heapq.heappop(self._delayed_messages)
+            self._route_publishers[name].publish(raw)
 
 
-def main(given: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Relay until standard input ends, or Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog='python -m wam_tools.fault_injection.message_relay', description=main.__doc__
     )
-    parser.add_argument('--robot', choices=embodiment.names(), required=True)
-    chosen = parser.parse_args(given)
-    favoured()
+    parser.add_argument('--robot', choices=embodiment.list_robots(), required=True)
+    chosen = parser.parse_args(argv)
+    set_realtime_priority()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    relay = Relay(embodiment.load(chosen.robot))
-    settle()
-    spinning = Spinning([relay])
+    relay = MessageRelay(embodiment.load_embodiment(chosen.robot))
+    freeze_gc()
+    spinning = ExecutorThread([relay])
     print('ready', flush=True)
     try:
         for line in sys.stdin:
-            relay.obey(json.loads(line))
+            relay.handle_command(json.loads(line))
             print('done', flush=True)
     except KeyboardInterrupt:
         pass

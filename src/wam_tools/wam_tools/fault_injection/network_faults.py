@@ -4,28 +4,28 @@ What is lost there stays lost, as in an outage: the middleware cannot repair it.
 """
 
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_tools.fault_injection.fault import Bench, Fault
+from wam_tools.fault_injection.fault import Fault, FaultTestBench
 
 # From this share of lost commands on, the arms may lag so far behind what is asked for that
 # limited rows become too many, and motion stops for good: that is right.
-LAGGING = 0.5
+LATCHING_LOSS_SHARE = 0.5
 
 
-def losing(names: tuple[str, ...], share: float) -> dict:
+def make_loss_actions(routes: tuple[str, ...], share: float) -> dict:
     """Return both halves of losing a share of what goes over these routes."""
 
-    def inject(bench: Bench) -> None:
-        for seed, name in enumerate(names):
-            bench.stack.tell(name, trick='lose', values=[share, seed])
+    def inject(bench: FaultTestBench) -> None:
+        for seed, name in enumerate(routes):
+            bench.stack.configure_route(name, trick='lose', values=[share, seed])
 
-    def remove(bench: Bench) -> None:
-        for name in names:
-            bench.stack.tell(name)
+    def remove(bench: FaultTestBench) -> None:
+        for name in routes:
+            bench.stack.configure_route(name)
 
     return {'inject': inject, 'remove': remove}
 
 
-def faults(robot: Embodiment) -> tuple[Fault, ...]:
+def make_network_faults(robot: Embodiment) -> tuple[Fault, ...]:
     """Return the losses for a robot, whose controllers have topics of their own."""
     senses = tuple(camera.key for camera in robot.cameras) + ('joints',)
     controllers = tuple(controller.name for controller in robot.controllers)
@@ -36,15 +36,15 @@ def faults(robot: Embodiment) -> tuple[Fault, ...]:
             (*senses, 'chunks'),
             detect=None,
             rests=None,
-            lasts_s=3.0,
-            **losing((*senses, 'chunks'), 0.3),
+            duration_s=3.0,
+            **make_loss_actions((*senses, 'chunks'), 0.3),
         ),
         Fault(
             'network/robot unreachable',
             robot_side,
             detect=r'motion: .*no joint',
             rests=True,
-            **losing(robot_side, 1.0),
+            **make_loss_actions(robot_side, 1.0),
         ),
         *(
             Fault(
@@ -52,10 +52,10 @@ def faults(robot: Embodiment) -> tuple[Fault, ...]:
                 controllers,
                 detect=r'motion: .*command lost on the way',
                 rests=None,
-                lasts_s=8.0,
+                duration_s=8.0,
                 within_s=20.0,
-                latches=share >= LAGGING,
-                **losing(controllers, share),
+                latches=share >= LATCHING_LOSS_SHARE,
+                **make_loss_actions(controllers, share),
             )
             for share in (0.05, 0.5)
         ),
@@ -64,13 +64,13 @@ def faults(robot: Embodiment) -> tuple[Fault, ...]:
             ('chunks',),
             detect=r'motion: .*underrun',
             rests=True,
-            **losing(('chunks',), 1.0),
+            **make_loss_actions(('chunks',), 1.0),
         ),
         Fault(
             'network/publisher with another QoS',
             ('chunks',),
-            lambda bench: bench.stack.tell('chunks', reliable=False),
-            lambda bench: bench.stack.tell('chunks', reliable=True),
+            lambda bench: bench.stack.configure_route('chunks', reliable=False),
+            lambda bench: bench.stack.configure_route('chunks', reliable=True),
             r'log of motion: .*incompatible QoS',
             True,
             note='best effort where motion_node insists on reliable',

@@ -3,12 +3,12 @@
 import signal
 import time
 
-from wam_tools.fault_injection.fault import Bench, Fault, nothing
-from wam_tools.fault_injection.stack_observer import NoStack, until
+from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
+from wam_tools.fault_injection.stack_observer import StackError, poll_until
 
-STOPPED_S = 1.0  # a stopped node is missed before that
+STOP_DURATION_S = 1.0  # a stopped node is missed before that
 # who notices that a node is gone, and whether the joints rest without it
-KILLED = {
+DETECTION = {
     'sim': (r'motion: .*no joint state', True),
     'policy': (r'motion: .*underrun', True),
     'motion': (r'watch: motion is silent', True),
@@ -18,19 +18,19 @@ NOTES = {
     'sim': 'robot and controllers: it comes back in its rest posture',
     'motion': 'nobody is left to say it; the trajectory sent ends at rest by itself',
 }
-WORKERS = ('cond', 'uncond')
+WORKER_ROLES = ('cond', 'uncond')
 
 
-def kill(name: str) -> Fault:
-    def inject(bench: Bench) -> None:
-        bench.stack.end(name, signal.SIGKILL)
+def make_kill_fault(name: str) -> Fault:
+    def inject(bench: FaultTestBench) -> None:
+        bench.stack.stop_process(name, signal.SIGKILL)
 
-    detect, rests = KILLED[name]
+    detect, rests = DETECTION[name]
     return Fault(
         f'process/{name} killed',
         (name,),
         inject,
-        lambda bench: bench.stack.restart(name),
+        lambda bench: bench.stack.restart_process(name),
         detect,
         rests,
         latches=name == 'sim',  # it comes back at rest, maybe far from the command
@@ -38,8 +38,8 @@ def kill(name: str) -> Fault:
     )
 
 
-def stop(name: str) -> Fault:
-    detect, rests = KILLED[name]
+def make_stop_fault(name: str) -> Fault:
+    detect, rests = DETECTION[name]
     return Fault(
         f'process/{name} stopped',
         (name,),
@@ -47,35 +47,37 @@ def stop(name: str) -> Fault:
         lambda bench: bench.stack.processes[name].send_signal(signal.SIGCONT),
         detect,
         rests,
-        lasts_s=STOPPED_S,
+        duration_s=STOP_DURATION_S,
     )
 
 
-def worker(rank: int, number: signal.Signals, what: str, detect: str) -> Fault:
+def make_worker_fault(rank: int, number: signal.Signals, suffix: str, detect: str) -> Fault:
     """Signal one worker; the pair comes back by itself."""
     return Fault(
-        f'process/worker {WORKERS[rank]} {what}',
+        f'process/worker {WORKER_ROLES[rank]} {suffix}',
         ('policy',),
-        lambda bench: bench.stack.workers()[rank].send_signal(number),
-        nothing,
+        lambda bench: bench.stack.find_workers()[rank].send_signal(number),
+        do_nothing,
         detect,
         True,
         within_s=10.0,
     )
 
 
-def recorder_killed() -> Fault:
+def make_recorder_kill_fault() -> Fault:
     """Kill the recorder in the middle of an episode: a second of it at most may be lost."""
 
-    def inject(bench: Bench) -> None:
+    def inject(bench: FaultTestBench) -> None:
         name = bench.start_episode()
         time.sleep(1.5)
-        bench.stack.end('recorder', signal.SIGKILL)
-        bench.undo['recorder'] = lambda: bench.saved.append(bench.stack.episodes / name)
+        bench.stack.stop_process('recorder', signal.SIGKILL)
+        bench.undo_actions['recorder'] = lambda: bench.saved_episodes.append(
+            bench.stack.episodes_dir / name
+        )
 
-    def remove(bench: Bench) -> None:
-        bench.stack.restart('recorder')  # repairs what was interrupted
-        bench.undo.pop('recorder')()
+    def remove(bench: FaultTestBench) -> None:
+        bench.stack.restart_process('recorder')  # repairs what was interrupted
+        bench.undo_actions.pop('recorder')()
         bench.start_episode()
         time.sleep(0.5)
         bench.save_episode()
@@ -85,21 +87,23 @@ def recorder_killed() -> Fault:
         ('recorder',),
         inject,
         remove,
-        KILLED['recorder'][0],
+        DETECTION['recorder'][0],
         False,
         note='the episode is repaired at the next start',
     )
 
 
-def recorder_stopped() -> Fault:
-    def inject(bench: Bench) -> None:
+def make_recorder_stop_fault() -> Fault:
+    def inject(bench: FaultTestBench) -> None:
         bench.start_episode()
         bench.stack.processes['recorder'].send_signal(signal.SIGSTOP)
 
-    def remove(bench: Bench) -> None:
+    def remove(bench: FaultTestBench) -> None:
         bench.stack.processes['recorder'].send_signal(signal.SIGCONT)
-        if not until(lambda: bench.watch.episode.state == bench.watch.episode.RECORDING, 10.0):
-            raise NoStack('the recorder does not go on')
+        if not poll_until(
+            lambda: bench.client.episode.state == bench.client.episode.RECORDING, 10.0
+        ):
+            raise StackError('the recorder does not go on')
         bench.save_episode()
 
     return Fault(
@@ -107,19 +111,22 @@ def recorder_stopped() -> Fault:
         ('recorder',),
         inject,
         remove,
-        KILLED['recorder'][0],
+        DETECTION['recorder'][0],
         False,
     )
 
 
 FAULTS = (
-    *(kill(name) for name in ('sim', 'policy', 'motion')),
-    recorder_killed(),
-    *(worker(rank, signal.SIGKILL, 'killed', r'policy: HOLDING.*SIGKILL') for rank in (0, 1)),
-    *(stop(name) for name in ('sim', 'policy', 'motion')),
-    recorder_stopped(),
+    *(make_kill_fault(name) for name in ('sim', 'policy', 'motion')),
+    make_recorder_kill_fault(),
     *(
-        worker(rank, signal.SIGSTOP, 'stopped', r'policy: HOLDING.*did not answer')
+        make_worker_fault(rank, signal.SIGKILL, 'killed', r'policy: HOLDING.*SIGKILL')
+        for rank in (0, 1)
+    ),
+    *(make_stop_fault(name) for name in ('sim', 'policy', 'motion')),
+    make_recorder_stop_fault(),
+    *(
+        make_worker_fault(rank, signal.SIGSTOP, 'stopped', r'policy: HOLDING.*did not answer')
         for rank in (0, 1)
     ),
 )

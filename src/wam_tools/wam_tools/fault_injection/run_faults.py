@@ -31,54 +31,54 @@ from wam_tools.fault_injection import (
     sensor_faults,
     storage_faults,
 )
-from wam_tools.fault_injection.fault import Bench, Fault
-from wam_tools.fault_injection.fault_runner import Row
-from wam_tools.fault_injection.stack_client import TOY, Needs, Stack
-from wam_tools.fault_injection.stack_observer import NoStack, Watch, until
+from wam_tools.fault_injection.fault import Fault, FaultTestBench
+from wam_tools.fault_injection.fault_runner import FaultResult
+from wam_tools.fault_injection.stack_client import STUB_CHECKPOINT, StackFeature, StackProcesses
+from wam_tools.fault_injection.stack_observer import StackClient, StackError, poll_until
 
 DISCOVERY_S = 1.0
-LEASE_S = 12.0  # for ten a process that was killed is believed to live
+STALE_NODE_TIMEOUT_S = 12.0  # for ten a process that was killed is believed to live
 
 
-def table(robot: Embodiment) -> tuple[Fault, ...]:
+def make_all_faults(robot: Embodiment) -> tuple[Fault, ...]:
     """Return every single fault of a robot's stack, family by family."""
     return (
         *process_faults.FAULTS,
-        *sensor_faults.cameras(robot),
+        *sensor_faults.make_camera_faults(robot),
         *sensor_faults.FAULTS,
         *chunk_faults.FAULTS,
         *instruction_faults.FAULTS,
-        *network_faults.faults(robot),
+        *network_faults.make_network_faults(robot),
         *storage_faults.FAULTS,
         *clock_faults.FAULTS,
     )
 
 
-def pairs(faults: Sequence[Fault], count: int, seed: int) -> list[Fault]:
+def sample_fault_pairs(faults: Sequence[Fault], count: int, seed: int) -> list[Fault]:
     """Return random pairs of faults that have no part of the stack in common."""
     fitting = [
         (a, b)
         for a, b in itertools.combinations(faults, 2)
-        if not set(a.touches) & set(b.touches) and a.needs is b.needs
+        if not set(a.components) & set(b.components) and a.required_feature is b.required_feature
     ]
     dice = random.Random(seed)  # noqa: S311 - no secret
-    return [both(a, b) for a, b in dice.sample(fitting, min(count, len(fitting)))]
+    return [combine_faults(a, b) for a, b in dice.sample(fitting, min(count, len(fitting)))]
 
 
-def both(a: Fault, b: Fault) -> Fault:
+def combine_faults(a: Fault, b: Fault) -> Fault:
     """Return two faults as one: both are injected, either may be what is said."""
 
-    def inject(bench: Bench) -> None:
+    def inject(bench: FaultTestBench) -> None:
         a.inject(bench)
         b.inject(bench)
 
-    def remove(bench: Bench) -> None:
+    def remove(bench: FaultTestBench) -> None:
         try:
             b.remove(bench)
         finally:
             a.remove(bench)
 
-    def prepare(bench: Bench) -> None:
+    def prepare(bench: FaultTestBench) -> None:
         a.prepare(bench)
         b.prepare(bench)
 
@@ -86,22 +86,22 @@ def both(a: Fault, b: Fault) -> Fault:
     rests = {a.rests, b.rests}
     return Fault(
         f'{a.name} + {b.name}',
-        (*a.touches, *b.touches),
+        (*a.components, *b.components),
         inject,
         remove,
         '|'.join(f'({pattern})' for pattern in said) or None,
         True if True in rests else None if None in rests else False,
         max(a.within_s, b.within_s),
-        max(a.lasts_s, b.lasts_s),
+        max(a.duration_s, b.duration_s),
         check=lambda bench: a.check(bench) or b.check(bench),
         prepare=prepare,
         latches=a.latches or b.latches,
-        needs=a.needs,
+        required_feature=a.required_feature,
         note='; '.join(filter(None, (a.note, b.note))),
     )
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exits with a message if it is wrong."""
     parser = argparse.ArgumentParser(
         prog='wam faults', description='Inject faults into a running stack.'
@@ -124,112 +124,132 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the pairs')
     parser.add_argument(
         '--checkpoint',
-        default=TOY,
+        default=STUB_CHECKPOINT,
         metavar='DIR',
         help='weights: a folder, or preset:NAME (default: a toy without torch)',
     )
     parser.add_argument('--report', type=Path, metavar='FILE', help='write all rows')
     parser.add_argument('--keep', action='store_true', help='keep logs and episodes')
     parser.add_argument('--list', action='store_true', help='name the faults and end')
-    chosen = parser.parse_args(given)
+    chosen = parser.parse_args(argv)
     if chosen.report is not None and not chosen.report.absolute().parent.is_dir():
         parser.error(f'--report: there is no folder {chosen.report.absolute().parent}')
-    every = table(embodiment.load(chosen.robot))
+    every = make_all_faults(embodiment.load_embodiment(chosen.robot))
     for pattern in chosen.only:
         if not any(fnmatch(fault.name, pattern) for fault in every):
             parser.error(f'--only: no fault is called {pattern!r}; --list names all')
     return chosen
 
 
-def wanted(chosen: argparse.Namespace, robot: Embodiment) -> list[Fault]:
+def select_faults(chosen: argparse.Namespace, robot: Embodiment) -> list[Fault]:
     """Return the faults to inject, those of one kind of stack together."""
-    every = table(robot)
+    every = make_all_faults(robot)
     single = [
         fault
         for fault in every
         if not chosen.only or any(fnmatch(fault.name, name) for name in chosen.only)
     ]
-    return in_turn((*single, *pairs(every, chosen.pairs, chosen.seed)))
+    return sort_by_feature((*single, *sample_fault_pairs(every, chosen.pairs, chosen.seed)))
 
 
-def in_turn(faults: Sequence[Fault]) -> list[Fault]:
+def sort_by_feature(faults: Sequence[Fault]) -> list[Fault]:
     """Return faults that need the same kind of stack one after another."""
-    return sorted(faults, key=lambda fault: list(Needs).index(fault.needs))
+    return sorted(faults, key=lambda fault: list(StackFeature).index(fault.required_feature))
 
 
-def injected(
+def run_faults(
     faults: Sequence[Fault],
     robot: Embodiment,
     folder: Path,
-    domain: int,
-    checkpoint: str = TOY,
-    tell: Callable[[Row], None] = lambda _: None,
-) -> list[Row]:
+    domain_id: int,
+    checkpoint: str = STUB_CHECKPOINT,
+    on_result: Callable[[FaultResult], None] = lambda _: None,
+) -> list[FaultResult]:
     """Inject fault by fault and return their rows; a stack lasts until a fault has broken it.
 
     `tell` gets every row as it is there, and again where the ending of the stack turns it red.
     """
-    rows: list[Row] = []
+    rows: list[FaultResult] = []
     while left := list(faults[len(rows) :]):
-        group = list(itertools.takewhile(lambda fault: fault.needs is left[0].needs, left))
+        group = list(
+            itertools.takewhile(
+                lambda fault: fault.required_feature is left[0].required_feature, left
+            )
+        )
         before = len(rows)
         inside = folder / f'stack-{before}'
         inside.mkdir()
-        with Standing(robot, inside, domain, checkpoint, group[0].needs) as bench:
+        with RunningTestBench(
+            robot, inside, domain_id, checkpoint, group[0].required_feature
+        ) as bench:
             try:
                 for fault in group:
-                    rows.append(fault_runner.run(fault, bench))
-                    tell(rows[-1])
-            except NoStack as error:
+                    rows.append(fault_runner.run_fault(fault, bench))
+                    on_result(rows[-1])
+            except StackError as error:
                 if len(rows) == before:  # not even the first: a fresh one is no better
                     raise
                 print(f'a fresh stack: {error}', flush=True)
-        if len(rows) > before and bench.leavings:
+        if len(rows) > before and bench.unclean_exits:
             rows[-1] = replace(
-                rows[-1], ok=False, note='; '.join(filter(None, (rows[-1].note, *bench.leavings)))
+                rows[-1],
+                ok=False,
+                note='; '.join(filter(None, (rows[-1].note, *bench.unclean_exits))),
             )
-            tell(rows[-1])
+            on_result(rows[-1])
     return rows
 
 
-class Standing:
+class RunningTestBench:
     """Bring a stack up for a while: `with Standing(...) as bench`."""
 
     def __init__(
-        self, robot: Embodiment, folder: Path, domain: int, checkpoint: str, needs: Needs
+        self,
+        robot: Embodiment,
+        folder: Path,
+        domain_id: int,
+        checkpoint: str,
+        feature: StackFeature,
     ) -> None:
-        self._given = robot, folder, domain, checkpoint, needs
+        self._stack_arguments = robot, folder, domain_id, checkpoint, feature
 
-    def __enter__(self) -> Bench:
-        robot, folder, domain, checkpoint, needs = self._given
-        self._watch = Watch(robot, domain)
+    def __enter__(self) -> FaultTestBench:
+        robot, folder, domain, checkpoint, needs = self._stack_arguments
+        self._client = StackClient(robot, domain)
         try:
             time.sleep(DISCOVERY_S)
-            if not until(lambda: not self._watch.others(), LEASE_S):
-                raise NoStack(f'another stack runs in ROS domain {domain}')
-            self._bench = Bench(
+            if not poll_until(lambda: not self._client.is_stack_running(), STALE_NODE_TIMEOUT_S):
+                raise StackError(f'another stack runs in ROS domain {domain}')
+            self._bench = FaultTestBench(
                 robot,
-                Stack(
-                    robot, self._watch, folder, domain=domain, checkpoint=checkpoint, needs=needs
+                StackProcesses(
+                    robot,
+                    self._client,
+                    folder,
+                    domain_id=domain,
+                    checkpoint=checkpoint,
+                    feature=needs,
                 ),
-                self._watch,
+                self._client,
             )
         except BaseException:
-            self._watch.close()
+            self._client.close()
             raise
         return self._bench
 
     def __exit__(self, *exception: object) -> None:
         try:
-            self._bench.leavings = self._bench.stack.close()
+            self._bench.unclean_exits = self._bench.stack.close()
         finally:
-            self._watch.close()
+            self._client.close()
 
 
-def told(row: Row, rows: list[Row], chosen: argparse.Namespace, begun_s: float) -> None:
+def record_result(
+    result: FaultResult, results: list[FaultResult], chosen: argparse.Namespace, start_s: float
+) -> None:
     """Take a row, or one that takes the place of the last; a kill loses none of them."""
-    rows[:] = [*(each for each in rows if each.fault != row.fault), row]
-    print(line(row), flush=True)
+    results[:] = [*(each for each in results if each.fault != result.fault), result]
+    print(format_result(result), flush=True)
     if chosen.report is None:
         return
     part = chosen.report.with_name(chosen.report.name + '.part')
@@ -239,11 +259,11 @@ def told(row: Row, rows: list[Row], chosen: argparse.Namespace, begun_s: float) 
                 'robot': chosen.robot,
                 'checkpoint': chosen.checkpoint,
                 'seed': chosen.seed,
-                'duration_s': round(time.monotonic() - begun_s, 1),
-                **demo_report.taken(),
-                'rows': len(rows),
-                'red': [each.fault for each in rows if not each.ok],
-                'faults': [asdict(each) for each in rows],
+                'duration_s': round(time.monotonic() - start_s, 1),
+                **demo_report.describe_environment(),
+                'rows': len(results),
+                'red': [each.fault for each in results if not each.ok],
+                'faults': [asdict(each) for each in results],
             },
             indent=2,
         )
@@ -252,39 +272,40 @@ def told(row: Row, rows: list[Row], chosen: argparse.Namespace, begun_s: float) 
     part.replace(chosen.report)
 
 
-def line(row: Row) -> str:
+def format_result(result: FaultResult) -> str:
     """Return a row for a terminal."""
 
     def ms(value: float | None) -> str:
         return '      -' if value is None else f'{value:7.0f}'
 
     return (
-        f'{"ok  " if row.ok else "FAIL"} {row.fault:<52} detected {ms(row.detected_ms)} ms  '
-        f'rest {ms(row.rest_ms)} ms  back {ms(row.recovery_ms)} ms  '
-        f'step {row.max_step_rad:.4f} rad{"" if row.ok else "  " + row.note}'
+        f'{"ok  " if result.ok else "FAIL"} {result.fault:<52} detected '
+        f'{ms(result.detected_ms)} ms  '
+        f'rest {ms(result.rest_ms)} ms  back {ms(result.recovery_ms)} ms  '
+        f'step {result.max_step_rad:.4f} rad{"" if result.ok else "  " + result.note}'
     )
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    chosen = arguments(given)
-    robot = embodiment.load(chosen.robot)
+def main(argv: Sequence[str] | None = None) -> int:
+    chosen = parse_arguments(argv)
+    robot = embodiment.load_embodiment(chosen.robot)
     if chosen.list:
-        print('\n'.join(fault.name for fault in table(robot)))
+        print('\n'.join(fault.name for fault in make_all_faults(robot)))
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix='wam-faults-'))
     domain, begun_s = int(os.environ.get('ROS_DOMAIN_ID', '0')), time.monotonic()
-    rows: list[Row] = []
+    rows: list[FaultResult] = []
     try:
-        injected(
-            wanted(chosen, robot),
+        run_faults(
+            select_faults(chosen, robot),
             robot,
             folder,
             domain,
             chosen.checkpoint,
-            lambda row: told(row, rows, chosen, begun_s),
+            lambda row: record_result(row, rows, chosen, begun_s),
         )
-    except NoStack as error:
+    except StackError as error:
         print(f'faults: {error}\nlogs: {folder}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,25 +1,25 @@
 """Faults of cameras and joint states, made by the relay between the robot and the stack."""
 
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_tools.fault_injection.fault import Bench, Fault
+from wam_tools.fault_injection.fault import Fault, FaultTestBench
 
-STALE = r'policy: STALE_OBSERVATION.*{key}'
+STALE_OBSERVATION = r'policy: STALE_OBSERVATION.*{key}'
 # what -> trick, its values, who says so ({key}: the camera), whether the joints rest
-CAMERA = {
-    'dropped': ('lose', [1.0], STALE, True),
-    'frozen': ('freeze', [], STALE, True),
-    'slowed to 0.5 Hz': ('slow', [30], STALE, None),
-    'stamped 0.4 s late': ('shift', [-0.4], STALE, True),
+CAMERA_CORRUPTIONS = {
+    'dropped': ('lose', [1.0], STALE_OBSERVATION, True),
+    'frozen': ('freeze', [], STALE_OBSERVATION, True),
+    'slowed to 0.5 Hz': ('slow', [30], STALE_OBSERVATION, None),
+    'stamped 0.4 s late': ('shift', [-0.4], STALE_OBSERVATION, True),
     'stamped 0.4 s ahead': ('shift', [0.4], r'policy: STALE.*{key}.*(future|apart)', True),
     'halved in size': ('resize', [], r'policy: .*{key} changed from|session: ', None),
     'in another encoding': ('recode', [], r"policy: .*{key}.*encoding 'mono16'", True),
     'cut short': ('cut', [], r'policy: .*{key}.*bytes of data', True),
-    'garbage bytes': ('garbage', [], STALE, True),
+    'garbage bytes': ('garbage', [], STALE_OBSERVATION, True),
 }
-GONE = r'motion: .*no joint state for more than'
-JOINTS = {
-    'dropped': ('lose', [1.0], GONE, True, False),
-    'frozen': ('freeze', [], GONE, True, False),
+NO_JOINT_STATE = r'motion: .*no joint state for more than'
+JOINT_STATE_CORRUPTIONS = {
+    'dropped': ('lose', [1.0], NO_JOINT_STATE, True, False),
+    'frozen': ('freeze', [], NO_JOINT_STATE, True, False),
     'stuck under new stamps': (
         'stick',
         [],
@@ -31,16 +31,16 @@ JOINTS = {
     'renamed': ('rename', [], r'policy: .*missing', True, False),
     'reordered': ('reorder', [], None, False, False),
     'two joints missing': ('omit', [], r'policy: .*missing', True, False),
-    'slowed to 5 Hz': ('slow', [20], GONE, True, False),
-    'stamped 0.4 s late': ('shift', [-0.4], GONE, True, False),
+    'slowed to 5 Hz': ('slow', [20], NO_JOINT_STATE, True, False),
+    'stamped 0.4 s late': ('shift', [-0.4], NO_JOINT_STATE, True, False),
     'stamped 0.4 s ahead': (
         'shift',
         [0.4],
-        r'policy: .*joint states.*future|' + GONE,
+        r'policy: .*joint states.*future|' + NO_JOINT_STATE,
         True,
         False,
     ),
-    'garbage bytes': ('garbage', [], GONE, True, False),
+    'garbage bytes': ('garbage', [], NO_JOINT_STATE, True, False),
 }
 NOTES = {
     'reordered': 'harmless: names decide, not places',
@@ -48,16 +48,16 @@ NOTES = {
 }
 
 
-def spoil(route: str, trick: str, values: list) -> dict:
+def make_corruption_actions(route: str, corruption: str, values: list) -> dict:
     """Return both halves of a fault that a trick on one route makes."""
 
-    def inject(bench: Bench) -> None:
-        bench.stack.tell(route, trick=trick, values=values)
+    def inject(bench: FaultTestBench) -> None:
+        bench.stack.configure_route(route, trick=corruption, values=values)
 
     return {'inject': inject, 'remove': lambda bench: bench.stack.tell(route)}
 
 
-def cameras(robot: Embodiment) -> tuple[Fault, ...]:
+def make_camera_faults(robot: Embodiment) -> tuple[Fault, ...]:
     """Return every fault of every camera of a robot."""
     return tuple(
         Fault(
@@ -66,9 +66,9 @@ def cameras(robot: Embodiment) -> tuple[Fault, ...]:
             detect=detect and detect.format(key=camera.key),
             rests=rests,
             note=NOTES.get(what, ''),
-            **spoil(camera.key, trick, values),
+            **make_corruption_actions(camera.key, trick, values),
         )
-        for what, (trick, values, detect, rests) in CAMERA.items()
+        for what, (trick, values, detect, rests) in CAMERA_CORRUPTIONS.items()
         for camera in robot.cameras
     )
 
@@ -82,7 +82,7 @@ FAULTS = tuple(
         latches=latches,
         within_s=12.0 if latches else 6.0,
         note=NOTES.get(what, ''),
-        **spoil('joints', trick, values),
+        **make_corruption_actions('joints', trick, values),
     )
-    for what, (trick, values, detect, rests, latches) in JOINTS.items()
+    for what, (trick, values, detect, rests, latches) in JOINT_STATE_CORRUPTIONS.items()
 )

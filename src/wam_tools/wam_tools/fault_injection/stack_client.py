@@ -20,73 +20,80 @@ from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_tools.fault_injection.message_relay import CHUNK_TOPIC, HIDDEN, routes
-from wam_tools.fault_injection.stack_observer import STACK, NoStack, Watch, until
+from wam_tools.fault_injection.message_relay import CHUNK_TOPIC, HIDDEN_PREFIX, make_routes
+from wam_tools.fault_injection.stack_observer import (
+    STACK_NAMESPACE,
+    StackClient,
+    StackError,
+    poll_until,
+)
 
-TOY = 'preset:toy'
-BRING_UP_S = 180.0  # torch-free, but a machine may be very busy
-ENDING_S, LEAVING_S = 20.0, 3.0
-ANSWER_S = 3.0  # a node that was killed is discovered for seconds, and does not answer
+STUB_CHECKPOINT = 'preset:toy'
+BRING_UP_TIMEOUT_S = 180.0  # torch-free, but a machine may be very busy
+EXIT_TIMEOUT_S, ORPHAN_TIMEOUT_S = 20.0, 3.0
+SERVICE_TIMEOUT_S = 3.0  # a node that was killed is discovered for seconds, and does not answer
 MODULES = {
     'sim': 'wam_sim.sim_node',
     'policy': 'wam_policy.nodes.policy.policy_node',
     'motion': 'wam_policy.nodes.motion.motion_node',
     'recorder': 'wam_policy.nodes.recorder.recorder_node',
 }
-MANAGED = ('motion', 'policy', 'recorder')
+LIFECYCLE_NODES = ('motion', 'policy', 'recorder')
 # The interpreter of the workers: a toy for the toy's weights, the real program for all others.
-WORKER = """#!/bin/sh
+WORKER_SCRIPT = """#!/bin/sh
 case "$*" in
 *{toy}*) shift 2; exec {python} -m wam_tools.fault_injection.stub_worker "$@" ;;
 *) exec {python} "$@" ;;
 esac
 """
 PR_SET_CHILD_SUBREAPER = 36
-CAMERA = (160, 120)
+CAMERA_SIZE = (160, 120)
 
 
-class Needs(StrEnum):
+class StackFeature(StrEnum):
     """Name what a stack can be brought up with, beyond the usual."""
 
     NOTHING = 'nothing'
     CLOCK = 'clock'  # time comes from /clock
 
 
-class Stack:
+class StackProcesses:
     """Own the processes of one simulated robot and all that drives it."""
 
     def __init__(
         self,
         robot: Embodiment,
-        watch: Watch,
+        client: StackClient,
         folder: Path,
         *,
-        domain: int,
-        checkpoint: str = TOY,
-        needs: Needs = Needs.NOTHING,
+        domain_id: int,
+        checkpoint: str = STUB_CHECKPOINT,
+        feature: StackFeature = StackFeature.NOTHING,
     ) -> None:
         """Start every process; logs, episodes and the workers' interpreter go to `folder`."""
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans come to us
         self.robot, self.folder = robot, folder
         self.processes: dict[str, subprocess.Popen] = {}
-        self.episodes = folder / 'episodes'
-        self._watch, self._checkpoint = watch, checkpoint
-        self._sim_time = needs is Needs.CLOCK
-        self._environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain)}
-        self._read: dict[str, int] = {}  # bytes of each log
-        self._worker = folder / 'worker'
-        self._worker.write_text(WORKER.format(toy=TOY, python=sys.executable))
-        self._worker.chmod(0o700)
+        self.episodes_dir = folder / 'episodes'
+        self._client, self._checkpoint = client, checkpoint
+        self._use_sim_time = feature is StackFeature.CLOCK
+        self._environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain_id)}
+        self._log_offsets: dict[str, int] = {}  # bytes of each log
+        self._worker_script_path = folder / 'worker'
+        self._worker_script_path.write_text(
+            WORKER_SCRIPT.format(toy=STUB_CHECKPOINT, python=sys.executable)
+        )
+        self._worker_script_path.chmod(0o700)
         try:
             for name in ('tamper', *MODULES):
-                self.start(name)
-            for name in MANAGED:
+                self.start_process(name)
+            for name in LIFECYCLE_NODES:
                 self.bring_up(name)
         except BaseException:  # half a stack must not outlive us
             self.close()
             raise
 
-    def start(self, name: str) -> None:
+    def start_process(self, name: str) -> None:
         """Start one process; a node still has to be brought up."""
         relay = name == 'tamper'
         command = (
@@ -98,9 +105,15 @@ class Stack:
                 self.robot.name,
             ]
             if relay
-            else [sys.executable, '-m', MODULES[name], '--ros-args', *self._arguments(name)]
+            else [
+                sys.executable,
+                '-m',
+                MODULES[name],
+                '--ros-args',
+                *self._make_ros_arguments(name),
+            ]
         )
-        with self.log(name).open('a') as log:
+        with self.log_path(name).open('a') as log:
             self.processes[name] = subprocess.Popen(
                 command,
                 env=self._environment,
@@ -112,41 +125,41 @@ class Stack:
                 start_new_session=True,
             )  # Ctrl-C is for us
         if relay:
-            self._answered('ready')
+            self._expect_relay_reply('ready')
 
     def bring_up(self, name: str) -> None:
         """Configure and activate a node, however often it takes; NoStack if it stays down."""
-        if not until(lambda: self._activated(name), BRING_UP_S, 0.1):
-            raise NoStack(f'{name} does not come up:\n{self.last_words(name)}')
+        if not poll_until(lambda: self._step_lifecycle(name), BRING_UP_TIMEOUT_S, 0.1):
+            raise StackError(f'{name} does not come up:\n{self.read_log_tail(name)}')
 
-    def restart(self, name: str) -> None:
+    def restart_process(self, name: str) -> None:
         """Start a process that has ended anew, up to where it was."""
-        self.end(name, signal.SIGKILL)
-        self.start(name)
-        self._watch.expect(name)
-        if name in MANAGED:
+        self.stop_process(name, signal.SIGKILL)
+        self.start_process(name)
+        self._client.expect_status(name)
+        if name in LIFECYCLE_NODES:
             self.bring_up(name)
 
-    def end(self, name: str, number: int) -> int:
+    def stop_process(self, name: str, signal_number: int) -> int:
         """Send a signal and return the exit status; what does not listen in time is killed."""
         process = self.processes[name]
-        process.send_signal(number)
+        process.send_signal(signal_number)
         process.send_signal(signal.SIGCONT)  # a stopped one listens to nothing but SIGKILL
         try:
-            return process.wait(ENDING_S)
+            return process.wait(EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
 
-    def tell(self, route: str, **command: object) -> None:
+    def configure_route(self, route: str, **command: object) -> None:
         """Make the relay do something to what passes on a route; returns when it does."""
         relay = self.processes['tamper']
         assert relay.stdin is not None
         relay.stdin.write(json.dumps({'route': route, **command}) + '\n')
         relay.stdin.flush()
-        self._answered('done')
+        self._expect_relay_reply('done')
 
-    def workers(self) -> list[psutil.Process]:
+    def find_workers(self) -> list[psutil.Process]:
         """Return the worker processes below the policy, by rank."""
         try:
             children = psutil.Process(self.processes['policy'].pid).children()
@@ -154,55 +167,57 @@ class Stack:
         except psutil.NoSuchProcess:
             return []
 
-    def strays(self) -> list[str]:
+    def find_process_errors(self) -> list[str]:
         """Return what runs below us and belongs to nobody, and what should run and does not."""
         known = {process.pid for process in self.processes.values()}
-        workers = {worker.pid for worker in self.workers()}
+        workers = {worker.pid for worker in self.find_workers()}
         wrong = [
             f'{name} ended with status {process.returncode}'
             for name, process in self.processes.items()
             if process.poll() is not None
         ]
-        for child in self._children():
+        for child in self._find_children():
             with suppress(psutil.NoSuchProcess):
                 if child.pid not in known | workers and child.ppid() == os.getpid():
                     wrong.append(f'process {child.pid} is left over: {" ".join(child.cmdline())}')
         return wrong
 
-    def log(self, name: str) -> Path:
+    def log_path(self, name: str) -> Path:
         return self.folder / f'{name}.log'
 
-    def read_logs(self) -> None:
+    def collect_log_errors(self) -> None:
         """Hand new warnings and errors of every process to the watch, line by line."""
         for name in self.processes:
             try:
-                with self.log(name).open(errors='replace') as log:
-                    log.seek(self._read.get(name, 0))
-                    lines, self._read[name] = log.readlines(), log.tell()
+                with self.log_path(name).open(errors='replace') as log:
+                    log.seek(self._log_offsets.get(name, 0))
+                    lines, self._log_offsets[name] = log.readlines(), log.tell()
             except FileNotFoundError:
                 continue
             for line in lines:
                 if '[WARN]' in line or '[ERROR]' in line or 'Error' in line:
-                    self._watch.note(f'log of {name}', line.strip())
+                    self._client.add_log_entry(f'log of {name}', line.strip())
 
-    def last_words(self, name: str, lines: int = 20) -> str:
-        text = self.log(name).read_text(errors='replace') if self.log(name).exists() else ''
+    def read_log_tail(self, name: str, lines: int = 20) -> str:
+        text = (
+            self.log_path(name).read_text(errors='replace') if self.log_path(name).exists() else ''
+        )
         return '\n'.join(text.splitlines()[-lines:])
 
     def close(self) -> list[str]:
         """End everything in order; return what had to be killed or ended badly."""
         wrong = []
         for name in ('recorder', 'policy', 'motion', 'sim', 'tamper'):
-            if name in self.processes and (status := self.end(name, signal.SIGINT)):
-                wrong.append(f'{name} ended with status {status}: {self.last_words(name, 3)}')
+            if name in self.processes and (status := self.stop_process(name, signal.SIGINT)):
+                wrong.append(f'{name} ended with status {status}: {self.read_log_tail(name, 3)}')
         self.processes.clear()
-        for child in self._children():
-            if until(lambda child=child: not child.is_running(), LEAVING_S) is None:
+        for child in self._find_children():
+            if poll_until(lambda child=child: not child.is_running(), ORPHAN_TIMEOUT_S) is None:
                 wrong.append(f'process {child.pid} is left over: {" ".join(child.cmdline())}')
                 child.kill()
         return wrong
 
-    def _children(self) -> list[psutil.Process]:
+    def _find_children(self) -> list[psutil.Process]:
         """Return every process below this one that runs; the dead that came to us are reaped."""
         found = []
         known = {process.pid for process in self.processes.values()}
@@ -216,50 +231,52 @@ class Stack:
                 continue
         return found
 
-    def _arguments(self, name: str) -> list[str]:
+    def _make_ros_arguments(self, name: str) -> list[str]:
         remaps = {
             'sim': {
-                route.topic: route.hidden for route in routes(self.robot) if route.name != 'chunks'
+                route.topic: route.hidden_topic
+                for route in make_routes(self.robot)
+                if route.name != 'chunks'
             },
-            'policy': {CHUNK_TOPIC: HIDDEN + CHUNK_TOPIC},
+            'policy': {CHUNK_TOPIC: HIDDEN_PREFIX + CHUNK_TOPIC},
         }.get(name, {})
         parameters: Mapping[str, object] = {
             'sim': {
                 'robot': self.robot.name,
-                'image_width': CAMERA[0],
-                'image_height': CAMERA[1],
-                'publish_clock': self._sim_time,
+                'image_width': CAMERA_SIZE[0],
+                'image_height': CAMERA_SIZE[1],
+                'publish_clock': self._use_sim_time,
             },
             'policy': {
                 'checkpoint': self._checkpoint,
-                'worker_python': self._worker,
+                'worker_python': self._worker_script_path,
                 'query_timeout_s': 2.0,
                 'steps': 4,
                 'max_query_rate_hz': 10.0,
             },
             'motion': {'enable_motion': True},
-            'recorder': {'folder': self.episodes, 'min_free_mb': 0, 'jpeg_threads': 1},
+            'recorder': {'folder': self.episodes_dir, 'min_free_mb': 0, 'jpeg_threads': 1},
         }[name]
         if name != 'sim':
             parameters = {
                 **parameters,
                 'embodiment': self.robot.name,
-                'use_sim_time': self._sim_time,
+                'use_sim_time': self._use_sim_time,
             }
-        space: Sequence[str] = [] if name == 'sim' else ['-r', f'__ns:=/{STACK}']
+        space: Sequence[str] = [] if name == 'sim' else ['-r', f'__ns:=/{STACK_NAMESPACE}']
         return [
             *space,
             *(part for pair in remaps.items() for part in ('-r', ':='.join(pair))),
             *(
                 part
                 for key, value in parameters.items()
-                for part in ('-p', f'{key}:={_text(value)}')
+                for part in ('-p', f'{key}:={_format_parameter(value)}')
             ),
         ]
 
-    def _activated(self, name: str) -> bool:
+    def _step_lifecycle(self, name: str) -> bool:
         """Take one step towards the active state; tell whether it is reached."""
-        state = self._watch.call(GetState, f'{name}/get_state', ANSWER_S)
+        state = self._client.call_service(GetState, f'{name}/get_state', SERVICE_TIMEOUT_S)
         step = (
             None
             if state is None
@@ -269,19 +286,22 @@ class Stack:
             }.get(state.current_state.id)
         )
         if step is not None:
-            self._watch.call(
-                ChangeState, f'{name}/change_state', 4 * ANSWER_S, transition=Transition(id=step)
+            self._client.call_service(
+                ChangeState,
+                f'{name}/change_state',
+                4 * SERVICE_TIMEOUT_S,
+                transition=Transition(id=step),
             )
         if self.processes[name].poll() is not None:
-            raise NoStack(f'{name} ended:\n{self.last_words(name)}')
+            raise StackError(f'{name} ended:\n{self.read_log_tail(name)}')
         return state is not None and state.current_state.id == State.PRIMARY_STATE_ACTIVE
 
-    def _answered(self, word: str) -> None:
+    def _expect_relay_reply(self, expected: str) -> None:
         relay = self.processes['tamper']
         assert relay.stdout is not None
-        if relay.stdout.readline().strip() != word:
-            raise NoStack(f'the relay does not answer:\n{self.last_words("tamper")}')
+        if relay.stdout.readline().strip() != expected:
+            raise StackError(f'the relay does not answer:\n{self.read_log_tail("tamper")}')
 
 
-def _text(value: object) -> str:
+def _format_parameter(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -24,164 +24,168 @@ from std_srvs.srv import Trigger
 from wam_msgs.msg import EpisodeStatus, MotionStatus, PolicyStatus, SimStatus
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes import message_conversion, qos
-from wam_policy.nodes.motion.control_loop import favoured
-from wam_policy.nodes.run_node import Spinning
-from wam_tools.fault_injection.message_relay import HIDDEN
+from wam_policy.nodes.motion.control_loop import set_realtime_priority
+from wam_policy.nodes.run_node import ExecutorThread
+from wam_tools.fault_injection.message_relay import HIDDEN_PREFIX
 
-STACK = 'wam'
+STACK_NAMESPACE = 'wam'
 REST_S, REST_RAD = 0.33, 2e-3  # joints that stay this close together for so long rest
-LIMITED = ('velocity', 'acceleration', 'jerk', 'measured_velocity')
-TOLERANCE = 1e-6  # of the limits; the message carries 32-bit floats
+LIMITED_QUANTITIES = ('velocity', 'acceleration', 'jerk', 'measured_velocity')
+LIMIT_TOLERANCE = 1e-6  # of the limits; the message carries 32-bit floats
 # A sign of life that fails to come for this long is a finding of its own.
-SILENCE_S = {'policy': 1.6, 'motion': 0.5, 'recorder': 1.6, 'sim': 1.6}
+STATUS_TIMEOUT_S = {'policy': 1.6, 'motion': 0.5, 'recorder': 1.6, 'sim': 1.6}
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class LogEntry:
     """Hold one statement: who said what, and when (monotonic)."""
 
-    at_s: float
-    who: str
+    time_s: float
+    source: str
     text: str
 
 
-class NoStack(Exception):
+class StackError(Exception):
     """The stack could not be brought up or spoken to."""
 
 
-class Figures:
+class ExecutionMetrics:
     """Keep the worst of what the simulated controllers executed since `begin`, at physics rate."""
 
     def __init__(self, robot: Embodiment) -> None:
         self._revolute = np.array(
             [robot.joint(name).kind == 'revolute' for name in robot.commanded]
         )
-        self.begin(0)
+        self.reset(0)
 
-    def begin(self, from_ns: int) -> None:
+    def reset(self, from_ns: int) -> None:
         """Take statuses from this stamp on."""
-        self.from_ns, self.statuses = from_ns, 0
-        self.begun_s = time.monotonic()
-        self.ratios: dict[str, float] = dict.fromkeys(LIMITED, 0.0)
-        self.step_rad = 0.0
-        self.over: set[tuple[str, str]] = set()  # (joint, quantity) beyond its limit
+        self.from_ns, self.status_count = from_ns, 0
+        self.start_s = time.monotonic()
+        self.max_ratios: dict[str, float] = dict.fromkeys(LIMITED_QUANTITIES, 0.0)
+        self.max_step_rad = 0.0
+        self.limit_violations: set[tuple[str, str]] = set()  # (joint, quantity) beyond its limit
 
     def on_status(self, msg: SimStatus) -> None:
-        if message_conversion.ns(msg.header.stamp) < self.from_ns:
+        if message_conversion.to_ns(msg.header.stamp) < self.from_ns:
             return
-        self.statuses += 1
-        self.step_rad = max(self.step_rad, float(np.array(msg.step)[self._revolute].max()))
-        for name in LIMITED:
+        self.status_count += 1
+        self.max_step_rad = max(self.max_step_rad, float(np.array(msg.step)[self._revolute].max()))
+        for name in LIMITED_QUANTITIES:
             ratios = np.array(getattr(msg, f'{name}_ratio'))
-            self.ratios[name] = max(self.ratios[name], float(ratios.max()))
-            self.over |= {
+            self.max_ratios[name] = max(self.max_ratios[name], float(ratios.max()))
+            self.limit_violations |= {
                 (msg.joint_names[joint], name)
-                for joint in np.flatnonzero(ratios > 1.0 + TOLERANCE)
+                for joint in np.flatnonzero(ratios > 1.0 + LIMIT_TOLERANCE)
             }
 
 
-class Watch:
+class StackClient:
     """Listen to one stack and speak to it as a user would; one thread calls, another spins."""
 
-    def __init__(self, robot: Embodiment, domain: int) -> None:
+    def __init__(self, robot: Embodiment, domain_id: int) -> None:
         self.robot = robot
         self.policy, self.motion, self.sim = PolicyStatus(), MotionStatus(), SimStatus()
         self.episode = EpisodeStatus()
-        self.said: list[Said] = []
-        self.figures = Figures(robot)
+        self.log_entries: list[LogEntry] = []
+        self.metrics = ExecutionMetrics(robot)
         self._lock = threading.Lock()
-        self._heard_s = dict.fromkeys(SILENCE_S, float('inf'))
-        self._silent: set[str] = set()
-        self._past: deque[tuple[float, np.ndarray]] = deque(maxlen=2000)
-        self._joints_ns = 0
-        favoured()  # who waits for the machine measures the machine
+        self._last_status_s = dict.fromkeys(STATUS_TIMEOUT_S, float('inf'))
+        self._silent_nodes: set[str] = set()
+        self._position_history: deque[tuple[float, np.ndarray]] = deque(maxlen=2000)
+        self._last_joint_state_ns = 0
+        set_realtime_priority()  # who waits for the machine measures the machine
         self.context = Context()
-        rclpy.init(context=self.context, domain_id=domain)
-        self.node = Node('watch', namespace=STACK, context=self.context)
+        rclpy.init(context=self.context, domain_id=domain_id)
+        self.node = Node('watch', namespace=STACK_NAMESPACE, context=self.context)
         new = self.node.create_subscription
         new(PolicyStatus, 'status', self._on_policy, qos.LATCHED)
         new(MotionStatus, 'motion_status', self._on_motion, qos.LATCHED)
         new(EpisodeStatus, 'episode', self._on_episode, qos.LATCHED)
         new(SimStatus, '/sim/status', self._on_sim, qos.REQUEST)
-        new(JointState, f'{HIDDEN}/joint_states', self._on_joints, qos.JOINTS)
-        self._words = self.node.create_publisher(String, 'instruction', qos.REQUEST)
-        self._spinning = Spinning([self.node])
+        new(JointState, f'{HIDDEN_PREFIX}/joint_states', self._on_joints, qos.JOINTS)
+        self._instruction_publisher = self.node.create_publisher(
+            String, 'instruction', qos.REQUEST
+        )
+        self._executor_thread = ExecutorThread([self.node])
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # what we start is not us
 
     def close(self) -> None:
-        self._spinning.stop()
+        self._executor_thread.stop()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
 
-    def say(self, text: str) -> None:
-        self._words.publish(String(data=text))
+    def publish_instruction(self, text: str) -> None:
+        self._instruction_publisher.publish(String(data=text))
 
-    def others(self) -> bool:
+    def is_stack_running(self) -> bool:
         """Tell whether a stack is in this domain already; ask a second after the start."""
         return self.node.count_publishers('status') > 0
 
-    def call(self, kind: Any, name: str, timeout_s: float, **fields: Any) -> Any:
+    def call_service(self, service_type: Any, name: str, timeout_s: float, **fields: Any) -> Any:
         """Call a service and return its answer; None if there is none in time."""
-        client = self.node.create_client(kind, name)
+        client = self.node.create_client(service_type, name)
         try:
             end_s, done = time.monotonic() + timeout_s, threading.Event()
             if not client.wait_for_service(timeout_s):
                 return None
-            future = client.call_async(kind.Request(**fields))
+            future = client.call_async(service_type.Request(**fields))
             future.add_done_callback(lambda _: done.set())
             return future.result() if done.wait(max(0.0, end_s - time.monotonic())) else None
         finally:
             self.node.destroy_client(client)
 
-    def recount(self) -> None:
+    def reset_metrics(self) -> None:
         """Begin the figures of what is executed anew; NoStack where the simulator does not."""
-        if self.call(Trigger, '/sim/recount', 5.0) is None:
-            raise NoStack('the simulator does not answer')
-        self.figures.begin(self._joints_ns)
+        if self.call_service(Trigger, '/sim/recount', 5.0) is None:
+            raise StackError('the simulator does not answer')
+        self.metrics.reset(self._last_joint_state_ns)
 
     # what was said
 
-    def note(self, who: str, text: str) -> None:
+    def add_log_entry(self, source: str, text: str) -> None:
         """Keep a statement; the same one again is none."""
         with self._lock:
-            before = next((said for said in reversed(self.said) if said.who == who), None)
+            before = next(
+                (said for said in reversed(self.log_entries) if said.source == source), None
+            )
             if before is None or before.text != text:
-                self.said.append(Said(time.monotonic(), who, text))
+                self.log_entries.append(LogEntry(time.monotonic(), source, text))
 
-    def found(self, pattern: str, since_s: float) -> Said | None:
+    def find_log_entry(self, pattern: str, since_s: float) -> LogEntry | None:
         """Return the first statement since then that matches, as 'who: text'."""
-        self._listen_for_silence()
+        self._check_status_timeouts()
         with self._lock:
-            recent = [said for said in self.said if said.at_s >= since_s]
+            recent = [said for said in self.log_entries if said.time_s >= since_s]
         return next(
-            (said for said in recent if re.search(pattern, f'{said.who}: {said.text}')), None
+            (said for said in recent if re.search(pattern, f'{said.source}: {said.text}')), None
         )
 
-    def repeat(self, who: str) -> None:
+    def allow_repeated_entry(self, source: str) -> None:
         """Let the next statement count, whether or not it is that of before."""
-        self.note(who, '')
+        self.add_log_entry(source, '')
 
-    def expect(self, who: str) -> None:
+    def expect_status(self, source: str) -> None:
         """Begin to miss a node: its silence was known so far."""
-        self._heard_s[who] = float('inf')
-        self._silent.discard(who)
+        self._last_status_s[source] = float('inf')
+        self._silent_nodes.discard(source)
 
-    def _listen_for_silence(self) -> None:
+    def _check_status_timeouts(self) -> None:
         now_s = time.monotonic()
-        for who, heard_s in self._heard_s.items():
-            if now_s - heard_s > SILENCE_S[who] and who not in self._silent:
-                self._silent.add(who)
-                self.note('watch', f'{who} is silent')
+        for who, heard_s in self._last_status_s.items():
+            if now_s - heard_s > STATUS_TIMEOUT_S[who] and who not in self._silent_nodes:
+                self._silent_nodes.add(who)
+                self.add_log_entry('watch', f'{who} is silent')
 
-    def _heard(self, who: str) -> None:
-        self._heard_s[who] = time.monotonic()
-        self._silent.discard(who)
+    def _record_status_time(self, source: str) -> None:
+        self._last_status_s[source] = time.monotonic()
+        self._silent_nodes.discard(source)
 
     # what the joints do
 
-    def resting_since(self, since_s: float) -> float | None:
+    def find_rest_start_s(self, since_s: float) -> float | None:
         """Return when the joints came to rest after `since_s`, if they rest now."""
-        past = self._positions()
+        past = self._copy_position_history()
         if not past:
             return None
         last_s, last = past[-1]
@@ -194,48 +198,48 @@ class Watch:
             return None  # a simulator that stopped has joints that rest
         return max(begun_s, since_s)
 
-    def moving(self) -> bool:
+    def is_moving(self) -> bool:
         """Tell whether the joints have moved within the last moments."""
-        return bool(self._past) and self.resting_since(0.0) is None
+        return bool(self._position_history) and self.find_rest_start_s(0.0) is None
 
-    def _positions(self) -> list[tuple[float, np.ndarray]]:
+    def _copy_position_history(self) -> list[tuple[float, np.ndarray]]:
         with self._lock:
-            return list(self._past)
+            return list(self._position_history)
 
     # callbacks
 
     def _on_policy(self, msg: PolicyStatus) -> None:
         self.policy = msg
-        self.note('session', msg.session)  # a reason may be gone before the next status
-        self._heard('policy')
-        self.note('policy', f'{msg.state_name}: {msg.reason}')
+        self.add_log_entry('session', msg.session)  # a reason may be gone before the next status
+        self._record_status_time('policy')
+        self.add_log_entry('policy', f'{msg.state_name}: {msg.reason}')
 
     def _on_motion(self, msg: MotionStatus) -> None:
         rejected = msg.chunks_rejected > self.motion.chunks_rejected
         self.motion = msg
-        self._heard('motion')
-        self.note('motion', f'{msg.state_name}: {msg.reason}')
+        self._record_status_time('motion')
+        self.add_log_entry('motion', f'{msg.state_name}: {msg.reason}')
         if rejected:
-            self.note('rejection', f'{msg.chunks_rejected}: {msg.reason}')
+            self.add_log_entry('rejection', f'{msg.chunks_rejected}: {msg.reason}')
 
     def _on_episode(self, msg: EpisodeStatus) -> None:
         self.episode = msg
-        self._heard('recorder')
-        self.note('recorder', f'{msg.state} {msg.episode}: {msg.reason}')
+        self._record_status_time('recorder')
+        self.add_log_entry('recorder', f'{msg.state} {msg.episode}: {msg.reason}')
 
     def _on_sim(self, msg: SimStatus) -> None:
         self.sim = msg
-        self._heard('sim')
-        self.figures.on_status(msg)
+        self._record_status_time('sim')
+        self.metrics.on_status(msg)
 
     def _on_joints(self, msg: JointState) -> None:
-        state = message_conversion.joint_state(msg, self.robot.commanded)
+        state = message_conversion.joint_state_from_msg(msg, self.robot.commanded)
         with self._lock:
-            self._joints_ns = state.stamp_ns
-            self._past.append((time.monotonic(), state.position))
+            self._last_joint_state_ns = state.stamp_ns
+            self._position_history.append((time.monotonic(), state.position))
 
 
-def until(condition: Callable[[], Any], timeout_s: float, poll_s: float = 0.02) -> Any:
+def poll_until(condition: Callable[[], Any], timeout_s: float, poll_s: float = 0.02) -> Any:
     """Return what `condition` gives as soon as it is something; None if it never is in time."""
     end_s = time.monotonic() + timeout_s
     while not (found := condition()):

@@ -12,15 +12,15 @@ from rcl_interfaces.srv import SetParameters
 from wam_msgs.srv import Reload
 from wam_policy.recording import bag_folder
 from wam_policy.recording.bag_repair import repair
-from wam_tools.fault_injection.fault import Bench, Fault, nothing
-from wam_tools.fault_injection.stack_observer import NoStack, until
+from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
+from wam_tools.fault_injection.stack_observer import StackError, poll_until
 
-ROOM_BYTES = 100_000  # half a second of an episode, until the disk is full
-TRUNCATED = 'truncated'
-FULL = r'recorder: .*(disk|room)'
-NOTICED_S = 15.0  # with few messages the room lasts a while
-LOADING_S = 180.0  # torch takes its time on a busy machine
-WRONG = (  # node, parameter, value
+DISK_MARGIN_BYTES = 100_000  # half a second of an episode, until the disk is full
+TRUNCATED_CHECKPOINT = 'truncated'
+DISK_FULL_REASON = r'recorder: .*(disk|room)'
+DISK_FULL_TIMEOUT_S = 15.0  # with few messages the room lasts a while
+LOAD_TIMEOUT_S = 180.0  # torch takes its time on a busy machine
+INVALID_PARAMETERS = (  # node, parameter, value
     ('motion', 'speed_scale', 7.0),
     ('motion', 'rate_hz', 0.0),
     ('motion', 'enable_motion', False),
@@ -32,39 +32,39 @@ WRONG = (  # node, parameter, value
 )
 
 
-def fill_disk(bench: Bench) -> None:
+def fill_disk(bench: FaultTestBench) -> None:
     """Let the recorder's files grow no further, as a full disk or a quota would."""
     begun_s, name = time.monotonic(), bench.start_episode()
     time.sleep(1.5)
-    written = bag_folder.file_of(bench.stack.episodes / name).stat().st_size
+    written = bag_folder.find_mcap_file(bench.stack.episodes_dir / name).stat().st_size
     recorder = psutil.Process(bench.stack.processes['recorder'].pid)
     _, hard = recorder.rlimit(resource.RLIMIT_FSIZE)
-    recorder.rlimit(resource.RLIMIT_FSIZE, (written + ROOM_BYTES, hard))
+    recorder.rlimit(resource.RLIMIT_FSIZE, (written + DISK_MARGIN_BYTES, hard))
 
     def end() -> None:
         # beside another fault that was noticed first the disk may not be full yet
-        until(lambda: bench.found(FULL, begun_s), NOTICED_S)
+        poll_until(lambda: bench.find_log_entry(DISK_FULL_REASON, begun_s), DISK_FULL_TIMEOUT_S)
         recorder.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        episode = bench.stack.episodes / name
+        episode = bench.stack.episodes_dir / name
         repair(episode)  # what was written is an episode again
-        bench.saved.append(episode)
+        bench.saved_episodes.append(episode)
         bench.start_episode()
         time.sleep(0.5)
         bench.save_episode()
 
-    bench.undo['disk'] = end
+    bench.undo_actions['disk'] = end
 
 
-def starve_worker(bench: Bench) -> None:
+def limit_worker_memory(bench: FaultTestBench) -> None:
     """Let the first worker have no more memory than it has."""
-    worker = bench.stack.workers()[0]
+    worker = bench.stack.find_workers()[0]
     _, hard = worker.rlimit(resource.RLIMIT_AS)
     worker.rlimit(resource.RLIMIT_AS, (worker.memory_info().vms, hard))
 
 
-def set_wrongly(bench: Bench) -> None:
+def set_invalid_parameters(bench: FaultTestBench) -> None:
     """Set parameters to what they must not be; each has to be refused with a reason."""
-    for node, name, value in WRONG:
+    for node, name, value in INVALID_PARAMETERS:
         kinds = {
             float: ('double_value', ParameterType.PARAMETER_DOUBLE),
             int: ('integer_value', ParameterType.PARAMETER_INTEGER),
@@ -72,21 +72,21 @@ def set_wrongly(bench: Bench) -> None:
             str: ('string_value', ParameterType.PARAMETER_STRING),
         }
         slot, kind = kinds[type(value)]
-        answer = bench.watch.call(
+        answer = bench.client.call_service(
             SetParameters,
             f'{node}/set_parameters',
             5.0,
             parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{slot: value}))],
         )
         if answer is None or answer.results[0].successful or not answer.results[0].reason:
-            raise NoStack(f'{node} takes {name}: {value}' if answer else f'{node} is silent')
-    bench.watch.repeat('parameters')
-    bench.watch.note('parameters', f'all {len(WRONG)} refused')
+            raise StackError(f'{node} takes {name}: {value}' if answer else f'{node} is silent')
+    bench.client.allow_repeated_entry('parameters')
+    bench.client.add_log_entry('parameters', f'all {len(INVALID_PARAMETERS)} refused')
 
 
-def truncate_checkpoint(bench: Bench) -> None:
+def truncate_checkpoint(bench: FaultTestBench) -> None:
     """Write a checkpoint whose largest file ends too early."""
-    folder = bench.stack.folder / TRUNCATED
+    folder = bench.stack.folder / TRUNCATED_CHECKPOINT
     if not folder.exists():
         subprocess.run(
             [
@@ -104,20 +104,20 @@ def truncate_checkpoint(bench: Bench) -> None:
             file.truncate(weights.stat().st_size // 2)
 
 
-def load_truncated(bench: Bench) -> None:
-    reload(bench, str(bench.stack.folder / TRUNCATED))
+def reload_truncated_checkpoint(bench: FaultTestBench) -> None:
+    reload_checkpoint(bench, str(bench.stack.folder / TRUNCATED_CHECKPOINT))
 
 
-def reload(bench: Bench, checkpoint: str) -> None:
-    answer = bench.watch.call(Reload, 'reload', 10.0, checkpoint=checkpoint)
+def reload_checkpoint(bench: FaultTestBench, checkpoint: str) -> None:
+    answer = bench.client.call_service(Reload, 'reload', 10.0, checkpoint=checkpoint)
     if answer is None or not answer.success:
-        raise NoStack(f'not loading: {answer.message if answer else "policy is silent"}')
+        raise StackError(f'not loading: {answer.message if answer else "policy is silent"}')
 
 
-def whole_again(bench: Bench) -> None:
-    reload(bench, '')
-    if not until(lambda: bench.watch.policy.state_name != 'ERROR', LOADING_S):
-        raise NoStack('the policy does not load anything any more')
+def restore_checkpoint(bench: FaultTestBench) -> None:
+    reload_checkpoint(bench, '')
+    if not poll_until(lambda: bench.client.policy.state_name != 'ERROR', LOAD_TIMEOUT_S):
+        raise StackError('the policy does not load anything any more')
 
 
 FAULTS = (
@@ -125,17 +125,17 @@ FAULTS = (
         'disk/full while recording',
         ('recorder',),
         fill_disk,
-        lambda bench: bench.undo.pop('disk')(),
-        FULL,
+        lambda bench: bench.undo_actions.pop('disk')(),
+        DISK_FULL_REASON,
         False,
-        within_s=NOTICED_S,
+        within_s=DISK_FULL_TIMEOUT_S,
         note='what was written before is repaired; the next episode is whole',
     ),
     Fault(
         'memory/worker out of memory',
         ('policy',),
-        starve_worker,
-        nothing,
+        limit_worker_memory,
+        do_nothing,
         r'policy: HOLDING.*worker',
         True,
         within_s=10.0,
@@ -143,19 +143,19 @@ FAULTS = (
     Fault(
         'checkpoint/truncated at load',
         ('policy',),
-        load_truncated,
-        whole_again,
+        reload_truncated_checkpoint,
+        restore_checkpoint,
         r'policy: ERROR.*',
         True,
-        within_s=LOADING_S,
+        within_s=LOAD_TIMEOUT_S,
         prepare=truncate_checkpoint,
         note='the present workers are given up before the others load',
     ),
     Fault(
         'parameters/out of range at run time',
         ('parameters',),
-        set_wrongly,
-        nothing,
+        set_invalid_parameters,
+        do_nothing,
         r'parameters: all',
         False,
     ),

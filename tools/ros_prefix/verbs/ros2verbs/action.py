@@ -12,7 +12,7 @@ from ros2cli.command import CommandExtension
 from ros2cli.node.direct import DirectNode
 from rosidl_runtime_py import message_to_yaml, set_message_fields
 
-OUTCOMES = {4: 'SUCCEEDED', 5: 'CANCELED', 6: 'ABORTED'}  # action_msgs/msg/GoalStatus
+GOAL_STATUS_NAMES = {4: 'SUCCEEDED', 5: 'CANCELED', 6: 'ABORTED'}  # action_msgs/msg/GoalStatus
 
 
 class ActionCommand(CommandExtension):
@@ -54,14 +54,14 @@ def send_goal(args: argparse.Namespace) -> int | str:
     try:
         print('Waiting for an action server to become available...')
         client.wait_for_server()
-        return follow(node, client, goal, args.feedback)
+        return wait_for_result(node, client, goal, args.feedback)
     finally:
         client.destroy()
         node.destroy_node()
         rclpy.try_shutdown()
 
 
-def follow(node: Node, client: ActionClient, goal: Any, with_feedback: bool) -> int | str:
+def wait_for_result(node: Node, client: ActionClient, goal: Any, with_feedback: bool) -> int | str:
     """Wait for acceptance and result, and print both."""
 
     def on_feedback(message: Any) -> None:
@@ -81,5 +81,5 @@ def follow(node: Node, client: ActionClient, goal: Any, with_feedback: bool) -> 
         raise
     answer: Any = result.result()
     print(f'Result:\n{message_to_yaml(answer.result)}')
-    print(f'Goal finished with status: {OUTCOMES.get(answer.status, answer.status)}')
+    print(f'Goal finished with status: {GOAL_STATUS_NAMES.get(answer.status, answer.status)}')
     return 0

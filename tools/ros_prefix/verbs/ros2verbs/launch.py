@@ -13,7 +13,7 @@ from launch.launch_context import LaunchContext
 from launch.launch_description_sources import AnyLaunchDescriptionSource
 from ros2cli.command import CommandExtension
 
-LAUNCH_FILES = ('launch.py', 'launch.xml', 'launch.yaml', 'launch.yml')
+LAUNCH_SUFFIXES = ('launch.py', 'launch.xml', 'launch.yaml', 'launch.yml')
 
 
 class LaunchCommand(CommandExtension):
@@ -43,14 +43,14 @@ class LaunchCommand(CommandExtension):
     def main(self, *, parser: argparse.ArgumentParser, args: argparse.Namespace) -> int | str:
         """Find the file, check the arguments, run it until it ends."""
         try:
-            path, words = launch_file(args.package, args.words)
+            path, words = find_launch_file(args.package, args.words)
             # upstream takes -s after the file name too
             show = args.show_args or bool({'-s', '--show-args', '--show-arguments'} & set(words))
-            pairs = arguments(word for word in words if not word.startswith('-'))
+            pairs = parse_launch_arguments(word for word in words if not word.startswith('-'))
         except (ValueError, PackageNotFoundError) as e:
             return str(e)
         if show:
-            return show_arguments(path)
+            return print_launch_arguments(path)
         service = LaunchService(
             argv=[f'{name}:={value}' for name, value in pairs],
             noninteractive=args.noninteractive or not sys.stdin.isatty(),
@@ -59,7 +59,7 @@ class LaunchCommand(CommandExtension):
         service.include_launch_description(
             LaunchDescription(
                 [
-                    OpaqueFunction(function=uninterrupted),
+                    OpaqueFunction(function=ignore_sigint),
                     IncludeLaunchDescription(
                         AnyLaunchDescriptionSource(str(path)), launch_arguments=pairs
                     ),
@@ -69,7 +69,7 @@ class LaunchCommand(CommandExtension):
         return service.run()
 
 
-def uninterrupted(context: LaunchContext) -> None:
+def ignore_sigint(context: LaunchContext) -> None:
     """Take Ctrl-C only from the descriptor that launch reads, once launch reads it.
 
     Python's handler raises KeyboardInterrupt as well, in the middle of whatever the event loop
@@ -78,26 +78,26 @@ def uninterrupted(context: LaunchContext) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
 
 
-def launch_file(package: str, words: list[str]) -> tuple[Path, list[str]]:
+def find_launch_file(package: str, argv: list[str]) -> tuple[Path, list[str]]:
     """Find the launch file and split its arguments off; raises ValueError naming what is there."""
     if Path(package).is_file():
-        return Path(package).resolve(), words
+        return Path(package).resolve(), argv
     share = Path(get_package_share_directory(package))
     files = {
-        path.name: path for path in sorted(share.rglob('*')) if path.name.endswith(LAUNCH_FILES)
+        path.name: path for path in sorted(share.rglob('*')) if path.name.endswith(LAUNCH_SUFFIXES)
     }
     known = f'package {package} has: {", ".join(files) or "no launch files"}'
-    if not words or words[0].startswith('-') or ':=' in words[0]:
+    if not argv or argv[0].startswith('-') or ':=' in argv[0]:
         raise ValueError(f'name a launch file; {known}')
-    if words[0] not in files:
-        raise ValueError(f'no launch file {words[0]!r}; {known}')
-    return files[words[0]], words[1:]
+    if argv[0] not in files:
+        raise ValueError(f'no launch file {argv[0]!r}; {known}')
+    return files[argv[0]], argv[1:]
 
 
-def arguments(words: Iterable[str]) -> list[tuple[str, str]]:
+def parse_launch_arguments(argv: Iterable[str]) -> list[tuple[str, str]]:
     """Split `name:=value` words; raises ValueError for anything else."""
     pairs = []
-    for word in words:
+    for word in argv:
         name, sign, value = word.partition(':=')
         if not sign or not name:
             raise ValueError(f'malformed launch argument {word!r}: expected name:=value')
@@ -105,7 +105,7 @@ def arguments(words: Iterable[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def show_arguments(path: Path) -> int:
+def print_launch_arguments(path: Path) -> int:
     """Print every argument of a launch file: meaning, choices, default."""
     context = LaunchContext()
     description = AnyLaunchDescriptionSource(str(path)).get_launch_description(context)

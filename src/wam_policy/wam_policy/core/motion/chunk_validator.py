@@ -6,56 +6,56 @@ from dataclasses import dataclass
 import numpy as np
 
 from wam_policy.core.motion.qp_planner import STEP_NS, STEP_S
-from wam_policy.core.motion.trajectory import NS_PER_S, Motion
-from wam_policy.core.robot.embodiment import Embodiment, Limits
+from wam_policy.core.motion.trajectory import NS_PER_S, JointMotion
+from wam_policy.core.robot.embodiment import Embodiment, JointLimits
 from wam_policy.core.types import Chunk
 
-AHEAD_S = 0.05  # a stamp this far in the future is a wrong clock, not jitter
+MAX_FUTURE_STAMP_S = 0.05  # a stamp this far in the future is a wrong clock, not jitter
 # A chunk may be this old when the arm has rested since its observation: nothing moved meanwhile,
 # but people and objects may have. Slower policies than this are not driven.
-RESTED_MAX_AGE_S = 10.0
-SESSIONS_KEPT = 64
-RIVALRY_NS = 1_000_000_000  # two policies that spoke within this time are two
-SPEEDING = 0.7  # share of the acceleration that pacing asks for; jerk takes the rest
+MAX_AGE_AT_REST_S = 10.0
+MAX_RETIRED_SESSIONS = 64
+COMPETING_PUBLISHERS_WINDOW_NS = 1_000_000_000  # two policies that spoke within this time are two
+ACCELERATION_FRACTION = 0.7  # share of the acceleration that pacing asks for; jerk takes the rest
 
 
-class Gate:
+class ChunkValidator:
     """Judge chunks in the order they arrive; remember the sessions and the newest sequence."""
 
     def __init__(self, robot: Embodiment) -> None:
         self.robot = robot
         self.session: str | None = None
         self.sequence = -1
-        self.retired: deque[str] = deque(maxlen=SESSIONS_KEPT)
-        self.begun_ns = 0  # first observation of the present session
-        self.heard_ns: dict[str, int] = {}  # rivals: session -> when it last spoke
-        self.after_ns: int | None = None
+        self.retired: deque[str] = deque(maxlen=MAX_RETIRED_SESSIONS)
+        self.session_start_ns = 0  # first observation of the present session
+        self.last_chunk_ns: dict[str, int] = {}  # rivals: session -> when it last spoke
+        self.reject_until_ns: int | None = None
 
-    def rejection(self, chunk: Chunk, now_ns: int) -> str | None:
+    def validate(self, chunk: Chunk, now_ns: int) -> str | None:
         """Return why `chunk` may not be executed at all, whatever the arm does now.
 
         A chunk that passes is the newest from here on: its session retires the one before, older
         sequences of its own are refused.
         """
         reason = (
-            self._content(chunk)
-            or self._rivalry(chunk, now_ns)
-            or self._order(chunk)
-            or self._age(chunk, now_ns)
+            self._check_content(chunk)
+            or self._check_competing_publishers(chunk, now_ns)
+            or self._check_order(chunk)
+            or self._check_age(chunk, now_ns)
         )
         if reason is None:
             if self.session != chunk.session:
                 if self.session is not None:
                     self.retired.append(self.session)
-                self.begun_ns = chunk.stamp_ns
+                self.session_start_ns = chunk.stamp_ns
             self.session, self.sequence = chunk.session, chunk.sequence
         return reason
 
-    def after(self, stamp_ns: int | None) -> None:
+    def reject_until(self, stamp_ns: int | None) -> None:
         """Refuse what was observed up to `stamp_ns`; None refuses nothing for its stamp."""
-        self.after_ns = stamp_ns
+        self.reject_until_ns = stamp_ns
 
-    def _content(self, chunk: Chunk) -> str | None:
+    def _check_content(self, chunk: Chunk) -> str | None:
         robot = self.robot
         if not (np.isfinite(chunk.targets).all() and np.isfinite(chunk.reference).all()):
             finite = np.isfinite(chunk.targets).all(axis=0) & np.isfinite(chunk.reference)
@@ -78,125 +78,141 @@ class Gate:
             )
         if not np.isclose(chunk.step_dt_s, robot.step_dt_s, rtol=1e-3):
             return f'chunk rows are {chunk.step_dt_s:g} s apart, want {robot.step_dt_s:g} s'
-        if chunk.contract != robot.contract:
+        if chunk.embodiment_hash != robot.config_hash:
             return 'chunk was made for another description of the robot (contract differs)'
         return None
 
-    def _rivalry(self, chunk: Chunk, now_ns: int) -> str | None:
+    def _check_competing_publishers(self, chunk: Chunk, now_ns: int) -> str | None:
         """Refuse everybody while two policies speak; afterwards follow the one that is left.
 
         A session that is over and yet tells of what it saw after the next one began was not
         followed by it: somebody else publishes chunks.
         """
-        if chunk.session in self.retired and chunk.stamp_ns > self.begun_ns:
-            self.heard_ns.setdefault(self.session, now_ns)
-        elif not self.heard_ns:
+        if chunk.session in self.retired and chunk.stamp_ns > self.session_start_ns:
+            self.last_chunk_ns.setdefault(self.session, now_ns)
+        elif not self.last_chunk_ns:
             return None
-        self.heard_ns[chunk.session] = now_ns
+        self.last_chunk_ns[chunk.session] = now_ns
         recent = {
             session: heard_ns
-            for session, heard_ns in self.heard_ns.items()
-            if 0 <= now_ns - heard_ns < RIVALRY_NS
+            for session, heard_ns in self.last_chunk_ns.items()
+            if 0 <= now_ns - heard_ns < COMPETING_PUBLISHERS_WINDOW_NS
         }
         if len(recent) > 1:
             return f'two policies publish chunks, only one may: {" and ".join(sorted(recent))}'
-        self.heard_ns.clear()
+        self.last_chunk_ns.clear()
         if chunk.session != self.session:
             self.retired = deque(
-                (session for session in self.retired if session != chunk.session), SESSIONS_KEPT
+                (session for session in self.retired if session != chunk.session),
+                MAX_RETIRED_SESSIONS,
             )
         return None
 
-    def _order(self, chunk: Chunk) -> str | None:
+    def _check_order(self, chunk: Chunk) -> str | None:
         if chunk.session in self.retired:
             return f'chunk of an old session ({chunk.session})'
-        if self.after_ns is not None and chunk.stamp_ns <= self.after_ns:
+        if self.reject_until_ns is not None and chunk.stamp_ns <= self.reject_until_ns:
             return 'chunk was observed before the policy paused'
         if chunk.session == self.session and chunk.sequence <= self.sequence:
             return f'chunk {chunk.sequence} came after {self.sequence}'
         return None
 
-    def _age(self, chunk: Chunk, now_ns: int) -> str | None:
+    def _check_age(self, chunk: Chunk, now_ns: int) -> str | None:
         age_s = (now_ns - chunk.stamp_ns) / NS_PER_S
-        if age_s < -AHEAD_S:
+        if age_s < -MAX_FUTURE_STAMP_S:
             return f'chunk is stamped {-age_s:.2f} s in the future'
-        if age_s > RESTED_MAX_AGE_S:
+        if age_s > MAX_AGE_AT_REST_S:
             return f'late chunk: its observation is {age_s:.1f} s old'
         return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Join:
+class BlendedChunk:
     """Hold how one chunk continues the motion at a switch."""
 
-    wanted: np.ndarray  # [steps joints], seam faded, not yet limited
-    offset: np.ndarray  # [joints], command minus chunk; grippers 0
+    targets: np.ndarray  # [steps joints], seam faded, not yet limited
+    blend_offset: np.ndarray  # [joints], command minus chunk; grippers 0
 
 
-def anchored_ns(chunk: Chunk, switch_ns: int, resting_since_ns: int | None) -> int:
+def compute_chunk_start_ns(chunk: Chunk, switch_ns: int, at_rest_since_ns: int | None) -> int:
     """Return when row 0 is due.
 
     A chunk is anchored at its observation. If the arm has come to rest since, the time it rested
     does not count: it would skip rows that nobody executed.
     """
-    if resting_since_ns is None:
+    if at_rest_since_ns is None:
         return chunk.stamp_ns
-    return chunk.stamp_ns + max(0, switch_ns - max(chunk.stamp_ns, resting_since_ns))
+    return chunk.stamp_ns + max(0, switch_ns - max(chunk.stamp_ns, at_rest_since_ns))
 
 
-def rows_left(chunk: Chunk, anchor_ns: int, now_ns: int) -> float:
+def count_rows_left(chunk: Chunk, chunk_start_ns: int, now_ns: int) -> float:
     """Return how many rows are not yet due, at least 0."""
-    last_ns = anchor_ns + (chunk.horizon - 1) * chunk.step_dt_s * NS_PER_S
+    last_ns = chunk_start_ns + (chunk.horizon - 1) * chunk.step_dt_s * NS_PER_S
     return max(0.0, (last_ns - now_ns) / (chunk.step_dt_s * NS_PER_S))
 
 
-def too_late(chunk: Chunk, anchor_ns: int, switch_ns: int, max_age_s: float) -> str | None:
+def check_chunk_lateness(
+    chunk: Chunk, chunk_start_ns: int, switch_ns: int, max_age_s: float
+) -> str | None:
     """Return why nothing of `chunk` can be executed from `switch_ns` on, if so."""
-    if rows_left(chunk, anchor_ns, switch_ns) < STEP_S / chunk.step_dt_s:
+    if count_rows_left(chunk, chunk_start_ns, switch_ns) < STEP_S / chunk.step_dt_s:
         return (
             f'late chunk: its last row was due '
-            f'{(switch_ns - anchor_ns) / NS_PER_S - chunk.horizon * chunk.step_dt_s:.2f} s '
+            f'{(switch_ns - chunk_start_ns) / NS_PER_S - chunk.horizon * chunk.step_dt_s:.2f} s '
             'before it could start'
         )
-    if (switch_ns - anchor_ns) / NS_PER_S > max_age_s:
-        return f'late chunk: {(switch_ns - anchor_ns) / NS_PER_S:.2f} s behind its observation'
+    if (switch_ns - chunk_start_ns) / NS_PER_S > max_age_s:
+        return (
+            f'late chunk: {(switch_ns - chunk_start_ns) / NS_PER_S:.2f} s behind its observation'
+        )
     return None
 
 
-def joined(
-    chunk: Chunk, anchor_ns: int, start: Motion, start_ns: int, fade_s: float, gripping: np.ndarray
-) -> Join:
+def blend(
+    chunk: Chunk,
+    chunk_start_ns: int,
+    start: JointMotion,
+    start_ns: int,
+    blend_s: float,
+    gripper_mask: np.ndarray,
+) -> BlendedChunk:
     """Sample `chunk` on the planning grid after `start_ns`, continued from `start`.
 
     The policy saw an arm that lagged its command, so a new chunk begins behind the old one:
     arms start with the whole difference and lose it over `fade_s` (0: at once). A gripper must
     not dwell between two intentions: its newest target counts at once.
     """
-    last_ns = anchor_ns + (chunk.horizon - 1) * chunk.step_dt_s * NS_PER_S
+    last_ns = chunk_start_ns + (chunk.horizon - 1) * chunk.step_dt_s * NS_PER_S
     steps = int((last_ns - start_ns) // STEP_NS)
     times_ns = start_ns + STEP_NS * np.arange(steps + 1)
-    rows = _at(chunk, (times_ns - anchor_ns) / NS_PER_S / chunk.step_dt_s)
-    offset = np.where(gripping, 0.0, start.position - rows[0])
-    kept = faded(STEP_S * np.arange(1, steps + 1) / fade_s)[:, None] if fade_s > 0.0 else 0.0
-    return Join(rows[1:] + kept * offset, offset)
+    rows = _interpolate(chunk, (times_ns - chunk_start_ns) / NS_PER_S / chunk.step_dt_s)
+    offset = np.where(gripper_mask, 0.0, start.position - rows[0])
+    kept = (
+        smoothstep_fade(STEP_S * np.arange(1, steps + 1) / blend_s)[:, None]
+        if blend_s > 0.0
+        else 0.0
+    )
+    return BlendedChunk(rows[1:] + kept * offset, offset)
 
 
-def faded(progress: np.ndarray) -> np.ndarray:
+def smoothstep_fade(progress: np.ndarray) -> np.ndarray:
     """Return 1 at progress 0, 0 from 1 on, with level ends (smoothstep)."""
     x = np.clip(progress, 0.0, 1.0)
     return 1.0 - x * x * (3.0 - 2.0 * x)
 
 
-def paced(wanted: np.ndarray, start: Motion, limits: Limits, gripping: np.ndarray) -> np.ndarray:
+def limit_speed(
+    targets: np.ndarray, start: JointMotion, limits: JointLimits, gripper_mask: np.ndarray
+) -> np.ndarray:
     """Return `wanted` [steps joints] inside the position limits and no faster than they allow.
 
     If one arm joint is too fast, or would have to gain speed too fast, the whole step of both
     arms shrinks: their path keeps its direction. A joint beyond a position limit may stay there
     but goes no further out.
     """
-    here, arms = np.asarray(start.position), ~gripping
-    inside = np.clip(wanted, np.minimum(limits.lower, here), np.maximum(limits.upper, here))
-    reach, gain = limits.velocity * STEP_S, SPEEDING * limits.acceleration * STEP_S**2
+    here, arms = np.asarray(start.position), ~gripper_mask
+    inside = np.clip(targets, np.minimum(limits.lower, here), np.maximum(limits.upper, here))
+    reach, gain = limits.velocity * STEP_S, ACCELERATION_FRACTION * limits.acceleration * STEP_S**2
     before = start.velocity * STEP_S
     paced_rows = np.empty_like(inside)
     for row, target in enumerate(inside):
@@ -205,13 +221,13 @@ def paced(wanted: np.ndarray, start: Motion, limits: Limits, gripping: np.ndarra
         # how long this joint's step may be: from rest `gain`, in motion so much more
         longest = np.minimum(reach, np.maximum(along * before, 0.0) + gain)
         share = 1.0 / max(1.0, float((size / longest)[arms].max(initial=0.0)))
-        before = np.where(gripping, np.clip(step, -reach, reach), share * step)
+        before = np.where(gripper_mask, np.clip(step, -reach, reach), share * step)
         here = here + before
         paced_rows[row] = here
     return paced_rows
 
 
-def _at(chunk: Chunk, rows: np.ndarray) -> np.ndarray:
+def _interpolate(chunk: Chunk, rows: np.ndarray) -> np.ndarray:
     """Return the chunk at fractional `rows`: cubic Hermite with finite-difference slopes."""
     targets = chunk.targets
     if len(targets) == 1:

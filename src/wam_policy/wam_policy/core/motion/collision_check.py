@@ -12,12 +12,14 @@ import numpy as np
 
 from wam_policy.core.motion import qp_planner
 from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory
-from wam_policy.core.robot.embodiment import Limits
+from wam_policy.core.robot.embodiment import JointLimits
 
-SAMPLE_NS = 12_500_000  # two to a planning step: 6 mm at 0.5 m/s, well inside every clearance
+SAMPLE_PERIOD_NS = (
+    12_500_000  # two to a planning step: 6 mm at 0.5 m/s, well inside every clearance
+)
 
 # what is tried of the way to a contact before stopping at once: the arm needs the rest to brake
-SHARES = (0.6, 0.3, 0.0)
+TRUNCATION_FRACTIONS = (0.6, 0.3, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +27,15 @@ class Contact:
     """Name the first posture of a path in which something is too near."""
 
     row: int
-    what: str  # 'left_link3 and table'
+    pair: str  # 'left_link3 and table'
 
 
-class Obstacles(Protocol):
+class CollisionChecker(Protocol):
     """Know the robot's shape and what stands around it."""
 
-    def first_contact(self, path: np.ndarray, held: np.ndarray) -> Contact | None:
+    def find_first_contact(
+        self, path: np.ndarray, state_only_positions: np.ndarray
+    ) -> Contact | None:
         """Return the first contact along `path` [rows commanded], None if it is free.
 
         `held` [state-only joints] is how the rest of the robot stands. What is too near in the
@@ -41,28 +45,32 @@ class Obstacles(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Foreseen:
+class PredictedCollision:
     """Say when along a trajectory something gets too near."""
 
     at_ns: int
-    what: str
+    pair: str
 
 
-def foreseen(plan: Trajectory, obstacles: Obstacles, held: np.ndarray) -> Foreseen | None:
+def predict_collision(
+    plan: Trajectory, checker: CollisionChecker, state_only_positions: np.ndarray
+) -> PredictedCollision | None:
     """Return the first contact of `plan`, from its start to its rest."""
-    times_ns, path = sampled(plan)
-    contact = obstacles.first_contact(path, held)
-    return None if contact is None else Foreseen(int(times_ns[contact.row]), contact.what)
+    times_ns, path = sample_path(plan)
+    contact = checker.find_first_contact(path, state_only_positions)
+    return (
+        None if contact is None else PredictedCollision(int(times_ns[contact.row]), contact.pair)
+    )
 
 
-def sampled(plan: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+def sample_path(plan: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     """Return instants at most SAMPLE_NS apart, ends included, and the posture at each.
 
     int64 [rows], absolute, and float64 [rows joints].
     """
     if len(plan.time_ns) == 1:
         return plan.start_ns + plan.time_ns, plan.position
-    pieces = max(1, int(-(-np.diff(plan.time_ns).max() // SAMPLE_NS)))
+    pieces = max(1, int(-(-np.diff(plan.time_ns).max() // SAMPLE_PERIOD_NS)))
     share = np.arange(pieces) / pieces
     length_s = plan.duration_s
     t = (share * length_s[:, None])[..., None]  # [segments pieces 1]
@@ -76,33 +84,35 @@ def sampled(plan: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def shortened(
+def truncate_before_collision(
     old: Trajectory,
     start_ns: int,
-    rows: np.ndarray,
-    limits: Limits,
-    obstacles: Obstacles,
-    held: np.ndarray,
-) -> tuple[Trajectory | None, Foreseen | None]:
+    targets: np.ndarray,
+    limits: JointLimits,
+    checker: CollisionChecker,
+    state_only_positions: np.ndarray,
+) -> tuple[Trajectory | None, PredictedCollision | None]:
     """Leave `old` at `start_ns`, follow `rows` [steps joints] as far as nothing gets too near.
 
     Return the plan and what it was cut short for, if anything; no plan where even stopping at
     once is worse than going on with `old`. Raises NoPlan as planning.tracked does.
     """
-    plan = qp_planner.tracked(old, start_ns, rows, limits)
-    ahead = foreseen(plan, obstacles, held)
+    plan = qp_planner.plan_tracking(old, start_ns, targets, limits)
+    ahead = predict_collision(plan, checker, state_only_positions)
     if ahead is None:
         return plan, None
     steps = (ahead.at_ns - start_ns) // qp_planner.STEP_NS
-    for kept in sorted({min(len(rows), round(steps * share)) for share in SHARES}, reverse=True):
+    for kept in sorted(
+        {min(len(targets), round(steps * share)) for share in TRUNCATION_FRACTIONS}, reverse=True
+    ):
         try:
             plan = (
-                qp_planner.tracked(old, start_ns, rows[:kept], limits)
+                qp_planner.plan_tracking(old, start_ns, targets[:kept], limits)
                 if kept
-                else qp_planner.stopped(old, start_ns, limits)
+                else qp_planner.plan_stop(old, start_ns, limits)
             )
-        except qp_planner.NoPlan:
+        except qp_planner.PlanningError:
             continue
-        if foreseen(plan, obstacles, held) is None:
+        if predict_collision(plan, checker, state_only_positions) is None:
             return plan, ahead
     return None, ahead

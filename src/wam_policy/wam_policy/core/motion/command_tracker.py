@@ -11,271 +11,311 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, composed
+from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, merge_joints
 from wam_policy.core.robot.embodiment import Controller
-from wam_policy.core.types import SetPoint
+from wam_policy.core.types import Setpoint
 
-LAG_NS = 12_000_000  # a report may show the tick before or after its stamp, at 100 Hz
-TRIES = 8  # to find where in that time a report fits
+MAX_REPORT_LAG_NS = 12_000_000  # a report may show the tick before or after its stamp, at 100 Hz
+MAX_FIT_ITERATIONS = 8  # to find where in that time a report fits
 # rad, rad/s, rad/s^2: rounding stays below 1e-9, save that a stamp is known to 1 ns, in which
 # jerk changes acceleration by up to 1e-6
-MATCH = np.array([[2e-7], [2e-7], [2e-6]])
-AGREE = 5e-7  # two positions that match one report are nearer than this
-ARRIVAL_NS = 20_000_000  # what is not lost has arrived by then
-STALE_NS = 500_000_000  # an older report is none; without any for so long there are none
-AHEAD_NS = 50_000_000  # a stamp this far in the future is a wrong clock
-IDLE_NS = 100_000_000  # reports are looked at so often when there is nothing to learn
-ODD_NS = 300_000_000  # reports that show nothing of ours for so long say something else
-TAKEOVERS = 3  # times in a row that a resting stranger is taken over
-KEPT = 16  # commands that one controller may be following
-MOVING = 1e-3  # rad/s
+MATCH_TOLERANCE = np.array([[2e-7], [2e-7], [2e-6]])
+EQUALITY_TOLERANCE = 5e-7  # two positions that match one report are nearer than this
+MAX_ARRIVAL_DELAY_NS = 20_000_000  # what is not lost has arrived by then
+REPORT_TIMEOUT_NS = 500_000_000  # an older report is none; without any for so long there are none
+MAX_FUTURE_STAMP_NS = 50_000_000  # a stamp this far in the future is a wrong clock
+IDLE_REPORT_PERIOD_NS = (
+    100_000_000  # reports are looked at so often when there is nothing to learn
+)
+UNMATCHED_TIMEOUT_NS = (
+    300_000_000  # reports that show nothing of ours for so long say something else
+)
+MAX_TAKEOVERS = 3  # times in a row that a resting stranger is taken over
+MAX_COMMANDS = 16  # commands that one controller may be following
+MOVING_RAD_S = 1e-3  # rad/s
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Command:
+class SentCommand:
     """Hold a trajectory on its way, and from when on a report must show it if it arrived."""
 
     trajectory: Trajectory
-    due_ns: int
-    parts_ns: int  # when it leaves the one before
-    number: int  # in the order of sending
+    arrival_deadline_ns: int
+    switch_ns: int  # when it leaves the one before
+    sequence: int  # in the order of sending
 
 
-class Confirmed:
+class CommandTracker:
     """Know what the controllers follow, as far as their reports tell."""
 
     def __init__(self, controllers: Sequence[Controller], names: Sequence[str]) -> None:
         """Listen to `controllers` that drive `names`; none of them: nothing is to be confirmed."""
         column = {name: i for i, name in enumerate(names)}
-        self._courses = {
-            controller.name: _Course(np.array([column[name] for name in controller.joints]))
+        self._tracks = {
+            controller.name: _ControllerTrack(
+                np.array([column[name] for name in controller.joints])
+            )
             for controller in controllers
         }
-        self._count = 0
-        self._anew_ns = 0  # until then controllers bridge from wherever they were
+        self._sent_count = 0
+        self._hold_start_ns = 0  # until then controllers bridge from wherever they were
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Start again, as after a jump of the clock: nothing was sent or heard."""
-        for course in self._courses.values():
-            course.forget()
+        for course in self._tracks.values():
+            course.reset()
 
-    def sent(self, trajectory: Trajectory, due_ns: int, parts_ns: int) -> None:
+    def record_sent(
+        self, trajectory: Trajectory, arrival_deadline_ns: int, switch_ns: int
+    ) -> None:
         """Note a command that leaves what is believed to be followed at `parts_ns`.
 
         Reports stamped before `due_ns` may be older than its arrival.
         """
-        self._count += 1
-        for course in self._courses.values():
-            course.add(Command(trajectory, due_ns, parts_ns, self._count))
+        self._sent_count += 1
+        for course in self._tracks.values():
+            course.add_command(
+                SentCommand(trajectory, arrival_deadline_ns, switch_ns, self._sent_count)
+            )
 
-    def begun(self, hold: Trajectory) -> None:
+    def record_hold(self, hold: Trajectory) -> None:
         """Note a hold at the measured posture: it is reached at its start, from anywhere."""
-        self._anew_ns = hold.start_ns
-        for course in self._courses.values():
-            course.shown = course.foreign = course.distrusted = False
-            course.odd_ns = None
-        self.sent(hold, hold.start_ns, hold.start_ns)
+        self._hold_start_ns = hold.start_ns
+        for course in self._tracks.values():
+            course.has_match = course.externally_moved = course.untrusted = False
+            course.unmatched_since_ns = None
+        self.record_sent(hold, hold.start_ns, hold.start_ns)
 
-    def wanted(self, controller: str, now_ns: int) -> bool:
+    def needs_report(self, controller: str, now_ns: int) -> bool:
         """Tell whether a report of `controller` could say anything new."""
-        course = self._courses.get(controller)
+        course = self._tracks.get(controller)
         return course is not None and (
-            course.heard_ns is None
-            or course.open_at(now_ns)
-            or not 0 <= now_ns - course.heard_ns < IDLE_NS
+            course.last_report_ns is None
+            or course.is_undecided(now_ns)
+            or not 0 <= now_ns - course.last_report_ns < IDLE_REPORT_PERIOD_NS
         )
 
-    def flaw(self, report: SetPoint, now_ns: int) -> str | None:
+    def check_report(self, report: Setpoint, now_ns: int) -> str | None:
         """Return why a report is of no use."""
-        course = self._courses.get(report.controller)
+        course = self._tracks.get(report.controller)
         if course is None:
-            return f'no controller {report.controller}; there are {", ".join(self._courses)}'
-        if report.stamp_ns > now_ns + AHEAD_NS or report.stamp_ns < now_ns - STALE_NS:
+            return f'no controller {report.controller}; there are {", ".join(self._tracks)}'
+        if (
+            report.stamp_ns > now_ns + MAX_FUTURE_STAMP_NS
+            or report.stamp_ns < now_ns - REPORT_TIMEOUT_NS
+        ):
             return (
                 f'{report.controller}: report is stamped '
                 f'{(report.stamp_ns - now_ns) / NS_PER_S:+.2f} s from now: clocks differ'
             )
-        if report.stamp_ns <= course.stamp_ns:
+        if report.stamp_ns <= course.last_stamp_ns:
             return f'{report.controller}: report is not newer than the one before'
         return None
 
-    def put(self, report: SetPoint, now_ns: int) -> bool:
+    def process_report(self, report: Setpoint, now_ns: int) -> bool:
         """Take a report without flaw; tell whether a command that seemed followed was lost."""
-        course = self._courses[report.controller]
+        course = self._tracks[report.controller]
         believed = course.commands[-1:]
-        course.hear(report, now_ns)
-        if min(report.stamp_ns, now_ns) >= self._anew_ns:
-            course.judge(report, now_ns)
+        course.record_report(report, now_ns)
+        if min(report.stamp_ns, now_ns) >= self._hold_start_ns:
+            course.match_report(report, now_ns)
         return course.commands[-1:] != believed
 
-    def watch(self, now_ns: int) -> None:
+    def expire_reports(self, now_ns: int) -> None:
         """Give up on controllers that have fallen silent."""
-        for course in self._courses.values():
-            course.watch(now_ns)
+        for course in self._tracks.values():
+            course.expire_report(now_ns)
 
-    def unsure(self, now_ns: int) -> bool:
+    def is_ambiguous(self, now_ns: int) -> bool:
         """Tell whether a command sent now could make a set-point jump."""
-        return now_ns + ARRIVAL_NS > self._anew_ns and any(
-            course.unsure(now_ns) for course in self._courses.values()
+        return now_ns + MAX_ARRIVAL_DELAY_NS > self._hold_start_ns and any(
+            course.is_ambiguous(now_ns) for course in self._tracks.values()
         )
 
-    def followed(self) -> Trajectory:
+    def followed_trajectory(self) -> Trajectory:
         """Return the motion that is followed, each controller's joints on its own curve."""
-        return composed(
-            [(course.commands[-1].trajectory, course.columns) for course in self._courses.values()]
+        return merge_joints(
+            [(course.commands[-1].trajectory, course.columns) for course in self._tracks.values()]
         )
 
     @property
-    def foreign(self) -> str:
+    def external_motion_reason(self) -> str:
         """Return which controller rests where nothing that was sent rests; empty if none."""
         return next(
             (
                 f'{name} rests where it was not sent: waiting until the robot rests'
-                for name, course in self._courses.items()
-                if course.foreign
+                for name, course in self._tracks.items()
+                if course.externally_moved
             ),
             '',
         )
 
     @property
-    def complaint(self) -> str:
+    def report_warning(self) -> str:
         """Return which reports are missed or not understood; empty if none."""
         return '; '.join(
             f'{name} {why}'
-            for name, course in self._courses.items()
+            for name, course in self._tracks.items()
             for why in (
-                'reports no more' if course.silent else '',
-                'reports nothing that was sent to it' if course.distrusted else '',
+                'reports no more' if course.timed_out else '',
+                'reports nothing that was sent to it' if course.untrusted else '',
             )
             if why
         )
 
 
-class _Course:
+class _ControllerTrack:
     """Keep what one controller may be following, and how far its reports can be relied on."""
 
     def __init__(self, columns: np.ndarray) -> None:
         self.columns = columns  # int64 [its joints], of all commanded
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        self.commands: list[Command] = []  # one of them is followed; the newest is believed
-        self.missing: list[Command] = []  # seem to be lost, but may only be late
-        self.shown = False  # a report has shown one since the last hold
-        self.heard_ns: int | None = None  # when the last report came; None without reports
-        self.stamp_ns = 0  # its stamp
-        self.odd_ns: int | None = None  # since when reports show nothing of ours
-        self.takeovers = 0
-        self.foreign = self.distrusted = self.silent = False
+    def reset(self) -> None:
+        self.commands: list[SentCommand] = []  # one of them is followed; the newest is believed
+        self.possibly_lost: list[SentCommand] = []  # seem to be lost, but may only be late
+        self.has_match = False  # a report has shown one since the last hold
+        self.last_report_ns: int | None = None  # when the last report came; None without reports
+        self.last_stamp_ns = 0  # its stamp
+        self.unmatched_since_ns: int | None = None  # since when reports show nothing of ours
+        self.takeover_count = 0
+        self.externally_moved = self.untrusted = self.timed_out = False
 
     @property
-    def reliable(self) -> bool:
-        return self.heard_ns is not None and not self.distrusted
+    def is_reliable(self) -> bool:
+        return self.last_report_ns is not None and not self.untrusted
 
-    def open_at(self, now_ns: int) -> bool:
+    def is_undecided(self, now_ns: int) -> bool:
         """Tell whether a report could tell by now which command is followed."""
         return (
-            bool(self.missing)
-            or (not self.shown or len(self.commands) > 1)
-            and (now_ns >= min((command.parts_ns for command in self.commands[1:]), default=0))
+            bool(self.possibly_lost)
+            or (not self.has_match or len(self.commands) > 1)
+            and (now_ns >= min((command.switch_ns for command in self.commands[1:]), default=0))
         )
 
-    def add(self, command: Command) -> None:
-        self.commands = [*self.commands, command][-KEPT:] if self.reliable else [command]
+    def add_command(self, command: SentCommand) -> None:
+        self.commands = (
+            [*self.commands, command][-MAX_COMMANDS:] if self.is_reliable else [command]
+        )
 
-    def hear(self, report: SetPoint, now_ns: int) -> None:
-        self.heard_ns, self.stamp_ns, self.silent = now_ns, report.stamp_ns, False
+    def record_report(self, report: Setpoint, now_ns: int) -> None:
+        self.last_report_ns, self.last_stamp_ns, self.timed_out = now_ns, report.stamp_ns, False
 
-    def watch(self, now_ns: int) -> None:
-        if self.heard_ns is not None and now_ns - self.heard_ns > STALE_NS:
-            self.heard_ns, self.silent = None, True
-            self._give_up()
+    def expire_report(self, now_ns: int) -> None:
+        if self.last_report_ns is not None and now_ns - self.last_report_ns > REPORT_TIMEOUT_NS:
+            self.last_report_ns, self.timed_out = None, True
+            self._assume_newest()
 
-    def unsure(self, now_ns: int) -> bool:
-        if not self.reliable or not self.commands:
+    def is_ambiguous(self, now_ns: int) -> bool:
+        if not self.is_reliable or not self.commands:
             return False
         *others, believed = self.commands
         return (
-            not self.shown
-            or self.odd_ns is not None
-            or any(self._apart(other, believed, now_ns, now_ns + ARRIVAL_NS) for other in others)
+            not self.has_match
+            or self.unmatched_since_ns is not None
+            or any(
+                self._differ(other, believed, now_ns, now_ns + MAX_ARRIVAL_DELAY_NS)
+                for other in others
+            )
         )
 
-    def judge(self, report: SetPoint, now_ns: int) -> None:
+    def match_report(self, report: Setpoint, now_ns: int) -> None:
         """Drop what the report does not show, if it shows one of the commands that are due."""
-        due = [command for command in self.commands if command.due_ns <= report.stamp_ns]
+        due = [
+            command for command in self.commands if command.arrival_deadline_ns <= report.stamp_ns
+        ]
         if not due:
             return
-        seen = [command for command in due if self._shows(report, command)] or [
-            command for command in self.missing if self._shows(report, command)
+        seen = [command for command in due if self._matches(report, command)] or [
+            command for command in self.possibly_lost if self._matches(report, command)
         ]
         if not seen:
-            self._wonder(report, now_ns)
+            self._handle_unmatched_report(report, now_ns)
             return
-        if self.distrusted and np.abs(report.velocity).max() < MOVING:
+        if self.untrusted and np.abs(report.velocity).max() < MOVING_RAD_S:
             return  # at rest a stranger may look like one of ours
-        self.distrusted, self.shown, self.odd_ns, self.takeovers = False, True, None, 0
+        self.untrusted, self.has_match, self.unmatched_since_ns, self.takeover_count = (
+            False,
+            True,
+            None,
+            0,
+        )
         newest = seen[-1]
         lasts_ns = max(command.trajectory.end_ns for command in seen)
         later = [
             command
-            for command in (*self.missing, *due)
-            if command.number > newest.number and report.stamp_ns < command.due_ns + STALE_NS
+            for command in (*self.possibly_lost, *due)
+            if command.sequence > newest.sequence
+            and report.stamp_ns < command.arrival_deadline_ns + REPORT_TIMEOUT_NS
         ]
         self.commands = [
             *(
                 command
                 for command in seen[:-1]
-                if self._apart(command, newest, report.stamp_ns, lasts_ns)
+                if self._differ(command, newest, report.stamp_ns, lasts_ns)
             ),
             newest,
-            *(command for command in self.commands if command.due_ns > report.stamp_ns),
+            *(
+                command
+                for command in self.commands
+                if command.arrival_deadline_ns > report.stamp_ns
+            ),
         ]
-        self.missing = [command for command in later if command not in self.commands][-KEPT:]
+        self.possibly_lost = [command for command in later if command not in self.commands][
+            -MAX_COMMANDS:
+        ]
 
-    def _wonder(self, report: SetPoint, now_ns: int) -> None:
+    def _handle_unmatched_report(self, report: Setpoint, now_ns: int) -> None:
         """Think about a report that shows nothing that was sent."""
-        if self.distrusted or self.foreign:
+        if self.untrusted or self.externally_moved:
             return
-        self.odd_ns = now_ns if self.odd_ns is None else self.odd_ns
-        if now_ns - self.odd_ns < ODD_NS:
+        self.unmatched_since_ns = (
+            now_ns if self.unmatched_since_ns is None else self.unmatched_since_ns
+        )
+        if now_ns - self.unmatched_since_ns < UNMATCHED_TIMEOUT_NS:
             return
-        resting = np.abs([report.velocity, report.acceleration]).max() <= AGREE
-        if resting and self.takeovers < TAKEOVERS:
+        resting = np.abs([report.velocity, report.acceleration]).max() <= EQUALITY_TOLERANCE
+        if resting and self.takeover_count < MAX_TAKEOVERS:
             # it never got the hold, or holds by itself: as good as a robot out of sight
-            self.foreign, self.takeovers, self.odd_ns = True, self.takeovers + 1, None
+            self.externally_moved, self.takeover_count, self.unmatched_since_ns = (
+                True,
+                self.takeover_count + 1,
+                None,
+            )
         else:
-            self.distrusted = True
-            self._give_up()
+            self.untrusted = True
+            self._assume_newest()
 
-    def _give_up(self) -> None:
-        self.commands, self.missing, self.odd_ns = self.commands[-1:], [], None
+    def _assume_newest(self) -> None:
+        self.commands, self.possibly_lost, self.unmatched_since_ns = self.commands[-1:], [], None
 
-    def _shows(self, report: SetPoint, command: Command) -> bool:
+    def _matches(self, report: Setpoint, command: SentCommand) -> bool:
         """Tell whether the report lies on the command within LAG_NS of its stamp."""
         said = np.stack([report.position, report.velocity, report.acceleration])
         shift_ns, tried = 0, []
-        while shift_ns not in tried and len(tried) < TRIES:
+        while shift_ns not in tried and len(tried) < MAX_FIT_ITERATIONS:
             tried.append(shift_ns)
-            due = self._at(command.trajectory, report.stamp_ns + shift_ns)
+            due = self._state_at(command.trajectory, report.stamp_ns + shift_ns)
             off = said - due
-            if (np.abs(off) <= MATCH).all():
+            if (np.abs(off) <= MATCH_TOLERANCE).all():
                 return True
             steep = float((due[1:] ** 2).sum())
-            if steep > AGREE**2:  # towards where position and velocity fit better
+            if steep > EQUALITY_TOLERANCE**2:  # towards where position and velocity fit better
                 shift_s = float((off[:2] * due[1:]).sum()) / steep
-                shift_ns = round(np.clip(shift_ns + shift_s * NS_PER_S, -LAG_NS, LAG_NS))
+                shift_ns = round(
+                    np.clip(shift_ns + shift_s * NS_PER_S, -MAX_REPORT_LAG_NS, MAX_REPORT_LAG_NS)
+                )
         return False
 
-    def _apart(self, one: Command, other: Command, from_ns: int, until_ns: int) -> bool:
+    def _differ(self, one: SentCommand, other: SentCommand, from_ns: int, until_ns: int) -> bool:
         """Tell whether two curves differ between two instants: at a knot, as jerk is constant."""
         curves = one.trajectory, other.trajectory
         times_ns = np.concatenate([curve.start_ns + curve.time_ns for curve in curves])
         between = (times_ns > from_ns) & (times_ns < until_ns)
         looked_ns = np.array([from_ns, until_ns, *times_ns[between].tolist()])
-        here, there = (curve.through(looked_ns) for curve in curves)
+        here, there = (curve.at_times(looked_ns) for curve in curves)
         return any(
-            np.abs((mine - theirs)[:, self.columns]).max() > AGREE
+            np.abs((mine - theirs)[:, self.columns]).max() > EQUALITY_TOLERANCE
             for mine, theirs in (
                 (here.position, there.position),
                 (here.velocity, there.velocity),
@@ -283,7 +323,7 @@ class _Course:
             )
         )
 
-    def _at(self, curve: Trajectory, now_ns: int) -> np.ndarray:
+    def _state_at(self, curve: Trajectory, now_ns: int) -> np.ndarray:
         """Return position, velocity and acceleration of this controller, [3 its joints]."""
         due = curve.at(now_ns)
         return np.stack([due.position, due.velocity, due.acceleration])[:, self.columns]

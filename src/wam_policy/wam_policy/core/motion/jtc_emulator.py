@@ -13,13 +13,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from wam_policy.core.motion.trajectory import NS_PER_S, Motion, Trajectory
+from wam_policy.core.motion.trajectory import NS_PER_S, JointMotion, Trajectory
 
-REST_VELOCITY = 1.2e-7  # the controller compares with the epsilon of a 32-bit float
+REST_VELOCITY_TOLERANCE = 1.2e-7  # the controller compares with the epsilon of a 32-bit float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Points:
+class TrajectoryPoints:
     """Hold a trajectory message as arrays; velocity and acceleration may be absent."""
 
     stamp_ns: int  # 0: starts when it is accepted
@@ -30,7 +30,7 @@ class Points:
     acceleration: np.ndarray | None
 
     @classmethod
-    def read(cls, message: Any) -> Self:
+    def from_message(cls, message: Any) -> Self:
         """Parse anything shaped like trajectory_msgs/JointTrajectory.
 
         Raises ValueError when the points do not fit the names or each other.
@@ -46,10 +46,10 @@ class Points:
             if len(given) != len(rows) or any(len(row) != len(names) for row in rows):
                 raise ValueError(f'{field}: want {len(names)} values in every point')
             fields.append(np.array(rows, dtype=np.float64))
-        time_ns = [_ns(point.time_from_start) for point in points]
+        time_ns = [_to_ns(point.time_from_start) for point in points]
         position = np.empty((0, len(names))) if fields[0] is None else fields[0]
         return cls(
-            _ns(message.header.stamp),
+            _to_ns(message.header.stamp),
             names,
             np.array(time_ns, dtype=np.int64),
             position,
@@ -58,7 +58,7 @@ class Points:
         )
 
     @classmethod
-    def of(cls, trajectory: Trajectory) -> Self:
+    def from_trajectory(cls, trajectory: Trajectory) -> Self:
         """Return the points of a planned trajectory."""
         return cls(
             trajectory.start_ns,
@@ -69,7 +69,7 @@ class Points:
             trajectory.acceleration,
         )
 
-    def sorted_for(self, names: Sequence[str]) -> Self:
+    def reorder(self, names: Sequence[str]) -> Self:
         """Return the same points with the joints in the order of `names`."""
         columns = [self.names.index(name) for name in names]
         return type(self)(
@@ -81,7 +81,7 @@ class Points:
             None if self.acceleration is None else self.acceleration[:, columns],
         )
 
-    def flaw(self, names: Sequence[str], now_ns: int) -> str | None:
+    def validate(self, names: Sequence[str], now_ns: int) -> str | None:
         """Return why a controller of `names` would not take this at `now_ns`."""
         if sorted(self.names) != sorted(names):
             return (
@@ -99,21 +99,26 @@ class Points:
             return 'times of the points must increase from 0'
         if self.stamp_ns and self.stamp_ns + int(self.time_ns[-1]) < now_ns:
             return 'the last point is already in the past'
-        if self.velocity is not None and (np.abs(self.velocity[-1]) > REST_VELOCITY).any():
+        if (
+            self.velocity is not None
+            and (np.abs(self.velocity[-1]) > REST_VELOCITY_TOLERANCE).any()
+        ):
             return 'velocity of the last point is not zero'
         return None
 
 
-class Follower:
+class TrajectoryFollower:
     """Turn accepted trajectories into set-points; before the first one, stay at `position`."""
 
     def __init__(self, names: Sequence[str], position: np.ndarray) -> None:
         self.names = tuple(names)
-        self.state = Motion.at_rest(position)  # last set-point
-        self.state_ns: int | None = None  # when it was sampled
-        self.points: Points | None = None
-        self._before: tuple[int, Motion] | None = None  # set-point when points were accepted
-        self._piece: Piece | None = None  # what the last set-point lay on
+        self.setpoint = JointMotion.at_rest(position)  # last set-point
+        self.setpoint_ns: int | None = None  # when it was sampled
+        self.points: TrajectoryPoints | None = None
+        self._setpoint_at_accept: tuple[int, JointMotion] | None = (
+            None  # set-point when points were accepted
+        )
+        self._segment: SplineSegment | None = None  # what the last set-point lay on
 
     def accept(self, message: Any, now_ns: int) -> str | None:
         """Replace the running trajectory with a message or Points; return why not, if not.
@@ -121,16 +126,23 @@ class Follower:
         Raises nothing: a rejected message changes nothing.
         """
         try:
-            points = message if isinstance(message, Points) else Points.read(message)
+            points = (
+                message
+                if isinstance(message, TrajectoryPoints)
+                else TrajectoryPoints.from_message(message)
+            )
         except ValueError as error:
             return str(error)
-        reason = points.flaw(self.names, now_ns)
+        reason = points.validate(self.names, now_ns)
         if reason:
             return reason
-        points = points.sorted_for(self.names)
+        points = points.reorder(self.names)
         start_ns = points.stamp_ns or now_ns
-        self._before = (now_ns if self.state_ns is None else self.state_ns, self.state)
-        self.points = Points(
+        self._setpoint_at_accept = (
+            now_ns if self.setpoint_ns is None else self.setpoint_ns,
+            self.setpoint,
+        )
+        self.points = TrajectoryPoints(
             start_ns,
             points.names,
             points.time_ns,
@@ -138,13 +150,13 @@ class Follower:
             points.velocity,
             points.acceleration,
         )
-        self._piece = None
+        self._segment = None
         return None
 
     def hold(self, position: np.ndarray) -> None:
         """Forget the trajectory and stay at `position`: what a watchdog or a reset asks for."""
-        self.points = self._piece = None
-        self.state = Motion.at_rest(position)
+        self.points = self._segment = None
+        self.setpoint = JointMotion.at_rest(position)
 
     @property
     def end_ns(self) -> int | None:
@@ -153,29 +165,31 @@ class Follower:
             return None
         return self.points.stamp_ns + int(self.points.time_ns[-1])
 
-    def sample(self, now_ns: int) -> Motion:
+    def sample(self, now_ns: int) -> JointMotion:
         """Return the set-point at `now_ns` and remember it as the one that was commanded."""
         if self.points is not None:
-            self.state = self._due(self.points, now_ns)
-        self.state_ns = now_ns
-        return self.state
+            self.setpoint = self._evaluate(self.points, now_ns)
+        self.setpoint_ns = now_ns
+        return self.setpoint
 
-    def _due(self, points: Points, now_ns: int) -> Motion:
+    def _evaluate(self, points: TrajectoryPoints, now_ns: int) -> JointMotion:
         passed_ns = now_ns - points.stamp_ns
         if passed_ns >= points.time_ns[-1]:
-            return Motion.at_rest(points.position[-1])
-        if self._piece is None or not self._piece.covers(passed_ns):
+            return JointMotion.at_rest(points.position[-1])
+        if self._segment is None or not self._segment.contains(passed_ns):
             knot = int(np.searchsorted(points.time_ns, passed_ns, side='right')) - 1
-            self._piece = Piece.between(points, knot) if knot >= 0 else self._bridge(points)
-        return self._piece.at(max(passed_ns, self._piece.start_ns))
+            self._segment = (
+                SplineSegment.from_points(points, knot) if knot >= 0 else self._make_bridge(points)
+            )
+        return self._segment.at(max(passed_ns, self._segment.start_ns))
 
-    def _bridge(self, points: Points) -> 'Piece':
+    def _make_bridge(self, points: TrajectoryPoints) -> 'SplineSegment':
         """Return the way from the set-point at acceptance to a first point in the future."""
         first_ns = int(points.time_ns[0])
-        before_ns, before = self._before
+        before_ns, before = self._setpoint_at_accept
         before_ns = min(before_ns - points.stamp_ns, first_ns - 1)
-        return Piece.between(
-            Points(
+        return SplineSegment.from_points(
+            TrajectoryPoints(
                 0,
                 points.names,
                 np.array([before_ns, first_ns]),
@@ -195,15 +209,17 @@ POWERS = np.arange(6)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class SplineSegment:
     """Hold what lies between two points as polynomials: a control loop asks for it very often."""
 
     start_ns: int
     end_ns: int
-    weights: np.ndarray  # float64 [6 3*joints]: powers of t -> position, velocity, acceleration
+    coefficients: (
+        np.ndarray
+    )  # float64 [6 3*joints]: powers of t -> position, velocity, acceleration
 
     @classmethod
-    def between(cls, points: Points, knot: int) -> Self:
+    def from_points(cls, points: TrajectoryPoints, knot: int) -> Self:
         """Interpolate from `knot` on: quintic with accelerations, cubic with velocities, else
         straight.
         """
@@ -215,38 +231,40 @@ class Piece:
         ]
         c, velocity, acceleration = np.zeros((3, 6, len(points.names)))
         if ends[1] is None:
-            c[:2] = _straight(end, *ends[0])
+            c[:2] = _linear_coefficients(end, *ends[0])
         elif ends[2] is None:
-            c[:4] = _cubic(end, *ends[0], *ends[1])
+            c[:4] = _cubic_coefficients(end, *ends[0], *ends[1])
         else:
-            c[:] = _quintic(end, *ends[0], *ends[1], *ends[2])
+            c[:] = _quintic_coefficients(end, *ends[0], *ends[1], *ends[2])
         velocity[:-1] = c[1:] * POWERS[1:, None]
         acceleration[:-1] = velocity[1:] * POWERS[1:, None]
         return cls(start_ns, end_ns, np.concatenate([c, velocity, acceleration], axis=1))
 
-    def covers(self, passed_ns: int) -> bool:
-        return passed_ns < self.end_ns and self.start_ns <= passed_ns
+    def contains(self, elapsed_ns: int) -> bool:
+        return elapsed_ns < self.end_ns and self.start_ns <= elapsed_ns
 
-    def at(self, passed_ns: int) -> Motion:
-        t = float(passed_ns - self.start_ns) / NS_PER_S
-        position, velocity, acceleration = (t**POWERS @ self.weights).reshape(3, -1)
-        return Motion(position, velocity, acceleration)
-
-
-def _straight(end: float, p0: np.ndarray, p1: np.ndarray) -> tuple[np.ndarray, ...]:
-    return p0, (p1 - p0) / end
+    def at(self, elapsed_ns: int) -> JointMotion:
+        t = float(elapsed_ns - self.start_ns) / NS_PER_S
+        position, velocity, acceleration = (t**POWERS @ self.coefficients).reshape(3, -1)
+        return JointMotion(position, velocity, acceleration)
 
 
-def _cubic(
-    end: float, p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray
+def _linear_coefficients(
+    duration_s: float, p0: np.ndarray, p1: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    return p0, (p1 - p0) / duration_s
+
+
+def _cubic_coefficients(
+    duration_s: float, p0: np.ndarray, p1: np.ndarray, v0: np.ndarray, v1: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """Return the coefficients of the cubic through both states, `end` seconds apart."""
-    rise, turn = p1 - p0 - v0 * end, (v1 - v0) * end
-    return p0, v0, (3 * rise - turn) / end**2, (turn - 2 * rise) / end**3
+    rise, turn = p1 - p0 - v0 * duration_s, (v1 - v0) * duration_s
+    return p0, v0, (3 * rise - turn) / duration_s**2, (turn - 2 * rise) / duration_s**3
 
 
-def _quintic(
-    end: float,
+def _quintic_coefficients(
+    duration_s: float,
     p0: np.ndarray,
     p1: np.ndarray,
     v0: np.ndarray,
@@ -255,18 +273,18 @@ def _quintic(
     a1: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
     """Return the coefficients of the quintic through both states, `end` seconds apart."""
-    rise = p1 - p0 - end * (v0 + end * a0 / 2)
-    turn, bend = (v1 - v0 - a0 * end) * end, (a1 - a0) * end**2
+    rise = p1 - p0 - duration_s * (v0 + duration_s * a0 / 2)
+    turn, bend = (v1 - v0 - a0 * duration_s) * duration_s, (a1 - a0) * duration_s**2
     return (
         p0,
         v0,
         a0 / 2,
-        (10 * rise - 4 * turn + bend / 2) / end**3,
-        (7 * turn - 15 * rise - bend) / end**4,
-        (6 * rise - 3 * turn + bend / 2) / end**5,
+        (10 * rise - 4 * turn + bend / 2) / duration_s**3,
+        (7 * turn - 15 * rise - bend) / duration_s**4,
+        (6 * rise - 3 * turn + bend / 2) / duration_s**5,
     )
 
 
-def _ns(time: Any) -> int:
+def _to_ns(time: Any) -> int:
     """Return a builtin_interfaces Time or Duration in ns."""
     return int(time.sec) * NS_PER_S + int(time.nanosec)

@@ -6,14 +6,16 @@ lost like any other message, and a sender that reads the controllers' reports pl
 
 import numpy as np
 
-from wam_policy.core.motion.jtc_emulator import Follower
+from wam_policy.core.motion.jtc_emulator import TrajectoryFollower
 
 # The acceleration may differ by what full jerk does in this time: far more than rounding, and a
 # hundredth of what it does in one tick at 500 Hz.
-EDGE_S = 2e-5
+JERK_TOLERANCE_S = 2e-5
 
 
-def late(running: Follower, candidate: Follower, now_ns: int, jerk: np.ndarray) -> str | None:
+def check_lateness(
+    running: TrajectoryFollower, candidate: TrajectoryFollower, now_ns: int, jerk: np.ndarray
+) -> str | None:
     """Return why `candidate`, which has accepted another trajectory, comes too late at `now_ns`.
 
     `jerk` holds the limits, [joints] rad/s^3 or 1/s^3. Only what has begun can be late, and only
@@ -27,7 +29,7 @@ def late(running: Follower, candidate: Follower, now_ns: int, jerk: np.ndarray) 
         return None
     jump = np.abs(candidate.sample(now_ns).acceleration - running.sample(now_ns).acceleration)
     joint = int(np.argmax(jump / jerk))
-    if jump[joint] <= EDGE_S * jerk[joint]:
+    if jump[joint] <= JERK_TOLERANCE_S * jerk[joint]:
         return None
     return (
         f'came too late: the acceleration of {running.names[joint]} would jump by '

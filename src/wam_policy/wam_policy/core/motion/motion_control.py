@@ -10,34 +10,39 @@ from dataclasses import replace
 import numpy as np
 
 from wam_policy.core.motion import chunk_validator, qp_planner
-from wam_policy.core.motion.collision_check import Foreseen, Obstacles
-from wam_policy.core.motion.command_tracker import Confirmed
-from wam_policy.core.motion.first_move import Approach
-from wam_policy.core.motion.monitors import Clamps, Posture, Strain, strayed
-from wam_policy.core.motion.motion_state import (
-    DRIVEN,
-    LATCHED,
-    RUNNING,
-    STILL,
-    Snapshot,
-    State,
-    Tally,
+from wam_policy.core.motion.collision_check import CollisionChecker, PredictedCollision
+from wam_policy.core.motion.command_tracker import CommandTracker
+from wam_policy.core.motion.first_move import FirstMoveLimiter
+from wam_policy.core.motion.monitors import (
+    EffortMonitor,
+    JointStateMonitor,
+    LimitRateMonitor,
+    check_tracking_error,
 )
-from wam_policy.core.motion.plan_request import Job, Proposal
-from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, held
+from wam_policy.core.motion.motion_state import (
+    ACTIVE_STATES,
+    AT_GOAL_RAD,
+    LATCHED_STATES,
+    RUNNING_STATES,
+    MotionCounters,
+    MotionSnapshot,
+    MotionState,
+)
+from wam_policy.core.motion.plan_request import PlanRequest, PlanResult
+from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, make_hold
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.robot.limits import gripping, margined
-from wam_policy.core.types import Chunk, JointState, SetPoint
+from wam_policy.core.robot.limits import gripper_mask, limits_with_margin
+from wam_policy.core.types import Chunk, JointState, Setpoint
 
-LEAD_NS = 90_000_000  # from planning to the switch; grows while planning proves slower
-LEAD_MAX_NS = 200_000_000
-DELIVERY_NS = 50_000_000  # a message that comes after its switch makes the set-point jump
+PLANNING_LEAD_NS = 90_000_000  # from planning to the switch; grows while planning proves slower
+MAX_PLANNING_LEAD_NS = 200_000_000
+DELIVERY_MARGIN_NS = 50_000_000  # a message that comes after its switch makes the set-point jump
 # the controllers' set-point may differ from the measured posture by what gravity takes: they
 # get this long to bridge it, 0.1 rad at most inside the jerk limit of a slow arm
-SETTLE_NS = 500_000_000
-BACKWARD_NS = 10_000_000  # a clock that goes back this far has jumped
-PAUSE_NS = 500_000_000  # nobody watched for so long: the loop stood still, or time jumped
-STOP_WAIT_NS = 200_000_000  # a stop waits so long to hear from which of two curves it starts
+HOLD_SETTLE_NS = 500_000_000
+CLOCK_JUMP_NS = 10_000_000  # a clock that goes back this far has jumped
+MAX_TICK_GAP_NS = 500_000_000  # nobody watched for so long: the loop stood still, or time jumped
+MAX_STOP_DELAY_NS = 200_000_000  # a stop waits so long to hear from which of two curves it starts
 
 
 class MotionControl:
@@ -50,34 +55,38 @@ class MotionControl:
         dry_run: bool,
         speed_scale: float = 1.0,
         use_deadman: bool = False,
-        surroundings: Obstacles | None = None,
+        collision_checker: CollisionChecker | None = None,
     ) -> None:
         """Move `robot`; without `surroundings` nothing is known of contact."""
         self.robot, self.dry_run, self.use_deadman = robot, dry_run, use_deadman
-        self.surroundings = surroundings
-        limits = margined(robot)
+        self.collision_checker = collision_checker
+        limits = limits_with_margin(robot)
         self.limits = replace(limits, velocity=limits.velocity * speed_scale)
-        self.posture = Posture(robot)
-        self.clamps = Clamps(robot, gripping(robot))
-        self.strain = Strain(robot, gripping(robot))
-        self.approach = Approach(robot)
-        self.gate = chunk_validator.Gate(robot)
-        self.tally = Tally()
-        self.state, self.reason = State.DISABLED, 'not enabled'
-        self.at_rest_then = State.DISABLED  # what STOPPING leads to
-        self.obstacle: str | None = 'no joint state yet'  # why nothing may move now
+        self.joint_monitor = JointStateMonitor(robot)
+        self.limit_rate_monitor = LimitRateMonitor(robot, gripper_mask(robot))
+        self.effort_monitor = EffortMonitor(robot, gripper_mask(robot))
+        self.first_move = FirstMoveLimiter(robot)
+        self.chunk_validator = chunk_validator.ChunkValidator(robot)
+        self.counters = MotionCounters()
+        self.state, self.reason = MotionState.DISABLED, 'not enabled'
+        self.state_after_stop = MotionState.DISABLED  # what STOPPING leads to
+        self.blocked_reason: str | None = 'no joint state yet'  # why nothing may move now
         self.executing: Trajectory | None = None
-        self.confirmed = Confirmed(() if dry_run else robot.controllers, robot.commanded)
-        self.held_ns = 0  # when the posture was last taken over
-        self.active: Proposal | None = None  # the chunk being executed
-        self.ahead: Foreseen | None = None  # contact that it was cut short for
-        self.pending: Chunk | None = None  # the newest chunk not yet planned
-        self.stop_due = False  # a stop is to be planned
+        self.command_tracker = CommandTracker(
+            () if dry_run else robot.controllers, robot.commanded
+        )
+        self.hold_since_ns = 0  # when the posture was last taken over
+        self.active_plan: PlanResult | None = None  # the chunk being executed
+        self.predicted_collision: PredictedCollision | None = (
+            None  # contact that it was cut short for
+        )
+        self.pending_chunk: Chunk | None = None  # the newest chunk not yet planned
+        self.stop_requested = False  # a stop is to be planned
         self.halting = False  # chunks are refused until at rest
-        self.halted_ns: int | None = None  # since when a stop waits to be sent
-        self.lead_ns = LEAD_NS
+        self.stop_pending_since_ns: int | None = None  # since when a stop waits to be sent
+        self.planning_lead_ns = PLANNING_LEAD_NS
         self.now_ns: int | None = None  # of the last tick
-        self.doubtful = False  # the robot may not be where it was sent
+        self.position_uncertain = False  # the robot may not be where it was sent
         self.command: np.ndarray | None = None  # at the last tick, [joints]
         self.deadman_ns: int | None = None
         self.deadman_ok = not use_deadman
@@ -85,356 +94,393 @@ class MotionControl:
 
     def restart(self) -> None:
         """Begin a new activation: nothing is enabled or counted; a latched stop stays latched."""
-        self.posture.forget()
-        self.clamps = Clamps(self.robot, gripping(self.robot))
-        self.strain.forget()
-        self.tally = Tally()
-        self.executing = self.command = self.now_ns = self.active = self.pending = None
-        self.stop_due = self.halting = False
-        self.confirmed.forget()
-        if self.state not in LATCHED:
-            self._to(State.DISABLED, 'not enabled')
+        self.joint_monitor.reset()
+        self.limit_rate_monitor = LimitRateMonitor(self.robot, gripper_mask(self.robot))
+        self.effort_monitor.reset()
+        self.counters = MotionCounters()
+        self.executing = self.command = self.now_ns = self.active_plan = self.pending_chunk = None
+        self.stop_requested = self.halting = False
+        self.command_tracker.reset()
+        if self.state not in LATCHED_STATES:
+            self._set_state(MotionState.DISABLED, 'not enabled')
 
     # --- requests ---------------------------------------------------------------------------
 
     def enable(self, now_ns: int) -> tuple[Trajectory | None, str]:
         """Take over the measured posture; return its hold to publish, or None and why not."""
-        if self.state in LATCHED:
+        if self.state in LATCHED_STATES:
             return None, f'{self.state.name} is latched; call reset first'
-        if self.state in DRIVEN:
-            return None, 'already enabled' if self.state is not State.STOPPING else 'stopping'
-        obstacle = self._obstacle(now_ns) or self.posture.movement()
+        if self.state in ACTIVE_STATES:
+            return (
+                None,
+                'already enabled' if self.state is not MotionState.STOPPING else 'stopping',
+            )
+        obstacle = self._check_blocked(now_ns) or self.joint_monitor.check_at_rest()
         if obstacle:
             return None, obstacle
-        self._to(State.HOLDING, 'enabled; waiting for a chunk')
-        return self._held(self.posture.position, now_ns), ''
+        self._set_state(MotionState.HOLDING, 'enabled; waiting for a chunk')
+        return self._start_hold(self.joint_monitor.position, now_ns), ''
 
     def disable(self, now_ns: int, reason: str = 'disabled on request') -> None:
         """Come to rest, then command nothing more."""
-        self._halt(State.DISABLED, reason, now_ns)
+        self._halt(MotionState.DISABLED, reason, now_ns)
 
     def estop(self, now_ns: int, reason: str = 'e-stop on request') -> None:
         """Come to rest and stay there until reset."""
-        self._halt(State.ESTOPPED, reason, now_ns)
+        self._halt(MotionState.ESTOPPED, reason, now_ns)
 
     def reset(self, now_ns: int) -> str | None:
         """Release a latched stop; return why not. It moves nothing: `enable` comes after."""
-        if self.state not in LATCHED:
+        if self.state not in LATCHED_STATES:
             return None
-        obstacle = self.posture.staleness(now_ns) or self.posture.movement()
-        if obstacle or self._moving(now_ns):
+        obstacle = self.joint_monitor.check_age(now_ns) or self.joint_monitor.check_at_rest()
+        if obstacle or self._is_moving(now_ns):
             return f'not reset: {obstacle or "still decelerating"}'
-        self._to(State.DISABLED, 'reset; enable to move')
+        self._set_state(MotionState.DISABLED, 'reset; enable to move')
         return None
 
     # --- events -----------------------------------------------------------------------------
 
     def on_joints(self, state: JointState, now_ns: int) -> str | None:
         """Take a measured posture; return why it was refused."""
-        flaw = self.posture.put(state, now_ns)
-        if flaw is None and self.state in DRIVEN and not self.dry_run:
-            trouble = strayed(
-                self.executing, self.posture, self.limits.step
-            ) or self.strain.excess(state)
+        flaw = self.joint_monitor.update(state, now_ns)
+        if flaw is None and self.state in ACTIVE_STATES and not self.dry_run:
+            trouble = check_tracking_error(
+                self.executing, self.joint_monitor, self.limits.step
+            ) or self.effort_monitor.check_effort(state)
             if trouble:
-                self._halt(State.PROTECTIVE_STOP, trouble, now_ns)
+                self._halt(MotionState.PROTECTIVE_STOP, trouble, now_ns)
         return flaw
 
-    def on_set_point(self, report: SetPoint, now_ns: int) -> str | None:
+    def on_setpoint(self, report: Setpoint, now_ns: int) -> str | None:
         """Hear what a controller follows; return why the report is of no use."""
-        flaw = self.confirmed.flaw(report, now_ns)
-        if flaw is None and self.confirmed.put(report, now_ns):
-            self._lost(report.controller, now_ns)
+        flaw = self.command_tracker.check_report(report, now_ns)
+        if flaw is None and self.command_tracker.process_report(report, now_ns):
+            self._handle_lost_command(report.controller, now_ns)
         return flaw
 
     def on_robot_fault(self, fault: str, now_ns: int) -> None:
         """Hear what the robot's own driver finds wrong (heat, error flags); empty: nothing."""
         self.robot_fault = fault
-        if fault and self.state in DRIVEN and not self.dry_run:
-            self._halt(State.PROTECTIVE_STOP, f'robot reports: {fault}', now_ns)
+        if fault and self.state in ACTIVE_STATES and not self.dry_run:
+            self._halt(MotionState.PROTECTIVE_STOP, f'robot reports: {fault}', now_ns)
 
     def on_deadman(self, pressed: bool, now_ns: int) -> None:
         self.deadman_ns = now_ns if pressed else None
 
     def on_policy_pause(self, reason: str, now_ns: int) -> None:
         """Hear that no chunks come for now: rest soon, and forget what was seen before."""
-        self.gate.after(now_ns)
-        self.pending = None
-        if self.state in (*RUNNING, State.STOPPING) and not self.halting:
-            self._halt(State.HOLDING, f'policy paused: {reason}', now_ns)
+        self.chunk_validator.reject_until(now_ns)
+        self.pending_chunk = None
+        if self.state in (*RUNNING_STATES, MotionState.STOPPING) and not self.halting:
+            self._halt(MotionState.HOLDING, f'policy paused: {reason}', now_ns)
 
     def on_chunk(self, chunk: Chunk, now_ns: int) -> str | None:
         """Take a chunk for planning; return why it was refused."""
-        reason = self.gate.rejection(chunk, now_ns)
-        if self.state not in DRIVEN:  # nothing is asked of us: neither good nor bad
+        reason = self.chunk_validator.validate(chunk, now_ns)
+        if self.state not in ACTIVE_STATES:  # nothing is asked of us: neither good nor bad
             return f'chunk ignored while {self.state.name}'
         if reason is None and self.halting:
             reason = f'chunk ignored while {self.state.name}'
-        if reason is None and self.obstacle:
-            reason = f'chunk ignored: {self.obstacle}'
+        if reason is None and self.blocked_reason:
+            reason = f'chunk ignored: {self.blocked_reason}'
         if reason:
-            self.refuse(reason)
+            self.reject_chunk(reason)
         else:
-            self.pending = chunk
+            self.pending_chunk = chunk
         return reason
 
-    def refuse(self, reason: str) -> None:
+    def reject_chunk(self, reason: str) -> None:
         """Count a chunk that is not executed."""
-        self.tally.rejected += 1
-        self.tally.late += reason.startswith('late')
-        if self.state in DRIVEN and not self.halting:  # else the stop's reason tells more
+        self.counters.rejected += 1
+        self.counters.late += reason.startswith('late')
+        if self.state in ACTIVE_STATES and not self.halting:  # else the stop's reason tells more
             self.reason = reason
 
     def tick(self, now_ns: int) -> Trajectory | None:
         """Advance to `now_ns`, watching everything; return what must be published at once."""
         before_ns = now_ns if self.now_ns is None else self.now_ns
         since_ns, self.now_ns = now_ns - before_ns, now_ns
-        if since_ns < -BACKWARD_NS:
-            self._jumped(now_ns, before_ns)
+        if since_ns < -CLOCK_JUMP_NS:
+            self._handle_clock_jump(now_ns, before_ns)
             return None
-        self.obstacle = self._obstacle(now_ns)
-        self.confirmed.watch(now_ns)
+        self.blocked_reason = self._check_blocked(now_ns)
+        self.command_tracker.expire_reports(now_ns)
         if self.executing is None:
             return None
-        if since_ns > PAUSE_NS or self.posture.staleness(now_ns) or self.confirmed.foreign:
-            self.doubtful = True
-        if self.doubtful and self.enabled and not self.obstacle:
-            settled = now_ns >= self.executing.start_ns and not self._moving(now_ns)
-            if settled and not self.posture.movement():
-                self._to(State.HOLDING, 'the robot is seen again: holding where it is')
-                return self._held(self.posture.position, now_ns)
-            self.obstacle = self.confirmed.foreign or (
+        if (
+            since_ns > MAX_TICK_GAP_NS
+            or self.joint_monitor.check_age(now_ns)
+            or self.command_tracker.external_motion_reason
+        ):
+            self.position_uncertain = True
+        if self.position_uncertain and self.enabled and not self.blocked_reason:
+            settled = now_ns >= self.executing.start_ns and not self._is_moving(now_ns)
+            if settled and not self.joint_monitor.check_at_rest():
+                self._set_state(
+                    MotionState.HOLDING, 'the robot is seen again: holding where it is'
+                )
+                return self._start_hold(self.joint_monitor.position, now_ns)
+            self.blocked_reason = self.command_tracker.external_motion_reason or (
                 'the robot was out of sight: waiting until it rests'
             )
         before, self.command = self.command, self.executing.at(now_ns).position
-        self.tally.step(before, self.command)
-        if self.obstacle and self.state in DRIVEN:
-            self.approach.restart()
+        self.counters.record_step(before, self.command)
+        if self.blocked_reason and self.state in ACTIVE_STATES:
+            self.first_move.reset()
             if not self.halting:
-                self._halt(State.HOLDING, self.obstacle, now_ns)
-        if self.state in RUNNING:
-            self._watch(now_ns)
-        self._notice_rest(now_ns)
+                self._halt(MotionState.HOLDING, self.blocked_reason, now_ns)
+        if self.state in RUNNING_STATES:
+            self._monitor_active_plan(now_ns)
+        self._finish_stop_at_rest(now_ns)
         return None
 
     # --- planning ---------------------------------------------------------------------------
 
-    def job(self, now_ns: int) -> Job | None:
+    def next_plan_request(self, now_ns: int) -> PlanRequest | None:
         """Return what is to be planned now, if anything; a stop comes before any chunk."""
         base = self.executing
-        if base is None or self._unsure(now_ns):
+        if base is None or self._must_wait_for_report(now_ns):
             return None
         start_ns = max(
-            qp_planner.switch_ns(now_ns, self.lead_ns), qp_planner.switch_ns(base.start_ns, 0)
+            qp_planner.compute_switch_ns(now_ns, self.planning_lead_ns),
+            qp_planner.compute_switch_ns(base.start_ns, 0),
         )
-        around = {'surroundings': self.surroundings, 'body': self.posture.body}
-        if self.stop_due:
-            self.stop_due = False
+        around = {
+            'surroundings': self.collision_checker,
+            'body': self.joint_monitor.state_only_positions,
+        }
+        if self.stop_requested:
+            self.stop_requested = False
             return (
                 None
-                if base.resting_from(start_ns)
-                else Job(self.robot, base, now_ns, start_ns, self.limits, **around)
+                if base.is_at_rest(start_ns)
+                else PlanRequest(self.robot, base, now_ns, start_ns, self.limits, **around)
             )
-        chunk, self.pending = self.pending, None
+        chunk, self.pending_chunk = self.pending_chunk, None
         if chunk is None:
             return None
-        return Job(
+        return PlanRequest(
             self.robot,
             base,
             now_ns,
             start_ns,
-            self.approach.limits(self.limits, start_ns),
+            self.first_move.cap_velocity(self.limits, start_ns),
             chunk,
-            chunk_validator.anchored_ns(chunk, start_ns, self._rested_ns(now_ns)),
-            self.approach.going_on,
+            chunk_validator.compute_chunk_start_ns(
+                chunk, start_ns, self._at_rest_since_ns(now_ns)
+            ),
+            self.first_move.is_active,
             **around,
         )
 
-    def accepted(self, proposal: Proposal, now_ns: int) -> Trajectory | None:
+    def accept_plan(self, result: PlanResult, now_ns: int) -> Trajectory | None:
         """Execute a proposal that still fits; return the trajectory to publish."""
-        job = proposal.job
-        if now_ns < job.now_ns - BACKWARD_NS:  # the clock went back since: no stamp of it holds
+        job = result.request
+        if now_ns < job.now_ns - CLOCK_JUMP_NS:  # the clock went back since: no stamp of it holds
             return None
-        late = now_ns > job.start_ns - DELIVERY_NS
-        if job.base is not self.executing or late or self._unsure(now_ns):
-            return self._again(job, late)
-        self.lead_ns = max(LEAD_NS, self.lead_ns * 19 // 20)
-        if job.chunk is not None and (self.halting or self.obstacle or self.state not in DRIVEN):
+        late = now_ns > job.start_ns - DELIVERY_MARGIN_NS
+        if job.base is not self.executing or late or self._must_wait_for_report(now_ns):
+            return self._replan(job, late)
+        self.planning_lead_ns = max(PLANNING_LEAD_NS, self.planning_lead_ns * 19 // 20)
+        if job.chunk is not None and (
+            self.halting or self.blocked_reason or self.state not in ACTIVE_STATES
+        ):
             return None
-        self.tally.contacts += proposal.ahead is not None
-        if proposal.plan is None:
-            return self._unplanned(proposal, now_ns)
+        self.counters.predicted_collisions += result.predicted_collision is not None
+        if result.trajectory is None:
+            return self._handle_plan_failure(result, now_ns)
         if job.chunk is not None:
-            self.tally.accepted += 1
-            self.active = proposal.after(self.active)
-            self._run(again=self.ahead is not None)
-            self.ahead = proposal.ahead
-            if self.ahead is not None:
-                self.reason = f'contact ahead: {self.ahead.what}; stopping before it'
-        self.executing, self.halted_ns = proposal.plan, None
-        self.confirmed.sent(self.executing, now_ns + DELIVERY_NS, job.start_ns)
-        self.tally.use(proposal.used)
+            self.counters.accepted += 1
+            self.active_plan = result.with_earlier_rows(self.active_plan)
+            self._enter_running_state(renew_reason=self.predicted_collision is not None)
+            self.predicted_collision = result.predicted_collision
+            if self.predicted_collision is not None:
+                self.reason = f'contact ahead: {self.predicted_collision.pair}; stopping before it'
+        self.executing, self.stop_pending_since_ns = result.trajectory, None
+        self.command_tracker.record_sent(self.executing, now_ns + DELIVERY_MARGIN_NS, job.start_ns)
+        self.counters.record_usage(result.limit_usage)
         return self.executing
 
-    def snapshot(self, now_ns: int) -> Snapshot:
+    def snapshot(self, now_ns: int) -> MotionSnapshot:
         """Return what there is to tell now."""
-        return Snapshot.of(self, now_ns)
+        return MotionSnapshot.from_motion(self, now_ns)
 
     # --- inside -----------------------------------------------------------------------------
 
     @property
     def enabled(self) -> bool:
-        return self.state in DRIVEN and not (
-            self.state is State.STOPPING and self.at_rest_then is State.DISABLED
+        return self.state in ACTIVE_STATES and not (
+            self.state is MotionState.STOPPING and self.state_after_stop is MotionState.DISABLED
         )
 
-    def _to(self, state: State, reason: str) -> None:
+    def _set_state(self, state: MotionState, reason: str) -> None:
         self.state, self.reason = state, reason
 
-    def _run(self, again: bool = False) -> None:
+    def _enter_running_state(self, renew_reason: bool = False) -> None:
         """Be in the state of executing chunks, slowly at first; `again` renews the reason."""
-        first = self.approach.going_on
-        state = State.FIRST_MOVE if first else State.TRACKING
-        if state is not self.state or again:
-            self._to(state, 'approaching the policy slowly' if first else 'following chunks')
+        first = self.first_move.is_active
+        state = MotionState.FIRST_MOVE if first else MotionState.TRACKING
+        if state is not self.state or renew_reason:
+            self._set_state(
+                state, 'approaching the policy slowly' if first else 'following chunks'
+            )
 
-    def _moving(self, now_ns: int) -> bool:
+    def _is_moving(self, now_ns: int) -> bool:
         return (
             self.executing is not None
             and len(self.executing.time_ns) > 1
-            and not self.executing.resting_from(now_ns)
+            and not self.executing.is_at_rest(now_ns)
         )
 
-    def _rested_ns(self, now_ns: int) -> int | None:
+    def _at_rest_since_ns(self, now_ns: int) -> int | None:
         """Return since when the arm rests; None while it moves."""
         base = self.executing
         if len(base.time_ns) == 1 or now_ns < base.start_ns:
-            return self.held_ns
-        return base.end_ns if base.resting_from(now_ns) else None
+            return self.hold_since_ns
+        return base.end_ns if base.is_at_rest(now_ns) else None
 
-    def _obstacle(self, now_ns: int) -> str | None:
+    def _check_blocked(self, now_ns: int) -> str | None:
         """Return why nothing may move now."""
         lease_ns = self.robot.safety.deadman_lease_s * NS_PER_S
         self.deadman_ok = not self.use_deadman or (
             self.deadman_ns is not None and now_ns - self.deadman_ns <= lease_ns
         )
         return (
-            self.posture.staleness(now_ns)
+            self.joint_monitor.check_age(now_ns)
             or (None if self.deadman_ok else 'dead-man switch is not held')
             or (f'robot reports: {self.robot_fault}' if self.robot_fault else None)
         )
 
-    def _halt(self, then: State, reason: str, now_ns: int) -> None:
+    def _halt(self, then: MotionState, reason: str, now_ns: int) -> None:
         """Stop what moves and be in `then` at rest; a latched state is entered at once."""
-        self.pending = self.active = self.ahead = None
-        self.halted_ns = now_ns if not self.halting or self.halted_ns is None else self.halted_ns
-        self.stop_due = self.halting = self._moving(now_ns)
-        if self.state is State.ESTOPPED or (self.state in LATCHED and then not in LATCHED):
+        self.pending_chunk = self.active_plan = self.predicted_collision = None
+        self.stop_pending_since_ns = (
+            now_ns
+            if not self.halting or self.stop_pending_since_ns is None
+            else self.stop_pending_since_ns
+        )
+        self.stop_requested = self.halting = self._is_moving(now_ns)
+        if self.state is MotionState.ESTOPPED or (
+            self.state in LATCHED_STATES and then not in LATCHED_STATES
+        ):
             return
-        if self.state in DRIVEN and self.halting and then not in LATCHED:
-            self.at_rest_then = then
-            then = State.STOPPING
-        if self.state is not State.DISABLED or then in LATCHED:
-            self._to(then, reason)
+        if self.state in ACTIVE_STATES and self.halting and then not in LATCHED_STATES:
+            self.state_after_stop = then
+            then = MotionState.STOPPING
+        if self.state is not MotionState.DISABLED or then in LATCHED_STATES:
+            self._set_state(then, reason)
 
-    def _held(self, position: np.ndarray, now_ns: int) -> Trajectory:
+    def _start_hold(self, position: np.ndarray, now_ns: int) -> Trajectory:
         """Begin anew from rest at `position` [joints]; return the hold to publish."""
-        self.held_ns = now_ns
-        self.executing = held(self.robot.commanded, position, now_ns + SETTLE_NS)
-        self.confirmed.begun(self.executing)
-        self.command = self.pending = self.active = None
-        self.stop_due = self.halting = self.doubtful = False
-        self.approach.restart()
-        self.clamps.forget(now_ns)
+        self.hold_since_ns = now_ns
+        self.executing = make_hold(self.robot.commanded, position, now_ns + HOLD_SETTLE_NS)
+        self.command_tracker.record_hold(self.executing)
+        self.command = self.pending_chunk = self.active_plan = None
+        self.stop_requested = self.halting = self.position_uncertain = False
+        self.first_move.reset()
+        self.limit_rate_monitor.clear_window(now_ns)
         return self.executing
 
-    def _jumped(self, now_ns: int, before_ns: int) -> None:
+    def _handle_clock_jump(self, now_ns: int, before_ns: int) -> None:
         """Let what moves come to the end of its trajectory after the clock went back.
 
         It ends at rest, and where it is on the new clock is known to a tick only: whatever was
         sent meanwhile would be a jump. The robot is taken over when it is seen at rest.
         """
-        self.posture.forget()
-        self.confirmed.forget()
-        self.gate.after(None)
+        self.joint_monitor.reset()
+        self.command_tracker.reset()
+        self.chunk_validator.reject_until(None)
         self.deadman_ns = None
-        self.obstacle = self._obstacle(now_ns)
+        self.blocked_reason = self._check_blocked(now_ns)
         if self.executing is None:
             return
         self.executing = replace(
             self.executing, start_ns=self.executing.start_ns + now_ns - before_ns
         )
-        then = State.HOLDING if self.enabled else State.DISABLED
+        then = MotionState.HOLDING if self.enabled else MotionState.DISABLED
         self._halt(then, 'the clock went back', now_ns)
-        self.stop_due, self.doubtful, self.command = False, True, None
+        self.stop_requested, self.position_uncertain, self.command = False, True, None
 
-    def _watch(self, now_ns: int) -> None:
+    def _monitor_active_plan(self, now_ns: int) -> None:
         """Follow the rows of the active chunk as they fall due."""
-        due_ns, chunk = self.active.due_ns, self.active.job.chunk
+        due_ns, chunk = self.active_plan.due_ns, self.active_plan.request.chunk
         row = min(int(np.searchsorted(due_ns, now_ns)), len(due_ns) - 1)
-        self.approach.compare(self.command, self.active.wanted[row], now_ns)
-        self._run()
-        if self.approach.ramping(now_ns):
-            self.clamps.forget(now_ns)  # slow on purpose: that the arm lags means nothing
-        limited = self.clamps.pass_rows(due_ns, self.active.limited, now_ns)
-        if limited.any() and self.ahead is None:
+        self.first_move.update(self.command, self.active_plan.targets[row], now_ns)
+        self._enter_running_state()
+        if self.first_move.is_ramping(now_ns):
+            self.limit_rate_monitor.clear_window(
+                now_ns
+            )  # slow on purpose: that the arm lags means nothing
+        limited = self.limit_rate_monitor.count_rows(due_ns, self.active_plan.limited, now_ns)
+        if limited.any() and self.predicted_collision is None:
             self.reason = f'limited: {chunk.names[int(limited.argmax())]}'
-        excess = self.clamps.excess()
+        excess = self.limit_rate_monitor.check_rate()
         if excess:
-            self._halt(State.PROTECTIVE_STOP, excess, now_ns)
+            self._halt(MotionState.PROTECTIVE_STOP, excess, now_ns)
         elif now_ns > due_ns[-1]:
-            self.active, self.at_rest_then = None, State.HOLDING
-            short = bool(np.abs(self.executing.goal - self.command).max() > STILL)
-            self.tally.underruns += short  # else it led to where the arm rests: nothing is missed
-            self._to(
-                State.STOPPING,
+            self.active_plan, self.state_after_stop = None, MotionState.HOLDING
+            short = bool(np.abs(self.executing.goal - self.command).max() > AT_GOAL_RAD)
+            self.counters.underruns += (
+                short  # else it led to where the arm rests: nothing is missed
+            )
+            self._set_state(
+                MotionState.STOPPING,
                 'underrun: the chunk ran out before the next one came'
                 if short
                 else 'the chunk is over',
             )
 
-    def _notice_rest(self, now_ns: int) -> None:
-        if self._moving(now_ns):
+    def _finish_stop_at_rest(self, now_ns: int) -> None:
+        if self._is_moving(now_ns):
             return
-        self.halting = self.stop_due = False
-        if self.state is State.STOPPING:
-            self.state = self.at_rest_then
+        self.halting = self.stop_requested = False
+        if self.state is MotionState.STOPPING:
+            self.state = self.state_after_stop
 
-    def _unsure(self, now_ns: int) -> bool:
+    def _must_wait_for_report(self, now_ns: int) -> bool:
         """Tell whether to send nothing yet: a controller may follow either of two curves."""
-        since_ns = self.halted_ns if self.halting and self.halted_ns is not None else now_ns
-        return now_ns - since_ns < STOP_WAIT_NS and self.confirmed.unsure(now_ns)
+        since_ns = (
+            self.stop_pending_since_ns
+            if self.halting and self.stop_pending_since_ns is not None
+            else now_ns
+        )
+        return now_ns - since_ns < MAX_STOP_DELAY_NS and self.command_tracker.is_ambiguous(now_ns)
 
-    def _lost(self, controller: str, now_ns: int) -> None:
+    def _handle_lost_command(self, controller: str, now_ns: int) -> None:
         """Go on from what is really followed: a command has not reached `controller`."""
-        self.executing, self.command, self.held_ns = self.confirmed.followed(), None, now_ns
-        self.tally.lost += 1
-        if self.state not in LATCHED:  # why it is latched tells more
+        self.executing, self.command, self.hold_since_ns = (
+            self.command_tracker.followed_trajectory(),
+            None,
+            now_ns,
+        )
+        self.counters.commands_lost += 1
+        if self.state not in LATCHED_STATES:  # why it is latched tells more
             self.reason = f'command lost on the way to {controller}; planned again from there'
-        if self.halting or self.state not in (*RUNNING, State.STOPPING):
+        if self.halting or self.state not in (*RUNNING_STATES, MotionState.STOPPING):
             self.halting = False  # this stop is a new one
-            then = self.at_rest_then if self.state is State.STOPPING else self.state
+            then = self.state_after_stop if self.state is MotionState.STOPPING else self.state
             self._halt(then, self.reason, now_ns)
-        elif self.active is not None and self.pending is None:
-            self.pending = self.active.job.chunk
+        elif self.active_plan is not None and self.pending_chunk is None:
+            self.pending_chunk = self.active_plan.request.chunk
 
-    def _again(self, job: Job, late: bool) -> None:
+    def _replan(self, request: PlanRequest, late: bool) -> None:
         """Plan once more what came too late or too early, or stands on an old motion."""
-        if late and job.base is self.executing:
-            self.tally.replanned += 1
-            self.lead_ns = min(2 * self.lead_ns, LEAD_MAX_NS)
-        if job.chunk is None:
-            self.stop_due = self.halting
-        elif self.pending is None and self.state in DRIVEN and not self.halting:
-            self.pending = job.chunk
+        if late and request.base is self.executing:
+            self.counters.replanned += 1
+            self.planning_lead_ns = min(2 * self.planning_lead_ns, MAX_PLANNING_LEAD_NS)
+        if request.chunk is None:
+            self.stop_requested = self.halting
+        elif self.pending_chunk is None and self.state in ACTIVE_STATES and not self.halting:
+            self.pending_chunk = request.chunk
 
-    def _unplanned(self, proposal: Proposal, now_ns: int) -> Trajectory | None:
+    def _handle_plan_failure(self, result: PlanResult, now_ns: int) -> Trajectory | None:
         """Note why there is no plan: what is being executed goes on and ends at rest."""
-        if proposal.job.chunk is None:
-            self.reason = f'{self.reason}; no faster stop: {proposal.reason}'
+        if result.request.chunk is None:
+            self.reason = f'{self.reason}; no faster stop: {result.reason}'
             return None
-        self.refuse(proposal.reason)
-        if self.dry_run and not self._moving(now_ns):
+        self.reject_chunk(result.reason)
+        if self.dry_run and not self._is_moving(now_ns):
             # nothing follows a dry run's command; it must not stay where only it has gone
-            return self._held(self.posture.position, now_ns)
+            return self._start_hold(self.joint_monitor.position, now_ns)
         return None

@@ -1,39 +1,47 @@
 """What the figures of motion mean: fine, worth a look, or an error, each with the reason."""
 
-from wam_policy.core.motion.motion_control import LATCHED, RUNNING, Snapshot, State
-from wam_policy.core.session.policy_health import Level
+from wam_policy.core.motion.motion_control import (
+    LATCHED_STATES,
+    RUNNING_STATES,
+    MotionSnapshot,
+    MotionState,
+)
+from wam_policy.core.session.policy_health import DiagnosticLevel
 
 JITTER_WARN_MS = 2.0  # what the loop keeps on two loaded cores, 99 of 100 times
 JITTER_ERROR_MS = 10.0  # a whole period of 100 Hz
 
 
-def of_state(snapshot: Snapshot) -> tuple[Level, str]:
+def diagnose_state(snapshot: MotionSnapshot) -> tuple[DiagnosticLevel, str]:
     text = f'{snapshot.state.name}: {snapshot.reason}'
-    if snapshot.state in LATCHED:
-        return Level.ERROR, text
-    if snapshot.state is State.DISABLED or not snapshot.deadman_ok:
-        return Level.WARN, text
-    if snapshot.complaint:
-        return Level.WARN, f'{text}; {snapshot.complaint}: lost commands go unnoticed'
-    return Level.OK, text
+    if snapshot.state in LATCHED_STATES:
+        return DiagnosticLevel.ERROR, text
+    if snapshot.state is MotionState.DISABLED or not snapshot.deadman_ok:
+        return DiagnosticLevel.WARN, text
+    if snapshot.report_warning:
+        return (
+            DiagnosticLevel.WARN,
+            f'{text}; {snapshot.report_warning}: lost commands go unnoticed',
+        )
+    return DiagnosticLevel.OK, text
 
 
-def of_loop(jitter_p99_ms: float, late_ticks: int) -> tuple[Level, str]:
+def diagnose_loop(jitter_p99_ms: float, late_ticks: int) -> tuple[DiagnosticLevel, str]:
     text = f'jitter p99 {jitter_p99_ms:.2f} ms, {late_ticks} late ticks'
     if jitter_p99_ms > JITTER_ERROR_MS:
-        return Level.ERROR, text
-    return (Level.WARN if jitter_p99_ms > JITTER_WARN_MS else Level.OK), text
+        return DiagnosticLevel.ERROR, text
+    return (DiagnosticLevel.WARN if jitter_p99_ms > JITTER_WARN_MS else DiagnosticLevel.OK), text
 
 
-def of_clamps(rate_hz: float, trip_hz: float) -> tuple[Level, str]:
+def diagnose_limit_rate(rate_hz: float, stop_rate_hz: float) -> tuple[DiagnosticLevel, str]:
     """Judge how many rows per second are limited; the trip stops motion at `trip_hz`."""
     text = f'{rate_hz:.0f} rows per second limited'
-    return (Level.WARN if rate_hz > trip_hz / 2 else Level.OK), text
+    return (DiagnosticLevel.WARN if rate_hz > stop_rate_hz / 2 else DiagnosticLevel.OK), text
 
 
-def of_chunks(snapshot: Snapshot, max_age_s: float) -> tuple[Level, str]:
-    if snapshot.state not in RUNNING or snapshot.chunk_age_s is None:
-        return Level.OK, 'no chunk is being executed'
+def diagnose_chunks(snapshot: MotionSnapshot, max_age_s: float) -> tuple[DiagnosticLevel, str]:
+    if snapshot.state not in RUNNING_STATES or snapshot.chunk_age_s is None:
+        return DiagnosticLevel.OK, 'no chunk is being executed'
     text = f'chunk observed {snapshot.chunk_age_s:.2f} s ago, {snapshot.rows_left:.0f} rows left'
     old = snapshot.chunk_age_s > max_age_s / 2
-    return (Level.WARN if old else Level.OK), text
+    return (DiagnosticLevel.WARN if old else DiagnosticLevel.OK), text

@@ -9,141 +9,169 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from wam_policy.core.motion import chunk_validator, qp_planner
-from wam_policy.core.motion.collision_check import Foreseen, Obstacles, foreseen, shortened
-from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, spliced
-from wam_policy.core.robot.embodiment import Embodiment, Limits
-from wam_policy.core.robot.limits import Worst, gripping, worst
+from wam_policy.core.motion.collision_check import (
+    CollisionChecker,
+    PredictedCollision,
+    predict_collision,
+    truncate_before_collision,
+)
+from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, splice
+from wam_policy.core.robot.embodiment import Embodiment, JointLimits
+from wam_policy.core.robot.limits import LimitUsage, compute_limit_usage, gripper_mask
 from wam_policy.core.types import Chunk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Job:
+class PlanRequest:
     """Ask for a new plan: along `chunk`, or to rest without one."""
 
     robot: Embodiment
     base: Trajectory  # what is being executed
     now_ns: int
     start_ns: int  # on the planning grid: where the plan leaves `base`
-    limits: Limits  # margins, speed share and first-move cap applied
+    limits: JointLimits  # margins, speed share and first-move cap applied
     chunk: Chunk | None = None
-    anchor_ns: int = 0  # when row 0 is due
-    approaching: bool = False  # first move: straight to the rows, no seam to keep
-    surroundings: Obstacles | None = None  # None: nothing is known of contact
+    chunk_start_ns: int = 0  # when row 0 is due
+    is_first_move: bool = False  # first move: straight to the rows, no seam to keep
+    collision_checker: CollisionChecker | None = None  # None: nothing is known of contact
     # [state-only joints], how the rest of the robot stands
-    body: np.ndarray = field(default_factory=lambda: np.empty(0))
+    state_only_positions: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Proposal:
+class PlanResult:
     """Hold what planning made of a job; `plan` is None where it failed, for `reason`."""
 
-    job: Job
-    plan: Trajectory | None = None
+    request: PlanRequest
+    trajectory: Trajectory | None = None
     reason: str = ''
     late: bool = False  # the chunk had nothing left to execute
-    ahead: Foreseen | None = None  # contact that it was cut short or refused for
-    offset: float = 0.0  # rad, largest arm joint difference at the seam
-    used: Worst | None = None  # share of the robot's own limits
+    predicted_collision: PredictedCollision | None = (
+        None  # contact that it was cut short or refused for
+    )
+    blend_offset: float = 0.0  # rad, largest arm joint difference at the seam
+    limit_usage: LimitUsage | None = None  # share of the robot's own limits
     due_ns: np.ndarray | None = None  # int64 [rows], rows still due after the switch
-    wanted: np.ndarray | None = None  # [rows joints], what they ask for
+    targets: np.ndarray | None = None  # [rows joints], what they ask for
     limited: np.ndarray | None = None  # bool [rows joints], the plan misses them
 
-    def after(self, before: 'Proposal | None') -> 'Proposal':
+    def with_earlier_rows(self, previous: 'PlanResult | None') -> 'PlanResult':
         """Return this with the rows of `before` that fall due before the switch."""
-        if before is None:
+        if previous is None:
             return self
-        earlier = (before.due_ns <= self.job.start_ns) & (
-            before.due_ns > self.job.now_ns - NS_PER_S
+        earlier = (previous.due_ns <= self.request.start_ns) & (
+            previous.due_ns > self.request.now_ns - NS_PER_S
         )  # the past is past
         return replace(
             self,
             **{
-                field: np.concatenate([getattr(before, field)[earlier], getattr(self, field)])
+                field: np.concatenate([getattr(previous, field)[earlier], getattr(self, field)])
                 for field in ('due_ns', 'wanted', 'limited')
             },
         )
 
 
-def proposed(job: Job) -> Proposal:
+def compute_plan(request: PlanRequest) -> PlanResult:
     """Plan what `job` asks for; never raises for what a chunk or a limit does."""
     try:
-        if job.chunk is None:
-            return _stopped(job)
-        return _followed(job, job.chunk)
-    except qp_planner.NoPlan as error:
-        return Proposal(job, reason=str(error))
+        if request.chunk is None:
+            return _plan_stop(request)
+        return _plan_chunk(request, request.chunk)
+    except qp_planner.PlanningError as error:
+        return PlanResult(request, reason=str(error))
 
 
-def _stopped(job: Job) -> Proposal:
-    plan = qp_planner.stopped(job.base, job.start_ns, job.limits)
-    if job.surroundings is not None:
+def _plan_stop(request: PlanRequest) -> PlanResult:
+    plan = qp_planner.plan_stop(request.base, request.start_ns, request.limits)
+    if request.collision_checker is not None:
         # braking leaves the way that was looked at; what is being executed ends at rest, too
-        ahead = foreseen(plan, job.surroundings, job.body)
+        ahead = predict_collision(plan, request.collision_checker, request.state_only_positions)
         if ahead is not None:
-            return Proposal(job, ahead=ahead, reason=f'it would bring {ahead.what} together')
-    return _proposal(job, plan)
+            return PlanResult(
+                request, predicted_collision=ahead, reason=f'it would bring {ahead.pair} together'
+            )
+    return _make_result(request, plan)
 
 
-def _followed(job: Job, chunk: Chunk) -> Proposal:
-    safety, grips = job.robot.safety, gripping(job.robot)
-    late = chunk_validator.too_late(chunk, job.anchor_ns, job.start_ns, safety.chunk.max_age_s)
+def _plan_chunk(request: PlanRequest, chunk: Chunk) -> PlanResult:
+    safety, grips = request.robot.safety, gripper_mask(request.robot)
+    late = chunk_validator.check_chunk_lateness(
+        chunk, request.chunk_start_ns, request.start_ns, safety.chunk.max_age_s
+    )
     if late:
-        return Proposal(job, reason=late, late=True)
-    start = job.base.at(job.start_ns)
-    fade_s = 0.0 if job.approaching else safety.chunk.fade_s
-    join = chunk_validator.joined(chunk, job.anchor_ns, start, job.start_ns, fade_s, grips)
-    offset = float(np.abs(join.offset).max(initial=0.0))
-    if offset > safety.chunk.max_seam_offset and not job.approaching:
-        joint = chunk.names[int(np.abs(join.offset).argmax())]
-        return Proposal(
-            job,
-            offset=offset,
+        return PlanResult(request, reason=late, late=True)
+    start = request.base.at(request.start_ns)
+    fade_s = 0.0 if request.is_first_move else safety.chunk.fade_s
+    join = chunk_validator.blend(
+        chunk, request.chunk_start_ns, start, request.start_ns, fade_s, grips
+    )
+    offset = float(np.abs(join.blend_offset).max(initial=0.0))
+    if offset > safety.chunk.max_seam_offset and not request.is_first_move:
+        joint = chunk.names[int(np.abs(join.blend_offset).argmax())]
+        return PlanResult(
+            request,
+            blend_offset=offset,
             reason=(
                 f'chunk begins {offset:.3f} rad away from the command of {joint}, more than '
                 f'{safety.chunk.max_seam_offset:g}: policy and robot disagree'
             ),
         )
-    rows = chunk_validator.paced(join.wanted, start, job.limits, grips)
-    plan, ahead = _kept_apart(job, rows)
+    rows = chunk_validator.limit_speed(join.targets, start, request.limits, grips)
+    plan, ahead = _plan_without_collision(request, rows)
     if plan is None:
-        what = '' if ahead is None else ahead.what
-        return Proposal(
-            job,
-            ahead=ahead,
-            offset=offset,
+        what = '' if ahead is None else ahead.pair
+        return PlanResult(
+            request,
+            predicted_collision=ahead,
+            blend_offset=offset,
             reason=(f'contact ahead: {what}; going on to rest as planned before'),
         )
-    due_ns, step = _rows_due(job, chunk, len(rows))
+    due_ns, step = _find_due_rows(request, chunk, len(rows))
     reached = plan.position[np.minimum(np.arange(1, len(rows) + 1), len(plan.position) - 1)]
-    missed = np.abs(reached - join.wanted) > safety.chunk.settle_tolerance
-    return _proposal(
-        job,
+    missed = np.abs(reached - join.targets) > safety.chunk.settle_tolerance
+    return _make_result(
+        request,
         plan,
         ahead=ahead,
         offset=offset,
         due_ns=due_ns,
-        wanted=join.wanted[step],
+        wanted=join.targets[step],
         limited=missed[step],
     )
 
 
-def _kept_apart(job: Job, rows: np.ndarray) -> tuple[Trajectory | None, Foreseen | None]:
+def _plan_without_collision(
+    request: PlanRequest, targets: np.ndarray
+) -> tuple[Trajectory | None, PredictedCollision | None]:
     """Plan along `rows` [steps joints] as far as nothing gets too near."""
-    if job.surroundings is None:
-        return qp_planner.tracked(job.base, job.start_ns, rows, job.limits), None
-    return shortened(job.base, job.start_ns, rows, job.limits, job.surroundings, job.body)
+    if request.collision_checker is None:
+        return qp_planner.plan_tracking(
+            request.base, request.start_ns, targets, request.limits
+        ), None
+    return truncate_before_collision(
+        request.base,
+        request.start_ns,
+        targets,
+        request.limits,
+        request.collision_checker,
+        request.state_only_positions,
+    )
 
 
-def _proposal(job: Job, plan: Trajectory, **rest: object) -> Proposal:
-    used = worst(plan, job.robot.limits())
-    return Proposal(job, spliced(job.base, plan, job.now_ns), used=used, **rest)
+def _make_result(request: PlanRequest, trajectory: Trajectory, **fields: object) -> PlanResult:
+    used = compute_limit_usage(trajectory, request.robot.limits())
+    return PlanResult(
+        request, splice(request.base, trajectory, request.now_ns), limit_usage=used, **fields
+    )
 
 
-def _rows_due(job: Job, chunk: Chunk, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def _find_due_rows(
+    request: PlanRequest, chunk: Chunk, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return when the remaining rows are due and the planning step nearest to each."""
-    due_ns = job.anchor_ns + np.round(
+    due_ns = request.chunk_start_ns + np.round(
         np.arange(chunk.horizon) * chunk.step_dt_s * NS_PER_S
     ).astype(np.int64)
-    due_ns = due_ns[due_ns > job.start_ns]
-    nearest = np.round((due_ns - job.start_ns) / qp_planner.STEP_NS).astype(np.int64) - 1
+    due_ns = due_ns[due_ns > request.start_ns]
+    nearest = np.round((due_ns - request.start_ns) / qp_planner.STEP_NS).astype(np.int64) - 1
     return due_ns, np.clip(nearest, 0, steps - 1)

@@ -14,7 +14,7 @@ NS_PER_S = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Motion:
+class JointMotion:
     """Hold the commanded state at one instant, [joints] each."""
 
     position: np.ndarray
@@ -26,13 +26,13 @@ class Motion:
         position = np.array(position, dtype=np.float64)
         return cls(position, np.zeros_like(position), np.zeros_like(position))
 
-    def of(self, joint: int) -> Self:
+    def for_joint(self, joint: int) -> Self:
         """Return one joint's state, [1] each."""
         rows = slice(joint, joint + 1)
         return type(self)(self.position[rows], self.velocity[rows], self.acceleration[rows])
 
     @property
-    def resting(self) -> bool:
+    def is_at_rest(self) -> bool:
         return not (self.velocity.any() or self.acceleration.any())
 
 
@@ -53,9 +53,9 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'names', tuple(self.names))
-        _seal(self, 'time_ns', np.int64)
+        _set_readonly(self, 'time_ns', np.int64)
         for field in ('position', 'velocity', 'acceleration'):
-            _seal(self, field, np.float64)
+            _set_readonly(self, field, np.float64)
             values = getattr(self, field)
             if values.shape != (len(self.time_ns), len(self.names)):
                 raise ValueError(
@@ -88,24 +88,24 @@ class Trajectory:
         """Return the constant jerk of each segment, [knots - 1 joints]."""
         return np.diff(self.acceleration, axis=0) / self.duration_s[:, None]
 
-    def at(self, now_ns: int) -> Motion:
+    def at(self, now_ns: int) -> JointMotion:
         """Return the state at `now_ns`: the first knot before the start, rest after the end."""
         passed_ns = now_ns - self.start_ns
         knot = int(np.searchsorted(self.time_ns, passed_ns, side='right')) - 1
         if knot < 0:
-            return Motion(self.position[0], self.velocity[0], self.acceleration[0])
+            return JointMotion(self.position[0], self.velocity[0], self.acceleration[0])
         if knot == len(self.time_ns) - 1:
-            return Motion(self.position[-1], self.velocity[-1], self.acceleration[-1])
+            return JointMotion(self.position[-1], self.velocity[-1], self.acceleration[-1])
         p, v, a = self.position[knot], self.velocity[knot], self.acceleration[knot]
         end, t = (
             float(ns - self.time_ns[knot]) / NS_PER_S for ns in (self.time_ns[knot + 1], passed_ns)
         )
         jerk = (self.acceleration[knot + 1] - a) / end
-        return Motion(
+        return JointMotion(
             p + t * (v + t * (a / 2 + t * jerk / 6)), v + t * (a + t * jerk / 2), a + t * jerk
         )
 
-    def through(self, times_ns: np.ndarray) -> Motion:
+    def at_times(self, times_ns: np.ndarray) -> JointMotion:
         """Return the states at many instants at once: as `at`, in rows [instants joints]."""
         passed_ns = times_ns - self.start_ns
         knot = np.searchsorted(self.time_ns, passed_ns, side='right') - 1
@@ -113,11 +113,11 @@ class Trajectory:
         p, v, a = self.position[knot], self.velocity[knot], self.acceleration[knot]
         jerk = np.vstack([self.jerk, np.zeros(len(self.names))])[knot]
         t = np.where(before, 0.0, (passed_ns - self.time_ns[knot]) / NS_PER_S)[:, None]
-        return Motion(
+        return JointMotion(
             p + t * (v + t * (a / 2 + t * jerk / 6)), v + t * (a + t * jerk / 2), a + t * jerk
         )
 
-    def resting_from(self, now_ns: int) -> bool:
+    def is_at_rest(self, now_ns: int) -> bool:
         """Tell whether nothing moves any more at `now_ns` or later."""
         return now_ns >= self.end_ns
 
@@ -126,7 +126,7 @@ class Trajectory:
         return max(0, int(np.searchsorted(self.time_ns, now_ns - self.start_ns, 'right')) - 1)
 
 
-def held(names: tuple[str, ...], position: np.ndarray, start_ns: int) -> Trajectory:
+def make_hold(names: tuple[str, ...], position: np.ndarray, start_ns: int) -> Trajectory:
     """Return the trajectory that stays at `position` [joints]."""
     still = np.zeros((1, len(names)))
     return Trajectory(
@@ -134,30 +134,30 @@ def held(names: tuple[str, ...], position: np.ndarray, start_ns: int) -> Traject
     )
 
 
-def integrated(
-    names: tuple[str, ...], start: Motion, start_ns: int, step_ns: int, jerk: np.ndarray
+def integrate_jerk(
+    names: tuple[str, ...], start: JointMotion, start_ns: int, step_ns: int, jerk: np.ndarray
 ) -> Trajectory:
     """Return the motion from `start` under `jerk` [segments joints], one value per step.
 
     The caller's jerk brings everything to rest up to rounding; the last knot is set to rest.
     """
     step = step_ns / NS_PER_S
-    a = start.acceleration + step * _summed(jerk)
-    v = start.velocity + step * _summed(a[:-1] + step / 2 * jerk)
-    p = start.position + step * _summed(v[:-1] + step / 2 * (a[:-1] + step / 3 * jerk))
+    a = start.acceleration + step * _cumulative_sum(jerk)
+    v = start.velocity + step * _cumulative_sum(a[:-1] + step / 2 * jerk)
+    p = start.position + step * _cumulative_sum(v[:-1] + step / 2 * (a[:-1] + step / 3 * jerk))
     a[-1] = v[-1] = 0.0
     return Trajectory(names, start_ns, step_ns * np.arange(len(jerk) + 1), p, v, a)
 
 
-def spliced(old: Trajectory, new: Trajectory, now_ns: int) -> Trajectory:
+def splice(old: Trajectory, new: Trajectory, now_ns: int) -> Trajectory:
     """Return `new`, preceded by what `old` still does between `now_ns` and the start of `new`.
 
     A controller replaces its trajectory outright and bridges to a first point in its future with
     one quintic of its own. With the old knots in front there is nothing left to bridge: whenever
     the message arrives before the switch, the executed curve is the old one up to the switch.
     """
-    if old.resting_from(now_ns):
-        old = held(old.names, old.goal, now_ns)
+    if old.is_at_rest(now_ns):
+        old = make_hold(old.names, old.goal, now_ns)
     first = old.knot_before(now_ns)
     start_ns = old.start_ns + int(old.time_ns[first])
     if start_ns >= new.start_ns:
@@ -175,7 +175,7 @@ def spliced(old: Trajectory, new: Trajectory, now_ns: int) -> Trajectory:
     )
 
 
-def composed(parts: Sequence[tuple[Trajectory, np.ndarray]]) -> Trajectory:
+def merge_joints(parts: Sequence[tuple[Trajectory, np.ndarray]]) -> Trajectory:
     """Return the motion of which each part gives the joints in its columns, once all have begun.
 
     The parts have the same names. Knots of one cut the cubics of the others, which leaves cubics:
@@ -196,12 +196,12 @@ def composed(parts: Sequence[tuple[Trajectory, np.ndarray]]) -> Trajectory:
     return Trajectory(whole.names, first_ns, np.array(times_ns) - first_ns, *motion)
 
 
-def _summed(steps: np.ndarray) -> np.ndarray:
+def _cumulative_sum(steps: np.ndarray) -> np.ndarray:
     """Return the running sum with a leading zero, [steps + 1 joints]."""
     return np.concatenate([np.zeros((1, steps.shape[1])), np.cumsum(steps, axis=0)])
 
 
-def _seal(owner: Trajectory, field: str, dtype: type) -> None:
+def _set_readonly(owner: Trajectory, field: str, dtype: type) -> None:
     array = np.array(getattr(owner, field), dtype=dtype)
     array.setflags(write=False)
     object.__setattr__(owner, field, array)

@@ -17,35 +17,35 @@ class QueryClock:
     """Say when the next query is due: one in flight, never faster than `period_ns`."""
 
     period_ns: int  # shortest time between two queries; 0: as they come
-    asked_ns: int | None = None  # when the last query was sent
-    observed_ns: int | None = None  # stamp of the observation it carried
+    sent_ns: int | None = None  # when the last query was sent
+    observation_ns: int | None = None  # stamp of the observation it carried
     in_flight: bool = False
 
     def __post_init__(self) -> None:
         if self.period_ns < 0:
             raise ValueError(f'query clock: want a period of at least 0 ns, got {self.period_ns}')
 
-    def due(self, now_ns: int, observation_ns: int) -> bool:
+    def is_due(self, now_ns: int, observation_ns: int) -> bool:
         """Tell whether to ask now about an observation of that stamp; never twice about one."""
         if self.in_flight:
             return False
-        if self.asked_ns is None or self.observed_ns is None:
+        if self.sent_ns is None or self.observation_ns is None:
             return True
-        return observation_ns > self.observed_ns and now_ns - self.asked_ns >= self.period_ns
+        return observation_ns > self.observation_ns and now_ns - self.sent_ns >= self.period_ns
 
-    def asked(self, now_ns: int, observation_ns: int) -> Self:
-        return replace(self, asked_ns=now_ns, observed_ns=observation_ns, in_flight=True)
+    def with_query_sent(self, now_ns: int, observation_ns: int) -> Self:
+        return replace(self, sent_ns=now_ns, observation_ns=observation_ns, in_flight=True)
 
-    def answered(self) -> Self:
+    def with_query_done(self) -> Self:
         """Return the clock after an answer, an error or a lost worker."""
         return replace(self, in_flight=False)
 
-    def restarted(self) -> Self:
+    def without_history(self) -> Self:
         """Return the clock without a past, for a new session or after a jump of the clock.
 
         A query in flight stays in flight: its answer will still come and must not overlap.
         """
-        return replace(self, asked_ns=None, observed_ns=None)
+        return replace(self, sent_ns=None, observation_ns=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class KvClock:
                 f'got {self.frame_period_ns} ns and {self.frames_per_block}'
             )
 
-    def stamps_ns(self, block: int) -> tuple[int, ...]:
+    def block_stamps_ns(self, block: int) -> tuple[int, ...]:
         """Return the instants of a block's frames, oldest first."""
         if block < 0:
             raise ValueError(f'KV clock: want a block of at least 0, got {block}')
@@ -80,8 +80,8 @@ class KvClock:
             for i in range(1, self.frames_per_block + 1)
         )
 
-    def elapsed(self, seen_ns: int) -> int:
+    def count_elapsed_blocks(self, newest_ns: int) -> int:
         """Return how many blocks are over once every camera has been seen up to `seen_ns`."""
-        if seen_ns < self.first_ns:
+        if newest_ns < self.first_ns:
             return 0
-        return 1 + (seen_ns - self.first_ns) // (self.frame_period_ns * self.frames_per_block)
+        return 1 + (newest_ns - self.first_ns) // (self.frame_period_ns * self.frames_per_block)

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from wam_policy.core.observation.clocks import KvClock
-from wam_policy.core.observation.observation_buffer import Ring
+from wam_policy.core.observation.observation_buffer import StampedBuffer
 from wam_policy.core.types import Frame, Observation
 
-type Rings = Mapping[str, Ring[Frame]]
+type Rings = Mapping[str, StampedBuffer[Frame]]
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class BlockTiming:
     """Say how real time is cut into blocks: one first frame, then blocks of equal length."""
 
     frames_per_block: int
@@ -32,14 +32,14 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Block:
+class FrameBlock:
     """Hold the frames of one block, picked as of the grid's instants."""
 
     index: int  # 0: the first frame alone
     stamps_ns: tuple[int, ...]
     views: Mapping[str, tuple[Frame, ...]]  # camera -> one frame per instant
 
-    def pixels(self) -> dict[str, np.ndarray]:
+    def stack_pixels(self) -> dict[str, np.ndarray]:
         """Copy the frames into one array per camera, uint8 [frames height width 3]."""
         return {
             camera: np.stack([frame.rgb for frame in frames])
@@ -47,89 +47,95 @@ class Block:
         }
 
 
-class Memory:
+class FrameHistory:
     """Record real frames block by block, as many blocks as a cache can hold."""
 
-    def __init__(self, grid: Grid, max_gap_ns: int) -> None:
-        self.grid = grid
+    def __init__(self, timing: BlockTiming, max_gap_ns: int) -> None:
+        self.timing = timing
         self._max_gap_ns = max_gap_ns
         self._clock: KvClock | None = None
-        self._blocks: deque[Block] = deque(maxlen=grid.window_blocks + 1)
+        self._blocks: deque[FrameBlock] = deque(maxlen=timing.window_blocks + 1)
 
     @property
-    def empty(self) -> bool:
+    def is_empty(self) -> bool:
         return not self._blocks
 
     @property
-    def newest(self) -> int:
+    def newest_index(self) -> int:
         """Return the index of the newest block; 0 while there is none."""
         return self._blocks[-1].index if self._blocks else 0
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Drop the record; the next complete view begins a new one."""
         self._blocks.clear()
 
-    def begin(self, seen: Observation) -> None:
+    def start(self, observation: Observation) -> None:
         """Start a new record with one complete view."""
-        self._clock = KvClock(seen.stamp_ns, self.grid.frame_period_ns, self.grid.frames_per_block)
+        self._clock = KvClock(
+            observation.stamp_ns, self.timing.frame_period_ns, self.timing.frames_per_block
+        )
         self._blocks.clear()
         self._blocks.append(
-            Block(0, self._clock.stamps_ns(0), {frame.camera: (frame,) for frame in seen.frames})
+            FrameBlock(
+                0,
+                self._clock.block_stamps_ns(0),
+                {frame.camera: (frame,) for frame in observation.frames},
+            )
         )
 
-    def advance(self, rings: Rings) -> str | None:
+    def advance(self, buffers: Rings) -> str | None:
         """Append every block whose time has passed; return why the record broke, if it did.
 
         A block is complete once each camera has shown something at or after its last instant:
         from then on no earlier pick can change. A broken record is forgotten.
         """
-        newest = [ring.newest for ring in rings.values()]
+        newest = [ring.newest for ring in buffers.values()]
         if not self._blocks or any(frame is None for frame in newest):
             return None
-        elapsed = self._clock.elapsed(min(frame.stamp_ns for frame in newest))
+        elapsed = self._clock.count_elapsed_blocks(min(frame.stamp_ns for frame in newest))
         for index in range(self._blocks[-1].index + 1, elapsed):
-            stamps_ns = self._clock.stamps_ns(index)
+            stamps_ns = self._clock.block_stamps_ns(index)
             views = {}
-            for camera, ring in rings.items():
-                views[camera], broken = self._picked(camera, ring, stamps_ns)
+            for camera, ring in buffers.items():
+                views[camera], broken = self._pick_frames(camera, ring, stamps_ns)
                 if broken:
-                    self.forget()
+                    self.clear()
                     return broken
-            self._blocks.append(Block(index, stamps_ns, views))
+            self._blocks.append(FrameBlock(index, stamps_ns, views))
         return None
 
-    def after(self, index: int) -> Block | None:
+    def block_after(self, index: int) -> FrameBlock | None:
         """Return the recorded block that follows `index`, if there is one."""
         return next((block for block in self._blocks if block.index == index + 1), None)
 
-    def lost(self, index: int) -> bool:
+    def is_evicted(self, index: int) -> bool:
         """Tell whether the block that follows `index` has left the record already."""
         return bool(self._blocks) and self._blocks[0].index > index + 1
 
-    def opening(self) -> Block:
+    def first_block(self) -> FrameBlock:
         """Return the one-frame block with which a cache is begun.
 
         Where the first frame has left the window, the last frame of the oldest block is the best
         stand-in: real, and directly before the block that follows it.
         """
         oldest = self._blocks[0]
-        return Block(
+        return FrameBlock(
             oldest.index,
             oldest.stamps_ns[-1:],
             {camera: frames[-1:] for camera, frames in oldest.views.items()},
         )
 
-    def _picked(
+    def _pick_frames(
         self,
         camera: str,
-        ring: Ring[Frame],
+        buffer: StampedBuffer[Frame],
         stamps_ns: tuple[int, ...],
     ) -> tuple[tuple[Frame, ...], str | None]:
         """Return the frames shown at the instants, or why this is no record of them."""
         shape = self._blocks[-1].views[camera][-1].rgb.shape
         frames = []
         for stamp_ns in stamps_ns:
-            frame = ring.as_of(stamp_ns)
+            frame = buffer.as_of(stamp_ns)
             if frame is None or stamp_ns - frame.stamp_ns > self._max_gap_ns:
                 return (), (
                     f'{camera} showed nothing for more than {self._max_gap_ns / 1e9:g} s; '

@@ -3,7 +3,7 @@
 from threading import Lock
 
 
-class Newest[T]:
+class LatestSlot[T]:
     """Hand the newest item over; an item nobody took in time is dropped and counted."""
 
     def __init__(self) -> None:

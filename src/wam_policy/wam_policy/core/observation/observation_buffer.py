@@ -15,16 +15,16 @@ from wam_policy.core.types import Frame, JointState, Observation
 
 # A stamp this far behind the newest is a clock that was set back (a bag that loops, a simulator
 # that restarts), not a late sample: the old timeline is forgotten.
-JUMP_NS = 500_000_000
+CLOCK_JUMP_NS = 500_000_000
 RATE_WINDOW_NS = 2_000_000_000
 # Samples kept per second of history and nominal rate: a source this much faster than promised
 # shortens the history instead of filling the memory.
-HEADROOM = 1.5
-JOINTS_HZ = 500.0  # fastest joint states that get the whole history
+CAPACITY_FACTOR = 1.5
+MAX_JOINTS_HZ = 500.0  # fastest joint states that get the whole history
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ObservationRejection:
     """Say why there is no observation now."""
 
     source: str  # camera key, or 'joints'
@@ -32,7 +32,7 @@ class Refusal:
     missing: bool  # nothing has arrived yet, as opposed to too old
 
 
-class Ring[T: (Frame, JointState)]:
+class StampedBuffer[T: (Frame, JointState)]:
     """Keep the samples of one source, oldest first, bounded in seconds and in number."""
 
     def __init__(self, history_ns: int, capacity: int) -> None:
@@ -59,10 +59,10 @@ class Ring[T: (Frame, JointState)]:
             if behind_ns == 0:
                 self.duplicates += 1
                 return False
-            if 0 < behind_ns < JUMP_NS:
+            if 0 < behind_ns < CLOCK_JUMP_NS:
                 self.reordered += 1
                 return False
-            if behind_ns >= JUMP_NS:
+            if behind_ns >= CLOCK_JUMP_NS:
                 self.jumps += 1
                 self._samples.clear()
         self._samples.append(sample)
@@ -92,54 +92,60 @@ class Ring[T: (Frame, JointState)]:
         self._samples.clear()
 
 
-class Views:
+class ObservationBuffer:
     """Hold the senses of one robot and tell whether they make an observation."""
 
     def __init__(self, robot: Embodiment) -> None:
         gate = robot.safety.observation
         history_ns = round(gate.history_s * 1e9)
         self._robot = robot
-        self._gate = gate
-        self.rings: Mapping[str, Ring[Frame]] = MappingProxyType(
+        self._config = gate
+        self.camera_buffers: Mapping[str, StampedBuffer[Frame]] = MappingProxyType(
             {
-                camera.key: Ring(history_ns, round(gate.history_s * camera.fps * HEADROOM) + 1)
+                camera.key: StampedBuffer(
+                    history_ns, round(gate.history_s * camera.fps * CAPACITY_FACTOR) + 1
+                )
                 for camera in robot.cameras
             }
         )
-        self.joints: Ring[JointState] = Ring(history_ns, round(gate.history_s * JOINTS_HZ) + 1)
+        self.joint_buffer: StampedBuffer[JointState] = StampedBuffer(
+            history_ns, round(gate.history_s * MAX_JOINTS_HZ) + 1
+        )
 
     def clear(self) -> None:
         """Forget everything seen: call it when the node's clock jumps."""
-        for ring in self.rings.values():
+        for ring in self.camera_buffers.values():
             ring.clear()
-        self.joints.clear()
+        self.joint_buffer.clear()
 
-    def observation(self, now_ns: int) -> Observation | Refusal:
+    def latest_observation(self, now_ns: int) -> Observation | ObservationRejection:
         """Return what all senses saw at the latest instant they share, or why there is none.
 
         That instant is the stamp of the slowest camera's newest frame; the other frames and the
         posture are the newest not later than it. Ages are measured against `now_ns`.
         """
-        refusal = self._stale(now_ns)
+        refusal = self._check_sources(now_ns)
         if refusal:
             return refusal
-        newest = [ring.newest for ring in self.rings.values()]
-        return self.at(min(frame.stamp_ns for frame in newest if frame is not None))
+        newest = [ring.newest for ring in self.camera_buffers.values()]
+        return self.observation_at(min(frame.stamp_ns for frame in newest if frame is not None))
 
-    def at(self, t_ns: int) -> Observation | Refusal:
+    def observation_at(self, t_ns: int) -> Observation | ObservationRejection:
         """Return what all senses showed at `t_ns`, or why that makes no observation.
 
         Every pick is the newest not later than `t_ns` and not older than its limit; frames may
         not be further apart than the skew limit. Live queries and data sets both end up here.
         """
-        picked = {camera: self.rings[camera.key].as_of(t_ns) for camera in self._robot.cameras}
+        picked = {
+            camera: self.camera_buffers[camera.key].as_of(t_ns) for camera in self._robot.cameras
+        }
         stamps_ns = [frame.stamp_ns for frame in picked.values() if frame is not None]
-        limit_s = self._gate.camera_skew_s
+        limit_s = self._config.camera_skew_s
         frames = []
         for camera, frame in picked.items():
             if frame is None or max(stamps_ns) - frame.stamp_ns > limit_s * 1e9:
                 nearest = f'{(max(stamps_ns) - frame.stamp_ns) / 1e9:.3f} s' if frame else 'none'
-                return Refusal(
+                return ObservationRejection(
                     camera.key,
                     f'cameras are too far apart: {camera.key} has no frame '
                     f'within {limit_s:g} s before the newest of them (nearest: '
@@ -147,51 +153,55 @@ class Views:
                     missing=False,
                 )
             if t_ns - frame.stamp_ns > camera.max_age_s * 1e9:
-                return Refusal(
+                return ObservationRejection(
                     camera.key,
                     f'camera {camera.key}: no frame within {camera.max_age_s:g} s before',
                     missing=False,
                 )
             frames.append(frame)
-        joints = self.joints.as_of(t_ns)
-        limit_s = self._gate.joints_max_age_s
+        joints = self.joint_buffer.as_of(t_ns)
+        limit_s = self._config.joints_max_age_s
         if joints is None or t_ns - joints.stamp_ns > limit_s * 1e9:
-            return Refusal(
+            return ObservationRejection(
                 'joints', f'no joint state within {limit_s:g} s before the frames', missing=False
             )
         return Observation(t_ns, tuple(frames), joints)
 
-    def _stale(self, now_ns: int) -> Refusal | None:
+    def _check_sources(self, now_ns: int) -> ObservationRejection | None:
         """Return the first sense that is missing, too old or ahead of the clock."""
         for camera in self._robot.cameras:
-            refusal = _refused(
+            refusal = _check_source(
                 camera.key,
                 f'camera {camera.key} ({camera.topic})',
-                self.rings[camera.key].newest,
+                self.camera_buffers[camera.key].newest,
                 now_ns,
                 camera.max_age_s,
             )
             if refusal:
                 return refusal
-        return _refused(
-            'joints', 'joint states', self.joints.newest, now_ns, self._gate.joints_max_age_s
+        return _check_source(
+            'joints',
+            'joint states',
+            self.joint_buffer.newest,
+            now_ns,
+            self._config.joints_max_age_s,
         )
 
 
-def _refused(
-    source: str, what: str, newest: Frame | JointState | None, now_ns: int, limit_s: float
-) -> Refusal | None:
+def _check_source(
+    source: str, title: str, newest: Frame | JointState | None, now_ns: int, limit_s: float
+) -> ObservationRejection | None:
     if newest is None:
-        return Refusal(source, f'{what}: nothing has arrived yet', missing=True)
+        return ObservationRejection(source, f'{title}: nothing has arrived yet', missing=True)
     age_s = (now_ns - newest.stamp_ns) / 1e9
     if age_s > limit_s:
-        return Refusal(
-            source, f'{what}: newest is {age_s:.3f} s old, limit {limit_s:g} s', missing=False
+        return ObservationRejection(
+            source, f'{title}: newest is {age_s:.3f} s old, limit {limit_s:g} s', missing=False
         )
     if -age_s > limit_s:
-        return Refusal(
+        return ObservationRejection(
             source,
-            f'{what}: newest is stamped {-age_s:.3f} s in the future, limit '
+            f'{title}: newest is stamped {-age_s:.3f} s in the future, limit '
             f'{limit_s:g} s; synchronise the clocks',
             missing=False,
         )

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from wam_policy.core.robot.safety_limits import Safety
-from wam_policy.core.robot.strict_yaml import Table, number
+from wam_policy.core.robot.safety_limits import SafetyConfig
+from wam_policy.core.robot.strict_yaml import StrictMapping, parse_float
 
-ROBOTS = Path(__file__).resolve().parents[2] / 'robots'
-KINDS = ('revolute', 'prismatic', 'gripper')
+ROBOTS_DIR = Path(__file__).resolve().parents[2] / 'robots'
+JOINT_KINDS = ('revolute', 'prismatic', 'gripper')
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +48,22 @@ class Gripper:
     model_open: float
     model_closed: float
 
-    def raw(self, opening: float | np.ndarray) -> float | np.ndarray:
+    def to_raw(self, opening: float | np.ndarray) -> float | np.ndarray:
         """Return the driver's value; an opening outside 0..1 is cut, the driver never sees it."""
         return self.raw_closed + np.clip(opening, 0.0, 1.0) * (self.raw_open - self.raw_closed)
 
-    def canonical(self, raw: float | np.ndarray) -> float | np.ndarray:
+    def from_raw(self, raw: float | np.ndarray) -> float | np.ndarray:
         """Return the opening 0..1; readings beyond the open or closed stop count as the stop."""
         return np.clip((raw - self.raw_closed) / (self.raw_open - self.raw_closed), 0.0, 1.0)
 
-    def model(self, opening: float | np.ndarray) -> float | np.ndarray:
+    def to_model(self, opening: float | np.ndarray) -> float | np.ndarray:
         return self.model_closed + opening * (self.model_open - self.model_closed)
 
     def from_model(self, value: float | np.ndarray) -> float | np.ndarray:
         """Return the opening a model value asks for, uncut: limits see what was asked."""
         return (value - self.model_closed) / (self.model_open - self.model_closed)
 
-    def readable(self, raw: float) -> bool:
+    def is_valid_raw(self, raw: float) -> bool:
         """Tell whether a driver reading can belong to this gripper at all."""
         return bool(self.raw_range[0] <= raw <= self.raw_range[1])
 
@@ -92,7 +92,7 @@ class Controller:
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class ModelKey:
     """State one key of the model's state or action vector."""
 
     key: str
@@ -103,7 +103,7 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Limits:
+class JointLimits:
     """Hold the limits of some joints as vectors, [joints] each, in the order of `names`."""
 
     names: tuple[str, ...]
@@ -131,12 +131,12 @@ class Embodiment:
     grippers: tuple[Gripper, ...]
     cameras: tuple[Camera, ...]  # in the model's order of views
     controllers: tuple[Controller, ...]
-    state_keys: tuple[Slice, ...]  # in the model's order
-    action_keys: tuple[Slice, ...]
-    rest: Mapping[str, float]  # posture work starts from, one value per observed
-    safety: Safety
+    state_keys: tuple[ModelKey, ...]  # in the model's order
+    action_keys: tuple[ModelKey, ...]
+    home: Mapping[str, float]  # posture work starts from, one value per observed
+    safety: SafetyConfig
     vendor: Mapping[str, Any]  # read by the driver side only
-    contract: str  # SHA-256 of the folder's document
+    config_hash: str  # SHA-256 of the folder's document
 
     def joint(self, name: str) -> Joint:
         return self.joints[self.observed.index(name)]
@@ -144,14 +144,14 @@ class Embodiment:
     def gripper(self, name: str) -> Gripper:
         return next(gripper for gripper in self.grippers if gripper.name == name)
 
-    def limits(self, names: Sequence[str] | None = None) -> Limits:
+    def limits(self, names: Sequence[str] | None = None) -> JointLimits:
         """Return the limits of `names` (default: the commanded joints) as read-only vectors."""
         names = self.commanded if names is None else tuple(names)
         rows = [self.joint(name) for name in names]
-        return Limits(
+        return JointLimits(
             names,
             *(
-                _vector([getattr(joint, field) for joint in rows])
+                _readonly_vector([getattr(joint, field) for joint in rows])
                 for field in (
                     'lower',
                     'upper',
@@ -163,98 +163,101 @@ class Embodiment:
             ),
         )
 
-    def rest_of(self, names: Sequence[str]) -> np.ndarray:
+    def home_positions(self, names: Sequence[str]) -> np.ndarray:
         """Return the rest posture of `names`, [names]."""
-        return _vector([self.rest[name] for name in names])
+        return _readonly_vector([self.home[name] for name in names])
 
 
-def names(folder: Path = ROBOTS) -> tuple[str, ...]:
+def list_robots(folder: Path = ROBOTS_DIR) -> tuple[str, ...]:
     """Return the robots there are."""
     return tuple(sorted(path.parent.name for path in folder.glob('*/embodiment.yaml')))
 
 
-def load(name: str, folder: Path = ROBOTS) -> Embodiment:
+def load_embodiment(name: str, folder: Path = ROBOTS_DIR) -> Embodiment:
     """Read one robot; ValueError names the file, the key and the fix."""
-    known = names(folder)
+    known = list_robots(folder)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {near[0]}?' if near else ''
         raise ValueError(f'no robot {name!r}; known: {", ".join(known)}{hint}')
-    document = Table.load(folder / name / 'embodiment.yaml')
-    robot = _embodiment(document)
-    document.done()
+    document = StrictMapping.load(folder / name / 'embodiment.yaml')
+    robot = _parse_embodiment(document)
+    document.reject_unknown_keys()
     if robot.name != name:
         raise ValueError(
-            f'{document.spot("name")}: {robot.name!r} stands in the folder {name!r}; '
+            f'{document.key_path("name")}: {robot.name!r} stands in the folder {name!r}; '
             'make them equal'
         )
     return robot
 
 
-def _embodiment(document: Table) -> Embodiment:
-    joints = _joints(document.table('joints'))
-    commanded, state_only = document.texts('commanded'), document.texts('state_only', empty=True)
+def _parse_embodiment(document: StrictMapping) -> Embodiment:
+    joints = _parse_joints(document.read_mapping('joints'))
+    commanded, state_only = (
+        document.read_strs('commanded'),
+        document.read_strs('state_only', allow_empty=True),
+    )
     observed = commanded + state_only
-    _same(document.spot('commanded, state_only'), observed, tuple(joints))
-    grippers = document.tables('grippers', _gripper)
-    _same(
-        document.spot('grippers'),
+    _require_same_names(document.key_path('commanded, state_only'), observed, tuple(joints))
+    grippers = document.read_mappings('grippers', _parse_gripper)
+    _require_same_names(
+        document.key_path('grippers'),
         tuple(gripper.name for gripper in grippers),
         tuple(name for name in joints if joints[name].kind == 'gripper'),
     )
-    controllers = document.tables(
+    controllers = document.read_mappings(
         'controllers',
         lambda name, table: Controller(
-            name, table.text('topic'), table.text('state_topic'), table.texts('joints')
+            name, table.read_str('topic'), table.read_str('state_topic'), table.read_strs('joints')
         ),
     )
-    _same(
-        document.spot('controllers'),
+    _require_same_names(
+        document.key_path('controllers'),
         tuple(name for controller in controllers for name in controller.joints),
         commanded,
     )
-    model = document.table('model')
-    keys = [_slices(model, key, observed) for key in ('state_keys', 'action_keys')]
+    model = document.read_mapping('model')
+    keys = [_parse_model_keys(model, key, observed) for key in ('state_keys', 'action_keys')]
     driven = tuple(name for key in keys[1] if not key.masked for name in key.joints)
-    _same(model.spot('action_keys (not masked)'), driven, commanded)
+    _require_same_names(model.key_path('action_keys (not masked)'), driven, commanded)
     robot = Embodiment(
-        name=document.text('name'),
-        title=document.text('title'),
-        model_tag=model.text('tag'),
-        language_key=model.text('language_key'),
-        step_dt_s=1.0 / model.number('step_hz', above=0.0),
-        horizon=model.whole('horizon'),
+        name=document.read_str('name'),
+        title=document.read_str('title'),
+        model_tag=model.read_str('tag'),
+        language_key=model.read_str('language_key'),
+        step_dt_s=1.0 / model.read_float('step_hz', above=0.0),
+        horizon=model.read_int('horizon'),
         joints=tuple(joints[name] for name in observed),
         commanded=commanded,
         observed=observed,
         grippers=grippers,
-        cameras=document.tables('cameras', _camera),
+        cameras=document.read_mappings('cameras', _parse_camera),
         controllers=controllers,
         state_keys=keys[0],
         action_keys=keys[1],
-        rest=_rest(document, joints),
-        safety=Safety.read(document.table('safety')),
-        vendor=document.frozen('vendor'),
-        contract=document.digest(),
+        home=_parse_home(document, joints),
+        safety=SafetyConfig.from_mapping(document.read_mapping('safety')),
+        vendor=document.read_frozen('vendor'),
+        config_hash=document.compute_sha256(),
     )
-    model.done()
+    model.reject_unknown_keys()
     return robot
 
 
-def _joints(table: Table) -> dict[str, Joint]:
+def _parse_joints(table: StrictMapping) -> dict[str, Joint]:
     joints = {}
     for name in table:
-        spot, row = table.spot(name), table.take(name)
-        if not isinstance(row, list) or len(row) != 9 or row[0] not in KINDS:
+        spot, row = table.key_path(name), table.read(name)
+        if not isinstance(row, list) or len(row) != 9 or row[0] not in JOINT_KINDS:
             raise ValueError(
                 f'{spot}: want [kind, lower, upper, hw_velocity, hw_effort, '
                 f'max_velocity, max_acceleration, max_jerk, max_step] with kind one '
-                f'of {", ".join(KINDS)}, got {row!r}'
+                f'of {", ".join(JOINT_KINDS)}, got {row!r}'
             )
-        lower, upper = (number(value, spot) for value in row[1:3])
+        lower, upper = (parse_float(value, spot) for value in row[1:3])
         if lower >= upper:
             raise ValueError(f'{spot}: lower {lower:g} is not below upper {upper:g}; swap them')
-        caps = [number(value, spot, above=0.0) for value in row[3:]]
+        caps = [parse_float(value, spot, above=0.0) for value in row[3:]]
         if caps[2] > caps[0]:
             raise ValueError(
                 f'{spot}: max_velocity {caps[2]:g} is above hw_velocity {caps[0]:g}; lower it'
@@ -268,99 +271,102 @@ def _joints(table: Table) -> dict[str, Joint]:
     return joints
 
 
-def _gripper(name: str, table: Table) -> Gripper:
-    low, high = table.numbers('raw_range', 2)
+def _parse_gripper(name: str, table: StrictMapping) -> Gripper:
+    low, high = table.read_floats('raw_range', 2)
     gripper = Gripper(
         name=name,
-        side=table.text('side'),
-        command_name=table.text('command_name'),
-        raw_open=table.number('raw_open'),
-        raw_closed=table.number('raw_closed'),
+        side=table.read_str('side'),
+        command_name=table.read_str('command_name'),
+        raw_open=table.read_float('raw_open'),
+        raw_closed=table.read_float('raw_closed'),
         raw_range=(low, high),
-        model_open=table.number('model_open'),
-        model_closed=table.number('model_closed'),
+        model_open=table.read_float('model_open'),
+        model_closed=table.read_float('model_closed'),
     )
     for sense in ('raw', 'model'):
         if getattr(gripper, f'{sense}_open') == getattr(gripper, f'{sense}_closed'):
             raise ValueError(
-                f'{table.spot(f"{sense}_open")} equals {sense}_closed; measure both ends'
+                f'{table.key_path(f"{sense}_open")} equals {sense}_closed; measure both ends'
             )
-    if not (gripper.readable(gripper.raw_open) and gripper.readable(gripper.raw_closed)):
+    if not (gripper.is_valid_raw(gripper.raw_open) and gripper.is_valid_raw(gripper.raw_closed)):
         raise ValueError(
-            f'{table.spot("raw_range")}: {list(gripper.raw_range)} does not hold '
+            f'{table.key_path("raw_range")}: {list(gripper.raw_range)} does not hold '
             'raw_open and raw_closed; widen it'
         )
     return gripper
 
 
-def _camera(key: str, table: Table) -> Camera:
-    width, height = table.numbers('size', 2)
+def _parse_camera(key: str, table: StrictMapping) -> Camera:
+    width, height = table.read_floats('size', 2)
     if min(width, height) < 1 or width % 1 or height % 1:
-        raise ValueError(f'{table.spot("size")}: want [width, height] in pixels')
+        raise ValueError(f'{table.key_path("size")}: want [width, height] in pixels')
     return Camera(
         key=key,
-        topic=table.text('topic'),
-        info_topic=table.text('info_topic'),
-        frame_id=table.text('frame_id'),
+        topic=table.read_str('topic'),
+        info_topic=table.read_str('info_topic'),
+        frame_id=table.read_str('frame_id'),
         size=(int(width), int(height)),
-        fps=table.number('fps', above=0.0),
-        max_age_s=table.number('max_age_s', above=0.0),
+        fps=table.read_float('fps', above=0.0),
+        max_age_s=table.read_float('max_age_s', above=0.0),
     )
 
 
-def _slices(model: Table, which: str, observed: Sequence[str]) -> tuple[Slice, ...]:
-    def read(key: str, table: Table) -> Slice:
-        joints = table.texts('joints', empty=True)
+def _parse_model_keys(
+    model: StrictMapping, which: str, observed: Sequence[str]
+) -> tuple[ModelKey, ...]:
+    def read(key: str, table: StrictMapping) -> ModelKey:
+        joints = table.read_strs('joints', allow_empty=True)
         unknown = [name for name in joints if name not in observed]
         if unknown:
             raise ValueError(
-                f'{table.spot("joints")}: unknown joint {", ".join(unknown)}; use '
+                f'{table.key_path("joints")}: unknown joint {", ".join(unknown)}; use '
                 'names from the joints table'
             )
         if which == 'state_keys':
-            return Slice(key, joints, len(joints))
-        size = len(joints) or table.whole('size')
-        masked = _truth(table, 'masked')
+            return ModelKey(key, joints, len(joints))
+        size = len(joints) or table.read_int('size')
+        masked = _read_bool(table, 'masked')
         if not joints and not masked:
             raise ValueError(
-                f'{table.spot("masked")}: without joints there is nothing to drive; set it to true'
+                f'{table.key_path("masked")}: without joints there is nothing to '
+                'drive; set it to true'
             )
-        return Slice(key, joints, size, _truth(table, 'relative'), masked)
+        return ModelKey(key, joints, size, _read_bool(table, 'relative'), masked)
 
-    return model.tables(which, read)
+    return model.read_mappings(which, read)
 
 
-def _truth(table: Table, key: str) -> bool:
-    value = table.take(key)
+def _read_bool(table: StrictMapping, key: str) -> bool:
+    value = table.read(key)
     if not isinstance(value, bool):
-        raise ValueError(f'{table.spot(key)}: want true or false, got {value!r}')
+        raise ValueError(f'{table.key_path(key)}: want true or false, got {value!r}')
     return value
 
 
-def _rest(document: Table, joints: Mapping[str, Joint]) -> Mapping[str, float]:
-    table = document.table('rest')
-    _same(table.where, tuple(table), tuple(joints))
+def _parse_home(document: StrictMapping, joints: Mapping[str, Joint]) -> Mapping[str, float]:
+    table = document.read_mapping('rest')
+    _require_same_names(table.location, tuple(table), tuple(joints))
     for name, joint in joints.items():
-        if not joint.lower <= table.number(name) <= joint.upper:
+        if not joint.lower <= table.read_float(name) <= joint.upper:
             raise ValueError(
-                f'{table.spot(name)}: {table.number(name):g} is outside '
+                f'{table.key_path(name)}: {table.read_float(name):g} is outside '
                 f'[{joint.lower:g}, {joint.upper:g}]; move it inside'
             )
-    return document.frozen('rest')
+    return document.read_frozen('rest')
 
 
-def _same(spot: str, given: Sequence[str], wanted: Sequence[str]) -> None:
+def _require_same_names(key_path: str, given: Sequence[str], expected: Sequence[str]) -> None:
     """Require the same names, each once, in any order."""
-    missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    missing, unknown = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
     twice = sorted({name for name in given if given.count(name) > 1})
     for names_, what in ((unknown, 'unknown'), (missing, 'missing'), (twice, 'named twice')):
         if names_:
             raise ValueError(
-                f'{spot}: {", ".join(names_)} {what}; want each of {", ".join(wanted)} once'
+                f'{key_path}: {", ".join(names_)} {what}; want each of {", ".join(expected)} once'
             )
 
 
-def _vector(values: Sequence[float]) -> np.ndarray:
+def _readonly_vector(values: Sequence[float]) -> np.ndarray:
     vector = np.array(values, dtype=np.float64)
     vector.setflags(write=False)
     return vector

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wam_policy.core.motion.trajectory import Trajectory
-from wam_policy.core.robot.embodiment import Embodiment, Limits
+from wam_policy.core.robot.embodiment import Embodiment, JointLimits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Worst:
+class LimitUsage:
     """Hold the largest use of each limit per joint, 1.0 = at the limit, [joints] each."""
 
     position: np.ndarray  # distance from mid-range over half the range
@@ -18,30 +18,30 @@ class Worst:
     jerk: np.ndarray
 
     @property
-    def rates(self) -> float:
+    def max_rate(self) -> float:
         """Return the worst of velocity, acceleration and jerk over all joints."""
         return float(max(self.velocity.max(), self.acceleration.max(), self.jerk.max()))
 
 
-def worst(trajectory: Trajectory, limits: Limits) -> Worst:
+def compute_limit_usage(trajectory: Trajectory, limits: JointLimits) -> LimitUsage:
     """Return how far `trajectory` uses `limits`, extrema between knots included."""
-    lowest, highest = span(trajectory)
+    lowest, highest = compute_position_range(trajectory)
     middle, half = (limits.upper + limits.lower) / 2, (limits.upper - limits.lower) / 2
     jerk = np.abs(trajectory.jerk).max(axis=0, initial=0.0)
-    return Worst(
+    return LimitUsage(
         np.maximum(highest - middle, middle - lowest) / half,
-        _top_speed(trajectory) / limits.velocity,
+        _compute_max_speed(trajectory) / limits.velocity,
         np.abs(trajectory.acceleration).max(axis=0) / limits.acceleration,
         jerk / limits.jerk,
     )
 
 
-def span(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+def compute_position_range(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and the highest position of each joint, [joints] each."""
     positions = [trajectory.position]
     if len(trajectory.time_ns) > 1:
-        p, v, a, jerk, end = _segments(trajectory)
-        for t in _turns(v, a, jerk):
+        p, v, a, jerk, end = _split_segments(trajectory)
+        for t in _find_velocity_zeros(v, a, jerk):
             inside = (t > 0.0) & (t < end)
             t = np.where(inside, t, 0.0)
             positions.append(p + t * (v + t * (a / 2 + t * jerk / 6)))
@@ -51,22 +51,22 @@ def span(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def margined(robot: Embodiment) -> Limits:
+def limits_with_margin(robot: Embodiment) -> JointLimits:
     """Return the commanded joints' limits, positions drawn in by the robot's margin.
 
     Grippers keep their whole range: 0.02 short of closed is a hand that does not grip.
     """
     limits = robot.limits()
-    margin = np.where(gripping(robot), 0.0, robot.safety.position_margin)
+    margin = np.where(gripper_mask(robot), 0.0, robot.safety.position_margin)
     return replace(limits, lower=limits.lower + margin, upper=limits.upper - margin)
 
 
-def gripping(robot: Embodiment) -> np.ndarray:
+def gripper_mask(robot: Embodiment) -> np.ndarray:
     """Return which commanded joints are grippers, bool [joints]."""
     return np.array([robot.joint(name).kind == 'gripper' for name in robot.commanded])
 
 
-def _segments(trajectory: Trajectory) -> tuple[np.ndarray, ...]:
+def _split_segments(trajectory: Trajectory) -> tuple[np.ndarray, ...]:
     """Return p, v, a at the start of each segment, its jerk and its length [segments 1]."""
     return (
         trajectory.position[:-1],
@@ -77,18 +77,20 @@ def _segments(trajectory: Trajectory) -> tuple[np.ndarray, ...]:
     )
 
 
-def _top_speed(trajectory: Trajectory) -> np.ndarray:
+def _compute_max_speed(trajectory: Trajectory) -> np.ndarray:
     speed = np.abs(trajectory.velocity).max(axis=0)
     if len(trajectory.time_ns) == 1:
         return speed
-    _, v, a, jerk, end = _segments(trajectory)
+    _, v, a, jerk, end = _split_segments(trajectory)
     with np.errstate(divide='ignore', invalid='ignore'):
         t = -a / jerk
     t = np.where((t > 0.0) & (t < end), t, 0.0)  # NaN compares false
     return np.maximum(speed, np.abs(v + t * (a + t * jerk / 2)).max(axis=0))
 
 
-def _turns(v: np.ndarray, a: np.ndarray, jerk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _find_velocity_zeros(
+    v: np.ndarray, a: np.ndarray, jerk: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return both times where v + a t + jerk t^2 / 2 = 0; NaN where there is none."""
     with np.errstate(divide='ignore', invalid='ignore'):
         # the form that does not cancel, whatever the signs and however small the jerk

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
-from wam_policy.core.robot.strict_yaml import Table
+from wam_policy.core.robot.strict_yaml import StrictMapping
 
 
 @dataclass(frozen=True, slots=True)
-class FirstMove:
+class FirstMoveConfig:
     """State how the arm approaches the policy's targets after it is enabled."""
 
     max_velocity_rad_s: float
@@ -18,7 +18,7 @@ class FirstMove:
 
 
 @dataclass(frozen=True, slots=True)
-class ObservationGate:
+class ObservationConfig:
     """State when inputs are good enough to ask the model; cameras have max_age_s of their own."""
 
     joints_max_age_s: float
@@ -27,7 +27,7 @@ class ObservationGate:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkGate:
+class ChunkConfig:
     """State when a chunk may be executed and how it joins the motion before it."""
 
     max_age_s: float  # observation stamp to arrival
@@ -38,7 +38,7 @@ class ChunkGate:
 
 
 @dataclass(frozen=True, slots=True)
-class ClampTrip:
+class LimitRateConfig:
     """State how much limiting means that the policy is out of its depth."""
 
     rate_hz: float
@@ -46,7 +46,7 @@ class ClampTrip:
 
 
 @dataclass(frozen=True, slots=True)
-class EffortTrip:
+class EffortConfig:
     """State how hard an arm joint may push, and how long, before the robot is stopped."""
 
     share: float  # of its hw_effort
@@ -54,7 +54,7 @@ class EffortTrip:
 
 
 @dataclass(frozen=True, slots=True)
-class ContactRule:
+class ClearanceConfig:
     """State how near parts may come, m; see collision.xml for their shapes."""
 
     self_m: float  # arm to arm, arm to body, arm to itself
@@ -63,58 +63,58 @@ class ContactRule:
     hands_within_m: tuple[float, ...]  # x low, x high, y low, y high, z low, z high, world
 
     @classmethod
-    def read(cls, table: Table) -> Self:
+    def from_mapping(cls, mapping: StrictMapping) -> Self:
         """Read it; ValueError names what is wrong."""
         rule = cls(
-            table.number('self_m', above=0.0),
-            table.number('link_m', above=0.0),
-            table.number('hand_m'),
-            table.numbers('hands_within_m', 6),
+            mapping.read_float('self_m', above=0.0),
+            mapping.read_float('link_m', above=0.0),
+            mapping.read_float('hand_m'),
+            mapping.read_floats('hands_within_m', 6),
         )
         low, high = rule.hands_within_m[::2], rule.hands_within_m[1::2]
         if any(a >= b for a, b in zip(low, high, strict=True)):
             raise ValueError(
-                f'{table.spot("hands_within_m")}: want x low, x high, y low, y high, '
+                f'{mapping.key_path("hands_within_m")}: want x low, x high, y low, y high, '
                 f'z low, z high, got {list(rule.hands_within_m)}'
             )
-        table.done()
+        mapping.reject_unknown_keys()
         return rule
 
 
 @dataclass(frozen=True, slots=True)
-class Safety:
+class SafetyConfig:
     """Gather what every node must respect on this robot."""
 
     position_margin: float  # kept from a position limit, outward targets only
     adapter_timeout_s: float  # without a command the adapter holds
     deadman_lease_s: float  # age of the last dead-man message, if one is used
-    first_move: FirstMove
-    observation: ObservationGate
-    chunk: ChunkGate
-    clamp_trip: ClampTrip
-    effort_trip: EffortTrip
-    contact: ContactRule
+    first_move: FirstMoveConfig
+    observation: ObservationConfig
+    chunk: ChunkConfig
+    clamp_trip: LimitRateConfig
+    effort_trip: EffortConfig
+    contact: ClearanceConfig
 
     @classmethod
-    def read(cls, table: Table) -> Self:
+    def from_mapping(cls, mapping: StrictMapping) -> Self:
         """Read the block; ValueError names what is missing, unknown or wrong."""
 
         def block(kind: type, key: str) -> Any:
-            inner = table.table(key)
-            made = kind(*(inner.number(field.name, above=0.0) for field in fields(kind)))
-            inner.done()
+            inner = mapping.read_mapping(key)
+            made = kind(*(inner.read_float(field.name, above=0.0) for field in fields(kind)))
+            inner.reject_unknown_keys()
             return made
 
         safety = cls(
-            position_margin=table.number('position_margin', above=0.0),
-            adapter_timeout_s=table.number('adapter_timeout_s', above=0.0),
-            deadman_lease_s=table.number('deadman_lease_s', above=0.0),
-            first_move=block(FirstMove, 'first_move'),
-            observation=block(ObservationGate, 'observation'),
-            chunk=block(ChunkGate, 'chunk'),
-            clamp_trip=block(ClampTrip, 'clamp_trip'),
-            effort_trip=block(EffortTrip, 'effort_trip'),
-            contact=ContactRule.read(table.table('contact')),
+            position_margin=mapping.read_float('position_margin', above=0.0),
+            adapter_timeout_s=mapping.read_float('adapter_timeout_s', above=0.0),
+            deadman_lease_s=mapping.read_float('deadman_lease_s', above=0.0),
+            first_move=block(FirstMoveConfig, 'first_move'),
+            observation=block(ObservationConfig, 'observation'),
+            chunk=block(ChunkConfig, 'chunk'),
+            clamp_trip=block(LimitRateConfig, 'clamp_trip'),
+            effort_trip=block(EffortConfig, 'effort_trip'),
+            contact=ClearanceConfig.from_mapping(mapping.read_mapping('contact')),
         )
-        table.done()
+        mapping.reject_unknown_keys()
         return safety

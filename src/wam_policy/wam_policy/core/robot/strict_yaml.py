@@ -11,117 +11,127 @@ from typing import Any, Self
 import yaml
 
 
-class Table:
+class StrictMapping:
     """Read one mapping of a document key by key; `done` refuses what nobody asked for."""
 
-    def __init__(self, values: object, where: str) -> None:
+    def __init__(self, values: object, location: str) -> None:
         if not isinstance(values, dict):
-            raise ValueError(f'{where}: want a mapping, got {values!r}')
-        self.where = where
+            raise ValueError(f'{location}: want a mapping, got {values!r}')
+        self.location = location
         self._values = values
-        self._taken: set[str] = set()
+        self._read_keys: set[str] = set()
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Open a file; a key that stands there twice is refused, as YAML would drop the first."""
         try:
             # a SafeLoader of ours
-            values = yaml.load(path.read_text(encoding='utf-8'), Loader=_UniqueKeys)  # nosec B506
+            values = yaml.load(path.read_text(encoding='utf-8'), Loader=_UniqueKeyLoader)  # nosec B506
         except yaml.YAMLError as error:
             raise ValueError(f'{path}: not a readable YAML document: {error}') from error
         return cls(values, f'{path}')
 
-    def spot(self, key: str) -> str:
-        return f'{self.where}: {key}' if self.where.endswith('.yaml') else f'{self.where}.{key}'
+    def key_path(self, key: str) -> str:
+        return (
+            f'{self.location}: {key}'
+            if self.location.endswith('.yaml')
+            else f'{self.location}.{key}'
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
-    def take(self, key: str) -> Any:
+    def read(self, key: str) -> Any:
         if key not in self._values:
-            raise ValueError(f'{self.spot(key)} is missing; add it')
-        self._taken.add(key)
+            raise ValueError(f'{self.key_path(key)} is missing; add it')
+        self._read_keys.add(key)
         return self._values[key]
 
-    def text(self, key: str) -> str:
-        value = self.take(key)
+    def read_str(self, key: str) -> str:
+        value = self.read(key)
         if not isinstance(value, str) or not value:
-            raise ValueError(f'{self.spot(key)}: want a non-empty text, got {value!r}')
+            raise ValueError(f'{self.key_path(key)}: want a non-empty text, got {value!r}')
         return value
 
-    def number(self, key: str, *, above: float = -math.inf) -> float:
-        return number(self.take(key), self.spot(key), above=above)
+    def read_float(self, key: str, *, above: float = -math.inf) -> float:
+        return parse_float(self.read(key), self.key_path(key), above=above)
 
-    def whole(self, key: str, *, above: int = 0) -> int:
-        value = self.take(key)
+    def read_int(self, key: str, *, above: int = 0) -> int:
+        value = self.read(key)
         if isinstance(value, bool) or not isinstance(value, int) or value <= above:
-            raise ValueError(f'{self.spot(key)}: want a whole number above {above}, got {value!r}')
+            raise ValueError(
+                f'{self.key_path(key)}: want a whole number above {above}, got {value!r}'
+            )
         return value
 
-    def numbers(self, key: str, count: int) -> tuple[float, ...]:
-        return tuple(number(value, self.spot(key)) for value in self._list(key, count))
+    def read_floats(self, key: str, count: int) -> tuple[float, ...]:
+        return tuple(
+            parse_float(value, self.key_path(key)) for value in self._read_list(key, count)
+        )
 
-    def texts(self, key: str, *, empty: bool = False) -> tuple[str, ...]:
-        values = self._list(key, None)
-        if not values and not empty:
-            raise ValueError(f'{self.spot(key)}: the list is empty; name at least one')
+    def read_strs(self, key: str, *, allow_empty: bool = False) -> tuple[str, ...]:
+        values = self._read_list(key, None)
+        if not values and not allow_empty:
+            raise ValueError(f'{self.key_path(key)}: the list is empty; name at least one')
         if not all(isinstance(value, str) and value for value in values):
-            raise ValueError(f'{self.spot(key)}: want a list of names, got {values!r}')
+            raise ValueError(f'{self.key_path(key)}: want a list of names, got {values!r}')
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
             raise ValueError(
-                f'{self.spot(key)}: {", ".join(twice)} stands there twice; remove one'
+                f'{self.key_path(key)}: {", ".join(twice)} stands there twice; remove one'
             )
         return tuple(values)
 
-    def table(self, key: str) -> 'Table':
-        return Table(self.take(key), self.spot(key))
+    def read_mapping(self, key: str) -> 'StrictMapping':
+        return StrictMapping(self.read(key), self.key_path(key))
 
-    def tables[T](self, key: str, read: Callable[[str, 'Table'], T]) -> tuple[T, ...]:
+    def read_mappings[T](
+        self, key: str, read: Callable[[str, 'StrictMapping'], T]
+    ) -> tuple[T, ...]:
         """Read each entry of a mapping of mappings, in the order of the document."""
-        outer = self.table(key)
+        outer = self.read_mapping(key)
         read_all = []
         for name in outer:
-            inner = outer.table(name)
+            inner = outer.read_mapping(name)
             read_all.append(read(name, inner))
-            inner.done()
+            inner.reject_unknown_keys()
         return tuple(read_all)
 
-    def frozen(self, key: str) -> MappingProxyType[str, Any]:
+    def read_frozen(self, key: str) -> MappingProxyType[str, Any]:
         """Return a mapping as it stands, for a reader elsewhere; lists become tuples."""
-        return _frozen(self.table(key)._values)
+        return _freeze(self.read_mapping(key)._values)
 
-    def digest(self) -> str:
+    def compute_sha256(self) -> str:
         """Return the SHA-256 of the content: comments and layout do not count."""
         text = json.dumps(self._values, sort_keys=True, separators=(',', ':'))
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def done(self) -> None:
-        unknown = [key for key in self._values if key not in self._taken]
+    def reject_unknown_keys(self) -> None:
+        unknown = [key for key in self._values if key not in self._read_keys]
         if unknown:
             raise ValueError(
-                f'{self.spot(str(unknown[0]))} is not a known key; remove it or '
+                f'{self.key_path(str(unknown[0]))} is not a known key; remove it or '
                 f'correct its spelling (known here: '
-                f'{", ".join(sorted(self._taken))})'
+                f'{", ".join(sorted(self._read_keys))})'
             )
 
-    def _list(self, key: str, count: int | None) -> list[Any]:
-        values = self.take(key)
+    def _read_list(self, key: str, count: int | None) -> list[Any]:
+        values = self.read(key)
         if not isinstance(values, list) or count not in (None, len(values)):
             many = 'a list' if count is None else f'a list of {count}'
-            raise ValueError(f'{self.spot(key)}: want {many}, got {values!r}')
+            raise ValueError(f'{self.key_path(key)}: want {many}, got {values!r}')
         return values
 
 
-def number(value: object, spot: str, *, above: float = -math.inf) -> float:
+def parse_float(value: object, key_path: str, *, above: float = -math.inf) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f'{spot}: want a finite number, got {value!r}')
+        raise ValueError(f'{key_path}: want a finite number, got {value!r}')
     if value <= above:
-        raise ValueError(f'{spot}: want a number above {above:g}, got {value!r}')
+        raise ValueError(f'{key_path}: want a number above {above:g}, got {value!r}')
     return float(value)
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeyLoader(yaml.SafeLoader):
     """Load plain values only and refuse a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -140,9 +150,9 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep=True)
 
 
-def _frozen(value: Any) -> Any:
+def _freeze(value: Any) -> Any:
     if isinstance(value, dict):
-        return MappingProxyType({key: _frozen(inner) for key, inner in value.items()})
+        return MappingProxyType({key: _freeze(inner) for key, inner in value.items()})
     if isinstance(value, list):
-        return tuple(_frozen(inner) for inner in value)
+        return tuple(_freeze(inner) for inner in value)
     return value

@@ -10,54 +10,54 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from wam_policy.core.robot.embodiment import Embodiment, Slice
+from wam_policy.core.robot.embodiment import Embodiment, ModelKey
 
 
-def state_values(robot: Embodiment, position: np.ndarray) -> dict[str, np.ndarray]:
+def to_model_state(robot: Embodiment, position: np.ndarray) -> dict[str, np.ndarray]:
     """Return the model's state keys, [n] each, of a posture [observed]."""
-    return _keyed(robot, robot.state_keys, robot.observed, position)
+    return _to_model(robot, robot.state_keys, robot.observed, position)
 
 
-def posture(robot: Embodiment, values: Mapping[str, np.ndarray]) -> np.ndarray:
+def from_model_state(robot: Embodiment, values: Mapping[str, np.ndarray]) -> np.ndarray:
     """Undo `state_values`: return the posture [observed]."""
-    return _joined(robot, robot.state_keys, robot.observed, values)
+    return _from_model(robot, robot.state_keys, robot.observed, values)
 
 
-def action_values(robot: Embodiment, targets: np.ndarray) -> dict[str, np.ndarray]:
+def to_model_actions(robot: Embodiment, targets: np.ndarray) -> dict[str, np.ndarray]:
     """Return the model's action keys, [horizon n] each, of absolute targets [horizon commanded].
 
     Masked keys are left out: nothing of ours was commanded there.
     """
-    return _keyed(robot, _driven(robot), robot.commanded, targets)
+    return _to_model(robot, _unmasked_keys(robot), robot.commanded, targets)
 
 
-def targets(robot: Embodiment, values: Mapping[str, np.ndarray]) -> np.ndarray:
+def from_model_actions(robot: Embodiment, values: Mapping[str, np.ndarray]) -> np.ndarray:
     """Undo `action_values`: return absolute targets [horizon commanded].
 
     Masked keys in `values` are ignored, so what they describe holds where it is.
     """
-    return _joined(robot, _driven(robot), robot.commanded, values)
+    return _from_model(robot, _unmasked_keys(robot), robot.commanded, values)
 
 
-def _driven(robot: Embodiment) -> tuple[Slice, ...]:
+def _unmasked_keys(robot: Embodiment) -> tuple[ModelKey, ...]:
     return tuple(key for key in robot.action_keys if not key.masked)
 
 
-def _keyed(
-    robot: Embodiment, keys: Sequence[Slice], names: Sequence[str], canonical: np.ndarray
+def _to_model(
+    robot: Embodiment, keys: Sequence[ModelKey], names: Sequence[str], canonical: np.ndarray
 ) -> dict[str, np.ndarray]:
     if canonical.shape[-1] != len(names):
         raise ValueError(f'{robot.name}: want {len(names)} values, got {canonical.shape[-1]}')
     model = np.array(canonical, dtype=np.float64)
     for gripper in robot.grippers:
         column = names.index(gripper.name)
-        model[..., column] = gripper.model(model[..., column])
+        model[..., column] = gripper.to_model(model[..., column])
     return {key.key: model[..., [names.index(name) for name in key.joints]] for key in keys}
 
 
-def _joined(
+def _from_model(
     robot: Embodiment,
-    keys: Sequence[Slice],
+    keys: Sequence[ModelKey],
     names: Sequence[str],
     values: Mapping[str, np.ndarray],
 ) -> np.ndarray:

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from wam_policy.core.types import Frame
 
-REMEMBERED = 512  # stamps per camera; a pick is never older than that
+MAX_STAMPS_PER_CAMERA = 512  # stamps per camera; a pick is never older than that
 
 
-class Usage:
+class FrameUsage:
     """Count each frame once, however often it is picked."""
 
     def __init__(self) -> None:
@@ -21,5 +21,5 @@ class Usage:
                 continue
             self.used += 1
             stamps_ns[frame.stamp_ns] = None
-            if len(stamps_ns) > REMEMBERED:
+            if len(stamps_ns) > MAX_STAMPS_PER_CAMERA:
                 del stamps_ns[next(iter(stamps_ns))]

@@ -3,7 +3,7 @@
 import unicodedata
 
 
-def cleaned(text: str, max_length: int) -> str:
+def clean_instruction(text: str, max_length: int) -> str:
     """Return one line of plain text; ValueError if it is longer than `max_length` characters.
 
     White space becomes single blanks. Control, format and unassigned characters go: they would

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Outcome(Enum):
+class InstructionOutcome(Enum):
     """Name how a run can end; the names are those of the RunInstruction action."""
 
     TIME_OVER = 'its time is over'
@@ -15,43 +15,47 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class GoalContext:
     """Hold what decides over a run at one instant."""
 
     now_ns: int
-    order: int  # number of the newest instruction
-    fault: str = ''  # why policy or motion needs attention; empty: fine
-    achieved: str = ''  # instruction a success detector saw fulfilled
+    instruction_number: int  # number of the newest instruction
+    failure: str = ''  # why policy or motion needs attention; empty: fine
+    achieved_instruction: str = ''  # instruction a success detector saw fulfilled
     cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class InstructionGoal:
     """Follow one instruction from its acceptance on."""
 
     instruction: str
-    order: int  # number its instruction was given
+    instruction_number: int  # number its instruction was given
     start_ns: int
-    limit_ns: int
-    first_chunk: int  # chunks published before it
+    time_limit_ns: int
+    chunks_before: int  # chunks published before it
 
     def __post_init__(self) -> None:
         if not self.instruction:
             raise ValueError('a run needs an instruction; to stop, publish an empty one instead')
-        if self.limit_ns <= 0:
+        if self.time_limit_ns <= 0:
             raise ValueError('a run needs a time limit above 0 s')
 
-    def outcome(self, world: World) -> Outcome | None:
+    def evaluate(self, context: GoalContext) -> InstructionOutcome | None:
         """Return how the run ended, or None while it goes on.
 
         A replaced run is over whatever else is true: the robot follows someone else already.
         """
-        if world.order != self.order:
-            return Outcome.REPLACED
-        if world.cancelled:
-            return Outcome.CANCELLED
-        if world.fault:
-            return Outcome.FAILED
-        if world.achieved == self.instruction:
-            return Outcome.SUCCEEDED
-        return Outcome.TIME_OVER if world.now_ns >= self.start_ns + self.limit_ns else None
+        if context.instruction_number != self.instruction_number:
+            return InstructionOutcome.REPLACED
+        if context.cancelled:
+            return InstructionOutcome.CANCELLED
+        if context.failure:
+            return InstructionOutcome.FAILED
+        if context.achieved_instruction == self.instruction:
+            return InstructionOutcome.SUCCEEDED
+        return (
+            InstructionOutcome.TIME_OVER
+            if context.now_ns >= self.start_ns + self.time_limit_ns
+            else None
+        )

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 
-def asked_ms(
-    observed_ns: int,
+def compute_query_stages_ms(
+    observation_ns: int,
     arrived_ns: int,
-    asked_ns: int,
+    sent_ns: int,
     answered_ns: int,
     worker_ms: Mapping[str, float],
 ) -> dict[str, float]:
@@ -17,17 +17,22 @@ def asked_ms(
     """
     own_ms = sum(worker_ms.values())
     return {
-        'receive': _ms(observed_ns, arrived_ns),
-        'wait': _ms(arrived_ns, asked_ns),
+        'receive': _elapsed_ms(observation_ns, arrived_ns),
+        'wait': _elapsed_ms(arrived_ns, sent_ns),
         **worker_ms,
-        'transport': max(0.0, _ms(asked_ns, answered_ns) - own_ms),
+        'transport': max(0.0, _elapsed_ms(sent_ns, answered_ns) - own_ms),
     }
 
 
-def published_ms(observed_ns: int, answered_ns: int, published_ns: int) -> dict[str, float]:
+def compute_publish_stages_ms(
+    observation_ns: int, answered_ns: int, published_ns: int
+) -> dict[str, float]:
     """Return the last stage and the total."""
-    return {'publish': _ms(answered_ns, published_ns), 'total': _ms(observed_ns, published_ns)}
+    return {
+        'publish': _elapsed_ms(answered_ns, published_ns),
+        'total': _elapsed_ms(observation_ns, published_ns),
+    }
 
 
-def _ms(from_ns: int, to_ns: int) -> float:
+def _elapsed_ms(from_ns: int, to_ns: int) -> float:
     return (to_ns - from_ns) / 1e6

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wam_policy.core.observation.frame_history import Block
+from wam_policy.core.observation.frame_history import FrameBlock
 from wam_policy.core.types import Observation
 
 
@@ -23,7 +23,7 @@ class Commit:
 
     session: str
     number: int  # counted from 0 in each session
-    block: Block
+    block: FrameBlock
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,14 +34,14 @@ class Query:
     sequence: int
     observation: Observation
     arrived_ns: int  # when the frame that completed it was received
-    asked_ns: int
+    sent_ns: int
 
 
 Request = Reset | Commit | Query
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
+class QueryResult:
     """Hold what the workers said to a query; nothing in it is trusted yet."""
 
     step_dt_s: float
@@ -51,7 +51,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
+class CacheStatus:
     """Hold what the workers last said about their cache."""
 
     blocks: int = 0  # real ones, held now

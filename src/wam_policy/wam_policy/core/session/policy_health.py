@@ -2,17 +2,17 @@
 
 from enum import IntEnum
 
-from wam_policy.core.session.policy_session import State
+from wam_policy.core.session.policy_session import PolicyState
 
 # Below this a 0.8 s chunk is renewed less than five times before it runs out.
-SLOW_QUERIES_HZ = 7.0
+MIN_QUERY_RATE_HZ = 7.0
 # A chunk of which this share has passed before it arrives leaves little to plan with.
-LATE_SHARE = 0.5
+WARN_LATENCY_FRACTION = 0.5
 # Cameras that deliver less than this share of their nominal rate lose frames on the way.
-SLOW_CAMERA_SHARE = 0.4
+MIN_CAMERA_RATE_FRACTION = 0.4
 
 
-class Level(IntEnum):
+class DiagnosticLevel(IntEnum):
     """Name the levels of diagnostic_msgs/DiagnosticStatus."""
 
     OK = 0
@@ -20,56 +20,66 @@ class Level(IntEnum):
     ERROR = 2
 
 
-def of_state(state: State, reason: str) -> tuple[Level, str]:
+def diagnose_state(state: PolicyState, reason: str) -> tuple[DiagnosticLevel, str]:
     """Judge the workers and the loop as a whole."""
     level = {
-        State.ERROR: Level.ERROR,
-        State.STALE_OBSERVATION: Level.ERROR,
-        State.STARTING: Level.WARN,
-        State.WAITING_OBSERVATION: Level.WARN,
-        State.UNCONFIGURED: Level.WARN,
-    }.get(state, Level.OK)
+        PolicyState.ERROR: DiagnosticLevel.ERROR,
+        PolicyState.STALE_OBSERVATION: DiagnosticLevel.ERROR,
+        PolicyState.STARTING: DiagnosticLevel.WARN,
+        PolicyState.WAITING_OBSERVATION: DiagnosticLevel.WARN,
+        PolicyState.UNCONFIGURED: DiagnosticLevel.WARN,
+    }.get(state, DiagnosticLevel.OK)
     return level, f'{state.name}: {reason}' if reason else state.name
 
 
-def of_queries(
-    state: State, rate_hz: float, wanted_hz: float, p99_ms: float | None, chunk_s: float
-) -> tuple[Level, str]:
+def diagnose_queries(
+    state: PolicyState, rate_hz: float, target_hz: float, p99_ms: float | None, chunk_s: float
+) -> tuple[DiagnosticLevel, str]:
     """Judge query rate and latency (observation to publication) against a chunk's length."""
-    if state is not State.RUNNING or p99_ms is None:
-        return Level.OK, 'no queries now'
+    if state is not PolicyState.RUNNING or p99_ms is None:
+        return DiagnosticLevel.OK, 'no queries now'
     if p99_ms > 1e3 * chunk_s:
-        return Level.ERROR, f'latency p99 {p99_ms:.0f} ms is longer than a chunk ({chunk_s:g} s)'
-    if p99_ms > LATE_SHARE * 1e3 * chunk_s:
-        return Level.WARN, (
-            f'latency p99 {p99_ms:.0f} ms uses more than {LATE_SHARE:.0%} of a '
+        return (
+            DiagnosticLevel.ERROR,
+            f'latency p99 {p99_ms:.0f} ms is longer than a chunk ({chunk_s:g} s)',
+        )
+    if p99_ms > WARN_LATENCY_FRACTION * 1e3 * chunk_s:
+        return DiagnosticLevel.WARN, (
+            f'latency p99 {p99_ms:.0f} ms uses more than {WARN_LATENCY_FRACTION:.0%} of a '
             f'chunk ({chunk_s:g} s)'
         )
-    if rate_hz < min(SLOW_QUERIES_HZ, wanted_hz):
-        return Level.WARN, f'{rate_hz:.1f} queries/s, want {min(SLOW_QUERIES_HZ, wanted_hz):g}'
-    return Level.OK, f'{rate_hz:.1f} queries/s, p99 {p99_ms:.0f} ms'
+    if rate_hz < min(MIN_QUERY_RATE_HZ, target_hz):
+        return (
+            DiagnosticLevel.WARN,
+            f'{rate_hz:.1f} queries/s, want {min(MIN_QUERY_RATE_HZ, target_hz):g}',
+        )
+    return DiagnosticLevel.OK, f'{rate_hz:.1f} queries/s, p99 {p99_ms:.0f} ms'
 
 
-def of_camera(
+def diagnose_camera(
     age_s: float | None,
     max_age_s: float,
     rate_hz: float,
     fps: float,
-) -> tuple[Level, str]:
+) -> tuple[DiagnosticLevel, str]:
     """Judge one camera by the age of its newest frame and its rate."""
     if age_s is None:
-        return Level.ERROR, 'no frame yet'
+        return DiagnosticLevel.ERROR, 'no frame yet'
     if age_s > max_age_s:
-        return Level.ERROR, f'newest frame is {age_s:.2f} s old, limit {max_age_s:g} s'
-    if rate_hz < SLOW_CAMERA_SHARE * fps:
-        return Level.WARN, f'{rate_hz:.1f} Hz of {fps:g} Hz'
-    return Level.OK, f'{rate_hz:.1f} Hz'
+        return DiagnosticLevel.ERROR, f'newest frame is {age_s:.2f} s old, limit {max_age_s:g} s'
+    if rate_hz < MIN_CAMERA_RATE_FRACTION * fps:
+        return DiagnosticLevel.WARN, f'{rate_hz:.1f} Hz of {fps:g} Hz'
+    return DiagnosticLevel.OK, f'{rate_hz:.1f} Hz'
 
 
-def of_workers(restarts: int, trained: bool, model: str) -> tuple[Level, str]:
+def diagnose_workers(restarts: int, trained: bool, model: str) -> tuple[DiagnosticLevel, str]:
     """Judge the workers by how often they died and by what they run."""
     if not model:
-        return Level.WARN, 'not ready yet'
+        return DiagnosticLevel.WARN, 'not ready yet'
     if not trained:
-        return Level.WARN, f'{model}: random weights, motion means nothing'
-    return (Level.WARN, f'{model}: restarted {restarts} times') if restarts else (Level.OK, model)
+        return DiagnosticLevel.WARN, f'{model}: random weights, motion means nothing'
+    return (
+        (DiagnosticLevel.WARN, f'{model}: restarted {restarts} times')
+        if restarts
+        else (DiagnosticLevel.OK, model)
+    )

@@ -18,99 +18,105 @@ from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model.checkpoint import checkpoint_folder, tensor_index
 from wam_policy.model.checkpoint import model_spec as designs
-from wam_policy.model.checkpoint.model_spec import Design
-from wam_policy.model.checkpoint.normalization_stats import Tag
-from wam_policy.model.checkpoint.tensor_index import Audit
-from wam_policy.model.normalizer import Normaliser
+from wam_policy.model.checkpoint.model_spec import ModelSpec
+from wam_policy.model.checkpoint.normalization_stats import EmbodimentMetadata
+from wam_policy.model.checkpoint.tensor_index import TensorDiff
+from wam_policy.model.normalizer import Normalizer
 
-SERVED = torch.bfloat16  # what the released models run in
+INFERENCE_DTYPE = torch.bfloat16  # what the released models run in
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RobotCompatibility:
     """Say whether one robot can run with the checkpoint, and why not; notes do not forbid it."""
 
     robot: str
-    obstacles: tuple[str, ...]
+    errors: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class MemoryRequirement:
     """Count bytes on a device in the served dtype; activations are not in it."""
 
-    weights: int
-    cache: int  # keys and values of a full window, per branch
-    context: int  # keys and values of text and image, per branch
-    encoder: int  # what the autoencoder remembers between blocks
+    weights_bytes: int
+    cache_bytes: int  # keys and values of a full window, per branch
+    context_bytes: int  # keys and values of text and image, per branch
+    encoder_bytes: int  # what the autoencoder remembers between blocks
 
-    def total(self, branches: int) -> int:
-        return self.weights + self.encoder + branches * (self.cache + self.context)
+    def total_bytes(self, branches: int) -> int:
+        return (
+            self.weights_bytes
+            + self.encoder_bytes
+            + branches * (self.cache_bytes + self.context_bytes)
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CheckpointReport:
     """Gather what a check found; `problems` each name the thing and the fix."""
 
     folder: Path
     problems: tuple[str, ...]
-    design: Design | None = None
-    sizes: tuple[tuple[str, int], ...] = ()  # part, numbers in it
-    stored: tuple[tuple[str, int], ...] = ()  # dtype, bytes on disk
-    audit: Audit | None = None
-    tags: tuple[Tag, ...] = ()
-    need: Need | None = None
-    verdicts: tuple[Verdict, ...] = ()
+    spec: ModelSpec | None = None
+    parameter_counts: tuple[tuple[str, int], ...] = ()  # part, numbers in it
+    stored_bytes: tuple[tuple[str, int], ...] = ()  # dtype, bytes on disk
+    tensor_diff: TensorDiff | None = None
+    embodiments: tuple[EmbodimentMetadata, ...] = ()
+    memory: MemoryRequirement | None = None
+    robots: tuple[RobotCompatibility, ...] = ()
 
     @property
-    def loadable(self) -> bool:
-        return not self.problems and self.audit is not None and self.audit.complete
+    def is_loadable(self) -> bool:
+        return not self.problems and self.tensor_diff is not None and self.tensor_diff.is_complete
 
 
-def report(folder: Path, base: Path | None = None) -> Report:
+def inspect_checkpoint(folder: Path, base: Path | None = None) -> CheckpointReport:
     """Check a folder; never raises for what is wrong inside it."""
     try:
-        design = designs.read(folder)
+        design = designs.read_spec(folder)
     except (OSError, ValueError) as error:
-        return Report(folder, (str(error),))
+        return CheckpointReport(folder, (str(error),))
     problems = []
     try:
-        tags = checkpoint_folder.tags(folder, base)
+        tags = checkpoint_folder.read_metadata(folder, base)
     except (OSError, ValueError) as error:
         tags = {}
         problems.append(str(error))
     try:
-        checkpoint_folder.tokenizer(design, folder, base)
+        checkpoint_folder.load_tokenizer(design, folder, base)
     except (OSError, ValueError) as error:
         problems.append(str(error))
-    parts = tensor_index.networks(design, torch.device('meta'), None)
-    wanted = tensor_index.slots(parts)
-    found = Report(
+    parts = tensor_index.build_networks(design, torch.device('meta'), None)
+    wanted = tensor_index.list_slots(parts)
+    found = CheckpointReport(
         folder,
         (),
         design,
-        tuple(tensor_index.sizes(wanted.values()).items()),
-        tags=tuple(tags.values()),
-        need=_need(design, parts),
+        tuple(tensor_index.count_parameters(wanted.values()).items()),
+        embodiments=tuple(tags.values()),
+        memory=_estimate_memory(design, parts),
     )
     try:
-        stock = checkpoint_folder.gathered(folder, design, base)
+        stock = checkpoint_folder.collect_tensors(folder, design, base)
     except (OSError, ValueError) as error:
         problems.append(str(error))
     else:
-        audit = tensor_index.audit(stock.tensors, wanted, tensor_index.unused(design))
-        problems += checkpoint_folder.misplaced(stock, wanted)
+        audit = tensor_index.compare_tensors(
+            stock.tensors, wanted, tensor_index.unused_tensor_pattern(design)
+        )
+        problems += checkpoint_folder.find_misplaced_adapters(stock, wanted)
         bytes_by_dtype: Counter[str] = Counter()
-        for stored in (*stock.tensors.values(), *stock.halves.values()):
+        for stored in (*stock.tensors.values(), *stock.adapter_tensors.values()):
             bytes_by_dtype[str(stored.dtype).removeprefix('torch.')] += stored.nbytes
-        found = replace(found, audit=audit, stored=tuple(bytes_by_dtype.items()))
+        found = replace(found, tensor_diff=audit, stored_bytes=tuple(bytes_by_dtype.items()))
     found = replace(found, problems=tuple(problems))
-    robots = [embodiment.load(name) for name in embodiment.names()]
-    return replace(found, verdicts=tuple(_verdict(robot, found) for robot in robots))
+    robots = [embodiment.load_embodiment(name) for name in embodiment.list_robots()]
+    return replace(found, robots=tuple(_check_robot(robot, found) for robot in robots))
 
 
-def _need(design: Design, parts: tensor_index.Networks) -> Need:
-    model, width = design.model, SERVED.itemsize
+def _estimate_memory(spec: ModelSpec, parts: tensor_index.Networks) -> MemoryRequirement:
+    model, width = spec.model, INFERENCE_DTYPE.itemsize
     per_token = 2 * model.layers * model.dim * width
     image = parts.encoders.image
     context = model.text_len + (image.config.tokens if image else 0)
@@ -119,44 +125,50 @@ def _need(design: Design, parts: tensor_index.Networks) -> Need:
         for module in (parts.dit, parts.encoders)
         for parameter in module.parameters()
     )
-    height, width_px = design.canvas.pixels
-    vae = parts.encoders.vae.to(SERVED)
+    height, width_px = spec.canvas.image_size
+    vae = parts.encoders.vae.to(INFERENCE_DTYPE)
     clip = torch.empty(
-        1, 3, 1 + model.pixel_frames_per_latent, height, width_px, dtype=SERVED, device='meta'
+        1,
+        3,
+        1 + model.pixel_frames_per_latent,
+        height,
+        width_px,
+        dtype=INFERENCE_DTYPE,
+        device='meta',
     )
     with torch.no_grad():
-        _, first = vae.begin(clip[:, :, :1])
-        _, memory = vae.extend(first, clip[:, :, 1:])
-    return Need(
-        weights=numbers * width,
-        cache=per_token * model.frame_tokens * model.window_frames,
-        context=per_token * context,
-        encoder=sum(feature.nbytes for feature in memory.features if feature is not None),
+        _, first = vae.encode_first_frame(clip[:, :, :1])
+        _, memory = vae.encode_next_frames(first, clip[:, :, 1:])
+    return MemoryRequirement(
+        weights_bytes=numbers * width,
+        cache_bytes=per_token * model.frame_tokens * model.window_frames,
+        context_bytes=per_token * context,
+        encoder_bytes=sum(feature.nbytes for feature in memory.features if feature is not None),
     )
 
 
-def _verdict(robot: Embodiment, found: Report) -> Verdict:
+def _check_robot(robot: Embodiment, report: CheckpointReport) -> RobotCompatibility:
     obstacles, notes = [], []
-    design = found.design
+    design = report.spec
     assert design is not None  # a report without a design never gets here
-    if not found.loadable:
+    if not report.is_loadable:
         obstacles.append('the checkpoint does not load, see above')
-    tag = next((tag for tag in found.tags if tag.name == robot.model_tag), None)
+    tag = next((tag for tag in report.embodiments if tag.name == robot.model_tag), None)
     if tag is None:
-        has = ', '.join(tag.name for tag in found.tags) or 'none'
+        has = ', '.join(tag.name for tag in report.embodiments) or 'none'
         obstacles.append(
             f'no statistics for tag {robot.model_tag} (has: {has}); make them from '
-            f'episodes of this robot into {checkpoint_folder.METADATA}'
+            f'episodes of this robot into {checkpoint_folder.METADATA_PATH}'
         )
     else:
-        obstacles += _misfits(robot, design, tag)
-        notes += _differences(robot, tag)
+        obstacles += _find_statistics_errors(robot, design, tag)
+        notes += _find_metadata_warnings(robot, tag)
     try:
-        design.template(robot.model_tag)
-        design.canvas.layout(robot.model_tag, tuple(camera.key for camera in robot.cameras))
+        design.prompt_template(robot.model_tag)
+        design.canvas.make_layout(robot.model_tag, tuple(camera.key for camera in robot.cameras))
     except ValueError as error:
         obstacles.append(str(error))
-    timed = design.timed(robot.step_dt_s).model
+    timed = design.with_control_rate(robot.step_dt_s).model
     notes.append(
         f'{timed.actions_per_block} actions in {timed.block_period_s:.2g} s, '
         f'video at {timed.video_hz:.3g} Hz'
@@ -166,26 +178,28 @@ def _verdict(robot: Embodiment, found: Report) -> Verdict:
             f'the checkpoint gives {timed.actions_per_block} rows, '
             f'embodiment.yaml expects {robot.horizon}'
         )
-    return Verdict(robot.name, tuple(obstacles), tuple(notes))
+    return RobotCompatibility(robot.name, tuple(obstacles), tuple(notes))
 
 
-def _misfits(robot: Embodiment, design: Design, tag: Tag) -> list[str]:
+def _find_statistics_errors(
+    robot: Embodiment, spec: ModelSpec, metadata: EmbodimentMetadata
+) -> list[str]:
     try:
-        Normaliser.of(
-            tag, robot, design.normalisation, design.model.state_dim, design.model.action_dim
+        Normalizer.from_metadata(
+            metadata, robot, spec.normalization, spec.model.state_dim, spec.model.action_dim
         )
     except ValueError as error:
         return [str(error)]
     return []
 
 
-def _differences(robot: Embodiment, tag: Tag) -> list[str]:
+def _find_metadata_warnings(robot: Embodiment, metadata: EmbodimentMetadata) -> list[str]:
     notes = [
-        f'{camera.key}: trained on {tag.resolution[camera.key]}, camera gives {camera.size}'
+        f'{camera.key}: trained on {metadata.resolution[camera.key]}, camera gives {camera.size}'
         for camera in robot.cameras
-        if camera.key in tag.resolution and tag.resolution[camera.key] != camera.size
+        if camera.key in metadata.resolution and metadata.resolution[camera.key] != camera.size
     ]
-    if tag.synthetic:
+    if metadata.synthetic:
         notes.append('statistics are made up')
     return notes
 
@@ -193,36 +207,41 @@ def _differences(robot: Embodiment, tag: Tag) -> list[str]:
 # ---- words
 
 
-def _gigabytes(count: int) -> str:
+def _format_bytes(count: int) -> str:
     return f'{count / 1e9:.2f} GB' if count >= 1e8 else f'{count / 1e6:.2f} MB'
 
 
-def lines(found: Report) -> list[str]:
+def format_report(report: CheckpointReport) -> list[str]:
     """Put a report into words, one statement per line."""
-    text = [f'checkpoint     {found.folder}']
-    if found.design is not None:
-        text += _design_lines(found.design)
-        text += [f'  {part:14s} {count:>17,d} parameters' for part, count in found.sizes]
-        text += [f'stored         {_gigabytes(count)} in {dtype}' for dtype, count in found.stored]
-        text += _need_lines(found.need)
-        text += _tag_lines(found.tags)
-    if found.audit is not None:
-        text += _audit_lines(found.audit)
-    text += [f'PROBLEM        {problem}' for problem in found.problems]
-    for verdict in found.verdicts:
-        text.append(f'robot          {verdict.robot}: {"NO" if verdict.obstacles else "yes"}')
-        text += [f'                 because {reason}' for reason in verdict.obstacles]
+    text = [f'checkpoint     {report.folder}']
+    if report.spec is not None:
+        text += _format_spec(report.spec)
+        text += [
+            f'  {part:14s} {count:>17,d} parameters' for part, count in report.parameter_counts
+        ]
+        text += [
+            f'stored         {_format_bytes(count)} in {dtype}'
+            for dtype, count in report.stored_bytes
+        ]
+        text += _format_memory(report.memory)
+        text += _format_embodiments(report.embodiments)
+    if report.tensor_diff is not None:
+        text += _format_tensor_diff(report.tensor_diff)
+    text += [f'PROBLEM        {problem}' for problem in report.problems]
+    for verdict in report.robots:
+        text.append(f'robot          {verdict.robot}: {"NO" if verdict.errors else "yes"}')
+        text += [f'                 because {reason}' for reason in verdict.errors]
         text += [f'                 note: {note}' for note in verdict.notes]
-    text.append(f'verdict        {"complete" if found.loadable else "DOES NOT LOAD"}')
+    text.append(f'verdict        {"complete" if report.is_loadable else "DOES NOT LOAD"}')
     return text
 
 
-def _design_lines(design: Design) -> list[str]:
-    model = design.model
-    trained = 'trained' if design.trained else 'UNTRAINED (random weights)'
-    canvas = design.canvas
+def _format_spec(spec: ModelSpec) -> list[str]:
+    model = spec.model
+    trained = 'trained' if spec.trained else 'UNTRAINED (random weights)'
+    canvas = spec.canvas
     return [
-        f'family         {design.name}, {trained}',
+        f'family         {spec.name}, {trained}',
         f'transformer    {model.layers} layers, width {model.dim}, {model.heads} heads, '
         f'feed-forward {model.ffn_dim}',
         f'geometry       tile {canvas.tile[0]}x{canvas.tile[1]} '
@@ -230,35 +249,36 @@ def _design_lines(design: Design) -> list[str]:
         f'{model.latent_size[1]}x{model.latent_channels}, {model.frame_tokens} tokens a frame',
         f'block          {model.frames_per_block} latent frames, '
         f'{model.actions_per_block} actions, window {model.window_frames} latent frames',
-        f'adapters       rank {design.adapters.rank}, alpha {design.adapters.alpha:g}'
-        if design.adapters
+        f'adapters       rank {spec.adapters.rank}, alpha {spec.adapters.alpha:g}'
+        if spec.adapters
         else 'adapters       none',
-        f'noise          video ends at {design.video_final_noise}'
-        if design.video_final_noise is not None
+        f'noise          video ends at {spec.video_final_noise}'
+        if spec.video_final_noise is not None
         else 'noise          coupled',
     ]
 
 
-def _need_lines(need: Need | None) -> list[str]:
-    if need is None:
+def _format_memory(memory: MemoryRequirement | None) -> list[str]:
+    if memory is None:
         return []
     return [
-        f'memory (bf16)  weights {_gigabytes(need.weights)}; per branch: full cache '
-        f'{_gigabytes(need.cache)}, context {_gigabytes(need.context)}; autoencoder memory '
-        f'{_gigabytes(need.encoder)}',
-        f'per device     {_gigabytes(need.total(1))} with one branch on it, '
-        f'{_gigabytes(need.total(2))} with both; activations come on top',
+        f'memory (bf16)  weights {_format_bytes(memory.weights_bytes)}; per branch: full cache '
+        f'{_format_bytes(memory.cache_bytes)}, context '
+        f'{_format_bytes(memory.context_bytes)}; autoencoder memory '
+        f'{_format_bytes(memory.encoder_bytes)}',
+        f'per device     {_format_bytes(memory.total_bytes(1))} with one branch on it, '
+        f'{_format_bytes(memory.total_bytes(2))} with both; activations come on top',
     ]
 
 
-def _tag_lines(tags: Sequence[Tag]) -> list[str]:
-    if not tags:
+def _format_embodiments(embodiments: Sequence[EmbodimentMetadata]) -> list[str]:
+    if not embodiments:
         return [
-            f'embodiments    none: no {checkpoint_folder.METADATA}, so no robot can run. Make '
+            f'embodiments    none: no {checkpoint_folder.METADATA_PATH}, so no robot can run. Make '
             'statistics from episodes of your robot'
         ]
     text = []
-    for tag in tags:
+    for tag in embodiments:
         origin = ' (made up, not measured)' if tag.synthetic else ''
         text.append(f'embodiment     {tag.name}{origin}')
         for kind, group in (('state', tag.state), ('action', tag.action)):
@@ -270,15 +290,15 @@ def _tag_lines(tags: Sequence[Tag]) -> list[str]:
     return text
 
 
-def _audit_lines(audit: Audit) -> list[str]:
+def _format_tensor_diff(tensor_diff: TensorDiff) -> list[str]:
     text = [
         f'{title.upper():14s} {name}'
         for title in ('missing', 'unexpected', 'misshaped')
-        for name in getattr(audit, title)
+        for name in getattr(tensor_diff, title)
     ]
     text.append(
-        f'tensors        {"all accounted for" if audit.complete else "see above"}, '
-        f'{len(audit.unused)} stored in vain (never read at inference)'
+        f'tensors        {"all accounted for" if tensor_diff.is_complete else "see above"}, '
+        f'{len(tensor_diff.unused)} stored in vain (never read at inference)'
     )
     return text
 
@@ -290,21 +310,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--base', type=Path, help='complete checkpoint under an adapter folder')
     parser.add_argument('--json', action='store_true', help='print the verdicts as JSON')
     chosen = parser.parse_args(arguments)
-    found = report(chosen.folder, chosen.base)
+    found = inspect_checkpoint(chosen.folder, chosen.base)
     if chosen.json:
         text = json.dumps(
             {
                 'folder': str(found.folder),
-                'loadable': found.loadable,
+                'loadable': found.is_loadable,
                 'problems': found.problems,
-                'audit': asdict(found.audit) if found.audit else None,
-                'robots': {verdict.robot: verdict.obstacles for verdict in found.verdicts},
+                'audit': asdict(found.tensor_diff) if found.tensor_diff else None,
+                'robots': {verdict.robot: verdict.errors for verdict in found.robots},
             }
         )
     else:
-        text = '\n'.join(lines(found))
+        text = '\n'.join(format_report(found))
     sys.stdout.write(text + '\n')
-    return 0 if found.loadable else 1
+    return 0 if found.is_loadable else 1
 
 
 if __name__ == '__main__':

@@ -20,11 +20,11 @@ from wam_policy.model.encoders import (
 )
 from wam_policy.model.network import lora
 from wam_policy.model.network.lora import LoraConfig
-from wam_policy.model.network.model_config import WINDOWS, ModelConfig, preset
+from wam_policy.model.network.model_config import WINDOW_MODES, ModelConfig, get_preset
 from wam_policy.model.sampling import sampler
 
-CHUNK_S = 1.6  # the released models were trained on 8 frames at 5 Hz per block
-ANY = '*'  # in `prompts`: the template of every tag that has none of its own
+RELEASED_CHUNK_S = 1.6  # the released models were trained on 8 frames at 5 Hz per block
+ANY_TAG = '*'  # in `prompts`: the template of every tag that has none of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +37,22 @@ class CanvasConfig:
     size: tuple[int, int] | None  # the canvas is resized to this; None: as stitched
 
     @property
-    def pixels(self) -> tuple[int, int]:
+    def image_size(self) -> tuple[int, int]:
         """Give rows and columns of the picture that reaches the encoders."""
         if self.size is not None:
             return self.size
         # the released arrangements of several views all measure two tiles by two
-        _, (rows, columns), _ = view_layout.ARRANGEMENTS[self.arrangement or 'quadrants']
+        _, (rows, columns), _ = view_layout.LAYOUTS[self.arrangement or 'quadrants']
         return int(rows * self.tile[0]), int(columns * self.tile[1])
 
-    def layout(self, tag: str, views: tuple[str, ...]) -> view_layout.Layout:
+    def make_layout(self, tag: str, view_names: tuple[str, ...]) -> view_layout.ViewLayout:
         """Lay out the views of an embodiment, in the order of its cameras."""
-        name = self.arrangement or view_layout.released_arrangement(tag, len(views))
-        return view_layout.layout(name, views, *self.tile, crop=self.crop)
+        name = self.arrangement or view_layout.released_layout_name(tag, len(view_names))
+        return view_layout.make_layout(name, view_names, *self.tile, crop=self.crop)
 
 
 @dataclass(frozen=True, slots=True)
-class Advice:
+class ModelInferenceDefaults:
     """Say how a model likes to be asked; a user may still choose otherwise."""
 
     recipe: str  # a key of sampler.MODES
@@ -62,7 +62,7 @@ class Advice:
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
+class ModelSpec:
     """Describe a model completely, except for its weights and statistics."""
 
     name: str
@@ -70,30 +70,30 @@ class Design:
     encoders: encoder_stack.EncoderConfig
     canvas: CanvasConfig
     prompts: Mapping[str, str]  # template per tag; empty: the released ones
-    negative: str
-    normalisation: str
-    row_spread: tuple[float, ...]  # of a chunk's rows, in normalised units; empty: all 1
+    negative_prompt: str
+    normalization: str
+    row_std: tuple[float, ...]  # of a chunk's rows, in normalised units; empty: all 1
     trained: bool
     adapters: LoraConfig | None  # the folder holds adapters over a base
     video_final_noise: float | None  # of decoupled inference; None: coupled
-    inference: Advice | None  # None: the model does not say
+    inference: ModelInferenceDefaults | None  # None: the model does not say
 
-    def template(self, tag: str) -> str:
+    def prompt_template(self, tag: str) -> str:
         """Give the prompt template of a tag; ValueError if this model has none."""
         if not self.prompts:
-            return prompts.template(tag)
-        found = self.prompts.get(tag, self.prompts.get(ANY))
+            return prompts.get_template(tag)
+        found = self.prompts.get(tag, self.prompts.get(ANY_TAG))
         if found is None:
             raise ValueError(
                 f'{self.name} has no prompt for tag {tag!r}; it has {", ".join(self.prompts)}'
             )
         return found
 
-    def prompt(self, tag: str, instruction: str) -> str:
+    def make_prompt(self, tag: str, instruction: str) -> str:
         """Give the prompt for an instruction."""
-        return prompts.filled(self.template(tag), instruction)
+        return prompts.fill_template(self.prompt_template(tag), instruction)
 
-    def timed(self, step_dt_s: float) -> 'Design':
+    def with_control_rate(self, step_dt_s: float) -> 'ModelSpec':
         """Give the design at a robot's control rate: released files do not state theirs.
 
         The frame rate follows, because one block always spans actions_per_block control steps.
@@ -114,25 +114,28 @@ class Design:
             'encoders': self.encoders.to_dict(),
             'canvas': asdict(self.canvas),
             'prompts': dict(self.prompts),
-            'negative': self.negative,
-            'normalisation': self.normalisation,
-            'row_spread': list(self.row_spread),
+            'negative': self.negative_prompt,
+            'normalisation': self.normalization,
+            'row_spread': list(self.row_std),
             'video_final_noise': self.video_final_noise,
             'adapters': asdict(self.adapters) if self.adapters else None,
             'inference': asdict(self.inference) if self.inference else None,
         }
 
 
-_QUADRANTS_14B = CanvasConfig(None, (176, 320), view_layout.CENTRE_CROP, None)
-_QUADRANTS_5B = CanvasConfig(None, (160, 320), view_layout.CENTRE_CROP, (160, 320))
-_BESIDE = CanvasConfig('head_beside_hands', (64, 64), view_layout.CENTRE_CROP, None)
+_QUADRANTS_14B = CanvasConfig(None, (176, 320), view_layout.CENTER_CROP, None)
+_QUADRANTS_5B = CanvasConfig(None, (160, 320), view_layout.CENTER_CROP, (160, 320))
+_HEAD_BESIDE_HANDS = CanvasConfig('head_beside_hands', (64, 64), view_layout.CENTER_CROP, None)
 
 
 # of our own models: what two CPU cores answer seven times a second
-ADVICE = {'mini': Advice('full16', 4, 1.0), 'tiny': Advice('full16', 4, 5.0)}
+INFERENCE_DEFAULTS = {
+    'mini': ModelInferenceDefaults('full16', 4, 1.0),
+    'tiny': ModelInferenceDefaults('full16', 4, 5.0),
+}
 
 
-def released(name: str) -> Design:
+def make_preset_spec(name: str) -> ModelSpec:
     """Give the design of a preset, without weights."""
     boxes = {'dreamzero_14b': _QUADRANTS_14B, 'dreamzero_5b': _QUADRANTS_5B}
     own = name not in boxes
@@ -140,23 +143,23 @@ def released(name: str) -> Design:
         raise ValueError(
             f'no encoders for preset {name!r}; known: {", ".join(encoder_stack.PRESETS)}'
         )
-    return Design(
+    return ModelSpec(
         name=name,
-        model=preset(name),
+        model=get_preset(name),
         encoders=encoder_stack.PRESETS[name],
-        canvas=boxes.get(name, _BESIDE),
-        prompts={ANY: prompts.PLAIN} if own else {},
-        negative='' if own else prompts.NEGATIVE,
-        normalisation='mean_std' if name == 'mini' else 'q99',
-        row_spread=(),
+        canvas=boxes.get(name, _HEAD_BESIDE_HANDS),
+        prompts={ANY_TAG: prompts.PLAIN_TEMPLATE} if own else {},
+        negative_prompt='' if own else prompts.NEGATIVE_PROMPT,
+        normalization='mean_std' if name == 'mini' else 'q99',
+        row_std=(),
         trained=False,
         adapters=None,
         video_final_noise=None,
-        inference=ADVICE.get(name),
+        inference=INFERENCE_DEFAULTS.get(name),
     )
 
 
-def read(folder: Path) -> Design:
+def read_spec(folder: Path) -> ModelSpec:
     """Read config.json of a checkpoint folder."""
     path = folder / 'config.json'
     if not path.is_file():
@@ -166,100 +169,100 @@ def read(folder: Path) -> Design:
     except ValueError as error:
         raise ValueError(f'{path}: not JSON: {error}') from error
     try:
-        return parsed(content)
+        return parse_spec(content)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
 
 
-def parsed(content: Mapping[str, Any]) -> Design:
+def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
     """Parse config.json; ValueError names the key that is missing or does not fit."""
     own = content.get('wam', {})
     head = content.get('action_head_cfg', {}).get('config')
     if head is None and 'model' not in own:
         raise ValueError('neither action_head_cfg.config (released schema) nor wam.model')
-    box = _canvas(own['canvas']) if 'canvas' in own else _released_canvas(head or {})
+    box = _parse_canvas(own['canvas']) if 'canvas' in own else _parse_released_canvas(head or {})
     parts = (
         encoder_stack.EncoderConfig.from_dict(own['encoders'])
         if 'encoders' in own
-        else _released_encoders(head or {})
+        else _parse_released_encoders(head or {})
     )
     model = (
         ModelConfig.from_dict(own['model'])
         if 'model' in own
-        else _released_model(head or {}, box, parts)
+        else _parse_released_model(head or {}, box, parts)
     )
     head = head or {}
-    return Design(
-        name=own.get('name', _family(head)),
+    return ModelSpec(
+        name=own.get('name', _find_family(head)),
         model=model,
         encoders=parts,
         canvas=box,
         prompts=own.get('prompts', {}),
-        negative=own.get('negative', prompts.NEGATIVE),
-        normalisation=own.get('normalisation', 'q99'),
-        row_spread=_row_spread(own, model),
+        negative_prompt=own.get('negative', prompts.NEGATIVE_PROMPT),
+        normalization=own.get('normalisation', 'q99'),
+        row_std=_parse_row_std(own, model),
         trained=own.get('trained', True),
-        adapters=_adapters(own, head),
-        video_final_noise=_final_noise(own, head),
-        inference=_advice(own),
+        adapters=_parse_adapters(own, head),
+        video_final_noise=_parse_final_noise(own, head),
+        inference=_parse_inference_defaults(own),
     )
 
 
-def _size(values: Sequence[int]) -> tuple[int, int]:
+def _parse_size(values: Sequence[int]) -> tuple[int, int]:
     rows, columns = values
     return int(rows), int(columns)
 
 
-def _canvas(values: Mapping[str, Any]) -> CanvasConfig:
+def _parse_canvas(values: Mapping[str, Any]) -> CanvasConfig:
     try:
         size, arrangement = values['size'], values['arrangement']
-        if arrangement is not None and arrangement not in view_layout.ARRANGEMENTS:
+        if arrangement is not None and arrangement not in view_layout.LAYOUTS:
             raise ValueError(
                 f'wam.canvas: arrangement {arrangement!r} is unknown; known: '
-                f'{", ".join(view_layout.ARRANGEMENTS)}'
+                f'{", ".join(view_layout.LAYOUTS)}'
             )
         return CanvasConfig(
             arrangement,
-            _size(values['tile']),
+            _parse_size(values['tile']),
             float(values['crop']),
-            _size(size) if size else None,
+            _parse_size(size) if size else None,
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f'wam.canvas: {error}') from error
 
 
-def _advice(own: Mapping[str, Any]) -> Advice | None:
+def _parse_inference_defaults(own: Mapping[str, Any]) -> ModelInferenceDefaults | None:
     values = own.get('inference')
     if not values:
         return None
     try:
-        advice = Advice(**values)
+        advice = ModelInferenceDefaults(**values)
     except TypeError as error:
         raise ValueError(f'wam.inference: {error}') from error
-    if advice.recipe not in sampler.MODES:
+    if advice.recipe not in sampler.SAMPLERS:
         raise ValueError(
             f'wam.inference: recipe {advice.recipe!r} is unknown; known: '
-            f'{", ".join(sampler.MODES)}'
+            f'{", ".join(sampler.SAMPLERS)}'
         )
-    if advice.window not in WINDOWS:
+    if advice.window not in WINDOW_MODES:
         raise ValueError(
-            f'wam.inference: window {advice.window!r} is unknown; known: {", ".join(WINDOWS)}'
+            f'wam.inference: window {advice.window!r} is unknown; known: {", ".join(WINDOW_MODES)}'
         )
     return advice
 
 
-def _adapters(own: Mapping[str, Any], head: Mapping[str, Any]) -> LoraConfig | None:
+def _parse_adapters(own: Mapping[str, Any], head: Mapping[str, Any]) -> LoraConfig | None:
     if own.get('adapters'):
         return LoraConfig(**own['adapters'])
     if head.get('train_architecture') != 'lora':
         return None
     return LoraConfig(
-        int(head.get('lora_rank', lora.RELEASED.rank)),
-        float(head.get('lora_alpha', lora.RELEASED.alpha)),
+        int(head.get('lora_rank', lora.RELEASED_LORA.rank)),
+        float(head.get('lora_alpha', lora.RELEASED_LORA.alpha)),
     )
 
 
-def _row_spread(own: Mapping[str, Any], model: ModelConfig) -> tuple[float, ...]:
+def _parse_row_std(own: Mapping[str, Any], model: ModelConfig) -> tuple[float, ...]:
     found = tuple(float(value) for value in own.get('row_spread', ()))
     if found and (len(found) != model.actions_per_block or not min(found) > 0):
         raise ValueError(
@@ -269,7 +272,7 @@ def _row_spread(own: Mapping[str, Any], model: ModelConfig) -> tuple[float, ...]
     return found
 
 
-def _final_noise(own: Mapping[str, Any], head: Mapping[str, Any]) -> float | None:
+def _parse_final_noise(own: Mapping[str, Any], head: Mapping[str, Any]) -> float | None:
     if 'video_final_noise' in own:
         return own['video_final_noise']
     if not head.get('decouple_inference_noise', False):
@@ -280,76 +283,78 @@ def _final_noise(own: Mapping[str, Any], head: Mapping[str, Any]) -> float | Non
 # ---- the released schema
 
 
-def _network(head: Mapping[str, Any]) -> Mapping[str, Any]:
+def _get_network_config(head: Mapping[str, Any]) -> Mapping[str, Any]:
     network = head.get('diffusion_model_cfg')
     if not isinstance(network, Mapping):
         raise ValueError('action_head_cfg.config has no diffusion_model_cfg')
     return network
 
 
-def _family(head: Mapping[str, Any]) -> str:
-    network = _network(head) if head else {}
+def _find_family(head: Mapping[str, Any]) -> str:
+    network = _get_network_config(head) if head else {}
     sizes = f'{network.get("dim")} x {network.get("num_layers")}'
     return {'5120 x 40': 'dreamzero_14b', '3072 x 30': 'dreamzero_5b'}.get(sizes, 'dreamzero')
 
 
-def _is_newer(head: Mapping[str, Any]) -> bool:
+def _is_wan22(head: Mapping[str, Any]) -> bool:
     """Tell the 2.2 backbone (5B) from 2.1 (14B) by its latent channels."""
-    return int(_wanted(_network(head), 'out_dim')) == wan_vae.WAN22.channels
+    return int(_require(_get_network_config(head), 'out_dim')) == wan_vae.WAN22.channels
 
 
-def _wanted(values: Mapping[str, Any], key: str) -> Any:
+def _require(values: Mapping[str, Any], key: str) -> Any:
     if key not in values:
         raise ValueError(f'diffusion_model_cfg has no {key}')
     return values[key]
 
 
-def _released_canvas(head: Mapping[str, Any]) -> CanvasConfig:
-    if not _is_newer(head):
+def _parse_released_canvas(head: Mapping[str, Any]) -> CanvasConfig:
+    if not _is_wan22(head):
         return _QUADRANTS_14B
     height, width = head.get('target_video_height'), head.get('target_video_width')
     # without targets the release resizes to 176x320; its patches then drop the 11th latent row
-    return replace(_QUADRANTS_5B, size=_size((height or 176, width or 320)))
+    return replace(_QUADRANTS_5B, size=_parse_size((height or 176, width or 320)))
 
 
-def _released_encoders(head: Mapping[str, Any]) -> encoder_stack.EncoderConfig:
-    autoencoder = wan_vae.WAN22 if _is_newer(head) else wan_vae.WAN21
+def _parse_released_encoders(head: Mapping[str, Any]) -> encoder_stack.EncoderConfig:
+    autoencoder = wan_vae.WAN22 if _is_wan22(head) else wan_vae.WAN21
     return encoder_stack.EncoderConfig(
         autoencoder, text_encoder.UMT5_XXL, image_encoder.CLIP_H, 'tokenizer'
     )
 
 
-def _released_model(
-    head: Mapping[str, Any], box: CanvasConfig, parts: encoder_stack.EncoderConfig
+def _parse_released_model(
+    head: Mapping[str, Any],
+    canvas_config: CanvasConfig,
+    encoder_config: encoder_stack.EncoderConfig,
 ) -> ModelConfig:
-    network = _network(head)
-    channels = int(_wanted(network, 'out_dim'))
+    network = _get_network_config(head)
+    channels = int(_require(network, 'out_dim'))
     conditioned = network.get('concat_first_frame_latent', network.get('model_type') == 'i2v')
     actions = int(network.get('num_action_per_block', head.get('action_horizon', 0)))
     if not actions:
         raise ValueError('neither diffusion_model_cfg.num_action_per_block nor action_horizon')
     frames = int(head.get('num_frame_per_block', network.get('num_frame_per_block', 2)))
-    height, width = box.pixels
-    rows, columns = height // parts.vae.stride, width // parts.vae.stride
+    height, width = canvas_config.image_size
+    rows, columns = height // encoder_config.vae.stride, width // encoder_config.vae.stride
     window = int(network.get('max_chunk_size', 4))
     if window < 1:
         raise ValueError(f'max_chunk_size {window}: a window of at least one block is needed')
     model = ModelConfig(
-        dim=int(_wanted(network, 'dim')),
-        heads=int(_wanted(network, 'num_heads')),
-        layers=int(_wanted(network, 'num_layers')),
-        ffn_dim=int(_wanted(network, 'ffn_dim')),
+        dim=int(_require(network, 'dim')),
+        heads=int(_require(network, 'num_heads')),
+        layers=int(_require(network, 'num_layers')),
+        ffn_dim=int(_require(network, 'ffn_dim')),
         freq_dim=int(network.get('freq_dim', 256)),
         eps=float(network.get('eps', 1e-6)),
         latent_channels=channels,
         latent_size=(rows // 2 * 2, columns // 2 * 2),
         patch=2,
         learned_places=False,
-        condition_channels=int(_wanted(network, 'in_dim')) - channels if conditioned else 0,
+        condition_channels=int(_require(network, 'in_dim')) - channels if conditioned else 0,
         text_dim=int(network.get('text_dim', 4096)),
         text_len=int(network.get('text_len', 512)),
         image_context=True,
-        image_dim=parts.image.dim if parts.image else 0,
+        image_dim=encoder_config.image.dim if encoder_config.image else 0,
         action_dim=int(head.get('max_action_dim', head.get('action_dim', 32))),
         state_dim=int(head.get('max_state_dim', 64)),
         # the head's own hidden_size (64) is another thing: the network keeps its default
@@ -360,9 +365,9 @@ def _released_model(
         window_blocks=window,
         masked_state=True,
         predicts_video=True,
-        pixel_frames_per_latent=wan_vae.GROUP,
-        video_hz=frames * wan_vae.GROUP / CHUNK_S,
-        action_hz=actions / CHUNK_S,
+        pixel_frames_per_latent=wan_vae.PIXEL_FRAMES_PER_LATENT,
+        video_hz=frames * wan_vae.PIXEL_FRAMES_PER_LATENT / RELEASED_CHUNK_S,
+        action_hz=actions / RELEASED_CHUNK_S,
     )
     said = network.get('frame_seqlen')
     if said is not None and int(said) not in (model.frame_tokens, rows * columns // 4):

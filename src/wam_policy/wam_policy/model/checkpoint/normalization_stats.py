@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-NAMES = ('q01', 'q99', 'min', 'max', 'mean', 'std')
+STATISTIC_NAMES = ('q01', 'q99', 'min', 'max', 'mean', 'std')
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class Statistics:
     std: np.ndarray
 
     def __post_init__(self) -> None:
-        for name in NAMES:
+        for name in STATISTIC_NAMES:
             values = np.asarray(getattr(self, name), dtype=np.float64)
             values.setflags(write=False)
             object.__setattr__(self, name, values)
-        shapes = {name: getattr(self, name).shape for name in NAMES}
+        shapes = {name: getattr(self, name).shape for name in STATISTIC_NAMES}
         if len(set(shapes.values())) != 1 or self.q01.ndim != 1:
             raise ValueError(f'want six lists of one length, got shapes {shapes}')
-        for name in NAMES:
+        for name in STATISTIC_NAMES:
             if not np.isfinite(getattr(self, name)).all():
                 raise ValueError(f'{name} is not finite')
 
@@ -43,7 +43,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
-class Tag:
+class EmbodimentMetadata:
     """Hold what a checkpoint knows about one embodiment tag.
 
     `state` and `action` map keys to statistics; those of relative action keys are statistics of
@@ -57,16 +57,16 @@ class Tag:
     synthetic: bool = False  # made up for random weights, measured on no robot
 
 
-def parsed(content: dict[str, Any]) -> dict[str, Tag]:
+def parse_metadata(content: dict[str, Any]) -> dict[str, EmbodimentMetadata]:
     """Parse the content of metadata.json; a fault names tag, modality, key and what is wrong."""
-    return {name: _tag(name, entry) for name, entry in content.items()}
+    return {name: _parse_embodiment(name, entry) for name, entry in content.items()}
 
 
-def _tag(name: str, entry: dict[str, Any]) -> Tag:
+def _parse_embodiment(name: str, entry: dict[str, Any]) -> EmbodimentMetadata:
     try:
         statistics = entry['statistics']
         state, action = (
-            _group(statistics[kind], f'{name}/{kind}') for kind in ('state', 'action')
+            _parse_statistics(statistics[kind], f'{name}/{kind}') for kind in ('state', 'action')
         )
         video = entry.get('modalities', {}).get('video', {})
         resolution = {
@@ -75,7 +75,7 @@ def _tag(name: str, entry: dict[str, Any]) -> Tag:
         }
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f'metadata.json: tag {name!r} is malformed at {error}') from error
-    return Tag(
+    return EmbodimentMetadata(
         name,
         MappingProxyType(state),
         MappingProxyType(action),
@@ -84,38 +84,38 @@ def _tag(name: str, entry: dict[str, Any]) -> Tag:
     )
 
 
-def _group(group: dict[str, Any], place: str) -> dict[str, Statistics]:
+def _parse_statistics(group: dict[str, Any], place: str) -> dict[str, Statistics]:
     found = {}
     for key, lists in group.items():
-        lacking = [name for name in NAMES if name not in lists]
+        lacking = [name for name in STATISTIC_NAMES if name not in lists]
         if lacking:
             raise ValueError(f'metadata.json: {place}/{key} has no {", ".join(lacking)}')
         try:
-            found[key] = Statistics(**{name: lists[name] for name in NAMES})
+            found[key] = Statistics(**{name: lists[name] for name in STATISTIC_NAMES})
         except ValueError as error:
             raise ValueError(f'metadata.json: {place}/{key}: {error}') from error
     return found
 
 
-def read(path: Path) -> dict[str, Tag]:
+def read_metadata(path: Path) -> dict[str, EmbodimentMetadata]:
     """Read metadata.json."""
     try:
         content = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f'{path}: not JSON: {error}') from error
-    return parsed(content)
+    return parse_metadata(content)
 
 
-def written(tags: dict[str, Tag]) -> dict[str, Any]:
+def to_dict(embodiments: dict[str, EmbodimentMetadata]) -> dict[str, Any]:
     """Give the JSON content for tags: the inverse of `parsed`."""
-    return {tag.name: _entry(tag) for tag in tags.values()}
+    return {tag.name: _embodiment_to_dict(tag) for tag in embodiments.values()}
 
 
-def _entry(tag: Tag) -> dict[str, Any]:
-    groups = {'state': tag.state, 'action': tag.action}
+def _embodiment_to_dict(metadata: EmbodimentMetadata) -> dict[str, Any]:
+    groups = {'state': metadata.state, 'action': metadata.action}
     statistics = {
         kind: {
-            key: {name: getattr(values, name).tolist() for name in NAMES}
+            key: {name: getattr(values, name).tolist() for name in STATISTIC_NAMES}
             for key, values in group.items()
         }
         for kind, group in groups.items()
@@ -133,11 +133,11 @@ def _entry(tag: Tag) -> dict[str, Any]:
         for kind, group in groups.items()
     }
     video = {
-        key: {'resolution': list(size), 'channels': 3} for key, size in tag.resolution.items()
+        key: {'resolution': list(size), 'channels': 3} for key, size in metadata.resolution.items()
     }
     return {
-        'embodiment_tag': tag.name,
-        'synthetic': tag.synthetic,
+        'embodiment_tag': metadata.name,
+        'synthetic': metadata.synthetic,
         'statistics': statistics,
         'modalities': {'video': video, **shapes},
     }

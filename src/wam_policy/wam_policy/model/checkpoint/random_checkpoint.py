@@ -19,59 +19,63 @@ import torch
 from safetensors.torch import save_file
 
 from wam_policy.core.robot import embodiment
-from wam_policy.core.robot.embodiment import Embodiment, Slice
+from wam_policy.core.robot.embodiment import Embodiment, ModelKey
 from wam_policy.model.checkpoint import (
     normalization_stats,
     safetensors_shards,
     tensor_index,
     tensor_keymap,
 )
-from wam_policy.model.checkpoint.model_spec import Design, released
-from wam_policy.model.checkpoint.normalization_stats import Statistics, Tag
+from wam_policy.model.checkpoint.model_spec import ModelSpec, make_preset_spec
+from wam_policy.model.checkpoint.normalization_stats import EmbodimentMetadata, Statistics
 from wam_policy.model.encoders.wan_vae import VaeConfig
-from wam_policy.model.network.lora import TARGETS
+from wam_policy.model.network.lora import TARGET_MODULES
 
 _DTYPE_NAMES = {dtype: name for name, dtype in safetensors_shards.DTYPES.items()}
 # What an untrained model may ask of a joint, from where it is. It hands its noise through, so one
 # model unit is one standard deviation and three of them are what is seen.
-REACH_RAD = 0.15
-UNIT_RAD = REACH_RAD / 3
+MAX_OFFSET_RAD = 0.15
+OFFSET_STD_RAD = MAX_OFFSET_RAD / 3
 
 
 # ---- statistics
 
 
-def _between(low: np.ndarray, high: np.ndarray) -> Statistics:
+def _make_statistics(low: np.ndarray, high: np.ndarray) -> Statistics:
     return Statistics(
         q01=low, q99=high, min=low, max=high, mean=(low + high) / 2, std=(high - low) / 4
     )
 
 
-def _state(robot: Embodiment, part: Slice) -> Statistics:
+def _make_state_statistics(robot: Embodiment, key: ModelKey) -> Statistics:
     """Scale positions by pi and openings by 1, whatever the joint: an identity in effect."""
-    kinds = [robot.joint(name).kind for name in part.joints]
+    kinds = [robot.joint(name).kind for name in key.joints]
     high = np.array([1.0 if kind == 'gripper' else math.pi for kind in kinds])
-    return _between(-high, high)
+    return _make_statistics(-high, high)
 
 
-def _action(robot: Embodiment, part: Slice) -> Statistics:
+def _make_action_statistics(robot: Embodiment, key: ModelKey) -> Statistics:
     """Allow small offsets from the state; an absolute value may be anything the joint may be."""
-    if part.relative or not part.joints:
-        high = np.full(part.size, UNIT_RAD)
-        return _between(-high, high)
-    joints = [robot.joint(name) for name in part.joints]
-    return _between(
+    if key.relative or not key.joints:
+        high = np.full(key.size, OFFSET_STD_RAD)
+        return _make_statistics(-high, high)
+    joints = [robot.joint(name) for name in key.joints]
+    return _make_statistics(
         np.array([joint.lower for joint in joints]), np.array([joint.upper for joint in joints])
     )
 
 
-def tags(robots: Sequence[Embodiment]) -> list[Tag]:
+def make_metadata(robots: Sequence[Embodiment]) -> list[EmbodimentMetadata]:
     """Make up statistics for robots: they let random weights move an arm gently, no more."""
     return [
-        Tag(
+        EmbodimentMetadata(
             robot.model_tag,
-            MappingProxyType({part.key: _state(robot, part) for part in robot.state_keys}),
-            MappingProxyType({part.key: _action(robot, part) for part in robot.action_keys}),
+            MappingProxyType(
+                {part.key: _make_state_statistics(robot, part) for part in robot.state_keys}
+            ),
+            MappingProxyType(
+                {part.key: _make_action_statistics(robot, part) for part in robot.action_keys}
+            ),
             MappingProxyType({camera.key: camera.size for camera in robot.cameras}),
             synthetic=True,
         )
@@ -82,13 +86,13 @@ def tags(robots: Sequence[Embodiment]) -> list[Tag]:
 # ---- config.json
 
 
-def config(design: Design) -> dict[str, object]:
+def make_config(spec: ModelSpec) -> dict[str, object]:
     """Give config.json in the released schema; the `wam` section adds what that cannot say.
 
     Prompts are read as bytes: weights that learned nothing need no tokenizer to be copied.
     """
-    model = design.model
-    plain = replace(design, trained=False, encoders=replace(design.encoders, tokenizer='bytes'))
+    model = spec.model
+    plain = replace(spec, trained=False, encoders=replace(spec.encoders, tokenizer='bytes'))
     own = plain.to_dict()
     del own['model']
     network = {
@@ -117,7 +121,7 @@ def config(design: Design) -> dict[str, object]:
         'max_action_dim': model.action_dim,
         'max_state_dim': model.state_dim,
         'num_frame_per_block': model.frames_per_block,
-        'train_architecture': 'lora' if design.adapters else 'full',
+        'train_architecture': 'lora' if spec.adapters else 'full',
         'diffusion_model_cfg': network,
     }
     return {
@@ -130,11 +134,11 @@ def config(design: Design) -> dict[str, object]:
     }
 
 
-def toy(design: Design, tile: tuple[int, int] = (32, 32)) -> Design:
+def make_toy_spec(spec: ModelSpec, tile: tuple[int, int] = (32, 32)) -> ModelSpec:
     """Shrink a released design to a few megabytes, keeping every kind of tensor it has."""
-    old, parts = design.model, design.encoders
+    old, parts = spec.model, spec.encoders
     if not isinstance(parts.vae, VaeConfig):
-        raise ValueError(f'{design.name} is no released design: nothing to shrink')
+        raise ValueError(f'{spec.name} is no released design: nothing to shrink')
     pixels = replace(
         parts.vae, channels=4, base_dim=8, decoder_base_dim=8, mean=(0.0,) * 4, std=(1.0,) * 4
     )
@@ -143,12 +147,12 @@ def toy(design: Design, tile: tuple[int, int] = (32, 32)) -> Design:
         parts.image, dim=32, heads=2, layers=2, mlp_dim=64, patch=8, size=32
     )
     box = replace(
-        design.canvas,
-        arrangement=design.canvas.arrangement or 'quadrants',
+        spec.canvas,
+        arrangement=spec.canvas.arrangement or 'quadrants',
         tile=tile,
-        size=design.canvas.size and tile,
+        size=spec.canvas.size and tile,
     )
-    height, width = box.pixels
+    height, width = box.image_size
     rows, columns = height // pixels.stride, width // pixels.stride
     model = replace(
         old,
@@ -167,22 +171,22 @@ def toy(design: Design, tile: tuple[int, int] = (32, 32)) -> Design:
     )
     parts = replace(parts, vae=pixels, text=words, image=frame, tokenizer='bytes')
     return replace(
-        design, name=f'{design.name}_toy', model=model, canvas=box, trained=False, encoders=parts
+        spec, name=f'{spec.name}_toy', model=model, canvas=box, trained=False, encoders=parts
     )
 
 
 # ---- weights
 
 
-def unread(design: Design) -> dict[str, tuple[int, ...]]:
+def unused_tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """List the tensors released files hold although inference never reads them, with shapes."""
-    frame = design.encoders.image
+    frame = spec.encoders.image
     if frame is None:
         return {}
-    prefix = f'{tensor_keymap.IMAGE}visual.'
+    prefix = f'{tensor_keymap.IMAGE_PREFIX}visual.'
     block = {
         name: slot.entry.shape
-        for name, slot in _slots(design).items()
+        for name, slot in _list_slots(spec).items()
         if name.startswith(f'{prefix}transformer.0.')
     }
     last = {
@@ -193,20 +197,22 @@ def unread(design: Design) -> dict[str, tuple[int, ...]]:
         f'{prefix}post_norm.weight': (frame.dim,),
         f'{prefix}post_norm.bias': (frame.dim,),
         f'{prefix}head': (frame.dim, frame.dim * 4 // 5),
-        f'{tensor_keymap.IMAGE}log_scale': (),
+        f'{tensor_keymap.IMAGE_PREFIX}log_scale': (),
     }
 
 
-def _slots(design: Design) -> dict[str, tensor_index.Slot]:
-    return tensor_index.slots(tensor_index.networks(design, torch.device('meta'), None))
+def _list_slots(spec: ModelSpec) -> dict[str, tensor_index.ParameterSlot]:
+    return tensor_index.list_slots(tensor_index.build_networks(spec, torch.device('meta'), None))
 
 
-def shapes(design: Design) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """List every tensor of a complete released checkpoint of this design."""
-    return {name: slot.entry.shape for name, slot in _slots(design).items()} | unread(design)
+    return {
+        name: slot.entry.shape for name, slot in _list_slots(spec).items()
+    } | unused_tensor_shapes(spec)
 
 
-def drawn(
+def draw_weight(
     name: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
 ) -> torch.Tensor:
     """Draw a weight whose layer neither dies nor explodes: ones for norms, 1/sqrt(in) for maps."""
@@ -218,27 +224,27 @@ def drawn(
     return (numbers * inputs**-0.5).to(dtype)
 
 
-def write(
-    design: Design,
+def write_checkpoint(
+    spec: ModelSpec,
     robots: Sequence[Embodiment],
     folder: Path,
     *,
     dtype: torch.dtype,
     seed: int = 0,
-    largest_shard: int = 5_000_000_000,
+    max_shard_size: int = 5_000_000_000,
 ) -> None:
     """Write a checkpoint of random weights in the released layout; bytes as given by `dtype`."""
-    _write_words(design, robots, folder)
-    wanted = shapes(design)
-    groups = safetensors_shards.grouped(
+    _write_json_files(spec, robots, folder)
+    wanted = tensor_shapes(spec)
+    groups = safetensors_shards.split_into_shards(
         {name: torch.Size(shape).numel() * dtype.itemsize for name, shape in wanted.items()},
-        largest_shard,
+        max_shard_size,
     )
     generator = torch.Generator().manual_seed(seed)
     files = {}
     for file, names in groups.items():
         save_file(
-            {name: drawn(name, wanted[name], dtype, generator) for name in names},
+            {name: draw_weight(name, wanted[name], dtype, generator) for name in names},
             folder / file,
             metadata={'format': 'pt'},
         )
@@ -248,20 +254,20 @@ def write(
     )
 
 
-def write_hollow(
-    design: Design,
+def write_sparse_checkpoint(
+    spec: ModelSpec,
     robots: Sequence[Embodiment],
     folder: Path,
     *,
     dtype: torch.dtype,
-    largest_shard: int = 5_000_000_000,
+    max_shard_size: int = 5_000_000_000,
 ) -> None:
     """Write files with true headers and sizes but without blocks on disk: all numbers are 0."""
-    _write_words(design, robots, folder)
-    wanted = shapes(design)
+    _write_json_files(spec, robots, folder)
+    wanted = tensor_shapes(spec)
     sizes = {name: torch.Size(shape).numel() * dtype.itemsize for name, shape in wanted.items()}
     files = {}
-    for file, names in safetensors_shards.grouped(sizes, largest_shard).items():
+    for file, names in safetensors_shards.split_into_shards(sizes, max_shard_size).items():
         header, end = {}, 0
         for name in names:
             header[name] = {
@@ -279,41 +285,43 @@ def write_hollow(
     safetensors_shards.write_index(folder, files, sum(sizes.values()))
 
 
-def _write_words(design: Design, robots: Sequence[Embodiment], folder: Path) -> None:
+def _write_json_files(spec: ModelSpec, robots: Sequence[Embodiment], folder: Path) -> None:
     (folder / 'experiment_cfg').mkdir(parents=True, exist_ok=True)
-    (folder / 'config.json').write_text(json.dumps(config(design), indent=1))
-    content = normalization_stats.written({tag.name: tag for tag in tags(robots)})
+    (folder / 'config.json').write_text(json.dumps(make_config(spec), indent=1))
+    content = normalization_stats.to_dict({tag.name: tag for tag in make_metadata(robots)})
     (folder / 'experiment_cfg' / 'metadata.json').write_text(json.dumps(content, indent=1))
 
 
-def write_adapters(design: Design, folder: Path, *, dtype: torch.dtype, seed: int = 0) -> None:
+def write_adapters(spec: ModelSpec, folder: Path, *, dtype: torch.dtype, seed: int = 0) -> None:
     """Write adapters only, as a fine-tuned release does: low-rank pairs and trained modules."""
-    if design.adapters is None:
-        raise ValueError(f'{design.name} has no adapters; set them in the design')
+    if spec.adapters is None:
+        raise ValueError(f'{spec.name} has no adapters; set them in the design')
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'config.json').write_text(json.dumps(config(design), indent=1))
+    (folder / 'config.json').write_text(json.dumps(make_config(spec), indent=1))
     generator = torch.Generator().manual_seed(seed)
-    wrapped = tensor_keymap.DIT + 'base_model.model.'
+    wrapped = tensor_keymap.DIT_PREFIX + 'base_model.model.'
     content = {}
-    for name, shape in shapes(design).items():
-        inner = name.removeprefix(tensor_keymap.DIT)
+    for name, shape in tensor_shapes(spec).items():
+        inner = name.removeprefix(tensor_keymap.DIT_PREFIX)
         if name == inner:
             continue
         if inner.startswith(('state_encoder.', 'action_encoder.', 'action_decoder.')):
-            content[wrapped + inner] = drawn(name, shape, dtype, generator)
+            content[wrapped + inner] = draw_weight(name, shape, dtype, generator)
         elif _takes_adapter(inner):
-            layer, rank = wrapped + inner.removesuffix('.weight'), design.adapters.rank
-            content[f'{layer}.lora_A.default.weight'] = drawn(
+            layer, rank = wrapped + inner.removesuffix('.weight'), spec.adapters.rank
+            content[f'{layer}.lora_A.default.weight'] = draw_weight(
                 name, (rank, shape[1]), dtype, generator
             )
-            content[f'{layer}.lora_B.default.weight'] = drawn(
+            content[f'{layer}.lora_B.default.weight'] = draw_weight(
                 name, (shape[0], rank), dtype, generator
             )
-    save_file(content, folder / safetensors_shards.SINGLE, metadata={'format': 'pt'})
+    save_file(content, folder / safetensors_shards.SINGLE_FILE, metadata={'format': 'pt'})
 
 
 def _takes_adapter(name: str) -> bool:
-    return name.endswith('.weight') and bool(TARGETS.fullmatch(name.removesuffix('.weight')))
+    return name.endswith('.weight') and bool(
+        TARGET_MODULES.fullmatch(name.removesuffix('.weight'))
+    )
 
 
 # ---- command
@@ -333,15 +341,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--largest-shard', type=int, default=5_000_000_000, help='bytes')
     chosen = parser.parse_args(arguments)
-    design = released(chosen.preset)
-    robots = [embodiment.load(name) for name in embodiment.names()]
-    settings = {'dtype': torch.bfloat16, 'largest_shard': chosen.largest_shard}
+    design = make_preset_spec(chosen.preset)
+    robots = [embodiment.load_embodiment(name) for name in embodiment.list_robots()]
+    settings = {'dtype': torch.bfloat16, 'max_shard_size': chosen.largest_shard}
     if chosen.toy:
-        design = toy(design)
+        design = make_toy_spec(design)
     if chosen.hollow:
-        write_hollow(design, robots, chosen.folder, **settings)
+        write_sparse_checkpoint(design, robots, chosen.folder, **settings)
     else:
-        write(design, robots, chosen.folder, seed=chosen.seed, **settings)
+        write_checkpoint(design, robots, chosen.folder, seed=chosen.seed, **settings)
     return 0
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-INDEX = 'model.safetensors.index.json'
-SINGLE = 'model.safetensors'
+INDEX_FILE = 'model.safetensors.index.json'
+SINGLE_FILE = 'model.safetensors'
 DTYPES = {
     'F64': torch.float64,
     'F32': torch.float32,
@@ -23,12 +23,12 @@ DTYPES = {
     'F8_E4M3': torch.float8_e4m3fn,
     'F8_E5M2': torch.float8_e5m2,
 }
-_PICKLES = ('.bin', '.pt', '.pth', '.pkl', '.ckpt')
-_LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+_PICKLE_SUFFIXES = ('.bin', '.pt', '.pth', '.pkl', '.ckpt')
+_MAX_HEADER_BYTES = 100_000_000  # bytes; the format's own limit
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class TensorInfo:
     """Describe one tensor of a file without its numbers."""
 
     name: str
@@ -41,13 +41,13 @@ class Stored:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def header(path: Path) -> dict[str, Stored]:
+def read_header(path: Path) -> dict[str, TensorInfo]:
     """Read a safetensors header; ValueError if the file is cut short or no safetensors."""
     size = path.stat().st_size
     with path.open('rb') as file:
         start = file.read(8)
         length = struct.unpack('<Q', start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
+        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
             raise ValueError(f'{path}: not a safetensors file, or cut short')
         try:
             content = json.loads(file.read(length))
@@ -59,7 +59,7 @@ def header(path: Path) -> dict[str, Stored]:
     for name, entry in content.items():
         if entry['dtype'] not in DTYPES:
             raise ValueError(f'{path}: {name} has dtype {entry["dtype"]}, which is not supported')
-        found[name] = Stored(name, path, tuple(entry['shape']), DTYPES[entry['dtype']])
+        found[name] = TensorInfo(name, path, tuple(entry['shape']), DTYPES[entry['dtype']])
         first, last = entry['data_offsets']
         if last - first != found[name].nbytes:
             raise ValueError(
@@ -73,45 +73,45 @@ def header(path: Path) -> dict[str, Stored]:
     return found
 
 
-def files(folder: Path) -> list[Path]:
+def find_weight_files(folder: Path) -> list[Path]:
     """List the weight files of a checkpoint folder, refusing pickles and half-copied sets."""
-    if (folder / INDEX).is_file():
+    if (folder / INDEX_FILE).is_file():
         try:
-            weight_map = json.loads((folder / INDEX).read_text())['weight_map']
+            weight_map = json.loads((folder / INDEX_FILE).read_text())['weight_map']
         except (ValueError, KeyError) as error:
-            raise ValueError(f'{folder / INDEX}: not a safetensors index: {error}') from error
+            raise ValueError(f'{folder / INDEX_FILE}: not a safetensors index: {error}') from error
         listed = [folder / name for name in sorted(set(weight_map.values()))]
         absent = [path.name for path in listed if not path.is_file()]
         if absent:
             raise FileNotFoundError(
-                f'{folder}: {INDEX} names files that are not there: '
+                f'{folder}: {INDEX_FILE} names files that are not there: '
                 f'{", ".join(absent)}; copy the whole checkpoint'
             )
         return listed
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
     if not folder.is_dir():
         raise FileNotFoundError(f'{folder}: no such checkpoint folder')
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLE_SUFFIXES)
     if pickles:
         raise ValueError(
             f'{folder}: {", ".join(pickles)}: pickled weights run code when they are read and are '
             'refused. Convert them where you trust them: safetensors.torch.save_file('
             "torch.load(file, weights_only=True), 'model.safetensors')"
         )
-    raise FileNotFoundError(f'{folder}: neither {SINGLE} nor {INDEX}')
+    raise FileNotFoundError(f'{folder}: neither {SINGLE_FILE} nor {INDEX_FILE}')
 
 
-def contents(folder: Path) -> dict[str, Stored]:
+def read_tensor_infos(folder: Path) -> dict[str, TensorInfo]:
     """Describe every tensor of a checkpoint; the index must agree with the files."""
-    found: dict[str, Stored] = {}
-    for path in files(folder):
-        for name, stored in header(path).items():
+    found: dict[str, TensorInfo] = {}
+    for path in find_weight_files(folder):
+        for name, stored in read_header(path).items():
             if name in found:
                 raise ValueError(f'{name} is in {found[name].file.name} and in {path.name}')
             found[name] = stored
-    if (folder / INDEX).is_file():
-        weight_map: Mapping[str, str] = json.loads((folder / INDEX).read_text())['weight_map']
+    if (folder / INDEX_FILE).is_file():
+        weight_map: Mapping[str, str] = json.loads((folder / INDEX_FILE).read_text())['weight_map']
         wrong = sorted(
             name
             for name in weight_map.keys() | found.keys()
@@ -119,21 +119,21 @@ def contents(folder: Path) -> dict[str, Stored]:
         )
         if wrong:
             raise ValueError(
-                f'{folder / INDEX} and the files disagree about {len(wrong)} '
+                f'{folder / INDEX_FILE} and the files disagree about {len(wrong)} '
                 f'tensors: {", ".join(wrong[:5])}'
             )
     return found
 
 
-def tensors(
-    wanted: Iterable[Stored], device: torch.device
-) -> Iterator[tuple[Stored, torch.Tensor]]:
+def iter_tensors(
+    wanted: Iterable[TensorInfo], device: torch.device
+) -> Iterator[tuple[TensorInfo, torch.Tensor]]:
     """Yield tensors on `device`, in their stored dtype, file after file.
 
     Each file is mapped, read and let go before the next, so the host never holds more than one.
     On a CPU a tensor is a view of the mapping: copy what is to be kept.
     """
-    by_file: dict[Path, list[Stored]] = {}
+    by_file: dict[Path, list[TensorInfo]] = {}
     for stored in wanted:
         by_file.setdefault(stored.file, []).append(stored)
     for path, group in by_file.items():
@@ -145,18 +145,18 @@ def tensors(
 # ---- writing
 
 
-def grouped(sizes: Mapping[str, int], largest: int) -> dict[str, list[str]]:
+def split_into_shards(sizes: Mapping[str, int], max_shard_size: int) -> dict[str, list[str]]:
     """Group tensors, given their bytes, into files of at most `largest` bytes each."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
-        if groups[-1] and filled + size > largest:
+        if groups[-1] and filled + size > max_shard_size:
             groups.append([])
             filled = 0
         groups[-1].append(name)
         filled += size
     if len(groups) == 1:
-        return {SINGLE: groups[0]}
+        return {SINGLE_FILE: groups[0]}
     return {
         f'model-{k:05d}-of-{len(groups):05d}.safetensors': names
         for k, names in enumerate(groups, start=1)
@@ -165,8 +165,8 @@ def grouped(sizes: Mapping[str, int], largest: int) -> dict[str, list[str]]:
 
 def write_index(folder: Path, files: Mapping[str, str], nbytes: int) -> None:
     """Write the index of a checkpoint whose tensors are in several files; drop a stale one."""
-    path = folder / INDEX
-    if set(files.values()) == {SINGLE}:
+    path = folder / INDEX_FILE
+    if set(files.values()) == {SINGLE_FILE}:
         path.unlink(missing_ok=True)
         return
     path.write_text(

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-DIT = 'action_head.model.'
-TEXT = 'action_head.text_encoder.'
-IMAGE = 'action_head.image_encoder.model.'
-VAE = 'action_head.vae.model.'
+DIT_PREFIX = 'action_head.model.'
+TEXT_PREFIX = 'action_head.text_encoder.'
+IMAGE_PREFIX = 'action_head.image_encoder.model.'
+VAE_PREFIX = 'action_head.vae.model.'
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorMapping:
     """Say that the file's tensor `name` of `shape` holds `targets`, one after the other.
 
     Several targets are stacked along the first axis; axes of length 1 may differ otherwise.
@@ -29,8 +29,8 @@ class Entry:
     targets: tuple[str, ...]
 
 
-def parts(
-    tensor: torch.Tensor, entry: Entry, parameters: Mapping[str, torch.Tensor]
+def split_tensor(
+    tensor: torch.Tensor, entry: TensorMapping, parameters: Mapping[str, torch.Tensor]
 ) -> list[torch.Tensor]:
     """Cut a file's tensor into views shaped like the entry's target parameters."""
     cuts = tensor.chunk(len(entry.targets), dim=0) if len(entry.targets) > 1 else (tensor,)
@@ -40,14 +40,16 @@ def parts(
     ]
 
 
-def joined(entry: Entry, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def join_parameters(entry: TensorMapping, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Build the file's tensor from the target parameters: the inverse of `parts`."""
     tensors = [parameters[target] for target in entry.targets]
     whole = torch.cat(tensors, dim=0) if len(tensors) > 1 else tensors[0]
     return whole.reshape(entry.shape).contiguous()
 
 
-def _renamed(name: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]) -> str:
+def _apply_rules(
+    name: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]
+) -> str:
     for pattern, replacement in rules:
         name, count = re.subn(pattern, replacement, name)
         if count and pattern.startswith('^'):  # anchored rules are alternatives
@@ -55,10 +57,10 @@ def _renamed(name: str, rules: Iterable[tuple[str, str | Callable[[re.Match[str]
     return name
 
 
-def plain(module: nn.Module) -> list[Entry]:
+def map_identity(module: nn.Module) -> list[TensorMapping]:
     """Map a module whose parameter names are those of the file: the transformer."""
     return [
-        Entry(name, tuple(parameter.shape), (name,))
+        TensorMapping(name, tuple(parameter.shape), (name,))
         for name, parameter in module.named_parameters()
     ]
 
@@ -79,10 +81,10 @@ _TEXT_RULES = (
 )
 
 
-def text(net: nn.Module) -> list[Entry]:
+def map_text_encoder(net: nn.Module) -> list[TensorMapping]:
     """Map a UMT5 encoder; its tied input embedding is one tensor."""
     return [
-        Entry(_renamed(name, _TEXT_RULES), tuple(parameter.shape), (name,))
+        TensorMapping(_apply_rules(name, _TEXT_RULES), tuple(parameter.shape), (name,))
         for name, parameter in net.named_parameters()
     ]
 
@@ -98,26 +100,28 @@ _IMAGE_RULES = (
     (r'^encoder\.layers\.(\d+)\.mlp\.fc1\.', r'transformer.\1.mlp.0.'),
     (r'^encoder\.layers\.(\d+)\.mlp\.fc2\.', r'transformer.\1.mlp.2.'),
 )
-_LEADING = {'cls_embedding': (1, 1), 'pos_embedding': (1,)}  # axes the file has in front
+_LEADING_AXES = {'cls_embedding': (1, 1), 'pos_embedding': (1,)}  # axes the file has in front
 
 
-def image(net: nn.Module) -> list[Entry]:
+def map_image_encoder(net: nn.Module) -> list[TensorMapping]:
     """Map a CLIP vision tower; query, key and value are one tensor in the file."""
     parameters = dict(net.named_parameters())
     grouped: dict[str, list[str]] = {}
     for name in parameters:
-        grouped.setdefault(_renamed(name, _IMAGE_RULES), []).append(name)
+        grouped.setdefault(_apply_rules(name, _IMAGE_RULES), []).append(name)
     entries = []
     for file_name, targets in grouped.items():
         if len(targets) == 3:
             targets = sorted(targets, key=lambda target: 'qkv'.index(target.split('.')[-2][0]))
         first = parameters[targets[0]].shape
         shape = (first[0] * len(targets), *first[1:])
-        entries.append(Entry(file_name, (*_LEADING.get(file_name, ()), *shape), tuple(targets)))
+        entries.append(
+            TensorMapping(file_name, (*_LEADING_AXES.get(file_name, ()), *shape), tuple(targets))
+        )
     return entries
 
 
-def image_unused(layers: int) -> re.Pattern[str]:
+def unused_image_pattern(layers: int) -> re.Pattern[str]:
     """Match the tensors of the image file that inference never reads.
 
     `layers` is the number of blocks that run: the block after them, the last norm, the head and
@@ -129,14 +133,14 @@ def image_unused(layers: int) -> re.Pattern[str]:
     )
 
 
-_RESIDUAL = (
+_RESIDUAL_RULES = (
     (r'\.norm1\.', '.residual.0.'),
     (r'\.conv1\.', '.residual.2.'),
     (r'\.norm2\.', '.residual.3.'),
     (r'\.conv2\.', '.residual.6.'),
     (r'\.conv_shortcut\.', '.shortcut.'),
 )
-_OUTER = (
+_VAE_RULES = (
     (r'^quant_conv\.', 'conv1.'),
     (r'^post_quant_conv\.', 'conv2.'),
     (r'^(encoder|decoder)\.conv_in\.', r'\1.conv1.'),
@@ -148,7 +152,9 @@ _OUTER = (
 )
 
 
-def _vae21_rules(res_blocks: int) -> Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]:
+def _make_vae21_rules(
+    res_blocks: int,
+) -> Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]:
     per_stage = res_blocks + 2  # decoder: one block more than the encoder, one upsampler
 
     def flat(match: re.Match[str]) -> str:
@@ -158,16 +164,16 @@ def _vae21_rules(res_blocks: int) -> Sequence[tuple[str, str | Callable[[re.Matc
         return f'decoder.upsamples.{int(match[1]) * per_stage + per_stage - 1}.'
 
     return (
-        *_OUTER,
+        *_VAE_RULES,
         (r'^encoder\.down_blocks\.', 'encoder.downsamples.'),
         (r'^decoder\.up_blocks\.(\d+)\.resnets\.(\d+)\.', flat),
         (r'^decoder\.up_blocks\.(\d+)\.upsamplers\.0\.', upsampler),
     )
 
 
-def _vae22_rules(res_blocks: int) -> Sequence[tuple[str, str]]:
+def _make_vae22_rules(res_blocks: int) -> Sequence[tuple[str, str]]:
     return (
-        *_OUTER,
+        *_VAE_RULES,
         (
             r'^encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.',
             r'encoder.downsamples.\1.downsamples.\2.',
@@ -184,12 +190,16 @@ def _vae22_rules(res_blocks: int) -> Sequence[tuple[str, str]]:
     )
 
 
-def vae(net: nn.Module, *, residual: bool, res_blocks: int) -> list[Entry]:
+def map_vae(net: nn.Module, *, residual: bool, res_blocks: int) -> list[TensorMapping]:
     """Map a Wan autoencoder: `residual` is the nested naming of 2.2, else the flat one of 2.1."""
-    outer = _vae22_rules(res_blocks) if residual else _vae21_rules(res_blocks)
+    outer = _make_vae22_rules(res_blocks) if residual else _make_vae21_rules(res_blocks)
     entries = []
     for name, parameter in net.named_parameters():
         # blocks first: `conv1` and `conv2` mean other things at the top of the file
-        inner = _renamed(name, _RESIDUAL) if 'resnets' in name or 'down_blocks' in name else name
-        entries.append(Entry(_renamed(inner, outer), tuple(parameter.shape), (name,)))
+        inner = (
+            _apply_rules(name, _RESIDUAL_RULES)
+            if 'resnets' in name or 'down_blocks' in name
+            else name
+        )
+        entries.append(TensorMapping(_apply_rules(inner, outer), tuple(parameter.shape), (name,)))
     return entries

@@ -14,13 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wam_policy.model.encoders.wan_vae import GROUP, Context, check_statistics
+from wam_policy.model.encoders.wan_vae import (
+    PIXEL_FRAMES_PER_LATENT,
+    EncoderState,
+    check_statistics,
+)
 
-KNOWS_NOTHING = Context(())
+EMPTY_STATE = EncoderState(())
 
 
 @dataclass(frozen=True, slots=True)
-class ConvConfig:
+class ConvVaeConfig:
     """Size a convolutional autoencoder; every width is a stage that halves the picture."""
 
     channels: int  # of a latent frame
@@ -39,7 +43,7 @@ class ConvConfig:
         return 2 ** len(self.widths)
 
 
-class _Residual(nn.Module):
+class _ResidualBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
@@ -49,12 +53,12 @@ class _Residual(nn.Module):
         return x + self.second(F.silu(self.first(F.silu(x))))
 
 
-class ConvNet(nn.Module):
+class ConvAutoencoder(nn.Module):
     """Encode groups [B 3*GROUP H W] to [B channels h w] and back."""
 
-    def __init__(self, config: ConvConfig) -> None:
+    def __init__(self, config: ConvVaeConfig) -> None:
         super().__init__()
-        stages, stacked = config.widths, 3 * GROUP
+        stages, stacked = config.widths, 3 * PIXEL_FRAMES_PER_LATENT
         down: list[nn.Module] = []
         for inputs, width in pairwise((stacked, *stages)):
             down += [nn.Conv2d(inputs, width, 4, stride=2, padding=1), nn.SiLU()]
@@ -62,7 +66,7 @@ class ConvNet(nn.Module):
         self.encoder = nn.Sequential(
             *down,
             nn.Conv2d(last, last, 1),
-            _Residual(last),
+            _ResidualBlock(last),
             nn.SiLU(),
             nn.Conv2d(last, config.channels, 1),
         )
@@ -70,19 +74,22 @@ class ConvNet(nn.Module):
         for width, outputs in pairwise((*reversed(stages), stacked)):
             up += [nn.SiLU(), nn.Conv2d(width, 4 * outputs, 3, padding=1), nn.PixelShuffle(2)]
         self.decoder = nn.Sequential(
-            nn.Conv2d(config.channels, last, 3, padding=1), _Residual(last), _Residual(last), *up
+            nn.Conv2d(config.channels, last, 3, padding=1),
+            _ResidualBlock(last),
+            _ResidualBlock(last),
+            *up,
         )
 
 
 class ConvVae(nn.Module):
     """Encode pixels in [-1, 1] to latents of zero mean and unit deviation; decode."""
 
-    def __init__(self, config: ConvConfig) -> None:
+    def __init__(self, config: ConvVaeConfig) -> None:
         super().__init__()
         self.config = config
-        self.net = ConvNet(config)
+        self.net = ConvAutoencoder(config)
 
-    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _mean_and_std(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (
             torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
             for values in (self.config.mean, self.config.std)
@@ -92,33 +99,41 @@ class ConvVae(nn.Module):
     def encode_groups(self, groups: Tensor) -> Tensor:
         """Encode groups [N 3 GROUP H W], each on its own, to latents [N C h w]."""
         latents = self.net.encoder(groups.flatten(1, 2))
-        mean, std = self._scale(latents)
+        mean, std = self._mean_and_std(latents)
         return (latents - mean) / std
 
     def decode_groups(self, latents: Tensor) -> Tensor:
         """Decode latents [N C h w] to groups [N 3 GROUP H W], not clamped."""
-        mean, std = self._scale(latents)
-        return self.net.decoder(latents * std + mean).unflatten(1, (3, GROUP))
+        mean, std = self._mean_and_std(latents)
+        return self.net.decoder(latents * std + mean).unflatten(1, (3, PIXEL_FRAMES_PER_LATENT))
 
-    def begin(self, first: Tensor) -> tuple[Tensor, Context]:
+    def encode_first_frame(self, first: Tensor) -> tuple[Tensor, EncoderState]:
         """Encode the first frame [B 3 1 H W] of a clip: latent [B C 1 h w] and the context."""
         if first.shape[2] != 1:
             raise ValueError(f'a clip begins with one frame, got {first.shape[2]}')
-        return self.encode_groups(first.expand(-1, -1, GROUP, -1, -1))[:, :, None], KNOWS_NOTHING
+        return self.encode_groups(first.expand(-1, -1, PIXEL_FRAMES_PER_LATENT, -1, -1))[
+            :, :, None
+        ], EMPTY_STATE
 
-    def extend(self, context: Context, frames: Tensor) -> tuple[Tensor, Context]:
+    def encode_next_frames(
+        self, state: EncoderState, frames: Tensor
+    ) -> tuple[Tensor, EncoderState]:
         """Encode the 4n frames that follow a context: latents [B C n h w], the next context."""
-        if frames.shape[2] % GROUP or not frames.shape[2]:
-            raise ValueError(f'want a multiple of {GROUP} frames, got {frames.shape[2]}')
-        latents = [self.encode_groups(group) for group in frames.split(GROUP, dim=2)]
-        return torch.stack(latents, dim=2), context
+        if frames.shape[2] % PIXEL_FRAMES_PER_LATENT or not frames.shape[2]:
+            raise ValueError(
+                f'want a multiple of {PIXEL_FRAMES_PER_LATENT} frames, got {frames.shape[2]}'
+            )
+        latents = [
+            self.encode_groups(group) for group in frames.split(PIXEL_FRAMES_PER_LATENT, dim=2)
+        ]
+        return torch.stack(latents, dim=2), state
 
     def encode(self, video: Tensor) -> Tensor:
         """Encode a clip [B 3 1+4n H W] to latents [B C 1+n h w]."""
-        latent, context = self.begin(video[:, :, :1])
+        latent, context = self.encode_first_frame(video[:, :, :1])
         if video.shape[2] == 1:
             return latent
-        return torch.cat([latent, self.extend(context, video[:, :, 1:])[0]], dim=2)
+        return torch.cat([latent, self.encode_next_frames(context, video[:, :, 1:])[0]], dim=2)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents [B C n h w] to pixels [B 3 1+4(n-1) H W] in [-1, 1]."""

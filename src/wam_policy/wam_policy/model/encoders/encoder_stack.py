@@ -9,8 +9,8 @@ from torch import nn
 
 from wam_policy.model.encoders import conv_vae, image_encoder, text_encoder, wan_vae
 
-AutoencoderConfig = wan_vae.VaeConfig | conv_vae.ConvConfig
-_KINDS = {'wan': wan_vae.VaeConfig, 'conv': conv_vae.ConvConfig}
+AutoencoderConfig = wan_vae.VaeConfig | conv_vae.ConvVaeConfig
+_VAE_KINDS = {'wan': wan_vae.VaeConfig, 'conv': conv_vae.ConvVaeConfig}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class EncoderConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain JSON values; `from_dict` is the inverse."""
-        kind = next(name for name, owner in _KINDS.items() if isinstance(self.vae, owner))
+        kind = next(name for name, owner in _VAE_KINDS.items() if isinstance(self.vae, owner))
         return {**asdict(self), 'vae': {'kind': kind, **asdict(self.vae)}}
 
     @classmethod
@@ -36,11 +36,13 @@ class EncoderConfig:
                 for key, value in values['vae'].items()
             }
             kind = pixels.pop('kind', 'wan')  # files older than the choice do not say
-            if kind not in _KINDS:
-                raise ValueError(f'encoder config: vae kind {kind!r}: want {", ".join(_KINDS)}')
+            if kind not in _VAE_KINDS:
+                raise ValueError(
+                    f'encoder config: vae kind {kind!r}: want {", ".join(_VAE_KINDS)}'
+                )
             frame = values['image']
             return cls(
-                _KINDS[kind](**pixels),
+                _VAE_KINDS[kind](**pixels),
                 text_encoder.TextConfig(**values['text']),
                 image_encoder.ImageConfig(**frame) if frame else None,
                 values['tokenizer'],
@@ -51,16 +53,16 @@ class EncoderConfig:
 
 _TINY = EncoderConfig(
     wan_vae.VaeConfig(8, 8, 8, 1, False, 1, (0.0,) * 8, (1.0,) * 8),
-    text_encoder.TextConfig(text_encoder.ByteTokenizer.VOCABULARY, 128, 4, 32, 256, 2, 32),
+    text_encoder.TextConfig(text_encoder.ByteTokenizer.VOCAB_SIZE, 128, 4, 32, 256, 2, 32),
     None,
     'bytes',
 )
 
 # the statistics of latents come with the trained weights
 _MINI = EncoderConfig(
-    conv_vae.ConvConfig(8, (32, 64, 96), (0.0,) * 8, (1.0,) * 8),
+    conv_vae.ConvVaeConfig(8, (32, 64, 96), (0.0,) * 8, (1.0,) * 8),
     text_encoder.TextConfig(
-        text_encoder.ByteTokenizer.VOCABULARY, 128, 4, 32, 256, 2, 32, words_back=1
+        text_encoder.ByteTokenizer.VOCAB_SIZE, 128, 4, 32, 256, 2, 32, words_back=1
     ),
     None,
     'bytes',
@@ -97,13 +99,13 @@ class Encoders(nn.Module):
         self.tokenizer = tokenizer
         self.vae: wan_vae.Vae | conv_vae.ConvVae = (
             conv_vae.ConvVae(config.vae)
-            if isinstance(config.vae, conv_vae.ConvConfig)
+            if isinstance(config.vae, conv_vae.ConvVaeConfig)
             else wan_vae.Vae(config.vae)
         )
         self.text = text_encoder.TextEncoder(config.text)
         self.image = image_encoder.ImageEncoder(config.image) if config.image else None
 
-    def _cut(self, latents: torch.Tensor) -> torch.Tensor:
+    def _crop_latents(self, latents: torch.Tensor) -> torch.Tensor:
         rows, columns = self.latent_size
         if latents.shape[-2] < rows or latents.shape[-1] < columns:
             raise ValueError(
@@ -115,21 +117,21 @@ class Encoders(nn.Module):
     @torch.no_grad()
     def encode_frames(self, video: torch.Tensor) -> torch.Tensor:
         """Encode a clip [B 3 1+4n H W] in [-1, 1] to latents [B C 1+n h w]."""
-        return self._cut(self.vae.encode(video))
+        return self._crop_latents(self.vae.encode(video))
 
     @torch.no_grad()
-    def begin(self, first: torch.Tensor) -> tuple[torch.Tensor, wan_vae.Context]:
+    def encode_first_frame(self, first: torch.Tensor) -> tuple[torch.Tensor, wan_vae.EncoderState]:
         """Encode the first frame [B 3 1 H W] of a clip that will go on."""
-        latent, context = self.vae.begin(first)
-        return self._cut(latent), context
+        latent, context = self.vae.encode_first_frame(first)
+        return self._crop_latents(latent), context
 
     @torch.no_grad()
-    def extend(
-        self, context: wan_vae.Context, frames: torch.Tensor
-    ) -> tuple[torch.Tensor, wan_vae.Context]:
+    def encode_next_frames(
+        self, state: wan_vae.EncoderState, frames: torch.Tensor
+    ) -> tuple[torch.Tensor, wan_vae.EncoderState]:
         """Encode the next 4n frames [B 3 4n H W] of a clip: latents [B C n h w], new context."""
-        latents, context = self.vae.extend(context, frames)
-        return self._cut(latents), context
+        latents, state = self.vae.encode_next_frames(state, frames)
+        return self._crop_latents(latents), state
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

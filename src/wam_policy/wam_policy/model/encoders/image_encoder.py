@@ -15,8 +15,8 @@ from torch import nn
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pixels, RGB in [0, 1]
-STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pixels, RGB in [0, 1]
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class ImageConfig:
 CLIP_H = ImageConfig(1280, 16, 31, 5120, 14, 224)
 
 
-def network(config: ImageConfig) -> CLIPVisionModel:
+def build_network(config: ImageConfig) -> CLIPVisionModel:
     """Build the tower; under `torch.device('meta')` it costs no memory."""
     # imported here: it takes seconds that models without image context do not need
     from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -67,7 +67,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
         self.config = config
-        self.net = network(config)
+        self.net = build_network(config)
 
     def forward(self, frame: torch.Tensor) -> torch.Tensor:
         """Encode a frame [B 3 H W] in [-1, 1], of any size, to [B tokens dim]."""
@@ -76,12 +76,12 @@ class ImageEncoder(nn.Module):
         shape = (1, 3, 1, 1)
         mean, std = (
             torch.tensor(values, device=frame.device, dtype=frame.dtype).view(shape)
-            for values in (MEAN, STD)
+            for values in (CLIP_MEAN, CLIP_STD)
         )
         pixels = (pixels * 0.5 + 0.5 - mean) / std
         return self.net(pixels).last_hidden_state
 
-    def materialise(self, device: torch.device) -> None:
+    def init_position_ids(self, device: torch.device) -> None:
         """Give the position indices, which no file holds, their values on `device`."""
         places = torch.arange(self.config.tokens, device=device).expand(1, -1)
         self.net.embeddings.register_buffer('position_ids', places, persistent=False)

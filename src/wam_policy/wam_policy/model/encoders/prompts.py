@@ -37,9 +37,9 @@ TEMPLATES = {
     'mecka_hands': _SINGLE_VIEW,
 }
 
-PLAIN = '{i}'  # what models of our own are trained with
+PLAIN_TEMPLATE = '{i}'  # what models of our own are trained with
 
-NEGATIVE = (
+NEGATIVE_PROMPT = (
     'Vibrant colors, overexposed, static, blurry details, text, subtitles, style, artwork, '
     'painting, image, still, grayscale, dull, worst quality, low quality, JPEG artifacts, ugly, '
     'mutilated, extra fingers, bad hands, bad face, deformed, disfigured, mutated limbs, fused '
@@ -50,7 +50,7 @@ NEGATIVE = (
 _MARKERS = ('<LAPA>', '<DREAM>', '<COTRAIN>')  # data-source marks of the training sets
 
 
-def template(tag: str) -> str:
+def get_template(tag: str) -> str:
     """Give the released template of an embodiment tag."""
     if tag not in TEMPLATES:
         raise ValueError(
@@ -59,7 +59,7 @@ def template(tag: str) -> str:
     return TEMPLATES[tag]
 
 
-def spoken(instruction: str) -> str:
+def extract_instruction(instruction: str) -> str:
     """Give the sentence inside an instruction: the first item if it is written as a list."""
     for marker in _MARKERS:
         instruction = instruction.replace(marker, '')
@@ -72,17 +72,17 @@ def spoken(instruction: str) -> str:
     return str(value)
 
 
-def cleaned(text: str) -> str:
+def clean_text(text: str) -> str:
     """Repair broken Unicode, unescape HTML twice, collapse white space."""
     text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
     return re.sub(r'\s+', ' ', text).strip()
 
 
-def filled(pattern: str, instruction: str) -> str:
+def fill_template(template: str, instruction: str) -> str:
     """Insert the lower-cased instruction into a template."""
-    return cleaned(pattern.replace('{i}', spoken(instruction).lower()))
+    return clean_text(template.replace('{i}', extract_instruction(instruction).lower()))
 
 
-def prompt(tag: str, instruction: str) -> str:
+def make_prompt(tag: str, instruction: str) -> str:
     """Give the prompt a released model expects for this embodiment tag."""
-    return filled(template(tag), instruction)
+    return fill_template(get_template(tag), instruction)

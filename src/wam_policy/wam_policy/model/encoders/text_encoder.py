@@ -41,7 +41,7 @@ class TextConfig:
 UMT5_XXL = TextConfig(256384, 4096, 64, 64, 10240, 24, 32)
 
 
-def network(config: TextConfig) -> UMT5EncoderModel:
+def build_network(config: TextConfig) -> UMT5EncoderModel:
     """Build the encoder; under `torch.device('meta')` it costs no memory."""
     # imported here: it takes seconds that other text encoders do not need
     from transformers import UMT5Config, UMT5EncoderModel
@@ -71,12 +71,12 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.net = network(config)
+        self.net = build_network(config)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Encode ids [B L] with mask [B L] (1: token, 0: padding) to [B L dim]."""
         back = self.config.words_back
-        seen = mask if back is None else nearby(ids, mask, back)
+        seen = mask if back is None else make_local_attention_mask(ids, mask, back)
         hidden = self.net(input_ids=ids, attention_mask=seen).last_hidden_state
         places = torch.arange(ids.shape[1], device=ids.device)
         kept = places[None] < mask.sum(dim=1, keepdim=True)
@@ -85,12 +85,14 @@ class TextEncoder(nn.Module):
         )
 
 
-def nearby(ids: torch.Tensor, mask: torch.Tensor, words_back: int) -> torch.Tensor:
+def make_local_attention_mask(
+    ids: torch.Tensor, mask: torch.Tensor, words_back: int
+) -> torch.Tensor:
     """Let bytes see their own word and `words_back` before it: additive mask [B 1 L L].
 
     A blank belongs to the word it follows. Padding sees itself, so that no row is empty.
     """
-    word = (ids == ByteTokenizer.BLANK).cumsum(1) - (ids == ByteTokenizer.BLANK).long()
+    word = (ids == ByteTokenizer.SPACE_ID).cumsum(1) - (ids == ByteTokenizer.SPACE_ID).long()
     behind = word[:, :, None] - word[:, None]
     itself = torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
     seen = (behind >= 0) & (behind <= words_back) & (mask[:, None] > 0) | itself
@@ -111,8 +113,8 @@ class ByteTokenizer:
     0 pads, 1 ends a text; byte b is b + 3, so that 2 stays free for "unknown" as in UMT5.
     """
 
-    VOCABULARY = 259
-    BLANK = ord(' ') + 3
+    VOCAB_SIZE = 259
+    SPACE_ID = ord(' ') + 3
 
     def __init__(self, text_len: int) -> None:
         self.text_len = text_len
@@ -127,7 +129,7 @@ class ByteTokenizer:
         return ids, mask
 
 
-class SentenceTokenizer:
+class PretrainedTokenizer:
     """Tokenise with the files of a folder (google/umt5-xxl for the released models)."""
 
     def __init__(self, folder: Path, text_len: int) -> None:

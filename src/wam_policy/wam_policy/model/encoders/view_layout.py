@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-CENTRE_CROP = 0.95  # share of height and width that evaluation keeps
+CENTER_CROP = 0.95  # share of height and width that evaluation keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ViewLayout:
     """Say which views make a canvas of [height width] pixels; what no tile covers is black."""
 
     height: int
     width: int
     tiles: tuple[Tile, ...]
-    crop: float = CENTRE_CROP
+    crop: float = CENTER_CROP
 
     def __post_init__(self) -> None:
         for tile in self.tiles:
@@ -52,7 +52,7 @@ class Layout:
         return tuple(tile.view for tile in self.tiles)
 
 
-def _quadrants(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ...]:
+def _make_quadrant_tiles(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ...]:
     head, left, right = views  # right hand top right, left hand bottom left: as trained
     return (
         Tile(head, 0, 0, height, width),
@@ -61,7 +61,7 @@ def _quadrants(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, .
     )
 
 
-def _wide_top(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ...]:
+def _make_wide_top_tiles(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ...]:
     first, second, wrist = views
     return (
         Tile(first, height, 0, height, width),
@@ -70,7 +70,9 @@ def _wide_top(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ..
     )
 
 
-def _head_beside_hands(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ...]:
+def _make_head_beside_hands_tiles(
+    views: tuple[str, ...], height: int, width: int
+) -> tuple[Tile, ...]:
     head, left, right = views  # two hand views of half the size, stacked beside the head
     return (
         Tile(head, 0, 0, height, width),
@@ -79,46 +81,44 @@ def _head_beside_hands(views: tuple[str, ...], height: int, width: int) -> tuple
     )
 
 
-def _single(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ...]:
+def _make_single_tile(views: tuple[str, ...], height: int, width: int) -> tuple[Tile, ...]:
     (view,) = views
     return (Tile(view, 0, 0, height, width),)
 
 
 #  name: (views, canvas rows and columns in tile units, tiles)
-ARRANGEMENTS = {
-    'quadrants': (3, (2.0, 2.0), _quadrants),
-    'wide_top': (3, (2.0, 2.0), _wide_top),
-    'head_beside_hands': (3, (1.0, 1.5), _head_beside_hands),
-    'single': (1, (1.0, 1.0), _single),
+LAYOUTS = {
+    'quadrants': (3, (2.0, 2.0), _make_quadrant_tiles),
+    'wide_top': (3, (2.0, 2.0), _make_wide_top_tiles),
+    'head_beside_hands': (3, (1.0, 1.5), _make_head_beside_hands_tiles),
+    'single': (1, (1.0, 1.0), _make_single_tile),
 }
 
 
-def released_arrangement(tag: str, views: int) -> str:
+def released_layout_name(tag: str, views: int) -> str:
     """Name the arrangement the released models use for an embodiment tag."""
     if views == 1:
         return 'single'
     return 'wide_top' if tag == 'oxe_droid' else 'quadrants'
 
 
-def layout(
-    arrangement: str,
+def make_layout(
+    name: str,
     views: tuple[str, ...],
     tile_height: int,
     tile_width: int,
-    crop: float = CENTRE_CROP,
-) -> Layout:
+    crop: float = CENTER_CROP,
+) -> ViewLayout:
     """Lay out views, given in the order of the embodiment's cameras, in a named arrangement."""
-    if arrangement not in ARRANGEMENTS:
-        raise ValueError(
-            f'canvas arrangement {arrangement!r} is unknown; known: {", ".join(ARRANGEMENTS)}'
-        )
-    count, (rows, columns), tiles = ARRANGEMENTS[arrangement]
+    if name not in LAYOUTS:
+        raise ValueError(f'canvas arrangement {name!r} is unknown; known: {", ".join(LAYOUTS)}')
+    count, (rows, columns), tiles = LAYOUTS[name]
     if len(views) != count:
         raise ValueError(
-            f'canvas arrangement {arrangement!r} wants {count} views, '
+            f'canvas arrangement {name!r} wants {count} views, '
             f'got {len(views)}: {", ".join(views)}'
         )
-    return Layout(
+    return ViewLayout(
         int(rows * tile_height),
         int(columns * tile_width),
         tiles(views, tile_height, tile_width),
@@ -126,8 +126,8 @@ def layout(
     )
 
 
-def tile_pixels(
-    frames: torch.Tensor, height: int, width: int, crop: float = CENTRE_CROP
+def crop_and_resize(
+    frames: torch.Tensor, height: int, width: int, crop: float = CENTER_CROP
 ) -> torch.Tensor:
     """Crop the centre, resize with antialiasing, truncate: uint8 [T h w 3] to [T height width 3].
 
@@ -145,15 +145,15 @@ def tile_pixels(
     return (pixels * 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def stitched(views: Mapping[str, torch.Tensor], plan: Layout) -> torch.Tensor:
+def compose_views(views: Mapping[str, torch.Tensor], layout: ViewLayout) -> torch.Tensor:
     """Stitch views uint8 [T h w 3] into canvases uint8 [T height width 3].
 
     Raises ValueError when a view is missing, has another type or a different number of frames.
     """
-    missing = [name for name in plan.views if name not in views]
+    missing = [name for name in layout.views if name not in views]
     if missing:
         raise ValueError(f'no frames of {", ".join(missing)}; got {", ".join(views) or "none"}')
-    shown = {name: torch.as_tensor(views[name]) for name in plan.views}
+    shown = {name: torch.as_tensor(views[name]) for name in layout.views}
     for name, frames in shown.items():
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
             raise ValueError(
@@ -162,19 +162,19 @@ def stitched(views: Mapping[str, torch.Tensor], plan: Layout) -> torch.Tensor:
     counts = {name: len(frames) for name, frames in shown.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f'views differ in their number of frames: {counts}')
-    first = shown[plan.views[0]]
+    first = shown[layout.views[0]]
     canvas = torch.zeros(
-        len(first), plan.height, plan.width, 3, dtype=torch.uint8, device=first.device
+        len(first), layout.height, layout.width, 3, dtype=torch.uint8, device=first.device
     )
-    for tile in plan.tiles:
-        pixels = tile_pixels(shown[tile.view], tile.height, tile.width, plan.crop)
+    for tile in layout.tiles:
+        pixels = crop_and_resize(shown[tile.view], tile.height, tile.width, layout.crop)
         pixels = pixels.repeat_interleave(tile.repeat_columns, dim=2)
         right = tile.left + pixels.shape[2]
         canvas[:, tile.top : tile.top + tile.height, tile.left : right] = pixels
     return canvas
 
 
-def model_input(
+def to_model_input(
     canvas: torch.Tensor, dtype: torch.dtype, size: tuple[int, int] | None = None
 ) -> torch.Tensor:
     """Turn canvases uint8 [B T h w 3] into the model's [B 3 T height width] in [-1, 1].

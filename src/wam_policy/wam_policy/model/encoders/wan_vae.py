@@ -16,7 +16,7 @@ from torch import nn
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-GROUP = 4  # pixel frames per latent frame after the first
+PIXEL_FRAMES_PER_LATENT = 4  # pixel frames per latent frame after the first
 
 # Channel statistics of the public Wan autoencoders; the released files do not carry them.
 WAN21_MEAN = (
@@ -194,7 +194,7 @@ WAN21 = VaeConfig(16, 96, 96, 2, False, 1, WAN21_MEAN, WAN21_STD)
 WAN22 = VaeConfig(48, 160, 256, 2, True, 2, WAN22_MEAN, WAN22_STD)
 
 
-def network(config: VaeConfig) -> AutoencoderKLWan:
+def build_network(config: VaeConfig) -> AutoencoderKLWan:
     """Build the network; under `torch.device('meta')` it costs no memory."""
     # imported here: it takes seconds that other autoencoders do not need
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -215,7 +215,7 @@ def network(config: VaeConfig) -> AutoencoderKLWan:
     ).eval()
 
 
-def folded(video: torch.Tensor, patch: int) -> torch.Tensor:
+def patchify(video: torch.Tensor, patch: int) -> torch.Tensor:
     """Fold squares of pixels into channels: [B C T H W] to [B C*patch^2 T H/patch W/patch].
 
     The column within the square varies slower than the row: that is the order of the weights.
@@ -228,7 +228,7 @@ def folded(video: torch.Tensor, patch: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class EncoderState:
     """Hold what the encoder must know of the past: one feature map or None per convolution.
 
     Never changed in place, so that one context can be continued twice.
@@ -243,43 +243,50 @@ class Vae(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.config = config
-        self.net = network(config)
+        self.net = build_network(config)
 
-    def _scale(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _mean_and_inverse_std(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (1, -1, 1, 1, 1)
         mean = torch.tensor(self.config.mean, device=like.device)
         inverse = 1.0 / torch.tensor(self.config.std, device=like.device)
         return mean.view(shape).to(like.dtype), inverse.view(shape).to(like.dtype)
 
-    def _encoded(self, group: torch.Tensor, features: list[Any]) -> torch.Tensor:
-        group = folded(group, self.config.patch)
+    def _encode_group(self, group: torch.Tensor, features: list[Any]) -> torch.Tensor:
+        group = patchify(group, self.config.patch)
         moments = self.net.quant_conv(self.net.encoder(group, feat_cache=features, feat_idx=[0]))
-        mean, inverse = self._scale(moments)
+        mean, inverse = self._mean_and_inverse_std(moments)
         return (moments[:, : self.config.channels] - mean) * inverse
 
-    def begin(self, first: torch.Tensor) -> tuple[torch.Tensor, Context]:
+    def encode_first_frame(self, first: torch.Tensor) -> tuple[torch.Tensor, EncoderState]:
         """Encode the first frame [B 3 1 H W] of a clip: latent [B C 1 h w] and the context."""
         if first.shape[2] != 1:
             raise ValueError(f'a clip begins with one frame, got {first.shape[2]}')
         features: list[Any] = [None] * self.net._cached_conv_counts['encoder']
-        return self._encoded(first, features), Context(tuple(features))
+        return self._encode_group(first, features), EncoderState(tuple(features))
 
-    def extend(self, context: Context, frames: torch.Tensor) -> tuple[torch.Tensor, Context]:
+    def encode_next_frames(
+        self, state: EncoderState, frames: torch.Tensor
+    ) -> tuple[torch.Tensor, EncoderState]:
         """Encode the 4n frames that follow a context: latents [B C n h w], the next context."""
-        if frames.shape[2] % GROUP or not frames.shape[2]:
-            raise ValueError(f'want a multiple of {GROUP} frames, got {frames.shape[2]}')
-        features = list(context.features)
-        latents = [self._encoded(group, features) for group in frames.split(GROUP, dim=2)]
-        return torch.cat(latents, dim=2), Context(tuple(features))
+        if frames.shape[2] % PIXEL_FRAMES_PER_LATENT or not frames.shape[2]:
+            raise ValueError(
+                f'want a multiple of {PIXEL_FRAMES_PER_LATENT} frames, got {frames.shape[2]}'
+            )
+        features = list(state.features)
+        latents = [
+            self._encode_group(group, features)
+            for group in frames.split(PIXEL_FRAMES_PER_LATENT, dim=2)
+        ]
+        return torch.cat(latents, dim=2), EncoderState(tuple(features))
 
     def encode(self, video: torch.Tensor) -> torch.Tensor:
         """Encode a clip [B 3 1+4n H W] to latents [B C 1+n h w]."""
-        latent, context = self.begin(video[:, :, :1])
+        latent, context = self.encode_first_frame(video[:, :, :1])
         if video.shape[2] == 1:
             return latent
-        return torch.cat([latent, self.extend(context, video[:, :, 1:])[0]], dim=2)
+        return torch.cat([latent, self.encode_next_frames(context, video[:, :, 1:])[0]], dim=2)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents [B C n h w] to pixels [B 3 1+4(n-1) H W] in [-1, 1]."""
-        mean, inverse = self._scale(latents)
+        mean, inverse = self._mean_and_inverse_std(latents)
         return self.net.decode(latents / inverse + mean, return_dict=False)[0]

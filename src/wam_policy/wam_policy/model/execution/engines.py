@@ -15,28 +15,28 @@ import torch
 from torch import Tensor
 
 from wam_policy.model.network.kv_cache import KVCache
-from wam_policy.model.network.layers import ContextMemory
+from wam_policy.model.network.layers import ContextKV
 from wam_policy.model.network.rope import Rotation
-from wam_policy.model.network.video_action_dit import FlowTime, VideoActionDiT
+from wam_policy.model.network.video_action_dit import FlowTimeEmbedding, VideoActionDiT
 
 EAGER, COMPILED, TENSORRT = 'eager', 'compiled', 'tensorrt'
-CHOICES = f'{EAGER}, {COMPILED} or {TENSORRT}:FOLDER'
+ENGINE_CHOICES = f'{EAGER}, {COMPILED} or {TENSORRT}:FOLDER'
 
 # Passes differ by fill, by new frames and by coupled or decoupled flow times; the largest window
 # in use has 9 frames. Beyond this many variants something else varies that should not.
-MOST_VARIANTS = 64
-REHEARSALS = 2  # runs before a recording: kernels choose themselves, allocators settle
+RECOMPILE_LIMIT = 64
+WARMUP_RUNS = 2  # runs before a recording: kernels choose themselves, allocators settle
 
 
-class Engine(Protocol):
+class ExecutionEngine(Protocol):
     """Run a pass over a memory; arguments and results as in `VideoActionDiT`."""
 
-    def remember(
+    def append_kv(
         self,
         video: Tensor,
-        clean: FlowTime,
+        clean: FlowTimeEmbedding,
         rotation: Rotation,
-        context: list[ContextMemory],
+        context: list[ContextKV],
         cache: KVCache,
         condition: Tensor | None = None,
     ) -> Any: ...
@@ -46,16 +46,16 @@ class Engine(Protocol):
         video: Tensor,
         action: Tensor,
         state: Tensor,
-        video_time: FlowTime,
-        action_time: FlowTime,
+        video_time: FlowTimeEmbedding,
+        action_time: FlowTimeEmbedding,
         rotation: Rotation,
-        context: list[ContextMemory],
+        context: list[ContextKV],
         cache: KVCache,
         condition: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
 
-def made(choice: str, model: VideoActionDiT) -> Engine:
+def make_engine(choice: str, model: VideoActionDiT) -> ExecutionEngine:
     """Make the engine that `choice` names for a model, which it may compile in place.
 
     Raises ValueError for a choice that is none, or that this machine cannot run.
@@ -68,12 +68,12 @@ def made(choice: str, model: VideoActionDiT) -> Engine:
     if choice == EAGER:
         return model
     if choice == COMPILED:
-        compiled(model)
-        return Recorded(model, CudaTape()) if model.device.type == 'cuda' else model
-    raise ValueError(f'engine {choice!r}: want {CHOICES}')
+        compile_blocks(model)
+        return CudaGraphEngine(model, CudaGraphCapture()) if model.device.type == 'cuda' else model
+    raise ValueError(f'engine {choice!r}: want {ENGINE_CHOICES}')
 
 
-def compiled(model: VideoActionDiT, backend: str = 'inductor') -> VideoActionDiT:
+def compile_blocks(model: VideoActionDiT, backend: str = 'inductor') -> VideoActionDiT:
     """Compile the blocks of a model in place, one graph per shape and fill, and return it.
 
     All blocks share their graphs: forty layers compile as fast as one. Sizes are constants of a
@@ -81,7 +81,7 @@ def compiled(model: VideoActionDiT, backend: str = 'inductor') -> VideoActionDiT
     """
     for block in model.layers:
         block.compile(
-            backend=backend, fullgraph=True, dynamic=False, recompile_limit=MOST_VARIANTS
+            backend=backend, fullgraph=True, dynamic=False, recompile_limit=RECOMPILE_LIMIT
         )
     return model
 
@@ -89,13 +89,13 @@ def compiled(model: VideoActionDiT, backend: str = 'inductor') -> VideoActionDiT
 # ---- recordings: a pass as one launch
 
 
-class Tape(Protocol):
+class GraphCapture(Protocol):
     """Turn a run into a replay that writes its results where the run did."""
 
     def __call__(self, run: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]: ...
 
 
-class CudaTape:
+class CudaGraphCapture:
     """Record CUDA graphs that share one memory pool: they never replay side by side."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class CudaTape:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            for _ in range(REHEARSALS):
+            for _ in range(WARMUP_RUNS):
                 run()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
@@ -119,7 +119,7 @@ class CudaTape:
         return replay
 
 
-class Recording(NamedTuple):
+class CapturedGraph(NamedTuple):
     """One pass at one fill: where its inputs go, and how it runs again."""
 
     inputs: list[Tensor]
@@ -127,32 +127,32 @@ class Recording(NamedTuple):
     cache: KVCache  # kept alive: the replay reads and writes its buffers
 
 
-class Recorded:
+class CudaGraphEngine:
     """Record every pass at every fill of every memory when it first runs, replay it after.
 
     A replay reads fixed addresses. Inputs are copied there each time; a context, which is large
     and changes with the instruction, only when it is another one.
     """
 
-    def __init__(self, engine: Engine, tape: Tape) -> None:
-        self._engine, self._tape = engine, tape
-        self._recordings: dict[tuple[str, int, int, int], Recording] = {}
-        self._contexts: dict[int, FixedContext] = {}
+    def __init__(self, engine: ExecutionEngine, capture: GraphCapture) -> None:
+        self._engine, self._capture = engine, capture
+        self._graphs: dict[tuple[str, int, int, int], CapturedGraph] = {}
+        self._contexts: dict[int, StaticContext] = {}
 
-    def remember(
+    def append_kv(
         self,
         video: Tensor,
-        clean: FlowTime,
+        clean: FlowTimeEmbedding,
         rotation: Rotation,
-        context: list[ContextMemory],
+        context: list[ContextKV],
         cache: KVCache,
         condition: Tensor | None = None,
     ) -> None:
-        def run(inputs: list[Tensor], fixed: list[ContextMemory]) -> Sequence[Tensor]:
+        def run(inputs: list[Tensor], fixed: list[ContextKV]) -> Sequence[Tensor]:
             video, embedding, modulation, wave, cos, sin, *condition = inputs
-            self._engine.remember(
+            self._engine.append_kv(
                 video,
-                FlowTime(embedding, modulation, wave),
+                FlowTimeEmbedding(embedding, modulation, wave),
                 Rotation(cos, sin),
                 fixed,
                 cache,
@@ -161,26 +161,26 @@ class Recorded:
             return ()
 
         given = [video, *clean, *rotation, *([] if condition is None else [condition])]
-        self._replayed('remember', given, context, cache, video.shape[2], run)
+        self._replay('remember', given, context, cache, video.shape[2], run)
 
     def denoise(
         self,
         video: Tensor,
         action: Tensor,
         state: Tensor,
-        video_time: FlowTime,
-        action_time: FlowTime,
+        video_time: FlowTimeEmbedding,
+        action_time: FlowTimeEmbedding,
         rotation: Rotation,
-        context: list[ContextMemory],
+        context: list[ContextKV],
         cache: KVCache,
         condition: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         shared = video_time is action_time  # the model treats one object as one time
 
-        def run(inputs: list[Tensor], fixed: list[ContextMemory]) -> Sequence[Tensor]:
+        def run(inputs: list[Tensor], fixed: list[ContextKV]) -> Sequence[Tensor]:
             video, action, state, cos, sin, e1, m1, w1, e2, m2, w2, *condition = inputs
-            first = FlowTime(e1, m1, w1)
-            second = first if shared else FlowTime(e2, m2, w2)
+            first = FlowTimeEmbedding(e1, m1, w1)
+            second = first if shared else FlowTimeEmbedding(e2, m2, w2)
             return self._engine.denoise(
                 video, action, state, first, second, Rotation(cos, sin), fixed, cache, *condition
             )
@@ -195,63 +195,63 @@ class Recorded:
             *([] if condition is None else [condition]),
         ]
         key = 'coupled' if shared else 'decoupled'
-        v_video, v_action = self._replayed(key, given, context, cache, video.shape[2], run)
+        v_video, v_action = self._replay(key, given, context, cache, video.shape[2], run)
         # copies: the sampler keeps velocities over steps, and another replay overwrites these
         return v_video.clone(), v_action.clone()
 
-    def _replayed(
+    def _replay(
         self,
         kind: str,
-        given: list[Tensor],
-        context: list[ContextMemory],
+        arguments: list[Tensor],
+        context: list[ContextKV],
         cache: KVCache,
         frames: int,
-        run: Callable[[list[Tensor], list[ContextMemory]], Sequence[Tensor]],
+        run: Callable[[list[Tensor], list[ContextKV]], Sequence[Tensor]],
     ) -> Sequence[Tensor]:
-        fixed = self._contexts.setdefault(id(cache), FixedContext())
-        if fixed.moved_for(context):
-            self._recordings = {
-                key: kept for key, kept in self._recordings.items() if kept.cache is not cache
+        fixed = self._contexts.setdefault(id(cache), StaticContext())
+        if fixed.update(context):
+            self._graphs = {
+                key: kept for key, kept in self._graphs.items() if kept.cache is not cache
             }
         key = (kind, id(cache), cache.frames, frames)
-        recording = self._recordings.get(key)
+        recording = self._graphs.get(key)
         if recording is None:
-            inputs = [x.clone() for x in given]
+            inputs = [x.clone() for x in arguments]
             layers = fixed.layers
-            replay = self._tape(lambda: run(inputs, layers))
-            recording = self._recordings[key] = Recording(inputs, replay, cache)
+            replay = self._capture(lambda: run(inputs, layers))
+            recording = self._graphs[key] = CapturedGraph(inputs, replay, cache)
         else:
-            for kept, new in zip(recording.inputs, given, strict=True):
+            for kept, new in zip(recording.inputs, arguments, strict=True):
                 kept.copy_(new)
         return recording.replay()
 
 
-class FixedContext:
+class StaticContext:
     """Hold one memory's context at addresses that do not change while its shapes do not."""
 
     def __init__(self) -> None:
-        self.layers: list[ContextMemory] = []
-        self._current: list[ContextMemory] | None = None
+        self.layers: list[ContextKV] = []
+        self._current: list[ContextKV] | None = None
 
-    def moved_for(self, context: list[ContextMemory]) -> bool:
+    def update(self, context: list[ContextKV]) -> bool:
         """Take over a context's values; True if they had to get other addresses."""
         if context is self._current:
             return False
         self._current = context
-        new, old = tensors(context), tensors(self.layers)
+        new, old = flatten_context(context), flatten_context(self.layers)
         if [x.shape for x in new] == [x.shape for x in old]:
             for kept, value in zip(old, new, strict=True):
                 kept.copy_(value)
             return False
-        self.layers = [cloned(layer) for layer in context]
+        self.layers = [clone_layer(layer) for layer in context]
         return True
 
 
-def tensors(context: list[ContextMemory]) -> list[Tensor]:
+def flatten_context(context: list[ContextKV]) -> list[Tensor]:
     """List all tensors of a context, layer by layer: text keys, values, then the image's."""
     return [x for layer in context for pair in layer if pair is not None for x in pair]
 
 
-def cloned(layer: ContextMemory) -> ContextMemory:
+def clone_layer(layer: ContextKV) -> ContextKV:
     text, image = (None if pair is None else (pair[0].clone(), pair[1].clone()) for pair in layer)
-    return ContextMemory(cast('tuple[Tensor, Tensor]', text), image)
+    return ContextKV(cast('tuple[Tensor, Tensor]', text), image)

@@ -20,28 +20,31 @@ from torch import Tensor, nn
 
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
-LINEARS = re.compile(r'blocks\.\d+\.(self_attn\.[qkvo]|cross_attn\.[qo]|ffn\.[02])')
+QUANTIZED_LINEARS = re.compile(r'blocks\.\d+\.(self_attn\.[qkvo]|cross_attn\.[qo]|ffn\.[02])')
 SCHEMES = ('fp8', 'int8', 'nvfp4')
-FULL = 'full'
+FULL_PRECISION = 'full'
 FP4_BLOCK = 16  # weights that share a scale in NVFP4
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class NumberFormat:
     """One 8-bit number format."""
 
     dtype: torch.dtype
-    largest: float
+    max_value: float
 
-    def rounded(self, scaled: Tensor) -> Tensor:
+    def quantize(self, scaled: Tensor) -> Tensor:
         """Round values already divided by their scale; what is too large saturates."""
-        scaled = scaled.clamp(-self.largest, self.largest)
+        scaled = scaled.clamp(-self.max_value, self.max_value)
         if self.dtype is torch.int8:
             scaled = scaled.round()
         return scaled.to(self.dtype)
 
 
-NUMBERS = {'fp8': Number(torch.float8_e4m3fn, 448.0), 'int8': Number(torch.int8, 127.0)}
+NUMBER_FORMATS = {
+    'fp8': NumberFormat(torch.float8_e4m3fn, 448.0),
+    'int8': NumberFormat(torch.int8, 127.0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +73,32 @@ class Calibration:
         return found
 
 
-def chosen(precision: str) -> Calibration | None:
+def load_calibration(precision: str) -> Calibration | None:
     """Read a choice: 'full' (None), 'fp8' or 'int8' per token, or the path of a calibration."""
-    if precision == FULL:
+    if precision == FULL_PRECISION:
         return None
-    if precision in NUMBERS:
+    if precision in NUMBER_FORMATS:
         return Calibration(precision, {})
     path = Path(precision)
     if path.is_file():
         return Calibration.read(path)
     raise ValueError(
-        f'precision {precision!r}: want {FULL}, {", ".join(NUMBERS)} or the file of a calibration'
+        f'precision {precision!r}: want {FULL_PRECISION}, '
+        f'{", ".join(NUMBER_FORMATS)} or the file of a calibration'
     )
 
 
-def linears(dit: VideoActionDiT) -> dict[str, nn.Module]:
+def find_linears(dit: VideoActionDiT) -> dict[str, nn.Module]:
     """List the linears that are quantised, by name."""
-    return {name: module for name, module in dit.named_modules() if LINEARS.fullmatch(name)}
+    return {
+        name: module for name, module in dit.named_modules() if QUANTIZED_LINEARS.fullmatch(name)
+    }
 
 
 # ---- calibration
 
 
-def modelopt_config(scheme: str) -> dict[str, Any]:
+def make_modelopt_config(scheme: str) -> dict[str, Any]:
     """Give modelopt's configuration: weights per output row, inputs per tensor.
 
     NVFP4 scales blocks of 16 dynamically, as the released engines do.
@@ -128,7 +134,7 @@ def modelopt_config(scheme: str) -> dict[str, Any]:
     }
 
 
-def simulated(dit: VideoActionDiT, scheme: str, observe: Callable[[], object]) -> Calibration:
+def calibrate(dit: VideoActionDiT, scheme: str, forward_loop: Callable[[], object]) -> Calibration:
     """Let modelopt watch the model while `observe` runs it, then simulate the scheme in place.
 
     The model computes in its own type with values rounded to the scheme; `installed` makes the
@@ -147,10 +153,12 @@ def simulated(dit: VideoActionDiT, scheme: str, observe: Callable[[], object]) -
         raise ValueError('calibration wants nvidia-modelopt: run ./wam setup') from error
 
     def run(_: nn.Module) -> None:
-        observe()
+        forward_loop()
 
-    mtq.quantize(dit, modelopt_config(scheme), run)
-    met: dict[str, Any] = {name: module.input_quantizer for name, module in linears(dit).items()}
+    mtq.quantize(dit, make_modelopt_config(scheme), run)
+    met: dict[str, Any] = {
+        name: module.input_quantizer for name, module in find_linears(dit).items()
+    }
     amax = {
         name: float(watcher.amax)
         for name, watcher in met.items()
@@ -170,34 +178,36 @@ class QuantizedLinear(nn.Module):
     bias: Tensor
     input_scale: Tensor | None  # []; None: one per token
 
-    def __init__(self, number: Number, linear: nn.Module, input_amax: float | None) -> None:
+    def __init__(
+        self, number_format: NumberFormat, linear: nn.Module, input_amax: float | None
+    ) -> None:
         super().__init__()
-        self.number = number
+        self.number_format = number_format
         full: Tensor = linear.get_parameter('weight').detach()
-        scale = full.float().abs().amax(1).clamp_min(1e-12) / number.largest
-        self.register_buffer('weight', number.rounded(full.float() / scale[:, None]))
+        scale = full.float().abs().amax(1).clamp_min(1e-12) / number_format.max_value
+        self.register_buffer('weight', number_format.quantize(full.float() / scale[:, None]))
         self.register_buffer('weight_scale', scale)
         self.register_buffer('bias', linear.get_parameter('bias').detach())
         fixed = (
             None
             if input_amax is None
-            else torch.tensor(max(input_amax, 1e-12) / number.largest, device=full.device)
+            else torch.tensor(max(input_amax, 1e-12) / number_format.max_value, device=full.device)
         )
         self.register_buffer('input_scale', fixed)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.onnx.is_in_onnx_export():
-            return self._described(x)
+            return self._export_qdq(x)
         rows = x.flatten(0, -2).float()
         scale = self.input_scale
         if scale is None:
-            scale = rows.abs().amax(1).clamp_min(1e-12) / self.number.largest
+            scale = rows.abs().amax(1).clamp_min(1e-12) / self.number_format.max_value
         scale = scale.expand(len(rows))[:, None]
-        product = self._product(self.number.rounded(rows / scale), scale, x.dtype)
+        product = self._matmul(self.number_format.quantize(rows / scale), scale, x.dtype)
         return (product + self.bias).view(*x.shape[:-1], -1)
 
-    def _product(self, rows: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-        if self.number.dtype is torch.int8:
+    def _matmul(self, rows: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.number_format.dtype is torch.int8:
             whole = torch.ops.aten._int_mm(rows, self.weight.t())
             return (whole * scale * self.weight_scale).to(dtype)
         # CUDA kernels with a scale per row answer in bfloat16 only
@@ -210,26 +220,28 @@ class QuantizedLinear(nn.Module):
             out_dtype=out,
         ).to(dtype)
 
-    def _described(self, x: Tensor) -> Tensor:
+    def _export_qdq(self, x: Tensor) -> Tensor:
         """Write quantise-dequantise pairs, which TensorRT turns into 8-bit kernels."""
         assert self.input_scale is not None  # `onnx.export` refuses what is not calibrated
-        seen = _dequantised(_quantised(x, self.input_scale, self.number), self.input_scale, x)
-        weight = _dequantised(self.weight, self.weight_scale, x, axis=0)
+        seen = _dequantize_onnx(
+            _quantize_onnx(x, self.input_scale, self.number_format), self.input_scale, x
+        )
+        weight = _dequantize_onnx(self.weight, self.weight_scale, x, axis=0)
         return F.linear(seen, weight, self.bias)
 
 
-def _quantised(x: Tensor, scale: Tensor, number: Number) -> Tensor:
-    zero = torch.zeros((), dtype=number.dtype, device=x.device)
+def _quantize_onnx(x: Tensor, scale: Tensor, number_format: NumberFormat) -> Tensor:
+    zero = torch.zeros((), dtype=number_format.dtype, device=x.device)
     return torch.onnx.ops.symbolic(
         'QuantizeLinear',
         (x, scale.to(x.dtype), zero),
-        dtype=number.dtype,
+        dtype=number_format.dtype,
         shape=x.shape,
         version=21,
     )
 
 
-def _dequantised(x: Tensor, scale: Tensor, like: Tensor, axis: int = 1) -> Tensor:
+def _dequantize_onnx(x: Tensor, scale: Tensor, like: Tensor, axis: int = 1) -> Tensor:
     return torch.onnx.ops.symbolic(
         'DequantizeLinear',
         (x, scale.to(like.dtype)),
@@ -240,15 +252,15 @@ def _dequantised(x: Tensor, scale: Tensor, like: Tensor, axis: int = 1) -> Tenso
     )
 
 
-def installed(dit: VideoActionDiT, calibration: Calibration) -> VideoActionDiT:
+def install_quantized_linears(dit: VideoActionDiT, calibration: Calibration) -> VideoActionDiT:
     """Put 8-bit linears in the place of the full ones, one at a time, and return the model.
 
     Raises ValueError if the calibration is of another model or its scheme cannot run here.
     """
-    number = NUMBERS.get(calibration.scheme)
+    number = NUMBER_FORMATS.get(calibration.scheme)
     if number is None:
         raise ValueError(f'{calibration.scheme} is only simulated here: run fp8 or int8')
-    found, amax = linears(dit), calibration.input_amax
+    found, amax = find_linears(dit), calibration.input_amax
     if amax and set(amax) != set(found):
         strange = sorted(set(amax) ^ set(found))
         raise ValueError(

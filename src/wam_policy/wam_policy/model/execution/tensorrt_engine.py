@@ -18,16 +18,16 @@ from torch import Tensor
 
 from wam_policy.model.execution import onnx_export
 from wam_policy.model.network.kv_cache import KVCache
-from wam_policy.model.network.layers import ContextMemory
+from wam_policy.model.network.layers import ContextKV
 from wam_policy.model.network.model_config import ModelConfig
 from wam_policy.model.network.rope import Rotation
-from wam_policy.model.network.video_action_dit import FlowTime, VideoActionDiT
+from wam_policy.model.network.video_action_dit import FlowTimeEmbedding, VideoActionDiT
 
-PLAN, GRAPH, FACTS = 'denoise.plan', 'denoise.onnx', 'engine.json'
+PLAN_FILE, GRAPH_FILE, BUILD_INFO_FILE = 'denoise.plan', 'denoise.onnx', 'engine.json'
 WORKSPACE_BYTES = 8 << 30
 
 
-def available() -> Any:
+def import_tensorrt() -> Any:
     """Import tensorrt; ValueError says in one line what is missing."""
     if not torch.cuda.is_available():
         raise ValueError('TensorRT wants an NVIDIA GPU: torch sees none on this machine')
@@ -40,46 +40,48 @@ def available() -> Any:
         ) from error
 
 
-def lengths(config: ModelConfig) -> tuple[int, int, int]:
+def profile_lengths(config: ModelConfig) -> tuple[int, int, int]:
     """Give the fewest, most usual and most cached tokens of a query."""
     frame = config.frame_tokens
     usual = config.window_frames - config.frames_per_block
     return frame, usual * frame, config.window_frames * frame
 
 
-def build(model: VideoActionDiT, folder: Path, precision: str, trt: Any = None) -> Path:
+def build_engine(model: VideoActionDiT, folder: Path, precision: str, trt: Any = None) -> Path:
     """Export the denoising pass of a model and build its plan for this GPU; return the folder.
 
     The plan's types are the model's own (strongly typed), 8-bit linears included. Raises
     ValueError where TensorRT cannot run or refuses the graph.
     """
-    trt = trt or available()
+    trt = trt or import_tensorrt()
     folder.mkdir(parents=True, exist_ok=True)
-    onnx_export.export(model, 'denoise', folder / GRAPH)
+    onnx_export.export_pass(model, 'denoise', folder / GRAPH_FILE)
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(folder / GRAPH)):
+    if not parser.parse_from_file(str(folder / GRAPH_FILE)):
         raise ValueError(f'TensorRT does not take the graph: {parser.get_error(0)}')
     settings = builder.create_builder_config()
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     profile = builder.create_optimization_profile()
     c = model.config
-    for name in onnx_export.memory_names(c, ''):
-        profile.set_shape(name, *((1, length, c.heads, c.head_dim) for length in lengths(c)))
+    for name in onnx_export.kv_names(c, ''):
+        profile.set_shape(
+            name, *((1, length, c.heads, c.head_dim) for length in profile_lengths(c))
+        )
     settings.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, settings)
     if plan is None:
         raise ValueError('TensorRT could not build the plan; its messages above say why')
-    (folder / PLAN).write_bytes(plan)
+    (folder / PLAN_FILE).write_bytes(plan)
     facts = {
         'model': c.to_dict(),
         'dtype': str(model.dtype),
         'precision': precision,
         'tensorrt': trt.__version__,
     }
-    (folder / FACTS).write_text(json.dumps(facts, indent=1) + '\n')
+    (folder / BUILD_INFO_FILE).write_text(json.dumps(facts, indent=1) + '\n')
     return folder
 
 
@@ -97,12 +99,12 @@ class TensorRTEngine:
         trt: Any = None,
         stream: Callable[[], int] = _current_stream,
     ) -> None:
-        for name in (PLAN, FACTS):
+        for name in (PLAN_FILE, BUILD_INFO_FILE):
             if not (folder / name).is_file():
                 raise ValueError(
                     f'{folder} holds no engine ({name} is missing): ./wam engine build makes one'
                 )
-        facts = json.loads((folder / FACTS).read_text())
+        facts = json.loads((folder / BUILD_INFO_FILE).read_text())
         if ModelConfig.from_dict(facts['model']) != model.config:
             raise ValueError(f'{folder} was built for a model of other sizes: build it again')
         if facts['dtype'] != str(model.dtype):
@@ -110,49 +112,51 @@ class TensorRTEngine:
                 f'{folder} was built for {facts["dtype"]}, the model is '
                 f'{model.dtype}: choose that dtype or build it again'
             )
-        trt = trt or available()
+        trt = trt or import_tensorrt()
         self._model, self._stream = model, stream
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-        self._engine = self._runtime.deserialize_cuda_engine((folder / PLAN).read_bytes())
+        self._engine = self._runtime.deserialize_cuda_engine((folder / PLAN_FILE).read_bytes())
         if self._engine is None:
-            raise ValueError(f'{folder / PLAN} is of another GPU or TensorRT: build it again here')
-        self._execution = self._engine.create_execution_context()
-        self._inputs = onnx_export.names(model.config, 'denoise')
-        self._outputs = onnx_export.results(model.config, 'denoise')
+            raise ValueError(
+                f'{folder / PLAN_FILE} is of another GPU or TensorRT: build it again here'
+            )
+        self._execution_context = self._engine.create_execution_context()
+        self._inputs = onnx_export.input_names(model.config, 'denoise')
+        self._outputs = onnx_export.output_names(model.config, 'denoise')
 
-    def remember(
+    def append_kv(
         self,
         video: Tensor,
-        clean: FlowTime,
+        clean: FlowTimeEmbedding,
         rotation: Rotation,
-        context: list[ContextMemory],
+        context: list[ContextKV],
         cache: KVCache,
         condition: Tensor | None = None,
     ) -> Any:
-        return self._model.remember(video, clean, rotation, context, cache, condition)
+        return self._model.append_kv(video, clean, rotation, context, cache, condition)
 
     def denoise(
         self,
         video: Tensor,
         action: Tensor,
         state: Tensor,
-        video_time: FlowTime,
-        action_time: FlowTime,
+        video_time: FlowTimeEmbedding,
+        action_time: FlowTimeEmbedding,
         rotation: Rotation,
-        context: list[ContextMemory],
+        context: list[ContextKV],
         cache: KVCache,
         condition: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        given = onnx_export.denoising(
+        given = onnx_export.make_denoise_inputs(
             video, action, state, video_time, action_time, rotation, context, cache, condition
         )
-        bound = [x.contiguous() for x in given.flat]
+        bound = [x.contiguous() for x in given.flat_tensors]
         for name, x in zip(self._inputs, bound, strict=True):
-            self._execution.set_input_shape(name, tuple(x.shape))
-            self._execution.set_tensor_address(name, x.data_ptr())
+            self._execution_context.set_input_shape(name, tuple(x.shape))
+            self._execution_context.set_tensor_address(name, x.data_ptr())
         velocities = torch.empty_like(video), torch.empty_like(action)
         for name, x in zip(self._outputs, velocities, strict=True):
-            self._execution.set_tensor_address(name, x.data_ptr())
-        if not self._execution.execute_async_v3(self._stream()):
+            self._execution_context.set_tensor_address(name, x.data_ptr())
+        if not self._execution_context.execute_async_v3(self._stream()):
             raise RuntimeError('TensorRT failed to run the pass; its messages above say why')
         return velocities

@@ -11,16 +11,16 @@ from torch import Tensor
 from wam_policy.model.network.model_config import ModelConfig
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Attend with [batch heads tokens head_dim] tensors; `mask` [queries keys] is True where a
     query may look.
     """
     if q.requires_grad and q.device.type == 'cpu' and q.dtype != torch.float32:
-        return _plainly(q, k, v, mask)
+        return _attend_unfused(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def _plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _attend_unfused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     # The CPU's fused kernel is slow backwards in half precision: a training step of 121 tokens
     # took 0.45 s with it and 0.25 s like this (one core, batch 32). In float32 it is the faster
     # one: 0.95 s against 1.18 s on a core without such instructions.
@@ -30,8 +30,12 @@ def _plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return scores.softmax(-1) @ v
 
 
-def teacher_forcing_mask(
-    config: ModelConfig, frames: int, with_noisy: bool, device: torch.device, lean: bool = False
+def make_teacher_forcing_mask(
+    config: ModelConfig,
+    frames: int,
+    with_noisy: bool,
+    device: torch.device,
+    skip_unused_tokens: bool = False,
 ) -> Tensor:
     """Say which token sees which in the training sequence [clean | noisy | actions | states].
 
@@ -48,9 +52,9 @@ def teacher_forcing_mask(
     action = blocks.repeat_interleave(config.actions_per_block)
     state = blocks.repeat_interleave(config.states_per_block)
 
-    noisy = block[block > 0] if lean else block
+    noisy = block[block > 0] if skip_unused_tokens else block
     future_blocks = torch.cat([noisy if with_noisy else block[:0], action, state])
-    if lean:
+    if skip_unused_tokens:
         frame, block = frame[block < len(blocks)], block[block < len(blocks)]
     clean, future = len(block), len(future_blocks)
     mask = torch.zeros(clean + future, clean + future, dtype=torch.bool, device=device)

@@ -16,22 +16,22 @@ from wam_policy.model.network import rope
 from wam_policy.model.network.model_config import ModelConfig
 
 
-class LayerMemory(NamedTuple):
+class LayerKVCache(NamedTuple):
     """One layer's buffers during one pass."""
 
     keys: Tensor  # [batch heads capacity head_dim]
     values: Tensor
-    begin: int  # oldest token still in reach
-    at: int  # committed length: where the pass writes
+    start: int  # oldest token still in reach
+    write_index: int  # committed length: where the pass writes
 
-    def extended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put k and v [batch heads tokens head_dim] behind the memory; return memory and them
         as one.
         """
-        end = self.at + k.shape[2]
-        self.keys[:, :, self.at : end] = k
-        self.values[:, :, self.at : end] = v
-        return self.keys[:, :, self.begin : end], self.values[:, :, self.begin : end]
+        end = self.write_index + k.shape[2]
+        self.keys[:, :, self.write_index : end] = k
+        self.values[:, :, self.write_index : end] = v
+        return self.keys[:, :, self.start : end], self.values[:, :, self.start : end]
 
 
 class KVCache:
@@ -62,21 +62,21 @@ class KVCache:
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
 
-    def layers(self, frames: int) -> list[LayerMemory]:
+    def open_layers(self, new_frames: int) -> list[LayerKVCache]:
         """Open every layer for a pass over `frames` new latent frames.
 
         Frames that those push out of the window are out of the pass's reach already.
         """
-        begin = max(0, self.frames + frames - self.window_frames) * self.frame_tokens
+        begin = max(0, self.frames + new_frames - self.window_frames) * self.frame_tokens
         pairs = zip(self.keys, self.values, strict=True)
-        return [LayerMemory(keys, values, begin, self.length) for keys, values in pairs]
+        return [LayerKVCache(keys, values, begin, self.length) for keys, values in pairs]
 
     def commit(self, frames: int) -> None:
         """Keep what the last pass wrote for its `frames` latent frames; drop what is too old."""
         self.frames += frames
-        self.drop_oldest(max(0, self.frames - self.window_frames))
+        self.evict_oldest(max(0, self.frames - self.window_frames))
 
-    def extend(self, frames: int) -> None:
+    def commit_temporary(self, frames: int) -> None:
         """Keep like `commit` but drop nothing, so that `truncate` can undo it."""
         self.frames += frames
 
@@ -86,7 +86,7 @@ class KVCache:
             raise ValueError(f'cannot keep {frames} of {self.frames} cached frames')
         self.frames = frames
 
-    def drop_oldest(self, frames: int) -> None:
+    def evict_oldest(self, frames: int) -> None:
         """Forget the oldest `frames` latent frames; the others keep their rotation."""
         drop = frames * self.frame_tokens
         if drop == 0:
@@ -103,12 +103,12 @@ class KVCache:
         Positions stay in the range the model was trained on, however long a session lasts.
         Rotations add up, so this is exact but for rounding.
         """
-        self.drop_oldest(frames)
+        self.evict_oldest(frames)
         width = rope.time_width(self.keys.shape[-1])
         back = torch.full((1,), -frames, device=self.keys.device)
-        turn = rope.Rotation.of(rope.line_angles(back, width))
+        turn = rope.Rotation.from_angles(rope.line_angles(back, width))
         for keys in self.keys[..., : self.length, :width]:  # a layer at a time: small temporaries
-            keys.copy_(rope.rotated(keys, turn))
+            keys.copy_(rope.apply_rotation(keys, turn))
 
     def snapshot(self) -> tuple[Tensor, Tensor]:
         """Copy the committed keys and values, [layers batch heads tokens head_dim] each."""

@@ -10,20 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wam_policy.model.network.attention import attended
-from wam_policy.model.network.kv_cache import LayerMemory
+from wam_policy.model.network.attention import attend
+from wam_policy.model.network.kv_cache import LayerKVCache
 from wam_policy.model.network.model_config import ModelConfig
-from wam_policy.model.network.rope import Rotation, rotated
+from wam_policy.model.network.rope import Rotation, apply_rotation
 
 
-class ContextMemory(NamedTuple):
+class ContextKV(NamedTuple):
     """One layer's cross-attention keys and values, [batch heads tokens head_dim]."""
 
     text: tuple[Tensor, Tensor]
     image: tuple[Tensor, Tensor] | None
 
 
-class Words(NamedTuple):
+class ContextEmbeddings(NamedTuple):
     """Embedded text and image [batch tokens dim], from which each layer makes its own memory.
 
     Training hands these to the blocks, so that a block is all there is to shard or recompute.
@@ -76,9 +76,11 @@ class ActionEncoder(nn.Module):
         self.W2 = CategoryLinear(2 * dim, dim)
         self.W3 = CategoryLinear(dim, dim)
 
-    def forward(self, action: Tensor, wave: Tensor) -> Tensor:
+    def forward(self, action: Tensor, timestep_features: Tensor) -> Tensor:
         lifted = self.W1(action)
-        return self.W3(F.silu(self.W2(torch.cat([lifted, wave.expand_as(lifted)], dim=-1))))
+        return self.W3(
+            F.silu(self.W2(torch.cat([lifted, timestep_features.expand_as(lifted)], dim=-1)))
+        )
 
 
 class ImageEmbedding(nn.Module):
@@ -105,15 +107,15 @@ class SelfAttention(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def forward(
-        self, x: Tensor, rotation: Rotation, memory: LayerMemory | None, mask: Tensor | None
+        self, x: Tensor, rotation: Rotation, kv_cache: LayerKVCache | None, mask: Tensor | None
     ) -> Tensor:
         split = (self.heads, -1)
-        q = rotated(self.norm_q(self.q(x)).unflatten(-1, split), rotation).transpose(1, 2)
-        k = rotated(self.norm_k(self.k(x)).unflatten(-1, split), rotation).transpose(1, 2)
+        q = apply_rotation(self.norm_q(self.q(x)).unflatten(-1, split), rotation).transpose(1, 2)
+        k = apply_rotation(self.norm_k(self.k(x)).unflatten(-1, split), rotation).transpose(1, 2)
         v = self.v(x).unflatten(-1, split).transpose(1, 2)
-        if memory is not None:
-            k, v = memory.extended(k, v)
-        return self.o(attended(q, k, v, mask).transpose(1, 2).flatten(-2))
+        if kv_cache is not None:
+            k, v = kv_cache.append(k, v)
+        return self.o(attend(q, k, v, mask).transpose(1, 2).flatten(-2))
 
 
 class CrossAttention(nn.Module):
@@ -127,32 +129,34 @@ class CrossAttention(nn.Module):
             self.k_img, self.v_img = (nn.Linear(config.dim, config.dim) for _ in range(2))
             self.norm_k_img = RMSNorm(config.dim, config.eps)
 
-    def text_memory(self, text: Tensor) -> tuple[Tensor, Tensor]:
+    def compute_text_kv(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Compute keys and values of embedded text once for all passes that read them."""
-        return self._split(self.norm_k(self.k(text))), self._split(self.v(text))
+        return self._split_heads(self.norm_k(self.k(text))), self._split_heads(self.v(text))
 
-    def image_memory(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self._split(self.norm_k_img(self.k_img(image))), self._split(self.v_img(image))
+    def compute_image_kv(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split_heads(self.norm_k_img(self.k_img(image))), self._split_heads(
+            self.v_img(image)
+        )
 
-    def memory(self, words: Words) -> ContextMemory:
+    def compute_kv(self, embeddings: ContextEmbeddings) -> ContextKV:
         """Compute keys and values of everything there is to look at."""
-        image = None if words.image is None else self.image_memory(words.image)
-        return ContextMemory(self.text_memory(words.text), image)
+        image = None if embeddings.image is None else self.compute_image_kv(embeddings.image)
+        return ContextKV(self.compute_text_kv(embeddings.text), image)
 
-    def forward(self, x: Tensor, context: ContextMemory | Words) -> Tensor:
-        if isinstance(context, Words):
-            context = self.memory(context)
-        q = self._split(self.norm_q(self.q(x)))
-        seen = attended(q, *context.text)
+    def forward(self, x: Tensor, context: ContextKV | ContextEmbeddings) -> Tensor:
+        if isinstance(context, ContextEmbeddings):
+            context = self.compute_kv(context)
+        q = self._split_heads(self.norm_q(self.q(x)))
+        seen = attend(q, *context.text)
         if context.image is not None:
-            seen = seen + attended(q, *context.image)
+            seen = seen + attend(q, *context.image)
         return self.o(seen.transpose(1, 2).flatten(-2))
 
-    def _split(self, x: Tensor) -> Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.eps = config.eps
@@ -171,19 +175,19 @@ class Block(nn.Module):
         x: Tensor,
         modulation: Tensor,
         rotation: Rotation,
-        context: ContextMemory | Words,
-        memory: LayerMemory | None = None,
+        context: ContextKV | ContextEmbeddings,
+        kv_cache: LayerKVCache | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation).unbind(-2)
-        h = modulated(x, shift1, scale1, self.eps)
-        x = x + gate1 * self.self_attn(h, rotation, memory, mask)
+        h = modulate(x, shift1, scale1, self.eps)
+        x = x + gate1 * self.self_attn(h, rotation, kv_cache, mask)
         x = x + self.cross_attn(self.norm3(x), context)
-        h = modulated(x, shift2, scale2, self.eps)
+        h = modulate(x, shift2, scale2, self.eps)
         return x + gate2 * self.ffn(h)
 
 
-class Head(nn.Module):
+class OutputHead(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.eps = config.eps
@@ -192,7 +196,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         shift, scale = (self.modulation + embedding[..., None, :]).unbind(-2)
-        return self.head(modulated(x, shift, scale, self.eps))
+        return self.head(modulate(x, shift, scale, self.eps))
 
 
 class PatchEmbedding(nn.Module):
@@ -217,5 +221,5 @@ class PatchEmbedding(nn.Module):
         return F.linear(x, self.weight.flatten(1), self.bias)
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift

@@ -12,7 +12,7 @@ import torch
 
 _WRAPPER = 'base_model.model.'
 _ADAPTER = re.compile(r'(?P<target>.+)\.lora_(?P<side>[AB])\.default\.weight')
-TARGETS = re.compile(r'blocks\.\d+\.((self_attn|cross_attn)\.[qkvo]|ffn\.[02])')
+TARGET_MODULES = re.compile(r'blocks\.\d+\.((self_attn|cross_attn)\.[qkvo]|ffn\.[02])')
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,15 @@ class LoraConfig:
         return self.alpha / self.rank
 
 
-RELEASED = LoraConfig(rank=4, alpha=4.0)
+RELEASED_LORA = LoraConfig(rank=4, alpha=4.0)
 
 
-def plain_name(name: str) -> str:
+def base_weight_name(name: str) -> str:
     """Give the name a tensor had before adapters were wrapped around its module."""
     return name.replace(_WRAPPER, '').replace('.base_layer.', '.')
 
 
-def adapters(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+def pair_adapters(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Pair adapter tensors: plain weight name -> names of A [rank in] and B [out rank].
 
     Raises ValueError naming an adapter without its other half.
@@ -44,14 +44,16 @@ def adapters(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     for name in names:
         match = _ADAPTER.fullmatch(name)
         if match:
-            halves.setdefault(plain_name(match['target']) + '.weight', {})[match['side']] = name
+            halves.setdefault(base_weight_name(match['target']) + '.weight', {})[match['side']] = (
+                name
+            )
     single = [name for pair in halves.values() if len(pair) == 1 for name in pair.values()]
     if single:
         raise ValueError(f'adapters without their other half: {", ".join(sorted(single)[:5])}')
     return {target: (pair['A'], pair['B']) for target, pair in halves.items()}
 
 
-def merged(
+def merge_adapter(
     weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, config: LoraConfig
 ) -> torch.Tensor:
     """Add an adapter to weight [out in]; the result is fp32, to be rounded by the caller."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-WINDOWS = ('restart', 'slide')  # what a memory does that is full
+WINDOW_MODES = ('restart', 'slide')  # what a memory does that is full
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class ModelConfig:
         """Time that one block of real frames spans."""
         return self.block_pixel_frames / self.video_hz
 
-    def block_of(self, start_frame: int) -> int:
+    def block_index(self, start_frame: int) -> int:
         """Index, counted from the window's start, of the block that begins at `start_frame`."""
         return (start_frame - 1) // self.frames_per_block
 
@@ -113,7 +113,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """Read what `to_dict` wrote; ValueError names missing and unknown keys."""
-        values = {**_UNSAID, **values}
+        values = {**_LEGACY_DEFAULTS, **values}
         known = {field.name for field in fields(cls)}
         missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
         if missing or unknown:
@@ -122,10 +122,10 @@ class ModelConfig:
 
 
 # What files do not say that are older than the choice.
-_UNSAID = {'learned_places': False, 'predicts_video': True}
+_LEGACY_DEFAULTS = {'learned_places': False, 'predicts_video': True}
 
 
-def preset(name: str) -> ModelConfig:
+def get_preset(name: str) -> ModelConfig:
     """Look up a named config; ValueError lists the known ones."""
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)

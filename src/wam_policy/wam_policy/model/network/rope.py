@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-THETA = 10000.0
+ROPE_THETA = 10000.0
 
 
 class Rotation(NamedTuple):
@@ -22,7 +22,7 @@ class Rotation(NamedTuple):
     sin: Tensor
 
     @classmethod
-    def of(cls, angles: Tensor) -> Rotation:
+    def from_angles(cls, angles: Tensor) -> Rotation:
         """Take angles [tokens head_dim/2]."""
         return cls(angles.cos().float()[:, None], angles.sin().float()[:, None])
 
@@ -30,7 +30,7 @@ class Rotation(NamedTuple):
 def line_angles(positions: Tensor, width: int) -> Tensor:
     """Give angles [positions width/2] of positions on one axis."""
     exponents = torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width
-    return torch.outer(positions.double(), THETA**-exponents)
+    return torch.outer(positions.double(), ROPE_THETA**-exponents)
 
 
 def time_width(head_dim: int) -> int:
@@ -57,7 +57,7 @@ def video_angles(
     return torch.cat(angles, dim=-1).flatten(0, 2)
 
 
-def rotated(x: Tensor, rotation: Rotation) -> Tensor:
+def apply_rotation(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn each pair of x [batch tokens heads head_dim] by its token's angle; keep the dtype."""
     cos, sin = rotation
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)

@@ -15,41 +15,41 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from wam_policy.model.network.attention import teacher_forcing_mask
+from wam_policy.model.network.attention import make_teacher_forcing_mask
 from wam_policy.model.network.kv_cache import KVCache
 from wam_policy.model.network.layers import (
     ActionEncoder,
-    Block,
     CategoryMLP,
-    ContextMemory,
-    Head,
+    ContextEmbeddings,
+    ContextKV,
     ImageEmbedding,
+    OutputHead,
     PatchEmbedding,
-    Words,
+    TransformerBlock,
 )
 from wam_policy.model.network.model_config import ModelConfig
 from wam_policy.model.network.rope import Rotation, line_angles, video_angles
 
-CLEAN = 0.0  # flow time of real frames
+CLEAN_TIME = 0.0  # flow time of real frames
 
 
-class FlowTime(NamedTuple):
+class FlowTimeEmbedding(NamedTuple):
     """What the network reads of flow times; axis -2 (-3) broadcasts over tokens or counts them."""
 
     embedding: Tensor  # [batch times dim]
     modulation: Tensor  # [batch times 6 dim]
-    wave: Tensor  # [batch times dim], for the action encoder
+    timestep_features: Tensor  # [batch times dim], for the action encoder
 
-    def spread(self, repeats: int) -> FlowTime:
+    def repeat_tokens(self, repeats: int) -> FlowTimeEmbedding:
         """Repeat each time for `repeats` tokens in a row."""
-        return FlowTime(*(x.repeat_interleave(repeats, dim=1) for x in self))
+        return FlowTimeEmbedding(*(x.repeat_interleave(repeats, dim=1) for x in self))
 
-    def strided(self, step: int) -> FlowTime:
+    def subsample(self, step: int) -> FlowTimeEmbedding:
         """Keep every `step`-th time."""
-        return FlowTime(*(x[:, ::step] for x in self))
+        return FlowTimeEmbedding(*(x[:, ::step] for x in self))
 
 
-class Prediction(NamedTuple):
+class TrainingPrediction(NamedTuple):
     """Velocities of one training forward, and the hidden tokens that auxiliary losses read."""
 
     video: Tensor | None  # [batch channels frames rows columns]
@@ -69,8 +69,8 @@ class VideoActionDiT(nn.Module):
             config.latent_channels + config.condition_channels, dim, config.patch
         )
         if config.learned_places:
-            self.place_embedding = _places(config.frame_tokens, dim)
-            self.row_embedding = _places(config.actions_per_block, dim)
+            self.place_embedding = _make_position_embedding(config.frame_tokens, dim)
+            self.row_embedding = _make_position_embedding(config.actions_per_block, dim)
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate='tanh'), nn.Linear(dim, dim)
         )
@@ -80,15 +80,15 @@ class VideoActionDiT(nn.Module):
             nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim)
         )
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.head = Head(config)
+        self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.layers))
+        self.head = OutputHead(config)
         self.state_encoder = CategoryMLP(config.state_dim, config.action_hidden, dim)
         self.action_encoder = ActionEncoder(config.action_dim, dim)
         self.action_decoder = CategoryMLP(dim, config.action_hidden, config.action_dim)
 
     @property
-    def layers(self) -> list[Block]:
-        return cast('list[Block]', list(self.blocks))
+    def layers(self) -> list[TransformerBlock]:
+        return cast('list[TransformerBlock]', list(self.blocks))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,61 +100,65 @@ class VideoActionDiT(nn.Module):
 
     # ---- what is computed once and reused over many passes
 
-    def flow_time(self, t: Tensor) -> FlowTime:
+    def embed_flow_time(self, t: Tensor) -> FlowTimeEmbedding:
         """Embed flow times t [batch times] in 0..1000; one per distinct value is enough."""
         angles = line_angles(t.flatten(), self.config.freq_dim).unflatten(0, t.shape)
         embedding = self.time_embedding(torch.cat([angles.cos(), angles.sin()], -1).to(self.dtype))
         modulation = self.time_projection(embedding).unflatten(-1, (6, -1))
-        return FlowTime(embedding, modulation, action_wave(t, self.config.dim).to(self.dtype))
+        return FlowTimeEmbedding(
+            embedding, modulation, compute_timestep_features(t, self.config.dim).to(self.dtype)
+        )
 
-    def context(self, text: Tensor, image: Tensor | None = None) -> list[ContextMemory]:
+    def embed_context(self, text: Tensor, image: Tensor | None = None) -> list[ContextKV]:
         """Embed text [batch text_len text_dim], image [batch tokens image_dim] for every layer."""
-        context = self.text_context(text)
+        context = self.embed_text(text)
         if not self.config.image_context:
             return context
         if image is None:
             raise ValueError('this model wants image tokens beside the text')
-        return self.looking_at(image, context)
+        return self.with_image(image, context)
 
-    def text_context(self, text: Tensor) -> list[ContextMemory]:
+    def embed_text(self, text: Tensor) -> list[ContextKV]:
         """Embed text alone; a model with image context wants `looking_at` before any pass."""
         text = self.text_embedding(text)
-        return [ContextMemory(block.cross_attn.text_memory(text), None) for block in self.layers]
+        return [ContextKV(block.cross_attn.compute_text_kv(text), None) for block in self.layers]
 
-    def looking_at(self, image: Tensor, context: list[ContextMemory]) -> list[ContextMemory]:
+    def with_image(self, image: Tensor, context: list[ContextKV]) -> list[ContextKV]:
         """Put another image into a context, whose text stays."""
         image = self.img_emb(image)
         return [
-            seen._replace(image=block.cross_attn.image_memory(image))
+            seen._replace(image=block.cross_attn.compute_image_kv(image))
             for block, seen in zip(self.layers, context, strict=True)
         ]
 
-    def video_rotation(self, start_frame: int, frames: int) -> Rotation:
+    def compute_video_rotation(self, start_frame: int, frames: int) -> Rotation:
         c = self.config
-        return Rotation.of(video_angles(start_frame, frames, c.grid, c.head_dim, self.device))
+        return Rotation.from_angles(
+            video_angles(start_frame, frames, c.grid, c.head_dim, self.device)
+        )
 
-    def block_rotation(self, start_frame: int) -> Rotation:
+    def compute_block_rotation(self, start_frame: int) -> Rotation:
         """Rotate a block [video | actions | states] that follows `start_frame` cached frames."""
         c = self.config
-        k, frames = c.block_of(start_frame), c.frames_per_block if c.predicts_video else 0
-        return Rotation.of(
+        k, frames = c.block_index(start_frame), c.frames_per_block if c.predicts_video else 0
+        return Rotation.from_angles(
             torch.cat(
                 [
                     video_angles(start_frame, frames, c.grid, c.head_dim, self.device),
-                    self._line(k * c.actions_per_block, c.actions_per_block),
-                    self._line(k * c.states_per_block, c.states_per_block),
+                    self._sequence_angles(k * c.actions_per_block, c.actions_per_block),
+                    self._sequence_angles(k * c.states_per_block, c.states_per_block),
                 ]
             )
         )
 
     # ---- the two passes of inference
 
-    def remember(
+    def append_kv(
         self,
         video: Tensor,
-        clean: FlowTime,
+        clean: FlowTimeEmbedding,
         rotation: Rotation,
-        context: list[ContextMemory],
+        context: list[ContextKV],
         cache: KVCache,
         condition: Tensor | None = None,
     ) -> Tensor:
@@ -163,8 +167,8 @@ class VideoActionDiT(nn.Module):
         video [batch channels frames rows columns]. Returns the last hidden tokens, which
         inference discards.
         """
-        x = self._video_tokens(video, condition)
-        memories = cache.layers(video.shape[2])
+        x = self._embed_video(video, condition)
+        memories = cache.open_layers(video.shape[2])
         for block, seen, memory in zip(self.layers, context, memories, strict=True):
             x = block(x, clean.modulation, rotation, seen, memory)
         return x
@@ -174,10 +178,10 @@ class VideoActionDiT(nn.Module):
         video: Tensor,
         action: Tensor,
         state: Tensor,
-        video_time: FlowTime,
-        action_time: FlowTime,
+        video_time: FlowTimeEmbedding,
+        action_time: FlowTimeEmbedding,
         rotation: Rotation,
-        context: list[ContextMemory],
+        context: list[ContextKV],
         cache: KVCache,
         condition: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -188,16 +192,16 @@ class VideoActionDiT(nn.Module):
         tokens. Returns velocities shaped as video and action.
         """
         seeing = self.config.predicts_video
-        tokens = self._video_tokens(video if seeing else video[:, :, :0], condition)
-        actions, count = self._action_tokens(action, action_time), tokens.shape[1]
+        tokens = self._embed_video(video if seeing else video[:, :, :0], condition)
+        actions, count = self._embed_actions(action, action_time), tokens.shape[1]
         x = torch.cat([tokens, actions, self.state_encoder(state)], dim=1)
-        modulation = joined_modulation(video_time, action_time, count, x.shape[1] - count)
-        memories = cache.layers(video.shape[2])
+        modulation = concat_modulation(video_time, action_time, count, x.shape[1] - count)
+        memories = cache.open_layers(video.shape[2])
         for block, seen, memory in zip(self.layers, context, memories, strict=True):
             x = block(x, modulation, rotation, seen, memory)
         acted = x[:, count : count + action.shape[1]]
         velocity = (
-            self.video_velocity(x[:, :count], video_time.embedding)
+            self.decode_video_velocity(x[:, :count], video_time.embedding)
             if seeing
             else torch.zeros_like(video)
         )
@@ -213,12 +217,12 @@ class VideoActionDiT(nn.Module):
         action: Tensor,
         action_t: Tensor,
         state: Tensor,
-        context: list[ContextMemory] | Words,
+        context: list[ContextKV] | ContextEmbeddings,
         condition: Tensor | None = None,
-        tap: int = -1,
-        lean: bool = False,
-        recompute: bool = False,
-    ) -> Prediction:
+        hidden_layer: int = -1,
+        skip_unused_tokens: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> TrainingPrediction:
         """Predict every block of a clip at once, each from the clean frames before it.
 
         clean and noisy [batch channels frames rows columns], frames = 1 + blocks *
@@ -232,56 +236,65 @@ class VideoActionDiT(nn.Module):
         """
         c = self.config
         seen = clean.shape[2]
-        frames = seen + c.frames_per_block if lean else seen
-        mask = teacher_forcing_mask(c, frames, noisy is not None, clean.device, lean)
+        frames = seen + c.frames_per_block if skip_unused_tokens else seen
+        mask = make_teacher_forcing_mask(
+            c, frames, noisy is not None, clean.device, skip_unused_tokens
+        )
         angle = video_angles(0, frames, c.grid, c.head_dim, clean.device)
-        clean_time = self.flow_time(torch.full_like(video_t[:, :1], CLEAN))
-        clean_time = clean_time.spread(seen * c.frame_tokens)
-        action_time = self.flow_time(action_t)
-        state_time = action_time.strided(c.actions_per_block // c.states_per_block)
-        tokens, times = [self._video_tokens(clean, _cut(condition, 0, seen))], [clean_time]
+        clean_time = self.embed_flow_time(torch.full_like(video_t[:, :1], CLEAN_TIME))
+        clean_time = clean_time.repeat_tokens(seen * c.frame_tokens)
+        action_time = self.embed_flow_time(action_t)
+        state_time = action_time.subsample(c.actions_per_block // c.states_per_block)
+        tokens, times = [self._embed_video(clean, _slice_frames(condition, 0, seen))], [clean_time]
         angles = [angle[: seen * c.frame_tokens]]
         if noisy is not None:
-            noisy_time = self.flow_time(video_t).spread(c.frame_tokens)
+            noisy_time = self.embed_flow_time(video_t).repeat_tokens(c.frame_tokens)
             first = frames - noisy.shape[2]
-            tokens.append(self._video_tokens(noisy, _cut(condition, first, frames)))
+            tokens.append(self._embed_video(noisy, _slice_frames(condition, first, frames)))
             angles.append(angle[first * c.frame_tokens :])
             times.append(noisy_time)
-        tokens += [self._action_tokens(action, action_time), self.state_encoder(state)]
-        angles += [self._line(0, action.shape[1]), self._line(0, state.shape[1])]
+        tokens += [self._embed_actions(action, action_time), self.state_encoder(state)]
+        angles += [
+            self._sequence_angles(0, action.shape[1]),
+            self._sequence_angles(0, state.shape[1]),
+        ]
         times += [action_time, state_time]
 
         x = torch.cat(tokens, dim=1)
         modulation = torch.cat([t.modulation for t in times], dim=1)
-        rotation = Rotation.of(torch.cat(angles))
-        clean_tokens, tapped = tokens[0], self.layers[tap]
-        contexts = [self._embedded(context)] * c.layers if isinstance(context, Words) else context
+        rotation = Rotation.from_angles(torch.cat(angles))
+        clean_tokens, tapped = tokens[0], self.layers[hidden_layer]
+        contexts = (
+            [self._embed_raw_context(context)] * c.layers
+            if isinstance(context, ContextEmbeddings)
+            else context
+        )
         for block, own in zip(self.layers, contexts, strict=True):
             x = (
                 checkpoint(block, x, modulation, rotation, own, None, mask, use_reentrant=False)
-                if recompute
+                if gradient_checkpointing
                 else block(x, modulation, rotation, own, mask=mask)
             )
             if block is tapped:
                 clean_tokens = x[:, : clean_tokens.shape[1]]
         *_, hidden, acted, _ = x.split([part.shape[1] for part in tokens], dim=1)
-        video = None if noisy is None else self.video_velocity(hidden, noisy_time.embedding)
-        return Prediction(video, self.action_decoder(acted), clean_tokens, acted)
+        video = None if noisy is None else self.decode_video_velocity(hidden, noisy_time.embedding)
+        return TrainingPrediction(video, self.action_decoder(acted), clean_tokens, acted)
 
-    def video_velocity(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+    def decode_video_velocity(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         """Turn hidden video tokens into [batch channels frames rows columns]."""
         p, (rows, columns) = self.config.patch, self.config.grid
         x = self.head(hidden, embedding)
         x = x.unflatten(-1, (p, p, -1)).unflatten(1, (-1, rows, columns))  # b f r q p p c
         return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
 
-    def _embedded(self, raw: Words) -> Words:
+    def _embed_raw_context(self, raw: ContextEmbeddings) -> ContextEmbeddings:
         if self.config.image_context and raw.image is None:
             raise ValueError('this model wants image tokens beside the text')
         image = self.img_emb(raw.image) if self.config.image_context else None
-        return Words(self.text_embedding(raw.text), image)
+        return ContextEmbeddings(self.text_embedding(raw.text), image)
 
-    def _video_tokens(self, video: Tensor, condition: Tensor | None) -> Tensor:
+    def _embed_video(self, video: Tensor, condition: Tensor | None) -> Tensor:
         if self.config.condition_channels:
             if condition is None:
                 raise ValueError('this model wants an image condition with its video')
@@ -291,28 +304,28 @@ class VideoActionDiT(nn.Module):
             tokens = tokens + self.place_embedding.repeat(1, video.shape[2], 1)
         return tokens
 
-    def _action_tokens(self, action: Tensor, time: FlowTime) -> Tensor:
-        tokens = self.action_encoder(action, time.wave)
+    def _embed_actions(self, action: Tensor, time: FlowTimeEmbedding) -> Tensor:
+        tokens = self.action_encoder(action, time.timestep_features)
         if self.config.learned_places:
             blocks = action.shape[1] // self.config.actions_per_block
             tokens = tokens + self.row_embedding.repeat(1, blocks, 1)
         return tokens
 
-    def _line(self, first: int, count: int) -> Tensor:
+    def _sequence_angles(self, first: int, count: int) -> Tensor:
         positions = torch.arange(first, first + count, device=self.device)
         return line_angles(positions, self.config.head_dim)
 
 
-def _places(count: int, dim: int) -> nn.Parameter:
+def _make_position_embedding(count: int, dim: int) -> nn.Parameter:
     return nn.Parameter(0.02 * torch.randn(1, count, dim))
 
 
-def _cut(condition: Tensor | None, first: int, stop: int) -> Tensor | None:
+def _slice_frames(condition: Tensor | None, first: int, stop: int) -> Tensor | None:
     return None if condition is None else condition[:, :, first:stop]
 
 
-def joined_modulation(
-    video: FlowTime, action: FlowTime, video_tokens: int, register: int
+def concat_modulation(
+    video: FlowTimeEmbedding, action: FlowTimeEmbedding, video_tokens: int, register_tokens: int
 ) -> Tensor:
     """Give the modulation of [video | register]: one for all tokens if both share a time."""
     if video is action:
@@ -320,13 +333,13 @@ def joined_modulation(
     return torch.cat(
         [
             video.modulation.expand(-1, video_tokens, -1, -1),
-            action.modulation.expand(-1, register, -1, -1),
+            action.modulation.expand(-1, register_tokens, -1, -1),
         ],
         dim=1,
     )
 
 
-def action_wave(t: Tensor, dim: int) -> Tensor:
+def compute_timestep_features(t: Tensor, dim: int) -> Tensor:
     """Give the sinusoid [... dim] of raw flow times, sines first, in float32."""
     steps = torch.arange(dim // 2, dtype=torch.float32, device=t.device)
     angles = t.float()[..., None] * torch.exp(-steps * (math.log(10000.0) / (dim // 2)))

@@ -15,30 +15,30 @@ import torch
 from torch import Tensor
 
 from wam_policy.model.sampling.noise_schedule import (
-    Schedule,
-    decoupled,
-    unipc_schedule,
-    unipc_steps,
+    NoiseSchedule,
+    compute_unipc_steps,
+    decouple_schedule,
+    make_unipc_schedule,
 )
 
 Velocities = tuple[Tensor, Tensor]
-Branch = Callable[[Tensor, Tensor, int, int], Velocities]
+VelocityFn = Callable[[Tensor, Tensor, int, int], Velocities]
 # the last argument: does the video have to be guided at this step?
-GuidedVelocity = Callable[[Tensor, Tensor, int, int, bool], Velocities]
-Exchange = Callable[[Tensor, Tensor], Velocities]
+GuidedVelocityFn = Callable[[Tensor, Tensor, int, int, bool], Velocities]
+ExchangeFn = Callable[[Tensor, Tensor], Velocities]
 
 # At which of 16 steps the released models ask the network, by the number of askings.
-STATIC_STEPS = {
+STATIC_EVALUATION_STEPS = {
     5: (0, 1, 2, 7, 12),
     6: (0, 1, 5, 10, 14, 15),
     7: (0, 1, 2, 6, 10, 14, 15),
     8: (0, 1, 2, 6, 10, 13, 14, 15),
 }
-STATIC_LENGTH = 16
+STATIC_NUM_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class SamplingConfig:
     """Say how a query walks from noise to actions."""
 
     steps: int
@@ -53,12 +53,12 @@ class Recipe:
             raise ValueError('a recipe skips by mask (evaluations) or by similarity (dynamic)')
         static_mask(self.steps, self.evaluations)
 
-    def schedules(self) -> tuple[Schedule, Schedule]:
+    def make_schedules(self) -> tuple[NoiseSchedule, NoiseSchedule]:
         """Give the video's and the actions' walk."""
-        action = unipc_schedule(self.steps, self.shift)
+        action = make_unipc_schedule(self.steps, self.shift)
         if self.video_final_noise is None:
             return action, action
-        return decoupled(action, self.video_final_noise), action
+        return decouple_schedule(action, self.video_final_noise), action
 
     def guides_actions(self) -> bool:
         """Tell whether the unconditional branch can reach the actions at all.
@@ -80,10 +80,10 @@ class Sample:
 
 
 def sample(
-    recipe: Recipe,
+    config: SamplingConfig,
     video_noise: Tensor,
     action_noise: Tensor,
-    velocity: GuidedVelocity,
+    velocity: GuidedVelocityFn,
     *,
     guided_video: bool,
 ) -> Sample:
@@ -92,14 +92,14 @@ def sample(
     Without `guided_video` guidance is left out where it can no longer reach the actions: they
     come out the same, the predicted video less guided.
     """
-    video_walk, action_walk = recipe.schedules()
-    video, action = UniPC(video_walk, video_noise), UniPC(action_walk, action_noise)
-    gate = SimilarityGate() if recipe.dynamic else None
-    mask = static_mask(recipe.steps, recipe.evaluations)
+    video_walk, action_walk = config.make_schedules()
+    video, action = UniPCSolver(video_walk, video_noise), UniPCSolver(action_walk, action_noise)
+    gate = SimilaritySkipper() if config.dynamic else None
+    mask = static_mask(config.steps, config.evaluations)
     past: list[Tensor] = []  # video velocities of the last two evaluations
     evaluated = []
-    for i in range(recipe.steps):
-        run = gate.runs(partial(similarity, *past)) if gate else mask[i]
+    for i in range(config.steps):
+        run = gate.should_evaluate(partial(velocity_similarity, *past)) if gate else mask[i]
         if run:
             reaches_actions = any(mask[i + 1 :])  # a dynamic mask is all True: who knows
             v_video, v_action = velocity(
@@ -110,25 +110,25 @@ def sample(
                 guided_video or reaches_actions,
             )
             past = [*past[-1:], v_video]
-        video.advance(v_video)
-        action.advance(v_action)
+        video.step(v_video)
+        action.step(v_action)
         evaluated.append(run)
     return Sample(video.x, action.x, tuple(evaluated))
 
 
-class UniPC:
+class UniPCSolver:
     """Walk one sample down a schedule, second order, in the sample's dtype.
 
     The sums keep the reference's order and operands: in bfloat16 another order is another walk.
     """
 
-    def __init__(self, schedule: Schedule, noise: Tensor) -> None:
+    def __init__(self, schedule: NoiseSchedule, noise: Tensor) -> None:
         self.x = noise
-        self._steps = iter(unipc_steps(schedule))
+        self._steps = iter(compute_unipc_steps(schedule))
         self._sample = noise  # where the last velocity was corrected to
         self._data = self._older = noise  # clean samples that the last velocities implied
 
-    def advance(self, velocity: Tensor) -> None:
+    def step(self, velocity: Tensor) -> None:
         """Correct the present sample with what the velocity says, then predict the next."""
         step, past = next(self._steps), self._data
         data = self.x - step.sigma * velocity
@@ -149,53 +149,53 @@ def static_mask(steps: int, evaluations: int | None) -> tuple[bool, ...]:
     """Say at which steps the network is asked; ValueError lists the known numbers of askings."""
     if evaluations is None or evaluations == steps:
         return (True,) * steps
-    if steps != STATIC_LENGTH or evaluations not in STATIC_STEPS:
+    if steps != STATIC_NUM_STEPS or evaluations not in STATIC_EVALUATION_STEPS:
         raise ValueError(
             f'{evaluations} evaluations in {steps} steps: want all, '
-            f'or {", ".join(map(str, STATIC_STEPS))} of {STATIC_LENGTH}'
+            f'or {", ".join(map(str, STATIC_EVALUATION_STEPS))} of {STATIC_NUM_STEPS}'
         )
-    return tuple(i in STATIC_STEPS[evaluations] for i in range(steps))
+    return tuple(i in STATIC_EVALUATION_STEPS[evaluations] for i in range(steps))
 
 
-MODES = {
-    'full16': Recipe(16, 5.0, 5.0, None, False, None),
-    'static8': Recipe(16, 5.0, 5.0, 8, False, None),
-    'dynamic4': Recipe(16, 5.0, 5.0, None, True, None),
-    'one_step': Recipe(1, 5.0, 5.0, None, False, 0.8),
+SAMPLERS = {
+    'full16': SamplingConfig(16, 5.0, 5.0, None, False, None),
+    'static8': SamplingConfig(16, 5.0, 5.0, 8, False, None),
+    'dynamic4': SamplingConfig(16, 5.0, 5.0, None, True, None),
+    'one_step': SamplingConfig(1, 5.0, 5.0, None, False, 0.8),
 }
 
 
-class SimilarityGate:
+class SimilaritySkipper:
     """Skip evaluations while successive ones agree."""
 
     # above this similarity skip that many steps, then run; compared in float32 as it is computed
-    SKIPS = ((torch.tensor(0.95).item(), 4), (torch.tensor(0.93).item(), 2))
+    SKIP_THRESHOLDS = ((torch.tensor(0.95).item(), 4), (torch.tensor(0.93).item(), 2))
 
     def __init__(self) -> None:
         self._evaluations = 0
         self._countdown = 0
 
-    def runs(self, similarity: Callable[[], float]) -> bool:
+    def should_evaluate(self, similarity: Callable[[], float]) -> bool:
         """Decide one step; `similarity` of the last two evaluations is asked only if needed."""
-        run = self._decided(similarity)
+        run = self._decide(similarity)
         self._evaluations += run
         return run
 
-    def _decided(self, similarity: Callable[[], float]) -> bool:
+    def _decide(self, similarity: Callable[[], float]) -> bool:
         if self._evaluations < 2:
             return True
         if self._countdown:
             self._countdown -= 1
             return self._countdown == 0
         alike = similarity()
-        for threshold, steps in self.SKIPS:
+        for threshold, steps in self.SKIP_THRESHOLDS:
             if alike > threshold:
                 self._countdown = steps
                 return False
         return True
 
 
-def similarity(older: Tensor, newer: Tensor) -> float:
+def velocity_similarity(older: Tensor, newer: Tensor) -> float:
     """Take the cosine of two velocities, averaged over the batch; waits for the device."""
     flat = newer.float().flatten(1), older.float().flatten(1)
     return torch.cosine_similarity(*flat, dim=1).mean().item()
@@ -204,18 +204,20 @@ def similarity(older: Tensor, newer: Tensor) -> float:
 # ---- how branches become one velocity
 
 
-def combined(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+def apply_guidance(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     return uncond + scale * (cond - uncond)
 
 
-def unguided(cond: Branch) -> GuidedVelocity:
+def make_unguided_velocity_fn(cond: VelocityFn) -> GuidedVelocityFn:
     """Follow the conditional branch alone."""
     return lambda x_video, x_action, t_video, t_action, _: cond(
         x_video, x_action, t_video, t_action
     )
 
 
-def guided(cond: Branch, uncond: Branch, scale: float) -> GuidedVelocity:
+def make_guided_velocity_fn(
+    cond: VelocityFn, uncond: VelocityFn, scale: float
+) -> GuidedVelocityFn:
     """Run both branches here; actions follow the conditional one."""
 
     def velocity(
@@ -224,15 +226,15 @@ def guided(cond: Branch, uncond: Branch, scale: float) -> GuidedVelocity:
         v_video, v_action = cond(x_video, x_action, t_video, t_action)
         if guide:
             other, _ = uncond(x_video, x_action, t_video, t_action)
-            v_video = combined(v_video, other, scale)
+            v_video = apply_guidance(v_video, other, scale)
         return v_video, v_action
 
     return velocity
 
 
-def exchanged(
-    own: Branch, exchange: Exchange, scale: float, *, conditional: bool
-) -> GuidedVelocity:
+def make_exchanged_velocity_fn(
+    own: VelocityFn, exchange: ExchangeFn, scale: float, *, conditional: bool
+) -> GuidedVelocityFn:
     """Run one branch here, its peer elsewhere, and swap velocities at every guided step.
 
     Both sides then walk alike. Where guidance is left out the unconditional side has nothing to
@@ -249,12 +251,12 @@ def exchanged(
             return mine
         theirs = exchange(*mine)
         cond, uncond = (mine, theirs) if conditional else (theirs, mine)
-        return combined(cond[0], uncond[0], scale), cond[1]
+        return apply_guidance(cond[0], uncond[0], scale), cond[1]
 
     return velocity
 
 
-def drawn_noise(
+def draw_noise(
     seed: int,
     video_shape: tuple[int, ...],
     action_shape: tuple[int, ...],

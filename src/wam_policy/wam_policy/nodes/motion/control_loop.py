@@ -14,13 +14,13 @@ from contextlib import suppress
 
 import numpy as np
 
-KEPT_TICKS = 1000  # 10 s at 100 Hz
+JITTER_WINDOW_TICKS = 1000  # 10 s at 100 Hz
 SWITCH_INTERVAL_S = 0.0001  # a thread that computes gives way to the loop this soon
-PRIORITY = 10  # real time, above every ordinary process, below drivers and kernel
-LOOP_PRIORITY = 11  # above the threads that plan and listen
+REALTIME_PRIORITY = 10  # real time, above every ordinary process, below drivers and kernel
+CONTROL_LOOP_PRIORITY = 11  # above the threads that plan and listen
 
 
-def favoured() -> bool:
+def set_realtime_priority() -> bool:
     """Let this process, and its threads to come, run before ordinary ones; tell whether allowed.
 
     Real time instead of niceness: the kernel weighs niceness within one terminal session only
@@ -28,7 +28,7 @@ def favoured() -> bool:
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(PRIORITY))
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(REALTIME_PRIORITY))
     except PermissionError:
         return False
     return True
@@ -40,7 +40,7 @@ class ControlLoop:
     def __init__(self, tick: Callable[[], None], period_s: float) -> None:
         self._tick, self._period_s = tick, period_s
         self._closing = threading.Event()
-        self._lateness_s: deque[float] = deque(maxlen=KEPT_TICKS)
+        self._lateness_s: deque[float] = deque(maxlen=JITTER_WINDOW_TICKS)
         self._thread = threading.Thread(target=self._run, name='control', daemon=True)
         self.late_ticks = 0  # later than two periods after the one before
         self.error: Exception | None = None
@@ -63,7 +63,7 @@ class ControlLoop:
     def _run(self) -> None:
         if os.sched_getscheduler(0) == os.SCHED_RR:  # of this thread: favoured
             with suppress(PermissionError):  # as far as the limit goes
-                os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(LOOP_PRIORITY))
+                os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(CONTROL_LOOP_PRIORITY))
         due_s = time.monotonic() + self._period_s
         try:
             while not self._closing.is_set():

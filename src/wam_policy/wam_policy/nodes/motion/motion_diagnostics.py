@@ -6,46 +6,49 @@ from diagnostic_updater import DiagnosticStatusWrapper, Updater
 from rclpy.node import Node
 
 from wam_policy.core.motion import motion_health
-from wam_policy.core.motion.motion_control import Snapshot
+from wam_policy.core.motion.motion_control import MotionSnapshot
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.session.policy_health import Level
+from wam_policy.core.session.policy_health import DiagnosticLevel
 from wam_policy.nodes.motion.control_loop import ControlLoop
 
-Judged = tuple[Level, str, Mapping[str, str]]
+DiagnosticResult = tuple[DiagnosticLevel, str, Mapping[str, str]]
 
 
 class MotionDiagnostics:
     """Judge the newest snapshot while there is a robot to judge."""
 
     def __init__(
-        self, node: Node, snapshot: Callable[[], Snapshot], loop: Callable[[], ControlLoop | None]
+        self,
+        node: Node,
+        get_snapshot: Callable[[], MotionSnapshot],
+        get_control_loop: Callable[[], ControlLoop | None],
     ) -> None:
-        self._snapshot, self._loop = snapshot, loop
+        self._get_snapshot, self._get_control_loop = get_snapshot, get_control_loop
         self._robot: Embodiment | None = None
         self._updater = Updater(node)
         self._updater.setHardwareID('none')
 
-    def watch(self, robot: Embodiment) -> None:
+    def add_tasks(self, robot: Embodiment) -> None:
         """Report on this robot from now on."""
         self._robot = robot
         self._updater.setHardwareID(robot.name)
         for name, judge in (
-            ('state', self._state),
-            ('loop jitter', self._jitter),
-            ('clamp rate', self._clamps),
-            ('chunk age', self._chunks),
+            ('state', self._check_state),
+            ('loop jitter', self._check_loop_jitter),
+            ('clamp rate', self._check_clamp_rate),
+            ('chunk age', self._check_chunk_age),
         ):
-            self._add(name, judge)
+            self._add_task(name, judge)
 
-    def forget(self) -> None:
+    def remove_tasks(self) -> None:
         """Report nothing until the next `watch`."""
         for task in list(self._updater.tasks):
             self._updater.removeByName(task.name)
         self._robot = None
 
-    def _add(self, name: str, judge: Callable[[], Judged]) -> None:
+    def _add_task(self, name: str, check: Callable[[], DiagnosticResult]) -> None:
         def run(out: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
-            level, text, values = judge()
+            level, text, values = check()
             out.summary(bytes([level]), text)
             for key, value in values.items():
                 out.add(key, value)
@@ -53,47 +56,47 @@ class MotionDiagnostics:
 
         self._updater.add(name, run)
 
-    def _state(self) -> Judged:
-        now = self._snapshot()
+    def _check_state(self) -> DiagnosticResult:
+        now = self._get_snapshot()
         return (
-            *motion_health.of_state(now),
+            *motion_health.diagnose_state(now),
             {
                 'enabled': str(now.enabled),
                 'e-stop': str(now.estop),
                 'dry run': str(now.dry_run),
                 'dead-man': str(now.deadman_ok),
                 'first move': str(now.first_move),
-                'commands lost': str(now.tally.lost),
-                'controllers': now.complaint or 'ok',
+                'commands lost': str(now.counters.commands_lost),
+                'controllers': now.report_warning or 'ok',
             },
         )
 
-    def _jitter(self) -> Judged:
-        loop = self._loop()
+    def _check_loop_jitter(self) -> DiagnosticResult:
+        loop = self._get_control_loop()
         if loop is None:
-            return Level.OK, 'not active', {}
+            return DiagnosticLevel.OK, 'not active', {}
         return (
-            *motion_health.of_loop(loop.jitter_p99_ms, loop.late_ticks),
-            {'replanned': str(self._snapshot().tally.replanned)},
+            *motion_health.diagnose_loop(loop.jitter_p99_ms, loop.late_ticks),
+            {'replanned': str(self._get_snapshot().counters.replanned)},
         )
 
-    def _clamps(self) -> Judged:
-        now, trip_hz = self._snapshot(), self._robot.safety.clamp_trip.rate_hz
+    def _check_clamp_rate(self) -> DiagnosticResult:
+        now, trip_hz = self._get_snapshot(), self._robot.safety.clamp_trip.rate_hz
         return (
-            *motion_health.of_clamps(now.clamp_rate_hz, trip_hz),
+            *motion_health.diagnose_limit_rate(now.clamp_rate_hz, trip_hz),
             dict(zip(self._robot.commanded, map(str, now.clamp_counts), strict=True)),
         )
 
-    def _chunks(self) -> Judged:
-        now = self._snapshot()
+    def _check_chunk_age(self) -> DiagnosticResult:
+        now = self._get_snapshot()
         return (
-            *motion_health.of_chunks(now, self._robot.safety.chunk.max_age_s),
+            *motion_health.diagnose_chunks(now, self._robot.safety.chunk.max_age_s),
             {
-                'accepted': str(now.tally.accepted),
-                'rejected': str(now.tally.rejected),
-                'late': str(now.tally.late),
-                'contacts ahead': str(now.tally.contacts),
-                'underruns': str(now.tally.underruns),
-                'seam offset (rad)': f'{now.seam_offset:.4f}',
+                'accepted': str(now.counters.accepted),
+                'rejected': str(now.counters.rejected),
+                'late': str(now.counters.late),
+                'contacts ahead': str(now.counters.predicted_collisions),
+                'underruns': str(now.counters.underruns),
+                'seam offset (rad)': f'{now.blend_offset:.4f}',
             },
         )

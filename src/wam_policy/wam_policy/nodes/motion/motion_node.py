@@ -21,23 +21,23 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
-from wam_policy.core.motion.collision_check import Obstacles
-from wam_policy.core.motion.motion_control import MotionControl, Snapshot
+from wam_policy.core.motion.collision_check import CollisionChecker
+from wam_policy.core.motion.motion_control import MotionControl, MotionSnapshot
 from wam_policy.core.motion.trajectory import Trajectory
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Controller, Embodiment
 from wam_policy.nodes import message_conversion, parameters, qos
 from wam_policy.nodes.motion import motion_status
-from wam_policy.nodes.motion.control_loop import ControlLoop, favoured
+from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
 from wam_policy.nodes.motion.motion_diagnostics import MotionDiagnostics
-from wam_policy.nodes.motion.planner_thread import Planner
-from wam_policy.nodes.node_clock import Now
+from wam_policy.nodes.motion.planner_thread import PlannerThread
+from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import MotionParams
-from wam_policy.nodes.run_node import settle, spun
+from wam_policy.nodes.run_node import freeze_gc, run_node
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 # policy states in which no chunk comes for now: rest at once instead of at the chunk's end
-PAUSED = (
+POLICY_PAUSED_STATES = (
     PolicyStatus.UNCONFIGURED,
     PolicyStatus.STARTING,
     PolicyStatus.IDLE,
@@ -52,32 +52,36 @@ class MotionNode(LifecycleNode):
 
     def __init__(self, context: Context | None = None) -> None:
         super().__init__('motion', context=context)
-        self._now_ns = Now(self.get_clock())
+        self._now_ns = NodeClock(self.get_clock())
         self._params: MotionParams | None = None
         self._robot: Embodiment | None = None
         self._motion: MotionControl | None = None
         self._lock = threading.Lock()
-        self._loop: ControlLoop | None = None
-        self._planner: Planner | None = None
+        self._control_loop: ControlLoop | None = None
+        self._planner_thread: PlannerThread | None = None
         self._inputs: list = []
-        self._commands: list = []
-        self._arming = False  # enable as soon as the robot's state allows it
-        self._paused = False  # the policy's last word
-        self._told: tuple = ()  # what the last status said that counts as a change
-        self._checks = 0
+        self._command_services: list = []
+        self._auto_enable = False  # enable as soon as the robot's state allows it
+        self._policy_paused = False  # the policy's last word
+        self._last_published: tuple = ()  # what the last status said that counts as a change
+        self._checks_since_status = 0
         parameters.read(self, MotionParams)  # declared early: visible before configuration
-        parameters.guard(self, MotionParams, lambda: self._motion is not None, self._on_params)
-        self._status_out = self.create_publisher(MotionStatus, 'motion_status', qos.LATCHED)
-        self._estop_out = self.create_publisher(Bool, 'estop', qos.LATCHED)
-        self._diagnostics = MotionDiagnostics(self, self._snapshot, lambda: self._loop)
+        parameters.add_on_change_callback(
+            self, MotionParams, lambda: self._motion is not None, self._on_params
+        )
+        self._status_publisher = self.create_publisher(MotionStatus, 'motion_status', qos.LATCHED)
+        self._estop_publisher = self.create_publisher(Bool, 'estop', qos.LATCHED)
+        self._diagnostics = MotionDiagnostics(
+            self, self._take_snapshot, lambda: self._control_loop
+        )
 
     # life
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._params = given = parameters.read(self, MotionParams)
-            self._robot = robot = embodiment.load(given.embodiment)
-            surroundings = _surroundings(robot, given)
+            self._robot = robot = embodiment.load_embodiment(given.embodiment)
+            surroundings = _make_collision_checker(robot, given)
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
@@ -86,11 +90,13 @@ class MotionNode(LifecycleNode):
             dry_run=not given.enable_motion,
             speed_scale=given.speed_scale,
             use_deadman=given.use_deadman,
-            surroundings=surroundings,
+            collision_checker=surroundings,
         )
-        self._body = robot.observed[len(robot.commanded) :]
-        self._would_out = self.create_publisher(JointTrajectory, '~/would_command', qos.TRAJECTORY)
-        self._controllers = (
+        self._state_only_joints = robot.observed[len(robot.commanded) :]
+        self._dry_run_publisher = self.create_publisher(
+            JointTrajectory, '~/would_command', qos.TRAJECTORY
+        )
+        self._controller_publishers = (
             []
             if self._motion.dry_run
             else [
@@ -101,13 +107,13 @@ class MotionNode(LifecycleNode):
                 for controller in robot.controllers
             ]
         )
-        self._commands = [
+        self._command_services = [
             self.create_service(SetBool, 'enable', self._on_enable),
             self.create_service(Trigger, 'estop', self._on_estop),
             self.create_service(Trigger, 'reset', self._on_reset),
         ]
-        self._diagnostics.watch(robot)
-        self._timer = self.create_timer(
+        self._diagnostics.add_tasks(robot)
+        self._status_timer = self.create_timer(
             1.0 / (CHECKS_PER_STATUS * given.status_rate_hz),
             self._on_status_timer,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
@@ -116,31 +122,33 @@ class MotionNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._motion.restart()
-        self._arming, self._paused = True, False
-        self._planner = Planner(self._motion, self._lock, self._now_ns, self._prepared)
-        self._loop = ControlLoop(self._tick, 1.0 / self._params.rate_hz)
+        self._auto_enable, self._policy_paused = True, False
+        self._planner_thread = PlannerThread(
+            self._motion, self._lock, self._now_ns, self._make_publish_fn
+        )
+        self._control_loop = ControlLoop(self._tick, 1.0 / self._params.rate_hz)
         new = self.create_subscription
         self._inputs = [
             new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK),
-            new(JointState, self._params.joint_states_topic, self._on_joints, qos.JOINTS),
-            new(PolicyStatus, 'status', self._on_policy, qos.LATCHED),
+            new(JointState, self._params.joint_states_topic, self._on_joint_state, qos.JOINTS),
+            new(PolicyStatus, 'status', self._on_policy_status, qos.LATCHED),
             new(String, 'robot_fault', self._on_robot_fault, qos.LATCHED),
         ]
         self._inputs += [
             new(
                 JointTrajectoryControllerState,
                 controller.state_topic,
-                partial(self._on_controller, controller),
+                partial(self._on_controller_state, controller),
                 qos.JOINTS,
                 raw=True,
             )
-            for _, controller in self._controllers
+            for _, controller in self._controller_publishers
         ]
         if self._params.use_deadman:
             self._inputs.append(new(Bool, 'deadman', self._on_deadman, qos.JOINTS))
-        settle()
-        self._planner.start()
-        self._loop.start()
+        freeze_gc()
+        self._planner_thread.start()
+        self._control_loop.start()
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -165,17 +173,17 @@ class MotionNode(LifecycleNode):
 
     def _end_activity(self, reason: str) -> None:
         """Send the robot to rest, then stop watching: the trajectory sent does the rest."""
-        if self._loop is None:
+        if self._control_loop is None:
             return
         inputs, self._inputs = self._inputs, []
         for subscription in inputs:
             self.destroy_subscription(subscription)
-        self._arming = False
-        self._loop.close()
+        self._auto_enable = False
+        self._control_loop.close()
         with self._lock:
             self._motion.disable(self._now_ns(), reason)
-        self._planner.close()
-        self._loop = self._planner = None
+        self._planner_thread.close()
+        self._control_loop = self._planner_thread = None
         self._publish_status()
 
     def _release(self) -> None:
@@ -183,88 +191,93 @@ class MotionNode(LifecycleNode):
         if self._motion is None:
             return
         self._end_activity('shut down')
-        self._diagnostics.forget()
-        self.destroy_timer(self._timer)
-        for service in self._commands:
+        self._diagnostics.remove_tasks()
+        self.destroy_timer(self._status_timer)
+        for service in self._command_services:
             self.destroy_service(service)
-        for publisher in (self._would_out, *(out for out, _ in self._controllers)):
+        for publisher in (
+            self._dry_run_publisher,
+            *(out for out, _ in self._controller_publishers),
+        ):
             self.destroy_publisher(publisher)
         with self._lock:
-            self._motion, self._told = None, ()
+            self._motion, self._last_published = None, ()
 
     # inputs
 
     def _on_chunk(self, msg: ActionChunk) -> None:
         try:
-            chunk = message_conversion.chunk(msg)
+            chunk = message_conversion.chunk_from_msg(msg)
         except ValueError as error:
             with self._lock:
-                self._motion.refuse(str(error))
+                self._motion.reject_chunk(str(error))
             return
         with self._lock:
             self._motion.on_chunk(chunk, self._now_ns())
-        self._planner.wake()
+        self._planner_thread.wake()
 
-    def _on_joints(self, msg: JointState) -> None:
+    def _on_joint_state(self, msg: JointState) -> None:
         try:
-            joints = message_conversion.joint_state(msg, self._robot.commanded, self._body)
+            joints = message_conversion.joint_state_from_msg(
+                msg, self._robot.commanded, self._state_only_joints
+            )
         except ValueError as error:  # as good as none: its age will stop the robot
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
         with self._lock:
             self._motion.on_joints(joints, self._now_ns())
 
-    def _on_controller(self, controller: Controller, raw: bytes) -> None:
+    def _on_controller_state(self, controller: Controller, raw: bytes) -> None:
         now_ns = self._now_ns()
-        if not self._motion.confirmed.wanted(controller.name, now_ns):
+        if not self._motion.command_tracker.needs_report(controller.name, now_ns):
             return  # some report a thousand times a second
         try:
-            report = message_conversion.set_point(
+            report = message_conversion.setpoint_from_msg(
                 deserialize_message(raw, JointTrajectoryControllerState), controller
             )
             with self._lock:
-                flaw = self._motion.on_set_point(report, now_ns)
+                flaw = self._motion.on_setpoint(report, now_ns)
         except (ValueError, RuntimeError) as error:  # as good as none
             flaw = str(error)
         if flaw:
             self.get_logger().warning(flaw, throttle_duration_sec=5.0)
-        self._planner.wake()  # something may have waited for this
+        self._planner_thread.wake()  # something may have waited for this
 
-    def _on_policy(self, msg: PolicyStatus) -> None:
-        paused = msg.state in PAUSED
-        if paused and not self._paused:
+    def _on_policy_status(self, msg: PolicyStatus) -> None:
+        paused = msg.state in POLICY_PAUSED_STATES
+        if paused and not self._policy_paused:
             with self._lock:
                 self._motion.on_policy_pause(msg.reason or msg.state_name, self._now_ns())
-            self._planner.wake()
-        self._paused = paused
+            self._planner_thread.wake()
+        self._policy_paused = paused
 
     def _on_robot_fault(self, msg: String) -> None:
         with self._lock:
             self._motion.on_robot_fault(msg.data, self._now_ns())
-        self._planner.wake()
+        self._planner_thread.wake()
 
     def _on_deadman(self, msg: Bool) -> None:
         with self._lock:
             self._motion.on_deadman(msg.data, self._now_ns())
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        self._arming = False
+        self._auto_enable = False
         with self._lock:
             if request.data:
                 response.success, response.message = self._enable()
             else:
                 self._motion.disable(self._now_ns())
                 response.success, response.message = True, 'coming to rest'
-        if self._planner is not None:
-            self._planner.wake()
+        if self._planner_thread is not None:
+            self._planner_thread.wake()
         return response
 
     def _on_estop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._arming = False
+        self._auto_enable = False
         with self._lock:
             self._motion.estop(self._now_ns())
-        if self._planner is not None:
-            self._planner.wake()
+        if self._planner_thread is not None:
+            self._planner_thread.wake()
         response.success, response.message = True, 'e-stop latched; coming to rest'
         return response
 
@@ -282,35 +295,35 @@ class MotionNode(LifecycleNode):
 
     def _enable(self) -> tuple[bool, str]:
         """Take the robot over, with the lock held; return success and what to say."""
-        if self._planner is None:
+        if self._planner_thread is None:
             return False, 'the node is not active; activate it first'
         hold, why_not = self._motion.enable(self._now_ns())
         if hold is None:
             return False, why_not
-        self._planner.send(hold)
+        self._planner_thread.enqueue(hold)
         return True, 'enabled (dry run: nothing moves)' if self._motion.dry_run else 'enabled'
 
     def _tick(self) -> None:
         with self._lock:
-            if self._arming and self._enable()[0]:
-                self._arming = False
+            if self._auto_enable and self._enable()[0]:
+                self._auto_enable = False
             urgent = self._motion.tick(self._now_ns())
             if urgent is not None:
-                self._planner.send(urgent)
-            if self._motion.stop_due:
-                self._planner.wake()
+                self._planner_thread.enqueue(urgent)
+            if self._motion.stop_requested:
+                self._planner_thread.wake()
 
-    def _prepared(self, trajectory: Trajectory) -> Callable[[], None]:
+    def _make_publish_fn(self, trajectory: Trajectory) -> Callable[[], None]:
         """Return what sends a trajectory: to the controllers, dry to ~/would_command alone."""
         outgoing = [
-            (publisher, message_conversion.trajectory_message(trajectory, controller.joints))
-            for publisher, controller in self._controllers
+            (publisher, message_conversion.trajectory_to_msg(trajectory, controller.joints))
+            for publisher, controller in self._controller_publishers
         ]
         if self._motion.dry_run:
             outgoing.append(
                 (
-                    self._would_out,
-                    message_conversion.trajectory_message(trajectory, self._robot.commanded),
+                    self._dry_run_publisher,
+                    message_conversion.trajectory_to_msg(trajectory, self._robot.commanded),
                 )
             )
 
@@ -320,13 +333,13 @@ class MotionNode(LifecycleNode):
 
         return publish
 
-    def _snapshot(self) -> Snapshot:
+    def _take_snapshot(self) -> MotionSnapshot:
         with self._lock:
             return self._motion.snapshot(self._now_ns())
 
     def _on_status_timer(self) -> None:
         """Publish what changed at once, and a regular status; end with a thread that failed."""
-        for thread in (self._loop, self._planner):
+        for thread in (self._control_loop, self._planner_thread):
             if thread is not None and thread.error is not None:
                 raise RuntimeError('motion ended by a fault of its own') from thread.error
         with self._lock:  # a last tick may come while the node is cleaned up
@@ -338,46 +351,50 @@ class MotionNode(LifecycleNode):
             snapshot.reason,
             snapshot.deadman_ok,
             snapshot.first_move,
-            snapshot.complaint,
+            snapshot.report_warning,
         )
-        self._checks += 1
-        if changed != self._told or self._checks >= CHECKS_PER_STATUS:
-            if changed[:2] != self._told[:2]:
+        self._checks_since_status += 1
+        if changed != self._last_published or self._checks_since_status >= CHECKS_PER_STATUS:
+            if changed[:2] != self._last_published[:2]:
                 self.get_logger().info(f'{snapshot.state.name}: {snapshot.reason}')
-            if snapshot.complaint and changed[4:] != self._told[4:]:
-                self.get_logger().warning(f'{snapshot.complaint}: lost commands go unnoticed')
-            self._told, self._checks = changed, 0
+            if snapshot.report_warning and changed[4:] != self._last_published[4:]:
+                self.get_logger().warning(f'{snapshot.report_warning}: lost commands go unnoticed')
+            self._last_published, self._checks_since_status = changed, 0
             self._publish_status(snapshot)
 
-    def _publish_status(self, snapshot: Snapshot | None = None) -> None:
-        snapshot = snapshot or self._snapshot()
-        self._status_out.publish(
-            motion_status.message(snapshot, self._robot, self._loop, self._now_ns())
+    def _publish_status(self, snapshot: MotionSnapshot | None = None) -> None:
+        snapshot = snapshot or self._take_snapshot()
+        self._status_publisher.publish(
+            motion_status.make_message(snapshot, self._robot, self._control_loop, self._now_ns())
         )
-        self._estop_out.publish(Bool(data=snapshot.estop))
+        self._estop_publisher.publish(Bool(data=snapshot.estop))
 
 
-def _surroundings(robot: Embodiment, given: MotionParams) -> Obstacles | None:
+def _make_collision_checker(
+    robot: Embodiment, motion_params: MotionParams
+) -> CollisionChecker | None:
     """Return what plans keep away from; ValueError says what is missing and the fix."""
-    if given.contact_check == 'none':
+    if motion_params.contact_check == 'none':
         return None
     try:
-        from wam_policy.mujoco_collision import Guard
+        from wam_policy.mujoco_collision import MujocoCollisionChecker
     except ImportError as error:
         raise ValueError(
             "mujoco is not installed in this node's Python, and contact is looked "
             'for with it: pip install mujoco, or set contact_check to none'
         ) from error
-    return Guard(
+    return MujocoCollisionChecker(
         robot,
-        table=given.contact_check == 'table',
-        table_height_m=given.table_height_m if given.table_height_m > -1.0 else None,
+        table=motion_params.contact_check == 'table',
+        table_height_m=motion_params.table_height_m
+        if motion_params.table_height_m > -1.0
+        else None,
     )
 
 
 def main(args: list[str] | None = None) -> None:
-    favoured()
-    spun(MotionNode, args)
+    set_realtime_priority()
+    run_node(MotionNode, args)
 
 
 if __name__ == '__main__':

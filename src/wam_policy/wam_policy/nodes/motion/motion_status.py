@@ -1,17 +1,17 @@
 """What motion_node tells about itself: one snapshot of motion as a message."""
 
 from wam_msgs.msg import MotionStatus
-from wam_policy.core.motion.motion_control import Snapshot
+from wam_policy.core.motion.motion_control import MotionSnapshot
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes import message_conversion
 from wam_policy.nodes.motion.control_loop import ControlLoop
 
 
-def message(
-    snapshot: Snapshot, robot: Embodiment, loop: ControlLoop | None, now_ns: int
+def make_message(
+    snapshot: MotionSnapshot, robot: Embodiment, control_loop: ControlLoop | None, now_ns: int
 ) -> MotionStatus:
     """Return the status at `now_ns`; without a loop nothing ticks."""
-    tally = snapshot.tally
+    tally = snapshot.counters
     age_s = snapshot.chunk_age_s
     msg = MotionStatus(
         state=snapshot.state.value,
@@ -24,22 +24,22 @@ def message(
         deadman_ok=snapshot.deadman_ok,
         joint_names=list(robot.commanded),
         clamp_counts=snapshot.clamp_counts.tolist(),
-        seam_offset=snapshot.seam_offset,
+        seam_offset=snapshot.blend_offset,
         chunk_age_ms=-1.0 if age_s is None else age_s * 1e3,
         rows_left=snapshot.rows_left,
         chunks_accepted=tally.accepted,
         chunks_rejected=tally.rejected,
         late_chunks=tally.late,
         underruns=tally.underruns,
-        late_ticks=loop.late_ticks if loop else 0,
-        tick_jitter_p99_ms=loop.jitter_p99_ms if loop else 0.0,
+        late_ticks=control_loop.late_ticks if control_loop else 0,
+        tick_jitter_p99_ms=control_loop.jitter_p99_ms if control_loop else 0.0,
         max_step=tally.max_step,
         max_velocity_ratio=tally.velocity_ratio,
         max_acceleration_ratio=tally.acceleration_ratio,
         max_jerk_ratio=tally.jerk_ratio,
-        contacts_ahead=tally.contacts,
-        commands_lost=tally.lost,
+        contacts_ahead=tally.predicted_collisions,
+        commands_lost=tally.commands_lost,
         reason=snapshot.reason,
     )
-    msg.header.stamp = message_conversion.time(now_ns)
+    msg.header.stamp = message_conversion.time_to_msg(now_ns)
     return msg

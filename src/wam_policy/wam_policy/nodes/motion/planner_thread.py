@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Callable
 
 from wam_policy.core.motion.motion_control import MotionControl
-from wam_policy.core.motion.plan_request import proposed
+from wam_policy.core.motion.plan_request import compute_plan
 from wam_policy.core.motion.trajectory import Trajectory
 
-LONGEST_NAP_S = 0.05  # a lost wake-up costs this much, not the motion
+MAX_WAIT_S = 0.05  # a lost wake-up costs this much, not the motion
 
 
-class Planner:
+class PlannerThread:
     """Work off what motion wants planned or published until closed."""
 
     def __init__(
@@ -24,12 +24,17 @@ class Planner:
         motion: MotionControl,
         lock: threading.Lock,
         now_ns: Callable[[], int],
-        prepared: Callable[[Trajectory], Callable[[], None]],
+        make_publish_fn: Callable[[Trajectory], Callable[[], None]],
     ) -> None:
         """Take motion with its lock; `prepared` returns what publishes a trajectory."""
-        self._motion, self._lock, self._now_ns, self._prepared = motion, lock, now_ns, prepared
-        self._outbox: deque[Callable[[], None]] = deque()
-        self._wanted = threading.Event()
+        self._motion, self._lock, self._now_ns, self._make_publish_fn = (
+            motion,
+            lock,
+            now_ns,
+            make_publish_fn,
+        )
+        self._publish_queue: deque[Callable[[], None]] = deque()
+        self._wake_event = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name='planner', daemon=True)
         self.error: Exception | None = None
@@ -40,45 +45,51 @@ class Planner:
     def close(self) -> None:
         """Plan and publish what is still due, a stop above all, then end."""
         self._closing = True
-        self._wanted.set()
+        self._wake_event.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def wake(self) -> None:
         """Say that there may be something to plan."""
-        self._wanted.set()
+        self._wake_event.set()
 
-    def send(self, trajectory: Trajectory) -> None:
+    def enqueue(self, trajectory: Trajectory) -> None:
         """Publish `trajectory` soon; the caller holds the lock under which it was decided."""
-        self._outbox.append(self._prepared(trajectory))
-        self._wanted.set()
+        self._publish_queue.append(self._make_publish_fn(trajectory))
+        self._wake_event.set()
 
     def _run(self) -> None:
         try:
             while True:
-                self._wanted.wait(LONGEST_NAP_S)
-                self._wanted.clear()
-                busy = self._work()
-                if self._closing and not busy and not self._motion.stop_due:
+                self._wake_event.wait(MAX_WAIT_S)
+                self._wake_event.clear()
+                busy = self._plan_and_publish()
+                if self._closing and not busy and not self._motion.stop_requested:
                     return  # a stop may first have waited for a report
         except Exception as error:  # noqa: BLE001 - the node ends with it, see error
             self.error = error
 
-    def _work(self) -> bool:
+    def _plan_and_publish(self) -> bool:
         """Plan at most one thing and publish everything decided; tell whether there was any."""
         with self._lock:
             motion = self._motion  # every report wakes, few find something to plan
-            asked = motion.stop_due or motion.pending is not None
-            job = motion.job(self._now_ns()) if asked else None
+            asked = motion.stop_requested or motion.pending_chunk is not None
+            job = motion.next_plan_request(self._now_ns()) if asked else None
         if job is not None:
-            proposal = proposed(job)
-            publish = self._prepared(proposal.plan) if proposal.plan is not None else None
+            proposal = compute_plan(job)
+            publish = (
+                self._make_publish_fn(proposal.trajectory)
+                if proposal.trajectory is not None
+                else None
+            )
             with self._lock:
-                plan = self._motion.accepted(proposal, self._now_ns())
+                plan = self._motion.accept_plan(proposal, self._now_ns())
                 if plan is not None:  # the proposal's own, or a hold in its place
-                    self._outbox.append(publish if plan is proposal.plan else self._prepared(plan))
-            self._wanted.set()  # what came meanwhile, or what came too late
-        busy = job is not None or bool(self._outbox)
-        while self._outbox:
-            self._outbox.popleft()()
+                    self._publish_queue.append(
+                        publish if plan is proposal.trajectory else self._make_publish_fn(plan)
+                    )
+            self._wake_event.set()  # what came meanwhile, or what came too late
+        busy = job is not None or bool(self._publish_queue)
+        while self._publish_queue:
+            self._publish_queue.popleft()()
         return busy

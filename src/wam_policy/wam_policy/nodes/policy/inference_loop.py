@@ -8,12 +8,24 @@ from collections.abc import Callable
 
 import numpy as np
 
-from wam_policy.core.observation.latest_slot import Newest
-from wam_policy.core.session.model_requests import Answer, Cache, Commit, Query, Request, Reset
-from wam_policy.core.session.policy_session import Policy, Workers
+from wam_policy.core.observation.latest_slot import LatestSlot
+from wam_policy.core.session.model_requests import (
+    CacheStatus,
+    Commit,
+    Query,
+    QueryResult,
+    Request,
+    Reset,
+)
+from wam_policy.core.session.policy_session import PolicySession, WorkerAvailability
 from wam_policy.core.types import Chunk
-from wam_policy.nodes.policy.worker_backend import Engine
-from wam_policy.workers.supervisor import Interrupted, NotReady, WorkerDied, WorkerError
+from wam_policy.nodes.policy.worker_backend import WorkerBackend
+from wam_policy.workers.supervisor import (
+    RequestInterrupted,
+    WorkerError,
+    WorkerExited,
+    WorkersNotReady,
+)
 
 POLL_S = 0.004  # how late a new frame may find an idle requester; costs 1 % of a core
 IDLE_S = 0.05  # where nothing can be asked before someone calls `wake`
@@ -21,14 +33,14 @@ RETRY_NS = 1_000_000_000
 VIDEO_PERIOD_NS = 1_000_000_000
 
 
-class Shared:
+class LockedPolicy:
     """Lend the policy to one thread at a time: `with shared as policy`."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: PolicySession) -> None:
         self._policy = policy
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Policy:
+    def __enter__(self) -> PolicySession:
         self._lock.acquire()
         return self._policy
 
@@ -36,51 +48,55 @@ class Shared:
         self._lock.release()
 
 
-class Requester:
+class InferenceLoop:
     """Ask what the policy wants next until it is closed."""
 
     def __init__(
         self,
-        shared: Shared,
+        locked_policy: LockedPolicy,
         now_ns: Callable[[], int],
-        publish: Callable[[Chunk, int], None],
-        on_video: Callable[[Chunk, np.ndarray], None],
-        wants_video: Callable[[], bool],
+        publish_chunk: Callable[[Chunk, int], None],
+        publish_video: Callable[[Chunk, np.ndarray], None],
+        is_video_requested: Callable[[], bool],
     ) -> None:
         """Take `publish(chunk, answered_ns)` and `on_video`; the own thread calls them."""
-        self._shared, self._now_ns = shared, now_ns
-        self._publish, self._on_video, self._wants_video = publish, on_video, wants_video
-        self._engine: Engine | None = None
-        self._next_engine: Newest[Engine] = Newest()
+        self._locked_policy, self._now_ns = locked_policy, now_ns
+        self._publish_chunk, self._publish_video, self._is_video_requested = (
+            publish_chunk,
+            publish_video,
+            is_video_requested,
+        )
+        self._backend: WorkerBackend | None = None
+        self._next_backend: LatestSlot[WorkerBackend] = LatestSlot()
         self._active = False
         self._closing = False
-        self._awake = threading.Event()
-        self._shown: Chunk | None = None  # newest chunk, whose video may be wanted
-        self._video_ns: int | None = None  # when video was last decoded
+        self._wake_event = threading.Event()
+        self._undecoded_chunk: Chunk | None = None  # newest chunk, whose video may be wanted
+        self._last_video_ns: int | None = None  # when video was last decoded
         self._thread = threading.Thread(target=self._run, name='requester', daemon=True)
 
-    def start(self, engine: Engine) -> None:
-        self._next_engine.put(engine)
+    def start(self, backend: WorkerBackend) -> None:
+        self._next_backend.put(backend)
         self._thread.start()
 
-    def replace(self, engine: Engine) -> None:
+    def replace_backend(self, backend: WorkerBackend) -> None:
         """Close the workers and start others; returns at once."""
-        self._next_engine.put(engine)
-        self._awake.set()
+        self._next_backend.put(backend)
+        self._wake_event.set()
 
-    def activate(self, active: bool) -> None:
+    def set_active(self, active: bool) -> None:
         self._active = active
-        self._awake.set()
+        self._wake_event.set()
 
     def wake(self) -> None:
         """Look again now: something arrived that may change what is asked."""
-        self._awake.set()
+        self._wake_event.set()
 
     def close(self) -> None:
         """End the thread and the workers; a request under way is given up."""
         self._closing = True
-        self._awake.set()
-        engine = self._engine
+        self._wake_event.set()
+        engine = self._backend
         if engine is not None:
             engine.interrupt()
         if self._thread.ident is not None:  # a configuration may have failed before
@@ -89,66 +105,68 @@ class Requester:
     def _run(self) -> None:
         try:
             while not self._closing:
-                self._change_engine()
-                if not self._step():
-                    self._awake.wait(POLL_S if self._active else IDLE_S)
-                    self._awake.clear()
+                self._switch_backend()
+                if not self._execute_next():
+                    self._wake_event.wait(POLL_S if self._active else IDLE_S)
+                    self._wake_event.clear()
         finally:
-            for engine in (self._engine, self._next_engine.take()):
+            for engine in (self._backend, self._next_backend.take()):
                 if engine is not None:
                     engine.close()
 
-    def _change_engine(self) -> None:
-        engine = self._next_engine.take()
+    def _switch_backend(self) -> None:
+        engine = self._next_backend.take()
         if engine is None:
             return
-        if self._engine is not None:
-            self._engine.close()
-        self._engine = engine
+        if self._backend is not None:
+            self._backend.close()
+        self._backend = engine
         engine.start()
 
-    def _step(self) -> bool:
+    def _execute_next(self) -> bool:
         """Ask one thing; False: there is nothing to ask."""
         if not self._active:
             return False
-        with self._shared as policy:
-            request = policy.next(self._now_ns())
+        with self._locked_policy as policy:
+            request = policy.next_request(self._now_ns())
         try:
             if request is not None:
-                self._ask(request)
+                self._execute(request)
                 return True
-            return self._show()
-        except (NotReady, Interrupted):
+            return self._decode_video()
+        except (WorkersNotReady, RequestInterrupted):
             return False  # the news say why
-        except WorkerDied as death:
-            with self._shared as policy:
-                policy.on_workers(Workers.DOWN, str(death))
+        except WorkerExited as death:
+            with self._locked_policy as policy:
+                policy.on_workers_unavailable(WorkerAvailability.DOWN, str(death))
         except WorkerError as error:
-            with self._shared as policy:
-                policy.on_failure(str(error), self._now_ns() + RETRY_NS)
+            with self._locked_policy as policy:
+                policy.on_request_failed(str(error), self._now_ns() + RETRY_NS)
         return False
 
-    def _ask(self, request: Request) -> None:
-        said = self._engine.ask(request)
+    def _execute(self, request: Request) -> None:
+        said = self._backend.execute(request)
         answered_ns = self._now_ns()
-        with self._shared as policy:
+        with self._locked_policy as policy:
             if isinstance(request, Reset):
-                policy.on_reset(request)
-            elif isinstance(request, Commit) and isinstance(said, Cache):
-                policy.on_committed(request, said)
-            elif isinstance(request, Query) and isinstance(said, Answer):
-                self._shown = policy.on_answer(request, said, answered_ns)
-                if self._shown is not None:
+                policy.on_reset_done(request)
+            elif isinstance(request, Commit) and isinstance(said, CacheStatus):
+                policy.on_commit_done(request, said)
+            elif isinstance(request, Query) and isinstance(said, QueryResult):
+                self._undecoded_chunk = policy.on_query_result(request, said, answered_ns)
+                if self._undecoded_chunk is not None:
                     # still under the lock: a new instruction comes before or after, never between
-                    self._publish(self._shown, answered_ns)
-                    policy.on_published(self._shown, answered_ns, self._now_ns())
+                    self._publish_chunk(self._undecoded_chunk, answered_ns)
+                    policy.on_published(self._undecoded_chunk, answered_ns, self._now_ns())
 
-    def _show(self) -> bool:
+    def _decode_video(self) -> bool:
         """Decode the newest prediction if someone watches; only where nothing else is due."""
-        now_ns, chunk = self._now_ns(), self._shown
-        recent = self._video_ns is not None and 0 <= now_ns - self._video_ns < VIDEO_PERIOD_NS
-        if chunk is None or recent or not self._wants_video():
+        now_ns, chunk = self._now_ns(), self._undecoded_chunk
+        recent = (
+            self._last_video_ns is not None and 0 <= now_ns - self._last_video_ns < VIDEO_PERIOD_NS
+        )
+        if chunk is None or recent or not self._is_video_requested():
             return False
-        self._shown, self._video_ns = None, now_ns
-        self._on_video(chunk, self._engine.video())
+        self._undecoded_chunk, self._last_video_ns = None, now_ns
+        self._publish_video(chunk, self._backend.decode_video())
         return True

@@ -8,47 +8,52 @@ from rclpy.node import Node
 from wam_msgs.msg import PolicyStatus
 from wam_policy.core.robot.embodiment import Camera, Embodiment
 from wam_policy.core.session import policy_health
-from wam_policy.core.session.policy_health import Level
-from wam_policy.core.session.policy_session import State
+from wam_policy.core.session.policy_health import DiagnosticLevel
+from wam_policy.core.session.policy_session import PolicyState
 
-Judged = tuple[Level, str, Mapping[str, str]]
+DiagnosticResult = tuple[DiagnosticLevel, str, Mapping[str, str]]
 
 
-class Diagnostics:
+class PolicyDiagnostics:
     """Judge the newest status; tasks of the robot's cameras come with `watch`."""
 
     def __init__(
-        self, node: Node, status: Callable[[], PolicyStatus], wanted_hz: Callable[[], float]
+        self,
+        node: Node,
+        get_status: Callable[[], PolicyStatus],
+        get_target_hz: Callable[[], float],
     ) -> None:
         """Take how to get the status now; before `watch` nobody asks."""
-        self._status, self._wanted_hz = status, wanted_hz
+        self._get_status, self._get_target_hz = get_status, get_target_hz
         self._robot: Embodiment | None = None
-        self._seen = PolicyStatus()  # what all tasks of one round judge
+        self._latest_status = PolicyStatus()  # what all tasks of one round judge
         self._updater = Updater(node)
         self._updater.setHardwareID('none')
 
-    def watch(self, robot: Embodiment) -> None:
+    def add_tasks(self, robot: Embodiment) -> None:
         """Report on this robot from now on."""
         self._robot = robot
         self._updater.setHardwareID(robot.name)
-        self._add('loop', lambda _: self._loop(self._looked()))  # the first of every round
-        self._add('query latency and rate', self._queries)
-        self._add('workers', self._workers)
+        self._add_task(
+            'loop', lambda _: self._check_loop(self._refresh_status())
+        )  # the first of every round
+        self._add_task('query latency and rate', self._check_queries)
+        self._add_task('workers', self._check_workers)
         for index, camera in enumerate(robot.cameras):
-            self._add(
+            self._add_task(
                 f'camera {camera.key} rate and age',
-                lambda status, i=index, c=camera: _camera(status, i, c),
+                lambda status, i=index, c=camera: _check_camera(status, i, c),
             )
 
-    def forget(self) -> None:
+    def remove_tasks(self) -> None:
         """Report nothing until the next `watch`."""
         for task in list(self._updater.tasks):
             self._updater.removeByName(task.name)
         self._robot = None
 
-    def _add(self, name: str, judge: Callable[[PolicyStatus], Judged]) -> None:
+    def _add_task(self, name: str, check: Callable[[PolicyStatus], DiagnosticResult]) -> None:
         def run(out: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
-            level, text, values = judge(self._seen)
+            level, text, values = check(self._latest_status)
             out.summary(bytes([level]), text)
             for key, value in values.items():
                 out.add(key, value)
@@ -56,13 +61,13 @@ class Diagnostics:
 
         self._updater.add(name, run)
 
-    def _looked(self) -> PolicyStatus:
-        self._seen = self._status()
-        return self._seen
+    def _refresh_status(self) -> PolicyStatus:
+        self._latest_status = self._get_status()
+        return self._latest_status
 
-    def _loop(self, status: PolicyStatus) -> Judged:
+    def _check_loop(self, status: PolicyStatus) -> DiagnosticResult:
         return (
-            *policy_health.of_state(State(status.state), status.reason),
+            *policy_health.diagnose_state(PolicyState(status.state), status.reason),
             {
                 'instruction': status.instruction,
                 'session': status.session,
@@ -74,14 +79,14 @@ class Diagnostics:
             },
         )
 
-    def _queries(self, status: PolicyStatus) -> Judged:
+    def _check_queries(self, status: PolicyStatus) -> DiagnosticResult:
         p99_ms = dict(zip(status.stage_names, status.stage_p99_ms, strict=True))
         p50_ms = dict(zip(status.stage_names, status.stage_p50_ms, strict=True))
         chunk_s = self._robot.horizon * self._robot.step_dt_s
-        judged = policy_health.of_queries(
-            State(status.state),
+        judged = policy_health.diagnose_queries(
+            PolicyState(status.state),
             status.query_rate_hz,
-            self._wanted_hz(),
+            self._get_target_hz(),
             p99_ms.get('total'),
             chunk_s,
         )
@@ -96,9 +101,9 @@ class Diagnostics:
             },
         )
 
-    def _workers(self, status: PolicyStatus) -> Judged:
+    def _check_workers(self, status: PolicyStatus) -> DiagnosticResult:
         return (
-            *policy_health.of_workers(status.worker_restarts, status.trained, status.model),
+            *policy_health.diagnose_workers(status.worker_restarts, status.trained, status.model),
             {
                 'model': status.model,
                 'trained': str(status.trained),
@@ -107,9 +112,9 @@ class Diagnostics:
         )
 
 
-def _camera(status: PolicyStatus, index: int, camera: Camera) -> Judged:
+def _check_camera(status: PolicyStatus, index: int, camera: Camera) -> DiagnosticResult:
     age_ms, rate_hz = status.camera_age_ms[index], status.camera_rate_hz[index]
-    judged = policy_health.of_camera(
+    judged = policy_health.diagnose_camera(
         None if age_ms < 0 else age_ms / 1e3, camera.max_age_s, rate_hz, camera.fps
     )
     return (

@@ -21,17 +21,21 @@ from wam_msgs.msg import ActionChunk, PolicyStatus
 from wam_msgs.srv import Reload
 from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.session.policy_session import Policy, Settings, Workers
+from wam_policy.core.session.policy_session import (
+    PolicySession,
+    SessionSettings,
+    WorkerAvailability,
+)
 from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, parameters, qos
-from wam_policy.nodes.node_clock import Now
+from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import PolicyParams
 from wam_policy.nodes.policy import policy_status, worker_backend
-from wam_policy.nodes.policy.inference_loop import Requester, Shared
-from wam_policy.nodes.policy.policy_diagnostics import Diagnostics
-from wam_policy.nodes.policy.run_instruction_action import Runs
-from wam_policy.nodes.policy.worker_backend import Engine, News
-from wam_policy.nodes.run_node import spun
+from wam_policy.nodes.policy.inference_loop import InferenceLoop, LockedPolicy
+from wam_policy.nodes.policy.policy_diagnostics import PolicyDiagnostics
+from wam_policy.nodes.policy.run_instruction_action import RunInstructionAction
+from wam_policy.nodes.policy.worker_backend import BackendStatus, WorkerBackend
+from wam_policy.nodes.run_node import run_node
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 STATUS_PERIOD_S = 0.1  # at most this often, at least every HEARTBEAT_TICKS
@@ -44,21 +48,23 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self, context: Context | None = None) -> None:
         super().__init__('policy', context=context)
-        self._now_ns = Now(self.get_clock())
+        self._now_ns = NodeClock(self.get_clock())
         self._params: PolicyParams | None = None
         self._robot: Embodiment | None = None
-        self._shared: Shared | None = None
-        self._requester: Requester | None = None
-        self._news = News(Workers.STARTING, 'workers are starting')
+        self._locked_policy: LockedPolicy | None = None
+        self._inference_loop: InferenceLoop | None = None
+        self._backend_status = BackendStatus(WorkerAvailability.STARTING, 'workers are starting')
         self._inputs: list = []
-        self._told: tuple = ()  # what the last status said that counts as a change
-        self._logged, self._logged_s = '', 0.0  # state that was logged last, and when
-        self._quiet_ticks = 0
+        self._last_published: tuple = ()  # what the last status said that counts as a change
+        self._logged_state, self._logged_s = '', 0.0  # state that was logged last, and when
+        self._ticks_since_status = 0
         parameters.read(self, PolicyParams)  # declared early: visible before configuration
-        parameters.guard(self, PolicyParams, lambda: bool(self._inputs), self._on_params)
-        self._status_out = self.create_publisher(PolicyStatus, 'status', qos.LATCHED)
-        self._diagnostics = Diagnostics(self, self._status, self._wanted_hz)
-        self._time_jumps = self.get_clock().create_jump_callback(
+        parameters.add_on_change_callback(
+            self, PolicyParams, lambda: bool(self._inputs), self._on_params
+        )
+        self._status_publisher = self.create_publisher(PolicyStatus, 'status', qos.LATCHED)
+        self._diagnostics = PolicyDiagnostics(self, self._make_status, self._target_query_rate_hz)
+        self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=self._on_time_jump,
         )
@@ -68,51 +74,61 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._params = given = parameters.read(self, PolicyParams)
-            self._robot = embodiment.load(given.embodiment)
-            plan = worker_backend.plan(given, given.checkpoint)
-            taken = worker_backend.stood_in(given.checkpoint, self._robot.name)
+            self._robot = embodiment.load_embodiment(given.embodiment)
+            plan = worker_backend.build_worker_spec(given, given.checkpoint)
+            taken = worker_backend.select_checkpoint(given.checkpoint, self._robot.name)
             if taken != given.checkpoint:
                 self.get_logger().warning(
                     f'the shipped model {given.checkpoint} does not know {self._robot.name}: '
-                    + ('random weights' if taken == checkpoints.STAND_IN else f'{taken} instead')
+                    + (
+                        'random weights'
+                        if taken == checkpoints.FALLBACK_CHECKPOINT
+                        else f'{taken} instead'
+                    )
                 )
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
-        policy = Policy(
+        policy = PolicySession(
             self._robot,
-            Settings(
-                query_period_ns=_period_ns(given.max_query_rate_hz),
-                max_gap_ns=round(given.reset_gap_s * 1e9),
+            SessionSettings(
+                query_period_ns=_rate_to_period_ns(given.max_query_rate_hz),
+                max_frame_gap_ns=round(given.reset_gap_s * 1e9),
                 max_instruction_length=given.max_instruction_length,
                 query_per_commit=given.mode == 'reference',
-                newest_posture=given.sight == 'memory',
+                latest_joint_state=given.sight == 'memory',
             ),
-            boot=secrets.token_hex(4),
+            session_prefix=secrets.token_hex(4),
         )
         policy.on_instruction(given.instruction)
-        self._shared = Shared(policy)
-        self._chunks = self.create_lifecycle_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
-        self._video = self.create_lifecycle_publisher(Image, 'predicted_video', qos.IMAGE)
-        self._runs = Runs(self, self._shared, lambda: bool(self._inputs), self._status)
-        self._reload = self.create_service(Reload, 'reload', self._on_reload)
-        self._requester = Requester(
-            self._shared,
+        self._locked_policy = LockedPolicy(policy)
+        self._chunk_publisher = self.create_lifecycle_publisher(
+            ActionChunk, 'action_chunk', qos.CHUNK
+        )
+        self._video_publisher = self.create_lifecycle_publisher(
+            Image, 'predicted_video', qos.IMAGE
+        )
+        self._run_action = RunInstructionAction(
+            self, self._locked_policy, lambda: bool(self._inputs), self._make_status
+        )
+        self._reload_service = self.create_service(Reload, 'reload', self._on_reload)
+        self._inference_loop = InferenceLoop(
+            self._locked_policy,
             self._now_ns,
             self._publish_chunk,
             self._publish_video,
-            self._video_wanted,
+            self._is_video_requested,
         )
-        self._requester.start(self._engine(plan))
-        self._diagnostics.watch(self._robot)
-        self._timer = self.create_timer(STATUS_PERIOD_S, self._on_status_timer)
+        self._inference_loop.start(self._make_backend(plan))
+        self._diagnostics.add_tasks(self._robot)
+        self._status_timer = self.create_timer(STATUS_PERIOD_S, self._on_status_timer)
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._inputs = [
             self.create_subscription(String, 'instruction', self._on_instruction, qos.REQUEST),
             self.create_subscription(
-                JointState, self._params.joint_states_topic, self._on_joints, qos.JOINTS
+                JointState, self._params.joint_states_topic, self._on_joint_state, qos.JOINTS
             ),
         ]
         compressed = self._params.compressed_images
@@ -125,13 +141,13 @@ class PolicyNode(LifecycleNode):
                     qos.IMAGE,
                 )
             )
-        self._requester.activate(True)
+        self._inference_loop.set_active(True)
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._requester.activate(False)
+        self._inference_loop.set_active(False)
         self._close_inputs()
-        with self._shared as policy:
+        with self._locked_policy as policy:
             policy.on_instruction('')
         self._publish_status()
         return super().on_deactivate(state)
@@ -155,17 +171,20 @@ class PolicyNode(LifecycleNode):
     def _release(self) -> None:
         """Undo the configuration, as far as there is one."""
         self._close_inputs()
-        if self._requester is None:
+        if self._inference_loop is None:
             return
-        self._requester.close()
-        self._requester = None
-        self._diagnostics.forget()
-        self._runs.close()
-        self.destroy_timer(self._timer)
-        self.destroy_service(self._reload)
-        for publisher in (self._chunks, self._video):
+        self._inference_loop.close()
+        self._inference_loop = None
+        self._diagnostics.remove_tasks()
+        self._run_action.close()
+        self.destroy_timer(self._status_timer)
+        self.destroy_service(self._reload_service)
+        for publisher in (self._chunk_publisher, self._video_publisher):
             self.destroy_lifecycle_publisher(publisher)
-        self._news, self._told = News(Workers.STARTING, 'workers are starting'), ()
+        self._backend_status, self._last_published = (
+            BackendStatus(WorkerAvailability.STARTING, 'workers are starting'),
+            (),
+        )
 
     def _close_inputs(self) -> None:
         inputs, self._inputs = self._inputs, []
@@ -177,34 +196,34 @@ class PolicyNode(LifecycleNode):
     def _on_image(self, camera: str, msg: Image | CompressedImage) -> None:
         now_ns = self._now_ns()
         read = (
-            message_conversion.frame
+            message_conversion.frame_from_msg
             if isinstance(msg, Image)
-            else message_conversion.frame_of_compressed
+            else message_conversion.frame_from_compressed_msg
         )
         try:
             frame = read(msg, camera)
         except ValueError as error:
-            with self._shared as policy:
-                policy.on_refused(camera, str(error))
+            with self._locked_policy as policy:
+                policy.on_invalid_message(camera, str(error))
             return
-        with self._shared as policy:
+        with self._locked_policy as policy:
             policy.on_frame(frame, now_ns)
 
-    def _on_joints(self, msg: JointState) -> None:
+    def _on_joint_state(self, msg: JointState) -> None:
         now_ns = self._now_ns()
         try:
-            joints = message_conversion.joint_state(msg, self._robot.observed)
+            joints = message_conversion.joint_state_from_msg(msg, self._robot.observed)
         except ValueError as error:
-            with self._shared as policy:
-                policy.on_refused('joint states', str(error))
+            with self._locked_policy as policy:
+                policy.on_invalid_message('joint states', str(error))
             return
-        with self._shared as policy:
+        with self._locked_policy as policy:
             policy.on_joints(joints, now_ns)
 
     def _on_instruction(self, msg: String) -> None:
-        with self._shared as policy:
+        with self._locked_policy as policy:
             policy.on_instruction(msg.data)
-        self._requester.wake()
+        self._inference_loop.wake()
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         changed = jump.clock_change not in (
@@ -217,115 +236,124 @@ class PolicyNode(LifecycleNode):
             else f'time went back by {-jump.delta.nanoseconds / 1e9:.3f} s'
         )
         self.get_logger().warning(f'{reason}: observations are dropped')
-        if self._shared is not None:
-            with self._shared as policy:
+        if self._locked_policy is not None:
+            with self._locked_policy as policy:
                 policy.on_time_jump(reason)
 
     def _on_params(self, changed: PolicyParams) -> None:
         self._params = changed
-        if self._shared is not None:
-            with self._shared as policy:
-                policy.retune(_period_ns(changed.max_query_rate_hz))
+        if self._locked_policy is not None:
+            with self._locked_policy as policy:
+                policy.set_query_period(_rate_to_period_ns(changed.max_query_rate_hz))
 
     def _on_reload(self, request: Reload.Request, response: Reload.Response) -> Reload.Response:
-        checkpoint = worker_backend.stood_in(
+        checkpoint = worker_backend.select_checkpoint(
             request.checkpoint or self._params.checkpoint, self._robot.name
         )
         try:
-            plan = worker_backend.plan(self._params, checkpoint)
+            plan = worker_backend.build_worker_spec(self._params, checkpoint)
         except ValueError as error:
             response.message = str(error)
             return response
-        with self._shared as policy:
-            policy.on_workers(Workers.STARTING, f'loading {checkpoint} on request')
-        self._requester.replace(self._engine(plan))
+        with self._locked_policy as policy:
+            policy.on_workers_unavailable(
+                WorkerAvailability.STARTING, f'loading {checkpoint} on request'
+            )
+        self._inference_loop.replace_backend(self._make_backend(plan))
         response.success, response.message = True, f'loading {checkpoint}; see the status'
         return response
 
     # workers
 
-    def _engine(self, plan: worker_backend.Plan) -> Engine:
-        return Engine(
-            plan,
+    def _make_backend(self, spec: worker_backend.WorkerSpec) -> WorkerBackend:
+        return WorkerBackend(
+            spec,
             self._params,
             lambda rank, line: self.get_logger().info(f'worker {rank}: {line}'),
-            self._on_news,
+            self._on_backend_status,
         )
 
-    def _on_news(self, news: News) -> None:
-        self._news = news
-        with self._shared as policy:
-            if news.grid is not None:
-                policy.on_ready(news.grid, news.query_per_commit, news.newest_posture)
+    def _on_backend_status(self, status: BackendStatus) -> None:
+        self._backend_status = status
+        with self._locked_policy as policy:
+            if status.block_timing is not None:
+                policy.on_workers_ready(
+                    status.block_timing, status.query_per_commit, status.latest_joint_state
+                )
             else:
-                policy.on_workers(news.workers, news.reason)
-        if news.grid is not None and not news.trained:
+                policy.on_workers_unavailable(status.availability, status.reason)
+        if status.block_timing is not None and not status.trained:
             self.get_logger().warning(
-                f'{policy_status.UNTRAINED} weights ({news.model}): motion means nothing'
+                f'{policy_status.UNTRAINED} weights ({status.model}): motion means nothing'
             )
 
     # outputs
 
-    def _publish_chunk(self, chunk: Chunk, answered_ns: int) -> None:
-        self._chunks.publish(
-            message_conversion.chunk_message(
-                chunk, self._robot.name, answered_ns, self._news.trained
+    def _publish_chunk(self, chunk: Chunk, inference_end_ns: int) -> None:
+        self._chunk_publisher.publish(
+            message_conversion.chunk_to_msg(
+                chunk, self._robot.name, inference_end_ns, self._backend_status.trained
             )
         )
 
-    def _video_wanted(self) -> bool:
-        return self._news.decodes and self._video.get_subscription_count() > 0
+    def _is_video_requested(self) -> bool:
+        return (
+            self._backend_status.can_decode_video
+            and self._video_publisher.get_subscription_count() > 0
+        )
 
     def _publish_video(self, chunk: Chunk, frames: np.ndarray) -> None:
         """Publish predicted frames, stamped with the times they are predicted for."""
-        period_ns = self._news.grid.frame_period_ns
+        period_ns = self._backend_status.block_timing.frame_period_ns
         for i, rgb in enumerate(frames):
-            self._video.publish(
-                message_conversion.image(
+            self._video_publisher.publish(
+                message_conversion.image_to_msg(
                     rgb, chunk.stamp_ns + (i + 1) * period_ns, self._robot.name
                 )
             )
 
-    def _status(self) -> PolicyStatus:
+    def _make_status(self) -> PolicyStatus:
         now_ns = self._now_ns()
-        with self._shared as policy:
-            return policy_status.message(policy, self._news, self._params.mode, now_ns)
+        with self._locked_policy as policy:
+            return policy_status.make_message(
+                policy, self._backend_status, self._params.mode, now_ns
+            )
 
     def _on_status_timer(self) -> None:
         """Publish what changed, and a sign of life every second."""
-        self._runs.advance()
-        with self._shared as policy:
+        self._run_action.update()
+        with self._locked_policy as policy:
             changed = (
-                policy.condition(self._now_ns())[0],
+                policy.get_state(self._now_ns())[0],
                 policy.instruction,
-                policy.tally,
-                self._news,
+                policy.counters,
+                self._backend_status,
             )
-        self._quiet_ticks += 1
-        if changed != self._told or self._quiet_ticks >= HEARTBEAT_TICKS:
-            self._told, self._quiet_ticks = changed, 0
+        self._ticks_since_status += 1
+        if changed != self._last_published or self._ticks_since_status >= HEARTBEAT_TICKS:
+            self._last_published, self._ticks_since_status = changed, 0
             self._publish_status()
 
     def _publish_status(self) -> None:
-        status = self._status()
-        self._status_out.publish(status)
+        status = self._make_status()
+        self._status_publisher.publish(status)
         now_s = self._now_ns() / 1e9
-        if status.state_name != self._logged and abs(now_s - self._logged_s) >= LOG_PERIOD_S:
-            self._logged, self._logged_s = status.state_name, now_s
+        if status.state_name != self._logged_state and abs(now_s - self._logged_s) >= LOG_PERIOD_S:
+            self._logged_state, self._logged_s = status.state_name, now_s
             self.get_logger().info(
                 f'{status.state_name}: {status.reason}' if status.reason else status.state_name
             )
 
-    def _wanted_hz(self) -> float:
+    def _target_query_rate_hz(self) -> float:
         return self._params.max_query_rate_hz or float('inf')
 
 
-def _period_ns(rate_hz: float) -> int:
+def _rate_to_period_ns(rate_hz: float) -> int:
     return round(1e9 / rate_hz) if rate_hz else 0
 
 
 def main(args: list[str] | None = None) -> None:
-    spun(PolicyNode, args)
+    run_node(PolicyNode, args)
 
 
 if __name__ == '__main__':

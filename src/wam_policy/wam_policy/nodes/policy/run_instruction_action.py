@@ -14,42 +14,55 @@ from rclpy.task import Future
 
 from wam_msgs.action import RunInstruction
 from wam_msgs.msg import MotionStatus, PolicyStatus, SimStatus
-from wam_policy.core.session.instruction_goal import Outcome, Run, World
-from wam_policy.core.session.policy_session import State
+from wam_policy.core.session.instruction_goal import (
+    GoalContext,
+    InstructionGoal,
+    InstructionOutcome,
+)
+from wam_policy.core.session.policy_session import PolicyState
 from wam_policy.nodes import qos
-from wam_policy.nodes.policy.inference_loop import Shared
+from wam_policy.nodes.policy.inference_loop import LockedPolicy
 
 SIM_STATUS_TOPIC = '/sim/status'  # only a simulated robot has one
-CLOSED = 'the policy is shutting down'
-STOPPED = (MotionStatus.ESTOPPED, MotionStatus.PROTECTIVE_STOP)
+CLOSED_MESSAGE = 'the policy is shutting down'
+MOTION_STOPPED_STATES = (MotionStatus.ESTOPPED, MotionStatus.PROTECTIVE_STOP)
 
 
 @dataclass(slots=True, eq=False)
-class _Current:
+class _ActiveRun:
     """Hold one run that goes on and the goal it answers."""
 
-    run: Run
-    goal: ServerGoalHandle
-    over: Future  # set with (outcome, message) once it is over
+    instruction_goal: InstructionGoal
+    goal_handle: ServerGoalHandle
+    done: Future  # set with (outcome, message) once it is over
 
 
-class Runs:
+class RunInstructionAction:
     """Serve the action of one configured node."""
 
     def __init__(
         self,
         node: LifecycleNode,
-        shared: Shared,
-        active: Callable[[], bool],
-        status: Callable[[], PolicyStatus],
+        locked_policy: LockedPolicy,
+        is_active: Callable[[], bool],
+        get_status: Callable[[], PolicyStatus],
     ) -> None:
-        self._node, self._shared, self._active, self._status = node, shared, active, status
-        self._current: list[_Current] = []
-        self._achieved = ''  # instruction the simulator says is fulfilled
+        self._node, self._locked_policy, self._is_active, self._get_status = (
+            node,
+            locked_policy,
+            is_active,
+            get_status,
+        )
+        self._active_runs: list[_ActiveRun] = []
+        self._achieved_instruction = ''  # instruction the simulator says is fulfilled
         self._motion_fault = ''
         self._inputs = [
-            node.create_subscription(SimStatus, SIM_STATUS_TOPIC, self._on_sim, qos.REQUEST),
-            node.create_subscription(MotionStatus, 'motion_status', self._on_motion, qos.LATCHED),
+            node.create_subscription(
+                SimStatus, SIM_STATUS_TOPIC, self._on_sim_status, qos.REQUEST
+            ),
+            node.create_subscription(
+                MotionStatus, 'motion_status', self._on_motion_status, qos.LATCHED
+            ),
         ]
         self._server = ActionServer(
             node,
@@ -61,32 +74,40 @@ class Runs:
         )
 
     def close(self) -> None:
-        for current in self._current:
-            current.over.set_result((Outcome.FAILED, CLOSED))
+        for current in self._active_runs:
+            current.done.set_result((InstructionOutcome.FAILED, CLOSED_MESSAGE))
         for subscription in self._inputs:
             self._node.destroy_subscription(subscription)
         self._server.destroy()
 
-    def advance(self) -> None:
+    def update(self) -> None:
         """Judge every run and tell how it goes; called at the rate of the status."""
         now_ns = self._node.get_clock().now().nanoseconds
-        for current in [c for c in self._current if not c.over.done()]:
-            with self._shared as policy:
-                order = policy.orders
-                state, reason = policy.condition(now_ns)
-            fault = reason if state is State.ERROR else self._motion_fault
-            world = World(now_ns, order, fault, self._achieved, current.goal.is_cancel_requested)
-            outcome = current.run.outcome(world)
+        for current in [c for c in self._active_runs if not c.done.done()]:
+            with self._locked_policy as policy:
+                order = policy.instruction_count
+                state, reason = policy.get_state(now_ns)
+            fault = reason if state is PolicyState.ERROR else self._motion_fault
+            world = GoalContext(
+                now_ns,
+                order,
+                fault,
+                self._achieved_instruction,
+                current.goal_handle.is_cancel_requested,
+            )
+            outcome = current.instruction_goal.evaluate(world)
             if outcome is None:
-                current.goal.publish_feedback(self._feedback(current.run, now_ns))
+                current.goal_handle.publish_feedback(
+                    self._make_feedback(current.instruction_goal, now_ns)
+                )
                 continue
-            if outcome is not Outcome.REPLACED:
-                with self._shared as policy:
+            if outcome is not InstructionOutcome.REPLACED:
+                with self._locked_policy as policy:
                     policy.on_instruction('')
-            current.over.set_result((outcome, fault or outcome.value))
+            current.done.set_result((outcome, fault or outcome.value))
 
     def _on_goal(self, goal: RunInstruction.Goal) -> GoalResponse:
-        usable = self._active() and goal.instruction.strip() and goal.time_limit > 0.0
+        usable = self._is_active() and goal.instruction.strip() and goal.time_limit > 0.0
         if not usable:
             self._node.get_logger().warning(
                 'run refused: it needs an active policy, words and a time limit above 0 s'
@@ -95,33 +116,33 @@ class Runs:
 
     async def _execute(self, goal: ServerGoalHandle) -> RunInstruction.Result:
         start_ns = self._node.get_clock().now().nanoseconds
-        with self._shared as policy:
+        with self._locked_policy as policy:
             try:
-                order = policy.start(goal.request.instruction)
+                order = policy.start_instruction(goal.request.instruction)
             except ValueError as error:
                 goal.abort()
                 return RunInstruction.Result(
                     outcome=RunInstruction.Result.FAILED, message=str(error)
                 )
-            run = Run(
+            run = InstructionGoal(
                 policy.instruction,
                 order,
                 start_ns,
                 round(goal.request.time_limit * 1e9),
-                policy.tally.chunks,
+                policy.counters.chunks,
             )
-        current = _Current(run, goal, Future(executor=self._node.executor))
-        self._current.append(current)
-        outcome, message = await current.over
-        self._current.remove(current)
+        current = _ActiveRun(run, goal, Future(executor=self._node.executor))
+        self._active_runs.append(current)
+        outcome, message = await current.done
+        self._active_runs.remove(current)
         {
-            Outcome.SUCCEEDED: goal.succeed,
-            Outcome.TIME_OVER: goal.succeed,
-            Outcome.CANCELLED: goal.canceled,
+            InstructionOutcome.SUCCEEDED: goal.succeed,
+            InstructionOutcome.TIME_OVER: goal.succeed,
+            InstructionOutcome.CANCELLED: goal.canceled,
         }.get(outcome, goal.abort)()
         now_ns = self._node.get_clock().now().nanoseconds
-        with self._shared as policy:
-            chunks = policy.tally.chunks - run.first_chunk
+        with self._locked_policy as policy:
+            chunks = policy.counters.chunks - run.chunks_before
         return RunInstruction.Result(
             outcome=getattr(RunInstruction.Result, outcome.name),
             message=message,
@@ -129,22 +150,26 @@ class Runs:
             duration=(now_ns - run.start_ns) / 1e9,
         )
 
-    def _feedback(self, run: Run, now_ns: int) -> RunInstruction.Feedback:
-        status = self._status()
-        elapsed_s = (now_ns - run.start_ns) / 1e9
+    def _make_feedback(
+        self, instruction_goal: InstructionGoal, now_ns: int
+    ) -> RunInstruction.Feedback:
+        status = self._get_status()
+        elapsed_s = (now_ns - instruction_goal.start_ns) / 1e9
         return RunInstruction.Feedback(
             state=status.state,
             state_name=status.state_name,
             elapsed=elapsed_s,
-            remaining=max(0.0, run.limit_ns / 1e9 - elapsed_s),
-            chunks=status.chunks - run.first_chunk,
+            remaining=max(0.0, instruction_goal.time_limit_ns / 1e9 - elapsed_s),
+            chunks=status.chunks - instruction_goal.chunks_before,
             query_rate_hz=status.query_rate_hz,
         )
 
-    def _on_sim(self, msg: SimStatus) -> None:
-        self._achieved = msg.instruction if msg.success else ''
+    def _on_sim_status(self, msg: SimStatus) -> None:
+        self._achieved_instruction = msg.instruction if msg.success else ''
 
-    def _on_motion(self, msg: MotionStatus) -> None:
+    def _on_motion_status(self, msg: MotionStatus) -> None:
         self._motion_fault = (
-            f'motion is {msg.state_name}: {msg.reason}' if msg.state in STOPPED else ''
+            f'motion is {msg.state_name}: {msg.reason}'
+            if msg.state in MOTION_STOPPED_STATES
+            else ''
         )

@@ -7,57 +7,66 @@ from typing import Any
 
 import numpy as np
 
-from wam_policy.core.observation.frame_history import Grid
+from wam_policy.core.observation.frame_history import BlockTiming
 from wam_policy.core.robot import checkpoints, embodiment
-from wam_policy.core.session.model_requests import Answer, Cache, Commit, Query, Request, Reset
-from wam_policy.core.session.policy_session import Workers
+from wam_policy.core.session.model_requests import (
+    CacheStatus,
+    Commit,
+    Query,
+    QueryResult,
+    Request,
+    Reset,
+)
+from wam_policy.core.session.policy_session import WorkerAvailability
 from wam_policy.nodes.parameters import PolicyParams
 from wam_policy.workers import model_options
-from wam_policy.workers.supervisor import Pair, Plan, State, Status
+from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerStatus, WorkerSupervisor
 
-PATIENCE = 0.9  # share of the query's timeout that a far server may take of it
+REMOTE_TIMEOUT_SHARE = 0.9  # share of the query's timeout that a far server may take of it
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class BackendStatus:
     """Tell what has become of the workers."""
 
-    workers: Workers
+    availability: WorkerAvailability
     reason: str
-    grid: Grid | None = None  # READY: how their memory is cut
+    block_timing: BlockTiming | None = None  # READY: how their memory is cut
     model: str = ''
     trained: bool = False
-    restarts: int = 0
+    restart_count: int = 0
     query_per_commit: bool | None = None  # their rhythm; None: as they were told to
-    newest_posture: bool | None = None
-    decodes: bool = True  # they can show what they predicted
+    latest_joint_state: bool | None = None
+    can_decode_video: bool = True  # they can show what they predicted
 
 
-def plan(params: PolicyParams, checkpoint: str) -> Plan:
+def build_worker_spec(params: PolicyParams, checkpoint: str) -> WorkerSpec:
     """Return what to run; raises ValueError for a checkpoint or an address that cannot be."""
     if params.backend == 'remote':
-        return _remote(params)
-    place = checkpoints.located(stood_in(checkpoint, params.embodiment))
-    asking = model_options.advised(
-        params.recipe, params.steps, params.cfg, checkpoints.advice(place)
+        return _build_remote_spec(params)
+    place = checkpoints.resolve_checkpoint(select_checkpoint(checkpoint, params.embodiment))
+    asking = model_options.resolve_sampling(
+        params.recipe, params.steps, params.cfg, checkpoints.read_inference_defaults(place)
     )
     arguments = {
         'checkpoint': place,
         'embodiment': params.embodiment,
         'mode': params.mode,
-        'cfg': asking.cfg,
+        'cfg': asking.guidance_scale,
         'seed': params.seed,
         'threads': params.worker_threads,
         'engine': params.engine,
         'precision': params.precision,
         **({} if params.window == 'advised' else {'window': params.window}),
-        **({'recipe': asking.recipe} if asking.recipe else {}),
+        **({'recipe': asking.sampler} if asking.sampler else {}),
         **({'steps': asking.steps} if asking.steps else {}),
     }
     flags = ('--guided-video',) if params.guided_video else ()
-    return Plan(
+    return WorkerSpec(
         devices=params.devices,
-        guided=model_options.guided(asking.recipe, asking.steps, asking.cfg, params.guided_video),
+        guided=model_options.needs_unconditional_branch(
+            asking.sampler, asking.steps, asking.guidance_scale, params.guided_video
+        ),
         arguments=tuple(
             part for key, value in arguments.items() for part in (f'--{key}', str(value))
         )
@@ -67,17 +76,19 @@ def plan(params: PolicyParams, checkpoint: str) -> Plan:
     )
 
 
-def stood_in(checkpoint: str, robot: str) -> str:
+def select_checkpoint(checkpoint: str, robot_name: str) -> str:
     """Return `checkpoint`, or what stands in where the default one was not trained on `robot`."""
-    return checkpoints.fitting(checkpoint, embodiment.load(robot).model_tag)
+    return checkpoints.select_for_robot(
+        checkpoint, embodiment.load_embodiment(robot_name).model_tag
+    )
 
 
-def _remote(params: PolicyParams) -> Plan:
+def _build_remote_spec(params: PolicyParams) -> WorkerSpec:
     """Return the worker that asks a far server: one, whatever runs behind it."""
     if not params.server:
         raise ValueError('server: backend remote needs an address, ws://HOST:PORT')
     flavour = ('--flavour', params.flavour) if params.flavour else ()
-    return Plan(
+    return WorkerSpec(
         devices=('cpu',),
         guided=False,
         arguments=(
@@ -86,7 +97,7 @@ def _remote(params: PolicyParams) -> Plan:
             '--embodiment',
             params.embodiment,
             '--timeout',
-            f'{PATIENCE * params.query_timeout_s:g}',
+            f'{REMOTE_TIMEOUT_SHARE * params.query_timeout_s:g}',
             *flavour,
         ),
         program=(
@@ -98,66 +109,69 @@ def _remote(params: PolicyParams) -> Plan:
     )
 
 
-class Engine:
+class WorkerBackend:
     """Hold one pair of workers and speak the policy's language with it."""
 
     def __init__(
         self,
-        made: Plan,
+        spec: WorkerSpec,
         params: PolicyParams,
-        on_line: Callable[[int, str], None],
-        on_news: Callable[[News], None],
+        on_log_line: Callable[[int, str], None],
+        on_backend_status: Callable[[BackendStatus], None],
     ) -> None:
         """Take listeners for the workers' stderr lines and news; another thread calls them."""
         self._seed, self._timeout_s = params.seed, params.query_timeout_s
-        self._wants_newest = self._sees_newest = params.sight == 'newest'
-        self._on_news = on_news
-        self._death = ''  # why the last generation ended
-        self._pair = Pair(made, on_line, self._on_status)
+        self._latest_images_configured = self._send_latest_images = params.sight == 'newest'
+        self._on_backend_status = on_backend_status
+        self._last_failure = ''  # why the last generation ended
+        self._supervisor = WorkerSupervisor(spec, on_log_line, self._on_worker_status)
 
     def start(self) -> None:
         """Begin to start the workers and return."""
-        self._pair.start()
+        self._supervisor.start()
 
     def close(self) -> None:
-        self._pair.close()
+        self._supervisor.close()
 
     def interrupt(self) -> None:
         """Give up the request that is under way."""
-        self._pair.interrupt()
+        self._supervisor.interrupt()
 
-    def ask(self, request: Request) -> Cache | Answer | None:
+    def execute(self, request: Request) -> CacheStatus | QueryResult | None:
         """Ask and wait; raises what Pair.request raises."""
         if isinstance(request, Reset):
-            self._request(
+            self._send_request(
                 'reset', {'session': request.session, 'instruction': request.instruction}
             )
             return None
         if isinstance(request, Commit):
-            said = self._request(
+            said = self._send_request(
                 'commit',
                 {
                     'session': request.session,
                     'block': request.number,
                     'stamps_ns': list(request.block.stamps_ns),
                 },
-                {f'frames/{camera}': pixels for camera, pixels in request.block.pixels().items()},
+                {
+                    f'frames/{camera}': pixels
+                    for camera, pixels in request.block.stack_pixels().items()
+                },
             )
-            return Cache(
+            return CacheStatus(
                 said.fields['cached_blocks'], said.fields['window_fill'], said.fields['rebuilds']
             )
-        return self._chunk(request)
+        return self._execute_query(request)
 
-    def video(self) -> np.ndarray:
+    def decode_video(self) -> np.ndarray:
         """Return the newest prediction as pixels, uint8 [frames height width 3]."""
-        return self._request('video', {}).arrays['frames']
+        return self._send_request('video', {}).arrays['frames']
 
-    def _chunk(self, query: Query) -> Answer:
+    def _execute_query(self, query: Query) -> QueryResult:
         seen = query.observation
         arrays = {'joints': seen.joints.position}
-        if self._sees_newest:
+        if self._send_latest_images:
             arrays |= {f'newest/{frame.camera}': frame.rgb for frame in seen.frames}
-        said = self._request(
+        said = self._send_request(
             'query',
             {
                 'session': query.session,
@@ -167,52 +181,58 @@ class Engine:
             },
             arrays,
         )
-        return Answer(
+        return QueryResult(
             said.fields['step_dt_s'],
             said.arrays['targets'],
             said.arrays['reference'],
             said.fields['timings_ms'],
         )
 
-    def _request(
+    def _send_request(
         self, kind: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
     ) -> Any:
-        return self._pair.request(kind, fields, arrays, timeout_s=self._timeout_s)
+        return self._supervisor.request(kind, fields, arrays, timeout_s=self._timeout_s)
 
-    def _on_status(self, status: Status) -> None:
-        self._on_news(self._news(status))
+    def _on_worker_status(self, status: WorkerStatus) -> None:
+        self._on_backend_status(self._to_backend_status(status))
 
-    def _news(self, status: Status) -> News:
-        if status.state is State.READY:
-            self._death = ''
-            facts = status.facts
+    def _to_backend_status(self, status: WorkerStatus) -> BackendStatus:
+        if status.state is WorkerState.READY:
+            self._last_failure = ''
+            facts = status.info
             geometry = facts['geometry']
-            grid = Grid(
+            grid = BlockTiming(
                 geometry['frames_per_block'],
                 round(geometry['frame_period_s'] * 1e9),
                 geometry['window_blocks'],
             )
             # a far server says how it wants to be asked; local workers do as they were told
             sight = facts.get('sight')
-            self._sees_newest = self._wants_newest or sight == 'newest'
-            return News(
-                Workers.READY,
+            self._send_latest_images = self._latest_images_configured or sight == 'newest'
+            return BackendStatus(
+                WorkerAvailability.READY,
                 '',
                 grid,
                 facts['model'],
                 facts['trained'],
                 status.restarts,
                 None if sight is None else facts['mode'] == 'reference',
-                None if sight is None else not self._sees_newest,
+                None if sight is None else not self._send_latest_images,
                 facts.get('video', True),
             )
-        if status.state in (State.FAILED, State.STOPPED):
-            self._death = status.reason
-            down = status.state is State.FAILED and status.retry_s is not None
-            return News(
-                Workers.DOWN if down else Workers.FAILED, status.reason, restarts=status.restarts
+        if status.state in (WorkerState.FAILED, WorkerState.STOPPED):
+            self._last_failure = status.reason
+            down = status.state is WorkerState.FAILED and status.retry_s is not None
+            return BackendStatus(
+                WorkerAvailability.DOWN if down else WorkerAvailability.FAILED,
+                status.reason,
+                restart_count=status.restarts,
             )
         reason = f'workers are {status.state}: {status.reason}'
-        if self._death:
-            return News(Workers.DOWN, f'{self._death}; {reason}', restarts=status.restarts)
-        return News(Workers.STARTING, reason, restarts=status.restarts)
+        if self._last_failure:
+            return BackendStatus(
+                WorkerAvailability.DOWN,
+                f'{self._last_failure}; {reason}',
+                restart_count=status.restarts,
+            )
+        return BackendStatus(WorkerAvailability.STARTING, reason, restart_count=status.restarts)

@@ -4,21 +4,23 @@ from collections.abc import Sequence
 
 from wam_msgs.msg import EpisodeStatus
 from wam_policy.nodes import message_conversion
-from wam_policy.nodes.recorder.recorder_state import Snapshot
+from wam_policy.nodes.recorder.recorder_state import RecorderSnapshot
 
 
-def message(seen: Snapshot, topics: Sequence[str], now_ns: int) -> EpisodeStatus:
+def make_message(
+    snapshot: RecorderSnapshot, topic_names: Sequence[str], now_ns: int
+) -> EpisodeStatus:
     """Return the message that shows a snapshot."""
     msg = EpisodeStatus(
-        state=seen.state.value,
-        episode=seen.episode,
-        instruction=seen.instruction,
-        duration=seen.duration_s,
-        bytes=seen.progress.bytes,
-        topic_names=list(topics),
-        messages=list(seen.progress.messages),
-        dropped=list(seen.progress.dropped),
-        reason=seen.reason,
+        state=snapshot.state.value,
+        episode=snapshot.episode,
+        instruction=snapshot.instruction,
+        duration=snapshot.duration_s,
+        bytes=snapshot.progress.size_bytes,
+        topic_names=list(topic_names),
+        messages=list(snapshot.progress.written_counts),
+        dropped=list(snapshot.progress.dropped_counts),
+        reason=snapshot.reason,
     )
-    msg.header.stamp = message_conversion.time(now_ns)
+    msg.header.stamp = message_conversion.time_to_msg(now_ns)
     return msg

@@ -7,8 +7,10 @@ from pathlib import Path
 from ament_index_python.packages import get_package_share_directory
 
 SEPARATOR = '=' * 80
-FIELD = re.compile(r'^\s*([A-Za-z]\w*(?:/\w+)?)(?:<=\d+)?(?:\[[^\]]*\])?\s+[a-z]\w*', re.MULTILINE)
-PLAIN = frozenset(
+FIELD_PATTERN = re.compile(
+    r'^\s*([A-Za-z]\w*(?:/\w+)?)(?:<=\d+)?(?:\[[^\]]*\])?\s+[a-z]\w*', re.MULTILINE
+)
+PRIMITIVE_TYPES = frozenset(
     (
         'bool',
         'byte',
@@ -20,19 +22,19 @@ PLAIN = frozenset(
 )
 
 
-def definition(kind: str) -> str:
+def load_definition(type_name: str) -> str:
     """Return the text of `package/msg/Name` and of every type in it, in the ros2msg format."""
-    pending, texts = [kind], {}
+    pending, texts = [type_name], {}
     while pending:
         name = pending.pop(0)
         if name in texts:
             continue
-        texts[name] = _file(name, '.msg').read_text(encoding='utf-8')
+        texts[name] = _find_interface_file(name, '.msg').read_text(encoding='utf-8')
         package = name.split('/')[0]
         pending += [
-            _full(found[1], package)
-            for found in FIELD.finditer(texts[name])
-            if found[1] not in PLAIN
+            _qualify_type_name(found[1], package)
+            for found in FIELD_PATTERN.finditer(texts[name])
+            if found[1] not in PRIMITIVE_TYPES
         ]
     first, *others = texts.items()
     return first[1] + ''.join(
@@ -40,17 +42,19 @@ def definition(kind: str) -> str:
     )
 
 
-def type_hash(kind: str) -> str:
+def load_type_hash(type_name: str) -> str:
     """Return the hash by which DDS peers recognise the type (REP-2016)."""
-    hashes = json.loads(_file(kind, '.json').read_text(encoding='utf-8'))['type_hashes']
-    return next(entry['hash_string'] for entry in hashes if entry['type_name'] == kind)
+    hashes = json.loads(_find_interface_file(type_name, '.json').read_text(encoding='utf-8'))[
+        'type_hashes'
+    ]
+    return next(entry['hash_string'] for entry in hashes if entry['type_name'] == type_name)
 
 
-def _full(name: str, package: str) -> str:
+def _qualify_type_name(name: str, package: str) -> str:
     owner, _, short = name.rpartition('/')
     return f'{owner or package}/msg/{short}'
 
 
-def _file(kind: str, suffix: str) -> Path:
-    package, folder, name = kind.split('/')
+def _find_interface_file(type_name: str, suffix: str) -> Path:
+    package, folder, name = type_name.split('/')
     return Path(get_package_share_directory(package)) / folder / f'{name}{suffix}'

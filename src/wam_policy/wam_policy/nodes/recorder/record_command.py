@@ -18,17 +18,17 @@ from rclpy.signals import SignalHandlerOptions
 from wam_msgs.msg import EpisodeStatus
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes.recorder.recorder_node import RecorderNode
-from wam_policy.nodes.run_node import Spinning
-from wam_policy.recording.episode_info import Ending, Success
+from wam_policy.nodes.run_node import ExecutorThread
+from wam_policy.recording.episode_info import EpisodeEnd, TaskSuccess
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
-LISTEN_S = 1.0  # until who talks is known, so that the beginning is not lost
-SHOW_S = 1.0
+DISCOVERY_S = 1.0  # until who talks is known, so that the beginning is not lost
+PRINT_PERIOD_S = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record until the end is asked for, and return the exit status."""
-    options = _options(arguments)
+    options = _parse_arguments(arguments)
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked.set())
@@ -43,15 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Parameter('each_instruction', value=options.each_instruction),
         ],
     )
-    spinning = Spinning([node], asked.set)
+    spinning = ExecutorThread([node], asked.set)
     try:
         if node.trigger_configure() != SUCCESS or node.trigger_activate() != SUCCESS:
             return 1  # the node has said why
-        asked.wait(LISTEN_S)
+        asked.wait(DISCOVERY_S)
         if options.each_instruction:
-            _show_until(node, asked, options.seconds)
+            _print_status_until(node, asked, options.seconds)
             return 0
-        return _one(node, asked, options)
+        return _record_one_episode(node, asked, options)
     finally:
         spinning.stop()
         node.close()
@@ -59,30 +59,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
 
 
-def _one(node: RecorderNode, asked: threading.Event, options: argparse.Namespace) -> int:
+def _record_one_episode(
+    node: RecorderNode, stop_event: threading.Event, options: argparse.Namespace
+) -> int:
     """Record one episode."""
     try:
-        name = node.begin(options.instruction, options.label)
+        name = node.start_episode(options.instruction, options.label)
     except (ValueError, OSError) as error:
         print(f'record: {error}', file=sys.stderr)
         return 2
     print(f'recording {name}; Ctrl-C ends it')
-    _show_until(node, asked, options.seconds)
-    tape = node.end(Ending('stopped', Success(options.success), options.note))
+    _print_status_until(node, stop_event, options.seconds)
+    tape = node.end_episode(EpisodeEnd('stopped', TaskSuccess(options.success), options.note))
     if tape is None:
-        print(f'record: {node.status().reason}', file=sys.stderr)
+        print(f'record: {node.make_status().reason}', file=sys.stderr)
         return 1
-    good, message = node.saved(tape)
+    good, message = node.wait_until_saved(tape)
     print(f'{name}: {message}')
     return 0 if good else 1
 
 
-def _show_until(node: RecorderNode, asked: threading.Event, seconds: float) -> None:
+def _print_status_until(
+    node: RecorderNode, stop_event: threading.Event, duration_s: float
+) -> None:
     """Show once a second how it goes, until asked to end, out of time, or failed."""
-    left_s = seconds or float('inf')
-    while left_s > 0 and not asked.wait(min(SHOW_S, left_s)):
-        left_s -= SHOW_S
-        status = node.status()
+    left_s = duration_s or float('inf')
+    while left_s > 0 and not stop_event.wait(min(PRINT_PERIOD_S, left_s)):
+        left_s -= PRINT_PERIOD_S
+        status = node.make_status()
         if status.state == EpisodeStatus.ERROR:
             return
         if status.state != EpisodeStatus.RECORDING:
@@ -101,14 +105,19 @@ def _show_until(node: RecorderNode, asked: threading.Event, seconds: float) -> N
         )
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='./wam record',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add('--robot', default='agibot_g1', choices=embodiment.names(), help='(default: %(default)s)')
+    add(
+        '--robot',
+        default='agibot_g1',
+        choices=embodiment.list_robots(),
+        help='(default: %(default)s)',
+    )
     add('--folder', default='episodes', help='of all episodes (default: %(default)s)')
     add('--instruction', default='', help='what is done; default: the one that is followed now')
     add('--label', action='append', default=[], metavar='KEY=VALUE', help='stored with the bag')
@@ -116,7 +125,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         '--success',
         default='unknown',
-        choices=[each.value for each in Success],
+        choices=[each.value for each in TaskSuccess],
         help='stored with the bag at the end (default: %(default)s)',
     )
     add('--note', default='', help='stored with the bag at the end')

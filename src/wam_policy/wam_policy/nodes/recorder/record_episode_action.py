@@ -10,35 +10,40 @@ from rclpy.task import Future
 
 from wam_msgs.action import RecordEpisode
 from wam_msgs.msg import EpisodeStatus
-from wam_policy.nodes.recorder.episode_writer import Tape
-from wam_policy.recording.episode_info import Ending
+from wam_policy.nodes.recorder.episode_writer import EpisodeWriter
+from wam_policy.recording.episode_info import EpisodeEnd
 
 Result = RecordEpisode.Result
 
 
 @dataclass(slots=True, eq=False)
-class _Current:
+class _ActiveRecording:
     """Hold the goal that records and when its time is over."""
 
-    goal: ServerGoalHandle
+    goal_handle: ServerGoalHandle
     episode: str
     start_ns: int
     end_ns: int
-    over: Future  # set with (outcome, message)
+    done: Future  # set with (outcome, message)
 
 
-class RecordAction:
+class RecordEpisodeAction:
     """Serve the action of one configured node."""
 
     def __init__(
         self,
         node: LifecycleNode,
-        begin: Callable[[str, list[str]], str],
-        end: Callable[[Ending], Tape | None],
-        status: Callable[[], EpisodeStatus],
+        start_episode: Callable[[str, list[str]], str],
+        end_episode: Callable[[EpisodeEnd], EpisodeWriter | None],
+        get_status: Callable[[], EpisodeStatus],
     ) -> None:
-        self._node, self._begin, self._end, self._status = node, begin, end, status
-        self._current: _Current | None = None
+        self._node, self._start_episode, self._end_episode, self._get_status = (
+            node,
+            start_episode,
+            end_episode,
+            get_status,
+        )
+        self._active_recording: _ActiveRecording | None = None
         self._server = ActionServer(
             node,
             RecordEpisode,
@@ -49,44 +54,47 @@ class RecordAction:
         )
 
     def close(self) -> None:
-        if self._current is not None:
-            self._conclude(Result.FAILED, 'the recorder is shutting down')
+        if self._active_recording is not None:
+            self._finish(Result.FAILED, 'the recorder is shutting down')
         self._server.destroy()
 
-    def advance(self) -> None:
+    def update(self) -> None:
         """Judge the goal and tell how it goes; called at the rate of the status."""
-        current = self._current
-        if current is None or current.over.done():
+        current = self._active_recording
+        if current is None or current.done.done():
             return
-        status = self._status()
+        status = self._get_status()
         if status.state == EpisodeStatus.ERROR:
-            self._conclude(Result.FAILED, status.reason)
+            self._finish(Result.FAILED, status.reason)
         elif status.episode != current.episode:
-            self._conclude(Result.STOPPED, 'the episode was ended by someone else')
-        elif current.goal.is_cancel_requested:
-            self._conclude(Result.CANCELLED, 'it was cancelled; what was recorded is kept')
+            self._finish(Result.STOPPED, 'the episode was ended by someone else')
+        elif current.goal_handle.is_cancel_requested:
+            self._finish(Result.CANCELLED, 'it was cancelled; what was recorded is kept')
         elif self._now_ns() >= current.end_ns:
-            self._conclude(Result.TIME_OVER, 'its time is over')
+            self._finish(Result.TIME_OVER, 'its time is over')
         else:
-            current.goal.publish_feedback(RecordEpisode.Feedback(status=status))
+            current.goal_handle.publish_feedback(RecordEpisode.Feedback(status=status))
 
-    def _conclude(self, outcome: int, message: str) -> None:
+    def _finish(self, outcome: int, message: str) -> None:
         tape = None
         if outcome in (Result.CANCELLED, Result.TIME_OVER):
-            tape = self._end(Ending(message))
-        status = self._status()
+            tape = self._end_episode(EpisodeEnd(message))
+        status = self._get_status()
         if tape is not None:
             tape.join()
             progress = tape.progress()
-            status.messages, status.dropped = list(progress.messages), list(progress.dropped)
-            if progress.fault:
-                outcome, message = Result.FAILED, progress.fault
-        self._current.over.set_result(
+            status.messages, status.dropped = (
+                list(progress.written_counts),
+                list(progress.dropped_counts),
+            )
+            if progress.write_error:
+                outcome, message = Result.FAILED, progress.write_error
+        self._active_recording.done.set_result(
             (outcome, message, sum(status.messages), sum(status.dropped))
         )
 
     def _on_goal(self, goal: RecordEpisode.Goal) -> GoalResponse:
-        usable = self._current is None and goal.time_limit > 0.0
+        usable = self._active_recording is None and goal.time_limit > 0.0
         if not usable:
             self._node.get_logger().warning(
                 'record refused: it needs a time limit above 0 s and no other goal'
@@ -96,20 +104,20 @@ class RecordAction:
     async def _execute(self, goal: ServerGoalHandle) -> RecordEpisode.Result:
         asked = goal.request
         try:
-            name = self._begin(asked.instruction, list(asked.labels))
+            name = self._start_episode(asked.instruction, list(asked.labels))
         except (ValueError, OSError) as error:
             goal.abort()
             return Result(outcome=Result.FAILED, message=str(error))
         start_ns = self._now_ns()
-        self._current = current = _Current(
+        self._active_recording = current = _ActiveRecording(
             goal,
             name,
             start_ns,
             start_ns + round(asked.time_limit * 1e9),
             Future(executor=self._node.executor),
         )
-        outcome, message, messages, dropped = await current.over
-        self._current = None
+        outcome, message, messages, dropped = await current.done
+        self._active_recording = None
         {
             Result.TIME_OVER: goal.succeed,
             Result.STOPPED: goal.succeed,

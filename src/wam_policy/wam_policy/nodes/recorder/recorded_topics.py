@@ -12,72 +12,78 @@ from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes.parameters import RecorderParams
 from wam_policy.nodes.recorder import message_definitions
-from wam_policy.recording.bag_writer import Topic
+from wam_policy.recording.bag_writer import BagTopic
 
-INSTRUCTION, SIM_STATUS = 'instruction', '/sim/status'
+INSTRUCTION_TOPIC, SIM_STATUS_TOPIC = 'instruction', '/sim/status'
 # Deep queues: a recorder wants everything, also what came while it was busy for a moment.
-_EVENTS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
-_LATCHED = QoSProfile(
+_EVENT_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
+_LATCHED_QOS = QoSProfile(
     depth=200, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
-_SENSORS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
-_IMAGES = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
-IMAGE_QUEUE, QUEUE = 30, 2000  # messages that may wait to be written
-ENDLESS = {'sec': 9223372036, 'nsec': 854775807}
+_SENSOR_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
+_IMAGE_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
+IMAGE_QUEUE_SIZE, QUEUE_SIZE = 30, 2000  # messages that may wait to be written
+INFINITE_DURATION = {'sec': 9223372036, 'nsec': 854775807}
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RecordedTopic:
     """Say how one topic is heard and written."""
 
     topic: str  # as subscribed to; relative names in our namespace
-    kind: type  # message class on the wire
+    message_type: type  # message class on the wire
     qos: QoSProfile
-    jpeg: bool = False  # written as CompressedImage on <topic>/compressed
-    kept: bool = False  # the newest from before belongs to an episode
-    queue: int = QUEUE
+    encode_jpeg: bool = False  # written as CompressedImage on <topic>/compressed
+    keep_latest: bool = False  # the newest from before belongs to an episode
+    queue_size: int = QUEUE_SIZE
 
-    def written(self, resolved: str) -> Topic:
+    def to_bag_topic(self, resolved_name: str) -> BagTopic:
         """Describe the topic in the bag; `resolved` is its full name."""
-        kind = CompressedImage if self.jpeg else self.kind
+        kind = CompressedImage if self.encode_jpeg else self.message_type
         package, _, name = kind.__module__.split('.')[0], 'msg', kind.__name__
         type_name = f'{package}/msg/{name}'
-        return Topic(
-            f'{resolved}/compressed' if self.jpeg else resolved,
+        return BagTopic(
+            f'{resolved_name}/compressed' if self.encode_jpeg else resolved_name,
             type_name,
-            message_definitions.definition(type_name),
-            message_definitions.type_hash(type_name),
-            yaml.safe_dump([_profile(self.qos)]),
+            message_definitions.load_definition(type_name),
+            message_definitions.load_type_hash(type_name),
+            yaml.safe_dump([_to_rosbag2_profile(self.qos)]),
         )
 
 
-def sources(robot: Embodiment, given: RecorderParams) -> tuple[Source, ...]:
+def list_recorded_topics(robot: Embodiment, params: RecorderParams) -> tuple[RecordedTopic, ...]:
     """Return everything that is recorded of a robot, images as the parameters say."""
-    compressed = given.images == 'compressed'
+    compressed = params.images == 'compressed'
     cameras = [
-        Source(
+        RecordedTopic(
             f'{camera.topic}/compressed' if compressed else camera.topic,
             CompressedImage if compressed else Image,
-            _IMAGES,
-            jpeg=given.images == 'jpeg',
-            queue=IMAGE_QUEUE,
+            _IMAGE_QOS,
+            encode_jpeg=params.images == 'jpeg',
+            queue_size=IMAGE_QUEUE_SIZE,
         )
         for camera in robot.cameras
     ]
     return (
-        Source(given.joint_states_topic, JointState, _SENSORS),
-        *(Source(controller.topic, JointTrajectory, _EVENTS) for controller in robot.controllers),
-        Source('action_chunk', ActionChunk, _EVENTS),
-        Source(INSTRUCTION, String, _EVENTS),
-        Source('status', PolicyStatus, _LATCHED, kept=True),
-        Source('motion_status', MotionStatus, _LATCHED, kept=True),
-        Source(SIM_STATUS, SimStatus, _EVENTS, kept=True),
-        *(Source(camera.info_topic, CameraInfo, _SENSORS, kept=True) for camera in robot.cameras),
+        RecordedTopic(params.joint_states_topic, JointState, _SENSOR_QOS),
+        *(
+            RecordedTopic(controller.topic, JointTrajectory, _EVENT_QOS)
+            for controller in robot.controllers
+        ),
+        RecordedTopic('action_chunk', ActionChunk, _EVENT_QOS),
+        RecordedTopic(INSTRUCTION_TOPIC, String, _EVENT_QOS),
+        RecordedTopic('status', PolicyStatus, _LATCHED_QOS, keep_latest=True),
+        RecordedTopic('motion_status', MotionStatus, _LATCHED_QOS, keep_latest=True),
+        RecordedTopic(SIM_STATUS_TOPIC, SimStatus, _EVENT_QOS, keep_latest=True),
+        *(
+            RecordedTopic(camera.info_topic, CameraInfo, _SENSOR_QOS, keep_latest=True)
+            for camera in robot.cameras
+        ),
         *cameras,
     )
 
 
-def _profile(qos: QoSProfile) -> dict:
+def _to_rosbag2_profile(qos: QoSProfile) -> dict:
     """Return a profile as rosbag2 writes it; limits in time mean nothing to a replay."""
     return {
         'history': 'keep_last',
@@ -86,9 +92,9 @@ def _profile(qos: QoSProfile) -> dict:
         'durability': (
             'transient_local' if qos.durability is DurabilityPolicy.TRANSIENT_LOCAL else 'volatile'
         ),
-        'deadline': ENDLESS,
-        'lifespan': ENDLESS,
+        'deadline': INFINITE_DURATION,
+        'lifespan': INFINITE_DURATION,
         'liveliness': 'automatic',
-        'liveliness_lease_duration': ENDLESS,
+        'liveliness_lease_duration': INFINITE_DURATION,
         'avoid_ros_namespace_conventions': False,
     }

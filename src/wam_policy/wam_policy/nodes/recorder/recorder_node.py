@@ -22,18 +22,23 @@ from std_msgs.msg import String
 from wam_msgs.msg import EpisodeStatus, SimStatus
 from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.core.robot import embodiment
-from wam_policy.core.session.instruction import cleaned
+from wam_policy.core.session.instruction import clean_instruction
 from wam_policy.nodes import parameters, qos
-from wam_policy.nodes.node_clock import Now
+from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import RecorderParams
 from wam_policy.nodes.recorder import episode_status
-from wam_policy.nodes.recorder.episode_writer import STUCK_S, Tape
-from wam_policy.nodes.recorder.record_episode_action import RecordAction
-from wam_policy.nodes.recorder.recorded_topics import INSTRUCTION, SIM_STATUS, Source, sources
-from wam_policy.nodes.recorder.recorder_state import Episodes
-from wam_policy.nodes.run_node import ENDING_S, spun
+from wam_policy.nodes.recorder.episode_writer import DISK_TIMEOUT_S, EpisodeWriter
+from wam_policy.nodes.recorder.record_episode_action import RecordEpisodeAction
+from wam_policy.nodes.recorder.recorded_topics import (
+    INSTRUCTION_TOPIC,
+    SIM_STATUS_TOPIC,
+    RecordedTopic,
+    list_recorded_topics,
+)
+from wam_policy.nodes.recorder.recorder_state import EpisodeRecorder
+from wam_policy.nodes.run_node import SHUTDOWN_TIMEOUT_S, run_node
 from wam_policy.recording import bag_folder, bag_repair
-from wam_policy.recording.episode_info import Ending, Success, labels
+from wam_policy.recording.episode_info import EpisodeEnd, TaskSuccess, parse_labels
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 STATUS_PERIOD_S = 0.5
@@ -55,49 +60,58 @@ class RecorderNode(LifecycleNode):
             namespace=namespace,
             parameter_overrides=parameter_overrides,
         )
-        self._now_ns = Now(self.get_clock())
+        self._now_ns = NodeClock(self.get_clock())
         self._params: RecorderParams | None = None
-        self._episodes: Episodes | None = None
-        self._sources: tuple[Source, ...] = ()
+        self._episode_recorder: EpisodeRecorder | None = None
+        self._recorded_topics: tuple[RecordedTopic, ...] = ()
         self._inputs: list = []
         self._instruction = ''
-        self._achieved: set[str] = set()  # instructions the simulator saw fulfilled
-        self._told = ''  # state and reason that were logged last
+        self._achieved_instructions: set[str] = set()  # instructions the simulator saw fulfilled
+        self._last_logged = ''  # state and reason that were logged last
         parameters.read(self, RecorderParams)  # declared early: visible before configuration
-        parameters.guard(self, RecorderParams, lambda: bool(self._inputs), self._on_params)
+        parameters.add_on_change_callback(
+            self, RecorderParams, lambda: bool(self._inputs), self._on_params
+        )
 
     # life
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._params = given = parameters.read(self, RecorderParams)
-            robot = embodiment.load(given.embodiment)
+            robot = embodiment.load_embodiment(given.embodiment)
             root = Path(given.folder).expanduser().resolve()
             root.mkdir(parents=True, exist_ok=True)
-            self._repair(root)
-            self._sources = sources(robot, given)
-            self._episodes = Episodes(
+            self._repair_interrupted(root)
+            self._recorded_topics = list_recorded_topics(robot, given)
+            self._episode_recorder = EpisodeRecorder(
                 root,
                 robot,
                 given,
-                [(source, self.resolve_topic_name(source.topic)) for source in self._sources],
+                [
+                    (source, self.resolve_topic_name(source.topic))
+                    for source in self._recorded_topics
+                ],
                 os.environ.get('ROS_DISTRO', ''),
             )
         except (ValueError, OSError) as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
         self.get_logger().info(f'episodes of {robot.name} go to {root}')
-        self._status_out = self.create_publisher(EpisodeStatus, 'episode', qos.LATCHED)
-        self._commands = [
-            self.create_service(StartEpisode, '~/start', self._on_start),
-            self.create_service(StopEpisode, '~/stop', self._on_stop),
+        self._status_publisher = self.create_publisher(EpisodeStatus, 'episode', qos.LATCHED)
+        self._command_services = [
+            self.create_service(StartEpisode, '~/start', self._on_start_episode),
+            self.create_service(StopEpisode, '~/stop', self._on_stop_episode),
         ]
-        self._action = RecordAction(self, self.begin, self.end, self.status)
-        self._timer = self.create_timer(STATUS_PERIOD_S, self._on_status_timer)
+        self._record_action = RecordEpisodeAction(
+            self, self.start_episode, self.end_episode, self.make_status
+        )
+        self._status_timer = self.create_timer(STATUS_PERIOD_S, self._on_status_timer)
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._inputs = [self._listened(lane, source) for lane, source in enumerate(self._sources)]
+        self._inputs = [
+            self._subscribe(lane, source) for lane, source in enumerate(self._recorded_topics)
+        ]
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -122,68 +136,70 @@ class RecorderNode(LifecycleNode):
 
     def _end_activity(self) -> None:
         """Save what is recorded and stop listening."""
-        self.end(Ending('the recorder was stopped', self._success()))
+        self.end_episode(EpisodeEnd('the recorder was stopped', self._read_task_success()))
         inputs, self._inputs = self._inputs, []
         for subscription in inputs:
             self.destroy_subscription(subscription)
-        for name in self._episodes.join():
+        for name in self._episode_recorder.wait_until_saved():
             self.get_logger().error(f'{name} could not be saved in time; ./wam bag repair')
         self._publish_status()
 
     def _release(self) -> None:
         """Undo the configuration, as far as there is one."""
-        if self._episodes is None:
+        if self._episode_recorder is None:
             return
         self._end_activity()
-        self._action.close()
-        self.destroy_timer(self._timer)
-        for service in self._commands:
+        self._record_action.close()
+        self.destroy_timer(self._status_timer)
+        for service in self._command_services:
             self.destroy_service(service)
-        self.destroy_publisher(self._status_out)
-        self._episodes = None
+        self.destroy_publisher(self._status_publisher)
+        self._episode_recorder = None
 
-    def _repair(self, root: Path) -> None:
+    def _repair_interrupted(self, root: Path) -> None:
         """Finish what an earlier life left unfinished; what cannot be finished is left alone."""
-        for folder in bag_folder.interrupted(root):
+        for folder in bag_folder.find_interrupted(root):
             try:
                 found = bag_repair.repair(folder)
-            except (bag_repair.Busy, ValueError, OSError) as error:
+            except (bag_repair.BagInUse, ValueError, OSError) as error:
                 self.get_logger().warning(f'{folder.name} was not repaired: {error}')
                 continue
             self.get_logger().warning(
-                f'{folder.name} was interrupted and is repaired: {found.contents.messages} '
+                f'{folder.name} was interrupted and is repaired: {found.contents.message_count} '
                 f'messages over {found.contents.duration_s:.1f} s'
             )
 
     # inputs
 
-    def _listened(self, lane: int, source: Source) -> Any:
+    def _subscribe(self, topic_index: int, recorded_topic: RecordedTopic) -> Any:
         lost = SubscriptionEventCallbacks(
-            message_lost=lambda event: self._episodes.lose(lane, event.total_count_change)
+            message_lost=lambda event: self._episode_recorder.count_lost(
+                topic_index, event.total_count_change
+            )
         )
         return self.create_subscription(
-            source.kind,
-            source.topic,
-            partial(self._on_message, lane, source),
-            source.qos,
+            recorded_topic.message_type,
+            recorded_topic.topic,
+            partial(self._on_message, topic_index, recorded_topic),
+            recorded_topic.qos,
             event_callbacks=lost,
             raw=True,
         )
 
-    def _on_message(self, lane: int, source: Source, raw: bytes) -> None:
+    def _on_message(self, topic_index: int, recorded_topic: RecordedTopic, raw: bytes) -> None:
         now_ns = self._now_ns()
-        if source.topic == INSTRUCTION:
+        if recorded_topic.topic == INSTRUCTION_TOPIC:
             self._on_instruction(deserialize_message(raw, String).data)
-        elif source.topic == SIM_STATUS:
+        elif recorded_topic.topic == SIM_STATUS_TOPIC:
             sim = deserialize_message(raw, SimStatus)
             if sim.success:
-                self._achieved.add(sim.instruction)
-        self._episodes.put(lane, now_ns, raw)
+                self._achieved_instructions.add(sim.instruction)
+        self._episode_recorder.put(topic_index, now_ns, raw)
 
     def _on_instruction(self, text: str) -> None:
         """Follow the policy's words; where every instruction is an episode, begin a new one."""
         try:
-            plain = cleaned(text, MAX_INSTRUCTION_LENGTH)
+            plain = clean_instruction(text, MAX_INSTRUCTION_LENGTH)
         except ValueError as error:
             self.get_logger().warning(f'{error}')  # the policy keeps the last one, so do we
             return
@@ -192,113 +208,117 @@ class RecorderNode(LifecycleNode):
         self._instruction = plain
         if not self._params.each_instruction:
             return
-        self.end(
-            Ending(
+        self.end_episode(
+            EpisodeEnd(
                 'a new instruction came' if plain else 'the instruction became empty',
-                self._success(),
+                self._read_task_success(),
             )
         )
         if plain:
             try:
-                self.begin(plain, [])
+                self.start_episode(plain, [])
             except (ValueError, OSError) as error:
                 self.get_logger().error(f'not recording {plain!r}: {error}')
 
     def _on_params(self, changed: RecorderParams) -> None:
         self._params = changed
 
-    def _on_start(
+    def _on_start_episode(
         self, request: StartEpisode.Request, response: StartEpisode.Response
     ) -> StartEpisode.Response:
         try:
-            response.episode = self.begin(request.instruction, list(request.labels))
+            response.episode = self.start_episode(request.instruction, list(request.labels))
             response.success, response.message = True, 'recording'
         except (ValueError, OSError) as error:
             response.message = str(error)
         return response
 
-    def _on_stop(
+    def _on_stop_episode(
         self, request: StopEpisode.Request, response: StopEpisode.Response
     ) -> StopEpisode.Response:
         """Answer when the episode is saved, or gone."""
-        tape = self.end(
-            Ending('stopped', Success.YES if request.task_success else Success.NO, request.note)
+        tape = self.end_episode(
+            EpisodeEnd(
+                'stopped',
+                TaskSuccess.YES if request.task_success else TaskSuccess.NO,
+                request.note,
+            )
         )
         if tape is None:
-            response.message = self.status().reason or 'nothing is being recorded'
+            response.message = self.make_status().reason or 'nothing is being recorded'
             return response
         response.episode = tape.name
-        response.success, response.message = self.saved(tape)
-        if not request.keep and tape.over:
-            self._episodes.discard(tape)
+        response.success, response.message = self.wait_until_saved(tape)
+        if not request.keep and tape.is_finished:
+            self._episode_recorder.discard(tape)
             response.success, response.message = True, 'discarded'
         self._publish_status()
         return response
 
     # what the services, the action and the command line share
 
-    def begin(self, instruction: str, given_labels: list[str]) -> str:
+    def start_episode(self, instruction: str, label_arguments: list[str]) -> str:
         """Start an episode and return its name; ValueError and OSError say why not.
 
         An empty instruction is the one that is followed now.
         """
         if not self._inputs:
             raise ValueError('the recorder is not active')
-        words = cleaned(instruction, MAX_INSTRUCTION_LENGTH) or self._instruction
-        name = self._episodes.begin(self._now_ns(), words, labels(given_labels))
-        self._achieved.clear()
+        words = clean_instruction(instruction, MAX_INSTRUCTION_LENGTH) or self._instruction
+        name = self._episode_recorder.start(self._now_ns(), words, parse_labels(label_arguments))
+        self._achieved_instructions.clear()
         self._publish_status()
         return name
 
-    def end(self, ending: Ending) -> Tape | None:
+    def end_episode(self, ending: EpisodeEnd) -> EpisodeWriter | None:
         """End the episode and return its tape, which saves it; None if there is none."""
-        return self._episodes.end(ending)
+        return self._episode_recorder.finish(ending)
 
-    def saved(self, tape: Tape) -> tuple[bool, str]:
+    def wait_until_saved(self, writer: EpisodeWriter) -> tuple[bool, str]:
         """Wait until an episode is saved; return whether it is, and what to say about it."""
-        if not tape.join():
+        if not writer.join():
             return False, 'the disk does not answer'
-        progress = tape.progress()
-        if progress.saved is None:
-            return False, progress.fault
+        progress = writer.progress()
+        if progress.contents is None:
+            return False, progress.write_error
         return True, (
-            f'saved {progress.saved.messages} messages over '
-            f'{progress.saved.duration_s:.1f} s, {sum(progress.dropped)} dropped'
+            f'saved {progress.contents.message_count} messages over '
+            f'{progress.contents.duration_s:.1f} s, {sum(progress.dropped_counts)} dropped'
         )
 
-    def status(self) -> EpisodeStatus:
+    def make_status(self) -> EpisodeStatus:
         now_ns = self._now_ns()
-        return episode_status.message(
-            self._episodes.snapshot(now_ns), self._episodes.topics, now_ns
+        return episode_status.make_message(
+            self._episode_recorder.snapshot(now_ns), self._episode_recorder.topics, now_ns
         )
 
-    def _success(self) -> Success:
+    def _read_task_success(self) -> TaskSuccess:
         """Return what the simulator knows about the present episode; a robot knows nothing."""
-        current = self._episodes.current
-        done = current is not None and current.instruction in self._achieved
-        return Success.YES if done else Success.UNKNOWN
+        current = self._episode_recorder.current
+        done = current is not None and current.instruction in self._achieved_instructions
+        return TaskSuccess.YES if done else TaskSuccess.UNKNOWN
 
     # outputs
 
     def _on_status_timer(self) -> None:
-        self._action.advance()
+        self._record_action.update()
         self._publish_status()
 
     def _publish_status(self) -> None:
-        status = self.status()
-        self._status_out.publish(status)
+        status = self.make_status()
+        self._status_publisher.publish(status)
         dropping = 'messages are dropped' if any(status.dropped) else ''
         told = '; '.join(
             filter(None, (f'{status.state}', status.episode, status.reason, dropping))
         )
-        if told != self._told:
-            self._told = told
-            self._log(status, dropping)
+        if told != self._last_logged:
+            self._last_logged = told
+            self._log_status(status, dropping)
 
-    def _log(self, status: EpisodeStatus, dropping: str) -> None:
+    def _log_status(self, status: EpisodeStatus, drop_warning: str) -> None:
         if status.state == EpisodeStatus.ERROR:
             self.get_logger().error(status.reason)
-        elif status.reason or dropping:
+        elif status.reason or drop_warning:
             lost = [
                 f'{name}: {count}'
                 for name, count in zip(status.topic_names, status.dropped, strict=True)
@@ -322,7 +342,7 @@ class RecorderNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> None:
     # a slow disk gets the time that it is promised
-    spun(RecorderNode, args, ending_s=STUCK_S + ENDING_S)
+    run_node(RecorderNode, args, shutdown_timeout_s=DISK_TIMEOUT_S + SHUTDOWN_TIMEOUT_S)
 
 
 if __name__ == '__main__':

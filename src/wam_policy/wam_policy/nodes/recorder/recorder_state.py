@@ -14,16 +14,16 @@ from pathlib import Path
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes import cdr_image
 from wam_policy.nodes.parameters import RecorderParams
-from wam_policy.nodes.recorder.episode_writer import Lane, Progress, Tape
-from wam_policy.nodes.recorder.recorded_topics import Source
+from wam_policy.nodes.recorder.episode_writer import EpisodeProgress, EpisodeWriter, TopicQueue
+from wam_policy.nodes.recorder.recorded_topics import RecordedTopic
 from wam_policy.recording import episode_info
-from wam_policy.recording.bag_writer import BagWriter, Topic
-from wam_policy.recording.episode_info import Ending, Episode
+from wam_policy.recording.bag_writer import BagTopic, BagWriter
+from wam_policy.recording.episode_info import EpisodeEnd, EpisodeMetadata
 
-MEGABYTE = 1_000_000
+BYTES_PER_MB = 1_000_000
 
 
-class State(Enum):
+class RecorderState(Enum):
     """Name the states; names and numbers are those of EpisodeStatus."""
 
     IDLE = 0
@@ -33,56 +33,58 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class RecorderSnapshot:
     """Show how recording stands at one instant."""
 
-    state: State
+    state: RecorderState
     episode: str
     instruction: str
     duration_s: float
-    progress: Progress  # of the present episode, else of the last one
+    progress: EpisodeProgress  # of the present episode, else of the last one
     reason: str
 
 
-class Episodes:
+class EpisodeRecorder:
     """Own the folder of episodes; share it between threads freely."""
 
     def __init__(
         self,
         root: Path,
         robot: Embodiment,
-        given: RecorderParams,
-        named: Sequence[tuple[Source, str]],
-        distro: str,
+        params: RecorderParams,
+        resolved_topics: Sequence[tuple[RecordedTopic, str]],
+        ros_distro: str,
     ) -> None:
         """Take each source with the full name of its topic."""
-        self._root, self._robot, self._given, self._distro = root, robot, given, distro
-        self._topics: list[Topic] = [source.written(name) for source, name in named]
-        encode = partial(cdr_image.compressed, quality=given.jpeg_quality)
-        self._lanes = [
-            Lane(topic.name, source.queue, encode if source.jpeg else None)
-            for topic, (source, _) in zip(self._topics, named, strict=True)
+        self._root, self._robot, self._params, self._ros_distro = root, robot, params, ros_distro
+        self._topics: list[BagTopic] = [
+            source.to_bag_topic(name) for source, name in resolved_topics
         ]
-        self._keeps = [source.kept for source, _ in named]
-        self._kept: dict[int, bytes] = {}  # lane -> newest message
+        encode = partial(cdr_image.compress_image, quality=params.jpeg_quality)
+        self._topic_queues = [
+            TopicQueue(topic.name, source.queue_size, encode if source.encode_jpeg else None)
+            for topic, (source, _) in zip(self._topics, resolved_topics, strict=True)
+        ]
+        self._keep_latest = [source.keep_latest for source, _ in resolved_topics]
+        self._latest_messages: dict[int, bytes] = {}  # lane -> newest message
         self._lock = threading.RLock()
-        self._tape: Tape | None = None
-        self._episode: Episode | None = None
-        self._saving: list[Tape] = []
-        self._fault = ''
-        nothing = (0,) * len(named)
-        self._last = Progress(nothing, nothing, 0)
+        self._writer: EpisodeWriter | None = None
+        self._episode: EpisodeMetadata | None = None
+        self._finishing_writers: list[EpisodeWriter] = []
+        self._error = ''
+        nothing = (0,) * len(resolved_topics)
+        self._last_progress = EpisodeProgress(nothing, nothing, 0)
 
     @property
     def topics(self) -> tuple[str, ...]:
         return tuple(topic.name for topic in self._topics)
 
     @property
-    def current(self) -> Episode | None:
+    def current(self) -> EpisodeMetadata | None:
         """Return the episode that is recorded now."""
         return self._episode
 
-    def begin(self, now_ns: int, instruction: str, labels: Mapping[str, str]) -> str:
+    def start(self, now_ns: int, instruction: str, labels: Mapping[str, str]) -> str:
         """Start an episode and return its name.
 
         Raises ValueError while one is recorded or where the disk has no room, OSError for what
@@ -92,95 +94,102 @@ class Episodes:
             if self._episode is not None:
                 raise ValueError(f'{self._episode.name} is being recorded; stop it first')
             free = shutil.disk_usage(self._root).free
-            if free < self._given.min_free_mb * MEGABYTE:
+            if free < self._params.min_free_mb * BYTES_PER_MB:
                 raise ValueError(
-                    f'the disk has {free / MEGABYTE:.0f} MB left, less than '
-                    f'min_free_mb ({self._given.min_free_mb}); free some space'
+                    f'the disk has {free / BYTES_PER_MB:.0f} MB left, less than '
+                    f'min_free_mb ({self._params.min_free_mb}); free some space'
                 )
             taken = [path.name for path in self._root.iterdir()]
-            begun = Episode(
-                episode_info.folder_name(now_ns, instruction, taken),
+            begun = EpisodeMetadata(
+                episode_info.make_folder_name(now_ns, instruction, taken),
                 self._robot.name,
-                self._robot.contract,
+                self._robot.config_hash,
                 instruction,
                 now_ns,
                 labels,
             )
-            bag = BagWriter(self._root / begun.name, self._topics, begun.described())
-            self._tape = Tape(
+            bag = BagWriter(self._root / begun.name, self._topics, begun.to_dict())
+            self._writer = EpisodeWriter(
                 bag,
-                self._lanes,
-                self._given.jpeg_threads,
-                self._given.min_free_mb * MEGABYTE,
-                self._distro,
+                self._topic_queues,
+                self._params.jpeg_threads,
+                self._params.min_free_mb * BYTES_PER_MB,
+                self._ros_distro,
             )
-            self._episode, self._fault = begun, ''
-            for lane, raw in self._kept.items():
-                self._tape.put(lane, now_ns, raw)
+            self._episode, self._error = begun, ''
+            for lane, raw in self._latest_messages.items():
+                self._writer.put(lane, now_ns, raw)
             return begun.name
 
-    def put(self, lane: int, log_ns: int, raw: bytes) -> None:
+    def put(self, topic_index: int, log_ns: int, raw: bytes) -> None:
         """Take one message; without an episode only the newest of some topics is kept."""
         with self._lock:
-            if self._tape is not None:
-                self._tape.put(lane, log_ns, raw)
-            if self._keeps[lane]:
-                self._kept[lane] = raw
+            if self._writer is not None:
+                self._writer.put(topic_index, log_ns, raw)
+            if self._keep_latest[topic_index]:
+                self._latest_messages[topic_index] = raw
 
-    def lose(self, lane: int, count: int) -> None:
+    def count_lost(self, topic_index: int, count: int) -> None:
         """Count messages that the middleware lost."""
         with self._lock:
-            if self._tape is not None:
-                self._tape.lose(lane, count)
+            if self._writer is not None:
+                self._writer.count_lost(topic_index, count)
 
-    def end(self, ending: Ending) -> Tape | None:
+    def finish(self, ending: EpisodeEnd) -> EpisodeWriter | None:
         """Finish the episode and return its tape, which saves it; None if there is none."""
         with self._lock:
-            tape, self._tape, self._episode = self._tape, None, None
+            tape, self._writer, self._episode = self._writer, None, None
             if tape is not None:
                 tape.finish(ending)
-                self._saving.append(tape)
+                self._finishing_writers.append(tape)
             return tape
 
-    def discard(self, tape: Tape) -> None:
+    def discard(self, writer: EpisodeWriter) -> None:
         """Remove an episode that has ended, and nothing else."""
-        shutil.rmtree(self._root / tape.name)
+        shutil.rmtree(self._root / writer.name)
 
-    def settle(self) -> None:
+    def collect_finished(self) -> None:
         """Notice what the tapes have come to; call it now and then."""
         with self._lock:
-            if self._tape is not None and self._tape.progress().fault:
-                self.end(Ending('the recorder failed'))
-            for tape in [tape for tape in self._saving if tape.over]:
-                self._saving.remove(tape)
-                self._last = tape.progress()
-                self._fault = self._last.fault or self._fault
+            if self._writer is not None and self._writer.progress().write_error:
+                self.finish(EpisodeEnd('the recorder failed'))
+            for tape in [tape for tape in self._finishing_writers if tape.is_finished]:
+                self._finishing_writers.remove(tape)
+                self._last_progress = tape.progress()
+                self._error = self._last_progress.write_error or self._error
 
-    def join(self) -> list[str]:
+    def wait_until_saved(self) -> list[str]:
         """Wait until everything is saved; return the names of those that were given up."""
         with self._lock:
-            saving = list(self._saving)
+            saving = list(self._finishing_writers)
         stuck = [tape.name for tape in saving if not tape.join()]
-        self.settle()
+        self.collect_finished()
         return stuck
 
-    def snapshot(self, now_ns: int) -> Snapshot:
+    def snapshot(self, now_ns: int) -> RecorderSnapshot:
         with self._lock:
-            self.settle()
-            if self._tape is not None and self._episode is not None:
-                begun, progress = self._episode, self._tape.progress()
-                return Snapshot(
-                    State.RECORDING,
+            self.collect_finished()
+            if self._writer is not None and self._episode is not None:
+                begun, progress = self._episode, self._writer.progress()
+                return RecorderSnapshot(
+                    RecorderState.RECORDING,
                     begun.name,
                     begun.instruction,
                     (now_ns - begun.start_ns) / 1e9,
                     progress,
-                    '; '.join(progress.complaints),
+                    '; '.join(progress.message_errors),
                 )
-            if self._saving:
-                tape = self._saving[0]
-                return Snapshot(State.SAVING, tape.name, '', 0.0, tape.progress(), '')
-            state = State.ERROR if self._fault else State.IDLE
-            return Snapshot(
-                state, '', '', 0.0, self._last, self._fault or '; '.join(self._last.complaints)
+            if self._finishing_writers:
+                tape = self._finishing_writers[0]
+                return RecorderSnapshot(
+                    RecorderState.SAVING, tape.name, '', 0.0, tape.progress(), ''
+                )
+            state = RecorderState.ERROR if self._error else RecorderState.IDLE
+            return RecorderSnapshot(
+                state,
+                '',
+                '',
+                0.0,
+                self._last_progress,
+                self._error or '; '.join(self._last_progress.message_errors),
             )

@@ -18,53 +18,57 @@ from sensor_msgs.msg import JointState as JointStateMsg
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.types import JointState
 from wam_policy.nodes import message_conversion, parameters, qos
-from wam_policy.nodes.parameters import checked, setting
+from wam_policy.nodes.parameters import parameter, validate_fields
 
-OVER_CURRENT = 3  # a hand's status; 5, stalled, is what a hand does that grips
+OVER_CURRENT_STATUS = 3  # a hand's status; 5, stalled, is what a hand does that grips
 
 
 @dataclass(frozen=True, slots=True)
 class AgibotParams:
     """Configure how stream_node meets an AgiBot G1."""
 
-    vendor_messages: bool = setting(
+    vendor_messages: bool = parameter(
         True, "read grippers, head and waist through the vendor's genie_msgs; false: assume them"
     )
-    assumed_opening: float = setting(
+    assumed_opening: float = parameter(
         1.0,
         'opening of both grippers when the node starts, if it '
         'is assumed; later it is what was sent last',
         low=0.0,
         high=1.0,
     )
-    __post_init__ = checked
+    __post_init__ = validate_fields
 
 
 class AgibotGdk:
     """Read and command the arms and grippers through the GDK's topics."""
 
     def __init__(
-        self, node: Node, robot: Embodiment, on_state: Callable[[JointState], None]
+        self, node: Node, robot: Embodiment, on_joint_state: Callable[[JointState], None]
     ) -> None:
         """Open the topics; ValueError names what is missing and the fix."""
-        self._node, self._robot, self._on_state = node, robot, on_state
-        self._wiring = wiring = robot.vendor
-        self._given = parameters.read(node, AgibotParams)
-        self._names: tuple[str, ...] | None = None  # what the robot calls its arm joints
-        self._arms: np.ndarray | None = None
-        self._rest: dict[str, float] = {}  # grippers and body, canonical
-        self._faults: dict[str, str] = {}  # where it is wrong -> what
-        types = _vendor_types() if self._given.vendor_messages else None
+        self._node, self._robot, self._on_joint_state = node, robot, on_joint_state
+        self._vendor_config = wiring = robot.vendor
+        self._params = parameters.read(node, AgibotParams)
+        self._arm_joint_names: tuple[str, ...] | None = None  # what the robot calls its arm joints
+        self._arm_positions: np.ndarray | None = None
+        self._other_positions: dict[str, float] = {}  # grippers and body, canonical
+        self._faults_by_source: dict[str, str] = {}  # where it is wrong -> what
+        types = _import_vendor_messages() if self._params.vendor_messages else None
         new = partial(node.create_subscription, qos_profile=qos.JOINTS)
-        self._inputs = [new(JointStateMsg, wiring['arm_state_topic'], self._on_arms)]
+        self._inputs = [new(JointStateMsg, wiring['arm_state_topic'], self._on_arm_state)]
         if types is None:
-            self._rest = {
-                name: robot.rest[name] for name in robot.observed if name not in robot.commanded
+            self._other_positions = {
+                name: robot.home[name] for name in robot.observed if name not in robot.commanded
             }
-            self._rest |= {gripper.name: self._given.assumed_opening for gripper in robot.grippers}
+            self._other_positions |= {
+                gripper.name: self._params.assumed_opening for gripper in robot.grippers
+            }
         else:
             for name, topic in wiring['gripper_state_topics'].items():
-                self._inputs.append(new(types.EndState, topic, partial(self._on_gripper, name)))
+                self._inputs.append(
+                    new(types.EndState, topic, partial(self._on_gripper_state, name))
+                )
             for name, topic in wiring['arm_data_topics'].items():
                 self._inputs.append(new(types.ArmState, topic, partial(self._on_arm_data, name)))
             for part, kind in (('head', types.HeadState), ('waist', types.WaistState)):
@@ -72,13 +76,13 @@ class AgibotGdk:
                     new(
                         kind,
                         wiring[f'{part}_state_topic'],
-                        partial(self._on_body, wiring[f'{part}_joints']),
+                        partial(self._on_body_state, wiring[f'{part}_joints']),
                     )
                 )
-        self._arms_out = node.create_publisher(
+        self._arm_publisher = node.create_publisher(
             JointStateMsg, wiring['arm_command_topic'], qos.STREAM
         )
-        self._grippers_out = {
+        self._gripper_publishers = {
             name: node.create_publisher(JointStateMsg, topic, qos.STREAM)
             for name, topic in wiring['gripper_command_topics'].items()
         }
@@ -86,7 +90,7 @@ class AgibotGdk:
     @property
     def fault(self) -> str:
         """Return what is wrong with the robot's state; empty while nothing is."""
-        return '; '.join(self._faults.values())
+        return '; '.join(self._faults_by_source.values())
 
     def read(self) -> None:
         """Do nothing: the robot's state comes by itself."""
@@ -96,58 +100,64 @@ class AgibotGdk:
         at = dict(zip(self._robot.commanded, setpoint.tolist(), strict=True))
         stamp = self._node.get_clock().now().to_msg()
         arms = JointStateMsg(
-            name=list(self._names or self._wiring['arm_joints']),
-            position=[at[name] for name in self._wiring['arm_joints']],
+            name=list(self._arm_joint_names or self._vendor_config['arm_joints']),
+            position=[at[name] for name in self._vendor_config['arm_joints']],
         )
         arms.header.stamp = stamp
-        self._arms_out.publish(arms)
+        self._arm_publisher.publish(arms)
         for gripper in self._robot.grippers:
             hand = JointStateMsg(
-                name=[gripper.command_name], position=[float(gripper.raw(at[gripper.name]))]
+                name=[gripper.command_name], position=[float(gripper.to_raw(at[gripper.name]))]
             )
             hand.header.stamp = stamp
-            self._grippers_out[gripper.name].publish(hand)
-            if not self._given.vendor_messages:
-                self._rest[gripper.name] = at[gripper.name]
+            self._gripper_publishers[gripper.name].publish(hand)
+            if not self._params.vendor_messages:
+                self._other_positions[gripper.name] = at[gripper.name]
 
     def close(self) -> None:
         """Close the topics; the robot stays where the last command left it."""
         for subscription in self._inputs:
             self._node.destroy_subscription(subscription)
-        for publisher in (self._arms_out, *self._grippers_out.values()):
+        for publisher in (self._arm_publisher, *self._gripper_publishers.values()):
             self._node.destroy_publisher(publisher)
         self._inputs = []
 
-    def _on_arms(self, msg: JointStateMsg) -> None:
+    def _on_arm_state(self, msg: JointStateMsg) -> None:
         """Take the arms, the message that paces the state; some builds send 42 values or more."""
-        joints, layouts = self._wiring['arm_joints'], self._wiring['arm_state_layouts']
+        joints, layouts = (
+            self._vendor_config['arm_joints'],
+            self._vendor_config['arm_state_layouts'],
+        )
         first = max(
             (layout for layout in layouts if len(msg.position) >= layout['at_least']),
             key=lambda layout: layout['at_least'],
             default={'first': 0},
         )['first']
         names = tuple(msg.name)[first : first + len(joints)] or None
-        if self._arms is not None and names != self._names:
-            self._faults['arms'] = (
-                f"the robot's arm joints were called {self._names}, now {names}: another source "
+        if self._arm_positions is not None and names != self._arm_joint_names:
+            self._faults_by_source['arms'] = (
+                f"the robot's arm joints were called {self._arm_joint_names}, now "
+                f'{names}: another source '
                 'on the topic? restart the node when it is gone'
             )
             return
         try:
-            self._arms = message_conversion.listed_positions(msg, joints, layouts)
+            self._arm_positions = message_conversion.positions_from_unnamed_msg(
+                msg, joints, layouts
+            )
         except ValueError as error:
-            self._faults['arms'] = str(error)
+            self._faults_by_source['arms'] = str(error)
             return
-        self._names = names
-        self._faults.pop('arms', None)
-        known = dict(zip(joints, self._arms, strict=True)) | self._rest
+        self._arm_joint_names = names
+        self._faults_by_source.pop('arms', None)
+        known = dict(zip(joints, self._arm_positions, strict=True)) | self._other_positions
         if not set(self._robot.observed) <= set(known):
             return  # grippers, head or waist have not spoken yet
         # without a stamp of its own the state is as old as its arrival
         stamp_ns = (
-            message_conversion.ns(msg.header.stamp) or self._node.get_clock().now().nanoseconds
+            message_conversion.to_ns(msg.header.stamp) or self._node.get_clock().now().nanoseconds
         )
-        self._on_state(
+        self._on_joint_state(
             JointState(
                 stamp_ns,
                 self._robot.observed,
@@ -155,9 +165,9 @@ class AgibotGdk:
             )
         )
 
-    def _on_arm_data(self, name: str, msg: Any) -> None:
+    def _on_arm_data(self, arm_name: str, msg: Any) -> None:
         """Take what an arm's motors say of themselves: fault flags and heat."""
-        limit_c = self._wiring['max_motor_temperature_c']
+        limit_c = self._vendor_config['max_motor_temperature_c']
         wrong = [f'error {msg.system_error}'] if msg.system_error else []
         wrong += [
             f'motor {motor.id} has fault flags {motor.status:#x}'
@@ -169,37 +179,37 @@ class AgibotGdk:
             for motor in msg.motor_states
             if motor.temperature > limit_c
         ]
-        self._faults.pop(f'{name} data', None)
+        self._faults_by_source.pop(f'{arm_name} data', None)
         if wrong:
-            self._faults[f'{name} data'] = f'{name}: {", ".join(wrong)}'
+            self._faults_by_source[f'{arm_name} data'] = f'{arm_name}: {", ".join(wrong)}'
 
-    def _on_gripper(self, name: str, msg: Any) -> None:
+    def _on_gripper_state(self, gripper_name: str, msg: Any) -> None:
         """Take one gripper; a reading in another unit is refused and what was known forgotten."""
         if not msg.end_state:
             return
         try:
-            self._rest[name] = message_conversion.gripper_opening(
-                msg.end_state[0].position, self._robot.gripper(name)
+            self._other_positions[gripper_name] = message_conversion.gripper_opening_from_raw(
+                msg.end_state[0].position, self._robot.gripper(gripper_name)
             )
-            self._faults.pop(name, None)
-            if getattr(msg.end_state[0], 'status', 0) == OVER_CURRENT:
-                self._faults[name] = f'{name}: over-current'
+            self._faults_by_source.pop(gripper_name, None)
+            if getattr(msg.end_state[0], 'status', 0) == OVER_CURRENT_STATUS:
+                self._faults_by_source[gripper_name] = f'{gripper_name}: over-current'
         except ValueError as error:
-            self._rest.pop(name, None)
-            self._faults[name] = str(error)
+            self._other_positions.pop(gripper_name, None)
+            self._faults_by_source[gripper_name] = str(error)
 
-    def _on_body(self, joints: tuple[str, ...], msg: Any) -> None:
+    def _on_body_state(self, joints: tuple[str, ...], msg: Any) -> None:
         """Take head or waist: motors by name where it names them as we do, else in our order."""
         positions = [motor.position for motor in msg.motor_states]
         named = dict(zip(msg.name, positions, strict=False))
         if not set(joints) <= set(named):
             named = dict(zip(joints, positions, strict=False))
-        self._rest |= {
+        self._other_positions |= {
             name: value for name, value in named.items() if name in joints and np.isfinite(value)
         }
 
 
-def _vendor_types() -> Any:
+def _import_vendor_messages() -> Any:
     try:
         return importlib.import_module('genie_msgs.msg')
     except ImportError as error:

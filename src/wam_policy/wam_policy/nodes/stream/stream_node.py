@@ -22,16 +22,16 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from wam_policy.core.motion import motion_health
-from wam_policy.core.motion.setpoint_stream import Stream
+from wam_policy.core.motion.setpoint_stream import SetpointStream
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.session.policy_health import Level
-from wam_policy.core.types import JointState, SetPoint
+from wam_policy.core.session.policy_health import DiagnosticLevel
+from wam_policy.core.types import JointState, Setpoint
 from wam_policy.nodes import message_conversion, parameters, qos
-from wam_policy.nodes.motion.control_loop import ControlLoop, favoured
-from wam_policy.nodes.node_clock import Now
+from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
+from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import StreamParams
-from wam_policy.nodes.run_node import spun
+from wam_policy.nodes.run_node import run_node
 from wam_policy.nodes.stream.agibot_gdk import AgibotGdk
 from wam_policy.nodes.stream.yam_i2rt import YamI2rt
 
@@ -46,16 +46,18 @@ class StreamNode(LifecycleNode):
 
     def __init__(self, context: Context | None = None) -> None:
         super().__init__('stream', context=context)
-        self._now_ns = Now(self.get_clock())
+        self._now_ns = NodeClock(self.get_clock())
         self._params: StreamParams | None = None
         self._robot: Embodiment | None = None
         self._adapter: AgibotGdk | YamI2rt | None = None
-        self._loop: ControlLoop | None = None
+        self._control_loop: ControlLoop | None = None
         self._lock = threading.RLock()  # an adapter may read within a tick, or by itself
         self._sending = False
-        self._logged = ''
+        self._logged_reason = ''
         parameters.read(self, StreamParams)  # declared early: visible before configuration
-        parameters.guard(self, StreamParams, lambda: self._adapter is not None, self._on_params)
+        parameters.add_on_change_callback(
+            self, StreamParams, lambda: self._adapter is not None, self._on_params
+        )
         self._updater = Updater(self)
         self._updater.setHardwareID('none')
 
@@ -64,18 +66,18 @@ class StreamNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._params = given = parameters.read(self, StreamParams)
-            self._robot = robot = embodiment.load(given.embodiment)
+            self._robot = robot = embodiment.load_embodiment(given.embodiment)
             kind = ADAPTERS.get(robot.vendor.get('adapter'))
             if kind is None:
                 raise ValueError(
                     f'{robot.name} has no adapter of {", ".join(ADAPTERS)}; its '
                     'controllers must come from ros2_control'
                 )
-            self._stream = Stream(robot)
-            self._joints_out = self.create_publisher(
+            self._stream = SetpointStream(robot)
+            self._joint_state_publisher = self.create_publisher(
                 JointStateMsg, given.joint_states_topic, qos.JOINTS
             )
-            self._adapter = kind(self, robot, self._on_state)
+            self._adapter = kind(self, robot, self._on_joint_state)
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
@@ -88,7 +90,7 @@ class StreamNode(LifecycleNode):
             )
             for controller in robot.controllers
         ]
-        self._states_out = {
+        self._controller_state_publishers = {
             controller.name: self.create_publisher(
                 JointTrajectoryControllerState, controller.state_topic, qos.JOINTS
             )
@@ -96,16 +98,16 @@ class StreamNode(LifecycleNode):
         }
         self._updater.setHardwareID(robot.name)
         self._updater.add('stream', self._diagnose)
-        self._timer = self.create_timer(
+        self._check_timer = self.create_timer(
             CHECK_PERIOD_S, self._on_check_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
-        self._reporting = self.create_timer(
+        self._report_timer = self.create_timer(
             REPORT_PERIOD_S, self._on_report_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
-        self._fault_out = self.create_publisher(String, 'robot_fault', qos.LATCHED)
-        self._fault_told: str | None = None
-        self._loop = ControlLoop(self._tick, 1.0 / robot.vendor['stream_hz'])
-        self._loop.start()  # reads from here on; sends when active
+        self._fault_publisher = self.create_publisher(String, 'robot_fault', qos.LATCHED)
+        self._published_fault: str | None = None
+        self._control_loop = ControlLoop(self._tick, 1.0 / robot.vendor['stream_hz'])
+        self._control_loop.start()  # reads from here on; sends when active
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -114,7 +116,7 @@ class StreamNode(LifecycleNode):
             if self._adapter.fault:  # that nothing has come yet is not one
                 self.get_logger().error(f'cannot be activated: {self._adapter.fault}')
                 return FAILURE
-            self._stream.forget()
+            self._stream.reset()
             self._sending = True
         return super().on_activate(state)
 
@@ -141,20 +143,24 @@ class StreamNode(LifecycleNode):
 
     def _release(self) -> None:
         """Undo the configuration, as far as there is one."""
-        if self._loop is None:
+        if self._control_loop is None:
             return
         self._sending = False
-        self._loop.close()
-        self._loop = None
+        self._control_loop.close()
+        self._control_loop = None
         self._adapter.close()
         self._adapter = None
-        for timer in (self._timer, self._reporting):
+        for timer in (self._check_timer, self._report_timer):
             self.destroy_timer(timer)
         for task in list(self._updater.tasks):
             self._updater.removeByName(task.name)
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        for publisher in (self._joints_out, self._fault_out, *self._states_out.values()):
+        for publisher in (
+            self._joint_state_publisher,
+            self._fault_publisher,
+            *self._controller_state_publishers.values(),
+        ):
             self.destroy_publisher(publisher)
 
     # inputs
@@ -164,11 +170,11 @@ class StreamNode(LifecycleNode):
             if self._sending:
                 self._stream.accept(controller, msg, self._now_ns())
 
-    def _on_state(self, state: JointState) -> None:
+    def _on_joint_state(self, state: JointState) -> None:
         """Publish the robot's posture; the adapter calls this where it learns of it."""
         with self._lock:
             self._stream.on_joints(state, self._now_ns())
-        self._joints_out.publish(message_conversion.joint_state_message(state))
+        self._joint_state_publisher.publish(message_conversion.joint_state_to_msg(state))
 
     def _on_params(self, changed: StreamParams) -> None:
         self._params = changed
@@ -186,23 +192,23 @@ class StreamNode(LifecycleNode):
     def _on_check_timer(self) -> None:
         """Report once per change."""
         with self._lock:
-            reason = self._trouble() or self._stream.reason
+            reason = self._describe_fault() or self._stream.reason
             fault = self._adapter.fault
-        if fault != self._fault_told:  # motion_node stops for it
-            self._fault_told = fault
-            self._fault_out.publish(String(data=fault))
-        if reason != self._logged:
-            self._logged = reason
+        if fault != self._published_fault:  # motion_node stops for it
+            self._published_fault = fault
+            self._fault_publisher.publish(String(data=fault))
+        if reason != self._logged_reason:
+            self._logged_reason = reason
             self.get_logger().info(reason)
 
-    def _trouble(self) -> str:
+    def _describe_fault(self) -> str:
         """Return what is wrong with robot or stream.
 
         A loop that failed does not end the process: drivers hold the last set-point only as long
         as it lives.
         """
-        if self._loop.error is not None:
-            return f'the stream ended by a fault of its own: {self._loop.error!r}'
+        if self._control_loop.error is not None:
+            return f'the stream ended by a fault of its own: {self._control_loop.error!r}'
         return self._adapter.fault
 
     def _on_report_timer(self) -> None:
@@ -211,23 +217,25 @@ class StreamNode(LifecycleNode):
             stream = self._stream
             if stream.setpoint is None:
                 return
-            stamp_ns, measured = stream.sent_ns, stream.posture.position
-            sent = np.stack([stream.setpoint, *stream.rates])
+            stamp_ns, measured = stream.sent_ns, stream.joint_monitor.position
+            sent = np.stack([stream.setpoint, *stream.setpoint_rates])
         for controller in self._robot.controllers:
             columns = stream.columns[controller.name]
-            msg = message_conversion.set_point_message(
-                SetPoint(controller.name, stamp_ns, *sent[:, columns]), controller
+            msg = message_conversion.setpoint_to_msg(
+                Setpoint(controller.name, stamp_ns, *sent[:, columns]), controller
             )
             msg.feedback.positions = measured[columns].tolist()
             msg.error.positions = (sent[0] - measured)[columns].tolist()
-            self._states_out[controller.name].publish(msg)
+            self._controller_state_publishers[controller.name].publish(msg)
 
     def _diagnose(self, out: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
         with self._lock:
-            fault, reason = self._trouble(), self._stream.reason
-            following, rejected = self._stream.following, self._stream.rejected
-        level, timing = motion_health.of_loop(self._loop.jitter_p99_ms, self._loop.late_ticks)
-        out.summary(bytes([Level.ERROR if fault else level]), fault or reason)
+            fault, reason = self._describe_fault(), self._stream.reason
+            following, rejected = self._stream.is_following, self._stream.rejected
+        level, timing = motion_health.diagnose_loop(
+            self._control_loop.jitter_p99_ms, self._control_loop.late_ticks
+        )
+        out.summary(bytes([DiagnosticLevel.ERROR if fault else level]), fault or reason)
         for key, value in (
             ('sending', self._sending and self._params.enable_motion),
             ('following', following),
@@ -239,8 +247,8 @@ class StreamNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> None:
-    favoured()
-    spun(StreamNode, args)
+    set_realtime_priority()
+    run_node(StreamNode, args)
 
 
 if __name__ == '__main__':

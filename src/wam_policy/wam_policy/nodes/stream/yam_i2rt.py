@@ -18,19 +18,19 @@ from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.types import JointState
 from wam_policy.nodes import message_conversion
 
-SETTLED_S = 0.05  # the driver's thread has moved on by then
+DRIVER_STARTUP_S = 0.05  # the driver's thread has moved on by then
 
 
 class YamI2rt:
     """Read and command both arms; the grippers' last joint is 0 closed .. 1 open."""
 
     def __init__(
-        self, node: Node, robot: Embodiment, on_state: Callable[[JointState], None]
+        self, node: Node, robot: Embodiment, on_joint_state: Callable[[JointState], None]
     ) -> None:
         """Open both arms; ValueError names what is missing and the fix."""
-        self._node, self._robot, self._on_state = node, robot, on_state
-        self._wiring = wiring = robot.vendor
-        open_arm, arm_type, gripper_type = _driver(wiring)
+        self._node, self._robot, self._on_joint_state = node, robot, on_joint_state
+        self._vendor_config = wiring = robot.vendor
+        open_arm, arm_type, gripper_type = _import_driver(wiring)
         node.get_logger().warning('opening the arms: linear grippers now drive from end to end')
         self._arms: dict[str, Any] = {}
         self.fault = ''
@@ -50,7 +50,7 @@ class YamI2rt:
                     'CAN interface up (ip link), the arm powered and not in use by '
                     'another program?'
                 ) from error
-        time.sleep(SETTLED_S)
+        time.sleep(DRIVER_STARTUP_S)
 
     def read(self) -> None:
         """Take both arms' posture and hand it on; keep `fault` up to date."""
@@ -58,7 +58,7 @@ class YamI2rt:
         velocity: dict[str, float] = {}
         effort: dict[str, float] = {}
         fault = ''
-        for side, arm in self._wiring['arms'].items():
+        for side, arm in self._vendor_config['arms'].items():
             robot = self._arms[side]
             if not getattr(getattr(robot, 'motor_chain', None), 'running', True):
                 # its values would stay as they are and look fresh
@@ -74,12 +74,12 @@ class YamI2rt:
             hottest = max(
                 float(np.max(seen.get(part, 0.0))) for part in ('temp_rotor', 'temp_mos')
             )
-            if hottest > self._wiring['max_rotor_temperature_c']:
+            if hottest > self._vendor_config['max_rotor_temperature_c']:
                 fault = f'{side} arm: a motor has {hottest:.0f} degrees'
         now_ns = self._node.get_clock().now().nanoseconds
         try:
             for gripper in self._robot.grippers:
-                position[gripper.name] = message_conversion.gripper_opening(
+                position[gripper.name] = message_conversion.gripper_opening_from_raw(
                     position[gripper.name], gripper
                 )
             state = JointState(
@@ -87,15 +87,15 @@ class YamI2rt:
                 self._robot.observed,
                 np.array([position[name] for name in self._robot.observed]),
                 np.array([velocity[name] for name in self._robot.observed]),
-                self._efforts(effort),
+                self._order_efforts(effort),
             )
         except ValueError as error:
             self.fault = str(error)
             return
         self.fault = fault
-        self._on_state(state)
+        self._on_joint_state(state)
 
-    def _efforts(self, measured: Mapping[str, float]) -> np.ndarray | None:
+    def _order_efforts(self, measured: Mapping[str, float]) -> np.ndarray | None:
         """Return the efforts of all joints, grippers' 0 where unknown; None without the arms'."""
         grips = {gripper.name: 0.0 for gripper in self._robot.grippers}
         known = grips | dict(measured)
@@ -107,8 +107,8 @@ class YamI2rt:
         """Command the set-point [commanded joints]."""
         at = dict(zip(self._robot.commanded, setpoint.tolist(), strict=True))
         for gripper in self._robot.grippers:
-            at[gripper.name] = float(gripper.raw(at[gripper.name]))
-        for side, arm in self._wiring['arms'].items():
+            at[gripper.name] = float(gripper.to_raw(at[gripper.name]))
+        for side, arm in self._vendor_config['arms'].items():
             self._arms[side].command_joint_pos(np.array([at[name] for name in arm['joints']]))
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class YamI2rt:
             robot.close()
 
 
-def _driver(wiring: Any) -> tuple[Callable[..., Any], Any, Any]:
+def _import_driver(vendor_config: Any) -> tuple[Callable[..., Any], Any, Any]:
     """Return i2rt's way to open an arm, its arm type and its gripper type."""
     try:
         opener = importlib.import_module('i2rt.robots.get_robot').get_yam_robot
@@ -132,6 +132,6 @@ def _driver(wiring: Any) -> tuple[Callable[..., Any], Any, Any]:
         ) from error
     return (
         opener,
-        kinds.ArmType[wiring['arm_type'].upper()],
-        kinds.GripperType[wiring['gripper_type'].upper()],
+        kinds.ArmType[vendor_config['arm_type'].upper()],
+        kinds.GripperType[vendor_config['gripper_type'].upper()],
     )

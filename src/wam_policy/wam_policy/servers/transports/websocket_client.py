@@ -17,25 +17,25 @@ from websockets.sync.client import ClientConnection, connect
 
 from wam_policy.servers.codecs import msgpack_codec
 
-TOKEN = 'WAM_TOKEN'  # nosec B105: the name of the environment variable that both ends read
-OPEN_S = 5.0  # handshake and configuration
+TOKEN_VARIABLE = 'WAM_TOKEN'  # nosec B105: the name of the environment variable that both ends read
+CONNECT_TIMEOUT_S = 5.0  # handshake and configuration
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # an answer: 1,000 rows of 1,000 numbers are 4 MB
-LAST_LINES = 12  # of a traceback, for the log
+LOGGED_TRACEBACK_LINES = 12  # of a traceback, for the log
 
 
-class LinkError(Exception):
+class WebSocketClientError(Exception):
     """The conversation broke; the connection is closed."""
 
 
-class Unreachable(LinkError):
+class ServerUnreachable(WebSocketClientError):
     """There is no server at the address now; later there may be."""
 
 
-class Refused(LinkError):
+class ConnectionRejected(WebSocketClientError):
     """The server does not want us; asking again will not help."""
 
 
-class ServerFailed(LinkError):
+class RemoteServerError(WebSocketClientError):
     """The server answered with an error; `trace` is all it said."""
 
     def __init__(self, trace: str) -> None:
@@ -44,14 +44,14 @@ class ServerFailed(LinkError):
         super().__init__(f'the server failed: {last.strip()[:300]}')
 
 
-class Link:
+class WebSocketClient:
     """Hold a connection to `address` and the configuration that came with it."""
 
     def __init__(
         self,
         address: str,
         token: str = '',  # nosec B107: empty, none is sent
-        open_s: float = OPEN_S,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
         """Connect; raises Unreachable or Refused."""
         self.address = address
@@ -65,7 +65,7 @@ class Link:
                 additional_headers=headers,
                 compression=None,
                 proxy=None,
-                open_timeout=open_s,
+                open_timeout=connect_timeout_s,
                 close_timeout=0.5,
                 ping_interval=None,
                 max_size=MAX_MESSAGE_BYTES,
@@ -75,57 +75,59 @@ class Link:
         except InvalidStatus as error:
             status = error.response.status_code
             reason = (
-                f'the token is wrong or missing: set {TOKEN}'
+                f'the token is wrong or missing: set {TOKEN_VARIABLE}'
                 if status in (401, 403)
                 else f'it answered with HTTP status {status}'
             )
-            kind = Unreachable if status in (429, 502, 503, 504) else Refused
+            kind = ServerUnreachable if status in (429, 502, 503, 504) else ConnectionRejected
             raise kind(f'{address} refused the connection: {reason}') from error
         except (OSError, TimeoutError, WebSocketException) as error:
-            raise Unreachable(f'no server at {address}: {_worded(error)}') from error
-        _no_delay(self._connection.socket)
+            raise ServerUnreachable(f'no server at {address}: {_describe_error(error)}') from error
+        _disable_nagle(self._connection.socket)
         try:
-            self.configuration = msgpack_codec.unpacked(self._received(open_s))
-        except msgpack_codec.Malformed as error:
+            self.server_metadata = msgpack_codec.unpack(self._receive(connect_timeout_s))
+        except msgpack_codec.MalformedMessage as error:
             self.close()
-            raise Refused(f'{address} sent no configuration: {error}') from error
-        except LinkError as error:
-            raise Unreachable(f'{address} sent no configuration: {error}') from error
+            raise ConnectionRejected(f'{address} sent no configuration: {error}') from error
+        except WebSocketClientError as error:
+            raise ServerUnreachable(f'{address} sent no configuration: {error}') from error
 
     @property
     def is_open(self) -> bool:
         return self._connection is not None
 
-    def ask(self, message: Mapping[str, Any], timeout_s: float) -> Any:
+    def request(self, message: Mapping[str, Any], timeout_s: float) -> Any:
         """Send a message and return the decoded answer, a text where the server sent one.
 
         Raises LinkError or ServerFailed and closes; Malformed, before anything was sent, for a
         message that cannot travel.
         """
-        raw = msgpack_codec.packed(dict(message))
+        raw = msgpack_codec.pack(dict(message))
         started_s = time.monotonic()
         connection = self._connection
         if connection is None:
-            raise LinkError('the connection is closed')
+            raise WebSocketClientError('the connection is closed')
         if connection.state is not State.OPEN:  # while nobody asked
             self.close()
-            raise LinkError(f'{self.address} closed the connection')
+            raise WebSocketClientError(f'{self.address} closed the connection')
         try:
-            _limit_sending(connection.socket, timeout_s)
+            _set_send_timeout(connection.socket, timeout_s)
             connection.send(raw)
         except (ConnectionClosed, OSError) as error:
             self.close()
-            raise LinkError(f'{self.address} went away: {_worded(error)}') from error
-        answer = self._received(max(0.001, timeout_s - (time.monotonic() - started_s)), timeout_s)
+            raise WebSocketClientError(
+                f'{self.address} went away: {_describe_error(error)}'
+            ) from error
+        answer = self._receive(max(0.001, timeout_s - (time.monotonic() - started_s)), timeout_s)
         if isinstance(answer, str):
             return answer
         try:
-            return _without_error(msgpack_codec.unpacked(answer))
-        except (msgpack_codec.Malformed, ServerFailed) as error:
+            return _check_answer(msgpack_codec.unpack(answer))
+        except (msgpack_codec.MalformedMessage, RemoteServerError) as error:
             self.close()
-            if isinstance(error, ServerFailed):
+            if isinstance(error, RemoteServerError):
                 raise
-            raise LinkError(f'{self.address} answered with garbage: {error}') from error
+            raise WebSocketClientError(f'{self.address} answered with garbage: {error}') from error
 
     def close(self) -> None:
         """Close now, without waiting for the other end; may be called twice."""
@@ -136,47 +138,49 @@ class Link:
                 connection.socket.shutdown(socket.SHUT_RDWR)
             connection.close_socket()
 
-    def _received(self, left_s: float, timeout_s: float | None = None) -> str | bytes:
+    def _receive(self, remaining_s: float, timeout_s: float | None = None) -> str | bytes:
         assert self._connection is not None
         try:
-            return self._connection.recv(left_s)
+            return self._connection.recv(remaining_s)
         except TimeoutError:
             self.close()
-            raise LinkError(
-                f'{self.address} did not answer within {timeout_s or left_s:g} s'
+            raise WebSocketClientError(
+                f'{self.address} did not answer within {timeout_s or remaining_s:g} s'
             ) from None
         except ConnectionClosed as error:
             self.close()
-            raise LinkError(f'{self.address} closed the connection: {_worded(error)}') from error
+            raise WebSocketClientError(
+                f'{self.address} closed the connection: {_describe_error(error)}'
+            ) from error
 
 
-def failed(link: Link, text: str) -> ServerFailed:
+def close_and_make_error(client: WebSocketClient, text: str) -> RemoteServerError:
     """Take a text where none belongs for what it is, and close."""
-    link.close()
-    return ServerFailed(text)
+    client.close()
+    return RemoteServerError(text)
 
 
-def _without_error(answer: Any) -> Any:
+def _check_answer(answer: Any) -> Any:
     """Raise ServerFailed for an error that came in binary (vLLM-Omni), else return the answer."""
     if isinstance(answer, dict) and answer.get('type') == 'error':
-        raise ServerFailed(str(answer.get('message', answer)))
+        raise RemoteServerError(str(answer.get('message', answer)))
     return answer
 
 
-def _no_delay(end: socket.socket) -> None:
+def _disable_nagle(sock: socket.socket) -> None:
     with suppress(OSError):  # not a TCP socket
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _limit_sending(end: socket.socket, timeout_s: float) -> None:
+def _set_send_timeout(sock: socket.socket, timeout_s: float) -> None:
     """Let the kernel give up sending: a peer that vanished takes nothing, and says nothing."""
     seconds = int(timeout_s)
-    end.setsockopt(
+    sock.setsockopt(
         socket.SOL_SOCKET,
         socket.SO_SNDTIMEO,
         struct.pack('ll', seconds, int((timeout_s - seconds) * 1e6)),
     )
 
 
-def _worded(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     return str(error) or type(error).__name__

@@ -26,56 +26,59 @@ from websockets.protocol import State
 
 from wam_policy.servers import value_mapping
 from wam_policy.servers.codecs import msgpack_codec
-from wam_policy.servers.server_metrics import Engine, Metrics
-from wam_policy.servers.session_manager import Declined, Desk
+from wam_policy.servers.server_metrics import BackendHealth, ServerMetrics
+from wam_policy.servers.session_manager import InvalidClientRequest, SessionManager
 
-HEALTH, METRICS = '/healthz', '/metrics'
+HEALTH_PATH, METRICS_PATH = '/healthz', '/metrics'
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """Bound what clients may take."""
 
-    connections: int = 64
-    message_bytes: int = 64 * 1024 * 1024  # 8 frames of three 640x480 cameras are 22 MB
-    grace_s: float = 5.0  # for a request under way when asked to stop
+    max_connections: int = 64
+    max_message_bytes: int = 64 * 1024 * 1024  # 8 frames of three 640x480 cameras are 22 MB
+    shutdown_timeout_s: float = 5.0  # for a request under way when asked to stop
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ServerReply:
     """Hold what goes back, and with which code the connection then closes, if it does."""
 
     data: bytes | str
-    close: CloseCode | None = None
+    close_code: CloseCode | None = None
 
 
-class Server:
+class PolicyServer:
     """Serve a desk until stopped."""
 
     def __init__(
         self,
-        desk: Desk,
-        configuration: dict[str, Any],
+        session_manager: SessionManager,
+        metadata: dict[str, Any],
         *,
         token: str = '',
-        limits: Limits | None = None,
-        say: Callable[[str], None],
-        each: bool = True,
-        engine: Engine,
+        limits: ServerLimits | None = None,
+        log: Callable[[str], None],
+        log_requests: bool = True,
+        backend: BackendHealth,
     ) -> None:
         """Take where lines for people go, and whether each request is one; the engine's health
         is ours.
         """
-        self._desk, self._greeting = desk, msgpack_codec.packed(configuration)
-        self._token, self._limits = token, limits or Limits()
-        self._say, self._each = say, each
-        self._metrics = Metrics(desk, engine)
-        self._numbers = itertools.count(1)
-        self._open: set[ServerConnection] = set()
-        self._busy: set[ServerConnection] = set()
+        self._session_manager, self._metadata_message = (
+            session_manager,
+            msgpack_codec.pack(metadata),
+        )
+        self._token, self._limits = token, limits or ServerLimits()
+        self._log, self._log_requests = log, log_requests
+        self._metrics = ServerMetrics(session_manager, backend)
+        self._connection_ids = itertools.count(1)
+        self._connections: set[ServerConnection] = set()
+        self._busy_connections: set[ServerConnection] = set()
         self._stopping = asyncio.Event()
-        self._engine = engine
-        self._desk_thread = ThreadPoolExecutor(1, thread_name_prefix='desk')
+        self._backend = backend
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix='desk')
 
     async def run(self, host: str, port: int, on_ready: Callable[[int], None]) -> None:
         """Listen until `stop`; calls `on_ready` with the port. Raises OSError if it is taken."""
@@ -86,7 +89,7 @@ class Server:
                 port,
                 compression=None,
                 origins=[None],
-                max_size=self._limits.message_bytes,
+                max_size=self._limits.max_message_bytes,
                 max_queue=1,
                 ping_interval=None,
                 close_timeout=1.0,
@@ -94,36 +97,36 @@ class Server:
             ) as listener:
                 on_ready(next(iter(listener.sockets)).getsockname()[1])
                 await self._stopping.wait()
-                await self._wind_down(listener)
+                await self._shut_down(listener)
         finally:
-            self._desk_thread.shutdown(wait=False, cancel_futures=True)
+            self._executor.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
         """Finish what is under way and end; call it from the event loop's thread."""
         self._stopping.set()
 
-    async def _wind_down(self, listener: Listener) -> None:
+    async def _shut_down(self, listener: Listener) -> None:
         listener.close(close_connections=False)
-        for connection in self._open - self._busy:
+        for connection in self._connections - self._busy_connections:
             await connection.close(CloseCode.GOING_AWAY, 'the server stops')
-        deadline_s = time.monotonic() + self._limits.grace_s
-        while self._busy and time.monotonic() < deadline_s:
+        deadline_s = time.monotonic() + self._limits.shutdown_timeout_s
+        while self._busy_connections and time.monotonic() < deadline_s:
             await asyncio.sleep(0.02)
 
     def _on_http(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP, and let in who may."""
-        if request.path == HEALTH:
-            fault = self._engine.fault
+        if request.path == HEALTH_PATH:
+            fault = self._backend.not_ready_reason
             return connection.respond(
                 http.HTTPStatus.SERVICE_UNAVAILABLE if fault else http.HTTPStatus.OK,
                 f'{fault or "OK"}\n',
             )
-        if not self._knows(request.headers):
+        if not self._is_authorized(request.headers):
             return connection.respond(
                 http.HTTPStatus.UNAUTHORIZED, 'want the header Authorization: Api-Key <token>\n'
             )
-        if request.path == METRICS:
-            page = self._metrics.page()
+        if request.path == METRICS_PATH:
+            page = self._metrics.render()
             return Response(
                 200,
                 'OK',
@@ -136,14 +139,14 @@ class Server:
                 ),
                 page,
             )
-        if len(self._open) >= self._limits.connections:
+        if len(self._connections) >= self._limits.max_connections:
             return connection.respond(
                 http.HTTPStatus.SERVICE_UNAVAILABLE,
-                f'{self._limits.connections} connections are open already\n',
+                f'{self._limits.max_connections} connections are open already\n',
             )
         return None
 
-    def _knows(self, headers: Headers) -> bool:
+    def _is_authorized(self, headers: Headers) -> bool:
         if not self._token:
             return True
         scheme, _, given = (headers.get('Authorization') or '').partition(' ')
@@ -152,66 +155,72 @@ class Server:
         )
 
     async def _on_connection(self, connection: ServerConnection) -> None:
-        owner = next(self._numbers)
-        self._open.add(connection)
-        self._metrics.connected(1)
+        owner = next(self._connection_ids)
+        self._connections.add(connection)
+        self._metrics.add_connections(1)
         try:
-            await connection.send(self._greeting)
+            await connection.send(self._metadata_message)
             while not self._stopping.is_set():
                 raw = await connection.recv()
-                self._busy.add(connection)
+                self._busy_connections.add(connection)
                 try:
-                    reply = await self._at_desk(
-                        self._replied, owner, connection, raw, time.perf_counter()
+                    reply = await self._run_in_executor(
+                        self._handle_message, owner, connection, raw, time.perf_counter()
                     )
                     await connection.send(reply.data)
                 finally:
-                    self._busy.discard(connection)
-                if reply.close is not None:
-                    await connection.close(reply.close, 'see the text before')
+                    self._busy_connections.discard(connection)
+                if reply.close_code is not None:
+                    await connection.close(reply.close_code, 'see the text before')
                     return
             await connection.close(CloseCode.GOING_AWAY, 'the server stops')
         except ConnectionClosed:
             pass
         finally:
-            self._open.discard(connection)
-            self._metrics.connected(-1)
+            self._connections.discard(connection)
+            self._metrics.add_connections(-1)
             with suppress(RuntimeError):  # that thread has ended, and every session
-                await self._at_desk(self._desk.leave, owner)
+                await self._run_in_executor(self._session_manager.disconnect, owner)
 
-    async def _at_desk[T](self, work: Callable[..., T], *arguments: object) -> T:
+    async def _run_in_executor[T](self, work: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._desk_thread, work, *arguments)
+        return await loop.run_in_executor(self._executor, work, *arguments)
 
-    def _replied(
-        self, owner: int, connection: ServerConnection, raw: str | bytes, arrived_s: float
-    ) -> Reply:
+    def _handle_message(
+        self, connection_id: int, connection: ServerConnection, raw: str | bytes, arrived_s: float
+    ) -> ServerReply:
         """Decode, do and encode; in the desk's thread."""
         started_s = time.perf_counter()
         endpoint: object = 'other'
-        outcome, reply = 'ok', Reply('')
+        outcome, reply = 'ok', ServerReply('')
         try:
             if connection.state is not State.OPEN:
                 outcome = 'gone'  # it waited for its turn and left: nobody would read it
             else:
-                message = msgpack_codec.request(raw)
-                endpoint = self._desk.endpoint(message)
-                answer = self._desk.answer(owner, message)
-                reply = Reply(answer if isinstance(answer, str) else msgpack_codec.packed(answer))
-        except (msgpack_codec.Malformed, value_mapping.Mismatch, Declined) as error:
+                message = msgpack_codec.unpack_request(raw)
+                endpoint = self._session_manager.get_endpoint(message)
+                answer = self._session_manager.handle_request(connection_id, message)
+                reply = ServerReply(
+                    answer if isinstance(answer, str) else msgpack_codec.pack(answer)
+                )
+        except (
+            msgpack_codec.MalformedMessage,
+            value_mapping.ProfileMismatch,
+            InvalidClientRequest,
+        ) as error:
             outcome = 'declined'
-            reply = Reply(f'{type(error).__name__}: {error}', CloseCode.INVALID_DATA)
-            self._say(f'connection {owner}: declined {endpoint!s:.40}: {error}')
+            reply = ServerReply(f'{type(error).__name__}: {error}', CloseCode.INVALID_DATA)
+            self._log(f'connection {connection_id}: declined {endpoint!s:.40}: {error}')
         except Exception:  # noqa: BLE001  one client's fault must not end the others
             outcome = 'failed'
             trace = traceback.format_exc()
-            reply = Reply(trace, CloseCode.INTERNAL_ERROR)
-            self._say(f'connection {owner}: {endpoint!s:.40} failed\n{trace}')
+            reply = ServerReply(trace, CloseCode.INTERNAL_ERROR)
+            self._log(f'connection {connection_id}: {endpoint!s:.40} failed\n{trace}')
         waited_s, worked_s = started_s - arrived_s, time.perf_counter() - started_s
-        self._metrics.answered(endpoint, outcome, waited_s, worked_s)
-        if self._each and outcome == 'ok':
-            self._say(
-                f'connection {owner}: {endpoint} {1e3 * worked_s:.1f} ms, after '
+        self._metrics.count_request(endpoint, outcome, waited_s, worked_s)
+        if self._log_requests and outcome == 'ok':
+            self._log(
+                f'connection {connection_id}: {endpoint} {1e3 * worked_s:.1f} ms, after '
                 f'{1e3 * waited_s:.1f} ms in the queue'
             )
         return reply
