@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The figures that matter on one GPU, with full-size random weights, in under ten minutes: no ROS,
 # no encoders, no checkpoint. Needs torch, numpy, safetensors; python is ${PYTHON:-python3}.
-#   benchmarks/gpu.sh [FOLDER]      JSON goes to FOLDER (docs/benchmarks/gpu)
+#   benchmarks/gpu.sh [FOLDER]      JSON goes to FOLDER (docs/reference/benchmarks/gpu)
 # 14B in bf16 takes about 56 GB: 33 of weights, 19 of memory for both branches, contexts, graphs.
 set -eu
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
-out=${1:-docs/benchmarks/gpu}
+out=${1:-docs/reference/benchmarks/gpu}
 mkdir -p "$out"
 
 # Each part may take so long; a part that fails or is cut leaves the others their time.

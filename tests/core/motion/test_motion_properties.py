@@ -2,7 +2,7 @@
 
 Three ways to look for a history that breaks it: whole robots over many seconds, ten thousand short
 histories of a few joints that hypothesis draws, and the numbered ones that the long proof plays
-(benchmarks/motion_fuzz.py, its record in docs/benchmarks). WAM_PROPERTY_CASES sets how many of the
+(benchmarks/motion_fuzz.py, its record in docs/reference/benchmarks). WAM_PROPERTY_CASES sets how many of the
 long ones are drawn (default 120).
 """
 
