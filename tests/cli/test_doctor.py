@@ -27,7 +27,7 @@ def empty(tmp_path, monkeypatch):
     """Pretend a checkout in which nothing was done, on a machine without ROS 2."""
     for name in ('ROS_DISTRO', 'AMENT_PREFIX_PATH'):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(ros, 'INSTALLED', tmp_path / 'opt')
+    monkeypatch.setattr(ros, 'SYSTEM_PREFIX', tmp_path / 'opt')
     for name in ('tools/requirements', 'tools/ros_prefix', 'src'):
         (tmp_path / name).mkdir(parents=True)
     for name in venv.PIN_FILES:

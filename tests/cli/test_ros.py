@@ -22,7 +22,7 @@ def make_ros_prefix(path):
 
 def test_without_any_it_is_assembled(layout, tmp_path):
     found = ros.select_ros(layout, {}, tmp_path / 'opt')
-    assert (found.source, found.prefix) == (RosSource.ASSEMBLED, layout.prefix)
+    assert (found.source, found.prefix) == (RosSource.ASSEMBLED, layout.ros_prefix)
 
 
 def test_an_installed_one_is_used(layout, tmp_path):
@@ -41,8 +41,8 @@ def test_a_sourced_one_comes_before_the_installed(layout, tmp_path):
 
 
 def test_our_own_prefix_is_not_taken_for_an_installed_one(layout, tmp_path):
-    make_ros_prefix(layout.prefix)
-    environ = {'ROS_DISTRO': 'jazzy', 'AMENT_PREFIX_PATH': str(layout.prefix)}
+    make_ros_prefix(layout.ros_prefix)
+    environ = {'ROS_DISTRO': 'jazzy', 'AMENT_PREFIX_PATH': str(layout.ros_prefix)}
     assert ros.select_ros(layout, environ, tmp_path / 'opt').source is RosSource.ASSEMBLED
 
 

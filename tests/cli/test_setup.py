@@ -60,7 +60,7 @@ def test_the_prefix_is_laid_out_as_cmake_expects(layout, monkeypatch):
     write_small_wheel(layout)
     monkeypatch.setattr(system, 'unpack_debs', write_fake_debs)
     write_fake_python(layout)
-    part = layout.prefix.with_suffix('.part')
+    part = layout.ros_prefix.with_suffix('.part')
     prefix.unpack(layout, part)
     prefix.finish(layout, part)
     assert prefix.is_ready(layout)
@@ -75,8 +75,8 @@ def test_the_prefix_is_laid_out_as_cmake_expects(layout, monkeypatch):
         'include/rosidl_runtime_c/rosidl_runtime_c/visibility_control.h',
         'lib/python3.12/site-packages/ros2verbs/launch.py',
     ):
-        assert (layout.prefix / name).is_file(), name
-    assert (layout.prefix / 'lib/librcl.so').read_text() == 'lib/librcl.so', 'not from humble'
+        assert (layout.ros_prefix / name).is_file(), name
+    assert (layout.ros_prefix / 'lib/librcl.so').read_text() == 'lib/librcl.so', 'not from humble'
     assert not part.exists()
 
 
@@ -89,7 +89,7 @@ def test_an_interrupted_assembly_starts_again_and_ends_whole(layout, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prefix, 'hide_cpp_typesupport', interrupted)
-    part = layout.prefix.with_suffix('.part')
+    part = layout.ros_prefix.with_suffix('.part')
     with pytest.raises(KeyboardInterrupt):
         prefix.unpack(layout, part)
     assert part.is_dir()
@@ -100,11 +100,11 @@ def test_an_interrupted_assembly_starts_again_and_ends_whole(layout, monkeypatch
     with StepProgress() as progress:
         prefix.assemble(layout, ['pip-must-not-run'], progress, lambda: None)
     assert prefix.is_ready(layout)
-    assert not (layout.prefix / 'leftover').exists()
+    assert not (layout.ros_prefix / 'leftover').exists()
 
 
 def test_a_changed_input_makes_the_prefix_stale(layout):
-    layout.prefix.mkdir(parents=True)
+    layout.ros_prefix.mkdir(parents=True)
     stamps.write(layout.stamps / 'prefix', prefix.hash_prefix_inputs(layout))
     assert prefix.is_ready(layout)
     (layout.root / 'tools/ros_prefix/generator').write_text('# changed')
@@ -132,13 +132,13 @@ def test_a_damaged_wheel_is_removed_with_one_line(layout):
     layout.downloads.mkdir(parents=True)
     (layout.downloads / prefix.WHEEL).write_text('not a zip file')
     with pytest.raises(CommandError, match='damaged.*run ./wam setup again'):
-        prefix.unpack(layout, layout.prefix)
+        prefix.unpack(layout, layout.ros_prefix)
     assert not (layout.downloads / prefix.WHEEL).exists()
 
 
 def test_the_second_setup_does_nothing(layout, monkeypatch):
     write_fake_python(layout)
-    layout.prefix.mkdir(parents=True)
+    layout.ros_prefix.mkdir(parents=True)
     stamps.write(layout.stamps / 'prefix', prefix.hash_prefix_inputs(layout))
     stamps.write(layout.stamps / 'venv', venv.hash_venv_inputs(layout))
     monkeypatch.setattr(system, 'missing_packages', list)
@@ -182,7 +182,7 @@ def test_a_disk_that_fills_up_while_unpacking_stops_setup(layout, monkeypatch):
 
     monkeypatch.setattr(shutil, 'copyfileobj', full)
     with pytest.raises(OSError, match='No space left'):
-        prefix.unpack(layout, layout.prefix.with_suffix('.part'))
+        prefix.unpack(layout, layout.ros_prefix.with_suffix('.part'))
     assert not prefix.is_ready(layout)
 
 

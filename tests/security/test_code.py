@@ -39,7 +39,8 @@ def find_unsafe_code(text: str) -> Iterator[str]:
             yield f'line {node.lineno}: allow_pickle'
         if called in ('yaml.unsafe_load', 'yaml.full_load') or (
             called == 'yaml.load'
-            and said.get('Loader') not in ('yaml.SafeLoader', 'yaml.CSafeLoader', '_UniqueKeys')
+            and said.get('Loader')
+            not in ('yaml.SafeLoader', 'yaml.CSafeLoader', '_UniqueKeyLoader')
         ):
             yield f'line {node.lineno}: {called} builds whatever the file says'
         if said.get('shell', 'False') != 'False' or called in ('os.system', 'os.popen'):
