@@ -142,11 +142,11 @@ RECORDER_SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from test_bag import TEXT, OTHER, word
+from test_bag import OTHER_TOPIC, TEXT_TOPIC, make_message
 from wam_policy.recording.bag_writer import BagWriter
-bag = BagWriter(Path(sys.argv[1]), [TEXT, OTHER], {{'instruction': 'wave'}})
+bag = BagWriter(Path(sys.argv[1]), [TEXT_TOPIC, OTHER_TOPIC], {{'instruction': 'wave'}})
 for number in range(10**9):
-    bag.write(number % 2, number * 1000, word(number))
+    bag.write(number % 2, number * 1000, make_message(number))
     if number % 100 == 99:
         bag.sync()
         print(number, flush=True)

@@ -60,7 +60,7 @@ class RemoteWorkerClient:
                 ),
                 guided=False,
                 program=(sys.executable, '-m', 'wam_policy.servers.run_remote_worker'),
-                **{'first_delay_s': 0.1, 'last_delay_s': 0.4, **spec},
+                **{'restart_delay_s': 0.1, 'max_restart_delay_s': 0.4, **spec},
             ),
             on_line=lambda rank, line: self.lines.append(line),
         )
@@ -130,15 +130,20 @@ def test_a_session_as_the_released_client_lives_it(double):
         robot.query()
         assert double.calls == ['reset', 'infer', 'infer']
         # one picture at first, then those 23, 16, 8 and 0 steps before the newest
-        seen = [[int(frame[0, 0, 0]) for frame in shown[VIEW_KEYS[0]]] for _, shown in double.seen]
+        seen = [
+            [int(frame[0, 0, 0]) for frame in shown[VIEW_KEYS[0]]]
+            for _, shown in double.observations
+        ]
         assert seen == [[0], [10, 17, 25, 33]]
-        assert {prompt for prompt, _ in double.seen} == {'pick it up'}
+        assert {prompt for prompt, _ in double.observations} == {'pick it up'}
         with pytest.raises(WorkerError, match='once a block'):
             robot.query()
         robot.start_session('t', 'put it down')
         robot.query('t')
-        assert double.calls[3:] == ['reset', 'infer'] and double.seen[-1][0] == 'put it down'
-        assert [len(shown[VIEW_KEYS[2]]) for _, shown in double.seen] == [1, 4, 1]
+        assert (
+            double.calls[3:] == ['reset', 'infer'] and double.observations[-1][0] == 'put it down'
+        )
+        assert [len(shown[VIEW_KEYS[2]]) for _, shown in double.observations] == [1, 4, 1]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +165,7 @@ def test_a_fault_is_told_and_the_next_session_is_whole(double, act, words):
         robot.start_session()
         robot.query()
         robot.commit(1, 24)
-        double.act = act
+        double.fault = act
         begun_s = time.monotonic()
         with pytest.raises(WorkerError, match=words):
             robot.query()
@@ -170,7 +175,7 @@ def test_a_fault_is_told_and_the_next_session_is_whole(double, act, words):
             robot.wait_for_line('self.infer(message)')
         with pytest.raises(WorkerError, match='while None is on'):
             robot.commit(2, 24)  # whatever the session was, it is over
-        double.act = ''
+        double.fault = ''
         robot.start_session('again')
         answer = robot.query('again')
         np.testing.assert_allclose(
@@ -184,10 +189,10 @@ def test_a_late_answer_is_never_taken_for_a_new_one(double):
     with start_worker(double.port, timeout_s=0.5) as robot:
         robot.wait_ready()
         robot.start_session()
-        double.act = 'slow'
+        double.fault = 'slow'
         with pytest.raises(WorkerError, match='did not answer'):
             robot.query()
-        double.act = ''
+        double.fault = ''
         robot.start_session('b')
         other = HOME_POSITIONS + 0.1
         answer = robot.request(
@@ -396,7 +401,7 @@ def test_it_leaves_at_once_when_the_node_does(double):
         ),
     )
     protocol.receive(near, 5)
-    double.act = 'slow'
+    double.fault = 'slow'
     protocol.send(
         near,
         WorkerMessage(

@@ -41,11 +41,15 @@ def test_workers_that_die_are_started_again_with_other_memories(engine):
     with pytest.raises(WorkersNotReady):
         served.reset('s', 'wave', 'clocked')
     status = served.start()
-    assert status.state is WorkerState.READY and not served.fault and not served.over
+    assert (
+        status.state is WorkerState.READY
+        and not served.not_ready_reason
+        and not served.has_failed_permanently
+    )
     assert (served.generation, served.restarts) == (1, 0)
-    os.kill(status.facts['pid'], signal.SIGKILL)
-    wait_until(lambda: served.fault)
-    wait_until(lambda: not served.fault)
+    os.kill(status.info['pid'], signal.SIGKILL)
+    wait_until(lambda: served.not_ready_reason)
+    wait_until(lambda: not served.not_ready_reason)
     assert (served.generation, served.restarts) == (2, 1)
     assert any('SIGKILL' in line for line in lines)
 
@@ -58,4 +62,4 @@ def test_a_start_that_fails_is_told_at_once(engine, act, over):
     assert (status.retry_s is None) == over
     told = []
     served.set_permanent_failure_callback(lambda: told.append(True))
-    assert bool(told) == over == served.over
+    assert bool(told) == over == served.has_failed_permanently

@@ -20,7 +20,7 @@ def load_robot(profile):
 
 
 def make_views(profile, count, seed, size=None):
-    width, height = size or profile.size or (32, 24)
+    width, height = size or profile.image_size or (32, 24)
     random = np.random.default_rng(seed)
     return {
         camera: random.integers(0, 256, (count, height, width, 3), np.uint8)

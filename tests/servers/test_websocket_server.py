@@ -28,14 +28,14 @@ def served():
 
 def make_observation(served, value=0, count=1, **more):
     robot = served.robot
-    size = served.flavour.size or (32, 24)
+    size = served.profile.image_size or (32, 24)
     views = {
         key: np.full((count, size[1], size[0], 3), value, np.uint8)
-        for key in served.flavour.cameras
+        for key in served.profile.cameras
     }
     return {
         **value_mapping.encode_request(
-            served.flavour, robot, views, robot.home_positions(robot.observed), 'fold it'
+            served.profile, robot, views, robot.home_positions(robot.observed), 'fold it'
         ),
         **more,
     }
@@ -97,28 +97,28 @@ def test_pictures_are_remembered_as_the_released_server_does(served):
     far = connect_client(served)
     for value, count in ((1, 1), (2, 1), (3, 4), (9, 2)):
         far.infer(make_observation(served, value, count, session_id='a'))
-    commits = [call[1] for call in served.engine.calls_of('memory 0') if call[0] == 'commit']
+    commits = [call[1] for call in served.backend.calls_of('memory 0') if call[0] == 'commit']
     assert commits == [[1], [1, 1, 1, 2], [3, 3, 3, 3], [3, 3, 9, 9]]
     far.infer(make_observation(served, 5, 4, session_id='b'))  # another id is another session
-    assert served.engine.calls_of('memory 1')[:2] == [
+    assert served.backend.calls_of('memory 1')[:2] == [
         ('reset', 'fold it', 'reference'),
         ('commit', [5]),
     ]
-    assert len(served.desk.live) == 2
+    assert len(served.session_manager.active_sessions) == 2
 
 
 def test_a_reset_and_new_words_begin_a_new_memory(served):
     ask = partial(request, connect_raw(served))
     ask(**make_observation(served, 1, session_id='a', endpoint='infer'))
     assert ask(endpoint='reset', session_id='a') == 'reset successful'
-    assert served.desk.live == ()
+    assert served.session_manager.active_sessions == ()
     ask(**make_observation(served, 2, 4, session_id='a'))
-    assert served.engine.calls_of('memory 0')[3:5] == [
+    assert served.backend.calls_of('memory 0')[3:5] == [
         ('reset', 'fold it', 'reference'),
         ('commit', [2]),
     ]
     ask(**make_observation(served, 3, session_id='a', **{'annotation.task': 'sort it'}))
-    assert served.engine.calls_of('memory 0')[6:8] == [
+    assert served.backend.calls_of('memory 0')[6:8] == [
         ('reset', 'sort it', 'reference'),
         ('commit', [2, 2, 2, 3]),
     ]
@@ -139,10 +139,10 @@ def test_clocked_sessions_commit_once_and_in_order(served):
     assert said['cached_blocks'] == 1 and said['window_fill'] == pytest.approx(0.4)
     blind = {key: value for key, value in make_observation(served).items() if 'video' not in key}
     np.testing.assert_allclose(
-        ask(**blind, seed=5)[0, 0], served.robot.rest['left_joint1'] + 0.02, atol=1e-6
+        ask(**blind, seed=5)[0, 0], served.robot.home['left_joint1'] + 0.02, atol=1e-6
     )
     ask(**make_observation(served, 9, 3), seed=6)
-    assert [call for _, call in served.engine.calls if call[0] != 'commit'] == [
+    assert [call for _, call in served.backend.calls if call[0] != 'commit'] == [
         ('reset', 'fold it', 'clocked'),
         ('query', 5, None),
         ('query', 6, 3),
@@ -154,14 +154,14 @@ def test_clocked_sessions_commit_once_and_in_order(served):
 
 
 def test_a_fault_of_the_model_is_told_and_closes_with_1011(served):
-    served.act['fault'] = RuntimeError('device lost')
+    served.behavior['fault'] = RuntimeError('device lost')
     far = connect_client(served)
     with pytest.raises(RuntimeError, match='Traceback(.|\n)*device lost'):
         far.infer(make_observation(served))
     with pytest.raises(ConnectionClosed):
         far.infer(make_observation(served))
     assert far._ws.close_code == 1011
-    del served.act['fault']
+    del served.behavior['fault']
     assert connect_client(served).infer(make_observation(served)).shape == (24, 14)
 
 
@@ -188,7 +188,9 @@ INVALID_MESSAGES = {
 def test_what_is_no_request_is_declined_in_words(served, message):
     with connect_raw(served) as end:
         end.send(message)
-        assert re.match(r'(Malformed|Mismatch|Declined): .{10,}', end.recv(5))
+        assert re.match(
+            r'(MalformedMessage|ProfileMismatch|InvalidClientRequest): .{10,}', end.recv(5)
+        )
         with pytest.raises(ConnectionClosed):
             end.recv(5)
         assert end.close_code == 1007
@@ -212,8 +214,8 @@ def test_what_is_no_request_is_declined_in_words(served, message):
 def test_wrong_shapes_and_values_are_declined(served, change):
     with connect_raw(served) as end:
         end.send(msgpack_numpy.packb(make_observation(served, session_id='a', **change)))
-        assert re.match(r'(Mismatch|Declined): .*want', end.recv(5))
-    assert served.engine.calls == []
+        assert re.match(r'(ProfileMismatch|InvalidClientRequest): .*want', end.recv(5))
+    assert served.backend.calls == []
 
 
 def test_a_message_of_100_mb_is_refused_before_it_is_read(served):
@@ -293,11 +295,11 @@ def test_the_session_unused_for_longest_makes_room():
 def test_sessions_end_with_the_workers_that_held_them(served):
     far = connect_client(served)
     far.infer(make_observation(served, session_id='a'))
-    served.engine.generation += 1
+    served.backend.generation += 1
     far.infer(
         make_observation(served, 3, 4, session_id='a')
     )  # one picture first, as in any session
-    assert [call for _, call in served.engine.calls if call[0] != 'query'][2:] == [
+    assert [call for _, call in served.backend.calls if call[0] != 'query'][2:] == [
         ('reset', 'fold it', 'reference'),
         ('commit', [3]),
     ]
@@ -305,14 +307,17 @@ def test_sessions_end_with_the_workers_that_held_them(served):
 
 
 def test_it_is_only_as_healthy_as_its_workers(served):
-    served.engine.fault, served.engine.restarts = 'workers are failed: killed by SIGKILL', 2
+    served.backend.not_ready_reason, served.backend.restarts = (
+        'workers are failed: killed by SIGKILL',
+        2,
+    )
     assert http_get(served, '/healthz') == (503, 'workers are failed: killed by SIGKILL\n')
     page = http_get(served, '/metrics')[1].splitlines()
     assert 'wam_workers_ready 0.0' in page and 'wam_worker_restarts_total 2.0' in page
 
 
 def test_a_client_that_left_is_not_computed_for(served):
-    served.act['seconds'] = 0.3
+    served.behavior['seconds'] = 0.3
     first, second = connect_raw(served), connect_raw(served)
     first.send(msgpack_numpy.packb(make_observation(served, session_id='a')))
     second.send(msgpack_numpy.packb(make_observation(served, session_id='b')))
@@ -320,7 +325,7 @@ def test_a_client_that_left_is_not_computed_for(served):
     second.close()
     first.recv(5)
     time.sleep(0.5)
-    assert sum(call[0] == 'query' for _, call in served.engine.calls) == 1
+    assert sum(call[0] == 'query' for _, call in served.backend.calls) == 1
 
 
 def test_health_and_metrics_tell_what_happened(served):

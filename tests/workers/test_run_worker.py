@@ -83,7 +83,7 @@ def test_help_and_refusals_come_without_torch(capsys):
             '-c',
             textwrap.dedent("""
         import sys
-        from wam_policy.workers import client, main
+        from wam_policy.workers import run_worker, supervisor
         sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))
     """),
         ],

@@ -36,8 +36,8 @@ def make_spec(*arguments: str, devices: tuple[str, ...] = ('cpu', 'cpu'), **chan
     quick = {
         'program': FAKE_WORKER,
         'start_timeout_s': 10.0,
-        'grace_s': 1.0,
-        'first_delay_s': 0.01,
+        'shutdown_timeout_s': 1.0,
+        'restart_delay_s': 0.01,
     }
     return WorkerSpec(devices, arguments, **{**quick, **changed})
 
@@ -290,7 +290,7 @@ def test_a_restart_on_request_has_no_delay():
 
 @pytest.mark.parametrize('kind', ['hang', 'deaf'])
 def test_closing_ends_a_request_and_a_worker_that_does_not_listen(kind):
-    pair = WorkerSupervisor(make_spec(grace_s=0.2))
+    pair = WorkerSupervisor(make_spec(shutdown_timeout_s=0.2))
     pair.start()
     pair.wait_ready(10)
     running = worker_pids(pair)
@@ -350,10 +350,10 @@ def test_children_die_with_a_parent_that_is_killed():
             '-c',
             textwrap.dedent(f"""
         import time
-        from wam_policy.workers.supervisor import Pair, Plan
-        pair = Pair(Plan(('cpu', 'cpu'), program={FAKE_WORKER!r}))
+        from wam_policy.workers.supervisor import WorkerSpec, WorkerSupervisor
+        pair = WorkerSupervisor(WorkerSpec(('cpu', 'cpu'), program={FAKE_WORKER!r}))
         pair.start()
-        print(pair.wait_ready(10).state, *[p.pid for p in pair._crew._programs], flush=True)
+        print(pair.wait_ready(10).state, *[p.pid for p in pair._group._processes], flush=True)
         time.sleep(60)
     """),
         ],

@@ -129,7 +129,7 @@ def run_episode(policy: Policy, instruction: str, blocks: int) -> None:
 
 
 def test_a_ready_pair_says_what_it_is(pair):
-    facts = pair.status.facts
+    facts = pair.status.info
     assert (facts['model'], facts['trained']) == ('UNTRAINED tiny', False)
     assert facts['contract'] == ROBOT.config_hash and facts['statistics']['synthetic']
     geometry = facts['geometry']
@@ -155,7 +155,7 @@ def test_guidance_reaches_the_actions(alone):
     """Without this the test above would hold for a pair that never swaps anything."""
     run_episode(alone, 'pick up the red cube', 2)
     guided = alone.query(make_joint_positions(), 5).targets
-    plain = Policy(alone.loaded, ROBOT, InferenceOptions(steps=STEPS, guidance=1.0))
+    plain = Policy(alone.model, ROBOT, InferenceOptions(steps=STEPS, guidance=1.0))
     run_episode(plain, 'pick up the red cube', 2)
     assert np.abs(guided - plain.query(make_joint_positions(), 5).targets).max() > 1e-4
 
@@ -234,7 +234,7 @@ def test_either_worker_may_be_killed_in_a_query_and_a_replay_gives_the_same_chun
 
 def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
     seat = {
-        'world': 2,
+        'world_size': 2,
         'backend': 'gloo',
         'rendezvous': (tmp_path / 'meet').as_uri(),
         'start_timeout_s': 60.0,
@@ -246,8 +246,8 @@ def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
             '-c',
             textwrap.dedent(f"""
         import os, torch
-        from wam_policy.workers.velocity_exchange import Exchange, Seat
-        swap = Exchange(Seat(rank=1, **{seat!r}), torch.device('cpu'))
+        from wam_policy.workers.velocity_exchange import ExchangeConfig, VelocityExchange
+        swap = VelocityExchange(ExchangeConfig(rank=1, **{seat!r}), torch.device('cpu'))
         video, action = swap(torch.full((1, 2, 3), 1.0), torch.full((4, 5), 2.0))
         assert (video == 3).all() and (action == 4).all()
         swap(video.bfloat16(), action.bfloat16())
@@ -285,7 +285,7 @@ def test_a_peer_that_never_comes_is_lost(tmp_path):
     'changed, said',
     [
         ({'rank': 2}, 'rank 2 of 2'),
-        ({'world': 3}, 'at most 2'),
+        ({'world_size': 3}, 'at most 2'),
         ({'backend': 'mpi'}, "'mpi'"),
         ({'rendezvous': 'tcp://host:1'}, 'file:///'),
     ],
@@ -293,7 +293,7 @@ def test_a_peer_that_never_comes_is_lost(tmp_path):
 def test_a_seat_is_checked_at_the_door(changed, said):
     good = {
         'rank': 0,
-        'world': 2,
+        'world_size': 2,
         'backend': 'gloo',
         'rendezvous': 'file:///x',
         'start_timeout_s': 1.0,

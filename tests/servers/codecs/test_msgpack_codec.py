@@ -112,7 +112,7 @@ def make_tagged_array(**changed):
         b'',
         b'\xa4\xff\xff\xff\xff',
         msgpack.packb([0] * (msgpack_codec.MAX_LIST_ITEMS + 1)),
-        msgpack.packb('x' * (msgpack_numpy.MAX_TEXT_BYTES + 1)),
+        msgpack.packb('x' * (msgpack_codec.MAX_TEXT_BYTES + 1)),
         msgpack.packb({1: 2}),
         msgpack.packb(1) + b'\x01',
     ],

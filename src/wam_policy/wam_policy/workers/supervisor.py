@@ -315,7 +315,7 @@ class WorkerSupervisor:
                 'loading the model',
                 generation=started + 1,
                 restarts=started,
-                facts={},
+                info={},
             )
             fault, death, ready_for_s = self._run_generation()
             if self._closing:
@@ -340,7 +340,7 @@ class WorkerSupervisor:
             if stage == WorkerState.READY:
                 ready_s = time.monotonic()
                 self._group = crew
-            self._set_status(WorkerState(stage), str(facts.get('reason', '')), facts=dict(facts))
+            self._set_status(WorkerState(stage), str(facts.get('reason', '')), info=dict(facts))
 
         fault = WorkerFailure(0, 'was abandoned')
         with tempfile.TemporaryDirectory(prefix='wam-workers-') as folder:  # mode 0700
