@@ -201,7 +201,7 @@ def bring_up_node(probe, node):
         # a node that was killed is discovered for some seconds more: it does not answer
         answer = probe.wait(
             partial(
-                probe.call,
+                probe.call_service,
                 ChangeState,
                 f'{node}/change_state',
                 3.0,

@@ -156,7 +156,7 @@ def test_arguments_reach_the_parameters():
 FAKE_NODE = textwrap.dedent("""
     import os, sys
     from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn as Result
-    from wam_policy.nodes.run_node import spun
+    from wam_policy.nodes.run_node import run_node
 
     class Fake(LifecycleNode):
         def __init__(self):
@@ -179,7 +179,7 @@ FAKE_NODE = textwrap.dedent("""
         def close(self):
             print('closed', flush=True)
 
-    spun(Fake)
+    run_node(Fake)
 """)
 LAUNCH = textwrap.dedent("""
     import importlib.util, sys
@@ -191,9 +191,9 @@ LAUNCH = textwrap.dedent("""
     spec.loader.exec_module(stack)
     node = LifecycleNode(executable=sys.executable, arguments=[{node!r}, {behaviour!r}],
                          name='fake', namespace='test_bringup', output='screen',
-                         on_exit=stack.ended)
+                         on_exit=stack.on_node_exit)
     service = LaunchService()
-    service.include_launch_description(LaunchDescription([*stack.brought_up(node, 'fake'), node]))
+    service.include_launch_description(LaunchDescription([*stack.make_lifecycle_handlers(node, 'fake'), node]))
     sys.exit(service.run())
 """)
 

@@ -243,7 +243,7 @@ def test_chunk_message_and_back(horizon, count, stamp_ns):
     )
     msg = message_conversion.chunk_to_msg(sent, 'yam', stamp_ns + 1, trained=False)
     back = message_conversion.chunk_from_msg(msg)
-    for field in ('stamp_ns', 'session', 'sequence', 'step_dt_s', 'names', 'contract'):
+    for field in ('stamp_ns', 'session', 'sequence', 'step_dt_s', 'names', 'embodiment_hash'):
         assert getattr(back, field) == getattr(sent, field)
     assert np.array_equal(back.targets, sent.targets)
     assert np.array_equal(back.reference, sent.reference)

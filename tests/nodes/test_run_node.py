@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 NODE_SCRIPT = textwrap.dedent("""
     import sys, threading
     from rclpy.node import Node
-    from wam_policy.nodes.run_node import spun
+    from wam_policy.nodes.run_node import run_node
 
     class Stuck(Node):
         def __init__(self):
@@ -32,7 +32,7 @@ NODE_SCRIPT = textwrap.dedent("""
             if sys.argv[1] == 'close':
                 self.never_ends()
 
-    spun(Stuck, ending_s=float(sys.argv[2]))
+    run_node(Stuck, shutdown_timeout_s=float(sys.argv[2]))
 """)
 
 

@@ -61,7 +61,7 @@ def stack(started, watching):
 @pytest.fixture
 def running(stack):
     _, watch, *_ = stack
-    watch.say('pick up the red cube')
+    watch.publish_instruction('pick up the red cube')
     watch.wait_running()
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
     watch.jumps.clear()
@@ -71,14 +71,14 @@ def running(stack):
 
 def test_a_dark_camera_stops_the_queries_and_light_starts_them(running):
     _, watch, relay, camera = running
-    relay.on = False
+    relay.enabled = False
     watch.wait(lambda: watch.policy.state_name == 'STALE_OBSERVATION')
     assert camera.key in watch.policy.reason and 'limit 0.2 s' in watch.policy.reason
     watch.wait_motion('HOLDING')
     chunks = watch.policy.chunks
     watch.wait_rest()
     assert watch.policy.chunks == chunks
-    relay.on = True
+    relay.enabled = True
     watch.wait_running()
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
 
@@ -109,6 +109,6 @@ def test_without_policy_node_the_joints_come_to_rest_and_a_new_one_goes_on(runni
     )
     bring_up_node(watch, 'policy')
     watch.wait(lambda: watch.policy.state_name == 'IDLE', 'workers are not ready', 90)
-    watch.say('pick up the red cube')
+    watch.publish_instruction('pick up the red cube')
     watch.wait_running(session)
     watch.wait_motion('FIRST_MOVE', 'TRACKING')

@@ -73,19 +73,19 @@ def stage(request, launched, tmp_path_factory):
 
 def wait_until_following(stage):
     """Wait until the robot follows the server's newest session."""
-    stage.watch.wait_running()
-    stage.watch.wait_motion('FIRST_MOVE', 'TRACKING')
+    stage.probe.wait_running()
+    stage.probe.wait_motion('FIRST_MOVE', 'TRACKING')
 
 
 def test_the_server_moves_the_robot_in_its_own_rhythm(stage):
-    watch, view = stage.watch, stage.server.views[0]
-    watch.say('lift the cup')
+    watch, view = stage.probe, stage.server.view_keys[0]
+    watch.publish_instruction('lift the cup')
     wait_until_following(stage)
-    start = watch.joints.position
-    watch.wait(lambda: np.abs(watch.joints.position - start).max() > SWAY_RAD / 4, 'no motion')
-    watch.wait(lambda: len(stage.server.seen) > 2, 'asked once only')
-    assert [len(shown[view]) for _, shown in stage.server.seen[:3]] == [1, 4, 4]
-    assert {prompt for prompt, _ in stage.server.seen} == {'lift the cup'}
+    start = watch.joint_state.position
+    watch.wait(lambda: np.abs(watch.joint_state.position - start).max() > SWAY_RAD / 4, 'no motion')
+    watch.wait(lambda: len(stage.server.observations) > 2, 'asked once only')
+    assert [len(shown[view]) for _, shown in stage.server.observations[:3]] == [1, 4, 4]
+    assert {prompt for prompt, _ in stage.server.observations} == {'lift the cup'}
     assert stage.server.calls[:2] == ['reset', 'infer']
 
 
@@ -93,30 +93,30 @@ def test_the_server_moves_the_robot_in_its_own_rhythm(stage):
     ('act', 'words'), [('nan', 'not finite'), ('garbage', 'garbage'), ('crash', 'CUDA error')]
 )
 def test_whatever_it_answers_the_robot_does_not_jump(stage, act, words):
-    watch = stage.watch
+    watch = stage.probe
     wait_until_following(stage)
     watch.jumps.clear()
-    session, stage.server.act = watch.policy.session, act
+    session, stage.server.fault = watch.policy.session, act
     watch.wait(lambda: words in watch.policy.reason, f'{words} not named')
-    stage.server.act = ''
+    stage.server.fault = ''
     watch.wait_running(session)
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
     assert not watch.jumps
 
 
 def test_it_holds_while_the_server_is_away_and_goes_on_by_itself(stage):
-    watch = stage.watch
+    watch = stage.probe
     wait_until_following(stage)
     watch.jumps.clear()
     session = watch.policy.session
-    stage.down()
+    stage.stop_server()
     watch.wait(
         lambda: watch.policy.state_name == 'HOLDING' and 'no server at' in watch.policy.reason,
         'not noticed',
     )
     watch.wait_motion('HOLDING')
     watch.wait_rest()
-    stage.up()
+    stage.start_server()
     # by now it may wait ten seconds between two tries
     watch.wait(lambda: watch.policy.state_name == 'RUNNING', 'does not go on', 90)
     watch.wait_running(session)
@@ -125,10 +125,10 @@ def test_it_holds_while_the_server_is_away_and_goes_on_by_itself(stage):
 
 
 def test_the_episode_survives_all_of_it(stage):
-    watch = stage.watch
-    watch.say('')
+    watch = stage.probe
+    watch.publish_instruction('')
     watch.wait_motion('HOLDING')
-    ended = watch.call(StopEpisode, 'recorder/stop', 30.0, keep=True)
+    ended = watch.call_service(StopEpisode, 'recorder/stop', 30.0, keep=True)
     assert ended.success, ended.message
     folder = stage.folder / ended.episode
     assert (folder / bag_folder.METADATA_FILE).exists() and bag_folder.find_interrupted(
@@ -154,7 +154,7 @@ def test_the_episode_survives_all_of_it(stage):
 
 
 def test_everything_ends_in_order(stage):
-    watch, launch = stage.watch, stage.launch
+    watch, launch = stage.probe, stage.launch
     os.kill(launch.pid, signal.SIGINT)
     watch.wait(lambda: launch.returncode is not None, 'the launch does not end', 40)
     assert launch.returncode == 0, launch.read_log_tail()

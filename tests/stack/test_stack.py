@@ -33,7 +33,7 @@ def stack(launched, watching):
 def running(stack):
     """Give the stack while it follows an instruction; no joint may have jumped afterwards."""
     _, watch = stack
-    watch.say(PICK)
+    watch.publish_instruction(PICK)
     watch.wait_running()
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
     watch.jumps.clear()
@@ -74,7 +74,7 @@ def test_new_words_in_the_middle_of_a_chunk_are_followed_at_once(running):
     _, watch = running
     for text in (OPEN, PICK, OPEN):
         session, chunks = watch.policy.session, len(watch.chunks)
-        watch.say(text)
+        watch.publish_instruction(text)
         watch.wait_running(session)
         later = [chunk.session for chunk in watch.chunks[chunks + 1 :]]
         assert watch.policy.instruction == text
@@ -84,11 +84,11 @@ def test_new_words_in_the_middle_of_a_chunk_are_followed_at_once(running):
 
 def test_empty_words_bring_it_to_rest_and_others_move_it_again(running):
     _, watch = running
-    watch.say('')
+    watch.publish_instruction('')
     watch.wait(lambda: watch.policy.state_name == 'HOLDING')
     watch.wait_motion('HOLDING')
     watch.wait_rest()
-    watch.say(PICK)
+    watch.publish_instruction(PICK)
     watch.wait_running()
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
 
@@ -135,32 +135,32 @@ def test_a_wrong_chunk_is_rejected_whole_and_said_so(running, spoil, words):
     )
     chunk.sequence = before.sequence + 1000
     spoil(chunk)
-    watch.reasons.clear()
+    watch.motion_reasons.clear()
     inject.publish(chunk)
     watch.wait(lambda: watch.motion.chunks_rejected > rejected)
-    watch.wait(lambda: any(words in reason for reason in watch.reasons), f'{words} not named')
+    watch.wait(lambda: any(words in reason for reason in watch.motion_reasons), f'{words} not named')
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
     watch.node.destroy_publisher(inject)
 
 
 def test_disabled_it_rests_and_enabled_it_goes_on(running):
     _, watch = running
-    assert watch.call(SetBool, 'enable', data=False).success
+    assert watch.call_service(SetBool, 'enable', data=False).success
     watch.wait_motion('DISABLED')
     watch.wait_rest()
-    assert watch.call(SetBool, 'enable', data=True).success
+    assert watch.call_service(SetBool, 'enable', data=True).success
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
 
 
 def test_an_e_stop_stays_until_it_is_reset(running):
     _, watch = running
-    assert watch.call(Trigger, 'estop').success
+    assert watch.call_service(Trigger, 'estop').success
     watch.wait_motion('ESTOPPED')
-    assert not watch.call(SetBool, 'enable', data=True).success
+    assert not watch.call_service(SetBool, 'enable', data=True).success
     watch.wait_rest()
     assert watch.motion.state_name == 'ESTOPPED'
-    watch.wait(lambda: watch.call(Trigger, 'reset').success, 'still decelerating')
-    assert watch.call(SetBool, 'enable', data=True).success
+    watch.wait(lambda: watch.call_service(Trigger, 'reset').success, 'still decelerating')
+    assert watch.call_service(SetBool, 'enable', data=True).success
 
 
 def test_ctrl_c_ends_every_node_with_status_0(stack):

@@ -47,8 +47,8 @@ def test_a_fault_ends_the_loop_and_is_kept():
 # in a process of its own: what it asks for, the tests would keep
 REALTIME_SCRIPT = """
 import os, time
-from wam_policy.nodes.motion.control_loop import ControlLoop, favoured
-allowed, seen = favoured(), []
+from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
+allowed, seen = set_realtime_priority(), []
 loop = ControlLoop(lambda: seen.append(os.sched_getparam(0).sched_priority), 0.01)
 loop.start()
 time.sleep(0.2)

@@ -161,7 +161,7 @@ class MotionTestBench:
                 'step_dt_s': ROBOT.step_dt_s,
                 'targets': rows,
                 'reference': rows[0],
-                'contract': ROBOT.config_hash,
+                'embodiment_hash': ROBOT.config_hash,
                 'timings_ms': {},
                 **changes,
             }
@@ -259,7 +259,7 @@ def tracking(stage):
 
 def test_chunks_become_motion_inside_every_limit(tracking):
     _, bench = tracking
-    began = len(bench.track)
+    began = len(bench.setpoint_history)
     time.sleep(3.0)
     status = bench.status
     bench.check_motion()
@@ -267,7 +267,7 @@ def test_chunks_become_motion_inside_every_limit(tracking):
     assert status.underruns == 0 and status.late_chunks == 0
     assert 0 < status.max_jerk_ratio <= 1.0 and 0 < status.max_step < 0.02
     assert 0 < status.chunk_age_ms < 400 and status.rows_left > 5
-    travelled = np.ptp([motion[0] for _, motion in bench.track[began:]], axis=0)
+    travelled = np.ptp([motion[0] for _, motion in bench.setpoint_history[began:]], axis=0)
     assert (travelled[~GRIPPER_MASK] > 0.1).all()
     bench.wait(lambda: 'motion: loop jitter' in bench.diagnostics)
     assert {'motion: state', 'motion: clamp rate', 'motion: chunk age'} <= set(bench.diagnostics)
@@ -277,29 +277,29 @@ def test_without_chunks_the_robot_rests_and_goes_on_later(tracking):
     _, bench = tracking
     # a last chunk that ends where the wave turns has led to rest: end in mid-swing
     bench.wait(lambda: 0.45 < (bench.now_ns() / 1e9 + 0.69) % 1 < 0.65)
-    bench.chunks_on = False
+    bench.chunks_enabled = False
     bench.wait_state('HOLDING')
     bench.wait_rest()
     assert bench.status.underruns == 1
-    bench.chunks_on = True
+    bench.chunks_enabled = True
     bench.wait_state('TRACKING')
     bench.check_motion()
 
 
 def test_estop_latches_until_reset_and_enable(tracking):
     _, bench = tracking
-    assert bench.call(Trigger, 'estop').success
+    assert bench.call_service(Trigger, 'estop').success
     bench.wait_state('ESTOPPED')
     bench.wait_rest()
     bench.wait(lambda: bench.estops[-1])
-    refused = bench.call(SetBool, 'enable', data=True)
+    refused = bench.call_service(SetBool, 'enable', data=True)
     assert not refused.success and 'reset' in refused.message
-    bench.wait(lambda: bench.call(Trigger, 'reset').success, 3.0)
+    bench.wait(lambda: bench.call_service(Trigger, 'reset').success, 3.0)
     bench.wait_state('DISABLED')
-    before = bench.received
+    before = bench.received_count
     time.sleep(0.4)
-    assert bench.received == before  # chunks keep coming, nothing moves
-    assert bench.call(SetBool, 'enable', data=True).success
+    assert bench.received_count == before  # chunks keep coming, nothing moves
+    assert bench.call_service(SetBool, 'enable', data=True).success
     bench.wait_state('TRACKING')
     bench.check_motion()
 
@@ -309,15 +309,15 @@ def test_estop_latches_until_reset_and_enable(tracking):
     [
         ({'targets': np.full((24, N), np.nan)}, 'not finite'),
         ({'names': tuple(f'x{i}' for i in range(N))}, 'other joints'),
-        ({'contract': 'another'}, 'contract'),
+        ({'embodiment_hash': 'another'}, 'contract'),
         ({'sequence': 0}, 'came after'),
     ],
 )
 def test_a_flawed_chunk_is_rejected_whole_with_its_reason(tracking, changes, word):
     _, bench = tracking
-    bench.chunks_on = False  # the topic keeps one chunk: none may push it out
+    bench.chunks_enabled = False  # the topic keeps one chunk: none may push it out
     time.sleep(0.1)
-    bench.send(**changes)
+    bench.publish_chunk(**changes)
     bench.wait(lambda: any(word in s.reason for s in bench.statuses))
     assert bench.status.chunks_rejected >= 1
     bench.check_motion()
@@ -325,9 +325,9 @@ def test_a_flawed_chunk_is_rejected_whole_with_its_reason(tracking, changes, wor
 
 def test_a_policy_that_pauses_stops_the_robot_before_its_chunk_ends(tracking):
     _, bench = tracking
-    bench.chunks_on = False
-    bench.policy.publish(PolicyStatus(state=PolicyStatus.RUNNING, state_name='RUNNING'))
-    bench.policy.publish(PolicyStatus(state=PolicyStatus.IDLE, reason='no instruction'))
+    bench.chunks_enabled = False
+    bench.policy_status_publisher.publish(PolicyStatus(state=PolicyStatus.RUNNING, state_name='RUNNING'))
+    bench.policy_status_publisher.publish(PolicyStatus(state=PolicyStatus.IDLE, reason='no instruction'))
     bench.wait(lambda: bench.status.state_name == 'HOLDING')
     assert 'no instruction' in bench.status.reason and bench.status.underruns == 0
     bench.check_motion()
@@ -335,17 +335,17 @@ def test_a_policy_that_pauses_stops_the_robot_before_its_chunk_ends(tracking):
 
 def test_joint_states_that_stop_stop_the_robot_which_recovers(tracking):
     _, bench = tracking
-    bench.joints_on = False
+    bench.joints_enabled = False
     bench.wait(lambda: 'no joint state' in bench.status.reason)
     bench.wait_rest()
-    bench.joints_on = True
+    bench.joints_enabled = True
     bench.wait_state('TRACKING')
     bench.check_motion()
 
 
 def test_a_robot_that_does_not_follow_trips_a_latched_stop(tracking):
     _, bench = tracking
-    bench.offset = 0.4
+    bench.tracking_offset = 0.4
     bench.wait_state('PROTECTIVE_STOP')
     assert 'from its command' in bench.status.reason
     bench.wait_rest()
@@ -354,20 +354,20 @@ def test_a_robot_that_does_not_follow_trips_a_latched_stop(tracking):
 
 def test_a_chunk_into_the_table_stops_above_it(tracking):
     _, bench = tracking
-    bench.chunks_on, joint = False, ROBOT.commanded.index('left_joint2')
+    bench.chunks_enabled, joint = False, ROBOT.commanded.index('left_joint2')
     bench.wait_state('HOLDING')
     for _ in range(30):
-        here = bench.track[-1][1][0]
+        here = bench.setpoint_history[-1][1][0]
         rows = np.tile(START, (24, 1))
         rows[:, joint] = here[joint] + np.linspace(0.0, 0.25, 24)
-        bench.send(targets=rows)
+        bench.publish_chunk(targets=rows)
         time.sleep(0.14)
     assert bench.status.contacts_ahead > 3
     assert any(
         status.reason.startswith('contact ahead: left_') and 'table' in status.reason
         for status in bench.statuses
     )
-    path = np.stack([motion[0] for _, motion in bench.track])
+    path = np.stack([motion[0] for _, motion in bench.setpoint_history])
     assert path[:, joint].max() > START[joint] + 0.2
     assert MujocoCollisionChecker(ROBOT).find_first_contact(path, np.empty(0)) is None
     bench.check_motion()
@@ -404,19 +404,19 @@ def reporting(stage):
 def test_a_lost_command_and_a_lost_stop_are_noticed_and_sent_anew(reporting):
     _, bench = reporting
     arm = ROBOT.controllers[0].name
-    bench.deaf.add(arm)
+    bench.unresponsive_controllers.add(arm)
     bench.wait(lambda: bench.status.commands_lost >= 1)
     assert any(
         status.reason == f'command lost on the way to {arm}; planned again from there'
         for status in bench.statuses
     )
-    bench.deaf.clear()
+    bench.unresponsive_controllers.clear()
     time.sleep(0.5)
     lost = bench.status.commands_lost
-    bench.deaf.add(arm)
-    assert bench.call(Trigger, 'estop').success
+    bench.unresponsive_controllers.add(arm)
+    assert bench.call_service(Trigger, 'estop').success
     bench.wait(lambda: bench.status.commands_lost > lost)
-    bench.deaf.clear()
+    bench.unresponsive_controllers.clear()
     bench.wait_rest()
     assert bench.status.state_name == 'ESTOPPED' and max(bench.jumps) < 1e-5
     bench.check_motion()
@@ -424,7 +424,7 @@ def test_a_lost_command_and_a_lost_stop_are_noticed_and_sent_anew(reporting):
 
 def test_reports_that_cease_are_missed_once_and_hold_nothing_up(reporting):
     _, bench = reporting
-    bench.reporting, accepted = False, bench.status.chunks_accepted
+    bench.reports_enabled, accepted = False, bench.status.chunks_accepted
     bench.wait(lambda: 'reports no more' in bench.diagnostics['motion: state'].message)
     bench.wait(lambda: bench.status.chunks_accepted > accepted + 5, 3.0)
     assert bench.status.state_name == 'TRACKING' and bench.status.commands_lost == 0
@@ -435,7 +435,7 @@ def test_states_of_other_joints_are_refused_with_a_reason_and_change_nothing(tra
     node, bench = tracking
     said, warned = JointTrajectoryControllerState(joint_names=['wheel']), []
     node.get_logger().warning = lambda text, **_: warned.append(text)
-    for publisher, _ in bench.states.values():
+    for publisher, _ in bench.controller_state_publishers.values():
         publisher.publish(said)
     bench.wait(lambda: len(warned) >= len(ROBOT.controllers))
     assert all('state of wheel; want each of' in text for text in warned)

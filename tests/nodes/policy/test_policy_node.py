@@ -188,7 +188,7 @@ def test_new_words_open_a_session_and_no_chunk_of_the_old_one_follows(running):
     _, bench = running
     for i in range(5):
         old = bench.status.session
-        bench.say(f'open drawer {i}')
+        bench.publish_instruction(f'open drawer {i}')
         bench.wait_running(old)
     sessions = [chunk.session for chunk in bench.chunks]
     assert len(set(sessions)) == 6
@@ -198,9 +198,9 @@ def test_new_words_open_a_session_and_no_chunk_of_the_old_one_follows(running):
 def test_a_flood_of_words_is_survived(running):
     _, bench = running
     for i in range(1000):
-        bench.say(f'task {i}')
+        bench.publish_instruction(f'task {i}')
         time.sleep(0.001)
-    bench.say('lift the cup')
+    bench.publish_instruction('lift the cup')
     bench.wait(
         lambda: bench.status.instruction == 'lift the cup' and bench.status.state_name == 'RUNNING'
     )
@@ -209,10 +209,10 @@ def test_a_flood_of_words_is_survived(running):
 
 def test_empty_words_stop_and_bad_words_are_explained(running):
     _, bench = running
-    bench.say('\x1b[2J' + 'x' * 5000)
+    bench.publish_instruction('\x1b[2J' + 'x' * 5000)
     bench.wait(lambda: 'at most 400' in bench.status.reason)
     assert bench.status.state_name == 'RUNNING' and bench.status.instruction == 'lift the cup'
-    bench.say('  \n')
+    bench.publish_instruction('  \n')
     bench.wait(lambda: bench.status.state_name == 'HOLDING')
     assert bench.status.reason == 'the instruction is empty'
     time.sleep(0.2)
@@ -224,7 +224,7 @@ def test_empty_words_stop_and_bad_words_are_explained(running):
 def test_a_dark_camera_stops_queries_and_light_brings_them_back(running):
     _, bench = running
     dark = ROBOT.cameras[1]
-    bench.dark = {dark.key}
+    bench.disabled_cameras = {dark.key}
     bench.wait(lambda: bench.status.state_name == 'STALE_OBSERVATION')
     assert dark.key in bench.status.reason and 'limit 0.2 s' in bench.status.reason
     time.sleep(0.1)
@@ -232,16 +232,16 @@ def test_a_dark_camera_stops_queries_and_light_brings_them_back(running):
     time.sleep(0.5)
     assert len(bench.chunks) == chunks
     bench.wait(lambda: bench.diagnostics[f'policy: camera {dark.key} rate and age'].level == b'\2')
-    bench.dark = set()
+    bench.disabled_cameras = set()
     bench.wait_running()
 
 
 def test_silent_joints_stop_queries_too(running):
     _, bench = running
-    bench.joints_on = False
+    bench.joints_enabled = False
     bench.wait(lambda: bench.status.state_name == 'STALE_OBSERVATION')
     assert 'joint' in bench.status.reason
-    bench.joints_on = True
+    bench.joints_enabled = True
     bench.wait_running()
 
 
@@ -249,7 +249,7 @@ def test_a_killed_worker_is_replaced_and_gets_the_real_past_again(running):
     node, bench = running
     bench.wait(lambda: bench.status.kv_commits >= 3)
     old = bench.status.session
-    os.kill(node._inference_loop._engine._supervisor.status.facts['pid'], signal.SIGKILL)
+    os.kill(node._inference_loop._backend._supervisor.status.info['pid'], signal.SIGKILL)
     bench.wait(lambda: bench.status.state_name == 'HOLDING')
     assert 'SIGKILL' in bench.status.reason
     bench.wait_running(old)
@@ -259,16 +259,16 @@ def test_a_killed_worker_is_replaced_and_gets_the_real_past_again(running):
 
 def test_a_worker_that_refuses_is_asked_again_and_said_so(stage):
     _, bench = stage
-    bench.say('refuse')
+    bench.publish_instruction('refuse')
     bench.wait(lambda: bench.status.state_name == 'ERROR')
     assert 'out of memory' in bench.status.reason
-    bench.say('lift the cup')
+    bench.publish_instruction('lift the cup')
     bench.wait_running()
 
 
 def test_chunks_that_are_not_finite_are_dropped_and_counted(stage):
     _, bench = stage
-    bench.say('nan')
+    bench.publish_instruction('nan')
     bench.wait(lambda: bench.status.dropped_chunks >= 3 and 'not finite' in bench.status.reason)
     assert not bench.chunks
 
@@ -302,9 +302,9 @@ PARAMS = worker_backend.PolicyParams()
 
 def test_video_is_decoded_only_for_those_who_watch(running):
     _, bench = running
-    watch = bench.node.create_subscription(Image, 'predicted_video', bench.video.append, qos.IMAGE)
-    bench.wait(lambda: bench.video)
-    stamps = [message_conversion.to_ns(image.header.stamp) for image in bench.video[:2]]
+    watch = bench.node.create_subscription(Image, 'predicted_video', bench.video_frames.append, qos.IMAGE)
+    bench.wait(lambda: bench.video_frames)
+    stamps = [message_conversion.to_ns(image.header.stamp) for image in bench.video_frames[:2]]
     # a slow reader misses pictures, it never gets one twice or one of another grid
     apart_ns = [after - before for before, after in pairwise(stamps)]
     assert all(ns > 0 and ns % 200_000_000 == 0 for ns in apart_ns)
@@ -367,8 +367,8 @@ def test_a_run_can_be_cancelled_replaced_or_succeed(stage):
     _, second = send_run_goal(bench, 'open the drawer', 30.0)
     assert wait_for_result(first).result.outcome == OUTCOME.REPLACED
     bench.wait(lambda: bench.status.instruction == 'open the drawer')
-    bench.sim.publish(SimStatus(instruction='lift the cup', success=True))
-    bench.sim.publish(SimStatus(instruction='open the drawer', success=True))
+    bench.sim_status_publisher.publish(SimStatus(instruction='lift the cup', success=True))
+    bench.sim_status_publisher.publish(SimStatus(instruction='open the drawer', success=True))
     answer = wait_for_result(second)
     assert answer.status == GoalStatus.STATUS_SUCCEEDED
     assert answer.result.outcome == OUTCOME.SUCCEEDED
@@ -382,7 +382,7 @@ def test_a_run_without_words_or_time_is_refused(stage, instruction, limit_s):
 
 def test_life_can_be_gone_through_twice_and_leaves_no_worker(running):
     node, bench = running
-    pid = node._inference_loop._engine._supervisor.status.facts['pid']
+    pid = node._inference_loop._backend._supervisor.status.info['pid']
     node.trigger_deactivate()
     time.sleep(0.1)
     chunks = len(bench.chunks)
@@ -393,7 +393,7 @@ def test_life_can_be_gone_through_twice_and_leaves_no_worker(running):
     node.trigger_configure()
     node.trigger_activate()
     bench.wait(lambda: bench.status.state_name == 'IDLE')
-    bench.say('lift the cup')
+    bench.publish_instruction('lift the cup')
     bench.wait_running()
 
 

@@ -39,17 +39,17 @@ def assert_robot_held(bench):
 
 def test_it_asks_once_a_block_in_the_rhythm_of_the_released_server(stage):
     server, bench = stage
-    bench.say('lift the cup')
-    bench.wait(lambda: len(server.seen) >= 4, 20)
+    bench.publish_instruction('lift the cup')
+    bench.wait(lambda: len(server.observations) >= 4, 20)
     bench.wait_running()
-    assert [len(shown[VIEWS[0]]) for _, shown in server.seen[:4]] == [1, 4, 4, 4]
-    assert {prompt for prompt, _ in server.seen} == {'lift the cup'} and assert_robot_held(bench)
+    assert [len(shown[VIEWS[0]]) for _, shown in server.observations[:4]] == [1, 4, 4, 4]
+    assert {prompt for prompt, _ in server.observations} == {'lift the cup'} and assert_robot_held(bench)
     seconds = bench.chunks[-1].header.stamp.sec - bench.chunks[0].header.stamp.sec
     assert len(bench.chunks) <= 2 + seconds / 0.8 + 1 / 0.8  # 24 steps at 30 Hz
     before = bench.status.session
-    bench.say('put it down')
+    bench.publish_instruction('put it down')
     bench.wait_running(before)
-    bench.wait(lambda: server.seen[-1][0] == 'put it down')
+    bench.wait(lambda: server.observations[-1][0] == 'put it down')
     assert server.calls.count('reset') == 2
 
 
@@ -65,13 +65,13 @@ def test_it_asks_once_a_block_in_the_rhythm_of_the_released_server(stage):
 )
 def test_faults_are_in_the_status_and_it_goes_on_by_itself(stage, act, words):
     server, bench = stage
-    bench.say('lift the cup')
+    bench.publish_instruction('lift the cup')
     bench.wait_running()
-    before, server.act = bench.status.session, act
+    before, server.fault = bench.status.session, act
     bench.wait(lambda: words in bench.status.reason, 10)
     assert bench.status.state_name != 'RUNNING'
     count = len(bench.chunks)
-    server.act = ''
+    server.fault = ''
     bench.wait(lambda: len(bench.chunks) > count + 1, 15)
     assert (
         bench.status.session != before
@@ -82,9 +82,9 @@ def test_faults_are_in_the_status_and_it_goes_on_by_itself(stage, act, words):
 
 def test_it_holds_while_the_server_is_away_and_resumes(stage):
     server, bench = stage
-    bench.say('lift the cup')
+    bench.publish_instruction('lift the cup')
     bench.wait_running()
-    server.act = 'vanish'
+    server.fault = 'vanish'
     server.close()
     bench.wait(
         lambda: bench.status.state_name == 'HOLDING' and 'no server at' in bench.status.reason, 15

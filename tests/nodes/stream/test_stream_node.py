@@ -316,7 +316,7 @@ def test_yam_arms_are_held_moved_and_given_back(i2rt):
     with start_stream_node(YAM, 'enable_motion:=true') as (node, bench):
         left, right = i2rt
         assert (left.channel, right.channel) == ('can_follower_l', 'can_follower_r')
-        assert left.kinds == ('yam', 'linear_4310')
+        assert left.model_types == ('yam', 'linear_4310')
         bench.wait(lambda: len(left.commands) > 10 and bench.joint_states)
         assert left.commands[0] == pytest.approx([0.1, 0.5, 0.6, 0, 0, 0, 0.8])
         goal = bench.move(np.where(limits.gripper_mask(YAM), -0.3, 0.05))
@@ -349,7 +349,7 @@ def test_a_hot_motor_is_reported(i2rt):
     with start_stream_node(YAM) as (_, bench):
         bench.wait(lambda: bench.joint_states)
         assert not i2rt[0].commands and i2rt[0].zero_gravity  # a dry run leaves the arms alone
-        i2rt[0].rotor_c = 95.0
+        i2rt[0].rotor_temperature_c = 95.0
         bench.wait(
             lambda: (
                 'left arm: a motor has 95 degrees'
@@ -376,9 +376,9 @@ def test_what_the_driver_finds_wrong_reaches_motion(i2rt):
             4.0,
             5.0,
         ]
-        i2rt[1].rotor_c = 95.0
+        i2rt[1].rotor_temperature_c = 95.0
         bench.wait(lambda: faults[-1] == 'right arm: a motor has 95 degrees')
-        i2rt[1].rotor_c = 40.0
+        i2rt[1].rotor_temperature_c = 40.0
         bench.wait(lambda: faults[-1] == '')
 
 
