@@ -179,7 +179,7 @@ class Scenario:
         if self.loss_prob:
             self.check_convergence()
         resting = [
-            line.follower.sample(self.now_ns + 3_000 * NS_PER_MS).resting for line in self.links
+            line.follower.sample(self.now_ns + 3_000 * NS_PER_MS).is_at_rest for line in self.links
         ]
         assert all(resting), 'still moving at the end'
         assert self.published_count >= 1, 'nothing was published'
@@ -199,7 +199,7 @@ class Scenario:
         """Return the set-points of now, [joints]."""
         position = np.empty(len(self.robot.commanded))
         for line in self.links:
-            position[line.columns] = line.follower.sample(self.now_ns).position
+            position[line.joint_columns] = line.follower.sample(self.now_ns).position
         return position
 
     def check_and_send(self, trajectory: Trajectory | None) -> None:
@@ -219,7 +219,7 @@ class Scenario:
         self.check_integration(trajectory)
         points = TrajectoryPoints.from_trajectory(trajectory)
         for line in self.links:
-            line.command(points.reorder(line.follower.names), self.now_ns, self.loss_prob)
+            line.send_command(points.reorder(line.follower.names), self.now_ns, self.loss_prob)
         self.published_count += 1
 
     @staticmethod
@@ -249,7 +249,7 @@ class Scenario:
     def deliver_reports(self) -> None:
         """Let motion hear what the controllers follow, as its node does."""
         for line in self.links:
-            said = line.report(self.now_ns)
+            said = line.poll_report(self.now_ns)
             if said is not None and self.motion.command_tracker.needs_report(
                 line.name, self.now_ns
             ):

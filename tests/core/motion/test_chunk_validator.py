@@ -55,7 +55,7 @@ def corrupt_targets(value: float, row: int = 3, joint: int = 2) -> np.ndarray:
         ({'names': ('x', *ROBOT.commanded[1:])}, 'other joints'),
         ({'names': ROBOT.commanded[::-1]}, 'order'),
         ({'step_dt_s': 0.1}, 'rows are 0.1 s apart'),
-        ({'contract': 'other'}, 'contract'),
+        ({'embodiment_hash': 'other'}, 'contract'),
         ({'stamp_ns': 11 * S}, 'future'),
         ({'stamp_ns': 1}, 'late'),
     ],

@@ -159,7 +159,7 @@ def test_a_stream_of_chunks_is_tracked_without_underruns_or_clamps():
 def test_without_chunks_the_arm_comes_to_rest_and_counts_one_underrun():
     rig = MotionHarness().start_tracking().run(2.0)
     assert rig.motion.state is MotionState.HOLDING and rig.motion.counters.underruns == 1
-    assert rig.samples[-1][2].resting and compute_steps(rig).max() < 0.016
+    assert rig.samples[-1][2].is_at_rest and compute_steps(rig).max() < 0.016
     rig.run(2.0, rig.send_wave)  # and goes on when they come back
     assert rig.motion.state is MotionState.TRACKING and rig.motion.counters.underruns == 1
 
@@ -259,7 +259,7 @@ def test_stale_joints_recover_by_themselves_with_a_slow_start():
 @pytest.mark.parametrize(
     'away',
     [
-        lambda rig: rig.run(1.5, rig.waving),  # its joint states do not come
+        lambda rig: rig.run(1.5, rig.send_wave),  # its joint states do not come
         lambda rig: setattr(rig, 'now', rig.now + 2 * S),  # nobody watched, or time jumped
     ],
 )
@@ -447,7 +447,7 @@ def make_chunk_sender(rig: MotionHarness, joint_rad: float) -> Callable[[], None
 
 def test_contact_ahead_cuts_the_motion_short_and_says_so_until_it_is_over():
     wall = RecordingWallChecker(CENTRE[0] + 0.35)
-    rig = MotionHarness(surroundings=wall).start_tracking()
+    rig = MotionHarness(collision_checker=wall).start_tracking()
     rig.run(2.5, make_chunk_sender(rig, wall.at_rad + 0.02))
     assert rig.motion.reason == 'contact ahead: left hand and table; stopping before it'
     assert (
@@ -462,7 +462,7 @@ def test_contact_ahead_cuts_the_motion_short_and_says_so_until_it_is_over():
 
 
 def test_a_policy_that_keeps_pushing_is_held_where_it_would_touch():
-    rig = MotionHarness(surroundings=RecordingWallChecker(CENTRE[0] + 0.3)).start_tracking()
+    rig = MotionHarness(collision_checker=RecordingWallChecker(CENTRE[0] + 0.3)).start_tracking()
     rig.run(5.0, make_chunk_sender(rig, CENTRE[0] + 0.6))
     assert 'contact ahead: left hand and table' in rig.motion.reason and rig.max_speed() < 1e-3
     assert max(at.position[0] for _, _, at in rig.samples) <= CENTRE[0] + 0.3 + 1e-6
@@ -473,7 +473,7 @@ def test_a_stop_that_would_touch_is_not_taken_the_old_motion_rests_by_itself():
         def find_first_contact(self, path, state_only_positions):
             return Contact(1, 'elbow and body')
 
-    rig = MotionHarness(surroundings=RecordingWallChecker(10.0)).start_tracking()
+    rig = MotionHarness(collision_checker=RecordingWallChecker(10.0)).start_tracking()
     rig.motion.collision_checker = AlwaysInContact(0.0)
     executing = rig.motion.executing
     rig.motion.estop(rig.now)

@@ -89,14 +89,14 @@ def curve(end: float, peak: float) -> Trajectory:
 def test_the_judge_sees_what_is_wrong(end, peak):
     history = Scenario(ROBOTS[0], 1)
     for line in history.links:
-        line.follower = TrajectoryFollower(line.follower.names, np.zeros(len(line.columns)))
+        line.follower = TrajectoryFollower(line.follower.names, np.zeros(len(line.joint_columns)))
     with pytest.raises(AssertionError):  # too fast, too far, or no one curve
         history.check_and_send(curve(end, peak))
     assert TOLERANCE == 1e-6
 
 
 def test_the_judge_sees_motion_that_does_not_listen(monkeypatch):
-    monkeypatch.setattr(MotionControl, 'on_set_point', lambda motion, report, now_ns: None)
+    monkeypatch.setattr(MotionControl, 'on_setpoint', lambda motion, report, now_ns: None)
     _, failed = run_batch(10**9, 100)
     assert any('from what is believed' in line for line in failed)
     assert any(' jumps by ' in line for line in failed)

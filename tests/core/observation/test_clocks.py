@@ -17,16 +17,16 @@ KV = st.builds(
 
 @given(KV, st.integers(0, 200))
 def test_blocks_tile_time_without_gap_or_overlap(clock, blocks):
-    stamps = [stamp for block in range(blocks + 1) for stamp in clock.stamps_ns(block)]
+    stamps = [stamp for block in range(blocks + 1) for stamp in clock.block_stamps_ns(block)]
     assert stamps == [clock.first_ns + i * clock.frame_period_ns for i in range(len(stamps))]
     assert len(stamps) == 1 + blocks * clock.frames_per_block
 
 
 @given(KV, st.integers(0, 200))
 def test_a_block_is_over_exactly_when_its_last_frame_has_been_seen(clock, block):
-    last_ns = clock.stamps_ns(block)[-1]
-    assert clock.elapsed(last_ns) == block + 1
-    assert clock.elapsed(last_ns - 1) == block
+    last_ns = clock.block_stamps_ns(block)[-1]
+    assert clock.count_elapsed_blocks(last_ns) == block + 1
+    assert clock.count_elapsed_blocks(last_ns - 1) == block
 
 
 def test_released_geometry_takes_8_frames_in_1_6_seconds():

@@ -30,10 +30,10 @@ def start_history(grid=GRID, stamp_ns=0, max_gap_ns=2 * 10**9, cameras=('head',)
 
 
 def collect_blocks(memory):
-    block, blocks = memory.opening(), []
+    block, blocks = memory.first_block(), []
     while block:
         blocks.append(block)
-        block = memory.after(block.index)
+        block = memory.block_after(block.index)
     return blocks
 
 
@@ -70,7 +70,7 @@ def test_the_window_slides_and_a_replay_opens_with_the_last_real_frame_before_it
     memory.advance({'head': make_buffer(range(0, 41 * PERIOD_NS, PERIOD_NS))})
     blocks = collect_blocks(memory)
     assert [b.index for b in blocks] == [7, 8, 9, 10]
-    assert len(blocks[0].stamps_ns) == 1 and blocks[0].pixels()['head'].shape[0] == 1
+    assert len(blocks[0].stamps_ns) == 1 and blocks[0].stack_pixels()['head'].shape[0] == 1
     assert blocks[0].stamps_ns[0] + PERIOD_NS == blocks[1].stamps_ns[0]
     assert memory.is_evicted(5) and not memory.is_evicted(6)
 

@@ -116,8 +116,8 @@ def test_g1_step_stays_below_what_the_robot_refuses():
 
 @given(st.floats(0.0, 1.0), st.sampled_from(G1.grippers + YAM.grippers))
 def test_gripper_scales_are_inverted_exactly_once(opening, gripper):
-    assert np.isclose(gripper.canonical(gripper.raw(opening)), opening, atol=1e-12)
-    assert np.isclose(gripper.from_model(gripper.model(opening)), opening, atol=1e-12)
+    assert np.isclose(gripper.from_raw(gripper.to_raw(opening)), opening, atol=1e-12)
+    assert np.isclose(gripper.from_model(gripper.to_model(opening)), opening, atol=1e-12)
 
 
 def test_gripper_command_never_leaves_the_driver_range():

@@ -169,7 +169,7 @@ def test_a_text_that_is_too_long_changes_nothing_and_is_explained_until_a_better
 
 
 def test_queries_that_read_no_picture_follow_the_posture():
-    stage = start_running(newest_posture=True)
+    stage = start_running(latest_joint_state=True)
     for ms, query in stage.requests_of(Query):
         assert ms * MS - query.observation.stamp_ns < 10 * MS
         assert query.observation.joints.stamp_ns == query.observation.stamp_ns

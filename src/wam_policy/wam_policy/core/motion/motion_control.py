@@ -57,7 +57,7 @@ class MotionControl:
         use_deadman: bool = False,
         collision_checker: CollisionChecker | None = None,
     ) -> None:
-        """Move `robot`; without `surroundings` nothing is known of contact."""
+        """Move `robot`; without `collision_checker` nothing is known of contact."""
         self.robot, self.dry_run, self.use_deadman = robot, dry_run, use_deadman
         self.collision_checker = collision_checker
         limits = limits_with_margin(robot)
@@ -247,8 +247,8 @@ class MotionControl:
             qp_planner.compute_switch_ns(base.start_ns, 0),
         )
         around = {
-            'surroundings': self.collision_checker,
-            'body': self.joint_monitor.state_only_positions,
+            'collision_checker': self.collision_checker,
+            'state_only_positions': self.joint_monitor.state_only_positions,
         }
         if self.stop_requested:
             self.stop_requested = False

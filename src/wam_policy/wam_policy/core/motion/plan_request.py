@@ -66,7 +66,7 @@ class PlanResult:
             self,
             **{
                 field: np.concatenate([getattr(previous, field)[earlier], getattr(self, field)])
-                for field in ('due_ns', 'wanted', 'limited')
+                for field in ('due_ns', 'targets', 'limited')
             },
         )
 
@@ -132,10 +132,10 @@ def _plan_chunk(request: PlanRequest, chunk: Chunk) -> PlanResult:
     return _make_result(
         request,
         plan,
-        ahead=ahead,
-        offset=offset,
+        predicted_collision=ahead,
+        blend_offset=offset,
         due_ns=due_ns,
-        wanted=join.targets[step],
+        targets=join.targets[step],
         limited=missed[step],
     )
 

@@ -179,7 +179,7 @@ class PolicySession:
 
         Those that can only be asked in a rhythm of their own say so: it wins over the settings.
         """
-        told = {'query_per_commit': query_per_commit, 'newest_posture': latest_joint_state}
+        told = {'query_per_commit': query_per_commit, 'latest_joint_state': latest_joint_state}
         self.settings = replace(
             self.settings, **{name: value for name, value in told.items() if value is not None}
         )
