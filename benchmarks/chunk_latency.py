@@ -332,7 +332,7 @@ def summarize(
 ) -> dict[str, Any]:
     """Put medians of all fills in a row, and each fill's beside."""
     fills = sorted({fill for fill, *_ in chunks})
-    flops_of = {fill: flops.count_denoise(model.config, fill).mine for fill in fills}
+    flops_of = {fill: flops.count_denoise(model.config, fill).computed for fill in fills}
     by_fill = {}
     for fill in fills:
         taken = [ms for at, ms, *_ in chunks if at == fill]

@@ -73,7 +73,7 @@ def test_paper_costs_of_the_large_model_are_the_published_ones(tmp_path: Path) -
 def test_the_transformer_alone_needs_no_encoder_and_no_ros() -> None:
     code = (
         'import sys; sys.argv = ["x", "--dit-only", "--layers", "1", "--rounds", "3", '
-        '"--mode", "one_step"]; sys.path[0] = "bench"; import chunk_latency as c; c.main(); '
+        '"--mode", "one_step"]; sys.path[0] = "benchmarks"; import chunk_latency as c; c.main(); '
         'print(sorted({"diffusers", "transformers", "yaml", "scipy", "rclpy", "modelopt", '
         '"wam_sim"} & set(sys.modules)))'
     )

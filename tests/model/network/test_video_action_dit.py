@@ -135,7 +135,7 @@ def test_a_lean_pass_gives_what_the_whole_one_does(name: str) -> None:
         clip.state,
         clip.context,
         clip.condition,
-        lean=True,
+        skip_unused_tokens=True,
     )
     torch.testing.assert_close(lean.video, video[:, :, 1:], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(lean.action, action, atol=2e-5, rtol=1e-4)
@@ -153,7 +153,7 @@ def test_a_model_without_video_answers_as_it_was_trained() -> None:
         clip.action_t.repeat_interleave(c.actions_per_block, 1).expand(batch, -1),
         clip.state,
         clip.context,
-        lean=True,
+        skip_unused_tokens=True,
     )
     clip.append_kv(1)
     video, action = clip.denoise_next_block()
