@@ -19,7 +19,7 @@ SIZE = (64, 48)
 
 def make_sample(robot, index, size=SIZE, instruction='wave', gripper=None):
     rgb = np.full((size[1], size[0], 3), 20 + index * 3 % 200, np.uint8)
-    names, rest = robot.observed, robot.rest_of(robot.observed).copy()
+    names, rest = robot.observed, robot.home_positions(robot.observed).copy()
     rest[0] += 0.01 * index
     targets = rest[: len(robot.commanded)] + 0.05
     targets[[robot.commanded.index(g.name) for g in robot.grippers]] = (
@@ -221,7 +221,7 @@ def test_the_inspection_finds_planted_faults(tmp_path, harm, complaint):
 
 
 def test_a_gripper_that_never_moves_is_a_warning(tmp_path):
-    robot = write_dataset(tmp_path / 'out', grip=1.0)
+    robot = write_dataset(tmp_path / 'out', gripper=1.0)
     found = list(dataset_validation.find_issues(tmp_path / 'out', robot))
     assert {f.location for f in found} == {'left_gripper', 'right_gripper'}
     assert all(f.is_warning for f in found)

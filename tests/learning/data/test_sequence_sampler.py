@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.learning import played
-from wam_learning.data import episode_arrays, normalization
+from wam_learning.data import episode_arrays, gear_metadata, normalization
 from wam_learning.data.episode_arrays import EpisodeArrays, EpisodeSlice
 from wam_learning.data.latent_cache import FrameLatents
 from wam_learning.data.sequence_sampler import SequenceSampler
@@ -78,7 +78,7 @@ def make_sampler(data: EpisodeArrays) -> SequenceSampler:
 
 def denormalize(sampler, batch, column=0):
     """Undo the normalisation of a left-arm column: absolute targets [batch blocks actions]."""
-    tag = sampler.normaliser.tag
+    tag = sampler.normaliser.metadata
     key = 'left_arm_joint_position'
     state = batch.state[..., column] * tag.state[key].std[column] + tag.state[key].mean[column]
     action = batch.action[..., column] * tag.action[key].std[column] + tag.action[key].mean[column]
@@ -86,37 +86,40 @@ def denormalize(sampler, batch, column=0):
 
 
 @pytest.mark.parametrize('shift', [0, 7, 23])
-def test_rows_follow_pictures_and_are_late_together(windows, shift) -> None:
-    batch = windows.at([3], 2, np.array([shift]))
-    assert batch.seen.clean[0, 0, :, 0, 0].tolist() == [-3, 7]
-    assert batch.seen.future[0, 0, :, 0, 0].tolist() == [7, 11]
-    state, action = denormalize(windows, batch)
+def test_rows_follow_pictures_and_are_late_together(sampler, shift) -> None:
+    batch = sampler.build_batch([3], 2, np.array([shift]))
+    assert batch.visual.clean[0, 0, :, 0, 0].tolist() == [-3, 7]
+    assert batch.visual.future[0, 0, :, 0, 0].tolist() == [7, 11]
+    state, action = denormalize(sampler, batch)
     first = 18 + shift
     assert state[0] == pytest.approx(np.array([first, first + 24]) / 100, abs=1e-5)
     assert action[0] == pytest.approx(
         (np.array([first, first + 24])[:, None] + np.arange(24)) / 100 + 1, abs=1e-5
     )
-    place = batch.place[0, :, 0].numpy() * windows.places.std_m[0] + windows.places.mean_m[0]
+    place = (
+        batch.place[0, :, 0].numpy() * sampler.grounding_targets.std_m[0]
+        + sampler.grounding_targets.mean_m[0]
+    )
     assert place == pytest.approx([first, first + 24], abs=1e-3)
 
 
-def test_what_follows_a_disturbance_is_no_lesson_of_the_chunk_before(windows) -> None:
-    batch = windows.at([7], 1, np.array([0]))  # rows 42..65, disturbed in 50..55
+def test_what_follows_a_disturbance_is_no_lesson_of_the_chunk_before(sampler) -> None:
+    batch = sampler.build_batch([7], 1, np.array([0]))  # rows 42..65, disturbed in 50..55
     assert batch.action_mask[0, 0].tolist() == [True] * 8 + [False] * 16
     assert not batch.future_mask.any()
-    free = windows.at([2], 1, np.array([0]))
+    free = sampler.build_batch([2], 1, np.array([0]))
     assert free.action_mask.all() and free.future_mask.all()
 
 
 def test_memories_are_drawn_where_they_can_be_used(data) -> None:
     """A window of one block has nothing to remember."""
-    windows, rng = (
+    sampler, rng = (
         make_sampler(replace(data, task=np.zeros_like(data.task))),
         np.random.default_rng(0),
     )
     share = {}
     for blocks in (1, 2):
-        batch = windows.sample(1000, blocks, rng)
+        batch = sampler.sample(1000, blocks, rng)
         begun = batch.visual.clean[:, 0, 0, 0, 0] == -FRAMES  # with the second episode
         share[blocks] = float(begun.float().mean())
     assert 0.1 < share[1] < 0.2  # half of the quarter that begins with an episode
@@ -124,67 +127,75 @@ def test_memories_are_drawn_where_they_can_be_used(data) -> None:
 
 
 def test_nobody_is_asked_for_a_goal_before_it_was_shown(data) -> None:
-    windows = make_sampler(replace(data, task=np.zeros_like(data.task)))
-    batch = windows.build_batch([0, FRAMES], 2, np.array([0, 0]))  # `touch`, `recall`
+    sampler = make_sampler(replace(data, task=np.zeros_like(data.task)))
+    batch = sampler.build_batch([0, FRAMES], 2, np.array([0, 0]))  # `touch`, `recall`
     assert batch.families == ('touch', 'recall')
     asked = (batch.patch_target.sum(-1) > 0) & torch.isfinite(batch.place).all(-1)
     assert asked.tolist() == [[True, True], [False, True]]
 
 
-def test_a_window_keeps_to_its_instruction(windows) -> None:
+def test_a_window_keeps_to_its_instruction(sampler) -> None:
     second = FRAMES
-    batch = windows.at([second + 4], 1, np.array([0]))  # rows 24..47, another text from 40
+    batch = sampler.build_batch(
+        [second + 4], 1, np.array([0])
+    )  # rows 24..47, another text from 40
     assert batch.texts == (played.TEXTS[0],)
     assert batch.action_mask[0, 0].sum() == 16 and not batch.future_mask.any()
-    assert second + 4 not in windows.beginnings(1)  # its end has another text
-    late = second + 3 * windows.config.block_pixel_frames  # with the new one
-    assert late in windows.beginnings(1)
+    assert second + 4 not in sampler.valid_starts(1)  # its end has another text
+    late = second + 3 * sampler.config.block_pixel_frames  # with the new one
+    assert late in sampler.valid_starts(1)
     # between, a window of `recall` begins too late to remember and too early to follow
-    assert not set(range(second + 1, late)) & windows.beginnings(1)
-    assert 1 in windows.beginnings(1)  # of `touch`
-    drawn = windows.drawn(200, 2, np.random.default_rng(0))
+    assert not set(range(second + 1, late)) & sampler.valid_starts(1)
+    assert 1 in sampler.valid_starts(1)  # of `touch`
+    drawn = sampler.sample(200, 2, np.random.default_rng(0))
     assert set(drawn.families) == {'touch', 'recall'}
     assert drawn.action_mask[:, -1, 0].float().mean() > 0.95
 
 
-def test_the_end_of_an_episode_holds_its_last_target(windows) -> None:
-    batch = windows.at([14], 1, np.array([0]))  # rows 84..107 of 100
-    _, action = denormalize(windows, batch)
+def test_the_end_of_an_episode_holds_its_last_target(sampler) -> None:
+    batch = sampler.build_batch([14], 1, np.array([0]))  # rows 84..107 of 100
+    _, action = denormalize(sampler, batch)
     assert action[0, 0, -8:] == pytest.approx(np.full(8, 1.99), abs=1e-5)
     assert batch.action_mask.all() and not batch.future_mask.any()
-    assert batch.seen.future[0, 0, 0, 0, 0] == FRAMES - 1  # never another episode's picture
+    assert batch.visual.future[0, 0, 0, 0, 0] == FRAMES - 1  # never another episode's picture
 
 
-def test_long_enough_episodes_only(windows, data) -> None:
-    assert windows.lengths() == [1, 2, 3, 4]
+def test_long_enough_episodes_only(sampler, data) -> None:
+    assert sampler.block_counts() == [1, 2, 3, 4]
     short = episode_arrays.select_episodes(data, [0])
     short = replace(short, episodes=(EpisodeSlice(0, 20, 0, 4, ''),))
     made = SequenceSampler(
-        short, windows.pictures, windows.normaliser, windows.config, windows.places
+        short, sampler.visual_inputs, sampler.normaliser, sampler.config, sampler.grounding_targets
     )
     assert made.block_counts() == [1]
     blind = replace(short, supervised=np.zeros_like(data.supervised))
     with pytest.raises(ValueError, match='no window of the data set has a supervised row'):
         SequenceSampler(
-            blind, windows.pictures, windows.normaliser, windows.config, windows.places
+            blind,
+            sampler.visual_inputs,
+            sampler.normaliser,
+            sampler.config,
+            sampler.grounding_targets,
         )
 
 
-def test_scaling_is_the_normaliser_s(windows, data) -> None:
+def test_scaling_is_the_normaliser_s(sampler, data) -> None:
     """What a policy does with one query, rows by the thousand do here."""
     queries = np.array([5, 120])
     ahead = queries[:, None] + np.arange(24)
     ours = normalization.normalize_actions(
-        windows.normaliser, data.robot, data.action[ahead], data.state[queries][:, None]
+        sampler.normaliser, data.robot, data.action[ahead], data.state[queries][:, None]
     )
-    many = normalization.normalize_states(windows.normaliser, data.state[queries])
-    state_at = normalization.gear.slices(data.robot.state_keys)
-    action_at = normalization.gear.slices(data.robot.action_keys)
+    many = normalization.normalize_states(sampler.normaliser, data.state[queries])
+    state_at = gear_metadata.key_slices(data.robot.state_keys)
+    action_at = gear_metadata.key_slices(data.robot.action_keys)
     for i, query in enumerate(queries):
         values = {key: data.state[query, part] for key, part in state_at.items()}
         targets = {key: data.action[ahead[i], part] for key, part in action_at.items()}
-        assert ours[i] == pytest.approx(windows.normaliser.actions(targets, values), abs=1e-5)
-        assert many[i] == pytest.approx(windows.normaliser.state(values), abs=1e-5)
+        assert ours[i] == pytest.approx(
+            sampler.normaliser.normalize_targets(targets, values), abs=1e-5
+        )
+        assert many[i] == pytest.approx(sampler.normaliser.normalize_state(values), abs=1e-5)
 
 
 def test_joints_that_did_not_move_do_not_blow_up(data) -> None:
@@ -202,6 +213,6 @@ def test_joints_that_did_not_move_do_not_blow_up(data) -> None:
 
 def test_some_episodes_are_held_out(data) -> None:
     train, aside = training_setup.split_episodes(data, 3)
-    assert {*train.episodes} | {*aside.episodes} == {*data.spans} and len(aside.episodes) == 1
+    assert {*train.episodes} | {*aside.episodes} == {*data.episodes} and len(aside.episodes) == 1
     with pytest.raises(ValueError, match='at least two episodes'):
         training_setup.split_episodes(episode_arrays.select_episodes(data, [0]), 3)

@@ -79,17 +79,17 @@ def test_the_folder_is_a_data_set_with_labels(tmp_path, capsys):
     assert ((place[0] > [x_low, y_low]) & (place[0] < [x_high, y_high])).all()
 
 
-def test_rows_of_a_disturbance_are_no_example(player):
-    rows = list(player.rows(51, 'touch'))
+def test_rows_of_a_disturbance_are_no_example(demo_generator):
+    rows = list(demo_generator.generate_episode(51, 'touch'))
     by_expert = np.array([labels[SUPERVISED] for _, labels in rows])
     assert by_expert[0] and by_expert[-1] and not by_expert.all()
-    assert player.success
+    assert demo_generator.success
 
 
-def test_arms_may_move_while_a_mark_is_shown_and_the_expert_waits_from_there(player):
+def test_arms_may_move_while_a_mark_is_shown_and_the_expert_waits_from_there(demo_generator):
     for seed in range(60, 68):  # 0.6 of them are disturbed so early
-        rows = list(player.rows(seed, 'recall'))
-        until = 24 * int(np.ceil(player.simulation.task.marked_until_s / 0.8))
+        rows = list(demo_generator.generate_episode(seed, 'recall'))
+        until = 24 * int(np.ceil(demo_generator.simulation.task.mark_end_s / 0.8))
         foreign = np.array([not labels[SUPERVISED] for _, labels in rows[:until]])
         if foreign.any():
             break
@@ -98,11 +98,11 @@ def test_arms_may_move_while_a_mark_is_shown_and_the_expert_waits_from_there(pla
     targets = np.array([row.targets for row, _ in rows[:until]])
     moved = np.abs(np.diff(targets, axis=0)).max(1) > 1e-9
     assert moved[foreign[1:]].any() and not moved[~foreign[1:]].any()
-    assert player.success
+    assert demo_generator.success
 
 
-def test_pictures_come_at_their_rate_and_labels_point_at_the_cube(player):
-    rows = list(player.rows(52, 'touch'))
+def test_pictures_come_at_their_rate_and_labels_point_at_the_cube(demo_generator):
+    rows = list(demo_generator.generate_episode(52, 'touch'))
     for row, _ in rows:
         first = rows[row.index - row.index % IMAGE_PERIOD_ROWS][0].observation
         assert row.observation.frames[0] is first.frames[0]
@@ -111,7 +111,9 @@ def test_pictures_come_at_their_rate_and_labels_point_at_the_cube(player):
     assert labelled
     row, pixel = labelled[0]
     colour = np.array(
-        scenes.PALETTE[player.simulation.scene.item(player.simulation.task.slot).colour]
+        scenes.PALETTE[
+            demo_generator.simulation.scene.find_object(demo_generator.simulation.task.slot).color
+        ]
     )
     seen = row.observation.frames[0].rgb[int(pixel[1] * 120), int(pixel[0] * 160)].astype(float)
     assert seen @ colour / np.linalg.norm(seen) / np.linalg.norm(colour) > 0.95
@@ -188,7 +190,7 @@ class ExpertRollInPolicy(HoldingRollInPolicy):
             self.mover.reset(position)
         self.setpoint_times_ns.append(now_ns)
         return self.mover.step_toward(
-            self.player.expert.goal(simulation.state(), simulation.joints())
+            self.player.expert.compute_goal(simulation.state(), simulation.joint_state())
         )
 
 

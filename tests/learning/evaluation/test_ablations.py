@@ -89,7 +89,9 @@ def test_predictions_are_compared_with_what_came(loaded, robot, tmp_path):
         policy.query(robot.home_positions(robot.observed), 0)
         foresight.on_prediction()
     psnr_db, ssim = foresight.compute_psnr_ssim()
-    assert len(foresight.pairs) == 2 and len(psnr_db) == len(ssim) == len(policy.video())
+    assert len(foresight.pairs) == 2 and len(psnr_db) == len(ssim) == len(
+        policy.decode_prediction()
+    )
     assert all(3 < value < 30 for value in psnr_db) and all(-0.5 < value < 0.9 for value in ssim)
     assert (
         foresight.write_strip(tmp_path / 'strip.png') and (tmp_path / 'strip.png').stat().st_size

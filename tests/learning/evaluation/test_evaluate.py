@@ -71,7 +71,7 @@ def test_all_baselines_are_those_for_which_there_is_a_checkpoint():
     assert 'cloned' in evaluate.parse_arguments(['--baselines', 'all', '--cloned', 'x']).baselines
 
 
-def test_the_report_is_flat_and_says_where_it_comes_from(modules, tmp_path, capsys):
+def test_the_report_is_flat_and_says_where_it_comes_from(started_modules, tmp_path, capsys):
     report = tmp_path / 'r.json'
     assert (
         evaluate.main(
@@ -110,7 +110,7 @@ def test_the_report_is_flat_and_says_where_it_comes_from(modules, tmp_path, caps
         'ssim_frame_1',
     } <= set(found)
     # words are tried through ROS, what changes the policy inside is not
-    assert modules == [
+    assert started_modules == [
         ('wam_tools.evaluate_ros', ['main', 'swapped'], 1),
         ('wam_learning.evaluation.eval_worker', ['forgetful'], 2),
     ]
@@ -121,7 +121,7 @@ def test_the_report_is_flat_and_says_where_it_comes_from(modules, tmp_path, caps
     assert '| success | 50 % (22–78, n = 8) |' in shown and 'original one reached' in shown
 
 
-def test_direct_needs_no_ros(modules):
+def test_direct_needs_no_ros(started_modules):
     chosen = evaluate.parse_arguments(
         [
             '--direct',
@@ -136,7 +136,7 @@ def test_direct_needs_no_ros(modules):
         ]
     )
     found = evaluate.run_evaluation(chosen)
-    assert [module for module, *_ in modules] == ['wam_learning.evaluation.eval_worker']
+    assert [module for module, *_ in started_modules] == ['wam_learning.evaluation.eval_worker']
     assert found['path'] == 'direct' and found['changed_original_rate'] == 0.0
 
 
@@ -180,9 +180,9 @@ def test_a_model_is_tried_directly_and_fast_in_the_program_that_also_draws(monke
     assert result.chunks >= 2 and result.trouble == '' and result.jerk_ratio <= 1.0 + 1e-6
 
 
-def test_a_checkpoint_that_is_not_there_is_named(modules, capsys):
+def test_a_checkpoint_that_is_not_there_is_named(started_modules, capsys):
     assert evaluate.main(['--checkpoint', '/no/such', '--episodes', '1']) == 1
-    assert "'/no/such' is no folder" in capsys.readouterr().err and modules == []
+    assert "'/no/such' is no folder" in capsys.readouterr().err and started_modules == []
 
 
 def test_a_program_that_fails_is_told_with_its_last_words():

@@ -132,7 +132,9 @@ def test_recomputing_activations_changes_no_gradient():
     found = []
     for recompute in (False, True):
         model.zero_grad()
-        model(*inputs, words, lean=True, recompute=recompute).action.square().mean().backward()
+        model(
+            *inputs, words, skip_unused_tokens=True, gradient_checkpointing=recompute
+        ).action.square().mean().backward()
         found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert len(found[0]) == len(found[1])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))

@@ -37,14 +37,14 @@ def trained_checkpoint(tmp_path_factory):
     return folder / 'out'
 
 
-def test_checkpoints_are_kept_at_even_shares_and_each_is_whole(trained):
-    kept = sorted(trained.glob('kept/*'))
+def test_checkpoints_are_kept_at_even_shares_and_each_is_whole(trained_checkpoint):
+    kept = sorted(trained_checkpoint.glob('kept/*'))
     assert [path.name for path in kept] == ['000002', '000004']
     for path in kept:
         assert {'config.json', 'model.safetensors'} <= {file.name for file in path.iterdir()}
 
 
-def test_every_checkpoint_is_tried_on_the_same_scenes_and_drawn(trained, monkeypatch):
+def test_every_checkpoint_is_tried_on_the_same_scenes_and_drawn(trained_checkpoint, monkeypatch):
     asked = []
 
     def run(command, check):
@@ -59,11 +59,11 @@ def test_every_checkpoint_is_tried_on_the_same_scenes_and_drawn(trained, monkeyp
         assert check
 
     monkeypatch.setattr(plot_training.subprocess, 'run', run)
-    assert plot_training.main([str(trained), '--trials', '8', '--seed', '5']) == 0
+    assert plot_training.main([str(trained_checkpoint), '--trials', '8', '--seed', '5']) == 0
     assert asked == [('000002', '5'), ('000004', '5'), ('out', '5')]
-    with (trained / 'training' / 'success.csv').open(newline='') as file:
+    with (trained_checkpoint / 'training' / 'success.csv').open(newline='') as file:
         assert [row['step'] for row in csv.DictReader(file)] == ['2', '4', '6']
-    picture = trained / 'training' / 'curves.png'
+    picture = trained_checkpoint / 'training' / 'curves.png'
     assert picture.read_bytes()[:4] == b'\x89PNG' and picture.stat().st_size > 10_000
 
 

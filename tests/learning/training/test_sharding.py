@@ -42,7 +42,7 @@ def fsdp_environment(monkeypatch):
     return found
 
 
-def test_accelerate_reads_the_file_and_wraps_our_block(variables):
+def test_accelerate_reads_the_file_and_wraps_our_block(fsdp_environment):
     assert load_config_from_file(str(FSDP_CONFIG_FILE)).distributed_type == 'FSDP'
     plugin = FullyShardedDataParallelPlugin()
     assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True
@@ -85,7 +85,9 @@ def run_two_processes(arguments: list[object], port: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_with_shards_learn_what_two_with_whole_weights_do(tmp_path, variables):
+def test_two_processes_with_shards_learn_what_two_with_whole_weights_do(
+    tmp_path, fsdp_environment
+):
     data, base = (
         played.write_dataset(tmp_path / 'data', 3, rows=60, labels=False),
         tmp_path / 'base',

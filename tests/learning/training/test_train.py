@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.learning import played
-from wam_learning.data import episode_arrays
+from wam_learning.data import episode_arrays, gear_metadata, latent_cache
 from wam_learning.training import train, training_setup
 from wam_learning.training.validation import swap_words
 from wam_policy.core.robot import embodiment, transforms
@@ -55,7 +55,9 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, capsys, monkeypatch):
+def test_losses_fall_and_the_checkpoint_drives_a_robot(
+    data, initial_checkpoint, tmp_path, capsys, monkeypatch
+):
     out, learn, losses = tmp_path / 'out', train.Trainer.train_step, []
 
     def kept(self, batch, share):
@@ -65,7 +67,18 @@ def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, ca
     monkeypatch.setattr(train.Trainer, 'train_step', kept)
     # seed 2 holds out a `touch`: in one block nobody knows what a memory would hold
     assert (
-        run_training(data, out, begun, '--rate', '5e-3', '--average', 0.9, '--seed', 2, steps=120)
+        run_training(
+            data,
+            out,
+            initial_checkpoint,
+            '--rate',
+            '5e-3',
+            '--average',
+            0.9,
+            '--seed',
+            2,
+            steps=120,
+        )
         == 0
     )
     for name, share in (('total', 0.75), ('video', 0.6), ('place', 0.5), ('patch', 0.9)):
@@ -97,8 +110,10 @@ def test_losses_fall_and_the_checkpoint_drives_a_robot(data, begun, tmp_path, ca
     assert found.targets is not None and np.isfinite(found.targets).all()
 
 
-def test_a_continued_training_equals_an_uninterrupted_one(data, begun, tmp_path, monkeypatch):
-    assert run_training(data, tmp_path / 'whole', begun, steps=6) == 0
+def test_a_continued_training_equals_an_uninterrupted_one(
+    data, initial_checkpoint, tmp_path, monkeypatch
+):
+    assert run_training(data, tmp_path / 'whole', initial_checkpoint, steps=6) == 0
     taken, learn = [], train.Trainer.train_step
 
     def interrupted(self, batch, share):
@@ -110,9 +125,9 @@ def test_a_continued_training_equals_an_uninterrupted_one(data, begun, tmp_path,
     monkeypatch.setattr(train.Trainer, 'train_step', interrupted)
     monkeypatch.setattr(train, 'SAVE_EVERY_S', 0.0)
     with pytest.raises(KeyboardInterrupt):
-        run_training(data, tmp_path / 'parts', begun, steps=6)
+        run_training(data, tmp_path / 'parts', initial_checkpoint, steps=6)
     monkeypatch.setattr(train.Trainer, 'train_step', learn)
-    assert run_training(data, tmp_path / 'parts', begun, steps=6) == 0
+    assert run_training(data, tmp_path / 'parts', initial_checkpoint, steps=6) == 0
     whole, parts = (
         load_file(tmp_path / name / 'model.safetensors') for name in ('whole', 'parts')
     )
@@ -120,23 +135,25 @@ def test_a_continued_training_equals_an_uninterrupted_one(data, begun, tmp_path,
     assert int(read_csv(tmp_path / 'parts' / 'training' / 'train.csv')[-1]['step']) == 6
 
 
-def test_what_cannot_be_continued_is_said(data, begun, tmp_path, capsys):
+def test_what_cannot_be_continued_is_said(data, initial_checkpoint, tmp_path, capsys):
     out = tmp_path / 'out'
-    assert run_training(data, out, begun, steps=1) == 0
-    assert run_training(data, out, begun, '--seed', 5, steps=2) == 1
+    assert run_training(data, out, initial_checkpoint, steps=1) == 0
+    assert run_training(data, out, initial_checkpoint, '--seed', 5, steps=2) == 1
     assert 'seed was 0, is 5' in capsys.readouterr().err
     path = out / train.RESUME_FILE
     path.write_bytes(path.read_bytes()[:1000])
-    assert run_training(data, out, begun, steps=2) == 1
+    assert run_training(data, out, initial_checkpoint, steps=2) == 1
     assert 'damaged' in capsys.readouterr().err
-    assert run_training(data, out, begun, '--fresh', steps=1) == 0
-    assert run_training(tmp_path / 'nothing', out, begun) == 1
+    assert run_training(data, out, initial_checkpoint, '--fresh', steps=1) == 0
+    assert run_training(tmp_path / 'nothing', out, initial_checkpoint) == 1
     assert 'is no data set' in capsys.readouterr().err
 
 
-def test_a_clone_says_what_it_is_and_joint_training_goes_on_from_it(data, begun, tmp_path):
+def test_a_clone_says_what_it_is_and_joint_training_goes_on_from_it(
+    data, initial_checkpoint, tmp_path
+):
     cloned, joint = tmp_path / 'cloned', tmp_path / 'joint'
-    assert run_training(data, cloned, begun, stage='clone', steps=2) == 0
+    assert run_training(data, cloned, initial_checkpoint, stage='clone', steps=2) == 0
     design = checkpoint_folder.designs.read_spec(cloned)
     assert not design.model.predicts_video and design.model.window_blocks == 1
     assert design.name == 'mini_cloned' and design.inference.steps == 1
@@ -165,10 +182,10 @@ def test_a_clone_says_what_it_is_and_joint_training_goes_on_from_it(data, begun,
     assert checkpoint_folder.designs.read_spec(flash).inference.recipe == 'one_step'
 
 
-def test_live_inference_equals_the_training_pass(data, begun, tmp_path):
+def test_live_inference_equals_the_training_pass(data, initial_checkpoint, tmp_path):
     """The whole live path on recorded pictures, against the batch that training would see."""
     out = tmp_path / 'out'
-    assert run_training(data, out, begun, steps=3) == 0
+    assert run_training(data, out, initial_checkpoint, steps=3) == 0
     policy = checkpoint_folder.load(out, torch.device('cpu'), torch.float32)
     read = episode_arrays.read_datasets([data], policy.spec)
     windows, _ = training_setup.make_samplers(policy, read, 0)
@@ -188,7 +205,7 @@ def test_live_inference_equals_the_training_pass(data, begun, tmp_path):
             t.repeat_interleave(model.actions_per_block, 1),
             batch.state,
             policy.dit.embed_context(words),
-            lean=True,
+            skip_unused_tokens=True,
         )
     live = Policy(policy, robot, InferenceOptions(recipe='full16', steps=1, guidance=1.0))
     session = live._streaming_session
@@ -202,7 +219,7 @@ def test_live_inference_equals_the_training_pass(data, begun, tmp_path):
         row = span.first_row + shift + 24 * block
         cut = {
             key: read.state[row, part]
-            for key, part in training_setup.scaling.gear.slices(robot.state_keys).items()
+            for key, part in gear_metadata.key_slices(robot.state_keys).items()
         }
         found = live.query(transforms.from_model_state(robot, cut), 0)
         velocity = trained.action[:, 24 * block : 24 * (block + 1)]
@@ -214,9 +231,9 @@ def test_live_inference_equals_the_training_pass(data, begun, tmp_path):
     assert isinstance(session, StreamingSession) and isinstance(episode, InferenceContext)
 
 
-def test_statistics_of_another_robot_join_those_there(data, begun, tmp_path):
+def test_statistics_of_another_robot_join_those_there(data, initial_checkpoint, tmp_path):
     first = tmp_path / 'g1'
-    assert run_training(data, first, begun, steps=1) == 0
+    assert run_training(data, first, initial_checkpoint, steps=1) == 0
     yam = played.write_dataset(tmp_path / 'yam', 2, robot_name='yam')
     assert run_training(yam, tmp_path / 'both', first, steps=1) == 0
     tags = checkpoint_folder.read_metadata(tmp_path / 'both')
@@ -260,7 +277,7 @@ def test_a_fresh_mini_learns_its_pictures_first(data, tmp_path, monkeypatch, cap
     assert not found.is_trained
     assert max(found.spec.encoders.vae.std) > 1e-3
     read = episode_arrays.read_datasets([data], found.spec)
-    seen = training_setup.latents.encoded(read, found.encoders.vae)
+    seen = latent_cache.load_or_encode(read, found.encoders.vae)
     assert seen.group.float().std() == pytest.approx(1, abs=0.4)
 
 

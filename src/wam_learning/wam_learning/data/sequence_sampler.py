@@ -62,7 +62,7 @@ class Batch:
             for field in fields(self)
             if isinstance(getattr(self, field.name), Tensor)
         }
-        return replace(self, seen=seen, **moved)
+        return replace(self, visual=seen, **moved)
 
 
 class SequenceSampler:

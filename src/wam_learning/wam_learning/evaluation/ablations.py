@@ -57,12 +57,12 @@ class ImaginedFrameEncoders:
         if self.imagined_latents is not None:
             pixels = self._encoders.decode(self.imagined_latents.to(first.dtype))[:, -1:]
             first = pixels.permute(0, 4, 1, 2, 3).to(first) / 127.5 - 1.0
-        return self._encoders.begin(first)
+        return self._encoders.encode_first_frame(first)
 
     def encode_next_frames(self, state: Any, frames: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """Return what was imagined for these frames; real ones only while nothing was."""
         if self.imagined_latents is None:
-            return self._encoders.extend(state, frames)
+            return self._encoders.encode_next_frames(state, frames)
         return self.imagined_latents, state
 
 

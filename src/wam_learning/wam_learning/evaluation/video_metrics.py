@@ -26,7 +26,7 @@ class VideoPredictionMetrics(RolloutObserver):
         self.pairs: list[tuple[np.ndarray, np.ndarray]] = []  # real, predicted
 
     def on_commit(self, views: Views) -> None:
-        real = self._policy.stitched(views).numpy()
+        real = self._policy.compose_views(views).numpy()
         if self._predicted_frames is not None and len(real) >= len(self._predicted_frames):
             size = self._predicted_frames.shape[2], self._predicted_frames.shape[1]
             shown = real[-len(self._predicted_frames) :]
@@ -39,7 +39,10 @@ class VideoPredictionMetrics(RolloutObserver):
 
     def on_prediction(self) -> None:
         if self._awaiting_prediction:
-            self._predicted_frames, self._awaiting_prediction = self._policy.video(), False
+            self._predicted_frames, self._awaiting_prediction = (
+                self._policy.decode_prediction(),
+                False,
+            )
 
     def compute_psnr_ssim(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return mean PSNR in dB and SSIM per frame ahead; empty where nothing was compared."""

@@ -141,8 +141,8 @@ class TrainingModel(nn.Module):
             ContextEmbeddings(self.embed_text(text_batch), seen.image),
             condition=seen.condition,
             hidden_layer=max(0, c.layers // 2 - 1),
-            lean=True,
-            recompute=self.gradient_checkpointing,
+            skip_unused_tokens=True,
+            gradient_checkpointing=self.gradient_checkpointing,
         )
 
     def forward(
