@@ -56,7 +56,13 @@ class SimOperator(Node):
         new(MotionStatus, 'motion_status', lambda msg: setattr(self, 'motion', msg), qos.LATCHED)
         new(PolicyStatus, 'status', lambda msg: setattr(self, 'policy', msg), qos.LATCHED)
         new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
-        new(JointState, '/joint_states', partial(setattr, self, '_joints'), qos.JOINTS, raw=True)
+        new(
+            JointState,
+            '/joint_states',
+            partial(setattr, self, '_joint_state_bytes'),
+            qos.JOINTS,
+            raw=True,
+        )
         self._instruction_publisher = self.create_publisher(String, 'instruction', qos.REQUEST)
         self._chunk_publisher = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
         self._begin_client = self.create_client(BeginEpisode, '/sim/begin')
@@ -127,15 +133,23 @@ class SimOperator(Node):
         stop_event: threading.Event,
     ) -> str:
         """Show a scene and watch goals; return what it asks for. Trouble says why not."""
-        fields, before = ('family', 'slot', 'side', 'onto'), self.sim.episode
+        before = self.sim.episode_index
         end_s = time.monotonic() + SERVICE_TIMEOUT_S
         said = self._call_service(
             self._begin_client,
             BeginEpisode.Request(
                 seed=seed,
-                family=family,
-                combinations=task_split,
-                goals=[SimGoal(**{name: goal[name] for name in fields}) for goal in goals],
+                task_family=family,
+                task_split=task_split,
+                goals=[
+                    SimGoal(
+                        task_family=goal['family'],
+                        slot=goal['slot'],
+                        side=goal['side'],
+                        target=goal['onto'],
+                    )
+                    for goal in goals
+                ],
             ),
         )
         if not said.success:
@@ -145,7 +159,7 @@ class SimOperator(Node):
 
     def show_next_scene(self, stop_event: threading.Event) -> None:
         """Show the scene that the simulator has next; Trouble says why not."""
-        before, end_s = self.sim.episode, time.monotonic() + SERVICE_TIMEOUT_S
+        before, end_s = self.sim.episode_index, time.monotonic() + SERVICE_TIMEOUT_S
         said = self._call_service(self._next_scene_client, Trigger.Request())
         if not said.success:
             raise SceneSetupError(said.message)
@@ -155,7 +169,7 @@ class SimOperator(Node):
         self, previous_episode: int, end_s: float, stop_event: threading.Event
     ) -> None:
         """Wait until the simulator tells of another episode and its pictures have come."""
-        while self.sim.episode == previous_episode:  # what it said before is of another scene
+        while self.sim.episode_index == previous_episode:  # what it said before is of another scene
             self._wait(stop_event, 0.01, end_s, 'the simulator does not tell of the new scene')
         stop_event.wait(SCENE_SETTLE_S)
 
