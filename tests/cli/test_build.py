@@ -2,7 +2,8 @@
 
 import pytest
 
-from cli import build, stamps
+from cli import stamps
+from cli.commands import build
 from cli.paths import CheckoutLayout
 
 

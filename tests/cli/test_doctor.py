@@ -2,8 +2,9 @@
 
 import pytest
 
-from cli import doctor, ros, system, venv
-from cli.doctor import CheckResult, CheckStatus
+from cli import ros, system, venv
+from cli.commands import doctor
+from cli.commands.doctor import CheckResult, CheckStatus
 from cli.failure import CommandError
 from cli.paths import CheckoutLayout
 

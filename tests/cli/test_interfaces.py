@@ -48,7 +48,7 @@ def run(goal):
         goal.publish_feedback(RunInstruction.Feedback(elapsed=0.5, chunks=3))
         if goal.is_cancel_requested:
             goal.canceled()
-            return Result(outcome=Result.CANCELLED, message=goal.request.instruction)
+            return Result(outcome=Result.CANCELED, message=goal.request.instruction)
         time.sleep(0.05)
     goal.succeed()
     return Result(outcome=Result.SUCCEEDED, message=goal.request.instruction)
@@ -106,9 +106,9 @@ def test_a_message_comes_back_equal(node):
         joint_names=['left_ä', 'right'],
         positions=[0.1, -2.0, 3e-9, 4.0],
         reference_positions=[1.0, 2.0],
-        contract_hash='f' * 64,
-        timing_names=['denoise'],
-        timing_ms=[12.5],
+        embodiment_hash='f' * 64,
+        stage_names=['denoise'],
+        stage_ms=[12.5],
     )
     sent.header.stamp.sec, sent.header.stamp.nanosec = 2**31 - 1, 999_999_999
     sent.header.frame_id = 'agibot_g1'
@@ -146,7 +146,7 @@ def test_an_action_gives_feedback_until_it_is_cancelled_and_a_result(node):
     assert heard[0].feedback == RunInstruction.Feedback(elapsed=0.5, chunks=3)
     assert wait_for_result(node, goal.cancel_goal_async()).goals_canceling
     result = wait_for_result(node, goal.get_result_async()).result
-    assert (result.outcome, result.message) == (RunInstruction.Result.CANCELLED, 'pick')
+    assert (result.outcome, result.message) == (RunInstruction.Result.CANCELED, 'pick')
 
 
 def test_the_command_line_knows_our_types(node):

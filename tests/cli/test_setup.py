@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import clean, prefix, process, setup, stamps, system, venv
+from cli import prefix, process, stamps, system, venv
+from cli.commands import clean, setup
 from cli.failure import CommandError
 from cli.paths import CheckoutLayout
 from cli.progress import StepProgress

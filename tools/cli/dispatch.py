@@ -1,52 +1,125 @@
-"""The table of sub-commands: a new one is a line here and a file with `main(arguments)`."""
+"""The table of sub-commands: a module of the stack, or a file of `cli.commands`."""
 
 import difflib
 import importlib
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from types import FrameType
 
+from cli import domain
 from cli.failure import CommandError, describe_oserror
 from cli.progress import print_status
 
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One sub-command; without a module, `cli.commands.<name>.main(arguments)` runs it."""
+
+    help: str
+    module: str = ''  # run by `python -m` in the environment of the stack
+    own_domain: bool = False  # run in a ROS domain that no other program on this machine uses
+
+
 COMMANDS = {
-    'setup': 'get ROS 2 (unless installed) and the Python packages; a no-op when done',
-    'build': 'colcon build over src/',
-    'demo': 'a simulated robot, moved by a World Action Model under ROS 2',
-    'serve': 'the engine as a policy server (OpenPI protocol); --help tells more',
-    'test': 'run the tests; arguments go to pytest',
-    'faults': 'inject faults into a running stack, one row each; --list names them',
-    'soak': 'the simulated stack for hours: memory, files, threads, latency, plotted',
-    'record': 'record an episode beside a running stack, one MCAP bag each',
-    'bag': 'repair interrupted episodes; tell what is in bags',
-    'export': 'turn episodes into a data set (LeRobot layout, GEAR metadata)',
-    'play': 'let an expert play in the simulator: a data set to learn from',
-    'train': 'turn data sets into a checkpoint: a fresh wam-mini, or a fine-tuned model',
-    'curves': "draw a training's losses, held-out errors and success over its steps",
-    'recipe': 'make the shipped models again, from nothing, step by step',
-    'eval': 'try a policy in closed loop on scenes it never saw; report with intervals',
-    'check': 'what a checkpoint folder is, lacks, needs and can drive',
-    'synthetic': 'write random weights in the layout of a released checkpoint',
-    'engine': 'calibrate a checkpoint, export it to ONNX, build it with TensorRT',
-    'bench': 'measure: chunk latency, cost of fewer bits, worker round trip, ...',
-    'shell': 'a shell in which ros2 works; -c COMMAND runs one command',
-    'doctor': 'what is found, what is missing, and the fix',
-    'clean': 'remove what setup and build made; --all also removes downloads',
+    'setup': Command('install ROS 2 (unless installed) and the Python packages'),
+    'build': Command('colcon build over src/'),
+    'demo': Command('run a simulated robot, moved by a World Action Model', 'wam_tools.demo'),
+    'serve': Command(
+        'run the model as a policy server (OpenPI protocol)', 'wam_policy.servers.serve'
+    ),
+    'test': Command('run the tests; arguments go to pytest; --all includes the slow ones'),
+    'faults': Command(
+        'inject faults into a running stack; --list names them',
+        'wam_tools.fault_injection.run_faults',
+        own_domain=True,
+    ),
+    'soak': Command(
+        'run the simulated stack for hours; plot memory, files, threads, latency',
+        'wam_tools.soak',
+    ),
+    'record': Command(
+        'record an episode of a running stack into an MCAP bag',
+        'wam_policy.nodes.recorder.record_command',
+    ),
+    'bag': Command(
+        'repair interrupted episodes; list what bags contain', 'wam_policy.recording.bag_command'
+    ),
+    'export': Command(
+        'convert episodes into a data set (LeRobot layout, GEAR metadata)',
+        'wam_learning.data.export_dataset',
+    ),
+    'generate-demos': Command(
+        'write a data set of demonstrations by a scripted expert in the simulator',
+        'wam_learning.demonstrations.generate_demos',
+    ),
+    'train': Command(
+        'train a checkpoint on data sets: a new wam-mini, or a fine-tuned model',
+        'wam_learning.training.train',
+    ),
+    'plot-training': Command(
+        'plot losses, validation errors and success of a training over its steps',
+        'wam_learning.training.plot_training',
+    ),
+    'reproduce': Command(
+        'train the shipped models again from scratch', 'wam_learning.training.reproduce_models'
+    ),
+    'eval': Command(
+        'evaluate a policy in closed loop on held-out scenes, with confidence intervals',
+        'wam_learning.evaluation.evaluate',
+    ),
+    'eval-table': Command(
+        'write evaluation reports as a Markdown table', 'wam_learning.evaluation.report_table'
+    ),
+    'inspect': Command(
+        'show what a checkpoint folder contains, lacks, needs and which robots it supports',
+        'wam_policy.model.checkpoint.inspect_checkpoint',
+    ),
+    'random-checkpoint': Command(
+        'write random weights in the layout of a released checkpoint',
+        'wam_policy.model.checkpoint.random_checkpoint',
+    ),
+    'engine': Command('calibrate a checkpoint, export it to ONNX, build it with TensorRT'),
+    'bench': Command('measure chunk latency, quantization error, worker round trip, ...'),
+    'shell': Command('open a shell in which ros2 works; -c COMMAND runs one command'),
+    'doctor': Command('show what is installed, what is missing, and the fix'),
+    'clean': Command('remove what setup and build made; --all also removes downloads'),
+}
+# until the next release
+DEPRECATED_COMMANDS = {
+    'check': 'inspect',
+    'curves': 'plot-training',
+    'play': 'generate-demos',
+    'recipe': 'reproduce',
+    'synthetic': 'random-checkpoint',
 }
 
 
 def format_usage() -> str:
     """Describe every sub-command in a line."""
-    lines = [f'  {name:<9} {text}' for name, text in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f'  {name:<{width}} {command.help}' for name, command in COMMANDS.items()]
     return '\n'.join(['usage: ./wam COMMAND [ARGUMENTS]', '', *lines, ''])
 
 
 def format_unknown_command(name: str) -> str:
-    """Say that there is no such sub-command, and which was probably meant."""
+    """Return the error for an unknown sub-command, with the nearest known one."""
     near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
     hint = f'did you mean {near[0]}?' if near else f'there are: {", ".join(COMMANDS)}'
     return f'no command {name!r}: {hint}'
+
+
+def run_command(name: str, arguments: list[str]) -> int:
+    """Run a sub-command; one of the stack replaces this process, so signals and exit code stay."""
+    command = COMMANDS[name]
+    if not command.module:
+        return importlib.import_module(f'cli.commands.{name}').main(arguments)
+    from cli.exec_module import exec_module
+
+    if command.own_domain:
+        os.environ['ROS_DOMAIN_ID'] = str(domain.find_free_domain(os.getpid()))
+    return exec_module(command.module, arguments)
 
 
 def on_sigterm(number: int, frame: FrameType | None) -> None:
@@ -55,17 +128,24 @@ def on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one sub-command and return its exit code; a Failure becomes one line."""
+    """Run one sub-command and return its exit code; a CommandError becomes one line."""
     if not arguments or arguments[0] in ('help', '-h', '--help'):
         sys.stdout.write(format_usage())
         return 0
     name, *rest = arguments
+    if name in DEPRECATED_COMMANDS:
+        new_name = DEPRECATED_COMMANDS[name]
+        print_status(
+            f'warning: {name} is deprecated and will be removed in the next release: '
+            f'use {new_name}'
+        )
+        name = new_name
     if name not in COMMANDS:
         print_status(format_unknown_command(name))
         return 2
     signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        return importlib.import_module(f'cli.{name}').main(rest)
+        return run_command(name, rest)
     except CommandError as e:
         print_status(str(e))
         return 1

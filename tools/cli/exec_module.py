@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cli import build
+from cli.commands import build
 from cli.environment import make_environment
 from cli.paths import find_checkout
 

@@ -1,6 +1,10 @@
 """Reports as a Markdown table: a row per question, a column per report."""
 
+import argparse
+import json
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from wam_sim.tasks.task_families import LEARNED_FAMILIES
@@ -87,3 +91,30 @@ def _format_values(
     return (
         f'{" / ".join(format(report[figure], format_spec) for figure in metrics)} {unit}'.rstrip()
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print reports as a table, or write the table into a Markdown file; return the exit code."""
+    parser = argparse.ArgumentParser(prog='./wam eval-table', description=__doc__)
+    parser.add_argument('reports', nargs='+', type=Path, metavar='FILE', help='of ./wam eval')
+    parser.add_argument(
+        '--update',
+        type=Path,
+        metavar='DOCUMENT',
+        help=f'replace the text between {BEGIN_MARK} and {END_MARK} in this file instead',
+    )
+    options = parser.parse_args(argv)
+    try:
+        table = format_markdown([json.loads(path.read_text()) for path in options.reports])
+        if options.update:
+            options.update.write_text(insert_table(table, options.update.read_text()))
+        else:
+            sys.stdout.write(table + '\n')
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f'eval-table: {error}\n')
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from cli import build, prefix, ros, setup, system, venv
+from cli import prefix, ros, system, venv
+from cli.commands import build, setup
 from cli.environment import make_environment
 from cli.failure import CommandError
 from cli.paths import CheckoutLayout, find_checkout
@@ -119,7 +120,7 @@ def check_build(layout: CheckoutLayout) -> CheckResult:
 def run_probe(
     layout: CheckoutLayout, env: dict[str, str], subject: str, probe: str, fix: str
 ) -> CheckResult:
-    """Put a question to the environment; see `tools/cli/probe.py`."""
+    """Put a question to the environment; see `tools/cli/commands/probe.py`."""
     argv = [layout.python, Path(__file__).with_name('probe.py'), probe]
     try:
         result = subprocess.run(

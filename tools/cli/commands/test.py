@@ -8,7 +8,8 @@ import signal
 import subprocess
 from types import FrameType
 
-from cli import build, domain
+from cli import domain
+from cli.commands import build
 from cli.environment import make_environment
 from cli.paths import find_checkout
 

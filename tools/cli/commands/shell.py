@@ -5,7 +5,7 @@ import os
 import shlex
 from typing import NoReturn
 
-from cli import setup
+from cli.commands import setup
 from cli.environment import make_environment
 from cli.paths import find_checkout
 from cli.progress import print_status

@@ -5,7 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-from cli import ros, setup, stamps
+from cli import ros, stamps
+from cli.commands import setup
 from cli.environment import make_environment
 from cli.lock import lock_checkout
 from cli.paths import CheckoutLayout, find_checkout
