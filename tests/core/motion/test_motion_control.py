@@ -190,7 +190,11 @@ def test_every_process_of_ours_dead_still_means_rest():
             MotionState.HOLDING,
             'paused',
         ),
-        (lambda rig: setattr(rig, 'publishes_joints', False), MotionState.HOLDING, 'no joint state'),
+        (
+            lambda rig: setattr(rig, 'publishes_joints', False),
+            MotionState.HOLDING,
+            'no joint state',
+        ),
         (
             lambda rig: rig.lag.__setitem__(4, 0.3),
             MotionState.PROTECTIVE_STOP,

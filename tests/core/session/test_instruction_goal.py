@@ -15,9 +15,9 @@ RUN = InstructionGoal(
     ('world', 'outcome'),
     [
         (GoalContext(9, 3), None),
-        (GoalContext(10, 3), InstructionOutcome.TIME_OVER),
-        (GoalContext(5, 4), InstructionOutcome.REPLACED),
-        (GoalContext(5, 3, cancelled=True), InstructionOutcome.CANCELLED),
+        (GoalContext(10, 3), InstructionOutcome.TIMED_OUT),
+        (GoalContext(5, 4), InstructionOutcome.PREEMPTED),
+        (GoalContext(5, 3, cancelled=True), InstructionOutcome.CANCELED),
         (GoalContext(5, 3, failure='e-stop'), InstructionOutcome.FAILED),
         (GoalContext(5, 3, achieved_instruction='lift the cup'), InstructionOutcome.SUCCEEDED),
         (GoalContext(5, 3, achieved_instruction='push the cup'), None),
@@ -25,7 +25,7 @@ RUN = InstructionGoal(
             GoalContext(
                 99, 4, failure='e-stop', achieved_instruction='lift the cup', cancelled=True
             ),
-            InstructionOutcome.REPLACED,
+            InstructionOutcome.PREEMPTED,
         ),
         (GoalContext(99, 3, achieved_instruction='lift the cup'), InstructionOutcome.SUCCEEDED),
     ],

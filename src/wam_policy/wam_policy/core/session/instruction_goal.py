@@ -7,9 +7,9 @@ from enum import Enum
 class InstructionOutcome(Enum):
     """Name how a run can end; the names are those of the RunInstruction action."""
 
-    TIME_OVER = 'its time is over'
-    CANCELLED = 'it was cancelled'
-    REPLACED = 'a newer instruction came'
+    TIMED_OUT = 'its time is over'
+    CANCELED = 'it was canceled'
+    PREEMPTED = 'a newer instruction came'
     FAILED = 'policy or motion needs attention'
     SUCCEEDED = 'the success detector said so'
 
@@ -47,15 +47,15 @@ class InstructionGoal:
         A replaced run is over whatever else is true: the robot follows someone else already.
         """
         if context.instruction_number != self.instruction_number:
-            return InstructionOutcome.REPLACED
+            return InstructionOutcome.PREEMPTED
         if context.cancelled:
-            return InstructionOutcome.CANCELLED
+            return InstructionOutcome.CANCELED
         if context.failure:
             return InstructionOutcome.FAILED
         if context.achieved_instruction == self.instruction:
             return InstructionOutcome.SUCCEEDED
         return (
-            InstructionOutcome.TIME_OVER
+            InstructionOutcome.TIMED_OUT
             if context.now_ns >= self.start_ns + self.time_limit_ns
             else None
         )
