@@ -66,7 +66,7 @@ def main() -> int:
                 chosen.embodiment,
                 '--steps',
                 str(chosen.steps),
-                '--cfg',
+                '--guidance-scale',
                 '5' if guided else '1',
             ),
             guided,

@@ -43,10 +43,7 @@ RCLPY_ATTRIBUTES = frozenset(
 WORKER_CLIENT_MODULES = tuple(
     f'wam_policy.workers.{name}'
     for name in (
-        'backoff',
-        'exit_codes',
         'model_options',
-        'parent_socket',
         'protocol',
         'supervisor',
         'worker_group',

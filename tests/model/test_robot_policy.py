@@ -120,7 +120,7 @@ def test_the_time_of_swaps_is_not_counted_twice(loaded):
 
 
 def test_the_released_rhythm_takes_frames_with_every_query(loaded):
-    policy = start_policy(loaded, 'agibot_g1', mode='reference')
+    policy = start_policy(loaded, 'agibot_g1', mode='released')
     posture = policy.robot.home_positions(policy.robot.observed)
     assert policy.query(posture, 1).targets.shape == (24, 16)
     assert policy.needs_commit
@@ -181,9 +181,9 @@ def test_a_reset_chooses_the_rhythm_and_forgets_the_other(loaded):
 
     clocked = lived(None)
     assert policy.streaming and not policy.needs_commit
-    released = lived('reference')
+    released = lived('released')
     assert not policy.streaming and policy.needs_commit
-    alone = start_policy(loaded, 'yam', mode='reference')
+    alone = start_policy(loaded, 'yam', mode='released')
     np.testing.assert_array_equal(alone.query(posture, 3).targets, released[0])
     assert np.abs(released[1] - clocked[1]).max() > 1e-6
     np.testing.assert_array_equal(lived(None), clocked)

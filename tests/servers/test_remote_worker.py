@@ -16,7 +16,7 @@ from tests.servers.fake_engine import ServerThread
 from tests.servers.released_double import DROID_METADATA, FakeReleasedServer
 from wam_policy.core.robot import embodiment
 from wam_policy.servers import server_profile
-from wam_policy.workers import exit_codes, protocol
+from wam_policy.workers import protocol
 from wam_policy.workers.protocol import WorkerMessage
 from wam_policy.workers.supervisor import (
     WorkerError,
@@ -54,7 +54,7 @@ class RemoteWorkerClient:
                     f'ws://127.0.0.1:{port}',
                     '--embodiment',
                     robot.name,
-                    '--timeout',
+                    '--query-timeout',
                     str(timeout_s),
                     *arguments,
                 ),
@@ -116,7 +116,11 @@ def start_worker(*arguments, **options):
 def test_a_session_as_the_released_client_lives_it(double):
     with start_worker(double.port) as robot:
         facts = robot.wait_ready().info
-        assert facts['mode'] == 'reference' and facts['sight'] == 'memory' and facts['trained']
+        assert (
+            facts['memory_update'] == 'released'
+            and facts['query_images'] == 'none'
+            and facts['trained']
+        )
         assert facts['geometry']['frames_per_block'] == 24
         assert facts['geometry']['frame_period_s'] == pytest.approx(1 / 15)
         robot.start_session()
@@ -272,22 +276,22 @@ def run_remote_worker(*arguments, **variables):
     [
         (
             ('--server', 'http://x', '--embodiment', 'yam'),
-            exit_codes.PERMANENT_FAILURE,
+            protocol.EXIT_PERMANENT_FAILURE,
             'want ws://HOST:PORT',
         ),
         (
             ('--server', 'ws://127.0.0.1:1', '--embodiment', 'yum'),
-            exit_codes.PERMANENT_FAILURE,
+            protocol.EXIT_PERMANENT_FAILURE,
             'did you mean yam',
         ),
         (
-            ('--server', 'ws://127.0.0.1:1', '--embodiment', 'yam', '--flavour', 'openpi'),
-            exit_codes.PERMANENT_FAILURE,
+            ('--server', 'ws://127.0.0.1:1', '--embodiment', 'yam', '--server-profile', 'openpi'),
+            protocol.EXIT_PERMANENT_FAILURE,
             'openpi speaks for droid',
         ),
         (
             ('--server', 'ws://127.0.0.1:1', '--embodiment', 'yam'),
-            exit_codes.FAILED,
+            protocol.EXIT_FAILED,
             'no server at',
         ),
     ],
@@ -295,6 +299,15 @@ def run_remote_worker(*arguments, **variables):
 def test_a_wrong_command_line_or_address_is_told(arguments, status, words):
     found = run_remote_worker(*arguments)
     assert found.returncode == status and words in found.stderr
+
+
+def test_old_names_of_options_still_work():
+    found = run_remote_worker(
+        *('--server', 'ws://127.0.0.1:1', '--embodiment', 'yam'),
+        *('--flavour', 'openpi_yam', '--timeout', '1', '--world', '1', '--exchange', 'gloo'),
+    )
+    assert found.returncode == protocol.EXIT_FAILED and 'no server at' in found.stderr
+    assert '--flavour is deprecated' in found.stderr
 
 
 def test_by_hand_it_tells_what_it_found(double):
@@ -305,9 +318,9 @@ def test_by_hand_it_tells_what_it_found(double):
 @pytest.mark.parametrize(
     ('token', 'status', 'words'),
     [
-        ('', exit_codes.PERMANENT_FAILURE, 'the token is wrong or missing: set WAM_TOKEN'),
-        ('guess', exit_codes.PERMANENT_FAILURE, 'the token is wrong or missing'),
-        ('sesame', exit_codes.OK, 'fake at'),
+        ('', protocol.EXIT_PERMANENT_FAILURE, 'the token is wrong or missing: set WAM_TOKEN'),
+        ('guess', protocol.EXIT_PERMANENT_FAILURE, 'the token is wrong or missing'),
+        ('sesame', protocol.EXIT_OK, 'fake at'),
     ],
 )
 def test_only_the_right_token_opens_our_server(token, status, words):
@@ -377,7 +390,7 @@ def test_it_leaves_at_once_when_the_node_does(double):
             f'ws://127.0.0.1:{double.port}',
             '--embodiment',
             'droid',
-            '--timeout',
+            '--query-timeout',
             '30',
             '--fd',
             str(far.fileno()),

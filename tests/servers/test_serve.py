@@ -104,7 +104,10 @@ def run_episode(spec, robot, between_commits=lambda: None):
                 'step_dt_s',
             )
         }
-        facts = {key: status.info[key] for key in ('mode', 'contract', 'trained', 'model')}
+        facts = {
+            key: status.info[key]
+            for key in ('memory_update', 'embodiment_hash', 'trained', 'model')
+        }
     cache = {key: said.fields[key] for key in ('cached_blocks', 'window_fill', 'rebuilds')}
     return found, {**geometry, **facts, **cache}
 
@@ -198,12 +201,12 @@ def run_until_exit(*arguments):
             'no folder and no shipped model',
         ),
         (
-            ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--flavour', 'openpi'),
+            ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--server-profile', 'openpi'),
             2,
             'speaks for droid',
         ),
         (
-            ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--sessions', '0'),
+            ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--max-sessions', '0'),
             2,
             'more than 0',
         ),
@@ -239,7 +242,7 @@ def test_a_flavour_that_promises_other_actions_is_refused():
     said = serve.make_checked_metadata(server_profile.load_for_robot('', robot), robot, model)
     assert said['action_horizon'] == 24 and said['memory']['frames_per_block'] == 4
     for spoken, other in (('openpi_yam', model), ('', replace(model, step_dt_s=1 / 15))):
-        with pytest.raises(ValueError, match='serve with another --flavour'):
+        with pytest.raises(ValueError, match='serve with another --server-profile'):
             serve.make_checked_metadata(server_profile.load_for_robot(spoken, robot), robot, other)
 
 
@@ -249,10 +252,10 @@ def test_workers_get_the_same_command_line():
             *MODEL_ARGUMENTS,
             '--embodiment',
             'yam',
-            '--cfg',
+            '--guidance-scale',
             '2',
             '--guided-video',
-            '--sessions',
+            '--max-sessions',
             '3',
             '--base',
             '/base',
@@ -264,17 +267,31 @@ def test_workers_get_the_same_command_line():
     )
     model_options.resolve_defaults(chosen)
     got = worker_main.parse_settings(model_options.to_argv(chosen))
-    assert (got.steps, got.seed, got.guided_video, got.sessions) == (2, 3, True, 3)
-    assert (got.checkpoint, got.base, got.recipe) == ('preset:tiny', Path('/base'), 'static8')
-    assert chosen.devices == ('cuda:0', 'cuda:1') and got.cfg == 2.0
+    assert (got.steps, got.seed, got.guided_video, got.max_sessions) == (2, 3, True, 3)
+    assert (got.checkpoint, got.base, got.sampler) == ('preset:tiny', Path('/base'), 'static8')
+    assert chosen.devices == ('cuda:0', 'cuda:1') and got.guidance_scale == 2.0
+
+
+def test_old_names_of_options_still_work(capsys):
+    chosen = serve.parse_arguments(
+        [
+            *MODEL_ARGUMENTS,
+            *('--embodiment', 'yam', '--flavour', 'openpi_yam', '--recipe', 'static8'),
+            *('--connections', '5', '--message-mib', '6', '--grace', '7', '--answer-timeout', '8'),
+        ]
+    )
+    assert (chosen.server_profile, chosen.sampler) == ('openpi_yam', 'static8')
+    assert (chosen.max_connections, chosen.max_message_mib) == (5, 6)
+    assert (chosen.shutdown_timeout, chosen.query_timeout) == (7.0, 8.0)
+    assert '--grace is deprecated' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ('given', 'wanted'),
     [
         ((), ('full16', 4, 1.0)),
-        (('--recipe', 'static8'), ('static8', None, 1.0)),
-        (('--steps', '2', '--cfg', '3'), ('full16', 2, 3.0)),
+        (('--sampler', 'static8'), ('static8', None, 1.0)),
+        (('--steps', '2', '--guidance-scale', '3'), ('full16', 2, 3.0)),
     ],
 )
 def test_what_is_not_given_is_as_the_checkpoint_advises(tmp_path, given, wanted):
@@ -283,4 +300,4 @@ def test_what_is_not_given_is_as_the_checkpoint_advises(tmp_path, given, wanted)
     )
     chosen = serve.parse_arguments(['--checkpoint', str(tmp_path), '--embodiment', 'yam', *given])
     model_options.resolve_defaults(chosen)
-    assert (chosen.recipe, chosen.steps, chosen.cfg) == wanted
+    assert (chosen.sampler, chosen.steps, chosen.guidance_scale) == wanted

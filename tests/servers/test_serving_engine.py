@@ -39,7 +39,7 @@ def wait_until(condition):
 def test_workers_that_die_are_started_again_with_other_memories(engine):
     served, lines = engine()
     with pytest.raises(WorkersNotReady):
-        served.reset('s', 'wave', 'clocked')
+        served.reset('s', 'wave', 'streaming')
     status = served.start()
     assert (
         status.state is WorkerState.READY

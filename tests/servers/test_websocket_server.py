@@ -101,7 +101,7 @@ def test_pictures_are_remembered_as_the_released_server_does(served):
     assert commits == [[1], [1, 1, 1, 2], [3, 3, 3, 3], [3, 3, 9, 9]]
     far.infer(make_observation(served, 5, 4, session_id='b'))  # another id is another session
     assert served.backend.calls_of('memory 1')[:2] == [
-        ('reset', 'fold it', 'reference'),
+        ('reset', 'fold it', 'released'),
         ('commit', [5]),
     ]
     assert len(served.session_manager.active_sessions) == 2
@@ -114,12 +114,12 @@ def test_a_reset_and_new_words_begin_a_new_memory(served):
     assert served.session_manager.active_sessions == ()
     ask(**make_observation(served, 2, 4, session_id='a'))
     assert served.backend.calls_of('memory 0')[3:5] == [
-        ('reset', 'fold it', 'reference'),
+        ('reset', 'fold it', 'released'),
         ('commit', [2]),
     ]
     ask(**make_observation(served, 3, session_id='a', **{'annotation.task': 'sort it'}))
     assert served.backend.calls_of('memory 0')[6:8] == [
-        ('reset', 'sort it', 'reference'),
+        ('reset', 'sort it', 'released'),
         ('commit', [2, 2, 2, 3]),
     ]
     assert ask(endpoint='reset') == 'reset successful'  # of a session that never was
@@ -143,7 +143,7 @@ def test_clocked_sessions_commit_once_and_in_order(served):
     )
     ask(**make_observation(served, 9, 3), seed=6)
     assert [call for _, call in served.backend.calls if call[0] != 'commit'] == [
-        ('reset', 'fold it', 'clocked'),
+        ('reset', 'fold it', 'streaming'),
         ('query', 5, None),
         ('query', 6, 3),
     ]
@@ -300,7 +300,7 @@ def test_sessions_end_with_the_workers_that_held_them(served):
         make_observation(served, 3, 4, session_id='a')
     )  # one picture first, as in any session
     assert [call for _, call in served.backend.calls if call[0] != 'query'][2:] == [
-        ('reset', 'fold it', 'reference'),
+        ('reset', 'fold it', 'released'),
         ('commit', [3]),
     ]
     assert any('was lost with the workers' in line for line in served.lines)

@@ -97,11 +97,11 @@ def test_the_command_line_reaches_every_choice() -> None:
             'preset:tiny',
             '--embodiment',
             'yam',
-            '--recipe',
+            '--sampler',
             'one_step',
-            '--cfg',
+            '--guidance-scale',
             '1.5',
-            '--window',
+            '--kv-window',
             'slide',
             '--guided-video',
             '--precision',
@@ -114,5 +114,5 @@ def test_the_command_line_reaches_every_choice() -> None:
     )
     choice = run_worker.build_policy(chosen).options
     assert choice == InferenceOptions(
-        'one_step', None, 1.5, 'clocked', 'slide', True, 'eager', 'int8'
+        'one_step', None, 1.5, 'streaming', 'slide', True, 'eager', 'int8'
     )

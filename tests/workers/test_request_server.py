@@ -13,8 +13,7 @@ from wam_policy.model.network.cfg import CfgRole
 from wam_policy.model.robot_policy import PolicyGeometry, PolicyOutput
 from wam_policy.model.streaming_session import MemoryUsage
 from wam_policy.workers import protocol, request_server, run_worker
-from wam_policy.workers.exit_codes import PeerLost
-from wam_policy.workers.protocol import WorkerMessage
+from wam_policy.workers.protocol import PeerLost, WorkerMessage
 from wam_policy.workers.request_server import WorkerServer
 
 VIEW = np.zeros((1, 4, 6, 3), np.uint8)
@@ -40,7 +39,7 @@ class FakePolicy:
 
     def reset(self, instruction: str, mode: str | None) -> dict[str, float]:
         self.calls.append(('reset', instruction))
-        self.streaming = mode != 'reference'
+        self.streaming = mode != 'released'
         self.commits = 0
         return {'text': 1.0}
 
@@ -152,7 +151,11 @@ def test_the_unconditional_branch_acknowledges():
     [
         ('dance', {}, "unknown request 'dance'"),
         ('reset', {'session': 's'}, 'reset: instruction is None'),
-        ('reset', {'session': 's', 'instruction': 'go', 'mode': 'slow'}, "reset: mode is 'slow'"),
+        (
+            'reset',
+            {'session': 's', 'instruction': 'go', 'memory_update': 'slow'},
+            "memory_update is 'slow'",
+        ),
         ('commit', {'session': 'other', 'block': 1}, "session 'other' while 's' is on"),
         ('commit', {'session': 's', 'block': 3, 'arrays': make_frames(2)}, 'block 3, next is 1'),
         ('commit', {'session': 's', 'block': 1.0, 'arrays': make_frames(2)}, 'block is 1.0'),
@@ -302,7 +305,7 @@ def test_a_fault_ends_one_session_and_its_memory_serves_the_next():
 def test_the_released_rhythm_brings_as_many_frames_as_it_has():
     policy = FakePolicy()
     talk = ServerClient(policy)
-    talk.request('reset', session='s', instruction='go', mode='reference')
+    talk.request('reset', session='s', instruction='go', memory_update='released')
     for block, count in enumerate((1, 4, 3)):
         assert (
             talk.request('commit', make_frames(count), session='s', block=block).kind
@@ -347,7 +350,7 @@ def test_the_program_clears_up_and_does_not_walk_the_model_for_it(monkeypatch):
             collect=lambda: done.append('collect'), freeze=lambda: done.append('freeze')
         ),
     )
-    monkeypatch.setattr(run_worker.parent_socket, 'adopt_socket', lambda fd, patience_s: ends[0])
+    monkeypatch.setattr(run_worker.protocol, 'adopt_socket', lambda fd, grace_s: ends[0])
     monkeypatch.setattr(run_worker, 'build_policy', lambda chosen: FakePolicy())
     monkeypatch.setattr(run_worker, 'warm_up', lambda policy, seed: done.append('warmed'))
     monkeypatch.setattr(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wam_policy.workers import exit_codes, model_options, run_worker
+from wam_policy.workers import model_options, protocol, run_worker
 from wam_policy.workers.worker_process import make_worker_environment
 
 WORKER_COMMAND = [sys.executable, '-m', 'wam_policy.workers.run_worker']
@@ -23,7 +23,7 @@ def test_a_command_line_becomes_settings():
             *REQUIRED_ARGUMENTS,
             '--rank',
             '1',
-            '--world',
+            '--world-size',
             '2',
             '--role',
             'uncond',
@@ -31,12 +31,17 @@ def test_a_command_line_becomes_settings():
             'cuda:1',
             '--steps',
             '4',
-            '--core',
+            '--cpu-affinity',
             '3',
         ]
     )
-    assert (chosen.rank, chosen.world, chosen.role, chosen.device) == (1, 2, 'uncond', 'cuda:1')
-    assert (chosen.steps, chosen.core, chosen.threads, chosen.fd) == (4, 3, 1, None)
+    assert (chosen.rank, chosen.world_size, chosen.role, chosen.device) == (
+        1,
+        2,
+        'uncond',
+        'cuda:1',
+    )
+    assert (chosen.steps, chosen.cpu_affinity, chosen.threads, chosen.fd) == (4, 3, 1, None)
 
 
 @pytest.mark.parametrize(
@@ -45,24 +50,39 @@ def test_a_command_line_becomes_settings():
         ([], 'required: --checkpoint, --embodiment'),
         ([*REQUIRED_ARGUMENTS, '--threads', '0'], '--threads: want more than 0'),
         ([*REQUIRED_ARGUMENTS, '--peer-timeout', '-1'], '--peer-timeout: want more than 0'),
-        ([*REQUIRED_ARGUMENTS, '--world', '2'], '--role both needs no second worker'),
-        ([*REQUIRED_ARGUMENTS, '--recipe', 'fast'], 'invalid choice'),
+        ([*REQUIRED_ARGUMENTS, '--world-size', '2'], '--role both needs no second worker'),
+        ([*REQUIRED_ARGUMENTS, '--sampler', 'fast'], 'invalid choice'),
     ],
 )
 def test_a_wrong_command_line_is_refused(arguments, said, capsys):
     with pytest.raises(SystemExit) as caught:
         run_worker.parse_settings(arguments)
-    assert caught.value.code == exit_codes.PERMANENT_FAILURE
+    assert caught.value.code == protocol.EXIT_PERMANENT_FAILURE
     assert said in capsys.readouterr().err
 
 
-def test_the_recipes_are_those_of_the_sampler():
+def test_old_names_of_options_and_values_still_work(capsys):
+    old = run_worker.parse_settings(
+        [
+            *REQUIRED_ARGUMENTS,
+            *('--recipe', 'dynamic4', '--cfg', '2', '--window', 'slide', '--sessions', '3'),
+            *('--mode', 'reference', '--core', '1', '--queries', '4'),
+            *('--world', '2', '--exchange', 'nccl', '--role', 'cond'),
+        ]
+    )
+    assert (old.sampler, old.guidance_scale, old.kv_window) == ('dynamic4', 2.0, 'slide')
+    assert (old.max_sessions, old.memory_update, old.cpu_affinity) == (3, 'released', 1)
+    assert (old.benchmark_queries, old.world_size, old.dist_backend) == (4, 2, 'nccl')
+    assert '--cfg is deprecated' in capsys.readouterr().err
+
+
+def test_the_samplers_are_those_of_the_sampler():
     from wam_policy.model import robot_policy
     from wam_policy.model.sampling import sampler
 
     assert set(model_options.SAMPLERS) == set(sampler.SAMPLERS)
     choices = {action.dest: action.choices for action in run_worker.make_parser()._actions}
-    assert tuple(choices['mode']) == robot_policy.MEMORY_UPDATE_MODES
+    assert tuple(choices['memory_update']) == robot_policy.MEMORY_UPDATE_MODES
 
 
 def test_help_and_refusals_come_without_torch(capsys):
@@ -74,7 +94,7 @@ def test_help_and_refusals_come_without_torch(capsys):
         timeout=90,
         env=make_worker_environment({}),
     )
-    assert done.returncode == exit_codes.PERMANENT_FAILURE
+    assert done.returncode == protocol.EXIT_PERMANENT_FAILURE
     assert done.stderr.startswith('wam-worker both: error: ') and 'yam' in done.stderr
     assert len(done.stderr.splitlines()) == 1
     seen = subprocess.run(
@@ -100,12 +120,12 @@ def test_help_and_refusals_come_without_torch(capsys):
 def test_a_checkpoint_that_cannot_be_is_one_line(checkpoint, said, capsys):
     status = run_worker.main(['--checkpoint', checkpoint, '--embodiment', 'yam'])
     lines = capsys.readouterr().err.splitlines()
-    assert status == exit_codes.PERMANENT_FAILURE and len(lines) == 1 and said in lines[0]
+    assert status == protocol.EXIT_PERMANENT_FAILURE and len(lines) == 1 and said in lines[0]
 
 
 def test_a_device_that_is_not_there_is_one_line(capsys):
     status = run_worker.main([*REQUIRED_ARGUMENTS, '--device', 'cuda:63'])
-    assert status == exit_codes.PERMANENT_FAILURE
+    assert status == protocol.EXIT_PERMANENT_FAILURE
     assert 'no device cuda:63' in capsys.readouterr().err
 
 

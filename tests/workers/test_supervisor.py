@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from wam_policy.workers import worker_group
-from wam_policy.workers.backoff import Backoff
 from wam_policy.workers.protocol import ProtocolError
 from wam_policy.workers.supervisor import (
+    Backoff,
     RequestInterrupted,
     WorkerError,
     WorkerExited,
@@ -132,7 +132,8 @@ def test_workers_are_told_who_they_are():
         said = dict(zip(argv[::2], argv[1::2], strict=True))
         folder = Path(said['--rendezvous'].removeprefix('file://')).parent
         assert said['--seed'] == '7' and said['--role'] == 'cond' and said['--rank'] == '0'
-        assert said['--world'] == '2' and said['--core'] == '0' and said['--exchange'] == 'gloo'
+        assert said['--world-size'] == '2' and said['--cpu-affinity'] == '0'
+        assert said['--dist-backend'] == 'gloo'
         assert folder.stat().st_mode & 0o777 == 0o700
         assert 'WAM_TEST=1' in Path(f'/proc/{worker_pids(pair)[1]}/environ').read_text()
     assert not folder.exists()

@@ -16,7 +16,7 @@ import torch
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.robot_policy import InferenceOptions, Policy
-from wam_policy.workers.exit_codes import PeerLost
+from wam_policy.workers.protocol import PeerLost
 from wam_policy.workers.supervisor import (
     RequestInterrupted,
     WorkerError,
@@ -39,7 +39,7 @@ WORKER_SPEC = WorkerSpec(
         ROBOT.name,
         '--steps',
         str(STEPS),
-        '--cfg',
+        '--guidance-scale',
         str(GUIDANCE),
         '--seed',
         str(WEIGHTS_SEED),
@@ -131,7 +131,7 @@ def run_episode(policy: Policy, instruction: str, blocks: int) -> None:
 def test_a_ready_pair_says_what_it_is(pair):
     facts = pair.status.info
     assert (facts['model'], facts['trained']) == ('UNTRAINED tiny', False)
-    assert facts['contract'] == ROBOT.config_hash and facts['statistics']['synthetic']
+    assert facts['embodiment_hash'] == ROBOT.config_hash and facts['statistics']['synthetic']
     geometry = facts['geometry']
     assert geometry['cameras'] == [camera.key for camera in ROBOT.cameras]
     assert (geometry['frames_per_block'], geometry['horizon']) == (4, 24)

@@ -20,35 +20,44 @@ def parse_worker_settings(**changes):
 
 def test_every_mode_of_inference_is_a_parameter():
     chosen, _ = parse_worker_settings(
-        recipe='dynamic4',
+        sampler='dynamic4',
         steps=4,
-        cfg=2.5,
+        guidance_scale=2.5,
         seed=7,
-        mode='reference',
-        window='slide',
+        memory_update='released',
+        kv_window='slide',
         guided_video=True,
         engine='compiled',
         precision='fp8',
     )
-    assert (chosen.recipe, chosen.steps, chosen.cfg, chosen.seed) == ('dynamic4', 4, 2.5, 7)
-    assert (chosen.mode, chosen.window, chosen.guided_video) == ('reference', 'slide', True)
+    assert (chosen.sampler, chosen.steps, chosen.guidance_scale, chosen.seed) == (
+        'dynamic4',
+        4,
+        2.5,
+        7,
+    )
+    assert (chosen.memory_update, chosen.kv_window, chosen.guided_video) == (
+        'released',
+        'slide',
+        True,
+    )
     assert (chosen.engine, chosen.precision) == ('compiled', 'fp8')
 
 
 def test_defaults_are_those_of_the_worker():
     chosen, _ = parse_worker_settings()
     alone = run_worker.parse_settings(['--checkpoint', 'preset:tiny', '--embodiment', 'agibot_g1'])
-    assert chosen == replace(alone, cfg=5.0)  # how many workers there are depends on it
+    assert chosen == replace(alone, guidance_scale=5.0)  # how many workers there are depends on it
 
 
 @pytest.mark.parametrize(
     'changes, roles',
     [
         ({}, ('cond', 'uncond')),
-        ({'cfg': 1.0}, ('cond',)),
-        ({'recipe': 'one_step'}, ('cond',)),
-        ({'recipe': 'one_step', 'guided_video': True}, ('cond', 'uncond')),
-        ({'recipe': 'one_step', 'steps': 4}, ('cond', 'uncond')),
+        ({'guidance_scale': 1.0}, ('cond',)),
+        ({'sampler': 'one_step'}, ('cond',)),
+        ({'sampler': 'one_step', 'guided_video': True}, ('cond', 'uncond')),
+        ({'sampler': 'one_step', 'steps': 4}, ('cond', 'uncond')),
         ({'steps': 1}, ('cond',)),
     ],
 )
@@ -57,7 +66,8 @@ def test_a_branch_that_nothing_reads_gets_no_worker(changes, roles):
 
 
 @pytest.mark.parametrize(
-    'wrong', [{'recipe': 'fast'}, {'engine': 'tensorrt:'}, {'engine': 'warp'}, {'window': 'grow'}]
+    'wrong',
+    [{'sampler': 'fast'}, {'engine': 'tensorrt:'}, {'engine': 'warp'}, {'kv_window': 'grow'}],
 )
 def test_values_that_are_none_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

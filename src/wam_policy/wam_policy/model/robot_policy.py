@@ -29,7 +29,7 @@ from wam_policy.model.streaming_session import (
     StreamingSession,
 )
 
-MEMORY_UPDATE_MODES = ('clocked', 'reference')
+MEMORY_UPDATE_MODES = ('streaming', 'released')
 
 Views = Mapping[str, np.ndarray]  # camera key -> uint8 [T h w 3]
 
@@ -41,7 +41,7 @@ class InferenceOptions:
     recipe: str = 'static8'  # a key of sampler.MODES
     steps: int | None = None  # evaluate at every one of so many steps instead
     guidance: float = 5.0  # 1: the conditional branch alone
-    mode: str = 'clocked'  # one of MODES
+    mode: str = 'streaming'  # one of MODES
     window: str = 'restart'  # what a full memory does: restart | slide
     guided_video: bool = False  # guide the picture where it no longer matters to actions
     engine: str = engines.EAGER  # eager | compiled | tensorrt:FOLDER
@@ -296,12 +296,12 @@ class Policy:
     def _set_mode(self, mode: str) -> None:
         """Live on in a mode; both share one memory, so the other's session is over."""
         negative = self.model.spec.negative_prompt
-        if mode == 'reference' and self._released_session is None:
+        if mode == 'released' and self._released_session is None:
             self._released_session, self._streaming_session = (
                 ReleasedSession(self._inference_context, negative=negative),
                 None,
             )
-        elif mode == 'clocked' and self._streaming_session is None:
+        elif mode == 'streaming' and self._streaming_session is None:
             self._released_session, self._streaming_session = (
                 None,
                 StreamingSession(

@@ -24,12 +24,12 @@ class ServerInfo:
     frames_per_block: int  # pictures in a commit after the first
     frame_period_s: float
     window_blocks: int
-    query_mode: str  # clocked: ask at any time; reference: once per block
+    memory_update: str  # streaming: query at any time; released: once per block
 
     @property
     def query_images(self) -> str:
         """Name what a query has to bring: newest pictures where there is no memory to read."""
-        return 'newest' if self.query_mode == 'clocked' and not self.streaming else 'memory'
+        return 'latest' if self.memory_update == 'streaming' and not self.streaming else 'none'
 
 
 def make_server_metadata(
@@ -105,13 +105,13 @@ def _make_server_info(
                 f'memory: the server says {memory!r:.160}, want whole numbers of '
                 'frames_per_block and window_blocks and a frame_period_s'
             )
-        return ServerInfo(model, trained, True, block, period_s, window, 'clocked')
+        return ServerInfo(model, trained, True, block, period_s, window, 'streaming')
     steps, step_s = profile.frames.block_steps, 1.0 / profile.step_hz
     if steps is None:  # nothing is remembered: one block a second, which nobody reads
-        return ServerInfo(model, trained, False, 1, 1.0, 1, 'clocked')
+        return ServerInfo(model, trained, False, 1, 1.0, 1, 'streaming')
     # every step is recorded, so that the pictures of any offsets are really those of that time;
     # a memory that only its server holds cannot be rebuilt: one block is all there is to replay
-    return ServerInfo(model, trained, False, steps, step_s, 1, 'reference')
+    return ServerInfo(model, trained, False, steps, step_s, 1, 'released')
 
 
 def _is_equal(actual: object, expected: object) -> bool:

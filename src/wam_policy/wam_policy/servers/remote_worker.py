@@ -72,10 +72,10 @@ class RemoteWorker:
             'model': name,
             'trained': terms.trained,
             'device': self._client.address,
-            'mode': terms.query_mode,
-            'sight': terms.query_images,
+            'memory_update': terms.memory_update,
+            'query_images': terms.query_images,
             'embodiment': robot.name,
-            'contract': robot.config_hash,
+            'embodiment_hash': robot.config_hash,
             'video': False,
             'reason': f'{name} at {self._client.address}',
             'geometry': {
@@ -197,7 +197,7 @@ class RemoteWorker:
                 **value_mapping.encode_images(self._profile, frames),
             }
             fields |= self._parse_commit_answer(self._request(message))
-        elif self.server_info.query_mode == 'reference':
+        elif self.server_info.memory_update == 'released':
             # the first request of a session shows one picture, the others those of the offsets
             self._pending_views = (
                 frames
@@ -261,7 +261,7 @@ class RemoteWorker:
 
     def _select_query_images(self, request: WorkerMessage) -> Mapping[str, np.ndarray]:
         """Give the pictures that go with a query; a server that takes commits needs none."""
-        if self.server_info.query_mode == 'reference':
+        if self.server_info.memory_update == 'released':
             if self._pending_views is None:
                 raise InvalidNodeRequest(
                     'no frames since the last query: this server is asked once a block'

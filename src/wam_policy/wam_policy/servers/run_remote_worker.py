@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from wam_policy.core.robot import embodiment
+from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.servers import server_profile
 from wam_policy.servers.handshake import IncompatibleServer
 from wam_policy.servers.remote_worker import RemoteWorker
@@ -23,9 +24,15 @@ from wam_policy.servers.transports.websocket_client import (
     WebSocketClient,
     WebSocketClientError,
 )
-from wam_policy.workers import exit_codes, parent_socket, protocol
+from wam_policy.workers import protocol
 
-DISCONNECT_GRACE_S = 0.2  # from the other end's closing to leaving in the middle of a request
+RENAMED_OPTIONS = {
+    '--flavour': '--server-profile',
+    '--timeout': '--query-timeout',
+    '--world': '--world-size',
+    '--exchange': '--dist-backend',
+}
+DISCONNECT_GRACE_S = 0.2  # from the closing of the socket to an exit in the middle of a request
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -43,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
         help='robot whose cameras and joints are sent',
     )
     made.add_argument(
-        '--flavour',
+        '--server-profile',
         default='',
         metavar='NAME',
         help=(
@@ -51,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
         ),
     )
     made.add_argument(
-        '--timeout',
+        '--query-timeout',
         type=float,
         default=8.0,
         metavar='SECONDS',
@@ -59,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     made.add_argument('--fd', type=int, metavar='N', help='inherited socket to answer on')
     # a pair of workers is started with these; a far server is one, whatever runs behind it
-    for name in ('--rank', '--world', '--role', '--device', '--exchange', '--rendezvous'):
+    for name in ('--rank', '--world-size', '--role', '--device', '--dist-backend', '--rendezvous'):
         made.add_argument(name, help=argparse.SUPPRESS)
     return made
 
@@ -80,7 +87,7 @@ def make_server_url(server: str, profile: ServerProfile) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Serve the node, or tell what a server is like; returns the exit status."""
     robot = embodiment.load_embodiment(arguments.embodiment)
-    chosen = server_profile.load_for_robot(arguments.flavour, robot)
+    chosen = server_profile.load_for_robot(arguments.server_profile, robot)
     where = make_server_url(arguments.server, chosen)
 
     def connect() -> WebSocketClient:
@@ -89,32 +96,34 @@ def run(arguments: argparse.Namespace) -> int:
     near, end = (
         socket.socketpair()
         if arguments.fd is None
-        else (None, parent_socket.adopt_socket(arguments.fd, DISCONNECT_GRACE_S))
+        else (None, protocol.adopt_socket(arguments.fd, DISCONNECT_GRACE_S))
     )
-    relay = RemoteWorker(end, chosen, robot, connect, arguments.timeout, log)
+    relay = RemoteWorker(end, chosen, robot, connect, arguments.query_timeout, log)
     try:
         log(f'{chosen.name}: {relay.build_worker_info()["reason"]}')
         if near is None:
             relay.serve()
     finally:
         relay.close()
-    return exit_codes.OK
+    return protocol.EXIT_OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; return the exit status (see worker.exits)."""
     made = make_parser()
-    arguments = made.parse_args(argv)
-    if not arguments.timeout > 0:
-        made.error(f'--timeout: want more than 0 s, got {arguments.timeout:g}')
+    arguments = made.parse_args(
+        replace_deprecated(sys.argv[1:] if argv is None else argv, RENAMED_OPTIONS)
+    )
+    if not arguments.query_timeout > 0:
+        made.error(f'--query-timeout: want more than 0 s, got {arguments.query_timeout:g}')
     try:
         return run(arguments)
     except (ValueError, ConnectionRejected, IncompatibleServer) as error:
         log(f'error: {error}')
-        return exit_codes.PERMANENT_FAILURE
+        return protocol.EXIT_PERMANENT_FAILURE
     except (WebSocketClientError, OSError, protocol.ProtocolError) as error:
         log(f'error: {error}')
-        return exit_codes.FAILED
+        return protocol.EXIT_FAILED
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 

@@ -16,17 +16,26 @@ from typing import Any
 
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.servers import handshake, server_profile
 from wam_policy.servers.server_profile import ServerProfile
 from wam_policy.servers.serving_engine import ServedModel, ServerBackend, make_worker_spec
 from wam_policy.servers.session_manager import SessionManager
 from wam_policy.servers.transports.websocket_client import TOKEN_VARIABLE
 from wam_policy.servers.transports.websocket_server import PolicyServer, ServerLimits
-from wam_policy.workers import exit_codes, model_options
+from wam_policy.workers import model_options, protocol
 from wam_policy.workers.supervisor import WorkerState
 
 MEBIBYTE = 1024 * 1024
 DEFAULT_SESSIONS = 4
+RENAMED_OPTIONS = {
+    **model_options.RENAMED_OPTIONS,
+    '--flavour': '--server-profile',
+    '--connections': '--max-connections',
+    '--message-mib': '--max-message-mib',
+    '--grace': '--shutdown-timeout',
+    '--answer-timeout': '--query-timeout',
+}
 LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 
 
@@ -36,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog='wam serve', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument(
-        '--flavour',
+        '--server-profile',
         default='',
         metavar='NAME',
         help=f'keys of the messages: {", ".join(server_profile.list_names())}, or a .yaml file '
@@ -63,24 +72,24 @@ def make_parser() -> argparse.ArgumentParser:
         'guidance, two run one each (default: %(default)s)',
     )
     model_options.add_arguments(made)
-    made.set_defaults(sessions=DEFAULT_SESSIONS)
+    made.set_defaults(max_sessions=DEFAULT_SESSIONS)
     bound = made.add_argument_group('limits')
     bound.add_argument(
-        '--connections',
+        '--max-connections',
         type=int,
         default=64,
         metavar='N',
         help='open at a time (default: %(default)s)',
     )
     bound.add_argument(
-        '--message-mib',
+        '--max-message-mib',
         type=int,
         default=64,
         metavar='N',
         help='largest request (default: %(default)s)',
     )
     bound.add_argument(
-        '--grace',
+        '--shutdown-timeout',
         type=float,
         default=5.0,
         metavar='SECONDS',
@@ -94,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
         help='for the workers to load (default: %(default)s)',
     )
     bound.add_argument(
-        '--answer-timeout',
+        '--query-timeout',
         type=float,
         default=30.0,
         metavar='SECONDS',
@@ -107,15 +116,17 @@ def make_parser() -> argparse.ArgumentParser:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse a command line; exits with a message like every command if it is wrong."""
     made = make_parser()
-    chosen = made.parse_args(argv)
+    chosen = made.parse_args(
+        replace_deprecated(sys.argv[1:] if argv is None else argv, RENAMED_OPTIONS)
+    )
     for name in (
         'threads',
-        'sessions',
-        'connections',
-        'message_mib',
-        'grace',
+        'max_sessions',
+        'max_connections',
+        'max_message_mib',
+        'shutdown_timeout',
         'start_timeout',
-        'answer_timeout',
+        'query_timeout',
     ):
         if not getattr(chosen, name) > 0:
             made.error(
@@ -147,7 +158,7 @@ def make_checked_metadata(
             f'{model.name} predicts {model.horizon} rows at '
             f'{1 / model.step_dt_s:g} Hz, flavour {profile.name} says '
             f'{profile.horizon} rows at {profile.step_hz:g} Hz: serve with another '
-            '--flavour'
+            '--server-profile'
         )
     return handshake.make_server_metadata(
         profile,
@@ -173,18 +184,20 @@ def run(
     status = backend.start()
     if status.state is not WorkerState.READY:
         log(f'error: {status.reason}')
-        return exit_codes.PERMANENT_FAILURE if status.retry_s is None else exit_codes.FAILED
+        return protocol.EXIT_PERMANENT_FAILURE if status.retry_s is None else protocol.EXIT_FAILED
     model = backend.model
     configuration = make_checked_metadata(profile, robot, model)
     server = PolicyServer(
-        SessionManager(profile, robot, backend, model, arguments.sessions, log),
+        SessionManager(profile, robot, backend, model, arguments.max_sessions, log),
         configuration,
         token=arguments.token,
         log=log,
         log_requests=not arguments.quiet,
         backend=backend,
         limits=ServerLimits(
-            arguments.connections, arguments.message_mib * MEBIBYTE, arguments.grace
+            arguments.max_connections,
+            arguments.max_message_mib * MEBIBYTE,
+            arguments.shutdown_timeout,
         ),
     )
     if arguments.host not in LOOPBACK and not arguments.token:
@@ -201,8 +214,8 @@ def run(
         )
     except OSError as error:
         log(f'error: cannot listen on {arguments.host}:{arguments.port}: {error}')
-        return exit_codes.FAILED
-    return exit_codes.FAILED if backend.has_failed_permanently else exit_codes.OK
+        return protocol.EXIT_FAILED
+    return protocol.EXIT_FAILED if backend.has_failed_permanently else protocol.EXIT_OK
 
 
 async def serve_until_stopped(
@@ -229,16 +242,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parse_arguments(argv)
     try:
         robot = embodiment.load_embodiment(chosen.embodiment)
-        spoken = server_profile.load_for_robot(chosen.flavour, robot)
+        spoken = server_profile.load_for_robot(chosen.server_profile, robot)
         model_options.resolve_defaults(chosen)
         guided = model_options.needs_unconditional_branch(
-            chosen.recipe, chosen.steps, chosen.cfg, chosen.guided_video
+            chosen.sampler, chosen.steps, chosen.guidance_scale, chosen.guided_video
         )
         engine = ServerBackend(
             make_worker_spec(
                 chosen.devices, model_options.to_argv(chosen), guided, chosen.start_timeout
             ),
-            chosen.answer_timeout,
+            chosen.query_timeout,
             log,
         )
         try:
@@ -247,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             engine.close()
     except ValueError as error:
         log(f'error: {error}')
-        return exit_codes.PERMANENT_FAILURE
+        return protocol.EXIT_PERMANENT_FAILURE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 

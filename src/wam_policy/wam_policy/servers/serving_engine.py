@@ -100,11 +100,13 @@ class ServerBackend:
         )
 
     def reset(self, session: str, instruction: str, mode: str) -> None:
-        """Begin a session, anew if it lives, in a rhythm: clocked | reference.
+        """Begin a session, anew if it lives, in a mode of memory update: streaming | released.
 
         This and the others raise what Pair.request raises.
         """
-        self._request('reset', {'session': session, 'instruction': instruction, 'mode': mode})
+        self._request(
+            'reset', {'session': session, 'instruction': instruction, 'memory_update': mode}
+        )
 
     def commit(self, session: str, block: int, views: Views) -> Mapping[str, Any]:
         """Take frames uint8 [T h w 3] of each camera into memory; give what it holds then."""

@@ -23,7 +23,7 @@ from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.servers import handshake, value_mapping
 from wam_policy.servers.server_profile import ServerProfile
 
-RELEASED = 'reference'  # what workers call the rhythm of the released loop
+RELEASED, STREAMING = 'released', 'streaming'  # values of memory_update of our workers
 RELEASED_SEED = 1140  # of the noise where a request names none: the released loop's
 MAX_SEED = 2**63 - 1
 MAX_SESSION_NAME = 128  # characters of a session's id
@@ -298,7 +298,7 @@ class SessionManager:
             memory = self._free_backend_sessions.pop()
         session = ClientSession(key[1] or f'of connection {key[0]}', memory, streaming, prompt)
         self._sessions[key] = session
-        self._backend.reset(memory, prompt, handshake.STREAMING_MEMORY if streaming else RELEASED)
+        self._backend.reset(memory, prompt, STREAMING if streaming else RELEASED)
         return session
 
     def _end_session(self, key: tuple[ConnectionId, str], reason: str) -> None:

@@ -58,11 +58,24 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument('--observations', type=Path, required=True, metavar='FILE')
     one.add_argument('--embodiment', required=True, metavar='NAME')
     one = command('export', export, 'write a pass as ONNX')
-    one.add_argument('--pass', dest='kind', choices=onnx_export.PASSES, default='denoise')
+    one.add_argument(
+        '--pass', dest='kind', type=parse_pass, choices=onnx_export.PASSES, default='denoise'
+    )
     add_precision_argument(one)
     one = command('build', build, 'build a TensorRT engine for the GPU of this machine')
     add_precision_argument(one)
     return made
+
+
+def parse_pass(name: str) -> str:
+    """Return the name of a pass; an old name is replaced, with a warning on stderr."""
+    if name != 'remember':
+        return name
+    sys.stderr.write(
+        'warning: --pass remember is deprecated and will be removed in the next release: '
+        'use --pass append_kv\n'
+    )
+    return 'append_kv'
 
 
 def add_precision_argument(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Options of a model and of its queries, alike for every program that runs one."""
+"""Command line options of a model and of its queries, shared by every program that runs one."""
 
 import argparse
 from dataclasses import dataclass
@@ -8,14 +8,18 @@ from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.checkpoints import InferenceDefaults
 
 SAMPLERS = ('full16', 'static8', 'dynamic4', 'one_step')
-DEFAULT_SAMPLER, DEFAULT_GUIDANCE_SCALE = (
-    'static8',
-    5.0,
-)  # where neither the user nor the checkpoint says anything
+# where neither the user nor the checkpoint chooses
+DEFAULT_SAMPLER, DEFAULT_GUIDANCE_SCALE = 'static8', 5.0
+RENAMED_OPTIONS = {
+    '--recipe': '--sampler',
+    '--cfg': '--guidance-scale',
+    '--window': '--kv-window',
+    '--sessions': '--max-sessions',
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe what is run, and how often it is asked."""
+    """Add the options of the model and of its queries to `parser`."""
     model = parser.add_argument_group('model')
     model.add_argument(
         '--checkpoint',
@@ -30,20 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--embodiment',
         required=True,
         metavar='NAME',
-        help='robot whose cameras and joints are sent',
+        help='robot that the cameras and joints belong to',
     )
     model.add_argument(
         '--dtype',
         choices=('auto', 'float32', 'bfloat16'),
         default='auto',
-        help='of weights and arithmetic; auto: bfloat16 on cuda, else float32',
+        help='data type of weights and arithmetic; auto: bfloat16 on cuda, else float32',
     )
     model.add_argument(
         '--precision',
         default='full',
         metavar='P',
-        help='of the large linears: full, fp8 or int8 with a scale per token, or '
-        'the file of a calibration (default: %(default)s)',
+        help='precision of the large linear layers: full, fp8 or int8 with a scale per token, '
+        'or the file of a calibration (default: %(default)s)',
     )
     model.add_argument(
         '--engine',
@@ -51,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='E',
         help='eager, compiled, or tensorrt:FOLDER of a built engine (default: %(default)s)',
     )
-    model.add_argument('--seed', type=int, default=0, metavar='S', help='of random weights')
+    model.add_argument('--seed', type=int, default=0, metavar='S', help='seed of random weights')
     model.add_argument(
         '--threads',
         type=int,
@@ -60,51 +64,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='CPU threads of torch in each worker (default: %(default)s)',
     )
     model.add_argument(
-        '--sessions',
+        '--max-sessions',
         type=int,
         default=1,
         metavar='N',
-        help='memories; one session more ends the one unused for longest (default: %(default)s)',
+        help='maximum sessions; the least recently used is evicted (default: %(default)s)',
     )
     query = parser.add_argument_group('queries')
     query.add_argument(
-        '--recipe',
+        '--sampler',
         choices=SAMPLERS,
-        help='how often the network is asked per query (default: what the '
-        f'checkpoint advises, else {DEFAULT_SAMPLER})',
+        help='which denoising steps evaluate the network (default: that of the checkpoint, '
+        f'else {DEFAULT_SAMPLER})',
     )
     query.add_argument(
         '--steps',
         type=int,
         metavar='K',
-        help='ask it at each of K steps instead '
-        '(default: what the checkpoint advises, if no recipe is given)',
+        help='evaluate the network at each of K steps instead '
+        '(default: that of the checkpoint, if no sampler is given)',
     )
     query.add_argument(
-        '--cfg',
+        '--guidance-scale',
         type=float,
         metavar='SCALE',
-        help='guidance scale; 1: no guidance (default: what the checkpoint '
-        f'advises, else {DEFAULT_GUIDANCE_SCALE:g})',
+        help='scale of classifier-free guidance; 1: no guidance (default: that of the '
+        f'checkpoint, else {DEFAULT_GUIDANCE_SCALE:g})',
     )
     query.add_argument(
-        '--window',
+        '--kv-window',
         choices=('restart', 'slide'),
-        help='what a full memory does (default: what the checkpoint advises, else restart)',
+        help='what a full KV cache does (default: that of the checkpoint, else restart)',
     )
     query.add_argument(
         '--guided-video',
         action='store_true',
-        help='guide the predicted picture also where actions no longer need it',
+        help='guide the predicted image also where the actions no longer need it',
     )
 
 
 def to_argv(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Give the command line that says the same to another program with these options."""
-    made = argparse.ArgumentParser(add_help=False)
-    add_arguments(made)
+    """Return the command line that passes these options on to another program."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
     found: list[str] = []
-    for action in made._actions:
+    for action in parser._actions:
         value = getattr(arguments, action.dest)
         if value is True:
             found.append(action.option_strings[0])
@@ -115,7 +119,7 @@ def to_argv(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """Say how queries are asked; None is left to the worker, which knows the model."""
+    """Hold how queries are sampled; None leaves the choice to the worker, which has the model."""
 
     sampler: str | None
     steps: int | None
@@ -128,14 +132,14 @@ def resolve_sampling(
     guidance_scale: float | None,
     defaults: InferenceDefaults,
 ) -> SamplingOptions:
-    """Return what a user chose, else what the checkpoint advises; 0 and '' choose nothing.
+    """Return what a user chose, else the defaults of the checkpoint; 0 and '' choose nothing.
 
-    A recipe that is chosen comes with its own number of steps. Raises ValueError for a guidance
-    that is none.
+    A chosen sampler comes with its own number of steps. Raises ValueError for a guidance scale
+    below 1.
     """
     if guidance_scale and guidance_scale < 1.0:
         raise ValueError(
-            'cfg: want 1 or more, or nothing for what the checkpoint advises; '
+            'guidance scale: want 1 or more, or nothing for that of the checkpoint; '
             f'got {guidance_scale:g}'
         )
     return SamplingOptions(
@@ -146,27 +150,27 @@ def resolve_sampling(
 
 
 def resolve_defaults(arguments: argparse.Namespace) -> None:
-    """Find the checkpoint and take its advice for what was not given.
+    """Resolve the checkpoint in `arguments` and fill in its defaults for what was not given.
 
-    Raises ValueError for a checkpoint that is none.
+    Raises ValueError if the checkpoint does not exist.
     """
     arguments.checkpoint = checkpoints.resolve_checkpoint(arguments.checkpoint)
-    asking = resolve_sampling(
-        arguments.recipe,
+    sampling = resolve_sampling(
+        arguments.sampler,
         arguments.steps,
-        arguments.cfg,
+        arguments.guidance_scale,
         checkpoints.read_inference_defaults(arguments.checkpoint),
     )
-    arguments.recipe = asking.sampler or DEFAULT_SAMPLER
-    arguments.steps, arguments.cfg = asking.steps, asking.guidance_scale
+    arguments.sampler = sampling.sampler or DEFAULT_SAMPLER
+    arguments.steps, arguments.guidance_scale = sampling.steps, sampling.guidance_scale
 
 
 def needs_unconditional_branch(
     sampler: str | None, steps: int | None, guidance_scale: float, guided_video: bool
 ) -> bool:
-    """Tell whether a second branch is read at all.
+    """Return whether the output of the unconditional branch is used at all.
 
-    What is asked once has its actions before guidance could reach them.
+    With a single evaluation the actions are final before guidance could change them.
     """
-    asked_once = steps == 1 or (not steps and sampler == 'one_step')
-    return guidance_scale > 1.0 and (guided_video or not asked_once)
+    evaluated_once = steps == 1 or (not steps and sampler == 'one_step')
+    return guidance_scale > 1.0 and (guided_video or not evaluated_once)

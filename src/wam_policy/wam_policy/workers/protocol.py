@@ -1,16 +1,21 @@
-"""One message on a socket: 4 bytes of head length (big-endian), a JSON head, raw arrays.
+"""What a worker and its parent process agree on: messages, the inherited socket, exit statuses.
 
-Notable:
-- no pickle: a head is data, arrays are whitelisted dtypes in little-endian C order;
-- every size is checked before memory is taken for it;
-- arrays are received straight into the memory they stay in and sent from where they lie;
-- what the kinds of message mean is not known here.
+A message is 4 bytes of head length (big-endian), a JSON head and raw arrays.
+- No pickle: a head is data, arrays have whitelisted dtypes in little-endian C order.
+- Every size is checked before memory is allocated for it.
+- Arrays are received into their final memory and sent without a copy.
+- The meaning of the message kinds is defined elsewhere (see request_server).
 """
 
+import ctypes
 import json
 import math
+import os
+import select
+import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,23 +29,35 @@ MAX_HEAD_BYTES = 256 * 1024
 MAX_ARRAYS = 64
 MAX_DIMENSIONS = 6
 MAX_ARRAY_BYTES = 512 * 1024 * 1024  # of one message; 9 frames of 8 full-HD cameras
-SOCKET_BUFFER_BYTES = 4 * 1024 * 1024  # a whole commit of small views: sender need not wait
-ALIGNMENT = 64  # bytes; what vector instructions like best
+SOCKET_BUFFER_BYTES = 4 * 1024 * 1024  # a whole commit of small views: the sender need not wait
+ALIGNMENT = 64  # bytes; a cache line, the widest vector load
+
+# exit statuses of a worker
+EXIT_OK = 0  # asked to stop, or the parent closed the socket
+EXIT_FAILED = 1  # another try may succeed
+EXIT_PERMANENT_FAILURE = 2  # these arguments can never work
+EXIT_PEER_LOST = 3  # the other worker exited
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _LENGTH = struct.Struct('>I')
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class ProtocolError(Exception):
-    """A frame was wrong; the stream cannot be trusted any more."""
+    """A message was invalid; the rest of the stream cannot be parsed."""
 
 
 class PeerClosed(ProtocolError):
-    """The other end closed between two frames, or refuses what is sent."""
+    """The other end closed between two messages, or rejects what is sent."""
 
 
 class ProtocolTimeout(ProtocolError):
-    """The other end stopped sending or taking bytes; a frame may be half through."""
+    """The other end stopped sending or reading; a message may be half transferred."""
+
+
+class PeerLost(Exception):
+    """The other worker exited or does not answer; this one cannot continue without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +70,7 @@ class WorkerMessage:
 
 
 def make_socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Make two connected sockets with room for a message of the usual size."""
+    """Return two connected sockets with buffers for a message of the usual size."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     for end in ends:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
@@ -63,7 +80,8 @@ def make_socket_pair() -> tuple[socket.socket, socket.socket]:
 def send(sock: socket.socket, message: WorkerMessage, timeout_s: float | None = None) -> None:
     """Send one message.
 
-    Raises WireError if it breaks a limit (nothing is sent then), PeerClosed or WireTimeout.
+    Raises ProtocolError if it exceeds a limit (nothing is sent then), PeerClosed or
+    ProtocolTimeout.
     """
     head, arrays = _encode_head(message)
     parts = [memoryview(_LENGTH.pack(len(head)) + head)]
@@ -74,7 +92,7 @@ def send(sock: socket.socket, message: WorkerMessage, timeout_s: float | None = 
         try:
             sent = sock.sendmsg(parts)
         except TimeoutError:
-            raise ProtocolTimeout('the other end did not take the message in time') from None
+            raise ProtocolTimeout('the other end did not read the message in time') from None
         except (BrokenPipeError, ConnectionResetError):
             raise PeerClosed('the other end has closed') from None
         while parts and sent >= len(parts[0]):
@@ -84,9 +102,9 @@ def send(sock: socket.socket, message: WorkerMessage, timeout_s: float | None = 
 
 
 def receive(sock: socket.socket, timeout_s: float | None = None) -> WorkerMessage:
-    """Receive one message; its arrays are writeable and aligned, and nobody else holds them.
+    """Receive one message; its arrays are writeable, aligned and not shared.
 
-    Raises PeerClosed at an orderly end, WireTimeout, or WireError naming what was wrong.
+    Raises PeerClosed at an orderly end, ProtocolTimeout, or ProtocolError naming what was wrong.
     """
     deadline_s = _deadline_s(timeout_s)
     prefix = bytearray(_LENGTH.size)
@@ -110,6 +128,25 @@ def receive(sock: socket.socket, timeout_s: float | None = None) -> WorkerMessag
     return WorkerMessage(kind, fields, arrays)
 
 
+def adopt_socket(fd: int, grace_s: float) -> socket.socket:
+    """Return the socket inherited from the parent, and exit when the parent exits.
+
+    A request that is in progress when the other end closes has `grace_s` to finish.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    sock = socket.socket(fileno=fd)
+
+    def exit_on_hangup() -> None:
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        poll.poll()
+        time.sleep(grace_s)  # an idle worker receives the end of file itself and exits in order
+        os._exit(EXIT_OK)
+
+    threading.Thread(target=exit_on_hangup, name='hang-up', daemon=True).start()
+    return sock
+
+
 def _deadline_s(timeout_s: float | None) -> float | None:
     return None if timeout_s is None else time.monotonic() + timeout_s
 
@@ -130,7 +167,7 @@ def _receive_into(
     what: str,
     may_be_closed: bool = False,
 ) -> None:
-    """Receive exactly len(target) bytes; an end before the first byte is orderly if so said."""
+    """Receive exactly len(target) bytes; `may_be_closed`: an end before the first is orderly."""
     view = memoryview(target)
     got = 0
     while got < len(view):

@@ -17,8 +17,7 @@ import torch
 from wam_policy.model.network.cfg import CfgRole
 from wam_policy.model.robot_policy import MEMORY_UPDATE_MODES, Policy
 from wam_policy.workers import protocol
-from wam_policy.workers.exit_codes import PeerLost
-from wam_policy.workers.protocol import WorkerMessage
+from wam_policy.workers.protocol import PeerLost, WorkerMessage
 from wam_policy.workers.session_store import SessionPool, WorkerSession
 
 NEWEST_PREFIX, FRAMES_PREFIX = 'newest/', 'frames/'
@@ -132,10 +131,10 @@ class WorkerServer:
 
     def _on_reset(self, request: WorkerMessage) -> WorkerMessage:
         name, instruction = _read_text(request, 'session'), _read_text(request, 'instruction')
-        mode = request.fields.get('mode')
+        mode = request.fields.get('memory_update')
         if mode is not None and mode not in MEMORY_UPDATE_MODES:
             raise InvalidWorkerRequest(
-                f'reset: mode is {mode!r:.80}',
+                f'reset: memory_update is {mode!r:.80}',
                 f'send one of {", ".join(MEMORY_UPDATE_MODES)}, or none',
             )
         session = self._sessions.start(name)
@@ -198,7 +197,7 @@ class WorkerServer:
         if session.policy.needs_commit:
             raise InvalidWorkerRequest(
                 'no frames since the last query: the released rhythm asks once a block',
-                'commit first, or reset with mode clocked',
+                'commit first, or reset with memory_update streaming',
             )
         newest = (
             self._read_views(request, NEWEST_PREFIX)
@@ -294,10 +293,10 @@ def build_worker_info(policy: Policy, device: str) -> dict[str, Any]:
         'parameters': loaded.parameter_count,
         'device': device,
         'dtype': str(loaded.dit.dtype).removeprefix('torch.'),
-        'mode': policy.options.mode,
-        'recipe': policy.options.recipe,
+        'memory_update': policy.options.mode,
+        'sampler': policy.options.recipe,
         'embodiment': policy.robot.name,
-        'contract': policy.robot.config_hash,
+        'embodiment_hash': policy.robot.config_hash,
         'statistics': {'tag': tag, 'synthetic': loaded.embodiments[tag].synthetic},
         'geometry': asdict(policy.geometry),
         'reason': f'{name} on {device}',

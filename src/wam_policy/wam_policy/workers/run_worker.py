@@ -1,6 +1,6 @@
-"""Run one worker: load a model onto a device, warm it up, answer on a socket.
+"""Run one worker: load a model onto a device, warm it up, answer requests on a socket.
 
-By hand, without --fd, it rehearses: it loads, answers a few queries about grey pictures and says
+Without --fd it runs a benchmark instead: it loads, answers a few queries on gray images and prints
 how long they took.
 """
 
@@ -17,17 +17,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wam_policy.core.robot import embodiment
-from wam_policy.workers import exit_codes, model_options, parent_socket, protocol
+from wam_policy.deprecated_options import replace_deprecated
+from wam_policy.workers import model_options, protocol
 
-if TYPE_CHECKING:  # torch takes seconds to import: --help and refusals need not wait for it
+if TYPE_CHECKING:  # torch takes seconds to import: --help and usage errors need not wait
     from wam_policy.model.robot_policy import Policy, Views
 
-DISCONNECT_GRACE_S = 1.0  # from the other end's closing to leaving in the middle of a query
+DISCONNECT_GRACE_S = 1.0  # from the closing of the socket to an exit in the middle of a query
+RENAMED_OPTIONS = {
+    **model_options.RENAMED_OPTIONS,
+    '--mode': '--memory-update',
+    '--core': '--cpu-affinity',
+    '--world': '--world-size',
+    '--exchange': '--dist-backend',
+    '--queries': '--benchmark-queries',
+}
+RENAMED_MEMORY_UPDATES = {'clocked': 'streaming', 'reference': 'released'}
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """Hold a parsed command line; the parser describes each."""
+    """Hold a parsed command line; `make_parser` describes each field."""
 
     checkpoint: str
     embodiment: str
@@ -35,66 +45,68 @@ class WorkerSettings:
     device: str
     dtype: str
     role: str
-    recipe: str | None
+    sampler: str | None
     steps: int | None
-    cfg: float | None
-    mode: str
-    window: str | None
+    guidance_scale: float | None
+    memory_update: str
+    kv_window: str | None
     guided_video: bool
     engine: str
     precision: str
     seed: int
     threads: int
-    sessions: int
-    core: int | None
+    max_sessions: int
+    cpu_affinity: int | None
     fd: int | None
     rank: int
-    world: int
-    exchange: str
+    world_size: int
+    dist_backend: str
     rendezvous: str
     start_timeout: float
     peer_timeout: float
-    queries: int
+    benchmark_queries: int
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog='python -m wam_policy.workers.run_worker',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    model_options.add_arguments(made)
-    made.add_argument(
-        '--mode',
-        choices=('clocked', 'reference'),
-        default='clocked',
-        help='clocked: memory on its own clock; reference: the released rhythm',
+    model_options.add_arguments(parser)
+    parser.add_argument(
+        '--memory-update',
+        type=lambda text: RENAMED_MEMORY_UPDATES.get(text, text),
+        choices=('streaming', 'released'),
+        default='streaming',
+        help='streaming: commit real frames at their own rate, query at any time; released: as '
+        'the released server, one query per commit (default: %(default)s)',
     )
-    place = made.add_argument_group('process')
+    place = parser.add_argument_group('process')
     place.add_argument('--device', default='cpu', help='cpu or cuda:N (default: %(default)s)')
-    place.add_argument('--core', type=int, metavar='N', help='stay on this CPU core')
+    place.add_argument('--cpu-affinity', type=int, metavar='N', help='run on this CPU core only')
     place.add_argument(
-        '--fd', type=int, metavar='N', help='inherited socket to answer on; without it, rehearse'
+        '--fd', type=int, metavar='N', help='inherited socket to answer on; without it, benchmark'
     )
     place.add_argument(
-        '--queries',
+        '--benchmark-queries',
         type=int,
         default=5,
         metavar='N',
-        help='queries of a rehearsal (default: %(default)s)',
+        help='queries of a benchmark (default: %(default)s)',
     )
-    pair = made.add_argument_group('pair')
+    pair = parser.add_argument_group('pair')
     pair.add_argument(
         '--role',
         choices=('both', 'cond', 'uncond'),
         default='both',
-        help='branches of guidance run here (default: %(default)s)',
+        help='branches of guidance to run here (default: %(default)s)',
     )
     pair.add_argument('--rank', type=int, default=0, metavar='R')
-    pair.add_argument('--world', type=int, default=1, metavar='W', help='workers in all')
+    pair.add_argument('--world-size', type=int, default=1, metavar='W', help='number of workers')
     pair.add_argument(
-        '--exchange',
+        '--dist-backend',
         choices=('gloo', 'nccl'),
         default='gloo',
         help='torch.distributed backend (default: %(default)s)',
@@ -103,54 +115,60 @@ def make_parser() -> argparse.ArgumentParser:
         '--rendezvous',
         default='',
         metavar='URL',
-        help='file:///folder/name where the workers meet',
+        help='file:///folder/name of the rendezvous, which must not exist yet',
     )
     pair.add_argument(
         '--start-timeout',
         type=float,
         default=300.0,
         metavar='SECONDS',
-        help='for the other worker to load (default: %(default)s)',
+        help='limit for the other worker to load (default: %(default)s)',
     )
     pair.add_argument(
         '--peer-timeout',
         type=float,
         default=30.0,
         metavar='SECONDS',
-        help='for one swap of velocities (default: %(default)s)',
+        help='limit for one exchange of velocities (default: %(default)s)',
     )
-    return made
+    return parser
 
 
 def parse_settings(argv: Sequence[str]) -> WorkerSettings:
-    """Parse a command line; exits with a message like every command if it is wrong."""
-    made = make_parser()
-    values = vars(made.parse_args(argv))
-    for name in ('threads', 'sessions', 'queries', 'start_timeout', 'peer_timeout'):
+    """Parse a command line; exit with a usage error if it is wrong."""
+    parser = make_parser()
+    values = vars(parser.parse_args(replace_deprecated(argv, RENAMED_OPTIONS)))
+    for name in (
+        'threads',
+        'max_sessions',
+        'benchmark_queries',
+        'start_timeout',
+        'peer_timeout',
+    ):
         if not values[name] > 0:
-            made.error(f'--{name.replace("_", "-")}: want more than 0, got {values[name]}')
-    if values['world'] == 2 and values['role'] == 'both':
-        made.error('--role both needs no second worker: use --world 1')
+            parser.error(f'--{name.replace("_", "-")}: want more than 0, got {values[name]}')
+    if values['world_size'] == 2 and values['role'] == 'both':
+        parser.error('--role both needs no second worker: use --world-size 1')
     return WorkerSettings(**{field.name: values[field.name] for field in fields(WorkerSettings)})
 
 
 def log(role: str, text: str) -> None:
-    """Write a line for people; whoever started this worker keeps the last ones."""
+    """Write a log line to stderr; the parent process keeps the last lines."""
     print(f'wam-worker {role}: {text}', file=sys.stderr, flush=True)
 
 
 def configure_threads(settings: WorkerSettings) -> None:
-    """Arrange core and threads, before torch is imported."""
+    """Set thread counts and CPU affinity; call this before torch is imported."""
     for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
         os.environ[variable] = str(settings.threads)
-    if settings.core is not None:
-        os.sched_setaffinity(0, {settings.core})
+    if settings.cpu_affinity is not None:
+        os.sched_setaffinity(0, {settings.cpu_affinity})
 
 
 def build_policy(settings: WorkerSettings) -> 'Policy':
-    """Load the model and meet the other worker.
+    """Load the model and join the other worker, if there is one.
 
-    Raises ValueError or FileNotFoundError for what will never work.
+    Raises ValueError or FileNotFoundError for arguments that can never work.
     """
     robot = embodiment.load_embodiment(settings.embodiment)
 
@@ -162,43 +180,44 @@ def build_policy(settings: WorkerSettings) -> 'Policy':
     from wam_policy.workers.velocity_exchange import ExchangeConfig, VelocityExchange
 
     torch.set_num_threads(settings.threads)
-    seat = ExchangeConfig(
+    exchange_config = ExchangeConfig(
         settings.rank,
-        settings.world,
-        settings.exchange,
+        settings.world_size,
+        settings.dist_backend,
         settings.rendezvous,
         settings.start_timeout,
         settings.peer_timeout,
     )
     device = torch.device(settings.device)
     if device.type == 'cuda':
-        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(
-                f'no device {settings.device}: torch sees {torch.cuda.device_count()} CUDA devices'
-            )
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise ValueError(f'no device {settings.device}: torch reports {count} CUDA devices')
         torch.cuda.set_device(device)
-    automatic = 'bfloat16' if device.type == 'cuda' else 'float32'
-    dtype = getattr(torch, automatic if settings.dtype == 'auto' else settings.dtype)
+    auto_dtype = 'bfloat16' if device.type == 'cuda' else 'float32'
+    dtype = getattr(torch, auto_dtype if settings.dtype == 'auto' else settings.dtype)
     loaded = checkpoint_folder.load(
         settings.checkpoint, device, dtype, settings.base, settings.seed
     )
-    choice = InferenceOptions.from_defaults(
+    options = InferenceOptions.from_defaults(
         loaded.spec.inference,
-        recipe=settings.recipe,
+        recipe=settings.sampler,
         steps=settings.steps,
-        guidance=settings.cfg,
-        mode=settings.mode,
-        window=settings.window,
+        guidance=settings.guidance_scale,
+        mode=settings.memory_update,
+        window=settings.kv_window,
         guided_video=settings.guided_video,
         engine=settings.engine,
         precision=settings.precision,
     )
-    exchange = VelocityExchange(seat, device) if seat.world_size == 2 else None
-    return Policy(loaded, robot, choice, role=CfgRole(settings.role), exchange=exchange)
+    exchange = (
+        VelocityExchange(exchange_config, device) if exchange_config.world_size == 2 else None
+    )
+    return Policy(loaded, robot, options, role=CfgRole(settings.role), exchange=exchange)
 
 
 def make_gray_frames(policy: 'Policy', count: int) -> 'Views':
-    """Give so many grey frames of every camera."""
+    """Return `count` gray frames of every camera, uint8 [count height width 3]."""
     import numpy as np
 
     size = {camera.key: camera.size for camera in policy.robot.cameras}
@@ -209,100 +228,100 @@ def make_gray_frames(policy: 'Policy', count: int) -> 'Views':
 
 
 def warm_up_full_window(policy: 'Policy', seed: int) -> None:
-    """Live through a whole window and past its end, so that no pass is new to the engine later."""
-    model, rest = policy.model.dit.config, policy.robot.home_positions(policy.robot.observed)
-    clocked = policy.options.mode == 'clocked'
+    """Run a whole window and past its end, so that the engine meets no new pass later."""
+    config, home = policy.model.dit.config, policy.robot.home_positions(policy.robot.observed)
+    streaming = policy.options.mode == 'streaming'
     policy.reset('')
     for block in range(policy.geometry.window_blocks + 2):
         policy.commit(make_gray_frames(policy, policy.geometry.frames_per_block if block else 1))
-        policy.query(rest, seed)
+        policy.query(home, seed)
         # newer frames than the last commit come as one latent frame, or as several
-        for latents in range(1, model.frames_per_block + 1) if clocked else ():
+        for latents in range(1, config.frames_per_block + 1) if streaming else ():
             policy.query(
-                rest, seed, make_gray_frames(policy, latents * model.pixel_frames_per_latent)
+                home, seed, make_gray_frames(policy, latents * config.pixel_frames_per_latent)
             )
     policy.reset('')
 
 
 def warm_up(policy: 'Policy', seed: int, queries: int = 1) -> list[float]:
-    """Live a short grey episode and forget it; return each query's seconds."""
+    """Warm up on gray frames; return the latency of each query in seconds."""
     geometry, robot = policy.geometry, policy.robot
     policy.reset('')
     policy.commit(make_gray_frames(policy, geometry.first_frames))
-    taken_s = []
+    latencies_s = []
     for number in range(queries):
-        if policy.options.mode == 'reference' or number == 0:
+        if policy.options.mode == 'released' or number == 0:
             policy.commit(make_gray_frames(policy, geometry.frames_per_block))
         start_s = time.perf_counter()
         policy.query(robot.home_positions(robot.observed), seed + number)
-        taken_s.append(time.perf_counter() - start_s)
+        latencies_s.append(time.perf_counter() - start_s)
     policy.reset('')
-    return taken_s
+    return latencies_s
 
 
 def serve(settings: WorkerSettings, started_s: float) -> None:
-    """Answer on the inherited socket until told to stop."""
+    """Answer on the inherited socket until asked to stop."""
     assert settings.fd is not None
-    end = parent_socket.adopt_socket(settings.fd, DISCONNECT_GRACE_S)
+    end = protocol.adopt_socket(settings.fd, DISCONNECT_GRACE_S)
     policy = build_policy(settings)
 
     from wam_policy.workers.request_server import WorkerServer, build_worker_info
 
-    told = build_worker_info(policy, settings.device)
+    info = build_worker_info(policy, settings.device)
     protocol.send(
-        end, protocol.WorkerMessage('warming', {'id': 0, 'reason': f'{told["model"]} warms up'})
+        end, protocol.WorkerMessage('warming', {'id': 0, 'reason': f'{info["model"]} warms up'})
     )
-    policies = [policy, *(policy.with_shared_weights() for _ in range(settings.sessions - 1))]
+    policies = [policy, *(policy.with_shared_weights() for _ in range(settings.max_sessions - 1))]
     if settings.engine == 'eager':
-        warm_up(policy, settings.seed)  # what is new to torch once is new to it no more
+        warm_up(policy, settings.seed)  # torch initializes lazily
     else:
-        for each in policies:  # what engines record, they record for each memory
-            warm_up_full_window(each, settings.seed)
-    told['start_s'] = round(time.perf_counter() - started_s, 3)
-    log(settings.role, f'ready in {told["start_s"]:.1f} s: {told["reason"]}')
-    # Tuples that torch makes are not taken from the list to which Python puts them when they are
-    # done with: it keeps up to 2000 of each length, 0.8 MB within an hour. A collection empties
-    # it, and what is frozen here it does not walk.
+        for policy in policies:  # engines record graphs for each memory
+            warm_up_full_window(policy, settings.seed)
+    info['start_s'] = round(time.perf_counter() - started_s, 3)
+    log(settings.role, f'ready in {info["start_s"]:.1f} s: {info["reason"]}')
+    # Tuples that torch creates are not reused from Python's free list, which keeps up to 2000
+    # freed ones of each length, 0.8 MB within an hour. A collection empties that list; the
+    # objects frozen here are not traversed by it.
     gc.collect()
     gc.freeze()
-    WorkerServer(end, policies, told, lambda line: log(settings.role, line), gc.collect).serve()
+    WorkerServer(end, policies, info, lambda line: log(settings.role, line), gc.collect).serve()
 
 
 def benchmark(settings: WorkerSettings, started_s: float) -> None:
-    """Load, ask and report on standard output."""
+    """Load, run queries and print a report to standard output."""
     policy = build_policy(settings)
 
     from wam_policy.workers.request_server import build_worker_info
 
     (warm_up if settings.engine == 'eager' else warm_up_full_window)(policy, settings.seed)
     ready_s = time.perf_counter() - started_s
-    taken_ms = [1e3 * s for s in warm_up(policy, settings.seed, settings.queries)]
+    latencies_ms = [1e3 * s for s in warm_up(policy, settings.seed, settings.benchmark_queries)]
     print(json.dumps(build_worker_info(policy, settings.device), indent=1))
     print(
-        f'ready in {ready_s:.1f} s; {len(taken_ms)} queries: median '
-        f'{sorted(taken_ms)[len(taken_ms) // 2]:.1f} ms, worst {max(taken_ms):.1f} ms'
+        f'ready in {ready_s:.1f} s; {len(latencies_ms)} queries: median '
+        f'{sorted(latencies_ms)[len(latencies_ms) // 2]:.1f} ms, worst {max(latencies_ms):.1f} ms'
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; return the exit status (see exits)."""
+    """Run; return the exit status (see protocol)."""
     started_s = time.perf_counter()
-    chosen = parse_settings(sys.argv[1:] if argv is None else argv)
+    settings = parse_settings(sys.argv[1:] if argv is None else argv)
     try:
-        configure_threads(chosen)
-        (benchmark if chosen.fd is None else serve)(chosen, started_s)
+        configure_threads(settings)
+        (benchmark if settings.fd is None else serve)(settings, started_s)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except (ValueError, FileNotFoundError) as error:
-        log(chosen.role, f'error: {error}')
-        return exit_codes.PERMANENT_FAILURE
+        log(settings.role, f'error: {error}')
+        return protocol.EXIT_PERMANENT_FAILURE
     except (RuntimeError, OSError, MemoryError, protocol.ProtocolError) as error:
-        log(chosen.role, f'error: {type(error).__name__}: {error}')
-        return exit_codes.FAILED
-    except exit_codes.PeerLost as error:
-        log(chosen.role, f'error: {error}')
-        return exit_codes.PEER_LOST
-    return exit_codes.OK
+        log(settings.role, f'error: {type(error).__name__}: {error}')
+        return protocol.EXIT_FAILED
+    except protocol.PeerLost as error:
+        log(settings.role, f'error: {error}')
+        return protocol.EXIT_PEER_LOST
+    return protocol.EXIT_OK
 
 
 if __name__ == '__main__':

@@ -22,9 +22,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from wam_policy.workers import exit_codes
-from wam_policy.workers.backoff import Backoff
-from wam_policy.workers.protocol import WorkerMessage
+from wam_policy.workers.protocol import EXIT_PERMANENT_FAILURE, WorkerMessage
 from wam_policy.workers.worker_group import (
     WorkerFailure,
     WorkerGroup,
@@ -106,20 +104,20 @@ class WorkerSpec:
         rendezvous = Path(folder, 'rendezvous').as_uri()
         found = []
         for rank, role in enumerate(self.roles):
-            core = ['--core', str(self.cores[rank])] if self.cores else []
+            core = ['--cpu-affinity', str(self.cores[rank])] if self.cores else []
             found.append(
                 [
                     *self.program,
                     *self.arguments,
                     '--rank',
                     str(rank),
-                    '--world',
+                    '--world-size',
                     str(len(self.roles)),
                     '--role',
                     role,
                     '--device',
                     self.devices[rank],
-                    '--exchange',
+                    '--dist-backend',
                     self.dist_backend,
                     '--rendezvous',
                     rendezvous,
@@ -127,6 +125,30 @@ class WorkerSpec:
                 ]
             )
         return found
+
+
+class Backoff:
+    """Double the delay after every failure; a long healthy run resets it."""
+
+    def __init__(
+        self, initial_delay_s: float = 0.5, max_delay_s: float = 10.0, reset_after_s: float = 60.0
+    ) -> None:
+        if not 0 <= initial_delay_s <= max_delay_s:
+            raise ValueError(
+                f'back-off: want 0 <= first <= last, got {initial_delay_s} s and {max_delay_s} s'
+            )
+        self._initial_delay_s = initial_delay_s
+        self._max_delay_s = max_delay_s
+        self._reset_after_s = reset_after_s
+        self._failures = 0
+
+    def next_delay_s(self, ready_for_s: float) -> float:
+        """Return the delay after a failure of workers that had been ready for `ready_for_s`."""
+        if ready_for_s >= self._reset_after_s:
+            self._failures = 0
+        delay_s = min(self._max_delay_s, self._initial_delay_s * 2.0 ** min(self._failures, 30))
+        self._failures += 1
+        return delay_s
 
 
 class WorkersNotReady(Exception):
@@ -324,7 +346,7 @@ class WorkerSupervisor:
                 0.0 if fault.restart_immediately else backoff.next_delay_s(ready_for_s)
             )
             reason = f'{death}; restart in {retry_s:g} s'
-            if death.returncode == exit_codes.PERMANENT_FAILURE and not fault.cause:
+            if death.returncode == EXIT_PERMANENT_FAILURE and not fault.cause:
                 retry_s, reason = None, str(death)
             self._set_status(WorkerState.FAILED, reason, retry_s=retry_s)
             self._wait_before_restart(retry_s)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import FileStore
 
-from wam_policy.workers.exit_codes import PeerLost
+from wam_policy.workers.protocol import PeerLost
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wam_policy.workers import exit_codes, protocol
+from wam_policy.workers import protocol
 from wam_policy.workers.protocol import WorkerMessage
 from wam_policy.workers.worker_process import OnLine, WorkerExit, WorkerProcess
 
@@ -194,7 +194,7 @@ class WorkerGroup:
         culprits = [
             death
             for death in deaths
-            if death.rank in alone and death.returncode != exit_codes.PEER_LOST
+            if death.rank in alone and death.returncode != protocol.EXIT_PEER_LOST
         ]
         if not failure.cause and culprits and failure.rank not in {d.rank for d in culprits}:
             return culprits[0]

@@ -46,19 +46,22 @@ def build_worker_spec(params: PolicyParams, checkpoint: str) -> WorkerSpec:
         return _build_remote_spec(params)
     place = checkpoints.resolve_checkpoint(select_checkpoint(checkpoint, params.embodiment))
     asking = model_options.resolve_sampling(
-        params.recipe, params.steps, params.cfg, checkpoints.read_inference_defaults(place)
+        params.sampler,
+        params.steps,
+        params.guidance_scale,
+        checkpoints.read_inference_defaults(place),
     )
     arguments = {
         'checkpoint': place,
         'embodiment': params.embodiment,
-        'mode': params.mode,
-        'cfg': asking.guidance_scale,
+        'memory-update': params.memory_update,
+        'guidance-scale': asking.guidance_scale,
         'seed': params.seed,
         'threads': params.worker_threads,
         'engine': params.engine,
         'precision': params.precision,
-        **({} if params.window == 'advised' else {'window': params.window}),
-        **({'recipe': asking.sampler} if asking.sampler else {}),
+        **({} if params.kv_window == 'default' else {'kv-window': params.kv_window}),
+        **({'sampler': asking.sampler} if asking.sampler else {}),
         **({'steps': asking.steps} if asking.steps else {}),
     }
     flags = ('--guided-video',) if params.guided_video else ()
@@ -87,7 +90,7 @@ def _build_remote_spec(params: PolicyParams) -> WorkerSpec:
     """Return the worker that asks a far server: one, whatever runs behind it."""
     if not params.server:
         raise ValueError('server: backend remote needs an address, ws://HOST:PORT')
-    flavour = ('--flavour', params.flavour) if params.flavour else ()
+    profile = ('--server-profile', params.server_profile) if params.server_profile else ()
     return WorkerSpec(
         devices=('cpu',),
         guided=False,
@@ -96,9 +99,9 @@ def _build_remote_spec(params: PolicyParams) -> WorkerSpec:
             params.server,
             '--embodiment',
             params.embodiment,
-            '--timeout',
+            '--query-timeout',
             f'{REMOTE_TIMEOUT_SHARE * params.query_timeout_s:g}',
-            *flavour,
+            *profile,
         ),
         program=(
             params.worker_python or sys.executable,
@@ -121,7 +124,7 @@ class WorkerBackend:
     ) -> None:
         """Take listeners for the workers' stderr lines and news; another thread calls them."""
         self._seed, self._timeout_s = params.seed, params.query_timeout_s
-        self._latest_images_configured = self._send_latest_images = params.sight == 'newest'
+        self._latest_images_configured = self._send_latest_images = params.query_images == 'latest'
         self._on_backend_status = on_backend_status
         self._last_failure = ''  # why the last generation ended
         self._supervisor = WorkerSupervisor(spec, on_log_line, self._on_worker_status)
@@ -207,8 +210,8 @@ class WorkerBackend:
                 geometry['window_blocks'],
             )
             # a far server says how it wants to be asked; local workers do as they were told
-            sight = facts.get('sight')
-            self._send_latest_images = self._latest_images_configured or sight == 'newest'
+            query_images = facts.get('query_images')
+            self._send_latest_images = self._latest_images_configured or query_images == 'latest'
             return BackendStatus(
                 WorkerAvailability.READY,
                 '',
@@ -216,8 +219,8 @@ class WorkerBackend:
                 facts['model'],
                 facts['trained'],
                 status.restarts,
-                None if sight is None else facts['mode'] == 'reference',
-                None if sight is None else not self._send_latest_images,
+                None if query_images is None else facts['memory_update'] == 'released',
+                None if query_images is None else not self._send_latest_images,
                 facts.get('video', True),
             )
         if status.state in (WorkerState.FAILED, WorkerState.STOPPED):
