@@ -132,7 +132,7 @@ def test_the_demo_reports_what_it_measured(tmp_path):
     found = json.loads(report.read_text())
     assert found['robot'] == 'yam' and found['trained'] == 1
     assert found['chunks'] > 8 and found['kv_commits'] > 2
-    assert {'p50', 'p99', 'receive', 'denoise', 'publish'} <= set(found['latency_ms'])
+    assert {'p50', 'p99', 'image_transport', 'denoise', 'publish'} <= set(found['latency_ms'])
     assert all(np.isfinite(rate) and rate > 1 for rate in found['camera_rate_hz'].values())
     for key in ('max_velocity_ratio', 'max_acceleration_ratio', 'max_jerk_ratio'):
         assert 0 < found[key] <= 1.0 + 1e-6
@@ -159,7 +159,7 @@ def test_however_it_ends_nothing_is_left(number, status, tmp_path):
         env={**os.environ, 'WAM_MARK': mark},
     )
     end_s = time.monotonic() + 60
-    while not any('worker.main' in ' '.join(p.cmdline()) for p in marked(mark)):
+    while not any('workers.run_worker' in ' '.join(p.cmdline()) for p in marked(mark)):
         assert time.monotonic() < end_s, 'the workers do not start'
         time.sleep(0.2)
     run.send_signal(number)

@@ -91,7 +91,7 @@ class FakeMonitor:
             resume=lambda s: self.pauses.append(('resume', s)),
         )
         self.policy = SimpleNamespace(instruction='')
-        self.sim = SimpleNamespace(episode=0, instruction='a', goals_reached=[False])
+        self.sim = SimpleNamespace(episode_index=0, instruction='a', goals_reached=[False])
 
     def ensure_instruction(self, instruction):
         self.said.append(instruction)
@@ -119,7 +119,7 @@ class FakeSimOperator:
     def show_next_scene(self, stop_event):
         self.scenes += 1
         self.monitor.sim = SimpleNamespace(
-            episode=self.scenes, instruction='a', goals_reached=[False]
+            episode_index=self.scenes, instruction='a', goals_reached=[False]
         )
 
 

@@ -19,7 +19,7 @@ def process_name(command: Sequence[str]) -> str | None:
     for part in command[:3]:
         if part.endswith('_node'):
             return Path(part).name
-    return 'launch' if 'launch' in command and 'leash' not in ' '.join(command) else None
+    return 'launch' if 'launch' in command and 'die_with_parent' not in ' '.join(command) else None
 
 
 class AttachedStack:

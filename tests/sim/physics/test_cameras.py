@@ -41,7 +41,7 @@ def test_calibration_finds_the_cubes(seen: tuple) -> None:
     for cube in simulation.scene.cubes:
         u, v, w = matrix @ optical.T @ (simulation.state().objects[cube.slot] - camera.xpos)
         pixel = observation.frame(key).rgb[round(v / w), round(u / w)].astype(float)
-        colour = np.array(PALETTE[cube.colour])
+        colour = np.array(PALETTE[cube.color])
         match = pixel @ colour / np.linalg.norm(pixel) / np.linalg.norm(colour)
         assert match > 0.97, (cube.colour, pixel)
 

@@ -24,7 +24,7 @@ def test_fingers_open_across_where_it_is_asked(arm: tuple) -> None:
     solver, rest, middle = arm
     pose = solver.solve(middle, FORWARD_DOWN, rest, rest, opening_axis=ACROSS)
     assert pose.error_m < 1e-3
-    solver.tool(pose.joints_rad)
+    solver.compute_tool_pose(pose.joints_rad)
     palm = solver.data.xmat[solver._tool_body].reshape(3, 3)
     assert abs(palm[:, 1] @ ACROSS) > 0.99
 

@@ -42,8 +42,8 @@ def test_every_point_is_reached_within_the_joint_limits(solved: tuple) -> None:
     robot, _, hands = solved
     for _, arm, found in hands:
         limits = np.array([robot.joint(name).limits for name in arm.names])
-        assert found.field('error_m').max() < MAX_ERROR_M
-        assert found.field('tilt_rad').max() < MAX_TILT_RAD
+        assert found.as_grid('error_m').max() < MAX_ERROR_M
+        assert found.as_grid('tilt_rad').max() < MAX_TILT_RAD
         for pose in found.poses:
             assert (pose.joints_rad > limits[:, 0]).all()
             assert (pose.joints_rad < limits[:, 1]).all()
@@ -68,7 +68,7 @@ def test_no_pose_goes_into_the_table(solved: tuple) -> None:
     for _, arm, found in hands:
         table = arm.model.geom('table').id
         for pose in found.poses:
-            arm.tool(pose.joints_rad)
+            arm.compute_tool_pose(pose.joints_rad)
             mujoco.mj_collision(arm.model, arm.data)
             deep = [contact.dist for contact in arm.data.contact if table in contact.geom]
             assert min(deep, default=0.0) > -1e-4
@@ -77,11 +77,11 @@ def test_no_pose_goes_into_the_table(solved: tuple) -> None:
 def test_the_stored_map_is_that_of_the_rest_posture_in_the_embodiment(solved: tuple) -> None:
     robot, stored, hands = solved
     assert stored['rest_rad'] == {
-        name: robot.embodiment.rest[name] for _, arm, _ in hands for name in arm.names
+        name: robot.embodiment.home[name] for _, arm, _ in hands for name in arm.names
     }
     for side, _, found in hands:
         np.testing.assert_allclose(
-            stored['hands'][side]['error_mm'], found.field('error_m') * 1e3, atol=0.5
+            stored['hands'][side]['error_mm'], found.as_grid('error_m') * 1e3, atol=0.5
         )
 
 
@@ -89,8 +89,8 @@ def test_the_right_arm_mirrors_the_left(solved: tuple) -> None:
     _, _, ((_, left, _), (_, right, _)) = solved
     robot = solved[0]
     rest = robot.embodiment.home_positions(left.names)
-    one, _ = left.tool(rest)
-    other, _ = right.tool(workspace_map.mirror_joint_positions(robot, rest))
+    one, _ = left.compute_tool_pose(rest)
+    other, _ = right.compute_tool_pose(workspace_map.mirror_joint_positions(robot, rest))
     np.testing.assert_allclose(one * [1, -1, 1], other, atol=0.003)
 
 

@@ -24,16 +24,19 @@ class FakeTestBench:
             False,
         )
         self.client = SimpleNamespace(
-            recount=return_none,
-            resting_since=lambda since_s: self.get('rests', since_s + 0.2),
-            moving=lambda: self.get('moves', not self.injected),
+            reset_metrics=return_none,
+            find_rest_start_s=lambda since_s: self.get('rests', since_s + 0.2),
+            is_moving=lambda: self.get('moves', not self.injected),
             policy=SimpleNamespace(state_name='RUNNING', reason=''),
             motion=SimpleNamespace(state_name='TRACKING', reason=''),
-            figures=SimpleNamespace(
-                over=self.get('over', set()), step_rad=0.0005, statuses=9, ratios={'jerk': 1.5}
+            metrics=SimpleNamespace(
+                limit_violations=self.get('over', set()),
+                max_step_rad=0.0005,
+                status_count=9,
+                max_ratios={'jerk': 1.5},
             ),
         )
-        self.stack = SimpleNamespace(strays=lambda: self.get('strays', []))
+        self.stack = SimpleNamespace(find_process_errors=lambda: self.get('strays', []))
 
     def get(self, name, default):
         return self.overrides.get(name, default)
@@ -56,7 +59,7 @@ def inject(bench):
 
 
 def remove(bench):
-    bench.released += bench.get('released', [])
+    bench.released_stops += bench.get('released', [])
     if bench.get('breaks', False):
         raise StackError('it fell over')
 

@@ -42,40 +42,40 @@ def add_joint_positions(watch, speed, from_s, to_s):
 
 def test_joints_that_move_do_not_rest(watch):
     add_joint_positions(watch, 0.3, 1.0, 0.0)
-    assert watch.moving() and watch.find_rest_start_s(0.0) is None
+    assert watch.is_moving() and watch.find_rest_start_s(0.0) is None
 
 
 def test_rest_is_dated_back_to_where_it_began(watch):
     add_joint_positions(watch, 0.3, 1.5, 0.5)
     add_joint_positions(watch, 0.0, 0.5, 0.0)
-    assert not watch.moving()
+    assert not watch.is_moving()
     assert time.monotonic() - watch.find_rest_start_s(0.0) == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_short_pause_is_no_rest(watch):
     add_joint_positions(watch, 0.3, 1.0, 0.1)
     add_joint_positions(watch, 0.0, 0.1, 0.0)
-    assert watch.moving()
+    assert watch.is_moving()
 
 
 def test_a_simulator_that_is_gone_moves_nothing(watch):
     add_joint_positions(watch, 0.3, 2.0, 1.0)
-    assert not watch.moving()
+    assert not watch.is_moving()
 
 
 def test_statements_are_found_by_time_and_once_per_change(watch):
-    watch.note('motion', 'TRACKING: fine')
+    watch.add_log_entry('motion', 'TRACKING: fine')
     since_s = time.monotonic()
-    watch.note('motion', 'TRACKING: fine')
-    assert watch.found('motion: TRACKING', since_s) is None
-    watch.note('motion', 'HOLDING: why')
-    assert watch.found('^motion: (?!TRACKING)', since_s).text == 'HOLDING: why'
+    watch.add_log_entry('motion', 'TRACKING: fine')
+    assert watch.find_log_entry('motion: TRACKING', since_s) is None
+    watch.add_log_entry('motion', 'HOLDING: why')
+    assert watch.find_log_entry('^motion: (?!TRACKING)', since_s).text == 'HOLDING: why'
 
 
 def test_silence_is_a_statement_until_the_node_is_heard_again(watch):
     watch._record_status_time('policy')
     watch._last_status_s['policy'] -= STATUS_TIMEOUT_S['policy'] + 0.1
-    assert watch.found('watch: policy is silent', 0.0)
+    assert watch.find_log_entry('watch: policy is silent', 0.0)
     watch._record_status_time('policy')
     assert 'policy' not in watch._silent_nodes
 
@@ -84,9 +84,9 @@ def make_status(stamp_ns, **ratios):
     zero = np.zeros(N)
     msg = SimStatus(
         joint_names=list(ROBOT.commanded),
-        step=zero + 0.001,
+        max_setpoint_step=zero + 0.001,
         **{
-            f'{name}_ratio': zero + ratios.get(name, 0.5)
+            f'max_{name}_ratio': zero + ratios.get(name, 0.5)
             for name in ('velocity', 'acceleration', 'jerk', 'measured_velocity')
         },
     )

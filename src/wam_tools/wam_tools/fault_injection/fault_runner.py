@@ -101,7 +101,7 @@ def _wait_detection(
     if said is None:
         problems.append(f'nobody said {fault.detect!r}; {describe_state(bench)}')
         return None
-    return said.at_s
+    return said.time_s
 
 
 def _wait_rest(

@@ -54,7 +54,7 @@ def make_corruption_actions(route: str, corruption: str, values: list) -> dict:
     def inject(bench: FaultTestBench) -> None:
         bench.stack.configure_route(route, trick=corruption, values=values)
 
-    return {'inject': inject, 'remove': lambda bench: bench.stack.tell(route)}
+    return {'inject': inject, 'remove': lambda bench: bench.stack.configure_route(route)}
 
 
 def make_camera_faults(robot: Embodiment) -> tuple[Fault, ...]:
