@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,27 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_COLUMNS = 500, 130, 99
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_COLUMNS, MAX_MODULES = 500, 75, 99, 16
 POLICY = 'src/wam_policy/wam_policy'
 LEARNING = 'src/wam_learning/wam_learning'
 # Programs that talk to a person at a terminal; under src/ these are the modules that can be run.
 COMMAND_FOLDERS = ('tools/cli/', 'tools/ros_prefix/', 'benchmarks/')
+# Names are verbs for what acts and the field's own words; ARCHITECTURE.md and CONTRIBUTING.md.
+IRREGULAR_PARTICIPLES = re.compile(
+    'begun|bound|brought|built|caught|chosen|done|drawn|driven|fallen|felt|found|frozen|given|'
+    'gone|grown|heard|held|hidden|hung|kept|known|laid|led|left|lived|lost|made|meant|met|paid|'
+    'said|seen|sent|shaken|shown|slept|spent|spoken|spun|stolen|struck|sung|taken|taught|told|'
+    'thought|thrown|understood|undone|won|worn|woven|written'
+)
+# verbs and nouns that end like participles
+NOT_PARTICIPLES = re.compile(
+    'bring|embed|exceed|feed|need|proceed|ring|seed|speed|spread|spring|string|succeed|thread|'
+    'timing|training|setting'
+)
+METAPHORS = re.compile(
+    'audience|crew|desk|hurry|hushed|journal|lane|leash|leavings|mind|mischief|obey|oracle|'
+    'passage|patience|posture|tally|tape|witness'
+)
 TORCH_PACKAGES = ('torch', 'torchvision', 'diffusers', 'transformers', 'safetensors')
 # What rclpy's nodes keep under these names; a node that assigns one breaks silently (without
 # `_services` nobody answers its lifecycle and parameter services any more).
@@ -182,7 +199,7 @@ OWN_PACKAGES = (
 
 def find_violations(root: Path) -> list[str]:
     """Return every breach of a rule as 'file: what'."""
-    found = []
+    found, trees = [], {}
     for path in sorted(
         (
             *root.glob('src/**/*.py'),
@@ -193,8 +210,11 @@ def find_violations(root: Path) -> list[str]:
         name = path.relative_to(root).as_posix()
         text = path.read_text(encoding='utf-8')
         tree = ast.parse(text)
-        for rule in (check_imports, check_shape, check_statements, check_nodes):
+        for rule in (check_imports, check_shape, check_statements, check_nodes, check_names):
             found += [f'{name}: {what}' for what in rule(name, text, tree)]
+        trees[name] = tree
+    found += check_duplicate_classes(trees)
+    found += check_folder_sizes(trees)
     found += [f'{folder}: {what}' for folder, what in check_robots(root)]
     return found
 
@@ -322,6 +342,63 @@ def check_nodes(name: str, text: str, tree: ast.Module) -> Iterator[str]:
                 and node.attr in RCLPY_ATTRIBUTES
             ):
                 yield f"line {node.lineno}: {node.attr} is rclpy's own: take another name"
+
+
+def check_names(name: str, text: str, tree: ast.Module) -> Iterator[str]:
+    """Check that functions are verbs and that no name is a metaphor."""
+    defined = {Path(name).stem}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+            if is_participle(node.name) and not any('property' in one for one in decorators):
+                yield f'{node.name}: a function is a verb, not a participle'
+            defined.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.arg):
+            defined.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            defined.add(node.attr)
+    for one in sorted(defined):
+        if is_metaphor(one):
+            yield f"{one}: a metaphor: use the field's word"
+
+
+def is_participle(function: str) -> bool:
+    """Tell whether a name is one word, and that a participle: written, stopped, settling."""
+    word = function.strip('_')
+    regular = re.fullmatch('[a-z]{3,}(ed|ing)', word) and not NOT_PARTICIPLES.fullmatch(word)
+    return bool(regular or IRREGULAR_PARTICIPLES.fullmatch(word))
+
+
+def is_metaphor(name: str) -> bool:
+    words = [word.lower() for word in re.findall('[A-Z]?[a-z]+|[A-Z]+', name)]
+    # what replaces an old public name must name it
+    return any(map(METAPHORS.fullmatch, words)) and not {'deprecated', 'replace'} & set(words)
+
+
+def check_duplicate_classes(trees: dict[str, ast.Module]) -> Iterator[str]:
+    """Check that a class name stands once in the repository."""
+    files: dict[str, list[str]] = {}
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                files.setdefault(node.name, []).append(name)
+    for kind, names in files.items():
+        if len(names) > 1:
+            yield f'{names[-1]}: class {kind} is also in {names[0]}'
+
+
+def check_folder_sizes(trees: dict[str, ast.Module]) -> Iterator[str]:
+    """Check that no folder has so many modules that nobody finds one."""
+    folders = Counter(
+        name.rpartition('/')[0] for name in trees if not name.endswith('__init__.py')
+    )
+    for folder, count in folders.items():
+        if count > MAX_MODULES:
+            yield f'{folder}: {count} modules, at most {MAX_MODULES} fit: make a folder of them'
 
 
 def check_robots(root: Path) -> Iterator[tuple[str, str]]:
@@ -454,7 +531,7 @@ VIOLATION_EXAMPLES = [
     ),
     ('src/wam_bringup/launch/x.launch.py', DOCSTRING + 'import numpy\n', 'imports numpy'),
     (f'{POLICY}/core/x.py', DOCSTRING + 'x = 1\n' * 500, '501 lines'),
-    (f'{POLICY}/core/x.py', DOCSTRING + 'def f():\n' + '    x = 1\n' * 130, 'f has 131 lines'),
+    (f'{POLICY}/core/x.py', DOCSTRING + 'def f():\n' + '    x = 1\n' * 75, 'f has 76 lines'),
     (f'{POLICY}/core/x.py', DOCSTRING + f'x = {"1" * 96}\n', 'line 2 has 100 columns'),
     (f'{POLICY}/core/utils.py', DOCSTRING, 'a drawer for anything'),
     (f'{POLICY}/core/common/x.py', DOCSTRING, 'a drawer for anything'),
@@ -471,6 +548,12 @@ VIOLATION_EXAMPLES = [
         DOCSTRING + 'class X(LifecycleNode):\n    def f(self):\n        self._services = []\n',
         "_services is rclpy's own",
     ),
+    ('tools/cli/x.py', DOCSTRING + 'def written():\n    pass\n', 'written: a function is a verb'),
+    ('tools/cli/x.py', DOCSTRING + 'def _stopped():\n    pass\n', '_stopped: a function'),
+    ('tools/cli/x.py', DOCSTRING + 'class WorkerCrew:\n    pass\n', 'WorkerCrew: a metaphor'),
+    ('tools/cli/x.py', DOCSTRING + 'def f(patience_s):\n    pass\n', 'patience_s: a metaphor'),
+    ('tools/cli/x.py', DOCSTRING + 'class A:\n    x = 1\n\n\nclass A:\n    y = 1\n', 'class A is'),
+    ('tools/cli/journal.py', DOCSTRING, 'journal: a metaphor'),
 ]
 
 
@@ -501,6 +584,8 @@ def test_a_planted_fault_is_found(tmp_path: Path, name: str, text: str, complain
         ('tools/cli/x.py', DOCSTRING + "print('done')\n"),
         (f'{POLICY}/model/x.py', DOCSTRING + "if __name__ == '__main__':\n    print('done')\n"),
         (f'{POLICY}/model/x.py', DOCSTRING + 'model.eval()\n'),
+        ('tools/cli/x.py', DOCSTRING + 'class A:\n    @property\n    def moved(self): ...\n'),
+        ('tools/cli/x.py', DOCSTRING + 'def embed(): ...\n\n\ndef is_moved(): ...\n'),
     ],
 )
 def test_what_is_allowed_passes(tmp_path: Path, name: str, text: str) -> None:
@@ -508,6 +593,19 @@ def test_what_is_allowed_passes(tmp_path: Path, name: str, text: str) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert find_violations(tmp_path) == []
+
+
+def test_a_crowded_folder_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / 'tools/cli'
+    folder.mkdir(parents=True)
+    for number in range(MAX_MODULES):
+        (folder / f'x{number}.py').write_text(DOCSTRING)
+    (folder / '__init__.py').write_text(DOCSTRING)
+    assert find_violations(tmp_path) == []
+    (folder / 'y.py').write_text(DOCSTRING)
+    assert find_violations(tmp_path) == [
+        'tools/cli: 17 modules, at most 16 fit: make a folder of them'
+    ]
 
 
 def write_robot(root: Path, name: str, yaml_text: str, readme: str | None) -> None:

@@ -49,7 +49,7 @@ def test_an_empty_checkout_lists_every_missing_thing(empty):
 
 
 def test_missing_system_packages_come_as_one_apt_line(monkeypatch):
-    monkeypatch.setattr(system, 'missing_packages', lambda: ['cmake', 'libosmesa6'])
+    monkeypatch.setattr(system, 'find_missing_packages', lambda: ['cmake', 'libosmesa6'])
     finding = doctor.check_system_packages()
     assert finding.status is CheckStatus.MISSING
     assert 'sudo apt-get install cmake libosmesa6' in finding.fix

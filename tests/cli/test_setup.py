@@ -142,7 +142,7 @@ def test_the_second_setup_does_nothing(layout, monkeypatch):
     layout.ros_prefix.mkdir(parents=True)
     stamps.write(layout.stamps / 'prefix', prefix.hash_prefix_inputs(layout))
     stamps.write(layout.stamps / 'venv', venv.hash_venv_inputs(layout))
-    monkeypatch.setattr(system, 'missing_packages', list)
+    monkeypatch.setattr(system, 'find_missing_packages', list)
 
     def forbidden(*_):
         raise AssertionError('nothing may be done')
@@ -211,7 +211,7 @@ def test_no_network_gives_one_line_and_exit_code_one(layout):
         'PIP_CONFIG_FILE': '/dev/null',
         'PIP_FIND_LINKS': '',
     }
-    if system.missing_packages():
+    if system.find_missing_packages():
         pytest.skip('system packages are missing, and setup would install them first')
     result = subprocess.run(
         [layout.root / 'wam', 'setup'],

@@ -11,7 +11,7 @@ from cli.paths import CheckoutLayout
 from cli.process import run
 
 
-def missing_packages() -> list[str]:
+def find_missing_packages() -> list[str]:
     """List the Debian packages that this machine lacks, looked up by what they bring."""
     found = {
         'cmake': shutil.which('cmake'),

@@ -67,7 +67,7 @@ def run_checks(layout: CheckoutLayout) -> list[CheckResult]:
 
 def check_system_packages() -> CheckResult:
     """Find the programs and libraries that come from Debian or Ubuntu."""
-    missing = system.missing_packages()
+    missing = system.find_missing_packages()
     if missing:
         fix = f'./wam setup as root, or: sudo apt-get install {" ".join(missing)}'
         return CheckResult('system', CheckStatus.MISSING, ' '.join(missing), fix)

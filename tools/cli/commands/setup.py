@@ -25,7 +25,7 @@ def is_ready(layout: CheckoutLayout) -> bool:
     return (
         venv.is_ready(layout)
         and (not assembled or prefix.is_ready(layout))
-        and not system.missing_packages()
+        and not system.find_missing_packages()
     )
 
 
@@ -52,7 +52,7 @@ def _set_up(layout: CheckoutLayout) -> None:
             f'{REQUIRED_DISK_BYTES / 1e9:.0f} GB: free some space and run ./wam setup again'
         )
     with StepProgress() as progress:
-        missing = system.missing_packages()
+        missing = system.find_missing_packages()
         if missing:
             with progress.step(f'system packages: {" ".join(missing)}'):
                 system.install_packages(layout, missing)
