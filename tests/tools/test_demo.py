@@ -180,3 +180,9 @@ def marked(mark):
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
+
+
+def test_the_old_name_of_the_server_profile_still_works(capsys):
+    chosen = demo.parse_arguments(['--headless', '--flavour', 'released'])
+    assert 'server_profile:=released' in demo.make_launch_command(chosen)
+    assert 'use --server-profile' in capsys.readouterr().err

@@ -52,7 +52,7 @@ def test_the_launch_leaves_to_the_checkpoint_what_a_job_does_not_choose():
         'camera_hz:=10',
     }
     job['choice'] = {'steps': 1, 'guidance': 2.0}
-    assert {'steps:=1', 'cfg:=2.0'} < set(evaluate_ros.make_launch_command('yam', job))
+    assert {'steps:=1', 'guidance_scale:=2.0'} < set(evaluate_ros.make_launch_command('yam', job))
 
 
 def test_jobs_that_need_the_same_stack_share_it():
@@ -77,7 +77,7 @@ def test_what_was_reached_before_the_last_words_does_not_count():
 
 def test_a_share_of_one_robot_is_refused(capsys):
     with pytest.raises(SystemExit) as refused:
-        evaluate_ros.main(['--robot', 'yam', '--jobs', 'x', '--share', '0/2'])
+        evaluate_ros.main(['--robot', 'yam', '--job-file', 'x', '--shard', '0/2'])
     assert refused.value.code == 2 and 'one robot at a time' in capsys.readouterr().err
 
 
@@ -203,7 +203,7 @@ def test_two_trials_through_the_whole_stack(tmp_path):
             'wam_tools.evaluate_ros',
             '--robot',
             'yam',
-            '--jobs',
+            '--job-file',
             str(jobs),
             f'worker_python:={worker}',
             'camera_size:=160x120',

@@ -65,7 +65,7 @@ def document(**changes):
         (['python', '/install/lib/wam_policy/policy_node', '--ros-args'], 'policy_node'),
         (['python', '/opt/bin/ros2', 'launch', 'wam_bringup', 'yam.launch.py'], 'launch'),
         (['python', '-m', 'wam_tools.die_with_parent', '1', 'ros2', 'launch'], None),
-        (['python', '-m', 'wam_tools.evaluate_ros', '--robot', 'yam', '--jobs', 'F'], None),
+        (['python', '-m', 'wam_tools.evaluate_ros', '--robot', 'yam', '--job-file', 'F'], None),
         (['bash'], None),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_run_that_was_too_short_is_not_called_flat():
 def test_a_report_is_replaced_whole_judged_again_and_drawn(tmp_path):
     path, plot = tmp_path / 'R.json', tmp_path / 'P.png'
     soak.write_report(path, document())
-    assert soak.main(['--again', '--report', str(path), '--plot', str(plot)]) == 0
+    assert soak.main(['--replot', '--report', str(path), '--plot', str(plot)]) == 0
     assert json.loads(path.read_text())['verdict']['flat']
     assert plot.read_bytes().startswith(b'\x89PNG') and not list(tmp_path.glob('*.part'))
     soak_plot.plot_report(document(hours=0.01), plot)  # too short for a slope
@@ -169,9 +169,9 @@ def test_a_report_is_replaced_whole_judged_again_and_drawn(tmp_path):
     [
         (['--hours', '0', '--report', 'R.json'], '--hours: want more than 0'),
         (['--report', '/nowhere/R.json'], 'no folder /nowhere'),
-        (['--again', '--report', 'none.json'], 'no report none.json'),
+        (['--replot', '--report', 'none.json'], 'no report none.json'),
         (
-            ['--watch', '7', '--seed', '1', '--camera-hz', '5', '--report', 'R.json'],
+            ['--attach-pid', '7', '--seed', '1', '--camera-hz', '5', '--report', 'R.json'],
             'leave out --seed, --camera-hz',
         ),
     ],
@@ -267,6 +267,15 @@ def test_what_cannot_be_watched_says_why():
 def test_a_watch_of_what_has_ended_fails_with_the_reason(command, ros_domain, capfd, tmp_path):
     command.kill()
     command.wait()
-    given = ['--watch', str(command.pid), '--report', str(tmp_path / 'R.json')]
+    given = ['--attach-pid', str(command.pid), '--report', str(tmp_path / 'R.json')]
     assert soak.main(given) == 1
     assert f'there is no process {command.pid}' in capfd.readouterr().err
+
+
+def test_old_options_still_work_with_a_warning(capsys, tmp_path):
+    path = tmp_path / 'R.json'
+    path.write_text('{}')
+    chosen = soak.parse_arguments(['--watch=7', '--again', '--report', str(path)])
+    assert chosen.attach_pid == 7 and chosen.replot
+    warnings = capsys.readouterr().err
+    assert 'use --attach-pid' in warnings and 'use --replot' in warnings

@@ -20,6 +20,7 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 from wam_policy.core.robot import embodiment
+from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo_report
 from wam_tools.launch_process import LaunchProcess
@@ -30,6 +31,7 @@ from wam_tools.task_loop import TaskLoop
 CAMERA_SIZES = ('160x120', '320x240', '640x480')
 DISCOVERY_S = 1.0  # until nodes that are here already are known
 START_TIMEOUT_S = 180.0  # from the launch to the first chunk, on a slow machine
+DEPRECATED_OPTIONS = {'--flavour': '--server-profile'}
 MIN_MOVED_RAD = 0.01  # less than this is a robot that stood still
 
 
@@ -75,7 +77,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='who predicts: workers here, or a policy server (default: local)',
     )
     parser.add_argument('--server', metavar='URL', help='of that server, ws://HOST:PORT')
-    parser.add_argument('--flavour', metavar='NAME', help='how it wants to be spoken to')
+    parser.add_argument(
+        '--server-profile',
+        metavar='NAME',
+        help='wire format of that server: a name of wam_policy/servers/profiles or a .yaml file',
+    )
     parser.add_argument(
         '--devices', metavar='LIST', help='one device per worker, e.g. cpu,cpu or cuda:0,cuda:1'
     )
@@ -87,7 +93,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--camera-size', choices=CAMERA_SIZES, help='of the pictures')
     parser.add_argument('--camera-hz', type=float, metavar='HZ', help='pictures per second')
-    chosen = parser.parse_args(argv)
+    chosen = parser.parse_args(
+        replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
+    )
     if chosen.duration is not None and not chosen.duration > 0:
         parser.error(f'--duration: want more than 0 s, got {chosen.duration:g}')
     if chosen.seed < 0:
@@ -114,7 +122,7 @@ def make_launch_command(chosen: argparse.Namespace) -> list[str]:
         'devices': chosen.devices,
         'backend': chosen.backend,
         'server': chosen.server,
-        'flavour': chosen.flavour,
+        'server_profile': chosen.server_profile,
         'camera_size': chosen.camera_size,
         'camera_hz': chosen.camera_hz,
     }

@@ -72,7 +72,7 @@ def collect_metrics(monitor: StackMonitor, now_s: float) -> dict:
         'trajectories': witness.trajectory_count,
         'trajectories_rejected': sim.trajectories_rejected if sim else 0,
         'underruns': motion.underruns if motion else 0,
-        'late_chunks': motion.late_chunks if motion else 0,
+        'late_chunks': motion.chunks_late if motion else 0,
         'chunks_rejected': motion.chunks_rejected if motion else 0,
         'dropped_chunks': policy.dropped_chunks,
         'dropped_frames': policy.dropped_frames,
@@ -90,7 +90,9 @@ def _max_arm_step_rad(monitor: StackMonitor) -> float:
     return max(
         (
             step
-            for name, step in zip(monitor.sim.joint_names, monitor.sim.step, strict=True)
+            for name, step in zip(
+                monitor.sim.joint_names, monitor.sim.max_setpoint_step, strict=True
+            )
             if monitor.robot.joint(name).kind == 'revolute'
         ),
         default=0.0,

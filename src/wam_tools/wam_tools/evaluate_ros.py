@@ -21,11 +21,13 @@ from rclpy.signals import SignalHandlerOptions
 from wam_msgs.msg import ActionChunk
 from wam_policy.core.robot import embodiment
 from wam_policy.core.session.policy_session import PolicyState
+from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes import message_conversion
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools.launch_process import LaunchProcess
 from wam_tools.sim_operator import LATCHED_STATES, SceneSetupError, SimOperator
 
+DEPRECATED_OPTIONS = {'--jobs': '--job-file', '--share': '--shard'}
 DISCOVERY_S = 1.0
 START_TIMEOUT_S = 400.0  # beyond what the policy gives its workers
 POLL_PERIOD_S = 0.02
@@ -56,7 +58,7 @@ def make_launch_command(
     robot: str, job: Mapping[str, Any], launch_arguments: Sequence[str] = ()
 ) -> list[str]:
     """Return the launch for one job; what the job does not choose stays as the checkpoint says."""
-    names = {'steps': 'steps', 'guidance': 'cfg'}
+    names = {'steps': 'steps', 'guidance': 'guidance_scale'}
     chosen = [f'{names[key]}:={value}' for key, value in job['choice'].items() if key in names]
     return [
         'ros2',
@@ -97,14 +99,16 @@ def run_trial(
         stop_event.wait(POLL_PERIOD_S)
     reached = [
         _reached_after_s(at, flag, asked_ns)
-        for at, flag in zip(operator.sim.goals_stamp, operator.sim.goals_reached, strict=True)
+        for at, flag in zip(
+            operator.sim.goals_reached_stamp, operator.sim.goals_reached, strict=True
+        )
     ]
     return {
         'trial': dict(trial),
         'reached_s': reached,
         'lived_s': (operator.now_ns() - begun_ns) / 1e9,
         'chunks': chunks.count,
-        'jerk_ratio': max(operator.sim.jerk_ratio, default=0.0),
+        'jerk_ratio': max(operator.sim.max_jerk_ratio, default=0.0),
         'trouble': trouble,
         'latency_ms': chunks.latency_ms,
         'psnr_db': [],
@@ -198,27 +202,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument('--robot', choices=embodiment.list_robots(), required=True)
     parser.add_argument(
-        '--jobs',
+        '--job-file',
         type=Path,
         required=True,
         metavar='FILE',
         help='one job per line, as learn.episodes.Job writes it',
     )
     parser.add_argument(
-        '--share', default='0/1', metavar='I/N', help='only 0/1: one robot at a time'
+        '--shard', default='0/1', metavar='I/N', help='only 0/1: one robot at a time'
     )
     parser.add_argument(
         'launch', nargs='*', metavar='NAME:=VALUE', help='further arguments of the launch'
     )
-    chosen = parser.parse_args(argv)
-    if chosen.share != '0/1':
-        parser.error('--share: the clock allows one robot at a time: 0/1')
+    chosen = parser.parse_args(
+        replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
+    )
+    if chosen.shard != '0/1':
+        parser.error('--shard: the clock allows one robot at a time: 0/1')
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: asked.set())
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
-        for job in merge_jobs([json.loads(line) for line in chosen.jobs.read_text().splitlines()]):
+        lines = chosen.job_file.read_text().splitlines()
+        for job in merge_jobs([json.loads(line) for line in lines]):
             for result in run_job(chosen.robot, job, chosen.launch, asked):
                 print(json.dumps(result), flush=True)
     except RosEvaluationError as failure:

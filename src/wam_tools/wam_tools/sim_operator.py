@@ -169,7 +169,9 @@ class SimOperator(Node):
         self, previous_episode: int, end_s: float, stop_event: threading.Event
     ) -> None:
         """Wait until the simulator tells of another episode and its pictures have come."""
-        while self.sim.episode_index == previous_episode:  # what it said before is of another scene
+        while (
+            self.sim.episode_index == previous_episode
+        ):  # what it said before is of another scene
             self._wait(stop_event, 0.01, end_s, 'the simulator does not tell of the new scene')
         stop_event.wait(SCENE_SETTLE_S)
 

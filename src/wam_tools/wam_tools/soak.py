@@ -1,9 +1,9 @@
-"""The stack for hours: what it uses and how it performs, sampled, judged, plotted.
+"""Run the stack for hours; sample what it uses and how it performs, evaluate and plot.
 
-The stack is one of its own, or one that another command lives with (--watch), which is left alone.
-Everything is measured from outside: processes by the kernel's figures, the rest from topics. The
-report is written anew with every sample, so a kill loses the last one at most. Exit status: 0 if
-nothing grows and nothing was lost, 1 if something does, 2 for wrong arguments.
+The stack is started here, or is below another process (--attach-pid) and is then not touched.
+Everything is measured from outside: processes by the kernel's counters, the rest from topics. The
+report is rewritten with every sample, so a kill loses the last one at most. Exit status: 0 if
+nothing grows and nothing was lost, 1 otherwise, 2 for wrong arguments.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from wam_msgs.msg import MotionStatus, PolicyStatus
 from wam_policy.core.robot import embodiment
+from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo, demo_report, soak_plot
 from wam_tools.attached_stack import AttachedStack, find_descendants, process_name
@@ -46,7 +47,8 @@ MEMORY_INTERVALS = 12  # of five minutes in an hour
 # Python's) stayed within 0.3 %. So much more or less at the end tells nothing; a longer run
 # resolves a slower leak.
 MEMORY_RESOLUTION_MB = 0.5
-# what would be said to a stack of its own
+DEPRECATED_OPTIONS = {'--watch': '--attach-pid', '--again': '--replot'}
+# options of a stack that this program starts
 LAUNCH_OPTIONS = (
     'seed',
     'instruction',
@@ -76,7 +78,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='at most, from the first sample on (default: %(default)g)',
     )
     parser.add_argument(
-        '--watch',
+        '--attach-pid',
         type=int,
         metavar='PID',
         help='start nothing: sample the stack below that process, for example '
@@ -98,7 +100,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--plot', type=Path, metavar='FILE', help='PNG')
     parser.add_argument(
-        '--again', action='store_true', help='judge and plot the report that is there; run nothing'
+        '--replot', action='store_true', help='evaluate and plot the existing report; run nothing'
     )
     parser.add_argument('--seed', type=int, metavar='N', help='of scene and noise (default: 0)')
     parser.add_argument(
@@ -116,22 +118,24 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--camera-size', choices=demo.CAMERA_SIZES)
     parser.add_argument('--camera-hz', type=float, metavar='HZ')
-    chosen = parser.parse_args(argv)
+    chosen = parser.parse_args(
+        replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
+    )
     for name, value in (('--hours', chosen.hours), ('--period', chosen.period)):
         if not value > 0:
             parser.error(f'{name}: want more than 0, got {value:g}')
     for path in filter(None, (chosen.report, chosen.plot)):
         if not path.absolute().parent.is_dir():
             parser.error(f'there is no folder {path.absolute().parent}')
-    if chosen.watch is not None and (
-        argv := [name for name in LAUNCH_OPTIONS if getattr(chosen, name) is not None]
+    if chosen.attach_pid is not None and (
+        options := [name for name in LAUNCH_OPTIONS if getattr(chosen, name) is not None]
     ):
         parser.error(
-            f'--watch starts nothing: leave out '
-            f'{", ".join("--" + name.replace("_", "-") for name in argv)}'
+            f'--attach-pid starts nothing: leave out '
+            f'{", ".join("--" + name.replace("_", "-") for name in options)}'
         )
-    if chosen.again and not chosen.report.is_file():
-        parser.error(f'--again: there is no report {chosen.report}')
+    if chosen.replot and not chosen.report.is_file():
+        parser.error(f'--replot: there is no report {chosen.report}')
     return chosen
 
 
@@ -180,18 +184,21 @@ def take_sample(
         )
     )
     p50_ms, p99_ms = stages.get('total', (0.0, 0.0))
-    since = {'at_s': now_s - 1.0, 'chunks': policy.chunks} if previous is None else previous
+    since = (
+        {'at_s': now_s - 1.0, 'chunks': policy.chunks_published} if previous is None else previous
+    )
     return {
         'at_s': round(now_s, 2),
         'stack': stack,
         'state': policy.state_name,
-        'chunks': policy.chunks,
-        'chunk_hz': max(0, policy.chunks - since['chunks']) / max(now_s - since['at_s'], 1e-3),
+        'chunks': policy.chunks_published,
+        'chunk_hz': max(0, policy.chunks_published - since['chunks'])
+        / max(now_s - since['at_s'], 1e-3),
         'latency_p50_ms': p50_ms,
         'latency_p99_ms': p99_ms,
         'camera_hz': min(policy.camera_rate_hz, default=0.0),
         'underruns': motion.underruns,
-        'late_chunks': motion.late_chunks,
+        'late_chunks': motion.chunks_late,
         'chunks_rejected': motion.chunks_rejected,
         'late_ticks': motion.late_ticks,
         'jitter_p99_ms': motion.tick_jitter_p99_ms,
@@ -296,12 +303,12 @@ class Soak:
         """Return the report; raises Failure with the reason if nothing ran."""
         spinning = ExecutorThread([self._monitor, self._operator])
         try:
-            if self._chosen.watch is None:
+            if self._chosen.attach_pid is None:
                 self._run_launched_stack()
             else:
-                self._run_attached_stack(AttachedStack(self._chosen.watch))
+                self._run_attached_stack(AttachedStack(self._chosen.attach_pid))
         except ValueError as error:
-            raise SoakError(f'--watch: {error}') from error
+            raise SoakError(f'--attach-pid: {error}') from error
         finally:
             spinning.stop()
             self._monitor.destroy_node()
@@ -324,7 +331,7 @@ class Soak:
                 'headless': True,
                 'backend': None,
                 'server': None,
-                'flavour': None,
+                'server_profile': None,
             }
         )
         stack = LaunchProcess(
@@ -461,7 +468,7 @@ def find_failures(document: Mapping[str, Any]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = parse_arguments(argv)
-    if chosen.again:
+    if chosen.replot:
         document = json.loads(chosen.report.read_text())
         document['verdict'] = evaluate_samples(
             document['samples'], document['verdict']['warm_up_s']

@@ -83,7 +83,7 @@ class StackMonitor(Node):
         if self.sim is None:
             return dict.fromkeys(EXECUTED_QUANTITIES, 0.0)
         return {
-            name: max(getattr(self.sim, f'{name}_ratio'), default=0.0)
+            name: max(getattr(self.sim, f'max_{name}_ratio'), default=0.0)
             for name in EXECUTED_QUANTITIES
         }
 
@@ -94,7 +94,7 @@ class StackMonitor(Node):
         self.trained = msg.trained
         self.metrics.on_chunk(
             message_conversion.chunk_from_msg(msg),
-            message_conversion.to_ns(msg.ready),
+            message_conversion.to_ns(msg.inference_end_stamp),
             now_ns,
             now_s,
         )

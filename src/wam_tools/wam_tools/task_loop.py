@@ -50,7 +50,7 @@ class TaskLoop:
         monitor, sim = self._monitor, self._monitor.sim
         if sim is None or (self._change_thread is not None and self._change_thread.is_alive()):
             return
-        if sim.episode == self._finished_episode:
+        if sim.episode_index == self._finished_episode:
             self._start_scene_change()
             return
         self._finished_episode = None
@@ -67,7 +67,7 @@ class TaskLoop:
             done or now_s - self._following_since_s > TASK_TIMEOUT_S
         ):
             self.score = TaskScore(self.score.attempted + 1, self.score.succeeded + done)
-            self._finished_episode = sim.episode
+            self._finished_episode = sim.episode_index
             monitor.metrics.pause(now_s)
             self._start_scene_change()
 

@@ -198,7 +198,7 @@ def test_every_family_of_the_issue_is_in_the_table():
 @pytest.mark.parametrize(
     ('given', 'complaint'),
     [
-        (['--only', 'camera/none'], "no fault is called 'camera/none'"),
+        (['--filter', 'camera/none'], "no fault is called 'camera/none'"),
         (['--report', '/nowhere/R.json'], 'there is no folder /nowhere'),
     ],
 )
@@ -206,3 +206,10 @@ def test_wrong_arguments_name_the_fix(given, complaint, capsys):
     with pytest.raises(SystemExit) as ended:
         run_faults.parse_arguments(given)
     assert ended.value.code == 2 and complaint in capsys.readouterr().err
+
+
+def test_old_options_still_work_with_a_warning(capsys):
+    chosen = run_faults.parse_arguments(['--only', 'camera/*', '--keep'])
+    assert list(chosen.filter) == ['camera/*'] and chosen.keep_logs
+    warnings = capsys.readouterr().err
+    assert 'use --filter' in warnings and 'use --keep-logs' in warnings

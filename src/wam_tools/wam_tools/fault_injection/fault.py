@@ -63,7 +63,7 @@ class FaultTestBench:
         answer = self.client.call_service(StartEpisode, 'recorder/start', RECORDER_TIMEOUT_S)
         if answer is None or not answer.success:
             raise StackError(f'no episode: {answer.message if answer else "recorder is silent"}')
-        return answer.episode
+        return answer.episode_name
 
     def save_episode(self) -> None:
         """Stop the episode and remember that it is saved; NoStack with the reason if it is not."""
@@ -72,7 +72,7 @@ class FaultTestBench:
         )
         if answer is None or not answer.success:
             raise StackError(f'not saved: {answer.message if answer else "recorder is silent"}')
-        self.saved_episodes.append(self.stack.episodes_dir / answer.episode)
+        self.saved_episodes.append(self.stack.episodes_dir / answer.episode_name)
 
     def wait_for_log_entry(self, pattern: str, since_s: float, timeout_s: float) -> LogEntry:
         """Wait until something is said; NoStack if nobody says it."""

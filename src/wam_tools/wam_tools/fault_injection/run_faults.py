@@ -20,6 +20,7 @@ from pathlib import Path
 
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.deprecated_options import replace_deprecated
 from wam_tools import demo_report
 from wam_tools.fault_injection import (
     chunk_faults,
@@ -36,6 +37,7 @@ from wam_tools.fault_injection.fault_runner import FaultResult
 from wam_tools.fault_injection.stack_client import STUB_CHECKPOINT, StackFeature, StackProcesses
 from wam_tools.fault_injection.stack_observer import StackClient, StackError, poll_until
 
+DEPRECATED_OPTIONS = {'--only': '--filter', '--keep': '--keep-logs'}
 DISCOVERY_S = 1.0
 STALE_NODE_TIMEOUT_S = 12.0  # for ten a process that was killed is believed to live
 
@@ -108,7 +110,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
     parser.add_argument(
-        '--only',
+        '--filter',
         nargs='+',
         metavar='NAME',
         default=[],
@@ -129,13 +131,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='weights: a folder, or preset:NAME (default: a toy without torch)',
     )
     parser.add_argument('--report', type=Path, metavar='FILE', help='write all rows')
-    parser.add_argument('--keep', action='store_true', help='keep logs and episodes')
+    parser.add_argument('--keep-logs', action='store_true', help='keep logs and episodes')
     parser.add_argument('--list', action='store_true', help='name the faults and end')
-    chosen = parser.parse_args(argv)
+    chosen = parser.parse_args(
+        replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
+    )
     if chosen.report is not None and not chosen.report.absolute().parent.is_dir():
         parser.error(f'--report: there is no folder {chosen.report.absolute().parent}')
     every = make_all_faults(embodiment.load_embodiment(chosen.robot))
-    for pattern in chosen.only:
+    for pattern in chosen.filter:
         if not any(fnmatch(fault.name, pattern) for fault in every):
             parser.error(f'--only: no fault is called {pattern!r}; --list names all')
     return chosen
@@ -147,7 +151,7 @@ def select_faults(chosen: argparse.Namespace, robot: Embodiment) -> list[Fault]:
     single = [
         fault
         for fault in every
-        if not chosen.only or any(fnmatch(fault.name, name) for name in chosen.only)
+        if not chosen.filter or any(fnmatch(fault.name, name) for name in chosen.filter)
     ]
     return sort_by_feature((*single, *sample_fault_pairs(every, chosen.pairs, chosen.seed)))
 
@@ -315,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f'{len(rows) - len(red)} of {len(rows)} in order, '
         f'{time.monotonic() - begun_s:.0f} s' + (f'; logs: {folder}' if red else '')
     )
-    if not red and not chosen.keep:
+    if not red and not chosen.keep_logs:
         shutil.rmtree(folder)
     return 1 if red else 0
 

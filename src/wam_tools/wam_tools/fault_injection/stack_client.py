@@ -255,7 +255,7 @@ class StackProcesses:
                 'max_query_rate_hz': 10.0,
             },
             'motion': {'enable_motion': True},
-            'recorder': {'folder': self.episodes_dir, 'min_free_mb': 0, 'jpeg_threads': 1},
+            'recorder': {'output_dir': self.episodes_dir, 'min_free_mb': 0, 'jpeg_threads': 1},
         }[name]
         if name != 'sim':
             parameters = {

@@ -70,9 +70,11 @@ class ExecutionMetrics:
         if message_conversion.to_ns(msg.header.stamp) < self.from_ns:
             return
         self.status_count += 1
-        self.max_step_rad = max(self.max_step_rad, float(np.array(msg.step)[self._revolute].max()))
+        self.max_step_rad = max(
+            self.max_step_rad, float(np.array(msg.max_setpoint_step)[self._revolute].max())
+        )
         for name in LIMITED_QUANTITIES:
-            ratios = np.array(getattr(msg, f'{name}_ratio'))
+            ratios = np.array(getattr(msg, f'max_{name}_ratio'))
             self.max_ratios[name] = max(self.max_ratios[name], float(ratios.max()))
             self.limit_violations |= {
                 (msg.joint_names[joint], name)
@@ -225,7 +227,7 @@ class StackClient:
     def _on_episode(self, msg: EpisodeStatus) -> None:
         self.episode = msg
         self._record_status_time('recorder')
-        self.add_log_entry('recorder', f'{msg.state} {msg.episode}: {msg.reason}')
+        self.add_log_entry('recorder', f'{msg.state} {msg.episode_name}: {msg.reason}')
 
     def _on_sim(self, msg: SimStatus) -> None:
         self.sim = msg
