@@ -1,6 +1,7 @@
 """The launch files: what they offer, and how a launch ends when a node does."""
 
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
@@ -14,7 +15,12 @@ import yaml
 
 pytest.importorskip('launch_ros', reason='needs a ROS 2 environment: run ./wam test')
 from launch import LaunchContext
-from launch.actions import IncludeLaunchDescription, SetLaunchConfiguration
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    SetLaunchConfiguration,
+)
 from launch.frontend.parse_substitution import parse_substitution
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from launch.utilities import perform_substitutions
@@ -74,7 +80,7 @@ def load_parameters(**chosen):
     for argument in load_launch_description(STACK).get_launch_arguments():
         if argument.name not in context.launch_configurations and argument.name != 'params_file':
             argument.visit(context)
-    text = perform_substitutions(context, parse_substitution(CONFIG.read_text()))
+    text = perform_substitutions(context, list(parse_substitution(CONFIG.read_text())))
     return {name: section['ros__parameters'] for name, section in yaml.safe_load(text).items()}
 
 
@@ -107,8 +113,8 @@ def test_configuration_names_every_parameter_of_the_simulator():
 
 @pytest.mark.parametrize(('record', 'each'), [('true', True), ('manual', False)])
 def test_recording_is_chosen_by_an_argument(record, each):
-    chosen = load_parameters(record=record, record_folder='/data/episodes')['/**/recorder']
-    assert chosen['each_instruction'] is each and chosen['folder'] == '/data/episodes'
+    chosen = load_parameters(record=record, record_dir='/data/episodes')['/**/recorder']
+    assert chosen['auto_record'] is each and chosen['output_dir'] == '/data/episodes'
 
 
 def test_every_parameter_line_has_a_comment():
@@ -140,15 +146,46 @@ def test_arguments_reach_the_parameters():
         worker_python='/opt/py',
         checkpoint='/w',
         use_sim_time='true',
-        cfg='2',
+        guidance_scale='2',
         camera_hz='30',
     )
     assert values['/**/policy']['devices'] == ['cuda:0', 'cuda:1']
     assert values['/**/policy']['worker_python'] == '/opt/py'
-    assert repr(values['/**/policy']['cfg']) == '2.0'
+    assert repr(values['/**/policy']['guidance_scale']) == '2.0'
     assert repr(values['/**/sim']['camera_hz']) == '30.0'
     assert (values['/**/sim']['image_width'], values['/**/sim']['image_height']) == (640, 480)
     assert values['/**']['use_sim_time'] is True and values['/**/sim']['publish_clock'] is True
+
+
+def read_launch_configurations(**given):
+    """Return the launch configurations after the part of the stack that handles arguments."""
+    context = LaunchContext()
+    context.launch_configurations.update(given)
+    for entity in load_launch_description(STACK).entities:
+        is_argument = isinstance(entity, DeclareLaunchArgument)
+        if isinstance(entity, OpaqueFunction) or (is_argument and entity.name != 'params_file'):
+            entity.visit(context)
+    return context.launch_configurations
+
+
+def test_old_launch_arguments_work_with_a_warning(monkeypatch, caplog):
+    caplog.set_level('WARNING')
+    monkeypatch.setattr(logging.getLogger('launch'), 'propagate', True)
+    given = read_launch_configurations(
+        cfg='2.0', flavour='openpi_yam', record_folder='/old', record_dir='/new'
+    )
+    assert (given['guidance_scale'], given['server_profile']) == ('2.0', 'openpi_yam')
+    assert given['record_dir'] == '/new' == given['record_folder']
+    for old_name, new_name in (('cfg', 'guidance_scale'), ('flavour', 'server_profile')):
+        assert f'argument {old_name} is deprecated' in caplog.text
+        assert f'use {new_name}' in caplog.text
+
+
+def test_a_copy_of_the_configuration_may_use_old_argument_names(caplog):
+    caplog.set_level('WARNING')
+    given = read_launch_configurations(guidance_scale='3.0')
+    assert given['cfg'] == '3.0' and given['record_folder'] == 'episodes'
+    assert 'deprecated' not in caplog.text
 
 
 # --- bring-up and end, with a fake node under the stack's own handlers ---
@@ -193,7 +230,8 @@ LAUNCH = textwrap.dedent("""
                          name='fake', namespace='test_bringup', output='screen',
                          on_exit=stack.on_node_exit)
     service = LaunchService()
-    service.include_launch_description(LaunchDescription([*stack.make_lifecycle_handlers(node, 'fake'), node]))
+    service.include_launch_description(LaunchDescription(
+        [*stack.make_lifecycle_handlers(node, 'fake'), node]))
     sys.exit(service.run())
 """)
 
@@ -283,9 +321,9 @@ def test_ctrl_c_breaks_nothing_off_that_the_launch_does():
 @pytest.mark.parametrize(
     ('behaviour', 'code', 'words'),
     [
-        ('refuses configure', 1, 'fake refused to start, see its message'),
-        ('refuses activate', 1, 'fake refused to start, see its message'),
-        ('dies in activate', 1, 'died with exit code 3, see its last messages'),
+        ('refuses configure', 1, 'fake failed to start, see its log messages'),
+        ('refuses activate', 1, 'fake failed to start, see its log messages'),
+        ('dies in activate', 1, 'exited with code 3, see its last messages'),
         ('leaves', 0, 'was required: shutting down'),
     ],
 )

@@ -129,7 +129,7 @@ def collect_node_permissions(robot: str, episodes_dir: Path) -> dict[str, Permis
                 '-p',
                 'use_deadman:=true',
                 '-p',
-                f'folder:={episodes_dir}',
+                f'output_dir:={episodes_dir}',
             ],
         )
         node = kind(context=context)

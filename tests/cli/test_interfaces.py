@@ -37,7 +37,7 @@ echo = node.create_publisher(ActionChunk, 'chunk_back', 1)
 node.create_subscription(ActionChunk, 'chunk', echo.publish, 1)
 
 def start(request, response):
-    response.success, response.episode = True, request.instruction + '/' + request.labels[0]
+    response.success, response.episode_name = True, request.instruction + '/' + request.labels[0]
     return response
 
 def run(goal):
@@ -45,7 +45,7 @@ def run(goal):
     end = time.monotonic() + goal.request.time_limit
     while time.monotonic() < end:
         # again and again: the client's subscription may not have been discovered yet
-        goal.publish_feedback(RunInstruction.Feedback(elapsed=0.5, chunks=3))
+        goal.publish_feedback(RunInstruction.Feedback(elapsed=0.5, chunks_published=3))
         if goal.is_cancel_requested:
             goal.canceled()
             return Result(outcome=Result.CANCELED, message=goal.request.instruction)
@@ -128,7 +128,7 @@ def test_a_service_answers(node):
     spin_until(node, client.service_is_ready)
     request = StartEpisode.Request(instruction='pick', labels=['who=me', 'x=y'])
     response = wait_for_result(node, client.call_async(request))
-    assert (response.success, response.episode) == (True, 'pick/who=me')
+    assert (response.success, response.episode_name) == (True, 'pick/who=me')
 
 
 def test_an_action_gives_feedback_until_it_is_cancelled_and_a_result(node):
@@ -143,7 +143,7 @@ def test_an_action_gives_feedback_until_it_is_cancelled_and_a_result(node):
     )
     assert goal.accepted
     spin_until(node, lambda: heard)
-    assert heard[0].feedback == RunInstruction.Feedback(elapsed=0.5, chunks=3)
+    assert heard[0].feedback == RunInstruction.Feedback(elapsed=0.5, chunks_published=3)
     assert wait_for_result(node, goal.cancel_goal_async()).goals_canceling
     result = wait_for_result(node, goal.get_result_async()).result
     assert (result.outcome, result.message) == (RunInstruction.Result.CANCELED, 'pick')
@@ -160,7 +160,7 @@ def test_the_command_line_knows_our_types(node):
     ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert result.returncode == 0, result.stderr
-    assert "episode='pick/a=b'" in result.stdout
+    assert "episode_name='pick/a=b'" in result.stdout
 
 
 def test_goals_can_be_sent_from_the_command_line(node):

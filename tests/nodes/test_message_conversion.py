@@ -248,7 +248,7 @@ def test_chunk_message_and_back(horizon, count, stamp_ns):
     assert np.array_equal(back.targets, sent.targets)
     assert np.array_equal(back.reference, sent.reference)
     assert back.timings_ms == sent.timings_ms
-    assert message_conversion.to_ns(msg.ready) == stamp_ns + 1 and not msg.trained
+    assert message_conversion.to_ns(msg.inference_end_stamp) == stamp_ns + 1 and not msg.trained
     assert msg.header.frame_id == 'yam'
 
 
@@ -264,7 +264,7 @@ CHUNK = types.Chunk(1, 's', 1, 0.1, ('a', 'b'), np.zeros((3, 2)), np.zeros(2), '
         ('reference_positions', [0.0], 'reference has shape'),
         ('step_dt', 0.0, 'step_dt is 0.0'),
         ('step_dt', float('nan'), 'step_dt is nan'),
-        ('timing_names', [], '1 timings for 0 names'),
+        ('stage_names', [], '1 timings for 0 names'),
     ],
 )
 def test_broken_chunks_are_refused(field, value, complaint):

@@ -25,6 +25,13 @@ class ProbeParams:
     scales: tuple[float, ...] = parameter((0.5, 1.0), 'a list of numbers', low=0.0, high=1.0)
     on: bool = parameter(False, 'a switch')
     devices: tuple[str, ...] = parameter(('cpu',), 'where', pattern=r'cpu|cuda:\d+')
+    update: str = parameter(
+        'new',
+        'when',
+        choices=('new', 'other'),
+        deprecated_name='old_update',
+        deprecated_values={'old': 'new', 'old_other': 'other'},
+    )
     __post_init__ = parameters.validate_fields
 
 
@@ -106,6 +113,36 @@ def test_descriptors_say_unit_range_and_choices(node):
     assert rate.additional_constraints == ''
 
 
+@pytest.mark.parametrize(
+    ('node', 'value', 'warnings'),
+    [
+        ([], 'new', []),
+        (['old_update:=other'], 'other', ['parameter old_update', 'use update']),
+        (['update:=old_other'], 'other', ["value 'old_other'", "use 'other'"]),
+        (
+            ['old_update:=old_other'],
+            'other',
+            ['parameter old_update', 'use update', "value 'old_other'", "use 'other'"],
+        ),
+        (['old_update:=old', 'update:=other'], 'other', ['parameter old_update']),
+    ],
+    indirect=['node'],
+)
+def test_old_names_and_values_work_with_a_warning(node, value, warnings, capfd):
+    assert parameters.read(node, ProbeParams).update == value
+    assert not node.has_parameter('old_update')
+    log = capfd.readouterr().err
+    assert all(text in log for text in warnings) and bool(warnings) == ('deprecated' in log), log
+
+
+def test_an_old_value_is_accepted_at_run_time(node):
+    seen = []
+    parameters.read(node, ProbeParams)
+    parameters.add_on_change_callback(node, ProbeParams, lambda: False, seen.append)
+    assert set_parameter(node, 'update', 'old_other').successful
+    assert seen[-1].update == 'other' == parameters.read(node, ProbeParams).update
+
+
 def set_parameter(node, name, value):
     return node.set_parameters([Parameter(name, value=value)])[0]
 
@@ -142,6 +179,16 @@ def test_every_parameter_of_every_node_is_described(node, kind):
         if field.name.endswith('_hz'):
             assert '[Hz]' in descriptor.description
     assert defaults == kind()
+
+
+@pytest.mark.parametrize('node', [['mode:=reference', 'cfg:=2.0', 'window:=slide']], indirect=True)
+def test_the_old_names_of_policy_node_are_accepted(node):
+    params = parameters.read(node, PolicyParams)
+    assert (params.memory_update, params.guidance_scale, params.kv_window) == (
+        'released',
+        2.0,
+        'slide',
+    )
 
 
 def test_nothing_moves_a_real_robot_by_default():

@@ -158,9 +158,9 @@ def test_a_robot_to_the_stack(robot: SimNodeProcess) -> None:
         lambda: robot.wait_newest('/sim/status').trajectories_rejected == 1, 'the rejection'
     )
     status = robot.wait_newest('/sim/status')
-    assert status.trajectories == 1
-    assert 0.0 < max(status.velocity_ratio) < 1.0
-    assert max(status.tracking_error) < 0.02
+    assert status.trajectories_accepted == 1
+    assert 0.0 < max(status.max_velocity_ratio) < 1.0
+    assert max(status.max_tracking_error) < 0.02
 
     client = robot.node.create_client(Trigger, '/sim/reset')
     robot.wait_until(client.service_is_ready, 'the reset service')

@@ -75,9 +75,9 @@ def test_a_dark_camera_stops_the_queries_and_light_starts_them(running):
     watch.wait(lambda: watch.policy.state_name == 'STALE_OBSERVATION')
     assert camera.key in watch.policy.reason and 'limit 0.2 s' in watch.policy.reason
     watch.wait_motion('HOLDING')
-    chunks = watch.policy.chunks
+    chunks = watch.policy.chunks_published
     watch.wait_rest()
-    assert watch.policy.chunks == chunks
+    assert watch.policy.chunks_published == chunks
     relay.enabled = True
     watch.wait_running()
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
@@ -88,8 +88,8 @@ def test_without_motion_node_the_controllers_come_to_rest_and_a_new_one_goes_on(
     nodes['motion'].send_signal(signal.SIGKILL)
     nodes['motion'].wait()
     watch.wait_rest(2.0)
-    chunks = watch.policy.chunks
-    watch.wait(lambda: watch.policy.chunks > chunks + 3, 'policy went silent')
+    chunks = watch.policy.chunks_published
+    watch.wait(lambda: watch.policy.chunks_published > chunks + 3, 'policy went silent')
     nodes['motion'] = started(
         'wam_policy.nodes.motion.motion_node', *NODE_ARGUMENTS, '-p', 'enable_motion:=true'
     )

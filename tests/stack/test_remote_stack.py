@@ -41,7 +41,7 @@ class RemoteStack:
             'camera_size:=160x120',
             'backend:=remote',
             'record:=manual',
-            f'record_folder:={folder}',
+            f'record_dir:={folder}',
             f'server:=ws://127.0.0.1:{self.port}',
         )
 
@@ -82,7 +82,9 @@ def test_the_server_moves_the_robot_in_its_own_rhythm(stage):
     watch.publish_instruction('lift the cup')
     wait_until_following(stage)
     start = watch.joint_state.position
-    watch.wait(lambda: np.abs(watch.joint_state.position - start).max() > SWAY_RAD / 4, 'no motion')
+    watch.wait(
+        lambda: np.abs(watch.joint_state.position - start).max() > SWAY_RAD / 4, 'no motion'
+    )
     watch.wait(lambda: len(stage.server.observations) > 2, 'asked once only')
     assert [len(shown[view]) for _, shown in stage.server.observations[:3]] == [1, 4, 4]
     assert {prompt for prompt, _ in stage.server.observations} == {'lift the cup'}
@@ -130,7 +132,7 @@ def test_the_episode_survives_all_of_it(stage):
     watch.wait_motion('HOLDING')
     ended = watch.call_service(StopEpisode, 'recorder/stop', 30.0, keep=True)
     assert ended.success, ended.message
-    folder = stage.folder / ended.episode
+    folder = stage.folder / ended.episode_name
     assert (folder / bag_folder.METADATA_FILE).exists() and bag_folder.find_interrupted(
         stage.folder
     ) == []
@@ -148,7 +150,11 @@ def test_the_episode_survives_all_of_it(stage):
     first = states.index('RUNNING')
     assert 'HOLDING' in states[first:] and states[first:].count('RUNNING') >= 2
     assert (
-        max(*watch.sim.velocity_ratio, *watch.sim.acceleration_ratio, *watch.sim.jerk_ratio)
+        max(
+            *watch.sim.max_velocity_ratio,
+            *watch.sim.max_acceleration_ratio,
+            *watch.sim.max_jerk_ratio,
+        )
         <= 1.0 + 1e-6
     )
 

@@ -39,7 +39,7 @@ def running(stack):
     watch.jumps.clear()
     yield stack
     assert not watch.jumps
-    assert max(watch.sim.velocity_ratio) <= 1.0 + 1e-6
+    assert max(watch.sim.max_velocity_ratio) <= 1.0 + 1e-6
 
 
 def ros2(*arguments):
@@ -138,7 +138,9 @@ def test_a_wrong_chunk_is_rejected_whole_and_said_so(running, spoil, words):
     watch.motion_reasons.clear()
     inject.publish(chunk)
     watch.wait(lambda: watch.motion.chunks_rejected > rejected)
-    watch.wait(lambda: any(words in reason for reason in watch.motion_reasons), f'{words} not named')
+    watch.wait(
+        lambda: any(words in reason for reason in watch.motion_reasons), f'{words} not named'
+    )
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
     watch.node.destroy_publisher(inject)
 
@@ -165,7 +167,7 @@ def test_an_e_stop_stays_until_it_is_reset(running):
 
 def test_ctrl_c_ends_every_node_with_status_0(stack):
     launch, watch = stack
-    assert max(*watch.sim.acceleration_ratio, *watch.sim.jerk_ratio) <= 1.0 + 1e-6
+    assert max(*watch.sim.max_acceleration_ratio, *watch.sim.max_jerk_ratio) <= 1.0 + 1e-6
     os.kill(launch.pid, signal.SIGINT)
     watch.wait(lambda: launch.returncode is not None, 'the launch does not end')
     assert launch.returncode == 0, launch.read_log_tail()

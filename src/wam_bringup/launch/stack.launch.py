@@ -1,7 +1,7 @@
-"""The stack in reading order; agibot_g1.launch.py and yam.launch.py choose the robot.
+"""Launch the stack; agibot_g1.launch.py and yam.launch.py choose the robot.
 
-Arguments only choose: every parameter, with its meaning, stands in config/stack.yaml. A node that
-cannot be configured or dies ends the whole launch with exit code 1 and the reason.
+Arguments only choose among values: every parameter is documented in config/stack.yaml. A node that
+fails to configure or exits with an error ends the whole launch with exit code 1 and the reason.
 """
 
 import os
@@ -19,6 +19,7 @@ from launch.conditions import IfCondition, UnlessCondition
 from launch.event_handlers import OnProcessStart
 from launch.events import matches_action
 from launch.events.process import ProcessExited
+from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
@@ -30,6 +31,12 @@ from lifecycle_msgs.msg import Transition
 BOOLEANS = ['true', 'false']
 SIM = LaunchConfiguration('sim')
 NAMESPACE = LaunchConfiguration('namespace')
+# old name -> new name, accepted for one release
+DEPRECATED_ARGUMENTS = {
+    'flavour': 'server_profile',
+    'cfg': 'guidance_scale',
+    'record_folder': 'record_dir',
+}
 RECORDER_ENABLED = NotEqualsSubstitution(LaunchConfiguration('record'), 'false')
 
 
@@ -46,50 +53,50 @@ def generate_launch_description() -> LaunchDescription:
             'enable_motion',
             choices=BOOLEANS,
             default_value=SIM,
-            description='Let the robot move; otherwise motion only publishes what it would do. '
+            description='Let the robot move; otherwise motion_node only publishes a dry run. '
             'True in simulation, false on a real robot',
         ),
         DeclareLaunchArgument(
             'backend',
             default_value='local',
             choices=['local', 'remote'],
-            description='Who predicts: workers on this machine, or a policy server elsewhere',
+            description='Where inference runs: workers on this machine, or a policy server',
         ),
         DeclareLaunchArgument(
             'server',
             default_value='',
-            description='Address of the policy server, ws://host:port. Its token, if it wants '
+            description='Address of the policy server, ws://host:port. Its token, if it requires '
             'one, is read from the environment variable WAM_TOKEN',
         ),
         DeclareLaunchArgument(
-            'flavour',
+            'server_profile',
             default_value='',
-            description='How the server wants to be spoken to: dreamzero_agibot, openpi_yam, ..., '
-            "or a .yaml file. Empty: the DreamZero protocol in the robot's keys",
+            description='Wire format of the policy server: dreamzero_agibot, openpi_yam, ..., '
+            "or a .yaml file. Empty: the DreamZero protocol with the robot's keys",
         ),
         DeclareLaunchArgument(
             'checkpoint',
             default_value='mini',
-            description='Weights: a folder, mini for the model that came along, or preset:<name> '
-            'for one with random weights',
+            description='Weights: a folder, mini for the shipped model, or preset:<name> for '
+            'random weights',
         ),
         DeclareLaunchArgument(
             'devices',
             default_value='cpu,cpu',
-            description='One device per worker, cpu or cuda:<n>, separated by commas. Two share '
-            'the branches of the guidance, one does both',
+            description='One device per worker, cpu or cuda:<n>, separated by commas. Two run one '
+            'branch of the guidance each, one runs both',
         ),
         DeclareLaunchArgument(
-            'cfg',
+            'guidance_scale',
             default_value='0.0',
-            description='Scale of the classifier-free guidance, 1.0 to 20.0. 1.0 is off; 0.0: '
-            'what the checkpoint advises, else 5.0',
+            description='Scale of the classifier-free guidance, 1.0 to 20.0. 1.0 disables it; '
+            '0.0: the default of the checkpoint, else 5.0',
         ),
         DeclareLaunchArgument(
             'steps',
             default_value='0',
-            description='Denoising steps per query, 0 to 100, each a call of the network; 0: what '
-            'the checkpoint advises, else the recipe in the parameters',
+            description='Denoising steps per query, 0 to 100, each a network evaluation; 0: the '
+            'default of the checkpoint, else that of the sampler',
         ),
         DeclareLaunchArgument(
             'seed',
@@ -99,19 +106,19 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'worker_python',
             default_value='',
-            description='Python interpreter of the workers, if torch lives in an environment of '
-            'its own. Empty: the one of the nodes',
+            description='Python interpreter of the workers, if torch is installed in a separate '
+            'environment. Empty: that of the nodes',
         ),
         DeclareLaunchArgument(
             'camera_size',
             default_value='320x240',
             choices=['160x120', '320x240', '640x480'],
-            description='Size of the simulated pictures in pixels',
+            description='Size of the simulated images in pixels',
         ),
         DeclareLaunchArgument(
             'camera_hz',
             default_value='15.0',
-            description='Simulated pictures per second and camera, 1.0 to 60.0',
+            description='Simulated images per second and camera, 1.0 to 60.0',
         ),
         DeclareLaunchArgument(
             'viewer',
@@ -123,13 +130,13 @@ def generate_launch_description() -> LaunchDescription:
             'record',
             default_value='false',
             choices=['false', 'true', 'manual'],
-            description='Record an episode for every instruction, or, with manual, when the '
-            'services or the action of the recorder ask for one',
+            description='Record an episode for every instruction, or, with manual, when a '
+            'service or the action of the recorder requests one',
         ),
         DeclareLaunchArgument(
-            'record_folder',
+            'record_dir',
             default_value='episodes',
-            description='Folder of the episodes, one bag each; nothing else is written',
+            description='Folder of the episodes, one bag each; nothing else is written there',
         ),
         DeclareLaunchArgument(
             'namespace',
@@ -153,7 +160,7 @@ def generate_launch_description() -> LaunchDescription:
             default_value=PathJoinSubstitution(
                 [FindPackageShare('wam_bringup'), 'config', 'stack.yaml']
             ),
-            description='Parameters of all nodes. A copy may fix what the arguments choose',
+            description='Parameters of all nodes. A copy may fix values that arguments choose',
         ),
     ]
     common = {
@@ -195,11 +202,13 @@ def generate_launch_description() -> LaunchDescription:
         condition=IfCondition(RECORDER_ENABLED),
         **common,
     )
-    # the handlers come first: a fast node must not start before anyone listens
+    # the handlers come first: a fast node must not start before they are registered
     return LaunchDescription(
         [
             OpaqueFunction(function=ignore_keyboard_interrupt),
+            OpaqueFunction(function=replace_deprecated_arguments),
             *arguments,
+            OpaqueFunction(function=set_deprecated_arguments),
             *make_lifecycle_handlers(stream, 'stream'),
             *make_lifecycle_handlers(motion, 'motion'),
             *make_lifecycle_handlers(policy, 'policy'),
@@ -213,11 +222,30 @@ def generate_launch_description() -> LaunchDescription:
     )
 
 
-def ignore_keyboard_interrupt(context: LaunchContext) -> None:
-    """Let Ctrl-C reach launch in its own way only, which is a descriptor that its loop reads.
+def replace_deprecated_arguments(context: LaunchContext) -> None:
+    """Accept launch arguments under their old names, with a warning that names the new one."""
+    given = context.launch_configurations
+    for old_name, new_name in DEPRECATED_ARGUMENTS.items():
+        if old_name in given:
+            get_logger('launch').warning(
+                f'launch argument {old_name} is deprecated and will be removed in the next '
+                f'release: use {new_name}'
+            )
+            given.setdefault(new_name, given[old_name])
 
-    Python's handler raises KeyboardInterrupt as well, in the middle of whatever the loop does.
-    Where that was about to wake a task, launch waited for ever and every node ran on.
+
+def set_deprecated_arguments(context: LaunchContext) -> None:
+    """Keep $(var OLD_NAME) valid in copies of config/stack.yaml that still use it."""
+    given = context.launch_configurations
+    for old_name, new_name in DEPRECATED_ARGUMENTS.items():
+        given[old_name] = given[new_name]
+
+
+def ignore_keyboard_interrupt(context: LaunchContext) -> None:
+    """Let only the file descriptor that launch's event loop reads report Ctrl-C.
+
+    Python's handler also raises KeyboardInterrupt, at any point of the loop. Where that happened
+    just before a task was woken, launch waited forever and every node kept running.
     """
     signal.signal(signal.SIGINT, lambda *_: None)
 
@@ -242,7 +270,7 @@ def make_lifecycle_handlers(node: LifecycleNode, node_name: str) -> list[Registe
         )
 
     refused = OpaqueFunction(
-        function=fail_launch, args=[f'{node_name} refused to start, see its message']
+        function=fail_launch, args=[f'{node_name} failed to start, see its log messages']
     )
     return [
         RegisterEventHandler(
@@ -259,18 +287,18 @@ def make_lifecycle_handlers(node: LifecycleNode, node_name: str) -> list[Registe
 
 
 def fail_launch(context: LaunchContext, reason: str) -> None:
-    """End the launch with exit code 1, which launch offers for exceptions only."""
+    """End the launch with exit code 1; launch does that for exceptions only."""
     if not context.is_shutdown:
         raise RuntimeError(reason)
 
 
 def on_node_exit(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
-    """End the launch with the node: half a stack must not look like a whole one."""
+    """End the launch when a node exits: half a stack must not look like a whole one."""
     if context.is_shutdown:
         return []
     if event.returncode:
         fail_launch(
             context,
-            f'{event.process_name} died with exit code {event.returncode}, see its last messages',
+            f'{event.process_name} exited with code {event.returncode}, see its last messages',
         )
     return [Shutdown(reason=f'{event.process_name} ended')]

@@ -3,10 +3,6 @@
 Three threads: physics (paced by the wall clock), pictures (owns OpenGL), and the executor.
 """
 
-import faulthandler
-import gc
-import os
-import signal
 import sys
 import threading
 import time
@@ -18,12 +14,9 @@ import mujoco
 import numpy as np
 import rclpy
 from control_msgs.msg import JointTrajectoryControllerState
-from rclpy.exceptions import ParameterException
-from rclpy.experimental import EventsExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
@@ -33,12 +26,16 @@ from trajectory_msgs.msg import JointTrajectory
 from wam_msgs.msg import SimStatus
 from wam_msgs.srv import BeginEpisode
 from wam_policy.core.statistics import EventRate
-from wam_sim import messages, params, viewer
+from wam_policy.nodes import parameters
+from wam_policy.nodes.message_conversion import image_to_msg, joint_state_to_msg, time_to_msg
+from wam_policy.nodes.motion.control_loop import set_realtime_priority
+from wam_policy.nodes.run_node import run_node
+from wam_sim import messages, viewer
+from wam_sim.params import SimParams
 from wam_sim.physics import scene as scenes
 from wam_sim.physics import sim_robot
 from wam_sim.physics.cameras import compute_intrinsics
 from wam_sim.physics.simulation import STEP_NS, Simulation, update_kinematics
-from wam_sim.priority import set_realtime_priority
 from wam_sim.realtime_runner import STEPS_PER_BATCH, RealtimeRunner
 from wam_sim.tasks import task_families
 from wam_sim.tasks.success_monitor import SuccessMonitor, validate_goal
@@ -55,8 +52,8 @@ RATE_WINDOW_NS = 3_000_000_000
 # A trajectory must reach physics before its switch, 30 ms ahead: a thread that draws or publishes
 # pictures gives way this soon.
 SWITCH_INTERVAL_S = 0.0005
-CHECK_PERIOD_S = 0.1  # how late a signal or a dead thread may be seen
-SHUTDOWN_TIMEOUT_S = 8.0  # launch kills after 10 s: before that, the stacks tell what hangs
+CHECK_PERIOD_S = 0.1  # how late the end of a thread may be noticed
+REALTIME_PRIORITY = 5  # below the control loops, so that late setpoints come from the stack alone
 
 
 class SimNode(Node):
@@ -64,7 +61,9 @@ class SimNode(Node):
 
     def __init__(self, **node_options: Any) -> None:
         super().__init__('sim', **node_options)
-        self.params = params.declare_parameters(self)
+        self.params = parameters.read(self, SimParams)
+        # no parameter is dynamic: every change is refused
+        parameters.add_on_change_callback(self, SimParams, lambda: True, lambda _: None)
         self.robot = sim_robot.load(self.params.robot)
         self.embodiment = self.robot.embodiment
         # Physics time is paced by the monotonic clock; its zero is the wall clock at the start,
@@ -73,10 +72,10 @@ class SimNode(Node):
         size = (self.params.image_width, self.params.image_height)
         simulation = Simulation(
             self.robot,
-            task=self.params.task,
+            task=self.params.task_family,
             seed=self.params.seed,
             image_size=size,
-            task_split=self.params.combinations,
+            task_split=self.params.task_split,
             defer_mark=True,
         )
         self._success_monitor = SuccessMonitor((simulation.task,), simulation.start)
@@ -97,6 +96,7 @@ class SimNode(Node):
         self._publish_task(simulation)
         self.runner.start()
         self._camera_thread.start()
+        self.create_timer(CHECK_PERIOD_S, self.raise_thread_errors)
         self.get_logger().info(
             f'{self.embodiment.title}: scene {self.params.seed}, "{simulation.task.instruction}"'
         )
@@ -194,15 +194,15 @@ class SimNode(Node):
             try:
                 goals = tuple(
                     validate_goal(
-                        task_families.Task(goal.family, '', goal.slot, goal.side, goal.onto)
+                        task_families.Task(goal.task_family, '', goal.slot, goal.side, goal.target)
                     )
                     for goal in request.goals
                 )
                 response.success = simulation.reset(
                     request.seed,
                     keep_arms=True,
-                    task=request.family,
-                    task_split=request.combinations,
+                    task=request.task_family,
+                    task_split=request.task_split,
                 )
             except ValueError as error:
                 response.message = str(error)
@@ -219,9 +219,9 @@ class SimNode(Node):
     def _has_task(self, episode: int) -> bool:
         """Tell whether the scene has what the task needs; few lack it."""
         return task_families.is_available(
-            self.params.task,
+            self.params.task_family,
             scenes.sample_scene(self.robot, self.params.seed + episode),
-            self.params.combinations,
+            self.params.task_split,
         )
 
     def on_reset_metrics(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -236,9 +236,9 @@ class SimNode(Node):
         self._batches += 1
         now_ns = simulation.now_ns
         if self._clock_out is not None:
-            self._clock_out.publish(Clock(clock=messages.make_stamp(now_ns)))
+            self._clock_out.publish(Clock(clock=time_to_msg(now_ns)))
         joints = simulation.joint_state()
-        self._joints.publish(messages.make_joint_state(joints))
+        self._joints.publish(joint_state_to_msg(joints))
         if self._batches % BATCHES_PER_STATE == 0:
             self._publish_controller_states(simulation, joints)
         reached = self._success_monitor.update(simulation.state(), now_ns)
@@ -267,26 +267,26 @@ class SimNode(Node):
             robot=self.embodiment.name,
             sim_time=self._batches * BATCH_NS / 1e9,
             real_time_factor=self.runner.pacer.real_time_factor,
-            task=simulation.task.family,
+            task_family=simulation.task.family,
             instruction=simulation.task.instruction,
             success=simulation.is_success,
             goals_reached=[at is not None for at in self._success_monitor.reached_ns],
-            goals_stamp=[messages.make_stamp(at or 0) for at in self._success_monitor.reached_ns],
-            episode=self._episode,
+            goals_reached_stamp=[time_to_msg(at or 0) for at in self._success_monitor.reached_ns],
+            episode_index=self._episode,
             camera_names=list(self._rates),
             camera_rate_hz=[rate.hz(wall_ns) for rate in list(self._rates.values())],
             render_ms=float(np.mean(list(self._render_ms))),
             joint_names=list(self.embodiment.commanded),
-            velocity_ratio=ratios['velocity'],
-            acceleration_ratio=ratios['acceleration'],
-            jerk_ratio=ratios['jerk'],
-            step=executed.step.tolist(),
-            measured_velocity_ratio=ratios['measured_velocity'],
-            tracking_error=executed.tracking_error.tolist(),
-            trajectories=simulation.controllers.accepted,
+            max_velocity_ratio=ratios['velocity'],
+            max_acceleration_ratio=ratios['acceleration'],
+            max_jerk_ratio=ratios['jerk'],
+            max_setpoint_step=executed.step.tolist(),
+            max_measured_velocity_ratio=ratios['measured_velocity'],
+            max_tracking_error=executed.tracking_error.tolist(),
+            trajectories_accepted=simulation.controllers.accepted,
             trajectories_rejected=simulation.controllers.rejected,
         )
-        status.header.stamp = messages.make_stamp(simulation.now_ns)
+        status.header.stamp = time_to_msg(simulation.now_ns)
         return status
 
     def _publish_task(
@@ -330,7 +330,7 @@ class SimNode(Node):
         size: tuple[int, int],
     ) -> None:
         for camera, rgb, matrix in zip(self.embodiment.cameras, images, matrices, strict=True):
-            self._images[camera.key].publish(messages.make_image(camera, now_ns, rgb))
+            self._images[camera.key].publish(image_to_msg(rgb, now_ns, camera.frame_id))
             self._camera_infos[camera.key].publish(
                 messages.make_camera_info(camera, now_ns, matrix, size)
             )
@@ -346,55 +346,20 @@ class SimNode(Node):
         return viewer.open_viewer(self.robot, model, data)
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run until SIGINT or SIGTERM, then leave with exit code 0; 1 says that something failed."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    set_realtime_priority()
-    # our own handlers: rclpy's would invalidate publishers while two threads still use them
-    # Neither an Event nor a blocking wait: a signal in the middle of an Event's `wait` or `set`
-    # waits for itself in `set`, and one just before a wait begins wakes nobody.
-    asked: list[object] = []
-
-    def on_signal(*reason: object) -> None:
-        asked.append(reason)
-        if len(asked) == 1:  # impatience does not put it off
-            faulthandler.dump_traceback_later(SHUTDOWN_TIMEOUT_S, exit=True)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+def make_node() -> SimNode:
+    """Return the node; wrong parameters are logged and end the process with status 1."""
     try:
-        node = SimNode()
-    except (ValueError, ParameterException) as error:
+        return SimNode()
+    except ValueError as error:
         get_logger('sim').fatal(str(error))
         rclpy.try_shutdown()
         sys.exit(1)
-    gc.collect()
-    gc.freeze()  # walking 85,000 objects keeps joint states for 50 ms
-    executor = EventsExecutor()
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, name='executor')
-    thread.start()
-    status = 0
-    try:
-        while not asked:
-            node.raise_thread_errors()
-            time.sleep(CHECK_PERIOD_S)
-    except RuntimeError as error:
-        node.get_logger().fatal(f'{error}: {error.__cause__!r}')
-        status = 1
-    finally:
-        executor.shutdown(timeout_sec=0)
-        thread.join()
-        node.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
-        # Ctrl-C reaches a launched node twice, and an ending interpreter would die of the second
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # the rest takes an interpreter apart: seconds on a busy machine
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run until SIGINT or SIGTERM and exit with status 0; 1 if something failed."""
+    set_realtime_priority(REALTIME_PRIORITY, SWITCH_INTERVAL_S)
+    run_node(make_node, args)
 
 
 if __name__ == '__main__':

@@ -75,7 +75,7 @@ class MotionTestBench:
         new(Bool, 'estop', lambda msg: self.estops.append(msg.data), qos.LATCHED)
         new(
             JointTrajectory,
-            'motion/would_command',
+            'motion/dry_run_trajectory',
             self.dry_run_trajectories.append,
             qos.TRAJECTORY,
         )
@@ -252,7 +252,7 @@ def stage():
 @pytest.fixture
 def tracking(stage):
     """Give a node that follows chunks at full speed."""
-    stage[1].chunks_on = True
+    stage[1].chunks_enabled = True
     stage[1].wait_state('TRACKING')
     return stage
 
@@ -264,7 +264,7 @@ def test_chunks_become_motion_inside_every_limit(tracking):
     status = bench.status
     bench.check_motion()
     assert status.enabled and not status.dry_run and status.chunks_rejected == 0
-    assert status.underruns == 0 and status.late_chunks == 0
+    assert status.underruns == 0 and status.chunks_late == 0
     assert 0 < status.max_jerk_ratio <= 1.0 and 0 < status.max_step < 0.02
     assert 0 < status.chunk_age_ms < 400 and status.rows_left > 5
     travelled = np.ptp([motion[0] for _, motion in bench.setpoint_history[began:]], axis=0)
@@ -326,8 +326,12 @@ def test_a_flawed_chunk_is_rejected_whole_with_its_reason(tracking, changes, wor
 def test_a_policy_that_pauses_stops_the_robot_before_its_chunk_ends(tracking):
     _, bench = tracking
     bench.chunks_enabled = False
-    bench.policy_status_publisher.publish(PolicyStatus(state=PolicyStatus.RUNNING, state_name='RUNNING'))
-    bench.policy_status_publisher.publish(PolicyStatus(state=PolicyStatus.IDLE, reason='no instruction'))
+    bench.policy_status_publisher.publish(
+        PolicyStatus(state=PolicyStatus.RUNNING, state_name='RUNNING')
+    )
+    bench.policy_status_publisher.publish(
+        PolicyStatus(state=PolicyStatus.IDLE, reason='no instruction')
+    )
     bench.wait(lambda: bench.status.state_name == 'HOLDING')
     assert 'no instruction' in bench.status.reason and bench.status.underruns == 0
     bench.check_motion()
@@ -362,7 +366,7 @@ def test_a_chunk_into_the_table_stops_above_it(tracking):
         rows[:, joint] = here[joint] + np.linspace(0.0, 0.25, 24)
         bench.publish_chunk(targets=rows)
         time.sleep(0.14)
-    assert bench.status.contacts_ahead > 3
+    assert bench.status.predicted_collisions > 3
     assert any(
         status.reason.startswith('contact ahead: left_') and 'table' in status.reason
         for status in bench.statuses
@@ -396,7 +400,7 @@ def test_an_arm_that_pushes_too_hard_trips_a_latched_stop(tracking):
 @pytest.fixture
 def reporting(stage):
     """Give a node that follows chunks and hears what its controllers follow."""
-    stage[1].reporting = stage[1].chunks_on = True
+    stage[1].reports_enabled = stage[1].chunks_enabled = True
     stage[1].wait_state('TRACKING')
     return stage
 

@@ -33,7 +33,7 @@ from wam_policy.workers.supervisor import WorkerSpec
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 ROBOT = embodiment.load_embodiment('yam')
-STUB_WORKER = Path(__file__).parents[1] / 'nodes' / 'toy_worker.py'
+STUB_WORKER = Path(__file__).parents[1] / 'toy_worker.py'
 OUTCOME = RunInstruction.Result
 
 
@@ -146,7 +146,7 @@ def stage(monkeypatch):
 
 @pytest.fixture
 def running(stage):
-    stage[1].say('lift the cup')
+    stage[1].publish_instruction('lift the cup')
     stage[1].wait_running()
     return stage
 
@@ -158,11 +158,11 @@ def test_chunks_carry_what_the_motion_side_checks(running):
     assert chunk.names == ROBOT.commanded and chunk.embodiment_hash == ROBOT.config_hash
     assert chunk.targets.shape == (24, 14) and not bench.chunks[-1].trained
     np.testing.assert_allclose(chunk.targets[0], ROBOT.home_positions(ROBOT.commanded))
-    assert list(chunk.timings_ms) == ['receive', 'wait', 'denoise', 'transport']
+    assert list(chunk.timings_ms) == ['image_transport', 'queue', 'denoise', 'transport']
     numbers = [c.sequence for c in bench.chunks]
     assert numbers == sorted(set(numbers))
     assert all(
-        message_conversion.to_ns(c.header.stamp) <= message_conversion.to_ns(c.ready)
+        message_conversion.to_ns(c.header.stamp) <= message_conversion.to_ns(c.inference_end_stamp)
         for c in bench.chunks
     )
 
@@ -171,16 +171,27 @@ def test_the_status_is_whole_and_honest(running):
     _, bench = running
     bench.wait(lambda: bench.status.kv_commits >= 3)
     status = bench.status
-    assert (status.robot, status.instruction, status.mode) == ('yam', 'lift the cup', 'clocked')
+    assert (status.robot, status.instruction, status.memory_update) == (
+        'yam',
+        'lift the cup',
+        'streaming',
+    )
     assert status.model == 'UNTRAINED toy' and not status.trained
     assert 6.0 < status.query_rate_hz <= 13.0  # max_query_rate_hz is 12.5
-    assert status.stage_names == ['receive', 'wait', 'denoise', 'transport', 'publish', 'total']
+    assert status.stage_names == [
+        'image_transport',
+        'queue',
+        'denoise',
+        'transport',
+        'publish',
+        'total',
+    ]
     p50 = dict(zip(status.stage_names, status.stage_p50_ms, strict=True))
     assert p50['denoise'] == 20.0 and 20.0 < p50['total'] < 200.0
     assert list(status.camera_names) == [c.key for c in ROBOT.cameras]
     assert all(15 < rate < 25 for rate in status.camera_rate_hz)
     assert all(0 <= age < 200 for age in status.camera_age_ms) and 0 <= status.joints_age_ms < 100
-    assert status.kv_committed_blocks == status.kv_commits and 0.5 < status.kv_window_fill <= 1.0
+    assert status.kv_cached_blocks == status.kv_commits and 0.5 < status.kv_window_fill <= 1.0
     assert status.dropped_frames > 0 and status.worker_restarts == status.kv_rebuilds == 0
 
 
@@ -254,7 +265,7 @@ def test_a_killed_worker_is_replaced_and_gets_the_real_past_again(running):
     assert 'SIGKILL' in bench.status.reason
     bench.wait_running(old)
     assert bench.status.worker_restarts == 1 and bench.status.kv_rebuilds == 1
-    bench.wait(lambda: bench.status.kv_committed_blocks >= 4)
+    bench.wait(lambda: bench.status.kv_cached_blocks >= 4)
 
 
 def test_a_worker_that_refuses_is_asked_again_and_said_so(stage):
@@ -294,7 +305,7 @@ def test_a_checkpoint_that_is_not_there_is_refused_before_anything_starts():
         worker_backend.build_worker_spec(PARAMS, '/nowhere')
     made = worker_backend.build_worker_spec(PARAMS, 'preset:tiny')
     assert made.roles == ('cond', 'uncond')
-    assert {'--checkpoint', '--embodiment', '--cfg'} <= set(made.arguments)
+    assert {'--checkpoint', '--embodiment', '--guidance-scale'} <= set(made.arguments)
 
 
 PARAMS = worker_backend.PolicyParams()
@@ -302,7 +313,9 @@ PARAMS = worker_backend.PolicyParams()
 
 def test_video_is_decoded_only_for_those_who_watch(running):
     _, bench = running
-    watch = bench.node.create_subscription(Image, 'predicted_video', bench.video_frames.append, qos.IMAGE)
+    watch = bench.node.create_subscription(
+        Image, 'predicted_video', bench.video_frames.append, qos.IMAGE
+    )
     bench.wait(lambda: bench.video_frames)
     stamps = [message_conversion.to_ns(image.header.stamp) for image in bench.video_frames[:2]]
     # a slow reader misses pictures, it never gets one twice or one of another grid
@@ -348,7 +361,7 @@ def test_a_run_ends_with_its_time_and_the_robot_holds(stage):
     _, result = send_run_goal(bench, 'lift the cup', 1.5, feedback.append)
     answer = wait_for_result(result)
     assert answer.status == GoalStatus.STATUS_SUCCEEDED
-    assert answer.result.outcome == OUTCOME.TIME_OVER and answer.result.chunks > 3
+    assert answer.result.outcome == OUTCOME.TIMED_OUT and answer.result.chunks_published > 3
     assert 1.4 < answer.result.duration < 2.0 and len(feedback) > 5
     bench.wait(lambda: bench.status.state_name == 'HOLDING')
 
@@ -360,12 +373,12 @@ def test_a_run_can_be_cancelled_replaced_or_succeed(stage):
     wait_for_result(goal.cancel_goal_async())
     answer = wait_for_result(result)
     assert answer.status == GoalStatus.STATUS_CANCELED
-    assert answer.result.outcome == OUTCOME.CANCELLED
+    assert answer.result.outcome == OUTCOME.CANCELED
     bench.wait(lambda: bench.status.instruction == '')
 
     _, first = send_run_goal(bench, 'lift the cup', 30.0)
     _, second = send_run_goal(bench, 'open the drawer', 30.0)
-    assert wait_for_result(first).result.outcome == OUTCOME.REPLACED
+    assert wait_for_result(first).result.outcome == OUTCOME.PREEMPTED
     bench.wait(lambda: bench.status.instruction == 'open the drawer')
     bench.sim_status_publisher.publish(SimStatus(instruction='lift the cup', success=True))
     bench.sim_status_publisher.publish(SimStatus(instruction='open the drawer', success=True))

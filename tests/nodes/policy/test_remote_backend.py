@@ -43,7 +43,9 @@ def test_it_asks_once_a_block_in_the_rhythm_of_the_released_server(stage):
     bench.wait(lambda: len(server.observations) >= 4, 20)
     bench.wait_running()
     assert [len(shown[VIEWS[0]]) for _, shown in server.observations[:4]] == [1, 4, 4, 4]
-    assert {prompt for prompt, _ in server.observations} == {'lift the cup'} and assert_robot_held(bench)
+    assert {prompt for prompt, _ in server.observations} == {'lift the cup'} and assert_robot_held(
+        bench
+    )
     seconds = bench.chunks[-1].header.stamp.sec - bench.chunks[0].header.stamp.sec
     assert len(bench.chunks) <= 2 + seconds / 0.8 + 1 / 0.8  # 24 steps at 30 Hz
     before = bench.status.session

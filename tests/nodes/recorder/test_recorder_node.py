@@ -127,7 +127,7 @@ def start_recorder(folder, **parameters):
             Parameter(name, value=value)
             for name, value in {
                 'embodiment': 'yam',
-                'folder': str(folder),
+                'output_dir': str(folder),
                 'min_free_mb': 0,
                 **parameters,
             }.items()
@@ -175,7 +175,13 @@ def read_bag(folder):
 
 def read_status_counts(robot):
     last = robot.statuses[-1]
-    return dict(zip(last.topic_names, zip(last.messages, last.dropped, strict=True), strict=True))
+    return dict(
+        zip(
+            last.topic_names,
+            zip(last.message_counts, last.dropped_counts, strict=True),
+            strict=True,
+        )
+    )
 
 
 def test_an_episode_holds_everything_and_says_so(tmp_path):
@@ -194,8 +200,10 @@ def test_an_episode_holds_everything_and_says_so(tmp_path):
         )
         assert ended.success and '0 dropped' in ended.message, ended.message
         counts = read_status_counts(robot)
-    assert begun.episode.endswith('wave_both_arms') and ended.episode == begun.episode
-    folder = tmp_path / begun.episode
+    assert (
+        begun.episode_name.endswith('wave_both_arms') and ended.episode_name == begun.episode_name
+    )
+    folder = tmp_path / begun.episode_name
     about = bag_folder.read_contents(bag_folder.find_mcap_file(folder)).metadata
     assert (about['instruction'], about['success'], about['note']) == (
         'Wave both arms',
@@ -253,7 +261,7 @@ def test_a_discarded_episode_is_gone_and_others_stay(tmp_path):
 
 
 def test_each_instruction_is_an_episode(tmp_path):
-    with start_recorder(tmp_path, each_instruction=True) as (robot, node):
+    with start_recorder(tmp_path, auto_record=True) as (robot, node):
         for words in ('lift the red cube', 'lift the red cube', 'push the blue ball'):
             robot.instruction_publisher.publish(String(data=words))
             robot.wait(lambda w=words: robot.statuses[-1].instruction == w, words)
@@ -284,14 +292,14 @@ def test_the_action_records_for_a_time(tmp_path):
         sent = client.send_goal_async(goal, feedback_callback=feedback.append)
         handle = robot.wait(sent.result, 'no answer')
         result = robot.wait(handle.get_result_async().result, 'no result').result
-        assert result.outcome == RecordEpisode.Result.TIME_OVER and result.messages > 100
+        assert result.outcome == RecordEpisode.Result.TIMED_OUT and result.message_count > 100
         assert feedback and feedback[0].feedback.status.state == EpisodeStatus.RECORDING
         sent = client.send_goal_async(RecordEpisode.Goal(instruction='wave', time_limit=60.0))
         handle = robot.wait(sent.result, 'no answer')
         robot.wait(lambda: robot.statuses[-1].state == EpisodeStatus.RECORDING, 'not recording')
         handle.cancel_goal_async()
         result = robot.wait(handle.get_result_async().result, 'no result').result
-        assert result.outcome == RecordEpisode.Result.CANCELLED
+        assert result.outcome == RecordEpisode.Result.CANCELED
         refused = client.send_goal_async(RecordEpisode.Goal(time_limit=0.0))
         assert not robot.wait(refused.result, 'no answer').accepted
         client.destroy()
@@ -350,9 +358,9 @@ def test_a_killed_recorder_loses_less_than_a_second(tmp_path, started):
         '-p',
         'embodiment:=yam',
         '-p',
-        f'folder:={tmp_path}',
+        f'output_dir:={tmp_path}',
         '-p',
-        'each_instruction:=true',
+        'auto_record:=true',
         '-p',
         'min_free_mb:=0',
     )
@@ -435,7 +443,7 @@ def test_a_new_episode_needs_room(tmp_path):
         node.start_episode('wave', [])
 
 
-@pytest.mark.parametrize('change', [{'images': 'png'}, {'jpeg_quality': 0}, {'folder': ''}])
+@pytest.mark.parametrize('change', [{'images': 'png'}, {'jpeg_quality': 0}, {'output_dir': ''}])
 def test_wrong_parameters_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         RecorderParams(**change)

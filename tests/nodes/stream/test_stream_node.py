@@ -182,7 +182,7 @@ def read_lifecycle_state(node):
     return node._state_machine.current_state[0]
 
 
-ASSUMED_GRIPPER_ARGUMENTS = ('vendor_messages:=false', 'assumed_opening:=0.5')
+ASSUMED_GRIPPER_ARGUMENTS = ('use_vendor_messages:=false', 'assumed_gripper_opening:=0.5')
 
 
 def test_g1_arms_and_grippers_are_streamed_in_the_vendors_terms():
@@ -270,7 +270,7 @@ def test_deactivating_stops_sending():
 def test_without_the_vendors_messages_configuration_says_what_to_do(capfd):
     with start_stream_node(G1, active=False) as (node, _):
         assert read_lifecycle_state(node) == Lifecycle.PRIMARY_STATE_UNCONFIGURED
-    assert 'set vendor_messages to false' in capfd.readouterr().err
+    assert 'set use_vendor_messages to false' in capfd.readouterr().err
 
 
 def test_a_gripper_in_another_unit_refuses_activation(monkeypatch, capfd):

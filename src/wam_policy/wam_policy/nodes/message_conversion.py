@@ -204,8 +204,8 @@ def chunk_from_msg(msg: ActionChunk) -> Chunk:
         raise ValueError(
             f'chunk: {len(msg.positions)} positions, want {rows} rows of {joints} joints'
         )
-    if len(msg.timing_names) != len(msg.timing_ms):
-        raise ValueError(f'chunk: {len(msg.timing_ms)} timings for {len(msg.timing_names)} names')
+    if len(msg.stage_names) != len(msg.stage_ms):
+        raise ValueError(f'chunk: {len(msg.stage_ms)} timings for {len(msg.stage_names)} names')
     if not msg.step_dt > 0.0:
         raise ValueError(f'chunk: step_dt is {msg.step_dt}, want above 0 s')
     return Chunk(
@@ -216,8 +216,8 @@ def chunk_from_msg(msg: ActionChunk) -> Chunk:
         names=tuple(msg.joint_names),
         targets=np.array(msg.positions, dtype=np.float64).reshape(rows, joints),
         reference=np.array(msg.reference_positions, dtype=np.float64),
-        embodiment_hash=msg.contract_hash,
-        timings_ms=dict(zip(msg.timing_names, msg.timing_ms, strict=True)),
+        embodiment_hash=msg.embodiment_hash,
+        timings_ms=dict(zip(msg.stage_names, msg.stage_ms, strict=True)),
     )
 
 
@@ -227,16 +227,16 @@ def chunk_to_msg(
     msg = ActionChunk(
         session=chunk.session,
         sequence=chunk.sequence,
-        ready=time_to_msg(inference_end_ns),
+        inference_end_stamp=time_to_msg(inference_end_ns),
         step_dt=chunk.step_dt_s,
         horizon=chunk.horizon,
         joint_names=list(chunk.names),
         positions=_to_double_array(chunk.targets),
         reference_positions=_to_double_array(chunk.reference),
-        contract_hash=chunk.embodiment_hash,
+        embodiment_hash=chunk.embodiment_hash,
         trained=trained,
-        timing_names=list(chunk.timings_ms),
-        timing_ms=array('f', chunk.timings_ms.values()),
+        stage_names=list(chunk.timings_ms),
+        stage_ms=array('f', chunk.timings_ms.values()),
     )
     msg.header.stamp = time_to_msg(chunk.stamp_ns)
     msg.header.frame_id = robot_name

@@ -7,7 +7,8 @@ of range is refused with the reason, at start and at run time.
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 from rcl_interfaces.msg import (
@@ -35,7 +36,7 @@ PARAMETER_TYPES = {
 
 
 class Params(Protocol):
-    """Stand for any dataclass of settings."""
+    """Match any dataclass whose fields are made by `parameter`."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -50,11 +51,15 @@ def parameter(
     choices: tuple[Any, ...] = (),
     pattern: str = '',
     dynamic: bool = False,
+    deprecated_name: str = '',
+    deprecated_values: Mapping[str, str] = MappingProxyType({}),
 ) -> Any:
     """Describe one parameter as a dataclass field.
 
     `low` and `high` are part of the range; they and `pattern`, a regular expression, hold for
-    every element of a list. A parameter that is not `live` cannot change while the node is active.
+    every element of a list. A parameter that is not `dynamic` cannot change while the node is
+    active. `deprecated_name` and `deprecated_values` (old value -> new one) are accepted for one
+    release with a warning in the log.
     """
     return dataclasses.field(
         default=default,
@@ -65,7 +70,9 @@ def parameter(
             'high': high,
             'choices': choices,
             'pattern': pattern,
-            'live': dynamic,
+            'dynamic': dynamic,
+            'deprecated_name': deprecated_name,
+            'deprecated_values': deprecated_values,
         },
     )
 
@@ -88,7 +95,7 @@ class PolicyParams:
     embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
     backend: str = parameter(
         'local',
-        'who predicts: workers on this machine, or a policy server',
+        'where inference runs: workers on this machine, or a policy server',
         choices=('local', 'remote'),
     )
     server: str = parameter(
@@ -96,63 +103,71 @@ class PolicyParams:
         'address of the policy server: ws://host:port or wss://host:port',
         pattern=r'(wss?://\S+)?',
     )
-    flavour: str = parameter(
+    server_profile: str = parameter(
         '',
-        'how the server wants to be spoken to: a name of '
-        "wam_policy/servers/profiles or a .yaml file; empty: the robot's own",
+        'wire format of the policy server: a name of wam_policy/servers/profiles or a .yaml '
+        "file; empty: the robot's default",
+        deprecated_name='flavour',
     )
     checkpoint: str = parameter(
         'mini', 'weights: a folder, the name of a shipped model, or preset:<name> for random ones'
     )
     devices: tuple[str, ...] = parameter(
         ('cpu', 'cpu'),
-        'one device per worker: cpu or cuda:<n>; one entry runs both branches of '
-        'the guidance in one worker, two entries run one each',
+        'one device per worker: cpu or cuda:<n>; one entry runs both branches of the '
+        'classifier-free guidance in one worker, two entries run one branch each',
         pattern=r'cpu|cuda:\d+',
     )
-    cfg: float = parameter(
+    guidance_scale: float = parameter(
         0.0,
-        'scale of the classifier-free guidance; 1.0 is off; 0.0: what the '
-        'checkpoint advises, else 5.0',
+        'scale of the classifier-free guidance; 1.0 disables it; 0.0: the default of the '
+        'checkpoint, else 5.0',
         low=0.0,
         high=20.0,
+        deprecated_name='cfg',
     )
-    recipe: str = parameter(
+    sampler: str = parameter(
         '',
-        'how often a query asks the network: full16 at each of 16 '
-        'steps, static8 at 8 of them, dynamic4 where velocities change (4 at '
-        'best), one_step once, with video noisier than actions; empty: what the '
-        'checkpoint advises, else static8',
+        'denoising steps that evaluate the network: full16 all of 16, static8 8 of 16, dynamic4 '
+        'those where velocities change (at least 4), one_step a single one, with video noisier '
+        'than actions; empty: the default of the checkpoint, else static8',
         choices=('', 'full16', 'static8', 'dynamic4', 'one_step'),
+        deprecated_name='recipe',
     )
     steps: int = parameter(
         0,
-        "denoising steps per query, each asked; 0: what the checkpoint advises, else the recipe's",
+        'denoising steps per query, each a network evaluation; 0: the default of the checkpoint, '
+        "else the sampler's",
         low=0,
         high=100,
     )
     guided_video: bool = parameter(
-        False, 'guide the predicted picture also where the actions no longer need it'
+        False, 'guide the predicted video also in steps where the actions no longer need it'
     )
     seed: int = parameter(0, 'seed of the sampling noise', low=0, high=2**31 - 1)
-    mode: str = parameter(
-        'clocked',
-        'when real frames enter the memory: clocked commits each block '
-        'as it elapses, reference follows the released server',
-        choices=('clocked', 'reference'),
+    memory_update: str = parameter(
+        'streaming',
+        'when observed frames enter the KV cache: streaming commits each block when it has '
+        'elapsed, released commits with each query, as the released server does',
+        choices=('streaming', 'released'),
+        deprecated_name='mode',
+        deprecated_values={'clocked': 'streaming', 'reference': 'released'},
     )
-    sight: str = parameter(
-        'memory',
-        'pictures a query reads: memory, the committed blocks; newest, '
-        'also the frames since then, for an encoding and a clean pass more per '
-        'query',
-        choices=('memory', 'newest'),
+    query_images: str = parameter(
+        'none',
+        'images sent with a query: none, it reads the committed blocks only; latest, also the '
+        'frames since the last block, for one more encoding and KV update per query',
+        choices=('none', 'latest'),
+        deprecated_name='sight',
+        deprecated_values={'memory': 'none', 'newest': 'latest'},
     )
-    window: str = parameter(
-        'advised',
-        'a full memory restarts from the newest frame, or slides '
-        'over its oldest block; or what the checkpoint advises, else restart',
-        choices=('advised', 'restart', 'slide'),
+    kv_window: str = parameter(
+        'default',
+        'a full KV cache restarts from the newest frame, or slides over its oldest block; '
+        'default: that of the checkpoint, else restart',
+        choices=('default', 'restart', 'slide'),
+        deprecated_name='window',
+        deprecated_values={'advised': 'default'},
     )
     engine: str = parameter(
         'eager',
@@ -162,32 +177,45 @@ class PolicyParams:
     )
     precision: str = parameter(
         'full',
-        'of the large linears: full, fp8 or int8 with a scale per '
-        'token, or the file of a calibration',
+        'of the large linear layers: full, fp8 or int8 with a scale per token, or the path of '
+        'a calibration file',
         pattern='.+',
     )
     worker_python: str = parameter('', "Python that runs the workers; empty: the node's own")
     worker_threads: int = parameter(1, 'CPU threads per worker', low=1, high=256)
     start_timeout_s: float = parameter(
-        300.0, 'longest start of the workers, loading and warm-up', unit='s', low=1.0, high=7200.0
+        300.0,
+        'longest time for loading and warm-up of the workers',
+        unit='s',
+        low=1.0,
+        high=7200.0,
     )
     query_timeout_s: float = parameter(
-        10.0, 'longest answer; then the workers are restarted', unit='s', low=0.1, high=600.0
+        10.0,
+        'longest time until an answer; then the workers are restarted',
+        unit='s',
+        low=0.1,
+        high=600.0,
     )
     max_query_rate_hz: float = parameter(
         12.5,
-        'upper bound of the query rate; 0 has none',
+        'upper bound of the query rate; 0: no bound',
         unit='Hz',
         low=0.0,
         high=100.0,
         dynamic=True,
     )
-    reset_gap_s: float = parameter(
-        2.0, 'a camera gap this long begins a new session', unit='s', low=0.1, high=60.0
+    max_frame_gap_s: float = parameter(
+        2.0,
+        'a longer gap between the frames of a camera starts a new session',
+        unit='s',
+        low=0.1,
+        high=60.0,
+        deprecated_name='reset_gap_s',
     )
     instruction: str = parameter('', 'instruction at start; empty: wait for one')
     max_instruction_length: int = parameter(
-        400, 'longest instruction that is taken', unit='characters', low=1, high=10000
+        400, 'longest instruction that is accepted', unit='characters', low=1, high=10000
     )
     compressed_images: bool = parameter(
         False, 'subscribe to <topic>/compressed instead of <topic>'
@@ -202,22 +230,23 @@ class MotionParams:
 
     embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
     enable_motion: bool = parameter(
-        False, 'publish to the controllers; false is a dry run on ~/would_command'
+        False, 'publish to the controllers; false: dry run on ~/dry_run_trajectory'
     )
     rate_hz: float = parameter(100.0, 'control loop', unit='Hz', low=20.0, high=500.0)
     speed_scale: float = parameter(
         1.0, 'share of every velocity limit that may be used', low=0.05, high=1.0
     )
     use_deadman: bool = parameter(False, 'move only while the topic deadman says true')
-    contact_check: str = parameter(
+    collision_check: str = parameter(
         'table',
-        'what plans must keep away from: table also means the '
-        'robot itself, robot nothing else, none checks no contact',
+        'what plans must not collide with: table (and the robot itself), robot (itself only), '
+        'none (no check)',
         choices=('table', 'robot', 'none'),
+        deprecated_name='contact_check',
     )
     table_height_m: float = parameter(
         -1.0,
-        "top of the table over the collision model's origin; -1.0 is where the model has it",
+        "top of the table above the collision model's origin; -1.0: as in the model",
         unit='m',
         low=-1.0,
         high=3.0,
@@ -232,8 +261,10 @@ class StreamParams:
     """Configure stream_node."""
 
     embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
-    enable_motion: bool = parameter(False, 'send set-points to the robot; false only reads it')
-    joint_states_topic: str = parameter('/joint_states', 'where the measured posture is published')
+    enable_motion: bool = parameter(False, 'send setpoints to the robot; false only reads it')
+    joint_states_topic: str = parameter(
+        '/joint_states', 'where the measured joint positions are published'
+    )
     __post_init__ = validate_fields
 
 
@@ -242,11 +273,16 @@ class RecorderParams:
     """Configure recorder_node."""
 
     embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
-    folder: str = parameter(
-        'episodes', 'where episodes are written, one bag each; ~ is the home folder', pattern='.+'
+    output_dir: str = parameter(
+        'episodes',
+        'folder of the episodes, one bag each; ~ is the home folder',
+        pattern='.+',
+        deprecated_name='folder',
     )
-    each_instruction: bool = parameter(
-        False, 'record an episode for every instruction; false waits for the services'
+    auto_record: bool = parameter(
+        False,
+        'record an episode for every instruction; false waits for the services or the action',
+        deprecated_name='each_instruction',
     )
     images: str = parameter(
         'jpeg',
@@ -254,10 +290,10 @@ class RecorderParams:
         'compressed subscribes to <topic>/compressed',
         choices=('jpeg', 'raw', 'compressed'),
     )
-    jpeg_quality: int = parameter(90, 'of the pictures compressed here', low=1, high=100)
-    jpeg_threads: int = parameter(2, 'threads that compress', low=1, high=64)
+    jpeg_quality: int = parameter(90, 'quality of the images compressed here', low=1, high=100)
+    jpeg_threads: int = parameter(2, 'threads that compress images', low=1, high=64)
     min_free_mb: int = parameter(
-        500, 'an episode ends in order when the disk has less left', unit='MB', low=0, high=10**9
+        500, 'an episode is closed when the disk has less free space', unit='MB', low=0, high=10**9
     )
     joint_states_topic: str = parameter('/joint_states', 'sensor_msgs/JointState of the robot')
     __post_init__ = validate_fields
@@ -269,7 +305,8 @@ def read[T: Params](node: Node, params_class: type[T]) -> T:
     for field in dataclasses.fields(params_class):
         if not node.has_parameter(field.name):
             _declare_parameter(node, field)
-        values[field.name] = _to_tuple(node.get_parameter(field.name).value)
+        value = _to_tuple(node.get_parameter(field.name).value)
+        values[field.name] = _replace_deprecated_value(node, field, value)
     return params_class(**values)
 
 
@@ -279,19 +316,23 @@ def add_on_change_callback[T: Params](
     is_active: Callable[[], bool],
     on_change: Callable[[T], None],
 ) -> None:
-    """Judge every change at run time: refuse it with a reason, or hand over the new values.
+    """Validate every change at run time: reject it with a reason, or pass on the new values.
 
-    While `active` says so, only live parameters may change.
+    While `is_active` returns true, only dynamic parameters may change.
     """
     fields = {field.name: field for field in dataclasses.fields(params_class)}
 
     def on_set(changes: list[Parameter]) -> SetParametersResult:
         ours = {
-            change.name: _to_tuple(change.value) for change in changes if change.name in fields
+            change.name: _replace_deprecated_value(
+                node, fields[change.name], _to_tuple(change.value)
+            )
+            for change in changes
+            if change.name in fields
         }
         if not ours:
             return SetParametersResult(successful=True)
-        fixed = [name for name in ours if not fields[name].metadata['live']]
+        fixed = [name for name in ours if not fields[name].metadata['dynamic']]
         if fixed and is_active():
             return SetParametersResult(
                 successful=False,
@@ -311,7 +352,9 @@ def add_on_change_callback[T: Params](
 
 
 def _declare_parameter(node: Node, field: dataclasses.Field) -> None:
-    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    default = _read_deprecated_parameter(node, field)
+    if default is None:
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
     try:
         node.declare_parameter(field.name, default, _make_descriptor(field))
     except (
@@ -322,10 +365,41 @@ def _declare_parameter(node: Node, field: dataclasses.Field) -> None:
         raise ValueError(f'{field.name}: want {_describe_expected(field)}: {error}') from error
 
 
+def _read_deprecated_parameter(node: Node, field: dataclasses.Field) -> Any:
+    """Return what was given under the old name of a parameter, with a warning; None without.
+
+    A value under the new name overrides it.
+    """
+    old_name = field.metadata['deprecated_name']
+    if not old_name:
+        return None
+    node.declare_parameter(old_name, descriptor=ParameterDescriptor(dynamic_typing=True))
+    value = node.get_parameter(old_name).value
+    node.undeclare_parameter(old_name)
+    if value is not None:
+        node.get_logger().warning(
+            f'parameter {old_name} is deprecated and will be removed in the next release: '
+            f'use {field.name}'
+        )
+    return value
+
+
+def _replace_deprecated_value(node: Node, field: dataclasses.Field, value: Any) -> Any:
+    """Return the new form of an old value, with a warning; other values unchanged."""
+    renamed = field.metadata['deprecated_values']
+    if not renamed or value not in renamed:
+        return value
+    node.get_logger().warning(
+        f'{field.name}: value {value!r} is deprecated and will be removed in the next release: '
+        f'use {renamed[value]!r}'
+    )
+    return renamed[value]
+
+
 def _make_descriptor(field: dataclasses.Field) -> ParameterDescriptor:
     meta = field.metadata
     extra = [f'one of {", ".join(map(str, meta["choices"]))}'] if meta['choices'] else []
-    extra += [] if meta['live'] else ['fixed while active']
+    extra += [] if meta['dynamic'] else ['fixed while active']
     descriptor = ParameterDescriptor(
         name=field.name,
         type=PARAMETER_TYPES[field.type].value,

@@ -20,15 +20,17 @@ REALTIME_PRIORITY = 10  # real time, above every ordinary process, below drivers
 CONTROL_LOOP_PRIORITY = 11  # above the threads that plan and listen
 
 
-def set_realtime_priority() -> bool:
+def set_realtime_priority(
+    priority: int = REALTIME_PRIORITY, switch_interval_s: float = SWITCH_INTERVAL_S
+) -> bool:
     """Let this process, and its threads to come, run before ordinary ones; tell whether allowed.
 
     Real time instead of niceness: the kernel weighs niceness within one terminal session only
     (autogroups). Root and users with an rtprio limit may (limits.conf); others run without.
     """
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    sys.setswitchinterval(switch_interval_s)
     try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(REALTIME_PRIORITY))
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(priority))
     except PermissionError:
         return False
     return True

@@ -95,8 +95,8 @@ class MotionDiagnostics:
                 'accepted': str(now.counters.accepted),
                 'rejected': str(now.counters.rejected),
                 'late': str(now.counters.late),
-                'contacts ahead': str(now.counters.predicted_collisions),
+                'predicted collisions': str(now.counters.predicted_collisions),
                 'underruns': str(now.counters.underruns),
-                'seam offset (rad)': f'{now.blend_offset:.4f}',
+                'blend offset (rad)': f'{now.blend_offset:.4f}',
             },
         )

@@ -94,7 +94,7 @@ class MotionNode(LifecycleNode):
         )
         self._state_only_joints = robot.observed[len(robot.commanded) :]
         self._dry_run_publisher = self.create_publisher(
-            JointTrajectory, '~/would_command', qos.TRAJECTORY
+            JointTrajectory, '~/dry_run_trajectory', qos.TRAJECTORY
         )
         self._controller_publishers = (
             []
@@ -314,7 +314,7 @@ class MotionNode(LifecycleNode):
                 self._planner_thread.wake()
 
     def _make_publish_fn(self, trajectory: Trajectory) -> Callable[[], None]:
-        """Return what sends a trajectory: to the controllers, dry to ~/would_command alone."""
+        """Return a function that sends a trajectory: to the controllers, or as a dry run."""
         outgoing = [
             (publisher, message_conversion.trajectory_to_msg(trajectory, controller.joints))
             for publisher, controller in self._controller_publishers
@@ -374,18 +374,18 @@ def _make_collision_checker(
     robot: Embodiment, motion_params: MotionParams
 ) -> CollisionChecker | None:
     """Return what plans keep away from; ValueError says what is missing and the fix."""
-    if motion_params.contact_check == 'none':
+    if motion_params.collision_check == 'none':
         return None
     try:
         from wam_policy.mujoco_collision import MujocoCollisionChecker
     except ImportError as error:
         raise ValueError(
             "mujoco is not installed in this node's Python, and contact is looked "
-            'for with it: pip install mujoco, or set contact_check to none'
+            'for with it: pip install mujoco, or set collision_check to none'
         ) from error
     return MujocoCollisionChecker(
         robot,
-        table=motion_params.contact_check == 'table',
+        table=motion_params.collision_check == 'table',
         table_height_m=motion_params.table_height_m
         if motion_params.table_height_m > -1.0
         else None,

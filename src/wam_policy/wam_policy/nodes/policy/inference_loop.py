@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from wam_policy.core.observation.latest_slot import LatestSlot
 from wam_policy.core.session.model_requests import (
     CacheStatus,
     Commit,
@@ -31,6 +30,32 @@ POLL_S = 0.004  # how late a new frame may find an idle requester; costs 1 % of 
 IDLE_S = 0.05  # where nothing can be asked before someone calls `wake`
 RETRY_NS = 1_000_000_000
 VIDEO_PERIOD_NS = 1_000_000_000
+
+
+class LatestSlot[T]:
+    """Pass the newest item between two threads; an item not taken is dropped and counted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._item: T | None = None
+        self._dropped = 0
+
+    @property
+    def dropped(self) -> int:
+        return self._dropped
+
+    def put(self, item: T) -> None:
+        if item is None:
+            raise ValueError('latest slot: None means empty and cannot be an item')
+        with self._lock:
+            self._dropped += self._item is not None
+            self._item = item
+
+    def take(self) -> T | None:
+        """Return the item and empty the slot; None: there is none."""
+        with self._lock:
+            item, self._item = self._item, None
+            return item
 
 
 class LockedPolicy:

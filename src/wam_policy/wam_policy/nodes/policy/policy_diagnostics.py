@@ -71,7 +71,7 @@ class PolicyDiagnostics:
             {
                 'instruction': status.instruction,
                 'session': status.session,
-                'chunks': str(status.chunks),
+                'chunks': str(status.chunks_published),
                 'dropped chunks': str(status.dropped_chunks),
                 'dropped frames': str(status.dropped_frames),
                 'KV commits': str(status.kv_commits),

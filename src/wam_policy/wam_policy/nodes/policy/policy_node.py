@@ -93,10 +93,10 @@ class PolicyNode(LifecycleNode):
             self._robot,
             SessionSettings(
                 query_period_ns=_rate_to_period_ns(given.max_query_rate_hz),
-                max_frame_gap_ns=round(given.reset_gap_s * 1e9),
+                max_frame_gap_ns=round(given.max_frame_gap_s * 1e9),
                 max_instruction_length=given.max_instruction_length,
-                query_per_commit=given.mode == 'reference',
-                latest_joint_state=given.sight == 'memory',
+                query_per_commit=given.memory_update == 'released',
+                latest_joint_state=given.query_images == 'none',
             ),
             session_prefix=secrets.token_hex(4),
         )
@@ -316,7 +316,7 @@ class PolicyNode(LifecycleNode):
         now_ns = self._now_ns()
         with self._locked_policy as policy:
             return policy_status.make_message(
-                policy, self._backend_status, self._params.mode, now_ns
+                policy, self._backend_status, self._params.memory_update, now_ns
             )
 
     def _on_status_timer(self) -> None:

@@ -101,7 +101,7 @@ class RunInstructionAction:
                     self._make_feedback(current.instruction_goal, now_ns)
                 )
                 continue
-            if outcome is not InstructionOutcome.REPLACED:
+            if outcome is not InstructionOutcome.PREEMPTED:
                 with self._locked_policy as policy:
                     policy.on_instruction('')
             current.done.set_result((outcome, fault or outcome.value))
@@ -137,8 +137,8 @@ class RunInstructionAction:
         self._active_runs.remove(current)
         {
             InstructionOutcome.SUCCEEDED: goal.succeed,
-            InstructionOutcome.TIME_OVER: goal.succeed,
-            InstructionOutcome.CANCELLED: goal.canceled,
+            InstructionOutcome.TIMED_OUT: goal.succeed,
+            InstructionOutcome.CANCELED: goal.canceled,
         }.get(outcome, goal.abort)()
         now_ns = self._node.get_clock().now().nanoseconds
         with self._locked_policy as policy:
@@ -146,7 +146,7 @@ class RunInstructionAction:
         return RunInstruction.Result(
             outcome=getattr(RunInstruction.Result, outcome.name),
             message=message,
-            chunks=chunks,
+            chunks_published=chunks,
             duration=(now_ns - run.start_ns) / 1e9,
         )
 
@@ -160,7 +160,7 @@ class RunInstructionAction:
             state_name=status.state_name,
             elapsed=elapsed_s,
             remaining=max(0.0, instruction_goal.time_limit_ns / 1e9 - elapsed_s),
-            chunks=status.chunks - instruction_goal.chunks_before,
+            chunks_published=status.chunks_published - instruction_goal.chunks_before,
             query_rate_hz=status.query_rate_hz,
         )
 

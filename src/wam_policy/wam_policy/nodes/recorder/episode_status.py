@@ -13,13 +13,13 @@ def make_message(
     """Return the message that shows a snapshot."""
     msg = EpisodeStatus(
         state=snapshot.state.value,
-        episode=snapshot.episode,
+        episode_name=snapshot.episode,
         instruction=snapshot.instruction,
         duration=snapshot.duration_s,
-        bytes=snapshot.progress.size_bytes,
+        size_bytes=snapshot.progress.size_bytes,
         topic_names=list(topic_names),
-        messages=list(snapshot.progress.written_counts),
-        dropped=list(snapshot.progress.dropped_counts),
+        message_counts=list(snapshot.progress.written_counts),
+        dropped_counts=list(snapshot.progress.dropped_counts),
         reason=snapshot.reason,
     )
     msg.header.stamp = message_conversion.time_to_msg(now_ns)

@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         namespace=options.namespace,
         parameter_overrides=[
             Parameter('embodiment', value=options.robot),
-            Parameter('folder', value=options.folder),
+            Parameter('output_dir', value=options.output_dir),
             Parameter('images', value=options.images),
             Parameter('use_sim_time', value=options.sim_time),
-            Parameter('each_instruction', value=options.each_instruction),
+            Parameter('auto_record', value=options.auto_record),
         ],
     )
     spinning = ExecutorThread([node], asked.set)
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if node.trigger_configure() != SUCCESS or node.trigger_activate() != SUCCESS:
             return 1  # the node has said why
         asked.wait(DISCOVERY_S)
-        if options.each_instruction:
+        if options.auto_record:
             _print_status_until(node, asked, options.seconds)
             return 0
         return _record_one_episode(node, asked, options)
@@ -93,12 +93,12 @@ def _print_status_until(
             continue
         lost = {
             topic: count
-            for topic, count in zip(status.topic_names, status.dropped, strict=True)
+            for topic, count in zip(status.topic_names, status.dropped_counts, strict=True)
             if count
         }
         print(
-            f'{status.duration:6.1f} s  {sum(status.messages)} messages  '
-            f'{status.bytes / 1e6:.1f} MB  {sum(status.dropped)} dropped'
+            f'{status.duration:6.1f} s  {sum(status.message_counts)} messages  '
+            f'{status.size_bytes / 1e6:.1f} MB  {sum(status.dropped_counts)} dropped'
             + ''.join(f'  {topic}: {count}' for topic, count in lost.items())
             + (f'  {status.reason}' if status.reason else ''),
             flush=True,

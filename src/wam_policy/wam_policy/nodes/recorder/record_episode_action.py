@@ -66,31 +66,31 @@ class RecordEpisodeAction:
         status = self._get_status()
         if status.state == EpisodeStatus.ERROR:
             self._finish(Result.FAILED, status.reason)
-        elif status.episode != current.episode:
+        elif status.episode_name != current.episode:
             self._finish(Result.STOPPED, 'the episode was ended by someone else')
         elif current.goal_handle.is_cancel_requested:
-            self._finish(Result.CANCELLED, 'it was cancelled; what was recorded is kept')
+            self._finish(Result.CANCELED, 'it was canceled; what was recorded is kept')
         elif self._now_ns() >= current.end_ns:
-            self._finish(Result.TIME_OVER, 'its time is over')
+            self._finish(Result.TIMED_OUT, 'its time is over')
         else:
             current.goal_handle.publish_feedback(RecordEpisode.Feedback(status=status))
 
     def _finish(self, outcome: int, message: str) -> None:
         tape = None
-        if outcome in (Result.CANCELLED, Result.TIME_OVER):
+        if outcome in (Result.CANCELED, Result.TIMED_OUT):
             tape = self._end_episode(EpisodeEnd(message))
         status = self._get_status()
         if tape is not None:
             tape.join()
             progress = tape.progress()
-            status.messages, status.dropped = (
+            status.message_counts, status.dropped_counts = (
                 list(progress.written_counts),
                 list(progress.dropped_counts),
             )
             if progress.write_error:
                 outcome, message = Result.FAILED, progress.write_error
         self._active_recording.done.set_result(
-            (outcome, message, sum(status.messages), sum(status.dropped))
+            (outcome, message, sum(status.message_counts), sum(status.dropped_counts))
         )
 
     def _on_goal(self, goal: RecordEpisode.Goal) -> GoalResponse:
@@ -119,16 +119,16 @@ class RecordEpisodeAction:
         outcome, message, messages, dropped = await current.done
         self._active_recording = None
         {
-            Result.TIME_OVER: goal.succeed,
+            Result.TIMED_OUT: goal.succeed,
             Result.STOPPED: goal.succeed,
-            Result.CANCELLED: goal.canceled,
+            Result.CANCELED: goal.canceled,
         }.get(outcome, goal.abort)()
         return Result(
             outcome=outcome,
-            episode=name,
+            episode_name=name,
             message=message,
-            messages=messages,
-            dropped=dropped,
+            message_count=messages,
+            dropped_count=dropped,
             duration=(self._now_ns() - start_ns) / 1e9,
         )
 

@@ -79,7 +79,7 @@ class RecorderNode(LifecycleNode):
         try:
             self._params = given = parameters.read(self, RecorderParams)
             robot = embodiment.load_embodiment(given.embodiment)
-            root = Path(given.folder).expanduser().resolve()
+            root = Path(given.output_dir).expanduser().resolve()
             root.mkdir(parents=True, exist_ok=True)
             self._repair_interrupted(root)
             self._recorded_topics = list_recorded_topics(robot, given)
@@ -206,7 +206,7 @@ class RecorderNode(LifecycleNode):
         if plain == self._instruction:
             return
         self._instruction = plain
-        if not self._params.each_instruction:
+        if not self._params.auto_record:
             return
         self.end_episode(
             EpisodeEnd(
@@ -227,7 +227,7 @@ class RecorderNode(LifecycleNode):
         self, request: StartEpisode.Request, response: StartEpisode.Response
     ) -> StartEpisode.Response:
         try:
-            response.episode = self.start_episode(request.instruction, list(request.labels))
+            response.episode_name = self.start_episode(request.instruction, list(request.labels))
             response.success, response.message = True, 'recording'
         except (ValueError, OSError) as error:
             response.message = str(error)
@@ -247,7 +247,7 @@ class RecorderNode(LifecycleNode):
         if tape is None:
             response.message = self.make_status().reason or 'nothing is being recorded'
             return response
-        response.episode = tape.name
+        response.episode_name = tape.name
         response.success, response.message = self.wait_until_saved(tape)
         if not request.keep and tape.is_finished:
             self._episode_recorder.discard(tape)
@@ -307,9 +307,9 @@ class RecorderNode(LifecycleNode):
     def _publish_status(self) -> None:
         status = self.make_status()
         self._status_publisher.publish(status)
-        dropping = 'messages are dropped' if any(status.dropped) else ''
+        dropping = 'messages are dropped' if any(status.dropped_counts) else ''
         told = '; '.join(
-            filter(None, (f'{status.state}', status.episode, status.reason, dropping))
+            filter(None, (f'{status.state}', status.episode_name, status.reason, dropping))
         )
         if told != self._last_logged:
             self._last_logged = told
@@ -321,7 +321,7 @@ class RecorderNode(LifecycleNode):
         elif status.reason or drop_warning:
             lost = [
                 f'{name}: {count}'
-                for name, count in zip(status.topic_names, status.dropped, strict=True)
+                for name, count in zip(status.topic_names, status.dropped_counts, strict=True)
                 if count
             ]
             self.get_logger().warning(
@@ -329,7 +329,7 @@ class RecorderNode(LifecycleNode):
                     filter(
                         None,
                         (
-                            status.episode,
+                            status.episode_name,
                             status.reason,
                             f'dropped {", ".join(lost)}' if lost else '',
                         ),
@@ -337,7 +337,7 @@ class RecorderNode(LifecycleNode):
                 )
             )
         elif status.state == EpisodeStatus.RECORDING:
-            self.get_logger().info(f'recording {status.episode}')
+            self.get_logger().info(f'recording {status.episode_name}')
 
 
 def main(args: list[str] | None = None) -> None:

@@ -1,8 +1,8 @@
-"""The GDK topics of an AgiBot G1: its posture in our terms, our set-points in its.
+"""Adapter to the GDK topics of an AgiBot G1: joint positions in, setpoints out.
 
-The robot runs Humble and must not share a DDS graph with this stack: these topics come and go
-over a bridge. genie_msgs is the vendor's and not needed to build: without it, `vendor_messages`
-must be false and grippers and body are assumed, see AgibotParams.
+The robot runs Humble and must not share a DDS graph with this stack: a bridge carries these
+topics. The vendor's genie_msgs is not needed to build: without it, `use_vendor_messages` must be
+false, and grippers and body are assumed, see AgibotParams.
 """
 
 import importlib
@@ -27,15 +27,18 @@ OVER_CURRENT_STATUS = 3  # a hand's status; 5, stalled, is what a hand does that
 class AgibotParams:
     """Configure how stream_node meets an AgiBot G1."""
 
-    vendor_messages: bool = parameter(
-        True, "read grippers, head and waist through the vendor's genie_msgs; false: assume them"
+    use_vendor_messages: bool = parameter(
+        True,
+        "read grippers, head and waist through the vendor's genie_msgs; false: assume them",
+        deprecated_name='vendor_messages',
     )
-    assumed_opening: float = parameter(
+    assumed_gripper_opening: float = parameter(
         1.0,
-        'opening of both grippers when the node starts, if it '
-        'is assumed; later it is what was sent last',
+        'opening of both grippers at start if use_vendor_messages is false; later it is what '
+        'was sent last',
         low=0.0,
         high=1.0,
+        deprecated_name='assumed_opening',
     )
     __post_init__ = validate_fields
 
@@ -54,7 +57,7 @@ class AgibotGdk:
         self._arm_positions: np.ndarray | None = None
         self._other_positions: dict[str, float] = {}  # grippers and body, canonical
         self._faults_by_source: dict[str, str] = {}  # where it is wrong -> what
-        types = _import_vendor_messages() if self._params.vendor_messages else None
+        types = _import_vendor_messages() if self._params.use_vendor_messages else None
         new = partial(node.create_subscription, qos_profile=qos.JOINTS)
         self._inputs = [new(JointStateMsg, wiring['arm_state_topic'], self._on_arm_state)]
         if types is None:
@@ -62,7 +65,7 @@ class AgibotGdk:
                 name: robot.home[name] for name in robot.observed if name not in robot.commanded
             }
             self._other_positions |= {
-                gripper.name: self._params.assumed_opening for gripper in robot.grippers
+                gripper.name: self._params.assumed_gripper_opening for gripper in robot.grippers
             }
         else:
             for name, topic in wiring['gripper_state_topics'].items():
@@ -96,7 +99,7 @@ class AgibotGdk:
         """Do nothing: the robot's state comes by itself."""
 
     def send(self, setpoint: np.ndarray) -> None:
-        """Command the set-point [commanded joints]; arms in rad, grippers in raw units."""
+        """Command the setpoint [commanded joints]; arms in rad, grippers in raw units."""
         at = dict(zip(self._robot.commanded, setpoint.tolist(), strict=True))
         stamp = self._node.get_clock().now().to_msg()
         arms = JointStateMsg(
@@ -111,7 +114,7 @@ class AgibotGdk:
             )
             hand.header.stamp = stamp
             self._gripper_publishers[gripper.name].publish(hand)
-            if not self._params.vendor_messages:
+            if not self._params.use_vendor_messages:
                 self._other_positions[gripper.name] = at[gripper.name]
 
     def close(self) -> None:
@@ -152,7 +155,7 @@ class AgibotGdk:
         self._faults_by_source.pop('arms', None)
         known = dict(zip(joints, self._arm_positions, strict=True)) | self._other_positions
         if not set(self._robot.observed) <= set(known):
-            return  # grippers, head or waist have not spoken yet
+            return  # no state of grippers, head or waist yet
         # without a stamp of its own the state is as old as its arrival
         stamp_ns = (
             message_conversion.to_ns(msg.header.stamp) or self._node.get_clock().now().nanoseconds
@@ -166,7 +169,7 @@ class AgibotGdk:
         )
 
     def _on_arm_data(self, arm_name: str, msg: Any) -> None:
-        """Take what an arm's motors say of themselves: fault flags and heat."""
+        """Check the fault flags and temperatures of an arm's motors."""
         limit_c = self._vendor_config['max_motor_temperature_c']
         wrong = [f'error {msg.system_error}'] if msg.system_error else []
         wrong += [
@@ -184,7 +187,7 @@ class AgibotGdk:
             self._faults_by_source[f'{arm_name} data'] = f'{arm_name}: {", ".join(wrong)}'
 
     def _on_gripper_state(self, gripper_name: str, msg: Any) -> None:
-        """Take one gripper; a reading in another unit is refused and what was known forgotten."""
+        """Store one gripper; reject a reading in another unit and clear the stored opening."""
         if not msg.end_state:
             return
         try:
@@ -216,5 +219,5 @@ def _import_vendor_messages() -> Any:
         raise ValueError(
             'genie_msgs is not installed, and grippers, head and waist are read through it: build '
             "the messages of the vendor's GDK for this ROS distribution and source them, or set "
-            'vendor_messages to false and assumed_opening to what the grippers are now'
+            'use_vendor_messages to false and assumed_gripper_opening to what the grippers are now'
         ) from error
