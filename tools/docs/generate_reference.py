@@ -55,10 +55,6 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
         'trajectory_msgs/JointTrajectory',
         'what motion_node would send; dry run only',
     ),
-    '/wam/motion/would_command': (
-        'trajectory_msgs/JointTrajectory',
-        'what motion_node would send; dry run only',
-    ),
     '/wam/enable': ('std_srvs/SetBool', 'true: take the robot over; false: ramp down'),
     '/wam/reload': ('wam_msgs/Reload', 'restart the workers, optionally with other weights'),
     '/wam/run': ('wam_msgs/RunInstruction', 'follow one instruction until an outcome'),
@@ -176,7 +172,7 @@ def make_launch_page() -> str:
 
 def make_commands_page() -> str:
     """Return every `./wam` verb with the --help of its program."""
-    from cli import dispatch
+    from cli.dispatch import COMMANDS
 
     lines = [
         '# Commands',
@@ -187,21 +183,13 @@ def make_commands_page() -> str:
         '',
         '| command | what it does |',
         '|---|---|',
-        *(f'| `{name}` | {_escape(text)} |' for name, text in dispatch.COMMANDS.items()),
+        *(f'| `{name}` | {_escape(command.help)} |' for name, command in COMMANDS.items()),
     ]
-    for name in dispatch.COMMANDS:
-        module = find_program(name)
-        if module is None:
-            continue
-        lines += ['', f'## {name}', '', '```text', format_help(name, module).rstrip(), '```']
+    for name, command in COMMANDS.items():
+        if command.module:  # the others are programs of tools/cli itself
+            text = format_help(name, command.module).rstrip()
+            lines += ['', f'## {name}', '', '```text', text, '```']
     return '\n'.join(lines) + '\n'
-
-
-def find_program(verb: str) -> str | None:
-    """Return the module that a verb runs, None for a verb of tools/cli itself."""
-    path = ROOT / 'tools' / 'cli' / f'{verb.replace("-", "_")}.py'
-    found = re.search(r"exec_module\(\s*'([\w.]+)'", path.read_text()) if path.is_file() else None
-    return found and found[1]
 
 
 def format_help(verb: str, module: str) -> str:
