@@ -400,11 +400,20 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--cases', type=int, default=10_000, help='in all (default: %(default)s)')
-    parser.add_argument('--jobs', type=int, default=1, help='processes (default: %(default)s)')
+    parser.add_argument(
+        '--workers',
+        '--jobs',  # the old name, for one release
+        dest='jobs',
+        type=int,
+        default=1,
+        help='processes (default: %(default)s)',
+    )
     parser.add_argument('--minutes', type=float, default=1e9, help='begin no batch after these')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the record there')
     parser.add_argument(
-        '--onto',
+        '--resume',
+        '--onto',  # the old name, for one release
+        dest='onto',
         action='store_true',
         help='go on with the number after the last one in FILE, if it is of this '
         'code; a proof may be played in several sittings',

@@ -49,7 +49,9 @@ def main() -> int:
     parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.list_robots())
     parser.add_argument('--seconds', type=float, default=30.0, help='(default: %(default)s)')
     parser.add_argument(
-        '--burners',
+        '--load-processes',
+        '--burners',  # the old name, for one release
+        dest='burners',
         type=int,
         default=os.cpu_count() or 1,
         help='processes that compute beside it (default: one per core)',
