@@ -51,8 +51,11 @@ def test_every_mode_asks_as_often_as_it_says(tmp_path: Path) -> None:
     }
     for row in found['rows']:
         assert row['rounds'] == 12 and set(row['fills']) == {'1', '2', '3', '4'}
-        assert 0 < row['call_ms'] * row['calls'] <= row['chunk_ms'] * 1.5
-        assert 0 < row['of_matmul'] < 1 and row['p99_ms'] >= row['chunk_ms']
+        # the rate is derived from counts: no duration on a busy machine is compared with another
+        assert row['TFLOP'] > 0 and row['call_ms'] > 0 and row['p99_ms'] >= row['chunk_ms']
+        assert row['of_matmul'] == pytest.approx(
+            row['TFLOP/s'] / found['matmul_TFLOP/s'], rel=0.05, abs=1e-3
+        )
     guided, alone = (row['kv_MB'] for row in found['rows'][:2])
     assert guided == pytest.approx(2 * alone, abs=0.02)
     assert {'date', 'commit', 'machine', 'load_average', 'matmul_TFLOP/s'} <= set(found)

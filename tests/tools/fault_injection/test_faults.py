@@ -1,6 +1,6 @@
 """Faults injected into real processes: every row of the table is in order.
 
---slow runs them on the other robot, too, and random pairs.
+--all runs them on the other robot, too, and random pairs.
 """
 
 import os
