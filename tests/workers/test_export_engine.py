@@ -82,7 +82,7 @@ def test_a_quantised_worker_answers_nearly_the_same(precision: str) -> None:
     'choice, said',
     [
         ({'engine': 'warp'}, 'want eager, compiled or tensorrt:FOLDER'),
-        ({'precision': 'fp2'}, 'want full, fp8, int8 or the file'),
+        ({'precision': 'fp2'}, 'want full, fp8, int8 or a calibration'),
     ],
 )
 def test_choices_that_are_none_are_refused(choice, said: str) -> None:

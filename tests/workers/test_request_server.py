@@ -176,9 +176,9 @@ def test_the_unconditional_branch_acknowledges():
             'is float64',
         ),
         ('query', make_query(session='old'), "session 'old' while 's' is on"),
-        ('query', make_query(arrays={}), 'no posture of 3'),
-        ('query', make_query(arrays={'joints': np.zeros(2)}), 'no posture of 3'),
-        ('query', make_query(arrays={'joints': np.array([0, np.nan, 0])}), 'no posture of 3'),
+        ('query', make_query(arrays={}), 'no joint positions: want 3'),
+        ('query', make_query(arrays={'joints': np.zeros(2)}), 'no joint positions: want 3'),
+        ('query', make_query(arrays={'joints': np.array([0, np.nan, 0])}), 'no joint positions: want 3'),
         ('query', make_query(sequence=-1), 'query -1 after -1'),
         ('query', make_query(seed=-1), 'seed -1'),
         ('query', make_query(seed=2**63), 'seed 9223372036854775808'),
@@ -206,7 +206,7 @@ def test_the_released_rhythm_wants_frames_before_every_query():
     talk = ServerClient(policy)
     talk.start_session()
     policy.needs_commit = True
-    assert 'once a block' in talk.request('query', **make_query()).fields['what']
+    assert 'one query per block' in talk.request('query', **make_query()).fields['what']
     policy.needs_commit = False
     assert talk.request('query', **make_query()).kind == 'chunk'
 

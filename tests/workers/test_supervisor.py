@@ -142,9 +142,9 @@ def test_workers_are_told_who_they_are():
 @pytest.mark.parametrize(
     'stage, deed, said',
     [
-        ('loading', 'exit7', 'exited with status 7; last words: fake: leaving on purpose'),
+        ('loading', 'exit7', 'exited with status 7; last line: fake: leaving on purpose'),
         ('warming', 'kill', 'was killed by SIGKILL'),
-        ('ready', 'exit7', 'exited with status 7; last words: fake: leaving on purpose'),
+        ('ready', 'exit7', 'exited with status 7; last line: fake: leaving on purpose'),
         ('loading', 'garbage', 'failed to start: head of 1213486160 bytes'),
         ('warming', 'hang', 'was not ready within 4 s'),
         ('warming', 'hang up', 'failed to start: the other end has closed'),
@@ -176,7 +176,7 @@ def test_a_refused_start_is_not_retried_until_asked():
         status = pair.wait_ready(10)
         assert (status.state, status.retry_s) == (WorkerState.FAILED, None)
         assert status.reason == (
-            'worker cond (rank 0) exited with status 2; last words: fake: leaving on purpose'
+            'worker cond (rank 0) exited with status 2; last line: fake: leaving on purpose'
         )
         time.sleep(0.1)
         assert pair.status.generation == 1
@@ -194,8 +194,8 @@ def test_an_interpreter_that_is_not_there_is_a_reason():
 @pytest.mark.parametrize(
     'rank, kind, said',
     [
-        (0, 'exit9', 'exited with status 9; last words: fake: leaving on purpose'),
-        (1, 'exit9', 'exited with status 9; last words: fake: leaving on purpose'),
+        (0, 'exit9', 'exited with status 9; last line: fake: leaving on purpose'),
+        (1, 'exit9', 'exited with status 9; last line: fake: leaving on purpose'),
         (1, 'kill', 'was killed by SIGKILL'),
         (0, 'garbage', 'sent a wrong message: head of 1213486160 bytes'),
         (1, 'half', 'did not answer|sent a wrong message'),

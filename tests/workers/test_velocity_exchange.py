@@ -266,7 +266,7 @@ def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
         assert torch.equal(video, kept)  # what was handed out stays
         assert peer.wait(30) == 0
         start_s = time.monotonic()
-        with pytest.raises(PeerLost, match='worker 1 is gone'):
+        with pytest.raises(PeerLost, match='worker 1 was lost'):
             swap(video, action)
         assert time.monotonic() - start_s < 5
     finally:
@@ -277,7 +277,7 @@ def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
 
 def test_a_peer_that_never_comes_is_lost(tmp_path):
     seat = ExchangeConfig(0, 2, 'gloo', (tmp_path / 'meet').as_uri(), 0.2, 1.0)
-    with pytest.raises(PeerLost, match='worker 1 did not come'):
+    with pytest.raises(PeerLost, match='worker 1 did not join'):
         VelocityExchange(seat, torch.device('cpu'))
 
 

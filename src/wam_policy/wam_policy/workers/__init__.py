@@ -1,1 +1,1 @@
-"""The process seam: torch on the far side, everybody else on this side; no ROS on either."""
+"""Workers: processes that run the model with torch, and their supervision without it; no ROS."""

@@ -1,7 +1,9 @@
-"""Make engines of a checkpoint: calibrate its linears, export its passes, build it for this GPU.
+"""Build engines from a checkpoint: calibrate linear layers, export passes, build TensorRT engines.
+
+Experimental: never run on a GPU by this project.
 
 Observations come from a file (`./wam engine observe` writes one from the simulator or a bag) and
-go through the same session that a worker runs: what is calibrated is what will be asked.
+run through the same session as in a worker, so the calibration covers what queries compute.
 """
 
 import argparse
@@ -20,11 +22,11 @@ from wam_policy.model.execution import onnx_export, quantization, tensorrt_engin
 from wam_policy.model.robot_policy import InferenceOptions, Policy
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
-SURROUNDING_DTYPE = torch.bfloat16  # what surrounds 8-bit linears in a plan
+SURROUNDING_DTYPE = torch.bfloat16  # of everything but the 8-bit linear layers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one of the commands; a refusal is one line."""
+    """Run one of the commands; print an error as one line and return the exit status."""
     chosen = make_parser().parse_args(arguments)
     warnings.filterwarnings('ignore', module='modelopt|torch')
     try:
@@ -36,13 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    made = argparse.ArgumentParser(
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
         prog='wam engine',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = made.add_subparsers(required=True, metavar='COMMAND')
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=text, description=text)
@@ -53,7 +55,11 @@ def make_parser() -> argparse.ArgumentParser:
         one.add_argument('--out', type=Path, required=True)
         return one
 
-    one = command('calibrate', calibrate, 'watch the large linears on real observations')
+    one = command(
+        'calibrate',
+        calibrate,
+        'record input ranges of the large linear layers on real observations',
+    )
     one.add_argument('--scheme', choices=quantization.SCHEMES, default='fp8')
     one.add_argument('--observations', type=Path, required=True, metavar='FILE')
     one.add_argument('--embodiment', required=True, metavar='NAME')
@@ -64,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_precision_argument(one)
     one = command('build', build, 'build a TensorRT engine for the GPU of this machine')
     add_precision_argument(one)
-    return made
+    return parser
 
 
 def parse_pass(name: str) -> str:
@@ -96,7 +102,7 @@ def load_checkpoint(
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
-    """Live through the observations while modelopt watches; write the calibration."""
+    """Run the observations through the model under modelopt; write the calibration."""
     policy = Policy(
         load_checkpoint(
             arguments, torch.float32 if arguments.device == 'cpu' else SURROUNDING_DTYPE
@@ -104,17 +110,19 @@ def calibrate(arguments: argparse.Namespace) -> None:
         embodiment.load_embodiment(arguments.embodiment),
         InferenceOptions(),
     )
-    seen = RecordedObservations.load(arguments.observations)
-    found = quantization.calibrate(policy.model.dit, arguments.scheme, lambda: seen.run(policy))
+    observations = RecordedObservations.load(arguments.observations)
+    found = quantization.calibrate(
+        policy.model.dit, arguments.scheme, lambda: observations.run(policy)
+    )
     found.save(arguments.out)
     print(
         f'{arguments.out}: {found.scheme}, {len(found.input_amax)} linears, '
-        f'{len(seen.joint_positions)} queries'
+        f'{len(observations.joint_positions)} queries'
     )
 
 
 def load_with_precision(arguments: argparse.Namespace) -> checkpoint_folder.WorldActionModel:
-    """Load a checkpoint in the precision that was asked for."""
+    """Load a checkpoint in the requested precision."""
     if arguments.precision in DTYPES:
         return load_checkpoint(arguments, DTYPES[arguments.precision])
     calibration = quantization.load_calibration(arguments.precision)
@@ -130,7 +138,7 @@ def export(arguments: argparse.Namespace) -> None:
 
 
 def build(arguments: argparse.Namespace) -> None:
-    """Refuse before a checkpoint is read in vain."""
+    """Build a TensorRT engine; fail before loading the checkpoint if TensorRT is missing."""
     trt = tensorrt_engine.import_tensorrt()
     folder = tensorrt_engine.build_engine(
         load_with_precision(arguments).dit, arguments.out, arguments.precision, trt
@@ -139,10 +147,10 @@ def build(arguments: argparse.Namespace) -> None:
 
 
 class RecordedObservations:
-    """Hold recorded blocks of pictures and the posture at the end of each.
+    """Hold recorded blocks of images and the joint positions at the end of each.
 
-    `views` maps a camera to uint8 [1 + blocks*frames h w 3]: one frame at first, then whole
-    blocks at the model's frame rate. `joints` is [1 + blocks observed].
+    `views` maps a camera to uint8 [1 + blocks*frames h w 3]: one frame first, then whole
+    blocks at the model's frame rate. `joint_positions` is [1 + blocks observed].
     """
 
     def __init__(
@@ -158,12 +166,16 @@ class RecordedObservations:
 
     @classmethod
     def load(cls, path: Path) -> 'RecordedObservations':
-        """Read what `save` wrote; ValueError if it is something else."""
+        """Load a file that `save` wrote; raise ValueError if it is another kind of file."""
         if not path.is_file():
-            raise FileNotFoundError(f'no observations {path}: ./wam engine observe makes them')
+            raise FileNotFoundError(
+                f'no observations {path}: create them with ./wam engine observe'
+            )
         with np.load(path, allow_pickle=False) as file:
             if not {'instruction', 'joints'} <= set(file):
-                raise ValueError(f'{path} holds no observations: ./wam engine observe makes them')
+                raise ValueError(
+                    f'{path} contains no observations: create them with ./wam engine observe'
+                )
             views = {
                 name.removeprefix('frames/'): file[name]
                 for name in file
@@ -184,11 +196,11 @@ class RecordedObservations:
             )
         policy.reset(self.instruction)
         found = []
-        for number, posture in enumerate(self.joint_positions[: 1 + (count - first) // block]):
+        for number, positions in enumerate(self.joint_positions[: 1 + (count - first) // block]):
             start = 0 if number == 0 else first + (number - 1) * block
             stop = first if number == 0 else start + block
             policy.commit({key: self.views[key][start:stop] for key in policy.geometry.cameras})
-            targets = policy.query(posture, number).targets
+            targets = policy.query(positions, number).targets
             assert targets is not None  # both branches run here
             found.append(targets)
         return found

@@ -47,13 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='full',
         metavar='P',
         help='precision of the large linear layers: full, fp8 or int8 with a scale per token, '
-        'or the file of a calibration (default: %(default)s)',
+        'or the file of a calibration; all but full are experimental: never run on a GPU by '
+        'this project (default: %(default)s)',
     )
     model.add_argument(
         '--engine',
         default='eager',
         metavar='E',
-        help='eager, compiled, or tensorrt:FOLDER of a built engine (default: %(default)s)',
+        help='eager, compiled, or tensorrt:FOLDER of a built engine; compiled on CUDA (graphs) '
+        'and tensorrt are experimental: never run on a GPU by this project '
+        '(default: %(default)s)',
     )
     model.add_argument('--seed', type=int, default=0, metavar='S', help='seed of random weights')
     model.add_argument(

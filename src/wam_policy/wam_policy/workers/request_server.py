@@ -1,8 +1,8 @@
-"""Answer requests from the socket with one model; a request that fails is an answer too.
+"""Request loop of a worker: answer requests on the socket with one model.
 
-Every worker of a pair gets every request in the same order. Rank 0 answers with data, the other
-acknowledges. Checks that belong to the conversation (sessions, sizes) are here, so that both
-workers refuse alike before either waits for the other.
+A failed request is answered with an `error` message. Every worker of a pair receives every request
+in the same order; rank 0 answers with data, the other acknowledges. Sessions and sizes are checked
+here, so that both workers reject a request before either waits for the other.
 """
 
 import socket
@@ -21,12 +21,12 @@ from wam_policy.workers.protocol import PeerLost, WorkerMessage
 from wam_policy.workers.session_store import SessionPool, WorkerSession
 
 NEWEST_PREFIX, FRAMES_PREFIX = 'newest/', 'frames/'
-COLLECT_GARBAGE_AFTER = ('reset', 'commit')  # after whose answer no query is late yet
-MAX_SEED = 2**63 - 1  # what a torch generator takes
+COLLECT_GARBAGE_AFTER = ('reset', 'commit')  # no query is due directly after these
+MAX_SEED = 2**63 - 1  # limit of a torch generator
 
 
 class InvalidWorkerRequest(Exception):
-    """A request does not fit; nothing was done."""
+    """A request is invalid; no state was changed."""
 
     def __init__(self, what: str, fix: str) -> None:
         super().__init__(what)
@@ -34,7 +34,7 @@ class InvalidWorkerRequest(Exception):
 
 
 class WorkerServer:
-    """Serve one model on one socket until told to stop."""
+    """Serve one model on one socket until asked to stop."""
 
     def __init__(
         self,
@@ -44,8 +44,9 @@ class WorkerServer:
         log: Callable[[str], None],
         collect_garbage: Callable[[], object] = lambda: None,
     ) -> None:
-        """Take a policy per session, what `hello` is answered with, where a line for people goes
-        and what clears up between two requests.
+        """Take one policy per session.
+
+        `info` answers `hello`, `log` writes a log line, `collect_garbage` runs between requests.
         """
         self._sock, self._info, self._log, self._collect_garbage = (
             sock,
@@ -56,14 +57,12 @@ class WorkerServer:
         self._robot, self._role = policies[0].robot, policies[0].role
         self._geometry = policies[0].geometry
         self._sessions = SessionPool(policies)
-        self._last_queried_session: WorkerSession | None = (
-            None  # the last to be asked: its video can be had
-        )
+        self._last_queried_session: WorkerSession | None = None  # its prediction can be decoded
 
     def serve(self) -> None:
         """Answer until `stop` or until the other end closes.
 
-        Raises PeerLost when the other worker is gone, WireError when the stream is broken.
+        Raises PeerLost when the other worker exited, ProtocolError when the stream is invalid.
         """
         kinds = {
             'hello': self._on_hello,
@@ -115,7 +114,7 @@ class WorkerServer:
                 },
             )
         except Exception as error:  # noqa: BLE001  a failed request must not end the worker
-            self._end_session(request)  # half done: the memory may be anything
+            self._end_session(request)  # partly done: the KV cache may be inconsistent
             for line in traceback.format_exc().splitlines():
                 self._log(line)
             return WorkerMessage(
@@ -152,7 +151,7 @@ class WorkerServer:
         views = self._read_views(request, FRAMES_PREFIX)
         wanted = self._geometry.frames_per_block if block else self._geometry.first_frames
         for name, frames in views.items():
-            # the released rhythm brings as many as it has, and the model fills the block
+            # in the released mode a block may be incomplete, and the model fills it
             if len(frames) != wanted and session.policy.streaming:
                 raise InvalidWorkerRequest(
                     f'block {block} has {len(frames)} frames of {name}', f'send {wanted}'
@@ -183,7 +182,7 @@ class WorkerServer:
         wanted = len(self._robot.observed)
         if joints is None or joints.shape != (wanted,) or not np.isfinite(joints).all():
             raise InvalidWorkerRequest(
-                f'query {sequence} has no posture of {wanted} finite numbers',
+                f'query {sequence} has no joint positions: want {wanted} finite numbers',
                 "send joints in the order of the robot's observed joints",
             )
         if sequence <= session.last_sequence:
@@ -196,16 +195,16 @@ class WorkerServer:
             raise InvalidWorkerRequest('query before any commit', 'commit a first frame')
         if session.policy.needs_commit:
             raise InvalidWorkerRequest(
-                'no frames since the last query: the released rhythm asks once a block',
+                'no frames since the last query: the released mode allows one query per block',
                 'commit first, or reset with memory_update streaming',
             )
-        newest = (
+        latest = (
             self._read_views(request, NEWEST_PREFIX)
             if any(name.startswith(NEWEST_PREFIX) for name in request.arrays)
             else None
         )
         session.last_sequence = sequence
-        found = session.policy.query(joints, seed, newest)
+        found = session.policy.query(joints, seed, latest)
         self._last_queried_session = session
         fields = {
             'session': session.name,
@@ -234,7 +233,7 @@ class WorkerServer:
         )
 
     def _get_session(self, request: WorkerMessage) -> WorkerSession:
-        """Find the session that a request belongs to."""
+        """Return the session that a request belongs to; raise InvalidWorkerRequest if none."""
         name, known = _read_text(request, 'session'), self._sessions.names
         if not known:
             raise InvalidWorkerRequest(f'{request.kind} without a session', 'send reset first')
@@ -253,7 +252,7 @@ class WorkerServer:
             self._sessions.close(name)
 
     def _read_views(self, request: WorkerMessage, prefix: str) -> dict[str, np.ndarray]:
-        """Take the frames of every camera, uint8 [T h w 3]; one image may come as [h w 3]."""
+        """Return the frames of every camera, uint8 [T h w 3]; one image may be sent as [h w 3]."""
         found, wanted = {}, ', '.join(prefix + name for name in self._geometry.cameras)
         for camera in self._geometry.cameras:
             frames = request.arrays.get(prefix + camera)
@@ -277,13 +276,13 @@ class WorkerServer:
         if len(set(counts.values())) != 1:
             raise InvalidWorkerRequest(
                 f'cameras differ in their number of frames: {counts}',
-                'send the same instants of each',
+                'send the same number for each camera',
             )
         return found
 
 
 def build_worker_info(policy: Policy, device: str) -> dict[str, Any]:
-    """Describe a policy that is ready to be asked."""
+    """Return the fields of the `ready` message for a policy."""
     loaded = policy.model
     tag = policy.robot.model_tag
     name = loaded.spec.name if loaded.is_trained else f'UNTRAINED {loaded.spec.name}'

@@ -1,11 +1,11 @@
-"""The near side of the workers: start them, ask them, see them die, start them again.
+"""Supervision of the workers by their parent process: start, request, monitor, restart.
 
-Notable:
-- one supervisor thread owns every child: it starts, watches, ends and reaps them, so no call of
-  a user's thread ever waits on a process without a limit;
-- both workers of a pair live and die together, because their process group cannot be mended;
-- one request is under way at a time; an interrupted one is answered into the void.
-Knows neither torch nor what the requests mean.
+- One supervisor thread owns every child: it starts, monitors, ends and reaps them, so no call
+  from another thread waits for a process without a limit.
+- Both workers of a pair start and end together, because a broken torch process group cannot be
+  repaired.
+- One request is in progress at a time; the answer to an interrupted one is dropped.
+This module imports no torch and does not depend on the meaning of requests.
 """
 
 import os
@@ -31,46 +31,44 @@ from wam_policy.workers.worker_group import (
 )
 from wam_policy.workers.worker_process import OnLine, WorkerExit
 
-EXIT_REPORT_TIMEOUT_S = (
-    15.0  # for the supervisor to end, reap and name what a requester stumbled on
-)
+EXIT_REPORT_TIMEOUT_S = 15.0  # for the supervisor to end and reap a worker that failed a request
 
 
 class WorkerState(StrEnum):
-    """Name the states of a pair; every one comes with a reason."""
+    """States of a pair; each is reported with a reason."""
 
-    STARTING = 'starting'  # programs run, models load
-    WARMING = 'warming'  # models are loaded, first query under way
+    STARTING = 'starting'  # processes run, models load
+    WARMING = 'warming'  # models are loaded, first query in progress
     READY = 'ready'
-    FAILED = 'failed'  # down; see Status.retry_s
-    STOPPED = 'stopped'  # on purpose: not started yet, or closed
+    FAILED = 'failed'  # see WorkerStatus.retry_s
+    STOPPED = 'stopped'  # not started yet, or closed
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """Tell how the workers are; a new generation has an empty memory."""
+    """Report the state of the workers; a new generation starts without sessions."""
 
     state: WorkerState
     reason: str
     generation: int = 0  # pairs started so far
     restarts: int = 0  # of those, started after a failure
     retry_s: float | None = None  # FAILED: wait before the next start; None: no further try
-    info: Mapping[str, Any] = field(default_factory=dict)  # what `ready` of rank 0 told
+    info: Mapping[str, Any] = field(default_factory=dict)  # fields of `ready` from rank 0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """Describe what to run: the whole configuration of a pair.
+    """Configuration of a pair of workers.
 
     One device runs both branches of guidance, two run one each; without guidance the first
-    device runs the only branch. `arguments` reach every worker as they are.
+    device runs the only branch. `arguments` are passed to every worker unchanged.
     """
 
     devices: tuple[str, ...]
     arguments: tuple[str, ...] = ()
     guided: bool = True
     program: tuple[str, ...] = (sys.executable, '-m', 'wam_policy.workers.run_worker')
-    cores: tuple[int, ...] = ()  # one CPU core per worker to stay on; empty: anywhere
+    cores: tuple[int, ...] = ()  # one CPU core per worker to run on; empty: any
     environment: Mapping[str, str] = field(default_factory=dict)
     start_timeout_s: float = 300.0  # 46 GB from a slow disk
     shutdown_timeout_s: float = 3.0  # from `stop` to SIGTERM
@@ -88,19 +86,19 @@ class WorkerSpec:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Name each worker's branch, by rank."""
+        """Return each worker's branch of guidance, by rank."""
         if not self.guided:
             return ('cond',)
         return ('both',) if len(self.devices) == 1 else ('cond', 'uncond')
 
     @property
     def dist_backend(self) -> str:
-        """Name the torch.distributed backend: NCCL wants one GPU for each worker."""
+        """Return the torch.distributed backend: NCCL requires one GPU per worker."""
         gpus = {device for device in self.devices if device.startswith('cuda')}
         return 'nccl' if len(gpus) == 2 else 'gloo'
 
     def build_commands(self, folder: str) -> list[list[str]]:
-        """Build each worker's command line; `folder` is private to this generation."""
+        """Return each worker's command line; `folder` is private to this generation."""
         rendezvous = Path(folder, 'rendezvous').as_uri()
         found = []
         for rank, role in enumerate(self.roles):
@@ -152,7 +150,7 @@ class Backoff:
 
 
 class WorkersNotReady(Exception):
-    """There is nobody to ask; the status says why."""
+    """The workers cannot answer now; `status` holds the reason."""
 
     def __init__(self, status: WorkerStatus) -> None:
         super().__init__(f'workers are {status.state}: {status.reason}')
@@ -160,7 +158,7 @@ class WorkersNotReady(Exception):
 
 
 class WorkerExited(Exception):
-    """A worker ended or was ended for not answering; the pair restarts on its own."""
+    """A worker exited or was killed for not answering; the pair restarts automatically."""
 
     def __init__(self, worker_exit: WorkerExit) -> None:
         super().__init__(str(worker_exit))
@@ -168,7 +166,7 @@ class WorkerExited(Exception):
 
 
 class WorkerError(Exception):
-    """A worker refused a request or failed at it, and is still there."""
+    """A worker rejected or failed a request, and still runs."""
 
     def __init__(self, rank: int, what: str, fix: str) -> None:
         super().__init__(f'{what}; {fix}' if fix else what)
@@ -178,11 +176,11 @@ class WorkerError(Exception):
 
 
 class RequestInterrupted(Exception):
-    """The answer is no longer wanted."""
+    """The request was interrupted; its answer will be dropped."""
 
 
 class WorkerSupervisor:
-    """Keep one or two workers alive and speak to them as one."""
+    """Keep one or two workers running and send each request to all of them."""
 
     def __init__(
         self,
@@ -202,7 +200,7 @@ class WorkerSupervisor:
         self._request_lock = threading.Lock()  # held while the sockets are in use
         self._group: WorkerGroup | None = None
         self._last_exit: tuple[int, WorkerExit] | None = None  # generation, how it ended
-        self._pending_failure: WorkerFailure | None = None  # for the supervisor to act on
+        self._pending_failure: WorkerFailure | None = None  # handled by the supervisor thread
         self._closing = False
         self._request_id = 0  # of the last request
         self._wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # supervisor
@@ -214,16 +212,16 @@ class WorkerSupervisor:
         return self._status
 
     def start(self) -> None:
-        """Begin to start the workers and return; see `status` and `wait_ready`."""
+        """Start the workers in the background; see `status` and `wait_ready`."""
         if self._thread is not None:
-            raise RuntimeError('a pair is started once')
+            raise RuntimeError('start() was called twice')
         self._thread = threading.Thread(target=self._run, name='workers', daemon=True)
         self._thread.start()
 
     def wait_ready(self, timeout_s: float) -> WorkerStatus:
-        """Wait until the workers are ready, have failed for good or are stopped; give the status.
+        """Wait until the workers are ready, failed permanently or stopped; return the status.
 
-        A start that takes longer gives the status as it is then.
+        After `timeout_s` return the status as it is then.
         """
 
         def settled() -> bool:
@@ -246,42 +244,43 @@ class WorkerSupervisor:
         *,
         timeout_s: float,
     ) -> WorkerMessage:
-        """Ask every worker and return the answer of rank 0.
+        """Send a request to every worker and return the answer of rank 0.
 
-        Raises NotReady; WorkerError if one refused; Interrupted; WorkerDied if one died or did
-        not answer in time (the pair is then restarted); WireError if the message breaks a limit.
+        Raises WorkersNotReady; WorkerError if one rejected it; RequestInterrupted; WorkerExited
+        if one exited or did not answer in time (the pair is then restarted); ProtocolError if the
+        message exceeds a limit.
         """
         with self._request_lock:
             clear_eventfd(self._interrupt_fd)
-            crew = self._group  # read after clearing, or the end of this crew could be missed
-            if crew is None:
+            group = self._group  # read after clearing, or the end of this group could be missed
+            if group is None:
                 raise WorkersNotReady(self._status)
             self._request_id += 1
             message = WorkerMessage(kind, {**(fields or {}), 'id': self._request_id}, arrays or {})
             try:
-                answers = crew.request_all(message, timeout_s, self._interrupt_fd)
-                fault = WorkerFailure(0, f'ended during {kind!r}')
-            except WorkerGroupError as broken:
-                answers, fault = None, broken.failure
+                answers = group.request_all(message, timeout_s, self._interrupt_fd)
+                failure = WorkerFailure(0, f'ended during {kind!r}')
+            except WorkerGroupError as error:
+                answers, failure = None, error.failure
             else:
                 if answers is not None:
                     return _select_answer(answers)
-                if self._group is crew and not self._closing:
+                if self._group is group and not self._closing:
                     raise RequestInterrupted(f'{kind!r} was interrupted')
-        death = self._await_exit(crew.generation, fault)
-        if death is None:
+        worker_exit = self._await_exit(group.generation, failure)
+        if worker_exit is None:
             raise WorkersNotReady(self._status)
-        raise WorkerExited(death)
+        raise WorkerExited(worker_exit)
 
     def interrupt(self) -> None:
-        """Make a request that is under way raise Interrupted now.
+        """Make a request in progress raise RequestInterrupted now.
 
-        The workers finish it; the next request waits for that, so for one query at most.
+        The workers finish it; the next request waits for that, at most one query.
         """
         os.eventfd_write(self._interrupt_fd, 1)
 
     def restart(self, reason: str) -> None:
-        """End the workers and start new ones at once, also if they had failed for good."""
+        """End the workers and start new ones at once, even after a permanent failure."""
         with self._status_changed:
             self._pending_failure = WorkerFailure(
                 0, f'was restarted: {reason}', restart_immediately=True
@@ -289,7 +288,7 @@ class WorkerSupervisor:
         os.eventfd_write(self._wakeup_fd, 1)
 
     def close(self) -> None:
-        """Stop the workers and wait until they are gone; may be called twice."""
+        """Stop the workers and wait until they have exited; may be called twice."""
         with self._status_changed:
             self._closing = True
         os.eventfd_write(self._wakeup_fd, 1)
@@ -305,7 +304,7 @@ class WorkerSupervisor:
         self.close()
 
     def _await_exit(self, generation: int, failure: WorkerFailure) -> WorkerExit | None:
-        """Hand a fault to the supervisor and wait for what it finds; None while closing."""
+        """Report a failure to the supervisor thread and wait for the exit; None while closing."""
 
         def known() -> bool:
             return self._last_exit is not None and self._last_exit[0] >= generation
@@ -324,7 +323,7 @@ class WorkerSupervisor:
     def _run(self) -> None:
         try:
             self._supervise()
-        finally:  # also if a listener raised: nobody may believe in workers that are gone
+        finally:  # also if a listener raised: the status must not stay READY
             if not self._closing:
                 self._set_status(WorkerState.FAILED, 'the supervisor of the workers failed')
 
@@ -339,37 +338,37 @@ class WorkerSupervisor:
                 restarts=started,
                 info={},
             )
-            fault, death, ready_for_s = self._run_generation()
+            failure, worker_exit, ready_for_s = self._run_generation()
             if self._closing:
                 break
             retry_s: float | None = (
-                0.0 if fault.restart_immediately else backoff.next_delay_s(ready_for_s)
+                0.0 if failure.restart_immediately else backoff.next_delay_s(ready_for_s)
             )
-            reason = f'{death}; restart in {retry_s:g} s'
-            if death.returncode == EXIT_PERMANENT_FAILURE and not fault.cause:
-                retry_s, reason = None, str(death)
+            reason = f'{worker_exit}; restart in {retry_s:g} s'
+            if worker_exit.returncode == EXIT_PERMANENT_FAILURE and not failure.cause:
+                retry_s, reason = None, str(worker_exit)
             self._set_status(WorkerState.FAILED, reason, retry_s=retry_s)
             self._wait_before_restart(retry_s)
         self._set_status(WorkerState.STOPPED, 'closed')
 
     def _run_generation(self) -> tuple[WorkerFailure, WorkerExit, float]:
-        """Live through one generation: why it ended, how, and for how long it was ready."""
+        """Run one generation; return why and how it ended, and for how long it was ready."""
         ready_s: float | None = None
-        crew = WorkerGroup(self._status.generation, self.spec.roles, self._on_line)
+        group = WorkerGroup(self._status.generation, self.spec.roles, self._on_line)
 
-        def on_progress(stage: str, facts: Mapping[str, Any]) -> None:
+        def on_progress(stage: str, info: Mapping[str, Any]) -> None:
             nonlocal ready_s
             if stage == WorkerState.READY:
                 ready_s = time.monotonic()
-                self._group = crew
-            self._set_status(WorkerState(stage), str(facts.get('reason', '')), info=dict(facts))
+                self._group = group
+            self._set_status(WorkerState(stage), str(info.get('reason', '')), info=dict(info))
 
-        fault = WorkerFailure(0, 'was abandoned')
+        failure = WorkerFailure(0, 'was abandoned')
         with tempfile.TemporaryDirectory(prefix='wam-workers-') as folder:  # mode 0700
             try:
-                crew.start(self.spec.build_commands(folder), self.spec.environment)
-                fault = crew.await_exit_status(
-                    crew.watch(
+                group.start(self.spec.build_commands(folder), self.spec.environment)
+                failure = group.await_exit_status(
+                    group.watch(
                         self._wakeup_fd,
                         self._get_pending_failure,
                         self.spec.start_timeout_s,
@@ -377,33 +376,33 @@ class WorkerSupervisor:
                     )
                 )
             except OSError as error:  # no such interpreter, no memory for a process
-                fault = WorkerFailure(0, f'did not start: {error}')
+                failure = WorkerFailure(0, f'did not start: {error}')
             finally:
                 ready_for_s = 0.0 if ready_s is None else time.monotonic() - ready_s
-                death = self._terminate(crew, fault)
-        return fault, death, ready_for_s
+                worker_exit = self._terminate(group, failure)
+        return failure, worker_exit, ready_for_s
 
     def _terminate(self, group: WorkerGroup, failure: WorkerFailure) -> WorkerExit:
-        """End a crew, whatever its state, and let a waiting requester know."""
+        """End a group in any state and wake a waiting request."""
         self._group = None
         os.eventfd_write(self._interrupt_fd, 1)
         if not self._closing:
             group.kill()
-        with self._request_lock:  # the requester has let go of the sockets
+        with self._request_lock:  # no request uses the sockets any more
             if self._closing:
                 group.stop(self.spec.shutdown_timeout_s)
-            death = group.reap(failure)
+            worker_exit = group.reap(failure)
         with self._status_changed:
-            self._last_exit = (group.generation, death)
+            self._last_exit = (group.generation, worker_exit)
             self._pending_failure = None
             self._status_changed.notify_all()
-        return death
+        return worker_exit
 
     def _get_pending_failure(self) -> WorkerFailure | None:
         return WorkerFailure(0, 'was stopped') if self._closing else self._pending_failure
 
     def _wait_before_restart(self, timeout_s: float | None) -> None:
-        """Sleep until the time is over, a restart is asked for or the pair is closed."""
+        """Sleep until the timeout, a requested restart or close."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(self._wakeup_fd, select.POLLIN)
@@ -428,7 +427,7 @@ class WorkerSupervisor:
 
 
 def _select_answer(answers: list[WorkerMessage]) -> WorkerMessage:
-    """Return rank 0's answer unless one refused."""
+    """Return rank 0's answer; raise WorkerError if any worker sent an error."""
     for rank, answer in enumerate(answers):
         if answer.kind == 'error':
             raise WorkerError(

@@ -1,8 +1,8 @@
-"""Two workers, one sample: each runs a branch of guidance and both swap velocities every step.
+"""Exchange of velocities between two workers that run one branch of guidance each.
 
-Both then do the same arithmetic on the same numbers, so their samples never part and nothing
-else has to travel. The rendezvous is a file in a folder that only this user may enter: no port,
-no host name.
+Both then do the same arithmetic on the same numbers, so their samples stay identical and nothing
+else is sent. The rendezvous is a file in a folder that only this user can access: no port, no
+host name.
 """
 
 import os
@@ -20,14 +20,14 @@ from wam_policy.workers.protocol import PeerLost
 
 @dataclass(frozen=True, slots=True)
 class ExchangeConfig:
-    """Say which of how many workers this is, and where they meet."""
+    """Hold the rank, the world size and the rendezvous of a worker."""
 
     rank: int
     world_size: int
     backend: str  # gloo | nccl
     rendezvous: str  # file:///folder/name, not existing yet
-    start_timeout_s: float  # for the other to have loaded its model
-    timeout_s: float  # for one swap; a death is seen at once with gloo
+    start_timeout_s: float  # limit for the other worker to load its model
+    timeout_s: float  # limit for one exchange; gloo detects an exit at once
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size <= 2:
@@ -35,19 +35,20 @@ class ExchangeConfig:
                 f'rank {self.rank} of {self.world_size}: want rank 0 or 1 of at most 2'
             )
         if self.backend not in ('gloo', 'nccl'):
-            raise ValueError(f'exchange {self.backend!r}: want gloo or nccl')
+            raise ValueError(f'dist backend {self.backend!r}: want gloo or nccl')
         if self.world_size == 2 and not self.rendezvous.startswith('file:///'):
             raise ValueError(f'rendezvous {self.rendezvous!r}: want file:///folder/name')
 
 
 class VelocityExchange:
-    """Swap (video, action) velocities with the other worker.
+    """Exchange (video, action) velocities with the other worker.
 
-    Joins the process group when made: waits for the other, PeerLost if it does not come.
+    The constructor joins the process group and waits for the other worker; it raises PeerLost if
+    that does not join in time.
     """
 
     def __init__(self, config: ExchangeConfig, device: torch.device) -> None:
-        # both ends are on this machine; other interfaces may have no name or no route
+        # both workers run on this machine; other interfaces may have no name or no route
         os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
         os.environ.setdefault('NCCL_SOCKET_IFNAME', 'lo')
         self._peer_rank = 1 - config.rank
@@ -59,7 +60,7 @@ class VelocityExchange:
                 str(Path(config.rendezvous.removeprefix('file://'))), config.world_size
             )
             store.set(f'loaded {config.rank}', 'yes')
-            # loading may take minutes on one side: wait here, so that swaps can be impatient
+            # one worker may load for minutes: wait here, so that exchanges can have a short limit
             store.wait(
                 [f'loaded {rank}' for rank in range(config.world_size)],
                 timedelta(seconds=config.start_timeout_s),
@@ -73,11 +74,11 @@ class VelocityExchange:
                 device_id=device if config.backend == 'nccl' else None,
             )
         except (RuntimeError, dist.DistError) as error:
-            raise PeerLost(f'worker {self._peer_rank} did not come: {error}') from error
+            raise PeerLost(f'worker {self._peer_rank} did not join: {error}') from error
 
     def __call__(self, video: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Give own velocities, return the other's: same shapes, dtype and device."""
-        cut, size = video.numel(), video.numel() + action.numel()
+        """Send these velocities and return the other's: same shapes, dtype and device."""
+        split, size = video.numel(), video.numel() + action.numel()
         if self._send_buffer.numel() != size or self._send_buffer.dtype != video.dtype:
             self._send_buffer, self._receive_buffer = (
                 torch.empty(
@@ -88,17 +89,17 @@ class VelocityExchange:
                 )
                 for numel in (size, 2 * size)
             )
-        self._send_buffer[:cut].copy_(video.reshape(-1))
-        self._send_buffer[cut:].copy_(action.reshape(-1))
+        self._send_buffer[:split].copy_(video.reshape(-1))
+        self._send_buffer[split:].copy_(action.reshape(-1))
         try:
             # one collective: a send and a receive each way took up to ten times as long
             dist.all_gather_into_tensor(self._receive_buffer, self._send_buffer)
         except (RuntimeError, dist.DistError) as error:
-            raise PeerLost(f'worker {self._peer_rank} is gone: {error}') from error
+            raise PeerLost(f'worker {self._peer_rank} was lost: {error}') from error
         theirs = self._receive_buffer[self._peer_rank * size : (self._peer_rank + 1) * size]
-        # a copy: the sampler keeps velocities over steps that it skips
+        # a copy: the sampler reuses velocities in steps that it skips
         theirs = theirs.to(video.device, copy=True)
-        return theirs[:cut].view_as(video), theirs[cut:].view_as(action)
+        return theirs[:split].view_as(video), theirs[split:].view_as(action)
 
     def close(self) -> None:
         """Leave the process group."""

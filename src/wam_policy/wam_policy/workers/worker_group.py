@@ -1,7 +1,7 @@
-"""The workers of one generation: started together, asked together, ended together.
+"""The worker processes of one generation: started, queried and ended together.
 
-Two threads may call: the supervisor (start, watched, kill, stop, reaped) and one requester
-(answers), which shares the sockets with `stop` and `reaped`: their callers hold one lock.
+Two threads may call: the supervisor (start, watch, kill, stop, reap) and one requester
+(request_all), which shares the sockets with `stop` and `reap`: their callers hold one lock.
 """
 
 import os
@@ -19,7 +19,7 @@ from wam_policy.workers.protocol import WorkerMessage
 from wam_policy.workers.worker_process import OnLine, WorkerExit, WorkerProcess
 
 # From a closed socket to the exit that explains it. The exit itself ends the wait: only a worker
-# that hangs up and lives on, which none of ours does, costs all of it.
+# that closes its socket and keeps running, which none of ours does, takes all of it.
 EXIT_WAIT_S = 3.0
 SIGTERM_TIMEOUT_S = 1.0  # from SIGTERM to SIGKILL
 MESSAGE_TIMEOUT_S = 2.0  # for the rest of a message once it has begun
@@ -29,16 +29,16 @@ OnProgress = Callable[[str, Mapping[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class WorkerFailure:
-    """Name the worker because of which a generation ends; no cause: it ended by itself."""
+    """The worker that ends a generation; an empty cause: it exited by itself."""
 
     rank: int
     cause: str = ''
-    socket_closed: bool = False  # its socket ended: an exit status will tell more
+    socket_closed: bool = False  # its exit status will explain more
     restart_immediately: bool = False  # start the next generation without delay
 
 
 class WorkerGroupError(Exception):
-    """A worker did not answer, or not in our language."""
+    """A worker did not answer or violated the protocol."""
 
     def __init__(self, failure: WorkerFailure) -> None:
         super().__init__(failure.cause)
@@ -46,7 +46,7 @@ class WorkerGroupError(Exception):
 
 
 class WorkerGroup:
-    """Hold the programs of one generation."""
+    """Own the processes of one generation."""
 
     def __init__(self, generation: int, roles: Sequence[str], on_line: OnLine) -> None:
         self.generation = generation
@@ -55,15 +55,15 @@ class WorkerGroup:
         self._processes: list[WorkerProcess] = []
 
     def start(self, commands: Sequence[Sequence[str]], environment: Mapping[str, str]) -> None:
-        """Start one program per command, rank by rank, and ask it for `ready`.
+        """Start one process per command, rank by rank, and send it `hello`.
 
         Raises OSError if one cannot be started.
         """
         for rank, (command, role) in enumerate(zip(commands, self._roles, strict=True)):
-            program = WorkerProcess(command, rank, role, self._on_line, environment)
-            self._processes.append(program)
-            with suppress(protocol.PeerClosed):  # its exit status will tell more
-                protocol.send(program.socket, WorkerMessage('hello', {'id': 0}), MESSAGE_TIMEOUT_S)
+            process = WorkerProcess(command, rank, role, self._on_line, environment)
+            self._processes.append(process)
+            with suppress(protocol.PeerClosed):  # its exit status will explain more
+                protocol.send(process.socket, WorkerMessage('hello', {'id': 0}), MESSAGE_TIMEOUT_S)
 
     def watch(
         self,
@@ -72,14 +72,14 @@ class WorkerGroup:
         start_timeout_s: float,
         on_progress: OnProgress,
     ) -> WorkerFailure:
-        """Bring the workers to `ready`, then watch until one ends or `called` gives a fault."""
+        """Monitor the workers until one fails or `get_pending_failure` returns a failure."""
         poll = select.poll()
         poll.register(wakeup_fd, select.POLLIN)
         deadline_s = time.monotonic() + start_timeout_s
         starting: dict[int, WorkerProcess] = {}
-        for program in self._processes:
-            starting[program.socket.fileno()] = program
-            for source in (program.exit_fd, program.stderr.fileno(), program.socket.fileno()):
+        for process in self._processes:
+            starting[process.socket.fileno()] = process
+            for source in (process.exit_fd, process.stderr.fileno(), process.socket.fileno()):
                 poll.register(source, select.POLLIN)
         stage = StartupProgress(on_progress, len(self._processes))
         while True:
@@ -88,22 +88,22 @@ class WorkerGroup:
             self._drain_stderr(poll, sources)
             if wakeup_fd in sources:
                 clear_eventfd(wakeup_fd)
-            ended = [program for program in self._processes if program.exit_fd in sources]
+            ended = [process for process in self._processes if process.exit_fd in sources]
             if ended:
                 return WorkerFailure(ended[0].rank)
-            if (fault := get_pending_failure()) is not None:
-                return fault
+            if (failure := get_pending_failure()) is not None:
+                return failure
             for source in sources & starting.keys():
-                program = starting[source]
+                process = starting[source]
                 try:
                     if stage.update(
-                        program.rank, protocol.receive(program.socket, MESSAGE_TIMEOUT_S)
+                        process.rank, protocol.receive(process.socket, MESSAGE_TIMEOUT_S)
                     ):
-                        poll.unregister(source)  # the requester's from now on
+                        poll.unregister(source)  # from now on the requester reads it
                         del starting[source]
                 except (protocol.ProtocolError, WorkerGroupError) as error:
                     return WorkerFailure(
-                        program.rank,
+                        process.rank,
                         f'failed to start: {error}',
                         isinstance(error, protocol.PeerClosed),
                     )
@@ -114,24 +114,24 @@ class WorkerGroup:
     def request_all(
         self, message: WorkerMessage, timeout_s: float, interrupt_fd: int
     ) -> list[WorkerMessage] | None:
-        """Send to every worker and collect their answers, by rank; None if `leave` was written.
+        """Send to every worker and return the answers by rank; None if `interrupt_fd` is set.
 
-        Answers to earlier messages are dropped. Raises Broken, or WireError if the message
-        itself breaks a limit.
+        Answers to earlier messages are dropped. Raises WorkerGroupError, or ProtocolError if the
+        message itself exceeds a limit.
         """
         deadline_s = time.monotonic() + timeout_s
-        for program in self._processes:
+        for process in self._processes:
             try:
-                protocol.send(program.socket, message, max(0.001, deadline_s - time.monotonic()))
+                protocol.send(process.socket, message, max(0.001, deadline_s - time.monotonic()))
             except protocol.PeerClosed as error:
                 raise WorkerGroupError(
-                    WorkerFailure(program.rank, str(error), socket_closed=True)
+                    WorkerFailure(process.rank, str(error), socket_closed=True)
                 ) from None
             except protocol.ProtocolTimeout:
                 raise WorkerGroupError(
-                    _make_timeout_failure(program.rank, message, timeout_s)
+                    _make_timeout_failure(process.rank, message, timeout_s)
                 ) from None
-        waiting = {program.socket.fileno(): program for program in self._processes}
+        waiting = {process.socket.fileno(): process for process in self._processes}
         found: dict[int, WorkerMessage] = {}
         poll = select.poll()
         poll.register(interrupt_fd, select.POLLIN)
@@ -147,73 +147,75 @@ class WorkerGroup:
             if interrupt_fd in sources:
                 return None
             for source in sources & waiting.keys():
-                program = waiting[source]
-                answer = _receive_answer(program, deadline_s)
+                process = waiting[source]
+                answer = _receive_answer(process, deadline_s)
                 if answer.fields.get('id') == message.fields['id']:
-                    found[program.rank] = answer
+                    found[process.rank] = answer
                     poll.unregister(source)
                     del waiting[source]
-        return [found[program.rank] for program in self._processes]
+        return [found[process.rank] for process in self._processes]
 
     def kill(self) -> None:
-        """End every program now."""
-        for program in self._processes:
-            program.send_signal(signal.SIGKILL)
+        """Kill every process now."""
+        for process in self._processes:
+            process.send_signal(signal.SIGKILL)
 
     def await_exit_status(self, failure: WorkerFailure) -> WorkerFailure:
-        """Give a worker whose socket closed the time to show its exit status."""
+        """Wait for the exit of a worker whose socket closed; return the refined failure."""
         if not failure.socket_closed:
             return failure
-        program = self._processes[failure.rank]
-        self._wait_for_exit([program], EXIT_WAIT_S)
-        return replace(failure, cause='') if program.has_exited() else failure
+        process = self._processes[failure.rank]
+        self._wait_for_exit([process], EXIT_WAIT_S)
+        return replace(failure, cause='') if process.has_exited() else failure
 
     def stop(self, shutdown_timeout_s: float) -> None:
-        """Ask every program to end, then insist."""
-        for program in self._processes:
-            with suppress(protocol.ProtocolError, OSError):  # will not listen: insisting follows
-                protocol.send(program.socket, WorkerMessage('stop'), 0.2)
-                program.socket.shutdown(socket.SHUT_WR)  # seen even by one too busy to read
+        """Ask every process to stop, then send SIGTERM to those that still run."""
+        for process in self._processes:
+            with suppress(protocol.ProtocolError, OSError):  # it does not read: SIGTERM follows
+                protocol.send(process.socket, WorkerMessage('stop'), 0.2)
+                process.socket.shutdown(
+                    socket.SHUT_WR
+                )  # noticed even by a worker that is too busy to read
         self._wait_for_exit(self._processes, shutdown_timeout_s)
-        for program in self._processes:
-            if not program.has_exited():
-                program.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            if not process.has_exited():
+                process.send_signal(signal.SIGTERM)
         self._wait_for_exit(self._processes, SIGTERM_TIMEOUT_S)
 
     def reap(self, failure: WorkerFailure) -> WorkerExit:
-        """Collect every program and say how it ended for the one that `fault` is about.
+        """Reap every process and return the exit of the one that `failure` is about.
 
-        Where both ended by themselves, the one that only lost its peer is not the culprit.
+        If both exited by themselves, the one that only lost its peer is not the cause.
         """
-        alone = {program.rank for program in self._processes if program.has_exited()}
-        deaths = [
-            program.reap(failure.cause if program.rank == failure.rank else '')
-            for program in self._processes
+        exited = {process.rank for process in self._processes if process.has_exited()}
+        exits = [
+            process.reap(failure.cause if process.rank == failure.rank else '')
+            for process in self._processes
         ]
         self._processes = []
-        culprits = [
-            death
-            for death in deaths
-            if death.rank in alone and death.returncode != protocol.EXIT_PEER_LOST
+        causes = [
+            worker_exit
+            for worker_exit in exits
+            if worker_exit.rank in exited and worker_exit.returncode != protocol.EXIT_PEER_LOST
         ]
-        if not failure.cause and culprits and failure.rank not in {d.rank for d in culprits}:
-            return culprits[0]
-        if failure.rank >= len(deaths):  # it never started
+        if not failure.cause and causes and failure.rank not in {d.rank for d in causes}:
+            return causes[0]
+        if failure.rank >= len(exits):  # it never started
             return WorkerExit(failure.rank, self._roles[failure.rank], None, (), failure.cause)
-        return deaths[failure.rank]
+        return exits[failure.rank]
 
     def _drain_stderr(self, poll: select.poll, ready_fds: set[int]) -> None:
-        for program in self._processes:
-            if program.stderr.fileno() in ready_fds and not program.drain_stderr():
-                poll.unregister(program.stderr.fileno())
+        for process in self._processes:
+            if process.stderr.fileno() in ready_fds and not process.drain_stderr():
+                poll.unregister(process.stderr.fileno())
 
     def _wait_for_exit(self, processes: Iterable[WorkerProcess], timeout_s: float) -> None:
-        """Wait until the programs have ended, keeping every stderr flowing."""
+        """Wait until the processes have exited, draining every stderr."""
         deadline_s = time.monotonic() + timeout_s
         poll = select.poll()
-        for program in self._processes:
-            poll.register(program.stderr.fileno(), select.POLLIN)
-        running = {program.exit_fd for program in processes if not program.has_exited()}
+        for process in self._processes:
+            poll.register(process.stderr.fileno(), select.POLLIN)
+        running = {process.exit_fd for process in processes if not process.has_exited()}
         for source in running:
             poll.register(source, select.POLLIN)
         while running and (left_s := deadline_s - time.monotonic()) > 0:
@@ -225,7 +227,7 @@ class WorkerGroup:
 
 
 class StartupProgress:
-    """Follow workers through their start: as far as the slowest has come."""
+    """Track the start of the workers; report the stage of the slowest."""
 
     STAGES = ('loading', 'warming', 'ready')
 
@@ -236,7 +238,7 @@ class StartupProgress:
         self._info: Mapping[str, Any] = {}
 
     def update(self, rank: int, message: WorkerMessage) -> bool:
-        """Take a worker's report; True once this one is ready."""
+        """Process a worker's message; return True once this worker is ready."""
         if message.kind == 'error':
             raise WorkerGroupError(WorkerFailure(rank, str(message.fields.get('what'))))
         if message.kind not in self.STAGES:
@@ -254,8 +256,8 @@ class StartupProgress:
 
 
 def clear_eventfd(fd: int) -> None:
-    """Set an eventfd back to zero."""
-    with suppress(BlockingIOError):  # it was zero
+    """Reset an eventfd to zero."""
+    with suppress(BlockingIOError):  # it was zero already
         os.eventfd_read(fd)
 
 

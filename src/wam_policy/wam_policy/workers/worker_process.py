@@ -1,7 +1,7 @@
-"""One worker as a child program: its socket, its process group, its last words.
+"""One worker as a child process: its socket, its process group, the tail of its stderr.
 
-A worker has its own interpreter and plain arguments, so torch never meets ROS and any worker can
-be run by hand. Knows nothing of states, requests or restarts (see client).
+A worker has its own interpreter and plain arguments, so torch and ROS never share a process and
+any worker can be run by hand. States, requests and restarts are the task of the supervisor.
 """
 
 import os
@@ -25,17 +25,17 @@ OnLine = Callable[[int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class WorkerExit:
-    """Say how a worker ended: exit status or signal, and what it last wrote to stderr."""
+    """How a worker ended: exit status or signal, and the last lines of its stderr."""
 
     rank: int
     role: str
-    returncode: int | None  # negative: killed by that signal; None: it still ran
+    returncode: int | None  # negative: killed by that signal; None: still running
     stderr_tail: tuple[str, ...]
-    cause: str = ''  # why it was ended, if we ended it
+    cause: str = ''  # why the parent ended it, if it did
 
     def __str__(self) -> str:
         text = f'worker {self.role} (rank {self.rank}) {self.cause or self.description}'
-        return f'{text}; last words: {self.stderr_tail[-1]}' if self.stderr_tail else text
+        return f'{text}; last line: {self.stderr_tail[-1]}' if self.stderr_tail else text
 
     @property
     def description(self) -> str:
@@ -47,7 +47,7 @@ class WorkerExit:
 
 
 def signal_name(number: int) -> str:
-    """Name a signal; real-time signals have only a number."""
+    """Return the name of a signal; real-time signals have only a number."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -55,7 +55,7 @@ def signal_name(number: int) -> str:
 
 
 def make_worker_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Make the environment of a worker: this one, this very package first on its path, `extra`."""
+    """Return this environment with this package first on PYTHONPATH, updated with `extra`."""
     root = str(Path(wam_policy.__file__).resolve().parent.parent)
     inherited = os.environ.get('PYTHONPATH', '')
     path = os.pathsep.join(part for part in (root, inherited) if part)
@@ -65,8 +65,8 @@ def make_worker_environment(extra: Mapping[str, str]) -> dict[str, str]:
 class WorkerProcess:
     """Run one worker; `command` gets the socket's file descriptor appended as `--fd N`.
 
-    The kernel kills a worker (it asks for that itself) when the *thread* that started it ends:
-    start it from one that lives as long as the worker shall.
+    The kernel kills a worker (which requests this with prctl) when the *thread* that started it
+    ends: start it from one that runs at least as long as the worker.
     """
 
     def __init__(
@@ -93,21 +93,21 @@ class WorkerProcess:
                     bufsize=0,
                     env=make_worker_environment(environment),
                     process_group=0,
-                )  # Ctrl-C is for us; we tell the workers in our own order
+                )  # Ctrl-C reaches the parent only, which stops the workers in order
             except OSError:
                 self.socket.close()
                 raise
         assert self._process.stderr is not None
         self.stderr = self._process.stderr
         os.set_blocking(self.stderr.fileno(), False)
-        self.exit_fd = os.pidfd_open(self._process.pid)  # readable once it has ended
+        self.exit_fd = os.pidfd_open(self._process.pid)  # readable once it has exited
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def drain_stderr(self) -> bool:
-        """Take what is on stderr, line by line; False once the pipe has ended."""
+        """Read what is on stderr, line by line; return False at the end of the pipe."""
         while True:
             try:
                 raw = os.read(self.stderr.fileno(), 65536)
@@ -131,24 +131,24 @@ class WorkerProcess:
             return
         try:
             self._on_line(self.rank, line)
-        except Exception as error:  # noqa: BLE001  a listener's fault must not end the workers
+        except Exception as error:  # noqa: BLE001  an error of a listener must not end the workers
             self._on_line = None
             self._stderr_tail.append(f'(lines no longer forwarded: the listener raised {error!r})')
 
     def has_exited(self) -> bool:
-        """Tell whether the program has ended, without reaping it."""
+        """Return whether the process has exited, without reaping it."""
         poll = select.poll()
         poll.register(self.exit_fd, select.POLLIN)
         return bool(poll.poll(0))
 
     def send_signal(self, number: int) -> None:
-        """Signal the whole process group; a group that is gone is fine."""
-        if self._process.returncode is None:  # not reaped: the group's number is still ours
+        """Send a signal to the whole process group; ignore a group that has exited."""
+        if self._process.returncode is None:  # not reaped: the group id is still valid
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
     def reap(self, cause: str = '', timeout_s: float = 5.0) -> WorkerExit:
-        """Kill what is left of the group, collect the status, and free everything."""
+        """Kill the rest of the group, collect the status and close all descriptors."""
         self.send_signal(signal.SIGKILL)
         returncode: int | None
         try:
