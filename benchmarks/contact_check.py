@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
-from wam_policy.core.motion import chunk_validator, collision_check, qp_planner
+from wam_policy.core.motion import chunk_blending, collision_check, qp_planner
 from wam_policy.core.motion.trajectory import make_hold
 from wam_policy.core.robot import embodiment, limits
 from wam_policy.mujoco_collision import MujocoCollisionChecker
@@ -62,7 +62,7 @@ def measure_robot(robot_name: str, plan_count: int) -> dict[str, object]:
         goal = rest + np.where(grips, 0.0, away)
         rows = here + np.linspace(0, 1, CHUNK_STEPS + 1)[1:, None] * (goal - here)
         plan = qp_planner.plan_tracking(
-            base, start_ns, chunk_validator.limit_speed(rows, start, bounds, grips), bounds
+            base, start_ns, chunk_blending.limit_speed(rows, start, bounds, grips), bounds
         )
         guard.query_count, began = 0, time.thread_time()
         ahead = collision_check.predict_collision(plan, guard, body)

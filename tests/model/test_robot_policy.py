@@ -79,17 +79,17 @@ def test_the_same_question_has_the_same_answer_and_stages_do_not_overlap(loaded)
     )
     policy.reset('wave')
     committed = policy.commit(views(policy.robot, 1))
-    assert set(committed) == {'preprocess', 'encode', 'clean'}
+    assert set(committed) == {'preprocess', 'encode', 'kv_update'}
     posture = policy.robot.home_positions(policy.robot.observed)
     first, again = (policy.query(posture, 4, views(policy.robot, 1, 9)) for _ in range(2))
     np.testing.assert_array_equal(first.targets, again.targets)
     assert set(first.timings_ms) == {
         'preprocess',
         'encode',
-        'clean',
+        'kv_update',
         'denoise',
         'exchange',
-        'post',
+        'postprocess',
     }
     before = next(ticks)
     spent = policy.query(posture, 4).timings_ms

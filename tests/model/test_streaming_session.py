@@ -335,9 +335,9 @@ def test_time_is_taken_from_the_clock_that_is_handed_in() -> None:
     ticks = iter(range(1000))
     live, _ = make_session(now=lambda: float(next(ticks)))
     live.observe(frames(0, 1))
-    assert live.timings_ms == {'preprocess': 1000.0, 'encode': 1000.0, 'clean': 1000.0}
+    assert live.timings_ms == {'preprocess': 1000.0, 'encode': 1000.0, 'kv_update': 1000.0}
     answer = live.infer(STATE, 1, newest=frames(0, 1))
-    assert set(answer.timings_ms) == {'preprocess', 'encode', 'clean', 'denoise'}
+    assert set(answer.timings_ms) == {'preprocess', 'encode', 'kv_update', 'denoise'}
 
 
 def test_the_image_condition_grows_to_what_one_encoding_gives() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wam_policy.core.motion import chunk_validator, qp_planner
+from wam_policy.core.motion import chunk_blending, chunk_validator, qp_planner
 from wam_policy.core.motion.qp_planner import STEP_NS
 from wam_policy.core.motion.trajectory import JointMotion, make_hold
 from wam_policy.core.robot import limits
@@ -103,23 +103,21 @@ def test_order_within_and_between_sessions():
 
 def test_rows_are_anchored_at_the_observation_and_rest_does_not_consume_them():
     one, switch = chunk(), 10 * S + 300_000_000
-    assert chunk_validator.compute_chunk_start_ns(one, switch, None) == one.stamp_ns
-    assert chunk_validator.compute_chunk_start_ns(one, switch, 9 * S) == switch  # skip 0
+    assert chunk_blending.compute_chunk_start_ns(one, switch, None) == one.stamp_ns
+    assert chunk_blending.compute_chunk_start_ns(one, switch, 9 * S) == switch  # skip 0
     rested = 10 * S + 100_000_000  # 3 rows were executed, then rest
-    assert (
-        chunk_validator.compute_chunk_start_ns(one, switch, rested) == one.stamp_ns + 200_000_000
-    )
+    assert chunk_blending.compute_chunk_start_ns(one, switch, rested) == one.stamp_ns + 200_000_000
 
 
 def test_rows_left_and_lateness():
     one = chunk()
-    assert chunk_validator.count_rows_left(one, one.stamp_ns, one.stamp_ns) == pytest.approx(23)
-    assert chunk_validator.count_rows_left(one, one.stamp_ns, one.stamp_ns + S) == 0
+    assert chunk_blending.count_rows_left(one, one.stamp_ns, one.stamp_ns) == pytest.approx(23)
+    assert chunk_blending.count_rows_left(one, one.stamp_ns, one.stamp_ns + S) == 0
     assert (
-        chunk_validator.check_chunk_lateness(one, one.stamp_ns, one.stamp_ns + S // 2, 1.0) is None
+        chunk_blending.check_chunk_lateness(one, one.stamp_ns, one.stamp_ns + S // 2, 1.0) is None
     )
-    assert 'late' in chunk_validator.check_chunk_lateness(one, one.stamp_ns, one.stamp_ns + S, 1.0)
-    assert 'behind' in chunk_validator.check_chunk_lateness(
+    assert 'late' in chunk_blending.check_chunk_lateness(one, one.stamp_ns, one.stamp_ns + S, 1.0)
+    assert 'behind' in chunk_blending.check_chunk_lateness(
         one, one.stamp_ns, one.stamp_ns + S // 2, 0.4
     )
 
@@ -127,7 +125,7 @@ def test_rows_left_and_lateness():
 def test_a_seam_starts_at_the_command_and_fades_but_grippers_do_not_average():
     one, start = chunk(), 10 * S + 200_000_000
     command = JointMotion.at_rest(CENTRE + 0.16)
-    join = chunk_validator.blend(one, one.stamp_ns, command, start, 0.25, GRIPS)
+    join = chunk_blending.blend(one, one.stamp_ns, command, start, 0.25, GRIPS)
     # the row due at the switch is 0.06 above the centre: six rows of 1/30 s have passed
     assert join.blend_offset == pytest.approx(np.where(GRIPS, 0.0, 0.1))
     due = CENTRE + 0.01 * (0.2 + STEP_NS / S * np.arange(1, len(join.targets) + 1)[:, None]) * 30
@@ -135,14 +133,14 @@ def test_a_seam_starts_at_the_command_and_fades_but_grippers_do_not_average():
     left = (join.targets - due)[:, 0]
     assert left[0] == pytest.approx(0.1 * (1 - 0.1**2 * (3 - 0.2)))
     assert (np.diff(left) <= 1e-12).all() and left[9:] == pytest.approx(0.0)
-    straight = chunk_validator.blend(one, one.stamp_ns, command, start, 0.0, GRIPS)
+    straight = chunk_blending.blend(one, one.stamp_ns, command, start, 0.0, GRIPS)
     assert straight.targets == pytest.approx(due)
 
 
 def test_rows_are_met_exactly_where_they_fall_on_the_grid():
     rng = np.random.default_rng(0)
     one = chunk(targets=CENTRE + rng.uniform(-0.2, 0.2, (24, N)))
-    join = chunk_validator.blend(
+    join = chunk_blending.blend(
         one, one.stamp_ns, JointMotion.at_rest(CENTRE), one.stamp_ns, 0.0, GRIPS
     )
     for row, step in ((3, 4), (6, 8), (21, 28)):  # 3 rows are 4 steps
@@ -152,7 +150,7 @@ def test_rows_are_met_exactly_where_they_fall_on_the_grid():
 def test_pacing_keeps_the_direction_of_both_arms_also_while_they_gain_speed():
     limits_ = limits.limits_with_margin(ROBOT)
     toward = np.where(GRIPS, 0.0, np.linspace(0.2, 1.0, N))
-    rows = chunk_validator.limit_speed(
+    rows = chunk_blending.limit_speed(
         np.tile(CENTRE + toward, (30, 1)), JointMotion.at_rest(CENTRE), limits_, GRIPS
     )
     steps = np.diff(np.vstack([CENTRE, rows]), axis=0)[:, ~GRIPS]
@@ -178,20 +176,20 @@ def test_a_plan_stays_on_the_path_that_was_asked_for_at_a_lower_speed():
         along = speed / np.linalg.norm(speed)
         return float(np.abs(plan - np.outer(plan @ along, along)).max())
 
-    kept = aside(chunk_validator.limit_speed(rows, JointMotion.at_rest(CENTRE), limits_, GRIPS))
+    kept = aside(chunk_blending.limit_speed(rows, JointMotion.at_rest(CENTRE), limits_, GRIPS))
     assert kept < 0.02 < 0.1 < aside(rows)  # rad; each joint for itself leaves it
 
 
 def test_pacing_keeps_margins_but_never_pushes_a_joint_that_is_beyond():
     limits_ = limits.limits_with_margin(ROBOT)
     start = np.where(GRIPS, 0.5, limits_.upper + 0.015)
-    outward = chunk_validator.limit_speed(
+    outward = chunk_blending.limit_speed(
         np.tile(start + 1.0, (10, 1)), JointMotion.at_rest(start), limits_, GRIPS
     )
     assert outward[:, ~GRIPS] == pytest.approx(np.tile(start, (10, 1))[:, ~GRIPS])
     inside = np.where(GRIPS, 0.5, limits_.upper - 0.01)
     assert (
-        chunk_validator.limit_speed(
+        chunk_blending.limit_speed(
             np.tile(inside + 1.0, (10, 1)), JointMotion.at_rest(inside), limits_, GRIPS
         )
         <= limits_.upper + 1e-12

@@ -2,8 +2,8 @@
 
 Three ways to look for a history that breaks it: whole robots over many seconds, ten thousand short
 histories of a few joints that hypothesis draws, and the numbered ones that the long proof plays
-(benchmarks/motion_fuzz.py, its record in docs/reference/benchmarks). WAM_PROPERTY_CASES sets how many of the
-long ones are drawn (default 120).
+(benchmarks/motion_fuzz.py, its record in docs/reference/benchmarks). WAM_PROPERTY_CASES sets how
+many of the long ones are drawn (default 120).
 """
 
 import os

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from wam_policy.core.observation.frame_history import BlockTiming
 from wam_policy.core.robot import embodiment
 from wam_policy.core.session.policy_session import (
+    MAX_STAMPS_PER_CAMERA,
     CacheStatus,
     Commit,
+    FrameUsage,
     PolicySession,
     PolicyState,
     Query,
@@ -17,6 +19,8 @@ from wam_policy.core.session.policy_session import (
     Reset,
     SessionSettings,
     WorkerAvailability,
+    compute_publish_stages_ms,
+    compute_query_stages_ms,
 )
 from wam_policy.core.types import Frame, JointState
 
@@ -197,9 +201,9 @@ def test_one_query_per_commit_where_the_released_server_is_followed():
 def test_latency_tells_where_the_time_went_and_leaves_the_first_answer_out():
     stage = start_running()
     p50 = stage.policy.latencies.percentiles_ms(50)[0]
-    assert set(p50) == {'receive', 'wait', 'transport', 'publish', 'total'}
-    assert p50['transport'] == 60 and p50['receive'] == 0
-    assert p50['total'] == pytest.approx(p50['wait'] + p50['transport'], abs=50)
+    assert set(p50) == {'image_transport', 'queue', 'transport', 'publish', 'total'}
+    assert p50['transport'] == 60 and p50['image_transport'] == 0
+    assert p50['total'] == pytest.approx(p50['queue'] + p50['transport'], abs=50)
     assert 6.5 < stage.policy.chunk_rate.hz(stage.now_ms * MS) <= 10
     stage.policy.on_workers_ready(GRID)
     stage.durations_ms[Query] = 700
@@ -408,3 +412,38 @@ def test_whatever_happens_chunks_belong_to_their_session_and_memory_is_gapless(e
         stamps = [stamp for c in commits for stamp in c.block.stamps_ns]
         assert set(np.diff(stamps)) <= {200 * MS}
         assert not mine[1:] or isinstance(mine[1], Commit)
+
+
+def make_frame(stamp_ns, camera='head'):
+    return Frame(camera, stamp_ns, np.zeros((1, 1, 3), np.uint8))
+
+
+def test_each_frame_counts_once_per_camera():
+    usage = FrameUsage()
+    usage.add([make_frame(1), make_frame(2), make_frame(1)])
+    usage.add([make_frame(1), make_frame(1, 'hand')])
+    assert usage.used == 3
+
+
+def test_the_memory_of_frame_usage_is_bounded():
+    usage = FrameUsage()
+    usage.add(make_frame(i) for i in range(MAX_STAMPS_PER_CAMERA + 10))
+    assert usage.used == MAX_STAMPS_PER_CAMERA + 10
+    assert sum(map(len, usage._stamps_ns.values())) == MAX_STAMPS_PER_CAMERA
+
+
+STEP = st.integers(0, 10**9)
+
+
+@given(STEP, STEP, STEP, STEP, STEP)
+def test_stages_add_up_to_the_total(start, receive, wait, answer, publish):
+    arrived, asked = start + receive, start + receive + wait
+    answered = asked + answer
+    stages = compute_query_stages_ms(start, arrived, asked, answered, {'denoise': answer / 2e6})
+    last = compute_publish_stages_ms(start, answered, answered + publish)
+    assert sum(stages.values()) + last['publish'] == pytest.approx(last['total'])
+    assert min(stages.values()) >= 0.0
+
+
+def test_workers_that_claim_more_than_the_round_trip_leave_no_negative_transport():
+    assert compute_query_stages_ms(0, 0, 0, 1_000_000, {'denoise': 2.0})['transport'] == 0.0

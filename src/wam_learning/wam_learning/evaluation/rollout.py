@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wam_learning.evaluation.trials import Trial, TrialResult
-from wam_policy.core.motion import chunk_validator
+from wam_policy.core.motion import chunk_blending
 from wam_policy.core.motion.jtc_emulator import TrajectoryPoints
 from wam_policy.core.motion.motion_control import LATCHED_STATES, MotionControl
 from wam_policy.core.motion.plan_request import PlanResult, compute_plan
@@ -263,12 +263,12 @@ class DirectExecutor:
         """Follow `chunk` from the present set-point on."""
         setpoint = self._simulation.controllers.sample(now_ns)
         here = setpoint.position
-        join = chunk_validator.blend(
+        join = chunk_blending.blend(
             chunk, chunk.stamp_ns, setpoint, now_ns, self._blend_s, self._gripper_mask
         )
         if not len(join.targets):
             return
-        rows = chunk_validator.limit_speed(
+        rows = chunk_blending.limit_speed(
             join.targets, setpoint, self._limits, self._gripper_mask
         )
         points = TrajectoryPoints(

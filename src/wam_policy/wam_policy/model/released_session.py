@@ -47,7 +47,7 @@ class ReleasedSession:
         else:
             latents = self._encoders.encode_frames(self._pad_to_block(pixels))
             self._inference_context.commit(latents[:, :, -self._config.frames_per_block :])
-        watch.lap('clean')
+        watch.lap('kv_update')
         start = self._inference_context.guidance.frames
         sample = self._inference_context.predict(state, seed)
         watch.lap('denoise')

@@ -263,7 +263,7 @@ class Policy:
             targets = transforms.from_model_actions(
                 self.robot, self._normalizer.denormalize_actions(actions, values)
             )
-        after.lap('post')
+        after.lap('postprocess')
         stages_ms = _sum_timings(watch.laps_ms, inner, after.laps_ms)
         return PolicyOutput(targets, joints[self._commanded_indices], stages_ms)
 

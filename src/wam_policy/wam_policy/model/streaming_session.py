@@ -274,7 +274,7 @@ class StreamingSession:
             self._extend_condition(1 + self._config.frames_per_block, image)
         watch.lap('encode')
         self._inference_context.start_window(image, latent)
-        watch.lap('clean')
+        watch.lap('kv_update')
 
     def _extend_condition(self, frames: int, like: Tensor) -> None:
         """Encode the grey tail of the image condition block by block, as far as it is needed.
@@ -308,7 +308,7 @@ class StreamingSession:
         if full:
             guidance.slide(block)
         self._inference_context.commit(latents)
-        watch.lap('clean')
+        watch.lap('kv_update')
         self._extend_condition(guidance.frames + block, pixels)
         watch.lap('encode')
 
@@ -328,4 +328,4 @@ class StreamingSession:
         watch.lap('encode')
         condition = self._inference_context.slice_condition(guidance.frames, latents.shape[2])
         guidance.commit_temporary(latents.to(self._inference_context.model.dtype), condition)
-        watch.lap('clean')
+        watch.lap('kv_update')

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from wam_policy.core.motion.jtc_emulator import TrajectoryFollower
-from wam_policy.core.motion.lateness import check_lateness
+from wam_policy.core.motion.jtc_emulator import TrajectoryFollower, check_lateness
 from wam_policy.core.motion.trajectory import JointMotion
 from wam_policy.core.robot.embodiment import Embodiment, JointLimits
 from wam_sim.physics.trajectory_spline import TrajectorySpline

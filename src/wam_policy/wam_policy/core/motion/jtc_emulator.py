@@ -15,6 +15,9 @@ import numpy as np
 
 from wam_policy.core.motion.trajectory import NS_PER_S, JointMotion, Trajectory
 
+# The acceleration may differ by what full jerk does in this time: far more than rounding, and a
+# hundredth of what it does in one tick at 500 Hz.
+JERK_TOLERANCE_S = 2e-5
 REST_VELOCITY_TOLERANCE = 1.2e-7  # the controller compares with the epsilon of a 32-bit float
 
 
@@ -203,6 +206,34 @@ class TrajectoryFollower:
             ),
             0,
         )
+
+
+def check_lateness(
+    running: TrajectoryFollower, candidate: TrajectoryFollower, now_ns: int, jerk: np.ndarray
+) -> str | None:
+    """Return why the trajectory that `candidate` has accepted comes too late at `now_ns`.
+
+    Too late is after the instant at which it parts from the one before: the controller enters it
+    where it is due and the setpoint jumps. A refused trajectory counts as lost, and a sender that
+    reads the controllers' reports plans again.
+
+    `jerk` holds the limits, [joints] rad/s^3 or 1/s^3. Only what has begun can be late, and only
+    with accelerations is it meant to go on where `running` is: others jump on purpose. What comes
+    to rest sooner than `running` is never refused: a stop matters more than how it begins.
+    """
+    points = candidate.points
+    if points.acceleration is None or points.stamp_ns + int(points.time_ns[0]) >= now_ns:
+        return None
+    if running.end_ns is not None and candidate.end_ns < running.end_ns:
+        return None
+    jump = np.abs(candidate.sample(now_ns).acceleration - running.sample(now_ns).acceleration)
+    joint = int(np.argmax(jump / jerk))
+    if jump[joint] <= JERK_TOLERANCE_S * jerk[joint]:
+        return None
+    return (
+        f'came too late: the acceleration of {running.names[joint]} would jump by '
+        f'{jump[joint]:.3g}'
+    )
 
 
 POWERS = np.arange(6)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from wam_policy.core.motion import chunk_validator, qp_planner
+from wam_policy.core.motion import chunk_blending, chunk_validator, qp_planner
 from wam_policy.core.motion.collision_check import CollisionChecker, PredictedCollision
 from wam_policy.core.motion.command_tracker import CommandTracker
 from wam_policy.core.motion.first_move import FirstMoveLimiter
@@ -267,9 +267,7 @@ class MotionControl:
             start_ns,
             self.first_move.cap_velocity(self.limits, start_ns),
             chunk,
-            chunk_validator.compute_chunk_start_ns(
-                chunk, start_ns, self._at_rest_since_ns(now_ns)
-            ),
+            chunk_blending.compute_chunk_start_ns(chunk, start_ns, self._at_rest_since_ns(now_ns)),
             self.first_move.is_active,
             **around,
         )

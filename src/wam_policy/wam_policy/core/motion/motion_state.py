@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from wam_policy.core.motion import chunk_validator
+from wam_policy.core.motion import chunk_blending
 from wam_policy.core.motion.trajectory import NS_PER_S
 from wam_policy.core.robot.limits import LimitUsage
 
@@ -96,7 +96,7 @@ class MotionSnapshot:
             clamp_rate_hz=motion.limit_rate_monitor.rate_hz,
             blend_offset=active.blend_offset if job else 0.0,
             chunk_age_s=(now_ns - job.chunk.stamp_ns) / NS_PER_S if job else None,
-            rows_left=chunk_validator.count_rows_left(job.chunk, job.chunk_start_ns, now_ns)
+            rows_left=chunk_blending.count_rows_left(job.chunk, job.chunk_start_ns, now_ns)
             if job
             else 0.0,
             counters=replace(motion.counters),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from wam_policy.core.motion import chunk_validator, qp_planner
+from wam_policy.core.motion import chunk_blending, qp_planner
 from wam_policy.core.motion.collision_check import (
     CollisionChecker,
     PredictedCollision,
@@ -95,14 +95,14 @@ def _plan_stop(request: PlanRequest) -> PlanResult:
 
 def _plan_chunk(request: PlanRequest, chunk: Chunk) -> PlanResult:
     safety, grips = request.robot.safety, gripper_mask(request.robot)
-    late = chunk_validator.check_chunk_lateness(
+    late = chunk_blending.check_chunk_lateness(
         chunk, request.chunk_start_ns, request.start_ns, safety.chunk.max_age_s
     )
     if late:
         return PlanResult(request, reason=late, late=True)
     start = request.base.at(request.start_ns)
     fade_s = 0.0 if request.is_first_move else safety.chunk.fade_s
-    join = chunk_validator.blend(
+    join = chunk_blending.blend(
         chunk, request.chunk_start_ns, start, request.start_ns, fade_s, grips
     )
     offset = float(np.abs(join.blend_offset).max(initial=0.0))
@@ -116,7 +116,7 @@ def _plan_chunk(request: PlanRequest, chunk: Chunk) -> PlanResult:
                 f'{safety.chunk.max_seam_offset:g}: policy and robot disagree'
             ),
         )
-    rows = chunk_validator.limit_speed(join.targets, start, request.limits, grips)
+    rows = chunk_blending.limit_speed(join.targets, start, request.limits, grips)
     plan, ahead = _plan_without_collision(request, rows)
     if plan is None:
         what = '' if ahead is None else ahead.pair

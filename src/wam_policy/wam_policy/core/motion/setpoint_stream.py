@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wam_policy.core.motion.jtc_emulator import TrajectoryFollower
-from wam_policy.core.motion.lateness import check_lateness
+from wam_policy.core.motion.jtc_emulator import TrajectoryFollower, check_lateness
 from wam_policy.core.motion.monitors import JointStateMonitor
 from wam_policy.core.motion.trajectory import NS_PER_S
 from wam_policy.core.robot.embodiment import Embodiment

@@ -31,10 +31,9 @@ class ChunkConfig:
     """State when a chunk may be executed and how it joins the motion before it."""
 
     max_age_s: float  # observation stamp to arrival
-    underrun_hold_s: float  # past the last row without a new chunk
-    fade_s: float  # seam offset fades to zero over this time
+    fade_s: float  # the blend offset decays to zero over this time
     max_seam_offset: float  # rad; beyond it policy and robot disagree
-    settle_tolerance: float  # rad; command reached, in settle-then-observe mode
+    settle_tolerance: float  # rad (grippers: fraction); a plan that misses a row by more limits it
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ one of these opens the next session, and an answer that belongs to an older one 
 workers are slow and may die; this module only says what to ask them and judges what they answer.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -18,12 +19,7 @@ from wam_policy.core.observation.observation_buffer import (
     StampedBuffer,
 )
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.session.camera_usage import FrameUsage
 from wam_policy.core.session.instruction import clean_instruction
-from wam_policy.core.session.latency_stages import (
-    compute_publish_stages_ms,
-    compute_query_stages_ms,
-)
 from wam_policy.core.session.model_requests import (
     CacheStatus,
     Commit,
@@ -38,6 +34,7 @@ from wam_policy.core.types import Chunk, Frame, JointState, Observation
 MAX_LATENCIES = 200  # chunks; half a minute at 7 Hz
 RATE_WINDOW_NS = 3_000_000_000
 JOINTS_SOURCE = 'joint states'
+MAX_STAMPS_PER_CAMERA = 512  # a picked frame is never older than that many
 
 
 class PolicyState(Enum):
@@ -81,6 +78,24 @@ class SessionSettings:
     max_instruction_length: int = 400  # characters
     query_per_commit: bool = False  # as the released server: one query per block
     latest_joint_state: bool = False  # queries that read no picture need not wait for one
+
+
+class FrameUsage:
+    """Count the camera frames picked for a query or a commit, each once."""
+
+    def __init__(self) -> None:
+        self._stamps_ns: dict[str, dict[int, None]] = {}
+        self.used = 0
+
+    def add(self, frames: Iterable[Frame]) -> None:
+        for frame in frames:
+            stamps_ns = self._stamps_ns.setdefault(frame.camera, {})
+            if frame.stamp_ns in stamps_ns:
+                continue
+            self.used += 1
+            stamps_ns[frame.stamp_ns] = None
+            if len(stamps_ns) > MAX_STAMPS_PER_CAMERA:
+                del stamps_ns[next(iter(stamps_ns))]
 
 
 class PolicySession:
@@ -429,3 +444,38 @@ class PolicySession:
         if now_ns - query.observation.stamp_ns > last_row_ns:
             return 'its last row was due before it came'
         return ''
+
+
+def compute_query_stages_ms(
+    observation_ns: int,
+    arrived_ns: int,
+    sent_ns: int,
+    answered_ns: int,
+    worker_ms: Mapping[str, float],
+) -> dict[str, float]:
+    """Return the duration of each stage up to the result, ms; their sum is the elapsed time.
+
+    image_transport: from the stamp until the frame that completed the observation arrived; queue:
+    until the query was sent; then the workers' own stages; transport: the rest of the round trip.
+    """
+    own_ms = sum(worker_ms.values())
+    return {
+        'image_transport': _elapsed_ms(observation_ns, arrived_ns),
+        'queue': _elapsed_ms(arrived_ns, sent_ns),
+        **worker_ms,
+        'transport': max(0.0, _elapsed_ms(sent_ns, answered_ns) - own_ms),
+    }
+
+
+def compute_publish_stages_ms(
+    observation_ns: int, answered_ns: int, published_ns: int
+) -> dict[str, float]:
+    """Return the duration of the last stage and the total, ms."""
+    return {
+        'publish': _elapsed_ms(answered_ns, published_ns),
+        'total': _elapsed_ms(observation_ns, published_ns),
+    }
+
+
+def _elapsed_ms(from_ns: int, to_ns: int) -> float:
+    return (to_ns - from_ns) / 1e6
