@@ -28,6 +28,7 @@ def test_relative_statistics_are_those_of_every_pair(lengths, horizon):
     if not pairs:
         assert found is None
         return
+    assert found is not None
     expected = column_stats.compute_stats(np.array(pairs))
     for name in column_stats.STAT_NAMES:
         assert found[name] == pytest.approx(expected[name])

@@ -87,9 +87,9 @@ def test_a_data_set_of_a_real_robot_lacks_labels(tmp_path):
 
 def test_what_is_no_data_set_is_named(tmp_path):
     design = played.make_tiny_policy().spec
-    with pytest.raises(FileNotFoundError, match='is no data set'):
+    with pytest.raises(FileNotFoundError, match='is not a data set'):
         episode_arrays.read_datasets([tmp_path], design)
-    with pytest.raises(ValueError, match='no data set named'):
+    with pytest.raises(ValueError, match='no data set given'):
         episode_arrays.read_datasets([], design)
     folder = played.write_dataset(tmp_path / 'a', 1)
     other = played.write_dataset(tmp_path / 'b', 1, robot_name='yam')

@@ -270,13 +270,15 @@ def test_a_blind_camera_cuts_the_episode_in_two(tmp_path, capsys):
 def test_only_what_is_long_enough_and_wanted(tmp_path, capsys):
     write_bag(tmp_path / 'bags' / 'bad', success=TaskSuccess.NO, seconds=2.0)
     write_bag(tmp_path / 'bags' / 'good', seconds=2.0)
-    assert run_export(tmp_path, tmp_path / 'bags', '--successful') == 0
-    assert 'bad: left out, success is no' in capsys.readouterr().out
+    assert run_export(tmp_path, tmp_path / 'bags', '--success-only') == 0
+    assert 'bad: skipped: success is no' in capsys.readouterr().out
     assert (
-        export_dataset.main([str(tmp_path / 'bags'), str(tmp_path / 'long'), '--min-rows', '999'])
+        export_dataset.main(
+            [str(tmp_path / 'bags'), str(tmp_path / 'long'), '--min-samples', '999']
+        )
         == 1
     )
-    assert 'no row was good enough' in capsys.readouterr().err
+    assert 'no episode to write' in capsys.readouterr().err
     assert not (tmp_path / 'long').exists() and not (tmp_path / 'long.part').exists()
 
 

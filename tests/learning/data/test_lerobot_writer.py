@@ -161,7 +161,7 @@ def test_an_abandoned_data_set_leaves_nothing(tmp_path):
     into.add_sample(make_sample(robot, 0))
     into.abort()
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match='no row was good enough'):
+    with pytest.raises(ValueError, match='no episode to write'):
         LeRobotWriter(tmp_path / 'out', robot).finalize({})
 
 
@@ -183,7 +183,7 @@ def test_pictures_have_one_size(tmp_path):
         ('nan', 'not finite'),
         ('time', 'time steps'),
         ('length', 'rows, episodes.jsonl says'),
-        ('video', 'is not there'),
+        ('video', 'is missing'),
         ('task', 'task_index'),
     ],
 )
@@ -243,7 +243,7 @@ def test_labels_become_columns_and_are_the_same_for_all_rows(tmp_path):
         into.add_sample(
             make_sample(robot, index), {'good': index > 3, 'place': np.array([index, np.nan])}
         )
-    with pytest.raises(ValueError, match='all rows of a data set have the same'):
+    with pytest.raises(ValueError, match='all rows of a data set must have the same'):
         into.add_sample(make_sample(robot, 30))
     into.end_episode({'seed': 7})
     into.finalize({})

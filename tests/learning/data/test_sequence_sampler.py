@@ -63,14 +63,14 @@ def make_sampler(data: EpisodeArrays) -> SequenceSampler:
     shape = 2 * FRAMES, config.latent_channels, *config.latent_size
     seen = FrameLatents(names.expand(shape), -names.expand(shape))
     tag = normalization.compute_statistics(data, 24, np.random.default_rng(0))
-    normaliser = Normalizer.from_metadata(
+    normalizer = Normalizer.from_metadata(
         tag, data.robot, 'mean_std', config.state_dim, config.action_dim
     )
     layout = policy.spec.canvas.make_layout('agibot', tuple(c.key for c in data.robot.cameras))
     return SequenceSampler(
         data,
         CachedLatents(seen, config),
-        normaliser,
+        normalizer,
         config,
         GroundingTargets.from_data(data, layout, config),
     )
@@ -78,7 +78,7 @@ def make_sampler(data: EpisodeArrays) -> SequenceSampler:
 
 def denormalize(sampler, batch, column=0):
     """Undo the normalisation of a left-arm column: absolute targets [batch blocks actions]."""
-    tag = sampler.normaliser.metadata
+    tag = sampler.normalizer.metadata
     key = 'left_arm_joint_position'
     state = batch.state[..., column] * tag.state[key].std[column] + tag.state[key].mean[column]
     action = batch.action[..., column] * tag.action[key].std[column] + tag.action[key].mean[column]
@@ -165,7 +165,7 @@ def test_long_enough_episodes_only(sampler, data) -> None:
     short = episode_arrays.select_episodes(data, [0])
     short = replace(short, episodes=(EpisodeSlice(0, 20, 0, 4, ''),))
     made = SequenceSampler(
-        short, sampler.visual_inputs, sampler.normaliser, sampler.config, sampler.grounding_targets
+        short, sampler.visual_inputs, sampler.normalizer, sampler.config, sampler.grounding_targets
     )
     assert made.block_counts() == [1]
     blind = replace(short, supervised=np.zeros_like(data.supervised))
@@ -173,29 +173,29 @@ def test_long_enough_episodes_only(sampler, data) -> None:
         SequenceSampler(
             blind,
             sampler.visual_inputs,
-            sampler.normaliser,
+            sampler.normalizer,
             sampler.config,
             sampler.grounding_targets,
         )
 
 
-def test_scaling_is_the_normaliser_s(sampler, data) -> None:
+def test_scaling_is_the_normalizer_s(sampler, data) -> None:
     """What a policy does with one query, rows by the thousand do here."""
     queries = np.array([5, 120])
     ahead = queries[:, None] + np.arange(24)
     ours = normalization.normalize_actions(
-        sampler.normaliser, data.robot, data.action[ahead], data.state[queries][:, None]
+        sampler.normalizer, data.robot, data.action[ahead], data.state[queries][:, None]
     )
-    many = normalization.normalize_states(sampler.normaliser, data.state[queries])
+    many = normalization.normalize_states(sampler.normalizer, data.state[queries])
     state_at = gear_metadata.key_slices(data.robot.state_keys)
     action_at = gear_metadata.key_slices(data.robot.action_keys)
     for i, query in enumerate(queries):
         values = {key: data.state[query, part] for key, part in state_at.items()}
         targets = {key: data.action[ahead[i], part] for key, part in action_at.items()}
         assert ours[i] == pytest.approx(
-            sampler.normaliser.normalize_targets(targets, values), abs=1e-5
+            sampler.normalizer.normalize_targets(targets, values), abs=1e-5
         )
-        assert many[i] == pytest.approx(sampler.normaliser.normalize_state(values), abs=1e-5)
+        assert many[i] == pytest.approx(sampler.normalizer.normalize_state(values), abs=1e-5)
 
 
 def test_joints_that_did_not_move_do_not_blow_up(data) -> None:

@@ -206,7 +206,7 @@ def test_commands_that_no_controller_takes_are_counted():
         TrajectoryPoints(0, ('elbow',), np.array([1]), np.zeros((1, 1)), None, None),
         110 * MS,
     )
-    assert player.synchronizer.rejected_commands[0] == 'a command before the first posture'
+    assert player.synchronizer.rejected_commands[0] == 'a command before the first joint state'
     assert 'elbow' in player.synchronizer.rejected_commands[1]
 
 

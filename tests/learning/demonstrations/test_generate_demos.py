@@ -12,6 +12,7 @@ import pytest
 
 from wam_learning.data import dataset_validation
 from wam_learning.demonstrations import generate_demos
+from wam_learning.demonstrations.dagger_policy import RollInPolicy
 from wam_learning.demonstrations.demo_generator import (
     PIXEL,
     PLACE,
@@ -54,9 +55,9 @@ def test_the_folder_is_a_data_set_with_labels(tmp_path, capsys):
                 '4',
                 '--seed',
                 '44',
-                '--shard',
+                '--episodes-per-shard',
                 '0',
-                '--changed',
+                '--instruction-change-prob',
                 '1',
             ]
         )
@@ -119,8 +120,8 @@ def test_pictures_come_at_their_rate_and_labels_point_at_the_cube(demo_generator
     assert seen @ colour / np.linalg.norm(seen) / np.linalg.norm(colour) > 0.95
 
 
-class HoldingRollInPolicy:
-    """Drive by standing still; remember which rows were asked for."""
+class HoldingRollInPolicy(RollInPolicy):
+    """Hold still; record the calls."""
 
     def __init__(self):
         self.setpoint_times_ns, self.instructions, self.reset_count = [], [], 0
@@ -181,7 +182,9 @@ def test_with_patience_a_policy_drives_long_and_through_a_change(changed):
 
 
 class ExpertRollInPolicy(HoldingRollInPolicy):
-    """Drive as the expert would, with a mover of its own."""
+    """Move as the expert does, with a motion of its own."""
+
+    player: DemoGenerator
 
     def compute_setpoint(self, position, now_ns):
         simulation = self.player.simulation
@@ -242,11 +245,11 @@ def test_the_program_lets_a_shipped_model_drive(tmp_path):
             '1',
             '--seed',
             '77',
-            '--shard',
+            '--episodes-per-shard',
             '0',
-            '--disturbed',
+            '--perturb-prob',
             '1',
-            '--driver',
+            '--policy',
             'mini',
             '--out',
             str(tmp_path / 'out'),
@@ -262,6 +265,7 @@ def test_held_out_combinations_are_not_played():
     for seed in range(60):
         scene = scenes.sample_scene(ROBOT, seed)
         family = generate_demos.choose_family(ROBOT, task_families.LEARNED_FAMILIES, seed)
+        assert family is not None
         task = task_families.sample_task(family, scene, seed, task_families.TRAIN_SPLIT)
         assert not task_families.is_held_out(
             family, scene, scene.find_object(task.slot), task.side
@@ -272,12 +276,13 @@ def test_held_out_combinations_are_not_played():
     'words, complaint',
     [
         (['--families', 'juggle'], 'no family juggle; choose from touch'),
-        (['--disturbed', '2'], 'want a share from 0 to 1'),
+        (['--perturb-prob', '2'], 'want a probability from 0 to 1'),
         (['--episodes', '0'], 'at least 1'),
-        (['--driver', 'mini', '--patience', '2,7'], 'want seconds from 0 to 6'),
-        (['--driver', 'mini', '--patience', '3,2'], 'want seconds from 0 to 2'),
-        (['--driver', 'mini', '--patience', '2'], 'want two numbers, as in 2.5,6'),
-        (['--patience', '2,4'], 'add --driver CHECKPOINT'),
+        (['--policy', 'mini', '--policy-seconds', '2', '7'], 'want seconds from 0 to 6'),
+        (['--policy', 'mini', '--policy-seconds', '3', '2'], 'want MIN no larger than MAX'),
+        (['--policy', 'mini', '--policy-seconds', '2'], 'expected 2 arguments'),
+        (['--policy-seconds', '2', '4'], 'needs --policy CHECKPOINT'),
+        (['--only-interventions'], 'needs --policy CHECKPOINT'),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path, capsys, words, complaint):
@@ -286,23 +291,44 @@ def test_wrong_arguments_are_named(tmp_path, capsys, words, complaint):
     assert complaint in capsys.readouterr().err
 
 
+def test_deprecated_flags_are_still_accepted(capsys):
+    options = generate_demos._parse_arguments(
+        ['--robot', 'yam', '--out', 'x', '--driver', 'mini', '--patience', '0.4,3.5', '--missed=1']
+        + ['--disturbed', '0.1', '--displaced', '0.2', '--changed', '0.3', '--shard', '7']
+    )
+    assert options.policy == 'mini' and options.only_interventions
+    assert options.policy_seconds == [0.4, 3.5] and options.episodes_per_shard == 7
+    assert options.near_miss_prob == 1 and options.perturb_prob == 0.1
+    assert options.random_start_prob == 0.2 and options.instruction_change_prob == 0.3
+    assert capsys.readouterr().err.count('is deprecated') == 7
+
+
 def test_a_scene_that_offers_nothing_is_passed_over(tmp_path, capsys):
     out, seed = tmp_path / 'out', 8_600_349
     assert generate_demos.choose_family(ROBOT, ('push',), seed) == 'push'
     assert generate_demos.choose_family(ROBOT, ('push',), seed + 1) is None
-    words = ['--robot', 'agibot_g1', '--families', 'push', '--shard', '0', '--changed', '0']
+    words = [
+        '--robot',
+        'agibot_g1',
+        '--families',
+        'push',
+        '--episodes-per-shard',
+        '0',
+        '--instruction-change-prob',
+        '0',
+    ]
     assert (
         generate_demos.main([*words, '--out', str(out), '--episodes', '2', '--seed', str(seed)])
         == 0
     )
     said = capsys.readouterr().out
-    assert f'the scene of seed {seed + 1} offers none of push: passed over' in said
+    assert f'skipped seed {seed + 1}: its scene offers none of push' in said
     assert 'in 1 episodes; push 1 of 1' in said
 
 
 def test_a_folder_that_is_there_stays(tmp_path, capsys):
     assert generate_demos.main(['--robot', 'yam', '--out', str(tmp_path)]) == 1
-    assert 'is there already' in capsys.readouterr().err
+    assert 'exists already' in capsys.readouterr().err
 
 
 def test_sigterm_leaves_no_half_shard_and_no_player(tmp_path):

@@ -43,7 +43,7 @@ def run_episode(policy, robot, seeds):
 
 
 def test_who_imagines_does_not_see_what_came_later(loaded, robot):
-    policy = make_ablated_policy('imagined', loaded, robot, OPTIONS)
+    policy = make_ablated_policy('imagined_context', loaded, robot, OPTIONS)
     one, other = run_episode(policy, robot, (1, 2, 3)), run_episode(policy, robot, (1, 9, 8))
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     whole = make_ablated_policy('', loaded, robot, OPTIONS)
@@ -52,7 +52,7 @@ def test_who_imagines_does_not_see_what_came_later(loaded, robot):
 
 
 def test_who_imagines_starts_from_what_is_real(loaded, robot):
-    policy = make_ablated_policy('imagined', loaded, robot, OPTIONS)
+    policy = make_ablated_policy('imagined_context', loaded, robot, OPTIONS)
     whole = make_ablated_policy('', loaded, robot, OPTIONS)
     assert np.array_equal(run_episode(policy, robot, (1,))[0], run_episode(whole, robot, (1,))[0])
     assert not np.allclose(
@@ -61,7 +61,7 @@ def test_who_imagines_starts_from_what_is_real(loaded, robot):
 
 
 def test_who_forgets_knows_the_newest_frame_only(loaded, robot):
-    policy = make_ablated_policy('forgetful', loaded, robot, OPTIONS)
+    policy = make_ablated_policy('memory_reset', loaded, robot, OPTIONS)
     one, other = run_episode(policy, robot, (1, 2, 3)), run_episode(policy, robot, (7, 8, 3))
     assert np.array_equal(one[-1], other[-1])
     assert policy.memory.frames == 1 and policy.memory.commits == 3
@@ -71,7 +71,7 @@ def test_who_forgets_knows_the_newest_frame_only(loaded, robot):
 
 
 def test_an_unknown_ablation_is_refused(loaded, robot):
-    with pytest.raises(ValueError, match='known: imagined, forgetful'):
+    with pytest.raises(ValueError, match='known: imagined_context, memory_reset'):
         make_ablated_policy('blind', loaded, robot, OPTIONS)
 
 

@@ -45,7 +45,7 @@ def test_trained_words_are_kept_apart_from_those_held_out(robot):
         )
 
 
-@pytest.mark.parametrize('name', ['swapped', 'changed'])
+@pytest.mark.parametrize('name', ['instruction_swap', 'instruction_change'])
 def test_another_object_is_named_and_the_first_one_watched(robot, name):
     for trial in make_trials(CONDITIONS[name], robot, NAMED_OBJECT_FAMILIES, 9, SEED):
         named, original = trial.goals
@@ -56,12 +56,12 @@ def test_another_object_is_named_and_the_first_one_watched(robot, name):
             MAIN, robot, (trial.family,), 1, trial.seed - ALL_FAMILIES.index(trial.family)
         )[0]
         assert original == first.goals[0]
-    assert (len(trial.said) == 2) == (name == 'changed')
+    assert (len(trial.said) == 2) == (name == 'instruction_change')
 
 
 def test_a_family_without_use_is_refused(robot):
-    with pytest.raises(ValueError, match='swapped has no trials of recall'):
-        make_trials(CONDITIONS['swapped'], robot, ('recall',), 1, SEED)
+    with pytest.raises(ValueError, match='instruction_swap has no trials of recall'):
+        make_trials(CONDITIONS['instruction_swap'], robot, ('recall',), 1, SEED)
 
 
 def test_recall_shows_a_mark_and_says_no_colour(robot):

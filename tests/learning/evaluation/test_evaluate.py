@@ -50,12 +50,12 @@ def started_modules(monkeypatch):
     [
         (['--robot', 'g1'], 'invalid choice'),
         (['--episodes', '0'], 'want 1 or more'),
-        (['--families', 'touch,poke'], "no 'poke'; there are touch, push, lift, recall"),
-        (['--baselines', 'x'], "no 'x'; there are swapped"),
-        (['--baselines', 'cloned'], 'needs --cloned DIR'),
-        (['--fast'], '--fast belongs to --direct'),
-        (['--checkpoint', 'expert'], 'belongs to --direct'),
-        (['--report', '/no/such/r.json'], 'there is no folder'),
+        (['--families', 'touch,poke'], "no 'poke'; known: touch, push, lift, recall"),
+        (['--baselines', 'x'], "no 'x'; known: instruction_swap"),
+        (['--baselines', 'behavior_cloning'], 'needs --bc-checkpoint DIR'),
+        (['--no-planning'], '--no-planning needs --no-ros'),
+        (['--checkpoint', 'expert'], 'needs --no-ros'),
+        (['--report', '/no/such/r.json'], 'no folder /no/such'),
     ],
 )
 def test_wrong_arguments_are_refused(given, words, capsys):
@@ -65,10 +65,13 @@ def test_wrong_arguments_are_refused(given, words, capsys):
 
 
 def test_all_baselines_are_those_for_which_there_is_a_checkpoint():
-    assert {'cloned', 'flash'}.isdisjoint(
+    assert {'behavior_cloning', 'flash'}.isdisjoint(
         evaluate.parse_arguments(['--baselines', 'all']).baselines
     )
-    assert 'cloned' in evaluate.parse_arguments(['--baselines', 'all', '--cloned', 'x']).baselines
+    assert (
+        'behavior_cloning'
+        in evaluate.parse_arguments(['--baselines', 'all', '--bc-checkpoint', 'x']).baselines
+    )
 
 
 def test_the_report_is_flat_and_says_where_it_comes_from(started_modules, tmp_path, capsys):
@@ -81,12 +84,12 @@ def test_the_report_is_flat_and_says_where_it_comes_from(started_modules, tmp_pa
                 '--episodes',
                 '8',
                 '--baselines',
-                'swapped,forgetful',
+                'instruction_swap,memory_reset',
                 '--baseline-episodes',
                 '4',
                 '--report',
                 str(report),
-                '--results',
+                '--trial-log',
                 str(tmp_path / 'lines'),
             ]
         )
@@ -104,19 +107,19 @@ def test_the_report_is_flat_and_says_where_it_comes_from(started_modules, tmp_pa
         'jerk_ratio',
         'latency_p50_ms',
         'time_to_success_p90_s',
-        'swapped_original_rate',
-        'forgetful_success_recall_rate',
+        'instruction_swap_original_rate',
+        'memory_reset_success_recall_rate',
         'psnr_db_frame_4',
         'ssim_frame_1',
     } <= set(found)
     # words are tried through ROS, what changes the policy inside is not
     assert started_modules == [
-        ('wam_tools.evaluate_ros', ['main', 'swapped'], 1),
-        ('wam_learning.evaluation.eval_worker', ['forgetful'], 2),
+        ('wam_tools.evaluate_ros', ['main', 'instruction_swap'], 1),
+        ('wam_learning.evaluation.eval_worker', ['memory_reset'], 2),
     ]
     assert len((tmp_path / 'lines').read_text().splitlines()) == 16
     capsys.readouterr()
-    assert evaluate.main(['--table', str(report)]) == 0
+    assert report_table.main([str(report)]) == 0
     shown = capsys.readouterr().out
     assert '| success | 50 % (22–78, n = 8) |' in shown and 'original one reached' in shown
 
@@ -124,20 +127,20 @@ def test_the_report_is_flat_and_says_where_it_comes_from(started_modules, tmp_pa
 def test_direct_needs_no_ros(started_modules):
     chosen = evaluate.parse_arguments(
         [
-            '--direct',
+            '--no-ros',
             '--checkpoint',
             'expert',
             '--episodes',
             '4',
             '--baselines',
-            'changed',
+            'instruction_change',
             '--workers',
             '1',
         ]
     )
     found = evaluate.run_evaluation(chosen)
     assert [module for module, *_ in started_modules] == ['wam_learning.evaluation.eval_worker']
-    assert found['path'] == 'direct' and found['changed_original_rate'] == 0.0
+    assert found['path'] == 'direct' and found['instruction_change_original_rate'] == 0.0
 
 
 def test_the_expert_is_tried_directly_from_the_door_to_the_report(tmp_path, capsys):
@@ -145,7 +148,7 @@ def test_the_expert_is_tried_directly_from_the_door_to_the_report(tmp_path, caps
     assert (
         evaluate.main(
             [
-                '--direct',
+                '--no-ros',
                 '--checkpoint',
                 'expert',
                 '--robot',
@@ -175,7 +178,7 @@ def test_a_model_is_tried_directly_and_fast_in_the_program_that_also_draws(monke
     ]
     job = EvalJob(checkpoints.resolve_checkpoint('mini'), tuple(trials), pace={'fast': True})
     (result,) = parallel_eval.run_trials(
-        'wam_learning.evaluation.eval_worker', 'agibot_g1', [job], 1, str
+        'wam_learning.evaluation.eval_worker', 'agibot_g1', [job], 1, lambda text: None
     )
     assert result.chunks >= 2 and result.trouble == '' and result.jerk_ratio <= 1.0 + 1e-6
 
@@ -217,6 +220,25 @@ def test_a_table_says_of_which_families_a_column_is():
     )
 
 
+def test_deprecated_names_are_still_accepted(tmp_path, capsys):
+    options = evaluate.parse_arguments(
+        ['--direct', '--fast', '--results', 'a', '--gallery=b', '--cloned', 'c', '--flash', 'd']
+        + ['--latency', '0.2', '--baselines', 'swapped,changed,forgetful,imagined,cloned']
+    )
+    assert options.no_ros and options.no_planning and options.query_latency == 0.2
+    assert (options.bc_checkpoint, options.flash_checkpoint) == ('c', 'd')
+    assert (str(options.trial_log), str(options.image_dir)) == ('a', 'b')
+    assert options.baselines == tuple(evaluate.DEPRECATED_NAMES.values())
+    assert capsys.readouterr().err.count('is deprecated') == 7
+    report, page = tmp_path / 'r.json', tmp_path / 'README.md'
+    rates = {f'swapped_success_{name}': 0.5 for name in ('rate', 'low', 'high')}
+    report.write_text(json.dumps({'robot': 'yam', 'swapped_success_trials': 4, **rates}))
+    page.write_text('<!-- evaluation -->\n<!-- /evaluation -->\n')
+    assert evaluate.main(['--table', str(report), '--into', str(page)]) == 0
+    assert 'that one reached | 50 %' in page.read_text()
+    assert 'use eval-table' in capsys.readouterr().err
+
+
 def test_a_table_goes_between_its_marks(tmp_path, capsys):
     report, page = tmp_path / 'r.json', tmp_path / 'README.md'
     report.write_text(
@@ -231,10 +253,10 @@ def test_a_table_goes_between_its_marks(tmp_path, capsys):
         )
     )
     page.write_text('a\n<!-- evaluation -->\nold\n<!-- /evaluation -->\nb\n')
-    assert evaluate.main(['--table', str(report), '--into', str(page)]) == 0
+    assert report_table.main([str(report), '--update', str(page)]) == 0
     shown = page.read_text()
     assert shown.startswith('a\n<!-- evaluation -->\n| |') and shown.endswith('-->\nb\n')
     assert 'old' not in shown and '100 %' in shown
     page.write_text('no marks')
-    assert evaluate.main(['--table', str(report), '--into', str(page)]) == 1
+    assert report_table.main([str(report), '--update', str(page)]) == 1
     assert 'needs <!-- evaluation -->' in capsys.readouterr().err

@@ -14,6 +14,7 @@ from wam_learning.evaluation.rollout import (
     make_simulation,
     run_trial,
 )
+from wam_policy.core.robot.embodiment import Embodiment
 from wam_sim.physics import sim_robot as robots
 
 IMAGE_SIZE = (32, 24)
@@ -28,7 +29,7 @@ def robot():
 class HoldingPolicy:
     """Hold the posture it is asked about, and remember what it was asked."""
 
-    robot: object
+    robot: Embodiment
 
     def __post_init__(self):
         self.geometry = SimpleNamespace(
@@ -72,7 +73,9 @@ def test_who_holds_still_reaches_nothing_and_is_asked_on_both_clocks(robot, fast
 
 
 def test_a_change_of_words_begins_a_session_of_its_own(robot):
-    trial = replace(make_trials(CONDITIONS['changed'], robot, ('touch',), 1, 7)[0], limit_s=0.5)
+    trial = replace(
+        make_trials(CONDITIONS['instruction_change'], robot, ('touch',), 1, 7)[0], limit_s=0.5
+    )
     policy, result = run_holding_trial(robot, trial, RolloutConfig())
     assert policy.instructions == [words for _, words in trial.said]
     assert policy.frame_counts[-1] == {1}

@@ -45,12 +45,12 @@ def run_training(data, out, base, *more):
         'joint',
         '--steps',
         2,
-        '--batch',
+        '--batch-size',
         2,
         '--device',
         'cpu',
         '--no-bf16',
-        '--average',
+        '--ema-decay',
         0.0,
         *more,
     ]
@@ -59,7 +59,7 @@ def run_training(data, out, base, *more):
 
 def test_adapters_are_written_as_released_ones_and_fit_their_base(data, base, tmp_path):
     out = tmp_path / 'out'
-    assert run_training(data, out, base, '--lora', 2, '--recompute') == 0
+    assert run_training(data, out, base, '--lora-rank', 2, '--gradient-checkpointing') == 0
     stored = load_file(out / 'model.safetensors')
     prefix = 'action_head.model.base_model.model.'
     assert all(name.startswith(prefix) for name in stored)
@@ -104,15 +104,15 @@ def test_everything_can_be_trained_instead(data, base, tmp_path):
 
 def test_what_adapters_cannot_do_is_said(data, base, tmp_path, capsys):
     out = tmp_path / 'out'
-    assert run_training(data, out, base, '--lora', 0) == 0  # 0: none
-    assert run_training(data, tmp_path / 'l', base, '--lora', -1) == 1
+    assert run_training(data, out, base, '--lora-rank', 0) == 0  # 0: none
+    assert run_training(data, tmp_path / 'l', base, '--lora-rank', -1) == 1
     assert 'want at least 1' in capsys.readouterr().err
-    assert train.main([str(data), '--out', str(out), '--lora', '2', '--device', 'cpu']) == 1
+    assert train.main([str(data), '--out', str(out), '--lora-rank', '2', '--device', 'cpu']) == 1
     assert 'name it with --init' in capsys.readouterr().err
-    assert run_training(data, tmp_path / 'c', base, '--stage', 'clone') == 1
+    assert run_training(data, tmp_path / 'c', base, '--stage', 'bc') == 1
     assert 'fine-tune with --stage joint or flash' in capsys.readouterr().err
     assert run_training(data, tmp_path / 'ae', base, '--stage', 'autoencoder') == 1
-    assert 'its autoencoder comes trained' in capsys.readouterr().err
+    assert 'its autoencoder is trained already' in capsys.readouterr().err
 
 
 def test_recomputing_activations_changes_no_gradient():

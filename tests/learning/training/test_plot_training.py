@@ -13,7 +13,7 @@ from wam_learning.training import plot_training, train
 def trained_checkpoint(tmp_path_factory):
     """A short training that kept two checkpoints on its way."""
     folder = tmp_path_factory.mktemp('curves')
-    data, begun = (
+    data, initial = (
         played.write_dataset(folder / 'data'),
         played.save_tiny_checkpoint(folder / 'tiny'),
     )
@@ -22,12 +22,12 @@ def trained_checkpoint(tmp_path_factory):
         '--out',
         folder / 'out',
         '--init',
-        begun,
+        initial,
         '--steps',
         6,
-        '--batch',
+        '--batch-size',
         4,
-        '--keep',
+        '--num-snapshots',
         2,
         '--device',
         'cpu',
@@ -59,7 +59,9 @@ def test_every_checkpoint_is_tried_on_the_same_scenes_and_drawn(trained_checkpoi
         assert check
 
     monkeypatch.setattr(plot_training.subprocess, 'run', run)
-    assert plot_training.main([str(trained_checkpoint), '--trials', '8', '--seed', '5']) == 0
+    assert (
+        plot_training.main([str(trained_checkpoint), '--eval-episodes', '8', '--seed', '5']) == 0
+    )
     assert asked == [('000002', '5'), ('000004', '5'), ('out', '5')]
     with (trained_checkpoint / 'training' / 'success.csv').open(newline='') as file:
         assert [row['step'] for row in csv.DictReader(file)] == ['2', '4', '6']

@@ -52,11 +52,9 @@ def test_accelerate_reads_the_file_and_wraps_our_block(fsdp_environment):
             VideoActionDiT(replace(get_preset('dreamzero_14b'), layers=2)), None, None
         )
     plugin.set_auto_wrap_policy(learner)  # refuses names of classes that are not there
-    wrapped = [
-        name
-        for name, module in learner.named_modules()
-        if plugin.auto_wrap_policy(module, False, 0)
-    ]
+    wraps = plugin.auto_wrap_policy
+    assert callable(wraps)
+    wrapped = [name for name, module in learner.named_modules() if wraps(module, False, 0)]
     assert wrapped == ['dit.blocks.0', 'dit.blocks.1']
     with pytest.raises(ValueError, match='Block'):
         FullyShardedDataParallelPlugin().set_auto_wrap_policy(nn.Linear(1, 1))
@@ -105,14 +103,14 @@ def test_two_processes_with_shards_learn_what_two_with_whole_weights_do(
         'joint',
         '--steps',
         2,
-        '--batch',
+        '--batch-size',
         2,
         '--device',
         'cpu',
         '--no-bf16',
-        '--lora',
+        '--lora-rank',
         2,
-        '--recompute',
+        '--gradient-checkpointing',
     ]
     port = 29600 + os.getpid() % 2000
     run_two_processes(

@@ -15,6 +15,7 @@ from wam_learning.training import train, training_setup
 from wam_learning.training.validation import swap_words
 from wam_policy.core.robot import embodiment, transforms
 from wam_policy.model.checkpoint import checkpoint_folder, inspect_checkpoint
+from wam_policy.model.encoders.conv_vae import ConvVae
 from wam_policy.model.robot_policy import InferenceOptions, Policy
 from wam_policy.model.streaming_session import InferenceContext, StreamingSession
 
@@ -40,7 +41,7 @@ def run_training(data, out, init, *more, stage='joint', steps=4):
         stage,
         '--steps',
         steps,
-        '--batch',
+        '--batch-size',
         8,
         '--device',
         'cpu',
@@ -71,9 +72,9 @@ def test_losses_fall_and_the_checkpoint_drives_a_robot(
             data,
             out,
             initial_checkpoint,
-            '--rate',
+            '--lr',
             '5e-3',
-            '--average',
+            '--ema-decay',
             0.9,
             '--seed',
             2,
@@ -144,19 +145,20 @@ def test_what_cannot_be_continued_is_said(data, initial_checkpoint, tmp_path, ca
     path.write_bytes(path.read_bytes()[:1000])
     assert run_training(data, out, initial_checkpoint, steps=2) == 1
     assert 'damaged' in capsys.readouterr().err
-    assert run_training(data, out, initial_checkpoint, '--fresh', steps=1) == 0
+    assert run_training(data, out, initial_checkpoint, '--no-resume', steps=1) == 0
     assert run_training(tmp_path / 'nothing', out, initial_checkpoint) == 1
-    assert 'is no data set' in capsys.readouterr().err
+    assert 'is not a data set' in capsys.readouterr().err
 
 
 def test_a_clone_says_what_it_is_and_joint_training_goes_on_from_it(
     data, initial_checkpoint, tmp_path
 ):
     cloned, joint = tmp_path / 'cloned', tmp_path / 'joint'
-    assert run_training(data, cloned, initial_checkpoint, stage='clone', steps=2) == 0
+    assert run_training(data, cloned, initial_checkpoint, stage='bc', steps=2) == 0
     design = checkpoint_folder.designs.read_spec(cloned)
     assert not design.model.predicts_video and design.model.window_blocks == 1
-    assert design.name == 'mini_cloned' and design.inference.steps == 1
+    assert design.name == 'mini_cloned'
+    assert design.inference is not None and design.inference.steps == 1
     robot = embodiment.load_embodiment('agibot_g1')
     policy = Policy(
         checkpoint_folder.load(cloned, torch.device('cpu'), torch.float32),
@@ -168,7 +170,8 @@ def test_a_clone_says_what_it_is_and_joint_training_goes_on_from_it(
     policy.commit(views)
     policy.commit({key: np.repeat(view, 4, 0) for key, view in views.items()})
     assert policy.memory.frames == 1  # the newest picture, nothing else
-    assert policy.query(robot.home_positions(robot.observed), 0).targets.shape == (24, 16)
+    targets = policy.query(robot.home_positions(robot.observed), 0).targets
+    assert targets is not None and targets.shape == (24, 16)
     assert run_training(data, joint, cloned, stage='joint', steps=1) == 0
     design = checkpoint_folder.designs.read_spec(joint)
     assert design.name == 'mini' and design.model.window_blocks == 4
@@ -179,7 +182,19 @@ def test_a_clone_says_what_it_is_and_joint_training_goes_on_from_it(
         checkpoint_folder.designs.read_spec(flash).video_final_noise
         == training_setup.FLASH_VIDEO_NOISE
     )
-    assert checkpoint_folder.designs.read_spec(flash).inference.recipe == 'one_step'
+    inference = checkpoint_folder.designs.read_spec(flash).inference
+    assert inference is not None and inference.recipe == 'one_step'
+
+
+def test_deprecated_flags_are_still_accepted(capsys):
+    words = ['d', '--out', 'x', '--rate', '0.5', '--average', '0.9', '--batch', '3', '--fresh']
+    options = train.parse_arguments(
+        [*words, '--recompute', '--keep', '2', '--lora', '4', '--stage', 'clone']
+    )
+    assert (options.lr, options.ema_decay, options.batch_size) == (0.5, 0.9, 3)
+    assert options.no_resume and options.gradient_checkpointing and options.stage == 'bc'
+    assert (options.num_snapshots, options.lora_rank) == (2, 4)
+    assert capsys.readouterr().err.count('is deprecated') == 8
 
 
 def test_live_inference_equals_the_training_pass(data, initial_checkpoint, tmp_path):
@@ -277,6 +292,7 @@ def test_a_fresh_mini_learns_its_pictures_first(data, tmp_path, monkeypatch, cap
     assert not found.is_trained
     assert max(found.spec.encoders.vae.std) > 1e-3
     read = episode_arrays.read_datasets([data], found.spec)
+    assert isinstance(found.encoders.vae, ConvVae)
     seen = latent_cache.load_or_encode(read, found.encoders.vae)
     assert seen.group.float().std() == pytest.approx(1, abs=0.4)
 

@@ -1,4 +1,4 @@
-"""Play an episode into a timeline through the door that the live nodes use."""
+"""Replay an episode into a Synchronizer with the message conversions of the live nodes."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,11 +12,11 @@ from wam_policy.core.session.instruction import clean_instruction
 from wam_policy.nodes import message_conversion
 
 COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
-MAX_INSTRUCTION_LENGTH = 400  # characters, as policy_node takes them by default
+MAX_INSTRUCTION_LENGTH = 400  # characters, the default of policy_node
 
 
 class BagReplay:
-    """Feed one episode to a timeline; `refused` counts what the door turned away."""
+    """Replay one episode; `invalid_messages` counts the messages that failed conversion."""
 
     def __init__(
         self,
@@ -25,19 +25,19 @@ class BagReplay:
         joint_states: str = '/joint_states',
         instruction: str | None = None,
     ) -> None:
-        """Find the robot's topics; ValueError lists those that are missing.
+        """Find the topics of the robot; raise ValueError with those that are missing.
 
-        `instruction` overrides what the bag says, for recordings that say nothing.
+        `instruction` overrides the recorded one.
         """
-        there = bag_reader.read_topics(folder)
+        topics = bag_reader.read_topics(folder)
         self._folder, self._robot = folder, robot
         self._instruction_override = instruction
-        self._command_topics = {c.topic: c.name for c in robot.controllers if c.topic in there}
-        self._camera_topics = _find_camera_topics(robot, there)
+        self._command_topics = {c.topic: c.name for c in robot.controllers if c.topic in topics}
+        self._camera_topics = _find_camera_topics(robot, topics)
         self._joint_states_topic = joint_states
         self._instruction_topics = {
             name
-            for name, kind in there.items()
+            for name, kind in topics.items()
             if kind == 'std_msgs/msg/String' and name.endswith('/instruction')
         }
         missing = [
@@ -45,19 +45,21 @@ class BagReplay:
             for camera in robot.cameras
             if camera.key not in self._camera_topics.values()
         ]
-        missing += [topic for topic in (joint_states,) if topic not in there]
+        missing += [topic for topic in (joint_states,) if topic not in topics]
         if not self._command_topics:
             missing += [controller.topic for controller in robot.controllers]
         if missing:
             raise ValueError(
                 f'{folder}: has no {", ".join(missing)}; was it recorded from a {robot.name}?'
             )
-        said = bag_reader.read_metadata(folder).get('instruction', '')
-        self.synchronizer = Synchronizer(robot, instruction if instruction is not None else said)
+        recorded = bag_reader.read_metadata(folder).get('instruction', '')
+        self.synchronizer = Synchronizer(
+            robot, instruction if instruction is not None else recorded
+        )
         self.invalid_messages: Counter[str] = Counter()
 
     def read_samples(self) -> Iterator[Sample | DroppedSample]:
-        """Yield rows and gaps in order."""
+        """Yield samples and dropped samples in order of time."""
         wanted = {
             self._joint_states_topic,
             *self._instruction_topics,
@@ -94,7 +96,7 @@ class BagReplay:
 
 
 def _find_camera_topics(robot: Embodiment, topics: Mapping[str, str]) -> dict[str, str]:
-    """Return topic -> camera key; where a camera was recorded twice, the raw one."""
+    """Return topic -> camera key; prefer raw images if both forms were recorded."""
     found = {}
     for camera in robot.cameras:
         topic = next(

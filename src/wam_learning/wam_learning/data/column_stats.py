@@ -1,4 +1,4 @@
-"""Statistics of columns as trainers expect them: six lists per column, over all rows."""
+"""Compute the column statistics that trainers expect: six lists per column, over all rows."""
 
 from collections.abc import Sequence
 
@@ -18,16 +18,16 @@ def compute_stats(values: np.ndarray) -> dict[str, list[float]]:
         np.quantile(values, 0.01, axis=0),
         np.quantile(values, 0.99, axis=0),
     )
-    return {name: figure.tolist() for name, figure in zip(STAT_NAMES, found, strict=True)}
+    return {name: value.tolist() for name, value in zip(STAT_NAMES, found, strict=True)}
 
 
 def compute_relative_stats(
     states: Sequence[np.ndarray], actions: Sequence[np.ndarray], horizon: int
 ) -> dict[str, list[float]] | None:
-    """Return the six of action[i + j] - state[i] over j in 0..horizon-1, both lists of [rows n].
+    """Return the statistics of action[i + j] - state[i], 0 <= j < horizon; lists of [rows n].
 
-    Only rows with a whole chunk ahead count; None where no episode has one. One column at a time:
-    all of them together are `horizon` times the data set.
+    Use only rows that are followed by a complete chunk; return None if no episode has one. Process
+    one column at a time: all of them together need `horizon` times the size of the data set.
     """
     long = [
         (state, action)

@@ -1,4 +1,4 @@
-"""Look at a finished data set from outside: does it hold what its metadata promises?"""
+"""Validate a complete data set on disk against its metadata."""
 
 import json
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from wam_learning.data import gear_metadata
 from wam_learning.data.video_files import read_frame_times
 from wam_policy.core.robot.embodiment import Embodiment
 
-MIN_GRIPPER_RANGE = 1e-6  # a gripper whose whole range is smaller has not moved
-MAX_TIME_ERROR_S = 1e-3  # between the time of a row and of its picture
+MIN_GRIPPER_RANGE = 1e-6  # a smaller range means that the gripper has not moved
+MAX_TIME_ERROR_S = 1e-3  # between a row and its image
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetIssue:
-    """Name one thing that is wrong, or only looks wrong (a warning)."""
+    """Describe one error, or a suspicious property (a warning)."""
 
     location: str
     message: str
@@ -30,7 +30,7 @@ class DatasetIssue:
 
 
 def find_issues(folder: Path, robot: Embodiment) -> Iterator[DatasetIssue]:
-    """Yield what is wrong with a data set; nothing means that it can be trained on."""
+    """Yield the issues of a data set; without errors it can be used for training."""
     info = json.loads((folder / 'meta' / 'info.json').read_text())
     episodes = _read_jsonl(folder / 'meta' / 'episodes.jsonl')
     tasks = _read_jsonl(folder / 'meta' / 'tasks.jsonl')
@@ -39,19 +39,19 @@ def find_issues(folder: Path, robot: Embodiment) -> Iterator[DatasetIssue]:
         or sum(e['length'] for e in episodes) != info['total_frames']
     ):
         yield DatasetIssue('meta', 'episodes.jsonl and info.json disagree about their totals')
-    every = []
+    actions = []
     for episode in episodes:
         number = episode['episode_index']
-        place = {'episode_chunk': number // info['chunks_size'], 'episode_index': number}
-        table = pq.read_table(folder / info['data_path'].format(**place))
+        indices = {'episode_chunk': number // info['chunks_size'], 'episode_index': number}
+        table = pq.read_table(folder / info['data_path'].format(**indices))
         yield from _check_table(f'episode {number}', table, episode['length'], info, len(tasks))
         for camera in robot.cameras:
             path = folder / info['video_path'].format(
-                video_key=gear_metadata.OBS_IMAGES_PREFIX + camera.key, **place
+                video_key=gear_metadata.OBS_IMAGES_PREFIX + camera.key, **indices
             )
             yield from _check_video(path.relative_to(folder).as_posix(), path, table)
-        every.append(np.stack(table[gear_metadata.ACTION].to_numpy()))
-    yield from _check_grippers(robot, np.concatenate(every))
+        actions.append(np.stack(table[gear_metadata.ACTION].to_numpy()))
+    yield from _check_grippers(robot, np.concatenate(actions))
 
 
 def _check_table(
@@ -63,13 +63,13 @@ def _check_table(
 ) -> Iterator[DatasetIssue]:
     if len(table) != length:
         yield DatasetIssue(location, f'{len(table)} rows, episodes.jsonl says {length}')
-    lacking = [
+    missing = [
         name
         for name, feature in info['features'].items()
         if feature['dtype'] != 'video' and name not in table.column_names
     ]
-    if lacking:
-        yield DatasetIssue(location, f'no column {", ".join(lacking)}')
+    if missing:
+        yield DatasetIssue(location, f'no column {", ".join(missing)}')
     times_s = table['timestamp'].to_numpy().astype(np.float64)
     steps_s = np.diff(times_s)
     if (np.abs(steps_s - 1.0 / info['fps']) > MAX_TIME_ERROR_S).any():
@@ -91,7 +91,7 @@ def _check_table(
 
 def _check_video(location: str, path: Path, table: pyarrow.Table) -> Iterator[DatasetIssue]:
     if not path.exists():
-        yield DatasetIssue(location, 'is not there')
+        yield DatasetIssue(location, 'is missing')
         return
     count, times_s = read_frame_times(path)
     if count != len(table):

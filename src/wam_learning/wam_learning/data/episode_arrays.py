@@ -1,9 +1,9 @@
-"""Data set folders as arrays that training can draw from: canvases, postures, targets, labels.
+"""Read data set folders into arrays for training: canvases, states, actions, labels.
 
-Pictures go through the same canvas code as live ones and are kept beside the data set
-(`NAME.clips`), because decoding is the slow part. Rows are those of the data set; pictures are
-taken every `stride` rows. Columns that only a simulator can fill (supervised, grounding) are
-optional: without them every row is the expert's and nothing is grounded.
+Images pass through the same canvas code as live ones and are cached next to the data set
+(`NAME.clips`), because decoding is slow. Rows are those of the data set; images are taken every
+`stride` rows. Columns that only a simulator can label (supervised, grounding) are optional:
+without them every row is supervised and has no grounding label.
 """
 
 import fcntl
@@ -35,17 +35,17 @@ _CACHE_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSlice:
-    """Say where an episode lies in the arrays."""
+    """Locate an episode in the arrays."""
 
     first_row: int
     row_count: int
     first_frame: int
     frame_count: int
-    family: str  # of its task; empty if the data set does not say
+    family: str  # of its task; empty if unknown
 
 
 class FrameStore:
-    """Index the canvases of several data sets as one."""
+    """Index the canvases of several data sets with one number."""
 
     def __init__(self, parts: tuple[np.ndarray, ...]) -> None:
         self._parts = parts
@@ -58,14 +58,14 @@ class FrameStore:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EpisodeArrays:
-    """Hold all episodes of some data sets, one after the other."""
+    """Hold all episodes of several data sets, concatenated."""
 
     robot: Embodiment
-    frame_stride: int  # rows between two pictures
+    frame_stride: int  # rows between two images
     episodes: tuple[EpisodeSlice, ...]
     texts: tuple[str, ...]
     canvases: tuple[np.ndarray, ...]  # one per data set, uint8 [frames height width 3]
-    cache_dirs: tuple[Path, ...]  # where they lie, and what else is derived of them
+    cache_dirs: tuple[Path, ...]  # folders of cached canvases and latents
     state: np.ndarray  # float32 [rows state], the model's keys and units
     action: np.ndarray  # float32 [rows action], absolute
     task: np.ndarray  # int32 [rows], index into texts
@@ -87,12 +87,12 @@ class EpisodeArrays:
 
 
 def read_datasets(folders: Sequence[Path], design: ModelSpec) -> EpisodeArrays:
-    """Read data sets of one robot; ValueError names the folder that does not fit, and why.
+    """Read data sets of one robot; raise ValueError with the folder that does not fit, and why.
 
-    A folder of data sets (the shards of `./wam play`) stands for all of them.
+    A folder of data sets (the shards of `./wam generate-demos`) stands for all of them.
     """
     if not folders:
-        raise ValueError('no data set named')
+        raise ValueError('no data set given')
     parts = [_read_dataset(shard, design) for folder in folders for shard in _find_shards(folder)]
     robots = {part.robot.name for part in parts}
     if len(robots) > 1:
@@ -104,7 +104,7 @@ def read_datasets(folders: Sequence[Path], design: ModelSpec) -> EpisodeArrays:
 
 
 def concatenate(parts: Sequence[EpisodeArrays]) -> EpisodeArrays:
-    """Put clips of one robot behind each other."""
+    """Concatenate the arrays of one robot."""
     texts = tuple(dict.fromkeys(text for part in parts for text in part.texts))
     spans, tasks, row, frame = [], [], 0, 0
     for part in parts:
@@ -130,7 +130,7 @@ def concatenate(parts: Sequence[EpisodeArrays]) -> EpisodeArrays:
         tuple(spans),
         texts,
         tuple(canvases for part in parts for canvases in part.canvases),
-        tuple(home for part in parts for home in part.cache_dirs),
+        tuple(cache_dir for part in parts for cache_dir in part.cache_dirs),
         whole('state'),
         whole('action'),
         np.concatenate(tasks),
@@ -141,7 +141,7 @@ def concatenate(parts: Sequence[EpisodeArrays]) -> EpisodeArrays:
 
 
 def select_episodes(data: EpisodeArrays, indices: Sequence[int]) -> EpisodeArrays:
-    """Give the same arrays with some of the episodes."""
+    """Return the same arrays with only the episodes `indices`."""
     spans = tuple(data.episodes[i] for i in indices)
     return replace(data, episodes=spans)
 
@@ -193,7 +193,7 @@ def _read_dataset(folder: Path, design: ModelSpec) -> EpisodeArrays:
                 f'{folder}: {name} has shape {columns[name].shape[1:]}, {robot.name} '
                 f'has {wanted} values; export the episodes again'
             )
-    unlabelled = np.full((row, 2), np.nan, np.float32)
+    unlabeled = np.full((row, 2), np.nan, np.float32)
     extra = {
         name: np.concatenate([_read_column(table, name) for table in tables])
         for name in (SUPERVISED, PIXEL, PLACE)
@@ -210,8 +210,8 @@ def _read_dataset(folder: Path, design: ModelSpec) -> EpisodeArrays:
         columns[gear_metadata.ACTION],
         columns['task_index'].astype(np.int32),
         extra.get(SUPERVISED, np.ones(row)).reshape(row).astype(bool),
-        extra.get(PIXEL, unlabelled),
-        extra.get(PLACE, unlabelled),
+        extra.get(PIXEL, unlabeled),
+        extra.get(PLACE, unlabeled),
     )
 
 
@@ -227,8 +227,8 @@ def _read_column(table: Any, name: str) -> np.ndarray:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
-            f'{path}: not there, so {path.parent.parent} is no data set; '
-            'make one with ./wam export or ./wam play'
+            f'{path}: missing, so {path.parent.parent} is not a data set; '
+            'make one with ./wam export or ./wam generate-demos'
         )
     return json.loads(path.read_text())
 
@@ -254,7 +254,7 @@ def _load_canvases(
     episodes: Sequence[EpisodeSlice],
     stride: int,
 ) -> np.ndarray:
-    """Give the canvases of a folder, from beside it or decoded now."""
+    """Return the canvases of a folder, [frames height width 3], from the cache or decoded now."""
     layout = design.canvas.make_layout(
         robot.model_tag, tuple(camera.key for camera in robot.cameras)
     )
@@ -265,18 +265,21 @@ def _load_canvases(
         'episodes': len(episodes),
         'rows': sum(span.row_count for span in episodes),
     }
-    home = _cache_dir(folder)
-    with _lock_cache(home):
-        if not (home / 'key.json').is_file() or json.loads((home / 'key.json').read_text()) != key:
-            _decode_canvases(folder, info, layout, episodes, stride, home, key)
-        return np.load(home / 'canvases.npy', mmap_mode='r')
+    cache_dir = _cache_dir(folder)
+    with _lock_cache(cache_dir):
+        if (
+            not (cache_dir / 'key.json').is_file()
+            or json.loads((cache_dir / 'key.json').read_text()) != key
+        ):
+            _decode_canvases(folder, info, layout, episodes, stride, cache_dir, key)
+        return np.load(cache_dir / 'canvases.npy', mmap_mode='r')
 
 
 @contextmanager
 def _lock_cache(cache_dir: Path) -> Iterator[None]:
-    """Let one training decode at a time: another that begins meanwhile takes what it finds."""
+    """Let only one process decode at a time; others wait and then read the cache."""
     with cache_dir.with_name(cache_dir.name + '.lock').open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel lets go of it with the process
+        fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it when the process exits
         yield
 
 
@@ -289,7 +292,7 @@ def _decode_canvases(
     cache_dir: Path,
     key: Mapping[str, Any],
 ) -> None:
-    """Decode the canvases of a folder into `home`, whole or not at all."""
+    """Decode the canvases of a folder into `cache_dir`, atomically."""
     part = cache_dir.with_name(cache_dir.name + '.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -309,7 +312,7 @@ def _decode_canvases(
                 raise ValueError(f'{path}: cannot be decoded: {error}') from error
             if len(shown) != span.frame_count:
                 raise ValueError(
-                    f'{path}: {len(shown)} pictures every {stride} rows, the table '
+                    f'{path}: {len(shown)} images every {stride} rows, the table '
                     f'has room for {span.frame_count}; export the episodes again'
                 )
             views[camera] = torch.from_numpy(shown)

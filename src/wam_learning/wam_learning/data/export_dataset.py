@@ -1,8 +1,7 @@
-"""Turn recorded episodes into a data set that DreamZero's trainer and LeRobot can read.
+"""`./wam export`: convert recorded episodes into a data set for DreamZero's trainer and LeRobot.
 
-`python -m wam_learning.data.export_dataset BAGS... OUT` prints what was dropped and why, and what
-is wrong with the result. Exit status: 0 fine, 1 nothing usable or an error in the result, 2
-arguments.
+Prints what was dropped and why, and the errors of the result. Exit status: 0 success, 1 nothing
+usable or an error in the result, 2 invalid arguments.
 """
 
 import argparse
@@ -19,28 +18,37 @@ from wam_learning.data.lerobot_writer import LeRobotWriter
 from wam_learning.data.time_sync import DroppedSample, Sample
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.recording import bag_folder
+
+DEPRECATED_FLAGS = {
+    '--successful': '--success-only',
+    '--min-rows': '--min-samples',
+    '--joint-states': '--joint-states-topic',
+}
 
 
 @dataclass(slots=True)
 class BagExportReport:
-    """Count what became of one bag."""
+    """Count the samples, dropped samples and rejected messages of one bag."""
 
     bag: str
     success: str = 'unknown'
     episodes: list[int] = field(default_factory=list)
     rows: int = 0
-    repeated_frames: Counter[str] = field(default_factory=Counter)  # camera: the same frame again
-    dropped_samples: Counter[str] = field(default_factory=Counter)  # instants, by reason
-    invalid_messages: dict[str, int] = field(default_factory=dict)  # messages, by reason
-    rejected_commands: dict[str, int] = field(default_factory=dict)  # commands, by reason
+    repeated_frames: Counter[str] = field(
+        default_factory=Counter
+    )  # camera: rows with the previous frame
+    dropped_samples: Counter[str] = field(default_factory=Counter)  # by reason
+    invalid_messages: dict[str, int] = field(default_factory=dict)  # by reason
+    rejected_commands: dict[str, int] = field(default_factory=dict)  # by reason
 
     def format_lines(self) -> Iterator[str]:
-        """Yield it for a person."""
+        """Yield the report as lines of text."""
         yield f'{self.bag}: {self.rows} rows in {len(self.episodes)} episodes'
         for what, counts in (
             ('dropped rows', self.dropped_samples),
-            ('refused messages', self.invalid_messages),
+            ('invalid messages', self.invalid_messages),
             ('rejected commands', self.rejected_commands),
         ):
             for reason, count in counts.items():
@@ -49,33 +57,33 @@ class BagExportReport:
             if count:
                 yield (
                     f'  {camera}: {100 * count / max(1, self.rows):.0f} % of the rows repeat '
-                    'the frame before'
+                    'the previous frame'
                 )
 
 
 def export_bag(
     folder: Path, replay: BagReplay, writer: LeRobotWriter, min_rows: int
 ) -> BagExportReport:
-    """Add the episodes of one bag; stretches of fewer than `shortest` rows are dropped."""
-    said = bag_reader.read_metadata(folder)
-    account = BagExportReport(folder.name, said.get('success', 'unknown'))
+    """Add the episodes of one bag; drop sequences of fewer than `min_rows` rows."""
+    metadata = bag_reader.read_metadata(folder)
+    report = BagExportReport(folder.name, metadata.get('success', 'unknown'))
     last: Sample | None = None
     for item in replay.read_samples():
         if isinstance(item, DroppedSample):
-            account.dropped_samples[item.reason] += 1
+            report.dropped_samples[item.reason] += 1
             continue
         if last is not None and item.index != last.index + 1:
-            _end_episode(writer, account, min_rows)
+            _end_episode(writer, report, min_rows)
             last = None
         if last is not None:
             for before, now in zip(last.observation.frames, item.observation.frames, strict=True):
-                account.repeated_frames[now.camera] += before.stamp_ns == now.stamp_ns
+                report.repeated_frames[now.camera] += before.stamp_ns == now.stamp_ns
         writer.add_sample(item)
         last = item
-    _end_episode(writer, account, min_rows)
-    account.invalid_messages = dict(replay.invalid_messages)
-    account.rejected_commands = dict(Counter(replay.synchronizer.rejected_commands))
-    return account
+    _end_episode(writer, report, min_rows)
+    report.invalid_messages = dict(replay.invalid_messages)
+    report.rejected_commands = dict(Counter(replay.synchronizer.rejected_commands))
+    return report
 
 
 def _end_episode(writer: LeRobotWriter, report: BagExportReport, min_rows: int) -> None:
@@ -85,35 +93,35 @@ def _end_episode(writer: LeRobotWriter, report: BagExportReport, min_rows: int) 
         report.rows += rows
     elif rows:
         writer.discard_episode()
-        report.dropped_samples[f'in a stretch of fewer than {min_rows} rows'] += rows
+        report.dropped_samples[f'in a sequence of fewer than {min_rows} rows'] += rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export, print the account and the findings, return the exit status."""
+    """Export, print the report and the issues found; return the exit status."""
     options = _parse_arguments(arguments)
     try:
         folders = [path for given in options.bags for path in _find_bags(given)]
         if not folders:
-            raise ValueError('no bag in what was given; a bag is a folder with metadata.yaml')
+            raise ValueError('no bag found; a bag is a folder with metadata.yaml')
         robot = _resolve_robot(folders, options.robot)
-        into = LeRobotWriter(options.out, robot)
+        writer = LeRobotWriter(options.out, robot)
     except (ValueError, OSError) as error:
         print(f'export: {error}', file=sys.stderr)
         return 2
     try:
-        accounts = list(_export_bags(folders, into, options))
-        found = into.finalize(_build_provenance(robot, accounts))
+        reports = list(_export_bags(folders, writer, options))
+        found = writer.finalize(_build_provenance(robot, reports))
     except (ValueError, OSError) as error:
-        into.abort()
+        writer.abort()
         print(f'export: {error}', file=sys.stderr)
         return 1
     except BaseException:
-        into.abort()
+        writer.abort()
         raise
     wrong = list(dataset_validation.find_issues(found, robot))
     print(
-        f'{found}: {sum(a.rows for a in accounts)} rows in {into.episode_count} episodes at '
-        f'{into.fps:g} Hz, from {len(accounts)} bags'
+        f'{found}: {sum(a.rows for a in reports)} rows in {writer.episode_count} episodes at '
+        f'{writer.fps:g} Hz, from {len(reports)} bags'
     )
     for finding in wrong:
         print(finding)
@@ -123,16 +131,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export_bags(
     folders: Sequence[Path], writer: LeRobotWriter, options: argparse.Namespace
 ) -> Iterator[BagExportReport]:
-    shortest = options.min_rows or writer.robot.horizon + 1
+    shortest = options.min_samples or writer.robot.horizon + 1
     for folder in folders:
         success = bag_reader.read_metadata(folder).get('success', 'unknown')
-        if options.successful and success != 'yes':
-            print(f'{folder.name}: left out, success is {success}')
+        if options.success_only and success != 'yes':
+            print(f'{folder.name}: skipped: success is {success}')
             continue
-        replay = BagReplay(folder, writer.robot, options.joint_states, options.instruction)
-        account = export_bag(folder, replay, writer, shortest)
-        print('\n'.join(account.format_lines()), flush=True)
-        yield account
+        replay = BagReplay(folder, writer.robot, options.joint_states_topic, options.instruction)
+        report = export_bag(folder, replay, writer, shortest)
+        print('\n'.join(report.format_lines()), flush=True)
+        yield report
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -145,26 +153,32 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         'bags', nargs='+', type=Path, metavar='BAGS', help='bags, or folders of bags'
     )
     parser.add_argument('out', type=Path, metavar='OUT', help='new folder of the data set')
-    parser.add_argument('--robot', help='embodiment, where the bags do not tell it')
+    parser.add_argument('--robot', help='embodiment, if the bags do not name it')
     parser.add_argument(
-        '--successful', action='store_true', help='only episodes that were stored as a success'
+        '--success-only', action='store_true', help='only episodes that are marked as a success'
     )
-    parser.add_argument('--instruction', help='words for all rows, instead of what was recorded')
     parser.add_argument(
-        '--min-rows',
+        '--instruction', help='instruction for all samples; overrides the recorded one'
+    )
+    parser.add_argument(
+        '--min-samples',
         type=int,
         default=0,
         metavar='N',
         help='shortest episode; default: one row more than the horizon',
     )
     parser.add_argument(
-        '--joint-states', default='/joint_states', metavar='TOPIC', help='(default: %(default)s)'
+        '--joint-states-topic',
+        default='/joint_states',
+        metavar='TOPIC',
+        help='(default: %(default)s)',
     )
-    return parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    return parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
 
 
 def _find_bags(path: Path) -> list[Path]:
-    """Return the bag itself, or the bags of a folder; interrupted ones are an error."""
+    """Return the bag itself, or the bags of a folder; raise ValueError for interrupted ones."""
     if (path / bag_folder.METADATA_FILE).exists():
         return [path]
     broken = bag_folder.find_interrupted(path) or ([path] if list(path.glob('*.mcap')) else [])
@@ -176,34 +190,34 @@ def _find_bags(path: Path) -> list[Path]:
 
 
 def _resolve_robot(folders: Sequence[Path], name: str | None) -> Embodiment:
-    """Return the robot of all bags; ValueError where they are of several or tell nothing."""
-    said = {folder: bag_reader.read_metadata(folder) for folder in folders}
-    told = sorted({about['robot'] for about in said.values() if 'robot' in about})
-    if name is None and len(told) != 1:
+    """Return the robot of all bags; raise ValueError if they name several or none."""
+    metadata = {folder: bag_reader.read_metadata(folder) for folder in folders}
+    names = sorted({info['robot'] for info in metadata.values() if 'robot' in info})
+    if name is None and len(names) != 1:
         raise ValueError(
-            f'the bags are of {", ".join(told) or "an unknown robot"}: name one with '
+            f'the bags are of {", ".join(names) or "an unknown robot"}: name one with '
             f'--robot ({", ".join(embodiment.list_robots())})'
         )
-    robot = embodiment.load_embodiment(name or told[0])
+    robot = embodiment.load_embodiment(name or names[0])
     wrong = [
         folder.name
-        for folder, about in said.items()
-        if about.get('robot', robot.name) != robot.name
+        for folder, info in metadata.items()
+        if info.get('robot', robot.name) != robot.name
     ]
     if wrong:
         raise ValueError(f'{", ".join(wrong)}: recorded from another robot than {robot.name}')
-    for folder, about in said.items():
-        if about.get('contract', robot.config_hash) != robot.config_hash:
+    for folder, info in metadata.items():
+        if info.get('contract', robot.config_hash) != robot.config_hash:
             print(
-                f'{folder.name}: the description of {robot.name} has changed since it was '
-                'recorded; limits and names of today are used',
+                f'{folder.name}: the configuration of {robot.name} has changed since the '
+                'recording; its present limits and names are used',
                 file=sys.stderr,
             )
     return robot
 
 
 def _build_provenance(robot: Embodiment, reports: Sequence[BagExportReport]) -> dict[str, Any]:
-    """Say what the data set was made from."""
+    """Describe the sources of the data set for provenance.json."""
     return {
         'robot': robot.name,
         'contract': robot.config_hash,

@@ -1,8 +1,8 @@
-"""What DreamZero's trainer reads beside a LeRobot data set: modality, embodiment, statistics.
+"""Build what DreamZero's trainer reads in addition to LeRobot: modality, embodiment, statistics.
 
-State and action are packed in the model's keys, order and gripper sense (core.transforms), so
-that a key is one slice of a column. Stored actions are absolute; relative keys become relative in
-the trainer, with statistics of their own.
+State and action are packed with the model's keys, order and gripper direction
+(core.robot.transforms), so that a key is one slice of a column. Stored actions are absolute;
+the trainer makes relative keys relative, with separate statistics.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,10 +27,10 @@ def pack_state(robot: Embodiment, observation: Observation) -> np.ndarray:
 
 
 def pack_action(robot: Embodiment, targets: np.ndarray, observation: Observation) -> np.ndarray:
-    """Return the packed action, float32 [action], of the set-points [commanded].
+    """Return the packed action, float32 [action], of the setpoints [commanded].
 
-    A masked key was not commanded: its joints hold where they are, and what has no joints of
-    ours (the base) does not move.
+    A masked key was not commanded: its joints keep their measured positions, and a key without
+    joints (the base) stays at zero.
     """
     held = {
         key.key: observation.joints.positions(key.joints) if key.joints else np.zeros(key.size)
@@ -41,7 +41,7 @@ def pack_action(robot: Embodiment, targets: np.ndarray, observation: Observation
 
 
 def value_names(keys: Sequence[ModelKey]) -> list[str]:
-    """Name every number of a packed vector."""
+    """Return the name of every value of a packed vector."""
     return [
         name
         for key in keys
@@ -50,7 +50,7 @@ def value_names(keys: Sequence[ModelKey]) -> list[str]:
 
 
 def key_slices(keys: Sequence[ModelKey]) -> dict[str, slice]:
-    """Return key -> its place in the packed vector."""
+    """Return key -> its slice of the packed vector."""
     found, start = {}, 0
     for key in keys:
         found[key.key] = slice(start, start + key.size)

@@ -1,7 +1,7 @@
-"""Pictures to latents, ahead of training: one for the group that ends at a picture, one static.
+"""Encode images into latents before training: the group that ends at an image, and a static one.
 
-Only for autoencoders whose groups know nothing of each other; a window may then start at any
-picture without encoding anything again.
+Only for autoencoders with independent groups: a window can then start at any image without
+encoding again.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ _BATCH_SIZE = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameLatents:
-    """Hold latents of every picture, float16 [frames channels rows columns] each.
+    """Hold the latents of every image, float16 [frames channels rows columns] each.
 
-    `group` ends at the picture (before an episode's third, it reaches past its start and repeats
-    the first picture), `static` is the picture by itself.
+    `group` ends at the image (near the start of an episode the first image is repeated), `static`
+    repeats the image.
     """
 
     group: Tensor
@@ -36,7 +36,7 @@ class FrameLatents:
 
 @torch.inference_mode()
 def load_or_encode(data: EpisodeArrays, vae: ConvVae) -> FrameLatents:
-    """Encode all pictures of whole data sets; what is encoded once is kept beside them."""
+    """Return the latents of all images, from the cache of each data set or encoded now."""
     name, first, parts = f'latents-{fingerprint(vae)}.safetensors', 0, []
     for canvases, home in zip(data.canvases, data.cache_dirs, strict=True):
         spans = [
@@ -86,7 +86,7 @@ def _encode_groups(vae: ConvVae, groups: Tensor) -> Tensor:
 
 
 def fingerprint(vae: ConvVae) -> str:
-    """Tell autoencoders apart by their weights and scale."""
+    """Return a hash of the configuration and weights of an autoencoder."""
     digest = hashlib.sha256(repr(vae.config).encode())
     for parameter in vae.parameters():
         digest.update(parameter.detach().float().numpy().tobytes())

@@ -1,6 +1,6 @@
-"""Write a data set in the LeRobot v2.1 layout with GEAR's metadata, whole or not at all.
+"""Write a data set in the LeRobot v2.1 layout with GEAR's metadata, atomically.
 
-Everything is written beside the goal and takes its name at the end. One episode is a stretch of
+Everything is written to `NAME.part`, which is renamed at the end. One episode is a sequence of
 consecutive rows: time within it never jumps.
 """
 
@@ -31,7 +31,7 @@ NO_LABELS: Mapping[str, Any] = {}
 
 @dataclass(slots=True, eq=False)
 class _EpisodeBuffer:
-    """Hold the episode that is being written."""
+    """Hold the data of the current episode."""
 
     videos: dict[str, VideoWriter]
     states: list[np.ndarray] = field(default_factory=list)
@@ -42,26 +42,22 @@ class _EpisodeBuffer:
 
 
 class LeRobotWriter:
-    """Write episodes of one robot, row by row; `close` puts the folder where it was asked for."""
+    """Write episodes of one robot, row by row; `finalize` renames the folder to its final name."""
 
     def __init__(self, folder: Path, robot: Embodiment) -> None:
-        """Begin; FileExistsError where the folder is there already."""
+        """Create `NAME.part`; raise FileExistsError if the folder exists."""
         if folder.exists():
-            raise FileExistsError(f'{folder} is there already; name another folder or remove it')
+            raise FileExistsError(f'{folder} exists already; name another folder or remove it')
         self.folder, self.robot = folder, robot
         self.fps = 1.0 / robot.step_dt_s
         self._partial_folder = folder.with_name(folder.name + '.part')
         if self._partial_folder.is_symlink():
-            raise FileExistsError(
-                f'{self._partial_folder} is a link and would lead elsewhere; remove it'
-            )
-        shutil.rmtree(
-            self._partial_folder, ignore_errors=True
-        )  # of an export that was interrupted
+            raise FileExistsError(f'{self._partial_folder} is a link to another place; remove it')
+        shutil.rmtree(self._partial_folder, ignore_errors=True)  # of an interrupted export
         (self._partial_folder / 'meta').mkdir(parents=True)
-        self._image_size: tuple[int, int] | None = None  # of every picture
+        self._image_size: tuple[int, int] | None = None  # of every image
         self._current: _EpisodeBuffer | None = None
-        self._label_widths: dict[str, int] | None = None  # extra columns: numbers per row
+        self._label_widths: dict[str, int] | None = None  # extra columns: values per row
         self._tasks: dict[str, int] = {}
         self._states: list[np.ndarray] = []
         self._actions: list[np.ndarray] = []
@@ -74,14 +70,14 @@ class LeRobotWriter:
 
     @property
     def current_length(self) -> int:
-        """Return how many rows the present episode has; 0 without one."""
+        """Return the number of rows of the current episode; 0 without one."""
         return len(self._current.states) if self._current else 0
 
     def add_sample(self, sample: Sample, labels: Mapping[str, Any] = NO_LABELS) -> None:
-        """Append a row to the present episode, or begin one with it.
+        """Append a row to the current episode, or start one.
 
-        `labels` become columns of their own: truths, or float vectors in which NaN is unknown.
-        ValueError where a row has others than the first.
+        `labels` become extra columns: booleans, or float vectors in which NaN means unknown. Raise
+        ValueError if a row has other labels than the first one.
         """
         self._check_labels(labels)
         if self._current is None:
@@ -103,7 +99,7 @@ class LeRobotWriter:
                     kept.append(frame.rgb)
 
     def end_episode(self, metadata: Mapping[str, Any] = NO_LABELS) -> int:
-        """Finish the present episode and return its number; `about` goes beside its length."""
+        """Finish the current episode, add `metadata` to episodes.jsonl; return its number."""
         now, number = self._take_current(), self.episode_count
         for video in now.videos.values():
             video.close()
@@ -125,7 +121,7 @@ class LeRobotWriter:
                 **metadata,
             }
         )
-        figures_of = {
+        stats_by_column = {
             name: self._compute_stats(
                 np.asarray(
                     values.to_pylist() if isinstance(values, pa.Array) else values,
@@ -139,7 +135,7 @@ class LeRobotWriter:
             {
                 'episode_index': number,
                 'stats': {
-                    **figures_of,
+                    **stats_by_column,
                     **{
                         gear_metadata.OBS_IMAGES_PREFIX + camera: column_stats.compute_image_stats(
                             frames
@@ -152,7 +148,7 @@ class LeRobotWriter:
         return number
 
     def discard_episode(self) -> None:
-        """Forget the present episode and remove what was written of it."""
+        """Discard the current episode and its files."""
         now, self._current = self._current, None
         if now is not None:
             for camera, video in now.videos.items():
@@ -160,10 +156,10 @@ class LeRobotWriter:
                 self._episode_path(VIDEO_PATH, self.episode_count, camera).unlink()
 
     def finalize(self, provenance: Mapping[str, Any]) -> Path:
-        """Write the metadata and give the folder its name; ValueError without an episode."""
+        """Write the metadata and rename the folder; raise ValueError without an episode."""
         self.discard_episode()
         if not self._states:
-            raise ValueError('no row was good enough for a data set; see what was dropped')
+            raise ValueError('no episode to write; see the reasons for dropped rows')
         meta = self._partial_folder / 'meta'
         contents = {
             'info': self._build_info(),
@@ -190,7 +186,7 @@ class LeRobotWriter:
         return self.folder
 
     def abort(self) -> None:
-        """Remove everything."""
+        """Remove all files written so far."""
         if self._current is not None:
             for video in self._current.videos.values():
                 video.close()
@@ -205,7 +201,7 @@ class LeRobotWriter:
         if sizes != self._label_widths:
             raise ValueError(
                 f'labels {sizes or "none"}, the first row had '
-                f'{self._label_widths or "none"}; all rows of a data set have the same'
+                f'{self._label_widths or "none"}; all rows of a data set must have the same'
             )
 
     def _open_videos(self, sample: Sample) -> dict[str, VideoWriter]:
@@ -216,8 +212,8 @@ class LeRobotWriter:
         ]
         if wrong:
             raise ValueError(
-                f'{", ".join(wrong)}: want {wanted[0]}x{wanted[1]}; all pictures of '
-                'a data set have one size'
+                f'{", ".join(wrong)}: want {wanted[0]}x{wanted[1]}; all images of '
+                'a data set must have one size'
             )
         self._image_size = wanted
         return {
@@ -244,10 +240,10 @@ class LeRobotWriter:
         }
 
     def _take_current(self) -> '_EpisodeBuffer':
-        """Take the present episode out of our hands."""
+        """Return the current episode and clear it; raise ValueError without one."""
         now, self._current = self._current, None
         if now is None:
-            raise ValueError('no episode has begun: add a row first')
+            raise ValueError('no current episode: add a row first')
         return now
 
     def _compute_stats(self, values: np.ndarray) -> dict[str, list]:
@@ -265,7 +261,7 @@ class LeRobotWriter:
         )
 
     def _build_info(self) -> dict[str, Any]:
-        assert self._image_size is not None  # close() wants an episode
+        assert self._image_size is not None  # finalize() requires an episode
         width, height = self._image_size
         fps = round(self.fps, 3)
         whole = int(fps) if fps == int(fps) else fps
@@ -341,7 +337,7 @@ class LeRobotWriter:
 
 
 def _label_column(values: Sequence[Any]) -> pa.Array:
-    """Return one label of every row: truths, or vectors."""
+    """Return a label column of booleans or float32 lists."""
     if isinstance(values[0], bool):
         return pa.array(values, type=pa.bool_())
     return _vector_column(np.stack(values).astype(np.float32))

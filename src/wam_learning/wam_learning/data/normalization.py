@@ -1,6 +1,6 @@
-"""Rows of a data set in the model's units, many at a time, and the statistics they imply.
+"""Normalize many rows of a data set at once, and compute the statistics to do so.
 
-The arithmetic is the normaliser's, so that a policy sees live what it saw in training.
+The arithmetic is that of model.normalizer, so that live inputs match training inputs.
 """
 
 from types import MappingProxyType
@@ -13,17 +13,17 @@ from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model.checkpoint.normalization_stats import EmbodimentMetadata, Statistics
 from wam_policy.model.normalizer import Normalizer, normalize
 
-MIN_STD = 1e-3  # rad, m or gripper stroke: what deviates less does not move
-MAX_SAMPLED_CHUNKS = 20_000  # chunks that the statistics of relative actions are taken from
+MIN_STD = 1e-3  # rad, m or gripper stroke: a smaller deviation means no motion
+MAX_SAMPLED_CHUNKS = 20_000  # for the statistics of actions
 
 
 def compute_statistics(
     data: EpisodeArrays, horizon: int, rng: np.random.Generator
 ) -> EmbodimentMetadata:
-    """Measure the statistics of a data set; those of relative keys are of target - state.
+    """Return the statistics of a data set; relative keys use target - state.
 
     A dimension that did not move gets deviation 0: its constant is then reproduced exactly,
-    where a small deviation would blow up noise.
+    while a small deviation would amplify noise.
     """
     robot = data.robot
     rows = np.concatenate(
@@ -54,25 +54,25 @@ def compute_statistics(
 
 
 def compute_row_spread(
-    data: EpisodeArrays, normaliser: Normalizer, horizon: int, rng: np.random.Generator
+    data: EpisodeArrays, normalizer: Normalizer, horizon: int, rng: np.random.Generator
 ) -> tuple[float, ...]:
-    """Measure the deviation of each row of a chunk, in units of the shared statistics.
+    """Return the deviation of each row of a chunk, [horizon], in units of the shared statistics.
 
-    `normaliser` must not have a spread of its own.
+    `normalizer` must not have a row_std already.
     """
     starts, last = _sample_chunk_starts(data, rng)
     chunk = np.minimum(starts[:, None] + np.arange(horizon), last[:, None])
     values = normalize_actions(
-        normaliser, data.robot, data.action[chunk], data.state[starts][:, None]
+        normalizer, data.robot, data.action[chunk], data.state[starts][:, None]
     )
-    moved = values[..., normaliser.action_mask() & (values.std((0, 1)) > 0)]
+    moved = values[..., normalizer.action_mask() & (values.std((0, 1)) > 0)]
     return tuple(np.sqrt(np.square(moved).mean((0, 2))).round(4).tolist())
 
 
 def _sample_chunk_starts(
     data: EpisodeArrays, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pick supervised rows, and the last row of each one's episode."""
+    """Return random supervised rows, and the last row of the episode of each."""
     rows = np.concatenate(
         [np.arange(span.first_row, span.first_row + span.row_count) for span in data.episodes]
     )
@@ -92,37 +92,37 @@ def _make_statistics(stats: dict[str, list[float]]) -> Statistics:
     return Statistics(**found)
 
 
-def normalize_states(normaliser: Normalizer, rows: np.ndarray) -> np.ndarray:
-    """Normalise packed states [... state]: float32 [... state_width]."""
-    vector = np.zeros((*rows.shape[:-1], normaliser.state_width), np.float32)
+def normalize_states(normalizer: Normalizer, rows: np.ndarray) -> np.ndarray:
+    """Normalize packed states [... state]: float32 [... state_width]."""
+    vector = np.zeros((*rows.shape[:-1], normalizer.state_width), np.float32)
     start = 0
-    for field in normaliser.state_keys:
+    for field in normalizer.state_keys:
         stop = start + field.width
         if not field.masked:
             vector[..., start:stop] = normalize(
-                rows[..., start:stop], normaliser.metadata.state[field.key], field.mode
+                rows[..., start:stop], normalizer.metadata.state[field.key], field.mode
             )
         start = stop
     return vector
 
 
 def normalize_actions(
-    normaliser: Normalizer, robot: Embodiment, rows: np.ndarray, reference: np.ndarray
+    normalizer: Normalizer, robot: Embodiment, rows: np.ndarray, reference: np.ndarray
 ) -> np.ndarray:
-    """Normalise packed targets [... action] of queries from `reference` [... state].
+    """Normalize packed targets [... action] of queries from `reference` [... state].
 
     float32 [... action_width]; masked keys and padding are 0.
     """
-    vector = np.zeros((*rows.shape[:-1], normaliser.action_width), np.float32)
+    vector = np.zeros((*rows.shape[:-1], normalizer.action_width), np.float32)
     at_state, start = gear_metadata.key_slices(robot.state_keys), 0
-    for field in normaliser.action_keys:
+    for field in normalizer.action_keys:
         stop = start + field.width
         if not field.masked:
             value = rows[..., start:stop]
             if field.relative:
                 value = value - reference[..., at_state[field.key]]
             vector[..., start:stop] = normalize(
-                value, normaliser.metadata.action[field.key], field.mode
+                value, normalizer.metadata.action[field.key], field.mode
             )
         start = stop
-    return vector if normaliser.row_std is None else vector / normaliser.row_std
+    return vector if normalizer.row_std is None else vector / normalizer.row_std

@@ -1,8 +1,8 @@
-"""Draw windows of clips: what the model saw, knew and should have done, as a batch of tensors.
+"""Sample windows of episodes as batches of tensors: images, states, actions, labels.
 
-A window begins at any picture with that picture by itself and goes on in whole blocks. Queries may
-come in the middle of a block: then all of the window's postures and targets are `shift` rows late
-while its pictures are not, as it happens live between two commits.
+A window starts with a single image and continues in whole blocks. Live queries also occur within
+a block, between two commits: then all states and actions of the window are `shift` rows later
+than its images.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ from wam_learning.training.grounding_loss import GroundingTargets
 from wam_policy.model.network.model_config import ModelConfig
 from wam_policy.model.normalizer import Normalizer
 
-EPISODE_START_PROB = 0.25  # of windows that begin with their episode
-MEMORY_START_FACTOR = 1.2  # of what memories have of all episodes, in windows that remember
+EPISODE_START_PROB = 0.25  # of windows that start with their episode
+MEMORY_START_FACTOR = 1.2  # times the fraction of memory episodes, for windows with a memory
 UNSHIFTED_PROB = 0.5
-MEMORY_GONE_BLOCKS = 3  # a window that begins no later has missed what it should remember
-MEMORY_FAMILIES = ('recall',)  # families whose goal is shown at the start only
+MEMORY_GONE_BLOCKS = 3  # a window that starts within these misses the shown goal
+MEMORY_FAMILIES = ('recall',)  # whose goal is shown only at the start
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Hold windows of equally many blocks, on the training device.
+    """Hold windows with the same number of blocks, on the training device.
 
-    Masks are True where a loss applies. `target_share` is 0 and `place` NaN without a label.
+    Masks are True where a loss applies. Without a label `patch_target` is 0 and `place` NaN.
     """
 
     texts: tuple[str, ...]
@@ -39,8 +39,8 @@ class Batch:
     state: Tensor  # [batch blocks state_dim]
     action: Tensor  # [batch blocks actions action_dim]
     action_mask: Tensor  # bool [batch blocks actions]
-    patch_target: Tensor  # [batch blocks frame_tokens], of the picture before each block
-    place: Tensor  # [batch blocks 2], standardised
+    patch_target: Tensor  # [batch blocks frame_tokens], of the image before each block
+    place: Tensor  # [batch blocks 2], standardized
     families: tuple[str, ...]
 
     @property
@@ -48,7 +48,7 @@ class Batch:
         return self.state.shape[1]
 
     def to(self, device: torch.device) -> 'Batch':
-        """Give the same windows on a device."""
+        """Return the batch on a device."""
         if device.type == 'cpu':
             return self
         condition, image = (
@@ -66,23 +66,23 @@ class Batch:
 
 
 class SequenceSampler:
-    """Draw batches from clips."""
+    """Sample batches from episode arrays."""
 
     def __init__(
         self,
         data: EpisodeArrays,
         visual_inputs: VisualInputs,
-        normaliser: Normalizer,
+        normalizer: Normalizer,
         config: ModelConfig,
         grounding_targets: GroundingTargets,
     ) -> None:
         if config.states_per_block != 1:
             raise ValueError(
-                f'states_per_block {config.states_per_block}: windows know one posture per block'
+                f'states_per_block {config.states_per_block}: windows have one state per block'
             )
-        self.data, self.visual_inputs, self.normaliser = data, visual_inputs, normaliser
+        self.data, self.visual_inputs, self.normalizer = data, visual_inputs, normalizer
         self.config, self.grounding_targets = config, grounding_targets
-        self._normalized_states = normalization.normalize_states(normaliser, data.state)
+        self._normalized_states = normalization.normalize_states(normalizer, data.state)
         self._episode_of_frame = np.concatenate(
             [np.full(span.frame_count, i) for i, span in enumerate(data.episodes)]
         )
@@ -107,7 +107,7 @@ class SequenceSampler:
         ]
         self._goal_unknown = remembers & (self._frame_in_episode == 0)
         gone = MEMORY_GONE_BLOCKS * config.block_pixel_frames
-        # arms that wait look like arms about to go to one cube or another: no lesson in either
+        # waiting arms look the same whatever the goal: such rows would teach an average
         self._ambiguous = (
             remembers & (self._frame_in_episode > 0) & (self._frame_in_episode < gone)
         )
@@ -125,10 +125,10 @@ class SequenceSampler:
             raise ValueError('no window of the data set has a supervised row to learn from')
 
     def _find_valid_starts(self, blocks: int) -> np.ndarray:
-        """Find pictures at which windows may begin: one text, and a last block to learn from.
+        """Return the images at which windows may start: one text, and a supervised last block.
 
-        In families that remember they begin with the episode, as memories do live, or so late
-        that the hand is on its way.
+        In memory families they start with the episode, as live sessions do, or so late that the
+        hand already moves to the goal.
         """
         c, stride = self.config, self.data.frame_stride
         begin = self._first_row + stride * self._frame_in_episode
@@ -140,23 +140,23 @@ class SequenceSampler:
         return np.flatnonzero(inside & same & self.data.supervised[last] & ~self._ambiguous)
 
     def block_counts(self) -> list[int]:
-        """Tell which numbers of blocks the episodes are long enough for."""
+        """Return the numbers of blocks for which the episodes are long enough."""
         return [n for n, found in self._valid_starts.items() if len(found)]
 
     def valid_starts(self, blocks: int) -> frozenset[int]:
-        """Give the pictures at which windows of so many blocks may begin."""
+        """Return the images at which windows of `blocks` blocks may start."""
         return frozenset(self._valid_starts[blocks].tolist())
 
     def sample(self, count: int, blocks: int, rng: np.random.Generator) -> Batch:
-        """Draw `count` windows of `blocks` blocks."""
+        """Return `count` random windows of `blocks` blocks."""
         anywhere, starting = self._valid_starts[blocks], self._episode_starts[blocks]
-        memories = self._memory_starts[blocks]
+        memory_starts = self._memory_starts[blocks]
         chosen = rng.choice(anywhere, count)
-        dice = rng.random(count)
-        # a window of one block has nothing to remember
+        rolls = rng.random(count)
+        # a window of one block has no memory
         share = self._memory_fraction * (0.0 if blocks == 1 else MEMORY_START_FACTOR)
-        for i in np.flatnonzero(dice < EPISODE_START_PROB + share):
-            pool = memories if dice[i] < share and len(memories) else starting
+        for i in np.flatnonzero(rolls < EPISODE_START_PROB + share):
+            pool = memory_starts if rolls[i] < share and len(memory_starts) else starting
             if len(pool):
                 chosen[i] = rng.choice(pool)
         late = rng.integers(0, self.config.actions_per_block, count)
@@ -166,42 +166,42 @@ class SequenceSampler:
     def build_batch(
         self, frames: Sequence[int] | np.ndarray, blocks: int, shift: np.ndarray
     ) -> Batch:
-        """Build the windows that begin at given pictures with given shifts in rows."""
-        frames, clips, c = np.asarray(frames), self.data, self.config
+        """Return the windows that start at images `frames`, with shifts in rows."""
+        frames, data, c = np.asarray(frames), self.data, self.config
         horizon = c.actions_per_block
         last_row = self._last_row[frames][:, None]
-        begin = (self._first_row + clips.frame_stride * self._frame_in_episode)[frames][:, None]
-        at_picture = np.minimum(begin + horizon * np.arange(blocks), last_row)  # [batch blocks]
-        query = np.minimum(at_picture + shift[:, None], last_row)
+        begin = (self._first_row + data.frame_stride * self._frame_in_episode)[frames][:, None]
+        image_row = np.minimum(begin + horizon * np.arange(blocks), last_row)  # [batch blocks]
+        query = np.minimum(image_row + shift[:, None], last_row)
         rows = query[..., None] + np.arange(horizon)
         past = np.minimum(rows, last_row[..., None])
-        reference = clips.state[query][:, :, None]
+        reference = data.state[query][:, :, None]
         action = normalization.normalize_actions(
-            self.normaliser, clips.robot, clips.action[past], reference
+            self.normalizer, data.robot, data.action[past], reference
         )
-        task = clips.task[begin]
-        expert = clips.supervised[past] & (clips.task[past] == task[..., None])
+        task = data.task[begin]
+        expert = data.supervised[past] & (data.task[past] == task[..., None])
         mask = np.logical_and.accumulate(expert, axis=2)
-        # asked before anybody can know, heads would learn scenes by heart
+        # before the goal is shown, the heads could only memorize scenes
         known = ~self._goal_unknown[frames, None] | (np.arange(blocks) > 0)
-        pixel = np.where(known[..., None], clips.pixel[at_picture], np.nan)
-        place = np.where(known[..., None], clips.place[query], np.nan)
+        pixel = np.where(known[..., None], data.pixel[image_row], np.nan)
+        place = np.where(known[..., None], data.place[query], np.nan)
         return Batch(
-            texts=tuple(clips.texts[i] for i in task[:, 0]),
+            texts=tuple(data.texts[i] for i in task[:, 0]),
             visual=self.visual_inputs.encode_windows(self._find_frame_indices(frames, blocks)),
             future_mask=torch.from_numpy(
-                self._compute_future_mask(frames, blocks, at_picture, task)
+                self._compute_future_mask(frames, blocks, image_row, task)
             ),
             state=torch.from_numpy(self._normalized_states[query]),
             action=torch.from_numpy(action),
             action_mask=torch.from_numpy(mask),
             patch_target=torch.from_numpy(self.grounding_targets.patch_targets(pixel)),
             place=torch.from_numpy(self.grounding_targets.standardize(place)),
-            families=tuple(clips.episodes[i].family for i in self._episode_of_frame[frames]),
+            families=tuple(data.episodes[i].family for i in self._episode_of_frame[frames]),
         )
 
     def _find_frame_indices(self, frames: np.ndarray, blocks: int) -> np.ndarray:
-        """Number the pictures of windows, cut to their episodes: [batch pictures]."""
+        """Return the image indices of windows, clamped to their episodes: [batch images]."""
         last = (self._first_frame + self._episode_frame_count - 1)[frames]
         start = (self._first_frame + self._frame_in_episode)[frames]
         ahead = np.arange(1 + blocks * self.config.block_pixel_frames)
@@ -210,10 +210,10 @@ class SequenceSampler:
     def _compute_future_mask(
         self, frames: np.ndarray, blocks: int, frame_row: np.ndarray, task: np.ndarray
     ) -> np.ndarray:
-        """Tell in which blocks [batch blocks] the pictures show what the expert did."""
-        c, clips = self.config, self.data
+        """Return for which blocks [batch blocks] the images show only supervised motion."""
+        c, data = self.config, self.data
         rows = frame_row[..., None] + np.arange(c.actions_per_block)
         inside = (rows <= self._last_row[frames][:, None, None]).all(2)
         rows = np.minimum(rows, self._last_row[frames][:, None, None])
-        own = clips.supervised[rows] & (clips.task[rows] == task[..., None])
+        own = data.supervised[rows] & (data.task[rows] == task[..., None])
         return inside & own.all(2)

@@ -1,9 +1,9 @@
-"""The rows of a data set: what was seen and what was commanded, on a fixed grid of time.
+"""Synchronize observations and commands on a fixed time grid: the rows of a data set.
 
-Causal: a row at t uses nothing stamped or received after t. The picks and their limits are those
-of the live stack (core.frames), the commands are what the controllers made of the trajectories
-that were sent (core.follower). Nothing is interpolated but those, and nothing is made up: an
-instant without a good observation is a gap with a reason.
+Causal: a row at t uses nothing stamped or received after t. Observations are selected with the
+limits of the live stack (core.observation.observation_buffer). Commands are what the controllers
+made of the trajectories (core.motion.jtc_emulator); only these are interpolated. An instant
+without a valid observation is dropped with a reason.
 """
 
 from collections import deque
@@ -22,27 +22,27 @@ from wam_policy.core.observation.observation_buffer import (
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.types import Frame, JointState, Observation
 
-# A sense that is silent for longer will not tell about this instant any more: far beyond every
-# age limit, far within the history that is kept.
+# A source without data for this long cannot contribute to an instant any more: far beyond every
+# age limit, far within the buffered history.
 MAX_WAIT_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """Hold one good instant."""
+    """Hold one valid instant."""
 
     index: int  # on the grid; consecutive rows differ by one
     observation: Observation
-    targets: np.ndarray  # float64 [commanded], set-points at that instant
+    targets: np.ndarray  # float64 [commanded], setpoints at that instant
     instruction: str
 
 
 @dataclass(frozen=True, slots=True)
 class DroppedSample:
-    """Say why an instant of the grid is no row."""
+    """Hold the reason why an instant of the grid is not a row."""
 
     index: int
-    reason: str  # one of few: they are counted
+    reason: str  # from a small set: reasons are counted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,10 +54,10 @@ class _PendingSample:
 
 
 class Synchronizer:
-    """Turn what arrives, in the order it was received, into rows and gaps."""
+    """Convert messages, in order of reception, into samples and dropped samples."""
 
     def __init__(self, robot: Embodiment, instruction: str) -> None:
-        """Take the instruction that holds until another one is heard."""
+        """Start with an instruction that is valid until another one arrives."""
         self._robot = robot
         self._instruction = instruction
         self._buffer = ObservationBuffer(robot)
@@ -66,7 +66,9 @@ class Synchronizer:
         self._next_index = 0  # of the next instant
         self._pending: deque[_PendingSample] = deque()
         self._resolved: list[Sample | DroppedSample] = []
-        self.rejected_commands: list[str] = []  # commands that no controller would have taken
+        self.rejected_commands: list[
+            str
+        ] = []  # reasons of commands that a controller would reject
 
     @property
     def buffer(self) -> ObservationBuffer:
@@ -85,12 +87,12 @@ class Synchronizer:
         self._instruction = text
 
     def on_command(self, controller: str, message: Any, log_ns: int) -> None:
-        """Take a trajectory_msgs/JointTrajectory as its controller would have."""
+        """Process a trajectory_msgs/JointTrajectory as its controller does."""
         self._advance_grid(log_ns)
         if not self._followers:
             self._start_controllers(log_ns)
         if not self._followers:
-            self.rejected_commands.append('a command before the first posture')
+            self.rejected_commands.append('a command before the first joint state')
             return
         follower = self._followers[controller]
         follower.sample(log_ns)
@@ -99,12 +101,12 @@ class Synchronizer:
             self.rejected_commands.append(reason)
 
     def pop_samples(self) -> Iterator[Sample | DroppedSample]:
-        """Hand over what has become certain since the last call."""
+        """Return the instants resolved since the last call."""
         done, self._resolved = self._resolved, []
         return iter(done)
 
     def flush(self) -> Iterator[Sample | DroppedSample]:
-        """Hand over the rest; instants that the last frames do not reach are not part of it."""
+        """Return the rest, without instants after the last frames."""
         self._resolve_pending(None)
         self._pending.clear()
         return self.pop_samples()
@@ -114,7 +116,7 @@ class Synchronizer:
     ) -> None:
         jumps = buffer.jumps
         buffer.put(item)
-        if buffer.jumps != jumps:  # another timeline: no row may span both
+        if buffer.jumps != jumps:  # stamps jumped back: no row may span the jump
             self._buffer.clear()
             self._pending.clear()
             self._resolved.append(DroppedSample(self._next_index, 'the stamps went back'))
@@ -128,19 +130,20 @@ class Synchronizer:
         self._resolve_pending(log_ns)
 
     def _start_grid(self, first_ns: int, log_ns: int) -> None:
-        """Lay the grid as the live memory does; rows begin where commands are still known."""
+        """Start the grid as the live frame history does; rows start at `log_ns`."""
         step_ns = self._robot.step_dt_s * 1e9
         self._grid_start_index = self._next_index
         self._grid_start_ns = first_ns
         self._next_index += int(np.ceil((log_ns - first_ns) / step_ns))
 
     def _grid_time_ns(self, index: int) -> int:
+        assert self._grid_start_ns is not None
         return self._grid_start_ns + round(
             (index - self._grid_start_index) * self._robot.step_dt_s * 1e9
         )
 
     def _advance_grid(self, log_ns: int) -> None:
-        """Note what was commanded and asked at every instant before `log_ns`."""
+        """Store command and instruction at every instant before `log_ns`."""
         while (
             self._grid_start_ns is not None
             and (t_ns := self._grid_time_ns(self._next_index)) < log_ns
@@ -151,7 +154,7 @@ class Synchronizer:
             self._next_index += 1
 
     def _setpoints_at(self, t_ns: int) -> np.ndarray | None:
-        """Return the set-points at an instant; None before the first command."""
+        """Return the setpoints at an instant; None before the first command."""
         if not self._followers:
             return None
         found = {
@@ -162,7 +165,7 @@ class Synchronizer:
         return np.array([found[name] for name in self._robot.commanded])
 
     def _start_controllers(self, log_ns: int) -> None:
-        """Let every controller hold the measured posture, as it does until it is told more."""
+        """Let every controller hold the measured positions, as it does before any command."""
         posture = self._buffer.joint_buffer.as_of(log_ns)
         if posture is not None:
             self._followers = {
@@ -173,7 +176,7 @@ class Synchronizer:
             }
 
     def _resolve_pending(self, log_ns: int | None) -> None:
-        """Judge the instants about which nothing new can come; None: nothing comes at all."""
+        """Resolve the instants that no later message can change; None: no more messages."""
         newest = [
             ring.newest
             for ring in (*self._buffer.camera_buffers.values(), self._buffer.joint_buffer)

@@ -1,7 +1,7 @@
-"""One mp4 per camera and episode: as many frames out as went in, at exact times.
+"""Write one mp4 per camera and episode, frame by frame, with exact times.
 
-H.264 with short groups and no reordering: it plays everywhere, a trainer can begin at any tenth
-frame, and frame i lies at i / fps.
+H.264 with short groups and no reordering: every player supports it, a trainer can seek to every
+tenth frame, and frame i has time i / fps.
 """
 
 from fractions import Fraction
@@ -16,13 +16,13 @@ ENCODER_OPTIONS = {'crf': '18', 'preset': 'veryfast', 'g': '10', 'bf': '0', 'thr
 
 
 class VideoWriter:
-    """Write one file; `close` makes it whole."""
+    """Write one file; `close` completes it."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
-        """Begin a video of (width, height); ValueError for odd ones, which 4:2:0 cannot hold."""
+        """Open a video of (width, height); raise ValueError for odd sizes, impossible in 4:2:0."""
         if size[0] % 2 or size[1] % 2:
             raise ValueError(
-                f'{path.parent.name}: pictures of {size[0]}x{size[1]} cannot be '
+                f'{path.parent.name}: images of {size[0]}x{size[1]} cannot be '
                 'encoded, both sides must be even'
             )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ class VideoWriter:
         """Append uint8 [height width 3]."""
         if rgb.shape[1::-1] != self.size:
             raise ValueError(
-                f'the picture changed from {self.size[0]}x{self.size[1]} to '
+                f'the image size changed from {self.size[0]}x{self.size[1]} to '
                 f'{rgb.shape[1]}x{rgb.shape[0]}'
             )
         frame = av.VideoFrame.from_ndarray(rgb, format='rgb24')
@@ -54,14 +54,14 @@ class VideoWriter:
 
 
 def read_frame_times(path: Path) -> tuple[int, list[float]]:
-    """Decode a video; return how many frames came out and their times in s."""
+    """Decode a video; return the number of frames and their times in s."""
     with av.open(str(path)) as container:
         times_s = [float(frame.time) for frame in container.decode(video=0)]
     return len(times_s), times_s
 
 
 def read_frames(path: Path) -> np.ndarray:
-    """Decode a short video whole: uint8 [frames height width 3]."""
+    """Decode a complete short video: uint8 [frames height width 3]."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)])
 

@@ -1,7 +1,7 @@
-"""What the model sees of a window: latents from the store, or pictures encoded as they are drawn.
+"""Provide the visual inputs of windows: cached latents, or images encoded on demand.
 
-Both give the same four things. Models whose autoencoder remembers the past of a clip cannot
-encode ahead, and those with an image condition want that as well.
+Both return the same VisualBatch. Causal autoencoders, whose latents depend on all earlier frames
+of a window, cannot use the cache; models with an image condition need the images too.
 """
 
 from typing import NamedTuple, Protocol
@@ -18,7 +18,7 @@ from wam_policy.model.network.model_config import ModelConfig
 
 
 class VisualBatch(NamedTuple):
-    """Hold what a batch of windows shows, as the lean training pass takes it."""
+    """Hold the visual inputs of a batch of windows for the training pass."""
 
     clean: Tensor  # [batch channels frames-frames_per_block h w]
     future: Tensor  # [batch channels frames-1 h w]
@@ -27,13 +27,13 @@ class VisualBatch(NamedTuple):
 
 
 class VisualInputs(Protocol):
-    """Show windows whose pictures are given by number [batch 1+blocks*block_pixel_frames]."""
+    """Encode windows of image indices [batch 1+blocks*block_pixel_frames]."""
 
     def encode_windows(self, frame_indices: np.ndarray) -> VisualBatch: ...
 
 
 class CachedLatents:
-    """Look latents up."""
+    """Look up cached latents."""
 
     def __init__(self, latents: FrameLatents, config: ModelConfig) -> None:
         self._latents, self._config = latents, config
@@ -49,7 +49,7 @@ class CachedLatents:
 
 
 class OnlineEncoder:
-    """Encode pictures when they are asked for."""
+    """Encode images on demand."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class OnlineEncoder:
     def encode_windows(self, frame_indices: np.ndarray) -> VisualBatch:
         parts = [self._encode_window(row) for row in frame_indices]
 
-        def stacked(tensors: list[Tensor | None]) -> Tensor | None:
+        def concatenate(tensors: list[Tensor | None]) -> Tensor | None:
             given = [tensor for tensor in tensors if tensor is not None]
             return torch.cat(given) if given else None
 
@@ -77,8 +77,8 @@ class OnlineEncoder:
         return VisualBatch(
             whole[:, :, : -self._config.frames_per_block],
             whole[:, :, 1:],
-            stacked([condition for _, condition, _ in parts]),
-            stacked([image for _, _, image in parts]),
+            concatenate([condition for _, condition, _ in parts]),
+            concatenate([image for _, _, image in parts]),
         )
 
     def _encode_window(
@@ -94,8 +94,8 @@ class OnlineEncoder:
         latents = self._encoders.encode_frames(pixels)
         condition = image = None
         if channels := self._config.condition_channels:
-            grey = torch.zeros_like(pixels[:, :, 1:])
-            still = self._encoders.encode_frames(torch.cat([pixels[:, :, :1], grey], dim=2))
+            gray = torch.zeros_like(pixels[:, :, 1:])
+            still = self._encoders.encode_frames(torch.cat([pixels[:, :, :1], gray], dim=2))
             known = (
                 torch.zeros_like(still[:, :1])
                 .expand(-1, channels - still.shape[1], -1, -1, -1)

@@ -1,7 +1,7 @@
-"""Play one episode with the expert, disturb it now and then, and label every row.
+"""Generate one episode with the expert, with perturbations, and label every row.
 
-A disturbance is somebody else's motion: rows of it are no example of what to do, but what the
-expert does afterwards is an example of how to recover. A policy that drives is one, too.
+Rows of a perturbation are not supervised, but the expert's motion after it demonstrates recovery.
+A policy that controls the arms counts as a perturbation, too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,36 +26,36 @@ SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
 IMAGE_SIZE = (160, 120)  # pixels: a canvas tile of 64x64 keeps fewer
 HOLD_AFTER_SUCCESS_S, MIN_EPISODE_S, MAX_EPISODE_S = 0.9, 2.2, 7.0
 MAX_ATTEMPTS = 20
-INSTRUCTION_CHANGE_S = (0.6, 3.5)  # in mid-motion, or when the first is done
+INSTRUCTION_CHANGE_S = (0.6, 3.5)  # during the first task, or after it
 FIRST_POLICY_S, NEXT_POLICY_S = (0.4, 6.0), (0.4, 2.0)  # long enough to get stuck
-PERTURB_BEFORE_BEGIN_PROB = 0.6  # of disturbances that come before a mark is gone
-POLICY_EXTRA_S = 3.0  # what a policy may waste of an episode
+PERTURB_BEFORE_BEGIN_PROB = 0.6  # of perturbations in the phase before the hands may start
+POLICY_EXTRA_S = 3.0  # additional episode time with a policy
 
 
 @dataclass(frozen=True, slots=True)
 class Perturbations:
-    """State how often episodes are made harder, as shares of all episodes."""
+    """Hold the probabilities of making an episode harder."""
 
-    perturb_prob: float = 0.6  # something else drives the arms once or twice
-    random_start_prob: float = 0.5  # the arms start anywhere over the table
-    instruction_change_prob: float = 0.15  # another instruction in mid-episode
-    near_miss_prob: float = 0.0  # of arms that are anywhere: one low beside an object
-    policy_seconds: tuple[float, float] | None = None  # no share: how long a policy drives
+    perturb_prob: float = 0.6  # something else moves the arms once or twice
+    random_start_prob: float = 0.5  # the arms start at random positions over the table
+    instruction_change_prob: float = 0.15  # another instruction during the episode
+    near_miss_prob: float = 0.0  # of random starts: one hand low next to an object
+    policy_seconds: tuple[float, float] | None = None  # range of policy control times, s
 
 
 @dataclass(frozen=True, slots=True)
 class _Perturbation:
-    """State one disturbance."""
+    """Describe one perturbation."""
 
-    start_row: int  # row
+    start_row: int
     end_row: int
     distractor: Task | None  # None: towards the points
     points: Mapping[str, np.ndarray]  # side -> [3]
-    by_policy: bool = False  # the driver's own, until it has succeeded
+    by_policy: bool = False  # by the policy, until it has succeeded
 
 
 class DemoGenerator:
-    """Play episodes of one robot; a `driver` takes the disturbances' place if given."""
+    """Generate episodes of one robot; a `policy` replaces the random perturbations if given."""
 
     def __init__(
         self, robot: SimRobot, perturbations: Perturbations, policy: RollInPolicy | None = None
@@ -73,14 +73,14 @@ class DemoGenerator:
         self._rate_hz = 1.0 / robot.embodiment.step_dt_s
         self._head_camera = robot.cameras[0].key
         self.success = False
-        self.expert_needed = False  # the expert did something for it, other than holding still
+        self.expert_needed = False  # the expert moved the arms before the goal was reached
 
     def generate_episode(self, seed: int, family: str) -> Iterator[tuple[Sample, dict[str, Any]]]:
         """Yield every row of the episode with its labels.
 
-        `success` and `needed` hold what came of it.
+        Afterwards `success` and `expert_needed` describe the episode.
         """
-        rng = np.random.default_rng([seed, 2])  # neither the scene's nor the task's
+        rng = np.random.default_rng([seed, 2])  # not the streams of scene and task
         simulation, episode = self.simulation, self.episode
         self._begin_episode(seed, family, rng)
         change = -1
@@ -98,7 +98,7 @@ class DemoGenerator:
                 if self._policy is None
                 else self._sample_policy_segments(rng, change)
             )
-        reached, by_expert, driver, self.expert_needed = None, True, None, False
+        reached, by_expert, active, self.expert_needed = None, True, None, False
         while True:
             if episode.row == change:
                 self._change_instruction(rng)
@@ -109,22 +109,22 @@ class DemoGenerator:
             reached = (reached if reached is not None else episode.row) if self.success else None
             if self._is_over(reached, change):
                 return
-            if reached is not None:  # nothing to put right: what is left is to hold still
+            if reached is not None:  # nothing to correct: the rest is holding still
                 spans = [
                     span for span in spans if not span.by_policy or span.start_row > episode.row
                 ]
             span = next((s for s in spans if s.start_row <= episode.row < s.end_row), None)
             if self._policy is not None and spans and episode.row < spans[-1].end_row:
                 self._policy.observe(seen, simulation.task.instruction, self.mover.position)
-            if span is not driver:
+            if span is not active:
                 self._retarget_expert(span, state)
-                driver = span
+                active = span
             self.expert_needed = self.expert_needed or (span is None and reached is None)
             episode.step(self._compute_setpoint(span, seen, state))
             by_expert = span is None
 
     def _begin_episode(self, seed: int, family: str, rng: np.random.Generator) -> None:
-        posture, tries = (
+        positions, tries = (
             None,
             MAX_ATTEMPTS if rng.random() < self.perturbations.random_start_prob else 0,
         )
@@ -132,28 +132,28 @@ class DemoGenerator:
         for _ in range(tries):
             wanted = self.expert.solve_joint_positions(self._random_points(rng))
             if self.episode.reset(seed, family=family, joint_positions=wanted):
-                posture = wanted
+                positions = wanted
                 break
         else:
             self.episode.reset(seed, family=family)
         body = self.simulation.robot.embodiment
-        self.mover.reset(body.home_positions(body.commanded) if posture is None else posture)
+        self.mover.reset(body.home_positions(body.commanded) if positions is None else positions)
         self._start_state = self.simulation.start
         self.expert.begin(self.simulation.task, self._start_state)
         if self._policy is not None:
             self._policy.reset()
 
     def _random_points(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
-        """Return points [3] where hands may be that did not do what was asked."""
+        """Return hand positions side -> [3] at which a failed attempt may end."""
         share = self.perturbations.near_miss_prob
-        if share and rng.random() < share:  # without any, seeds draw what they always did
+        if share and rng.random() < share:  # at 0, draw nothing, so that seeds keep their episodes
             return self.expert.sample_near_miss(
                 self.simulation.start, self.simulation.task.slot, rng
             )
         return self.expert.sample_random_points(rng)
 
     def _change_instruction(self, rng: np.random.Generator) -> None:
-        """Ask for another cube."""
+        """Set a task with another object."""
         simulation, before = self.simulation, self.simulation.task
         for _ in range(MAX_ATTEMPTS):
             task = sample_task(LEARNED, simulation.scene, int(rng.integers(2**31)), TRAIN_SPLIT)
@@ -164,9 +164,9 @@ class DemoGenerator:
                 return
 
     def _sample_perturbations(self, rng: np.random.Generator) -> Iterator[_Perturbation]:
-        """Draw one or two disturbances, the first often at once.
+        """Yield one or two random perturbations, the first often at once.
 
-        Arms move while a mark is shown, too: what they do then says nothing of where it was.
+        Arms also move while a mark is shown: their motion must not reveal the marked object.
         """
         waits = round(self.simulation.task.hands_start_s * self._rate_hz)
         if waits and rng.random() < PERTURB_BEFORE_BEGIN_PROB:
@@ -177,20 +177,20 @@ class DemoGenerator:
             )
         for _ in range(int(rng.integers(1, 3))):
             end = at + round(rng.uniform(0.3, 0.8) * self._rate_hz)
-            decoy = sample_task(
+            distractor = sample_task(
                 LEARNED, self.simulation.scene, int(rng.integers(2**31)), TRAIN_SPLIT
             )
             yield _Perturbation(
-                at, end, decoy if rng.random() < 0.6 else None, self._random_points(rng)
+                at, end, distractor if rng.random() < 0.6 else None, self._random_points(rng)
             )
             at = end + round(rng.uniform(0.4, 1.5) * self._rate_hz)
 
     def _sample_policy_segments(
         self, rng: np.random.Generator, change_row: int
     ) -> Iterator[_Perturbation]:
-        """Draw when the policy drives: from the start, and from a change on or often once more.
+        """Yield when the policy controls the arms: at the start, and often once more later.
 
-        With patience it drives on through a change, for a time drawn from that span.
+        With policy_seconds it continues across a change, for a random time in that range.
         """
         if self.perturbations.policy_seconds is not None:
             long = round(rng.uniform(*self.perturbations.policy_seconds) * self._rate_hz)
@@ -222,7 +222,7 @@ class DemoGenerator:
             )
 
     def _retarget_expert(self, perturbation: _Perturbation | None, state: SceneState) -> None:
-        """Let the expert follow the decoy, or what was asked again."""
+        """Set the goal of the expert: the distractor, or the task again."""
         if perturbation is None:
             self.expert.begin(self.simulation.task, self._start_state)
         elif perturbation.distractor is not None:
@@ -231,8 +231,9 @@ class DemoGenerator:
     def _compute_setpoint(
         self, perturbation: _Perturbation | None, observation: Observation, state: SceneState
     ) -> np.ndarray:
-        """Return the set-points of the next row."""
+        """Return the setpoints of the next row, [commanded]."""
         if perturbation is not None and perturbation.by_policy:
+            assert self._policy is not None  # only a policy yields such perturbations
             return self.mover.override(
                 self._policy.compute_setpoint(self.mover.position, observation.stamp_ns)
             )

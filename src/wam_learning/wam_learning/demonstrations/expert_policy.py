@@ -1,7 +1,7 @@
-"""The simulator's expert as a policy: it sees the state itself and answers with real chunks.
+"""Wrap the scripted expert of the simulator as a policy: it reads the state and returns chunks.
 
-It validates the loop it is run in (delays, limits, seams, controllers): what the expert cannot do
-through that loop, no model can.
+It validates the evaluation loop (delays, limits, blending, controllers): where the expert fails,
+no model can succeed.
 """
 
 import copy
@@ -23,7 +23,7 @@ COMMITTED_NS = 200_000_000  # latency, planning and a plan's lead
 
 @dataclass(frozen=True, slots=True)
 class ExpertGeometry:
-    """State a time base like that of the small models."""
+    """Hold the time base, like that of the small models."""
 
     frames_per_block: int
     frame_period_s: float
@@ -33,7 +33,7 @@ class ExpertGeometry:
 
 @dataclass(frozen=True, slots=True)
 class ExpertMemory:
-    """Count commits; the expert remembers nothing."""
+    """Count commits; the expert has no memory."""
 
     frames: int
     window_frames: int
@@ -43,7 +43,7 @@ class ExpertMemory:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertTargets:
-    """Hold an answer; fields as in model.policy.Targets."""
+    """Hold a query result; fields as in model.robot_policy.PolicyOutput."""
 
     targets: np.ndarray  # float64 [horizon commanded], absolute
     reference: np.ndarray  # float64 [commanded]
@@ -51,10 +51,10 @@ class ExpertTargets:
 
 
 class ExpertPolicy:
-    """Answer queries by playing the expert ahead in a copy of the simulation."""
+    """Answer queries by running the expert ahead in a copy of the simulation."""
 
     def __init__(self, simulation: Simulation, tasks: Mapping[str, Task]) -> None:
-        """Take the simulation it lives in and what each instruction means there."""
+        """Take the simulation that it controls, and the task of each instruction."""
         self._simulation, self._tasks = simulation, tasks
         self._robot: Embodiment = simulation.robot.embodiment
         self._lookahead = Simulation(
@@ -65,7 +65,7 @@ class ExpertPolicy:
         self._physics_steps_per_row = round(self._robot.step_dt_s * 1e9 / STEP_NS)
         self._row_ns = round(self._robot.step_dt_s * 1e9)
         self._start_ns: int | None = None
-        # when, and the motion then: what was played ahead last, row by row
+        # time and motion state of the last lookahead, row by row
         self._lookahead_states: list[tuple[int, tuple]] = []
         self._commits = 0
         self.geometry = ExpertGeometry(4, 0.2, 4, self._robot.step_dt_s)
@@ -86,11 +86,13 @@ class ExpertPolicy:
         return {}
 
     def query(self, joints: np.ndarray, seed: int, newest: object = None) -> ExpertTargets:
-        """Play ahead from the state of this instant; row i is the set-point i rows later.
+        """Simulate ahead from the present state; row i is the setpoint i rows later.
 
-        Until an answer can take effect the robot does what it was told before: an expert that
-        planned from this instant instead would correct what its last answer corrects already.
+        Until a reply can take effect the robot executes earlier commands: planning from the
+        present instead would repeat the corrections of the last reply.
         """
+        if self._start_ns is None:
+            raise ValueError('commit a frame before the first query')
         ahead, now_ns = self._lookahead, self._simulation.now_ns
         copy_state(self._simulation, ahead)
         self._expert.begin(self._task, self._simulation.start)
@@ -125,11 +127,11 @@ class ExpertPolicy:
 
 
 def copy_state(source: Simulation, target: Simulation) -> None:
-    """Put a copy of the same model into the state of `original`, controllers included."""
+    """Copy the state of a simulation, controllers included, into one of the same model."""
     for field in ('qpos', 'qvel', 'act', 'qacc_warmstart', 'mocap_pos', 'ctrl'):
         getattr(target.data, field)[:] = getattr(source.data, field)
     target.now_ns = source.now_ns
-    # a follower replaces what it holds and changes none of it: shallow copies are independent
+    # a follower replaces its arrays and never modifies them: shallow copies are independent
     target.controllers.followers = {
         name: copy.copy(follower) for name, follower in source.controllers.followers.items()
     }

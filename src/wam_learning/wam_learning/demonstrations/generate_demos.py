@@ -1,8 +1,8 @@
-"""`./wam play`: let the expert play in the simulator and write what it saw and did.
+"""`./wam generate-demos`: write a data set of demonstrations by a scripted expert in simulation.
 
-The data set has the layout of an exported one, plus what only a simulator knows: which rows are
-the expert's own, and where the named object is. It is written in shards, each a whole data set of
-its own that can be trained on while the next is played.
+The data set has the layout of an exported one, plus what only a simulator can label: which rows
+the expert commanded, and where the named object is. It is written in shards. Each shard is a
+complete data set that can be used for training while the next one is generated.
 """
 
 import argparse
@@ -16,86 +16,129 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if __name__ == '__main__' and any(word.startswith('--driver') for word in sys.argv):
+if __name__ == '__main__' and any(word.startswith(('--policy', '--driver')) for word in sys.argv):
     from wam_learning import import_triton_first  # noqa: F401
 
 from wam_learning.data.lerobot_writer import LeRobotWriter
 from wam_learning.demonstrations.demo_generator import FIRST_POLICY_S, DemoGenerator, Perturbations
+from wam_policy.deprecated_options import replace_deprecated
 from wam_sim.physics import scene as scenes
 from wam_sim.physics import sim_robot as robots
 from wam_sim.tasks import task_families
 
-if TYPE_CHECKING:  # torch takes seconds, and players do without
+if TYPE_CHECKING:  # torch takes seconds to import; generation without a policy does not need it
     from wam_learning.demonstrations.dagger_policy import RollInPolicy
 
 REPORT_EVERY_S = 20.0
 POLL_S = 0.5
-DEFAULT_PERTURBATIONS = Perturbations()
+DEFAULTS = Perturbations()
+# flag, its field of Perturbations, its meaning
+PROBABILITY_FLAGS = (
+    ('--perturb-prob', DEFAULTS.perturb_prob, 'that something else moves the arms in an episode'),
+    ('--random-start-prob', DEFAULTS.random_start_prob, 'that the arms start at random positions'),
+    (
+        '--instruction-change-prob',
+        DEFAULTS.instruction_change_prob,
+        'that the instruction changes during an episode',
+    ),
+    (
+        '--near-miss-prob',
+        DEFAULTS.near_miss_prob,
+        'that a random start has one hand low next to an object',
+    ),
+)
+DEPRECATED_FLAGS = {
+    '--driver': '--policy',
+    '--disturbed': '--perturb-prob',
+    '--displaced': '--random-start-prob',
+    '--changed': '--instruction-change-prob',
+    '--missed': '--near-miss-prob',
+    '--shard': '--episodes-per-shard',
+}
 
 
 def generate_shard(
     options: argparse.Namespace, folder: Path, first_seed: int, episodes: int
 ) -> dict[str, Any]:
-    """Write one shard, seeds from `first` on; return its account."""
+    """Write one shard of `episodes` episodes and return its report.
+
+    Episode i uses scene `first_seed` + i. Failed episodes are left out, and with
+    --only-interventions those in which the policy needed no expert: they would only teach to
+    hold still.
+    """
     robot = robots.load(options.robot)
-    mischief = Perturbations(
-        options.disturbed, options.displaced, options.changed, options.missed, options.patience
+    perturbations = Perturbations(
+        options.perturb_prob,
+        options.random_start_prob,
+        options.instruction_change_prob,
+        options.near_miss_prob,
+        options.policy_seconds,
     )
-    player = DemoGenerator(robot, mischief, load_roll_in_policy(robot, options.driver))
-    into = LeRobotWriter(folder, robot.embodiment)
-    tried, done, began_s, said_s = Counter(), Counter(), time.monotonic(), time.monotonic()
+    generator = DemoGenerator(robot, perturbations, load_roll_in_policy(robot, options.policy))
+    writer = LeRobotWriter(folder, robot.embodiment)
+    attempted, succeeded, progress = Counter(), Counter(), _Progress(folder.name, episodes)
     try:
         for index in range(episodes):
             seed = first_seed + index
             family = choose_family(robot, options.families, seed)
             if family is None:
                 print(
-                    f'{folder.name}: the scene of seed {seed} offers none of '
-                    f'{", ".join(options.families)}: passed over',
+                    f'{folder.name}: skipped seed {seed}: its scene offers none of '
+                    f'{", ".join(options.families)}',
                     flush=True,
                 )
                 continue
             try:
-                for row, labels in player.generate_episode(seed, family):
-                    into.add_sample(row, labels)
+                for sample, labels in generator.generate_episode(seed, family):
+                    writer.add_sample(sample, labels)
             except RuntimeError as error:
-                player.success = False
+                generator.success = False
                 print(f'{folder.name}: seed {seed}: {error}', file=sys.stderr, flush=True)
-            tried[family] += 1
-            done[family] += player.success
-            # what a policy did by itself would only teach to hold still
-            if player.success and (player.expert_needed or mischief.policy_seconds is None):
-                into.end_episode({'seed': seed, 'family': family, 'success': True})
+            attempted[family] += 1
+            succeeded[family] += generator.success
+            if generator.success and (generator.expert_needed or not options.only_interventions):
+                writer.end_episode({'seed': seed, 'family': family, 'success': True})
             else:
-                into.discard_episode()
-            now_s = time.monotonic()
-            if now_s - said_s > REPORT_EVERY_S:
-                said_s = now_s
-                left_s = (now_s - began_s) / (index + 1) * (episodes - index - 1)
-                print(
-                    f'{folder.name}: {index + 1} of {episodes} episodes, {left_s:.0f} s to go',
-                    flush=True,
-                )
-        account = {
+                writer.discard_episode()
+            progress.report(index + 1)
+        report = {
             'robot': robot.name,
             'contract': robot.embodiment.config_hash,
             'seed': first_seed,
-            'tried': dict(tried),
-            'succeeded': dict(done),
+            'tried': dict(attempted),
+            'succeeded': dict(succeeded),
             **vars(options),
             'out': None,
         }
-        into.finalize(account)
+        writer.finalize(report)
     except BaseException:
-        into.abort()
+        writer.abort()
         raise
     finally:
-        player.close()
-    return account
+        generator.close()
+    return report
+
+
+class _Progress:
+    """Print the progress of a shard every REPORT_EVERY_S."""
+
+    def __init__(self, name: str, episodes: int) -> None:
+        self._name, self._episodes = name, episodes
+        self._began_s = self._reported_s = time.monotonic()
+
+    def report(self, done: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._reported_s > REPORT_EVERY_S:
+            self._reported_s = now_s
+            left_s = (now_s - self._began_s) / done * (self._episodes - done)
+            print(
+                f'{self._name}: {done} of {self._episodes} episodes, {left_s:.0f} s left',
+                flush=True,
+            )
 
 
 def load_roll_in_policy(robot: robots.SimRobot, checkpoint: str | None) -> 'RollInPolicy | None':
-    """Load the policy that is to drive in the disturbances' place; None without one."""
+    """Load the policy that replaces the random perturbations; None without a checkpoint."""
     if checkpoint is None:
         return None
     import torch
@@ -116,7 +159,7 @@ def load_roll_in_policy(robot: robots.SimRobot, checkpoint: str | None) -> 'Roll
 
 
 def choose_family(robot: robots.SimRobot, families: Sequence[str], seed: int) -> str | None:
-    """Return the family of an episode: in turn, or the next that its scene offers, or None."""
+    """Return the family of an episode: round robin, skipping what its scene lacks; None: none."""
     scene = scenes.sample_scene(robot, seed)
     for turn in range(len(families)):
         family = families[(seed + turn) % len(families)]
@@ -127,16 +170,16 @@ def choose_family(robot: robots.SimRobot, families: Sequence[str], seed: int) ->
 
 def plan_shards(options: argparse.Namespace) -> Iterator[tuple[Path, int, int]]:
     """Yield folder, first seed and number of episodes of every shard."""
-    for number, start in enumerate(range(0, options.episodes, options.shard)):
+    for number, start in enumerate(range(0, options.episodes, options.episodes_per_shard)):
         yield (
             options.out / f'{number:03d}',
             options.seed + start,
-            min(options.shard, options.episodes - start),
+            min(options.episodes_per_shard, options.episodes - start),
         )
 
 
 def run_shard_workers(options: argparse.Namespace) -> int:
-    """Play all shards, each in a program of its own; return the exit status."""
+    """Generate all shards, each in a process of its own; return the exit status."""
     waiting, running, failed = list(plan_shards(options)), [], False
     began_s, whole = time.monotonic(), len(waiting)
     try:
@@ -152,7 +195,7 @@ def run_shard_workers(options: argparse.Namespace) -> int:
                 spent_s = time.monotonic() - began_s
                 left_s = spent_s / shards_done * (whole - shards_done)
                 print(
-                    f'{shards_done} of {whole} shards, {spent_s:.0f} s, {left_s:.0f} s to go',
+                    f'{shards_done} of {whole} shards, {spent_s:.0f} s, {left_s:.0f} s left',
                     flush=True,
                 )
     finally:
@@ -180,23 +223,28 @@ def _worker_command(
         str(episodes),
         '--families',
         ','.join(options.families),
-        '--disturbed',
-        str(options.disturbed),
-        '--displaced',
-        str(options.displaced),
-        '--changed',
-        str(options.changed),
-        '--missed',
-        str(options.missed),
-        '--shard',
+        '--perturb-prob',
+        str(options.perturb_prob),
+        '--random-start-prob',
+        str(options.random_start_prob),
+        '--instruction-change-prob',
+        str(options.instruction_change_prob),
+        '--near-miss-prob',
+        str(options.near_miss_prob),
+        '--episodes-per-shard',
         '0',
-        *(['--driver', options.driver] if options.driver else []),
-        *(['--patience', ','.join(map(str, options.patience))] if options.patience else []),
+        *(['--policy', options.policy] if options.policy else []),
+        *(
+            ['--policy-seconds', *map(str, options.policy_seconds)]
+            if options.policy_seconds
+            else []
+        ),
+        *(['--only-interventions'] if options.only_interventions else []),
     ]
 
 
 def format_summary(report: dict[str, Any]) -> str:
-    """Say how often the expert did what was asked, per family."""
+    """Return successes and attempts per family as text."""
     return ', '.join(
         f'{family} {report["succeeded"].get(family, 0)} of {count}'
         for family, count in sorted(report['tried'].items())
@@ -204,23 +252,23 @@ def format_summary(report: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play, print the account, return the exit status."""
+    """Generate the data set and print a summary; return the exit status."""
     options = _parse_arguments(arguments)
     try:
-        if options.shard:
+        if options.episodes_per_shard:
             if options.out.exists():
                 raise FileExistsError(
-                    f'{options.out} is there already; name another folder or remove it'
+                    f'{options.out} exists already; name another folder or remove it'
                 )
             return run_shard_workers(options)
-        account = generate_shard(options, options.out, options.seed, options.episodes)
+        report = generate_shard(options, options.out, options.seed, options.episodes)
     except (ValueError, OSError) as error:
-        print(f'play: {error}', file=sys.stderr)
+        print(f'generate-demos: {error}', file=sys.stderr)
         return 1
     info = json.loads((options.out / 'meta' / 'info.json').read_text())
     print(
         f'{options.out}: {info["total_frames"]} rows in {info["total_episodes"]} episodes; '
-        f'{format_summary(account)}',
+        f'{format_summary(report)}',
         flush=True,
     )
     return 0
@@ -228,90 +276,94 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog='./wam play',
+        prog='./wam generate-demos',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('--robot', required=True, choices=robots.list_robots())
-    parser.add_argument(
+    add = parser.add_argument
+    add('--robot', required=True, choices=robots.list_robots())
+    add(
         '--out',
         required=True,
         type=Path,
         metavar='DIR',
         help='new folder; shards become DIR/000, DIR/001, ...',
     )
-    parser.add_argument('--episodes', type=_parse_count, default=300, metavar='N')
-    parser.add_argument(
-        '--seed', type=int, default=0, metavar='S', help='of the first scene; the next has S + 1'
-    )
-    parser.add_argument(
-        '--driver',
+    add('--episodes', type=_parse_count, default=300, metavar='N')
+    add('--seed', type=int, default=0, metavar='S', help='of the first scene; the next has S + 1')
+    add(
+        '--policy',
         metavar='CHECKPOINT',
-        help="a policy drives in the disturbances' place, the expert puts right "
-        'what it did (DAgger)',
+        help='a policy controls the arms for a while instead of the perturbations; then the '
+        'expert takes over (DAgger)',
     )
-    parser.add_argument(
-        '--patience',
-        type=_parse_seconds_range,
-        metavar='S,MOST',
-        help='it drives for S to MOST s before it is put right, through a change '
-        'too, and only episodes in which it must be are kept (default: as '
-        'it comes, never through a change, and all of them)',
+    add(
+        '--policy-seconds',
+        type=_parse_policy_time,
+        nargs=2,
+        metavar=('MIN', 'MAX'),
+        help='seconds the policy controls the arms before the expert intervenes, also after an '
+        'instruction change (default: random, never across a change)',
     )
-    parser.add_argument(
+    add(
+        '--only-interventions',
+        action='store_true',
+        help='keep only episodes in which the expert had to intervene',
+    )
+    add(
         '--families',
         type=_parse_families,
         default=task_families.LEARNED_FAMILIES,
-        metavar='A,B',
-        help=f'default: {",".join(task_families.LEARNED_FAMILIES)}',
+        metavar='LIST',
+        help=f'of tasks, in turn (default: {",".join(task_families.LEARNED_FAMILIES)})',
     )
-    parser.add_argument(
+    add(
         '--workers',
         type=_parse_count,
         default=2,
         metavar='N',
-        help='programs at a time (default: %(default)s)',
+        help='parallel processes (default: %(default)s)',
     )
-    parser.add_argument(
-        '--shard',
+    add(
+        '--episodes-per-shard',
         type=int,
         default=250,
         metavar='N',
-        help='episodes per shard; 0: one data set, in this program (default: %(default)s)',
+        help='0: one data set, written by this process (default: %(default)s)',
     )
-    for name, share, text in (
-        (
-            'disturbed',
-            DEFAULT_PERTURBATIONS.perturb_prob,
-            'in which something else moves the arms',
-        ),
-        (
-            'displaced',
-            DEFAULT_PERTURBATIONS.random_start_prob,
-            'that begin with the arms anywhere',
-        ),
-        (
-            'changed',
-            DEFAULT_PERTURBATIONS.instruction_change_prob,
-            'in which the instruction changes',
-        ),
-        (
-            'missed',
-            DEFAULT_PERTURBATIONS.near_miss_prob,
-            'of arms anywhere: with one hand low beside an object',
-        ),
-    ):
-        parser.add_argument(
-            f'--{name}',
+    for flag, default, meaning in PROBABILITY_FLAGS:
+        add(
+            flag,
             type=_parse_probability,
-            default=share,
-            metavar='SHARE',
-            help=f'share of episodes {text} (default: %(default)s)',
+            default=default,
+            metavar='P',
+            help=f'probability {meaning} (default: %(default)s)',
         )
-    chosen = parser.parse_args(arguments)
-    if chosen.patience and chosen.driver is None:
-        parser.error('--patience: nobody drives: add --driver CHECKPOINT')
-    return chosen
+    given = _replace_patience(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
+    for flag in ('policy_seconds', 'only_interventions'):
+        if getattr(options, flag) and options.policy is None:
+            parser.error(f'--{flag.replace("_", "-")} needs --policy CHECKPOINT')
+    if options.policy_seconds and options.policy_seconds[0] > options.policy_seconds[1]:
+        parser.error('--policy-seconds: want MIN no larger than MAX')
+    return options
+
+
+def _replace_patience(arguments: Sequence[str]) -> list[str]:
+    """Replace the deprecated `--patience MIN,MAX`, which combined two of today's options."""
+    result, rest = [], iter(arguments)
+    for argument in rest:
+        name, _, value = argument.partition('=')
+        if name != '--patience':
+            result.append(argument)
+            continue
+        sys.stderr.write(
+            'warning: --patience is deprecated and will be removed in the next release: '
+            'use --policy-seconds MIN MAX and --only-interventions\n'
+        )
+        value = value or next(rest, '')
+        result += ['--policy-seconds', *value.split(','), '--only-interventions']
+    return result
 
 
 def _parse_families(text: str) -> tuple[str, ...]:
@@ -332,15 +384,11 @@ def _parse_count(text: str) -> int:
 
 
 def _parse_probability(text: str) -> float:
-    return _parse_float(text, 1.0, 'a share')
+    return _parse_float(text, 1.0, 'a probability')
 
 
-def _parse_seconds_range(text: str) -> tuple[float, float]:
-    least, comma, most = text.partition(',')
-    if not comma:
-        raise argparse.ArgumentTypeError(f'want two numbers, as in 2.5,6, got {text!r}')
-    longest_s = _parse_float(most, FIRST_POLICY_S[1], 'seconds')
-    return _parse_float(least, longest_s, 'seconds'), longest_s
+def _parse_policy_time(text: str) -> float:
+    return _parse_float(text, FIRST_POLICY_S[1], 'seconds')
 
 
 def _parse_float(text: str, maximum: float, quantity: str) -> float:
@@ -354,6 +402,6 @@ def _parse_float(text: str, maximum: float, quantity: str) -> float:
 
 
 if __name__ == '__main__':
-    # unwind: half a shard is nothing, and the players of the others must end too
+    # unwind: an incomplete shard is removed, and the processes of the other shards must exit
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main())

@@ -1,8 +1,8 @@
-"""Policies that lack one thing on purpose, to show what that thing is worth.
+"""Ablated policies, which measure the value of one component each.
 
-`Imagining` keeps believing what it predicted: real frames never replace imagined latents.
-`Forgetting` keeps nothing but the newest real frame: its memory is reset at every block.
-Both stand around the policy that is used live, and change nothing in it.
+`ImaginedContextPolicy` keeps its predictions: real frames never replace predicted latents.
+`MemoryResetPolicy` keeps only the newest real frame: its memory is reset before every block.
+Both wrap the policy that is used live, without changes to it.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from wam_policy.model.robot_policy import (
 )
 from wam_policy.model.streaming_session import MemoryUsage
 
-ABLATIONS = ('imagined', 'forgetful')
+ABLATIONS = ('imagined_context', 'memory_reset')
 
 
 def make_ablated_policy(
@@ -32,42 +32,42 @@ def make_ablated_policy(
     robot: Embodiment,
     options: InferenceOptions,
 ) -> Any:
-    """Return a policy, whole or without what `name` takes away; ValueError lists the names."""
+    """Return a policy with an ablation, or without one; raise ValueError for unknown names."""
     if not ablation:
         return Policy(loaded, robot, options)
-    if ablation == 'imagined':
+    if ablation == 'imagined_context':
         return ImaginedContextPolicy(loaded, robot, options)
-    if ablation == 'forgetful':
+    if ablation == 'memory_reset':
         return MemoryResetPolicy(Policy(loaded, robot, options))
     raise ValueError(f'no ablation {ablation!r}; known: {", ".join(ABLATIONS)}')
 
 
 class ImaginedFrameEncoders:
-    """Encoders that see the first frame of a session and then only what was imagined."""
+    """Encode the first frame of a session; afterwards return predicted latents instead."""
 
     def __init__(self, encoders: Any) -> None:
         self._encoders = encoders
-        self.imagined_latents: torch.Tensor | None = None  # latents that stand for the next frames
+        self.imagined_latents: torch.Tensor | None = None  # replace the next frames
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoders, name)
 
     def encode_first_frame(self, first: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """Open a window on a real frame [1 3 1 H W], or on the last one that was imagined."""
+        """Start a window with a real frame [1 3 1 H W], or with the last predicted one."""
         if self.imagined_latents is not None:
             pixels = self._encoders.decode(self.imagined_latents.to(first.dtype))[:, -1:]
             first = pixels.permute(0, 4, 1, 2, 3).to(first) / 127.5 - 1.0
         return self._encoders.encode_first_frame(first)
 
     def encode_next_frames(self, state: Any, frames: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """Return what was imagined for these frames; real ones only while nothing was."""
+        """Return the predicted latents of these frames; encode real ones before any prediction."""
         if self.imagined_latents is None:
             return self._encoders.encode_next_frames(state, frames)
         return self.imagined_latents, state
 
 
 class ImaginedContextPolicy:
-    """Commit the last prediction in place of what the cameras showed meanwhile."""
+    """Commit the last prediction instead of the camera images."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class ImaginedContextPolicy:
 
 
 class MemoryResetPolicy:
-    """Begin anew with the newest frame at every commit."""
+    """Reset the memory to the newest frame at every commit."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy

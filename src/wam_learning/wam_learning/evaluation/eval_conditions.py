@@ -1,6 +1,6 @@
-"""The questions of an evaluation: which trials, and what is taken away or changed for them.
+"""The conditions of an evaluation: which trials to run, and what is changed or ablated for them.
 
-`main` is the policy as it is. Every other series varies one thing, on the same scenes.
+`main` is the unchanged policy. Every other condition varies one thing, on the same scenes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,31 +15,33 @@ from wam_sim.physics import scene as scenes
 from wam_sim.physics.sim_robot import SimRobot
 from wam_sim.tasks import task_families
 
-INSTRUCTION_CHANGE_S = 1.0  # in mid-motion: arms move, nothing is reached yet
+INSTRUCTION_CHANGE_S = 1.0  # arms move, no goal is reached yet
 INSTRUCTION_CHANGE_STREAM, INSTRUCTION_SWAP_STREAM = (
     2,
     3,
-)  # of random numbers; 0 and 1 place and draw tasks
-MAX_SKIPPED_SCENES = 500  # scenes in a row that offer no such task
+)  # random streams; 0 and 1 place objects and sample tasks
+MAX_SKIPPED_SCENES = 500  # consecutive scenes without such a task
 
 
 @dataclass(frozen=True, slots=True)
 class EvalCondition:
-    """Ask one question with many trials."""
+    """Describe one condition: how its trials are made and which policy runs them."""
 
     name: str
     description: str
-    families: tuple[str, ...]  # of those asked for, the ones it makes sense for
+    families: tuple[str, ...]  # to which the condition applies
     make_trial: Callable[[SimRobot, str, int, str], Trial]
-    ablation: str = ''  # of learn.ablations
-    inference_options: Mapping[str, Any] = field(default_factory=dict)  # of model.policy.Choice
-    checkpoint: str = ''  # which other one; empty: the one under test
+    ablation: str = ''  # one of ablations.ABLATIONS
+    inference_options: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # fields of InferenceOptions
+    checkpoint: str = ''  # option that names its checkpoint; empty: the one under test
 
 
 def make_plain_trial(
     robot: SimRobot, family: str, seed: int, name: str, task_split: str = task_families.TRAIN_SPLIT
 ) -> Trial:
-    """Ask what the scene of `seed` asks for; ValueError if it asks no such thing."""
+    """Return a trial of the task of scene `seed`; raise ValueError if it has no such task."""
     task = task_families.sample_task(family, scenes.sample_scene(robot, seed), seed, task_split)
     return Trial(
         name,
@@ -53,12 +55,12 @@ def make_plain_trial(
 
 
 def make_held_out_trial(robot: SimRobot, family: str, seed: int, name: str) -> Trial:
-    """Ask for a combination of words and places that was kept out of training."""
+    """Return a trial with a combination of words and places that was held out of training."""
     return make_plain_trial(robot, family, seed, name, task_families.HELD_OUT_SPLIT)
 
 
 def make_instruction_swap_trial(robot: SimRobot, family: str, seed: int, name: str) -> Trial:
-    """Name another object of the scene than the one it was drawn for."""
+    """Return a trial whose instruction names another object than the sampled task."""
     scene = scenes.sample_scene(robot, seed)
     task = task_families.sample_task(family, scene, seed, task_families.TRAIN_SPLIT)
     other = task_families.sample_other_task(
@@ -79,7 +81,7 @@ def make_instruction_swap_trial(robot: SimRobot, family: str, seed: int, name: s
 
 
 def make_instruction_change_trial(robot: SimRobot, family: str, seed: int, name: str) -> Trial:
-    """Name another object while the arm is on its way to the first."""
+    """Return a trial that names another object while the arm moves to the first one."""
     scene = scenes.sample_scene(robot, seed)
     task = task_families.sample_task(family, scene, seed, task_families.TRAIN_SPLIT)
     other = task_families.sample_other_task(
@@ -101,42 +103,42 @@ def make_instruction_change_trial(robot: SimRobot, family: str, seed: int, name:
 
 NAMED_OBJECT_FAMILIES = ('touch', 'push', 'lift')  # families that name their object
 ALL_FAMILIES = (*NAMED_OBJECT_FAMILIES, 'recall')
-MAIN = EvalCondition('main', 'the policy as it is', ALL_FAMILIES, make_plain_trial)
+MAIN = EvalCondition('main', 'the unchanged policy', ALL_FAMILIES, make_plain_trial)
 CONDITIONS: Mapping[str, EvalCondition] = {
-    series.name: series
-    for series in (
+    condition.name: condition
+    for condition in (
         MAIN,
         EvalCondition(
-            'swapped',
+            'instruction_swap',
             'the instruction names another object',
             NAMED_OBJECT_FAMILIES,
             make_instruction_swap_trial,
         ),
         EvalCondition(
-            'changed',
-            f'it does so after {INSTRUCTION_CHANGE_S:g} s, in mid-motion',
+            'instruction_change',
+            f'the instruction changes after {INSTRUCTION_CHANGE_S:g} s, in motion',
             NAMED_OBJECT_FAMILIES,
             make_instruction_change_trial,
         ),
         EvalCondition(
             'held_out',
-            'known words in combinations never trained',
+            'known words in combinations that were never trained',
             NAMED_OBJECT_FAMILIES,
             make_held_out_trial,
         ),
         EvalCondition(
-            'forgetful',
-            'memory reset to the newest frame at every block',
+            'memory_reset',
+            'memory reset to the newest frame before every block',
             ('recall', 'touch'),
             make_plain_trial,
-            ablation='forgetful',
+            ablation='memory_reset',
         ),
         EvalCondition(
-            'imagined',
-            'imagined latents stay in the memory',
+            'imagined_context',
+            'predicted latents replace observed ones in the memory',
             ALL_FAMILIES,
             make_plain_trial,
-            ablation='imagined',
+            ablation='imagined_context',
         ),
         EvalCondition(
             'steps_1',
@@ -172,51 +174,58 @@ CONDITIONS: Mapping[str, EvalCondition] = {
             ALL_FAMILIES,
             make_plain_trial,
             inference_options={'steps': 1},
-            checkpoint='flash',
+            checkpoint='flash_checkpoint',
         ),
         EvalCondition(
-            'cloned',
-            'behaviour cloning without video, same size',
+            'behavior_cloning',
+            'behavior cloning without video, same model size',
             ALL_FAMILIES,
             make_plain_trial,
-            checkpoint='cloned',
+            checkpoint='bc_checkpoint',
         ),
     )
+}
+DEPRECATED_NAMES = {
+    'swapped': 'instruction_swap',
+    'changed': 'instruction_change',
+    'forgetful': 'memory_reset',
+    'imagined': 'imagined_context',
+    'cloned': 'behavior_cloning',
 }
 
 
 def make_trials(
     condition: EvalCondition, robot: SimRobot, families: Sequence[str], episodes: int, seed: int
 ) -> list[Trial]:
-    """Return `episodes` trials, families in turn, from seeds from `seed` on.
+    """Return `episodes` trials with increasing seeds from `seed` on, families in turn.
 
-    Scenes that cannot ask for what the series wants are passed over. ValueError where a family
-    is asked for that the series has no use for, or that never occurs.
+    Skip scenes that do not offer the task. Raise ValueError if the condition applies to none of
+    `families`, or if MAX_SKIPPED_SCENES scenes in a row do not offer the task.
     """
     chosen = [family for family in families if family in condition.families]
     if not chosen:
         raise ValueError(
-            f'{condition.name} has no trials of {", ".join(families)}; it is made of '
+            f'{condition.name} has no trials of {", ".join(families)}; it applies to '
             f'{", ".join(condition.families)}'
         )
-    drawing = [_iter_trials(condition, robot, family, seed) for family in chosen]
-    return [next(drawing[number % len(chosen)]) for number in range(episodes)]
+    streams = [_iter_trials(condition, robot, family, seed) for family in chosen]
+    return [next(streams[number % len(chosen)]) for number in range(episodes)]
 
 
 def _iter_trials(
     condition: EvalCondition, robot: SimRobot, family: str, seed: int
 ) -> Iterator[Trial]:
-    """Yield the trials of one family: the same seeds in every series that can use them."""
-    missed = 0
+    """Yield the trials of one family; all conditions use the same seeds where possible."""
+    skipped = 0
     for turn in count(seed + ALL_FAMILIES.index(family), len(ALL_FAMILIES)):
         try:
             trial = condition.make_trial(robot, family, turn, condition.name)
-        except ValueError as error:  # this scene offers no such task: the next one
-            missed += 1
-            if missed == MAX_SKIPPED_SCENES:
+        except ValueError as error:  # this scene offers no such task
+            skipped += 1
+            if skipped == MAX_SKIPPED_SCENES:
                 raise ValueError(
-                    f'{condition.name}: {missed} scenes offer no such {family}: {error}'
+                    f'{condition.name}: {skipped} scenes offer no such {family}: {error}'
                 ) from error
             continue
-        missed = 0
+        skipped = 0
         yield trial

@@ -1,4 +1,4 @@
-"""What many results say: rates with intervals, times, and the figures of how it was done."""
+"""Compute metrics of trial results: rates with intervals, times, execution metrics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
@@ -11,19 +11,19 @@ Z_95 = 1.959963985  # two-sided 95 %
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rate; (0, 1) where nothing was tried."""
+    """Return the 95 % Wilson interval of a rate; (0, 1) without trials."""
     if not 0 <= successes <= trials:
         raise ValueError(f'{successes} successes in {trials} trials')
     if not trials:
         return 0.0, 1.0
     rate, z2 = successes / trials, Z_95 * Z_95
-    centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    center = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
     half = Z_95 * sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def compute_rate(outcomes: Iterable[bool], prefix: str) -> dict[str, float | int]:
-    """Return a rate, its interval and how often it was tried, under flat names."""
+    """Return a rate, its interval and the number of trials, with flat keys."""
     seen = list(outcomes)
     low, high = wilson_interval(sum(seen), len(seen))
     return {
@@ -35,7 +35,7 @@ def compute_rate(outcomes: Iterable[bool], prefix: str) -> dict[str, float | int
 
 
 def compute_metrics(results: Sequence[TrialResult], prefix: str = '') -> dict[str, float | int]:
-    """Return everything one series says, under flat names that begin with `prefix`."""
+    """Return all metrics of one condition, with flat keys that start with `prefix`."""
     found = compute_rate((result.success for result in results), f'{prefix}success')
     for family in dict.fromkeys(result.trial.family for result in results):
         found |= compute_rate(
@@ -57,7 +57,7 @@ def compute_metrics(results: Sequence[TrialResult], prefix: str = '') -> dict[st
 
 
 def _compute_execution_metrics(results: Sequence[TrialResult]) -> Mapping[str, float | int]:
-    """Return how it was done, whatever came of it."""
+    """Return metrics of the execution, for successes and failures."""
     if not results:
         return {}
     latency_ms = np.concatenate([result.latency_ms for result in results])

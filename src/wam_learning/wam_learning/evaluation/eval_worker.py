@@ -1,6 +1,6 @@
-"""Run trials without ROS: a program that reads jobs, and writes a JSON line per result.
+"""Run trials without ROS: read jobs from a file and write a JSON line per result.
 
-`./wam eval --direct` starts as many of these as it may use cores, each with its share.
+`./wam eval --no-ros` starts several of these processes, each with a shard of the trials.
 """
 
 import argparse
@@ -25,23 +25,23 @@ from wam_learning.evaluation.trials import Trial, TrialResult
 from wam_sim.physics import sim_robot as robots
 from wam_sim.physics.sim_robot import SimRobot
 
-EXPERT = 'expert'  # as a checkpoint: the simulator's own expert
+EXPERT = 'expert'  # as a checkpoint: the scripted expert of the simulator
 
 
 @dataclass(frozen=True, slots=True)
 class EvalJob:
-    """Try one policy, made in one way, many times."""
+    """Hold the trials of one policy configuration."""
 
     checkpoint: str  # folder, preset:NAME or EXPERT
     trials: tuple[Trial, ...]
     ablation: str = ''
-    choice: Mapping[str, Any] = field(default_factory=dict)  # of model.policy.Choice
-    pace: Mapping[str, Any] = field(default_factory=dict)  # of rollout.Pace
-    foresight: bool = False  # compare predicted with real pictures
-    gallery: str = ''  # folder for a strip of each family's first trial
+    choice: Mapping[str, Any] = field(default_factory=dict)  # fields of InferenceOptions
+    pace: Mapping[str, Any] = field(default_factory=dict)  # fields of RolloutConfig
+    foresight: bool = False  # compare predicted with real images
+    gallery: str = ''  # folder for an image strip of the first trial of each family
 
     def shard(self, index: int, count: int) -> Self:
-        """Return this with every `shares`-th trial, beginning with `number`."""
+        """Return the job with every `count`-th trial only, starting with trial `index`."""
         return type(self)(**{**self._to_dict(), 'trials': self.trials[index::count]})
 
     def to_json(self) -> str:
@@ -62,13 +62,13 @@ class EvalJob:
 
 
 def run_job(robot: SimRobot, job: EvalJob) -> Iterator[TrialResult]:
-    """Run a job trial by trial; ValueError or FileNotFoundError for a policy that cannot be."""
-    made = make_policy_factory(robot, job)
+    """Yield the result of each trial; raise ValueError or FileNotFoundError for a bad policy."""
+    make_policy = make_policy_factory(robot, job)
     drawn: set[str] = set()
     for trial in job.trials:
         simulation = make_simulation(robot, trial)
         try:
-            policy = made(trial, simulation)
+            policy = make_policy(trial, simulation)
             if not job.foresight:
                 yield run_trial(trial, simulation, policy, RolloutConfig(**job.pace))
                 continue
@@ -84,13 +84,13 @@ def _run_with_video_metrics(
 
     from wam_learning.evaluation.video_metrics import VideoPredictionMetrics
 
-    foresight = VideoPredictionMetrics(policy)
-    result = run_trial(trial, simulation, policy, RolloutConfig(**job.pace), foresight)
-    psnr_db, ssim = foresight.compute_psnr_ssim()
+    metrics = VideoPredictionMetrics(policy)
+    result = run_trial(trial, simulation, policy, RolloutConfig(**job.pace), metrics)
+    psnr_db, ssim = metrics.compute_psnr_ssim()
     if (
         job.gallery
         and trial.family not in drawn_families
-        and foresight.write_strip(
+        and metrics.write_strip(
             Path(job.gallery) / f'{trial.series}_{trial.family}_{trial.seed}.png'
         )
     ):
@@ -99,7 +99,7 @@ def _run_with_video_metrics(
 
 
 def make_policy_factory(robot: SimRobot, job: EvalJob) -> Callable[[Trial, Any], Any]:
-    """Return what makes a policy for a trial; a model is loaded once."""
+    """Return a function that makes the policy of a trial; load a model only once."""
     if job.checkpoint == EXPERT:
         from wam_learning.demonstrations.expert_policy import ExpertPolicy
 
@@ -125,32 +125,33 @@ def make_policy_factory(robot: SimRobot, job: EvalJob) -> Callable[[Trial, Any],
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog='python -m wam_learning.evaluation.eval_worker', description=__doc__.splitlines()[0]
+        prog='python -m wam_learning.evaluation.eval_worker',
+        description=(__doc__ or '').splitlines()[0],
     )
     parser.add_argument('--robot', choices=robots.list_robots(), required=True)
     parser.add_argument(
-        '--jobs',
+        '--job-file',
         type=Path,
         required=True,
         metavar='FILE',
-        help='one job per line, as Job.to_json writes it',
+        help='one job per line, as written by EvalJob.to_json',
     )
     parser.add_argument(
-        '--share',
+        '--shard',
         default='0/1',
         metavar='I/N',
-        help='only every N-th trial, beginning with the I-th',
+        help='only every N-th trial, starting with trial I',
     )
     chosen = parser.parse_args(arguments)
-    number, shares = (int(part) for part in chosen.share.split('/'))
+    index, count = (int(part) for part in chosen.shard.split('/'))
     os.environ.setdefault('OMP_NUM_THREADS', '1')
     robot = robots.load(chosen.robot)
     try:
-        for line in chosen.jobs.read_text().splitlines():
-            for result in run_job(robot, EvalJob.from_json(line).shard(number, shares)):
+        for line in chosen.job_file.read_text().splitlines():
+            for result in run_job(robot, EvalJob.from_json(line).shard(index, count)):
                 print(result.to_json(), flush=True)
     except (ValueError, FileNotFoundError) as error:
-        print(f'episodes: {error}', file=sys.stderr)
+        print(f'eval_worker: {error}', file=sys.stderr)
         return 2
     return 0
 

@@ -1,7 +1,7 @@
-"""`./wam eval`: try a policy on scenes it never saw, compare, and report with intervals.
+"""`./wam eval`: evaluate a policy on held-out scenes, with baselines and confidence intervals.
 
-By default the stack itself is started and tried through ROS; `--direct` lives the same core on
-simulated time, faster than a clock. Comparisons that change the policy inside are always direct.
+By default the complete stack runs through ROS; `--no-ros` runs the same core in simulated time,
+faster than real time. Baselines that change the policy internally always run without ROS.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from wam_learning.evaluation import eval_metrics, parallel_eval, report_table
 from wam_learning.evaluation.eval_conditions import (
     ALL_FAMILIES,
     CONDITIONS,
+    DEPRECATED_NAMES,
     MAIN,
     EvalCondition,
     make_trials,
@@ -23,31 +24,49 @@ from wam_learning.evaluation.eval_conditions import (
 from wam_learning.evaluation.eval_worker import EXPERT, EvalJob
 from wam_learning.evaluation.trials import TrialResult
 from wam_policy.core.robot import checkpoints
+from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.model.checkpoint import model_spec as designs
 from wam_policy.model.checkpoint.model_spec import ModelSpec
 from wam_policy.provenance import collect_provenance
 from wam_sim.physics import sim_robot as robots
 from wam_sim.physics.sim_robot import SimRobot
 
-SEED = 9_000_000  # far from every seed that data is made from
-BASELINE_DIVISOR = 4  # baselines get a quarter of the episodes
+SEED = 9_000_000  # far from the seeds of all training data
+BASELINE_DIVISOR = 4  # baselines run a quarter of the episodes
 ROS_WORKER_MODULE, DIRECT_WORKER_MODULE = (
     'wam_tools.evaluate_ros',
     'wam_learning.evaluation.eval_worker',
 )
-ROS_CONDITIONS = ('main', 'swapped', 'changed', 'held_out')  # what needs nothing but words
+ROS_CONDITIONS = (
+    'main',
+    'instruction_swap',
+    'instruction_change',
+    'held_out',
+)  # only instructions differ
+
+DEPRECATED_FLAGS = {
+    '--cloned': '--bc-checkpoint',
+    '--flash': '--flash-checkpoint',
+    '--results': '--trial-log',
+    '--gallery': '--image-dir',
+    '--direct': '--no-ros',
+    '--fast': '--no-planning',
+    '--latency': '--query-latency',
+}
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; exits with a message if it is wrong."""
-    parser = argparse.ArgumentParser(prog='wam eval', description=__doc__.split('\n\n')[0])
+    """Parse the command line; exit with a message if it is invalid."""
+    parser = argparse.ArgumentParser(
+        prog='./wam eval', description=(__doc__ or '').split('\n\n')[0]
+    )
     parser.add_argument('--robot', choices=robots.list_robots(), default='agibot_g1')
     parser.add_argument(
         '--checkpoint',
         metavar='DIR',
         default='mini',
         help='weights: a folder, mini (shipped), preset:NAME for random ones, or '
-        f"{EXPERT} for the simulator's own (default: %(default)s)",
+        f'{EXPERT} for the scripted expert (default: %(default)s)',
     )
     parser.add_argument('--episodes', type=int, default=200, metavar='N')
     parser.add_argument(
@@ -67,82 +86,71 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--baselines',
         default='',
         metavar='LIST',
-        help='all, or some of ' + ', '.join(name for name in CONDITIONS if name != 'main'),
+        help='all, or a comma-separated list of '
+        + ', '.join(name for name in CONDITIONS if name != 'main'),
     )
     parser.add_argument(
         '--baseline-episodes',
         type=int,
         metavar='N',
-        help=f'of each (default: a {BASELINE_DIVISOR}th)',
-    )
-    parser.add_argument('--cloned', metavar='DIR', help='checkpoint of the baseline cloned')
-    parser.add_argument('--flash', metavar='DIR', help='checkpoint of the baseline flash')
-    parser.add_argument('--report', type=Path, metavar='FILE', help='write all figures as JSON')
-    parser.add_argument(
-        '--results', type=Path, metavar='FILE', help='keep every result, a JSON line each'
+        help=f'of each baseline (default: --episodes / {BASELINE_DIVISOR})',
     )
     parser.add_argument(
-        '--gallery', type=Path, metavar='DIR', help='write strips of real above predicted pictures'
+        '--bc-checkpoint', metavar='DIR', help='checkpoint of the baseline behavior_cloning'
     )
-    parser.add_argument('--direct', action='store_true', help='without ROS, on simulated time')
     parser.add_argument(
-        '--fast', action='store_true', help='with --direct: no motion planning, for quick checks'
+        '--flash-checkpoint', metavar='DIR', help='checkpoint of the baseline flash'
+    )
+    parser.add_argument('--report', type=Path, metavar='FILE', help='write all metrics as JSON')
+    parser.add_argument(
+        '--trial-log', type=Path, metavar='FILE', help='write every trial result as a JSON line'
+    )
+    parser.add_argument(
+        '--image-dir', type=Path, metavar='DIR', help='write strips of real above predicted images'
+    )
+    parser.add_argument('--no-ros', action='store_true', help='run without ROS, in simulated time')
+    parser.add_argument(
+        '--no-planning', action='store_true', help='with --no-ros: skip motion planning'
     )
     parser.add_argument(
         '--workers',
         type=int,
         default=2,
         metavar='N',
-        help='programs that try at the same time, direct only',
+        help='parallel processes, only without ROS (default: %(default)s)',
     )
     parser.add_argument(
         '--steps',
         type=int,
         metavar='N',
-        help='denoising steps per query (default: what the checkpoint asks for)',
+        help='denoising steps per query (default: those of the checkpoint)',
     )
     parser.add_argument(
-        '--latency',
+        '--query-latency',
         type=float,
         default=0.1,
         metavar='S',
-        help='direct: from a question to its answer (default: %(default)s)',
+        help='without ROS: from request to reply (default: %(default)s)',
     )
     parser.add_argument(
         '--query-hz',
         type=float,
         default=8.0,
         metavar='HZ',
-        help='direct: questions per second at most (default: %(default)s)',
+        help='without ROS: maximum query rate (default: %(default)s)',
     )
-    parser.add_argument(
-        '--table',
-        type=Path,
-        nargs='+',
-        metavar='FILE',
-        help='print reports as a Markdown table and do nothing else',
-    )
-    parser.add_argument(
-        '--into',
-        type=Path,
-        metavar='FILE',
-        help='with --table: put it between the marks in this file instead',
-    )
-    chosen = parser.parse_args(argv)
-    if chosen.into and not chosen.table:
-        parser.error('--into belongs to --table')
-    if chosen.table:
-        return chosen
-    chosen.families = tuple(filter(None, chosen.families.split(',')))
-    chosen.baselines = _parse_baselines(parser, chosen)
-    _check_options(parser, chosen)
-    return chosen
+    given = sys.argv[1:] if argv is None else argv
+    options = parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
+    options.families = tuple(filter(None, options.families.split(',')))
+    options.baselines = _parse_baselines(parser, options)
+    _check_options(parser, options)
+    return options
 
 
 def _parse_baselines(
     parser: argparse.ArgumentParser, options: argparse.Namespace
 ) -> tuple[str, ...]:
-    """Return the baselines asked for; all means those for which there is a checkpoint."""
+    """Return the requested baselines; `all` are those whose checkpoint is given."""
     names = [name for name in CONDITIONS if name != 'main']
     if options.baselines == 'all':
         return tuple(
@@ -150,33 +158,35 @@ def _parse_baselines(
             for name in names
             if not CONDITIONS[name].checkpoint or getattr(options, CONDITIONS[name].checkpoint)
         )
-    asked = tuple(filter(None, options.baselines.split(',')))
+    asked = tuple(
+        DEPRECATED_NAMES.get(name, name) for name in options.baselines.split(',') if name
+    )
     for name in asked:
         if name not in names:
-            parser.error(f'--baselines: no {name!r}; there are {", ".join(names)}')
+            parser.error(f'--baselines: no {name!r}; known: {", ".join(names)}')
         wanted = CONDITIONS[name].checkpoint
         if wanted and not getattr(options, wanted):
-            parser.error(f'--baselines {name} needs --{wanted} DIR')
+            parser.error(f'--baselines {name} needs --{wanted.replace("_", "-")} DIR')
     return asked
 
 
 def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     for family in options.families:
         if family not in ALL_FAMILIES:
-            parser.error(f'--families: no {family!r}; there are {", ".join(ALL_FAMILIES)}')
+            parser.error(f'--families: no {family!r}; known: {", ".join(ALL_FAMILIES)}')
     if not options.families:
-        parser.error('--families: none named')
+        parser.error('--families: want at least one')
     for name in ('episodes', 'workers', 'baseline_episodes'):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f'--{name.replace("_", "-")}: want 1 or more')
-    for name in ('report', 'results'):
+    for name in ('report', 'trial_log'):
         path = getattr(options, name)
         if path is not None and not path.absolute().parent.is_dir():
-            parser.error(f'--{name}: there is no folder {path.absolute().parent}')
-    if options.fast and not options.direct:
-        parser.error('--fast belongs to --direct: the nodes always plan')
-    if options.checkpoint == EXPERT and not options.direct:
-        parser.error(f'--checkpoint {EXPERT} belongs to --direct: it needs the simulation itself')
+            parser.error(f'--{name.replace("_", "-")}: no folder {path.absolute().parent}')
+    if options.no_planning and not options.no_ros:
+        parser.error('--no-planning needs --no-ros: the nodes always plan')
+    if options.checkpoint == EXPERT and not options.no_ros:
+        parser.error(f'--checkpoint {EXPERT} needs --no-ros: it reads the simulation state')
 
 
 def print_flushed(text: str) -> None:
@@ -184,19 +194,19 @@ def print_flushed(text: str) -> None:
 
 
 def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
-    """Try everything that was asked for; return the report."""
+    """Run the main condition and all baselines; return the report."""
     robot, began_s = robots.load(options.robot), time.monotonic()
     design = resolve_checkpoints(options)
-    series = [CONDITIONS[name] for name in ('main', *options.baselines)]
-    jobs = {one.name: make_job(one, robot, options) for one in series}
+    conditions = [CONDITIONS[name] for name in ('main', *options.baselines)]
+    jobs = {one.name: make_job(one, robot, options) for one in conditions}
     live = (
         {}
-        if options.direct
+        if options.no_ros
         else {name: one for name, one in jobs.items() if name in ROS_CONDITIONS}
     )
     inner = {name: one for name, one in jobs.items() if name not in live}
-    if options.gallery:
-        options.gallery.mkdir(parents=True, exist_ok=True)
+    if options.image_dir:
+        options.image_dir.mkdir(parents=True, exist_ok=True)
     results: list[TrialResult] = []
     if live:
         results += parallel_eval.run_trials(
@@ -210,36 +220,36 @@ def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
             options.workers,
             print_flushed,
         )
-    if options.results:
-        options.results.write_text(''.join(result.to_json() + '\n' for result in results))
+    if options.trial_log:
+        options.trial_log.write_text(''.join(result.to_json() + '\n' for result in results))
     report = {
         'robot': options.robot,
         'checkpoint': Path(options.checkpoint).name,
         'model': design.name if design else EXPERT,
         'trained': int(design.trained) if design else 1,
-        'path': 'direct' if options.direct else 'ros',
-        'fast': int(options.fast),
+        'path': 'direct' if options.no_ros else 'ros',
+        'fast': int(options.no_planning),
         'seed': options.seed,
         'families': list(options.families),
         'episodes': options.episodes,
         'duration_s': time.monotonic() - began_s,
         **collect_provenance(),
     }
-    for one in series:
+    for one in conditions:
         mine = [result for result in results if result.trial.series == one.name]
         report |= eval_metrics.compute_metrics(mine, '' if one is MAIN else f'{one.name}_')
     report['series'] = {
         one.name: {'question': one.description, 'path': ('ros' if one.name in live else 'direct')}
-        for one in series
+        for one in conditions
     }
     return report
 
 
 def resolve_checkpoints(options: argparse.Namespace) -> ModelSpec | None:
-    """Locate all checkpoints; return what the one under test is, None for the expert."""
+    """Resolve all checkpoint options in place; return the model specification, None: expert."""
     tag = robots.load(options.robot).embodiment.model_tag
     options.checkpoint = checkpoints.select_for_robot(options.checkpoint, tag)
-    for name in ('cloned', 'flash', 'checkpoint'):
+    for name in ('bc_checkpoint', 'flash_checkpoint', 'checkpoint'):
         given = getattr(options, name)
         if given is not None and given != EXPERT:
             setattr(options, name, checkpoints.resolve_checkpoint(given))
@@ -251,7 +261,7 @@ def resolve_checkpoints(options: argparse.Namespace) -> ModelSpec | None:
 
 
 def make_job(condition: EvalCondition, robot: SimRobot, options: argparse.Namespace) -> EvalJob:
-    """Return what is to be run for one series."""
+    """Return the job of one condition."""
     wanted = (
         options.episodes
         if condition is MAIN
@@ -272,33 +282,31 @@ def make_job(condition: EvalCondition, robot: SimRobot, options: argparse.Namesp
         trials=tuple(make_trials(condition, robot, families, wanted, options.seed)),
         ablation=condition.ablation,
         choice=choice,
-        pace={'fast': options.fast, 'query_s': options.latency, 'query_hz': options.query_hz},
-        foresight=shown and not options.fast,
-        gallery=str(options.gallery) if shown and options.gallery else '',
+        pace={
+            'fast': options.no_planning,
+            'query_s': options.query_latency,
+            'query_hz': options.query_hz,
+        },
+        foresight=shown and not options.no_planning,
+        gallery=str(options.image_dir) if shown and options.image_dir else '',
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    chosen = parse_arguments(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if any(word.startswith('--table') for word in given):  # deprecated: an own command
+        return report_table.main(report_table.replace_eval_options(given))
+    options = parse_arguments(given)
     try:
-        if chosen.table:
-            text = report_table.format_markdown(
-                [json.loads(path.read_text()) for path in chosen.table]
-            )
-            if chosen.into is None:
-                print(text)
-            else:
-                chosen.into.write_text(report_table.insert_table(text, chosen.into.read_text()))
-            return 0
-        report = run_evaluation(chosen)
+        report = run_evaluation(options)
     except (ValueError, OSError, RuntimeError) as error:
         print(f'eval: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    if chosen.report:
-        chosen.report.write_text(json.dumps(report, indent=1) + '\n')
-        print_flushed(f'report: {chosen.report}')
+    if options.report:
+        options.report.write_text(json.dumps(report, indent=1) + '\n')
+        print_flushed(f'report: {options.report}')
     return 0
 
 

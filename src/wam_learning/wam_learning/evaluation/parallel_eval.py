@@ -1,6 +1,6 @@
-"""Programs that each try a share of the trials, and one reader of what they say.
+"""Run trials in parallel worker processes and collect their results.
 
-They are plain programs (learn.episodes, ros.evaluate): a line per result on standard output.
+A worker (`eval_worker`, `wam_tools.evaluate_ros`) prints one line per result.
 """
 
 import subprocess
@@ -21,15 +21,15 @@ STDERR_TAIL_LINES = 12
 def run_trials(
     module: str, robot: str, jobs: Sequence[EvalJob], workers: int, log: Callable[[str], None]
 ) -> list[TrialResult]:
-    """Run `module` so many times over shares of the jobs; return all results.
+    """Run `module` in `workers` processes over shards of the jobs; return all results.
 
-    RuntimeError with its last words if one of them fails; the others are ended then.
+    If a process fails, terminate the others and raise RuntimeError with the end of its stderr.
     """
     total, began_s, found = sum(len(job.trials) for job in jobs), time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix='wam-eval-') as folder:
         path = Path(folder) / 'jobs'
         path.write_text('\n'.join(job.to_json() for job in jobs) + '\n')
-        programs = [
+        processes = [
             _EvalWorker(
                 [
                     sys.executable,
@@ -37,9 +37,9 @@ def run_trials(
                     module,
                     '--robot',
                     robot,
-                    '--jobs',
+                    '--job-file',
                     str(path),
-                    '--share',
+                    '--shard',
                     f'{i}/{workers}',
                 ],
                 Path(folder) / f'errors.{i}',
@@ -47,19 +47,19 @@ def run_trials(
             for i in range(workers)
         ]
         try:
-            for line in _read_lines(programs):
+            for line in _read_lines(processes):
                 found.append(TrialResult.from_json(line))
                 log(format_progress(found, total, time.monotonic() - began_s))
-            for program in programs:
-                program.raise_on_failure()
+            for process in processes:
+                process.raise_on_failure()
         finally:
-            for program in programs:
-                program.terminate()
+            for process in processes:
+                process.terminate()
     return found
 
 
 def format_progress(results: Sequence[TrialResult], total: int, elapsed_s: float) -> str:
-    """Say how far it is and how it goes in the series under way."""
+    """Return a line with the last result, the success rate of its condition and the time left."""
     last = results[-1]
     same = [result for result in results if result.trial.series == last.trial.series]
     left_s = elapsed_s / len(results) * (total - len(results))
@@ -73,7 +73,7 @@ def format_progress(results: Sequence[TrialResult], total: int, elapsed_s: float
 
 
 class _EvalWorker:
-    """Hold one of them; a thread passes its lines on."""
+    """Run one worker process; a thread forwards the lines of its stdout."""
 
     def __init__(self, command: Sequence[str], stderr_path: Path) -> None:
         self._stderr_path = stderr_path
@@ -93,11 +93,11 @@ class _EvalWorker:
         threading.Thread(target=run, daemon=True).start()
 
     def raise_on_failure(self) -> None:
-        """Raise what went wrong, if anything did."""
+        """Wait for the exit; raise RuntimeError with the end of stderr if it failed."""
         status = self._process.wait()
         if status:
-            words = self._stderr_path.read_text(errors='replace').splitlines()[-STDERR_TAIL_LINES:]
-            raise RuntimeError('\n'.join([f'a program ended with status {status}:', *words]))
+            tail = self._stderr_path.read_text(errors='replace').splitlines()[-STDERR_TAIL_LINES:]
+            raise RuntimeError('\n'.join([f'a worker exited with status {status}:', *tail]))
 
     def terminate(self) -> None:
         if self._process.poll() is None:
@@ -111,13 +111,13 @@ class _EvalWorker:
 
 
 def _read_lines(workers: Sequence[_EvalWorker]) -> Iterator[str]:
-    """Yield lines of all programs as they come; a program that fails ends it for all."""
-    said: SimpleQueue = SimpleQueue()
-    for program in workers:
-        program.forward_lines(said)
+    """Yield the result lines of all workers as they arrive, until all have exited."""
+    lines: SimpleQueue = SimpleQueue()
+    for process in workers:
+        process.forward_lines(lines)
     running = len(workers)
     while running:
-        line = said.get()
+        line = lines.get()
         if line is None:
             running -= 1
         elif line.startswith('{'):

@@ -1,4 +1,4 @@
-"""Reports as a Markdown table: a row per question, a column per report."""
+"""`./wam eval-table`: write evaluation reports as a Markdown table, one column per report."""
 
 import argparse
 import json
@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wam_learning.evaluation.eval_conditions import DEPRECATED_NAMES
 from wam_sim.tasks.task_families import LEARNED_FAMILIES
 
-#  row -> (prefix of the figures, figure); a report without it leaves the cell empty
+# row, prefix of the report keys; the cell is empty if a report lacks them
 RATE_ROWS = (
     ('success', 'success'),
     ('- touch', 'success_touch'),
@@ -17,26 +18,26 @@ RATE_ROWS = (
     ('- lift', 'success_lift'),
     ('- recall (needs memory)', 'success_recall'),
     ('untrained combinations of known words', 'held_out_success'),
-    ('instruction names another object: that one reached', 'swapped_success'),
-    ('- the original one reached', 'swapped_original'),
-    ('instruction changes in mid-motion: new one reached', 'changed_success'),
-    ('- the old one reached', 'changed_original'),
-    ('recall, memory reset at every block', 'forgetful_success_recall'),
-    ('recall, imagined frames kept', 'imagined_success_recall'),
-    ('all, imagined frames kept', 'imagined_success'),
+    ('instruction names another object: that one reached', 'instruction_swap_success'),
+    ('- the original one reached', 'instruction_swap_original'),
+    ('instruction changes in mid-motion: new one reached', 'instruction_change_success'),
+    ('- the old one reached', 'instruction_change_original'),
+    ('recall, memory reset at every block', 'memory_reset_success_recall'),
+    ('recall, imagined frames kept', 'imagined_context_success_recall'),
+    ('all, imagined frames kept', 'imagined_context_success'),
     ('one step', 'steps_1_success'),
     ('four steps', 'steps_4_success'),
     ('sixteen steps', 'steps_full_success'),
     ('one step, Flash', 'flash_success'),
     ('with guidance', 'guided_success'),
-    ('behaviour cloning, no video', 'cloned_success'),
+    ('behavior cloning, no video', 'behavior_cloning_success'),
 )
 VALUE_ROWS = (
     ('time to success, p50 / p90', ('time_to_success_p50_s', 'time_to_success_p90_s'), '.1f', 's'),
     ('chunks', ('chunk_rate_hz',), '.1f', 'Hz'),
     ('observation to chunk, p50 / p99', ('latency_p50_ms', 'latency_p99_ms'), '.0f', 'ms'),
     ('jerk against its limit', ('jerk_ratio',), '.4f', ''),
-    ('predicted picture, first / last frame', ('psnr_db_frame_1', 'psnr_db_frame_4'), '.1f', 'dB'),
+    ('predicted image, first / last frame', ('psnr_db_frame_1', 'psnr_db_frame_4'), '.1f', 'dB'),
     ('- structural similarity', ('ssim_frame_1', 'ssim_frame_4'), '.2f', ''),
 )
 
@@ -45,7 +46,7 @@ BEGIN_MARK, END_MARK = '<!-- evaluation -->', '<!-- /evaluation -->'
 
 
 def insert_table(table: str, document: str) -> str:
-    """Return `document` with `table` between its marks; ValueError where they are missing."""
+    """Return `document` with `table` between its marks; raise ValueError if they are missing."""
     before, begin, rest = document.partition(BEGIN_MARK)
     _, end, after = rest.partition(END_MARK)
     if not begin or not end:
@@ -54,7 +55,8 @@ def insert_table(table: str, document: str) -> str:
 
 
 def format_markdown(reports: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table of what the reports say; rows that no report knows are left out."""
+    """Return a Markdown table of the reports, without rows that are empty in all of them."""
+    reports = [_upgrade_keys(report) for report in reports]
     heads = [_format_header(report) for report in reports]
     lines = ['| | ' + ' | '.join(heads) + ' |', '|---' * (len(heads) + 1) + '|']
     rows = [
@@ -93,25 +95,52 @@ def _format_values(
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print reports as a table, or write the table into a Markdown file; return the exit code."""
+def _upgrade_keys(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a report with the present condition names in its keys."""
+    result = {}
+    for key, value in report.items():
+        prefix, underscore, rest = key.partition('_')
+        result[DEPRECATED_NAMES.get(prefix, prefix) + underscore + rest] = value
+    return result
+
+
+def replace_eval_options(arguments: Sequence[str]) -> list[str]:
+    """Translate the deprecated `eval --table FILES [--into FILE]` into options of this command."""
+    sys.stderr.write(
+        'warning: eval --table is deprecated and will be removed in the next release: '
+        'use eval-table FILES [--update FILE]\n'
+    )
+    result = []
+    for argument in arguments:
+        name, equals, value = argument.partition('=')
+        if name == '--table':
+            result += [value] if equals else []
+        else:
+            result.append(('--update' if name == '--into' else name) + equals + value)
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table or write it into a Markdown file; return the exit status."""
     parser = argparse.ArgumentParser(prog='./wam eval-table', description=__doc__)
-    parser.add_argument('reports', nargs='+', type=Path, metavar='FILE', help='of ./wam eval')
+    parser.add_argument(
+        'reports', type=Path, nargs='+', metavar='FILE', help='of ./wam eval --report'
+    )
     parser.add_argument(
         '--update',
         type=Path,
-        metavar='DOCUMENT',
-        help=f'replace the text between {BEGIN_MARK} and {END_MARK} in this file instead',
+        metavar='FILE',
+        help=f'replace the text between {BEGIN_MARK} and {END_MARK} in this file',
     )
-    options = parser.parse_args(argv)
+    options = parser.parse_args(arguments)
     try:
-        table = format_markdown([json.loads(path.read_text()) for path in options.reports])
-        if options.update:
-            options.update.write_text(insert_table(table, options.update.read_text()))
+        text = format_markdown([json.loads(path.read_text()) for path in options.reports])
+        if options.update is None:
+            print(text)
         else:
-            sys.stdout.write(table + '\n')
-    except (OSError, ValueError, KeyError) as error:
-        sys.stderr.write(f'eval-table: {error}\n')
+            options.update.write_text(insert_table(text, options.update.read_text()))
+    except (ValueError, OSError) as error:
+        print(f'eval-table: {error}', file=sys.stderr)
         return 1
     return 0
 

@@ -1,11 +1,10 @@
-"""One trial in closed loop without ROS: the core that the nodes run, on simulated time.
+"""Run one trial in closed loop without ROS: the core of the nodes in simulated time.
 
-Notable:
-- requests, commits, sessions and stamps are decided by core.policy, motion by core.motion, both
-  asked as policy_node and motion_node ask them, every 10 ms of simulated time;
-- what takes time on a robot takes simulated time here (Pace); the computer may be faster;
-- pictures reach the policy late, answers too, plans are accepted when they would be.
-The loop knows neither torch nor what a policy is: anything with its four verbs may be tried.
+- core.session decides about requests, commits and stamps, core.motion about motion; both are
+  called as policy_node and motion_node call them, every 10 ms of simulated time;
+- RolloutConfig holds the simulated latencies of a real robot: images and replies arrive late,
+  and plans are accepted when a robot would accept them.
+The loop does not import torch: every object with the methods of RolloutPolicy can be evaluated.
 """
 
 from collections import deque
@@ -42,13 +41,13 @@ from wam_sim.tasks.success_monitor import SuccessMonitor
 
 STEPS_PER_TICK = 5  # physics steps between two joint states: 10 ms
 START_NS = 1_000_000_000  # a stamp of 0 would mean "now" to controllers
-SETTLE_NS = 800_000_000  # until motion has taken the robot over and holds it
+SETTLE_NS = 800_000_000  # until motion control is enabled and holds the robot
 
 Views = Mapping[str, np.ndarray]  # camera key -> uint8 [T h w 3]
 
 
 class RolloutPolicy(Protocol):
-    """What is tried; model.policy.Policy is one."""
+    """Describe the policy under evaluation, such as model.robot_policy.Policy."""
 
     @property
     def geometry(self) -> Any: ...
@@ -60,27 +59,27 @@ class RolloutPolicy(Protocol):
 
 
 class RolloutObserver:
-    """Watch what a policy sees and answers; this one does not care."""
+    """Observe the inputs and predictions of a policy; this base class ignores them."""
 
     def on_commit(self, views: Views) -> None:
-        """See real frames that were just committed."""
+        """Handle real frames that were just committed."""
 
     def on_prediction(self) -> None:
-        """Hear that the policy has just predicted."""
+        """Handle a new prediction of the policy."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutConfig:
-    """State how long things take on the robot that is imitated; s and Hz of simulated time."""
+    """Hold the latencies and rates of the simulated robot, in s and Hz of simulated time."""
 
     camera_hz: float = 15.0
     camera_s: float = 0.03  # exposure to arrival
     query_hz: float = 8.0  # at most
-    query_s: float = 0.1  # question to answer
+    query_s: float = 0.1  # request to reply
     commit_s: float = 0.03
     planning_s: float = 0.02
-    fast: bool = False  # no motion planning: rows become set-points, paced
-    seed: int = 0  # of the sampling noise, the same for every query
+    fast: bool = False  # no motion planning: rows become setpoints
+    seed: int = 0  # of the sampling noise, equal for every query
 
     def __post_init__(self) -> None:
         for name in ('camera_hz', 'query_hz'):
@@ -92,7 +91,7 @@ class RolloutConfig:
 
 
 class DelayedCameras:
-    """Give pictures at a fixed rate, each some time after it was taken."""
+    """Deliver images at a fixed rate, each after the camera latency."""
 
     def __init__(self, simulation: Simulation, config: RolloutConfig) -> None:
         self._simulation = simulation
@@ -104,7 +103,7 @@ class DelayedCameras:
         self._in_transit: deque[Observation] = deque()
 
     def poll(self, now_ns: int) -> list[Observation]:
-        """Take a picture if one is due; return those that have come."""
+        """Capture an image if one is due; return those that have arrived."""
         if now_ns >= self._due_ns:
             self._due_ns += self._period_ns
             self._in_transit.append(self._simulation.observe())
@@ -115,7 +114,7 @@ class DelayedCameras:
 
 
 class PolicyRunner:
-    """Ask a policy what policy_node would ask its workers, one request at a time."""
+    """Send the requests of policy_node to a policy, one at a time."""
 
     def __init__(
         self,
@@ -143,16 +142,16 @@ class PolicyRunner:
                 geometry.window_blocks,
             )
         )
-        self._reply_due_ns = 0  # when the request under way is answered
+        self._reply_due_ns = 0  # when the pending request completes
         self._pending: tuple[Request, Any] | None = None
         self.latency_ms: list[float] = []
 
     def poll_chunk(self, now_ns: int) -> Chunk | None:
-        """Finish what is answered, ask what is due; return the chunk that comes now."""
+        """Complete the pending request, send the next one; return a chunk that arrives now."""
         found = None
         if self._pending is not None and now_ns >= self._reply_due_ns:
-            (request, said), self._pending = self._pending, None
-            found = self._on_reply(request, said, now_ns)
+            (request, reply), self._pending = self._pending, None
+            found = self._on_reply(request, reply, now_ns)
         if self._pending is None:
             request = self.session.next_request(now_ns)
             if request is not None:
@@ -180,22 +179,22 @@ class PolicyRunner:
         return QueryResult(self._step_dt_s, found.targets, found.reference, found.timings_ms)
 
     def _on_reply(self, request: Request, reply: Any, now_ns: int) -> Chunk | None:
-        decisions = self.session
+        session = self.session
         if isinstance(request, Reset):
-            decisions.on_reset_done(request)
+            session.on_reset_done(request)
         elif isinstance(request, Commit):
-            decisions.on_commit_done(request, reply)
+            session.on_commit_done(request, reply)
         else:
-            chunk = decisions.on_query_result(request, reply, now_ns)
+            chunk = session.on_query_result(request, reply, now_ns)
             if chunk is not None:
-                decisions.on_published(chunk, now_ns, now_ns)
+                session.on_published(chunk, now_ns, now_ns)
                 self.latency_ms.append((now_ns - chunk.stamp_ns) / 1e6)
             return chunk
         return None
 
 
 class PlannedExecutor:
-    """Move as motion_node does; it has driven before, so that its slow first move is over."""
+    """Execute chunks as motion_node does, without the slow first move after enabling."""
 
     def __init__(self, robot: Embodiment, simulation: Simulation, config: RolloutConfig) -> None:
         self._robot, self._simulation = robot, simulation
@@ -205,11 +204,11 @@ class PlannedExecutor:
 
     @property
     def stop_reason(self) -> str:
-        """Say why it stopped by itself; empty: it did not."""
+        """Return the reason of a protective stop; empty without one."""
         return self._motion.reason if self._motion.state in LATCHED_STATES else ''
 
     def try_enable(self, now_ns: int) -> None:
-        """Take the robot over as soon as it is known to rest."""
+        """Enable motion as soon as the robot is at rest."""
         motion = self._motion
         self.update(now_ns)
         if motion.executing is None:
@@ -220,7 +219,7 @@ class PlannedExecutor:
         self._motion.on_chunk(chunk, now_ns)
 
     def update(self, now_ns: int) -> None:
-        """Live through one instant: measure, watch, plan."""
+        """Run one control cycle: measure, monitor, plan."""
         motion = self._motion
         motion.on_joints(self._simulation.joint_state(), now_ns)
         self._send(motion.tick(now_ns))
@@ -241,9 +240,9 @@ class PlannedExecutor:
 
 
 class DirectExecutor:
-    """Hand a chunk's rows to the controllers as they are, no faster than joints may move.
+    """Send the rows of a chunk to the controllers, within velocity limits only.
 
-    A quick stand-in for Planned without acceleration and jerk limits: for checks in training.
+    A fast replacement of PlannedExecutor without acceleration and jerk limits, for quick checks.
     """
 
     stop_reason = ''
@@ -254,13 +253,13 @@ class DirectExecutor:
         self._blend_s = robot.safety.chunk.fade_s
 
     def try_enable(self, now_ns: int) -> None:
-        """Do nothing: controllers hold the robot from the start."""
+        """Do nothing: the controllers are always enabled."""
 
     def update(self, now_ns: int) -> None:
-        """Do nothing: controllers go on by themselves."""
+        """Do nothing: the controllers continue by themselves."""
 
     def execute(self, chunk: Chunk, now_ns: int) -> None:
-        """Follow `chunk` from the present set-point on."""
+        """Follow `chunk` from the present setpoint on."""
         setpoint = self._simulation.controllers.sample(now_ns)
         here = setpoint.position
         join = chunk_blending.blend(
@@ -268,9 +267,7 @@ class DirectExecutor:
         )
         if not len(join.targets):
             return
-        rows = chunk_blending.limit_speed(
-            join.targets, setpoint, self._limits, self._gripper_mask
-        )
+        rows = chunk_blending.limit_speed(join.targets, setpoint, self._limits, self._gripper_mask)
         points = TrajectoryPoints(
             now_ns,
             self._robot.commanded,
@@ -286,7 +283,7 @@ class DirectExecutor:
 def make_simulation(
     robot: SimRobot, trial: Trial, image_size: tuple[int, int] = (320, 240)
 ) -> Simulation:
-    """Return a simulation that shows the scene of `trial`, as `lived` wants it."""
+    """Return a new simulation of the scene of `trial`, ready for `run_trial`."""
     return Simulation(
         robot,
         task=trial.family,
@@ -305,48 +302,48 @@ def run_trial(
     config: RolloutConfig,
     observer: RolloutObserver | None = None,
 ) -> TrialResult:
-    """Live one trial in a simulation fresh from `staged`.
+    """Run one trial in a new simulation from `make_simulation`; return its result.
 
-    It ends when the first goal holds, or when time is over.
+    It ends when the first goal is reached, or at the time limit.
     """
     robot = simulation.robot.embodiment
-    body = (DirectExecutor if config.fast else PlannedExecutor)(robot, simulation, config)
+    executor = (DirectExecutor if config.fast else PlannedExecutor)(robot, simulation, config)
     ready_ns = simulation.now_ns + SETTLE_NS
     while simulation.now_ns < ready_ns:
         simulation.step(STEPS_PER_TICK)
-        body.try_enable(simulation.now_ns)
-    begun_ns = simulation.now_ns
+        executor.try_enable(simulation.now_ns)
+    start_ns = simulation.now_ns
     cameras, goals = (
         DelayedCameras(simulation, config),
         SuccessMonitor(trial.goals, simulation.start),
     )
-    mind = PolicyRunner(robot, policy, config, observer or RolloutObserver())
-    asked_ns = begun_ns + _to_ns(trial.last_instruction_s)
-    end_ns = asked_ns + _to_ns(trial.limit_s)
-    to_say = deque(trial.said)
+    runner = PolicyRunner(robot, policy, config, observer or RolloutObserver())
+    instructed_ns = start_ns + _to_ns(trial.last_instruction_s)
+    end_ns = instructed_ns + _to_ns(trial.limit_s)
+    pending_instructions = deque(trial.said)
     while simulation.now_ns < end_ns and goals.reached_ns[0] is None:
         now_ns = simulation.now_ns
-        while to_say and now_ns >= begun_ns + _to_ns(to_say[0][0]):
-            mind.session.on_instruction(to_say.popleft()[1])
+        while pending_instructions and now_ns >= start_ns + _to_ns(pending_instructions[0][0]):
+            runner.session.on_instruction(pending_instructions.popleft()[1])
             simulation.start_mark_timer()
         for observation in cameras.poll(now_ns):
-            _add_frames(mind.session, observation, now_ns)
-        mind.session.on_joints(simulation.joint_state(), now_ns)
-        chunk = mind.poll_chunk(now_ns)
+            _add_frames(runner.session, observation, now_ns)
+        runner.session.on_joints(simulation.joint_state(), now_ns)
+        chunk = runner.poll_chunk(now_ns)
         if chunk is not None:
-            body.execute(chunk, now_ns)
-        body.update(now_ns)
+            executor.execute(chunk, now_ns)
+        executor.update(now_ns)
         simulation.step(STEPS_PER_TICK)
-        if simulation.now_ns > asked_ns:
+        if simulation.now_ns > instructed_ns:
             goals.update(simulation.state(), simulation.now_ns)
     return TrialResult(
         trial,
-        tuple(None if at is None else (at - asked_ns) / NS_PER_S for at in goals.reached_ns),
-        (simulation.now_ns - begun_ns) / NS_PER_S,
-        mind.session.counters.chunks,
+        tuple(None if at is None else (at - instructed_ns) / NS_PER_S for at in goals.reached_ns),
+        (simulation.now_ns - start_ns) / NS_PER_S,
+        runner.session.counters.chunks,
         float(simulation.executed_motion.limit_ratios()['jerk'].max()),
-        body.stop_reason,
-        tuple(mind.latency_ms),
+        executor.stop_reason,
+        tuple(runner.latency_ms),
         (),
         (),
     )

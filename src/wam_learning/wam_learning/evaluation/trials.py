@@ -1,8 +1,8 @@
-"""What is tried in an evaluation, and what came of it: records that travel as JSON lines.
+"""Define trials of an evaluation and their results, which are exchanged as JSON lines.
 
-A trial names a scene by its seed, says what is said when, and which goals are watched: the first
-is the one that was asked for last, others are those that must not come true. Whoever runs it, with
-ROS or without, fills in a Result; nothing here knows how.
+A trial has the seed of its scene, instructions with their times, and the goals to monitor: first
+the goal of the last instruction, then goals that must not be reached. The runner, with ROS or
+without, returns a TrialResult.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from wam_sim.tasks.task_families import Task
 
-FAMILY_LIMIT_S = {'recall': 9.0}  # of robot time; a mark costs the first second or two
+FAMILY_LIMIT_S = {'recall': 9.0}  # s of robot time; the mark is shown in the first seconds
 DEFAULT_LIMIT_S = 8.0
 
 
@@ -23,19 +23,19 @@ def family_time_limit_s(family: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Ask for one thing in one scene."""
+    """Hold one task in one scene."""
 
-    series: str  # of which question it is part
+    series: str  # name of the condition
     seed: int  # of scene and task
     family: str
-    combinations: str  # of words, as in wam_sim.tasks.task_families
+    combinations: str  # split of word combinations, as in wam_sim.tasks.task_families
     said: tuple[tuple[float, str], ...]  # s after the start, instruction
-    goals: tuple[Task, ...]  # asked for last; then what must not come true
+    goals: tuple[Task, ...]  # of the last instruction; then goals that must not be reached
     limit_s: float  # after the last instruction
 
     @property
     def last_instruction_s(self) -> float:
-        """Return when the last instruction is given."""
+        """Return the time of the last instruction, s after the start."""
         return self.said[-1][0]
 
     def to_json(self) -> str:
@@ -43,12 +43,12 @@ class Trial:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Parse a line of `to_json`; KeyError or TypeError for anything else."""
+        """Parse a line of `to_json`; raise KeyError or TypeError for anything else."""
         values = json.loads(text)
         return cls(
             **{
                 **values,
-                'said': tuple((at, words) for at, words in values['said']),
+                'said': tuple((at, text) for at, text in values['said']),
                 'goals': tuple(Task(**goal) for goal in values['goals']),
             }
         )
@@ -56,16 +56,16 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """Hold what came of a trial; times are s after its last instruction."""
+    """Hold the result of a trial; times are s after its last instruction."""
 
     trial: Trial
-    reached_s: tuple[float | None, ...]  # per goal, when it first held; None: never
-    lived_s: float  # robot time from the start to the end
-    chunks: int  # published, of that time
-    jerk_ratio: float  # worst joint's executed jerk against its limit
-    trouble: str  # why motion stopped by itself; empty: it did not
+    reached_s: tuple[float | None, ...]  # per goal, when it was first reached; None: never
+    lived_s: float  # duration in robot time
+    chunks: int  # number of published chunks
+    jerk_ratio: float  # maximum executed jerk, as a fraction of the limit
+    trouble: str  # reason of a protective stop; empty without one
     latency_ms: tuple[float, ...]  # observation to chunk, each
-    psnr_db: tuple[float, ...]  # predicted against real picture, per frame ahead
+    psnr_db: tuple[float, ...]  # of predicted images, per frame ahead
     ssim: tuple[float, ...]
 
     @property
@@ -77,7 +77,7 @@ class TrialResult:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Parse a line of `to_json`; KeyError or TypeError for anything else."""
+        """Parse a line of `to_json`; raise KeyError or TypeError for anything else."""
         values: Mapping[str, Any] = json.loads(text)
         lists = ('reached_s', 'latency_ms', 'psnr_db', 'ssim')
         return cls(

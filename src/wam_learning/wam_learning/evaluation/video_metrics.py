@@ -1,4 +1,4 @@
-"""What a policy said it would see, against what it then saw: figures per frame, and strips."""
+"""Compare predicted with real images: metrics per frame, and image strips."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from wam_learning.evaluation.rollout import RolloutObserver, Views
 
-MAX_PSNR_DB = 60.0  # equal pictures have no finite PSNR
+MAX_PSNR_DB = 60.0  # equal images have no finite PSNR
 STRIP_BLOCKS = 4
 STRIP_SCALE = 3
 STRIP_GAP_PX = 4  # pixels between the rows of a strip
@@ -19,7 +19,7 @@ class VideoPredictionMetrics(RolloutObserver):
     """Compare the first prediction after each commit with the next block's real frames."""
 
     def __init__(self, policy: Any) -> None:
-        """Take a model.policy.Policy or what stands around one."""
+        """Take a model.robot_policy.Policy or a wrapper of one."""
         self._policy = policy
         self._awaiting_prediction = False
         self._predicted_frames: np.ndarray | None = None  # uint8 [T h w 3], of the coming block
@@ -45,21 +45,21 @@ class VideoPredictionMetrics(RolloutObserver):
             )
 
     def compute_psnr_ssim(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Return mean PSNR in dB and SSIM per frame ahead; empty where nothing was compared."""
+        """Return mean PSNR in dB and SSIM per frame ahead; empty without comparisons."""
         if not self.pairs:
             return (), ()
-        figures = [
+        values = [
             [
                 (min(MAX_PSNR_DB, float(_psnr(a, b))), _ssim(a, b))
                 for a, b in zip(real, predicted, strict=True)
             ]
             for real, predicted in self.pairs
         ]
-        psnr, ssim = np.mean(figures, axis=0).T
+        psnr, ssim = np.mean(values, axis=0).T
         return tuple(psnr.tolist()), tuple(ssim.tolist())
 
     def render_strip(self) -> np.ndarray | None:
-        """Draw the first blocks, real above predicted, uint8 [h w 3]; None if there are none."""
+        """Draw the first blocks, real above predicted, uint8 [h w 3]; None without predictions."""
         if not self.pairs:
             return None
         shown = self.pairs[:STRIP_BLOCKS]
@@ -68,17 +68,17 @@ class VideoPredictionMetrics(RolloutObserver):
             for row in (0, 1)
         ]
         gap = np.full((STRIP_GAP_PX, rows[0].shape[1], 3), 255, np.uint8)
-        picture = np.concatenate([rows[0], gap, rows[1]])
+        image = np.concatenate([rows[0], gap, rows[1]])
         return cv2.resize(
-            picture, None, fx=STRIP_SCALE, fy=STRIP_SCALE, interpolation=cv2.INTER_NEAREST
+            image, None, fx=STRIP_SCALE, fy=STRIP_SCALE, interpolation=cv2.INTER_NEAREST
         )
 
     def write_strip(self, path: Path) -> bool:
         """Write the strip as PNG; False if there is nothing to draw."""
-        picture = self.render_strip()
-        if picture is None:
+        image = self.render_strip()
+        if image is None:
             return False
-        cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         return True
 
 
@@ -90,4 +90,4 @@ def _psnr(real: np.ndarray, predicted: np.ndarray) -> float:
 
 def _ssim(real: np.ndarray, predicted: np.ndarray) -> float:
     found = structural_similarity(real, predicted, channel_axis=2, data_range=255)
-    return float(np.asarray(found))  # it is a number unless gradients or pictures are asked
+    return float(np.asarray(found))  # a number unless gradients or maps are requested

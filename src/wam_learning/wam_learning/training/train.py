@@ -1,8 +1,8 @@
-"""`./wam train`: data sets to a checkpoint that nodes load, from nothing or from another one.
+"""`./wam train`: train a checkpoint on data sets, from scratch or from another checkpoint.
 
-Stages: `autoencoder` (pictures only), `clone` (actions from the newest picture, no video), `joint`
-(a world action model), `flash` (joint, with noise levels for one-step inference). An interrupted
-training goes on when the same command is given again.
+Stages: `autoencoder` (images only), `bc` (behavior cloning: actions from the newest image, no
+video), `joint` (a world action model), `flash` (joint, with noise levels for one-step inference).
+Repeat the same command to resume an interrupted training.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from wam_learning.training.training_logger import TrainingLogger
 from wam_learning.training.training_setup import STAGES, InitConfig
 from wam_learning.training.validation import HeldOutEvaluator, format_summary
 from wam_policy.core.robot.checkpoints import resolve_checkpoint
+from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.checkpoint.checkpoint_folder import WorldActionModel
 from wam_policy.model.encoders.conv_vae import ConvVae
@@ -40,21 +41,30 @@ from wam_policy.model.encoders.conv_vae import ConvVae
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-BLOCK_COUNT_PROBS = {1: 0.5, 2: 0.25, 3: 0.15, 4: 0.1}  # share of windows by blocks
+BLOCK_COUNT_PROBS = {1: 0.5, 2: 0.25, 3: 0.15, 4: 0.1}  # of windows, by number of blocks
 SAVE_EVERY_S, LOG_EVERY_S, EVALUATE_EVERY_S = 60.0, 15.0, 60.0
 RESUME_FILE = Path('training') / 'resume.safetensors'
+DEPRECATED_FLAGS = {
+    '--rate': '--lr',
+    '--average': '--ema-decay',
+    '--batch': '--batch-size',
+    '--recompute': '--gradient-checkpointing',
+    '--fresh': '--no-resume',
+    '--keep': '--num-snapshots',
+    '--lora': '--lora-rank',
+}
 
 
-# ---- how long
+# ---- budget
 
 
 @dataclass(slots=True)
 class TrainingBudget:
-    """Tell how much of a training is done, by steps or by the clock."""
+    """Measure the progress of a training, in steps or in time."""
 
     steps: int | None
     seconds: float
-    previous_s: float = 0.0  # of earlier runs that this one continues
+    previous_s: float = 0.0  # of the interrupted runs that this one resumes
     began_s: float = 0.0
 
     def start(self, previous_s: float = 0.0) -> None:
@@ -74,7 +84,7 @@ class TrainingBudget:
 
 @dataclass(slots=True)
 class PeriodicTrigger:
-    """Tell when something that repeats is due: by the clock, or by steps where processes agree."""
+    """Trigger periodically: in time, or in steps where several processes must agree."""
 
     every_s: float
     every_steps: int | None
@@ -97,21 +107,21 @@ def train_autoencoder(
     options: argparse.Namespace,
     logger: TrainingLogger,
 ) -> WorldActionModel:
-    """Train the convolutional autoencoder of a policy and put its statistics into the design."""
+    """Train the convolutional autoencoder; store its latent statistics in the specification."""
     vae = policy.encoders.vae
     if not isinstance(vae, ConvVae):
         raise ValueError(
-            f'{policy.spec.name}: its autoencoder comes trained; leave out --stage autoencoder'
+            f'{policy.spec.name}: its autoencoder is trained already; omit --stage autoencoder'
         )
     budget = TrainingBudget(options.autoencoder_steps, 60 * options.autoencoder_minutes)
     budget.start()
-    say = PeriodicTrigger(LOG_EVERY_S, None)
+    log_trigger = PeriodicTrigger(LOG_EVERY_S, None)
 
     def report(now: autoencoder_training.AutoencoderProgress) -> None:
-        if say.is_due(now.step, budget.elapsed_s):
+        if log_trigger.is_due(now.step, budget.elapsed_s):
             logger.log_message(
                 f'autoencoder: step {now.step}, loss {now.loss:.5f}, '
-                f'{budget.remaining_s(now.step):.0f} s to go'
+                f'{budget.remaining_s(now.step):.0f} s left'
             )
 
     rng = np.random.default_rng([options.seed, 3])
@@ -119,7 +129,7 @@ def train_autoencoder(
     vae.requires_grad_(True)
     found = autoencoder_training.train(vae, data, rng, budget.fraction_done, report, options.bf16)
     whole, heavy = autoencoder_training.compute_psnr_db(found, data, rng)
-    logger.log_message(f'autoencoder: {whole:.1f} dB, {heavy:.1f} dB where coloured or moving')
+    logger.log_message(f'autoencoder: {whole:.1f} dB, {heavy:.1f} dB where colored or moving')
     policy.encoders.vae = found
     policy.encoders.config = replace(policy.spec.encoders, vae=found.config)
     policy = replace(policy, spec=replace(policy.spec, encoders=policy.encoders.config))
@@ -137,22 +147,24 @@ def train_stage(
     logger: TrainingLogger,
     accelerator: 'Accelerator | None' = None,
 ) -> None:
-    """Train the transformer by one objective until the budget is spent."""
+    """Train the transformer with one objective until the time or step budget is used up."""
     policy = training_setup.configure_stage(policy, options.stage)
-    if options.lora:
+    if options.lora_rank:
         policy = replace(
             policy,
-            spec=replace(policy.spec, adapters=lora_training.make_lora_config(options.lora)),
+            spec=replace(policy.spec, adapters=lora_training.make_lora_config(options.lora_rank)),
         )
     objective = training_setup.choose_objective(options.stage, policy)
     settings = TrainerConfig(
-        rate=options.rate,
-        average=options.average,
+        rate=options.lr,
+        average=options.ema_decay,
         bf16=options.bf16,
         text_dropout=options.text_dropout,
     )
     windows, aside = training_setup.make_samplers(policy, data, options.seed)
-    learner = training_setup.make_training_model(policy, data, init_config, options.recompute)
+    learner = training_setup.make_training_model(
+        policy, data, init_config, options.gradient_checkpointing
+    )
     columns = torch.from_numpy(policy.make_normalizer(data.robot).action_mask())
     trainer = Trainer(
         learner,
@@ -170,11 +182,11 @@ def train_stage(
         f'{sum(p.numel() for _, p in trainer.trainable_parameters):,} parameters'
     )
     run.resume_if_saved()
-    run.run(windows, {1: 1.0} if options.stage == 'clone' else BLOCK_COUNT_PROBS)
+    run.run(windows, {1: 1.0} if options.stage == 'bc' else BLOCK_COUNT_PROBS)
 
 
 class _TrainingRun:
-    """Step, say, judge and save."""
+    """Run training steps, log, evaluate and save."""
 
     def __init__(
         self,
@@ -185,13 +197,17 @@ class _TrainingRun:
         logger: TrainingLogger,
     ) -> None:
         self.policy, self.trainer, self.evaluator = policy, trainer, evaluator
-        self.out, self.batch_size, self.no_resume = options.out, options.batch, options.fresh
-        self.num_snapshots, self.snapshots_written = options.keep, 0
+        self.out, self.batch_size, self.no_resume = (
+            options.out,
+            options.batch_size,
+            options.no_resume,
+        )
+        self.num_snapshots, self.snapshots_written = options.num_snapshots, 0
         self.logger, self.budget = logger, TrainingBudget(options.steps, 60 * options.minutes)
         self.settings: dict[str, Any] = {
             'stage': options.stage,
             'seed': options.seed,
-            'batch': options.batch,
+            'batch': options.batch_size,
             'objective': asdict(trainer.objective),
             'settings': {**asdict(trainer.config), 'betas': list(trainer.config.betas)},
         }
@@ -201,7 +217,7 @@ class _TrainingRun:
         path, before_s = self.out / RESUME_FILE, 0.0
         if self.is_single_process and path.is_file() and not self.no_resume:
             before_s = training_state.load_state(path, self.trainer, self.settings)
-            self.logger.log_message(f'continued at step {self.trainer.step}')
+            self.logger.log_message(f'resumed at step {self.trainer.step}')
         self.budget.start(before_s)
 
     def run(self, sampler: SequenceSampler, block_count_probs: dict[int, float]) -> None:
@@ -209,7 +225,7 @@ class _TrainingRun:
         lengths = [n for n in sampler.block_counts() if n in block_count_probs]
         shares = np.array([block_count_probs[n] for n in lengths])
         steps = None if self.is_single_process else max(1, (budget.steps or 1) // 20)
-        say, judge, save = (
+        log, evaluate, save = (
             PeriodicTrigger(seconds, steps, trainer.step if steps else budget.elapsed_s)
             for seconds in (LOG_EVERY_S, EVALUATE_EVERY_S, SAVE_EVERY_S)
         )
@@ -222,9 +238,9 @@ class _TrainingRun:
                 {name: float(value) for name, value in losses._asdict().items()}
             )
             place = trainer.step, budget.elapsed_s
-            if say.is_due(*place):
+            if log.is_due(*place):
                 self.logger.log_losses(*place, budget.remaining_s(trainer.step))
-            if judge.is_due(*place):
+            if evaluate.is_due(*place):
                 self.evaluate()
             if save.is_due(*place):
                 self.save()
@@ -234,7 +250,7 @@ class _TrainingRun:
         self.save()
 
     def write_snapshot_if_due(self, fraction_done: float) -> None:
-        """Keep a copy of the checkpoint at even shares of the budget, where that is wanted."""
+        """Write --num-snapshots copies of the checkpoint at equal fractions of the budget."""
         due = int(fraction_done * (self.num_snapshots + 1))
         if self.snapshots_written < due <= self.num_snapshots:
             self.snapshots_written = due
@@ -262,54 +278,70 @@ class _TrainingRun:
 # ---- command
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    found = argparse.ArgumentParser(prog='wam train', description=__doc__)
-    add = found.add_argument
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; exit with a message if it is invalid."""
+    parser = argparse.ArgumentParser(prog='./wam train', description=__doc__)
+    add = parser.add_argument
     add('data', nargs='+', type=Path, help='data set folders of one robot')
     add('--out', type=Path, required=True, help='checkpoint folder to write')
-    add('--preset', default='mini', help='model to begin, without --init')
-    add('--init', help='checkpoint to begin from: a folder, or the name of a shipped model')
-    add('--base', type=Path, help='complete checkpoint under --init, if that holds adapters only')
-    add('--lora', type=int, metavar='RANK', help='train adapters on --init, and write only them')
+    add('--preset', default='mini', help='model to initialize, without --init')
+    add('--init', help='checkpoint to start from: a folder, or the name of a shipped model')
+    add('--base', type=Path, help='complete checkpoint under --init, if that has only adapters')
+    add('--lora-rank', type=int, metavar='RANK', help='train and write only adapters of --init')
     add('--stage', choices=STAGES, default='joint')
     add('--minutes', type=float, default=30.0)
     add('--steps', type=int, help='instead of minutes')
     add('--autoencoder-minutes', type=float, default=5.0)
     add('--autoencoder-steps', type=int, help='instead of minutes')
     add('--seed', type=int, default=0)
-    add('--batch', type=int, default=32, help='windows in a step (of each process)')
-    add('--rate', type=float, default=1e-3)
-    add('--average', type=float, default=0.998, help='share of averaged weights kept at a step')
+    add('--batch-size', type=int, default=32, help='windows per step (and process)')
+    add('--lr', type=float, default=1e-3, help='learning rate (default: %(default)s)')
+    add(
+        '--ema-decay',
+        type=float,
+        default=0.998,
+        help='decay of the exponential moving average of the weights, per step',
+    )
     add(
         '--text-dropout',
         type=float,
         default=0.0,
-        metavar='SHARE',
+        metavar='FRACTION',
         help='of windows without their text, for guidance',
     )
     add(
         '--bf16',
         action=argparse.BooleanOptionalAction,
-        help='half precision where it does no harm (default: where the device computes in it)',
+        help='use bfloat16 (default: if the hardware supports it)',
     )
-    add('--recompute', action='store_true', help='gradient checkpointing: less memory, more time')
+    add('--gradient-checkpointing', action='store_true', help='use less memory and more time')
     add(
-        '--keep',
+        '--num-snapshots',
         type=int,
         default=0,
         metavar='N',
-        help='copies of the checkpoint on the way, in kept/STEP, for ./wam curves',
+        help='copies of the checkpoint during training, in kept/STEP, for ./wam plot-training',
     )
     add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     add('--threads', type=int, default=1, help='of this process, on a CPU')
-    add('--fresh', action='store_true', help='forget an interrupted run in --out')
-    return found
+    add('--no-resume', action='store_true', help='ignore an interrupted run in --out')
+    given = _replace_deprecated_stage(sys.argv[1:] if arguments is None else arguments)
+    return parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
+
+
+def _replace_deprecated_stage(arguments: Sequence[str]) -> list[str]:
+    """Replace the stage name `clone`, which is now `bc`."""
+    result = list(arguments)
+    for i, argument in enumerate(result):
+        if argument == '--stage=clone' or (argument == 'clone' and result[i - 1] == '--stage'):
+            sys.stderr.write('warning: --stage clone is deprecated: use --stage bc\n')
+            result[i] = argument.replace('clone', 'bc')
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; 0 when the checkpoint is complete, 1 with a sentence on what is wrong."""
-    options = make_parser().parse_args(arguments)
+    """Train; return 0 if the checkpoint is complete, 1 after printing an error."""
+    options = parse_arguments(arguments)
     torch.set_num_threads(options.threads)
     if options.bf16 is None:
         options.bf16 = has_native_bf16(torch.device(options.device))
@@ -321,11 +353,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make_accelerator(options: argparse.Namespace) -> 'Accelerator | None':
-    """Give what spreads the work, where `accelerate launch` started several processes."""
+    """Return an Accelerator if `accelerate launch` started several processes, else None."""
     if int(os.environ.get('WORLD_SIZE', '1')) == 1:
         return None
     if options.steps is None:
-        raise ValueError('several processes agree on steps, not on minutes: give --steps')
+        raise ValueError('several processes cannot synchronize on minutes: give --steps')
     from accelerate import Accelerator
 
     return Accelerator(cpu=options.device == 'cpu')
@@ -335,39 +367,39 @@ def _train(options: argparse.Namespace) -> int:
     accelerator = _make_accelerator(options)
     device = torch.device(options.device)
     if accelerator is not None and device.type != 'cpu':
-        device = accelerator.device  # of this process; on a CPU it numbers what has none
-    half = options.lora and options.bf16 and device.type == 'cuda'
+        device = accelerator.device  # of this process; CPU devices have no number
+    half = options.lora_rank and options.bf16 and device.type == 'cuda'
     init = options.init and Path(resolve_checkpoint(options.init))
-    origin = InitConfig(
+    init_config = InitConfig(
         options.preset,
         init,
         options.base,
-        options.lora,
+        options.lora_rank,
         options.seed,
         device,
         torch.bfloat16 if half else torch.float32,
     )
-    policy = training_setup.load_initial(origin)
+    policy = training_setup.load_initial(init_config)
     if accelerator is None:
         data = episode_arrays.read_datasets(options.data, policy.spec)
     else:
-        with accelerator.main_process_first():  # which decodes for all
+        with accelerator.main_process_first():  # decodes the videos for all
             data = episode_arrays.read_datasets(options.data, policy.spec)
-    leads = accelerator is None or accelerator.is_main_process
-    journal = TrainingLogger(options.out / 'training', disabled=not leads)
+    is_main = accelerator is None or accelerator.is_main_process
+    logger = TrainingLogger(options.out / 'training', disabled=not is_main)
     policy = training_setup.with_statistics(policy, data, np.random.default_rng([options.seed, 4]))
     own = isinstance(policy.encoders.vae, ConvVae)
     if options.stage == 'autoencoder' or (options.init is None and own):
         if accelerator is not None:
             raise ValueError(
-                'the autoencoder is trained by one process: do it first, with '
-                '--stage autoencoder, and name its folder with --init'
+                'the autoencoder is trained by a single process: train it first with '
+                '--stage autoencoder, then pass its folder as --init'
             )
-        policy = train_autoencoder(policy, data, options, journal)
+        policy = train_autoencoder(policy, data, options, logger)
     if options.stage != 'autoencoder':
-        train_stage(policy, data, origin, options, journal, accelerator)
-    journal.log_message(f'checkpoint: {options.out}')
-    journal.close()
+        train_stage(policy, data, init_config, options, logger, accelerator)
+    logger.log_message(f'checkpoint: {options.out}')
+    logger.close()
     return 0
 
 

@@ -123,7 +123,7 @@ class Trainer:
             norm = nn.utils.clip_grad_norm_(moved, self.config.clip)
         if norm is not None and not torch.isfinite(norm):
             raise FloatingPointError(
-                f'step {self.step}: the gradient is not finite; lower --rate '
+                f'step {self.step}: the gradient is not finite; lower --lr '
                 'or look for broken rows in the data'
             )
         self.optimizer.step()

@@ -1,4 +1,4 @@
-"""What a training starts from: a policy in the form of its stage, data, and what of it moves."""
+"""Set up a training: the initial policy in the form of its stage, the data, the parameters."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,58 +23,58 @@ from wam_policy.model.encoders.conv_vae import ConvVae
 from wam_policy.model.encoders.encoder_stack import Encoders
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
-STAGES = ('autoencoder', 'clone', 'joint', 'flash')
-BC_SUFFIX = '_cloned'  # behind the name of a design
-# More steps read the model's own blurred video; a memory that restarts forgets what it was shown
+STAGES = ('autoencoder', 'bc', 'joint', 'flash')
+BC_SUFFIX = '_cloned'  # of the name of a model trained with stage bc, in its config.json
+# Further steps would read the model's own blurred video; a restarted cache loses shown goals
 DEFAULT_INFERENCE = ModelInferenceDefaults('full16', 1, 1.0, 'slide')
-FLASH_VIDEO_NOISE = 0.8  # at which one step leaves the video, as the released models do
+FLASH_VIDEO_NOISE = 0.8  # noise left in the video after one step, as in the released models
 HELD_OUT_FRACTION, HELD_OUT_MAX_EPISODES = 0.1, 200  # of episodes
 HEADS_FILE = Path('training') / 'heads.safetensors'
 
 
 @dataclass(frozen=True, slots=True)
 class InitConfig:
-    """Say where weights come from."""
+    """Select the initial weights."""
 
     preset: str
-    init: Path | None  # a checkpoint instead of the preset
-    base: Path | None  # under `init`, if that holds adapters only
+    init: Path | None  # a checkpoint, instead of the preset
+    base: Path | None  # below `init`, if that has only adapters
     lora: int | None  # rank: train adapters instead of everything
     seed: int
     device: torch.device
-    dtype: torch.dtype  # of a loaded checkpoint; what moves is float32 in any case
+    dtype: torch.dtype  # of a loaded checkpoint; trainable parameters are always float32
 
 
 def load_initial(init_config: InitConfig) -> WorldActionModel:
-    """Give the policy that training starts from: a checkpoint, or a preset with fresh weights."""
+    """Return the initial policy: a checkpoint, or a preset with random weights."""
     if init_config.init is not None:
         policy = checkpoint_folder.load(
             init_config.init, init_config.device, init_config.dtype, init_config.base
         )
         if policy.spec.adapters and init_config.lora:
             raise ValueError(
-                f'{init_config.init} holds adapters already: adapters are trained on a complete '
-                'checkpoint. An interrupted run goes on with the same --init and --out'
+                f'{init_config.init} has adapters already: adapters are trained on a complete '
+                'checkpoint. To resume an interrupted run, repeat its --init and --out'
             )
         return policy
     if init_config.lora:
-        raise ValueError('--lora wants a checkpoint to adapt: name it with --init')
+        raise ValueError('--lora-rank needs a checkpoint to adapt: name it with --init')
     torch.manual_seed(init_config.seed)
     design = designs.make_preset_spec(init_config.preset)
-    words = checkpoint_folder.load_tokenizer(design, Path())
+    tokenizer = checkpoint_folder.load_tokenizer(design, Path())
     return WorldActionModel(
         design,
         VideoActionDiT(design.model).to(init_config.device),
-        Encoders(design.encoders, design.model.latent_size, words).to(init_config.device),
+        Encoders(design.encoders, design.model.latent_size, tokenizer).to(init_config.device),
         {},
         'fresh',
     )
 
 
 def configure_stage(policy: WorldActionModel, stage: str) -> WorldActionModel:
-    """Give the policy the form of a stage: cloning sees the newest picture and predicts none."""
+    """Return the policy in the form of a stage: `bc` sees only the newest image, predicts none."""
     design, model = policy.spec, policy.spec.model
-    if stage == 'clone':
+    if stage == 'bc':
         model = replace(model, window_blocks=1, predicts_video=False)
         design = replace(
             design,
@@ -96,12 +96,12 @@ def configure_stage(policy: WorldActionModel, stage: str) -> WorldActionModel:
 
 
 def choose_objective(stage: str, policy: WorldActionModel) -> Objective:
-    """Choose the objective: our own models are trained by our recipe, released ones by theirs."""
+    """Return the objective of a stage; released models keep the one they were trained with."""
     if isinstance(policy.encoders.vae, ConvVae):
-        return {'clone': BEHAVIOR_CLONING, 'joint': JOINT, 'flash': FLASH}[stage]
-    if stage == 'clone':
+        return {'bc': BEHAVIOR_CLONING, 'joint': JOINT, 'flash': FLASH}[stage]
+    if stage == 'bc':
         raise ValueError(
-            f'{policy.spec.name}: cloning is a stage of our own small models; '
+            f'{policy.spec.name}: stage bc supports only the small models of this project; '
             'fine-tune with --stage joint or flash'
         )
     return replace(RELEASED, decoupled=stage == 'flash')
@@ -110,7 +110,7 @@ def choose_objective(stage: str, policy: WorldActionModel) -> Objective:
 def with_statistics(
     policy: WorldActionModel, data: EpisodeArrays, rng: np.random.Generator
 ) -> WorldActionModel:
-    """Add the statistics of the data, unless the policy was trained with some of this robot."""
+    """Add the statistics of the data, unless the policy has trained statistics of this robot."""
     tag = policy.embodiments.get(data.robot.model_tag)
     if tag is not None and not tag.synthetic:
         return policy
@@ -170,7 +170,7 @@ def make_training_model(
     init_config: InitConfig,
     gradient_checkpointing: bool,
 ) -> TrainingModel:
-    """Gather what learns: the transformer or adapters in it, a text encoder of bytes, heads."""
+    """Return the trainable modules: transformer or its adapters, byte text encoder, heads."""
     torch.manual_seed(init_config.seed)  # of heads and adapters
     policy.dit.requires_grad_(False)
     policy.encoders.requires_grad_(False)
@@ -196,14 +196,14 @@ def make_training_model(
 
 
 def trains_text_encoder(policy: WorldActionModel) -> bool:
-    """Tell whether the text encoder is our own, which only training makes one."""
+    """Return whether the text encoder is the small one, which has no pretrained weights."""
     return isinstance(policy.encoders.vae, ConvVae)
 
 
 def make_prompt_encoder(
     policy: WorldActionModel, data: EpisodeArrays, trainable_encoder: bool
 ) -> PromptEncoder:
-    """Give what turns instructions into the learner's input, by the robot's template."""
+    """Return the encoder of instructions, which fills the prompt template of the robot."""
     tag = data.robot.model_tag
     return PromptEncoder(
         policy.encoders, lambda text: policy.spec.make_prompt(tag, text), trainable_encoder
