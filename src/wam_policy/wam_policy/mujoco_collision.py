@@ -74,7 +74,7 @@ class MujocoCollisionChecker:
     ) -> Contact | None:
         """Return the first contact along `path` [rows commanded], None if it is free.
 
-        `held` [state-only joints] is how the rest of the robot stands.
+        `state_only_positions` [state-only joints] is how the rest of the robot stands.
         """
         found = _FirstContactSearch(
             self, self.to_qpos(path, state_only_positions), self._compute_travel(path)

@@ -64,7 +64,7 @@ def predict_collision(
 
 
 def sample_path(plan: Trajectory) -> tuple[np.ndarray, np.ndarray]:
-    """Return instants at most SAMPLE_NS apart, ends included, and the posture at each.
+    """Return instants at most SAMPLE_PERIOD_NS apart, ends included, and the posture at each.
 
     int64 [rows], absolute, and float64 [rows joints].
     """
@@ -92,10 +92,10 @@ def truncate_before_collision(
     checker: CollisionChecker,
     state_only_positions: np.ndarray,
 ) -> tuple[Trajectory | None, PredictedCollision | None]:
-    """Leave `old` at `start_ns`, follow `rows` [steps joints] as far as nothing gets too near.
+    """Leave `old` at `start_ns`, follow `targets` [steps joints] as far as nothing gets too near.
 
     Return the plan and what it was cut short for, if anything; no plan where even stopping at
-    once is worse than going on with `old`. Raises NoPlan as planning.tracked does.
+    once is worse than going on with `old`. Raises PlanningError as plan_tracking does.
     """
     plan = qp_planner.plan_tracking(old, start_ns, targets, limits)
     ahead = predict_collision(plan, checker, state_only_positions)

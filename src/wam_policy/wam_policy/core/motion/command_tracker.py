@@ -68,9 +68,9 @@ class CommandTracker:
     def record_sent(
         self, trajectory: Trajectory, arrival_deadline_ns: int, switch_ns: int
     ) -> None:
-        """Note a command that leaves what is believed to be followed at `parts_ns`.
+        """Note a command that leaves what is believed to be followed at `switch_ns`.
 
-        Reports stamped before `due_ns` may be older than its arrival.
+        Reports stamped before `arrival_deadline_ns` may be older than its arrival.
         """
         self._sent_count += 1
         for course in self._tracks.values():
@@ -233,7 +233,7 @@ class _ControllerTrack:
             self._handle_unmatched_report(report, now_ns)
             return
         if self.untrusted and np.abs(report.velocity).max() < MOVING_RAD_S:
-            return  # at rest a stranger may look like one of ours
+            return  # at rest an unknown motion may match one of ours
         self.untrusted, self.has_match, self.unmatched_since_ns, self.takeover_count = (
             False,
             True,
@@ -290,7 +290,7 @@ class _ControllerTrack:
         self.commands, self.possibly_lost, self.unmatched_since_ns = self.commands[-1:], [], None
 
     def _matches(self, report: Setpoint, command: SentCommand) -> bool:
-        """Tell whether the report lies on the command within LAG_NS of its stamp."""
+        """Tell whether the report lies on the command within MAX_REPORT_LAG_NS of its stamp."""
         said = np.stack([report.position, report.velocity, report.acceleration])
         shift_ns, tried = 0, []
         while shift_ns not in tried and len(tried) < MAX_FIT_ITERATIONS:

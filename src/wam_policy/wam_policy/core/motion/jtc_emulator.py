@@ -4,7 +4,7 @@ A new message replaces the running trajectory outright. Stamp 0 means now; a sta
 enters the trajectory where it is due; a point in the future is approached from the set-point of
 the moment. After the last point the set-point stays there. Source: joint_trajectory_controller
 4.x, branch jazzy, with interpolate_from_desired_state and without partial goals.
-Tolerances, goals and speed scaling belong to a controller's action side and are not modelled.
+Tolerances, goals and speed scaling belong to a controller's action side and are not modeled.
 """
 
 from collections.abc import Sequence
@@ -124,7 +124,7 @@ class TrajectoryFollower:
         self._segment: SplineSegment | None = None  # what the last set-point lay on
 
     def accept(self, message: Any, now_ns: int) -> str | None:
-        """Replace the running trajectory with a message or Points; return why not, if not.
+        """Replace the running trajectory with a message or points; return why not, if not.
 
         Raises nothing: a rejected message changes nothing.
         """

@@ -1,8 +1,8 @@
 """The state machine of motion: what moves, what stops it, what may be planned next.
 
-Pure: events come in with their time, trajectories to publish come out of `enable`, `tick` and
-`accepted`. Planning lies between `job` and `accepted` and may run in another thread. Whatever
-happens here, the trajectory being executed ends at rest by itself; a stop makes that sooner.
+Pure: events come in with their time; `enable`, `tick` and `accept_plan` return the trajectories to
+publish. Planning lies between `next_plan_request` and `accept_plan` and may run in another thread.
+The trajectory being executed always ends at rest by itself; a stop makes that sooner.
 """
 
 from dataclasses import replace
@@ -273,7 +273,7 @@ class MotionControl:
         )
 
     def accept_plan(self, result: PlanResult, now_ns: int) -> Trajectory | None:
-        """Execute a proposal that still fits; return the trajectory to publish."""
+        """Execute a plan that still fits; return the trajectory to publish."""
         job = result.request
         if now_ns < job.now_ns - CLOCK_JUMP_NS:  # the clock went back since: no stamp of it holds
             return None
@@ -316,7 +316,7 @@ class MotionControl:
         self.state, self.reason = state, reason
 
     def _enter_running_state(self, renew_reason: bool = False) -> None:
-        """Be in the state of executing chunks, slowly at first; `again` renews the reason."""
+        """Enter FIRST_MOVE or TRACKING; `renew_reason` sets the reason again."""
         first = self.first_move.is_active
         state = MotionState.FIRST_MOVE if first else MotionState.TRACKING
         if state is not self.state or renew_reason:

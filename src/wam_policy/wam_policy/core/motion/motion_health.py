@@ -34,7 +34,7 @@ def diagnose_loop(jitter_p99_ms: float, late_ticks: int) -> tuple[DiagnosticLeve
 
 
 def diagnose_limit_rate(rate_hz: float, stop_rate_hz: float) -> tuple[DiagnosticLevel, str]:
-    """Judge how many rows per second are limited; the trip stops motion at `trip_hz`."""
+    """Judge how many rows per second are limited; the trip stops motion at `stop_rate_hz`."""
     text = f'{rate_hz:.0f} rows per second limited'
     return (DiagnosticLevel.WARN if rate_hz > stop_rate_hz / 2 else DiagnosticLevel.OK), text
 

@@ -1,7 +1,7 @@
 """One attempt to change the motion: what is to be planned, and what came of it.
 
-Planning takes milliseconds and runs beside the control loop, so it sees a frozen Job and answers
-with a frozen Proposal; whether that still fits is for the state machine to say.
+Planning takes milliseconds and runs beside the control loop, so it takes a frozen PlanRequest and
+returns a frozen PlanResult; the state machine decides whether that still applies.
 """
 
 from dataclasses import dataclass, field, replace
@@ -40,7 +40,7 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlanResult:
-    """Hold what planning made of a job; `plan` is None where it failed, for `reason`."""
+    """Hold what planning made of a request; `trajectory` is None where it failed, for `reason`."""
 
     request: PlanRequest
     trajectory: Trajectory | None = None
@@ -56,7 +56,7 @@ class PlanResult:
     limited: np.ndarray | None = None  # bool [rows joints], the plan misses them
 
     def with_earlier_rows(self, previous: 'PlanResult | None') -> 'PlanResult':
-        """Return this with the rows of `before` that fall due before the switch."""
+        """Return this with the rows of `previous` that fall due before the switch."""
         if previous is None:
             return self
         earlier = (previous.due_ns <= self.request.start_ns) & (
@@ -72,7 +72,7 @@ class PlanResult:
 
 
 def compute_plan(request: PlanRequest) -> PlanResult:
-    """Plan what `job` asks for; never raises for what a chunk or a limit does."""
+    """Plan what `request` asks for; never raises for what a chunk or a limit does."""
     try:
         if request.chunk is None:
             return _plan_stop(request)
@@ -143,7 +143,7 @@ def _plan_chunk(request: PlanRequest, chunk: Chunk) -> PlanResult:
 def _plan_without_collision(
     request: PlanRequest, targets: np.ndarray
 ) -> tuple[Trajectory | None, PredictedCollision | None]:
-    """Plan along `rows` [steps joints] as far as nothing gets too near."""
+    """Plan along `targets` [steps joints] as far as nothing gets too near."""
     if request.collision_checker is None:
         return qp_planner.plan_tracking(
             request.base, request.start_ns, targets, request.limits

@@ -3,11 +3,11 @@
 The jerk of each joint is constant over the steps of one fixed grid in time, all trajectories
 share that grid, and each one is planned to the end: it comes to rest on its last knot. So what is
 still ahead of the trajectory being executed is itself a candidate for the next plan, and the
-quadratic programme below is feasible by construction: limits are hard, tracking is soft.
+quadratic program below is feasible by construction: limits are hard, tracking is soft.
 
 Limits hold between knots too: acceleration is linear there, velocity exceeds its knots by at most
 jerk * step^2 / 8, and a cubic stays in the hull of its Bezier points. Nothing here is trusted
-anyway: a plan that limits.worst does not confirm is not returned.
+anyway: a plan that compute_limit_usage does not confirm is not returned.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def plan_tracking(
 
     `reference` [steps joints] holds positions one step apart, the first one step after the start.
     Where `old` is or will be outside the position limits, they give way up to there: such a joint
-    may stay or come back. Raises NoPlan.
+    may stay or come back. Raises PlanningError.
     """
     return _plan(old, start_ns, reference, limits, len(reference) + count_braking_steps(limits))
 
@@ -66,7 +66,7 @@ def plan_tracking(
 def plan_stop(old: Trajectory, start_ns: int, limits: JointLimits) -> Trajectory:
     """Leave `old` at `start_ns` (on the grid) and come to rest as fast as the limits allow.
 
-    Raises NoPlan.
+    Raises PlanningError.
     """
     nothing = np.empty((0, len(old.names)))
     try:
@@ -106,7 +106,7 @@ def _plan(
 
 
 def _verify(plan: Trajectory, limits: JointLimits, joint_bounds: '_JointBounds') -> None:
-    """Raise NoPlan unless `plan` keeps every limit exactly, between its knots too."""
+    """Raise PlanningError unless `plan` keeps every limit exactly, between its knots too."""
     lowest, highest = compute_position_range(plan)
     used = compute_limit_usage(plan, limits)
     over = np.maximum.reduce(
@@ -204,7 +204,7 @@ class _Horizon:
     def is_within_bounds(
         self, jerk: np.ndarray, start: JointMotion, joint_bounds: _JointBounds
     ) -> np.ndarray:
-        """Tell which joints keep every bound of `box`, [joints]."""
+        """Tell which joints keep every bound of `joint_bounds`, [joints]."""
         p, v, a = self.compute_coasting(start)
         hull = self._compute_coasting_hull(start) + self.hull @ jerk
         # a joint resting on its bound stays out of the solver in spite of rounding
@@ -227,7 +227,7 @@ class _Horizon:
     def solve_bounded(
         self, start: JointMotion, reference: np.ndarray, joint_bounds: _JointBounds
     ) -> np.ndarray:
-        """Return the best jerk of one joint inside its `box`, [steps]; raises NoPlan.
+        """Return the best jerk of one joint inside `joint_bounds`, [steps]; raise PlanningError.
 
         Position bounds are rarely in the way and are most of the rows: they join when needed.
         """

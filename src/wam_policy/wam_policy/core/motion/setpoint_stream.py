@@ -1,6 +1,6 @@
-"""Set-points for a driver that wants a stream: trajectories followed, and a last line of defence.
+"""Setpoints for a driver that wants a stream: trajectories followed, and a last line of defence.
 
-The controllers' rules are those of core.follower, so every accepted trajectory ends at rest by
+The controllers' rules are those of jtc_emulator, so every accepted trajectory ends at rest by
 itself: a sender that dies, or joint states that stop, need no stop here. What does need one is
 this stream itself: after a gap the trajectory has moved on and its set-point would be a jump.
 """

@@ -1,7 +1,7 @@
 """Motion that ends at rest: knots of position, velocity and acceleration, constant jerk between.
 
 Each segment is one cubic, so a controller that interpolates (p, v, a) points with quintics draws
-exactly this curve, and the extrema between knots have closed forms (limits.worst).
+exactly this curve, and the extrema between knots have closed forms (limits.compute_limit_usage).
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ Both are pure functions of stamps. The query clock runs free on the newest obser
 clock advances only as real frames elapse, however often the model is asked in between.
 
 When the stamps go back (a bag that loops, a simulator that restarts) there is no honest way to
-go on: the owner forgets its frames, calls `restarted` on the query clock and begins a new KV
+go on: the owner forgets its frames, calls `without_history` on the query clock and begins a new KV
 clock with the next frame.
 """
 
@@ -81,7 +81,7 @@ class KvClock:
         )
 
     def count_elapsed_blocks(self, newest_ns: int) -> int:
-        """Return how many blocks are over once every camera has been seen up to `seen_ns`."""
+        """Return how many blocks are over once every camera has been seen up to `newest_ns`."""
         if newest_ns < self.first_ns:
             return 0
         return 1 + (newest_ns - self.first_ns) // (self.frame_period_ns * self.frames_per_block)

@@ -24,7 +24,7 @@ class Joint:
     """State what one joint can do (hardware) and may do under a policy (max_*)."""
 
     name: str
-    kind: str  # one of KINDS
+    kind: str  # one of JOINT_KINDS
     lower: float
     upper: float
     hw_velocity: float  # per s
@@ -164,7 +164,7 @@ class Embodiment:
         )
 
     def home_positions(self, names: Sequence[str]) -> np.ndarray:
-        """Return the rest posture of `names`, [names]."""
+        """Return the home positions of `names`, [names]."""
         return _readonly_vector([self.home[name] for name in names])
 
 

@@ -1,4 +1,4 @@
-"""A YAML document read strictly: every complaint names the file, the key and the fix."""
+"""A YAML document read strictly: every error names the file, the key and the fix."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import yaml
 
 
 class StrictMapping:
-    """Read one mapping of a document key by key; `done` refuses what nobody asked for."""
+    """Read one mapping key by key; `reject_unknown_keys` rejects the keys that were not read."""
 
     def __init__(self, values: object, location: str) -> None:
         if not isinstance(values, dict):

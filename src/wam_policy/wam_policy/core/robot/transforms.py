@@ -2,7 +2,7 @@
 
 Our side: canonical positions (rad, m, grippers 0 closed .. 1 open) in the embodiment's order.
 The model's side: one array per key, joints in the key's order, grippers in the sense the data
-had. Scale, padding and the one place where relative actions become absolute are the normaliser's,
+had. Scale, padding and the one place where relative actions become absolute are the normalizer's,
 because statistics belong to the weights.
 """
 
@@ -19,7 +19,7 @@ def to_model_state(robot: Embodiment, position: np.ndarray) -> dict[str, np.ndar
 
 
 def from_model_state(robot: Embodiment, values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Undo `state_values`: return the posture [observed]."""
+    """Undo `to_model_state`: return the posture [observed]."""
     return _from_model(robot, robot.state_keys, robot.observed, values)
 
 
@@ -32,7 +32,7 @@ def to_model_actions(robot: Embodiment, targets: np.ndarray) -> dict[str, np.nda
 
 
 def from_model_actions(robot: Embodiment, values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Undo `action_values`: return absolute targets [horizon commanded].
+    """Undo `to_model_actions`: return absolute targets [horizon commanded].
 
     Masked keys in `values` are ignored, so what they describe holds where it is.
     """

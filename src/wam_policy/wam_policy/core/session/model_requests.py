@@ -42,11 +42,11 @@ Request = Reset | Commit | Query
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryResult:
-    """Hold what the workers said to a query; nothing in it is trusted yet."""
+    """Hold the workers' result of a query, not yet checked."""
 
     step_dt_s: float
     targets: np.ndarray  # [horizon joints], absolute
-    reference: np.ndarray  # [joints], posture the targets are relative to
+    reference: np.ndarray  # [joints], joint positions the targets are relative to
     timings_ms: Mapping[str, float]  # stage -> ms
 
 
