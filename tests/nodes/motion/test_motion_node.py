@@ -464,7 +464,7 @@ def test_deactivation_ramps_to_rest_and_cleans_up(tracking):
 
 def test_a_node_that_is_gone_leaves_a_robot_that_comes_to_rest(tracking):
     node, bench = tracking
-    node._planner._prepared = lambda trajectory: lambda: None  # as if killed
+    node._planner_thread._make_publish_fn = lambda trajectory: lambda: None  # as if killed
     bench.wait_rest()
     bench.check_motion()
 

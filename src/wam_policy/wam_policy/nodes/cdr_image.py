@@ -1,4 +1,4 @@
-"""Serialised images: read where they lie, and made smaller.
+"""Read serialized images without copying them, and compress them.
 
 rclpy takes 1.4 ms, with the interpreter locked, to unpack a 640x480 image. Here its header is
 read from the bytes and the pixels stay where they are, so that three cameras at 30 Hz leave the
@@ -67,7 +67,7 @@ class _CdrReader:
 
 
 def read_image(raw: bytes) -> RawImage:
-    """Return the fields of a serialised sensor_msgs/Image; ValueError if it is none."""
+    """Return the fields of a serialized sensor_msgs/Image; ValueError if it is none."""
     cursor = _CdrReader(raw)
     stamp = Time(sec=cursor.read_number('i'), nanosec=cursor.read_number('I'))
     header = SimpleNamespace(stamp=stamp, frame_id=cursor.read_string())
@@ -85,11 +85,11 @@ def read_image(raw: bytes) -> RawImage:
 
 
 def compress_image(raw: bytes, quality: int) -> bytes:
-    """Return a serialised Image as a serialised JPEG CompressedImage with the same header.
+    """Return a serialized Image as a serialized JPEG CompressedImage with the same header.
 
-    Raises ValueError for what is not 8-bit colour.
+    Raises ValueError for what is not 8-bit color.
     """
-    msg = read_image(raw)  # has the fields of a message, which is all that the door asks for
+    msg = read_image(raw)  # has the fields that frame_from_msg reads
     seen = message_conversion.frame_from_msg(cast(Image, msg), msg.header.frame_id or 'image')
     good, jpeg = cv2.imencode(
         '.jpg', cv2.cvtColor(seen.rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]

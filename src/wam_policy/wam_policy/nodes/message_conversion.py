@@ -1,7 +1,7 @@
-"""The door between ROS messages and core types: everything is checked here, once.
+"""Convert between ROS messages and core types; every message is validated here, once.
 
-Whatever a message gets wrong raises ValueError with the topic's part and the fix in the text;
-what passes is trusted from then on. No node reads a field of a sensor message itself.
+An invalid message raises ValueError with its part and the fix in the text; converted values are
+trusted from then on. No node reads a field of a sensor message itself.
 """
 
 from array import array
@@ -56,7 +56,7 @@ def frame_from_msg(msg: Image, camera: str) -> Frame:
     if msg.encoding not in COLOR_ENCODINGS:
         raise ValueError(
             f'camera {camera}: encoding {msg.encoding!r} is not one of '
-            f'{", ".join(COLOR_ENCODINGS)}; the model needs 8-bit colour'
+            f'{", ".join(COLOR_ENCODINGS)}; the model needs 8-bit color'
         )
     channels, rgb = COLOR_ENCODINGS[msg.encoding]
     row = msg.width * channels
@@ -77,7 +77,7 @@ def frame_from_msg(msg: Image, camera: str) -> Frame:
 def frame_from_compressed_msg(msg: CompressedImage, camera: str) -> Frame:
     """Return the pixels of a JPEG or PNG image."""
     if 'compressedDepth' in msg.format:
-        raise ValueError(f'camera {camera}: {msg.format!r} is a depth image; subscribe to colour')
+        raise ValueError(f'camera {camera}: {msg.format!r} is a depth image; subscribe to color')
     data = np.frombuffer(msg.data, dtype=np.uint8)
     bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if bgr is None:
@@ -106,7 +106,7 @@ def image_to_msg(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
 def joint_state_from_msg(
     msg: JointStateMsg, names: Sequence[str], optional_names: Sequence[str] = ()
 ) -> JointState:
-    """Return the posture of `names` in that order, then of `further` where all of them are there.
+    """Return the state of `names` in that order, then of `optional_names` if all are present.
 
     Joints beyond them are ignored. A velocity or an effort that is absent or not finite for any
     of them counts as not measured, as joint_state_broadcaster writes NaN for what a robot does
@@ -183,7 +183,7 @@ def gripper_opening_from_raw(raw: float, gripper: Gripper) -> float:
     """Return a driver's reading as 0 closed .. 1 open.
 
     A reading outside the configured range means another unit or firmware: it is refused, because
-    scaling it would only look like a posture.
+    scaling it would give a wrong but plausible position.
     """
     if not gripper.is_valid_raw(raw):
         low, high = gripper.raw_range

@@ -1,4 +1,4 @@
-"""What time it is for a node, asked some hundred times a second.
+"""Read the time of a node's clock cheaply, some hundred times a second.
 
 rclpy's `Clock.now` makes three objects per reading: a fifth of what motion_node computed. Unless
 simulated time is followed, ROS time is the system's clock, which Python reads by itself.

@@ -1,7 +1,7 @@
-"""How a node lives as a program: one executor, one way out, exit status 0 on Ctrl-C.
+"""Run a node as a program: one executor, one shutdown path, exit status 0 on Ctrl-C.
 
-The signal ends the node first and the ROS context last. rclpy's own handler does it the other way
-round, and then whatever still publishes fails. An end that does not come is forced.
+A signal closes the node first and the ROS context last. rclpy's own handler does it in the other
+order, and then whatever still publishes fails. A shutdown that takes too long is forced.
 """
 
 import faulthandler
@@ -20,11 +20,11 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 SIGNAL_POLL_S = 0.05  # how late a signal may be seen
-SHUTDOWN_TIMEOUT_S = 8.0  # launch kills after 10 s: before that, the stacks tell what hangs
+SHUTDOWN_TIMEOUT_S = 8.0  # launch kills after 10 s: before that, print what hangs
 
 
 def freeze_gc() -> None:
-    """Keep what lives now out of later collections, which stop every thread of the process.
+    """Exclude all present objects from later collections, which stop every thread of the process.
 
     A node is 85,000 objects, most of them imported code: walking them took 50 ms on a slow core,
     and with others on it longer than joint states may be missing.
@@ -34,9 +34,9 @@ def freeze_gc() -> None:
 
 
 class ExecutorThread:
-    """Spin nodes in one thread of their own and keep what went wrong in it.
+    """Spin nodes in a separate thread and store the exception that ended it.
 
-    EventsExecutor: rclpy's multi-threaded one wakes up late and spins on Jazzy.
+    Uses EventsExecutor: on Jazzy, rclpy's multi-threaded executor wakes up late and busy-waits.
     """
 
     def __init__(self, nodes: Sequence[Node], on_exit: Callable[[], None] = lambda: None) -> None:
@@ -49,7 +49,7 @@ class ExecutorThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the spinning and raise what ended it before, if anything did."""
+        """Stop the executor; raise the exception that ended it before, if there was one."""
         self._executor.shutdown(timeout_sec=0)
         self._thread.join()
         if self._error is not None:
@@ -69,19 +69,19 @@ def run_node(
     args: list[str] | None = None,
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
 ) -> NoReturn:
-    """Run the node that `make` returns until a signal comes, then `close` it.
+    """Run the node that `make_node` returns until SIGINT or SIGTERM, then close it and exit.
 
-    What has not ended `ending_s` later is stuck: every thread's stack goes to stderr and the
-    process leaves with status 1. A node that has ended leaves at once, with status 0: what is left
-    is taking an interpreter and a middleware apart, which can take seconds on a busy machine.
+    If closing takes longer than `shutdown_timeout_s`, every thread's stack is printed to stderr
+    and the process exits with status 1. After a complete shutdown it exits at once with status 0:
+    finalizing the interpreter and the middleware can take seconds on a busy machine.
     """
     # Neither an Event nor a blocking wait: a signal in the middle of an Event's `wait` or `set`
-    # waits for itself in `set`, and one just before a wait begins wakes nobody.
+    # waits for itself in `set`, and one just before a wait begins does not end it.
     asked: list[object] = []
 
     def request_shutdown(*reason: object) -> None:
         asked.append(reason)
-        if len(asked) == 1:  # impatience does not put it off
+        if len(asked) == 1:  # further signals do not postpone it
             faulthandler.dump_traceback_later(shutdown_timeout_s, exit=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -98,7 +98,7 @@ def run_node(
         node.close()
         node.destroy_node()
         rclpy.try_shutdown()
-        # Ctrl-C reaches a launched node twice, and an ending interpreter would die of the second
+        # Ctrl-C reaches a launched node twice; the second would kill the ending interpreter
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     sys.stdout.flush()

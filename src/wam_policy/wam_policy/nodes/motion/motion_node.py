@@ -27,7 +27,6 @@ from wam_policy.core.motion.trajectory import Trajectory
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Controller, Embodiment
 from wam_policy.nodes import message_conversion, parameters, qos
-from wam_policy.nodes.motion import motion_status
 from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
 from wam_policy.nodes.motion.motion_diagnostics import MotionDiagnostics
 from wam_policy.nodes.motion.planner_thread import PlannerThread
@@ -365,9 +364,47 @@ class MotionNode(LifecycleNode):
     def _publish_status(self, snapshot: MotionSnapshot | None = None) -> None:
         snapshot = snapshot or self._take_snapshot()
         self._status_publisher.publish(
-            motion_status.make_message(snapshot, self._robot, self._control_loop, self._now_ns())
+            make_status_msg(snapshot, self._robot, self._control_loop, self._now_ns())
         )
         self._estop_publisher.publish(Bool(data=snapshot.estop))
+
+
+def make_status_msg(
+    snapshot: MotionSnapshot, robot: Embodiment, control_loop: ControlLoop | None, now_ns: int
+) -> MotionStatus:
+    """Return the status at `now_ns`; without a loop nothing ticks."""
+    tally = snapshot.counters
+    age_s = snapshot.chunk_age_s
+    msg = MotionStatus(
+        state=snapshot.state.value,
+        state_name=snapshot.state.name,
+        robot=robot.name,
+        enabled=snapshot.enabled,
+        estop=snapshot.estop,
+        first_move=snapshot.first_move,
+        dry_run=snapshot.dry_run,
+        deadman_ok=snapshot.deadman_ok,
+        joint_names=list(robot.commanded),
+        clamp_counts=snapshot.clamp_counts.tolist(),
+        blend_offset=snapshot.blend_offset,
+        chunk_age_ms=-1.0 if age_s is None else age_s * 1e3,
+        rows_left=snapshot.rows_left,
+        chunks_accepted=tally.accepted,
+        chunks_rejected=tally.rejected,
+        chunks_late=tally.late,
+        underruns=tally.underruns,
+        late_ticks=control_loop.late_ticks if control_loop else 0,
+        tick_jitter_p99_ms=control_loop.jitter_p99_ms if control_loop else 0.0,
+        max_step=tally.max_step,
+        max_velocity_ratio=tally.velocity_ratio,
+        max_acceleration_ratio=tally.acceleration_ratio,
+        max_jerk_ratio=tally.jerk_ratio,
+        predicted_collisions=tally.predicted_collisions,
+        commands_lost=tally.commands_lost,
+        reason=snapshot.reason,
+    )
+    msg.header.stamp = message_conversion.time_to_msg(now_ns)
+    return msg
 
 
 def _make_collision_checker(

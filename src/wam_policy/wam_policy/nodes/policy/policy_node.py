@@ -19,6 +19,7 @@ from std_msgs.msg import String
 
 from wam_msgs.msg import ActionChunk, PolicyStatus
 from wam_msgs.srv import Reload
+from wam_policy.core.observation.observation_buffer import StampedBuffer
 from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.session.policy_session import (
@@ -30,7 +31,7 @@ from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, parameters, qos
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import PolicyParams
-from wam_policy.nodes.policy import policy_status, worker_backend
+from wam_policy.nodes.policy import worker_backend
 from wam_policy.nodes.policy.inference_loop import InferenceLoop, LockedPolicy
 from wam_policy.nodes.policy.policy_diagnostics import PolicyDiagnostics
 from wam_policy.nodes.policy.run_instruction_action import RunInstructionAction
@@ -38,6 +39,7 @@ from wam_policy.nodes.policy.worker_backend import BackendStatus, WorkerBackend
 from wam_policy.nodes.run_node import run_node
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+UNTRAINED = 'UNTRAINED'  # in the name of a model with random weights
 STATUS_PERIOD_S = 0.1  # at most this often, at least every HEARTBEAT_TICKS
 HEARTBEAT_TICKS = 10
 LOG_PERIOD_S = 1.0  # a state that flickers is in the status, not in the log
@@ -284,7 +286,7 @@ class PolicyNode(LifecycleNode):
                 policy.on_workers_unavailable(status.availability, status.reason)
         if status.block_timing is not None and not status.trained:
             self.get_logger().warning(
-                f'{policy_status.UNTRAINED} weights ({status.model}): motion means nothing'
+                f'{UNTRAINED} weights ({status.model}): the motion is not meaningful'
             )
 
     # outputs
@@ -315,7 +317,7 @@ class PolicyNode(LifecycleNode):
     def _make_status(self) -> PolicyStatus:
         now_ns = self._now_ns()
         with self._locked_policy as policy:
-            return policy_status.make_message(
+            return make_status_msg(
                 policy, self._backend_status, self._params.memory_update, now_ns
             )
 
@@ -346,6 +348,60 @@ class PolicyNode(LifecycleNode):
 
     def _target_query_rate_hz(self) -> float:
         return self._params.max_query_rate_hz or float('inf')
+
+
+def format_model_name(backend_status: BackendStatus) -> str:
+    """Name the weights; random ones are called so."""
+    if not backend_status.model:
+        return ''
+    return (
+        backend_status.model
+        if backend_status.trained or UNTRAINED in backend_status.model
+        else f'{UNTRAINED} {backend_status.model}'
+    )
+
+
+def make_status_msg(
+    policy: PolicySession, backend_status: BackendStatus, memory_update: str, now_ns: int
+) -> PolicyStatus:
+    """Return the status at `now_ns`."""
+    state, reason = policy.get_state(now_ns)
+    p50_ms, p99_ms = policy.latencies.percentiles_ms(50, 99)
+    rings = policy.observations.camera_buffers
+    msg = PolicyStatus(
+        state=state.value,
+        state_name=state.name,
+        memory_update=memory_update,
+        robot=policy.robot.name,
+        instruction=policy.instruction,
+        session=policy.session,
+        trained=backend_status.trained,
+        model=format_model_name(backend_status),
+        sequence=policy.sequence,
+        chunks_published=policy.counters.chunks,
+        query_rate_hz=policy.chunk_rate.hz(now_ns),
+        stage_names=list(p50_ms),
+        stage_p50_ms=list(p50_ms.values()),
+        stage_p99_ms=list(p99_ms.values()),
+        camera_names=list(rings),
+        camera_age_ms=[_compute_age_ms(ring, now_ns) for ring in rings.values()],
+        camera_rate_hz=[ring.rate_hz(now_ns) for ring in rings.values()],
+        joints_age_ms=_compute_age_ms(policy.observations.joint_buffer, now_ns),
+        kv_cached_blocks=policy.cache_status.blocks,
+        kv_window_fill=policy.cache_status.window_fill,
+        kv_commits=policy.counters.commits,
+        kv_rebuilds=policy.counters.rebuilds,
+        dropped_frames=policy.dropped_frames,
+        dropped_chunks=policy.counters.dropped_chunks,
+        worker_restarts=backend_status.restart_count,
+        reason=reason,
+    )
+    msg.header.stamp = message_conversion.time_to_msg(now_ns)
+    return msg
+
+
+def _compute_age_ms(buffer: StampedBuffer, now_ns: int) -> float:
+    return (now_ns - buffer.newest.stamp_ns) / 1e6 if buffer.newest else -1.0
 
 
 def _rate_to_period_ns(rate_hz: float) -> int:

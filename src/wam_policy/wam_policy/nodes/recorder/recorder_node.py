@@ -8,6 +8,7 @@ Notable:
 """
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,9 @@ from wam_msgs.msg import EpisodeStatus, SimStatus
 from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.core.robot import embodiment
 from wam_policy.core.session.instruction import clean_instruction
-from wam_policy.nodes import parameters, qos
+from wam_policy.nodes import message_conversion, parameters, qos
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import RecorderParams
-from wam_policy.nodes.recorder import episode_status
 from wam_policy.nodes.recorder.episode_writer import DISK_TIMEOUT_S, EpisodeWriter
 from wam_policy.nodes.recorder.record_episode_action import RecordEpisodeAction
 from wam_policy.nodes.recorder.recorded_topics import (
@@ -35,7 +35,7 @@ from wam_policy.nodes.recorder.recorded_topics import (
     RecordedTopic,
     list_recorded_topics,
 )
-from wam_policy.nodes.recorder.recorder_state import EpisodeRecorder
+from wam_policy.nodes.recorder.recorder_state import EpisodeRecorder, RecorderSnapshot
 from wam_policy.nodes.run_node import SHUTDOWN_TIMEOUT_S, run_node
 from wam_policy.recording import bag_folder, bag_repair
 from wam_policy.recording.episode_info import EpisodeEnd, TaskSuccess, parse_labels
@@ -288,7 +288,7 @@ class RecorderNode(LifecycleNode):
 
     def make_status(self) -> EpisodeStatus:
         now_ns = self._now_ns()
-        return episode_status.make_message(
+        return make_status_msg(
             self._episode_recorder.snapshot(now_ns), self._episode_recorder.topics, now_ns
         )
 
@@ -338,6 +338,25 @@ class RecorderNode(LifecycleNode):
             )
         elif status.state == EpisodeStatus.RECORDING:
             self.get_logger().info(f'recording {status.episode_name}')
+
+
+def make_status_msg(
+    snapshot: RecorderSnapshot, topic_names: Sequence[str], now_ns: int
+) -> EpisodeStatus:
+    """Return the message that shows a snapshot."""
+    msg = EpisodeStatus(
+        state=snapshot.state.value,
+        episode_name=snapshot.episode,
+        instruction=snapshot.instruction,
+        duration=snapshot.duration_s,
+        size_bytes=snapshot.progress.size_bytes,
+        topic_names=list(topic_names),
+        message_counts=list(snapshot.progress.written_counts),
+        dropped_counts=list(snapshot.progress.dropped_counts),
+        reason=snapshot.reason,
+    )
+    msg.header.stamp = message_conversion.time_to_msg(now_ns)
+    return msg
 
 
 def main(args: list[str] | None = None) -> None:
