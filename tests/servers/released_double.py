@@ -1,7 +1,7 @@
 """A double of the released policy server, from its documented behaviour and the openpi package.
 
 Configuration on connect; `infer` gives an array, `reset` a text; an exception is sent as a text,
-then code 1011 closes. Per camera the newest four pictures are kept, the first call of a session
+then code 1011 closes. Per camera the newest four images are kept, the first call of a session
 sees one. It answers with the posture it was shown, and misbehaves as `act` says.
 """
 

@@ -1,4 +1,4 @@
-"""Each flavour says the same in both directions, and what does not fit it is refused."""
+"""Each server profile says the same in both directions, and what does not fit it is refused."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from wam_policy.servers import image_resize, server_profile, value_mapping
 from wam_policy.servers.codecs import msgpack_codec
 
 PROFILES = {name: server_profile.load(name) for name in server_profile.list_names()}
-FEW_EXAMPLES = settings(deadline=None, max_examples=8)  # pictures take their time
+FEW_EXAMPLES = settings(deadline=None, max_examples=8)  # images take their time
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -61,7 +61,7 @@ def test_an_answer_holds_the_targets_it_was_made_of(name, seed):
     robot, random = load_robot(spoken), np.random.default_rng(seed)
     measured = make_joint_positions(robot, seed)
     start = measured[[robot.observed.index(joint) for joint in robot.commanded]]
-    # rates up to 0.2 rad per row are what every flavour here can say
+    # rates up to 0.2 rad per row are what every server profile here can say
     targets = start + np.cumsum(
         random.uniform(-0.199, 0.199, (spoken.horizon, len(start))), axis=0
     )
@@ -173,12 +173,12 @@ def test_a_wrong_answer_is_refused(answer, words):
 @pytest.mark.parametrize(
     ('key', 'value', 'words'),
     [
-        ('observation/wrist_image_left', np.zeros((180, 320), np.uint8), 'want pictures'),
-        ('observation/wrist_image_left', np.zeros((180, 320, 3), np.float32), 'want pictures'),
+        ('observation/wrist_image_left', np.zeros((180, 320), np.uint8), 'want images'),
+        ('observation/wrist_image_left', np.zeros((180, 320, 3), np.float32), 'want images'),
         ('observation/wrist_image_left', np.zeros((180, 321, 3), np.uint8), 'want 320x180'),
         ('observation/wrist_image_left', np.zeros((2, 180, 320, 3), np.uint8), 'differ'),
-        ('observation/wrist_image_left', np.zeros((0, 180, 320, 3), np.uint8), 'want pictures'),
-        ('observation/wrist_image_left', 'x', 'want pictures'),
+        ('observation/wrist_image_left', np.zeros((0, 180, 320, 3), np.uint8), 'want images'),
+        ('observation/wrist_image_left', 'x', 'want images'),
         ('observation/joint_position', np.zeros(6), 'want 7 finite'),
         ('observation/joint_position', np.full(7, np.inf), 'want 7 finite'),
         ('observation/joint_position', [0.0] * 7, 'want 7 finite'),
@@ -202,7 +202,7 @@ def test_a_wrong_request_is_refused_with_its_key(key, value, words):
 
 
 @pytest.mark.parametrize('size', [(640, 480), (320, 240), (100, 300), (224, 224)])
-def test_pictures_are_padded_evenly_or_stretched(size):
+def test_images_are_padded_evenly_or_stretched(size):
     white = np.full((2, size[1], size[0], 3), 255, np.uint8)
     assert (image_resize.resize(white, (320, 180), 'stretch') == 255).all()
     padded = image_resize.resize(white, (224, 224), 'pad')

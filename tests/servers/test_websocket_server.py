@@ -93,7 +93,7 @@ def test_the_released_keys_are_served_with_their_size():
     droid.stop()
 
 
-def test_pictures_are_remembered_as_the_released_server_does(served):
+def test_images_are_remembered_as_the_released_server_does(served):
     far = connect_client(served)
     for value, count in ((1, 1), (2, 1), (3, 4), (9, 2)):
         far.infer(make_observation(served, value, count, session_id='a'))
@@ -180,7 +180,7 @@ INVALID_MESSAGES = {
     'an endpoint that is no text': msgpack.packb({'endpoint': ['infer']}),
     'an id that is no text': msgpack.packb({'endpoint': 'infer', 'session_id': 7}),
     'an endless id': msgpack.packb({'endpoint': 'infer', 'session_id': 'x' * 200}),
-    'no pictures': msgpack.packb({'endpoint': 'infer', 'session_id': 'a'}),
+    'no images': msgpack.packb({'endpoint': 'infer', 'session_id': 'a'}),
 }
 
 

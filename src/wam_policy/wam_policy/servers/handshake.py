@@ -21,14 +21,14 @@ class ServerInfo:
     model: str
     trained: bool
     streaming: bool  # the memory is fed by commits, queries leave it alone
-    frames_per_block: int  # pictures in a commit after the first
+    frames_per_block: int  # images in a commit after the first
     frame_period_s: float
     window_blocks: int
     memory_update: str  # streaming: query at any time; released: once per block
 
     @property
     def query_images(self) -> str:
-        """Name what a query has to bring: newest pictures where there is no memory to read."""
+        """Name what a query has to bring: newest images where there is no memory to read."""
         return 'latest' if self.memory_update == 'streaming' and not self.streaming else 'none'
 
 
@@ -49,7 +49,7 @@ def make_server_metadata(
 
 
 def parse_server_info(profile: ServerProfile, robot: Embodiment, metadata: object) -> ServerInfo:
-    """Check a server's configuration; Disagreement names every field that does not fit.
+    """Check a server's configuration; IncompatibleServer names every field that does not fit.
 
     Fields that it does not send cannot be checked, and fields that we do not know do not matter.
     """
@@ -109,7 +109,7 @@ def _make_server_info(
     steps, step_s = profile.frames.block_steps, 1.0 / profile.step_hz
     if steps is None:  # nothing is remembered: one block a second, which nobody reads
         return ServerInfo(model, trained, False, 1, 1.0, 1, 'streaming')
-    # every step is recorded, so that the pictures of any offsets are really those of that time;
+    # every step is recorded, so that the images of any offsets are really those of that time;
     # a memory that only its server holds cannot be rebuilt: one block is all there is to replay
     return ServerInfo(model, trained, False, steps, step_s, 1, 'released')
 

@@ -38,5 +38,5 @@ def to_channel_order(frames: np.ndarray, order: str) -> np.ndarray:
 
 
 def to_hwc(frames: np.ndarray, order: str) -> np.ndarray:
-    """Undo `ordered`: give [T h w 3]."""
+    """Undo `to_channel_order`: return [T h w 3]."""
     return frames if order == 'hwc' else frames.transpose(0, 2, 3, 1)

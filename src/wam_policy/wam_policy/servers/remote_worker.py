@@ -1,8 +1,8 @@
-"""Answer the node's requests by asking a far server: the remote twin of worker.server.
+"""Answer the node's requests by asking a far server: the remote twin of workers.request_server.
 
 The node speaks of sessions, commits and queries; servers differ in what they remember. Ours takes
-commits as they are. A released one gets each block's pictures with the query that follows it. One
-without memory gets the newest pictures and nothing else.
+commits as they are. A released one gets each block's images with the query that follows it. One
+without memory gets the newest images and nothing else.
 
 A failed request is an answer (`error`) and closes the connection; the session that the node then
 opens begins with a new one. A server that is not there ends this program: whoever started it waits
@@ -50,7 +50,7 @@ class RemoteWorker:
         timeout_s: float,
         log: Callable[[str], None],
     ) -> None:
-        """Connect; raises Unreachable, Refused or Disagreement if that leads to nothing."""
+        """Connect; raises ServerUnreachable, ConnectionRejected, IncompatibleServer."""
         self._sock, self._profile, self._robot = sock, profile, robot
         self._connect, self._timeout_s, self._log = connect, timeout_s, log
         self._client = connect()
@@ -61,7 +61,7 @@ class RemoteWorker:
         self._instruction = ''
         self._committed_blocks = 0
         self._pending_views: Mapping[str, np.ndarray] | None = (
-            None  # pictures of a block, not yet sent
+            None  # images of a block, not yet sent
         )
 
     def build_worker_info(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class RemoteWorker:
     def serve(self) -> None:
         """Answer until `stop` or until the other end closes.
 
-        Raises Unreachable, Refused or Disagreement when the server cannot be had any more.
+        Raises ServerUnreachable, ConnectionRejected or IncompatibleServer when the server is lost.
         """
         protocol.send(self._sock, WorkerMessage('ready', {**self.build_worker_info(), 'id': 0}))
         while True:
@@ -126,8 +126,8 @@ class RemoteWorker:
         except (InvalidNodeRequest, msgpack_codec.MalformedMessage) as error:
             return WorkerMessage('error', {'what': str(error), 'fix': ''})
         except value_mapping.ProfileMismatch as error:
-            self._client.close()  # server and flavour disagree: the session is worth nothing
-            return self._fail_session(str(error), 'the server and its flavour do not fit')
+            self._client.close()  # the reply does not match the profile: end the session
+            return self._fail_session(str(error), 'the server and its server profile do not fit')
         except (websocket_client.ServerUnreachable, websocket_client.ConnectionRejected):
             raise  # from `reset`: this program ends with the reason
         except RemoteServerError as error:
@@ -260,7 +260,7 @@ class RemoteWorker:
         )
 
     def _select_query_images(self, request: WorkerMessage) -> Mapping[str, np.ndarray]:
-        """Give the pictures that go with a query; a server that takes commits needs none."""
+        """Give the images that go with a query; a server that takes commits needs none."""
         if self.server_info.memory_update == 'released':
             if self._pending_views is None:
                 raise InvalidNodeRequest(
@@ -310,7 +310,7 @@ class RemoteWorker:
             )
 
     def _read_views(self, request: WorkerMessage, prefix: str) -> dict[str, np.ndarray]:
-        """Take the pictures of every camera the server sees, uint8 [T h w 3]."""
+        """Take the images of every camera the server sees, uint8 [T h w 3]."""
         found = {}
         for camera in self._profile.cameras:
             frames = request.arrays.get(prefix + camera)

@@ -77,7 +77,7 @@ def log(text: str) -> None:
 
 
 def make_server_url(server: str, profile: ServerProfile) -> str:
-    """Complete a server's address with the flavour's path; ValueError if it is none."""
+    """Complete a server's address with the server profile's path; ValueError if it is none."""
     scheme, _, rest = server.partition('://')
     if scheme not in ('ws', 'wss') or not rest:
         raise ValueError(f'server {server!r}: want ws://HOST:PORT or wss://HOST:PORT')
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; return the exit status (see worker.exits)."""
+    """Run; return the exit status (see workers.protocol)."""
     made = make_parser()
     arguments = made.parse_args(
         replace_deprecated(sys.argv[1:] if argv is None else argv, RENAMED_OPTIONS)

@@ -152,11 +152,11 @@ def log(text: str) -> None:
 def make_checked_metadata(
     profile: ServerProfile, robot: Embodiment, model: ServedModel
 ) -> dict[str, Any]:
-    """Give the configuration to announce; ValueError if the flavour promises something else."""
+    """Return the metadata to announce; ValueError if the server profile does not match it."""
     if model.horizon != profile.horizon or abs(model.step_dt_s * profile.step_hz - 1.0) > 1e-6:
         raise ValueError(
             f'{model.name} predicts {model.horizon} rows at '
-            f'{1 / model.step_dt_s:g} Hz, flavour {profile.name} says '
+            f'{1 / model.step_dt_s:g} Hz, server profile {profile.name} says '
             f'{profile.horizon} rows at {profile.step_hz:g} Hz: serve with another '
             '--server-profile'
         )
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parse_arguments(argv)
     try:
         robot = embodiment.load_embodiment(chosen.embodiment)
-        spoken = server_profile.load_for_robot(chosen.server_profile, robot)
+        profile = server_profile.load_for_robot(chosen.server_profile, robot)
         model_options.resolve_defaults(chosen)
         guided = model_options.needs_unconditional_branch(
             chosen.sampler, chosen.steps, chosen.guidance_scale, chosen.guided_video
@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log,
         )
         try:
-            return run(chosen, robot, spoken, engine)
+            return run(chosen, robot, profile, engine)
         finally:
             engine.close()
     except ValueError as error:

@@ -15,7 +15,7 @@ BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 
 
 class BackendHealth(Protocol):
-    """What is told of the engine; serve.engine.Engine is one."""
+    """What is told of the engine; ServerBackend implements it."""
 
     @property
     def not_ready_reason(self) -> str: ...

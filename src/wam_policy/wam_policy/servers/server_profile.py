@@ -1,4 +1,4 @@
-"""How a server wants to be spoken to, as data: one YAML per flavour, read strictly.
+"""How a server wants to be spoken to, as data: one YAML per server profile, read strictly.
 
 The same mapping serves both directions: the remote worker asks with it, our own server answers
 with it. Joints are named as the robot names them; grippers are ours (0 closed .. 1 open) outside
@@ -43,7 +43,7 @@ class FrameSchedule:
 
     block_steps: int | None  # None: no memory, ask at any time
     offsets: tuple[int, ...]  # ascending, the last is 0
-    window: int  # pictures a server of this flavour looks back on
+    window: int  # pictures a server of this server profile looks back on
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,43 +79,45 @@ class ServerProfile:
 
 
 def list_names(folder: Path = PROFILE_FOLDER) -> tuple[str, ...]:
-    """Return the flavours there are."""
+    """Return the server profiles there are."""
     return tuple(sorted(path.stem for path in folder.glob('*.yaml')))
 
 
 def load(name: str, folder: Path = PROFILE_FOLDER) -> ServerProfile:
-    """Read a flavour by name, or from a file; ValueError names the file, the key and the fix."""
+    """Read a server profile by name or file; ValueError names the file, the key and the fix."""
     path = Path(name) if name.endswith('.yaml') else folder / f'{name}.yaml'
     if not path.is_file():
         known = list_names(folder)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {near[0]}?' if near else ''
-        raise ValueError(f'no flavour {name!r}; known: {", ".join(known)}, or a .yaml file{hint}')
-    document = StrictMapping.load(path)
-    flavour = _parse_profile(document)
-    document.reject_unknown_keys()
-    if flavour.name != path.stem:
         raise ValueError(
-            f'{document.key_path("name")}: {flavour.name!r} stands in {path.name}; make them equal'
+            f'no server profile {name!r}; known: {", ".join(known)}, or a .yaml file{hint}'
         )
-    return flavour
+    document = StrictMapping.load(path)
+    profile = _parse_profile(document)
+    document.reject_unknown_keys()
+    if profile.name != path.stem:
+        raise ValueError(
+            f'{document.key_path("name")}: {profile.name!r} stands in {path.name}; make them equal'
+        )
+    return profile
 
 
 def load_for_robot(name: str, robot: Embodiment) -> ServerProfile:
-    """Read the named flavour, or the robot's default one; ValueError if it is not this robot's."""
+    """Read the named server profile or the robot's default; ValueError for another robot's."""
     if name:
-        flavour = load(name)
-        if flavour.robot != robot.name:
+        profile = load(name)
+        if profile.robot != robot.name:
             raise ValueError(
-                f'flavour {name} speaks for {flavour.robot}, not for {robot.name}; '
+                f'server profile {name} speaks for {profile.robot}, not for {robot.name}; '
                 f'for that: {", ".join(_list_names_for_robot(robot)) or "none yet"}'
             )
-        return flavour
-    for flavour in map(load, _list_names_for_robot(robot)):
-        if flavour.is_default:
-            return flavour
+        return profile
+    for profile in map(load, _list_names_for_robot(robot)):
+        if profile.is_default:
+            return profile
     raise ValueError(
-        f'{robot.name} has no default flavour; name one of '
+        f'{robot.name} has no default server profile; name one of '
         f'{", ".join(_list_names_for_robot(robot)) or "your own (a .yaml file)"}'
     )
 
@@ -129,7 +131,7 @@ def _parse_profile(document: StrictMapping) -> ServerProfile:
     request, shown = document.read_mapping('request'), document.read_mapping('pictures')
     actions, grippers = document.read_mapping('actions'), document.read_mapping('grippers')
     cameras = document.read_mapping('cameras')
-    flavour = ServerProfile(
+    profile = ServerProfile(
         name=document.read_str('name'),
         title=document.read_str('title'),
         robot=robot.name,
@@ -154,8 +156,8 @@ def _parse_profile(document: StrictMapping) -> ServerProfile:
     )
     for table in (request, shown, actions, grippers):
         table.reject_unknown_keys()
-    _check_robot(document, flavour, robot)
-    return flavour
+    _check_robot(document, profile, robot)
+    return profile
 
 
 def _check_robot(document: StrictMapping, profile: ServerProfile, robot: Embodiment) -> None:

@@ -102,7 +102,7 @@ class ServerBackend:
     def reset(self, session: str, instruction: str, mode: str) -> None:
         """Begin a session, anew if it lives, in a mode of memory update: streaming | released.
 
-        This and the others raise what Pair.request raises.
+        This and the others raise what WorkerSupervisor.request raises.
         """
         self._request(
             'reset', {'session': session, 'instruction': instruction, 'memory_update': mode}
@@ -124,7 +124,7 @@ class ServerBackend:
         seed: int,
         newest: Views | None = None,
     ) -> np.ndarray:
-        """Predict absolute targets [horizon commanded] from a posture [observed]."""
+        """Predict absolute targets [horizon commanded] from joint positions [observed]."""
         shown = {f'newest/{key}': view for key, view in (newest or {}).items()}
         return self._request(
             'query',

@@ -5,7 +5,7 @@ Notable:
   unused for longest makes room for a new one;
 - a session belongs to the connection that opened it and ends with it, and with the workers that
   held its memory;
-- two rhythms: the released one (each `infer` brings pictures and moves the memory) and ours
+- two rhythms: the released one (each `infer` brings images and moves the memory) and ours
   (`commit` moves it, `infer` reads it), chosen with `reset`.
 One thread calls; what the outside reads (`live`) is a snapshot.
 """
@@ -39,7 +39,7 @@ class InvalidClientRequest(ValueError):
 
 
 class SessionBackend(Protocol):
-    """What a desk asks of its engine; serve.engine.Engine is one."""
+    """What a desk asks of its engine; ServerBackend implements it."""
 
     @property
     def generation(self) -> int: ...
@@ -56,7 +56,7 @@ class SessionBackend(Protocol):
 
 
 class BlockSizes(Protocol):
-    """How frames are committed; serve.engine.Model says it."""
+    """How frames are committed; ServedModel implements it."""
 
     @property
     def first_frames(self) -> int: ...
@@ -73,7 +73,7 @@ class ClientSession:
     streaming: bool
     prompt: str
     committed_blocks: int = 0  # taken into memory since reset
-    recent_views: dict[str, np.ndarray] = field(default_factory=dict)  # newest pictures, released
+    recent_views: dict[str, np.ndarray] = field(default_factory=dict)  # newest images, released
     infer_count: int = 0
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_LATENCIES))
 
@@ -103,18 +103,19 @@ class SessionManager:
     ) -> None:
         """Take an engine with room for `capacity` sessions.
 
-        Raises ValueError if the flavour does not tell the engine all it needs.
+        Raises ValueError if the server profile does not tell the engine all it needs.
         """
         posture = np.isin(robot.observed, [name for span in profile.state for name in span.joints])
         if not posture.all():
             lost = [name for name, there in zip(robot.observed, posture, strict=True) if not there]
             raise ValueError(
-                f'flavour {profile.name} does not carry {", ".join(lost)}, which the policy needs'
+                f'server profile {profile.name} does not carry {", ".join(lost)}, '
+                'which the policy needs'
             )
         unseen = {camera.key for camera in robot.cameras} - set(profile.cameras)
         if unseen:
             raise ValueError(
-                f'flavour {profile.name} does not carry {", ".join(sorted(unseen))}, '
+                f'server profile {profile.name} does not carry {", ".join(sorted(unseen))}, '
                 'which the policy needs'
             )
         self._profile, self._robot, self._log = profile, robot, log
@@ -137,7 +138,7 @@ class SessionManager:
         return 'infer' if key is None else message.get(key, 'infer')
 
     def handle_request(self, connection_id: ConnectionId, message: Mapping[str, Any]) -> Any:
-        """Do what a message asks; Declined or Mismatch if it cannot be."""
+        """Do what a message asks; InvalidClientRequest or ProfileMismatch if it is invalid."""
         kinds = {'infer': self._on_infer, 'reset': self._on_reset, 'commit': self._on_commit}
         endpoint = self.get_endpoint(message)
         if not isinstance(endpoint, str) or endpoint not in kinds:
@@ -237,7 +238,7 @@ class SessionManager:
     def _prepare_query_images(
         self, session: ClientSession, request: value_mapping.DecodedRequest
     ) -> Views | None:
-        """Bring a session's memory up to a query; give the pictures for that query alone."""
+        """Bring a session's memory up to a query; give the images for that query alone."""
         if not session.streaming:
             self._commit_released(session, request)
             return None
@@ -311,7 +312,7 @@ def _check_frame_count(views: Views, low: int, high: int) -> None:
     count = len(next(iter(views.values())))
     if not low <= count <= high:
         wanted = f'{low}' if low == high else f'{low} to {high}'
-        raise InvalidClientRequest(f'{count} pictures of each camera, want {wanted}')
+        raise InvalidClientRequest(f'{count} images of each camera, want {wanted}')
 
 
 def _pad_front(frames: np.ndarray, count: int) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Our values <-> a flavour's messages; each direction beside its inverse.
+"""Our values <-> a server profile's messages; each direction beside its inverse.
 
-Outside: views uint8 [T h w 3] per camera, a posture [observed], targets [horizon commanded], in
+Outside: views uint8 [T h w 3] per camera, joint positions [observed], targets [horizon commanded], in
 canonical units. Inside: the maps and arrays that travel. Absolute targets leave here whatever the
 server's actions are, so nobody downstream needs to know.
 """
@@ -19,7 +19,7 @@ MAX_IMAGE_SIDE = 4096  # pixels
 
 
 class ProfileMismatch(ValueError):
-    """A message does not hold what its flavour says."""
+    """A message does not hold what its server profile says."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,9 +32,9 @@ class DecodedRequest:
 
 
 def encode_images(profile: ServerProfile, views: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Give the pictures of a message; a single one travels without its first axis.
+    """Give the images of a message; a single one travels without its first axis.
 
-    No views at all are no pictures: a server with a memory of its own may not need them.
+    No views at all are no images: a server with a memory of its own may not need them.
     """
     message: dict[str, Any] = {}
     for camera, key in profile.cameras.items() if views else ():
@@ -45,7 +45,7 @@ def encode_images(profile: ServerProfile, views: Mapping[str, np.ndarray]) -> di
 
 
 def decode_images(profile: ServerProfile, message: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Undo `shown`, except for what resizing lost; Mismatch names the key and what is wanted."""
+    """Undo `encode_images`, except for what resizing lost; ProfileMismatch names the key and what is wanted."""
     found = {}
     for camera, key in profile.cameras.items():
         frames = _get_nested(message, key)
@@ -56,7 +56,7 @@ def decode_images(profile: ServerProfile, message: Mapping[str, Any]) -> dict[st
             or not frames.size
         ):
             raise ProfileMismatch(
-                f'{_format_key(key)}: want pictures uint8 [height width 3], one or a row '
+                f'{_format_key(key)}: want images uint8 [height width 3], one or a row '
                 f'of them, got {_describe_value(frames)}'
             )
         frames = image_resize.to_hwc(
@@ -66,13 +66,13 @@ def decode_images(profile: ServerProfile, message: Mapping[str, Any]) -> dict[st
         wanted = profile.image_size or (width, height)
         if channels != 3 or (width, height) != wanted or max(width, height) > MAX_IMAGE_SIDE:
             raise ProfileMismatch(
-                f'{_format_key(key)}: want {wanted[0]}x{wanted[1]} pictures of 3 channels '
+                f'{_format_key(key)}: want {wanted[0]}x{wanted[1]} images of 3 channels '
                 f'(sides up to {MAX_IMAGE_SIDE}), got {_describe_value(frames)}'
             )
         found[camera] = np.array(frames)  # received bytes cannot be written to, tensors can
     counts = {camera: len(frames) for camera, frames in found.items()}
     if len(set(counts.values())) != 1:
-        raise ProfileMismatch(f'cameras differ in their number of pictures: {counts}')
+        raise ProfileMismatch(f'cameras differ in their number of images: {counts}')
     return found
 
 
@@ -84,7 +84,7 @@ def has_images(profile: ServerProfile, message: Mapping[str, Any]) -> bool:
 def encode_state(
     profile: ServerProfile, robot: Embodiment, joint_positions: np.ndarray
 ) -> dict[str, Any]:
-    """Give the state of a message for a posture [observed]."""
+    """Give the state of a message for joint positions [observed]."""
     message: dict[str, Any] = {}
     for span in profile.state:
         columns = [robot.observed.index(name) for name in span.joints]
@@ -96,7 +96,7 @@ def encode_state(
 def decode_state(
     profile: ServerProfile, robot: Embodiment, message: Mapping[str, Any]
 ) -> np.ndarray:
-    """Undo `stated`; joints that this flavour's state does not carry are NaN."""
+    """Undo `encode_state`; joints that this server profile's state does not carry are NaN."""
     found = np.full(len(robot.observed), np.nan)
     for span in profile.state:
         values = _get_nested(message, span.key)
@@ -138,7 +138,7 @@ def decode_request(
     *,
     images_optional: bool = False,
 ) -> DecodedRequest:
-    """Undo `request`; `blind` allows a message without any picture."""
+    """Undo `encode_request`; `images_optional` allows a message without any picture."""
     prompt = _get_nested(message, profile.prompt_key)
     if not isinstance(prompt, str):
         raise ProfileMismatch(
@@ -182,7 +182,7 @@ def encode_actions(
 def decode_actions(
     profile: ServerProfile, robot: Embodiment, message: Any, joint_positions: np.ndarray
 ) -> np.ndarray:
-    """Undo `answer`: absolute targets float64 [horizon commanded]; Mismatch if it is not one."""
+    """Undo `encode_actions`: absolute targets float64 [horizon commanded]; ProfileMismatch if it is not one."""
     if profile.actions_key is None:
         actions = message
     else:

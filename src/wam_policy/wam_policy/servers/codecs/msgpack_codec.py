@@ -29,7 +29,7 @@ class MalformedMessage(ValueError):
 
 
 def pack(value: Any) -> bytes:
-    """Encode plain values and numeric arrays; Malformed for anything else."""
+    """Encode plain values and numeric arrays; MalformedMessage for anything else."""
     try:
         return msgpack.Packer(default=_encode_array).pack(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -37,7 +37,7 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(raw: str | bytes) -> Any:
-    """Decode a message; its arrays cannot be written to. Malformed says what was wrong."""
+    """Decode a message; its arrays cannot be written to. MalformedMessage says what was wrong."""
     if isinstance(raw, str):
         raise MalformedMessage(f'text where a binary message belongs: {raw!r:.200}')
     try:

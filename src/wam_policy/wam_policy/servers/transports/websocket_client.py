@@ -53,12 +53,12 @@ class WebSocketClient:
         token: str = '',  # nosec B107: empty, none is sent
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
-        """Connect; raises Unreachable or Refused."""
+        """Connect; raises ServerUnreachable or ConnectionRejected."""
         self.address = address
         headers = {'Authorization': f'Api-Key {token}'} if token else None
         try:
             # legacy: the connection outlives this function, so no context manager can hold it;
-            # no compression: pictures do not shrink, and it costs more than the wire;
+            # no compression: images do not shrink, and it costs more than the wire;
             # no keep-alive pings: a server that computes does not answer them
             self._connection: ClientConnection | None = connect(
                 address,
@@ -99,8 +99,8 @@ class WebSocketClient:
     def request(self, message: Mapping[str, Any], timeout_s: float) -> Any:
         """Send a message and return the decoded answer, a text where the server sent one.
 
-        Raises LinkError or ServerFailed and closes; Malformed, before anything was sent, for a
-        message that cannot travel.
+        Raises WebSocketClientError or RemoteServerError and closes; MalformedMessage, before
+        anything is sent, for a message that cannot be encoded.
         """
         raw = msgpack_codec.pack(dict(message))
         started_s = time.monotonic()
@@ -161,7 +161,7 @@ def close_and_make_error(client: WebSocketClient, text: str) -> RemoteServerErro
 
 
 def _check_answer(answer: Any) -> Any:
-    """Raise ServerFailed for an error that came in binary (vLLM-Omni), else return the answer."""
+    """Raise RemoteServerError for an error that came in binary (vLLM-Omni), else return the answer."""
     if isinstance(answer, dict) and answer.get('type') == 'error':
         raise RemoteServerError(str(answer.get('message', answer)))
     return answer

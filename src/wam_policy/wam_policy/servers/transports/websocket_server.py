@@ -50,7 +50,7 @@ class ServerReply:
 
 
 class PolicyServer:
-    """Serve a desk until stopped."""
+    """Serve a session manager until stopped."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class PolicyServer:
         self._busy_connections: set[ServerConnection] = set()
         self._stopping = asyncio.Event()
         self._backend = backend
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix='desk')
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix='sessions')
 
     async def run(self, host: str, port: int, on_ready: Callable[[int], None]) -> None:
         """Listen until `stop`; calls `on_ready` with the port. Raises OSError if it is taken."""
@@ -189,7 +189,7 @@ class PolicyServer:
     def _handle_message(
         self, connection_id: int, connection: ServerConnection, raw: str | bytes, arrived_s: float
     ) -> ServerReply:
-        """Decode, do and encode; in the desk's thread."""
+        """Decode, do and encode; in the executor's thread."""
         started_s = time.perf_counter()
         endpoint: object = 'other'
         outcome, reply = 'ok', ServerReply('')
