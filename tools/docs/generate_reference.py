@@ -16,6 +16,7 @@ import os
 import re
 import runpy
 import sys
+import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -107,7 +108,7 @@ def make_parameters_page() -> str:
         for field in dataclasses.fields(params_class):
             kind = getattr(field.type, '__name__', None) or str(field.type)
             if kind == 'tuple':
-                kind = f'list of {field.type.__args__[0].__name__}'
+                kind = f'list of {typing.get_args(field.type)[0].__name__}'
             lines.append(
                 f'| `{field.name}` | {kind} | {_format_value(field.default)} '
                 f'| {_escape(_describe_field(field.metadata))} |'
@@ -130,6 +131,7 @@ def _describe_field(meta: Mapping[str, Any]) -> str:
 
 def make_launch_page() -> str:
     """Return the launch arguments, from stack.launch.py."""
+    from launch import LaunchContext
     from launch.actions import DeclareLaunchArgument
     from launch.substitutions import LaunchConfiguration, TextSubstitution
 
@@ -158,7 +160,7 @@ def make_launch_page() -> str:
             if isinstance(part, TextSubstitution):
                 parts.append(part.text)
             elif isinstance(part, LaunchConfiguration):
-                parts.append(f'as {part.variable_name[0].text}')
+                parts.append(f'as {part.variable_name[0].perform(LaunchContext())}')
             else:
                 parts.append('wam_bringup/config/stack.yaml')
         text = re.sub(
