@@ -1,9 +1,11 @@
-"""How long does a chunk take, stage by stage, and how much of the machine does that use?
+"""Measure the latency of a chunk by stage, and the share of peak compute that it uses.
 
 Run from the repository root, e.g.: python benchmarks/chunk_latency.py --preset tiny --mode static8
-A chunk is timed at every fill of the memory that an episode goes through, after a rehearsal of
-all of them. With --dit-only no encoder is loaded: only torch, numpy and safetensors are needed,
-latents and context are random, and so are the weights. Without it, cameras to joint targets.
+A chunk is timed at every fill of the cache, after a warm-up of all fills. With --dit-only no
+encoder is loaded: only torch, numpy and safetensors are needed, latents and context are random,
+and so are the weights. Without it, from camera images to joint targets. --engine compiled on CUDA
+(CUDA graphs), --engine tensorrt and --precision are experimental: never run on a GPU by this
+project.
 """
 
 import argparse
@@ -46,7 +48,7 @@ MIN_ROUNDS = 3
 
 
 def main() -> int:
-    """Measure, print a table, write JSON."""
+    """Measure, print a table and write JSON."""
     chosen = make_parser().parse_args()
     device = torch.device(chosen.device)
     automatic = 'bfloat16' if device.type == 'cuda' else 'float32'
@@ -66,7 +68,7 @@ def main() -> int:
             'torch': torch.__version__,
         }
     if chosen.paper or chosen.dit_only:
-        head['similarity'] = 'assumed 1: random weights say nothing of it'
+        head['similarity'] = 'assumed 1: random weights have no meaningful similarity'
     if chosen.paper:
         rows = [count_chunk_flops(c, name, cfg) for name in chosen.mode for cfg in chosen.cfg]
         columns: Sequence[str] = ('mode', 'cfg', 'calls', 'TFLOP', 'released_TFLOP')
@@ -93,7 +95,7 @@ def main() -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -102,15 +104,24 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument(
         '--dtype', choices=('float32', 'bfloat16'), help='default: bfloat16 on cuda, else float32'
     )
-    made.add_argument('--mode', nargs='+', choices=tuple(sampler.SAMPLERS), default=['static8'])
     made.add_argument(
-        '--cfg',
+        '--sampler',
+        '--mode',  # the old name, for one release
+        dest='mode',
+        nargs='+',
+        choices=tuple(sampler.SAMPLERS),
+        default=['static8'],
+    )
+    made.add_argument(
+        '--guidance-scale',
+        '--cfg',  # the old name, for one release
+        dest='cfg',
         nargs='+',
         type=float,
         default=[5.0],
         help='guidance scales; 1: conditional branch only (default: 5)',
     )
-    made.add_argument('--engine', default='eager', help=engines.ENGINE_CHOICES)
+    made.add_argument('--engine', default='eager', help=f'{engines.ENGINE_CHOICES} (see above)')
     made.add_argument('--precision', default='full', help='full, fp8, int8 or a calibration')
     made.add_argument('--rounds', type=int, default=20, help='chunks per fill')
     made.add_argument(
@@ -124,7 +135,13 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument('--layers', type=int, help='fewer layers than the preset has')
     made.add_argument('--embodiment', default='yam', help='of a whole chunk')
     made.add_argument('--dit-only', action='store_true', help='the transformer and sampler alone')
-    made.add_argument('--paper', action='store_true', help='operations only: nothing runs')
+    made.add_argument(
+        '--analytic',
+        '--paper',  # the old name, for one release
+        dest='paper',
+        action='store_true',
+        help='count operations only: nothing runs',
+    )
     made.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
     return made
 
@@ -154,7 +171,7 @@ class TimedEngine:
 
 
 def make_clock_ms(device: torch.device) -> Callable[[], float]:
-    """Give a clock that first waits for the device."""
+    """Return a clock in ms that first waits for the device."""
 
     def now_ms() -> float:
         if device.type == 'cuda':
@@ -167,7 +184,7 @@ def make_clock_ms(device: torch.device) -> Callable[[], float]:
 def make_random_model(
     c: model_config.ModelConfig, device: torch.device, dtype: torch.dtype
 ) -> VideoActionDiT:
-    """Make a model of random weights, drawn where they stay."""
+    """Make a model of random weights, drawn on its device."""
     with torch.device('meta'):
         model = VideoActionDiT(c).to(dtype)
     model = model.to_empty(device=device).eval().requires_grad_(False)
@@ -182,7 +199,7 @@ def make_random_model(
 
 
 class RandomLatentSession:
-    """Go through the fills of one window with random latents."""
+    """Run the fills of one window with random latents."""
 
     def __init__(
         self,
@@ -233,7 +250,7 @@ class RandomLatentSession:
         )
 
     def iterate_fills(self) -> Iterator[int]:
-        """Commit block after block, as far as another prediction fits."""
+        """Commit block after block as long as another prediction fits; yield each fill."""
         self.guidance.clear_cache()
         self.commit(1)
         yield self.guidance.frames
@@ -262,7 +279,7 @@ def measure_all_samplers(
         quantization.install_quantized_linears(model, calibration)
     for mode in chosen.mode:
         for cfg in chosen.cfg:
-            # a fresh recorder: what the last row recorded holds its memories
+            # a new engine: the graphs of the last row keep its caches
             run_by = engines.make_engine(chosen.engine, model)
             yield measure_sampler(
                 model, mode, cfg, chosen, TimedEngine(run_by, make_clock_ms(device)), matmul_flops
@@ -272,7 +289,7 @@ def measure_all_samplers(
 
 
 def assume_similar(older: torch.Tensor, newer: torch.Tensor) -> float:
-    """Pay for the comparison and skip as much as the recipe may: four calls of sixteen."""
+    """Compute the similarity, but return 1: the sampler then makes 4 calls in 16 steps."""
     return 1.0 if np.isfinite(_measured_similarity(older, newer)) else 0.0
 
 
@@ -287,7 +304,7 @@ def measure_sampler(
     timed_engine: TimedEngine,
     matmul_flops: float,
 ) -> dict[str, Any]:
-    """Rehearse a window, then measure its chunks at every fill."""
+    """Warm up on a window, then measure its chunks at every fill."""
     recipe = make_sampling_config(sampler_name, guidance_scale)
     device, now_ms = model.device, make_clock_ms(model.device)
     start_ms = now_ms()
@@ -330,16 +347,16 @@ def summarize(
     kv_update_ms: list[float],
     matmul_flops: float,
 ) -> dict[str, Any]:
-    """Put medians of all fills in a row, and each fill's beside."""
+    """Return a row of medians over all fills, and per fill."""
     fills = sorted({fill for fill, *_ in chunks})
     flops_of = {fill: flops.count_denoise(model.config, fill).computed for fill in fills}
     by_fill = {}
     for fill in fills:
-        taken = [ms for at, ms, *_ in chunks if at == fill]
+        durations = [ms for at, ms, *_ in chunks if at == fill]
         each = [ms for at, _, calls, _ in chunks if at == fill for *_, ms in calls]
         by_fill[fill] = {
-            'chunk_ms': compute_percentile(taken),
-            'p99_ms': compute_percentile(taken, 99),
+            'chunk_ms': compute_percentile(durations),
+            'p99_ms': compute_percentile(durations, 99),
             'call_ms': compute_percentile(each),
             'call_TFLOP': flops_of[fill] / 1e12,
         }
@@ -420,13 +437,13 @@ def measure_matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     taken_ms = []
     for _ in range(10):
         start_ms = now_ms()
-        a @ b
+        torch.mm(a, b)
         taken_ms.append(now_ms() - start_ms)
     return 2 * size**3 / (min(taken_ms) / 1e3)
 
 
 def read_peak_memory_mb(device: torch.device) -> float:
-    """Tell the most memory held so far: of the device, or of the process on a CPU."""
+    """Return the peak memory so far in MB: of the device, or of the process on a CPU."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

@@ -1,4 +1,4 @@
-"""One chunk from camera pictures to joint targets, by stage, in this process and over the wire."""
+"""Measure a chunk from camera images to joint targets by stage, in process and over the socket."""
 
 import argparse
 import time
@@ -21,7 +21,7 @@ def measure_chunk(
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """Live through windows of grey pictures; give medians and 99th percentiles in ms."""
+    """Run windows of gray images; return medians and 99th percentiles in ms."""
     robot = embodiment.load_embodiment(chosen.embodiment)
     loaded = checkpoint_folder.load(f'preset:{chosen.preset}', device, dtype)
     policy = Policy(

@@ -1,7 +1,7 @@
-"""What a pass costs on paper: floating-point operations, two per multiply and add.
+"""Count the floating-point operations of a pass, two per multiply-add.
 
-`mine` is what our passes compute. The released code also recomputes the context's keys and values
-and every token's flow time in every pass; `released` adds them.
+`computed` counts those of our passes. The released code also recomputes keys and values of the
+context and the flow time of every token in every pass; `released` adds them.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ IMAGE_TOKENS = 257  # of the released image encoder
 
 @dataclass(frozen=True, slots=True)
 class PassFlops:
-    """Split one pass of one branch."""
+    """Hold the operations of one pass of one branch, by part."""
 
     linears: float  # of the blocks, but for the context's keys and values
     self_attention: float
@@ -37,7 +37,7 @@ class PassFlops:
 
 
 def count_denoise(config: ModelConfig, cached_frames: int) -> PassFlops:
-    """Cost of one velocity on top of so many cached latent frames."""
+    """Count the operations of one velocity after `cached_frames` latent frames."""
     video = config.frames_per_block * config.frame_tokens
     patch = config.patch**2
     action = (
@@ -53,7 +53,7 @@ def count_denoise(config: ModelConfig, cached_frames: int) -> PassFlops:
 
 
 def count_append_kv(config: ModelConfig, frames: int, cached_frames: int) -> PassFlops:
-    """Cost of a clean pass over so many frames."""
+    """Count the operations of an append_kv pass over `frames` latent frames."""
     return _count_pass(config, frames * config.frame_tokens, 0, cached_frames, 0.0)
 
 

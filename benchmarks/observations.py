@@ -1,6 +1,6 @@
-"""Real observations in a file: pictures at the model's frame rate and the posture at each block.
+"""Record observations: images at the frame rate of the model, joint positions at each block.
 
-From the simulator, whose arms then wander slowly around their rest, or from a bag that was
+Sources are the simulator, with arms that move slowly around their home position, or a bag that was
 recorded on a robot. `./wam engine observe` runs this; calibration and error measurements read it.
 """
 
@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,14 +19,17 @@ from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.workers.export_engine import RecordedObservations
 
-RANDOM_OFFSET_RAD = 0.25  # of a joint, about its rest
+if TYPE_CHECKING:
+    from wam_sim.physics.simulation import Simulation
+
+RANDOM_OFFSET_RAD = 0.25  # of a joint, around its home position
 ObservationSample = tuple[
     dict[str, np.ndarray], np.ndarray
-]  # picture per camera, posture [observed]
+]  # image per camera, joint positions [observed]
 
 
 def main() -> int:
-    """Record and write."""
+    """Record observations and write them."""
     parser = argparse.ArgumentParser(
         prog='wam engine observe',
         description=__doc__,
@@ -40,7 +44,7 @@ def main() -> int:
         '--frames',
         type=int,
         default=4,
-        help='per block: 8 of the released models, 4 of the small ones (default: %(default)s)',
+        help='per block: 8 for the released models, 4 for the small ones (default: %(default)s)',
     )
     parser.add_argument('--hz', type=float, default=5.0, help='frame rate (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0)
@@ -71,14 +75,14 @@ def stack_blocks(
     samples = samples[: 1 + (len(samples) - 1) // frames_per_block * frames_per_block]
     views = {key: np.stack([pictures[key] for pictures, _ in samples]) for key in samples[0][0]}
     return RecordedObservations(
-        instruction, views, np.stack([posture for _, posture in samples[::frames_per_block]])
+        instruction, views, np.stack([positions for _, positions in samples[::frames_per_block]])
     )
 
 
 def simulate(
     robot: Embodiment, hz: float, seed: int, count: int
 ) -> tuple[str, Iterator[ObservationSample]]:
-    """Give a task's instruction and samples of its scene."""
+    """Return the instruction of a task and samples of its scene."""
     from wam_sim.physics import sim_robot as robots
     from wam_sim.physics.simulation import STEP_NS, Simulation
 
@@ -97,8 +101,8 @@ def simulate(
     return simulation.task.instruction, generate_samples()
 
 
-def command_random_positions(simulation: object, rng: np.random.Generator) -> None:
-    """Send every arm to a posture near its rest, four seconds away."""
+def command_random_positions(simulation: 'Simulation', rng: np.random.Generator) -> None:
+    """Command every arm to positions near home, reached in four seconds."""
     from wam_policy.core.motion.jtc_emulator import TrajectoryPoints
 
     body = simulation.robot.embodiment
@@ -122,7 +126,7 @@ def command_random_positions(simulation: object, rng: np.random.Generator) -> No
 
 
 def read_bag(robot: Embodiment, bag: Path, hz: float) -> Iterator[ObservationSample]:
-    """Give the newest pictures and posture at every tick from when all are there."""
+    """Yield the newest images and joint positions at `hz`, once all have arrived."""
     from rosbags.highlevel import AnyReader
     from rosbags.typesys import Stores, get_typestore
 
@@ -133,10 +137,12 @@ def read_bag(robot: Embodiment, bag: Path, hz: float) -> Iterator[ObservationSam
     with AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
         wanted = [x for x in reader.connections if x.topic in (*cameras, '/joint_states')]
         for connection, stamp_ns, raw in reader.messages(wanted):
-            if due_ns is not None and stamp_ns > due_ns:  # all of the due instant has come
+            if (
+                due_ns is not None and stamp_ns > due_ns
+            ):  # all messages of the due instant were read
                 yield dict(pictures), np.array([joints[name] for name in robot.observed])
                 due_ns = max(due_ns + round(1e9 / hz), stamp_ns)
-            message = reader.deserialize(raw, connection.msgtype)
+            message: Any = reader.deserialize(raw, connection.msgtype)
             if connection.topic in cameras:
                 pictures[cameras[connection.topic]] = decode_rgb(message)
             else:
@@ -146,10 +152,10 @@ def read_bag(robot: Embodiment, bag: Path, hz: float) -> Iterator[ObservationSam
                 due_ns = stamp_ns
 
 
-def decode_rgb(message: object) -> np.ndarray:
-    """Decode a sensor_msgs/Image of 8-bit colours; ValueError for another encoding."""
+def decode_rgb(message: Any) -> np.ndarray:
+    """Decode a sensor_msgs/Image of 8-bit colors; ValueError for another encoding."""
     if message.encoding not in ('rgb8', 'bgr8'):
-        raise ValueError(f'pictures are {message.encoding}; want rgb8 or bgr8')
+        raise ValueError(f'images are {message.encoding}: want rgb8 or bgr8')
     rows = message.data.reshape(message.height, message.step)[:, : 3 * message.width]
     picture = rows.reshape(message.height, message.width, 3)
     return np.ascontiguousarray(picture[..., ::-1] if message.encoding == 'bgr8' else picture)

@@ -1,8 +1,10 @@
-"""What do fewer bits cost? Joint targets of 8-bit linears against full ones, on real observations.
+"""Compare joint targets of 8-bit linears with those of float32 on real observations.
+
+Experimental: never run on a GPU by this project.
 
 Run from the repository root: python benchmarks/quantized_error.py --observations FILE [--json
-FILE] (./wam engine observe makes the file; without one, the simulator is observed). Every variant
-lives through the same blocks and answers the same queries; float32 is the yardstick.
+FILE] (./wam engine observe writes the file; without one, observations come from the simulator).
+Every variant gets the same blocks and queries; float32 is the reference.
 """
 
 import argparse
@@ -30,7 +32,7 @@ Prepare = Callable[[Policy], None]
 
 
 def main() -> int:
-    """Measure, print a table, write JSON."""
+    """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -38,7 +40,9 @@ def main() -> int:
     parser.add_argument('--embodiment', default='yam', choices=embodiment.list_robots())
     parser.add_argument('--observations', type=Path)
     parser.add_argument('--recipe', default='static8')
-    parser.add_argument('--blocks', type=int, default=8, help='if the simulator is observed')
+    parser.add_argument(
+        '--blocks', type=int, default=8, help='from the simulator, without --observations'
+    )
     parser.add_argument('--json', type=Path, metavar='FILE')
     chosen = parser.parse_args()
     warnings.filterwarnings('ignore')
@@ -53,10 +57,10 @@ def main() -> int:
         seen = RecordedObservations.load(chosen.observations)
     else:
         frames = plain.geometry.frames_per_block
-        words, samples = observations.simulate(
+        instruction, samples = observations.simulate(
             robot, plain.model.dit.config.video_hz, 0, 1 + chosen.blocks * frames
         )
-        seen = observations.stack_blocks(words, list(samples), frames)
+        seen = observations.stack_blocks(instruction, list(samples), frames)
     want = np.stack(seen.run(plain))
     offsets = want - seen.joint_positions[: len(want), None][..., find_commanded_columns(plain)]
     rows = []
@@ -90,7 +94,7 @@ def find_commanded_columns(policy: Policy) -> list[int]:
 def make_variants(
     policy: Callable[..., Policy], samples: RecordedObservations
 ) -> list[tuple[str, Policy]]:
-    """Make every variant once; calibrated ones see the observations first."""
+    """Make every variant once, calibrated on the observations where needed."""
     found = [('bf16', policy(torch.bfloat16))]
     for scheme in quantization.NUMBER_FORMATS:
         watched = policy()
@@ -111,9 +115,9 @@ def make_variants(
 def compare_targets(
     targets: np.ndarray, reference: np.ndarray, offsets: np.ndarray
 ) -> dict[str, float]:
-    """Compare targets [queries horizon joints]; cosines are of offsets from the posture.
+    """Compare targets [queries horizon joints]; cosines are of offsets from the positions.
 
-    A cosine of absolute postures is near 1 whatever a model does.
+    A cosine of absolute positions is near 1 for any model.
     """
     moved = offsets + (targets - reference)
     cosines = [

@@ -1,9 +1,10 @@
-"""What does a LoRA step of a full-size model take? One real block measured, the rest multiplied.
+"""Estimate a LoRA step of a full-size model: measure one real block, multiply by the layers.
 
 Run from the repository root, e.g.: python benchmarks/train_step.py --json FILE
-Forward and backward of one block with adapters and gradient checkpointing, as `./wam train --lora
---recompute` runs it, on the tokens of a whole training window; weights are random bf16. The device
-is a GPU if there is one. On a CPU a step is estimated for a stated rate, not measured.
+Forward and backward of one block with adapters and gradient checkpointing, as
+`./wam train --lora --gradient-checkpointing` runs it, on the tokens of a whole training window;
+weights are random bf16. The device is a GPU if there is one. On a CPU a step is estimated for a
+stated rate, not measured.
 """
 
 import argparse
@@ -35,7 +36,7 @@ MAX_SCORES_BYTES = 2e9  # a CPU holds all attention scores; longer windows are c
 
 
 def main() -> int:
-    """Measure, print a table, write JSON."""
+    """Measure, print a table and write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -120,7 +121,7 @@ def make_block(c: ModelConfig, rank: int, device: torch.device) -> TransformerBl
 
 
 class TrainingWindow:
-    """Hold what a block reads of a lean training window: [clean | noisy | actions | states]."""
+    """Hold the inputs of a block for a training window without unused tokens."""
 
     def __init__(self, c: ModelConfig, blocks: int, device: torch.device) -> None:
         frames = 1 + blocks * c.frames_per_block
@@ -132,7 +133,7 @@ class TrainingWindow:
             for count in (c.actions_per_block, c.states_per_block)
         ]
         self.rotation = Rotation.from_angles(torch.cat(angles))
-        # its shape follows from its values, which tensors that hold nothing do not have
+        # made on the CPU: its shape depends on values, which meta tensors lack
         self.mask = make_teacher_forcing_mask(c, frames, True, torch.device('cpu'), True).to(
             device
         )
@@ -151,14 +152,14 @@ class TrainingWindow:
 
     @property
     def input_bytes(self) -> int:
-        """Count what stays for the backward pass of each layer: its input."""
+        """Count the bytes that each layer keeps for the backward pass: its input."""
         return self.x.nbytes
 
     @property
     def shared_bytes(self) -> int:
-        """Count what all layers read."""
-        words = sum(part.nbytes for part in self.context if part is not None)
-        return self.modulation.nbytes + words + self.mask.nbytes
+        """Count the bytes that all layers share."""
+        context = sum(part.nbytes for part in self.context if part is not None)
+        return self.modulation.nbytes + context + self.mask.nbytes
 
 
 def measure_window(
@@ -168,7 +169,7 @@ def measure_window(
     chosen: argparse.Namespace,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Count a window of so many blocks, measure the block on it where that fits, and multiply."""
+    """Count a window of `blocks`, measure the layer on it where it fits, and multiply."""
     paper, window = make_on_meta_device(c, chosen.rank, blocks)
     with FlopCounterMode(display=False) as counter:
         run_step(paper, window, window.x.device)
@@ -209,7 +210,7 @@ def measure_step(
     layer: TransformerBlock, window: TrainingWindow, rounds: int, device: torch.device
 ) -> tuple[float, int]:
     """Return the median time of a forward and backward pass, s, and a GPU's peak, bytes."""
-    now_ms, taken_s, on_gpu, before = make_clock_ms(device), [], device.type == 'cuda', 0
+    now_ms, durations_s, on_gpu, before = make_clock_ms(device), [], device.type == 'cuda', 0
     if on_gpu:
         run_step(layer, window, device)  # the first one is slow
         torch.cuda.reset_peak_memory_stats(device)
@@ -217,9 +218,9 @@ def measure_step(
     for _ in range(rounds):
         start_ms = now_ms()
         run_step(layer, window, device)
-        taken_s.append((now_ms() - start_ms) / 1e3)
+        durations_s.append((now_ms() - start_ms) / 1e3)
     peak = torch.cuda.max_memory_allocated(device) - before if on_gpu else 0
-    return median(taken_s), peak
+    return median(durations_s), peak
 
 
 def run_step(layer: TransformerBlock, window: TrainingWindow, device: torch.device) -> None:
@@ -243,7 +244,7 @@ def run_step(layer: TransformerBlock, window: TrainingWindow, device: torch.devi
 def make_on_meta_device(
     c: ModelConfig, rank: int, blocks: int
 ) -> tuple[TransformerBlock, TrainingWindow]:
-    """Give a block and a window of the same shapes that hold nothing."""
+    """Return a block and a window of the same shapes on the meta device."""
     meta = torch.device('meta')
     return make_block(c, rank, meta), TrainingWindow(c, blocks, meta)
 
@@ -260,13 +261,15 @@ def count_saved_bytes(layer: TransformerBlock, window: TrainingWindow) -> int:
 
     def pack(tensor: Tensor) -> Tensor:
         scores = (
-            tensor.ndim >= 3 and tensor.shape[-2] == window.tokens and tensor.shape[-1] in sights
+            tensor.ndim >= 3
+            and tensor.shape[-2] == window.tokens
+            and tensor.shape[-1] in key_lengths
         )
         if not scores and storage_address(tensor) not in known:
             seen[storage_address(tensor)] = tensor
         return tensor
 
-    sights = {window.tokens, *(part.shape[1] for part in window.context if part is not None)}
+    key_lengths = {window.tokens, *(part.shape[1] for part in window.context if part is not None)}
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast('cpu', torch.bfloat16),
@@ -276,12 +279,12 @@ def count_saved_bytes(layer: TransformerBlock, window: TrainingWindow) -> int:
 
 
 def storage_address(tensor: Tensor) -> int:
-    """Tell storages apart, also those that hold nothing."""
+    """Return a unique address of a storage, on the meta device too."""
     return tensor.untyped_storage()._cdata
 
 
 def count_memory(c: ModelConfig, layer: TransformerBlock) -> dict[str, Any]:
-    """Count what is there whatever the window: weights, adapters, what is trained whole."""
+    """Count memory independent of the window: weights, adapters, fully trained modules."""
     with torch.device('meta'):
         model = VideoActionDiT(c)
     frozen = sum(p.numel() for p in layer.parameters() if not p.requires_grad)

@@ -90,7 +90,7 @@ def test_samples_are_cut_into_blocks_and_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     'arguments, said',
     [
-        (['build', 'preset:tiny', '--out', 'x'], 'TensorRT wants an NVIDIA GPU'),
+        (['build', 'preset:tiny', '--out', 'x'], 'TensorRT needs an NVIDIA GPU'),
         (
             [
                 'calibrate',

@@ -133,7 +133,7 @@ def test_the_released_rhythm_takes_frames_with_every_query(loaded):
 
 def test_what_does_not_fit_is_said_before_anything_moves(loaded):
     robot = embodiment.load_embodiment('yam')
-    with pytest.raises(ValueError, match='recipe'):
+    with pytest.raises(ValueError, match='sampler'):
         InferenceOptions('fast')
     with pytest.raises(ValueError, match='mode'):
         InferenceOptions(mode='offline')

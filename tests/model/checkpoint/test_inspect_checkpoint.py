@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.model.checkpoint.adapter_fixtures import write_adapters
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import (
     checkpoint_folder,
@@ -26,7 +27,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Write full-size checkpoints whose files are all hole."""
     root = tmp_path_factory.mktemp('full')
     for name in ('dreamzero_14b', 'dreamzero_5b'):
-        random_checkpoint.main([str(root / name), '--preset', name, '--hollow'])
+        random_checkpoint.main([str(root / name), '--preset', name, '--sparse'])
     return {path.name: path for path in root.iterdir()}
 
 
@@ -82,7 +83,7 @@ def test_the_words_name_everything_a_lab_asks(full, capsys) -> None:
         'latents 10x20x48',
         '50 tokens a frame',
         'per device',
-        'embodiment     yam (made up',
+        'embodiment     yam (synthetic',
         'left_arm_joint_position',
         'all accounted for',
         'yam: yes',
@@ -114,7 +115,8 @@ def test_no_statistics_load_but_drive_nothing(toy) -> None:
     assert found.is_loadable
     assert all('no statistics for tag' in verdict.errors[0] for verdict in found.robots)
     assert any(
-        'Make statistics from episodes' in line for line in inspect_checkpoint.format_report(found)
+        'Compute statistics from episodes' in line
+        for line in inspect_checkpoint.format_report(found)
     )
 
 
@@ -171,8 +173,17 @@ def test_adapters_are_checked_with_their_base(toy, tmp_path, capsys) -> None:
         random_checkpoint.make_toy_spec(model_spec.make_preset_spec('dreamzero_14b')),
         adapters=RELEASED_LORA,
     )
-    random_checkpoint.write_adapters(small, tmp_path / 'lora', dtype=torch.bfloat16)
+    write_adapters(small, tmp_path / 'lora', dtype=torch.bfloat16)
     assert inspect_checkpoint.main([str(tmp_path / 'lora')]) == 1
     assert 'name the complete checkpoint' in capsys.readouterr().out
     assert inspect_checkpoint.main([str(tmp_path / 'lora'), '--base', str(toy), '--json']) == 0
     assert json.loads(capsys.readouterr().out)['robots']['yam'] == []
+
+
+def test_old_options_of_random_checkpoints_still_work(tmp_path, capsys) -> None:
+    folder = tmp_path / 'toy'
+    arguments = [str(folder), '--toy', '--hollow', '--largest-shard', '600000']
+    assert random_checkpoint.main(arguments) == 0
+    warnings = capsys.readouterr().err
+    assert 'use --sparse' in warnings and 'use --max-shard-size' in warnings
+    assert len(list(folder.glob('*.safetensors'))) > 1

@@ -105,7 +105,7 @@ def test_refusals_name_the_view(views, words) -> None:
 def test_unknown_arrangement_and_wrong_view_count() -> None:
     with pytest.raises(ValueError, match='known: quadrants'):
         view_layout.make_layout('mosaic', VIEWS, 16, 16)
-    with pytest.raises(ValueError, match='wants 3 views, got 1'):
+    with pytest.raises(ValueError, match='needs 3 views, got 1'):
         view_layout.make_layout('quadrants', ('head',), 16, 16)
     with pytest.raises(ValueError, match='does not fit'):
         view_layout.ViewLayout(16, 16, (view_layout.Tile('head', 8, 0, 16, 16),))

@@ -109,7 +109,7 @@ def error(got: Tensor, want: Tensor) -> float:
 @pytest.mark.parametrize('config', [PLAIN, WITH_IMAGE], ids=['plain', 'image'])
 def test_both_passes_are_torch_at_every_fill(config: ModelConfig, tmp_path: Path) -> None:
     made = model(config)
-    denoise, remember = (OnnxPass(made, kind, tmp_path) for kind in onnx_export.PASSES)
+    denoise, append_kv = (OnnxPass(made, kind, tmp_path) for kind in onnx_export.PASSES)
     for fill in (1, 3, 5, 7):
         life = CachedModel(made, fill)
         asked = life.make_denoise_arguments(900.0, 400.0)
@@ -119,7 +119,7 @@ def test_both_passes_are_torch_at_every_fill(config: ModelConfig, tmp_path: Path
             assert error(got, want) < 1e-4
         assert all(torch.equal(a, b) for a, b in zip(given.kv, before, strict=True))
         seen = life.make_append_kv_arguments(config.frames_per_block)
-        new = remember(onnx_export.make_append_kv_inputs(*seen))
+        new = append_kv(onnx_export.make_append_kv_inputs(*seen))
         made.append_kv(*seen)
         at, end = life.cache.length, life.cache.length + 2 * config.frame_tokens
         for layer in range(config.layers):
@@ -162,8 +162,16 @@ def test_calibrated_linears_become_pairs_of_quantise_and_dequantise(
 
 
 def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='want one of denoise, remember'):
+    with pytest.raises(ValueError, match='want one of denoise, append_kv'):
         onnx_export.export_pass(model(PLAIN), 'dream', tmp_path / 'x.onnx')
     uncalibrated = quantization.install_quantized_linears(model(PLAIN), Calibration('fp8', {}))
     with pytest.raises(ValueError, match='calibrate first'):
         onnx_export.export_pass(uncalibrated, 'denoise', tmp_path / 'x.onnx')
+
+
+def test_the_old_name_of_a_pass_is_accepted_with_a_warning(capsys) -> None:
+    from wam_policy.workers import export_engine
+
+    assert export_engine.parse_pass('remember') == 'append_kv'
+    assert 'use --pass append_kv' in capsys.readouterr().err
+    assert export_engine.parse_pass('denoise') == 'denoise' and not capsys.readouterr().err

@@ -131,9 +131,9 @@ def test_an_input_beyond_its_calibration_saturates(scheme: str) -> None:
 
 
 def test_nvfp4_says_what_it_wants() -> None:
-    with pytest.raises(ValueError, match='nvfp4 wants a CUDA device'):
+    with pytest.raises(ValueError, match='nvfp4 needs a CUDA device'):
         quantization.calibrate(model(), 'nvfp4', lambda: None)
-    with pytest.raises(ValueError, match='only simulated'):
+    with pytest.raises(ValueError, match='only be simulated'):
         quantization.install_quantized_linears(model(), Calibration('nvfp4', {}))
     config = quantization.make_modelopt_config('nvfp4')
     formats = [entry['cfg'] for entry in config['quant_cfg'] if 'cfg' in entry]
@@ -163,14 +163,14 @@ def test_a_calibration_is_kept_and_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='int3'):
         quantization.load_calibration(str(path))
     path.write_text('{')
-    with pytest.raises(ValueError, match='no calibration'):
+    with pytest.raises(ValueError, match='not a calibration'):
         quantization.load_calibration(str(path))
 
 
 def test_precisions_are_named() -> None:
     assert quantization.load_calibration('full') is None
     assert quantization.load_calibration('fp8') == Calibration('fp8', {})
-    with pytest.raises(ValueError, match='want full, fp8, int8 or the file'):
+    with pytest.raises(ValueError, match='want full, fp8, int8 or a calibration'):
         quantization.load_calibration('fp5')
 
 

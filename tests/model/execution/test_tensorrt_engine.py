@@ -164,5 +164,5 @@ def test_a_graph_that_is_not_taken_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
 def test_without_a_gpu_one_line_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='TensorRT wants an NVIDIA GPU'):
+    with pytest.raises(ValueError, match='TensorRT needs an NVIDIA GPU'):
         tensorrt_engine.build_engine(model(), tmp_path, 'fp32')

@@ -1,7 +1,7 @@
-"""Robot values in the model's keys and units to normalised vectors, and back.
+"""Convert robot values in the model's keys and units to normalized vectors, and back.
 
-Gripper polarity and joint order are the embodiment's business (core.transforms); here a value
-only changes its scale, and a relative action becomes absolute.
+Scales values and makes relative actions absolute; `core.robot.transforms` handles gripper polarity
+and joint order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ NORMALIZATION_MODES = ('q99', 'min_max', 'mean_std')
 def _get_bounds(statistics: Statistics, mode: str) -> tuple[np.ndarray, np.ndarray]:
     if mode not in NORMALIZATION_MODES:
         raise ValueError(
-            f'normalisation {mode!r} is unknown; known: {", ".join(NORMALIZATION_MODES)}'
+            f'normalization {mode!r} is unknown; known: {", ".join(NORMALIZATION_MODES)}'
         )
     if mode == 'q99':
         return statistics.q01, statistics.q99
@@ -28,8 +28,8 @@ def _get_bounds(statistics: Statistics, mode: str) -> tuple[np.ndarray, np.ndarr
 def normalize(values: np.ndarray, statistics: Statistics, mode: str) -> np.ndarray:
     """Scale [... n] to model units; q99 and min_max are clamped to [-1, 1].
 
-    A dimension that never moved in the data has no scale: q99 clamps the raw value, min_max
-    gives 0, mean_std passes the value through. The released models were trained that way.
+    A dimension that is constant in the data has no scale: q99 clamps the raw value, min_max
+    returns 0, mean_std returns the value, as in the training of the released models.
     """
     if mode == 'mean_std':
         moved = statistics.std != 0
@@ -43,7 +43,7 @@ def normalize(values: np.ndarray, statistics: Statistics, mode: str) -> np.ndarr
 
 
 def denormalize(values: np.ndarray, statistics: Statistics, mode: str) -> np.ndarray:
-    """Undo `normalised` in fp32 without clamping; constant dimensions give their constant."""
+    """Invert `normalize` in fp32 without clamping; constant dimensions return their constant."""
     values = np.asarray(values, dtype=np.float32)
     if mode == 'mean_std':
         return values * statistics.std.astype(np.float32) + statistics.mean.astype(np.float32)
@@ -66,7 +66,7 @@ class VectorKey:
 
 
 def make_vector_keys(slices: Sequence[ModelKey], mode: str) -> tuple[VectorKey, ...]:
-    """Give the fields for the state or action keys of a robot."""
+    """Return the vector keys for the state or action keys of a robot."""
     return tuple(
         VectorKey(part.key, part.size, part.relative, part.masked, mode) for part in slices
     )
@@ -106,9 +106,9 @@ class Normalizer:
     """Convert between named robot values and the padded vectors of the model.
 
     `state` and `action` give the keys in vector order; raises ValueError naming every key the
-    checkpoint has no statistics for, or whose width differs. `row_spread` [horizon] divides the
-    rows of a chunk: offsets from the posture grow with time, and with one scale for all rows the
-    late ones rule the loss while a robot that asks seven times a second executes the early ones.
+    checkpoint has no statistics for, or whose width differs. `row_std` [horizon] divides the
+    rows of a chunk: offsets from the current position grow with time, so that with one scale the
+    late rows dominate the loss, while a robot with seven queries a second executes the early ones.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Normalizer:
         action_width: int,
         row_std: Sequence[float] = (),
     ) -> 'Normalizer':
-        """Build the normaliser of a robot from a checkpoint's statistics."""
+        """Build the normalizer of a robot from a checkpoint's statistics."""
         return cls(
             metadata,
             make_vector_keys(robot.state_keys, mode),
@@ -158,7 +158,7 @@ class Normalizer:
         )
 
     def normalize_state(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Normalise and concatenate the state keys: float64 [state_width], zero-padded."""
+        """Normalize and concatenate the state keys: float64 [state_width], zero-padded."""
         vector = np.zeros(self.state_width)
         start = 0
         for field in self.state_keys:
@@ -172,10 +172,10 @@ class Normalizer:
     def denormalize_actions(
         self, actions: np.ndarray, reference: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Give absolute targets, float32 [horizon n] per key, from actions [horizon action_width].
+        """Return absolute targets, float32 [horizon n] per key, of actions [horizon action_width].
 
-        `reference` is the raw state of the very query that produced `actions`, by key: relative
-        keys are offsets from it, the same for every row.
+        `reference` is the raw state of the query that produced `actions`, by key: relative keys
+        are offsets from it, for every row.
         """
         found = {}
         start = 0
@@ -196,10 +196,10 @@ class Normalizer:
     def normalize_targets(
         self, targets: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        """Invert `targets`: absolute [horizon n] per key to actions float64 [horizon width].
+        """Return actions, float64 [horizon width], from absolute targets [horizon n] per key.
 
         Masked keys and padding are 0; q99 and min_max clamp, so a target outside the statistics
-        comes back at their border.
+        is returned at their limit.
         """
         horizon = len(next(iter(targets.values())))
         vector = np.zeros((horizon, self.action_width))

@@ -1,7 +1,7 @@
-"""The released policy's own rhythm, call by call: observe and predict in one, restart at 9 frames.
+"""Reproduce the loop of the released policy: observe and predict in one call, restart at 9 frames.
 
-Where it differs from `Session`: every call commits the frames it brings, a block short of frames
-repeats them, each block is encoded without the one before it, a full window starts over.
+Differences from `StreamingSession`: every call commits its frames, an incomplete block repeats
+them, each block is encoded without its predecessor, a full window restarts.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from wam_policy.model.streaming_session import InferenceContext, InferenceResult, Stopwatch
 
-NOISE_SEED = 1140  # of the noise, the same in every call
-LAST_FRAME_COUNTS = (4, 9)  # a restart with so many frames conditions on the newest
+NOISE_SEED = 1140  # the same noise in every call
+LAST_FRAME_COUNTS = (4, 9)  # a restart with this many frames uses the newest as condition
 
 
 class ReleasedSession:
-    """Reproduce the released loop."""
+    """Run inference as the released code does."""
 
     def __init__(self, inference_context: InferenceContext, *, negative: str) -> None:
         self._inference_context = inference_context
@@ -29,7 +29,7 @@ class ReleasedSession:
         self.start_frame = 0  # where the next call's prediction begins, before any reset
 
     def reset(self) -> None:
-        """Forget prompt and frames: the next call starts a window."""
+        """Clear prompt and frames: the next call starts a window."""
         self._ids = None
 
     @torch.inference_mode()
@@ -73,15 +73,15 @@ class ReleasedSession:
         if self._inference_context.guidance.uses_negative_text:
             negative = self._encode_text(*self._encoders.tokenizer([self._negative]))
         self._inference_context.guidance.set_text(text, negative)
-        grey = torch.zeros_like(image).expand(-1, -1, self._config.window_pixel_frames - 1, -1, -1)
-        latents = self._encoders.encode_frames(torch.cat([image, grey], dim=2))
+        gray = torch.zeros_like(image).expand(-1, -1, self._config.window_pixel_frames - 1, -1, -1)
+        latents = self._encoders.encode_frames(torch.cat([image, gray], dim=2))
         if self._config.condition_channels:
             self._inference_context.set_condition(latents)
         self._first = latents[:, :, :1].to(self._inference_context.model.dtype)
         self._inference_context.start_window(image, self._first)
 
     def _pad_to_block(self, pixels: Tensor) -> Tensor:
-        """Bring frames to one context frame and a block, repeating what is short."""
+        """Pad to one context frame and a block by repeating frames."""
         per_latent, block = self._config.pixel_frames_per_latent, self._config.frames_per_block
         wanted, frames = 1 + per_latent * block, pixels.shape[2]
         if (frames - 1) // per_latent == block:

@@ -1,7 +1,7 @@
-"""Camera frames and a posture in, joint targets out: one model on one robot, without sockets.
+"""Run one model on one robot: camera frames and joint positions in, joint targets out.
 
-The same glue serves live workers and everything offline: views become a canvas, a posture becomes
-the model's state, its actions become absolute targets of the posture they were asked for.
+Used by live workers and offline programs alike: composes views to a canvas, converts joint
+positions to the model state, and its actions to absolute targets from those positions.
 """
 
 import time
@@ -36,28 +36,28 @@ Views = Mapping[str, np.ndarray]  # camera key -> uint8 [T h w 3]
 
 @dataclass(frozen=True, slots=True)
 class InferenceOptions:
-    """Say how a model is run, as opposed to what it is."""
+    """Hold the settings of inference, as opposed to those of the model."""
 
-    recipe: str = 'static8'  # a key of sampler.MODES
+    recipe: str = 'static8'  # a key of sampler.SAMPLERS
     steps: int | None = None  # evaluate at every one of so many steps instead
     guidance: float = 5.0  # 1: the conditional branch alone
-    mode: str = 'streaming'  # one of MODES
-    window: str = 'restart'  # what a full memory does: restart | slide
-    guided_video: bool = False  # guide the picture where it no longer matters to actions
+    mode: str = 'streaming'  # one of MEMORY_UPDATE_MODES
+    window: str = 'restart'  # what a full cache does: restart | slide
+    guided_video: bool = False  # guide video also where it cannot affect actions
     engine: str = engines.EAGER  # eager | compiled | tensorrt:FOLDER
-    precision: str = quantization.FULL_PRECISION  # full | fp8 | int8 | the file of a calibration
+    precision: str = quantization.FULL_PRECISION  # full | fp8 | int8 | calibration file
 
     def __post_init__(self) -> None:
         if self.recipe not in sampler.SAMPLERS:
-            raise ValueError(f'recipe {self.recipe!r}: want one of {", ".join(sampler.SAMPLERS)}')
+            raise ValueError(f'sampler {self.recipe!r}: want one of {", ".join(sampler.SAMPLERS)}')
         if self.mode not in MEMORY_UPDATE_MODES:
             raise ValueError(f'mode {self.mode!r}: want one of {", ".join(MEMORY_UPDATE_MODES)}')
 
     @classmethod
     def from_defaults(cls, defaults: ModelInferenceDefaults | None, **given: Any) -> Self:
-        """Return what is given, else what a model advises, else the defaults; None gives nothing.
+        """Return options: those given, else those the model recommends, else the defaults.
 
-        A recipe that is given comes with its own number of steps.
+        None counts as not given. A given sampler comes with its own number of steps.
         """
         chosen = {name: value for name, value in given.items() if value is not None}
         if defaults is not None:
@@ -72,7 +72,7 @@ class InferenceOptions:
         return cls(**chosen)
 
     def make_sampling_config(self, video_final_noise: float | None) -> sampler.SamplingConfig:
-        """Give the walk; a model trained for a noisy video end has the last word on that."""
+        """Return the sampling configuration; `video_final_noise` of the model overrides it."""
         named = sampler.SAMPLERS[self.recipe]
         if self.steps is not None:
             named = replace(named, steps=self.steps, evaluations=None, dynamic=False)
@@ -83,10 +83,10 @@ class InferenceOptions:
 
 @dataclass(frozen=True, slots=True)
 class PolicyGeometry:
-    """State a model's sizes and time base on a robot."""
+    """Hold the sizes and the time base of a model on a robot."""
 
     cameras: tuple[str, ...]
-    frame_size: tuple[int, int]  # [rows columns] of the canvas the views are put on
+    frame_size: tuple[int, int]  # [rows columns] of the canvas
     frames_per_block: int  # pixel frames in a commit after the first
     frame_period_s: float  # between two of them
     first_frames: int  # pixel frames in the first commit
@@ -98,15 +98,15 @@ class PolicyGeometry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PolicyOutput:
-    """Hold what a query gives; the unconditional branch has no targets of its own."""
+    """Hold the result of a query; the unconditional branch has no targets."""
 
     targets: np.ndarray | None  # float64 [horizon commanded], absolute
-    reference: np.ndarray  # float64 [commanded], posture they are relative to
+    reference: np.ndarray  # float64 [commanded], positions that they are relative to
     timings_ms: Mapping[str, float]  # disjoint stages
 
 
 class Policy:
-    """Live an episode of one robot with one model."""
+    """Run inference of one model on one robot, episode by episode."""
 
     def __init__(
         self,
@@ -119,10 +119,10 @@ class Policy:
         now: Callable[[], float] = time.perf_counter,
         share_weights_with: 'Policy | None' = None,
     ) -> None:
-        """Raise ValueError if checkpoint, robot and choice do not fit together.
+        """Raise ValueError if model, robot and options do not fit together.
 
-        The transformer of `loaded` is quantised and compiled in place where `choice` says so,
-        unless that was done for the policy `beside` which this one will live.
+        The transformer of `model` is quantized and compiled in place as `options` say, unless
+        that was done for the policy `share_weights_with`.
         """
         self.model, self.robot, self.options, self.role = model, robot, options, role
         design = model.spec
@@ -153,7 +153,7 @@ class Policy:
         self._streaming_session: StreamingSession | None = None
         self._set_mode(options.mode)
         self._prompt: str | None = None
-        self._pending: torch.Tensor | None = None  # reference mode: not yet taken
+        self._pending: torch.Tensor | None = None  # released mode: frames for the next query
         self._commits = 0
         self._last_result: InferenceResult | None = None
 
@@ -175,7 +175,7 @@ class Policy:
 
     @property
     def memory(self) -> MemoryUsage:
-        """Tell what the cache holds; the reference mode counts its own calls only."""
+        """Return the usage of the cache; the released mode counts commits only."""
         if self._streaming_session is not None:
             return self._streaming_session.memory
         assert self._released_session is not None
@@ -186,16 +186,16 @@ class Policy:
 
     @property
     def streaming(self) -> bool:
-        """Tell whether this session keeps our rhythm, not the released one."""
+        """Return whether the mode is streaming, not released."""
         return self._streaming_session is not None
 
     @property
     def needs_commit(self) -> bool:
-        """Tell whether a query must wait for a commit: the released rhythm asks once a block."""
+        """Return whether a query must wait for a commit: the released mode has one per block."""
         return self._released_session is not None and self._pending is None
 
     def with_shared_weights(self) -> 'Policy':
-        """Give another with a memory of its own on the same prepared network."""
+        """Return another policy with its own cache and the same prepared network."""
         return Policy(
             self.model,
             self.robot,
@@ -207,8 +207,9 @@ class Policy:
         )
 
     def reset(self, instruction: str, mode: str | None = None) -> Mapping[str, float]:
-        """Follow an instruction with an empty memory, in a mode of MODES if not in the chosen one;
-        give stages in ms.
+        """Start an instruction with an empty cache; return stage durations in ms.
+
+        `mode` is one of MEMORY_UPDATE_MODES (default: that of the options).
         """
         self._set_mode(mode or self.options.mode)
         self._prompt = self.model.spec.make_prompt(self.robot.model_tag, instruction)
@@ -221,24 +222,23 @@ class Policy:
         return {}
 
     def commit(self, views: Views) -> Mapping[str, float]:
-        """Take real frames into memory, 1 at first, then a block's; give stages in ms."""
+        """Commit real frames, 1 at first, then a block; return stage durations in ms."""
         watch = Stopwatch(self._read_clock)
         canvases = self.compose_views(views)
         watch.lap('preprocess')
         if self._streaming_session is not None:
             self._streaming_session.observe(canvases)
             return _sum_timings(watch.laps_ms, self._streaming_session.timings_ms)
-        # the released rhythm takes frames and predicts in one call: they wait for the query
+        # the released mode takes frames and predicts in one call: keep them for the query
         self._pending = canvases
         self._commits += 1
         return watch.laps_ms
 
     def query(self, joints: np.ndarray, seed: int, newest: Views | None = None) -> PolicyOutput:
-        """Predict targets from a posture [observed] on top of what is committed.
+        """Predict targets from joint positions [observed] after the committed frames.
 
-        `newest` frames are seen for this query alone; the released rhythm knows no such thing
-        and does not look at them. Raises ValueError for a posture that is not one and
-        RuntimeError if nothing has been committed.
+        `newest` frames are used for this query only; the released mode ignores them. Raises
+        ValueError for invalid joint positions and RuntimeError if nothing has been committed.
         """
         watch = Stopwatch(self._read_clock)
         joints = np.asarray(joints, dtype=np.float64)
@@ -275,26 +275,26 @@ class Policy:
     def decode_prediction(self) -> np.ndarray:
         """Decode the last predicted block: uint8 [T h w 3]. RuntimeError if there is none."""
         if self._last_result is None:
-            raise RuntimeError('nothing predicted yet: query first')
+            raise RuntimeError('no prediction yet: call query first')
         with torch.inference_mode():
             video = self._last_result.video.to(self.model.dit.dtype)
-            # a clip's first latent decodes to one frame: one more leads in
+            # the first latent of a clip decodes to one frame: prepend one
             frames = self.model.encoders.decode(torch.cat([video[:, :, :1], video], dim=2))
         return frames[0, 1:].cpu().numpy()
 
     def compose_views(self, views: Views) -> torch.Tensor:
-        """Put camera views on the model's canvas, uint8 [T h w 3]."""
+        """Compose camera views to canvases, uint8 [T h w 3]."""
         frames = {name: torch.from_numpy(view) for name, view in views.items()}
         return view_layout.compose_views(frames, self._layout)
 
     def _prepare_engine(self) -> engines.ExecutionEngine:
-        """Bring the network into the precision and the engine that were chosen."""
+        """Quantize the network and make the engine as the options say."""
         if (calibration := quantization.load_calibration(self.options.precision)) is not None:
             quantization.install_quantized_linears(self.model.dit, calibration)
         return engines.make_engine(self.options.engine, self.model.dit)
 
     def _set_mode(self, mode: str) -> None:
-        """Live on in a mode; both share one memory, so the other's session is over."""
+        """Switch to a mode; both share one cache, so the session of the other ends."""
         negative = self.model.spec.negative_prompt
         if mode == 'released' and self._released_session is None:
             self._released_session, self._streaming_session = (
@@ -317,7 +317,7 @@ class Policy:
         assert self._released_session is not None
         frames, self._pending = self._pending, None
         if frames is None or self._prompt is None:
-            raise RuntimeError('no frames since the last query: commit first')
+            raise RuntimeError('no frames since the last query: call commit first')
         return self._released_session.step(frames, self._prompt, state, seed)
 
     def _time_exchange(self, exchange: sampler.ExchangeFn) -> sampler.ExchangeFn:
@@ -330,7 +330,7 @@ class Policy:
         return swapped
 
     def _read_clock(self) -> float:
-        """Read the clock once the device has caught up: a stage's time belongs to the stage."""
+        """Wait for the device and read the clock, so that a duration belongs to its stage."""
         if self.model.dit.device.type == 'cuda':
             torch.cuda.synchronize(self.model.dit.device)
         return self._now()

@@ -1,8 +1,8 @@
-"""An episode as the model lives it: what it has seen, and what it would do next.
+"""Run inference over an episode with a KV cache that follows the real frames.
 
-Two verbs. `observe` encodes real frames and commits them to memory; `infer` imagines the next
-block on top of the last commit and leaves the memory as it was, to the byte. A session starts with
-one frame and then takes whole blocks. The released model's own rhythm is `ReferenceSession`.
+`observe` encodes real frames and commits them to the cache; `infer` predicts the next block after
+the last commit and leaves the cache unchanged, bit for bit. A session starts with one frame and
+then takes whole blocks. `ReleasedSession` reproduces the loop of the released code instead.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ NoiseFn = Callable[[int], sampler.Velocities]  # seed -> noise of video and acti
 
 
 class EncodersProtocol(Protocol):
-    """What a session asks of the encoders; shapes as in `encoders.encoder_stack`."""
+    """Define the encoder methods that sessions call; shapes as in `encoders.encoder_stack`."""
+
+    tokenizer: Any  # text_encoder.Tokenizer; None only where no prompt is encoded
 
     def encode_prompts(self, prompts: list[str]) -> Tensor: ...
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor: ...
     def encode_image(self, frame: Tensor) -> Tensor: ...
     def encode_frames(self, video: Tensor) -> Tensor: ...
     def encode_first_frame(self, first: Tensor) -> tuple[Tensor, Any]: ...
@@ -36,7 +39,7 @@ class EncodersProtocol(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """Hold one query's result, all in model values."""
+    """Hold the result of one query, in normalized model values."""
 
     actions: Tensor | None  # [actions action_dim]; None from an unconditional branch
     video: Tensor  # predicted latents [1 channels frames rows columns]
@@ -46,16 +49,16 @@ class InferenceResult:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUsage:
-    """Count what a session holds and how it got there."""
+    """Count the cached frames, commits and rebuilds of a session."""
 
-    frames: int  # latent frames in memory
+    frames: int  # cached latent frames
     window_frames: int
     commits: int  # since reset
     rebuilds: int  # restarts or slides of a full window since reset
 
 
 class Stopwatch:
-    """Sum named laps of an injected clock in seconds."""
+    """Sum the durations of named stages, by a clock in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -69,7 +72,7 @@ class Stopwatch:
 
 
 class InferenceContext:
-    """The model, its encoders and its memory: what both kinds of session stand on."""
+    """Hold the model, its encoders and caches, which both kinds of session use."""
 
     def __init__(
         self,
@@ -85,7 +88,7 @@ class InferenceContext:
         noise_fn: NoiseFn | None = None,
         engine: ExecutionEngine | None = None,
     ) -> None:
-        """Run the model's passes as `engine` does; without one, as they are written."""
+        """Run passes by `engine`; without one, by the model itself."""
         self.model, self.encoders = model, encoders
         self.config: ModelConfig = model.config
         self.now = now
@@ -102,7 +105,7 @@ class InferenceContext:
         self._condition: Tensor | None = None
 
     def preprocess(self, frames: Any) -> Tensor:
-        """Turn canvases uint8 [T h w 3] into the encoders' input [1 3 T h w]."""
+        """Convert canvases uint8 [T h w 3] to the encoders' input [1 3 T h w]."""
         frames = torch.as_tensor(frames)
         if frames.dtype != torch.uint8 or frames.ndim != 4:
             raise ValueError(
@@ -111,7 +114,7 @@ class InferenceContext:
         return self._preprocess(frames[None].to(self.model.device))
 
     def start_window(self, image: Tensor, first: Tensor) -> None:
-        """Empty the memory, commit the first latent frame; `image` is its picture [1 3 1 h w]."""
+        """Clear the cache and commit the first latent frame; `image` [1 3 1 h w] is its pixels."""
         if self.config.image_context:
             self.guidance.set_image(
                 self.encoders.encode_image(image[:, :, 0]).to(self.model.dtype)
@@ -124,12 +127,12 @@ class InferenceContext:
         self.guidance.commit(latents, self.slice_condition(self.guidance.frames, latents.shape[2]))
 
     def set_condition(self, image_latents: Tensor) -> None:
-        """Take latents of [image, grey, grey, ...] as the condition of the window to come."""
+        """Set latents of [image, gray, gray, ...] as the condition of the next window."""
         self._condition = self._prepend_mask(image_latents, 1.0)
         self._condition[:, : -image_latents.shape[1], 1:] = 0
 
     def append_condition(self, gray_latents: Tensor) -> None:
-        """Append the latents of more grey frames."""
+        """Append the latents of more gray frames."""
         past = [] if self._condition is None else [self._condition]
         self._condition = torch.cat([*past, self._prepend_mask(gray_latents, 0.0)], dim=2)
 
@@ -144,14 +147,14 @@ class InferenceContext:
         return torch.cat([mask, latents], dim=1).to(self.model.dtype)
 
     def slice_condition(self, start: int, frames: int) -> Tensor | None:
-        """Cut the condition for some frames; past its end the last ones stand in."""
+        """Return the condition of some frames; past its end, that of the last ones."""
         if self._condition is None:
             return None
         cut = self._condition[:, :, start : start + frames]
         return cut if cut.shape[2] == frames else self._condition[:, :, -frames:]
 
     def predict(self, state: Any, seed: int) -> sampler.Sample:
-        """Sample the block that follows the memory, which stays as it is."""
+        """Sample the block that follows the cached frames; the cache is unchanged."""
         c, model = self.config, self.model
         state = torch.as_tensor(state).to(model.device, model.dtype)
         state = state.reshape(1, c.states_per_block, c.state_dim)
@@ -181,10 +184,10 @@ class InferenceContext:
 
 
 class StreamingSession:
-    """Ours: real frames enter the memory as they become true, queries ask whenever they like.
+    """Commit real frames as they arrive; answer queries at any time between commits.
 
-    `window` says what happens when memory and a prediction no longer fit the window the model was
-    trained on: 'restart' from the newest frame, or 'slide' over the oldest block.
+    `window` selects what happens when the cache and a prediction no longer fit the training
+    window: 'restart' from the newest frame, or 'slide' over the oldest block.
     """
 
     def __init__(
@@ -193,12 +196,12 @@ class StreamingSession:
         if window not in WINDOW_MODES:
             raise ValueError(f'window {window!r}: want one of {", ".join(WINDOW_MODES)}')
         if window == 'slide' and inference_context.config.window_blocks < 2:
-            raise ValueError('a window of one block has nothing to slide over: use restart')
+            raise ValueError('a window of one block cannot slide: use restart')
         self._inference_context = inference_context
         self._config = inference_context.config
         self._slides = window == 'slide'
         self._vae_state: Any = None
-        self._gray_state: Any = None  # of the image condition, a clip of its own
+        self._gray_state: Any = None  # of the image condition, which is a separate clip
         self._commits = self._rebuilds = 0
         self.timings_ms: dict[str, float] = {}  # of the last reset or observe
         with torch.inference_mode():
@@ -215,7 +218,7 @@ class StreamingSession:
 
     @torch.inference_mode()
     def reset(self, prompt: str) -> None:
-        """Start over with another prompt and nothing seen."""
+        """Start a new episode with a prompt and an empty cache."""
         watch = Stopwatch(self._inference_context.now)
         self._inference_context.guidance.set_text(self._encode_prompt(prompt), self._negative)
         self._vae_state = None
@@ -225,7 +228,7 @@ class StreamingSession:
 
     @torch.inference_mode()
     def observe(self, canvas: Any) -> None:
-        """Commit real frames, canvases uint8 [T h w 3]: one at first, then a block's worth."""
+        """Commit real frames, canvases uint8 [T h w 3]: one at first, then a block."""
         watch = Stopwatch(self._inference_context.now)
         pixels = self._inference_context.preprocess(canvas)
         first = self._vae_state is None
@@ -245,10 +248,10 @@ class StreamingSession:
         """Predict the block after the last commit from the state [states*state_dim].
 
         `newest`, canvases uint8 [T h w 3] taken since the last commit (at most a block), is
-        seen for this query alone. Needs a commit since the last reset.
+        used for this query only. Raises RuntimeError without a commit since the last reset.
         """
         if self._vae_state is None:
-            raise RuntimeError('nothing observed since the last reset: observe a frame first')
+            raise RuntimeError('no frame observed since the last reset: call observe first')
         watch, guidance = Stopwatch(self._inference_context.now), self._inference_context.guidance
         mark = guidance.frames
         try:
@@ -266,7 +269,7 @@ class StreamingSession:
         )
 
     def _start_window(self, image: Tensor, watch: Stopwatch) -> None:
-        """Open a window on one frame [1 3 1 h w]."""
+        """Start a window with one frame [1 3 1 h w]."""
         latent, self._vae_state = self._inference_context.encoders.encode_first_frame(image)
         if self._config.condition_channels:
             self._gray_state = self._vae_state
@@ -277,23 +280,23 @@ class StreamingSession:
         watch.lap('kv_update')
 
     def _extend_condition(self, frames: int, like: Tensor) -> None:
-        """Encode the grey tail of the image condition block by block, as far as it is needed.
+        """Encode the gray frames of the image condition block by block, as far as needed.
 
-        A restart then waits for one block of grey, not for a window of it.
+        A restart then waits for one block of gray frames, not for a window.
         """
         if not self._config.condition_channels:
             return
-        grey = torch.zeros_like(like[:, :, :1]).expand(
+        gray = torch.zeros_like(like[:, :, :1]).expand(
             -1, -1, self._config.block_pixel_frames, -1, -1
         )
         while self._inference_context.condition_frames < min(frames, self._config.window_frames):
             latents, self._gray_state = self._inference_context.encoders.encode_next_frames(
-                self._gray_state, grey
+                self._gray_state, gray
             )
             self._inference_context.append_condition(latents)
 
     def _commit_block(self, pixels: Tensor, watch: Stopwatch) -> None:
-        """Commit a block; make room first where the next prediction would not fit."""
+        """Commit a block; restart or slide first if the next prediction would not fit."""
         guidance, block = self._inference_context.guidance, self._config.frames_per_block
         full = guidance.frames + 2 * block > self._config.window_frames
         if full:
@@ -313,7 +316,7 @@ class StreamingSession:
         watch.lap('encode')
 
     def _append_temporary(self, newest: Any, watch: Stopwatch) -> None:
-        """Remember frames that do not make a block yet; the newest is repeated up to a latent."""
+        """Append frames of an incomplete block; the newest is repeated to fill a latent frame."""
         pixels, c = self._inference_context.preprocess(newest), self._config
         count = pixels.shape[2]
         if not 1 <= count <= c.block_pixel_frames:

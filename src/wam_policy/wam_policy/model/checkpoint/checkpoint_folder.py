@@ -1,7 +1,7 @@
-"""Checkpoints to policies and back: strict, without pickles, shard by shard onto the device.
+"""Load and save checkpoint folders: strictly, without pickles, shard by shard onto the device.
 
-Every tensor of the files is used or known to be useless, every parameter is filled, or loading
-fails and names them. Modules are built without memory and filled tensor by tensor.
+Loading fails, with the names, if a tensor of the files is neither used nor known to be unused, or
+if a parameter is not filled. Modules are built on `meta` and filled tensor by tensor.
 """
 
 import json
@@ -44,7 +44,7 @@ _MODULES_TO_SAVE = (
 
 @dataclass(frozen=True, slots=True)
 class WorldActionModel:
-    """Hold a model that is ready to be asked: networks, statistics and how it was made."""
+    """Hold a model ready for inference: networks, statistics and their source."""
 
     spec: ModelSpec
     dit: VideoActionDiT
@@ -65,12 +65,12 @@ class WorldActionModel:
         )
 
     def make_normalizer(self, robot: Embodiment) -> Normalizer:
-        """Give the normaliser of a robot; ValueError if the checkpoint has no statistics of it."""
+        """Return the normalizer of a robot; ValueError if the checkpoint lacks its statistics."""
         if robot.model_tag not in self.embodiments:
-            has = ', '.join(self.embodiments) or 'none at all (no experiment_cfg/metadata.json)'
+            has = ', '.join(self.embodiments) or 'none (no experiment_cfg/metadata.json)'
             raise ValueError(
                 f'{self.source} has no statistics for tag {robot.model_tag!r} of {robot.name}; '
-                f'it has {has}. Make them from recorded episodes of this robot and store them in '
+                f'it has {has}. Compute them from episodes of this robot and store them in '
                 f'{METADATA_PATH}'
             )
         model = self.spec.model
@@ -94,7 +94,7 @@ def load(
     """Load a checkpoint folder, or make `preset:NAME` with random weights drawn from `seed`.
 
     A folder of adapters needs `base`, the complete checkpoint they were trained on. Raises
-    ValueError or FileNotFoundError that names what is wrong and how to mend it.
+    ValueError or FileNotFoundError that names the problem and the fix.
     """
     if str(source).startswith(PRESET_PREFIX):
         return make_random(str(source).removeprefix(PRESET_PREFIX), seed, device, dtype)
@@ -125,7 +125,7 @@ def make_random(
 ) -> WorldActionModel:
     """Make a preset with random weights, drawn on the device; its `trained` is False.
 
-    Prompts are read as bytes, whatever tokenizer the real model has: nothing was learned anyway.
+    Prompts are tokenized as bytes, whatever tokenizer the trained model has.
     """
     design = designs.make_preset_spec(preset)
     parts = tensor_index.build_networks(
@@ -149,9 +149,9 @@ def make_random(
 
 
 def save(model: WorldActionModel, folder: Path, max_shard_size: int = 5_000_000_000) -> None:
-    """Write a policy in the released layout: config.json, safetensors, statistics.
+    """Write a model in the released layout: config.json, safetensors, statistics.
 
-    `largest_shard` is in bytes; more than one file gets an index.
+    `max_shard_size` is in bytes; more than one file gets an index.
     """
     (folder / METADATA_PATH.parent).mkdir(parents=True, exist_ok=True)
     (folder / 'config.json').write_text(json.dumps({'wam': model.spec.to_dict()}, indent=1))
@@ -180,7 +180,7 @@ def save(model: WorldActionModel, folder: Path, max_shard_size: int = 5_000_000_
 
 
 def read_metadata(folder: Path, base: Path | None = None) -> dict[str, EmbodimentMetadata]:
-    """Read the statistics of a checkpoint, else of its base; none if neither has any."""
+    """Read the statistics of a checkpoint, else of its base; empty if neither has any."""
     for place in (folder, base):
         if place is not None and (place / METADATA_PATH).is_file():
             return normalization_stats.read_metadata(place / METADATA_PATH)
@@ -188,7 +188,7 @@ def read_metadata(folder: Path, base: Path | None = None) -> dict[str, Embodimen
 
 
 def load_tokenizer(spec: ModelSpec, folder: Path, base: Path | None = None) -> Tokenizer:
-    """Open the tokenizer of a checkpoint, from its own folder or its base's."""
+    """Load the tokenizer of a checkpoint from its own folder, else from its base."""
     kind, length = spec.encoders.tokenizer, spec.model.text_len
     if kind == 'bytes':
         return ByteTokenizer(length)
@@ -199,9 +199,10 @@ def load_tokenizer(spec: ModelSpec, folder: Path, base: Path | None = None) -> T
 
 @dataclass(frozen=True, slots=True)
 class CheckpointTensors:
-    """Hold what the files offer, by plain name, before any of it is read.
+    """Describe the tensors of the files by plain name, before any is read.
 
-    `pairs` maps a weight to the names of its adapter halves, which `halves` describes.
+    `adapter_names` maps a weight to the names of its two adapter tensors, which
+    `adapter_tensors` describes.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -210,9 +211,10 @@ class CheckpointTensors:
 
 
 def collect_tensors(folder: Path, spec: ModelSpec, base: Path | None) -> CheckpointTensors:
-    """Gather the tensors of a checkpoint, an adapter folder on top of its base.
+    """Collect the tensors of a checkpoint; those of an adapter folder replace its base's.
 
-    ValueError if adapters lack their base, their other half or the modules trained with them.
+    Raises ValueError if adapters lack their base, their A or B tensor or the modules trained with
+    them.
     """
     found = _strip_wrapper_names(safetensors_shards.read_tensor_infos(folder))
     pairs = lora.pair_adapters(found)
@@ -236,7 +238,7 @@ def _strip_wrapper_names(found: Mapping[str, TensorInfo]) -> dict[str, TensorInf
 def _overlay_on_base(
     folder: Path, spec: ModelSpec, found: Mapping[str, TensorInfo], base: Path | None
 ) -> dict[str, TensorInfo]:
-    """Lay the modules trained beside adapters over the complete base."""
+    """Replace the modules trained with the adapters in the tensors of the complete base."""
     absent = [
         part
         for part in _MODULES_TO_SAVE
@@ -266,7 +268,7 @@ def _overlay_on_base(
 def find_misplaced_adapters(
     tensors: CheckpointTensors, slots: Mapping[str, ParameterSlot]
 ) -> list[str]:
-    """Say which adapters change weights that were never trained with any."""
+    """Return an error text if adapters target weights that take none."""
     lost = sorted(
         target
         for target in tensors.adapter_names
@@ -280,7 +282,7 @@ def find_misplaced_adapters(
 
 
 class _AdapterMerger:
-    """Hold all adapters on the device; they are small beside the weights they change."""
+    """Merge adapters, all held on the device: they are small compared with the weights."""
 
     def __init__(self, spec: ModelSpec, tensors: CheckpointTensors, device: torch.device) -> None:
         self.config = spec.adapters or lora.RELEASED_LORA
@@ -317,7 +319,7 @@ def _load_parameters(
 
 
 class _ParameterLoader:
-    """Put tensors in the place of a module's parameters; tied weights hang in several places."""
+    """Replace the parameters of a module by loaded tensors, tied weights at every location."""
 
     def __init__(self, module: nn.Module) -> None:
         self.parameters = dict(module.named_parameters())
@@ -332,7 +334,7 @@ class _ParameterLoader:
     def load(self, slot: ParameterSlot, tensor: torch.Tensor, dtype: torch.dtype) -> None:
         parts = tensor_keymap.split_tensor(tensor, slot.entry, self.parameters)
         for target, part in zip(slot.entry.targets, parts, strict=True):
-            # On a CPU `part` is a view of the mapped file; where it was cut, of its neighbours.
+            # On a CPU `part` is a view of the mapped file; cut parts are views too.
             kept = part.to(dtype=dtype, copy=part.device.type == 'cpu' or len(parts) > 1)
             filled = nn.Parameter(kept.contiguous(), requires_grad=False)
             for owner, attribute in self.locations[target]:
@@ -348,10 +350,10 @@ def _finalize(networks: Networks, device: torch.device) -> None:
     if networks.encoders.image is not None:
         networks.encoders.image.init_position_ids(device)
     for module in (networks.dit, networks.encoders):
-        hollow = [
+        unfilled = [
             name
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]
             if tensor.is_meta
         ]
-        if hollow:
-            raise ValueError(f'no file fills {", ".join(hollow)}')
+        if unfilled:
+            raise ValueError(f'no file fills {", ".join(unfilled)}')

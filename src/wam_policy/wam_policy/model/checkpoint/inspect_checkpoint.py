@@ -1,6 +1,6 @@
-"""What a checkpoint folder is, what it lacks, what it needs and which robots it can drive.
+"""Report what a checkpoint folder holds and lacks, its memory needs and the robots it supports.
 
-Reads headers and JSON only: a full-size checkpoint is checked in seconds, without its numbers.
+Reads headers and JSON only: a full-size checkpoint is inspected in seconds.
 `python -m wam_policy.model.checkpoint.inspect_checkpoint DIR` prints it.
 """
 
@@ -28,7 +28,7 @@ INFERENCE_DTYPE = torch.bfloat16  # what the released models run in
 
 @dataclass(frozen=True, slots=True)
 class RobotCompatibility:
-    """Say whether one robot can run with the checkpoint, and why not; notes do not forbid it."""
+    """State whether a robot can run with the checkpoint: any error prevents it, notes do not."""
 
     robot: str
     errors: tuple[str, ...]
@@ -37,12 +37,12 @@ class RobotCompatibility:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRequirement:
-    """Count bytes on a device in the served dtype; activations are not in it."""
+    """Count the bytes needed on a device in the inference dtype, without activations."""
 
     weights_bytes: int
     cache_bytes: int  # keys and values of a full window, per branch
     context_bytes: int  # keys and values of text and image, per branch
-    encoder_bytes: int  # what the autoencoder remembers between blocks
+    encoder_bytes: int  # state that the autoencoder keeps between blocks
 
     def total_bytes(self, branches: int) -> int:
         return (
@@ -54,7 +54,7 @@ class MemoryRequirement:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointReport:
-    """Gather what a check found; `problems` each name the thing and the fix."""
+    """Hold the findings of an inspection; each of `problems` names the cause and the fix."""
 
     folder: Path
     problems: tuple[str, ...]
@@ -72,7 +72,7 @@ class CheckpointReport:
 
 
 def inspect_checkpoint(folder: Path, base: Path | None = None) -> CheckpointReport:
-    """Check a folder; never raises for what is wrong inside it."""
+    """Inspect a checkpoint folder; problems inside it are reported, not raised."""
     try:
         design = designs.read_spec(folder)
     except (OSError, ValueError) as error:
@@ -150,9 +150,9 @@ def _estimate_memory(spec: ModelSpec, parts: tensor_index.Networks) -> MemoryReq
 def _check_robot(robot: Embodiment, report: CheckpointReport) -> RobotCompatibility:
     obstacles, notes = [], []
     design = report.spec
-    assert design is not None  # a report without a design never gets here
+    assert design is not None  # a report without a spec returns early
     if not report.is_loadable:
-        obstacles.append('the checkpoint does not load, see above')
+        obstacles.append('the checkpoint does not load: see above')
     tag = next((tag for tag in report.embodiments if tag.name == robot.model_tag), None)
     if tag is None:
         has = ', '.join(tag.name for tag in report.embodiments) or 'none'
@@ -200,11 +200,11 @@ def _find_metadata_warnings(robot: Embodiment, metadata: EmbodimentMetadata) -> 
         if camera.key in metadata.resolution and metadata.resolution[camera.key] != camera.size
     ]
     if metadata.synthetic:
-        notes.append('statistics are made up')
+        notes.append('statistics are synthetic')
     return notes
 
 
-# ---- words
+# ---- text
 
 
 def _format_bytes(count: int) -> str:
@@ -212,7 +212,7 @@ def _format_bytes(count: int) -> str:
 
 
 def format_report(report: CheckpointReport) -> list[str]:
-    """Put a report into words, one statement per line."""
+    """Format a report as lines of text."""
     text = [f'checkpoint     {report.folder}']
     if report.spec is not None:
         text += _format_spec(report.spec)
@@ -274,12 +274,12 @@ def _format_memory(memory: MemoryRequirement | None) -> list[str]:
 def _format_embodiments(embodiments: Sequence[EmbodimentMetadata]) -> list[str]:
     if not embodiments:
         return [
-            f'embodiments    none: no {checkpoint_folder.METADATA_PATH}, so no robot can run. Make '
-            'statistics from episodes of your robot'
+            f'embodiments    none: no {checkpoint_folder.METADATA_PATH}, so no robot can '
+            'run. Compute statistics from episodes of your robot'
         ]
     text = []
     for tag in embodiments:
-        origin = ' (made up, not measured)' if tag.synthetic else ''
+        origin = ' (synthetic, not measured)' if tag.synthetic else ''
         text.append(f'embodiment     {tag.name}{origin}')
         for kind, group in (('state', tag.state), ('action', tag.action)):
             text += [
@@ -298,17 +298,19 @@ def _format_tensor_diff(tensor_diff: TensorDiff) -> list[str]:
     ]
     text.append(
         f'tensors        {"all accounted for" if tensor_diff.is_complete else "see above"}, '
-        f'{len(tensor_diff.unused)} stored in vain (never read at inference)'
+        f'{len(tensor_diff.unused)} stored but never read at inference'
     )
     return text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report of a folder; 0 if it loads, 1 if not."""
-    parser = argparse.ArgumentParser(prog='wam check', description=main.__doc__)
+    """Print the report of a checkpoint folder; exit with 0 if it loads, else with 1."""
+    parser = argparse.ArgumentParser(prog='wam inspect', description=main.__doc__)
     parser.add_argument('folder', type=Path, help='checkpoint folder')
-    parser.add_argument('--base', type=Path, help='complete checkpoint under an adapter folder')
-    parser.add_argument('--json', action='store_true', help='print the verdicts as JSON')
+    parser.add_argument(
+        '--base', type=Path, help='complete checkpoint that the adapters were trained on'
+    )
+    parser.add_argument('--json', action='store_true', help='print the report as JSON')
     chosen = parser.parse_args(arguments)
     found = inspect_checkpoint(chosen.folder, chosen.base)
     if chosen.json:

@@ -1,7 +1,7 @@
-"""What a checkpoint is, read from its config.json: the released schema or our `wam` section.
+"""Read the specification of a model from config.json: the released schema or a `wam` section.
 
-Each part of the `wam` section (model, encoders, canvas, ...) wins over the released keys, so a
-toy model in the released layout states its sizes there and a released one needs none of it.
+Each part of the `wam` section (model, encoders, canvas, ...) overrides the released keys: a toy
+model in the released layout states its sizes there, a released one needs no such section.
 """
 
 import json
@@ -29,19 +29,19 @@ ANY_TAG = '*'  # in `prompts`: the template of every tag that has none of its ow
 
 @dataclass(frozen=True, slots=True)
 class CanvasConfig:
-    """Say how camera views become the model's picture; sizes are [rows columns] in pixels."""
+    """Define how camera views are composed into one canvas; sizes are [rows columns] in pixels."""
 
     arrangement: str | None  # None: the one the released models use for the tag
     tile: tuple[int, int]
     crop: float
-    size: tuple[int, int] | None  # the canvas is resized to this; None: as stitched
+    size: tuple[int, int] | None  # the canvas is resized to this; None: as composed
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Give rows and columns of the picture that reaches the encoders."""
+        """Return rows and columns of the canvas that the encoders take."""
         if self.size is not None:
             return self.size
-        # the released arrangements of several views all measure two tiles by two
+        # all released layouts of several views are two tiles by two
         _, (rows, columns), _ = view_layout.LAYOUTS[self.arrangement or 'quadrants']
         return int(rows * self.tile[0]), int(columns * self.tile[1])
 
@@ -53,12 +53,12 @@ class CanvasConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelInferenceDefaults:
-    """Say how a model likes to be asked; a user may still choose otherwise."""
+    """Hold the inference settings that a model recommends; options override them."""
 
-    recipe: str  # a key of sampler.MODES
+    recipe: str  # a key of sampler.SAMPLERS
     steps: int | None  # evaluate at every one of so many steps instead
     guidance: float  # 1: the conditional branch alone
-    window: str = 'restart'  # what a full memory does, one of WINDOWS
+    window: str = 'restart'  # what a full cache does, one of WINDOW_MODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,14 @@ class ModelSpec:
     prompts: Mapping[str, str]  # template per tag; empty: the released ones
     negative_prompt: str
     normalization: str
-    row_std: tuple[float, ...]  # of a chunk's rows, in normalised units; empty: all 1
+    row_std: tuple[float, ...]  # of a chunk's rows, in normalized units; empty: all 1
     trained: bool
     adapters: LoraConfig | None  # the folder holds adapters over a base
     video_final_noise: float | None  # of decoupled inference; None: coupled
-    inference: ModelInferenceDefaults | None  # None: the model does not say
+    inference: ModelInferenceDefaults | None  # None: no recommendation
 
     def prompt_template(self, tag: str) -> str:
-        """Give the prompt template of a tag; ValueError if this model has none."""
+        """Return the prompt template of a tag; ValueError if this model has none."""
         if not self.prompts:
             return prompts.get_template(tag)
         found = self.prompts.get(tag, self.prompts.get(ANY_TAG))
@@ -90,11 +90,11 @@ class ModelSpec:
         return found
 
     def make_prompt(self, tag: str, instruction: str) -> str:
-        """Give the prompt for an instruction."""
+        """Return the prompt for an instruction."""
         return prompts.fill_template(self.prompt_template(tag), instruction)
 
     def with_control_rate(self, step_dt_s: float) -> 'ModelSpec':
-        """Give the design at a robot's control rate: released files do not state theirs.
+        """Return the spec at the control rate of a robot; released files do not state theirs.
 
         The frame rate follows, because one block always spans actions_per_block control steps.
         """
@@ -106,7 +106,7 @@ class ModelSpec:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the `wam` section; `parsed` is the inverse."""
+        """Return the `wam` section; `parse_spec` is the inverse."""
         return {
             'name': self.name,
             'trained': self.trained,
@@ -128,7 +128,7 @@ _QUADRANTS_5B = CanvasConfig(None, (160, 320), view_layout.CENTER_CROP, (160, 32
 _HEAD_BESIDE_HANDS = CanvasConfig('head_beside_hands', (64, 64), view_layout.CENTER_CROP, None)
 
 
-# of our own models: what two CPU cores answer seven times a second
+# of our own models: fast enough for seven queries a second on two CPU cores
 INFERENCE_DEFAULTS = {
     'mini': ModelInferenceDefaults('full16', 4, 1.0),
     'tiny': ModelInferenceDefaults('full16', 4, 5.0),
@@ -136,7 +136,7 @@ INFERENCE_DEFAULTS = {
 
 
 def make_preset_spec(name: str) -> ModelSpec:
-    """Give the design of a preset, without weights."""
+    """Return the spec of a preset."""
     boxes = {'dreamzero_14b': _QUADRANTS_14B, 'dreamzero_5b': _QUADRANTS_5B}
     own = name not in boxes
     if name not in encoder_stack.PRESETS:
@@ -163,7 +163,7 @@ def read_spec(folder: Path) -> ModelSpec:
     """Read config.json of a checkpoint folder."""
     path = folder / 'config.json'
     if not path.is_file():
-        raise FileNotFoundError(f'{folder}: no config.json; copy it from the checkpoint')
+        raise FileNotFoundError(f'{folder}: no config.json: copy it from the checkpoint')
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
@@ -236,19 +236,20 @@ def _parse_inference_defaults(own: Mapping[str, Any]) -> ModelInferenceDefaults 
     if not values:
         return None
     try:
-        advice = ModelInferenceDefaults(**values)
+        defaults = ModelInferenceDefaults(**values)
     except TypeError as error:
         raise ValueError(f'wam.inference: {error}') from error
-    if advice.recipe not in sampler.SAMPLERS:
+    if defaults.recipe not in sampler.SAMPLERS:
         raise ValueError(
-            f'wam.inference: recipe {advice.recipe!r} is unknown; known: '
+            f'wam.inference: recipe {defaults.recipe!r} is unknown; known: '
             f'{", ".join(sampler.SAMPLERS)}'
         )
-    if advice.window not in WINDOW_MODES:
+    if defaults.window not in WINDOW_MODES:
         raise ValueError(
-            f'wam.inference: window {advice.window!r} is unknown; known: {", ".join(WINDOW_MODES)}'
+            f'wam.inference: window {defaults.window!r} is unknown; known: '
+            f'{", ".join(WINDOW_MODES)}'
         )
-    return advice
+    return defaults
 
 
 def _parse_adapters(own: Mapping[str, Any], head: Mapping[str, Any]) -> LoraConfig | None:
@@ -338,7 +339,7 @@ def _parse_released_model(
     rows, columns = height // encoder_config.vae.stride, width // encoder_config.vae.stride
     window = int(network.get('max_chunk_size', 4))
     if window < 1:
-        raise ValueError(f'max_chunk_size {window}: a window of at least one block is needed')
+        raise ValueError(f'max_chunk_size {window}: want at least 1 block')
     model = ModelConfig(
         dim=int(_require(network, 'dim')),
         heads=int(_require(network, 'num_heads')),
@@ -357,7 +358,7 @@ def _parse_released_model(
         image_dim=encoder_config.image.dim if encoder_config.image else 0,
         action_dim=int(head.get('max_action_dim', head.get('action_dim', 32))),
         state_dim=int(head.get('max_state_dim', 64)),
-        # the head's own hidden_size (64) is another thing: the network keeps its default
+        # not the head's own hidden_size (64): the network keeps its default
         action_hidden=int(network.get('hidden_size', 1024)),
         frames_per_block=frames,
         actions_per_block=actions,
@@ -369,10 +370,10 @@ def _parse_released_model(
         video_hz=frames * wan_vae.PIXEL_FRAMES_PER_LATENT / RELEASED_CHUNK_S,
         action_hz=actions / RELEASED_CHUNK_S,
     )
-    said = network.get('frame_seqlen')
-    if said is not None and int(said) not in (model.frame_tokens, rows * columns // 4):
+    stated = network.get('frame_seqlen')
+    if stated is not None and int(stated) not in (model.frame_tokens, rows * columns // 4):
         raise ValueError(
-            f'frame_seqlen {said}, but a canvas of {height}x{width} gives '
-            f'{model.frame_tokens} tokens; state wam.canvas'
+            f'frame_seqlen {stated}, but a canvas of {height}x{width} gives '
+            f'{model.frame_tokens} tokens; set wam.canvas'
         )
     return model

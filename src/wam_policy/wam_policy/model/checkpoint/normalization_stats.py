@@ -1,6 +1,6 @@
-"""Normalisation statistics of a checkpoint: `experiment_cfg/metadata.json`, read strictly.
+"""Read and write the normalization statistics of a checkpoint: `experiment_cfg/metadata.json`.
 
-Knows the file's schema, not the arithmetic (see normaliser) and not the robot (see core).
+Covers the schema of the file only; the arithmetic is in `model.normalizer`.
 """
 
 import json
@@ -44,7 +44,7 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class EmbodimentMetadata:
-    """Hold what a checkpoint knows about one embodiment tag.
+    """Hold the metadata of one embodiment tag in a checkpoint.
 
     `state` and `action` map keys to statistics; those of relative action keys are statistics of
     (action - state at the query). `resolution` maps video keys to (width, height).
@@ -54,11 +54,11 @@ class EmbodimentMetadata:
     state: MappingProxyType[str, Statistics]
     action: MappingProxyType[str, Statistics]
     resolution: MappingProxyType[str, tuple[int, int]]
-    synthetic: bool = False  # made up for random weights, measured on no robot
+    synthetic: bool = False  # for random weights, not measured on a robot
 
 
 def parse_metadata(content: dict[str, Any]) -> dict[str, EmbodimentMetadata]:
-    """Parse the content of metadata.json; a fault names tag, modality, key and what is wrong."""
+    """Parse the content of metadata.json; errors name tag, modality and key."""
     return {name: _parse_embodiment(name, entry) for name, entry in content.items()}
 
 

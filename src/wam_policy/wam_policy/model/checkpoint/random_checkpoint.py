@@ -1,7 +1,7 @@
-"""Made-up checkpoints in the released layout: random weights, right names, shapes and files.
+"""Checkpoints of random weights in the released layout: its tensor names, shapes and files.
 
-For tests, speed measurements and dry runs without the real weights. Nothing here was learned or
-measured; everything it writes says so (`trained` false, statistics marked synthetic).
+For tests, speed measurements and dry runs without the real weights. Everything is marked as
+untrained (`trained` false, statistics `synthetic`).
 """
 
 import argparse
@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment, ModelKey
+from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.model.checkpoint import (
     normalization_stats,
     safetensors_shards,
@@ -29,11 +31,12 @@ from wam_policy.model.checkpoint import (
 from wam_policy.model.checkpoint.model_spec import ModelSpec, make_preset_spec
 from wam_policy.model.checkpoint.normalization_stats import EmbodimentMetadata, Statistics
 from wam_policy.model.encoders.wan_vae import VaeConfig
-from wam_policy.model.network.lora import TARGET_MODULES
 
 _DTYPE_NAMES = {dtype: name for name, dtype in safetensors_shards.DTYPES.items()}
-# What an untrained model may ask of a joint, from where it is. It hands its noise through, so one
-# model unit is one standard deviation and three of them are what is seen.
+DEFAULT_MAX_SHARD_SIZE = 5_000_000_000  # bytes
+DEPRECATED_OPTIONS = {'--hollow': '--sparse', '--largest-shard': '--max-shard-size'}
+# Largest offset from the current position that an untrained model may command. Its output is
+# about its input noise: one model unit is one standard deviation, and 3 cover 99.7 % of it.
 MAX_OFFSET_RAD = 0.15
 OFFSET_STD_RAD = MAX_OFFSET_RAD / 3
 
@@ -48,14 +51,14 @@ def _make_statistics(low: np.ndarray, high: np.ndarray) -> Statistics:
 
 
 def _make_state_statistics(robot: Embodiment, key: ModelKey) -> Statistics:
-    """Scale positions by pi and openings by 1, whatever the joint: an identity in effect."""
+    """Scale joint positions by pi and gripper openings by 1, for every joint."""
     kinds = [robot.joint(name).kind for name in key.joints]
     high = np.array([1.0 if kind == 'gripper' else math.pi for kind in kinds])
     return _make_statistics(-high, high)
 
 
 def _make_action_statistics(robot: Embodiment, key: ModelKey) -> Statistics:
-    """Allow small offsets from the state; an absolute value may be anything the joint may be."""
+    """Limit relative actions to small offsets; absolute ones cover the range of the joint."""
     if key.relative or not key.joints:
         high = np.full(key.size, OFFSET_STD_RAD)
         return _make_statistics(-high, high)
@@ -66,7 +69,7 @@ def _make_action_statistics(robot: Embodiment, key: ModelKey) -> Statistics:
 
 
 def make_metadata(robots: Sequence[Embodiment]) -> list[EmbodimentMetadata]:
-    """Make up statistics for robots: they let random weights move an arm gently, no more."""
+    """Make synthetic statistics with which random weights move an arm by small offsets only."""
     return [
         EmbodimentMetadata(
             robot.model_tag,
@@ -87,9 +90,9 @@ def make_metadata(robots: Sequence[Embodiment]) -> list[EmbodimentMetadata]:
 
 
 def make_config(spec: ModelSpec) -> dict[str, object]:
-    """Give config.json in the released schema; the `wam` section adds what that cannot say.
+    """Return config.json in the released schema, with a `wam` section for what that lacks.
 
-    Prompts are read as bytes: weights that learned nothing need no tokenizer to be copied.
+    Prompts are tokenized as bytes: random weights need no copy of a tokenizer.
     """
     model = spec.model
     plain = replace(spec, trained=False, encoders=replace(spec.encoders, tokenizer='bytes'))
@@ -135,10 +138,10 @@ def make_config(spec: ModelSpec) -> dict[str, object]:
 
 
 def make_toy_spec(spec: ModelSpec, tile: tuple[int, int] = (32, 32)) -> ModelSpec:
-    """Shrink a released design to a few megabytes, keeping every kind of tensor it has."""
+    """Shrink a released spec to a few megabytes, keeping every kind of tensor it has."""
     old, parts = spec.model, spec.encoders
     if not isinstance(parts.vae, VaeConfig):
-        raise ValueError(f'{spec.name} is no released design: nothing to shrink')
+        raise ValueError(f'{spec.name} is not a released model: make_toy_spec shrinks those only')
     pixels = replace(
         parts.vae, channels=4, base_dim=8, decoder_base_dim=8, mean=(0.0,) * 4, std=(1.0,) * 4
     )
@@ -179,7 +182,7 @@ def make_toy_spec(spec: ModelSpec, tile: tuple[int, int] = (32, 32)) -> ModelSpe
 
 
 def unused_tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """List the tensors released files hold although inference never reads them, with shapes."""
+    """Return name and shape of the tensors in released files that inference never reads."""
     frame = spec.encoders.image
     if frame is None:
         return {}
@@ -206,7 +209,7 @@ def _list_slots(spec: ModelSpec) -> dict[str, tensor_index.ParameterSlot]:
 
 
 def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """List every tensor of a complete released checkpoint of this design."""
+    """Return name and shape of every tensor of a complete released checkpoint of this spec."""
     return {
         name: slot.entry.shape for name, slot in _list_slots(spec).items()
     } | unused_tensor_shapes(spec)
@@ -215,7 +218,7 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 def draw_weight(
     name: str, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
 ) -> torch.Tensor:
-    """Draw a weight whose layer neither dies nor explodes: ones for norms, 1/sqrt(in) for maps."""
+    """Draw a weight that keeps activations at unit scale: 1 for norms, std 1/sqrt(in) for maps."""
     if len(shape) < 2 or name.endswith(('gamma', '.b')):
         ones = name.endswith(('gamma', 'weight'))
         return torch.full(shape, 1.0 if ones else 0.0, dtype=dtype, device=generator.device)
@@ -231,9 +234,9 @@ def write_checkpoint(
     *,
     dtype: torch.dtype,
     seed: int = 0,
-    max_shard_size: int = 5_000_000_000,
+    max_shard_size: int = DEFAULT_MAX_SHARD_SIZE,
 ) -> None:
-    """Write a checkpoint of random weights in the released layout; bytes as given by `dtype`."""
+    """Write a checkpoint of random weights of `dtype` in the released layout."""
     _write_json_files(spec, robots, folder)
     wanted = tensor_shapes(spec)
     groups = safetensors_shards.split_into_shards(
@@ -260,9 +263,9 @@ def write_sparse_checkpoint(
     folder: Path,
     *,
     dtype: torch.dtype,
-    max_shard_size: int = 5_000_000_000,
+    max_shard_size: int = DEFAULT_MAX_SHARD_SIZE,
 ) -> None:
-    """Write files with true headers and sizes but without blocks on disk: all numbers are 0."""
+    """Write sparse files with valid headers and full sizes; all weights read as 0."""
     _write_json_files(spec, robots, folder)
     wanted = tensor_shapes(spec)
     sizes = {name: torch.Size(shape).numel() * dtype.itemsize for name, shape in wanted.items()}
@@ -292,43 +295,11 @@ def _write_json_files(spec: ModelSpec, robots: Sequence[Embodiment], folder: Pat
     (folder / 'experiment_cfg' / 'metadata.json').write_text(json.dumps(content, indent=1))
 
 
-def write_adapters(spec: ModelSpec, folder: Path, *, dtype: torch.dtype, seed: int = 0) -> None:
-    """Write adapters only, as a fine-tuned release does: low-rank pairs and trained modules."""
-    if spec.adapters is None:
-        raise ValueError(f'{spec.name} has no adapters; set them in the design')
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'config.json').write_text(json.dumps(make_config(spec), indent=1))
-    generator = torch.Generator().manual_seed(seed)
-    wrapped = tensor_keymap.DIT_PREFIX + 'base_model.model.'
-    content = {}
-    for name, shape in tensor_shapes(spec).items():
-        inner = name.removeprefix(tensor_keymap.DIT_PREFIX)
-        if name == inner:
-            continue
-        if inner.startswith(('state_encoder.', 'action_encoder.', 'action_decoder.')):
-            content[wrapped + inner] = draw_weight(name, shape, dtype, generator)
-        elif _takes_adapter(inner):
-            layer, rank = wrapped + inner.removesuffix('.weight'), spec.adapters.rank
-            content[f'{layer}.lora_A.default.weight'] = draw_weight(
-                name, (rank, shape[1]), dtype, generator
-            )
-            content[f'{layer}.lora_B.default.weight'] = draw_weight(
-                name, (shape[0], rank), dtype, generator
-            )
-    save_file(content, folder / safetensors_shards.SINGLE_FILE, metadata={'format': 'pt'})
-
-
-def _takes_adapter(name: str) -> bool:
-    return name.endswith('.weight') and bool(
-        TARGET_MODULES.fullmatch(name.removesuffix('.weight'))
-    )
-
-
 # ---- command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a made-up checkpoint; `--hollow` files have true sizes but take no room on disk."""
+    """Write a checkpoint of random weights, in the layout of the released ones."""
     parser = argparse.ArgumentParser(
         prog='python -m wam_policy.model.checkpoint.random_checkpoint', description=main.__doc__
     )
@@ -337,19 +308,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         '--preset', choices=('dreamzero_14b', 'dreamzero_5b'), default='dreamzero_14b'
     )
     parser.add_argument('--toy', action='store_true', help='a few megabytes, every kind of tensor')
-    parser.add_argument('--hollow', action='store_true', help='headers only, all weights zero')
+    parser.add_argument(
+        '--sparse',
+        action='store_true',
+        help='full-size files that take no disk space: headers, and weights read as zero',
+    )
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--largest-shard', type=int, default=5_000_000_000, help='bytes')
-    chosen = parser.parse_args(arguments)
-    design = make_preset_spec(chosen.preset)
+    parser.add_argument(
+        '--max-shard-size',
+        type=int,
+        default=DEFAULT_MAX_SHARD_SIZE,
+        metavar='BYTES',
+        help='of one file (default: %(default)s)',
+    )
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen = parser.parse_args(replace_deprecated(given, DEPRECATED_OPTIONS))
+    spec = make_preset_spec(chosen.preset)
     robots = [embodiment.load_embodiment(name) for name in embodiment.list_robots()]
-    settings = {'dtype': torch.bfloat16, 'max_shard_size': chosen.largest_shard}
     if chosen.toy:
-        design = make_toy_spec(design)
-    if chosen.hollow:
-        write_sparse_checkpoint(design, robots, chosen.folder, **settings)
-    else:
-        write_checkpoint(design, robots, chosen.folder, seed=chosen.seed, **settings)
+        spec = make_toy_spec(spec)
+    write = (
+        write_sparse_checkpoint if chosen.sparse else partial(write_checkpoint, seed=chosen.seed)
+    )
+    write(
+        spec,
+        robots,
+        chosen.folder,
+        dtype=torch.bfloat16,
+        max_shard_size=chosen.max_shard_size,
+    )
     return 0
 
 

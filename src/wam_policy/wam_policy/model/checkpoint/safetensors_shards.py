@@ -1,4 +1,4 @@
-"""The safetensors files of a checkpoint: what is in them, known from their headers alone."""
+"""Read and write the safetensors files of a checkpoint; headers alone describe the tensors."""
 
 import json
 import struct
@@ -29,7 +29,7 @@ _MAX_HEADER_BYTES = 100_000_000  # bytes; the format's own limit
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Describe one tensor of a file without its numbers."""
+    """Describe one tensor of a file without reading its values."""
 
     name: str
     file: Path
@@ -42,13 +42,13 @@ class TensorInfo:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """Read a safetensors header; ValueError if the file is cut short or no safetensors."""
+    """Read a safetensors header; ValueError if the file is truncated or another format."""
     size = path.stat().st_size
     with path.open('rb') as file:
         start = file.read(8)
         length = struct.unpack('<Q', start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
-            raise ValueError(f'{path}: not a safetensors file, or cut short')
+            raise ValueError(f'{path}: not a safetensors file, or truncated')
         try:
             content = json.loads(file.read(length))
         except ValueError as error:
@@ -63,18 +63,19 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         first, last = entry['data_offsets']
         if last - first != found[name].nbytes:
             raise ValueError(
-                f'{path}: {name} occupies {last - first} bytes, its shape {found[name].nbytes}'
+                f'{path}: {name} occupies {last - first} bytes, its shape needs '
+                f'{found[name].nbytes}'
             )
         end = max(end, last)
     if size < 8 + length + end:
         raise ValueError(
-            f'{path}: cut short: {size} bytes of {8 + length + end}; download it again'
+            f'{path}: truncated: {size} bytes of {8 + length + end}; download it again'
         )
     return found
 
 
 def find_weight_files(folder: Path) -> list[Path]:
-    """List the weight files of a checkpoint folder, refusing pickles and half-copied sets."""
+    """List the weight files of a checkpoint folder, refusing pickles and incomplete sets."""
     if (folder / INDEX_FILE).is_file():
         try:
             weight_map = json.loads((folder / INDEX_FILE).read_text())['weight_map']
@@ -84,7 +85,7 @@ def find_weight_files(folder: Path) -> list[Path]:
         absent = [path.name for path in listed if not path.is_file()]
         if absent:
             raise FileNotFoundError(
-                f'{folder}: {INDEX_FILE} names files that are not there: '
+                f'{folder}: {INDEX_FILE} names missing files: '
                 f'{", ".join(absent)}; copy the whole checkpoint'
             )
         return listed
@@ -96,7 +97,7 @@ def find_weight_files(folder: Path) -> list[Path]:
     if pickles:
         raise ValueError(
             f'{folder}: {", ".join(pickles)}: pickled weights run code when they are read and are '
-            'refused. Convert them where you trust them: safetensors.torch.save_file('
+            'refused. If you trust their source, convert them: safetensors.torch.save_file('
             "torch.load(file, weights_only=True), 'model.safetensors')"
         )
     raise FileNotFoundError(f'{folder}: neither {SINGLE_FILE} nor {INDEX_FILE}')
@@ -130,8 +131,8 @@ def iter_tensors(
 ) -> Iterator[tuple[TensorInfo, torch.Tensor]]:
     """Yield tensors on `device`, in their stored dtype, file after file.
 
-    Each file is mapped, read and let go before the next, so the host never holds more than one.
-    On a CPU a tensor is a view of the mapping: copy what is to be kept.
+    Each file is mapped, read and closed before the next, so that the host holds one at a time.
+    On a CPU a tensor is a view of the mapping: copy what you keep.
     """
     by_file: dict[Path, list[TensorInfo]] = {}
     for stored in wanted:
@@ -146,7 +147,7 @@ def iter_tensors(
 
 
 def split_into_shards(sizes: Mapping[str, int], max_shard_size: int) -> dict[str, list[str]]:
-    """Group tensors, given their bytes, into files of at most `largest` bytes each."""
+    """Group tensors, given their bytes, into files of at most `max_shard_size` bytes each."""
     groups: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -164,7 +165,7 @@ def split_into_shards(sizes: Mapping[str, int], max_shard_size: int) -> dict[str
 
 
 def write_index(folder: Path, files: Mapping[str, str], nbytes: int) -> None:
-    """Write the index of a checkpoint whose tensors are in several files; drop a stale one."""
+    """Write the index of a checkpoint with several files; delete a stale one."""
     path = folder / INDEX_FILE
     if set(files.values()) == {SINGLE_FILE}:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which tensors the released layout has for a design, and what a given set of tensors lacks."""
+"""List the tensors of the released layout for a spec, and compare stored tensors with them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ _MATCH_NOTHING = re.compile(r'(?!)')
 
 @dataclass(frozen=True, slots=True)
 class ParameterSlot:
-    """Say which module a file's tensor belongs to; `part` groups tensors for people."""
+    """Assign a tensor of the files to a module; `part` is its group in reports."""
 
     part: str  # 'transformer', 'text encoder', 'image encoder' or 'autoencoder'
     module: nn.Module
@@ -30,14 +30,14 @@ class ParameterSlot:
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """Hold all networks of a design."""
+    """Hold all networks of a model."""
 
     dit: VideoActionDiT
     encoders: Encoders
 
 
 def build_networks(spec: ModelSpec, device: torch.device, tokenizer: Tokenizer | None) -> Networks:
-    """Build the networks of a design on a device; 'meta' costs no memory."""
+    """Build the networks of a spec on a device; 'meta' needs no memory."""
     with device:
         return Networks(
             VideoActionDiT(spec.model).eval(),
@@ -46,7 +46,7 @@ def build_networks(spec: ModelSpec, device: torch.device, tokenizer: Tokenizer |
 
 
 def list_slots(networks: Networks) -> dict[str, ParameterSlot]:
-    """List every tensor of the released layout that these networks read, by its file name."""
+    """Return every tensor of the released layout that these networks read, by its name there."""
     encoders = networks.encoders
     vae = encoders.config.vae
     pixels = (
@@ -88,7 +88,7 @@ def list_slots(networks: Networks) -> dict[str, ParameterSlot]:
 
 
 def unused_tensor_pattern(spec: ModelSpec) -> re.Pattern[str]:
-    """Match the tensors that released files hold although inference never reads them."""
+    """Return the pattern of tensors in released files that inference never reads."""
     if spec.encoders.image is None:
         return _MATCH_NOTHING
     inner = tensor_keymap.unused_image_pattern(spec.encoders.image.layers)
@@ -97,7 +97,7 @@ def unused_tensor_pattern(spec: ModelSpec) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class TensorDiff:
-    """List what does not fit; names are those of the files, each list sorted."""
+    """List the differences by the names in the files, each list sorted."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -109,7 +109,7 @@ class TensorDiff:
         return not (self.missing or self.unexpected or self.misshaped)
 
     def format_summary(self, max_names: int = 5) -> str:
-        """Say in one line per kind what is wrong, naming the first few."""
+        """Format one clause per kind of difference, naming the first few."""
         lines = []
         for title in ('missing', 'unexpected', 'misshaped'):
             names = getattr(self, title)
@@ -122,7 +122,7 @@ class TensorDiff:
 def compare_tensors(
     found: Mapping[str, TensorInfo], slots: Mapping[str, ParameterSlot], ignorable: re.Pattern[str]
 ) -> TensorDiff:
-    """Compare stored tensors, by plain name, with those a design reads."""
+    """Compare stored tensors, by plain name, with those a spec reads."""
     extra = found.keys() - slots.keys()
     spare = {name for name in extra if ignorable.fullmatch(name)}
     wrong = [
@@ -139,7 +139,7 @@ def compare_tensors(
 
 
 def count_parameters(slots: Iterable[ParameterSlot]) -> dict[str, int]:
-    """Count the numbers of each part."""
+    """Count the parameters of each part."""
     counts: dict[str, int] = {}
     for slot in slots:
         counts[slot.part] = counts.get(slot.part, 0) + torch.Size(slot.entry.shape).numel()

@@ -1,7 +1,7 @@
-"""Tensor names of released files <-> parameters of our modules: names and cuts, no arithmetic.
+"""Map tensor names of released files to parameters of our modules and back, without arithmetic.
 
-An entry says which tensor of the file fills which parameters. Entries are derived from the
-modules themselves, so the same list serves reading, writing and accounting, both ways strictly.
+A mapping states which tensor of the file fills which parameters. Mappings are derived from the
+modules, so that the same list serves reading, writing and comparing.
 """
 
 import re
@@ -19,7 +19,7 @@ VAE_PREFIX = 'action_head.vae.model.'
 
 @dataclass(frozen=True, slots=True)
 class TensorMapping:
-    """Say that the file's tensor `name` of `shape` holds `targets`, one after the other.
+    """Map the tensor `name` of `shape` in the file to the parameters `targets`.
 
     Several targets are stacked along the first axis; axes of length 1 may differ otherwise.
     """
@@ -41,7 +41,7 @@ def split_tensor(
 
 
 def join_parameters(entry: TensorMapping, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Build the file's tensor from the target parameters: the inverse of `parts`."""
+    """Build the file's tensor from the target parameters: the inverse of `split_tensor`."""
     tensors = [parameters[target] for target in entry.targets]
     whole = torch.cat(tensors, dim=0) if len(tensors) > 1 else tensors[0]
     return whole.reshape(entry.shape).contiguous()
@@ -195,7 +195,7 @@ def map_vae(net: nn.Module, *, residual: bool, res_blocks: int) -> list[TensorMa
     outer = _make_vae22_rules(res_blocks) if residual else _make_vae21_rules(res_blocks)
     entries = []
     for name, parameter in net.named_parameters():
-        # blocks first: `conv1` and `conv2` mean other things at the top of the file
+        # blocks first: `conv1` and `conv2` are other layers at the top level of the file
         inner = (
             _apply_rules(name, _RESIDUAL_RULES)
             if 'resnets' in name or 'down_blocks' in name

@@ -1,8 +1,7 @@
-"""A plain convolutional autoencoder behind the interface of the Wan ones, for models that must
-learn and run on a CPU.
+"""Define a convolutional autoencoder with the interface of the Wan ones, for models on a CPU.
 
-Four pixel frames are stacked as channels and become one latent frame; groups know nothing of each
-other. The first frame of a clip stands for a group of its own: itself four times.
+Four pixel frames are stacked as channels and encoded to one latent frame, independent of other
+groups. The first frame of a clip is repeated four times to form a group.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ EMPTY_STATE = EncoderState(())
 
 @dataclass(frozen=True, slots=True)
 class ConvVaeConfig:
-    """Size a convolutional autoencoder; every width is a stage that halves the picture."""
+    """Size a convolutional autoencoder; each of `widths` is a stage that halves the image."""
 
     channels: int  # of a latent frame
     widths: tuple[int, ...]

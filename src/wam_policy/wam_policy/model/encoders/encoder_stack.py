@@ -1,4 +1,4 @@
-"""Everything around the transformer that turns pixels and words into its inputs, as one thing."""
+"""Combine the encoders of pixels and text, and the decoder of predicted video."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,19 +23,19 @@ class EncoderConfig:
     tokenizer: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain JSON values; `from_dict` is the inverse."""
+        """Return plain JSON values; `from_dict` is the inverse."""
         kind = next(name for name, owner in _VAE_KINDS.items() if isinstance(self.vae, owner))
         return {**asdict(self), 'vae': {'kind': kind, **asdict(self.vae)}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> 'EncoderConfig':
-        """Read what `to_dict` wrote; ValueError says what does not fit."""
+        """Read what `to_dict` wrote; ValueError names what does not fit."""
         try:
             pixels = {
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in values['vae'].items()
             }
-            kind = pixels.pop('kind', 'wan')  # files older than the choice do not say
+            kind = pixels.pop('kind', 'wan')  # older files lack it
             if kind not in _VAE_KINDS:
                 raise ValueError(
                     f'encoder config: vae kind {kind!r}: want {", ".join(_VAE_KINDS)}'
@@ -121,7 +121,7 @@ class Encoders(nn.Module):
 
     @torch.no_grad()
     def encode_first_frame(self, first: torch.Tensor) -> tuple[torch.Tensor, wan_vae.EncoderState]:
-        """Encode the first frame [B 3 1 H W] of a clip that will go on."""
+        """Encode the first frame [B 3 1 H W] of a clip; return its latent and the state."""
         latent, context = self.vae.encode_first_frame(first)
         return self._crop_latents(latent), context
 
@@ -145,7 +145,7 @@ class Encoders(nn.Module):
         return self.text(ids, mask)
 
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """Tokenise and encode prompts to [B text_len dim]."""
+        """Tokenize and encode prompts to [B text_len dim]."""
         if self.tokenizer is None:
             raise ValueError('these encoders were built without a tokenizer')
         device = next(self.text.parameters()).device

@@ -1,4 +1,4 @@
-"""The frame that starts an episode to image tokens: the CLIP vision tower of transformers.
+"""Encode the first frame of an episode to image tokens with the CLIP vision tower.
 
 The released models read the tower one block before its end and without its last norm.
 """
@@ -39,7 +39,7 @@ CLIP_H = ImageConfig(1280, 16, 31, 5120, 14, 224)
 
 
 def build_network(config: ImageConfig) -> CLIPVisionModel:
-    """Build the tower; under `torch.device('meta')` it costs no memory."""
+    """Build the tower; under `torch.device('meta')` it needs no memory."""
     # imported here: it takes seconds that models without image context do not need
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -56,7 +56,7 @@ def build_network(config: ImageConfig) -> CLIPVisionModel:
             attention_dropout=0.0,
         )
     )
-    # only the pooled output uses it, and nobody reads that
+    # only the pooled output uses it, which is never read
     net.add_module('post_layernorm', nn.Identity())
     return net.eval()
 
@@ -82,6 +82,6 @@ class ImageEncoder(nn.Module):
         return self.net(pixels).last_hidden_state
 
     def init_position_ids(self, device: torch.device) -> None:
-        """Give the position indices, which no file holds, their values on `device`."""
+        """Set the position indices, which no file holds, on `device`."""
         places = torch.arange(self.config.tokens, device=device).expand(1, -1)
         self.net.embeddings.register_buffer('position_ids', places, persistent=False)

@@ -1,6 +1,6 @@
-"""Instruction to prompt, per embodiment tag.
+"""Make prompts from instructions, per embodiment tag.
 
-The templates are input constants of the released models: one other byte is another input.
+The templates are those of the released models, byte for byte.
 """
 
 import ast
@@ -51,7 +51,7 @@ _MARKERS = ('<LAPA>', '<DREAM>', '<COTRAIN>')  # data-source marks of the traini
 
 
 def get_template(tag: str) -> str:
-    """Give the released template of an embodiment tag."""
+    """Return the released template of an embodiment tag."""
     if tag not in TEMPLATES:
         raise ValueError(
             f'no prompt template for embodiment tag {tag!r}; known: {", ".join(TEMPLATES)}'
@@ -60,7 +60,7 @@ def get_template(tag: str) -> str:
 
 
 def extract_instruction(instruction: str) -> str:
-    """Give the sentence inside an instruction: the first item if it is written as a list."""
+    """Return the sentence inside an instruction: the first item if it is written as a list."""
     for marker in _MARKERS:
         instruction = instruction.replace(marker, '')
     try:
@@ -84,5 +84,5 @@ def fill_template(template: str, instruction: str) -> str:
 
 
 def make_prompt(tag: str, instruction: str) -> str:
-    """Give the prompt a released model expects for this embodiment tag."""
+    """Return the prompt a released model expects for this embodiment tag."""
     return fill_template(get_template(tag), instruction)

@@ -1,4 +1,4 @@
-"""Text to embeddings: tokenisers and the UMT5 encoder of transformers."""
+"""Encode text: tokenizers and the UMT5 encoder of transformers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class TextConfig:
     ffn_dim: int
     layers: int
     buckets: int  # of relative distance
-    # Words before its own that a byte attends to in a layer; None: the whole text. Where a text
-    # encoder is small and learned, a word that says nothing of the others means the same beside
-    # any of them: "purple" then also means purple beside a hand it never came with.
+    # Words before its own that a byte attends to in a layer; None: the whole text. In a small
+    # text encoder trained from scratch, local attention keeps the embedding of a word independent
+    # of the others: "purple" then generalizes to objects it was never combined with.
     words_back: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no text could be read with; ValueError names it."""
+        """Raise ValueError for an invalid `words_back`."""
         if not (self.words_back is None or type(self.words_back) is int and self.words_back >= 0):
             raise ValueError(
                 'encoder config: text words_back: want null or a whole number from '
@@ -42,7 +42,7 @@ UMT5_XXL = TextConfig(256384, 4096, 64, 64, 10240, 24, 32)
 
 
 def build_network(config: TextConfig) -> UMT5EncoderModel:
-    """Build the encoder; under `torch.device('meta')` it costs no memory."""
+    """Build the encoder; under `torch.device('meta')` it needs no memory."""
     # imported here: it takes seconds that other text encoders do not need
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -66,7 +66,7 @@ def build_network(config: TextConfig) -> UMT5EncoderModel:
 
 
 class TextEncoder(nn.Module):
-    """Encode token ids; rows of padding come out as zeros and take part as such."""
+    """Encode token ids; rows of padding are returned as zeros and stay in the sequence."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -88,9 +88,9 @@ class TextEncoder(nn.Module):
 def make_local_attention_mask(
     ids: torch.Tensor, mask: torch.Tensor, words_back: int
 ) -> torch.Tensor:
-    """Let bytes see their own word and `words_back` before it: additive mask [B 1 L L].
+    """Return an additive mask [B 1 L L]: bytes attend to their word and `words_back` before it.
 
-    A blank belongs to the word it follows. Padding sees itself, so that no row is empty.
+    A space belongs to the word before it. Padding attends to itself, so that no row is empty.
     """
     word = (ids == ByteTokenizer.SPACE_ID).cumsum(1) - (ids == ByteTokenizer.SPACE_ID).long()
     behind = word[:, :, None] - word[:, None]
@@ -108,7 +108,7 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """Tokenise to UTF-8 bytes: nothing to download, nothing unknown.
+    """Tokenize to UTF-8 bytes: no download, no unknown tokens.
 
     0 pads, 1 ends a text; byte b is b + 3, so that 2 stays free for "unknown" as in UMT5.
     """
@@ -130,7 +130,7 @@ class ByteTokenizer:
 
 
 class PretrainedTokenizer:
-    """Tokenise with the files of a folder (google/umt5-xxl for the released models)."""
+    """Tokenize with the files of a folder (google/umt5-xxl for the released models)."""
 
     def __init__(self, folder: Path, text_len: int) -> None:
         if not (folder / 'tokenizer.json').is_file() and not (folder / 'spiece.model').is_file():

@@ -1,8 +1,8 @@
-"""Camera frames to the one picture the model sees.
+"""Compose camera views into the canvas that the model takes.
 
-Each view is cropped, resized and truncated to bytes on its own, then the views are stitched into
-one canvas; the canvas becomes floats in [-1, 1] in the model's dtype. The order of roundings is
-that of the released DreamZero pipeline, because the weights were trained behind it.
+Each view is cropped, resized and truncated to bytes, then all are placed on one canvas, which is
+converted to [-1, 1] in the dtype of the model. The order of roundings is that of the released
+DreamZero pipeline, which the weights were trained with.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class ViewLayout:
-    """Say which views make a canvas of [height width] pixels; what no tile covers is black."""
+    """Place views on a canvas of [height width] pixels; pixels without a tile are black."""
 
     height: int
     width: int
@@ -96,7 +96,7 @@ LAYOUTS = {
 
 
 def released_layout_name(tag: str, views: int) -> str:
-    """Name the arrangement the released models use for an embodiment tag."""
+    """Return the name of the layout that the released models use for an embodiment tag."""
     if views == 1:
         return 'single'
     return 'wide_top' if tag == 'oxe_droid' else 'quadrants'
@@ -109,13 +109,13 @@ def make_layout(
     tile_width: int,
     crop: float = CENTER_CROP,
 ) -> ViewLayout:
-    """Lay out views, given in the order of the embodiment's cameras, in a named arrangement."""
+    """Lay out views, given in the order of the embodiment's cameras, by the name of a layout."""
     if name not in LAYOUTS:
         raise ValueError(f'canvas arrangement {name!r} is unknown; known: {", ".join(LAYOUTS)}')
     count, (rows, columns), tiles = LAYOUTS[name]
     if len(views) != count:
         raise ValueError(
-            f'canvas arrangement {name!r} wants {count} views, '
+            f'canvas arrangement {name!r} needs {count} views, '
             f'got {len(views)}: {", ".join(views)}'
         )
     return ViewLayout(
@@ -129,7 +129,7 @@ def make_layout(
 def crop_and_resize(
     frames: torch.Tensor, height: int, width: int, crop: float = CENTER_CROP
 ) -> torch.Tensor:
-    """Crop the centre, resize with antialiasing, truncate: uint8 [T h w 3] to [T height width 3].
+    """Crop the center, resize with antialiasing, truncate: uint8 [T h w 3] to [T height width 3].
 
     Truncation, not rounding: the released models were trained on truncated bytes.
     """
@@ -146,7 +146,7 @@ def crop_and_resize(
 
 
 def compose_views(views: Mapping[str, torch.Tensor], layout: ViewLayout) -> torch.Tensor:
-    """Stitch views uint8 [T h w 3] into canvases uint8 [T height width 3].
+    """Compose views uint8 [T h w 3] into canvases uint8 [T height width 3].
 
     Raises ValueError when a view is missing, has another type or a different number of frames.
     """
@@ -177,10 +177,10 @@ def compose_views(views: Mapping[str, torch.Tensor], layout: ViewLayout) -> torc
 def to_model_input(
     canvas: torch.Tensor, dtype: torch.dtype, size: tuple[int, int] | None = None
 ) -> torch.Tensor:
-    """Turn canvases uint8 [B T h w 3] into the model's [B 3 T height width] in [-1, 1].
+    """Convert canvases uint8 [B T h w 3] to the model input [B 3 T height width] in [-1, 1].
 
-    The byte is divided in fp32 and rounded to `dtype` before it is centred: with bf16 that order
-    is visible in the result. `size` (the 5B model asks for it) resizes without antialiasing.
+    The byte is divided in fp32 and rounded to `dtype` before it is centred: in bf16 the order
+    changes the result. `size` (used by the 5B model) resizes without antialiasing.
     """
     video = (canvas.float() / 255).to(dtype)
     video = ((video - 0.5) / 0.5).permute(0, 4, 1, 2, 3)

@@ -1,6 +1,6 @@
-"""The Wan video autoencoders (2.1 and 2.2), from diffusers: pixels to normalised latents and back.
+"""Encode pixels to normalized latents and back with the Wan autoencoders (2.1, 2.2) of diffusers.
 
-Notable: encoding can go on where it stopped. The encoder is causal in time and works through a
+Encoding can be continued. The encoder is causal in time and works through a
 video in groups (first frame, then four frames each), so a clip encoded group by group with its
 context kept equals the clip encoded at once, at the cost of the new frames alone.
 """
@@ -161,7 +161,7 @@ def check_statistics(channels: int, mean: tuple[float, ...], std: tuple[float, .
     """Raise ValueError unless there is a mean and a positive deviation per latent channel."""
     if len(mean) != channels or len(std) != channels:
         raise ValueError(
-            f'{channels} latent channels want as many means and deviations, '
+            f'{channels} latent channels need as many means and deviations, '
             f'got {len(mean)} and {len(std)}'
         )
     if not all(value > 0 for value in std):
@@ -195,7 +195,7 @@ WAN22 = VaeConfig(48, 160, 256, 2, True, 2, WAN22_MEAN, WAN22_STD)
 
 
 def build_network(config: VaeConfig) -> AutoencoderKLWan:
-    """Build the network; under `torch.device('meta')` it costs no memory."""
+    """Build the network; under `torch.device('meta')` it needs no memory."""
     # imported here: it takes seconds that other autoencoders do not need
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
@@ -229,9 +229,9 @@ def patchify(video: torch.Tensor, patch: int) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class EncoderState:
-    """Hold what the encoder must know of the past: one feature map or None per convolution.
+    """Hold the state of the causal encoder: one feature map or None per convolution.
 
-    Never changed in place, so that one context can be continued twice.
+    Never changed in place, so that a state can be continued twice.
     """
 
     features: tuple[torch.Tensor | None, ...]

@@ -1,8 +1,10 @@
-"""How the two passes of inference run: as written, compiled, recorded, or by TensorRT.
+"""Select how the two passes of inference run: eager, compiled, as CUDA graphs, or by TensorRT.
 
-An engine is anything with the model's own `remember` and `denoise`; the model itself is the eager
-one. Engines prepare a pass when they first meet it at a fill of the memory: whoever rehearses all
-fills beforehand never waits for one again.
+Experimental: CUDA graphs and TensorRT were never run on a GPU by this project.
+
+An engine has the `append_kv` and `denoise` of the model; the model itself is the eager engine.
+Engines prepare a pass when it first runs at a fill of the cache: warm up all fills before
+measuring or serving.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ ENGINE_CHOICES = f'{EAGER}, {COMPILED} or {TENSORRT}:FOLDER'
 # Passes differ by fill, by new frames and by coupled or decoupled flow times; the largest window
 # in use has 9 frames. Beyond this many variants something else varies that should not.
 RECOMPILE_LIMIT = 64
-WARMUP_RUNS = 2  # runs before a recording: kernels choose themselves, allocators settle
+WARMUP_RUNS = 2  # before a capture: kernels are selected and allocations done
 
 
 class ExecutionEngine(Protocol):
-    """Run a pass over a memory; arguments and results as in `VideoActionDiT`."""
+    """Run passes on a cache; arguments and results as in `VideoActionDiT`."""
 
     def append_kv(
         self,
@@ -58,7 +60,7 @@ class ExecutionEngine(Protocol):
 def make_engine(choice: str, model: VideoActionDiT) -> ExecutionEngine:
     """Make the engine that `choice` names for a model, which it may compile in place.
 
-    Raises ValueError for a choice that is none, or that this machine cannot run.
+    Raises ValueError for an unknown choice, or one that this machine cannot run.
     """
     kind, _, folder = choice.partition(':')
     if kind == TENSORRT and folder:
@@ -76,8 +78,8 @@ def make_engine(choice: str, model: VideoActionDiT) -> ExecutionEngine:
 def compile_blocks(model: VideoActionDiT, backend: str = 'inductor') -> VideoActionDiT:
     """Compile the blocks of a model in place, one graph per shape and fill, and return it.
 
-    All blocks share their graphs: forty layers compile as fast as one. Sizes are constants of a
-    graph, because a fill that may vary costs attention kernels their best shapes.
+    All blocks share their graphs: 40 layers compile as fast as one. Shapes are static, because
+    attention kernels are slower with a dynamic length.
     """
     for block in model.layers:
         block.compile(
@@ -86,17 +88,17 @@ def compile_blocks(model: VideoActionDiT, backend: str = 'inductor') -> VideoAct
     return model
 
 
-# ---- recordings: a pass as one launch
+# ---- CUDA graphs: one launch per pass
 
 
 class GraphCapture(Protocol):
-    """Turn a run into a replay that writes its results where the run did."""
+    """Capture a function; the returned replay writes its results to the same tensors."""
 
     def __call__(self, run: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]: ...
 
 
 class CudaGraphCapture:
-    """Record CUDA graphs that share one memory pool: they never replay side by side."""
+    """Capture CUDA graphs that share one memory pool, as they never replay concurrently."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -120,18 +122,20 @@ class CudaGraphCapture:
 
 
 class CapturedGraph(NamedTuple):
-    """One pass at one fill: where its inputs go, and how it runs again."""
+    """Hold the input tensors and the replay of one pass at one fill."""
 
     inputs: list[Tensor]
     replay: Callable[[], Sequence[Tensor]]
-    cache: KVCache  # kept alive: the replay reads and writes its buffers
+    cache: KVCache  # keeps the buffers that the replay uses
 
 
 class CudaGraphEngine:
-    """Record every pass at every fill of every memory when it first runs, replay it after.
+    """Capture each pass at each fill of each cache on its first run; replay it afterwards.
 
-    A replay reads fixed addresses. Inputs are copied there each time; a context, which is large
-    and changes with the instruction, only when it is another one.
+    Experimental: never run on a GPU by this project.
+
+    A replay reads fixed addresses. Inputs are copied there each time; the context, which is large
+    and changes with the instruction, only when it changed.
     """
 
     def __init__(self, engine: ExecutionEngine, capture: GraphCapture) -> None:
@@ -149,10 +153,10 @@ class CudaGraphEngine:
         condition: Tensor | None = None,
     ) -> None:
         def run(inputs: list[Tensor], fixed: list[ContextKV]) -> Sequence[Tensor]:
-            video, embedding, modulation, wave, cos, sin, *condition = inputs
+            video, embedding, modulation, features, cos, sin, *condition = inputs
             self._engine.append_kv(
                 video,
-                FlowTimeEmbedding(embedding, modulation, wave),
+                FlowTimeEmbedding(embedding, modulation, features),
                 Rotation(cos, sin),
                 fixed,
                 cache,
@@ -161,7 +165,7 @@ class CudaGraphEngine:
             return ()
 
         given = [video, *clean, *rotation, *([] if condition is None else [condition])]
-        self._replay('remember', given, context, cache, video.shape[2], run)
+        self._replay('append_kv', given, context, cache, video.shape[2], run)
 
     def denoise(
         self,
@@ -214,27 +218,27 @@ class CudaGraphEngine:
                 key: kept for key, kept in self._graphs.items() if kept.cache is not cache
             }
         key = (kind, id(cache), cache.frames, frames)
-        recording = self._graphs.get(key)
-        if recording is None:
+        graph = self._graphs.get(key)
+        if graph is None:
             inputs = [x.clone() for x in arguments]
             layers = fixed.layers
             replay = self._capture(lambda: run(inputs, layers))
-            recording = self._graphs[key] = CapturedGraph(inputs, replay, cache)
+            graph = self._graphs[key] = CapturedGraph(inputs, replay, cache)
         else:
-            for kept, new in zip(recording.inputs, arguments, strict=True):
+            for kept, new in zip(graph.inputs, arguments, strict=True):
                 kept.copy_(new)
-        return recording.replay()
+        return graph.replay()
 
 
 class StaticContext:
-    """Hold one memory's context at addresses that do not change while its shapes do not."""
+    """Hold the context of one cache at fixed addresses as long as its shapes stay the same."""
 
     def __init__(self) -> None:
         self.layers: list[ContextKV] = []
         self._current: list[ContextKV] | None = None
 
     def update(self, context: list[ContextKV]) -> bool:
-        """Take over a context's values; True if they had to get other addresses."""
+        """Copy the values of a context; return True if the addresses changed."""
         if context is self._current:
             return False
         self._current = context
@@ -248,7 +252,7 @@ class StaticContext:
 
 
 def flatten_context(context: list[ContextKV]) -> list[Tensor]:
-    """List all tensors of a context, layer by layer: text keys, values, then the image's."""
+    """Return all tensors of a context by layer: text keys, values, image keys, values."""
     return [x for layer in context for pair in layer if pair is not None for x in pair]
 
 

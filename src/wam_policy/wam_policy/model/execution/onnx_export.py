@@ -1,16 +1,17 @@
-"""The two passes as ONNX graphs: everything a pass reads and writes is an input or an output.
+"""Export the two passes of inference as ONNX graphs, with all state as inputs and outputs.
 
-A graph has no length of its own: memory grows along the axis `cached`, which is dynamic. Each
-layer's memory is an input by itself, [batch cached heads head_dim], exactly as a run of committed
-tokens lies in the cache, and so is its context: whoever executes the graph hands over addresses
-and copies nothing.
+Experimental: never run on a GPU by this project.
+
+The number of cached tokens is dynamic (axis `cached`). The keys and values of each layer are
+inputs of their own, [batch cached heads head_dim], in the layout of committed tokens in the cache,
+and so are those of the context: a runtime binds addresses and copies nothing.
 """
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +23,20 @@ from wam_policy.model.network.model_config import ModelConfig
 from wam_policy.model.network.rope import Rotation
 from wam_policy.model.network.video_action_dit import FlowTimeEmbedding, VideoActionDiT
 
-OPSET = 21  # the first with 8-bit floats in quantise and dequantise
-PASSES = ('denoise', 'remember')
-IMAGE_TOKENS = 257  # of the released image encoder; another count is another graph
+OPSET = 21  # the first with 8-bit floats in quantize and dequantize
+PASSES = ('denoise', 'append_kv')
+IMAGE_TOKENS = 257  # of the released image encoder; another count needs another graph
 
 
 class PassInputs(NamedTuple):
-    """What a pass reads, in the order of the graph's inputs; memory and context per layer."""
+    """Hold the inputs of a pass in the order of the graph; cache and context per layer."""
 
-    action_state: tuple[Tensor, ...]  # action, state; nothing when remembering
+    action_state: tuple[Tensor, ...]  # action, state; empty for append_kv
     video: Tensor
-    condition: tuple[Tensor, ...]  # the image condition; nothing for models without
-    times: tuple[Tensor, ...]  # embedding, modulation, wave: of video, then of actions
+    condition: tuple[Tensor, ...]  # the image condition; empty for models without
+    times: tuple[Tensor, ...]  # a FlowTimeEmbedding of video, then of actions
     rotation: Rotation
-    context: tuple[Tensor, ...]  # per layer: text keys, values, image keys, values, alike
+    context: tuple[Tensor, ...]  # per layer: text keys, values, image keys, values
     kv: tuple[Tensor, ...]  # per layer: keys, values [batch cached heads head_dim]
 
     @property
@@ -52,7 +53,7 @@ class PassInputs(NamedTuple):
 
 
 def input_names(config: ModelConfig, kind: str) -> list[str]:
-    """Name a graph's inputs."""
+    """Return the names of a graph's inputs."""
     denoises = kind == 'denoise'
     owners = ('video', 'action') if denoises else ('video',)
     parts = ('text_keys', 'text_values') + (
@@ -77,14 +78,14 @@ def kv_names(config: ModelConfig, prefix: str) -> list[str]:
 
 
 def output_names(config: ModelConfig, kind: str) -> list[str]:
-    """Name a graph's outputs: velocities, or what to append to the memory of every layer."""
+    """Return the names of a graph's outputs: velocities, or new keys and values per layer."""
     if kind == 'denoise':
         return ['video_velocity', 'action_velocity']
     return kv_names(config, 'new_')
 
 
 class _AppendedKV:
-    """Stand for a layer's memory: join what is cached with what is new, and keep the new."""
+    """Replace a layer's cache in the graph: concatenate cached and new, and keep the new."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self._cached = keys, values
@@ -100,17 +101,17 @@ class _AppendedKV:
 
 
 class _GraphKVCache:
-    """Stand for the cache: the caller has cut every memory to what is in reach."""
+    """Replace the cache in the graph: the caller passes only what attention may read."""
 
-    def __init__(self, memories: list[_AppendedKV]) -> None:
-        self._memories = memories
+    def __init__(self, layers: list[_AppendedKV]) -> None:
+        self._layers = layers
 
     def open_layers(self, new_frames: int) -> list[_AppendedKV]:
-        return self._memories
+        return self._layers
 
 
 class ExportedPass(nn.Module):
-    """One pass as a function of tensors alone."""
+    """Run one pass as a function of tensors only."""
 
     def __init__(self, model: VideoActionDiT, kind: str) -> None:
         super().__init__()
@@ -119,11 +120,11 @@ class ExportedPass(nn.Module):
     def forward(self, *flat: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(input_names(self.model.config, self.kind), flat, strict=True))
         config = self.model.config
-        memories = [
+        layers = [
             _AppendedKV(given[f'keys.{i}'], given[f'values.{i}']) for i in range(config.layers)
         ]
         context = [self._context(given, i) for i in range(config.layers)]
-        rotation, cache = Rotation(given['cos'], given['sin']), _GraphKVCache(memories)
+        rotation, cache = Rotation(given['cos'], given['sin']), _GraphKVCache(layers)
         condition = given.get('condition')
         if self.kind == 'denoise':
             return self.model.denoise(
@@ -134,18 +135,18 @@ class ExportedPass(nn.Module):
                 _make_flow_time(given, 'action'),
                 rotation,
                 context,
-                cache,
+                cast(KVCache, cache),
                 condition,
-            )  # type: ignore
+            )
         self.model.append_kv(
             given['video'],
             _make_flow_time(given, 'video'),
             rotation,
             context,
-            cache,  # type: ignore
+            cast(KVCache, cache),
             condition,
         )
-        return tuple(x for memory in memories for x in memory.new or ())
+        return tuple(x for layer in layers for x in layer.new or ())
 
     def _context(self, given: dict[str, Tensor], layer: int) -> ContextKV:
         def pair(of: str) -> tuple[Tensor, Tensor]:
@@ -172,7 +173,7 @@ def make_denoise_inputs(
     cache: KVCache,
     condition: Tensor | None = None,
 ) -> PassInputs:
-    """Gather what a denoising pass reads; the memory as views into the cache."""
+    """Collect the inputs of a denoising pass; keys and values are views of the cache."""
     return PassInputs(
         (action, state),
         video,
@@ -192,7 +193,7 @@ def make_append_kv_inputs(
     cache: KVCache,
     condition: Tensor | None = None,
 ) -> PassInputs:
-    """Gather what a clean pass reads; the memory as views into the cache."""
+    """Collect the inputs of an append_kv pass; keys and values are views of the cache."""
     return PassInputs(
         (),
         video,
@@ -223,7 +224,7 @@ def _slice_cache(cache: KVCache, frames: int) -> tuple[Tensor, ...]:
 
 
 def make_example_inputs(model: VideoActionDiT, kind: str) -> PassInputs:
-    """Make up what a pass reads: shapes count, values do not."""
+    """Make random inputs of a pass, for tracing its shapes."""
     c = model.config
     batch, block = 1, c.frames_per_block
 
@@ -260,12 +261,12 @@ def make_example_inputs(model: VideoActionDiT, kind: str) -> PassInputs:
 
 @torch.no_grad()
 def export_pass(model: VideoActionDiT, kind: str, path: Path) -> None:
-    """Write one pass of a model; weights lie beside the graph.
+    """Write one pass of a model as ONNX; weights are stored beside the graph.
 
-    ValueError for an unknown pass and for 8-bit linears without calibration.
+    Raises ValueError for an unknown pass and for 8-bit linears without calibration.
 
-    The graph keeps the model's type, and the 8-bit linears it has, as pairs of quantise and
-    dequantise. `denoise` is for a whole block; the number of cached tokens is free.
+    The graph keeps the model's type, and the 8-bit linears it has, as pairs of quantize and
+    dequantize. `denoise` is for a whole block; the number of cached tokens is free.
     """
     if kind not in PASSES:
         raise ValueError(f'pass {kind!r}: want one of {", ".join(PASSES)}')
@@ -277,12 +278,12 @@ def export_pass(model: VideoActionDiT, kind: str, path: Path) -> None:
     cached = torch.export.Dim(
         'cached', min=1, max=model.config.window_frames * model.config.frame_tokens
     )
-    # one entry for `*flat`: each memory grows along its second axis
+    # one entry for `*flat`: keys and values are dynamic in their second axis
     shapes = (
         tuple({1: cached} if name in set(kv_names(model.config, '')) else {} for name in inputs),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of the exporter, about itself
+        warnings.simplefilter('ignore')  # the exporter's own deprecations
         torch.onnx.export(
             ExportedPass(model, kind).eval(),
             given.flat_tensors,

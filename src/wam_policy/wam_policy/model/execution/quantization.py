@@ -1,8 +1,10 @@
-"""The blocks' linears in 8 bits: calibrated by modelopt, run by what the device can multiply.
+"""Quantize the linears of the blocks to 8 bits, calibrated by modelopt.
 
-Only where the arithmetic is: the linears that every pass runs over every token. What is small and
-sensitive keeps its type (patch embedding, flow time and modulation, head, action and state
-register), and so do the context's keys and values, which are computed once per instruction.
+Experimental: never run on a GPU by this project.
+
+Only the linears that every pass applies to every token are quantized. Small and sensitive layers
+keep their type (patch embedding, flow time and modulation, head, action and state register), and
+so do the keys and values of the context, which are computed once per instruction.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ FP4_BLOCK = 16  # weights that share a scale in NVFP4
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """One 8-bit number format."""
+    """Describe an 8-bit number format."""
 
     dtype: torch.dtype
     max_value: float
 
     def quantize(self, scaled: Tensor) -> Tensor:
-        """Round values already divided by their scale; what is too large saturates."""
+        """Round values already divided by their scale; larger ones saturate."""
         scaled = scaled.clamp(-self.max_value, self.max_value)
         if self.dtype is torch.int8:
             scaled = scaled.round()
@@ -49,10 +51,10 @@ NUMBER_FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Say how a model's linears are quantised.
+    """Define how the linears of a model are quantized.
 
-    `input_amax` is the largest input each linear met, by its name in the model; without any,
-    each token gets a scale of its own when it comes.
+    `input_amax` is the largest input of each linear during calibration, by its name in the model;
+    if empty, each token gets its own scale at run time.
     """
 
     scheme: str
@@ -63,18 +65,18 @@ class Calibration:
 
     @classmethod
     def read(cls, path: Path) -> Calibration:
-        """Read what `save` wrote; ValueError if it is something else."""
+        """Read what `save` wrote; ValueError for any other content."""
         try:
             found = cls(**json.loads(path.read_text()))
         except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f'{path} is no calibration: {error}') from error
+            raise ValueError(f'{path} is not a calibration: {error}') from error
         if found.scheme not in SCHEMES:
             raise ValueError(f'{path}: scheme {found.scheme!r}, want one of {", ".join(SCHEMES)}')
         return found
 
 
 def load_calibration(precision: str) -> Calibration | None:
-    """Read a choice: 'full' (None), 'fp8' or 'int8' per token, or the path of a calibration."""
+    """Load a precision: 'full' (None), 'fp8' or 'int8' per token, or a calibration file."""
     if precision == FULL_PRECISION:
         return None
     if precision in NUMBER_FORMATS:
@@ -84,12 +86,12 @@ def load_calibration(precision: str) -> Calibration | None:
         return Calibration.read(path)
     raise ValueError(
         f'precision {precision!r}: want {FULL_PRECISION}, '
-        f'{", ".join(NUMBER_FORMATS)} or the file of a calibration'
+        f'{", ".join(NUMBER_FORMATS)} or a calibration file'
     )
 
 
 def find_linears(dit: VideoActionDiT) -> dict[str, nn.Module]:
-    """List the linears that are quantised, by name."""
+    """Return the linears that are quantized, by name."""
     return {
         name: module for name, module in dit.named_modules() if QUANTIZED_LINEARS.fullmatch(name)
     }
@@ -99,7 +101,7 @@ def find_linears(dit: VideoActionDiT) -> dict[str, nn.Module]:
 
 
 def make_modelopt_config(scheme: str) -> dict[str, Any]:
-    """Give modelopt's configuration: weights per output row, inputs per tensor.
+    """Return the modelopt configuration: scales per output row of weights, per input tensor.
 
     NVFP4 scales blocks of 16 dynamically, as the released engines do.
     """
@@ -135,34 +137,34 @@ def make_modelopt_config(scheme: str) -> dict[str, Any]:
 
 
 def calibrate(dit: VideoActionDiT, scheme: str, forward_loop: Callable[[], object]) -> Calibration:
-    """Let modelopt watch the model while `observe` runs it, then simulate the scheme in place.
+    """Calibrate with modelopt while `forward_loop` runs the model; simulate the scheme in place.
 
-    The model computes in its own type with values rounded to the scheme; `installed` makes the
-    arithmetic real. Raises ValueError for a scheme that is none or that this machine cannot
-    simulate, and where modelopt is not installed.
+    The model then computes in its own type with values rounded to the scheme;
+    `install_quantized_linears` switches to 8-bit arithmetic. Raises ValueError for a scheme that
+    is unknown or that this machine cannot simulate, and if modelopt is not installed.
     """
     if scheme not in SCHEMES:
         raise ValueError(f'scheme {scheme!r}: want one of {", ".join(SCHEMES)}')
     if scheme == 'nvfp4' and dit.device.type != 'cuda':
         raise ValueError(
-            'nvfp4 wants a CUDA device: its kernels have no CPU version; fp8 and int8 run anywhere'
+            'nvfp4 needs a CUDA device (its kernels have no CPU version): use fp8 or int8'
         )
     try:
         import modelopt.torch.quantization as mtq
     except ImportError as error:
-        raise ValueError('calibration wants nvidia-modelopt: run ./wam setup') from error
+        raise ValueError('calibration needs nvidia-modelopt: run ./wam setup') from error
 
     def run(_: nn.Module) -> None:
         forward_loop()
 
     mtq.quantize(dit, make_modelopt_config(scheme), run)
-    met: dict[str, Any] = {
+    quantizers: dict[str, Any] = {
         name: module.input_quantizer for name, module in find_linears(dit).items()
     }
     amax = {
-        name: float(watcher.amax)
-        for name, watcher in met.items()
-        if getattr(watcher, 'amax', None) is not None
+        name: float(quantizer.amax)
+        for name, quantizer in quantizers.items()
+        if getattr(quantizer, 'amax', None) is not None
     }
     return Calibration(scheme, amax)
 
@@ -210,7 +212,7 @@ class QuantizedLinear(nn.Module):
         if self.number_format.dtype is torch.int8:
             whole = torch.ops.aten._int_mm(rows, self.weight.t())
             return (whole * scale * self.weight_scale).to(dtype)
-        # CUDA kernels with a scale per row answer in bfloat16 only
+        # CUDA kernels with a scale per row support bfloat16 outputs only
         out = torch.bfloat16 if rows.is_cuda else dtype
         return torch.ops.aten._scaled_mm(
             rows,
@@ -221,8 +223,8 @@ class QuantizedLinear(nn.Module):
         ).to(dtype)
 
     def _export_qdq(self, x: Tensor) -> Tensor:
-        """Write quantise-dequantise pairs, which TensorRT turns into 8-bit kernels."""
-        assert self.input_scale is not None  # `onnx.export` refuses what is not calibrated
+        """Emit quantize-dequantize pairs, which TensorRT fuses into 8-bit kernels."""
+        assert self.input_scale is not None  # checked by `onnx_export.export_pass`
         seen = _dequantize_onnx(
             _quantize_onnx(x, self.input_scale, self.number_format), self.input_scale, x
         )
@@ -253,19 +255,19 @@ def _dequantize_onnx(x: Tensor, scale: Tensor, like: Tensor, axis: int = 1) -> T
 
 
 def install_quantized_linears(dit: VideoActionDiT, calibration: Calibration) -> VideoActionDiT:
-    """Put 8-bit linears in the place of the full ones, one at a time, and return the model.
+    """Replace the linears of a model by 8-bit ones, one at a time, and return the model.
 
-    Raises ValueError if the calibration is of another model or its scheme cannot run here.
+    Raises ValueError if the calibration is of another model or its scheme cannot be executed.
     """
     number = NUMBER_FORMATS.get(calibration.scheme)
     if number is None:
-        raise ValueError(f'{calibration.scheme} is only simulated here: run fp8 or int8')
+        raise ValueError(f'{calibration.scheme} can only be simulated: use fp8 or int8')
     found, amax = find_linears(dit), calibration.input_amax
     if amax and set(amax) != set(found):
-        strange = sorted(set(amax) ^ set(found))
+        differing = sorted(set(amax) ^ set(found))
         raise ValueError(
-            f'the calibration is of another model: {len(strange)} of '
-            f'{len(found)} linears differ, {strange[0]} first'
+            f'the calibration is for another model: {len(differing)} of '
+            f'{len(found)} linears differ, {differing[0]} first'
         )
     for name, linear in found.items():
         owner, _, attribute = name.rpartition('.')

@@ -1,8 +1,10 @@
-"""TensorRT behind the engine interface: build a plan from an exported pass, run it on the cache.
+"""Build a TensorRT plan from an exported pass and run it behind the engine interface.
 
-Denoising, which every query repeats, runs from the plan; clean passes, once per block and off the
-query's path, stay in torch. A plan is bound to the cache's own memory: addresses and lengths
-change from call to call, nothing is stacked, cast or copied.
+Experimental: never run on a GPU by this project.
+
+Denoising, which every query repeats, runs from the plan; append_kv, once per block, runs in torch.
+A plan reads the memory of the cache directly: each call binds addresses and lengths, nothing is
+stacked, cast or copied.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ WORKSPACE_BYTES = 8 << 30
 
 
 def import_tensorrt() -> Any:
-    """Import tensorrt; ValueError says in one line what is missing."""
+    """Import tensorrt; ValueError names what is missing."""
     if not torch.cuda.is_available():
-        raise ValueError('TensorRT wants an NVIDIA GPU: torch sees none on this machine')
+        raise ValueError('TensorRT needs an NVIDIA GPU: torch finds none on this machine')
     try:
         return importlib.import_module('tensorrt')
     except ImportError as error:
@@ -41,7 +43,7 @@ def import_tensorrt() -> Any:
 
 
 def profile_lengths(config: ModelConfig) -> tuple[int, int, int]:
-    """Give the fewest, most usual and most cached tokens of a query."""
+    """Return the minimum, usual and maximum number of cached tokens of a query."""
     frame = config.frame_tokens
     usual = config.window_frames - config.frames_per_block
     return frame, usual * frame, config.window_frames * frame
@@ -51,7 +53,7 @@ def build_engine(model: VideoActionDiT, folder: Path, precision: str, trt: Any =
     """Export the denoising pass of a model and build its plan for this GPU; return the folder.
 
     The plan's types are the model's own (strongly typed), 8-bit linears included. Raises
-    ValueError where TensorRT cannot run or refuses the graph.
+    ValueError where TensorRT cannot run or rejects the graph.
     """
     trt = trt or import_tensorrt()
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,7 @@ def build_engine(model: VideoActionDiT, folder: Path, precision: str, trt: Any =
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(folder / GRAPH_FILE)):
-        raise ValueError(f'TensorRT does not take the graph: {parser.get_error(0)}')
+        raise ValueError(f'TensorRT rejects the graph: {parser.get_error(0)}')
     settings = builder.create_builder_config()
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     profile = builder.create_optimization_profile()
@@ -73,15 +75,15 @@ def build_engine(model: VideoActionDiT, folder: Path, precision: str, trt: Any =
     settings.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, settings)
     if plan is None:
-        raise ValueError('TensorRT could not build the plan; its messages above say why')
+        raise ValueError('TensorRT could not build the plan: see its messages above')
     (folder / PLAN_FILE).write_bytes(plan)
-    facts = {
+    build_info = {
         'model': c.to_dict(),
         'dtype': str(model.dtype),
         'precision': precision,
         'tensorrt': trt.__version__,
     }
-    (folder / BUILD_INFO_FILE).write_text(json.dumps(facts, indent=1) + '\n')
+    (folder / BUILD_INFO_FILE).write_text(json.dumps(build_info, indent=1) + '\n')
     return folder
 
 
@@ -90,7 +92,7 @@ def _current_stream() -> int:
 
 
 class TensorRTEngine:
-    """Run denoising passes from a plan; ValueError if it is of another model or cannot run."""
+    """Run denoising passes from a plan; ValueError if it does not fit the model or the GPU."""
 
     def __init__(
         self,
@@ -102,15 +104,16 @@ class TensorRTEngine:
         for name in (PLAN_FILE, BUILD_INFO_FILE):
             if not (folder / name).is_file():
                 raise ValueError(
-                    f'{folder} holds no engine ({name} is missing): ./wam engine build makes one'
+                    f'{folder} holds no engine ({name} is missing): '
+                    'build one with ./wam engine build'
                 )
-        facts = json.loads((folder / BUILD_INFO_FILE).read_text())
-        if ModelConfig.from_dict(facts['model']) != model.config:
+        build_info = json.loads((folder / BUILD_INFO_FILE).read_text())
+        if ModelConfig.from_dict(build_info['model']) != model.config:
             raise ValueError(f'{folder} was built for a model of other sizes: build it again')
-        if facts['dtype'] != str(model.dtype):
+        if build_info['dtype'] != str(model.dtype):
             raise ValueError(
-                f'{folder} was built for {facts["dtype"]}, the model is '
-                f'{model.dtype}: choose that dtype or build it again'
+                f'{folder} was built for {build_info["dtype"]}, the model is '
+                f'{model.dtype}: use that dtype or build it again'
             )
         trt = trt or import_tensorrt()
         self._model, self._stream = model, stream
@@ -118,7 +121,7 @@ class TensorRTEngine:
         self._engine = self._runtime.deserialize_cuda_engine((folder / PLAN_FILE).read_bytes())
         if self._engine is None:
             raise ValueError(
-                f'{folder / PLAN_FILE} is of another GPU or TensorRT: build it again here'
+                f'{folder / PLAN_FILE} is for another GPU or TensorRT version: build it again'
             )
         self._execution_context = self._engine.create_execution_context()
         self._inputs = onnx_export.input_names(model.config, 'denoise')
@@ -158,5 +161,5 @@ class TensorRTEngine:
         for name, x in zip(self._outputs, velocities, strict=True):
             self._execution_context.set_tensor_address(name, x.data_ptr())
         if not self._execution_context.execute_async_v3(self._stream()):
-            raise RuntimeError('TensorRT failed to run the pass; its messages above say why')
+            raise RuntimeError('TensorRT failed to run the pass: see its messages above')
         return velocities

@@ -1,4 +1,4 @@
-"""The one place that knows which attention kernel runs, and the mask of teacher forcing."""
+"""Select the attention kernel, and build the mask of teacher forcing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from wam_policy.model.network.model_config import ModelConfig
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend with [batch heads tokens head_dim] tensors; `mask` [queries keys] is True where a
-    query may look.
+    """Attend over tensors [batch heads tokens head_dim].
+
+    `mask` [queries keys] is True where a query may attend to a key.
     """
     if q.requires_grad and q.device.type == 'cpu' and q.dtype != torch.float32:
         return _attend_unfused(q, k, v, mask)
@@ -21,9 +22,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 def _attend_unfused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    # The CPU's fused kernel is slow backwards in half precision: a training step of 121 tokens
-    # took 0.45 s with it and 0.25 s like this (one core, batch 32). In float32 it is the faster
-    # one: 0.95 s against 1.18 s on a core without such instructions.
+    # The backward pass of the CPU's fused kernel is slow in half precision: a training step of
+    # 121 tokens took 0.45 s with it and 0.25 s with this one (one core, batch 32). In float32 the
+    # fused kernel is faster: 0.95 s against 1.18 s on a core without half-precision instructions.
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
@@ -37,13 +38,13 @@ def make_teacher_forcing_mask(
     device: torch.device,
     skip_unused_tokens: bool = False,
 ) -> Tensor:
-    """Say which token sees which in the training sequence [clean | noisy | actions | states].
+    """Return the mask [tokens tokens] of the training sequence [clean | noisy | actions | states].
 
-    A lean sequence has neither the clean last block nor the noisy frame 0.
+    With `skip_unused_tokens` the sequence has neither the clean last block nor the noisy frame 0.
 
-    Clean blocks see frame 0 and a window of clean frames up to their own end. Noisy, action and
-    state tokens of a block see the clean past and each other. With `masked_state` a state token
-    sees itself alone, as the released models were trained.
+    Clean blocks attend to frame 0 and a window of clean frames up to their own end. Noisy, action
+    and state tokens of a block attend to the clean past and each other. With `masked_state` a
+    state token attends to itself only, as in the training of the released models.
     """
     per_block, per_frame = config.frames_per_block, config.frame_tokens
     blocks = torch.arange((frames - 1) // per_block, device=device) + 1

@@ -1,4 +1,4 @@
-"""The branches of guidance: the same model and images, another text, a memory of its own."""
+"""Run the branches of classifier-free guidance: one model, one text and KV cache per branch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wam_policy.model.sampling import sampler
 
 
 class CfgRole(Enum):
-    """Which branches a process runs."""
+    """Name the branches that a process runs."""
 
     BOTH = 'both'
     COND = 'cond'
@@ -24,7 +24,7 @@ class CfgRole(Enum):
 
 
 class PositionTimeCache:
-    """Keep what depends on positions and flow times alone; both come back every query."""
+    """Cache what depends on positions and flow times only; both recur with every query."""
 
     def __init__(self, model: VideoActionDiT) -> None:
         self._model = model
@@ -33,7 +33,7 @@ class PositionTimeCache:
         self._videos: dict[tuple[int, int], Rotation] = {}
 
     def flow_time(self, t: float) -> FlowTimeEmbedding:
-        """Give one object per time: video and actions that share a time share it."""
+        """Return one object per time, shared by video and actions at the same time."""
         if t not in self._times:
             value = torch.tensor([[float(t)]], device=self._model.device)
             self._times[t] = self._model.embed_flow_time(value)
@@ -51,7 +51,7 @@ class PositionTimeCache:
 
 
 class CfgBranch:
-    """One text's view of the episode."""
+    """Hold the context and the KV cache of one text."""
 
     def __init__(
         self,
@@ -65,23 +65,23 @@ class CfgBranch:
         self.cache = KVCache(model.config, 1, model.device, model.dtype)
 
     def set_text(self, text: Tensor) -> None:
-        """Read another text [1 text_len text_dim] and forget everything seen."""
+        """Set another text [1 text_len text_dim] and clear the cache."""
         self._context = self._model.embed_text(text)
         self.cache.truncate(0)
 
     def set_image(self, image: Tensor) -> None:
-        """Read image tokens [1 tokens image_dim] beside the text."""
+        """Set image tokens [1 tokens image_dim] beside the text."""
         self._context = self._model.with_image(image, self._context)
 
     def append_kv(self, latents: Tensor, condition: Tensor | None) -> None:
-        """Write clean latents [1 channels frames rows columns] behind the memory."""
+        """Append keys and values of clean latents [1 channels frames rows columns]."""
         frames = latents.shape[2]
         rotation = self._position_time_cache.video_rotation(self.cache.frames, frames)
         clean = self._position_time_cache.flow_time(CLEAN_TIME)
         self._engine.append_kv(latents, clean, rotation, self._context, self.cache, condition)
 
     def make_velocity_fn(self, state: Tensor, condition: Tensor | None) -> sampler.VelocityFn:
-        """Give the velocity function of the block that follows the memory."""
+        """Return the velocity function of the block that follows the cached frames."""
         rotation = self._position_time_cache.block_rotation(self.cache.frames)
         tables, engine, context, cache = (
             self._position_time_cache,
@@ -109,7 +109,7 @@ class CfgBranch:
 
 
 class ClassifierFreeGuidance:
-    """The branches that run here, as one."""
+    """Run the branches of this process as one velocity function."""
 
     def __init__(
         self,
@@ -123,9 +123,9 @@ class ClassifierFreeGuidance:
     ) -> None:
         wanted = sampling.guides_actions() or (guided_video and sampling.guidance != 1)
         if wanted and role is not CfgRole.BOTH and exchange is None:
-            raise ValueError('one branch of two wants a peer to exchange velocities with')
+            raise ValueError('one branch of two needs a peer to exchange velocities with')
         if role is CfgRole.UNCOND and not wanted:
-            raise ValueError('this recipe never reads the unconditional branch: do not start it')
+            raise ValueError('this sampler never reads the unconditional branch: do not start it')
         self.role = role
         self._sampling = sampling
         self._exchange = exchange if wanted else None
@@ -135,19 +135,19 @@ class ClassifierFreeGuidance:
 
     @property
     def frames(self) -> int:
-        """Count the latent frames in memory."""
+        """Count the cached latent frames."""
         return self.branches[0].cache.frames
 
     @property
     def uses_negative_text(self) -> bool:
-        """Tell whether the negative text is read at all."""
+        """Return whether any branch here uses the negative text."""
         return self.role is CfgRole.UNCOND or len(self.branches) > 1
 
     def set_text(self, text: Tensor, negative: Tensor | None) -> None:
         texts = [negative] if self.role is CfgRole.UNCOND else [text, negative]
         for branch, own in zip(self.branches, texts, strict=False):
             if own is None:
-                raise ValueError('the unconditional branch wants its text')
+                raise ValueError('the unconditional branch needs its text')
             branch.set_text(own)
 
     def set_image(self, image: Tensor) -> None:
@@ -155,18 +155,18 @@ class ClassifierFreeGuidance:
             branch.set_image(image)
 
     def clear_cache(self) -> None:
-        """Empty the memories; texts stay."""
+        """Clear the caches; texts stay."""
         for branch in self.branches:
             branch.cache.truncate(0)
 
     def commit(self, latents: Tensor, condition: Tensor | None) -> None:
-        """Remember real latents for good."""
+        """Append real latents permanently."""
         for branch in self.branches:
             branch.append_kv(latents, condition)
             branch.cache.commit(latents.shape[2])
 
     def commit_temporary(self, latents: Tensor, condition: Tensor | None) -> None:
-        """Remember real latents until `truncate`; nothing older is dropped for them."""
+        """Append real latents until `truncate`; nothing older is evicted for them."""
         for branch in self.branches:
             branch.append_kv(latents, condition)
             branch.cache.commit_temporary(latents.shape[2])
@@ -182,7 +182,7 @@ class ClassifierFreeGuidance:
     def make_velocity_fn(
         self, state: Tensor, condition: Tensor | None
     ) -> sampler.GuidedVelocityFn:
-        """Give the guided velocity of the block that follows the memory."""
+        """Return the guided velocity function of the block that follows the cached frames."""
         own, *other = [branch.make_velocity_fn(state, condition) for branch in self.branches]
         scale = self._sampling.guidance
         if other:

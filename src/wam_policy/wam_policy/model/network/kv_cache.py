@@ -1,8 +1,8 @@
-"""What the model remembers: rotated keys and values of committed clean frames.
+"""Hold the rotated keys and values of committed clean frames in preallocated buffers.
 
-One preallocated buffer each. A pass writes its own keys and values behind the committed length
-and attends to both as one slice, so nothing is concatenated or reallocated. Only `commit` moves
-the length: what a denoising pass wrote lies outside the memory and the next pass overwrites it.
+A pass writes its own keys and values behind the committed length and attends to both as one slice,
+so that nothing is concatenated or reallocated. Only `commit` moves the length: the next pass
+overwrites what a denoising pass wrote.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from wam_policy.model.network.model_config import ModelConfig
 
 
 class LayerKVCache(NamedTuple):
-    """One layer's buffers during one pass."""
+    """Hold the buffers of one layer during one pass."""
 
     keys: Tensor  # [batch heads capacity head_dim]
     values: Tensor
-    start: int  # oldest token still in reach
-    write_index: int  # committed length: where the pass writes
+    start: int  # oldest token that the pass attends to
+    write_index: int  # committed length
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put k and v [batch heads tokens head_dim] behind the memory; return memory and them
-        as one.
-        """
+        """Append k and v [batch heads tokens head_dim]; return cached and new ones together."""
         end = self.write_index + k.shape[2]
         self.keys[:, :, self.write_index : end] = k
         self.values[:, :, self.write_index : end] = v
@@ -42,11 +40,11 @@ class KVCache:
     ) -> None:
         self.frame_tokens = config.frame_tokens
         self.window_frames = config.window_frames
-        # room behind a full window: a tentative block, and a query's own block and register
+        # room behind a full window: a temporary block, and the block and register of a query
         spare = 2 * config.frames_per_block * config.frame_tokens + config.register_tokens
         capacity = config.window_frames * config.frame_tokens + spare
-        # tokens outside heads: a run of tokens is one piece of memory, which TensorRT can be
-        # handed without a copy; [layers batch heads capacity head_dim] to everybody else
+        # tokens before heads: a run of tokens is contiguous, so that TensorRT needs no copy;
+        # transposed to [layers batch heads capacity head_dim] for all other users
         shape = (config.layers, batch, capacity, config.heads, config.head_dim)
         self.keys, self.values = (
             torch.zeros(shape, device=device, dtype=dtype).transpose(2, 3) for _ in range(2)
@@ -63,31 +61,31 @@ class KVCache:
         return self.keys.nbytes + self.values.nbytes
 
     def open_layers(self, new_frames: int) -> list[LayerKVCache]:
-        """Open every layer for a pass over `frames` new latent frames.
+        """Return the buffers of every layer for a pass over `new_frames` latent frames.
 
-        Frames that those push out of the window are out of the pass's reach already.
+        The pass no longer attends to frames that the new ones push out of the window.
         """
         begin = max(0, self.frames + new_frames - self.window_frames) * self.frame_tokens
         pairs = zip(self.keys, self.values, strict=True)
         return [LayerKVCache(keys, values, begin, self.length) for keys, values in pairs]
 
     def commit(self, frames: int) -> None:
-        """Keep what the last pass wrote for its `frames` latent frames; drop what is too old."""
+        """Keep what the last pass wrote for `frames` latent frames; evict what left the window."""
         self.frames += frames
         self.evict_oldest(max(0, self.frames - self.window_frames))
 
     def commit_temporary(self, frames: int) -> None:
-        """Keep like `commit` but drop nothing, so that `truncate` can undo it."""
+        """Keep like `commit` but evict nothing, so that `truncate` can undo it."""
         self.frames += frames
 
     def truncate(self, frames: int) -> None:
-        """Forget all but the oldest `frames` latent frames."""
+        """Drop all but the oldest `frames` latent frames."""
         if not 0 <= frames <= self.frames:
             raise ValueError(f'cannot keep {frames} of {self.frames} cached frames')
         self.frames = frames
 
     def evict_oldest(self, frames: int) -> None:
-        """Forget the oldest `frames` latent frames; the others keep their rotation."""
+        """Drop the oldest `frames` latent frames; the others keep their rotation."""
         drop = frames * self.frame_tokens
         if drop == 0:
             return
@@ -98,7 +96,7 @@ class KVCache:
         self.frames -= frames
 
     def slide(self, frames: int) -> None:
-        """Forget the oldest frames and turn the remaining keys back by as many positions.
+        """Drop the oldest frames and rotate the remaining keys back by as many positions.
 
         Positions stay in the range the model was trained on, however long a session lasts.
         Rotations add up, so this is exact but for rounding.

@@ -1,6 +1,4 @@
-"""The parts a block is made of; parameter names and layouts are those of the released
-checkpoints.
-"""
+"""Define the layers of the transformer, with the parameter names of the released checkpoints."""
 
 from __future__ import annotations
 
@@ -17,16 +15,17 @@ from wam_policy.model.network.rope import Rotation, apply_rotation
 
 
 class ContextKV(NamedTuple):
-    """One layer's cross-attention keys and values, [batch heads tokens head_dim]."""
+    """Hold the cross-attention keys and values of one layer, [batch heads tokens head_dim]."""
 
     text: tuple[Tensor, Tensor]
     image: tuple[Tensor, Tensor] | None
 
 
 class ContextEmbeddings(NamedTuple):
-    """Embedded text and image [batch tokens dim], from which each layer makes its own memory.
+    """Hold embedded text and image [batch tokens dim]; each layer computes keys and values.
 
-    Training hands these to the blocks, so that a block is all there is to shard or recompute.
+    Training passes these to the blocks, so that a block is the unit of sharding and gradient
+    checkpointing.
     """
 
     text: Tensor
@@ -34,9 +33,7 @@ class ContextEmbeddings(NamedTuple):
 
 
 class RMSNorm(nn.Module):
-    """Normalise in float32 and round before the weight multiplies, as the released weights
-    expect.
-    """
+    """Normalize in float32 and round before multiplying by the weight, as the released models."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -139,7 +136,7 @@ class CrossAttention(nn.Module):
         )
 
     def compute_kv(self, embeddings: ContextEmbeddings) -> ContextKV:
-        """Compute keys and values of everything there is to look at."""
+        """Compute keys and values of text and image."""
         image = None if embeddings.image is None else self.compute_image_kv(embeddings.image)
         return ContextKV(self.compute_text_kv(embeddings.text), image)
 
@@ -200,9 +197,7 @@ class OutputHead(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Lift patches as a matrix product; the weight keeps the layout of the convolution it
-    stands for.
-    """
+    """Embed patches by a matrix product, with the weight layout of the original convolution."""
 
     def __init__(self, channels: int, dim: int, patch: int) -> None:
         super().__init__()
@@ -212,9 +207,7 @@ class PatchEmbedding(nn.Module):
         nn.init.xavier_uniform_(self.weight.flatten(1))
 
     def forward(self, video: Tensor) -> Tensor:
-        """Turn [batch channels frames rows columns] into tokens [batch tokens dim], frame-
-        major.
-        """
+        """Embed [batch channels frames rows columns] as tokens [batch tokens dim], frame-major."""
         p = self.patch
         x = video.unflatten(4, (-1, p)).unflatten(3, (-1, p))  # b c f r p q p
         x = x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)

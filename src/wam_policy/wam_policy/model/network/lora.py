@@ -1,7 +1,6 @@
-"""Low-rank adapters: found by name, merged into the weights they were trained on.
+"""Find low-rank adapters by name and merge them into the weights they were trained on.
 
-Merging is done in fp32 and rounded once. What a base is made of, and in which order things are
-laid on top of each other, is decided in checkpoint.
+Merging is done in fp32 and rounded once. `checkpoint_folder` decides the order of merging.
 """
 
 import re
@@ -17,7 +16,7 @@ TARGET_MODULES = re.compile(r'blocks\.\d+\.((self_attn|cross_attn)\.[qkvo]|ffn\.
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """Say how strongly adapters act: W + alpha / rank * B @ A."""
+    """Define the scale of adapters: W + alpha / rank * B @ A."""
 
     rank: int
     alpha: float
@@ -31,14 +30,14 @@ RELEASED_LORA = LoraConfig(rank=4, alpha=4.0)
 
 
 def base_weight_name(name: str) -> str:
-    """Give the name a tensor had before adapters were wrapped around its module."""
+    """Return the name of a tensor before its module was wrapped with adapters."""
     return name.replace(_WRAPPER, '').replace('.base_layer.', '.')
 
 
 def pair_adapters(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Pair adapter tensors: plain weight name -> names of A [rank in] and B [out rank].
 
-    Raises ValueError naming an adapter without its other half.
+    Raises ValueError naming an adapter whose A or B is missing.
     """
     halves: dict[str, dict[str, str]] = {}
     for name in names:

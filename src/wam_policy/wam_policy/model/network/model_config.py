@@ -1,7 +1,7 @@
-"""What a model is: every size that shapes its weights, its memory or its clocks.
+"""Define the sizes of a model: of its weights, its KV cache and its time base.
 
-A config has no defaults: a size nobody wrote down is a size nobody checked. `PRESETS` holds the
-named ones; a checkpoint brings its own as JSON.
+A config has no defaults, so that every size is stated. `PRESETS` holds the named ones; a
+checkpoint states its own in JSON.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-WINDOW_MODES = ('restart', 'slide')  # what a memory does that is full
+WINDOW_MODES = ('restart', 'slide')  # what a full cache does
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class ModelConfig:
     action_dim: int
     state_dim: int
     action_hidden: int
-    # one block: what a single query generates, what a single commit remembers
+    # one block: what one query predicts and one commit appends
     frames_per_block: int  # latent frames
     actions_per_block: int
     states_per_block: int
-    window_blocks: int  # blocks of memory and prediction after the first frame
-    masked_state: bool  # in training the state token sees itself alone
+    window_blocks: int  # cached and predicted blocks after the first frame
+    masked_state: bool  # in training the state token attends to itself only
     predicts_video: bool  # False: a block has actions and states only (a baseline)
     # time base
     pixel_frames_per_latent: int
@@ -57,10 +57,12 @@ class ModelConfig:
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(f'dim {self.dim} does not split into {self.heads} even heads')
         if rows % self.patch or columns % self.patch:
-            raise ValueError(f'latent_size {self.latent_size}: no multiple of patch {self.patch}')
+            raise ValueError(
+                f'latent_size {self.latent_size}: not a multiple of patch {self.patch}'
+            )
         if self.actions_per_block % self.states_per_block:
             raise ValueError(
-                f'actions_per_block {self.actions_per_block} is no multiple of '
+                f'actions_per_block {self.actions_per_block} is not a multiple of '
                 f'states_per_block {self.states_per_block}'
             )
 
@@ -84,7 +86,7 @@ class ModelConfig:
 
     @property
     def window_frames(self) -> int:
-        """Count the latent frames that attention reaches back over, the newest included."""
+        """Count the latent frames of the attention window, the newest included."""
         return 1 + self.window_blocks * self.frames_per_block
 
     @property
@@ -99,15 +101,15 @@ class ModelConfig:
 
     @property
     def block_period_s(self) -> float:
-        """Time that one block of real frames spans."""
+        """Return the duration of one block of real frames."""
         return self.block_pixel_frames / self.video_hz
 
     def block_index(self, start_frame: int) -> int:
-        """Index, counted from the window's start, of the block that begins at `start_frame`."""
+        """Return the index in the window of the block that begins at `start_frame`."""
         return (start_frame - 1) // self.frames_per_block
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain JSON values; `from_dict` is the inverse."""
+        """Return plain JSON values; `from_dict` is the inverse."""
         return {**asdict(self), 'latent_size': list(self.latent_size)}
 
     @classmethod
@@ -121,7 +123,7 @@ class ModelConfig:
         return cls(**{**values, 'latent_size': tuple(values['latent_size'])})
 
 
-# What files do not say that are older than the choice.
+# Values of keys that older files lack.
 _LEGACY_DEFAULTS = {'learned_places': False, 'predicts_video': True}
 
 
@@ -135,8 +137,8 @@ def get_preset(name: str) -> ModelConfig:
 
 
 # Sizes of the 14B and 5B models are those of the DreamZero release (arXiv 2602.15922): 352x640 and
-# 160x320 canvases,
-# 2 latent frames = 8 pixel frames per block. 24 actions in 1.6 s is the DROID release.
+# 160x320 canvases, 2 latent frames = 8 pixel frames per block. The DROID release has 24 actions
+# in 1.6 s.
 _DREAMZERO = {
     'freq_dim': 256,
     'eps': 1e-6,
@@ -160,8 +162,7 @@ _DREAMZERO = {
     'action_hz': 15.0,
 }
 
-# 64x96 canvas, one latent frame (4 pixel frames at 5 Hz = 0.8 s) and 24 actions at 30 Hz per
-# block.
+# 64x96 canvas; per block one latent frame (4 pixel frames at 5 Hz = 0.8 s), 24 actions at 30 Hz.
 _SMALL = {
     'dim': 128,
     'heads': 4,
@@ -213,7 +214,7 @@ PRESETS = {
         condition_channels=0,
         **_DREAMZERO,
     ),
-    # room for the longest instruction, and for no more values than our robots have
+    # room for the longest instruction and for the values of our robots
     'mini': ModelConfig(
         **{**_SMALL, 'learned_places': True, 'text_len': 64, 'action_dim': 24, 'state_dim': 24}
     ),

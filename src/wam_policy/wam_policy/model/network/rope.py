@@ -1,8 +1,7 @@
-"""Rotary positions: three axes for video tokens, one line for actions and states.
+"""Compute rotary positions: three axes for video tokens, one axis for actions and states.
 
-Pairs are interleaved (elements 2j and 2j+1). Angles are built in float64 and kept as float32
-cosines and sines;
-rotating in float32 instead of complex128 costs 1e-7 and saves half the memory traffic.
+Pairs are interleaved (elements 2j and 2j+1). Angles are computed in float64 and stored as float32
+cosines and sines; rotating in float32 instead of complex128 costs 1e-7 and halves memory traffic.
 """
 
 from __future__ import annotations
@@ -16,32 +15,32 @@ ROPE_THETA = 10000.0
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines per token, [tokens 1 head_dim/2], float32."""
+    """Hold cosines and sines per token, [tokens 1 head_dim/2], float32."""
 
     cos: Tensor
     sin: Tensor
 
     @classmethod
     def from_angles(cls, angles: Tensor) -> Rotation:
-        """Take angles [tokens head_dim/2]."""
+        """Make a rotation from angles [tokens head_dim/2]."""
         return cls(angles.cos().float()[:, None], angles.sin().float()[:, None])
 
 
 def line_angles(positions: Tensor, width: int) -> Tensor:
-    """Give angles [positions width/2] of positions on one axis."""
+    """Return angles [positions width/2] of positions on one axis."""
     exponents = torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width
     return torch.outer(positions.double(), ROPE_THETA**-exponents)
 
 
 def time_width(head_dim: int) -> int:
-    """Count the leading elements of a head that turn with the frame (the rest: rows, columns)."""
+    """Count the leading elements of a head that encode the frame (the rest: rows, columns)."""
     return head_dim - 4 * (head_dim // 6)
 
 
 def video_angles(
     start: int, frames: int, grid: tuple[int, int], head_dim: int, device: torch.device
 ) -> Tensor:
-    """Give angles [frames*rows*columns head_dim/2], frame-major, of frames `start` and on."""
+    """Return angles [frames*rows*columns head_dim/2], frame-major, of frames `start` and on."""
     rows, columns = grid
     place_width = 2 * (head_dim // 6)
 
@@ -58,7 +57,7 @@ def video_angles(
 
 
 def apply_rotation(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn each pair of x [batch tokens heads head_dim] by its token's angle; keep the dtype."""
+    """Rotate each pair of x [batch tokens heads head_dim] by its token's angle; keep the dtype."""
     cos, sin = rotation
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)

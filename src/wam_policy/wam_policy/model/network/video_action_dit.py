@@ -1,9 +1,8 @@
-"""The causal video-action transformer: a Wan backbone that reads its own memory and a register
-of actions and state.
+"""Define the causal video-action transformer: a Wan backbone with KV cache, actions and state.
 
-Three passes share the same blocks: `remember` (clean frames into the cache), `denoise` (one
-flow-matching step on top of the cache)
-and `forward` (teacher-forced training). Parameter names are those of the released checkpoints.
+Three passes share the same blocks: `append_kv` (clean frames into the cache), `denoise` (one
+flow-matching step on top of the cache) and `forward` (teacher-forced training).
+Parameter names are those of the released checkpoints.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ CLEAN_TIME = 0.0  # flow time of real frames
 
 
 class FlowTimeEmbedding(NamedTuple):
-    """What the network reads of flow times; axis -2 (-3) broadcasts over tokens or counts them."""
+    """Hold the embedding of flow times; axis `times` is 1 (broadcasts) or the number of tokens."""
 
     embedding: Tensor  # [batch times dim]
     modulation: Tensor  # [batch times 6 dim]
@@ -50,11 +49,11 @@ class FlowTimeEmbedding(NamedTuple):
 
 
 class TrainingPrediction(NamedTuple):
-    """Velocities of one training forward, and the hidden tokens that auxiliary losses read."""
+    """Hold the velocities of a training forward pass, and hidden tokens for auxiliary losses."""
 
     video: Tensor | None  # [batch channels frames rows columns]
     action: Tensor  # [batch actions action_dim]
-    clean_tokens: Tensor  # [batch frames*frame_tokens dim], after layer `tap`
+    clean_tokens: Tensor  # [batch frames*frame_tokens dim], after `hidden_layer`
     action_tokens: Tensor  # [batch actions dim], after the last layer
 
 
@@ -98,7 +97,7 @@ class VideoActionDiT(nn.Module):
     def device(self) -> torch.device:
         return self.head.head.weight.device
 
-    # ---- what is computed once and reused over many passes
+    # ---- computed once, used by many passes
 
     def embed_flow_time(self, t: Tensor) -> FlowTimeEmbedding:
         """Embed flow times t [batch times] in 0..1000; one per distinct value is enough."""
@@ -115,16 +114,16 @@ class VideoActionDiT(nn.Module):
         if not self.config.image_context:
             return context
         if image is None:
-            raise ValueError('this model wants image tokens beside the text')
+            raise ValueError('this model needs image tokens beside the text')
         return self.with_image(image, context)
 
     def embed_text(self, text: Tensor) -> list[ContextKV]:
-        """Embed text alone; a model with image context wants `looking_at` before any pass."""
+        """Embed text alone; a model with image context needs `with_image` before any pass."""
         text = self.text_embedding(text)
         return [ContextKV(block.cross_attn.compute_text_kv(text), None) for block in self.layers]
 
     def with_image(self, image: Tensor, context: list[ContextKV]) -> list[ContextKV]:
-        """Put another image into a context, whose text stays."""
+        """Return a context with another image and the same text."""
         image = self.img_emb(image)
         return [
             seen._replace(image=block.cross_attn.compute_image_kv(image))
@@ -138,7 +137,7 @@ class VideoActionDiT(nn.Module):
         )
 
     def compute_block_rotation(self, start_frame: int) -> Rotation:
-        """Rotate a block [video | actions | states] that follows `start_frame` cached frames."""
+        """Return the rotation of a block [video | actions | states] at `start_frame`."""
         c = self.config
         k, frames = c.block_index(start_frame), c.frames_per_block if c.predicts_video else 0
         return Rotation.from_angles(
@@ -228,11 +227,10 @@ class VideoActionDiT(nn.Module):
         clean and noisy [batch channels frames rows columns], frames = 1 + blocks *
         frames_per_block; action [batch blocks*actions action_dim], state [batch blocks*states
         state_dim]; flow times video_t [batch frames], action_t [batch blocks*actions]. Without
-        `noisy` the video stream is left out. `tap` is the layer whose clean tokens come back.
-        `lean` leaves out what no later token reads: `clean` then lacks the last block, `noisy`
-        and video_t lack frame 0, and so do the results. `context` as `context` gives it, or the
-        raw embeddings that it takes; `recompute` keeps no block's activations for the backward
-        pass.
+        `noisy` the video stream is omitted. `hidden_layer` is the layer whose clean tokens are
+        returned. `skip_unused_tokens` omits tokens that no later one reads: `clean` then lacks the
+        last block, `noisy` and video_t lack frame 0, and so do the results. `context` is what
+        `embed_context` returns, or the raw embeddings.
         """
         c = self.config
         seen = clean.shape[2]
@@ -282,7 +280,7 @@ class VideoActionDiT(nn.Module):
         return TrainingPrediction(video, self.action_decoder(acted), clean_tokens, acted)
 
     def decode_video_velocity(self, hidden: Tensor, embedding: Tensor) -> Tensor:
-        """Turn hidden video tokens into [batch channels frames rows columns]."""
+        """Decode hidden video tokens to velocities [batch channels frames rows columns]."""
         p, (rows, columns) = self.config.patch, self.config.grid
         x = self.head(hidden, embedding)
         x = x.unflatten(-1, (p, p, -1)).unflatten(1, (-1, rows, columns))  # b f r q p p c
@@ -290,14 +288,14 @@ class VideoActionDiT(nn.Module):
 
     def _embed_raw_context(self, raw: ContextEmbeddings) -> ContextEmbeddings:
         if self.config.image_context and raw.image is None:
-            raise ValueError('this model wants image tokens beside the text')
+            raise ValueError('this model needs image tokens beside the text')
         image = self.img_emb(raw.image) if self.config.image_context else None
         return ContextEmbeddings(self.text_embedding(raw.text), image)
 
     def _embed_video(self, video: Tensor, condition: Tensor | None) -> Tensor:
         if self.config.condition_channels:
             if condition is None:
-                raise ValueError('this model wants an image condition with its video')
+                raise ValueError('this model needs an image condition with its video')
             video = torch.cat([video, condition], dim=1)
         tokens = self.patch_embedding(video)
         if self.config.learned_places:
@@ -327,7 +325,7 @@ def _slice_frames(condition: Tensor | None, first: int, stop: int) -> Tensor | N
 def concat_modulation(
     video: FlowTimeEmbedding, action: FlowTimeEmbedding, video_tokens: int, register_tokens: int
 ) -> Tensor:
-    """Give the modulation of [video | register]: one for all tokens if both share a time."""
+    """Return the modulation of [video | register]: one for all tokens if both share a time."""
     if video is action:
         return video.modulation
     return torch.cat(
@@ -340,7 +338,7 @@ def concat_modulation(
 
 
 def compute_timestep_features(t: Tensor, dim: int) -> Tensor:
-    """Give the sinusoid [... dim] of raw flow times, sines first, in float32."""
+    """Return the sinusoid [... dim] of raw flow times, sines first, in float32."""
     steps = torch.arange(dim // 2, dtype=torch.float32, device=t.device)
     angles = t.float()[..., None] * torch.exp(-steps * (math.log(10000.0) / (dim // 2)))
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

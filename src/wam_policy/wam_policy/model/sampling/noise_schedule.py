@@ -1,4 +1,4 @@
-"""Noise levels: the grids that inference walks down and the table that training draws from.
+"""Compute noise levels: the schedules of inference and the table that training draws from.
 
 A noise level sigma is 1 for pure noise and 0 for data. The solver uses it exactly; the network
 reads the integer below 1000 sigma.
@@ -20,7 +20,7 @@ SIGMA_MAX = torch.tensor(1 - 1 / NUM_TRAIN_TIMESTEPS).item()
 
 @dataclass(frozen=True, slots=True)
 class NoiseSchedule:
-    """Hold the noise levels of one walk, its end included, and the times the network reads."""
+    """Hold the noise levels of a schedule, its end included, and the times the network reads."""
 
     sigmas: tuple[float, ...]  # [steps+1], float32 values
     timesteps: tuple[int, ...]  # [steps]
@@ -31,7 +31,7 @@ class NoiseSchedule:
 
 
 def make_unipc_schedule(steps: int, shift: float) -> NoiseSchedule:
-    """Walk from noise to data; `shift` > 1 spends more of the steps near the noise."""
+    """Return a schedule from noise to data; `shift` > 1 puts more steps near the noise."""
     if steps < 1:
         raise ValueError(f'want at least 1 sampling step, got {steps}')
     grid = SIGMA_MAX - torch.arange(steps, dtype=torch.float64) * (SIGMA_MAX / steps)
@@ -42,7 +42,7 @@ def make_unipc_schedule(steps: int, shift: float) -> NoiseSchedule:
 
 
 def decouple_schedule(schedule: NoiseSchedule, final_noise: float) -> NoiseSchedule:
-    """Let the walk end at `final_noise` instead of data: the video of one-step inference."""
+    """End a schedule at `final_noise` instead of data, as for video in one-step inference."""
     if not 0 <= final_noise < 1:
         raise ValueError(f'want a final noise level in [0, 1), got {final_noise}')
     sigmas = torch.tensor(schedule.sigmas)
@@ -57,7 +57,7 @@ def shift_sigmas(sigma: Tensor, shift: float) -> Tensor:
 
 
 def make_training_sigmas(shift: float) -> Tensor:
-    """Give the noise levels [1000], highest first, of which training draws an index."""
+    """Return the noise levels [1000] that training draws from, highest first."""
     return shift_sigmas(torch.linspace(1, 0, NUM_TRAIN_TIMESTEPS + 1)[:-1], shift)
 
 
@@ -94,7 +94,7 @@ class UniPCUpdate:
 
 @dataclass(frozen=True, slots=True)
 class UniPCStep:
-    """Correct the sample at `sigma` with its new velocity (but at the start), then go on."""
+    """Hold a correction of the sample at `sigma` (None at the start) and the next prediction."""
 
     sigma: Tensor
     correct: UniPCUpdate | None
@@ -103,7 +103,7 @@ class UniPCStep:
 
 @lru_cache(maxsize=64)
 def compute_unipc_steps(schedule: NoiseSchedule) -> tuple[UniPCStep, ...]:
-    """Work out the second-order UniPC (bh2) updates of arXiv 2302.04867.
+    """Compute the second-order UniPC (bh2) updates of arXiv 2302.04867.
 
     They depend on the schedule alone. Data is the clean sample that a velocity implies.
     """

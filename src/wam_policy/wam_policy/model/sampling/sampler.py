@@ -1,8 +1,8 @@
-"""From noise to a block of video and actions, given only a function that tells velocities.
+"""Sample a block of video and actions from noise, given a velocity function.
 
-A branch is `velocity(x_video, x_action, t_video, t_action) -> (v_video, v_action)`. How branches
-become one guided velocity, and at which steps the network is asked at all, is decided here; what
-the network is, nobody here knows.
+A branch is `velocity(x_video, x_action, t_video, t_action) -> (v_video, v_action)`. Defines how
+branches combine to one guided velocity and at which steps the network is evaluated, independent
+of the network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VelocityFn = Callable[[Tensor, Tensor, int, int], Velocities]
 GuidedVelocityFn = Callable[[Tensor, Tensor, int, int, bool], Velocities]
 ExchangeFn = Callable[[Tensor, Tensor], Velocities]
 
-# At which of 16 steps the released models ask the network, by the number of askings.
+# Steps of 16 at which the released code evaluates the network, by number of evaluations.
 STATIC_EVALUATION_STEPS = {
     5: (0, 1, 2, 7, 12),
     6: (0, 1, 5, 10, 14, 15),
@@ -39,31 +39,31 @@ STATIC_NUM_STEPS = 16
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
-    """Say how a query walks from noise to actions."""
+    """Define how a query denoises: steps, evaluations and guidance."""
 
     steps: int
     shift: float
     guidance: float  # 1: the conditional branch alone
     evaluations: int | None  # static mask of 16 steps; None: every step
     dynamic: bool  # skip by similarity instead of by mask
-    video_final_noise: float | None  # the video's walk stops there; None: at data
+    video_final_noise: float | None  # the video's schedule ends there; None: at data
 
     def __post_init__(self) -> None:
         if self.dynamic and self.evaluations is not None:
-            raise ValueError('a recipe skips by mask (evaluations) or by similarity (dynamic)')
+            raise ValueError('a sampler skips by mask (evaluations) or by similarity (dynamic)')
         static_mask(self.steps, self.evaluations)
 
     def make_schedules(self) -> tuple[NoiseSchedule, NoiseSchedule]:
-        """Give the video's and the actions' walk."""
+        """Return the schedules of video and actions."""
         action = make_unipc_schedule(self.steps, self.shift)
         if self.video_final_noise is None:
             return action, action
         return decouple_schedule(action, self.video_final_noise), action
 
     def guides_actions(self) -> bool:
-        """Tell whether the unconditional branch can reach the actions at all.
+        """Return whether the unconditional branch can affect the actions.
 
-        They follow the conditional branch; guidance touches them only through the video that a
+        They follow the conditional branch; guidance affects them only through the video that a
         later evaluation reads.
         """
         evaluated_again = self.dynamic or sum(static_mask(self.steps, self.evaluations)) > 1
@@ -72,7 +72,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Hold what a walk arrived at."""
+    """Hold the denoised video and actions."""
 
     video: Tensor
     action: Tensor
@@ -87,13 +87,16 @@ def sample(
     *,
     guided_video: bool,
 ) -> Sample:
-    """Walk both modalities down their schedules.
+    """Denoise both modalities along their schedules.
 
-    Without `guided_video` guidance is left out where it can no longer reach the actions: they
-    come out the same, the predicted video less guided.
+    Without `guided_video` guidance is skipped where it can no longer affect the actions: they are
+    the same, the predicted video is less guided.
     """
-    video_walk, action_walk = config.make_schedules()
-    video, action = UniPCSolver(video_walk, video_noise), UniPCSolver(action_walk, action_noise)
+    video_schedule, action_schedule = config.make_schedules()
+    video, action = (
+        UniPCSolver(video_schedule, video_noise),
+        UniPCSolver(action_schedule, action_noise),
+    )
     gate = SimilaritySkipper() if config.dynamic else None
     mask = static_mask(config.steps, config.evaluations)
     past: list[Tensor] = []  # video velocities of the last two evaluations
@@ -101,12 +104,14 @@ def sample(
     for i in range(config.steps):
         run = gate.should_evaluate(partial(velocity_similarity, *past)) if gate else mask[i]
         if run:
-            reaches_actions = any(mask[i + 1 :])  # a dynamic mask is all True: who knows
+            reaches_actions = any(
+                mask[i + 1 :]
+            )  # a dynamic mask is all True: later steps are unknown
             v_video, v_action = velocity(
                 video.x,
                 action.x,
-                video_walk.timesteps[i],
-                action_walk.timesteps[i],
+                video_schedule.timesteps[i],
+                action_schedule.timesteps[i],
                 guided_video or reaches_actions,
             )
             past = [*past[-1:], v_video]
@@ -117,9 +122,9 @@ def sample(
 
 
 class UniPCSolver:
-    """Walk one sample down a schedule, second order, in the sample's dtype.
+    """Denoise one sample along a schedule, second order, in the dtype of the sample.
 
-    The sums keep the reference's order and operands: in bfloat16 another order is another walk.
+    Sums keep the order and operands of the reference: others round differently in bfloat16.
     """
 
     def __init__(self, schedule: NoiseSchedule, noise: Tensor) -> None:
@@ -129,7 +134,7 @@ class UniPCSolver:
         self._data = self._older = noise  # clean samples that the last velocities implied
 
     def step(self, velocity: Tensor) -> None:
-        """Correct the present sample with what the velocity says, then predict the next."""
+        """Correct the current sample by its velocity, then predict the next."""
         step, past = next(self._steps), self._data
         data = self.x - step.sigma * velocity
         sample = self.x
@@ -146,7 +151,7 @@ class UniPCSolver:
 
 
 def static_mask(steps: int, evaluations: int | None) -> tuple[bool, ...]:
-    """Say at which steps the network is asked; ValueError lists the known numbers of askings."""
+    """Return the steps with an evaluation; ValueError lists the known numbers of evaluations."""
     if evaluations is None or evaluations == steps:
         return (True,) * steps
     if steps != STATIC_NUM_STEPS or evaluations not in STATIC_EVALUATION_STEPS:
@@ -176,7 +181,7 @@ class SimilaritySkipper:
         self._countdown = 0
 
     def should_evaluate(self, similarity: Callable[[], float]) -> bool:
-        """Decide one step; `similarity` of the last two evaluations is asked only if needed."""
+        """Decide one step; `similarity` of the last two evaluations is computed only if needed."""
         run = self._decide(similarity)
         self._evaluations += run
         return run
@@ -196,12 +201,12 @@ class SimilaritySkipper:
 
 
 def velocity_similarity(older: Tensor, newer: Tensor) -> float:
-    """Take the cosine of two velocities, averaged over the batch; waits for the device."""
+    """Return the cosine of two velocities, averaged over the batch; waits for the device."""
     flat = newer.float().flatten(1), older.float().flatten(1)
     return torch.cosine_similarity(*flat, dim=1).mean().item()
 
 
-# ---- how branches become one velocity
+# ---- combine branches to one velocity
 
 
 def apply_guidance(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
@@ -237,8 +242,8 @@ def make_exchanged_velocity_fn(
 ) -> GuidedVelocityFn:
     """Run one branch here, its peer elsewhere, and swap velocities at every guided step.
 
-    Both sides then walk alike. Where guidance is left out the unconditional side has nothing to
-    add and rests: its sample is worthless from there on.
+    Both sides then hold the same sample. Where guidance is skipped, the unconditional side
+    computes nothing, and its sample is invalid from there on.
     """
 
     def velocity(
