@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'tools' / 'docs'))
-import generate_reference  # noqa: E402 # pyright: ignore[reportMissingImports] - path above
+import generate_reference  # noqa: E402 # pyright: ignore[reportMissingImports]
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
 
