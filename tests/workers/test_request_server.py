@@ -178,7 +178,11 @@ def test_the_unconditional_branch_acknowledges():
         ('query', make_query(session='old'), "session 'old' while 's' is on"),
         ('query', make_query(arrays={}), 'no joint positions: want 3'),
         ('query', make_query(arrays={'joints': np.zeros(2)}), 'no joint positions: want 3'),
-        ('query', make_query(arrays={'joints': np.array([0, np.nan, 0])}), 'no joint positions: want 3'),
+        (
+            'query',
+            make_query(arrays={'joints': np.array([0, np.nan, 0])}),
+            'no joint positions: want 3',
+        ),
         ('query', make_query(sequence=-1), 'query -1 after -1'),
         ('query', make_query(seed=-1), 'seed -1'),
         ('query', make_query(seed=2**63), 'seed 9223372036854775808'),

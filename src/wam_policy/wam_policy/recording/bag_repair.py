@@ -24,7 +24,7 @@ from wam_policy.recording.episode_info import EpisodeEnd
 
 
 class BagInUse(Exception):
-    """The episode is being recorded by a process that lives."""
+    """The episode is being recorded by a process that still runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Our values <-> a server profile's messages; each direction beside its inverse.
 
-Outside: views uint8 [T h w 3] per camera, joint positions [observed], targets [horizon commanded], in
-canonical units. Inside: the maps and arrays that travel. Absolute targets leave here whatever the
+Outside: views uint8 [T h w 3] per camera, joint positions [observed],
+targets [horizon commanded], in canonical units. Inside: the maps and arrays that travel. Absolute targets leave here whatever the
 server's actions are, so nobody downstream needs to know.
 """
 
@@ -45,7 +45,7 @@ def encode_images(profile: ServerProfile, views: Mapping[str, np.ndarray]) -> di
 
 
 def decode_images(profile: ServerProfile, message: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Undo `encode_images`, except for what resizing lost; ProfileMismatch names the key and what is wanted."""
+    """Undo `encode_images`, except for resizing; ProfileMismatch names the key and the fix."""
     found = {}
     for camera, key in profile.cameras.items():
         frames = _get_nested(message, key)
@@ -182,7 +182,7 @@ def encode_actions(
 def decode_actions(
     profile: ServerProfile, robot: Embodiment, message: Any, joint_positions: np.ndarray
 ) -> np.ndarray:
-    """Undo `encode_actions`: absolute targets float64 [horizon commanded]; ProfileMismatch if it is not one."""
+    """Undo `encode_actions`: absolute targets float64 [horizon commanded]; may raise ProfileMismatch."""
     if profile.actions_key is None:
         actions = message
     else:

@@ -161,7 +161,7 @@ def close_and_make_error(client: WebSocketClient, text: str) -> RemoteServerErro
 
 
 def _check_answer(answer: Any) -> Any:
-    """Raise RemoteServerError for an error that came in binary (vLLM-Omni), else return the answer."""
+    """Return the answer; raise RemoteServerError for an error sent in binary (vLLM-Omni)."""
     if isinstance(answer, dict) and answer.get('type') == 'error':
         raise RemoteServerError(str(answer.get('message', answer)))
     return answer
