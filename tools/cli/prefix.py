@@ -39,7 +39,7 @@ GENERATORS = (
     'rosidl_generator_type_description',
 )
 LICENSE_NOTICE = (
-    'ROS 2 comes from the wheel isaacsim-ros2, as a whole under a licence of NVIDIA '
+    'ROS 2 comes from the wheel isaacsim-ros2, as a whole under a license of NVIDIA '
     '(.ros/jazzy/LICENSE.txt): for development and CI on this machine, not to be passed on'
 )
 
