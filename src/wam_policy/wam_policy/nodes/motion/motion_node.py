@@ -373,7 +373,7 @@ def make_status_msg(
     snapshot: MotionSnapshot, robot: Embodiment, control_loop: ControlLoop | None, now_ns: int
 ) -> MotionStatus:
     """Return the status at `now_ns`; without a loop nothing ticks."""
-    tally = snapshot.counters
+    counters = snapshot.counters
     age_s = snapshot.chunk_age_s
     msg = MotionStatus(
         state=snapshot.state.value,
@@ -389,18 +389,18 @@ def make_status_msg(
         blend_offset=snapshot.blend_offset,
         chunk_age_ms=-1.0 if age_s is None else age_s * 1e3,
         rows_left=snapshot.rows_left,
-        chunks_accepted=tally.accepted,
-        chunks_rejected=tally.rejected,
-        chunks_late=tally.late,
-        underruns=tally.underruns,
+        chunks_accepted=counters.accepted,
+        chunks_rejected=counters.rejected,
+        chunks_late=counters.late,
+        underruns=counters.underruns,
         late_ticks=control_loop.late_ticks if control_loop else 0,
         tick_jitter_p99_ms=control_loop.jitter_p99_ms if control_loop else 0.0,
-        max_step=tally.max_step,
-        max_velocity_ratio=tally.velocity_ratio,
-        max_acceleration_ratio=tally.acceleration_ratio,
-        max_jerk_ratio=tally.jerk_ratio,
-        predicted_collisions=tally.predicted_collisions,
-        commands_lost=tally.commands_lost,
+        max_step=counters.max_step,
+        max_velocity_ratio=counters.velocity_ratio,
+        max_acceleration_ratio=counters.acceleration_ratio,
+        max_jerk_ratio=counters.jerk_ratio,
+        predicted_collisions=counters.predicted_collisions,
+        commands_lost=counters.commands_lost,
         reason=snapshot.reason,
     )
     msg.header.stamp = message_conversion.time_to_msg(now_ns)

@@ -41,8 +41,8 @@ class _QueuedMessage:
 class EpisodeProgress:
     """Tell how an episode stands."""
 
-    written_counts: tuple[int, ...]  # written, per lane
-    dropped_counts: tuple[int, ...]  # lost, per lane
+    written_counts: tuple[int, ...]  # written, per topic
+    dropped_counts: tuple[int, ...]  # lost, per topic
     size_bytes: int
     write_error: str = ''  # why no more is written; empty: all is well
     message_errors: tuple[str, ...] = ()  # why single messages could not be written
@@ -80,7 +80,7 @@ class EpisodeWriter:
         self._write_error = ''
         self._contents: BagContents | None = None
         self._encoder_pool = ThreadPoolExecutor(encoder_threads, thread_name_prefix='jpeg')
-        self._thread = threading.Thread(target=self._run, name='tape', daemon=True)
+        self._thread = threading.Thread(target=self._run, name='writer', daemon=True)
         self._thread.start()
 
     @property
@@ -189,8 +189,8 @@ class EpisodeWriter:
 
     def _close_bag(self, ending: EpisodeEnd) -> None:
         dropped = {
-            lane.topic: count
-            for lane, count in zip(self._topic_queues, self._counts.dropped, strict=True)
+            queue.topic: count
+            for queue, count in zip(self._topic_queues, self._counts.dropped, strict=True)
         }
         saved = self._bag.close(
             {**replace(ending, dropped=dropped).to_dict(), DISTRO_KEY: self._ros_distro}

@@ -17,6 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from wam_msgs.msg import EpisodeStatus
 from wam_policy.core.robot import embodiment
+from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.recorder.recorder_node import RecorderNode
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_policy.recording.episode_info import EpisodeEnd, TaskSuccess
@@ -70,11 +71,11 @@ def _record_one_episode(
         return 2
     print(f'recording {name}; Ctrl-C ends it')
     _print_status_until(node, stop_event, options.seconds)
-    tape = node.end_episode(EpisodeEnd('stopped', TaskSuccess(options.success), options.note))
-    if tape is None:
+    writer = node.end_episode(EpisodeEnd('stopped', TaskSuccess(options.success), options.note))
+    if writer is None:
         print(f'record: {node.make_status().reason}', file=sys.stderr)
         return 1
-    good, message = node.wait_until_saved(tape)
+    good, message = node.wait_until_saved(writer)
     print(f'{name}: {message}')
     return 0 if good else 1
 
@@ -129,7 +130,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help='stored with the bag at the end (default: %(default)s)',
     )
     add('--note', default='', help='stored with the bag at the end')
-    add('--each-instruction', action='store_true', help='an episode for every instruction')
+    add('--auto-record', action='store_true', help='an episode for every instruction')
     add(
         '--images',
         default='jpeg',
@@ -138,7 +139,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add('--namespace', default='wam', help='of the stack (default: %(default)s)')
     add('--sim-time', action='store_true', help='follow /clock')
-    return parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    return parser.parse_args(replace_deprecated(given, {'--each-instruction': '--auto-record'}))
 
 
 if __name__ == '__main__':

@@ -76,13 +76,13 @@ class RecordEpisodeAction:
             current.goal_handle.publish_feedback(RecordEpisode.Feedback(status=status))
 
     def _finish(self, outcome: int, message: str) -> None:
-        tape = None
+        writer = None
         if outcome in (Result.CANCELED, Result.TIMED_OUT):
-            tape = self._end_episode(EpisodeEnd(message))
+            writer = self._end_episode(EpisodeEnd(message))
         status = self._get_status()
-        if tape is not None:
-            tape.join()
-            progress = tape.progress()
+        if writer is not None:
+            writer.join()
+            progress = writer.progress()
             status.message_counts, status.dropped_counts = (
                 list(progress.written_counts),
                 list(progress.dropped_counts),

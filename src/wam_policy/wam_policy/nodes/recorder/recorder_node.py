@@ -2,7 +2,7 @@
 
 Notable:
 - messages stay the bytes they came as; only images are touched, and only to compress them;
-- an episode is written by threads of its own (tape), callbacks only hand over;
+- an episode is written by threads of its own (writer), callbacks only hand over;
 - what the robot said last before an episode (status, camera_info) belongs to it;
 - episodes that a kill or a full disk interrupted are repaired when the node is configured.
 """
@@ -110,7 +110,7 @@ class RecorderNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._inputs = [
-            self._subscribe(lane, source) for lane, source in enumerate(self._recorded_topics)
+            self._subscribe(index, source) for index, source in enumerate(self._recorded_topics)
         ]
         return super().on_activate(state)
 
@@ -237,20 +237,20 @@ class RecorderNode(LifecycleNode):
         self, request: StopEpisode.Request, response: StopEpisode.Response
     ) -> StopEpisode.Response:
         """Answer when the episode is saved, or gone."""
-        tape = self.end_episode(
+        writer = self.end_episode(
             EpisodeEnd(
                 'stopped',
                 TaskSuccess.YES if request.task_success else TaskSuccess.NO,
                 request.note,
             )
         )
-        if tape is None:
+        if writer is None:
             response.message = self.make_status().reason or 'nothing is being recorded'
             return response
-        response.episode_name = tape.name
-        response.success, response.message = self.wait_until_saved(tape)
-        if not request.keep and tape.is_finished:
-            self._episode_recorder.discard(tape)
+        response.episode_name = writer.name
+        response.success, response.message = self.wait_until_saved(writer)
+        if not request.keep and writer.is_finished:
+            self._episode_recorder.discard(writer)
             response.success, response.message = True, 'discarded'
         self._publish_status()
         return response
@@ -271,7 +271,7 @@ class RecorderNode(LifecycleNode):
         return name
 
     def end_episode(self, ending: EpisodeEnd) -> EpisodeWriter | None:
-        """End the episode and return its tape, which saves it; None if there is none."""
+        """End the episode and return its writer, which saves it; None if there is none."""
         return self._episode_recorder.finish(ending)
 
     def wait_until_saved(self, writer: EpisodeWriter) -> tuple[bool, str]:

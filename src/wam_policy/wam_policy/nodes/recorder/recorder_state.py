@@ -1,6 +1,6 @@
 """The episodes of one recorder: at most one is recorded, others may still be saved.
 
-A new episode begins at once; the one before it is finished meanwhile by its own tape.
+A new episode begins at once; the one before it is finished meanwhile by its own writer.
 """
 
 import shutil
@@ -66,7 +66,7 @@ class EpisodeRecorder:
             for topic, (source, _) in zip(self._topics, resolved_topics, strict=True)
         ]
         self._keep_latest = [source.keep_latest for source, _ in resolved_topics]
-        self._latest_messages: dict[int, bytes] = {}  # lane -> newest message
+        self._latest_messages: dict[int, bytes] = {}  # index -> newest message
         self._lock = threading.RLock()
         self._writer: EpisodeWriter | None = None
         self._episode: EpisodeMetadata | None = None
@@ -117,8 +117,8 @@ class EpisodeRecorder:
                 self._ros_distro,
             )
             self._episode, self._error = begun, ''
-            for lane, raw in self._latest_messages.items():
-                self._writer.put(lane, now_ns, raw)
+            for index, raw in self._latest_messages.items():
+                self._writer.put(index, now_ns, raw)
             return begun.name
 
     def put(self, topic_index: int, log_ns: int, raw: bytes) -> None:
@@ -136,33 +136,33 @@ class EpisodeRecorder:
                 self._writer.count_lost(topic_index, count)
 
     def finish(self, ending: EpisodeEnd) -> EpisodeWriter | None:
-        """Finish the episode and return its tape, which saves it; None if there is none."""
+        """Finish the episode and return its writer, which saves it; None if there is none."""
         with self._lock:
-            tape, self._writer, self._episode = self._writer, None, None
-            if tape is not None:
-                tape.finish(ending)
-                self._finishing_writers.append(tape)
-            return tape
+            writer, self._writer, self._episode = self._writer, None, None
+            if writer is not None:
+                writer.finish(ending)
+                self._finishing_writers.append(writer)
+            return writer
 
     def discard(self, writer: EpisodeWriter) -> None:
         """Remove an episode that has ended, and nothing else."""
         shutil.rmtree(self._root / writer.name)
 
     def collect_finished(self) -> None:
-        """Notice what the tapes have come to; call it now and then."""
+        """Notice what the writers have come to; call it now and then."""
         with self._lock:
             if self._writer is not None and self._writer.progress().write_error:
                 self.finish(EpisodeEnd('the recorder failed'))
-            for tape in [tape for tape in self._finishing_writers if tape.is_finished]:
-                self._finishing_writers.remove(tape)
-                self._last_progress = tape.progress()
+            for writer in [writer for writer in self._finishing_writers if writer.is_finished]:
+                self._finishing_writers.remove(writer)
+                self._last_progress = writer.progress()
                 self._error = self._last_progress.write_error or self._error
 
     def wait_until_saved(self) -> list[str]:
         """Wait until everything is saved; return the names of those that were given up."""
         with self._lock:
             saving = list(self._finishing_writers)
-        stuck = [tape.name for tape in saving if not tape.join()]
+        stuck = [writer.name for writer in saving if not writer.join()]
         self.collect_finished()
         return stuck
 
@@ -180,9 +180,9 @@ class EpisodeRecorder:
                     '; '.join(progress.message_errors),
                 )
             if self._finishing_writers:
-                tape = self._finishing_writers[0]
+                writer = self._finishing_writers[0]
                 return RecorderSnapshot(
-                    RecorderState.SAVING, tape.name, '', 0.0, tape.progress(), ''
+                    RecorderState.SAVING, writer.name, '', 0.0, writer.progress(), ''
                 )
             state = RecorderState.ERROR if self._error else RecorderState.IDLE
             return RecorderSnapshot(
