@@ -119,7 +119,12 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=embodiment.list_robots(),
         help='(default: %(default)s)',
     )
-    add('--folder', default='episodes', help='of all episodes (default: %(default)s)')
+    add(
+        '--out',
+        dest='output_dir',
+        default='episodes',
+        help='folder of all episodes (default: %(default)s)',
+    )
     add('--instruction', default='', help='what is done; default: the one that is followed now')
     add('--label', action='append', default=[], metavar='KEY=VALUE', help='stored with the bag')
     add('--seconds', type=float, default=0.0, help='end after this time; default: at Ctrl-C')
@@ -140,7 +145,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add('--namespace', default='wam', help='of the stack (default: %(default)s)')
     add('--sim-time', action='store_true', help='follow /clock')
     given = sys.argv[1:] if arguments is None else arguments
-    return parser.parse_args(replace_deprecated(given, {'--each-instruction': '--auto-record'}))
+    return parser.parse_args(
+        replace_deprecated(given, {'--each-instruction': '--auto-record', '--folder': '--out'})
+    )
 
 
 if __name__ == '__main__':
