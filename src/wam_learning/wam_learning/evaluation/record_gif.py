@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if __name__ == '__main__':
     from wam_learning import import_triton_first  # noqa: F401
@@ -150,7 +151,9 @@ def draw_caption(image: np.ndarray, text: str) -> np.ndarray:
 def write_animation(frames: Sequence[Image.Image], path: Path, quality: int) -> None:
     """Write frames as an endless GIF or WebP, by the suffix of `path`."""
     first, *rest = frames
-    options = {'quality': quality, 'method': 6} if path.suffix == '.webp' else {'optimize': True}
+    options: dict[str, Any] = (
+        {'quality': quality, 'method': 6} if path.suffix == '.webp' else {'optimize': True}
+    )
     first.save(
         path,
         save_all=True,
@@ -164,7 +167,8 @@ def write_animation(frames: Sequence[Image.Image], path: Path, quality: int) -> 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record the scenes and write the animation; return 1 if a trial failed."""
     parser = argparse.ArgumentParser(
-        prog='python -m wam_learning.evaluation.record_gif', description=(__doc__ or '').splitlines()[0]
+        prog='python -m wam_learning.evaluation.record_gif',
+        description=(__doc__ or '').splitlines()[0],
     )
     parser.add_argument('out', type=Path, help='file to write, .gif or .webp')
     parser.add_argument('--robot', choices=robots.list_robots(), default='agibot_g1')
