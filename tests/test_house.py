@@ -164,6 +164,7 @@ LAYERS = (
             'wam_policy.deprecated_options',
             'wam_policy.provenance',
             'wam_sim.physics',
+            'wam_sim.screenshot',
             'wam_sim.tasks',
         ),
         ('rclpy', 'pickle'),
@@ -177,7 +178,7 @@ LAYERS = (
     ),
     ImportLayer(
         'src/wam_sim/wam_sim/',
-        ('wam_sim', 'wam_policy.core', 'wam_msgs'),
+        ('wam_sim', 'wam_policy.core', 'wam_policy.nodes', 'wam_msgs'),
         TORCH_PACKAGES,
         may_import_ros=True,
     ),
