@@ -113,7 +113,7 @@ async def run_echo_server() -> None:
     robot = embodiment.load_embodiment(ROBOT_NAME)
     spoken = server_profile.load_for_robot('', robot)
     engine = ZeroBackend()
-    desk = SessionManager(spoken, robot, engine, engine, 4, lambda line: None)
+    manager = SessionManager(spoken, robot, engine, engine, 4, lambda line: None)
     said = handshake.make_server_metadata(
         spoken,
         robot,
@@ -126,7 +126,7 @@ async def run_echo_server() -> None:
             'window_blocks': 4,
         },
     )
-    server = PolicyServer(desk, said, log=lambda line: None, log_requests=False, backend=engine)
+    server = PolicyServer(manager, said, log=lambda line: None, log_requests=False, backend=engine)
     await server.run(
         '127.0.0.1',
         0,

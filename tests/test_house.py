@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_COLUMNS, MAX_MODULES = 500, 75, 99, 16
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_COLUMNS, MAX_MODULES = 500, 90, 99, 16
 POLICY = 'src/wam_policy/wam_policy'
 LEARNING = 'src/wam_learning/wam_learning'
 # Programs that talk to a person at a terminal; under src/ these are the modules that can be run.
@@ -532,7 +532,7 @@ VIOLATION_EXAMPLES = [
     ),
     ('src/wam_bringup/launch/x.launch.py', DOCSTRING + 'import numpy\n', 'imports numpy'),
     (f'{POLICY}/core/x.py', DOCSTRING + 'x = 1\n' * 500, '501 lines'),
-    (f'{POLICY}/core/x.py', DOCSTRING + 'def f():\n' + '    x = 1\n' * 75, 'f has 76 lines'),
+    (f'{POLICY}/core/x.py', DOCSTRING + 'def f():\n' + '    x = 1\n' * 90, 'f has 91 lines'),
     (f'{POLICY}/core/x.py', DOCSTRING + f'x = {"1" * 96}\n', 'line 2 has 100 columns'),
     (f'{POLICY}/core/utils.py', DOCSTRING, 'a drawer for anything'),
     (f'{POLICY}/core/common/x.py', DOCSTRING, 'a drawer for anything'),

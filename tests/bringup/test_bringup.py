@@ -226,7 +226,7 @@ LAUNCH = textwrap.dedent("""
     spec = importlib.util.spec_from_file_location('stack', {stack!r})
     stack = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(stack)
-    node = LifecycleNode(executable=sys.executable, arguments=[{node!r}, {behaviour!r}],
+    node = LifecycleNode(executable=sys.executable, arguments=[{node!r}, {behavior!r}],
                          name='fake', namespace='test_bringup', output='screen',
                          on_exit=stack.on_node_exit)
     service = LaunchService()
@@ -240,10 +240,10 @@ LAUNCH = textwrap.dedent("""
 def launch(tmp_path):
     started = []
 
-    def start(behaviour):
+    def start(behavior):
         node, script = tmp_path / 'node.py', tmp_path / 'bringing_up.py'
         node.write_text(FAKE_NODE)
-        script.write_text(LAUNCH.format(stack=str(STACK), node=str(node), behaviour=behaviour))
+        script.write_text(LAUNCH.format(stack=str(STACK), node=str(node), behavior=behavior))
         started.append(
             subprocess.Popen(
                 [sys.executable, str(script)],
@@ -327,8 +327,8 @@ def test_ctrl_c_breaks_nothing_off_that_the_launch_does():
         ('leaves', 0, 'was required: shutting down'),
     ],
 )
-def test_a_node_that_does_not_run_ends_the_launch_with_the_reason(launch, behaviour, code, words):
-    process = launch(behaviour)
+def test_a_node_that_does_not_run_ends_the_launch_with_the_reason(launch, behavior, code, words):
+    process = launch(behavior)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == code, output
     assert words in output

@@ -8,7 +8,7 @@ import torch
 
 from wam_learning.data.episode_arrays import PIXEL, PLACE, SUPERVISED
 from wam_learning.data.lerobot_writer import LeRobotWriter
-from wam_learning.data.time_sync import Sample
+from wam_learning.data.time_sync import SynchronizedSample
 from wam_policy.core.robot import embodiment
 from wam_policy.core.types import Frame, JointState, Observation
 from wam_policy.model.checkpoint import checkpoint_folder, model_spec
@@ -48,7 +48,7 @@ def write_dataset(
     return into.finalize({})
 
 
-def _make_sample(robot, index: int, right: int, text: str) -> Sample:
+def _make_sample(robot, index: int, right: int, text: str) -> SynchronizedSample:
     names, rest = robot.observed, robot.home_positions(robot.observed).copy()
     rest[:3] += 0.004 * index * (1 if right else -1)
     targets = rest[: len(robot.commanded)].copy()
@@ -58,7 +58,7 @@ def _make_sample(robot, index: int, right: int, text: str) -> Sample:
         rgb = np.full((SIZE[1], SIZE[0], 3), 90, np.uint8)
         rgb[16:32, 8 + 32 * right : 24 + 32 * right, 0] = 160 + index
         pictures.append(Frame(camera.key, index, rgb))
-    return Sample(
+    return SynchronizedSample(
         index, Observation(index, tuple(pictures), JointState(index, names, rest)), targets, text
     )
 

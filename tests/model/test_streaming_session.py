@@ -185,7 +185,7 @@ def test_a_reset_forgets_everything() -> None:
     live.observe(frames(1, 4))
     live.reset('pick')
     assert live.memory.frames == live.memory.commits == 0
-    with pytest.raises(RuntimeError, match='observe a frame first'):
+    with pytest.raises(RuntimeError, match='call observe first'):
         live.infer(STATE, 1)
     live.observe(frames(5, 1))
     fresh, fresh_episode = make_session()

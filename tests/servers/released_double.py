@@ -1,4 +1,4 @@
-"""A double of the released policy server, from its documented behaviour and the openpi package.
+"""A double of the released policy server, from its documented behavior and the openpi package.
 
 Configuration on connect; `infer` gives an array, `reset` a text; an exception is sent as a text,
 then code 1011 closes. Per camera the newest four images are kept, the first call of a session
@@ -95,7 +95,7 @@ class FakeReleasedServer:
 
 
 class FakeProfileServer(FakeReleasedServer):
-    """The same behaviour under the keys of another robot; it sways the joints, to and fro."""
+    """The same behavior under the keys of another robot; it sways the joints, to and fro."""
 
     def __init__(self, name, port=0, sway_rad=0.0):
         self.profile, self.sway_rad = server_profile.load(name), sway_rad

@@ -27,8 +27,8 @@ def test_the_portrait_shows_robot_and_scene(name: str) -> None:
     except RuntimeError as error:
         pytest.skip(str(error))
     assert picture.shape == (720, 1280, 3)
-    for item in simulation.scene.cubes:  # each cube's colour is somewhere in the picture
-        colour = simulation.object_colors[item.slot][:3]
+    for item in simulation.scene.cubes:  # each cube's color is somewhere in the picture
+        color = simulation.object_colors[item.slot][:3]
         pixels = picture.reshape(-1, 3).astype(float)
-        match = pixels @ colour / (np.linalg.norm(pixels, axis=1) * np.linalg.norm(colour) + 1e-9)
+        match = pixels @ color / (np.linalg.norm(pixels, axis=1) * np.linalg.norm(color) + 1e-9)
         assert (match > 0.985).sum() > 200, item.color

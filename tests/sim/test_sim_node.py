@@ -167,7 +167,9 @@ def test_a_robot_to_the_stack(robot: SimNodeProcess) -> None:
     future = client.call_async(Trigger.Request())
     robot.wait_until(future.done, 'the reset')
     assert future.result().success
-    robot.wait_until(lambda: robot.wait_newest('/sim/status').episode >= 1, 'the next episode')
+    robot.wait_until(
+        lambda: robot.wait_newest('/sim/status').episode_index >= 1, 'the next episode'
+    )
     assert robot.wait_newest('/sim/task').data == future.result().message
     begun = robot.wait_newest('/sim/status').header.stamp
     # this listener may be seconds behind: what it hears next need not be of the new episode
@@ -203,7 +205,7 @@ def test_rates_hold_in_wall_time(robot: SimNodeProcess) -> None:
 
 
 def test_a_mark_is_shown_once_the_task_was_heard() -> None:
-    robot = SimNodeProcess('robot:=agibot_g1', 'task:=recall', 'seed:=4', 'camera_hz:=5.0')
+    robot = SimNodeProcess('robot:=agibot_g1', 'task_family:=recall', 'seed:=4', 'camera_hz:=5.0')
     head = robot.embodiment.cameras[0].topic
 
     def white() -> int:
@@ -245,8 +247,8 @@ def test_clock_on_request_is_what_stamps_are_in() -> None:
 @pytest.mark.parametrize(
     'argument, reason',
     [
-        ('robot:=agibot_g2', 'choose one of'),
-        ('task:=juggle', 'choose one of'),
+        ('robot:=agibot_g2', 'want one of'),
+        ('task:=juggle', 'want one of'),
         ('camera_hz:=500.0', 'camera_hz'),
     ],
 )

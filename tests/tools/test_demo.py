@@ -1,4 +1,4 @@
-"""The demo: its door, its judgement, and a short run of the whole."""
+"""The demo: its door, its judgment, and a short run of the whole."""
 
 import json
 import os

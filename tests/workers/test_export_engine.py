@@ -22,7 +22,7 @@ def make_policy(**choice) -> Policy:
 
 
 def run_episode(policy: Policy, blocks: int = 7) -> np.ndarray:
-    """Live past the end of a window with coloured frames; return every target."""
+    """Live past the end of a window with colored frames; return every target."""
     numbers = np.random.default_rng(1)
     rest = ROBOT.home_positions(ROBOT.observed)
     targets = []

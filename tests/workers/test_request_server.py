@@ -1,4 +1,4 @@
-"""A worker answers every request: with data, an acknowledgement or what was wrong and its fix."""
+"""A worker answers every request: with data, an acknowledgment or what was wrong and its fix."""
 
 import gc
 import sys

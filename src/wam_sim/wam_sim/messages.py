@@ -1,37 +1,18 @@
 """What the simulator says, as ROS messages: pure translation, no node."""
 
-from array import array
-
 import numpy as np
 from builtin_interfaces.msg import Time
 from control_msgs.msg import JointTrajectoryControllerState
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo
 from trajectory_msgs.msg import JointTrajectoryPoint
 
 from wam_policy.core.robot.embodiment import Camera
-from wam_policy.core.types import JointState as Joints
 
 NS_PER_S = 1_000_000_000
 
 
 def make_stamp(now_ns: int) -> Time:
     return Time(sec=now_ns // NS_PER_S, nanosec=now_ns % NS_PER_S)
-
-
-def make_image(camera: Camera, now_ns: int, rgb: np.ndarray) -> Image:
-    """Return an rgb8 image of uint8 [height width 3]."""
-    message = Image(
-        height=rgb.shape[0],
-        width=rgb.shape[1],
-        encoding='rgb8',
-        is_bigendian=0,
-        step=rgb.shape[1] * 3,
-    )
-    message.header.stamp, message.header.frame_id = make_stamp(now_ns), camera.frame_id
-    data = array('B')
-    data.frombytes(memoryview(rgb).cast('B'))
-    message._data = data  # the checked setter walks every byte in Python
-    return message
 
 
 def make_camera_info(
@@ -48,16 +29,6 @@ def make_camera_info(
         p=np.hstack([intrinsics, np.zeros((3, 1))]).ravel(),
     )
     message.header.stamp, message.header.frame_id = make_stamp(now_ns), camera.frame_id
-    return message
-
-
-def make_joint_state(joints: Joints) -> JointState:
-    message = JointState(
-        name=list(joints.names),
-        position=joints.position.tolist(),
-        velocity=[] if joints.velocity is None else joints.velocity.tolist(),
-    )
-    message.header.stamp = make_stamp(joints.stamp_ns)
     return message
 
 

@@ -222,23 +222,23 @@ class Demo:
 
     def _format_status(self, elapsed_s: float) -> str:
         monitor, now_s = self._monitor, time.monotonic()
-        witness, latency_ms = monitor.metrics, monitor.metrics.recent_latency_ms()
-        if witness.first_chunk_s is None:
+        metrics, latency_ms = monitor.metrics, monitor.metrics.recent_latency_ms()
+        if metrics.first_chunk_s is None:
             return f'{elapsed_s:5.0f} s  {monitor.reason}'
-        cameras = ' '.join(f'{rate:.1f}' for rate in witness.camera_hz().values())
+        cameras = ' '.join(f'{rate:.1f}' for rate in metrics.camera_hz().values())
         return (
-            f'{elapsed_s:5.0f} s  {monitor.state:<9} {witness.recent_hz(now_s):4.1f} chunks/s  '
+            f'{elapsed_s:5.0f} s  {monitor.state:<9} {metrics.recent_hz(now_s):4.1f} chunks/s  '
             f'latency {latency_ms or 0.0:4.0f} ms  cameras {cameras} Hz  '
             f'real time x{monitor.sim.real_time_factor if monitor.sim else 0.0:.2f}  '
             f'memory {monitor.policy.kv_commits if monitor.policy else 0} blocks  '
-            f'moved {witness.moved_rad:.2f} rad  {self._task_loop}'
+            f'moved {metrics.moved_rad:.2f} rad  {self._task_loop}'
         )
 
     def _stop_stack(self) -> dict:
         """End the launch and say how; figures of the ending for the report."""
         self._task_loop.close()
-        hurry = threading.Event()
-        status, left = self._launch.stop(hurry)
+        force_stop = threading.Event()
+        status, left = self._launch.stop(force_stop)
         return {
             'steps': self._chosen.steps or 0,
             'tasks_done': self._task_loop.score.succeeded,

@@ -45,31 +45,31 @@ def describe_environment() -> dict[str, object]:
 
 def collect_metrics(monitor: StackMonitor, now_s: float) -> dict:
     """Return what the monitor saw between the first chunk and `now_s` (monotonic)."""
-    witness, motion, sim = monitor.metrics, monitor.motion, monitor.sim
+    metrics, motion, sim = monitor.metrics, monitor.motion, monitor.sim
     policy = monitor.policy or PolicyStatus()
     executed = monitor.executed_ratios()
     worst = {
-        name: max(witness.commanded_ratios[name], executed[name]) for name in EXECUTED_QUANTITIES
+        name: max(metrics.commanded_ratios[name], executed[name]) for name in EXECUTED_QUANTITIES
     }
     return {
         'robot': monitor.robot.name,
         'trained': int(bool(monitor.trained)),
         'model': policy.model,
         'instruction': policy.instruction,
-        'duration_s': now_s - witness.first_chunk_s if witness.first_chunk_s is not None else 0.0,
-        'chunks': witness.chunk_count,
-        'chunk_rate_hz': witness.rate_hz(now_s),
-        'latency_ms': dict(witness.latency_ms()),
+        'duration_s': now_s - metrics.first_chunk_s if metrics.first_chunk_s is not None else 0.0,
+        'chunks': metrics.chunk_count,
+        'chunk_rate_hz': metrics.rate_hz(now_s),
+        'latency_ms': dict(metrics.latency_ms()),
         'kv_commits': policy.kv_commits,
         'kv_rebuilds': policy.kv_rebuilds,
-        'camera_rate_hz': witness.camera_hz(),
+        'camera_rate_hz': metrics.camera_hz(),
         'max_step_rad': max(motion.max_step if motion else 0.0, _max_arm_step_rad(monitor)),
         **{f'max_{name}_ratio': worst[name] for name in EXECUTED_QUANTITIES},
-        **{f'commanded_{name}_ratio': witness.commanded_ratios[name] for name in LIMIT_QUANTITIES},
+        **{f'commanded_{name}_ratio': metrics.commanded_ratios[name] for name in LIMIT_QUANTITIES},
         **{f'executed_{name}_ratio': executed[name] for name in EXECUTED_QUANTITIES},
-        'max_seam_rad': witness.max_blend_offset,
-        'moved_rad': witness.moved_rad,
-        'trajectories': witness.trajectory_count,
+        'max_seam_rad': metrics.max_blend_offset,
+        'moved_rad': metrics.moved_rad,
+        'trajectories': metrics.trajectory_count,
         'trajectories_rejected': sim.trajectories_rejected if sim else 0,
         'underruns': motion.underruns if motion else 0,
         'late_chunks': motion.chunks_late if motion else 0,
@@ -77,7 +77,7 @@ def collect_metrics(monitor: StackMonitor, now_s: float) -> dict:
         'dropped_chunks': policy.dropped_chunks,
         'dropped_frames': policy.dropped_frames,
         'worker_restarts': policy.worker_restarts,
-        'real_time_factor': witness.real_time_factor(),
+        'real_time_factor': metrics.real_time_factor(),
         'task_success': int(sim.success) if sim else 0,
         **describe_environment(),
     }

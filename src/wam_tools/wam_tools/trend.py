@@ -1,7 +1,7 @@
 """Whether a figure that was watched for long grows: a slope that a few odd samples cannot tilt.
 
 Theil-Sen: the median of the slopes between all pairs of points, with a confidence interval from
-the ranks. Neighbouring samples resemble each other, which makes such an interval too narrow; the
+the ranks. Neighboring samples resemble each other, which makes such an interval too narrow; the
 samples are therefore put together over stretches of time first, to their median or, where buffers
 come and go, to the least, which only what is never given back can raise.
 """

@@ -16,12 +16,12 @@ ROBOT = load_embodiment('agibot_g1')
 N = len(ROBOT.commanded)
 GRIPS = limits.gripper_mask(ROBOT)
 S = 1_000_000_000
-CENTRE = np.where(GRIPS, 0.5, 0.0)
+CENTER = np.where(GRIPS, 0.5, 0.0)
 
 
 def chunk(stamp_ns: int = 10 * S, sequence: int = 1, **changes) -> Chunk:
     """Return a chunk that raises every joint by 0.01 per row."""
-    rows = CENTRE + 0.01 * np.arange(24)[:, None]
+    rows = CENTER + 0.01 * np.arange(24)[:, None]
     return replace(
         Chunk(
             stamp_ns,
@@ -30,7 +30,7 @@ def chunk(stamp_ns: int = 10 * S, sequence: int = 1, **changes) -> Chunk:
             ROBOT.step_dt_s,
             ROBOT.commanded,
             np.broadcast_to(rows, (24, N)),
-            CENTRE,
+            CENTER,
             ROBOT.config_hash,
             {},
         ),
@@ -124,11 +124,11 @@ def test_rows_left_and_lateness():
 
 def test_a_seam_starts_at_the_command_and_fades_but_grippers_do_not_average():
     one, start = chunk(), 10 * S + 200_000_000
-    command = JointMotion.at_rest(CENTRE + 0.16)
+    command = JointMotion.at_rest(CENTER + 0.16)
     join = chunk_blending.blend(one, one.stamp_ns, command, start, 0.25, GRIPS)
-    # the row due at the switch is 0.06 above the centre: six rows of 1/30 s have passed
+    # the row due at the switch is 0.06 above the center: six rows of 1/30 s have passed
     assert join.blend_offset == pytest.approx(np.where(GRIPS, 0.0, 0.1))
-    due = CENTRE + 0.01 * (0.2 + STEP_NS / S * np.arange(1, len(join.targets) + 1)[:, None]) * 30
+    due = CENTER + 0.01 * (0.2 + STEP_NS / S * np.arange(1, len(join.targets) + 1)[:, None]) * 30
     assert join.targets[:, GRIPS] == pytest.approx(due[:, GRIPS])
     left = (join.targets - due)[:, 0]
     assert left[0] == pytest.approx(0.1 * (1 - 0.1**2 * (3 - 0.2)))
@@ -139,9 +139,9 @@ def test_a_seam_starts_at_the_command_and_fades_but_grippers_do_not_average():
 
 def test_rows_are_met_exactly_where_they_fall_on_the_grid():
     rng = np.random.default_rng(0)
-    one = chunk(targets=CENTRE + rng.uniform(-0.2, 0.2, (24, N)))
+    one = chunk(targets=CENTER + rng.uniform(-0.2, 0.2, (24, N)))
     join = chunk_blending.blend(
-        one, one.stamp_ns, JointMotion.at_rest(CENTRE), one.stamp_ns, 0.0, GRIPS
+        one, one.stamp_ns, JointMotion.at_rest(CENTER), one.stamp_ns, 0.0, GRIPS
     )
     for row, step in ((3, 4), (6, 8), (21, 28)):  # 3 rows are 4 steps
         assert join.targets[step - 1] == pytest.approx(one.targets[row])
@@ -151,9 +151,9 @@ def test_pacing_keeps_the_direction_of_both_arms_also_while_they_gain_speed():
     limits_ = limits.limits_with_margin(ROBOT)
     toward = np.where(GRIPS, 0.0, np.linspace(0.2, 1.0, N))
     rows = chunk_blending.limit_speed(
-        np.tile(CENTRE + toward, (30, 1)), JointMotion.at_rest(CENTRE), limits_, GRIPS
+        np.tile(CENTER + toward, (30, 1)), JointMotion.at_rest(CENTER), limits_, GRIPS
     )
-    steps = np.diff(np.vstack([CENTRE, rows]), axis=0)[:, ~GRIPS]
+    steps = np.diff(np.vstack([CENTER, rows]), axis=0)[:, ~GRIPS]
     reach = limits_.velocity[~GRIPS] * STEP_NS / S
     gain = limits_.acceleration[~GRIPS] * (STEP_NS / S) ** 2
     assert (np.abs(steps) <= reach + 1e-12).all()
@@ -168,15 +168,15 @@ def test_pacing_keeps_the_direction_of_both_arms_also_while_they_gain_speed():
 def test_a_plan_stays_on_the_path_that_was_asked_for_at_a_lower_speed():
     limits_ = limits.limits_with_margin(ROBOT)
     speed = np.where(GRIPS, 0.0, 2.5 * np.linspace(-1.0, 1.0, N))  # rad/s, 1.5 is allowed
-    rows = CENTRE + STEP_NS / S * np.arange(1, 21)[:, None] * speed
-    old = make_hold(ROBOT.commanded, CENTRE, 0)
+    rows = CENTER + STEP_NS / S * np.arange(1, 21)[:, None] * speed
+    old = make_hold(ROBOT.commanded, CENTER, 0)
 
     def aside(reference: np.ndarray) -> float:
-        plan = qp_planner.plan_tracking(old, 0, reference, limits_).position[: len(rows)] - CENTRE
+        plan = qp_planner.plan_tracking(old, 0, reference, limits_).position[: len(rows)] - CENTER
         along = speed / np.linalg.norm(speed)
         return float(np.abs(plan - np.outer(plan @ along, along)).max())
 
-    kept = aside(chunk_blending.limit_speed(rows, JointMotion.at_rest(CENTRE), limits_, GRIPS))
+    kept = aside(chunk_blending.limit_speed(rows, JointMotion.at_rest(CENTER), limits_, GRIPS))
     assert kept < 0.02 < 0.1 < aside(rows)  # rad; each joint for itself leaves it
 
 

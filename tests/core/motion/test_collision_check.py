@@ -18,7 +18,7 @@ from wam_policy.core.robot.embodiment import load_embodiment
 G1 = load_embodiment('agibot_g1')
 LIMITS = limiting.limits_with_margin(G1)
 N = len(G1.commanded)
-CENTRE = np.where(limiting.gripper_mask(G1), 0.5, -0.1)
+CENTER = np.where(limiting.gripper_mask(G1), 0.5, -0.1)
 BODY = np.zeros(4)
 
 
@@ -37,26 +37,26 @@ class WallChecker:
 
 
 def make_targets(by_rad: float, steps: int = 32) -> np.ndarray:
-    rows = np.tile(CENTRE, (steps, 1))
+    rows = np.tile(CENTER, (steps, 1))
     rows[:, 0] += np.linspace(0, by_rad, steps + 1)[1:]
     return rows
 
 
 def plan_truncated(wall: WallChecker, by_rad: float = 0.8):
-    old = make_hold(G1.commanded, CENTRE, 0)
+    old = make_hold(G1.commanded, CENTER, 0)
     return truncate_before_collision(old, STEP_NS, make_targets(by_rad), LIMITS, wall, BODY)
 
 
 def test_a_trajectory_is_looked_at_from_end_to_end():
     plan = qp_planner.plan_tracking(
-        make_hold(G1.commanded, CENTRE, 0), STEP_NS, make_targets(0.5), LIMITS
+        make_hold(G1.commanded, CENTER, 0), STEP_NS, make_targets(0.5), LIMITS
     )
     times_ns, path = sample_path(plan)
     assert times_ns[0] == plan.start_ns and times_ns[-1] == plan.end_ns
     assert np.diff(times_ns).max() <= 12_500_000
     for row in (0, 7, 40, len(path) - 1):
         assert path[row] == pytest.approx(plan.at(int(times_ns[row])).position, abs=1e-9)
-    still = make_hold(G1.commanded, CENTRE, 5)
+    still = make_hold(G1.commanded, CENTER, 5)
     assert sample_path(still)[0].tolist() == [5]
 
 
@@ -64,14 +64,14 @@ def test_what_touches_nothing_is_planned_as_ever():
     plan, ahead = plan_truncated(WallChecker(10.0))
     assert ahead is None
     free = qp_planner.plan_tracking(
-        make_hold(G1.commanded, CENTRE, 0), STEP_NS, make_targets(0.8), LIMITS
+        make_hold(G1.commanded, CENTER, 0), STEP_NS, make_targets(0.8), LIMITS
     )
     assert np.array_equal(plan.position, free.position)
 
 
 @pytest.mark.parametrize('beyond_rad', [0.02, 0.1, 0.3])
 def test_a_motion_into_contact_stops_before_it_inside_every_limit(beyond_rad):
-    wall = WallChecker(CENTRE[0] + beyond_rad)
+    wall = WallChecker(CENTER[0] + beyond_rad)
     plan, ahead = plan_truncated(wall)
     assert ahead.pair == 'arm and wall' and 0 < ahead.at_ns - STEP_NS < 800_000_000
     assert (
@@ -83,12 +83,12 @@ def test_a_motion_into_contact_stops_before_it_inside_every_limit(beyond_rad):
 
 
 def test_plan_after_plan_the_arm_comes_close_and_never_closer():
-    wall = WallChecker(CENTRE[0] + 0.3)
-    old, now = make_hold(G1.commanded, CENTRE, 0), 0
+    wall = WallChecker(CENTER[0] + 0.3)
+    old, now = make_hold(G1.commanded, CENTER, 0), 0
     for _ in range(25):
         start = qp_planner.compute_switch_ns(now, 90_000_000)
         rows = make_targets(1.0)
-        rows += old.at(start).position - CENTRE
+        rows += old.at(start).position - CENTER
         plan, _ = truncate_before_collision(old, start, rows, LIMITS, wall, BODY)
         old = plan or old
         assert limiting.compute_position_range(old)[1][0] <= wall.at_rad + 1e-6

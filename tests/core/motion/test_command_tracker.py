@@ -322,7 +322,7 @@ def test_a_set_point_is_finite_and_whole(value):
 # --- with motion ------------------------------------------------------------------------------
 
 ROBOT = ROBOTS[0]
-CENTRE = ROBOT.home_positions(ROBOT.commanded)
+CENTER = ROBOT.home_positions(ROBOT.commanded)
 
 
 class LossyMotionHarness:
@@ -333,7 +333,7 @@ class LossyMotionHarness:
         column = {name: i for i, name in enumerate(ROBOT.commanded)}
         self.columns = {c.name: [column[name] for name in c.joints] for c in ROBOT.controllers}
         self.followers = {
-            name: TrajectoryFollower([ROBOT.commanded[i] for i in columns], CENTRE[columns])
+            name: TrajectoryFollower([ROBOT.commanded[i] for i in columns], CENTER[columns])
             for name, columns in self.columns.items()
         }
         self.unreachable: set[str] = set()
@@ -358,7 +358,7 @@ class LossyMotionHarness:
 
     def step(self) -> None:
         self.now += 10 * MS
-        position = np.empty(len(CENTRE))
+        position = np.empty(len(CENTER))
         self.max_velocity = 0.0
         for name, follower in self.followers.items():
             at = follower.sample(self.now)
@@ -384,7 +384,7 @@ class LossyMotionHarness:
             if chunks and self.now // (10 * MS) % 14 == 0:
                 self.sequence += 1
                 t = (self.now - 100 * MS - T0) / S + np.arange(24)[:, None] / 30
-                rows = CENTRE + np.array([0.15, 0.15, 0.0]) * np.sin(2.5 * t)
+                rows = CENTER + np.array([0.15, 0.15, 0.0]) * np.sin(2.5 * t)
                 self.motion.on_chunk(
                     Chunk(
                         self.now - 100 * MS,

@@ -19,7 +19,7 @@ ROBOT = load_embodiment('agibot_g1')
 N = len(ROBOT.commanded)
 GRIPS = limits.gripper_mask(ROBOT)
 MS, S = 1_000_000, 1_000_000_000
-CENTRE = np.where(GRIPS, 0.5, -0.1)
+CENTER = np.where(GRIPS, 0.5, -0.1)
 
 
 class MotionHarness:
@@ -28,7 +28,7 @@ class MotionHarness:
     def __init__(self, **options: object) -> None:
         self.now = 100 * S
         self.motion = MotionControl(ROBOT, **({'dry_run': False} | options))
-        self.robot = TrajectoryFollower(ROBOT.commanded, CENTRE)
+        self.robot = TrajectoryFollower(ROBOT.commanded, CENTER)
         self.lag = np.zeros(N)  # measured minus set-point
         self.publishes_joints = True  # the robot reports its posture
         self.published, self.samples = [], []
@@ -64,7 +64,7 @@ class MotionHarness:
     def make_chunk(self, targets: np.ndarray | None = None, **changes) -> Chunk:
         """Return a chunk observed 100 ms ago that asks for `targets` [24 N] (default: stay)."""
         self.sequence += 1
-        where = np.tile(CENTRE, (24, 1)) if targets is None else targets
+        where = np.tile(CENTER, (24, 1)) if targets is None else targets
         return replace(
             Chunk(
                 self.now - 100 * MS,
@@ -85,7 +85,7 @@ class MotionHarness:
         if (self.now // (10 * MS)) % 14 == 0:
             t = (self.now - 100 * MS) / S + np.arange(24)[:, None] / 30 - 100
             wave = size * np.sin(2 * np.pi * hz * t) * np.where(GRIPS, 0.0, 1.0)
-            self.motion.on_chunk(self.make_chunk(CENTRE + wave), self.now)
+            self.motion.on_chunk(self.make_chunk(CENTER + wave), self.now)
 
     def enable(self) -> 'MotionHarness':
         self.run(0.4)
@@ -118,13 +118,13 @@ def test_enable_needs_a_fresh_and_still_robot():
     assert 'idx24_arm_l_joint4 still moves' in rig.motion.enable(rig.now)[1]
     rig.run(0.4)
     hold, _ = rig.motion.enable(rig.now)
-    assert hold.goal == pytest.approx(CENTRE + rig.lag)  # measured, not a home posture
+    assert hold.goal == pytest.approx(CENTER + rig.lag)  # measured, not a home posture
     assert 'already' in rig.motion.enable(rig.now)[1]
 
 
 def test_the_first_move_is_slow_and_ends_when_command_and_policy_agree():
     rig = MotionHarness().enable()
-    far = np.tile(CENTRE + np.where(GRIPS, 0.0, 0.3), (24, 1))
+    far = np.tile(CENTER + np.where(GRIPS, 0.0, 0.3), (24, 1))
     rig.run(0.6)
     began = len(rig.samples)
     rig.run(
@@ -301,7 +301,7 @@ def test_the_dead_man_switch_has_a_lease():
 
 def test_a_chunk_that_disagrees_with_the_robot_is_rejected_and_the_arm_rests():
     rig = MotionHarness().start_tracking()
-    away = np.tile(CENTRE + np.where(GRIPS, 0.0, 0.8), (24, 1))
+    away = np.tile(CENTER + np.where(GRIPS, 0.0, 0.8), (24, 1))
     for _ in range(3):
         assert rig.motion.on_chunk(rig.make_chunk(away), rig.now) is None
         rig.step()
@@ -317,7 +317,7 @@ def test_a_new_session_replaces_the_old_one_and_old_chunks_stay_out():
     late = rig.make_chunk(stamp_ns=rig.now - 300 * MS)
     assert 'old session' in rig.motion.on_chunk(late, rig.now)
     rig.run(1.5)
-    assert np.abs(rig.samples[-1][2].position - CENTRE).max() < 1e-2  # it followed session two
+    assert np.abs(rig.samples[-1][2].position - CENTER).max() < 1e-2  # it followed session two
 
 
 def test_a_policy_that_keeps_asking_for_too_much_trips():
@@ -396,7 +396,7 @@ def test_a_clock_that_goes_back_lets_what_moves_come_to_its_own_rest(back_s):
 
 def test_measured_outside_its_limits_is_held_and_only_moves_inward():
     rig = MotionHarness()
-    outside = CENTRE.copy()
+    outside = CENTER.copy()
     outside[0] = ROBOT.limits().upper[0] + 0.03
     rig.robot = TrajectoryFollower(ROBOT.commanded, outside)
     rig.enable()
@@ -442,7 +442,7 @@ def make_chunk_sender(rig: MotionHarness, joint_rad: float) -> Callable[[], None
     def send() -> None:
         if (rig.now // (10 * MS)) % 14 == 0:
             here = rig.robot.sample(rig.now).position[0]
-            rows = np.tile(CENTRE, (24, 1))
+            rows = np.tile(CENTER, (24, 1))
             rows[:, 0] = here + np.clip(joint_rad - here, -0.25, 0.25)
             rig.motion.on_chunk(rig.make_chunk(rows), rig.now)
 
@@ -450,7 +450,7 @@ def make_chunk_sender(rig: MotionHarness, joint_rad: float) -> Callable[[], None
 
 
 def test_contact_ahead_cuts_the_motion_short_and_says_so_until_it_is_over():
-    wall = RecordingWallChecker(CENTRE[0] + 0.35)
+    wall = RecordingWallChecker(CENTER[0] + 0.35)
     rig = MotionHarness(collision_checker=wall).start_tracking()
     rig.run(2.5, make_chunk_sender(rig, wall.at_rad + 0.02))
     assert rig.motion.reason == 'contact ahead: left hand and table; stopping before it'
@@ -461,15 +461,15 @@ def test_contact_ahead_cuts_the_motion_short_and_says_so_until_it_is_over():
     highest = max(at.position[0] for _, _, at in rig.samples)
     assert wall.at_rad - 0.03 < highest <= wall.at_rad + 1e-6
     assert len(wall.state_only_positions) == 4  # the rest of the robot, as its folder has it
-    rig.run(0.6, make_chunk_sender(rig, CENTRE[0]))
+    rig.run(0.6, make_chunk_sender(rig, CENTER[0]))
     assert 'contact' not in rig.motion.reason and rig.motion.state is MotionState.TRACKING
 
 
 def test_a_policy_that_keeps_pushing_is_held_where_it_would_touch():
-    rig = MotionHarness(collision_checker=RecordingWallChecker(CENTRE[0] + 0.3)).start_tracking()
-    rig.run(5.0, make_chunk_sender(rig, CENTRE[0] + 0.6))
+    rig = MotionHarness(collision_checker=RecordingWallChecker(CENTER[0] + 0.3)).start_tracking()
+    rig.run(5.0, make_chunk_sender(rig, CENTER[0] + 0.6))
     assert 'contact ahead: left hand and table' in rig.motion.reason and rig.max_speed() < 1e-3
-    assert max(at.position[0] for _, _, at in rig.samples) <= CENTRE[0] + 0.3 + 1e-6
+    assert max(at.position[0] for _, _, at in rig.samples) <= CENTER[0] + 0.3 + 1e-6
 
 
 def test_a_stop_that_would_touch_is_not_taken_the_old_motion_rests_by_itself():
@@ -515,9 +515,9 @@ def test_a_gripper_may_squeeze_and_a_robot_without_efforts_is_not_judged():
     strain = EffortMonitor(ROBOT, GRIPS)
     squeeze = np.where(GRIPS, 100.0, 0.0)
     for k in range(100):
-        state = JointState(k * 10 * MS, ROBOT.commanded, CENTRE, effort=squeeze)
+        state = JointState(k * 10 * MS, ROBOT.commanded, CENTER, effort=squeeze)
         assert strain.check_effort(state) is None
-        assert strain.check_effort(JointState(k * 10 * MS, ROBOT.commanded, CENTRE)) is None
+        assert strain.check_effort(JointState(k * 10 * MS, ROBOT.commanded, CENTER)) is None
 
 
 def test_what_the_driver_reports_stops_and_keeps_from_enabling():

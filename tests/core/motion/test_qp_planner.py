@@ -21,10 +21,10 @@ LEAD = 30_000_000
 
 
 def make_waves(
-    start_ns: int, steps: int, centre: np.ndarray, hz: float, size: float
+    start_ns: int, steps: int, center: np.ndarray, hz: float, size: float
 ) -> np.ndarray:
     t = start_ns / 1e9 + STEP_S * np.arange(1, steps + 1)[:, None]
-    return centre + size * np.sin(2 * np.pi * hz * t + np.arange(len(centre)))
+    return center + size * np.sin(2 * np.pi * hz * t + np.arange(len(center)))
 
 
 def mid_positions(robot) -> np.ndarray:

@@ -14,7 +14,7 @@ from std_msgs.msg import String
 
 from wam_learning.data import bag_reader, export_dataset
 from wam_learning.data.bag_replay import BagReplay
-from wam_learning.data.time_sync import Sample
+from wam_learning.data.time_sync import SynchronizedSample
 from wam_learning.data.video_files import read_frames
 from wam_policy.core.motion.trajectory import Trajectory
 from wam_policy.core.observation.frame_history import BlockTiming
@@ -185,7 +185,7 @@ def test_live_and_export_see_the_same(tmp_path, images, read):
     rows = {
         row.observation.stamp_ns: row
         for row in BagReplay(folder, ROBOT).read_samples()
-        if isinstance(row, Sample)
+        if isinstance(row, SynchronizedSample)
     }
     remembered = compared = 0
     for block in live.blocks:
@@ -219,7 +219,11 @@ def test_a_data_set_holds_what_the_bag_held(tmp_path, capsys):
     assert run_export(tmp_path, folder) == 0
     said = capsys.readouterr().out
     assert 'nothing was commanded yet' in said and 'error' not in said
-    rows = [row for row in BagReplay(folder, ROBOT).read_samples() if isinstance(row, Sample)]
+    rows = [
+        row
+        for row in BagReplay(folder, ROBOT).read_samples()
+        if isinstance(row, SynchronizedSample)
+    ]
     table = pq.read_table(tmp_path / 'out/data/chunk-000/episode_000000.parquet')
     assert len(table) == len(rows) > 90
     state = np.stack(table['observation.state'].to_numpy())
@@ -260,7 +264,7 @@ def test_a_blind_camera_cuts_the_episode_in_two(tmp_path, capsys):
     rows = [
         row.observation.stamp_ns
         for row in BagReplay(folder, ROBOT).read_samples()
-        if isinstance(row, Sample)
+        if isinstance(row, SynchronizedSample)
     ]
     assert info['total_frames'] == len(rows)
     gaps = np.diff(rows)

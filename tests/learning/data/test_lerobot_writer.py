@@ -9,7 +9,7 @@ import pytest
 
 from wam_learning.data import dataset_validation, gear_metadata
 from wam_learning.data.lerobot_writer import LeRobotWriter
-from wam_learning.data.time_sync import Sample
+from wam_learning.data.time_sync import SynchronizedSample
 from wam_learning.data.video_files import VideoWriter, read_frame_times, read_frames
 from wam_policy.core.robot import embodiment, transforms
 from wam_policy.core.types import Frame, JointState, Observation
@@ -26,7 +26,7 @@ def make_sample(robot, index, size=SIZE, instruction='wave', gripper=None):
         index % 2 if gripper is None else gripper
     )
     frames = tuple(Frame(camera.key, index, rgb) for camera in robot.cameras)
-    return Sample(
+    return SynchronizedSample(
         index, Observation(index, frames, JointState(index, names, rest)), targets, instruction
     )
 

@@ -77,7 +77,7 @@ def make_sampler(data: EpisodeArrays) -> SequenceSampler:
 
 
 def denormalize(sampler, batch, column=0):
-    """Undo the normalisation of a left-arm column: absolute targets [batch blocks actions]."""
+    """Undo the normalization of a left-arm column: absolute targets [batch blocks actions]."""
     tag = sampler.normalizer.metadata
     key = 'left_arm_joint_position'
     state = batch.state[..., column] * tag.state[key].std[column] + tag.state[key].mean[column]

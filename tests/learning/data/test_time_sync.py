@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wam_learning.data.time_sync import DroppedSample, Sample, Synchronizer
+from wam_learning.data.time_sync import DroppedSample, SynchronizedSample, Synchronizer
 from wam_policy.core.motion.jtc_emulator import TrajectoryPoints
 from wam_policy.core.robot import embodiment
 from wam_policy.core.types import Frame, JointState
@@ -66,7 +66,7 @@ class SensorFeed:
 
     @property
     def samples(self):
-        return [item for item in self.items if isinstance(item, Sample)]
+        return [item for item in self.items if isinstance(item, SynchronizedSample)]
 
     @property
     def drop_reasons(self):

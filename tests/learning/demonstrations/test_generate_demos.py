@@ -108,16 +108,16 @@ def test_pictures_come_at_their_rate_and_labels_point_at_the_cube(demo_generator
         first = rows[row.index - row.index % IMAGE_PERIOD_ROWS][0].observation
         assert row.observation.frames[0] is first.frames[0]
         assert row.observation.frames[0].rgb.shape == (120, 160, 3)
-    labelled = [(row, labels[PIXEL]) for row, labels in rows if np.isfinite(labels[PIXEL]).all()]
-    assert labelled
-    row, pixel = labelled[0]
-    colour = np.array(
+    labeled = [(row, labels[PIXEL]) for row, labels in rows if np.isfinite(labels[PIXEL]).all()]
+    assert labeled
+    row, pixel = labeled[0]
+    color = np.array(
         scenes.PALETTE[
             demo_generator.simulation.scene.find_object(demo_generator.simulation.task.slot).color
         ]
     )
     seen = row.observation.frames[0].rgb[int(pixel[1] * 120), int(pixel[0] * 160)].astype(float)
-    assert seen @ colour / np.linalg.norm(seen) / np.linalg.norm(colour) > 0.95
+    assert seen @ color / np.linalg.norm(seen) / np.linalg.norm(color) > 0.95
 
 
 class HoldingRollInPolicy(RollInPolicy):

@@ -67,8 +67,8 @@ def test_words_may_say_nothing_of_others() -> None:
         return found
 
     left, right, orange = (
-        words(f'touch the {colour} cube with one {side} hand')
-        for colour, side in (('purple', 'left'), ('purple', 'right'), ('orange', 'left'))
+        words(f'touch the {color} cube with one {side} hand')
+        for color, side in (('purple', 'left'), ('purple', 'right'), ('orange', 'left'))
     )
     assert torch.equal(left['purple'], right['purple'])
     assert torch.equal(left['left'], orange['left'])

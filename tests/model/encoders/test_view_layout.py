@@ -15,7 +15,7 @@ def flat(value: int, height: int = 48, width: int = 64, frames: int = 2) -> torc
 
 
 def shows(part: torch.Tensor, value: int) -> bool:
-    """Tell whether a part shows one colour: truncation may take one step off a resampled 10."""
+    """Tell whether a part shows one color: truncation may take one step off a resampled 10."""
     return bool(((part.int() - value).abs() <= 1).all())
 
 
@@ -59,7 +59,7 @@ def test_released_arrangements() -> None:
 
 def test_the_crop_keeps_the_middle() -> None:
     frames = flat(0, 180, 320, 1)
-    frames[:, 4:175, 8:312] = 200  # exactly the centre crop of 171x304
+    frames[:, 4:175, 8:312] = 200  # exactly the center crop of 171x304
     assert shows(view_layout.crop_and_resize(frames, 176, 320), 200)
 
 

@@ -1,4 +1,4 @@
-"""Wan autoencoders: continued encoding, shapes, normalisation."""
+"""Wan autoencoders: continued encoding, shapes, normalization."""
 
 from collections.abc import Iterator
 

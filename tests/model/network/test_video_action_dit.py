@@ -249,7 +249,7 @@ def test_one_time_for_all_equals_two_equal_times() -> None:
 
 
 def test_the_step_traces_into_one_graph() -> None:
-    """No host synchronisation, no data-dependent branch: a compiler takes the step whole."""
+    """No host synchronization, no data-dependent branch: a compiler takes the step whole."""
     clip = RandomClip(SMALL)
     clip.append_kv(1)
     want = clip.denoise_next_block()

@@ -28,11 +28,11 @@ def test_frames_are_those_of_the_embodiment(seen: tuple) -> None:
     for frame in observation.frames:
         assert frame.rgb.shape == (240, 320, 3)
         assert frame.stamp_ns == simulation.now_ns
-        assert frame.rgb.std() > 10  # a picture, not a plain colour
+        assert frame.rgb.std() > 10  # a picture, not a plain color
 
 
 def test_calibration_finds_the_cubes(seen: tuple) -> None:
-    """Project each cube with K and the camera's pose; the pixel there has the cube's colour."""
+    """Project each cube with K and the camera's pose; the pixel there has the cube's color."""
     simulation, observation = seen
     key = simulation.robot.cameras[0].key
     matrix = compute_intrinsics(simulation.model, key, (320, 240))
@@ -41,9 +41,9 @@ def test_calibration_finds_the_cubes(seen: tuple) -> None:
     for cube in simulation.scene.cubes:
         u, v, w = matrix @ optical.T @ (simulation.state().objects[cube.slot] - camera.xpos)
         pixel = observation.frame(key).rgb[round(v / w), round(u / w)].astype(float)
-        colour = np.array(PALETTE[cube.color])
-        match = pixel @ colour / np.linalg.norm(pixel) / np.linalg.norm(colour)
-        assert match > 0.97, (cube.colour, pixel)
+        color = np.array(PALETTE[cube.color])
+        match = pixel @ color / np.linalg.norm(pixel) / np.linalg.norm(color)
+        assert match > 0.97, (cube.color, pixel)
 
 
 def test_an_object_behind_another_is_not_shown() -> None:

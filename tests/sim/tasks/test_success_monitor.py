@@ -17,9 +17,9 @@ def start():
     return Simulation(robots.load('yam'), task='lift', seed=1).state()
 
 
-def raise_cube(start, metres):
+def raise_cube(start, meters):
     return replace(
-        start, objects={**start.objects, 'cube_0': start.objects['cube_0'] + [0, 0, metres]}
+        start, objects={**start.objects, 'cube_0': start.objects['cube_0'] + [0, 0, meters]}
     )
 
 

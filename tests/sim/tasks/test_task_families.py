@@ -164,10 +164,10 @@ def test_every_word_of_a_held_out_combination_is_trained() -> None:
                 task = task_families.sample_task(family, scene, seed, task_families.TRAIN_SPLIT)
                 words.add((scene.find_object(task.slot).color, task.side))
     for family, pairs in task_families.HELD_OUT_PAIRS.items():
-        for colour, side in pairs:
-            assert any(colour == c for c, _ in said[family])
+        for color, side in pairs:
+            assert any(color == c for c, _ in said[family])
             assert any(side == s for _, s in said[family])
-            assert (colour, side) not in said[family]
+            assert (color, side) not in said[family]
 
 
 @given(st.integers(0, 2**31), st.sampled_from(['touch', 'lift', 'recall']))
@@ -185,7 +185,7 @@ def test_a_swapped_task_names_another_cube(seed: int, family: str) -> None:
 def test_recall_names_no_colour_and_marks_for_its_time() -> None:
     for seed in range(40):
         task = task_families.sample_task('recall', scenes.sample_scene(ROBOTS[0], seed), seed)
-        assert not any(colour in task.instruction for colour in scenes.PALETTE)
+        assert not any(color in task.instruction for color in scenes.PALETTE)
         assert task.side in task.instruction
         assert task_families.MARK_S[0] <= task.mark_s <= task_families.MARK_S[1]
         # the first picture of a memory does not show it, and two blocks of 0.8 s hold all of it

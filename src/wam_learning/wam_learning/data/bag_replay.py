@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wam_learning.data import bag_reader
 from wam_learning.data.bag_reader import BagMessage
-from wam_learning.data.time_sync import DroppedSample, Sample, Synchronizer
+from wam_learning.data.time_sync import DroppedSample, SynchronizedSample, Synchronizer
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.session.instruction import clean_instruction
 from wam_policy.nodes import message_conversion
@@ -58,7 +58,7 @@ class BagReplay:
         )
         self.invalid_messages: Counter[str] = Counter()
 
-    def read_samples(self) -> Iterator[Sample | DroppedSample]:
+    def read_samples(self) -> Iterator[SynchronizedSample | DroppedSample]:
         """Yield samples and dropped samples in order of time."""
         wanted = {
             self._joint_states_topic,

@@ -15,7 +15,7 @@ from typing import Any
 from wam_learning.data import bag_reader, dataset_validation
 from wam_learning.data.bag_replay import BagReplay
 from wam_learning.data.lerobot_writer import LeRobotWriter
-from wam_learning.data.time_sync import DroppedSample, Sample
+from wam_learning.data.time_sync import DroppedSample, SynchronizedSample
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.deprecated_options import replace_deprecated
@@ -67,7 +67,7 @@ def export_bag(
     """Add the episodes of one bag; drop sequences of fewer than `min_rows` rows."""
     metadata = bag_reader.read_metadata(folder)
     report = BagExportReport(folder.name, metadata.get('success', 'unknown'))
-    last: Sample | None = None
+    last: SynchronizedSample | None = None
     for item in replay.read_samples():
         if isinstance(item, DroppedSample):
             report.dropped_samples[item.reason] += 1

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wam_learning.data import column_stats, gear_metadata
-from wam_learning.data.time_sync import Sample
+from wam_learning.data.time_sync import SynchronizedSample
 from wam_learning.data.video_files import CODEC, PIXEL_FORMAT, VideoWriter
 from wam_policy.core.robot.embodiment import Embodiment
 
@@ -73,7 +73,9 @@ class LeRobotWriter:
         """Return the number of rows of the current episode; 0 without one."""
         return len(self._current.states) if self._current else 0
 
-    def add_sample(self, sample: Sample, labels: Mapping[str, Any] = NO_LABELS) -> None:
+    def add_sample(
+        self, sample: SynchronizedSample, labels: Mapping[str, Any] = NO_LABELS
+    ) -> None:
         """Append a row to the current episode, or start one.
 
         `labels` become extra columns: booleans, or float vectors in which NaN means unknown. Raise
@@ -204,7 +206,7 @@ class LeRobotWriter:
                 f'{self._label_widths or "none"}; all rows of a data set must have the same'
             )
 
-    def _open_videos(self, sample: Sample) -> dict[str, VideoWriter]:
+    def _open_videos(self, sample: SynchronizedSample) -> dict[str, VideoWriter]:
         sizes = {frame.camera: frame.rgb.shape[1::-1] for frame in sample.observation.frames}
         wanted = self._image_size or next(iter(sizes.values()))
         wrong = [

@@ -28,7 +28,7 @@ MAX_WAIT_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sample:
+class SynchronizedSample:
     """Hold one valid instant."""
 
     index: int  # on the grid; consecutive rows differ by one
@@ -65,7 +65,7 @@ class Synchronizer:
         self._grid_start_ns: int | None = None  # stamp of the first observation: the grid's origin
         self._next_index = 0  # of the next instant
         self._pending: deque[_PendingSample] = deque()
-        self._resolved: list[Sample | DroppedSample] = []
+        self._resolved: list[SynchronizedSample | DroppedSample] = []
         self.rejected_commands: list[
             str
         ] = []  # reasons of commands that a controller would reject
@@ -100,12 +100,12 @@ class Synchronizer:
         if reason:
             self.rejected_commands.append(reason)
 
-    def pop_samples(self) -> Iterator[Sample | DroppedSample]:
+    def pop_samples(self) -> Iterator[SynchronizedSample | DroppedSample]:
         """Return the instants resolved since the last call."""
         done, self._resolved = self._resolved, []
         return iter(done)
 
-    def flush(self) -> Iterator[Sample | DroppedSample]:
+    def flush(self) -> Iterator[SynchronizedSample | DroppedSample]:
         """Return the rest, without instants after the last frames."""
         self._resolve_pending(None)
         self._pending.clear()
@@ -166,11 +166,11 @@ class Synchronizer:
 
     def _start_controllers(self, log_ns: int) -> None:
         """Let every controller hold the measured positions, as it does before any command."""
-        posture = self._buffer.joint_buffer.as_of(log_ns)
-        if posture is not None:
+        joint_positions = self._buffer.joint_buffer.as_of(log_ns)
+        if joint_positions is not None:
             self._followers = {
                 controller.name: TrajectoryFollower(
-                    controller.joints, posture.positions(controller.joints)
+                    controller.joints, joint_positions.positions(controller.joints)
                 )
                 for controller in self._robot.controllers
             }
@@ -190,7 +190,7 @@ class Synchronizer:
                 return
             self._resolved.append(self._resolve(self._pending.popleft()))
 
-    def _resolve(self, pending: _PendingSample) -> Sample | DroppedSample:
+    def _resolve(self, pending: _PendingSample) -> SynchronizedSample | DroppedSample:
         seen = self._buffer.observation_at(pending.t_ns)
         if isinstance(seen, ObservationRejection):
             return DroppedSample(
@@ -200,4 +200,4 @@ class Synchronizer:
             return DroppedSample(pending.index, 'nothing was commanded yet')
         if not pending.instruction:
             return DroppedSample(pending.index, 'no instruction')
-        return Sample(pending.index, seen, pending.targets, pending.instruction)
+        return SynchronizedSample(pending.index, seen, pending.targets, pending.instruction)

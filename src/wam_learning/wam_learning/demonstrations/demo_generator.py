@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from wam_learning.data.time_sync import Sample
+from wam_learning.data.time_sync import SynchronizedSample
 from wam_learning.demonstrations.dagger_policy import RollInPolicy
 from wam_policy.core.types import Frame, Observation
 from wam_sim.physics.cameras import project_visible_object
@@ -75,7 +75,9 @@ class DemoGenerator:
         self.success = False
         self.expert_needed = False  # the expert moved the arms before the goal was reached
 
-    def generate_episode(self, seed: int, family: str) -> Iterator[tuple[Sample, dict[str, Any]]]:
+    def generate_episode(
+        self, seed: int, family: str
+    ) -> Iterator[tuple[SynchronizedSample, dict[str, Any]]]:
         """Yield every row of the episode with its labels.
 
         Afterwards `success` and `expert_needed` describe the episode.
@@ -280,9 +282,9 @@ class DemoGenerator:
             )
         return seen
 
-    def _make_sample(self, observation: Observation) -> Sample:
+    def _make_sample(self, observation: Observation) -> SynchronizedSample:
         small = Observation(observation.stamp_ns, self._small_frames, observation.joints)
-        return Sample(
+        return SynchronizedSample(
             self.episode.row, small, self.mover.position, self.simulation.task.instruction
         )
 

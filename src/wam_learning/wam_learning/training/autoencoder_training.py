@@ -1,6 +1,6 @@
 """Train the convolutional autoencoder on the pictures of some clips.
 
-What is small, coloured or moving matters to a robot and is what plain squares drop first: such
+What is small, colored or moving matters to a robot and is what plain squares drop first: such
 pixels count several times. Noise on the latents in training makes the decoder bear the
 transformer's errors.
 """
@@ -17,8 +17,8 @@ from wam_policy.model.encoders import view_layout
 from wam_policy.model.encoders.conv_vae import ConvVae
 from wam_policy.model.encoders.wan_vae import PIXEL_FRAMES_PER_LATENT
 
-SALIENT_WEIGHT = 4.0  # of coloured or moving pixels, others 1
-COLORED_THRESHOLD = 0.25  # spread of a pixel's channels in 0..1 that makes it coloured
+SALIENT_WEIGHT = 4.0  # of colored or moving pixels, others 1
+COLORED_THRESHOLD = 0.25  # spread of a pixel's channels in 0..1 that makes it colored
 MOTION_THRESHOLD = 0.06  # change of a pixel within a group
 LATENT_NOISE = 0.05  # on latents, in their own deviations
 STATIC_SHARE = 0.2  # of groups that repeat one picture
@@ -45,7 +45,7 @@ def train(
     bf16: bool,
 ) -> ConvVae:
     """Train until `done` says 1 or more of a step; return it with measured latent statistics."""
-    optimiser = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
     starts = np.concatenate(
@@ -61,7 +61,7 @@ def train(
     step, smooth = 0, 0.0
     while (share := fraction_done(step)) < 1:
         rate = LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * min(1.0, (1 - share) / 0.4)
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group['lr'] = rate
         pixels = _sample_groups(whole, starts, rng)
         with torch.autocast('cpu', torch.bfloat16, bf16):
@@ -71,10 +71,10 @@ def train(
         loss = _loss(shown.float().unflatten(1, (3, PIXEL_FRAMES_PER_LATENT)), pixels)
         # latents stay near unit size, so that their noise means something
         loss = loss + 1e-4 * latents.float().square().mean()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         value = loss.item()
         smooth = value if step == 0 else 0.98 * smooth + 0.02 * value
         step += 1
@@ -133,13 +133,11 @@ def _loss(reconstructed: Tensor, pixels: Tensor) -> Tensor:
 
 def _pixel_weights(pixels: Tensor) -> Tensor:
     """Weigh pixels [B 3 T h w] in [-1, 1]: [B 1 T h w]."""
-    coloured = (
-        pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)
-    ) / 2 > COLORED_THRESHOLD
+    colored = (pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)) / 2 > COLORED_THRESHOLD
     moving = (pixels.amax(2, keepdim=True) - pixels.amin(2, keepdim=True)).amax(
         1, keepdim=True
     ) / 2 > MOTION_THRESHOLD
-    return 1.0 + (SALIENT_WEIGHT - 1.0) * (coloured | moving).float()
+    return 1.0 + (SALIENT_WEIGHT - 1.0) * (colored | moving).float()
 
 
 def _sample_groups(frames: FrameStore, starts: np.ndarray, rng: np.random.Generator) -> Tensor:

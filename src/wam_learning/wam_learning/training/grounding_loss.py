@@ -1,7 +1,7 @@
 """Labels and heads of the grounding loss, which exists in training only.
 
 Each clean token answers whether the named object lies in its patch, and a chunk's action tokens
-tell where on the table it is. Without that question colour words take hours to be understood.
+tell where on the table it is. Without that question color words take hours to be understood.
 """
 
 from dataclasses import dataclass
@@ -49,9 +49,9 @@ class GroundingTargets:
         seen = np.isfinite(pixel).all(-1) & (inside >= 0).all(-1) & (inside < 1).all(-1)
         inside = np.where(seen[..., None], inside, 0.5)
         size = OBJECT_SIZE * np.array([tile.width, tile.height])
-        centre = inside * [tile.width, tile.height] + [tile.left, tile.top]
+        center = inside * [tile.width, tile.height] + [tile.left, tile.top]
         columns, rows = (
-            _interval_overlap(centre[..., axis], size[axis], length, count)
+            _interval_overlap(center[..., axis], size[axis], length, count)
             for axis, length, count in (
                 (0, self.layout.width, self.grid[1]),
                 (1, self.layout.height, self.grid[0]),
@@ -65,11 +65,11 @@ class GroundingTargets:
         return ((place_m - self.mean_m) / self.std_m).astype(np.float32)
 
 
-def _interval_overlap(centre: np.ndarray, size: float, length: int, count: int) -> np.ndarray:
-    """Share out intervals of `size` about `centre` [...] over `count` parts of 0..length."""
+def _interval_overlap(center: np.ndarray, size: float, length: int, count: int) -> np.ndarray:
+    """Share out intervals of `size` about `center` [...] over `count` parts of 0..length."""
     edges = np.linspace(0, length, count + 1)
     edges[[0, -1]] = -np.inf, np.inf
-    low, high = centre[..., None] - size / 2, centre[..., None] + size / 2
+    low, high = center[..., None] - size / 2, center[..., None] + size / 2
     return np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None) / size
 
 

@@ -1,4 +1,4 @@
-"""What training minimises: chunk-wise flow matching under teacher forcing, and grounding.
+"""What training minimizes: chunk-wise flow matching under teacher forcing, and grounding.
 
 Every block of a window gets a noise level; the network sees data mixed with noise and predicts
 noise - data, for the video and for the actions of the block.

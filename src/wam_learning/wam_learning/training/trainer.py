@@ -1,4 +1,4 @@
-"""One training step after another: optimiser, averaged weights, random numbers.
+"""One training step after another: optimizer, averaged weights, random numbers.
 
 Knows neither files nor clocks: `share` says how much of the training is done, and everything that
 a continued run needs is in `state`.

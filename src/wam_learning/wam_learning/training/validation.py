@@ -1,7 +1,7 @@
 """Figures on episodes that training never draws: what tells whether words are understood.
 
 The first chunk of an episode decides: later ones are given away by the motion so far. Shuffled
-words must make it many times worse, colours and sides each by themselves.
+words must make it many times worse, colors and sides each by themselves.
 """
 
 import re
@@ -54,14 +54,14 @@ class HeldOutEvaluator:
     def compute_metrics(self, trainer: Trainer) -> dict[str, float]:
         """Give named figures with the trainer's present weights."""
         found: dict[str, float] = {}
-        errors, colour, side, counts = [], [], [], []
+        errors, color, side, counts = [], [], [], []
         for family, batch in self.batches.items():
             plain, grounded = self._compute_action_error(trainer, batch, batch.texts)
             found[f'{family}/action'] = plain
             if grounded is not None:
                 found[f'{family}/grounded'] = grounded
             errors.append(plain)
-            colour.append(
+            color.append(
                 self._compute_action_error(trainer, batch, swap_words(batch.texts, COLORS))[0]
             )
             side.append(
@@ -72,7 +72,7 @@ class HeldOutEvaluator:
                 found[f'{family}/video'] = self._compute_video_loss(trainer, batch)
         for name, values in (
             ('action', errors),
-            ('action_other_colour', colour),
+            ('action_other_colour', color),
             ('action_other_side', side),
         ):
             found[name] = float(np.average(values, weights=counts))
@@ -165,7 +165,7 @@ def format_summary(metrics: Mapping[str, float]) -> str:
     """Put the figures that decide into one line."""
     parts = [
         f'first chunk {metrics["action"]:.3f}',
-        f'(other colour {metrics["action_other_colour"]:.2f}, '
+        f'(other color {metrics["action_other_colour"]:.2f}, '
         f'other side {metrics["action_other_side"]:.2f})',
     ]
     if 'grounded' in metrics:

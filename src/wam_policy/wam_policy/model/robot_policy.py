@@ -321,13 +321,13 @@ class Policy:
         return self._released_session.step(frames, self._prompt, state, seed)
 
     def _time_exchange(self, exchange: sampler.ExchangeFn) -> sampler.ExchangeFn:
-        def swapped(video: torch.Tensor, action: torch.Tensor) -> sampler.Velocities:
+        def count_exchange(video: torch.Tensor, action: torch.Tensor) -> sampler.Velocities:
             start_s = self._read_clock()
             theirs = exchange(video, action)
             self._exchange_s += self._read_clock() - start_s
             return theirs
 
-        return swapped
+        return count_exchange
 
     def _read_clock(self) -> float:
         """Wait for the device and read the clock, so that a duration belongs to its stage."""

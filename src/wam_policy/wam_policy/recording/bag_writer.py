@@ -71,7 +71,7 @@ class BagWriter:
         bag_folder.fsync_folder(folder.parent)
 
     def write(self, topic_index: int, log_ns: int, data: bytes) -> None:
-        """Add one serialised message of the `topic`-th topic, by when it was received.
+        """Add one serialized message of the `topic`-th topic, by when it was received.
 
         It stands for the time of publication too: rclpy's EventsExecutor does not hand that over.
         """

@@ -220,11 +220,11 @@ class RemoteWorker:
 
     def _on_query(self, request: WorkerMessage) -> WorkerMessage:
         self._check_session(request)
-        posture = request.arrays.get('joints')
+        joint_positions = request.arrays.get('joints')
         if (
-            posture is None
-            or posture.shape != (len(self._robot.observed),)
-            or not np.isfinite(posture).all()
+            joint_positions is None
+            or joint_positions.shape != (len(self._robot.observed),)
+            or not np.isfinite(joint_positions).all()
         ):
             raise InvalidNodeRequest(f'a query needs {len(self._robot.observed)} finite joints')
         if not self._committed_blocks:
@@ -232,7 +232,7 @@ class RemoteWorker:
         frames = self._select_query_images(request)
         started_s = time.perf_counter()
         message = value_mapping.encode_request(
-            self._profile, self._robot, frames, posture, self._instruction
+            self._profile, self._robot, frames, joint_positions, self._instruction
         )
         message |= self._make_message('infer', request.fields['session'])
         if self.server_info.streaming:
@@ -240,8 +240,10 @@ class RemoteWorker:
         packed_s = time.perf_counter()
         self._pending_views = None
         said = self._request(message)
-        targets = value_mapping.decode_actions(self._profile, self._robot, said, posture)
-        reference = posture[[self._robot.observed.index(name) for name in self._robot.commanded]]
+        targets = value_mapping.decode_actions(self._profile, self._robot, said, joint_positions)
+        reference = joint_positions[
+            [self._robot.observed.index(name) for name in self._robot.commanded]
+        ]
         timings_ms = {
             'preprocess': 1e3 * (packed_s - started_s),
             'server': 1e3 * (time.perf_counter() - packed_s),

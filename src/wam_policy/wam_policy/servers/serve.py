@@ -230,7 +230,8 @@ async def serve_until_stopped(
         arguments.host,
         arguments.port,
         lambda port: log(
-            f'{description} at ws://{arguments.host}:{port}; health: http://{arguments.host}:{port}/healthz'
+            f'{description} at ws://{arguments.host}:{port}; '
+            f'health: http://{arguments.host}:{port}/healthz'
         ),
     )
     backend.set_permanent_failure_callback(lambda: None)

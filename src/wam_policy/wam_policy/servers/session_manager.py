@@ -105,9 +105,15 @@ class SessionManager:
 
         Raises ValueError if the server profile does not tell the engine all it needs.
         """
-        posture = np.isin(robot.observed, [name for span in profile.state for name in span.joints])
-        if not posture.all():
-            lost = [name for name, there in zip(robot.observed, posture, strict=True) if not there]
+        measured_positions = np.isin(
+            robot.observed, [name for span in profile.state for name in span.joints]
+        )
+        if not measured_positions.all():
+            lost = [
+                name
+                for name, there in zip(robot.observed, measured_positions, strict=True)
+                if not there
+            ]
             raise ValueError(
                 f'server profile {profile.name} does not carry {", ".join(lost)}, '
                 'which the policy needs'

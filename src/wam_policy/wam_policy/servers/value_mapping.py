@@ -1,8 +1,8 @@
 """Our values <-> a server profile's messages; each direction beside its inverse.
 
-Outside: views uint8 [T h w 3] per camera, joint positions [observed],
-targets [horizon commanded], in canonical units. Inside: the maps and arrays that travel. Absolute targets leave here whatever the
-server's actions are, so nobody downstream needs to know.
+Outside: views uint8 [T h w 3] per camera, joint positions [observed], targets [horizon commanded],
+in canonical units. Inside: the maps and arrays that are sent. The targets that leave here are
+absolute whatever the server's actions are, so no caller has to know.
 """
 
 from collections.abc import Mapping
@@ -182,7 +182,10 @@ def encode_actions(
 def decode_actions(
     profile: ServerProfile, robot: Embodiment, message: Any, joint_positions: np.ndarray
 ) -> np.ndarray:
-    """Undo `encode_actions`: absolute targets float64 [horizon commanded]; may raise ProfileMismatch."""
+    """Undo `encode_actions`: return absolute targets, float64 [horizon commanded].
+
+    Raises ProfileMismatch.
+    """
     if profile.actions_key is None:
         actions = message
     else:

@@ -224,7 +224,7 @@ class WorkerSupervisor:
         After `timeout_s` return the status as it is then.
         """
 
-        def settled() -> bool:
+        def is_settled() -> bool:
             state = self._status.state
             return (
                 state == WorkerState.READY
@@ -233,7 +233,7 @@ class WorkerSupervisor:
             )
 
         with self._status_changed:
-            self._status_changed.wait_for(settled, timeout_s)
+            self._status_changed.wait_for(is_settled, timeout_s)
             return self._status
 
     def request(
@@ -306,15 +306,17 @@ class WorkerSupervisor:
     def _await_exit(self, generation: int, failure: WorkerFailure) -> WorkerExit | None:
         """Report a failure to the supervisor thread and wait for the exit; None while closing."""
 
-        def known() -> bool:
+        def get_known() -> bool:
             return self._last_exit is not None and self._last_exit[0] >= generation
 
         with self._status_changed:
-            if self._pending_failure is None and not known():
+            if self._pending_failure is None and not get_known():
                 self._pending_failure = failure
                 os.eventfd_write(self._wakeup_fd, 1)
-            self._status_changed.wait_for(lambda: known() or self._closing, EXIT_REPORT_TIMEOUT_S)
-            if known() and self._last_exit is not None:
+            self._status_changed.wait_for(
+                lambda: get_known() or self._closing, EXIT_REPORT_TIMEOUT_S
+            )
+            if get_known() and self._last_exit is not None:
                 return self._last_exit[1]
             if self._closing:
                 return None

@@ -76,7 +76,7 @@ class CameraRenderer:
 
 
 def compute_intrinsics(model: mujoco.MjModel, key: str, size: tuple[int, int]) -> np.ndarray:
-    """Return the pinhole matrix K [3 3] of a view; pixels are square, the centre is the middle."""
+    """Return the pinhole matrix K [3 3] of a view; pixels are square, the center is the middle."""
     width, height = size
     focal = height / 2 / np.tan(np.deg2rad(model.camera(key).fovy[0]) / 2)
     return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
@@ -101,13 +101,13 @@ def project_point(
 def project_visible_object(
     model: mujoco.MjModel, data: mujoco.MjData, key: str, size: tuple[int, int], slot: str
 ) -> np.ndarray:
-    """Return where a picture shows an object's centre, NaN where something hides it."""
-    camera, centre = data.cam(key).xpos, data.body(slot).xpos
+    """Return where a picture shows an object's center, NaN where something hides it."""
+    camera, center = data.cam(key).xpos, data.body(slot).xpos
     hit = np.zeros(1, dtype=np.int32)
-    mujoco.mj_ray(model, data, camera, centre - camera, ROBOT_VIEW_GROUPS, 1, -1, hit)
+    mujoco.mj_ray(model, data, camera, center - camera, ROBOT_VIEW_GROUPS, 1, -1, hit)
     if hit[0] != model.geom(slot).id:
         return np.full(2, np.nan)
-    return project_point(model, data, key, size, centre)
+    return project_point(model, data, key, size, center)
 
 
 def _create_gl_context(width: int, height: int) -> mujoco.GLContext:

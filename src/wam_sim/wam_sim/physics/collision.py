@@ -101,7 +101,7 @@ def _build_model(robot: SimRobot) -> Element:
 
 def _add_table(world: Element, robot: SimRobot) -> None:
     """Add the table as a block down to the floor: nothing is to be done under it."""
-    (x, y), half, height = robot.table.centre, robot.table.half, robot.table.height_m
+    (x, y), half, height = robot.table.center, robot.table.half, robot.table.height_m
     SubElement(
         world,
         'geom',

@@ -1,6 +1,6 @@
 """The table and what lies on it: one model for all scenes, one placement per seed.
 
-Objects are slots whose colour and place change, so a new scene needs no new model. A scene is a
+Objects are slots whose color and place change, so a new scene needs no new model. A scene is a
 pure function of the robot and the seed.
 """
 
@@ -25,7 +25,7 @@ CAN_RADIUS_M, CAN_HALF_M = 0.024, 0.035
 PAD_RADIUS_M, PAD_HALF_M = 0.06, 0.001
 MARK_RADIUS_M = 0.06  # shown around a cube, gone again: for memory
 YAW_RAD = 0.35  # open fingers, across y, fit around every cube
-SPACING_M = 0.11  # between centres: fingers fit between two cubes
+SPACING_M = 0.11  # between centers: fingers fit between two cubes
 MAX_PLACEMENT_TRIES = 100_000
 CUBES = ('cube_0', 'cube_1', 'cube_2')
 CAN, PAD, MARK = 'can', 'pad', 'mark'
@@ -66,7 +66,7 @@ def sample_scene(robot: SimRobot, seed: int) -> Scene:
     rng = np.random.default_rng(seed)
     x_low, x_high, y_low, y_high = robot.workspace
     low, high = np.array([x_low, y_low]), np.array([x_high, y_high])
-    colours = rng.permutation(list(PALETTE))
+    colors = rng.permutation(list(PALETTE))
     for _ in range(MAX_PLACEMENT_TRIES):
         places = rng.uniform(low, high, size=(len(OBJECTS) + 1, 2))
         gaps = np.linalg.norm(places[:, None] - places[None], axis=2)
@@ -85,13 +85,13 @@ def sample_scene(robot: SimRobot, seed: int) -> Scene:
             SceneObject(
                 slot,
                 kind,
-                'grey' if kind == 'pad' else str(colour),
+                'grey' if kind == 'pad' else str(color),
                 float(x),
                 float(y),
                 float(yaw),
             )
-            for slot, kind, colour, (x, y), yaw in zip(
-                (*OBJECTS, PAD), kinds, colours[: len(kinds)], places, yaws, strict=True
+            for slot, kind, color, (x, y), yaw in zip(
+                (*OBJECTS, PAD), kinds, colors[: len(kinds)], places, yaws, strict=True
             )
         ),
         (x_low + x_high) / 2,
@@ -141,7 +141,7 @@ def add_scene(spec: mujoco.MjSpec, robot: SimRobot, *, high_quality: bool) -> No
 def place_objects(
     model: mujoco.MjModel, data: mujoco.MjData, robot: SimRobot, scene: Scene
 ) -> None:
-    """Put every object where `scene` wants it, at rest, in its colour."""
+    """Put every object where `scene` wants it, at rest, in its color."""
     top = robot.table.height_m
     for item in scene.objects:
         if item.kind == 'pad':
@@ -238,7 +238,7 @@ def _add_floor(spec: mujoco.MjSpec, high_quality: bool) -> None:
 
 def _add_table(spec: mujoco.MjSpec, robot: SimRobot) -> None:
     table = robot.table
-    (x, y), (half_x, half_y), thick = table.centre, table.half, 0.02
+    (x, y), (half_x, half_y), thick = table.center, table.half, 0.02
     spec.add_material(name='table', rgba=[0.87, 0.78, 0.66, 1.0], specular=0.15, shininess=0.3)
     spec.add_material(name='legs', rgba=[0.32, 0.34, 0.37, 1.0], specular=0.3, shininess=0.4)
     spec.worldbody.add_geom(

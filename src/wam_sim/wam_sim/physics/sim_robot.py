@@ -56,7 +56,7 @@ class Primitive:
 
     shape: str  # capsule, cylinder, box, sphere or ellipsoid
     size: Vector  # radius | half lengths
-    start: Vector  # m: centre, or one end of a capsule or cylinder
+    start: Vector  # m: center, or one end of a capsule or cylinder
     end: Vector  # the other end; empty for the rest
     rpy: Vector
     material: str
@@ -102,7 +102,7 @@ class CameraMount:
 class TableTop:
     """Place the table top; its upper face lies at `height_m`."""
 
-    centre: Vector  # m, x y
+    center: Vector  # m, x y
     half: Vector  # m, x y
     height_m: float
 
@@ -205,7 +205,7 @@ def _build_robot(document: StrictMapping, body: Embodiment, facts: Path) -> SimR
         cameras=tuple(cameras[camera.key] for camera in body.cameras),
         portrait_camera=_parse_camera('portrait', document.read_mapping('portrait')),
         table=TableTop(
-            top.read_floats('centre', 2), top.read_floats('half', 2), top.read_float('height_m')
+            top.read_floats('center', 2), top.read_floats('half', 2), top.read_float('height_m')
         ),
         workspace=document.read_floats('workspace', 4),
         mirror_signs=_parse_mirror_signs(document, body),

@@ -220,7 +220,7 @@ class Simulation:
 
     @property
     def object_colors(self) -> dict[str, np.ndarray]:
-        """Return the colour of every object slot, rgba."""
+        """Return the color of every object slot, rgba."""
         return {slot: self.model.geom(slot).rgba.copy() for slot in scenes.OBJECTS}
 
     def close(self) -> None:

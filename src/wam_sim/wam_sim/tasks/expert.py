@@ -21,7 +21,7 @@ HOVER_M = 0.115  # over the table: fingers clear the can
 CLEAR_M = 0.018  # over the top of a cube: fingers clear it
 TOUCH_M = 0.006  # over the top of a cube
 PUSH_HEIGHT_M = 0.024  # over the table
-GRASP_HEIGHT_M = 0.003  # over the centre of a cube
+GRASP_HEIGHT_M = 0.003  # over the center of a cube
 LIFT_HEIGHT_M = LIFT_M + 0.03
 PUSH_BEYOND_M = 0.055  # a policy without memory of where it began stops early
 # sideways distances, m
@@ -106,10 +106,10 @@ class Expert:
 
     def solve_joint_positions(self, points: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return a posture [commanded] with each tool at its point."""
-        posture = self._home_positions.copy()
+        hand_positions = self._home_positions.copy()
         for side, point in points.items():
-            posture[self._columns[side]] = self._solve_ik[side](point, 120)
-        return posture
+            hand_positions[self._columns[side]] = self._solve_ik[side](point, 120)
+        return hand_positions
 
     def _touch(self, now: SceneState, _opening: float, _speed: float) -> tuple[np.ndarray, float]:
         cube = now.objects[self.task.slot]

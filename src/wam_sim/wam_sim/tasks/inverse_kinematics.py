@@ -1,7 +1,7 @@
 """Inverse kinematics of one arm: the tool to a point first, its direction and posture second.
 
 Damped least squares on the position; the direction of the tool and the pull towards a preferred
-posture only use the freedom that the position leaves, so neither costs a millimetre.
+posture only use the freedom that the position leaves, so neither costs a millimeter.
 """
 
 from dataclasses import dataclass

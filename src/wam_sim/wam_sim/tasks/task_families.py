@@ -17,34 +17,34 @@ TOUCH_M = 0.02  # tool point to the cube's surface
 PUSH_M = 0.06
 LIFT_M = 0.06
 ON_TABLE_M = 0.01  # change of height of what still lies flat
-STACK_OFF_M = 0.02  # sideways, centre to centre
+STACK_OFF_M = 0.02  # sideways, center to center
 # A mark comes after the first picture of a memory and is gone by the end of its second block
 MARK_FROM_S = (0.25, 0.45)  # after the task was heard
 MODEL_BLOCK_S = 0.8  # of the model's memory; hands wait for its border
 MARK_S = (0.5, 1.1)  # shortest and longest time a cube stays marked
 MIDDLE_M = 0.02  # a cube this near the middle belongs to no hand
-PUSH_ROOM_M = 0.16  # to the next object's centre on the side it goes to
+PUSH_ROOM_M = 0.16  # to the next object's center on the side it goes to
 PUSH_END_M = 0.21  # from the middle: still seen, still reached
 
 SIDES = ('left', 'right')
 INSTRUCTION_TEMPLATES: Mapping[str, tuple[str, ...]] = {
     'touch': (
-        'touch the {colour} cube with the {side} hand',
-        'put the {side} hand on the {colour} cube',
-        'use the {side} hand to touch the {colour} cube',
-        '{side} hand: touch the {colour} cube',
+        'touch the {color} cube with the {side} hand',
+        'put the {side} hand on the {color} cube',
+        'use the {side} hand to touch the {color} cube',
+        '{side} hand: touch the {color} cube',
     ),
     'push': (
-        'push the {colour} cube to the {side}',
-        'move the {colour} cube to the {side}',
-        'slide the {colour} cube {side}',
-        'shove the {colour} cube over to the {side}',
+        'push the {color} cube to the {side}',
+        'move the {color} cube to the {side}',
+        'slide the {color} cube {side}',
+        'shove the {color} cube over to the {side}',
     ),
     'lift': (
-        'lift the {colour} cube',
-        'pick up the {colour} cube',
-        'raise the {colour} cube off the table',
-        'take the {colour} cube up',
+        'lift the {color} cube',
+        'pick up the {color} cube',
+        'raise the {color} cube off the table',
+        'take the {color} cube up',
     ),
     'recall': (
         'touch the cube that was marked with the {side} hand',
@@ -53,14 +53,14 @@ INSTRUCTION_TEMPLATES: Mapping[str, tuple[str, ...]] = {
         '{side} hand: touch the cube that was marked',
     ),
     'pad': (
-        'push the {colour} cube onto the {other} pad',
-        'put the {colour} cube on the {other} pad',
-        'bring the {colour} cube to the {other} pad',
+        'push the {color} cube onto the {other} pad',
+        'put the {color} cube on the {other} pad',
+        'bring the {color} cube to the {other} pad',
     ),
     'stack': (
-        'stack the {colour} cube on the {other} cube',
-        'put the {colour} cube on top of the {other} cube',
-        'place the {colour} cube on the {other} cube',
+        'stack the {color} cube on the {other} cube',
+        'put the {color} cube on top of the {other} cube',
+        'place the {color} cube on the {other} cube',
     ),
 }
 FAMILIES = tuple(INSTRUCTION_TEMPLATES)
@@ -68,7 +68,7 @@ LEARNED_FAMILIES = ('touch', 'push', 'lift', 'recall')
 ANY, LEARNED = 'any', 'learned'  # draw one of all families, of those that are taught
 GROUPS = {ANY: FAMILIES, LEARNED: LEARNED_FAMILIES}
 
-#  family -> (colour, side) never shown in training; every word of them is
+#  family -> (color, side) never shown in training; every word of them is
 HELD_OUT_PAIRS: Mapping[str, frozenset[tuple[str, str]]] = {
     'touch': frozenset({('purple', 'left'), ('orange', 'right')}),
     'push': frozenset({('red', 'left'), ('blue', 'right')}),
@@ -82,7 +82,7 @@ TASK_SPLITS = (ALL_SPLIT, TRAIN_SPLIT, HELD_OUT_SPLIT)
 class SceneState:
     """Hold where things are, m in the world frame."""
 
-    objects: Mapping[str, np.ndarray]  # slot -> centre [3]
+    objects: Mapping[str, np.ndarray]  # slot -> center [3]
     rotations: Mapping[str, np.ndarray]  # slot -> body axes as columns [3 3]
     tools: Mapping[str, np.ndarray]  # side -> point between the finger pads [3]
 
@@ -111,19 +111,19 @@ class Task:
 
     def is_done(self, now: SceneState, start: SceneState) -> bool:
         """Tell whether the goal holds now; `start` is the state at the beginning."""
-        centre, first = now.objects[self.slot], start.objects[self.slot]
-        flat = abs(centre[2] - first[2]) < ON_TABLE_M
+        center, first = now.objects[self.slot], start.objects[self.slot]
+        flat = abs(center[2] - first[2]) < ON_TABLE_M
         if self.family in ('touch', 'recall'):
             return distance_to_cube(now, self.slot, now.tools[self.side]) < TOUCH_M
         if self.family == 'push':
             way = 1.0 if self.side == 'left' else -1.0
-            return bool(flat and way * (centre[1] - first[1]) >= PUSH_M)
+            return bool(flat and way * (center[1] - first[1]) >= PUSH_M)
         if self.family == 'lift':
-            return bool(centre[2] - first[2] >= LIFT_M)
-        beside = np.linalg.norm((centre - now.objects[self.onto])[:2])
+            return bool(center[2] - first[2] >= LIFT_M)
+        beside = np.linalg.norm((center - now.objects[self.onto])[:2])
         if self.family == 'pad':
             return bool(flat and beside < PAD_RADIUS_M)
-        above = centre[2] - now.objects[self.onto][2] - 2 * CUBE_HALF_M
+        above = center[2] - now.objects[self.onto][2] - 2 * CUBE_HALF_M
         return bool(beside < STACK_OFF_M and abs(above) < ON_TABLE_M)
 
 
@@ -201,7 +201,7 @@ def _make_task(
     other = scene.find_object(onto).color if onto else ''
     return Task(
         family,
-        text.format(colour=cube.color, side=side, other=other),
+        text.format(color=cube.color, side=side, other=other),
         cube.slot,
         side,
         onto,

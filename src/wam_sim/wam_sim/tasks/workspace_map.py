@@ -24,7 +24,7 @@ SEED = 11
 HEIGHTS_M = (0.035, 0.14)  # tool point above the table: touch, hover
 HOME_ABOVE_M = 0.17
 COARSE_GRID, FINE_GRID = (3, 3), (6, 9)  # grid points along x and y
-# what one unit costs: a centimetre of error outweighs any posture
+# what one unit costs: a centimeter of error outweighs any posture
 ERROR_COST, TILT_COST, LIMIT_COST, ELBOW_COST = 100.0, 1.0, 4.0, 3.0
 
 
@@ -143,12 +143,12 @@ def build_map(robot: SimRobot) -> dict[str, Any]:
         'margin_rad': LIMIT_MARGIN_RAD,
         'hands': {},
     }
-    for arm, side, posture in (
+    for arm, side, joint_positions in (
         (left, 'left', rest),
         (right, 'right', mirror_joint_positions(robot, rest)),
     ):
-        reach = map_workspace(robot, arm, posture, FINE_GRID)
-        found['rest_rad'] |= dict(zip(arm.names, posture.tolist(), strict=True))
+        reach = map_workspace(robot, arm, joint_positions, FINE_GRID)
+        found['rest_rad'] |= dict(zip(arm.names, joint_positions.tolist(), strict=True))
         found['hands'][side] = {
             'error_mm': np.round(reach.as_grid('error_m') * 1e3, 2).tolist(),
             'tilt_rad': np.round(reach.as_grid('tilt_rad'), 3).tolist(),

@@ -1,6 +1,6 @@
 """What may be done to the bytes of a topic on their way: pure functions of one message.
 
-A trick takes a serialised message and returns those to send instead, none for a loss. Stamps are
+A trick takes a serialized message and returns those to send instead, none for a loss. Stamps are
 patched in place: in every stamped message they are the first eight bytes after the encapsulation.
 """
 
@@ -64,7 +64,8 @@ def make_stamp_shift(offset_s: float) -> Corruption:
 
 def randomize_bytes(raw: bytes) -> Sequence[bytes]:
     """Return as many bytes that mean nothing, behind the header without which DDS reads none."""
-    noise = random.Random(RANDOM_SEED).randbytes(len(raw) - ENCAPSULATION_BYTES)  # noqa: S311 - no secret
+    # no secret: pseudo-random numbers do
+    noise = random.Random(RANDOM_SEED).randbytes(len(raw) - ENCAPSULATION_BYTES)
     return (raw[:ENCAPSULATION_BYTES] + noise,)
 
 

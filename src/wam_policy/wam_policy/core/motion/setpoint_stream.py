@@ -1,4 +1,4 @@
-"""Setpoints for a driver that wants a stream: trajectories followed, and a last line of defence.
+"""Setpoints for a driver that wants a stream: trajectories followed, and a last line of defense.
 
 The controllers' rules are those of jtc_emulator, so every accepted trajectory ends at rest by
 itself: a sender that dies, or joint states that stop, need no stop here. What does need one is

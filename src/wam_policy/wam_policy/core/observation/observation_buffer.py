@@ -202,7 +202,7 @@ def _check_source(
         return ObservationRejection(
             source,
             f'{title}: newest is stamped {-age_s:.3f} s in the future, limit '
-            f'{limit_s:g} s; synchronise the clocks',
+            f'{limit_s:g} s; synchronize the clocks',
             missing=False,
         )
     return None

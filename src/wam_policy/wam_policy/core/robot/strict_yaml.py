@@ -26,7 +26,8 @@ class StrictMapping:
         """Open a file; a key that stands there twice is refused, as YAML would drop the first."""
         try:
             # a SafeLoader of ours
-            values = yaml.load(path.read_text(encoding='utf-8'), Loader=_UniqueKeyLoader)  # nosec B506
+            text = path.read_text(encoding='utf-8')
+            values = yaml.load(text, Loader=_UniqueKeyLoader)  # nosec B506
         except yaml.YAMLError as error:
             raise ValueError(f'{path}: not a readable YAML document: {error}') from error
         return cls(values, f'{path}')

@@ -411,9 +411,9 @@ class PolicySession:
         seen = self.observations.latest_observation(now_ns)
         if isinstance(seen, ObservationRejection):
             return None
-        posture = self.observations.joint_buffer.newest
-        if self.settings.latest_joint_state and posture.stamp_ns > seen.stamp_ns:
-            seen = replace(seen, stamp_ns=posture.stamp_ns, joints=posture)
+        joint_state = self.observations.joint_buffer.newest
+        if self.settings.latest_joint_state and joint_state.stamp_ns > seen.stamp_ns:
+            seen = replace(seen, stamp_ns=joint_state.stamp_ns, joints=joint_state)
             arrived_ns = self._arrived_ns[JOINTS_SOURCE]
         else:  # its stamp is that of some camera's newest frame: with that it was complete
             arrived_ns = max(

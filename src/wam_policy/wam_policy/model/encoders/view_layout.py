@@ -179,7 +179,7 @@ def to_model_input(
 ) -> torch.Tensor:
     """Convert canvases uint8 [B T h w 3] to the model input [B 3 T height width] in [-1, 1].
 
-    The byte is divided in fp32 and rounded to `dtype` before it is centred: in bf16 the order
+    The byte is divided in fp32 and rounded to `dtype` before it is centered: in bf16 the order
     changes the result. `size` (used by the 5B model) resizes without antialiasing.
     """
     video = (canvas.float() / 255).to(dtype)

@@ -228,16 +228,18 @@ def make_example_inputs(model: VideoActionDiT, kind: str) -> PassInputs:
     c = model.config
     batch, block = 1, c.frames_per_block
 
-    def drawn(*shape: int) -> Tensor:
+    def draw_random(*shape: int) -> Tensor:
         return torch.randn(shape, device=model.device).to(model.dtype)
 
-    image = drawn(batch, IMAGE_TOKENS, c.image_dim) if c.image_context else None
-    context = model.embed_context(drawn(batch, c.text_len, c.text_dim), image)
+    image = draw_random(batch, IMAGE_TOKENS, c.image_dim) if c.image_context else None
+    context = model.embed_context(draw_random(batch, c.text_len, c.text_dim), image)
     cache = KVCache(c, batch, model.device, model.dtype)
     cache.commit_temporary(1 + block)
-    video = drawn(batch, c.latent_channels, block, *c.latent_size)
+    video = draw_random(batch, c.latent_channels, block, *c.latent_size)
     condition = (
-        drawn(batch, c.condition_channels, block, *c.latent_size) if c.condition_channels else None
+        draw_random(batch, c.condition_channels, block, *c.latent_size)
+        if c.condition_channels
+        else None
     )
     early, late = (
         model.embed_flow_time(torch.full((1, 1), t, device=model.device)) for t in (999.0, 9.0)
@@ -245,8 +247,8 @@ def make_example_inputs(model: VideoActionDiT, kind: str) -> PassInputs:
     if kind == 'denoise':
         return make_denoise_inputs(
             video,
-            drawn(batch, c.actions_per_block, c.action_dim),
-            drawn(batch, c.states_per_block, c.state_dim),
+            draw_random(batch, c.actions_per_block, c.action_dim),
+            draw_random(batch, c.states_per_block, c.state_dim),
             early,
             late,
             model.compute_block_rotation(cache.frames),

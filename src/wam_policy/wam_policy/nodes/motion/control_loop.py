@@ -63,7 +63,7 @@ class ControlLoop:
         return float(np.percentile(recent, 99) * 1e3) if recent else 0.0
 
     def _run(self) -> None:
-        if os.sched_getscheduler(0) == os.SCHED_RR:  # of this thread: favoured
+        if os.sched_getscheduler(0) == os.SCHED_RR:  # of this thread: favored
             with suppress(PermissionError):  # as far as the limit goes
                 os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(CONTROL_LOOP_PRIORITY))
         due_s = time.monotonic() + self._period_s

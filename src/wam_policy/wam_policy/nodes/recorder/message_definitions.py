@@ -43,7 +43,7 @@ def load_definition(type_name: str) -> str:
 
 
 def load_type_hash(type_name: str) -> str:
-    """Return the hash by which DDS peers recognise the type (REP-2016)."""
+    """Return the hash by which DDS peers recognize the type (REP-2016)."""
     hashes = json.loads(_find_interface_file(type_name, '.json').read_text(encoding='utf-8'))[
         'type_hashes'
     ]

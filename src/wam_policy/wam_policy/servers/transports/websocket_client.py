@@ -17,7 +17,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from wam_policy.servers.codecs import msgpack_codec
 
-TOKEN_VARIABLE = 'WAM_TOKEN'  # nosec B105: the name of the environment variable that both ends read
+# the name of the environment variable that both ends read
+TOKEN_VARIABLE = 'WAM_TOKEN'  # nosec B105
 CONNECT_TIMEOUT_S = 5.0  # handshake and configuration
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # an answer: 1,000 rows of 1,000 numbers are 4 MB
 LOGGED_TRACEBACK_LINES = 12  # of a traceback, for the log
