@@ -41,7 +41,7 @@ def test_gate_passes(gate: str) -> None:
     [
         ('lint', 'import os\n'),
         ('format', 'x = "y"\n'),
-        ('spelling', f'# the {"behavior" + "ur"}\n'),
+        ('spelling', f'# the {"behavio" + "ur"}\n'),
         ('dead code', 'def f():\n    return 1\n    g()\n'),
         ('types', "x: int = 'text'\n"),
     ],
