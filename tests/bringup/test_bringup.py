@@ -319,7 +319,7 @@ def test_ctrl_c_breaks_nothing_off_that_the_launch_does():
 
 
 @pytest.mark.parametrize(
-    ('behaviour', 'code', 'words'),
+    ('behavior', 'code', 'words'),
     [
         ('refuses configure', 1, 'fake failed to start, see its log messages'),
         ('refuses activate', 1, 'fake failed to start, see its log messages'),
