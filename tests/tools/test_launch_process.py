@@ -88,8 +88,8 @@ def test_the_child_is_asked_to_end_when_its_supervisor_is_killed(tmp_path):
         script(f"""
         import time
         from pathlib import Path
-        from wam_tools.launch_process import Supervised
-        Supervised({script(OBEDIENT)!r}, Path({str(log)!r}))
+        from wam_tools.launch_process import LaunchProcess
+        LaunchProcess({script(OBEDIENT)!r}, Path({str(log)!r}))
         time.sleep(60)
     """),
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
