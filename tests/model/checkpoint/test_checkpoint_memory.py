@@ -20,12 +20,12 @@ SHARD = 400_000_000
 # imports and the finished model occupy is no cost of loading: both are subtracted.
 PROGRAM = """
 import json, resource, sys, torch
-from wam_policy.model import checkpoint, design, inventory
-inventory.networks(design.released('tiny'), torch.device('cpu'), None)    # all lazy imports
+from wam_policy.model.checkpoint import checkpoint_folder, model_spec, tensor_index
+tensor_index.build_networks(model_spec.make_preset_spec('tiny'), torch.device('cpu'), None)    # all lazy imports
 torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-policy = checkpoint.load(sys.argv[1], torch.device('cpu'), torch.bfloat16)
+policy = checkpoint_folder.load(sys.argv[1], torch.device('cpu'), torch.bfloat16)
 held = sum(p.nbytes for m in (policy.dit, policy.encoders) for p in m.parameters())
 print(json.dumps({'extra': peak() - before - held, 'held': held}))
 """
