@@ -21,7 +21,7 @@ SHARD = 400_000_000
 PROGRAM = """
 import json, resource, sys, torch
 from wam_policy.model.checkpoint import checkpoint_folder, model_spec, tensor_index
-tensor_index.build_networks(model_spec.make_preset_spec('tiny'), torch.device('cpu'), None)    # all lazy imports
+tensor_index.build_networks(model_spec.make_preset_spec('tiny'), torch.device('cpu'), None)  # lazy
 torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
