@@ -102,6 +102,13 @@ def ros_domain():
         yield int(os.environ['ROS_DOMAIN_ID'])
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why each try failed that another one followed: its report is printed nowhere else."""
+    for report in terminalreporter.stats.get('rerun', []):
+        crash = getattr(report.longrepr, 'reprcrash', None)
+        terminalreporter.write_line(f'TRY FAILED {report.nodeid}: {crash or report.longreprtext}')
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     session.config.stash[EXIT_STATUS_KEY] = int(exitstatus)
 

@@ -133,7 +133,7 @@ def test_age_gates_name_the_source_the_age_and_the_limit(late, now_ms, source, w
 def test_a_camera_ahead_of_the_clock_is_refused_with_the_fix():
     result = views({TOP: [4000], LEFT: [1000], RIGHT: [1000]}, [1000]).latest_observation(S)
     assert result.source == TOP and '3.000 s in the future' in result.reason
-    assert 'synchronise' in result.reason
+    assert 'synchronize' in result.reason
 
 
 def test_cameras_too_far_apart_are_refused():
