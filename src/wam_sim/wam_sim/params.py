@@ -34,6 +34,16 @@ class SimParams:
     camera_hz: float = parameter(
         15.0, 'images per second of wall time and camera', unit='Hz', low=1.0, high=60.0
     )
+    camera_phase: float = parameter(
+        1.0,
+        'share of a period by which cameras are out of phase: 1 spreads them evenly as cameras '
+        'that run freely, 0 triggers all at once',
+        low=0.0,
+        high=1.0,
+    )
+    camera_jitter: float = parameter(
+        0.1, 'largest deviation of an image from its time, in periods', low=0.0, high=0.4
+    )
     image_width: int = parameter(320, 'width of every image', unit='pixels', low=32, high=640)
     image_height: int = parameter(240, 'height of every image', unit='pixels', low=24, high=480)
     publish_clock: bool = parameter(

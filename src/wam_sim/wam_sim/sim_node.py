@@ -34,6 +34,7 @@ from wam_sim import messages, viewer
 from wam_sim.params import SimParams
 from wam_sim.physics import scene as scenes
 from wam_sim.physics import sim_robot
+from wam_sim.physics.camera_schedule import CameraSchedule
 from wam_sim.physics.cameras import compute_intrinsics
 from wam_sim.physics.simulation import STEP_NS, Simulation, update_kinematics
 from wam_sim.realtime_runner import STEPS_PER_BATCH, RealtimeRunner
@@ -81,6 +82,7 @@ class SimNode(Node):
         self._success_monitor = SuccessMonitor((simulation.task,), simulation.start)
         self._episode, self._batches, self._render_ms = 0, 0, deque([0.0], maxlen=60)
         self._rejection = ''
+        self._cameras = {camera.key: camera for camera in self.embodiment.cameras}
         self._rates = {camera.key: EventRate(RATE_WINDOW_NS) for camera in self.embodiment.cameras}
         self._make_endpoints()
         self.runner = RealtimeRunner(
@@ -296,24 +298,30 @@ class SimNode(Node):
         self._task.publish(String(data=simulation.task.instruction))
 
     def _run_cameras(self) -> None:
-        """Draw and publish all cameras at camera_hz; this thread owns OpenGL."""
+        """Draw and publish every camera at camera_hz; this thread owns OpenGL."""
         try:
             simulation = self.runner.simulation
             cameras, data = simulation.open_cameras(), mujoco.MjData(simulation.model)
             window = self._open_window(simulation.model, data)
-            matrices = [
-                compute_intrinsics(simulation.model, key, cameras.size) for key in cameras.keys
-            ]
-            period_s, due_s = 1.0 / self.params.camera_hz, time.monotonic()
-            while not self._stop.wait(max(0.0, due_s - time.monotonic())):
-                # late: skip pictures rather than hurry after them
-                due_s = max(due_s + period_s, time.monotonic())
+            schedule = CameraSchedule(
+                cameras.keys,
+                1.0 / self.params.camera_hz,
+                self.params.camera_phase,
+                self.params.camera_jitter,
+                start_s=time.monotonic(),
+                seed=self.params.seed,
+            )
+            while not self._stop.wait(max(0.0, schedule.due_s - time.monotonic())):
                 begin_s = time.monotonic()
+                keys = schedule.pop_due(begin_s)
+                if not keys:  # woken early
+                    continue
                 now_ns = self.runner.copy_render_state(data)
                 update_kinematics(simulation.model, data)
-                pictures = cameras.render(data)
+                images = cameras.render(data, keys)
                 self._render_ms.append(1e3 * (time.monotonic() - begin_s))
-                self._publish_images(now_ns, pictures, matrices, cameras.size)
+                for key, rgb in zip(keys, images, strict=True):
+                    self._publish_image(key, now_ns, rgb, simulation.model)
                 if window is not None and window.is_running():
                     window.sync()
             cameras.close()
@@ -322,19 +330,14 @@ class SimNode(Node):
         except BaseException as error:  # noqa: BLE001 — kept for the main thread to raise
             self._camera_error = error
 
-    def _publish_images(
-        self,
-        now_ns: int,
-        images: tuple[np.ndarray, ...],
-        matrices: list[np.ndarray],
-        size: tuple[int, int],
+    def _publish_image(
+        self, key: str, now_ns: int, rgb: np.ndarray, model: mujoco.MjModel
     ) -> None:
-        for camera, rgb, matrix in zip(self.embodiment.cameras, images, matrices, strict=True):
-            self._images[camera.key].publish(image_to_msg(rgb, now_ns, camera.frame_id))
-            self._camera_infos[camera.key].publish(
-                messages.make_camera_info(camera, now_ns, matrix, size)
-            )
-            self._rates[camera.key].tick(self._wall_ns())
+        camera, size = self._cameras[key], (rgb.shape[1], rgb.shape[0])
+        self._images[key].publish(image_to_msg(rgb, now_ns, camera.frame_id))
+        matrix = compute_intrinsics(model, key, size)
+        self._camera_infos[key].publish(messages.make_camera_info(camera, now_ns, matrix, size))
+        self._rates[key].tick(self._wall_ns())
 
     def _open_window(self, model: mujoco.MjModel, data: mujoco.MjData) -> Any:
         """Open the viewer if asked for and possible."""

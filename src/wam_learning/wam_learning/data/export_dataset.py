@@ -39,6 +39,7 @@ class BagExportReport:
     repeated_frames: Counter[str] = field(
         default_factory=Counter
     )  # camera: rows with the previous frame
+    bridged_rows: int = 0  # a camera lost frames within its age limit
     dropped_samples: Counter[str] = field(default_factory=Counter)  # by reason
     invalid_messages: dict[str, int] = field(default_factory=dict)  # by reason
     rejected_commands: dict[str, int] = field(default_factory=dict)  # by reason
@@ -53,6 +54,8 @@ class BagExportReport:
         ):
             for reason, count in counts.items():
                 yield f'  {what}: {count} ({reason})'
+        if self.bridged_rows:
+            yield f'  bridged rows: {self.bridged_rows} (a camera lost frames)'
         for camera, count in self.repeated_frames.items():
             if count:
                 yield (
@@ -81,6 +84,7 @@ def export_bag(
         writer.add_sample(item)
         last = item
     _end_episode(writer, report, min_rows)
+    report.bridged_rows = replay.synchronizer.buffer.bridged_observations
     report.invalid_messages = dict(replay.invalid_messages)
     report.rejected_commands = dict(Counter(replay.synchronizer.rejected_commands))
     return report
@@ -228,6 +232,7 @@ def _build_provenance(robot: Embodiment, reports: Sequence[BagExportReport]) -> 
                 'episodes': a.episodes,
                 'rows': a.rows,
                 'dropped': dict(a.dropped_samples),
+                'bridged': a.bridged_rows,
                 'refused': a.invalid_messages,
                 'rejected': a.rejected_commands,
                 'repeated_frames': dict(a.repeated_frames),

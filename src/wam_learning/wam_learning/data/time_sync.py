@@ -1,6 +1,7 @@
 """Synchronize observations and commands on a fixed time grid: the rows of a data set.
 
-Causal: a row at t uses nothing stamped or received after t. Observations are selected with the
+A row at t uses the frames nearest to t, as the live stack does, and nothing else that is stamped
+after t. Observations are selected with the
 limits of the live stack (core.observation.observation_buffer). Commands are what the controllers
 made of the trajectories (core.motion.jtc_emulator); only these are interpolated. An instant
 without a valid observation is dropped with a reason.

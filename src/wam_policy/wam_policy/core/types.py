@@ -105,7 +105,7 @@ class Setpoint:
 class Observation:
     """Hold what was seen at one instant: one frame per camera and the posture."""
 
-    stamp_ns: int  # reference time: nothing in here is newer
+    stamp_ns: int  # reference time; joints are not newer, frames are those nearest to it
     frames: tuple[Frame, ...]  # in the order of the embodiment's cameras
     joints: JointState
 

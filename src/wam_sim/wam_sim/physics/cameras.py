@@ -29,7 +29,7 @@ class CameraRenderer:
     ) -> None:
         self.keys, self.size = tuple(keys), size
         self._model = model
-        self._ids = [model.camera(key).id for key in keys]
+        self._ids = {key: model.camera(key).id for key in keys}
         width, height = size
         self._gl_context = _create_gl_context(width * len(keys), height)
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width * len(keys))
@@ -42,12 +42,15 @@ class CameraRenderer:
             self._option.geomgroup[group] = 1
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._pixels = np.empty((height, width * len(keys), 3), dtype=np.uint8)
 
-    def render(self, data: mujoco.MjData) -> tuple[np.ndarray, ...]:
-        """Return one uint8 [height width 3] image per key; `data` has its kinematics done."""
+    def render(self, data: mujoco.MjData, keys: Sequence[str] = ()) -> tuple[np.ndarray, ...]:
+        """Return one uint8 [height width 3] image per key, all of them without `keys`.
+
+        The kinematics of `data` must be up to date; KeyError names a camera that is not open.
+        """
         width, height = self.size
-        for i, camera in enumerate(self._ids):
+        ids = [self._ids[key] for key in keys or self.keys]
+        for i, camera in enumerate(ids):
             self._camera.fixedcamid = camera
             mujoco.mjv_updateScene(
                 self._model,
@@ -61,12 +64,13 @@ class CameraRenderer:
             mujoco.mjr_render(
                 mujoco.MjrRect(i * width, 0, width, height), self._scene, self._render_context
             )
-        whole = mujoco.MjrRect(0, 0, width * len(self._ids), height)
-        mujoco.mjr_readPixels(self._pixels, None, whole, self._render_context)
+        whole = mujoco.MjrRect(0, 0, width * len(ids), height)
+        pixels = np.empty((height, width * len(ids), 3), dtype=np.uint8)
+        mujoco.mjr_readPixels(pixels, None, whole, self._render_context)
         # OpenGL counts rows from below
         return tuple(
-            np.ascontiguousarray(self._pixels[::-1, i * width : (i + 1) * width])
-            for i in range(len(self._ids))
+            np.ascontiguousarray(pixels[::-1, i * width : (i + 1) * width])
+            for i in range(len(ids))
         )
 
     def close(self) -> None:

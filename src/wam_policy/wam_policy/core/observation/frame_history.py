@@ -33,7 +33,7 @@ class BlockTiming:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameBlock:
-    """Hold the frames of one block, picked as of the grid's instants."""
+    """Hold the frames of one block, picked nearest to the grid's instants."""
 
     index: int  # 0: the first frame alone
     stamps_ns: tuple[int, ...]
@@ -87,10 +87,10 @@ class FrameHistory:
         """Append every block whose time has passed; return why the record broke, if it did.
 
         A block is complete once each camera has shown something at or after its last instant:
-        from then on no earlier pick can change. A broken record is forgotten.
+        from then on the nearest frames cannot change. A broken record is forgotten.
         """
-        newest = [ring.newest for ring in buffers.values()]
-        if not self._blocks or any(frame is None for frame in newest):
+        newest = [frame for buffer in buffers.values() if (frame := buffer.newest) is not None]
+        if self._clock is None or not self._blocks or len(newest) < len(buffers):
             return None
         elapsed = self._clock.count_elapsed_blocks(min(frame.stamp_ns for frame in newest))
         for index in range(self._blocks[-1].index + 1, elapsed):
@@ -135,8 +135,8 @@ class FrameHistory:
         shape = self._blocks[-1].views[camera][-1].rgb.shape
         frames = []
         for stamp_ns in stamps_ns:
-            frame = buffer.as_of(stamp_ns)
-            if frame is None or stamp_ns - frame.stamp_ns > self._max_gap_ns:
+            earlier, frame = buffer.as_of(stamp_ns), buffer.nearest(stamp_ns)
+            if earlier is None or frame is None or stamp_ns - earlier.stamp_ns > self._max_gap_ns:
                 return (), (
                     f'{camera} showed nothing for more than {self._max_gap_ns / 1e9:g} s; '
                     'the memory begins anew'

@@ -1,16 +1,18 @@
-"""What the robot's senses delivered lately, by stamp, and when it is good enough to act on.
+"""Hold what the sensors delivered lately, by stamp, and check that it can be acted on.
 
 Samples are picked by the stamp in their header, never by when a callback ran. One thread owns
 these objects: the one that runs the node's callbacks.
 """
 
-from bisect import bisect_right
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
 
-from wam_policy.core.robot.embodiment import Embodiment
+import numpy as np
+
+from wam_policy.core.robot.embodiment import Camera, Embodiment
 from wam_policy.core.types import Frame, JointState, Observation
 
 # A stamp this far behind the newest is a clock that was set back (a bag that loops, a simulator
@@ -21,6 +23,16 @@ RATE_WINDOW_NS = 2_000_000_000
 # shortens the history instead of filling the memory.
 CAPACITY_FACTOR = 1.5
 MAX_JOINTS_HZ = 500.0  # fastest joint states that get the whole history
+# Cameras run freely, often slower than their nominal rate. Limits widen with the median interval
+# between frames: frames of one instant are at most half an interval before or after it, the
+# newest is at most one interval plus its delay old. A lost camera adds no interval, so it does
+# not widen its own limit; the age limit never exceeds twice the configured one.
+INTERVAL_FRAMES = 31  # 1 s at 30 Hz
+MIN_INTERVALS = 3  # fewer say nothing about a rate
+SKEW_INTERVALS = 1.25  # one half on each side, and jitter
+NEAREST_INTERVALS = 0.75  # one half, and jitter
+AGE_INTERVALS = 2.5  # one interval, one lost frame, and half of one for delay and jitter
+MAX_AGE_FACTOR = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,19 @@ class StampedBuffer[T: (Frame, JointState)]:
         after = bisect_right(self._samples, t_ns, key=attrgetter('stamp_ns'))
         return self._samples[after - 1] if after else None
 
+    def nearest(self, t_ns: int) -> T | None:
+        """Return the sample whose stamp is nearest to `t_ns`; of two as near, the earlier."""
+        at = bisect_left(self._samples, t_ns, key=attrgetter('stamp_ns'))
+        around = self._samples[max(at - 1, 0) : at + 1]
+        return min(around, key=lambda sample: abs(sample.stamp_ns - t_ns), default=None)
+
+    def median_interval_ns(self) -> int | None:
+        """Return the median time between the newest samples in ns; None with too few of them."""
+        stamps_ns = [sample.stamp_ns for sample in self._samples[-INTERVAL_FRAMES:]]
+        if len(stamps_ns) <= MIN_INTERVALS:
+            return None
+        return int(np.median(np.diff(stamps_ns)))
+
     def rate_hz(self, now_ns: int) -> float:
         """Return how many samples per second arrived lately; it decays when they stop."""
         window_ns = min(self._history_ns, RATE_WINDOW_NS)
@@ -98,6 +123,7 @@ class ObservationBuffer:
     def __init__(self, robot: Embodiment) -> None:
         gate = robot.safety.observation
         history_ns = round(gate.history_s * 1e9)
+        self.bridged_observations = 0  # where a frame was lost within the age limit
         self._robot = robot
         self._config = gate
         self.camera_buffers: Mapping[str, StampedBuffer[Frame]] = MappingProxyType(
@@ -121,8 +147,9 @@ class ObservationBuffer:
     def latest_observation(self, now_ns: int) -> Observation | ObservationRejection:
         """Return what all senses saw at the latest instant they share, or why there is none.
 
-        That instant is the stamp of the slowest camera's newest frame; the other frames and the
-        posture are the newest not later than it. Ages are measured against `now_ns`.
+        That instant is the stamp of the slowest camera's newest frame: every camera has shown
+        something at or after it, so later frames do not change the choice. Ages are measured
+        against `now_ns`.
         """
         refusal = self._check_sources(now_ns)
         if refusal:
@@ -131,31 +158,24 @@ class ObservationBuffer:
         return self.observation_at(min(frame.stamp_ns for frame in newest if frame is not None))
 
     def observation_at(self, t_ns: int) -> Observation | ObservationRejection:
-        """Return what all senses showed at `t_ns`, or why that makes no observation.
+        """Return what all sensors showed at `t_ns`, or why that makes no observation.
 
-        Every pick is the newest not later than `t_ns` and not older than its limit; frames may
-        not be further apart than the skew limit. Live queries and data sets both end up here.
+        Of each camera the frame nearest to `t_ns` is chosen; it may be as far from it as the
+        camera's age limit. Where it is further away than the camera's rate explains, or the frames
+        are further apart than the skew limit, frames were lost: `bridged_observations` counts.
+        Joints are the newest not later than `t_ns`.
+        Live queries and data sets both end up here.
         """
-        picked = {
-            camera: self.camera_buffers[camera.key].as_of(t_ns) for camera in self._robot.cameras
-        }
-        stamps_ns = [frame.stamp_ns for frame in picked.values() if frame is not None]
-        limit_s = self._config.camera_skew_s
         frames = []
-        for camera, frame in picked.items():
-            if frame is None or max(stamps_ns) - frame.stamp_ns > limit_s * 1e9:
-                nearest = f'{(max(stamps_ns) - frame.stamp_ns) / 1e9:.3f} s' if frame else 'none'
+        for camera in self._robot.cameras:
+            frame = self.camera_buffers[camera.key].nearest(t_ns)
+            limit_ns = self._age_limit_ns(camera)
+            if frame is None or abs(frame.stamp_ns - t_ns) > limit_ns:
+                nearest = f'{(frame.stamp_ns - t_ns) / 1e9:+.3f} s' if frame else 'none'
                 return ObservationRejection(
                     camera.key,
-                    f'cameras are too far apart: {camera.key} has no frame '
-                    f'within {limit_s:g} s before the newest of them (nearest: '
-                    f'{nearest})',
-                    missing=False,
-                )
-            if t_ns - frame.stamp_ns > camera.max_age_s * 1e9:
-                return ObservationRejection(
-                    camera.key,
-                    f'camera {camera.key}: no frame within {camera.max_age_s:g} s before',
+                    f'camera {camera.key}: no frame within {limit_ns / 1e9:g} s of the instant '
+                    f'(nearest: {nearest})',
                     missing=False,
                 )
             frames.append(frame)
@@ -165,7 +185,24 @@ class ObservationBuffer:
             return ObservationRejection(
                 'joints', f'no joint state within {limit_s:g} s before the frames', missing=False
             )
+        self.bridged_observations += self._has_lost_frames(t_ns, frames)
         return Observation(t_ns, tuple(frames), joints)
+
+    def _has_lost_frames(self, t_ns: int, frames: Sequence[Frame]) -> bool:
+        intervals_ns = [
+            self.camera_buffers[frame.camera].median_interval_ns() or 0 for frame in frames
+        ]
+        stamps_ns = [frame.stamp_ns for frame in frames]
+        skew_limit_ns = max(self._config.camera_skew_s * 1e9, SKEW_INTERVALS * max(intervals_ns))
+        return max(stamps_ns) - min(stamps_ns) > skew_limit_ns or any(
+            0 < NEAREST_INTERVALS * interval_ns < abs(stamp_ns - t_ns)
+            for stamp_ns, interval_ns in zip(stamps_ns, intervals_ns, strict=True)
+        )
+
+    def _age_limit_ns(self, camera: Camera) -> float:
+        limit_ns = camera.max_age_s * 1e9
+        interval_ns = self.camera_buffers[camera.key].median_interval_ns() or 0
+        return min(max(limit_ns, AGE_INTERVALS * interval_ns), MAX_AGE_FACTOR * limit_ns)
 
     def _check_sources(self, now_ns: int) -> ObservationRejection | None:
         """Return the first sense that is missing, too old or ahead of the clock."""
@@ -175,7 +212,7 @@ class ObservationBuffer:
                 f'camera {camera.key} ({camera.topic})',
                 self.camera_buffers[camera.key].newest,
                 now_ns,
-                camera.max_age_s,
+                self._age_limit_ns(camera) / 1e9,
             )
             if refusal:
                 return refusal

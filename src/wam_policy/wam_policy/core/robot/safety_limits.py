@@ -22,7 +22,7 @@ class ObservationConfig:
     """State when inputs are good enough to ask the model; cameras have max_age_s of their own."""
 
     joints_max_age_s: float
-    camera_skew_s: float  # between the oldest and newest chosen frame
+    camera_skew_s: float  # between the frames of one instant; more is counted as lost frames
     history_s: float  # frames kept per camera
 
 
