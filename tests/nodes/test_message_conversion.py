@@ -127,8 +127,10 @@ def test_published_image_is_what_a_subscriber_reads():
 # --- joints ---
 
 
-def make_joint_state_msg(name=('b', 'x', 'a'), position=(2.0, 9.0, 1.0), velocity=()):
-    msg = JointState(name=list(name), position=list(position), velocity=list(velocity))
+def make_joint_state_msg(name=('b', 'x', 'a'), position=(2.0, 9.0, 1.0), velocity=(), effort=()):
+    msg = JointState(
+        name=list(name), position=list(position), velocity=list(velocity), effort=list(effort)
+    )
     msg.header.stamp = STAMP
     return msg
 
@@ -151,6 +153,14 @@ def test_velocity_that_is_not_measured_is_none(velocity):
     )
 
 
+@pytest.mark.parametrize('missing', [np.nan, np.inf, -np.inf])
+def test_an_effort_that_is_not_measured_hides_no_other(missing):
+    state = message_conversion.joint_state_from_msg(
+        make_joint_state_msg(effort=(missing, 7.0, 5.0)), ['a', 'b']
+    )
+    assert state.effort[0] == 5.0 and np.isnan(state.effort[1])
+
+
 def test_a_stranger_may_be_nan():
     state = message_conversion.joint_state_from_msg(
         make_joint_state_msg(position=(2.0, np.nan, 1.0)), ['a', 'b']
@@ -166,6 +176,7 @@ def test_a_stranger_may_be_nan():
         (make_joint_state_msg(name=('b', 'a', 'a')), 'a named twice'),
         (make_joint_state_msg(position=(2.0, 1.0)), '2 positions for 3 names'),
         (make_joint_state_msg(velocity=(1.0,)), '1 velocity values for 3 names'),
+        (make_joint_state_msg(effort=(1.0, 2.0)), '2 effort values for 3 names'),
         (make_joint_state_msg(position=(np.nan, 9.0, 1.0)), 'position of b is not finite'),
         (make_joint_state_msg(position=(2.0, 9.0, np.inf)), 'position of a is not finite'),
     ],

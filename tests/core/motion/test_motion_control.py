@@ -520,6 +520,28 @@ def test_a_gripper_may_squeeze_and_a_robot_without_efforts_is_not_judged():
         assert strain.check_effort(JointState(k * 10 * MS, ROBOT.commanded, CENTER)) is None
 
 
+@pytest.mark.parametrize('missing', [np.nan, np.inf])
+def test_efforts_that_are_not_measured_hide_no_arm_joint_that_pushes(missing):
+    efforts = EffortMonitor(ROBOT, GRIPS)
+    hard = np.where(GRIPS, missing, 0.0)
+    hard[3], hard[5] = 0.95 * ROBOT.joint(ROBOT.commanded[3]).hw_effort, missing
+    tripped_ms = []
+    for ms in range(0, 600, 10):
+        # every third message carries no efforts, as from another publisher
+        effort = None if ms % 30 == 20 else hard
+        if efforts.check_effort(JointState(ms * MS, ROBOT.commanded, CENTER, effort=effort)):
+            tripped_ms.append(ms)
+    assert tripped_ms[0] == 300
+
+
+def test_pushes_with_a_long_gap_between_them_are_not_one_push():
+    efforts = EffortMonitor(ROBOT, GRIPS)
+    hard = np.where(GRIPS, 0.0, 1000.0)
+    for ms in range(0, 3000, 110):
+        state = JointState(ms * MS, ROBOT.commanded, CENTER, effort=hard)
+        assert efforts.check_effort(state) is None
+
+
 def test_what_the_driver_reports_stops_and_keeps_from_enabling():
     rig = MotionHarness().start_tracking()
     rig.motion.on_robot_fault('left arm: a motor has 91 degrees', rig.now)

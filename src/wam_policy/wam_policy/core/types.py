@@ -32,13 +32,14 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JointState:
-    """Hold one measured posture; every value is finite."""
+    """Hold one measured posture; positions and velocities are finite, an effort may be NaN."""
 
     stamp_ns: int
     names: tuple[str, ...]
     position: np.ndarray  # float64 [joints]
     velocity: np.ndarray | None = None  # float64 [joints]; None: not measured
-    effort: np.ndarray | None = None  # float64 [joints], Nm or N; None: not measured
+    # float64 [joints], Nm or N; NaN: not measured for that joint; None: for none
+    effort: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'names', tuple(self.names))
@@ -46,15 +47,20 @@ class JointState:
         if self.velocity is not None:
             object.__setattr__(self, 'velocity', self._checked_vector('velocity', self.velocity))
         if self.effort is not None:
-            object.__setattr__(self, 'effort', self._checked_vector('effort', self.effort))
+            effort = self._shaped_vector('effort', self.effort)
+            object.__setattr__(self, 'effort', _readonly_copy(_infinite_as_nan(effort)))
 
-    def _checked_vector(self, what: str, values: np.ndarray) -> np.ndarray:
+    def _shaped_vector(self, what: str, values: np.ndarray) -> np.ndarray:
         vector = _readonly_copy(values)
         if vector.shape != (len(self.names),):
             raise ValueError(
                 f'joint state: {what} has shape {list(vector.shape)}, '
                 f'want one value for each of {len(self.names)} joints'
             )
+        return vector
+
+    def _checked_vector(self, what: str, values: np.ndarray) -> np.ndarray:
+        vector = self._shaped_vector(what, values)
         broken = [n for n, good in zip(self.names, np.isfinite(vector), strict=True) if not good]
         if broken:
             raise ValueError(f'joint state: {what} of {", ".join(broken)} is not finite')
@@ -69,7 +75,7 @@ class JointState:
         return None if self.velocity is None else self.velocity[self._find_rows(names)]
 
     def efforts(self, names: Sequence[str]) -> np.ndarray | None:
-        """Return the efforts of `names` in that order, or None where none were measured."""
+        """Return the efforts of `names` in that order, NaN where one is not measured, or None."""
         return None if self.effort is None else self.effort[self._find_rows(names)]
 
     def _find_rows(self, names: Sequence[str]) -> list[int]:
@@ -164,3 +170,8 @@ def _readonly_copy(values: np.ndarray) -> np.ndarray:
     array = np.array(values, dtype=np.float64)
     array.setflags(write=False)
     return array
+
+
+def _infinite_as_nan(values: np.ndarray) -> np.ndarray:
+    """Return `values` with NaN for every infinity: an overflow measures nothing either."""
+    return np.where(np.isfinite(values), values, np.nan)

@@ -108,9 +108,9 @@ def joint_state_from_msg(
 ) -> JointState:
     """Return the state of `names` in that order, then of `optional_names` if all are present.
 
-    Joints beyond them are ignored. A velocity or an effort that is absent or not finite for any
-    of them counts as not measured, as joint_state_broadcaster writes NaN for what a robot does
-    not report.
+    Joints beyond them are ignored. joint_state_broadcaster writes NaN for what a robot does not
+    report: an effort that is not finite is NaN in the result, for its joint alone; velocities
+    are None unless all of them are finite.
     """
     if len(set(msg.name)) != len(msg.name):
         twice = sorted(name for name, count in Counter(msg.name).items() if count > 1)
@@ -125,11 +125,12 @@ def joint_state_from_msg(
         )
     names = (*names, *(optional_names if set(optional_names) <= set(column) else ()))
     columns = [column[name] for name in names]
+    velocity = _read_optional_field(msg, 'velocity', columns)
     return JointState(
         to_ns(msg.header.stamp),
         names,
         np.array(msg.position)[columns],
-        _read_optional_field(msg, 'velocity', columns),
+        velocity if velocity is not None and np.isfinite(velocity).all() else None,
         _read_optional_field(msg, 'effort', columns),
     )
 
@@ -137,14 +138,13 @@ def joint_state_from_msg(
 def _read_optional_field(
     msg: JointStateMsg, field: str, columns: Sequence[int]
 ) -> np.ndarray | None:
-    """Return an optional field of a joint state at `columns`; None where it says nothing."""
+    """Return an optional field of a joint state at `columns`; None where it is empty."""
     values = np.array(getattr(msg, field))
     if not len(values):
         return None
     if len(values) != len(msg.name):
         raise ValueError(f'joint state: {len(values)} {field} values for {len(msg.name)} names')
-    values = values[list(columns)]
-    return values if np.isfinite(values).all() else None
+    return values[list(columns)]
 
 
 def joint_state_to_msg(state: JointState) -> JointStateMsg:

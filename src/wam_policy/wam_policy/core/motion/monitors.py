@@ -10,6 +10,8 @@ from wam_policy.core.types import JointState
 
 AT_REST_SPREAD_RAD = 0.01  # less movement than this over the window is a robot at rest
 AT_REST_WINDOW_NS = 200_000_000
+MAX_EFFORT_GAP_NS = 100_000_000  # ten samples at 100 Hz; a push of 0.3 s is seen in between
+NEVER_NS = -(10**18)  # 32 years before any stamp
 MAX_FUTURE_STAMP_NS = 50_000_000  # a stamp this far in the future is a wrong clock, not jitter
 
 
@@ -133,28 +135,31 @@ class LimitRateMonitor:
 
 
 class EffortMonitor:
-    """Tell when an arm joint pushes harder than it should, for longer than a jolt."""
+    """Tell when an arm joint pushes harder than it should, for longer than a jolt.
+
+    Every joint is judged by itself: one that is not measured hides no other. A gap of up to
+    MAX_EFFORT_GAP_NS between two measurements of a joint does not interrupt a push.
+    """
 
     def __init__(self, robot: Embodiment, gripper_mask: np.ndarray) -> None:
         self.config, self.names = robot.safety.effort_trip, robot.commanded
         full = np.array([robot.joint(name).hw_effort for name in robot.commanded])
         self.limit = np.where(gripper_mask, np.inf, self.config.share * full)  # a grip is a push
-        self.exceeded_since_ns: np.ndarray | None = None  # int64 [joints], where it is exceeded
+        self.reset()
 
     def check_effort(self, state: JointState) -> str | None:
         """Take the measured efforts, if any; return which joint pushes too hard."""
         effort = state.efforts(self.names)
         if effort is None:
-            self.exceeded_since_ns = None
             return None
-        over = np.abs(effort) > self.limit
-        before = (
-            np.full(len(over), state.stamp_ns)
-            if self.exceeded_since_ns is None
-            else self.exceeded_since_ns
-        )
-        self.exceeded_since_ns = np.where(over, before, state.stamp_ns)
-        for_s = (state.stamp_ns - self.exceeded_since_ns) / NS_PER_S
+        measured, now_ns = np.isfinite(effort), state.stamp_ns
+        over = measured & (np.abs(effort) > self.limit)
+        interrupted = now_ns - self.measured_ns > MAX_EFFORT_GAP_NS
+        begins = over & (interrupted | ~self.is_over)
+        self.over_since_ns[begins] = now_ns
+        self.is_over[measured] = over[measured]
+        self.measured_ns[measured] = now_ns
+        for_s = np.where(over, now_ns - self.over_since_ns, 0) / NS_PER_S
         joint = int(for_s.argmax())
         if over[joint] and for_s[joint] >= self.config.duration_s:
             return (
@@ -164,4 +169,8 @@ class EffortMonitor:
         return None
 
     def reset(self) -> None:
-        self.exceeded_since_ns = None
+        """Forget what was measured."""
+        count = len(self.names)
+        self.is_over = np.zeros(count, dtype=bool)  # at its last measurement
+        self.over_since_ns = np.zeros(count, dtype=np.int64)
+        self.measured_ns = np.full(count, NEVER_NS)  # of each joint's last measurement

@@ -387,6 +387,7 @@ class MotionControl:
         sent meanwhile would be a jump. The robot is taken over when it is seen at rest.
         """
         self.joint_monitor.reset()
+        self.effort_monitor.reset()
         self.command_tracker.reset()
         self.chunk_validator.reject_until(None)
         self.deadman_ns = None
