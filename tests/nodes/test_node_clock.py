@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.parameter import Parameter
 from rclpy.time import Time
@@ -32,3 +33,8 @@ def test_the_time_follows_use_sim_time():
     finally:
         node.destroy_node()
         context.try_shutdown()
+
+
+def test_a_clock_that_does_not_follow_ros_time_is_refused():
+    with pytest.raises(TypeError, match='want a clock of type ROS_TIME, got STEADY_TIME'):
+        NodeClock(Clock(clock_type=ClockType.STEADY_TIME))

@@ -6,13 +6,16 @@ simulated time is followed, ROS time is the system's clock, which Python reads b
 
 import time
 
-from rclpy.clock import ClockChange, JumpThreshold, ROSClock, TimeJump
+from rclpy.clock import Clock, ClockChange, JumpThreshold, ROSClock, TimeJump
 
 
 class NodeClock:
     """Give the time of a node's clock in ns, simulated or not, also where that changes."""
 
-    def __init__(self, clock: ROSClock) -> None:
+    def __init__(self, clock: Clock) -> None:
+        """Take a node's clock, which follows ROS time; TypeError for one that does not."""
+        if not isinstance(clock, ROSClock):
+            raise TypeError(f'want a clock of type ROS_TIME, got {clock.clock_type.name}')
         self._clock = clock
         self._uses_sim_time = clock.ros_time_is_active
         # registered for as long as this is kept

@@ -1,6 +1,7 @@
 """What motion_node reports on /diagnostics, once a second: state, loop, clamps, chunks."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from diagnostic_updater import DiagnosticStatusWrapper, Updater
 from rclpy.node import Node
@@ -24,19 +25,17 @@ class MotionDiagnostics:
         get_control_loop: Callable[[], ControlLoop | None],
     ) -> None:
         self._get_snapshot, self._get_control_loop = get_snapshot, get_control_loop
-        self._robot: Embodiment | None = None
         self._updater = Updater(node)
         self._updater.setHardwareID('none')
 
     def add_tasks(self, robot: Embodiment) -> None:
         """Report on this robot from now on."""
-        self._robot = robot
         self._updater.setHardwareID(robot.name)
         for name, judge in (
             ('state', self._check_state),
             ('loop jitter', self._check_loop_jitter),
-            ('clamp rate', self._check_clamp_rate),
-            ('chunk age', self._check_chunk_age),
+            ('clamp rate', partial(self._check_clamp_rate, robot)),
+            ('chunk age', partial(self._check_chunk_age, robot)),
         ):
             self._add_task(name, judge)
 
@@ -44,7 +43,6 @@ class MotionDiagnostics:
         """Report nothing until the next `watch`."""
         for task in list(self._updater.tasks):
             self._updater.removeByName(task.name)
-        self._robot = None
 
     def _add_task(self, name: str, check: Callable[[], DiagnosticResult]) -> None:
         def run(out: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
@@ -80,17 +78,17 @@ class MotionDiagnostics:
             {'replanned': str(self._get_snapshot().counters.replanned)},
         )
 
-    def _check_clamp_rate(self) -> DiagnosticResult:
-        now, trip_hz = self._get_snapshot(), self._robot.safety.clamp_trip.rate_hz
+    def _check_clamp_rate(self, robot: Embodiment) -> DiagnosticResult:
+        now, trip_hz = self._get_snapshot(), robot.safety.clamp_trip.rate_hz
         return (
             *motion_health.diagnose_limit_rate(now.clamp_rate_hz, trip_hz),
-            dict(zip(self._robot.commanded, map(str, now.clamp_counts), strict=True)),
+            dict(zip(robot.commanded, map(str, now.clamp_counts), strict=True)),
         )
 
-    def _check_chunk_age(self) -> DiagnosticResult:
+    def _check_chunk_age(self, robot: Embodiment) -> DiagnosticResult:
         now = self._get_snapshot()
         return (
-            *motion_health.diagnose_chunks(now, self._robot.safety.chunk.max_age_s),
+            *motion_health.diagnose_chunks(now, robot.safety.chunk.max_age_s),
             {
                 'accepted': str(now.counters.accepted),
                 'rejected': str(now.counters.rejected),

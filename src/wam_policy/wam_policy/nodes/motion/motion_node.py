@@ -8,13 +8,18 @@ Notable:
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from control_msgs.msg import JointTrajectoryControllerState
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
 from rclpy.serialization import deserialize_message
+from rclpy.service import Service
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
@@ -46,94 +51,135 @@ POLICY_PAUSED_STATES = (
 CHECKS_PER_STATUS = 5  # how often a change is looked for between two regular statuses
 
 
+@dataclass(frozen=True, slots=True)
+class _Configured:
+    """Hold what exists from configuration to cleanup."""
+
+    robot: Embodiment
+    motion: MotionControl
+    dry_run_publisher: Publisher
+    controller_publishers: list[tuple[Publisher, Controller]]
+    command_services: list[Service]
+    status_timer: Timer
+
+
+@dataclass(frozen=True, slots=True)
+class _Active:
+    """Hold what exists from activation to deactivation."""
+
+    planner_thread: PlannerThread
+    control_loop: ControlLoop
+    inputs: list[Subscription]
+
+
 class MotionNode(LifecycleNode):
     """Execute chunks on the robot's trajectory controllers."""
 
     def __init__(self, context: Context | None = None) -> None:
         super().__init__('motion', context=context)
         self._now_ns = NodeClock(self.get_clock())
-        self._params: MotionParams | None = None
-        self._robot: Embodiment | None = None
-        self._motion: MotionControl | None = None
+        self._configured: _Configured | None = None
+        self._active: _Active | None = None
         self._lock = threading.Lock()
-        self._control_loop: ControlLoop | None = None
-        self._planner_thread: PlannerThread | None = None
-        self._inputs: list = []
-        self._command_services: list = []
         self._auto_enable = False  # enable as soon as the robot's state allows it
         self._policy_paused = False  # the policy's last word
         self._last_published: tuple = ()  # what the last status said that counts as a change
         self._checks_since_status = 0
-        parameters.read(self, MotionParams)  # declared early: visible before configuration
+        self._params = parameters.read(self, MotionParams)  # early: visible before configuration
         parameters.add_on_change_callback(
-            self, MotionParams, lambda: self._motion is not None, self._on_params
+            self, MotionParams, lambda: self._configured is not None, self._on_params
         )
         self._status_publisher = self.create_publisher(MotionStatus, 'motion_status', qos.LATCHED)
         self._estop_publisher = self.create_publisher(Bool, 'estop', qos.LATCHED)
         self._diagnostics = MotionDiagnostics(
-            self, self._take_snapshot, lambda: self._control_loop
+            self, self._take_snapshot, lambda: self._active and self._active.control_loop
         )
+
+    @property
+    def _robot(self) -> Embodiment:
+        return self._require_configured().robot
+
+    @property
+    def _motion(self) -> MotionControl:
+        return self._require_configured().motion
+
+    @property
+    def _planner_thread(self) -> PlannerThread:
+        if self._active is None:
+            raise RuntimeError('motion_node: not active, so there is no planner; activate it')
+        return self._active.planner_thread
+
+    def _require_configured(self) -> _Configured:
+        if self._configured is None:
+            raise RuntimeError('motion_node: not configured; configure it first')
+        return self._configured
 
     # life
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._params = given = parameters.read(self, MotionParams)
-            self._robot = robot = embodiment.load_embodiment(given.embodiment)
+            robot = embodiment.load_embodiment(given.embodiment)
             surroundings = _make_collision_checker(robot, given)
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
-        self._motion = MotionControl(
+        motion = MotionControl(
             robot,
             dry_run=not given.enable_motion,
             speed_scale=given.speed_scale,
             use_deadman=given.use_deadman,
             collision_checker=surroundings,
         )
-        self._state_only_joints = robot.observed[len(robot.commanded) :]
-        self._dry_run_publisher = self.create_publisher(
-            JointTrajectory, '~/dry_run_trajectory', qos.TRAJECTORY
-        )
-        self._controller_publishers = (
-            []
-            if self._motion.dry_run
-            else [
+        self._configured = _Configured(
+            robot,
+            motion,
+            dry_run_publisher=self.create_publisher(
+                JointTrajectory, '~/dry_run_trajectory', qos.TRAJECTORY
+            ),
+            controller_publishers=[
                 (
                     self.create_publisher(JointTrajectory, controller.topic, qos.TRAJECTORY),
                     controller,
                 )
-                for controller in robot.controllers
-            ]
+                for controller in (() if motion.dry_run else robot.controllers)
+            ],
+            command_services=[
+                self.create_service(SetBool, 'enable', self._on_enable),
+                self.create_service(Trigger, 'estop', self._on_estop),
+                self.create_service(Trigger, 'reset', self._on_reset),
+            ],
+            status_timer=self.create_timer(
+                1.0 / (CHECKS_PER_STATUS * given.status_rate_hz),
+                self._on_status_timer,
+                clock=Clock(clock_type=ClockType.STEADY_TIME),
+            ),
         )
-        self._command_services = [
-            self.create_service(SetBool, 'enable', self._on_enable),
-            self.create_service(Trigger, 'estop', self._on_estop),
-            self.create_service(Trigger, 'reset', self._on_reset),
-        ]
         self._diagnostics.add_tasks(robot)
-        self._status_timer = self.create_timer(
-            1.0 / (CHECKS_PER_STATUS * given.status_rate_hz),
-            self._on_status_timer,
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
-        )
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._motion.restart()
         self._auto_enable, self._policy_paused = True, False
-        self._planner_thread = PlannerThread(
-            self._motion, self._lock, self._now_ns, self._make_publish_fn
+        self._active = active = _Active(
+            PlannerThread(self._motion, self._lock, self._now_ns, self._make_publish_fn),
+            ControlLoop(self._tick, 1.0 / self._params.rate_hz),
+            self._create_inputs(),
         )
-        self._control_loop = ControlLoop(self._tick, 1.0 / self._params.rate_hz)
+        freeze_gc()
+        active.planner_thread.start()
+        active.control_loop.start()
+        return super().on_activate(state)
+
+    def _create_inputs(self) -> list[Subscription]:
         new = self.create_subscription
-        self._inputs = [
+        inputs = [
             new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK),
             new(JointState, self._params.joint_states_topic, self._on_joint_state, qos.JOINTS),
             new(PolicyStatus, 'status', self._on_policy_status, qos.LATCHED),
             new(String, 'robot_fault', self._on_robot_fault, qos.LATCHED),
         ]
-        self._inputs += [
+        inputs += [
             new(
                 JointTrajectoryControllerState,
                 controller.state_topic,
@@ -141,14 +187,11 @@ class MotionNode(LifecycleNode):
                 qos.JOINTS,
                 raw=True,
             )
-            for _, controller in self._controller_publishers
+            for _, controller in self._require_configured().controller_publishers
         ]
         if self._params.use_deadman:
-            self._inputs.append(new(Bool, 'deadman', self._on_deadman, qos.JOINTS))
-        freeze_gc()
-        self._planner_thread.start()
-        self._control_loop.start()
-        return super().on_activate(state)
+            inputs.append(new(Bool, 'deadman', self._on_deadman, qos.JOINTS))
+        return inputs
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._end_activity('deactivated')
@@ -172,35 +215,36 @@ class MotionNode(LifecycleNode):
 
     def _end_activity(self, reason: str) -> None:
         """Send the robot to rest, then stop watching: the trajectory sent does the rest."""
-        if self._control_loop is None:
+        active = self._active
+        if active is None:
             return
-        inputs, self._inputs = self._inputs, []
-        for subscription in inputs:
+        for subscription in active.inputs:
             self.destroy_subscription(subscription)
         self._auto_enable = False
-        self._control_loop.close()
+        active.control_loop.close()
         with self._lock:
             self._motion.disable(self._now_ns(), reason)
-        self._planner_thread.close()
-        self._control_loop = self._planner_thread = None
+        active.planner_thread.close()
+        self._active = None
         self._publish_status()
 
     def _release(self) -> None:
         """Undo the configuration, as far as there is one."""
-        if self._motion is None:
+        configured = self._configured
+        if configured is None:
             return
         self._end_activity('shut down')
         self._diagnostics.remove_tasks()
-        self.destroy_timer(self._status_timer)
-        for service in self._command_services:
+        self.destroy_timer(configured.status_timer)
+        for service in configured.command_services:
             self.destroy_service(service)
         for publisher in (
-            self._dry_run_publisher,
-            *(out for out, _ in self._controller_publishers),
+            configured.dry_run_publisher,
+            *(out for out, _ in configured.controller_publishers),
         ):
             self.destroy_publisher(publisher)
         with self._lock:
-            self._motion, self._last_published = None, ()
+            self._configured, self._last_published = None, ()
 
     # inputs
 
@@ -217,8 +261,9 @@ class MotionNode(LifecycleNode):
 
     def _on_joint_state(self, msg: JointState) -> None:
         try:
+            robot = self._robot
             joints = message_conversion.joint_state_from_msg(
-                msg, self._robot.commanded, self._state_only_joints
+                msg, robot.commanded, robot.observed[len(robot.commanded) :]
             )
         except ValueError as error:  # as good as none: its age will stop the robot
             self.get_logger().warning(str(error), throttle_duration_sec=5.0)
@@ -267,7 +312,7 @@ class MotionNode(LifecycleNode):
             else:
                 self._motion.disable(self._now_ns())
                 response.success, response.message = True, 'coming to rest'
-        if self._planner_thread is not None:
+        if self._active is not None:
             self._planner_thread.wake()
         return response
 
@@ -275,7 +320,7 @@ class MotionNode(LifecycleNode):
         self._auto_enable = False
         with self._lock:
             self._motion.estop(self._now_ns())
-        if self._planner_thread is not None:
+        if self._active is not None:
             self._planner_thread.wake()
         response.success, response.message = True, 'e-stop latched; coming to rest'
         return response
@@ -294,7 +339,7 @@ class MotionNode(LifecycleNode):
 
     def _enable(self) -> tuple[bool, str]:
         """Take the robot over, with the lock held; return success and what to say."""
-        if self._planner_thread is None:
+        if self._active is None:
             return False, 'the node is not active; activate it first'
         hold, why_not = self._motion.enable(self._now_ns())
         if hold is None:
@@ -314,15 +359,16 @@ class MotionNode(LifecycleNode):
 
     def _make_publish_fn(self, trajectory: Trajectory) -> Callable[[], None]:
         """Return a function that sends a trajectory: to the controllers, or as a dry run."""
+        configured = self._require_configured()
         outgoing = [
             (publisher, message_conversion.trajectory_to_msg(trajectory, controller.joints))
-            for publisher, controller in self._controller_publishers
+            for publisher, controller in configured.controller_publishers
         ]
-        if self._motion.dry_run:
+        if configured.motion.dry_run:
             outgoing.append(
                 (
-                    self._dry_run_publisher,
-                    message_conversion.trajectory_to_msg(trajectory, self._robot.commanded),
+                    configured.dry_run_publisher,
+                    message_conversion.trajectory_to_msg(trajectory, configured.robot.commanded),
                 )
             )
 
@@ -338,11 +384,12 @@ class MotionNode(LifecycleNode):
 
     def _on_status_timer(self) -> None:
         """Publish what changed at once, and a regular status; end with a thread that failed."""
-        for thread in (self._control_loop, self._planner_thread):
-            if thread is not None and thread.error is not None:
-                raise RuntimeError('motion ended by a fault of its own') from thread.error
+        if self._active is not None:
+            for error in (self._active.control_loop.error, self._active.planner_thread.error):
+                if error is not None:
+                    raise RuntimeError('motion ended by a fault of its own') from error
         with self._lock:  # a last tick may come while the node is cleaned up
-            if self._motion is None:
+            if self._configured is None:
                 return
             snapshot = self._motion.snapshot(self._now_ns())
         changed = (
@@ -364,7 +411,9 @@ class MotionNode(LifecycleNode):
     def _publish_status(self, snapshot: MotionSnapshot | None = None) -> None:
         snapshot = snapshot or self._take_snapshot()
         self._status_publisher.publish(
-            make_status_msg(snapshot, self._robot, self._control_loop, self._now_ns())
+            make_status_msg(
+                snapshot, self._robot, self._active and self._active.control_loop, self._now_ns()
+            )
         )
         self._estop_publisher.publish(Bool(data=snapshot.estop))
 

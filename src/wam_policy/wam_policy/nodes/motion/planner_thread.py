@@ -85,9 +85,9 @@ class PlannerThread:
             with self._lock:
                 plan = self._motion.accept_plan(proposal, self._now_ns())
                 if plan is not None:  # the proposal's own, or a hold in its place
-                    self._publish_queue.append(
-                        publish if plan is proposal.trajectory else self._make_publish_fn(plan)
-                    )
+                    if publish is None or plan is not proposal.trajectory:
+                        publish = self._make_publish_fn(plan)
+                    self._publish_queue.append(publish)
             self._wake_event.set()  # what came meanwhile, or what came too late
         busy = job is not None or bool(self._publish_queue)
         while self._publish_queue:
