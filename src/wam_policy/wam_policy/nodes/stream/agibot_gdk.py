@@ -98,6 +98,13 @@ class AgibotGdk:
     def read(self) -> None:
         """Do nothing: the robot's state comes by itself."""
 
+    def describe(self) -> dict[str, str]:
+        """Return rows for /diagnostics about checks that may not be active."""
+        rows = {'efforts': "not active: the GDK's arm state carries none that is read here"}
+        if not self._params.use_vendor_messages:
+            rows['temperatures and flags'] = 'not active: use_vendor_messages is false'
+        return rows
+
     def send(self, setpoint: np.ndarray) -> None:
         """Command the setpoint [commanded joints]; arms in rad, grippers in raw units."""
         at = dict(zip(self._robot.commanded, setpoint.tolist(), strict=True))

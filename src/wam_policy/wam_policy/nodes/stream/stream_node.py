@@ -17,6 +17,7 @@ from diagnostic_updater import DiagnosticStatusWrapper, Updater
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -51,6 +52,7 @@ class StreamNode(LifecycleNode):
         self._robot: Embodiment | None = None
         self._adapter: AgibotGdk | YamI2rt | None = None
         self._control_loop: ControlLoop | None = None
+        self._joint_state_publisher: Publisher | None = None
         self._lock = threading.RLock()  # an adapter may read within a tick, or by itself
         self._sending = False
         self._logged_reason = ''
@@ -80,6 +82,9 @@ class StreamNode(LifecycleNode):
             self._adapter = kind(self, robot, self._on_joint_state)
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
+            if self._joint_state_publisher is not None:
+                self.destroy_publisher(self._joint_state_publisher)
+                self._joint_state_publisher = None
             return FAILURE
         self._inputs = [
             self.create_subscription(
@@ -192,8 +197,8 @@ class StreamNode(LifecycleNode):
     def _on_check_timer(self) -> None:
         """Report once per change."""
         with self._lock:
-            reason = self._describe_fault() or self._stream.reason
-            fault = self._adapter.fault
+            fault = self._describe_fault()
+            reason = fault or self._stream.reason
         if fault != self._published_fault:  # motion_node stops for it
             self._published_fault = fault
             self._fault_publisher.publish(String(data=fault))
@@ -241,6 +246,7 @@ class StreamNode(LifecycleNode):
             ('following', following),
             ('rejected', rejected),
             ('loop', timing),
+            *self._adapter.describe().items(),
         ):
             out.add(key, str(value))
         return out

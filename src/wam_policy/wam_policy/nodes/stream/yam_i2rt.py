@@ -1,15 +1,7 @@
-"""Two YAM arms through i2rt's robot objects, whose own threads keep the 250 Hz.
+"""Two YAM arms through i2rt's robot objects, whose own threads keep the 250 Hz."""
 
-What that driver does, and this file respects: opening an arm with a linear gripper drives the
-gripper from end to end; `command_joint_pos` clips the array it is given in place; the last
-command is repeated for ever; ending it (`close`, or the process) cuts torque, and the arm sags.
-So nothing is opened before configuration, arrays are copied, and closing says what it means.
-"""
-
-import importlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from rclpy.node import Node
@@ -17,6 +9,7 @@ from rclpy.node import Node
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.types import JointState
 from wam_policy.nodes import message_conversion
+from wam_policy.nodes.stream.i2rt_arm import DriverFault, I2rtArm, import_driver
 
 DRIVER_STARTUP_S = 0.05  # the driver's thread has moved on by then
 
@@ -27,72 +20,108 @@ class YamI2rt:
     def __init__(
         self, node: Node, robot: Embodiment, on_joint_state: Callable[[JointState], None]
     ) -> None:
-        """Open both arms; ValueError names what is missing and the fix."""
+        """Open both arms; ValueError names what is missing and the fix, and nothing stays open."""
         self._node, self._robot, self._on_joint_state = node, robot, on_joint_state
-        self._vendor_config = wiring = robot.vendor
-        open_arm, arm_type, gripper_type = _import_driver(wiring)
+        self._wiring = wiring = robot.vendor
+        open_robot = import_driver(wiring['arm_type'], wiring['gripper_type'])
         node.get_logger().warning('opening the arms: linear grippers now drive from end to end')
-        self._arms: dict[str, Any] = {}
+        self._arms: dict[str, I2rtArm] = {}
         self.fault = ''
+        self._measured_ns = 0
+        self._has_temperatures = True
         for side, arm in wiring['arms'].items():
             try:
-                # floating, not stiff, until the first command
-                self._arms[side] = open_arm(
-                    channel=arm['channel'],
-                    arm_type=arm_type,
-                    gripper_type=gripper_type,
-                    zero_gravity_mode=True,
+                self._arms[side] = I2rtArm(
+                    side,
+                    arm['channel'],
+                    open_robot,
+                    round(wiring['measurement_timeout_s'] * 1e9),
                 )
-            except (OSError, RuntimeError) as error:
+            except ValueError:
                 self.close()
-                raise ValueError(
-                    f'{side} arm on {arm["channel"]} does not open: {error}; is the '
-                    'CAN interface up (ip link), the arm powered and not in use by '
-                    'another program?'
-                ) from error
+                raise
         time.sleep(DRIVER_STARTUP_S)
 
     def read(self) -> None:
-        """Take both arms' posture and hand it on; keep `fault` up to date."""
-        position: dict[str, float] = {}
-        velocity: dict[str, float] = {}
-        effort: dict[str, float] = {}
-        fault = ''
-        for side, arm in self._vendor_config['arms'].items():
-            robot = self._arms[side]
-            if not getattr(getattr(robot, 'motor_chain', None), 'running', True):
-                # its values would stay as they are and look fresh
-                self.fault = f'{side} arm: the driver has stopped; see its messages, then restart'
-                return
-            seen = robot.get_observations()
-            values = np.concatenate([seen['joint_pos'], seen['gripper_pos']])
-            speeds = np.concatenate([seen['joint_vel'], seen.get('gripper_vel', [0.0])])
-            position |= dict(zip(arm['joints'], values.tolist(), strict=True))
-            velocity |= dict(zip(arm['joints'], speeds.tolist(), strict=True))
-            pushes = np.concatenate([seen.get('joint_eff', []), seen.get('gripper_eff', [])])
-            effort |= dict(zip(arm['joints'], pushes.tolist(), strict=False))
-            hottest = max(
-                float(np.max(seen.get(part, 0.0))) for part in ('temp_rotor', 'temp_mos')
-            )
-            if hottest > self._vendor_config['max_rotor_temperature_c']:
-                fault = f'{side} arm: a motor has {hottest:.0f} degrees'
-        now_ns = self._node.get_clock().now().nanoseconds
+        """Take both arms' state and hand it on if it is new; keep `fault` up to date.
+
+        The state's stamp is the time at which the arm that measured earlier did.
+        """
+        now_ns = time.monotonic_ns()
         try:
-            for gripper in self._robot.grippers:
-                position[gripper.name] = message_conversion.gripper_opening_from_raw(
-                    position[gripper.name], gripper
+            readings = {side: arm.read(now_ns) for side, arm in self._arms.items()}
+            faults = [self._check_temperature(side, r.hottest_c) for side, r in readings.items()]
+            measured_ns = min(reading.measured_ns for reading in readings.values())
+            if measured_ns > self._measured_ns:
+                self._measured_ns = measured_ns
+                position, velocity, effort = (
+                    {
+                        name: value
+                        for side, reading in readings.items()
+                        for name, value in zip(
+                            self._wiring['arms'][side]['joints'],
+                            getattr(reading, field).tolist(),
+                            strict=field != 'effort',
+                        )
+                    }
+                    for field in ('position', 'velocity', 'effort')
                 )
-            state = JointState(
-                now_ns,
-                self._robot.observed,
-                np.array([position[name] for name in self._robot.observed]),
-                np.array([velocity[name] for name in self._robot.observed]),
-                self._order_efforts(effort),
-            )
-        except ValueError as error:
+                age_ns = now_ns - measured_ns
+                self._publish_state(
+                    self._node.get_clock().now().nanoseconds - age_ns, position, velocity, effort
+                )
+        except (DriverFault, ValueError) as error:
             self.fault = str(error)
             return
-        self.fault = fault
+        self.fault = '; '.join(filter(None, faults))
+
+    def describe(self) -> dict[str, str]:
+        """Return rows for /diagnostics about checks that may not be active."""
+        limit_c = self._wiring['max_rotor_temperature_c']
+        return {
+            'temperatures': f'checked against {limit_c:g} degrees'
+            if self._has_temperatures
+            else 'not active: this version of i2rt reports none'
+        }
+
+    def send(self, setpoint: np.ndarray) -> None:
+        """Command the set-point [commanded joints]."""
+        at = dict(zip(self._robot.commanded, setpoint.tolist(), strict=True))
+        for gripper in self._robot.grippers:
+            at[gripper.name] = float(gripper.to_raw(at[gripper.name]))
+        for side, arm in self._wiring['arms'].items():
+            self._arms[side].command(np.array([at[name] for name in arm['joints']]))
+
+    def close(self) -> None:
+        """End the drivers. Without torque the arms sag: they must rest on something."""
+        if self._arms:
+            self._node.get_logger().warning('closing the arms: they lose torque and sag')
+        arms, self._arms = self._arms, {}
+        for arm in arms.values():
+            reason = arm.close()
+            if reason:
+                self._node.get_logger().error(reason)
+
+    def _publish_state(
+        self,
+        stamp_ns: int,
+        position: dict[str, float],
+        velocity: Mapping[str, float],
+        effort: Mapping[str, float],
+    ) -> None:
+        """Hand on one state; ValueError names a value out of its range."""
+        for gripper in self._robot.grippers:
+            position[gripper.name] = message_conversion.gripper_opening_from_raw(
+                position[gripper.name], gripper
+            )
+        observed = self._robot.observed
+        state = JointState(
+            stamp_ns,
+            observed,
+            np.array([position[name] for name in observed]),
+            np.array([velocity[name] for name in observed]),
+            self._order_efforts(effort),
+        )
         self._on_joint_state(state)
 
     def _order_efforts(self, measured: Mapping[str, float]) -> np.ndarray | None:
@@ -103,35 +132,15 @@ class YamI2rt:
             return None
         return np.array([known[name] for name in self._robot.observed])
 
-    def send(self, setpoint: np.ndarray) -> None:
-        """Command the set-point [commanded joints]."""
-        at = dict(zip(self._robot.commanded, setpoint.tolist(), strict=True))
-        for gripper in self._robot.grippers:
-            at[gripper.name] = float(gripper.to_raw(at[gripper.name]))
-        for side, arm in self._vendor_config['arms'].items():
-            self._arms[side].command_joint_pos(np.array([at[name] for name in arm['joints']]))
-
-    def close(self) -> None:
-        """End the drivers. Without torque the arms sag: they must rest on something."""
-        if self._arms:
-            self._node.get_logger().warning('closing the arms: they lose torque and sag')
-        arms, self._arms = self._arms, {}
-        for robot in arms.values():
-            robot.close()
-
-
-def _import_driver(vendor_config: Any) -> tuple[Callable[..., Any], Any, Any]:
-    """Return i2rt's way to open an arm, its arm type and its gripper type."""
-    try:
-        opener = importlib.import_module('i2rt.robots.get_robot').get_yam_robot
-        kinds = importlib.import_module('i2rt.robots.utils')
-    except ImportError as error:
-        raise ValueError(
-            "i2rt is not installed in this node's Python, and YAM arms are driven through it: "
-            "pip install the i2rt package of the arms' maker (version 1.2 or newer)"
-        ) from error
-    return (
-        opener,
-        kinds.ArmType[vendor_config['arm_type'].upper()],
-        kinds.GripperType[vendor_config['gripper_type'].upper()],
-    )
+    def _check_temperature(self, side: str, hottest_c: float | None) -> str:
+        """Return that an arm is too hot; log once that its temperatures cannot be seen."""
+        if hottest_c is None:
+            if self._has_temperatures:
+                self._has_temperatures = False
+                self._node.get_logger().warning(
+                    "i2rt reports no temperatures: the check of the motors' heat is not active"
+                )
+            return ''
+        if not hottest_c <= self._wiring['max_rotor_temperature_c']:
+            return f'{side} arm: a motor has {hottest_c:.0f} degrees'
+        return ''
