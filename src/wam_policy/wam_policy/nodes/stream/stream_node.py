@@ -10,6 +10,7 @@ Notable:
 
 import threading
 from functools import partial
+from typing import Any
 
 import numpy as np
 from control_msgs.msg import JointTrajectoryControllerState
@@ -17,7 +18,6 @@ from diagnostic_updater import DiagnosticStatusWrapper, Updater
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -52,7 +52,7 @@ class StreamNode(LifecycleNode):
         self._robot: Embodiment | None = None
         self._adapter: AgibotGdk | YamI2rt | None = None
         self._control_loop: ControlLoop | None = None
-        self._joint_state_publisher: Publisher | None = None
+        self._joint_state_publisher: Any = None
         self._lock = threading.RLock()  # an adapter may read within a tick, or by itself
         self._sending = False
         self._logged_reason = ''
@@ -234,19 +234,20 @@ class StreamNode(LifecycleNode):
             self._controller_state_publishers[controller.name].publish(msg)
 
     def _diagnose(self, out: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+        adapter, loop = self._adapter, self._control_loop
+        if adapter is None or loop is None:
+            return out
         with self._lock:
             fault, reason = self._describe_fault(), self._stream.reason
             following, rejected = self._stream.is_following, self._stream.rejected
-        level, timing = motion_health.diagnose_loop(
-            self._control_loop.jitter_p99_ms, self._control_loop.late_ticks
-        )
+        level, timing = motion_health.diagnose_loop(loop.jitter_p99_ms, loop.late_ticks)
         out.summary(bytes([DiagnosticLevel.ERROR if fault else level]), fault or reason)
         for key, value in (
             ('sending', self._sending and self._params.enable_motion),
             ('following', following),
             ('rejected', rejected),
             ('loop', timing),
-            *self._adapter.describe().items(),
+            *adapter.describe().items(),
         ):
             out.add(key, str(value))
         return out
