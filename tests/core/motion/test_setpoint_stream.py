@@ -208,8 +208,9 @@ def test_what_is_sent_can_be_told_with_its_velocity_and_acceleration():
     assert np.abs(due.velocity).max() > 0.01
     assert stream.setpoint_rates[0] == pytest.approx(due.velocity, abs=1e-9)
     assert stream.setpoint_rates[1] == pytest.approx(due.acceleration, abs=1e-7)
-    send_joint_state(stream, now + 5 * MS, -0.5)
-    stream.tick(now + 10 * MS)
+    for k in range(1, 9):  # the arm drops, as fast as it can
+        send_joint_state(stream, now + 10 * k * MS, -0.06 * k)
+        stream.tick(now + 10 * k * MS)
     assert 'holding' in stream.reason and not stream.setpoint_rates.any()
 
 

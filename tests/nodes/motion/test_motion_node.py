@@ -59,6 +59,7 @@ class MotionTestBench:
             'one',
             0,
         )
+        self.position_scale = 1.0  # of what the robot publishes
         self.tracking_offset = 0.0  # the robot is this far from its set-points
         self.effort = None
         self.reports_enabled, self.unresponsive_controllers, self.jumps = False, set(), [0.0]
@@ -131,7 +132,7 @@ class MotionTestBench:
                     JointState(
                         now_ns,
                         ROBOT.commanded,
-                        motion[0] + self.tracking_offset,
+                        self.position_scale * motion[0] + self.tracking_offset,
                         effort=self.effort,
                     )
                 )
@@ -349,7 +350,7 @@ def test_joint_states_that_stop_stop_the_robot_which_recovers(tracking):
 
 def test_a_robot_that_does_not_follow_trips_a_latched_stop(tracking):
     _, bench = tracking
-    bench.tracking_offset = 0.4
+    bench.tracking_offset = np.where(GRIPPER_MASK, 0.0, 0.4)
     bench.wait_state('PROTECTIVE_STOP')
     assert 'from its command' in bench.status.reason
     bench.wait_rest()
@@ -432,6 +433,17 @@ def test_reports_that_cease_are_missed_once_and_hold_nothing_up(reporting):
     bench.wait(lambda: 'reports no more' in bench.diagnostics['motion: state'].message)
     bench.wait(lambda: bench.status.chunks_accepted > accepted + 5, 3.0)
     assert bench.status.state_name == 'TRACKING' and bench.status.commands_lost == 0
+    bench.check_motion()
+
+
+def test_a_posture_in_degrees_stops_the_robot_which_says_so_and_recovers(tracking):
+    _, bench = tracking
+    bench.position_scale = np.where(GRIPPER_MASK, 1.0, 180.0 / np.pi)
+    bench.wait(lambda: 'looks like degrees' in bench.status.reason)
+    bench.wait_state('HOLDING')
+    bench.wait_rest()
+    bench.position_scale = 1.0
+    bench.wait_state('TRACKING')
     bench.check_motion()
 
 

@@ -4,6 +4,7 @@ A trick takes a serialized message and returns those to send instead, none for a
 patched in place: in every stamped message they are the first eight bytes after the encapsulation.
 """
 
+import math
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -124,6 +125,16 @@ def set_nan_position(msg: JointState) -> None:
     msg.position[1] = float('nan')
 
 
+def scale_to_degrees(msg: JointState) -> None:
+    """Publish degrees, as a driver does that leaves its vendor's unit."""
+    msg.position = [math.degrees(value) for value in msg.position]
+
+
+def set_nan_efforts(msg: JointState) -> None:
+    """Measure no effort of the last joint, a gripper; the arms' stay."""
+    msg.effort = [0.0] * (len(msg.name) - 1) + [float('nan')]
+
+
 def rename_joints(msg: JointState) -> None:
     msg.name = [f'other_{name}' for name in msg.name]
 
@@ -190,6 +201,8 @@ CORRUPTIONS: dict[str, Callable[..., Corruption]] = {
     'recode': lambda: make_message_edit(Image, set_wrong_encoding),
     'cut': lambda: make_message_edit(Image, truncate_image_data),
     'nan': lambda: make_message_edit(JointState, set_nan_position),
+    'degrees': lambda: make_message_edit(JointState, scale_to_degrees),
+    'nan effort': lambda: make_message_edit(JointState, set_nan_efforts),
     'rename': lambda: make_message_edit(JointState, rename_joints),
     'reorder': lambda: make_message_edit(JointState, reverse_joints),
     'omit': lambda: make_message_edit(JointState, drop_joints),

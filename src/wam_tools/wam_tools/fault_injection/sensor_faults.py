@@ -28,6 +28,8 @@ JOINT_STATE_CORRUPTIONS = {
         True,
     ),
     'not a number': ('nan', [], r'policy: .*not finite', True, False),
+    'in degrees': ('degrees', [], r'motion: .*looks like degrees', True, False),
+    'gripper effort not a number': ('nan effort', [], None, False, False),
     'renamed': ('rename', [], r'policy: .*missing', True, False),
     'reordered': ('reorder', [], None, False, False),
     'two joints missing': ('omit', [], r'policy: .*missing', True, False),
@@ -43,6 +45,7 @@ JOINT_STATE_CORRUPTIONS = {
     'garbage bytes': ('garbage', [], NO_JOINT_STATE, True, False),
 }
 NOTES = {
+    'gripper effort not a number': 'harmless: the efforts of the arms are judged without it',
     'reordered': 'harmless: names decide, not places',
     'halved in size': 'the memory begins anew with pictures of the new size',
 }

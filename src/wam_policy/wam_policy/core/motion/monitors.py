@@ -5,6 +5,7 @@ from collections import deque
 import numpy as np
 
 from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory
+from wam_policy.core.observation.joint_plausibility import JointPlausibility
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.types import JointState
 
@@ -12,6 +13,7 @@ AT_REST_SPREAD_RAD = 0.01  # less movement than this over the window is a robot 
 AT_REST_WINDOW_NS = 200_000_000
 MAX_EFFORT_GAP_NS = 100_000_000  # ten samples at 100 Hz; a push of 0.3 s is seen in between
 NEVER_NS = -(10**18)  # 32 years before any stamp
+REFUSAL_SHOWN_NS = 1_000_000_000  # a refusal explains the lack of joint states for so long
 MAX_FUTURE_STAMP_NS = 50_000_000  # a stamp this far in the future is a wrong clock, not jitter
 
 
@@ -26,16 +28,17 @@ class JointStateMonitor:
         self.state_only_names = robot.observed[len(robot.commanded) :]
         self.state_only_positions = robot.home_positions(self.state_only_names)
         self.history: deque[tuple[int, np.ndarray]] = deque(maxlen=1000)
+        self._plausibility = JointPlausibility(robot)
+        self._last_stamp_ns: int | None = None  # of the newest state, plausible or not
+        self._refusal = ''  # why messages are refused
+        self._refusal_ns = self._refused_ns = 0  # when that was found, and the last refusal
 
     def update(self, state: JointState, now_ns: int) -> str | None:
-        """Take one joint state; return why not when its stamp is wrong or not newer."""
-        if state.stamp_ns > now_ns + MAX_FUTURE_STAMP_NS:
-            return (
-                f'joint state is stamped {(state.stamp_ns - now_ns) / NS_PER_S:.2f} s in the '
-                'future: clocks differ'
-            )
-        if self.newest is not None and state.stamp_ns <= self.newest.stamp_ns:
-            return 'joint state is not newer than the one before'
+        """Take one joint state; return why not: its stamp, or a posture that cannot be true."""
+        flaw = self._find_flaw(state, now_ns)
+        if flaw:
+            self.note_refusal(flaw, now_ns)
+            return flaw
         self.newest = state
         self.history.append((state.stamp_ns, state.positions(self.names)))
         if set(self.state_only_names) <= set(state.names):
@@ -44,10 +47,32 @@ class JointStateMonitor:
             self.history.popleft()
         return None
 
+    def note_refusal(self, reason: str, now_ns: int) -> None:
+        """Keep why a message was refused, for `check_age`.
+
+        The figures in a reason change with every message: it is renewed once per second.
+        """
+        if not self._refusal or now_ns - self._refusal_ns > REFUSAL_SHOWN_NS:
+            self._refusal, self._refusal_ns = reason, now_ns
+        self._refused_ns = now_ns
+
+    def _find_flaw(self, state: JointState, now_ns: int) -> str | None:
+        if state.stamp_ns > now_ns + MAX_FUTURE_STAMP_NS:
+            return (
+                f'joint state is stamped {(state.stamp_ns - now_ns) / NS_PER_S:.2f} s in the '
+                'future: clocks differ'
+            )
+        if self._last_stamp_ns is not None and state.stamp_ns <= self._last_stamp_ns:
+            return 'joint state is not newer than the one before'
+        self._last_stamp_ns = state.stamp_ns
+        return self._plausibility.check(state)
+
     def reset(self) -> None:
         """Start again, as after a jump of the clock."""
-        self.newest = None
+        self.newest = self._last_stamp_ns = None
+        self._refusal = ''
         self.history.clear()
+        self._plausibility.reset()
 
     @property
     def position(self) -> np.ndarray:
@@ -57,10 +82,13 @@ class JointStateMonitor:
     def check_age(self, now_ns: int) -> str | None:
         """Return why the posture cannot be relied on now."""
         if self.newest is None:
-            return 'no joint state yet'
-        if now_ns - self.newest.stamp_ns > self.max_age_ns:
-            return f'no joint state for more than {self.max_age_ns / NS_PER_S:g} s'
-        return None
+            reason = 'no joint state yet'
+        elif now_ns - self.newest.stamp_ns > self.max_age_ns:
+            reason = f'no joint state for more than {self.max_age_ns / NS_PER_S:g} s'
+        else:
+            return None
+        refused = self._refusal and now_ns - self._refused_ns <= REFUSAL_SHOWN_NS
+        return f'{reason}: {self._refusal}' if refused else reason
 
     def check_at_rest(self) -> str | None:
         """Return what still moves, or that nobody knows yet."""

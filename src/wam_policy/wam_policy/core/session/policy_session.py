@@ -13,6 +13,7 @@ import numpy as np
 
 from wam_policy.core.observation.clocks import QueryClock
 from wam_policy.core.observation.frame_history import BlockTiming, FrameHistory
+from wam_policy.core.observation.joint_plausibility import JointPlausibility
 from wam_policy.core.observation.observation_buffer import (
     ObservationBuffer,
     ObservationRejection,
@@ -106,6 +107,7 @@ class PolicySession:
         self.robot = robot
         self.settings = settings
         self.observations = ObservationBuffer(robot)
+        self._plausibility = JointPlausibility(robot)
         self.instruction = ''
         self.instruction_count = 0  # instructions accepted since the start
         self.sequence = 0  # of the newest query; never goes back
@@ -139,6 +141,10 @@ class PolicySession:
         self._arrived_ns[frame.camera] = now_ns
 
     def on_joints(self, joints: JointState, now_ns: int) -> None:
+        flaw = self._check_plausible(joints)
+        if flaw:
+            self.on_invalid_message(JOINTS_SOURCE, flaw)
+            return
         self._store_sample(self.observations.joint_buffer, joints, JOINTS_SOURCE)
         self._arrived_ns[JOINTS_SOURCE] = now_ns
 
@@ -176,6 +182,7 @@ class PolicySession:
     def on_time_jump(self, reason: str) -> None:
         """Drop whatever carries stamps of a clock that is no longer true."""
         self.observations.clear()
+        self._plausibility.reset()
         self._retry_ns = 0
         self._discard_history(reason, rebuild=bool(self.instruction))
 
@@ -375,6 +382,13 @@ class PolicySession:
         if self._frame_history is not None:
             self._frame_history.clear()
         self._start_session(reason, rebuild=rebuild)
+
+    def _check_plausible(self, joints: JointState) -> str | None:
+        """Return why a posture cannot be true; stamps that go back are judged elsewhere."""
+        newest = self.observations.joint_buffer.newest
+        if newest is not None and joints.stamp_ns <= newest.stamp_ns:
+            return None
+        return self._plausibility.check(joints)
 
     def _store_sample[T: (Frame, JointState)](
         self, buffer: StampedBuffer[T], sample: T, source: str

@@ -260,16 +260,21 @@ class MotionNode(LifecycleNode):
         self._planner_thread.wake()
 
     def _on_joint_state(self, msg: JointState) -> None:
+        """Take a posture; one that is refused is as good as none: its age stops the robot."""
         try:
             robot = self._robot
             joints = message_conversion.joint_state_from_msg(
                 msg, robot.commanded, robot.observed[len(robot.commanded) :]
             )
-        except ValueError as error:  # as good as none: its age will stop the robot
-            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
-            return
-        with self._lock:
-            self._motion.on_joints(joints, self._now_ns())
+        except ValueError as error:
+            flaw = str(error)
+            with self._lock:
+                self._motion.joint_monitor.note_refusal(flaw, self._now_ns())
+        else:
+            with self._lock:
+                flaw = self._motion.on_joints(joints, self._now_ns())
+        if flaw:
+            self.get_logger().warning(flaw, throttle_duration_sec=5.0)
 
     def _on_controller_state(self, controller: Controller, raw: bytes) -> None:
         now_ns = self._now_ns()
