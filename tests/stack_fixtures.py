@@ -16,59 +16,47 @@ import numpy as np
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
 
-from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
+from wam_msgs.msg import ActionChunk
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes import message_conversion, qos
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools.launch_process import LaunchProcess
+from wam_tools.stack_node import StackNode
 
 MIN_SHARED_CORES = 6  # with fewer, two stacks at once disturb each other's timing
 MAX_JUMP_RATIO = 1.5  # of the way that the velocity limit allows per sample
 
 
-class StackProbe:
+class StackProbe(StackNode):
     """Listen to a stack from outside and speak to it as a user would."""
 
     def __init__(self, robot):
-        self.robot = embodiment.load_embodiment(robot)
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context)
-        self.node = rclpy.create_node('watch', namespace='wam', context=self._context)
-        self.policy, self.motion, self.sim = PolicyStatus(), MotionStatus(), SimStatus()
         self.policy_states, self.chunks, self.motion_reasons = [], [], []
         self.joint_state, self.jumps = None, []
+        context = rclpy.Context()
+        rclpy.init(context=context)
+        super().__init__('watch', embodiment.load_embodiment(robot), context)
         self._velocity_limit = self.robot.limits().velocity
-        new = self.node.create_subscription
-        new(PolicyStatus, 'status', self._on_policy_status, qos.LATCHED)
-        new(MotionStatus, 'motion_status', self._on_motion_status, qos.LATCHED)
-        new(SimStatus, '/sim/status', lambda msg: setattr(self, 'sim', msg), qos.REQUEST)
-        new(ActionChunk, 'action_chunk', lambda msg: self.chunks.append(msg), qos.CHUNK)
-        new(JointState, '/joint_states', self._on_joint_state, qos.JOINTS)
-        self._instruction_publisher = self.node.create_publisher(
-            String, 'instruction', qos.REQUEST
-        )
-        self._executor_thread = ExecutorThread([self.node])
+        self.create_subscription(ActionChunk, 'action_chunk', self.chunks.append, qos.CHUNK)
+        self.create_subscription(JointState, '/joint_states', self._on_joint_state, qos.JOINTS)
+        self._executor_thread = ExecutorThread([self])
 
     def close(self):
         self._executor_thread.stop()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
+        self.destroy_node()
+        rclpy.shutdown(context=self.context)
 
     def publish_instruction(self, text):
         self.wait(
             self._instruction_publisher.get_subscription_count, 'nobody listens to instructions'
         )
-        self._instruction_publisher.publish(String(data=text))
+        return super().publish_instruction(text)
 
     def wait(self, condition, timeout_message='', timeout_s=60.0):
         end_s = time.monotonic() + timeout_s
         while not (found := condition()):
-            assert time.monotonic() < end_s, (
-                f'{timeout_message}; policy {self.policy.state_name}: {self.policy.reason}; '
-                f'motion {self.motion.state_name}: {self.motion.reason}'
-            )
+            assert time.monotonic() < end_s, f'{timeout_message}; {self.reason}'
             time.sleep(0.02)
         return found
 
@@ -97,25 +85,13 @@ class StackProbe:
 
         self.wait(resting, 'the joints do not rest', timeout_s)
 
-    def call_service(self, service_type, name, timeout_s=10.0, **fields):
-        """Call a service of the stack and return its answer; None if there is none in time."""
-        client = self.node.create_client(service_type, name)
-        try:
-            assert client.wait_for_service(10), f'no service {name}'
-            done = threading.Event()
-            future = client.call_async(service_type.Request(**fields))
-            future.add_done_callback(lambda _: done.set())
-            return future.result() if done.wait(timeout_s) else None
-        finally:
-            self.node.destroy_client(client)
-
-    def _on_policy_status(self, msg):
-        self.policy = msg
+    def on_policy_status(self, msg):
+        super().on_policy_status(msg)
         if not self.policy_states or self.policy_states[-1] != msg.state_name:
             self.policy_states.append(msg.state_name)
 
-    def _on_motion_status(self, msg):
-        self.motion = msg
+    def on_motion_status(self, msg):
+        super().on_motion_status(msg)
         if not self.motion_reasons or self.motion_reasons[-1] != msg.reason:
             self.motion_reasons.append(msg.reason)
 

@@ -19,8 +19,8 @@ class ImageRelay:
 
     def __init__(self, probe, source_topic, topic):
         self.enabled = True
-        self._publisher = probe.node.create_publisher(Image, topic, qos.IMAGE)
-        probe.node.create_subscription(Image, source_topic, self._on_image, qos.IMAGE)
+        self._publisher = probe.create_publisher(Image, topic, qos.IMAGE)
+        probe.create_subscription(Image, source_topic, self._on_image, qos.IMAGE)
 
     def _on_image(self, msg):
         if self.enabled:

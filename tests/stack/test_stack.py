@@ -132,7 +132,7 @@ def set_nan_target(chunk):
 @pytest.mark.parametrize(('spoil', 'words'), [(rename_joint, 'elbow'), (set_nan_target, 'finite')])
 def test_a_wrong_chunk_is_rejected_whole_and_said_so(running, spoil, words):
     _, watch = running
-    inject = watch.node.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
+    inject = watch.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
     watch.wait(lambda: inject.get_subscription_count() >= 2)
     rejected, before = watch.motion.chunks_rejected, watch.chunks[-1]
     chunk = message_conversion.chunk_to_msg(
@@ -147,7 +147,7 @@ def test_a_wrong_chunk_is_rejected_whole_and_said_so(running, spoil, words):
         lambda: any(words in reason for reason in watch.motion_reasons), f'{words} not named'
     )
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
-    watch.node.destroy_publisher(inject)
+    watch.destroy_publisher(inject)
 
 
 def test_disabled_it_rests_and_enabled_it_goes_on(running):
@@ -185,4 +185,4 @@ def test_ctrl_c_ends_every_node_with_status_0(stack, launched):
     watch.wait(lambda: launch.returncode is not None, 'the launch does not end')
     assert launch.returncode == 0, launch.read_log_tail()
     assert launch.exit_codes() == {'policy_node': 0, 'motion_node': 0, 'sim_node': 0}
-    watch.wait(lambda: launch.count_processes() == 0, 'a process of the launch is left')
+    watch.wait(lambda: not launch.find_processes(), 'a process of the launch is left')

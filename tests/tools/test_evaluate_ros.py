@@ -85,13 +85,15 @@ class FakeMonitor:
     """Stand in for the monitor: remember what is said and asked for."""
 
     def __init__(self):
-        self.said, self.state, self.pauses = [], 'RUNNING', []
+        self.said, self.pauses = [], []
         self.metrics = SimpleNamespace(
             pause=lambda s: self.pauses.append(('pause', s)),
             resume=lambda s: self.pauses.append(('resume', s)),
         )
-        self.policy = SimpleNamespace(instruction='')
-        self.sim = SimpleNamespace(episode_index=0, instruction='a', goals_reached=[False])
+        self.policy = SimpleNamespace(instruction='', state_name='RUNNING')
+        self.sim = SimpleNamespace(
+            robot='yam', episode_index=0, instruction='a', goals_reached=[False]
+        )
 
     def ensure_instruction(self, instruction):
         self.said.append(instruction)
@@ -119,7 +121,7 @@ class FakeSimOperator:
     def show_next_scene(self, stop_event):
         self.scenes += 1
         self.monitor.sim = SimpleNamespace(
-            episode_index=self.scenes, instruction='a', goals_reached=[False]
+            robot='yam', episode_index=self.scenes, instruction='a', goals_reached=[False]
         )
 
 

@@ -64,6 +64,13 @@ def test_an_obedient_child_ends_by_itself_and_its_nodes_are_told(tmp_path):
     assert child.exit_codes() == {'policy_node': 0, 'sim_node': -9}
 
 
+def test_measuring_the_tree_leaves_the_exit_status_to_be_read(tmp_path):
+    child = LaunchProcess(script('raise SystemExit(3)'), tmp_path / 'log')
+    wait(lambda: gone(child.pid))
+    child.measure_memory_mb()
+    assert child.returncode == 3
+
+
 def test_a_stubborn_child_and_its_orphans_are_killed_when_there_is_no_time(tmp_path):
     child = LaunchProcess(script(STUBBORN), tmp_path / 'log')
     pid = int(wait(lambda: child.read_log_tail()).split()[1])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from wam_tools.launch_process import LaunchProcess
+from wam_tools.process_tree import find_descendants
 
 ROLE_OPTION = '--role'
 DOMAIN_VARIABLE = 'ROS_DOMAIN_ID'
@@ -57,7 +57,7 @@ class AttachedStack:
 
     def find_processes(self) -> list[psutil.Process]:
         """Return what runs below the process; counts the stacks by their launch."""
-        found = find_descendants(self._process)
+        found = find_descendants(self.pid)
         launch = next((each for each in found if _read_process_name(each) == 'launch'), None)
         if launch is not None and launch != self._launch:
             self._launch, self.stack_count = launch, self.stack_count + 1
@@ -74,14 +74,6 @@ class AttachedStack:
             (word.removesuffix('.launch.py') for word in words if word.endswith('.launch.py')),
             None,
         )
-
-
-def find_descendants(process: psutil.Process | LaunchProcess) -> list[psutil.Process]:
-    """Return the living descendants of a process; none where it ended itself."""
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
 
 
 def _read_process_name(process: psutil.Process) -> str | None:

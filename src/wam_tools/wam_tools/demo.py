@@ -17,26 +17,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import rclpy
-from rclpy.signals import SignalHandlerOptions
 
 from wam_policy.core.robot import embodiment
 from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.run_node import ExecutorThread
-from wam_tools import demo_report
+from wam_tools import demo_report, stack_launch
 from wam_tools.launch_process import LaunchProcess
 from wam_tools.sim_operator import SimOperator
+from wam_tools.stack_launch import StackLaunchError, StopRequest
 from wam_tools.stack_monitor import StackMonitor
 from wam_tools.task_loop import TaskLoop
 
-CAMERA_SIZES = ('160x120', '320x240', '640x480')
-DISCOVERY_S = 1.0  # until nodes that are here already are known
 START_TIMEOUT_S = 180.0  # from the launch to the first chunk, on a slow machine
 DEPRECATED_OPTIONS = {'--flavour': '--server-profile'}
 MIN_MOVED_RAD = 0.01  # less than this is a robot that stood still
-
-
-class DemoError(Exception):
-    """The demo did not show what it should."""
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -44,7 +38,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='wam demo', description='Simulate a robot and let a World Action Model move it.'
     )
-    parser.add_argument('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
+    stack_launch.add_launch_options(parser)
     parser.add_argument('--headless', action='store_true', help='open no window')
     parser.add_argument(
         '--duration',
@@ -53,24 +47,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='seconds from the first chunk to the end (default: until Ctrl-C)',
     )
     parser.add_argument('--report', type=Path, metavar='FILE', help='write what was measured')
-    parser.add_argument(
-        '--seed',
-        type=int,
-        default=0,
-        metavar='N',
-        help='of scene and noise (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--instruction',
-        metavar='TEXT',
-        help='what to do (default: what the scene asks for, then the next)',
-    )
-    parser.add_argument(
-        '--checkpoint',
-        metavar='DIR',
-        help='weights: a folder, mini (which came along), or preset:NAME for '
-        'random ones (default: mini)',
-    )
     parser.add_argument(
         '--backend',
         choices=('local', 'remote'),
@@ -82,22 +58,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='NAME',
         help='wire format of that server: a name of wam_policy/servers/profiles or a .yaml file',
     )
-    parser.add_argument(
-        '--devices', metavar='LIST', help='one device per worker, e.g. cpu,cpu or cuda:0,cuda:1'
-    )
-    parser.add_argument(
-        '--steps',
-        type=int,
-        metavar='N',
-        help='denoising steps per query (default: what the checkpoint advises)',
-    )
-    parser.add_argument('--camera-size', choices=CAMERA_SIZES, help='of the pictures')
-    parser.add_argument('--camera-hz', type=float, metavar='HZ', help='pictures per second')
     chosen = parser.parse_args(
         replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
     )
     if chosen.duration is not None and not chosen.duration > 0:
         parser.error(f'--duration: want more than 0 s, got {chosen.duration:g}')
+    chosen.seed = chosen.seed or 0
     if chosen.seed < 0:
         parser.error(f'--seed: want 0 or more, got {chosen.seed}')
     if chosen.report is not None and not chosen.report.absolute().parent.is_dir():
@@ -112,27 +78,24 @@ def make_launch_command(chosen: argparse.Namespace) -> list[str]:
     display = bool(os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'))
     if not chosen.headless and not display:
         print_flushed('no display: the simulator runs without a window')
-    given = {
-        'sim': 'true',
-        'enable_motion': 'true',
-        'seed': chosen.seed,
-        'viewer': 'true' if display and not chosen.headless else 'false',
-        'steps': chosen.steps,
-        'checkpoint': chosen.checkpoint,
-        'devices': chosen.devices,
-        'backend': chosen.backend,
-        'server': chosen.server,
-        'server_profile': chosen.server_profile,
-        'camera_size': chosen.camera_size,
-        'camera_hz': chosen.camera_hz,
-    }
-    return [
-        'ros2',
-        'launch',
-        'wam_bringup',
-        f'{chosen.robot}.launch.py',
-        *(f'{key}:={value}' for key, value in given.items() if value is not None),
-    ]
+    names = (
+        'seed',
+        'steps',
+        'checkpoint',
+        'devices',
+        'backend',
+        'server',
+        'server_profile',
+        'camera_size',
+        'camera_hz',
+    )
+    return stack_launch.make_launch_command(
+        chosen.robot,
+        {
+            'viewer': 'true' if display and not chosen.headless else 'false',
+            **{name: getattr(chosen, name) for name in names},
+        },
+    )
 
 
 def print_flushed(text: str) -> None:
@@ -162,13 +125,7 @@ class Demo:
             self._operator.destroy_node()
 
     def _run_stack(self) -> dict:
-        if self._stop_event.wait(DISCOVERY_S):
-            raise DemoError('ended before anything was started')
-        if self._monitor.is_stack_running():
-            raise DemoError(
-                'another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
-                'to a number of your own'
-            )
+        stack_launch.ensure_domain_is_free(self._monitor, self._stop_event)
         self._monitor.subscribe()
         command = make_launch_command(self._chosen)
         print_flushed(f'{" ".join(command)}\nlog: {self._log_path}')
@@ -190,10 +147,12 @@ class Demo:
         """Wait for the first chunk; return how long it took."""
         while self._monitor.metrics.first_chunk_s is None:
             if time.monotonic() - launched_s > START_TIMEOUT_S:
-                raise DemoError(f'no chunk within {START_TIMEOUT_S:g} s: {self._monitor.reason}')
+                raise StackLaunchError(
+                    f'no chunk within {START_TIMEOUT_S:g} s: {self._monitor.reason}'
+                )
             self._tick(launched_s)
             if self._stop_event.is_set():
-                raise DemoError(f'ended before the first chunk: {self._monitor.reason}')
+                raise StackLaunchError(f'ended before the first chunk: {self._monitor.reason}')
         return self._monitor.metrics.first_chunk_s - launched_s
 
     def _monitor_run(self) -> None:
@@ -216,7 +175,9 @@ class Demo:
         self._stop_event.wait(duration_s)
         self._launch.measure_memory_mb()
         if self._launch.returncode is not None:
-            raise DemoError(f'the launch ended by itself with status {self._launch.returncode}')
+            raise StackLaunchError(
+                f'the launch ended by itself with status {self._launch.returncode}'
+            )
         self._task_loop.tick(self._chosen.instruction, time.monotonic())
         print_flushed(self._format_status(time.monotonic() - start_s))
 
@@ -227,10 +188,11 @@ class Demo:
             return f'{elapsed_s:5.0f} s  {monitor.reason}'
         cameras = ' '.join(f'{rate:.1f}' for rate in metrics.camera_hz().values())
         return (
-            f'{elapsed_s:5.0f} s  {monitor.state:<9} {metrics.recent_hz(now_s):4.1f} chunks/s  '
-            f'latency {latency_ms or 0.0:4.0f} ms  cameras {cameras} Hz  '
-            f'real time x{monitor.sim.real_time_factor if monitor.sim else 0.0:.2f}  '
-            f'memory {monitor.policy.kv_commits if monitor.policy else 0} blocks  '
+            f'{elapsed_s:5.0f} s  {monitor.policy.state_name:<9} '
+            f'{metrics.recent_hz(now_s):4.1f} chunks/s  latency {latency_ms or 0.0:4.0f} ms  '
+            f'cameras {cameras} Hz  '
+            f'real time x{monitor.sim.real_time_factor:.2f}  '
+            f'memory {monitor.policy.kv_commits} blocks  '
             f'moved {metrics.moved_rad:.2f} rad  {self._task_loop}'
         )
 
@@ -277,28 +239,20 @@ def find_failures(results: dict, duration_s: float | None) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = parse_arguments(argv)
-    asked, numbers = threading.Event(), []
-
-    def on_signal(number: int, _: object) -> None:
-        numbers.append(number)
-        asked.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, on_signal)
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    asked = StopRequest()
     demo, wrong, found = Demo(chosen, asked), [], {}
     try:
         found = demo.run()
         wrong = find_failures(found, chosen.duration)
-    except DemoError as failure:
+    except StackLaunchError as failure:
         wrong = [str(failure)]
     finally:
         rclpy.try_shutdown()
-    status = _exit_status(wrong, numbers, chosen.duration)
+    status = _exit_status(wrong, asked.signals, chosen.duration)
     if found and chosen.report is not None:
         chosen.report.write_text(json.dumps({**found, 'exit_code': status}, indent=2) + '\n')
         print_flushed(f'report: {chosen.report}')
-    if wrong and not numbers:
+    if wrong and not asked.signals:
         print_flushed(demo.read_log_tail())
         print('\n'.join(f'demo: {text}' for text in wrong), file=sys.stderr)
     else:

@@ -4,7 +4,6 @@ import os
 import platform
 from importlib import metadata
 
-from wam_msgs.msg import PolicyStatus
 from wam_policy.provenance import collect_provenance
 from wam_tools.run_metrics import LIMIT_QUANTITIES
 from wam_tools.stack_monitor import EXECUTED_QUANTITIES, StackMonitor
@@ -45,8 +44,7 @@ def describe_environment() -> dict[str, object]:
 
 def collect_metrics(monitor: StackMonitor, now_s: float) -> dict:
     """Return what the monitor saw between the first chunk and `now_s` (monotonic)."""
-    metrics, motion, sim = monitor.metrics, monitor.motion, monitor.sim
-    policy = monitor.policy or PolicyStatus()
+    metrics, motion, sim, policy = monitor.metrics, monitor.motion, monitor.sim, monitor.policy
     executed = monitor.executed_ratios()
     worst = {
         name: max(metrics.commanded_ratios[name], executed[name]) for name in EXECUTED_QUANTITIES
@@ -63,30 +61,28 @@ def collect_metrics(monitor: StackMonitor, now_s: float) -> dict:
         'kv_commits': policy.kv_commits,
         'kv_rebuilds': policy.kv_rebuilds,
         'camera_rate_hz': metrics.camera_hz(),
-        'max_step_rad': max(motion.max_step if motion else 0.0, _max_arm_step_rad(monitor)),
+        'max_step_rad': max(motion.max_step, _max_arm_step_rad(monitor)),
         **{f'max_{name}_ratio': worst[name] for name in EXECUTED_QUANTITIES},
         **{f'commanded_{name}_ratio': metrics.commanded_ratios[name] for name in LIMIT_QUANTITIES},
         **{f'executed_{name}_ratio': executed[name] for name in EXECUTED_QUANTITIES},
         'max_seam_rad': metrics.max_blend_offset,
         'moved_rad': metrics.moved_rad,
         'trajectories': metrics.trajectory_count,
-        'trajectories_rejected': sim.trajectories_rejected if sim else 0,
-        'underruns': motion.underruns if motion else 0,
-        'late_chunks': motion.chunks_late if motion else 0,
-        'chunks_rejected': motion.chunks_rejected if motion else 0,
+        'trajectories_rejected': sim.trajectories_rejected,
+        'underruns': motion.underruns,
+        'late_chunks': motion.chunks_late,
+        'chunks_rejected': motion.chunks_rejected,
         'dropped_chunks': policy.dropped_chunks,
         'dropped_frames': policy.dropped_frames,
         'worker_restarts': policy.worker_restarts,
         'real_time_factor': metrics.real_time_factor(),
-        'task_success': int(sim.success) if sim else 0,
+        'task_success': int(sim.success),
         **describe_environment(),
     }
 
 
 def _max_arm_step_rad(monitor: StackMonitor) -> float:
     """Return the largest set-point change of an arm joint over one physics step, rad."""
-    if monitor.sim is None:
-        return 0.0
     return max(
         (
             step

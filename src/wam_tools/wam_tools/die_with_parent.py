@@ -13,9 +13,9 @@ import subprocess
 import sys
 import time
 
-import psutil
+from wam_tools.process_tree import adopt_orphans, kill_descendants
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG = 1
 SHUTDOWN_TIMEOUT_S = 12.0  # launch itself gives up SIGINT after 5 s and SIGTERM after 10 s
 POLL_S = 0.05
 
@@ -23,10 +23,9 @@ POLL_S = 0.05
 def main() -> None:
     parent, command = int(sys.argv[1]), sys.argv[2:]
     orphaned: list[float] = []  # when the parent was found dead
-    prctl = ctypes.CDLL(None).prctl
     signal.signal(signal.SIGTERM, lambda *_: orphaned.append(time.monotonic()))
-    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    prctl(PR_SET_CHILD_SUBREAPER, 1)  # what the command leaves behind comes to us
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    adopt_orphans()
     if os.getppid() != parent:  # it died before the kernel was told
         sys.exit(f'leash: parent {parent} is gone')
     child = subprocess.Popen(command)
@@ -40,19 +39,9 @@ def main() -> None:
             break
         time.sleep(POLL_S)
     if orphaned:
-        _kill_descendants()
+        kill_descendants()
     code = child.wait()
     sys.exit(code if code >= 0 else 128 - code)
-
-
-def _kill_descendants() -> None:
-    while left := psutil.Process().children(recursive=True):
-        for process in left:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(left, timeout=1.0)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,6 @@
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 import threading
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from rclpy.signals import SignalHandlerOptions
 
 from wam_msgs.msg import ActionChunk
 from wam_policy.core.robot import embodiment
@@ -24,19 +22,16 @@ from wam_policy.core.session.policy_session import PolicyState
 from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes import message_conversion
 from wam_policy.nodes.run_node import ExecutorThread
+from wam_tools import stack_launch
 from wam_tools.launch_process import LaunchProcess
 from wam_tools.sim_operator import LATCHED_STATES, SceneSetupError, SimOperator
+from wam_tools.stack_launch import StackLaunchError, StopRequest
 
 DEPRECATED_OPTIONS = {'--jobs': '--job-file', '--share': '--shard'}
-DISCOVERY_S = 1.0
 START_TIMEOUT_S = 400.0  # beyond what the policy gives its workers
 POLL_PERIOD_S = 0.02
 MAX_SETUP_ATTEMPTS = 3  # to set a stage
 INSTRUCTION_TIMEOUT_S = 3.0  # an instruction that is not followed by then was not heard
-
-
-class RosEvaluationError(Exception):
-    """The stack did not get as far as to be tried."""
 
 
 class ChunkCounter:
@@ -59,18 +54,10 @@ def make_launch_command(
 ) -> list[str]:
     """Return the launch for one job; what the job does not choose stays as the checkpoint says."""
     names = {'steps': 'steps', 'guidance': 'guidance_scale'}
-    chosen = [f'{names[key]}:={value}' for key, value in job['choice'].items() if key in names]
-    return [
-        'ros2',
-        'launch',
-        'wam_bringup',
-        f'{robot}.launch.py',
-        'sim:=true',
-        'enable_motion:=true',
-        f'checkpoint:={job["checkpoint"]}',
-        *chosen,
-        *launch_arguments,
-    ]
+    chosen = {names[key]: value for key, value in job['choice'].items() if key in names}
+    return stack_launch.make_launch_command(
+        robot, {'checkpoint': job['checkpoint'], **chosen}, launch_arguments
+    )
 
 
 def run_trial(
@@ -130,7 +117,7 @@ def _set_up_scene(
             return
         except SceneSetupError as trouble:
             if attempt + 1 == MAX_SETUP_ATTEMPTS:
-                raise RosEvaluationError(f'trial {trial["seed"]}: {trouble}') from trouble
+                raise StackLaunchError(f'trial {trial["seed"]}: {trouble}') from trouble
 
 
 def _reached_after_s(stamp: Any, reached: bool, instructed_ns: int) -> float | None:
@@ -151,24 +138,20 @@ def run_job(
     stack = None
     log = Path(tempfile.mkstemp(prefix='wam-eval-', suffix='.log')[1])
     try:
-        if stop_event.wait(DISCOVERY_S) or stage.count_publishers('status'):
-            raise RosEvaluationError(
-                'another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
-                'to a number of your own'
-            )
+        stack_launch.ensure_domain_is_free(stage, stop_event)
         stack = LaunchProcess(make_launch_command(robot, job, launch_arguments), log)
         _wait_until_ready(stage, stack, stop_event)
         for trial in job['trials']:
             if stop_event.is_set():
                 return
             if stack.returncode is not None:
-                raise RosEvaluationError(
+                raise StackLaunchError(
                     f'the launch ended by itself with status {stack.returncode}'
                 )
             yield run_trial(stage, trial, stop_event)
-    except (RosEvaluationError, SceneSetupError) as failure:
+    except (StackLaunchError, SceneSetupError) as failure:
         words = stack.read_log_tail() if stack else ''
-        raise RosEvaluationError(f'{failure}\n{words}') from failure
+        raise StackLaunchError(f'{failure}\n{words}') from failure
     finally:
         if stack is not None:
             stack.stop(threading.Event())
@@ -186,13 +169,12 @@ def _wait_until_ready(
         operator.sim.robot and operator.motion.state_name
     ):
         if stop_event.wait(0.1):
-            raise RosEvaluationError('ended before the stack was up')
+            raise StackLaunchError('ended before the stack was up')
         if launch.returncode is not None:
-            raise RosEvaluationError(f'the launch ended by itself with status {launch.returncode}')
+            raise StackLaunchError(f'the launch ended by itself with status {launch.returncode}')
         if time.monotonic() > end_s:
-            raise RosEvaluationError(
-                f'the stack is not up within {START_TIMEOUT_S:g} s: {operator.policy.state_name}: '
-                f'{operator.policy.reason}'
+            raise StackLaunchError(
+                f'the stack is not up within {START_TIMEOUT_S:g} s: {operator.reason}'
             )
 
 
@@ -219,16 +201,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if chosen.shard != '0/1':
         parser.error('--shard: the clock allows one robot at a time: 0/1')
-    asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: asked.set())
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    asked = StopRequest()
     try:
         lines = chosen.job_file.read_text().splitlines()
         for job in merge_jobs([json.loads(line) for line in lines]):
             for result in run_job(chosen.robot, job, chosen.launch, asked):
                 print(json.dumps(result), flush=True)
-    except RosEvaluationError as failure:
+    except StackLaunchError as failure:
         print(f'eval: {failure}', file=sys.stderr)
         return 1
     finally:

@@ -6,25 +6,30 @@ It moves nothing by itself: the way home is asked of motion_node like everything
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from rclpy.context import Context
-from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimGoal, SimStatus
+from wam_msgs.msg import ActionChunk, MotionStatus, SimGoal
 from wam_msgs.srv import BeginEpisode
+from wam_policy.core.motion.trajectory import NS_PER_S
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.session.policy_session import PolicyState
+from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, qos
-from wam_tools.homing import HOME_SESSION, HomingMotion
-from wam_tools.stack_monitor import STACK_NAMESPACE
+from wam_tools.stack_node import StackNode
 
+HOME_SESSION = 'home'  # what its sessions begin with: nobody's policy
+MEAN_SPEED = 0.6  # rad/s on the average way of the joint that goes furthest
+FIRST_MOVE_MEAN_SPEED = 0.12  # the same during a first move, which is limited to less
+MIN_DURATION_S = 0.3
+ROWS = 24
 HOMING_PERIOD_S = 0.15
 HOME_TOLERANCE_RAD = 0.04  # this near to rest is at rest
 LATCHED_STATES = (MotionStatus.ESTOPPED, MotionStatus.PROTECTIVE_STOP)
@@ -38,45 +43,64 @@ class SceneSetupError(Exception):
     """The stage cannot be set; the reason says why."""
 
 
-class SimOperator(Node):
+@dataclass(frozen=True, slots=True, eq=False)
+class HomingMotion:
+    """Lead from one posture to rest, without a jerk at either end; then stay there."""
+
+    robot: Embodiment
+    start: np.ndarray  # [commanded]
+    start_ns: int
+    slow: bool
+    session: str
+
+    @property
+    def home(self) -> np.ndarray:
+        return self.robot.home_positions(self.robot.commanded)
+
+    @property
+    def duration_s(self) -> float:
+        """Return how long the way takes."""
+        furthest = float(np.abs(self.home - self.start).max())
+        return max(MIN_DURATION_S, furthest / (FIRST_MOVE_MEAN_SPEED if self.slow else MEAN_SPEED))
+
+    def make_chunk(self, now_ns: int, sequence: int) -> Chunk:
+        """Return what is due from `now_ns` on."""
+        robot = self.robot
+        passed_s = (now_ns - self.start_ns) / NS_PER_S + np.arange(ROWS) * robot.step_dt_s
+        x = np.clip(passed_s / self.duration_s, 0.0, 1.0)[:, None]
+        share = x**3 * (10.0 - 15.0 * x + 6.0 * x * x)  # level in speed and acceleration
+        rows = self.start + share * (self.home - self.start)
+        return Chunk(
+            now_ns,
+            self.session,
+            sequence,
+            robot.step_dt_s,
+            robot.commanded,
+            rows,
+            rows[0],
+            robot.config_hash,
+            {},
+        )
+
+
+class SimOperator(StackNode):
     """Prepare episodes in a running stack; methods block, another thread spins."""
 
     def __init__(self, robot: Embodiment, context: Context | None = None) -> None:
-        super().__init__('stage', namespace=STACK_NAMESPACE, context=context)
-        self._robot = robot
-        self.sim, self.motion = SimStatus(), MotionStatus()
-        self.policy = PolicyStatus()
+        super().__init__('stage', robot, context)
         self.on_chunk: Callable[[ActionChunk], None] = lambda _: None
-        self._joint_state_bytes: bytes | None = (
-            None  # the newest, unparsed: few of them are looked at
-        )
+        # the newest, unparsed: few of them are looked at
+        self._joint_state_bytes: bytes | None = None
         self._homing_count = 0
-        new = self.create_subscription
-        new(SimStatus, '/sim/status', lambda msg: setattr(self, 'sim', msg), qos.REQUEST)
-        new(MotionStatus, 'motion_status', lambda msg: setattr(self, 'motion', msg), qos.LATCHED)
-        new(PolicyStatus, 'status', lambda msg: setattr(self, 'policy', msg), qos.LATCHED)
-        new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
-        new(
+        self.create_subscription(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
+        self.create_subscription(
             JointState,
             '/joint_states',
             partial(setattr, self, '_joint_state_bytes'),
             qos.JOINTS,
             raw=True,
         )
-        self._instruction_publisher = self.create_publisher(String, 'instruction', qos.REQUEST)
         self._chunk_publisher = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
-        self._begin_client = self.create_client(BeginEpisode, '/sim/begin')
-        self._next_scene_client = self.create_client(Trigger, '/sim/reset')
-        self._enable_client = self.create_client(SetBool, 'enable')
-        self._reset_client = self.create_client(Trigger, 'reset')
-
-    def now_ns(self) -> int:
-        return self.get_clock().now().nanoseconds
-
-    def publish_instruction(self, instruction: str) -> int:
-        """Give an instruction; return when, in ns of the node's clock."""
-        self._instruction_publisher.publish(String(data=instruction))
-        return self.now_ns()
 
     def clear_instruction(self, stop_event: threading.Event) -> None:
         """Take the instruction away and wait until the policy follows none."""
@@ -95,7 +119,7 @@ class SimOperator(Node):
         self._homing_count += 1
         began_ns, sequence, slow = self.now_ns(), 0, self.motion.first_move
         homing = HomingMotion(
-            self._robot,
+            self.robot,
             self._measured_positions(),
             began_ns,
             slow,
@@ -107,7 +131,7 @@ class SimOperator(Node):
             self._chunk_publisher.publish(
                 message_conversion.chunk_to_msg(
                     homing.make_chunk(self.now_ns(), sequence),
-                    self._robot.name,
+                    self.robot.name,
                     self.now_ns(),
                     True,
                 )
@@ -135,22 +159,21 @@ class SimOperator(Node):
         """Show a scene and watch goals; return what it asks for. Trouble says why not."""
         before = self.sim.episode_index
         end_s = time.monotonic() + SERVICE_TIMEOUT_S
-        said = self._call_service(
-            self._begin_client,
-            BeginEpisode.Request(
-                seed=seed,
-                task_family=family,
-                task_split=task_split,
-                goals=[
-                    SimGoal(
-                        task_family=goal['family'],
-                        slot=goal['slot'],
-                        side=goal['side'],
-                        target=goal['onto'],
-                    )
-                    for goal in goals
-                ],
-            ),
+        said = self._call(
+            BeginEpisode,
+            '/sim/begin',
+            seed=seed,
+            task_family=family,
+            task_split=task_split,
+            goals=[
+                SimGoal(
+                    task_family=goal['family'],
+                    slot=goal['slot'],
+                    side=goal['side'],
+                    target=goal['onto'],
+                )
+                for goal in goals
+            ],
         )
         if not said.success:
             raise SceneSetupError(f'scene {seed}: {said.message}')
@@ -160,7 +183,7 @@ class SimOperator(Node):
     def show_next_scene(self, stop_event: threading.Event) -> None:
         """Show the scene that the simulator has next; Trouble says why not."""
         before, end_s = self.sim.episode_index, time.monotonic() + SERVICE_TIMEOUT_S
-        said = self._call_service(self._next_scene_client, Trigger.Request())
+        said = self._call(Trigger, '/sim/reset')
         if not said.success:
             raise SceneSetupError(said.message)
         self._wait_new_scene(before, end_s, stop_event)
@@ -180,33 +203,30 @@ class SimOperator(Node):
         end_s = time.monotonic() + SERVICE_TIMEOUT_S
         while not stop_event.is_set():
             if self.motion.state in LATCHED_STATES:
-                self._call_service(self._reset_client, Trigger.Request())
+                self._call(Trigger, 'reset')
             elif self.motion.state in (MotionStatus.DISABLED, MotionStatus.UNCONFIGURED):
-                self._call_service(self._enable_client, SetBool.Request(data=True))
+                self._call(SetBool, 'enable', data=True)
             elif self.motion.state == MotionStatus.HOLDING:
                 return
             self._wait(
                 stop_event,
                 0.1,
                 end_s,
-                f'motion is not ready: {self.motion.state_name}: {self.motion.reason}',
+                f'motion is not ready: {self.reason}',
             )
 
-    def _call_service(self, client: Any, request: Any) -> Any:
-        if not client.wait_for_service(SERVICE_TIMEOUT_S):
-            raise SceneSetupError(f'there is no service {client.srv_name}')
-        done, future = threading.Event(), client.call_async(request)
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(SERVICE_TIMEOUT_S):
-            raise SceneSetupError(f'{client.srv_name} does not answer')
-        return future.result()
+    def _call(self, service_type: Any, name: str, **fields: Any) -> Any:
+        answer = self.call_service(service_type, name, SERVICE_TIMEOUT_S, **fields)
+        if answer is None:
+            raise SceneSetupError(f'{name} does not answer within {SERVICE_TIMEOUT_S:g} s')
+        return answer
 
     def _measured_positions(self) -> np.ndarray:
         """Return the measured posture [commanded]."""
         if self._joint_state_bytes is None:
             raise SceneSetupError('no joint states')
         return message_conversion.joint_state_from_msg(
-            deserialize_message(self._joint_state_bytes, JointState), self._robot.commanded
+            deserialize_message(self._joint_state_bytes, JointState), self.robot.commanded
         ).position
 
     def _wait(

@@ -8,7 +8,6 @@ nothing grows and nothing was lost, 1 otherwise, 2 for wrong arguments.
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 import threading
@@ -21,16 +20,15 @@ from typing import Any
 import numpy as np
 import psutil
 import rclpy
-from rclpy.signals import SignalHandlerOptions
 
-from wam_msgs.msg import MotionStatus, PolicyStatus
 from wam_policy.core.robot import embodiment
 from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.run_node import ExecutorThread
-from wam_tools import demo, demo_report, soak_plot
-from wam_tools.attached_stack import AttachedStack, find_descendants, process_name
+from wam_tools import demo, demo_report, soak_plot, stack_launch
+from wam_tools.attached_stack import AttachedStack, process_name
 from wam_tools.launch_process import MEBIBYTE, LaunchProcess
 from wam_tools.sim_operator import SimOperator
+from wam_tools.stack_launch import LAUNCH_OPTIONS, StackLaunchError, StopRequest
 from wam_tools.stack_monitor import StackMonitor
 from wam_tools.task_loop import TaskLoop
 from wam_tools.trend import fit_trend
@@ -48,20 +46,6 @@ MEMORY_INTERVALS = 12  # of five minutes in an hour
 # resolves a slower leak.
 MEMORY_RESOLUTION_MB = 0.5
 DEPRECATED_OPTIONS = {'--watch': '--attach-pid', '--again': '--replot'}
-# options of a stack that this program starts
-LAUNCH_OPTIONS = (
-    'seed',
-    'instruction',
-    'checkpoint',
-    'devices',
-    'steps',
-    'camera_size',
-    'camera_hz',
-)
-
-
-class SoakError(Exception):
-    """There is nothing to judge."""
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -69,7 +53,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='wam soak', description='Run the simulated stack for hours and watch what it uses.'
     )
-    parser.add_argument('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
+    stack_launch.add_launch_options(parser)
     parser.add_argument(
         '--hours',
         type=float,
@@ -102,22 +86,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--replot', action='store_true', help='evaluate and plot the existing report; run nothing'
     )
-    parser.add_argument('--seed', type=int, metavar='N', help='of scene and noise (default: 0)')
-    parser.add_argument(
-        '--instruction',
-        metavar='TEXT',
-        help='what to do (default: what the scene asks for, then the next)',
-    )
-    parser.add_argument('--checkpoint', metavar='DIR', help='a folder, or preset:NAME')
-    parser.add_argument('--devices', metavar='LIST', help='one device per worker')
-    parser.add_argument(
-        '--steps',
-        type=int,
-        metavar='N',
-        help='denoising steps per query (default: what the checkpoint advises)',
-    )
-    parser.add_argument('--camera-size', choices=demo.CAMERA_SIZES)
-    parser.add_argument('--camera-hz', type=float, metavar='HZ')
     chosen = parser.parse_args(
         replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
     )
@@ -174,7 +142,7 @@ def take_sample(
     previous: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return one sample: what is used, and how the loop performs; `before` of the same stack."""
-    policy, motion = monitor.policy or PolicyStatus(), monitor.motion or MotionStatus()
+    policy, motion = monitor.policy, monitor.motion
     now_s = time.monotonic() - start_s
     stages = dict(
         zip(
@@ -308,7 +276,7 @@ class Soak:
             else:
                 self._run_attached_stack(AttachedStack(self._chosen.attach_pid))
         except ValueError as error:
-            raise SoakError(f'--attach-pid: {error}') from error
+            raise StackLaunchError(f'--attach-pid: {error}') from error
         finally:
             spinning.stop()
             self._monitor.destroy_node()
@@ -317,12 +285,7 @@ class Soak:
 
     def _run_launched_stack(self) -> None:
         """Start a stack, keep its robot busy, and end it."""
-        time.sleep(demo.DISCOVERY_S)
-        if self._monitor.is_stack_running():
-            raise SoakError(
-                'another stack runs in this ROS domain: end it, or set ROS_DOMAIN_ID '
-                'to a number of your own'
-            )
+        stack_launch.ensure_domain_is_free(self._monitor, self._stop_event)
         self._monitor.subscribe()
         given = argparse.Namespace(
             **{
@@ -342,7 +305,7 @@ class Soak:
 
         def find_end_reason() -> str | None:
             if stack.returncode is not None:
-                raise SoakError(
+                raise StackLaunchError(
                     f'the launch ended by itself with status {stack.returncode}:\n'
                     f'{stack.read_log_tail()}'
                 )
@@ -353,11 +316,11 @@ class Soak:
             started_s = time.monotonic()
             while not self._is_running() and not self._wait(1.0, find_end_reason):
                 if time.monotonic() - started_s > demo.START_TIMEOUT_S:
-                    raise SoakError(
+                    raise StackLaunchError(
                         f'no chunk came: {self._monitor.reason}\n{stack.read_log_tail()}'
                     )
             self._take_samples(
-                lambda: (measure_processes(find_descendants(stack)), 1), find_end_reason
+                lambda: (measure_processes(stack.find_processes()), 1), find_end_reason
             )
         finally:
             rounds.close()
@@ -380,7 +343,7 @@ class Soak:
         while attached.find_robot_name() is None and not self._wait(1.0, find_end_reason):
             pass
         if attached.find_robot_name() not in (None, self._chosen.robot):
-            raise SoakError(
+            raise StackLaunchError(
                 f'the stack below process {attached.pid} drives {attached.find_robot_name()}: '
                 f'say --robot {attached.find_robot_name()}'
             )
@@ -393,7 +356,7 @@ class Soak:
         )
 
     def _is_running(self) -> bool:
-        return self._monitor.metrics.first_chunk_s is not None and self._monitor.motion is not None
+        return bool(self._monitor.metrics.first_chunk_s and self._monitor.motion.state_name)
 
     def _take_samples(
         self,
@@ -402,7 +365,9 @@ class Soak:
     ) -> None:
         """Take samples; `look` returns what each process uses and the number of their stack."""
         if 'ended' in self._outcome:
-            raise SoakError(f'{self._outcome["ended"]}, and no chunk came: {self._monitor.reason}')
+            raise StackLaunchError(
+                f'{self._outcome["ended"]}, and no chunk came: {self._monitor.reason}'
+            )
         begun_s = due_s = time.monotonic()
         while due_s - begun_s <= 3600 * self._chosen.hours:
             if self._wait(max(0.0, due_s - time.monotonic()), find_end_reason):
@@ -430,13 +395,12 @@ class Soak:
                 return 'ended' in self._outcome
 
     def _make_report(self) -> dict[str, Any]:
-        policy = self._monitor.policy
         warm_up_s = min(WARM_UP_MAX_S, WARM_UP_SHARE * 3600 * self._chosen.hours)
         return {
             'robot': self._chosen.robot,
             'hours': self._chosen.hours,
             'period_s': self._chosen.period,
-            'model': policy.model if policy else '',
+            'model': self._monitor.policy.model,
             **demo_report.describe_environment(),
             'verdict': evaluate_samples(self.samples, warm_up_s),
             'samples': self.samples,
@@ -474,13 +438,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             document['samples'], document['verdict']['warm_up_s']
         )
     else:
-        asked = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: asked.set())
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        asked = StopRequest()
         try:
             document = Soak(chosen, asked).run()
-        except SoakError as failure:
+        except StackLaunchError as failure:
             print(f'soak: {failure}', file=sys.stderr)
             return 1
         finally:

@@ -4,49 +4,35 @@ import time
 from functools import partial
 
 from rclpy.context import Context
-from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState as JointStateMsg
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
+from wam_msgs.msg import ActionChunk, PolicyStatus, SimStatus
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.session.policy_session import PolicyState
 from wam_policy.nodes import message_conversion, qos
-from wam_tools.homing import HOME_SESSION
 from wam_tools.run_metrics import RunMetrics
+from wam_tools.sim_operator import HOME_SESSION
+from wam_tools.stack_node import StackNode
 
-STACK_NAMESPACE = 'wam'  # the stack's default namespace
 EXECUTED_QUANTITIES = ('velocity', 'acceleration', 'jerk')
 
 
-class StackMonitor(Node):
-    """Watch one stack and its simulated robot; speak to it only with instructions."""
+class StackMonitor(StackNode):
+    """Measure one stack and its simulated robot; speak to it only with instructions."""
 
     def __init__(self, robot: Embodiment, context: Context | None = None) -> None:
-        super().__init__('monitor', namespace=STACK_NAMESPACE, context=context)
-        self.robot = robot
         self.metrics = RunMetrics(robot)
-        self.policy: PolicyStatus | None = None
-        self.motion: MotionStatus | None = None
-        self.sim: SimStatus | None = None
         self.task = ''  # what the scene asks for
         self.trained: bool | None = None
         self._joint_state_count = 0  # joint states received
-        self._instruction_publisher = self.create_publisher(String, 'instruction', qos.REQUEST)
-
-    def is_stack_running(self) -> bool:
-        """Tell whether a stack is here already; ask a second after the start."""
-        return self.count_publishers('status') > 0 or self.count_publishers('/joint_states') > 0
+        super().__init__('monitor', robot, context)
 
     def subscribe(self) -> None:
-        """Listen to everything from now on."""
+        """Measure everything from now on."""
         new = self.create_subscription
         new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
-        new(PolicyStatus, 'status', self._on_policy, qos.LATCHED)
-        new(MotionStatus, 'motion_status', partial(setattr, self, 'motion'), qos.LATCHED)
-        new(SimStatus, '/sim/status', self._on_sim, qos.REQUEST)
         new(String, '/sim/task', self._on_task, qos.LATCHED)
         new(JointStateMsg, '/joint_states', self._on_joints, qos.JOINTS, raw=True)
         for controller in self.robot.controllers:
@@ -59,29 +45,12 @@ class StackMonitor(Node):
 
     def ensure_instruction(self, instruction: str) -> None:
         """Ask for `instruction` unless the policy follows it already, or does not listen yet."""
-        following = self.policy is not None and self.policy.instruction == instruction
+        following = self.policy.instruction == instruction
         if not following and self._instruction_publisher.get_subscription_count():
-            self._instruction_publisher.publish(String(data=instruction))
-
-    @property
-    def state(self) -> str:
-        """Name what the policy does now."""
-        return PolicyState(self.policy.state).name if self.policy else 'absent'
-
-    @property
-    def reason(self) -> str:
-        """Say why nothing moves, as far as someone told."""
-        said = [
-            f'{who}: {status.state_name}: {status.reason}'
-            for who, status in (('policy', self.policy), ('motion', self.motion))
-            if status is not None
-        ]
-        return '; '.join(said) or 'no node of the stack has said anything yet'
+            self.publish_instruction(instruction)
 
     def executed_ratios(self) -> dict[str, float]:
         """Return the worst joint's use of each limit as the controllers drew it."""
-        if self.sim is None:
-            return dict.fromkeys(EXECUTED_QUANTITIES, 0.0)
         return {
             name: max(getattr(self.sim, f'max_{name}_ratio'), default=0.0)
             for name in EXECUTED_QUANTITIES
@@ -90,7 +59,7 @@ class StackMonitor(Node):
     def _on_chunk(self, msg: ActionChunk) -> None:
         if msg.session.startswith(HOME_SESSION):  # the stage hand's, between two tasks
             return
-        now_ns, now_s = self.get_clock().now().nanoseconds, time.monotonic()
+        now_ns, now_s = self.now_ns(), time.monotonic()
         self.trained = msg.trained
         self.metrics.on_chunk(
             message_conversion.chunk_from_msg(msg),
@@ -111,14 +80,14 @@ class StackMonitor(Node):
     def _on_trajectory(self, controller: str, msg: JointTrajectory) -> None:
         self.metrics.on_trajectory(controller, message_conversion.trajectory_from_msg(msg))
 
-    def _on_policy(self, msg: PolicyStatus) -> None:
-        # pictures are counted where they are used: a second reader would double their transport
-        self.policy = msg
-        self.metrics.on_camera_rates(dict(zip(msg.camera_names, msg.camera_rate_hz, strict=True)))
-
-    def _on_sim(self, msg: SimStatus) -> None:
-        self.sim = msg
-        self.metrics.on_real_time_factor(msg.real_time_factor)
-
     def _on_task(self, msg: String) -> None:
         self.task = msg.data
+
+    def on_policy_status(self, msg: PolicyStatus) -> None:
+        # pictures are counted where they are used: a second reader would double their transport
+        super().on_policy_status(msg)
+        self.metrics.on_camera_rates(dict(zip(msg.camera_names, msg.camera_rate_hz, strict=True)))
+
+    def on_sim_status(self, msg: SimStatus) -> None:
+        super().on_sim_status(msg)
+        self.metrics.on_real_time_factor(msg.real_time_factor)

@@ -48,21 +48,20 @@ class TaskLoop:
     def advance(self, now_s: float) -> None:
         """Say what the scene asks for; end it when it is done or its time is over."""
         monitor, sim = self._monitor, self._monitor.sim
-        if sim is None or (self._change_thread is not None and self._change_thread.is_alive()):
+        if not sim.robot or (self._change_thread is not None and self._change_thread.is_alive()):
             return
         if sim.episode_index == self._finished_episode:
             self._start_scene_change()
             return
         self._finished_episode = None
-        following = monitor.policy is not None and monitor.policy.instruction == sim.instruction
-        if not following:
+        if monitor.policy.instruction != sim.instruction:
             self._following_since_s = None
             monitor.metrics.resume(now_s)
             monitor.ensure_instruction(sim.instruction)
             return
-        if self._following_since_s is None and monitor.state == 'RUNNING':
+        if self._following_since_s is None and monitor.policy.state_name == 'RUNNING':
             self._following_since_s = now_s
-        done = bool(sim.goals_reached and sim.goals_reached[0])
+        done = any(list(sim.goals_reached)[:1])
         if self._following_since_s is not None and (
             done or now_s - self._following_since_s > TASK_TIMEOUT_S
         ):

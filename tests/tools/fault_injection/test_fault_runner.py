@@ -8,7 +8,8 @@ pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_tools.fault_injection import fault_runner, run_faults
 from wam_tools.fault_injection.fault import Fault, do_nothing
 from wam_tools.fault_injection.stack_client import StackFeature
-from wam_tools.fault_injection.stack_observer import LogEntry, StackError
+from wam_tools.fault_injection.stack_observer import LogEntry
+from wam_tools.stack_launch import StackLaunchError
 
 pytestmark = pytest.mark.ros
 
@@ -29,6 +30,7 @@ class FakeTestBench:
             is_moving=lambda: self.get('moves', not self.injected),
             policy=SimpleNamespace(state_name='RUNNING', reason=''),
             motion=SimpleNamespace(state_name='TRACKING', reason=''),
+            reason='policy: RUNNING: ; motion: TRACKING: ',
             metrics=SimpleNamespace(
                 limit_violations=self.get('over', set()),
                 max_step_rad=0.0005,
@@ -61,7 +63,7 @@ def inject(bench):
 def remove(bench):
     bench.released_stops += bench.get('released', [])
     if bench.get('breaks', False):
-        raise StackError('it fell over')
+        raise StackLaunchError('it fell over')
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +135,7 @@ def test_an_operator_may_release_what_latches():
 def test_a_stack_that_is_broken_already_is_no_row():
     bench = FakeTestBench(drives=False)
     bench.injected = True
-    with pytest.raises(StackError, match='not driving before family/it'):
+    with pytest.raises(StackLaunchError, match='not driving before family/it'):
         fault_runner.run_fault(make_fault(), bench)
 
 

@@ -10,7 +10,8 @@ from wam_policy.nodes import message_conversion, qos
 from wam_tools.fault_injection import stub_worker
 from wam_tools.fault_injection.fault import Fault, FaultTestBench
 from wam_tools.fault_injection.sensor_faults import make_corruption_actions
-from wam_tools.fault_injection.stack_observer import StackError, poll_until
+from wam_tools.fault_injection.stack_observer import poll_until
+from wam_tools.stack_launch import StackLaunchError
 
 CHUNK_DELAY_S = 1.2  # a chunk is over after 0.8 s
 REJECTION = r'rejection: .*'
@@ -46,19 +47,19 @@ def add_old_session_chunks(bench: FaultTestBench) -> None:
     if not poll_until(
         lambda: bench.client.policy.session != before and bench.ensure_moving(), 20.0
     ):
-        raise StackError('no new session')
+        raise StackLaunchError('no new session')
     bench.stack.configure_route('chunks', trick='session', values=[before, seen_ns])
 
 
 def publish_competing_chunks(bench: FaultTestBench) -> None:
     """Publish chunks of our own beside the policy's: well formed and not asked for."""
     watch, robot = bench.client, bench.robot
-    out = watch.node.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
+    out = watch.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
     count = [0]
 
     def publish() -> None:
         count[0] += 1
-        now_ns = watch.node.get_clock().now().nanoseconds
+        now_ns = watch.now_ns()
         targets = stub_worker.compute_wave_targets(robot, now_ns) + COMPETING_OFFSET_RAD
         chunk = Chunk(
             now_ns,
@@ -73,12 +74,12 @@ def publish_competing_chunks(bench: FaultTestBench) -> None:
         )
         out.publish(message_conversion.chunk_to_msg(chunk, robot.name, now_ns, trained=False))
 
-    timer = watch.node.create_timer(1.0 / COMPETING_RATE_HZ, publish)
+    timer = watch.create_timer(1.0 / COMPETING_RATE_HZ, publish)
 
     def end() -> None:
-        watch.node.destroy_timer(timer)
+        watch.destroy_timer(timer)
         time.sleep(0.2)  # a publish under way
-        watch.node.destroy_publisher(out)
+        watch.destroy_publisher(out)
 
     bench.undo_actions['rival'] = end
 

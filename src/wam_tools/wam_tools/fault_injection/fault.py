@@ -9,7 +9,8 @@ from std_srvs.srv import SetBool, Trigger
 from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_tools.fault_injection.stack_client import StackFeature, StackProcesses
-from wam_tools.fault_injection.stack_observer import LogEntry, StackClient, StackError, poll_until
+from wam_tools.fault_injection.stack_observer import LogEntry, StackClient, poll_until
+from wam_tools.stack_launch import StackLaunchError
 
 INSTRUCTION = 'wave to the lab'
 LATCHED_STATES, MOVING_STATES = ('ESTOPPED', 'PROTECTIVE_STOP'), ('FIRST_MOVE', 'TRACKING')
@@ -62,7 +63,9 @@ class FaultTestBench:
         """Start an episode and return its name; NoStack with the reason if it cannot be."""
         answer = self.client.call_service(StartEpisode, 'recorder/start', RECORDER_TIMEOUT_S)
         if answer is None or not answer.success:
-            raise StackError(f'no episode: {answer.message if answer else "recorder is silent"}')
+            raise StackLaunchError(
+                f'no episode: {answer.message if answer else "recorder is silent"}'
+            )
         return answer.episode_name
 
     def save_episode(self) -> None:
@@ -71,18 +74,20 @@ class FaultTestBench:
             StopEpisode, 'recorder/stop', RECORDER_TIMEOUT_S, keep=True
         )
         if answer is None or not answer.success:
-            raise StackError(f'not saved: {answer.message if answer else "recorder is silent"}')
+            raise StackLaunchError(
+                f'not saved: {answer.message if answer else "recorder is silent"}'
+            )
         self.saved_episodes.append(self.stack.episodes_dir / answer.episode_name)
 
     def wait_for_log_entry(self, pattern: str, since_s: float, timeout_s: float) -> LogEntry:
         """Wait until something is said; NoStack if nobody says it."""
         said = poll_until(lambda: self.find_log_entry(pattern, since_s), timeout_s)
         if said is None:
-            raise StackError(f'nobody says {pattern!r}')
+            raise StackLaunchError(f'nobody says {pattern!r}')
         return said
 
 
-FaultAction = Callable[[FaultTestBench], None]
+FaultAction = Callable[[FaultTestBench], object]
 
 
 def do_nothing(_: FaultTestBench) -> None:

@@ -11,7 +11,8 @@ import psutil
 
 from wam_policy.recording import bag_folder
 from wam_tools.fault_injection.fault import Fault, FaultTestBench
-from wam_tools.fault_injection.stack_observer import StackError, poll_until
+from wam_tools.fault_injection.stack_observer import poll_until
+from wam_tools.stack_launch import StackLaunchError
 
 READY_S, RECOVERY_S = 60.0, 60.0
 STATUS_S = 3.0  # the simulator tells its figures every half second
@@ -36,7 +37,7 @@ class FaultResult:
 def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
     """Live through one fault; a stack that cannot even be made ready raises NoStack."""
     if not poll_until(bench.ensure_moving, READY_S):
-        raise StackError(f'not driving before {fault.name}: {describe_state(bench)}')
+        raise StackLaunchError(f'not driving before {fault.name}: {bench.client.reason}')
     wrong: list[str] = []
     with collect_errors(wrong):
         fault.prepare(bench)
@@ -54,7 +55,7 @@ def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
     recovered = bool(poll_until(bench.ensure_moving, RECOVERY_S))
     recovery_s = time.monotonic() - removed_s
     if not recovered:
-        wrong.append(f'did not recover: {describe_state(bench)}')
+        wrong.append(f'did not recover: {bench.client.reason}')
     return _complete_result(
         fault,
         bench,
@@ -74,20 +75,12 @@ def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
     )
 
 
-def describe_state(bench: FaultTestBench) -> str:
-    watch = bench.client
-    return (
-        f'policy {watch.policy.state_name}: {watch.policy.reason}; motion '
-        f'{watch.motion.state_name}: {watch.motion.reason}'
-    )
-
-
 @contextmanager
 def collect_errors(problems: list[str]) -> Iterator[None]:
     """Turn a stack that does not answer into a note of the row."""
     try:
         yield
-    except (StackError, OSError, ValueError, CalledProcessError, psutil.Error) as error:
+    except (StackLaunchError, OSError, ValueError, CalledProcessError, psutil.Error) as error:
         problems.append(str(error))
 
 
@@ -99,7 +92,7 @@ def _wait_detection(
     pattern: str = fault.detect
     said = poll_until(lambda: bench.find_log_entry(pattern, start_s), fault.within_s)
     if said is None:
-        problems.append(f'nobody said {fault.detect!r}; {describe_state(bench)}')
+        problems.append(f'nobody said {fault.detect!r}; {bench.client.reason}')
         return None
     return said.time_s
 
@@ -112,7 +105,7 @@ def _wait_rest(
     if fault.rests:
         rested_s = poll_until(lambda: bench.client.find_rest_start_s(start_s), fault.within_s)
         if rested_s is None:
-            problems.append(f'the joints did not come to rest; {describe_state(bench)}')
+            problems.append(f'the joints did not come to rest; {bench.client.reason}')
     time.sleep(fault.duration_s if fault.rests is not False else max(fault.duration_s, 1.0))
     if fault.rests and rested_s and bench.client.is_moving():
         problems.append('the joints moved again while it lasted')

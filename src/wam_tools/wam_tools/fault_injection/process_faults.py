@@ -4,7 +4,8 @@ import signal
 import time
 
 from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
-from wam_tools.fault_injection.stack_observer import StackError, poll_until
+from wam_tools.fault_injection.stack_observer import poll_until
+from wam_tools.stack_launch import StackLaunchError
 
 STOP_DURATION_S = 1.0  # a stopped node is missed before that
 # who notices that a node is gone, and whether the joints rest without it
@@ -103,7 +104,7 @@ def make_recorder_stop_fault() -> Fault:
         if not poll_until(
             lambda: bench.client.episode.state == bench.client.episode.RECORDING, 10.0
         ):
-            raise StackError('the recorder does not go on')
+            raise StackLaunchError('the recorder does not go on')
         bench.save_episode()
 
     return Fault(

@@ -35,7 +35,8 @@ from wam_tools.fault_injection import (
 from wam_tools.fault_injection.fault import Fault, FaultTestBench
 from wam_tools.fault_injection.fault_runner import FaultResult
 from wam_tools.fault_injection.stack_client import STUB_CHECKPOINT, StackFeature, StackProcesses
-from wam_tools.fault_injection.stack_observer import StackClient, StackError, poll_until
+from wam_tools.fault_injection.stack_observer import StackClient, poll_until
+from wam_tools.stack_launch import StackLaunchError
 
 DEPRECATED_OPTIONS = {'--only': '--filter', '--keep': '--keep-logs'}
 DISCOVERY_S = 1.0
@@ -190,7 +191,7 @@ def run_faults(
                 for fault in group:
                     rows.append(fault_runner.run_fault(fault, bench))
                     on_result(rows[-1])
-            except StackError as error:
+            except StackLaunchError as error:
                 if len(rows) == before:  # not even the first: a fresh one is no better
                     raise
                 print(f'a fresh stack: {error}', flush=True)
@@ -223,7 +224,7 @@ class RunningTestBench:
         try:
             time.sleep(DISCOVERY_S)
             if not poll_until(lambda: not self._client.is_stack_running(), STALE_NODE_TIMEOUT_S):
-                raise StackError(f'another stack runs in ROS domain {domain}')
+                raise StackLaunchError(f'another stack runs in ROS domain {domain}')
             self._bench = FaultTestBench(
                 robot,
                 StackProcesses(
@@ -309,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             chosen.checkpoint,
             lambda row: record_result(row, rows, chosen, begun_s),
         )
-    except StackError as error:
+    except StackLaunchError as error:
         print(f'faults: {error}\nlogs: {folder}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -4,7 +4,6 @@ What `ros2 launch` starts as one ends as one: half a stack must not look like a 
 node has a keeper of its own, as under a supervisor that restarts what dies.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -22,11 +21,12 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_tools.fault_injection.message_relay import CHUNK_TOPIC, HIDDEN_PREFIX, make_routes
 from wam_tools.fault_injection.stack_observer import (
-    STACK_NAMESPACE,
     StackClient,
-    StackError,
     poll_until,
 )
+from wam_tools.process_tree import adopt_orphans, find_descendants
+from wam_tools.stack_launch import StackLaunchError
+from wam_tools.stack_node import STACK_NAMESPACE
 
 STUB_CHECKPOINT = 'preset:toy'
 BRING_UP_TIMEOUT_S = 180.0  # torch-free, but a machine may be very busy
@@ -46,7 +46,6 @@ case "$*" in
 *) exec {python} "$@" ;;
 esac
 """
-PR_SET_CHILD_SUBREAPER = 36
 CAMERA_SIZE = (160, 120)
 
 
@@ -71,7 +70,7 @@ class StackProcesses:
         feature: StackFeature = StackFeature.NOTHING,
     ) -> None:
         """Start every process; logs, episodes and the workers' interpreter go to `folder`."""
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans come to us
+        adopt_orphans()
         self.robot, self.folder = robot, folder
         self.processes: dict[str, subprocess.Popen] = {}
         self.episodes_dir = folder / 'episodes'
@@ -130,7 +129,7 @@ class StackProcesses:
     def bring_up(self, name: str) -> None:
         """Configure and activate a node, however often it takes; NoStack if it stays down."""
         if not poll_until(lambda: self._step_lifecycle(name), BRING_UP_TIMEOUT_S, 0.1):
-            raise StackError(f'{name} does not come up:\n{self.read_log_tail(name)}')
+            raise StackLaunchError(f'{name} does not come up:\n{self.read_log_tail(name)}')
 
     def restart_process(self, name: str) -> None:
         """Start a process that has ended anew, up to where it was."""
@@ -218,18 +217,7 @@ class StackProcesses:
         return wrong
 
     def _find_children(self) -> list[psutil.Process]:
-        """Return every process below this one that runs; the dead that came to us are reaped."""
-        found = []
-        known = {process.pid for process in self.processes.values()}
-        for child in psutil.Process().children(recursive=True):
-            try:
-                if child.status() != psutil.STATUS_ZOMBIE:
-                    found.append(child)
-                elif child.ppid() == os.getpid() and child.pid not in known:
-                    child.wait(timeout=0)
-            except (psutil.NoSuchProcess, psutil.TimeoutExpired):
-                continue
-        return found
+        return find_descendants(owned_pids=[process.pid for process in self.processes.values()])
 
     def _make_ros_arguments(self, name: str) -> list[str]:
         remaps = {
@@ -293,14 +281,14 @@ class StackProcesses:
                 transition=Transition(id=step),
             )
         if self.processes[name].poll() is not None:
-            raise StackError(f'{name} ended:\n{self.read_log_tail(name)}')
+            raise StackLaunchError(f'{name} ended:\n{self.read_log_tail(name)}')
         return state is not None and state.current_state.id == State.PRIMARY_STATE_ACTIVE
 
     def _expect_relay_reply(self, expected: str) -> None:
         relay = self.processes['tamper']
         assert relay.stdout is not None
         if relay.stdout.readline().strip() != expected:
-            raise StackError(f'the relay does not answer:\n{self.read_log_tail("tamper")}')
+            raise StackLaunchError(f'the relay does not answer:\n{self.read_log_tail("tamper")}')
 
 
 def _format_parameter(value: object) -> str:

@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from rclpy.context import Context
-from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from wam_msgs.msg import EpisodeStatus, MotionStatus, PolicyStatus, SimStatus
@@ -27,8 +25,9 @@ from wam_policy.nodes import message_conversion, qos
 from wam_policy.nodes.motion.control_loop import set_realtime_priority
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools.fault_injection.message_relay import HIDDEN_PREFIX
+from wam_tools.stack_launch import StackLaunchError
+from wam_tools.stack_node import StackNode
 
-STACK_NAMESPACE = 'wam'
 REST_S, REST_RAD = 0.33, 2e-3  # joints that stay this close together for so long rest
 LIMITED_QUANTITIES = ('velocity', 'acceleration', 'jerk', 'measured_velocity')
 LIMIT_TOLERANCE = 1e-6  # of the limits; the message carries 32-bit floats
@@ -43,10 +42,6 @@ class LogEntry:
     time_s: float
     source: str
     text: str
-
-
-class StackError(Exception):
-    """The stack could not be brought up or spoken to."""
 
 
 class ExecutionMetrics:
@@ -82,12 +77,10 @@ class ExecutionMetrics:
             }
 
 
-class StackClient:
-    """Listen to one stack and speak to it as a user would; one thread calls, another spins."""
+class StackClient(StackNode):
+    """Record what one stack publishes and how its joints move."""
 
     def __init__(self, robot: Embodiment, domain_id: int) -> None:
-        self.robot = robot
-        self.policy, self.motion, self.sim = PolicyStatus(), MotionStatus(), SimStatus()
         self.episode = EpisodeStatus()
         self.log_entries: list[LogEntry] = []
         self.metrics = ExecutionMetrics(robot)
@@ -97,50 +90,24 @@ class StackClient:
         self._position_history: deque[tuple[float, np.ndarray]] = deque(maxlen=2000)
         self._last_joint_state_ns = 0
         set_realtime_priority()  # who waits for the machine measures the machine
-        self.context = Context()
-        rclpy.init(context=self.context, domain_id=domain_id)
-        self.node = Node('watch', namespace=STACK_NAMESPACE, context=self.context)
-        new = self.node.create_subscription
-        new(PolicyStatus, 'status', self._on_policy, qos.LATCHED)
-        new(MotionStatus, 'motion_status', self._on_motion, qos.LATCHED)
+        context = Context()
+        rclpy.init(context=context, domain_id=domain_id)
+        super().__init__('watch', robot, context)
+        new = self.create_subscription
         new(EpisodeStatus, 'episode', self._on_episode, qos.LATCHED)
-        new(SimStatus, '/sim/status', self._on_sim, qos.REQUEST)
         new(JointState, f'{HIDDEN_PREFIX}/joint_states', self._on_joints, qos.JOINTS)
-        self._instruction_publisher = self.node.create_publisher(
-            String, 'instruction', qos.REQUEST
-        )
-        self._executor_thread = ExecutorThread([self.node])
+        self._executor_thread = ExecutorThread([self])
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # what we start is not us
 
     def close(self) -> None:
         self._executor_thread.stop()
-        self.node.destroy_node()
+        self.destroy_node()
         rclpy.shutdown(context=self.context)
-
-    def publish_instruction(self, text: str) -> None:
-        self._instruction_publisher.publish(String(data=text))
-
-    def is_stack_running(self) -> bool:
-        """Tell whether a stack is in this domain already; ask a second after the start."""
-        return self.node.count_publishers('status') > 0
-
-    def call_service(self, service_type: Any, name: str, timeout_s: float, **fields: Any) -> Any:
-        """Call a service and return its answer; None if there is none in time."""
-        client = self.node.create_client(service_type, name)
-        try:
-            end_s, done = time.monotonic() + timeout_s, threading.Event()
-            if not client.wait_for_service(timeout_s):
-                return None
-            future = client.call_async(service_type.Request(**fields))
-            future.add_done_callback(lambda _: done.set())
-            return future.result() if done.wait(max(0.0, end_s - time.monotonic())) else None
-        finally:
-            self.node.destroy_client(client)
 
     def reset_metrics(self) -> None:
         """Begin the figures of what is executed anew; NoStack where the simulator does not."""
         if self.call_service(Trigger, '/sim/recount', 5.0) is None:
-            raise StackError('the simulator does not answer')
+            raise StackLaunchError('the simulator does not answer')
         self.metrics.reset(self._last_joint_state_ns)
 
     # what was said
@@ -210,15 +177,15 @@ class StackClient:
 
     # callbacks
 
-    def _on_policy(self, msg: PolicyStatus) -> None:
-        self.policy = msg
+    def on_policy_status(self, msg: PolicyStatus) -> None:
+        super().on_policy_status(msg)
         self.add_log_entry('session', msg.session)  # a reason may be gone before the next status
         self._record_status_time('policy')
         self.add_log_entry('policy', f'{msg.state_name}: {msg.reason}')
 
-    def _on_motion(self, msg: MotionStatus) -> None:
+    def on_motion_status(self, msg: MotionStatus) -> None:
         rejected = msg.chunks_rejected > self.motion.chunks_rejected
-        self.motion = msg
+        super().on_motion_status(msg)
         self._record_status_time('motion')
         self.add_log_entry('motion', f'{msg.state_name}: {msg.reason}')
         if rejected:
@@ -229,8 +196,8 @@ class StackClient:
         self._record_status_time('recorder')
         self.add_log_entry('recorder', f'{msg.state} {msg.episode_name}: {msg.reason}')
 
-    def _on_sim(self, msg: SimStatus) -> None:
-        self.sim = msg
+    def on_sim_status(self, msg: SimStatus) -> None:
+        super().on_sim_status(msg)
         self._record_status_time('sim')
         self.metrics.on_status(msg)
 

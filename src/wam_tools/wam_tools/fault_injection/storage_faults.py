@@ -13,7 +13,8 @@ from wam_msgs.srv import Reload
 from wam_policy.recording import bag_folder
 from wam_policy.recording.bag_repair import repair
 from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
-from wam_tools.fault_injection.stack_observer import StackError, poll_until
+from wam_tools.fault_injection.stack_observer import poll_until
+from wam_tools.stack_launch import StackLaunchError
 
 DISK_MARGIN_BYTES = 100_000  # half a second of an episode, until the disk is full
 TRUNCATED_CHECKPOINT = 'truncated'
@@ -79,7 +80,9 @@ def set_invalid_parameters(bench: FaultTestBench) -> None:
             parameters=[Parameter(name=name, value=ParameterValue(type=kind, **{slot: value}))],
         )
         if answer is None or answer.results[0].successful or not answer.results[0].reason:
-            raise StackError(f'{node} takes {name}: {value}' if answer else f'{node} is silent')
+            raise StackLaunchError(
+                f'{node} takes {name}: {value}' if answer else f'{node} is silent'
+            )
     bench.client.allow_repeated_entry('parameters')
     bench.client.add_log_entry('parameters', f'all {len(INVALID_PARAMETERS)} refused')
 
@@ -111,13 +114,13 @@ def reload_truncated_checkpoint(bench: FaultTestBench) -> None:
 def reload_checkpoint(bench: FaultTestBench, checkpoint: str) -> None:
     answer = bench.client.call_service(Reload, 'reload', 10.0, checkpoint=checkpoint)
     if answer is None or not answer.success:
-        raise StackError(f'not loading: {answer.message if answer else "policy is silent"}')
+        raise StackLaunchError(f'not loading: {answer.message if answer else "policy is silent"}')
 
 
 def restore_checkpoint(bench: FaultTestBench) -> None:
     reload_checkpoint(bench, '')
     if not poll_until(lambda: bench.client.policy.state_name != 'ERROR', LOAD_TIMEOUT_S):
-        raise StackError('the policy does not load anything any more')
+        raise StackLaunchError('the policy does not load anything any more')
 
 
 FAULTS = (

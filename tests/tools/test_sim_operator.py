@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wam_policy.core.robot import embodiment
-from wam_tools.homing import HomingMotion
+from wam_tools.sim_operator import HomingMotion
 
 ROBOT = embodiment.load_embodiment('yam')
 REST = ROBOT.home_positions(ROBOT.commanded)

@@ -1,0 +1,103 @@
+"""What programs that launch a stack share: options, command, errors, and the end by a signal."""
+
+import argparse
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from wam_tools.stack_node import StackNode
+
+CAMERA_SIZES = ('160x120', '320x240', '640x480')
+DISCOVERY_S = 1.0  # until nodes that are here already are known
+# options of the stack to launch and of its task
+LAUNCH_OPTIONS = (
+    'seed',
+    'instruction',
+    'checkpoint',
+    'devices',
+    'steps',
+    'camera_size',
+    'camera_hz',
+)
+
+
+class StackLaunchError(Exception):
+    """The stack could not be launched, or did not do what this program needs."""
+
+
+class StopRequest(threading.Event):
+    """Be set by SIGINT, SIGTERM and SIGHUP, whose numbers `signals` collects; start rclpy.
+
+    rclpy's own handlers would shut its context down while the stack still has to be ended.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signals: list[int] = []
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        self.signals.append(number)
+        self.set()
+
+
+def add_launch_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--robot` and the options of LAUNCH_OPTIONS; those not given are None."""
+    add = parser.add_argument
+    add('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
+    add('--seed', type=int, metavar='N', help='of scene and noise (default: 0)')
+    add(
+        '--instruction',
+        metavar='TEXT',
+        help='what to do (default: what the scene asks for, then the next)',
+    )
+    add(
+        '--checkpoint',
+        metavar='DIR',
+        help='weights: a folder, mini (which came along), or preset:NAME for random ones '
+        '(default: mini)',
+    )
+    add('--devices', metavar='LIST', help='one device per worker, e.g. cpu,cpu or cuda:0,cuda:1')
+    add(
+        '--steps',
+        type=int,
+        metavar='N',
+        help='denoising steps per query (default: what the checkpoint advises)',
+    )
+    add('--camera-size', choices=CAMERA_SIZES, help='of the images')
+    add('--camera-hz', type=float, metavar='HZ', help='images per second')
+
+
+def make_launch_command(
+    robot: str, arguments: Mapping[str, object], further: Sequence[str] = ()
+) -> list[str]:
+    """Return the command a user would type for a simulated robot; arguments of None are omitted.
+
+    `further` are launch arguments as text, `name:=value`.
+    """
+    given = {'sim': 'true', 'enable_motion': 'true', **arguments}
+    return [
+        'ros2',
+        'launch',
+        'wam_bringup',
+        f'{robot}.launch.py',
+        *(f'{key}:={value}' for key, value in given.items() if value is not None),
+        *further,
+    ]
+
+
+def ensure_domain_is_free(node: StackNode, stop: threading.Event) -> None:
+    """Wait until present nodes are discovered; raise StackLaunchError if a stack runs already."""
+    if stop.wait(DISCOVERY_S):
+        raise StackLaunchError('ended before anything was started')
+    if node.is_stack_running():
+        raise StackLaunchError(
+            f'another stack runs in ROS domain {os.environ.get("ROS_DOMAIN_ID", "0")}: end it, '
+            'or set ROS_DOMAIN_ID to a number of your own'
+        )

@@ -1,0 +1,78 @@
+"""A node outside of a stack that reads its statuses, instructs it and calls its services."""
+
+import threading
+import time
+from typing import Any
+
+from rclpy.context import Context
+from rclpy.node import Node
+from std_msgs.msg import String
+
+from wam_msgs.msg import MotionStatus, PolicyStatus, SimStatus
+from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.nodes import qos
+
+STACK_NAMESPACE = 'wam'  # the stack's default namespace
+
+
+class StackNode(Node):
+    """Hold the newest statuses of one stack and its simulator; empty messages before the first.
+
+    Methods block; another thread must spin the node.
+    """
+
+    def __init__(self, name: str, robot: Embodiment, context: Context | None = None) -> None:
+        super().__init__(name, namespace=STACK_NAMESPACE, context=context)
+        self.robot = robot
+        self.policy, self.motion, self.sim = PolicyStatus(), MotionStatus(), SimStatus()
+        new = self.create_subscription
+        new(PolicyStatus, 'status', self.on_policy_status, qos.LATCHED)
+        new(MotionStatus, 'motion_status', self.on_motion_status, qos.LATCHED)
+        new(SimStatus, '/sim/status', self.on_sim_status, qos.REQUEST)
+        self._instruction_publisher = self.create_publisher(String, 'instruction', qos.REQUEST)
+
+    def on_policy_status(self, msg: PolicyStatus) -> None:
+        self.policy = msg
+
+    def on_motion_status(self, msg: MotionStatus) -> None:
+        self.motion = msg
+
+    def on_sim_status(self, msg: SimStatus) -> None:
+        self.sim = msg
+
+    def is_stack_running(self) -> bool:
+        """Tell whether a stack runs in this domain; call it a second after the start."""
+        return self.count_publishers('status') > 0 or self.count_publishers('/joint_states') > 0
+
+    @property
+    def reason(self) -> str:
+        """Return state and reason of policy and motion, as far as they published any."""
+        reasons = [
+            f'{who}: {status.state_name}: {status.reason}'
+            for who, status in (('policy', self.policy), ('motion', self.motion))
+            if status.state_name
+        ]
+        return '; '.join(reasons) or 'no node of the stack has published a status yet'
+
+    def now_ns(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def publish_instruction(self, text: str) -> int:
+        """Publish an instruction; return when, in ns of the node's clock."""
+        self._instruction_publisher.publish(String(data=text))
+        return self.now_ns()
+
+    def call_service(
+        self, service_type: Any, name: str, timeout_s: float = 10.0, **fields: Any
+    ) -> Any:
+        """Call a service and return its response; None if there is none within `timeout_s`."""
+        client = self.create_client(service_type, name)
+        try:
+            end_s = time.monotonic() + timeout_s
+            if not client.wait_for_service(timeout_s):
+                return None
+            done, future = threading.Event(), client.call_async(service_type.Request(**fields))
+            future.add_done_callback(lambda _: done.set())
+            return future.result() if done.wait(max(0.0, end_s - time.monotonic())) else None
+        finally:
+            self.destroy_client(client)
