@@ -1,4 +1,4 @@
-"""An engine without a model and a server around it: targets are the posture plus what was seen."""
+"""Fake backend and a server thread: targets are the joint positions plus an image value."""
 
 import asyncio
 import threading

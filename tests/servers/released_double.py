@@ -2,7 +2,7 @@
 
 Configuration on connect; `infer` gives an array, `reset` a text; an exception is sent as a text,
 then code 1011 closes. Per camera the newest four images are kept, the first call of a session
-sees one. It answers with the posture it was shown, and misbehaves as `act` says.
+sees one. It answers with the joint positions of the request; `fault` selects an error.
 """
 
 import threading
@@ -95,7 +95,7 @@ class FakeReleasedServer:
 
 
 class FakeProfileServer(FakeReleasedServer):
-    """The same behavior under the keys of another robot; it sways the joints, to and fro."""
+    """The same behavior under the keys of another robot; the joints alternate by `sway_rad`."""
 
     def __init__(self, name, port=0, sway_rad=0.0):
         self.profile, self.sway_rad = server_profile.load(name), sway_rad
@@ -115,7 +115,7 @@ class FakeProfileServer(FakeReleasedServer):
 
     @property
     def arm_mask(self):
-        """Tell which columns are joints of an arm: a gripper has no room to sway when open."""
+        """Return 1 for columns of arm joints, 0 for grippers, which may be at a limit."""
         return np.array(
             [
                 'gripper' not in joint

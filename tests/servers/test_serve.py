@@ -162,7 +162,7 @@ def get_health(port):
     return answer.status, answer.read().decode()
 
 
-def test_it_is_unwell_without_its_worker_and_ends_in_order():
+def test_healthz_is_503_without_a_worker_and_exit_is_clean():
     with run_server('droid', '--token', 'open', '--devices', 'cpu') as (program, port):
         run_example('droid', port)
         assert get_health(port) == (200, 'OK\n')
@@ -203,7 +203,7 @@ def run_until_exit(*arguments):
         (
             ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--server-profile', 'openpi'),
             2,
-            'speaks for droid',
+            'is for droid',
         ),
         (
             ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--max-sessions', '0'),
@@ -236,13 +236,13 @@ def test_a_port_that_is_taken_is_told():
     assert found.returncode == 1 and 'cannot listen on 127.0.0.1' in found.stderr
 
 
-def test_a_flavour_that_promises_other_actions_is_refused():
+def test_a_server_profile_with_other_actions_is_rejected():
     robot = embodiment.load_embodiment('yam')
     model = ServedModel('m', True, 1, 4, 0.2, 4, horizon=24, step_dt_s=1 / 30)
     said = serve.make_checked_metadata(server_profile.load_for_robot('', robot), robot, model)
     assert said['action_horizon'] == 24 and said['memory']['frames_per_block'] == 4
     for spoken, other in (('openpi_yam', model), ('', replace(model, step_dt_s=1 / 15))):
-        with pytest.raises(ValueError, match='serve with another --server-profile'):
+        with pytest.raises(ValueError, match='select another --server-profile'):
             serve.make_checked_metadata(server_profile.load_for_robot(spoken, robot), robot, other)
 
 

@@ -36,7 +36,7 @@ def wait_until(condition):
         time.sleep(0.02)
 
 
-def test_workers_that_die_are_started_again_with_other_memories(engine):
+def test_failed_workers_restart_with_empty_memories(engine):
     served, lines = engine()
     with pytest.raises(WorkersNotReady):
         served.reset('s', 'wave', 'streaming')
@@ -55,7 +55,7 @@ def test_workers_that_die_are_started_again_with_other_memories(engine):
 
 
 @pytest.mark.parametrize(('act', 'over'), [('loading:exit1', False), ('loading:exit2', True)])
-def test_a_start_that_fails_is_told_at_once(engine, act, over):
+def test_a_failed_start_is_reported(engine, act, over):
     served, lines = engine(act)
     status = served.start()
     assert status.state is WorkerState.FAILED and 'leaving on purpose' in status.reason

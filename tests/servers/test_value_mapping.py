@@ -36,7 +36,7 @@ def make_joint_positions(robot, seed):
 @pytest.mark.parametrize('name', PROFILES)
 @FEW_EXAMPLES
 @given(seed=SEEDS, count=st.integers(1, 4))
-def test_a_request_shows_what_it_was_made_of(name, seed, count):
+def test_a_request_round_trips(name, seed, count):
     spoken = PROFILES[name]
     robot, shown = load_robot(spoken), make_views(spoken, count, seed)
     measured = make_joint_positions(robot, seed)
@@ -56,7 +56,7 @@ def test_a_request_shows_what_it_was_made_of(name, seed, count):
 @pytest.mark.parametrize('name', PROFILES)
 @FEW_EXAMPLES
 @given(seed=SEEDS)
-def test_an_answer_holds_the_targets_it_was_made_of(name, seed):
+def test_an_answer_round_trips(name, seed):
     spoken = PROFILES[name]
     robot, random = load_robot(spoken), np.random.default_rng(seed)
     measured = make_joint_positions(robot, seed)
@@ -72,7 +72,7 @@ def test_an_answer_holds_the_targets_it_was_made_of(name, seed):
     np.testing.assert_allclose(found, targets, atol=1e-4)
 
 
-def test_grippers_close_in_the_servers_sense():
+def test_grippers_close_by_the_convention_of_the_server():
     for name, closed in (
         ('dreamzero_droid', 1.0),
         ('dreamzero_agibot', 1.0),
@@ -92,7 +92,7 @@ def test_grippers_close_in_the_servers_sense():
                     assert message[span.key[0]][column] == closed, name
 
 
-def test_joints_travel_in_the_order_of_the_server():
+def test_joints_are_sent_in_the_order_of_the_server():
     spoken = PROFILES['openpi_yam']
     robot = load_robot(spoken)
     measured = np.arange(14) / 14.0
@@ -115,7 +115,7 @@ def test_joints_travel_in_the_order_of_the_server():
     )
 
 
-def test_rates_add_up_from_the_posture_and_a_row_keeps_its_direction():
+def test_rates_add_up_from_the_joint_positions_and_a_row_keeps_its_direction():
     spoken = PROFILES['openpi']
     robot = load_robot(spoken)
     measured = robot.home_positions(robot.observed)
@@ -129,7 +129,7 @@ def test_rates_add_up_from_the_posture_and_a_row_keeps_its_direction():
     np.testing.assert_allclose(found[:, 7] + measured[7], 0.75, atol=1e-6)
 
 
-def test_relative_actions_start_from_the_posture_of_the_request(tmp_path):
+def test_relative_actions_start_from_the_joint_positions_of_the_request(tmp_path):
     document = yaml.safe_load((server_profile.PROFILE_FOLDER / 'dreamzero_yam.yaml').read_text())
     document['name'] = 'mine'
     document['grippers'] = {'open': 0.0, 'closed': 2.0}
@@ -156,7 +156,7 @@ def test_relative_actions_start_from_the_posture_of_the_request(tmp_path):
         (np.zeros((10, 8), np.float32), 'want actions [24, 8]'),
         (np.zeros((24, 7), np.float32), 'want actions [24, 8]'),
         (np.zeros((24, 8), np.int32), 'want actions [24, 8]'),
-        (np.full((24, 8), np.nan, np.float32), 'not finite'),
+        (np.full((24, 8), np.nan, np.float32), 'NaN or infinity'),
         ([[0.0] * 8] * 24, 'want actions'),
         ({}, 'want actions'),
         (None, 'want actions'),
@@ -176,14 +176,18 @@ def test_a_wrong_answer_is_refused(answer, words):
         ('observation/wrist_image_left', np.zeros((180, 320), np.uint8), 'want images'),
         ('observation/wrist_image_left', np.zeros((180, 320, 3), np.float32), 'want images'),
         ('observation/wrist_image_left', np.zeros((180, 321, 3), np.uint8), 'want 320x180'),
-        ('observation/wrist_image_left', np.zeros((2, 180, 320, 3), np.uint8), 'differ'),
+        (
+            'observation/wrist_image_left',
+            np.zeros((2, 180, 320, 3), np.uint8),
+            'same number of images',
+        ),
         ('observation/wrist_image_left', np.zeros((0, 180, 320, 3), np.uint8), 'want images'),
         ('observation/wrist_image_left', 'x', 'want images'),
         ('observation/joint_position', np.zeros(6), 'want 7 finite'),
         ('observation/joint_position', np.full(7, np.inf), 'want 7 finite'),
         ('observation/joint_position', [0.0] * 7, 'want 7 finite'),
-        ('prompt', 5, 'want a text'),
-        ('prompt', None, 'want a text'),
+        ('prompt', 5, 'want a string'),
+        ('prompt', None, 'want a string'),
     ],
 )
 def test_a_wrong_request_is_refused_with_its_key(key, value, words):
@@ -221,7 +225,7 @@ def test_images_are_padded_evenly_or_stretched(size):
         ({'robot': 'yma'}, 'did you mean yam'),
         ({'pictures': {}}, 'size'),
         ({'cameras': {'eye': 'x'}}, 'want cameras of yam'),
-        ({'name': 'other'}, 'make them equal'),
+        ({'name': 'other'}, 'differs from the file name'),
         ({'frames': {'block_steps': 24, 'offsets': [-24, 0], 'window': 4}}, 'ascending'),
         ({'frames': {'block_steps': 24, 'offsets': [0, -1], 'window': 4}}, 'ascending'),
         ({'grippers': {'open': 1.0, 'closed': 1.0}}, 'open equals closed'),
@@ -251,14 +255,14 @@ def test_images_are_padded_evenly_or_stretched(size):
         ({'spelling': 1}, 'not a known key'),
     ],
 )
-def test_a_wrong_flavour_is_refused(tmp_path, change, words):
+def test_an_invalid_profile_is_rejected(tmp_path, change, words):
     document = yaml.safe_load((server_profile.PROFILE_FOLDER / 'dreamzero_yam.yaml').read_text())
     (tmp_path / 'mine.yaml').write_text(yaml.safe_dump({**document, 'name': 'mine', **change}))
     with pytest.raises(ValueError, match=words):
         server_profile.load(str(tmp_path / 'mine.yaml'))
 
 
-def test_each_robot_has_one_flavour_of_its_own():
+def test_each_robot_has_one_default_profile():
     for name in embodiment.list_robots():
         robot = embodiment.load_embodiment(name)
         mine = [
@@ -273,7 +277,7 @@ def test_each_robot_has_one_flavour_of_its_own():
                 mine[0].gripper_open,
                 mine[0].gripper_closed,
             )
-    with pytest.raises(ValueError, match='speaks for droid, not for yam'):
+    with pytest.raises(ValueError, match='is for droid, not for yam'):
         server_profile.load_for_robot('openpi', embodiment.load_embodiment('yam'))
     with pytest.raises(ValueError, match='did you mean vllm_omni'):
         server_profile.load('vllm')

@@ -93,7 +93,7 @@ def test_the_released_keys_are_served_with_their_size():
     droid.stop()
 
 
-def test_images_are_remembered_as_the_released_server_does(served):
+def test_images_are_buffered_as_the_released_server_does(served):
     far = connect_client(served)
     for value, count in ((1, 1), (2, 1), (3, 4), (9, 2)):
         far.infer(make_observation(served, value, count, session_id='a'))
@@ -107,7 +107,7 @@ def test_images_are_remembered_as_the_released_server_does(served):
     assert len(served.session_manager.active_sessions) == 2
 
 
-def test_a_reset_and_new_words_begin_a_new_memory(served):
+def test_a_reset_and_a_new_prompt_start_a_new_memory(served):
     ask = partial(request, connect_raw(served))
     ask(**make_observation(served, 1, session_id='a', endpoint='infer'))
     assert ask(endpoint='reset', session_id='a') == 'reset successful'
@@ -125,7 +125,7 @@ def test_a_reset_and_new_words_begin_a_new_memory(served):
     assert ask(endpoint='reset') == 'reset successful'  # of a session that never was
 
 
-def test_clocked_sessions_commit_once_and_in_order(served):
+def test_streaming_sessions_commit_once_and_in_order(served):
     end = connect_raw(served)
     ask = partial(request, end, session_id='c')
     shown = {key: value for key, value in make_observation(served, 7).items() if 'video' in key}
@@ -153,7 +153,7 @@ def test_clocked_sessions_commit_once_and_in_order(served):
     assert end.close_code == 1007
 
 
-def test_a_fault_of_the_model_is_told_and_closes_with_1011(served):
+def test_an_error_of_the_model_is_reported_and_closes_with_1011(served):
     served.behavior['fault'] = RuntimeError('device lost')
     far = connect_client(served)
     with pytest.raises(RuntimeError, match='Traceback(.|\n)*device lost'):
@@ -185,7 +185,7 @@ INVALID_MESSAGES = {
 
 
 @pytest.mark.parametrize('message', INVALID_MESSAGES.values(), ids=INVALID_MESSAGES)
-def test_what_is_no_request_is_declined_in_words(served, message):
+def test_an_invalid_request_is_declined_with_the_reason(served, message):
     with connect_raw(served) as end:
         end.send(message)
         assert re.match(
@@ -227,7 +227,7 @@ def test_a_message_of_100_mb_is_refused_before_it_is_read(served):
     assert connect_client(served).infer(make_observation(served)).shape == (24, 14)
 
 
-def test_a_token_is_asked_for_and_only_it_opens():
+def test_only_the_right_token_is_accepted():
     served = ServerThread(token='sesame')
     for options in ({}, {'api_key': 'Sesame'}, {'api_key': ''}):
         with pytest.raises(InvalidStatus) as refused:
@@ -282,13 +282,16 @@ def test_fifty_connections_are_served_and_memories_stay_bounded():
     served.stop()
 
 
-def test_the_session_unused_for_longest_makes_room():
+def test_the_least_recently_used_session_is_ended():
     served = ServerThread(capacity=2)
     far = connect_client(served)
     for name in ('a', 'b', 'a', 'c'):
         far.infer(make_observation(served, session_id=name))
     assert [session.name for session in served.session_manager.active_sessions] == ['a', 'c']
-    assert any('session b: 1 answers' in line and 'made room' in line for line in served.lines)
+    assert any(
+        'session b: 1 answers' in line and 'all memories were in use' in line
+        for line in served.lines
+    )
     served.stop()
 
 
@@ -303,10 +306,10 @@ def test_sessions_end_with_the_workers_that_held_them(served):
         ('reset', 'fold it', 'released'),
         ('commit', [3]),
     ]
-    assert any('was lost with the workers' in line for line in served.lines)
+    assert any('was lost when the workers restarted' in line for line in served.lines)
 
 
-def test_it_is_only_as_healthy_as_its_workers(served):
+def test_healthz_reports_the_workers(served):
     served.backend.not_ready_reason, served.backend.restarts = (
         'workers are failed: killed by SIGKILL',
         2,
@@ -316,7 +319,7 @@ def test_it_is_only_as_healthy_as_its_workers(served):
     assert 'wam_workers_ready 0.0' in page and 'wam_worker_restarts_total 2.0' in page
 
 
-def test_a_client_that_left_is_not_computed_for(served):
+def test_requests_of_a_closed_connection_are_skipped(served):
     served.behavior['seconds'] = 0.3
     first, second = connect_raw(served), connect_raw(served)
     first.send(msgpack_numpy.packb(make_observation(served, session_id='a')))
@@ -328,7 +331,7 @@ def test_a_client_that_left_is_not_computed_for(served):
     assert sum(call[0] == 'query' for _, call in served.backend.calls) == 1
 
 
-def test_health_and_metrics_tell_what_happened(served):
+def test_health_and_metrics_match_the_requests(served):
     assert http_get(served, '/healthz') == (200, 'OK\n')
     far = connect_client(served)
     for _ in range(3):
@@ -352,7 +355,7 @@ def test_health_and_metrics_tell_what_happened(served):
     assert http_get(served, '/else')[0] in (400, 426)
 
 
-def test_it_stops_after_the_answer_that_is_under_way():
+def test_it_stops_after_the_answer_in_progress():
     served = ServerThread()
     busy, idle = connect_raw(served), connect_raw(served)
     served.behavior['seconds'] = 0.5

@@ -77,7 +77,7 @@ def wait_until_following(stage):
     stage.probe.wait_motion('FIRST_MOVE', 'TRACKING')
 
 
-def test_the_server_moves_the_robot_in_its_own_rhythm(stage):
+def test_the_server_moves_the_robot_with_one_query_per_block(stage):
     watch, view = stage.probe, stage.server.view_keys[0]
     watch.publish_instruction('lift the cup')
     wait_until_following(stage)
@@ -92,9 +92,10 @@ def test_the_server_moves_the_robot_in_its_own_rhythm(stage):
 
 
 @pytest.mark.parametrize(
-    ('act', 'words'), [('nan', 'not finite'), ('garbage', 'garbage'), ('crash', 'CUDA error')]
+    ('act', 'words'),
+    [('nan', 'NaN or infinity'), ('garbage', 'invalid answer'), ('crash', 'CUDA error')],
 )
-def test_whatever_it_answers_the_robot_does_not_jump(stage, act, words):
+def test_invalid_answers_do_not_move_the_robot(stage, act, words):
     watch = stage.probe
     wait_until_following(stage)
     watch.jumps.clear()
@@ -106,7 +107,7 @@ def test_whatever_it_answers_the_robot_does_not_jump(stage, act, words):
     assert not watch.jumps
 
 
-def test_it_holds_while_the_server_is_away_and_goes_on_by_itself(stage):
+def test_it_holds_while_the_server_is_down_and_recovers(stage):
     watch = stage.probe
     wait_until_following(stage)
     watch.jumps.clear()
@@ -126,7 +127,7 @@ def test_it_holds_while_the_server_is_away_and_goes_on_by_itself(stage):
     assert not watch.jumps
 
 
-def test_the_episode_survives_all_of_it(stage):
+def test_the_episode_is_complete(stage):
     watch = stage.probe
     watch.publish_instruction('')
     watch.wait_motion('HOLDING')
@@ -159,7 +160,7 @@ def test_the_episode_survives_all_of_it(stage):
     )
 
 
-def test_everything_ends_in_order(stage):
+def test_all_processes_exit_cleanly(stage):
     watch, launch = stage.probe, stage.launch
     os.kill(launch.pid, signal.SIGINT)
     watch.wait(lambda: launch.returncode is not None, 'the launch does not end', 40)

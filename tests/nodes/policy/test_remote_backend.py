@@ -37,7 +37,7 @@ def assert_robot_held(bench):
     return True
 
 
-def test_it_asks_once_a_block_in_the_rhythm_of_the_released_server(stage):
+def test_it_queries_once_per_block_as_the_released_client(stage):
     server, bench = stage
     bench.publish_instruction('lift the cup')
     bench.wait(lambda: len(server.observations) >= 4, 20)
@@ -59,13 +59,13 @@ def test_it_asks_once_a_block_in_the_rhythm_of_the_released_server(stage):
     ('act', 'words'),
     [
         ('crash', 'CUDA error'),
-        ('nan', 'not finite'),
+        ('nan', 'NaN or infinity'),
         ('horizon', 'want actions'),
-        ('garbage', 'garbage'),
+        ('garbage', 'invalid answer'),
         ('slow', 'did not answer within'),
     ],
 )
-def test_faults_are_in_the_status_and_it_goes_on_by_itself(stage, act, words):
+def test_faults_are_in_the_status_and_it_recovers(stage, act, words):
     server, bench = stage
     bench.publish_instruction('lift the cup')
     bench.wait_running()
@@ -82,7 +82,7 @@ def test_faults_are_in_the_status_and_it_goes_on_by_itself(stage, act, words):
     )
 
 
-def test_it_holds_while_the_server_is_away_and_resumes(stage):
+def test_it_holds_while_the_server_is_down_and_resumes(stage):
     server, bench = stage
     bench.publish_instruction('lift the cup')
     bench.wait_running()

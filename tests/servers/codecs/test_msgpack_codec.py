@@ -46,7 +46,7 @@ def is_equal(left, right):
 
 @settings(deadline=None)
 @given(VALUES)
-def test_what_we_write_the_openpi_package_reads_and_the_other_way_round(value):
+def test_messages_are_compatible_with_the_openpi_package(value):
     assert is_equal(value, msgpack_codec.unpack(msgpack_codec.pack(value)))
     assert is_equal(value, msgpack_numpy.unpackb(msgpack_codec.pack(value)))
     assert is_equal(value, msgpack_codec.unpack(msgpack_numpy.packb(value)))
@@ -54,7 +54,7 @@ def test_what_we_write_the_openpi_package_reads_and_the_other_way_round(value):
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(raw):
+def test_any_bytes_are_decoded_or_rejected(raw):
     with contextlib.suppress(msgpack_codec.MalformedMessage):
         msgpack_codec.unpack(raw)
 
@@ -117,7 +117,7 @@ def make_tagged_array(**changed):
         msgpack.packb(1) + b'\x01',
     ],
 )
-def test_what_is_no_message_is_refused(raw):
+def test_an_invalid_message_is_rejected(raw):
     with pytest.raises(msgpack_codec.MalformedMessage):
         msgpack_codec.unpack(raw)
 
@@ -134,18 +134,18 @@ def test_what_is_no_message_is_refused(raw):
         2**70,
     ],
 )
-def test_what_cannot_travel_is_not_sent(value):
+def test_unsupported_values_are_not_encoded(value):
     with pytest.raises(msgpack_codec.MalformedMessage):
         msgpack_codec.pack(value)
 
 
-def test_a_request_is_a_map_with_names():
+def test_a_request_is_a_map_with_string_keys():
     assert msgpack_codec.unpack_request(msgpack_codec.pack({'a': 1})) == {'a': 1}
     for raw in ('{"a": 1}', msgpack_codec.pack([1]), msgpack.packb({b'a': 1})):
         with pytest.raises(msgpack_codec.MalformedMessage):
             msgpack_codec.unpack_request(raw)
 
 
-def test_arrays_lie_where_they_were_received():
+def test_arrays_are_views_of_the_received_bytes():
     array = msgpack_codec.unpack(msgpack_codec.pack(np.arange(6)))
     assert not array.flags.owndata and not array.flags.writeable

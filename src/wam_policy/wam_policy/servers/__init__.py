@@ -1,4 +1,4 @@
-"""Engines elsewhere: the OpenPI protocol, its dialects as data, a worker that speaks it.
+"""Policy servers: clients of remote ones, and our own server, in the OpenPI protocol.
 
-No torch and no ROS may come in here; what runs a model behind the protocol lives in serve/.
+This package imports neither torch nor ROS; the models run in the processes of `workers/`.
 """

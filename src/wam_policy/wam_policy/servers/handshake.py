@@ -1,4 +1,4 @@
-"""Whether a server and this robot fit together, judged from what the server says on connect."""
+"""Handshake: check that the metadata a server sends on connect matches this robot."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,20 +7,20 @@ from typing import Any
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.servers.server_profile import ServerProfile
 
-STREAMING_MEMORY = 'clocked'  # a server that takes real frames on their own clock, as ours does
+STREAMING_MEMORY = 'clocked'  # wire value: the server takes commits of frames, as ours does
 
 
 class IncompatibleServer(ValueError):
-    """The server is another one than this robot needs; it will not get better by itself."""
+    """Report a server that does not match this robot; a retry does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """Hold what was agreed on connect."""
+    """Properties of the connected server."""
 
     model: str
     trained: bool
-    streaming: bool  # the memory is fed by commits, queries leave it alone
+    streaming: bool  # commits update the memory, queries only read it
     frames_per_block: int  # images in a commit after the first
     frame_period_s: float
     window_blocks: int
@@ -28,14 +28,14 @@ class ServerInfo:
 
     @property
     def query_images(self) -> str:
-        """Name what a query has to bring: newest images where there is no memory to read."""
+        """Return 'latest' if a query carries the newest images, else 'none'."""
         return 'latest' if self.memory_update == 'streaming' and not self.streaming else 'none'
 
 
 def make_server_metadata(
     profile: ServerProfile, robot: Embodiment, model: Mapping[str, Any], memory: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Give what our own server says on connect: the released fields, and ours beside them."""
+    """Return the metadata that our server sends on connect: the released fields and ours."""
     return {
         **_to_plain(profile.configuration),
         'embodiment': robot.name,
@@ -49,13 +49,13 @@ def make_server_metadata(
 
 
 def parse_server_info(profile: ServerProfile, robot: Embodiment, metadata: object) -> ServerInfo:
-    """Check a server's configuration; IncompatibleServer names every field that does not fit.
+    """Check the metadata of a server; raises IncompatibleServer with every field that differs.
 
-    Fields that it does not send cannot be checked, and fields that we do not know do not matter.
+    A field that the server does not send is not checked; an unknown field is ignored.
     """
     if not isinstance(metadata, dict):
         raise IncompatibleServer(
-            f'the server sent {metadata!r:.80} on connect, want its configuration; is '
+            f'the server sent {metadata!r:.80} on connect, want a map of metadata; is '
             'this an OpenPI server?'
         )
     size = profile.configuration.get('image_resolution')
@@ -70,7 +70,7 @@ def parse_server_info(profile: ServerProfile, robot: Embodiment, metadata: objec
     if size is None and profile.image_size is not None:
         wanted['image_resolution'] = [profile.image_size[1], profile.image_size[0]]
     faults = [
-        f'{key}: the server says {_to_plain(metadata[key])!r:.80}, {profile.name} on {robot.name} '
+        f'{key}: the server has {_to_plain(metadata[key])!r:.80}, {profile.name} on {robot.name} '
         f'needs {value!r:.80}'
         for key, value in wanted.items()
         if key in metadata and not _is_equal(metadata[key], value)
@@ -102,15 +102,15 @@ def _make_server_info(
             or not 0.0 < period_s < 60.0
         ):
             raise IncompatibleServer(
-                f'memory: the server says {memory!r:.160}, want whole numbers of '
-                'frames_per_block and window_blocks and a frame_period_s'
+                f'memory: the server has {memory!r:.160}, want positive integers '
+                'frames_per_block and window_blocks and a frame_period_s in (0, 60)'
             )
         return ServerInfo(model, trained, True, block, period_s, window, 'streaming')
     steps, step_s = profile.frames.block_steps, 1.0 / profile.step_hz
-    if steps is None:  # nothing is remembered: one block a second, which nobody reads
+    if steps is None:  # no memory: one block per second, which is not used
         return ServerInfo(model, trained, False, 1, 1.0, 1, 'streaming')
-    # every step is recorded, so that the images of any offsets are really those of that time;
-    # a memory that only its server holds cannot be rebuilt: one block is all there is to replay
+    # one frame per step, so that every offset has an image of its own time; the memory of the
+    # server cannot be rebuilt from here, so the window is one block
     return ServerInfo(model, trained, False, steps, step_s, 1, 'released')
 
 
@@ -121,7 +121,7 @@ def _is_equal(actual: object, expected: object) -> bool:
 
 
 def _to_plain(value: Any) -> Any:
-    """Give lists for tuples and maps for frozen maps: what travels and what is compared."""
+    """Convert tuples to lists and frozen maps to dicts, as msgpack decodes them."""
     if isinstance(value, Mapping):
         return {key: _to_plain(inner) for key, inner in value.items()}
     return [_to_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

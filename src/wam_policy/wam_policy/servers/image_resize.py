@@ -1,4 +1,4 @@
-"""Pictures as a far server wants them: resized, with borders or not, channels last or first."""
+"""Convert images to the size, padding and channel order of a server profile."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ CHANNEL_ORDERS = ('hwc', 'chw')
 
 
 def resize(frames: np.ndarray, size: tuple[int, int] | None, fit: str) -> np.ndarray:
-    """Bring frames uint8 [T h w 3] to `size` (width, height); None leaves them as they are.
+    """Resize frames uint8 [T h w 3] to `size` (width, height); None returns them unchanged.
 
     'pad' keeps the aspect ratio and fills the rest with black, evenly on both sides.
     """
@@ -21,19 +21,19 @@ def resize(frames: np.ndarray, size: tuple[int, int] | None, fit: str) -> np.nda
     if fit == 'pad':
         scale = min(size[0] / width, size[1] / height)
         inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    # areas when shrinking: other methods skip pixels
+    # INTER_AREA averages all pixels when it shrinks; the other methods skip some
     method = cv2.INTER_AREA if inner[0] < width else cv2.INTER_LINEAR
-    made = np.zeros((len(frames), size[1], size[0], 3), np.uint8)
+    resized = np.zeros((len(frames), size[1], size[0], 3), np.uint8)
     left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    for target, frame in zip(made, frames, strict=True):
+    for target, frame in zip(resized, frames, strict=True):
         target[top : top + inner[1], left : left + inner[0]] = cv2.resize(
             frame, inner, interpolation=method
         )
-    return made
+    return resized
 
 
 def to_channel_order(frames: np.ndarray, order: str) -> np.ndarray:
-    """Bring [T h w 3] into an order of channels."""
+    """Convert [T h w 3] to the channel order `hwc` or `chw` ([T 3 h w])."""
     return frames if order == 'hwc' else np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
 
 

@@ -1,12 +1,11 @@
-"""Answer the node's requests by asking a far server: the remote twin of workers.request_server.
+"""Answer the policy node's requests through a remote server, as workers.request_server does here.
 
-The node speaks of sessions, commits and queries; servers differ in what they remember. Ours takes
-commits as they are. A released one gets each block's images with the query that follows it. One
-without memory gets the newest images and nothing else.
+The node sends resets, commits and queries; servers differ in their memory. Our server receives the
+commits unchanged. A released server receives the images of a block with the query that follows. A
+server without memory receives only the newest images.
 
-A failed request is an answer (`error`) and closes the connection; the session that the node then
-opens begins with a new one. A server that is not there ends this program: whoever started it waits
-and starts it again.
+A failed request is answered with `error` and closes the connection; the next reset opens a new
+one. If the server is unreachable, the process exits and the supervisor restarts it after a delay.
 """
 
 import socket
@@ -35,11 +34,11 @@ ConnectFn = Callable[[], WebSocketClient]
 
 
 class InvalidNodeRequest(Exception):
-    """A request does not fit; nothing was done."""
+    """Report a node request that is invalid; nothing was done."""
 
 
 class RemoteWorker:
-    """Serve one node on one socket until told to stop."""
+    """Serve one policy node on one socket until it sends `stop`."""
 
     def __init__(
         self,
@@ -65,15 +64,15 @@ class RemoteWorker:
         )
 
     def build_worker_info(self) -> dict[str, Any]:
-        """Describe the server in the words in which a local worker describes itself."""
-        terms, robot = self.server_info, self._robot
-        name = terms.model if terms.trained else f'UNTRAINED {terms.model}'
+        """Return the fields of `ready`, the same as those of a local worker."""
+        info, robot = self.server_info, self._robot
+        name = info.model if info.trained else f'UNTRAINED {info.model}'
         return {
             'model': name,
-            'trained': terms.trained,
+            'trained': info.trained,
             'device': self._client.address,
-            'memory_update': terms.memory_update,
-            'query_images': terms.query_images,
+            'memory_update': info.memory_update,
+            'query_images': info.query_images,
             'embodiment': robot.name,
             'embodiment_hash': robot.config_hash,
             'video': False,
@@ -81,18 +80,18 @@ class RemoteWorker:
             'geometry': {
                 'cameras': list(self._profile.cameras),
                 'first_frames': 1,
-                'frames_per_block': terms.frames_per_block,
-                'frame_period_s': terms.frame_period_s,
-                'window_blocks': terms.window_blocks,
+                'frames_per_block': info.frames_per_block,
+                'frame_period_s': info.frame_period_s,
+                'window_blocks': info.window_blocks,
                 'horizon': self._profile.horizon,
                 'step_dt_s': 1.0 / self._profile.step_hz,
             },
         }
 
     def serve(self) -> None:
-        """Answer until `stop` or until the other end closes.
+        """Answer requests until `stop` or until the node closes the socket.
 
-        Raises ServerUnreachable, ConnectionRejected or IncompatibleServer when the server is lost.
+        Raises ServerUnreachable, ConnectionRejected or IncompatibleServer if a reset fails.
         """
         protocol.send(self._sock, WorkerMessage('ready', {**self.build_worker_info(), 'id': 0}))
         while True:
@@ -121,7 +120,9 @@ class RemoteWorker:
         kinds = {'reset': self._on_reset, 'commit': self._on_commit, 'query': self._on_query}
         try:
             if request.kind not in kinds:
-                raise InvalidNodeRequest(f'a far server knows no {request.kind!r}')
+                raise InvalidNodeRequest(
+                    f'a remote server has no request {request.kind!r}; want {", ".join(kinds)}'
+                )
             return kinds[request.kind](request)
         except (InvalidNodeRequest, msgpack_codec.MalformedMessage) as error:
             return WorkerMessage('error', {'what': str(error), 'fix': ''})
@@ -129,7 +130,7 @@ class RemoteWorker:
             self._client.close()  # the reply does not match the profile: end the session
             return self._fail_session(str(error), 'the server and its server profile do not fit')
         except (websocket_client.ServerUnreachable, websocket_client.ConnectionRejected):
-            raise  # from `reset`: this program ends with the reason
+            raise  # from `reset`: the process exits with this reason
         except RemoteServerError as error:
             for line in error.trace.splitlines()[-websocket_client.LOGGED_TRACEBACK_LINES :]:
                 self._log(line)
@@ -137,7 +138,7 @@ class RemoteWorker:
                 str(error), "the lines before this one in the log are the server's"
             )
         except WebSocketClientError as error:
-            return self._fail_session(str(error), 'the session begins anew')
+            return self._fail_session(str(error), 'the session restarts')
 
     def _fail_session(self, what: str, fix: str) -> WorkerMessage:
         self._session = None
@@ -150,12 +151,13 @@ class RemoteWorker:
         self._session = None
         if not self._client.is_open:
             self._client = self._connect()
-            terms = handshake.parse_server_info(
+            info = handshake.parse_server_info(
                 self._profile, self._robot, self._client.server_metadata
             )
-            if terms != self.server_info:
+            if info != self.server_info:
                 raise handshake.IncompatibleServer(
-                    'another server than before answers there; start anew to use it'
+                    f'the server at {self._client.address} has changed its model or memory; '
+                    'restart the policy node to use it'
                 )
         if self._profile.endpoint_key is not None:
             self._reset_server(session, instruction)
@@ -166,16 +168,16 @@ class RemoteWorker:
         )
 
     def _reset_server(self, session: str, instruction: str) -> None:
-        """Let the server forget; it says yes with a text, or with a status in binary."""
+        """Reset the server's session; its reply is a string or a binary status."""
         message = self._make_message('reset', session)
         if self.server_info.streaming:
             message |= {
                 'memory': handshake.STREAMING_MEMORY,
                 self._profile.prompt_key[0]: instruction,
             }
-        said = self._client.request(message, self._timeout_s)
-        if isinstance(said, str) and 'Traceback' in said:
-            raise websocket_client.close_and_make_error(self._client, said)
+        reply = self._client.request(message, self._timeout_s)
+        if isinstance(reply, str) and 'Traceback' in reply:
+            raise websocket_client.close_and_make_error(self._client, reply)
 
     def _on_commit(self, request: WorkerMessage) -> WorkerMessage:
         self._check_session(request)
@@ -198,7 +200,7 @@ class RemoteWorker:
             }
             fields |= self._parse_commit_answer(self._request(message))
         elif self.server_info.memory_update == 'released':
-            # the first request of a session shows one picture, the others those of the offsets
+            # the first request of a session carries one image, later ones those of `offsets`
             self._pending_views = (
                 frames
                 if block == 0
@@ -239,8 +241,8 @@ class RemoteWorker:
             message['seed'] = request.fields['seed']
         packed_s = time.perf_counter()
         self._pending_views = None
-        said = self._request(message)
-        targets = value_mapping.decode_actions(self._profile, self._robot, said, joint_positions)
+        reply = self._request(message)
+        targets = value_mapping.decode_actions(self._profile, self._robot, reply, joint_positions)
         reference = joint_positions[
             [self._robot.observed.index(name) for name in self._robot.commanded]
         ]
@@ -262,11 +264,11 @@ class RemoteWorker:
         )
 
     def _select_query_images(self, request: WorkerMessage) -> Mapping[str, np.ndarray]:
-        """Give the images that go with a query; a server that takes commits needs none."""
+        """Return the images [T h w 3] for a query; a streaming server needs none."""
         if self.server_info.memory_update == 'released':
             if self._pending_views is None:
                 raise InvalidNodeRequest(
-                    'no frames since the last query: this server is asked once a block'
+                    'no frames since the last query: this server takes one query per block'
                 )
             return self._pending_views
         newest = any(name.startswith(NEWEST_PREFIX) for name in request.arrays)
@@ -277,11 +279,11 @@ class RemoteWorker:
         )
 
     def _request(self, message: dict[str, Any]) -> Any:
-        """Ask; a text is an error, whatever it says."""
-        said = self._client.request(message, self._timeout_s)
-        if isinstance(said, str):
-            raise websocket_client.close_and_make_error(self._client, said)
-        return said
+        """Send a request and return the answer; a string as answer is an error of the server."""
+        reply = self._client.request(message, self._timeout_s)
+        if isinstance(reply, str):
+            raise websocket_client.close_and_make_error(self._client, reply)
+        return reply
 
     def _parse_commit_answer(self, answer: object) -> dict[str, Any]:
         good = (
@@ -308,16 +310,19 @@ class RemoteWorker:
         session = request.fields.get('session')
         if self._session is None or session != self._session:
             raise InvalidNodeRequest(
-                f'{request.kind} of session {session!r} while {self._session!r} is on'
+                f'{request.kind} of session {session!r}, but the open session is '
+                f'{self._session!r}: reset first'
             )
 
     def _read_views(self, request: WorkerMessage, prefix: str) -> dict[str, np.ndarray]:
-        """Take the images of every camera the server sees, uint8 [T h w 3]."""
+        """Return the images of every camera in the profile, uint8 [T h w 3]."""
         found = {}
         for camera in self._profile.cameras:
             frames = request.arrays.get(prefix + camera)
             if frames is None or frames.dtype != np.uint8 or frames.ndim not in (3, 4):
-                raise InvalidNodeRequest(f'{request.kind} has no {prefix}{camera}')
+                raise InvalidNodeRequest(
+                    f'{request.kind}: want {prefix}{camera} as images uint8 [T h w 3]'
+                )
             found[camera] = frames[None] if frames.ndim == 3 else frames
         return found
 

@@ -1,8 +1,8 @@
-"""Run a remote worker: connect to a policy server, agree with it, answer on a socket.
+"""Run a remote worker: connect to a policy server and answer the node's requests on a socket.
 
-It speaks the wire of the local workers, so the node cannot tell them apart. Without --fd it only
-connects, says what it agreed on, and leaves. A token for the server is read from the environment
-variable WAM_TOKEN, where other users of the machine cannot see it.
+The protocol on the socket is that of the local workers. Without --fd the program connects, checks
+the server, logs its model and exits. The token for the server is read from the environment
+variable WAM_TOKEN, which other users of the machine cannot read.
 """
 
 import argparse
@@ -32,24 +32,26 @@ RENAMED_OPTIONS = {
     '--world': '--world-size',
     '--exchange': '--dist-backend',
 }
-DISCONNECT_GRACE_S = 0.2  # from the closing of the socket to an exit in the middle of a request
+DISCONNECT_GRACE_S = 0.2  # from the closing of the socket to the exit during a request
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    made = argparse.ArgumentParser(
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
         prog='python -m wam_policy.servers.run_remote_worker',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument('--server', required=True, metavar='URL', help='ws://HOST:PORT or wss://...')
-    made.add_argument(
+    parser.add_argument(
+        '--server', required=True, metavar='URL', help='ws://HOST:PORT or wss://...'
+    )
+    parser.add_argument(
         '--embodiment',
         required=True,
         metavar='NAME',
-        help='robot whose cameras and joints are sent',
+        help='robot whose images and joint positions are sent',
     )
-    made.add_argument(
+    parser.add_argument(
         '--server-profile',
         default='',
         metavar='NAME',
@@ -57,27 +59,27 @@ def make_parser() -> argparse.ArgumentParser:
             f"{', '.join(server_profile.list_names())}, or a .yaml file (default: the robot's own)"
         ),
     )
-    made.add_argument(
+    parser.add_argument(
         '--query-timeout',
         type=float,
         default=8.0,
         metavar='SECONDS',
-        help='for one answer; then the connection is closed (default: %(default)s)',
+        help='limit for one answer; then the connection is closed (default: %(default)s)',
     )
-    made.add_argument('--fd', type=int, metavar='N', help='inherited socket to answer on')
-    # a pair of workers is started with these; a far server is one, whatever runs behind it
+    parser.add_argument('--fd', type=int, metavar='N', help='inherited socket to answer on')
+    # the supervisor passes these to every worker; a remote worker ignores them
     for name in ('--rank', '--world-size', '--role', '--device', '--dist-backend', '--rendezvous'):
-        made.add_argument(name, help=argparse.SUPPRESS)
-    return made
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    return parser
 
 
 def log(text: str) -> None:
-    """Write a line for people; whoever started this worker keeps the last ones."""
+    """Write a log line to stderr; the supervisor keeps the last lines for its error report."""
     print(f'wam-remote: {text}', file=sys.stderr, flush=True)
 
 
 def make_server_url(server: str, profile: ServerProfile) -> str:
-    """Complete a server's address with the server profile's path; ValueError if it is none."""
+    """Append the server profile's path to an address without one; ValueError for a bad address."""
     scheme, _, rest = server.partition('://')
     if scheme not in ('ws', 'wss') or not rest:
         raise ValueError(f'server {server!r}: want ws://HOST:PORT or wss://HOST:PORT')
@@ -85,37 +87,37 @@ def make_server_url(server: str, profile: ServerProfile) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve the node, or tell what a server is like; returns the exit status."""
+    """Serve the node, or only check the server if there is no --fd; return the exit status."""
     robot = embodiment.load_embodiment(arguments.embodiment)
-    chosen = server_profile.load_for_robot(arguments.server_profile, robot)
-    where = make_server_url(arguments.server, chosen)
+    profile = server_profile.load_for_robot(arguments.server_profile, robot)
+    url = make_server_url(arguments.server, profile)
 
     def connect() -> WebSocketClient:
-        return WebSocketClient(where, os.environ.get(TOKEN_VARIABLE, ''))
+        return WebSocketClient(url, os.environ.get(TOKEN_VARIABLE, ''))
 
-    near, end = (
+    peer, sock = (
         socket.socketpair()
         if arguments.fd is None
         else (None, protocol.adopt_socket(arguments.fd, DISCONNECT_GRACE_S))
     )
-    relay = RemoteWorker(end, chosen, robot, connect, arguments.query_timeout, log)
+    worker = RemoteWorker(sock, profile, robot, connect, arguments.query_timeout, log)
     try:
-        log(f'{chosen.name}: {relay.build_worker_info()["reason"]}')
-        if near is None:
-            relay.serve()
+        log(f'{profile.name}: {worker.build_worker_info()["reason"]}')
+        if peer is None:
+            worker.serve()
     finally:
-        relay.close()
+        worker.close()
     return protocol.EXIT_OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; return the exit status (see workers.protocol)."""
-    made = make_parser()
-    arguments = made.parse_args(
+    parser = make_parser()
+    arguments = parser.parse_args(
         replace_deprecated(sys.argv[1:] if argv is None else argv, RENAMED_OPTIONS)
     )
     if not arguments.query_timeout > 0:
-        made.error(f'--query-timeout: want more than 0 s, got {arguments.query_timeout:g}')
+        parser.error(f'--query-timeout: want more than 0 s, got {arguments.query_timeout:g}')
     try:
         return run(arguments)
     except (ValueError, ConnectionRejected, IncompatibleServer) as error:

@@ -1,7 +1,7 @@
-"""Serve our engine to OpenPI clients: start its workers once, answer many sessions.
+"""Serve a model to OpenPI clients: start its workers and answer requests of several sessions.
 
-Listens on this machine only unless --host says otherwise. GET /healthz tells whether it can
-answer, GET /metrics what it did, for Prometheus.
+Listens on 127.0.0.1 unless --host is given. GET /healthz returns 200 if the workers are ready, 503
+and the reason if not; GET /metrics returns Prometheus metrics.
 """
 
 import argparse
@@ -40,83 +40,83 @@ LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
-    made = argparse.ArgumentParser(
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
         prog='wam serve', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument(
+    parser.add_argument(
         '--server-profile',
         default='',
         metavar='NAME',
         help=f'keys of the messages: {", ".join(server_profile.list_names())}, or a .yaml file '
         "(default: the robot's own)",
     )
-    place = made.add_argument_group('place')
-    place.add_argument(
+    server_group = parser.add_argument_group('place')
+    server_group.add_argument(
         '--host', default='127.0.0.1', help='address to listen on (default: %(default)s)'
     )
-    place.add_argument(
-        '--port', type=int, default=8000, help='0 takes a free one (default: %(default)s)'
+    server_group.add_argument(
+        '--port', type=int, default=8000, help='0: any free port (default: %(default)s)'
     )
-    place.add_argument(
+    server_group.add_argument(
         '--token',
         default=os.environ.get(TOKEN_VARIABLE, ''),
-        help=f'what clients must send as Authorization: Api-Key TOKEN (default: '
-        f'the environment variable {TOKEN_VARIABLE}, which other users cannot see)',
+        help=f'token that clients send as Authorization: Api-Key TOKEN (default: '
+        f'the environment variable {TOKEN_VARIABLE}, which other users cannot read)',
     )
-    place.add_argument(
+    server_group.add_argument(
         '--devices',
         default='cpu,cpu',
         metavar='LIST',
         help='one device per worker, cpu or cuda:N: one runs both branches of '
         'guidance, two run one each (default: %(default)s)',
     )
-    model_options.add_arguments(made)
-    made.set_defaults(max_sessions=DEFAULT_SESSIONS)
-    bound = made.add_argument_group('limits')
-    bound.add_argument(
+    model_options.add_arguments(parser)
+    parser.set_defaults(max_sessions=DEFAULT_SESSIONS)
+    limit_group = parser.add_argument_group('limits')
+    limit_group.add_argument(
         '--max-connections',
         type=int,
         default=64,
         metavar='N',
         help='open at a time (default: %(default)s)',
     )
-    bound.add_argument(
+    limit_group.add_argument(
         '--max-message-mib',
         type=int,
         default=64,
         metavar='N',
         help='largest request (default: %(default)s)',
     )
-    bound.add_argument(
+    limit_group.add_argument(
         '--shutdown-timeout',
         type=float,
         default=5.0,
         metavar='SECONDS',
-        help='for a request under way when stopped (default: %(default)s)',
+        help='limit for a request in progress at shutdown (default: %(default)s)',
     )
-    bound.add_argument(
+    limit_group.add_argument(
         '--start-timeout',
         type=float,
         default=300.0,
         metavar='SECONDS',
-        help='for the workers to load (default: %(default)s)',
+        help='limit for loading the model (default: %(default)s)',
     )
-    bound.add_argument(
+    limit_group.add_argument(
         '--query-timeout',
         type=float,
         default=30.0,
         metavar='SECONDS',
-        help='for the workers to answer; then they are started again (default: %(default)s)',
+        help='limit for an answer of the workers; then they restart (default: %(default)s)',
     )
-    made.add_argument('--quiet', action='store_true', help='no line for each request')
-    return made
+    parser.add_argument('--quiet', action='store_true', help='no log line per request')
+    return parser
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a command line; exits with a message like every command if it is wrong."""
-    made = make_parser()
-    chosen = made.parse_args(
+    """Parse the command line; exits with status 2 and a message if it is invalid."""
+    parser = make_parser()
+    arguments = parser.parse_args(
         replace_deprecated(sys.argv[1:] if argv is None else argv, RENAMED_OPTIONS)
     )
     for name in (
@@ -128,36 +128,38 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         'start_timeout',
         'query_timeout',
     ):
-        if not getattr(chosen, name) > 0:
-            made.error(
-                f'--{name.replace("_", "-")}: want more than 0, got {getattr(chosen, name):g}'
+        if not getattr(arguments, name) > 0:
+            parser.error(
+                f'--{name.replace("_", "-")}: want more than 0, got {getattr(arguments, name):g}'
             )
-    if not 0 <= chosen.port < 65536:
-        made.error(f'--port: want 0 to 65535, got {chosen.port}')
-    chosen.devices = tuple(chosen.devices.split(','))
-    if not 1 <= len(chosen.devices) <= 2 or not all(
-        re.fullmatch(r'cpu|cuda:\d+', device) for device in chosen.devices
+    if not 0 <= arguments.port < 65536:
+        parser.error(f'--port: want 0 to 65535, got {arguments.port}')
+    arguments.devices = tuple(arguments.devices.split(','))
+    if not 1 <= len(arguments.devices) <= 2 or not all(
+        re.fullmatch(r'cpu|cuda:\d+', device) for device in arguments.devices
     ):
-        made.error(f'--devices: want one or two of cpu and cuda:N, got {",".join(chosen.devices)}')
-    if not chosen.token.isascii():
-        made.error('--token: want ASCII, as a header carries it')
-    return chosen
+        parser.error(
+            f'--devices: want one or two of cpu and cuda:N, got {",".join(arguments.devices)}'
+        )
+    if not arguments.token.isascii():
+        parser.error('--token: want ASCII characters only, because an HTTP header carries it')
+    return arguments
 
 
 def log(text: str) -> None:
-    """Write a line for people."""
+    """Write a log line with the time to stderr."""
     print(f'{time.strftime("%H:%M:%S")} wam-serve: {text}', file=sys.stderr, flush=True)
 
 
 def make_checked_metadata(
     profile: ServerProfile, robot: Embodiment, model: ServedModel
 ) -> dict[str, Any]:
-    """Return the metadata to announce; ValueError if the server profile does not match it."""
+    """Return the metadata to send on connect; ValueError if model and server profile differ."""
     if model.horizon != profile.horizon or abs(model.step_dt_s * profile.step_hz - 1.0) > 1e-6:
         raise ValueError(
             f'{model.name} predicts {model.horizon} rows at '
-            f'{1 / model.step_dt_s:g} Hz, server profile {profile.name} says '
-            f'{profile.horizon} rows at {profile.step_hz:g} Hz: serve with another '
+            f'{1 / model.step_dt_s:g} Hz, server profile {profile.name} has '
+            f'{profile.horizon} rows at {profile.step_hz:g} Hz: select another '
             '--server-profile'
         )
     return handshake.make_server_metadata(
@@ -180,7 +182,7 @@ def run(
     profile: ServerProfile,
     backend: ServerBackend,
 ) -> int:
-    """Start the workers and serve until a signal asks to stop; return the exit status."""
+    """Start the workers and serve until SIGINT or SIGTERM; return the exit status."""
     status = backend.start()
     if status.state is not WorkerState.READY:
         log(f'error: {status.reason}')
@@ -201,7 +203,7 @@ def run(
         ),
     )
     if arguments.host not in LOOPBACK and not arguments.token:
-        log('anyone who reaches this address can use it: set a token')
+        log(f'warning: no token, every client that reaches {arguments.host} is accepted')
     trained = '' if model.trained else 'UNTRAINED '
     try:
         asyncio.run(
@@ -221,7 +223,7 @@ def run(
 async def serve_until_stopped(
     server: PolicyServer, backend: ServerBackend, arguments: argparse.Namespace, description: str
 ) -> None:
-    """Serve until a signal asks to stop, or until the workers are gone for good."""
+    """Serve until SIGINT or SIGTERM, or until the workers have failed permanently."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.stop)
@@ -239,26 +241,29 @@ async def serve_until_stopped(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; return the exit status."""
-    chosen = parse_arguments(argv)
+    """Run the command; return the exit status."""
+    arguments = parse_arguments(argv)
     try:
-        robot = embodiment.load_embodiment(chosen.embodiment)
-        profile = server_profile.load_for_robot(chosen.server_profile, robot)
-        model_options.resolve_defaults(chosen)
+        robot = embodiment.load_embodiment(arguments.embodiment)
+        profile = server_profile.load_for_robot(arguments.server_profile, robot)
+        model_options.resolve_defaults(arguments)
         guided = model_options.needs_unconditional_branch(
-            chosen.sampler, chosen.steps, chosen.guidance_scale, chosen.guided_video
+            arguments.sampler, arguments.steps, arguments.guidance_scale, arguments.guided_video
         )
-        engine = ServerBackend(
+        backend = ServerBackend(
             make_worker_spec(
-                chosen.devices, model_options.to_argv(chosen), guided, chosen.start_timeout
+                arguments.devices,
+                model_options.to_argv(arguments),
+                guided,
+                arguments.start_timeout,
             ),
-            chosen.query_timeout,
+            arguments.query_timeout,
             log,
         )
         try:
-            return run(chosen, robot, profile, engine)
+            return run(arguments, robot, profile, backend)
         finally:
-            engine.close()
+            backend.close()
     except ValueError as error:
         log(f'error: {error}')
         return protocol.EXIT_PERMANENT_FAILURE

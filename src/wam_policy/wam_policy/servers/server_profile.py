@@ -1,8 +1,7 @@
-"""How a server wants to be spoken to, as data: one YAML per server profile, read strictly.
+"""Server profiles: message keys, images, state and action columns of a server, one YAML each.
 
-The same mapping serves both directions: the remote worker asks with it, our own server answers
-with it. Joints are named as the robot names them; grippers are ours (0 closed .. 1 open) outside
-and the server's inside.
+The remote worker (as client) and our server use the same mapping. Joint names are those of the
+robot's embodiment; grippers are converted between ours (0 closed .. 1 open) and the server's.
 """
 
 import difflib
@@ -20,46 +19,46 @@ from wam_policy.servers import image_resize
 PROFILE_FOLDER = Path(__file__).resolve().parent / 'profiles'
 ACTION_KINDS = ('absolute', 'relative', 'rate')
 
-KeyPath = tuple[str, ...]  # path into nested maps; most servers use one flat name
+KeyPath = tuple[str, ...]  # keys of nested maps; most servers use one flat key
 
 
 @dataclass(frozen=True, slots=True)
 class JointGroup:
-    """Name joints, in the server's order, that share a key or a run of columns."""
+    """Joints, in the server's order, that share a state key or consecutive action columns."""
 
     joints: tuple[str, ...]
-    key: KeyPath = ()  # of a state; columns of actions have none
-    kind: str = 'absolute'  # of actions, one of KINDS
-    scale: float = 1.0  # of a rate: change per row at full rate, rad
+    key: KeyPath = ()  # of a state; empty for action columns
+    kind: str = 'absolute'  # of actions, one of ACTION_KINDS
+    scale: float = 1.0  # of a rate: change per row at a rate of 1, rad
 
 
 @dataclass(frozen=True, slots=True)
 class FrameSchedule:
-    """Say which pictures a request carries and how often it may be made.
+    """Images of a request and the interval between requests.
 
-    A server with a memory gets one request per `block_steps` steps of the robot, with the
-    pictures of `offsets` (in steps before the newest). One without takes the newest at any time.
+    A server with memory receives one request per `block_steps` robot steps, with the images at
+    `offsets` (steps relative to the newest). A server without receives the newest at any time.
     """
 
-    block_steps: int | None  # None: no memory, ask at any time
+    block_steps: int | None  # None: no memory, requests at any time
     offsets: tuple[int, ...]  # ascending, the last is 0
-    window: int  # pictures a server of this server profile looks back on
+    window: int  # newest images that the server uses
 
 
 @dataclass(frozen=True, slots=True)
 class ServerProfile:
-    """Hold what one kind of server expects and gives."""
+    """Message format of one kind of server, for one robot."""
 
     name: str
     title: str
-    robot: str  # whose joints and cameras are named
-    is_default: bool  # spoken for this robot unless another is named
+    robot: str  # embodiment whose joints and cameras are mapped
+    is_default: bool  # the profile of this robot unless another is selected
     url_path: str  # appended to an address without a path
     prompt_key: KeyPath
-    session_key: KeyPath | None  # None: the server knows no sessions
-    endpoint_key: str | None  # tells infer from reset; None: infer is all there is
+    session_key: KeyPath | None  # None: the server has no sessions
+    endpoint_key: str | None  # holds infer or reset; None: the server has only infer
     cameras: Mapping[str, KeyPath]  # in the server's order
-    image_size: tuple[int, int] | None  # width, height; None: as the cameras give them
+    image_size: tuple[int, int] | None  # width, height; None: the size of the camera images
     image_fit: str
     channel_order: str
     frames: FrameSchedule
@@ -70,21 +69,21 @@ class ServerProfile:
     horizon: int
     step_hz: float
     action_columns: tuple[JointGroup, ...]
-    configuration: Mapping[str, Any]  # what the server says of itself on connect
+    configuration: Mapping[str, Any]  # metadata that the server sends on connect
 
     @property
     def action_dim(self) -> int:
-        """Count the columns of an answer."""
+        """Return the number of action columns."""
         return sum(len(span.joints) for span in self.action_columns)
 
 
 def list_names(folder: Path = PROFILE_FOLDER) -> tuple[str, ...]:
-    """Return the server profiles there are."""
+    """Return the names of the server profiles in a folder, sorted."""
     return tuple(sorted(path.stem for path in folder.glob('*.yaml')))
 
 
 def load(name: str, folder: Path = PROFILE_FOLDER) -> ServerProfile:
-    """Read a server profile by name or file; ValueError names the file, the key and the fix."""
+    """Load a server profile by name or file; raises ValueError with file, key and fix."""
     path = Path(name) if name.endswith('.yaml') else folder / f'{name}.yaml'
     if not path.is_file():
         known = list_names(folder)
@@ -98,27 +97,27 @@ def load(name: str, folder: Path = PROFILE_FOLDER) -> ServerProfile:
     document.reject_unknown_keys()
     if profile.name != path.stem:
         raise ValueError(
-            f'{document.key_path("name")}: {profile.name!r} stands in {path.name}; make them equal'
+            f'{document.key_path("name")}: {profile.name!r} differs from the file name {path.name}'
         )
     return profile
 
 
 def load_for_robot(name: str, robot: Embodiment) -> ServerProfile:
-    """Read the named server profile or the robot's default; ValueError for another robot's."""
+    """Load the named profile or the robot's default; ValueError if it is for another robot."""
     if name:
         profile = load(name)
         if profile.robot != robot.name:
             raise ValueError(
-                f'server profile {name} speaks for {profile.robot}, not for {robot.name}; '
-                f'for that: {", ".join(_list_names_for_robot(robot)) or "none yet"}'
+                f'server profile {name} is for {profile.robot}, not for {robot.name}; '
+                f'for {robot.name}: {", ".join(_list_names_for_robot(robot)) or "none"}'
             )
         return profile
     for profile in map(load, _list_names_for_robot(robot)):
         if profile.is_default:
             return profile
     raise ValueError(
-        f'{robot.name} has no default server profile; name one of '
-        f'{", ".join(_list_names_for_robot(robot)) or "your own (a .yaml file)"}'
+        f'{robot.name} has no default server profile; select one of '
+        f'{", ".join(_list_names_for_robot(robot)) or "a .yaml file"}'
     )
 
 
@@ -161,7 +160,7 @@ def _parse_profile(document: StrictMapping) -> ServerProfile:
 
 
 def _check_robot(document: StrictMapping, profile: ServerProfile, robot: Embodiment) -> None:
-    """Raise ValueError where a mapping does not fit its robot."""
+    """Raise ValueError if the profile does not match its robot's cameras and joints."""
     unknown = [key for key in profile.cameras if key not in {c.key for c in robot.cameras}]
     if unknown or not profile.cameras:
         raise ValueError(
@@ -187,8 +186,8 @@ def _check_robot(document: StrictMapping, profile: ServerProfile, robot: Embodim
         ]
         if lost:
             raise ValueError(
-                f'{document.key_path("actions.columns")}: {", ".join(lost)} are not '
-                'absolute, but the state does not carry them'
+                f'{document.key_path("actions.columns")}: {", ".join(lost)} are '
+                'not absolute, so the state must contain them'
             )
 
 
@@ -232,8 +231,8 @@ def _parse_frame_schedule(table: StrictMapping) -> FrameSchedule:
     )
     if not good:
         raise ValueError(
-            f'{table.key_path("offsets")}: want ascending steps that end with 0 and do '
-            f'not reach back into the block before, got {offsets!r}'
+            f'{table.key_path("offsets")}: want ascending integers that end with 0 and are '
+            f'greater than -block_steps, got {offsets!r}'
         )
     frames = FrameSchedule(steps, tuple(offsets), table.read_int('window'))
     table.reject_unknown_keys()
@@ -250,7 +249,7 @@ def _parse_image_size(table: StrictMapping) -> tuple[int, int] | None:
 
 
 def _parse_key_path(table: StrictMapping, key: str) -> KeyPath:
-    """Read a flat name, or a list of names for a value inside maps."""
+    """Read one key, or a list of keys for a value inside nested maps."""
     value = table.read(key)
     return table.read_strs(key) if isinstance(value, list) else (table.read_str(key),)
 

@@ -1,7 +1,7 @@
-"""The engine behind the desk: the same workers that a robot's own node starts, asked as it asks.
+"""Backend of the policy server: the same worker processes that the policy node starts.
 
-They are programs on their devices, so this process has no torch and outlives them: they are
-started again, every memory is then empty, and `generation` tells.
+The models run in the workers, so this process imports no torch and continues when they fail. The
+supervisor restarts them; all sessions are then empty and `generation` increases.
 """
 
 import sys
@@ -19,7 +19,7 @@ Views = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """Say what the workers run, once they are ready."""
+    """Properties of the model that the workers run."""
 
     name: str
     trained: bool
@@ -32,18 +32,18 @@ class ServedModel:
 
 
 class ServerBackend:
-    """Keep the workers of a plan and speak to them in sessions."""
+    """Run the workers of a spec and send them the requests of sessions."""
 
     def __init__(self, spec: WorkerSpec, timeout_s: float, log: Callable[[str], None]) -> None:
-        """Take how long an answer may last and where lines for people go."""
+        """Create; `timeout_s` limits one answer, `log` receives lines for the operator."""
         self._timeout_s, self._log = timeout_s, log
         self._on_permanent_failure: Callable[[], object] = lambda: None
-        self._first_status: WorkerStatus | None = None  # what the first start led to
+        self._first_status: WorkerStatus | None = None  # result of the first start
         self._start_finished = threading.Event()
         self._supervisor = WorkerSupervisor(spec, lambda rank, line: log(line), self._on_status)
 
     def start(self) -> WorkerStatus:
-        """Start the workers and wait until they are ready or have failed once; give the status."""
+        """Start the workers, wait until they are ready or have failed once, return the status."""
         self._supervisor.start()
         self._start_finished.wait()
         assert self._first_status is not None
@@ -54,7 +54,7 @@ class ServerBackend:
 
     @property
     def generation(self) -> int:
-        """Count the workers' lives: in another one, sessions are unknown."""
+        """Return the number of worker starts; sessions do not survive a restart."""
         return self._supervisor.status.generation
 
     @property
@@ -63,25 +63,25 @@ class ServerBackend:
 
     @property
     def not_ready_reason(self) -> str:
-        """Say why nothing can be asked now; empty while it can."""
+        """Return why requests are impossible now, or an empty string."""
         status = self._supervisor.status
         ready = status.state is WorkerState.READY
         return '' if ready else f'workers are {status.state}: {status.reason}'
 
     @property
     def has_failed_permanently(self) -> bool:
-        """Tell whether the workers have failed and will not be started again."""
+        """Return whether the workers have failed and will not be restarted."""
         return _has_failed_permanently(self._supervisor.status)
 
     def set_permanent_failure_callback(self, callback: Callable[[], object]) -> None:
-        """Have this called, by another thread, when the workers will not come back."""
+        """Set what the supervisor thread calls when the workers will not be restarted."""
         self._on_permanent_failure = callback
         if self.has_failed_permanently:
             callback()
 
     @property
     def model(self) -> ServedModel:
-        """Describe what answers, once `start` has said READY."""
+        """Return the model's properties; valid after `start` returned READY."""
         assert self._first_status is not None
         facts = self._first_status.info
         named = {
@@ -100,16 +100,16 @@ class ServerBackend:
         )
 
     def reset(self, session: str, instruction: str, mode: str) -> None:
-        """Begin a session, anew if it lives, in a mode of memory update: streaming | released.
+        """Start or restart a session; `mode` is the memory update, streaming | released.
 
-        This and the others raise what WorkerSupervisor.request raises.
+        This method, `commit` and `query` raise the errors of WorkerSupervisor.request.
         """
         self._request(
             'reset', {'session': session, 'instruction': instruction, 'memory_update': mode}
         )
 
     def commit(self, session: str, block: int, views: Views) -> Mapping[str, Any]:
-        """Take frames uint8 [T h w 3] of each camera into memory; give what it holds then."""
+        """Add frames uint8 [T h w 3] of each camera to the memory; return the worker's fields."""
         return self._request(
             'commit',
             {'session': session, 'block': block, 'stamps_ns': []},
@@ -156,7 +156,7 @@ def _has_failed_permanently(status: WorkerStatus) -> bool:
 def make_worker_spec(
     devices: tuple[str, ...], arguments: tuple[str, ...], guided: bool, start_timeout_s: float
 ) -> WorkerSpec:
-    """Give what to run; ValueError for devices that cannot be."""
+    """Return the spec of the model workers; raises ValueError for invalid devices."""
     return WorkerSpec(
         devices,
         arguments,

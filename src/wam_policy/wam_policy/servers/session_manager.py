@@ -1,13 +1,12 @@
-"""Sessions of many clients on one engine: what a decoded request does, and what is answered.
+"""Sessions of several clients on one set of workers: execute decoded requests, return answers.
 
 Notable:
-- a session has a memory of its own; as many as the engine has memories are kept, and the one
-  unused for longest makes room for a new one;
-- a session belongs to the connection that opened it and ends with it, and with the workers that
-  held its memory;
-- two rhythms: the released one (each `infer` brings images and moves the memory) and ours
-  (`commit` moves it, `infer` reads it), chosen with `reset`.
-One thread calls; what the outside reads (`live`) is a snapshot.
+- each session has its own memory in the workers; if all `capacity` memories are in use, a new
+  session ends the least recently used one;
+- a session belongs to one connection, and ends with it or when the workers restart;
+- `reset` selects the memory update: released (each `infer` carries images and updates the memory)
+  or streaming (`commit` updates it, `infer` reads it).
+One thread calls; `active_sessions` returns a snapshot for other threads.
 """
 
 import math
@@ -24,10 +23,10 @@ from wam_policy.servers import handshake, value_mapping
 from wam_policy.servers.server_profile import ServerProfile
 
 RELEASED, STREAMING = 'released', 'streaming'  # values of memory_update of our workers
-RELEASED_SEED = 1140  # of the noise where a request names none: the released loop's
+RELEASED_SEED = 1140  # noise seed if a request has none; that of the released server
 MAX_SEED = 2**63 - 1
-MAX_SESSION_NAME = 128  # characters of a session's id
-MAX_LATENCIES = 1000  # latencies of a session, for its summary
+MAX_SESSION_NAME = 128  # characters
+MAX_LATENCIES = 1000  # per session, for its summary
 RESET_REPLY = 'reset successful'
 
 ConnectionId = int
@@ -35,11 +34,11 @@ Views = Mapping[str, np.ndarray]
 
 
 class InvalidClientRequest(ValueError):
-    """A request does not fit; nothing was done."""
+    """Report a client request that is invalid; nothing was done."""
 
 
 class SessionBackend(Protocol):
-    """What a desk asks of its engine; ServerBackend implements it."""
+    """What SessionManager calls; ServerBackend implements it."""
 
     @property
     def generation(self) -> int: ...
@@ -56,7 +55,7 @@ class SessionBackend(Protocol):
 
 
 class BlockSizes(Protocol):
-    """How frames are committed; ServedModel implements it."""
+    """Numbers of frames per commit; ServedModel implements it."""
 
     @property
     def first_frames(self) -> int: ...
@@ -66,21 +65,23 @@ class BlockSizes(Protocol):
 
 @dataclass(slots=True)
 class ClientSession:
-    """Hold one client's conversation."""
+    """State of one client session."""
 
     name: str
-    backend_session: str  # what the engine knows it by
+    backend_session: str  # its name in the workers
     streaming: bool
     prompt: str
-    committed_blocks: int = 0  # taken into memory since reset
-    recent_views: dict[str, np.ndarray] = field(default_factory=dict)  # newest images, released
+    committed_blocks: int = 0  # since reset
+    recent_views: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # uint8 [T h w 3]; released only
     infer_count: int = 0
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_LATENCIES))
 
     def summary(self) -> str:
-        """Say in a line what there was to do and how long it took."""
+        """Return one line with the number of answers and their latency."""
         if not self.latencies_ms:
-            return f'session {self.name}: no actions asked for'
+            return f'session {self.name}: no queries'
         taken = sorted(self.latencies_ms)
         p99 = taken[min(len(taken) - 1, math.ceil(0.99 * len(taken)) - 1)]
         return (
@@ -101,9 +102,9 @@ class SessionManager:
         capacity: int,
         log: Callable[[str], None],
     ) -> None:
-        """Take an engine with room for `capacity` sessions.
+        """Create for a backend with memory for `capacity` sessions.
 
-        Raises ValueError if the server profile does not tell the engine all it needs.
+        Raises ValueError if the server profile lacks a joint or camera of the policy.
         """
         measured_positions = np.isin(
             robot.observed, [name for span in profile.state for name in span.joints]
@@ -139,12 +140,12 @@ class SessionManager:
         return tuple(self._sessions.values())
 
     def get_endpoint(self, message: Mapping[str, Any]) -> object:
-        """Name what a message asks for; without a word it is actions."""
+        """Return the endpoint of a message; without one it is 'infer'."""
         key = self._profile.endpoint_key
         return 'infer' if key is None else message.get(key, 'infer')
 
     def handle_request(self, connection_id: ConnectionId, message: Mapping[str, Any]) -> Any:
-        """Do what a message asks; InvalidClientRequest or ProfileMismatch if it is invalid."""
+        """Execute a message, return the answer; raises InvalidClientRequest or ProfileMismatch."""
         kinds = {'infer': self._on_infer, 'reset': self._on_reset, 'commit': self._on_commit}
         endpoint = self.get_endpoint(message)
         if not isinstance(endpoint, str) or endpoint not in kinds:
@@ -154,7 +155,7 @@ class SessionManager:
         if self._generation != self._backend.generation:
             self._generation = self._backend.generation
             for lost in list(self._sessions):
-                self._end_session(lost, 'was lost with the workers')
+                self._end_session(lost, 'was lost when the workers restarted')
         key = (connection_id, self._read_session_name(message))
         return kinds[endpoint](key, message)
 
@@ -168,7 +169,7 @@ class SessionManager:
         name = '' if key is None else message.get(key[0], '')
         if not isinstance(name, str) or len(name) > MAX_SESSION_NAME:
             raise InvalidClientRequest(
-                f'session {name!r:.80}: want a text of at most {MAX_SESSION_NAME} characters'
+                f'session {name!r:.80}: want a string of at most {MAX_SESSION_NAME} characters'
             )
         return name
 
@@ -176,15 +177,17 @@ class SessionManager:
         memory = message.get('memory')
         if memory not in (None, handshake.STREAMING_MEMORY):
             raise InvalidClientRequest(
-                f'memory {memory!r:.80}: want {handshake.STREAMING_MEMORY}, or leave it out'
+                f'memory {memory!r:.80}: want {handshake.STREAMING_MEMORY}, or no such key'
             )
         if memory is None:
-            if key in self._sessions:  # the next request opens it again, with its prompt
+            if key in self._sessions:  # the next infer request opens it, with its prompt
                 self._end_session(key, 'was reset')
             return RESET_REPLY
         prompt = message.get(self._profile.prompt_key[0])
         if not isinstance(prompt, str):
-            raise InvalidClientRequest(f'{self._profile.prompt_key[0]}: want a text')
+            raise InvalidClientRequest(
+                f'{self._profile.prompt_key[0]}: want a string, got {prompt!r:.80}'
+            )
         self._start_session(key, True, prompt)
         return RESET_REPLY
 
@@ -204,12 +207,12 @@ class SessionManager:
         )
         views = value_mapping.decode_images(self._profile, message)
         _check_frame_count(views, wanted, wanted)
-        said = self._backend.commit(session.backend_session, session.committed_blocks, views)
+        committed = self._backend.commit(session.backend_session, session.committed_blocks, views)
         session.committed_blocks += 1
         return {
             'block': session.committed_blocks - 1,
             **{
-                key: said[key]
+                key: committed[key]
                 for key in ('cached_blocks', 'window_fill', 'rebuilds', 'timings_ms')
             },
         }
@@ -217,22 +220,22 @@ class SessionManager:
     def _on_infer(self, key: tuple[ConnectionId, str], message: Mapping[str, Any]) -> Any:
         started_s = time.perf_counter()
         session = self._sessions.get(key)
-        clocked = session is not None and session.streaming
-        seen = value_mapping.decode_request(
-            self._profile, self._robot, message, images_optional=clocked
+        streaming = session is not None and session.streaming
+        request = value_mapping.decode_request(
+            self._profile, self._robot, message, images_optional=streaming
         )
         seed = message.get('seed', RELEASED_SEED)
         if type(seed) is not int or not 0 <= seed <= MAX_SEED:
-            raise InvalidClientRequest(f'seed {seed!r:.40}: want a whole number of at least 0')
+            raise InvalidClientRequest(f'seed {seed!r:.40}: want an integer from 0 to {MAX_SEED}')
         if session is None:
-            session = self._start_session(key, False, seen.prompt)
+            session = self._start_session(key, False, request.prompt)
         self._sessions.move_to_end(key)
-        newest = self._prepare_query_images(session, seen)
+        newest = self._prepare_query_images(session, request)
         targets = self._backend.query(
-            session.backend_session, session.infer_count, seen.joint_positions, seed, newest
+            session.backend_session, session.infer_count, request.joint_positions, seed, newest
         )
         answer = value_mapping.encode_actions(
-            self._profile, self._robot, targets, seen.joint_positions
+            self._profile, self._robot, targets, request.joint_positions
         )
         taken_ms = 1e3 * (time.perf_counter() - started_s)
         session.infer_count += 1
@@ -244,14 +247,12 @@ class SessionManager:
     def _prepare_query_images(
         self, session: ClientSession, request: value_mapping.DecodedRequest
     ) -> Views | None:
-        """Bring a session's memory up to a query; give the images for that query alone."""
+        """Update a released session's memory; return the images that only this query uses."""
         if not session.streaming:
             self._commit_released(session, request)
             return None
         if not session.committed_blocks:
-            raise InvalidClientRequest(
-                'nothing was committed since the reset: commit a first picture'
-            )
+            raise InvalidClientRequest('no commit since the reset: commit the first image')
         if request.prompt != session.prompt:
             raise InvalidClientRequest('the prompt changed: reset the session')
         if not request.views:
@@ -262,32 +263,34 @@ class SessionManager:
     def _commit_released(
         self, session: ClientSession, request: value_mapping.DecodedRequest
     ) -> None:
-        """Follow the released loop: one picture at first, then the newest `window` of them."""
+        """Commit as the released server does: one image first, then the newest `window`."""
         if request.prompt != session.prompt:
             self._backend.reset(
                 session.backend_session, request.prompt, RELEASED
-            )  # new words, new memory
+            )  # a new prompt needs an empty memory
             session.prompt, session.committed_blocks = request.prompt, 0
         window, joined = self._profile.frames.window, {}
         for camera, frames in request.views.items():
             past = session.recent_views.get(camera, frames[:0])
             if past.shape[1:] != frames.shape[1:]:
-                raise InvalidClientRequest(f'{camera} changed its size: reset the session')
+                raise InvalidClientRequest(
+                    f'{camera}: images changed their size: reset the session'
+                )
             joined[camera] = np.concatenate([past, frames])[-window:]
         first, session.recent_views = not session.recent_views, joined
-        shown = {
+        views = {
             camera: frames[-1:] if first else _pad_front(frames, window)
             for camera, frames in joined.items()
         }
-        self._backend.commit(session.backend_session, session.committed_blocks, shown)
+        self._backend.commit(session.backend_session, session.committed_blocks, views)
         session.committed_blocks += 1
 
     def _get_streaming_session(self, key: tuple[ConnectionId, str]) -> ClientSession:
         session = self._sessions.get(key)
         if session is None or not session.streaming:
             raise InvalidClientRequest(
-                f'no session {key[1]!r} that takes commits: reset it with memory '
-                f'{handshake.STREAMING_MEMORY!r} (a session unused for long makes room)'
+                f'no streaming session {key[1]!r}: reset it with memory '
+                f'{handshake.STREAMING_MEMORY!r} (the least recently used session is ended first)'
             )
         self._sessions.move_to_end(key)
         return session
@@ -301,7 +304,7 @@ class SessionManager:
         else:
             if not self._free_backend_sessions:
                 self.eviction_count += 1
-                self._end_session(next(iter(self._sessions)), 'made room for another')
+                self._end_session(next(iter(self._sessions)), 'ended: all memories were in use')
             memory = self._free_backend_sessions.pop()
         session = ClientSession(key[1] or f'of connection {key[0]}', memory, streaming, prompt)
         self._sessions[key] = session
@@ -322,6 +325,6 @@ def _check_frame_count(views: Views, low: int, high: int) -> None:
 
 
 def _pad_front(frames: np.ndarray, count: int) -> np.ndarray:
-    """Repeat the oldest in front until there are `count`."""
+    """Repeat the first frame in front until there are `count`; [T h w 3]."""
     missing = count - len(frames)
     return frames if missing <= 0 else np.concatenate([frames[:1].repeat(missing, 0), frames])

@@ -1,8 +1,8 @@
-"""Our values <-> a server profile's messages; each direction beside its inverse.
+"""Convert between our values and the messages of a server profile; each function with its inverse.
 
-Outside: views uint8 [T h w 3] per camera, joint positions [observed], targets [horizon commanded],
-in canonical units. Inside: the maps and arrays that are sent. The targets that leave here are
-absolute whatever the server's actions are, so no caller has to know.
+Our values: views uint8 [T h w 3] per camera, joint positions [observed], targets [horizon
+commanded], in rad, m and gripper opening 0..1. Decoded targets are always absolute, also if the
+server's actions are relative or rates.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ MAX_IMAGE_SIDE = 4096  # pixels
 
 
 class ProfileMismatch(ValueError):
-    """A message does not hold what its server profile says."""
+    """Report a message that differs from its server profile."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedRequest:
-    """Hold what a request shows."""
+    """Content of an infer request."""
 
     views: Mapping[str, np.ndarray]  # camera -> uint8 [T h w 3]
     joint_positions: np.ndarray  # float64 [observed]
@@ -32,9 +32,9 @@ class DecodedRequest:
 
 
 def encode_images(profile: ServerProfile, views: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Give the images of a message; a single one travels without its first axis.
+    """Return the message keys of images; one image is sent as [h w 3], several as [T h w 3].
 
-    No views at all are no images: a server with a memory of its own may not need them.
+    Empty `views` give no keys: a streaming server needs no images in a query.
     """
     message: dict[str, Any] = {}
     for camera, key in profile.cameras.items() if views else ():
@@ -45,7 +45,7 @@ def encode_images(profile: ServerProfile, views: Mapping[str, np.ndarray]) -> di
 
 
 def decode_images(profile: ServerProfile, message: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Undo `encode_images`, except for resizing; ProfileMismatch names the key and the fix."""
+    """Invert `encode_images`, except for resizing; raises ProfileMismatch with key and fix."""
     found = {}
     for camera, key in profile.cameras.items():
         frames = _get_nested(message, key)
@@ -56,8 +56,8 @@ def decode_images(profile: ServerProfile, message: Mapping[str, Any]) -> dict[st
             or not frames.size
         ):
             raise ProfileMismatch(
-                f'{_format_key(key)}: want images uint8 [height width 3], one or a row '
-                f'of them, got {_describe_value(frames)}'
+                f'{_format_key(key)}: want images uint8 [height width 3] or [T height '
+                f'width 3], got {_describe_value(frames)}'
             )
         frames = image_resize.to_hwc(
             frames[None] if frames.ndim == 3 else frames, profile.channel_order
@@ -69,22 +69,22 @@ def decode_images(profile: ServerProfile, message: Mapping[str, Any]) -> dict[st
                 f'{_format_key(key)}: want {wanted[0]}x{wanted[1]} images of 3 channels '
                 f'(sides up to {MAX_IMAGE_SIDE}), got {_describe_value(frames)}'
             )
-        found[camera] = np.array(frames)  # received bytes cannot be written to, tensors can
+        found[camera] = np.array(frames)  # writable copy: received arrays are read-only
     counts = {camera: len(frames) for camera, frames in found.items()}
     if len(set(counts.values())) != 1:
-        raise ProfileMismatch(f'cameras differ in their number of images: {counts}')
+        raise ProfileMismatch(f'want the same number of images of each camera, got {counts}')
     return found
 
 
 def has_images(profile: ServerProfile, message: Mapping[str, Any]) -> bool:
-    """Tell whether a message shows anything."""
+    """Return whether a message has images."""
     return any(key[0] in message for key in profile.cameras.values())
 
 
 def encode_state(
     profile: ServerProfile, robot: Embodiment, joint_positions: np.ndarray
 ) -> dict[str, Any]:
-    """Give the state of a message for joint positions [observed]."""
+    """Return the state keys of a message, float32, for joint positions [observed]."""
     message: dict[str, Any] = {}
     for span in profile.state:
         columns = [robot.observed.index(name) for name in span.joints]
@@ -96,7 +96,7 @@ def encode_state(
 def decode_state(
     profile: ServerProfile, robot: Embodiment, message: Mapping[str, Any]
 ) -> np.ndarray:
-    """Undo `encode_state`; joints that this server profile's state does not carry are NaN."""
+    """Invert `encode_state`: float64 [observed]; joints missing in the profile are NaN."""
     found = np.full(len(robot.observed), np.nan)
     for span in profile.state:
         values = _get_nested(message, span.key)
@@ -124,7 +124,7 @@ def encode_request(
     joint_positions: np.ndarray,
     prompt: str,
 ) -> dict[str, Any]:
-    """Give the message that asks for actions."""
+    """Return the infer message: images, state and prompt."""
     message = encode_images(profile, views)
     _merge_nested(message, encode_state(profile, robot, joint_positions))
     _set_nested(message, profile.prompt_key, prompt)
@@ -138,15 +138,15 @@ def decode_request(
     *,
     images_optional: bool = False,
 ) -> DecodedRequest:
-    """Undo `encode_request`; `images_optional` allows a message without any picture."""
+    """Invert `encode_request`; `images_optional` accepts a message without images."""
     prompt = _get_nested(message, profile.prompt_key)
     if not isinstance(prompt, str):
         raise ProfileMismatch(
-            f'{_format_key(profile.prompt_key)}: want a text, got {_describe_value(prompt)}'
+            f'{_format_key(profile.prompt_key)}: want a string, got {_describe_value(prompt)}'
         )
-    shows = has_images(profile, message) or not images_optional
+    with_images = has_images(profile, message) or not images_optional
     return DecodedRequest(
-        decode_images(profile, message) if shows else {},
+        decode_images(profile, message) if with_images else {},
         decode_state(profile, robot, message),
         prompt,
     )
@@ -155,9 +155,9 @@ def decode_request(
 def encode_actions(
     profile: ServerProfile, robot: Embodiment, targets: np.ndarray, joint_positions: np.ndarray
 ) -> Any:
-    """Give the message that answers with absolute targets [horizon commanded].
+    """Return the answer for absolute targets [horizon commanded], actions float32.
 
-    Rates beyond 1 stand in it as they are; whoever executes them scales the row down.
+    Rates above 1 are not limited here; `decode_actions` scales such a row down.
     """
     columns = []
     for span in profile.action_columns:
@@ -182,9 +182,9 @@ def encode_actions(
 def decode_actions(
     profile: ServerProfile, robot: Embodiment, message: Any, joint_positions: np.ndarray
 ) -> np.ndarray:
-    """Undo `encode_actions`: return absolute targets, float64 [horizon commanded].
+    """Invert `encode_actions`: return absolute targets, float64 [horizon commanded].
 
-    Raises ProfileMismatch.
+    Raises ProfileMismatch for a wrong type, shape or a value that is not finite.
     """
     if profile.actions_key is None:
         actions = message
@@ -199,7 +199,7 @@ def decode_actions(
             f'({profile.name}: horizon and joints)'
         )
     if not np.isfinite(actions).all():
-        raise ProfileMismatch('the answer is not finite')
+        raise ProfileMismatch('the actions contain NaN or infinity')
     found = np.empty((profile.horizon, len(robot.commanded)))
     first = 0
     for span in profile.action_columns:
@@ -211,7 +211,7 @@ def decode_actions(
         if span.kind == 'relative':
             values = start + values
         elif span.kind == 'rate':
-            # a row that asks for too much keeps its direction and loses speed
+            # a row with a rate above 1 is scaled as a whole, so its direction is kept
             excess = np.maximum(1.0, np.abs(values).max(axis=1, keepdims=True))
             values = start + np.cumsum(values / excess, axis=0) * span.scale
         joints = [robot.commanded.index(name) for name in span.joints]
@@ -228,20 +228,20 @@ def _select_joints(
 def _to_server_grippers(
     profile: ServerProfile, robot: Embodiment, group: JointGroup, values: np.ndarray
 ) -> np.ndarray:
-    """Turn grippers from ours (0 closed .. 1 open) into the server's sense; a copy."""
-    made, grippers = np.array(values, np.float64), _find_gripper_columns(robot, group)
+    """Return a copy with grippers converted from 0 closed .. 1 open to the server's values."""
+    converted, grippers = np.array(values, np.float64), _find_gripper_columns(robot, group)
     opened, closed = profile.gripper_open, profile.gripper_closed
-    made[..., grippers] = closed + made[..., grippers] * (opened - closed)
-    return made
+    converted[..., grippers] = closed + converted[..., grippers] * (opened - closed)
+    return converted
 
 
 def _from_server_grippers(
     profile: ServerProfile, robot: Embodiment, group: JointGroup, values: np.ndarray
 ) -> np.ndarray:
-    made, grippers = np.array(values, np.float64), _find_gripper_columns(robot, group)
+    converted, grippers = np.array(values, np.float64), _find_gripper_columns(robot, group)
     opened, closed = profile.gripper_open, profile.gripper_closed
-    made[..., grippers] = (made[..., grippers] - closed) / (opened - closed)
-    return made
+    converted[..., grippers] = (converted[..., grippers] - closed) / (opened - closed)
+    return converted
 
 
 def _find_gripper_columns(robot: Embodiment, group: JointGroup) -> list[int]:

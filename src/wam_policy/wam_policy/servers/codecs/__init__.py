@@ -1,1 +1,1 @@
-"""Encodings of policy-server messages; nothing is ever unpickled."""
+"""Encodings of policy-server messages, without pickle."""

@@ -1,1 +1,1 @@
-"""Connections to and from policy servers."""
+"""WebSocket client and server for policy servers."""

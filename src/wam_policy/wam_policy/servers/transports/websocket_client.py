@@ -1,7 +1,7 @@
-"""One connection to a far server: one request in flight, and no late answer is ever taken.
+"""WebSocket connection to a policy server, with one request in progress at a time.
 
-Whatever goes wrong closes the connection: a timeout, text where actions belong, bytes that are no
-message. The next conversation begins with a new one, so nothing of the old can be mistaken for it.
+Every error closes the connection: a timeout, a string where actions are expected, bytes that
+cannot be decoded. The next session opens a new connection, so a late answer is never used.
 """
 
 import socket
@@ -17,36 +17,36 @@ from websockets.sync.client import ClientConnection, connect
 
 from wam_policy.servers.codecs import msgpack_codec
 
-# the name of the environment variable that both ends read
+# name of the environment variable that client and server read
 TOKEN_VARIABLE = 'WAM_TOKEN'  # nosec B105
-CONNECT_TIMEOUT_S = 5.0  # handshake and configuration
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # an answer: 1,000 rows of 1,000 numbers are 4 MB
-LOGGED_TRACEBACK_LINES = 12  # of a traceback, for the log
+CONNECT_TIMEOUT_S = 5.0  # each for the handshake and for the metadata
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # 1,000 rows of 1,000 float32 are 4 MB
+LOGGED_TRACEBACK_LINES = 12  # last lines of the server's traceback
 
 
 class WebSocketClientError(Exception):
-    """The conversation broke; the connection is closed."""
+    """Report that a request failed; the connection is closed."""
 
 
 class ServerUnreachable(WebSocketClientError):
-    """There is no server at the address now; later there may be."""
+    """Report that no server answers at the address now; a retry may succeed."""
 
 
 class ConnectionRejected(WebSocketClientError):
-    """The server does not want us; asking again will not help."""
+    """Report that the server refused the connection; a retry does not help."""
 
 
 class RemoteServerError(WebSocketClientError):
-    """The server answered with an error; `trace` is all it said."""
+    """Report an error that the server answered; `trace` is the whole text."""
 
     def __init__(self, trace: str) -> None:
         self.trace = trace
-        last = next((line for line in reversed(trace.splitlines()) if line.strip()), 'no text')
+        last = next((line for line in reversed(trace.splitlines()) if line.strip()), 'empty text')
         super().__init__(f'the server failed: {last.strip()[:300]}')
 
 
 class WebSocketClient:
-    """Hold a connection to `address` and the configuration that came with it."""
+    """Connection to `address`, with the metadata that the server sent on connect."""
 
     def __init__(
         self,
@@ -58,9 +58,9 @@ class WebSocketClient:
         self.address = address
         headers = {'Authorization': f'Api-Key {token}'} if token else None
         try:
-            # legacy: the connection outlives this function, so no context manager can hold it;
-            # no compression: images do not shrink, and it costs more than the wire;
-            # no keep-alive pings: a server that computes does not answer them
+            # legacy: the connection stays open after this call, without a context manager;
+            # no compression: noisy images do not shrink, and it takes longer than sending;
+            # no keep-alive pings: a server does not answer them while it computes
             self._connection: ClientConnection | None = connect(
                 address,
                 additional_headers=headers,
@@ -89,26 +89,26 @@ class WebSocketClient:
             self.server_metadata = msgpack_codec.unpack(self._receive(connect_timeout_s))
         except msgpack_codec.MalformedMessage as error:
             self.close()
-            raise ConnectionRejected(f'{address} sent no configuration: {error}') from error
+            raise ConnectionRejected(f'{address} sent no valid metadata: {error}') from error
         except WebSocketClientError as error:
-            raise ServerUnreachable(f'{address} sent no configuration: {error}') from error
+            raise ServerUnreachable(f'{address} sent no valid metadata: {error}') from error
 
     @property
     def is_open(self) -> bool:
         return self._connection is not None
 
     def request(self, message: Mapping[str, Any], timeout_s: float) -> Any:
-        """Send a message and return the decoded answer, a text where the server sent one.
+        """Send a message and return the decoded answer, or the string that the server sent.
 
-        Raises WebSocketClientError or RemoteServerError and closes; MalformedMessage, before
-        anything is sent, for a message that cannot be encoded.
+        Raises WebSocketClientError or RemoteServerError and closes the connection;
+        MalformedMessage if the message cannot be encoded (nothing is sent then).
         """
         raw = msgpack_codec.pack(dict(message))
         started_s = time.monotonic()
         connection = self._connection
         if connection is None:
             raise WebSocketClientError('the connection is closed')
-        if connection.state is not State.OPEN:  # while nobody asked
+        if connection.state is not State.OPEN:  # closed by the server between requests
             self.close()
             raise WebSocketClientError(f'{self.address} closed the connection')
         try:
@@ -117,7 +117,7 @@ class WebSocketClient:
         except (ConnectionClosed, OSError) as error:
             self.close()
             raise WebSocketClientError(
-                f'{self.address} went away: {_describe_error(error)}'
+                f'{self.address} closed the connection while sending: {_describe_error(error)}'
             ) from error
         answer = self._receive(max(0.001, timeout_s - (time.monotonic() - started_s)), timeout_s)
         if isinstance(answer, str):
@@ -128,14 +128,16 @@ class WebSocketClient:
             self.close()
             if isinstance(error, RemoteServerError):
                 raise
-            raise WebSocketClientError(f'{self.address} answered with garbage: {error}') from error
+            raise WebSocketClientError(
+                f'{self.address} sent an invalid answer: {error}'
+            ) from error
 
     def close(self) -> None:
-        """Close now, without waiting for the other end; may be called twice."""
+        """Close without waiting for the server; repeated calls have no effect."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(OSError):
-                # both directions: the other end sees it at once, our reader thread ends
+                # both directions: the server is notified and our reader thread ends
                 connection.socket.shutdown(socket.SHUT_RDWR)
             connection.close_socket()
 
@@ -156,7 +158,7 @@ class WebSocketClient:
 
 
 def close_and_make_error(client: WebSocketClient, text: str) -> RemoteServerError:
-    """Take a text where none belongs for what it is, and close."""
+    """Close the connection and return the error for an unexpected string as answer."""
     client.close()
     return RemoteServerError(text)
 
@@ -169,12 +171,12 @@ def _check_answer(answer: Any) -> Any:
 
 
 def _disable_nagle(sock: socket.socket) -> None:
-    with suppress(OSError):  # not a TCP socket
+    with suppress(OSError):  # not a TCP socket, as in tests
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _set_send_timeout(sock: socket.socket, timeout_s: float) -> None:
-    """Let the kernel give up sending: a peer that vanished takes nothing, and says nothing."""
+    """Limit the time to send: without it, sending to a host that went offline blocks."""
     seconds = int(timeout_s)
     sock.setsockopt(
         socket.SOL_SOCKET,

@@ -1,7 +1,7 @@
-"""The protocol's server side: connections, a token, limits, health; one thread asks the engine.
+"""WebSocket server of the OpenPI protocol: connections, token, limits, health and metrics.
 
-The event loop never waits for the engine and its thread never touches a socket. Whatever a client
-does wrong costs it its connection, after a text that says why; the others do not notice.
+The event loop handles sockets; one executor thread runs the sessions. An invalid request is
+answered with the reason and closes that client's connection; other clients are not affected.
 """
 
 import asyncio
@@ -34,23 +34,23 @@ HEALTH_PATH, METRICS_PATH = '/healthz', '/metrics'
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """Bound what clients may take."""
+    """Limits for clients."""
 
     max_connections: int = 64
     max_message_bytes: int = 64 * 1024 * 1024  # 8 frames of three 640x480 cameras are 22 MB
-    shutdown_timeout_s: float = 5.0  # for a request under way when asked to stop
+    shutdown_timeout_s: float = 5.0  # for a request in progress at shutdown
 
 
 @dataclass(frozen=True, slots=True)
 class ServerReply:
-    """Hold what goes back, and with which code the connection then closes, if it does."""
+    """Answer to a request; with a close code, the connection is closed after it."""
 
     data: bytes | str
     close_code: CloseCode | None = None
 
 
 class PolicyServer:
-    """Serve a session manager until stopped."""
+    """Serve a session manager over WebSocket until `stop`."""
 
     def __init__(
         self,
@@ -63,9 +63,7 @@ class PolicyServer:
         log_requests: bool = True,
         backend: BackendHealth,
     ) -> None:
-        """Take where lines for people go, and whether each request is one; the engine's health
-        is ours.
-        """
+        """Create; `log` receives lines for the operator, one per request if `log_requests`."""
         self._session_manager, self._metadata_message = (
             session_manager,
             msgpack_codec.pack(metadata),
@@ -81,7 +79,7 @@ class PolicyServer:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix='sessions')
 
     async def run(self, host: str, port: int, on_ready: Callable[[int], None]) -> None:
-        """Listen until `stop`; calls `on_ready` with the port. Raises OSError if it is taken."""
+        """Listen until `stop`; call `on_ready` with the port. Raises OSError if it is in use."""
         try:
             async with serve(
                 self._on_connection,
@@ -102,7 +100,7 @@ class PolicyServer:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     def stop(self) -> None:
-        """Finish what is under way and end; call it from the event loop's thread."""
+        """Finish requests in progress, then stop; call from the event loop's thread."""
         self._stopping.set()
 
     async def _shut_down(self, listener: Listener) -> None:
@@ -114,7 +112,7 @@ class PolicyServer:
             await asyncio.sleep(0.02)
 
     def _on_http(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer plain HTTP, and let in who may."""
+        """Answer health and metrics requests; reject a wrong token and too many connections."""
         if request.path == HEALTH_PATH:
             fault = self._backend.not_ready_reason
             return connection.respond(
@@ -142,7 +140,7 @@ class PolicyServer:
         if len(self._connections) >= self._limits.max_connections:
             return connection.respond(
                 http.HTTPStatus.SERVICE_UNAVAILABLE,
-                f'{self._limits.max_connections} connections are open already\n',
+                f'limit of {self._limits.max_connections} connections reached; retry later\n',
             )
         return None
 
@@ -171,7 +169,7 @@ class PolicyServer:
                 finally:
                     self._busy_connections.discard(connection)
                 if reply.close_code is not None:
-                    await connection.close(reply.close_code, 'see the text before')
+                    await connection.close(reply.close_code, 'see the previous message')
                     return
             await connection.close(CloseCode.GOING_AWAY, 'the server stops')
         except ConnectionClosed:
@@ -179,7 +177,7 @@ class PolicyServer:
         finally:
             self._connections.discard(connection)
             self._metrics.add_connections(-1)
-            with suppress(RuntimeError):  # that thread has ended, and every session
+            with suppress(RuntimeError):  # the executor has shut down, and with it every session
                 await self._run_in_executor(self._session_manager.disconnect, owner)
 
     async def _run_in_executor[T](self, work: Callable[..., T], *arguments: object) -> T:
@@ -189,13 +187,13 @@ class PolicyServer:
     def _handle_message(
         self, connection_id: int, connection: ServerConnection, raw: str | bytes, arrived_s: float
     ) -> ServerReply:
-        """Decode, do and encode; in the executor's thread."""
+        """Decode and execute a message, encode the answer; runs in the executor's thread."""
         started_s = time.perf_counter()
         endpoint: object = 'other'
         outcome, reply = 'ok', ServerReply('')
         try:
             if connection.state is not State.OPEN:
-                outcome = 'gone'  # it waited for its turn and left: nobody would read it
+                outcome = 'gone'  # closed while the request was queued
             else:
                 message = msgpack_codec.unpack_request(raw)
                 endpoint = self._session_manager.get_endpoint(message)
@@ -211,7 +209,7 @@ class PolicyServer:
             outcome = 'declined'
             reply = ServerReply(f'{type(error).__name__}: {error}', CloseCode.INVALID_DATA)
             self._log(f'connection {connection_id}: declined {endpoint!s:.40}: {error}')
-        except Exception:  # noqa: BLE001  one client's fault must not end the others
+        except Exception:  # noqa: BLE001  an error of one client must not stop the server
             outcome = 'failed'
             trace = traceback.format_exc()
             reply = ServerReply(trace, CloseCode.INTERNAL_ERROR)
