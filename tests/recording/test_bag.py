@@ -104,7 +104,7 @@ def test_a_bag_is_a_rosbag2_folder_with_definitions_inside(tmp_path):
     }
 
 
-def test_an_episode_that_is_there_is_never_written_over(tmp_path):
+def test_an_existing_episode_is_never_overwritten(tmp_path):
     write_bag(tmp_path / 'one').close({})
     before = read_bag(tmp_path / 'one')
     with pytest.raises(FileExistsError):
@@ -112,7 +112,7 @@ def test_an_episode_that_is_there_is_never_written_over(tmp_path):
     assert read_bag(tmp_path / 'one') == before
 
 
-def test_repair_leaves_what_is_in_order_alone(tmp_path):
+def test_repair_does_not_change_a_finished_episode(tmp_path):
     write_bag(tmp_path / 'one').close({'success': 'yes'})
     stamp = (tmp_path / 'one' / 'one_0.mcap').stat()
     found = repair(tmp_path / 'one')
@@ -121,7 +121,7 @@ def test_repair_leaves_what_is_in_order_alone(tmp_path):
     assert bag_folder.find_interrupted(tmp_path) == []
 
 
-def test_a_finished_file_that_lacks_its_description_gets_one(tmp_path):
+def test_repair_writes_missing_metadata(tmp_path):
     write_bag(tmp_path / 'one').close({'success': 'yes'})
     (tmp_path / 'one' / 'metadata.yaml').unlink()
     assert bag_folder.find_interrupted(tmp_path) == [tmp_path / 'one']
@@ -211,16 +211,16 @@ def test_a_damaged_tail_is_cut_off(tmp_path):
     assert read_bag(tmp_path / 'one') == make_expected(range(50))
 
 
-def test_nothing_whole_means_nothing_is_touched(tmp_path):
+def test_a_file_without_a_complete_message_is_not_changed(tmp_path):
     folder = tmp_path / 'one'
     folder.mkdir()
     (folder / 'one_0.mcap').write_bytes(b'\x89MCAP0\r\n\x01\x05')
-    with pytest.raises(ValueError, match='no whole message'):
+    with pytest.raises(ValueError, match='no complete message'):
         repair(folder)
     assert [path.name for path in folder.iterdir()] == ['one_0.mcap']
 
 
-def test_a_repair_without_room_keeps_the_original(tmp_path, monkeypatch):
+def test_a_repair_on_a_full_disk_keeps_the_original(tmp_path, monkeypatch):
     bag = write_bag(tmp_path / 'one')
     bag.sync()
     bag.abandon()
@@ -238,7 +238,7 @@ def test_a_repair_without_room_keeps_the_original(tmp_path, monkeypatch):
     assert repair(tmp_path / 'one').contents.message_count == 100
 
 
-def test_two_repairs_do_not_meet(tmp_path):
+def test_two_repairs_exclude_each_other(tmp_path):
     write_bag(tmp_path / 'one').close({})
     with (tmp_path / 'one' / 'one_0.mcap').open('rb') as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -246,7 +246,7 @@ def test_two_repairs_do_not_meet(tmp_path):
             repair(tmp_path / 'one')
 
 
-def test_the_program_repairs_what_needs_it_and_tells_what_is_there(tmp_path, capsys):
+def test_the_command_repairs_and_lists(tmp_path, capsys):
     write_bag(tmp_path / 'whole').close({'success': 'yes'})
     torn = write_bag(tmp_path / 'torn', 40)
     torn.sync()
@@ -255,7 +255,7 @@ def test_the_program_repairs_what_needs_it_and_tells_what_is_there(tmp_path, cap
     assert 'not a finished MCAP file' in capsys.readouterr().err
     assert program.main(['repair', str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert 'torn: repaired, 40 messages' in said and 'whole: in order' in said
+    assert 'torn: repaired, 40 messages' in said and 'whole: finished' in said
     assert program.main(['info', str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert 'ended: interrupted' in said and '/words  std_msgs/msg/String' in said

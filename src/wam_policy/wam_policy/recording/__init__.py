@@ -1,1 +1,1 @@
-"""Episodes on disk: rosbag2 folders with one MCAP file; no ROS, no message is ever decoded."""
+"""Episodes on disk: rosbag2 folders with one MCAP file; no ROS, messages are not decoded."""

@@ -1,6 +1,6 @@
-"""Look after recorded episodes: `repair` those that were interrupted, tell what is in them.
+"""Repair interrupted episodes and list the contents of finished ones.
 
-Exit status: 0 fine, 1 something could not be repaired or read, 2 wrong arguments.
+Exit status: 0 success, 1 an episode could not be repaired or read, 2 invalid arguments.
 """
 
 import argparse
@@ -13,14 +13,14 @@ from wam_policy.recording.bag_repair import BagInUse, repair
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what is asked with every bag that is named, and return the exit status."""
+    """Run the command for every bag and return the exit status."""
     parser = argparse.ArgumentParser(
         prog='./wam bag', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest='command', required=True)
     for name, text in (
-        ('repair', 'finish interrupted episodes; others stay as they are'),
-        ('info', 'tell what is in finished episodes'),
+        ('repair', 'finish interrupted episodes; finished ones are not changed'),
+        ('info', 'list duration, topics and metadata of finished episodes'),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _find_bags(given: Path) -> list[Path]:
-    """Return a bag itself, or the bags of a folder."""
+    """Return the bag `given`, or the bags in the folder `given`."""
     return (
         [given]
         if list(given.glob('*.mcap')) or not given.is_dir()
@@ -51,12 +51,12 @@ def _repair_bag(folder: Path) -> Iterator[str]:
     before = (folder / bag_folder.METADATA_FILE).exists()
     found = repair(folder)
     if not found.rebuilt:
-        yield f'{folder.name}: {"in order" if before else "complete, its description was missing"}'
+        yield f'{folder.name}: {"finished" if before else "complete, wrote missing metadata.yaml"}'
         return
     yield (
         f'{folder.name}: repaired, {found.contents.message_count} messages over '
-        f'{found.contents.duration_s:.1f} s; {found.lost_bytes} bytes at the end were of no '
-        'use'
+        f'{found.contents.duration_s:.1f} s; dropped {found.lost_bytes} unreadable bytes at the '
+        'end'
     )
 
 

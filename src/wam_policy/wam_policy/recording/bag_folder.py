@@ -1,7 +1,7 @@
-"""The folder that rosbag2 calls a bag: one MCAP file and a metadata.yaml that describes it.
+"""A rosbag2 bag: a folder with one MCAP file and the metadata.yaml that describes it.
 
-The description is always read off the finished file, so writing and repairing cannot differ.
-A folder with an MCAP file and no metadata.yaml is an episode that was interrupted.
+metadata.yaml is always made from the finished file, so recorder and repair write the same.
+A folder with an MCAP file and no metadata.yaml is an interrupted episode.
 """
 
 import os
@@ -16,34 +16,34 @@ from mcap.exceptions import McapError
 from mcap.reader import make_reader
 
 METADATA_FILE = 'metadata.yaml'
-PARTIAL_SUFFIX = '.part'  # what is not complete yet
-METADATA_VERSION = 9  # of metadata.yaml, as Jazzy's rosbag2 writes it
-BEGIN_RECORD, END_RECORD = 'wam_episode', 'wam_outcome'  # MCAP metadata records of ours
+PARTIAL_SUFFIX = '.part'  # of files not yet complete
+METADATA_VERSION = 9  # of metadata.yaml in Jazzy's rosbag2
+BEGIN_RECORD, END_RECORD = 'wam_episode', 'wam_outcome'  # our MCAP metadata records
 QOS_KEY, HASH_KEY = 'offered_qos_profiles', 'topic_type_hash'
 DISTRO_KEY = 'ros_distro'
 
 
 @dataclass(frozen=True, slots=True)
 class BagChannel:
-    """Describe one topic of a finished bag."""
+    """One topic of a finished bag."""
 
     topic: str
     type: str
     message_count: int
-    qos: str  # YAML list of profiles, as the channel carries it
+    qos: str  # YAML list of QoS profiles, from the channel's metadata
     type_hash: str
 
 
 @dataclass(frozen=True, slots=True)
 class BagContents:
-    """Describe a finished bag."""
+    """Contents of a finished bag."""
 
     file: Path
     channels: tuple[BagChannel, ...]
     message_count: int
     start_ns: int
     end_ns: int
-    metadata: Mapping[str, str]  # what our metadata records say, the later one wins
+    metadata: Mapping[str, str]  # of our metadata records; the later value of a key counts
 
     @property
     def duration_s(self) -> float:
@@ -54,12 +54,12 @@ def find_mcap_file(folder: Path) -> Path:
     """Return the MCAP file of a bag; FileNotFoundError if there is not exactly one."""
     files = sorted(folder.glob('*.mcap'))
     if len(files) != 1:
-        raise FileNotFoundError(f'{folder}: {len(files)} .mcap files, a bag of ours has one')
+        raise FileNotFoundError(f'{folder}: {len(files)} .mcap files, want exactly one')
     return files[0]
 
 
 def find_interrupted(root: Path) -> list[Path]:
-    """Return the episodes under `root` that nobody finished, oldest name first."""
+    """Return the interrupted episodes under `root`, sorted by name, which starts with the date."""
     return sorted(
         file.parent
         for file in root.glob('*/*.mcap')
@@ -68,9 +68,9 @@ def find_interrupted(root: Path) -> list[Path]:
 
 
 def reject_symlink(file: Path) -> None:
-    """Raise ValueError where writing to a bag's file would write somewhere else."""
+    """Raise ValueError if a bag's file or folder is a symbolic link."""
     if _is_symlinked(file):
-        raise ValueError(f'{file}: it or its folder is a link: name the place itself')
+        raise ValueError(f'{file}: the file or its folder is a symbolic link: give the real path')
 
 
 def _is_symlinked(file: Path) -> bool:
@@ -78,7 +78,7 @@ def _is_symlinked(file: Path) -> bool:
 
 
 def read_contents(file: Path) -> BagContents:
-    """Read the summary of a finished MCAP file; ValueError if it has none."""
+    """Read the summary of a finished MCAP file; raises ValueError if it has none."""
     try:
         with file.open('rb') as stream:
             reader = make_reader(stream)
@@ -90,7 +90,7 @@ def read_contents(file: Path) -> BagContents:
     except (McapError, StructError, OSError, ValueError) as error:
         raise ValueError(f'{file}: not a finished MCAP file: {error}') from error
     if summary is None or summary.statistics is None:
-        raise ValueError(f'{file}: has no index: ./wam bag repair {file.parent}')
+        raise ValueError(f'{file}: no index: run ./wam bag repair {file.parent}')
     counts = summary.statistics.channel_message_counts
     channels = tuple(
         BagChannel(
@@ -113,7 +113,7 @@ def read_contents(file: Path) -> BagContents:
 
 
 def write_metadata(folder: Path) -> BagContents:
-    """Write metadata.yaml for a finished file; from then on the episode counts as saved."""
+    """Write metadata.yaml for a finished file; after this the episode is finished."""
     found = read_contents(find_mcap_file(folder))
     text = yaml.safe_dump(
         {'rosbag2_bagfile_information': _make_bag_information(found)},
@@ -131,7 +131,7 @@ def write_metadata(folder: Path) -> BagContents:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make renames in a folder outlive a power cut."""
+    """Flush a folder's directory entries, so that renames persist after a power failure."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -1,7 +1,7 @@
-"""Finish episodes that a kill, a power cut or a full disk interrupted.
+"""Repair episodes that were interrupted by a kill, a power failure or a full disk.
 
-Whole messages are copied into a new file beside the old one; only when that is complete and on
-the disk does it take the old one's name. Until then the old one is untouched.
+Complete messages are copied into a new file in the same folder. It replaces the old file only
+after it is complete and flushed; until then the old file is not changed.
 """
 
 import fcntl
@@ -24,22 +24,22 @@ from wam_policy.recording.episode_info import EpisodeEnd
 
 
 class BagInUse(Exception):
-    """The episode is being recorded by a process that still runs."""
+    """Report that a running recorder has the episode open."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """Say what became of one episode."""
+    """Result of one repair."""
 
     contents: BagContents
-    rebuilt: bool  # False: only its description was missing
-    lost_bytes: int  # behind the last whole record
+    rebuilt: bool  # False: the MCAP file was complete
+    lost_bytes: int  # after the last complete message
 
 
 def repair(folder: Path) -> RepairResult:
-    """Make a readable bag of an interrupted episode; one that is in order stays as it is.
+    """Repair an interrupted episode; a finished one is not changed.
 
-    Raises Busy while it is recorded, ValueError where nothing can be saved.
+    Raises BagInUse while it is recorded, ValueError if it has no complete message.
     """
     file = bag_folder.find_mcap_file(folder)
     bag_folder.reject_symlink(file)
@@ -59,7 +59,7 @@ def repair(folder: Path) -> RepairResult:
 
 
 def _rebuild(file: Path) -> int:
-    """Put a complete copy in the place of `file`; return how many bytes had no use."""
+    """Replace `file` by a complete copy; return the number of bytes dropped at the end."""
     part = file.with_name(file.name + PARTIAL_SUFFIX)
     try:
         with file.open('rb') as old, part.open('wb') as new:
@@ -67,7 +67,7 @@ def _rebuild(file: Path) -> int:
             writer.start(profile='ros2', library=LIBRARY)
             used = _copy(old, writer)
             if not used:
-                raise ValueError(f'{file}: holds no whole message; nothing can be saved')
+                raise ValueError(f'{file}: no complete message; nothing to repair')
             writer.finish()
             new.flush()
             os.fsync(new.fileno())
@@ -81,7 +81,7 @@ def _rebuild(file: Path) -> int:
 
 
 def _copy(old: BinaryIO, writer: Writer) -> int:
-    """Copy what is whole; return where in the old file the last message ended."""
+    """Copy complete records; return the offset after the last message in the old file."""
     schemas: dict[int, int] = {}
     channels: dict[int, int] = {}
     used, ended = 0, False
@@ -110,7 +110,7 @@ def _copy(old: BinaryIO, writer: Writer) -> int:
 
 
 def _read_whole_records(old: BinaryIO) -> Iterator[McapRecord]:
-    """Yield records up to the first that is torn or damaged."""
+    """Yield records up to the first incomplete or damaged one."""
     records = iter(StreamReader(old, validate_crcs=True).records)
     while True:
         try:

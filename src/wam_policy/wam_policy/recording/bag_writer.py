@@ -1,6 +1,6 @@
-"""Write one episode so that a kill costs at most what came since the last `sync`.
+"""Write one episode so that a kill loses at most the messages since the last `sync`.
 
-The file is locked while it is written: nobody repairs an episode that is still recorded.
+The file is locked while it is written, so `bag_repair` rejects an episode being recorded.
 """
 
 import fcntl
@@ -20,28 +20,28 @@ from wam_policy.recording.bag_folder import (
     BagContents,
 )
 
-CHUNK_BYTES = 4 * 2**20  # a chunk is written when it is this large, or at the next sync
+CHUNK_BYTES = 4 * 2**20  # a chunk is written at this size or at the next sync
 LIBRARY = 'wam_policy'
 
 
 @dataclass(frozen=True, slots=True)
 class BagTopic:
-    """Describe what is written on one topic."""
+    """One topic to write."""
 
     name: str
     type: str  # package/msg/Name
-    definition: str  # message text with everything it refers to
+    definition: str  # .msg text with the definitions of nested types
     type_hash: str = ''
-    qos: str = '[]'  # YAML list of the profiles that replay should offer
+    qos: str = '[]'  # YAML list of the QoS profiles for replay
 
 
 class BagWriter:
-    """Own one new folder and the MCAP file in it; use it from one thread at a time."""
+    """Write one MCAP file in a new folder; use it from one thread at a time."""
 
     def __init__(
         self, folder: Path, topics: Sequence[BagTopic], metadata: Mapping[str, str]
     ) -> None:
-        """Begin the episode; FileExistsError where the folder is there already."""
+        """Create the folder and file; raises FileExistsError if the folder exists."""
         folder.mkdir(parents=True)
         self.folder = folder
         self.size_bytes = 0  # on disk after the last sync
@@ -71,20 +71,20 @@ class BagWriter:
         bag_folder.fsync_folder(folder.parent)
 
     def write(self, topic_index: int, log_ns: int, data: bytes) -> None:
-        """Add one serialized message of the `topic`-th topic, by when it was received.
+        """Add a serialized message of topic `topic_index`, received at `log_ns`.
 
-        It stands for the time of publication too: rclpy's EventsExecutor does not hand that over.
+        `log_ns` is also the publish time: rclpy's EventsExecutor does not provide that.
         """
         self._writer.add_message(self._channels[topic_index], log_ns, data, log_ns)
 
     def sync(self) -> None:
-        """Put everything written so far on the disk."""
+        """Flush all messages written so far to the disk."""
         self._writer.flush()
         os.fdatasync(self._file.fileno())
         self.size_bytes = self._file.tell()
 
     def close(self, metadata: Mapping[str, str]) -> BagContents:
-        """Finish the file with its index and describe it: the episode is saved."""
+        """Write the index and metadata.yaml; return the contents of the finished episode."""
         self._writer.add_metadata(END_RECORD, dict(metadata))
         self._writer.finish()
         self._file.flush()
@@ -95,9 +95,9 @@ class BagWriter:
         return found
 
     def abandon(self) -> None:
-        """Let go of the file as it is, for a repair: what the disk took stays."""
+        """Close the file without an index after a write error; `bag_repair` can finish it."""
         try:
             self._file.close()
         except OSError:
-            # the buffer still holds what the disk refused; the descriptor is closed all the same
+            # the buffered data could not be written; the descriptor is closed nevertheless
             return

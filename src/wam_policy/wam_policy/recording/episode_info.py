@@ -1,4 +1,4 @@
-"""What an episode is called and what is known about it, as text that a bag can carry."""
+"""Folder names and metadata of episodes, as the string pairs of MCAP metadata records."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from enum import Enum
 from types import MappingProxyType
 
-MAX_NAME_WORDS = 6  # of the instruction in a folder's name
-MAX_NAME_LENGTH = 40  # characters of them
+MAX_NAME_WORDS = 6  # words of the instruction in a folder's name
+MAX_NAME_LENGTH = 40  # characters of these words
 LABEL_KEY_PATTERN = re.compile(r'[a-z][a-z0-9_]{0,39}')
 MAX_LABEL_LENGTH = 1000  # characters of a value
 LABEL_PREFIX = 'label.'
 
 
 class TaskSuccess(Enum):
-    """Name what is known about the outcome; nobody's silence counts as a success."""
+    """Outcome of an episode; UNKNOWN unless the operator has given it."""
 
     YES = 'yes'
     NO = 'no'
@@ -24,12 +24,12 @@ class TaskSuccess(Enum):
 
 @dataclass(frozen=True, slots=True)
 class EpisodeMetadata:
-    """Hold what is known when an episode starts."""
+    """Metadata known at the start of an episode."""
 
-    name: str  # its folder
+    name: str  # of its folder
     robot: str
     embodiment_hash: str  # of the embodiment that was recorded
-    instruction: str  # at the start; a topic tells of later ones
+    instruction: str  # at the start; later ones are on a recorded topic
     start_ns: int
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -37,7 +37,7 @@ class EpisodeMetadata:
         object.__setattr__(self, 'labels', MappingProxyType(dict(self.labels)))
 
     def to_dict(self) -> dict[str, str]:
-        """Return it as the text pairs that stand at the beginning of its bag."""
+        """Return the string pairs of the metadata record at the start of the bag."""
         return {
             'episode': self.name,
             'robot': self.robot,
@@ -50,7 +50,7 @@ class EpisodeMetadata:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeEnd:
-    """Hold how an episode ended and what the operator says about it."""
+    """Reason of the end, and the outcome that the operator gave."""
 
     reason: str
     success: TaskSuccess = TaskSuccess.UNKNOWN
@@ -58,7 +58,7 @@ class EpisodeEnd:
     dropped: Mapping[str, int] = field(default_factory=dict)  # topic -> lost messages
 
     def to_dict(self) -> dict[str, str]:
-        """Return it as the text pairs that stand at the end of the bag."""
+        """Return the string pairs of the metadata record at the end of the bag."""
         return {
             'ended': self.reason,
             'success': self.success.value,
@@ -69,35 +69,35 @@ class EpisodeEnd:
 
 
 def parse_labels(pairs: Iterable[str]) -> dict[str, str]:
-    """Read "key=value" texts; ValueError names the one that is none."""
+    """Parse "key=value" strings; raises ValueError with the invalid one."""
     found: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition('=')
         key = key.strip()
         if not equals or not LABEL_KEY_PATTERN.fullmatch(key):
             raise ValueError(
-                f'label {pair!r}: want key=value with a key of small letters, '
+                f'label {pair!r}: want key=value with a key of lowercase letters, '
                 'digits and underscores'
             )
         if key in found:
             raise ValueError(f'label {key!r} is given twice')
         if len(value) > MAX_LABEL_LENGTH:
             raise ValueError(
-                f'label {key!r} has {len(value)} characters, at most {MAX_LABEL_LENGTH} are taken'
+                f'label {key!r} has {len(value)} characters; want at most {MAX_LABEL_LENGTH}'
             )
         found[key] = value.strip()
     return found
 
 
 def make_folder_name(start_ns: int, instruction: str, existing_names: Iterable[str]) -> str:
-    """Name an episode by its start (UTC) and its first words; never a name of `taken`.
+    """Return a folder name from the start (UTC) and the instruction, not in `existing_names`.
 
-    Letters, digits, `_` and `-` only: nothing in an instruction leads out of the folder.
+    It has only letters, digits, `_` and `-`, so an instruction cannot change the folder's path.
     """
     second = datetime.fromtimestamp(start_ns // 1_000_000_000, UTC)
     words = re.findall(r'[a-z0-9]+', instruction.lower())[:MAX_NAME_WORDS]
-    said = '_'.join(words)[:MAX_NAME_LENGTH].strip('_')
-    name = second.strftime('%Y%m%d_%H%M%S') + (f'_{said}' if said else '')
+    text = '_'.join(words)[:MAX_NAME_LENGTH].strip('_')
+    name = second.strftime('%Y%m%d_%H%M%S') + (f'_{text}' if text else '')
     used, number, free = set(existing_names), 1, name
     while free in used:
         number += 1
