@@ -129,7 +129,7 @@ class ControllerLink:
     def poll_report(self, now_ns: int) -> tuple[int, JointMotion] | None:
         """Say what is followed when that is due, and lose it now and then, never two in a row.
 
-        Returns what arrives: when it was said, and the set-point that was sampled last then.
+        Returns what arrives: when it was said, and the setpoint that was sampled last then.
         """
         if now_ns >= self.next_report_ns:
             self.next_report_ns = now_ns + self.report_period_ns
@@ -196,7 +196,7 @@ class Scenario:
             assert wrong <= TOLERANCE, f'followed is {wrong} from what is believed'
 
     def read_set_points(self) -> np.ndarray:
-        """Return the set-points of now, [joints]."""
+        """Return the setpoints of now, [joints]."""
         position = np.empty(len(self.robot.commanded))
         for line in self.links:
             position[line.joint_columns] = line.follower.sample(self.now_ns).position

@@ -1,4 +1,4 @@
-"""Package the simulator; robots are data folders that travel with the code."""
+"""Package the simulator; robot folders are installed as package data."""
 
 from setuptools import find_packages, setup
 

@@ -88,7 +88,7 @@ def test_stamps_are_wall_time_and_batches_come_at_100_hz(clock: ManualWallClock)
 def test_a_message_is_taken_when_it_arrived_even_if_physics_is_behind(
     clock: ManualWallClock,
 ) -> None:
-    """Bridging early from the set-point to a first point in the future would bend the curve."""
+    """Bridging early from the setpoint to a first point in the future would bend the curve."""
     running = make_runner(clock)
     run_for(running, clock, 100_000_000)
     clock.now_ns += 60_000_000  # physics sleeps, the message comes now
@@ -175,7 +175,7 @@ def test_after_a_long_stall_the_controllers_stay_where_the_arm_is(clock: ManualW
     running.queue_trajectory(name, move)  # what waited meanwhile begins where the arm was not
     running.run_due_steps()
     run_for(running, clock, 400_000_000)
-    assert rejected == [(name, 'planned before the controllers came back')]
+    assert rejected == [(name, 'planned before the controllers resumed after a stall')]
     assert running.simulation.executed_motion.step.max() < 0.01
     fresh = make_test_trajectory(running.simulation, clock.now_ns)
     running.queue_trajectory(name, fresh)

@@ -1,4 +1,4 @@
-"""What the simulator says, as ROS messages: pure translation, no node."""
+"""Convert simulator values to ROS messages."""
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -18,7 +18,7 @@ def make_stamp(now_ns: int) -> Time:
 def make_camera_info(
     camera: Camera, now_ns: int, intrinsics: np.ndarray, size: tuple[int, int]
 ) -> CameraInfo:
-    """Return the calibration of a pinhole view with matrix K [3 3]; it has no distortion."""
+    """Return the calibration of a pinhole camera with matrix K [3 3], without distortion."""
     message = CameraInfo(
         width=size[0],
         height=size[1],
@@ -35,9 +35,9 @@ def make_camera_info(
 def make_controller_state(
     now_ns: int, names: tuple[str, ...], reference: np.ndarray, feedback: np.ndarray
 ) -> JointTrajectoryControllerState:
-    """Return set-point and measurement; rows are position, velocity, acceleration [3 joints].
+    """Return a controller's state from setpoint [3 joints] and measurement [2 joints].
 
-    The measured acceleration is unknown: `feedback` has two rows.
+    Rows are position, velocity and acceleration; the measured acceleration is unknown.
     """
     message = JointTrajectoryControllerState(
         joint_names=list(names),
@@ -57,4 +57,4 @@ def _make_point(rows: np.ndarray) -> JointTrajectoryPoint:
             field: row.tolist()
             for field, row in zip(('positions', 'velocities', 'accelerations'), rows, strict=False)
         }
-    )  # feedback has no third row
+    )  # feedback has no acceleration

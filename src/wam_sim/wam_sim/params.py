@@ -1,4 +1,4 @@
-"""The simulator's parameters: type, default, range and description in one place."""
+"""Parameters of the simulator node, with default, range and description."""
 
 from dataclasses import dataclass
 
@@ -9,30 +9,30 @@ from wam_sim.tasks import task_families
 
 @dataclass(frozen=True, slots=True)
 class SimParams:
-    """Configure sim_node; a wrong value raises ValueError at start."""
+    """Parameters of sim_node; an invalid value raises ValueError at start."""
 
     robot: str = parameter('agibot_g1', 'robot to simulate', choices=sim_robot.list_robots())
     task_family: str = parameter(
         task_families.ANY,
-        'task family of every episode; any draws one, learned one of those that models are '
-        'trained on',
+        'task family of every episode; any samples one, learned samples one of those that models '
+        'are trained on',
         choices=(*task_families.GROUPS, *task_families.FAMILIES),
         deprecated_name='task',
     )
     task_split: str = parameter(
         task_families.ALL_SPLIT,
-        'tasks to draw from: all combinations of words and places, only those in training, or '
-        'only those held out of it',
+        'tasks to sample from: all combinations of words and places, only those in training, or '
+        'only those held out',
         choices=task_families.TASK_SPLITS,
         deprecated_name='combinations',
     )
     instruction_topic: str = parameter(
         'wam/instruction',
-        "topic of the robot's instruction; the timer of a mark on a cube starts with the first",
+        "topic of the robot's instruction; the timer of a cube's mark starts at the first one",
     )
     seed: int = parameter(0, 'seed of the first scene; episode n uses seed + n', low=0, high=2**31)
     camera_hz: float = parameter(
-        15.0, 'images per second of wall time and camera', unit='Hz', low=1.0, high=60.0
+        15.0, 'images per camera and second of wall time', unit='Hz', low=1.0, high=60.0
     )
     camera_phase: float = parameter(
         1.0,
@@ -49,11 +49,11 @@ class SimParams:
     publish_clock: bool = parameter(
         False, 'publish /clock and stamp with simulated time; other nodes need use_sim_time'
     )
-    viewer: bool = parameter(False, 'open a window on the scene if there is a display')
+    viewer: bool = parameter(False, 'open a window with the scene if there is a display')
     reset_arms: bool = parameter(
         False,
-        'put the arms at their home positions at once on sim/reset; disable motion first: '
-        'they jump',
+        'move the arms to their home positions instantly on sim/reset; disable motion first, '
+        'because they jump',
     )
 
     __post_init__ = validate_fields

@@ -1,7 +1,7 @@
-"""A simulation that runs with the wall clock in its own thread, and the pictures it can give.
+"""Run a simulation at the rate of the wall clock in its own thread.
 
-ROS-free: messages go in as anything shaped like a JointTrajectory, results come out through
-callbacks made in the physics thread. Time here is nanoseconds of the clock that stamps are in.
+Imports no ROS: trajectories are objects with the fields of JointTrajectory; callbacks run in the
+physics thread. Times are ns of the clock that message stamps use.
 """
 
 import threading
@@ -17,11 +17,11 @@ from wam_sim.pacer import Pacer
 from wam_sim.physics.simulation import STEP_NS, Simulation
 
 STEPS_PER_BATCH = 5  # steps between two joint states: 10 ms
-MAX_CATCH_UP_STEPS = 25  # steps at most before others get the lock
+MAX_CATCH_UP_STEPS = 25  # 50 ms of physics per call
 
 
 class RealtimeRunner:
-    """Step a simulation as time passes; `jumps` lets stamps follow time that was given up."""
+    """Step a simulation in real time; with `skip_lost_time`, stamps skip time that was dropped."""
 
     def __init__(
         self,
@@ -33,13 +33,13 @@ class RealtimeRunner:
         on_reject: Callable[[str, str], None],
     ) -> None:
         self.simulation = simulation
-        self.lock = threading.Lock()  # whoever holds it may touch `simulation`
+        self.lock = threading.Lock()  # protects `simulation`
         simulation.now_ns = wall_ns()
         self.pacer = Pacer(STEP_NS, simulation.now_ns)
         self._wall_ns, self._skip_lost_time = wall_ns, skip_lost_time
         self._on_batch, self._on_reject = on_batch, on_reject
         self._pending_trajectories: deque[tuple[int, str, Any]] = deque()
-        self._resumed_ns = 0  # when the controllers last came back from a stall
+        self._resumed_ns = 0  # when the controllers last resumed after a stall
         self._stop = threading.Event()
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name='physics')
@@ -57,7 +57,7 @@ class RealtimeRunner:
         return self._thread.is_alive()
 
     def queue_trajectory(self, controller: str, message: Any) -> None:
-        """Queue a trajectory; its controller takes it at the step that is due at this instant."""
+        """Queue a trajectory; the controller receives it at the step due at this time."""
         now_ns = self._wall_ns() if self._skip_lost_time else self.simulation.now_ns
         self._pending_trajectories.append((now_ns, controller, message))
 
@@ -70,11 +70,11 @@ class RealtimeRunner:
             while not self._stop.is_set():
                 self._stop.wait(self.pacer.wait_s(self._wall_ns(), STEPS_PER_BATCH))
                 self.run_due_steps()
-        except BaseException as error:  # noqa: BLE001 — kept for the main thread to raise
+        except BaseException as error:  # noqa: BLE001 — the main thread raises it
             self.error = error
 
     def run_due_steps(self) -> None:
-        """Do the steps that are due now; the thread calls it, a test may."""
+        """Run the steps that are due now; called by the thread or by tests."""
         wall_ns = self._wall_ns()
         steps = min(
             self.pacer.count_due_steps(wall_ns) // STEPS_PER_BATCH * STEPS_PER_BATCH,
@@ -88,15 +88,15 @@ class RealtimeRunner:
                     self.simulation.step(self._count_steps_to_delivery(end_ns))
                 self._on_batch(self.simulation)
         self.pacer.record_steps(steps, self._wall_ns())
-        given_up_ns = self.pacer.drop_excess_lag(self._wall_ns())
-        if given_up_ns and self._skip_lost_time:
+        dropped_ns = self.pacer.drop_excess_lag(self._wall_ns())
+        if dropped_ns and self._skip_lost_time:
             with self.lock:
-                self.simulation.now_ns += given_up_ns
+                self.simulation.now_ns += dropped_ns
                 self.simulation.hold()
                 self._resumed_ns = self.simulation.now_ns
 
     def _deliver_due_trajectories(self) -> None:
-        """Hand over what arrived before the coming step, not before its time in a catch-up."""
+        """Deliver the trajectories that arrived before the next step's time."""
         while (
             self._pending_trajectories
             and self._pending_trajectories[0][0] <= self.simulation.now_ns + STEP_NS
@@ -109,7 +109,7 @@ class RealtimeRunner:
                 self._on_reject(controller, reason)
 
     def _count_steps_to_delivery(self, end_ns: int) -> int:
-        """Return how many steps there are until `end_ns` or the next message's time."""
+        """Return the number of steps until `end_ns` or the next trajectory, at least 1."""
         now_ns = self.simulation.now_ns
         due_ns = (
             min(end_ns, self._pending_trajectories[0][0] - STEP_NS)
@@ -119,11 +119,11 @@ class RealtimeRunner:
         return max(1, -((now_ns - due_ns) // STEP_NS))
 
     def _find_outdated_reason(self, message: Any) -> str | None:
-        """Refuse what was planned before a stall: its way is not where the arm stands now."""
+        """Return a reason for a trajectory planned before a stall: it starts elsewhere."""
         if isinstance(message, TrajectoryPoints):
             stamp_ns = message.stamp_ns
         else:
             stamp_ns = message.header.stamp.sec * NS_PER_S + message.header.stamp.nanosec
-        if 0 < stamp_ns < self._resumed_ns:  # 0 starts when it is accepted
-            return 'planned before the controllers came back'
+        if 0 < stamp_ns < self._resumed_ns:  # stamp 0 means start on acceptance
+            return 'planned before the controllers resumed after a stall'
         return None

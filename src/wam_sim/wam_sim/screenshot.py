@@ -1,4 +1,4 @@
-"""Draw a picture of a robot and its scene from outside, above a row of its own camera views.
+"""Render an image of a robot and its scene, with a column of the robot's camera views.
 
 `python -m wam_sim.screenshot ROBOT OUT.png [--seed N]`
 """
@@ -16,7 +16,7 @@ from wam_sim.physics.mjcf_model import EXTERNAL_VIEW_GROUP
 from wam_sim.physics.simulation import Simulation, compile_model, update_kinematics
 
 IMAGE_SIZE = (1280, 720)
-SUPERSAMPLING = 2  # drawn this much larger: smooth shadows
+SUPERSAMPLING = 2  # per side, for smooth shadows
 INSET_SIZE = (256, 192)
 MARGIN_PX = 20
 BORDER_PX = 3
@@ -43,7 +43,7 @@ def render_portrait(simulation: Simulation) -> np.ndarray:
 
 
 def compose_insets(background: np.ndarray, views: tuple[np.ndarray, ...]) -> np.ndarray:
-    """Lay the camera views as a framed column over the left edge of the picture."""
+    """Draw the camera views as a framed column over the left edge of the image."""
     picture = background.copy()
     width, height = INSET_SIZE
     top = (picture.shape[0] - len(views) * height - (len(views) - 1) * MARGIN_PX) // 2
@@ -61,7 +61,7 @@ def compose_insets(background: np.ndarray, views: tuple[np.ndarray, ...]) -> np.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Draw a picture of a robot')
+    parser = argparse.ArgumentParser(description='Render an image of a robot and its scene')
     parser.add_argument('robot', choices=robots.list_robots())
     parser.add_argument('out', type=Path)
     parser.add_argument('--seed', type=int, default=0)

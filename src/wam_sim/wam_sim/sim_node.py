@@ -1,6 +1,6 @@
-"""The simulated robot as a ROS 2 node: same topics as the real one, plus sim/*.
+"""ROS 2 node of a simulated robot: the topics of the real one, plus sim/*.
 
-Three threads: physics (paced by the wall clock), pictures (owns OpenGL), and the executor.
+Three threads: physics (paced by the wall clock), cameras (the only user of OpenGL), executor.
 """
 
 import sys
@@ -45,30 +45,30 @@ SENSOR_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE_QOS = QoSProfile(depth=10)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BATCH_NS = STEPS_PER_BATCH * STEP_NS
-# batches: controller states at 50 Hz; motion_node waits for one after each command's switch
+# controller states at 50 Hz; motion_node waits for one after the start time of each command
 BATCHES_PER_STATE = 2
 BATCHES_PER_STATUS = 50  # batches: status at 2 Hz
-MAX_SCENE_TRIES = 30  # on a reset with the arms left in the way
+MAX_SCENE_TRIES = 30  # on a reset where the arms collide with the new objects
 RATE_WINDOW_NS = 3_000_000_000
-# A trajectory must reach physics before its switch, 30 ms ahead: a thread that draws or publishes
-# pictures gives way this soon.
+# A trajectory must reach physics before its start time, 30 ms after it was sent: Python switches
+# away from a thread that renders or publishes images after this time.
 SWITCH_INTERVAL_S = 0.0005
-CHECK_PERIOD_S = 0.1  # how late the end of a thread may be noticed
-REALTIME_PRIORITY = 5  # below the control loops, so that late setpoints come from the stack alone
+CHECK_PERIOD_S = 0.1  # for errors of the threads
+REALTIME_PRIORITY = 5  # below the control loops, so that the simulator does not delay them
 
 
 class SimNode(Node):
-    """Run one simulated robot until shut down."""
+    """Node of one simulated robot."""
 
     def __init__(self, **node_options: Any) -> None:
         super().__init__('sim', **node_options)
         self.params = parameters.read(self, SimParams)
-        # no parameter is dynamic: every change is refused
+        # no parameter can change at run time: every change is rejected
         parameters.add_on_change_callback(self, SimParams, lambda: True, lambda _: None)
         self.robot = sim_robot.load(self.params.robot)
         self.embodiment = self.robot.embodiment
-        # Physics time is paced by the monotonic clock; its zero is the wall clock at the start,
-        # so that stamps fit those of other nodes with and without /clock.
+        # Physics is paced by the monotonic clock, offset to the wall clock at the start, so that
+        # stamps are comparable with those of other nodes with and without /clock.
         self._offset_ns = time.time_ns() - time.monotonic_ns()
         size = (self.params.image_width, self.params.image_height)
         simulation = Simulation(
@@ -104,7 +104,7 @@ class SimNode(Node):
         )
 
     def raise_thread_errors(self) -> None:
-        """Raise what ended one of the threads: half a robot is worse than none."""
+        """Raise RuntimeError if the physics or camera thread has failed."""
         for failure in (self.runner.error, self._camera_error):
             if failure is not None:
                 raise RuntimeError('the simulation stopped') from failure
@@ -159,13 +159,13 @@ class SimNode(Node):
         self.runner.queue_trajectory(controller, message)
 
     def on_instruction(self, message: String) -> None:
-        """Let the mark's time run: the policy's memory begins here, so does the episode."""
+        """Start the mark's timer: the policy's memory and the episode start here."""
         if message.data:
             with self.runner.lock:
                 self.runner.simulation.start_mark_timer()
 
     def on_reject(self, controller: str, reason: str) -> None:
-        if reason != self._rejection:  # a stream of wrong messages is one line
+        if reason != self._rejection:  # log a repeated reason once
             self.get_logger().warning(f'{controller}: trajectory rejected: {reason}')
         self._rejection = reason
 
@@ -183,8 +183,8 @@ class SimNode(Node):
                     return response
         response.success = False
         response.message = (
-            f'{MAX_SCENE_TRIES} scenes lacked what the task needs or had the hands '
-            'in the way; move them to rest first'
+            f'no scene in {MAX_SCENE_TRIES} tries: objects of the task are missing or the arms '
+            'collide with objects; move the arms home first'
         )
         return response
 
@@ -210,7 +210,7 @@ class SimNode(Node):
                 response.message = str(error)
                 return response
             if not response.success:
-                response.message = 'the arms stand in the way; move them to rest first'
+                response.message = 'the arms collide with objects; move the arms home first'
                 return response
             self._episode += 1
             self._publish_task(simulation, goals)
@@ -219,7 +219,7 @@ class SimNode(Node):
         return response
 
     def _has_task(self, episode: int) -> bool:
-        """Tell whether the scene has what the task needs; few lack it."""
+        """Return whether the scene has the objects that the task needs."""
         return task_families.is_available(
             self.params.task_family,
             scenes.sample_scene(self.robot, self.params.seed + episode),
@@ -227,10 +227,10 @@ class SimNode(Node):
         )
 
     def on_reset_metrics(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """Begin the executed figures of sim/status anew."""
+        """Reset the maxima of executed motion in sim/status."""
         with self.runner.lock:
             self.runner.simulation.executed_motion.reset_maxima()
-        response.success, response.message = True, 'the worst figures count from now'
+        response.success, response.message = True, 'maxima of executed motion were reset'
         return response
 
     def on_batch(self, simulation: Simulation) -> None:
@@ -298,7 +298,7 @@ class SimNode(Node):
         self._task.publish(String(data=simulation.task.instruction))
 
     def _run_cameras(self) -> None:
-        """Draw and publish every camera at camera_hz; this thread owns OpenGL."""
+        """Render and publish every camera at camera_hz; only this thread uses OpenGL."""
         try:
             simulation = self.runner.simulation
             cameras, data = simulation.open_cameras(), mujoco.MjData(simulation.model)
@@ -327,7 +327,7 @@ class SimNode(Node):
             cameras.close()
             if window is not None:
                 window.close()
-        except BaseException as error:  # noqa: BLE001 — kept for the main thread to raise
+        except BaseException as error:  # noqa: BLE001 — the main thread raises it
             self._camera_error = error
 
     def _publish_image(
@@ -340,17 +340,17 @@ class SimNode(Node):
         self._rates[key].tick(self._wall_ns())
 
     def _open_window(self, model: mujoco.MjModel, data: mujoco.MjData) -> Any:
-        """Open the viewer if asked for and possible."""
+        """Open the viewer if it is enabled and there is a display."""
         if not self.params.viewer:
             return None
         if not viewer.has_display():
-            self.get_logger().warning('viewer: no display (DISPLAY is not set); going on without')
+            self.get_logger().warning('viewer: no display (DISPLAY is not set), no window opened')
             return None
         return viewer.open_viewer(self.robot, model, data)
 
 
 def make_node() -> SimNode:
-    """Return the node; wrong parameters are logged and end the process with status 1."""
+    """Return the node; logs invalid parameters and exits with status 1."""
     try:
         return SimNode()
     except ValueError as error:
@@ -360,7 +360,7 @@ def make_node() -> SimNode:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run until SIGINT or SIGTERM and exit with status 0; 1 if something failed."""
+    """Run until SIGINT or SIGTERM and exit with status 0, or 1 after a failure."""
     set_realtime_priority(REALTIME_PRIORITY, SWITCH_INTERVAL_S)
     run_node(make_node, args)
 

@@ -1,4 +1,4 @@
-"""A window on the scene for people; the robot's own pictures do not depend on it."""
+"""Optional viewer window; the robot's camera images do not depend on it."""
 
 import os
 from typing import Any
@@ -15,8 +15,8 @@ def has_display() -> bool:
 
 
 def open_viewer(robot: SimRobot, model: mujoco.MjModel, data: mujoco.MjData) -> Any:
-    """Open a window that shows `data` whenever its `sync` is called, seen as in the portrait."""
-    import mujoco.viewer  # wants a display as soon as it is imported
+    """Open a window that shows `data` at each `sync`, from the portrait camera's position."""
+    import mujoco.viewer  # importing it needs a display
 
     window = mujoco.viewer.launch_passive(model, data, show_left_ui=False, show_right_ui=False)
     window.opt.geomgroup[EXTERNAL_VIEW_GROUP] = 1

@@ -1,4 +1,4 @@
-"""Set-points of many instants at once are those that a controller gives one after another."""
+"""Setpoints of many instants at once are those that a controller gives one after another."""
 
 import numpy as np
 import pytest

@@ -34,7 +34,7 @@ class ExpertRunner:
         self.expert.begin(self.simulation.task, self.simulation.start)
 
     def step(self) -> np.ndarray:
-        """Let the expert do one row; return the set-points."""
+        """Let the expert do one row; return the setpoints."""
         if not self.expert.is_waiting(self.episode.elapsed_s):
             self.motion.step_toward(
                 self.expert.compute_goal(self.simulation.state(), self.simulation.joint_state())
@@ -43,7 +43,7 @@ class ExpertRunner:
         return self.motion.position
 
     def run_until_done(self) -> np.ndarray:
-        """Return the set-points [rows commanded] until the goal holds; fail if it never does."""
+        """Return the setpoints [rows commanded] until the goal holds; fail if it never does."""
         rows = [self.motion.position]
         while not self.simulation.is_success:
             assert self.episode.row < MAX_ROWS, self.simulation.task
@@ -159,5 +159,5 @@ def test_the_same_seed_is_the_same_motion(stage: ExpertRunner) -> None:
 
 def test_what_it_cannot_do_it_refuses(stage: ExpertRunner) -> None:
     stage.episode.reset(3, family='stack')
-    with pytest.raises(ValueError, match='cannot stack; it knows touch, push, lift, recall'):
+    with pytest.raises(ValueError, match="no family 'stack'; want one of touch, push, lift, recall"):
         stage.expert.begin(stage.simulation.task, stage.simulation.start)

@@ -46,7 +46,7 @@ def test_what_holds_for_too_short_does_not_count(start):
         (replace(LIFT, slot='can'), "no cube 'can'"),
         (replace(LIFT, side='left'), "no side 'left'"),
         (Task('touch', '', 'cube_0', '', ''), "no side ''"),
-        (Task('stack', '', 'cube_0', '', 'pad'), "not onto 'pad'"),
+        (Task('stack', '', 'cube_0', '', 'pad'), "no target 'pad'"),
     ],
 )
 def test_goals_that_cannot_be_watched_are_refused(task, words):

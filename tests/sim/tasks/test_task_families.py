@@ -145,7 +145,7 @@ def test_trained_and_held_out_share_no_combination(seed: int, family: str) -> No
     scene = scenes.sample_scene(ROBOTS[0], seed)
     for combinations in (task_families.TRAIN_SPLIT, task_families.HELD_OUT_SPLIT):
         if not task_families.is_available(family, scene, combinations):
-            with pytest.raises(ValueError, match='take another seed'):
+            with pytest.raises(ValueError, match='use another seed'):
                 task_families.sample_task(family, scene, seed, combinations)
             continue
         task = task_families.sample_task(family, scene, seed, combinations)

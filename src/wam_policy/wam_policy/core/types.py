@@ -102,7 +102,7 @@ class Setpoint:
             object.__setattr__(self, field, values)
             if values.shape != self.position.shape or not np.isfinite(values).all():
                 raise ValueError(
-                    f'{self.controller}: {field} of the set-point is not '
+                    f'{self.controller}: {field} of the setpoint is not '
                     f'{len(self.position)} finite values'
                 )
 

@@ -1,1 +1,1 @@
-"""The simulated world: MuJoCo models, controllers, cameras."""
+"""Physics: MuJoCo models, controllers and cameras."""

@@ -1,8 +1,7 @@
-"""The robot's cameras: all views of one instant in one off-screen picture, read back once.
+"""Render the robot's cameras: all views of one instant in one off-screen image, read back once.
 
-Everything that touches OpenGL stays in the thread that made the `Cameras`. Without a GPU Mesa
-draws in software; shadows and multi-sampling are off in the model because they would cost
-ten times the rest.
+OpenGL calls stay in the thread that created the `CameraRenderer`. Without a GPU, Mesa renders in
+software; shadows and multi-sampling are off in the model because they take ten times the rest.
 """
 
 import ctypes.util
@@ -14,11 +13,13 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-ROBOT_VIEW_GROUPS = np.array([1, 1, 1, 0, 0, 0], dtype=np.uint8)  # what robots' cameras draw
+ROBOT_VIEW_GROUPS = np.array(
+    [1, 1, 1, 0, 0, 0], dtype=np.uint8
+)  # geom groups visible to robot cameras
 
 
 class CameraRenderer:
-    """Draw the views of `keys`, with geoms of `groups` beside those that robots see."""
+    """Render the cameras `keys`; `groups` are geom groups to draw besides ROBOT_VIEW_GROUPS."""
 
     def __init__(
         self,
@@ -44,9 +45,9 @@ class CameraRenderer:
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
     def render(self, data: mujoco.MjData, keys: Sequence[str] = ()) -> tuple[np.ndarray, ...]:
-        """Return one uint8 [height width 3] image per key, all of them without `keys`.
+        """Return one uint8 [height width 3] image per key, of all cameras without `keys`.
 
-        The kinematics of `data` must be up to date; KeyError names a camera that is not open.
+        `data` needs current kinematics. Raises KeyError for a camera that is not open.
         """
         width, height = self.size
         ids = [self._ids[key] for key in keys or self.keys]
@@ -67,20 +68,20 @@ class CameraRenderer:
         whole = mujoco.MjrRect(0, 0, width * len(ids), height)
         pixels = np.empty((height, width * len(ids), 3), dtype=np.uint8)
         mujoco.mjr_readPixels(pixels, None, whole, self._render_context)
-        # OpenGL counts rows from below
+        # OpenGL rows start at the bottom
         return tuple(
             np.ascontiguousarray(pixels[::-1, i * width : (i + 1) * width])
             for i in range(len(ids))
         )
 
     def close(self) -> None:
-        """Free what OpenGL holds; to be called in the thread that made it."""
+        """Free the OpenGL resources; call it in the thread that created them."""
         self._render_context.free()
         self._gl_context.free()
 
 
 def compute_intrinsics(model: mujoco.MjModel, key: str, size: tuple[int, int]) -> np.ndarray:
-    """Return the pinhole matrix K [3 3] of a view; pixels are square, the center is the middle."""
+    """Return the pinhole matrix K [3 3]: square pixels, principal point at the image center."""
     width, height = size
     focal = height / 2 / np.tan(np.deg2rad(model.camera(key).fovy[0]) / 2)
     return np.array([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
@@ -93,7 +94,7 @@ def project_point(
     size: tuple[int, int],
     point_m: np.ndarray,
 ) -> np.ndarray:
-    """Return where a picture shows a point: (u, v) in 0..1 from the top left, NaN if outside."""
+    """Return the image point (u, v) in 0..1 from the top left; NaN outside the image."""
     camera = data.cam(key)
     optical = camera.xmat.reshape(3, 3) * [1, -1, -1]  # x right, y down, z forward
     u, v, depth = compute_intrinsics(model, key, size) @ optical.T @ (point_m - camera.xpos)
@@ -105,7 +106,7 @@ def project_point(
 def project_visible_object(
     model: mujoco.MjModel, data: mujoco.MjData, key: str, size: tuple[int, int], slot: str
 ) -> np.ndarray:
-    """Return where a picture shows an object's center, NaN where something hides it."""
+    """Return the image point of an object's center, (u, v) in 0..1; NaN if it is occluded."""
     camera, center = data.cam(key).xpos, data.body(slot).xpos
     hit = np.zeros(1, dtype=np.int32)
     mujoco.mj_ray(model, data, camera, center - camera, ROBOT_VIEW_GROUPS, 1, -1, hit)
@@ -115,11 +116,11 @@ def project_visible_object(
 
 
 def _create_gl_context(width: int, height: int) -> mujoco.GLContext:
-    """Open a context and make it current; RuntimeError names the package that is missing.
+    """Create a context and make it current; raises RuntimeError with the missing package.
 
-    The choice goes into the environment: MuJoCo loads its OpenGL functions by it, and Mesa takes
-    its number of threads from there. On two cores it draws in the calling thread alone: pictures
-    come as often, and the policy beside them is not held up on both cores at once.
+    Sets MUJOCO_GL, from which MuJoCo selects its OpenGL functions, and LP_NUM_THREADS, the
+    threads of Mesa. On two cores Mesa uses only the calling thread: the image rate is the same,
+    and the policy keeps one core.
     """
     backend = os.environ['MUJOCO_GL'] = _select_gl_backend()
     os.environ.setdefault('LP_NUM_THREADS', str(len(os.sched_getaffinity(0)) // 4))
@@ -128,16 +129,16 @@ def _create_gl_context(width: int, height: int) -> mujoco.GLContext:
         context.make_current()
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         raise RuntimeError(
-            f'the cameras cannot draw with MUJOCO_GL={backend}: {error}; install '
+            f'cannot render with MUJOCO_GL={backend}: {error}; install '
             'libosmesa6 and set MUJOCO_GL=osmesa'
         ) from error
     return context
 
 
 def _select_gl_backend() -> str:
-    """Return what MUJOCO_GL names, else EGL on a GPU, else software; chosen once per process."""
+    """Return MUJOCO_GL if it is set, else egl with a GPU or without OSMesa, else osmesa."""
     if os.environ.get('MUJOCO_GL'):
         return os.environ['MUJOCO_GL']
     gpu = any(Path('/dev').glob('nvidia[0-9]*')) or any(Path('/dev/dri').glob('renderD*'))
     has_osmesa = ctypes.util.find_library('OSMesa') is not None
-    return 'osmesa' if has_osmesa and not gpu else 'egl'  # Mesa's EGL draws in software too
+    return 'osmesa' if has_osmesa and not gpu else 'egl'  # Mesa's EGL also renders in software

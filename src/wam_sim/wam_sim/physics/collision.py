@@ -1,8 +1,8 @@
-"""Derive a robot's collision model, which motion_node checks plans with, from its folder here.
+"""Generate the collision model of a robot, which motion_node uses to check plans.
 
 `python -m wam_sim.physics.collision ROBOT` writes collision.xml into the robot's embodiment: the
-same frames, joints and shapes as in the simulation, without what only looks good or only has
-weight. Head and waist stay joints: the real robot's may stand elsewhere than ours.
+frames, joints and shapes of the simulation, without decorative shapes and inertias. Head and waist
+stay joints, because their positions on the real robot can differ.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from wam_sim.physics import sim_robot as robots
 from wam_sim.physics.mjcf_model import rpy_to_quat
 from wam_sim.physics.sim_robot import Hand, JointDescription, Primitive, SimRobot
 
-# what motion_node tells apart: geom groups
+# geom groups that motion_node distinguishes
 LINK, HAND, BODY, TABLE = 0, 1, 2, 3
 GROUP_COLORS = {
     LINK: '0.3 0.5 0.8 0.5',
@@ -29,12 +29,12 @@ GROUP_COLORS = {
     TABLE: '0.8 0.7 0.55 0.5',
 }
 GROUP_CLASSES = {LINK: 'link', HAND: 'hand', BODY: 'body', TABLE: 'table'}
-# (contype, conaffinity): arms and hands meet everything, what stands does not meet itself
+# (contype, conaffinity): arms and hands collide with everything, body and table with these only
 COLLISION_BITS = {LINK: (1, 3), HAND: (1, 3), BODY: (1, 0), TABLE: (2, 0)}
-DECORATIVE_MATERIALS = ('accent',)  # rings and strips that lie flush in their link
-MIN_EXTENT_M = 0.02  # knobs that reach no further hide among the rest
+DECORATIVE_MATERIALS = ('accent',)  # rings and strips flush with their link
+MIN_EXTENT_M = 0.02  # smaller shapes lie within the others
 SAMPLE_COUNT, SEED = 2000, 5
-ALWAYS_CLOSE_SHARE = 0.8  # a pair that is this often close is no collision
+ALWAYS_CLOSE_SHARE = 0.8  # a pair this often close by design is excluded
 
 
 def build_collision_xml(robot: SimRobot) -> str:
@@ -100,7 +100,7 @@ def _build_model(robot: SimRobot) -> Element:
 
 
 def _add_table(world: Element, robot: SimRobot) -> None:
-    """Add the table as a block down to the floor: nothing is to be done under it."""
+    """Add the table as a solid block down to the floor, so that no plan goes under it."""
     (x, y), half, height = robot.table.center, robot.table.half, robot.table.height_m
     SubElement(
         world,
@@ -122,7 +122,7 @@ def _add_body(parent: Element, joint: JointDescription) -> Element:
         quat=_format_values(rpy_to_quat(joint.rpy)),
     )
     if joint.type != 'fixed':
-        # nothing falls here, but MuJoCo wants every moving body to weigh something
+        # MuJoCo requires a mass for every moving body; there are no dynamics here
         SubElement(body, 'inertial', pos='0 0 0', mass='1', diaginertia='0.01 0.01 0.01')
         SubElement(
             body,
@@ -136,7 +136,7 @@ def _add_body(parent: Element, joint: JointDescription) -> Element:
 
 
 def _add_geom(body: Element, primitive: Primitive, group: int) -> None:
-    """Add one shape; an arm's cylinders become capsules, which hold them and are cheaper."""
+    """Add one shape; cylinders of an arm become enclosing capsules, which are faster."""
     kind = primitive.shape
     if kind == 'cylinder' and group != BODY:
         kind = 'capsule'
@@ -152,7 +152,7 @@ def _add_geom(body: Element, primitive: Primitive, group: int) -> None:
 
 
 def _compute_extent_m(primitive: Primitive) -> float:
-    """Return how far a shape reaches from its middle, at most, along one of its axes, m."""
+    """Return the largest half extent of a shape along its axes, m."""
     if not primitive.end:
         return max(primitive.size)
     half = float(np.linalg.norm(np.subtract(primitive.end, primitive.start))) / 2
@@ -160,12 +160,12 @@ def _compute_extent_m(primitive: Primitive) -> float:
 
 
 def _add_gripper_tendon(tendons: Element, robot: SimRobot, hand: Hand) -> None:
-    """Say how the fingers follow: a fixed tendon whose length is the opening, 0 .. 1."""
+    """Couple the fingers of a hand: a fixed tendon whose length is the opening, 0 .. 1."""
     travel = {joint: ends[1] for joint, ends in hand.fingers.items()}
     if any(ends[0] for ends in hand.fingers.values()):
         raise ValueError(
-            f'{robot.name}: {hand.gripper}: a finger that is closed at another value '
-            'than 0 cannot be coupled; move its zero'
+            f'{robot.name}: {hand.gripper}: the closed value of a finger must be '
+            '0; move the zero of its joint'
         )
     travel |= {
         joint: ratio * travel[leader]
@@ -184,10 +184,10 @@ def _format_values(values: Iterable[float]) -> str:
 
 
 def _find_excluded_pairs(robot: SimRobot, model: mujoco.MjModel) -> set[tuple[str, str]]:
-    """Return the pairs of bodies whose closeness means nothing.
+    """Return the pairs of bodies to exclude from collision checks.
 
-    Those that one joint connects, the parts of one hand, those close at rest, and those that are
-    close nearly everywhere.
+    These are pairs with at most one joint between them, parts of one hand, pairs close at the
+    home position, and pairs close in more than ALWAYS_CLOSE_SHARE of random positions.
     """
     rule = robot.embodiment.safety.contact
     pairs = _find_adjacent_pairs(model) | {
@@ -220,7 +220,7 @@ def _find_adjacent_pairs(model: mujoco.MjModel) -> set[tuple[str, str]]:
     for first, second in itertools.combinations(solid, 2):
         between = 0
         low, high = first, second
-        while low != high:  # the higher number lies deeper in the tree
+        while low != high:  # a child has a higher index than its parent
             low, high = min(low, high), max(low, high)
             between += int(model.body_jntnum[high])
             high = int(model.body_parentid[high])

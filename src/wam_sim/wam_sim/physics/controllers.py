@@ -1,10 +1,9 @@
-"""The simulated joint_trajectory_controllers and the record of what they made the robot do.
+"""Simulated joint_trajectory_controllers, and the maxima of the motion they executed.
 
-The rules of replacement and interpolation are `wam_policy.core.motion.jtc_emulator`; here every
-controller of the embodiment gets one, and every physics step has the set-point of its instant. As
-the adapters of real robots do (`core.streaming`), they refuse what comes too late to join
-smoothly. The record sees each set-point, so its worst figures leave no gap between samples of a
-slower observer.
+Replacement and interpolation follow `wam_policy.core.motion.jtc_emulator`, one emulator per
+controller of the embodiment, with one setpoint per physics step. Like the adapters of real robots
+(`core.motion.setpoint_stream`) they reject a trajectory that arrives too late for a continuous
+transition. The maxima cover every setpoint, so they miss nothing between slower samples.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from wam_sim.physics.trajectory_spline import TrajectorySpline
 
 
 class SimControllers:
-    """Hold one follower per controller and give their set-points as one vector."""
+    """One trajectory follower per controller, with setpoints as one vector [commanded]."""
 
     def __init__(self, robot: Embodiment, position: np.ndarray) -> None:
         column = {name: i for i, name in enumerate(robot.commanded)}
@@ -44,7 +43,7 @@ class SimControllers:
         self.rejected = 0
 
     def accept(self, controller: str, message: Any, now_ns: int) -> str | None:
-        """Hand a trajectory to `controller`; return why it was rejected, if it was."""
+        """Give a trajectory to `controller`; return the reason if it is rejected, else None."""
         running = self.followers[controller]
         candidate = copy(running)
         reason = candidate.accept(message, now_ns) or check_lateness(
@@ -58,20 +57,20 @@ class SimControllers:
         return reason
 
     def hold(self, position: np.ndarray) -> None:
-        """Drop all trajectories and stay at `position` [commanded]."""
+        """Drop all trajectories and hold `position` [commanded]."""
         for name, follower in self.followers.items():
             follower.hold(position[self.columns[name]])
 
     def sample(self, now_ns: int) -> JointMotion:
-        """Return the set-point of every commanded joint at `now_ns`, [commanded] each."""
+        """Return the setpoints at `now_ns`, [commanded] each."""
         due = self.sample_many(np.array([now_ns]))
         return JointMotion(due.position[0], due.velocity[0], due.acceleration[0])
 
     def sample_many(self, times_ns: np.ndarray) -> JointMotion:
-        """Return the set-points at instants that increase, [times commanded] each.
+        """Return the setpoints at increasing times, [times commanded] each.
 
-        Many at once cost a fraction of one after another, and they are the same but for the last
-        bits. Afterwards the followers are where the last instant is.
+        Equal to repeated `sample` except for rounding, and faster. Afterwards the state of the
+        followers is that of the last time.
         """
         due = np.empty((3, len(times_ns), len(self.names)))
         for name, follower in self.followers.items():
@@ -81,10 +80,10 @@ class SimControllers:
     def _advance_follower(
         self, name: str, follower: TrajectoryFollower, times_ns: np.ndarray
     ) -> np.ndarray:
-        """Move a follower along; return position, velocity, acceleration, [3 times joints]."""
+        """Advance a follower; return position, velocity, acceleration, [3 times joints]."""
         points = follower.points
         if points is None or times_ns[0] - points.stamp_ns < points.time_ns[0]:
-            # holding, or on the way to a first point
+            # holding, or before the first point
             states = [follower.sample(now_ns) for now_ns in times_ns.tolist()]
             return np.array(
                 [(state.position, state.velocity, state.acceleration) for state in states]
@@ -98,10 +97,10 @@ class SimControllers:
 
 
 class ExecutedMotion:
-    """Keep the worst of what was executed since the start, per commanded joint.
+    """Maxima of the executed motion since the start, [commanded] each.
 
-    Jerk is the change of the set-points' acceleration over one step: exact inside a cubic, its
-    mean across a knot, and large where the acceleration itself jumps, as it should be.
+    Jerk is the change of the setpoints' acceleration over one step: exact within a cubic segment,
+    the mean across a knot, and large where the acceleration jumps.
     """
 
     def __init__(self, limits: JointLimits, step_s: float, position: np.ndarray) -> None:
@@ -110,7 +109,7 @@ class ExecutedMotion:
         self._last_setpoint = JointMotion.at_rest(position)
 
     def reset_maxima(self) -> None:
-        """Forget the worst figures; what is executed goes on."""
+        """Set all maxima to 0; the motion continues."""
         (
             self.velocity,
             self.acceleration,
@@ -121,11 +120,11 @@ class ExecutedMotion:
         ) = np.zeros((6, len(self._limits.names)))
 
     def set_position(self, position: np.ndarray) -> None:
-        """Go on from `position` [commanded], where the robot was put: no controller moved it."""
+        """Continue from `position` [commanded] after the robot was moved without a controller."""
         self._last_setpoint = JointMotion.at_rest(position)
 
     def record(self, setpoints: JointMotion, position: np.ndarray, velocity: np.ndarray) -> None:
-        """Take physics steps: set-points and measured joints, [steps commanded] each."""
+        """Record physics steps: setpoints and measured joints, [steps commanded] each."""
         before = self._last_setpoint
         _update_maxima(self.velocity, setpoints.velocity)
         _update_maxima(self.acceleration, setpoints.acceleration)
@@ -144,7 +143,7 @@ class ExecutedMotion:
         )
 
     def limit_ratios(self) -> dict[str, np.ndarray]:
-        """Return velocity, acceleration, jerk and measured velocity against their limits."""
+        """Return velocity, acceleration, jerk and measured velocity divided by their limits."""
         limits = self._limits
         return {
             'velocity': self.velocity / limits.velocity,

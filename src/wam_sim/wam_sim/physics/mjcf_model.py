@@ -1,7 +1,7 @@
-"""Turn a robot folder into MuJoCo: frames, masses, inertias and limits exactly as published.
+"""Build the MuJoCo model of a robot folder, with published frames, masses, inertias and limits.
 
-Held joints (head, waist) are welded at their posture: they never move under a policy, and each
-joint less makes every physics step cheaper.
+Joints that no policy moves (head, waist) are welded at their position, because fewer joints make
+every physics step faster.
 """
 
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ from wam_sim.physics.sim_robot import (
 )
 
 TABLE_BIT, OBJECT_BIT, BODY_BIT = 1, 2, 4
-EXTERNAL_VIEW_GROUP = 3  # drawn for onlookers, not for the robot's own cameras
+EXTERNAL_VIEW_GROUP = 3  # drawn for viewers, not for the robot's cameras
 HIDDEN_GROUP = 4  # never drawn
-HAND_BITS = (8, 16)  # each hand meets the table, objects and the other hand
+HAND_BITS = (8, 16)  # each hand collides with the table, objects and the other hand
 GEOM_TYPES = {
     'capsule': mujoco.mjtGeom.mjGEOM_CAPSULE,
     'cylinder': mujoco.mjtGeom.mjGEOM_CYLINDER,
@@ -32,7 +32,7 @@ GEOM_TYPES = {
 
 
 def add_robot(spec: mujoco.MjSpec, robot: SimRobot, fixed_joints: Mapping[str, float]) -> None:
-    """Add the robot to `spec`; joints in `held` are welded at their value (rad or m)."""
+    """Add the robot to `spec`; `fixed_joints` are welded at their value (rad or m)."""
     for name, look in robot.materials.items():
         spec.add_material(
             name=name,
@@ -65,7 +65,7 @@ def add_robot(spec: mujoco.MjSpec, robot: SimRobot, fixed_joints: Mapping[str, f
 
 
 def rpy_to_quat(rpy: tuple[float, ...]) -> np.ndarray:
-    """Return the quaternion wxyz of URDF roll, pitch, yaw about fixed axes."""
+    """Return the quaternion wxyz of URDF roll, pitch, yaw (rad) about fixed axes."""
     quat = np.empty(4)
     mujoco.mju_euler2Quat(quat, np.array(rpy, dtype=np.float64), 'XYZ')
     return quat
@@ -86,7 +86,7 @@ def _add_link(
     pos, quat = np.array(joint.xyz), rpy_to_quat(joint.rpy)
     if joint.name in fixed_joints:
         pos, quat = _offset_frame(pos, quat, joint, fixed_joints[joint.name])
-    # gravcomp: both robots' drives compensate gravity, so the servo sees none of it
+    # gravcomp: the drives of both robots compensate gravity, so the servo does not have to
     body = parent.add_body(name=joint.child, pos=pos, quat=quat, gravcomp=1.0)
     if joint.mass:
         ixx, ixy, ixz, iyy, iyz, izz = joint.inertia
@@ -110,7 +110,7 @@ def _add_link(
 def _offset_frame(
     pos: np.ndarray, quat: np.ndarray, joint: JointDescription, value: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the child frame of `joint` at `value` in the parent link."""
+    """Return the child frame (m, quaternion wxyz) of `joint` at `value` in the parent link."""
     if joint.type == 'prismatic':
         shift = np.empty(3)
         mujoco.mju_rotVecQuat(shift, np.array(joint.axis) * value, quat)
@@ -144,13 +144,13 @@ def _add_geom(body: mujoco.MjsBody, primitive: Primitive, bits: tuple[int, int])
         geom.pos = primitive.start
         geom.size = [*primitive.size, 0.0, 0.0][:3]
     geom.contype, geom.conaffinity = bits if primitive.collide else (0, 0)
-    geom.friction = [1.2, 0.01, 0.0002]  # rubber on plastic; pads must hold what they lift
-    geom.condim = 4  # torsion: a cube between two pads must not spin
+    geom.friction = [1.2, 0.01, 0.0002]  # rubber on plastic, enough to lift the objects
+    geom.condim = 4  # torsional friction, so that a grasped cube does not spin
     return geom
 
 
 def _add_camera(body: mujoco.MjsBody, camera: CameraMount) -> None:
-    """Add a camera; MuJoCo looks along its own -z with +y up."""
+    """Add a camera; a MuJoCo camera looks along its -z axis with +y up."""
     back = np.array(camera.position) - np.array(camera.look_at)
     back /= np.linalg.norm(back)
     right = np.cross(camera.up, back)
@@ -170,7 +170,7 @@ def _z_axis_to_quat(axis: tuple[float, ...]) -> np.ndarray:
 def _add_actuators(
     spec: mujoco.MjSpec, robot: SimRobot, fixed_joints: Mapping[str, float]
 ) -> None:
-    """Give every servo joint its actuator and tie passive finger links to the driven ones."""
+    """Add an actuator per servo joint, and couple passive finger joints to the driven ones."""
     effort = {joint.name: joint.hw_effort for joint in robot.embodiment.joints}
     effort |= {joint: hand.effort for hand in robot.hands for joint in hand.fingers}
     for name, servo in robot.servos.items():

@@ -1,7 +1,7 @@
-"""The table and what lies on it: one model for all scenes, one placement per seed.
+"""The table and its objects: one model for all scenes, one placement per seed.
 
-Objects are slots whose color and place change, so a new scene needs no new model. A scene is a
-pure function of the robot and the seed.
+Objects are slots whose color and position change, so a new scene needs no new model. A scene is a
+pure function of robot and seed.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ PALETTE = {
 CUBE_HALF_M = 0.025
 CAN_RADIUS_M, CAN_HALF_M = 0.024, 0.035
 PAD_RADIUS_M, PAD_HALF_M = 0.06, 0.001
-MARK_RADIUS_M = 0.06  # shown around a cube, gone again: for memory
-YAW_RAD = 0.35  # open fingers, across y, fit around every cube
-SPACING_M = 0.11  # between centers: fingers fit between two cubes
+MARK_RADIUS_M = 0.06  # shown around a cube for a limited time, for memory tasks
+YAW_RAD = 0.35  # so that fingers open along y fit around every cube
+SPACING_M = 0.11  # between centers, so that fingers fit between two cubes
 MAX_PLACEMENT_TRIES = 100_000
 CUBES = ('cube_0', 'cube_1', 'cube_2')
 CAN, PAD, MARK = 'can', 'pad', 'mark'
@@ -35,7 +35,7 @@ HIDDEN_POSITION = (0.0, 0.0, -1.0)  # m, under the floor
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """Place one object on the table."""
+    """One object on the table, frame: world."""
 
     slot: str
     kind: str  # cube, can or pad
@@ -47,11 +47,11 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Hold what one seed puts on the table."""
+    """Objects of one seed."""
 
     seed: int
     objects: tuple[SceneObject, ...]
-    middle_x_m: float  # of the workspace: beyond is far
+    middle_x_m: float  # of the workspace; larger x counts as far
 
     @property
     def cubes(self) -> tuple[SceneObject, ...]:
@@ -62,7 +62,7 @@ class Scene:
 
 
 def sample_scene(robot: SimRobot, seed: int) -> Scene:
-    """Return the scene of `seed`: three cubes, a can and a pad, apart and inside the workspace."""
+    """Return the scene of `seed`: three cubes, a can and a pad, SPACING_M apart."""
     rng = np.random.default_rng(seed)
     x_low, x_high, y_low, y_high = robot.workspace
     low, high = np.array([x_low, y_low]), np.array([x_high, y_high])
@@ -99,7 +99,7 @@ def sample_scene(robot: SimRobot, seed: int) -> Scene:
 
 
 def add_scene(spec: mujoco.MjSpec, robot: SimRobot, *, high_quality: bool) -> None:
-    """Add floor, lights, table and the object slots to `spec`; `fine` for onlookers."""
+    """Add floor, lights, table and object slots to `spec`; `high_quality` for screenshots."""
     _add_lights(spec)
     _add_floor(spec, high_quality)
     _add_table(spec, robot)
@@ -141,7 +141,7 @@ def add_scene(spec: mujoco.MjSpec, robot: SimRobot, *, high_quality: bool) -> No
 def place_objects(
     model: mujoco.MjModel, data: mujoco.MjData, robot: SimRobot, scene: Scene
 ) -> None:
-    """Put every object where `scene` wants it, at rest, in its color."""
+    """Set position and color of every object of `scene`, at rest."""
     top = robot.table.height_m
     for item in scene.objects:
         if item.kind == 'pad':
@@ -165,7 +165,7 @@ def place_objects(
 def set_mark(
     model: mujoco.MjModel, data: mujoco.MjData, robot: SimRobot, item: SceneObject | None
 ) -> None:
-    """Lay the mark around `item`, or take it away."""
+    """Show the mark around `item`, or hide it if None."""
     data.mocap_pos[model.body(MARK).mocapid[0]] = (
         HIDDEN_POSITION
         if item is None
@@ -187,9 +187,9 @@ def _add_lights(spec: mujoco.MjSpec) -> None:
 
 
 def _add_floor(spec: mujoco.MjSpec, high_quality: bool) -> None:
-    """Add the floor: tiles for onlookers, for the robot's cameras the top of a flat box.
+    """Add the floor: tiles for screenshots, the top of a flat box for the robot's cameras.
 
-    Software rendering spends half of a small picture on a plane and next to nothing on the box.
+    In software rendering a plane takes half the time of a small image, a box almost none.
     """
     spec.add_texture(
         name='sky',

@@ -1,8 +1,8 @@
-"""A simulated robot as data: what its folder says, read once and strictly, frozen afterwards.
+"""Description of a simulated robot, loaded from its folder with strict checks.
 
-`kinematics.json` holds the facts (joint frames, masses, inertias, limits) as published;
-`robot.yaml` holds what is ours (mounts, shapes, servos, cameras, table). Names, speed limits and
-the rest posture are not repeated here: they come from the robot's embodiment.
+`kinematics.json` has published values (joint frames, masses, inertias, limits); `robot.yaml` has
+ours (mounts, shapes, servos, cameras, table). Names, speed limits and the home position come from
+the robot's embodiment.
 """
 
 import difflib
@@ -25,7 +25,7 @@ Vector = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class JointDescription:
-    """State one joint and its child link as published; frames in the URDF convention."""
+    """One joint and its child link as published; frames in the URDF convention."""
 
     name: str
     type: str  # revolute, prismatic or fixed
@@ -35,14 +35,14 @@ class JointDescription:
     rpy: Vector  # rad, fixed axes
     axis: Vector  # in the joint frame; empty if fixed
     limits: Vector  # rad or m; empty if fixed
-    mass: float  # kg, of the child link; 0: no inertia of its own
+    mass: float  # kg, of the child link; 0: no inertia
     com: Vector  # m, in the child link
     inertia: Vector  # kg m^2: ixx ixy ixz iyy iyz izz about the com
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """Place one copy of the kinematic tree in the world."""
+    """Pose of one copy of the kinematic tree in the world: xyz in m, rpy in rad."""
 
     prefix: str  # put before every joint and link name
     root: str  # root link, without the prefix
@@ -52,7 +52,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Primitive:
-    """Draw one shape on the links that match a pattern."""
+    """One shape of a link, in the link's frame."""
 
     shape: str  # capsule, cylinder, box, sphere or ellipsoid
     size: Vector  # radius | half lengths
@@ -65,7 +65,7 @@ class Primitive:
 
 @dataclass(frozen=True, slots=True)
 class Servo:
-    """State the position servo of a joint: torque = kp (q* - q) + kv (v* - v)."""
+    """Position servo of a joint: torque = kp (q* - q) + kv (v* - v)."""
 
     kp: float
     kv: float
@@ -74,11 +74,11 @@ class Servo:
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """State one hand: which commanded gripper it is and how its fingers follow it."""
+    """One hand: its commanded gripper joint and the finger joints that follow it."""
 
     side: str
     gripper: str  # commanded joint, 0 closed .. 1 open
-    arm_base: str  # first link of the arm; all below belongs to the hand
+    arm_base: str  # first link of the arm; its descendants belong to this hand
     tool_link: str
     tool_xyz: Vector  # the point between the finger pads
     tool_axis: Vector  # unit, from the palm to the fingertips
@@ -88,7 +88,7 @@ class Hand:
 
 @dataclass(frozen=True, slots=True)
 class CameraMount:
-    """Hang one camera on a link, looking from a point at another."""
+    """Camera on a link, in the link's frame: position and target in m."""
 
     key: str
     link: str
@@ -100,7 +100,7 @@ class CameraMount:
 
 @dataclass(frozen=True, slots=True)
 class TableTop:
-    """Place the table top; its upper face lies at `height_m`."""
+    """Table top in the world frame; its upper face is at `height_m`."""
 
     center: Vector  # m, x y
     half: Vector  # m, x y
@@ -109,7 +109,7 @@ class TableTop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SimRobot:
-    """Hold everything the simulator knows of one robot."""
+    """All data of one simulated robot."""
 
     name: str
     embodiment: Embodiment
@@ -117,16 +117,16 @@ class SimRobot:
     mounts: tuple[Mount, ...]
     materials: Mapping[str, Mapping[str, Any]]
     geometry: Mapping[str, tuple[Primitive, ...]]  # link -> shapes
-    hidden_links: frozenset[str]  # links that the robot's cameras never see
-    servos: Mapping[str, Servo]  # joint ->
-    mimic_joints: Mapping[str, tuple[str, float]]  # joint -> (joint it follows, ratio)
+    hidden_links: frozenset[str]  # links never visible to the robot's cameras
+    servos: Mapping[str, Servo]  # joint -> servo
+    mimic_joints: Mapping[str, tuple[str, float]]  # joint -> (leading joint, ratio)
     hands: tuple[Hand, ...]
     cameras: tuple[CameraMount, ...]  # in the order of the embodiment
     portrait_camera: CameraMount  # for screenshots and the viewer
     table: TableTop
     workspace: Vector  # m: x low, x high, y low, y high
-    mirror_signs: Vector  # signs from the left arm's posture to the right's
-    max_elbow_rise_m: float  # how far the rest posture may rise over the shoulder
+    mirror_signs: Vector  # factors from left to right arm joint positions
+    max_elbow_rise_m: float  # allowed height of the arm above the shoulder at home
 
     def joint(self, name: str) -> JointDescription:
         return next(joint for joint in self.joints if joint.name == name)
@@ -135,7 +135,7 @@ class SimRobot:
         return next(hand for hand in self.hands if hand.side == side)
 
     def descendants(self, link: str) -> frozenset[str]:
-        """Return `link` and every link that hangs on it."""
+        """Return `link` and all links below it in the kinematic tree."""
         links = {link}
         for joint in self.joints:  # parents come first
             if joint.parent in links:
@@ -144,12 +144,12 @@ class SimRobot:
 
 
 def list_robots(folder: Path = ROBOTS) -> tuple[str, ...]:
-    """Return the robots there are."""
+    """Return the names of the simulated robots, sorted."""
     return tuple(sorted(path.parent.name for path in folder.glob('*/robot.yaml')))
 
 
 def load(name: str, folder: Path = ROBOTS) -> SimRobot:
-    """Read one robot; ValueError names the file, the key and the fix."""
+    """Load one robot; raises ValueError with file, key and fix."""
     known = list_robots(folder)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -228,8 +228,8 @@ def _build_joints(published: list[dict[str, Any]], mount: Mount) -> list[JointDe
         row = next((row for row in waiting if row['parent'] in ready), None)
         if row is None:
             raise ValueError(
-                f'joint {waiting[0]["name"]}: its parent {waiting[0]["parent"]} does '
-                f'not hang on {mount.root}; correct the parent'
+                f'joint {waiting[0]["name"]}: parent {waiting[0]["parent"]} is not connected '
+                f'to {mount.root}; correct the parent'
             )
         waiting.remove(row)
         ready.add(row['child'])

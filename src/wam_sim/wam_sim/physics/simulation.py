@@ -1,7 +1,7 @@
-"""One simulated robot, its table and its task: physics without ROS, clock or threads.
+"""Physics of one simulated robot with its table and task, without ROS, clock or threads.
 
-Time advances by `step` only, so the same calls give the same states bit for bit. A simulation
-belongs to one thread at a time; cameras are opened by the thread that first observes.
+Time advances only by `step`, so equal calls give bitwise equal states. Use a simulation from one
+thread at a time; the thread that first observes opens the cameras.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ STEP_S = STEP_NS / 1e9
 
 
 class Simulation:
-    """Hold the physics of one robot; `task` is a family of `tasks.task_families` or 'any'."""
+    """Simulate one robot; `task` is a family or group of `tasks.task_families`."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Simulation:
         task_split: str = task_families.ALL_SPLIT,
         defer_mark: bool = False,
     ) -> None:
-        """With `mark_waits` the mark's time begins with `begin`: somebody was told the task."""
+        """Create; with `defer_mark` the timer of the mark starts with `start_mark_timer`."""
         self.robot, self.image_size = robot, image_size
         self._family, self._task_split, self._defer_mark = task, task_split, defer_mark
         body = robot.embodiment
@@ -65,11 +65,10 @@ class Simulation:
         task: str | None = None,
         task_split: str | None = None,
     ) -> bool:
-        """Begin the episode of `seed`; return False if the kept arms stand in an object's place.
+        """Start the episode of `seed`; return False if kept arms collide with a new object.
 
-        Arms go to rest at once, or with `keep_arms` stay and go on with their trajectories.
-        Time goes on in both cases. `task` is a family for this episode only, `combinations` of
-        words too.
+        The arms move home instantly, or with `keep_arms` continue their trajectories. Time
+        continues in both cases. `task` and `task_split` apply to this episode only.
         """
         scene = scenes.sample_scene(self.robot, seed)
         asked = task_families.sample_task(
@@ -100,23 +99,22 @@ class Simulation:
         return True
 
     def set_task(self, task: task_families.Task) -> None:
-        """Ask for something else from now on; what is done counts from here."""
+        """Replace the task; its success is judged from the present state."""
         self.task, self.start = task, self.state()
 
     def start_mark_timer(self) -> None:
-        """Start the clock of the mark, once per episode: the task has been heard."""
+        """Start the timer of the mark, once per episode, when the instruction is sent."""
         if self._mark_timer_start_ns is None:
             self._mark_timer_start_ns = self.now_ns
 
     def accept(self, controller: str, trajectory: Any) -> str | None:
-        """Hand a trajectory message or Points to a controller now; return why not, if rejected."""
+        """Give a trajectory to a controller now; return the reason if it is rejected."""
         return self.controllers.accept(controller, trajectory, self.now_ns)
 
     def hold(self) -> None:
-        """Let the controllers stay at the measured posture until a new trajectory comes.
+        """Hold the measured joint positions until a new trajectory is accepted.
 
-        Controllers that stood still for long must not go on where a trajectory has got to
-        meanwhile: that is a jump.
+        Used after a stall: continuing the old trajectory at the present time would be a jump.
         """
         position, _ = self._actuator_map.read_measured(self.data.qpos, self.data.qvel)
         self.controllers.hold(position)
@@ -137,9 +135,9 @@ class Simulation:
         self._update_mark()
 
     def step_linear(self, start: np.ndarray, end: np.ndarray, count: int) -> None:
-        """Advance `count` steps on the straight line between set-points, past the controllers.
+        """Advance `count` steps along a straight line of setpoints, without controllers.
 
-        Both are [commanded]. For data by the thousand episodes: nothing is recorded.
+        `start` and `end` are [commanded]. Faster than `step`: no maxima are recorded.
         """
         velocity = (end - start) / (count * STEP_S)
         still = np.zeros_like(velocity)
@@ -151,7 +149,7 @@ class Simulation:
         self._update_mark()
 
     def teleport_arms(self, position: np.ndarray) -> bool:
-        """Put the arms at a posture [commanded], at rest; False if they touch something there."""
+        """Set joint positions [commanded], at rest; return False if the arms are in contact."""
         self._actuator_map.set_positions(self.data, position)
         self.controllers.hold(position)
         self.executed_motion.set_position(position)
@@ -163,7 +161,7 @@ class Simulation:
         return all(set(contact.geom.tolist()) <= lying for contact in self.data.contact)
 
     def joint_state(self) -> JointState:
-        """Return the measured posture in the embodiment's order of observed joints."""
+        """Return the measured joint state, [observed] each."""
         position, velocity = self._actuator_map.read_measured(self.data.qpos, self.data.qvel)
         held = np.array(list(self.fixed_joints.values()))
         return JointState(
@@ -174,7 +172,7 @@ class Simulation:
         )
 
     def state(self) -> task_families.SceneState:
-        """Return what task predicates look at."""
+        """Return the state that task predicates use."""
         mujoco.mj_kinematics(self.model, self.data)
         return task_families.SceneState(
             objects={
@@ -190,7 +188,7 @@ class Simulation:
 
     @property
     def is_success(self) -> bool:
-        """Tell whether the task's goal holds now."""
+        """Return whether the task's goal holds now."""
         return self.task.is_done(self.state(), self.start)
 
     def observe(self) -> Observation:
@@ -213,7 +211,7 @@ class Simulation:
         )
 
     def copy_render_state(self, target: mujoco.MjData) -> int:
-        """Copy what a picture needs into `into` and return its time in ns."""
+        """Copy the state that rendering needs into `target`; return its time in ns."""
         target.qpos[:] = self.data.qpos
         target.mocap_pos[:] = self.data.mocap_pos
         return self.now_ns
@@ -229,7 +227,7 @@ class Simulation:
             self._camera_renderer = None
 
     def _update_mark(self) -> None:
-        """Show the mark in its time, which does not begin before the task has been heard."""
+        """Show or hide the mark according to the timer."""
         since_s = (
             -1.0
             if self._mark_timer_start_ns is None
@@ -257,15 +255,15 @@ def compile_model(
 ) -> mujoco.MjModel:
     """Return the model of robot and scene.
 
-    Made for little work per step and per picture; `fine` spends time on shadows, smooth edges
-    and tiles, for pictures of the robot rather than by it.
+    The default is fast to step and to render; `high_quality` adds shadows, smooth edges and tiles
+    for screenshots.
     """
     spec = mujoco.MjSpec()
     spec.compiler.degree = False
     spec.option.timestep = STEP_S
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.iterations, spec.option.ls_iterations = 10, 20
-    spec.option.impratio = 3.0  # grasped cubes creep less
+    spec.option.impratio = 3.0  # reduces slip of grasped cubes
     quality = spec.visual.quality
     quality.shadowsize, quality.offsamples = (8192, 8) if high_quality else (0, 0)
     quality.numslices, quality.numstacks, quality.numquads = (
@@ -279,17 +277,17 @@ def compile_model(
 
 
 def update_kinematics(model: mujoco.MjModel, data: mujoco.MjData) -> None:
-    """Compute where everything is drawn from `data.qpos`."""
+    """Compute the poses of bodies, cameras and lights from `data.qpos`."""
     mujoco.mj_kinematics(model, data)
     mujoco.mj_comPos(model, data)
     mujoco.mj_camlight(model, data)
 
 
 class _ActuatorMap:
-    """Translate between commanded joints and MuJoCo's actuators and coordinates.
+    """Convert between commanded joints and MuJoCo's actuators and coordinates.
 
-    An arm joint has one actuator, a gripper one per finger; `offset + scale * command` is the
-    actuator's joint value.
+    An arm joint has one actuator, a gripper one per finger; the joint value of an actuator is
+    `offset + scale * command`.
     """
 
     def __init__(self, robot: SimRobot, model: mujoco.MjModel) -> None:
@@ -314,23 +312,23 @@ class _ActuatorMap:
             for joint, (leader, ratio) in robot.mimic_joints.items()
         ]
         self._mimic_joints = followers
-        # The servo pulls with kp (ctrl - q) - kv v. Ahead by kv / kp of the velocity and by
-        # inertia / kp of the acceleration it follows with next to no lag and no overshoot. One
-        # step less, because the set-point is that of the end of the step.
+        # The servo's force is kp (ctrl - q) - kv v. A feed-forward of kv / kp times the velocity
+        # and inertia / kp times the acceleration removes most of the lag without overshoot. One
+        # step less, because the setpoint is that of the end of the step.
         servos = [robot.servos[name] for name in names]
         self._kp = np.array([servo.kp for servo in servos])
         self._lead_s = np.array([servo.kv for servo in servos]) / self._kp - STEP_S
         self._lead_s2 = np.zeros_like(self._kp)
 
     def update_inertia(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
-        """Take the inertia that each actuator moves from the present posture."""
+        """Compute the inertia that each actuator moves, at the present joint positions."""
         mujoco.mj_forward(model, data)
         inertia = np.empty((model.nv, model.nv))
         mujoco.mj_fullM(model, data, inertia)
         self._lead_s2 = inertia.diagonal()[self._qvel] / self._kp
 
     def compute_control(self, setpoint: JointMotion) -> np.ndarray:
-        """Return the actuators' inputs for set-points [... commanded] of the joints."""
+        """Return the actuators' inputs [... actuators] for setpoints [... commanded]."""
         ahead = (
             setpoint.position[..., self._command_index]
             + self._lead_s * setpoint.velocity[..., self._command_index]
@@ -339,9 +337,9 @@ class _ActuatorMap:
         return ahead * self._scale + self._offset
 
     def read_measured(self, qpos: np.ndarray, qvel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return position and velocity [... commanded] of coordinates [... all].
+        """Return position and velocity [... commanded] for qpos [... nq] and qvel [... nv].
 
-        A gripper is its fingers' mean.
+        The value of a gripper is the mean of its fingers.
         """
         return (
             (qpos[..., self._qpos] - self._offset) @ self._actuator_to_command.T,
@@ -349,7 +347,7 @@ class _ActuatorMap:
         )
 
     def set_positions(self, data: mujoco.MjData, position: np.ndarray) -> None:
-        """Set the coordinates to a posture of the commanded joints."""
+        """Set qpos to joint positions [commanded]."""
         data.qpos[self._qpos] = position[self._command_index] * self._scale + self._offset
         for follower, leader, ratio in self._mimic_joints:
             data.qpos[follower] = ratio * data.qpos[leader]

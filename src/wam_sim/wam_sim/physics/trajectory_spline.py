@@ -1,8 +1,7 @@
-"""An accepted trajectory as polynomials of time: set-points of many instants at once.
+"""Vectorized interpolation of a trajectory: setpoints at many times in one call.
 
-The same interpolation as `wam_policy.core.motion.jtc_emulator.Piece`, which gives one instant: a
-simulator asks for five hundred a second from every controller. Points are turned into weights
-once, when they were accepted.
+The same interpolation as `wam_policy.core.motion.jtc_emulator.SplineSegment`, which evaluates one
+time; the simulator needs 500 per second and controller. Coefficients are computed once.
 """
 
 import numpy as np
@@ -12,7 +11,7 @@ from wam_policy.core.motion.trajectory import NS_PER_S
 
 
 class TrajectorySpline:
-    """Interpolate points: quintic with accelerations, cubic with velocities, else straight."""
+    """Interpolate points: quintic with accelerations, cubic with velocities, else linear."""
 
     def __init__(self, points: TrajectoryPoints) -> None:
         self.points = points
@@ -22,7 +21,7 @@ class TrajectorySpline:
             if field is not None
         ]
         length_s = np.diff(points.time_ns)[:, None] / NS_PER_S
-        # in a piece's own time, 0 to 1, both its ends weigh the same in every piece
+        # with time scaled to 0..1 the Hermite matrix is the same for every segment
         ends = np.stack(
             [
                 field[side] * length_s**i
@@ -42,9 +41,9 @@ class TrajectorySpline:
         self._coefficients = np.concatenate([pieces, rest], axis=1).swapaxes(0, 1)
 
     def at(self, elapsed_ns: np.ndarray) -> np.ndarray:
-        """Return position, velocity and acceleration, [3 times joints].
+        """Return position, velocity and acceleration at times [times], [3 times joints].
 
-        Times [times] count from the stamp, and none is before the first point.
+        Times are ns since the trajectory's stamp, none before the first point.
         """
         piece = np.searchsorted(self.points.time_ns, elapsed_ns, side='right') - 1
         t = (elapsed_ns - self.points.time_ns[piece])[:, None] / NS_PER_S
@@ -53,7 +52,7 @@ class TrajectorySpline:
 
 
 def _compute_hermite_matrix(derivative_count: int) -> np.ndarray:
-    """Return what turns `given` derivatives at 0 and at 1 into a polynomial's coefficients."""
+    """Return the matrix [2n 2n] from n derivatives each at 0 and 1 to polynomial coefficients."""
     power = np.arange(2 * derivative_count)
     rows = [
         np.prod([power - i for i in range(order)], axis=0)

@@ -1,1 +1,1 @@
-"""Scenes, task families, success checks and the scripted expert."""
+"""Task families, success checks and the scripted expert."""

@@ -1,9 +1,9 @@
-"""Set-points that lead both tools along smooth straight ways, row by row.
+"""Setpoints that move both tool points along smooth straight paths, row by row.
 
-Tool points move with limited speed, acceleration and jerk, however the goal changes from row to
-row; inverse kinematics turns them into joints. What the joints differ from its solution (at rest,
-or after somebody else moved them) fades with limits of its own. The limits are chosen so that the
-sum stays well inside the embodiment's and nothing downstream clamps.
+Tool points move with limited speed, acceleration and jerk, also if the goal changes between rows;
+inverse kinematics converts them to joint positions. The difference between the joints and the IK
+solution (at home, or after another controller moved them) decays with its own limits. The sum of
+both stays below the embodiment's limits, so nothing downstream clamps it.
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,17 @@ TOOL_LIMITS = (0.34, 1.05, 6.5)  # m/s, m/s^2, m/s^3
 OFFSET_LIMITS = (0.3, 0.9, 8.0)  # rad/s, rad/s^2, rad/s^3
 GRIPPER_LIMITS = (1.6, 10.0, 150.0)  # of the opening per s, s^2, s^3
 OPENING_AXIS = np.array([0.0, 1.0, 0.0])  # fingers open sideways
-AT_REST_TOLERANCE = 1e-7  # of anything above: nothing is left to do
+AT_REST_TOLERANCE = 1e-7  # in the units above: below it the goal is reached
 AXIS_GAIN, LIMIT_AVOIDANCE_RANGE_RAD = (
     0.1,
     0.5,
-)  # gently: what IK turns in a row must be smooth too
-IK_ITERATIONS = 2  # a row moves the point by 13 mm at most
+)  # small, so that the joint motion between rows stays smooth
+IK_ITERATIONS = 2  # enough for at most 13 mm of motion per row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ToolGoal:
-    """Say where both hands are to go; a hand at home takes its posture at rest."""
+    """Goals of both hands; a hand in `at_home` also takes its home joint positions."""
 
     points: Mapping[str, np.ndarray]  # side -> tool point [3], m
     openings: Mapping[str, float]  # side -> gripper
@@ -38,7 +38,7 @@ class ToolGoal:
 
 
 class CartesianMotion:
-    """Hold the commanded motion of all joints."""
+    """Commanded motion of all joints."""
 
     def __init__(self, robot: SimRobot, model: mujoco.MjModel) -> None:
         body = robot.embodiment
@@ -57,30 +57,30 @@ class CartesianMotion:
         self.reset(self.home)
 
     def reset(self, position: np.ndarray) -> None:
-        """Begin at rest at `position` [commanded]."""
+        """Start at rest at `position` [commanded]."""
         self.position = np.array(position, dtype=np.float64)
         for hand in self.hands.values():
             hand.reset(self.position)
 
     def override(self, position: np.ndarray) -> np.ndarray:
-        """Let something else decide the next row [commanded]; go on from its motion later."""
+        """Take the next row [commanded] from another source; later rows continue its motion."""
         self.position = np.array(position, dtype=np.float64)
         for hand in self.hands.values():
             hand.override(self.position)
         return self.position
 
     def get_state(self) -> tuple:
-        """Return what `resume` needs to go on from here, however far this has moved on."""
+        """Return a state for `set_state`, independent of later motion."""
         return self.position, {side: hand.get_state() for side, hand in self.hands.items()}
 
     def set_state(self, state: tuple) -> None:
-        """Be where `state` was taken, in the same motion."""
+        """Restore the motion that `get_state` returned."""
         self.position, hands = state
         for side, hand in self.hands.items():
             hand.set_state(hands[side])
 
     def step_toward(self, goal: ToolGoal) -> np.ndarray:
-        """Return the set-points [commanded] of the next row; RuntimeError if no way is found."""
+        """Return the setpoints [commanded] of the next row; RuntimeError if planning fails."""
         self.position = self.position.copy()
         for side, hand in self.hands.items():
             self.position[hand.columns] = hand.step_toward(goal.points[side], side in goal.at_home)
@@ -91,7 +91,7 @@ class CartesianMotion:
 
 
 class _HandMotion:
-    """Hold one hand's motion: the point, the offset of the joints, the gripper."""
+    """Motion of one hand: tool point, joint offset from the IK solution, gripper."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class _HandMotion:
     def solve_ik(
         self, point: np.ndarray, iterations: int, start: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return the joints for a tool point, from `start` or from the posture at rest."""
+        """Return joint positions [arm joints] for a tool point [3], from `start` or home."""
         return self.arm.solve(
             point,
             FORWARD_DOWN,
@@ -156,7 +156,7 @@ class _HandMotion:
             way.set_state(motion)
 
     def step_toward(self, point: np.ndarray, at_home: bool) -> np.ndarray:
-        """Return the joints of the next row."""
+        """Return the joint positions [arm joints] of the next row."""
         now = self.point_motion.step_toward(point)
         self._solution = self.solve_ik(now, IK_ITERATIONS, self._solution)
         return self._solution + self.offset_motion.step_toward(
@@ -165,7 +165,7 @@ class _HandMotion:
 
 
 class _OnlineTrajectory:
-    """Approach goals that may change, within limits of speed, acceleration and jerk."""
+    """Move to goals that may change, within limits of speed, acceleration and jerk."""
 
     def __init__(self, size: int, limits: tuple[float, float, float], step_s: float) -> None:
         self._input, self._step_s = ruckig.InputParameter(size), step_s
@@ -177,11 +177,11 @@ class _OnlineTrajectory:
         self.reset(np.zeros(size))
 
     def reset(self, position: np.ndarray) -> None:
-        """Be at rest at `position`."""
+        """Start at rest at `position`."""
         self._set_motion(position, np.zeros(len(position)))
 
     def override(self, position: np.ndarray) -> None:
-        """Be at `position` one step after the last one."""
+        """Set the position of the next step; the speed follows from the difference."""
         speed = np.subtract(position, self._input.current_position) / self._step_s
         self._set_motion(
             position,
@@ -213,11 +213,11 @@ class _OnlineTrajectory:
         (motion.current_position, motion.current_velocity, motion.current_acceleration) = state
 
     def step_toward(self, goal: np.ndarray | list[float]) -> np.ndarray:
-        """Go one step on; RuntimeError if the planner finds no way."""
+        """Return the position after one step; raises RuntimeError if planning fails."""
         motion = self._input
         motion.target_position = goal
         left = np.abs(np.subtract(goal, motion.current_position)).max()
-        # the planner cannot handle a way of 1e-12
+        # the planner fails for distances of 1e-12
         if (
             max(
                 left,
@@ -231,7 +231,7 @@ class _OnlineTrajectory:
         return np.array(motion.current_position)
 
     def _update_planner(self) -> None:
-        """Let all numbers arrive together; rarely that has no solution, then each by itself."""
+        """Plan with synchronized axes, or without if that has no solution (rare)."""
         try:
             self._planner.update(self._input, self._output)
         except ruckig.RuckigError:
@@ -239,6 +239,6 @@ class _OnlineTrajectory:
             try:
                 self._planner.update(self._input, self._output)
             except ruckig.RuckigError as error:
-                raise RuntimeError(f'no way to go on: {error}') from error
+                raise RuntimeError(f'no trajectory to the goal: {error}') from error
             finally:
                 self._input.synchronization = ruckig.Synchronization.Time

@@ -1,8 +1,8 @@
-"""A scripted expert: from where things are now to the point to move to next.
+"""Scripted expert: computes the next goal of both hands from the present state.
 
-It keeps no plan. What it does follows from the present geometry (how far the hand is from the
-cube, how high, what the fingers hold), so it takes over from any posture at any time. The hand
-comes from above: it may be low only near its goal, and rises before it goes sideways.
+It has no plan or memory. The goal depends only on the present geometry (distance and height of the
+hand, opening of the fingers), so it can start from any joint positions at any time. The hand
+approaches from above: it is low only near its goal, and rises before it moves sideways.
 """
 
 from collections.abc import Mapping
@@ -17,24 +17,26 @@ from wam_sim.tasks.task_families import LIFT_M, PUSH_M, SceneState, Task
 
 LEARNABLE = ('touch', 'push', 'lift', 'recall')
 # heights of the tool point, m
-HOVER_M = 0.115  # over the table: fingers clear the can
-CLEAR_M = 0.018  # over the top of a cube: fingers clear it
-TOUCH_M = 0.006  # over the top of a cube
-PUSH_HEIGHT_M = 0.024  # over the table
-GRASP_HEIGHT_M = 0.003  # over the center of a cube
+HOVER_M = 0.115  # above the table; fingers clear the can
+CLEAR_M = 0.018  # above the top of a cube; fingers clear it
+TOUCH_M = 0.006  # above the top of a cube
+PUSH_HEIGHT_M = 0.024  # above the table
+GRASP_HEIGHT_M = 0.003  # above the center of a cube
 LIFT_HEIGHT_M = LIFT_M + 0.03
-PUSH_BEYOND_M = 0.055  # a policy without memory of where it began stops early
+PUSH_BEYOND_M = 0.055  # beyond PUSH_M; a policy without memory of the start stops early
 # sideways distances, m
 FAR_M, NEAR_M, ALIGNED_M = 0.09, 0.016, 0.007
-PUSH_TOLERANCE_M = 0.02  # above the pushing height: still between the fingers
-RISE_RANGE_M = 0.03  # this far below the funnel: straight up first
-CLOSED_COMMAND = 0.2  # command that holds a cube; 0 would crush it
-NEAR_MISS_M = (0.03, 0.1), (PUSH_HEIGHT_M, 0.07)  # where a missed hand is: beside, and how high
-CLEARANCE_OFFSET_M = np.array([-0.03, 0.1, 0.03])  # where the other hand makes room
+PUSH_TOLERANCE_M = 0.02  # above PUSH_HEIGHT_M the cube is still between the fingers
+RISE_RANGE_M = 0.03  # this far below the allowed height: straight up first
+CLOSED_COMMAND = 0.2  # opening that holds a cube; 0 would press too hard
+NEAR_MISS_M = (0.03, 0.1), (PUSH_HEIGHT_M, 0.07)  # distance and height ranges
+CLEARANCE_OFFSET_M = np.array(
+    [-0.03, 0.1, 0.03]
+)  # of the idle hand from home, away from the active one
 
 
 class Expert:
-    """Know one robot; `begin` names the task, `goal` says where to move from here."""
+    """Expert for one robot: `begin` sets the task, `compute_goal` returns the next goal."""
 
     def __init__(self, robot: SimRobot, mover: CartesianMotion) -> None:
         self._robot, self._table_m = robot, robot.table.height_m
@@ -46,20 +48,22 @@ class Expert:
         self._home_positions = mover.home
 
     def begin(self, task: Task, start: SceneState) -> None:
-        """Take a task; ValueError for a family that it has not learned."""
+        """Start a task; raises ValueError for a family not in LEARNABLE."""
         if task.family not in LEARNABLE:
-            raise ValueError(f'the expert cannot {task.family}; it knows {", ".join(LEARNABLE)}')
+            raise ValueError(
+                f'the expert has no family {task.family!r}; want one of {", ".join(LEARNABLE)}'
+            )
         self.task, self._start = task, start
         self.hand = task.side
         if task.family in ('push', 'lift'):
             self.hand = 'left' if start.objects[task.slot][1] > 0 else 'right'
 
     def is_waiting(self, elapsed_s: float) -> bool:
-        """Tell whether it keeps still: a mark must have gone out and a block have ended."""
+        """Return whether the hands must wait until the mark is hidden and a block has ended."""
         return elapsed_s < self.task.hands_start_s - 1e-6
 
     def compute_goal(self, now: SceneState, joints: JointState) -> ToolGoal:
-        """Return where to move; the other hand goes home and makes room."""
+        """Return the goal of both hands; the idle hand goes home, away from the active one."""
         grip = self._robot.hand(self.hand).gripper
         speeds = joints.velocities([grip])
         point, opening = getattr(self, f'_{self.task.family}')(
@@ -73,7 +77,7 @@ class Expert:
         )
 
     def sample_random_points(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return a point [3] for each hand, somewhere over its half of the table."""
+        """Return a random tool point [3] for each hand, above its half of the table."""
         x_low, x_high, _, y_high = self._robot.workspace
         return {
             side: np.array(
@@ -89,9 +93,9 @@ class Expert:
     def sample_near_miss(
         self, now: SceneState, task_slot: str, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Return a point [3] for each hand: one low beside an object, as after a miss.
+        """Return a tool point [3] for each hand, one low beside an object, as after a miss.
 
-        Half of the time that is the one in the slot `named`.
+        With probability 0.5 the object is the one in `task_slot`.
         """
         slot = task_slot if rng.random() < 0.5 else rng.choice(sorted(now.objects))
         at, angle = now.objects[slot], rng.uniform(0.0, 2.0 * np.pi)
@@ -105,7 +109,7 @@ class Expert:
         return self.sample_random_points(rng) | {'left' if point[1] > 0 else 'right': point}
 
     def solve_joint_positions(self, points: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return a posture [commanded] with each tool at its point."""
+        """Return joint positions [commanded] with each tool at its point."""
         hand_positions = self._home_positions.copy()
         for side, point in points.items():
             hand_positions[self._columns[side]] = self._solve_ik[side](point, 120)
@@ -144,7 +148,7 @@ class Expert:
         return np.array([cube[0], cube[1], cube[2] + GRASP_HEIGHT_M]), CLOSED_COMMAND
 
     def _compute_point_over(self, now: SceneState, cube: np.ndarray, low: float) -> np.ndarray:
-        """Return the point to move to for open fingers to come down around a cube."""
+        """Return the next tool point [3] for open fingers to descend around a cube to `low`."""
         clear = cube[2] + CUBE_HALF_M + CLEAR_M
         return self._compute_approach_point(
             now,
@@ -156,7 +160,7 @@ class Expert:
     def _compute_approach_point(
         self, now: SceneState, target: np.ndarray, sideways_m: list[float], heights_m: list[float]
     ) -> np.ndarray:
-        """Return the point to move to: as low as the distance to `over` allows, up first."""
+        """Return the next tool point [3]: height by distance to `target`, upward motion first."""
         tool = now.tools[self.hand]
         away = target[:2] - tool[:2]
         height = np.interp(np.linalg.norm(away), sideways_m, heights_m)

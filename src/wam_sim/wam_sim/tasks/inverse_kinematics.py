@@ -1,7 +1,7 @@
-"""Inverse kinematics of one arm: the tool to a point first, its direction and posture second.
+"""Inverse kinematics of one arm: tool position first, tool direction and posture second.
 
-Damped least squares on the position; the direction of the tool and the pull towards a preferred
-posture only use the freedom that the position leaves, so neither costs a millimeter.
+Damped least squares on the position; tool direction and a preferred posture act in its null space,
+so they do not change the position error.
 """
 
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ LIMIT_MARGIN_RAD = 0.06  # kept from the joint limits
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IkSolution:
-    """Hold one solution and how good it is."""
+    """Joint positions of a solution and its errors."""
 
     joints_rad: np.ndarray  # [arm joints]
     error_m: float  # tool point to target
-    tilt_rad: float  # tool axis to the wanted direction
+    tilt_rad: float  # angle between tool axis and wanted direction
 
 
 class ArmIk:
-    """Solve for one hand of a compiled model; uses its own data, never the simulation's."""
+    """Inverse kinematics of one hand of a compiled model, with its own MjData."""
 
     def __init__(self, robot: SimRobot, model: mujoco.MjModel, side: str) -> None:
         hand = robot.hand(side)
@@ -65,10 +65,11 @@ class ArmIk:
         opening_axis: np.ndarray | None = None,
         avoidance_range_rad: float = 0.0,
     ) -> IkSolution:
-        """Return the pose nearest to `target_m` with the tool along `axis` as far as it goes.
+        """Return the solution closest to `target_m` [3] with the tool near `axis` (world frame).
 
-        With `across` the fingers open along that line, as far as that goes. Within `shy_rad` of a
-        limit a joint gives way before it gets there: a joint that stops at once is a jerk.
+        With `opening_axis` [3] the fingers open near that direction. Within
+        `avoidance_range_rad` of a limit the null space moves a joint away from it, because a
+        joint that stops suddenly at its limit causes a jerk.
         """
         joints = np.clip(start_rad, self.lower, self.upper)
         for _ in range(iterations):
@@ -104,7 +105,7 @@ class ArmIk:
         jacobian: np.ndarray,
         nullspace_step: np.ndarray,
     ) -> np.ndarray:
-        """Take one step; a joint at its limit that would pass it is left out of it."""
+        """Return the joints after one step, without joints that would pass their limit."""
         free = np.ones(len(joints), dtype=bool)
         while True:
             active = jacobian * free
@@ -124,18 +125,18 @@ class ArmIk:
     def _compute_limit_avoidance(
         self, joints: np.ndarray, avoidance_range_rad: float
     ) -> np.ndarray:
-        """Return the step [arm joints] away from limits nearer than `shy_rad`."""
+        """Return the step [arm joints] away from limits closer than `avoidance_range_rad`."""
         low = np.maximum(self.lower + avoidance_range_rad - joints, 0.0)
         high = np.maximum(joints - self.upper + avoidance_range_rad, 0.0)
         return LIMIT_AVOIDANCE_GAIN * (low**2 - high**2) / avoidance_range_rad
 
     def _compute_opening_rotation(self, opening_axis: np.ndarray) -> np.ndarray:
-        """Return the turn [3] from the line on which the fingers open to `across`."""
+        """Return the rotation vector [3] from the fingers' opening line to `opening_axis`."""
         fingers = self.data.xmat[self._tool_body].reshape(3, 3)[:, 1]
         return np.cross(fingers, opening_axis if fingers @ opening_axis > 0 else -opening_axis)
 
     def compute_tool_pose(self, joints_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return tool point and direction [3] each of a posture, m in the world."""
+        """Return tool point (m) and direction, [3] each in the world, of joints [arm joints]."""
         self.data.qpos[self._qpos] = joints_rad
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_comPos(self.model, self.data)

@@ -1,7 +1,7 @@
-"""One episode in steps of a chunk's rows: what is seen at each, what is done until the next.
+"""Run an episode in steps of chunk rows, faster than real time: observe, then step.
 
-Physics follows the line between set-points; pictures come at a lower rate and are repeated, as
-sampling a slower camera as of each row gives them. Nothing waits for a clock.
+Setpoints are interpolated linearly between rows; images are rendered at a lower rate and repeated,
+as if a slower camera was sampled at each row.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ IMAGE_PERIOD_ROWS = 6  # rows: 5 Hz at 30 rows per second
 
 
 class SimEpisode:
-    """Run episodes of one simulation, row by row."""
+    """Episodes of one simulation, row by row."""
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
@@ -27,9 +27,9 @@ class SimEpisode:
     def reset(
         self, seed: int, *, family: str | None = None, joint_positions: np.ndarray | None = None
     ) -> bool:
-        """Set the scene of `seed`, arms at rest or at `posture` [commanded]; row 0 follows.
+        """Start the scene of `seed` with the arms at home or at `joint_positions` [commanded].
 
-        Returns False where an arm would touch something there: take another posture.
+        Returns False if an arm is in contact there; choose other joint positions then.
         """
         self.simulation.reset(seed, task=family)
         body = self.simulation.robot.embodiment
@@ -41,23 +41,23 @@ class SimEpisode:
 
     @property
     def elapsed_s(self) -> float:
-        """Return the time since row 0."""
+        """Return the time since row 0, s."""
         return self.row * self._step_ns / 1e9
 
     @property
     def has_new_images(self) -> bool:
-        """Tell whether this row brings pictures of its own."""
+        """Return whether this row renders new images."""
         return self.row % IMAGE_PERIOD_ROWS == 0
 
     def observe(self) -> Observation:
-        """Return what is known at this row; frames may be older than the joints."""
+        """Return the observation at this row; frames may be older than the joint state."""
         simulation = self.simulation
         if self.has_new_images or not self._frames:
             self._frames = simulation.observe().frames
         return Observation(simulation.now_ns, self._frames, simulation.joint_state())
 
     def step(self, targets: np.ndarray) -> None:
-        """Go on to the next row, where the set-points are `targets` [commanded]."""
+        """Advance to the next row, with `targets` [commanded] as its setpoints."""
         steps = round((self.row + 1) * self._step_ns / STEP_NS) - round(
             self.row * self._step_ns / STEP_NS
         )

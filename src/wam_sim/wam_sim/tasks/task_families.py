@@ -1,9 +1,9 @@
-"""Instructed tasks: what a scene asks for, in words and as a predicate over the state.
+"""Instructed tasks: an instruction for a scene, and a success predicate over the state.
 
-Predicates are pure: they see where objects and tools are now and were at the start. Left and
-right are the robot's own, left is +y. No task is solvable without its instruction: every scene
-holds three cubes and both hands reach them all. Some combinations of known words are kept out of
-training, so that what a model makes of them tells whether it understood the words.
+Predicates use only the positions of objects and tools, now and at the start. Left and right are
+the robot's, left is +y. No task can be solved without its instruction: every scene has three cubes
+and both hands reach all of them. Some combinations of known words are held out of training, to
+measure whether a model generalizes over words.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from wam_sim.physics.scene import CUBE_HALF_M, PAD, PAD_RADIUS_M, Scene, SceneOb
 TOUCH_M = 0.02  # tool point to the cube's surface
 PUSH_M = 0.06
 LIFT_M = 0.06
-ON_TABLE_M = 0.01  # change of height of what still lies flat
+ON_TABLE_M = 0.01  # height change of an object that is still on the table
 STACK_OFF_M = 0.02  # sideways, center to center
-# A mark comes after the first picture of a memory and is gone by the end of its second block
-MARK_FROM_S = (0.25, 0.45)  # after the task was heard
-MODEL_BLOCK_S = 0.8  # of the model's memory; hands wait for its border
-MARK_S = (0.5, 1.1)  # shortest and longest time a cube stays marked
-MIDDLE_M = 0.02  # a cube this near the middle belongs to no hand
-PUSH_ROOM_M = 0.16  # to the next object's center on the side it goes to
-PUSH_END_M = 0.21  # from the middle: still seen, still reached
+# A mark appears after the first image of the memory and is hidden before its second block ends
+MARK_FROM_S = (0.25, 0.45)  # after the instruction was sent
+MODEL_BLOCK_S = 0.8  # of the model's memory; hands wait for the end of a block
+MARK_S = (0.5, 1.1)  # shortest and longest time that a cube is marked
+MIDDLE_M = 0.02  # a cube this close to y = 0 is assigned to no hand
+PUSH_ROOM_M = 0.16  # to the center of the next object in the push direction
+PUSH_END_M = 0.21  # from the middle; still visible and reachable
 
 SIDES = ('left', 'right')
 INSTRUCTION_TEMPLATES: Mapping[str, tuple[str, ...]] = {
@@ -65,22 +65,22 @@ INSTRUCTION_TEMPLATES: Mapping[str, tuple[str, ...]] = {
 }
 FAMILIES = tuple(INSTRUCTION_TEMPLATES)
 LEARNED_FAMILIES = ('touch', 'push', 'lift', 'recall')
-ANY, LEARNED = 'any', 'learned'  # draw one of all families, of those that are taught
+ANY, LEARNED = 'any', 'learned'  # groups: sample one of all families, or of those used in training
 GROUPS = {ANY: FAMILIES, LEARNED: LEARNED_FAMILIES}
 
-#  family -> (color, side) never shown in training; every word of them is
+# family -> (color, side) not in the training data, although each word is
 HELD_OUT_PAIRS: Mapping[str, frozenset[tuple[str, str]]] = {
     'touch': frozenset({('purple', 'left'), ('orange', 'right')}),
     'push': frozenset({('red', 'left'), ('blue', 'right')}),
 }
-HELD_OUT_LIFT_COLOR = 'yellow'  # where it lies far and left
+HELD_OUT_LIFT_COLOR = 'yellow'  # if the cube is far and left
 ALL_SPLIT, TRAIN_SPLIT, HELD_OUT_SPLIT = 'all', 'trained', 'held_out'
 TASK_SPLITS = (ALL_SPLIT, TRAIN_SPLIT, HELD_OUT_SPLIT)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneState:
-    """Hold where things are, m in the world frame."""
+    """Positions of objects and tools, m in the world frame."""
 
     objects: Mapping[str, np.ndarray]  # slot -> center [3]
     rotations: Mapping[str, np.ndarray]  # slot -> body axes as columns [3 3]
@@ -89,28 +89,28 @@ class SceneState:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Ask for one thing to be done to one cube."""
+    """One task for one cube."""
 
     family: str  # one of FAMILIES
     instruction: str
-    slot: str  # the cube it is about
+    slot: str  # of the cube
     side: str  # hand (touch, recall) or direction (push); else empty
-    onto: str  # slot it goes onto (pad, stack); else empty
+    onto: str  # slot of the target (pad, stack); else empty
     mark_s: float = 0.0  # how long the cube is marked at the start (recall)
-    mark_from_s: float = 0.0  # when that begins
+    mark_from_s: float = 0.0  # start of the mark, after the instruction was sent
 
     @property
     def mark_end_s(self) -> float:
-        """Return when the mark is gone, s after the task was heard; 0 without one."""
+        """Return when the mark is hidden, s after the instruction was sent; 0 without a mark."""
         return self.mark_from_s + self.mark_s
 
     @property
     def hands_start_s(self) -> float:
-        """Return when a hand may go, s after the task was heard: marks gone, a block ended."""
+        """Return when hands may start, s after the instruction: mark hidden and block ended."""
         return float(np.ceil(self.mark_end_s / MODEL_BLOCK_S) * MODEL_BLOCK_S)
 
     def is_done(self, now: SceneState, start: SceneState) -> bool:
-        """Tell whether the goal holds now; `start` is the state at the beginning."""
+        """Return whether the goal holds now; `start` is the state at the start."""
         center, first = now.objects[self.slot], start.objects[self.slot]
         flat = abs(center[2] - first[2]) < ON_TABLE_M
         if self.family in ('touch', 'recall'):
@@ -128,23 +128,25 @@ class Task:
 
 
 def distance_to_cube(state: SceneState, slot: str, point: np.ndarray) -> float:
-    """Return how far `point` is from the surface of a cube, m; 0 inside."""
+    """Return the distance of `point` [3] from the surface of a cube, m; 0 inside."""
     local = state.rotations[slot].T @ (point - state.objects[slot])
     return float(np.linalg.norm(np.maximum(np.abs(local) - CUBE_HALF_M, 0.0)))
 
 
 def sample_task(family: str, scene: Scene, seed: int, task_split: str = ALL_SPLIT) -> Task:
-    """Return the task of `seed`; a group of families ('any', 'learned') draws one.
+    """Return the task of `seed`; for a group ('any', 'learned') sample a family.
 
-    ValueError lists the families, or says that the scene offers no such combination.
+    Raises ValueError for an unknown family or if the scene has no such combination.
     """
     if family not in (*GROUPS, *FAMILIES):
-        raise ValueError(f'no task {family!r}; known: {", ".join((*GROUPS, *FAMILIES))}')
-    rng = np.random.default_rng([seed, 1])  # not the stream that placed the objects
+        raise ValueError(f'no task {family!r}; want one of {", ".join((*GROUPS, *FAMILIES))}')
+    rng = np.random.default_rng([seed, 1])  # a stream different from that of the placement
     if family in GROUPS:
         found = find_available_families(GROUPS[family], scene, task_split)
         if not found:
-            raise ValueError(f'scene {scene.seed} offers nothing {task_split}; take another seed')
+            raise ValueError(
+                f'scene {scene.seed} has no task of split {task_split}; use another seed'
+            )
         family = str(rng.choice(found))
     return _make_task(family, scene, _find_choices(family, scene, task_split), rng)
 
@@ -152,7 +154,7 @@ def sample_task(family: str, scene: Scene, seed: int, task_split: str = ALL_SPLI
 def sample_other_task(
     task: Task, scene: Scene, rng: np.random.Generator, task_split: str = ALL_SPLIT
 ) -> Task:
-    """Return a task of the same family about another cube of the same scene."""
+    """Return a task of the same family for another cube of the same scene."""
     choices = [
         (cube, side)
         for cube, side in _find_choices(task.family, scene, task_split)
@@ -164,17 +166,17 @@ def sample_other_task(
 def find_available_families(
     families: tuple[str, ...], scene: Scene, task_split: str = ALL_SPLIT
 ) -> list[str]:
-    """Return which of `families` the scene can ask for with such combinations of words."""
+    """Return which of `families` are possible in the scene and split."""
     return [family for family in families if _find_choices(family, scene, task_split)]
 
 
 def is_available(task: str, scene: Scene, task_split: str = ALL_SPLIT) -> bool:
-    """Tell whether a family or a group has anything to ask for in the scene."""
+    """Return whether a family or group is possible in the scene and split."""
     return bool(find_available_families(GROUPS.get(task, (task,)), scene, task_split))
 
 
 def is_held_out(family: str, scene: Scene, cube: SceneObject, side: str) -> bool:
-    """Tell whether the combination of words and place is kept out of training."""
+    """Return whether the combination of words and position is held out of training."""
     if family == 'lift':
         return bool(
             cube.color == HELD_OUT_LIFT_COLOR and cube.y_m > 0 and cube.x_m > scene.middle_x_m
@@ -186,7 +188,9 @@ def _make_task(
     family: str, scene: Scene, choices: list[tuple[SceneObject, str]], rng: np.random.Generator
 ) -> Task:
     if not choices:
-        raise ValueError(f'scene {scene.seed} offers no such {family}; take another seed')
+        raise ValueError(
+            f'scene {scene.seed} has no {family} task of this split; use another seed'
+        )
     cube, side = choices[rng.integers(len(choices))]
     onto = ''
     if family == 'pad':
@@ -211,11 +215,11 @@ def _make_task(
 
 
 def _find_choices(family: str, scene: Scene, task_split: str) -> list[tuple[SceneObject, str]]:
-    """Return every cube with every side that the family can ask for."""
+    """Return all pairs of cube and side that are possible for the family and split."""
     if task_split not in TASK_SPLITS:
-        raise ValueError(f'no combinations {task_split!r}; known: {", ".join(TASK_SPLITS)}')
+        raise ValueError(f'no task split {task_split!r}; want one of {", ".join(TASK_SPLITS)}')
     cubes = scene.cubes
-    if family in ('push', 'lift'):  # one hand must be the nearer one
+    if family in ('push', 'lift'):  # one hand must be closer
         cubes = tuple(cube for cube in cubes if abs(cube.y_m) >= MIDDLE_M)
     sides = {
         cube.slot: _find_free_sides(scene, cube)
@@ -233,7 +237,7 @@ def _find_choices(family: str, scene: Scene, task_split: str) -> list[tuple[Scen
 
 
 def _find_free_sides(scene: Scene, cube: SceneObject) -> tuple[str, ...]:
-    """Return the sides a cube can be pushed to, or at least the one with more room."""
+    """Return the sides to which a cube can be pushed, at least the one with more room."""
     near = [
         item.y_m - cube.y_m
         for item in scene.objects

@@ -1,8 +1,8 @@
-"""Find the rest posture of a robot and the map of what both hands reach from it.
+"""Find the home position of a robot and the map of the workspace that both hands reach from it.
 
-`python -m wam_sim.tasks.workspace_map ROBOT` writes robots/ROBOT/reach.json and prints the rest
-posture for the embodiment's `rest:`. Candidates come from random starts; each is judged by solving
-the whole workspace from it, as a controller that starts at rest would have to. Deterministic.
+`python -m wam_sim.tasks.workspace_map ROBOT` writes robots/ROBOT/reach.json and prints the home
+position for the embodiment's `rest:`. Candidates are random; the cost of each is computed by
+solving the whole workspace from it, as a controller that starts there has to. Deterministic.
 """
 
 import argparse
@@ -24,13 +24,13 @@ SEED = 11
 HEIGHTS_M = (0.035, 0.14)  # tool point above the table: touch, hover
 HOME_ABOVE_M = 0.17
 COARSE_GRID, FINE_GRID = (3, 3), (6, 9)  # grid points along x and y
-# what one unit costs: a centimeter of error outweighs any posture
+# cost per m, rad, 1 and m: 1 cm of error outweighs any posture
 ERROR_COST, TILT_COST, LIMIT_COST, ELBOW_COST = 100.0, 1.0, 4.0, 3.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WorkspaceMap:
-    """Hold one hand's poses over the workspace, [heights x y] each."""
+    """Poses of one hand over the workspace, [heights x y]; axes in m."""
 
     x_m: np.ndarray
     y_m: np.ndarray
@@ -45,7 +45,7 @@ class WorkspaceMap:
 def map_workspace(
     robot: SimRobot, arm: ArmIk, home_rad: np.ndarray, grid: tuple[int, int]
 ) -> WorkspaceMap:
-    """Solve the workspace from the rest posture, each point on its own."""
+    """Solve every grid point of the workspace, each from `home_rad` [arm joints]."""
     x_low, x_high, y_low, y_high = robot.workspace
     x, y = np.linspace(x_low, x_high, grid[0]), np.linspace(y_low, y_high, grid[1])
     z = robot.table.height_m + np.array(HEIGHTS_M)
@@ -63,7 +63,7 @@ def map_workspace(
 
 
 def find_home(robot: SimRobot, arm: ArmIk) -> np.ndarray:
-    """Return the best rest posture of the left arm, [arm joints] rad."""
+    """Return the best home position of the left arm, [arm joints] rad."""
     rng = np.random.default_rng(SEED)
     x_low, x_high, _, y_high = robot.workspace
     hover = np.array([(x_low + x_high) / 2, y_high + 0.03, robot.table.height_m + HOME_ABOVE_M])
@@ -79,14 +79,14 @@ def find_home(robot: SimRobot, arm: ArmIk) -> np.ndarray:
             best_cost, best = cost, rest
     if best is None:
         raise RuntimeError(
-            f'{robot.name}: no candidate hovers over the workspace; move the '
+            f'{robot.name}: no candidate reaches the point above the workspace; move the '
             'table or the workspace in robot.yaml'
         )
     return best
 
 
 def mirror_joint_positions(robot: SimRobot, left_rad: np.ndarray) -> np.ndarray:
-    """Return the right arm's posture that mirrors the left one in the robot's middle plane."""
+    """Return the right arm's joint positions that mirror the left arm's in the plane y = 0."""
     return left_rad * np.array(robot.mirror_signs)
 
 
@@ -105,7 +105,7 @@ def _compute_cost(robot: SimRobot, arm: ArmIk, home: np.ndarray) -> float:
 
 
 def _compute_elbow_excess(robot: SimRobot, arm: ArmIk, home: np.ndarray) -> float:
-    """Return by how many m the links stand above the shoulder or over the middle plane."""
+    """Return by how many m links are above the shoulder or closer than 0.1 m to y = 0."""
     arm.compute_tool_pose(home)
     links = [joint.child for joint in robot.joints if joint.name in arm.names]
     points = np.array([arm.data.body(link).xpos for link in links])
@@ -116,7 +116,7 @@ def _compute_elbow_excess(robot: SimRobot, arm: ArmIk, home: np.ndarray) -> floa
 
 
 def _level_wrist_camera(robot: SimRobot, arm: ArmIk, home: np.ndarray) -> np.ndarray:
-    """Turn the last joint, which spins the tool on its axis, until the wrist view is upright."""
+    """Rotate the last joint (the tool about its axis) so that the wrist image is upright."""
     camera = next(mount for mount in robot.cameras if mount.link == robot.hand('left').tool_link)
     rolls = np.linspace(arm.lower[-1], arm.upper[-1], 181)
     turned = [np.append(home[:-1], roll) for roll in rolls]
@@ -130,7 +130,7 @@ def _compute_uprightness(arm: ArmIk, joints: np.ndarray, key: str) -> float:
 
 
 def build_map(robot: SimRobot) -> dict[str, Any]:
-    """Return rest posture and reach map as they are stored; mm and rad."""
+    """Return home position and workspace map as stored in reach.json; mm and rad."""
     body = robot.embodiment
     model = compile_model(
         robot, {name: body.home[name] for name in body.observed if name not in body.commanded}
@@ -160,7 +160,9 @@ def build_map(robot: SimRobot) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Find the rest posture and reach map of a robot')
+    parser = argparse.ArgumentParser(
+        description='Find the home position and workspace map of a robot'
+    )
     parser.add_argument('robot', choices=robots.list_robots())
     robot = robots.load(parser.parse_args().robot)
     found = build_map(robot)
