@@ -34,7 +34,7 @@ def trial(seed, **changes):
         'seed': seed,
         'family': 'touch',
         'combinations': 'all',
-        'said': [[0.0, goal['instruction']]],
+        'instructions': [[0.0, goal['instruction']]],
         'goals': [goal],
         'limit_s': 1.5,
         **changes,
@@ -190,7 +190,7 @@ def test_two_trials_through_the_whole_stack(tmp_path):
                     trial(11),
                     trial(
                         12,
-                        said=[[0.0, 'touch a cube'], [0.7, 'touch another']],
+                        instructions=[[0.0, 'touch a cube'], [0.7, 'touch another']],
                         goals=[*trial(12)['goals'], other],
                     ),
                 ],
@@ -218,7 +218,7 @@ def test_two_trials_through_the_whole_stack(tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = (json.loads(line) for line in done.stdout.splitlines())
     assert first['trial']['seed'] == 11 and first['reached_s'] == [None]
-    assert second['reached_s'] == [None, None] and second['lived_s'] >= 2.2
+    assert second['reached_s'] == [None, None] and second['duration_s'] >= 2.2
     for result in (first, second):
-        assert result['trouble'] == '' and result['chunks'] == len(result['latency_ms']) > 3
+        assert result['stop_reason'] == '' and result['chunks'] == len(result['latency_ms']) > 3
         assert result['jerk_ratio'] <= 1.0 + 1e-4

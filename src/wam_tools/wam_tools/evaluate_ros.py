@@ -63,29 +63,29 @@ def make_launch_command(
 def run_trial(
     operator: SimOperator, trial: Mapping[str, Any], stop_event: threading.Event
 ) -> dict[str, Any]:
-    """Live one trial; return its result, fields as in learn.trials.Result."""
+    """Run one trial; return its result with the fields of evaluation.trials.TrialResult."""
     _set_up_scene(operator, trial, stop_event)
-    chunks, said = ChunkCounter(operator), list(trial['said'])
-    begun_ns = operator.publish_instruction(said[0][1])
-    asked_ns, trouble = begun_ns, ''
-    last = said.pop(0)
+    chunks, pending = ChunkCounter(operator), list(trial['instructions'])
+    start_ns = operator.publish_instruction(pending[0][1])
+    instructed_ns, stop_reason = start_ns, ''
+    last = pending.pop(0)
     while not stop_event.is_set():
         now_ns = operator.now_ns()
-        if said and now_ns >= begun_ns + said[0][0] * 1e9:
-            last = said.pop(0)
-            asked_ns = operator.publish_instruction(last[1])
-        heard = operator.policy.instruction == last[1]
-        if not heard and now_ns - asked_ns > INSTRUCTION_TIMEOUT_S * 1e9:
+        if pending and now_ns >= start_ns + pending[0][0] * 1e9:
+            last = pending.pop(0)
+            instructed_ns = operator.publish_instruction(last[1])
+        received = operator.policy.instruction == last[1]
+        if not received and now_ns - instructed_ns > INSTRUCTION_TIMEOUT_S * 1e9:
             operator.publish_instruction(last[1])
-        trouble = trouble or (
+        stop_reason = stop_reason or (
             operator.motion.reason if operator.motion.state in LATCHED_STATES else ''
         )
-        over = now_ns >= asked_ns + trial['limit_s'] * 1e9
-        if not said and (over or trouble or operator.sim.goals_reached[:1] == [True]):
+        over = now_ns >= instructed_ns + trial['limit_s'] * 1e9
+        if not pending and (over or stop_reason or operator.sim.goals_reached[:1] == [True]):
             break
         stop_event.wait(POLL_PERIOD_S)
     reached = [
-        _reached_after_s(at, flag, asked_ns)
+        _reached_after_s(at, flag, instructed_ns)
         for at, flag in zip(
             operator.sim.goals_reached_stamp, operator.sim.goals_reached, strict=True
         )
@@ -93,10 +93,10 @@ def run_trial(
     return {
         'trial': dict(trial),
         'reached_s': reached,
-        'lived_s': (operator.now_ns() - begun_ns) / 1e9,
+        'duration_s': (operator.now_ns() - start_ns) / 1e9,
         'chunks': chunks.count,
         'jerk_ratio': max(operator.sim.max_jerk_ratio, default=0.0),
-        'trouble': trouble,
+        'stop_reason': stop_reason,
         'latency_ms': chunks.latency_ms,
         'psnr_db': [],
         'ssim': [],

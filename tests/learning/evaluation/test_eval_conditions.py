@@ -50,13 +50,13 @@ def test_another_object_is_named_and_the_first_one_watched(robot, name):
     for trial in make_trials(CONDITIONS[name], robot, NAMED_OBJECT_FAMILIES, 9, SEED):
         named, original = trial.goals
         assert named.slot != original.slot and named.family == original.family == trial.family
-        assert trial.said[-1][1] == named.instruction
-        assert trial.last_instruction_s == trial.said[-1][0]
+        assert trial.instructions[-1][1] == named.instruction
+        assert trial.last_instruction_s == trial.instructions[-1][0]
         first = make_trials(
             MAIN, robot, (trial.family,), 1, trial.seed - ALL_FAMILIES.index(trial.family)
         )[0]
         assert original == first.goals[0]
-    assert (len(trial.said) == 2) == (name == 'instruction_change')
+    assert (len(trial.instructions) == 2) == (name == 'instruction_change')
 
 
 def test_a_family_without_use_is_refused(robot):
@@ -68,5 +68,5 @@ def test_recall_shows_a_mark_and_says_no_colour(robot):
     trial = make_trials(MAIN, robot, ('recall',), 1, SEED)[0]
     scene = scenes.sample_scene(robot, trial.seed)
     assert trial.goals[0].mark_s > 0
-    assert not any(cube.color in trial.said[0][1] for cube in scene.cubes)
+    assert not any(cube.color in trial.instructions[0][1] for cube in scene.cubes)
     assert trial.limit_s == 9.0

@@ -14,10 +14,10 @@ def make_result(family='touch', reached_s=(2.0,), **changes) -> TrialResult:
     goals = (NAMED_TASK, OTHER_TASK)[: len(reached_s)]
     trial = Trial('main', 1, family, 'trained', ((0.0, NAMED_TASK.instruction),), goals, 8.0)
     fields = {
-        'lived_s': 4.0,
+        'duration_s': 4.0,
         'chunks': 30,
         'jerk_ratio': 0.5,
-        'trouble': '',
+        'stop_reason': '',
         'latency_ms': (90.0, 110.0),
         'psnr_db': (),
         'ssim': (),
@@ -84,7 +84,7 @@ def test_predicted_pictures_are_judged_frame_by_frame():
 
 def test_a_stop_of_its_own_is_counted():
     assert (
-        eval_metrics.compute_metrics([make_result(trouble='a limit'), make_result()])[
+        eval_metrics.compute_metrics([make_result(stop_reason='a limit'), make_result()])[
             'stopped_by_itself'
         ]
         == 1

@@ -180,7 +180,7 @@ def test_a_model_is_tried_directly_and_fast_in_the_program_that_also_draws(monke
     (result,) = parallel_eval.run_trials(
         'wam_learning.evaluation.eval_worker', 'agibot_g1', [job], 1, lambda text: None
     )
-    assert result.chunks >= 2 and result.trouble == '' and result.jerk_ratio <= 1.0 + 1e-6
+    assert result.chunks >= 2 and result.stop_reason == '' and result.jerk_ratio <= 1.0 + 1e-6
 
 
 def test_a_checkpoint_that_is_not_there_is_named(started_modules, capsys):

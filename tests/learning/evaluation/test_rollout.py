@@ -64,9 +64,9 @@ def run_holding_trial(robot, trial, config):
 def test_who_holds_still_reaches_nothing_and_is_asked_on_both_clocks(robot, fast):
     trial = replace(make_trials(MAIN, robot, ('touch',), 1, 7)[0], limit_s=2.5)
     policy, result = run_holding_trial(robot, trial, RolloutConfig(fast=fast))
-    assert not result.success and result.trouble == '' and result.jerk_ratio <= 1.0 + 1e-6
-    assert result.lived_s == pytest.approx(2.5, abs=0.02)
-    assert policy.instructions == [trial.said[0][1]]
+    assert not result.success and result.stop_reason == '' and result.jerk_ratio <= 1.0 + 1e-6
+    assert result.duration_s == pytest.approx(2.5, abs=0.02)
+    assert policy.instructions == [trial.instructions[0][1]]
     assert policy.frame_counts[0] == {1} and policy.frame_counts[1:] == [{4}] * 3
     assert 15 <= result.chunks <= 20  # 8 Hz at most, commits take their turns
     assert all(100 <= ms <= 145 for ms in result.latency_ms)
@@ -77,9 +77,9 @@ def test_a_change_of_words_begins_a_session_of_its_own(robot):
         make_trials(CONDITIONS['instruction_change'], robot, ('touch',), 1, 7)[0], limit_s=0.5
     )
     policy, result = run_holding_trial(robot, trial, RolloutConfig())
-    assert policy.instructions == [words for _, words in trial.said]
+    assert policy.instructions == [words for _, words in trial.instructions]
     assert policy.frame_counts[-1] == {1}
-    assert result.lived_s == pytest.approx(trial.last_instruction_s + 0.5, abs=0.02)
+    assert result.duration_s == pytest.approx(trial.last_instruction_s + 0.5, abs=0.02)
 
 
 def test_the_expert_succeeds_through_the_whole_loop(robot):

@@ -161,8 +161,8 @@ def _read_dataset(folder: Path, design: ModelSpec) -> EpisodeArrays:
     stride, rest = divmod(model.actions_per_block, model.block_pixel_frames)
     if rest:
         raise ValueError(
-            f'{design.name}: {model.actions_per_block} actions do not divide into '
-            f'{model.block_pixel_frames} pictures'
+            f'{design.name}: {model.actions_per_block} actions are not a multiple of '
+            f'{model.block_pixel_frames} images'
         )
     lines = (folder / 'meta' / 'episodes.jsonl').read_text().splitlines()
     episodes = [json.loads(line) for line in lines]

@@ -63,9 +63,9 @@ def _compute_execution_metrics(results: Sequence[TrialResult]) -> Mapping[str, f
     latency_ms = np.concatenate([result.latency_ms for result in results])
     found: dict[str, float | int] = {
         'chunk_rate_hz': sum(result.chunks for result in results)
-        / max(1e-9, sum(result.lived_s for result in results)),
+        / max(1e-9, sum(result.duration_s for result in results)),
         'jerk_ratio': max(result.jerk_ratio for result in results),
-        'stopped_by_itself': sum(bool(result.trouble) for result in results),
+        'stopped_by_itself': sum(bool(result.stop_reason) for result in results),
     }
     if len(latency_ms):
         found |= {

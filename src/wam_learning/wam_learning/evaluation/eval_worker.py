@@ -107,7 +107,9 @@ def make_policy_factory(robot: SimRobot, job: EvalJob) -> Callable[[Trial, Any],
             simulation,
             {
                 words: task
-                for (_, words), task in zip(reversed(trial.said), trial.goals, strict=False)
+                for (_, words), task in zip(
+                    reversed(trial.instructions), trial.goals, strict=False
+                )
             },
         )
     import torch

@@ -158,16 +158,16 @@ def _parse_baselines(
             for name in names
             if not CONDITIONS[name].checkpoint or getattr(options, CONDITIONS[name].checkpoint)
         )
-    asked = tuple(
+    selected = tuple(
         DEPRECATED_NAMES.get(name, name) for name in options.baselines.split(',') if name
     )
-    for name in asked:
+    for name in selected:
         if name not in names:
             parser.error(f'--baselines: no {name!r}; known: {", ".join(names)}')
         wanted = CONDITIONS[name].checkpoint
         if wanted and not getattr(options, wanted):
             parser.error(f'--baselines {name} needs --{wanted.replace("_", "-")} DIR')
-    return asked
+    return selected
 
 
 def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

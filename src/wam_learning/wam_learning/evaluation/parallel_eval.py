@@ -67,7 +67,7 @@ def format_progress(results: Sequence[TrialResult], total: int, elapsed_s: float
     return (
         f'{len(results):4d}/{total}  {last.trial.series} {last.trial.family} '
         f'{last.trial.seed}: {"no" if at is None else f"{at:.1f} s"}'
-        f'{f" ({last.trouble})" if last.trouble else ""}  '
+        f'{f" ({last.stop_reason})" if last.stop_reason else ""}  '
         f'{sum(r.success for r in same)} of {len(same)}  {left_s:.0f} s left'
     )
 

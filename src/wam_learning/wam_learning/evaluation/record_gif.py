@@ -122,7 +122,7 @@ def render_snapshots(simulation: RecordedSimulation, trial: Trial) -> list[Image
         (image,) = camera.render(data)
         image = screenshot.compose_insets(image, snapshot.camera_views)
         elapsed_s = (snapshot.time_ns - start_ns) / 1e9
-        text = [words for at_s, words in trial.said if at_s <= elapsed_s][-1]
+        text = [words for at_s, words in trial.instructions if at_s <= elapsed_s][-1]
         image = draw_caption(image, text)
         frames.append(
             Image.fromarray(
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recorded, success = record_trial(robot, trial, checkpoint)
         frames += recorded
         failed += [] if success else [f'{family} (seed {trial.seed})']
-        print(f'{trial.said[-1][1]}: {len(recorded)} frames', flush=True)
+        print(f'{trial.instructions[-1][1]}: {len(recorded)} frames', flush=True)
     write_animation(frames, options.out, options.quality)
     print(f'{options.out}: {len(frames)} frames, {options.out.stat().st_size / 1e6:.2f} MB')
     if failed:

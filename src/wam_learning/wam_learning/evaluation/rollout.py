@@ -320,7 +320,7 @@ def run_trial(
     runner = PolicyRunner(robot, policy, config, observer or RolloutObserver())
     instructed_ns = start_ns + _to_ns(trial.last_instruction_s)
     end_ns = instructed_ns + _to_ns(trial.limit_s)
-    pending_instructions = deque(trial.said)
+    pending_instructions = deque(trial.instructions)
     while simulation.now_ns < end_ns and goals.reached_ns[0] is None:
         now_ns = simulation.now_ns
         while pending_instructions and now_ns >= start_ns + _to_ns(pending_instructions[0][0]):

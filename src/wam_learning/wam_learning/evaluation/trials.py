@@ -29,14 +29,14 @@ class Trial:
     seed: int  # of scene and task
     family: str
     combinations: str  # split of word combinations, as in wam_sim.tasks.task_families
-    said: tuple[tuple[float, str], ...]  # s after the start, instruction
+    instructions: tuple[tuple[float, str], ...]  # s after the start, instruction
     goals: tuple[Task, ...]  # of the last instruction; then goals that must not be reached
     limit_s: float  # after the last instruction
 
     @property
     def last_instruction_s(self) -> float:
         """Return the time of the last instruction, s after the start."""
-        return self.said[-1][0]
+        return self.instructions[-1][0]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -48,7 +48,7 @@ class Trial:
         return cls(
             **{
                 **values,
-                'said': tuple((at, text) for at, text in values['said']),
+                'instructions': tuple((at, text) for at, text in values['instructions']),
                 'goals': tuple(Task(**goal) for goal in values['goals']),
             }
         )
@@ -60,10 +60,10 @@ class TrialResult:
 
     trial: Trial
     reached_s: tuple[float | None, ...]  # per goal, when it was first reached; None: never
-    lived_s: float  # duration in robot time
+    duration_s: float  # of robot time
     chunks: int  # number of published chunks
     jerk_ratio: float  # maximum executed jerk, as a fraction of the limit
-    trouble: str  # reason of a protective stop; empty without one
+    stop_reason: str  # of a protective stop; empty without one
     latency_ms: tuple[float, ...]  # observation to chunk, each
     psnr_db: tuple[float, ...]  # of predicted images, per frame ahead
     ssim: tuple[float, ...]

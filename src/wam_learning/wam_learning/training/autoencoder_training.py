@@ -1,8 +1,7 @@
-"""Train the convolutional autoencoder on the pictures of some clips.
+"""Train the convolutional autoencoder on the images of data sets.
 
-What is small, colored or moving matters to a robot and is what plain squares drop first: such
-pixels count several times. Noise on the latents in training makes the decoder bear the
-transformer's errors.
+Colored and moving pixels have a higher weight, because a plain squared error loses small objects
+first. Noise on the latents makes the decoder robust to errors of the transformer.
 """
 
 from collections.abc import Callable
@@ -20,8 +19,8 @@ from wam_policy.model.encoders.wan_vae import PIXEL_FRAMES_PER_LATENT
 SALIENT_WEIGHT = 4.0  # of colored or moving pixels, others 1
 COLORED_THRESHOLD = 0.25  # spread of a pixel's channels in 0..1 that makes it colored
 MOTION_THRESHOLD = 0.06  # change of a pixel within a group
-LATENT_NOISE = 0.05  # on latents, in their own deviations
-STATIC_SHARE = 0.2  # of groups that repeat one picture
+LATENT_NOISE = 0.05  # standard deviation, as a fraction of that of the latents
+STATIC_SHARE = 0.2  # of groups that repeat one image
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 50
@@ -29,10 +28,10 @@ WARMUP_STEPS = 50
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderProgress:
-    """Tell how training goes; losses are smoothed."""
+    """Progress of a training; the loss is smoothed."""
 
     step: int
-    fraction_done: float  # of the whole done, 0..1
+    fraction_done: float  # 0..1
     loss: float
 
 
@@ -44,7 +43,7 @@ def train(
     report: Callable[[AutoencoderProgress], None],
     bf16: bool,
 ) -> ConvVae:
-    """Train until `done` says 1 or more of a step; return it with measured latent statistics."""
+    """Train until `fraction_done(step)` is 1; return it with measured latent statistics."""
     optimizer = torch.optim.AdamW(
         vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
@@ -69,7 +68,7 @@ def train(
             noise = torch.randn_like(latents) * LATENT_NOISE * latents.detach().float().std()
             shown = vae.net.decoder(latents + noise)
         loss = _loss(shown.float().unflatten(1, (3, PIXEL_FRAMES_PER_LATENT)), pixels)
-        # latents stay near unit size, so that their noise means something
+        # keeps the latents near unit size
         loss = loss + 1e-4 * latents.float().square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -86,7 +85,7 @@ def train(
 def with_latent_statistics(
     vae: ConvVae, frames: FrameStore, starts: np.ndarray, rng: np.random.Generator
 ) -> ConvVae:
-    """Give the same weights with the channel statistics of what they encode."""
+    """Return an autoencoder with the same weights and the mean and std of its latent channels."""
     sizes = vae.config.channels
     latents = (
         torch.cat(
@@ -109,7 +108,7 @@ def with_latent_statistics(
 def compute_psnr_db(
     vae: ConvVae, data: EpisodeArrays, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Return PSNR over all pixels, and over those that count more, of some groups."""
+    """Return the PSNR in dB over all pixels, and over colored or moving pixels."""
     starts = np.concatenate(
         [
             np.arange(
@@ -132,7 +131,7 @@ def _loss(reconstructed: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _pixel_weights(pixels: Tensor) -> Tensor:
-    """Weigh pixels [B 3 T h w] in [-1, 1]: [B 1 T h w]."""
+    """Return weights [B 1 T h w] of pixels [B 3 T h w] in [-1, 1]."""
     colored = (pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True)) / 2 > COLORED_THRESHOLD
     moving = (pixels.amax(2, keepdim=True) - pixels.amin(2, keepdim=True)).amax(
         1, keepdim=True
@@ -141,7 +140,7 @@ def _pixel_weights(pixels: Tensor) -> Tensor:
 
 
 def _sample_groups(frames: FrameStore, starts: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Draw groups [BATCH 3 GROUP h w] in [-1, 1]."""
+    """Sample groups [BATCH 3 GROUP h w] in [-1, 1]."""
     chosen = []
     for start in rng.choice(starts, BATCH_SIZE):
         still = rng.random() < STATIC_SHARE

@@ -1,7 +1,7 @@
-"""Write what training has reached as a checkpoint, in the released layout.
+"""Write a checkpoint of a training in the released layout.
 
-Files are made beside the goal and moved there one by one, so that a reader never finds half of
-one.
+Files are written to a temporary folder and moved one by one, so a reader never sees an incomplete
+file.
 """
 
 import json
@@ -22,11 +22,11 @@ from wam_policy.model.checkpoint import checkpoint_folder, normalization_stats, 
 from wam_policy.model.checkpoint.checkpoint_folder import METADATA_PATH, WorldActionModel
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
-SNAPSHOTS_DIR = Path('kept')  # of a checkpoint: copies on the way, by step
+SNAPSHOTS_DIR = Path('kept')  # in a checkpoint: snapshots during training, by step
 
 
 def write_checkpoint(policy: WorldActionModel, trainer: Trainer, out: Path) -> None:
-    """Write the checkpoint with averaged weights; every process of a training must come here."""
+    """Write the checkpoint with averaged weights; every process of a training must call this."""
     leads = trainer.accelerator is None or trainer.accelerator.is_main_process
     part = out.with_name(out.name + '.part')
     if leads:
@@ -54,7 +54,7 @@ def write_checkpoint(policy: WorldActionModel, trainer: Trainer, out: Path) -> N
 
 
 def move_into_place(part: Path, out: Path) -> None:
-    """Move files over those of `out` one by one, the description last."""
+    """Replace the files of `out` one by one, config.json last."""
     files = sorted(
         (path for path in part.rglob('*') if path.is_file()),
         key=lambda path: path.name == 'config.json',
@@ -62,18 +62,18 @@ def move_into_place(part: Path, out: Path) -> None:
     for path in files:
         goal = out / path.relative_to(part)
         goal.parent.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o644)  # safetensors writes for the owner alone
+        path.chmod(0o644)  # safetensors writes with 0600
         os.replace(path, goal)
     shutil.rmtree(part)
 
 
 def _gather_tensor(tensor: Tensor) -> Tensor:
-    """Gather a tensor that is spread over processes."""
+    """Return the full tensor of one that is sharded over processes."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _gather_policy(policy: WorldActionModel) -> WorldActionModel:
-    """Give the policy with a transformer that this process holds whole."""
+    """Return the policy with an unsharded transformer."""
     held = policy.dit.state_dict()
     if not any(isinstance(tensor, DTensor) for tensor in held.values()):
         return policy

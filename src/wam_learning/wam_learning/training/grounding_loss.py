@@ -1,7 +1,7 @@
-"""Labels and heads of the grounding loss, which exists in training only.
+"""Labels and heads of the grounding loss, which is used in training only.
 
-Each clean token answers whether the named object lies in its patch, and a chunk's action tokens
-tell where on the table it is. Without that question color words take hours to be understood.
+Each clean token predicts whether the instructed object is in its patch, and the action tokens of a
+chunk predict its position on the table. Without this loss, learning color words takes hours.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from wam_learning.data.episode_arrays import EpisodeArrays
 from wam_policy.model.encoders.view_layout import ViewLayout
 from wam_policy.model.network.model_config import ModelConfig
 
-OBJECT_SIZE = 0.1  # of an object, in sides of the first camera's picture
+OBJECT_SIZE = 0.1  # side of an object / side of the first camera's image
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroundingTargets:
-    """Turn labels of the data into what the heads predict."""
+    """Convert labels of the data to the targets of the heads."""
 
     layout: ViewLayout
     grid: tuple[int, int]  # token rows and columns of the whole canvas
@@ -32,17 +32,17 @@ class GroundingTargets:
     def from_data(
         cls, data: EpisodeArrays, layout: ViewLayout, config: ModelConfig
     ) -> 'GroundingTargets':
-        """Measure where objects lie."""
+        """Compute mean and std of the object positions."""
         known = data.place[np.isfinite(data.place).all(1)]
         if not len(known):
             return cls(layout, config.grid, np.zeros(2), np.ones(2))
         return cls(layout, config.grid, known.mean(0), np.maximum(known.std(0), 1e-3))
 
     def patch_targets(self, pixel: np.ndarray) -> np.ndarray:
-        """Share out objects at [... 2] (across, down; 0..1) of the first camera's picture.
+        """Return the fraction of the object in each token's patch, float32 [... tokens].
 
-        float32 [... tokens]: how much of the object each token's patch holds, all 0 where there
-        is no label or the canvas does not show it.
+        `pixel` [... 2] (right, down; 0..1) is the object's center in the first camera's image. The
+        result is 0 without a label, or if the canvas does not show the object.
         """
         tile, crop = self.layout.tiles[0], self.layout.crop
         inside = (pixel - (1 - crop) / 2) / crop
@@ -61,12 +61,12 @@ class GroundingTargets:
         return share.reshape(*seen.shape, -1).astype(np.float32)
 
     def standardize(self, place_m: np.ndarray) -> np.ndarray:
-        """Give places [... 2] in unit variance, float32."""
+        """Return positions [... 2] (m) with zero mean and unit variance, float32."""
         return ((place_m - self.mean_m) / self.std_m).astype(np.float32)
 
 
 def _interval_overlap(center: np.ndarray, size: float, length: int, count: int) -> np.ndarray:
-    """Share out intervals of `size` about `center` [...] over `count` parts of 0..length."""
+    """Return the overlap [... count] of intervals around `center` [...] with equal parts."""
     edges = np.linspace(0, length, count + 1)
     edges[[0, -1]] = -np.inf, np.inf
     low, high = center[..., None] - size / 2, center[..., None] + size / 2
@@ -74,7 +74,7 @@ def _interval_overlap(center: np.ndarray, size: float, length: int, count: int) 
 
 
 class GroundingLosses(NamedTuple):
-    """Hold the losses of both heads, and how often the first is right; 0 without labels."""
+    """Losses of both heads, and the accuracy of the first; 0 without labels."""
 
     patch: Tensor
     place: Tensor
@@ -82,7 +82,7 @@ class GroundingLosses(NamedTuple):
 
 
 class GroundingHeads(nn.Module):
-    """Ask tokens about the named object."""
+    """Predict patch and position of the instructed object from tokens."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -97,9 +97,10 @@ class GroundingHeads(nn.Module):
         patch_target: Tensor,
         place: Tensor,
     ) -> GroundingLosses:
-        """Read clean tokens [batch frames*frame_tokens dim], action tokens [batch blocks*n dim].
+        """Return the losses for clean [batch frames*frame_tokens dim] and action tokens.
 
-        Labels [batch blocks frame_tokens] and [batch blocks 2] are of the frame before each block.
+        Action tokens are [batch blocks*n dim]; labels [batch blocks frame_tokens] and
+        [batch blocks 2] are those of the frame before each block.
         """
         blocks = patch_target.shape[1]
         logits = self.patch(clean_tokens.float())[..., 0].unflatten(1, (-1, frame_tokens))
@@ -111,12 +112,14 @@ class GroundingHeads(nn.Module):
         if known.any():
             wanted = patch_target[known]
             patch = F.cross_entropy(logits[known], wanted)
-            # an object on a border is found in either patch
+            # for an object on a border either patch is correct
             guess = wanted.gather(1, logits[known].argmax(-1, keepdim=True))
             accuracy = (guess > wanted.amax(-1, keepdim=True) / 2).float().mean()
-        told = self.place(action_tokens.float().unflatten(1, (blocks, -1)).mean(2))
+        predicted = self.place(action_tokens.float().unflatten(1, (blocks, -1)).mean(2))
         located = torch.isfinite(place).all(-1)
         miss = (
-            (told[located] - place[located]).square().mean() if located.any() else told.sum() * 0
+            (predicted[located] - place[located]).square().mean()
+            if located.any()
+            else predicted.sum() * 0
         )
         return GroundingLosses(patch, miss, accuracy)

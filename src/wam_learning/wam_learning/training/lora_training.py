@@ -1,7 +1,7 @@
-"""Low-rank adapters in training: put into a transformer by peft, written as released ones are.
+"""Low-rank adapters: injected into a transformer by peft, written in the released format.
 
-Besides the adapters the encoders and the decoder of state and action are trained whole: another
-robot means other numbers there.
+The encoders and the decoder of state and action are trained completely, because their inputs and
+outputs depend on the robot.
 """
 
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ _KEY_PREFIX = tensor_keymap.DIT_PREFIX + 'base_model.model.'
 
 
 def make_lora_config(rank: int) -> LoraConfig:
-    """Give the configuration of a rank; adapters act at full strength, as in the releases."""
+    """Return the configuration of a rank, with alpha equal to the rank as in the releases."""
     if rank < 1:
         raise ValueError(f'lora rank {rank}: want at least 1')
     return LoraConfig(rank, float(rank))
 
 
 def inject(model: VideoActionDiT, lora: LoraConfig) -> None:
-    """Put trainable adapters into a frozen model, and free what is trained whole."""
-    # imported here: it takes seconds that training without adapters does not need
+    """Add trainable adapters to a frozen model, and unfreeze FULLY_TRAINED_MODULES."""
+    # imported here: it takes seconds and is needed only for adapters
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
@@ -36,14 +36,14 @@ def inject(model: VideoActionDiT, lora: LoraConfig) -> None:
     )
     for part in FULLY_TRAINED_MODULES:
         getattr(model, part).requires_grad_(True)
-    # what moves is float32, however the base is stored: small steps vanish in bfloat16
+    # trainable parameters are float32: small updates are lost in bfloat16
     moving: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
     for parameter in moving:
         parameter.data = parameter.data.float()
 
 
 def to_released_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name trained tensors (by their names in the model) as a released adapter file does."""
+    """Return tensors, keyed by name in the model, with the keys of a released adapter file."""
     return {
         _KEY_PREFIX + name: tensor.detach().to(torch.float32).cpu().contiguous()
         for name, tensor in tensors.items()

@@ -1,6 +1,6 @@
-"""What training minimizes: chunk-wise flow matching under teacher forcing, and grounding.
+"""Training losses: chunk-wise flow matching with teacher forcing.
 
-Every block of a window gets a noise level; the network sees data mixed with noise and predicts
+Every block of a window has a noise level; the network receives data mixed with noise and predicts
 noise - data, for the video and for the actions of the block.
 """
 
@@ -17,17 +17,17 @@ from wam_policy.model.sampling.noise_schedule import (
     make_training_weights,
 )
 
-PADDING_WEIGHT = 0.1  # of action columns that no joint has: several steps walk them too
+PADDING_WEIGHT = 0.1  # of action columns without a joint; multi-step sampling denoises them too
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Choose noise levels and weights; `video` 0 leaves the video stream out."""
+    """Distribution of noise levels and weights of the losses; `video` 0: no video loss."""
 
     shift: float
-    pure: float  # share of blocks at pure noise: what one-step inference asks
-    bell: bool  # weigh levels as the released models were; pure noise then weighs 0
-    decoupled: bool  # video near noise whatever the actions' level (Flash)
+    pure: float  # share of blocks at pure noise, the input of one-step inference
+    bell: bool  # weights by level as for the released models; pure noise then has weight 0
+    decoupled: bool  # video near pure noise, independent of the actions' level (Flash)
     video: float
     action: float
     grounding: float
@@ -40,14 +40,14 @@ RELEASED = Objective(5.0, 0.0, True, False, 1.0, 1.0, 0.0)
 
 
 class NoiseLevels(NamedTuple):
-    """Hold indices into the table of noise levels, 0 pure noise."""
+    """Indices into the table of noise levels; 0 is pure noise."""
 
     video: Tensor  # int64 [batch blocks]
     action: Tensor  # int64 [batch blocks actions]
 
 
 class Losses(NamedTuple):
-    """Hold the weighted sum and its parts; accuracy is of the patch head."""
+    """Weighted sum and its parts; accuracy is that of the patch head."""
 
     total: Tensor
     action: Tensor
@@ -60,8 +60,9 @@ class Losses(NamedTuple):
 def sample_noise_levels(
     objective: Objective, batch: int, blocks: int, actions: int, generator: torch.Generator
 ) -> NoiseLevels:
-    """Draw noise levels: one per block, or for decoupled training Beta(3, 1) towards noise for
-    video and one per action token.
+    """Sample noise levels: one per block for video and actions.
+
+    Decoupled: Beta(3, 1) towards noise per block for video, one level per action token.
     """
 
     def uniform(*shape: int) -> Tensor:
@@ -78,16 +79,16 @@ def sample_noise_levels(
 
 
 class NoisedSample(NamedTuple):
-    """Hold what the network sees and what it should answer."""
+    """Input and target of the network."""
 
     noised: Tensor
     velocity: Tensor
-    timestep: Tensor  # what the network reads of the level, as at inference
+    timestep: Tensor  # of the level, as at inference
     weight: Tensor
 
 
 def add_noise(data: Tensor, noise: Tensor, level: Tensor, objective: Objective) -> NoisedSample:
-    """Mix data with noise at the levels of `index`, whose axes lead those of `data`."""
+    """Mix data with noise at `level`, whose axes are the first axes of `data`."""
     table = make_training_sigmas(objective.shift)
     weights = make_training_weights(table) if objective.bell else torch.ones_like(table)
     sigma, weight = table[level], weights[level]
@@ -101,7 +102,7 @@ def add_noise(data: Tensor, noise: Tensor, level: Tensor, objective: Objective) 
 def action_loss(
     prediction: TrainingPrediction, target: NoisedSample, mask: Tensor, columns: Tensor
 ) -> Tensor:
-    """Average squared errors of velocities over the rows [batch blocks actions] of `mask`."""
+    """Return the mean squared velocity error over the rows of `mask` [batch blocks actions]."""
     wrong = (prediction.action.float().view_as(target.velocity) - target.velocity).square()
     weight = columns.float() + PADDING_WEIGHT * (~columns).float()
     per_row = (wrong * weight).sum(-1) / weight.sum() * target.weight
@@ -109,12 +110,12 @@ def action_loss(
 
 
 def video_loss(velocity: Tensor, target: NoisedSample, mask: Tensor) -> Tensor:
-    """Average squared errors [batch frames channels h w] over the blocks of `mask`."""
+    """Return the mean squared velocity error over the blocks of `mask` [batch blocks]."""
     per_frame = (velocity.float() - target.velocity).square().mean((2, 3, 4)) * target.weight
     kept = mask.repeat_interleave(per_frame.shape[1] // mask.shape[1], 1)
     return (per_frame * kept).sum() / kept.sum().clamp(min=1)
 
 
 def sample_noise_like(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw noise on the CPU, so that every device draws the same."""
+    """Sample noise on the CPU, so that it is equal for every device."""
     return torch.randn(like.shape, generator=generator).to(like)

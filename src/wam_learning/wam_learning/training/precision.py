@@ -1,7 +1,7 @@
-"""Where half precision pays: on devices that compute in it, and nowhere else.
+"""Detect hardware with bfloat16 arithmetic.
 
-A CPU without such instructions imitates them: a step of the small autoencoder took thirty times
-as long on one.
+A CPU without it emulates bfloat16: one training step of the small autoencoder took 30 times as
+long.
 """
 
 import torch
@@ -10,7 +10,7 @@ BF16_CAPABILITIES = ('avx512_bf16', 'amx_bf16', 'bf16')  # capabilities of x86 a
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Tell whether the device multiplies bfloat16 by itself; False where nobody knows."""
+    """Return whether the device multiplies bfloat16 in hardware; False if unknown."""
     if device.type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == 'cpu' and hasattr(torch.cpu, 'get_capabilities'):

@@ -1,7 +1,6 @@
-"""One training step after another: optimizer, averaged weights, random numbers.
+"""Training steps: optimizer, exponential moving average of the weights, random numbers.
 
-Knows neither files nor clocks: `share` says how much of the training is done, and everything that
-a continued run needs is in `state`.
+Uses neither files nor clocks: `fraction_done` is an argument, `training_state` saves the state.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainerConfig:
-    """Say how weights are moved."""
+    """Settings of the optimizer."""
 
     rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     warm_up: int = 60  # steps
-    decay_share: float = 0.4  # of the training at its end, in which the rate falls to 0
+    decay_share: float = 0.4  # last fraction of the training, in which the rate decays to 0
     clip: float = 1.0
-    average: float = 0.998  # of the weights that are kept
+    average: float = 0.998  # decay of the exponential moving average, per step
     bf16: bool = True
     text_dropout: float = 0.0  # share of windows without their text, for guidance
 
@@ -45,11 +44,11 @@ class TrainerConfig:
 
 @dataclass(slots=True)
 class Trainer:
-    """Move the parameters of a learner that ask for gradients; `accelerator` spreads the work."""
+    """Update the parameters of a model that require gradients, on one or several processes."""
 
     model: TrainingModel
     prompt_encoder: PromptEncoder
-    action_columns: Tensor  # bool [action_dim]: which carry data
+    action_columns: Tensor  # bool [action_dim]: columns with data
     objective: Objective
     config: TrainerConfig
     seed: int
@@ -83,9 +82,9 @@ class Trainer:
             )
             rank = self.accelerator.process_index
         if isinstance(self._wrapped_model, FSDPModule):
-            # judging enters here and not by `forward`: shards must come together for it, too
+            # validation calls `predict` instead of `forward`, which must gather the shards too
             register_fsdp_forward_method(self.model, 'predict')
-        # read after `prepare`, which may put sharded parameters in the place of whole ones
+        # after `prepare`, which may replace parameters by sharded ones
         self.trainable_parameters = [
             (name, p) for name, p in self.model.named_parameters() if p.requires_grad
         ]
@@ -94,7 +93,7 @@ class Trainer:
         self.rng = np.random.default_rng([self.seed, rank])
 
     def train_step(self, batch: Batch, fraction_done: float) -> Losses:
-        """Take one step; give the losses before it, detached."""
+        """Run one step; return the losses before it, detached."""
         for group in self.optimizer.param_groups:
             group['lr'] = self.config.learning_rate_at(self.step, fraction_done)
         texts = batch.texts
@@ -124,7 +123,7 @@ class Trainer:
         if norm is not None and not torch.isfinite(norm):
             raise FloatingPointError(
                 f'step {self.step}: the gradient is not finite; lower --lr '
-                'or look for broken rows in the data'
+                'or check the data for invalid rows'
             )
         self.optimizer.step()
         self.step += 1
@@ -139,7 +138,7 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, self.config.bf16)
 
     def _update_ema(self) -> None:
-        # young averages would remember the random start
+        # a smaller decay at first, so that the average forgets the random start
         keep = min(self.config.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for average, (_, parameter) in zip(
@@ -149,7 +148,7 @@ class Trainer:
 
     @contextmanager
     def use_ema_weights(self) -> Iterator[None]:
-        """Put the averaged weights into the model for a while."""
+        """Use the averaged weights in the model within the context."""
         raw = [p.detach().clone() for _, p in self.trainable_parameters]
         with torch.no_grad():
             self._copy_weights(self.ema_weights)

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: a line on the terminal, a CSV, TensorBoard."""
+"""Log a training to the terminal, to CSV files and to TensorBoard."""
 
 import csv
 import sys
@@ -11,9 +11,9 @@ _SMOOTHING = 0.98
 
 
 class TrainingLogger:
-    """Keep smoothed losses and write them down; a continued run appends.
+    """Smooth losses and write them; a resumed run appends to the files.
 
-    A silent one, of a process that is not the first of several, writes nothing.
+    A disabled logger, in processes other than the first, writes nothing.
     """
 
     def __init__(self, folder: Path, disabled: bool = False) -> None:
@@ -25,7 +25,7 @@ class TrainingLogger:
         self._smoothed: dict[str, float] = {}
 
     def add_losses(self, losses: Mapping[str, float]) -> None:
-        """Take the losses of a step."""
+        """Add the losses of a step."""
         for name, value in losses.items():
             before = self._smoothed.get(name, value)
             self._smoothed[name] = _SMOOTHING * before + (1 - _SMOOTHING) * value
@@ -39,7 +39,7 @@ class TrainingLogger:
     def log_metrics(
         self, step: int, elapsed_s: float, metrics: Mapping[str, float], summary: str
     ) -> None:
-        """Write held-out figures."""
+        """Write validation metrics to the log and `summary` to the terminal."""
         self._write_scalars('heldout', step, elapsed_s, metrics)
         self._print(f'  held out: {summary}')
 

@@ -1,7 +1,6 @@
-"""The network in training: transformer, text encoder where it is learned, grounding heads.
+"""The trainable modules: transformer, trainable text encoder if there is one, grounding heads.
 
-One module with one forward pass, so that libraries which spread training over devices have one
-thing to wrap.
+They are one module with one forward pass, as libraries for distributed training require.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from wam_policy.model.network.video_action_dit import TrainingPrediction, VideoA
 
 
 class TextBatch(NamedTuple):
-    """Hold the texts of a batch once each: as token ids to encode, or embedded already."""
+    """Distinct texts of a batch, as token ids or as embeddings."""
 
-    text_index: Tensor  # int64 [batch], which text each window has
-    token_ids: Tensor | None  # int64 [texts length], no longer than the longest
+    text_index: Tensor  # int64 [batch], text of each window
+    token_ids: Tensor | None  # int64 [texts length], cut to the longest text
     mask: Tensor | None
     embeddings: Tensor | None  # [texts text_len text_dim]
 
@@ -46,12 +45,12 @@ class TextBatch(NamedTuple):
 
 
 class PromptEncoder:
-    """Turn instructions into what the learner reads."""
+    """Convert instructions to a TextBatch, with a cache."""
 
     def __init__(
         self, encoders: Encoders, format_prompt: Callable[[str], str], trainable_encoder: bool
     ) -> None:
-        """With `learned` texts stay ids, for an encoder that changes; `prompt` fills templates."""
+        """Create; with `trainable_encoder` texts stay token ids, else they are embedded."""
         self._encoders, self._format_prompt, self._trainable_encoder = (
             encoders,
             format_prompt,
@@ -87,7 +86,7 @@ class PromptEncoder:
 
 
 class TrainingModel(nn.Module):
-    """Predict velocities of windows and say how wrong they are."""
+    """Predict velocities of windows and compute the losses."""
 
     def __init__(
         self,
@@ -96,7 +95,7 @@ class TrainingModel(nn.Module):
         heads: GroundingHeads | None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        """Learn the text encoder and ground only where they are given."""
+        """Create; without `text` or `heads` these parts are not trained."""
         super().__init__()
         self.dit, self.text, self.heads, self.gradient_checkpointing = (
             dit,
@@ -106,7 +105,7 @@ class TrainingModel(nn.Module):
         )
 
     def embed_text(self, text_batch: TextBatch) -> Tensor:
-        """Embed the texts of a batch: [batch text_len text_dim]."""
+        """Return the embeddings of the texts, [batch text_len text_dim]."""
         if text_batch.embeddings is not None:
             return text_batch.embeddings[text_batch.text_index]
         assert (
@@ -115,7 +114,7 @@ class TrainingModel(nn.Module):
             and text_batch.mask is not None
         )
         short = self.text(text_batch.token_ids, text_batch.mask)
-        # rows of padding come out as zeros, so they need not be computed
+        # embeddings of padding are zero and need not be computed
         missing = self.dit.config.text_len - short.shape[1]
         whole = torch.cat([short, short.new_zeros(len(short), missing, short.shape[2])], 1)
         return whole[text_batch.text_index]
@@ -123,7 +122,7 @@ class TrainingModel(nn.Module):
     def predict(
         self, batch: Batch, text_batch: TextBatch, action: NoisedSample, video: NoisedSample | None
     ) -> TrainingPrediction:
-        """Run the training pass; `video` [batch frames channels h w] leads with frames."""
+        """Predict the velocities; `video` is [batch frames channels h w]."""
         c, seen = self.dit.config, batch.visual
         noisy = None if video is None else video.noised.transpose(1, 2)
         video_t = (
@@ -153,7 +152,7 @@ class TrainingModel(nn.Module):
         action_columns: Tensor,
         generator: torch.Generator,
     ) -> Losses:
-        """Evaluate the objective on a batch; `columns` bool [action_dim] carry data."""
+        """Return the losses of a batch; `action_columns` bool [action_dim]: columns with data."""
         c = self.dit.config
         drawn = sample_noise_levels(
             objective, len(batch.texts), batch.blocks, c.actions_per_block, generator

@@ -1,4 +1,4 @@
-"""Set up a training: the initial policy in the form of its stage, the data, the parameters."""
+"""Set up a training: the initial policy for its stage, the data, the parameters."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from wam_policy.model.network.video_action_dit import VideoActionDiT
 
 STAGES = ('autoencoder', 'bc', 'joint', 'flash')
 BC_SUFFIX = '_cloned'  # of the name of a model trained with stage bc, in its config.json
-# Further steps would read the model's own blurred video; a restarted cache loses shown goals
+# more steps would condition on blurred predicted video; resetting the cache loses shown goals
 DEFAULT_INFERENCE = ModelInferenceDefaults('full16', 1, 1.0, 'slide')
 FLASH_VIDEO_NOISE = 0.8  # noise left in the video after one step, as in the released models
 HELD_OUT_FRACTION, HELD_OUT_MAX_EPISODES = 0.1, 200  # of episodes
@@ -53,7 +53,7 @@ def load_initial(init_config: InitConfig) -> WorldActionModel:
         )
         if policy.spec.adapters and init_config.lora:
             raise ValueError(
-                f'{init_config.init} has adapters already: adapters are trained on a complete '
+                f'{init_config.init} has adapters: new adapters need a complete '
                 'checkpoint. To resume an interrupted run, repeat its --init and --out'
             )
         return policy
@@ -72,7 +72,7 @@ def load_initial(init_config: InitConfig) -> WorldActionModel:
 
 
 def configure_stage(policy: WorldActionModel, stage: str) -> WorldActionModel:
-    """Return the policy in the form of a stage: `bc` sees only the newest image, predicts none."""
+    """Return the policy configured for a stage; `bc` uses one image and predicts no video."""
     design, model = policy.spec, policy.spec.model
     if stage == 'bc':
         model = replace(model, window_blocks=1, predicts_video=False)
@@ -127,10 +127,10 @@ def with_statistics(
 
 
 def split_episodes(data: EpisodeArrays, seed: int) -> tuple[EpisodeArrays, EpisodeArrays]:
-    """Set some episodes aside."""
+    """Return training and held-out episodes (10 %, at most 200)."""
     order = np.random.default_rng([seed, 1]).permutation(len(data.episodes))
     if len(order) < 2:
-        raise ValueError('want at least two episodes: one is held out to judge the training')
+        raise ValueError('want at least two episodes: one is held out for validation')
     aside = min(HELD_OUT_MAX_EPISODES, max(1, int(HELD_OUT_FRACTION * len(order))))
     return episode_arrays.select_episodes(
         data, sorted(order[aside:])
@@ -140,7 +140,7 @@ def split_episodes(data: EpisodeArrays, seed: int) -> tuple[EpisodeArrays, Episo
 def make_samplers(
     policy: WorldActionModel, data: EpisodeArrays, seed: int
 ) -> tuple[SequenceSampler, SequenceSampler]:
-    """Give the windows to train on and those held out."""
+    """Return the samplers of training and held-out windows."""
     normaliser, design = policy.make_normalizer(data.robot), policy.spec
     layout = design.canvas.make_layout(
         data.robot.model_tag, tuple(camera.key for camera in data.robot.cameras)

@@ -65,17 +65,17 @@ def load_state(path: Path, trainer: Trainer, settings: dict[str, Any]) -> float:
         if settings.get(key) != header['settings'].get(key)
     )
     if other:
-        told = ', '.join(
+        changes = ', '.join(
             f'{key} was {header["settings"].get(key)}, is {settings.get(key)}' for key in other
         )
         raise ValueError(
-            f'{path}: written by a run with other settings ({told}); give the same '
+            f'{path}: written by a run with other settings ({changes}); give the same '
             'ones, another --out, or --no-resume to start again'
         )
     wanted = {f'weight.{name}' for name, _ in trainer.trainable_parameters}
     if not wanted <= tensors.keys():
         raise ValueError(
-            f'{path}: lacks {", ".join(sorted(wanted - tensors.keys())[:3])}; it '
+            f'{path}: no tensors {", ".join(sorted(wanted - tensors.keys())[:3])}; it '
             'belongs to another model; give another --out, or --no-resume'
         )
     with torch.no_grad():

@@ -1,7 +1,7 @@
-"""Figures on episodes that training never draws: what tells whether words are understood.
+"""Validation metrics on held-out episodes, which measure the use of the instruction.
 
-The first chunk of an episode decides: later ones are given away by the motion so far. Shuffled
-words must make it many times worse, colors and sides each by themselves.
+The metric is the error of the first chunk of an episode, because later chunks can be inferred from
+the motion so far. It must be many times larger if the color or side words are exchanged.
 """
 
 import re
@@ -17,8 +17,8 @@ from wam_policy.model.network.video_action_dit import TrainingPrediction
 
 COLORS = ('red', 'green', 'blue', 'yellow', 'orange', 'purple', 'white', 'black')
 SIDES = ('left', 'right')
-MAX_WINDOWS = 128  # windows per figure
-MEMORY_BLOCKS = 3  # a goal shown only at the start is acted upon in the third block or before
+MAX_WINDOWS = 128  # windows per metric
+MEMORY_BLOCKS = 3  # with a goal shown at the start, the hands start by the third block
 
 
 class HeldOutEvaluator:
@@ -45,14 +45,13 @@ class HeldOutEvaluator:
                     break
         if not self.batches:
             raise ValueError(
-                'no episode that was held out begins with a row to judge by: train '
-                'on more episodes, or with another --seed'
+                'no held-out episode has a valid first window: use more episodes or another --seed'
             )
 
-    # not inference_mode: sharded weights that come together in it could not be trained on
+    # not inference_mode: shards gathered in it could not be trained afterwards
     @torch.no_grad()
     def compute_metrics(self, trainer: Trainer) -> dict[str, float]:
-        """Give named figures with the trainer's present weights."""
+        """Return the named metrics with the trainer's present weights."""
         found: dict[str, float] = {}
         errors, color, side, counts = [], [], [], []
         for family, batch in self.batches.items():
@@ -85,7 +84,7 @@ class HeldOutEvaluator:
     def _compute_action_error(
         self, trainer: Trainer, batch: Batch, texts: Sequence[str]
     ) -> tuple[float, float | None]:
-        """Return the squared error of one-step actions in the last block, 1 is their variance."""
+        """Return the squared error of one-step actions in the last block (1: their variance)."""
         noise = torch.Generator().manual_seed(self._seed)
         index = torch.zeros(len(texts), batch.blocks, dtype=torch.long)
         draw = sample_noise_like(batch.action, noise)
@@ -126,7 +125,7 @@ class HeldOutEvaluator:
         action_noise: torch.Tensor,
         generator: torch.Generator,
     ) -> tuple[TrainingPrediction, NoisedSample | None]:
-        """Predict at noise levels `index` [batch blocks] with the action noise `draw`."""
+        """Predict at noise levels [batch blocks] with the given action noise."""
         objective, device = trainer.objective, trainer.device
         batch, video = batch.to(device), None
         action = add_noise(
@@ -152,7 +151,7 @@ class HeldOutEvaluator:
 
 
 def swap_words(texts: Sequence[str], words: Sequence[str]) -> list[str]:
-    """Replace each of `words` in every text by another one that the texts use."""
+    """Replace each of `words` in every text by another of `words` that occurs in the texts."""
     used = [word for word in words if any(re.search(rf'\b{word}\b', text) for text in texts)]
     if len(used) < 2:
         return list(texts)
@@ -162,7 +161,7 @@ def swap_words(texts: Sequence[str], words: Sequence[str]) -> list[str]:
 
 
 def format_summary(metrics: Mapping[str, float]) -> str:
-    """Put the figures that decide into one line."""
+    """Return the main metrics as one line."""
     parts = [
         f'first chunk {metrics["action"]:.3f}',
         f'(other color {metrics["action_other_colour"]:.2f}, '
