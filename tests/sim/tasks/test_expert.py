@@ -159,5 +159,7 @@ def test_the_same_seed_is_the_same_motion(stage: ExpertRunner) -> None:
 
 def test_what_it_cannot_do_it_refuses(stage: ExpertRunner) -> None:
     stage.episode.reset(3, family='stack')
-    with pytest.raises(ValueError, match="no family 'stack'; want one of touch, push, lift, recall"):
+    with pytest.raises(
+        ValueError, match="no family 'stack'; want one of touch, push, lift, recall"
+    ):
         stage.expert.begin(stage.simulation.task, stage.simulation.start)
