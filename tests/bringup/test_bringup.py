@@ -192,12 +192,15 @@ def test_a_copy_of_the_configuration_may_use_old_argument_names(caplog):
 
 FAKE_NODE = textwrap.dedent("""
     import os, sys
+    from diagnostic_updater import Updater
     from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn as Result
+    from wam_policy.nodes.callback_guard import CallbackGuard
     from wam_policy.nodes.run_node import run_node
 
     class Fake(LifecycleNode):
         def __init__(self):
             super().__init__('fake')
+            self.guard = CallbackGuard(self, Updater(self))
 
         def answer(self, step):
             print(f'{step} asked', flush=True)

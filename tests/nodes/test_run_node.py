@@ -13,12 +13,15 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
 NODE_SCRIPT = textwrap.dedent("""
     import sys, threading
+    from diagnostic_updater import Updater
     from rclpy.node import Node
+    from wam_policy.nodes.callback_guard import CallbackGuard
     from wam_policy.nodes.run_node import run_node
 
     class Stuck(Node):
         def __init__(self):
             super().__init__('stuck')
+            self.guard = CallbackGuard(self, Updater(self))
             if sys.argv[1] == 'callback':
                 self.create_timer(0.01, self.never_ends)
             else:

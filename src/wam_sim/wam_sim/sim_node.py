@@ -14,6 +14,7 @@ import mujoco
 import numpy as np
 import rclpy
 from control_msgs.msg import JointTrajectoryControllerState
+from diagnostic_updater import Updater
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -27,9 +28,10 @@ from wam_msgs.msg import SimStatus
 from wam_msgs.srv import BeginEpisode
 from wam_policy.core.statistics import EventRate
 from wam_policy.nodes import parameters
+from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.message_conversion import image_to_msg, joint_state_to_msg, time_to_msg
 from wam_policy.nodes.motion.control_loop import set_realtime_priority
-from wam_policy.nodes.run_node import run_node
+from wam_policy.nodes.run_node import NodeFailure, run_node
 from wam_sim import messages, viewer
 from wam_sim.params import SimParams
 from wam_sim.physics import scene as scenes
@@ -65,6 +67,9 @@ class SimNode(Node):
         self.params = parameters.read(self, SimParams)
         # no parameter can change at run time: every change is rejected
         parameters.add_on_change_callback(self, SimParams, lambda: True, lambda _: None)
+        updater = Updater(self)
+        updater.setHardwareID('none')
+        self.guard = CallbackGuard(self, updater)
         self.robot = sim_robot.load(self.params.robot)
         self.embodiment = self.robot.embodiment
         # Physics is paced by the monotonic clock, offset to the wall clock at the start, so that
@@ -107,7 +112,7 @@ class SimNode(Node):
         """Raise RuntimeError if the physics or camera thread has failed."""
         for failure in (self.runner.error, self._camera_error):
             if failure is not None:
-                raise RuntimeError('the simulation stopped') from failure
+                raise NodeFailure('the simulation stopped') from failure
 
     def close(self) -> None:
         """Stop both threads; the node can be destroyed afterwards."""
@@ -148,9 +153,9 @@ class SimNode(Node):
         self.create_subscription(
             String, self.params.instruction_topic, self.on_instruction, RELIABLE_QOS
         )
-        self.create_service(Trigger, 'sim/reset', self.on_reset)
-        self.create_service(Trigger, 'sim/recount', self.on_reset_metrics)
-        self.create_service(BeginEpisode, 'sim/begin', self.on_begin)
+        self.guard.create_service(Trigger, 'sim/reset', self.on_reset)
+        self.guard.create_service(Trigger, 'sim/recount', self.on_reset_metrics)
+        self.guard.create_service(BeginEpisode, 'sim/begin', self.on_begin)
 
     def _wall_ns(self) -> int:
         return time.monotonic_ns() + self._offset_ns

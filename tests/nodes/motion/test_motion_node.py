@@ -231,7 +231,10 @@ def start_motion_node(*parameters):
         args=['--ros-args', '-p', 'embodiment:=yam', *(x for p in parameters for x in ('-p', p))],
     )
     node, bench = MotionNode(context=context), MotionTestBench(context)
-    spinning = ExecutorThread([node]), ExecutorThread([bench.node])
+    spinning = (
+        ExecutorThread([node], on_error=node.guard.record),
+        ExecutorThread([bench.node]),
+    )
     try:
         assert node.trigger_configure() == node.trigger_activate()
         yield node, bench
@@ -386,6 +389,27 @@ def test_a_fault_that_the_driver_reports_trips_a_latched_stop(tracking):
     assert bench.status.reason == 'robot reports: left arm: a motor has 91 degrees'
     bench.wait_rest()
     bench.wait(lambda: bench.diagnostics['motion: state'].level == b'\x02')
+    bench.check_motion()
+
+
+@pytest.mark.parametrize('place', ['tick', 'next_plan_request', 'on_policy_pause'])
+def test_a_fault_of_the_node_itself_stops_the_robot_and_latches(tracking, place):
+    """Loop, planner and callbacks: none of them ends, all of them make it stop."""
+    node, bench = tracking
+
+    def fail_once(*arguments):
+        delattr(node._motion, place)
+        raise ZeroDivisionError('of a test')
+
+    setattr(node._motion, place, fail_once)
+    bench.policy_status_publisher.publish(PolicyStatus(state=PolicyStatus.HOLDING))
+    bench.wait_state('PROTECTIVE_STOP')
+    assert bench.status.reason == 'fault in motion_node: ZeroDivisionError: of a test'
+    bench.wait_rest()
+    bench.wait(lambda: '1 faults' in str(bench.diagnostics.get('motion: callbacks')))
+    bench.wait(lambda: bench.call_service(Trigger, 'reset').success, 3.0)
+    assert bench.call_service(SetBool, 'enable', data=True).success
+    bench.wait_state('TRACKING')
     bench.check_motion()
 
 

@@ -22,11 +22,11 @@ class FakeMotionControl:
 
 
 def test_closing_waits_for_a_stop_that_is_held_back_and_sends_what_was_decided():
-    motion, sent = FakeMotionControl(polls_until_ready=3), []
+    motion, sent, errors = FakeMotionControl(polls_until_ready=3), [], []
     planner = PlannerThread(
-        motion, threading.Lock(), lambda: 0, lambda plan: lambda: sent.append(plan)
+        motion, threading.Lock(), lambda: 0, lambda plan: lambda: sent.append(plan), errors.append
     )
     planner.start()
     planner.enqueue(HOLD)
     planner.close()
-    assert not motion.stop_requested and sent == [HOLD] and planner.error is None
+    assert not motion.stop_requested and sent == [HOLD] and not errors

@@ -123,7 +123,7 @@ def start_policy_node(*parameters):
     given = [word for each in ('embodiment:=yam', *parameters) for word in ('-p', each)]
     rclpy.init(context=context, args=['--ros-args', *given])
     node, bench = PolicyNode(context=context), PolicyTestBench(context)
-    spinning = ExecutorThread([node, bench.node])
+    spinning = ExecutorThread([node, bench.node], on_error=node.guard.record)
     try:
         assert node.trigger_configure() == node.trigger_activate()
         bench.wait(lambda: bench.status.state_name == 'IDLE', 30)
@@ -282,6 +282,24 @@ def test_chunks_that_are_not_finite_are_dropped_and_counted(stage):
     bench.publish_instruction('nan')
     bench.wait(lambda: bench.status.dropped_chunks >= 3 and 'not finite' in bench.status.reason)
     assert not bench.chunks
+
+
+@pytest.mark.parametrize('place', ['next_request', 'on_frame'])
+def test_a_fault_of_the_node_itself_is_an_error_for_a_while(running, place):
+    """In the inference loop and in a callback: motion_node holds while the state is ERROR."""
+    node, bench = running
+    session = bench.status.session
+
+    def fail_once(*arguments):
+        delattr(policy, place)
+        raise ZeroDivisionError('of a test')
+
+    with node._locked_policy as policy:
+        setattr(policy, place, fail_once)
+    bench.wait(lambda: bench.status.state_name == 'ERROR')
+    assert bench.status.reason == 'fault in policy_node: ZeroDivisionError: of a test'
+    bench.wait(lambda: '1 faults' in str(bench.diagnostics.get('policy: callbacks')))
+    bench.wait_running(session)
 
 
 def test_reload_restarts_the_workers_and_names_a_wrong_folder(running, monkeypatch):

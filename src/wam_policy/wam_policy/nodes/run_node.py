@@ -1,7 +1,8 @@
 """Run a node as a program: one executor, one shutdown path, exit status 0 on Ctrl-C.
 
 A signal closes the node first and the ROS context last. rclpy's own handler does it in the other
-order, and then whatever still publishes fails. A shutdown that takes too long is forced.
+order, and then whatever still publishes fails. A shutdown that takes too long is forced. What a
+callback raises is recorded by the node's guard and does not end the process, except NodeFailure.
 """
 
 import faulthandler
@@ -33,13 +34,24 @@ def freeze_gc() -> None:
     gc.freeze()
 
 
+class NodeFailure(RuntimeError):
+    """Raised in a callback of a node that cannot do its work any more: it ends with status 1."""
+
+
 class ExecutorThread:
     """Spin nodes in a separate thread and store the exception that ended it.
 
     Uses EventsExecutor: on Jazzy, rclpy's multi-threaded executor wakes up late and busy-waits.
     """
 
-    def __init__(self, nodes: Sequence[Node], on_exit: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        on_exit: Callable[[], None] = lambda: None,
+        on_error: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Start; with `on_error`, what callbacks raise goes there and spinning goes on."""
+        self._context, self._on_error = nodes[0].context, on_error
         self._executor = EventsExecutor(context=nodes[0].context)
         for node in nodes:
             self._executor.add_node(node)
@@ -57,11 +69,25 @@ class ExecutorThread:
 
     def _run(self) -> None:
         try:
-            self._executor.spin()
+            while not self._spin_until_error():
+                pass
         except Exception as error:  # noqa: BLE001 - raised again in the thread that stops
             self._error = error
         finally:
             self._on_exit()
+
+    def _spin_until_error(self) -> bool:
+        """Return True when the executor was stopped, False after an exception that is handled."""
+        try:
+            self._executor.spin()
+        except NodeFailure:
+            raise
+        except Exception as error:  # noqa: BLE001 - handled by the guard of the node
+            if self._on_error is None or not self._context.ok():
+                raise
+            self._on_error(error)
+            return False
+        return True
 
 
 def run_node(
@@ -70,6 +96,8 @@ def run_node(
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
 ) -> NoReturn:
     """Run the node that `make_node` returns until SIGINT or SIGTERM, then close it and exit.
+
+    The node has `close()` and, as `guard`, the CallbackGuard that records what callbacks raise.
 
     If closing takes longer than `shutdown_timeout_s`, every thread's stack is printed to stderr
     and the process exits with status 1. After a complete shutdown it exits at once with status 0:
@@ -89,7 +117,7 @@ def run_node(
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = make_node()
     freeze_gc()
-    spinning = ExecutorThread([node], request_shutdown)
+    spinning = ExecutorThread([node], request_shutdown, node.guard.record)
     try:
         while not asked:
             time.sleep(SIGNAL_POLL_S)

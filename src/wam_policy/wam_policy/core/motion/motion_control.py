@@ -165,6 +165,10 @@ class MotionControl:
         if fault and self.state in ACTIVE_STATES and not self.dry_run:
             self._halt(MotionState.PROTECTIVE_STOP, f'robot reports: {fault}', now_ns)
 
+    def on_node_fault(self, reason: str, now_ns: int) -> None:
+        """Stop and latch, also from DISABLED: the program that moves the robot has a fault."""
+        self._halt(MotionState.PROTECTIVE_STOP, f'fault in motion_node: {reason}', now_ns)
+
     def on_deadman(self, pressed: bool, now_ns: int) -> None:
         self.deadman_ns = now_ns if pressed else None
 

@@ -25,12 +25,13 @@ class MotionDiagnostics:
         get_control_loop: Callable[[], ControlLoop | None],
     ) -> None:
         self._get_snapshot, self._get_control_loop = get_snapshot, get_control_loop
-        self._updater = Updater(node)
-        self._updater.setHardwareID('none')
+        self.updater = Updater(node)
+        self.updater.setHardwareID('none')
+        self._task_names: list[str] = []
 
     def add_tasks(self, robot: Embodiment) -> None:
         """Report on this robot from now on."""
-        self._updater.setHardwareID(robot.name)
+        self.updater.setHardwareID(robot.name)
         for name, judge in (
             ('state', self._check_state),
             ('loop jitter', self._check_loop_jitter),
@@ -41,8 +42,8 @@ class MotionDiagnostics:
 
     def remove_tasks(self) -> None:
         """Report nothing until the next `watch`."""
-        for task in list(self._updater.tasks):
-            self._updater.removeByName(task.name)
+        while self._task_names:
+            self.updater.removeByName(self._task_names.pop())
 
     def _add_task(self, name: str, check: Callable[[], DiagnosticResult]) -> None:
         def run(out: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
@@ -52,7 +53,8 @@ class MotionDiagnostics:
                 out.add(key, value)
             return out
 
-        self._updater.add(name, run)
+        self._task_names.append(name)
+        self.updater.add(name, run)
 
     def _check_state(self) -> DiagnosticResult:
         now = self._get_snapshot()

@@ -32,6 +32,8 @@ from wam_policy.core.motion.trajectory import Trajectory
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Controller, Embodiment
 from wam_policy.nodes import message_conversion, parameters, qos
+from wam_policy.nodes.callback_guard import CallbackGuard
+from wam_policy.nodes.motion import motion_status
 from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
 from wam_policy.nodes.motion.motion_diagnostics import MotionDiagnostics
 from wam_policy.nodes.motion.planner_thread import PlannerThread
@@ -94,6 +96,7 @@ class MotionNode(LifecycleNode):
         self._diagnostics = MotionDiagnostics(
             self, self._take_snapshot, lambda: self._active and self._active.control_loop
         )
+        self.guard = CallbackGuard(self, self._diagnostics.updater, self._on_fault)
 
     @property
     def _robot(self) -> Embodiment:
@@ -145,9 +148,9 @@ class MotionNode(LifecycleNode):
                 for controller in (() if motion.dry_run else robot.controllers)
             ],
             command_services=[
-                self.create_service(SetBool, 'enable', self._on_enable),
-                self.create_service(Trigger, 'estop', self._on_estop),
-                self.create_service(Trigger, 'reset', self._on_reset),
+                self.guard.create_service(SetBool, 'enable', self._on_enable),
+                self.guard.create_service(Trigger, 'estop', self._on_estop),
+                self.guard.create_service(Trigger, 'reset', self._on_reset),
             ],
             status_timer=self.create_timer(
                 1.0 / (CHECKS_PER_STATUS * given.status_rate_hz),
@@ -162,8 +165,10 @@ class MotionNode(LifecycleNode):
         self._motion.restart()
         self._auto_enable, self._policy_paused = True, False
         self._active = active = _Active(
-            PlannerThread(self._motion, self._lock, self._now_ns, self._make_publish_fn),
-            ControlLoop(self._tick, 1.0 / self._params.rate_hz),
+            PlannerThread(
+                self._motion, self._lock, self._now_ns, self._make_publish_fn, self.guard.record
+            ),
+            ControlLoop(self.guard.wrap(self._tick), 1.0 / self._params.rate_hz),
             self._create_inputs(),
         )
         freeze_gc()
@@ -340,6 +345,15 @@ class MotionNode(LifecycleNode):
     def _on_params(self, changed: MotionParams) -> None:
         self._params = changed
 
+    def _on_fault(self, reason: str) -> None:
+        """Stop the robot and latch: after a fault of its own the node may not know what is so."""
+        self._auto_enable = False
+        with self._lock:
+            if self._configured is not None:
+                self._motion.on_node_fault(reason, self._now_ns())
+        if self._active is not None:
+            self._planner_thread.wake()
+
     # outputs
 
     def _enable(self) -> tuple[bool, str]:
@@ -388,11 +402,7 @@ class MotionNode(LifecycleNode):
             return self._motion.snapshot(self._now_ns())
 
     def _on_status_timer(self) -> None:
-        """Publish what changed at once, and a regular status; end with a thread that failed."""
-        if self._active is not None:
-            for error in (self._active.control_loop.error, self._active.planner_thread.error):
-                if error is not None:
-                    raise RuntimeError('motion ended by a fault of its own') from error
+        """Publish what changed at once, and a regular status."""
         with self._lock:  # a last tick may come while the node is cleaned up
             if self._configured is None:
                 return
@@ -416,49 +426,11 @@ class MotionNode(LifecycleNode):
     def _publish_status(self, snapshot: MotionSnapshot | None = None) -> None:
         snapshot = snapshot or self._take_snapshot()
         self._status_publisher.publish(
-            make_status_msg(
+            motion_status.make_status_msg(
                 snapshot, self._robot, self._active and self._active.control_loop, self._now_ns()
             )
         )
         self._estop_publisher.publish(Bool(data=snapshot.estop))
-
-
-def make_status_msg(
-    snapshot: MotionSnapshot, robot: Embodiment, control_loop: ControlLoop | None, now_ns: int
-) -> MotionStatus:
-    """Return the status at `now_ns`; without a loop nothing ticks."""
-    counters = snapshot.counters
-    age_s = snapshot.chunk_age_s
-    msg = MotionStatus(
-        state=snapshot.state.value,
-        state_name=snapshot.state.name,
-        robot=robot.name,
-        enabled=snapshot.enabled,
-        estop=snapshot.estop,
-        first_move=snapshot.first_move,
-        dry_run=snapshot.dry_run,
-        deadman_ok=snapshot.deadman_ok,
-        joint_names=list(robot.commanded),
-        clamp_counts=snapshot.clamp_counts.tolist(),
-        blend_offset=snapshot.blend_offset,
-        chunk_age_ms=-1.0 if age_s is None else age_s * 1e3,
-        rows_left=snapshot.rows_left,
-        chunks_accepted=counters.accepted,
-        chunks_rejected=counters.rejected,
-        chunks_late=counters.late,
-        underruns=counters.underruns,
-        late_ticks=control_loop.late_ticks if control_loop else 0,
-        tick_jitter_p99_ms=control_loop.jitter_p99_ms if control_loop else 0.0,
-        max_step=counters.max_step,
-        max_velocity_ratio=counters.velocity_ratio,
-        max_acceleration_ratio=counters.acceleration_ratio,
-        max_jerk_ratio=counters.jerk_ratio,
-        predicted_collisions=counters.predicted_collisions,
-        commands_lost=counters.commands_lost,
-        reason=snapshot.reason,
-    )
-    msg.header.stamp = message_conversion.time_to_msg(now_ns)
-    return msg
 
 
 def _make_collision_checker(

@@ -25,19 +25,23 @@ class PlannerThread:
         lock: threading.Lock,
         now_ns: Callable[[], int],
         make_publish_fn: Callable[[Trajectory], Callable[[], None]],
+        on_error: Callable[[Exception], None],
     ) -> None:
-        """Take motion with its lock; `prepared` returns what publishes a trajectory."""
+        """Take motion with its lock; `make_publish_fn` returns what publishes a trajectory.
+
+        `on_error` gets what planning or publishing raised; the thread goes on.
+        """
         self._motion, self._lock, self._now_ns, self._make_publish_fn = (
             motion,
             lock,
             now_ns,
             make_publish_fn,
         )
+        self._on_error = on_error
         self._publish_queue: deque[Callable[[], None]] = deque()
         self._wake_event = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name='planner', daemon=True)
-        self.error: Exception | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -59,15 +63,18 @@ class PlannerThread:
         self._wake_event.set()
 
     def _run(self) -> None:
-        try:
-            while True:
-                self._wake_event.wait(MAX_WAIT_S)
-                self._wake_event.clear()
+        while True:
+            self._wake_event.wait(MAX_WAIT_S)
+            self._wake_event.clear()
+            try:
                 busy = self._plan_and_publish()
-                if self._closing and not busy and not self._motion.stop_requested:
-                    return  # a stop may first have waited for a report
-        except Exception as error:  # noqa: BLE001 - the node ends with it, see error
-            self.error = error
+            except Exception as error:  # noqa: BLE001 - told to the node, which stops the robot
+                self._on_error(error)
+                if self._closing:  # what was sent ends at rest; this may fail for ever
+                    return
+                continue
+            if self._closing and not busy and not self._motion.stop_requested:
+                return  # a stop may first have waited for a report
 
     def _plan_and_publish(self) -> bool:
         """Plan at most one thing and publish everything decided; tell whether there was any."""

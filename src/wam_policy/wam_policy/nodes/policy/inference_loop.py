@@ -83,14 +83,19 @@ class InferenceLoop:
         publish_chunk: Callable[[Chunk, int], None],
         publish_video: Callable[[Chunk, np.ndarray], None],
         is_video_requested: Callable[[], bool],
+        on_error: Callable[[Exception], None],
     ) -> None:
-        """Take `publish(chunk, answered_ns)` and `on_video`; the own thread calls them."""
+        """Take `publish_chunk(chunk, answered_ns)` and the others; the own thread calls them.
+
+        `on_error` gets what none of the workers' errors is; the thread goes on.
+        """
         self._locked_policy, self._now_ns = locked_policy, now_ns
         self._publish_chunk, self._publish_video, self._is_video_requested = (
             publish_chunk,
             publish_video,
             is_video_requested,
         )
+        self._on_error = on_error
         self._backend: WorkerBackend | None = None
         self._next_backend: LatestSlot[WorkerBackend] = LatestSlot()
         self._active = False
@@ -130,14 +135,22 @@ class InferenceLoop:
     def _run(self) -> None:
         try:
             while not self._closing:
-                self._switch_backend()
-                if not self._execute_next():
+                if not self._step():
                     self._wake_event.wait(POLL_S if self._active else IDLE_S)
                     self._wake_event.clear()
         finally:
             for engine in (self._backend, self._next_backend.take()):
                 if engine is not None:
                     engine.close()
+
+    def _step(self) -> bool:
+        """Switch the workers if asked to, then ask one thing; False: wait before the next."""
+        try:
+            self._switch_backend()
+            return self._execute_next()
+        except Exception as error:  # noqa: BLE001 - told to the node; without this thread it hangs
+            self._on_error(error)
+            return False
 
     def _switch_backend(self) -> None:
         engine = self._next_backend.take()

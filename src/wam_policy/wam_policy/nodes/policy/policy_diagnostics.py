@@ -27,13 +27,14 @@ class PolicyDiagnostics:
         self._get_status, self._get_target_hz = get_status, get_target_hz
         self._robot: Embodiment | None = None
         self._latest_status = PolicyStatus()  # what all tasks of one round judge
-        self._updater = Updater(node)
-        self._updater.setHardwareID('none')
+        self.updater = Updater(node)
+        self.updater.setHardwareID('none')
+        self._task_names: list[str] = []
 
     def add_tasks(self, robot: Embodiment) -> None:
         """Report on this robot from now on."""
         self._robot = robot
-        self._updater.setHardwareID(robot.name)
+        self.updater.setHardwareID(robot.name)
         self._add_task(
             'loop', lambda _: self._check_loop(self._refresh_status())
         )  # the first of every round
@@ -47,8 +48,8 @@ class PolicyDiagnostics:
 
     def remove_tasks(self) -> None:
         """Report nothing until the next `watch`."""
-        for task in list(self._updater.tasks):
-            self._updater.removeByName(task.name)
+        while self._task_names:
+            self.updater.removeByName(self._task_names.pop())
         self._robot = None
 
     def _add_task(self, name: str, check: Callable[[PolicyStatus], DiagnosticResult]) -> None:
@@ -59,7 +60,8 @@ class PolicyDiagnostics:
                 out.add(key, value)
             return out
 
-        self._updater.add(name, run)
+        self._task_names.append(name)
+        self.updater.add(name, run)
 
     def _refresh_status(self) -> PolicyStatus:
         self._latest_status = self._get_status()

@@ -29,6 +29,7 @@ from wam_policy.core.session.policy_session import (
 )
 from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, parameters, qos
+from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import PolicyParams
 from wam_policy.nodes.policy import worker_backend
@@ -42,6 +43,7 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 UNTRAINED = 'UNTRAINED'  # in the name of a model with random weights
 STATUS_PERIOD_S = 0.1  # at most this often, at least every HEARTBEAT_TICKS
 HEARTBEAT_TICKS = 10
+FAULT_HOLD_NS = 2_000_000_000  # ERROR is seen in every status of two heartbeats
 LOG_PERIOD_S = 1.0  # a state that flickers is in the status, not in the log
 
 
@@ -66,6 +68,7 @@ class PolicyNode(LifecycleNode):
         )
         self._status_publisher = self.create_publisher(PolicyStatus, 'status', qos.LATCHED)
         self._diagnostics = PolicyDiagnostics(self, self._make_status, self._target_query_rate_hz)
+        self.guard = CallbackGuard(self, self._diagnostics.updater, self._on_fault)
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=self._on_time_jump,
@@ -113,13 +116,14 @@ class PolicyNode(LifecycleNode):
         self._run_action = RunInstructionAction(
             self, self._locked_policy, lambda: bool(self._inputs), self._make_status
         )
-        self._reload_service = self.create_service(Reload, 'reload', self._on_reload)
+        self._reload_service = self.guard.create_service(Reload, 'reload', self._on_reload)
         self._inference_loop = InferenceLoop(
             self._locked_policy,
             self._now_ns,
             self._publish_chunk,
             self._publish_video,
             self._is_video_requested,
+            self.guard.record,
         )
         self._inference_loop.start(self._make_backend(plan))
         self._diagnostics.add_tasks(self._robot)
@@ -247,6 +251,14 @@ class PolicyNode(LifecycleNode):
         if self._locked_policy is not None:
             with self._locked_policy as policy:
                 policy.set_query_period(_rate_to_period_ns(changed.max_query_rate_hz))
+
+    def _on_fault(self, reason: str) -> None:
+        """Show ERROR for a while: motion_node then brings the robot to rest."""
+        if self._locked_policy is not None:
+            with self._locked_policy as policy:
+                policy.on_request_failed(
+                    f'fault in policy_node: {reason}', self._now_ns() + FAULT_HOLD_NS
+                )
 
     def _on_reload(self, request: Reload.Request, response: Reload.Response) -> Reload.Response:
         checkpoint = worker_backend.select_checkpoint(

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from diagnostic_updater import Updater
 from rclpy.context import Context
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -25,6 +26,7 @@ from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.core.robot import embodiment
 from wam_policy.core.session.instruction import clean_instruction
 from wam_policy.nodes import message_conversion, parameters, qos
+from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import RecorderParams
 from wam_policy.nodes.recorder.episode_writer import DISK_TIMEOUT_S, EpisodeWriter
@@ -72,6 +74,9 @@ class RecorderNode(LifecycleNode):
         parameters.add_on_change_callback(
             self, RecorderParams, lambda: bool(self._inputs), self._on_params
         )
+        updater = Updater(self)
+        updater.setHardwareID('none')
+        self.guard = CallbackGuard(self, updater)
 
     # life
 
@@ -99,8 +104,8 @@ class RecorderNode(LifecycleNode):
         self.get_logger().info(f'episodes of {robot.name} go to {root}')
         self._status_publisher = self.create_publisher(EpisodeStatus, 'episode', qos.LATCHED)
         self._command_services = [
-            self.create_service(StartEpisode, '~/start', self._on_start_episode),
-            self.create_service(StopEpisode, '~/stop', self._on_stop_episode),
+            self.guard.create_service(StartEpisode, '~/start', self._on_start_episode),
+            self.guard.create_service(StopEpisode, '~/stop', self._on_stop_episode),
         ]
         self._record_action = RecordEpisodeAction(
             self, self.start_episode, self.end_episode, self.make_status

@@ -29,6 +29,7 @@ from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.session.policy_health import DiagnosticLevel
 from wam_policy.core.types import JointState, Setpoint
 from wam_policy.nodes import message_conversion, parameters, qos
+from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import StreamParams
@@ -62,6 +63,8 @@ class StreamNode(LifecycleNode):
         )
         self._updater = Updater(self)
         self._updater.setHardwareID('none')
+        self._own_fault = ''  # what a callback raised since the node was configured
+        self.guard = CallbackGuard(self, self._updater, self._on_fault)
 
     # life
 
@@ -75,7 +78,7 @@ class StreamNode(LifecycleNode):
                     f'{robot.name} has no adapter of {", ".join(ADAPTERS)}; its '
                     'controllers must come from ros2_control'
                 )
-            self._stream = SetpointStream(robot)
+            self._stream, self._own_fault = SetpointStream(robot), ''
             self._joint_state_publisher = self.create_publisher(
                 JointStateMsg, given.joint_states_topic, qos.JOINTS
             )
@@ -157,8 +160,7 @@ class StreamNode(LifecycleNode):
         self._adapter = None
         for timer in (self._check_timer, self._report_timer):
             self.destroy_timer(timer)
-        for task in list(self._updater.tasks):
-            self._updater.removeByName(task.name)
+        self._updater.removeByName('stream')
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         for publisher in (
@@ -183,6 +185,10 @@ class StreamNode(LifecycleNode):
 
     def _on_params(self, changed: StreamParams) -> None:
         self._params = changed
+
+    def _on_fault(self, reason: str) -> None:
+        """Tell motion_node with the next check, which stops the robot; sending goes on."""
+        self._own_fault = f'fault in stream_node: {reason}'
 
     # outputs
 
@@ -214,7 +220,7 @@ class StreamNode(LifecycleNode):
         """
         if self._control_loop.error is not None:
             return f'the stream ended by a fault of its own: {self._control_loop.error!r}'
-        return self._adapter.fault
+        return self._adapter.fault or self._own_fault
 
     def _on_report_timer(self) -> None:
         """Say what the controllers follow: the set-point sent last, stamped with its tick."""
