@@ -44,6 +44,11 @@ class SimParams:
     camera_jitter: float = parameter(
         0.1, 'largest deviation of an image from its time, in periods', low=0.0, high=0.4
     )
+    camera_noise: bool = parameter(
+        True,
+        'change a few pixels of every image by one step, as a sensor does; false: images of an '
+        'unmoved scene are equal, and policy_node needs detect_frozen_images false',
+    )
     image_width: int = parameter(320, 'width of every image', unit='pixels', low=32, high=640)
     image_height: int = parameter(240, 'height of every image', unit='pixels', low=24, high=480)
     publish_clock: bool = parameter(

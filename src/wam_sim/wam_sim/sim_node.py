@@ -37,7 +37,7 @@ from wam_sim.params import SimParams
 from wam_sim.physics import scene as scenes
 from wam_sim.physics import sim_robot
 from wam_sim.physics.camera_schedule import CameraSchedule
-from wam_sim.physics.cameras import compute_intrinsics
+from wam_sim.physics.cameras import add_noise, compute_intrinsics
 from wam_sim.physics.simulation import STEP_NS, Simulation, update_kinematics
 from wam_sim.realtime_runner import STEPS_PER_BATCH, RealtimeRunner
 from wam_sim.tasks import task_families
@@ -307,7 +307,7 @@ class SimNode(Node):
         try:
             simulation = self.runner.simulation
             cameras, data = simulation.open_cameras(), mujoco.MjData(simulation.model)
-            window = self._open_window(simulation.model, data)
+            window, rng = self._open_window(simulation.model, data), np.random.default_rng()
             schedule = CameraSchedule(
                 cameras.keys,
                 1.0 / self.params.camera_hz,
@@ -326,6 +326,8 @@ class SimNode(Node):
                 images = cameras.render(data, keys)
                 self._render_ms.append(1e3 * (time.monotonic() - begin_s))
                 for key, rgb in zip(keys, images, strict=True):
+                    if self.params.camera_noise:
+                        add_noise(rgb, rng)
                     self._publish_image(key, now_ns, rgb, simulation.model)
                 if window is not None and window.is_running():
                     window.sync()

@@ -127,6 +127,22 @@ def test_motion_is_not_enabled_at_a_posture_in_degrees_and_says_why():
     assert hold is None and 'looks like degrees' in why_not and 'no joint state' in why_not
 
 
+def test_motion_is_not_enabled_between_a_posture_and_one_it_jumped_to():
+    motion = MotionControl(G1, dry_run=False)
+    enabled = []
+    for ms in range(0, 900, 10):
+        state = make_state(G1, ms, idx24_arm_l_joint4=-1.2 if ms < 400 else -0.6)
+        motion.on_joints(state, state.stamp_ns)
+        motion.tick(state.stamp_ns)
+        hold, _ = motion.enable(state.stamp_ns)
+        if hold is not None:
+            enabled.append((ms, hold.goal[3]))
+            motion.restart()
+    # the last before the jump, then not until the readings agree and the robot rests
+    assert all(position == (-1.2 if ms < 400 else -0.6) for ms, position in enabled)
+    assert [ms for ms, _ in enabled if 400 <= ms < 600] == [] and enabled[-1][0] >= 600
+
+
 def test_the_reason_is_not_renewed_with_every_message():
     monitor = JointStateMonitor(G1)
     reasons = set()

@@ -68,6 +68,8 @@ class PolicyTestBench:
         self.sim_status_publisher = self.node.create_publisher(
             SimStatus, '/sim/status', qos.REQUEST
         )
+        self.random = np.random.default_rng(1)
+        self.frozen_images = {}  # camera -> the picture it repeats
         # a period below the skew limit: between two arrivals one camera is a period ahead
         self.node.create_timer(0.042, self.on_camera_timer)
         self.node.create_timer(0.01, self.on_joint_timer)
@@ -76,8 +78,11 @@ class PolicyTestBench:
         return self.node.get_clock().now().nanoseconds
 
     def on_camera_timer(self):
-        pixels = np.zeros((self.image_size[1], self.image_size[0], 3), np.uint8)
         for key in set(self.image_publishers) - self.disabled_cameras:
+            shape = (self.image_size[1], self.image_size[0], 3)
+            pixels = self.frozen_images.get(key)
+            if pixels is None:
+                pixels = self.random.integers(0, 255, shape, np.uint8)
             self.image_publishers[key].publish(
                 message_conversion.image_to_msg(pixels, self.now_ns(), key)
             )
@@ -244,6 +249,16 @@ def test_a_dark_camera_stops_queries_and_light_brings_them_back(running):
     assert len(bench.chunks) == chunks
     bench.wait(lambda: bench.diagnostics[f'policy: camera {dark.key} rate and age'].level == b'\2')
     bench.disabled_cameras = set()
+    bench.wait_running()
+
+
+def test_a_frozen_camera_stops_queries_and_a_new_picture_brings_them_back(running):
+    _, bench = running
+    frozen = ROBOT.cameras[2].key
+    bench.frozen_images = {frozen: np.full((6, 8, 3), [10, 200, 30], np.uint8)}
+    bench.wait(lambda: bench.status.state_name == 'STALE_OBSERVATION')
+    assert frozen in bench.status.reason and 'the same picture' in bench.status.reason
+    bench.frozen_images = {}
     bench.wait_running()
 
 

@@ -50,6 +50,22 @@ def test_a_stamp_is_moved_and_nothing_else(raw):
     assert corruptions.replace_stamp(late, corruptions.read_stamp_ns(raw)) == raw
 
 
+def test_a_covered_lens_is_a_whole_picture_of_one_color():
+    (dark,) = apply_corruption('blacken', make_image_bytes())
+    frame = message_conversion.frame_from_msg(deserialize_message(dark, Image), 'top')
+    assert frame.rgb.shape == PIXELS.shape and not frame.rgb.any()
+
+
+def test_degrees_and_a_missing_effort_are_of_a_whole_joint_state():
+    (degrees,) = apply_corruption('degrees', make_joint_state_bytes())
+    assert deserialize_message(degrees, JointState).position[0] == pytest.approx(57.2957795)
+    (partial,) = apply_corruption('nan effort', make_joint_state_bytes())
+    state = message_conversion.joint_state_from_msg(
+        deserialize_message(partial, JointState), ['a', 'b', 'c']
+    )
+    assert state.effort[:2].tolist() == [0.0, 0.0] and np.isnan(state.effort[2])
+
+
 def test_what_is_frozen_repeats_with_its_own_stamp_or_with_theirs():
     freeze, stick = corruptions.CORRUPTIONS['freeze'](), corruptions.CORRUPTIONS['stick']()
     for trick in (freeze, stick):

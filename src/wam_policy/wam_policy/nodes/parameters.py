@@ -220,6 +220,11 @@ class PolicyParams:
     compressed_images: bool = parameter(
         False, 'subscribe to <topic>/compressed instead of <topic>'
     )
+    detect_frozen_images: bool = parameter(
+        True,
+        'treat a camera as stale that sends the same picture, or one color, for 0.5 s; false for '
+        'simulators whose images have no noise',
+    )
     joint_states_topic: str = parameter('/joint_states', 'sensor_msgs/JointState of the robot')
     __post_init__ = validate_fields
 

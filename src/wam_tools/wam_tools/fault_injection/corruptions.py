@@ -108,6 +108,11 @@ def halve_image(msg: Image) -> None:
     msg.data = small.data
 
 
+def blacken_image(msg: Image) -> None:
+    """Cover the lens."""
+    msg.data = bytes(len(msg.data))
+
+
 def set_wrong_encoding(msg: Image) -> None:
     """Call the picture what it is not."""
     msg.encoding = 'mono16'
@@ -198,6 +203,7 @@ CORRUPTIONS: dict[str, Callable[..., Corruption]] = {
     'shift': make_stamp_shift,
     'garbage': lambda: randomize_bytes,
     'resize': lambda: make_message_edit(Image, halve_image),
+    'blacken': lambda: make_message_edit(Image, blacken_image),
     'recode': lambda: make_message_edit(Image, set_wrong_encoding),
     'cut': lambda: make_message_edit(Image, truncate_image_data),
     'nan': lambda: make_message_edit(JointState, set_nan_position),

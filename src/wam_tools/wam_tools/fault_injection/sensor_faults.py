@@ -8,6 +8,8 @@ STALE_OBSERVATION = r'policy: STALE_OBSERVATION.*{key}'
 CAMERA_CORRUPTIONS = {
     'dropped': ('lose', [1.0], STALE_OBSERVATION, True),
     'frozen': ('freeze', [], STALE_OBSERVATION, True),
+    'frozen under new stamps': ('stick', [], STALE_OBSERVATION + '.*same picture', True),
+    'black': ('blacken', [], STALE_OBSERVATION + '.*one color', True),
     'slowed to 0.5 Hz': ('slow', [30], STALE_OBSERVATION, None),
     'stamped 0.4 s late': ('shift', [-0.4], STALE_OBSERVATION, True),
     'stamped 0.4 s ahead': ('shift', [0.4], r'policy: STALE.*{key}.*(future|apart)', True),

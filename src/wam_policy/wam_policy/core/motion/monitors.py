@@ -91,7 +91,12 @@ class JointStateMonitor:
         return f'{reason}: {self._refusal}' if refused else reason
 
     def check_at_rest(self) -> str | None:
-        """Return what still moves, or that nobody knows yet."""
+        """Return what still moves, or that nobody knows yet.
+
+        While the newest state is refused, the accepted one may be where the robot is not.
+        """
+        if self.newest is not None and self._last_stamp_ns != self.newest.stamp_ns:
+            return self._refusal
         if not self.history or self.history[-1][0] - self.history[0][0] < AT_REST_WINDOW_NS:
             return 'joint states too short to tell whether the robot is still'
         first_ns = self.history[-1][0] - AT_REST_WINDOW_NS

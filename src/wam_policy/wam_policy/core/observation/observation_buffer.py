@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from wam_policy.core.observation.frozen_images import FrozenImageMonitor
+from wam_policy.core.observation.joint_plausibility import JointPlausibility
 from wam_policy.core.robot.embodiment import Camera, Embodiment
 from wam_policy.core.types import Frame, JointState, Observation
 
@@ -120,9 +122,13 @@ class StampedBuffer[T: (Frame, JointState)]:
 class ObservationBuffer:
     """Hold the senses of one robot and tell whether they make an observation."""
 
-    def __init__(self, robot: Embodiment) -> None:
+    def __init__(self, robot: Embodiment, *, detect_frozen_images: bool = False) -> None:
         gate = robot.safety.observation
+        self.image_monitor = FrozenImageMonitor(
+            (camera.key for camera in robot.cameras), enabled=detect_frozen_images
+        )
         history_ns = round(gate.history_s * 1e9)
+        self._plausibility = JointPlausibility(robot)
         self.bridged_observations = 0  # where a frame was lost within the age limit
         self._robot = robot
         self._config = gate
@@ -143,6 +149,15 @@ class ObservationBuffer:
         for ring in self.camera_buffers.values():
             ring.clear()
         self.joint_buffer.clear()
+        self.image_monitor.reset()
+        self._plausibility.reset()
+
+    def check_joint_state(self, state: JointState) -> str | None:
+        """Return why a posture cannot be true; stamps that go back are judged where it is put."""
+        newest = self.joint_buffer.newest
+        if newest is not None and state.stamp_ns <= newest.stamp_ns:
+            return None
+        return self._plausibility.check(state)
 
     def latest_observation(self, now_ns: int) -> Observation | ObservationRejection:
         """Return what all senses saw at the latest instant they share, or why there is none.
@@ -205,17 +220,21 @@ class ObservationBuffer:
         return min(max(limit_ns, AGE_INTERVALS * interval_ns), MAX_AGE_FACTOR * limit_ns)
 
     def _check_sources(self, now_ns: int) -> ObservationRejection | None:
-        """Return the first sense that is missing, too old or ahead of the clock."""
+        """Return the first sense that is missing, too old, ahead of the clock or frozen."""
         for camera in self._robot.cameras:
+            title = f'camera {camera.key} ({camera.topic})'
             refusal = _check_source(
                 camera.key,
-                f'camera {camera.key} ({camera.topic})',
+                title,
                 self.camera_buffers[camera.key].newest,
                 now_ns,
                 self._age_limit_ns(camera) / 1e9,
             )
             if refusal:
                 return refusal
+            flaw = self.image_monitor.check(camera.key)
+            if flaw:
+                return ObservationRejection(camera.key, f'{title}: {flaw}', missing=False)
         return _check_source(
             'joints',
             'joint states',

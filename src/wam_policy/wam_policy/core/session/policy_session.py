@@ -13,7 +13,6 @@ import numpy as np
 
 from wam_policy.core.observation.clocks import QueryClock
 from wam_policy.core.observation.frame_history import BlockTiming, FrameHistory
-from wam_policy.core.observation.joint_plausibility import JointPlausibility
 from wam_policy.core.observation.observation_buffer import (
     ObservationBuffer,
     ObservationRejection,
@@ -78,6 +77,7 @@ class SessionSettings:
     max_frame_gap_ns: int = 2_000_000_000  # a camera that shows nothing for longer ends a session
     max_instruction_length: int = 400  # characters
     query_per_commit: bool = False  # as the released server: one query per block
+    detect_frozen_images: bool = False  # equal pictures in a row are one
     latest_joint_state: bool = False  # queries that read no picture need not wait for one
 
 
@@ -106,8 +106,9 @@ class PolicySession:
         """Take a text that no other life of the node has, to name sessions by."""
         self.robot = robot
         self.settings = settings
-        self.observations = ObservationBuffer(robot)
-        self._plausibility = JointPlausibility(robot)
+        self.observations = ObservationBuffer(
+            robot, detect_frozen_images=settings.detect_frozen_images
+        )
         self.instruction = ''
         self.instruction_count = 0  # instructions accepted since the start
         self.sequence = 0  # of the newest query; never goes back
@@ -137,11 +138,12 @@ class PolicySession:
     # what arrives
 
     def on_frame(self, frame: Frame, now_ns: int) -> None:
+        self.observations.image_monitor.update(frame)
         self._store_sample(self.observations.camera_buffers[frame.camera], frame, frame.camera)
         self._arrived_ns[frame.camera] = now_ns
 
     def on_joints(self, joints: JointState, now_ns: int) -> None:
-        flaw = self._check_plausible(joints)
+        flaw = self.observations.check_joint_state(joints)
         if flaw:
             self.on_invalid_message(JOINTS_SOURCE, flaw)
             return
@@ -182,7 +184,6 @@ class PolicySession:
     def on_time_jump(self, reason: str) -> None:
         """Drop whatever carries stamps of a clock that is no longer true."""
         self.observations.clear()
-        self._plausibility.reset()
         self._retry_ns = 0
         self._discard_history(reason, rebuild=bool(self.instruction))
 
@@ -382,13 +383,6 @@ class PolicySession:
         if self._frame_history is not None:
             self._frame_history.clear()
         self._start_session(reason, rebuild=rebuild)
-
-    def _check_plausible(self, joints: JointState) -> str | None:
-        """Return why a posture cannot be true; stamps that go back are judged elsewhere."""
-        newest = self.observations.joint_buffer.newest
-        if newest is not None and joints.stamp_ns <= newest.stamp_ns:
-            return None
-        return self._plausibility.check(joints)
 
     def _store_sample[T: (Frame, JointState)](
         self, buffer: StampedBuffer[T], sample: T, source: str

@@ -102,6 +102,7 @@ class PolicyNode(LifecycleNode):
                 max_instruction_length=given.max_instruction_length,
                 query_per_commit=given.memory_update == 'released',
                 latest_joint_state=given.query_images == 'none',
+                detect_frozen_images=given.detect_frozen_images,
             ),
             session_prefix=secrets.token_hex(4),
         )
