@@ -51,6 +51,10 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
     '/wam/status': ('wam_msgs/PolicyStatus', 'state, latency by stage, memory, reason'),
     '/wam/motion_status': ('wam_msgs/MotionStatus', 'state, limits, counters, reason'),
     '/wam/deadman': ('std_msgs/Bool', 'lease of 0.2 s; only with `use_deadman`'),
+    '/wam/estop_signal': (
+        'std_msgs/Empty',
+        'fastest stop, latched, as the service `/wam/estop`; works from every RMW',
+    ),
     '/wam/robot_fault': ('std_msgs/String', 'fault that the driver reports; empty: none'),
     '/wam/motion/dry_run_trajectory': (
         'trajectory_msgs/JointTrajectory',

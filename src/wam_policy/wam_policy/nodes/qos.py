@@ -29,5 +29,12 @@ STREAM = QoSProfile(
 # State that a late subscriber must see at once: status, e-stop, the current task.
 LATCHED = QoSProfile(depth=1, reliability=_RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
+# An e-stop counts whoever sends it. A reliable subscription does not match a best-effort
+# publisher, and a best-effort one loses messages of a reliable publisher: subscribe with both.
+ESTOP_SIGNAL = (
+    QoSProfile(depth=1, reliability=_RELIABLE),
+    QoSProfile(depth=1, reliability=_BEST_EFFORT),
+)
+
 # What people and tools send now and then; volatile, as `ros2 topic pub` offers nothing more.
 REQUEST = QoSProfile(depth=1, reliability=_RELIABLE)

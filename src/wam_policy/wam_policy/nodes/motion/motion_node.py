@@ -21,7 +21,7 @@ from rclpy.service import Service
 from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, String
+from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -62,6 +62,7 @@ class _Configured:
     dry_run_publisher: Publisher
     controller_publishers: list[tuple[Publisher, Controller]]
     command_services: list[Service]
+    estop_subscriptions: list[Subscription]
     status_timer: Timer
 
 
@@ -151,6 +152,11 @@ class MotionNode(LifecycleNode):
                 self.guard.create_service(SetBool, 'enable', self._on_enable),
                 self.guard.create_service(Trigger, 'estop', self._on_estop),
                 self.guard.create_service(Trigger, 'reset', self._on_reset),
+            ],
+            # from configuration on, like the service: an e-stop counts before the node is active
+            estop_subscriptions=[
+                self.create_subscription(Empty, 'estop_signal', self._on_estop_signal, profile)
+                for profile in qos.ESTOP_SIGNAL
             ],
             status_timer=self.create_timer(
                 1.0 / (CHECKS_PER_STATUS * given.status_rate_hz),
@@ -243,6 +249,8 @@ class MotionNode(LifecycleNode):
         self.destroy_timer(configured.status_timer)
         for service in configured.command_services:
             self.destroy_service(service)
+        for subscription in configured.estop_subscriptions:
+            self.destroy_subscription(subscription)
         for publisher in (
             configured.dry_run_publisher,
             *(out for out, _ in configured.controller_publishers),
@@ -327,13 +335,20 @@ class MotionNode(LifecycleNode):
         return response
 
     def _on_estop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._auto_enable = False
-        with self._lock:
-            self._motion.estop(self._now_ns())
-        if self._active is not None:
-            self._planner_thread.wake()
+        self._estop('e-stop on request')
         response.success, response.message = True, 'e-stop latched; coming to rest'
         return response
+
+    def _on_estop_signal(self, msg: Empty) -> None:
+        self._estop('e-stop signal on the topic estop_signal')
+
+    def _estop(self, reason: str) -> None:
+        """Latch the e-stop, whether the node is active or not."""
+        self._auto_enable = False
+        with self._lock:
+            self._motion.estop(self._now_ns(), reason)
+        if self._active is not None:
+            self._planner_thread.wake()
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:

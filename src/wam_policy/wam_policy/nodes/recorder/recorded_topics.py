@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import yaml
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
-from std_msgs.msg import String
+from std_msgs.msg import Empty, String
 from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
@@ -72,6 +72,7 @@ def list_recorded_topics(robot: Embodiment, params: RecorderParams) -> tuple[Rec
         ),
         RecordedTopic('action_chunk', ActionChunk, _EVENT_QOS),
         RecordedTopic(INSTRUCTION_TOPIC, String, _EVENT_QOS),
+        RecordedTopic('estop_signal', Empty, _SENSOR_QOS),  # best effort: from any publisher
         RecordedTopic('status', PolicyStatus, _LATCHED_QOS, keep_latest=True),
         RecordedTopic('motion_status', MotionStatus, _LATCHED_QOS, keep_latest=True),
         RecordedTopic(SIM_STATUS_TOPIC, SimStatus, _EVENT_QOS, keep_latest=True),
