@@ -1,11 +1,10 @@
-"""Measure the latency of a chunk by stage, and the share of peak compute that it uses.
+"""Measure the latency of a chunk by stage, and its share of the peak compute rate.
 
 Run from the repository root, e.g.: python benchmarks/chunk_latency.py --preset tiny --mode static8
-A chunk is timed at every fill of the cache, after a warm-up of all fills. With --dit-only no
-encoder is loaded: only torch, numpy and safetensors are needed, latents and context are random,
-and so are the weights. Without it, from camera images to joint targets. --engine compiled on CUDA
-(CUDA graphs), --engine tensorrt and --precision are experimental: never run on a GPU by this
-project.
+A chunk is timed at every fill of the cache, after a warm-up of all fills. With --dit-only weights,
+latents and context are random and no encoder is loaded, so only torch, numpy and safetensors are
+needed. Without it the time is from camera images to joint targets. --engine compiled on CUDA (CUDA
+graphs), --engine tensorrt and --precision are experimental: never run on a GPU by this project.
 """
 
 import argparse
@@ -49,62 +48,62 @@ MIN_ROUNDS = 3
 
 def main() -> int:
     """Measure, print a table and write JSON."""
-    chosen = make_parser().parse_args()
-    device = torch.device(chosen.device)
+    options = make_parser().parse_args()
+    device = torch.device(options.device)
     automatic = 'bfloat16' if device.type == 'cuda' else 'float32'
-    dtype = getattr(torch, chosen.dtype or automatic)
-    torch.set_num_threads(chosen.threads)
-    c = model_config.get_preset(chosen.preset)
-    if chosen.layers:
-        c = model_config.ModelConfig.from_dict({**c.to_dict(), 'layers': chosen.layers})
-    head = {'preset': chosen.preset, 'layers': c.layers}
-    if not chosen.paper:
+    dtype = getattr(torch, options.dtype or automatic)
+    torch.set_num_threads(options.threads)
+    c = model_config.get_preset(options.preset)
+    if options.layers:
+        c = model_config.ModelConfig.from_dict({**c.to_dict(), 'layers': options.layers})
+    head = {'preset': options.preset, 'layers': c.layers}
+    if not options.paper:
         head |= {
             'device': read_device_name(device),
             'dtype': str(dtype).removeprefix('torch.'),
-            'engine': chosen.engine,
-            'precision': chosen.precision,
-            'threads': chosen.threads,
+            'engine': options.engine,
+            'precision': options.precision,
+            'threads': options.threads,
             'torch': torch.__version__,
         }
-    if chosen.paper or chosen.dit_only:
+    if options.paper or options.dit_only:
         head['similarity'] = 'assumed 1: random weights have no meaningful similarity'
-    if chosen.paper:
-        rows = [count_chunk_flops(c, name, cfg) for name in chosen.mode for cfg in chosen.cfg]
+    if options.paper:
+        rows = [count_chunk_flops(c, name, cfg) for name in options.mode for cfg in options.cfg]
         columns: Sequence[str] = ('mode', 'cfg', 'calls', 'TFLOP', 'released_TFLOP')
-    elif chosen.dit_only:
+    elif options.dit_only:
         peak = measure_matmul_rate(device, dtype)
         head |= {'matmul_TFLOP/s': round(peak / 1e12, 4)}
         with torch.inference_mode():
-            rows = list(measure_all_samplers(c, chosen, device, dtype, peak))
+            rows = list(measure_all_samplers(c, options, device, dtype, peak))
         columns = COLUMNS
     else:
         from benchmarks import end_to_end_latency
 
         rows = [
-            end_to_end_latency.measure_chunk(chosen, mode, cfg, device, dtype)
-            for mode in chosen.mode
-            for cfg in chosen.cfg
+            end_to_end_latency.measure_chunk(options, mode, cfg, device, dtype)
+            for mode in options.mode
+            for cfg in options.cfg
         ]
         columns = ('mode', 'cfg', 'chunk_ms', 'p99_ms', 'commit_ms', 'stages_ms')
     print(', '.join(f'{name} {value}' for name, value in head.items() if name != 'similarity'))
     print(record.format_table(rows, columns))
-    if chosen.json:
-        record.write_report(chosen.json, {**head, 'rows': rows})
+    if options.json:
+        record.write_report(options.json, {**head, 'rows': rows})
     return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument('--preset', choices=tuple(model_config.PRESETS), default='tiny')
-    made.add_argument('--device', default='cpu', help='cpu or cuda:N')
-    made.add_argument(
+    parser.add_argument('--preset', choices=tuple(model_config.PRESETS), default='tiny')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda:N')
+    parser.add_argument(
         '--dtype', choices=('float32', 'bfloat16'), help='default: bfloat16 on cuda, else float32'
     )
-    made.add_argument(
+    parser.add_argument(
         '--sampler',
         '--mode',  # the old name, for one release
         dest='mode',
@@ -112,7 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
         choices=tuple(sampler.SAMPLERS),
         default=['static8'],
     )
-    made.add_argument(
+    parser.add_argument(
         '--guidance-scale',
         '--cfg',  # the old name, for one release
         dest='cfg',
@@ -121,29 +120,31 @@ def make_parser() -> argparse.ArgumentParser:
         default=[5.0],
         help='guidance scales; 1: conditional branch only (default: 5)',
     )
-    made.add_argument('--engine', default='eager', help=f'{engines.ENGINE_CHOICES} (see above)')
-    made.add_argument('--precision', default='full', help='full, fp8, int8 or a calibration')
-    made.add_argument('--rounds', type=int, default=20, help='chunks per fill')
-    made.add_argument(
+    parser.add_argument('--engine', default='eager', help=f'{engines.ENGINE_CHOICES} (see above)')
+    parser.add_argument('--precision', default='full', help='full, fp8, int8 or a calibration')
+    parser.add_argument('--rounds', type=int, default=20, help='chunks per fill')
+    parser.add_argument(
         '--budget',
         type=float,
         default=60.0,
         metavar='SECONDS',
-        help='for the rounds of one row; at least 3 rounds run',
+        help='limit for the rounds of one row, after at least 3 rounds',
     )
-    made.add_argument('--threads', type=int, default=1, help='of the CPU')
-    made.add_argument('--layers', type=int, help='fewer layers than the preset has')
-    made.add_argument('--embodiment', default='yam', help='of a whole chunk')
-    made.add_argument('--dit-only', action='store_true', help='the transformer and sampler alone')
-    made.add_argument(
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads')
+    parser.add_argument('--layers', type=int, help='fewer layers than the preset has')
+    parser.add_argument('--embodiment', default='yam', help='robot, without --dit-only')
+    parser.add_argument(
+        '--dit-only', action='store_true', help='measure only transformer and sampler'
+    )
+    parser.add_argument(
         '--analytic',
         '--paper',  # the old name, for one release
         dest='paper',
         action='store_true',
-        help='count operations only: nothing runs',
+        help='count operations, without running the model',
     )
-    made.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
-    return made
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
+    return parser
 
 
 # ---- the transformer alone
@@ -171,7 +172,7 @@ class TimedEngine:
 
 
 def make_clock_ms(device: torch.device) -> Callable[[], float]:
-    """Return a clock in ms that first waits for the device."""
+    """Return a clock in ms that synchronizes with the device first."""
 
     def now_ms() -> float:
         if device.type == 'cuda':
@@ -184,7 +185,7 @@ def make_clock_ms(device: torch.device) -> Callable[[], float]:
 def make_random_model(
     c: model_config.ModelConfig, device: torch.device, dtype: torch.dtype
 ) -> VideoActionDiT:
-    """Make a model of random weights, drawn on its device."""
+    """Make a model with random weights, sampled on its device."""
     with torch.device('meta'):
         model = VideoActionDiT(c).to(dtype)
     model = model.to_empty(device=device).eval().requires_grad_(False)
@@ -250,7 +251,7 @@ class RandomLatentSession:
         )
 
     def iterate_fills(self) -> Iterator[int]:
-        """Commit block after block as long as another prediction fits; yield each fill."""
+        """Commit blocks until the window is full; yield the number of cached frames after each."""
         self.guidance.clear_cache()
         self.commit(1)
         yield self.guidance.frames
@@ -267,29 +268,29 @@ class RandomLatentSession:
 
 def measure_all_samplers(
     c: model_config.ModelConfig,
-    chosen: argparse.Namespace,
+    options: argparse.Namespace,
     device: torch.device,
     dtype: torch.dtype,
     matmul_flops: float,
 ) -> Iterator[dict[str, Any]]:
-    """Measure every mode with every guidance scale on one model."""
+    """Measure every sampler with every guidance scale on one model."""
     sampler.velocity_similarity = assume_similar
     model = make_random_model(c, device, dtype)
-    if (calibration := quantization.load_calibration(chosen.precision)) is not None:
+    if (calibration := quantization.load_calibration(options.precision)) is not None:
         quantization.install_quantized_linears(model, calibration)
-    for mode in chosen.mode:
-        for cfg in chosen.cfg:
-            # a new engine: the graphs of the last row keep its caches
-            run_by = engines.make_engine(chosen.engine, model)
+    for mode in options.mode:
+        for cfg in options.cfg:
+            # a new engine, because the CUDA graphs of the previous one use its caches
+            run_by = engines.make_engine(options.engine, model)
             yield measure_sampler(
-                model, mode, cfg, chosen, TimedEngine(run_by, make_clock_ms(device)), matmul_flops
+                model, mode, cfg, options, TimedEngine(run_by, make_clock_ms(device)), matmul_flops
             )
             if device.type == 'cuda':
                 torch.cuda.empty_cache()
 
 
 def assume_similar(older: torch.Tensor, newer: torch.Tensor) -> float:
-    """Compute the similarity, but return 1: the sampler then makes 4 calls in 16 steps."""
+    """Compute the similarity, but return 1; the sampler then makes 4 calls in 16 steps."""
     return 1.0 if np.isfinite(_measured_similarity(older, newer)) else 0.0
 
 
@@ -300,23 +301,23 @@ def measure_sampler(
     model: VideoActionDiT,
     sampler_name: str,
     guidance_scale: float,
-    chosen: argparse.Namespace,
+    options: argparse.Namespace,
     timed_engine: TimedEngine,
     matmul_flops: float,
 ) -> dict[str, Any]:
     """Warm up on a window, then measure its chunks at every fill."""
-    recipe = make_sampling_config(sampler_name, guidance_scale)
+    sampling = make_sampling_config(sampler_name, guidance_scale)
     device, now_ms = model.device, make_clock_ms(model.device)
     start_ms = now_ms()
-    window = RandomLatentSession(model, recipe, timed_engine)
+    window = RandomLatentSession(model, sampling, timed_engine)
     for _ in window.iterate_fills():
         window.predict_chunk()
     rehearsal_s = (now_ms() - start_ms) / 1e3
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
     timed_engine.calls.clear()
-    chunks, deadline_ms = [], now_ms() + 1e3 * chosen.budget
-    for number in range(chosen.rounds):
+    chunks, deadline_ms = [], now_ms() + 1e3 * options.budget
+    for number in range(options.rounds):
         if number >= MIN_ROUNDS and now_ms() > deadline_ms:
             break
         for fill in window.iterate_fills():
@@ -347,7 +348,7 @@ def summarize(
     kv_update_ms: list[float],
     matmul_flops: float,
 ) -> dict[str, Any]:
-    """Return a row of medians over all fills, and per fill."""
+    """Return a row with medians over all fills and per fill."""
     fills = sorted({fill for fill, *_ in chunks})
     flops_of = {fill: flops.count_denoise(model.config, fill).computed for fill in fills}
     by_fill = {}
@@ -387,20 +388,20 @@ def count_chunk_flops(
     c: model_config.ModelConfig, sampler_name: str, guidance_scale: float
 ) -> dict[str, Any]:
     """Count a chunk's operations, the mean over a window's fills, without running it."""
-    recipe, fills = (
+    sampling, fills = (
         make_sampling_config(sampler_name, guidance_scale),
         [1 + i * c.frames_per_block for i in range(c.window_blocks)],
     )
-    asked: list[bool] = []
+    evaluations: list[bool] = []
 
     def velocity(*given: Any) -> sampler.Velocities:
-        asked.append(given[-1])
+        evaluations.append(given[-1])
         return given[0], given[1]
 
     nothing = torch.ones(1, 1, 1)
     sampler.velocity_similarity = lambda older, newer: 1.0
-    sampler.sample(recipe, nothing, nothing, velocity, guided_video=False)
-    calls = len(asked) + (sum(asked) if recipe.guides_actions() else 0)
+    sampler.sample(sampling, nothing, nothing, velocity, guided_video=False)
+    calls = len(evaluations) + (sum(evaluations) if sampling.guides_actions() else 0)
     passes = [flops.count_denoise(c, fill) for fill in fills]
     return {
         'mode': sampler_name,
@@ -408,7 +409,7 @@ def count_chunk_flops(
         'calls': calls,
         'TFLOP': round(calls * sum(x.computed for x in passes) / len(fills) / 1e12, 4),
         'released_TFLOP': round(
-            2 * len(asked) * sum(x.released for x in passes) / len(fills) / 1e12, 4
+            2 * len(evaluations) * sum(x.released for x in passes) / len(fills) / 1e12, 4
         ),
     }
 
@@ -430,7 +431,7 @@ def compute_percentile(durations_ms: Sequence[float], percentile: float = 50) ->
 
 
 def measure_matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the best rate of one large matrix product, in operations a second."""
+    """Measure the maximum rate of one large matrix product, in operations per second."""
     size = 8192 if device.type == 'cuda' else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     now_ms = make_clock_ms(device)

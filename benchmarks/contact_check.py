@@ -1,8 +1,8 @@
-"""How long does it take to look for contact along a plan?
+"""Measure the time to predict collisions along a plan.
 
 Run from the repository root: python benchmarks/contact_check.py [--json FILE]. Plans are chunks of
-random reaches from rest, followed one after another as motion_node does; times are those of the
-calling thread, so that other work on the machine counts little.
+random motions from home, planned one after another as in motion_node. Times are CPU times of the
+calling thread, so that other load on the machine has little effect.
 """
 
 import argparse
@@ -31,14 +31,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
-    parser.add_argument('--plans', type=int, default=1000, help='a robot (default: %(default)s)')
-    chosen = parser.parse_args()
-    rows = [measure_robot(name, chosen.plans) for name in embodiment.list_robots()]
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
+    parser.add_argument('--plans', type=int, default=1000, help='per robot (default: %(default)s)')
+    options = parser.parse_args()
+    rows = [measure_robot(name, options.plans) for name in embodiment.list_robots()]
     print(record.format_table(rows, list(rows[0])))
-    if chosen.json:
+    if options.json:
         record.write_report(
-            chosen.json, {'question': 'looking for contact along a plan', 'rows': rows}
+            options.json, {'question': 'time to predict collisions along a plan', 'rows': rows}
         )
     return 0
 

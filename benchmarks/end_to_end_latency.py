@@ -15,20 +15,20 @@ from wam_policy.workers import run_worker as worker
 
 
 def measure_chunk(
-    chosen: argparse.Namespace,
+    options: argparse.Namespace,
     sampler: str,
     guidance_scale: float,
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
     """Run windows of gray images; return medians and 99th percentiles in ms."""
-    robot = embodiment.load_embodiment(chosen.embodiment)
-    loaded = checkpoint_folder.load(f'preset:{chosen.preset}', device, dtype)
+    robot = embodiment.load_embodiment(options.embodiment)
+    loaded = checkpoint_folder.load(f'preset:{options.preset}', device, dtype)
     policy = Policy(
         loaded,
         robot,
         InferenceOptions(
-            sampler, None, guidance_scale, engine=chosen.engine, precision=chosen.precision
+            sampler, None, guidance_scale, engine=options.engine, precision=options.precision
         ),
     )
     worker.warm_up_full_window(policy, 0)
@@ -38,8 +38,8 @@ def measure_chunk(
     chunks_ms, commits_ms = [], []
     stages: list[dict[str, float]] = []
     block = worker.make_gray_frames(policy, geometry.frames_per_block)
-    end_s = time.perf_counter() + chosen.budget
-    for number in range(chosen.rounds * geometry.window_blocks):
+    end_s = time.perf_counter() + options.budget
+    for number in range(options.rounds * geometry.window_blocks):
         if number >= 3 * geometry.window_blocks and time.perf_counter() > end_s:
             break
         start_s = time.perf_counter()

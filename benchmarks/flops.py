@@ -1,4 +1,4 @@
-"""Count the floating-point operations of a pass, two per multiply-add.
+"""Count the floating-point operations of one forward pass, two per multiply-add.
 
 `computed` counts those of our passes. The released code also recomputes keys and values of the
 context and the flow time of every token in every pass; `released` adds them.
@@ -13,14 +13,14 @@ IMAGE_TOKENS = 257  # of the released image encoder
 
 @dataclass(frozen=True, slots=True)
 class PassFlops:
-    """Hold the operations of one pass of one branch, by part."""
+    """Operations of one pass of one branch, by part."""
 
-    linears: float  # of the blocks, but for the context's keys and values
+    linears: float  # of the blocks, without the context's keys and values
     self_attention: float
     cross_attention: float
     embeddings_and_heads: float  # patch embedding, head, action and state register
     context_keys_values: float  # keys and values of the context, once per instruction
-    time_embedding: float  # flow time of every token; one per distinct time is enough
+    time_embedding: float  # per token; one per distinct time would be sufficient
     context_embedding: float  # of the context's tokens
 
     @property
@@ -37,7 +37,7 @@ class PassFlops:
 
 
 def count_denoise(config: ModelConfig, cached_frames: int) -> PassFlops:
-    """Count the operations of one velocity after `cached_frames` latent frames."""
+    """Count the operations of one velocity evaluation with `cached_frames` in the cache."""
     video = config.frames_per_block * config.frame_tokens
     patch = config.patch**2
     action = (

@@ -1,11 +1,11 @@
-"""Does any history of chunks break a limit? Play as many as asked for and say how many held.
+"""Fuzz test of motion control: run random scenarios and check the limits of every trajectory.
 
-Run from the repository root: python benchmarks/motion_fuzz.py [--cases N] [--json FILE [--onto]].
-A history is a robot at a posture of its own and a few events: chunks that are smooth, wild, not
-finite, late, doubled or of an old session, plans that come late, stops, joint states that cease.
-Three of ten histories lose commands on the way to some of the controllers, while these report what
-they follow. Histories are numbered: one that fails is named, and `batch(number, 1)` fails again.
-The tests play the same (tests/core/motion/test_motion_properties.py).
+Run from the repository root: python benchmarks/motion_fuzz.py [--cases N] [--json FILE].
+A scenario is a robot at random joint positions and a few events: chunks that are smooth, wild, not
+finite, late, duplicated or of an old session, late plans, stops, missing joint states. Three of
+ten scenarios lose commands to some of the controllers, which report what they execute. Scenarios
+are numbered: `run_batch(number, 1)` repeats a failed one. The property tests use the same
+scenarios (tests/core/motion/test_motion_properties.py).
 """
 
 import argparse
@@ -66,15 +66,15 @@ NEXT_EVENT_KINDS = (
     'enable',
 )
 BATCH_SIZE = 500
-# shares of the commands to each controller; None: nothing is lost, and nothing reported
+# probability of losing a command to a controller; None: no loss and no reports
 LOSS_PROBS = (0.05, 0.3, 0.6, 0.0, *6 * (None,))
 REPORT_PERIODS_MS, REPORT_LATENCIES_MS = (10, 20, 50), (0, 1, 30)
-TICK_PERIODS_MS = (10, 20, 40)  # 10 as in the node, and loops that are late all the time
-STARTUP_TICK_MS = 50  # before anything can happen
+TICK_PERIODS_MS = (10, 20, 40)  # 10 as in the node; the others are loops that are always late
+STARTUP_TICK_MS = 50  # before the first event
 
 
 def reduce_joints(robot: Embodiment) -> Embodiment:
-    """Return the robot with three of its joints: limits hold joint by joint, plans are fast."""
+    """Return the robot with three joints; limits apply per joint, and planning is fast."""
     arm = [name for name in robot.commanded if robot.joint(name).kind != 'gripper']
     grip = next(name for name in robot.commanded if robot.joint(name).kind == 'gripper')
     return replace(
@@ -89,9 +89,9 @@ def reduce_joints(robot: Embodiment) -> Embodiment:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioEvent:
-    """Say what happens, and what of it comes late."""
+    """One event and its delays."""
 
-    kind: str  # one of KINDS
+    kind: str  # one of EVENT_KINDS
     wait_ms: int  # until the next event
     age_ms: int  # of the chunk's observation
     planning_ms: int
@@ -99,7 +99,7 @@ class ScenarioEvent:
 
 
 class ControllerLink:
-    """Be one controller, the way to it that loses commands, and the way back of its reports."""
+    """Simulate one controller, and a link that loses commands and delays reports."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class ControllerLink:
         self.next_report_ns, self.last_report_lost, self.reports_in_flight = 0, True, []
 
     def send_command(self, points: TrajectoryPoints, now_ns: int, loss_prob: float) -> None:
-        """Hand a command on or lose it; see that it makes nothing jump."""
+        """Deliver or lose a command; assert that the setpoint does not jump."""
         before = self.follower.sample(now_ns)
         if loss_prob and self.rng.uniform() < loss_prob:
             return
@@ -127,9 +127,10 @@ class ControllerLink:
             assert jump <= TOLERANCE, f'{field} of {self.name} jumps by {jump}'
 
     def poll_report(self, now_ns: int) -> tuple[int, JointMotion] | None:
-        """Say what is followed when that is due, and lose it now and then, never two in a row.
+        """Send a report when one is due, and return one that arrives now.
 
-        Returns what arrives: when it was said, and the setpoint that was sampled last then.
+        Reports are lost at random, never two in a row. Returns the time of the report and the
+        setpoint at that time.
         """
         if now_ns >= self.next_report_ns:
             self.next_report_ns = now_ns + self.report_period_ns
@@ -144,7 +145,7 @@ class ControllerLink:
 
 
 class Scenario:
-    """Play events against a robot that is where its controllers say."""
+    """Run events with a robot that is exactly at the setpoints of its controllers."""
 
     def __init__(self, robot: Embodiment, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -165,14 +166,16 @@ class Scenario:
         self.motion = MotionControl(robot, dry_run=False)
         self.tick_ms, chosen_ms = STARTUP_TICK_MS, int(rng.choice(TICK_PERIODS_MS))
         self.now_ns, self.joint_states_on, self.sequence, self.published_count = 10**12, True, 0, 0
-        self.advance(300)  # a robot at rest that nobody has enabled yet
+        self.advance(300)  # at rest, not enabled
         self.tick_ms = chosen_ms
         self.check_and_send(self.motion.enable(self.now_ns)[0])
         if self.loss_prob and rng.uniform() < 0.8:
-            self.now_ns += 350 * NS_PER_MS  # on to where curves part: nobody looks meanwhile
+            self.now_ns += (
+                350 * NS_PER_MS
+            )  # without ticks, until executed and assumed motion differ
 
     def run(self, events: Sequence[ScenarioEvent]) -> None:
-        """Play the events and see that everything rests in the end."""
+        """Run the events and assert that all joints are at rest at the end."""
         for event in events:
             self.apply(event)
             self.advance(event.wait_ms)
@@ -185,25 +188,25 @@ class Scenario:
         assert self.published_count >= 1, 'nothing was published'
 
     def check_convergence(self) -> None:
-        """See that what motion believes is what is done, once nothing is lost any more."""
+        """Assert that the assumed motion equals the executed one once no command is lost."""
         self.loss_prob = 0.0
-        self.advance(300)  # a lost report and a late one
-        believed = self.motion.executing
-        if self.now_ns > believed.start_ns and not self.motion.command_tracker.is_ambiguous(
+        self.advance(300)  # time for a lost and a late report
+        assumed = self.motion.executing
+        if self.now_ns > assumed.start_ns and not self.motion.command_tracker.is_ambiguous(
             self.now_ns
         ):
-            wrong = np.abs(believed.at(self.now_ns).position - self.read_set_points()).max()
-            assert wrong <= TOLERANCE, f'followed is {wrong} from what is believed'
+            error = np.abs(assumed.at(self.now_ns).position - self.read_set_points()).max()
+            assert error <= TOLERANCE, f'executed differs from assumed motion by {error}'
 
     def read_set_points(self) -> np.ndarray:
-        """Return the setpoints of now, [joints]."""
+        """Return the present setpoints, [joints]."""
         position = np.empty(len(self.robot.commanded))
         for line in self.links:
             position[line.joint_columns] = line.follower.sample(self.now_ns).position
         return position
 
     def check_and_send(self, trajectory: Trajectory | None) -> None:
-        """Check what is published and what the controllers make of it."""
+        """Assert that a published trajectory is within the limits, and send it."""
         if trajectory is None:
             return
         used = limits.compute_limit_usage(trajectory, self.limits)
@@ -224,7 +227,7 @@ class Scenario:
 
     @staticmethod
     def check_integration(trajectory: Trajectory) -> None:
-        """Check that each segment's jerk really leads from knot to knot."""
+        """Assert that integrating each segment's jerk gives the next knot."""
         h, jerk = trajectory.duration_s[:, None], trajectory.jerk
         p, v, a = (
             getattr(trajectory, field)[:-1] for field in ('position', 'velocity', 'acceleration')
@@ -247,13 +250,13 @@ class Scenario:
             self.check_and_send(self.motion.tick(self.now_ns))
 
     def deliver_reports(self) -> None:
-        """Let motion hear what the controllers follow, as its node does."""
+        """Deliver the controllers' reports to motion control, as its node does."""
         for line in self.links:
-            said = line.poll_report(self.now_ns)
-            if said is not None and self.motion.command_tracker.needs_report(
+            report = line.poll_report(self.now_ns)
+            if report is not None and self.motion.command_tracker.needs_report(
                 line.name, self.now_ns
             ):
-                stamp, at = said
+                stamp, at = report
                 flaw = self.motion.on_setpoint(
                     Setpoint(line.name, stamp, at.position, at.velocity, at.acceleration),
                     self.now_ns,
@@ -317,13 +320,13 @@ class Scenario:
         else:
             getattr(motion, kind)(self.now_ns)
         self.run_planner(event.planning_ms)
-        self.run_planner(0)  # what came too late is planned again
+        self.run_planner(0)  # a late plan is repeated
 
 
 def make_scenario(number: int) -> tuple[Embodiment, int, list[ScenarioEvent]]:
-    """Return the history of a number: its robot, the seed of its posture and a few short events.
+    """Return scenario `number`: the robot, the seed of its joint positions, 1 to 3 short events.
 
-    Long waits are for the full histories of the tests: here many short ones count.
+    The property tests use longer scenarios; here many short ones are run.
     """
     rng = np.random.default_rng([number, 7])
     robot = ROBOTS[rng.integers(len(ROBOTS))]
@@ -351,7 +354,7 @@ ROBOTS = [reduce_joints(load_embodiment(name)) for name in ('agibot_g1', 'yam', 
 
 
 def run_batch(first_number: int, count: int) -> tuple[int, list[str]]:
-    """Play `count` histories; return how many trajectories came out and what failed."""
+    """Run `count` scenarios; return the number of published trajectories and the failures."""
     published, failed = 0, []
     for number in range(first_number, first_number + count):
         robot, seed, events = make_scenario(number)
@@ -359,15 +362,15 @@ def run_batch(first_number: int, count: int) -> tuple[int, list[str]]:
             history = Scenario(robot, seed)
             history.run(events)
             published += history.published_count
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
+        except Exception as error:  # noqa: BLE001 - any exception is a finding
             failed.append(f'{number}: {type(error).__name__}: {error}')
     return published, failed
 
 
 def hash_code() -> str:
-    """Return a fingerprint of what decides how a history goes: the core as loaded, and this.
+    """Return a hash of the code that determines a scenario: the loaded core, and this file.
 
-    Comments and layout do not count.
+    Comments and formatting do not change it.
     """
     ours = [
         Path(module.__file__)
@@ -381,25 +384,25 @@ def hash_code() -> str:
 
 
 def load_record(path: Path | None, resume: bool) -> dict[str, Any]:
-    """Return what is on record already if the run is to go on from there, else an empty record.
+    """Return the record in `path` if the run resumes it, else an empty record.
 
-    ValueError where other code has played those.
+    Raises ValueError if another version of the code wrote it.
     """
     empty = {'histories': 0, 'trajectories checked': 0, 'failures': [], 'seconds': 0.0}
     if not resume or path is None or not path.is_file():
         return empty
     found = json.loads(path.read_text())
     if found.get('code') != hash_code():
-        raise ValueError(f'{path}: other code played those; leave out --onto to begin anew')
+        raise ValueError(f'{path}: recorded with other code; omit --resume to start again')
     return found
 
 
 def main() -> int:
-    """Play, say how many held, write JSON after every batch; 1 if one did not hold."""
+    """Run, write JSON after every batch; return 1 if a scenario failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--cases', type=int, default=10_000, help='in all (default: %(default)s)')
+    parser.add_argument('--cases', type=int, default=10_000, help='total (default: %(default)s)')
     parser.add_argument(
         '--workers',
         '--jobs',  # the old name, for one release
@@ -408,50 +411,51 @@ def main() -> int:
         default=1,
         help='processes (default: %(default)s)',
     )
-    parser.add_argument('--minutes', type=float, default=1e9, help='begin no batch after these')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the record there')
+    parser.add_argument(
+        '--minutes', type=float, default=1e9, help='start no batch after this time'
+    )
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the record to FILE')
     parser.add_argument(
         '--resume',
         '--onto',  # the old name, for one release
         dest='onto',
         action='store_true',
-        help='go on with the number after the last one in FILE, if it is of this '
-        'code; a proof may be played in several sittings',
+        help='continue after the last scenario in FILE, if the same code wrote it',
     )
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     try:
-        known = load_record(chosen.json, chosen.onto)
+        known = load_record(options.json, options.onto)
     except ValueError as error:
         parser.error(str(error))
-    began_s, played, played_by = time.monotonic(), known['histories'], hash_code()
+    start_s, completed, code = time.monotonic(), known['histories'], hash_code()
     published, failed = known['trajectories checked'], list(known['failures'])
-    with ProcessPoolExecutor(chosen.jobs) as pool:
-        while played < chosen.cases and time.monotonic() - began_s <= 60 * chosen.minutes:
-            starts = range(played, chosen.cases, BATCH_SIZE)[: chosen.jobs]
-            counts = [min(BATCH_SIZE, chosen.cases - start) for start in starts]
+    with ProcessPoolExecutor(options.jobs) as pool:
+        while completed < options.cases and time.monotonic() - start_s <= 60 * options.minutes:
+            starts = range(completed, options.cases, BATCH_SIZE)[: options.jobs]
+            counts = [min(BATCH_SIZE, options.cases - start) for start in starts]
             for count, (out, wrong) in zip(
                 counts, pool.map(run_batch, starts, counts), strict=True
             ):
-                played, published, failed = played + count, published + out, failed + wrong
+                completed, published, failed = completed + count, published + out, failed + wrong
             print(
-                f'\r{played} histories, {published} trajectories, {len(failed)} failed',
+                f'\r{completed} histories, {published} trajectories, {len(failed)} failed',
                 end='',
                 flush=True,
             )
-            if chosen.json:
+            if options.json:
                 record.write_report(
-                    chosen.json,
+                    options.json,
                     {
-                        'question': 'does any history of chunks break a limit',
-                        'code': played_by,
-                        'asked for': chosen.cases,
-                        'histories': played,
+                        'question': 'does a scenario exceed a limit',
+                        'code': code,
+                        'asked for': options.cases,
+                        'histories': completed,
                         'trajectories checked': published,
                         'failed': len(failed),
                         'failures': failed,
                         'tolerance': TOLERANCE,
-                        'processes': chosen.jobs,
-                        'seconds': round(known['seconds'] + time.monotonic() - began_s, 1),
+                        'processes': options.jobs,
+                        'seconds': round(known['seconds'] + time.monotonic() - start_s, 1),
                     },
                 )
     print()

@@ -1,10 +1,9 @@
-"""How punctual is motion_node's loop when both cores are busy?
+"""Measure the lateness of motion_node's control loop while all cores are loaded.
 
 Run from the repository root: ./wam shell -c 'python benchmarks/motion_jitter.py [--json FILE]'.
-The node runs as the program does, with its executor and its own threads; a robot that is where its
-controllers say, that reports 50 times a second which command each of these follows, and a policy
-that sends a chunk every 140 ms run in another process, and as many burners as there are cores
-compute beside them. Lateness is that of every tick after a start-up.
+The node runs with its executor and threads as in the program. Another process simulates a robot
+whose controllers report their state at 50 Hz, and a policy that sends a chunk every 140 ms; one
+load process per core runs at the same time. The lateness of every tick after a warm-up counts.
 """
 
 import argparse
@@ -45,7 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
     parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.list_robots())
     parser.add_argument('--seconds', type=float, default=30.0, help='(default: %(default)s)')
     parser.add_argument(
@@ -54,36 +53,36 @@ def main() -> int:
         dest='burners',
         type=int,
         default=os.cpu_count() or 1,
-        help='processes that compute beside it (default: one per core)',
+        help='processes that load the CPU (default: one per core)',
     )
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     before = [round(x, 2) for x in os.getloadavg()]
     spawn = multiprocessing.get_context('spawn')
-    beside = [spawn.Process(target=burn_cpu, daemon=True) for _ in range(chosen.burners)]
+    beside = [spawn.Process(target=burn_cpu, daemon=True) for _ in range(options.burners)]
     for process in beside:
         process.start()
     real_time = (
         control_loop.set_realtime_priority()
-    )  # what starts from here on, too: a robot is punctual
+    )  # inherited by the process that simulates the robot
     beside.append(
         spawn.Process(
-            target=run_robot_and_policy, args=(chosen.embodiment, DOMAIN_ID), daemon=True
+            target=run_robot_and_policy, args=(options.embodiment, DOMAIN_ID), daemon=True
         )
     )
     beside[-1].start()
     try:
-        row = {**measure_lateness(chosen.embodiment, chosen.seconds), 'real time': real_time}
+        row = {**measure_lateness(options.embodiment, options.seconds), 'real time': real_time}
     finally:
         for process in beside:
             process.terminate()
             process.join()
     print(record.format_table([row], list(row)))
-    if chosen.json:
+    if options.json:
         record.write_report(
-            chosen.json,
+            options.json,
             {
                 'question': 'lateness of the motion loop',
-                'burners': chosen.burners,
+                'burners': options.burners,
                 'load_average_before': before,
                 'rows': [row],
             },
@@ -107,7 +106,9 @@ def measure_lateness(robot_name: str, seconds: float) -> dict[str, object]:
         waiting_s = time.monotonic()
         while node._take_snapshot().state is not MotionState.TRACKING:
             if time.monotonic() - waiting_s > START_TIMEOUT_S:
-                raise SystemExit(f'nothing moves: {node._take_snapshot().reason}')
+                raise SystemExit(
+                    f'no motion within {START_TIMEOUT_S:g} s: {node._take_snapshot().reason}'
+                )
             time.sleep(0.1)
         time.sleep(WARM_UP_S)
         loop._lateness_s.clear()
@@ -137,13 +138,13 @@ def measure_lateness(robot_name: str, seconds: float) -> dict[str, object]:
 
 
 def burn_cpu() -> None:
-    """Compute for ever."""
+    """Load one core until terminated."""
     while True:
         sum(range(10_000))
 
 
 def run_robot_and_policy(robot_name: str, domain_id: int) -> None:
-    """Be the robot and the policy."""
+    """Simulate the robot and the policy."""
     robot = embodiment.load_embodiment(robot_name)
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain_id)

@@ -1,7 +1,7 @@
 """Record observations: images at the frame rate of the model, joint positions at each block.
 
 Sources are the simulator, with arms that move slowly around their home position, or a bag that was
-recorded on a robot. `./wam engine observe` runs this; calibration and error measurements read it.
+recorded on a robot. `./wam engine record-observations` runs this; `calibrate` reads it.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from wam_policy.workers.export_engine import RecordedObservations
 if TYPE_CHECKING:
     from wam_sim.physics.simulation import Simulation
 
-RANDOM_OFFSET_RAD = 0.25  # of a joint, around its home position
+RANDOM_OFFSET_RAD = 0.25  # largest offset of a joint from its home position
 ObservationSample = tuple[
     dict[str, np.ndarray], np.ndarray
 ]  # image per camera, joint positions [observed]
@@ -31,14 +31,14 @@ ObservationSample = tuple[
 def main() -> int:
     """Record observations and write them."""
     parser = argparse.ArgumentParser(
-        prog='wam engine observe',
+        prog='./wam engine record-observations',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--embodiment', required=True, choices=embodiment.list_robots())
     parser.add_argument('--out', type=Path, required=True, help='.npz')
-    parser.add_argument('--bag', type=Path, help='folder of a bag; without one, simulate')
-    parser.add_argument('--instruction', default='', help='of the bag')
+    parser.add_argument('--bag', type=Path, help='folder of a bag (default: simulate)')
+    parser.add_argument('--instruction', default='', help='instruction of the bag')
     parser.add_argument('--blocks', type=int, default=12)
     parser.add_argument(
         '--frames',
@@ -48,23 +48,23 @@ def main() -> int:
     )
     parser.add_argument('--hz', type=float, default=5.0, help='frame rate (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0)
-    chosen = parser.parse_args()
-    robot = embodiment.load_embodiment(chosen.embodiment)
-    count = 1 + chosen.blocks * chosen.frames
-    if chosen.bag:
-        instruction, samples = chosen.instruction, read_bag(robot, chosen.bag, chosen.hz)
+    options = parser.parse_args()
+    robot = embodiment.load_embodiment(options.embodiment)
+    count = 1 + options.blocks * options.frames
+    if options.bag:
+        instruction, samples = options.instruction, read_bag(robot, options.bag, options.hz)
     else:
-        instruction, samples = simulate(robot, chosen.hz, chosen.seed, count)
+        instruction, samples = simulate(robot, options.hz, options.seed, count)
     seen = [sample for _, sample in zip(range(count), samples, strict=False)]
-    if len(seen) <= chosen.frames:
+    if len(seen) <= options.frames:
         print(
-            f'wam engine: {chosen.bag} has {len(seen)} complete frames, want '
-            f'{1 + chosen.frames} at least',
+            f'record-observations: {options.bag} has {len(seen)} complete frames, want '
+            f'at least {1 + options.frames}',
             file=sys.stderr,
         )
         return 1
-    stack_blocks(instruction, seen, chosen.frames).save(chosen.out)
-    print(f'{chosen.out}: {len(seen)} frames of {len(seen[0][0])} cameras, {instruction!r}')
+    stack_blocks(instruction, seen, options.frames).save(options.out)
+    print(f'{options.out}: {len(seen)} frames of {len(seen[0][0])} cameras, {instruction!r}')
     return 0
 
 
@@ -139,7 +139,7 @@ def read_bag(robot: Embodiment, bag: Path, hz: float) -> Iterator[ObservationSam
         for connection, stamp_ns, raw in reader.messages(wanted):
             if (
                 due_ns is not None and stamp_ns > due_ns
-            ):  # all messages of the due instant were read
+            ):  # all messages up to the due time have been read
                 yield dict(pictures), np.array([joints[name] for name in robot.observed])
                 due_ns = max(due_ns + round(1e9 / hz), stamp_ns)
             message: Any = reader.deserialize(raw, connection.msgtype)
@@ -153,9 +153,9 @@ def read_bag(robot: Embodiment, bag: Path, hz: float) -> Iterator[ObservationSam
 
 
 def decode_rgb(message: Any) -> np.ndarray:
-    """Decode a sensor_msgs/Image of 8-bit colors; ValueError for another encoding."""
+    """Decode a sensor_msgs/Image with 8-bit colors; raises ValueError for other encodings."""
     if message.encoding not in ('rgb8', 'bgr8'):
-        raise ValueError(f'images are {message.encoding}: want rgb8 or bgr8')
+        raise ValueError(f'image encoding {message.encoding}: want rgb8 or bgr8')
     rows = message.data.reshape(message.height, message.step)[:, : 3 * message.width]
     picture = rows.reshape(message.height, message.width, 3)
     return np.ascontiguousarray(picture[..., ::-1] if message.encoding == 'bgr8' else picture)

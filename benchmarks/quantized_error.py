@@ -3,8 +3,8 @@
 Experimental: never run on a GPU by this project.
 
 Run from the repository root: python benchmarks/quantized_error.py --observations FILE [--json
-FILE] (./wam engine observe writes the file; without one, observations come from the simulator).
-Every variant gets the same blocks and queries; float32 is the reference.
+FILE] (./wam engine record-observations writes the file; default: the simulator).
+All variants use the same blocks and queries; float32 is the reference.
 """
 
 import argparse
@@ -44,41 +44,45 @@ def main() -> int:
         '--blocks', type=int, default=8, help='from the simulator, without --observations'
     )
     parser.add_argument('--json', type=Path, metavar='FILE')
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     warnings.filterwarnings('ignore')
-    robot = embodiment.load_embodiment(chosen.embodiment)
+    robot = embodiment.load_embodiment(options.embodiment)
 
     def policy(dtype: torch.dtype = torch.float32, precision: str = 'full') -> Policy:
-        made = checkpoint_folder.load(chosen.checkpoint, torch.device('cpu'), dtype)
-        return Policy(made, robot, InferenceOptions(chosen.recipe, precision=precision))
+        loaded = checkpoint_folder.load(options.checkpoint, torch.device('cpu'), dtype)
+        return Policy(loaded, robot, InferenceOptions(options.recipe, precision=precision))
 
     plain = policy()
-    if chosen.observations:
-        seen = RecordedObservations.load(chosen.observations)
+    if options.observations:
+        recorded = RecordedObservations.load(options.observations)
     else:
         frames = plain.geometry.frames_per_block
         instruction, samples = observations.simulate(
-            robot, plain.model.dit.config.video_hz, 0, 1 + chosen.blocks * frames
+            robot, plain.model.dit.config.video_hz, 0, 1 + options.blocks * frames
         )
-        seen = observations.stack_blocks(instruction, list(samples), frames)
-    want = np.stack(seen.run(plain))
-    offsets = want - seen.joint_positions[: len(want), None][..., find_commanded_columns(plain)]
+        recorded = observations.stack_blocks(instruction, list(samples), frames)
+    want = np.stack(recorded.run(plain))
+    offsets = (
+        want - recorded.joint_positions[: len(want), None][..., find_commanded_columns(plain)]
+    )
     rows = []
-    for name, live in make_variants(policy, seen):
-        rows.append({'variant': name, **compare_targets(np.stack(seen.run(live)), want, offsets)})
+    for name, live in make_variants(policy, recorded):
+        rows.append(
+            {'variant': name, **compare_targets(np.stack(recorded.run(live)), want, offsets)}
+        )
     print(
-        f'{chosen.checkpoint}, {chosen.recipe}, {len(want)} queries of {robot.name}, targets '
+        f'{options.checkpoint}, {options.recipe}, {len(want)} queries of {robot.name}, targets '
         f'move {np.abs(offsets).mean():.4f} rad on average'
     )
     print(record.format_table(rows, COLUMNS))
-    if chosen.json:
+    if options.json:
         record.write_report(
-            chosen.json,
+            options.json,
             {
-                'checkpoint': chosen.checkpoint,
+                'checkpoint': options.checkpoint,
                 'trained': plain.model.is_trained,
                 'embodiment': robot.name,
-                'recipe': chosen.recipe,
+                'recipe': options.recipe,
                 'queries': len(want),
                 'mean_offset_rad': float(np.abs(offsets).mean()),
                 'rows': rows,
@@ -94,7 +98,7 @@ def find_commanded_columns(policy: Policy) -> list[int]:
 def make_variants(
     policy: Callable[..., Policy], samples: RecordedObservations
 ) -> list[tuple[str, Policy]]:
-    """Make every variant once, calibrated on the observations where needed."""
+    """Make every variant, calibrated on the observations where needed."""
     found = [('bf16', policy(torch.bfloat16))]
     for scheme in quantization.NUMBER_FORMATS:
         watched = policy()
@@ -117,7 +121,7 @@ def compare_targets(
 ) -> dict[str, float]:
     """Compare targets [queries horizon joints]; cosines are of offsets from the positions.
 
-    A cosine of absolute positions is near 1 for any model.
+    The cosine of absolute positions would be near 1 for any model.
     """
     moved = offsets + (targets - reference)
     cosines = [

@@ -1,9 +1,9 @@
-"""Does the recorder keep up with three cameras and the joints, and where is its limit?
+"""Measure how many messages the recorder loses with three cameras and joint states.
 
-A robot in a process of its own publishes pictures and joint states at fixed rates; the recorder
-runs as its program. Lost is what was published between the first and the last recorded stamp of a
-topic and is not in the bag, wherever on the way it went. Run it with
-`./wam bench recorder_rate`, or `python benchmarks/recorder_rate.py` in ./wam shell.
+A separate process publishes images and joint states at fixed rates; the recorder runs as its
+program. A message counts as lost if it was published between the first and the last recorded stamp
+of its topic and is not in the bag, whatever the cause. Run it with `./wam bench recorder_rate`, or
+`python benchmarks/recorder_rate.py` in ./wam shell.
 """
 
 import argparse
@@ -36,27 +36,27 @@ def main() -> int:
         type=float,
         nargs='+',
         default=[30.0],
-        help='pictures per second and camera (default: 30)',
+        help='images per second and camera (default: 30)',
     )
     parser.add_argument('--size', default='640x480', choices=IMAGE_SIZES)
     parser.add_argument(
         '--images', nargs='+', default=['jpeg'], choices=('jpeg', 'raw', 'compressed')
     )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
     parser.add_argument('--publish', type=float, metavar='HZ', help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.publish:
-        run_robot(chosen.publish, IMAGE_SIZES[chosen.size])
+    options = parser.parse_args()
+    if options.publish:
+        run_robot(options.publish, IMAGE_SIZES[options.size])
         return 0
-    rows = [measure_load(images, hz, chosen) for images in chosen.images for hz in chosen.hz]
+    rows = [measure_load(images, hz, options) for images in options.images for hz in options.hz]
     print(format_table(rows, list(rows[0])))
-    if chosen.json:
-        record.write_report(chosen.json, {'rows': rows})
+    if options.json:
+        record.write_report(options.json, {'rows': rows})
     return 0
 
 
 def run_robot(camera_hz: float, size: tuple[int, int]) -> None:
-    """Be a robot: three cameras of textured, moving pictures and joints; ends with a signal."""
+    """Publish three cameras with moving, textured images, and joint states, until a signal."""
     import rclpy
     from sensor_msgs.msg import Image, JointState
 
@@ -86,7 +86,7 @@ def run_robot(camera_hz: float, size: tuple[int, int]) -> None:
         if passed_s * camera_hz * len(cameras) >= sent_pictures:  # one after the other
             msg = shown[sent_pictures // len(cameras) % len(shown)]
             msg.header.stamp = message_conversion.time_to_msg(now_ns)
-            # the number lets the reader count what is missing
+            # with the number, `count_messages` counts missing images
             msg.header.frame_id = str(sent_pictures // len(cameras))
             cameras[sent_pictures % len(cameras)].publish(msg)
             sent_pictures += 1
@@ -94,15 +94,15 @@ def run_robot(camera_hz: float, size: tuple[int, int]) -> None:
 
 
 def make_image(size: tuple[int, int]) -> np.ndarray:
-    """Return a picture that is as hard to compress as a camera's: shapes with sensor noise."""
+    """Return an image as hard to compress as a camera's, uint8 [h w 3]: blocks with noise."""
     rng = np.random.default_rng(0)
     width, height = size
     blocks = np.kron(rng.integers(0, 255, (height // 10, width // 10, 3)), np.ones((10, 10, 1)))
     return np.clip(blocks + rng.normal(0, 4, blocks.shape), 0, 255).astype(np.uint8)
 
 
-def measure_load(images: str, camera_hz: float, chosen: argparse.Namespace) -> dict:
-    """Record one load and count what is missing."""
+def measure_load(images: str, camera_hz: float, options: argparse.Namespace) -> dict:
+    """Record at one load and count missing messages."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -117,10 +117,10 @@ def measure_load(images: str, camera_hz: float, chosen: argparse.Namespace) -> d
             '--instruction',
             'wave',
             '--seconds',
-            str(chosen.seconds),
+            str(options.seconds),
         ]
         robot = subprocess.Popen(
-            [sys.executable, __file__, '--publish', str(camera_hz), '--size', chosen.size]
+            [sys.executable, __file__, '--publish', str(camera_hz), '--size', options.size]
         )
         try:
             time.sleep(2.0)
@@ -141,7 +141,7 @@ def measure_load(images: str, camera_hz: float, chosen: argparse.Namespace) -> d
         counted = count_messages(next(Path(folder).iterdir()))
     return {
         'images': images,
-        'size': chosen.size,
+        'size': options.size,
         'camera_hz': camera_hz,
         **counted,
         'cpu_cores': round(cpu_s / wall_s, 2),
@@ -151,7 +151,7 @@ def measure_load(images: str, camera_hz: float, chosen: argparse.Namespace) -> d
 
 
 def count_messages(folder: Path) -> dict:
-    """Return pictures and joint states there, and those missing between first and last."""
+    """Count recorded and missing images and joint states of a bag."""
     from wam_learning.data import bag_reader
     from wam_policy.core.robot import embodiment
 

@@ -1,10 +1,10 @@
-"""What does asking over the network cost, and how many chunks a second do several clients get?
+"""Measure the added latency of a policy server, and its throughput with several clients.
 
 Run from the repository root: python benchmarks/remote_latency.py [--json FILE]. The first table
-asks a policy that answers at once, so that only the way there and back is timed: directly over the
-wire to a worker process, and through remote worker, websocket and server, all on this machine. The
-second asks the real model, first its own workers, as a robot's node does, then our server in front
-of the same workers; every client asks as fast as it can.
+measures the round trip with a policy that answers immediately: directly over a socket to a worker
+process, and through remote worker, WebSocket and server, all on this machine. The second uses the
+real model: local workers, as in the policy node, then our server with the same workers; every
+client sends queries without a pause.
 """
 
 import argparse
@@ -35,10 +35,10 @@ from wam_policy.workers import protocol
 from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerSupervisor
 from wam_policy.workers.worker_process import make_worker_environment
 
-WARMUP_ROUNDS = 10  # rounds that are not counted
+WARMUP_ROUNDS = 10  # not counted
 IMAGE_SIZES = ((320, 176), (640, 480))
 ROBOT_NAME = 'agibot_g1'
-TARGETS_SHAPE = (24, 16)  # of a chunk of that robot: rows, commanded joints
+TARGETS_SHAPE = (24, 16)  # rows, commanded joints of the robot
 
 
 def main() -> int:
@@ -46,33 +46,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
     parser.add_argument('--rounds', type=int, default=300, help='measured (default: %(default)s)')
     parser.add_argument('--checkpoint', default='mini', help='(default: %(default)s)')
     parser.add_argument('--steps', type=int, default=1, help='network calls per query and branch')
     parser.add_argument(
-        '--devices', default='cpu', help='of the workers: two for guidance (default: %(default)s)'
+        '--devices', default='cpu', help='of the workers, two for guidance (default: %(default)s)'
     )
     parser.add_argument('--seconds', type=float, default=8.0, help='per number of sessions')
     parser.add_argument('--echo', choices=('wire', 'server'), help=argparse.SUPPRESS)
     parser.add_argument('--fd', type=int, help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    chosen.checkpoint = checkpoints.resolve_checkpoint(chosen.checkpoint)
-    if chosen.echo == 'wire':
-        serve_wire_echo(socket.socket(fileno=chosen.fd))
+    options = parser.parse_args()
+    options.checkpoint = checkpoints.resolve_checkpoint(options.checkpoint)
+    if options.echo == 'wire':
+        serve_wire_echo(socket.socket(fileno=options.fd))
         return 0
-    if chosen.echo == 'server':
+    if options.echo == 'server':
         asyncio.run(run_echo_server())
         return 0
-    rows = [row for size in IMAGE_SIZES for row in measure_latency(size, chosen.rounds)]
-    rows += measure_throughput(chosen)
-    if chosen.json:
+    rows = [row for size in IMAGE_SIZES for row in measure_latency(size, options.rounds)]
+    rows += measure_throughput(options)
+    if options.json:
         record.write_report(
-            chosen.json,
+            options.json,
             {
-                'checkpoint': Path(chosen.checkpoint).name,
-                'devices': chosen.devices,
-                'steps': chosen.steps,
+                'checkpoint': Path(options.checkpoint).name,
+                'devices': options.devices,
+                'steps': options.steps,
                 'rows': rows,
             },
         )
@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def serve_wire_echo(end: socket.socket) -> None:
-    """Answer every message of the wire with a chunk of the usual size."""
+    """Answer every message on the socket with a chunk of the usual size."""
     chunk = {'targets': np.zeros(TARGETS_SHAPE), 'reference': np.zeros(TARGETS_SHAPE[1])}
     while True:
         try:
@@ -91,7 +91,7 @@ def serve_wire_echo(end: socket.socket) -> None:
 
 
 class ZeroBackend:
-    """Predict nothing, at once."""
+    """Backend that returns zeros immediately."""
 
     first_frames, frames_per_block = 1, 4
     generation, restarts, not_ready_reason = 1, 0, ''
@@ -109,13 +109,13 @@ class ZeroBackend:
 
 
 async def run_echo_server() -> None:
-    """Serve a policy that answers at once; the port goes to standard error."""
+    """Serve a policy that answers immediately; print the address to stderr."""
     robot = embodiment.load_embodiment(ROBOT_NAME)
-    spoken = server_profile.load_for_robot('', robot)
+    profile = server_profile.load_for_robot('', robot)
     engine = ZeroBackend()
-    manager = SessionManager(spoken, robot, engine, engine, 4, lambda line: None)
-    said = handshake.make_server_metadata(
-        spoken,
+    manager = SessionManager(profile, robot, engine, engine, 4, lambda line: None)
+    metadata = handshake.make_server_metadata(
+        profile,
         robot,
         {},
         {
@@ -126,7 +126,9 @@ async def run_echo_server() -> None:
             'window_blocks': 4,
         },
     )
-    server = PolicyServer(manager, said, log=lambda line: None, log_requests=False, backend=engine)
+    server = PolicyServer(
+        manager, metadata, log=lambda line: None, log_requests=False, backend=engine
+    )
     await server.run(
         '127.0.0.1',
         0,
@@ -136,7 +138,7 @@ async def run_echo_server() -> None:
 
 @contextmanager
 def run_server(*command: str) -> Iterator[str]:
-    """Run a server program; give its address."""
+    """Run a server program; yield its address."""
     program = subprocess.Popen(
         [sys.executable, *command],
         stderr=subprocess.PIPE,
@@ -145,13 +147,13 @@ def run_server(*command: str) -> Iterator[str]:
     )
     try:
         assert program.stderr is not None
-        said = []
+        output = []
         for line in program.stderr:
-            said.append(line)
+            output.append(line)
             if found := re.search(r'at (ws://[\d.]+:\d+)', line):
                 break
         else:
-            raise RuntimeError(f'the server did not start: {"".join(said)}')
+            raise RuntimeError(f'the server did not start: {"".join(output)}')
         address = found[1]
         threading.Thread(target=program.stderr.read, daemon=True).start()
         yield address
@@ -161,7 +163,7 @@ def run_server(*command: str) -> Iterator[str]:
 
 
 def measure_latency(size: tuple[int, int], rounds: int) -> list[dict]:
-    """Time three pictures there and a chunk back, both ways; print what the network added."""
+    """Measure queries with three images, direct and remote; print the added latency."""
     robot = embodiment.load_embodiment(ROBOT_NAME)
     arrays = {
         f'newest/{camera.key}': np.zeros((size[1], size[0], 3), np.uint8)
@@ -210,7 +212,7 @@ def time_worker(
     query: protocol.WorkerMessage,
     rounds: int,
 ) -> list[float]:
-    """Ask a worker program over its socket; give each query's ms."""
+    """Send queries to a worker program over its socket; return the time of each in ms."""
     near, far = protocol.make_socket_pair()
     program = subprocess.Popen(
         [sys.executable, *command, '--fd', str(far.fileno())],
@@ -253,40 +255,40 @@ def summarize_latency(taken_ms: list[float]) -> dict[str, float]:
     }
 
 
-def measure_throughput(chosen: argparse.Namespace) -> list[dict]:
-    """Count the chunks that 1, 2 and 4 clients get from one model, and one without the network."""
+def measure_throughput(options: argparse.Namespace) -> list[dict]:
+    """Measure chunks per second of one model: locally, and remotely with 1, 2 and 4 clients."""
     model = (
         '--checkpoint',
-        chosen.checkpoint,
+        options.checkpoint,
         '--embodiment',
         ROBOT_NAME,
         '--steps',
-        str(chosen.steps),
+        str(options.steps),
     )
     rows = []
 
     def measure_sessions(what: str, plan: WorkerSpec, sessions: int) -> None:
-        counts = run_clients(plan, sessions, chosen.seconds)
+        counts = run_clients(plan, sessions, options.seconds)
         rows.append(
             {
                 'what': what,
-                'chunks_per_s': sum(counts) / chosen.seconds,
-                'slowest_per_s': min(counts) / chosen.seconds,
+                'chunks_per_s': sum(counts) / options.seconds,
+                'slowest_per_s': min(counts) / options.seconds,
             }
         )
         print(
-            '{what:<28} {chunks_per_s:5.1f} chunks/s in all, '
-            'the slowest {slowest_per_s:.1f}'.format(**rows[-1])
+            '{what:<28} {chunks_per_s:5.1f} chunks/s in total, '
+            'slowest client {slowest_per_s:.1f}'.format(**rows[-1])
         )
 
-    devices = tuple(chosen.devices.split(','))
+    devices = tuple(options.devices.split(','))
     measure_sessions('local workers', WorkerSpec(devices, model, guided=len(devices) > 1), 1)
     with run_server(
         '-m',
         'wam_policy.servers.serve',
         *model,
         '--devices',
-        chosen.devices,
+        options.devices,
         '--port',
         '0',
         '--quiet',
@@ -303,7 +305,7 @@ def measure_throughput(chosen: argparse.Namespace) -> list[dict]:
 
 
 def run_clients(plan: WorkerSpec, sessions: int, seconds: float) -> list[int]:
-    """Let so many clients of a plan ask as fast as they can; give the chunks each got."""
+    """Run `sessions` clients that query without a pause; return the chunks of each."""
     robot, counts, begin = (
         embodiment.load_embodiment(ROBOT_NAME),
         [0] * sessions,

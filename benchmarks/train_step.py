@@ -32,7 +32,7 @@ from wam_policy.model.network.video_action_dit import VideoActionDiT
 BF16, FLOAT = 2, 4  # bytes
 ADAM_STATES = 2  # float32, per trained value
 FLOAT_COPIES = 2  # float32: gradient and averaged weights, per trained value
-MAX_SCORES_BYTES = 2e9  # a CPU holds all attention scores; longer windows are counted
+MAX_SCORES_BYTES = 2e9  # on a CPU, with all attention scores; longer windows are not measured
 
 
 def main() -> int:
@@ -43,36 +43,38 @@ def main() -> int:
     parser.add_argument('--preset', choices=tuple(PRESETS), default='dreamzero_14b')
     parser.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--rank', type=int, default=4)
-    parser.add_argument('--blocks', type=int, nargs='+', help='of windows (default: 1 and all)')
+    parser.add_argument(
+        '--blocks', type=int, nargs='+', help='per window (default: 1 and the maximum)'
+    )
     parser.add_argument('--rounds', type=int, default=1)
-    parser.add_argument('--threads', type=int, default=1, help='of the CPU')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads')
     parser.add_argument(
         '--rate',
         type=float,
         default=300.0,
         metavar='TFLOP/S',
-        help='assumed of a GPU, for the estimate (default: %(default)s)',
+        help='assumed rate of a GPU for the estimate (default: %(default)s)',
     )
     parser.add_argument('--json', type=Path, metavar='FILE')
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    device, c = torch.device(chosen.device), get_preset(chosen.preset)
-    layer = make_block(c, chosen.rank, device)
+    device, c = torch.device(options.device), get_preset(options.preset)
+    layer = make_block(c, options.rank, device)
     rows = [
-        measure_window(c, layer, blocks, chosen, device)
-        for blocks in chosen.blocks or (1, c.window_blocks)
+        measure_window(c, layer, blocks, options, device)
+        for blocks in options.blocks or (1, c.window_blocks)
     ]
     head = {
-        'preset': chosen.preset,
+        'preset': options.preset,
         'layers': c.layers,
-        'rank': chosen.rank,
+        'rank': options.rank,
         'batch': 1,
         'device': read_device_name(device),
-        'threads': chosen.threads,
+        'threads': options.threads,
         'torch': torch.__version__,
         'weights': 'random bfloat16; adapters float32 under autocast',
-        'measured': 'one block, forward and backward, recomputed; everything else multiplied',
+        'measured': 'forward and backward of one block with recomputation, times the layers',
         'matmul_TFLOP/s': round(measure_matmul_rate(device, torch.bfloat16) / 1e12, 4),
         'memory': count_memory(c, layer),
     }
@@ -96,32 +98,32 @@ def main() -> int:
             ),
         )
     )
-    if chosen.json:
-        record.write_report(chosen.json, {**head, 'rows': rows})
+    if options.json:
+        record.write_report(options.json, {**head, 'rows': rows})
     return 0
 
 
 def make_block(c: ModelConfig, rank: int, device: torch.device) -> TransformerBlock:
-    """Make one block of random weights with adapters that ask for gradients, as training does."""
+    """Make one block with random weights and trainable adapters, as in training."""
     from peft import LoraConfig, inject_adapter_in_model
 
     from wam_policy.model.network.lora import TARGET_MODULES
 
     with torch.device(device):
-        made = TransformerBlock(c).to(torch.bfloat16).requires_grad_(False)
+        block = TransformerBlock(c).to(torch.bfloat16).requires_grad_(False)
     holder = nn.Module()
-    holder.blocks = nn.ModuleList([made])
+    holder.blocks = nn.ModuleList([block])
     inject_adapter_in_model(
         LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGET_MODULES.pattern), holder
     )
-    for parameter in made.parameters():
+    for parameter in block.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return made
+    return block
 
 
 class TrainingWindow:
-    """Hold the inputs of a block for a training window without unused tokens."""
+    """Inputs of a block for a training window without unused tokens."""
 
     def __init__(self, c: ModelConfig, blocks: int, device: torch.device) -> None:
         frames = 1 + blocks * c.frames_per_block
@@ -152,12 +154,12 @@ class TrainingWindow:
 
     @property
     def input_bytes(self) -> int:
-        """Count the bytes that each layer keeps for the backward pass: its input."""
+        """Return the bytes of a layer's input, which it keeps for the backward pass."""
         return self.x.nbytes
 
     @property
     def shared_bytes(self) -> int:
-        """Count the bytes that all layers share."""
+        """Return the bytes that all layers share."""
         context = sum(part.nbytes for part in self.context if part is not None)
         return self.modulation.nbytes + context + self.mask.nbytes
 
@@ -166,14 +168,14 @@ def measure_window(
     c: ModelConfig,
     layer: TransformerBlock,
     blocks: int,
-    chosen: argparse.Namespace,
+    options: argparse.Namespace,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Count a window of `blocks`, measure the layer on it where it fits, and multiply."""
-    paper, window = make_on_meta_device(c, chosen.rank, blocks)
+    """Count operations and bytes of a window; measure one layer if it fits; scale up."""
+    meta_layer, window = make_on_meta_device(c, options.rank, blocks)
     with FlopCounterMode(display=False) as counter:
-        run_step(paper, window, window.x.device)
-    flops, saved = counter.get_total_flops(), count_saved_bytes(paper, window)
+        run_step(meta_layer, window, window.x.device)
+    flops, saved = counter.get_total_flops(), count_saved_bytes(meta_layer, window)
     kept, shared, fixed = (
         c.layers * window.input_bytes,
         window.shared_bytes,
@@ -192,7 +194,7 @@ def measure_window(
     on_gpu = device.type == 'cuda'
     if on_gpu or device.type == 'cpu' and BF16 * c.heads * window.tokens**2 < MAX_SCORES_BYTES:
         layer_s, peak = measure_step(
-            layer, TrainingWindow(c, blocks, device), chosen.rounds, device
+            layer, TrainingWindow(c, blocks, device), options.rounds, device
         )
         found |= {'layer_s': round(layer_s, 4), 'layer_TFLOP/s': round(flops / layer_s / 1e12, 4)}
         if on_gpu:
@@ -201,15 +203,15 @@ def measure_window(
                 'step_s': round(c.layers * layer_s, 3),
             }
     return found | {
-        'estimated_step_s': round(c.layers * flops / chosen.rate / 1e12, 2),
-        'estimated_at_TFLOP/s': chosen.rate,
+        'estimated_step_s': round(c.layers * flops / options.rate / 1e12, 2),
+        'estimated_at_TFLOP/s': options.rate,
     }
 
 
 def measure_step(
     layer: TransformerBlock, window: TrainingWindow, rounds: int, device: torch.device
 ) -> tuple[float, int]:
-    """Return the median time of a forward and backward pass, s, and a GPU's peak, bytes."""
+    """Return the median time of forward and backward, s, and a GPU's peak memory, bytes."""
     now_ms, durations_s, on_gpu, before = make_clock_ms(device), [], device.type == 'cuda', 0
     if on_gpu:
         run_step(layer, window, device)  # the first one is slow
@@ -224,7 +226,7 @@ def measure_step(
 
 
 def run_step(layer: TransformerBlock, window: TrainingWindow, device: torch.device) -> None:
-    """Run the block forward and backward, its activations computed twice."""
+    """Run the block forward and backward, with recomputed activations."""
     with torch.autocast(device.type if device.type != 'meta' else 'cpu', torch.bfloat16):
         x = checkpoint(
             layer,
@@ -250,9 +252,9 @@ def make_on_meta_device(
 
 
 def count_saved_bytes(layer: TransformerBlock, window: TrainingWindow) -> int:
-    """Count what a block keeps between its forward and backward pass, as a fused kernel would.
+    """Count the bytes that a block keeps between forward and backward, with a fused kernel.
 
-    Weights, inputs and what all layers share are left out, and attention scores.
+    Excludes weights, inputs, shared tensors and attention scores.
     """
     known = {
         storage_address(t) for t in (*layer.parameters(), window.x, window.modulation, window.mask)

@@ -1,7 +1,7 @@
-"""What does the process seam cost, and how long does a query take with one worker and with two?
+"""Measure the latency of queries to one and to two worker processes.
 
-Run from the repository root: python benchmarks/worker_roundtrip.py [--json FILE]. Latencies are
-those a caller sees, round trip included; start-up is from the first process to `ready`.
+Run from the repository root: python benchmarks/worker_roundtrip.py [--json FILE]. Latencies
+include the round trip; the start-up time is from the first process to `ready`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from wam_policy.workers import protocol
 from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerSupervisor
 from wam_policy.workers.worker_process import make_worker_environment
 
-WARMUP_ROUNDS = 5  # rounds that are not counted
+WARMUP_ROUNDS = 5  # not counted
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures there')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the results to FILE')
     parser.add_argument('--checkpoint', default='preset:tiny', help='(default: %(default)s)')
     parser.add_argument('--embodiment', default='agibot_g1', choices=embodiment.list_robots())
     parser.add_argument(
@@ -42,30 +42,30 @@ def main() -> int:
     parser.add_argument('--rounds', type=int, default=200, help='measured (default: %(default)s)')
     parser.add_argument('--pin', action='store_true', help='also with each worker on one core')
     parser.add_argument('--echo', type=int, metavar='FD', help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.echo is not None:
-        serve_echo(socket.socket(fileno=chosen.echo))
+    options = parser.parse_args()
+    if options.echo is not None:
+        serve_echo(socket.socket(fileno=options.echo))
         return 0
-    rows = [measure_wire(chosen.rounds)]
-    both = tuple(chosen.devices)
+    rows = [measure_wire(options.rounds)]
+    both = tuple(options.devices)
     plans: dict[str, tuple[tuple[str, ...], bool, tuple[int, ...]]] = {
         'one worker, no guidance': (both[:1], False, ()),
         'one worker': (both[:1], True, ()),
     }
     if len(both) == 2:
         plans['two workers'] = (both, True, ())
-        if chosen.pin:
+        if options.pin:
             plans['two workers, pinned'] = (both, True, tuple(sorted(os.sched_getaffinity(0)))[:2])
     for name, (devices, guided, cores) in plans.items():
         plan = WorkerSpec(
             devices,
             (
                 '--checkpoint',
-                chosen.checkpoint,
+                options.checkpoint,
                 '--embodiment',
-                chosen.embodiment,
+                options.embodiment,
                 '--steps',
-                str(chosen.steps),
+                str(options.steps),
                 '--guidance-scale',
                 '5' if guided else '1',
             ),
@@ -73,12 +73,12 @@ def main() -> int:
             cores=cores,
         )
         rows += measure_queries(
-            name, plan, embodiment.load_embodiment(chosen.embodiment), chosen.rounds
+            name, plan, embodiment.load_embodiment(options.embodiment), options.rounds
         )
     print_table(rows)
-    if chosen.json:
+    if options.json:
         record.write_report(
-            chosen.json, {'checkpoint': chosen.checkpoint, 'steps': chosen.steps, 'rows': rows}
+            options.json, {'checkpoint': options.checkpoint, 'steps': options.steps, 'rows': rows}
         )
     return 0
 
@@ -95,7 +95,7 @@ def serve_echo(end: socket.socket) -> None:
 
 
 def measure_wire(rounds: int) -> dict:
-    """Time three 640x480 pictures there and a chunk back, to another process."""
+    """Measure a round trip to another process: three 640x480 images, then a chunk back."""
     near, far = protocol.make_socket_pair()
     frames = {f'newest/{i}': np.full((1, 480, 640, 3), i, np.uint8) for i in range(3)}
     child = subprocess.Popen(
@@ -110,7 +110,7 @@ def measure_wire(rounds: int) -> dict:
         protocol.receive(near, 10)
 
     with near:
-        row = time_rounds('wire: 2.8 MB there, a chunk back', round_trip, rounds)
+        row = time_rounds('socket: 2.8 MB request, chunk as answer', round_trip, rounds)
     child.wait()
     return row
 
@@ -118,7 +118,7 @@ def measure_wire(rounds: int) -> dict:
 def measure_queries(
     name: str, plan: WorkerSpec, robot: embodiment.Embodiment, rounds: int
 ) -> list[dict]:
-    """Time queries on what is committed, and queries that bring the newest frames along."""
+    """Measure queries without images, and queries with the newest images."""
     start_s = time.perf_counter()
     with WorkerSupervisor(plan, lambda rank, line: None) as pair:
         status = pair.wait_ready(plan.start_timeout_s)
@@ -175,7 +175,7 @@ def measure_queries(
 
 
 def time_rounds(name: str, call: Callable[[], None], rounds: int) -> dict:
-    """Time rounds after a warm-up."""
+    """Return latency statistics of `rounds` calls after a warm-up."""
     taken_ms = []
     for number in range(WARMUP_ROUNDS + rounds):
         start_s = time.perf_counter()

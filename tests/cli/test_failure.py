@@ -32,7 +32,7 @@ OUTPUTS = [
         'No space left on device (os error 28)',
     ),
     ('pip', FULL, 'ERROR: Could not install packages: [Errno 28] No space left'),
-    ('pip', 'is not the file that was pinned', 'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES'),
+    ('pip', 'differs from the pinned file', 'ERROR: THESE PACKAGES DO NOT MATCH THE HASHES'),
 ]
 
 
@@ -50,7 +50,7 @@ def test_an_unknown_output_keeps_its_error_and_names_the_log():
         'colcon build', 'a\nCMake Error at x.cmake:3 (message):\nbye\n', 'l/b.log'
     )
     assert line == (
-        'colcon build failed: CMake Error at x.cmake:3 (message): (all of it: l/b.log)'
+        'colcon build failed: CMake Error at x.cmake:3 (message): (full output: l/b.log)'
     )
 
 

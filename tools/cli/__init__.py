@@ -1,1 +1,1 @@
-"""The `./wam` command: standard library only, since it runs before anything is installed."""
+"""The `./wam` command. It uses only the standard library: it runs before anything is installed."""

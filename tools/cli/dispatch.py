@@ -1,4 +1,4 @@
-"""The table of sub-commands: a module of the stack, or a file of `cli.commands`."""
+"""Table of sub-commands: each runs a module of the stack or a file of `cli.commands`."""
 
 import difflib
 import importlib
@@ -25,7 +25,7 @@ class Command:
 COMMANDS = {
     'setup': Command('install ROS 2 (unless installed) and the Python packages'),
     'build': Command('colcon build over src/'),
-    'demo': Command('run a simulated robot, moved by a World Action Model', 'wam_tools.demo'),
+    'demo': Command('run a simulated robot with a World Action Model', 'wam_tools.demo'),
     'serve': Command(
         'run the model as a policy server (OpenPI protocol)', 'wam_policy.servers.serve'
     ),
@@ -73,7 +73,7 @@ COMMANDS = {
         'write evaluation reports as a Markdown table', 'wam_learning.evaluation.report_table'
     ),
     'inspect': Command(
-        'show what a checkpoint folder contains, lacks, needs and which robots it supports',
+        'show contents, missing files, memory and supported robots of a checkpoint',
         'wam_policy.model.checkpoint.inspect_checkpoint',
     ),
     'random-checkpoint': Command(
@@ -83,8 +83,8 @@ COMMANDS = {
     'engine': Command('calibrate a checkpoint, export it to ONNX, build it with TensorRT'),
     'bench': Command('measure chunk latency, quantization error, worker round trip, ...'),
     'shell': Command('open a shell in which ros2 works; -c COMMAND runs one command'),
-    'doctor': Command('show what is installed, what is missing, and the fix'),
-    'clean': Command('remove what setup and build made; --all also removes downloads'),
+    'doctor': Command('show what is installed and what is missing, with the fix'),
+    'clean': Command('remove the results of setup and build; --all also removes downloads'),
 }
 # until the next release
 DEPRECATED_COMMANDS = {
@@ -97,7 +97,7 @@ DEPRECATED_COMMANDS = {
 
 
 def format_usage() -> str:
-    """Describe every sub-command in a line."""
+    """Return the usage text, with one line per sub-command."""
     width = max(map(len, COMMANDS))
     lines = [f'  {name:<{width}} {command.help}' for name, command in COMMANDS.items()]
     return '\n'.join(['usage: ./wam COMMAND [ARGUMENTS]', '', *lines, ''])
@@ -106,12 +106,12 @@ def format_usage() -> str:
 def format_unknown_command(name: str) -> str:
     """Return the error for an unknown sub-command, with the nearest known one."""
     near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-    hint = f'did you mean {near[0]}?' if near else f'there are: {", ".join(COMMANDS)}'
+    hint = f'did you mean {near[0]}?' if near else f'known: {", ".join(COMMANDS)}'
     return f'no command {name!r}: {hint}'
 
 
 def run_command(name: str, arguments: list[str]) -> int:
-    """Run a sub-command; one of the stack replaces this process, so signals and exit code stay."""
+    """Run a sub-command; a module of the stack replaces this process."""
     command = COMMANDS[name]
     if not command.module:
         return importlib.import_module(f'cli.commands.{name}').main(arguments)
@@ -123,12 +123,12 @@ def run_command(name: str, arguments: list[str]) -> int:
 
 
 def on_sigterm(number: int, frame: FrameType | None) -> None:
-    """Unwind as Ctrl-C does, so that the programs that setup has started end too."""
+    """Raise KeyboardInterrupt as for Ctrl-C, so that programs started by setup end too."""
     raise KeyboardInterrupt
 
 
 def main(arguments: list[str]) -> int:
-    """Run one sub-command and return its exit code; a CommandError becomes one line."""
+    """Run one sub-command and return its exit code; print a CommandError as one line."""
     if not arguments or arguments[0] in ('help', '-h', '--help'):
         sys.stdout.write(format_usage())
         return 0

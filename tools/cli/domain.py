@@ -1,19 +1,19 @@
-"""A ROS domain in which nobody on this machine is."""
+"""Find a ROS domain that no program on this machine uses."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-# above that, DDS ports run into those that the kernel hands out
+# ports of higher domains overlap with the kernel's ephemeral ports
 DOMAIN_IDS = range(1, 101)
-PORT_BASE, DOMAIN_ID_GAIN = 7400, 250  # of domain 0, and how many each domain has (RTPS 9.6.1.1)
+PORT_BASE, DOMAIN_ID_GAIN = 7400, 250  # first port of domain 0, ports per domain (RTPS 9.6.1.1)
 UDP_SOCKET_TABLES = (Path('/proc/net/udp'), Path('/proc/net/udp6'))
 
 
 def find_free_domain(seed: int, tables: Iterable[Path] = UDP_SOCKET_TABLES) -> int:
-    """Return a domain none of whose ports is open, `seed` says where to begin to look.
+    """Return a domain without an open port, searching from an offset given by `seed`.
 
-    Programs that start at the same moment do not see each other yet: give each its own seed,
-    the process number for example. Where all domains are taken, the first one looked at is it.
+    Programs that start at the same time do not see each other's ports: use different seeds, for
+    example the process id. If all domains are in use, returns the first one searched.
     """
     busy = find_used_domains(tables)
     order = [DOMAIN_IDS[(seed + i) % len(DOMAIN_IDS)] for i in range(len(DOMAIN_IDS))]
@@ -21,7 +21,7 @@ def find_free_domain(seed: int, tables: Iterable[Path] = UDP_SOCKET_TABLES) -> i
 
 
 def find_used_domains(tables: Iterable[Path] = UDP_SOCKET_TABLES) -> set[int]:
-    """Return the domains in which a UDP port is open."""
+    """Return the domains with an open UDP port."""
     lines = [
         line.split()
         for table in tables

@@ -1,4 +1,4 @@
-"""Hand over to a module of the stack, as this very process: signals and exit code are its own."""
+"""Replace this process by a Python program of the stack, which gets its signals and exit code."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ def exec_module(module: str, arguments: Sequence[str]) -> NoReturn:
 
 
 def exec_file(path: str, arguments: Sequence[str]) -> NoReturn:
-    """Like `become`, but run a file, named from the checkout's root."""
+    """Set up and build if needed, then run a file, given relative to the checkout's root."""
     _exec_python([str(find_checkout().root / path), *arguments])
 
 

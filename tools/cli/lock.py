@@ -1,4 +1,4 @@
-"""One setup or build at a time in a checkout; a second one waits for the first."""
+"""Lock that allows one setup or build at a time in a checkout; others wait."""
 
 import fcntl
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from cli.progress import print_status
 
 @contextmanager
 def lock_checkout(layout: CheckoutLayout) -> Iterator[None]:
-    """Hold the checkout's lock; the kernel frees it however the process ends."""
+    """Hold the checkout's lock; the kernel releases it when the process ends."""
     layout.work.mkdir(exist_ok=True)
     with (layout.work / 'lock').open('w') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print_status('another ./wam is setting up or building here: waiting for it')
+            print_status('another ./wam setup or build runs in this checkout: waiting for it')
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

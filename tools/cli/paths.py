@@ -1,4 +1,4 @@
-"""Where things lie inside the checkout. Nothing of ours lies outside it."""
+"""Paths inside the checkout; this project writes nothing outside it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,51 +6,51 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class CheckoutLayout:
-    """The folders of one checkout."""
+    """Folders of one checkout."""
 
     root: Path
 
     @property
     def venv(self) -> Path:
-        """The virtual environment with every Python package."""
+        """Return the virtual environment with all Python packages."""
         return self.root / '.venv'
 
     @property
     def python(self) -> Path:
-        """The virtual environment's interpreter."""
+        """Return the interpreter of the virtual environment."""
         return self.venv / 'bin' / 'python'
 
     @property
     def ros_prefix(self) -> Path:
-        """The ROS 2 prefix that setup assembles where none is installed."""
+        """Return the ROS 2 prefix that setup assembles if none is installed."""
         return self.root / '.ros' / 'jazzy'
 
     @property
     def install_dir(self) -> Path:
-        """What colcon builds `src/` into."""
+        """Return the install space of colcon."""
         return self.root / 'install'
 
     @property
     def work(self) -> Path:
-        """Downloads, logs and stamps."""
+        """Return the folder of downloads, logs and stamps."""
         return self.root / '.wam'
 
     @property
     def downloads(self) -> Path:
-        """Files fetched once and kept."""
+        """Return the folder of downloaded files."""
         return self.work / 'downloads'
 
     @property
     def logs(self) -> Path:
-        """Full output of the programs that setup and build run."""
+        """Return the folder with the output of programs that setup and build run."""
         return self.work / 'logs'
 
     @property
     def stamps(self) -> Path:
-        """One small file per finished step; see `cli.stamps`."""
+        """Return the folder with one file per finished step; see `cli.stamps`."""
         return self.work / 'stamps'
 
 
 def find_checkout() -> CheckoutLayout:
-    """Describe the checkout that this file belongs to."""
+    """Return the layout of the checkout that contains this file."""
     return CheckoutLayout(Path(__file__).resolve().parents[2])

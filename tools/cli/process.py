@@ -1,4 +1,4 @@
-"""Run the programs that setup and build need, their output in a log file."""
+"""Run programs for setup and build, with their output in a log file."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.failure import CommandError, summarize_output
 
-# every program that runs now, so that an interrupted setup can stop those of its threads
+# running programs, so that an interrupted setup can end those of other threads
 _running_processes: set[subprocess.Popen] = set()
 
 
@@ -20,9 +20,9 @@ def run(
     cwd: Path | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> str:
-    """Run a program to its end and return its output; `on_line` sees each line as it comes.
+    """Run a program and return its output; call `on_line` with each line as it arrives.
 
-    Raises Failure with one line when the program cannot start or exits with an error.
+    Raises CommandError with one line if the program cannot start or exits with an error.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -59,6 +59,6 @@ def run(
 
 
 def terminate_all() -> None:
-    """End every program that another thread has started through `run`."""
+    """Terminate all programs that were started by `run`."""
     for process in list(_running_processes):
         process.terminate()

@@ -1,4 +1,4 @@
-"""Progress lines for long steps, each with its elapsed seconds."""
+"""Progress lines for long steps, with elapsed seconds."""
 
 import sys
 import threading
@@ -12,9 +12,9 @@ HEARTBEAT_S = 10.0
 
 
 class StepProgress:
-    """A board of running steps: a line at start and end of each, and a heartbeat between.
+    """Print a line at the start and end of each step, and every `heartbeat_s` in between.
 
-    Steps may run in several threads. `quiet_s` holds the start line of a step back for so long.
+    Steps may run in several threads.
     """
 
     def __init__(self, heartbeat_s: float = HEARTBEAT_S) -> None:
@@ -41,7 +41,7 @@ class StepProgress:
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """Show `title` while the body runs."""
+        """Report the step `title` while the body runs."""
         start = time.monotonic()
         with self._lock:
             self._running[title] = (start, '')
@@ -57,7 +57,7 @@ class StepProgress:
             print_status(f'✓ {title} ({time.monotonic() - start:.0f} s)')
 
     def set_detail(self, title: str, text: str) -> None:
-        """Show `text` beside a running step at the next heartbeat."""
+        """Set the text that a running step shows at the next heartbeat."""
         with self._lock:
             if title in self._running:
                 self._running[title] = (self._running[title][0], text)
@@ -71,6 +71,6 @@ class StepProgress:
 
 
 def print_status(line: str) -> None:
-    """Print one line for the user, at once."""
+    """Print one line for the user to stderr and flush it."""
     sys.stderr.write(f'wam: {line}\n')
     sys.stderr.flush()

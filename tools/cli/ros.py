@@ -1,4 +1,4 @@
-"""Find the ROS 2 to use: one that is sourced, one that is installed, or our own prefix."""
+"""Select the ROS 2 to use: a sourced one, an installed one, or the assembled prefix."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SYSTEM_PREFIX = Path('/opt/ros/jazzy')
 
 
 class RosSource(Enum):
-    """Where a ROS 2 comes from."""
+    """Origin of a ROS 2 installation."""
 
     SOURCED = 'sourced in this shell'
     INSTALLED = 'installed'
@@ -21,23 +21,23 @@ class RosSource(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RosInstallation:
-    """A ROS 2 Jazzy prefix, and whether its setup.bash is still to be sourced."""
+    """A ROS 2 Jazzy prefix and its origin; setup.bash of a SOURCED one is already sourced."""
 
     source: RosSource
     prefix: Path
 
     @property
     def setup_script(self) -> Path:
-        """The script that puts it into an environment."""
+        """Return the script that sets its environment variables."""
         return self.prefix / 'setup.bash'
 
 
 def select_ros(
     layout: CheckoutLayout, environ: Mapping[str, str], installed: Path = SYSTEM_PREFIX
 ) -> RosInstallation:
-    """Choose the ROS 2 for this checkout; the answer may be a prefix that is yet to be made.
+    """Return the ROS 2 for this checkout; an assembled prefix may not exist yet.
 
-    Raises Failure when another distribution is sourced.
+    Raises CommandError if another distribution is sourced.
     """
     distro = environ.get('ROS_DISTRO', '')
     if distro and distro != 'jazzy':
@@ -54,7 +54,7 @@ def select_ros(
 
 
 def _find_sourced_prefix(environ: Mapping[str, str]) -> Path | None:
-    """Name the prefix on AMENT_PREFIX_PATH that holds rclpy."""
+    """Return the prefix on AMENT_PREFIX_PATH that contains rclpy."""
     for entry in environ.get('AMENT_PREFIX_PATH', '').split(':'):
         if entry and (Path(entry) / 'share' / 'rclpy').is_dir():
             return Path(entry)

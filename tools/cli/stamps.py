@@ -1,4 +1,4 @@
-"""Remember which steps are done, and with which inputs."""
+"""Stamp files of finished steps, with a hash of their inputs."""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def hash_inputs(texts: Iterable[str] = (), files: Iterable[Path] = ()) -> str:
-    """Hash the inputs of a step; a changed pin, script or header gives another key."""
+    """Return the hash of a step's inputs, texts and file contents."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode() + b'\0')
@@ -16,12 +16,12 @@ def hash_inputs(texts: Iterable[str] = (), files: Iterable[Path] = ()) -> str:
 
 
 def is_fresh(stamp: Path, key: str) -> bool:
-    """Tell whether the step behind `stamp` was finished with the inputs of `key`."""
+    """Return whether the step of `stamp` was finished with the inputs hashed in `key`."""
     return stamp.is_file() and stamp.read_text().strip() == key
 
 
 def write(stamp: Path, key: str) -> None:
-    """Mark a step as finished. Atomic: a stamp is whole or absent."""
+    """Write a stamp atomically."""
     stamp.parent.mkdir(parents=True, exist_ok=True)
     part = stamp.with_suffix('.part')
     part.write_text(key + '\n')

@@ -1,4 +1,4 @@
-"""Debian and Ubuntu packages: which are needed, which are missing, how they come."""
+"""Debian and Ubuntu packages: find missing ones, install or unpack them."""
 
 import ctypes.util
 import importlib.util
@@ -12,7 +12,7 @@ from cli.process import run
 
 
 def find_missing_packages() -> list[str]:
-    """List the Debian packages that this machine lacks, looked up by what they bring."""
+    """Return the missing Debian packages, detected by the programs and libraries they contain."""
     found = {
         'cmake': shutil.which('cmake'),
         'make': shutil.which('make'),
@@ -24,15 +24,15 @@ def find_missing_packages() -> list[str]:
 
 
 def install_packages(layout: CheckoutLayout, names: list[str]) -> None:
-    """Install Debian packages; without root, raise a Failure that names them in one line."""
+    """Install Debian packages; raises CommandError with the command if not root."""
     line = 'apt-get install -y --no-install-recommends ' + ' '.join(names)
     if shutil.which('apt-get') is None:
         raise CommandError(
-            f'this system lacks (by their Debian names): {" ".join(names)}: '
-            'install them with its own package manager'
+            f'missing system packages (Debian names): {" ".join(names)}: '
+            'install them with the package manager of this system'
         )
     if os.geteuid() != 0:
-        raise CommandError(f'system packages are missing: sudo {line}')
+        raise CommandError(f'missing system packages: sudo {line}')
     env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive'}
     run('apt-get update', ['apt-get', 'update'], layout.logs / 'apt-update.log', env=env)
     run('apt-get install', line.split(), layout.logs / 'apt-install.log', env=env)
@@ -55,7 +55,7 @@ def unpack_debs(layout: CheckoutLayout, names: list[str], target: Path) -> None:
 
 
 def _fetch_debs(layout: CheckoutLayout, names: list[str], folder: Path) -> None:
-    """Download `names` into `folder`, whole or not at all."""
+    """Download packages into `folder`, which exists only if all succeeded."""
     part = folder.with_suffix('.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -66,7 +66,9 @@ def _fetch_debs(layout: CheckoutLayout, names: list[str], folder: Path) -> None:
     except CommandError as e:
         # a fresh container has empty package lists
         if os.geteuid() != 0:
-            raise CommandError(f'{e}; if the package lists are old: sudo apt-get update') from e
+            raise CommandError(
+                f'{e}; if the package lists are outdated: sudo apt-get update'
+            ) from e
         run('apt-get update', ['apt-get', 'update'], layout.logs / 'apt-update.log')
         run('fetching ROS 2 headers', argv, log, cwd=part)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Make the virtual environment `.venv` from the pins in setup/."""
+"""Make the virtual environment `.venv` from the pins in tools/requirements."""
 
 import os
 import shutil
@@ -12,27 +12,27 @@ from cli.paths import CheckoutLayout
 from cli.process import run
 from cli.ros import RosSource
 
-# why each package is there, the exact versions of what they bring along, and what is not brought
+# required packages with reasons, exact versions of their dependencies, excluded dependencies
 PIN_FILES = ('requirements.txt', 'constraints.txt', 'overrides.txt')
-# what assembling the ROS 2 prefix needs: installed first, so that both go on side by side
+# needed to assemble the ROS 2 prefix; installed first, so that both can run in parallel
 GENERATOR_PACKAGES = ('numpy', 'pyyaml', 'lark', 'empy', 'packaging', 'setuptools', 'catkin_pkg')
 
 
 def hash_venv_inputs(layout: CheckoutLayout) -> str:
-    """Hash what the environment is made from: the pins and the interpreter."""
+    """Return the hash of the pins and the interpreter."""
     pins = [layout.root / 'tools/requirements' / name for name in PIN_FILES]
     return stamps.hash_inputs([str(find_base_python(layout))], pins)
 
 
 def is_ready(layout: CheckoutLayout) -> bool:
-    """Tell whether the environment is there and holds the present pins."""
+    """Return whether the environment exists and matches the present pins."""
     return layout.python.exists() and stamps.is_fresh(
         layout.stamps / 'venv', hash_venv_inputs(layout)
     )
 
 
 def find_base_python(layout: CheckoutLayout) -> Path:
-    """Name the interpreter to build on: an installed ROS 2's own, else the one that runs this.
+    """Return the base interpreter: that of an installed ROS 2, else the one that runs this.
 
     rclpy of an installed ROS 2 is compiled for the system's Python 3.12.
     """
@@ -45,7 +45,7 @@ def find_base_python(layout: CheckoutLayout) -> Path:
 
 
 def _read_python_version(python: Path) -> str:
-    """Ask an interpreter for its version, `3.12`; empty when it does not run."""
+    """Return the version of an interpreter, for example `3.12`; empty if it does not run."""
     code = 'import sys; print("%d.%d" % sys.version_info[:2])'
     result = subprocess.run([python, '-c', code], capture_output=True, text=True, check=False)
     return result.stdout.strip()
@@ -75,7 +75,7 @@ def install_tools(layout: CheckoutLayout) -> tuple[list[str | Path], list[str | 
 
 
 def create(layout: CheckoutLayout, uv: list[str | Path]) -> None:
-    """Make an environment that runs, and the first packages in it; keeps one that is fine."""
+    """Make the environment unless it is valid, and install GENERATOR_PACKAGES."""
     base = find_base_python(layout)
     if layout.venv.exists() and not (
         layout.python.exists() and _read_python_version(layout.python) == '3.12'
@@ -97,7 +97,7 @@ def create(layout: CheckoutLayout, uv: list[str | Path]) -> None:
 
 
 def install_requirements(layout: CheckoutLayout, uv: list[str | Path]) -> None:
-    """Install every pinned package and mark the environment as done."""
+    """Install every pinned package and write the stamp."""
     _install(
         layout,
         uv,
@@ -112,14 +112,14 @@ def install_requirements(layout: CheckoutLayout, uv: list[str | Path]) -> None:
         ],
     )
     if not layout.python.exists():
-        raise CommandError('.venv vanished while it was filled: run ./wam setup again')
+        raise CommandError('.venv was removed during the installation: run ./wam setup again')
     stamps.write(layout.stamps / 'venv', hash_venv_inputs(layout))
 
 
 def _install(
     layout: CheckoutLayout, uv: list[str | Path], log_name: str, arguments: list[str | Path]
 ) -> None:
-    """Install packages into `.venv`; what is there already is left alone."""
+    """Install packages into `.venv`; installed ones are kept."""
     run(
         'installing the Python packages',
         [*uv, 'pip', 'install', '--python', layout.python, *arguments],
@@ -129,7 +129,7 @@ def _install(
 
 
 def _make_uv_environment(layout: CheckoutLayout) -> dict[str, str]:
-    """Keep uv's cache in the checkout: files are linked from there, not stored twice."""
+    """Return the variables for uv; its cache is in the checkout, so that files are hard links."""
     return {
         'UV_HTTP_TIMEOUT': '60',
         **os.environ,

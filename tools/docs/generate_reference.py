@@ -42,12 +42,15 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
     ),
     '/<controller>/controller_state': (
         'control_msgs/JointTrajectoryControllerState',
-        'setpoint that the controller follows; shows lost commands',
+        'setpoint of the controller; reveals lost commands',
     ),
     '/sim/status': ('wam_msgs/SimStatus', 'state of the simulated robot and its task'),
-    '/wam/instruction': ('std_msgs/String', 'what the robot does; empty: stop and hold'),
+    '/wam/instruction': ('std_msgs/String', 'instruction; empty: stop and hold'),
     '/wam/action_chunk': ('wam_msgs/ActionChunk', 'one predicted chunk of joint targets'),
-    '/wam/predicted_video': ('sensor_msgs/Image', 'predicted frames, if somebody subscribes'),
+    '/wam/predicted_video': (
+        'sensor_msgs/Image',
+        'predicted frames; published only with a subscriber',
+    ),
     '/wam/status': ('wam_msgs/PolicyStatus', 'state, latency by stage, memory, reason'),
     '/wam/motion_status': ('wam_msgs/MotionStatus', 'state, limits, counters, reason'),
     '/wam/deadman': ('std_msgs/Bool', 'lease of 0.2 s; only with `use_deadman`'),
@@ -58,9 +61,9 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
     '/wam/robot_fault': ('std_msgs/String', 'fault that the driver reports; empty: none'),
     '/wam/motion/dry_run_trajectory': (
         'trajectory_msgs/JointTrajectory',
-        'what motion_node would send; dry run only',
+        'trajectories that motion_node would send; dry run only',
     ),
-    '/wam/enable': ('std_srvs/SetBool', 'true: take the robot over; false: ramp down'),
+    '/wam/enable': ('std_srvs/SetBool', 'true: start moving the robot; false: ramp down'),
     '/wam/reload': ('wam_msgs/Reload', 'restart the workers, optionally with other weights'),
     '/wam/run': ('wam_msgs/RunInstruction', 'follow one instruction until an outcome'),
     '/wam/record': ('wam_msgs/RecordEpisode', 'record one episode'),
@@ -297,7 +300,7 @@ def iterate_permissions(path: Path) -> Iterator[tuple[str, str, str, str]]:
 
 
 def generalize_name(name: str) -> str:
-    """Replace the part of a name that differs between cameras, controllers and robots."""
+    """Replace the part of a name that depends on camera, controller or robot."""
     name = re.sub(r'^/\w+_controller/', '/<controller>/', name)
     name = re.sub(r'^/hal/.*', '/hal/<part>', name)
     name = re.sub(r'^/wbc/.*', '/wbc/<part>_command', name)

@@ -1,4 +1,4 @@
-"""`./wam bench NAME`: one of the measurements in benchmarks/, in this environment."""
+"""`./wam bench NAME`: run a program of benchmarks/ in the environment of the checkout."""
 
 import difflib
 import sys
@@ -10,7 +10,7 @@ from cli.paths import CheckoutLayout, find_checkout
 
 
 def find_benchmarks(layout: CheckoutLayout) -> list[str]:
-    """List the measurements: the files of benchmarks/ that can be run."""
+    """Return the names of the programs in benchmarks/."""
     return sorted(
         path.stem
         for path in (layout.root / 'benchmarks').glob('*.py')
@@ -19,7 +19,7 @@ def find_benchmarks(layout: CheckoutLayout) -> list[str]:
 
 
 def main(arguments: list[str]) -> int | NoReturn:
-    """Become the measurement; without a name, list them."""
+    """Run a benchmark in place of this process; without a name, list them."""
     known = find_benchmarks(find_checkout())
     if not arguments or arguments[0] in ('-h', '--help'):
         sys.stdout.write(f'usage: ./wam bench NAME [ARGUMENTS]; NAME is {", ".join(known)}\n')
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int | NoReturn:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         raise CommandError(
-            f'no measurement {name!r}: '
-            + (f'did you mean {near[0]}?' if near else f'there are {", ".join(known)}')
+            f'no benchmark {name!r}: '
+            + (f'did you mean {near[0]}?' if near else f'known: {", ".join(known)}')
         )
     return exec_module.exec_file(f'benchmarks/{name}.py', rest)

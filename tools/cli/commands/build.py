@@ -1,4 +1,4 @@
-"""`./wam build`: colcon build over src/, symlinked so that Python edits need no build."""
+"""`./wam build`: run colcon build on src/, with symlinks, so that Python edits need no build."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ from cli.paths import CheckoutLayout, find_checkout
 from cli.process import run
 from cli.progress import StepProgress, print_status
 
-# What colcon compiles, copies or writes scripts from: its content matters.
+# Files whose content colcon compiles or copies, or from which it writes scripts.
 COPIED_PATTERNS = (
     'package.xml',
     'CMakeLists.txt',
@@ -27,9 +27,9 @@ COPIED_PATTERNS = (
 
 
 def hash_build_inputs(layout: CheckoutLayout) -> str:
-    """Hash what a build depends on: interfaces, build files, and which data files there are.
+    """Return the hash of the build inputs: interfaces, build files, and names of data files.
 
-    Modules do not count: a Python package is linked as a folder.
+    Modules are excluded, because a Python package is linked as a folder.
     """
     source = [
         path
@@ -43,19 +43,19 @@ def hash_build_inputs(layout: CheckoutLayout) -> str:
 
 
 def is_module(path: Path) -> bool:
-    """Tell whether a file is a module inside a Python package."""
+    """Return whether a file is a module inside a Python package."""
     return path.suffix == '.py' and path.with_name('__init__.py').exists()
 
 
 def is_ready(layout: CheckoutLayout) -> bool:
-    """Tell whether the last build still holds."""
+    """Return whether the last build is up to date."""
     return (layout.install_dir / 'local_setup.bash').is_file() and stamps.is_fresh(
         layout.stamps / 'build', hash_build_inputs(layout)
     )
 
 
 def ensure_built(layout: CheckoutLayout) -> None:
-    """Set up and build what is not yet."""
+    """Set up and build if needed."""
     setup.ensure_set_up(layout)
     if not is_ready(layout):
         with lock_checkout(layout):
@@ -64,7 +64,7 @@ def ensure_built(layout: CheckoutLayout) -> None:
 
 
 def build(layout: CheckoutLayout, colcon_arguments: list[str]) -> None:
-    """Run colcon; the same command and sources with an installed ROS 2 and with our prefix."""
+    """Run colcon, with the same command for an installed ROS 2 and the assembled prefix."""
     argv: list[str | Path] = [
         layout.python,
         '-m',
@@ -110,7 +110,7 @@ def build(layout: CheckoutLayout, colcon_arguments: list[str]) -> None:
 
 
 def _clean_if_ros_changed(layout: CheckoutLayout) -> None:
-    """Start from nothing when another ROS 2 is used now: CMake remembers where things were."""
+    """Remove build and install if the ROS 2 prefix has changed, because CMake caches its paths."""
     stamp = layout.stamps / 'build-ros'
     used = str(ros.select_ros(layout, os.environ).prefix)
     if not stamps.is_fresh(stamp, used):
@@ -120,7 +120,7 @@ def _clean_if_ros_changed(layout: CheckoutLayout) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Build; further arguments go to `colcon build`."""
+    """Build; pass further arguments to `colcon build`."""
     parser = argparse.ArgumentParser(
         prog='./wam build',
         description=__doc__,
@@ -131,5 +131,5 @@ def main(arguments: list[str]) -> int:
     setup.ensure_set_up(layout)
     with lock_checkout(layout):
         build(layout, extra)
-    print_status('built; ./wam shell has it')
+    print_status('built; open ./wam shell to use it')
     return 0

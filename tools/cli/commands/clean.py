@@ -1,4 +1,4 @@
-"""Remove what setup and build made."""
+"""Remove the results of setup and build."""
 
 import argparse
 import shutil
@@ -10,7 +10,7 @@ from cli.progress import print_status
 
 
 def find_removable_paths(layout: CheckoutLayout, with_downloads: bool) -> list[Path]:
-    """List what there is to remove; downloads stay unless asked for, so setup is quick again."""
+    """Return the paths to remove; downloads are kept unless `with_downloads`."""
     paths = [layout.root / name for name in ('build', 'install', 'log', '.ros', '.venv')]
     paths += (layout.root / 'src').glob('*/*.egg-info')
     kept = () if with_downloads else ('downloads', 'uv')
@@ -20,7 +20,7 @@ def find_removable_paths(layout: CheckoutLayout, with_downloads: bool) -> list[P
 
 
 def main(arguments: list[str]) -> int:
-    """Remove it without asking: everything can be made again."""
+    """Remove without a prompt: setup and build can make everything again."""
     parser = argparse.ArgumentParser(prog='./wam clean', description=__doc__)
     parser.add_argument('--all', action='store_true', help='also remove the downloads')
     options = parser.parse_args(arguments)

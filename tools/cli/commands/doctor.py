@@ -1,4 +1,4 @@
-"""Show what is found, what is missing, and the fix."""
+"""Show what is installed and what is missing, with the fix."""
 
 import argparse
 import os
@@ -16,12 +16,12 @@ from cli.failure import CommandError
 from cli.paths import CheckoutLayout, find_checkout
 from cli.ros import RosSource
 
-DEMO_MEMORY_BYTES = 6 * 10**9  # the whole demo's limit
-MIN_FREE_BYTES = 10**9  # once set up: logs, bags and builds
+DEMO_MEMORY_BYTES = 6 * 10**9  # limit of the whole demo
+MIN_FREE_BYTES = 10**9  # after setup, for logs, bags and builds
 
 
 class CheckStatus(Enum):
-    """How a finding stands; only MISSING keeps the demo from running."""
+    """Result of a check; with MISSING the demo cannot run."""
 
     OK = 'ok'
     NOTE = 'note'
@@ -30,7 +30,7 @@ class CheckStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One line of the table."""
+    """One row of the table."""
 
     subject: str
     status: CheckStatus
@@ -39,7 +39,7 @@ class CheckResult:
 
 
 def run_checks(layout: CheckoutLayout) -> list[CheckResult]:
-    """Look at everything that the demo needs."""
+    """Check everything that the demo needs."""
     result = [
         CheckResult('Python', CheckStatus.OK, f'{sys.version.split()[0]} ({sys.executable})'),
         check_system_packages(),
@@ -57,8 +57,8 @@ def run_checks(layout: CheckoutLayout) -> list[CheckResult]:
                 env,
                 'DDS',
                 'dds',
-                'see that the loopback device is up (ip link show lo) and that '
-                'ROS_DOMAIN_ID, RMW_IMPLEMENTATION and CYCLONEDDS_URI are yours',
+                'check that the loopback device is up (ip link show lo) and that '
+                'ROS_DOMAIN_ID, RMW_IMPLEMENTATION and CYCLONEDDS_URI are set as intended',
             ),
             check_gpu(layout, env),
         ]
@@ -66,7 +66,7 @@ def run_checks(layout: CheckoutLayout) -> list[CheckResult]:
 
 
 def check_system_packages() -> CheckResult:
-    """Find the programs and libraries that come from Debian or Ubuntu."""
+    """Check the programs and libraries from Debian or Ubuntu packages."""
     missing = system.find_missing_packages()
     if missing:
         fix = f'./wam setup as root, or: sudo apt-get install {" ".join(missing)}'
@@ -75,7 +75,7 @@ def check_system_packages() -> CheckResult:
 
 
 def check_ros(layout: CheckoutLayout) -> CheckResult:
-    """Find the ROS 2 that would be used."""
+    """Check the ROS 2 that the checkout uses."""
     try:
         found = ros.select_ros(layout, os.environ)
     except CommandError as e:
@@ -88,7 +88,7 @@ def check_ros(layout: CheckoutLayout) -> CheckResult:
 
 
 def check_python_packages(layout: CheckoutLayout) -> CheckResult:
-    """See whether the virtual environment holds the present pins."""
+    """Check that the virtual environment matches the present pins."""
     try:
         ready = venv.is_ready(layout)
     except CommandError:
@@ -103,7 +103,7 @@ def check_python_packages(layout: CheckoutLayout) -> CheckResult:
 
 
 def check_build(layout: CheckoutLayout) -> CheckResult:
-    """See whether src/ is built, and from the present sources."""
+    """Check that src/ is built from the present sources."""
     if not (layout.install_dir / 'local_setup.bash').is_file():
         return CheckResult('build', CheckStatus.MISSING, 'src/ is not built', './wam build')
     try:
@@ -120,7 +120,7 @@ def check_build(layout: CheckoutLayout) -> CheckResult:
 def run_probe(
     layout: CheckoutLayout, env: dict[str, str], subject: str, probe: str, fix: str
 ) -> CheckResult:
-    """Put a question to the environment; see `tools/cli/commands/probe.py`."""
+    """Run a probe in the environment of the checkout; see `tools/cli/commands/probe.py`."""
     argv = [layout.python, Path(__file__).with_name('probe.py'), probe]
     try:
         result = subprocess.run(
@@ -141,7 +141,7 @@ def run_probe(
 
 
 def check_gpu(layout: CheckoutLayout, env: dict[str, str]) -> CheckResult:
-    """Find GPUs; none is worth a note, since everything also runs on the CPU."""
+    """Check for GPUs; without one the result is NOTE, since everything also runs on the CPU."""
     finding = run_probe(layout, env, 'GPU', 'gpu', 'see nvidia-smi')
     if finding.status is CheckStatus.OK and not finding.text.startswith('none'):
         return finding
@@ -149,12 +149,12 @@ def check_gpu(layout: CheckoutLayout, env: dict[str, str]) -> CheckResult:
         'GPU',
         CheckStatus.NOTE,
         finding.text,
-        'fine for the mini model; the released models need a CUDA GPU and its driver',
+        'sufficient for the mini model; the released models need a CUDA GPU and its driver',
     )
 
 
 def check_disk_space(layout: CheckoutLayout) -> CheckResult:
-    """Compare the free space with what is still to come."""
+    """Compare the free disk space with what setup or operation needs."""
     free = shutil.disk_usage(layout.root).free
     needed = MIN_FREE_BYTES if layout.venv.exists() else setup.REQUIRED_DISK_BYTES
     text = f'{free / 1e9:.1f} GB free'
@@ -164,7 +164,7 @@ def check_disk_space(layout: CheckoutLayout) -> CheckResult:
 
 
 def check_memory() -> CheckResult:
-    """Compare the machine's memory with what the demo may use."""
+    """Compare the memory of the machine with the limit of the demo."""
     total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     text = f'{total / 1e9:.1f} GB, {os.cpu_count()} cores'
     if total < DEMO_MEMORY_BYTES:
@@ -178,7 +178,7 @@ def check_memory() -> CheckResult:
 
 
 def format_table(results: list[CheckResult]) -> str:
-    """Lay the findings out, each fix below its finding."""
+    """Return the results as a table, with each fix below its result."""
     lines = []
     for finding in results:
         lines.append(f'{finding.subject:<10}{finding.status.value:<9}{finding.text}')
@@ -188,7 +188,7 @@ def format_table(results: list[CheckResult]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table; exit 1 if the demo cannot run."""
+    """Print the table; return 1 if the demo cannot run."""
     parser = argparse.ArgumentParser(prog='./wam doctor', description=__doc__)
     parser.parse_args(arguments)
     found = run_checks(find_checkout())

@@ -1,4 +1,4 @@
-"""`./wam engine COMMAND`: calibrate a checkpoint, export its passes, build it for this GPU."""
+"""`./wam engine COMMAND`: calibrate a checkpoint, export it to ONNX, build a TensorRT engine."""
 
 import sys
 from typing import NoReturn
@@ -9,15 +9,15 @@ from cli.progress import print_status
 
 MODULE = 'wam_policy.workers.export_engine'
 SUBCOMMANDS = {
-    'record-observations': 'record real observations from the simulator or a bag',
-    'calibrate': 'measure the large linear layers; --precision FILE uses the result',
-    'export': 'write a pass of the network as ONNX',
+    'record-observations': 'record observations from the simulator or a bag',
+    'calibrate': 'calibrate the large linear layers; workers use the result by --precision FILE',
+    'export': 'export one forward pass of the network as ONNX',
     'build': 'build a TensorRT engine; workers run it with --engine tensorrt:FOLDER',
 }
 
 
 def main(arguments: list[str]) -> int | NoReturn:
-    """Run the sub-command's program in place of this process."""
+    """Run the program of the sub-command in place of this process."""
     if not arguments or arguments[0] in ('-h', '--help'):
         lines = [f'  {name:<20} {text}' for name, text in SUBCOMMANDS.items()]
         sys.stdout.write('\n'.join(['usage: ./wam engine COMMAND [ARGUMENTS]', '', *lines, '']))
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int | NoReturn:
         )
         name = 'record-observations'
     if name not in SUBCOMMANDS:
-        raise CommandError(f'no command engine {name!r}: there are {", ".join(SUBCOMMANDS)}')
+        raise CommandError(f'no command engine {name!r}; known: {", ".join(SUBCOMMANDS)}')
     if name == 'record-observations':
         return exec_module.exec_file('benchmarks/observations.py', rest)
     return exec_module.exec_module(MODULE, [name, *rest])

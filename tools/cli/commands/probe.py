@@ -1,6 +1,6 @@
-"""Questions that only the environment itself can answer; doctor runs this under its Python.
+"""Checks that run with the Python of the checkout's environment; used by doctor.
 
-`inside.py QUESTION` prints one line, or exits with an error whose last line is the reason.
+`probe.py NAME` prints one line, or exits with an error whose last line is the reason.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ DDS_TIMEOUT_S = 10.0
 
 
 def probe_imports() -> str:
-    """Import what everything stands on and name the versions."""
+    """Import the main packages and return their versions."""
     import mujoco
     import numpy
     import rclpy
@@ -24,7 +24,7 @@ def probe_imports() -> str:
 
 
 def probe_rendering() -> str:
-    """Draw a picture off screen and see that something is on it."""
+    """Render an off-screen image and check that it is not black."""
     import mujoco
 
     model = mujoco.MjModel.from_xml_string(
@@ -37,12 +37,12 @@ def probe_rendering() -> str:
         renderer.update_scene(data)
         picture = renderer.render()
     if picture.max() == 0:
-        raise SystemExit('the picture stayed black')
-    return 'draws off screen'
+        raise SystemExit('the rendered image is black')
+    return 'off-screen rendering works'
 
 
 def probe_gpu() -> str:
-    """Name the GPUs that torch can use."""
+    """Return the names of the GPUs that torch can use."""
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -50,7 +50,7 @@ def probe_gpu() -> str:
 
 
 def probe_dds() -> str:
-    """Hear a message from another process over the loopback device."""
+    """Receive a message from another process over the loopback device."""
     import rclpy
     from std_msgs.msg import String
 
@@ -64,12 +64,12 @@ def probe_dds() -> str:
             rclpy.spin_once(node, timeout_sec=0.05)
         sender.terminate()
     if not heard:
-        raise SystemExit(f'two processes did not find each other in {DDS_TIMEOUT_S:.0f} s')
-    return f'two processes talk, {time.monotonic() - start:.1f} s from start to first message'
+        raise SystemExit(f'no message between two processes within {DDS_TIMEOUT_S:.0f} s')
+    return f'two processes connect, first message after {time.monotonic() - start:.1f} s'
 
 
 def run_dds_sender() -> str:
-    """Send until stopped, at most as long as the receiver listens."""
+    """Publish until terminated, for at most DDS_TIMEOUT_S."""
     import rclpy
     from std_msgs.msg import String
 

@@ -1,4 +1,4 @@
-"""Get all that is needed: system packages, ROS 2 where none is installed, Python packages."""
+"""Install system packages, ROS 2 (unless it is installed) and Python packages."""
 
 import argparse
 import os
@@ -15,12 +15,12 @@ from cli.paths import CheckoutLayout, find_checkout
 from cli.progress import StepProgress, print_status
 from cli.ros import RosSource
 
-# measured: 6.1 GB of packages, 0.5 GB of ROS 2, and as much again while files are unpacked
+# measured: 6.1 GB of packages, 0.5 GB of ROS 2, the rest temporary while files are unpacked
 REQUIRED_DISK_BYTES = 9 * 10**9
 
 
 def is_ready(layout: CheckoutLayout) -> bool:
-    """Tell whether there is nothing left to set up."""
+    """Return whether everything is set up."""
     assembled = ros.select_ros(layout, os.environ).source is RosSource.ASSEMBLED
     return (
         venv.is_ready(layout)
@@ -30,9 +30,9 @@ def is_ready(layout: CheckoutLayout) -> bool:
 
 
 def ensure_set_up(layout: CheckoutLayout) -> None:
-    """Set up what is not set up yet; every step can be interrupted and run again."""
+    """Set up if needed; every step can be interrupted and run again."""
     if re.search(r'[\s:]', str(layout.root)):
-        # scripts cannot name such an interpreter in their first line, nor can search paths
+        # neither shebang lines nor search paths can contain such a path
         raise CommandError(
             f'the path of this checkout, {str(layout.root)!r}, has a space or colon, '
             'which ROS 2 cannot handle: move the checkout'
@@ -43,13 +43,13 @@ def ensure_set_up(layout: CheckoutLayout) -> None:
 
 
 def _set_up(layout: CheckoutLayout) -> None:
-    """Go through the steps; each finds out for itself whether it is done."""
+    """Run the steps; each is skipped if it is done."""
     found = ros.select_ros(layout, os.environ)
     free = shutil.disk_usage(layout.root).free
     if not layout.venv.exists() and free < REQUIRED_DISK_BYTES:
         raise CommandError(
-            f'the disk has {free / 1e9:.1f} GB left and setup needs '
-            f'{REQUIRED_DISK_BYTES / 1e9:.0f} GB: free some space and run ./wam setup again'
+            f'{free / 1e9:.1f} GB of disk space are free and setup needs '
+            f'{REQUIRED_DISK_BYTES / 1e9:.0f} GB: free disk space and run ./wam setup again'
         )
     with StepProgress() as progress:
         missing = system.find_missing_packages()
@@ -68,7 +68,7 @@ def _set_up(layout: CheckoutLayout) -> None:
 def _install_in_parallel(
     layout: CheckoutLayout, pip: list[str | Path], uv: list[str | Path], progress: StepProgress
 ) -> None:
-    """Fill `.venv` and assemble the ROS 2 prefix at the same time."""
+    """Install `.venv` and assemble the ROS 2 prefix in parallel."""
     created = threading.Event()
     packages_ended = threading.Event()
 
@@ -89,7 +89,7 @@ def _install_in_parallel(
             pool.submit(prefix.assemble, layout, pip, progress, wait_for_packages),
         ]
         try:
-            # the packages' own failure first: the prefix may have failed only because of it
+            # the error of the packages first, as it may have caused that of the prefix
             for one in both:
                 one.result()
         except KeyboardInterrupt:
@@ -103,7 +103,7 @@ def _install_packages(
     progress: StepProgress,
     generators_ready: threading.Event,
 ) -> None:
-    """Make and fill `.venv`; `created` is set once the generators' packages are there."""
+    """Make and fill `.venv`; set `generators_ready` after GENERATOR_PACKAGES are installed."""
     if not venv.is_ready(layout):
         with progress.step('Python packages (3 GB to download)'):
             venv.create(layout, uv)
@@ -113,7 +113,7 @@ def _install_packages(
 
 
 def main(arguments: list[str]) -> int:
-    """Set everything up and say what is used."""
+    """Set up everything and print what is used."""
     parser = argparse.ArgumentParser(prog='./wam setup', description=__doc__)
     parser.parse_args(arguments)
     layout = find_checkout()

@@ -1,4 +1,4 @@
-"""`./wam shell`: bash in the environment of this checkout."""
+"""`./wam shell`: run bash in the environment of this checkout."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from cli.environment import make_environment
 from cli.paths import find_checkout
 from cli.progress import print_status
 
-# The user's own start file first, so that the prompt hint and our variables are not undone.
+# The user's ~/.bashrc first, so that it does not overwrite our variables and prompt.
 BASHRC = """[ -f ~/.bashrc ] && . ~/.bashrc
 export PATH={path} PYTHONPATH={pythonpath}
 PS1="(wam) $PS1"
@@ -18,9 +18,9 @@ PS1="(wam) $PS1"
 
 
 def main(arguments: list[str]) -> int:
-    """Start an interactive bash, or run one command with -c; its exit code is ours."""
+    """Start an interactive bash, or run one command with -c; return its exit code."""
     parser = argparse.ArgumentParser(prog='./wam shell', description=__doc__)
-    parser.add_argument('-c', metavar='COMMAND', dest='command', help='run it and leave')
+    parser.add_argument('-c', metavar='COMMAND', dest='command', help='run it and exit')
     options = parser.parse_args(arguments)
     layout = find_checkout()
     setup.ensure_set_up(layout)

@@ -1,6 +1,7 @@
-"""`./wam test`: every test in the environment of this checkout; arguments go to pytest.
+"""`./wam test`: run the tests in the environment of this checkout; arguments go to pytest.
 
-The whole suite runs two files at a time: half of it waits for robots that move in real time.
+The whole suite runs two files at a time, because half of the time is spent waiting for robots that
+move in real time.
 """
 
 import os
@@ -13,7 +14,7 @@ from cli.commands import build
 from cli.environment import make_environment
 from cli.paths import find_checkout
 
-# in their order: the files with the fewest tests would come last, and take the longest
+# keep the order: otherwise files with few tests run last, and they take longest
 PARALLEL_ARGUMENTS = ('-n', '2', '--dist', 'loadfile', '--no-loadscope-reorder')
 
 
@@ -22,12 +23,15 @@ def main(arguments: list[str]) -> int:
     layout = find_checkout()
     build.ensure_built(layout)
     env = make_environment(layout)
-    # a domain of its own: a demo that runs beside the tests hears nothing of them
+    # a separate domain, so that tests and a demo on this machine do not interact
     env['ROS_DOMAIN_ID'] = str(domain.find_free_domain(os.getpid()))
-    whole = not any((layout.root / word.partition('::')[0]).exists() for word in arguments)
-    given = [*(PARALLEL_ARGUMENTS if whole else ()), *arguments]  # the later of two options counts
+    is_whole_suite = not any(
+        (layout.root / word.partition('::')[0]).exists() for word in arguments
+    )
+    # of two equal options the later one counts
+    given = [*(PARALLEL_ARGUMENTS if is_whole_suite else ()), *arguments]
     code = _run_pytest([str(layout.python), '-m', 'pytest', *given], env, str(layout.root))
-    # `ros2` commands in tests start a daemon for their domain, which would stay for hours
+    # `ros2` commands in tests start a daemon for their domain, which runs for two hours
     subprocess.run(
         ['ros2', 'daemon', 'stop'],
         env=env,
@@ -40,8 +44,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _run_pytest(argv: list[str], env: dict[str, str], root: str) -> int:
-    """Run pytest and pass signals on to it; it decides how to end."""
-    # what was started in the background ignores Ctrl-C, and so would all that the tests start
+    """Run pytest, forward SIGTERM to it, and return its exit code."""
+    # a background process ignores SIGINT, and so would all processes that the tests start
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(argv, env=env, cwd=root)
 

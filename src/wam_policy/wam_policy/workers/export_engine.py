@@ -2,8 +2,9 @@
 
 Experimental: never run on a GPU by this project.
 
-Observations come from a file (`./wam engine observe` writes one from the simulator or a bag) and
-run through the same session as in a worker, so the calibration covers what queries compute.
+Observations come from a file (`./wam engine record-observations` writes one from the simulator or
+a bag) and run through the same session as in a worker, so the calibration covers what queries
+compute.
 """
 
 import argparse
@@ -169,12 +170,13 @@ class RecordedObservations:
         """Load a file that `save` wrote; raise ValueError if it is another kind of file."""
         if not path.is_file():
             raise FileNotFoundError(
-                f'no observations {path}: create them with ./wam engine observe'
+                f'no observations {path}: create them with ./wam engine record-observations'
             )
         with np.load(path, allow_pickle=False) as file:
             if not {'instruction', 'joints'} <= set(file):
                 raise ValueError(
-                    f'{path} contains no observations: create them with ./wam engine observe'
+                    f'{path} contains no observations: create them with ./wam engine '
+                    'record-observations'
                 )
             views = {
                 name.removeprefix('frames/'): file[name]
