@@ -33,7 +33,11 @@ def make_camera_info(
 
 
 def make_controller_state(
-    now_ns: int, names: tuple[str, ...], reference: np.ndarray, feedback: np.ndarray
+    now_ns: int,
+    names: tuple[str, ...],
+    reference: np.ndarray,
+    feedback: np.ndarray,
+    speed_scaling: float = 1.0,
 ) -> JointTrajectoryControllerState:
     """Return a controller's state from setpoint [3 joints] and measurement [2 joints].
 
@@ -45,7 +49,7 @@ def make_controller_state(
         feedback=_make_point(feedback),
         error=_make_point(reference[:2] - feedback),
         output=_make_point(reference[:1]),
-        speed_scaling_factor=1.0,
+        speed_scaling_factor=speed_scaling,
     )
     message.header.stamp = make_stamp(now_ns)
     return message

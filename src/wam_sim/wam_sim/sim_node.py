@@ -13,7 +13,7 @@ from typing import Any
 import mujoco
 import numpy as np
 import rclpy
-from control_msgs.msg import JointTrajectoryControllerState
+from control_msgs.msg import JointTrajectoryControllerState, SpeedScalingFactor
 from diagnostic_updater import Updater
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -26,9 +26,11 @@ from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import SimStatus
 from wam_msgs.srv import BeginEpisode
+from wam_policy.core.motion.trajectory import NS_PER_S
 from wam_policy.core.statistics import EventRate
 from wam_policy.nodes import parameters
 from wam_policy.nodes.callback_guard import CallbackGuard
+from wam_policy.nodes.controller_parameters import ControllerParameterServer
 from wam_policy.nodes.message_conversion import image_to_msg, joint_state_to_msg, time_to_msg
 from wam_policy.nodes.motion.control_loop import set_realtime_priority
 from wam_policy.nodes.run_node import NodeFailure, run_node
@@ -150,6 +152,13 @@ class SimNode(Node):
                 partial(self.on_trajectory, controller.name),
                 RELIABLE_QOS,
             )
+            self.create_subscription(
+                SpeedScalingFactor,
+                f'{topic(controller.topic).rpartition("/")[0]}/speed_scaling_input',
+                partial(self.on_speed_scaling, controller.name),
+                LATCHED_QOS,
+            )
+        ControllerParameterServer(self, self.embodiment, NS_PER_S // STEP_NS, prefix='/')
         self.create_subscription(
             String, self.params.instruction_topic, self.on_instruction, RELIABLE_QOS
         )
@@ -162,6 +171,12 @@ class SimNode(Node):
 
     def on_trajectory(self, controller: str, message: JointTrajectory) -> None:
         self.runner.queue_trajectory(controller, message)
+
+    def on_speed_scaling(self, controller: str, message: SpeedScalingFactor) -> None:
+        """Execute trajectories at another speed, as joint_trajectory_controller does."""
+        if message.factor >= 0.0:  # others are ignored there too
+            with self.runner.lock:
+                self.runner.simulation.controllers.set_speed_scaling(controller, message.factor)
 
     def on_instruction(self, message: String) -> None:
         """Start the mark's timer: the policy's memory and the episode start here."""
@@ -254,7 +269,8 @@ class SimNode(Node):
 
     def _publish_controller_states(self, simulation: Simulation, joints: Any) -> None:
         for controller in self.embodiment.controllers:
-            motion = simulation.controllers.followers[controller.name].setpoint
+            follower = simulation.controllers.followers[controller.name]
+            motion = follower.setpoint
             self._states[controller.name].publish(
                 messages.make_controller_state(
                     simulation.now_ns,
@@ -263,6 +279,7 @@ class SimNode(Node):
                     np.stack(
                         [joints.positions(controller.joints), joints.velocities(controller.joints)]
                     ),
+                    follower.speed_scaling,
                 )
             )
 

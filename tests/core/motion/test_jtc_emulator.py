@@ -5,7 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wam_policy.core.motion.jtc_emulator import TrajectoryFollower, TrajectoryPoints
+from wam_policy.core.motion.jtc_emulator import (
+    REST_VELOCITY_TOLERANCE,
+    TrajectoryFollower,
+    TrajectoryPoints,
+)
 from wam_policy.core.motion.trajectory import JointMotion, integrate_jerk, make_hold
 
 NAMES = ('a', 'b')
@@ -145,3 +149,24 @@ def test_hold_forgets_the_trajectory():
     assert follower.end_ns == S
     follower.hold(np.array([0.4, 0.5]))
     assert follower.sample(2 * S).position.tolist() == [0.4, 0.5] and follower.end_ns is None
+
+
+def test_speed_scaling_lets_a_trajectory_fall_behind_and_a_new_one_begin_on_time():
+    follower = TrajectoryFollower(NAMES, np.zeros(2))
+    assert follower.accept(message([(0.0, [0.0, 0.0]), (1.0, [1.0, 2.0])]), 0) is None
+    follower.sample(0)
+    follower.speed_scaling = 0.5
+    assert follower.sample(400_000_000).position == pytest.approx([0.2, 0.4])
+    assert not follower.is_on_time
+    follower.speed_scaling = 1.0
+    assert follower.sample(500_000_000).position == pytest.approx([0.3, 0.6])
+    assert not follower.is_on_time  # as fast as the clock, but still behind
+    # sent as the rest of the same motion: it is entered where the clock says, a jump of 0.2
+    rest = message([(0.0, [0.0, 0.0]), (1.0, [1.0, 2.0])], stamp_s=1e-9)
+    assert follower.accept(rest, 500_000_000) is None
+    assert follower.sample(500_000_000).position == pytest.approx([0.5, 1.0])
+    assert follower.is_on_time
+
+
+def test_a_last_velocity_counts_as_rest_up_to_the_epsilon_of_the_controller():
+    assert pytest.approx(1.1920929e-7, rel=1e-9) == REST_VELOCITY_TOLERANCE

@@ -552,3 +552,56 @@ def test_what_the_driver_reports_stops_and_keeps_from_enabling():
     assert '91 degrees' in rig.motion.enable(rig.now)[1]
     rig.motion.on_robot_fault('', rig.now)
     assert rig.motion.enable(rig.now)[0] is not None
+
+
+def test_a_controller_that_is_not_what_was_planned_for_stops_motion():
+    rig = MotionHarness().start_tracking()
+    rig.motion.on_controller_fault('arm: /teleop also publishes', rig.now)
+    assert rig.motion.state is MotionState.PROTECTIVE_STOP
+    rig.run(0.6, rig.send_wave)
+    assert rig.max_speed() == 0.0 and rig.motion.reason == 'arm: /teleop also publishes'
+
+
+def test_a_fault_of_a_controller_without_motion_latches_nothing():
+    rig = MotionHarness().run(0.4)
+    rig.motion.on_controller_fault('arm: speed scaling is 0.5', rig.now, timing_unknown=True)
+    assert rig.motion.state is MotionState.DISABLED and not rig.motion.timing_unknown
+    rig.enable().run(3.5, rig.send_wave)
+    assert rig.motion.state is MotionState.TRACKING
+
+
+@pytest.mark.parametrize('factor', [0.9, 0.5, 0.0])
+@pytest.mark.parametrize('estop', [False, True])
+def test_at_another_speed_what_is_executed_goes_to_its_end_and_nothing_is_sent(factor, estop):
+    rig = MotionHarness().start_tracking()
+    rig.robot.speed_scaling = factor
+    rig.run(0.02)  # until a report tells
+    sent = len(rig.published)
+    rig.motion.on_controller_fault('arm: speed scaling', rig.now, timing_unknown=True)
+    rig.samples.clear()
+    if estop:
+        rig.motion.estop(rig.now)
+    rig.run(1.0, rig.send_wave).run(3.0)
+    assert rig.motion.state is (MotionState.ESTOPPED if estop else MotionState.PROTECTIVE_STOP)
+    assert len(rig.published) == sent
+    assert (compute_steps(rig) <= ROBOT.limits().velocity * 0.01 + 1e-9).all()
+    at = rig.robot.sample(rig.now)
+    assert factor == 0.0 or not at.velocity.any()
+    rig.robot.speed_scaling = 1.0  # what was paused goes on to its end, at rest
+    rig.run(3.0)
+    assert rig.max_speed() == 0.0
+    assert rig.motion.reset(rig.now) is None
+    rig.samples.clear()
+    rig.enable().run(3.5, rig.send_wave)
+    assert rig.motion.state is MotionState.TRACKING
+    assert (compute_steps(rig) <= ROBOT.limits().velocity * 0.01 + 1e-9).all()
+
+
+def test_a_stop_that_was_being_planned_is_not_sent_to_controllers_at_another_speed():
+    rig = MotionHarness().start_tracking()
+    rig.motion.estop(rig.now)
+    job = rig.motion.next_plan_request(rig.now)
+    assert job is not None
+    rig.motion.on_controller_fault('arm: speed scaling', rig.now, timing_unknown=True)
+    assert rig.motion.accept_plan(compute_plan(job), rig.now) is None
+    assert rig.motion.next_plan_request(rig.now) is None and not rig.motion.stop_requested

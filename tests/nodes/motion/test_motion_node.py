@@ -23,6 +23,7 @@ from wam_policy.core.robot import embodiment, limits
 from wam_policy.core.types import Chunk, JointState, Setpoint
 from wam_policy.mujoco_collision import MujocoCollisionChecker
 from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.controller_parameters import ControllerParameterServer
 from wam_policy.nodes.motion.control_loop import set_realtime_priority
 from wam_policy.nodes.motion.motion_node import MotionNode
 from wam_policy.nodes.run_node import ExecutorThread
@@ -46,6 +47,7 @@ class MotionTestBench:
             )
             for c in ROBOT.controllers
         }
+        self.parameter_server = ControllerParameterServer(self.node, ROBOT, 100)
         self.lock = threading.Lock()
         self.setpoint_history, self.rejections, self.received_count, self.dry_run_trajectories = (
             [],
@@ -142,11 +144,11 @@ class MotionTestBench:
             for name, (publisher, controller) in self.controller_state_publishers.items():
                 with self.lock:
                     follower = self.followers[name]
-                    at = follower.setpoint
+                    at, scaling = follower.setpoint, follower.speed_scaling
                     said = Setpoint(
                         name, follower.setpoint_ns, at.position, at.velocity, at.acceleration
                     )
-                publisher.publish(message_conversion.setpoint_to_msg(said, controller))
+                publisher.publish(message_conversion.setpoint_to_msg(said, controller, scaling))
 
     def make_chunk(self, **changes):
         self.sequence += 1

@@ -290,8 +290,12 @@ def setpoint_from_msg(msg: JointTrajectoryControllerState, controller: Controlle
     )
 
 
-def setpoint_to_msg(setpoint: Setpoint, controller: Controller) -> JointTrajectoryControllerState:
-    msg = JointTrajectoryControllerState(joint_names=list(controller.joints))
+def setpoint_to_msg(
+    setpoint: Setpoint, controller: Controller, speed_scaling: float = 1.0
+) -> JointTrajectoryControllerState:
+    msg = JointTrajectoryControllerState(
+        joint_names=list(controller.joints), speed_scaling_factor=speed_scaling
+    )
     msg.header.stamp = time_to_msg(setpoint.stamp_ns)
     msg.reference = JointTrajectoryPoint(
         positions=_to_double_array(setpoint.position),

@@ -61,6 +61,10 @@ class SimControllers:
         for name, follower in self.followers.items():
             follower.hold(position[self.columns[name]])
 
+    def set_speed_scaling(self, controller: str, factor: float) -> None:
+        """Let trajectories of `controller` pass `factor` times as fast as the clock."""
+        self.followers[controller].speed_scaling = factor
+
     def sample(self, now_ns: int) -> JointMotion:
         """Return the setpoints at `now_ns`, [commanded] each."""
         due = self.sample_many(np.array([now_ns]))
@@ -82,8 +86,11 @@ class SimControllers:
     ) -> np.ndarray:
         """Advance a follower; return position, velocity, acceleration, [3 times joints]."""
         points = follower.points
-        if points is None or times_ns[0] - points.stamp_ns < points.time_ns[0]:
-            # holding, or before the first point
+        if (
+            points is None
+            or not follower.is_on_time
+            or times_ns[0] - points.stamp_ns < points.time_ns[0]
+        ):  # holding, at another speed, or before the first point
             states = [follower.sample(now_ns) for now_ns in times_ns.tolist()]
             return np.array(
                 [(state.position, state.velocity, state.acceleration) for state in states]

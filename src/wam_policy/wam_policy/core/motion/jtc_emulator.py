@@ -3,8 +3,10 @@
 A new message replaces the running trajectory outright. Stamp 0 means now; a stamp in the past
 enters the trajectory where it is due; a point in the future is approached from the set-point of
 the moment. After the last point the set-point stays there. Source: joint_trajectory_controller
-4.x, branch jazzy, with interpolate_from_desired_state and without partial goals.
-Tolerances, goals and speed scaling belong to a controller's action side and are not modeled.
+4.x, branch jazzy, with the settings of `make_emulated_parameters`. Tolerances, time-outs and
+speed scaling act on trajectories of the topic too, so motion_node refuses controllers that have
+them (controller_checks). Not modeled: tolerances and time-outs, and goals of the action, which a
+trajectory of the topic does not preempt. Speed scaling is, to show what it does.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,24 @@ from wam_policy.core.motion.trajectory import NS_PER_S, JointMotion, Trajectory
 # The acceleration may differ by what full jerk does in this time: far more than rounding, and a
 # hundredth of what it does in one tick at 500 Hz.
 JERK_TOLERANCE_S = 2e-5
-REST_VELOCITY_TOLERANCE = 1.2e-7  # the controller compares with the epsilon of a 32-bit float
+# the controller compares with the epsilon of a 32-bit float, 1.1921e-7
+REST_VELOCITY_TOLERANCE = float(np.finfo(np.float32).eps)
+
+
+def make_emulated_parameters(joints: Sequence[str], update_rate_hz: int) -> dict[str, Any]:
+    """Return the parameters of a joint_trajectory_controller that follows as this module does."""
+    return {
+        'update_rate': update_rate_hz,
+        'joints': list(joints),
+        'interpolation_method': 'splines',
+        'interpolate_from_desired_state': True,
+        'allow_partial_joints_goal': False,
+        'allow_nonzero_velocity_at_trajectory_end': False,
+        'cmd_timeout': 0.0,
+        'speed_scaling.initial_scaling_factor': 1.0,
+        'constraints.goal_time': 0.0,
+        **{f'constraints.{joint}.trajectory': 0.0 for joint in joints},
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +141,9 @@ class TrajectoryFollower:
             None  # set-point when points were accepted
         )
         self._segment: SplineSegment | None = None  # what the last set-point lay on
+        self.speed_scaling = 1.0  # time in a trajectory passes this much faster than the clock
+        # how far it has fallen behind the clock; None: accepted, not sampled yet
+        self._behind_ns: float | None = 0.0
 
     def accept(self, message: Any, now_ns: int) -> str | None:
         """Replace the running trajectory with a message or points; return why not, if not.
@@ -153,13 +175,18 @@ class TrajectoryFollower:
             points.velocity,
             points.acceleration,
         )
-        self._segment = None
+        self._segment, self._behind_ns = None, None
         return None
 
     def hold(self, position: np.ndarray) -> None:
         """Forget the trajectory and stay at `position`: what a watchdog or a reset asks for."""
         self.points = self._segment = None
         self.setpoint = JointMotion.at_rest(position)
+
+    @property
+    def is_on_time(self) -> bool:
+        """Tell whether the trajectory passes as fast as the clock, and has so far."""
+        return self.speed_scaling == 1.0 and not self._behind_ns
 
     @property
     def end_ns(self) -> int | None:
@@ -169,9 +196,18 @@ class TrajectoryFollower:
         return self.points.stamp_ns + int(self.points.time_ns[-1])
 
     def sample(self, now_ns: int) -> JointMotion:
-        """Return the set-point at `now_ns` and remember it as the one that was commanded."""
+        """Return the set-point at `now_ns` and remember it as the one that was commanded.
+
+        As in the controller, a new trajectory begins at the clock's time, however far behind the
+        one before had fallen by speed scaling; velocity and acceleration are those per second of
+        the trajectory.
+        """
+        if self._behind_ns is None or self.setpoint_ns is None:
+            self._behind_ns = 0.0
+        else:
+            self._behind_ns += (now_ns - self.setpoint_ns) * (1.0 - self.speed_scaling)
         if self.points is not None:
-            self.setpoint = self._evaluate(self.points, now_ns)
+            self.setpoint = self._evaluate(self.points, now_ns - round(self._behind_ns))
         self.setpoint_ns = now_ns
         return self.setpoint
 

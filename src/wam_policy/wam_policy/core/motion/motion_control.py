@@ -87,6 +87,7 @@ class MotionControl:
         self.planning_lead_ns = PLANNING_LEAD_NS
         self.now_ns: int | None = None  # of the last tick
         self.position_uncertain = False  # the robot may not be where it was sent
+        self.timing_unknown = False  # controllers are not where the clock says: send nothing
         self.command: np.ndarray | None = None  # at the last tick, [joints]
         self.deadman_ns: int | None = None
         self.deadman_ok = not use_deadman
@@ -169,6 +170,12 @@ class MotionControl:
         """Stop and latch, also from DISABLED: the program that moves the robot has a fault."""
         self._halt(MotionState.PROTECTIVE_STOP, f'fault in motion_node: {reason}', now_ns)
 
+    def on_controller_fault(self, fault: str, now_ns: int, timing_unknown: bool = False) -> None:
+        """Stop; with `timing_unknown` at the end of what is executed: a new one would jump."""
+        self.timing_unknown |= timing_unknown and self._is_moving(now_ns)
+        if self.state in ACTIVE_STATES:
+            self._halt(MotionState.PROTECTIVE_STOP, fault, now_ns)
+
     def on_deadman(self, pressed: bool, now_ns: int) -> None:
         self.deadman_ns = now_ns if pressed else None
 
@@ -244,6 +251,9 @@ class MotionControl:
     def next_plan_request(self, now_ns: int) -> PlanRequest | None:
         """Return what is to be planned now, if anything; a stop comes before any chunk."""
         base = self.executing
+        if self.timing_unknown:
+            self.stop_requested = False
+            return None
         if base is None or self._must_wait_for_report(now_ns):
             return None
         start_ns = max(
@@ -279,8 +289,8 @@ class MotionControl:
     def accept_plan(self, result: PlanResult, now_ns: int) -> Trajectory | None:
         """Execute a plan that still fits; return the trajectory to publish."""
         job = result.request
-        if now_ns < job.now_ns - CLOCK_JUMP_NS:  # the clock went back since: no stamp of it holds
-            return None
+        if now_ns < job.now_ns - CLOCK_JUMP_NS or self.timing_unknown:
+            return None  # the clock went back since, or is not the controllers': no stamp holds
         late = now_ns > job.start_ns - DELIVERY_MARGIN_NS
         if job.base is not self.executing or late or self._must_wait_for_report(now_ns):
             return self._replan(job, late)
@@ -379,7 +389,8 @@ class MotionControl:
         self.executing = make_hold(self.robot.commanded, position, now_ns + HOLD_SETTLE_NS)
         self.command_tracker.record_hold(self.executing)
         self.command = self.pending_chunk = self.active_plan = None
-        self.stop_requested = self.halting = self.position_uncertain = False
+        self.stop_requested = self.halting = False
+        self.position_uncertain = self.timing_unknown = False
         self.first_move.reset()
         self.limit_rate_monitor.clear_window(now_ns)
         return self.executing

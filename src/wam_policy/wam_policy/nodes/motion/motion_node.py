@@ -7,7 +7,6 @@ Notable:
 """
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,7 +14,6 @@ from control_msgs.msg import JointTrajectoryControllerState
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.publisher import Publisher
 from rclpy.serialization import deserialize_message
 from rclpy.service import Service
 from rclpy.subscription import Subscription
@@ -23,20 +21,21 @@ from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import SetBool, Trigger
-from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
 from wam_policy.core.motion.collision_check import CollisionChecker
 from wam_policy.core.motion.motion_control import MotionControl, MotionSnapshot
-from wam_policy.core.motion.trajectory import Trajectory
+from wam_policy.core.motion.motion_state import MotionState
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Controller, Embodiment
 from wam_policy.nodes import message_conversion, parameters, qos
 from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.motion import motion_status
 from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
+from wam_policy.nodes.motion.controller_monitor import ControllerMonitor
 from wam_policy.nodes.motion.motion_diagnostics import MotionDiagnostics
 from wam_policy.nodes.motion.planner_thread import PlannerThread
+from wam_policy.nodes.motion.trajectory_publisher import TrajectoryPublisher
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import MotionParams
 from wam_policy.nodes.run_node import freeze_gc, run_node
@@ -59,8 +58,8 @@ class _Configured:
 
     robot: Embodiment
     motion: MotionControl
-    dry_run_publisher: Publisher
-    controller_publishers: list[tuple[Publisher, Controller]]
+    trajectory_publisher: TrajectoryPublisher
+    controller_monitor: ControllerMonitor
     command_services: list[Service]
     estop_subscriptions: list[Subscription]
     status_timer: Timer
@@ -108,6 +107,10 @@ class MotionNode(LifecycleNode):
         return self._require_configured().motion
 
     @property
+    def _controller_monitor(self) -> ControllerMonitor:
+        return self._require_configured().controller_monitor
+
+    @property
     def _planner_thread(self) -> PlannerThread:
         if self._active is None:
             raise RuntimeError('motion_node: not active, so there is no planner; activate it')
@@ -135,19 +138,12 @@ class MotionNode(LifecycleNode):
             use_deadman=given.use_deadman,
             collision_checker=surroundings,
         )
+        trajectory_publisher = TrajectoryPublisher(self, robot, motion.dry_run)
         self._configured = _Configured(
             robot,
             motion,
-            dry_run_publisher=self.create_publisher(
-                JointTrajectory, '~/dry_run_trajectory', qos.TRAJECTORY
-            ),
-            controller_publishers=[
-                (
-                    self.create_publisher(JointTrajectory, controller.topic, qos.TRAJECTORY),
-                    controller,
-                )
-                for controller in (() if motion.dry_run else robot.controllers)
-            ],
+            trajectory_publisher,
+            ControllerMonitor(self, trajectory_publisher.controller_outputs),
             command_services=[
                 self.guard.create_service(SetBool, 'enable', self._on_enable),
                 self.guard.create_service(Trigger, 'estop', self._on_estop),
@@ -172,7 +168,11 @@ class MotionNode(LifecycleNode):
         self._auto_enable, self._policy_paused = True, False
         self._active = active = _Active(
             PlannerThread(
-                self._motion, self._lock, self._now_ns, self._make_publish_fn, self.guard.record
+                self._motion,
+                self._lock,
+                self._now_ns,
+                self._require_configured().trajectory_publisher.make_publish_fn,
+                self.guard.record,
             ),
             ControlLoop(self.guard.wrap(self._tick), 1.0 / self._params.rate_hz),
             self._create_inputs(),
@@ -198,7 +198,7 @@ class MotionNode(LifecycleNode):
                 qos.JOINTS,
                 raw=True,
             )
-            for _, controller in self._require_configured().controller_publishers
+            for _, controller in self._require_configured().trajectory_publisher.controller_outputs
         ]
         if self._params.use_deadman:
             inputs.append(new(Bool, 'deadman', self._on_deadman, qos.JOINTS))
@@ -246,16 +246,13 @@ class MotionNode(LifecycleNode):
             return
         self._end_activity('shut down')
         self._diagnostics.remove_tasks()
+        configured.controller_monitor.close()
         self.destroy_timer(configured.status_timer)
         for service in configured.command_services:
             self.destroy_service(service)
         for subscription in configured.estop_subscriptions:
             self.destroy_subscription(subscription)
-        for publisher in (
-            configured.dry_run_publisher,
-            *(out for out, _ in configured.controller_publishers),
-        ):
-            self.destroy_publisher(publisher)
+        configured.trajectory_publisher.close()
         with self._lock:
             self._configured, self._last_published = None, ()
 
@@ -291,12 +288,16 @@ class MotionNode(LifecycleNode):
 
     def _on_controller_state(self, controller: Controller, raw: bytes) -> None:
         now_ns = self._now_ns()
-        if not self._motion.command_tracker.needs_report(controller.name, now_ns):
+        needs_report = self._motion.command_tracker.needs_report(controller.name, now_ns)
+        if not needs_report and not self._controller_monitor.needs_state(controller.name):
             return  # some report a thousand times a second
         try:
-            report = message_conversion.setpoint_from_msg(
-                deserialize_message(raw, JointTrajectoryControllerState), controller
-            )
+            msg = deserialize_message(raw, JointTrajectoryControllerState)
+            report = message_conversion.setpoint_from_msg(msg, controller)
+            self._controller_monitor.on_state(controller.name, msg)
+            self._stop_on_controller_fault(now_ns)
+            if not needs_report:
+                return
             with self._lock:
                 flaw = self._motion.on_setpoint(report, now_ns)
         except (ValueError, RuntimeError) as error:  # as good as none
@@ -375,42 +376,41 @@ class MotionNode(LifecycleNode):
         """Take the robot over, with the lock held; return success and what to say."""
         if self._active is None:
             return False, 'the node is not active; activate it first'
+        why_not = self._controller_monitor.check_enable()
+        if why_not:
+            return False, f'not enabled: {why_not}'
         hold, why_not = self._motion.enable(self._now_ns())
         if hold is None:
             return False, why_not
         self._planner_thread.enqueue(hold)
         return True, 'enabled (dry run: nothing moves)' if self._motion.dry_run else 'enabled'
 
-    def _tick(self) -> None:
+    def _try_auto_enable(self) -> None:
+        """Enable once everything allows it; show what does not, with the lock held."""
+        enabled, answer = self._enable()
+        self._auto_enable = not enabled
+        if not enabled and self._motion.state is MotionState.DISABLED:
+            self._motion.reason = answer
+
+    def _stop_on_controller_fault(self, now_ns: int) -> None:
+        """Stop before anything else is sent to a controller that is not what was planned for."""
+        if not self._controller_monitor.faults:
+            return
+        fault = self._controller_monitor.faults[0]
         with self._lock:
-            if self._auto_enable and self._enable()[0]:
-                self._auto_enable = False
-            urgent = self._motion.tick(self._now_ns())
+            self._motion.on_controller_fault(fault.text, now_ns, fault.timing_unknown)
+
+    def _tick(self) -> None:
+        now_ns = self._now_ns()
+        self._stop_on_controller_fault(now_ns)
+        with self._lock:
+            if self._auto_enable:
+                self._try_auto_enable()
+            urgent = self._motion.tick(now_ns)
             if urgent is not None:
                 self._planner_thread.enqueue(urgent)
             if self._motion.stop_requested:
                 self._planner_thread.wake()
-
-    def _make_publish_fn(self, trajectory: Trajectory) -> Callable[[], None]:
-        """Return a function that sends a trajectory: to the controllers, or as a dry run."""
-        configured = self._require_configured()
-        outgoing = [
-            (publisher, message_conversion.trajectory_to_msg(trajectory, controller.joints))
-            for publisher, controller in configured.controller_publishers
-        ]
-        if configured.motion.dry_run:
-            outgoing.append(
-                (
-                    configured.dry_run_publisher,
-                    message_conversion.trajectory_to_msg(trajectory, configured.robot.commanded),
-                )
-            )
-
-        def publish() -> None:
-            for publisher, msg in outgoing:
-                publisher.publish(msg)
-
-        return publish
 
     def _take_snapshot(self) -> MotionSnapshot:
         with self._lock:

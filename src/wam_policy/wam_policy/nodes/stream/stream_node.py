@@ -30,6 +30,7 @@ from wam_policy.core.session.policy_health import DiagnosticLevel
 from wam_policy.core.types import JointState, Setpoint
 from wam_policy.nodes import message_conversion, parameters, qos
 from wam_policy.nodes.callback_guard import CallbackGuard
+from wam_policy.nodes.controller_parameters import ControllerParameterServer
 from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import StreamParams
@@ -104,6 +105,9 @@ class StreamNode(LifecycleNode):
             )
             for controller in robot.controllers
         }
+        self._parameter_server = ControllerParameterServer(
+            self, robot, round(robot.vendor['stream_hz'])
+        )
         self._updater.setHardwareID(robot.name)
         self._updater.add('stream', self._diagnose)
         self._check_timer = self.create_timer(
@@ -158,6 +162,7 @@ class StreamNode(LifecycleNode):
         self._control_loop = None
         self._adapter.close()
         self._adapter = None
+        self._parameter_server.close()
         for timer in (self._check_timer, self._report_timer):
             self.destroy_timer(timer)
         self._updater.removeByName('stream')

@@ -1,0 +1,231 @@
+"""What a joint_trajectory_controller must be for its motion to be the one that was planned.
+
+Each setting below changes what a controller makes of a trajectory from its topic. Names, defaults
+and effects: joint_trajectory_controller 4.42, branch jazzy, compared with its `update()`. The
+figures are set-point accelerations of that controller beside those of jtc_emulator.
+A check that could not be done is listed with the reason: see `find_inactive_checks`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wam_policy.core.robot.embodiment import Controller
+
+# At another factor the set-point and ours drift apart: 1e-6 of 1 rad/s over the 0.14 s between
+# two chunks is 1.4e-7 rad, below what reports are compared with (command_tracker)
+SPEED_SCALING_TOLERANCE = 1e-6
+# Reports are matched within 12 ms of their stamp (command_tracker); below 100 Hz none would match
+MIN_UPDATE_RATE_HZ = 100
+INITIAL_SCALING = 'speed_scaling.initial_scaling_factor'
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerReading:
+    """Hold what is known of one controller; None: it could not be read."""
+
+    controller: Controller
+    parameters: Mapping[str, Any] | None = None  # declared ones only
+    is_active: bool | None = None
+    subscriber_count: int = 1  # of its trajectory topic, recorders aside
+    other_publishers: tuple[str, ...] = ()  # nodes, beside our own, on its trajectory topic
+    action_goals: int = 0  # of FollowJointTrajectory clients, accepted and not yet over
+    speed_scaling: float | None = None  # newest in its state
+
+    @property
+    def node_name(self) -> str:
+        """Return the full name of the controller's node: its topics lie below it."""
+        return self.controller.topic.rpartition('/')[0]
+
+    @property
+    def supports_scaling(self) -> bool:
+        """Tell whether it declares speed scaling; versions before 4.24 report 0.0 for ever."""
+        return self.parameters is not None and INITIAL_SCALING in self.parameters
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerFault:
+    """Say what is wrong with a controller, in a sentence with the fix."""
+
+    text: str
+    # the trajectory being executed is not where the clock says: a new one would make it jump
+    timing_unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRule:
+    """State what a parameter must be; `{joint}` in its name stands for each joint."""
+
+    parameter: str
+    wanted: str
+    is_met: Callable[[Any, ControllerReading], bool]
+    why: str  # what a controller does otherwise
+
+
+def _is_zero(value: Any, _: ControllerReading) -> bool:
+    return value == 0.0
+
+
+_HOLDS = 'and then holds the measured posture in place of the trajectory'
+SETTING_RULES = (
+    SettingRule(
+        'joints',
+        'the joints of the robot description, each once',
+        lambda value, reading: sorted(value) == sorted(reading.controller.joints),
+        'it rejects every trajectory',
+    ),
+    SettingRule(
+        'interpolation_method',
+        'splines',
+        lambda value, _: value == 'splines',
+        'set-points jump from point to point, with 371 times the acceleration limit',
+    ),
+    SettingRule(
+        'interpolate_from_desired_state',
+        'true (or open_loop_control)',
+        lambda value, reading: value or bool(reading.parameters.get('open_loop_control')),
+        'a hold begins at the measured posture, which lags behind the set-point: it jumps',
+    ),
+    SettingRule('cmd_timeout', '0.0', _is_zero, f'it waits so long after the last point {_HOLDS}'),
+    SettingRule(
+        'constraints.goal_time',
+        '0.0',
+        _is_zero,
+        f'it waits so long for the goal tolerance {_HOLDS}',
+    ),
+    SettingRule(
+        'constraints.{joint}.trajectory',
+        '0.0',
+        _is_zero,
+        f'it applies this tolerance to trajectories of the topic too {_HOLDS}; motion_node '
+        'watches the tracking error',
+    ),
+    SettingRule(
+        'update_rate',
+        f'at least {MIN_UPDATE_RATE_HZ}, or 0 for the rate of the controller manager',
+        lambda value, _: value == 0 or value >= MIN_UPDATE_RATE_HZ,
+        'its set-points are too far apart to be compared with what was sent',
+    ),
+    SettingRule(
+        INITIAL_SCALING,
+        '1.0',
+        lambda value, reading: value == 1.0 or reading.speed_scaling is not None,
+        'it executes trajectories at another speed',
+    ),
+)
+# what a controller of an older version need not have
+OPTIONAL_PARAMETERS = ('open_loop_control', INITIAL_SCALING)
+
+
+def list_parameters(controller: Controller) -> tuple[str, ...]:
+    """Return the names of the parameters that the rules look at."""
+    names = {
+        rule.parameter.format(joint=joint) for rule in SETTING_RULES for joint in controller.joints
+    }
+    return tuple(sorted(names | set(OPTIONAL_PARAMETERS)))
+
+
+def find_faults(reading: ControllerReading) -> tuple[ControllerFault, ...]:
+    """Return why motion must not be enabled with this controller, and must stop if it is."""
+    name, topic = reading.controller.name, reading.controller.topic
+    faults = []
+    if reading.subscriber_count == 0:
+        faults.append(
+            f'{name}: no controller subscribes to {topic}: load and activate it, or correct the '
+            'name in the robot description'
+        )
+    elif reading.is_active is False:
+        faults.append(
+            f'{name} is not active: ros2 control set_controller_state {name} active; '
+            'it ignores trajectories'
+        )
+    if reading.other_publishers:
+        faults.append(
+            f'{name}: {", ".join(reading.other_publishers)} also publishes on {topic}: end it '
+            '(one that was killed is seen for up to 10 s more); its messages replace ours'
+        )
+    if reading.action_goals:
+        faults.append(
+            f'{name}: another client has a goal of {reading.node_name}/follow_joint_trajectory: '
+            'cancel it; trajectories of the topic do not preempt it'
+        )
+    scaling = _find_scaling_fault(reading)
+    found = [ControllerFault(text) for text in (*faults, *_find_wrong_settings(reading))]
+    return (scaling, *found) if scaling else tuple(found)
+
+
+def find_inactive_checks(reading: ControllerReading) -> tuple[str, ...]:
+    """Return which checks of this controller cannot be done, each with the reason."""
+    name, parameters = reading.controller.name, reading.parameters
+    missing = []
+    if parameters is None:
+        missing.append(
+            f'{name}: settings are not checked: {reading.node_name}/get_parameters does not answer'
+        )
+    else:
+        absent = [
+            parameter
+            for parameter in list_parameters(reading.controller)
+            if parameter not in parameters and parameter not in OPTIONAL_PARAMETERS
+        ]
+        if absent:
+            missing.append(f'{name}: {", ".join(absent)} is not checked: it is not declared')
+    if reading.is_active is None:
+        missing.append(
+            f'{name}: whether it is active is not checked: it reports nothing and no controller '
+            'manager lists it'
+        )
+    if reading.speed_scaling is None:
+        missing.append(
+            f'{name}: speed scaling is not watched: nothing comes on '
+            f'{reading.controller.state_topic}'
+        )
+    elif reading.speed_scaling == 0.0 and not reading.supports_scaling:
+        missing.append(
+            f'{name}: speed scaling is not watched: it reports 0.0 and does not declare '
+            f'{INITIAL_SCALING}'
+        )
+    return tuple(missing)
+
+
+def _find_scaling_fault(reading: ControllerReading) -> ControllerFault | None:
+    """Compare the reported factor with 1; 0.0 of one without speed scaling says nothing."""
+    factor = reading.speed_scaling
+    if factor is None or abs(factor - 1.0) <= SPEED_SCALING_TOLERANCE:
+        return None
+    if factor == 0.0 and not reading.supports_scaling:
+        return None
+    return ControllerFault(
+        f'{reading.controller.name}: speed scaling is {factor:g}, want 1: set it back (speed '
+        f'slider of the robot, or {reading.node_name}/speed_scaling_input); at another speed '
+        'set-points jump with every new trajectory',
+        timing_unknown=True,
+    )
+
+
+def _find_wrong_settings(reading: ControllerReading) -> list[str]:
+    """Return a sentence for each parameter that is not what its rule wants."""
+    if reading.parameters is None:
+        return []
+    found = []
+    for rule in SETTING_RULES:
+        names = dict.fromkeys(
+            rule.parameter.format(joint=joint) for joint in reading.controller.joints
+        )
+        wrong = [
+            f'{name} is {_format_value(reading.parameters[name])}'
+            for name in names
+            if name in reading.parameters and not rule.is_met(reading.parameters[name], reading)
+        ]
+        if wrong:
+            found.append(
+                f'{reading.controller.name}: {", ".join(wrong)}, want {rule.wanted}: set it so in '
+                f'the parameters of {reading.node_name}; otherwise {rule.why}'
+            )
+    return found
+
+
+def _format_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ' '.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
