@@ -165,16 +165,24 @@ def read_permissions(node: LifecycleNode) -> Permissions:
             if name not in COMMON_TOPICS
             and '/_action/' not in name
             and not name.endswith('/transition_event')
-            and name.rsplit('/', 1)[-1] not in OWN_SERVICES
+            and name not in own_services
         )
 
+    own_services = {f'{node.get_fully_qualified_name()}/{service}' for service in OWN_SERVICES}
     served = node.get_service_names_and_types_by_node(*where)
+    called = node.get_client_names_and_types_by_node(*where)
+    heard = node.get_subscriber_names_and_types_by_node(*where)
     return {
         'topics publish': list_own_names(node.get_publisher_names_and_types_by_node(*where)),
-        'topics subscribe': list_own_names(node.get_subscriber_names_and_types_by_node(*where)),
+        'topics subscribe': list_own_names(heard),
         'services reply': list_own_names(served),
+        'services request': list_own_names(called),
         'actions execute': sorted(
             {name.split('/_action/')[0] for name, _ in served if '/_action/' in name}
+        ),
+        # only to see their status: the policy has no finer right
+        'actions call': sorted(
+            {name.split('/_action/')[0] for name, _ in heard if '/_action/' in name}
         ),
     }
 

@@ -42,7 +42,20 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
     ),
     '/<controller>/controller_state': (
         'control_msgs/JointTrajectoryControllerState',
-        'setpoint of the controller; reveals lost commands',
+        'setpoint and speed scaling of the controller; reveals lost commands',
+    ),
+    '/<controller>/list_parameters': ('rcl_interfaces/ListParameters', 'which ones it declares'),
+    '/<controller>/get_parameters': (
+        'rcl_interfaces/GetParameters',
+        'settings that trajectories depend on',
+    ),
+    '/<controller>/follow_joint_trajectory': (
+        'control_msgs/FollowJointTrajectory',
+        'only its status is read: goals of another client are refused',
+    ),
+    '/controller_manager/list_controllers': (
+        'controller_manager_msgs/ListControllers',
+        'which controllers are active, on robots with ros2_control',
     ),
     '/sim/status': ('wam_msgs/SimStatus', 'state of the simulated robot and its task'),
     '/wam/instruction': ('std_msgs/String', 'instruction; empty: stop and hold'),
@@ -268,7 +281,8 @@ def make_topics_page() -> str:
     for (kind, name), roles in sorted(rows.items()):
         if kind != 'topic':
             type_name, text = find_interface(kind, name)
-            node = ', '.join(sorted(set().union(*roles.values())))
+            servers = roles.get('reply', set()) | roles.get('execute', set())
+            node = ', '.join(sorted(servers)) or 'ros2_control'
             suffix = ' (action)' if kind == 'action' else ''
             lines.append(f'| `{name}`{suffix} | `{type_name}` | {node} | {text} |')
     for name, (type_name, text) in SIM_SERVICES.items():

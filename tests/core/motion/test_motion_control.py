@@ -558,7 +558,7 @@ def test_a_controller_that_is_not_what_was_planned_for_stops_motion():
     rig = MotionHarness().start_tracking()
     rig.motion.on_controller_fault('arm: /teleop also publishes', rig.now)
     assert rig.motion.state is MotionState.PROTECTIVE_STOP
-    rig.run(0.6, rig.send_wave)
+    rig.run(1.0, rig.send_wave)
     assert rig.max_speed() == 0.0 and rig.motion.reason == 'arm: /teleop also publishes'
 
 
