@@ -6,7 +6,6 @@ sees one. It answers with the joint positions of the request; `fault` selects an
 """
 
 import threading
-import time
 import traceback
 
 import numpy as np
@@ -43,8 +42,14 @@ class FakeReleasedServer:
             None,
         )
         self.server = serve(
-            self.handle_connection, '127.0.0.1', port, compression=None, max_size=None
+            self.handle_connection,
+            '127.0.0.1',
+            port,
+            compression=None,
+            max_size=None,
+            close_timeout=0.5,  # of the closing handshake, which a half-open connection ignores
         )
+        self._closing = threading.Event()
         self.port = self.server.socket.getsockname()[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -70,7 +75,8 @@ class FakeReleasedServer:
             self.buffers, self.session = {}, message['session_id']
         if self.fault == 'crash':
             raise RuntimeError('CUDA error: device-side assert triggered')
-        time.sleep(5.0 if self.fault == 'slow' else 0.0)
+        if self.fault == 'slow':
+            self._closing.wait(5.0)
         shown = {}
         for key in self.view_keys:
             new = message[key] if message[key].ndim == 4 else message[key][None]
@@ -91,6 +97,7 @@ class FakeReleasedServer:
             connection.send(msgpack_numpy.packb(actions))
 
     def close(self):
+        self._closing.set()
         self.server.shutdown()
 
 

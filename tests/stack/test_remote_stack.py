@@ -55,7 +55,7 @@ class RemoteStack:
         self.server = FakeProfileServer(SERVER_PROFILES[robot], self.port, SWAY_RAD)
 
 
-@pytest.fixture(scope='module', params=SERVER_PROFILES)
+@pytest.fixture(scope='module', params=['yam', pytest.param('agibot_g1', marks=pytest.mark.slow)])
 def stage(request, launched, tmp_path_factory):
     made = RemoteStack(request.param, launched, tmp_path_factory.mktemp('episodes'))
     watch = made.probe

@@ -116,7 +116,7 @@ def test_the_demo_reports_what_it_measured(tmp_path):
             'yam',
             '--headless',
             '--duration',
-            '8',
+            '5',
             '--seed',
             '3',
             '--camera-size',
@@ -141,7 +141,10 @@ def test_the_demo_reports_what_it_measured(tmp_path):
 
 
 @pytest.mark.timeout(100)
-@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ('number', 'status'),
+    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+)
 def test_however_it_ends_nothing_is_left(number, status, tmp_path):
     mark = f'demo-{os.getpid()}-{number}'
     run = subprocess.Popen(

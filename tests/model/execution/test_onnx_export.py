@@ -106,7 +106,9 @@ def error(got: Tensor, want: Tensor) -> float:
     return ((got - want).abs().max() / want.abs().max()).item()
 
 
-@pytest.mark.parametrize('config', [PLAIN, WITH_IMAGE], ids=['plain', 'image'])
+@pytest.mark.parametrize(
+    'config', [pytest.param(PLAIN, marks=pytest.mark.slow), WITH_IMAGE], ids=['plain', 'image']
+)
 def test_both_passes_are_torch_at_every_fill(config: ModelConfig, tmp_path: Path) -> None:
     made = model(config)
     denoise, append_kv = (OnnxPass(made, kind, tmp_path) for kind in onnx_export.PASSES)
