@@ -68,3 +68,52 @@ def test_a_stuck_node_leaves_by_force_and_says_where_it_was(place):
 def test_a_signal_ends_a_node_with_status_0(number):
     status, said = run_and_signal('nowhere', 30.0, number)
     assert (status, said) == (0, '')
+
+
+KEEPING_SCRIPT = textwrap.dedent("""
+    from diagnostic_updater import Updater
+    from rclpy.node import Node
+    from wam_policy.nodes.callback_guard import CallbackGuard
+    from wam_policy.nodes.run_node import run_node
+
+    class Keeping(Node):
+        def __init__(self):
+            super().__init__('keeping')
+            self.guard = CallbackGuard(self, Updater(self))
+            self.asked, self.calls = False, 0
+            self.create_timer(0.01, self.fail_once)
+            print('up', flush=True)
+
+        def fail_once(self):
+            self.calls += 1
+            if self.asked and self.calls < 10**6:
+                self.calls = 10**6
+                raise ValueError('of a callback')
+
+        def may_exit(self):
+            self.asked = True
+            return self.calls > 10**6 + 20  # the executor goes on after the failure
+
+        def close(self):
+            pass
+
+    run_node(Keeping, shutdown_timeout_s=30.0, may_exit=Keeping.may_exit)
+""")
+
+
+def test_a_node_that_must_not_exit_yet_goes_on_after_signals_and_a_failed_callback():
+    process = subprocess.Popen(
+        [sys.executable, '-c', KEEPING_SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == 'up\n'
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+        assert 'of a callback' in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()

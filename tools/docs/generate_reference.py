@@ -83,6 +83,7 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
     '/wam/episode': ('wam_msgs/EpisodeStatus', 'state of the recorder'),
     '/wam/recorder/start': ('wam_msgs/StartEpisode', 'start an episode'),
     '/wam/recorder/stop': ('wam_msgs/StopEpisode', 'stop it; keep or discard'),
+    '/wam/stream/release': ('std_srvs/Trigger', 'let down arms that only this node holds'),
     '/hal/<part>': ('vendor message', 'state of the AgiBot G1 through its GDK'),
     '/wbc/<part>_command': ('sensor_msgs/JointState', 'setpoints to the AgiBot G1 GDK'),
 }

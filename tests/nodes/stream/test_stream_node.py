@@ -3,7 +3,8 @@
 
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State as Lifecycle
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty, String
+from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from wam_policy.core.motion import qp_planner
@@ -27,6 +29,7 @@ from wam_policy.nodes.stream.stream_node import StreamNode
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 G1, YAM = load_embodiment('agibot_g1'), load_embodiment('yam')
+RESEND_AFTER_S = 5.0
 PLANNING_LEAD_NS = 1_000_000_000  # for planning here, on a busy machine: late ones are refused
 
 
@@ -129,6 +132,19 @@ class StreamTestBench:
             self.joint_states[-1], self.robot.commanded
         ).position
 
+    def move_to(self, offset, has_arrived):
+        """Move all joints by `offset`; return where, once `has_arrived` of it is true.
+
+        Where the machine stalled for longer than the stream tolerates, it holds: then again.
+        """
+        target = self.positions + offset
+        while not has_arrived(goal := self.move(target - self.positions)):
+            with suppress(TimeoutError):
+                self.wait(partial(has_arrived, goal), RESEND_AFTER_S, TimeoutError)
+                break
+            self.controller_states.clear()
+        return goal
+
     def move(self, offset):
         """Send a move of all joints by `offset` over 0.5 s; return where it ends."""
         self.wait(
@@ -150,10 +166,11 @@ class StreamTestBench:
             publisher.publish(message_conversion.trajectory_to_msg(plan, controller.joints))
         return plan.goal
 
-    def wait(self, condition, timeout_s=45.0):
+    def wait(self, condition, timeout_s=45.0, error=AssertionError):
         end_s = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < end_s, self.diagnostics
+            if time.monotonic() > end_s:
+                raise error(self.diagnostics)
             time.sleep(0.01)
 
 
@@ -200,8 +217,10 @@ def test_g1_arms_and_grippers_are_streamed_in_the_vendors_terms():
         )  # holds what it measured
         assert bench.gripper_commands[-1].name == ['left_gripper_joint1']
         assert bench.gripper_commands[-1].position[0] == pytest.approx(35 + 0.5 * 85)  # half open
-        goal = bench.move(np.where(limits.gripper_mask(G1), 0.3, 0.05))
-        bench.wait(lambda: np.allclose(bench.arm_commands[-1].position, goal[:14], atol=1e-6))
+        goal = bench.move_to(
+            np.where(limits.gripper_mask(G1), 0.3, 0.05),
+            lambda goal: np.allclose(bench.arm_commands[-1].position, goal[:14], atol=1e-6),
+        )
         assert bench.gripper_commands[-1].position[0] == pytest.approx(
             120 - 85 * goal[14], abs=1e-2
         )
@@ -213,8 +232,10 @@ def test_g1_arms_and_grippers_are_streamed_in_the_vendors_terms():
 def test_the_controllers_say_what_they_follow_and_when():
     with start_stream_node(G1, 'enable_motion:=true', *ASSUMED_GRIPPER_ARGUMENTS) as (_, bench):
         bench.wait(lambda: len(bench.arm_commands) > 10)
-        goal = bench.move(np.where(limits.gripper_mask(G1), 0.3, 0.05))
-        bench.wait(lambda: np.allclose(bench.arm_commands[-1].position, goal[:14], atol=1e-6))
+        bench.move_to(
+            np.where(limits.gripper_mask(G1), 0.3, 0.05),
+            lambda goal: np.allclose(bench.arm_commands[-1].position, goal[:14], atol=1e-6),
+        )
         said = [
             message_conversion.setpoint_from_msg(msg, G1.controllers[0])
             for msg in bench.controller_states
@@ -286,7 +307,7 @@ def test_a_gripper_in_another_unit_refuses_activation(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
     monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
     with start_stream_node(G1, 'enable_motion:=true', active=False) as (node, bench):
-        adapter = node._adapter
+        adapter = node._configured.holder.adapter
 
         def hand(name, raw):
             adapter._on_gripper_state(
@@ -319,21 +340,100 @@ def test_a_gripper_in_another_unit_refuses_activation(monkeypatch, capfd):
         assert read_lifecycle_state(node) == Lifecycle.PRIMARY_STATE_ACTIVE
 
 
-def test_yam_arms_are_held_moved_and_given_back(i2rt):
+def test_yam_arms_are_held_and_moved(i2rt):
     with start_stream_node(YAM, 'enable_motion:=true') as (node, bench):
         left, right = i2rt
         assert (left.channel, right.channel) == ('can_follower_l', 'can_follower_r')
         assert left.model_types == ('yam', 'linear_4310')
         bench.wait(lambda: len(left.commands) > 10 and bench.joint_states)
         assert left.commands[0] == pytest.approx([0.1, 0.5, 0.6, 0, 0, 0, 0.8])
-        goal = bench.move(np.where(limits.gripper_mask(YAM), -0.3, 0.05))
-        bench.wait(lambda: np.allclose(right.commands[-1][:6], goal[6:12], atol=1e-6))
+        goal = bench.move_to(
+            np.where(limits.gripper_mask(YAM), -0.3, 0.05),
+            lambda goal: np.allclose(right.commands[-1][:6], goal[6:12], atol=1e-6),
+        )
         assert left.commands[-1] == pytest.approx([*goal[:6], goal[12]], abs=1e-4)
         assert np.abs(np.diff(left.commands, axis=0)[:, :6]).max() < 0.06
+
+
+def call_release(bench):
+    client = bench.node.create_client(Trigger, '/stream/release')
+    bench.wait(client.service_is_ready)
+    future = client.call_async(Trigger.Request())
+    bench.wait(future.done)
+    return future.result()
+
+
+def test_yam_arms_are_released_at_rest_on_request_only(i2rt, capfd):
+    with start_stream_node(YAM, 'enable_motion:=true') as (node, bench):
+        left, right = i2rt
+        bench.wait(lambda: len(left.commands) > 10 and bench.joint_states)
+        answer = call_release(bench)
+        assert not answer.success and 'the stack is running' in answer.message
+        bench.move(np.where(limits.gripper_mask(YAM), -0.3, 0.05))
+        bench.wait(lambda: node._configured.stream.is_following)
         node.trigger_deactivate()
-        assert not left.closed  # still holding: only giving the arms back sags them
+        answer = call_release(bench)
+        assert not answer.success and 'still follow a trajectory' in answer.message
+        bench.wait(lambda: not node._configured.stream.is_following)
         node.trigger_cleanup()
+        assert read_lifecycle_state(node) == Lifecycle.PRIMARY_STATE_INACTIVE
+        assert 'cannot be cleaned up: left arm and right arm: held up' in capfd.readouterr().err
+        node.trigger_shutdown()
+        assert not left.closed and not right.closed
+        bench.wait(lambda: call_release(bench).success)  # once the joint states show the rest
         assert left.closed and right.closed
+        assert call_release(bench).message == 'no arm is held by this process'
+
+
+def test_a_process_that_is_asked_to_end_stays_until_its_arms_are_released(i2rt):
+    with start_stream_node(YAM, 'enable_motion:=true') as (node, bench):
+        bench.wait(lambda: len(i2rt[0].commands) > 10 and bench.joint_states)
+        bench.move(np.where(limits.gripper_mask(YAM), -0.3, 0.05))
+        bench.wait(lambda: node._configured.stream.is_following)
+        assert not node.may_exit()
+        bench.wait(lambda: not node._configured.stream.is_following)
+        count = len(i2rt[1].commands)
+        assert np.abs(np.diff(i2rt[1].commands, axis=0)[:, :6]).max() < 0.06
+        bench.move(np.where(limits.gripper_mask(YAM), -0.3, 0.05))  # nothing is accepted any more
+        time.sleep(1.5)
+        assert len(i2rt[1].commands) <= count + 1
+        assert not node.may_exit() and not i2rt[0].closed
+        bench.wait(lambda: call_release(bench).success)
+        assert node.may_exit() and i2rt[0].closed
+
+
+def test_released_arms_are_opened_again_by_cleanup_and_configure(i2rt, capfd):
+    with start_stream_node(YAM, active=False) as (node, bench):
+        bench.wait(lambda: bench.joint_states)
+        bench.wait(lambda: call_release(bench).success)
+        node.trigger_activate()
+        assert read_lifecycle_state(node) == Lifecycle.PRIMARY_STATE_INACTIVE
+        assert 'the arms were released: clean up' in capfd.readouterr().err
+        node.trigger_cleanup()
+        node.trigger_configure()
+        assert len(i2rt) == 4 and not i2rt[2].closed
+
+
+def test_a_g1_is_left_at_rest_and_needs_no_release():
+    with start_stream_node(G1, 'enable_motion:=true', *ASSUMED_GRIPPER_ARGUMENTS) as (node, bench):
+        bench.wait(lambda: len(bench.arm_commands) > 10)
+        bench.move(np.where(limits.gripper_mask(G1), 0.3, 0.05))
+        bench.wait(lambda: node._configured.stream.is_following)
+        assert not node.may_exit()
+        bench.wait(node.may_exit)
+        setpoint = node._configured.stream.setpoint
+        bench.wait(lambda: np.allclose(bench.arm_commands[-1].position, setpoint[:14], atol=1e-6))
+        assert call_release(bench).message == 'no arm is held by this process'
+
+
+def test_arms_that_are_too_hot_to_be_held_are_released_after_a_warning(i2rt, capfd):
+    with start_stream_node(YAM, 'enable_motion:=true') as (node, bench):
+        bench.wait(lambda: len(i2rt[0].commands) > 10)
+        node._configured.holder.adapter.release_warning_s = 1.0
+        i2rt[1].rotor_temperature_c = 96.0
+        bench.wait(lambda: i2rt[0].closed and i2rt[1].closed)
+    log = capfd.readouterr().err
+    assert 'a motor has 96 degrees, more than 95: SUPPORT THE ARMS, they lose torque in 1 s' in log
 
 
 def test_a_yam_driver_that_stopped_does_not_look_alive(i2rt):
@@ -411,7 +511,7 @@ def test_flags_and_heat_of_the_g1s_motors_are_faults(monkeypatch):
     monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
     monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
     with start_stream_node(G1, active=False) as (node, _):
-        adapter = node._adapter
+        adapter = node._configured.holder.adapter
 
         def told(error=0, status=0, degrees=40.0, hand=0):
             motor = SimpleNamespace(id=3, status=status, temperature=degrees)

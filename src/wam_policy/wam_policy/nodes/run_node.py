@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import rclpy
 from rclpy.experimental import EventsExecutor
@@ -94,10 +94,12 @@ def run_node(
     make_node: Callable[[], Node],
     args: list[str] | None = None,
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
+    may_exit: Callable[[Any], bool] | None = None,
 ) -> NoReturn:
     """Run the node that `make_node` returns until SIGINT or SIGTERM, then close it and exit.
 
     The node has `close()` and, as `guard`, the CallbackGuard that records what callbacks raise.
+    With `may_exit` the node goes on after the signal until `may_exit(node)` is true.
 
     If closing takes longer than `shutdown_timeout_s`, every thread's stack is printed to stderr
     and the process exits with status 1. After a complete shutdown it exits at once with status 0:
@@ -109,7 +111,7 @@ def run_node(
 
     def request_shutdown(*reason: object) -> None:
         asked.append(reason)
-        if len(asked) == 1:  # further signals do not postpone it
+        if len(asked) == 1 and may_exit is None:  # further signals do not postpone it
             faulthandler.dump_traceback_later(shutdown_timeout_s, exit=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -121,6 +123,10 @@ def run_node(
     try:
         while not asked:
             time.sleep(SIGNAL_POLL_S)
+        while may_exit is not None and not may_exit(node):
+            time.sleep(SIGNAL_POLL_S)
+        if may_exit is not None:
+            faulthandler.dump_traceback_later(shutdown_timeout_s, exit=True)
         spinning.stop()
     finally:
         node.close()

@@ -44,7 +44,13 @@ class AgibotParams:
 
 
 class AgibotGdk:
-    """Read and command the arms and grippers through the GDK's topics."""
+    """Read and command the arms and grippers through the GDK's topics.
+
+    The robot's own controllers hold the last command, whatever becomes of this process.
+    """
+
+    held_arms: tuple[str, ...] = ()
+    exhaustion, release_warning_s = '', 0.0
 
     def __init__(
         self, node: Node, robot: Embodiment, on_joint_state: Callable[[JointState], None]

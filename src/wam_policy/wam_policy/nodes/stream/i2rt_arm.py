@@ -94,6 +94,11 @@ class I2rtArm:
         """Command joints and gripper, [7]; the array may be changed by the driver."""
         self._robot.command_joint_pos(position)
 
+    @property
+    def is_driven(self) -> bool:
+        """Tell whether the driver still sends frames to the motors."""
+        return bool(getattr(getattr(self._robot, 'motor_chain', None), 'running', True))
+
     def close(self) -> str:
         """End the driver, which cuts torque; return what went wrong with that, if anything."""
         try:

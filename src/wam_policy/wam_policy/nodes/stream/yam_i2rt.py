@@ -27,6 +27,8 @@ class YamI2rt:
         node.get_logger().warning('opening the arms: linear grippers now drive from end to end')
         self._arms: dict[str, I2rtArm] = {}
         self.fault = ''
+        self.exhaustion = ''  # why the arms cannot be held much longer
+        self.release_warning_s: float = wiring['release']['warning_s']
         self._measured_ns = 0
         self._has_temperatures = True
         for side, arm in wiring['arms'].items():
@@ -42,6 +44,11 @@ class YamI2rt:
                 raise
         time.sleep(DRIVER_STARTUP_S)
 
+    @property
+    def held_arms(self) -> tuple[str, ...]:
+        """Return the arms that sag when the driver is closed: those that it still drives."""
+        return tuple(f'{side} arm' for side, arm in self._arms.items() if arm.is_driven)
+
     def read(self) -> None:
         """Take both arms' state and hand it on if it is new; keep `fault` up to date.
 
@@ -51,6 +58,13 @@ class YamI2rt:
         try:
             readings = {side: arm.read(now_ns) for side, arm in self._arms.items()}
             faults = [self._check_temperature(side, r.hottest_c) for side, r in readings.items()]
+            limit_c = self._wiring['release']['temperature_c']
+            hottest_c = max((r.hottest_c or 0.0 for r in readings.values()), default=0.0)
+            self.exhaustion = (
+                f'a motor has {hottest_c:.0f} degrees, more than {limit_c:g}'
+                if hottest_c > limit_c
+                else ''
+            )
             measured_ns = min(reading.measured_ns for reading in readings.values())
             if measured_ns > self._measured_ns:
                 self._measured_ns = measured_ns
