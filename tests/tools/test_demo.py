@@ -33,7 +33,7 @@ GOOD = {
         (['--duration', 'long'], 'invalid float'),
         (['--seed', '-1'], 'want 0 or more'),
         (['--camera-size', '1x1'], 'invalid choice'),
-        (['--report', '/no/such/folder/r.json'], 'there is no folder'),
+        (['--report', '/no/such/folder/r.json'], 'no folder'),
     ],
 )
 def test_wrong_arguments_are_refused_with_status_2(given, words, capsys):

@@ -78,11 +78,11 @@ def test_what_was_reached_before_the_last_words_does_not_count():
 def test_a_share_of_one_robot_is_refused(capsys):
     with pytest.raises(SystemExit) as refused:
         evaluate_ros.main(['--robot', 'yam', '--job-file', 'x', '--shard', '0/2'])
-    assert refused.value.code == 2 and 'one robot at a time' in capsys.readouterr().err
+    assert refused.value.code == 2 and 'want 0/1' in capsys.readouterr().err
 
 
 class FakeMonitor:
-    """Stand in for the monitor: remember what is said and asked for."""
+    """Fake monitor that records instructions and pauses."""
 
     def __init__(self):
         self.said, self.pauses = [], []
@@ -162,10 +162,10 @@ def test_a_change_of_scenes_that_failed_is_tried_again_and_counts_once():
     rounds = TaskLoop(monitor, hand)
     rounds.advance(0.0)
     monitor.sim.goals_reached = [True]
-    hand.setup_error = 'the arms do not come home'
+    hand.setup_error = 'the arms do not reach home'
     rounds.advance(1.0)
     settled(rounds)
-    assert str(rounds) == '1 of 1 tasks done (the arms do not come home)' and hand.scenes == 0
+    assert str(rounds) == '1 of 1 tasks done (the arms do not reach home)' and hand.scenes == 0
     hand.setup_error = ''
     rounds.advance(2.0)
     settled(rounds)

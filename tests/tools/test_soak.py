@@ -152,7 +152,7 @@ def test_of_several_stacks_the_longest_is_judged_after_a_warm_up_of_its_own():
 
 
 def test_a_run_that_was_too_short_is_not_called_flat():
-    assert 'too short to tell' in soak.find_failures(document(hours=0.01))[0]
+    assert 'too short for a slope' in soak.find_failures(document(hours=0.01))[0]
 
 
 def test_a_report_is_replaced_whole_judged_again_and_drawn(tmp_path):
@@ -172,7 +172,7 @@ def test_a_report_is_replaced_whole_judged_again_and_drawn(tmp_path):
         (['--replot', '--report', 'none.json'], 'no report none.json'),
         (
             ['--attach-pid', '7', '--seed', '1', '--camera-hz', '5', '--report', 'R.json'],
-            'leave out --seed, --camera-hz',
+            'omit --seed, --camera-hz',
         ),
     ],
 )
@@ -257,7 +257,7 @@ def test_stacks_below_a_command_are_found_counted_and_outlived(command):
 def test_what_cannot_be_watched_says_why():
     gone = subprocess.Popen([sys.executable, '-c', ''])
     gone.wait()
-    with pytest.raises(ValueError, match=f'there is no process {gone.pid}'):
+    with pytest.raises(ValueError, match=f'no process {gone.pid}'):
         AttachedStack(gone.pid)
     here = psutil.Process().environ().get('ROS_DOMAIN_ID', '0')  # as it was started
     with pytest.raises(ValueError, match=f'set ROS_DOMAIN_ID={here}'):
@@ -269,7 +269,7 @@ def test_a_watch_of_what_has_ended_fails_with_the_reason(command, ros_domain, ca
     command.wait()
     given = ['--attach-pid', str(command.pid), '--report', str(tmp_path / 'R.json')]
     assert soak.main(given) == 1
-    assert f'there is no process {command.pid}' in capfd.readouterr().err
+    assert f'no process {command.pid}' in capfd.readouterr().err
 
 
 def test_old_options_still_work_with_a_warning(capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""A stack that another command started: found below that command, looked at, never touched."""
+"""A stack started by another command: found among its child processes and only observed."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ DOMAIN_VARIABLE = 'ROS_DOMAIN_ID'
 
 
 def process_name(command: Sequence[str]) -> str | None:
-    """Name a process of the stack by its command line; None for others."""
+    """Return the name of a process of the stack from its command line; None for others."""
     if ROLE_OPTION in command:
         return f'worker {command[command.index(ROLE_OPTION) + 1]}'
     for part in command[:3]:
@@ -23,25 +23,27 @@ def process_name(command: Sequence[str]) -> str | None:
 
 
 class AttachedStack:
-    """The stack below a process; it may not be there yet, and another may take its place."""
+    """The stack below a process; it may start later, and a new one may follow it."""
 
     def __init__(self, pid: int, environment: Mapping[str, str] = os.environ) -> None:
-        """Raises ValueError, with what to do, where `pid` cannot be watched from here."""
+        """Raise ValueError with the fix if `pid` cannot be observed from here."""
         try:
             self._process = psutil.Process(pid)
             self.command = ' '.join(self._process.cmdline())
             theirs = self._process.environ().get(DOMAIN_VARIABLE, '0')
         except psutil.NoSuchProcess:
-            raise ValueError(f'there is no process {pid}') from None
+            raise ValueError(f'no process {pid}') from None
         except psutil.AccessDenied:
-            raise ValueError(f'process {pid} is of another user: watch as that one') from None
+            raise ValueError(
+                f'process {pid} belongs to another user: run this command as that user'
+            ) from None
         if theirs != (ours := environment.get(DOMAIN_VARIABLE, '0')):
             raise ValueError(
                 f'process {pid} is in the ROS domain {theirs}, this one in {ours}: '
                 f'set {DOMAIN_VARIABLE}={theirs}'
             )
         self._launch: psutil.Process | None = None
-        self.stack_count = 0  # seen so far
+        self.stack_count = 0  # stacks found so far
 
     @property
     def pid(self) -> int:
@@ -49,14 +51,14 @@ class AttachedStack:
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether the process is no more; one that waits for its parent is not."""
+        """Return whether the process has ended; a zombie counts as ended."""
         try:
             return not self._process.is_running() or self._process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
 
     def find_processes(self) -> list[psutil.Process]:
-        """Return what runs below the process; counts the stacks by their launch."""
+        """Return the processes below the process; count stacks by their launch."""
         found = find_descendants(self.pid)
         launch = next((each for each in found if _read_process_name(each) == 'launch'), None)
         if launch is not None and launch != self._launch:
@@ -64,7 +66,7 @@ class AttachedStack:
         return found
 
     def find_robot_name(self) -> str | None:
-        """Return which robot the present stack drives by its launch file; None: there is none."""
+        """Return the robot of the present stack from its launch file; None without a stack."""
         self.find_processes()
         try:
             words = self._launch.cmdline() if self._launch else []

@@ -1,4 +1,4 @@
-"""A simulated robot under ROS 2, moved by a World Action Model: start, watch, measure, end.
+"""Run a simulated robot under ROS 2 with a World Action Model, and measure the stack.
 
 The launch is the one a user starts by hand. This program adds the instruction that the scene asks
 for, and a monitor that measures from topics alone. Exit status: 0 if the loop was alive and ended
@@ -28,15 +28,15 @@ from wam_tools.stack_launch import StackLaunchError, StopRequest
 from wam_tools.stack_monitor import StackMonitor
 from wam_tools.task_loop import TaskLoop
 
-START_TIMEOUT_S = 180.0  # from the launch to the first chunk, on a slow machine
+START_TIMEOUT_S = 180.0  # from the launch to the first chunk; sufficient for a slow machine
 DEPRECATED_OPTIONS = {'--flavour': '--server-profile'}
-MIN_MOVED_RAD = 0.01  # less than this is a robot that stood still
+MIN_MOVED_RAD = 0.01  # below this the robot counts as not moved
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; exits with a message if it is wrong."""
+    """Parse the command line; exit with a message if it is invalid."""
     parser = argparse.ArgumentParser(
-        prog='wam demo', description='Simulate a robot and let a World Action Model move it.'
+        prog='wam demo', description='Simulate a robot that a World Action Model controls.'
     )
     stack_launch.add_launch_options(parser)
     parser.add_argument('--headless', action='store_true', help='open no window')
@@ -46,17 +46,21 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='S',
         help='seconds from the first chunk to the end (default: until Ctrl-C)',
     )
-    parser.add_argument('--report', type=Path, metavar='FILE', help='write what was measured')
+    parser.add_argument(
+        '--report', type=Path, metavar='FILE', help='write the measurements as JSON'
+    )
     parser.add_argument(
         '--backend',
         choices=('local', 'remote'),
-        help='who predicts: workers here, or a policy server (default: local)',
+        help='local workers or a policy server (default: local)',
     )
-    parser.add_argument('--server', metavar='URL', help='of that server, ws://HOST:PORT')
+    parser.add_argument(
+        '--server', metavar='URL', help='address of the policy server, ws://HOST:PORT'
+    )
     parser.add_argument(
         '--server-profile',
         metavar='NAME',
-        help='wire format of that server: a name of wam_policy/servers/profiles or a .yaml file',
+        help='message format of the server: a name of wam_policy/servers/profiles or a .yaml file',
     )
     chosen = parser.parse_args(
         replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
@@ -67,14 +71,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if chosen.seed < 0:
         parser.error(f'--seed: want 0 or more, got {chosen.seed}')
     if chosen.report is not None and not chosen.report.absolute().parent.is_dir():
-        parser.error(f'--report: there is no folder {chosen.report.absolute().parent}')
+        parser.error(f'--report: no folder {chosen.report.absolute().parent}')
     if (chosen.backend == 'remote') != (chosen.server is not None):
-        parser.error('--backend remote and --server ws://HOST:PORT belong together')
+        parser.error('give both or neither of --backend remote and --server ws://HOST:PORT')
     return chosen
 
 
 def make_launch_command(chosen: argparse.Namespace) -> list[str]:
-    """Return the command a user would type; what is not chosen stays as the launch file says."""
+    """Return the launch command; options not given keep the launch file's default."""
     display = bool(os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'))
     if not chosen.headless and not display:
         print_flushed('no display: the simulator runs without a window')
@@ -103,7 +107,7 @@ def print_flushed(text: str) -> None:
 
 
 class Demo:
-    """Live through one demo."""
+    """Run one demo."""
 
     def __init__(self, chosen: argparse.Namespace, stop_event: threading.Event) -> None:
         self._chosen, self._stop_event = chosen, stop_event
@@ -115,7 +119,7 @@ class Demo:
         self._log_path = Path(tempfile.mkstemp(prefix='wam-demo-', suffix='.log')[1])
 
     def run(self) -> dict:
-        """Return the report; raises Failure with the reason if there is nothing to report."""
+        """Return the report; raise StackLaunchError if there is nothing to report."""
         spinning = ExecutorThread([self._monitor, self._operator])
         try:
             return self._run_stack()
@@ -144,7 +148,7 @@ class Demo:
         return {**found, **ended}
 
     def _wait_first_chunk(self, launched_s: float) -> float:
-        """Wait for the first chunk; return how long it took."""
+        """Wait for the first chunk; return the time since the launch, s."""
         while self._monitor.metrics.first_chunk_s is None:
             if time.monotonic() - launched_s > START_TIMEOUT_S:
                 raise StackLaunchError(
@@ -156,10 +160,10 @@ class Demo:
         return self._monitor.metrics.first_chunk_s - launched_s
 
     def _monitor_run(self) -> None:
-        """Let the stack run for the duration; a signal ends it earlier."""
+        """Run the stack for the duration, or until a signal."""
         begun_s = self._monitor.metrics.first_chunk_s
         if not self._monitor.trained:
-            print_flushed('weights are random (UNTRAINED): the robot moves, but not for a purpose')
+            print_flushed('weights are random (UNTRAINED): the robot moves without a purpose')
         while not self._stop_event.is_set():
             left_s = (
                 float('inf')
@@ -171,7 +175,7 @@ class Demo:
             self._tick(begun_s, min(1.0, left_s))
 
     def _tick(self, start_s: float, duration_s: float = 1.0) -> None:
-        """Let at most a second pass, say how it goes, and ask for what is to be done."""
+        """Wait for at most a second, advance the task loop and print the status."""
         self._stop_event.wait(duration_s)
         self._launch.measure_memory_mb()
         if self._launch.returncode is not None:
@@ -197,7 +201,7 @@ class Demo:
         )
 
     def _stop_stack(self) -> dict:
-        """End the launch and say how; figures of the ending for the report."""
+        """Stop the launch; return the exit codes and task counts for the report."""
         self._task_loop.close()
         force_stop = threading.Event()
         status, left = self._launch.stop(force_stop)
@@ -219,49 +223,49 @@ class Demo:
 
 
 def find_failures(results: dict, duration_s: float | None) -> list[str]:
-    """Return what kept a measured run from being alive and clean."""
-    wrong = []
+    """Return the reasons why a run did not work or did not end cleanly."""
+    failures = []
     if results['chunks'] < 2:
-        wrong.append(f'only {results["chunks"]} chunks came')
+        failures.append(f'only {results["chunks"]} chunks were received')
     if results['kv_commits'] < 1:
-        wrong.append('no real frames were committed')
+        failures.append('no real frames were committed')
     if results['moved_rad'] < MIN_MOVED_RAD and (duration_s or 10.0) >= 5.0:
-        wrong.append(f'the robot moved only {results["moved_rad"]:.4f} rad')
+        failures.append(f'the robot moved only {results["moved_rad"]:.4f} rad')
     if results['launch_exit_code'] != 0:
-        wrong.append(f'the launch ended with status {results["launch_exit_code"]}')
-    wrong += [
+        failures.append(f'the launch ended with status {results["launch_exit_code"]}')
+    failures += [
         f'{name} ended with status {code}' for name, code in results['exit_codes'].items() if code
     ]
     if results['killed_processes']:
-        wrong.append(f'{results["killed_processes"]} processes had to be killed')
-    return wrong
+        failures.append(f'{results["killed_processes"]} processes had to be killed')
+    return failures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     chosen = parse_arguments(argv)
-    asked = StopRequest()
-    demo, wrong, found = Demo(chosen, asked), [], {}
+    stop_request = StopRequest()
+    demo, failures, found = Demo(chosen, stop_request), [], {}
     try:
         found = demo.run()
-        wrong = find_failures(found, chosen.duration)
+        failures = find_failures(found, chosen.duration)
     except StackLaunchError as failure:
-        wrong = [str(failure)]
+        failures = [str(failure)]
     finally:
         rclpy.try_shutdown()
-    status = _exit_status(wrong, asked.signals, chosen.duration)
+    status = _exit_status(failures, stop_request.signals, chosen.duration)
     if found and chosen.report is not None:
         chosen.report.write_text(json.dumps({**found, 'exit_code': status}, indent=2) + '\n')
         print_flushed(f'report: {chosen.report}')
-    if wrong and not asked.signals:
+    if failures and not stop_request.signals:
         print_flushed(demo.read_log_tail())
-        print('\n'.join(f'demo: {text}' for text in wrong), file=sys.stderr)
+        print('\n'.join(f'demo: {text}' for text in failures), file=sys.stderr)
     else:
         demo.delete_log()
     return status
 
 
 def _exit_status(failures: list[str], signals: list[int], duration_s: float | None) -> int:
-    """Return the exit status; Ctrl-C is the way to end a demo that has no duration."""
+    """Return the exit status; Ctrl-C on a demo without a duration counts as success."""
     if signals and (signals[0] != signal.SIGINT or duration_s is not None or failures):
         return 128 + signals[0]
     return 1 if failures else 0

@@ -1,4 +1,4 @@
-"""What the demo writes: one flat document of numbers, all measured in that run."""
+"""Report of the demo: one flat dictionary of values measured in the run."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ PACKAGES = (
 
 
 def find_versions() -> dict[str, str]:
-    """Return the versions of what took part; a package that is not installed is left out."""
+    """Return the versions of Python, kernel, ROS and installed packages."""
     found = {
         'python': platform.python_version(),
         'kernel': platform.release(),
@@ -38,12 +38,12 @@ def find_versions() -> dict[str, str]:
 
 
 def describe_environment() -> dict[str, object]:
-    """Return under which circumstances, and with which versions, something is measured now."""
+    """Return machine, commit, load and versions of the present measurement."""
     return {**collect_provenance(), 'versions': find_versions()}
 
 
 def collect_metrics(monitor: StackMonitor, now_s: float) -> dict:
-    """Return what the monitor saw between the first chunk and `now_s` (monotonic)."""
+    """Return the metrics of the monitor from the first chunk to `now_s` (monotonic)."""
     metrics, motion, sim, policy = monitor.metrics, monitor.motion, monitor.sim, monitor.policy
     executed = monitor.executed_ratios()
     worst = {

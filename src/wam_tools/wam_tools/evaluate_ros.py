@@ -1,7 +1,7 @@
-"""Run trials through ROS: start the stack a user starts, set scenes, speak, watch, time.
+"""Run evaluation trials through ROS: launch the stack, set scenes, send instructions, measure.
 
-`./wam eval` writes the jobs and judges the lines that come back, one per trial; both are those of
-`wam_learning.evaluation.eval_worker`. Whatever a trial says is done to the stack from outside.
+`./wam eval` writes the jobs and evaluates the output, one line per trial, in the formats of
+`wam_learning.evaluation.eval_worker`. The stack is unmodified and used only through ROS.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from wam_tools.sim_operator import LATCHED_STATES, SceneSetupError, SimOperator
 from wam_tools.stack_launch import StackLaunchError, StopRequest
 
 DEPRECATED_OPTIONS = {'--jobs': '--job-file', '--share': '--shard'}
-START_TIMEOUT_S = 400.0  # beyond what the policy gives its workers
+START_TIMEOUT_S = 400.0  # more than the start timeout of the policy's workers
 POLL_PERIOD_S = 0.02
-MAX_SETUP_ATTEMPTS = 3  # to set a stage
-INSTRUCTION_TIMEOUT_S = 3.0  # an instruction that is not followed by then was not heard
+MAX_SETUP_ATTEMPTS = 3  # per scene
+INSTRUCTION_TIMEOUT_S = 3.0  # an instruction not active by then is sent again
 
 
 class ChunkCounter:
-    """Count chunks of the policy and their ages on arrival."""
+    """Count chunks of the policy and record their latency on arrival."""
 
     def __init__(self, operator: SimOperator) -> None:
         self._operator = operator
@@ -52,11 +52,11 @@ class ChunkCounter:
 def make_launch_command(
     robot: str, job: Mapping[str, Any], launch_arguments: Sequence[str] = ()
 ) -> list[str]:
-    """Return the launch for one job; what the job does not choose stays as the checkpoint says."""
+    """Return the launch command of a job; other options keep the checkpoint's defaults."""
     names = {'steps': 'steps', 'guidance': 'guidance_scale'}
-    chosen = {names[key]: value for key, value in job['choice'].items() if key in names}
+    options = {names[key]: value for key, value in job['choice'].items() if key in names}
     return stack_launch.make_launch_command(
-        robot, {'checkpoint': job['checkpoint'], **chosen}, launch_arguments
+        robot, {'checkpoint': job['checkpoint'], **options}, launch_arguments
     )
 
 
@@ -106,7 +106,7 @@ def run_trial(
 def _set_up_scene(
     operator: SimOperator, trial: Mapping[str, Any], stop_event: threading.Event
 ) -> None:
-    """Bring the arms home and show the scene; a second and a third attempt may follow."""
+    """Move the arms home and show the scene, in up to MAX_SETUP_ATTEMPTS attempts."""
     for attempt in range(MAX_SETUP_ATTEMPTS):
         try:
             operator.clear_instruction(stop_event)
@@ -115,13 +115,13 @@ def _set_up_scene(
                 trial['seed'], trial['family'], trial['combinations'], trial['goals'], stop_event
             )
             return
-        except SceneSetupError as trouble:
+        except SceneSetupError as error:
             if attempt + 1 == MAX_SETUP_ATTEMPTS:
-                raise StackLaunchError(f'trial {trial["seed"]}: {trouble}') from trouble
+                raise StackLaunchError(f'trial {trial["seed"]}: {error}') from error
 
 
 def _reached_after_s(stamp: Any, reached: bool, instructed_ns: int) -> float | None:
-    """Return when a goal was reached after the last instruction; None: not, or before it."""
+    """Return when a goal was reached, s after the last instruction; None if not after it."""
     after_s = (message_conversion.to_ns(stamp) - instructed_ns) / 1e9
     return after_s if reached and after_s > 0 else None
 
@@ -132,7 +132,7 @@ def run_job(
     launch_arguments: Sequence[str],
     stop_event: threading.Event,
 ) -> Iterator[dict[str, Any]]:
-    """Start a stack for one job and yield a result per trial; Failure with its last words."""
+    """Start a stack for a job, yield a result per trial; StackLaunchError has the log's tail."""
     stage = SimOperator(embodiment.load_embodiment(robot))
     spinning = ExecutorThread([stage])
     stack = None
@@ -163,7 +163,7 @@ def run_job(
 def _wait_until_ready(
     operator: SimOperator, launch: LaunchProcess, stop_event: threading.Event
 ) -> None:
-    """Wait until the policy waits for an instruction and the simulator shows itself."""
+    """Wait until the policy is ready for an instruction and the simulator runs."""
     end_s = time.monotonic() + START_TIMEOUT_S
     while operator.policy.state not in (PolicyState.IDLE.value, PolicyState.HOLDING.value) or not (
         operator.sim.robot and operator.motion.state_name
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=Path,
         required=True,
         metavar='FILE',
-        help='one job per line, as learn.episodes.Job writes it',
+        help='one job per line, as written by evaluation.eval_worker.EvalJob',
     )
     parser.add_argument(
         '--shard', default='0/1', metavar='I/N', help='only 0/1: one robot at a time'
@@ -196,27 +196,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         'launch', nargs='*', metavar='NAME:=VALUE', help='further arguments of the launch'
     )
-    chosen = parser.parse_args(
+    options = parser.parse_args(
         replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
     )
-    if chosen.shard != '0/1':
-        parser.error('--shard: the clock allows one robot at a time: 0/1')
-    asked = StopRequest()
+    if options.shard != '0/1':
+        parser.error('--shard: want 0/1, because trials run in real time on one robot')
+    stop_request = StopRequest()
     try:
-        lines = chosen.job_file.read_text().splitlines()
+        lines = options.job_file.read_text().splitlines()
         for job in merge_jobs([json.loads(line) for line in lines]):
-            for result in run_job(chosen.robot, job, chosen.launch, asked):
+            for result in run_job(options.robot, job, options.launch, stop_request):
                 print(json.dumps(result), flush=True)
     except StackLaunchError as failure:
         print(f'eval: {failure}', file=sys.stderr)
         return 1
     finally:
         rclpy.try_shutdown()
-    return 130 if asked.is_set() else 0
+    return 130 if stop_request.is_set() else 0
 
 
 def merge_jobs(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the jobs with those in one that need the same stack: a start takes long."""
+    """Merge jobs that use the same stack, because starting one takes long."""
     found: list[dict[str, Any]] = []
     for job in jobs:
         same = next(

@@ -1,6 +1,6 @@
-"""A launch as a child: started apart, watched as a tree, ended so that nothing is left of it.
+"""A launch as a child process: start it, measure its process tree, end all of its processes.
 
-Orphans of the tree come to this process, so whatever a launch that was killed leaves behind is
+Orphans of the tree are reparented to this process, so that processes left by a killed launch are
 found and ended too.
 """
 
@@ -27,10 +27,10 @@ MEBIBYTE = 2**20
 
 
 class LaunchProcess:
-    """Run one command with all that it starts."""
+    """Run one command and manage its process tree."""
 
     def __init__(self, command: Sequence[str], log_path: Path) -> None:
-        """Start it; what the tree prints goes to `log`."""
+        """Start the command; the output of the tree goes to `log_path`."""
         adopt_orphans()
         self.log_path = log_path
         self.peak_mb = 0.0
@@ -41,7 +41,7 @@ class LaunchProcess:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-            )  # Ctrl-C is for us; the launch gets ours, in order
+            )  # own session: Ctrl-C reaches only us, and we forward SIGINT
 
     @property
     def pid(self) -> int:
@@ -54,7 +54,7 @@ class LaunchProcess:
     def measure_memory_mb(self) -> float:
         """Return the resident memory of this process and the tree in MB, and keep the peak.
 
-        Pages that processes share count in each of them: the truth is a little lower.
+        Shared pages count in every process, so the actual memory is slightly less.
         """
         total_mb = 0.0
         for process in (psutil.Process(), *self.find_processes()):
@@ -66,7 +66,7 @@ class LaunchProcess:
         return total_mb
 
     def stop(self, force: threading.Event) -> tuple[int | None, int]:
-        """End the launch in order, then whatever is left; return its status and how many were.
+        """Stop the launch, then kill remaining processes; return its status and their number.
 
         A set `force` skips the wait for the launch to end by itself.
         """
@@ -85,7 +85,7 @@ class LaunchProcess:
         return find_descendants(owned_pids=[self.pid])
 
     def exit_codes(self) -> dict[str, int]:
-        """Return the exit status of every node that the launch saw end."""
+        """Return the exit status of every node from the launch's log."""
         text = self.log_path.read_text(errors='replace')
         return {
             **{found['name']: 0 for found in FINISHED_PATTERN.finditer(text)},

@@ -1,7 +1,7 @@
-"""What a run looked like from outside: counts, rates, latencies and how hard joints were driven.
+"""Metrics of a run from its topics: counts, rates, latencies and use of the joint limits.
 
-Figures begin with the first chunk; what came before is start-up. Wall times are seconds of one
-monotonic clock, stamps are of the stack's.
+Metrics start with the first chunk; the time before is start-up. Wall times are s of the monotonic
+clock, stamps are ns of the stack's clock.
 """
 
 from collections import defaultdict, deque
@@ -17,12 +17,12 @@ from wam_policy.core.statistics import RunningMean
 from wam_policy.core.types import Chunk, JointState
 
 LIMIT_QUANTITIES = ('position', 'velocity', 'acceleration', 'jerk')
-RECENT_CHUNKS = 20  # chunks for the figures of the moment
-MAX_LATENCIES = 50_000  # latencies of each stage, those of two hours at 7 Hz
+RECENT_CHUNKS = 20  # for the present rate and latency
+MAX_LATENCIES = 50_000  # per stage, two hours at 7 Hz
 
 
 class RunMetrics:
-    """Gather what passes by; ask for the figures at any time."""
+    """Collect messages of a run; the metrics are available at any time."""
 
     def __init__(self, robot: Embodiment) -> None:
         self._robot = robot
@@ -36,18 +36,18 @@ class RunMetrics:
         self._rates_hz: dict[str, RunningMean] = defaultdict(RunningMean)
         self._real_time_factors = RunningMean()
         self.chunk_count = 0
-        self.first_chunk_s: float | None = None  # the first chunk
+        self.first_chunk_s: float | None = None  # time of the first chunk
         self._recent_s: deque[float] = deque(maxlen=RECENT_CHUNKS)
-        self._paused_s = 0.0  # nothing was to be done so long, before the present pause
-        self._pause_start_s: float | None = None  # when that began
+        self._paused_s = 0.0  # total time without an instruction, before the present pause
+        self._pause_start_s: float | None = None  # start of the present pause
         self._start_joints: JointState | None = None
         self.commanded_ratios = dict.fromkeys(LIMIT_QUANTITIES, 0.0)
         self.max_blend_offset = 0.0  # largest position jump from one trajectory to the next
         self.trajectory_count = 0
-        self.moved_rad = 0.0  # largest way of a joint from where it was at first
+        self.moved_rad = 0.0  # largest distance of a joint from its first position
 
     def on_chunk(self, chunk: Chunk, ready_ns: int, now_ns: int, now_s: float) -> None:
-        """Take a chunk as it arrives; the first one warmed the workers up and is not timed."""
+        """Record a chunk on arrival; the first one includes the warm-up and is not timed."""
         self.chunk_count += 1
         self._recent_s.append(now_s)
         if self.first_chunk_s is None:
@@ -62,7 +62,7 @@ class RunMetrics:
             self._latencies_ms[stage].append(value_ms)
 
     def on_camera_rates(self, rates_hz: Mapping[str, float]) -> None:
-        """Take the rates at which pictures reach the policy, over the last seconds each."""
+        """Record the image rates of the policy, measured over the last seconds."""
         if self.first_chunk_s is not None:
             for camera, rate_hz in rates_hz.items():
                 self._rates_hz[camera].add(rate_hz)
@@ -74,7 +74,7 @@ class RunMetrics:
         )
 
     def on_trajectory(self, controller: str, trajectory: Trajectory) -> None:
-        """Take one command; extrema between its points count, and how it joins the last one."""
+        """Record a command: extrema also between points, and the jump from the previous one."""
         self.trajectory_count += 1
         found = compute_limit_usage(trajectory, self._limits[controller])
         for name in LIMIT_QUANTITIES:
@@ -92,7 +92,7 @@ class RunMetrics:
             self._real_time_factors.add(real_time_factor)
 
     def rate_hz(self, now_s: float) -> float:
-        """Return chunks per second of wall time since the first chunk, pauses left out."""
+        """Return chunks per second of wall time since the first chunk, without pauses."""
         if self.first_chunk_s is None:
             return 0.0
         until_s = now_s if self._pause_start_s is None else self._pause_start_s
@@ -100,35 +100,35 @@ class RunMetrics:
         return (self.chunk_count - 1) / busy_s if busy_s > 0.0 else 0.0
 
     def pause(self, now_s: float) -> None:
-        """Hear that nothing is asked of the policy from now on."""
+        """Start a pause: the policy has no instruction."""
         if self.first_chunk_s is not None and self._pause_start_s is None:
             self._pause_start_s = now_s
 
     def resume(self, now_s: float) -> None:
-        """Hear that something is asked of it again."""
+        """End the pause: the policy has an instruction."""
         if self._pause_start_s is not None:
             self._paused_s += now_s - self._pause_start_s
             self._pause_start_s = None
 
     def recent_hz(self, now_s: float) -> float:
-        """Return chunks per second over the last few, falling while none comes."""
+        """Return chunks per second over the last RECENT_CHUNKS, up to `now_s`."""
         recent = self._recent_s
         return (len(recent) - 1) / max(now_s - recent[0], 1e-9) if len(recent) > 1 else 0.0
 
     def recent_latency_ms(self) -> float | None:
-        """Return the median of the last few total latencies."""
+        """Return the median of the last RECENT_CHUNKS total latencies, ms."""
         totals = self._latencies_ms.get('total')
         return float(np.median(list(totals)[-RECENT_CHUNKS:])) if totals else None
 
     def camera_hz(self) -> dict[str, float]:
-        """Return pictures per second and camera that reached the policy, mean of the run."""
+        """Return the mean image rate per camera at the policy, Hz."""
         return {camera.key: self._rates_hz[camera.key].value for camera in self._robot.cameras}
 
     def real_time_factor(self) -> float:
         return self._real_time_factors.value
 
     def latency_ms(self) -> Mapping[str, float]:
-        """Return p50 and p99 of the total, and the median of every stage."""
+        """Return p50 and p99 of the total and the median of every stage, ms."""
         totals = self._latencies_ms.get('total')
         if not totals:
             return {}

@@ -1,6 +1,6 @@
-"""The stage hand of a simulated robot: sends the arms home, sets up scenes, speaks to the stack.
+"""Operate a simulated robot: move the arms home, set up scenes, send instructions.
 
-It moves nothing by itself: the way home is asked of motion_node like everything else.
+It moves the arms only through motion_node, with chunks that lead home.
 """
 
 import threading
@@ -25,27 +25,27 @@ from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, qos
 from wam_tools.stack_node import StackNode
 
-HOME_SESSION = 'home'  # what its sessions begin with: nobody's policy
-MEAN_SPEED = 0.6  # rad/s on the average way of the joint that goes furthest
-FIRST_MOVE_MEAN_SPEED = 0.12  # the same during a first move, which is limited to less
+HOME_SESSION = 'home'  # prefix of the sessions of homing chunks
+MEAN_SPEED = 0.6  # rad/s, mean of the joint with the largest distance
+FIRST_MOVE_MEAN_SPEED = 0.12  # the same for a first move, which has a lower speed limit
 MIN_DURATION_S = 0.3
 ROWS = 24
 HOMING_PERIOD_S = 0.15
-HOME_TOLERANCE_RAD = 0.04  # this near to rest is at rest
+HOME_TOLERANCE_RAD = 0.04  # within this of home counts as home
 LATCHED_STATES = (MotionStatus.ESTOPPED, MotionStatus.PROTECTIVE_STOP)
 SERVICE_TIMEOUT_S = 10.0  # for a service
-HOMING_TIMEOUT_S = 40.0  # a slow first move across the whole range, and more
+HOMING_TIMEOUT_S = 40.0  # more than a slow first move over the whole range
 FIRST_MOVE_SETTLE_S = 1.2  # from the end of a first move
-SCENE_SETTLE_S = 0.3  # until pictures of a new scene have come
+SCENE_SETTLE_S = 0.3  # until images of a new scene have arrived
 
 
 class SceneSetupError(Exception):
-    """The stage cannot be set; the reason says why."""
+    """Report that a scene could not be set up."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HomingMotion:
-    """Lead from one posture to rest, without a jerk at either end; then stay there."""
+    """Quintic motion from joint positions to home, with zero acceleration at both ends."""
 
     robot: Embodiment
     start: np.ndarray  # [commanded]
@@ -59,16 +59,16 @@ class HomingMotion:
 
     @property
     def duration_s(self) -> float:
-        """Return how long the way takes."""
+        """Return the duration of the motion, s."""
         furthest = float(np.abs(self.home - self.start).max())
         return max(MIN_DURATION_S, furthest / (FIRST_MOVE_MEAN_SPEED if self.slow else MEAN_SPEED))
 
     def make_chunk(self, now_ns: int, sequence: int) -> Chunk:
-        """Return what is due from `now_ns` on."""
+        """Return the chunk that starts at `now_ns`."""
         robot = self.robot
         passed_s = (now_ns - self.start_ns) / NS_PER_S + np.arange(ROWS) * robot.step_dt_s
         x = np.clip(passed_s / self.duration_s, 0.0, 1.0)[:, None]
-        share = x**3 * (10.0 - 15.0 * x + 6.0 * x * x)  # level in speed and acceleration
+        share = x**3 * (10.0 - 15.0 * x + 6.0 * x * x)  # no speed or acceleration at the ends
         rows = self.start + share * (self.home - self.start)
         return Chunk(
             now_ns,
@@ -84,7 +84,7 @@ class HomingMotion:
 
 
 class SimOperator(StackNode):
-    """Prepare episodes in a running stack; methods block, another thread spins."""
+    """Prepare episodes in a running stack; methods block while another thread spins the node."""
 
     def __init__(self, robot: Embodiment, context: Context | None = None) -> None:
         super().__init__('stage', robot, context)
@@ -103,16 +103,16 @@ class SimOperator(StackNode):
         self._chunk_publisher = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
 
     def clear_instruction(self, stop_event: threading.Event) -> None:
-        """Take the instruction away and wait until the policy follows none."""
+        """Clear the instruction and wait until the policy has none."""
         end_s = time.monotonic() + SERVICE_TIMEOUT_S
         while self.policy.instruction or self.policy.state == PolicyState.RUNNING.value:
             self.publish_instruction('')
-            self._wait(stop_event, 0.05, end_s, 'the policy does not let go of its instruction')
+            self._wait(stop_event, 0.05, end_s, 'the policy does not clear its instruction')
 
     def go_home(self, stop_event: threading.Event) -> None:
-        """Bring the arms to rest, at full speed for whatever comes; ends a protective stop.
+        """Move the arms home and complete a first move; releases a protective stop.
 
-        Raises Trouble where they do not get there; returns early when `asked` is set.
+        Raises SceneSetupError if they do not arrive; returns early if `stop_event` is set.
         """
         self._ensure_enabled(stop_event)
         end_s = time.monotonic() + HOMING_TIMEOUT_S
@@ -136,7 +136,7 @@ class SimOperator(StackNode):
                     True,
                 )
             )
-            self._wait(stop_event, HOMING_PERIOD_S, end_s, 'the arms do not come home')
+            self._wait(stop_event, HOMING_PERIOD_S, end_s, 'the arms do not reach home')
             if self.motion.state in LATCHED_STATES:
                 raise SceneSetupError(f'on the way home: {self.motion.reason}')
             off_rad = np.abs(self._measured_positions() - homing.home).max()
@@ -156,10 +156,10 @@ class SimOperator(StackNode):
         goals: Sequence[Mapping[str, Any]],
         stop_event: threading.Event,
     ) -> str:
-        """Show a scene and watch goals; return what it asks for. Trouble says why not."""
+        """Show a scene with goals; return its instruction. Raises SceneSetupError."""
         before = self.sim.episode_index
         end_s = time.monotonic() + SERVICE_TIMEOUT_S
-        said = self._call(
+        response = self._call(
             BeginEpisode,
             '/sim/begin',
             seed=seed,
@@ -175,31 +175,31 @@ class SimOperator(StackNode):
                 for goal in goals
             ],
         )
-        if not said.success:
-            raise SceneSetupError(f'scene {seed}: {said.message}')
+        if not response.success:
+            raise SceneSetupError(f'scene {seed}: {response.message}')
         self._wait_new_scene(before, end_s, stop_event)
-        return said.instruction
+        return response.instruction
 
     def show_next_scene(self, stop_event: threading.Event) -> None:
-        """Show the scene that the simulator has next; Trouble says why not."""
+        """Show the next scene of the simulator. Raises SceneSetupError."""
         before, end_s = self.sim.episode_index, time.monotonic() + SERVICE_TIMEOUT_S
-        said = self._call(Trigger, '/sim/reset')
-        if not said.success:
-            raise SceneSetupError(said.message)
+        response = self._call(Trigger, '/sim/reset')
+        if not response.success:
+            raise SceneSetupError(response.message)
         self._wait_new_scene(before, end_s, stop_event)
 
     def _wait_new_scene(
         self, previous_episode: int, end_s: float, stop_event: threading.Event
     ) -> None:
-        """Wait until the simulator tells of another episode and its pictures have come."""
+        """Wait until the simulator reports another episode and its images have arrived."""
         while (
             self.sim.episode_index == previous_episode
-        ):  # what it said before is of another scene
-            self._wait(stop_event, 0.01, end_s, 'the simulator does not tell of the new scene')
+        ):  # the old status is that of the previous scene
+            self._wait(stop_event, 0.01, end_s, 'the simulator does not report the new scene')
         stop_event.wait(SCENE_SETTLE_S)
 
     def _ensure_enabled(self, stop_event: threading.Event) -> None:
-        """Release a latched stop and enable motion, if that is needed."""
+        """Release a latched stop and enable motion if needed."""
         end_s = time.monotonic() + SERVICE_TIMEOUT_S
         while not stop_event.is_set():
             if self.motion.state in LATCHED_STATES:
@@ -222,7 +222,7 @@ class SimOperator(StackNode):
         return answer
 
     def _measured_positions(self) -> np.ndarray:
-        """Return the measured posture [commanded]."""
+        """Return the measured joint positions [commanded]."""
         if self._joint_state_bytes is None:
             raise SceneSetupError('no joint states')
         return message_conversion.joint_state_from_msg(

@@ -1,7 +1,7 @@
-"""Run the stack for hours; sample what it uses and how it performs, evaluate and plot.
+"""Run the stack for hours; sample its resources and performance, evaluate and plot them.
 
 The stack is started here, or is below another process (--attach-pid) and is then not touched.
-Everything is measured from outside: processes by the kernel's counters, the rest from topics. The
+Processes are measured by the kernel's counters, the rest from topics. The
 report is rewritten with every sample, so a kill loses the last one at most. Exit status: 0 if
 nothing grows and nothing was lost, 1 otherwise, 2 for wrong arguments.
 """
@@ -33,25 +33,24 @@ from wam_tools.stack_monitor import StackMonitor
 from wam_tools.task_loop import TaskLoop
 from wam_tools.trend import fit_trend
 
-WARM_UP_SHARE, WARM_UP_MAX_S = 1 / 6, 600.0  # caches fill, allocators find their size
-# A library's pages count as a process's own (uss) while nobody else maps it: motion_node's and
-# sim_node's rose by 55 and 78 MB when another process ended. What they allocated did not.
-MEMORY_KEYS = ('anon_mb', 'uss_mb')  # the first is judged, the second in reports that lack it
-# Freed pictures are kept by the allocator now and then: policy_node has four more (3.7 MB) or not,
-# for minutes, the more often the busier it is. A leak raises the least of every stretch, too.
+WARM_UP_SHARE, WARM_UP_MAX_S = 1 / 6, 600.0  # caches and allocators grow at first
+# Pages of a library count as private (uss) while no other process maps it: those of motion_node
+# and sim_node rose by 55 and 78 MB when another process ended, although they allocated nothing.
+MEMORY_KEYS = ('anon_mb', 'uss_mb')  # the second for reports without the first
+# The allocator keeps freed images at times: policy_node has up to four more (3.7 MB) for minutes,
+# more often under load. A leak also raises the minimum of every interval.
 MEMORY_INTERVALS = 12  # of five minutes in an hour
-# A heap keeps what it once needed, and coincidences that need more get rarer, but never stop:
-# motion_node's grew by 0.36 MB in ten minutes while what is in use of it (malloc's own count, and
-# Python's) stayed within 0.3 %. So much more or less at the end tells nothing; a longer run
-# resolves a slower leak.
+# A heap keeps its maximum size, and rare events increase it: that of motion_node grew by 0.36 MB
+# in ten minutes while the memory in use (counted by malloc and Python) stayed within 0.3 %. Such a
+# difference is not significant; a longer run resolves a slower leak.
 MEMORY_RESOLUTION_MB = 0.5
 DEPRECATED_OPTIONS = {'--watch': '--attach-pid', '--again': '--replot'}
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; exits with a message if it is wrong."""
+    """Parse the command line; exit with a message if it is invalid."""
     parser = argparse.ArgumentParser(
-        prog='wam soak', description='Run the simulated stack for hours and watch what it uses.'
+        prog='wam soak', description='Run the simulated stack for hours and measure its resources.'
     )
     stack_launch.add_launch_options(parser)
     parser.add_argument(
@@ -59,7 +58,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=float,
         default=1.0,
         metavar='H',
-        help='at most, from the first sample on (default: %(default)g)',
+        help='limit, from the first sample (default: %(default)g)',
     )
     parser.add_argument(
         '--attach-pid',
@@ -73,14 +72,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=float,
         default=10.0,
         metavar='S',
-        help='between two samples (default: %(default)g)',
+        help='time between samples (default: %(default)g)',
     )
     parser.add_argument(
         '--report',
         type=Path,
         required=True,
         metavar='FILE',
-        help='all samples and the verdict, JSON',
+        help='all samples and their evaluation, JSON',
     )
     parser.add_argument('--plot', type=Path, metavar='FILE', help='PNG')
     parser.add_argument(
@@ -94,21 +93,21 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f'{name}: want more than 0, got {value:g}')
     for path in filter(None, (chosen.report, chosen.plot)):
         if not path.absolute().parent.is_dir():
-            parser.error(f'there is no folder {path.absolute().parent}')
+            parser.error(f'no folder {path.absolute().parent}')
     if chosen.attach_pid is not None and (
         options := [name for name in LAUNCH_OPTIONS if getattr(chosen, name) is not None]
     ):
         parser.error(
-            f'--attach-pid starts nothing: leave out '
+            f'--attach-pid starts no stack: omit '
             f'{", ".join("--" + name.replace("_", "-") for name in options)}'
         )
     if chosen.replot and not chosen.report.is_file():
-        parser.error(f'--replot: there is no report {chosen.report}')
+        parser.error(f'--replot: no report {chosen.report}')
     return chosen
 
 
 def measure_processes(processes: Sequence[psutil.Process]) -> dict[str, dict[str, float]]:
-    """Return what every process of ours uses, by a name that a restart does not change."""
+    """Return the resources of every process of the stack, by a name that a restart keeps."""
     found = {}
     for process in processes:
         try:
@@ -123,13 +122,13 @@ def measure_processes(processes: Sequence[psutil.Process]) -> dict[str, dict[str
                 'fds': process.num_fds(),
                 'threads': process.num_threads(),
             }
-        except (psutil.Error, OSError):  # it ended meanwhile
+        except (psutil.Error, OSError):  # it has ended
             continue
     return found
 
 
 def read_anonymous_bytes(pid: int) -> int:
-    """Return the bytes of memory of a process that no file stands behind."""
+    """Return the bytes of anonymous memory of a process, which no file backs."""
     lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith('Anonymous:'))
 
@@ -141,7 +140,7 @@ def take_sample(
     start_s: float,
     previous: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return one sample: what is used, and how the loop performs; `before` of the same stack."""
+    """Return one sample of resources and performance; `previous` is one of the same stack."""
     policy, motion = monitor.policy, monitor.motion
     now_s = time.monotonic() - start_s
     stages = dict(
@@ -180,9 +179,9 @@ def take_sample(
 
 
 def evaluate_samples(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> dict[str, Any]:
-    """Judge the samples after the warm-up: slope, interval, and whether it is flat, per figure.
+    """Evaluate the samples after the warm-up: slope, confidence interval, flatness per metric.
 
-    Of several stacks one after another, each with a warm-up of its own, the longest is judged.
+    If several stacks ran one after another, the longest run is evaluated.
     """
     stacks = Counter(each.get('stack', 1) for each in samples)
     most = max(stacks, key=stacks.get, default=1)
@@ -229,7 +228,7 @@ def evaluate_samples(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> 
 
 
 def _fit_memory_trend(at_s: np.ndarray, value: np.ndarray) -> dict[str, float] | None:
-    """Judge memory by what is held at the least, MB, as far as that can be told."""
+    """Return the trend of the minimum memory per interval, MB, widened by the resolution."""
     judged = _fit_trend(at_s, value, max_intervals=MEMORY_INTERVALS, aggregate=np.min)
     if judged is None:
         return None
@@ -251,14 +250,14 @@ def _fit_trend(at_s: np.ndarray, value: np.ndarray, **options: Any) -> dict[str,
 
 
 def write_report(path: Path, document: Mapping[str, Any]) -> None:
-    """Replace the report at once: a reader, and a kill, find the old one or the new one."""
+    """Replace the report atomically."""
     part = path.with_name(path.name + '.part')
     part.write_text(json.dumps(document, indent=1) + '\n')
     part.replace(path)
 
 
 class Soak:
-    """Live through one long run."""
+    """Run one soak test."""
 
     def __init__(self, chosen: argparse.Namespace, stop_event: threading.Event) -> None:
         self._chosen, self._stop_event = chosen, stop_event
@@ -268,7 +267,7 @@ class Soak:
         self.samples: list[dict[str, Any]] = []
 
     def run(self) -> dict[str, Any]:
-        """Return the report; raises Failure with the reason if nothing ran."""
+        """Return the report; raise StackLaunchError if no stack ran."""
         spinning = ExecutorThread([self._monitor, self._operator])
         try:
             if self._chosen.attach_pid is None:
@@ -284,7 +283,7 @@ class Soak:
         return self._make_report()
 
     def _run_launched_stack(self) -> None:
-        """Start a stack, keep its robot busy, and end it."""
+        """Start a stack, run tasks on it, and stop it."""
         stack_launch.ensure_domain_is_free(self._monitor, self._stop_event)
         self._monitor.subscribe()
         given = argparse.Namespace(
@@ -317,7 +316,7 @@ class Soak:
             while not self._is_running() and not self._wait(1.0, find_end_reason):
                 if time.monotonic() - started_s > demo.START_TIMEOUT_S:
                     raise StackLaunchError(
-                        f'no chunk came: {self._monitor.reason}\n{stack.read_log_tail()}'
+                        f'no chunk: {self._monitor.reason}\n{stack.read_log_tail()}'
                     )
             self._take_samples(
                 lambda: (measure_processes(stack.find_processes()), 1), find_end_reason
@@ -334,7 +333,7 @@ class Soak:
         }
 
     def _run_attached_stack(self, attached: AttachedStack) -> None:
-        """Look at a stack, or at one after another, until what started them ends."""
+        """Observe one stack after another until the process that starts them ends."""
         self._outcome |= {'watched': {'pid': attached.pid, 'command': attached.command}}
 
         def find_end_reason() -> str | None:
@@ -344,8 +343,8 @@ class Soak:
             pass
         if attached.find_robot_name() not in (None, self._chosen.robot):
             raise StackLaunchError(
-                f'the stack below process {attached.pid} drives {attached.find_robot_name()}: '
-                f'say --robot {attached.find_robot_name()}'
+                f'the stack below process {attached.pid} runs {attached.find_robot_name()}: '
+                f'use --robot {attached.find_robot_name()}'
             )
         self._monitor.subscribe()
         while not self._is_running() and not self._wait(1.0, find_end_reason):
@@ -363,10 +362,10 @@ class Soak:
         measure: Callable[[], tuple[dict[str, Any], int]],
         find_end_reason: Callable[[], str | None],
     ) -> None:
-        """Take samples; `look` returns what each process uses and the number of their stack."""
+        """Take samples; `measure` returns resources per process and the number of the stack."""
         if 'ended' in self._outcome:
             raise StackLaunchError(
-                f'{self._outcome["ended"]}, and no chunk came: {self._monitor.reason}'
+                f'{self._outcome["ended"]} without a chunk: {self._monitor.reason}'
             )
         begun_s = due_s = time.monotonic()
         while due_s - begun_s <= 3600 * self._chosen.hours:
@@ -374,7 +373,7 @@ class Soak:
                 return
             due_s += self._chosen.period
             processes, stack = measure()
-            if not processes:  # one stack ended, the next has not begun
+            if not processes:  # between two stacks
                 continue
             before = next((each for each in self.samples[-1:] if each['stack'] == stack), None)
             self.samples.append(take_sample(self._monitor, processes, stack, begun_s, before))
@@ -383,7 +382,7 @@ class Soak:
         self._outcome['ended'] = f'{self._chosen.hours:g} h have passed'
 
     def _wait(self, seconds: float, find_end_reason: Callable[[], str | None]) -> bool:
-        """Wait, looking every second whether it is `over`; return that, and keep the reason."""
+        """Wait, check for an end reason every second, and return whether there is one."""
         end_s = time.monotonic() + seconds
         while True:
             left_s = end_s - time.monotonic()
@@ -418,11 +417,11 @@ def _format_sample(sample: Mapping[str, Any]) -> str:
 
 
 def find_failures(document: Mapping[str, Any]) -> list[str]:
-    """Return what a run shows that it should not."""
+    """Return the reasons why a run failed."""
     judged = document['verdict']
     wrong = [f'{name} grows' for name in judged['grows']]
     if not judged['flat']:
-        wrong.append('memory grows as a whole, or the run was too short to tell')
+        wrong.append('total memory grows, or the run was too short for a slope')
     if document.get('launch_exit_code'):
         wrong.append(f'the launch ended with status {document["launch_exit_code"]}')
     if document['samples'] and document['samples'][-1]['worker_restarts']:
@@ -452,7 +451,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     wrong = find_failures(document)
     if 'ended' in document:
         print(f'{document["ended"]}, {len(document["samples"])} samples')
-    print('\n'.join(f'soak: {text}' for text in wrong) or 'nothing grows')
+    print('\n'.join(f'soak: {text}' for text in wrong) or 'no growth')
     return 1 if wrong else 0
 
 

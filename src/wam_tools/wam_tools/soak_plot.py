@@ -1,4 +1,4 @@
-"""The picture of a long run: memory, descriptors and threads, latency, chunk rate and losses."""
+"""Plot of a soak test: memory, descriptors and threads, latency, chunk rate and losses."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
 
 
 def plot_report(report: Mapping[str, Any], path: Path) -> None:
-    """Draw the report of a run into a PNG."""
+    """Plot the report of a run into a PNG."""
     samples = report['samples']
     minutes = [each['at_s'] / 60 for each in samples]
     names = sorted({name for each in samples for name in each['processes']})
@@ -27,7 +27,7 @@ def plot_report(report: Mapping[str, Any], path: Path) -> None:
         'k--',
         label='threads, all',
     )
-    axes[0].set_ylabel('memory of its own, MB')
+    axes[0].set_ylabel('private memory, MB')
     axes[1].set_ylabel('open files')
     for key, label in (('latency_p50_ms', 'p50'), ('latency_p99_ms', 'p99')):
         axes[2].plot(minutes, [each[key] for each in samples], label=label)

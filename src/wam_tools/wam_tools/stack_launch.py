@@ -1,4 +1,4 @@
-"""What programs that launch a stack share: options, command, errors, and the end by a signal."""
+"""Shared by programs that launch a stack: options, launch command, errors, signal handling."""
 
 import argparse
 import os
@@ -12,8 +12,8 @@ from rclpy.signals import SignalHandlerOptions
 from wam_tools.stack_node import StackNode
 
 CAMERA_SIZES = ('160x120', '320x240', '640x480')
-DISCOVERY_S = 1.0  # until nodes that are here already are known
-# options of the stack to launch and of its task
+DISCOVERY_S = 1.0  # time to discover running nodes
+# options of the stack and its task
 LAUNCH_OPTIONS = (
     'seed',
     'instruction',
@@ -26,13 +26,13 @@ LAUNCH_OPTIONS = (
 
 
 class StackLaunchError(Exception):
-    """The stack could not be launched, or did not do what this program needs."""
+    """Report that the stack could not be launched or did not respond as required."""
 
 
 class StopRequest(threading.Event):
-    """Be set by SIGINT, SIGTERM and SIGHUP, whose numbers `signals` collects; start rclpy.
+    """Event set by SIGINT, SIGTERM and SIGHUP, with their numbers in `signals`; starts rclpy.
 
-    rclpy's own handlers would shut its context down while the stack still has to be ended.
+    rclpy's own signal handlers would shut its context down before the stack is stopped.
     """
 
     def __init__(self) -> None:
@@ -51,24 +51,23 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     """Add `--robot` and the options of LAUNCH_OPTIONS; those not given are None."""
     add = parser.add_argument
     add('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
-    add('--seed', type=int, metavar='N', help='of scene and noise (default: 0)')
+    add('--seed', type=int, metavar='N', help='seed of scene and noise (default: 0)')
     add(
         '--instruction',
         metavar='TEXT',
-        help='what to do (default: what the scene asks for, then the next)',
+        help='instruction (default: the tasks of one scene after another)',
     )
     add(
         '--checkpoint',
         metavar='DIR',
-        help='weights: a folder, mini (which came along), or preset:NAME for random ones '
-        '(default: mini)',
+        help='weights: a folder, mini (included), or preset:NAME for random ones (default: mini)',
     )
     add('--devices', metavar='LIST', help='one device per worker, e.g. cpu,cpu or cuda:0,cuda:1')
     add(
         '--steps',
         type=int,
         metavar='N',
-        help='denoising steps per query (default: what the checkpoint advises)',
+        help='denoising steps per query (default: of the checkpoint)',
     )
     add('--camera-size', choices=CAMERA_SIZES, help='of the images')
     add('--camera-hz', type=float, metavar='HZ', help='images per second')
@@ -77,7 +76,7 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
 def make_launch_command(
     robot: str, arguments: Mapping[str, object], further: Sequence[str] = ()
 ) -> list[str]:
-    """Return the command a user would type for a simulated robot; arguments of None are omitted.
+    """Return the launch command for a simulated robot; arguments of None are omitted.
 
     `further` are launch arguments as text, `name:=value`.
     """
@@ -93,11 +92,11 @@ def make_launch_command(
 
 
 def ensure_domain_is_free(node: StackNode, stop: threading.Event) -> None:
-    """Wait until present nodes are discovered; raise StackLaunchError if a stack runs already."""
+    """Wait until running nodes are discovered; raise StackLaunchError if a stack runs."""
     if stop.wait(DISCOVERY_S):
-        raise StackLaunchError('ended before anything was started')
+        raise StackLaunchError('interrupted before the launch')
     if node.is_stack_running():
         raise StackLaunchError(
-            f'another stack runs in ROS domain {os.environ.get("ROS_DOMAIN_ID", "0")}: end it, '
-            'or set ROS_DOMAIN_ID to a number of your own'
+            f'another stack runs in ROS domain {os.environ.get("ROS_DOMAIN_ID", "0")}: stop it, '
+            'or set ROS_DOMAIN_ID to another number'
         )

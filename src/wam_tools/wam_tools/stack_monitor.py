@@ -1,4 +1,4 @@
-"""The monitor: what a running stack does, measured from outside, from its topics alone."""
+"""Measure a running stack from its topics."""
 
 import time
 from functools import partial
@@ -20,17 +20,17 @@ EXECUTED_QUANTITIES = ('velocity', 'acceleration', 'jerk')
 
 
 class StackMonitor(StackNode):
-    """Measure one stack and its simulated robot; speak to it only with instructions."""
+    """Measure one stack and its simulated robot; publishes only instructions."""
 
     def __init__(self, robot: Embodiment, context: Context | None = None) -> None:
         self.metrics = RunMetrics(robot)
-        self.task = ''  # what the scene asks for
+        self.task = ''  # instruction of the scene
         self.trained: bool | None = None
         self._joint_state_count = 0  # joint states received
         super().__init__('monitor', robot, context)
 
     def subscribe(self) -> None:
-        """Measure everything from now on."""
+        """Start measuring."""
         new = self.create_subscription
         new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
         new(String, '/sim/task', self._on_task, qos.LATCHED)
@@ -44,20 +44,20 @@ class StackMonitor(StackNode):
             )
 
     def ensure_instruction(self, instruction: str) -> None:
-        """Ask for `instruction` unless the policy follows it already, or does not listen yet."""
+        """Send `instruction` unless the policy has it already or has no subscriber yet."""
         following = self.policy.instruction == instruction
         if not following and self._instruction_publisher.get_subscription_count():
             self.publish_instruction(instruction)
 
     def executed_ratios(self) -> dict[str, float]:
-        """Return the worst joint's use of each limit as the controllers drew it."""
+        """Return the largest limit usage of the executed motion per quantity."""
         return {
             name: max(getattr(self.sim, f'max_{name}_ratio'), default=0.0)
             for name in EXECUTED_QUANTITIES
         }
 
     def _on_chunk(self, msg: ActionChunk) -> None:
-        if msg.session.startswith(HOME_SESSION):  # the stage hand's, between two tasks
+        if msg.session.startswith(HOME_SESSION):  # homing between two tasks
             return
         now_ns, now_s = self.now_ns(), time.monotonic()
         self.trained = msg.trained
@@ -69,7 +69,7 @@ class StackMonitor(StackNode):
         )
 
     def _on_joints(self, serialized: bytes) -> None:
-        # one of ten says as much about how far the arms went, for a tenth of the parsing
+        # one of ten messages is sufficient for the distance, with a tenth of the parsing
         self._joint_state_count += 1
         if self._joint_state_count % 10 == 1:
             msg = deserialize_message(serialized, JointStateMsg)
@@ -84,7 +84,7 @@ class StackMonitor(StackNode):
         self.task = msg.data
 
     def on_policy_status(self, msg: PolicyStatus) -> None:
-        # pictures are counted where they are used: a second reader would double their transport
+        # image rates come from the policy: another subscriber would double their transport
         super().on_policy_status(msg)
         self.metrics.on_camera_rates(dict(zip(msg.camera_names, msg.camera_rate_hz, strict=True)))
 

@@ -1,7 +1,7 @@
-"""Task after task for a simulated robot: the next scene once one is done or takes too long.
+"""Run one task after another on a simulated robot, each until success or a timeout.
 
-Between two tasks the arms go home, as in an evaluation: hands that still stand where the last
-task ended hide the next scene's cubes.
+Between two tasks the arms move home, as in an evaluation: otherwise hands can hide the cubes of
+the next scene.
 """
 
 import threading
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from wam_tools.sim_operator import SceneSetupError, SimOperator
 from wam_tools.stack_monitor import StackMonitor
 
-TASK_TIMEOUT_S = 10.0  # for one task, from the first chunk that follows it
+TASK_TIMEOUT_S = 10.0  # per task, from the start of its execution
 
 
 @dataclass(frozen=True, slots=True)
 class TaskScore:
-    """Count tasks that came to an end, one way or the other."""
+    """Number of attempted and successful tasks."""
 
     attempted: int = 0
     succeeded: int = 0
@@ -25,28 +25,28 @@ class TaskScore:
 
 
 class TaskLoop:
-    """Advance a running stack from scene to scene; call `occupy` about once a second."""
+    """Advance a running stack from scene to scene; call `tick` about once per second."""
 
     def __init__(self, monitor: StackMonitor, operator: SimOperator) -> None:
         self._monitor, self._operator = monitor, operator
-        self._following_since_s: float | None = None  # when the policy began to follow this task
+        self._following_since_s: float | None = None  # start of the execution of this task
         self._finished_episode: int | None = (
-            None  # episode that is over; the next is not there yet
+            None  # index of a finished episode until the next one starts
         )
         self._stop_event = threading.Event()
         self._change_thread: threading.Thread | None = None
-        self.setup_error = ''  # why the last change of scenes did not succeed
+        self.setup_error = ''  # reason if the last scene change failed
         self.score = TaskScore()
 
     def tick(self, instruction: str | None, now_s: float) -> None:
-        """Ask for what is `asked`, else for task after task; random weights would finish none."""
+        """Send `instruction`, else run the tasks; untrained weights stay at the first task."""
         if self._monitor.trained and not instruction:
             self.advance(now_s)
         elif words := instruction or self._monitor.task:
             self._monitor.ensure_instruction(words)
 
     def advance(self, now_s: float) -> None:
-        """Say what the scene asks for; end it when it is done or its time is over."""
+        """Send the instruction of the scene; end the task on success or timeout."""
         monitor, sim = self._monitor, self._monitor.sim
         if not sim.robot or (self._change_thread is not None and self._change_thread.is_alive()):
             return
@@ -74,7 +74,7 @@ class TaskLoop:
         return f'{self.score} ({self.setup_error})' if self.setup_error else str(self.score)
 
     def close(self) -> None:
-        """Give up what is under way; the stack must still live."""
+        """Cancel a scene change in progress; call it while the stack still runs."""
         self._stop_event.set()
         if self._change_thread is not None:
             self._change_thread.join()
@@ -87,13 +87,13 @@ class TaskLoop:
             self._change_thread.start()
 
     def _change_scene(self) -> None:
-        """Take the words away, send the arms home, show the next scene."""
+        """Clear the instruction, move the arms home, show the next scene."""
         try:
-            # the same words may come again: without silence they would not be heard as new
+            # an equal instruction for the next scene starts a session only after an empty one
             self._operator.clear_instruction(self._stop_event)
             self._operator.go_home(self._stop_event)
             if not self._stop_event.is_set():
                 self._operator.show_next_scene(self._stop_event)
             self.setup_error = ''
-        except SceneSetupError as trouble:  # `advance` tries again
-            self.setup_error = str(trouble)
+        except SceneSetupError as error:  # `advance` tries again
+            self.setup_error = str(error)

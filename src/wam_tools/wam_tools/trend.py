@@ -1,9 +1,9 @@
-"""Whether a figure that was watched for long grows: a slope that a few odd samples cannot tilt.
+"""Robust trend of a time series (Theil-Sen): tests whether a metric grows.
 
-Theil-Sen: the median of the slopes between all pairs of points, with a confidence interval from
-the ranks. Neighboring samples resemble each other, which makes such an interval too narrow; the
-samples are therefore put together over stretches of time first, to their median or, where buffers
-come and go, to the least, which only what is never given back can raise.
+The slope is the median of the slopes between all pairs of points, with a confidence interval from
+the ranks. Neighboring samples are correlated, which makes that interval too narrow. Samples are
+therefore aggregated over time intervals first: by the median, or for memory by the minimum, which
+only memory that is never freed raises.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ import numpy as np
 from scipy.stats import theilslopes
 
 CONFIDENCE = 0.95
-MAX_INTERVALS = 60  # at most; slopes of 1,770 pairs
+MAX_INTERVALS = 60  # 1,770 pairs
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Hold a slope per hour and the interval that contains it with 95 % confidence."""
+    """Slope per hour and its 95 % confidence interval."""
 
     per_hour: float
     low: float
@@ -26,7 +26,7 @@ class Trend:
 
     @property
     def is_flat(self) -> bool:
-        """Tell whether the slope is indistinguishable from 0."""
+        """Return whether the confidence interval contains 0."""
         return self.low <= 0.0 <= self.high
 
 
@@ -38,7 +38,7 @@ def fit_trend(
 ) -> Trend | None:
     """Return the trend of `value` [samples] over `at_s` [samples], s; None below 4 samples.
 
-    Time is cut into at most so many stretches; `stands_for` makes one figure of what is in one.
+    Time is divided into at most `max_intervals`; `aggregate` reduces the samples of each to one.
     """
     if len(at_s) < 4:
         return None

@@ -1,4 +1,4 @@
-"""What the relay does to messages: each trick on real bytes."""
+"""What the relay does to messages: each corruption on real bytes."""
 
 import numpy as np
 import pytest
@@ -68,8 +68,8 @@ def test_degrees_and_a_missing_effort_are_of_a_whole_joint_state():
 
 def test_what_is_frozen_repeats_with_its_own_stamp_or_with_theirs():
     freeze, stick = corruptions.CORRUPTIONS['freeze'](), corruptions.CORRUPTIONS['stick']()
-    for trick in (freeze, stick):
-        assert list(trick(make_joint_state_bytes(1))) == [make_joint_state_bytes(1)]
+    for corruption in (freeze, stick):
+        assert list(corruption(make_joint_state_bytes(1))) == [make_joint_state_bytes(1)]
     assert list(freeze(make_joint_state_bytes(9))) == [make_joint_state_bytes(1)]
     (stuck,) = stick(make_joint_state_bytes(9))
     assert corruptions.read_stamp_ns(stuck) == 9

@@ -97,7 +97,7 @@ def test_what_harms_nothing_needs_no_word_and_no_rest():
 @pytest.mark.parametrize(
     ('planted', 'changes', 'complaint'),
     [
-        ({'says': None}, {}, "nobody said 'policy: broken'"),
+        ({'says': None}, {}, "no report of 'policy: broken'"),
         ({'rests': None}, {}, 'did not come to rest'),
         ({'moves': True}, {}, 'moved again'),
         ({'over': {('elbow', 'jerk')}}, {}, 'beyond limits (jerk x1.5): elbow jerk'),
@@ -110,7 +110,7 @@ def test_what_harms_nothing_needs_no_word_and_no_rest():
             {'rests': False},
             'motion was disturbed: HOLDING: why',
         ),
-        ({'moves': False}, {'rests': False}, 'motion was disturbed: it rests'),
+        ({'moves': False}, {'rests': False}, 'motion was disturbed: no motion'),
         ({}, {'check': lambda bench: 'the log is ugly'}, 'the log is ugly'),
     ],
 )
@@ -135,7 +135,7 @@ def test_an_operator_may_release_what_latches():
 def test_a_stack_that_is_broken_already_is_no_row():
     bench = FakeTestBench(drives=False)
     bench.injected = True
-    with pytest.raises(StackLaunchError, match='not driving before family/it'):
+    with pytest.raises(StackLaunchError, match='does not move before family/it'):
         fault_runner.run_fault(make_fault(), bench)
 
 
@@ -200,8 +200,8 @@ def test_every_family_of_the_issue_is_in_the_table():
 @pytest.mark.parametrize(
     ('given', 'complaint'),
     [
-        (['--filter', 'camera/none'], "no fault is called 'camera/none'"),
-        (['--report', '/nowhere/R.json'], 'there is no folder /nowhere'),
+        (['--filter', 'camera/none'], "no fault matches 'camera/none'"),
+        (['--report', '/nowhere/R.json'], 'no folder /nowhere'),
     ],
 )
 def test_wrong_arguments_name_the_fix(given, complaint, capsys):

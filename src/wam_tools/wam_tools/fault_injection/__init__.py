@@ -1,1 +1,1 @@
-"""Faults injected into real processes, and what the robot does about them: `./wam faults`."""
+"""Inject faults into the processes of a stack and evaluate its reaction: `./wam faults`."""

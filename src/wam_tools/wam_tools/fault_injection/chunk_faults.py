@@ -1,4 +1,4 @@
-"""Faults of chunks on their way to motion, and a second policy that publishes some."""
+"""Faults of chunks between policy and motion, and a second policy that publishes chunks."""
 
 import time
 
@@ -13,16 +13,16 @@ from wam_tools.fault_injection.sensor_faults import make_corruption_actions
 from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
 
-CHUNK_DELAY_S = 1.2  # a chunk is over after 0.8 s
+CHUNK_DELAY_S = 1.2  # a chunk lasts 0.8 s
 REJECTION = r'rejection: .*'
-# what -> trick, what motion says, whether the joints rest
+# fault -> corruption, report of motion, whether the joints must rest
 CHUNK_CORRUPTIONS = {
     'twice each': ('duplicate', REJECTION + r'came after', False),
     'in wrong order': ('disorder', REJECTION + r'came after', False),
     'not a number': ('poison', REJECTION + r'not finite', True),
     'of another horizon': ('shorten', REJECTION + r'positions, want', True),
     'of other joints': ('misname', REJECTION + r'elbow', True),
-    # what does not decode arrives as a message of zeros, or not at all
+    # bytes that cannot be decoded give a message of zeros, or none
     'garbage bytes': ('garbage', REJECTION + r'step_dt is 0|motion: .*underrun', True),
 }
 COMPETING_RATE_HZ, COMPETING_OFFSET_RAD = 10.0, 0.1
@@ -33,7 +33,7 @@ def delay_chunks(bench: FaultTestBench) -> None:
 
 
 def add_old_session_chunks(bench: FaultTestBench) -> None:
-    """Open a session and let every chunk be followed by one of the session before."""
+    """Start a session and send a chunk of the previous session after every chunk."""
     before, seen_ns = (
         bench.client.policy.session,
         message_conversion.to_ns(bench.client.policy.header.stamp),
@@ -48,11 +48,11 @@ def add_old_session_chunks(bench: FaultTestBench) -> None:
         lambda: bench.client.policy.session != before and bench.ensure_moving(), 20.0
     ):
         raise StackLaunchError('no new session')
-    bench.stack.configure_route('chunks', trick='session', values=[before, seen_ns])
+    bench.stack.configure_route('chunks', corruption='session', values=[before, seen_ns])
 
 
 def publish_competing_chunks(bench: FaultTestBench) -> None:
-    """Publish chunks of our own beside the policy's: well formed and not asked for."""
+    """Publish valid chunks of another session in addition to those of the policy."""
     watch, robot = bench.client, bench.robot
     out = watch.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
     count = [0]
@@ -78,7 +78,7 @@ def publish_competing_chunks(bench: FaultTestBench) -> None:
 
     def end() -> None:
         watch.destroy_timer(timer)
-        time.sleep(0.2)  # a publish under way
+        time.sleep(0.2)  # for a publish in progress
         watch.destroy_publisher(out)
 
     bench.undo_actions['rival'] = end
@@ -99,9 +99,9 @@ FAULTS = (
             ('chunks',),
             detect=detect,
             rests=rests,
-            **make_corruption_actions('chunks', trick, []),
+            **make_corruption_actions('chunks', corruption, []),
         )
-        for what, (trick, detect, rests) in CHUNK_CORRUPTIONS.items()
+        for what, (corruption, detect, rests) in CHUNK_CORRUPTIONS.items()
     ),
     Fault(
         'chunk/of an old session',

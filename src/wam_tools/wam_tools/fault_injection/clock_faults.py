@@ -1,4 +1,4 @@
-"""Faults of time itself, for a stack that follows /clock."""
+"""Faults of the clock, for a stack that uses /clock."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from wam_tools.fault_injection.stack_client import StackFeature
 
 
 def make_clock_shift(by_s: float) -> FaultAction:
-    """Set time off for everybody but the robot."""
+    """Return an action that shifts the time of all nodes except the robot."""
     return lambda bench: bench.stack.configure_route(ALL_ROUTES, shift_s=by_s)
 
 
@@ -40,7 +40,7 @@ FAULTS = (
     Fault(
         'clock/stopped',
         ('time',),
-        make_clock_corruption(trick='lose', values=[1.0]),
+        make_clock_corruption(corruption='lose', values=[1.0]),
         make_clock_corruption(),
         r'(motion|policy): .*(future|joint state)|watch: policy is silent',
         True,

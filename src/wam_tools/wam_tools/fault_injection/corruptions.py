@@ -1,7 +1,8 @@
-"""What may be done to the bytes of a topic on their way: pure functions of one message.
+"""Corruptions of serialized messages.
 
-A trick takes a serialized message and returns those to send instead, none for a loss. Stamps are
-patched in place: in every stamped message they are the first eight bytes after the encapsulation.
+A corruption takes a serialized message and returns the messages to send instead, none for a loss.
+Stamps are patched in the bytes: in every stamped message they are the first eight bytes after the
+encapsulation header.
 """
 
 import math
@@ -20,7 +21,7 @@ from wam_policy.nodes import message_conversion
 
 Corruption = Callable[[bytes], Sequence[bytes]]
 STAMP_STRUCT = struct.Struct('<iI')
-ENCAPSULATION_BYTES = 4  # bytes of header in front of a message
+ENCAPSULATION_BYTES = 4  # CDR header of a message
 STAMP_OFFSET = ENCAPSULATION_BYTES
 RANDOM_SEED = 1
 
@@ -30,13 +31,13 @@ def pass_through(raw: bytes) -> Sequence[bytes]:
 
 
 def make_random_loss(share: float, seed: int = RANDOM_SEED) -> Corruption:
-    """Lose a share of the messages, always the same ones."""
-    dice = random.Random(seed)  # noqa: S311 - no secret
-    return lambda raw: () if dice.random() < share else (raw,)
+    """Return a corruption that loses a share of the messages, the same ones for a seed."""
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    return lambda raw: () if rng.random() < share else (raw,)
 
 
 def make_freeze(*, keep_new_stamps: bool) -> Corruption:
-    """Repeat the first message; `stamped`: with the stamps of those it stands for."""
+    """Return a corruption that repeats the first message, with its own or with new stamps."""
     kept: list[bytes] = []
 
     def corrupt(raw: bytes) -> Sequence[bytes]:
@@ -48,24 +49,24 @@ def make_freeze(*, keep_new_stamps: bool) -> Corruption:
 
 
 def make_decimation(factor: int) -> Corruption:
-    """Hand on one message of `every`."""
-    seen = [0]
+    """Return a corruption that forwards one message of `factor`."""
+    count = [0]
 
     def corrupt(raw: bytes) -> Sequence[bytes]:
-        seen[0] += 1
-        return (raw,) if seen[0] % factor == 0 else ()
+        count[0] += 1
+        return (raw,) if count[0] % factor == 0 else ()
 
     return corrupt
 
 
 def make_stamp_shift(offset_s: float) -> Corruption:
-    """Set every stamp off."""
+    """Return a corruption that shifts every stamp by `offset_s`."""
     return lambda raw: (replace_stamp(raw, read_stamp_ns(raw) + round(offset_s * 1e9)),)
 
 
 def randomize_bytes(raw: bytes) -> Sequence[bytes]:
-    """Return as many bytes that mean nothing, behind the header without which DDS reads none."""
-    # no secret: pseudo-random numbers do
+    """Return random bytes of equal length after the CDR header, without which DDS drops them."""
+    # not security-relevant
     noise = random.Random(RANDOM_SEED).randbytes(len(raw) - ENCAPSULATION_BYTES)
     return (raw[:ENCAPSULATION_BYTES] + noise,)
 
@@ -85,7 +86,7 @@ def replace_stamp(raw: bytes, ns: int) -> bytes:
 
 
 def make_message_edit(message_type: type, edit: Callable[[Any], None]) -> Corruption:
-    """Return a trick that changes the message itself."""
+    """Return a corruption that edits the deserialized message."""
 
     def corrupt(raw: bytes) -> Sequence[bytes]:
         msg = deserialize_message(raw, message_type)
@@ -95,11 +96,11 @@ def make_message_edit(message_type: type, edit: Callable[[Any], None]) -> Corrup
     return corrupt
 
 
-# --- pictures -------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------
 
 
 def halve_image(msg: Image) -> None:
-    """Halve the picture: it is whole, and not of the size it was."""
+    """Halve the size of a valid image."""
     pixels = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.width, -1)[::2, ::2]
     small = message_conversion.image_to_msg(
         pixels, message_conversion.to_ns(msg.header.stamp), msg.header.frame_id
@@ -109,17 +110,17 @@ def halve_image(msg: Image) -> None:
 
 
 def blacken_image(msg: Image) -> None:
-    """Cover the lens."""
+    """Set all pixels to black, as with a covered lens."""
     msg.data = bytes(len(msg.data))
 
 
 def set_wrong_encoding(msg: Image) -> None:
-    """Call the picture what it is not."""
+    """Set an encoding that does not match the data."""
     msg.encoding = 'mono16'
 
 
 def truncate_image_data(msg: Image) -> None:
-    """Leave out the last rows, and say that they are there."""
+    """Remove the second half of the data without changing the height."""
     msg.data = msg.data[: len(msg.data) // 2]
 
 
@@ -131,12 +132,12 @@ def set_nan_position(msg: JointState) -> None:
 
 
 def scale_to_degrees(msg: JointState) -> None:
-    """Publish degrees, as a driver does that leaves its vendor's unit."""
+    """Convert the positions to degrees, as a driver with the vendor's unit publishes."""
     msg.position = [math.degrees(value) for value in msg.position]
 
 
 def set_nan_efforts(msg: JointState) -> None:
-    """Measure no effort of the last joint, a gripper; the arms' stay."""
+    """Set the effort of the last joint, a gripper, to NaN."""
     msg.effort = [0.0] * (len(msg.name) - 1) + [float('nan')]
 
 
@@ -161,7 +162,7 @@ def set_nan_target(msg: ActionChunk) -> None:
 
 
 def increment_horizon(msg: ActionChunk) -> None:
-    """Announce more rows than there are."""
+    """Set a horizon one larger than the number of rows."""
     msg.horizon += 1
 
 
@@ -170,7 +171,7 @@ def rename_chunk_joint(msg: ActionChunk) -> None:
 
 
 def make_pair_swap() -> Corruption:
-    """Swap every two messages."""
+    """Return a corruption that swaps every two messages."""
     waiting: list[bytes] = []
 
     def corrupt(raw: bytes) -> Sequence[bytes]:
@@ -183,7 +184,7 @@ def make_pair_swap() -> Corruption:
 
 
 def make_old_session_echo(session: str, seen_ns: int) -> Corruption:
-    """Follow each message with one that another session made of what it saw at `seen_ns`."""
+    """Return a corruption that adds a copy of each chunk with another session and stamp."""
 
     def corrupt(raw: bytes) -> Sequence[bytes]:
         msg = deserialize_message(raw, ActionChunk)
@@ -193,7 +194,7 @@ def make_old_session_echo(session: str, seen_ns: int) -> Corruption:
     return corrupt
 
 
-# name -> what makes a fresh trick; arguments come from the command
+# name -> factory of a corruption; its arguments are in the command
 CORRUPTIONS: dict[str, Callable[..., Corruption]] = {
     'pass': lambda: pass_through,
     'lose': make_random_loss,

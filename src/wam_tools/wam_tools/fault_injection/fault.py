@@ -1,4 +1,4 @@
-"""What a fault is: data and two small functions; and the bench it is injected at."""
+"""A fault (data and two functions), and the test bench into which it is injected."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,48 +19,48 @@ RECORDER_TIMEOUT_S = 20.0
 
 @dataclass(slots=True)
 class FaultTestBench:
-    """Hold a running stack, its watch, and what faults must remember between their two halves."""
+    """A running stack, its observer, and the state of faults between injection and removal."""
 
     robot: Embodiment
     stack: StackProcesses
     client: StackClient
     instruction: str = INSTRUCTION
-    saved_episodes: list[Path] = field(default_factory=list)  # episodes that must stay whole
+    saved_episodes: list[Path] = field(default_factory=list)  # episodes that must stay readable
     undo_actions: dict[str, Callable[[], None]] = field(default_factory=dict)
-    released_stops: list[str] = field(default_factory=list)  # why stops were latched
-    unclean_exits: list[str] = field(default_factory=list)  # what did not end in order
+    released_stops: list[str] = field(default_factory=list)  # reasons of released stops
+    unclean_exits: list[str] = field(default_factory=list)  # processes with unclean exits
 
     def find_log_entry(self, pattern: str, since_s: float) -> LogEntry | None:
-        """Return the first statement since then that matches; logs count."""
+        """Return the first entry since `since_s` that matches, log files included."""
         self.stack.collect_log_errors()
         return self.client.find_log_entry(pattern, since_s)
 
     def ensure_moving(self) -> bool:
-        """Tell whether the policy is followed; do what an operator would towards that.
+        """Return whether the robot follows the policy; take the steps of an operator towards it.
 
-        Words are said again where they were lost, and a latched stop is released.
+        Sends a lost instruction again, releases a latched stop, enables motion.
         """
-        watch = self.client
-        heard = watch.policy.instruction == self.instruction
+        client = self.client
+        received = client.policy.instruction == self.instruction
         if (
-            heard
-            and watch.policy.state_name == 'RUNNING'
-            and watch.motion.state_name in MOVING_STATES
+            received
+            and client.policy.state_name == 'RUNNING'
+            and client.motion.state_name in MOVING_STATES
         ):
-            return watch.is_moving()
-        if not heard and watch.policy.state_name != 'STARTING':
-            watch.publish_instruction(self.instruction)
-        if watch.motion.state_name in LATCHED_STATES:
-            reason = watch.motion.reason
-            answer = watch.call_service(Trigger, 'reset', 2.0)
+            return client.is_moving()
+        if not received and client.policy.state_name != 'STARTING':
+            client.publish_instruction(self.instruction)
+        if client.motion.state_name in LATCHED_STATES:
+            reason = client.motion.reason
+            answer = client.call_service(Trigger, 'reset', 2.0)
             if answer is not None and answer.success:
                 self.released_stops.append(reason)
-        if watch.motion.state_name == 'DISABLED':
-            watch.call_service(SetBool, 'enable', 2.0, data=True)
+        if client.motion.state_name == 'DISABLED':
+            client.call_service(SetBool, 'enable', 2.0, data=True)
         return False
 
     def start_episode(self) -> str:
-        """Start an episode and return its name; NoStack with the reason if it cannot be."""
+        """Start an episode and return its name; raise StackLaunchError with the reason."""
         answer = self.client.call_service(StartEpisode, 'recorder/start', RECORDER_TIMEOUT_S)
         if answer is None or not answer.success:
             raise StackLaunchError(
@@ -69,7 +69,7 @@ class FaultTestBench:
         return answer.episode_name
 
     def save_episode(self) -> None:
-        """Stop the episode and remember that it is saved; NoStack with the reason if it is not."""
+        """Stop and save the episode; raise StackLaunchError with the reason if it is not saved."""
         answer = self.client.call_service(
             StopEpisode, 'recorder/stop', RECORDER_TIMEOUT_S, keep=True
         )
@@ -80,39 +80,39 @@ class FaultTestBench:
         self.saved_episodes.append(self.stack.episodes_dir / answer.episode_name)
 
     def wait_for_log_entry(self, pattern: str, since_s: float, timeout_s: float) -> LogEntry:
-        """Wait until something is said; NoStack if nobody says it."""
-        said = poll_until(lambda: self.find_log_entry(pattern, since_s), timeout_s)
-        if said is None:
-            raise StackLaunchError(f'nobody says {pattern!r}')
-        return said
+        """Return the first matching entry; raise StackLaunchError if there is none in time."""
+        entry = poll_until(lambda: self.find_log_entry(pattern, since_s), timeout_s)
+        if entry is None:
+            raise StackLaunchError(f'no entry matches {pattern!r} within {timeout_s:g} s')
+        return entry
 
 
 FaultAction = Callable[[FaultTestBench], object]
 
 
 def do_nothing(_: FaultTestBench) -> None:
-    """Do nothing: the fault goes away by itself."""
+    """Do nothing, for faults that end by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Describe one fault and what the stack owes us when it happens.
+    """One fault and the required reaction of the stack.
 
-    `detect` is looked for in 'who: statement' of everything said since the injection; None: there
-    is nothing to complain about. `rests`: the joints come to rest while it lasts (True), nothing
-    may disturb them (False), or either (None).
+    `detect` is a pattern for 'source: text' of the entries since the injection; None: no report is
+    required. `rests`: the joints must come to rest during the fault (True), must not be disturbed
+    (False), or either (None).
     """
 
     name: str  # family/what
-    components: tuple[str, ...]  # parts of the stack; faults of a pair share none
+    components: tuple[str, ...]  # affected parts of the stack; those of a pair are disjoint
     inject: FaultAction
     remove: FaultAction
     detect: str | None
     rests: bool | None
     within_s: float = 6.0  # for detection, and for rest
-    duration_s: float = 0.3  # longer than it takes to be detected and rested
-    check: Callable[[FaultTestBench], str] = lambda _: ''  # a complaint, while it lasts
-    prepare: FaultAction = do_nothing  # what takes time and is no fault yet
-    latches: bool = False  # a person has to release the stop
-    required_feature: StackFeature = StackFeature.NOTHING  # of the stack it is injected into
-    note: str = ''  # what to know about the row
+    duration_s: float = 0.3  # longer than detection and coming to rest
+    check: Callable[[FaultTestBench], str] = lambda _: ''  # returns an error during the fault
+    prepare: FaultAction = do_nothing  # slow preparation before the injection
+    latches: bool = False  # an operator must release the stop
+    required_feature: StackFeature = StackFeature.NOTHING  # of the stack
+    note: str = ''  # remark in the row

@@ -1,4 +1,4 @@
-"""One fault after the other: inject, watch, remove, watch, judge; and a row for each."""
+"""Run one fault: inject it, observe the stack, remove it, and evaluate the reaction as a row."""
 
 import time
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
 
 READY_S, RECOVERY_S = 60.0, 60.0
-STATUS_S = 3.0  # the simulator tells its figures every half second
+STATUS_S = 3.0  # the simulator publishes its status every 0.5 s
 DISTURBED = r'^motion: (?!FIRST_MOVE|TRACKING)'
 
 
 @dataclass(frozen=True, slots=True)
 class FaultResult:
-    """Hold what one fault did; times are counted from its injection or its removal."""
+    """Reaction to one fault; times are from its injection or its removal."""
 
     fault: str
     ok: bool
     detected_ms: float | None
-    max_step_rad: float  # largest set-point change over 2 ms
+    max_step_rad: float  # largest setpoint change over 2 ms
     limit_violations: int  # joints beyond velocity, acceleration or jerk limits
     rest_ms: float | None
     recovered: bool
@@ -35,9 +35,11 @@ class FaultResult:
 
 
 def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
-    """Live through one fault; a stack that cannot even be made ready raises NoStack."""
+    """Run one fault; raise StackLaunchError if the stack does not get ready before it."""
     if not poll_until(bench.ensure_moving, READY_S):
-        raise StackLaunchError(f'not driving before {fault.name}: {bench.client.reason}')
+        raise StackLaunchError(
+            f'the robot does not move before {fault.name}: {bench.client.reason}'
+        )
     wrong: list[str] = []
     with collect_errors(wrong):
         fault.prepare(bench)
@@ -77,7 +79,7 @@ def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
 
 @contextmanager
 def collect_errors(problems: list[str]) -> Iterator[None]:
-    """Turn a stack that does not answer into a note of the row."""
+    """Collect errors of a stack that does not respond as problems of the row."""
     try:
         yield
     except (StackLaunchError, OSError, ValueError, CalledProcessError, psutil.Error) as error:
@@ -90,17 +92,17 @@ def _wait_detection(
     if fault.detect is None:
         return None
     pattern: str = fault.detect
-    said = poll_until(lambda: bench.find_log_entry(pattern, start_s), fault.within_s)
-    if said is None:
-        problems.append(f'nobody said {fault.detect!r}; {bench.client.reason}')
+    entry = poll_until(lambda: bench.find_log_entry(pattern, start_s), fault.within_s)
+    if entry is None:
+        problems.append(f'no report of {fault.detect!r}; {bench.client.reason}')
         return None
-    return said.time_s
+    return entry.time_s
 
 
 def _wait_rest(
     fault: Fault, bench: FaultTestBench, start_s: float, problems: list[str]
 ) -> float | None:
-    """Let the fault last, and return when the joints came to rest, if they should."""
+    """Wait for the duration of the fault; return when the joints came to rest, if required."""
     rested_s = None
     if fault.rests:
         rested_s = poll_until(lambda: bench.client.find_rest_start_s(start_s), fault.within_s)
@@ -112,7 +114,9 @@ def _wait_rest(
     if fault.rests is False:
         disturbed = bench.find_log_entry(DISTURBED, start_s)
         if disturbed is not None or not bench.client.is_moving():
-            problems.append(f'motion was disturbed: {disturbed.text if disturbed else "it rests"}')
+            problems.append(
+                f'motion was disturbed: {disturbed.text if disturbed else "no motion"}'
+            )
     return rested_s
 
 
@@ -123,7 +127,7 @@ def _complete_result(
     released_stops: list[str],
     result: FaultResult,
 ) -> FaultResult:
-    """Complete a row with what was executed, what is left of the processes and of the episodes."""
+    """Complete a row with executed motion, process errors and episode errors."""
     figures = bench.client.metrics
     seen = figures.status_count
     poll_until(lambda: figures.status_count >= seen + 2, STATUS_S)
@@ -154,14 +158,14 @@ def _complete_result(
 
 
 def find_episode_error(path: Path) -> str:
-    """Return why a saved episode is none; empty: it is one."""
+    """Return why a saved episode is not valid; empty if it is."""
     try:
         found = bag_folder.read_contents(bag_folder.find_mcap_file(path))
     except (OSError, ValueError) as error:
         return str(error)
     if not (path / bag_folder.METADATA_FILE).exists():
-        return 'it is not described'
-    return '' if found.message_count else 'it is empty'
+        return 'no metadata.yaml'
+    return '' if found.message_count else 'no messages'
 
 
 def _elapsed_ms(at_s: float | None, start_s: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Faults of what is said to the policy: too much, too long, nothing, and what is no text."""
+"""Faults of instructions: too many, too long, empty, with control characters."""
 
 import threading
 import unicodedata
@@ -13,7 +13,7 @@ CONTROL_CHARACTER_TEXT = '\x1b[2J\x07 wave\u202e to\t the\r\n \u200blab\x7f\x9b'
 def make_flood_fault(
     name: str, texts: tuple[str, ...], expect_rest: bool | None, note: str
 ) -> Fault:
-    """Say `texts` in turn, a thousand times a second."""
+    """Return a fault that publishes `texts` in turn at FLOOD_HZ."""
 
     def inject(bench: FaultTestBench) -> None:
         over = threading.Event()
@@ -47,16 +47,16 @@ def make_flood_fault(
 
 
 def find_response_error(bench: FaultTestBench) -> str:
-    """Complain where the node no longer tells what it does."""
+    """Return an error if the policy stopped publishing its status."""
     silent = bench.find_log_entry(r'watch: policy is silent', bench.client.metrics.start_s)
-    return 'policy_node fell silent' if silent else ''
+    return 'policy_node stopped publishing its status' if silent else ''
 
 
 def find_sanitizing_error(bench: FaultTestBench) -> str:
-    """Complain where what was said reaches terminals and logs as it came."""
+    """Return an error if the status contains control characters of the instruction."""
     text = bench.client.policy.instruction
     ugly = [f'U+{ord(c):04X}' for c in text if unicodedata.category(c).startswith('C')]
-    return f'the status shows {", ".join(ugly)}' if ugly else ''
+    return f'the status contains {", ".join(ugly)}' if ugly else ''
 
 
 FAULTS = (
@@ -67,7 +67,7 @@ FAULTS = (
         'other words at 1 kHz',
         (INSTRUCTION, f'{INSTRUCTION} again'),
         None,
-        'each begins a session; the robot follows none until they end',
+        'each starts a session; the robot does not move until they end',
     ),
     Fault(
         'instruction/1 MB',
@@ -93,6 +93,6 @@ FAULTS = (
         None,
         None,
         check=find_sanitizing_error,
-        note='they are taken out; what remains is an instruction',
+        note='they are removed; the rest is an instruction',
     ),
 )

@@ -1,8 +1,8 @@
-"""A relay between robot, policy and motion that can be told to spoil what passes.
+"""Relay between robot, policy and motion that corrupts messages on command.
 
-The stack is unmodified: the simulator and the policy are remapped to hidden topics, and this
-program hands their bytes on under the names that everybody knows. Commands come as JSON lines on
-standard input, each is answered by a line. Like the robot it stands for, it runs in real time.
+The stack is unmodified: simulator and policy are remapped to hidden topics, and this program
+forwards their serialized messages to the usual topics. Commands are JSON lines on standard input;
+each is answered by a line. The relay has real-time priority, like a robot's driver.
 """
 
 import argparse
@@ -33,23 +33,23 @@ from wam_tools.fault_injection.corruptions import CORRUPTIONS, pass_through
 
 HIDDEN_PREFIX, ALL_ROUTES = '/hidden', '*'
 CHUNK_TOPIC = '/wam/action_chunk'
-# What is hidden arrives whole, whatever the machine does: losses are ours to make.
+# deep queues on hidden topics, so that only the relay loses messages
 HIDDEN_BEST_EFFORT_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.BEST_EFFORT)
 HIDDEN_RELIABLE_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 CLOCK_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
 TIMER_PERIOD_S = 0.002
-DUPLICATE_SPACING_S = 0.03  # two messages for one: a queue of one would keep the second only
+DUPLICATE_SPACING_S = 0.03  # between duplicates; a queue of depth 1 would drop the first
 
 
 @dataclass(frozen=True, slots=True)
 class RelayRoute:
-    """Say which topic is relayed, from which hidden name to which known one, or the other way."""
+    """One relayed topic: hidden name -> usual name, or the reverse towards the robot."""
 
     name: str
     message_type: type
-    topic: str  # the known name
+    topic: str  # the usual name
     qos: QoSProfile
-    to_robot: bool = False  # towards the robot: heard where known, sent hidden
+    to_robot: bool = False  # subscribe to the usual name, publish the hidden one
 
     @property
     def hidden_topic(self) -> str:
@@ -57,7 +57,7 @@ class RelayRoute:
 
 
 def make_routes(robot: Embodiment) -> tuple[RelayRoute, ...]:
-    """Return what is relayed for a robot."""
+    """Return the routes of a robot."""
     return (
         *(RelayRoute(camera.key, Image, camera.topic, qos.IMAGE) for camera in robot.cameras),
         RelayRoute('joints', JointState, '/joint_states', qos.JOINTS),
@@ -82,12 +82,12 @@ def make_routes(robot: Embodiment) -> tuple[RelayRoute, ...]:
 
 
 class MessageRelay(Node):
-    """Hand messages on, through a trick per route."""
+    """Forward messages, with one corruption per route."""
 
     def __init__(self, robot: Embodiment) -> None:
         super().__init__('tamper')
         self._corruptions, self._delay_s, self._route_publishers = {}, {}, {}
-        self._delayed_messages: list[tuple[float, int, str, bytes]] = []  # a heap, by when due
+        self._delayed_messages: list[tuple[float, int, str, bytes]] = []  # heap by due time
         self._count = 0
         self._routes = {route.name: route for route in make_routes(robot)}
         for route in self._routes.values():
@@ -111,15 +111,15 @@ class MessageRelay(Node):
         self.create_timer(TIMER_PERIOD_S, self._on_timer)
 
     def handle_command(self, command: dict) -> None:
-        """Change what happens on a route; ValueError and KeyError for a command that is none."""
-        if command['route'] == ALL_ROUTES:  # time itself: what goes to the robot is set back
+        """Set delay and corruption of a route; raise ValueError or KeyError if invalid."""
+        if command['route'] == ALL_ROUTES:  # clock shift, reversed towards the robot
             by_s = float(command['shift_s'])
             for route in self._routes.values():
                 values = [-by_s if route.to_robot else by_s]
-                self.handle_command({'route': route.name, 'trick': 'shift', 'values': values})
+                self.handle_command({'route': route.name, 'corruption': 'shift', 'values': values})
             return
         name, route = command['route'], self._routes[command['route']]
-        if 'reliable' in command:  # heard by nobody who insists on more than it offers
+        if 'reliable' in command:  # a best-effort publisher does not match reliable subscribers
             before = self._route_publishers[name]
             self._route_publishers[name] = self.create_publisher(
                 route.message_type,
@@ -128,7 +128,7 @@ class MessageRelay(Node):
             )
             self.destroy_publisher(before)
         self._delay_s[name] = float(command.get('delay_s', 0.0))
-        self._corruptions[name] = CORRUPTIONS[command.get('trick', 'pass')](
+        self._corruptions[name] = CORRUPTIONS[command.get('corruption', 'pass')](
             *command.get('values', ())
         )
 
@@ -151,7 +151,7 @@ class MessageRelay(Node):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Relay until standard input ends, or Ctrl-C."""
+    """Relay until the end of standard input or Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog='python -m wam_tools.fault_injection.message_relay', description=main.__doc__
     )

@@ -1,22 +1,22 @@
-"""Faults of the network between processes, made where our relay hands messages on.
+"""Faults of the network between processes, simulated in the relay.
 
-What is lost there stays lost, as in an outage: the middleware cannot repair it.
+A message lost there is lost permanently, as in an outage: the middleware cannot repair it.
 """
 
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_tools.fault_injection.fault import Fault, FaultTestBench
 
-# From this share of lost commands on, the arms may lag so far behind what is asked for that
-# limited rows become too many, and motion stops for good: that is right.
+# From this share of lost commands, the arms may lag so far behind the chunks that too many rows
+# are limited and motion latches a protective stop, which is the required reaction.
 LATCHING_LOSS_SHARE = 0.5
 
 
 def make_loss_actions(routes: tuple[str, ...], share: float) -> dict:
-    """Return both halves of losing a share of what goes over these routes."""
+    """Return injection and removal of losing a share of the messages of routes."""
 
     def inject(bench: FaultTestBench) -> None:
         for seed, name in enumerate(routes):
-            bench.stack.configure_route(name, trick='lose', values=[share, seed])
+            bench.stack.configure_route(name, corruption='lose', values=[share, seed])
 
     def remove(bench: FaultTestBench) -> None:
         for name in routes:
@@ -26,7 +26,7 @@ def make_loss_actions(routes: tuple[str, ...], share: float) -> dict:
 
 
 def make_network_faults(robot: Embodiment) -> tuple[Fault, ...]:
-    """Return the losses for a robot, whose controllers have topics of their own."""
+    """Return the network faults of a robot."""
     senses = tuple(camera.key for camera in robot.cameras) + ('joints',)
     controllers = tuple(controller.name for controller in robot.controllers)
     robot_side = (*senses, *controllers, *(f'{name} state' for name in controllers))
@@ -73,6 +73,6 @@ def make_network_faults(robot: Embodiment) -> tuple[Fault, ...]:
             lambda bench: bench.stack.configure_route('chunks', reliable=True),
             r'log of motion: .*incompatible QoS',
             True,
-            note='best effort where motion_node insists on reliable',
+            note='best effort, but motion_node requires reliable',
         ),
     )

@@ -1,4 +1,4 @@
-"""Faults of processes: each of them killed, and each stopped for a while as a debugger would."""
+"""Faults of processes: each is killed, and each is stopped for a time as by a debugger."""
 
 import signal
 import time
@@ -7,8 +7,8 @@ from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
 from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
 
-STOP_DURATION_S = 1.0  # a stopped node is missed before that
-# who notices that a node is gone, and whether the joints rest without it
+STOP_DURATION_S = 1.0  # longer than it takes to detect a stopped node
+# report of a missing node, and whether the joints must rest without it
 DETECTION = {
     'sim': (r'motion: .*no joint state', True),
     'policy': (r'motion: .*underrun', True),
@@ -16,8 +16,8 @@ DETECTION = {
     'recorder': (r'watch: recorder is silent', False),
 }
 NOTES = {
-    'sim': 'robot and controllers: it comes back in its rest posture',
-    'motion': 'nobody is left to say it; the trajectory sent ends at rest by itself',
+    'sim': 'robot and controllers; restarts at the home position',
+    'motion': 'no node is left to report it; the trajectory sent ends at rest',
 }
 WORKER_ROLES = ('cond', 'uncond')
 
@@ -34,7 +34,7 @@ def make_kill_fault(name: str) -> Fault:
         lambda bench: bench.stack.restart_process(name),
         detect,
         rests,
-        latches=name == 'sim',  # it comes back at rest, maybe far from the command
+        latches=name == 'sim',  # it restarts at home, which can be far from the command
         note=NOTES.get(name, ''),
     )
 
@@ -53,7 +53,7 @@ def make_stop_fault(name: str) -> Fault:
 
 
 def make_worker_fault(rank: int, number: signal.Signals, suffix: str, detect: str) -> Fault:
-    """Signal one worker; the pair comes back by itself."""
+    """Return a fault that signals one worker; the policy restarts both."""
     return Fault(
         f'process/worker {WORKER_ROLES[rank]} {suffix}',
         ('policy',),
@@ -66,7 +66,7 @@ def make_worker_fault(rank: int, number: signal.Signals, suffix: str, detect: st
 
 
 def make_recorder_kill_fault() -> Fault:
-    """Kill the recorder in the middle of an episode: a second of it at most may be lost."""
+    """Return a fault that kills the recorder during an episode; at most 1 s may be lost."""
 
     def inject(bench: FaultTestBench) -> None:
         name = bench.start_episode()
@@ -77,7 +77,7 @@ def make_recorder_kill_fault() -> Fault:
         )
 
     def remove(bench: FaultTestBench) -> None:
-        bench.stack.restart_process('recorder')  # repairs what was interrupted
+        bench.stack.restart_process('recorder')  # repairs the interrupted episode
         bench.undo_actions.pop('recorder')()
         bench.start_episode()
         time.sleep(0.5)
@@ -104,7 +104,7 @@ def make_recorder_stop_fault() -> Fault:
         if not poll_until(
             lambda: bench.client.episode.state == bench.client.episode.RECORDING, 10.0
         ):
-            raise StackLaunchError('the recorder does not go on')
+            raise StackLaunchError('the recorder does not continue')
         bench.save_episode()
 
     return Fault(

@@ -1,6 +1,6 @@
-"""Inject faults into a running stack and say what the robot does about each.
+"""Inject faults into a running stack and evaluate the reaction to each.
 
-Exit status: 0 if every row is in order, 1 if not, 2 for wrong arguments, 130 if interrupted.
+Exit status: 0 if every row passes, 1 if not, 2 for invalid arguments, 130 if interrupted.
 """
 
 import argparse
@@ -40,11 +40,11 @@ from wam_tools.stack_launch import StackLaunchError
 
 DEPRECATED_OPTIONS = {'--only': '--filter', '--keep': '--keep-logs'}
 DISCOVERY_S = 1.0
-STALE_NODE_TIMEOUT_S = 12.0  # for ten a process that was killed is believed to live
+STALE_NODE_TIMEOUT_S = 12.0  # DDS lists a killed process for 10 s
 
 
 def make_all_faults(robot: Embodiment) -> tuple[Fault, ...]:
-    """Return every single fault of a robot's stack, family by family."""
+    """Return all faults of a robot's stack, by family."""
     return (
         *process_faults.FAULTS,
         *sensor_faults.make_camera_faults(robot),
@@ -58,18 +58,18 @@ def make_all_faults(robot: Embodiment) -> tuple[Fault, ...]:
 
 
 def sample_fault_pairs(faults: Sequence[Fault], count: int, seed: int) -> list[Fault]:
-    """Return random pairs of faults that have no part of the stack in common."""
+    """Return random pairs of faults that affect different parts of the stack."""
     fitting = [
         (a, b)
         for a, b in itertools.combinations(faults, 2)
         if not set(a.components) & set(b.components) and a.required_feature is b.required_feature
     ]
-    dice = random.Random(seed)  # noqa: S311 - no secret
-    return [combine_faults(a, b) for a, b in dice.sample(fitting, min(count, len(fitting)))]
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    return [combine_faults(a, b) for a, b in rng.sample(fitting, min(count, len(fitting)))]
 
 
 def combine_faults(a: Fault, b: Fault) -> Fault:
-    """Return two faults as one: both are injected, either may be what is said."""
+    """Return two faults as one: both are injected, a report of either counts."""
 
     def inject(bench: FaultTestBench) -> None:
         a.inject(bench)
@@ -85,14 +85,14 @@ def combine_faults(a: Fault, b: Fault) -> Fault:
         a.prepare(bench)
         b.prepare(bench)
 
-    said = [fault.detect for fault in (a, b) if fault.detect]
+    patterns = [fault.detect for fault in (a, b) if fault.detect]
     rests = {a.rests, b.rests}
     return Fault(
         f'{a.name} + {b.name}',
         (*a.components, *b.components),
         inject,
         remove,
-        '|'.join(f'({pattern})' for pattern in said) or None,
+        '|'.join(f'({pattern})' for pattern in patterns) or None,
         True if True in rests else None if None in rests else False,
         max(a.within_s, b.within_s),
         max(a.duration_s, b.duration_s),
@@ -105,7 +105,7 @@ def combine_faults(a: Fault, b: Fault) -> Fault:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line; exits with a message if it is wrong."""
+    """Parse the command line; exit with a message if it is invalid."""
     parser = argparse.ArgumentParser(
         prog='wam faults', description='Inject faults into a running stack.'
     )
@@ -115,50 +115,50 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='+',
         metavar='NAME',
         default=[],
-        help='faults to inject, * for any text (--list names all)',
+        help='faults to inject, with * for any text (--list prints all names)',
     )
     parser.add_argument(
         '--pairs',
         type=int,
         default=0,
         metavar='N',
-        help='random pairs of faults after the single ones',
+        help='number of random pairs of faults after the single ones',
     )
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the pairs')
+    parser.add_argument('--seed', type=int, default=0, metavar='N', help='seed of the pairs')
     parser.add_argument(
         '--checkpoint',
         default=STUB_CHECKPOINT,
         metavar='DIR',
-        help='weights: a folder, or preset:NAME (default: a toy without torch)',
+        help='weights: a folder, or preset:NAME (default: a stub without torch)',
     )
-    parser.add_argument('--report', type=Path, metavar='FILE', help='write all rows')
+    parser.add_argument('--report', type=Path, metavar='FILE', help='write all rows as JSON')
     parser.add_argument('--keep-logs', action='store_true', help='keep logs and episodes')
-    parser.add_argument('--list', action='store_true', help='name the faults and end')
-    chosen = parser.parse_args(
+    parser.add_argument('--list', action='store_true', help='print the names of the faults')
+    options = parser.parse_args(
         replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
     )
-    if chosen.report is not None and not chosen.report.absolute().parent.is_dir():
-        parser.error(f'--report: there is no folder {chosen.report.absolute().parent}')
-    every = make_all_faults(embodiment.load_embodiment(chosen.robot))
-    for pattern in chosen.filter:
+    if options.report is not None and not options.report.absolute().parent.is_dir():
+        parser.error(f'--report: no folder {options.report.absolute().parent}')
+    every = make_all_faults(embodiment.load_embodiment(options.robot))
+    for pattern in options.filter:
         if not any(fnmatch(fault.name, pattern) for fault in every):
-            parser.error(f'--only: no fault is called {pattern!r}; --list names all')
-    return chosen
+            parser.error(f'--filter: no fault matches {pattern!r}; --list prints all names')
+    return options
 
 
-def select_faults(chosen: argparse.Namespace, robot: Embodiment) -> list[Fault]:
-    """Return the faults to inject, those of one kind of stack together."""
+def select_faults(options: argparse.Namespace, robot: Embodiment) -> list[Fault]:
+    """Return the faults to inject, grouped by the required feature of the stack."""
     every = make_all_faults(robot)
     single = [
         fault
         for fault in every
-        if not chosen.filter or any(fnmatch(fault.name, name) for name in chosen.filter)
+        if not options.filter or any(fnmatch(fault.name, name) for name in options.filter)
     ]
-    return sort_by_feature((*single, *sample_fault_pairs(every, chosen.pairs, chosen.seed)))
+    return sort_by_feature((*single, *sample_fault_pairs(every, options.pairs, options.seed)))
 
 
 def sort_by_feature(faults: Sequence[Fault]) -> list[Fault]:
-    """Return faults that need the same kind of stack one after another."""
+    """Return the faults sorted by the required feature of the stack."""
     return sorted(faults, key=lambda fault: list(StackFeature).index(fault.required_feature))
 
 
@@ -170,9 +170,9 @@ def run_faults(
     checkpoint: str = STUB_CHECKPOINT,
     on_result: Callable[[FaultResult], None] = lambda _: None,
 ) -> list[FaultResult]:
-    """Inject fault by fault and return their rows; a stack lasts until a fault has broken it.
+    """Inject all faults and return their rows; start a new stack only after an error.
 
-    `tell` gets every row as it is there, and again where the ending of the stack turns it red.
+    `on_result` receives every row, and again a row that fails because of unclean exits.
     """
     rows: list[FaultResult] = []
     while left := list(faults[len(rows) :]):
@@ -192,9 +192,9 @@ def run_faults(
                     rows.append(fault_runner.run_fault(fault, bench))
                     on_result(rows[-1])
             except StackLaunchError as error:
-                if len(rows) == before:  # not even the first: a fresh one is no better
+                if len(rows) == before:  # failed on a new stack: another one does not help
                     raise
-                print(f'a fresh stack: {error}', flush=True)
+                print(f'starting a new stack: {error}', flush=True)
         if len(rows) > before and bench.unclean_exits:
             rows[-1] = replace(
                 rows[-1],
@@ -206,7 +206,7 @@ def run_faults(
 
 
 class RunningTestBench:
-    """Bring a stack up for a while: `with Standing(...) as bench`."""
+    """Context manager that runs a stack: `with RunningTestBench(...) as bench`."""
 
     def __init__(
         self,
@@ -250,20 +250,20 @@ class RunningTestBench:
 
 
 def record_result(
-    result: FaultResult, results: list[FaultResult], chosen: argparse.Namespace, start_s: float
+    result: FaultResult, results: list[FaultResult], options: argparse.Namespace, start_s: float
 ) -> None:
-    """Take a row, or one that takes the place of the last; a kill loses none of them."""
+    """Add or replace a row, print it and rewrite the report atomically."""
     results[:] = [*(each for each in results if each.fault != result.fault), result]
     print(format_result(result), flush=True)
-    if chosen.report is None:
+    if options.report is None:
         return
-    part = chosen.report.with_name(chosen.report.name + '.part')
+    part = options.report.with_name(options.report.name + '.part')
     part.write_text(
         json.dumps(
             {
-                'robot': chosen.robot,
-                'checkpoint': chosen.checkpoint,
-                'seed': chosen.seed,
+                'robot': options.robot,
+                'checkpoint': options.checkpoint,
+                'seed': options.seed,
                 'duration_s': round(time.monotonic() - start_s, 1),
                 **demo_report.describe_environment(),
                 'rows': len(results),
@@ -274,11 +274,11 @@ def record_result(
         )
         + '\n'
     )
-    part.replace(chosen.report)
+    part.replace(options.report)
 
 
 def format_result(result: FaultResult) -> str:
-    """Return a row for a terminal."""
+    """Return a row as text."""
 
     def ms(value: float | None) -> str:
         return '      -' if value is None else f'{value:7.0f}'
@@ -292,9 +292,9 @@ def format_result(result: FaultResult) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    chosen = parse_arguments(argv)
-    robot = embodiment.load_embodiment(chosen.robot)
-    if chosen.list:
+    options = parse_arguments(argv)
+    robot = embodiment.load_embodiment(options.robot)
+    if options.list:
         print('\n'.join(fault.name for fault in make_all_faults(robot)))
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -303,12 +303,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[FaultResult] = []
     try:
         run_faults(
-            select_faults(chosen, robot),
+            select_faults(options, robot),
             robot,
             folder,
             domain,
-            chosen.checkpoint,
-            lambda row: record_result(row, rows, chosen, begun_s),
+            options.checkpoint,
+            lambda row: record_result(row, rows, options, begun_s),
         )
     except StackLaunchError as error:
         print(f'faults: {error}\nlogs: {folder}', file=sys.stderr)
@@ -317,10 +317,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     red = [row.fault for row in rows if not row.ok]
     print(
-        f'{len(rows) - len(red)} of {len(rows)} in order, '
+        f'{len(rows) - len(red)} of {len(rows)} faults passed, '
         f'{time.monotonic() - begun_s:.0f} s' + (f'; logs: {folder}' if red else '')
     )
-    if not red and not chosen.keep_logs:
+    if not red and not options.keep_logs:
         shutil.rmtree(folder)
     return 1 if red else 0
 

@@ -1,10 +1,10 @@
-"""Faults of cameras and joint states, made by the relay between the robot and the stack."""
+"""Faults of cameras and joint states, injected by the relay between robot and stack."""
 
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_tools.fault_injection.fault import Fault, FaultTestBench
 
 STALE_OBSERVATION = r'policy: STALE_OBSERVATION.*{key}'
-# what -> trick, its values, who says so ({key}: the camera), whether the joints rest
+# fault -> corruption, arguments, report ({key}: the camera), whether the joints must rest
 CAMERA_CORRUPTIONS = {
     'dropped': ('lose', [1.0], STALE_OBSERVATION, True),
     'frozen': ('freeze', [], STALE_OBSERVATION, True),
@@ -48,16 +48,16 @@ JOINT_STATE_CORRUPTIONS = {
 }
 NOTES = {
     'gripper effort not a number': 'harmless: the efforts of the arms are judged without it',
-    'reordered': 'harmless: names decide, not places',
-    'halved in size': 'the memory begins anew with pictures of the new size',
+    'reordered': 'harmless: joints are matched by name',
+    'halved in size': 'the memory restarts with images of the new size',
 }
 
 
 def make_corruption_actions(route: str, corruption: str, values: list) -> dict:
-    """Return both halves of a fault that a trick on one route makes."""
+    """Return injection and removal of a corruption on one route."""
 
     def inject(bench: FaultTestBench) -> None:
-        bench.stack.configure_route(route, trick=corruption, values=values)
+        bench.stack.configure_route(route, corruption=corruption, values=values)
 
     return {'inject': inject, 'remove': lambda bench: bench.stack.configure_route(route)}
 
@@ -71,9 +71,9 @@ def make_camera_faults(robot: Embodiment) -> tuple[Fault, ...]:
             detect=detect and detect.format(key=camera.key),
             rests=rests,
             note=NOTES.get(what, ''),
-            **make_corruption_actions(camera.key, trick, values),
+            **make_corruption_actions(camera.key, corruption, values),
         )
-        for what, (trick, values, detect, rests) in CAMERA_CORRUPTIONS.items()
+        for what, (corruption, values, detect, rests) in CAMERA_CORRUPTIONS.items()
         for camera in robot.cameras
     )
 
@@ -87,7 +87,7 @@ FAULTS = tuple(
         latches=latches,
         within_s=12.0 if latches else 6.0,
         note=NOTES.get(what, ''),
-        **make_corruption_actions('joints', trick, values),
+        **make_corruption_actions('joints', corruption, values),
     )
-    for what, (trick, values, detect, rests, latches) in JOINT_STATE_CORRUPTIONS.items()
+    for what, (corruption, values, detect, rests, latches) in JOINT_STATE_CORRUPTIONS.items()
 )

@@ -1,7 +1,7 @@
-"""One stack as separate processes, each of which can be killed and started again alone.
+"""Processes of one stack, each of which can be killed and restarted separately.
 
-What `ros2 launch` starts as one ends as one: half a stack must not look like a whole. Here every
-node has a keeper of its own, as under a supervisor that restarts what dies.
+`ros2 launch` ends all nodes if one ends. Here every node is a separate child process, as under a
+supervisor that restarts single nodes.
 """
 
 import json
@@ -29,9 +29,9 @@ from wam_tools.stack_launch import StackLaunchError
 from wam_tools.stack_node import STACK_NAMESPACE
 
 STUB_CHECKPOINT = 'preset:toy'
-BRING_UP_TIMEOUT_S = 180.0  # torch-free, but a machine may be very busy
+BRING_UP_TIMEOUT_S = 180.0  # without torch, but for a machine under load
 EXIT_TIMEOUT_S, ORPHAN_TIMEOUT_S = 20.0, 3.0
-SERVICE_TIMEOUT_S = 3.0  # a node that was killed is discovered for seconds, and does not answer
+SERVICE_TIMEOUT_S = 3.0  # a killed node is still listed for seconds and does not respond
 MODULES = {
     'sim': 'wam_sim.sim_node',
     'policy': 'wam_policy.nodes.policy.policy_node',
@@ -39,7 +39,7 @@ MODULES = {
     'recorder': 'wam_policy.nodes.recorder.recorder_node',
 }
 LIFECYCLE_NODES = ('motion', 'policy', 'recorder')
-# The interpreter of the workers: a toy for the toy's weights, the real program for all others.
+# Interpreter of the workers: a stub for the stub checkpoint, the real program for all others.
 WORKER_SCRIPT = """#!/bin/sh
 case "$*" in
 *{toy}*) shift 2; exec {python} -m wam_tools.fault_injection.stub_worker "$@" ;;
@@ -50,14 +50,14 @@ CAMERA_SIZE = (160, 120)
 
 
 class StackFeature(StrEnum):
-    """Name what a stack can be brought up with, beyond the usual."""
+    """Optional features of a stack."""
 
     NOTHING = 'nothing'
-    CLOCK = 'clock'  # time comes from /clock
+    CLOCK = 'clock'  # use /clock
 
 
 class StackProcesses:
-    """Own the processes of one simulated robot and all that drives it."""
+    """Manage the processes of one simulated robot and its stack."""
 
     def __init__(
         self,
@@ -88,12 +88,12 @@ class StackProcesses:
                 self.start_process(name)
             for name in LIFECYCLE_NODES:
                 self.bring_up(name)
-        except BaseException:  # half a stack must not outlive us
+        except BaseException:  # do not leave processes running
             self.close()
             raise
 
     def start_process(self, name: str) -> None:
-        """Start one process; a node still has to be brought up."""
+        """Start one process; lifecycle nodes need `bring_up` afterwards."""
         relay = name == 'tamper'
         command = (
             [
@@ -122,17 +122,17 @@ class StackProcesses:
                 stdin=subprocess.PIPE if relay else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if relay else log,
                 start_new_session=True,
-            )  # Ctrl-C is for us
+            )  # own session: Ctrl-C reaches only us
         if relay:
             self._expect_relay_reply('ready')
 
     def bring_up(self, name: str) -> None:
-        """Configure and activate a node, however often it takes; NoStack if it stays down."""
+        """Configure and activate a node with retries; raise StackLaunchError on timeout."""
         if not poll_until(lambda: self._step_lifecycle(name), BRING_UP_TIMEOUT_S, 0.1):
-            raise StackLaunchError(f'{name} does not come up:\n{self.read_log_tail(name)}')
+            raise StackLaunchError(f'{name} does not activate:\n{self.read_log_tail(name)}')
 
     def restart_process(self, name: str) -> None:
-        """Start a process that has ended anew, up to where it was."""
+        """Restart a process and bring it up to its previous state."""
         self.stop_process(name, signal.SIGKILL)
         self.start_process(name)
         self._client.expect_status(name)
@@ -140,10 +140,10 @@ class StackProcesses:
             self.bring_up(name)
 
     def stop_process(self, name: str, signal_number: int) -> int:
-        """Send a signal and return the exit status; what does not listen in time is killed."""
+        """Send a signal and return the exit status; kill the process after a timeout."""
         process = self.processes[name]
         process.send_signal(signal_number)
-        process.send_signal(signal.SIGCONT)  # a stopped one listens to nothing but SIGKILL
+        process.send_signal(signal.SIGCONT)  # a stopped process handles only SIGKILL
         try:
             return process.wait(EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -151,7 +151,7 @@ class StackProcesses:
             return process.wait()
 
     def configure_route(self, route: str, **command: object) -> None:
-        """Make the relay do something to what passes on a route; returns when it does."""
+        """Set the corruption of a route in the relay; return when it is active."""
         relay = self.processes['tamper']
         assert relay.stdin is not None
         relay.stdin.write(json.dumps({'route': route, **command}) + '\n')
@@ -159,7 +159,7 @@ class StackProcesses:
         self._expect_relay_reply('done')
 
     def find_workers(self) -> list[psutil.Process]:
-        """Return the worker processes below the policy, by rank."""
+        """Return the worker processes of the policy, by rank."""
         try:
             children = psutil.Process(self.processes['policy'].pid).children()
             return sorted(children, key=lambda child: child.pid)
@@ -167,7 +167,7 @@ class StackProcesses:
             return []
 
     def find_process_errors(self) -> list[str]:
-        """Return what runs below us and belongs to nobody, and what should run and does not."""
+        """Return unexpected child processes, and processes that have ended unexpectedly."""
         known = {process.pid for process in self.processes.values()}
         workers = {worker.pid for worker in self.find_workers()}
         wrong = [
@@ -185,7 +185,7 @@ class StackProcesses:
         return self.folder / f'{name}.log'
 
     def collect_log_errors(self) -> None:
-        """Hand new warnings and errors of every process to the watch, line by line."""
+        """Add new warning and error lines of every process log to the observer."""
         for name in self.processes:
             try:
                 with self.log_path(name).open(errors='replace') as log:
@@ -204,7 +204,7 @@ class StackProcesses:
         return '\n'.join(text.splitlines()[-lines:])
 
     def close(self) -> list[str]:
-        """End everything in order; return what had to be killed or ended badly."""
+        """Stop all processes; return those that were killed or had a bad exit status."""
         wrong = []
         for name in ('recorder', 'policy', 'motion', 'sim', 'tamper'):
             if name in self.processes and (status := self.stop_process(name, signal.SIGINT)):
@@ -263,7 +263,7 @@ class StackProcesses:
         ]
 
     def _step_lifecycle(self, name: str) -> bool:
-        """Take one step towards the active state; tell whether it is reached."""
+        """Request one transition towards the active state; return whether it is reached."""
         state = self._client.call_service(GetState, f'{name}/get_state', SERVICE_TIMEOUT_S)
         step = (
             None

@@ -1,7 +1,7 @@
-"""The watch: what a stack says and what its joints really do, seen from outside.
+"""Observe the reports of a stack and the motion of its simulated joints.
 
-Statements are kept with their time, so that a fault can be looked for in what was said since it
-began. The joints are those of the simulator itself, ahead of anything that spoils its messages.
+Reports are stored with their time, so that those since the injection of a fault can be searched.
+Joint positions are read from the simulator's hidden topic, before the relay corrupts them.
 """
 
 import os
@@ -30,14 +30,14 @@ from wam_tools.stack_node import StackNode
 
 REST_S, REST_RAD = 0.33, 2e-3  # joints that stay this close together for so long rest
 LIMITED_QUANTITIES = ('velocity', 'acceleration', 'jerk', 'measured_velocity')
-LIMIT_TOLERANCE = 1e-6  # of the limits; the message carries 32-bit floats
-# A sign of life that fails to come for this long is a finding of its own.
+LIMIT_TOLERANCE = 1e-6  # relative; the message has 32-bit floats
+# A node without a status for this long is reported as silent.
 STATUS_TIMEOUT_S = {'policy': 1.6, 'motion': 0.5, 'recorder': 1.6, 'sim': 1.6}
 
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """Hold one statement: who said what, and when (monotonic)."""
+    """One report: time (monotonic, s), source and text."""
 
     time_s: float
     source: str
@@ -45,7 +45,7 @@ class LogEntry:
 
 
 class ExecutionMetrics:
-    """Keep the worst of what the simulated controllers executed since `begin`, at physics rate."""
+    """Maxima of the motion that the simulated controllers executed since `reset`."""
 
     def __init__(self, robot: Embodiment) -> None:
         self._revolute = np.array(
@@ -54,7 +54,7 @@ class ExecutionMetrics:
         self.reset(0)
 
     def reset(self, from_ns: int) -> None:
-        """Take statuses from this stamp on."""
+        """Reset the maxima; only statuses from this stamp on count."""
         self.from_ns, self.status_count = from_ns, 0
         self.start_s = time.monotonic()
         self.max_ratios: dict[str, float] = dict.fromkeys(LIMITED_QUANTITIES, 0.0)
@@ -89,7 +89,7 @@ class StackClient(StackNode):
         self._silent_nodes: set[str] = set()
         self._position_history: deque[tuple[float, np.ndarray]] = deque(maxlen=2000)
         self._last_joint_state_ns = 0
-        set_realtime_priority()  # who waits for the machine measures the machine
+        set_realtime_priority()  # so that load does not affect the measured times
         context = Context()
         rclpy.init(context=context, domain_id=domain_id)
         super().__init__('watch', robot, context)
@@ -97,7 +97,9 @@ class StackClient(StackNode):
         new(EpisodeStatus, 'episode', self._on_episode, qos.LATCHED)
         new(JointState, f'{HIDDEN_PREFIX}/joint_states', self._on_joints, qos.JOINTS)
         self._executor_thread = ExecutorThread([self])
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # what we start is not us
+        os.sched_setscheduler(
+            0, os.SCHED_OTHER, os.sched_param(0)
+        )  # child processes do not inherit it
 
     def close(self) -> None:
         self._executor_thread.stop()
@@ -105,52 +107,53 @@ class StackClient(StackNode):
         rclpy.shutdown(context=self.context)
 
     def reset_metrics(self) -> None:
-        """Begin the figures of what is executed anew; NoStack where the simulator does not."""
+        """Reset the metrics here and in the simulator; StackLaunchError without a response."""
         if self.call_service(Trigger, '/sim/recount', 5.0) is None:
             raise StackLaunchError('the simulator does not answer')
         self.metrics.reset(self._last_joint_state_ns)
 
-    # what was said
+    # reports
 
     def add_log_entry(self, source: str, text: str) -> None:
-        """Keep a statement; the same one again is none."""
+        """Add an entry unless it equals the last one of its source."""
         with self._lock:
             before = next(
-                (said for said in reversed(self.log_entries) if said.source == source), None
+                (entry for entry in reversed(self.log_entries) if entry.source == source), None
             )
             if before is None or before.text != text:
                 self.log_entries.append(LogEntry(time.monotonic(), source, text))
 
     def find_log_entry(self, pattern: str, since_s: float) -> LogEntry | None:
-        """Return the first statement since then that matches, as 'who: text'."""
+        """Return the first entry since `since_s` whose 'source: text' matches."""
         self._check_status_timeouts()
         with self._lock:
-            recent = [said for said in self.log_entries if said.time_s >= since_s]
+            recent = [entry for entry in self.log_entries if entry.time_s >= since_s]
         return next(
-            (said for said in recent if re.search(pattern, f'{said.source}: {said.text}')), None
+            (entry for entry in recent if re.search(pattern, f'{entry.source}: {entry.text}')),
+            None,
         )
 
     def allow_repeated_entry(self, source: str) -> None:
-        """Let the next statement count, whether or not it is that of before."""
+        """Let the next entry of a source count even if it equals the last one."""
         self.add_log_entry(source, '')
 
     def expect_status(self, source: str) -> None:
-        """Begin to miss a node: its silence was known so far."""
+        """Expect the status of a restarted node again."""
         self._last_status_s[source] = float('inf')
         self._silent_nodes.discard(source)
 
     def _check_status_timeouts(self) -> None:
         now_s = time.monotonic()
-        for who, heard_s in self._last_status_s.items():
-            if now_s - heard_s > STATUS_TIMEOUT_S[who] and who not in self._silent_nodes:
-                self._silent_nodes.add(who)
-                self.add_log_entry('watch', f'{who} is silent')
+        for source, last_s in self._last_status_s.items():
+            if now_s - last_s > STATUS_TIMEOUT_S[source] and source not in self._silent_nodes:
+                self._silent_nodes.add(source)
+                self.add_log_entry('watch', f'{source} is silent')
 
     def _record_status_time(self, source: str) -> None:
         self._last_status_s[source] = time.monotonic()
         self._silent_nodes.discard(source)
 
-    # what the joints do
+    # joints
 
     def find_rest_start_s(self, since_s: float) -> float | None:
         """Return when the joints came to rest after `since_s`, if they rest now."""
@@ -164,11 +167,11 @@ class StackClient(StackNode):
                 break
             begun_s = at_s
         if last_s - begun_s < REST_S and time.monotonic() - last_s < REST_S:
-            return None  # a simulator that stopped has joints that rest
+            return None  # too few samples; a stopped simulator counts as rest
         return max(begun_s, since_s)
 
     def is_moving(self) -> bool:
-        """Tell whether the joints have moved within the last moments."""
+        """Return whether the joints have moved within REST_S."""
         return bool(self._position_history) and self.find_rest_start_s(0.0) is None
 
     def _copy_position_history(self) -> list[tuple[float, np.ndarray]]:
@@ -209,7 +212,7 @@ class StackClient(StackNode):
 
 
 def poll_until(condition: Callable[[], Any], timeout_s: float, poll_s: float = 0.02) -> Any:
-    """Return what `condition` gives as soon as it is something; None if it never is in time."""
+    """Return the first true result of `condition`, or None after `timeout_s`."""
     end_s = time.monotonic() + timeout_s
     while not (found := condition()):
         if time.monotonic() > end_s:

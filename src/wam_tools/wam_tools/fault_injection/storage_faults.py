@@ -16,11 +16,11 @@ from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
 from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
 
-DISK_MARGIN_BYTES = 100_000  # half a second of an episode, until the disk is full
+DISK_MARGIN_BYTES = 100_000  # 0.5 s of an episode until the disk is full
 TRUNCATED_CHECKPOINT = 'truncated'
 DISK_FULL_REASON = r'recorder: .*(disk|room)'
-DISK_FULL_TIMEOUT_S = 15.0  # with few messages the room lasts a while
-LOAD_TIMEOUT_S = 180.0  # torch takes its time on a busy machine
+DISK_FULL_TIMEOUT_S = 15.0  # with few messages the space lasts longer
+LOAD_TIMEOUT_S = 180.0  # for torch on a machine under load
 INVALID_PARAMETERS = (  # node, parameter, value
     ('motion', 'speed_scale', 7.0),
     ('motion', 'rate_hz', 0.0),
@@ -34,7 +34,7 @@ INVALID_PARAMETERS = (  # node, parameter, value
 
 
 def fill_disk(bench: FaultTestBench) -> None:
-    """Let the recorder's files grow no further, as a full disk or a quota would."""
+    """Limit the size of the recorder's files, as a full disk or a quota does."""
     begun_s, name = time.monotonic(), bench.start_episode()
     time.sleep(1.5)
     written = bag_folder.find_mcap_file(bench.stack.episodes_dir / name).stat().st_size
@@ -43,11 +43,11 @@ def fill_disk(bench: FaultTestBench) -> None:
     recorder.rlimit(resource.RLIMIT_FSIZE, (written + DISK_MARGIN_BYTES, hard))
 
     def end() -> None:
-        # beside another fault that was noticed first the disk may not be full yet
+        # with another fault that was detected first, the disk may not be full yet
         poll_until(lambda: bench.find_log_entry(DISK_FULL_REASON, begun_s), DISK_FULL_TIMEOUT_S)
         recorder.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
         episode = bench.stack.episodes_dir / name
-        repair(episode)  # what was written is an episode again
+        repair(episode)  # makes the written part readable
         bench.saved_episodes.append(episode)
         bench.start_episode()
         time.sleep(0.5)
@@ -57,14 +57,14 @@ def fill_disk(bench: FaultTestBench) -> None:
 
 
 def limit_worker_memory(bench: FaultTestBench) -> None:
-    """Let the first worker have no more memory than it has."""
+    """Limit the first worker's address space to its present size."""
     worker = bench.stack.find_workers()[0]
     _, hard = worker.rlimit(resource.RLIMIT_AS)
     worker.rlimit(resource.RLIMIT_AS, (worker.memory_info().vms, hard))
 
 
 def set_invalid_parameters(bench: FaultTestBench) -> None:
-    """Set parameters to what they must not be; each has to be refused with a reason."""
+    """Set parameters to invalid values; each must be rejected with a reason."""
     for node, name, value in INVALID_PARAMETERS:
         kinds = {
             float: ('double_value', ParameterType.PARAMETER_DOUBLE),
@@ -81,14 +81,14 @@ def set_invalid_parameters(bench: FaultTestBench) -> None:
         )
         if answer is None or answer.results[0].successful or not answer.results[0].reason:
             raise StackLaunchError(
-                f'{node} takes {name}: {value}' if answer else f'{node} is silent'
+                f'{node} accepts {name}: {value}' if answer else f'{node} does not respond'
             )
     bench.client.allow_repeated_entry('parameters')
     bench.client.add_log_entry('parameters', f'all {len(INVALID_PARAMETERS)} refused')
 
 
 def truncate_checkpoint(bench: FaultTestBench) -> None:
-    """Write a checkpoint whose largest file ends too early."""
+    """Write a checkpoint with a truncated largest file."""
     folder = bench.stack.folder / TRUNCATED_CHECKPOINT
     if not folder.exists():
         subprocess.run(
@@ -120,7 +120,7 @@ def reload_checkpoint(bench: FaultTestBench, checkpoint: str) -> None:
 def restore_checkpoint(bench: FaultTestBench) -> None:
     reload_checkpoint(bench, '')
     if not poll_until(lambda: bench.client.policy.state_name != 'ERROR', LOAD_TIMEOUT_S):
-        raise StackLaunchError('the policy does not load anything any more')
+        raise StackLaunchError('the policy does not load a valid checkpoint any more')
 
 
 FAULTS = (
@@ -132,7 +132,7 @@ FAULTS = (
         DISK_FULL_REASON,
         False,
         within_s=DISK_FULL_TIMEOUT_S,
-        note='what was written before is repaired; the next episode is whole',
+        note='the written part is repaired; the next episode is complete',
     ),
     Fault(
         'memory/worker out of memory',
@@ -152,7 +152,7 @@ FAULTS = (
         True,
         within_s=LOAD_TIMEOUT_S,
         prepare=truncate_checkpoint,
-        note='the present workers are given up before the others load',
+        note='the present workers are stopped before the new ones load',
     ),
     Fault(
         'parameters/out of range at run time',

@@ -1,7 +1,8 @@
-"""A worker without a model: it commits and answers as one does, and waves.
+"""Stub worker without a model: answers commits and queries with a slow wave of the joints.
 
-The targets depend on time alone, so every chunk continues the one before, whoever answers it. The
-two halves of the joints swing a quarter of a period apart: at every instant something moves.
+The targets depend only on time, so every chunk continues the previous one, whichever worker
+answers it. The two halves of the joints have a phase difference of a quarter period, so that at
+every instant some joints move.
 """
 
 import os
@@ -18,11 +19,11 @@ from wam_policy.workers.protocol import WorkerMessage
 
 CHUNK_ROWS = 24
 WAVE_HZ = 0.12
-# The last joint of an arm turns the hand on the spot and may swing far; the others barely move,
-# so that no hand comes near the table or the other arm.
+# The last joint of an arm rotates the hand in place and has a large amplitude; the others have a
+# small one, so that no hand gets close to the table or the other arm.
 WRIST_AMPLITUDE_RAD, ARM_AMPLITUDE_RAD, GRIPPER_AMPLITUDE = 0.35, 0.03, 0.2
 QUERY_DURATION_S = 0.02
-SCRATCH_BYTES = 64 * 2**20  # asked for and not touched: it costs nothing where there is memory
+SCRATCH_BYTES = 64 * 2**20  # allocated and not touched, so it needs no physical memory
 LIMIT_MARGIN = 0.1  # to the joints' limits
 GEOMETRY = {'frames_per_block': 4, 'frame_period_s': 0.2, 'window_blocks': 4}
 
@@ -32,7 +33,7 @@ def read_option(name: str) -> str:
 
 
 def compute_amplitudes(robot: Embodiment) -> np.ndarray:
-    """Return how far each commanded joint swings, [joints]."""
+    """Return the amplitude of each commanded joint, [commanded]."""
     amplitude = np.full(len(robot.commanded), ARM_AMPLITUDE_RAD)
     for controller in robot.controllers:
         last = robot.commanded.index(controller.joints[-1])
@@ -41,7 +42,7 @@ def compute_amplitudes(robot: Embodiment) -> np.ndarray:
 
 
 def compute_wave_targets(robot: Embodiment, stamp_ns: int) -> np.ndarray:
-    """Return the targets of a chunk that begins at `stamp_ns`, [rows joints]."""
+    """Return the targets of a chunk that starts at `stamp_ns`, [rows commanded]."""
     limits, amplitude = robot.limits(), compute_amplitudes(robot)
     middle = np.clip(
         robot.home_positions(robot.commanded),
@@ -54,12 +55,12 @@ def compute_wave_targets(robot: Embodiment, stamp_ns: int) -> np.ndarray:
 
 
 def main() -> None:
-    end, robot = (
+    sock, robot = (
         socket.socket(fileno=int(read_option('--fd'))),
         embodiment.load_embodiment(read_option('--embodiment')),
     )
     protocol.send(
-        end,
+        sock,
         WorkerMessage(
             'ready',
             {'id': 0, 'geometry': GEOMETRY, 'trained': False, 'model': 'toy', 'pid': os.getpid()},
@@ -68,7 +69,7 @@ def main() -> None:
     blocks, joints = 0, len(robot.commanded)
     while True:
         try:
-            request = protocol.receive(end)
+            request = protocol.receive(sock)
         except protocol.PeerClosed:
             return
         if request.kind == 'stop':
@@ -79,7 +80,7 @@ def main() -> None:
         if request.kind == 'reset':
             blocks = 0
         elif request.kind == 'commit':
-            np.empty(SCRATCH_BYTES, np.uint8)  # as an encoder would; MemoryError ends us
+            np.empty(SCRATCH_BYTES, np.uint8)  # as an encoder does; a MemoryError ends the process
             blocks += 1
             fields |= {'cached_blocks': blocks, 'window_fill': min(1.0, blocks / 4), 'rebuilds': 0}
         elif request.kind == 'query':
@@ -92,7 +93,7 @@ def main() -> None:
                 'targets': compute_wave_targets(robot, request.fields['stamp_ns']),
                 'reference': request.arrays['joints'][:joints],
             }
-        protocol.send(end, WorkerMessage('answer', fields, arrays))
+        protocol.send(sock, WorkerMessage('answer', fields, arrays))
 
 
 if __name__ == '__main__':
