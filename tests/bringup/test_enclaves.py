@@ -273,7 +273,8 @@ def test_only_motion_and_its_driver_may_command_the_robot(robot):
     writers = {
         enclave
         for enclave, _, right, name in given
-        if right == 'publish' and name in ('/wam/robot_fault', '/joint_states')
+        if right == 'publish'
+        and name in ('/wam/robot_fault', '/wam/driver_status', '/joint_states')
     }
     assert writers == {'/wam/stream'}
     assert not [name for *_, name in given if '*' in name]

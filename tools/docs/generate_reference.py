@@ -71,6 +71,10 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
         'std_msgs/Empty',
         'fastest stop, latched, as the service `/wam/estop`; works from every RMW',
     ),
+    '/wam/driver_status': (
+        'wam_msgs/DriverStatus',
+        'faults, warnings and checks that the driver cannot make',
+    ),
     '/wam/robot_fault': ('std_msgs/String', 'fault that the driver reports; empty: none'),
     '/wam/motion/dry_run_trajectory': (
         'trajectory_msgs/JointTrajectory',

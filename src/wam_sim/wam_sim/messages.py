@@ -6,6 +6,7 @@ from control_msgs.msg import JointTrajectoryControllerState
 from sensor_msgs.msg import CameraInfo
 from trajectory_msgs.msg import JointTrajectoryPoint
 
+from wam_msgs.msg import DriverStatus
 from wam_policy.core.robot.embodiment import Camera
 
 NS_PER_S = 1_000_000_000
@@ -50,6 +51,18 @@ def make_controller_state(
         error=_make_point(reference[:2] - feedback),
         output=_make_point(reference[:1]),
         speed_scaling_factor=speed_scaling,
+    )
+    message.header.stamp = make_stamp(now_ns)
+    return message
+
+
+def make_driver_status(robot_name: str, now_ns: int) -> DriverStatus:
+    """Say that the robot is simulated, and what its motors therefore do not have."""
+    message = DriverStatus(
+        robot=robot_name,
+        simulated=True,
+        inactive_checks=['temperature', 'driver_faults'],
+        inactive_reasons=['simulated motors have no temperature', 'simulated motors do not fail'],
     )
     message.header.stamp = make_stamp(now_ns)
     return message

@@ -30,6 +30,9 @@ class SimParams:
         'wam/instruction',
         "topic of the robot's instruction; the timer of a cube's mark starts at the first one",
     )
+    driver_status_topic: str = parameter(
+        'wam/driver_status', 'topic that tells motion_node that the robot is a simulated one'
+    )
     seed: int = parameter(0, 'seed of the first scene; episode n uses seed + n', low=0, high=2**31)
     camera_hz: float = parameter(
         15.0, 'images per camera and second of wall time', unit='Hz', low=1.0, high=60.0

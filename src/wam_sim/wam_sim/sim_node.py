@@ -24,7 +24,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from wam_msgs.msg import SimStatus
+from wam_msgs.msg import DriverStatus, SimStatus
 from wam_msgs.srv import BeginEpisode
 from wam_policy.core.motion.trajectory import NS_PER_S
 from wam_policy.core.statistics import EventRate
@@ -131,6 +131,7 @@ class SimNode(Node):
         )
         self._status = publisher(SimStatus, 'sim/status', RELIABLE_QOS)
         self._task = publisher(String, 'sim/task', LATCHED_QOS)
+        self._driver_status = publisher(DriverStatus, self.params.driver_status_topic, LATCHED_QOS)
         self._images = {
             camera.key: publisher(Image, topic(camera.topic), SENSOR_QOS)
             for camera in self.embodiment.cameras
@@ -266,6 +267,7 @@ class SimNode(Node):
         reached = self._success_monitor.update(simulation.state(), now_ns)
         if reached or self._batches % BATCHES_PER_STATUS == 0:
             self._status.publish(self._make_status(simulation))
+            self._driver_status.publish(messages.make_driver_status(self.embodiment.name, now_ns))
 
     def _publish_controller_states(self, simulation: Simulation, joints: Any) -> None:
         for controller in self.embodiment.controllers:

@@ -17,7 +17,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
+from wam_msgs.msg import ActionChunk, DriverStatus, MotionStatus, PolicyStatus
 from wam_policy.core.motion.jtc_emulator import TrajectoryFollower
 from wam_policy.core.robot import embodiment, limits
 from wam_policy.core.types import Chunk, JointState, Setpoint
@@ -91,6 +91,13 @@ class MotionTestBench:
             c.name: (out(JointTrajectoryControllerState, c.state_topic, qos.JOINTS), c)
             for c in ROBOT.controllers
         }
+        self.driver_status = DriverStatus(
+            simulated=True, inactive_checks=['temperature'], inactive_reasons=['there are none']
+        )
+        self.driver_status_publisher = out(DriverStatus, 'driver_status', qos.LATCHED)
+        self.node.create_timer(
+            0.2, lambda: self.driver_status_publisher.publish(self.driver_status)
+        )
         self.policy_status_publisher = out(PolicyStatus, 'status', qos.LATCHED)
         self.node.create_timer(0.01, self.on_robot_timer)
         self.node.create_timer(0.14, self.on_chunk_timer)
@@ -460,6 +467,41 @@ def test_reports_that_cease_are_missed_once_and_hold_nothing_up(reporting):
     bench.wait(lambda: bench.status.chunks_accepted > accepted + 5, 3.0)
     assert bench.status.state_name == 'TRACKING' and bench.status.commands_lost == 0
     bench.check_motion()
+
+
+def test_checks_without_inputs_are_listed_and_asked_for_by_name_on_a_real_robot():
+    with start_motion_node('enable_motion:=true', 'collision_check:=none') as (node, bench):
+        bench.wait_state('HOLDING')  # simulated: nothing is asked for
+        missing = dict(
+            zip(bench.status.inactive_checks, bench.status.inactive_reasons, strict=True)
+        )
+        assert missing == {
+            'effort': 'joint states carry no efforts',
+            'temperature': 'there are none',
+            'controller_reports': missing['controller_reports'],
+            'collision': 'collision_check is none',
+        }
+        assert 'left_arm_controller' in missing['controller_reports']
+        bench.wait(lambda: bench.diagnostics['motion: safety checks'].level == b'\x01')
+        bench.call_service(SetBool, 'enable', data=False)
+        bench.wait_state('DISABLED')
+        bench.driver_status.simulated = False
+        bench.wait(lambda: not node._motion.safety_checks.simulated)
+        refused = bench.call_service(SetBool, 'enable', data=True).message
+        for word in ('effort (joint states carry no efforts)', 'temperature (there are none)'):
+            assert word in refused
+        assert (
+            'accept_missing of motion_node to [collision, controller_reports, effort,' in refused
+        )
+        assert bench.status.state_name == 'DISABLED'
+
+
+def test_a_real_robot_whose_missing_checks_are_accepted_is_enabled():
+    names = '[effort,temperature,driver_faults,controller_reports]'
+    with start_motion_node('enable_motion:=true', f'accept_missing:={names}') as (node, bench):
+        bench.driver_status.simulated = False
+        bench.wait_state('HOLDING')
+        assert 'effort' in bench.status.inactive_checks  # accepted, and said all the same
 
 
 def test_a_posture_in_degrees_stops_the_robot_which_says_so_and_recovers(tracking):

@@ -25,6 +25,8 @@ from rclpy.exceptions import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from wam_policy.core.robot import safety_checks
+
 PARAMETER_TYPES = {
     bool: Parameter.Type.BOOL,
     int: Parameter.Type.INTEGER,
@@ -255,6 +257,12 @@ class MotionParams:
         unit='m',
         low=-1.0,
         high=3.0,
+    )
+    accept_missing: tuple[str, ...] = parameter(
+        ('',),
+        'safety checks that may lack their inputs when a real robot is enabled, by name; '
+        "motion_status lists those that do; '': none",
+        pattern='|'.join(('', *safety_checks.CHECKS)),
     )
     status_rate_hz: float = parameter(10.0, 'motion_status', unit='Hz', low=1.0, high=50.0)
     joint_states_topic: str = parameter('/joint_states', 'sensor_msgs/JointState of the robot')

@@ -151,6 +151,12 @@ class CommandTracker:
         )
 
     @property
+    def missing_reports(self) -> str:
+        """Return which controllers report nothing that can be used; empty if none."""
+        missing = [name for name, course in self._tracks.items() if not course.is_reliable]
+        return f'no usable state of {", ".join(missing)}' if missing else ''
+
+    @property
     def report_warning(self) -> str:
         """Return which reports are missed or not understood; empty if none."""
         return '; '.join(

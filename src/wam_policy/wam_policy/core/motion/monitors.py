@@ -12,6 +12,7 @@ from wam_policy.core.types import JointState
 AT_REST_SPREAD_RAD = 0.01  # less movement than this over the window is a robot at rest
 AT_REST_WINDOW_NS = 200_000_000
 MAX_EFFORT_GAP_NS = 100_000_000  # ten samples at 100 Hz; a push of 0.3 s is seen in between
+EFFORT_MISSING_NS = 1_000_000_000
 NEVER_NS = -(10**18)  # 32 years before any stamp
 REFUSAL_SHOWN_NS = 1_000_000_000  # a refusal explains the lack of joint states for so long
 MAX_FUTURE_STAMP_NS = 50_000_000  # a stamp this far in the future is a wrong clock, not jitter
@@ -27,6 +28,7 @@ class JointStateMonitor:
         # how the joints stand that are only read; the rest posture until they are
         self.state_only_names = robot.observed[len(robot.commanded) :]
         self.state_only_positions = robot.home_positions(self.state_only_names)
+        self._state_only_seen = not self.state_only_names
         self.history: deque[tuple[int, np.ndarray]] = deque(maxlen=1000)
         self._plausibility = JointPlausibility(robot)
         self._last_stamp_ns: int | None = None  # of the newest state, plausible or not
@@ -43,6 +45,7 @@ class JointStateMonitor:
         self.history.append((state.stamp_ns, state.positions(self.names)))
         if set(self.state_only_names) <= set(state.names):
             self.state_only_positions = state.positions(self.state_only_names)
+            self._state_only_seen = True
         while self.history[0][0] < state.stamp_ns - 2 * AT_REST_WINDOW_NS:
             self.history.popleft()
         return None
@@ -73,6 +76,13 @@ class JointStateMonitor:
         self._refusal = ''
         self.history.clear()
         self._plausibility.reset()
+
+    @property
+    def missing_state_only(self) -> str:
+        """Return why the joints that are only read are assumed; empty if they are measured."""
+        if self._state_only_seen:
+            return ''
+        return f'joint states lack {", ".join(self.state_only_names)}: assumed at home'
 
     @property
     def position(self) -> np.ndarray:
@@ -186,6 +196,7 @@ class EffortMonitor:
         if effort is None:
             return None
         measured, now_ns = np.isfinite(effort), state.stamp_ns
+        self._is_nonzero |= bool((measured & (effort != 0.0) & np.isfinite(self.limit)).any())
         over = measured & (np.abs(effort) > self.limit)
         interrupted = now_ns - self.measured_ns > MAX_EFFORT_GAP_NS
         begins = over & (interrupted | ~self.is_over)
@@ -201,9 +212,21 @@ class EffortMonitor:
             )
         return None
 
+    def check_inputs(self, now_ns: int) -> str:
+        """Return which arm joints' efforts are not measured, and why; empty if all are."""
+        arm = np.isfinite(self.limit)
+        missing = arm & (now_ns - self.measured_ns > EFFORT_MISSING_NS)
+        if (missing == arm).all():
+            return 'joint states carry no efforts'
+        if missing.any():
+            names = [self.names[joint] for joint in np.flatnonzero(missing)]
+            return f'joint states carry no effort of {", ".join(names)}'
+        return '' if self._is_nonzero else 'every effort is exactly 0: not measured'
+
     def reset(self) -> None:
         """Forget what was measured."""
         count = len(self.names)
+        self._is_nonzero = False  # some arm joint's effort was not exactly 0
         self.is_over = np.zeros(count, dtype=bool)  # at its last measurement
         self.over_since_ns = np.zeros(count, dtype=np.int64)
         self.measured_ns = np.full(count, NEVER_NS)  # of each joint's last measurement

@@ -32,6 +32,7 @@ from wam_policy.core.motion.plan_request import PlanRequest, PlanResult
 from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, make_hold
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.robot.limits import gripper_mask, limits_with_margin
+from wam_policy.core.robot.safety_checks import SafetyChecks
 from wam_policy.core.types import Chunk, JointState, Setpoint
 
 PLANNING_LEAD_NS = 90_000_000  # from planning to the switch; grows while planning proves slower
@@ -56,10 +57,12 @@ class MotionControl:
         speed_scale: float = 1.0,
         use_deadman: bool = False,
         collision_checker: CollisionChecker | None = None,
+        safety_checks: SafetyChecks | None = None,
     ) -> None:
-        """Move `robot`; without `collision_checker` nothing is known of contact."""
+        """Move `robot`; what is not given, a checker of contact or of inputs, finds nothing."""
         self.robot, self.dry_run, self.use_deadman = robot, dry_run, use_deadman
         self.collision_checker = collision_checker
+        self.safety_checks = safety_checks or SafetyChecks()
         limits = limits_with_margin(robot)
         self.limits = replace(limits, velocity=limits.velocity * speed_scale)
         self.joint_monitor = JointStateMonitor(robot)
@@ -72,14 +75,11 @@ class MotionControl:
         self.state_after_stop = MotionState.DISABLED  # what STOPPING leads to
         self.blocked_reason: str | None = 'no joint state yet'  # why nothing may move now
         self.executing: Trajectory | None = None
-        self.command_tracker = CommandTracker(
-            () if dry_run else robot.controllers, robot.commanded
-        )
+        controllers = () if dry_run else robot.controllers
+        self.command_tracker = CommandTracker(controllers, robot.commanded)
         self.hold_since_ns = 0  # when the posture was last taken over
         self.active_plan: PlanResult | None = None  # the chunk being executed
-        self.predicted_collision: PredictedCollision | None = (
-            None  # contact that it was cut short for
-        )
+        self.predicted_collision: PredictedCollision | None = None  # it was cut short for this
         self.pending_chunk: Chunk | None = None  # the newest chunk not yet planned
         self.stop_requested = False  # a stop is to be planned
         self.halting = False  # chunks are refused until at rest
@@ -112,12 +112,15 @@ class MotionControl:
         if self.state in LATCHED_STATES:
             return None, f'{self.state.name} is latched; call reset first'
         if self.state in ACTIVE_STATES:
-            return (
-                None,
-                'already enabled' if self.state is not MotionState.STOPPING else 'stopping',
-            )
-        obstacle = self._check_blocked(now_ns) or self.joint_monitor.check_at_rest()
+            is_stopping = self.state is MotionState.STOPPING
+            return None, 'stopping' if is_stopping else 'already enabled'
+        obstacle = (
+            self._check_blocked(now_ns)
+            or self.joint_monitor.check_at_rest()
+            or self.safety_checks.check_enabling(self, now_ns)
+        )
         if obstacle:
+            self.reason = f'not enabled: {obstacle}'
             return None, obstacle
         self._set_state(MotionState.HOLDING, 'enabled; waiting for a chunk')
         return self._start_hold(self.joint_monitor.position, now_ns), ''
@@ -145,10 +148,12 @@ class MotionControl:
     def on_joints(self, state: JointState, now_ns: int) -> str | None:
         """Take a measured posture; return why it was refused."""
         flaw = self.joint_monitor.update(state, now_ns)
+        strain = self.effort_monitor.check_effort(state)
         if flaw is None and self.state in ACTIVE_STATES and not self.dry_run:
-            trouble = check_tracking_error(
-                self.executing, self.joint_monitor, self.limits.step
-            ) or self.effort_monitor.check_effort(state)
+            trouble = (
+                check_tracking_error(self.executing, self.joint_monitor, self.limits.step)
+                or strain
+            )
             if trouble:
                 self._halt(MotionState.PROTECTIVE_STOP, trouble, now_ns)
         return flaw
@@ -423,9 +428,8 @@ class MotionControl:
         self.first_move.update(self.command, self.active_plan.targets[row], now_ns)
         self._enter_running_state()
         if self.first_move.is_ramping(now_ns):
-            self.limit_rate_monitor.clear_window(
-                now_ns
-            )  # slow on purpose: that the arm lags means nothing
+            # slow on purpose: that the arm lags means nothing
+            self.limit_rate_monitor.clear_window(now_ns)
         limited = self.limit_rate_monitor.count_rows(due_ns, self.active_plan.limited, now_ns)
         if limited.any() and self.predicted_collision is None:
             self.reason = f'limited: {chunk.names[int(limited.argmax())]}'
@@ -435,9 +439,7 @@ class MotionControl:
         elif now_ns > due_ns[-1]:
             self.active_plan, self.state_after_stop = None, MotionState.HOLDING
             short = bool(np.abs(self.executing.goal - self.command).max() > AT_GOAL_RAD)
-            self.counters.underruns += (
-                short  # else it led to where the arm rests: nothing is missed
-            )
+            self.counters.underruns += short  # else it led to where the arm rests
             self._set_state(
                 MotionState.STOPPING,
                 'underrun: the chunk ran out before the next one came'
@@ -463,11 +465,8 @@ class MotionControl:
 
     def _handle_lost_command(self, controller: str, now_ns: int) -> None:
         """Go on from what is really followed: a command has not reached `controller`."""
-        self.executing, self.command, self.hold_since_ns = (
-            self.command_tracker.followed_trajectory(),
-            None,
-            now_ns,
-        )
+        self.executing = self.command_tracker.followed_trajectory()
+        self.command, self.hold_since_ns = None, now_ns
         self.counters.commands_lost += 1
         if self.state not in LATCHED_STATES:  # why it is latched tells more
             self.reason = f'command lost on the way to {controller}; planned again from there'

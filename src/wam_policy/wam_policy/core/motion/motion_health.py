@@ -26,6 +26,13 @@ def diagnose_state(snapshot: MotionSnapshot) -> tuple[DiagnosticLevel, str]:
     return DiagnosticLevel.OK, text
 
 
+def diagnose_checks(snapshot: MotionSnapshot) -> tuple[DiagnosticLevel, str]:
+    """Judge which safety checks have their inputs."""
+    if not snapshot.inactive_checks:
+        return DiagnosticLevel.OK, 'all checks are active'
+    return DiagnosticLevel.WARN, f'not active: {", ".join(snapshot.inactive_checks)}'
+
+
 def diagnose_loop(jitter_p99_ms: float, late_ticks: int) -> tuple[DiagnosticLevel, str]:
     text = f'jitter p99 {jitter_p99_ms:.2f} ms, {late_ticks} late ticks'
     if jitter_p99_ms > JITTER_ERROR_MS:

@@ -1,6 +1,7 @@
 """What motion is doing: its states, what it counts and what there is to tell of an instant."""
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -78,6 +79,7 @@ class MotionSnapshot:
     rows_left: float
     counters: MotionCounters
     reason: str
+    inactive_checks: Mapping[str, str]  # checks without inputs -> why
     report_warning: str  # about the controllers' reports, empty if none
 
     @classmethod
@@ -101,5 +103,6 @@ class MotionSnapshot:
             else 0.0,
             counters=replace(motion.counters),
             reason=motion.reason,
+            inactive_checks=motion.safety_checks.find_inactive(motion, now_ns),
             report_warning=motion.command_tracker.report_warning,
         )

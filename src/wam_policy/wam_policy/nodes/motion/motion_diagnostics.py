@@ -9,6 +9,7 @@ from rclpy.node import Node
 from wam_policy.core.motion import motion_health
 from wam_policy.core.motion.motion_control import MotionSnapshot
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.robot.safety_checks import CHECKS
 from wam_policy.core.session.policy_health import DiagnosticLevel
 from wam_policy.nodes.motion.control_loop import ControlLoop
 
@@ -34,6 +35,7 @@ class MotionDiagnostics:
         self.updater.setHardwareID(robot.name)
         for name, judge in (
             ('state', self._check_state),
+            ('safety checks', self._check_safety_checks),
             ('loop jitter', self._check_loop_jitter),
             ('clamp rate', partial(self._check_clamp_rate, robot)),
             ('chunk age', partial(self._check_chunk_age, robot)),
@@ -70,6 +72,16 @@ class MotionDiagnostics:
                 'controllers': now.report_warning or 'ok',
             },
         )
+
+    def _check_safety_checks(self) -> DiagnosticResult:
+        now = self._get_snapshot()
+        rows = {
+            name: f'not active: {now.inactive_checks[name]}'
+            if name in now.inactive_checks
+            else 'active'
+            for name in CHECKS
+        }
+        return (*motion_health.diagnose_checks(now), rows)
 
     def _check_loop_jitter(self) -> DiagnosticResult:
         loop = self._get_control_loop()

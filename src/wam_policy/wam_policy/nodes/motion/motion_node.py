@@ -22,15 +22,15 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import SetBool, Trigger
 
-from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
-from wam_policy.core.motion.collision_check import CollisionChecker
+from wam_msgs.msg import ActionChunk, DriverStatus, MotionStatus, PolicyStatus
 from wam_policy.core.motion.motion_control import MotionControl, MotionSnapshot
 from wam_policy.core.motion.motion_state import MotionState
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Controller, Embodiment
+from wam_policy.core.robot.safety_checks import SafetyChecks
 from wam_policy.nodes import message_conversion, parameters, qos
 from wam_policy.nodes.callback_guard import CallbackGuard
-from wam_policy.nodes.motion import motion_status
+from wam_policy.nodes.motion import collision_model, motion_status
 from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
 from wam_policy.nodes.motion.controller_monitor import ControllerMonitor
 from wam_policy.nodes.motion.motion_diagnostics import MotionDiagnostics
@@ -127,7 +127,7 @@ class MotionNode(LifecycleNode):
         try:
             self._params = given = parameters.read(self, MotionParams)
             robot = embodiment.load_embodiment(given.embodiment)
-            surroundings = _make_collision_checker(robot, given)
+            surroundings = collision_model.make_collision_checker(robot, given)
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
@@ -137,6 +137,7 @@ class MotionNode(LifecycleNode):
             speed_scale=given.speed_scale,
             use_deadman=given.use_deadman,
             collision_checker=surroundings,
+            safety_checks=SafetyChecks(given.accept_missing),
         )
         trajectory_publisher = TrajectoryPublisher(self, robot, motion.dry_run)
         self._configured = _Configured(
@@ -189,6 +190,7 @@ class MotionNode(LifecycleNode):
             new(JointState, self._params.joint_states_topic, self._on_joint_state, qos.JOINTS),
             new(PolicyStatus, 'status', self._on_policy_status, qos.LATCHED),
             new(String, 'robot_fault', self._on_robot_fault, qos.LATCHED),
+            new(DriverStatus, 'driver_status', self._on_driver_status, qos.LATCHED),
         ]
         inputs += [
             new(
@@ -319,6 +321,11 @@ class MotionNode(LifecycleNode):
             self._motion.on_robot_fault(msg.data, self._now_ns())
         self._planner_thread.wake()
 
+    def _on_driver_status(self, msg: DriverStatus) -> None:
+        inactive = dict(zip(msg.inactive_checks, msg.inactive_reasons, strict=False))
+        with self._lock:
+            self._motion.safety_checks.on_driver_status(inactive, msg.simulated, self._now_ns())
+
     def _on_deadman(self, msg: Bool) -> None:
         with self._lock:
             self._motion.on_deadman(msg.data, self._now_ns())
@@ -428,13 +435,19 @@ class MotionNode(LifecycleNode):
             snapshot.deadman_ok,
             snapshot.first_move,
             snapshot.report_warning,
+            # at start nothing has arrived yet: what matters is what lacks when the robot may move
+            tuple(snapshot.inactive_checks) if snapshot.enabled else (),
         )
         self._checks_since_status += 1
         if changed != self._last_published or self._checks_since_status >= CHECKS_PER_STATUS:
             if changed[:2] != self._last_published[:2]:
                 self.get_logger().info(f'{snapshot.state.name}: {snapshot.reason}')
-            if snapshot.report_warning and changed[4:] != self._last_published[4:]:
+            if snapshot.report_warning and changed[4:5] != self._last_published[4:5]:
                 self.get_logger().warning(f'{snapshot.report_warning}: lost commands go unnoticed')
+            if changed[5:] != self._last_published[5:]:
+                for name in changed[5]:
+                    reason = snapshot.inactive_checks[name]
+                    self.get_logger().warning(f'check {name} is not active: {reason}')
             self._last_published, self._checks_since_status = changed, 0
             self._publish_status(snapshot)
 
@@ -446,28 +459,6 @@ class MotionNode(LifecycleNode):
             )
         )
         self._estop_publisher.publish(Bool(data=snapshot.estop))
-
-
-def _make_collision_checker(
-    robot: Embodiment, motion_params: MotionParams
-) -> CollisionChecker | None:
-    """Return what plans keep away from; ValueError says what is missing and the fix."""
-    if motion_params.collision_check == 'none':
-        return None
-    try:
-        from wam_policy.mujoco_collision import MujocoCollisionChecker
-    except ImportError as error:
-        raise ValueError(
-            "mujoco is not installed in this node's Python, and contact is looked "
-            'for with it: pip install mujoco, or set collision_check to none'
-        ) from error
-    return MujocoCollisionChecker(
-        robot,
-        table=motion_params.collision_check == 'table',
-        table_height_m=motion_params.table_height_m
-        if motion_params.table_height_m > -1.0
-        else None,
-    )
 
 
 def main(args: list[str] | None = None) -> None:

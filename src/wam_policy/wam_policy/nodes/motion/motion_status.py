@@ -39,6 +39,8 @@ def make_status_msg(
         max_jerk_ratio=counters.jerk_ratio,
         predicted_collisions=counters.predicted_collisions,
         commands_lost=counters.commands_lost,
+        inactive_checks=list(snapshot.inactive_checks),
+        inactive_reasons=list(snapshot.inactive_checks.values()),
         reason=snapshot.reason,
     )
     msg.header.stamp = message_conversion.time_to_msg(now_ns)

@@ -104,12 +104,20 @@ class AgibotGdk:
     def read(self) -> None:
         """Do nothing: the robot's state comes by itself."""
 
-    def describe(self) -> dict[str, str]:
-        """Return rows for /diagnostics about checks that may not be active."""
-        rows = {'efforts': "not active: the GDK's arm state carries none that is read here"}
-        if not self._params.use_vendor_messages:
-            rows['temperatures and flags'] = 'not active: use_vendor_messages is false'
-        return rows
+    @property
+    def inactive_checks(self) -> dict[str, str]:
+        """Return the safety checks that the robot gives no input for, with the reason."""
+        if self._params.use_vendor_messages:
+            return {}
+        return dict.fromkeys(
+            ('temperature', 'driver_faults', 'gripper_position', 'body_position'),
+            'use_vendor_messages is false',
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return what the robot reports that is worth a look and stops nothing."""
+        return []
 
     def send(self, setpoint: np.ndarray) -> None:
         """Command the setpoint [commanded joints]; arms in rad, grippers in raw units."""

@@ -46,6 +46,7 @@ from wam_policy.nodes.parameters import StreamParams
 from wam_policy.nodes.run_node import run_node
 from wam_policy.nodes.stream.agibot_gdk import AgibotGdk
 from wam_policy.nodes.stream.arm_holder import ArmHolder
+from wam_policy.nodes.stream.driver_status_publisher import DriverStatusPublisher
 from wam_policy.nodes.stream.yam_i2rt import YamI2rt
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -64,6 +65,7 @@ class _ConfiguredStream:
     control_loop: ControlLoop
     publishers: list[Publisher]
     fault_publisher: Publisher
+    driver_status: DriverStatusPublisher
     inputs: list[Subscription]
     state_publishers: list[tuple[Controller, Publisher]]
     timers: list[Timer]
@@ -144,6 +146,7 @@ class StreamNode(LifecycleNode):
     ) -> None:
         """Create what needs the open adapter, and start to read."""
         fault_publisher = self.create_publisher(String, 'robot_fault', qos.LATCHED)
+        driver_status = DriverStatusPublisher(self, robot.name, adapter)
         state_publishers = [
             (
                 controller,
@@ -163,9 +166,11 @@ class StreamNode(LifecycleNode):
             publishers=[
                 joint_state_publisher,
                 fault_publisher,
+                driver_status.publisher,
                 *(publisher for _, publisher in state_publishers),
             ],
             fault_publisher=fault_publisher,
+            driver_status=driver_status,
             inputs=[
                 self.create_subscription(
                     JointTrajectory,
@@ -377,6 +382,8 @@ class StreamNode(LifecycleNode):
         if fault != self._published_fault:  # motion_node stops for it
             self._published_fault = fault
             configured.fault_publisher.publish(String(data=fault))
+        with self._lock:
+            configured.driver_status.update(fault)
         if reason != self._logged_reason:
             self._logged_reason = reason
             self.get_logger().info(reason)
@@ -418,6 +425,8 @@ class StreamNode(LifecycleNode):
         loop = configured.control_loop
         level, timing = motion_health.diagnose_loop(loop.jitter_p99_ms, loop.late_ticks)
         warning = configured.holder.warning
+        if configured.driver_status.describe():
+            level = max(level, DiagnosticLevel.WARN)
         out.summary(
             bytes([DiagnosticLevel.ERROR if fault or warning else level]),
             warning or fault or reason,
@@ -428,7 +437,7 @@ class StreamNode(LifecycleNode):
             ('following', following),
             ('rejected', rejected),
             ('loop', timing),
-            *configured.holder.adapter.describe().items(),
+            *configured.driver_status.describe().items(),
         ):
             out.add(key, str(value))
         return out

@@ -89,14 +89,19 @@ class YamI2rt:
             return
         self.fault = '; '.join(filter(None, faults))
 
-    def describe(self) -> dict[str, str]:
-        """Return rows for /diagnostics about checks that may not be active."""
-        limit_c = self._wiring['max_rotor_temperature_c']
-        return {
-            'temperatures': f'checked against {limit_c:g} degrees'
+    @property
+    def inactive_checks(self) -> dict[str, str]:
+        """Return the safety checks that the arms give no input for, with the reason."""
+        return (
+            {}
             if self._has_temperatures
-            else 'not active: this version of i2rt reports none'
-        }
+            else {'temperature': 'this version of i2rt reports no temperatures'}
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return nothing: i2rt tells faults only."""
+        return []
 
     def send(self, setpoint: np.ndarray) -> None:
         """Command the set-point [commanded joints]."""
