@@ -46,10 +46,10 @@ def measure_chunk(
         committed = policy.commit(block)
         commits_ms.append(1e3 * (time.perf_counter() - start_s))
         start_s = time.perf_counter()
-        asked = policy.query(rest, number)
+        predicted = policy.query(rest, number)
         chunks_ms.append(1e3 * (time.perf_counter() - start_s))
         stages.append(
-            {f'commit {name}': ms for name, ms in committed.items()} | dict(asked.timings_ms)
+            {f'commit {name}': ms for name, ms in committed.items()} | dict(predicted.timings_ms)
         )
     wire = measure_wire(50)
     split = {

@@ -32,6 +32,13 @@ METAPHORS = re.compile(
     'audience|crew|desk|hurry|hushed|journal|lane|leash|leavings|mind|mischief|obey|oracle|'
     'passage|patience|posture|tally|tape|witness'
 )
+# Words of persons in names: programs publish, receive and request. nodes/ and core/motion still
+# have some, so they are not checked for these.
+PERSONIFICATIONS = re.compile(
+    'asked|begun|believed|dice|heard|hurry|lived|nobody|rival|said|spoken|tamper|told|trick|'
+    'trouble|ugly|unwell'
+)
+PERSONIFICATIONS_UNCHECKED = (f'{POLICY}/nodes/', f'{POLICY}/core/motion/')
 TORCH_PACKAGES = ('torch', 'torchvision', 'diffusers', 'transformers', 'safetensors')
 # What rclpy's nodes keep under these names; a node that assigns one breaks silently (without
 # `_services` nobody answers its lifecycle and parameter services any more).
@@ -365,6 +372,8 @@ def check_names(name: str, text: str, tree: ast.Module) -> Iterator[str]:
     for one in sorted(defined):
         if is_metaphor(one):
             yield f"{one}: a metaphor: use the field's word"
+        elif not name.startswith(PERSONIFICATIONS_UNCHECKED) and has_word(one, PERSONIFICATIONS):
+            yield f'{one}: programs are no persons: use request, receive, report, publish'
 
 
 def is_participle(function: str) -> bool:
@@ -375,9 +384,17 @@ def is_participle(function: str) -> bool:
 
 
 def is_metaphor(name: str) -> bool:
-    words = [word.lower() for word in re.findall('[A-Z]?[a-z]+|[A-Z]+', name)]
     # what replaces an old public name must name it
-    return any(map(METAPHORS.fullmatch, words)) and not {'deprecated', 'replace'} & set(words)
+    return has_word(name, METAPHORS) and not {'deprecated', 'replace'} & set(split_words(name))
+
+
+def has_word(name: str, pattern: re.Pattern[str]) -> bool:
+    return any(map(pattern.fullmatch, split_words(name)))
+
+
+def split_words(name: str) -> list[str]:
+    """Return the words of a snake_case or CamelCase name in lower case."""
+    return [word.lower() for word in re.findall('[A-Z]?[a-z]+|[A-Z]+', name)]
 
 
 def check_duplicate_classes(trees: dict[str, ast.Module]) -> Iterator[str]:
@@ -555,6 +572,9 @@ VIOLATION_EXAMPLES = [
     ('tools/cli/x.py', DOCSTRING + 'def f(patience_s):\n    pass\n', 'patience_s: a metaphor'),
     ('tools/cli/x.py', DOCSTRING + 'class A:\n    x = 1\n\n\nclass A:\n    y = 1\n', 'class A is'),
     ('tools/cli/journal.py', DOCSTRING, 'journal: a metaphor'),
+    ('tools/cli/x.py', DOCSTRING + 'said = 1\n', 'said: programs are no persons'),
+    ('tools/cli/x.py', DOCSTRING + 'def f(told): ...\n', 'told: programs are no persons'),
+    ('tools/cli/x.py', DOCSTRING + 'def f(a):\n    a.heard_s = 1\n', 'heard_s: programs are'),
 ]
 
 
@@ -587,6 +607,7 @@ def test_a_planted_fault_is_found(tmp_path: Path, name: str, text: str, complain
         (f'{POLICY}/model/x.py', DOCSTRING + 'model.eval()\n'),
         ('tools/cli/x.py', DOCSTRING + 'class A:\n    @property\n    def moved(self): ...\n'),
         ('tools/cli/x.py', DOCSTRING + 'def embed(): ...\n\n\ndef is_moved(): ...\n'),
+        ('tools/cli/x.py', DOCSTRING + 'toldness = 1\n'),
     ],
 )
 def test_what_is_allowed_passes(tmp_path: Path, name: str, text: str) -> None:

@@ -62,25 +62,25 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='NAME',
         help='message format of the server: a name of wam_policy/servers/profiles or a .yaml file',
     )
-    chosen = parser.parse_args(
+    options = parser.parse_args(
         replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
     )
-    if chosen.duration is not None and not chosen.duration > 0:
-        parser.error(f'--duration: want more than 0 s, got {chosen.duration:g}')
-    chosen.seed = chosen.seed or 0
-    if chosen.seed < 0:
-        parser.error(f'--seed: want 0 or more, got {chosen.seed}')
-    if chosen.report is not None and not chosen.report.absolute().parent.is_dir():
-        parser.error(f'--report: no folder {chosen.report.absolute().parent}')
-    if (chosen.backend == 'remote') != (chosen.server is not None):
+    if options.duration is not None and not options.duration > 0:
+        parser.error(f'--duration: want more than 0 s, got {options.duration:g}')
+    options.seed = options.seed or 0
+    if options.seed < 0:
+        parser.error(f'--seed: want 0 or more, got {options.seed}')
+    if options.report is not None and not options.report.absolute().parent.is_dir():
+        parser.error(f'--report: no folder {options.report.absolute().parent}')
+    if (options.backend == 'remote') != (options.server is not None):
         parser.error('give both or neither of --backend remote and --server ws://HOST:PORT')
-    return chosen
+    return options
 
 
-def make_launch_command(chosen: argparse.Namespace) -> list[str]:
+def make_launch_command(options: argparse.Namespace) -> list[str]:
     """Return the launch command; options not given keep the launch file's default."""
     display = bool(os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'))
-    if not chosen.headless and not display:
+    if not options.headless and not display:
         print_flushed('no display: the simulator runs without a window')
     names = (
         'seed',
@@ -94,10 +94,10 @@ def make_launch_command(chosen: argparse.Namespace) -> list[str]:
         'camera_hz',
     )
     return stack_launch.make_launch_command(
-        chosen.robot,
+        options.robot,
         {
-            'viewer': 'true' if display and not chosen.headless else 'false',
-            **{name: getattr(chosen, name) for name in names},
+            'viewer': 'true' if display and not options.headless else 'false',
+            **{name: getattr(options, name) for name in names},
         },
     )
 
@@ -109,9 +109,9 @@ def print_flushed(text: str) -> None:
 class Demo:
     """Run one demo."""
 
-    def __init__(self, chosen: argparse.Namespace, stop_event: threading.Event) -> None:
-        self._chosen, self._stop_event = chosen, stop_event
-        self._robot = embodiment.load_embodiment(chosen.robot)
+    def __init__(self, options: argparse.Namespace, stop_event: threading.Event) -> None:
+        self._options, self._stop_event = options, stop_event
+        self._robot = embodiment.load_embodiment(options.robot)
         self._monitor = StackMonitor(self._robot)
         self._operator = SimOperator(self._robot)
         self._task_loop = TaskLoop(self._monitor, self._operator)
@@ -131,13 +131,13 @@ class Demo:
     def _run_stack(self) -> dict:
         stack_launch.ensure_domain_is_free(self._monitor, self._stop_event)
         self._monitor.subscribe()
-        command = make_launch_command(self._chosen)
+        command = make_launch_command(self._options)
         print_flushed(f'{" ".join(command)}\nlog: {self._log_path}')
-        begun_s = time.monotonic()
+        start_s = time.monotonic()
         self._launch = LaunchProcess(command, self._log_path)
         found = {}
         try:
-            start_up_s = self._wait_first_chunk(begun_s)
+            start_up_s = self._wait_first_chunk(start_s)
             self._monitor_run()
             found = {
                 **demo_report.collect_metrics(self._monitor, time.monotonic()),
@@ -161,18 +161,18 @@ class Demo:
 
     def _monitor_run(self) -> None:
         """Run the stack for the duration, or until a signal."""
-        begun_s = self._monitor.metrics.first_chunk_s
+        start_s = self._monitor.metrics.first_chunk_s
         if not self._monitor.trained:
             print_flushed('weights are random (UNTRAINED): the robot moves without a purpose')
         while not self._stop_event.is_set():
             left_s = (
                 float('inf')
-                if self._chosen.duration is None
-                else begun_s + self._chosen.duration - time.monotonic()
+                if self._options.duration is None
+                else start_s + self._options.duration - time.monotonic()
             )
             if left_s <= 0:
                 return
-            self._tick(begun_s, min(1.0, left_s))
+            self._tick(start_s, min(1.0, left_s))
 
     def _tick(self, start_s: float, duration_s: float = 1.0) -> None:
         """Wait for at most a second, advance the task loop and print the status."""
@@ -182,7 +182,7 @@ class Demo:
             raise StackLaunchError(
                 f'the launch ended by itself with status {self._launch.returncode}'
             )
-        self._task_loop.tick(self._chosen.instruction, time.monotonic())
+        self._task_loop.tick(self._options.instruction, time.monotonic())
         print_flushed(self._format_status(time.monotonic() - start_s))
 
     def _format_status(self, elapsed_s: float) -> str:
@@ -206,7 +206,7 @@ class Demo:
         force_stop = threading.Event()
         status, left = self._launch.stop(force_stop)
         return {
-            'steps': self._chosen.steps or 0,
+            'steps': self._options.steps or 0,
             'tasks_done': self._task_loop.score.succeeded,
             'tasks_tried': self._task_loop.score.attempted,
             'memory_mb': self._launch.peak_mb,
@@ -242,20 +242,20 @@ def find_failures(results: dict, duration_s: float | None) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    chosen = parse_arguments(argv)
+    options = parse_arguments(argv)
     stop_request = StopRequest()
-    demo, failures, found = Demo(chosen, stop_request), [], {}
+    demo, failures, found = Demo(options, stop_request), [], {}
     try:
         found = demo.run()
-        failures = find_failures(found, chosen.duration)
+        failures = find_failures(found, options.duration)
     except StackLaunchError as failure:
         failures = [str(failure)]
     finally:
         rclpy.try_shutdown()
-    status = _exit_status(failures, stop_request.signals, chosen.duration)
-    if found and chosen.report is not None:
-        chosen.report.write_text(json.dumps({**found, 'exit_code': status}, indent=2) + '\n')
-        print_flushed(f'report: {chosen.report}')
+    status = _exit_status(failures, stop_request.signals, options.duration)
+    if found and options.report is not None:
+        options.report.write_text(json.dumps({**found, 'exit_code': status}, indent=2) + '\n')
+        print_flushed(f'report: {options.report}')
     if failures and not stop_request.signals:
         print_flushed(demo.read_log_tail())
         print('\n'.join(f'demo: {text}' for text in failures), file=sys.stderr)

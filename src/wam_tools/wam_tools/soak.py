@@ -85,25 +85,25 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--replot', action='store_true', help='evaluate and plot the existing report; run nothing'
     )
-    chosen = parser.parse_args(
+    options = parser.parse_args(
         replace_deprecated(sys.argv[1:] if argv is None else argv, DEPRECATED_OPTIONS)
     )
-    for name, value in (('--hours', chosen.hours), ('--period', chosen.period)):
+    for name, value in (('--hours', options.hours), ('--period', options.period)):
         if not value > 0:
             parser.error(f'{name}: want more than 0, got {value:g}')
-    for path in filter(None, (chosen.report, chosen.plot)):
+    for path in filter(None, (options.report, options.plot)):
         if not path.absolute().parent.is_dir():
             parser.error(f'no folder {path.absolute().parent}')
-    if chosen.attach_pid is not None and (
-        options := [name for name in LAUNCH_OPTIONS if getattr(chosen, name) is not None]
+    if options.attach_pid is not None and (
+        launch_options := [name for name in LAUNCH_OPTIONS if getattr(options, name) is not None]
     ):
         parser.error(
             f'--attach-pid starts no stack: omit '
-            f'{", ".join("--" + name.replace("_", "-") for name in options)}'
+            f'{", ".join("--" + name.replace("_", "-") for name in launch_options)}'
         )
-    if chosen.replot and not chosen.report.is_file():
-        parser.error(f'--replot: no report {chosen.report}')
-    return chosen
+    if options.replot and not options.report.is_file():
+        parser.error(f'--replot: no report {options.report}')
+    return options
 
 
 def measure_processes(processes: Sequence[psutil.Process]) -> dict[str, dict[str, float]]:
@@ -259,9 +259,9 @@ def write_report(path: Path, document: Mapping[str, Any]) -> None:
 class Soak:
     """Run one soak test."""
 
-    def __init__(self, chosen: argparse.Namespace, stop_event: threading.Event) -> None:
-        self._chosen, self._stop_event = chosen, stop_event
-        robot = embodiment.load_embodiment(chosen.robot)
+    def __init__(self, options: argparse.Namespace, stop_event: threading.Event) -> None:
+        self._options, self._stop_event = options, stop_event
+        robot = embodiment.load_embodiment(options.robot)
         self._monitor, self._operator = StackMonitor(robot), SimOperator(robot)
         self._outcome: dict[str, Any] = {}
         self.samples: list[dict[str, Any]] = []
@@ -270,10 +270,10 @@ class Soak:
         """Return the report; raise StackLaunchError if no stack ran."""
         spinning = ExecutorThread([self._monitor, self._operator])
         try:
-            if self._chosen.attach_pid is None:
+            if self._options.attach_pid is None:
                 self._run_launched_stack()
             else:
-                self._run_attached_stack(AttachedStack(self._chosen.attach_pid))
+                self._run_attached_stack(AttachedStack(self._options.attach_pid))
         except ValueError as error:
             raise StackLaunchError(f'--attach-pid: {error}') from error
         finally:
@@ -288,8 +288,8 @@ class Soak:
         self._monitor.subscribe()
         given = argparse.Namespace(
             **{
-                **vars(self._chosen),
-                'seed': self._chosen.seed or 0,
+                **vars(self._options),
+                'seed': self._options.seed or 0,
                 'headless': True,
                 'backend': None,
                 'server': None,
@@ -308,7 +308,7 @@ class Soak:
                     f'the launch ended by itself with status {stack.returncode}:\n'
                     f'{stack.read_log_tail()}'
                 )
-            rounds.tick(self._chosen.instruction, time.monotonic())
+            rounds.tick(self._options.instruction, time.monotonic())
             return None
 
         try:
@@ -341,7 +341,7 @@ class Soak:
 
         while attached.find_robot_name() is None and not self._wait(1.0, find_end_reason):
             pass
-        if attached.find_robot_name() not in (None, self._chosen.robot):
+        if attached.find_robot_name() not in (None, self._options.robot):
             raise StackLaunchError(
                 f'the stack below process {attached.pid} runs {attached.find_robot_name()}: '
                 f'use --robot {attached.find_robot_name()}'
@@ -367,19 +367,19 @@ class Soak:
             raise StackLaunchError(
                 f'{self._outcome["ended"]} without a chunk: {self._monitor.reason}'
             )
-        begun_s = due_s = time.monotonic()
-        while due_s - begun_s <= 3600 * self._chosen.hours:
+        start_s = due_s = time.monotonic()
+        while due_s - start_s <= 3600 * self._options.hours:
             if self._wait(max(0.0, due_s - time.monotonic()), find_end_reason):
                 return
-            due_s += self._chosen.period
+            due_s += self._options.period
             processes, stack = measure()
             if not processes:  # between two stacks
                 continue
             before = next((each for each in self.samples[-1:] if each['stack'] == stack), None)
-            self.samples.append(take_sample(self._monitor, processes, stack, begun_s, before))
-            write_report(self._chosen.report, self._make_report())
+            self.samples.append(take_sample(self._monitor, processes, stack, start_s, before))
+            write_report(self._options.report, self._make_report())
             demo.print_flushed(_format_sample(self.samples[-1]))
-        self._outcome['ended'] = f'{self._chosen.hours:g} h have passed'
+        self._outcome['ended'] = f'{self._options.hours:g} h have passed'
 
     def _wait(self, seconds: float, find_end_reason: Callable[[], str | None]) -> bool:
         """Wait, check for an end reason every second, and return whether there is one."""
@@ -394,11 +394,11 @@ class Soak:
                 return 'ended' in self._outcome
 
     def _make_report(self) -> dict[str, Any]:
-        warm_up_s = min(WARM_UP_MAX_S, WARM_UP_SHARE * 3600 * self._chosen.hours)
+        warm_up_s = min(WARM_UP_MAX_S, WARM_UP_SHARE * 3600 * self._options.hours)
         return {
-            'robot': self._chosen.robot,
-            'hours': self._chosen.hours,
-            'period_s': self._chosen.period,
+            'robot': self._options.robot,
+            'hours': self._options.hours,
+            'period_s': self._options.period,
             'model': self._monitor.policy.model,
             **demo_report.describe_environment(),
             'verdict': evaluate_samples(self.samples, warm_up_s),
@@ -430,24 +430,24 @@ def find_failures(document: Mapping[str, Any]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    chosen = parse_arguments(argv)
-    if chosen.replot:
-        document = json.loads(chosen.report.read_text())
+    options = parse_arguments(argv)
+    if options.replot:
+        document = json.loads(options.report.read_text())
         document['verdict'] = evaluate_samples(
             document['samples'], document['verdict']['warm_up_s']
         )
     else:
-        asked = StopRequest()
+        stop_request = StopRequest()
         try:
-            document = Soak(chosen, asked).run()
+            document = Soak(options, stop_request).run()
         except StackLaunchError as failure:
             print(f'soak: {failure}', file=sys.stderr)
             return 1
         finally:
             rclpy.try_shutdown()
-    write_report(chosen.report, document)
-    if chosen.plot is not None:
-        soak_plot.plot_report(document, chosen.plot)
+    write_report(options.report, document)
+    if options.plot is not None:
+        soak_plot.plot_report(document, options.plot)
     wrong = find_failures(document)
     if 'ended' in document:
         print(f'{document["ended"]}, {len(document["samples"])} samples')

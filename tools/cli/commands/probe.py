@@ -56,14 +56,14 @@ def probe_dds() -> str:
 
     rclpy.init()
     node = rclpy.create_node('wam_doctor_receiver')
-    heard = []
-    node.create_subscription(String, 'wam_doctor', heard.append, 1)
+    received = []
+    node.create_subscription(String, 'wam_doctor', received.append, 1)
     start = time.monotonic()
     with subprocess.Popen([sys.executable, __file__, 'dds_sender']) as sender:
-        while not heard and time.monotonic() < start + DDS_TIMEOUT_S:
+        while not received and time.monotonic() < start + DDS_TIMEOUT_S:
             rclpy.spin_once(node, timeout_sec=0.05)
         sender.terminate()
-    if not heard:
+    if not received:
         raise SystemExit(f'no message between two processes within {DDS_TIMEOUT_S:.0f} s')
     return f'two processes connect, first message after {time.monotonic() - start:.1f} s'
 

@@ -98,10 +98,10 @@ class Trainer:
             group['lr'] = self.config.learning_rate_at(self.step, fraction_done)
         texts = batch.texts
         if self.config.text_dropout:
-            dice = self.rng.random(len(texts))
+            draws = self.rng.random(len(texts))
             texts = [
-                '' if roll < self.config.text_dropout else text
-                for roll, text in zip(dice, texts, strict=True)
+                '' if draw < self.config.text_dropout else text
+                for draw, text in zip(draws, texts, strict=True)
             ]
         batch = batch.to(self.device)
         with self.autocast():

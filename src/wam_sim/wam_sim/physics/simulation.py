@@ -71,7 +71,7 @@ class Simulation:
         continues in both cases. `task` and `task_split` apply to this episode only.
         """
         scene = scenes.sample_scene(self.robot, seed)
-        asked = task_families.sample_task(
+        next_task = task_families.sample_task(
             task or self._family, scene, seed, task_split or self._task_split
         )
         before = self.data.qpos.copy(), self.data.qvel.copy()
@@ -89,7 +89,7 @@ class Simulation:
             self.data.qpos[:], self.data.qvel[:] = before
             mujoco.mj_forward(self.model, self.data)
             return False
-        self.scene, self.task, self._marked_task = scene, asked, asked
+        self.scene, self.task, self._marked_task = scene, next_task, next_task
         self._mark_shown: bool | None = None
         self._mark_timer_start_ns: int | None = None
         self._update_mark()

@@ -44,11 +44,11 @@ def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
     with collect_errors(wrong):
         fault.prepare(bench)
     bench.client.reset_metrics()
-    before, begun_s = len(bench.released_stops), time.monotonic()
+    before, start_s = len(bench.released_stops), time.monotonic()
     with collect_errors(wrong):
         fault.inject(bench)
-    detected_s = _wait_detection(fault, bench, begun_s, wrong)
-    rested_s = _wait_rest(fault, bench, begun_s, wrong)
+    detected_s = _wait_detection(fault, bench, start_s, wrong)
+    rested_s = _wait_rest(fault, bench, start_s, wrong)
     with collect_errors(wrong):
         wrong += filter(None, [fault.check(bench)])
     removed_s = time.monotonic()
@@ -66,10 +66,10 @@ def run_fault(fault: Fault, bench: FaultTestBench) -> FaultResult:
         FaultResult(
             fault.name,
             False,
-            _elapsed_ms(detected_s, begun_s),
+            _elapsed_ms(detected_s, start_s),
             0.0,
             0,
-            _elapsed_ms(rested_s, begun_s),
+            _elapsed_ms(rested_s, start_s),
             recovered,
             round(1e3 * recovery_s, 1) if recovered else None,
             fault.note,

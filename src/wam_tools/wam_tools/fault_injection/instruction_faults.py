@@ -55,8 +55,10 @@ def find_response_error(bench: FaultTestBench) -> str:
 def find_sanitizing_error(bench: FaultTestBench) -> str:
     """Return an error if the status contains control characters of the instruction."""
     text = bench.client.policy.instruction
-    ugly = [f'U+{ord(c):04X}' for c in text if unicodedata.category(c).startswith('C')]
-    return f'the status contains {", ".join(ugly)}' if ugly else ''
+    control_characters = [
+        f'U+{ord(c):04X}' for c in text if unicodedata.category(c).startswith('C')
+    ]
+    return f'the status contains {", ".join(control_characters)}' if control_characters else ''
 
 
 FAULTS = (

@@ -91,7 +91,7 @@ class MessageRelay(Node):
         self._count = 0
         self._routes = {route.name: route for route in make_routes(robot)}
         for route in self._routes.values():
-            heard, sent = (
+            subscribed, sent = (
                 (route.topic, route.hidden_topic)
                 if route.to_robot
                 else (route.hidden_topic, route.topic)
@@ -103,7 +103,7 @@ class MessageRelay(Node):
             reliable = route.qos.reliability is ReliabilityPolicy.RELIABLE
             self.create_subscription(
                 route.message_type,
-                heard,
+                subscribed,
                 partial(self._on_message, route.name),
                 HIDDEN_RELIABLE_QOS if reliable else HIDDEN_BEST_EFFORT_QOS,
                 raw=True,
@@ -156,10 +156,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog='python -m wam_tools.fault_injection.message_relay', description=main.__doc__
     )
     parser.add_argument('--robot', choices=embodiment.list_robots(), required=True)
-    chosen = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     set_realtime_priority()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    relay = MessageRelay(embodiment.load_embodiment(chosen.robot))
+    relay = MessageRelay(embodiment.load_embodiment(options.robot))
     freeze_gc()
     spinning = ExecutorThread([relay])
     print('ready', flush=True)

@@ -299,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix='wam-faults-'))
-    domain, begun_s = int(os.environ.get('ROS_DOMAIN_ID', '0')), time.monotonic()
+    domain, start_s = int(os.environ.get('ROS_DOMAIN_ID', '0')), time.monotonic()
     rows: list[FaultResult] = []
     try:
         run_faults(
@@ -308,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder,
             domain,
             options.checkpoint,
-            lambda row: record_result(row, rows, options, begun_s),
+            lambda row: record_result(row, rows, options, start_s),
         )
     except StackLaunchError as error:
         print(f'faults: {error}\nlogs: {folder}', file=sys.stderr)
@@ -318,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     red = [row.fault for row in rows if not row.ok]
     print(
         f'{len(rows) - len(red)} of {len(rows)} faults passed, '
-        f'{time.monotonic() - begun_s:.0f} s' + (f'; logs: {folder}' if red else '')
+        f'{time.monotonic() - start_s:.0f} s' + (f'; logs: {folder}' if red else '')
     )
     if not red and not options.keep_logs:
         shutil.rmtree(folder)

@@ -161,14 +161,14 @@ class StackClient(StackNode):
         if not past:
             return None
         last_s, last = past[-1]
-        begun_s = last_s
+        rest_start_s = last_s
         for at_s, position in reversed(past):
             if np.abs(position - last).max() > REST_RAD:
                 break
-            begun_s = at_s
-        if last_s - begun_s < REST_S and time.monotonic() - last_s < REST_S:
+            rest_start_s = at_s
+        if last_s - rest_start_s < REST_S and time.monotonic() - last_s < REST_S:
             return None  # too few samples; a stopped simulator counts as rest
-        return max(begun_s, since_s)
+        return max(rest_start_s, since_s)
 
     def is_moving(self) -> bool:
         """Return whether the joints have moved within REST_S."""

@@ -35,7 +35,7 @@ INVALID_PARAMETERS = (  # node, parameter, value
 
 def fill_disk(bench: FaultTestBench) -> None:
     """Limit the size of the recorder's files, as a full disk or a quota does."""
-    begun_s, name = time.monotonic(), bench.start_episode()
+    start_s, name = time.monotonic(), bench.start_episode()
     time.sleep(1.5)
     written = bag_folder.find_mcap_file(bench.stack.episodes_dir / name).stat().st_size
     recorder = psutil.Process(bench.stack.processes['recorder'].pid)
@@ -44,7 +44,7 @@ def fill_disk(bench: FaultTestBench) -> None:
 
     def end() -> None:
         # with another fault that was detected first, the disk may not be full yet
-        poll_until(lambda: bench.find_log_entry(DISK_FULL_REASON, begun_s), DISK_FULL_TIMEOUT_S)
+        poll_until(lambda: bench.find_log_entry(DISK_FULL_REASON, start_s), DISK_FULL_TIMEOUT_S)
         recorder.rlimit(resource.RLIMIT_FSIZE, (hard, hard))
         episode = bench.stack.episodes_dir / name
         repair(episode)  # makes the written part readable

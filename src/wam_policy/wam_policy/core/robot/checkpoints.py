@@ -79,10 +79,10 @@ def read_inference_defaults(checkpoint: str) -> InferenceDefaults:
     if checkpoint.startswith(PRESET_PREFIX) or not path.is_file():
         return InferenceDefaults()
     try:
-        said = json.loads(path.read_text()).get('wam', {}).get('inference') or {}
+        declared = json.loads(path.read_text()).get('wam', {}).get('inference') or {}
         return InferenceDefaults(
             *(
-                None if said.get(name) is None else kind(said[name])
+                None if declared.get(name) is None else kind(declared[name])
                 for name, kind in (('recipe', str), ('steps', int), ('guidance', float))
             )
         )

@@ -202,9 +202,9 @@ class PolicySession:
 
         Those that can only be asked in a rhythm of their own say so: it wins over the settings.
         """
-        told = {'query_per_commit': query_per_commit, 'latest_joint_state': latest_joint_state}
+        changes = {'query_per_commit': query_per_commit, 'latest_joint_state': latest_joint_state}
         self.settings = replace(
-            self.settings, **{name: value for name, value in told.items() if value is not None}
+            self.settings, **{name: value for name, value in changes.items() if value is not None}
         )
         if self._frame_history is None or self._frame_history.timing != timing:
             self._frame_history = FrameHistory(timing, self.settings.max_frame_gap_ns)
