@@ -301,35 +301,56 @@ def test_without_the_vendors_messages_configuration_says_what_to_do(capfd):
     assert 'set use_vendor_messages to false' in capfd.readouterr().err
 
 
-def test_a_gripper_in_another_unit_refuses_activation(monkeypatch, capfd):
+def install_vendor_messages(monkeypatch):
     vendor = ModuleType('genie_msgs.msg')
     vendor.EndState = vendor.HeadState = vendor.WaistState = vendor.ArmState = Empty
     monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
     monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
+
+
+def make_arm_msg(system_error=0, arm_state=0x1001, **motor):
+    """Return an ArmState of seven motors; `motor` changes the one with id 3, efforts all."""
+    healthy = {'status': 0, 'err_code': 0, 'enable': True, 'temperature': 40.0, 'effort': 0.5}
+    common = {k: motor[k] for k in ('effort', 'temperature') if motor.get(k) in (0.0, 5.0, 6.0)}
+    motors = [
+        SimpleNamespace(id=k, **(healthy | common | (motor if k == 3 else {})))
+        for k in range(1, 8)
+    ]
+    return SimpleNamespace(system_error=system_error, arm_state=arm_state, motor_states=motors)
+
+
+def make_hand_msg(raw, status=0):
+    hand = SimpleNamespace(position=raw, status=status, err_code=0)
+    return SimpleNamespace(end_state=[hand], controlled=True)
+
+
+def make_body_msg(names, values):
+    return SimpleNamespace(name=names, motor_states=[SimpleNamespace(position=v) for v in values])
+
+
+def test_a_gripper_in_another_unit_refuses_activation(monkeypatch, capfd):
+    install_vendor_messages(monkeypatch)
     with start_stream_node(G1, 'enable_motion:=true', active=False) as (node, bench):
         adapter = node._configured.holder.adapter
 
         def hand(name, raw):
-            adapter._on_gripper_state(
-                name, SimpleNamespace(end_state=[SimpleNamespace(position=raw)])
-            )
+            adapter._on_gripper_state(name, make_hand_msg(raw))
 
-        def body(joints, names, values):
-            adapter._on_body_state(
-                joints,
-                SimpleNamespace(
-                    name=names, motor_states=[SimpleNamespace(position=v) for v in values]
-                ),
-            )
-
-        hand('left_gripper', 150.0)
-        node.trigger_activate()
-        assert read_lifecycle_state(node) == Lifecycle.PRIMARY_STATE_INACTIVE
-        assert 'measure raw_open' in capfd.readouterr().err
+        for raw in (150.0, 0.98):
+            hand('left_gripper', raw)
+            node.trigger_activate()
+            assert read_lifecycle_state(node) == Lifecycle.PRIMARY_STATE_INACTIVE
+            log = capfd.readouterr().err
+            assert 'measure raw_open' in log
+        assert 'looks like a scale of 0 to 1' in log
         hand('left_gripper', 35.0)
         hand('right_gripper', 120.0)
-        body(G1.vendor['head_joints'], ['a', 'b'], [0.1, 0.2])
-        body(G1.vendor['waist_joints'], ['idx01_body_joint1', 'idx02_body_joint2'], [0.3, 0.5])
+        adapter._on_body_state('head', make_body_msg([], [0.1, 0.2]))
+        adapter._on_body_state('waist', make_body_msg(['spine', 'lift'], [0.5, 0.3]))
+        assert "add the robot's names to vendor.joint_names" in adapter.fault
+        adapter._on_body_state(
+            'waist', make_body_msg(['joint_lift_body', 'joint_body_pitch'], [0.3, 0.5])
+        )
         bench.wait(lambda: bench.joint_states)
         seen = message_conversion.joint_state_from_msg(bench.joint_states[-1], G1.observed)
         assert seen.positions(['left_gripper', 'right_gripper']).tolist() == [1.0, 0.0]
@@ -506,30 +527,65 @@ def test_what_the_driver_finds_wrong_reaches_motion(i2rt):
 
 
 def test_flags_and_heat_of_the_g1s_motors_are_faults(monkeypatch):
-    vendor = ModuleType('genie_msgs.msg')
-    vendor.EndState = vendor.HeadState = vendor.WaistState = vendor.ArmState = Empty
-    monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
-    monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
+    install_vendor_messages(monkeypatch)
     with start_stream_node(G1, active=False) as (node, _):
         adapter = node._configured.holder.adapter
 
-        def told(error=0, status=0, degrees=40.0, hand=0):
-            motor = SimpleNamespace(id=3, status=status, temperature=degrees)
-            adapter._on_arm_data(
-                'left arm', SimpleNamespace(system_error=error, motor_states=[motor])
-            )
-            adapter._on_gripper_state(
-                'left_gripper',
-                SimpleNamespace(end_state=[SimpleNamespace(position=35.0, status=hand)]),
-            )
+        def told(**changes):
+            hand = changes.pop('hand', 0)
+            adapter._on_arm_data('left arm', make_arm_msg(**changes))
+            adapter._on_gripper_state('left_gripper', make_hand_msg(35.0, hand))
             return adapter.fault
 
         assert told() == '' and told(hand=5) == ''  # a hand that grips stalls
         assert told(status=0x12) == 'left arm: motor 3 has fault flags 0x12'
-        assert told(degrees=91.0) == 'left arm: motor 3 has 91 degrees'
-        assert told(error=7) == 'left arm: error 7'
-        assert told(hand=3) == 'left_gripper: over-current'
-        assert told() == ''
+        assert told(temperature=91.0) == 'left arm: motor 3 has 91 degrees'
+        assert told(system_error=7) == 'left arm: error 7'
+        assert told(arm_state=0x100D) == 'left arm: collision (arm_state 0x100d)'
+        assert told(arm_state=0x1012) == 'left arm: self-collision (arm_state 0x1012)'
+        assert told(arm_state=0) == 'left arm: control link not established (arm_state 0x0000)'
+        assert told(err_code=9) == 'left arm: motor 3 has error code 0x9'
+        assert told(enable=False) == 'left arm: motor 3 is not enabled'
+        assert told() == '' and 'left' not in ' '.join(adapter.warnings).replace('left_g', '')
+        assert told(status=0x4000) == ''  # a warning stops nothing
+        assert 'left arm: motor 3 has warning flags 0x4000' in adapter.warnings
+        assert told(status=0x4012) == 'left arm: motor 3 has fault flags 0x12'
+        assert told(hand=3) == ''  # a firm grip limits the hand's current
+        assert 'left_gripper: its current is limited' in adapter.warnings
+
+
+def test_g1_efforts_reach_the_joint_states_and_what_falls_silent_is_missed(monkeypatch):
+    install_vendor_messages(monkeypatch)
+    with start_stream_node(G1, active=False) as (node, bench):
+        adapter = node._configured.holder.adapter
+        assert set(adapter.inactive_checks) == {'temperature', 'driver_faults'}
+
+        def tell(hands=True, **changes):
+            for k, arm in enumerate(G1.vendor['arm_data_topics']):
+                adapter._on_arm_data(arm, make_arm_msg(effort=5.0 + k, **changes))
+            for name in G1.vendor['gripper_state_topics'] if hands else ():
+                adapter._on_gripper_state(name, make_hand_msg(35.0))
+            for part in ('head', 'waist'):
+                adapter._on_body_state(part, make_body_msg((), [0.1, 0.2]))
+
+        tell()
+        bench.wait(lambda: bench.joint_states)
+        seen = message_conversion.joint_state_from_msg(bench.joint_states[-1], G1.observed)
+        assert seen.efforts(G1.vendor['arm_joints']).tolist() == [5.0] * 7 + [6.0] * 7
+        assert np.isnan(seen.efforts(['left_gripper', 'idx11_head_joint1'])).all()
+        assert adapter.inactive_checks == {} and adapter.warnings == []
+        tell(temperature=0.0)
+        assert 'exactly 0' in adapter.inactive_checks['temperature']
+        started_s = time.monotonic()
+        bench.wait(
+            lambda: tell(hands=False) or any('/hal/left_ee_data' in w for w in adapter.warnings)
+        )
+        assert time.monotonic() - started_s > 0.5
+        assert adapter.inactive_checks == {}
+        count = len(bench.joint_states)
+        time.sleep(0.2)
+        assert len(bench.joint_states) <= count + 1  # motion stops: no joint states without it
+        bench.wait(lambda: 'nothing comes on /hal/left_arm_data' in str(adapter.inactive_checks))
 
 
 def test_without_i2rt_configuration_says_what_to_do(monkeypatch, capfd):

@@ -187,8 +187,9 @@ def gripper_opening_from_raw(raw: float, gripper: Gripper) -> float:
     """
     if not gripper.is_valid_raw(raw):
         low, high = gripper.raw_range
+        guess = 'looks like a scale of 0 to 1; ' if 0.0 <= raw <= 1.0 else ''
         raise ValueError(
-            f'{gripper.name}: reading {raw:g} is outside [{low:g}, {high:g}]; '
+            f'{gripper.name}: reading {raw:g} is outside [{low:g}, {high:g}]; {guess}'
             'measure raw_open, raw_closed and raw_range on this robot'
         )
     return float(gripper.from_raw(raw))

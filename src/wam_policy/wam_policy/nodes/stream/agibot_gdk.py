@@ -6,7 +6,8 @@ false, and grippers and body are assumed, see AgibotParams.
 """
 
 import importlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,8 +20,9 @@ from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.types import JointState
 from wam_policy.nodes import message_conversion, parameters, qos
 from wam_policy.nodes.parameters import parameter, validate_fields
+from wam_policy.nodes.stream import agibot_status
 
-OVER_CURRENT_STATUS = 3  # a hand's status; 5, stalled, is what a hand does that grips
+BODY_PARTS = ('head', 'waist')
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,9 @@ class AgibotGdk:
         self._arm_positions: np.ndarray | None = None
         self._other_positions: dict[str, float] = {}  # grippers and body, canonical
         self._faults_by_source: dict[str, str] = {}  # where it is wrong -> what
+        self._warnings_by_source: dict[str, str] = {}
+        self._arm_data: dict[str, Any] = {}  # newest ArmState of each arm
+        self._arrived_s: dict[str, float] = {}  # part -> when it came last, monotonic
         types = _import_vendor_messages() if self._params.use_vendor_messages else None
         new = partial(node.create_subscription, qos_profile=qos.JOINTS)
         self._inputs = [new(JointStateMsg, wiring['arm_state_topic'], self._on_arm_state)]
@@ -80,14 +85,9 @@ class AgibotGdk:
                 )
             for name, topic in wiring['arm_data_topics'].items():
                 self._inputs.append(new(types.ArmState, topic, partial(self._on_arm_data, name)))
-            for part, kind in (('head', types.HeadState), ('waist', types.WaistState)):
-                self._inputs.append(
-                    new(
-                        kind,
-                        wiring[f'{part}_state_topic'],
-                        partial(self._on_body_state, wiring[f'{part}_joints']),
-                    )
-                )
+            for part, kind in zip(BODY_PARTS, (types.HeadState, types.WaistState), strict=True):
+                topic = wiring[f'{part}_state_topic']
+                self._inputs.append(new(kind, topic, partial(self._on_body_state, part)))
         self._arm_publisher = node.create_publisher(
             JointStateMsg, wiring['arm_command_topic'], qos.STREAM
         )
@@ -107,17 +107,49 @@ class AgibotGdk:
     @property
     def inactive_checks(self) -> dict[str, str]:
         """Return the safety checks that the robot gives no input for, with the reason."""
-        if self._params.use_vendor_messages:
-            return {}
-        return dict.fromkeys(
-            ('temperature', 'driver_faults', 'gripper_position', 'body_position'),
-            'use_vendor_messages is false',
-        )
+        if not self._params.use_vendor_messages:
+            return dict.fromkeys(
+                ('temperature', 'driver_faults', 'gripper_position', 'body_position'),
+                'use_vendor_messages is false',
+            )
+        silent = [
+            topic
+            for arm, topic in self._vendor_config['arm_data_topics'].items()
+            if not self._is_fresh(arm)
+        ]
+        if silent:
+            reason = f'nothing comes on {", ".join(silent)}'
+            return {'temperature': reason, 'driver_faults': reason}
+        return agibot_status.find_blind_checks(self._arm_data.values(), self._motors_per_arm)
 
     @property
     def warnings(self) -> list[str]:
         """Return what the robot reports that is worth a look and stops nothing."""
-        return []
+        return [*self._warnings_by_source.values(), *self._describe_missing()]
+
+    @property
+    def _motors_per_arm(self) -> int:
+        wiring = self._vendor_config
+        return len(wiring['arm_joints']) // len(wiring['arm_data_topics'])
+
+    def _is_fresh(self, part: str) -> bool:
+        arrived_s = self._arrived_s.get(part)
+        limit_s = self._vendor_config['max_part_age_s']
+        return arrived_s is not None and time.monotonic() - arrived_s <= limit_s
+
+    def _describe_missing(self) -> list[str]:
+        """Return the parts without which no joint states are published."""
+        if not self._params.use_vendor_messages:
+            return []
+        wiring = self._vendor_config
+        topics = dict(wiring['gripper_state_topics']) | {
+            part: wiring[f'{part}_state_topic'] for part in BODY_PARTS
+        }
+        return [
+            f'{part}: nothing comes on {topic}, so no joint states are published'
+            for part, topic in topics.items()
+            if not self._is_fresh(part)
+        ]
 
     def send(self, setpoint: np.ndarray) -> None:
         """Command the setpoint [commanded joints]; arms in rad, grippers in raw units."""
@@ -158,12 +190,15 @@ class AgibotGdk:
             default={'first': 0},
         )['first']
         names = tuple(msg.name)[first : first + len(joints)] or None
+        wrong = agibot_status.check_arm_order(names) if names else None
         if self._arm_positions is not None and names != self._arm_joint_names:
-            self._faults_by_source['arms'] = (
+            wrong = (
                 f"the robot's arm joints were called {self._arm_joint_names}, now "
                 f'{names}: another source '
                 'on the topic? restart the node when it is gone'
             )
+        if wrong:
+            self._faults_by_source['arms'] = wrong
             return
         try:
             self._arm_positions = message_conversion.positions_from_unnamed_msg(
@@ -175,62 +210,82 @@ class AgibotGdk:
         self._arm_joint_names = names
         self._faults_by_source.pop('arms', None)
         known = dict(zip(joints, self._arm_positions, strict=True)) | self._other_positions
-        if not set(self._robot.observed) <= set(known):
-            return  # no state of grippers, head or waist yet
+        if not set(self._robot.observed) <= set(known) or self._describe_missing():
+            return  # no state of grippers, head or waist yet, or no more
         # without a stamp of its own the state is as old as its arrival
         stamp_ns = (
             message_conversion.to_ns(msg.header.stamp) or self._node.get_clock().now().nanoseconds
         )
+        efforts = dict(zip(joints, self._read_arm_efforts(), strict=True))
         self._on_joint_state(
             JointState(
                 stamp_ns,
                 self._robot.observed,
                 np.array([known[name] for name in self._robot.observed]),
+                effort=np.array([efforts.get(name, np.nan) for name in self._robot.observed])
+                if self._arm_data
+                else None,
             )
         )
 
+    def _read_arm_efforts(self) -> np.ndarray:
+        """Return the efforts of all arm joints, [arm joints], NaN where none came lately."""
+        count = self._motors_per_arm
+        return np.concatenate(
+            [
+                agibot_status.read_efforts(self._arm_data[arm], count)
+                if self._is_fresh(arm)
+                else np.full(count, np.nan)
+                for arm in self._vendor_config['arm_data_topics']
+            ]
+        )
+
+    def _note(self, source: str, faults: Sequence[str], warnings: Sequence[str]) -> None:
+        """Keep what is wrong with one part of the robot, and what is worth a look."""
+        for told, texts in (
+            (self._faults_by_source, faults),
+            (self._warnings_by_source, warnings),
+        ):
+            told.pop(source, None)
+            if texts:
+                told[source] = f'{source}: {", ".join(texts)}'
+
     def _on_arm_data(self, arm_name: str, msg: Any) -> None:
-        """Check the fault flags and temperatures of an arm's motors."""
-        limit_c = self._vendor_config['max_motor_temperature_c']
-        wrong = [f'error {msg.system_error}'] if msg.system_error else []
-        wrong += [
-            f'motor {motor.id} has fault flags {motor.status:#x}'
-            for motor in msg.motor_states
-            if motor.status
-        ]
-        wrong += [
-            f'motor {motor.id} has {motor.temperature:.0f} degrees'
-            for motor in msg.motor_states
-            if motor.temperature > limit_c
-        ]
-        self._faults_by_source.pop(f'{arm_name} data', None)
-        if wrong:
-            self._faults_by_source[f'{arm_name} data'] = f'{arm_name}: {", ".join(wrong)}'
+        """Check the state of an arm and of its motors; keep their efforts."""
+        self._arm_data[arm_name], self._arrived_s[arm_name] = msg, time.monotonic()
+        self._note(
+            arm_name,
+            agibot_status.find_arm_faults(msg, self._vendor_config),
+            agibot_status.find_arm_warnings(msg, self._vendor_config),
+        )
 
     def _on_gripper_state(self, gripper_name: str, msg: Any) -> None:
         """Store one gripper; reject a reading in another unit and clear the stored opening."""
         if not msg.end_state:
-            return
+            return  # as good as none: it is missed after max_part_age_s
+        self._arrived_s[gripper_name] = time.monotonic()
+        self._note(gripper_name, (), agibot_status.find_hand_warnings(msg))
         try:
             self._other_positions[gripper_name] = message_conversion.gripper_opening_from_raw(
                 msg.end_state[0].position, self._robot.gripper(gripper_name)
             )
-            self._faults_by_source.pop(gripper_name, None)
-            if getattr(msg.end_state[0], 'status', 0) == OVER_CURRENT_STATUS:
-                self._faults_by_source[gripper_name] = f'{gripper_name}: over-current'
         except ValueError as error:
             self._other_positions.pop(gripper_name, None)
             self._faults_by_source[gripper_name] = str(error)
 
-    def _on_body_state(self, joints: tuple[str, ...], msg: Any) -> None:
-        """Take head or waist: motors by name where it names them as we do, else in our order."""
-        positions = [motor.position for motor in msg.motor_states]
-        named = dict(zip(msg.name, positions, strict=False))
-        if not set(joints) <= set(named):
-            named = dict(zip(joints, positions, strict=False))
-        self._other_positions |= {
-            name: value for name, value in named.items() if name in joints and np.isfinite(value)
-        }
+    def _on_body_state(self, part: str, msg: Any) -> None:
+        """Take head or waist: by name where the message has names, else in our order."""
+        self._arrived_s[part] = time.monotonic()
+        joints = self._vendor_config[f'{part}_joints']
+        try:
+            self._other_positions |= agibot_status.read_body(
+                msg, joints, self._vendor_config['joint_names']
+            )
+            self._note(part, (), ())
+        except ValueError as error:
+            for name in joints:
+                self._other_positions.pop(name, None)
+            self._note(part, [str(error)], ())
 
 
 def _import_vendor_messages() -> Any:
