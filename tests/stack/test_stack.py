@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -72,6 +73,12 @@ def test_it_is_driven_with_topic_and_service_commands_alone(stack):
     assert 'success=True' in ros2(
         'service', 'call', '/wam/enable', 'std_srvs/srv/SetBool', '{data: true}'
     )
+    watch.wait_motion('HOLDING')
+    chunks = watch.policy.chunks_published
+    time.sleep(1.0)  # enabling alone moves nothing
+    assert watch.motion.state_name == 'HOLDING' and watch.policy.chunks_published == chunks
+    assert watch.policy.instruction == '' and 'instruction is gone' in watch.policy.reason
+    watch.publish_instruction(PICK)
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
 
 
@@ -150,12 +157,14 @@ def test_a_wrong_chunk_is_rejected_whole_and_said_so(running, spoil, words):
     watch.destroy_publisher(inject)
 
 
-def test_disabled_it_rests_and_enabled_it_goes_on(running):
+def test_disabled_it_rests_and_enabled_it_goes_on_with_a_new_instruction(running):
     _, watch = running
     assert watch.call_service(SetBool, 'enable', data=False).success
     watch.wait_motion('DISABLED')
     watch.wait_rest()
     assert watch.call_service(SetBool, 'enable', data=True).success
+    watch.wait_motion('HOLDING')
+    watch.publish_instruction(PICK)
     watch.wait_motion('FIRST_MOVE', 'TRACKING')
 
 

@@ -94,7 +94,10 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
 SERVED_AND_PUBLISHED = {  # one name, two interfaces
     ('topic', '/wam/estop'): ('std_msgs/Bool', 'whether a stop is latched'),
     ('service', '/wam/estop'): ('std_srvs/Trigger', 'fastest stop, latched'),
-    ('service', '/wam/reset'): ('std_srvs/Trigger', 'release a latched stop'),
+    ('service', '/wam/reset'): (
+        'std_srvs/Trigger',
+        'release a latched stop; false where there is none',
+    ),
 }
 SIM_SERVICES = {
     '/sim/reset': ('std_srvs/Trigger', 'show the next scene; the arms keep their motion'),

@@ -32,7 +32,7 @@ class MotionHarness:
         self.lag = np.zeros(N)  # measured minus set-point
         self.publishes_joints = True  # the robot reports its posture
         self.published, self.samples = [], []
-        self.sequence = 0
+        self.session, self.sequence = 'one', 0
 
     def publish(self, trajectory) -> None:
         if trajectory is None:
@@ -68,7 +68,7 @@ class MotionHarness:
         return replace(
             Chunk(
                 self.now - 100 * MS,
-                'one',
+                self.session,
                 self.sequence,
                 ROBOT.step_dt_s,
                 ROBOT.commanded,
@@ -229,11 +229,45 @@ def test_latched_stops_need_reset_then_enable():
     rig.publishes_joints = True
     rig.run(0.5)
     assert rig.motion.reset(rig.now) is None and rig.motion.state is MotionState.DISABLED
+    assert 'nothing to reset' in rig.motion.reset(rig.now)
     published = len(rig.published)
     rig.run(1.0, rig.send_wave)
     assert len(rig.published) == published  # a reset moves nothing
-    rig.enable().run(3.0, rig.send_wave)
-    assert rig.motion.state is MotionState.TRACKING
+
+
+@pytest.mark.parametrize(
+    'stop',
+    [
+        lambda motion, now_ns: motion.estop(now_ns),
+        lambda motion, now_ns: motion.on_robot_fault('heat', now_ns),
+        lambda motion, now_ns: motion.on_node_fault('ZeroDivisionError', now_ns),
+        lambda motion, now_ns: motion.disable(now_ns),
+    ],
+)
+def test_after_a_stop_enabling_moves_nothing_until_a_new_session_comes(stop):
+    rig = MotionHarness().start_tracking()
+    stop(rig.motion, rig.now)
+    assert rig.motion.counters.stops == 1
+    rig.motion.on_robot_fault('', rig.now)
+    rig.run(1.5, rig.send_wave)
+    rig.motion.reset(rig.now)
+    rig.enable().run(1.0, rig.send_wave)
+    assert rig.motion.state is MotionState.HOLDING and 'new instruction' in rig.motion.reason
+    assert rig.max_speed() == 0.0
+    rig.session = 'of a new instruction'
+    rig.run(3.0, rig.send_wave)
+    assert rig.motion.state is MotionState.TRACKING and rig.motion.counters.stops == 1
+
+
+def test_a_stop_that_tells_nothing_new_takes_nothing_away():
+    rig = MotionHarness().start_tracking()
+    rig.motion.on_policy_pause('waiting for a camera', rig.now)
+    rig.run(1.0)
+    rig.motion.disable(rig.now)
+    rig.motion.disable(rig.now)
+    rig.motion.estop(rig.now)
+    rig.motion.estop(rig.now)
+    assert rig.motion.counters.stops == 2  # the first disabling and the e-stop
 
 
 def test_an_estop_outranks_a_protective_stop_and_works_when_disabled():
@@ -592,6 +626,7 @@ def test_at_another_speed_what_is_executed_goes_to_its_end_and_nothing_is_sent(f
     assert rig.max_speed() == 0.0
     assert rig.motion.reset(rig.now) is None
     rig.samples.clear()
+    rig.session = 'of a new instruction'
     rig.enable().run(3.5, rig.send_wave)
     assert rig.motion.state is MotionState.TRACKING
     assert (compute_steps(rig) <= ROBOT.limits().velocity * 0.01 + 1e-9).all()

@@ -46,6 +46,7 @@ def test_a_signal_from_any_publisher_stops_like_the_service(profile):
         bench.wait(lambda: bench.call_service(Trigger, 'reset').success, 3.0)
         bench.wait_state('DISABLED')  # one signal is one stop: none is kept for later
         assert bench.call_service(SetBool, 'enable', data=True).success
+        bench.session = 'of a new instruction'
         bench.wait_state('TRACKING')
         bench.check_motion()
 

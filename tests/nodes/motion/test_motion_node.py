@@ -313,8 +313,19 @@ def test_estop_latches_until_reset_and_enable(tracking):
     time.sleep(0.4)
     assert bench.received_count == before  # chunks keep coming, nothing moves
     assert bench.call_service(SetBool, 'enable', data=True).success
+    bench.wait(lambda: 'give a new instruction' in bench.status.reason)
+    assert bench.status.state_name == 'HOLDING' and bench.status.stops == 1
+    bench.wait_rest()
+    bench.session = 'of a new instruction'
     bench.wait_state('TRACKING')
     bench.check_motion()
+
+
+def test_a_reset_where_nothing_is_latched_says_so(tracking):
+    _, bench = tracking
+    answer = bench.call_service(Trigger, 'reset')
+    assert not answer.success and 'nothing to reset' in answer.message
+    assert 'TRACKING' in answer.message and bench.status.state_name == 'TRACKING'
 
 
 @pytest.mark.parametrize(
@@ -418,6 +429,7 @@ def test_a_fault_of_the_node_itself_stops_the_robot_and_latches(tracking, place)
     bench.wait(lambda: '1 faults' in str(bench.diagnostics.get('motion: callbacks')))
     bench.wait(lambda: bench.call_service(Trigger, 'reset').success, 3.0)
     assert bench.call_service(SetBool, 'enable', data=True).success
+    bench.session = 'of a new instruction'
     bench.wait_state('TRACKING')
     bench.check_motion()
 
@@ -535,6 +547,7 @@ def test_deactivation_ramps_to_rest_and_cleans_up(tracking):
     node.trigger_deactivate()
     bench.wait_rest()
     assert bench.status.state_name in ('STOPPING', 'DISABLED')
+    bench.session = 'of a new instruction'
     assert node.trigger_activate() and bench.wait_state('TRACKING') is None
     node.trigger_deactivate()
     node.trigger_cleanup()

@@ -21,7 +21,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from wam_msgs.action import RunInstruction
-from wam_msgs.msg import ActionChunk, PolicyStatus, SimStatus
+from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
 from wam_msgs.srv import Reload
 from wam_policy.core.robot import embodiment
 from wam_policy.core.types import JointState
@@ -65,6 +65,9 @@ class PolicyTestBench:
             message_conversion.JointStateMsg, '/joint_states', qos.JOINTS
         )
         self.instruction_publisher = self.node.create_publisher(String, 'instruction', qos.REQUEST)
+        self.motion_status_publisher = self.node.create_publisher(
+            MotionStatus, 'motion_status', qos.LATCHED
+        )
         self.sim_status_publisher = self.node.create_publisher(
             SimStatus, '/sim/status', qos.REQUEST
         )
@@ -386,6 +389,42 @@ def wait_for_result(future, timeout_s=20.0):
     future.add_done_callback(lambda _: done.set())
     assert done.wait(timeout_s)
     return future.result()
+
+
+LATCHED = MotionStatus(state=MotionStatus.ESTOPPED, state_name='ESTOPPED', stops=1)
+MISSED = MotionStatus(state=MotionStatus.HOLDING, state_name='HOLDING', stops=2)
+
+
+@pytest.mark.parametrize('status', [LATCHED, MISSED], ids=['latched', 'short'])
+def test_a_stop_takes_the_instruction_away_and_the_same_words_bring_it_back(running, status):
+    _, bench = running
+    bench.motion_status_publisher.publish(
+        MotionStatus(state=MotionStatus.TRACKING, state_name='TRACKING')
+    )
+    time.sleep(0.3)
+    session = bench.status.session
+    assert bench.status.state_name == 'RUNNING'
+    bench.motion_status_publisher.publish(status)
+    bench.wait(lambda: bench.status.state_name == 'HOLDING')
+    assert bench.status.instruction == '' and status.state_name in bench.status.reason
+    assert 'the instruction is gone, give a new one' in bench.status.reason
+    chunks = bench.status.chunks_published
+    bench.motion_status_publisher.publish(MotionStatus(stops=status.stops))  # released
+    time.sleep(0.5)
+    assert bench.status.state_name == 'HOLDING' and bench.status.chunks_published == chunks
+    bench.publish_instruction('lift the cup')
+    bench.wait_running(session)
+
+
+def test_an_instruction_given_while_a_stop_is_latched_is_dropped(stage):
+    _, bench = stage
+    bench.motion_status_publisher.publish(LATCHED)
+    time.sleep(0.2)
+    _, result = send_run_goal(bench, 'lift the cup', 5.0)
+    bench.motion_status_publisher.publish(LATCHED)  # as motion_node does ten times a second
+    answer = wait_for_result(result).result
+    assert answer.outcome == OUTCOME.FAILED and 'motion is ESTOPPED' in answer.message
+    bench.wait(lambda: bench.status.instruction == '')
 
 
 def test_a_run_ends_with_its_time_and_the_robot_holds(stage):

@@ -283,6 +283,26 @@ def test_each_instruction_is_an_episode(tmp_path):
     assert found['push the blue ball']['success'] == 'yes'
 
 
+def test_a_stop_ends_the_episode_of_its_instruction_and_the_same_words_begin_another(tmp_path):
+    stopped = MotionStatus(state=MotionStatus.ESTOPPED, state_name='ESTOPPED', reason='of a test')
+    with start_recorder(tmp_path, auto_record=True) as (robot, node):
+        robot.instruction_publisher.publish(String(data='lift the red cube'))
+        robot.wait(lambda: robot.statuses[-1].state == EpisodeStatus.RECORDING, 'not recording')
+        first = robot.statuses[-1].episode_name
+        robot.motion_status_publisher.publish(stopped)
+        robot.wait(lambda: robot.statuses[-1].state == EpisodeStatus.IDLE, 'not idle')
+        robot.instruction_publisher.publish(String(data='lift the red cube'))  # still latched
+        time.sleep(0.7)
+        assert robot.statuses[-1].state == EpisodeStatus.IDLE
+        robot.motion_status_publisher.publish(MotionStatus(state_name='DISABLED'))
+        time.sleep(0.2)
+        robot.instruction_publisher.publish(String(data='lift the red cube'))
+        robot.wait(lambda: robot.statuses[-1].state == EpisodeStatus.RECORDING, 'not again')
+        assert robot.statuses[-1].episode_name != first
+    about = bag_folder.read_contents(bag_folder.find_mcap_file(tmp_path / first)).metadata
+    assert about['success'] == 'unknown' and 'motion is ESTOPPED: of a test' in about.values()
+
+
 def test_the_action_records_for_a_time(tmp_path):
     with start_recorder(tmp_path) as (robot, _):
         client = ActionClient(robot.node, RecordEpisode, 'record')

@@ -24,6 +24,7 @@ class ChunkValidator:
         self.session: str | None = None
         self.sequence = -1
         self.retired: deque[str] = deque(maxlen=MAX_RETIRED_SESSIONS)
+        self.stopped_session: str | None = None  # the one that a stop ended
         self.session_start_ns = 0  # first observation of the present session
         self.last_chunk_ns: dict[str, int] = {}  # rivals: session -> when it last spoke
         self.reject_until_ns: int | None = None
@@ -47,6 +48,10 @@ class ChunkValidator:
                 self.session_start_ns = chunk.stamp_ns
             self.session, self.sequence = chunk.session, chunk.sequence
         return reason
+
+    def end_session(self) -> None:
+        """Refuse the present session from now on: its instruction is gone."""
+        self.stopped_session = self.session
 
     def reject_until(self, stamp_ns: int | None) -> None:
         """Refuse what was observed up to `stamp_ns`; None refuses nothing for its stamp."""
@@ -108,6 +113,8 @@ class ChunkValidator:
     def _check_order(self, chunk: Chunk) -> str | None:
         if chunk.session in self.retired:
             return f'chunk of an old session ({chunk.session})'
+        if chunk.session == self.stopped_session:
+            return 'chunk of the instruction before the stop: give a new instruction'
         if self.reject_until_ns is not None and chunk.stamp_ns <= self.reject_until_ns:
             return 'chunk was observed before the policy paused'
         if chunk.session == self.session and chunk.sequence <= self.sequence:

@@ -126,7 +126,9 @@ class MotionControl:
         return self._start_hold(self.joint_monitor.position, now_ns), ''
 
     def disable(self, now_ns: int, reason: str = 'disabled on request') -> None:
-        """Come to rest, then command nothing more."""
+        """Come to rest, then command nothing more; an instruction that was followed is gone."""
+        if self.enabled:
+            self._end_instruction()
         self._halt(MotionState.DISABLED, reason, now_ns)
 
     def estop(self, now_ns: int, reason: str = 'e-stop on request') -> None:
@@ -136,11 +138,11 @@ class MotionControl:
     def reset(self, now_ns: int) -> str | None:
         """Release a latched stop; return why not. It moves nothing: `enable` comes after."""
         if self.state not in LATCHED_STATES:
-            return None
+            return f'nothing to reset: no stop is latched, motion is {self.state.name}'
         obstacle = self.joint_monitor.check_age(now_ns) or self.joint_monitor.check_at_rest()
         if obstacle or self._is_moving(now_ns):
             return f'not reset: {obstacle or "still decelerating"}'
-        self._set_state(MotionState.DISABLED, 'reset; enable to move')
+        self._set_state(MotionState.DISABLED, 'reset; enable and give an instruction to move')
         return None
 
     # --- events -----------------------------------------------------------------------------
@@ -323,8 +325,6 @@ class MotionControl:
         """Return what there is to tell now."""
         return MotionSnapshot.from_motion(self, now_ns)
 
-    # --- inside -----------------------------------------------------------------------------
-
     @property
     def enabled(self) -> bool:
         return self.state in ACTIVE_STATES and not (
@@ -372,11 +372,8 @@ class MotionControl:
     def _halt(self, then: MotionState, reason: str, now_ns: int) -> None:
         """Stop what moves and be in `then` at rest; a latched state is entered at once."""
         self.pending_chunk = self.active_plan = self.predicted_collision = None
-        self.stop_pending_since_ns = (
-            now_ns
-            if not self.halting or self.stop_pending_since_ns is None
-            else self.stop_pending_since_ns
-        )
+        if not self.halting or self.stop_pending_since_ns is None:
+            self.stop_pending_since_ns = now_ns
         self.stop_requested = self.halting = self._is_moving(now_ns)
         if self.state is MotionState.ESTOPPED or (
             self.state in LATCHED_STATES and then not in LATCHED_STATES
@@ -385,8 +382,15 @@ class MotionControl:
         if self.state in ACTIVE_STATES and self.halting and then not in LATCHED_STATES:
             self.state_after_stop = then
             then = MotionState.STOPPING
+        if then in LATCHED_STATES and self.state not in LATCHED_STATES:
+            self._end_instruction()
         if self.state is not MotionState.DISABLED or then in LATCHED_STATES:
             self._set_state(then, reason)
+
+    def _end_instruction(self) -> None:
+        """Refuse the present session's chunks: the policy drops it only with the next status."""
+        self.counters.stops += 1
+        self.chunk_validator.end_session()
 
     def _start_hold(self, position: np.ndarray, now_ns: int) -> Trajectory:
         """Begin anew from rest at `position` [joints]; return the hold to publish."""
@@ -456,11 +460,8 @@ class MotionControl:
 
     def _must_wait_for_report(self, now_ns: int) -> bool:
         """Tell whether to send nothing yet: a controller may follow either of two curves."""
-        since_ns = (
-            self.stop_pending_since_ns
-            if self.halting and self.stop_pending_since_ns is not None
-            else now_ns
-        )
+        pending_ns = self.stop_pending_since_ns if self.halting else None
+        since_ns = now_ns if pending_ns is None else pending_ns
         return now_ns - since_ns < MAX_STOP_DELAY_NS and self.command_tracker.is_ambiguous(now_ns)
 
     def _handle_lost_command(self, controller: str, now_ns: int) -> None:

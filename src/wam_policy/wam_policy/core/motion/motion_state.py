@@ -48,6 +48,7 @@ class MotionCounters:
     acceleration_ratio: float = 0.0
     jerk_ratio: float = 0.0
     predicted_collisions: int = 0  # chunks cut short or refused for contact ahead
+    stops: int = 0  # by a person or a monitor; after each only a new instruction moves the arm
     commands_lost: int = 0  # commands that a controller does not follow
 
     def record_step(self, before: np.ndarray | None, now: np.ndarray) -> None:

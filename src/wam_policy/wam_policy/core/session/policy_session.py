@@ -111,6 +111,7 @@ class PolicySession:
         )
         self.instruction = ''
         self.instruction_count = 0  # instructions accepted since the start
+        self.stop_reason = ''  # of the stop that took the last instruction away; empty: none did
         self.sequence = 0  # of the newest query; never goes back
         self.counters = SessionCounters()
         self.cache_status = CacheStatus()
@@ -176,8 +177,14 @@ class PolicySession:
         self._set_instruction(plain)
         return self.instruction_count
 
+    def on_motion_stop(self, reason: str) -> None:
+        """Drop the instruction: what was stopped goes on only when someone asks for it anew."""
+        if self.instruction:
+            self.instruction, self.stop_reason = '', reason
+            self._discard_history(reason, rebuild=False)
+
     def _set_instruction(self, text: str) -> None:
-        self.instruction = text
+        self.instruction, self.stop_reason = text, ''
         self.instruction_count += 1
         self._discard_history('a new instruction came', rebuild=False)
 
@@ -334,7 +341,7 @@ class PolicySession:
             return self._worker_availability.value, self._unavailable_reason
         if not self.instruction:
             return (
-                (PolicyState.HOLDING, 'the instruction is empty')
+                (PolicyState.HOLDING, self.stop_reason or 'the instruction is empty')
                 if self.instruction_count
                 else (PolicyState.IDLE, 'no instruction yet')
             )

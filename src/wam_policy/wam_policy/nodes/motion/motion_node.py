@@ -361,8 +361,9 @@ class MotionNode(LifecycleNode):
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:
             reason = self._motion.reset(self._now_ns())
+        self._publish_status()  # before the answer: nobody drops the instruction that follows it
         response.success = reason is None
-        response.message = reason or 'reset; enable to move'
+        response.message = reason or 'reset; enable and give an instruction to move'
         return response
 
     def _on_params(self, changed: MotionParams) -> None:

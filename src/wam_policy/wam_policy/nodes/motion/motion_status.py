@@ -41,6 +41,7 @@ def make_status_msg(
         commands_lost=counters.commands_lost,
         inactive_checks=list(snapshot.inactive_checks),
         inactive_reasons=list(snapshot.inactive_checks.values()),
+        stops=counters.stops,
         reason=snapshot.reason,
     )
     msg.header.stamp = message_conversion.time_to_msg(now_ns)

@@ -17,7 +17,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 
-from wam_msgs.msg import ActionChunk, PolicyStatus
+from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
 from wam_msgs.srv import Reload
 from wam_policy.core.observation.observation_buffer import StampedBuffer
 from wam_policy.core.robot import checkpoints, embodiment
@@ -38,6 +38,7 @@ from wam_policy.nodes.policy.policy_diagnostics import PolicyDiagnostics
 from wam_policy.nodes.policy.run_instruction_action import RunInstructionAction
 from wam_policy.nodes.policy.worker_backend import BackendStatus, WorkerBackend
 from wam_policy.nodes.run_node import run_node
+from wam_policy.nodes.stop_detector import StopDetector
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 UNTRAINED = 'UNTRAINED'  # in the name of a model with random weights
@@ -62,6 +63,7 @@ class PolicyNode(LifecycleNode):
         self._last_published: tuple = ()  # what the last status said that counts as a change
         self._logged_state, self._logged_s = '', 0.0  # state that was logged last, and when
         self._ticks_since_status = 0
+        self._stop_detector = StopDetector()
         parameters.read(self, PolicyParams)  # declared early: visible before configuration
         parameters.add_on_change_callback(
             self, PolicyParams, lambda: bool(self._inputs), self._on_params
@@ -134,6 +136,9 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._inputs = [
             self.create_subscription(String, 'instruction', self._on_instruction, qos.REQUEST),
+            self.create_subscription(
+                MotionStatus, 'motion_status', self._on_motion_status, qos.LATCHED
+            ),
             self.create_subscription(
                 JointState, self._params.joint_states_topic, self._on_joint_state, qos.JOINTS
             ),
@@ -231,6 +236,15 @@ class PolicyNode(LifecycleNode):
         with self._locked_policy as policy:
             policy.on_instruction(msg.data)
         self._inference_loop.wake()
+
+    def _on_motion_status(self, msg: MotionStatus) -> None:
+        """Drop the instruction with every stop, also one whose own status was missed."""
+        reason = self._stop_detector.update(msg)
+        if reason:
+            with self._locked_policy as policy:
+                policy.on_motion_stop(
+                    f'{reason}; the instruction is gone, give a new one when motion is enabled'
+                )
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         changed = jump.clock_change not in (

@@ -13,7 +13,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 
 from wam_msgs.action import RunInstruction
-from wam_msgs.msg import MotionStatus, PolicyStatus, SimStatus
+from wam_msgs.msg import PolicyStatus, SimStatus
 from wam_policy.core.session.instruction_goal import (
     GoalContext,
     InstructionGoal,
@@ -25,7 +25,6 @@ from wam_policy.nodes.policy.inference_loop import LockedPolicy
 
 SIM_STATUS_TOPIC = '/sim/status'  # only a simulated robot has one
 CLOSED_MESSAGE = 'the policy is shutting down'
-MOTION_STOPPED_STATES = (MotionStatus.ESTOPPED, MotionStatus.PROTECTIVE_STOP)
 
 
 @dataclass(slots=True, eq=False)
@@ -55,13 +54,9 @@ class RunInstructionAction:
         )
         self._active_runs: list[_ActiveRun] = []
         self._achieved_instruction = ''  # instruction the simulator says is fulfilled
-        self._motion_fault = ''
         self._inputs = [
             node.create_subscription(
                 SimStatus, SIM_STATUS_TOPIC, self._on_sim_status, qos.REQUEST
-            ),
-            node.create_subscription(
-                MotionStatus, 'motion_status', self._on_motion_status, qos.LATCHED
             ),
         ]
         self._server = ActionServer(
@@ -87,7 +82,8 @@ class RunInstructionAction:
             with self._locked_policy as policy:
                 order = policy.instruction_count
                 state, reason = policy.get_state(now_ns)
-            fault = reason if state is PolicyState.ERROR else self._motion_fault
+                stop_reason = policy.stop_reason
+            fault = reason if state is PolicyState.ERROR else stop_reason
             world = GoalContext(
                 now_ns,
                 order,
@@ -166,10 +162,3 @@ class RunInstructionAction:
 
     def _on_sim_status(self, msg: SimStatus) -> None:
         self._achieved_instruction = msg.instruction if msg.success else ''
-
-    def _on_motion_status(self, msg: MotionStatus) -> None:
-        self._motion_fault = (
-            f'motion is {msg.state_name}: {msg.reason}'
-            if msg.state in MOTION_STOPPED_STATES
-            else ''
-        )

@@ -15,6 +15,7 @@ from wam_policy.nodes.recorder import message_definitions
 from wam_policy.recording.bag_writer import BagTopic
 
 INSTRUCTION_TOPIC, SIM_STATUS_TOPIC = 'instruction', '/sim/status'
+MOTION_STATUS_TOPIC = 'motion_status'
 # Deep queues: a recorder wants everything, also what came while it was busy for a moment.
 _EVENT_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE)
 _LATCHED_QOS = QoSProfile(
@@ -74,7 +75,7 @@ def list_recorded_topics(robot: Embodiment, params: RecorderParams) -> tuple[Rec
         RecordedTopic(INSTRUCTION_TOPIC, String, _EVENT_QOS),
         RecordedTopic('estop_signal', Empty, _SENSOR_QOS),  # best effort: from any publisher
         RecordedTopic('status', PolicyStatus, _LATCHED_QOS, keep_latest=True),
-        RecordedTopic('motion_status', MotionStatus, _LATCHED_QOS, keep_latest=True),
+        RecordedTopic(MOTION_STATUS_TOPIC, MotionStatus, _LATCHED_QOS, keep_latest=True),
         RecordedTopic(SIM_STATUS_TOPIC, SimStatus, _EVENT_QOS, keep_latest=True),
         *(
             RecordedTopic(camera.info_topic, CameraInfo, _SENSOR_QOS, keep_latest=True)

@@ -21,7 +21,7 @@ from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 
-from wam_msgs.msg import EpisodeStatus, SimStatus
+from wam_msgs.msg import EpisodeStatus, MotionStatus, SimStatus
 from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.core.robot import embodiment
 from wam_policy.core.session.instruction import clean_instruction
@@ -33,12 +33,14 @@ from wam_policy.nodes.recorder.episode_writer import DISK_TIMEOUT_S, EpisodeWrit
 from wam_policy.nodes.recorder.record_episode_action import RecordEpisodeAction
 from wam_policy.nodes.recorder.recorded_topics import (
     INSTRUCTION_TOPIC,
+    MOTION_STATUS_TOPIC,
     SIM_STATUS_TOPIC,
     RecordedTopic,
     list_recorded_topics,
 )
 from wam_policy.nodes.recorder.recorder_state import EpisodeRecorder, RecorderSnapshot
 from wam_policy.nodes.run_node import SHUTDOWN_TIMEOUT_S, run_node
+from wam_policy.nodes.stop_detector import StopDetector
 from wam_policy.recording import bag_folder, bag_repair
 from wam_policy.recording.episode_info import EpisodeEnd, TaskSuccess, parse_labels
 
@@ -68,6 +70,7 @@ class RecorderNode(LifecycleNode):
         self._recorded_topics: tuple[RecordedTopic, ...] = ()
         self._inputs: list = []
         self._instruction = ''
+        self._stop_detector = StopDetector()
         self._achieved_instructions: set[str] = set()  # instructions the simulator saw fulfilled
         self._last_logged = ''  # state and reason that were logged last
         parameters.read(self, RecorderParams)  # declared early: visible before configuration
@@ -199,6 +202,8 @@ class RecorderNode(LifecycleNode):
             sim = deserialize_message(raw, SimStatus)
             if sim.success:
                 self._achieved_instructions.add(sim.instruction)
+        elif recorded_topic.topic == MOTION_STATUS_TOPIC:
+            self._on_motion_status(deserialize_message(raw, MotionStatus))
         self._episode_recorder.put(topic_index, now_ns, raw)
 
     def _on_instruction(self, text: str) -> None:
@@ -208,7 +213,7 @@ class RecorderNode(LifecycleNode):
         except ValueError as error:
             self.get_logger().warning(f'{error}')  # the policy keeps the last one, so do we
             return
-        if plain == self._instruction:
+        if plain == self._instruction or self._stop_detector.is_latched:
             return
         self._instruction = plain
         if not self._params.auto_record:
@@ -224,6 +229,15 @@ class RecorderNode(LifecycleNode):
                 self.start_episode(plain, [])
             except (ValueError, OSError) as error:
                 self.get_logger().error(f'not recording {plain!r}: {error}')
+
+    def _on_motion_status(self, msg: MotionStatus) -> None:
+        """End the episode of an instruction that a stop took away, as the policy drops it."""
+        reason = self._stop_detector.update(msg)
+        if not reason or not self._instruction:
+            return
+        self._instruction = ''
+        if self._params.auto_record:
+            self.end_episode(EpisodeEnd(reason, self._read_task_success()))
 
     def _on_params(self, changed: RecorderParams) -> None:
         self._params = changed
