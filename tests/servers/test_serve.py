@@ -201,7 +201,7 @@ def run_until_exit(*arguments):
         (
             ('--checkpoint', '/none', '--embodiment', 'yam', '--devices', 'cpu'),
             2,
-            'no folder and no shipped model',
+            'neither a folder nor a shipped model',
         ),
         (
             ('--checkpoint', 'preset:tiny', '--embodiment', 'yam', '--server-profile', 'openpi'),

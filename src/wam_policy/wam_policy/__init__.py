@@ -1,1 +1,1 @@
-"""World Action Models on ROS 2: see core, model, worker and ros for who may know what."""
+"""World Action Models on ROS 2; ARCHITECTURE.md describes the subpackages."""

@@ -82,7 +82,7 @@ def test_a_gap_breaks_the_record_and_a_pause_within_the_limit_does_not():
     picked = [f.stamp_ns for f in memory.block_after(0).views['head']]
     assert picked == [0, 0, 950_000_000, 950_000_000]
     broken = memory.advance({'head': make_buffer([0, 950_000_000, 3 * 10**9])})
-    assert 'head showed nothing for more than 1 s' in broken and memory.is_empty
+    assert 'head: no frame for more than 1 s' in broken and memory.is_empty
 
 
 def test_a_camera_that_changes_its_size_breaks_the_record():

@@ -50,7 +50,7 @@ def test_where_the_default_does_not_fit_another_shipped_model_does(shipped):
 
 @pytest.mark.parametrize('name', ['', 'maxi', '/no/such'])
 def test_what_is_nowhere_is_refused_with_what_there_is(shipped, name):
-    with pytest.raises(ValueError, match=r'no shipped model \(mini\)'):
+    with pytest.raises(ValueError, match=r'nor a shipped model \(mini\)'):
         checkpoints.resolve_checkpoint(name)
 
 

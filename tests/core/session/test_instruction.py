@@ -32,5 +32,5 @@ def test_words_of_other_languages_stay():
 
 
 def test_too_long_a_text_is_refused_with_both_figures():
-    with pytest.raises(ValueError, match='has 501 characters, at most 500'):
+    with pytest.raises(ValueError, match='has 501 characters, limit 500'):
         clean_instruction('x' * 501, 500)

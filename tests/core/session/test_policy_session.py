@@ -156,7 +156,7 @@ def test_the_same_words_again_change_nothing_but_a_run_of_them_starts_anew():
 
 
 def test_a_run_needs_words():
-    with pytest.raises(ValueError, match='say what to do'):
+    with pytest.raises(ValueError, match='the instruction is empty'):
         start_running().policy.start_instruction(' \n')
 
 
@@ -167,7 +167,7 @@ def test_a_text_that_is_too_long_changes_nothing_and_is_explained_until_a_better
     assert stage.policy.session == session and stage.policy.instruction == 'lift the cup'
     state, reason = stage.get_state()
     assert state is PolicyState.RUNNING
-    assert '401 characters, at most 400' in reason and 'the last one stays' in reason
+    assert '401 characters, limit 400' in reason and 'the previous one is kept' in reason
     stage.policy.on_instruction('lift the cup')
     assert stage.get_state() == (PolicyState.RUNNING, '')
 
@@ -312,11 +312,11 @@ def test_a_refused_request_is_tried_again_later_with_the_past_replayed():
 @pytest.mark.parametrize(
     ('targets', 'fault'),
     [
-        (np.full((24, 14), np.nan), 'not finite'),
-        (np.full((24, 14), np.inf), 'not finite'),
-        (np.zeros((24, 13)), 'do not fit'),
-        (np.zeros((0, 14)), 'do not fit'),
-        (np.zeros(14), 'do not fit'),
+        (np.full((24, 14), np.nan), 'NaN or infinity'),
+        (np.full((24, 14), np.inf), 'NaN or infinity'),
+        (np.zeros((24, 13)), 'do not match'),
+        (np.zeros((0, 14)), 'do not match'),
+        (np.zeros(14), 'do not match'),
     ],
 )
 def test_an_answer_that_must_not_move_anything_is_dropped_counted_and_explained(targets, fault):
@@ -336,7 +336,7 @@ def test_an_answer_whose_rows_are_all_past_is_dropped():
     stage.policy.on_instruction('lift the cup')
     stage.run(3000)
     assert not stage.chunks and stage.policy.counters.dropped_chunks == 3
-    assert 'its last row was due before it came' in stage.get_state()[1]
+    assert 'its last row was due before it arrived' in stage.get_state()[1]
 
 
 def test_a_clock_set_back_drops_the_past_and_begins_a_new_session():

@@ -229,7 +229,7 @@ def test_a_flood_of_words_is_survived(running):
 def test_empty_words_stop_and_bad_words_are_explained(running):
     _, bench = running
     bench.publish_instruction('\x1b[2J' + 'x' * 5000)
-    bench.wait(lambda: 'at most 400' in bench.status.reason)
+    bench.wait(lambda: 'limit 400' in bench.status.reason)
     assert bench.status.state_name == 'RUNNING' and bench.status.instruction == 'lift the cup'
     bench.publish_instruction('  \n')
     bench.wait(lambda: bench.status.state_name == 'HOLDING')

@@ -1,1 +1,1 @@
-"""What the stack knows without ROS, torch or a clock: types, robots, timing and motion."""
+"""Code without ROS, torch, files or a clock: types, robots, observations, sessions, motion."""

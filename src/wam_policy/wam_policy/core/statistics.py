@@ -1,4 +1,4 @@
-"""Figures over the recent past: latencies per stage and rates, bounded in memory."""
+"""Statistics of recent events in bounded memory: latencies per stage, means and rates."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class LatencyStatistics:
-    """Keep the last measurements of named stages and tell their percentiles."""
+    """Percentiles of the last `capacity` measurements of named stages."""
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
@@ -22,12 +22,12 @@ class LatencyStatistics:
             self._stages[stage].append(value_ms)
 
     def percentiles_ms(self, *percents: float) -> tuple[dict[str, float], ...]:
-        """Return a figure per stage for each of `percents`, stages as they first appeared."""
-        alike: dict[int, list[str]] = {}  # stages that were measured equally often
+        """Return stage -> value in ms for each of `percents`, in order of first appearance."""
+        alike: dict[int, list[str]] = {}  # number of measurements -> stages
         for stage, values in self._stages.items():
             alike.setdefault(len(values), []).append(stage)
         found = {}
-        for stages in alike.values():  # one call for all of them: it is asked often
+        for stages in alike.values():  # one call for equal lengths, because it runs often
             measured = np.array([self._stages[stage] for stage in stages])
             found.update(
                 zip(stages, np.percentile(measured, percents, axis=1).T.tolist(), strict=True)
@@ -41,7 +41,7 @@ class LatencyStatistics:
 
 
 class RunningMean:
-    """Average figures without keeping them."""
+    """Running mean of values."""
 
     def __init__(self) -> None:
         self._sum, self._count = 0.0, 0
@@ -51,12 +51,12 @@ class RunningMean:
 
     @property
     def value(self) -> float:
-        """Return the mean of all; 0 of none."""
+        """Return the mean of all values; 0 without any."""
         return self._sum / self._count if self._count else 0.0
 
 
 class EventRate:
-    """Count events and tell how many there were per second lately."""
+    """Rate of events over a time window."""
 
     def __init__(self, window_ns: int) -> None:
         if window_ns < 1:
@@ -66,7 +66,7 @@ class EventRate:
         self._start_ns: int | None = None
 
     def tick(self, now_ns: int) -> None:
-        """Count one event; a clock that went back starts the count anew."""
+        """Count one event; if the clock went back, clear first."""
         if self._stamps_ns and now_ns < self._stamps_ns[-1]:
             self.clear()
         if self._start_ns is None:

@@ -1,6 +1,6 @@
-"""What travels between layers, threads and processes: frozen records with read-only arrays.
+"""Data types exchanged between layers, threads and processes: frozen, with read-only arrays.
 
-Stamps are integer nanoseconds of whatever clock the caller lives on. Positions are rad for
+Stamps are integer nanoseconds of the caller's clock. Positions are rad for
 revolute joints, m for prismatic ones and 0 (closed) .. 1 (open) for grippers.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """Hold one camera image; the pixels are shared, not copied, so their maker must let go."""
+    """One camera image; the pixels are not copied, so the creator must not change them."""
 
     camera: str
     stamp_ns: int
@@ -32,7 +32,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JointState:
-    """Hold one measured posture; positions and velocities are finite, an effort may be NaN."""
+    """Measured joint state; positions and velocities are finite, an effort may be NaN."""
 
     stamp_ns: int
     names: tuple[str, ...]
@@ -67,15 +67,15 @@ class JointState:
         return vector
 
     def positions(self, names: Sequence[str]) -> np.ndarray:
-        """Return the positions of `names` in that order, [names]; KeyError names a missing one."""
+        """Return the positions of `names`, [names]; raises KeyError with the missing names."""
         return self.position[self._find_rows(names)]
 
     def velocities(self, names: Sequence[str]) -> np.ndarray | None:
-        """Return the velocities of `names` in that order, or None where none were measured."""
+        """Return the velocities of `names`, [names], or None if they were not measured."""
         return None if self.velocity is None else self.velocity[self._find_rows(names)]
 
     def efforts(self, names: Sequence[str]) -> np.ndarray | None:
-        """Return the efforts of `names` in that order, NaN where one is not measured, or None."""
+        """Return the efforts of `names`, [names], NaN if not measured; None if none were."""
         return None if self.effort is None else self.effort[self._find_rows(names)]
 
     def _find_rows(self, names: Sequence[str]) -> list[int]:
@@ -88,7 +88,7 @@ class JointState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setpoint:
-    """Hold what a controller says it commands at one instant; every value is finite."""
+    """Setpoint that a controller reports for one instant; all values are finite."""
 
     controller: str
     stamp_ns: int
@@ -109,7 +109,7 @@ class Setpoint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """Hold what was seen at one instant: one frame per camera and the posture."""
+    """Observation of one instant: one frame per camera and the joint state."""
 
     stamp_ns: int  # reference time; joints are not newer, frames are those nearest to it
     frames: tuple[Frame, ...]  # in the order of the embodiment's cameras
@@ -119,7 +119,7 @@ class Observation:
         object.__setattr__(self, 'frames', tuple(self.frames))
 
     def frame(self, camera: str) -> Frame:
-        """Return the frame of `camera`; KeyError lists those there are."""
+        """Return the frame of `camera`; raises KeyError with the known cameras."""
         for frame in self.frames:
             if frame.camera == camera:
                 return frame
@@ -128,20 +128,20 @@ class Observation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """Hold one prediction: absolute targets on a fixed time grid.
+    """Predicted absolute targets on a fixed time grid.
 
-    Row i is due at stamp_ns + i * step_dt_s. Values are what the model asked for, before any
-    limit, and may be wrong: whoever executes a chunk checks it first.
+    Row i is due at stamp_ns + i * step_dt_s. Values are the model's output before any limit, so
+    they must be checked before they are executed.
     """
 
-    stamp_ns: int  # reference time of the observation it answers
+    stamp_ns: int  # reference time of its observation
     session: str
     sequence: int
     step_dt_s: float
     names: tuple[str, ...]
     targets: np.ndarray  # float64 [horizon joints]
-    reference: np.ndarray  # float64 [joints], posture relative actions start from
-    embodiment_hash: str  # of the embodiment both ends must share
+    reference: np.ndarray  # float64 [joints], positions to which relative actions were added
+    embodiment_hash: str  # must equal that of the receiver
     timings_ms: Mapping[str, float]  # stage -> ms
 
     def __post_init__(self) -> None:
@@ -166,12 +166,12 @@ class Chunk:
 
 
 def _readonly_copy(values: np.ndarray) -> np.ndarray:
-    """Copy `values` into a float64 array that nobody can write to."""
+    """Return a read-only float64 copy of `values`."""
     array = np.array(values, dtype=np.float64)
     array.setflags(write=False)
     return array
 
 
 def _infinite_as_nan(values: np.ndarray) -> np.ndarray:
-    """Return `values` with NaN for every infinity: an overflow measures nothing either."""
+    """Return `values` with NaN for every infinity, because an overflow is no measurement."""
     return np.where(np.isfinite(values), values, np.nan)

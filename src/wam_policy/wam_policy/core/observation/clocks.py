@@ -1,11 +1,10 @@
-"""The two clocks: when to ask for actions, and how real time is cut into blocks of memory.
+"""Query clock (when a query is due) and KV clock (blocks of real time for the memory).
 
-Both are pure functions of stamps. The query clock runs free on the newest observation; the KV
-clock advances only as real frames elapse, however often the model is asked in between.
+Both are pure functions of stamps. The query clock follows the newest observation; the KV clock
+advances only with the time of real frames, independent of the query rate.
 
-When the stamps go back (a bag that loops, a simulator that restarts) there is no honest way to
-go on: the owner forgets its frames, calls `without_history` on the query clock and begins a new KV
-clock with the next frame.
+If stamps go back (a bag that loops, a simulator that restarts), the owner drops its frames, calls
+`without_history` on the query clock and starts a new KV clock with the next frame.
 """
 
 from dataclasses import dataclass, replace
@@ -14,9 +13,9 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class QueryClock:
-    """Say when the next query is due: one in flight, never faster than `period_ns`."""
+    """Schedule of queries: one in progress, at least `period_ns` apart."""
 
-    period_ns: int  # shortest time between two queries; 0: as they come
+    period_ns: int  # shortest time between two queries; 0: no limit
     sent_ns: int | None = None  # when the last query was sent
     observation_ns: int | None = None  # stamp of the observation it carried
     in_flight: bool = False
@@ -26,7 +25,7 @@ class QueryClock:
             raise ValueError(f'query clock: want a period of at least 0 ns, got {self.period_ns}')
 
     def is_due(self, now_ns: int, observation_ns: int) -> bool:
-        """Tell whether to ask now about an observation of that stamp; never twice about one."""
+        """Return whether a query is due for an observation; at most one per observation."""
         if self.in_flight:
             return False
         if self.sent_ns is None or self.observation_ns is None:
@@ -41,20 +40,20 @@ class QueryClock:
         return replace(self, in_flight=False)
 
     def without_history(self) -> Self:
-        """Return the clock without a past, for a new session or after a jump of the clock.
+        """Return the clock without history, for a new session or after a jump of the clock.
 
-        A query in flight stays in flight: its answer will still come and must not overlap.
+        A query in progress stays in progress, so that the next one does not overlap with it.
         """
         return replace(self, sent_ns=None, observation_ns=None)
 
 
 @dataclass(frozen=True, slots=True)
 class KvClock:
-    """Cut real time into blocks: block 0 is the first frame alone, the others are equally long.
+    """Grid of blocks in real time: block 0 is the first frame, the others have equal length.
 
-    Instants follow from the session's first stamp alone, so late, lost or extra camera frames
-    cannot bend the grid. An instant without a fresh frame is the memory's business: it repeats
-    the newest one within its gap limit and begins a new session beyond it.
+    Instants depend only on the session's first stamp, not on late, lost or extra camera frames.
+    For an instant without a new frame, FrameHistory repeats the newest one within its gap limit,
+    and restarts beyond it.
     """
 
     first_ns: int  # stamp of the session's first frame
@@ -81,7 +80,7 @@ class KvClock:
         )
 
     def count_elapsed_blocks(self, newest_ns: int) -> int:
-        """Return how many blocks are over once every camera has been seen up to `newest_ns`."""
+        """Return the number of elapsed blocks if all cameras have frames up to `newest_ns`."""
         if newest_ns < self.first_ns:
             return 0
         return 1 + (newest_ns - self.first_ns) // (self.frame_period_ns * self.frames_per_block)

@@ -1,8 +1,8 @@
-"""What the policy really saw: blocks of camera frames on the KV clock.
+"""History of real camera frames, in blocks of the KV clock.
 
-The record goes on while workers are down, so that a restarted pair can be given the same past.
-It knows neither caches nor sessions: whoever owns those asks for the next block, or for the
-whole record again. Imagined frames have no way in.
+The history continues while workers are down, so that it can be replayed to restarted ones. It has
+no cache and no session: PolicySession requests the next block or replays all. It contains no
+predicted frames.
 """
 
 from collections import deque
@@ -20,11 +20,11 @@ type Rings = Mapping[str, StampedBuffer[Frame]]
 
 @dataclass(frozen=True, slots=True)
 class BlockTiming:
-    """Say how real time is cut into blocks: one first frame, then blocks of equal length."""
+    """Timing of blocks: one first frame, then blocks of equal length."""
 
     frames_per_block: int
     frame_period_ns: int
-    window_blocks: int  # blocks the cache can hold after the first frame
+    window_blocks: int  # capacity of the cache after the first frame
 
     def __post_init__(self) -> None:
         if min(self.frames_per_block, self.frame_period_ns, self.window_blocks) < 1:
@@ -33,7 +33,7 @@ class BlockTiming:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameBlock:
-    """Hold the frames of one block, picked nearest to the grid's instants."""
+    """Frames of one block, nearest to the instants of the grid."""
 
     index: int  # 0: the first frame alone
     stamps_ns: tuple[int, ...]
@@ -48,7 +48,7 @@ class FrameBlock:
 
 
 class FrameHistory:
-    """Record real frames block by block, as many blocks as a cache can hold."""
+    """Record real frames in blocks, as many as the cache can hold."""
 
     def __init__(self, timing: BlockTiming, max_gap_ns: int) -> None:
         self.timing = timing
@@ -66,11 +66,11 @@ class FrameHistory:
         return self._blocks[-1].index if self._blocks else 0
 
     def clear(self) -> None:
-        """Drop the record; the next complete view begins a new one."""
+        """Drop the history; the next complete observation starts a new one."""
         self._blocks.clear()
 
     def start(self, observation: Observation) -> None:
-        """Start a new record with one complete view."""
+        """Start a new history with one complete observation."""
         self._clock = KvClock(
             observation.stamp_ns, self.timing.frame_period_ns, self.timing.frames_per_block
         )
@@ -84,10 +84,10 @@ class FrameHistory:
         )
 
     def advance(self, buffers: Rings) -> str | None:
-        """Append every block whose time has passed; return why the record broke, if it did.
+        """Append every elapsed block; return a reason if the history became discontinuous.
 
-        A block is complete once each camera has shown something at or after its last instant:
-        from then on the nearest frames cannot change. A broken record is forgotten.
+        A block has elapsed when each camera has a frame at or after its last instant, because its
+        nearest frames cannot change afterwards. A discontinuous history is dropped.
         """
         newest = [frame for buffer in buffers.values() if (frame := buffer.newest) is not None]
         if self._clock is None or not self._blocks or len(newest) < len(buffers):
@@ -105,18 +105,18 @@ class FrameHistory:
         return None
 
     def block_after(self, index: int) -> FrameBlock | None:
-        """Return the recorded block that follows `index`, if there is one."""
+        """Return the block after `index`, or None."""
         return next((block for block in self._blocks if block.index == index + 1), None)
 
     def is_evicted(self, index: int) -> bool:
-        """Tell whether the block that follows `index` has left the record already."""
+        """Return whether the block after `index` is no longer in the history."""
         return bool(self._blocks) and self._blocks[0].index > index + 1
 
     def first_block(self) -> FrameBlock:
-        """Return the one-frame block with which a cache is begun.
+        """Return the one-frame block with which a cache starts.
 
-        Where the first frame has left the window, the last frame of the oldest block is the best
-        stand-in: real, and directly before the block that follows it.
+        If the first frame has left the window, it is the last frame of the oldest block, which
+        directly precedes the next block.
         """
         oldest = self._blocks[0]
         return FrameBlock(
@@ -131,20 +131,20 @@ class FrameHistory:
         buffer: StampedBuffer[Frame],
         stamps_ns: tuple[int, ...],
     ) -> tuple[tuple[Frame, ...], str | None]:
-        """Return the frames shown at the instants, or why this is no record of them."""
+        """Return the frames nearest to the instants, or why there are none."""
         shape = self._blocks[-1].views[camera][-1].rgb.shape
         frames = []
         for stamp_ns in stamps_ns:
             earlier, frame = buffer.as_of(stamp_ns), buffer.nearest(stamp_ns)
             if earlier is None or frame is None or stamp_ns - earlier.stamp_ns > self._max_gap_ns:
                 return (), (
-                    f'{camera} showed nothing for more than {self._max_gap_ns / 1e9:g} s; '
-                    'the memory begins anew'
+                    f'{camera}: no frame for more than {self._max_gap_ns / 1e9:g} s; '
+                    'the memory restarts'
                 )
             if frame.rgb.shape != shape:
                 return (), (
                     f'{camera} changed from {shape[1]}x{shape[0]} to '
-                    f'{frame.rgb.shape[1]}x{frame.rgb.shape[0]}; the memory begins anew'
+                    f'{frame.rgb.shape[1]}x{frame.rgb.shape[0]}; the memory restarts'
                 )
             frames.append(frame)
         return tuple(frames), None

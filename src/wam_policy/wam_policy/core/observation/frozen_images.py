@@ -1,9 +1,9 @@
-"""Cameras that show nothing: the same picture under new stamps, or one color only.
+"""Detect cameras with frozen images (equal pixels under new stamps) or images of one color.
 
-A camera's firmware that hangs goes on sending its last picture with new stamps; ages and rates
-stay perfect. The noise of a real sensor makes two pictures of an unmoved scene differ, so pictures
-that are equal in every pixel are one picture. Simulators without noise must be told apart by a
-parameter.
+If the firmware of a camera hangs, the driver can repeat its last image with new stamps; ages and
+rates then look normal. Images of a real sensor differ by noise even for a static scene, so images
+that are equal in every pixel are repetitions. A parameter disables this for simulators without
+noise.
 """
 
 from collections.abc import Iterable
@@ -14,11 +14,9 @@ import numpy as np
 from wam_policy.core.types import Frame
 
 FROZEN_NS = 500_000_000  # with one more frame at 10 Hz and 0.1 s of transport: seen within 0.7 s
-MIN_REPEATS = 3  # a slow source of which one frame came twice is not frozen
-BLANK_CONTRAST = (
-    8  # of 255, brightest minus darkest: a covered lens stays below it, noise included
-)
-PROBE_STEP = 16  # rows and columns that are compared before the whole picture is
+MIN_REPEATS = 3  # a slow source with one duplicated frame is not frozen
+BLANK_CONTRAST = 8  # of 255, brightest minus darkest; a covered lens is below it, noise included
+PROBE_STEP = 16  # stride of the rows and columns that are compared first
 
 
 @dataclass(slots=True)
@@ -30,18 +28,18 @@ class _CameraHistory:
 
 
 class FrozenImageMonitor:
-    """Watch the pictures of some cameras."""
+    """Monitor the images of cameras."""
 
     def __init__(self, cameras: Iterable[str], *, enabled: bool = True) -> None:
         self.enabled = enabled
         self._cameras: dict[str, _CameraHistory | None] = dict.fromkeys(cameras)
 
     def reset(self) -> None:
-        """Forget the pictures, as after a jump of the clock."""
+        """Forget all images, after a jump of the clock."""
         self._cameras = dict.fromkeys(self._cameras)
 
     def update(self, frame: Frame) -> None:
-        """Take a frame; those whose stamp is not newer are left out."""
+        """Add a frame; one with a stamp that is not newer is ignored."""
         if not self.enabled:
             return
         seen = self._cameras[frame.camera]
@@ -59,7 +57,7 @@ class FrozenImageMonitor:
         self._cameras[frame.camera] = seen
 
     def check(self, camera: str) -> str | None:
-        """Return why the pictures of `camera` are of no use now; None while they are."""
+        """Return why the images of `camera` are not usable; None if they are."""
         seen = self._cameras[camera]
         if seen is None:
             return None

@@ -1,8 +1,8 @@
-"""Whether a measured posture can be true: inside the limits, and reachable from the one before.
+"""Check measured joint positions: within the limits, and reachable from the previous ones.
 
-A posture in degrees, a gripper in millimeters or an encoder that lost its zero is wrong by far
-more than any robot leaves its limits. Such a posture is refused, never scaled or clipped: a hold
-at a wrong posture is a jump.
+Positions in degrees, a gripper in millimeters or an encoder with a lost zero exceed the limits by
+much more than a robot does. They are rejected and never scaled or clipped, because holding wrong
+positions would be a jump.
 """
 
 import math
@@ -14,35 +14,35 @@ from wam_policy.core.types import JointState
 
 NS_PER_S = 1_000_000_000
 UNITS = {'revolute': 'rad', 'prismatic': 'm', 'gripper': '(0 closed .. 1 open)'}
-# How far outside its limits a joint may be measured: a hand-guided arm pressed against its stop
-# and an encoder zero that is some degrees off, but not another unit.
+# Allowed measurement outside the limits: covers a hand-guided arm pressed against its stop and an
+# encoder zero with an error of some degrees, but not another unit.
 OUTSIDE_MARGIN = {'revolute': 0.2, 'prismatic': 0.05, 'gripper': 0.2}
-# A joint that changes faster than this share of its hardware's velocity did not move, its reading
-# did; the tolerance covers noise and stamps that are some milliseconds off.
+# A change above this share of the hardware's velocity is an error of the reading; the tolerance
+# covers noise and stamp errors of some milliseconds.
 VELOCITY_SHARE = 1.5
 JUMP_TOLERANCE = {'revolute': 0.05, 'prismatic': 0.01, 'gripper': 0.1}
-# A posture that jumped is believed again when the readings agree with each other for this long
+# after a jump, positions are accepted again if they are consistent for this long
 SETTLE_NS = 200_000_000
 
 
 class JointPlausibility:
-    """Judge the measured postures of one robot, one after the other."""
+    """Check successive joint states of one robot."""
 
     def __init__(self, robot: Embodiment) -> None:
         self._joints = {joint.name: joint for joint in robot.joints}
         self._accepted: JointState | None = None
-        self._refused: JointState | None = None  # newest of a row of refused postures that agree
+        self._refused: JointState | None = None  # newest of consistent rejected states
         self._agreeing_since_ns = 0
 
     def reset(self) -> None:
-        """Forget what was measured, as after a jump of the clock."""
+        """Forget previous states, after a jump of the clock."""
         self._accepted = self._refused = None
 
     def check(self, state: JointState) -> str | None:
-        """Return why `state` cannot be true, with value, limit and guess; None if it can.
+        """Return why `state` is rejected, with value, limit and likely cause; None if accepted.
 
-        Stamps must increase from call to call. A posture that jumps is refused; readings from
-        there that agree with each other for SETTLE_NS are accepted again.
+        Stamps must increase from call to call. A jump is rejected; states after it are accepted
+        again if they are consistent with each other for SETTLE_NS.
         """
         outside = self._check_limits(state)
         if outside:
@@ -103,7 +103,7 @@ class JointPlausibility:
 
 
 def _guess_unit(joint: Joint, value: float, others: int) -> str:
-    """Return what `value`, outside the limits of `joint` as `others` are of theirs, may be."""
+    """Return the likely cause of `value` outside the limits; `others`: further such joints."""
 
     def fits(scaled: float) -> bool:
         margin = OUTSIDE_MARGIN[joint.kind]

@@ -1,4 +1,4 @@
-"""Hold what the sensors delivered lately, by stamp, and check that it can be acted on.
+"""Buffer recent sensor samples by stamp, and check that they form a valid observation.
 
 Samples are picked by the stamp in their header, never by when a callback ran. One thread owns
 these objects: the one that runs the node's callbacks.
@@ -17,20 +17,20 @@ from wam_policy.core.observation.joint_plausibility import JointPlausibility
 from wam_policy.core.robot.embodiment import Camera, Embodiment
 from wam_policy.core.types import Frame, JointState, Observation
 
-# A stamp this far behind the newest is a clock that was set back (a bag that loops, a simulator
-# that restarts), not a late sample: the old timeline is forgotten.
+# A stamp this far behind the newest means that the clock was set back (a bag that loops, a
+# simulator that restarts), not a late sample: the old samples are dropped.
 CLOCK_JUMP_NS = 500_000_000
 RATE_WINDOW_NS = 2_000_000_000
-# Samples kept per second of history and nominal rate: a source this much faster than promised
-# shortens the history instead of filling the memory.
+# Capacity relative to history and nominal rate: a source faster than that shortens the history
+# instead of using more memory.
 CAPACITY_FACTOR = 1.5
-MAX_JOINTS_HZ = 500.0  # fastest joint states that get the whole history
+MAX_JOINTS_HZ = 500.0  # highest rate with a complete history
 # Cameras run freely, often slower than their nominal rate. Limits widen with the median interval
 # between frames: frames of one instant are at most half an interval before or after it, the
 # newest is at most one interval plus its delay old. A lost camera adds no interval, so it does
 # not widen its own limit; the age limit never exceeds twice the configured one.
 INTERVAL_FRAMES = 31  # 1 s at 30 Hz
-MIN_INTERVALS = 3  # fewer say nothing about a rate
+MIN_INTERVALS = 3  # fewer are not sufficient for a rate
 SKEW_INTERVALS = 1.25  # one half on each side, and jitter
 NEAREST_INTERVALS = 0.75  # one half, and jitter
 AGE_INTERVALS = 2.5  # one interval, one lost frame, and half of one for delay and jitter
@@ -39,15 +39,15 @@ MAX_AGE_FACTOR = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ObservationRejection:
-    """Say why there is no observation now."""
+    """Reason why there is no observation now."""
 
     source: str  # camera key, or 'joints'
     reason: str
-    missing: bool  # nothing has arrived yet, as opposed to too old
+    missing: bool  # True: nothing has arrived yet; False: too old or not usable
 
 
 class StampedBuffer[T: (Frame, JointState)]:
-    """Keep the samples of one source, oldest first, bounded in seconds and in number."""
+    """Samples of one source, oldest first, limited in time and number."""
 
     def __init__(self, history_ns: int, capacity: int) -> None:
         if history_ns < 1 or capacity < 1:
@@ -58,15 +58,15 @@ class StampedBuffer[T: (Frame, JointState)]:
         self._capacity = capacity
         self._samples: list[T] = []
         self.received = 0
-        self.duplicates = 0  # the newest stamp again: a source that froze
-        self.reordered = 0  # a little older than the newest: came too late
-        self.jumps = 0  # stamps went back for good: history dropped
+        self.duplicates = 0  # equal to the newest stamp: a frozen source
+        self.reordered = 0  # slightly older than the newest: arrived too late
+        self.jumps = 0  # stamps went back: history dropped
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def put(self, sample: T) -> bool:
-        """Take a sample; return whether it was kept. Stamps inside never repeat or go back."""
+        """Add a sample; return whether it was kept. Stored stamps are strictly increasing."""
         self.received += 1
         if self._samples:
             behind_ns = self._samples[-1].stamp_ns - sample.stamp_ns
@@ -109,18 +109,18 @@ class StampedBuffer[T: (Frame, JointState)]:
         return int(np.median(np.diff(stamps_ns)))
 
     def rate_hz(self, now_ns: int) -> float:
-        """Return how many samples per second arrived lately; it decays when they stop."""
+        """Return the recent rate of samples, Hz; it decreases when they stop."""
         window_ns = min(self._history_ns, RATE_WINDOW_NS)
         old = bisect_right(self._samples, now_ns - window_ns, key=attrgetter('stamp_ns'))
         return (len(self._samples) - old) / (window_ns / 1e9)
 
     def clear(self) -> None:
-        """Forget the samples, as after a jump of the clock; the counters stay."""
+        """Drop the samples, after a jump of the clock; the counters are kept."""
         self._samples.clear()
 
 
 class ObservationBuffer:
-    """Hold the senses of one robot and tell whether they make an observation."""
+    """Buffers of one robot's sensors, which provide its observations."""
 
     def __init__(self, robot: Embodiment, *, detect_frozen_images: bool = False) -> None:
         gate = robot.safety.observation
@@ -145,7 +145,7 @@ class ObservationBuffer:
         )
 
     def clear(self) -> None:
-        """Forget everything seen: call it when the node's clock jumps."""
+        """Drop all samples; call it when the node's clock jumps."""
         for ring in self.camera_buffers.values():
             ring.clear()
         self.joint_buffer.clear()
@@ -153,17 +153,17 @@ class ObservationBuffer:
         self._plausibility.reset()
 
     def check_joint_state(self, state: JointState) -> str | None:
-        """Return why a posture cannot be true; stamps that go back are judged where it is put."""
+        """Return why a joint state is rejected; `StampedBuffer.put` handles old stamps."""
         newest = self.joint_buffer.newest
         if newest is not None and state.stamp_ns <= newest.stamp_ns:
             return None
         return self._plausibility.check(state)
 
     def latest_observation(self, now_ns: int) -> Observation | ObservationRejection:
-        """Return what all senses saw at the latest instant they share, or why there is none.
+        """Return the observation at the latest common instant, or why there is none.
 
-        That instant is the stamp of the slowest camera's newest frame: every camera has shown
-        something at or after it, so later frames do not change the choice. Ages are measured
+        That instant is the stamp of the slowest camera's newest frame: every camera has
+        a frame at or after it, so later frames do not change the choice. Ages are measured
         against `now_ns`.
         """
         refusal = self._check_sources(now_ns)
@@ -173,13 +173,12 @@ class ObservationBuffer:
         return self.observation_at(min(frame.stamp_ns for frame in newest if frame is not None))
 
     def observation_at(self, t_ns: int) -> Observation | ObservationRejection:
-        """Return what all sensors showed at `t_ns`, or why that makes no observation.
+        """Return the observation at `t_ns`, or why there is none.
 
-        Of each camera the frame nearest to `t_ns` is chosen; it may be as far from it as the
-        camera's age limit. Where it is further away than the camera's rate explains, or the frames
-        are further apart than the skew limit, frames were lost: `bridged_observations` counts.
-        Joints are the newest not later than `t_ns`.
-        Live queries and data sets both end up here.
+        Of each camera the frame nearest to `t_ns` is used, within the camera's age limit. If its
+        distance is larger than the camera's rate explains, or the frames differ by more than the
+        skew limit, frames were lost, and `bridged_observations` counts it. Joints are the newest
+        not later than `t_ns`. Live queries and data sets use this function.
         """
         frames = []
         for camera in self._robot.cameras:
@@ -220,7 +219,7 @@ class ObservationBuffer:
         return min(max(limit_ns, AGE_INTERVALS * interval_ns), MAX_AGE_FACTOR * limit_ns)
 
     def _check_sources(self, now_ns: int) -> ObservationRejection | None:
-        """Return the first sense that is missing, too old, ahead of the clock or frozen."""
+        """Return the first sensor that is missing, too old, in the future or frozen."""
         for camera in self._robot.cameras:
             title = f'camera {camera.key} ({camera.topic})'
             refusal = _check_source(

@@ -1,7 +1,6 @@
-"""Where a checkpoint lies, and how its config.json says it likes to be asked.
+"""Resolve names of checkpoints and read the inference defaults of their config.json.
 
-What needs the network itself is the model's business; this is what a node must know before it
-starts a worker.
+A node needs this before it starts a worker; the network itself is loaded in `model`.
 """
 
 import json
@@ -10,13 +9,13 @@ from pathlib import Path
 
 MODELS_DIR = Path(__file__).resolve().parents[2] / 'pretrained'
 PRESET_PREFIX = 'preset:'  # random weights
-DEFAULT_CHECKPOINT = 'mini'  # the shipped model that is taken unasked
-FALLBACK_CHECKPOINT = 'preset:tiny'  # where no shipped model is of the robot
+DEFAULT_CHECKPOINT = 'mini'  # shipped model used by default
+FALLBACK_CHECKPOINT = 'preset:tiny'  # for a robot without a shipped model
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceDefaults:
-    """Say how a model likes to be asked; None: it does not say."""
+    """Default inference options of a checkpoint; None: not stated."""
 
     recipe: str | None = None  # as in the policy's parameters
     steps: int | None = None
@@ -24,28 +23,28 @@ class InferenceDefaults:
 
 
 def list_shipped_models() -> tuple[str, ...]:
-    """Return the names of the models that came with this package."""
+    """Return the names of the models included in this package, sorted."""
     return tuple(sorted(path.parent.name for path in MODELS_DIR.glob('*/config.json')))
 
 
 def resolve_checkpoint(checkpoint: str) -> str:
     """Return a folder or preset for a folder, a preset or the name of a shipped model.
 
-    Raises ValueError that lists what there is.
+    Raises ValueError with the shipped models.
     """
     if checkpoint.startswith(PRESET_PREFIX) or (Path(checkpoint).is_dir() and checkpoint):
         return checkpoint
     if checkpoint in list_shipped_models():
         return str(MODELS_DIR / checkpoint)
-    there = ', '.join(list_shipped_models()) or 'none'
+    known = ', '.join(list_shipped_models()) or 'none'
     raise ValueError(
-        f'checkpoint: {checkpoint!r} is no folder and no shipped model ({there}); '
-        f'name one, or {PRESET_PREFIX}<name> for random weights'
+        f'checkpoint: {checkpoint!r} is neither a folder nor a shipped model ({known}); '
+        f'give one of these, or {PRESET_PREFIX}<name> for random weights'
     )
 
 
 def supports_robot(name: str, tag: str) -> bool:
-    """Tell whether a shipped model was trained on the robot of a model tag.
+    """Return whether a shipped model was trained on the robot of a model tag.
 
     Raises ValueError for statistics that cannot be read.
     """
@@ -57,9 +56,9 @@ def supports_robot(name: str, tag: str) -> bool:
 
 
 def select_for_robot(checkpoint: str, tag: str) -> str:
-    """Return `checkpoint`, or what stands in where the default one is not of the robot of a tag.
+    """Return `checkpoint`, or a replacement if the default one is not for the robot of `tag`.
 
-    That is another shipped model, or random weights. ValueError for unreadable statistics.
+    That is another shipped model, or random weights. Raises ValueError for unreadable statistics.
     """
     if checkpoint != DEFAULT_CHECKPOINT:
         return checkpoint
@@ -71,9 +70,9 @@ def select_for_robot(checkpoint: str, tag: str) -> str:
 
 
 def read_inference_defaults(checkpoint: str) -> InferenceDefaults:
-    """Return what config.json of a located checkpoint advises; presets and others: nothing.
+    """Return the inference defaults in a checkpoint's config.json; empty for presets.
 
-    Raises ValueError for an advice that cannot be read.
+    Raises ValueError if they cannot be read.
     """
     path = Path(checkpoint) / 'config.json'
     if checkpoint.startswith(PRESET_PREFIX) or not path.is_file():

@@ -1,7 +1,7 @@
-"""A robot as data: what its folder says, read once and strictly, frozen afterwards.
+"""Description of a robot, loaded from its folder with strict checks, immutable afterwards.
 
-Positions are rad (revolute), m (prismatic) or 0 closed .. 1 open (gripper). Nothing here knows
-how a joint is driven; the vendor block is handed on as it stands to the node that does.
+Positions are rad (revolute), m (prismatic) or 0 closed .. 1 open (gripper). The `vendor` block is
+not interpreted here; `stream_node` uses it.
 """
 
 import difflib
@@ -21,7 +21,7 @@ JOINT_KINDS = ('revolute', 'prismatic', 'gripper')
 
 @dataclass(frozen=True, slots=True)
 class Joint:
-    """State what one joint can do (hardware) and may do under a policy (max_*)."""
+    """Limits of one joint: of the hardware (hw_*) and for this stack (max_*)."""
 
     name: str
     kind: str  # one of JOINT_KINDS
@@ -32,47 +32,47 @@ class Joint:
     max_velocity: float  # per s
     max_acceleration: float  # per s^2
     max_jerk: float  # per s^3
-    max_step: float  # commanded against measured
+    max_step: float  # largest difference between command and measurement
 
 
 @dataclass(frozen=True, slots=True)
 class Gripper:
-    """Map one gripper between our sense (0 closed .. 1 open), its driver's and its model's."""
+    """Conversion of one gripper between 0 closed .. 1 open, driver values and model values."""
 
     name: str
     side: str
     command_name: str  # joint name the driver expects
     raw_open: float
     raw_closed: float
-    raw_range: tuple[float, float]  # readings outside are a wrong unit, not a posture
+    raw_range: tuple[float, float]  # readings outside have a wrong unit
     model_open: float
     model_closed: float
 
     def to_raw(self, opening: float | np.ndarray) -> float | np.ndarray:
-        """Return the driver's value; an opening outside 0..1 is cut, the driver never sees it."""
+        """Return the driver's value; the opening is clipped to 0..1."""
         return self.raw_closed + np.clip(opening, 0.0, 1.0) * (self.raw_open - self.raw_closed)
 
     def from_raw(self, raw: float | np.ndarray) -> float | np.ndarray:
-        """Return the opening 0..1; readings beyond the open or closed stop count as the stop."""
+        """Return the opening; readings beyond an end stop are clipped to 0..1."""
         return np.clip((raw - self.raw_closed) / (self.raw_open - self.raw_closed), 0.0, 1.0)
 
     def to_model(self, opening: float | np.ndarray) -> float | np.ndarray:
         return self.model_closed + opening * (self.model_open - self.model_closed)
 
     def from_model(self, value: float | np.ndarray) -> float | np.ndarray:
-        """Return the opening a model value asks for, uncut: limits see what was asked."""
+        """Return the opening of a model value, not clipped, so that limit checks can count it."""
         return (value - self.model_closed) / (self.model_open - self.model_closed)
 
     def is_valid_raw(self, raw: float) -> bool:
-        """Tell whether a driver reading can belong to this gripper at all."""
+        """Return whether a driver reading is in `raw_range`."""
         return bool(self.raw_range[0] <= raw <= self.raw_range[1])
 
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """State one view the model expects."""
+    """One camera view of the model."""
 
-    key: str  # the model's name for the view
+    key: str  # name of the view in the model
     topic: str
     info_topic: str
     frame_id: str  # optical frame: x right, y down, z forward
@@ -83,7 +83,7 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """State one trajectory controller and the joints it drives, in its order."""
+    """One trajectory controller and its joints, in its order."""
 
     name: str
     topic: str  # trajectory_msgs/JointTrajectory
@@ -93,18 +93,18 @@ class Controller:
 
 @dataclass(frozen=True, slots=True)
 class ModelKey:
-    """State one key of the model's state or action vector."""
+    """One key of the model's state or action vector."""
 
     key: str
-    joints: tuple[str, ...]  # empty: nothing of ours stands behind it
+    joints: tuple[str, ...]  # empty: no joints of this robot
     size: int
     relative: bool = False  # action = target - state at the observation
-    masked: bool = False  # the model predicts it, we hold the current value
+    masked: bool = False  # predicted by the model, but the current value is held
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JointLimits:
-    """Hold the limits of some joints as vectors, [joints] each, in the order of `names`."""
+    """Limits of joints as vectors [joints], in the order of `names`."""
 
     names: tuple[str, ...]
     lower: np.ndarray
@@ -117,25 +117,25 @@ class JointLimits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embodiment:
-    """Hold everything the stack knows of one robot."""
+    """All data of one robot."""
 
     name: str
     title: str
     model_tag: str  # selects prompt, view layout and statistics
     language_key: str
     step_dt_s: float  # between two rows of a chunk
-    horizon: int  # rows the released weights predict
+    horizon: int  # rows that the released weights predict
     joints: tuple[Joint, ...]  # in the order of `observed`
     commanded: tuple[str, ...]  # arms, then grippers
-    observed: tuple[str, ...]  # commanded, then what is only read
+    observed: tuple[str, ...]  # commanded joints, then measured-only joints
     grippers: tuple[Gripper, ...]
     cameras: tuple[Camera, ...]  # in the model's order of views
     controllers: tuple[Controller, ...]
     state_keys: tuple[ModelKey, ...]  # in the model's order
     action_keys: tuple[ModelKey, ...]
-    home: Mapping[str, float]  # posture work starts from, one value per observed
+    home: Mapping[str, float]  # home position of each observed joint
     safety: SafetyConfig
-    vendor: Mapping[str, Any]  # read by the driver side only
+    vendor: Mapping[str, Any]  # used by stream_node only
     config_hash: str  # SHA-256 of the folder's document
 
     def joint(self, name: str) -> Joint:
@@ -169,12 +169,12 @@ class Embodiment:
 
 
 def list_robots(folder: Path = ROBOTS_DIR) -> tuple[str, ...]:
-    """Return the robots there are."""
+    """Return the names of the robots, sorted."""
     return tuple(sorted(path.parent.name for path in folder.glob('*/embodiment.yaml')))
 
 
 def load_embodiment(name: str, folder: Path = ROBOTS_DIR) -> Embodiment:
-    """Read one robot; ValueError names the file, the key and the fix."""
+    """Load one robot; raises ValueError with file, key and fix."""
     known = list_robots(folder)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -185,7 +185,7 @@ def load_embodiment(name: str, folder: Path = ROBOTS_DIR) -> Embodiment:
     document.reject_unknown_keys()
     if robot.name != name:
         raise ValueError(
-            f'{document.key_path("name")}: {robot.name!r} stands in the folder {name!r}; '
+            f'{document.key_path("name")}: {robot.name!r} differs from the folder {name!r}; '
             'make them equal'
         )
     return robot
@@ -290,7 +290,7 @@ def _parse_gripper(name: str, table: StrictMapping) -> Gripper:
             )
     if not (gripper.is_valid_raw(gripper.raw_open) and gripper.is_valid_raw(gripper.raw_closed)):
         raise ValueError(
-            f'{table.key_path("raw_range")}: {list(gripper.raw_range)} does not hold '
+            f'{table.key_path("raw_range")}: {list(gripper.raw_range)} does not contain '
             'raw_open and raw_closed; widen it'
         )
     return gripper

@@ -1,1 +1,1 @@
-"""What is asked of the model, when, and what becomes of the answers."""
+"""Sessions: requests to the model, their schedule, and the handling of results."""

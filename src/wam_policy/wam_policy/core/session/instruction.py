@@ -1,19 +1,17 @@
-"""What a person asks for: text from outside, made safe to show, log and tokenise."""
+"""Sanitize instructions for display, logging and tokenization."""
 
 import unicodedata
 
 
 def clean_instruction(text: str, max_length: int) -> str:
-    """Return one line of plain text; ValueError if it is longer than `max_length` characters.
+    """Return one line of plain text; raises ValueError above `max_length` characters.
 
-    White space becomes single blanks. Control, format and unassigned characters go: they would
-    reach terminals and logs, and no tokenizer was trained on them. What remains may be empty,
-    which means stop and hold.
+    White space is replaced by single blanks. Control, format and unassigned characters are
+    removed, because they would reach terminals and logs, and tokenizers are not trained on them.
+    The result may be empty, which means stop and hold.
     """
     if len(text) > max_length:
-        raise ValueError(
-            f'instruction has {len(text)} characters, at most {max_length} are taken; shorten it'
-        )
+        raise ValueError(f'instruction has {len(text)} characters, limit {max_length}; shorten it')
     plain = (
         character
         for character in ' '.join(text.split())

@@ -1,36 +1,36 @@
-"""One instruction with an end: when a run is over and why."""
+"""Goal of the RunInstruction action: when and why it ends."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 
 class InstructionOutcome(Enum):
-    """Name how a run can end; the names are those of the RunInstruction action."""
+    """Outcomes of a run, with the names of the RunInstruction action."""
 
-    TIMED_OUT = 'its time is over'
+    TIMED_OUT = 'the time limit was reached'
     CANCELED = 'it was canceled'
-    PREEMPTED = 'a newer instruction came'
+    PREEMPTED = 'a newer instruction was received'
     FAILED = 'policy or motion needs attention'
-    SUCCEEDED = 'the success detector said so'
+    SUCCEEDED = 'the success detector reported success'
 
 
 @dataclass(frozen=True, slots=True)
 class GoalContext:
-    """Hold what decides over a run at one instant."""
+    """Inputs for the evaluation of a run at one instant."""
 
     now_ns: int
     instruction_number: int  # number of the newest instruction
-    failure: str = ''  # why policy or motion needs attention; empty: fine
-    achieved_instruction: str = ''  # instruction a success detector saw fulfilled
+    failure: str = ''  # why policy or motion needs attention; empty: no failure
+    achieved_instruction: str = ''  # instruction reported as fulfilled by a success detector
     cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class InstructionGoal:
-    """Follow one instruction from its acceptance on."""
+    """One accepted goal."""
 
     instruction: str
-    instruction_number: int  # number its instruction was given
+    instruction_number: int  # number of its instruction
     start_ns: int
     time_limit_ns: int
     chunks_before: int  # chunks published before it
@@ -42,9 +42,9 @@ class InstructionGoal:
             raise ValueError('a run needs a time limit above 0 s')
 
     def evaluate(self, context: GoalContext) -> InstructionOutcome | None:
-        """Return how the run ended, or None while it goes on.
+        """Return the outcome, or None while the run continues.
 
-        A replaced run is over whatever else is true: the robot follows someone else already.
+        PREEMPTED has precedence, because the robot already follows another instruction.
         """
         if context.instruction_number != self.instruction_number:
             return InstructionOutcome.PREEMPTED

@@ -1,4 +1,4 @@
-"""What the policy asks of the workers, and what they answer, one request at a time."""
+"""Requests of the policy to the workers, and their results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from wam_policy.core.types import Observation
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Ask for an empty cache and the embedding of an instruction."""
+    """Request to clear the cache and embed an instruction."""
 
     session: str
     instruction: str
@@ -19,7 +19,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Commit:
-    """Ask to take a block of real frames into the cache."""
+    """Request to add a block of real frames to the cache."""
 
     session: str
     number: int  # counted from 0 in each session
@@ -28,12 +28,12 @@ class Commit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """Ask for the next chunk."""
+    """Request for the next chunk."""
 
     session: str
     sequence: int
     observation: Observation
-    arrived_ns: int  # when the frame that completed it was received
+    arrived_ns: int  # reception of the frame that completed the observation
     sent_ns: int
 
 
@@ -42,7 +42,7 @@ Request = Reset | Commit | Query
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryResult:
-    """Hold the workers' result of a query, not yet checked."""
+    """Result of a query, not yet checked."""
 
     step_dt_s: float
     targets: np.ndarray  # [horizon joints], absolute
@@ -52,8 +52,8 @@ class QueryResult:
 
 @dataclass(frozen=True, slots=True)
 class CacheStatus:
-    """Hold what the workers last said about their cache."""
+    """Last reported state of the workers' cache."""
 
-    blocks: int = 0  # real ones, held now
+    blocks: int = 0  # real blocks in the cache
     window_fill: float = 0.0  # 0..1
     rebuilds: int = 0  # windows restarted by the workers themselves

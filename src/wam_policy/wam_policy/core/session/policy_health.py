@@ -1,19 +1,19 @@
-"""When a figure of policy_node is fine, worth a look or a fault; thresholds with their reasons."""
+"""Diagnostic levels of policy_node's metrics, with thresholds and their reasons."""
 
 from enum import IntEnum
 
 from wam_policy.core.session.policy_session import PolicyState
 
-# Below this a 0.8 s chunk is renewed less than five times before it runs out.
+# Below this, a 0.8 s chunk is replaced less than five times within its duration.
 MIN_QUERY_RATE_HZ = 7.0
-# A chunk of which this share has passed before it arrives leaves little to plan with.
+# With a larger share of the chunk elapsed on arrival, few rows are left for planning.
 WARN_LATENCY_FRACTION = 0.5
-# Cameras that deliver less than this share of their nominal rate lose frames on the way.
+# Cameras below this share of their nominal rate lose frames.
 MIN_CAMERA_RATE_FRACTION = 0.4
 
 
 class DiagnosticLevel(IntEnum):
-    """Name the levels of diagnostic_msgs/DiagnosticStatus."""
+    """Levels of diagnostic_msgs/DiagnosticStatus."""
 
     OK = 0
     WARN = 1
@@ -21,7 +21,7 @@ class DiagnosticLevel(IntEnum):
 
 
 def diagnose_state(state: PolicyState, reason: str) -> tuple[DiagnosticLevel, str]:
-    """Judge the workers and the loop as a whole."""
+    """Return level and message for the policy's state."""
     level = {
         PolicyState.ERROR: DiagnosticLevel.ERROR,
         PolicyState.STALE_OBSERVATION: DiagnosticLevel.ERROR,
@@ -35,7 +35,7 @@ def diagnose_state(state: PolicyState, reason: str) -> tuple[DiagnosticLevel, st
 def diagnose_queries(
     state: PolicyState, rate_hz: float, target_hz: float, p99_ms: float | None, chunk_s: float
 ) -> tuple[DiagnosticLevel, str]:
-    """Judge query rate and latency (observation to publication) against a chunk's length."""
+    """Return level and message for query rate and latency, relative to the chunk's duration."""
     if state is not PolicyState.RUNNING or p99_ms is None:
         return DiagnosticLevel.OK, 'no queries now'
     if p99_ms > 1e3 * chunk_s:
@@ -62,7 +62,7 @@ def diagnose_camera(
     rate_hz: float,
     fps: float,
 ) -> tuple[DiagnosticLevel, str]:
-    """Judge one camera by the age of its newest frame and its rate."""
+    """Return level and message for a camera from the age of its newest frame and its rate."""
     if age_s is None:
         return DiagnosticLevel.ERROR, 'no frame yet'
     if age_s > max_age_s:
@@ -73,11 +73,11 @@ def diagnose_camera(
 
 
 def diagnose_workers(restarts: int, trained: bool, model: str) -> tuple[DiagnosticLevel, str]:
-    """Judge the workers by how often they died and by what they run."""
+    """Return level and message for the workers from their restarts and model."""
     if not model:
         return DiagnosticLevel.WARN, 'not ready yet'
     if not trained:
-        return DiagnosticLevel.WARN, f'{model}: random weights, motion means nothing'
+        return DiagnosticLevel.WARN, f'{model}: random weights, motion without a purpose'
     return (
         (DiagnosticLevel.WARN, f'{model}: restarted {restarts} times')
         if restarts

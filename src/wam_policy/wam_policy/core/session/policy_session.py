@@ -1,8 +1,8 @@
-"""What policy_node does next, and why: sessions, commits, queries and replays.
+"""State of the policy: which request to send next (reset, commit, query), and result checks.
 
-A session is one instruction over one unbroken past in one life of the workers. Anything that ends
-one of these opens the next session, and an answer that belongs to an older one is dropped. The
-workers are slow and may die; this module only says what to ask them and judges what they answer.
+A session is one instruction with a continuous frame history and one start of the workers. When one
+of these ends, a new session starts, and results of older sessions are dropped. Workers may be slow
+or exit; this module only selects requests and checks results.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,14 +31,14 @@ from wam_policy.core.session.model_requests import (
 from wam_policy.core.statistics import EventRate, LatencyStatistics
 from wam_policy.core.types import Chunk, Frame, JointState, Observation
 
-MAX_LATENCIES = 200  # chunks; half a minute at 7 Hz
+MAX_LATENCIES = 200  # chunks; 30 s at 7 Hz
 RATE_WINDOW_NS = 3_000_000_000
 JOINTS_SOURCE = 'joint states'
-MAX_STAMPS_PER_CAMERA = 512  # a picked frame is never older than that many
+MAX_STAMPS_PER_CAMERA = 512  # used frames are newer than the last 512
 
 
 class PolicyState(Enum):
-    """Name the states; names and numbers are those of PolicyStatus."""
+    """States, with the names and numbers of PolicyStatus."""
 
     UNCONFIGURED = 0
     STARTING = 1
@@ -51,17 +51,17 @@ class PolicyState(Enum):
 
 
 class WorkerAvailability(Enum):
-    """Name what the workers are to the policy."""
+    """Availability of the workers, and the resulting state of the policy."""
 
-    STARTING = PolicyState.STARTING  # for the first time, or because someone asked for it
+    STARTING = PolicyState.STARTING  # first start, or restart on request
     READY = PolicyState.RUNNING
-    DOWN = PolicyState.HOLDING  # they died and come back by themselves
-    FAILED = PolicyState.ERROR  # they stay down until someone helps
+    DOWN = PolicyState.HOLDING  # they exited and are restarted
+    FAILED = PolicyState.ERROR  # they are not restarted
 
 
 @dataclass(frozen=True, slots=True)
 class SessionCounters:
-    """Count what happened since activation."""
+    """Counters since activation."""
 
     chunks: int = 0
     commits: int = 0
@@ -71,18 +71,18 @@ class SessionCounters:
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """Hold what a user may choose."""
+    """Settings of the user."""
 
     query_period_ns: int = 100_000_000  # shortest time between two queries
-    max_frame_gap_ns: int = 2_000_000_000  # a camera that shows nothing for longer ends a session
+    max_frame_gap_ns: int = 2_000_000_000  # a longer gap of a camera ends the session
     max_instruction_length: int = 400  # characters
     query_per_commit: bool = False  # as the released server: one query per block
-    detect_frozen_images: bool = False  # equal pictures in a row are one
-    latest_joint_state: bool = False  # queries that read no picture need not wait for one
+    detect_frozen_images: bool = False  # treat repeated equal images as stale
+    latest_joint_state: bool = False  # for queries without images: newest joint state
 
 
 class FrameUsage:
-    """Count the camera frames picked for a query or a commit, each once."""
+    """Count distinct camera frames used for queries and commits."""
 
     def __init__(self) -> None:
         self._stamps_ns: dict[str, dict[int, None]] = {}
@@ -100,10 +100,10 @@ class FrameUsage:
 
 
 class PolicySession:
-    """Decide, one request at a time, what the workers are asked; share it under a lock only."""
+    """Select the requests to the workers, one at a time; not thread-safe, needs a lock."""
 
     def __init__(self, robot: Embodiment, settings: SessionSettings, session_prefix: str) -> None:
-        """Take a text that no other life of the node has, to name sessions by."""
+        """Create; `session_prefix` must be unique per start of the node."""
         self.robot = robot
         self.settings = settings
         self.observations = ObservationBuffer(
@@ -120,15 +120,15 @@ class PolicySession:
         self.chunk_rate = EventRate(RATE_WINDOW_NS)
         self._session_prefix = session_prefix
         self._query_clock = QueryClock(settings.query_period_ns)
-        self._warmed_up = False  # a pair's first answer says nothing about the others
+        self._warmed_up = False  # the first result after a start is not timed
         self._arrived_ns: dict[str, int] = {}  # newest sample per source
-        self._input_errors: dict[str, str] = {}  # source -> why its last message was refused
+        self._input_errors: dict[str, str] = {}  # source -> why its last message was rejected
         self._worker_availability, self._unavailable_reason = (
             WorkerAvailability.STARTING,
             'workers are starting',
         )
         self._frame_history: FrameHistory | None = None
-        self._retry_ns = 0  # the workers refused: nothing is asked before
+        self._retry_ns = 0  # no request before this time, after a failed one
         self._session_number = 0
         self._discard_history('no instruction yet', rebuild=False)
 
@@ -136,7 +136,7 @@ class PolicySession:
     def session(self) -> str:
         return f'{self._session_prefix}-{self._session_number}'
 
-    # what arrives
+    # inputs
 
     def on_frame(self, frame: Frame, now_ns: int) -> None:
         self.observations.image_monitor.update(frame)
@@ -152,28 +152,28 @@ class PolicySession:
         self._arrived_ns[JOINTS_SOURCE] = now_ns
 
     def on_invalid_message(self, source: str, reason: str) -> None:
-        """Show that a message was not taken until a better one of that source comes."""
+        """Report a rejected message in the status until a valid one of the source arrives."""
         self._input_errors[source] = reason
 
     def on_instruction(self, text: str) -> None:
-        """Follow `text` from now on; the same words again change nothing, too many are refused."""
+        """Set the instruction; an equal text has no effect, one that is too long is rejected."""
         try:
             plain = clean_instruction(text, self.settings.max_instruction_length)
         except ValueError as error:
-            self.on_invalid_message('instruction', f'{error}; the last one stays')
+            self.on_invalid_message('instruction', f'{error}; the previous one is kept')
             return
         self._input_errors.pop('instruction', None)
         if plain != self.instruction:
             self._set_instruction(plain)
 
     def start_instruction(self, text: str) -> int:
-        """Follow `text` from now on in a session of its own, and return its order number.
+        """Set the instruction in a new session, and return its number.
 
         Raises ValueError for a text that is empty or too long.
         """
         plain = clean_instruction(text, self.settings.max_instruction_length)
         if not plain:
-            raise ValueError('the instruction is empty; say what to do')
+            raise ValueError('the instruction is empty; give a text')
         self._set_instruction(plain)
         return self.instruction_count
 
@@ -186,16 +186,16 @@ class PolicySession:
     def _set_instruction(self, text: str) -> None:
         self.instruction, self.stop_reason = text, ''
         self.instruction_count += 1
-        self._discard_history('a new instruction came', rebuild=False)
+        self._discard_history('a new instruction was received', rebuild=False)
 
     def on_time_jump(self, reason: str) -> None:
-        """Drop whatever carries stamps of a clock that is no longer true."""
+        """Drop all samples stamped before a jump of the clock."""
         self.observations.clear()
         self._retry_ns = 0
         self._discard_history(reason, rebuild=bool(self.instruction))
 
     def set_query_period(self, query_period_ns: int) -> None:
-        """Change how often the workers may be asked."""
+        """Set the shortest time between two queries."""
         self.settings = replace(self.settings, query_period_ns=query_period_ns)
         self._query_clock = replace(self._query_clock, period_ns=query_period_ns)
 
@@ -205,9 +205,9 @@ class PolicySession:
         query_per_commit: bool | None = None,
         latest_joint_state: bool | None = None,
     ) -> None:
-        """Use the workers from now on; the recorded past is replayed to them.
+        """Use the workers; the recorded frames are replayed to them.
 
-        Those that can only be asked in a rhythm of their own say so: it wins over the settings.
+        The arguments override the settings for workers with their own query schedule.
         """
         changes = {'query_per_commit': query_per_commit, 'latest_joint_state': latest_joint_state}
         self.settings = replace(
@@ -223,19 +223,19 @@ class PolicySession:
         self._start_session('workers are ready', rebuild=not self._frame_history.is_empty)
 
     def on_workers_unavailable(self, availability: WorkerAvailability, reason: str) -> None:
-        """Take note that the workers are not to be asked, and why."""
+        """Record that no requests are possible, and why."""
         if self._worker_availability is WorkerAvailability.READY:
             self._query_clock = self._query_clock.with_query_done()
             self._start_session(reason, rebuild=False)
         self._worker_availability, self._unavailable_reason = availability, reason
 
-    # what the workers are asked
+    # requests to the workers
 
     def next_request(self, now_ns: int) -> Request | None:
-        """Return what to ask the workers now; the caller asks it before it calls again.
+        """Return the next request, or None; the caller sends it before the next call.
 
-        Where a commit and a query wait for each other they take turns, so neither is delayed by
-        more than one of the other. A replay comes before every query.
+        If a commit and a query are both due, they alternate, so that each is delayed by at most
+        one of the other. A replay comes before every query.
         """
         ready = (
             self._worker_availability is WorkerAvailability.READY
@@ -271,7 +271,7 @@ class PolicySession:
         self._reset_done = reset.session == self.session
 
     def on_commit_done(self, commit: Commit, status: CacheStatus) -> None:
-        """Take note of what the cache holds after `commit`."""
+        """Record the state of the cache after `commit`."""
         if commit.session != self.session:
             return
         rebuilt = max(0, status.rebuilds - self.cache_status.rebuilds)
@@ -287,7 +287,7 @@ class PolicySession:
         )
 
     def on_query_result(self, query: Query, result: QueryResult, now_ns: int) -> Chunk | None:
-        """Return the chunk to publish, or None for an answer that must not move anything."""
+        """Return the chunk to publish, or None if the result must not be used."""
         self._query_clock = self._query_clock.with_query_done()
         fault = '' if query.session == self.session else 'an older session'
         fault = fault or self._check_result(query, result, now_ns)
@@ -324,15 +324,15 @@ class PolicySession:
         self._warmed_up = True
 
     def on_request_failed(self, reason: str, retry_ns: int) -> None:
-        """Give up the session because a request failed; ask nothing before `retry_ns`."""
+        """Start a new session after a failed request; no request before `retry_ns`."""
         self._query_clock = self._query_clock.with_query_done()
         self._retry_ns = retry_ns
         self._start_session(reason, rebuild=self._cached_index is not None)
 
-    # what the status says
+    # status
 
     def get_state(self, now_ns: int) -> tuple[PolicyState, str]:
-        """Return the state and why it is that; empty: nothing to say."""
+        """Return the state and its reason, which may be empty."""
         state, reason = self._get_state(now_ns)
         return state, '; '.join(filter(None, (reason, *self._input_errors.values())))
 
@@ -353,7 +353,7 @@ class PolicySession:
                 PolicyState.WAITING_OBSERVATION if seen.missing else PolicyState.STALE_OBSERVATION,
                 seen.reason,
             )
-        if not self._has_result:  # not HOLDING: new words need not stop the motion of the old
+        if not self._has_result:  # not HOLDING, so that the motion of the old one can continue
             return (
                 PolicyState.WAITING_OBSERVATION,
                 f'no chunk of this session yet: {self._last_reason}',
@@ -362,7 +362,7 @@ class PolicySession:
 
     @property
     def dropped_frames(self) -> int:
-        """Return how many frames came and were never looked at."""
+        """Return the number of received frames that were not used."""
         return (
             sum(ring.received for ring in self.observations.camera_buffers.values())
             - self.frame_usage.used
@@ -371,22 +371,22 @@ class PolicySession:
     # sessions
 
     def _start_session(self, reason: str, *, rebuild: bool) -> None:
-        """Begin a session; `rebuild`: its cache replaces one that was lost."""
+        """Start a session; `rebuild`: its cache replaces a lost one."""
         self._session_number += 1
         self._last_reason = reason
         self._reset_done = False
         self._has_result = False
         self._committed_last = False
         self._replaying = rebuild
-        # what is recorded meanwhile waits its turn: slow workers must come to an end of the past
+        # frames recorded during the replay are committed later, so that slow workers can finish it
         self._replay_until = 0 if self._frame_history is None else self._frame_history.newest_index
-        self._cached_index: int | None = None  # newest block that the workers hold
-        self._first_index = 0  # block with which their cache began
+        self._cached_index: int | None = None  # newest block in the workers' cache
+        self._first_index = 0  # first block of their cache
         self.cache_status = CacheStatus(rebuilds=self.cache_status.rebuilds)
         self._query_clock = self._query_clock.without_history()
 
     def _discard_history(self, reason: str, *, rebuild: bool) -> None:
-        self._newest_committed = -1  # newest block of this record that was ever committed
+        self._newest_committed = -1  # newest block of this history that was committed
         if self._frame_history is not None:
             self._frame_history.clear()
         self._start_session(reason, rebuild=rebuild)
@@ -402,7 +402,7 @@ class PolicySession:
             buffer.put(sample)
 
     def _update_history(self, now_ns: int) -> None:
-        """Bring the record up to date; it goes on while the workers are down."""
+        """Update the frame history; it continues while the workers are down."""
         if self._frame_history is None or not self.instruction:
             return
         if self._frame_history.is_empty:
@@ -415,11 +415,11 @@ class PolicySession:
             self._discard_history(broken, rebuild=True)
         elif self._cached_index is not None and self._frame_history.is_evicted(self._cached_index):
             self._discard_history(
-                'the workers fell behind the cameras; the memory begins anew', rebuild=True
+                'the workers fell behind the cameras; the memory restarts', rebuild=True
             )
 
     def _make_query(self, now_ns: int) -> Query | None:
-        """Return the query that is due, if one is."""
+        """Return the query if one is due."""
         waits = self._cached_index is None or self._replaying
         if waits or (self.settings.query_per_commit and not self._committed_last):
             return None
@@ -430,7 +430,7 @@ class PolicySession:
         if self.settings.latest_joint_state and joint_state.stamp_ns > seen.stamp_ns:
             seen = replace(seen, stamp_ns=joint_state.stamp_ns, joints=joint_state)
             arrived_ns = self._arrived_ns[JOINTS_SOURCE]
-        else:  # its stamp is that of some camera's newest frame: with that it was complete
+        else:  # its stamp is that of the camera frame that completed it
             arrived_ns = max(
                 self._arrived_ns[frame.camera]
                 for frame in seen.frames
@@ -441,7 +441,7 @@ class PolicySession:
         return Query(self.session, self.sequence + 1, seen, arrived_ns, now_ns)
 
     def _check_result(self, query: Query, result: QueryResult, now_ns: int) -> str:
-        """Return what is wrong with an answer; empty: nothing."""
+        """Return an error of a result, or an empty string."""
         joints = len(self.robot.commanded)
         if (
             result.targets.ndim != 2
@@ -451,13 +451,13 @@ class PolicySession:
         ):
             return (
                 f'targets {list(result.targets.shape)} and reference '
-                f'{list(result.reference.shape)} do not fit {joints} joints'
+                f'{list(result.reference.shape)} do not match {joints} joints'
             )
         if not (np.isfinite(result.targets).all() and np.isfinite(result.reference).all()):
-            return 'it is not finite'
+            return 'targets or reference contain NaN or infinity'
         last_row_ns = (len(result.targets) - 1) * result.step_dt_s * 1e9
         if now_ns - query.observation.stamp_ns > last_row_ns:
-            return 'its last row was due before it came'
+            return 'its last row was due before it arrived'
         return ''
 
 
