@@ -166,6 +166,43 @@ def test_changes_are_judged_and_handed_over(node):
     assert parameters.read(node, ProbeParams) == seen[-1] and len(seen) == 2
 
 
+def test_an_active_node_keeps_its_clock_and_takes_values_that_change_nothing(node):
+    active = [False]
+    parameters.read(node, ProbeParams)
+    parameters.add_on_change_callback(node, ProbeParams, lambda: active[0], lambda _: None)
+    assert set_parameter(node, 'use_sim_time', True).successful
+    assert node.get_clock().ros_time_is_active
+    active[0] = True
+    refused = set_parameter(node, 'use_sim_time', False)
+    assert not refused.successful and 'use_sim_time cannot change' in refused.reason
+    assert node.get_parameter('use_sim_time').value and node.get_clock().ros_time_is_active
+    together = [Parameter('rate_hz', value=50.0), Parameter('use_sim_time', value=False)]
+    assert not node.set_parameters_atomically(together).successful
+    assert (
+        node.get_clock().ros_time_is_active and parameters.read(node, ProbeParams).rate_hz == 100
+    )
+    assert set_parameter(node, 'use_sim_time', True).successful
+    assert set_parameter(node, 'mode', 'a').successful
+    assert set_parameter(node, 'names', ['x', 'y']).successful
+
+
+def test_a_parameter_cannot_be_deleted(node):
+    parameters.read(node, ProbeParams)
+    parameters.add_on_change_callback(node, ProbeParams, lambda: False, lambda _: None)
+    refused = node.set_parameters([Parameter('mode', Parameter.Type.NOT_SET)])[0]
+    assert not refused.successful and parameters.read(node, ProbeParams) == ProbeParams()
+
+
+@pytest.mark.parametrize('name', ['', 'a b', '/left/', '5', 'a//b', '~', 'a-b'])
+def test_what_is_no_topic_name_is_refused_where_it_is_set(node, name):
+    parameters.read(node, MotionParams)
+    parameters.add_on_change_callback(node, MotionParams, lambda: False, lambda _: None)
+    refused = set_parameter(node, 'joint_states_topic', name)
+    assert not refused.successful and 'joint_states_topic' in refused.reason
+    for fine in ('/joint_states', 'arm/joint_states', '~/joints'):
+        assert set_parameter(node, 'joint_states_topic', fine).successful
+
+
 @pytest.mark.parametrize('kind', PARAMS_CLASSES)
 def test_every_parameter_of_every_node_is_described(node, kind):
     defaults = parameters.read(node, kind)

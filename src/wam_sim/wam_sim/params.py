@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wam_policy.nodes.parameters import parameter, validate_fields
+from wam_policy.nodes.parameters import TOPIC_NAME, parameter, validate_fields
 from wam_sim.physics import sim_robot
 from wam_sim.tasks import task_families
 
@@ -29,9 +29,12 @@ class SimParams:
     instruction_topic: str = parameter(
         'wam/instruction',
         "topic of the robot's instruction; the timer of a cube's mark starts at the first one",
+        pattern=TOPIC_NAME,
     )
     driver_status_topic: str = parameter(
-        'wam/driver_status', 'topic that tells motion_node that the robot is a simulated one'
+        'wam/driver_status',
+        'topic that tells motion_node that the robot is a simulated one',
+        pattern=TOPIC_NAME,
     )
     seed: int = parameter(0, 'seed of the first scene; episode n uses seed + n', low=0, high=2**31)
     camera_hz: float = parameter(

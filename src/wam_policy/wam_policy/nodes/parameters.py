@@ -27,6 +27,8 @@ from rclpy.parameter import Parameter
 
 from wam_policy.core.robot import safety_checks
 
+USE_SIM_TIME = 'use_sim_time'  # declared by rclpy in every node
+TOPIC_NAME = r'(/|~/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*'  # as ROS takes them, without substitutions
 PARAMETER_TYPES = {
     bool: Parameter.Type.BOOL,
     int: Parameter.Type.INTEGER,
@@ -227,7 +229,9 @@ class PolicyParams:
         'treat a camera as stale that sends the same picture, or one color, for 0.5 s; false for '
         'simulators whose images have no noise',
     )
-    joint_states_topic: str = parameter('/joint_states', 'sensor_msgs/JointState of the robot')
+    joint_states_topic: str = parameter(
+        '/joint_states', 'sensor_msgs/JointState of the robot', pattern=TOPIC_NAME
+    )
     __post_init__ = validate_fields
 
 
@@ -265,7 +269,9 @@ class MotionParams:
         pattern='|'.join(('', *safety_checks.CHECKS)),
     )
     status_rate_hz: float = parameter(10.0, 'motion_status', unit='Hz', low=1.0, high=50.0)
-    joint_states_topic: str = parameter('/joint_states', 'sensor_msgs/JointState of the robot')
+    joint_states_topic: str = parameter(
+        '/joint_states', 'sensor_msgs/JointState of the robot', pattern=TOPIC_NAME
+    )
     __post_init__ = validate_fields
 
 
@@ -276,7 +282,9 @@ class StreamParams:
     embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
     enable_motion: bool = parameter(False, 'send setpoints to the robot; false only reads it')
     joint_states_topic: str = parameter(
-        '/joint_states', 'where the measured joint positions are published'
+        '/joint_states',
+        'where the measured joint positions are published',
+        pattern=TOPIC_NAME,
     )
     __post_init__ = validate_fields
 
@@ -308,7 +316,9 @@ class RecorderParams:
     min_free_mb: int = parameter(
         500, 'an episode is closed when the disk has less free space', unit='MB', low=0, high=10**9
     )
-    joint_states_topic: str = parameter('/joint_states', 'sensor_msgs/JointState of the robot')
+    joint_states_topic: str = parameter(
+        '/joint_states', 'sensor_msgs/JointState of the robot', pattern=TOPIC_NAME
+    )
     __post_init__ = validate_fields
 
 
@@ -331,7 +341,8 @@ def add_on_change_callback[T: Params](
 ) -> None:
     """Validate every change at run time: reject it with a reason, or pass on the new values.
 
-    While `is_active` returns true, only dynamic parameters may change.
+    While `is_active` returns true, only dynamic parameters may change, and use_sim_time not at
+    all: every stamp and age of a moving robot would jump with the clock.
     """
     fields = {field.name: field for field in dataclasses.fields(params_class)}
 
@@ -343,9 +354,19 @@ def add_on_change_callback[T: Params](
             for change in changes
             if change.name in fields
         }
-        if not ours:
-            return SetParametersResult(successful=True)
-        fixed = [name for name in ours if not fields[name].metadata['dynamic']]
+        present = {
+            name: _to_tuple(node.get_parameter(name).value) for name in (*ours, USE_SIM_TIME)
+        }
+        fixed = [
+            name
+            for name, value in ours.items()
+            if not fields[name].metadata['dynamic'] and value != present[name]
+        ]
+        fixed += [
+            USE_SIM_TIME
+            for change in changes
+            if change.name == USE_SIM_TIME and change.value != present[USE_SIM_TIME]
+        ]
         if fixed and is_active():
             return SetParametersResult(
                 successful=False,
@@ -354,6 +375,8 @@ def add_on_change_callback[T: Params](
                     'deactivate it first'
                 ),
             )
+        if not ours:
+            return SetParametersResult(successful=True)
         try:
             changed = dataclasses.replace(read(node, params_class), **ours)
         except ValueError as error:
