@@ -15,7 +15,7 @@ from std_msgs.msg import String
 from wam_learning.data import bag_reader, export_dataset
 from wam_learning.data.bag_replay import BagReplay
 from wam_learning.data.time_sync import SynchronizedSample
-from wam_learning.data.video_files import read_frames
+from wam_learning.data.video_files import read_every_nth_frame
 from wam_policy.core.motion.trajectory import Trajectory
 from wam_policy.core.observation.frame_history import BlockTiming
 from wam_policy.core.robot import embodiment, transforms
@@ -241,11 +241,12 @@ def test_a_data_set_holds_what_the_bag_held(tmp_path, capsys):
     asked = table['annotation.task'].to_pylist()
     assert asked == sorted(asked) and set(asked) == {0, 1}
     for number, camera in enumerate(ROBOT.cameras):
-        seen = read_frames(
+        seen = read_every_nth_frame(
             tmp_path
             / 'out/videos/chunk-000'
             / f'observation.images.{camera.key}'
-            / 'episode_000000.mp4'
+            / 'episode_000000.mp4',
+            1,
         )
         shown = np.stack([row.observation.frames[number].rgb for row in rows])
         assert seen.shape == shown.shape

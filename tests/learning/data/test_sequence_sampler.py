@@ -186,7 +186,7 @@ def test_scaling_is_the_normalizer_s(sampler, data) -> None:
     ours = normalization.normalize_actions(
         sampler.normalizer, data.robot, data.action[ahead], data.state[queries][:, None]
     )
-    many = normalization.normalize_states(sampler.normalizer, data.state[queries])
+    many = normalization.normalize_states(sampler.normalizer, data.robot, data.state[queries])
     state_at = gear_metadata.key_slices(data.robot.state_keys)
     action_at = gear_metadata.key_slices(data.robot.action_keys)
     for i, query in enumerate(queries):

@@ -1,17 +1,15 @@
-"""Normalize many rows of a data set at once, and compute the statistics to do so.
+"""Compute the statistics of a data set; normalize its packed rows with a policy's normalizer."""
 
-The arithmetic is that of model.normalizer, so that live inputs match training inputs.
-"""
-
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import numpy as np
 
 from wam_learning.data import column_stats, gear_metadata
 from wam_learning.data.episode_arrays import EpisodeArrays
-from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.robot.embodiment import Embodiment, ModelKey
 from wam_policy.model.checkpoint.normalization_stats import EmbodimentMetadata, Statistics
-from wam_policy.model.normalizer import Normalizer, normalize
+from wam_policy.model.normalizer import Normalizer
 
 MIN_STD = 1e-3  # rad, m or gripper stroke: a smaller deviation means no motion
 MAX_SAMPLED_CHUNKS = 20_000  # for the statistics of actions
@@ -92,37 +90,22 @@ def _make_statistics(stats: dict[str, list[float]]) -> Statistics:
     return Statistics(**found)
 
 
-def normalize_states(normalizer: Normalizer, rows: np.ndarray) -> np.ndarray:
+def normalize_states(normalizer: Normalizer, robot: Embodiment, rows: np.ndarray) -> np.ndarray:
     """Normalize packed states [... state]: float32 [... state_width]."""
-    vector = np.zeros((*rows.shape[:-1], normalizer.state_width), np.float32)
-    start = 0
-    for field in normalizer.state_keys:
-        stop = start + field.width
-        if not field.masked:
-            vector[..., start:stop] = normalize(
-                rows[..., start:stop], normalizer.metadata.state[field.key], field.mode
-            )
-        start = stop
-    return vector
+    return normalizer.normalize_state(_split(robot.state_keys, rows)).astype(np.float32)
 
 
 def normalize_actions(
     normalizer: Normalizer, robot: Embodiment, rows: np.ndarray, reference: np.ndarray
 ) -> np.ndarray:
-    """Normalize packed targets [... action] of queries from `reference` [... state].
+    """Normalize packed targets [... horizon action] of queries from `reference` [... 1 state].
 
-    float32 [... action_width]; masked keys and padding are 0.
+    float32 [... horizon action_width]; masked keys and padding are 0.
     """
-    vector = np.zeros((*rows.shape[:-1], normalizer.action_width), np.float32)
-    at_state, start = gear_metadata.key_slices(robot.state_keys), 0
-    for field in normalizer.action_keys:
-        stop = start + field.width
-        if not field.masked:
-            value = rows[..., start:stop]
-            if field.relative:
-                value = value - reference[..., at_state[field.key]]
-            vector[..., start:stop] = normalize(
-                value, normalizer.metadata.action[field.key], field.mode
-            )
-        start = stop
-    return vector if normalizer.row_std is None else vector / normalizer.row_std
+    return normalizer.normalize_targets(
+        _split(robot.action_keys, rows), _split(robot.state_keys, reference)
+    ).astype(np.float32)
+
+
+def _split(keys: Sequence[ModelKey], rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {key: rows[..., part] for key, part in gear_metadata.key_slices(keys).items()}

@@ -82,7 +82,9 @@ class SequenceSampler:
             )
         self.data, self.visual_inputs, self.normalizer = data, visual_inputs, normalizer
         self.config, self.grounding_targets = config, grounding_targets
-        self._normalized_states = normalization.normalize_states(normalizer, data.state)
+        self._normalized_states = normalization.normalize_states(
+            normalizer, data.robot, data.state
+        )
         self._episode_of_frame = np.concatenate(
             [np.full(span.frame_count, i) for i, span in enumerate(data.episodes)]
         )

@@ -60,12 +60,6 @@ def read_frame_times(path: Path) -> tuple[int, list[float]]:
     return len(times_s), times_s
 
 
-def read_frames(path: Path) -> np.ndarray:
-    """Decode a complete short video: uint8 [frames height width 3]."""
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)])
-
-
 def read_every_nth_frame(path: Path, stride: int) -> np.ndarray:
     """Decode the first of every `stride` frames: uint8 [frames height width 3]."""
     with av.open(str(path)) as container:

@@ -126,7 +126,6 @@ class PolicyRunner:
         self._policy, self._config, self._observer = policy, config, observer
         geometry = policy.geometry
         self._blocks = geometry.window_blocks
-        self._frames_per_block = geometry.frames_per_block
         self._step_dt_s = geometry.step_dt_s
         self.session = Decisions(
             robot,

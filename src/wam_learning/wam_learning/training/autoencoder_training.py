@@ -47,15 +47,7 @@ def train(
     optimizer = torch.optim.AdamW(
         vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
-    starts = np.concatenate(
-        [
-            np.arange(
-                span.first_frame,
-                span.first_frame + max(1, span.frame_count - PIXEL_FRAMES_PER_LATENT + 1),
-            )
-            for span in data.episodes
-        ]
-    )
+    starts = _find_group_starts(data)
     whole = data.frame_store
     step, smooth = 0, 0.0
     while (share := fraction_done(step)) < 1:
@@ -109,7 +101,17 @@ def compute_psnr_db(
     vae: ConvVae, data: EpisodeArrays, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Return the PSNR in dB over all pixels, and over colored or moving pixels."""
-    starts = np.concatenate(
+    starts = _find_group_starts(data)
+    pixels = torch.cat([_sample_groups(data.frame_store, starts, rng) for _ in range(8)])
+    wrong = ((vae.decode_groups(vae.encode_groups(pixels)).clamp(-1, 1) - pixels) / 2).square()
+    heavy = _pixel_weights(pixels).expand_as(wrong) > 1
+    whole, part = (float(-10 * pixels.mean().log10()) for pixels in (wrong, wrong[heavy]))
+    return whole, part
+
+
+def _find_group_starts(data: EpisodeArrays) -> np.ndarray:
+    """Return the images at which a group of one episode may start, [groups]."""
+    return np.concatenate(
         [
             np.arange(
                 span.first_frame,
@@ -118,11 +120,6 @@ def compute_psnr_db(
             for span in data.episodes
         ]
     )
-    pixels = torch.cat([_sample_groups(data.frame_store, starts, rng) for _ in range(8)])
-    wrong = ((vae.decode_groups(vae.encode_groups(pixels)).clamp(-1, 1) - pixels) / 2).square()
-    heavy = _pixel_weights(pixels).expand_as(wrong) > 1
-    whole, part = (float(-10 * pixels.mean().log10()) for pixels in (wrong, wrong[heavy]))
-    return whole, part
 
 
 def _loss(reconstructed: Tensor, pixels: Tensor) -> Tensor:

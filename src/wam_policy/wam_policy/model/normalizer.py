@@ -81,6 +81,24 @@ def _get_values(values: Mapping[str, np.ndarray], key: VectorKey) -> np.ndarray:
     return value
 
 
+def _concatenate(
+    keys: Sequence[VectorKey],
+    values: Mapping[str, np.ndarray],
+    statistics: Mapping[str, Statistics],
+    width: int,
+) -> np.ndarray:
+    """Return normalized values in vector order, float64 [... width]; masked keys are 0."""
+    vector, start = np.zeros((*np.shape(next(iter(values.values()), ()))[:-1], width)), 0
+    for field in keys:
+        stop = start + field.width
+        if not field.masked:
+            vector[..., start:stop] = normalize(
+                _get_values(values, field), statistics[field.key], field.mode
+            )
+        start = stop
+    return vector
+
+
 def _check_statistics(
     kind: str, keys: Sequence[VectorKey], known: Mapping[str, Statistics], tag: str, vector: int
 ) -> None:
@@ -158,16 +176,11 @@ class Normalizer:
         )
 
     def normalize_state(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Normalize and concatenate the state keys: float64 [state_width], zero-padded."""
-        vector = np.zeros(self.state_width)
-        start = 0
-        for field in self.state_keys:
-            if not field.masked:
-                vector[start : start + field.width] = normalize(
-                    _get_values(values, field), self.metadata.state[field.key], field.mode
-                )
-            start += field.width
-        return vector
+        """Normalize and concatenate the state keys, [... n] each: float64 [... state_width].
+
+        Masked keys and padding are 0.
+        """
+        return _concatenate(self.state_keys, values, self.metadata.state, self.state_width)
 
     def denormalize_actions(
         self, actions: np.ndarray, reference: Mapping[str, np.ndarray]
@@ -196,24 +209,19 @@ class Normalizer:
     def normalize_targets(
         self, targets: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
     ) -> np.ndarray:
-        """Return actions, float64 [horizon width], from absolute targets [horizon n] per key.
+        """Return actions, float64 [... horizon action_width], of targets [... horizon n] per key.
 
-        Masked keys and padding are 0; q99 and min_max clamp, so a target outside the statistics
-        is returned at their limit.
+        Targets are absolute; relative keys become offsets from `reference`, [n] or [... 1 n] per
+        key. Masked keys and padding are 0; q99 and min_max clamp, so a target outside the
+        statistics is returned at their limit.
         """
-        horizon = len(next(iter(targets.values())))
-        vector = np.zeros((horizon, self.action_width))
-        start = 0
-        for field in self.action_keys:
-            stop = start + field.width
-            if not field.masked:
-                value = _get_values(targets, field)
-                if field.relative:
-                    value = value - _get_values(reference, field)
-                vector[:, start:stop] = normalize(
-                    value, self.metadata.action[field.key], field.mode
-                )
-            start = stop
+        values = {
+            field.key: _get_values(targets, field)
+            - (_get_values(reference, field) if field.relative else 0.0)
+            for field in self.action_keys
+            if not field.masked
+        }
+        vector = _concatenate(self.action_keys, values, self.metadata.action, self.action_width)
         return vector if self.row_std is None else vector / self.row_std
 
     def action_mask(self) -> np.ndarray:

@@ -9,7 +9,7 @@ from std_srvs.srv import SetBool, Trigger
 from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_tools.fault_injection.stack_client import StackFeature, StackProcesses
-from wam_tools.fault_injection.stack_observer import LogEntry, StackClient, poll_until
+from wam_tools.fault_injection.stack_observer import LogEntry, StackClient
 from wam_tools.stack_launch import StackLaunchError
 
 INSTRUCTION = 'wave to the lab'
@@ -78,13 +78,6 @@ class FaultTestBench:
                 f'not saved: {answer.message if answer else "recorder is silent"}'
             )
         self.saved_episodes.append(self.stack.episodes_dir / answer.episode_name)
-
-    def wait_for_log_entry(self, pattern: str, since_s: float, timeout_s: float) -> LogEntry:
-        """Return the first matching entry; raise StackLaunchError if there is none in time."""
-        entry = poll_until(lambda: self.find_log_entry(pattern, since_s), timeout_s)
-        if entry is None:
-            raise StackLaunchError(f'no entry matches {pattern!r} within {timeout_s:g} s')
-        return entry
 
 
 FaultAction = Callable[[FaultTestBench], object]
