@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -54,13 +55,19 @@ def compute_wave_targets(robot: Embodiment, stamp_ns: int) -> np.ndarray:
     return middle + amplitude * np.sin(2 * np.pi * WAVE_HZ * due_s[:, None] + phase)
 
 
-def main() -> None:
-    sock, robot = (
-        socket.socket(fileno=int(read_option('--fd'))),
-        embodiment.load_embodiment(read_option('--embodiment')),
-    )
+def serve(
+    compute_targets: Callable[[Embodiment, WorkerMessage], np.ndarray],
+    find_error: Callable[[WorkerMessage], str] = lambda request: '',
+) -> None:
+    """Answer the requests on the socket of `--fd` until it is closed or told to stop.
+
+    `compute_targets` answers queries, [rows joints]; a request for which `find_error` returns a
+    text is answered with that error.
+    """
+    end = socket.socket(fileno=int(read_option('--fd')))
+    robot = embodiment.load_embodiment(read_option('--embodiment'))
     protocol.send(
-        sock,
+        end,
         WorkerMessage(
             'ready',
             {'id': 0, 'geometry': GEOMETRY, 'trained': False, 'model': 'toy', 'pid': os.getpid()},
@@ -69,18 +76,22 @@ def main() -> None:
     blocks, joints = 0, len(robot.commanded)
     while True:
         try:
-            request = protocol.receive(sock)
+            request = protocol.receive(end)
         except protocol.PeerClosed:
             return
         if request.kind == 'stop':
             return
         if request.kind == 'hello':
             continue
-        fields, arrays = {'id': request.fields['id']}, {}
-        if request.kind == 'reset':
+        kind, fields, arrays = 'answer', {'id': request.fields['id']}, {}
+        if what := find_error(request):
+            kind, fields = 'error', {**fields, 'what': what, 'fix': ''}
+        elif request.kind == 'reset':
             blocks = 0
         elif request.kind == 'commit':
-            np.empty(SCRATCH_BYTES, np.uint8)  # as an encoder does; a MemoryError ends the process
+            frame_counts = {images.shape[0] for images in request.arrays.values()}
+            assert request.fields['block'] == blocks and frame_counts == {4 if blocks else 1}
+            np.empty(SCRATCH_BYTES, np.uint8)  # as an encoder would; MemoryError ends us
             blocks += 1
             fields |= {'cached_blocks': blocks, 'window_fill': min(1.0, blocks / 4), 'rebuilds': 0}
         elif request.kind == 'query':
@@ -90,11 +101,13 @@ def main() -> None:
                 'timings_ms': {'denoise': 1e3 * QUERY_DURATION_S},
             }
             arrays = {
-                'targets': compute_wave_targets(robot, request.fields['stamp_ns']),
+                'targets': compute_targets(robot, request),
                 'reference': request.arrays['joints'][:joints],
             }
-        protocol.send(sock, WorkerMessage('answer', fields, arrays))
+        elif request.kind == 'video':
+            arrays = {'frames': np.zeros((4, 8, 8, 3), np.uint8)}
+        protocol.send(end, WorkerMessage(kind, fields, arrays))
 
 
 if __name__ == '__main__':
-    main()
+    serve(lambda robot, request: compute_wave_targets(robot, request.fields['stamp_ns']))
