@@ -190,7 +190,11 @@ LAYERS = (
         may_import_ros=True,
     ),
     ImportLayer(
-        'src/wam_bringup/', (), (), ('launch', 'launch_ros', 'lifecycle_msgs'), may_import_ros=True
+        'src/wam_bringup/',
+        (),
+        (),
+        ('launch', 'launch_ros', 'lifecycle_msgs', 'diagnostic_msgs'),
+        may_import_ros=True,
     ),
 )
 OWN_PACKAGES = (

@@ -28,7 +28,7 @@ setup(
         'console_scripts': [
             'policy_node = wam_policy.nodes.policy.policy_node:main',
             'motion_node = wam_policy.nodes.motion.motion_node:main',
-            'stream_node = wam_policy.nodes.stream.stream_node:main',
+            'stream_node = wam_policy.nodes.stream.detached_process:main',
             'recorder_node = wam_policy.nodes.recorder.recorder_node:main',
         ],
     },

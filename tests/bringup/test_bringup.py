@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytest.importorskip('launch_ros', reason='needs a ROS 2 environment: run ./wam test')
+rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from launch import LaunchContext
 from launch.actions import (
     DeclareLaunchArgument,
@@ -24,9 +25,11 @@ from launch.actions import (
 from launch.frontend.parse_substitution import parse_substitution
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from launch.utilities import perform_substitutions
+from launch_ros.actions import Node
 
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes.parameters import MotionParams, PolicyParams, RecorderParams, StreamParams
+from wam_policy.nodes.run_node import ExecutorThread
 
 pytestmark = pytest.mark.ros
 BRINGUP = Path(__file__).resolve().parents[2] / 'src' / 'wam_bringup'
@@ -224,6 +227,7 @@ FAKE_NODE = textwrap.dedent("""
 LAUNCH = textwrap.dedent("""
     import importlib.util, sys
     from launch import LaunchDescription, LaunchService
+    from launch.actions import ExecuteProcess
     from launch_ros.actions import LifecycleNode
 
     spec = importlib.util.spec_from_file_location('stack', {stack!r})
@@ -231,10 +235,12 @@ LAUNCH = textwrap.dedent("""
     spec.loader.exec_module(stack)
     node = LifecycleNode(executable=sys.executable, arguments=[{node!r}, {behavior!r}],
                          name='fake', namespace='test_bringup', output='screen',
-                         on_exit=stack.on_node_exit)
+                         on_exit=stack.{on_exit})
+    # a launch without processes ends by itself
+    others = [] if {is_essential} else [ExecuteProcess(cmd=['sleep', '100'])]
     service = LaunchService()
     service.include_launch_description(LaunchDescription(
-        [*stack.make_lifecycle_handlers(node, 'fake'), node]))
+        [*stack.make_lifecycle_handlers(node, 'fake', {is_essential}), node, *others]))
     sys.exit(service.run())
 """)
 
@@ -243,10 +249,18 @@ LAUNCH = textwrap.dedent("""
 def launch(tmp_path):
     started = []
 
-    def start(behavior):
+    def start(behavior, is_essential=True):
         node, script = tmp_path / 'node.py', tmp_path / 'bringing_up.py'
         node.write_text(FAKE_NODE)
-        script.write_text(LAUNCH.format(stack=str(STACK), node=str(node), behavior=behavior))
+        script.write_text(
+            LAUNCH.format(
+                stack=str(STACK),
+                node=str(node),
+                behavior=behavior,
+                on_exit='on_node_exit' if is_essential else 'on_optional_node_exit',
+                is_essential=is_essential,
+            )
+        )
         started.append(
             subprocess.Popen(
                 [sys.executable, str(script)],
@@ -335,3 +349,41 @@ def test_a_node_that_does_not_run_ends_the_launch_with_the_reason(launch, behavi
     output = process.communicate(timeout=60)[0]
     assert process.returncode == code, output
     assert words in output
+
+
+def test_the_exit_of_a_node_that_motion_does_not_need_is_an_error_row_only(launch):
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    listener, rows = rclpy.create_node('listener', context=context), []
+    listener.create_subscription(
+        DiagnosticArray, '/diagnostics', lambda msg: rows.extend(msg.status), 10
+    )
+    spinning = ExecutorThread([listener])
+    try:
+        process = launch('leaves', is_essential=False)
+        wait_for_output(process, 'the stack goes on without it')
+        end_s = time.monotonic() + 30
+        while not any(row.name.endswith(': process') for row in rows):
+            assert time.monotonic() < end_s
+            time.sleep(0.05)
+        row = next(row for row in rows if row.name.endswith(': process'))
+        assert row.level == DiagnosticStatus.ERROR and 'exited with code 0' in row.message
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+    finally:
+        spinning.stop()
+        listener.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_only_the_recorder_may_be_missing():
+    """What the launch file does when each of its nodes exits."""
+    actions = load_launch_description(STACK).entities
+    on_exit = {
+        action._Node__node_name: action._ExecuteLocal__on_exit.__name__
+        for action in actions
+        if isinstance(action, Node)
+    }
+    assert on_exit.pop('recorder') == 'on_optional_node_exit'
+    assert on_exit == dict.fromkeys(('sim', 'stream', 'motion', 'policy'), 'on_node_exit')

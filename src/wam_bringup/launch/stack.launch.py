@@ -1,12 +1,16 @@
 """Launch the stack; agibot_g1.launch.py and yam.launch.py choose the robot.
 
 Arguments only choose among values: every parameter is documented in config/stack.yaml. A node that
-fails to configure or exits with an error ends the whole launch with exit code 1 and the reason.
+fails to configure ends the whole launch with exit code 1 and the reason; so does the exit of sim,
+stream, motion or policy, without which the robot does not work. The exit of the recorder is an
+error on /diagnostics. On a robot stream_node runs apart from the launch and may outlive it, see
+wam_policy/nodes/stream/detached_process.py.
 """
 
 import os
 import signal
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -25,9 +29,11 @@ from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterFile
+from launch_ros.ros_adapters import get_ros_node
 from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
+DIAGNOSTICS_PERIOD_S = 1.0
 BOOLEANS = ['true', 'false']
 SIM = LaunchConfiguration('sim')
 NAMESPACE = LaunchConfiguration('namespace')
@@ -110,6 +116,12 @@ def generate_launch_description() -> LaunchDescription:
             'environment. Empty: that of the nodes',
         ),
         DeclareLaunchArgument(
+            'stream_python',
+            default_value='',
+            description='Python interpreter of stream_node, if the driver of the robot is '
+            'installed in a separate environment. Empty: that of the nodes',
+        ),
+        DeclareLaunchArgument(
             'camera_size',
             default_value='320x240',
             choices=['160x120', '320x240', '640x480'],
@@ -175,6 +187,7 @@ def generate_launch_description() -> LaunchDescription:
     stream = LifecycleNode(
         package='wam_policy',
         executable='stream_node',
+        arguments=['--python', LaunchConfiguration('stream_python')],
         name='stream',
         namespace=NAMESPACE,
         condition=UnlessCondition(SIM),
@@ -200,7 +213,7 @@ def generate_launch_description() -> LaunchDescription:
         name='recorder',
         namespace=NAMESPACE,
         condition=IfCondition(RECORDER_ENABLED),
-        **common,
+        **common | {'on_exit': on_optional_node_exit},
     )
     # the handlers come first: a fast node must not start before they are registered
     return LaunchDescription(
@@ -212,7 +225,7 @@ def generate_launch_description() -> LaunchDescription:
             *make_lifecycle_handlers(stream, 'stream'),
             *make_lifecycle_handlers(motion, 'motion'),
             *make_lifecycle_handlers(policy, 'policy'),
-            *make_lifecycle_handlers(recorder, 'recorder'),
+            *make_lifecycle_handlers(recorder, 'recorder', is_essential=False),
             sim,
             stream,
             motion,
@@ -250,8 +263,13 @@ def ignore_keyboard_interrupt(context: LaunchContext) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
 
 
-def make_lifecycle_handlers(node: LifecycleNode, node_name: str) -> list[RegisterEventHandler]:
-    """Configure a node when it has started and activate it when it is configured."""
+def make_lifecycle_handlers(
+    node: LifecycleNode, node_name: str, is_essential: bool = True
+) -> list[RegisterEventHandler]:
+    """Configure a node when it has started and activate it when it is configured.
+
+    An error later on ends the launch if the node is essential, and is reported if it is not.
+    """
 
     def emit_transition(transition_id: int) -> EmitEvent:
         return EmitEvent(
@@ -272,6 +290,13 @@ def make_lifecycle_handlers(node: LifecycleNode, node_name: str) -> list[Registe
     refused = OpaqueFunction(
         function=fail_launch, args=[f'{node_name} failed to start, see its log messages']
     )
+    failed = (
+        refused
+        if is_essential
+        else OpaqueFunction(
+            function=report_loss, args=[node_name, f'{node_name} failed, see its log messages']
+        )
+    )
     return [
         RegisterEventHandler(
             OnProcessStart(
@@ -281,8 +306,8 @@ def make_lifecycle_handlers(node: LifecycleNode, node_name: str) -> list[Registe
         on_transition('configuring', 'inactive', emit_transition(Transition.TRANSITION_ACTIVATE)),
         on_transition('configuring', 'unconfigured', refused),
         on_transition('activating', 'inactive', refused),
-        on_transition('errorprocessing', 'unconfigured', refused),
-        on_transition('errorprocessing', 'finalized', refused),
+        on_transition('errorprocessing', 'unconfigured', failed),
+        on_transition('errorprocessing', 'finalized', failed),
     ]
 
 
@@ -302,3 +327,31 @@ def on_node_exit(event: ProcessExited, context: LaunchContext) -> list[Shutdown]
             f'{event.process_name} exited with code {event.returncode}, see its last messages',
         )
     return [Shutdown(reason=f'{event.process_name} ended')]
+
+
+def on_optional_node_exit(event: ProcessExited, context: LaunchContext) -> None:
+    """Report the exit of a node that the robot's motion does not need; the others go on."""
+    if not context.is_shutdown:
+        name = event.process_name.rsplit('-', 1)[0].removesuffix('_node')
+        report_loss(
+            context,
+            name,
+            f'{event.process_name} exited with code {event.returncode}; the stack goes on without '
+            'it. Start the launch again to have it back',
+        )
+
+
+def report_loss(context: LaunchContext, node_name: str, reason: str) -> None:
+    """Log `reason` and publish it as an error on /diagnostics for as long as the launch runs."""
+    get_logger('launch').error(reason)
+    status = DiagnosticStatus(level=DiagnosticStatus.ERROR, name=f'{node_name}: process')
+    status.message = reason
+    node = get_ros_node(context)
+    publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
+
+    def publish() -> None:
+        msg = DiagnosticArray(status=[status])
+        msg.header.stamp = node.get_clock().now().to_msg()
+        publisher.publish(msg)
+
+    node.create_timer(DIAGNOSTICS_PERIOD_S, publish)

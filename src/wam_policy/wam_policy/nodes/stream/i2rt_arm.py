@@ -13,6 +13,7 @@ What that driver does (read in i2rt v1.2.4), and what follows from it here:
 """
 
 import importlib
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,6 +23,8 @@ from typing import Any
 import numpy as np
 
 MAX_REASON_CHARACTERS = 300
+COMMANDER_END_S = 1.0  # it turns 500 times a second
+EXCHANGE_END_S = 0.05  # a turn takes 4 ms; a motor that does not answer takes 10 ms of it
 
 
 class DriverFault(Exception):
@@ -101,7 +104,15 @@ class I2rtArm:
 
     def close(self) -> str:
         """End the driver, which cuts torque; return what went wrong with that, if anything."""
+        chain = getattr(self._robot, 'motor_chain', None)
+        stop = getattr(self._robot, '_stop_event', None)
+        commander = getattr(self._robot, '_server_thread', None)
         try:
+            # in this order, or the threads end with tracebacks: a bus that closes under one
+            if stop is not None and commander is not None:
+                stop.set()
+                commander.join(COMMANDER_END_S)
+                _end_exchange(chain)
             self._robot.close()
         except Exception as error:  # noqa: BLE001 - the other arm has to be closed all the same
             close_leftovers(error)
@@ -185,6 +196,7 @@ def close_leftovers(error: BaseException) -> None:
         for value in list(frame.f_locals.values()):
             if 'motor_interface' in getattr(value, '__dict__', {}):
                 with suppress(Exception):
+                    _end_exchange(value)
                     value.close()
 
 
@@ -192,6 +204,13 @@ def describe_error(error: BaseException) -> str:
     """Return an exception as part of a sentence: its message on one line, else its type."""
     text = ' '.join(str(error).split()).rstrip('.')
     return text[:MAX_REASON_CHARACTERS] or type(error).__name__
+
+
+def _end_exchange(chain: Any) -> None:
+    """Let the thread that exchanges frames with the motors finish its turn and end."""
+    if getattr(chain, 'running', False):
+        chain.running = False
+        time.sleep(EXCHANGE_END_S)
 
 
 def _find_hottest(seen: Mapping[str, Any]) -> float | None:
