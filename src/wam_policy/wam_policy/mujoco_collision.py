@@ -1,11 +1,11 @@
-"""Find contact along a path with MuJoCo's collision engine, on the model in the robot's folder.
+"""Find contacts along a path with MuJoCo's collision engine, on the robot's collision.xml.
 
 Notable:
-- geometry only, no physics: kinematics and distances, 10 to 30 us a posture;
-- a stretch of the path is free when the distances at its ends together exceed how far any part
-  can move on it, so far from everything a few postures settle a whole trajectory;
-- closer to contact the stretch is halved, down to the rows that were given;
-- pairs that are too near in the first row keep what they have: they may part, not approach.
+- only kinematics and distances, no dynamics: 10 to 30 us per configuration;
+- a segment of the path is free if the distances at its ends together exceed the motion of any part
+  on it, so a path far from everything needs only a few configurations;
+- close to contact the segment is halved, down to the given rows;
+- pairs that are too close in the first row may move apart, but not approach.
 """
 
 from pathlib import Path
@@ -17,13 +17,13 @@ from wam_policy.core.motion.collision_check import Contact
 from wam_policy.core.robot.embodiment import ROBOTS_DIR, Embodiment
 
 LINK, HAND, BODY, TABLE = 0, 1, 2, 3  # geom groups of collision.xml
-MAX_DISTANCE_M = 0.12  # distances beyond this are not looked for
+MAX_DISTANCE_M = 0.12  # larger distances are not computed
 ROUNDING_M = 1e-6
-NO_PAIRS = np.zeros(0, np.int64), np.zeros(0)  # pairs that are near, and their distances
+NO_PAIRS = np.zeros(0, np.int64), np.zeros(0)  # numbers and distances of close pairs
 
 
 class MujocoCollisionChecker:
-    """Answer for one robot; belongs to one thread."""
+    """Collision checker of one robot, for use by one thread."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class MujocoCollisionChecker:
         table_height_m: float | None = None,
         folder: Path = ROBOTS_DIR,
     ) -> None:
-        """Load the robot's model; ValueError says what is missing or does not fit.
+        """Load the robot's collision model; raises ValueError if it is missing or does not match.
 
         `table_height_m` moves the top of the model's table; without `table` there is none.
         """
@@ -42,13 +42,13 @@ class MujocoCollisionChecker:
             self._model = model = mujoco.MjModel.from_xml_path(str(path))
         except ValueError as error:
             raise ValueError(
-                f'{path}: no readable collision model: {error}; a simulated robot '
-                f'makes it with python -m wam_sim.physics.collision {robot.name}'
+                f'{path}: cannot load the collision model: {error}; for a simulated robot '
+                f'run python -m wam_sim.physics.collision {robot.name}'
             ) from error
         self._data = mujoco.MjData(model)
         self._qpos, self._geom_positions = self._data.qpos, self._data.geom_xpos
         self._geom_count = model.ngeom
-        # looked up once: MuJoCo's accessors by number take a millisecond
+        # looked up once, because MuJoCo's accessors by number take 1 ms
         self._geom_names = [
             model.geom(geom).name or model.body(body).name
             for geom, body in enumerate(model.geom_bodyid)
@@ -67,12 +67,12 @@ class MujocoCollisionChecker:
         self._hand_geoms = np.flatnonzero(model.geom_group == HAND)
         low, high = (np.array(self._config.hands_within_m[i::2]) for i in (0, 1))
         self._workspace_center, self._workspace_half_size = (low + high) / 2, (high - low) / 2
-        self.query_count = 0  # postures asked MuJoCo about, for benchmarks
+        self.query_count = 0  # configurations checked, for benchmarks
 
     def find_first_contact(
         self, path: np.ndarray, state_only_positions: np.ndarray
     ) -> Contact | None:
-        """Return the first contact along `path` [rows commanded], None if it is free.
+        """Return the first contact along `path` [rows commanded], or None.
 
         `state_only_positions` [state-only joints] is how the rest of the robot stands.
         """
@@ -82,17 +82,17 @@ class MujocoCollisionChecker:
         return None if found is None else Contact(*found)
 
     def to_qpos(self, path: np.ndarray, state_only_positions: np.ndarray) -> np.ndarray:
-        """Return the model's coordinates of postures [rows commanded], [rows nq]."""
+        """Return qpos [rows nq] of configurations [rows commanded]."""
         return path @ self._commanded_to_qpos + state_only_positions @ self._state_only_to_qpos
 
     def compute_distances(self, qpos: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what is near in a posture: pairs' numbers and distances, m; hands to walls, m."""
+        """Return numbers and distances (m) of close pairs, and of hands to the workspace, m."""
         self.query_count += 1
         model, data = self._model, self._data
         self._qpos[:] = qpos
         mujoco.mj_kinematics(model, data)
         mujoco.mj_collision(model, data)
-        # 50 postures a plan: views that are kept and a bare ufunc save a quarter of numpy here
+        # 50 configurations per plan: stored views and a plain ufunc save a quarter of numpy's time
         inside = self._workspace_half_size - np.abs(
             self._geom_positions[self._hand_geoms] - self._workspace_center
         )
@@ -104,23 +104,25 @@ class MujocoCollisionChecker:
         return geom[:, 0] * self._geom_count + geom[:, 1], contact.dist, walls
 
     def link_position(self, link: str) -> np.ndarray:
-        """Return where a link is in the posture looked at last, m, [3]."""
+        """Return the position of a link in the last configuration, m, [3]."""
         return self._data.body(link).xpos.copy()
 
     @property
     def min_distances(self) -> np.ndarray:
-        """Return how near each pair may come, m, by pair number."""
+        """Return the smallest allowed distance of each pair, m, by pair number."""
         return self._min_distances.copy()
 
     def pair_name(self, pair: int) -> str:
-        """Return what a pair number stands for; -1 - i: the i-th hand geom and the workspace."""
+        """Return the names of a pair; -1 - i: the i-th hand geom and the workspace."""
         if pair < 0:
-            return f'{self._geom_names[self._hand_geoms[-1 - pair]]} and the end of the workspace'
+            return (
+                f'{self._geom_names[self._hand_geoms[-1 - pair]]} and the limit of the workspace'
+            )
         first, second = sorted(divmod(pair, self._geom_count), reverse=True)
         return f'{self._geom_names[first]} and {self._geom_names[second]}'
 
     def _compute_travel(self, path: np.ndarray) -> np.ndarray:
-        """Return how much nearer the pairs of each sort can have come up to each row, m.
+        """Return the largest possible approach of each sort of pairs up to each row, m.
 
         float64 [rows sorts]: a limb moves against itself and what stands, and against another.
         """
@@ -130,7 +132,7 @@ class MujocoCollisionChecker:
 
     @property
     def pair_groups(self) -> tuple[int, np.ndarray]:
-        """Return how many sorts of pairs there are, and the one of each pair by its number."""
+        """Return the number of sorts of pairs, and the sort of each pair by its number."""
         return len(self._limbs) + 1, self._pair_groups
 
     def _place_table(self, present: bool, height_m: float | None) -> None:
@@ -157,7 +159,7 @@ class MujocoCollisionChecker:
         robot: Embodiment,
         path: Path,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return how commanded joints become coordinates, [commanded nq], and what they move.
+        """Return the map from commanded joints to qpos, [commanded nq], and the moved geoms.
 
         Their reach, m per unit, [commanded], and the geoms they move, bool [commanded geoms].
         """
@@ -189,12 +191,10 @@ class MujocoCollisionChecker:
         try:
             return int(self._model.joint(name).qposadr[0])
         except KeyError as error:
-            raise ValueError(
-                f'{path} has no joint {name}; make it again from the robot'
-            ) from error
+            raise ValueError(f'{path} has no joint {name}; generate it again') from error
 
     def _compute_min_distances(self) -> np.ndarray:
-        """Return how near each pair may come, m, [geoms * geoms]."""
+        """Return the smallest allowed distance of each pair, m, [geoms * geoms]."""
         group, rule = self._model.geom_group, self._config
         clearances = np.full((len(group), len(group)), rule.self_m)
         for kind, clearance in ((LINK, rule.link_m), (HAND, rule.hand_m)):
@@ -229,7 +229,7 @@ def _group_limbs(moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _find_subtree(model: mujoco.MjModel, base: int) -> list[int]:
-    """Return a body and all that hang on it; parents come first in the model."""
+    """Return a body and its descendants; parents come first in the model."""
     bodies = {int(base)}
     for body in range(int(base) + 1, model.nbody):
         if int(model.body_parentid[body]) in bodies:
@@ -238,11 +238,11 @@ def _find_subtree(model: mujoco.MjModel, base: int) -> list[int]:
 
 
 def _compute_reach(model: mujoco.MjModel, joint: int) -> float:
-    """Return how far a part can be from a joint's axis, m; 1 for one that slides."""
+    """Return the largest distance of a part from a joint's axis, m; 1 for a slide joint."""
     if model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_SLIDE:
         return 1.0
     base, farthest = int(model.jnt_bodyid[joint]), 0.0
-    # along the links that turn against each other, and how far beyond in the last one
+    # sum of the lengths of the links in between, plus the extent of the last one
     far = {base: (0.0, np.zeros(3), np.eye(3))}
     for body in _find_subtree(model, base):
         if body != base:
@@ -265,32 +265,32 @@ def _compute_reach(model: mujoco.MjModel, joint: int) -> float:
         reach, at, turn = far[body]
         for geom in np.flatnonzero(model.geom_bodyid == body):
             out = at + turn @ model.geom_pos[geom]
-            if not reach:  # nothing turns in between: off the axis is what counts
+            if not reach:  # no rotation in between: the distance from the axis counts
                 out = out - model.jnt_axis[joint] * (model.jnt_axis[joint] @ out)
             farthest = max(farthest, reach + float(np.linalg.norm(out)) + model.geom_rbound[geom])
     return farthest
 
 
 class _FirstContactSearch:
-    """Look for the first contact along one path."""
+    """Search for the first contact along one path."""
 
     def __init__(
         self, checker: MujocoCollisionChecker, path: np.ndarray, travel: np.ndarray
     ) -> None:
-        """Take the path [rows nq] and the way covered up to each row [rows sorts], m."""
+        """Take the path [rows nq] and the approach up to each row [rows sorts], m."""
         self.checker, self.path, self.travel = checker, path, travel
         self.group_count, self.pair_groups = checker.pair_groups
         self.min_distances = checker.min_distances
         self.unseen_slack_m = MAX_DISTANCE_M - float(
             self.min_distances.max()
-        )  # slack of what is out of sight
+        )  # slack of pairs beyond MAX_DISTANCE_M
         pairs, gaps, walls = checker.compute_distances(path[0])
         np.minimum.at(self.min_distances, pairs, gaps)
         self.min_wall_distances = np.minimum(walls, 0.0)
         self.slack_by_row = {0: self._compute_slack(pairs, gaps, walls)}
 
     def find_first(self) -> tuple[int, str] | None:
-        """Return the first row of contact and what touches; None if there is none.
+        """Return the row and the pair of the first contact, or None.
 
         Up to row `low` everything is free; `ends` are the right ends of what is to be looked
         into, the nearest one last.
@@ -301,7 +301,7 @@ class _FirstContactSearch:
             slack, what = self._slack_at(high)
             touching = slack.min() < -ROUNDING_M
             if touching:
-                ends = [high]  # what comes later does not matter any more
+                ends = [high]  # later contacts are not needed
             if touching and high <= low + 1:
                 return high, self.checker.pair_name(what)
             if not touching and (high <= low + 1 or self._is_free(low, high)):
@@ -315,7 +315,7 @@ class _FirstContactSearch:
         return bool((self._slack_at(low)[0] + self._slack_at(high)[0] >= way).all())
 
     def _slack_at(self, row: int) -> tuple[np.ndarray, int]:
-        """Return how much nearer the pairs of each sort may come in a row, m, and the worst."""
+        """Return the largest approach per row of each sort of pairs, m, and their maximum."""
         if row not in self.slack_by_row:
             self.slack_by_row[row] = self._compute_slack(
                 *self.checker.compute_distances(self.path[row])

@@ -1,4 +1,4 @@
-"""Under which circumstances a figure was measured: machine, date, commit, load."""
+"""Provenance of a measurement: machine, date, commit, load."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def collect_provenance() -> dict[str, Any]:
-    """Say where and when, from which sources, and how busy the machine was."""
+    """Return machine, date, commit and load."""
     git = ['git', '-C', str(Path(__file__).resolve().parent)]
     commit = subprocess.run(
         [*git, 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=False
@@ -25,7 +25,7 @@ def collect_provenance() -> dict[str, Any]:
 
 
 def read_cpu_name() -> str:
-    """Name the CPU."""
+    """Return the name of the CPU."""
     lines = Path('/proc/cpuinfo').read_text().splitlines()
     names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
     return next(names, platform.machine())

@@ -135,7 +135,7 @@ def test_unknown_name_lists_what_there_is_and_the_nearest():
     [
         ('title: I2RT', 'titel: I2RT', 'embodiment.yaml: title is missing; add it'),
         ('state_only: []', 'state_only: []\nextra: 1', 'extra is not a known key; remove it'),
-        ('  horizon: 24', '  horizon: 2.5', 'model.horizon: want a whole number above 0'),
+        ('  horizon: 24', '  horizon: 2.5', 'model.horizon: want an integer above 0'),
         ('step_hz: 30.0', 'step_hz: 0', 'model.step_hz: want a number above 0'),
         ('step_hz: 30.0', 'step_hz: true', 'model.step_hz: want a finite number'),
         ('step_hz: 30.0', 'step_hz: .nan', 'model.step_hz: want a finite number'),
@@ -194,8 +194,8 @@ def test_unknown_name_lists_what_there_is_and_the_nearest():
         ('fade_s: 0.25', 'fade: 0.25', 'safety.chunk.fade_s is missing'),
         ('size: [640, 480]', 'size: [640, 0]', 'size: want \\[width, height\\]'),
         ('name: yam\n', 'name: yam2\n', "name: 'yam2' differs from the folder 'yam'"),
-        ('name: yam\n', 'name: yam\nname: yam\n', 'name stands there twice'),
-        ('name: yam\n', 'name: [yam\n', 'not a readable YAML document'),
+        ('name: yam\n', 'name: yam\nname: yam\n', 'duplicate key name'),
+        ('name: yam\n', 'name: [yam\n', 'invalid YAML document'),
     ],
 )
 def test_a_fault_in_the_folder_names_file_key_and_fix(tmp_path, old, new, complaint):

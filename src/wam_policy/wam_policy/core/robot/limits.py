@@ -1,4 +1,4 @@
-"""What a motion reaches between its knots, measured exactly, against what its joints may do."""
+"""Exact extrema of a trajectory between its knots, compared with the joint limits."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from wam_policy.core.robot.embodiment import Embodiment, JointLimits
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LimitUsage:
-    """Hold the largest use of each limit per joint, 1.0 = at the limit, [joints] each."""
+    """Largest usage of each limit per joint, [joints] each; 1.0 is at the limit."""
 
     position: np.ndarray  # distance from mid-range over half the range
     velocity: np.ndarray
@@ -19,12 +19,12 @@ class LimitUsage:
 
     @property
     def max_rate(self) -> float:
-        """Return the worst of velocity, acceleration and jerk over all joints."""
+        """Return the maximum of velocity, acceleration and jerk over all joints."""
         return float(max(self.velocity.max(), self.acceleration.max(), self.jerk.max()))
 
 
 def compute_limit_usage(trajectory: Trajectory, limits: JointLimits) -> LimitUsage:
-    """Return how far `trajectory` uses `limits`, extrema between knots included."""
+    """Return the usage of `limits` by `trajectory`, with extrema between knots."""
     lowest, highest = compute_position_range(trajectory)
     middle, half = (limits.upper + limits.lower) / 2, (limits.upper - limits.lower) / 2
     jerk = np.abs(trajectory.jerk).max(axis=0, initial=0.0)
@@ -52,9 +52,9 @@ def compute_position_range(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarr
 
 
 def limits_with_margin(robot: Embodiment) -> JointLimits:
-    """Return the commanded joints' limits, positions drawn in by the robot's margin.
+    """Return the commanded joints' limits, with positions reduced by the robot's margin.
 
-    Grippers keep their whole range: 0.02 short of closed is a hand that does not grip.
+    Grippers keep their whole range, because 0.02 from closed they would not grip.
     """
     limits = robot.limits()
     margin = np.where(gripper_mask(robot), 0.0, robot.safety.position_margin)

@@ -1,4 +1,4 @@
-"""What every node must respect on a robot: the `safety` block of its folder, read strictly."""
+"""Safety limits of a robot: the `safety` block of its folder, read strictly."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -8,18 +8,18 @@ from wam_policy.core.robot.strict_yaml import StrictMapping
 
 @dataclass(frozen=True, slots=True)
 class FirstMoveConfig:
-    """State how the arm approaches the policy's targets after it is enabled."""
+    """Slow first move to the policy's targets after enabling."""
 
     max_velocity_rad_s: float
     max_prismatic_velocity_m_s: float
-    tolerance_rad: float  # command and target this close ...
-    dwell_s: float  # ... for this long end the approach
-    ramp_s: float  # then full speed is reached over this time
+    tolerance_rad: float  # command and target within this ...
+    dwell_s: float  # ... for this time end the first move
+    ramp_s: float  # then the speed limit increases to full speed over this time
 
 
 @dataclass(frozen=True, slots=True)
 class ObservationConfig:
-    """State when inputs are good enough to ask the model; cameras have max_age_s of their own."""
+    """Limits for the inputs of a query; each camera also has its max_age_s."""
 
     joints_max_age_s: float
     camera_skew_s: float  # between the frames of one instant; more is counted as lost frames
@@ -28,7 +28,7 @@ class ObservationConfig:
 
 @dataclass(frozen=True, slots=True)
 class ChunkConfig:
-    """State when a chunk may be executed and how it joins the motion before it."""
+    """Limits for the execution of a chunk, and its blending with the previous motion."""
 
     max_age_s: float  # observation stamp to arrival
     fade_s: float  # the blend offset decays to zero over this time
@@ -38,7 +38,7 @@ class ChunkConfig:
 
 @dataclass(frozen=True, slots=True)
 class LimitRateConfig:
-    """State how much limiting means that the policy is out of its depth."""
+    """Rate of limited rows that triggers a protective stop."""
 
     rate_hz: float
     window_s: float
@@ -46,7 +46,7 @@ class LimitRateConfig:
 
 @dataclass(frozen=True, slots=True)
 class EffortConfig:
-    """State how hard an arm joint may push, and how long, before the robot is stopped."""
+    """Effort of an arm joint and its duration that trigger a protective stop."""
 
     share: float  # of its hw_effort
     duration_s: float
@@ -54,16 +54,16 @@ class EffortConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClearanceConfig:
-    """State how near parts may come, m; see collision.xml for their shapes."""
+    """Smallest distances between parts, m; collision.xml has their shapes."""
 
     self_m: float  # arm to arm, arm to body, arm to itself
     link_m: float  # arm to table
-    hand_m: float  # hand to table; negative: may press that deep
+    hand_m: float  # hand to table; negative: allowed penetration
     hands_within_m: tuple[float, ...]  # x low, x high, y low, y high, z low, z high, world
 
     @classmethod
     def from_mapping(cls, mapping: StrictMapping) -> Self:
-        """Read it; ValueError names what is wrong."""
+        """Parse the mapping; raises ValueError with the invalid key."""
         rule = cls(
             mapping.read_float('self_m', above=0.0),
             mapping.read_float('link_m', above=0.0),
@@ -82,11 +82,11 @@ class ClearanceConfig:
 
 @dataclass(frozen=True, slots=True)
 class SafetyConfig:
-    """Gather what every node must respect on this robot."""
+    """All safety limits of a robot."""
 
     position_margin: float  # kept from a position limit, outward targets only
     adapter_timeout_s: float  # without a command the adapter holds
-    deadman_lease_s: float  # age of the last dead-man message, if one is used
+    deadman_lease_s: float  # largest age of the last deadman message, if it is used
     first_move: FirstMoveConfig
     observation: ObservationConfig
     chunk: ChunkConfig
@@ -96,7 +96,7 @@ class SafetyConfig:
 
     @classmethod
     def from_mapping(cls, mapping: StrictMapping) -> Self:
-        """Read the block; ValueError names what is missing, unknown or wrong."""
+        """Parse the block; raises ValueError for missing, unknown or invalid keys."""
 
         def block(kind: type, key: str) -> Any:
             inner = mapping.read_mapping(key)

@@ -1,4 +1,4 @@
-"""A YAML document read strictly: every error names the file, the key and the fix."""
+"""Strict reader for YAML documents: every error gives the file, the key and the fix."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ import yaml
 
 
 class StrictMapping:
-    """Read one mapping key by key; `reject_unknown_keys` rejects the keys that were not read."""
+    """Reader of one mapping; `reject_unknown_keys` rejects the keys that were not read."""
 
     def __init__(self, values: object, location: str) -> None:
         if not isinstance(values, dict):
@@ -23,13 +23,13 @@ class StrictMapping:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Open a file; a key that stands there twice is refused, as YAML would drop the first."""
+        """Load a file; reject duplicate keys, of which YAML keeps only the last."""
         try:
-            # a SafeLoader of ours
+            # a subclass of SafeLoader
             text = path.read_text(encoding='utf-8')
             values = yaml.load(text, Loader=_UniqueKeyLoader)  # nosec B506
         except yaml.YAMLError as error:
-            raise ValueError(f'{path}: not a readable YAML document: {error}') from error
+            raise ValueError(f'{path}: invalid YAML document: {error}') from error
         return cls(values, f'{path}')
 
     def key_path(self, key: str) -> str:
@@ -51,7 +51,7 @@ class StrictMapping:
     def read_str(self, key: str) -> str:
         value = self.read(key)
         if not isinstance(value, str) or not value:
-            raise ValueError(f'{self.key_path(key)}: want a non-empty text, got {value!r}')
+            raise ValueError(f'{self.key_path(key)}: want a non-empty string, got {value!r}')
         return value
 
     def read_float(self, key: str, *, above: float = -math.inf) -> float:
@@ -60,9 +60,7 @@ class StrictMapping:
     def read_int(self, key: str, *, above: int = 0) -> int:
         value = self.read(key)
         if isinstance(value, bool) or not isinstance(value, int) or value <= above:
-            raise ValueError(
-                f'{self.key_path(key)}: want a whole number above {above}, got {value!r}'
-            )
+            raise ValueError(f'{self.key_path(key)}: want an integer above {above}, got {value!r}')
         return value
 
     def read_floats(self, key: str, count: int) -> tuple[float, ...]:
@@ -73,14 +71,12 @@ class StrictMapping:
     def read_strs(self, key: str, *, allow_empty: bool = False) -> tuple[str, ...]:
         values = self._read_list(key, None)
         if not values and not allow_empty:
-            raise ValueError(f'{self.key_path(key)}: the list is empty; name at least one')
+            raise ValueError(f'{self.key_path(key)}: the list is empty; give at least one')
         if not all(isinstance(value, str) and value for value in values):
             raise ValueError(f'{self.key_path(key)}: want a list of names, got {values!r}')
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
-            raise ValueError(
-                f'{self.key_path(key)}: {", ".join(twice)} stands there twice; remove one'
-            )
+            raise ValueError(f'{self.key_path(key)}: duplicate {", ".join(twice)}; remove one')
         return tuple(values)
 
     def read_mapping(self, key: str) -> 'StrictMapping':
@@ -99,11 +95,11 @@ class StrictMapping:
         return tuple(read_all)
 
     def read_frozen(self, key: str) -> MappingProxyType[str, Any]:
-        """Return a mapping as it stands, for a reader elsewhere; lists become tuples."""
+        """Return a mapping without checks, for another reader; lists become tuples."""
         return _freeze(self.read_mapping(key)._values)
 
     def compute_sha256(self) -> str:
-        """Return the SHA-256 of the content: comments and layout do not count."""
+        """Return the SHA-256 of the content, independent of comments and layout."""
         text = json.dumps(self._values, sort_keys=True, separators=(',', ':'))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -133,7 +129,7 @@ def parse_float(value: object, key_path: str, *, above: float = -math.inf) -> fl
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Load plain values only and refuse a repeated key."""
+    """Load plain values only and reject duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -141,11 +137,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int):
                 raise yaml.constructor.ConstructorError(
-                    None, None, f'{key!r} is no name', key_node.start_mark
+                    None, None, f'key {key!r} is not a string', key_node.start_mark
                 )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f'{key} stands there twice', key_node.start_mark
+                    None, None, f'duplicate key {key}', key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep=True)

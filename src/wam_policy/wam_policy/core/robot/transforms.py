@@ -1,4 +1,4 @@
-"""Robot values <-> model values: names, order and gripper sense; each function beside its inverse.
+"""Convert between robot and model values: names, order and gripper convention, with inverses.
 
 Our side: canonical positions (rad, m, grippers 0 closed .. 1 open) in the embodiment's order.
 The model's side: one array per key, joints in the key's order, grippers in the sense the data
@@ -14,27 +14,27 @@ from wam_policy.core.robot.embodiment import Embodiment, ModelKey
 
 
 def to_model_state(robot: Embodiment, position: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the model's state keys, [n] each, of a posture [observed]."""
+    """Return the model's state keys, [n] each, for joint positions [observed]."""
     return _to_model(robot, robot.state_keys, robot.observed, position)
 
 
 def from_model_state(robot: Embodiment, values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Undo `to_model_state`: return the posture [observed]."""
+    """Invert `to_model_state`: return joint positions [observed]."""
     return _from_model(robot, robot.state_keys, robot.observed, values)
 
 
 def to_model_actions(robot: Embodiment, targets: np.ndarray) -> dict[str, np.ndarray]:
     """Return the model's action keys, [horizon n] each, of absolute targets [horizon commanded].
 
-    Masked keys are left out: nothing of ours was commanded there.
+    Masked keys are omitted, because this stack does not command them.
     """
     return _to_model(robot, _unmasked_keys(robot), robot.commanded, targets)
 
 
 def from_model_actions(robot: Embodiment, values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Undo `to_model_actions`: return absolute targets [horizon commanded].
+    """Invert `to_model_actions`: return absolute targets [horizon commanded].
 
-    Masked keys in `values` are ignored, so what they describe holds where it is.
+    Masked keys in `values` are ignored; their joints hold their position.
     """
     return _from_model(robot, _unmasked_keys(robot), robot.commanded, values)
 
