@@ -129,6 +129,8 @@ def collect_node_permissions(robot: str, episodes_dir: Path) -> dict[str, Permis
                 '-p',
                 'use_deadman:=true',
                 '-p',
+                'joy_deadman_button:=0',
+                '-p',
                 f'output_dir:={episodes_dir}',
             ],
         )

@@ -67,6 +67,7 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
     '/wam/status': ('wam_msgs/PolicyStatus', 'state, latency by stage, memory, reason'),
     '/wam/motion_status': ('wam_msgs/MotionStatus', 'state, limits, counters, reason'),
     '/wam/deadman': ('std_msgs/Bool', 'lease of 0.2 s; only with `use_deadman`'),
+    '/wam/joy': ('sensor_msgs/Joy', 'dead-man and e-stop button of a joystick, if used'),
     '/wam/estop_signal': (
         'std_msgs/Empty',
         'fastest stop, latched, as the service `/wam/estop`; works from every RMW',

@@ -63,6 +63,17 @@ def generate_launch_description() -> LaunchDescription:
             'True in simulation, false on a real robot',
         ),
         DeclareLaunchArgument(
+            'joy_deadman_button',
+            default_value='-1',
+            description='Button of the joystick (topic joy) that must be held while the robot '
+            'moves, counted from 0; letting it go disables. -1: none',
+        ),
+        DeclareLaunchArgument(
+            'joy_estop_button',
+            default_value='-1',
+            description='Button of the joystick (topic joy) that latches the e-stop. -1: none',
+        ),
+        DeclareLaunchArgument(
             'backend',
             default_value='local',
             choices=['local', 'remote'],

@@ -98,6 +98,15 @@ def test_each_missing_input_refuses_to_enable_until_it_is_accepted(name, options
     assert motion.snapshot(now).inactive_checks == found  # accepted is not the same as active
 
 
+def test_settings_of_controllers_that_cannot_be_read_must_be_accepted():
+    motion, now = watch_robot()
+    motion.safety_checks.on_controllers(('arm: settings are not checked: it does not answer',))
+    hold, why_not = motion.enable(now)
+    assert hold is None and 'controller_settings (arm: settings are not checked' in why_not
+    motion.safety_checks.on_controllers(())
+    assert motion.enable(now)[0] is not None
+
+
 def test_a_gripper_without_effort_lacks_nothing():
     motion, now = watch_robot(effort=np.where(ARM, 1.0, np.nan))
     assert motion.safety_checks.find_inactive(motion, now) == {}

@@ -248,6 +248,24 @@ class MotionParams:
         1.0, 'share of every velocity limit that may be used', low=0.05, high=1.0
     )
     use_deadman: bool = parameter(False, 'move only while the topic deadman says true')
+    joy_deadman_button: int = parameter(
+        -1,
+        'button of the joystick on the topic joy that must be held, counted from 0; letting it go '
+        'disables; -1: none',
+        low=-1,
+        high=63,
+    )
+    joy_estop_button: int = parameter(
+        -1, 'button of the joystick that latches the e-stop; -1: none', low=-1, high=63
+    )
+    joy_timeout_s: float = parameter(
+        -1.0,
+        'without a message of the joystick for so long, motion is disabled; -1.0: deadman_lease_s '
+        'of the robot',
+        unit='s',
+        low=-1.0,
+        high=5.0,
+    )
     collision_check: str = parameter(
         'table',
         'what plans must not collide with: table (and the robot itself), robot (itself only), '

@@ -3,7 +3,8 @@
 Each setting below changes what a controller makes of a trajectory from its topic. Names, defaults
 and effects: joint_trajectory_controller 4.42, branch jazzy, compared with its `update()`. The
 figures are set-point accelerations of that controller beside those of jtc_emulator.
-A check that could not be done is listed with the reason: see `find_inactive_checks`.
+A check that could not be done is listed with the reason, see `find_inactive_checks`: it is the
+check `controller_settings` of core.robot.safety_checks.
 """
 
 from collections.abc import Callable, Mapping
@@ -155,7 +156,11 @@ def find_faults(reading: ControllerReading) -> tuple[ControllerFault, ...]:
 
 
 def find_inactive_checks(reading: ControllerReading) -> tuple[str, ...]:
-    """Return which checks of this controller cannot be done, each with the reason."""
+    """Return which checks of this controller cannot be done, each with the reason.
+
+    Whether it is active and at what speed it runs is not known either where it reports nothing:
+    that is the check `controller_reports` of core.robot.safety_checks.
+    """
     name, parameters = reading.controller.name, reading.parameters
     missing = []
     if parameters is None:
@@ -170,17 +175,7 @@ def find_inactive_checks(reading: ControllerReading) -> tuple[str, ...]:
         ]
         if absent:
             missing.append(f'{name}: {", ".join(absent)} is not checked: it is not declared')
-    if reading.is_active is None:
-        missing.append(
-            f'{name}: whether it is active is not checked: it reports nothing and no controller '
-            'manager lists it'
-        )
-    if reading.speed_scaling is None:
-        missing.append(
-            f'{name}: speed scaling is not watched: nothing comes on '
-            f'{reading.controller.state_topic}'
-        )
-    elif reading.speed_scaling == 0.0 and not reading.supports_scaling:
+    if reading.speed_scaling == 0.0 and not reading.supports_scaling:
         missing.append(
             f'{name}: speed scaling is not watched: it reports 0.0 and does not declare '
             f'{INITIAL_SCALING}'

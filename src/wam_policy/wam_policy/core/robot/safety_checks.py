@@ -17,7 +17,8 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         'effort': 'an arm that pushes too hard',
         'temperature': 'a motor that overheats',
         'driver_faults': 'an error flag of a motor or of the control unit',
-        'controller_reports': 'a command that never reached its controller',
+        'controller_reports': 'a command that never reached its controller, or another speed',
+        'controller_settings': 'a setting with which a controller does something else',
         'collision': 'a plan into the robot itself or into the table',
         'gripper_position': 'a gripper that is not where it was sent',
         'body_position': 'a head, waist or lift that is not where the collision check assumes it',
@@ -36,6 +37,11 @@ class SafetyChecks:
         self._driver_inactive: Mapping[str, str] = {}
         self._driver_ns: int | None = None
         self.simulated = False
+        self._controllers_inactive: tuple[str, ...] = ()
+
+    def on_controllers(self, inactive: tuple[str, ...]) -> None:
+        """Hear which settings of controllers cannot be checked, with reasons."""
+        self._controllers_inactive = inactive
 
     def on_driver_status(self, inactive: Mapping[str, str], simulated: bool, now_ns: int) -> None:
         """Hear from the driver which checks it cannot make, with reasons."""
@@ -56,6 +62,7 @@ class SafetyChecks:
             for name, reason in (
                 ('effort', motion.effort_monitor.check_inputs(now_ns)),
                 ('controller_reports', motion.command_tracker.missing_reports),
+                ('controller_settings', '; '.join(self._controllers_inactive)),
                 ('collision', '' if motion.collision_checker else 'collision_check is none'),
                 ('body_position', motion.joint_monitor.missing_state_only),
             )

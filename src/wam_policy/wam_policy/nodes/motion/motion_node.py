@@ -7,7 +7,7 @@ Notable:
 """
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from control_msgs.msg import JointTrajectoryControllerState
@@ -33,6 +33,7 @@ from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.motion import collision_model, motion_status
 from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
 from wam_policy.nodes.motion.controller_monitor import ControllerMonitor
+from wam_policy.nodes.motion.joystick_input import JoystickInput
 from wam_policy.nodes.motion.motion_diagnostics import MotionDiagnostics
 from wam_policy.nodes.motion.planner_thread import PlannerThread
 from wam_policy.nodes.motion.trajectory_publisher import TrajectoryPublisher
@@ -58,6 +59,7 @@ class _Configured:
 
     robot: Embodiment
     motion: MotionControl
+    joystick: JoystickInput
     trajectory_publisher: TrajectoryPublisher
     controller_monitor: ControllerMonitor
     command_services: list[Service]
@@ -107,6 +109,10 @@ class MotionNode(LifecycleNode):
         return self._require_configured().motion
 
     @property
+    def _joystick(self) -> JoystickInput:
+        return self._require_configured().joystick
+
+    @property
     def _controller_monitor(self) -> ControllerMonitor:
         return self._require_configured().controller_monitor
 
@@ -128,6 +134,7 @@ class MotionNode(LifecycleNode):
             self._params = given = parameters.read(self, MotionParams)
             robot = embodiment.load_embodiment(given.embodiment)
             surroundings = collision_model.make_collision_checker(robot, given)
+            joystick = JoystickInput(self, given, robot.safety.deadman_lease_s, self._estop)
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
@@ -143,6 +150,7 @@ class MotionNode(LifecycleNode):
         self._configured = _Configured(
             robot,
             motion,
+            joystick,
             trajectory_publisher,
             ControllerMonitor(self, trajectory_publisher.controller_outputs),
             command_services=[
@@ -161,12 +169,15 @@ class MotionNode(LifecycleNode):
                 clock=Clock(clock_type=ClockType.STEADY_TIME),
             ),
         )
+        joystick.open()
         self._diagnostics.add_tasks(robot)
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._motion.restart()
-        self._auto_enable, self._policy_paused = True, False
+        # a button that is held while the node starts enables nothing
+        self._auto_enable = not self._joystick.deadman.needs_holding
+        self._policy_paused = False
         self._active = active = _Active(
             PlannerThread(
                 self._motion,
@@ -249,6 +260,7 @@ class MotionNode(LifecycleNode):
         self._end_activity('shut down')
         self._diagnostics.remove_tasks()
         configured.controller_monitor.close()
+        configured.joystick.close()
         self.destroy_timer(configured.status_timer)
         for service in configured.command_services:
             self.destroy_service(service)
@@ -360,7 +372,12 @@ class MotionNode(LifecycleNode):
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         with self._lock:
-            reason = self._motion.reset(self._now_ns())
+            pressed = self._joystick.deadman.is_estop_pressed
+            reason = (
+                'not reset: the e-stop button of the joystick is still pressed'
+                if pressed
+                else self._motion.reset(self._now_ns())
+            )
         self._publish_status()  # before the answer: nobody drops the instruction that follows it
         response.success = reason is None
         response.message = reason or 'reset; enable and give an instruction to move'
@@ -384,7 +401,7 @@ class MotionNode(LifecycleNode):
         """Take the robot over, with the lock held; return success and what to say."""
         if self._active is None:
             return False, 'the node is not active; activate it first'
-        why_not = self._controller_monitor.check_enable()
+        why_not = self._joystick.check() or self._controller_monitor.check_enable()
         if why_not:
             return False, f'not enabled: {why_not}'
         hold, why_not = self._motion.enable(self._now_ns())
@@ -411,9 +428,12 @@ class MotionNode(LifecycleNode):
     def _tick(self) -> None:
         now_ns = self._now_ns()
         self._stop_on_controller_fault(now_ns)
+        self._motion.safety_checks.on_controllers(self._controller_monitor.inactive_checks)
         with self._lock:
             if self._auto_enable:
                 self._try_auto_enable()
+            if self._motion.enabled and (released := self._joystick.check()):
+                self._motion.disable(now_ns, released)
             urgent = self._motion.tick(now_ns)
             if urgent is not None:
                 self._planner_thread.enqueue(urgent)
@@ -422,14 +442,19 @@ class MotionNode(LifecycleNode):
 
     def _take_snapshot(self) -> MotionSnapshot:
         with self._lock:
-            return self._motion.snapshot(self._now_ns())
+            return self._snapshot()
+
+    def _snapshot(self) -> MotionSnapshot:
+        """Return what there is to tell now, with the lock held."""
+        snapshot = self._motion.snapshot(self._now_ns())
+        return replace(snapshot, deadman_ok=snapshot.deadman_ok and not self._joystick.check())
 
     def _on_status_timer(self) -> None:
         """Publish what changed at once, and a regular status."""
         with self._lock:  # a last tick may come while the node is cleaned up
             if self._configured is None:
                 return
-            snapshot = self._motion.snapshot(self._now_ns())
+            snapshot = self._snapshot()
         changed = (
             snapshot.state,
             snapshot.reason,
