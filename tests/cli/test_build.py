@@ -2,7 +2,7 @@
 
 import pytest
 
-from cli import stamps
+from cli import prefix_headers, stamps
 from cli.commands import build
 from cli.paths import CheckoutLayout
 
@@ -20,6 +20,7 @@ def layout(tmp_path, monkeypatch):
         'src/p/config/a.yaml': 'a: 1',
         'src/msgs/msg/A.msg': 'bool a',
         'install/local_setup.bash': '',
+        str(prefix_headers.PINS): 'ros-rcutils==6.7.4',
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -52,6 +53,7 @@ def test_what_is_linked_needs_no_build(layout, name):
         'src/p/launch.py',
         'src/msgs/msg/A.msg',
         'src/msgs/msg/B.msg',
+        str(prefix_headers.PINS),
     ],
 )
 def test_what_is_compiled_copied_or_new_needs_one(layout, name):

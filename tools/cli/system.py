@@ -4,7 +4,6 @@ import ctypes.util
 import importlib.util
 import os
 import shutil
-from pathlib import Path
 
 from cli.failure import CommandError
 from cli.paths import CheckoutLayout
@@ -36,40 +35,3 @@ def install_packages(layout: CheckoutLayout, names: list[str]) -> None:
     env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive'}
     run('apt-get update', ['apt-get', 'update'], layout.logs / 'apt-update.log', env=env)
     run('apt-get install', line.split(), layout.logs / 'apt-install.log', env=env)
-
-
-def unpack_debs(layout: CheckoutLayout, names: list[str], target: Path) -> None:
-    """Fetch Debian packages and unpack them into `target`; needs no root and installs nothing."""
-    for program in ('apt-get', 'dpkg-deb'):
-        if shutil.which(program) is None:
-            raise CommandError(
-                f'{program} is not there, and the ROS 2 headers come from Debian or Ubuntu: '
-                'use one of them, install ROS 2 Jazzy, or use docker/'
-            )
-    folder = layout.downloads / 'debs'
-    if not all(list(folder.glob(f'{name}_*.deb')) for name in names):
-        _fetch_debs(layout, names, folder)
-    for name in names:
-        for deb in folder.glob(f'{name}_*.deb'):
-            run(f'unpacking {name}', ['dpkg-deb', '-x', deb, target], layout.logs / 'dpkg.log')
-
-
-def _fetch_debs(layout: CheckoutLayout, names: list[str], folder: Path) -> None:
-    """Download packages into `folder`, which exists only if all succeeded."""
-    part = folder.with_suffix('.part')
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    argv = ['apt-get', 'download', *names]
-    log = layout.logs / 'apt-download.log'
-    try:
-        run('fetching ROS 2 headers', argv, log, cwd=part)
-    except CommandError as e:
-        # a fresh container has empty package lists
-        if os.geteuid() != 0:
-            raise CommandError(
-                f'{e}; if the package lists are outdated: sudo apt-get update'
-            ) from e
-        run('apt-get update', ['apt-get', 'update'], layout.logs / 'apt-update.log')
-        run('fetching ROS 2 headers', argv, log, cwd=part)
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)

@@ -14,8 +14,6 @@ from cli.ros import RosSource
 
 # required packages with reasons, exact versions of their dependencies, excluded dependencies
 PIN_FILES = ('requirements.txt', 'constraints.txt', 'overrides.txt')
-# needed to assemble the ROS 2 prefix; installed first, so that both can run in parallel
-GENERATOR_PACKAGES = ('numpy', 'pyyaml', 'lark', 'empy', 'packaging', 'setuptools', 'catkin_pkg')
 
 
 def hash_venv_inputs(layout: CheckoutLayout) -> str:
@@ -75,7 +73,7 @@ def install_tools(layout: CheckoutLayout) -> tuple[list[str | Path], list[str | 
 
 
 def create(layout: CheckoutLayout, uv: list[str | Path]) -> None:
-    """Make the environment unless it is valid, and install GENERATOR_PACKAGES."""
+    """Make the environment unless it is valid."""
     base = find_base_python(layout)
     if layout.venv.exists() and not (
         layout.python.exists() and _read_python_version(layout.python) == '3.12'
@@ -88,21 +86,18 @@ def create(layout: CheckoutLayout, uv: list[str | Path]) -> None:
             layout.logs / 'venv.log',
             env=_make_uv_environment(layout),
         )
-    _install(
-        layout,
-        uv,
-        'first',
-        [*GENERATOR_PACKAGES, '--constraint', layout.root / 'tools/requirements/constraints.txt'],
-    )
 
 
 def install_requirements(layout: CheckoutLayout, uv: list[str | Path]) -> None:
     """Install every pinned package and write the stamp."""
-    _install(
-        layout,
-        uv,
-        'packages',
+    run(
+        'installing the Python packages',
         [
+            *uv,
+            'pip',
+            'install',
+            '--python',
+            layout.python,
             '--requirement',
             layout.root / 'tools/requirements/requirements.txt',
             '--constraint',
@@ -110,22 +105,12 @@ def install_requirements(layout: CheckoutLayout, uv: list[str | Path]) -> None:
             '--override',
             layout.root / 'tools/requirements/overrides.txt',
         ],
+        layout.logs / 'venv-packages.log',
+        env=_make_uv_environment(layout),
     )
     if not layout.python.exists():
         raise CommandError('.venv was removed during the installation: run ./wam setup again')
     stamps.write(layout.stamps / 'venv', hash_venv_inputs(layout))
-
-
-def _install(
-    layout: CheckoutLayout, uv: list[str | Path], log_name: str, arguments: list[str | Path]
-) -> None:
-    """Install packages into `.venv`; installed ones are kept."""
-    run(
-        'installing the Python packages',
-        [*uv, 'pip', 'install', '--python', layout.python, *arguments],
-        layout.logs / f'venv-{log_name}.log',
-        env=_make_uv_environment(layout),
-    )
 
 
 def _make_uv_environment(layout: CheckoutLayout) -> dict[str, str]:

@@ -14,8 +14,7 @@ _wam_prepend LD_LIBRARY_PATH "$_wam_prefix/lib"
 _wam_prepend PYTHONPATH "$_wam_prefix/lib/python3.12/site-packages"
 _wam_prepend PATH "$_wam_prefix/bin"
 export ROS_DISTRO=jazzy ROS_VERSION=2 ROS_PYTHON_VERSION=3
-# Interfaces built on this prefix have introspection type support only, which Cyclone DDS reads
-# and Fast DDS does not.
-export RMW_IMPLEMENTATION=rmw_cyclonedds_cpp
+# Fast DDS works as well: RMW_IMPLEMENTATION=rmw_fastrtps_cpp
+export RMW_IMPLEMENTATION=${RMW_IMPLEMENTATION:-rmw_cyclonedds_cpp}
 unset -f _wam_prepend
 unset _wam_prefix

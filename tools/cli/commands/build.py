@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-from cli import ros, stamps
+from cli import prefix, ros, stamps
 from cli.commands import setup
 from cli.environment import make_environment
 from cli.lock import lock_checkout
@@ -38,8 +38,15 @@ def hash_build_inputs(layout: CheckoutLayout) -> str:
     ]
     copied = [path for path in source if any(path.match(pattern) for pattern in COPIED_PATTERNS)]
     names = sorted(str(path.relative_to(layout.root)) for path in source if not is_module(path))
+    return stamps.hash_inputs([str(layout.root), identify_ros(layout), *names], copied)
+
+
+def identify_ros(layout: CheckoutLayout) -> str:
+    """Name the ROS 2 that interfaces are compiled against; ours with what it is made from."""
     found = ros.select_ros(layout, os.environ)
-    return stamps.hash_inputs([str(layout.root), str(found.prefix), *names], copied)
+    if found.source is not ros.RosSource.ASSEMBLED:
+        return str(found.prefix)
+    return f'{found.prefix} {prefix.hash_compiled_inputs(layout)}'
 
 
 def is_module(path: Path) -> bool:
@@ -112,7 +119,7 @@ def build(layout: CheckoutLayout, colcon_arguments: list[str]) -> None:
 def _clean_if_ros_changed(layout: CheckoutLayout) -> None:
     """Remove build and install if the ROS 2 prefix has changed, because CMake caches its paths."""
     stamp = layout.stamps / 'build-ros'
-    used = str(ros.select_ros(layout, os.environ).prefix)
+    used = identify_ros(layout)
     if not stamps.is_fresh(stamp, used):
         for name in ('build', 'install'):
             shutil.rmtree(layout.root / name, ignore_errors=True)

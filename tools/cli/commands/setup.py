@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 import shutil
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,34 +61,19 @@ def _set_up(layout: CheckoutLayout) -> None:
             print_status(prefix.LICENSE_NOTICE)
             _install_in_parallel(layout, pip, uv, progress)
         else:
-            _install_packages(layout, uv, progress, threading.Event())
+            _install_packages(layout, uv, progress)
 
 
 def _install_in_parallel(
     layout: CheckoutLayout, pip: list[str | Path], uv: list[str | Path], progress: StepProgress
 ) -> None:
     """Install `.venv` and assemble the ROS 2 prefix in parallel."""
-    created = threading.Event()
-    packages_ended = threading.Event()
-
-    def wait_for_packages() -> None:
-        while not created.wait(0.2):
-            if packages_ended.is_set():
-                raise CommandError('the Python packages could not be installed')
-
-    def install_packages() -> None:
-        try:
-            _install_packages(layout, uv, progress, created)
-        finally:
-            packages_ended.set()
-
     with ThreadPoolExecutor(2) as pool:
         both = [
-            pool.submit(install_packages),
-            pool.submit(prefix.assemble, layout, pip, progress, wait_for_packages),
+            pool.submit(_install_packages, layout, uv, progress),
+            pool.submit(prefix.assemble, layout, pip, progress),
         ]
         try:
-            # the error of the packages first, as it may have caused that of the prefix
             for one in both:
                 one.result()
         except KeyboardInterrupt:
@@ -98,18 +82,13 @@ def _install_in_parallel(
 
 
 def _install_packages(
-    layout: CheckoutLayout,
-    uv: list[str | Path],
-    progress: StepProgress,
-    generators_ready: threading.Event,
+    layout: CheckoutLayout, uv: list[str | Path], progress: StepProgress
 ) -> None:
-    """Make and fill `.venv`; set `generators_ready` after GENERATOR_PACKAGES are installed."""
+    """Make and fill `.venv`."""
     if not venv.is_ready(layout):
         with progress.step('Python packages (3 GB to download)'):
             venv.create(layout, uv)
-            generators_ready.set()
             venv.install_requirements(layout, uv)
-    generators_ready.set()
 
 
 def main(arguments: list[str]) -> int:
