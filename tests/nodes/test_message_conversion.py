@@ -153,6 +153,14 @@ def test_velocity_that_is_not_measured_is_none(velocity):
     )
 
 
+def test_a_part_has_what_it_knows_of_ours():
+    msg = make_joint_state_msg(effort=(5.0, 6.0, 7.0))
+    part = message_conversion.joint_state_part_from_msg(msg, ['a', 'b', 'c'])
+    assert part.names == ('b', 'a') and part.position.tolist() == [2.0, 1.0]
+    assert part.effort.tolist() == [5.0, 7.0] and part.stamp_ns == 12_000_000_345
+    assert message_conversion.joint_state_part_from_msg(msg, ['c']).names == ()
+
+
 @pytest.mark.parametrize('missing', [np.nan, np.inf, -np.inf])
 def test_an_effort_that_is_not_measured_hides_no_other(missing):
     state = message_conversion.joint_state_from_msg(

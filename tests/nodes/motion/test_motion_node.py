@@ -61,6 +61,7 @@ class MotionTestBench:
             'one',
             0,
         )
+        self.joint_state_parts = [ROBOT.commanded]  # names of each message
         self.position_scale = 1.0  # of what the robot publishes
         self.tracking_offset = 0.0  # the robot is this far from its set-points
         self.effort = None
@@ -135,17 +136,15 @@ class MotionTestBench:
         now_ns = self.now_ns()
         motion = self.sample(now_ns)
         self.setpoint_history.append((now_ns, motion))
-        if self.joints_enabled:
-            self.joint_state_publisher.publish(
-                message_conversion.joint_state_to_msg(
-                    JointState(
-                        now_ns,
-                        ROBOT.commanded,
-                        self.position_scale * motion[0] + self.tracking_offset,
-                        effort=self.effort,
-                    )
-                )
-            )
+        state = JointState(
+            now_ns,
+            ROBOT.commanded,
+            self.position_scale * motion[0] + self.tracking_offset,
+            effort=self.effort,
+        )
+        for names in self.joint_state_parts if self.joints_enabled else ():
+            part = JointState(now_ns, names, state.positions(names), effort=state.efforts(names))
+            self.joint_state_publisher.publish(message_conversion.joint_state_to_msg(part))
 
         if self.reports_enabled and len(self.setpoint_history) % 2:
             for name, (publisher, controller) in self.controller_state_publishers.items():
@@ -514,6 +513,23 @@ def test_a_real_robot_whose_missing_checks_are_accepted_is_enabled():
         bench.driver_status.simulated = False
         bench.wait_state('HOLDING')
         assert 'effort' in bench.status.inactive_checks  # accepted, and said all the same
+
+
+def test_joint_states_in_parts_are_merged_and_a_missing_part_is_named_in_the_status(tracking):
+    _, bench = tracking
+    arms, grippers = ROBOT.commanded[:-2], ROBOT.commanded[-2:]
+    underruns = bench.status.underruns
+    bench.joint_state_parts = [grippers, arms]
+    accepted = bench.status.chunks_accepted
+    bench.wait(lambda: bench.status.chunks_accepted > accepted + 5)
+    assert bench.status.state_name == 'TRACKING' and bench.status.underruns == underruns
+    bench.joint_state_parts = [arms]
+    bench.wait(lambda: 'left_gripper, right_gripper missing' in bench.status.reason)
+    assert 'last reported 0.1' in bench.status.reason
+    bench.wait_state('HOLDING')
+    bench.joint_state_parts = [arms, grippers]
+    bench.wait_state('TRACKING')
+    bench.check_motion()
 
 
 def test_a_posture_in_degrees_stops_the_robot_which_says_so_and_recovers(tracking):

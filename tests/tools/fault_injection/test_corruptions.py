@@ -56,6 +56,15 @@ def test_a_covered_lens_is_a_whole_picture_of_one_color():
     assert frame.rgb.shape == PIXELS.shape and not frame.rgb.any()
 
 
+def test_a_joint_state_in_two_parts_is_whole_together():
+    parts = [
+        deserialize_message(raw, JointState)
+        for raw in apply_corruption('split', make_joint_state_bytes())
+    ]
+    assert [list(part.name) for part in parts] == [['a', 'c'], ['b']]
+    assert parts[1].position[0] == 2.0 and parts[0].header == parts[1].header
+
+
 def test_degrees_and_a_missing_effort_are_of_a_whole_joint_state():
     (degrees,) = apply_corruption('degrees', make_joint_state_bytes())
     assert deserialize_message(degrees, JointState).position[0] == pytest.approx(57.2957795)

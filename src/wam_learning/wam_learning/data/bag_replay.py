@@ -7,6 +7,7 @@ from pathlib import Path
 from wam_learning.data import bag_reader
 from wam_learning.data.bag_reader import BagMessage
 from wam_learning.data.time_sync import DroppedSample, SynchronizedSample, Synchronizer
+from wam_policy.core.observation.joint_state_merger import JointStateMerger
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.session.instruction import clean_instruction
 from wam_policy.nodes import message_conversion
@@ -56,6 +57,9 @@ class BagReplay:
         self.synchronizer = Synchronizer(
             robot, instruction if instruction is not None else recorded
         )
+        self._joint_state_merger = JointStateMerger(
+            robot.observed, max_age_s=robot.safety.observation.joints_max_age_s
+        )
         self.invalid_messages: Counter[str] = Counter()
 
     def read_samples(self) -> Iterator[SynchronizedSample | DroppedSample]:
@@ -86,9 +90,10 @@ class BagReplay:
         elif topic in self._command_topics:
             self.synchronizer.on_command(self._command_topics[topic], content, log_ns)
         elif topic == self._joint_states_topic:
-            self.synchronizer.on_joints(
-                message_conversion.joint_state_from_msg(content, self._robot.observed), log_ns
-            )
+            part = message_conversion.joint_state_part_from_msg(content, self._robot.observed)
+            joints = self._joint_state_merger.add(part)
+            if joints is not None:
+                self.synchronizer.on_joints(joints, log_ns)
         elif self._instruction_override is None:
             self.synchronizer.on_instruction(
                 clean_instruction(content.data, MAX_INSTRUCTION_LENGTH), log_ns

@@ -6,7 +6,7 @@ trusted from then on. No node reads a field of a sensor message itself.
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -112,18 +112,37 @@ def joint_state_from_msg(
     report: an effort that is not finite is NaN in the result, for its joint alone; velocities
     are None unless all of them are finite.
     """
-    if len(set(msg.name)) != len(msg.name):
-        twice = sorted(name for name, count in Counter(msg.name).items() if count > 1)
-        raise ValueError(f'joint state: {", ".join(twice)} named twice')
-    if len(msg.position) != len(msg.name):
-        raise ValueError(f'joint state: {len(msg.position)} positions for {len(msg.name)} names')
-    column = {name: i for i, name in enumerate(msg.name)}
+    column = _find_joint_columns(msg)
     missing = [name for name in names if name not in column]
     if missing:
         raise ValueError(
             f'joint state: {", ".join(missing)} missing; got {", ".join(msg.name) or "no names"}'
         )
     names = (*names, *(optional_names if set(optional_names) <= set(column) else ()))
+    return _read_joints(msg, names, column)
+
+
+def joint_state_part_from_msg(msg: JointStateMsg, names: Collection[str]) -> JointState:
+    """Return the state of those of `names` that the message has, in its order; others are ignored.
+
+    One of several publishers may know only some joints; JointStateMerger puts them together.
+    """
+    column = _find_joint_columns(msg)
+    return _read_joints(msg, tuple(name for name in column if name in names), column)
+
+
+def _find_joint_columns(msg: JointStateMsg) -> dict[str, int]:
+    if len(set(msg.name)) != len(msg.name):
+        twice = sorted(name for name, count in Counter(msg.name).items() if count > 1)
+        raise ValueError(f'joint state: {", ".join(twice)} named twice')
+    if len(msg.position) != len(msg.name):
+        raise ValueError(f'joint state: {len(msg.position)} positions for {len(msg.name)} names')
+    return {name: i for i, name in enumerate(msg.name)}
+
+
+def _read_joints(
+    msg: JointStateMsg, names: tuple[str, ...], column: Mapping[str, int]
+) -> JointState:
     columns = [column[name] for name in names]
     velocity = _read_optional_field(msg, 'velocity', columns)
     return JointState(

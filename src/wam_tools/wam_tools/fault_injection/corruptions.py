@@ -154,6 +154,22 @@ def drop_joints(msg: JointState) -> None:
     msg.name, msg.position, msg.velocity = list(msg.name)[2:], msg.position[2:], msg.velocity[2:]
 
 
+def split_joint_state(raw: bytes) -> Sequence[bytes]:
+    """Publish every second joint in a message of its own, as a second driver does."""
+    msg = deserialize_message(raw, JointState)
+    parts = []
+    for rows in (slice(0, None, 2), slice(1, None, 2)):
+        part = JointState(
+            header=msg.header,
+            name=msg.name[rows],
+            position=msg.position[rows],
+            velocity=msg.velocity[rows],
+            effort=msg.effort[rows],
+        )
+        parts.append(serialize_message(part))
+    return parts
+
+
 # --- chunks ---------------------------------------------------------------------------------
 
 
@@ -210,6 +226,7 @@ CORRUPTIONS: dict[str, Callable[..., Corruption]] = {
     'nan': lambda: make_message_edit(JointState, set_nan_position),
     'degrees': lambda: make_message_edit(JointState, scale_to_degrees),
     'nan effort': lambda: make_message_edit(JointState, set_nan_efforts),
+    'split': lambda: split_joint_state,
     'rename': lambda: make_message_edit(JointState, rename_joints),
     'reorder': lambda: make_message_edit(JointState, reverse_joints),
     'omit': lambda: make_message_edit(JointState, drop_joints),

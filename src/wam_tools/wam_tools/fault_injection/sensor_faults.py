@@ -30,6 +30,7 @@ JOINT_STATE_CORRUPTIONS = {
         True,
     ),
     'not a number': ('nan', [], r'policy: .*not finite', True, False),
+    'in two parts': ('split', [], None, False, False),
     'in degrees': ('degrees', [], r'motion: .*looks like degrees', True, False),
     'gripper effort not a number': ('nan effort', [], None, False, False),
     'renamed': ('rename', [], r'policy: .*missing', True, False),
@@ -47,6 +48,7 @@ JOINT_STATE_CORRUPTIONS = {
     'garbage bytes': ('garbage', [], NO_JOINT_STATE, True, False),
 }
 NOTES = {
+    'in two parts': 'harmless: they are merged by name; the second one comes 30 ms later',
     'gripper effort not a number': 'harmless: the efforts of the arms are judged without it',
     'reordered': 'harmless: joints are matched by name',
     'halved in size': 'the memory restarts with images of the new size',

@@ -25,6 +25,7 @@ from std_srvs.srv import SetBool, Trigger
 from wam_msgs.msg import ActionChunk, DriverStatus, MotionStatus, PolicyStatus
 from wam_policy.core.motion.motion_control import MotionControl, MotionSnapshot
 from wam_policy.core.motion.motion_state import MotionState
+from wam_policy.core.observation.joint_state_merger import JointStateMerger
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Controller, Embodiment
 from wam_policy.core.robot.safety_checks import SafetyChecks
@@ -195,10 +196,16 @@ class MotionNode(LifecycleNode):
         return super().on_activate(state)
 
     def _create_inputs(self) -> list[Subscription]:
-        new = self.create_subscription
+        new, robot = self.create_subscription, self._robot
+        merger = JointStateMerger(
+            robot.commanded,
+            robot.observed[len(robot.commanded) :],
+            max_age_s=robot.safety.observation.joints_max_age_s,
+        )
+        on_joint_state = partial(self._on_joint_state, merger)
         inputs = [
             new(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK),
-            new(JointState, self._params.joint_states_topic, self._on_joint_state, qos.JOINTS),
+            new(JointState, self._params.joint_states_topic, on_joint_state, qos.JOINTS),
             new(PolicyStatus, 'status', self._on_policy_status, qos.LATCHED),
             new(String, 'robot_fault', self._on_robot_fault, qos.LATCHED),
             new(DriverStatus, 'driver_status', self._on_driver_status, qos.LATCHED),
@@ -283,18 +290,18 @@ class MotionNode(LifecycleNode):
             self._motion.on_chunk(chunk, self._now_ns())
         self._planner_thread.wake()
 
-    def _on_joint_state(self, msg: JointState) -> None:
-        """Take a posture; one that is refused is as good as none: its age stops the robot."""
+    def _on_joint_state(self, merger: JointStateMerger, msg: JointState) -> None:
+        """Take a posture, or a part; one that is refused is as good as none: its age stops."""
         try:
-            robot = self._robot
-            joints = message_conversion.joint_state_from_msg(
-                msg, robot.commanded, robot.observed[len(robot.commanded) :]
-            )
+            part = message_conversion.joint_state_part_from_msg(msg, self._robot.observed)
+            joints = merger.add(part)
         except ValueError as error:
             flaw = str(error)
             with self._lock:
                 self._motion.joint_monitor.note_refusal(flaw, self._now_ns())
         else:
+            if joints is None:  # the other parts of it are still to come
+                return
             with self._lock:
                 flaw = self._motion.on_joints(joints, self._now_ns())
         if flaw:

@@ -19,6 +19,7 @@ from std_msgs.msg import String
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
 from wam_msgs.srv import Reload
+from wam_policy.core.observation.joint_state_merger import JointStateMerger
 from wam_policy.core.observation.observation_buffer import StampedBuffer
 from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.core.robot.embodiment import Embodiment
@@ -134,13 +135,19 @@ class PolicyNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        merger = JointStateMerger(
+            self._robot.observed, max_age_s=self._robot.safety.observation.joints_max_age_s
+        )
         self._inputs = [
             self.create_subscription(String, 'instruction', self._on_instruction, qos.REQUEST),
             self.create_subscription(
                 MotionStatus, 'motion_status', self._on_motion_status, qos.LATCHED
             ),
             self.create_subscription(
-                JointState, self._params.joint_states_topic, self._on_joint_state, qos.JOINTS
+                JointState,
+                self._params.joint_states_topic,
+                partial(self._on_joint_state, merger),
+                qos.JOINTS,
             ),
         ]
         compressed = self._params.compressed_images
@@ -221,13 +228,16 @@ class PolicyNode(LifecycleNode):
         with self._locked_policy as policy:
             policy.on_frame(frame, now_ns)
 
-    def _on_joint_state(self, msg: JointState) -> None:
+    def _on_joint_state(self, merger: JointStateMerger, msg: JointState) -> None:
         now_ns = self._now_ns()
         try:
-            joints = message_conversion.joint_state_from_msg(msg, self._robot.observed)
+            part = message_conversion.joint_state_part_from_msg(msg, self._robot.observed)
+            joints = merger.add(part)
         except ValueError as error:
             with self._locked_policy as policy:
                 policy.on_invalid_message('joint states', str(error))
+            return
+        if joints is None:  # the other parts of it are still to come
             return
         with self._locked_policy as policy:
             policy.on_joints(joints, now_ns)
