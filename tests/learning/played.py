@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 
@@ -46,6 +47,12 @@ def write_dataset(
             into.add_sample(_make_sample(robot, row, right, text), told if labels else {})
         into.end_episode({'family': ('touch', 'recall')[right]})
     return into.finalize({})
+
+
+def read_frames(path: Path) -> np.ndarray:
+    """Decode a complete short video: uint8 [frames height width 3]."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)])
 
 
 def _make_sample(robot, index: int, right: int, text: str) -> SynchronizedSample:

@@ -1,19 +1,23 @@
 """The layout on disk, read back without the code that wrote it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.learning import played
 from wam_learning.data import dataset_validation, gear_metadata
+from wam_learning.data.dataset_validation import find_issues
 from wam_learning.data.lerobot_writer import LeRobotWriter
 from wam_learning.data.time_sync import SynchronizedSample
-from wam_learning.data.video_files import VideoWriter, read_every_nth_frame, read_frame_times
+from wam_learning.data.video_files import VideoWriter, read_frame_times
 from wam_policy.core.robot import embodiment, transforms
 from wam_policy.core.types import Frame, JointState, Observation
 
+ODD_SIZES = ((64, 48), (40, 30), (33, 47))
 SIZE = (64, 48)
 
 
@@ -74,7 +78,7 @@ def test_the_layout_is_what_its_metadata_says(tmp_path, name):
         feature = info['features'][f'observation.images.{camera.key}']
         assert feature['shape'] == [48, 64, 3]
         path = root / f'videos/chunk-000/observation.images.{camera.key}/episode_000000.mp4'
-        seen = read_every_nth_frame(path, 1)
+        seen = played.read_frames(path)
         assert seen.shape == (40, 48, 64, 3)
         assert abs(seen[:, 24, 32, 0].astype(int) - (20 + np.arange(40) * 3 % 200)).max() <= 3
     assert not list(dataset_validation.find_issues(root, robot))
@@ -165,13 +169,30 @@ def test_an_abandoned_data_set_leaves_nothing(tmp_path):
         LeRobotWriter(tmp_path / 'out', robot).finalize({})
 
 
-def test_pictures_have_one_size(tmp_path):
+def test_a_camera_keeps_its_size_and_others_have_their_own(tmp_path):
     robot = embodiment.load_embodiment('yam')
     into = LeRobotWriter(tmp_path / 'out', robot)
-    into.add_sample(make_sample(robot, 0))
+    sizes = {camera.key: size for camera, size in zip(robot.cameras, ODD_SIZES, strict=True)}
+
+    def resize(sample, changed):
+        frames = tuple(
+            replace(frame, rgb=np.full((*changed[frame.camera][::-1], 3), 90, np.uint8))
+            for frame in sample.observation.frames
+        )
+        return replace(sample, observation=replace(sample.observation, frames=frames))
+
+    for index in range(30):
+        into.add_sample(resize(make_sample(robot, index), sizes))
     into.end_episode()
-    with pytest.raises(ValueError, match='want 64x48'):
-        into.add_sample(make_sample(robot, 1, size=(32, 32)))
+    smaller = sizes | {robot.cameras[1].key: (32, 32)}
+    with pytest.raises(ValueError, match=f'{robot.cameras[1].key} 32x32, want 40x30'):
+        into.add_sample(resize(make_sample(robot, 1), smaller))
+    into.finalize({})
+    info = json.loads((tmp_path / 'out/meta/info.json').read_text())
+    for camera, (width, height) in sizes.items():
+        shape = info['features'][f'observation.images.{camera}']['shape']
+        assert shape == [height - height % 2, width - width % 2, 3]
+    assert not [i for i in find_issues(tmp_path / 'out', robot) if not i.is_warning]
     with pytest.raises(ValueError, match='even'):
         VideoWriter(tmp_path / 'x' / 'odd.mp4', (33, 32), 30.0)
 
@@ -182,7 +203,7 @@ def test_pictures_have_one_size(tmp_path):
         ('frames', 'frames for 40 rows'),
         ('nan', 'not finite'),
         ('time', 'time steps'),
-        ('length', 'rows, episodes.jsonl says'),
+        ('length', '39 rows of episode 0, its metadata says 40'),
         ('video', 'is missing'),
         ('task', 'task_index'),
     ],
@@ -241,7 +262,8 @@ def test_labels_become_columns_and_are_the_same_for_all_rows(tmp_path):
     into = LeRobotWriter(tmp_path / 'out', robot)
     for index in range(30):
         into.add_sample(
-            make_sample(robot, index), {'good': index > 3, 'place': np.array([index, np.nan])}
+            make_sample(robot, index),
+            {'good': index > 3, 'place': np.array([index, 1.0 if index % 3 else np.nan])},
         )
     with pytest.raises(ValueError, match='all rows of a data set must have the same'):
         into.add_sample(make_sample(robot, 30))
@@ -252,7 +274,11 @@ def test_labels_become_columns_and_are_the_same_for_all_rows(tmp_path):
     assert info['features']['place'] == {'dtype': 'float32', 'shape': [2], 'names': None}
     table = pq.read_table(tmp_path / 'out/data/chunk-000/episode_000000.parquet')
     assert table['good'].to_pylist() == [index > 3 for index in range(30)]
-    assert np.stack(table['place'].to_numpy())[:, 0].tolist() == list(range(30))
+    assert not np.isnan(np.stack(table['place'].to_numpy())).any()
+    assert np.stack(table['place'].to_numpy())[:, 0].tolist() == [
+        i if i % 3 else 0 for i in range(30)
+    ]
+    assert table['place_valid'].to_pylist() == [index % 3 > 0 for index in range(30)]
     assert read_jsonl(tmp_path / 'out/meta/episodes.jsonl')[0]['seed'] == 7
     statistics = (tmp_path / 'out/meta/episodes_stats.jsonl').read_text()
     assert 'NaN' not in statistics and 'place' not in statistics

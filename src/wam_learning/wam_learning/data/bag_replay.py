@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from wam_learning.data import bag_reader
-from wam_learning.data.bag_reader import BagMessage
+from wam_learning.data.bag_reader import BagMessage, DamagedMessage
 from wam_learning.data.time_sync import DroppedSample, SynchronizedSample, Synchronizer
 from wam_policy.core.observation.joint_state_merger import JointStateMerger
 from wam_policy.core.robot.embodiment import Embodiment
@@ -71,6 +71,9 @@ class BagReplay:
             *self._camera_topics,
         }
         for message in bag_reader.read_messages(self._folder, wanted):
+            if isinstance(message, DamagedMessage):
+                self.invalid_messages[f'{message.topic}: cannot be decoded ({message.error})'] += 1
+                continue
             try:
                 self._add_message(message)
             except ValueError as error:

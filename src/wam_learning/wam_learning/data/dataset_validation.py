@@ -1,15 +1,16 @@
 """Validate a complete data set on disk against its metadata."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet as pq
 
 from wam_learning.data import gear_metadata
+from wam_learning.data.lerobot.column_mapping import map_cameras
+from wam_learning.data.lerobot.dataset_metadata import VideoSegment, read_dataset_metadata
 from wam_learning.data.video_files import read_frame_times
 from wam_policy.core.robot.embodiment import Embodiment
 
@@ -31,38 +32,37 @@ class DatasetIssue:
 
 def find_issues(folder: Path, robot: Embodiment) -> Iterator[DatasetIssue]:
     """Yield the issues of a data set; without errors it can be used for training."""
-    info = json.loads((folder / 'meta' / 'info.json').read_text())
-    episodes = _read_jsonl(folder / 'meta' / 'episodes.jsonl')
-    tasks = _read_jsonl(folder / 'meta' / 'tasks.jsonl')
+    metadata = read_dataset_metadata(folder)
+    info = metadata.info
+    episodes, features = metadata.episodes, map_cameras(metadata, robot)
     if (
         len(episodes) != info['total_episodes']
-        or sum(e['length'] for e in episodes) != info['total_frames']
+        or sum(episode.length for episode in episodes) != info['total_frames']
     ):
-        yield DatasetIssue('meta', 'episodes.jsonl and info.json disagree about their totals')
+        yield DatasetIssue('meta', 'episodes and info.json disagree about their totals')
     actions = []
     for episode in episodes:
-        number = episode['episode_index']
-        indices = {'episode_chunk': number // info['chunks_size'], 'episode_index': number}
-        table = pq.read_table(folder / info['data_path'].format(**indices))
-        yield from _check_table(f'episode {number}', table, episode['length'], info, len(tasks))
-        for camera in robot.cameras:
-            path = folder / info['video_path'].format(
-                video_key=gear_metadata.OBS_IMAGES_PREFIX + camera.key, **indices
-            )
-            yield from _check_video(path.relative_to(folder).as_posix(), path, table)
+        try:
+            table = metadata.read_rows(episode)
+        except ValueError as error:
+            yield DatasetIssue(f'episode {episode.index}', str(error))
+            continue
+        yield from _check_table(f'episode {episode.index}', table, info, len(metadata.tasks))
+        for feature in features.values():
+            video = episode.videos[feature]
+            location = video.path.relative_to(folder).as_posix()
+            yield from _check_video(location, video, table)
         actions.append(np.stack(table[gear_metadata.ACTION].to_numpy()))
-    yield from _check_grippers(robot, np.concatenate(actions))
+    if actions:
+        yield from _check_grippers(robot, np.concatenate(actions))
 
 
 def _check_table(
     location: str,
     table: pyarrow.Table,
-    length: int,
-    info: dict,
+    info: Mapping[str, Any],
     task_count: int,
 ) -> Iterator[DatasetIssue]:
-    if len(table) != length:
-        yield DatasetIssue(location, f'{len(table)} rows, episodes.jsonl says {length}')
     missing = [
         name
         for name, feature in info['features'].items()
@@ -89,11 +89,13 @@ def _check_table(
         yield DatasetIssue(location, 'task_index points outside tasks.jsonl')
 
 
-def _check_video(location: str, path: Path, table: pyarrow.Table) -> Iterator[DatasetIssue]:
-    if not path.exists():
+def _check_video(
+    location: str, video: VideoSegment, table: pyarrow.Table
+) -> Iterator[DatasetIssue]:
+    if not video.path.exists():
         yield DatasetIssue(location, 'is missing')
         return
-    count, times_s = read_frame_times(path)
+    count, times_s = read_frame_times(video.path)
     if count != len(table):
         yield DatasetIssue(location, f'{count} frames for {len(table)} rows')
     elif (np.abs(np.array(times_s) - table['timestamp'].to_numpy()) > MAX_TIME_ERROR_S).any():
@@ -110,7 +112,3 @@ def _check_grippers(robot: Embodiment, actions: np.ndarray) -> Iterator[DatasetI
                 f'never moves, it stays at {values[0]:.3f}; was it commanded at all?',
                 is_warning=True,
             )
-
-
-def _read_jsonl(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -3,7 +3,8 @@
 Images pass through the same canvas code as live ones and are cached next to the data set
 (`NAME.clips`), because decoding is slow. Rows are those of the data set; images are taken every
 `stride` rows. Columns that only a simulator can label (supervised, grounding) are optional:
-without them every row is supervised and has no grounding label.
+without them every row is supervised and has no grounding label. Rows of another rate than the
+robot's are resampled: states and actions linearly, images and labels to the nearest.
 """
 
 import fcntl
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from av.error import FFmpegError
 
-from wam_learning.data import gear_metadata
-from wam_learning.data.video_files import read_every_nth_frame
+from wam_learning.data.lerobot.column_mapping import gather, map_cameras, map_vectors
+from wam_learning.data.lerobot.dataset_metadata import DatasetMetadata, read_dataset_metadata
+from wam_learning.data.lerobot_writer import VALID_SUFFIX
+from wam_learning.data.video_files import read_frames_at
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model.checkpoint.model_spec import ModelSpec
@@ -30,7 +34,8 @@ from wam_policy.model.encoders import view_layout
 from wam_policy.model.encoders.view_layout import ViewLayout
 
 SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
+MAX_RATE_DEVIATION = 1e-3  # of two rates that count as the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +160,8 @@ def _find_shards(folder: Path) -> list[Path]:
 
 
 def _read_dataset(folder: Path, design: ModelSpec) -> EpisodeArrays:
-    info = _read_json(folder / 'meta' / 'info.json')
-    robot = embodiment.load_embodiment(info['robot_type'])
+    metadata = read_dataset_metadata(folder)
+    robot = embodiment.load_embodiment(metadata.robot_type)
     model = design.model
     stride, rest = divmod(model.actions_per_block, model.block_pixel_frames)
     if rest:
@@ -164,79 +169,124 @@ def _read_dataset(folder: Path, design: ModelSpec) -> EpisodeArrays:
             f'{design.name}: {model.actions_per_block} actions are not a multiple of '
             f'{model.block_pixel_frames} images'
         )
-    lines = (folder / 'meta' / 'episodes.jsonl').read_text().splitlines()
-    episodes = [json.loads(line) for line in lines]
-    tasks = [
-        json.loads(line)['task']
-        for line in (folder / 'meta' / 'tasks.jsonl').read_text().splitlines()
-    ]
-    tables = [
-        pq.read_table(folder / _episode_path(info, 'data_path', i)) for i in range(len(episodes))
-    ]
-    counts = [len(table) for table in tables]
-    frames = [-(-count // stride) for count in counts]
-    spans, row, frame = [], 0, 0
-    for episode, rows, shown in zip(episodes, counts, frames, strict=True):
-        spans.append(EpisodeSlice(row, rows, frame, shown, str(episode.get('family', ''))))
-        row, frame = row + rows, frame + shown
-    columns = {
-        name: np.concatenate([_read_column(table, name) for table in tables])
-        for name in (gear_metadata.OBS_STATE, gear_metadata.ACTION, 'task_index')
-    }
-    for name, kind in (
-        (gear_metadata.OBS_STATE, robot.state_keys),
-        (gear_metadata.ACTION, robot.action_keys),
-    ):
-        wanted = len(gear_metadata.value_names(kind))
-        if columns[name].shape[1:] != (wanted,):
-            raise ValueError(
-                f'{folder}: {name} has shape {columns[name].shape[1:]}, {robot.name} '
-                f'has {wanted} values; export the episodes again'
-            )
-    unlabeled = np.full((row, 2), np.nan, np.float32)
-    extra = {
-        name: np.concatenate([_read_column(table, name) for table in tables])
-        for name in (SUPERVISED, PIXEL, PLACE)
-        if name in tables[0].column_names
-    }
+    sources = map_vectors(metadata, robot)
+    names = list(dict.fromkeys(source.column for group in sources for source in group))
+    grid = _RowGrid(metadata.fps, 1.0 / robot.step_dt_s)
+    spans, rows, row, frame = [], [], 0, 0
+    for episode in metadata.episodes:
+        table = metadata.read_rows(episode)
+        count = grid.count_rows(len(table))
+        if count < 1:
+            raise ValueError(f'{folder}: episode {episode.index} has no rows')
+        columns = {name: grid.interpolate(_read_column(table, name)) for name in names}
+        labels = {name: grid.pick(values) for name, values in _read_labels(table).items()}
+        rows.append(
+            {
+                'state': gather(sources[0], columns),
+                'action': gather(sources[1], columns),
+                'task': grid.pick(_read_column(table, 'task_index')).astype(np.int32),
+                **labels,
+            }
+        )
+        shown = -(-count // stride)
+        spans.append(EpisodeSlice(row, count, frame, shown, str(episode.fields.get('family', ''))))
+        row, frame = row + count, frame + shown
+
+    def whole(name: str) -> np.ndarray:
+        return np.concatenate([part[name] for part in rows])
+
+    task = whole('task')
+    if not 0 <= task.min() <= task.max() < len(metadata.tasks):
+        raise ValueError(
+            f'{folder}: task_index is from {task.min()} to {task.max()}, there are '
+            f'{len(metadata.tasks)} tasks'
+        )
     return EpisodeArrays(
         robot,
         stride,
         tuple(spans),
-        tuple(tasks),
-        (_load_canvases(folder, info, design, robot, spans, stride),),
+        metadata.tasks,
+        (_load_canvases(metadata, design, robot, spans, stride, grid),),
         (_cache_dir(folder),),
-        columns[gear_metadata.OBS_STATE],
-        columns[gear_metadata.ACTION],
-        columns['task_index'].astype(np.int32),
-        extra.get(SUPERVISED, np.ones(row)).reshape(row).astype(bool),
-        extra.get(PIXEL, unlabeled),
-        extra.get(PLACE, unlabeled),
+        whole('state'),
+        whole('action'),
+        task,
+        whole(SUPERVISED),
+        whole(PIXEL),
+        whole(PLACE),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _RowGrid:
+    """Resample rows from the rate of a data set to that of a model."""
+
+    source_hz: float
+    target_hz: float
+
+    def count_rows(self, source_rows: int) -> int:
+        """Return how many target rows lie within the source rows."""
+        if self._is_same:
+            return source_rows
+        return int((source_rows - 1) / self.source_hz * self.target_hz + 1e-6) + 1
+
+    def interpolate(self, values: np.ndarray) -> np.ndarray:
+        """Return [rows n] linearly interpolated."""
+        if self._is_same:
+            return values
+        at, known = self._positions(len(values)), np.arange(len(values))
+        return np.stack([np.interp(at, known, column) for column in values.T], axis=1)
+
+    def pick(self, values: np.ndarray) -> np.ndarray:
+        """Return the nearest row of each target row."""
+        return (
+            values if self._is_same else values[np.rint(self._positions(len(values))).astype(int)]
+        )
+
+    def source_rows(self, target_rows: np.ndarray) -> np.ndarray:
+        """Return the nearest source row of each of some target rows."""
+        return np.rint(target_rows * (self.source_hz / self.target_hz)).astype(int)
+
+    @property
+    def _is_same(self) -> bool:
+        return abs(self.source_hz / self.target_hz - 1) < MAX_RATE_DEVIATION
+
+    def _positions(self, source_rows: int) -> np.ndarray:
+        rows = np.arange(self.count_rows(source_rows))
+        return np.minimum(rows * (self.source_hz / self.target_hz), source_rows - 1)
+
+
+def _read_labels(table: Any) -> dict[str, np.ndarray]:
+    """Return the labels that only a simulator gives; without them, every row is supervised."""
+    unlabeled = np.full((len(table), 2), np.nan, np.float32)
+    found = {
+        SUPERVISED: np.ones(len(table), bool),
+        PIXEL: unlabeled,
+        PLACE: unlabeled,
+    }
+    for name in found:
+        if name in table.column_names:
+            values = _read_column(table, name)
+            if name == SUPERVISED:
+                found[name] = values.reshape(-1).astype(bool)
+            elif name + VALID_SUFFIX in table.column_names:
+                valid = _read_column(table, name + VALID_SUFFIX).reshape(-1).astype(bool)
+                found[name] = np.where(valid[:, None], values, np.float32(np.nan))
+            else:  # written before validity was a column of its own
+                found[name] = values
+    return found
 
 
 def _read_column(table: Any, name: str) -> np.ndarray:
+    """Return a column as [rows] or, of lists, as float32 [rows n]."""
     column = table[name].combine_chunks()
-    if hasattr(column, 'values'):  # lists of one length
-        return (
-            column.values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(table), -1)
-        )
+    if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        lengths = pc.list_value_length(column).unique()
+        if len(lengths) > 1:
+            raise ValueError(f'column {name}: rows of different lengths {lengths.to_pylist()}')
+        values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        return values.reshape(len(table), -1)
     return column.to_numpy(zero_copy_only=False)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path}: missing, so {path.parent.parent} is not a data set; '
-            'make one with ./wam export or ./wam generate-demos'
-        )
-    return json.loads(path.read_text())
-
-
-def _episode_path(info: Mapping[str, Any], kind: str, episode: int, key: str = '') -> str:
-    return info[kind].format(
-        episode_chunk=episode // info['chunks_size'], episode_index=episode, video_key=key
-    )
 
 
 # ---- canvases
@@ -247,31 +297,34 @@ def _cache_dir(folder: Path) -> Path:
 
 
 def _load_canvases(
-    folder: Path,
-    info: Mapping[str, Any],
+    metadata: DatasetMetadata,
     design: ModelSpec,
     robot: Embodiment,
     episodes: Sequence[EpisodeSlice],
     stride: int,
+    grid: _RowGrid,
 ) -> np.ndarray:
-    """Return the canvases of a folder, [frames height width 3], from the cache or decoded now."""
+    """Return the canvases, [frames height width 3], from the cache or decoded now."""
     layout = design.canvas.make_layout(
         robot.model_tag, tuple(camera.key for camera in robot.cameras)
     )
+    cameras = map_cameras(metadata, robot)
     key = {
         'version': _CACHE_VERSION,
         'layout': repr(layout),
+        'cameras': cameras,
         'stride': stride,
+        'rates': [grid.source_hz, grid.target_hz],
         'episodes': len(episodes),
         'rows': sum(span.row_count for span in episodes),
     }
-    cache_dir = _cache_dir(folder)
+    cache_dir = _cache_dir(metadata.folder)
     with _lock_cache(cache_dir):
         if (
             not (cache_dir / 'key.json').is_file()
             or json.loads((cache_dir / 'key.json').read_text()) != key
         ):
-            _decode_canvases(folder, info, layout, episodes, stride, cache_dir, key)
+            _decode_canvases(metadata, cameras, layout, episodes, stride, grid, cache_dir, key)
         return np.load(cache_dir / 'canvases.npy', mmap_mode='r')
 
 
@@ -284,15 +337,16 @@ def _lock_cache(cache_dir: Path) -> Iterator[None]:
 
 
 def _decode_canvases(
-    folder: Path,
-    info: Mapping[str, Any],
+    metadata: DatasetMetadata,
+    cameras: Mapping[str, str],
     layout: ViewLayout,
     episodes: Sequence[EpisodeSlice],
     stride: int,
+    grid: _RowGrid,
     cache_dir: Path,
     key: Mapping[str, Any],
 ) -> None:
-    """Decode the canvases of a folder into `cache_dir`, atomically."""
+    """Decode the canvases of a data set into `cache_dir`, atomically."""
     part = cache_dir.with_name(cache_dir.name + '.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -300,21 +354,15 @@ def _decode_canvases(
     kept = np.lib.format.open_memmap(
         part / 'canvases.npy', 'w+', np.uint8, (count, *layout.size, 3)
     )
-    for number, span in enumerate(episodes):
+    for entry, span in zip(metadata.episodes, episodes, strict=True):
+        wanted = grid.source_rows(stride * np.arange(span.frame_count))
         views = {}
         for camera in layout.views:
-            path = folder / _episode_path(
-                info, 'video_path', number, gear_metadata.OBS_IMAGES_PREFIX + camera
-            )
+            video = entry.videos[cameras[camera]]
             try:
-                shown = read_every_nth_frame(path, stride)
-            except (OSError, FFmpegError) as error:
-                raise ValueError(f'{path}: cannot be decoded: {error}') from error
-            if len(shown) != span.frame_count:
-                raise ValueError(
-                    f'{path}: {len(shown)} images every {stride} rows, the table '
-                    f'has room for {span.frame_count}; export the episodes again'
-                )
+                shown = read_frames_at(video.path, wanted, metadata.fps, video.start_s)
+            except (OSError, FFmpegError, ValueError) as error:
+                raise ValueError(f'{video.path}: cannot be decoded: {error}') from error
             views[camera] = torch.from_numpy(shown)
         kept[span.first_frame : span.first_frame + span.frame_count] = view_layout.compose_views(
             views, layout

@@ -7,19 +7,19 @@ usable or an error in the result, 2 invalid arguments.
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wam_learning.data import bag_reader, dataset_validation
 from wam_learning.data.bag_replay import BagReplay
-from wam_learning.data.lerobot_writer import LeRobotWriter
+from wam_learning.data.lerobot_writer import VERSIONS, LeRobotWriter
 from wam_learning.data.time_sync import DroppedSample, SynchronizedSample
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.deprecated_options import replace_deprecated
-from wam_policy.recording import bag_folder
 
 DEPRECATED_FLAGS = {
     '--successful': '--success-only',
@@ -34,6 +34,7 @@ class BagExportReport:
 
     bag: str
     success: str = 'unknown'
+    error: str = ''  # why the rest of the bag is left out
     episodes: list[int] = field(default_factory=list)
     rows: int = 0
     repeated_frames: Counter[str] = field(
@@ -65,11 +66,13 @@ class BagExportReport:
 
 
 def export_bag(
-    folder: Path, replay: BagReplay, writer: LeRobotWriter, min_rows: int
-) -> BagExportReport:
-    """Add the episodes of one bag; drop sequences of fewer than `min_rows` rows."""
-    metadata = bag_reader.read_metadata(folder)
-    report = BagExportReport(folder.name, metadata.get('success', 'unknown'))
+    replay: BagReplay, writer: LeRobotWriter, min_rows: int, report: BagExportReport
+) -> None:
+    """Add the episodes of one bag and count into `report`.
+
+    Sequences of fewer than `min_rows` rows are dropped. Raise ValueError if the bag does not fit;
+    the episodes completed before stay.
+    """
     last: SynchronizedSample | None = None
     for item in replay.read_samples():
         if isinstance(item, DroppedSample):
@@ -87,7 +90,6 @@ def export_bag(
     report.bridged_rows = replay.synchronizer.buffer.bridged_observations
     report.invalid_messages = dict(replay.invalid_messages)
     report.rejected_commands = dict(Counter(replay.synchronizer.rejected_commands))
-    return report
 
 
 def _end_episode(writer: LeRobotWriter, report: BagExportReport, min_rows: int) -> None:
@@ -104,11 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Export, print the report and the issues found; return the exit status."""
     options = _parse_arguments(arguments)
     try:
-        folders = [path for given in options.bags for path in _find_bags(given)]
-        if not folders:
-            raise ValueError('no bag found; a bag is a folder with metadata.yaml')
+        folders = [path for given in options.bags for path in bag_reader.find_bags(given)]
         robot = _resolve_robot(folders, options.robot)
-        writer = LeRobotWriter(options.out, robot)
+        writer = LeRobotWriter(options.out, robot, options.format)
     except (ValueError, OSError) as error:
         print(f'export: {error}', file=sys.stderr)
         return 2
@@ -122,14 +122,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException:
         writer.abort()
         raise
+    unfit = [report for report in reports if report.error]
     wrong = list(dataset_validation.find_issues(found, robot))
     print(
         f'{found}: {sum(a.rows for a in reports)} rows in {writer.episode_count} episodes at '
-        f'{writer.fps:g} Hz, from {len(reports)} bags'
+        f'{writer.fps:g} Hz, from {len(reports) - len(unfit)} of {len(reports)} bags'
     )
     for finding in wrong:
         print(finding)
-    return int(any(not finding.is_warning for finding in wrong))
+    return int(bool(unfit) or any(not finding.is_warning for finding in wrong))
 
 
 def _export_bags(
@@ -137,12 +138,22 @@ def _export_bags(
 ) -> Iterator[BagExportReport]:
     shortest = options.min_samples or writer.robot.horizon + 1
     for folder in folders:
-        success = bag_reader.read_metadata(folder).get('success', 'unknown')
-        if options.success_only and success != 'yes':
-            print(f'{folder.name}: skipped: success is {success}')
-            continue
-        replay = BagReplay(folder, writer.robot, options.joint_states_topic, options.instruction)
-        report = export_bag(folder, replay, writer, shortest)
+        report = BagExportReport(folder.name)
+        try:
+            metadata = bag_reader.read_metadata(folder)
+            report.success = metadata.get('success', 'unknown')
+            if options.success_only and report.success != 'yes':
+                print(f'{folder.name}: skipped: success is {report.success}')
+                continue
+            _check_metadata(folder.name, metadata, writer.robot)
+            replay = BagReplay(
+                folder, writer.robot, options.joint_states_topic, options.instruction
+            )
+            export_bag(replay, writer, shortest, report)
+        except ValueError as error:  # of this bag: the others go on
+            writer.discard_episode()
+            report.error = str(error)
+            print(f'export: {report.bag}: left out: {error}', file=sys.stderr)
         print('\n'.join(report.format_lines()), flush=True)
         yield report
 
@@ -160,6 +171,13 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--robot', help='embodiment, if the bags do not name it')
     parser.add_argument(
         '--success-only', action='store_true', help='only episodes that are marked as a success'
+    )
+    parser.add_argument(
+        '--format',
+        choices=VERSIONS,
+        default=VERSIONS[0],
+        help="LeRobot version of the data set; DreamZero's and GR00T's trainers read v2.1 "
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--instruction', help='instruction for all samples; overrides the recorded one'
@@ -181,43 +199,34 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
 
 
-def _find_bags(path: Path) -> list[Path]:
-    """Return the bag itself, or the bags of a folder; raise ValueError for interrupted ones."""
-    if (path / bag_folder.METADATA_FILE).exists():
-        return [path]
-    broken = bag_folder.find_interrupted(path) or ([path] if list(path.glob('*.mcap')) else [])
-    if broken:
-        raise ValueError(
-            f'{", ".join(path.name for path in broken)} was interrupted: ./wam bag repair {path}'
-        )
-    return sorted(path.parent for path in path.glob(f'*/{bag_folder.METADATA_FILE}'))
-
-
 def _resolve_robot(folders: Sequence[Path], name: str | None) -> Embodiment:
     """Return the robot of all bags; raise ValueError if they name several or none."""
-    metadata = {folder: bag_reader.read_metadata(folder) for folder in folders}
-    names = sorted({info['robot'] for info in metadata.values() if 'robot' in info})
-    if name is None and len(names) != 1:
+    if name is not None:
+        return embodiment.load_embodiment(name)
+    names = set()
+    for folder in folders:
+        with suppress(ValueError):  # said when the bag is exported
+            names.add(bag_reader.read_metadata(folder).get('robot'))
+    names.discard(None)
+    if len(names) != 1:
         raise ValueError(
-            f'the bags are of {", ".join(names) or "an unknown robot"}: name one with '
-            f'--robot ({", ".join(embodiment.list_robots())})'
+            f'the bags are of {", ".join(sorted(map(str, names))) or "an unknown robot"}: name '
+            f'one with --robot ({", ".join(embodiment.list_robots())})'
         )
-    robot = embodiment.load_embodiment(name or names[0])
-    wrong = [
-        folder.name
-        for folder, info in metadata.items()
-        if info.get('robot', robot.name) != robot.name
-    ]
-    if wrong:
-        raise ValueError(f'{", ".join(wrong)}: recorded from another robot than {robot.name}')
-    for folder, info in metadata.items():
-        if info.get('contract', robot.config_hash) != robot.config_hash:
-            print(
-                f'{folder.name}: the configuration of {robot.name} has changed since the '
-                'recording; its present limits and names are used',
-                file=sys.stderr,
-            )
-    return robot
+    return embodiment.load_embodiment(str(names.pop()))
+
+
+def _check_metadata(bag: str, metadata: Mapping[str, str], robot: Embodiment) -> None:
+    """Raise ValueError if a bag is of another robot; print where its configuration has changed."""
+    recorded = metadata.get('robot', robot.name)
+    if recorded != robot.name:
+        raise ValueError(f'recorded from {recorded}, the data set is of {robot.name}')
+    if metadata.get('contract', robot.config_hash) != robot.config_hash:
+        print(
+            f'{bag}: the configuration of {robot.name} has changed since the recording; its '
+            'present limits and names are used',
+            file=sys.stderr,
+        )
 
 
 def _build_provenance(robot: Embodiment, reports: Sequence[BagExportReport]) -> dict[str, Any]:
@@ -229,6 +238,7 @@ def _build_provenance(robot: Embodiment, reports: Sequence[BagExportReport]) -> 
             {
                 'bag': a.bag,
                 'success': a.success,
+                'error': a.error,
                 'episodes': a.episodes,
                 'rows': a.rows,
                 'dropped': dict(a.dropped_samples),

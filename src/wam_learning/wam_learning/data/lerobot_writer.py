@@ -1,4 +1,4 @@
-"""Write a data set in the LeRobot v2.1 layout with GEAR's metadata, atomically.
+"""Write a data set in the LeRobot layout, v2.1 or v3.0, with GEAR's metadata, atomically.
 
 Everything is written to `NAME.part`, which is renamed at the end. One episode is a sequence of
 consecutive rows: time within it never jumps.
@@ -17,15 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wam_learning.data import column_stats, gear_metadata
+from wam_learning.data.lerobot.convert_v30 import convert_to_v30
 from wam_learning.data.time_sync import SynchronizedSample
 from wam_learning.data.video_files import CODEC, PIXEL_FORMAT, VideoWriter
 from wam_policy.core.robot.embodiment import Embodiment
 
 CODEBASE_VERSION = 'v2.1'
+VERSIONS = ('v2.1', 'v3.0')
 EPISODES_PER_CHUNK = 1000  # episodes per folder
 DATA_PATH = 'data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet'
 VIDEO_PATH = 'videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4'
 STATS_IMAGES_PER_EPISODE = 30  # that enter LeRobot's statistics
+VALID_SUFFIX = '_valid'  # of the boolean column beside a label column: false where it is unknown
 NO_LABELS: Mapping[str, Any] = {}
 
 
@@ -44,18 +47,23 @@ class _EpisodeBuffer:
 class LeRobotWriter:
     """Write episodes of one robot, row by row; `finalize` renames the folder to its final name."""
 
-    def __init__(self, folder: Path, robot: Embodiment) -> None:
-        """Create `NAME.part`; raise FileExistsError if the folder exists."""
+    def __init__(self, folder: Path, robot: Embodiment, version: str = 'v2.1') -> None:
+        """Create `NAME.part`; raise FileExistsError if the folder exists.
+
+        `version` is one of VERSIONS. v2.1 is what DreamZero's and GR00T's trainers read.
+        """
+        if version not in VERSIONS:
+            raise ValueError(f'version {version!r}: want one of {", ".join(VERSIONS)}')
         if folder.exists():
             raise FileExistsError(f'{folder} exists already; name another folder or remove it')
-        self.folder, self.robot = folder, robot
+        self.folder, self.robot, self._version = folder, robot, version
         self.fps = 1.0 / robot.step_dt_s
         self._partial_folder = folder.with_name(folder.name + '.part')
         if self._partial_folder.is_symlink():
             raise FileExistsError(f'{self._partial_folder} is a link to another place; remove it')
         shutil.rmtree(self._partial_folder, ignore_errors=True)  # of an interrupted export
         (self._partial_folder / 'meta').mkdir(parents=True)
-        self._image_size: tuple[int, int] | None = None  # of every image
+        self._image_sizes: dict[str, tuple[int, int]] = {}  # (width, height) by camera
         self._current: _EpisodeBuffer | None = None
         self._label_widths: dict[str, int] | None = None  # extra columns: values per row
         self._tasks: dict[str, int] = {}
@@ -78,8 +86,10 @@ class LeRobotWriter:
     ) -> None:
         """Append a row to the current episode, or start one.
 
-        `labels` become extra columns: booleans, or float vectors in which NaN means unknown. Raise
-        ValueError if a row has other labels than the first one.
+        `labels` become extra columns: booleans, or float vectors in which NaN means unknown. An
+        unknown vector is written as zeros, and as false in a boolean column `<name>_valid`:
+        trainers reject NaN. Raise ValueError if a row has other labels than the first one, or an
+        image another size than the camera's first.
         """
         self._check_labels(labels)
         if self._current is None:
@@ -94,11 +104,12 @@ class LeRobotWriter:
         for name, value in labels.items():
             now.labels.setdefault(name, []).append(value)
         for frame in sample.observation.frames:
-            now.videos[frame.camera].add(frame.rgb)
+            rgb = crop_to_even(frame.rgb)
+            now.videos[frame.camera].add(rgb)
             if len(now.states) % 10 == 1:
                 kept = now.images.setdefault(frame.camera, [])
                 if len(kept) < STATS_IMAGES_PER_EPISODE:
-                    kept.append(frame.rgb)
+                    kept.append(rgb)
 
     def end_episode(self, metadata: Mapping[str, Any] = NO_LABELS) -> int:
         """Finish the current episode, add `metadata` to episodes.jsonl; return its number."""
@@ -107,7 +118,9 @@ class LeRobotWriter:
             video.close()
         states, actions = np.stack(now.states), np.stack(now.actions)
         table = self._build_table(states, actions, now.tasks, number) | {
-            name: _label_column(values) for name, values in now.labels.items()
+            column: values
+            for name, labels in now.labels.items()
+            for column, values in _label_columns(name, labels).items()
         }
         path = self._episode_path(DATA_PATH, number)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +144,7 @@ class LeRobotWriter:
                 )
             )
             for name, values in table.items()
-            if name not in now.labels
+            if name.removesuffix(VALID_SUFFIX) not in now.labels
         }
         self._episode_stats.append(
             {
@@ -184,6 +197,8 @@ class LeRobotWriter:
             (meta / f'{name}.jsonl').write_text(
                 ''.join(json.dumps(entry) + '\n' for entry in entries)
             )
+        if self._version == 'v3.0':
+            convert_to_v30(self._partial_folder)
         os.rename(self._partial_folder, self.folder)
         return self.folder
 
@@ -207,22 +222,23 @@ class LeRobotWriter:
             )
 
     def _open_videos(self, sample: SynchronizedSample) -> dict[str, VideoWriter]:
-        sizes = {frame.camera: frame.rgb.shape[1::-1] for frame in sample.observation.frames}
-        wanted = self._image_size or next(iter(sizes.values()))
+        sizes = {f.camera: crop_to_even(f.rgb).shape[1::-1] for f in sample.observation.frames}
+        wanted = self._image_sizes or sizes
         wrong = [
-            f'{camera} {size[0]}x{size[1]}' for camera, size in sizes.items() if size != wanted
+            f'{camera} {width}x{height}, want {wanted[camera][0]}x{wanted[camera][1]}'
+            for camera, (width, height) in sizes.items()
+            if (width, height) != wanted[camera]
         ]
         if wrong:
             raise ValueError(
-                f'{", ".join(wrong)}: want {wanted[0]}x{wanted[1]}; all images of '
-                'a data set must have one size'
+                f'{"; ".join(wrong)}: all images of a camera must have one size in a data set'
             )
-        self._image_size = wanted
+        self._image_sizes = wanted
         return {
             camera: VideoWriter(
-                self._episode_path(VIDEO_PATH, self.episode_count, camera), wanted, self.fps
+                self._episode_path(VIDEO_PATH, self.episode_count, camera), size, self.fps
             )
-            for camera in sizes
+            for camera, size in sizes.items()
         }
 
     def _build_table(
@@ -263,29 +279,11 @@ class LeRobotWriter:
         )
 
     def _build_info(self) -> dict[str, Any]:
-        assert self._image_size is not None  # finalize() requires an episode
-        width, height = self._image_size
         fps = round(self.fps, 3)
         whole = int(fps) if fps == int(fps) else fps
-        seen = {
-            'video.fps': whole,
-            'video.height': height,
-            'video.width': width,
-            'video.channels': 3,
-            'video.codec': CODEC,
-            'video.pix_fmt': PIXEL_FORMAT,
-            'video.is_depth_map': False,
-            'has_audio': False,
-        }
         videos = {
-            gear_metadata.OBS_IMAGES_PREFIX + camera.key: {
-                'dtype': 'video',
-                'shape': [height, width, 3],
-                'names': ['height', 'width', 'channel'],
-                'info': seen,
-                'video_info': seen,
-            }
-            for camera in self.robot.cameras
+            gear_metadata.OBS_IMAGES_PREFIX + camera: _describe_video(size, whole)
+            for camera, size in self._image_sizes.items()
         }
         vectors = {
             gear_metadata.OBS_STATE: self.robot.state_keys,
@@ -332,17 +330,58 @@ class LeRobotWriter:
                         'shape': [size or 1],
                         'names': None,
                     }
-                    for name, size in (self._label_widths or {}).items()
+                    for name, size in self._label_features().items()
                 },
             },
         }
 
+    def _label_features(self) -> dict[str, int]:
+        """Return the label columns: how many values each has per row, 0 for booleans."""
+        widths = self._label_widths or {}
+        valid = {name + VALID_SUFFIX: 0 for name, width in widths.items() if width}
+        return {**widths, **valid}
 
-def _label_column(values: Sequence[Any]) -> pa.Array:
-    """Return a label column of booleans or float32 lists."""
+
+def crop_to_even(rgb: np.ndarray) -> np.ndarray:
+    """Return an image without its last row or column where their number is odd.
+
+    Video in 4:2:0 has even sides; a crop at the end moves no pixel, so intrinsics stay valid.
+    """
+    height, width = rgb.shape[:2]
+    return rgb[: height - height % 2, : width - width % 2]
+
+
+def _describe_video(size: tuple[int, int], fps: float) -> dict[str, Any]:
+    width, height = size
+    properties = {
+        'video.fps': fps,
+        'video.height': height,
+        'video.width': width,
+        'video.channels': 3,
+        'video.codec': CODEC,
+        'video.pix_fmt': PIXEL_FORMAT,
+        'video.is_depth_map': False,
+        'has_audio': False,
+    }
+    return {
+        'dtype': 'video',
+        'shape': [height, width, 3],
+        'names': ['height', 'width', 'channel'],
+        'info': properties,
+        'video_info': properties,
+    }
+
+
+def _label_columns(name: str, values: Sequence[Any]) -> dict[str, pa.Array]:
+    """Return the columns of a label: booleans, or float32 lists and their validity."""
     if isinstance(values[0], bool):
-        return pa.array(values, type=pa.bool_())
-    return _vector_column(np.stack(values).astype(np.float32))
+        return {name: pa.array(values, type=pa.bool_())}
+    vectors = np.stack(values).astype(np.float32)
+    valid = np.isfinite(vectors).all(axis=1)
+    return {
+        name: _vector_column(np.where(valid[:, None], vectors, np.float32(0))),
+        name + VALID_SUFFIX: pa.array(valid),
+    }
 
 
 def _vector_column(values: np.ndarray) -> pa.Array:

@@ -4,6 +4,7 @@ H.264 with short groups and no reordering: every player supports it, a trainer c
 tenth frame, and frame i has time i / fps.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,30 @@ def read_frame_times(path: Path) -> tuple[int, list[float]]:
     return len(times_s), times_s
 
 
-def read_every_nth_frame(path: Path, stride: int) -> np.ndarray:
-    """Decode the first of every `stride` frames: uint8 [frames height width 3]."""
+def read_frames_at(
+    path: Path, indices: Sequence[int] | np.ndarray, fps: float, start_s: float = 0.0
+) -> np.ndarray:
+    """Decode chosen frames of a video: uint8 [indices height width 3].
+
+    `indices` rise; frame 0 is shown at `start_s`. Raise ValueError with those the video lacks.
+    """
+    wanted = np.unique(np.asarray(indices))
+    found: dict[int, np.ndarray] = {}
     with av.open(str(path)) as container:
-        return np.stack(
-            [
-                frame.to_ndarray(format='rgb24')
-                for i, frame in enumerate(container.decode(video=0))
-                if i % stride == 0
-            ]
+        stream = container.streams.video[0]
+        if start_s > 0 and stream.time_base:
+            container.seek(max(0, int((start_s - 0.5 / fps) / stream.time_base)), stream=stream)
+        for frame in container.decode(video=0):
+            index = round((float(frame.time or 0.0) - start_s) * fps)
+            if index > wanted[-1]:
+                break
+            at = np.searchsorted(wanted, index)
+            if wanted[at] == index:
+                found[index] = frame.to_ndarray(format='rgb24')
+    missing = [int(index) for index in wanted if index not in found]
+    if missing:
+        raise ValueError(
+            f'{len(missing)} of {len(wanted)} images are missing, the first is image '
+            f'{missing[0]} at {start_s + missing[0] / fps:.3f} s'
         )
+    return np.stack([found[int(index)] for index in indices])
