@@ -1,5 +1,9 @@
 """Doctor's table names what is missing and its fix, and its exit code tells the demo's chances."""
 
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
 import pytest
 
 from cli import prefix_headers, ros, system, venv
@@ -79,3 +83,17 @@ def test_a_question_that_fails_gives_its_last_line(empty):
     empty.python.chmod(0o755)
     finding = doctor.run_probe(empty, {'PATH': '/usr/bin:/bin'}, 'cameras', 'render', 'the fix')
     assert finding == CheckResult('cameras', CheckStatus.MISSING, 'no libOSMesa', 'the fix')
+
+
+def test_a_package_that_another_one_replaced_is_named(empty, monkeypatch):
+    """As pip does when it installs a robot's driver into the same environment."""
+    monkeypatch.setattr(venv, 'is_ready', lambda layout: True)
+    monkeypatch.setattr(CheckoutLayout, 'python', Path(sys.executable))
+    pins = empty.root / 'tools/requirements/constraints.txt'
+    numpy = version('numpy')
+    pins.write_text(f'numpy=={numpy}\nnot-installed-here==1.0\n')
+    assert doctor.check_python_packages(empty).status is CheckStatus.OK
+    pins.write_text(f'pytest=={version("pytest")}\nnumpy==1.26.4  # why\n')
+    finding = doctor.check_python_packages(empty)
+    assert finding.status is CheckStatus.NOTE and 'stream_python' in finding.fix
+    assert finding.text == f'not as pinned: numpy {numpy} (pinned 1.26.4)'

@@ -6,6 +6,10 @@
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from pathlib import Path
 
 DDS_TIMEOUT_S = 10.0
 
@@ -82,7 +86,29 @@ def run_dds_sender() -> str:
     return 'sent'
 
 
+def probe_pins() -> str:
+    """Return which packages are found in another version than pinned; the pin files follow."""
+    pins = {}
+    for path in sys.argv[2:]:
+        for line in Path(path).read_text().splitlines():
+            requirement = line.partition('#')[0].partition(';')[0].strip()
+            name, is_exact, version = requirement.partition('==')
+            if is_exact:
+                pins[name.partition('[')[0].strip()] = version.strip()
+    found = {}
+    for name in pins:
+        with suppress(PackageNotFoundError):  # not for this platform
+            found[name] = version_of(name)
+    # a local label, as in 2.9.1+cpu, is the same version
+    return ', '.join(
+        f'{name} {found[name]} (pinned {pin})'
+        for name, pin in sorted(pins.items())
+        if name in found and found[name].partition('+')[0] != pin.partition('+')[0]
+    )
+
+
 PROBES = {
+    'pins': probe_pins,
     'packages': probe_imports,
     'render': probe_rendering,
     'gpu': probe_gpu,
