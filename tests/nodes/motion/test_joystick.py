@@ -72,6 +72,7 @@ def test_letting_go_disables_until_it_is_held_and_somebody_enables(tracking):
     time.sleep(0.5)
     assert bench.status.state_name == 'DISABLED' and bench.status.deadman_ok
     assert joystick.enable().success
+    bench.session = 'of a new instruction'
     bench.wait_state('TRACKING')
     bench.check_motion()
 

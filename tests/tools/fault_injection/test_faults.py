@@ -32,6 +32,8 @@ REPRESENTATIVES = (
     'parameters/out of range at run time',
     'memory/worker out of memory',
     'checkpoint/truncated at load',
+    'command/second publisher on a trajectory topic',
+    'command/joystick lost',
     'disk/full while recording',
     'clock/2 s back',
 )
@@ -41,6 +43,7 @@ GROUPS = (
     ('camera',),
     ('joints', 'chunk'),
     ('instruction', 'parameters', 'network'),
+    ('command',),
     ('memory', 'checkpoint', 'disk', 'clock'),
 )
 

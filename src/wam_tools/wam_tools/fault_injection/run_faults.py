@@ -25,6 +25,7 @@ from wam_tools import demo_report
 from wam_tools.fault_injection import (
     chunk_faults,
     clock_faults,
+    command_faults,
     fault_runner,
     instruction_faults,
     network_faults,
@@ -51,6 +52,7 @@ def make_all_faults(robot: Embodiment) -> tuple[Fault, ...]:
         *sensor_faults.FAULTS,
         *chunk_faults.FAULTS,
         *instruction_faults.FAULTS,
+        *command_faults.FAULTS,
         *network_faults.make_network_faults(robot),
         *storage_faults.FAULTS,
         *clock_faults.FAULTS,
@@ -237,6 +239,8 @@ class RunningTestBench:
                 ),
                 self._client,
             )
+            if needs is StackFeature.JOYSTICK:
+                command_faults.plug_in_joystick(self._bench)
         except BaseException:
             self._client.close()
             raise

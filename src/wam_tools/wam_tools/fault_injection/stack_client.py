@@ -54,6 +54,7 @@ class StackFeature(StrEnum):
 
     NOTHING = 'nothing'
     CLOCK = 'clock'  # use /clock
+    JOYSTICK = 'joystick'  # motion needs the button of a joystick held
 
 
 class StackProcesses:
@@ -76,6 +77,7 @@ class StackProcesses:
         self.episodes_dir = folder / 'episodes'
         self._client, self._checkpoint = client, checkpoint
         self._use_sim_time = feature is StackFeature.CLOCK
+        self._deadman_button = 0 if feature is StackFeature.JOYSTICK else -1
         self._environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain_id)}
         self._log_offsets: dict[str, int] = {}  # bytes of each log
         self._worker_script_path = folder / 'worker'
@@ -242,7 +244,7 @@ class StackProcesses:
                 'steps': 4,
                 'max_query_rate_hz': 10.0,
             },
-            'motion': {'enable_motion': True},
+            'motion': {'enable_motion': True, 'joy_deadman_button': self._deadman_button},
             'recorder': {'output_dir': self.episodes_dir, 'min_free_mb': 0, 'jpeg_threads': 1},
         }[name]
         if name != 'sim':

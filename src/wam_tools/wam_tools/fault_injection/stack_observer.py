@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from rclpy.context import Context
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
 from wam_msgs.msg import EpisodeStatus, MotionStatus, PolicyStatus, SimStatus
@@ -31,6 +31,8 @@ from wam_tools.stack_node import StackNode
 REST_S, REST_RAD = 0.33, 2e-3  # joints that stay this close together for so long rest
 LIMITED_QUANTITIES = ('velocity', 'acceleration', 'jerk', 'measured_velocity')
 LIMIT_TOLERANCE = 1e-6  # relative; the message has 32-bit floats
+JOYSTICK_RELEASED, JOYSTICK_HELD = [0], [1]  # its only button
+JOYSTICK_PERIOD_S = 0.05  # of joy_node by default
 # A node without a status for this long is reported as silent.
 STATUS_TIMEOUT_S = {'policy': 1.6, 'motion': 0.5, 'recorder': 1.6, 'sim': 1.6}
 
@@ -96,6 +98,9 @@ class StackClient(StackNode):
         new = self.create_subscription
         new(EpisodeStatus, 'episode', self._on_episode, qos.LATCHED)
         new(JointState, f'{HIDDEN_PREFIX}/joint_states', self._on_joints, qos.JOINTS)
+        self.joystick_buttons: list[int] | None = None  # None: it publishes nothing
+        self._joystick_publisher = self.create_publisher(Joy, 'joy', qos.REQUEST)
+        self.create_timer(JOYSTICK_PERIOD_S, self._publish_joystick)
         self._executor_thread = ExecutorThread([self])
         os.sched_setscheduler(
             0, os.SCHED_OTHER, os.sched_param(0)
@@ -105,6 +110,10 @@ class StackClient(StackNode):
         self._executor_thread.stop()
         self.destroy_node()
         rclpy.shutdown(context=self.context)
+
+    def _publish_joystick(self) -> None:
+        if self.joystick_buttons is not None:
+            self._joystick_publisher.publish(Joy(buttons=self.joystick_buttons))
 
     def reset_metrics(self) -> None:
         """Reset the metrics here and in the simulator; StackLaunchError without a response."""
