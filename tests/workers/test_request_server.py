@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from wam_policy.model.encoders.text_encoder import PromptTooLong
 from wam_policy.model.network.cfg import CfgRole
 from wam_policy.model.robot_policy import PolicyGeometry, PolicyOutput
 from wam_policy.model.streaming_session import MemoryUsage
@@ -30,6 +31,7 @@ class FakePolicy:
         self.role = role
         self.needs_commit, self.streaming = False, True
         self.error: Exception | None = None
+        self.reset_error: Exception | None = None
         self.calls: list[tuple] = []
         self.commits = 0
 
@@ -38,6 +40,8 @@ class FakePolicy:
         return MemoryUsage(self.commits, 5, self.commits, 0)
 
     def reset(self, instruction: str, mode: str | None) -> dict[str, float]:
+        if self.reset_error:
+            raise self.reset_error
         self.calls.append(('reset', instruction))
         self.streaming = mode != 'released'
         self.commits = 0
@@ -213,6 +217,17 @@ def test_the_released_rhythm_wants_frames_before_every_query():
     assert 'one query per block' in talk.request('query', **make_query()).fields['what']
     policy.needs_commit = False
     assert talk.request('query', **make_query()).kind == 'chunk'
+
+
+def test_an_instruction_that_the_model_would_not_read_to_its_end_is_refused():
+    policy = FakePolicy()
+    policy.reset_error = PromptTooLong('go', 70, 63, 'bytes')
+    talk = ServerClient(policy)
+    answer = talk.request('reset', session='s', instruction='go')
+    assert answer.kind == 'error' and '70 bytes, the model reads 63' in answer.fields['what']
+    assert answer.fields['fix'] == 'shorten the instruction'
+    policy.reset_error = None
+    talk.start_session()
 
 
 def test_nothing_before_a_reset_and_no_query_before_a_commit():

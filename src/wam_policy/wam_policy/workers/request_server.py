@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wam_policy.model.encoders.text_encoder import PromptTooLong
 from wam_policy.model.network.cfg import CfgRole
 from wam_policy.model.robot_policy import MEMORY_UPDATE_MODES, Policy
 from wam_policy.workers import protocol
@@ -137,7 +138,11 @@ class WorkerServer:
                 f'send one of {", ".join(MEMORY_UPDATE_MODES)}, or none',
             )
         session = self._sessions.start(name)
-        timings_ms = session.policy.reset(instruction, mode)
+        try:
+            timings_ms = session.policy.reset(instruction, mode)
+        except PromptTooLong as error:
+            self._end_session(request)
+            raise InvalidWorkerRequest(f'reset: {error}', 'shorten the instruction') from error
         return WorkerMessage('ok', {'session': name, 'timings_ms': dict(timings_ms)})
 
     def _on_commit(self, request: WorkerMessage) -> WorkerMessage:

@@ -107,6 +107,13 @@ class Tokenizer(Protocol):
     def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
+class PromptTooLong(ValueError):
+    """Raised for a prompt of which the model would read only the beginning."""
+
+    def __init__(self, prompt: str, count: int, limit: int, unit: str) -> None:
+        super().__init__(f'the prompt has {count} {unit}, the model reads {limit}: {prompt!r:.80}')
+
+
 class ByteTokenizer:
     """Tokenize to UTF-8 bytes: no download, no unknown tokens.
 
@@ -120,10 +127,13 @@ class ByteTokenizer:
         self.text_len = text_len
 
     def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and mask, int64 [prompts text_len]; raise PromptTooLong."""
         ids = torch.zeros(len(prompts), self.text_len, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
-            tokens = [byte + 3 for byte in prompt.encode()][: self.text_len - 1] + [1]
+            tokens = [*(byte + 3 for byte in prompt.encode()), 1]
+            if len(tokens) > self.text_len:
+                raise PromptTooLong(prompt, len(tokens) - 1, self.text_len - 1, 'bytes')
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = 1
         return ids, mask
@@ -147,6 +157,11 @@ class PretrainedTokenizer:
         )
 
     def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and mask, int64 [prompts text_len]; raise PromptTooLong."""
+        for prompt in prompts:
+            count = len(self._tokenizer(prompt, add_special_tokens=True)['input_ids'])
+            if count > self.text_len:
+                raise PromptTooLong(prompt, count, self.text_len, 'tokens')
         batch = self._tokenizer(
             prompts,
             padding='max_length',
