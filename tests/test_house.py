@@ -303,7 +303,7 @@ def check_shape(name: str, text: str, tree: ast.Module) -> Iterator[str]:
     """Check sizes, names and that the module says what it is for."""
     lines = text.splitlines()
     if len(lines) > MAX_FILE_LINES:
-        yield f'{len(lines)} lines: more than {MAX_FILE_LINES} are two nouns'
+        yield f'{len(lines)} lines; the limit is {MAX_FILE_LINES}: split the file'
     for number, line in enumerate(lines, 1):
         if len(line) > MAX_COLUMNS:
             yield f'line {number} has {len(line)} columns, at most {MAX_COLUMNS} fit'

@@ -57,7 +57,7 @@ def make_controller_state(
 
 
 def make_driver_status(robot_name: str, now_ns: int) -> DriverStatus:
-    """Say that the robot is simulated, and what its motors therefore do not have."""
+    """Return the status of a simulated robot, with the checks its motors do not support."""
     message = DriverStatus(
         robot=robot_name,
         simulated=True,

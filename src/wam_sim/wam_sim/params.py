@@ -33,7 +33,7 @@ class SimParams:
     )
     driver_status_topic: str = parameter(
         'wam/driver_status',
-        'topic that tells motion_node that the robot is a simulated one',
+        'topic on which motion_node receives that the robot is simulated',
         pattern=TOPIC_NAME,
     )
     seed: int = parameter(0, 'seed of the first scene; episode n uses seed + n', low=0, high=2**31)

@@ -1,7 +1,7 @@
 """Run a simulated robot under ROS 2 with a World Action Model, and measure the stack.
 
-The launch is the one a user starts by hand. This program adds the instruction that the scene asks
-for, and a monitor that measures from topics alone. Exit status: 0 if the loop was alive and ended
+The launch is the one a user starts by hand. This program adds the instruction of the scene
+and a monitor that measures from topics alone. Exit status: 0 if the loop was alive and ended
 cleanly, 1 if not, 2 for wrong arguments, 130 and 143 if it was interrupted or terminated.
 """
 

@@ -19,8 +19,8 @@ def find_descendants(
 ) -> list[psutil.Process]:
     """Return the running descendants of a process, by default of this one; none if it exited.
 
-    Exited orphans that this process adopted are reaped. `owned_pids` are not: whoever started
-    them reads their exit status.
+    Exited orphans that this process adopted are reaped. `owned_pids` are not: the code that
+    started them reads their exit status.
     """
     found = []
     try:

@@ -89,7 +89,7 @@ class SimOperator(StackNode):
     def __init__(self, robot: Embodiment, context: Context | None = None) -> None:
         super().__init__('stage', robot, context)
         self.on_chunk: Callable[[ActionChunk], None] = lambda _: None
-        # the newest, unparsed: few of them are looked at
+        # the newest message, serialized: few of them are read
         self._joint_state_bytes: bytes | None = None
         self._homing_count = 0
         self.create_subscription(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)

@@ -41,7 +41,7 @@ class StackNode(Node):
         self.sim = msg
 
     def is_stack_running(self) -> bool:
-        """Tell whether a stack runs in this domain; call it a second after the start."""
+        """Return whether a stack runs in this domain; call it at least 1 s after the start."""
         return self.count_publishers('status') > 0 or self.count_publishers('/joint_states') > 0
 
     @property

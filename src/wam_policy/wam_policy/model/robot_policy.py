@@ -121,8 +121,8 @@ class Policy:
     ) -> None:
         """Raise ValueError if model, robot and options do not fit together.
 
-        The transformer of `model` is quantized and compiled in place as `options` say, unless
-        that was done for the policy `share_weights_with`.
+        The transformer of `model` is quantized and compiled in place as `options`
+        specify, unless that was done for the policy `share_weights_with`.
         """
         self.model, self.robot, self.options, self.role = model, robot, options, role
         design = model.spec
@@ -288,7 +288,7 @@ class Policy:
         return view_layout.compose_views(frames, self._layout)
 
     def _prepare_engine(self) -> engines.ExecutionEngine:
-        """Quantize the network and make the engine as the options say."""
+        """Quantize the network and make the engine, as `options` specify."""
         if (calibration := quantization.load_calibration(self.options.precision)) is not None:
             quantization.install_quantized_linears(self.model.dit, calibration)
         return engines.make_engine(self.options.engine, self.model.dit)

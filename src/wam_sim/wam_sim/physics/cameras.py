@@ -84,8 +84,8 @@ class CameraRenderer:
 def add_noise(rgb: np.ndarray, rng: np.random.Generator) -> None:
     """Change NOISY_VALUES values of an image, uint8 [height width 3], by one step in place.
 
-    It is what tells a camera that works from one that repeats its last picture; noise of all
-    pixels would take 3 ms per image and say no more.
+    The noise distinguishes a working camera from one that repeats its last image; noise in all
+    pixels would take 3 ms per image and add no information.
     """
     at = rng.integers(rgb.size, size=NOISY_VALUES)
     rgb.reshape(-1)[at] ^= 1

@@ -59,7 +59,7 @@ def serve(
     compute_targets: Callable[[Embodiment, WorkerMessage], np.ndarray],
     find_error: Callable[[WorkerMessage], str] = lambda request: '',
 ) -> None:
-    """Answer the requests on the socket of `--fd` until it is closed or told to stop.
+    """Answer the requests on the socket of `--fd` until it is closed or a stop is requested.
 
     `compute_targets` answers queries, [rows joints]; a request for which `find_error` returns a
     text is answered with that error.

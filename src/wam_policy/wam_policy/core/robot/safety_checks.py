@@ -29,7 +29,7 @@ DRIVER_SILENT_NS = 3_000_000_000  # three of its messages
 
 
 class SafetyChecks:
-    """Know what a robot's checks lack."""
+    """Find the safety checks of a robot that have no inputs."""
 
     def __init__(self, accepted: Collection[str] = tuple(CHECKS)) -> None:
         """Let the checks named `accepted` be missing when a real robot is enabled."""
@@ -44,7 +44,7 @@ class SafetyChecks:
         self._controllers_inactive = inactive
 
     def on_driver_status(self, inactive: Mapping[str, str], simulated: bool, now_ns: int) -> None:
-        """Hear from the driver which checks it cannot make, with reasons."""
+        """Record the checks that the driver cannot make, with reasons."""
         self._driver_inactive, self.simulated, self._driver_ns = dict(inactive), simulated, now_ns
 
     def find_inactive(self, motion: 'MotionControl', now_ns: int) -> dict[str, str]:

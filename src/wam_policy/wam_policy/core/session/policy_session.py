@@ -178,7 +178,7 @@ class PolicySession:
         return self.instruction_count
 
     def on_motion_stop(self, reason: str) -> None:
-        """Drop the instruction: what was stopped goes on only when someone asks for it anew."""
+        """Drop the instruction: after a stop the task resumes only with a new instruction."""
         if self.instruction:
             self.instruction, self.stop_reason = '', reason
             self._discard_history(reason, rebuild=False)

@@ -298,7 +298,7 @@ def _find_family(head: Mapping[str, Any]) -> str:
 
 
 def _is_wan22(head: Mapping[str, Any]) -> bool:
-    """Tell the 2.2 backbone (5B) from 2.1 (14B) by its latent channels."""
+    """Return whether the backbone is 2.2 (5B), not 2.1 (14B), from its latent channels."""
     return int(_require(_get_network_config(head), 'out_dim')) == wan_vae.WAN22.channels
 
 

@@ -83,8 +83,8 @@ PRESETS = {
 class Encoders(nn.Module):
     """Encode frames, prompts and the episode's first image; decode predicted video.
 
-    Latents are cut to `latent_size` rows and columns: the 5B model sees 10 of the 11 rows its
-    autoencoder gives for a canvas of 176 lines.
+    Latents are cut to `latent_size` rows and columns: the 5B model uses 10 of the 11 rows that its
+    autoencoder returns for a canvas of 176 lines.
     """
 
     def __init__(

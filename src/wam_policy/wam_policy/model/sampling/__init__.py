@@ -1,1 +1,1 @@
-"""Noise schedules and samplers; they know no network."""
+"""Noise schedules and samplers, independent of the network."""
