@@ -11,7 +11,7 @@ import argparse
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from benchmarks import flops, record
 from wam_policy.model.execution import engines, quantization
 from wam_policy.model.network import model_config
 from wam_policy.model.network.cfg import CfgRole, ClassifierFreeGuidance
+from wam_policy.model.network.kv_cache import KVCache
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
 from wam_policy.provenance import read_cpu_name
@@ -157,15 +158,16 @@ class TimedEngine:
         self._engine, self._now_ms = inner, now_ms
         self.calls: list[tuple[str, int, int, float]] = []
 
-    def append_kv(self, *arguments: Any) -> None:
-        self._time_call('append_kv', arguments)
+    def append_kv(self, *arguments: Any, **named: Any) -> None:
+        self._time_call('append_kv', arguments, named)
 
-    def denoise(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._time_call('denoise', arguments)
+    def denoise(self, *arguments: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._time_call('denoise', arguments, named)
 
-    def _time_call(self, method: str, arguments: Sequence[Any]) -> Any:
-        cache, start_ms = arguments[-2], self._now_ms()
-        result = getattr(self._engine, method)(*arguments)
+    def _time_call(self, method: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        cache = next(each for each in arguments if isinstance(each, KVCache))
+        start_ms = self._now_ms()
+        result = getattr(self._engine, method)(*arguments, **named)
         frames = arguments[0].shape[2]
         self.calls.append((method, cache.frames, frames, self._now_ms() - start_ms))
         return result

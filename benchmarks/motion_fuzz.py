@@ -192,6 +192,7 @@ class Scenario:
         self.loss_prob = 0.0
         self.advance(300)  # time for a lost and a late report
         assumed = self.motion.executing
+        assert assumed is not None, 'motion is not enabled'
         if self.now_ns > assumed.start_ns and not self.motion.command_tracker.is_ambiguous(
             self.now_ns
         ):
@@ -375,7 +376,7 @@ def hash_code() -> str:
     ours = [
         Path(module.__file__)
         for name, module in sorted(sys.modules.items())
-        if name.startswith('wam_policy.core.')
+        if name.startswith('wam_policy.core.') and module.__file__
     ]
     digest = hashlib.sha256()
     for path in (*ours, Path(__file__)):

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,9 @@ def measure_lateness(robot_name: str, seconds: float) -> dict[str, object]:
     try:
         node.trigger_configure()
         node.trigger_activate()
-        loop = node._control_loop
+        if node._active is None:
+            raise SystemExit('motion_node could not be activated: its log above says why')
+        loop = node._active.control_loop
         waiting_s = time.monotonic()
         while node._take_snapshot().state is not MotionState.TRACKING:
             if time.monotonic() - waiting_s > START_TIMEOUT_S:
@@ -170,7 +173,7 @@ def run_robot_and_policy(robot_name: str, domain_id: int) -> None:
         node.create_subscription(
             JointTrajectory,
             controller.topic,
-            lambda msg, n=number: accept_trajectory(n, msg),
+            partial(accept_trajectory, number),
             qos.TRAJECTORY,
         )
 

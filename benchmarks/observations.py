@@ -107,7 +107,7 @@ def command_random_positions(simulation: 'Simulation', rng: np.random.Generator)
 
     body = simulation.robot.embodiment
     for controller in body.controllers:
-        rest = body.rest_of(controller.joints)
+        rest = body.home_positions(controller.joints)
         limits = body.limits(controller.joints)
         goal = np.clip(
             rest + rng.uniform(-RANDOM_OFFSET_RAD, RANDOM_OFFSET_RAD, len(rest)),

@@ -117,3 +117,17 @@ def test_a_node_that_must_not_exit_yet_goes_on_after_signals_and_a_failed_callba
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_node_without_guard_and_close_is_refused():
+    script = """
+from rclpy.node import Node
+from wam_policy.nodes.run_node import run_node
+
+run_node(lambda: Node('bare'))
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert 'TypeError: Node lacks what run_node needs: guard and close()' in done.stderr

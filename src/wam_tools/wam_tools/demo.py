@@ -134,34 +134,33 @@ class Demo:
         command = make_launch_command(self._options)
         print_flushed(f'{" ".join(command)}\nlog: {self._log_path}')
         start_s = time.monotonic()
-        self._launch = LaunchProcess(command, self._log_path)
+        self._launch = launch = LaunchProcess(command, self._log_path)
         found = {}
         try:
-            start_up_s = self._wait_first_chunk(start_s)
-            self._monitor_run()
+            first_chunk_s = self._wait_first_chunk(launch, start_s)
+            self._monitor_run(launch, first_chunk_s)
             found = {
                 **demo_report.collect_metrics(self._monitor, time.monotonic()),
-                'start_up_s': start_up_s,
+                'start_up_s': first_chunk_s - start_s,
             }
         finally:
-            ended = self._stop_stack()
+            ended = self._stop_stack(launch)
         return {**found, **ended}
 
-    def _wait_first_chunk(self, launched_s: float) -> float:
-        """Wait for the first chunk; return the time since the launch, s."""
-        while self._monitor.metrics.first_chunk_s is None:
+    def _wait_first_chunk(self, launch: LaunchProcess, launched_s: float) -> float:
+        """Wait for the first chunk; return its time, s of the monotonic clock."""
+        while (first_chunk_s := self._monitor.metrics.first_chunk_s) is None:
             if time.monotonic() - launched_s > START_TIMEOUT_S:
                 raise StackLaunchError(
                     f'no chunk within {START_TIMEOUT_S:g} s: {self._monitor.reason}'
                 )
-            self._tick(launched_s)
+            self._tick(launch, launched_s)
             if self._stop_event.is_set():
                 raise StackLaunchError(f'ended before the first chunk: {self._monitor.reason}')
-        return self._monitor.metrics.first_chunk_s - launched_s
+        return first_chunk_s
 
-    def _monitor_run(self) -> None:
+    def _monitor_run(self, launch: LaunchProcess, start_s: float) -> None:
         """Run the stack for the duration, or until a signal."""
-        start_s = self._monitor.metrics.first_chunk_s
         if not self._monitor.trained:
             print_flushed('weights are random (UNTRAINED): the robot moves without a purpose')
         while not self._stop_event.is_set():
@@ -172,16 +171,14 @@ class Demo:
             )
             if left_s <= 0:
                 return
-            self._tick(start_s, min(1.0, left_s))
+            self._tick(launch, start_s, min(1.0, left_s))
 
-    def _tick(self, start_s: float, duration_s: float = 1.0) -> None:
+    def _tick(self, launch: LaunchProcess, start_s: float, duration_s: float = 1.0) -> None:
         """Wait for at most a second, advance the task loop and print the status."""
         self._stop_event.wait(duration_s)
-        self._launch.measure_memory_mb()
-        if self._launch.returncode is not None:
-            raise StackLaunchError(
-                f'the launch ended by itself with status {self._launch.returncode}'
-            )
+        launch.measure_memory_mb()
+        if launch.returncode is not None:
+            raise StackLaunchError(f'the launch ended by itself with status {launch.returncode}')
         self._task_loop.tick(self._options.instruction, time.monotonic())
         print_flushed(self._format_status(time.monotonic() - start_s))
 
@@ -200,18 +197,18 @@ class Demo:
             f'moved {metrics.moved_rad:.2f} rad  {self._task_loop}'
         )
 
-    def _stop_stack(self) -> dict:
+    def _stop_stack(self, launch: LaunchProcess) -> dict:
         """Stop the launch; return the exit codes and task counts for the report."""
         self._task_loop.close()
         force_stop = threading.Event()
-        status, left = self._launch.stop(force_stop)
+        status, left = launch.stop(force_stop)
         return {
             'steps': self._options.steps or 0,
             'tasks_done': self._task_loop.score.succeeded,
             'tasks_tried': self._task_loop.score.attempted,
-            'memory_mb': self._launch.peak_mb,
+            'memory_mb': launch.peak_mb,
             'launch_exit_code': status,
-            'exit_codes': self._launch.exit_codes(),
+            'exit_codes': launch.exit_codes(),
             'killed_processes': left,
         }
 

@@ -81,7 +81,7 @@ def run_trial(
             operator.motion.reason if operator.motion.state in LATCHED_STATES else ''
         )
         over = now_ns >= instructed_ns + trial['limit_s'] * 1e9
-        if not pending and (over or stop_reason or operator.sim.goals_reached[:1] == [True]):
+        if not pending and (over or stop_reason or next(iter(operator.sim.goals_reached), False)):
             break
         stop_event.wait(POLL_PERIOD_S)
     reached = [
@@ -180,7 +180,7 @@ def _wait_until_ready(
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog='python -m wam_tools.evaluate_ros', description=__doc__.splitlines()[0]
+        prog='python -m wam_tools.evaluate_ros', description=(__doc__ or '').partition('\n')[0]
     )
     parser.add_argument('--robot', choices=embodiment.list_robots(), required=True)
     parser.add_argument(

@@ -184,7 +184,7 @@ def evaluate_samples(samples: Sequence[Mapping[str, Any]], warm_up_s: float) -> 
     If several stacks ran one after another, the longest run is evaluated.
     """
     stacks = Counter(each.get('stack', 1) for each in samples)
-    most = max(stacks, key=stacks.get, default=1)
+    most = stacks.most_common(1)[0][0] if stacks else 1
     longest = [each for each in samples if each.get('stack', 1) == most]
     warm = [each for each in longest if each['at_s'] - longest[0]['at_s'] >= warm_up_s]
     names = sorted({name for each in warm for name in each['processes']})

@@ -45,5 +45,5 @@ def fit_trend(
     parts = np.array_split(np.arange(len(at_s)), min(max_intervals, max(4, len(at_s) // 3)))
     hours = np.array([np.median(at_s[part]) for part in parts]) / 3600.0
     figures = np.array([aggregate(value[part]) for part in parts])
-    slope, _, low, high = theilslopes(figures, hours, CONFIDENCE)
-    return Trend(float(slope) + 0.0, float(low) + 0.0, float(high) + 0.0)  # no -0.0
+    slope, _, low, high = map(float, theilslopes(figures, hours, CONFIDENCE))
+    return Trend(slope + 0.0, low + 0.0, high + 0.0)  # no -0.0

@@ -158,9 +158,8 @@ def _parse_baselines(
             for name in names
             if not CONDITIONS[name].checkpoint or getattr(options, CONDITIONS[name].checkpoint)
         )
-    selected = tuple(
-        DEPRECATED_NAMES.get(name, name) for name in options.baselines.split(',') if name
-    )
+    given: list[str] = options.baselines.split(',')
+    selected = tuple(DEPRECATED_NAMES.get(name, name) for name in given if name)
     for name in selected:
         if name not in names:
             parser.error(f'--baselines: no {name!r}; known: {", ".join(names)}')

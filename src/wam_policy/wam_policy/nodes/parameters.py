@@ -483,7 +483,7 @@ def _find_error(field: dataclasses.Field, value: Any) -> str:
             or (meta['low'] is not None and element < meta['low'])
             or (meta['high'] is not None and element > meta['high'])
             or (meta['choices'] and element not in meta['choices'])
-            or (meta['pattern'] and not re.fullmatch(meta['pattern'], element))
+            or (meta['pattern'] and not re.fullmatch(meta['pattern'], str(element)))
         )
         if wrong:
             return f'{field.name}: want {_describe_expected(field)}, got {element!r}'

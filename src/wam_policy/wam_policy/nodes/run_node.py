@@ -13,15 +13,27 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import rclpy
 from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from wam_policy.nodes.callback_guard import CallbackGuard
+
 SIGNAL_POLL_S = 0.05  # how late a signal may be seen
 SHUTDOWN_TIMEOUT_S = 8.0  # launch kills after 10 s: before that, print what hangs
+
+
+@runtime_checkable
+class RunnableNode(Protocol):
+    """Describe what a node has that `run_node` runs."""
+
+    guard: CallbackGuard  # records what callbacks raise
+
+    def close(self) -> None:
+        """Come to rest and end threads and processes; the node is of no use afterwards."""
 
 
 def freeze_gc() -> None:
@@ -118,6 +130,8 @@ def run_node(
         signal.signal(number, request_shutdown)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = make_node()
+    if not isinstance(node, RunnableNode):
+        raise TypeError(f'{type(node).__name__} lacks what run_node needs: guard and close()')
     freeze_gc()
     spinning = ExecutorThread([node], request_shutdown, node.guard.record)
     try:

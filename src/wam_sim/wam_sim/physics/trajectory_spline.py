@@ -32,7 +32,7 @@ class TrajectorySpline:
         self._powers = np.arange(2 * len(given))
         powers = self._powers[:, None, None]
         position = np.tensordot(HERMITE_MATRICES[len(given)], ends, 1) / length_s**powers
-        velocity, acceleration = np.zeros((2, *position.shape))
+        velocity, acceleration = np.zeros_like(position), np.zeros_like(position)
         velocity[:-1] = position[1:] * powers[1:]
         acceleration[:-1] = velocity[1:] * powers[1:]
         rest = np.zeros((len(powers), 1, 3 * len(points.names)))

@@ -36,10 +36,11 @@ class SuccessMonitor:
         for i, task in enumerate(self.tasks):
             if self.reached_ns[i] is not None:
                 continue
+            since_ns = self._holds_since_ns[i]
             if not task.is_done(now, self._start):
                 self._holds_since_ns[i] = None
-            elif self._holds_since_ns[i] is None:
+            elif since_ns is None:
                 self._holds_since_ns[i] = now_ns
-            elif now_ns - self._holds_since_ns[i] >= MIN_HOLD_NS:
-                self.reached_ns[i] = self._holds_since_ns[i]
+            elif now_ns - since_ns >= MIN_HOLD_NS:
+                self.reached_ns[i] = since_ns
         return self.reached_ns.count(None) < before

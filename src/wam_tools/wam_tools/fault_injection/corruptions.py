@@ -183,7 +183,8 @@ def increment_horizon(msg: ActionChunk) -> None:
 
 
 def rename_chunk_joint(msg: ActionChunk) -> None:
-    msg.joint_names[3] = 'elbow'
+    names = list(msg.joint_names)
+    msg.joint_names = [*names[:3], 'elbow', *names[4:]]
 
 
 def make_pair_swap() -> Corruption:

@@ -3,6 +3,7 @@
 import signal
 import time
 
+from wam_msgs.msg import EpisodeStatus
 from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
 from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
@@ -101,9 +102,7 @@ def make_recorder_stop_fault() -> Fault:
 
     def remove(bench: FaultTestBench) -> None:
         bench.stack.processes['recorder'].send_signal(signal.SIGCONT)
-        if not poll_until(
-            lambda: bench.client.episode.state == bench.client.episode.RECORDING, 10.0
-        ):
+        if not poll_until(lambda: bench.client.episode.state == EpisodeStatus.RECORDING, 10.0):
             raise StackLaunchError('the recorder does not continue')
         bench.save_episode()
 

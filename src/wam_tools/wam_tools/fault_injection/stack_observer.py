@@ -74,8 +74,9 @@ class ExecutionMetrics:
             ratios = np.array(getattr(msg, f'max_{name}_ratio'))
             self.max_ratios[name] = max(self.max_ratios[name], float(ratios.max()))
             self.limit_violations |= {
-                (msg.joint_names[joint], name)
-                for joint in np.flatnonzero(ratios > 1.0 + LIMIT_TOLERANCE)
+                (joint, name)
+                for joint, ratio in zip(msg.joint_names, ratios, strict=True)
+                if ratio > 1.0 + LIMIT_TOLERANCE
             }
 
 

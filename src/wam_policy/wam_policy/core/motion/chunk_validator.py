@@ -90,7 +90,8 @@ class ChunkValidator:
         A session that is over and yet tells of what it saw after the next one began was not
         followed by it: somebody else publishes chunks.
         """
-        if chunk.session in self.retired and chunk.stamp_ns > self.session_start_ns:
+        retired = chunk.session in self.retired and chunk.stamp_ns > self.session_start_ns
+        if retired and self.session is not None:
             self.last_chunk_ns.setdefault(self.session, now_ns)
         elif not self.last_chunk_ns:
             return None

@@ -84,7 +84,7 @@ SETTING_RULES = (
     SettingRule(
         'interpolate_from_desired_state',
         'true (or open_loop_control)',
-        lambda value, reading: value or bool(reading.parameters.get('open_loop_control')),
+        lambda value, reading: value or bool((reading.parameters or {}).get('open_loop_control')),
         'a hold begins at the measured posture, which lags behind the set-point: it jumps',
     ),
     SettingRule('cmd_timeout', '0.0', _is_zero, f'it waits so long after the last point {_HOLDS}'),

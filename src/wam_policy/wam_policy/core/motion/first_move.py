@@ -35,7 +35,7 @@ class FirstMoveLimiter:
 
     def is_ramping(self, now_ns: int) -> bool:
         """Tell whether speed is still below full."""
-        return self.is_active or now_ns < self.done_ns + round(self.config.ramp_s * NS_PER_S)
+        return self.done_ns is None or now_ns < self.done_ns + round(self.config.ramp_s * NS_PER_S)
 
     def update(self, command: np.ndarray, target: np.ndarray, now_ns: int) -> None:
         """Note how far the command [joints] is from what the policy wants now [joints]."""

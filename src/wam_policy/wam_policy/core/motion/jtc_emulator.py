@@ -103,6 +103,11 @@ class TrajectoryPoints:
             None if self.acceleration is None else self.acceleration[:, columns],
         )
 
+    @property
+    def end_ns(self) -> int:
+        """Return when the last point is due."""
+        return self.stamp_ns + int(self.time_ns[-1])
+
     def validate(self, names: Sequence[str], now_ns: int) -> str | None:
         """Return why a controller of `names` would not take this at `now_ns`."""
         if sorted(self.names) != sorted(names):
@@ -119,7 +124,7 @@ class TrajectoryPoints:
                 return f'{field} is not finite'
         if self.time_ns[0] < 0 or (np.diff(self.time_ns) <= 0).any():
             return 'times of the points must increase from 0'
-        if self.stamp_ns and self.stamp_ns + int(self.time_ns[-1]) < now_ns:
+        if self.stamp_ns and self.end_ns < now_ns:
             return 'the last point is already in the past'
         if (
             self.velocity is not None
@@ -137,9 +142,7 @@ class TrajectoryFollower:
         self.setpoint = JointMotion.at_rest(position)  # last set-point
         self.setpoint_ns: int | None = None  # when it was sampled
         self.points: TrajectoryPoints | None = None
-        self._setpoint_at_accept: tuple[int, JointMotion] | None = (
-            None  # set-point when points were accepted
-        )
+        self._setpoint_at_accept = (0, self.setpoint)  # when points were accepted, and when it was
         self._segment: SplineSegment | None = None  # what the last set-point lay on
         self.speed_scaling = 1.0  # time in a trajectory passes this much faster than the clock
         # how far it has fallen behind the clock; None: accepted, not sampled yet
@@ -191,9 +194,7 @@ class TrajectoryFollower:
     @property
     def end_ns(self) -> int | None:
         """Return when the accepted trajectory is over; None without one."""
-        if self.points is None:
-            return None
-        return self.points.stamp_ns + int(self.points.time_ns[-1])
+        return None if self.points is None else self.points.end_ns
 
     def sample(self, now_ns: int) -> JointMotion:
         """Return the set-point at `now_ns` and remember it as the one that was commanded.
@@ -258,9 +259,11 @@ def check_lateness(
     to rest sooner than `running` is never refused: a stop matters more than how it begins.
     """
     points = candidate.points
-    if points.acceleration is None or points.stamp_ns + int(points.time_ns[0]) >= now_ns:
+    if points is None or points.acceleration is None:
         return None
-    if running.end_ns is not None and candidate.end_ns < running.end_ns:
+    if points.stamp_ns + int(points.time_ns[0]) >= now_ns:
+        return None
+    if running.end_ns is not None and points.end_ns < running.end_ns:
         return None
     jump = np.abs(candidate.sample(now_ns).acceleration - running.sample(now_ns).acceleration)
     joint = int(np.argmax(jump / jerk))
@@ -292,17 +295,16 @@ class SplineSegment:
         """
         start_ns, end_ns = (int(ns) for ns in points.time_ns[knot : knot + 2])
         end = float(end_ns - start_ns) / NS_PER_S
-        ends = [
-            None if field is None else field[knot : knot + 2]
-            for field in (points.position, points.velocity, points.acceleration)
-        ]
+        ends = slice(knot, knot + 2)
         c, velocity, acceleration = np.zeros((3, 6, len(points.names)))
-        if ends[1] is None:
-            c[:2] = _linear_coefficients(end, *ends[0])
-        elif ends[2] is None:
-            c[:4] = _cubic_coefficients(end, *ends[0], *ends[1])
+        if points.velocity is None:
+            c[:2] = _linear_coefficients(end, *points.position[ends])
+        elif points.acceleration is None:
+            c[:4] = _cubic_coefficients(end, *points.position[ends], *points.velocity[ends])
         else:
-            c[:] = _quintic_coefficients(end, *ends[0], *ends[1], *ends[2])
+            c[:] = _quintic_coefficients(
+                end, *points.position[ends], *points.velocity[ends], *points.acceleration[ends]
+            )
         velocity[:-1] = c[1:] * POWERS[1:, None]
         acceleration[:-1] = velocity[1:] * POWERS[1:, None]
         return cls(start_ns, end_ns, np.concatenate([c, velocity, acceleration], axis=1))

@@ -124,8 +124,8 @@ def check_tracking_error(
     command: Trajectory, joint_monitor: JointStateMonitor, step_limit: np.ndarray
 ) -> str | None:
     """Return which joint is further from its command than `step_limit` [joints] allows."""
-    due = command.at(joint_monitor.newest.stamp_ns).position
-    over = np.abs(due - joint_monitor.position) - step_limit
+    stamp_ns, measured = joint_monitor.history[-1]
+    over = np.abs(command.at(stamp_ns).position - measured) - step_limit
     joint = int(over.argmax())
     if over[joint] > 0.0:
         return (

@@ -28,7 +28,7 @@ from wam_policy.core.motion.motion_state import (
     MotionSnapshot,
     MotionState,
 )
-from wam_policy.core.motion.plan_request import PlanRequest, PlanResult
+from wam_policy.core.motion.plan_request import ActiveChunk, PlanRequest, PlanResult
 from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, make_hold
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.robot.limits import gripper_mask, limits_with_margin
@@ -78,7 +78,7 @@ class MotionControl:
         controllers = () if dry_run else robot.controllers
         self.command_tracker = CommandTracker(controllers, robot.commanded)
         self.hold_since_ns = 0  # when the posture was last taken over
-        self.active_plan: PlanResult | None = None  # the chunk being executed
+        self.active_chunk: ActiveChunk | None = None  # the chunk being executed
         self.predicted_collision: PredictedCollision | None = None  # it was cut short for this
         self.pending_chunk: Chunk | None = None  # the newest chunk not yet planned
         self.stop_requested = False  # a stop is to be planned
@@ -99,7 +99,7 @@ class MotionControl:
         self.limit_rate_monitor = LimitRateMonitor(self.robot, gripper_mask(self.robot))
         self.effort_monitor.reset()
         self.counters = MotionCounters()
-        self.executing = self.command = self.now_ns = self.active_plan = self.pending_chunk = None
+        self.executing = self.command = self.now_ns = self.active_chunk = self.pending_chunk = None
         self.stop_requested = self.halting = False
         self.command_tracker.reset()
         if self.state not in LATCHED_STATES:
@@ -151,10 +151,10 @@ class MotionControl:
         """Take a measured posture; return why it was refused."""
         flaw = self.joint_monitor.update(state, now_ns)
         strain = self.effort_monitor.check_effort(state)
-        if flaw is None and self.state in ACTIVE_STATES and not self.dry_run:
+        executing = self.executing if self.state in ACTIVE_STATES and not self.dry_run else None
+        if flaw is None and executing is not None:
             trouble = (
-                check_tracking_error(self.executing, self.joint_monitor, self.limits.step)
-                or strain
+                check_tracking_error(executing, self.joint_monitor, self.limits.step) or strain
             )
             if trouble:
                 self._halt(MotionState.PROTECTIVE_STOP, trouble, now_ns)
@@ -224,7 +224,8 @@ class MotionControl:
             return None
         self.blocked_reason = self._check_blocked(now_ns)
         self.command_tracker.expire_reports(now_ns)
-        if self.executing is None:
+        executing = self.executing
+        if executing is None:
             return None
         if (
             since_ns > MAX_TICK_GAP_NS
@@ -233,7 +234,7 @@ class MotionControl:
         ):
             self.position_uncertain = True
         if self.position_uncertain and self.enabled and not self.blocked_reason:
-            settled = now_ns >= self.executing.start_ns and not self._is_moving(now_ns)
+            settled = now_ns >= executing.start_ns and not self._is_moving(now_ns)
             if settled and not self.joint_monitor.check_at_rest():
                 self._set_state(
                     MotionState.HOLDING, 'the robot is seen again: holding where it is'
@@ -242,14 +243,15 @@ class MotionControl:
             self.blocked_reason = self.command_tracker.external_motion_reason or (
                 'the robot was out of sight: waiting until it rests'
             )
-        before, self.command = self.command, self.executing.at(now_ns).position
-        self.counters.record_step(before, self.command)
+        command = executing.at(now_ns).position
+        self.counters.record_step(self.command, command)
+        self.command = command
         if self.blocked_reason and self.state in ACTIVE_STATES:
             self.first_move.reset()
             if not self.halting:
                 self._halt(MotionState.HOLDING, self.blocked_reason, now_ns)
-        if self.state in RUNNING_STATES:
-            self._monitor_active_plan(now_ns)
+        if self.active_chunk is not None and self.state in RUNNING_STATES:
+            self._monitor_active_chunk(self.active_chunk, executing, command, now_ns)
         self._finish_stop_at_rest(now_ns)
         return None
 
@@ -273,11 +275,9 @@ class MotionControl:
         }
         if self.stop_requested:
             self.stop_requested = False
-            return (
-                None
-                if base.is_at_rest(start_ns)
-                else PlanRequest(self.robot, base, now_ns, start_ns, self.limits, **around)
-            )
+            if base.is_at_rest(start_ns):
+                return None
+            return PlanRequest(self.robot, base, now_ns, start_ns, self.limits, **around)
         chunk, self.pending_chunk = self.pending_chunk, None
         if chunk is None:
             return None
@@ -288,7 +288,9 @@ class MotionControl:
             start_ns,
             self.first_move.cap_velocity(self.limits, start_ns),
             chunk,
-            chunk_blending.compute_chunk_start_ns(chunk, start_ns, self._at_rest_since_ns(now_ns)),
+            chunk_blending.compute_chunk_start_ns(
+                chunk, start_ns, self._at_rest_since_ns(base, now_ns)
+            ),
             self.first_move.is_active,
             **around,
         )
@@ -309,16 +311,17 @@ class MotionControl:
         self.counters.predicted_collisions += result.predicted_collision is not None
         if result.trajectory is None:
             return self._handle_plan_failure(result, now_ns)
-        if job.chunk is not None:
+        if result.active_chunk is not None:
             self.counters.accepted += 1
-            self.active_plan = result.with_earlier_rows(self.active_plan)
+            self.active_chunk = result.active_chunk.with_earlier_rows(self.active_chunk, job)
             self._enter_running_state(renew_reason=self.predicted_collision is not None)
             self.predicted_collision = result.predicted_collision
             if self.predicted_collision is not None:
                 self.reason = f'contact ahead: {self.predicted_collision.pair}; stopping before it'
         self.executing, self.stop_pending_since_ns = result.trajectory, None
         self.command_tracker.record_sent(self.executing, now_ns + DELIVERY_MARGIN_NS, job.start_ns)
-        self.counters.record_usage(result.limit_usage)
+        if result.limit_usage is not None:
+            self.counters.record_usage(result.limit_usage)
         return self.executing
 
     def snapshot(self, now_ns: int) -> MotionSnapshot:
@@ -344,15 +347,11 @@ class MotionControl:
             )
 
     def _is_moving(self, now_ns: int) -> bool:
-        return (
-            self.executing is not None
-            and len(self.executing.time_ns) > 1
-            and not self.executing.is_at_rest(now_ns)
-        )
-
-    def _at_rest_since_ns(self, now_ns: int) -> int | None:
-        """Return since when the arm rests; None while it moves."""
         base = self.executing
+        return base is not None and len(base.time_ns) > 1 and not base.is_at_rest(now_ns)
+
+    def _at_rest_since_ns(self, base: Trajectory, now_ns: int) -> int | None:
+        """Return since when the arm rests that follows `base`; None while it moves."""
         if len(base.time_ns) == 1 or now_ns < base.start_ns:
             return self.hold_since_ns
         return base.end_ns if base.is_at_rest(now_ns) else None
@@ -371,7 +370,7 @@ class MotionControl:
 
     def _halt(self, then: MotionState, reason: str, now_ns: int) -> None:
         """Stop what moves and be in `then` at rest; a latched state is entered at once."""
-        self.pending_chunk = self.active_plan = self.predicted_collision = None
+        self.pending_chunk = self.active_chunk = self.predicted_collision = None
         if not self.halting or self.stop_pending_since_ns is None:
             self.stop_pending_since_ns = now_ns
         self.stop_requested = self.halting = self._is_moving(now_ns)
@@ -397,7 +396,7 @@ class MotionControl:
         self.hold_since_ns = now_ns
         self.executing = make_hold(self.robot.commanded, position, now_ns + HOLD_SETTLE_NS)
         self.command_tracker.record_hold(self.executing)
-        self.command = self.pending_chunk = self.active_plan = None
+        self.command = self.pending_chunk = self.active_chunk = None
         self.stop_requested = self.halting = False
         self.position_uncertain = self.timing_unknown = False
         self.first_move.reset()
@@ -425,24 +424,25 @@ class MotionControl:
         self._halt(then, 'the clock went back', now_ns)
         self.stop_requested, self.position_uncertain, self.command = False, True, None
 
-    def _monitor_active_plan(self, now_ns: int) -> None:
-        """Follow the rows of the active chunk as they fall due."""
-        due_ns, chunk = self.active_plan.due_ns, self.active_plan.request.chunk
-        row = min(int(np.searchsorted(due_ns, now_ns)), len(due_ns) - 1)
-        self.first_move.update(self.command, self.active_plan.targets[row], now_ns)
+    def _monitor_active_chunk(
+        self, active: ActiveChunk, executing: Trajectory, command: np.ndarray, now_ns: int
+    ) -> None:
+        """Follow the rows of the active chunk as they fall due; `command` [joints] is due now."""
+        due_ns = active.due_ns
+        self.first_move.update(command, active.target_at(now_ns), now_ns)
         self._enter_running_state()
         if self.first_move.is_ramping(now_ns):
             # slow on purpose: that the arm lags means nothing
             self.limit_rate_monitor.clear_window(now_ns)
-        limited = self.limit_rate_monitor.count_rows(due_ns, self.active_plan.limited, now_ns)
+        limited = self.limit_rate_monitor.count_rows(due_ns, active.limited, now_ns)
         if limited.any() and self.predicted_collision is None:
-            self.reason = f'limited: {chunk.names[int(limited.argmax())]}'
+            self.reason = f'limited: {active.chunk.names[int(limited.argmax())]}'
         excess = self.limit_rate_monitor.check_rate()
         if excess:
             self._halt(MotionState.PROTECTIVE_STOP, excess, now_ns)
         elif now_ns > due_ns[-1]:
-            self.active_plan, self.state_after_stop = None, MotionState.HOLDING
-            short = bool(np.abs(self.executing.goal - self.command).max() > AT_GOAL_RAD)
+            self.active_chunk, self.state_after_stop = None, MotionState.HOLDING
+            short = bool(np.abs(executing.goal - command).max() > AT_GOAL_RAD)
             self.counters.underruns += short  # else it led to where the arm rests
             self._set_state(
                 MotionState.STOPPING,
@@ -475,8 +475,8 @@ class MotionControl:
             self.halting = False  # this stop is a new one
             then = self.state_after_stop if self.state is MotionState.STOPPING else self.state
             self._halt(then, self.reason, now_ns)
-        elif self.active_plan is not None and self.pending_chunk is None:
-            self.pending_chunk = self.active_plan.request.chunk
+        elif self.active_chunk is not None and self.pending_chunk is None:
+            self.pending_chunk = self.active_chunk.chunk
 
     def _replan(self, request: PlanRequest, late: bool) -> None:
         """Plan once more what came too late or too early, or stands on an old motion."""

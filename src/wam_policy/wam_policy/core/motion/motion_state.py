@@ -86,8 +86,7 @@ class MotionSnapshot:
     @classmethod
     def from_motion(cls, motion: 'MotionControl', now_ns: int) -> Self:
         """Return what there is to tell of `motion` at `now_ns`."""
-        active = motion.active_plan
-        job = None if active is None else active.request
+        active = motion.active_chunk
         return cls(
             state=motion.state,
             enabled=motion.enabled,
@@ -97,10 +96,10 @@ class MotionSnapshot:
             deadman_ok=motion.deadman_ok,
             clamp_counts=motion.limit_rate_monitor.counts.copy(),
             clamp_rate_hz=motion.limit_rate_monitor.rate_hz,
-            blend_offset=active.blend_offset if job else 0.0,
-            chunk_age_s=(now_ns - job.chunk.stamp_ns) / NS_PER_S if job else None,
-            rows_left=chunk_blending.count_rows_left(job.chunk, job.chunk_start_ns, now_ns)
-            if job
+            blend_offset=active.blend_offset if active else 0.0,
+            chunk_age_s=(now_ns - active.chunk.stamp_ns) / NS_PER_S if active else None,
+            rows_left=chunk_blending.count_rows_left(active.chunk, active.start_ns, now_ns)
+            if active
             else 0.0,
             counters=replace(motion.counters),
             reason=motion.reason,

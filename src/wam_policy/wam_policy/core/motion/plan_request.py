@@ -39,6 +39,40 @@ class PlanRequest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ActiveChunk:
+    """Hold the rows of a chunk that fall due while its plan is executed."""
+
+    chunk: Chunk
+    start_ns: int  # when row 0 is due
+    blend_offset: float  # rad, largest arm joint difference at the seam
+    due_ns: np.ndarray  # int64 [rows], rows still due after the switch
+    targets: np.ndarray  # [rows joints], what they ask for
+    limited: np.ndarray  # bool [rows joints], the plan misses them
+
+    def target_at(self, now_ns: int) -> np.ndarray:
+        """Return what the next row due at or after `now_ns` asks for, else the last, [joints]."""
+        row = min(int(np.searchsorted(self.due_ns, now_ns)), len(self.due_ns) - 1)
+        return self.targets[row]
+
+    def with_earlier_rows(
+        self, previous: 'ActiveChunk | None', request: PlanRequest
+    ) -> 'ActiveChunk':
+        """Return this with the rows of `previous` that fall due before the switch."""
+        if previous is None:
+            return self
+        earlier = (previous.due_ns <= request.start_ns) & (
+            previous.due_ns > request.now_ns - NS_PER_S
+        )  # the past is past
+        return replace(
+            self,
+            **{
+                field: np.concatenate([getattr(previous, field)[earlier], getattr(self, field)])
+                for field in ('due_ns', 'targets', 'limited')
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PlanResult:
     """Hold what planning made of a request; `trajectory` is None where it failed, for `reason`."""
 
@@ -51,24 +85,7 @@ class PlanResult:
     )
     blend_offset: float = 0.0  # rad, largest arm joint difference at the seam
     limit_usage: LimitUsage | None = None  # share of the robot's own limits
-    due_ns: np.ndarray | None = None  # int64 [rows], rows still due after the switch
-    targets: np.ndarray | None = None  # [rows joints], what they ask for
-    limited: np.ndarray | None = None  # bool [rows joints], the plan misses them
-
-    def with_earlier_rows(self, previous: 'PlanResult | None') -> 'PlanResult':
-        """Return this with the rows of `previous` that fall due before the switch."""
-        if previous is None:
-            return self
-        earlier = (previous.due_ns <= self.request.start_ns) & (
-            previous.due_ns > self.request.now_ns - NS_PER_S
-        )  # the past is past
-        return replace(
-            self,
-            **{
-                field: np.concatenate([getattr(previous, field)[earlier], getattr(self, field)])
-                for field in ('due_ns', 'targets', 'limited')
-            },
-        )
+    active_chunk: ActiveChunk | None = None  # what is executed of the request's chunk
 
 
 def compute_plan(request: PlanRequest) -> PlanResult:
@@ -129,14 +146,14 @@ def _plan_chunk(request: PlanRequest, chunk: Chunk) -> PlanResult:
     due_ns, step = _find_due_rows(request, chunk, len(rows))
     reached = plan.position[np.minimum(np.arange(1, len(rows) + 1), len(plan.position) - 1)]
     missed = np.abs(reached - join.targets) > safety.chunk.settle_tolerance
-    return _make_result(
-        request,
-        plan,
+    active_chunk = ActiveChunk(
+        chunk, request.chunk_start_ns, offset, due_ns, join.targets[step], missed[step]
+    )
+    return replace(
+        _make_result(request, plan),
         predicted_collision=ahead,
         blend_offset=offset,
-        due_ns=due_ns,
-        targets=join.targets[step],
-        limited=missed[step],
+        active_chunk=active_chunk,
     )
 
 
@@ -158,11 +175,9 @@ def _plan_without_collision(
     )
 
 
-def _make_result(request: PlanRequest, trajectory: Trajectory, **fields: object) -> PlanResult:
+def _make_result(request: PlanRequest, trajectory: Trajectory) -> PlanResult:
     used = compute_limit_usage(trajectory, request.robot.limits())
-    return PlanResult(
-        request, splice(request.base, trajectory, request.now_ns), limit_usage=used, **fields
-    )
+    return PlanResult(request, splice(request.base, trajectory, request.now_ns), limit_usage=used)
 
 
 def _find_due_rows(

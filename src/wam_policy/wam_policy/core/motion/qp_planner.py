@@ -95,7 +95,7 @@ def _plan(
     box = _JointBounds.from_limits(old, start_ns, limits)
     grid = _make_horizon(len(reference), steps)
     jerk = grid.solve_unbounded(start, reference)
-    for joint in np.flatnonzero(~grid.is_within_bounds(jerk, start, box)):
+    for joint in np.flatnonzero(~grid.is_within_bounds(jerk, start, box)).tolist():
         jerk[:, joint] = grid.solve_bounded(
             start.for_joint(joint), reference[:, joint : joint + 1], box.for_joint(joint)
         )

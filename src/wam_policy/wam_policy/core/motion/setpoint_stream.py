@@ -56,7 +56,8 @@ class SetpointStream:
 
     def tick(self, now_ns: int) -> np.ndarray | None:
         """Return the set-point to send now, [joints]; None before there is a posture to hold."""
-        if self.sent_ns is None or abs(now_ns - self.sent_ns) > self.timeout_ns:
+        before, sent_ns = self.setpoint, self.sent_ns
+        if before is None or sent_ns is None or abs(now_ns - sent_ns) > self.timeout_ns:
             stale = self.joint_monitor.check_age(now_ns)
             if stale:
                 self.reason = stale
@@ -64,11 +65,11 @@ class SetpointStream:
             self._hold(
                 self.joint_monitor.position,
                 'holding the measured posture'
-                if self.sent_ns is None
+                if sent_ns is None
                 else 'the stream had a gap: holding the measured posture',
             )
         else:
-            self._advance(now_ns)
+            self._advance(before, sent_ns, now_ns)
         self.sent_ns = now_ns
         return self.setpoint
 
@@ -109,21 +110,20 @@ class SetpointStream:
         self.reason = 'following trajectories'
         return None
 
-    def _advance(self, now_ns: int) -> None:
-        motion = np.empty((3, len(self.setpoint)))
+    def _advance(self, before: np.ndarray, sent_ns: int, now_ns: int) -> None:
+        """Go on from the set-point `before` [joints], sent at `sent_ns`."""
+        motion = np.empty((3, len(before)))
         for name, follower in self.followers.items():
             due = follower.sample(now_ns)
             motion[:, self.columns[name]] = due.position, due.velocity, due.acceleration
         wanted, rates = motion[0], motion[1:]
-        reach = self.limits.velocity * ((now_ns - self.sent_ns) / NS_PER_S + JUMP_TOLERANCE_S)
-        fault = self._check_excess(
-            np.abs(wanted - self.setpoint) - reach, 'jumps'
-        ) or self._check_excess(
+        reach = self.limits.velocity * ((now_ns - sent_ns) / NS_PER_S + JUMP_TOLERANCE_S)
+        fault = self._check_excess(np.abs(wanted - before) - reach, 'jumps') or self._check_excess(
             np.abs(wanted - self.joint_monitor.position) - self.limits.step,
             'is too far from the measured posture',
         )
         if fault:
-            self._hold(self.setpoint, fault)
+            self._hold(before, fault)
         else:
             self.setpoint, self.setpoint_rates = wanted, rates
 

@@ -79,11 +79,11 @@ def read_inference_defaults(checkpoint: str) -> InferenceDefaults:
         return InferenceDefaults()
     try:
         declared = json.loads(path.read_text()).get('wam', {}).get('inference') or {}
+        recipe, steps, guidance = map(declared.get, ('recipe', 'steps', 'guidance'))
         return InferenceDefaults(
-            *(
-                None if declared.get(name) is None else kind(declared[name])
-                for name, kind in (('recipe', str), ('steps', int), ('guidance', float))
-            )
+            None if recipe is None else str(recipe),
+            None if steps is None else int(steps),
+            None if guidance is None else float(guidance),
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f'{path}: wam.inference cannot be read: {error}') from error

@@ -245,12 +245,13 @@ class PolicySession:
         if ready and not self._reset_done:
             return Reset(self.session, self.instruction)
         self._update_history(now_ns)
-        if not ready or not self._reset_done or self._frame_history.is_empty:
+        history = self._frame_history
+        if not ready or not self._reset_done or history is None or history.is_empty:
             return None
         block = (
-            self._frame_history.first_block()
+            history.first_block()
             if self._cached_index is None
-            else self._frame_history.block_after(self._cached_index)
+            else history.block_after(self._cached_index)
         )
         query = self._make_query(now_ns)
         if block and (query is None or not self._committed_last):
@@ -426,9 +427,11 @@ class PolicySession:
         seen = self.observations.latest_observation(now_ns)
         if isinstance(seen, ObservationRejection):
             return None
-        joint_state = self.observations.joint_buffer.newest
-        if self.settings.latest_joint_state and joint_state.stamp_ns > seen.stamp_ns:
-            seen = replace(seen, stamp_ns=joint_state.stamp_ns, joints=joint_state)
+        newest = (
+            self.observations.joint_buffer.newest if self.settings.latest_joint_state else None
+        )
+        if newest is not None and newest.stamp_ns > seen.stamp_ns:
+            seen = replace(seen, stamp_ns=newest.stamp_ns, joints=newest)
             arrived_ns = self._arrived_ns[JOINTS_SOURCE]
         else:  # its stamp is that of the camera frame that completed it
             arrived_ns = max(

@@ -116,7 +116,10 @@ class ControllerMonitor:
 
     def _on_controllers(self, future: Future) -> None:
         self._manager_answer = None
-        states = {each.name: each.state for each in future.result().controller}
+        answer = future.result()
+        if answer is None:  # cancelled, as at the end of the node
+            return
+        states = {each.name: each.state for each in answer.controller}
         for watch in self._watches:
             watch.on_listed(states.get(watch.reading.controller.name))
 

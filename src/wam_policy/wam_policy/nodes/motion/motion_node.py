@@ -7,7 +7,7 @@ Notable:
 """
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from control_msgs.msg import JointTrajectoryControllerState
@@ -55,7 +55,7 @@ CHECKS_PER_STATUS = 5  # how often a change is looked for between two regular st
 
 
 @dataclass(frozen=True, slots=True)
-class _Configured:
+class _ConfiguredMotion:
     """Hold what exists from configuration to cleanup."""
 
     robot: Embodiment
@@ -63,18 +63,19 @@ class _Configured:
     joystick: JoystickInput
     trajectory_publisher: TrajectoryPublisher
     controller_monitor: ControllerMonitor
-    command_services: list[Service]
-    estop_subscriptions: list[Subscription]
-    status_timer: Timer
+    # filled last: what calls back finds the rest
+    services: list[Service] = field(default_factory=list)
+    estop_subscriptions: list[Subscription] = field(default_factory=list)
+    timers: list[Timer] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class _Active:
+class _ActiveMotion:
     """Hold what exists from activation to deactivation."""
 
     planner_thread: PlannerThread
     control_loop: ControlLoop
-    inputs: list[Subscription]
+    inputs: list[Subscription] = field(default_factory=list)  # filled last: they use the rest
 
 
 class MotionNode(LifecycleNode):
@@ -83,8 +84,8 @@ class MotionNode(LifecycleNode):
     def __init__(self, context: Context | None = None) -> None:
         super().__init__('motion', context=context)
         self._now_ns = NodeClock(self.get_clock())
-        self._configured: _Configured | None = None
-        self._active: _Active | None = None
+        self._configured: _ConfiguredMotion | None = None
+        self._active: _ActiveMotion | None = None
         self._lock = threading.Lock()
         self._auto_enable = False  # enable as soon as the robot's state allows it
         self._policy_paused = False  # the policy's last word
@@ -123,7 +124,7 @@ class MotionNode(LifecycleNode):
             raise RuntimeError('motion_node: not active, so there is no planner; activate it')
         return self._active.planner_thread
 
-    def _require_configured(self) -> _Configured:
+    def _require_configured(self) -> _ConfiguredMotion:
         if self._configured is None:
             raise RuntimeError('motion_node: not configured; configure it first')
         return self._configured
@@ -148,27 +149,31 @@ class MotionNode(LifecycleNode):
             safety_checks=SafetyChecks(given.accept_missing),
         )
         trajectory_publisher = TrajectoryPublisher(self, robot, motion.dry_run)
-        self._configured = _Configured(
+        self._configured = configured = _ConfiguredMotion(
             robot,
             motion,
             joystick,
             trajectory_publisher,
             ControllerMonitor(self, trajectory_publisher.controller_outputs),
-            command_services=[
+        )
+        configured.services.extend(
+            (
                 self.guard.create_service(SetBool, 'enable', self._on_enable),
                 self.guard.create_service(Trigger, 'estop', self._on_estop),
                 self.guard.create_service(Trigger, 'reset', self._on_reset),
-            ],
-            # from configuration on, like the service: an e-stop counts before the node is active
-            estop_subscriptions=[
-                self.create_subscription(Empty, 'estop_signal', self._on_estop_signal, profile)
-                for profile in qos.ESTOP_SIGNAL
-            ],
-            status_timer=self.create_timer(
+            )
+        )
+        # from configuration on, like the service: an e-stop counts before the node is active
+        configured.estop_subscriptions.extend(
+            self.create_subscription(Empty, 'estop_signal', self._on_estop_signal, profile)
+            for profile in qos.ESTOP_SIGNAL
+        )
+        configured.timers.append(
+            self.create_timer(
                 1.0 / (CHECKS_PER_STATUS * given.status_rate_hz),
                 self._on_status_timer,
                 clock=Clock(clock_type=ClockType.STEADY_TIME),
-            ),
+            )
         )
         joystick.open()
         self._diagnostics.add_tasks(robot)
@@ -179,7 +184,7 @@ class MotionNode(LifecycleNode):
         # a button that is held while the node starts enables nothing
         self._auto_enable = not self._joystick.deadman.needs_holding
         self._policy_paused = False
-        self._active = active = _Active(
+        self._active = active = _ActiveMotion(
             PlannerThread(
                 self._motion,
                 self._lock,
@@ -188,8 +193,8 @@ class MotionNode(LifecycleNode):
                 self.guard.record,
             ),
             ControlLoop(self.guard.wrap(self._tick), 1.0 / self._params.rate_hz),
-            self._create_inputs(),
         )
+        active.inputs.extend(self._create_inputs())
         freeze_gc()
         active.planner_thread.start()
         active.control_loop.start()
@@ -268,8 +273,9 @@ class MotionNode(LifecycleNode):
         self._diagnostics.remove_tasks()
         configured.controller_monitor.close()
         configured.joystick.close()
-        self.destroy_timer(configured.status_timer)
-        for service in configured.command_services:
+        for timer in configured.timers:
+            self.destroy_timer(timer)
+        for service in configured.services:
             self.destroy_service(service)
         for subscription in configured.estop_subscriptions:
             self.destroy_subscription(subscription)

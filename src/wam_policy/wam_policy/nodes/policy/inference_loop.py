@@ -146,22 +146,23 @@ class InferenceLoop:
     def _step(self) -> bool:
         """Switch the workers if asked to, then ask one thing; False: wait before the next."""
         try:
-            self._switch_backend()
-            return self._execute_next()
+            backend = self._switch_backend()
+            return backend is not None and self._execute_next(backend)
         except Exception as error:  # noqa: BLE001 - told to the node; without this thread it hangs
             self._on_error(error)
             return False
 
-    def _switch_backend(self) -> None:
+    def _switch_backend(self) -> WorkerBackend | None:
+        """Start the workers that are to replace others; return those to ask."""
         engine = self._next_backend.take()
-        if engine is None:
-            return
-        if self._backend is not None:
-            self._backend.close()
-        self._backend = engine
-        engine.start()
+        if engine is not None:
+            if self._backend is not None:
+                self._backend.close()
+            self._backend = engine
+            engine.start()
+        return self._backend
 
-    def _execute_next(self) -> bool:
+    def _execute_next(self, backend: WorkerBackend) -> bool:
         """Ask one thing; False: there is nothing to ask."""
         if not self._active:
             return False
@@ -169,9 +170,9 @@ class InferenceLoop:
             request = policy.next_request(self._now_ns())
         try:
             if request is not None:
-                self._execute(request)
+                self._execute(backend, request)
                 return True
-            return self._decode_video()
+            return self._decode_video(backend)
         except (WorkersNotReady, RequestInterrupted):
             return False  # the news say why
         except WorkerExited as death:
@@ -182,8 +183,8 @@ class InferenceLoop:
                 policy.on_request_failed(str(error), self._now_ns() + RETRY_NS)
         return False
 
-    def _execute(self, request: Request) -> None:
-        said = self._backend.execute(request)
+    def _execute(self, backend: WorkerBackend, request: Request) -> None:
+        said = backend.execute(request)
         answered_ns = self._now_ns()
         with self._locked_policy as policy:
             if isinstance(request, Reset):
@@ -197,7 +198,7 @@ class InferenceLoop:
                     self._publish_chunk(self._undecoded_chunk, answered_ns)
                     policy.on_published(self._undecoded_chunk, answered_ns, self._now_ns())
 
-    def _decode_video(self) -> bool:
+    def _decode_video(self, backend: WorkerBackend) -> bool:
         """Decode the newest prediction if someone watches; only where nothing else is due."""
         now_ns, chunk = self._now_ns(), self._undecoded_chunk
         recent = (
@@ -206,5 +207,5 @@ class InferenceLoop:
         if chunk is None or recent or not self._is_video_requested():
             return False
         self._undecoded_chunk, self._last_video_ns = None, now_ns
-        self._publish_video(chunk, self._backend.decode_video())
+        self._publish_video(chunk, backend.decode_video())
         return True

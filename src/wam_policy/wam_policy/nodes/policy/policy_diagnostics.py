@@ -1,6 +1,7 @@
 """What policy_node reports on /diagnostics, once a second: loop, queries, cameras, workers."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from diagnostic_updater import DiagnosticStatusWrapper, Updater
 from rclpy.node import Node
@@ -25,7 +26,6 @@ class PolicyDiagnostics:
     ) -> None:
         """Take how to get the status now; before `watch` nobody asks."""
         self._get_status, self._get_target_hz = get_status, get_target_hz
-        self._robot: Embodiment | None = None
         self._latest_status = PolicyStatus()  # what all tasks of one round judge
         self.updater = Updater(node)
         self.updater.setHardwareID('none')
@@ -33,12 +33,12 @@ class PolicyDiagnostics:
 
     def add_tasks(self, robot: Embodiment) -> None:
         """Report on this robot from now on."""
-        self._robot = robot
         self.updater.setHardwareID(robot.name)
         self._add_task(
             'loop', lambda _: self._check_loop(self._refresh_status())
         )  # the first of every round
-        self._add_task('query latency and rate', self._check_queries)
+        chunk_s = robot.horizon * robot.step_dt_s
+        self._add_task('query latency and rate', partial(self._check_queries, chunk_s))
         self._add_task('workers', self._check_workers)
         for index, camera in enumerate(robot.cameras):
             self._add_task(
@@ -50,7 +50,6 @@ class PolicyDiagnostics:
         """Report nothing until the next `watch`."""
         while self._task_names:
             self.updater.removeByName(self._task_names.pop())
-        self._robot = None
 
     def _add_task(self, name: str, check: Callable[[PolicyStatus], DiagnosticResult]) -> None:
         def run(out: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
@@ -81,10 +80,9 @@ class PolicyDiagnostics:
             },
         )
 
-    def _check_queries(self, status: PolicyStatus) -> DiagnosticResult:
+    def _check_queries(self, chunk_s: float, status: PolicyStatus) -> DiagnosticResult:
         p99_ms = dict(zip(status.stage_names, status.stage_p99_ms, strict=True))
         p50_ms = dict(zip(status.stage_names, status.stage_p50_ms, strict=True))
-        chunk_s = self._robot.horizon * self._robot.step_dt_s
         judged = policy_health.diagnose_queries(
             PolicyState(status.state),
             status.query_rate_hz,

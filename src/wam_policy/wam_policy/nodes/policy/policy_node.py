@@ -7,13 +7,24 @@ Notable:
 """
 
 import secrets
+from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import numpy as np
 from rclpy.clock import ClockChange, JumpThreshold, TimeJump
 from rclpy.context import Context
 from rclpy.duration import Duration
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import (
+    LifecycleNode,
+    LifecyclePublisher,
+    LifecycleState,
+    TransitionCallbackReturn,
+)
+from rclpy.qos import QoSProfile
+from rclpy.service import Service
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 
@@ -49,23 +60,35 @@ FAULT_HOLD_NS = 2_000_000_000  # ERROR is seen in every status of two heartbeats
 LOG_PERIOD_S = 1.0  # a state that flickers is in the status, not in the log
 
 
+@dataclass(frozen=True, slots=True)
+class _ConfiguredPolicy:
+    """Hold what exists from configuration to cleanup."""
+
+    robot: Embodiment
+    locked_policy: LockedPolicy
+    inference_loop: InferenceLoop
+    run_action: RunInstructionAction
+    chunk_publisher: LifecyclePublisher
+    video_publisher: LifecyclePublisher
+    # filled last: what calls back finds the rest
+    services: list[Service] = field(default_factory=list)
+    timers: list[Timer] = field(default_factory=list)
+
+
 class PolicyNode(LifecycleNode):
     """Turn observations into chunks through a pair of workers."""
 
     def __init__(self, context: Context | None = None) -> None:
         super().__init__('policy', context=context)
         self._now_ns = NodeClock(self.get_clock())
-        self._params: PolicyParams | None = None
-        self._robot: Embodiment | None = None
-        self._locked_policy: LockedPolicy | None = None
-        self._inference_loop: InferenceLoop | None = None
+        self._configured: _ConfiguredPolicy | None = None
         self._backend_status = BackendStatus(WorkerAvailability.STARTING, 'workers are starting')
-        self._inputs: list = []
+        self._inputs: list[Subscription] = []
         self._last_published: tuple = ()  # what the last status said that counts as a change
         self._logged_state, self._logged_s = '', 0.0  # state that was logged last, and when
         self._ticks_since_status = 0
         self._stop_detector = StopDetector()
-        parameters.read(self, PolicyParams)  # declared early: visible before configuration
+        self._params = parameters.read(self, PolicyParams)  # early: visible before configuration
         parameters.add_on_change_callback(
             self, PolicyParams, lambda: bool(self._inputs), self._on_params
         )
@@ -77,17 +100,34 @@ class PolicyNode(LifecycleNode):
             post_callback=self._on_time_jump,
         )
 
+    @property
+    def _robot(self) -> Embodiment:
+        return self._require_configured().robot
+
+    @property
+    def _locked_policy(self) -> LockedPolicy:
+        return self._require_configured().locked_policy
+
+    @property
+    def _inference_loop(self) -> InferenceLoop:
+        return self._require_configured().inference_loop
+
+    def _require_configured(self) -> _ConfiguredPolicy:
+        if self._configured is None:
+            raise RuntimeError('policy_node: not configured; configure it first')
+        return self._configured
+
     # life
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             self._params = given = parameters.read(self, PolicyParams)
-            self._robot = embodiment.load_embodiment(given.embodiment)
+            robot = embodiment.load_embodiment(given.embodiment)
             plan = worker_backend.build_worker_spec(given, given.checkpoint)
-            taken = worker_backend.select_checkpoint(given.checkpoint, self._robot.name)
+            taken = worker_backend.select_checkpoint(given.checkpoint, robot.name)
             if taken != given.checkpoint:
                 self.get_logger().warning(
-                    f'the shipped model {given.checkpoint} does not know {self._robot.name}: '
+                    f'the shipped model {given.checkpoint} does not know {robot.name}: '
                     + (
                         'random weights'
                         if taken == checkpoints.FALLBACK_CHECKPOINT
@@ -98,7 +138,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
         policy = PolicySession(
-            self._robot,
+            robot,
             SessionSettings(
                 query_period_ns=_rate_to_period_ns(given.max_query_rate_hz),
                 max_frame_gap_ns=round(given.max_frame_gap_s * 1e9),
@@ -110,29 +150,37 @@ class PolicyNode(LifecycleNode):
             session_prefix=secrets.token_hex(4),
         )
         policy.on_instruction(given.instruction)
-        self._locked_policy = LockedPolicy(policy)
-        self._chunk_publisher = self.create_lifecycle_publisher(
-            ActionChunk, 'action_chunk', qos.CHUNK
+        locked_policy = LockedPolicy(policy)
+        self._configured = configured = _ConfiguredPolicy(
+            robot,
+            locked_policy,
+            InferenceLoop(
+                locked_policy,
+                self._now_ns,
+                self._publish_chunk,
+                self._publish_video,
+                self._is_video_requested,
+                self.guard.record,
+            ),
+            RunInstructionAction(
+                self, locked_policy, lambda: bool(self._inputs), self._make_status
+            ),
+            chunk_publisher=self._create_output(ActionChunk, 'action_chunk', qos.CHUNK),
+            video_publisher=self._create_output(Image, 'predicted_video', qos.IMAGE),
         )
-        self._video_publisher = self.create_lifecycle_publisher(
-            Image, 'predicted_video', qos.IMAGE
-        )
-        self._run_action = RunInstructionAction(
-            self, self._locked_policy, lambda: bool(self._inputs), self._make_status
-        )
-        self._reload_service = self.guard.create_service(Reload, 'reload', self._on_reload)
-        self._inference_loop = InferenceLoop(
-            self._locked_policy,
-            self._now_ns,
-            self._publish_chunk,
-            self._publish_video,
-            self._is_video_requested,
-            self.guard.record,
-        )
-        self._inference_loop.start(self._make_backend(plan))
-        self._diagnostics.add_tasks(self._robot)
-        self._status_timer = self.create_timer(STATUS_PERIOD_S, self._on_status_timer)
+        configured.services.append(self.guard.create_service(Reload, 'reload', self._on_reload))
+        configured.inference_loop.start(self._make_backend(plan))
+        self._diagnostics.add_tasks(robot)
+        configured.timers.append(self.create_timer(STATUS_PERIOD_S, self._on_status_timer))
         return super().on_configure(state)
+
+    def _create_output(
+        self, message_type: type, topic: str, profile: QoSProfile
+    ) -> LifecyclePublisher:
+        # without an annotation in rclpy, its type is inferred as that of create_publisher
+        return cast(
+            LifecyclePublisher, self.create_lifecycle_publisher(message_type, topic, profile)
+        )
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         merger = JointStateMerger(
@@ -190,16 +238,19 @@ class PolicyNode(LifecycleNode):
     def _release(self) -> None:
         """Undo the configuration, as far as there is one."""
         self._close_inputs()
-        if self._inference_loop is None:
+        configured = self._configured
+        if configured is None:
             return
-        self._inference_loop.close()
-        self._inference_loop = None
+        configured.inference_loop.close()
         self._diagnostics.remove_tasks()
-        self._run_action.close()
-        self.destroy_timer(self._status_timer)
-        self.destroy_service(self._reload_service)
-        for publisher in (self._chunk_publisher, self._video_publisher):
+        configured.run_action.close()
+        for timer in configured.timers:
+            self.destroy_timer(timer)
+        for service in configured.services:
+            self.destroy_service(service)
+        for publisher in (configured.chunk_publisher, configured.video_publisher):
             self.destroy_lifecycle_publisher(publisher)
+        self._configured = None
         self._backend_status, self._last_published = (
             BackendStatus(WorkerAvailability.STARTING, 'workers are starting'),
             (),
@@ -214,13 +265,12 @@ class PolicyNode(LifecycleNode):
 
     def _on_image(self, camera: str, msg: Image | CompressedImage) -> None:
         now_ns = self._now_ns()
-        read = (
-            message_conversion.frame_from_msg
-            if isinstance(msg, Image)
-            else message_conversion.frame_from_compressed_msg
-        )
         try:
-            frame = read(msg, camera)
+            frame = (
+                message_conversion.frame_from_msg(msg, camera)
+                if isinstance(msg, Image)
+                else message_conversion.frame_from_compressed_msg(msg, camera)
+            )
         except ValueError as error:
             with self._locked_policy as policy:
                 policy.on_invalid_message(camera, str(error))
@@ -267,19 +317,19 @@ class PolicyNode(LifecycleNode):
             else f'time went back by {-jump.delta.nanoseconds / 1e9:.3f} s'
         )
         self.get_logger().warning(f'{reason}: observations are dropped')
-        if self._locked_policy is not None:
+        if self._configured is not None:
             with self._locked_policy as policy:
                 policy.on_time_jump(reason)
 
     def _on_params(self, changed: PolicyParams) -> None:
         self._params = changed
-        if self._locked_policy is not None:
+        if self._configured is not None:
             with self._locked_policy as policy:
                 policy.set_query_period(_rate_to_period_ns(changed.max_query_rate_hz))
 
     def _on_fault(self, reason: str) -> None:
         """Show ERROR for a while: motion_node then brings the robot to rest."""
-        if self._locked_policy is not None:
+        if self._configured is not None:
             with self._locked_policy as policy:
                 policy.on_request_failed(
                     f'fault in policy_node: {reason}', self._now_ns() + FAULT_HOLD_NS
@@ -308,13 +358,17 @@ class PolicyNode(LifecycleNode):
         return WorkerBackend(
             spec,
             self._params,
-            lambda rank, line: self.get_logger().info(f'worker {rank}: {line}'),
-            self._on_backend_status,
+            self._log_worker_line,
+            # not read from the node, which may be cleaned up when the workers' end is reported
+            partial(self._on_backend_status, self._locked_policy),
         )
 
-    def _on_backend_status(self, status: BackendStatus) -> None:
+    def _log_worker_line(self, rank: int, line: str) -> None:
+        self.get_logger().info(f'worker {rank}: {line}')
+
+    def _on_backend_status(self, locked_policy: LockedPolicy, status: BackendStatus) -> None:
         self._backend_status = status
-        with self._locked_policy as policy:
+        with locked_policy as policy:
             if status.block_timing is not None:
                 policy.on_workers_ready(
                     status.block_timing, status.query_per_commit, status.latest_joint_state
@@ -329,7 +383,7 @@ class PolicyNode(LifecycleNode):
     # outputs
 
     def _publish_chunk(self, chunk: Chunk, inference_end_ns: int) -> None:
-        self._chunk_publisher.publish(
+        self._require_configured().chunk_publisher.publish(
             message_conversion.chunk_to_msg(
                 chunk, self._robot.name, inference_end_ns, self._backend_status.trained
             )
@@ -338,17 +392,18 @@ class PolicyNode(LifecycleNode):
     def _is_video_requested(self) -> bool:
         return (
             self._backend_status.can_decode_video
-            and self._video_publisher.get_subscription_count() > 0
+            and self._require_configured().video_publisher.get_subscription_count() > 0
         )
 
     def _publish_video(self, chunk: Chunk, frames: np.ndarray) -> None:
         """Publish predicted frames, stamped with the times they are predicted for."""
-        period_ns = self._backend_status.block_timing.frame_period_ns
+        timing, configured = self._backend_status.block_timing, self._require_configured()
+        if timing is None:
+            return  # the workers ended meanwhile: when the frames are due is not known
         for i, rgb in enumerate(frames):
-            self._video_publisher.publish(
-                message_conversion.image_to_msg(
-                    rgb, chunk.stamp_ns + (i + 1) * period_ns, self._robot.name
-                )
+            stamp_ns = chunk.stamp_ns + (i + 1) * timing.frame_period_ns
+            configured.video_publisher.publish(
+                message_conversion.image_to_msg(rgb, stamp_ns, configured.robot.name)
             )
 
     def _make_status(self) -> PolicyStatus:
@@ -360,7 +415,7 @@ class PolicyNode(LifecycleNode):
 
     def _on_status_timer(self) -> None:
         """Publish what changed, and a sign of life every second."""
-        self._run_action.update()
+        self._require_configured().run_action.update()
         with self._locked_policy as policy:
             changed = (
                 policy.get_state(self._now_ns())[0],

@@ -6,6 +6,7 @@ the run. When a run is over the robot holds, unless it was replaced.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
@@ -129,7 +130,8 @@ class RunInstructionAction:
             )
         current = _ActiveRun(run, goal, Future(executor=self._node.executor))
         self._active_runs.append(current)
-        outcome, message = await current.done
+        # rclpy does not say what a Future holds
+        outcome, message = cast(tuple[InstructionOutcome, str], await current.done)
         self._active_runs.remove(current)
         {
             InstructionOutcome.SUCCEEDED: goal.succeed,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
@@ -24,7 +25,7 @@ class _ActiveRecording:
     episode: str
     start_ns: int
     end_ns: int
-    done: Future  # set with (outcome, message)
+    done: Future  # set with (outcome, message, messages written, messages dropped)
 
 
 class RecordEpisodeAction:
@@ -55,7 +56,7 @@ class RecordEpisodeAction:
 
     def close(self) -> None:
         if self._active_recording is not None:
-            self._finish(Result.FAILED, 'the recorder is shutting down')
+            self._finish(self._active_recording, Result.FAILED, 'the recorder is shutting down')
         self._server.destroy()
 
     def update(self) -> None:
@@ -65,17 +66,17 @@ class RecordEpisodeAction:
             return
         status = self._get_status()
         if status.state == EpisodeStatus.ERROR:
-            self._finish(Result.FAILED, status.reason)
+            self._finish(current, Result.FAILED, status.reason)
         elif status.episode_name != current.episode:
-            self._finish(Result.STOPPED, 'the episode was ended by someone else')
+            self._finish(current, Result.STOPPED, 'the episode was ended by someone else')
         elif current.goal_handle.is_cancel_requested:
-            self._finish(Result.CANCELED, 'it was canceled; what was recorded is kept')
+            self._finish(current, Result.CANCELED, 'it was canceled; what was recorded is kept')
         elif self._now_ns() >= current.end_ns:
-            self._finish(Result.TIMED_OUT, 'its time is over')
+            self._finish(current, Result.TIMED_OUT, 'its time is over')
         else:
             current.goal_handle.publish_feedback(RecordEpisode.Feedback(status=status))
 
-    def _finish(self, outcome: int, message: str) -> None:
+    def _finish(self, recording: _ActiveRecording, outcome: int, message: str) -> None:
         writer = None
         if outcome in (Result.CANCELED, Result.TIMED_OUT):
             writer = self._end_episode(EpisodeEnd(message))
@@ -89,7 +90,7 @@ class RecordEpisodeAction:
             )
             if progress.write_error:
                 outcome, message = Result.FAILED, progress.write_error
-        self._active_recording.done.set_result(
+        recording.done.set_result(
             (outcome, message, sum(status.message_counts), sum(status.dropped_counts))
         )
 
@@ -116,7 +117,8 @@ class RecordEpisodeAction:
             start_ns + round(asked.time_limit * 1e9),
             Future(executor=self._node.executor),
         )
-        outcome, message, messages, dropped = await current.done
+        # rclpy does not say what a Future holds
+        outcome, message, messages, dropped = cast(tuple[int, str, int, int], await current.done)
         self._active_recording = None
         {
             Result.TIMED_OUT: goal.succeed,

@@ -9,16 +9,20 @@ Notable:
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from diagnostic_updater import Updater
 from rclpy.context import Context
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
 from rclpy.serialization import deserialize_message
+from rclpy.service import Service
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
 from std_msgs.msg import String
 
 from wam_msgs.msg import EpisodeStatus, MotionStatus, SimStatus
@@ -49,6 +53,19 @@ STATUS_PERIOD_S = 0.5
 MAX_INSTRUCTION_LENGTH = 400  # characters, as policy_node takes them by default
 
 
+@dataclass(frozen=True, slots=True)
+class _ConfiguredRecorder:
+    """Hold what exists from configuration to cleanup."""
+
+    episode_recorder: EpisodeRecorder
+    recorded_topics: tuple[RecordedTopic, ...]
+    record_action: RecordEpisodeAction
+    status_publisher: Publisher
+    # filled last: what calls back finds the rest
+    services: list[Service] = field(default_factory=list)
+    timers: list[Timer] = field(default_factory=list)
+
+
 class RecorderNode(LifecycleNode):
     """Record episodes on request, or one for every instruction."""
 
@@ -65,21 +82,28 @@ class RecorderNode(LifecycleNode):
             parameter_overrides=parameter_overrides,
         )
         self._now_ns = NodeClock(self.get_clock())
-        self._params: RecorderParams | None = None
-        self._episode_recorder: EpisodeRecorder | None = None
-        self._recorded_topics: tuple[RecordedTopic, ...] = ()
-        self._inputs: list = []
+        self._configured: _ConfiguredRecorder | None = None
+        self._inputs: list[Subscription] = []
         self._instruction = ''
         self._stop_detector = StopDetector()
         self._achieved_instructions: set[str] = set()  # instructions the simulator saw fulfilled
         self._last_logged = ''  # state and reason that were logged last
-        parameters.read(self, RecorderParams)  # declared early: visible before configuration
+        self._params = parameters.read(self, RecorderParams)  # early: visible unconfigured
         parameters.add_on_change_callback(
             self, RecorderParams, lambda: bool(self._inputs), self._on_params
         )
         updater = Updater(self)
         updater.setHardwareID('none')
         self.guard = CallbackGuard(self, updater)
+
+    @property
+    def _episode_recorder(self) -> EpisodeRecorder:
+        return self._require_configured().episode_recorder
+
+    def _require_configured(self) -> _ConfiguredRecorder:
+        if self._configured is None:
+            raise RuntimeError('recorder_node: not configured; configure it first')
+        return self._configured
 
     # life
 
@@ -90,35 +114,37 @@ class RecorderNode(LifecycleNode):
             root = Path(given.output_dir).expanduser().resolve()
             root.mkdir(parents=True, exist_ok=True)
             self._repair_interrupted(root)
-            self._recorded_topics = list_recorded_topics(robot, given)
-            self._episode_recorder = EpisodeRecorder(
+            topics = list_recorded_topics(robot, given)
+            episode_recorder = EpisodeRecorder(
                 root,
                 robot,
                 given,
-                [
-                    (source, self.resolve_topic_name(source.topic))
-                    for source in self._recorded_topics
-                ],
+                [(source, self.resolve_topic_name(source.topic)) for source in topics],
                 os.environ.get('ROS_DISTRO', ''),
             )
         except (ValueError, OSError) as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
         self.get_logger().info(f'episodes of {robot.name} go to {root}')
-        self._status_publisher = self.create_publisher(EpisodeStatus, 'episode', qos.LATCHED)
-        self._command_services = [
-            self.guard.create_service(StartEpisode, '~/start', self._on_start_episode),
-            self.guard.create_service(StopEpisode, '~/stop', self._on_stop_episode),
-        ]
-        self._record_action = RecordEpisodeAction(
-            self, self.start_episode, self.end_episode, self.make_status
+        self._configured = configured = _ConfiguredRecorder(
+            episode_recorder,
+            topics,
+            RecordEpisodeAction(self, self.start_episode, self.end_episode, self.make_status),
+            status_publisher=self.create_publisher(EpisodeStatus, 'episode', qos.LATCHED),
         )
-        self._status_timer = self.create_timer(STATUS_PERIOD_S, self._on_status_timer)
+        configured.services.extend(
+            (
+                self.guard.create_service(StartEpisode, '~/start', self._on_start_episode),
+                self.guard.create_service(StopEpisode, '~/stop', self._on_stop_episode),
+            )
+        )
+        configured.timers.append(self.create_timer(STATUS_PERIOD_S, self._on_status_timer))
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._inputs = [
-            self._subscribe(index, source) for index, source in enumerate(self._recorded_topics)
+            self._subscribe(index, source)
+            for index, source in enumerate(self._require_configured().recorded_topics)
         ]
         return super().on_activate(state)
 
@@ -154,15 +180,17 @@ class RecorderNode(LifecycleNode):
 
     def _release(self) -> None:
         """Undo the configuration, as far as there is one."""
-        if self._episode_recorder is None:
+        configured = self._configured
+        if configured is None:
             return
         self._end_activity()
-        self._record_action.close()
-        self.destroy_timer(self._status_timer)
-        for service in self._command_services:
+        configured.record_action.close()
+        for timer in configured.timers:
+            self.destroy_timer(timer)
+        for service in configured.services:
             self.destroy_service(service)
-        self.destroy_publisher(self._status_publisher)
-        self._episode_recorder = None
+        self.destroy_publisher(configured.status_publisher)
+        self._configured = None
 
     def _repair_interrupted(self, root: Path) -> None:
         """Finish what an earlier life left unfinished; what cannot be finished is left alone."""
@@ -179,7 +207,7 @@ class RecorderNode(LifecycleNode):
 
     # inputs
 
-    def _subscribe(self, topic_index: int, recorded_topic: RecordedTopic) -> Any:
+    def _subscribe(self, topic_index: int, recorded_topic: RecordedTopic) -> Subscription:
         lost = SubscriptionEventCallbacks(
             message_lost=lambda event: self._episode_recorder.count_lost(
                 topic_index, event.total_count_change
@@ -320,12 +348,12 @@ class RecorderNode(LifecycleNode):
     # outputs
 
     def _on_status_timer(self) -> None:
-        self._record_action.update()
+        self._require_configured().record_action.update()
         self._publish_status()
 
     def _publish_status(self) -> None:
         status = self.make_status()
-        self._status_publisher.publish(status)
+        self._require_configured().status_publisher.publish(status)
         dropping = 'messages are dropped' if any(status.dropped_counts) else ''
         told = '; '.join(
             filter(None, (f'{status.state}', status.episode_name, status.reason, dropping))

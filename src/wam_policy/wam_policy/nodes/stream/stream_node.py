@@ -116,7 +116,7 @@ class StreamNode(LifecycleNode):
         try:
             self._params = given = parameters.read(self, StreamParams)
             robot = embodiment.load_embodiment(given.embodiment)
-            kind = ADAPTERS.get(robot.vendor.get('adapter'))
+            kind = ADAPTERS.get(robot.vendor.get('adapter', ''))
             if kind is None:
                 raise ValueError(
                     f'{robot.name} has no adapter of {", ".join(ADAPTERS)}; its '
