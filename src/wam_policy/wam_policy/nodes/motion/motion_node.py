@@ -7,7 +7,7 @@ Notable:
 """
 
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from control_msgs.msg import JointTrajectoryControllerState
@@ -15,9 +15,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.serialization import deserialize_message
-from rclpy.service import Service
 from rclpy.subscription import Subscription
-from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import SetBool, Trigger
@@ -36,6 +34,7 @@ from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_prior
 from wam_policy.nodes.motion.controller_monitor import ControllerMonitor
 from wam_policy.nodes.motion.joystick_input import JoystickInput
 from wam_policy.nodes.motion.motion_diagnostics import MotionDiagnostics
+from wam_policy.nodes.motion.motion_records import ActiveMotion, ConfiguredMotion
 from wam_policy.nodes.motion.planner_thread import PlannerThread
 from wam_policy.nodes.motion.trajectory_publisher import TrajectoryPublisher
 from wam_policy.nodes.node_clock import NodeClock
@@ -54,38 +53,14 @@ POLICY_PAUSED_STATES = (
 CHECKS_PER_STATUS = 5  # how often a change is looked for between two regular statuses
 
 
-@dataclass(frozen=True, slots=True)
-class _ConfiguredMotion:
-    """Hold what exists from configuration to cleanup."""
-
-    robot: Embodiment
-    motion: MotionControl
-    joystick: JoystickInput
-    trajectory_publisher: TrajectoryPublisher
-    controller_monitor: ControllerMonitor
-    # filled last: what calls back finds the rest
-    services: list[Service] = field(default_factory=list)
-    estop_subscriptions: list[Subscription] = field(default_factory=list)
-    timers: list[Timer] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _ActiveMotion:
-    """Hold what exists from activation to deactivation."""
-
-    planner_thread: PlannerThread
-    control_loop: ControlLoop
-    inputs: list[Subscription] = field(default_factory=list)  # filled last: they use the rest
-
-
 class MotionNode(LifecycleNode):
     """Execute chunks on the robot's trajectory controllers."""
 
     def __init__(self, context: Context | None = None) -> None:
         super().__init__('motion', context=context)
         self._now_ns = NodeClock(self.get_clock())
-        self._configured: _ConfiguredMotion | None = None
-        self._active: _ActiveMotion | None = None
+        self._configured: ConfiguredMotion | None = None
+        self._active: ActiveMotion | None = None
         self._lock = threading.Lock()
         self._auto_enable = False  # enable as soon as the robot's state allows it
         self._policy_paused = False  # the policy's last word
@@ -124,7 +99,7 @@ class MotionNode(LifecycleNode):
             raise RuntimeError('motion_node: not active, so there is no planner; activate it')
         return self._active.planner_thread
 
-    def _require_configured(self) -> _ConfiguredMotion:
+    def _require_configured(self) -> ConfiguredMotion:
         if self._configured is None:
             raise RuntimeError('motion_node: not configured; configure it first')
         return self._configured
@@ -149,7 +124,7 @@ class MotionNode(LifecycleNode):
             safety_checks=SafetyChecks(given.accept_missing),
         )
         trajectory_publisher = TrajectoryPublisher(self, robot, motion.dry_run)
-        self._configured = configured = _ConfiguredMotion(
+        self._configured = configured = ConfiguredMotion(
             robot,
             motion,
             joystick,
@@ -184,7 +159,7 @@ class MotionNode(LifecycleNode):
         # a button that is held while the node starts enables nothing
         self._auto_enable = not self._joystick.deadman.needs_holding
         self._policy_paused = False
-        self._active = active = _ActiveMotion(
+        self._active = active = ActiveMotion(
             PlannerThread(
                 self._motion,
                 self._lock,
