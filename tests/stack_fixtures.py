@@ -6,15 +6,12 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 
 import psutil
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 import numpy as np
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import JointState
 
 from wam_msgs.msg import ActionChunk
@@ -172,23 +169,6 @@ def watching():
     yield watch
     for each in open_:
         each.close()
-
-
-def bring_up_node(probe, node):
-    """Configure and activate a lifecycle node of the stack."""
-    for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
-        # a node that was killed is discovered for some seconds more: it does not answer
-        answer = probe.wait(
-            partial(
-                probe.call_service,
-                ChangeState,
-                f'{node}/change_state',
-                3.0,
-                transition=Transition(id=number),
-            ),
-            f'{node} does not answer',
-        )
-        assert answer.success, f'{node} refused transition {number}'
 
 
 def find_worker_processes(stack_pid):

@@ -18,6 +18,7 @@ TABLE = run_faults.make_all_faults(ROBOT)
 PAIRS, PAIRS_SEED = 10, 7
 # at least one of each family, and each way in which the stack may react to one
 REPRESENTATIVES = (
+    'process/policy killed',
     'process/motion killed',
     'process/recorder killed while recording',
     'process/worker cond killed',
@@ -62,7 +63,7 @@ def test_every_fault_belongs_to_a_group():
     assert {fault.name for fault in TABLE} >= set(REPRESENTATIVES)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_faults_of_each_kind_are_in_order(tmp_path):
     faults = [fault for fault in TABLE if fault.name in REPRESENTATIVES]
     assert run_and_list_failures(run_faults.sort_by_feature(faults), ROBOT, tmp_path) == []

@@ -1,8 +1,7 @@
 """Faults of disk, memory, weights and parameters."""
 
 import resource
-import subprocess
-import sys
+import shutil
 import time
 
 import psutil
@@ -10,6 +9,7 @@ from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 
 from wam_msgs.srv import Reload
+from wam_policy.core.robot import checkpoints
 from wam_policy.recording import bag_folder
 from wam_policy.recording.bag_repair import repair
 from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
@@ -88,20 +88,10 @@ def set_invalid_parameters(bench: FaultTestBench) -> None:
 
 
 def truncate_checkpoint(bench: FaultTestBench) -> None:
-    """Write a checkpoint with a truncated largest file."""
+    """Copy a shipped checkpoint and truncate its largest file."""
     folder = bench.stack.folder / TRUNCATED_CHECKPOINT
     if not folder.exists():
-        subprocess.run(
-            [
-                sys.executable,
-                '-m',
-                'wam_policy.model.checkpoint.random_checkpoint',
-                str(folder),
-                '--toy',
-            ],
-            check=True,
-            capture_output=True,
-        )
+        shutil.copytree(checkpoints.resolve_checkpoint('mini'), folder)
         weights = max(folder.rglob('*.safetensors'), key=lambda path: path.stat().st_size)
         with weights.open('r+b') as file:
             file.truncate(weights.stat().st_size // 2)
