@@ -194,6 +194,7 @@ def test_every_family_of_the_issue_is_in_the_table():
         'checkpoint',
         'parameters',
         'clock',
+        'command',
     }
 
 

@@ -64,7 +64,7 @@ class MotionNode(LifecycleNode):
         self._lock = threading.Lock()
         self._auto_enable = False  # enable as soon as the robot's state allows it
         self._policy_paused = False  # the policy's last word
-        self._last_published: tuple = ()  # what the last status said that counts as a change
+        self._change_log = motion_status.StatusChangeLog(self)
         self._checks_since_status = 0
         self._params = parameters.read(self, MotionParams)  # early: visible before configuration
         parameters.add_on_change_callback(
@@ -256,7 +256,8 @@ class MotionNode(LifecycleNode):
             self.destroy_subscription(subscription)
         configured.trajectory_publisher.close()
         with self._lock:
-            self._configured, self._last_published = None, ()
+            self._configured = None
+        self._change_log.reset()
 
     # inputs
 
@@ -443,26 +444,9 @@ class MotionNode(LifecycleNode):
             if self._configured is None:
                 return
             snapshot = self._snapshot()
-        changed = (
-            snapshot.state,
-            snapshot.reason,
-            snapshot.deadman_ok,
-            snapshot.first_move,
-            snapshot.report_warning,
-            # at start nothing has arrived yet: what matters is what lacks when the robot may move
-            tuple(snapshot.inactive_checks) if snapshot.enabled else (),
-        )
         self._checks_since_status += 1
-        if changed != self._last_published or self._checks_since_status >= CHECKS_PER_STATUS:
-            if changed[:2] != self._last_published[:2]:
-                self.get_logger().info(f'{snapshot.state.name}: {snapshot.reason}')
-            if snapshot.report_warning and changed[4:5] != self._last_published[4:5]:
-                self.get_logger().warning(f'{snapshot.report_warning}: lost commands go unnoticed')
-            if changed[5:] != self._last_published[5:]:
-                for name in changed[5]:
-                    reason = snapshot.inactive_checks[name]
-                    self.get_logger().warning(f'check {name} is not active: {reason}')
-            self._last_published, self._checks_since_status = changed, 0
+        if self._change_log.update(snapshot) or self._checks_since_status >= CHECKS_PER_STATUS:
+            self._checks_since_status = 0
             self._publish_status(snapshot)
 
     def _publish_status(self, snapshot: MotionSnapshot | None = None) -> None:

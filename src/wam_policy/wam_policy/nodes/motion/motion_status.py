@@ -1,4 +1,6 @@
-"""What motion_node publishes on motion_status, made from a snapshot of its motion."""
+"""What motion_node publishes on motion_status and logs, made from a snapshot of its motion."""
+
+from rclpy.node import Node
 
 from wam_msgs.msg import MotionStatus
 from wam_policy.core.motion.motion_control import MotionSnapshot
@@ -46,3 +48,38 @@ def make_status_msg(
     )
     msg.header.stamp = message_conversion.time_to_msg(now_ns)
     return msg
+
+
+class StatusChangeLog:
+    """Log what changes from one snapshot to the next, once."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._last: tuple = ()
+
+    def reset(self) -> None:
+        """Take the next snapshot as new."""
+        self._last = ()
+
+    def update(self, snapshot: MotionSnapshot) -> bool:
+        """Tell whether something changed that must be published at once."""
+        now = (
+            snapshot.state,
+            snapshot.reason,
+            snapshot.deadman_ok,
+            snapshot.first_move,
+            snapshot.report_warning,
+            # at start nothing has arrived yet: what matters is what lacks when the robot may move
+            tuple(snapshot.inactive_checks) if snapshot.enabled else (),
+        )
+        last, self._last = self._last, now
+        logger = self._node.get_logger()
+        if now[:2] != last[:2]:
+            logger.info(f'{snapshot.state.name}: {snapshot.reason}')
+        if snapshot.report_warning and now[4:5] != last[4:5]:
+            logger.warning(f'{snapshot.report_warning}: lost commands go unnoticed')
+        if now[5:] != last[5:]:
+            for name in now[5]:
+                reason = snapshot.inactive_checks[name]
+                logger.warning(f'check {name} is not active: {reason}')
+        return now != last
