@@ -142,3 +142,10 @@ def test_canvas_of_every_shipped_robot() -> None:
         model_spec.parse_spec(
             {'wam': content | {'canvas': content['canvas'] | {'arrangement': 'mosaic'}}}
         )
+
+
+def test_the_head_of_a_prompt_ends_with_the_instruction():
+    spec = model_spec.make_preset_spec('dreamzero_14b')
+    head = spec.make_prompt_head('agibot', 'Pick up the CUP')
+    assert head.endswith('pick up the cup')
+    assert spec.make_prompt('agibot', 'Pick up the CUP').startswith(head)

@@ -28,20 +28,21 @@ def bundle(picture: image_encoder.ImageConfig | None = None) -> encoder_stack.En
 
 
 @settings(deadline=None)
-@given(st.text(max_size=80).filter(lambda prompt: len(prompt.encode()) <= 51))
+@given(st.text(max_size=80))
 def test_bytes_are_tokens_that_end_and_are_padded(prompt: str) -> None:
     ids, mask = text_encoder.ByteTokenizer(52)([prompt])
     used = int(mask.sum())
     assert ids.shape == mask.shape == (1, 52)
     assert ids[0, used - 1] == 1 and (ids[0, used:] == 0).all()
     spelled = bytes(int(token) - 3 for token in ids[0, : used - 1])
-    assert prompt.encode() == spelled
+    assert prompt.encode().startswith(spelled)
+    assert len(spelled) == min(len(prompt.encode()), 51)
 
 
-def test_a_prompt_that_would_be_cut_is_refused_with_both_lengths() -> None:
-    text_encoder.ByteTokenizer(64)(['x' * 63])
-    with pytest.raises(text_encoder.PromptTooLong, match='has 64 bytes, the model reads 63'):
-        text_encoder.ByteTokenizer(64)(['short', 'é' * 32])
+def test_a_text_that_would_be_cut_is_refused_with_both_lengths() -> None:
+    text_encoder.ByteTokenizer(64).check_length('x' * 63)
+    with pytest.raises(text_encoder.PromptTooLong, match='have 64 bytes, the model reads 63'):
+        text_encoder.ByteTokenizer(64).check_length('é' * 32)
 
 
 def test_padding_rows_are_zero_and_do_not_reach_the_words() -> None:
@@ -167,8 +168,9 @@ def test_a_tokenizer_folder_is_read_without_a_network(tmp_path) -> None:
         )
     )
     tokenizer = text_encoder.PretrainedTokenizer(tmp_path, 6)
-    ids, mask = tokenizer(['pick up', 'up up up up up'])
+    ids, mask = tokenizer(['pick up', 'up up up up up up up up'])
     assert ids.tolist() == [[3, 4, 1, 0, 0, 0], [4, 4, 4, 4, 4, 1]]
     assert mask.tolist() == [[1, 1, 1, 0, 0, 0], [1] * 6]
-    with pytest.raises(text_encoder.PromptTooLong, match='has 7 tokens, the model reads 6'):
-        tokenizer(['up up up up up up'])
+    tokenizer.check_length('up up up up up')
+    with pytest.raises(text_encoder.PromptTooLong, match='have 7 tokens, the model reads 6'):
+        tokenizer.check_length('up up up up up up')

@@ -203,8 +203,13 @@ def trains_text_encoder(policy: WorldActionModel) -> bool:
 def make_prompt_encoder(
     policy: WorldActionModel, data: EpisodeArrays, trainable_encoder: bool
 ) -> PromptEncoder:
-    """Return the encoder of instructions, which fills the prompt template of the robot."""
+    """Return the encoder of instructions, which fills the prompt template of the robot.
+
+    Raise PromptTooLong if the model would not read an instruction of the data to its end.
+    """
     tag = data.robot.model_tag
+    for text in data.texts if policy.encoders.tokenizer is not None else ():
+        policy.encoders.tokenizer.check_length(policy.spec.make_prompt_head(tag, text))
     return PromptEncoder(
         policy.encoders, lambda text: policy.spec.make_prompt(tag, text), trainable_encoder
     )

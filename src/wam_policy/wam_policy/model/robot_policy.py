@@ -209,8 +209,12 @@ class Policy:
     def reset(self, instruction: str, mode: str | None = None) -> Mapping[str, float]:
         """Start an instruction with an empty cache; return stage durations in ms.
 
-        `mode` is one of MEMORY_UPDATE_MODES (default: that of the options).
+        `mode` is one of MEMORY_UPDATE_MODES (default: that of the options). Raise PromptTooLong
+        if the end of the instruction would not be read.
         """
+        tokenizer, spec = self.model.encoders.tokenizer, self.model.spec
+        if tokenizer is not None:
+            tokenizer.check_length(spec.make_prompt_head(self.robot.model_tag, instruction))
         self._set_mode(mode or self.options.mode)
         self._prompt = self.model.spec.make_prompt(self.robot.model_tag, instruction)
         self._pending, self._last_result, self._commits = None, None, 0

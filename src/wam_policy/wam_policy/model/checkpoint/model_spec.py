@@ -93,6 +93,11 @@ class ModelSpec:
         """Return the prompt for an instruction."""
         return prompts.fill_template(self.prompt_template(tag), instruction)
 
+    def make_prompt_head(self, tag: str, instruction: str) -> str:
+        """Return the prompt up to the end of the instruction: what must be read of it."""
+        head, marker, _ = self.prompt_template(tag).partition('{i}')
+        return prompts.fill_template(head + marker, instruction)
+
     def with_control_rate(self, step_dt_s: float) -> 'ModelSpec':
         """Return the spec at the control rate of a robot; released files do not state theirs.
 

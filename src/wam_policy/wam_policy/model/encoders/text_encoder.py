@@ -106,12 +106,18 @@ class Tokenizer(Protocol):
 
     def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]: ...
 
+    def check_length(self, text: str) -> None:
+        """Raise PromptTooLong if the end of a text would not be read."""
+
 
 class PromptTooLong(ValueError):
-    """Raised for a prompt of which the model would read only the beginning."""
+    """Raised for a text of which the model would read only the beginning."""
 
-    def __init__(self, prompt: str, count: int, limit: int, unit: str) -> None:
-        super().__init__(f'the prompt has {count} {unit}, the model reads {limit}: {prompt!r:.80}')
+    def __init__(self, text: str, count: int, limit: int, unit: str) -> None:
+        super().__init__(
+            f'the instruction and what precedes it have {count} {unit}, the model reads {limit}: '
+            f'{text!r:.80}'
+        )
 
 
 class ByteTokenizer:
@@ -127,16 +133,20 @@ class ByteTokenizer:
         self.text_len = text_len
 
     def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids and mask, int64 [prompts text_len]; raise PromptTooLong."""
+        """Return ids and mask, int64 [prompts text_len]; the end of a longer prompt is dropped."""
         ids = torch.zeros(len(prompts), self.text_len, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for row, prompt in enumerate(prompts):
-            tokens = [*(byte + 3 for byte in prompt.encode()), 1]
-            if len(tokens) > self.text_len:
-                raise PromptTooLong(prompt, len(tokens) - 1, self.text_len - 1, 'bytes')
+            tokens = [byte + 3 for byte in prompt.encode()][: self.text_len - 1] + [1]
             ids[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = 1
         return ids, mask
+
+    def check_length(self, text: str) -> None:
+        """Raise PromptTooLong if the end of a text would not be read."""
+        count, limit = len(text.encode()), self.text_len - 1
+        if count > limit:
+            raise PromptTooLong(text, count, limit, 'bytes')
 
 
 class PretrainedTokenizer:
@@ -157,11 +167,7 @@ class PretrainedTokenizer:
         )
 
     def __call__(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids and mask, int64 [prompts text_len]; raise PromptTooLong."""
-        for prompt in prompts:
-            count = len(self._tokenizer(prompt, add_special_tokens=True)['input_ids'])
-            if count > self.text_len:
-                raise PromptTooLong(prompt, count, self.text_len, 'tokens')
+        """Return ids and mask, int64 [prompts text_len]; the end of a longer prompt is dropped."""
         batch = self._tokenizer(
             prompts,
             padding='max_length',
@@ -172,3 +178,9 @@ class PretrainedTokenizer:
             return_tensors='pt',
         )
         return batch['input_ids'], batch['attention_mask']
+
+    def check_length(self, text: str) -> None:
+        """Raise PromptTooLong if the end of a text would not be read."""
+        count = len(self._tokenizer(text, add_special_tokens=True)['input_ids'])
+        if count > self.text_len:
+            raise PromptTooLong(text, count, self.text_len, 'tokens')
