@@ -298,7 +298,9 @@ def test_a_worker_that_refuses_is_asked_again_and_said_so(stage):
 def test_chunks_that_are_not_finite_are_dropped_and_counted(stage):
     _, bench = stage
     bench.publish_instruction('nan')
-    bench.wait(lambda: bench.status.dropped_chunks >= 3 and 'not finite' in bench.status.reason)
+    bench.wait(
+        lambda: bench.status.dropped_chunks >= 3 and 'NaN or infinity' in bench.status.reason
+    )
     assert not bench.chunks
 
 

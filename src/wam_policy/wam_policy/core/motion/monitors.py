@@ -5,6 +5,7 @@ from collections import deque
 import numpy as np
 
 from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory
+from wam_policy.core.observation.clock_offsets import describe_delay
 from wam_policy.core.observation.joint_plausibility import JointPlausibility
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.types import JointState
@@ -41,6 +42,9 @@ class JointStateMonitor:
         if flaw:
             self.note_refusal(flaw, now_ns)
             return flaw
+        late_ns = now_ns - state.stamp_ns
+        if late_ns > self.max_age_ns:  # taken, and of no use: say why
+            self.note_refusal(f'joint states: {describe_delay(late_ns)}', now_ns)
         self.newest = state
         self.history.append((state.stamp_ns, state.positions(self.names)))
         if set(self.state_only_names) <= set(state.names):

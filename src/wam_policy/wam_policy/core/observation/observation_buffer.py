@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from wam_policy.core.observation.clock_offsets import ClockOffsets
 from wam_policy.core.observation.frozen_images import FrozenImageMonitor
 from wam_policy.core.observation.joint_plausibility import JointPlausibility
 from wam_policy.core.robot.embodiment import Camera, Embodiment
@@ -129,6 +130,7 @@ class ObservationBuffer:
         )
         history_ns = round(gate.history_s * 1e9)
         self._plausibility = JointPlausibility(robot)
+        self.clock_offsets = ClockOffsets()  # by camera key, and 'joints'
         self.bridged_observations = 0  # where a frame was lost within the age limit
         self._robot = robot
         self._config = gate
@@ -151,9 +153,26 @@ class ObservationBuffer:
         self.joint_buffer.clear()
         self.image_monitor.reset()
         self._plausibility.reset()
+        self.clock_offsets.reset()
 
-    def check_joint_state(self, state: JointState) -> str | None:
+    def describe_clocks(self) -> str:
+        """Return whose stamps do not fit our clock or the other cameras'; empty if all do."""
+        cameras = [camera.key for camera in self._robot.cameras]
+        described = [
+            f'{source}: {text}'
+            for source in (*cameras, 'joints')
+            if (text := self.clock_offsets.describe(source))
+        ]
+        return described[0] if described else self.clock_offsets.find_outlier(cameras)
+
+    def monitor_frame(self, frame: Frame, now_ns: int) -> None:
+        """Note what a frame that arrived at `now_ns` says about its camera."""
+        self.image_monitor.update(frame)
+        self.clock_offsets.update(frame.camera, frame.stamp_ns, now_ns)
+
+    def check_joint_state(self, state: JointState, now_ns: int) -> str | None:
         """Return why a joint state is rejected; `StampedBuffer.put` handles old stamps."""
+        self.clock_offsets.update('joints', state.stamp_ns, now_ns)
         newest = self.joint_buffer.newest
         if newest is not None and state.stamp_ns <= newest.stamp_ns:
             return None
@@ -228,6 +247,7 @@ class ObservationBuffer:
                 self.camera_buffers[camera.key].newest,
                 now_ns,
                 self._age_limit_ns(camera) / 1e9,
+                self.clock_offsets.describe(camera.key),
             )
             if refusal:
                 return refusal
@@ -240,18 +260,27 @@ class ObservationBuffer:
             self.joint_buffer.newest,
             now_ns,
             self._config.joints_max_age_s,
+            self.clock_offsets.describe('joints'),
         )
 
 
 def _check_source(
-    source: str, title: str, newest: Frame | JointState | None, now_ns: int, limit_s: float
+    source: str,
+    title: str,
+    newest: Frame | JointState | None,
+    now_ns: int,
+    limit_s: float,
+    clock_flaw: str,
 ) -> ObservationRejection | None:
     if newest is None:
         return ObservationRejection(source, f'{title}: nothing has arrived yet', missing=True)
     age_s = (now_ns - newest.stamp_ns) / 1e9
     if age_s > limit_s:
+        why = f'; {clock_flaw}' if clock_flaw else ''
         return ObservationRejection(
-            source, f'{title}: newest is {age_s:.3f} s old, limit {limit_s:g} s', missing=False
+            source,
+            f'{title}: newest is {age_s:.3f} s old, limit {limit_s:g} s{why}',
+            missing=False,
         )
     if -age_s > limit_s:
         return ObservationRejection(

@@ -139,12 +139,12 @@ class PolicySession:
     # inputs
 
     def on_frame(self, frame: Frame, now_ns: int) -> None:
-        self.observations.image_monitor.update(frame)
+        self.observations.monitor_frame(frame, now_ns)
         self._store_sample(self.observations.camera_buffers[frame.camera], frame, frame.camera)
         self._arrived_ns[frame.camera] = now_ns
 
     def on_joints(self, joints: JointState, now_ns: int) -> None:
-        flaw = self.observations.check_joint_state(joints)
+        flaw = self.observations.check_joint_state(joints, now_ns)
         if flaw:
             self.on_invalid_message(JOINTS_SOURCE, flaw)
             return
@@ -335,7 +335,8 @@ class PolicySession:
     def get_state(self, now_ns: int) -> tuple[PolicyState, str]:
         """Return the state and its reason, which may be empty."""
         state, reason = self._get_state(now_ns)
-        return state, '; '.join(filter(None, (reason, *self._input_errors.values())))
+        clocks = '' if 'its stamps' in reason else self.observations.describe_clocks()
+        return state, '; '.join(filter(None, (reason, *self._input_errors.values(), clocks)))
 
     def _get_state(self, now_ns: int) -> tuple[PolicyState, str]:
         if self._worker_availability is not WorkerAvailability.READY:
