@@ -53,25 +53,52 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             content = json.loads(file.read(length))
         except ValueError as error:
             raise ValueError(f'{path}: unreadable safetensors header: {error}') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path}: unreadable safetensors header: not an object')
     content.pop('__metadata__', None)
-    found = {}
-    end = 0
+    found, spans = {}, []
     for name, entry in content.items():
-        if entry['dtype'] not in DTYPES:
-            raise ValueError(f'{path}: {name} has dtype {entry["dtype"]}, which is not supported')
-        found[name] = TensorInfo(name, path, tuple(entry['shape']), DTYPES[entry['dtype']])
-        first, last = entry['data_offsets']
-        if last - first != found[name].nbytes:
+        try:
+            kind, shape, (first, last) = entry['dtype'], entry['shape'], entry['data_offsets']
+            info = TensorInfo(name, path, tuple(int(side) for side in shape), DTYPES[kind])
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f'{path}: {name} occupies {last - first} bytes, its shape needs '
-                f'{found[name].nbytes}'
+                f'{path}: {name} is described by {entry!r:.120}; want a dtype of '
+                f'{", ".join(DTYPES)}, a shape and two data_offsets'
+            ) from error
+        found[name] = info
+        if last - first != info.nbytes:
+            raise ValueError(
+                f'{path}: {name} occupies {last - first} bytes, its shape needs {info.nbytes}'
             )
-        end = max(end, last)
-    if size < 8 + length + end:
-        raise ValueError(
-            f'{path}: truncated: {size} bytes of {8 + length + end}; download it again'
-        )
+        spans.append((first, last, name))
+    _check_layout(path, sorted(spans), size - 8 - length)
     return found
+
+
+def _check_layout(path: Path, spans: list[tuple[int, int, str]], data_size: int) -> None:
+    """Raise ValueError unless the tensors fill the data without a hole, an overlap or a rest.
+
+    `spans` are (first byte, end, tensor), in order. The library refuses such files, too, but only
+    when a worker loads them.
+    """
+    end = 0
+    for first, last, name in spans:
+        if first != end:
+            raise ValueError(
+                f'{path}: {name} begins at byte {first} of the data, the tensor before it ends at '
+                f'{end}; the file is damaged: write or download it again'
+            )
+        end = last
+    if data_size < end:
+        raise ValueError(
+            f'{path}: truncated: {data_size} bytes of data of {end}; download it again'
+        )
+    if data_size > end:
+        raise ValueError(
+            f'{path}: {data_size - end} bytes follow the last tensor; the file is damaged: write '
+            'or download it again'
+        )
 
 
 def find_weight_files(folder: Path) -> list[Path]:
