@@ -15,7 +15,7 @@ rclpy = pytest.importorskip('rclpy', reason='needs ROS 2')
 pytest.importorskip('wam_msgs', reason='needs the built wam_msgs')
 
 from builtin_interfaces.msg import Time
-from control_msgs.msg import JointTrajectoryControllerState
+from control_msgs.msg import JointTrajectoryControllerState, SpeedScalingFactor
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
@@ -25,6 +25,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from wam_msgs.msg import SimStatus
 from wam_policy.core.robot import embodiment
+from wam_policy.nodes.motion.controller_monitor import ControllerMonitor
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -262,3 +263,33 @@ def test_wrong_parameters_end_it_with_a_reason(argument: str, reason: str) -> No
     assert done.returncode != 0
     assert reason in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+def test_its_controllers_pass_the_checks_of_motion_node_and_take_another_speed(
+    robot: SimNodeProcess,
+) -> None:
+    outputs = [
+        (robot.node.create_publisher(JointTrajectory, controller.topic, 1), controller)
+        for controller in robot.embodiment.controllers
+    ]
+    robot.node.destroy_publisher(robot.command)  # else: a second publisher
+    monitor = ControllerMonitor(robot.node, outputs)
+    robot.wait_until(
+        lambda: monitor.check_enable() is None and not monitor.inactive_checks, 'the settings'
+    )
+    base = robot.controller.topic.rpartition('/')[0]
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    slider = robot.node.create_publisher(
+        SpeedScalingFactor, f'{base}/speed_scaling_input', latched
+    )
+    robot.wait_until(slider.get_subscription_count, 'the speed scaling')
+    slider.publish(SpeedScalingFactor(factor=0.5))
+
+    def is_slowed() -> bool:
+        newest = robot.wait_newest(robot.controller.state_topic)
+        monitor.on_state(robot.controller.name, newest)
+        return newest.speed_scaling_factor == 0.5
+
+    robot.wait_until(is_slowed, 'the slower speed')
+    assert f'{robot.controller.name}: speed scaling is 0.5' in monitor.check_enable()
+    monitor.close()

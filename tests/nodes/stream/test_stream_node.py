@@ -13,11 +13,13 @@ rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wa
 from lifecycle_msgs.msg import State as Lifecycle
 from std_msgs.msg import Empty, String
 from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
 
 from tests.nodes.stream.stream_test_bench import G1, StreamTestBench
 from wam_policy.core.robot import limits
 from wam_policy.core.robot.embodiment import load_embodiment
 from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.motion.controller_monitor import ControllerMonitor
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_policy.nodes.stream.stream_node import StreamNode
 
@@ -153,6 +155,24 @@ def test_the_controllers_say_what_they_follow_and_when():
                 assert report.position == pytest.approx(due.position[columns], abs=1e-7)
                 assert report.velocity == pytest.approx(due.velocity[columns], abs=1e-7)
                 assert report.acceleration == pytest.approx(due.acceleration[columns], abs=1e-6)
+
+
+def test_its_controllers_pass_the_checks_of_motion_node():
+    with start_stream_node(G1, 'enable_motion:=true', *ASSUMED_GRIPPER_ARGUMENTS) as (_, bench):
+        other = rclpy.create_node('motion', context=bench.node.context)
+        outputs = [
+            (other.create_publisher(JointTrajectory, c.topic, qos.TRAJECTORY), c)
+            for c in G1.controllers
+        ]
+        for publisher, _ in bench.trajectory_publishers:
+            bench.node.destroy_publisher(publisher)
+        monitor, spinning = ControllerMonitor(other, outputs), ExecutorThread([other])
+        try:
+            bench.wait(lambda: monitor.check_enable() is None and not monitor.inactive_checks)
+        finally:
+            spinning.stop()
+            monitor.close()
+            other.destroy_node()
 
 
 def test_g1_arms_are_found_in_a_long_message_and_names_must_not_change():
