@@ -1,6 +1,6 @@
 """Select the ROS 2 to use: a sourced one, an installed one, or the assembled prefix."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -9,6 +9,10 @@ from cli.failure import CommandError
 from cli.paths import CheckoutLayout
 
 SYSTEM_PREFIX = Path('/opt/ros/jazzy')
+# The tests run on these. Jazzy's own default is the second.
+SUPPORTED_RMWS = ('rmw_cyclonedds_cpp', 'rmw_fastrtps_cpp')
+JAZZY_DEFAULT_RMW = 'rmw_fastrtps_cpp'
+_RMW_INDEX = Path('share/ament_index/resource_index/rmw_typesupport')
 
 
 class RosSource(Enum):
@@ -59,3 +63,16 @@ def _find_sourced_prefix(environ: Mapping[str, str]) -> Path | None:
         if entry and (Path(entry) / 'share' / 'rclpy').is_dir():
             return Path(entry)
     return None
+
+
+def find_installed_rmws(prefixes: Iterable[Path]) -> list[str]:
+    """Return the supported RMWs below the ament `prefixes`, in the order of SUPPORTED_RMWS."""
+    found = list(prefixes)
+    return [
+        name for name in SUPPORTED_RMWS if any((p / _RMW_INDEX / name).is_file() for p in found)
+    ]
+
+
+def rmw_debian_package(name: str) -> str:
+    """Return the Debian package with which an installed Jazzy gets an RMW."""
+    return f'ros-jazzy-{name.replace("_", "-")}'

@@ -272,7 +272,8 @@ def make_topics_page() -> str:
         '`<camera>` is a camera of the robot. In simulation, `sim` publishes and subscribes in '
         'place of `stream`. Every node also serves its parameters and life cycle and publishes '
         '`/diagnostics`. Exactly these names are granted by the SROS 2 policies in '
-        '`src/wam_bringup/config/sros2/`.',
+        '`src/wam_bringup/config/sros2/`. Services and actions work only between nodes on one '
+        'RMW implementation ([choose a DDS](../how-to/choose-a-dds.md)).',
         '',
         '## Topics',
         '',

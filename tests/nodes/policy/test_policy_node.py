@@ -368,11 +368,13 @@ def test_diagnostics_name_every_part(running):
         'policy: loop',
         'policy: query latency and rate',
         'policy: workers',
+        'policy: other RMWs',
         *(f'policy: camera {camera.key} rate and age' for camera in ROBOT.cameras),
     }
     bench.wait(lambda: wanted <= set(bench.diagnostics))
     bench.wait(lambda: bench.diagnostics['policy: query latency and rate'].message[0].isdigit())
     assert 'random weights' in bench.diagnostics['policy: workers'].message
+    assert 'no node with another DDS' in bench.diagnostics['policy: other RMWs'].message
 
 
 def send_run_goal(bench, instruction, time_limit_s, feedback=None):

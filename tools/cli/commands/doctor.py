@@ -52,14 +52,8 @@ def run_checks(layout: CheckoutLayout) -> list[CheckResult]:
         result += [
             run_probe(layout, env, 'imports', 'packages', './wam clean, then ./wam setup'),
             run_probe(layout, env, 'cameras', 'render', 'apt-get install libosmesa6'),
-            run_probe(
-                layout,
-                env,
-                'DDS',
-                'dds',
-                'check that the loopback device is up (ip link show lo) and that '
-                'ROS_DOMAIN_ID, RMW_IMPLEMENTATION and CYCLONEDDS_URI are set as intended',
-            ),
+            *check_rmws(layout, env),
+            check_domain(layout, env),
             check_gpu(layout, env),
         ]
     return [*result, check_disk_space(layout), check_memory()]
@@ -158,6 +152,36 @@ def run_probe(
         reason = (result.stderr.strip().splitlines() or ['no output'])[-1][:120]
         return CheckResult(subject, CheckStatus.MISSING, reason, fix)
     return CheckResult(subject, CheckStatus.OK, result.stdout.strip().splitlines()[-1])
+
+
+def check_rmws(layout: CheckoutLayout, env: dict[str, str]) -> list[CheckResult]:
+    """Let two processes talk on the RMW in use, then on the other installed ones."""
+    used = env.get('RMW_IMPLEMENTATION') or ros.JAZZY_DEFAULT_RMW
+    prefixes = [Path(entry) for entry in env.get('AMENT_PREFIX_PATH', '').split(':') if entry]
+    results = []
+    for name in (used, *(name for name in ros.find_installed_rmws(prefixes) if name != used)):
+        fix = (
+            'check that the loopback device is up (ip link show lo) and that '
+            'ROS_DOMAIN_ID, RMW_IMPLEMENTATION and CYCLONEDDS_URI are set as intended'
+        )
+        if name in ros.SUPPORTED_RMWS:
+            fix += f'; with an installed ROS 2: apt-get install {ros.rmw_debian_package(name)}'
+        finding = run_probe(layout, {**env, 'RMW_IMPLEMENTATION': name}, 'DDS', 'dds', fix)
+        status = finding.status
+        if status is CheckStatus.MISSING and name != used:
+            status = CheckStatus.NOTE
+        text = f'{name}{" (in use)" if name == used else ""}: {finding.text}'
+        results.append(CheckResult('DDS', status, text, finding.fix))
+    return results
+
+
+def check_domain(layout: CheckoutLayout, env: dict[str, str]) -> CheckResult:
+    """Look for nodes on another RMW in the ROS domain; none seen is no proof of none."""
+    fix = 'docs/how-to/choose-a-dds.md'
+    finding = run_probe(layout, env, 'domain', 'domain', fix)
+    if finding.status is CheckStatus.OK and finding.text.startswith('no node with another DDS'):
+        return finding
+    return CheckResult('domain', CheckStatus.NOTE, finding.text, fix)
 
 
 def check_gpu(layout: CheckoutLayout, env: dict[str, str]) -> CheckResult:

@@ -12,6 +12,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 
 DDS_TIMEOUT_S = 10.0
+DISCOVERY_S = 3.0  # nodes on this machine were seen within 1 s on both RMWs
 
 
 def probe_imports() -> str:
@@ -107,6 +108,23 @@ def probe_pins() -> str:
     )
 
 
+def probe_domain() -> str:
+    """Return whether every node that is discovered uses this RMW; see nodes/rmw_vendor.py."""
+    import rclpy
+
+    try:
+        from wam_policy.nodes import rmw_vendor
+    except ImportError:
+        return 'check not active: src/ is not built'
+    rclpy.init()
+    node = rclpy.create_node('wam_doctor_domain')
+    end = time.monotonic() + DISCOVERY_S
+    while time.monotonic() < end:
+        rclpy.spin_once(node, timeout_sec=0.1)
+    topics = [name for name, _ in node.get_topic_names_and_types()]
+    return rmw_vendor.describe_domain(node, topics)[1]
+
+
 PROBES = {
     'pins': probe_pins,
     'packages': probe_imports,
@@ -114,6 +132,7 @@ PROBES = {
     'gpu': probe_gpu,
     'dds': probe_dds,
     'dds_sender': run_dds_sender,
+    'domain': probe_domain,
 }
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ from wam_policy.core.robot.embodiment import Camera, Embodiment
 from wam_policy.core.session import policy_health
 from wam_policy.core.session.policy_health import DiagnosticLevel
 from wam_policy.core.session.policy_session import PolicyState
+from wam_policy.nodes import rmw_vendor
 
 DiagnosticResult = tuple[DiagnosticLevel, str, Mapping[str, str]]
 
@@ -25,7 +26,7 @@ class PolicyDiagnostics:
         get_target_hz: Callable[[], float],
     ) -> None:
         """Take how to get the status now; before `watch` nobody asks."""
-        self._get_status, self._get_target_hz = get_status, get_target_hz
+        self._node, self._get_status, self._get_target_hz = node, get_status, get_target_hz
         self._latest_status = PolicyStatus()  # what all tasks of one round judge
         self.updater = Updater(node)
         self.updater.setHardwareID('none')
@@ -40,6 +41,7 @@ class PolicyDiagnostics:
         chunk_s = robot.horizon * robot.step_dt_s
         self._add_task('query latency and rate', partial(self._check_queries, chunk_s))
         self._add_task('workers', self._check_workers)
+        self._add_task('other RMWs', lambda _: self._check_rmws())
         for index, camera in enumerate(robot.cameras):
             self._add_task(
                 f'camera {camera.key} rate and age',
@@ -65,6 +67,10 @@ class PolicyDiagnostics:
     def _refresh_status(self) -> PolicyStatus:
         self._latest_status = self._get_status()
         return self._latest_status
+
+    def _check_rmws(self) -> DiagnosticResult:
+        alone, text = rmw_vendor.describe_domain(self._node)
+        return DiagnosticLevel.OK if alone else DiagnosticLevel.WARN, text, {}
 
     def _check_loop(self, status: PolicyStatus) -> DiagnosticResult:
         return (
