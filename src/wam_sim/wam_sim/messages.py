@@ -1,19 +1,13 @@
 """Convert simulator values to ROS messages."""
 
 import numpy as np
-from builtin_interfaces.msg import Time
 from control_msgs.msg import JointTrajectoryControllerState
 from sensor_msgs.msg import CameraInfo
 from trajectory_msgs.msg import JointTrajectoryPoint
 
 from wam_msgs.msg import DriverStatus
 from wam_policy.core.robot.embodiment import Camera
-
-NS_PER_S = 1_000_000_000
-
-
-def make_stamp(now_ns: int) -> Time:
-    return Time(sec=now_ns // NS_PER_S, nanosec=now_ns % NS_PER_S)
+from wam_policy.nodes.message_conversion import time_to_msg
 
 
 def make_camera_info(
@@ -29,7 +23,7 @@ def make_camera_info(
         r=np.eye(3).ravel(),
         p=np.hstack([intrinsics, np.zeros((3, 1))]).ravel(),
     )
-    message.header.stamp, message.header.frame_id = make_stamp(now_ns), camera.frame_id
+    message.header.stamp, message.header.frame_id = time_to_msg(now_ns), camera.frame_id
     return message
 
 
@@ -52,7 +46,7 @@ def make_controller_state(
         output=_make_point(reference[:1]),
         speed_scaling_factor=speed_scaling,
     )
-    message.header.stamp = make_stamp(now_ns)
+    message.header.stamp = time_to_msg(now_ns)
     return message
 
 
@@ -64,7 +58,7 @@ def make_driver_status(robot_name: str, now_ns: int) -> DriverStatus:
         inactive_checks=['temperature', 'driver_faults'],
         inactive_reasons=['simulated motors have no temperature', 'simulated motors do not fail'],
     )
-    message.header.stamp = make_stamp(now_ns)
+    message.header.stamp = time_to_msg(now_ns)
     return message
 
 
