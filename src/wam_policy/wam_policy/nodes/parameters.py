@@ -172,7 +172,7 @@ class PolicyParams:
     )
     detect_frozen_images: bool = parameter(
         True,
-        'treat a camera as stale that sends the same picture, or one color, for 0.5 s; false for '
+        'treat a camera as stale that sends the same picture, or one color, for 0.4 s; false for '
         'simulators whose images have no noise',
     )
     joint_states_topic: str = parameter(

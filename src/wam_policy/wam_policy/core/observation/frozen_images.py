@@ -13,7 +13,7 @@ import numpy as np
 
 from wam_policy.core.types import Frame
 
-FROZEN_NS = 500_000_000  # with one more frame at 10 Hz and 0.1 s of transport: seen within 0.7 s
+FROZEN_NS = 400_000_000  # with one more frame at 10 Hz and 0.2 s to the status: within 0.7 s
 MIN_REPEATS = 3  # a slow source with one duplicated frame is not frozen
 BLANK_CONTRAST = 8  # of 255, brightest minus darkest; a covered lens is below it, noise included
 PROBE_STEP = 16  # stride of the rows and columns that are compared first
