@@ -58,3 +58,16 @@ def test_what_was_compiled_is_kept_for_the_next_process(tmp_path):
     env['PYTHONPATH'] = str(tmp_path)
     subprocess.run([sys.executable, '-c', 'import module'], env=env, timeout=60, check=True)
     assert list(tmp_path.glob('__pycache__/module.*.pyc'))
+
+
+@pytest.mark.parametrize('chosen', ['', 'rmw_fastrtps_cpp'])
+def test_an_rmw_that_is_set_is_not_overwritten(chosen):
+    script = find_checkout().root / 'tools/ros_prefix/setup.bash'
+    result = subprocess.run(
+        ['bash', '-c', f'. {script}; echo $RMW_IMPLEMENTATION'],
+        env={'PATH': os.environ['PATH'], 'RMW_IMPLEMENTATION': chosen},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == (chosen or 'rmw_cyclonedds_cpp')

@@ -104,8 +104,16 @@ def test_the_status_tells_how_it_ended(wrong, numbers, duration_s, status):
     assert demo._exit_status(wrong, numbers, duration_s) == status
 
 
-def test_the_demo_reports_what_it_measured(tmp_path):
+@pytest.mark.parametrize(
+    'rmw',
+    [
+        pytest.param(None, id='rmw of the environment'),
+        pytest.param('rmw_fastrtps_cpp', marks=pytest.mark.slow),
+    ],
+)
+def test_the_demo_reports_what_it_measured(rmw, tmp_path):
     """A short run of the whole, in the domain of these tests."""
+    env = {**os.environ, **({'RMW_IMPLEMENTATION': rmw} if rmw else {})}
     report = tmp_path / 'report.json'
     done = subprocess.run(
         [
@@ -127,10 +135,12 @@ def test_the_demo_reports_what_it_measured(tmp_path):
         capture_output=True,
         text=True,
         timeout=250,
+        env=env,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(report.read_text())
     assert found['robot'] == 'yam' and found['trained'] == 1
+    assert rmw in (None, found['versions']['rmw'])
     assert found['chunks'] > 8 and found['kv_commits'] > 2
     assert {'p50', 'p99', 'image_transport', 'denoise', 'publish'} <= set(found['latency_ms'])
     assert all(np.isfinite(rate) and rate > 1 for rate in found['camera_rate_hz'].values())
