@@ -9,6 +9,7 @@ wam_policy/nodes/stream/detached_process.py.
 
 import os
 import signal
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from launch import LaunchContext, LaunchDescription
@@ -186,12 +187,13 @@ def generate_launch_description() -> LaunchDescription:
             description='Parameters of all nodes. A copy may fix values that arguments choose',
         ),
     ]
-    common = {
+    common: dict[str, Any] = {
         'output': 'screen',
         'parameters': [ParameterFile(LaunchConfiguration('params_file'), allow_substs=True)],
         'ros_arguments': ['--log-level', LaunchConfiguration('log_level')],
         'on_exit': on_node_exit,
     }
+    optional: dict[str, Any] = {**common, 'on_exit': on_optional_node_exit}
     sim = Node(
         package='wam_sim', executable='sim_node', name='sim', condition=IfCondition(SIM), **common
     )
@@ -224,7 +226,7 @@ def generate_launch_description() -> LaunchDescription:
         name='recorder',
         namespace=NAMESPACE,
         condition=IfCondition(RECORDER_ENABLED),
-        **common | {'on_exit': on_optional_node_exit},
+        **optional,
     )
     # the handlers come first: a fast node must not start before they are registered
     return LaunchDescription(
@@ -340,7 +342,7 @@ def on_node_exit(event: ProcessExited, context: LaunchContext) -> list[Shutdown]
     return [Shutdown(reason=f'{event.process_name} ended')]
 
 
-def on_optional_node_exit(event: ProcessExited, context: LaunchContext) -> None:
+def on_optional_node_exit(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
     """Report the exit of a node that the robot's motion does not need; the others go on."""
     if not context.is_shutdown:
         name = event.process_name.rsplit('-', 1)[0].removesuffix('_node')
@@ -350,6 +352,7 @@ def on_optional_node_exit(event: ProcessExited, context: LaunchContext) -> None:
             f'{event.process_name} exited with code {event.returncode}; the stack goes on without '
             'it. Start the launch again to have it back',
         )
+    return []
 
 
 def report_loss(context: LaunchContext, node_name: str, reason: str) -> None:

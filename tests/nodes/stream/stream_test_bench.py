@@ -78,7 +78,8 @@ class StreamTestBench:
             with suppress(TimeoutError):
                 self.wait(partial(has_arrived, goal), RESEND_AFTER_S, TimeoutError)
                 break
-            self.controller_states.clear()
+            self.controller_states.clear()  # of the move that was given up, with its hold
+            del self.arm_commands[:-1]
         return goal
 
     def move(self, offset, rows=20):
