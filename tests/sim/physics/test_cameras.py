@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from wam_sim.physics import sim_robot as robots
-from wam_sim.physics.cameras import compute_intrinsics, project_visible_object
+from wam_sim.physics.cameras import (
+    NOISY_VALUES,
+    add_noise,
+    compute_intrinsics,
+    project_visible_object,
+)
 from wam_sim.physics.scene import PALETTE
 from wam_sim.physics.simulation import Simulation
 
@@ -86,3 +91,13 @@ def test_two_pictures_share_no_memory(seen: tuple) -> None:
     second = simulation.observe()
     np.testing.assert_array_equal(first.frames[0].rgb, kept)
     assert not np.array_equal(second.frames[0].rgb, kept)
+
+
+def test_noise_makes_two_images_of_an_unmoved_scene_differ_by_one_step_in_few_places():
+    rng, image = np.random.default_rng(1), np.full((24, 32, 3), 255, np.uint8)
+    first, second = image.copy(), image.copy()
+    for noisy in (first, second):
+        add_noise(noisy, rng)
+        changed = noisy != image
+        assert 0 < changed.sum() <= NOISY_VALUES and noisy.min() == 254
+    assert not np.array_equal(first, second)
