@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -26,10 +27,13 @@ from launch.frontend.parse_substitution import parse_substitution
 from launch.launch_description_sources import get_launch_description_from_python_launch_file
 from launch.utilities import perform_substitutions
 from launch_ros.actions import Node
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes.parameters import MotionParams, PolicyParams, RecorderParams, StreamParams
-from wam_policy.nodes.run_node import ExecutorThread
+from wam_policy.nodes.run_node import IS_SOLE_NODE, ExecutorThread
+from wam_policy.nodes.sole_node import ALREADY_RUNNING
 
 pytestmark = pytest.mark.ros
 BRINGUP = Path(__file__).resolve().parents[2] / 'src' / 'wam_bringup'
@@ -199,22 +203,28 @@ FAKE_NODE = textwrap.dedent("""
     from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn as Result
     from wam_policy.nodes.callback_guard import CallbackGuard
     from wam_policy.nodes.run_node import run_node
+    from wam_policy.nodes.sole_node import ALREADY_RUNNING
 
     class Fake(LifecycleNode):
         def __init__(self):
             super().__init__('fake')
             self.guard = CallbackGuard(self, Updater(self))
+            self.steps = []
 
         def answer(self, step):
             print(f'{step} asked', flush=True)
+            self.steps.append(step)
             if sys.argv[1] == f'dies in {step}':
-                os._exit(3)
-            return Result.FAILURE if sys.argv[1] == f'refuses {step}' else Result.SUCCESS
+                os._exit(5)
+            again = ' again' if self.steps.count(step) > 1 else ''
+            return Result.FAILURE if sys.argv[1] == f'refuses {step}{again}' else Result.SUCCESS
 
         def on_configure(self, state):
             return self.answer('configure')
 
         def on_activate(self, state):
+            if sys.argv[1] == 'finds another':
+                os._exit(ALREADY_RUNNING)
             if sys.argv[1] == 'leaves':
                 self.create_timer(0.2, lambda: os._exit(0))
             return self.answer('activate')
@@ -222,7 +232,7 @@ FAKE_NODE = textwrap.dedent("""
         def close(self):
             print('closed', flush=True)
 
-    run_node(Fake)
+    run_node(Fake, 'fake')
 """)
 LAUNCH = textwrap.dedent("""
     import importlib.util, sys
@@ -301,6 +311,12 @@ def test_a_node_is_configured_then_activated_and_ctrl_c_is_clean(launch):
     assert 'process has died' not in output and 'Traceback' not in output
 
 
+def test_the_launch_knows_what_a_node_prints_and_exits_with():
+    stack = runpy.run_path(str(STACK))
+    assert stack['IS_SOLE_NODE'].decode() == IS_SOLE_NODE
+    assert stack['ALREADY_RUNNING'] == ALREADY_RUNNING
+
+
 INTERRUPTED = textwrap.dedent("""
     import importlib.util, signal, sys
     from launch import LaunchDescription, LaunchService
@@ -335,13 +351,41 @@ def test_ctrl_c_breaks_nothing_off_that_the_launch_does():
     assert 'user interrupted with ctrl-c' in done.stdout
 
 
+def test_after_the_start_a_failed_transition_does_not_end_the_launch(launch, ros_domain):
+    process = launch('refuses configure again')
+    wait_for_output(process, 'activate asked')
+    time.sleep(0.5)  # until the launch has heard of it
+    answers = [run_transition(name) for name in ('deactivate', 'cleanup', 'configure')]
+    assert answers == [True, True, False]
+    time.sleep(1.0)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    output = process.communicate(timeout=90)[0]
+    assert process.returncode == 0, output
+
+
+def run_transition(name):
+    """Ask the fake node for a transition and return whether it was made."""
+    rclpy.init()
+    try:
+        node = rclpy.create_node('operator')
+        client = node.create_client(ChangeState, '/test_bringup/fake/change_state')
+        assert client.wait_for_service(10.0)
+        future = client.call_async(ChangeState.Request(transition=Transition(label=name)))
+        rclpy.spin_until_future_complete(node, future, timeout_sec=10.0)
+        return future.result().success
+    finally:
+        rclpy.shutdown()
+
+
 @pytest.mark.parametrize(
     ('behavior', 'code', 'words'),
     [
         ('refuses configure', 1, 'fake failed to start, see its log messages'),
         ('refuses activate', 1, 'fake failed to start, see its log messages'),
-        ('dies in activate', 1, 'exited with code 3, see its last messages'),
+        ('dies in activate', 1, 'exited with code 5, see its last messages'),
         ('leaves', 0, 'was required: shutting down'),
+        ('finds another', ALREADY_RUNNING, 'found a stack that is already running'),
     ],
 )
 def test_a_node_that_does_not_run_ends_the_launch_with_the_reason(launch, behavior, code, words):

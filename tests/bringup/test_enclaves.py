@@ -228,6 +228,8 @@ def add_common_permissions(profile: Element) -> None:
     block = SubElement(profile, 'services', {'reply': 'ALLOW'})
     for service in OWN_SERVICES:
         SubElement(block, 'service').text = f'~/{service}'
+    block = SubElement(profile, 'services', {'request': 'ALLOW'})
+    SubElement(block, 'service').text = '~/get_parameters'  # of another node of its name
 
 
 def iterate_permissions(path: Path) -> Iterator[tuple[str, str, str, str]]:

@@ -15,7 +15,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from wam_policy.nodes.callback_guard import CallbackGuard
+from wam_policy.nodes.callback_guard import CallbackGuard, NotConfiguredError
 from wam_policy.nodes.run_node import ExecutorThread, NodeFailure
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
@@ -43,6 +43,8 @@ class FragileNode(LifecycleNode):
 
     def on_words(self, msg):
         self.received.append(msg.data)
+        if msg.data == 'late':
+            raise NotConfiguredError('fragile: not configured; configure it first')
         if msg.data == 'fail':
             raise NodeFailure('cannot go on')
         raise ZeroDivisionError(msg.data)
@@ -153,6 +155,16 @@ def test_a_message_whose_callback_raises_is_a_recorded_fault_and_the_next_one_is
     wait_until(lambda: shown['fragile: callbacks'].level == DiagnosticStatus.ERROR)
     wait_until(lambda: '5 faults, last: Zero' in shown['fragile: callbacks'].message)
     assert not node.ended.is_set()
+
+
+def test_what_was_queued_before_a_cleanup_is_no_fault(pair):
+    node, client = pair
+    publisher = client.create_publisher(String, 'words', 10)
+    wait_until(publisher.get_subscription_count)
+    for text in ('late', 'late', 'x'):
+        publisher.publish(String(data=text))
+    wait_until(lambda: len(node.received) == 3 and node.guard.count)
+    assert node.reasons == ['ZeroDivisionError: x'] and node.guard.count == 1
 
 
 def test_a_node_that_cannot_do_its_work_ends(pair):

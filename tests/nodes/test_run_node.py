@@ -35,7 +35,7 @@ NODE_SCRIPT = textwrap.dedent("""
             if sys.argv[1] == 'close':
                 self.never_ends()
 
-    run_node(Stuck, shutdown_timeout_s=float(sys.argv[2]))
+    run_node(Stuck, 'stuck', shutdown_timeout_s=float(sys.argv[2]))
 """)
 
 
@@ -48,7 +48,7 @@ def run_and_signal(place, shutdown_timeout_s, *numbers):
         text=True,
     )
     try:
-        assert process.stdout.readline() == 'up\n'
+        assert 'up\n' in iter(process.stdout.readline, '')
         for number in numbers:
             process.send_signal(number)
         return process.wait(timeout=30), process.stderr.read()
@@ -97,7 +97,7 @@ KEEPING_SCRIPT = textwrap.dedent("""
         def close(self):
             pass
 
-    run_node(Keeping, shutdown_timeout_s=30.0, may_exit=Keeping.may_exit)
+    run_node(Keeping, 'keeping', shutdown_timeout_s=30.0, may_exit=Keeping.may_exit)
 """)
 
 
@@ -109,7 +109,7 @@ def test_a_node_that_must_not_exit_yet_goes_on_after_signals_and_a_failed_callba
         text=True,
     )
     try:
-        assert process.stdout.readline() == 'up\n'
+        assert 'up\n' in iter(process.stdout.readline, '')
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
@@ -124,7 +124,7 @@ def test_a_node_without_guard_and_close_is_refused():
 from rclpy.node import Node
 from wam_policy.nodes.run_node import run_node
 
-run_node(lambda: Node('bare'))
+run_node(lambda: Node('bare'), 'bare')
 """
     done = subprocess.run(
         [sys.executable, '-c', script], capture_output=True, text=True, timeout=30, check=False

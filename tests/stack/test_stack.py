@@ -8,11 +8,15 @@ import time
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from std_srvs.srv import SetBool, Trigger
 
 from tests.stack_fixtures import find_worker_processes
 from wam_msgs.msg import ActionChunk
 from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.sole_node import ALREADY_RUNNING
+from wam_tools.launch_process import LaunchProcess
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 PICK, OPEN = 'pick up the red cube', 'open the left hand'
@@ -177,6 +181,36 @@ def test_an_e_stop_stays_until_it_is_reset(running):
     assert watch.motion.state_name == 'ESTOPPED'
     watch.wait(lambda: watch.call_service(Trigger, 'reset').success, 'still decelerating')
     assert watch.call_service(SetBool, 'enable', data=True).success
+
+
+def test_a_second_launch_finds_the_first_and_leaves_it_alone(running, tmp_path):
+    launch, watch = running
+    session, sequence = watch.policy.session, watch.policy.sequence
+    second = LaunchProcess(
+        ['ros2', 'launch', 'wam_bringup', 'agibot_g1.launch.py', 'sim:=true'], tmp_path / 'log'
+    )
+    motions = set()
+    watch.wait(
+        lambda: motions.add(watch.motion.state_name) or second.returncode is not None,
+        'the second does not end',
+    )
+    log = (tmp_path / 'log').read_text()
+    assert second.returncode == ALREADY_RUNNING, log
+    assert 'found a stack that is already running in this ROS domain' in log
+    assert 'another node of this name answers' in log and second.count_processes() == 0
+    assert motions <= {'FIRST_MOVE', 'TRACKING'} and launch.returncode is None
+    assert watch.policy.session == session
+    watch.wait(lambda: watch.policy.sequence > sequence, 'no more queries')
+
+
+def test_requests_that_do_not_fit_are_refused_and_change_nothing(running):
+    launch, watch = running
+    for node in ('policy', 'motion'):
+        for label in ('configure', 'activate', 'cleanup', 'transition_error', 'nonsense'):
+            asked = Transition(label=label)
+            answer = watch.call_service(ChangeState, f'{node}/change_state', transition=asked)
+            assert not answer.success, f'{node} {label}'
+    assert watch.motion.state_name in ('FIRST_MOVE', 'TRACKING') and launch.returncode is None
 
 
 def test_no_limit_was_exceeded(stack):

@@ -3,12 +3,16 @@
 Arguments only choose among values: every parameter is documented in config/stack.yaml. A node that
 fails to configure ends the whole launch with exit code 1 and the reason; so does the exit of sim,
 stream, motion or policy, without which the robot does not work. The exit of the recorder is an
-error on /diagnostics. On a robot stream_node runs apart from the launch and may outlive it, see
+error on /diagnostics. A stack that is already running in this ROS domain ends the launch with exit
+code 3. On a robot stream_node runs apart from the launch and may outlive it, see
 wam_policy/nodes/stream/detached_process.py.
 """
 
+import atexit
+import logging
 import os
 import signal
+import sys
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -21,9 +25,9 @@ from launch.actions import (
     Shutdown,
 )
 from launch.conditions import IfCondition, UnlessCondition
-from launch.event_handlers import OnProcessStart
+from launch.event_handlers import OnProcessIO
 from launch.events import matches_action
-from launch.events.process import ProcessExited
+from launch.events.process import ProcessExited, ProcessIO
 from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
@@ -35,6 +39,9 @@ from launch_ros.substitutions import FindPackageShare
 from lifecycle_msgs.msg import Transition
 
 DIAGNOSTICS_PERIOD_S = 1.0
+# of wam_policy.nodes.run_node: what a node prints, and its exit status, after it has looked for
+# another node of its name
+IS_SOLE_NODE, ALREADY_RUNNING = b'is the only node of its name', 3
 BOOLEANS = ['true', 'false']
 SIM = LaunchConfiguration('sim')
 NAMESPACE = LaunchConfiguration('namespace')
@@ -300,9 +307,20 @@ def make_lifecycle_handlers(
             )
         )
 
-    refused = OpaqueFunction(
-        function=fail_launch, args=[f'{node_name} failed to start, see its log messages']
-    )
+    def configure(output: ProcessIO) -> list[EmitEvent] | None:
+        # not when the process starts: a running stack's node of this name would be configured
+        is_ready = IS_SOLE_NODE in output.text
+        return [emit_transition(Transition.TRANSITION_CONFIGURE)] if is_ready else None
+
+    def remember_start(context: LaunchContext) -> None:
+        was_active.append(node_name)
+
+    def fail_start(context: LaunchContext) -> None:
+        if not was_active:  # later, a transition that fails is the business of who asked for it
+            fail_launch(context, f'{node_name} failed to start, see its log messages')
+
+    was_active: list[str] = []
+    refused = OpaqueFunction(function=fail_start)
     failed = (
         refused
         if is_essential
@@ -311,12 +329,9 @@ def make_lifecycle_handlers(
         )
     )
     return [
-        RegisterEventHandler(
-            OnProcessStart(
-                target_action=node, on_start=[emit_transition(Transition.TRANSITION_CONFIGURE)]
-            )
-        ),
+        RegisterEventHandler(OnProcessIO(target_action=node, on_stdout=configure)),
         on_transition('configuring', 'inactive', emit_transition(Transition.TRANSITION_ACTIVATE)),
+        on_transition('activating', 'active', OpaqueFunction(function=remember_start)),
         on_transition('configuring', 'unconfigured', refused),
         on_transition('activating', 'inactive', refused),
         on_transition('errorprocessing', 'unconfigured', failed),
@@ -330,10 +345,25 @@ def fail_launch(context: LaunchContext, reason: str) -> None:
         raise RuntimeError(reason)
 
 
+def exit_with(code: int) -> None:
+    """Exit with `code`; launch itself knows only 0 and 1."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def on_node_exit(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
     """End the launch when a node exits: half a stack must not look like a whole one."""
     if context.is_shutdown:
         return []
+    if event.returncode == ALREADY_RUNNING:
+        atexit.register(exit_with, ALREADY_RUNNING)
+        fail_launch(
+            context,
+            f'{event.process_name} found a stack that is already running in this ROS domain; '
+            f'this launch ends with exit code {ALREADY_RUNNING}',
+        )
     if event.returncode:
         fail_launch(
             context,

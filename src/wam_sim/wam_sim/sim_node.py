@@ -388,7 +388,7 @@ def make_node() -> SimNode:
 def main(args: list[str] | None = None) -> None:
     """Run until SIGINT or SIGTERM and exit with status 0, or 1 after a failure."""
     set_realtime_priority(REALTIME_PRIORITY, SWITCH_INTERVAL_S)
-    run_node(make_node, args)
+    run_node(make_node, 'sim', args)
 
 
 if __name__ == '__main__':

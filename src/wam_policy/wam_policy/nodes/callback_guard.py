@@ -25,9 +25,18 @@ from rclpy.service import Service
 from wam_policy.core.session.policy_health import DiagnosticLevel
 
 LOG_PERIOD_S = 10.0  # the same fault again is logged this often; all are counted
+MAX_REASON = 300  # characters; a request may put any text into an error
 DIAGNOSTICS_TASK = 'callbacks'
 
 ServiceCallback = Callable[[Any, Any], Any]
+
+
+class NotConfiguredError(RuntimeError):
+    """Raised where a callback needs what only a configured or active node has.
+
+    The executor may still deliver what was queued when the node was cleaned up: that is refused
+    like any request that does not fit, and no fault.
+    """
 
 
 class CallbackGuard:
@@ -80,6 +89,9 @@ class CallbackGuard:
 
     def record(self, error: Exception) -> None:
         """Log what a callback or a thread raised, show it, and let the node react."""
+        if isinstance(error, NotConfiguredError):
+            self._node.get_logger().warning(f'{error}', throttle_duration_sec=1.0)
+            return
         self.count += 1
         self.last_reason = describe_error(error)
         frames = traceback.extract_tb(error.__traceback__)
@@ -115,7 +127,7 @@ class CallbackGuard:
             return callback(request, response)
         except Exception as error:  # noqa: BLE001 - answered, logged and shown
             reason = describe_error(error)
-            if is_own:
+            if is_own and not isinstance(error, NotConfiguredError):
                 self.record(error)
             else:  # rclpy raises for values that it does not know: the request is wrong
                 self._node.get_logger().warning(
@@ -172,8 +184,9 @@ class CallbackGuard:
 
 
 def describe_error(error: Exception) -> str:
-    """Return type and text of an exception in one line."""
-    return ' '.join(f'{type(error).__name__}: {error}'.split())
+    """Return type and text of an exception in one line of at most MAX_REASON characters."""
+    text = ' '.join(f'{type(error).__name__}: {error}'.split())
+    return text if len(text) <= MAX_REASON else f'{text[: MAX_REASON - 3]}...'
 
 
 def _set_one_by_one(

@@ -19,9 +19,12 @@ import rclpy
 from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import get_default_context
 
 from wam_policy.nodes.callback_guard import CallbackGuard
+from wam_policy.nodes.sole_node import ALREADY_RUNNING, find_running_node
 
+IS_SOLE_NODE = 'is the only node of its name'  # what the launch files look for
 SIGNAL_POLL_S = 0.05  # how late a signal may be seen
 SHUTDOWN_TIMEOUT_S = 8.0  # launch kills after 10 s: before that, print what hangs
 
@@ -102,8 +105,24 @@ class ExecutorThread:
         return True
 
 
+def _exit_if_running(name: str, stop: Callable[[], bool]) -> str:
+    """Return the full name of the node to be made; exit where another one has it."""
+    full_name, is_running = find_running_node(name, stop)
+    if is_running:
+        sys.stderr.write(
+            f'{full_name}: another node of this name answers in ROS domain '
+            f'{get_default_context().get_domain_id()}: a stack is running already and is left '
+            'alone. Stop it, or choose another ROS_DOMAIN_ID; another namespace only for another '
+            'robot\n'
+        )
+        sys.stderr.flush()
+        os._exit(ALREADY_RUNNING)
+    return full_name
+
+
 def run_node(
-    make_node: Callable[[], Node],
+    make_node: Callable[[], Any],
+    name: str,
     args: list[str] | None = None,
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
     may_exit: Callable[[Any], bool] | None = None,
@@ -111,6 +130,9 @@ def run_node(
     """Run the node that `make_node` returns until SIGINT or SIGTERM, then close it and exit.
 
     The node has `close()` and, as `guard`, the CallbackGuard that records what callbacks raise.
+    `name` is the node's own, before remapping. Where another node of that name answers in this ROS
+    domain, none is made and the process exits with ALREADY_RUNNING. Otherwise one line on stdout
+    says that requests are taken from now on; the launch waits for its IS_SOLE_NODE.
     With `may_exit` the node goes on after the signal until `may_exit(node)` is true.
 
     If closing takes longer than `shutdown_timeout_s`, every thread's stack is printed to stderr
@@ -129,11 +151,16 @@ def run_node(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, request_shutdown)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    full_name = _exit_if_running(name, lambda: bool(asked))
+    if asked:  # before there was a node: others may not have been looked for long enough
+        os._exit(0)
     node = make_node()
     if not isinstance(node, RunnableNode):
         raise TypeError(f'{type(node).__name__} lacks what run_node needs: guard and close()')
     freeze_gc()
     spinning = ExecutorThread([node], request_shutdown, node.guard.record)
+    sys.stdout.write(f'{full_name} {IS_SOLE_NODE}\n')
+    sys.stdout.flush()
     try:
         while not asked:
             time.sleep(SIGNAL_POLL_S)

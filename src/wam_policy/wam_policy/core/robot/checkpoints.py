@@ -4,6 +4,7 @@ A node needs this before it starts a worker; the network itself is loaded in `mo
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def resolve_checkpoint(checkpoint: str) -> str:
 
     Raises ValueError with the shipped models.
     """
-    if checkpoint.startswith(PRESET_PREFIX) or (Path(checkpoint).is_dir() and checkpoint):
+    if checkpoint.startswith(PRESET_PREFIX) or os.path.isdir(checkpoint):
         return checkpoint
     if checkpoint in list_shipped_models():
         return str(MODELS_DIR / checkpoint)

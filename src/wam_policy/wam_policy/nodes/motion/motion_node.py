@@ -28,7 +28,7 @@ from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Controller, Embodiment
 from wam_policy.core.robot.safety_checks import SafetyChecks
 from wam_policy.nodes import message_conversion, parameters, qos
-from wam_policy.nodes.callback_guard import CallbackGuard
+from wam_policy.nodes.callback_guard import CallbackGuard, NotConfiguredError
 from wam_policy.nodes.motion import collision_model, motion_status
 from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
 from wam_policy.nodes.motion.controller_monitor import ControllerMonitor
@@ -96,12 +96,14 @@ class MotionNode(LifecycleNode):
     @property
     def _planner_thread(self) -> PlannerThread:
         if self._active is None:
-            raise RuntimeError('motion_node: not active, so there is no planner; activate it')
+            raise NotConfiguredError(
+                'motion_node: not active, so there is no planner; activate it'
+            )
         return self._active.planner_thread
 
     def _require_configured(self) -> ConfiguredMotion:
         if self._configured is None:
-            raise RuntimeError('motion_node: not configured; configure it first')
+            raise NotConfiguredError('motion_node: not configured; configure it first')
         return self._configured
 
     # life
@@ -461,7 +463,7 @@ class MotionNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> None:
     set_realtime_priority()
-    run_node(MotionNode, args)
+    run_node(MotionNode, 'motion', args)
 
 
 if __name__ == '__main__':

@@ -40,7 +40,7 @@ from wam_policy.core.session.policy_session import (
 )
 from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, parameters, qos
-from wam_policy.nodes.callback_guard import CallbackGuard
+from wam_policy.nodes.callback_guard import CallbackGuard, NotConfiguredError
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import PolicyParams
 from wam_policy.nodes.policy import worker_backend
@@ -113,7 +113,7 @@ class PolicyNode(LifecycleNode):
 
     def _require_configured(self) -> _ConfiguredPolicy:
         if self._configured is None:
-            raise RuntimeError('policy_node: not configured; configure it first')
+            raise NotConfiguredError('policy_node: not configured; configure it first')
         return self._configured
 
     # life
@@ -446,7 +446,7 @@ def _rate_to_period_ns(rate_hz: float) -> int:
 
 
 def main(args: list[str] | None = None) -> None:
-    run_node(PolicyNode, args)
+    run_node(PolicyNode, 'policy', args)
 
 
 if __name__ == '__main__':

@@ -25,6 +25,7 @@ from wam_policy.nodes import qos
 from wam_policy.nodes.policy.inference_loop import LockedPolicy
 
 SIM_STATUS_TOPIC = '/sim/status'  # only a simulated robot has one
+MAX_TIME_LIMIT_S = 86_400.0  # a day; infinity is no number of nanoseconds
 CLOSED_MESSAGE = 'the policy is shutting down'
 
 
@@ -104,10 +105,15 @@ class RunInstructionAction:
             current.done.set_result((outcome, fault or outcome.value))
 
     def _on_goal(self, goal: RunInstruction.Goal) -> GoalResponse:
-        usable = self._is_active() and goal.instruction.strip() and goal.time_limit > 0.0
+        usable = (
+            self._is_active()
+            and goal.instruction.strip()
+            and 0.0 < goal.time_limit <= MAX_TIME_LIMIT_S
+        )
         if not usable:
             self._node.get_logger().warning(
-                'run refused: it needs an active policy, words and a time limit above 0 s'
+                'run refused: it needs an active policy, an instruction and a time limit '
+                f'above 0 s, at most {MAX_TIME_LIMIT_S:.0f} s'
             )
         return GoalResponse.ACCEPT if usable else GoalResponse.REJECT
 

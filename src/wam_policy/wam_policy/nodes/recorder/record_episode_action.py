@@ -15,6 +15,7 @@ from wam_policy.nodes.recorder.episode_writer import EpisodeWriter
 from wam_policy.recording.episode_info import EpisodeEnd
 
 Result = RecordEpisode.Result
+MAX_TIME_LIMIT_S = 86_400.0  # a day; infinity is no number of nanoseconds
 
 
 @dataclass(slots=True, eq=False)
@@ -95,10 +96,11 @@ class RecordEpisodeAction:
         )
 
     def _on_goal(self, goal: RecordEpisode.Goal) -> GoalResponse:
-        usable = self._active_recording is None and goal.time_limit > 0.0
+        usable = self._active_recording is None and 0.0 < goal.time_limit <= MAX_TIME_LIMIT_S
         if not usable:
             self._node.get_logger().warning(
-                'record refused: it needs a time limit above 0 s and no other goal'
+                'record refused: it needs no other goal and a time limit above 0 s, '
+                f'at most {MAX_TIME_LIMIT_S:.0f} s'
             )
         return GoalResponse.ACCEPT if usable else GoalResponse.REJECT
 

@@ -30,7 +30,7 @@ from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.core.robot import embodiment
 from wam_policy.core.session.instruction import clean_instruction
 from wam_policy.nodes import message_conversion, parameters, qos
-from wam_policy.nodes.callback_guard import CallbackGuard
+from wam_policy.nodes.callback_guard import CallbackGuard, NotConfiguredError
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import RecorderParams
 from wam_policy.nodes.recorder.episode_writer import DISK_TIMEOUT_S, EpisodeWriter
@@ -102,7 +102,7 @@ class RecorderNode(LifecycleNode):
 
     def _require_configured(self) -> _ConfiguredRecorder:
         if self._configured is None:
-            raise RuntimeError('recorder_node: not configured; configure it first')
+            raise NotConfiguredError('recorder_node: not configured; configure it first')
         return self._configured
 
     # life
@@ -408,7 +408,9 @@ def make_status_msg(
 
 def main(args: list[str] | None = None) -> None:
     # a slow disk gets the time that it is promised
-    run_node(RecorderNode, args, shutdown_timeout_s=DISK_TIMEOUT_S + SHUTDOWN_TIMEOUT_S)
+    run_node(
+        RecorderNode, 'recorder', args, shutdown_timeout_s=DISK_TIMEOUT_S + SHUTDOWN_TIMEOUT_S
+    )
 
 
 if __name__ == '__main__':

@@ -38,7 +38,7 @@ from wam_policy.core.robot.embodiment import Controller, Embodiment
 from wam_policy.core.session.policy_health import DiagnosticLevel
 from wam_policy.core.types import JointState, Setpoint
 from wam_policy.nodes import message_conversion, parameters, qos
-from wam_policy.nodes.callback_guard import CallbackGuard
+from wam_policy.nodes.callback_guard import CallbackGuard, NotConfiguredError
 from wam_policy.nodes.controller_parameters import ControllerParameterServer
 from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_priority
 from wam_policy.nodes.node_clock import NodeClock
@@ -293,7 +293,7 @@ class StreamNode(LifecycleNode):
 
     def _require_configured(self) -> _ConfiguredStream:
         if self._configured is None:
-            raise RuntimeError('stream_node: not configured; configure it first')
+            raise NotConfiguredError('stream_node: not configured; configure it first')
         return self._configured
 
     # inputs
@@ -445,7 +445,7 @@ class StreamNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> None:
     set_realtime_priority()
-    run_node(StreamNode, args, may_exit=StreamNode.may_exit)
+    run_node(StreamNode, 'stream', args, may_exit=StreamNode.may_exit)
 
 
 if __name__ == '__main__':
