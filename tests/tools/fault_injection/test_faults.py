@@ -40,7 +40,7 @@ REPRESENTATIVES = (
 )
 # a stack for each: one failure does not repeat the others
 GROUPS = (
-    ('process',),
+    ('process', 'requests'),
     ('camera',),
     ('joints', 'chunk'),
     ('instruction', 'parameters', 'network'),

@@ -1,13 +1,21 @@
-"""Faults of processes: each is killed, and each is stopped for a time as by a debugger."""
+"""Faults of processes: killed, stopped for a time, asked for what does not fit, started twice."""
 
 import signal
+import subprocess
 import time
 
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+
 from wam_msgs.msg import EpisodeStatus
+from wam_policy.nodes.sole_node import ALREADY_RUNNING
 from wam_tools.fault_injection.fault import Fault, FaultTestBench, do_nothing
+from wam_tools.fault_injection.stack_client import LIFECYCLE_NODES
 from wam_tools.fault_injection.stack_observer import poll_until
 from wam_tools.stack_launch import StackLaunchError
 
+UNFIT_LABELS = ('configure', 'activate', 'cleanup', 'transition_error', 'nonsense')
+ANSWER_TIMEOUT_S, EXIT_TIMEOUT_S = 5.0, 30.0
 STOP_DURATION_S = 1.0  # longer than it takes to detect a stopped node
 # report of a missing node, and whether the joints must rest without it
 DETECTION = {
@@ -116,6 +124,35 @@ def make_recorder_stop_fault() -> Fault:
     )
 
 
+def request_unfit_transitions(bench: FaultTestBench) -> None:
+    """Ask every active node for transitions that do not start in its state."""
+    for node in LIFECYCLE_NODES:
+        for label in UNFIT_LABELS:
+            answer = bench.client.call_service(
+                ChangeState,
+                f'{node}/change_state',
+                ANSWER_TIMEOUT_S,
+                transition=Transition(label=label),
+            )
+            if answer is None or answer.success:
+                raise ValueError(f'{node}: {label} was {"accepted" if answer else "not answered"}')
+
+
+def start_second_nodes(bench: FaultTestBench) -> None:
+    """Start every lifecycle node once more, as a second launch does."""
+    for node in LIFECYCLE_NODES:
+        status = subprocess.run(
+            bench.stack.processes[node].args,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=bench.stack.environment,
+            timeout=EXIT_TIMEOUT_S,
+            check=False,
+        ).returncode
+        if status != ALREADY_RUNNING:
+            raise ValueError(f'a second {node} ended with status {status}')
+
+
 FAULTS = (
     *(make_kill_fault(name) for name in ('sim', 'policy', 'motion')),
     make_recorder_kill_fault(),
@@ -128,5 +165,23 @@ FAULTS = (
     *(
         make_worker_fault(rank, signal.SIGSTOP, 'stopped', r'policy: HOLDING.*did not answer')
         for rank in (0, 1)
+    ),
+    Fault(
+        'requests/transitions that do not fit',
+        ('lifecycle',),
+        request_unfit_transitions,
+        do_nothing,
+        None,
+        False,
+        note='refused; nothing else changes',
+    ),
+    Fault(
+        'requests/second launch',
+        ('lifecycle',),
+        start_second_nodes,
+        do_nothing,
+        None,
+        False,
+        note=f'each second node exits with code {ALREADY_RUNNING}',
     ),
 )

@@ -78,7 +78,7 @@ class StackProcesses:
         self._client, self._checkpoint = client, checkpoint
         self._use_sim_time = feature is StackFeature.CLOCK
         self._deadman_button = 0 if feature is StackFeature.JOYSTICK else -1
-        self._environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain_id)}
+        self.environment = {**os.environ, 'ROS_DOMAIN_ID': str(domain_id)}
         self._log_offsets: dict[str, int] = {}  # bytes of each log
         self._worker_script_path = folder / 'worker'
         self._worker_script_path.write_text(
@@ -117,7 +117,7 @@ class StackProcesses:
         with self.log_path(name).open('a') as log:
             self.processes[name] = subprocess.Popen(
                 command,
-                env=self._environment,
+                env=self.environment,
                 stderr=log,
                 text=True,
                 bufsize=1,
