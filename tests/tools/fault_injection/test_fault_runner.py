@@ -184,6 +184,7 @@ def test_every_family_of_the_issue_is_in_the_table():
     assert len(names) == len(set(names)) > 60
     assert {name.split('/')[0] for name in names} == {
         'process',
+        'requests',
         'camera',
         'joints',
         'chunk',

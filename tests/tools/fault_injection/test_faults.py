@@ -22,6 +22,8 @@ REPRESENTATIVES = (
     'process/motion killed',
     'process/recorder killed while recording',
     'process/worker cond killed',
+    'requests/transitions that do not fit',
+    'requests/second launch',
     'camera/top_head dropped',
     'camera/hand_left in another encoding',
     'joints/frozen',
