@@ -121,7 +121,7 @@ def _exit_if_running(name: str, stop: Callable[[], bool]) -> str:
 
 
 def run_node(
-    make_node: Callable[[], Any],
+    make_node: Callable[[], Node],
     name: str,
     args: list[str] | None = None,
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
