@@ -162,6 +162,8 @@ def count_messages(folder: Path) -> dict:
     numbers: dict[str, list[int]] = {}
     stamps_ns = []
     for message in bag_reader.read_messages(folder, cameras | {'/joint_states'}):
+        if isinstance(message, bag_reader.DamagedMessage):
+            raise RuntimeError(f'{folder}: {message.topic}: {message.error}')
         header = message.content.header
         if message.topic in cameras:
             numbers.setdefault(message.topic, []).append(int(header.frame_id))

@@ -1,6 +1,5 @@
 """Style, spelling, dead code and types, by the tools that check them; `.ci/run` runs this too."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -19,10 +18,6 @@ GATES = {
     'types': ('pyright',),
 }
 
-# What pyright still finds, some of it in fault injection. The number may
-# only fall; at 0 this constant goes.
-TYPE_ERRORS = 8
-
 
 def run_tool(*argv: str) -> subprocess.CompletedProcess[str]:
     program = shutil.which(argv[0], path=str(SCRIPTS))
@@ -38,12 +33,6 @@ def test_gate_passes(gate: str) -> None:
     if gate == 'types' and not (ROOT / 'install/wam_msgs').is_dir():
         pytest.skip('the messages are not built: run ./wam test')
     done = run_tool(*GATES[gate])
-    if gate == 'types':
-        found = int(re.findall(r'^(\d+) errors?,', done.stdout, re.MULTILINE)[-1])
-        assert found <= TYPE_ERRORS, (
-            f'{found} errors, {TYPE_ERRORS} before\n{done.stdout[-20000:]}'
-        )
-        return
     assert done.returncode == 0, f'{done.stdout[-20000:]}\n{done.stderr[-2000:]}'
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from av.error import FFmpegError
 
@@ -281,9 +280,9 @@ def _read_column(table: Any, name: str) -> np.ndarray:
     """Return a column as [rows] or, of lists, as float32 [rows n]."""
     column = table[name].combine_chunks()
     if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        lengths = pc.list_value_length(column).unique()
+        lengths = sorted({len(row) for row in column})
         if len(lengths) > 1:
-            raise ValueError(f'column {name}: rows of different lengths {lengths.to_pylist()}')
+            raise ValueError(f'column {name}: rows of different lengths {lengths}')
         values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         return values.reshape(len(table), -1)
     return column.to_numpy(zero_copy_only=False)

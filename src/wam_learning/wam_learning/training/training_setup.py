@@ -208,8 +208,10 @@ def make_prompt_encoder(
     Raise PromptTooLong if the model would not read an instruction of the data to its end.
     """
     tag = data.robot.model_tag
-    for text in data.texts if policy.encoders.tokenizer is not None else ():
-        policy.encoders.tokenizer.check_length(policy.spec.make_prompt_head(tag, text))
+    tokenizer = policy.encoders.tokenizer
+    if tokenizer is not None:
+        for text in data.texts:
+            tokenizer.check_length(policy.spec.make_prompt_head(tag, text))
     return PromptEncoder(
         policy.encoders, lambda text: policy.spec.make_prompt(tag, text), trainable_encoder
     )

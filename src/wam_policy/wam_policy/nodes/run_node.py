@@ -120,6 +120,11 @@ def _exit_if_running(name: str, stop: Callable[[], bool]) -> str:
     return full_name
 
 
+def _check_runnable(node: Any) -> None:
+    if not isinstance(node, RunnableNode):
+        raise TypeError(f'{type(node).__name__} lacks what run_node needs: guard and close()')
+
+
 def run_node(
     make_node: Callable[[], Node],
     name: str,
@@ -155,8 +160,7 @@ def run_node(
     if asked:  # before there was a node: others may not have been looked for long enough
         os._exit(0)
     node = make_node()
-    if not isinstance(node, RunnableNode):
-        raise TypeError(f'{type(node).__name__} lacks what run_node needs: guard and close()')
+    _check_runnable(node)
     freeze_gc()
     spinning = ExecutorThread([node], request_shutdown, node.guard.record)
     sys.stdout.write(f'{full_name} {IS_SOLE_NODE}\n')

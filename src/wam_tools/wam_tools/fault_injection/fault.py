@@ -26,7 +26,7 @@ class FaultTestBench:
     client: StackClient
     instruction: str = INSTRUCTION
     saved_episodes: list[Path] = field(default_factory=list)  # episodes that must stay readable
-    undo_actions: dict[str, Callable[[], None]] = field(default_factory=dict)
+    undo_actions: dict[str, Callable[[], object]] = field(default_factory=dict)
     released_stops: list[str] = field(default_factory=list)  # reasons of released stops
     unclean_exits: list[str] = field(default_factory=list)  # processes with unclean exits
 

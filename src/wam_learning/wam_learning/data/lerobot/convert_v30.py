@@ -74,7 +74,7 @@ def _read_numbers(table: pa.Table) -> dict[str, np.ndarray]:
     return found
 
 
-def _compute_stats(rows: np.ndarray) -> dict[str, list[float]]:
+def _compute_stats(rows: np.ndarray) -> dict[str, Any]:
     """Return the statistics of [rows n], each [n]."""
     found = {'min': rows.min(0), 'max': rows.max(0), 'mean': rows.mean(0), 'std': rows.std(0)}
     found |= {name: np.quantile(rows, share, axis=0) for name, share in QUANTILES.items()}

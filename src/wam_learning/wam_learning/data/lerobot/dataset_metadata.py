@@ -64,7 +64,7 @@ class DatasetMetadata:
         except (OSError, pa.ArrowInvalid) as error:
             raise ValueError(f'{episode.table_path}: cannot be read: {error}') from error
         if self.version == 'v3.0':
-            table = table.filter(pc.equal(table['episode_index'], episode.index))
+            table = table.filter(pc.field('episode_index') == episode.index)
         if len(table) != episode.length:
             raise ValueError(
                 f'{episode.table_path}: {len(table)} rows of episode {episode.index}, its '
