@@ -185,7 +185,7 @@ def test_a_model_is_tried_directly_and_fast_in_the_program_that_also_draws(monke
 
 def test_a_checkpoint_that_is_not_there_is_named(started_modules, capsys):
     assert evaluate.main(['--checkpoint', '/no/such', '--episodes', '1']) == 1
-    assert "'/no/such' is no folder" in capsys.readouterr().err and started_modules == []
+    assert "'/no/such' is neither a folder" in capsys.readouterr().err and started_modules == []
 
 
 def test_a_program_that_fails_is_told_with_its_last_words():

@@ -308,4 +308,5 @@ def test_a_shipped_model_is_begun_from_by_its_name_and_an_unknown_one_named(
         run_training(data, tmp_path / 'out', 'mini')
     assert (given[0] / 'model.safetensors').is_file()
     assert run_training(data, tmp_path / 'out', 'minni') == 1
-    assert "'minni' is no folder and no shipped model (mini, mini_yam)" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "'minni' is neither a folder nor a shipped model (mini, mini_yam)" in error
