@@ -146,6 +146,25 @@ def burn_cpu() -> None:
         sum(range(10_000))
 
 
+def make_wave_chunk(robot: embodiment.Embodiment, sequence: int, stamp_ns: int) -> Chunk:
+    """Return a chunk whose arm joints swing by 0.16 rad around home with a period of 2 s."""
+    rest = robot.home_positions(robot.commanded)
+    t_s = (stamp_ns / 1e9 + np.arange(robot.horizon)[:, None] * robot.step_dt_s) % 1000
+    amplitude = np.where(limits.gripper_mask(robot), 0.0, 0.08)
+    rows = rest + amplitude * (1 - np.cos(np.pi * t_s))
+    return Chunk(
+        stamp_ns,
+        'one',
+        sequence,
+        robot.step_dt_s,
+        robot.commanded,
+        rows,
+        rows[0],
+        robot.config_hash,
+        {},
+    )
+
+
 def run_robot_and_policy(robot_name: str, domain_id: int) -> None:
     """Simulate the robot and the policy."""
     robot = embodiment.load_embodiment(robot_name)
@@ -153,7 +172,6 @@ def run_robot_and_policy(robot_name: str, domain_id: int) -> None:
     rclpy.init(context=context, domain_id=domain_id)
     node = rclpy.create_node('around', context=context)
     rest, lock = robot.home_positions(robot.commanded), threading.Lock()
-    grips = limits.gripper_mask(robot)
     followers = [
         TrajectoryFollower(c.joints, rest[[robot.commanded.index(j) for j in c.joints]])
         for c in robot.controllers
@@ -201,20 +219,7 @@ def run_robot_and_policy(robot_name: str, domain_id: int) -> None:
     sequence = iter(range(10**9))
 
     def on_chunk_timer() -> None:
-        stamp = now_ns() - 80_000_000
-        t = (stamp / 1e9 + np.arange(robot.horizon)[:, None] * robot.step_dt_s) % 1000
-        rows = rest + np.where(grips, 0.0, 0.08) * (1 - np.cos(np.pi * t))
-        chunk = Chunk(
-            stamp,
-            'one',
-            next(sequence),
-            robot.step_dt_s,
-            robot.commanded,
-            rows,
-            rows[0],
-            robot.config_hash,
-            {},
-        )
+        chunk = make_wave_chunk(robot, next(sequence), now_ns() - 80_000_000)
         chunks.publish(message_conversion.chunk_to_msg(chunk, robot.name, now_ns(), False))
 
     node.create_timer(0.01, on_robot_timer)

@@ -108,6 +108,22 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--image-dir', type=Path, metavar='DIR', help='write strips of real above predicted images'
     )
+    _add_simulated_time_arguments(parser)
+    parser.add_argument(
+        '--steps',
+        type=int,
+        metavar='N',
+        help='denoising steps per query (default: those of the checkpoint)',
+    )
+    given = sys.argv[1:] if argv is None else argv
+    options = parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
+    options.families = tuple(filter(None, options.families.split(',')))
+    options.baselines = _parse_baselines(parser, options)
+    _check_options(parser, options)
+    return options
+
+
+def _add_simulated_time_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--no-ros', action='store_true', help='run without ROS, in simulated time')
     parser.add_argument(
         '--no-planning', action='store_true', help='with --no-ros: skip motion planning'
@@ -118,12 +134,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=2,
         metavar='N',
         help='parallel processes, only without ROS (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--steps',
-        type=int,
-        metavar='N',
-        help='denoising steps per query (default: those of the checkpoint)',
     )
     parser.add_argument(
         '--query-latency',
@@ -139,12 +149,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='HZ',
         help='without ROS: maximum query rate (default: %(default)s)',
     )
-    given = sys.argv[1:] if argv is None else argv
-    options = parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
-    options.families = tuple(filter(None, options.families.split(',')))
-    options.baselines = _parse_baselines(parser, options)
-    _check_options(parser, options)
-    return options
 
 
 def _parse_baselines(

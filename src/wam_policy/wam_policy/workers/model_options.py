@@ -20,7 +20,11 @@ RENAMED_OPTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the model and of its queries to `parser`."""
-    model = parser.add_argument_group('model')
+    _add_model_arguments(parser.add_argument_group('model'))
+    _add_query_arguments(parser.add_argument_group('queries'))
+
+
+def _add_model_arguments(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         '--checkpoint',
         required=True,
@@ -73,7 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='maximum sessions; the least recently used is evicted (default: %(default)s)',
     )
-    query = parser.add_argument_group('queries')
+
+
+def _add_query_arguments(query: argparse._ArgumentGroup) -> None:
     query.add_argument(
         '--sampler',
         choices=SAMPLERS,
