@@ -22,7 +22,7 @@ TEXT_TOPIC = BagTopic(
     '/words',
     'std_msgs/msg/String',
     'string data\n',
-    'RIHS01_' + 'a' * 64,
+    'RIHS01_df668c740482bbd48fb39d76a70dfd4bd59db1288021743503259e948f6b1a18',
     yaml.safe_dump(
         [
             {

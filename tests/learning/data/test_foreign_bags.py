@@ -13,6 +13,7 @@ from std_msgs.msg import String
 
 from tests.learning.data.test_export_dataset import ROBOT, START_NS, run_export, write_bag
 from wam_learning.data import export_dataset
+from wam_policy.recording import bag_command
 from wam_policy.recording.bag_writer import BagTopic, BagWriter
 from wam_policy.recording.episode_info import EpisodeEnd, EpisodeMetadata, TaskSuccess
 
@@ -120,3 +121,31 @@ def test_a_named_path_that_is_no_bag_is_refused_by_name(tmp_path, capsys):
     for path in (tmp_path / 'notes.txt', tmp_path / 'empty', tmp_path / 'nowhere'):
         assert run_export(tmp_path, path) == 2
         assert f'{path}: no bag' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', ['ours', 'sqlite3'])
+def test_info_shows_rates_gaps_delays_and_skew(tmp_path, capsys, kind):
+    folder = write_bag(tmp_path / 'one', camera_gaps={1: (2.0, 2.5)})
+    if kind == 'sqlite3':
+        rewrite_as_sqlite(folder, tmp_path / 'theirs')
+        folder = tmp_path / 'theirs'
+    assert bag_command.main(['info', str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    by_topic = {line.split()[1]: line for line in lines if '_msgs/' in line}
+    assert '400  /joint_states' in by_topic['/joint_states']
+    assert '100.0 Hz, longest gap 0.010 s' in by_topic['/joint_states']
+    assert 'received 2 ms after the stamp (2 to 2)' in by_topic['/joint_states']
+    dark = by_topic[ROBOT.cameras[1].topic]
+    assert '30.0 Hz, longest gap 0.533 s' in dark
+    assert 'ms apart (largest 7 ms)' in lines[-1]  # they are stamped 0, 3 and 7 ms early
+    assert '1  /wam/instruction  std_msgs/msg/String' in by_topic['/wam/instruction']
+
+
+def test_what_cannot_be_described_or_repaired_is_refused_by_name(tmp_path, capsys):
+    (tmp_path / 'empty').mkdir()
+    for command in ('info', 'repair'):
+        assert bag_command.main([command, str(tmp_path / 'empty')]) == 1
+        assert 'empty: no bag' in capsys.readouterr().err
+    rewrite_as_sqlite(write_bag(tmp_path / 'one'), tmp_path / 'theirs')
+    assert bag_command.main(['repair', str(tmp_path / 'theirs')]) == 1
+    assert 'theirs: is a sqlite3 bag; only MCAP can be repaired' in capsys.readouterr().err

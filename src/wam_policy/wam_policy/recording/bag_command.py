@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from wam_policy.recording import bag_folder
+from wam_policy.recording import bag_access, bag_folder
 from wam_policy.recording.bag_repair import BagInUse, repair
+from wam_policy.recording.bag_timing import describe_camera_skew, read_timings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest='command', required=True)
     for name, text in (
         ('repair', 'finish interrupted episodes; finished ones are not changed'),
-        ('info', 'list duration, topics and metadata of finished episodes'),
+        ('info', 'list duration, topics, rates, gaps, delays and metadata of finished bags'),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
@@ -29,25 +30,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     act = {'repair': _repair_bag, 'info': _describe_bag}[options.command]
     status = 0
-    for folder in [bag for given in options.folders for bag in _find_bags(given)]:
+    for given in options.folders:
         try:
-            print('\n'.join(act(folder)))
-        except (BagInUse, ValueError, OSError) as error:
-            print(f'{folder}: {error}', file=sys.stderr)
+            bags = bag_access.find_bags(given)
+        except ValueError as error:
+            print(error, file=sys.stderr)
             status = 1
+            continue
+        for bag in bags:
+            try:
+                print('\n'.join(act(bag)))
+            except (BagInUse, ValueError, OSError) as error:
+                text = str(error)
+                print(text if str(bag) in text else f'{bag}: {text}', file=sys.stderr)
+                status = 1
     return status
 
 
-def _find_bags(given: Path) -> list[Path]:
-    """Return the bag `given`, or the bags in the folder `given`."""
-    return (
-        [given]
-        if list(given.glob('*.mcap')) or not given.is_dir()
-        else sorted({file.parent for file in given.glob('*/*.mcap')})
-    )
-
-
-def _repair_bag(folder: Path) -> Iterator[str]:
+def _repair_bag(path: Path) -> Iterator[str]:
+    folder = path.parent if path.is_file() else path
+    if list(folder.glob('*.db3')):
+        raise ValueError('is a sqlite3 bag; only MCAP can be repaired')
     before = (folder / bag_folder.METADATA_FILE).exists()
     found = repair(folder)
     if not found.rebuilt:
@@ -60,17 +63,19 @@ def _repair_bag(folder: Path) -> Iterator[str]:
     )
 
 
-def _describe_bag(folder: Path) -> Iterator[str]:
-    found = bag_folder.read_contents(bag_folder.find_mcap_file(folder))
-    size_mb = found.file.stat().st_size / 1e6
-    yield (
-        f'{folder.name}: {found.duration_s:.1f} s, {found.message_count} '
-        f'messages, {size_mb:.1f} MB'
-    )
-    for key, value in found.metadata.items():
+def _describe_bag(path: Path) -> Iterator[str]:
+    metadata = bag_access.read_metadata(path)
+    timings = read_timings(path)
+    received_ns = [time_ns for timing in timings for time_ns in timing.received_ns]
+    duration_s = (max(received_ns) - min(received_ns)) / 1e9 if received_ns else 0.0
+    files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+    size_mb = sum(file.stat().st_size for file in files) / 1e6
+    yield f'{path.name}: {duration_s:.1f} s, {len(received_ns)} messages, {size_mb:.1f} MB'
+    for key, value in metadata.items():
         yield f'  {key}: {value}'
-    for channel in found.channels:
-        yield f'  {channel.message_count:>8}  {channel.topic}  {channel.type}'
+    for timing in timings:
+        yield f'  {timing.describe()}'
+    yield from describe_camera_skew(timings)
 
 
 if __name__ == '__main__':
