@@ -152,7 +152,7 @@ LAYERS = (
         f'{POLICY}/recording/',
         ('wam_policy.recording', 'wam_policy.core'),
         ('pickle',),
-        ('mcap', 'yaml'),
+        ('mcap', 'yaml', 'numpy', 'rosbags'),
     ),
     ImportLayer(
         f'{POLICY}/nodes/', (*NODES, 'wam_msgs'), (*TORCH_PACKAGES, 'pickle'), may_import_ros=True
