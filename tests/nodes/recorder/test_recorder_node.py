@@ -300,7 +300,7 @@ def test_a_stop_ends_the_episode_of_its_instruction_and_the_same_words_begin_ano
         robot.wait(lambda: robot.statuses[-1].state == EpisodeStatus.RECORDING, 'not again')
         assert robot.statuses[-1].episode_name != first
     about = bag_folder.read_contents(bag_folder.find_mcap_file(tmp_path / first)).metadata
-    assert about['success'] == 'unknown' and 'motion is ESTOPPED: of a test' in about.values()
+    assert about['success'] == 'no' and 'motion is ESTOPPED: of a test' in about.values()
 
 
 def test_the_action_records_for_a_time(tmp_path):

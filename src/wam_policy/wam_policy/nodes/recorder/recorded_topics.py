@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 import yaml
+from control_msgs.msg import JointTrajectoryControllerState
+from rcl_interfaces.msg import Log
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
-from std_msgs.msg import Empty, String
+from std_msgs.msg import Bool, Empty, String
 from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
@@ -71,9 +73,15 @@ def list_recorded_topics(robot: Embodiment, params: RecorderParams) -> tuple[Rec
             RecordedTopic(controller.topic, JointTrajectory, _EVENT_QOS)
             for controller in robot.controllers
         ),
+        *(
+            RecordedTopic(controller.state_topic, JointTrajectoryControllerState, _SENSOR_QOS)
+            for controller in robot.controllers
+        ),
         RecordedTopic('action_chunk', ActionChunk, _EVENT_QOS),
         RecordedTopic(INSTRUCTION_TOPIC, String, _EVENT_QOS),
         RecordedTopic('estop_signal', Empty, _SENSOR_QOS),  # best effort: from any publisher
+        RecordedTopic('estop', Bool, _LATCHED_QOS, keep_latest=True),
+        RecordedTopic('/rosout', Log, _EVENT_QOS),
         RecordedTopic('status', PolicyStatus, _LATCHED_QOS, keep_latest=True),
         RecordedTopic(MOTION_STATUS_TOPIC, MotionStatus, _LATCHED_QOS, keep_latest=True),
         RecordedTopic(SIM_STATUS_TOPIC, SimStatus, _EVENT_QOS, keep_latest=True),

@@ -259,13 +259,13 @@ class RecorderNode(LifecycleNode):
                 self.get_logger().error(f'not recording {plain!r}: {error}')
 
     def _on_motion_status(self, msg: MotionStatus) -> None:
-        """End the episode of an instruction that a stop took away, as the policy drops it."""
+        """End the episode of an instruction that a stop took away: it is not a success."""
         reason = self._stop_detector.update(msg)
         if not reason or not self._instruction:
             return
         self._instruction = ''
         if self._params.auto_record:
-            self.end_episode(EpisodeEnd(reason, self._read_task_success()))
+            self.end_episode(EpisodeEnd(reason, TaskSuccess.NO))
 
     def _on_params(self, changed: RecorderParams) -> None:
         self._params = changed
