@@ -369,7 +369,7 @@ def make_controller_state_msg(**changes):
         (make_controller_state_msg(positions=[0.0] * 7), '7/6/6'),
         (
             make_controller_state_msg(accelerations=[float('nan')] * 6),
-            'acceleration of the set-point is not',
+            'acceleration of the setpoint is not',
         ),
         (JointTrajectoryControllerState(), 'state of no joints'),
     ],

@@ -126,7 +126,7 @@ def _check_runnable(node: Any) -> None:
 
 
 def run_node(
-    make_node: Callable[[], Node],
+    make_node: Callable[[], Any],
     name: str,
     args: list[str] | None = None,
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
