@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
@@ -186,6 +187,7 @@ def test_an_e_stop_stays_until_it_is_reset(running):
 def test_a_second_launch_finds_the_first_and_leaves_it_alone(running, tmp_path):
     launch, watch = running
     session, sequence = watch.policy.session, watch.policy.sequence
+    before = {process.pid for process in launch.find_processes()}  # of this test process
     second = LaunchProcess(
         ['ros2', 'launch', 'wam_bringup', 'agibot_g1.launch.py', 'sim:=true'], tmp_path / 'log'
     )
@@ -197,7 +199,11 @@ def test_a_second_launch_finds_the_first_and_leaves_it_alone(running, tmp_path):
     log = (tmp_path / 'log').read_text()
     assert second.returncode == ALREADY_RUNNING, log
     assert 'found a stack that is already running in this ROS domain' in log
-    assert 'another node of this name answers' in log and not second.find_processes()
+    assert 'another node of this name answers' in log
+    watch.wait(
+        lambda: {process.pid for process in second.find_processes()} <= before,
+        'a process of the second launch is left',
+    )
     assert motions <= {'FIRST_MOVE', 'TRACKING'} and launch.returncode is None
     assert watch.policy.session == session
     watch.wait(lambda: watch.policy.sequence > sequence, 'no more queries')
@@ -224,8 +230,10 @@ def test_ctrl_c_ends_every_node_with_status_0(stack, launched):
         launch = launch_stack(launched, watch)
     watch.policy.state_name = ''  # the next status counts
     watch.wait(lambda: watch.policy.state_name, 'the stack publishes no status')
+    started = psutil.Process(launch.pid).children(recursive=True)
     os.kill(launch.pid, signal.SIGINT)
     watch.wait(lambda: launch.returncode is not None, 'the launch does not end')
     assert launch.returncode == 0, launch.read_log_tail()
     assert launch.exit_codes() == {'policy_node': 0, 'motion_node': 0, 'sim_node': 0}
-    watch.wait(lambda: not launch.find_processes(), 'a process of the launch is left')
+    _, left = psutil.wait_procs(started, timeout=30)
+    assert not left
