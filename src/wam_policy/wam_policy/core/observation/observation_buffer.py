@@ -7,10 +7,10 @@ these objects: the one that runs the node's callbacks.
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import attrgetter
+from statistics import median
 from types import MappingProxyType
-
-import numpy as np
 
 from wam_policy.core.observation.clock_offsets import ClockOffsets
 from wam_policy.core.observation.frozen_images import FrozenImageMonitor
@@ -107,7 +107,8 @@ class StampedBuffer[T: (Frame, JointState)]:
         stamps_ns = [sample.stamp_ns for sample in self._samples[-INTERVAL_FRAMES:]]
         if len(stamps_ns) <= MIN_INTERVALS:
             return None
-        return int(np.median(np.diff(stamps_ns)))
+        # not numpy: asked for several times per query, and 30 numbers sort in a few microseconds
+        return int(median(later - earlier for earlier, later in pairwise(stamps_ns)))
 
     def rate_hz(self, now_ns: int) -> float:
         """Return the recent rate of samples, Hz; it decreases when they stop."""
