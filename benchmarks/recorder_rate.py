@@ -154,6 +154,7 @@ def count_messages(folder: Path) -> dict:
     """Count recorded and missing images and joint states of a bag."""
     from wam_learning.data import bag_reader
     from wam_policy.core.robot import embodiment
+    from wam_policy.recording import bag_access
 
     robot = embodiment.load_embodiment(ROBOT)
     cameras = {
@@ -170,7 +171,7 @@ def count_messages(folder: Path) -> dict:
         else:
             stamps_ns.append(header.stamp.sec * 10**9 + header.stamp.nanosec)
     span_s = (stamps_ns[-1] - stamps_ns[0]) / 1e9
-    about = bag_reader.read_metadata(folder)
+    about = bag_access.read_metadata(folder)
     size_mb = next(folder.glob('*.mcap')).stat().st_size / 1e6
     return {
         'pictures': sum(map(len, numbers.values())),

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wam_policy.recording.bag_access import find_bags, open_reader, read_metadata
-
-__all__ = ['find_bags', 'open_reader', 'read_messages', 'read_metadata', 'read_topics']
+from wam_policy.recording.bag_access import open_reader
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from wam_policy.core.observation.joint_state_merger import JointStateMerger
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.session.instruction import clean_instruction
 from wam_policy.nodes import message_conversion
+from wam_policy.recording import bag_access
 
 COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
 MAX_INSTRUCTION_LENGTH = 400  # characters, the default of policy_node
@@ -53,7 +54,7 @@ class BagReplay:
             raise ValueError(
                 f'{folder}: has no {", ".join(missing)}; was it recorded from a {robot.name}?'
             )
-        recorded = bag_reader.read_metadata(folder).get('instruction', '')
+        recorded = bag_access.read_metadata(folder).get('instruction', '')
         self.synchronizer = Synchronizer(
             robot, instruction if instruction is not None else recorded
         )

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from av.error import FFmpegError
 
 from wam_learning.data.lerobot.column_mapping import gather, map_cameras, map_vectors
-from wam_learning.data.lerobot.dataset_metadata import DatasetMetadata, read_dataset_metadata
+from wam_learning.data.lerobot.dataset_metadata import (
+    DatasetMetadata,
+    read_column,
+    read_dataset_metadata,
+)
 from wam_learning.data.lerobot_writer import VALID_SUFFIX
 from wam_learning.data.video_files import read_frames_at
 from wam_policy.core.robot import embodiment
@@ -177,13 +180,13 @@ def _read_dataset(folder: Path, design: ModelSpec) -> EpisodeArrays:
         count = grid.count_rows(len(table))
         if count < 1:
             raise ValueError(f'{folder}: episode {episode.index} has no rows')
-        columns = {name: grid.interpolate(_read_column(table, name)) for name in names}
+        columns = {name: grid.interpolate(read_column(table, name)) for name in names}
         labels = {name: grid.pick(values) for name, values in _read_labels(table).items()}
         rows.append(
             {
                 'state': gather(sources[0], columns),
                 'action': gather(sources[1], columns),
-                'task': grid.pick(_read_column(table, 'task_index')).astype(np.int32),
+                'task': grid.pick(read_column(table, 'task_index')).astype(np.int32),
                 **labels,
             }
         )
@@ -265,27 +268,15 @@ def _read_labels(table: Any) -> dict[str, np.ndarray]:
     }
     for name in found:
         if name in table.column_names:
-            values = _read_column(table, name)
+            values = read_column(table, name)
             if name == SUPERVISED:
                 found[name] = values.reshape(-1).astype(bool)
             elif name + VALID_SUFFIX in table.column_names:
-                valid = _read_column(table, name + VALID_SUFFIX).reshape(-1).astype(bool)
+                valid = read_column(table, name + VALID_SUFFIX).reshape(-1).astype(bool)
                 found[name] = np.where(valid[:, None], values, np.float32(np.nan))
             else:  # written before validity was a column of its own
                 found[name] = values
     return found
-
-
-def _read_column(table: Any, name: str) -> np.ndarray:
-    """Return a column as [rows] or, of lists, as float32 [rows n]."""
-    column = table[name].combine_chunks()
-    if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        lengths = sorted({len(row) for row in column})
-        if len(lengths) > 1:
-            raise ValueError(f'column {name}: rows of different lengths {lengths}')
-        values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-        return values.reshape(len(table), -1)
-    return column.to_numpy(zero_copy_only=False)
 
 
 # ---- canvases

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wam_learning.data import bag_reader, dataset_validation
+from wam_learning.data import dataset_validation
 from wam_learning.data.bag_replay import BagReplay
 from wam_learning.data.lerobot_writer import VERSIONS, LeRobotWriter
 from wam_learning.data.time_sync import DroppedSample, SynchronizedSample
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.deprecated_options import replace_deprecated
+from wam_policy.recording import bag_access
 
 DEPRECATED_FLAGS = {
     '--successful': '--success-only',
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Export, print the report and the issues found; return the exit status."""
     options = _parse_arguments(arguments)
     try:
-        folders = [path for given in options.bags for path in bag_reader.find_bags(given)]
+        folders = [path for given in options.bags for path in bag_access.find_bags(given)]
         robot = _resolve_robot(folders, options.robot)
         writer = LeRobotWriter(options.out, robot, options.format)
     except (ValueError, OSError) as error:
@@ -140,7 +141,7 @@ def _export_bags(
     for folder in folders:
         report = BagExportReport(folder.name)
         try:
-            metadata = bag_reader.read_metadata(folder)
+            metadata = bag_access.read_metadata(folder)
             report.success = metadata.get('success', 'unknown')
             if options.success_only and report.success != 'yes':
                 print(f'{folder.name}: skipped: success is {report.success}')
@@ -206,7 +207,7 @@ def _resolve_robot(folders: Sequence[Path], name: str | None) -> Embodiment:
     names = set()
     for folder in folders:
         with suppress(ValueError):  # said when the bag is exported
-            names.add(bag_reader.read_metadata(folder).get('robot'))
+            names.add(bag_access.read_metadata(folder).get('robot'))
     names.discard(None)
     if len(names) != 1:
         raise ValueError(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from wam_learning.data.lerobot.dataset_metadata import (
     DatasetMetadata,
     EpisodeEntry,
+    read_column,
     read_dataset_metadata,
 )
 
@@ -64,14 +65,10 @@ def convert_to_v30(folder: Path) -> None:
 
 def _read_numbers(table: pa.Table) -> dict[str, np.ndarray]:
     """Return every numeric column as float64 [rows n]."""
-    found = {}
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        nested = isinstance(column.type, pa.FixedSizeListType)
-        flat = column.flatten() if nested else column
-        rows = flat.to_numpy(zero_copy_only=False).astype(np.float64)
-        found[name] = rows.reshape(len(table), -1)
-    return found
+    return {
+        name: read_column(table, name).astype(np.float64).reshape(len(table), -1)
+        for name in table.column_names
+    }
 
 
 def _compute_stats(rows: np.ndarray) -> dict[str, Any]:
@@ -108,10 +105,6 @@ def _merge_image_stats(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         'max': stacked['max'].max(0),
         'mean': mean,
         'std': np.sqrt(np.maximum(square - mean**2, 0.0)),
-    }
-    # quantiles of several episodes are not known exactly: their weighted mean, as LeRobot does
-    found |= {
-        name: (weights * values).sum(0) for name, values in stacked.items() if name not in found
     }
     return {name: value.tolist() for name, value in found.items()} | {'count': [int(counts.sum())]}
 

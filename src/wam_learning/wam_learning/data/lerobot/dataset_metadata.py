@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -108,6 +109,21 @@ def read_dataset_metadata(folder: Path) -> DatasetMetadata:
         read_json(modality_path) if modality_path.is_file() else {},
         info,
     )
+
+
+def read_column(table: pa.Table, name: str) -> np.ndarray:
+    """Return a column as [rows] or, of lists, as float32 [rows n].
+
+    Raise ValueError for lists of different lengths.
+    """
+    column = table[name].combine_chunks()
+    if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        lengths = sorted({len(row) for row in column})
+        if len(lengths) > 1:
+            raise ValueError(f'column {name}: rows of different lengths {lengths}')
+        values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        return values.reshape(len(table), -1)
+    return column.to_numpy(zero_copy_only=False)
 
 
 def read_json(path: Path) -> dict[str, Any]:
