@@ -138,7 +138,7 @@ LAYERS = (
             'wam_policy.deprecated_options',
         ),
         (*TORCH_PACKAGES, 'pickle'),
-        ('numpy', 'cv2', 'websockets', 'msgpack', 'prometheus_client'),
+        ('numpy', 'cv2', 'websockets', 'msgpack', 'prometheus_client', 'zmq'),
     ),
     # where the robot's links are at given joint positions; core asks through a protocol of its own
     ImportLayer(

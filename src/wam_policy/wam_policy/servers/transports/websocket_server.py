@@ -26,6 +26,7 @@ from websockets.protocol import State
 
 from wam_policy.servers import value_mapping
 from wam_policy.servers.codecs import msgpack_codec
+from wam_policy.servers.codecs.codec_table import check_request
 from wam_policy.servers.server_metrics import BackendHealth, ServerMetrics
 from wam_policy.servers.session_manager import InvalidClientRequest, SessionManager
 
@@ -195,7 +196,7 @@ class PolicyServer:
             if connection.state is not State.OPEN:
                 outcome = 'gone'  # closed while the request was queued
             else:
-                message = msgpack_codec.unpack_request(raw)
+                message = check_request(msgpack_codec.unpack(raw))
                 endpoint = self._session_manager.get_endpoint(message)
                 answer = self._session_manager.handle_request(connection_id, message)
                 reply = ServerReply(
