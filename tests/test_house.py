@@ -38,7 +38,6 @@ PERSONIFICATIONS = re.compile(
     'asked|begun|believed|dice|heard|hurry|lived|nobody|rival|said|spoken|tamper|told|trick|'
     'trouble|ugly|unwell'
 )
-PERSONIFICATIONS_UNCHECKED = (f'{POLICY}/nodes/', f'{POLICY}/core/motion/')
 TORCH_PACKAGES = ('torch', 'torchvision', 'diffusers', 'transformers', 'safetensors')
 # What rclpy's nodes keep under these names; a node that assigns one breaks silently (without
 # `_services` nobody answers its lifecycle and parameter services any more).
@@ -376,7 +375,7 @@ def check_names(name: str, text: str, tree: ast.Module) -> Iterator[str]:
     for one in sorted(defined):
         if is_metaphor(one):
             yield f"{one}: a metaphor: use the field's word"
-        elif not name.startswith(PERSONIFICATIONS_UNCHECKED) and has_word(one, PERSONIFICATIONS):
+        elif has_word(one, PERSONIFICATIONS):
             yield f'{one}: programs are no persons: use request, receive, report, publish'
 
 

@@ -95,7 +95,7 @@ def test_efforts_are_those_of_all_motors_or_none():
 def test_what_is_not_measured_is_no_good_news():
     assert agibot_status.find_blind_checks([make_arm(), make_arm()], 7) == {}
     blind = agibot_status.find_blind_checks([make_arm(), make_arm(0)], 7)
-    assert blind['driver_faults'] == blind['temperature'] == '0 motors told of 7'
+    assert blind['driver_faults'] == blind['temperature'] == '0 motors reported, of 7'
     for nothing in (0.0, float('nan')):
         blind = agibot_status.find_blind_checks([make_arm(temperature=nothing), make_arm()], 7)
         assert 'exactly 0' in blind['temperature']

@@ -146,16 +146,18 @@ class CallbackGuard:
         fitting: list[TransitionDescription] = list_transitions(
             GetAvailableTransitions.Request(), GetAvailableTransitions.Response()
         ).available_transitions
-        asked = request.transition
+        requested = request.transition
         if any(
-            each.transition.label == asked.label if asked.label else each.transition.id == asked.id
+            each.transition.label == requested.label
+            if requested.label
+            else each.transition.id == requested.id
             for each in fitting
         ):
             return change(request, response)
         possible = ', '.join(f'{each.transition.label} ({each.transition.id})' for each in fitting)
         state = fitting[0].start_state.label if fitting else 'finalized'
         self._node.get_logger().warning(
-            f'transition {asked.label or asked.id} refused: the node is {state}; possible: '
+            f'transition {requested.label or requested.id} refused: node is {state}; possible: '
             f'{possible or "none, start the node anew"}',
             throttle_duration_sec=1.0,
         )

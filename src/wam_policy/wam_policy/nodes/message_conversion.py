@@ -295,8 +295,8 @@ def setpoint_from_msg(msg: JointTrajectoryControllerState, controller: Controlle
             f'; want each of {", ".join(controller.joints)} once: does another '
             'controller publish there?'
         )
-    said = msg.reference
-    fields = said.positions, said.velocities, said.accelerations
+    reference = msg.reference
+    fields = reference.positions, reference.velocities, reference.accelerations
     if any(len(field) != len(column) for field in fields):
         given = '/'.join(str(len(field)) for field in fields)
         raise ValueError(

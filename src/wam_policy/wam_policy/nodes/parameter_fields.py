@@ -68,7 +68,7 @@ def validate_fields(params: Any) -> None:
 
 
 def make_descriptor(field: dataclasses.Field) -> ParameterDescriptor:
-    """Return what ROS is told of a parameter: type, range, description with its unit."""
+    """Return what a parameter declares to ROS: type, range, description with its unit."""
     meta = field.metadata
     extra = [f'one of {", ".join(map(str, meta["choices"]))}'] if meta['choices'] else []
     extra += [] if meta['dynamic'] else ['fixed while active']

@@ -146,18 +146,18 @@ def run_node(
     """
     # Neither an Event nor a blocking wait: a signal in the middle of an Event's `wait` or `set`
     # waits for itself in `set`, and one just before a wait begins does not end it.
-    asked: list[object] = []
+    end_reasons: list[object] = []
 
     def request_shutdown(*reason: object) -> None:
-        asked.append(reason)
-        if len(asked) == 1 and may_exit is None:  # further signals do not postpone it
+        end_reasons.append(reason)
+        if len(end_reasons) == 1 and may_exit is None:  # further signals do not postpone it
             faulthandler.dump_traceback_later(shutdown_timeout_s, exit=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, request_shutdown)
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    full_name = _exit_if_running(name, lambda: bool(asked))
-    if asked:  # before there was a node: others may not have been looked for long enough
+    full_name = _exit_if_running(name, lambda: bool(end_reasons))
+    if end_reasons:  # before there was a node: others may not have been looked for long enough
         os._exit(0)
     node = make_node()
     _check_runnable(node)
@@ -166,7 +166,7 @@ def run_node(
     sys.stdout.write(f'{full_name} {IS_SOLE_NODE}\n')
     sys.stdout.flush()
     try:
-        while not asked:
+        while not end_reasons:
             time.sleep(SIGNAL_POLL_S)
         while may_exit is not None and not may_exit(node):
             time.sleep(SIGNAL_POLL_S)

@@ -36,7 +36,7 @@ def find_running_node(name: str, stop: Callable[[], bool] = lambda: False) -> tu
     executor = SingleThreadedExecutor()
     executor.add_node(probe)
     client = probe.create_client(GetParameters, '~/get_parameters')
-    begin_s = asked_s = time.monotonic()
+    begin_s = requested_s = time.monotonic()
     answers = []
     try:
         while not stop():
@@ -44,8 +44,8 @@ def find_running_node(name: str, stop: Callable[[], bool] = lambda: False) -> tu
             is_discovered = client.service_is_ready()
             if now_s - begin_s > (ANSWER_S if is_discovered else DISCOVERY_S):
                 break
-            if is_discovered and (not answers or now_s - asked_s > REPEAT_S):
-                asked_s = now_s
+            if is_discovered and (not answers or now_s - requested_s > REPEAT_S):
+                requested_s = now_s
                 answers.append(client.call_async(GetParameters.Request()))
             executor.spin_once(timeout_sec=POLL_S)
             if any(answer.done() for answer in answers):

@@ -97,9 +97,9 @@ class ChunkValidator:
             return None
         self.last_chunk_ns[chunk.session] = now_ns
         recent = {
-            session: heard_ns
-            for session, heard_ns in self.last_chunk_ns.items()
-            if 0 <= now_ns - heard_ns < COMPETING_PUBLISHERS_WINDOW_NS
+            session: received_ns
+            for session, received_ns in self.last_chunk_ns.items()
+            if 0 <= now_ns - received_ns < COMPETING_PUBLISHERS_WINDOW_NS
         }
         if len(recent) > 1:
             return f'two policies publish chunks, only one may: {" and ".join(sorted(recent))}'

@@ -68,7 +68,7 @@ class CommandTracker:
     def record_sent(
         self, trajectory: Trajectory, arrival_deadline_ns: int, switch_ns: int
     ) -> None:
-        """Note a command that leaves what is believed to be followed at `switch_ns`.
+        """Note a command that leaves what is assumed to be followed at `switch_ns`.
 
         Reports stamped before `arrival_deadline_ns` may be older than its arrival.
         """
@@ -115,11 +115,11 @@ class CommandTracker:
     def process_report(self, report: Setpoint, now_ns: int) -> bool:
         """Take a report without flaw; tell whether a command that seemed followed was lost."""
         course = self._tracks[report.controller]
-        believed = course.commands[-1:]
+        assumed = course.commands[-1:]
         course.record_report(report, now_ns)
         if min(report.stamp_ns, now_ns) >= self._hold_start_ns:
             course.match_report(report, now_ns)
-        return course.commands[-1:] != believed
+        return course.commands[-1:] != assumed
 
     def expire_reports(self, now_ns: int) -> None:
         """Give up on controllers that have fallen silent."""
@@ -178,7 +178,7 @@ class _ControllerTrack:
         self.reset()
 
     def reset(self) -> None:
-        self.commands: list[SentCommand] = []  # one of them is followed; the newest is believed
+        self.commands: list[SentCommand] = []  # one of them is followed; the newest is assumed
         self.possibly_lost: list[SentCommand] = []  # seem to be lost, but may only be late
         self.has_match = False  # a report has shown one since the last hold
         self.last_report_ns: int | None = None  # when the last report came; None without reports
@@ -215,12 +215,12 @@ class _ControllerTrack:
     def is_ambiguous(self, now_ns: int) -> bool:
         if not self.is_reliable or not self.commands:
             return False
-        *others, believed = self.commands
+        *others, assumed = self.commands
         return (
             not self.has_match
             or self.unmatched_since_ns is not None
             or any(
-                self._differ(other, believed, now_ns, now_ns + MAX_ARRIVAL_DELAY_NS)
+                self._differ(other, assumed, now_ns, now_ns + MAX_ARRIVAL_DELAY_NS)
                 for other in others
             )
         )
@@ -297,12 +297,12 @@ class _ControllerTrack:
 
     def _matches(self, report: Setpoint, command: SentCommand) -> bool:
         """Tell whether the report lies on the command within MAX_REPORT_LAG_NS of its stamp."""
-        said = np.stack([report.position, report.velocity, report.acceleration])
+        reported = np.stack([report.position, report.velocity, report.acceleration])
         shift_ns, tried = 0, []
         while shift_ns not in tried and len(tried) < MAX_FIT_ITERATIONS:
             tried.append(shift_ns)
             due = self._state_at(command.trajectory, report.stamp_ns + shift_ns)
-            off = said - due
+            off = reported - due
             if (np.abs(off) <= MATCH_TOLERANCE).all():
                 return True
             steep = float((due[1:] ** 2).sum())

@@ -30,7 +30,7 @@ class JoystickDeadman:
             )
         self._deadman_button, self._estop_button = deadman_button, estop_button
         self._timeout_s = timeout_s
-        self._heard_ns: int | None = None
+        self._received_ns: int | None = None
         self._is_held = self._is_estop_pressed = False
         self._was_released = False  # since it is heard: a button that sticks never is
         self._flaw = ''  # of the last message
@@ -56,7 +56,7 @@ class JoystickDeadman:
             'joy_estop_button': self._estop_button,
         }
         missing = [f'{name} is {at}' for name, at in places.items() if at >= len(buttons)]
-        self._heard_ns, self._flaw = now_ns, ''
+        self._received_ns, self._flaw = now_ns, ''
         if missing:
             self._flaw = (
                 f'{", ".join(missing)}, but the joystick has {len(buttons)} buttons, counted '
@@ -71,7 +71,7 @@ class JoystickDeadman:
         """Return why nothing may move."""
         if not self.is_used:
             return None
-        if self._heard_ns is None:
+        if self._received_ns is None:
             return 'no message of the joystick: start joy_node and remap its topic to joy'
         if self._is_lost(now_ns):
             return f'no message of the joystick for more than {self._timeout_s:g} s'
@@ -87,4 +87,4 @@ class JoystickDeadman:
         return f'{button} is not held'
 
     def _is_lost(self, now_ns: int) -> bool:
-        return self._heard_ns is None or now_ns - self._heard_ns > self._timeout_s * NS_PER_S
+        return self._received_ns is None or now_ns - self._received_ns > self._timeout_s * NS_PER_S

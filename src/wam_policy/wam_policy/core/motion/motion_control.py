@@ -153,11 +153,11 @@ class MotionControl:
         strain = self.effort_monitor.check_effort(state)
         executing = self.executing if self.state in ACTIVE_STATES and not self.dry_run else None
         if flaw is None and executing is not None:
-            trouble = (
+            stop_reason = (
                 check_tracking_error(executing, self.joint_monitor, self.limits.step) or strain
             )
-            if trouble:
-                self._halt(MotionState.PROTECTIVE_STOP, trouble, now_ns)
+            if stop_reason:
+                self._halt(MotionState.PROTECTIVE_STOP, stop_reason, now_ns)
         return flaw
 
     def on_setpoint(self, report: Setpoint, now_ns: int) -> str | None:
@@ -196,7 +196,7 @@ class MotionControl:
     def on_chunk(self, chunk: Chunk, now_ns: int) -> str | None:
         """Take a chunk for planning; return why it was refused."""
         reason = self.chunk_validator.validate(chunk, now_ns)
-        if self.state not in ACTIVE_STATES:  # nothing is asked of us: neither good nor bad
+        if self.state not in ACTIVE_STATES:  # not active: neither reached nor missed
             return f'chunk ignored while {self.state.name}'
         if reason is None and self.halting:
             reason = f'chunk ignored while {self.state.name}'

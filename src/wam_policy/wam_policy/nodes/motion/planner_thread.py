@@ -68,7 +68,7 @@ class PlannerThread:
             self._wake_event.clear()
             try:
                 busy = self._plan_and_publish()
-            except Exception as error:  # noqa: BLE001 - told to the node, which stops the robot
+            except Exception as error:  # noqa: BLE001 - reported to the node, which stops
                 self._on_error(error)
                 if self._closing:  # what was sent ends at rest; this may fail for ever
                     return
@@ -80,8 +80,8 @@ class PlannerThread:
         """Plan at most one thing and publish everything decided; tell whether there was any."""
         with self._lock:
             motion = self._motion  # every report wakes, few find something to plan
-            asked = motion.stop_requested or motion.pending_chunk is not None
-            job = motion.next_plan_request(self._now_ns()) if asked else None
+            is_due = motion.stop_requested or motion.pending_chunk is not None
+            job = motion.next_plan_request(self._now_ns()) if is_due else None
         if job is not None:
             proposal = compute_plan(job)
             publish = (

@@ -148,7 +148,7 @@ class InferenceLoop:
         try:
             backend = self._switch_backend()
             return backend is not None and self._execute_next(backend)
-        except Exception as error:  # noqa: BLE001 - told to the node; without this thread it hangs
+        except Exception as error:  # noqa: BLE001 - passed to the node, which else hangs
             self._on_error(error)
             return False
 
@@ -184,15 +184,15 @@ class InferenceLoop:
         return False
 
     def _execute(self, backend: WorkerBackend, request: Request) -> None:
-        said = backend.execute(request)
+        result = backend.execute(request)
         answered_ns = self._now_ns()
         with self._locked_policy as policy:
             if isinstance(request, Reset):
                 policy.on_reset_done(request)
-            elif isinstance(request, Commit) and isinstance(said, CacheStatus):
-                policy.on_commit_done(request, said)
-            elif isinstance(request, Query) and isinstance(said, QueryResult):
-                self._undecoded_chunk = policy.on_query_result(request, said, answered_ns)
+            elif isinstance(request, Commit) and isinstance(result, CacheStatus):
+                policy.on_commit_done(request, result)
+            elif isinstance(request, Query) and isinstance(result, QueryResult):
+                self._undecoded_chunk = policy.on_query_result(request, result, answered_ns)
                 if self._undecoded_chunk is not None:
                     # still under the lock: a new instruction comes before or after, never between
                     self._publish_chunk(self._undecoded_chunk, answered_ns)

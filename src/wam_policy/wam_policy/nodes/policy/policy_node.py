@@ -2,7 +2,7 @@
 
 Notable:
 - callbacks only file what arrives; one other thread asks the workers (requester);
-- what is asked, kept and dropped is decided in core.policy, under one lock;
+- what is requested, kept and dropped is decided in core.policy, under one lock;
 - activation does not wait for the workers: the status says STARTING until they are ready.
 """
 
@@ -83,7 +83,7 @@ class PolicyNode(LifecycleNode):
         self._configured: _ConfiguredPolicy | None = None
         self._backend_status = BackendStatus(WorkerAvailability.STARTING, 'workers are starting')
         self._inputs: list[Subscription] = []
-        self._last_published: tuple = ()  # what the last status said that counts as a change
+        self._last_published: tuple = ()  # what the last status reported that counts as a change
         self._logged_state, self._logged_s = '', 0.0  # state that was logged last, and when
         self._ticks_since_status = 0
         self._stop_detector = StopDetector()

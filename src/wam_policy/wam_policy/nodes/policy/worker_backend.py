@@ -35,7 +35,7 @@ class BackendStatus:
     model: str = ''
     trained: bool = False
     restart_count: int = 0
-    query_per_commit: bool | None = None  # their rhythm; None: as they were told to
+    query_per_commit: bool | None = None  # their rhythm; None: as configured
     latest_joint_state: bool | None = None
     can_decode_video: bool = True  # they can show what they predicted
 
@@ -148,7 +148,7 @@ class WorkerBackend:
             )
             return None
         if isinstance(request, Commit):
-            said = self._send_request(
+            answer = self._send_request(
                 'commit',
                 {
                     'session': request.session,
@@ -161,7 +161,9 @@ class WorkerBackend:
                 },
             )
             return CacheStatus(
-                said.fields['cached_blocks'], said.fields['window_fill'], said.fields['rebuilds']
+                answer.fields['cached_blocks'],
+                answer.fields['window_fill'],
+                answer.fields['rebuilds'],
             )
         return self._execute_query(request)
 
@@ -174,7 +176,7 @@ class WorkerBackend:
         arrays = {'joints': seen.joints.position}
         if self._send_latest_images:
             arrays |= {f'newest/{frame.camera}': frame.rgb for frame in seen.frames}
-        said = self._send_request(
+        answer = self._send_request(
             'query',
             {
                 'session': query.session,
@@ -185,10 +187,10 @@ class WorkerBackend:
             arrays,
         )
         return QueryResult(
-            said.fields['step_dt_s'],
-            said.arrays['targets'],
-            said.arrays['reference'],
-            said.fields['timings_ms'],
+            answer.fields['step_dt_s'],
+            answer.arrays['targets'],
+            answer.arrays['reference'],
+            answer.fields['timings_ms'],
         )
 
     def _send_request(

@@ -1,6 +1,6 @@
 """Record one episode beside a running stack, from the terminal.
 
-The episode ends with Ctrl-C or after a time, and is kept unless told otherwise. Exit status: 0 it
+The episode ends with Ctrl-C or after a time, and is kept by default. Exit status: 0 it
 is saved (or was discarded on request), 1 it is not, 2 wrong arguments.
 """
 
@@ -28,11 +28,11 @@ PRINT_PERIOD_S = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Record until the end is asked for, and return the exit status."""
+    """Record until the end is requested, and return the exit status."""
     options = _parse_arguments(arguments)
-    asked = threading.Event()
+    end_requested = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked.set())
+        signal.signal(number, lambda *_: end_requested.set())
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = RecorderNode(
         namespace=options.namespace,
@@ -44,15 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Parameter('auto_record', value=options.auto_record),
         ],
     )
-    spinning = ExecutorThread([node], asked.set)
+    spinning = ExecutorThread([node], end_requested.set)
     try:
         if node.trigger_configure() != SUCCESS or node.trigger_activate() != SUCCESS:
-            return 1  # the node has said why
-        asked.wait(DISCOVERY_S)
+            return 1  # the node has logged why
+        end_requested.wait(DISCOVERY_S)
         if options.auto_record:
-            _print_status_until(node, asked, options.seconds)
+            _print_status_until(node, end_requested, options.seconds)
             return 0
-        return _record_one_episode(node, asked, options)
+        return _record_one_episode(node, end_requested, options)
     finally:
         spinning.stop()
         node.close()
@@ -83,7 +83,7 @@ def _record_one_episode(
 def _print_status_until(
     node: RecorderNode, stop_event: threading.Event, duration_s: float
 ) -> None:
-    """Show once a second how it goes, until asked to end, out of time, or failed."""
+    """Show once a second how it goes, until the end is requested, out of time, or failed."""
     left_s = duration_s or float('inf')
     while left_s > 0 and not stop_event.wait(min(PRINT_PERIOD_S, left_s)):
         left_s -= PRINT_PERIOD_S

@@ -105,9 +105,9 @@ class RecordEpisodeAction:
         return GoalResponse.ACCEPT if usable else GoalResponse.REJECT
 
     async def _execute(self, goal: ServerGoalHandle) -> RecordEpisode.Result:
-        asked = goal.request
+        request = goal.request
         try:
-            name = self._start_episode(asked.instruction, list(asked.labels))
+            name = self._start_episode(request.instruction, list(request.labels))
         except (ValueError, OSError) as error:
             goal.abort()
             return Result(outcome=Result.FAILED, message=str(error))
@@ -116,7 +116,7 @@ class RecordEpisodeAction:
             goal,
             name,
             start_ns,
-            start_ns + round(asked.time_limit * 1e9),
+            start_ns + round(request.time_limit * 1e9),
             Future(executor=self._node.executor),
         )
         # rclpy does not say what a Future holds

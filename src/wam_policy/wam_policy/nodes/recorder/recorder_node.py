@@ -3,7 +3,7 @@
 Notable:
 - messages stay the bytes they came as; only images are touched, and only to compress them;
 - an episode is written by threads of its own (writer), callbacks only hand over;
-- what the robot said last before an episode (status, camera_info) belongs to it;
+- what the robot published last before an episode (status, camera_info) belongs to it;
 - episodes that a kill or a full disk interrupted are repaired when the node is configured.
 """
 
@@ -355,11 +355,11 @@ class RecorderNode(LifecycleNode):
         status = self.make_status()
         self._require_configured().status_publisher.publish(status)
         dropping = 'messages are dropped' if any(status.dropped_counts) else ''
-        told = '; '.join(
+        summary = '; '.join(
             filter(None, (f'{status.state}', status.episode_name, status.reason, dropping))
         )
-        if told != self._last_logged:
-            self._last_logged = told
+        if summary != self._last_logged:
+            self._last_logged = summary
             self._log_status(status, dropping)
 
     def _log_status(self, status: EpisodeStatus, drop_warning: str) -> None:

@@ -100,7 +100,7 @@ class EpisodeRecorder:
                     f'min_free_mb ({self._params.min_free_mb}); free some space'
                 )
             taken = [path.name for path in self._root.iterdir()]
-            begun = EpisodeMetadata(
+            metadata = EpisodeMetadata(
                 episode_info.make_folder_name(now_ns, instruction, taken),
                 self._robot.name,
                 self._robot.config_hash,
@@ -108,7 +108,7 @@ class EpisodeRecorder:
                 now_ns,
                 labels,
             )
-            bag = BagWriter(self._root / begun.name, self._topics, begun.to_dict())
+            bag = BagWriter(self._root / metadata.name, self._topics, metadata.to_dict())
             self._writer = EpisodeWriter(
                 bag,
                 self._topic_queues,
@@ -116,10 +116,10 @@ class EpisodeRecorder:
                 self._params.min_free_mb * BYTES_PER_MB,
                 self._ros_distro,
             )
-            self._episode, self._error = begun, ''
+            self._episode, self._error = metadata, ''
             for index, raw in self._latest_messages.items():
                 self._writer.put(index, now_ns, raw)
-            return begun.name
+            return metadata.name
 
     def put(self, topic_index: int, log_ns: int, raw: bytes) -> None:
         """Take one message; without an episode only the newest of some topics is kept."""
@@ -170,12 +170,12 @@ class EpisodeRecorder:
         with self._lock:
             self.collect_finished()
             if self._writer is not None and self._episode is not None:
-                begun, progress = self._episode, self._writer.progress()
+                metadata, progress = self._episode, self._writer.progress()
                 return RecorderSnapshot(
                     RecorderState.RECORDING,
-                    begun.name,
-                    begun.instruction,
-                    (now_ns - begun.start_ns) / 1e9,
+                    metadata.name,
+                    metadata.instruction,
+                    (now_ns - metadata.start_ns) / 1e9,
                     progress,
                     '; '.join(progress.message_errors),
                 )

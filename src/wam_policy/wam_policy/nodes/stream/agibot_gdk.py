@@ -242,13 +242,13 @@ class AgibotGdk:
 
     def _note(self, source: str, faults: Sequence[str], warnings: Sequence[str]) -> None:
         """Keep what is wrong with one part of the robot, and what is worth a look."""
-        for told, texts in (
+        for reports, texts in (
             (self._faults_by_source, faults),
             (self._warnings_by_source, warnings),
         ):
-            told.pop(source, None)
+            reports.pop(source, None)
             if texts:
-                told[source] = f'{source}: {", ".join(texts)}'
+                reports[source] = f'{source}: {", ".join(texts)}'
 
     def _on_arm_data(self, arm_name: str, msg: Any) -> None:
         """Check the state of an arm and of its motors; keep their efforts."""

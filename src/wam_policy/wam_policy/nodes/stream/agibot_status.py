@@ -67,7 +67,7 @@ def find_blind_checks(messages: Iterable[Any], limit_joints: int) -> dict[str, s
     for msg in messages:
         motors = msg.motor_states
         if len(motors) < limit_joints:
-            blind['driver_faults'] = f'{len(motors)} motors told of {limit_joints}'
+            blind['driver_faults'] = f'{len(motors)} motors reported, of {limit_joints}'
             blind['temperature'] = blind['driver_faults']
         elif not any(motor.temperature for motor in motors if np.isfinite(motor.temperature)):
             blind['temperature'] = 'every temperature is exactly 0 or NaN: not measured'
@@ -75,7 +75,7 @@ def find_blind_checks(messages: Iterable[Any], limit_joints: int) -> dict[str, s
 
 
 def read_efforts(msg: Any, count: int) -> np.ndarray:
-    """Return the efforts of an arm's `count` motors in Nm, NaN where they are not told."""
+    """Return the efforts of an arm's `count` motors in Nm, NaN where they are not reported."""
     if len(msg.motor_states) != count:
         return np.full(count, np.nan)
     return np.array([getattr(motor, 'effort', np.nan) for motor in msg.motor_states], dtype=float)

@@ -30,7 +30,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Run the node until it ends, or until this program is asked to end."""
+    """Run the node until it ends, or until this program is requested to end."""
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: signals.append(received))
@@ -102,7 +102,7 @@ def start_node(
 def follow(node: subprocess.Popen[bytes], log: BinaryIO, signals: list[int]) -> NoReturn:
     """Copy the node's messages until it ends, then exit with its status.
 
-    Once asked to end, pass that on and leave, at the latest after FAREWELL_S: the node may stay.
+    Once requested to end, pass that on and leave within FAREWELL_S: the node may stay.
     """
     deadline_s: float | None = None
     while True:

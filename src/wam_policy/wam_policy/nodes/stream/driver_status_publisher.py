@@ -13,7 +13,7 @@ CALLS_PER_STATUS = 10  # 1 Hz where `update` is called at 10 Hz
 
 
 class Driver(Protocol):
-    """Be asked by `DriverStatusPublisher`."""
+    """Report to `DriverStatusPublisher`."""
 
     @property
     def inactive_checks(self) -> Mapping[str, str]:
@@ -41,11 +41,11 @@ class DriverStatusPublisher:
     def update(self, fault: str) -> None:
         """Take the fault there is now, empty if none; publish if something is new or due."""
         inactive, warnings = dict(self._driver.inactive_checks), list(self._driver.warnings)
-        told = fault, inactive, warnings
+        status = fault, inactive, warnings
         self._calls += 1
-        if told == self._last and self._calls < CALLS_PER_STATUS:
+        if status == self._last and self._calls < CALLS_PER_STATUS:
             return
-        self._last, self._calls = told, 0
+        self._last, self._calls = status, 0
         msg = DriverStatus(
             robot=self._robot_name,
             fault=fault,

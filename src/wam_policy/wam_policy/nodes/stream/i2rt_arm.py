@@ -39,7 +39,7 @@ class ArmReading:
     position: np.ndarray  # [7], rad; gripper 0 closed .. 1 open
     velocity: np.ndarray  # [7], per s
     effort: np.ndarray  # [<= 7], Nm; shorter where the driver does not tell the rest
-    hottest_c: float | None  # of all motors and their electronics; None: not told
+    hottest_c: float | None  # of all motors and their electronics; None: not reported
 
 
 class I2rtArm:
@@ -214,5 +214,5 @@ def _end_exchange(chain: Any) -> None:
 
 
 def _find_hottest(seen: Mapping[str, Any]) -> float | None:
-    told = [np.max(seen[part]) for part in ('temp_rotor', 'temp_mos') if part in seen]
-    return float(max(told)) if told else None
+    temperatures_c = [np.max(seen[part]) for part in ('temp_rotor', 'temp_mos') if part in seen]
+    return float(max(temperatures_c)) if temperatures_c else None

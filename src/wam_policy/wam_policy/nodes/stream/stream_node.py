@@ -4,7 +4,7 @@ Notable:
 - takes the same trajectories as joint_trajectory_controller, by the same rules (jtc_emulator);
 - publishes the robot's joint states in our names and units, even in a dry run;
 - a loop of its own sends a set-point at the vendor's rate; it holds when anything is wrong;
-- what the driver finds wrong (heat, error flags) is told on robot_fault: motion_node stops for it;
+- faults of the driver (heat, error flags) go out on robot_fault: motion_node stops for them;
 - deactivating and ending let the trajectory that is followed come to its rest first;
 - a driver that must stay open to hold the arms up is closed on ~/release only, see arm_holder.py.
   Until then the process goes on, whatever ends around it; stream_process starts it apart from
@@ -82,7 +82,7 @@ class StreamNode(LifecycleNode):
         self._lock = threading.RLock()  # an adapter may read within a tick, or by itself
         self._sending = False  # while trajectories are accepted and set-points sent
         self._coming_to_rest = False  # set-points are still sent, until the trajectory has ended
-        self._ending = False  # the process was asked to end
+        self._ending = False  # the process was requested to end
         self._is_opening = False
         self._logged_reason = ''
         self._published_fault: str | None = None
@@ -101,7 +101,9 @@ class StreamNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         kept = self._configured  # after an error: the arms are still held
         if self._ending or (kept is not None and kept.holder.is_holding):
-            reason = kept.holder.describe() if kept is not None else 'the process was asked to end'
+            reason = (
+                kept.holder.describe() if kept is not None else 'the process was requested to end'
+            )
             self.get_logger().error(f'cannot be configured: {reason}')
             return FAILURE
         self._close_configured()
@@ -239,7 +241,8 @@ class StreamNode(LifecycleNode):
             self._come_to_rest()
             if self._configured is not None and self._configured.holder.is_holding:
                 self.get_logger().warning(
-                    f'asked to end: {self._configured.holder.describe()} (process {os.getpid()})'
+                    f'requested to end: {self._configured.holder.describe()} '
+                    f'(process {os.getpid()})'
                 )
         configured = self._configured
         if configured is None:
