@@ -151,7 +151,7 @@ LAYERS = (
         f'{POLICY}/recording/',
         ('wam_policy.recording', 'wam_policy.core'),
         ('pickle',),
-        ('mcap', 'yaml', 'numpy', 'rosbags'),
+        ('mcap', 'yaml', 'numpy', 'rosbags', 'backports'),
     ),
     ImportLayer(
         f'{POLICY}/nodes/', (*NODES, 'wam_msgs'), (*TORCH_PACKAGES, 'pickle'), may_import_ros=True

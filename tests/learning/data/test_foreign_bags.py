@@ -148,4 +148,4 @@ def test_what_cannot_be_described_or_repaired_is_refused_by_name(tmp_path, capsy
         assert 'empty: no bag' in capsys.readouterr().err
     rewrite_as_sqlite(write_bag(tmp_path / 'one'), tmp_path / 'theirs')
     assert bag_command.main(['repair', str(tmp_path / 'theirs')]) == 1
-    assert 'theirs: is a sqlite3 bag; only MCAP can be repaired' in capsys.readouterr().err
+    assert 'theirs: only MCAP can be repaired, theirs.db3 is sqlite3' in capsys.readouterr().err

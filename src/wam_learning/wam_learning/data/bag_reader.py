@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wam_policy.recording.bag_access import open_reader
+from wam_policy.recording.bag_access import describe_fix, open_reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def read_messages(path: Path, topics: set[str]) -> Iterator[BagMessage | Damaged
                 return
             except Exception as error:  # noqa: BLE001 — a damaged file fails in any way
                 raise ValueError(
-                    f'{path}: damaged after {last_ns / 1e9:.3f} s: {error}'
+                    f'{path}: damaged after {last_ns / 1e9:.3f} s: {error}; {describe_fix(path)}'
                 ) from error
             try:
                 last_ns = log_ns

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from wam_learning.data import dataset_validation
-from wam_learning.data.bag_replay import BagReplay
+from wam_learning.data.bag_replay import NEXT_STATE, TRAJECTORIES, BagReplay, ReplayOptions
 from wam_learning.data.lerobot_writer import VERSIONS, LeRobotWriter
-from wam_learning.data.time_sync import DroppedSample, SynchronizedSample
+from wam_learning.data.time_sync import NO_INSTRUCTION, DroppedSample, SynchronizedSample
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.deprecated_options import replace_deprecated
@@ -107,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Export, print the report and the issues found; return the exit status."""
     options = _parse_arguments(arguments)
     try:
+        replay_options = _make_replay_options(options)
         folders = [path for given in options.bags for path in bag_access.find_bags(given)]
         robot = _resolve_robot(folders, options.robot)
         writer = LeRobotWriter(options.out, robot, options.format)
@@ -114,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'export: {error}', file=sys.stderr)
         return 2
     try:
-        reports = list(_export_bags(folders, writer, options))
-        found = writer.finalize(_build_provenance(robot, reports))
+        reports = list(_export_bags(folders, writer, options, replay_options))
+        found = writer.finalize(_build_provenance(robot, reports, replay_options))
     except (ValueError, OSError) as error:
         writer.abort()
         print(f'export: {error}', file=sys.stderr)
@@ -135,7 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export_bags(
-    folders: Sequence[Path], writer: LeRobotWriter, options: argparse.Namespace
+    folders: Sequence[Path],
+    writer: LeRobotWriter,
+    options: argparse.Namespace,
+    replay_options: ReplayOptions,
 ) -> Iterator[BagExportReport]:
     shortest = options.min_samples or writer.robot.horizon + 1
     for folder in folders:
@@ -147,16 +151,53 @@ def _export_bags(
                 print(f'{folder.name}: skipped: success is {report.success}')
                 continue
             _check_metadata(folder.name, metadata, writer.robot)
-            replay = BagReplay(
-                folder, writer.robot, options.joint_states_topic, options.instruction
-            )
+            replay = BagReplay(folder, writer.robot, replay_options)
             export_bag(replay, writer, shortest, report)
+            if not report.rows:
+                raise ValueError(_explain_no_rows(report, replay))
         except ValueError as error:  # of this bag: the others go on
             writer.discard_episode()
             report.error = str(error)
             print(f'export: {report.bag}: left out: {error}', file=sys.stderr)
         print('\n'.join(report.format_lines()), flush=True)
         yield report
+
+
+def _explain_no_rows(report: BagExportReport, replay: BagReplay) -> str:
+    """Return the most frequent reason why a bag has no usable row."""
+    reasons = Counter(report.invalid_messages) + report.dropped_samples
+    if replay.clock_offset:
+        return f'no usable row: {replay.clock_offset}'
+    if not reasons:
+        return 'no usable row: no instant at which every camera and the joints have data'
+    reason, count = reasons.most_common(1)[0]
+    fix = '; give one with --instruction' if reason == NO_INSTRUCTION else ''
+    return f'no usable row: {reason} ({count} times){fix}'
+
+
+def _make_replay_options(options: argparse.Namespace) -> ReplayOptions:
+    remap = {}
+    for pair in options.remap:
+        theirs, separator, ours = pair.partition(':=')
+        if not separator or not theirs.startswith('/') or not ours.startswith('/'):
+            raise ValueError(f'--remap {pair}: want /TOPIC/IN/BAG:=/TOPIC/OF/ROBOT')
+        remap[theirs] = ours
+    actions = tuple(dict.fromkeys(options.actions or (TRAJECTORIES,)))
+    for name in actions:
+        if name not in (TRAJECTORIES, NEXT_STATE) and not name.startswith('/'):
+            raise ValueError(f'--actions {name}: want {TRAJECTORIES}, {NEXT_STATE} or a /topic')
+    if len(actions) > 1 and {TRAJECTORIES, NEXT_STATE} & set(actions):
+        raise ValueError(
+            f'--actions {", ".join(actions)}: {TRAJECTORIES} and {NEXT_STATE} go with nothing '
+            'else; only topics may be several'
+        )
+    return ReplayOptions(
+        options.joint_states_topic,
+        options.instruction,
+        actions,
+        remap,
+        options.use_reception_time,
+    )
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -196,6 +237,27 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar='TOPIC',
         help='(default: %(default)s)',
     )
+    parser.add_argument(
+        '--actions',
+        action='append',
+        metavar='SOURCE',
+        help=f'what the actions are: {TRAJECTORIES} (setpoints of the controllers, the default), '
+        'a topic of commanded joint states (repeat it for several arms), or '
+        f'{NEXT_STATE} (joint positions measured one row later); provenance.json says which',
+    )
+    parser.add_argument(
+        '--remap',
+        action='append',
+        default=[],
+        metavar='FROM:=TO',
+        help='read topic FROM of the bags as topic TO of the robot; may be repeated',
+    )
+    parser.add_argument(
+        '--use-reception-time',
+        action='store_true',
+        help='use the time of reception instead of header stamps, where stamps are 0 or of '
+        'another clock',
+    )
     given = sys.argv[1:] if arguments is None else arguments
     return parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
 
@@ -230,9 +292,13 @@ def _check_metadata(bag: str, metadata: Mapping[str, str], robot: Embodiment) ->
         )
 
 
-def _build_provenance(robot: Embodiment, reports: Sequence[BagExportReport]) -> dict[str, Any]:
+def _build_provenance(
+    robot: Embodiment, reports: Sequence[BagExportReport], options: ReplayOptions
+) -> dict[str, Any]:
     """Describe the sources of the data set for provenance.json."""
     return {
+        'actions': options.describe_actions(),
+        'stamps': 'time of reception' if options.use_reception_time else 'header',
         'robot': robot.name,
         'contract': robot.config_hash,
         'bags': [

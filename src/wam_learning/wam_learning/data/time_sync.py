@@ -8,8 +8,8 @@ without a valid observation is dropped with a reason.
 """
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from wam_policy.core.types import Frame, JointState, Observation
 # A source without data for this long cannot contribute to an instant any more: far beyond every
 # age limit, far within the buffered history.
 MAX_WAIT_NS = 1_000_000_000
+NO_INSTRUCTION = 'no instruction'
+NO_NEXT_STATE = 'no measured positions one row later'
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,12 +59,18 @@ class _PendingSample:
 class Synchronizer:
     """Convert messages, in order of reception, into samples and dropped samples."""
 
-    def __init__(self, robot: Embodiment, instruction: str) -> None:
-        """Start with an instruction that is valid until another one arrives."""
-        self._robot = robot
+    def __init__(
+        self, robot: Embodiment, instruction: str, *, needs_commands: bool = True
+    ) -> None:
+        """Start with an instruction that is valid until another one arrives.
+
+        Without `needs_commands` the targets are the measured positions: see `use_next_states`.
+        """
+        self._robot, self._needs_commands = robot, needs_commands
         self._instruction = instruction
         self._buffer = ObservationBuffer(robot)
         self._followers: dict[str, TrajectoryFollower] = {}
+        self._commanded_positions: dict[str, float] = {}  # of commanded joint states
         self._grid_start_ns: int | None = None  # stamp of the first observation: the grid's origin
         self._next_index = 0  # of the next instant
         self._pending: deque[_PendingSample] = deque()
@@ -100,6 +108,11 @@ class Synchronizer:
         reason = follower.accept(message, log_ns)
         if reason:
             self.rejected_commands.append(reason)
+
+    def on_commanded_joints(self, state: JointState, log_ns: int) -> None:
+        """Process commanded positions that a driver follows at once; parts are merged by name."""
+        self._advance_grid(log_ns)
+        self._commanded_positions |= dict(zip(state.names, state.position.tolist(), strict=True))
 
     def pop_samples(self) -> Iterator[SynchronizedSample | DroppedSample]:
         """Return the instants resolved since the last call."""
@@ -156,6 +169,10 @@ class Synchronizer:
 
     def _setpoints_at(self, t_ns: int) -> np.ndarray | None:
         """Return the setpoints at an instant; None before the first command."""
+        if self._commanded_positions:
+            if not set(self._robot.commanded) <= set(self._commanded_positions):
+                return None
+            return np.array([self._commanded_positions[name] for name in self._robot.commanded])
         if not self._followers:
             return None
         found = {
@@ -197,8 +214,34 @@ class Synchronizer:
             return DroppedSample(
                 pending.index, seen.source if seen.source == 'joints' else f'camera {seen.source}'
             )
-        if pending.targets is None:
+        targets = pending.targets
+        if not self._needs_commands:
+            targets = seen.joints.positions(self._robot.commanded)
+        if targets is None:
             return DroppedSample(pending.index, 'nothing was commanded yet')
         if not pending.instruction:
-            return DroppedSample(pending.index, 'no instruction')
-        return SynchronizedSample(pending.index, seen, pending.targets, pending.instruction)
+            return DroppedSample(pending.index, NO_INSTRUCTION)
+        return SynchronizedSample(pending.index, seen, targets, pending.instruction)
+
+
+def use_next_states(
+    items: Iterable[SynchronizedSample | DroppedSample], robot: Embodiment
+) -> Iterator[SynchronizedSample | DroppedSample]:
+    """Yield the samples with the positions measured one row later as targets.
+
+    A sample without a successor is dropped.
+    """
+    held: SynchronizedSample | None = None
+    for item in items:
+        is_sample = isinstance(item, SynchronizedSample)
+        if held is not None:
+            if is_sample and item.index == held.index + 1:
+                targets = item.observation.joints.positions(robot.commanded)
+                yield replace(held, targets=targets)
+            else:
+                yield DroppedSample(held.index, NO_NEXT_STATE)
+        held = item if is_sample else None
+        if not is_sample:
+            yield item
+    if held is not None:
+        yield DroppedSample(held.index, NO_NEXT_STATE)

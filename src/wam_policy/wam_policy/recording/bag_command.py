@@ -12,6 +12,13 @@ from wam_policy.recording import bag_access, bag_folder
 from wam_policy.recording.bag_repair import BagInUse, repair
 from wam_policy.recording.bag_timing import describe_camera_skew, read_timings
 
+# what is not MCAP: how to go on
+REPAIR_ELSEWHERE = {
+    '.db3': 'is sqlite3: save what is readable with sqlite3 FILE .recover',
+    '.zst': 'is compressed: decompress it with zstd -d first',
+    '.zstd': 'is compressed: decompress it with zstd -d first',
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command for every bag and return the exit status."""
@@ -49,17 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _repair_bag(path: Path) -> Iterator[str]:
     folder = path.parent if path.is_file() else path
-    if list(folder.glob('*.db3')):
-        raise ValueError('is a sqlite3 bag; only MCAP can be repaired')
-    before = (folder / bag_folder.METADATA_FILE).exists()
-    found = repair(folder)
+    files = [path] if path.is_file() else bag_access.list_bag_files(path)
+    for suffix, fix in REPAIR_ELSEWHERE.items():
+        wrong = next((file for file in files if file.suffix == suffix), None)
+        if wrong is not None:
+            raise ValueError(f'only MCAP can be repaired, {wrong.name} {fix}')
+    had_metadata = (folder / bag_folder.METADATA_FILE).exists()
+    found = repair(path)
     if not found.rebuilt:
-        yield f'{folder.name}: {"finished" if before else "complete, wrote missing metadata.yaml"}'
+        alone = path.is_file() or had_metadata
+        yield f'{path.name}: {"finished" if alone else "complete, wrote missing metadata.yaml"}'
         return
     yield (
-        f'{folder.name}: repaired, {found.contents.message_count} messages over '
-        f'{found.contents.duration_s:.1f} s; dropped {found.lost_bytes} unreadable bytes at the '
-        'end'
+        f'{path.name}: repaired, {found.contents.message_count} messages over '
+        f'{found.contents.duration_s:.1f} s; dropped {found.lost_bytes} unreadable bytes'
     )
 
 

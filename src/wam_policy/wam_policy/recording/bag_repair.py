@@ -1,26 +1,28 @@
-"""Repair episodes that were interrupted by a kill, a power failure or a full disk.
+"""Repair bags that were interrupted by a kill, a power failure or a full disk, or are damaged.
 
 Complete messages are copied into a new file in the same folder. It replaces the old file only
-after it is complete and flushed; until then the old file is not changed.
+after it is complete and flushed; until then the old file is not changed. A file with damage before
+its end is kept as `NAME.mcap.damaged`.
 """
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from struct import error as StructError
 from typing import BinaryIO
 
-from mcap.exceptions import McapError
-from mcap.records import Channel, McapRecord, Message, Metadata, Schema
-from mcap.stream_reader import StreamReader
+from mcap.records import Channel, Chunk, Footer, McapRecord, Message, Metadata, Schema
+from mcap.stream_reader import StreamReader, breakup_chunk, get_chunk_data_stream
 from mcap.writer import CompressionType, Writer
 
 from wam_policy.recording import bag_folder
 from wam_policy.recording.bag_folder import END_RECORD, PARTIAL_SUFFIX, BagContents
 from wam_policy.recording.bag_writer import CHUNK_BYTES, LIBRARY
 from wam_policy.recording.episode_info import EpisodeEnd
+
+DAMAGED_SUFFIX = '.damaged'
 
 
 class BagInUse(Exception):
@@ -32,46 +34,87 @@ class RepairResult:
     """Result of one repair."""
 
     contents: BagContents
-    rebuilt: bool  # False: the MCAP file was complete
-    lost_bytes: int  # after the last complete message
+    rebuilt: bool  # False: the MCAP files were complete
+    lost_bytes: int  # after the last complete message, and in damaged chunks
 
 
-def repair(folder: Path) -> RepairResult:
-    """Repair an interrupted episode; a finished one is not changed.
+@dataclass(slots=True)
+class _CopyResult:
+    """Count what a copy has read."""
 
+    used_bytes: int = 0  # up to the end of the last complete message
+    damaged_bytes: int = 0  # of chunks before that
+    is_finished: bool = False  # the old file has its footer
+
+
+def repair(path: Path) -> RepairResult:
+    """Repair an interrupted bag, a folder or one file of it; a finished one is not changed.
+
+    A file that is named alone gets no metadata.yaml unless it is the only one of its folder.
     Raises BagInUse while it is recorded, ValueError if it has no complete message.
     """
-    file = bag_folder.find_mcap_file(folder)
-    bag_folder.reject_symlink(file)
-    with file.open('rb') as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BagInUse(f'{folder.name} is being recorded; stop its recorder first') from error
-        try:
-            bag_folder.read_contents(file)
-            lost_bytes, rebuilt = 0, False
-        except ValueError:
-            lost_bytes, rebuilt = _rebuild(file), True
-        if not rebuilt and (folder / bag_folder.METADATA_FILE).exists():
-            return RepairResult(bag_folder.read_contents(file), False, 0)
-        return RepairResult(bag_folder.write_metadata(folder), rebuilt, lost_bytes)
+    folder = path.parent if path.is_file() else path
+    every = bag_folder.find_mcap_files(folder)
+    files = [path] if path.is_file() else every
+    with ExitStack() as stack:
+        for file in files:
+            bag_folder.reject_symlink(file)
+            stream = stack.enter_context(file.open('rb'))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BagInUse(
+                    f'{folder.name} is being recorded; stop its recorder first'
+                ) from error
+        damaged = [file for file in files if not _is_intact(file)]
+        lost_bytes = sum(_rebuild(file) for file in damaged)
+        if files == every and (damaged or not _has_metadata(folder)):
+            return RepairResult(bag_folder.write_metadata(folder), bool(damaged), lost_bytes)
+        return RepairResult(_read_all(files), bool(damaged), lost_bytes)
+
+
+def _read_all(files: Sequence[Path]) -> BagContents:
+    return bag_folder.merge_contents([bag_folder.read_contents(file) for file in files])
+
+
+def _has_metadata(folder: Path) -> bool:
+    try:
+        return bool(bag_folder.read_information(folder))
+    except ValueError:
+        return False
+
+
+def _is_intact(file: Path) -> bool:
+    """Return whether a file is finished and all of its chunks are as they were written."""
+    try:
+        bag_folder.read_contents(file)
+        with file.open('rb') as stream:
+            for record in StreamReader(stream, emit_chunks=True).records:
+                if isinstance(record, Chunk):
+                    get_chunk_data_stream(record, validate_crc=True)
+    except Exception:  # noqa: BLE001 — a damaged file fails in any way
+        return False
+    return True
 
 
 def _rebuild(file: Path) -> int:
-    """Replace `file` by a complete copy; return the number of bytes dropped at the end."""
+    """Replace `file` by a complete copy; return the number of bytes dropped."""
     part = file.with_name(file.name + PARTIAL_SUFFIX)
     try:
         with file.open('rb') as old, part.open('wb') as new:
             writer = Writer(new, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
             writer.start(profile='ros2', library=LIBRARY)
-            used = _copy(old, writer)
-            if not used:
+            copied = _copy(old, writer)
+            if not copied.used_bytes:
                 raise ValueError(f'{file}: no complete message; nothing to repair')
             writer.finish()
             new.flush()
             os.fsync(new.fileno())
-        lost = file.stat().st_size - used
+        lost = copied.damaged_bytes
+        if not copied.is_finished:
+            lost += file.stat().st_size - copied.used_bytes
+        if copied.damaged_bytes:
+            file.rename(file.with_name(file.name + DAMAGED_SUFFIX))
         part.replace(file)
     except (OSError, ValueError):
         part.unlink(missing_ok=True)
@@ -80,12 +123,12 @@ def _rebuild(file: Path) -> int:
     return lost
 
 
-def _copy(old: BinaryIO, writer: Writer) -> int:
-    """Copy complete records; return the offset after the last message in the old file."""
-    schemas: dict[int, int] = {}
+def _copy(old: BinaryIO, writer: Writer) -> _CopyResult:
+    """Copy complete records."""
+    schemas: dict[int, int] = {0: 0}  # 0: a channel without a schema
     channels: dict[int, int] = {}
-    used, ended = 0, False
-    for record in _read_whole_records(old):
+    result, ended = _CopyResult(), False
+    for record in _read_whole_records(old, result):
         if isinstance(record, Schema) and record.id not in schemas:
             schemas[record.id] = writer.register_schema(record.name, record.encoding, record.data)
         elif isinstance(record, Channel) and record.id not in channels:
@@ -100,20 +143,30 @@ def _copy(old: BinaryIO, writer: Writer) -> int:
                 record.publish_time,
                 record.sequence,
             )
-            used = old.tell()
+            result.used_bytes = old.tell()
         elif isinstance(record, Metadata):
             writer.add_metadata(record.name, record.metadata)
             ended |= record.name == END_RECORD
+        result.is_finished |= isinstance(record, Footer)
     if not ended:
         writer.add_metadata(END_RECORD, EpisodeEnd('interrupted').to_dict())
-    return used
+    return result
 
 
-def _read_whole_records(old: BinaryIO) -> Iterator[McapRecord]:
-    """Yield records up to the first incomplete or damaged one."""
-    records = iter(StreamReader(old, validate_crcs=True).records)
+def _read_whole_records(old: BinaryIO, result: _CopyResult) -> Iterator[McapRecord]:
+    """Yield records up to the first incomplete one; count damaged chunks and leave them out."""
+    records = iter(StreamReader(old, emit_chunks=True).records)
     while True:
         try:
-            yield next(records)
-        except (StopIteration, McapError, StructError, EOFError, ValueError, MemoryError):
+            record = next(records)
+        except Exception:  # noqa: BLE001 — the end, or damage of any kind
             return
+        if not isinstance(record, Chunk):
+            yield record
+            continue
+        try:
+            inside = breakup_chunk(record, validate_crc=True)
+        except Exception:  # noqa: BLE001 — each compression has errors of its own
+            result.damaged_bytes += len(record.data)
+            continue
+        yield from inside

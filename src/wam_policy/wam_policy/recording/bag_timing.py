@@ -22,11 +22,23 @@ class TopicTiming:
     type: str
     received_ns: list[int] = field(default_factory=list)
     stamps_ns: list[int] = field(default_factory=list)
+    delays_ns: list[int] = field(default_factory=list)  # from the stamp to reception
+    unstamped: int = 0  # messages whose header has stamp 0
 
     @property
     def times_ns(self) -> np.ndarray:
         """Return the stamps, or without them the times of reception, in order."""
-        return np.sort(np.array(self.stamps_ns or self.received_ns, dtype=np.int64))
+        stamps_ns = [] if self.unstamped else self.stamps_ns
+        return np.sort(np.array(stamps_ns or self.received_ns, dtype=np.int64))
+
+    def add(self, received_ns: int, stamp_ns: int | None) -> None:
+        """Count a message; None: its type has no header."""
+        self.received_ns.append(received_ns)
+        if stamp_ns == 0:
+            self.unstamped += 1
+        elif stamp_ns is not None:
+            self.stamps_ns.append(stamp_ns)
+            self.delays_ns.append(received_ns - stamp_ns)
 
     def describe(self) -> str:
         """Return count, rate, longest gap and the offset from stamp to reception as text."""
@@ -34,11 +46,15 @@ class TopicTiming:
         steps_s = np.diff(self.times_ns) / 1e9
         if len(steps_s) and np.median(steps_s) > 0:
             parts.append(f'{1 / np.median(steps_s):.1f} Hz, longest gap {steps_s.max():.3f} s')
-        if self.stamps_ns:
-            late_ms = (np.array(self.received_ns) - np.array(self.stamps_ns)) / 1e6
+        if self.delays_ns:
+            late_ms = np.array(self.delays_ns) / 1e6
             parts.append(
                 f'received {np.median(late_ms):.0f} ms after the stamp '
                 f'({late_ms.min():.0f} to {late_ms.max():.0f})'
+            )
+        if self.unstamped:
+            parts.append(
+                f'{self.unstamped} messages have stamp 0: export with --use-reception-time'
             )
         return '  '.join(parts)
 
@@ -50,28 +66,33 @@ def read_timings(path: Path) -> list[TopicTiming]:
         stamped = {c.msgtype for c in reader.connections if _has_header(reader, c.msgtype)}
         try:
             for connection, received_ns, raw in reader.messages():
-                timing = found[connection.topic]
-                if connection.msgtype in stamped and len(raw) >= STAMP_BYTES[1]:
-                    timing.stamps_ns.append(_read_stamp_ns(raw))
-                elif connection.msgtype in stamped:
-                    continue  # damaged: no stamp to read
-                timing.received_ns.append(received_ns)
+                if connection.msgtype not in stamped:
+                    found[connection.topic].add(received_ns, None)
+                elif len(raw) >= STAMP_BYTES[1]:  # else damaged: no stamp to read
+                    found[connection.topic].add(received_ns, _read_stamp_ns(raw))
         except Exception as error:  # noqa: BLE001 — a damaged file fails in any way
-            raise ValueError(f'{path}: damaged: {error}; try ./wam bag repair') from error
+            raise ValueError(
+                f'{path}: damaged: {error}; {bag_access.describe_fix(path)}'
+            ) from error
     return [found[name] for name in sorted(found)]
 
 
 def describe_camera_skew(timings: list[TopicTiming]) -> Iterator[str]:
     """Yield how far apart in ms the images of several cameras are that belong together."""
-    cameras = [t for t in timings if t.type in CAMERA_TYPES and t.stamps_ns]
+    every = [timing for timing in timings if timing.type in CAMERA_TYPES]
+    cameras = [timing for timing in every if timing.received_ns]
+    silent = [timing.topic for timing in every if not timing.received_ns]
+    if silent:
+        yield f'  cameras without an image: {", ".join(silent)}'
     if len(cameras) < 2:
         return
-    slowest = min(cameras, key=lambda timing: len(timing.stamps_ns))
+    slowest = min(cameras, key=lambda timing: len(timing.received_ns))
     spans = [_nearest_offsets(slowest.times_ns, other.times_ns) for other in cameras]
     skew_ms = (np.max(spans, axis=0) - np.min(spans, axis=0)) / 1e6
     yield (
         f'  cameras: the nearest images are {np.median(skew_ms):.0f} ms apart (largest '
         f'{skew_ms.max():.0f} ms)'
+        f'{", by time of reception" if any(t.unstamped for t in cameras) else ""}'
     )
 
 

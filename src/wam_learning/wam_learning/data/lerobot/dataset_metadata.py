@@ -62,9 +62,9 @@ class DatasetMetadata:
         """Read the rows of one episode; raise ValueError if they are not as many as promised."""
         try:
             table = pq.read_table(episode.table_path)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise ValueError(f'{episode.table_path}: cannot be read: {error}') from error
-        if self.version == 'v3.0':
+        if self.version == 'v3.0' and 'episode_index' in table.column_names:
             table = table.filter(pc.field('episode_index') == episode.index)
         if len(table) != episode.length:
             raise ValueError(
@@ -92,12 +92,18 @@ def read_dataset_metadata(folder: Path) -> DatasetMetadata:
         )
     if not isinstance(fps, int | float) or not 0 < fps <= 1000:
         raise ValueError(f'{folder}/meta/info.json: fps is {fps!r}, want a number in (0, 1000]')
-    videos = [n for n, f in info['features'].items() if f.get('dtype') == 'video']
+    videos = _check_features(folder, info)
     read_episodes = _read_episodes_v30 if version == 'v3.0' else _read_episodes_v2
     modality_path = folder / 'meta' / 'modality.json'
     episodes = tuple(read_episodes(folder, info, videos))
     if not episodes:
         raise ValueError(f'{folder}: lists no episode')
+    wrong = [e for e in episodes if not (_is_count(e.index, 0) and _is_count(e.length, 1))]
+    if wrong:
+        raise ValueError(
+            f'{folder}: lists episode {wrong[0].index!r} of {wrong[0].length!r} rows; want whole '
+            'numbers, at least one row'
+        )
     return DatasetMetadata(
         folder,
         version,
@@ -109,6 +115,26 @@ def read_dataset_metadata(folder: Path) -> DatasetMetadata:
         read_json(modality_path) if modality_path.is_file() else {},
         info,
     )
+
+
+def _check_features(folder: Path, info: Mapping[str, Any]) -> list[str]:
+    """Return the names of the videos; raise ValueError if the columns are not described."""
+    path, features = folder / 'meta' / 'info.json', info['features']
+    if not isinstance(features, dict):
+        raise ValueError(f'{path}: features is a {type(features).__name__}, want an object')
+    for name, feature in features.items():
+        if not isinstance(feature, dict) or not {'dtype', 'shape'} <= set(feature):
+            raise ValueError(f'{path}: feature {name} has no dtype and shape')
+    videos = [name for name, feature in features.items() if feature['dtype'] == 'video']
+    patterns = ('data_path', 'video_path') if videos else ('data_path',)
+    for pattern in patterns:
+        if not isinstance(info.get(pattern), str):
+            raise ValueError(f'{path}: {pattern} is {info.get(pattern)!r}, want a path pattern')
+    return videos
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def read_column(table: pa.Table, name: str) -> np.ndarray:
@@ -134,8 +160,8 @@ def read_json(path: Path) -> dict[str, Any]:
             'make one with ./wam export or ./wam generate-demos'
         )
     try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f'{path}: is not JSON: {error}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path}: want an object, got a {type(content).__name__}')
@@ -146,8 +172,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f'{path}: missing')
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except ValueError as error:
+        text = path.read_text(encoding='utf-8')
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f'{path}: is not JSON lines: {error}') from error
 
 
@@ -162,25 +189,33 @@ def _read_tasks(folder: Path, version: str) -> tuple[str, ...]:
         found = dict(zip(table['task_index'].to_pylist(), table[texts].to_pylist(), strict=True))
     else:
         path = folder / 'meta' / 'tasks.jsonl'
-        found = {entry['task_index']: entry['task'] for entry in _read_lines(path)}
-    if sorted(found) != list(range(len(found))):
-        raise ValueError(f'{path}: task_index is {sorted(found)}, want 0 to {len(found) - 1}')
+        try:
+            found = {entry['task_index']: entry['task'] for entry in _read_lines(path)}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f'{path}: want task_index and task in every line: {error}') from error
+    if not all(_is_count(i, 0) for i in found) or sorted(found) != list(range(len(found))):
+        raise ValueError(f'{path}: task_index is {list(found)}, want 0 to {len(found) - 1}')
     return tuple(str(found[i]) for i in range(len(found)))
 
 
 def _read_episodes_v2(
     folder: Path, info: Mapping[str, Any], videos: Sequence[str]
 ) -> list[EpisodeEntry]:
-    found = []
-    for entry in _read_lines(folder / 'meta' / 'episodes.jsonl'):
-        index = entry['episode_index']
-        at = {'episode_chunk': index // info.get('chunks_size', 1000), 'episode_index': index}
-        segments = {
-            name: VideoSegment(folder / info['video_path'].format(video_key=name, **at), 0.0)
-            for name in videos
-        }
-        path = folder / info['data_path'].format(**at)
-        found.append(EpisodeEntry(index, entry['length'], path, segments, entry))
+    found, path = [], folder / 'meta' / 'episodes.jsonl'
+    for entry in _read_lines(path):
+        try:
+            index = entry['episode_index']
+            at = {'episode_chunk': index // info.get('chunks_size', 1000), 'episode_index': index}
+            segments = {
+                name: VideoSegment(folder / info['video_path'].format(video_key=name, **at), 0.0)
+                for name in videos
+            }
+            table = folder / info['data_path'].format(**at)
+            found.append(EpisodeEntry(index, entry['length'], table, segments, entry))
+        except (KeyError, TypeError, IndexError, ZeroDivisionError, AttributeError) as error:
+            raise ValueError(
+                f'{path}: line {len(found) + 1} with the path patterns of info.json: no {error}'
+            ) from error
     return found
 
 
@@ -205,7 +240,7 @@ def _read_episodes_v30(
                 }
                 data = folder / _fill_pattern(info['data_path'], entry, 'data')
                 index, length = entry['episode_index'], entry['length']
-            except KeyError as error:
+            except (KeyError, TypeError, IndexError) as error:
                 raise ValueError(f'{path}: has no column {error}') from error
             found.append(EpisodeEntry(index, length, data, segments, entry))
     return sorted(found, key=lambda episode: episode.index)
@@ -222,5 +257,5 @@ def _fill_pattern(pattern: str, entry: Mapping[str, Any], prefix: str, key: str 
 def _read_table(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise ValueError(f'{path}: cannot be read: {error}') from error
