@@ -100,7 +100,7 @@ def vendors(monkeypatch):
     monkeypatch.setattr(
         worker_backend,
         'build_worker_spec',
-        lambda params, checkpoint: WorkerSpec(
+        lambda params, checkpoint, base: WorkerSpec(
             devices=('cpu',),
             arguments=('--embodiment', params.embodiment),
             program=(sys.executable, str(STUB_WORKER)),

@@ -184,6 +184,17 @@ def test_a_refused_start_is_not_retried_until_asked():
         seen.wait_for(lambda status: status.generation == 2)
 
 
+def test_starts_that_fail_in_a_row_come_to_an_end_and_can_be_asked_for_again():
+    seen = StatusRecorder()
+    with seen.make_supervisor(make_spec('--act0', 'loading:kill', max_failed_starts=3)) as pair:
+        status = pair.wait_ready(30)
+        assert (status.generation, status.retry_s) == (3, None)
+        assert 'killed by SIGKILL' in status.reason
+        assert '3 starts in a row failed, no further try' in status.reason
+        pair.restart('memory was freed')
+        seen.wait_for(lambda status: status.generation == 6)
+
+
 def test_an_interpreter_that_is_not_there_is_a_reason():
     seen = StatusRecorder()
     with seen.make_supervisor(make_spec(program=('/no/such/python',))):

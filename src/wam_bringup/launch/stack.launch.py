@@ -106,6 +106,12 @@ def generate_launch_description() -> LaunchDescription:
             'random weights',
         ),
         DeclareLaunchArgument(
+            'base',
+            default_value='',
+            description='Complete checkpoint that the adapters (LoRA) in checkpoint were trained '
+            'on: a folder or a shipped model. Empty: checkpoint is complete',
+        ),
+        DeclareLaunchArgument(
             'devices',
             default_value='cpu,cpu',
             description='One device per worker, cpu or cuda:<n>, separated by commas. Two run one '

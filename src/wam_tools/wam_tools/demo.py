@@ -86,6 +86,7 @@ def make_launch_command(options: argparse.Namespace) -> list[str]:
         'seed',
         'steps',
         'checkpoint',
+        'base',
         'devices',
         'backend',
         'server',

@@ -56,7 +56,9 @@ def make_launch_command(
     names = {'steps': 'steps', 'guidance': 'guidance_scale'}
     options = {names[key]: value for key, value in job['choice'].items() if key in names}
     return stack_launch.make_launch_command(
-        robot, {'checkpoint': job['checkpoint'], **options}, launch_arguments
+        robot,
+        {'checkpoint': job['checkpoint'], 'base': job.get('base') or None, **options},
+        launch_arguments,
     )
 
 
@@ -223,7 +225,7 @@ def merge_jobs(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             (
                 one
                 for one in found
-                if (one['checkpoint'], one['choice']) == (job['checkpoint'], job['choice'])
+                if all(one.get(key) == job.get(key) for key in ('checkpoint', 'base', 'choice'))
             ),
             None,
         )

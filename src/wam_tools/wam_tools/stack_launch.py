@@ -18,6 +18,7 @@ LAUNCH_OPTIONS = (
     'seed',
     'instruction',
     'checkpoint',
+    'base',
     'devices',
     'steps',
     'camera_size',
@@ -61,6 +62,11 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
         '--checkpoint',
         metavar='DIR',
         help='weights: a folder, mini (included), or preset:NAME for random ones (default: mini)',
+    )
+    add(
+        '--base',
+        metavar='DIR',
+        help='complete checkpoint under --checkpoint, if that has only adapters',
     )
     add('--devices', metavar='LIST', help='one device per worker, e.g. cpu,cpu or cuda:0,cuda:1')
     add(

@@ -10,7 +10,12 @@ from safetensors.torch import load_file
 from tests.learning import played
 from wam_learning.training import lora_training, train
 from wam_policy.core.robot import embodiment
-from wam_policy.model.checkpoint import checkpoint_folder, inspect_checkpoint, random_checkpoint
+from wam_policy.model.checkpoint import (
+    adapter_folder,
+    checkpoint_folder,
+    inspect_checkpoint,
+    random_checkpoint,
+)
 from wam_policy.model.checkpoint.model_spec import make_preset_spec
 from wam_policy.model.network import lora
 from wam_policy.model.network.video_action_dit import VideoActionDiT
@@ -74,7 +79,9 @@ def test_adapters_are_written_as_released_ones_and_fit_their_base(data, base, tm
     assert report.is_loadable, report.problems
     tuned = checkpoint_folder.load(out, torch.device('cpu'), torch.float32, base)
     before = checkpoint_folder.load(base, torch.device('cpu'), torch.float32)
-    assert tuned.is_trained and tuned.spec.adapters == lora.LoraConfig(2, 2.0)
+    digest = adapter_folder.compute_digest(base)
+    assert tuned.is_trained
+    assert tuned.spec.adapters == lora.LoraConfig(2, 2.0, base_digest=digest)
     assert not tuned.embodiments['agibot'].synthetic
     moved = {
         name

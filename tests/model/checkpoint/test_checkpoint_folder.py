@@ -340,11 +340,11 @@ def test_adapters_ask_for_their_base_and_check_it(folders, adapted, tmp_path) ->
 
 def test_adapters_where_none_belong_are_refused(folders, adapted) -> None:
     content = load_file(adapted / safetensors_shards.SINGLE_FILE)
-    stem = tensor_keymap.DIT_PREFIX + 'base_model.model.blocks.0.cross_attn.k_img'
+    stem = tensor_keymap.DIT_PREFIX + 'base_model.model.blocks.0.norm3'
     content |= {
         f'{stem}.lora_A.default.weight': torch.zeros(2, 64),
         f'{stem}.lora_B.default.weight': torch.zeros(64, 2),
     }
     save_file(content, adapted / safetensors_shards.SINGLE_FILE)
-    with pytest.raises(ValueError, match='take none: action_head.model.blocks.0.cross_attn.k_img'):
+    with pytest.raises(ValueError, match='take none: action_head.model.blocks.0.norm3.weight'):
         checkpoint_folder.load(adapted, CPU, torch.float32, base=folders['dreamzero_14b'])

@@ -37,7 +37,7 @@ STUB_WORKER = Path(__file__).parents[1] / 'toy_worker.py'
 OUTCOME = RunInstruction.Result
 
 
-def build_stub_worker_spec(params, checkpoint):
+def build_stub_worker_spec(params, checkpoint, base):
     return WorkerSpec(
         devices=('cpu',),
         arguments=('--embodiment', params.embodiment),
@@ -330,12 +330,12 @@ def test_reload_restarts_the_workers_and_names_a_wrong_folder(running, monkeypat
     assert answer.success and 'mini_yam' in answer.message
     bench.wait_running(old)
 
-    def refuses(params, checkpoint):
-        raise ValueError(f'checkpoint: {checkpoint!r} is no folder')
+    def refuses(params, checkpoint, base):
+        raise ValueError(f'checkpoint: {checkpoint!r} on {base!r} is no folder')
 
     monkeypatch.setattr(worker_backend, 'build_worker_spec', refuses)
-    answer = client.call(Reload.Request(checkpoint='/nowhere'))
-    assert not answer.success and '/nowhere' in answer.message
+    answer = client.call(Reload.Request(checkpoint='/nowhere', base='/base'))
+    assert not answer.success and "'/nowhere' on '/base'" in answer.message
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_before_anything_starts():

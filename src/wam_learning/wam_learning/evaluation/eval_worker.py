@@ -35,6 +35,7 @@ class EvalJob:
     checkpoint: str  # folder, preset:NAME or EXPERT
     trials: tuple[Trial, ...]
     ablation: str = ''
+    base: str = ''  # complete checkpoint under `checkpoint`, if that has only adapters
     choice: Mapping[str, Any] = field(default_factory=dict)  # fields of InferenceOptions
     pace: Mapping[str, Any] = field(default_factory=dict)  # fields of RolloutConfig
     foresight: bool = False  # compare predicted with real images
@@ -119,7 +120,12 @@ def make_policy_factory(robot: SimRobot, job: EvalJob) -> Callable[[Trial, Any],
     from wam_policy.model.robot_policy import InferenceOptions
 
     torch.set_num_threads(1)
-    loaded = checkpoint_folder.load(job.checkpoint, torch.device('cpu'), torch.float32)
+    loaded = checkpoint_folder.load(
+        job.checkpoint,
+        torch.device('cpu'),
+        torch.float32,
+        Path(job.base) if job.base else None,
+    )
     choice = InferenceOptions.from_defaults(loaded.spec.inference, **job.choice)
     policy = make_ablated_policy(job.ablation, loaded, robot.embodiment, choice)
     return lambda trial, simulation: policy

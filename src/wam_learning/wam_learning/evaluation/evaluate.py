@@ -25,6 +25,7 @@ from wam_learning.evaluation.eval_worker import EXPERT, EvalJob
 from wam_learning.evaluation.trials import TrialResult
 from wam_policy.core.robot import checkpoints
 from wam_policy.deprecated_options import replace_deprecated
+from wam_policy.model.checkpoint import adapter_folder
 from wam_policy.model.checkpoint import model_spec as designs
 from wam_policy.model.checkpoint.model_spec import ModelSpec
 from wam_policy.provenance import collect_provenance
@@ -67,6 +68,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default='mini',
         help='weights: a folder, mini (shipped), preset:NAME for random ones, or '
         f'{EXPERT} for the scripted expert (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--base',
+        metavar='DIR',
+        default='',
+        help='complete checkpoint under --checkpoint, if that has only adapters (LoRA)',
     )
     parser.add_argument('--episodes', type=int, default=200, metavar='N')
     parser.add_argument(
@@ -256,11 +263,14 @@ def resolve_checkpoints(options: argparse.Namespace) -> ModelSpec | None:
         given = getattr(options, name)
         if given is not None and given != EXPERT:
             setattr(options, name, checkpoints.resolve_checkpoint(given))
+    options.base = checkpoints.resolve_base(options.base)
     if options.checkpoint == EXPERT:
         return None
     if options.checkpoint.startswith(checkpoints.PRESET_PREFIX):
         return designs.make_preset_spec(options.checkpoint.removeprefix(checkpoints.PRESET_PREFIX))
-    return designs.read_spec(Path(options.checkpoint))
+    return adapter_folder.read_spec(
+        Path(options.checkpoint), Path(options.base) if options.base else None
+    )
 
 
 def make_job(condition: EvalCondition, robot: SimRobot, options: argparse.Namespace) -> EvalJob:
@@ -283,6 +293,7 @@ def make_job(condition: EvalCondition, robot: SimRobot, options: argparse.Namesp
         if condition.checkpoint
         else options.checkpoint,
         trials=tuple(make_trials(condition, robot, families, wanted, options.seed)),
+        base='' if condition.checkpoint else options.base,
         ablation=condition.ablation,
         choice=choice,
         pace={

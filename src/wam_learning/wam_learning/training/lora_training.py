@@ -17,11 +17,14 @@ FULLY_TRAINED_MODULES = ('state_encoder', 'action_encoder', 'action_decoder')
 _KEY_PREFIX = tensor_keymap.DIT_PREFIX + 'base_model.model.'
 
 
-def make_lora_config(rank: int) -> LoraConfig:
-    """Return the configuration of a rank, with alpha equal to the rank as in the releases."""
+def make_lora_config(rank: int, base_digest: str = '') -> LoraConfig:
+    """Return the configuration of a rank, with alpha equal to the rank as in the releases.
+
+    `base_digest` lets a checkpoint of the same sizes but other weights be refused as the base.
+    """
     if rank < 1:
         raise ValueError(f'lora rank {rank}: want at least 1')
-    return LoraConfig(rank, float(rank))
+    return LoraConfig(rank, float(rank), base_digest=base_digest)
 
 
 def inject(model: VideoActionDiT, lora: LoraConfig) -> None:

@@ -32,9 +32,9 @@ from wam_learning.training.trainer import Trainer, TrainerConfig
 from wam_learning.training.training_logger import TrainingLogger
 from wam_learning.training.training_setup import STAGES, InitConfig
 from wam_learning.training.validation import HeldOutEvaluator, format_summary
-from wam_policy.core.robot.checkpoints import resolve_checkpoint
+from wam_policy.core.robot.checkpoints import resolve_base, resolve_checkpoint
 from wam_policy.deprecated_options import replace_deprecated
-from wam_policy.model.checkpoint import checkpoint_folder
+from wam_policy.model.checkpoint import adapter_folder, checkpoint_folder
 from wam_policy.model.checkpoint.checkpoint_folder import WorldActionModel
 from wam_policy.model.encoders.conv_vae import ConvVae
 
@@ -150,10 +150,11 @@ def train_stage(
     """Train the transformer with one objective until the time or step budget is used up."""
     policy = training_setup.configure_stage(policy, options.stage)
     if options.lora_rank:
-        policy = replace(
-            policy,
-            spec=replace(policy.spec, adapters=lora_training.make_lora_config(options.lora_rank)),
+        assert init_config.init is not None  # load_initial refuses adapters without a checkpoint
+        adapters = lora_training.make_lora_config(
+            options.lora_rank, adapter_folder.compute_digest(init_config.init)
         )
+        policy = replace(policy, spec=replace(policy.spec, adapters=adapters))
     objective = training_setup.choose_objective(options.stage, policy)
     settings = TrainerConfig(
         rate=options.lr,
@@ -286,7 +287,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add('--out', type=Path, required=True, help='checkpoint folder to write')
     add('--preset', default='mini', help='model to initialize, without --init')
     add('--init', help='checkpoint to start from: a folder, or the name of a shipped model')
-    add('--base', type=Path, help='complete checkpoint under --init, if that has only adapters')
+    add('--base', default='', help='complete checkpoint under --init, if that has only adapters')
     add('--lora-rank', type=int, metavar='RANK', help='train and write only adapters of --init')
     add('--stage', choices=STAGES, default='joint')
     add('--minutes', type=float, default=30.0)
@@ -373,7 +374,7 @@ def _train(options: argparse.Namespace) -> int:
     init_config = InitConfig(
         options.preset,
         init,
-        options.base,
+        Path(resolve_base(options.base)) if options.base else None,
         options.lora_rank,
         options.seed,
         device,

@@ -62,6 +62,11 @@ class PolicyParams:
     checkpoint: str = parameter(
         'mini', 'weights: a folder, the name of a shipped model, or preset:<name> for random ones'
     )
+    base: str = parameter(
+        '',
+        'complete checkpoint that the adapters (LoRA) in `checkpoint` were trained on: a folder '
+        'or the name of a shipped model; empty: `checkpoint` is complete',
+    )
     devices: tuple[str, ...] = parameter(
         ('cpu', 'cpu'),
         'one device per worker: cpu or cuda:<n>; one entry runs both branches of the '

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from wam_policy.core.robot import embodiment
+from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.execution import onnx_export, quantization, tensorrt_engine
 from wam_policy.model.robot_policy import InferenceOptions, Policy
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=text, description=text)
         one.set_defaults(run=run)
         one.add_argument('checkpoint', help='folder, or preset:NAME for random weights')
-        one.add_argument('--base', type=Path, metavar='DIR', help='checkpoint under adapters')
+        one.add_argument('--base', default='', metavar='DIR', help='checkpoint under adapters')
         one.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
         one.add_argument('--out', type=Path, required=True)
         return one
@@ -97,8 +97,9 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
 def load_checkpoint(
     arguments: argparse.Namespace, dtype: torch.dtype
 ) -> checkpoint_folder.WorldActionModel:
+    base = checkpoints.resolve_base(arguments.base)
     return checkpoint_folder.load(
-        arguments.checkpoint, torch.device(arguments.device), dtype, arguments.base
+        arguments.checkpoint, torch.device(arguments.device), dtype, Path(base) if base else None
     )
 
 

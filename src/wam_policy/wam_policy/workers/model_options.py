@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.checkpoints import InferenceDefaults
@@ -32,7 +31,11 @@ def _add_model_arguments(model: argparse._ArgumentGroup) -> None:
         help='checkpoint folder, or preset:NAME for random weights',
     )
     model.add_argument(
-        '--base', type=Path, metavar='DIR', help='complete checkpoint under a folder of adapters'
+        '--base',
+        default='',
+        metavar='DIR',
+        help='complete checkpoint that the adapters (LoRA) in --checkpoint were trained on: a '
+        'folder or the name of a shipped model',
     )
     model.add_argument(
         '--embodiment',
@@ -121,7 +124,7 @@ def to_argv(arguments: argparse.Namespace) -> tuple[str, ...]:
         value = getattr(arguments, action.dest)
         if value is True:
             found.append(action.option_strings[0])
-        elif value is not None and value is not False:
+        elif value not in (None, False, ''):
             found += [action.option_strings[0], str(value)]
     return tuple(found)
 
@@ -161,14 +164,15 @@ def resolve_sampling(
 def resolve_defaults(arguments: argparse.Namespace) -> None:
     """Resolve the checkpoint in `arguments` and fill in its defaults for what was not given.
 
-    Raises ValueError if the checkpoint does not exist.
+    Raises ValueError if the checkpoint or its base does not exist.
     """
     arguments.checkpoint = checkpoints.resolve_checkpoint(arguments.checkpoint)
+    arguments.base = checkpoints.resolve_base(arguments.base)
     sampling = resolve_sampling(
         arguments.sampler,
         arguments.steps,
         arguments.guidance_scale,
-        checkpoints.read_inference_defaults(arguments.checkpoint),
+        checkpoints.read_inference_defaults(arguments.checkpoint, arguments.base),
     )
     arguments.sampler = sampling.sampler or DEFAULT_SAMPLER
     arguments.steps, arguments.guidance_scale = sampling.steps, sampling.guidance_scale

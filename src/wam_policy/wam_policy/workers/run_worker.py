@@ -11,12 +11,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wam_policy.core.robot import embodiment
+from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.workers import model_options, protocol
 
@@ -41,7 +43,7 @@ class WorkerSettings:
 
     checkpoint: str
     embodiment: str
-    base: Path | None
+    base: str
     device: str
     dtype: str
     role: str
@@ -171,6 +173,7 @@ def build_policy(settings: WorkerSettings) -> 'Policy':
     Raises ValueError or FileNotFoundError for arguments that can never work.
     """
     robot = embodiment.load_embodiment(settings.embodiment)
+    base = checkpoints.resolve_base(settings.base)
 
     import torch
 
@@ -197,7 +200,7 @@ def build_policy(settings: WorkerSettings) -> 'Policy':
     auto_dtype = 'bfloat16' if device.type == 'cuda' else 'float32'
     dtype = getattr(torch, auto_dtype if settings.dtype == 'auto' else settings.dtype)
     loaded = checkpoint_folder.load(
-        settings.checkpoint, device, dtype, settings.base, settings.seed
+        settings.checkpoint, device, dtype, Path(base) if base else None, settings.seed
     )
     options = InferenceOptions.from_defaults(
         loaded.spec.inference,
@@ -259,24 +262,65 @@ def warm_up(policy: 'Policy', seed: int, queries: int = 1) -> list[float]:
     return latencies_s
 
 
+class LoadError(Exception):
+    """Tell why the model cannot run with these arguments; another try would end the same way."""
+
+
+@contextmanager
+def describe_load_errors(settings: WorkerSettings) -> Iterator[None]:
+    """Raise whatever a library raises while the model loads as one LoadError with the fix.
+
+    The loss of the other worker and of the parent pass: another try may succeed.
+    """
+    try:
+        yield
+    except (protocol.PeerLost, protocol.ProtocolError):
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        raise LoadError(str(error)) from error
+    except ImportError as error:
+        raise LoadError(
+            f'{error}: {sys.executable} lacks a package of the model; run ./wam setup, or name '
+            'another interpreter with worker_python'
+        ) from error
+    except Exception as error:
+        from wam_policy.model.checkpoint.load_errors import describe_error, is_out_of_memory
+
+        what = f'{settings.checkpoint} on {settings.device}'
+        if is_out_of_memory(error):
+            raise LoadError(
+                f'not enough memory to run {what}: {describe_error(error)}; free memory, use '
+                'another device, --dtype bfloat16 or fewer --max-sessions'
+            ) from error
+        raise LoadError(
+            f'{what} does not run (engine {settings.engine}, precision {settings.precision}): '
+            f'{describe_error(error)}; the traceback is above'
+        ) from error
+
+
 def serve(settings: WorkerSettings, started_s: float) -> None:
     """Answer on the inherited socket until asked to stop."""
     assert settings.fd is not None
     end = protocol.adopt_socket(settings.fd, DISCONNECT_GRACE_S)
-    policy = build_policy(settings)
+    with describe_load_errors(settings):
+        policy = build_policy(settings)
 
-    from wam_policy.workers.request_server import WorkerServer, build_worker_info
+        from wam_policy.workers.request_server import WorkerServer, build_worker_info
 
-    info = build_worker_info(policy, settings.device)
-    protocol.send(
-        end, protocol.WorkerMessage('warming', {'id': 0, 'reason': f'{info["model"]} warms up'})
-    )
-    policies = [policy, *(policy.with_shared_weights() for _ in range(settings.max_sessions - 1))]
-    if settings.engine == 'eager':
-        warm_up(policy, settings.seed)  # torch initializes lazily
-    else:
-        for policy in policies:  # engines record graphs for each memory
-            warm_up_full_window(policy, settings.seed)
+        info = build_worker_info(policy, settings.device)
+        protocol.send(
+            end,
+            protocol.WorkerMessage('warming', {'id': 0, 'reason': f'{info["model"]} warms up'}),
+        )
+        policies = [
+            policy,
+            *(policy.with_shared_weights() for _ in range(settings.max_sessions - 1)),
+        ]
+        if settings.engine == 'eager':
+            warm_up(policy, settings.seed)  # torch initializes lazily
+        else:
+            for policy in policies:  # engines record graphs for each memory
+                warm_up_full_window(policy, settings.seed)
     info['start_s'] = round(time.perf_counter() - started_s, 3)
     log(settings.role, f'ready in {info["start_s"]:.1f} s: {info["reason"]}')
     # Tuples that torch creates are not reused from Python's free list, which keeps up to 2000
@@ -289,11 +333,12 @@ def serve(settings: WorkerSettings, started_s: float) -> None:
 
 def benchmark(settings: WorkerSettings, started_s: float) -> None:
     """Load, run queries and print a report to standard output."""
-    policy = build_policy(settings)
+    with describe_load_errors(settings):
+        policy = build_policy(settings)
 
-    from wam_policy.workers.request_server import build_worker_info
+        from wam_policy.workers.request_server import build_worker_info
 
-    (warm_up if settings.engine == 'eager' else warm_up_full_window)(policy, settings.seed)
+        (warm_up if settings.engine == 'eager' else warm_up_full_window)(policy, settings.seed)
     ready_s = time.perf_counter() - started_s
     latencies_ms = [1e3 * s for s in warm_up(policy, settings.seed, settings.benchmark_queries)]
     print(json.dumps(build_worker_info(policy, settings.device), indent=1))
@@ -312,15 +357,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         (benchmark if settings.fd is None else serve)(settings, started_s)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except (ValueError, FileNotFoundError) as error:
+    except LoadError as error:
+        if not isinstance(error.__cause__, ValueError | OSError | ImportError):
+            traceback.print_exception(error.__cause__)
         log(settings.role, f'error: {error}')
         return protocol.EXIT_PERMANENT_FAILURE
-    except (RuntimeError, OSError, MemoryError, protocol.ProtocolError) as error:
-        log(settings.role, f'error: {type(error).__name__}: {error}')
-        return protocol.EXIT_FAILED
     except protocol.PeerLost as error:
         log(settings.role, f'error: {error}')
         return protocol.EXIT_PEER_LOST
+    except Exception as error:  # noqa: BLE001  one line for the parent, which starts another
+        log(settings.role, f'error: {type(error).__name__}: {error}')
+        return protocol.EXIT_FAILED
     return protocol.EXIT_OK
 
 

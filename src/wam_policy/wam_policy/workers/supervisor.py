@@ -72,6 +72,9 @@ class WorkerSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     start_timeout_s: float = 300.0  # 46 GB from a slow disk
     shutdown_timeout_s: float = 3.0  # from `stop` to SIGTERM
+    # starts in a row that may fail before the workers are ready; None: any number. A worker that
+    # the kernel kills for memory, or that crashes in a driver, would do so for ever
+    max_failed_starts: int | None = 5
     restart_delay_s: float = 0.5
     max_restart_delay_s: float = 10.0
 
@@ -331,6 +334,7 @@ class WorkerSupervisor:
 
     def _supervise(self) -> None:
         backoff = Backoff(self.spec.restart_delay_s, self.spec.max_restart_delay_s)
+        failed_starts = 0  # in a row
         while not self._closing:
             started = self._status.generation
             self._set_status(
@@ -346,9 +350,19 @@ class WorkerSupervisor:
             retry_s: float | None = (
                 0.0 if failure.restart_immediately else backoff.next_delay_s(ready_for_s)
             )
+            failed_starts = 0 if ready_for_s or failure.restart_immediately else failed_starts + 1
             reason = f'{worker_exit}; restart in {retry_s:g} s'
             if worker_exit.returncode == EXIT_PERMANENT_FAILURE and not failure.cause:
                 retry_s, reason = None, str(worker_exit)
+            elif failed_starts == self.spec.max_failed_starts:
+                retry_s = None
+                reason = (
+                    f'{worker_exit}; {failed_starts} starts in a row failed, no further try: mend '
+                    'the cause (the log has all of it; a worker killed by SIGKILL usually lacked '
+                    'memory), then reload'
+                )
+            if retry_s is None:
+                failed_starts = 0  # a requested restart tries as often
             self._set_status(WorkerState.FAILED, reason, retry_s=retry_s)
             self._wait_before_restart(retry_s)
         self._set_status(WorkerState.STOPPED, 'closed')

@@ -44,6 +44,19 @@ def resolve_checkpoint(checkpoint: str) -> str:
     )
 
 
+def resolve_base(base: str) -> str:
+    """Return the folder of the complete checkpoint under adapters; '' stays ''.
+
+    Raises ValueError with the shipped models.
+    """
+    if base.startswith(PRESET_PREFIX):
+        raise ValueError(f'base: want a folder or a shipped model, got {base!r}: random weights')
+    try:
+        return base and resolve_checkpoint(base)
+    except ValueError as error:
+        raise ValueError(str(error).replace('checkpoint:', 'base:', 1)) from None
+
+
 def supports_robot(name: str, tag: str) -> bool:
     """Return whether a shipped model was trained on the robot of a model tag.
 
@@ -70,12 +83,16 @@ def select_for_robot(checkpoint: str, tag: str) -> str:
     return next((name for name in candidates if supports_robot(name, tag)), FALLBACK_CHECKPOINT)
 
 
-def read_inference_defaults(checkpoint: str) -> InferenceDefaults:
-    """Return the inference defaults in a checkpoint's config.json; empty for presets.
+def read_inference_defaults(checkpoint: str, base: str = '') -> InferenceDefaults:
+    """Return the inference defaults in a checkpoint's config.json, else its base's.
+
+    Empty for presets.
 
     Raises ValueError if they cannot be read.
     """
     path = Path(checkpoint) / 'config.json'
+    if base and not path.is_file():  # adapters as peft writes them
+        path = Path(base) / 'config.json'
     if checkpoint.startswith(PRESET_PREFIX) or not path.is_file():
         return InferenceDefaults()
     try:
@@ -86,5 +103,5 @@ def read_inference_defaults(checkpoint: str) -> InferenceDefaults:
             None if steps is None else int(steps),
             None if guidance is None else float(guidance),
         )
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OSError) as error:
         raise ValueError(f'{path}: wam.inference cannot be read: {error}') from error

@@ -15,31 +15,28 @@ from torch import nn
 
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.model.checkpoint import model_spec as designs
 from wam_policy.model.checkpoint import (
+    adapter_folder,
     normalization_stats,
     random_checkpoint,
     safetensors_shards,
     tensor_index,
     tensor_keymap,
 )
+from wam_policy.model.checkpoint import model_spec as designs
+from wam_policy.model.checkpoint.adapter_folder import AdapterMerger
+from wam_policy.model.checkpoint.load_errors import describe_error, is_out_of_memory, name_file
 from wam_policy.model.checkpoint.model_spec import ModelSpec
 from wam_policy.model.checkpoint.normalization_stats import EmbodimentMetadata
 from wam_policy.model.checkpoint.safetensors_shards import TensorInfo
 from wam_policy.model.checkpoint.tensor_index import Networks, ParameterSlot
 from wam_policy.model.encoders.encoder_stack import Encoders
 from wam_policy.model.encoders.text_encoder import ByteTokenizer, PretrainedTokenizer, Tokenizer
-from wam_policy.model.network import lora
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.normalizer import Normalizer
 
 METADATA_PATH = Path('experiment_cfg') / 'metadata.json'
 PRESET_PREFIX = 'preset:'
-_MODULES_TO_SAVE = (
-    'state_encoder.',
-    'action_encoder.',
-    'action_decoder.',
-)  # trained beside adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +91,33 @@ def load(
     """Load a checkpoint folder, or make `preset:NAME` with random weights drawn from `seed`.
 
     A folder of adapters needs `base`, the complete checkpoint they were trained on. Raises
-    ValueError or FileNotFoundError that names the problem and the fix.
+    ValueError or FileNotFoundError that names the problem and the fix, whatever a library raised.
     """
-    if str(source).startswith(PRESET_PREFIX):
+    try:
+        if not str(source).startswith(PRESET_PREFIX):
+            return _load_folder(Path(source), device, dtype, base)
+        if base is not None:
+            raise ValueError(f'{source} has random weights and takes no base: leave out {base}')
         return make_random(str(source).removeprefix(PRESET_PREFIX), seed, device, dtype)
-    folder = Path(source)
-    design = designs.read_spec(folder)
-    stock = collect_tensors(folder, design, base)
+    except (ValueError, FileNotFoundError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ValueError(
+                f'{source}: not enough memory on {device} for its weights in '
+                f'{str(dtype).removeprefix("torch.")}: {describe_error(error)}; `./wam inspect` '
+                'tells what it needs: free memory, use another device or --dtype bfloat16'
+            ) from error
+        raise ValueError(
+            f'{source} cannot be loaded: {describe_error(error)}; see `./wam inspect`'
+        ) from error
+
+
+def _load_folder(
+    folder: Path, device: torch.device, dtype: torch.dtype, base: Path | None
+) -> WorldActionModel:
+    design = adapter_folder.read_spec(folder, base)
+    stock = adapter_folder.collect_tensors(folder, design, base)
     parts = tensor_index.build_networks(
         design, torch.device('meta'), load_tokenizer(design, folder, base)
     )
@@ -108,12 +125,12 @@ def load(
     audit = tensor_index.compare_tensors(
         stock.tensors, wanted, tensor_index.unused_tensor_pattern(design)
     )
-    faults = '; '.join(
-        filter(None, [audit.format_summary(), *find_misplaced_adapters(stock, wanted)])
-    )
+    misplaced = adapter_folder.find_misplaced_adapters(stock, wanted, design.adapters)
+    faults = '; '.join(filter(None, [audit.format_summary(), *misplaced]))
     if faults:
-        raise ValueError(f'{folder} does not fit its config.json: {faults}')
-    _load_parameters(wanted, stock.tensors, _AdapterMerger(design, stock, device), device, dtype)
+        described = base if adapter_folder.is_peft_folder(folder) else folder
+        raise ValueError(f'{folder} does not fit the config.json of {described}: {faults}')
+    _load_parameters(wanted, stock.tensors, AdapterMerger(design, stock, device), device, dtype)
     _finalize(parts, device)
     return WorldActionModel(
         design, parts.dit, parts.encoders, read_metadata(folder, base), str(folder)
@@ -183,7 +200,8 @@ def read_metadata(folder: Path, base: Path | None = None) -> dict[str, Embodimen
     """Read the statistics of a checkpoint, else of its base; empty if neither has any."""
     for place in (folder, base):
         if place is not None and (place / METADATA_PATH).is_file():
-            return normalization_stats.read_metadata(place / METADATA_PATH)
+            with name_file(place / METADATA_PATH):
+                return normalization_stats.read_metadata(place / METADATA_PATH)
     return {}
 
 
@@ -194,118 +212,14 @@ def load_tokenizer(spec: ModelSpec, folder: Path, base: Path | None = None) -> T
         return ByteTokenizer(length)
     if base is not None and not (folder / kind).is_dir():
         folder = base
-    return PretrainedTokenizer(folder / kind, length)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointTensors:
-    """Describe the tensors of the files by plain name, before any is read.
-
-    `adapter_names` maps a weight to the names of its two adapter tensors, which
-    `adapter_tensors` describes.
-    """
-
-    tensors: Mapping[str, TensorInfo]
-    adapter_names: Mapping[str, tuple[str, str]]
-    adapter_tensors: Mapping[str, TensorInfo]
-
-
-def collect_tensors(folder: Path, spec: ModelSpec, base: Path | None) -> CheckpointTensors:
-    """Collect the tensors of a checkpoint; those of an adapter folder replace its base's.
-
-    Raises ValueError if adapters lack their base, their A or B tensor or the modules trained with
-    them.
-    """
-    found = _strip_wrapper_names(safetensors_shards.read_tensor_infos(folder))
-    pairs = lora.pair_adapters(found)
-    halves = {half: found.pop(half) for pair in pairs.values() for half in pair}
-    bare = not any(name.startswith(tensor_keymap.VAE_PREFIX) for name in found)
-    if bare and (spec.adapters or pairs):
-        found = _overlay_on_base(folder, spec, found, base)
-    return CheckpointTensors(found, pairs, halves)
-
-
-def _strip_wrapper_names(found: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    plain: dict[str, TensorInfo] = {}
-    for name, stored in found.items():
-        short = name if '.lora_' in name else lora.base_weight_name(name)
-        if short in plain:
-            raise ValueError(f'{name} and {plain[short].name} are the same tensor')
-        plain[short] = stored
-    return plain
-
-
-def _overlay_on_base(
-    folder: Path, spec: ModelSpec, found: Mapping[str, TensorInfo], base: Path | None
-) -> dict[str, TensorInfo]:
-    """Replace the modules trained with the adapters in the tensors of the complete base."""
-    absent = [
-        part
-        for part in _MODULES_TO_SAVE
-        if not any(name.startswith(tensor_keymap.DIT_PREFIX + part) for name in found)
-    ]
-    if absent:
-        raise ValueError(
-            f'{folder}: adapters without the modules trained with them: '
-            f'{", ".join(part + "*" for part in absent)}'
-        )
-    if base is None:
-        raise ValueError(
-            f'{folder} holds adapters only: name the complete checkpoint they were trained on as '
-            'the base (DreamZero-AgiBot for the released YAM and AgiBot scripts, not raw Wan)'
-        )
-    if designs.read_spec(base).model != spec.model:
-        raise ValueError(
-            f'{folder} and its base {base} describe different models; '
-            'adapters fit only the model they were trained on'
-        )
-    ground = _strip_wrapper_names(safetensors_shards.read_tensor_infos(base))
-    if lora.pair_adapters(ground):
-        raise ValueError(f'{base} has adapters of its own; the base must be a complete checkpoint')
-    return {**ground, **found}
-
-
-def find_misplaced_adapters(
-    tensors: CheckpointTensors, slots: Mapping[str, ParameterSlot]
-) -> list[str]:
-    """Return an error text if adapters target weights that take none."""
-    lost = sorted(
-        target
-        for target in tensors.adapter_names
-        if target not in slots
-        or not target.startswith(tensor_keymap.DIT_PREFIX)
-        or not lora.TARGET_MODULES.fullmatch(
-            target.removeprefix(tensor_keymap.DIT_PREFIX).removesuffix('.weight')
-        )
-    )
-    return [f'adapters for weights that take none: {", ".join(lost[:5])}'] if lost else []
-
-
-class _AdapterMerger:
-    """Merge adapters, all held on the device: they are small compared with the weights."""
-
-    def __init__(self, spec: ModelSpec, tensors: CheckpointTensors, device: torch.device) -> None:
-        self.config = spec.adapters or lora.RELEASED_LORA
-        loaded = {
-            stored.name: tensor.clone()
-            for stored, tensor in safetensors_shards.iter_tensors(
-                tensors.adapter_tensors.values(), device
-            )
-        }
-        self.pairs = {
-            target: (loaded[a], loaded[b]) for target, (a, b) in tensors.adapter_names.items()
-        }
-
-    def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        if name not in self.pairs:
-            return weight
-        return lora.merge_adapter(weight, *self.pairs[name], self.config)
+    with name_file(folder / kind, 'copy the files of google/umt5-xxl into that folder again'):
+        return PretrainedTokenizer(folder / kind, length)
 
 
 def _load_parameters(
     slots: Mapping[str, ParameterSlot],
     found: Mapping[str, TensorInfo],
-    adapters: _AdapterMerger,
+    adapters: AdapterMerger,
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:

@@ -16,8 +16,8 @@ import torch
 
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.model.checkpoint import checkpoint_folder, tensor_index
-from wam_policy.model.checkpoint import model_spec as designs
+from wam_policy.model.checkpoint import adapter_folder, checkpoint_folder, tensor_index
+from wam_policy.model.checkpoint.load_errors import name_file
 from wam_policy.model.checkpoint.model_spec import ModelSpec
 from wam_policy.model.checkpoint.normalization_stats import EmbodimentMetadata
 from wam_policy.model.checkpoint.tensor_index import TensorDiff
@@ -74,7 +74,7 @@ class CheckpointReport:
 def inspect_checkpoint(folder: Path, base: Path | None = None) -> CheckpointReport:
     """Inspect a checkpoint folder; problems inside it are reported, not raised."""
     try:
-        design = designs.read_spec(folder)
+        design = adapter_folder.read_spec(folder, base)
     except (OSError, ValueError) as error:
         return CheckpointReport(folder, (str(error),))
     problems = []
@@ -87,7 +87,12 @@ def inspect_checkpoint(folder: Path, base: Path | None = None) -> CheckpointRepo
         checkpoint_folder.load_tokenizer(design, folder, base)
     except (OSError, ValueError) as error:
         problems.append(str(error))
-    parts = tensor_index.build_networks(design, torch.device('meta'), None)
+    try:
+        with name_file(folder / 'config.json', 'want sizes that fit each other'):
+            parts = tensor_index.build_networks(design, torch.device('meta'), None)
+            memory = _estimate_memory(design, parts)
+    except ValueError as error:
+        return CheckpointReport(folder, (*problems, str(error)), design)
     wanted = tensor_index.list_slots(parts)
     found = CheckpointReport(
         folder,
@@ -95,17 +100,17 @@ def inspect_checkpoint(folder: Path, base: Path | None = None) -> CheckpointRepo
         design,
         tuple(tensor_index.count_parameters(wanted.values()).items()),
         embodiments=tuple(tags.values()),
-        memory=_estimate_memory(design, parts),
+        memory=memory,
     )
     try:
-        stock = checkpoint_folder.collect_tensors(folder, design, base)
+        stock = adapter_folder.collect_tensors(folder, design, base)
     except (OSError, ValueError) as error:
         problems.append(str(error))
     else:
         audit = tensor_index.compare_tensors(
             stock.tensors, wanted, tensor_index.unused_tensor_pattern(design)
         )
-        problems += checkpoint_folder.find_misplaced_adapters(stock, wanted)
+        problems += adapter_folder.find_misplaced_adapters(stock, wanted, design.adapters)
         bytes_by_dtype: Counter[str] = Counter()
         for stored in (*stock.tensors.values(), *stock.adapter_tensors.values()):
             bytes_by_dtype[str(stored.dtype).removeprefix('torch.')] += stored.nbytes

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wam_policy.model.checkpoint.load_errors import describe_error
 from wam_policy.model.encoders import (
     encoder_stack,
     image_encoder,
@@ -123,7 +124,7 @@ class ModelSpec:
             'normalisation': self.normalization,
             'row_spread': list(self.row_std),
             'video_final_noise': self.video_final_noise,
-            'adapters': asdict(self.adapters) if self.adapters else None,
+            'adapters': _adapters_to_dict(self.adapters) if self.adapters else None,
             'inference': asdict(self.inference) if self.inference else None,
         }
 
@@ -177,6 +178,11 @@ def read_spec(folder: Path) -> ModelSpec:
         return parse_spec(content)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
+    except Exception as error:  # a list where an object belongs, a word where a number does
+        raise ValueError(
+            f'{path}: {describe_error(error)}; want the schema of a released or of our own '
+            'config.json: copy it from the checkpoint again'
+        ) from error
 
 
 def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
@@ -259,13 +265,21 @@ def _parse_inference_defaults(own: Mapping[str, Any]) -> ModelInferenceDefaults 
 
 def _parse_adapters(own: Mapping[str, Any], head: Mapping[str, Any]) -> LoraConfig | None:
     if own.get('adapters'):
-        return LoraConfig(**own['adapters'])
+        try:
+            return LoraConfig(**own['adapters'])
+        except TypeError as error:
+            raise ValueError(f'wam.adapters: {error}') from error
     if head.get('train_architecture') != 'lora':
         return None
     return LoraConfig(
         int(head.get('lora_rank', lora.RELEASED_LORA.rank)),
         float(head.get('lora_alpha', lora.RELEASED_LORA.alpha)),
     )
+
+
+def _adapters_to_dict(config: LoraConfig) -> dict[str, Any]:
+    """Return rank, alpha and what is set besides, so that older releases read the usual case."""
+    return {key: value for key, value in asdict(config).items() if value}
 
 
 def _parse_row_std(own: Mapping[str, Any], model: ModelConfig) -> tuple[float, ...]:

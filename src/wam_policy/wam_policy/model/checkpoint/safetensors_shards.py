@@ -9,8 +9,11 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from wam_policy.model.checkpoint.load_errors import name_file
+
 INDEX_FILE = 'model.safetensors.index.json'
 SINGLE_FILE = 'model.safetensors'
+PEFT_FILE = 'adapter_model.safetensors'  # of a folder that peft wrote
 DTYPES = {
     'F64': torch.float64,
     'F32': torch.float32,
@@ -101,14 +104,17 @@ def _check_layout(path: Path, spans: list[tuple[int, int, str]], data_size: int)
         )
 
 
+def has_own_weights(folder: Path) -> bool:
+    """Return whether a folder holds weights under the names of the released layout."""
+    return (folder / INDEX_FILE).is_file() or (folder / SINGLE_FILE).is_file()
+
+
 def find_weight_files(folder: Path) -> list[Path]:
     """List the weight files of a checkpoint folder, refusing pickles and incomplete sets."""
     if (folder / INDEX_FILE).is_file():
-        try:
+        with name_file(folder / INDEX_FILE, 'want a safetensors index: copy it again'):
             weight_map = json.loads((folder / INDEX_FILE).read_text())['weight_map']
-        except (ValueError, KeyError) as error:
-            raise ValueError(f'{folder / INDEX_FILE}: not a safetensors index: {error}') from error
-        listed = [folder / name for name in sorted(set(weight_map.values()))]
+            listed = [folder / name for name in sorted(set(weight_map.values()))]
         absent = [path.name for path in listed if not path.is_file()]
         if absent:
             raise FileNotFoundError(
@@ -116,8 +122,9 @@ def find_weight_files(folder: Path) -> list[Path]:
                 f'{", ".join(absent)}; copy the whole checkpoint'
             )
         return listed
-    if (folder / SINGLE_FILE).is_file():
-        return [folder / SINGLE_FILE]
+    for name in (SINGLE_FILE, PEFT_FILE):
+        if (folder / name).is_file():
+            return [folder / name]
     if not folder.is_dir():
         raise FileNotFoundError(f'{folder}: no such checkpoint folder')
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLE_SUFFIXES)
@@ -127,7 +134,12 @@ def find_weight_files(folder: Path) -> list[Path]:
             'refused. If you trust their source, convert them: safetensors.torch.save_file('
             "torch.load(file, weights_only=True), 'model.safetensors')"
         )
-    raise FileNotFoundError(f'{folder}: neither {SINGLE_FILE} nor {INDEX_FILE}')
+    others = ', '.join(sorted(path.name for path in folder.glob('*.safetensors')))
+    hint = f'; of {others} it is not known what they hold: rename or convert them'
+    raise FileNotFoundError(
+        f'{folder}: neither {SINGLE_FILE} nor {INDEX_FILE} nor {PEFT_FILE}'
+        + (hint if others else '')
+    )
 
 
 def read_tensor_infos(folder: Path) -> dict[str, TensorInfo]:
@@ -165,9 +177,13 @@ def iter_tensors(
     for stored in wanted:
         by_file.setdefault(stored.file, []).append(stored)
     for path, group in by_file.items():
-        with safe_open(str(path), framework='pt', device=str(device)) as file:
+        with name_file(path):
+            file = safe_open(str(path), framework='pt', device=str(device))
+        with file:
             for stored in group:
-                yield stored, file.get_tensor(stored.name)
+                with name_file(path):
+                    tensor = file.get_tensor(stored.name)
+                yield stored, tensor
 
 
 # ---- writing

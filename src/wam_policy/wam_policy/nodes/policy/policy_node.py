@@ -122,7 +122,7 @@ class PolicyNode(LifecycleNode):
         try:
             self._params = given = parameters.read(self, PolicyParams)
             robot = embodiment.load_embodiment(given.embodiment)
-            plan = worker_backend.build_worker_spec(given, given.checkpoint)
+            plan = worker_backend.build_worker_spec(given, given.checkpoint, given.base)
             taken = worker_backend.select_checkpoint(given.checkpoint, robot.name)
             if taken != given.checkpoint:
                 self.get_logger().warning(
@@ -339,7 +339,12 @@ class PolicyNode(LifecycleNode):
             request.checkpoint or self._params.checkpoint, self._robot.name
         )
         try:
-            plan = worker_backend.build_worker_spec(self._params, checkpoint)
+            # a base belongs to its checkpoint: another checkpoint does not inherit it
+            plan = worker_backend.build_worker_spec(
+                self._params,
+                checkpoint,
+                request.base or ('' if request.checkpoint else self._params.base),
+            )
         except ValueError as error:
             response.message = str(error)
             return response

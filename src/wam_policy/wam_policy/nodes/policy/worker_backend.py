@@ -40,16 +40,20 @@ class BackendStatus:
     can_decode_video: bool = True  # they can show what they predicted
 
 
-def build_worker_spec(params: PolicyParams, checkpoint: str) -> WorkerSpec:
-    """Return what to run; raises ValueError for a checkpoint or an address that cannot be."""
+def build_worker_spec(params: PolicyParams, checkpoint: str, base: str = '') -> WorkerSpec:
+    """Return what to run; raises ValueError for a checkpoint or an address that cannot be.
+
+    `base` is the complete checkpoint under a folder of adapters.
+    """
     if params.backend == 'remote':
         return _build_remote_spec(params)
     place = checkpoints.resolve_checkpoint(select_checkpoint(checkpoint, params.embodiment))
+    ground = checkpoints.resolve_base(base)
     asking = model_options.resolve_sampling(
         params.sampler,
         params.steps,
         params.guidance_scale,
-        checkpoints.read_inference_defaults(place),
+        checkpoints.read_inference_defaults(place, ground),
     )
     arguments = {
         'checkpoint': place,
@@ -61,6 +65,7 @@ def build_worker_spec(params: PolicyParams, checkpoint: str) -> WorkerSpec:
         'engine': params.engine,
         'precision': params.precision,
         **({} if params.kv_window == 'default' else {'kv-window': params.kv_window}),
+        **({'base': ground} if ground else {}),
         **({'sampler': asking.sampler} if asking.sampler else {}),
         **({'steps': asking.steps} if asking.steps else {}),
     }
@@ -108,6 +113,7 @@ def _build_remote_spec(params: PolicyParams) -> WorkerSpec:
             '-m',
             'wam_policy.servers.run_remote_worker',
         ),
+        max_failed_starts=None,  # a server may come up at any time
         start_timeout_s=params.start_timeout_s,
     )
 
