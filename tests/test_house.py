@@ -192,7 +192,7 @@ LAYERS = (
         'src/wam_bringup/',
         (),
         (),
-        ('launch', 'launch_ros', 'lifecycle_msgs', 'diagnostic_msgs'),
+        ('launch', 'launch_ros', 'ament_index_python', 'lifecycle_msgs', 'diagnostic_msgs'),
         may_import_ros=True,
     ),
 )

@@ -31,7 +31,13 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 
 from wam_policy.core.robot import embodiment
-from wam_policy.nodes.parameters import MotionParams, PolicyParams, RecorderParams, StreamParams
+from wam_policy.nodes.parameters import (
+    DescriptionParams,
+    MotionParams,
+    PolicyParams,
+    RecorderParams,
+    StreamParams,
+)
 from wam_policy.nodes.run_node import IS_SOLE_NODE, ExecutorThread
 from wam_policy.nodes.sole_node import ALREADY_RUNNING
 
@@ -39,7 +45,8 @@ pytestmark = pytest.mark.ros
 BRINGUP = Path(__file__).resolve().parents[2] / 'src' / 'wam_bringup'
 STACK = BRINGUP / 'launch' / 'stack.launch.py'
 CONFIG = BRINGUP / 'config' / 'stack.yaml'
-ROBOTS = sorted(path for path in (BRINGUP / 'launch').glob('*.launch.py') if path != STACK)
+PARTS = (STACK, STACK.with_name('viewers.launch.py'))
+ROBOTS = sorted(path for path in (BRINGUP / 'launch').glob('*.launch.py') if path not in PARTS)
 
 
 def load_launch_description(path):
@@ -98,6 +105,7 @@ def load_parameters(**chosen):
         ('/**/motion', MotionParams),
         ('/**/stream', StreamParams),
         ('/**/recorder', RecorderParams),
+        ('/**/description', DescriptionParams),
     ],
 )
 def test_configuration_names_every_parameter_with_its_default(section, kind):
@@ -421,7 +429,7 @@ def test_the_exit_of_a_node_that_motion_does_not_need_is_an_error_row_only(launc
         rclpy.shutdown(context=context)
 
 
-def test_only_the_recorder_may_be_missing():
+def test_only_recorder_and_description_may_be_missing():
     """What the launch file does when each of its nodes exits."""
     actions = load_launch_description(STACK).entities
     on_exit = {
@@ -430,4 +438,5 @@ def test_only_the_recorder_may_be_missing():
         if isinstance(action, Node)
     }
     assert on_exit.pop('recorder') == 'on_optional_node_exit'
+    assert on_exit.pop('description') == 'on_optional_node_exit'
     assert on_exit == dict.fromkeys(('sim', 'stream', 'motion', 'policy'), 'on_node_exit')

@@ -22,6 +22,7 @@ from std_msgs.msg import Empty
 
 from cli.domain import find_free_domain
 from wam_policy.core.robot import embodiment
+from wam_policy.nodes.description.description_node import DescriptionNode
 from wam_policy.nodes.motion.motion_node import MotionNode
 from wam_policy.nodes.policy import worker_backend
 from wam_policy.nodes.policy.policy_node import PolicyNode
@@ -37,6 +38,7 @@ NODES = {
     'motion': MotionNode,
     'recorder': RecorderNode,
     'stream': StreamNode,
+    'description': DescriptionNode,
 }
 ROBOTS = ('agibot_g1', 'yam')
 WRITE = bool(os.environ.get('WAM_WRITE_ENCLAVES'))

@@ -19,6 +19,7 @@ NODES = (
     'motion.motion_node',
     'recorder.recorder_node',
     'stream.stream_node',
+    'description.description_node',
 )
 # The import hook also hides a package that is installed into the interpreter itself.
 START_NODE = textwrap.dedent("""

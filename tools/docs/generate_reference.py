@@ -58,6 +58,22 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
         'which controllers are active, on robots with ros2_control',
     ),
     '/sim/status': ('wam_msgs/SimStatus', 'state of the simulated robot and its task'),
+    '/robot_description': ('std_msgs/String', 'URDF of the robot, latched'),
+    '/tf': ('tf2_msgs/TFMessage', 'frames of the links, and of the ghost as `plan/<link>`'),
+    '/tf_static': ('tf2_msgs/TFMessage', 'frames that do not move, latched'),
+    '/wam/plan/joint_states': (
+        'sensor_msgs/JointState',
+        'ghost: where the plan comes to rest; without a plan, as measured',
+    ),
+    '/wam/plan/<side>_path': ('nav_msgs/Path', 'planned path of a tool'),
+    '/wam/plan/markers': (
+        'visualization_msgs/MarkerArray',
+        'planned paths of the tools, the part that is over in gray',
+    ),
+    '/wam/plan/contacts': (
+        'visualization_msgs/MarkerArray',
+        'first contact that the newest chunk leads to, with its name and time',
+    ),
     '/wam/instruction': ('std_msgs/String', 'instruction; empty: stop and hold'),
     '/wam/action_chunk': ('wam_msgs/ActionChunk', 'one predicted chunk of joint targets'),
     '/wam/predicted_video': (
@@ -129,6 +145,7 @@ def make_parameters_page() -> str:
         ('stream', parameters.StreamParams),
         ('stream, AgiBot G1 only', AgibotParams),
         ('recorder', parameters.RecorderParams),
+        ('description', parameters.DescriptionParams),
         ('sim', SimParams),
     )
     for title, params_class in nodes:
@@ -326,6 +343,7 @@ def iterate_permissions(path: Path) -> Iterator[tuple[str, str, str, str]]:
 def generalize_name(name: str) -> str:
     """Replace the part of a name that depends on camera, controller or robot."""
     name = re.sub(r'^/\w+_controller/', '/<controller>/', name)
+    name = re.sub(r'^/wam/plan/\w+_path$', '/wam/plan/<side>_path', name)
     name = re.sub(r'^/hal/.*', '/hal/<part>', name)
     name = re.sub(r'^/wbc/.*', '/wbc/<part>_command', name)
     if name.startswith(('/camera', '/top', '/left', '/right')):

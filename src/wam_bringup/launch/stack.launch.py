@@ -2,10 +2,10 @@
 
 Arguments only choose among values: every parameter is documented in config/stack.yaml. A node that
 fails to configure ends the whole launch with exit code 1 and the reason; so does the exit of sim,
-stream, motion or policy, without which the robot does not work. The exit of the recorder is an
-error on /diagnostics. A stack that is already running in this ROS domain ends the launch with exit
-code 3. On a robot stream_node runs apart from the launch and may outlive it, see
-wam_policy/nodes/stream/detached_process.py.
+stream, motion or policy, without which the robot does not work. The exits of recorder
+and description are errors on /diagnostics. A stack that is already running in this ROS domain ends
+the launch with exit code 3. On a robot stream_node runs apart from the launch and may outlive it,
+see wam_policy/nodes/stream/detached_process.py.
 """
 
 import atexit
@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -20,6 +21,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
+    IncludeLaunchDescription,
     OpaqueFunction,
     RegisterEventHandler,
     Shutdown,
@@ -164,6 +166,19 @@ def generate_launch_description() -> LaunchDescription:
             description='Open a window on the simulated scene',
         ),
         DeclareLaunchArgument(
+            'rviz',
+            default_value='false',
+            choices=BOOLEANS,
+            description='Open RViz with the layout of the robot, where RViz is installed',
+        ),
+        DeclareLaunchArgument(
+            'robot_description',
+            default_value='auto',
+            choices=['auto', 'robot_state_publisher', 'description_node', 'none'],
+            description='What publishes /robot_description, /tf and /tf_static. auto: '
+            "robot_state_publisher where installed; none: the robot's driver does",
+        ),
+        DeclareLaunchArgument(
             'record',
             default_value='false',
             choices=['false', 'true', 'manual'],
@@ -241,6 +256,13 @@ def generate_launch_description() -> LaunchDescription:
         condition=IfCondition(RECORDER_ENABLED),
         **optional,
     )
+    description = LifecycleNode(
+        package='wam_policy',
+        executable='description_node',
+        name='description',
+        namespace=NAMESPACE,
+        **optional,
+    )
     # the handlers come first: a fast node must not start before they are registered
     return LaunchDescription(
         [
@@ -252,11 +274,14 @@ def generate_launch_description() -> LaunchDescription:
             *make_lifecycle_handlers(motion, 'motion'),
             *make_lifecycle_handlers(policy, 'policy'),
             *make_lifecycle_handlers(recorder, 'recorder', is_essential=False),
+            *make_lifecycle_handlers(description, 'description', is_essential=False),
+            IncludeLaunchDescription(str(Path(__file__).with_name('viewers.launch.py'))),
             sim,
             stream,
             motion,
             policy,
             recorder,
+            description,
         ]
     )
 

@@ -81,6 +81,23 @@ class MujocoCollisionChecker:
         ).find_first()
         return None if found is None else Contact(*found)
 
+    def locate_pair(
+        self, positions: np.ndarray, state_only_positions: np.ndarray, pair: str
+    ) -> np.ndarray:
+        """Return where the parts of a contact are nearest at `positions` [commanded], m, [3].
+
+        Raises ValueError if they are further apart than MAX_DISTANCE_M.
+        """
+        (qpos,) = self.to_qpos(positions[None], state_only_positions)
+        numbers, distances, _ = self.compute_distances(qpos)
+        for row in np.argsort(distances):
+            if self.pair_name(int(numbers[row])) == pair:
+                return self._data.contact.pos[row].copy()
+        for number, geom in enumerate(self._hand_geoms):
+            if self.pair_name(-1 - number) == pair:
+                return self._geom_positions[geom].copy()
+        raise ValueError(f'{pair}: not within {MAX_DISTANCE_M} m of each other')
+
     def to_qpos(self, path: np.ndarray, state_only_positions: np.ndarray) -> np.ndarray:
         """Return qpos [rows nq] of configurations [rows commanded]."""
         return path @ self._commanded_to_qpos + state_only_positions @ self._state_only_to_qpos

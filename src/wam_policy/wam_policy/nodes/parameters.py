@@ -291,6 +291,44 @@ class RecorderParams:
     __post_init__ = validate_fields
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class DescriptionParams:
+    """Configure description_node."""
+
+    embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    publish_frames: bool = parameter(
+        True,
+        "publish /robot_description, /tf and /tf_static; false where the robot's driver or "
+        'robot_state_publisher does',
+    )
+    frame_rate_hz: float = parameter(
+        20.0,
+        'frames of the links on /tf, while somebody subscribes',
+        unit='Hz',
+        low=1.0,
+        high=60.0,
+    )
+    plan_rate_hz: float = parameter(
+        5.0, 'plan/*, while somebody subscribes', unit='Hz', low=0.5, high=20.0
+    )
+    collision_check: str = parameter(
+        'table',
+        "what plan/contacts looks at, as motion_node's parameter: table, robot or none",
+        choices=('table', 'robot', 'none'),
+    )
+    table_height_m: float = parameter(
+        -1.0,
+        "top of the table, as motion_node's parameter; -1.0: as in the model",
+        unit='m',
+        low=-1.0,
+        high=3.0,
+    )
+    joint_states_topic: str = parameter(
+        '/joint_states', 'sensor_msgs/JointState of the robot', pattern=TOPIC_NAME
+    )
+    __post_init__ = validate_fields
+
+
 def read[T: Params](node: Node, params_class: type[T]) -> T:
     """Declare what is not yet declared and return the values; ValueError names a wrong one."""
     values = {}

@@ -36,5 +36,11 @@ ESTOP_SIGNAL = (
     QoSProfile(depth=1, reliability=_BEST_EFFORT),
 )
 
+# Frames as tf2 listens to them: reliable, and the newest is enough.
+FRAMES = QoSProfile(depth=5, reliability=_RELIABLE)
+
+# Plans for viewers; RViz and Foxglove ask for reliable.
+PREVIEW = QoSProfile(depth=1, reliability=_RELIABLE)
+
 # What people and tools send now and then; volatile, as `ros2 topic pub` offers nothing more.
 REQUEST = QoSProfile(depth=1, reliability=_RELIABLE)

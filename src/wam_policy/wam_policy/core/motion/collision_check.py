@@ -43,6 +43,12 @@ class CollisionChecker(Protocol):
         """
         ...
 
+    def locate_pair(
+        self, positions: np.ndarray, state_only_positions: np.ndarray, pair: str
+    ) -> np.ndarray:
+        """Return where the parts of a contact are nearest at `positions` [commanded], m, [3]."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class PredictedCollision:

@@ -191,6 +191,18 @@ def load_embodiment(name: str, folder: Path = ROBOTS_DIR) -> Embodiment:
     return robot
 
 
+def load_urdf(name: str, folder: Path = ROBOTS_DIR) -> str:
+    """Return the URDF of a robot; raises ValueError with the file and the fix."""
+    path = folder / name / 'robot.urdf'
+    try:
+        return path.read_text(encoding='utf-8')
+    except OSError as error:
+        raise ValueError(
+            f'{path}: cannot be read: {error.strerror}; for a simulated robot run '
+            f'python -m wam_sim.physics.robot_description {name}'
+        ) from error
+
+
 def _parse_embodiment(document: StrictMapping) -> Embodiment:
     joints = _parse_joints(document.read_mapping('joints'))
     commanded, state_only = (

@@ -2,14 +2,14 @@
 
 from wam_policy.core.motion.collision_check import CollisionChecker
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.nodes.parameters import MotionParams
+from wam_policy.nodes.parameters import DescriptionParams, MotionParams
 
 
 def make_collision_checker(
-    robot: Embodiment, motion_params: MotionParams
+    robot: Embodiment, params: MotionParams | DescriptionParams
 ) -> CollisionChecker | None:
     """Return what plans keep away from; ValueError says what is missing and the fix."""
-    if motion_params.collision_check == 'none':
+    if params.collision_check == 'none':
         return None
     try:
         from wam_policy.mujoco_collision import MujocoCollisionChecker
@@ -20,8 +20,6 @@ def make_collision_checker(
         ) from error
     return MujocoCollisionChecker(
         robot,
-        table=motion_params.collision_check == 'table',
-        table_height_m=motion_params.table_height_m
-        if motion_params.table_height_m > -1.0
-        else None,
+        table=params.collision_check == 'table',
+        table_height_m=params.table_height_m if params.table_height_m > -1.0 else None,
     )
