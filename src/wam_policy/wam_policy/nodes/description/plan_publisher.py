@@ -20,8 +20,7 @@ from visualization_msgs.msg import MarkerArray
 
 from wam_msgs.msg import ActionChunk
 from wam_policy.core.motion.collision_check import CollisionChecker
-from wam_policy.core.motion.plan_preview import PlannedPath, sample_plan
-from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory
+from wam_policy.core.motion.trajectory import NS_PER_S, PlannedPath, Trajectory, sample_plan
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.robot.kinematics import KinematicTree
 from wam_policy.nodes import message_conversion, qos
