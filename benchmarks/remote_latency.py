@@ -127,7 +127,12 @@ async def run_echo_server() -> None:
         },
     )
     server = PolicyServer(
-        manager, metadata, log=lambda line: None, log_requests=False, backend=engine
+        manager,
+        handshake.make_greeting(profile),
+        metadata,
+        log=lambda line: None,
+        log_requests=False,
+        backend=engine,
     )
     await server.run(
         '127.0.0.1',

@@ -80,6 +80,7 @@ class ServerThread:
     async def run(self, port):
         self.server = PolicyServer(
             self.session_manager,
+            handshake.make_greeting(self.profile),
             self.metadata,
             token=self.token,
             limits=self.limits or ServerLimits(),

@@ -41,6 +41,8 @@ class FakeReleasedServer:
             {},
             None,
         )
+        self.connections = []
+        self.reset_s = 0.0  # a reset in which the released server writes its video
         self.server = serve(
             self.handle_connection,
             '127.0.0.1',
@@ -54,12 +56,14 @@ class FakeReleasedServer:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def handle_connection(self, connection):
+        self.connections.append(connection)
         connection.send(msgpack_numpy.packb(self.metadata))
         try:
             while True:
                 message = msgpack_numpy.unpackb(connection.recv())
                 self.calls.append(message.pop('endpoint'))
                 if self.calls[-1] == 'reset':
+                    self._closing.wait(self.reset_s)
                     self.buffers, self.session = {}, None
                     connection.send('reset successful')
                 else:
@@ -95,6 +99,12 @@ class FakeReleasedServer:
             connection.send(INVALID_REPLIES[self.fault])
         else:
             connection.send(msgpack_numpy.packb(actions))
+
+    def close_connections(self):
+        """Close as vLLM-Omni does after 30 s without a message."""
+        for connection in self.connections:
+            connection.close(1001, 'idle')
+        self.connections = []
 
     def close(self):
         self._closing.set()

@@ -11,6 +11,8 @@ import time
 
 import numpy as np
 import pytest
+from openpi_client import msgpack_numpy
+from websockets.sync.server import serve
 
 from tests.servers.fake_engine import ServerThread
 from tests.servers.released_double import DROID_METADATA, FakeReleasedServer
@@ -95,12 +97,12 @@ class RemoteWorkerClient:
             'commit', {'session': session, 'block': block, 'stamps_ns': []}, frames
         )
 
-    def query(self, session='s'):
+    def query(self, session='s', **images):
         self.sequence += 1
         return self.request(
             'query',
             {'session': session, 'sequence': self.sequence, 'stamp_ns': 7, 'seed': 0},
-            {'joints': self.robot.home_positions(self.robot.observed)},
+            {'joints': self.robot.home_positions(self.robot.observed), **images},
         )
 
 
@@ -203,6 +205,68 @@ def test_a_late_answer_is_never_used_for_a_new_request(double):
             'query', {'session': 'b', 'sequence': 9, 'stamp_ns': 8, 'seed': 0}, {'joints': other}
         )
         np.testing.assert_allclose(answer.arrays['targets'], np.tile(other, (24, 1)), atol=1e-6)
+
+
+def test_an_idle_connection_that_the_server_closed_is_no_error(double):
+    with start_worker(double.port) as robot:
+        robot.wait_ready()
+        double.close_connections()
+        robot.start_session()
+        assert robot.query().kind == 'chunk'
+        assert robot.supervisor.status.restarts == 0
+        double.close_connections()  # in the middle of a session: what the server knew is lost
+        robot.commit(1, 24)
+        with pytest.raises(WorkerError, match='closed the connection'):
+            robot.query()
+
+
+def test_a_server_without_memory_is_asked_again_on_a_new_connection():
+    def close_after_one_answer(connection):
+        connection.send(msgpack_numpy.packb({}))
+        connection.recv()
+        connection.send(msgpack_numpy.packb({'actions': np.zeros((15, 8), np.float32)}))
+        connection.close(1001, 'idle')
+
+    newest = {
+        f'newest/{key}': np.zeros((224, 224, 3), np.uint8)
+        for key in server_profile.load('openpi').cameras
+    }
+    with serve(close_after_one_answer, '127.0.0.1', 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.socket.getsockname()[1]
+        with start_worker(port, '--server-profile', 'openpi') as robot:
+            robot.wait_ready()
+            robot.start_session()
+            for _ in range(3):
+                assert robot.query(**newest).arrays['targets'].shape == (15, 8)
+                time.sleep(0.3)  # until the close has arrived
+        server.shutdown()
+
+
+def test_a_reset_has_a_time_limit_of_its_own(double):
+    double.reset_s = 1.0
+    with start_worker(double.port, timeout_s=0.5) as robot:
+        robot.wait_ready()
+        robot.start_session()
+        assert robot.query().kind == 'chunk'
+    with start_worker(double.port, '--reset-timeout', '0.3', timeout_s=5.0) as robot:
+        robot.wait_ready()
+        with pytest.raises(WorkerError, match=r'did not answer within 0.3 s'):
+            robot.start_session()
+
+
+def test_it_waits_for_a_server_that_is_not_there_yet_and_says_so():
+    double = FakeReleasedServer(VIEW_KEYS, STATE_KEYS)
+    double.close()
+    with start_worker(double.port) as robot:
+        end_s = time.monotonic() + 20
+        while 'no server at ws://' not in robot.supervisor.status.reason:
+            assert time.monotonic() < end_s, robot.supervisor.status
+            time.sleep(0.05)
+        assert robot.supervisor.status.state is WorkerState.STARTING
+        again = FakeReleasedServer(VIEW_KEYS, STATE_KEYS, port=double.port)
+        assert robot.wait_ready().restarts == 0  # the program that waited is the one that runs
+        again.close()
 
 
 def test_it_reconnects_to_a_restarted_server():

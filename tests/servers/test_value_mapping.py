@@ -185,7 +185,7 @@ def test_a_wrong_answer_is_refused(answer, words):
         ('observation/wrist_image_left', 'x', 'want images'),
         ('observation/joint_position', np.zeros(6), 'want 7 finite'),
         ('observation/joint_position', np.full(7, np.inf), 'want 7 finite'),
-        ('observation/joint_position', [0.0] * 7, 'want 7 finite'),
+        ('observation/joint_position', ['0.0'] * 7, 'want 7 finite'),
         ('prompt', 5, 'want a string'),
         ('prompt', None, 'want a string'),
     ],
@@ -260,6 +260,19 @@ def test_an_invalid_profile_is_rejected(tmp_path, change, words):
     (tmp_path / 'mine.yaml').write_text(yaml.safe_dump({**document, 'name': 'mine', **change}))
     with pytest.raises(ValueError, match=words):
         server_profile.load(str(tmp_path / 'mine.yaml'))
+
+
+def test_a_state_may_come_as_a_list_of_numbers():
+    profile, robot = PROFILES['dreamzero_yam'], embodiment.load_embodiment('yam')
+    joints = robot.home_positions(robot.observed)
+    message = value_mapping.encode_state(profile, robot, joints)
+    wanted = value_mapping.decode_state(profile, robot, message)
+    as_lists = {key: value.tolist() for key, value in message.items()}
+    np.testing.assert_array_equal(value_mapping.decode_state(profile, robot, as_lists), wanted)
+    key = next(iter(as_lists))
+    for bad in (['1.0'] * 6, [[1.0], [1.0, 2.0]], [None] * 6, [1.0, 2**2000], 'six numbers', {}):
+        with pytest.raises(value_mapping.ProfileMismatch, match='finite numbers'):
+            value_mapping.decode_state(profile, robot, {**as_lists, key: bad})
 
 
 def test_each_robot_has_one_default_profile():

@@ -4,6 +4,7 @@ import http.client
 import re
 import threading
 import time
+from dataclasses import dataclass
 from functools import partial
 
 import msgpack
@@ -58,6 +59,20 @@ def connect_raw(served, **options):
     return end
 
 
+@pytest.mark.parametrize(
+    ('path', 'headers'), [('/?metadata=full', {}), ('/', {'WAM-Metadata': 'full'})]
+)
+def test_all_metadata_is_sent_to_who_asks_for_it(served, path, headers):
+    address = f'ws://127.0.0.1:{served.port}{path}'
+    with websockets.sync.client.connect(address, additional_headers=headers) as connection:
+        said = msgpack_numpy.unpackb(connection.recv(5))
+    assert said['action_horizon'] == 24 and said['memory']['kind'] == 'clocked'
+    with websockets.sync.client.connect(
+        f'ws://127.0.0.1:{served.port}/?metadata=some'
+    ) as connection:
+        assert 'memory' not in msgpack_numpy.unpackb(connection.recv(5))
+
+
 def request(connection, **message):
     """Send a message and return the answer: a text, or what was packed."""
     connection.send(msgpack_numpy.packb(message))
@@ -75,17 +90,36 @@ def http_get(served, path, **headers):
 def test_the_openpi_client_gets_its_configuration_and_actions(served):
     far = connect_client(served)
     said = far.get_server_metadata()
-    assert said['action_space'] == 'joint_position' and said['needs_session_id'] is True
-    assert said['action_horizon'] == 24 and said['action_dim'] == 14
+    assert said == dict(served.profile.configuration)
     actions = far.infer(make_observation(served, session_id='a'))
     assert actions.shape == (24, 14) and actions.dtype == np.float32
     assert np.isfinite(actions).all()
 
 
+@dataclass
+class ReleasedServerConfig:
+    """The record that the released DreamZero client makes of the greeting, field by field."""
+
+    image_resolution: list[int]
+    needs_wrist_camera: bool
+    n_external_cameras: int
+    needs_stereo_camera: bool
+    needs_session_id: bool
+    action_space: str
+
+
 def test_the_released_keys_are_served_with_their_size():
     droid = ServerThread('dreamzero_droid')
     far = connect_client(droid)
-    assert far.get_server_metadata()['image_resolution'] == [180, 320]
+    config = ReleasedServerConfig(**far.get_server_metadata())
+    assert config.image_resolution == [180, 320] and config.n_external_cameras == 2
+    # their client sends what its robot has, also what this server does not need
+    far.infer(
+        {
+            **make_observation(droid, session_id='z'),
+            'observation/cartesian_position': np.zeros(6, np.float32),
+        }
+    )
     actions = far.infer(make_observation(droid, session_id='a'))
     assert actions.shape == (24, 8)
     # 0 is open for this server; the robot rests with an open hand (1 for us), plus what was seen

@@ -293,6 +293,7 @@ def test_dead_workers_hold_and_their_successors_get_the_real_past_before_any_que
 def test_workers_that_stay_down_are_an_error():
     stage = start_running()
     stage.policy.on_workers_unavailable(WorkerAvailability.FAILED, 'no checkpoint at /nowhere')
+    assert stage.policy.permanent_failure == 'no checkpoint at /nowhere'
     assert stage.get_state() == (PolicyState.ERROR, 'no checkpoint at /nowhere')
 
 
@@ -302,6 +303,7 @@ def test_a_refused_request_is_tried_again_later_with_the_past_replayed():
         stage.run(1)
     stage.request = None
     stage.policy.on_request_failed('out of memory', (stage.now_ms + 1000) * MS)
+    assert stage.policy.permanent_failure == ''  # another try may succeed
     stage.requests.clear()
     stage.run(900)
     assert not stage.requests and stage.get_state() == (PolicyState.ERROR, 'out of memory')

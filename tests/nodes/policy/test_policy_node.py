@@ -431,6 +431,13 @@ def test_an_instruction_given_while_a_stop_is_latched_is_dropped(stage):
     bench.wait(lambda: bench.status.instruction == '')
 
 
+def test_errors_that_may_heal_do_not_end_a_run_before_its_time(stage):
+    _, bench = stage
+    _, result = send_run_goal(bench, 'refuse', 2.5)  # fails twice and more, a second apart
+    answer = wait_for_result(result).result
+    assert answer.outcome == OUTCOME.TIMED_OUT and 'out of memory' in answer.message
+
+
 def test_a_run_ends_with_its_time_and_the_robot_holds(stage):
     _, bench = stage
     feedback = []

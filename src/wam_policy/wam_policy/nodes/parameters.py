@@ -152,6 +152,13 @@ class PolicyParams:
         low=0.1,
         high=600.0,
     )
+    reset_timeout_s: float = parameter(
+        30.0,
+        'the same for the start of a session, in which a server may write a video',
+        unit='s',
+        low=0.1,
+        high=600.0,
+    )
     max_query_rate_hz: float = parameter(
         12.5,
         'upper bound of the query rate; 0: no bound',

@@ -35,7 +35,7 @@ class ServerInfo:
 def make_server_metadata(
     profile: ServerProfile, robot: Embodiment, model: Mapping[str, Any], memory: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the metadata that our server sends on connect: the released fields and ours."""
+    """Return the metadata that our server sends to a client that asks for all of it."""
     return {
         **_to_plain(profile.configuration),
         'embodiment': robot.name,
@@ -46,6 +46,14 @@ def make_server_metadata(
         **model,
         'memory': dict(memory),
     }
+
+
+def make_greeting(profile: ServerProfile) -> dict[str, Any]:
+    """Return what our server sends on connect: exactly the fields of the profile's own servers.
+
+    The released DreamZero client makes a record of them, and fails on any other field.
+    """
+    return _to_plain(profile.configuration)
 
 
 def parse_server_info(profile: ServerProfile, robot: Embodiment, metadata: object) -> ServerInfo:

@@ -47,11 +47,13 @@ class RemoteWorker:
         robot: Embodiment,
         connect: ConnectFn,
         timeout_s: float,
+        reset_timeout_s: float,
         log: Callable[[str], None],
     ) -> None:
         """Connect; raises ServerUnreachable, ConnectionRejected, IncompatibleServer."""
         self._sock, self._profile, self._robot = sock, profile, robot
-        self._connect, self._timeout_s, self._log = connect, timeout_s, log
+        self._connect, self._log = connect, log
+        self._timeout_s, self._reset_timeout_s = timeout_s, reset_timeout_s
         self._client = connect()
         self.server_info: ServerInfo = handshake.parse_server_info(
             profile, robot, self._client.server_metadata
@@ -149,7 +151,19 @@ class RemoteWorker:
         session, instruction = (str(request.fields[key]) for key in ('session', 'instruction'))
         started_s = time.perf_counter()
         self._session = None
+        self._reconnect()
+        if self._profile.endpoint_key is not None:
+            self._reset_server(session, instruction)
+        self._session, self._instruction = session, instruction
+        self._committed_blocks, self._pending_views = 0, None
+        return WorkerMessage(
+            'ok', {'session': session, 'timings_ms': _make_timing('reset', started_s)}
+        )
+
+    def _reconnect(self) -> None:
+        """Open a new connection if there is none, or if the server closed an idle one."""
         if not self._client.is_open:
+            self._client.close()
             self._client = self._connect()
             info = handshake.parse_server_info(
                 self._profile, self._robot, self._client.server_metadata
@@ -159,13 +173,6 @@ class RemoteWorker:
                     f'the server at {self._client.address} has changed its model or memory; '
                     'restart the policy node to use it'
                 )
-        if self._profile.endpoint_key is not None:
-            self._reset_server(session, instruction)
-        self._session, self._instruction = session, instruction
-        self._committed_blocks, self._pending_views = 0, None
-        return WorkerMessage(
-            'ok', {'session': session, 'timings_ms': _make_timing('reset', started_s)}
-        )
 
     def _reset_server(self, session: str, instruction: str) -> None:
         """Reset the server's session; its reply is a string or a binary status."""
@@ -175,7 +182,7 @@ class RemoteWorker:
                 'memory': handshake.STREAMING_MEMORY,
                 self._profile.prompt_key[0]: instruction,
             }
-        reply = self._client.request(message, self._timeout_s)
+        reply = self._client.request(message, self._reset_timeout_s)
         if isinstance(reply, str) and 'Traceback' in reply:
             raise websocket_client.close_and_make_error(self._client, reply)
 
@@ -240,6 +247,8 @@ class RemoteWorker:
         if self.server_info.streaming:
             message['seed'] = request.fields['seed']
         packed_s = time.perf_counter()
+        if self._profile.frames.block_steps is None and not self.server_info.streaming:
+            self._reconnect()  # nothing is lost: this server has no memory
         self._pending_views = None
         reply = self._request(message)
         targets = value_mapping.decode_actions(self._profile, self._robot, reply, joint_positions)

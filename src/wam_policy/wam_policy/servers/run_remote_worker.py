@@ -10,7 +10,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from wam_policy.core.robot import embodiment
 from wam_policy.deprecated_options import replace_deprecated
@@ -21,10 +22,12 @@ from wam_policy.servers.server_profile import ServerProfile
 from wam_policy.servers.transports.websocket_client import (
     TOKEN_VARIABLE,
     ConnectionRejected,
+    ServerUnreachable,
     WebSocketClient,
     WebSocketClientError,
 )
 from wam_policy.workers import protocol
+from wam_policy.workers.protocol import WorkerMessage
 
 RENAMED_OPTIONS = {
     '--flavour': '--server-profile',
@@ -32,6 +35,7 @@ RENAMED_OPTIONS = {
     '--world': '--world-size',
     '--exchange': '--dist-backend',
 }
+RETRY_PERIOD_S = 0.25  # between tries to connect; one that is refused takes about 1 ms
 DISCONNECT_GRACE_S = 0.2  # from the closing of the socket to the exit during a request
 
 
@@ -65,6 +69,13 @@ def make_parser() -> argparse.ArgumentParser:
         default=8.0,
         metavar='SECONDS',
         help='limit for one answer; then the connection is closed (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--reset-timeout',
+        type=float,
+        default=30.0,
+        metavar='SECONDS',
+        help='the same for a reset, in which a server may write a video (default: %(default)s)',
     )
     parser.add_argument('--fd', type=int, metavar='N', help='inherited socket to answer on')
     # the supervisor passes these to every worker; a remote worker ignores them
@@ -100,7 +111,12 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.fd is None
         else (None, protocol.adopt_socket(arguments.fd, DISCONNECT_GRACE_S))
     )
-    worker = RemoteWorker(sock, profile, robot, connect, arguments.query_timeout, log)
+    worker = connect_worker(
+        lambda: RemoteWorker(
+            sock, profile, robot, connect, arguments.query_timeout, arguments.reset_timeout, log
+        ),
+        None if peer is not None else sock,
+    )
     try:
         log(f'{profile.name}: {worker.build_worker_info()["reason"]}')
         if peer is None:
@@ -110,14 +126,37 @@ def run(arguments: argparse.Namespace) -> int:
     return protocol.EXIT_OK
 
 
+def connect_worker(
+    make_worker: Callable[[], RemoteWorker], node: socket.socket | None
+) -> RemoteWorker:
+    """Try to connect until the server answers, and report to the node why it does not.
+
+    The supervisor's start timeout ends the wait. Without a node the first failure is raised.
+    """
+    reported = ''
+    while True:
+        try:
+            return make_worker()
+        except ServerUnreachable as error:
+            if node is None:
+                raise
+            if str(error) != reported:
+                reported = str(error)
+                log(reported)
+                protocol.send(node, WorkerMessage('loading', {'reason': reported, 'id': 0}))
+            time.sleep(RETRY_PERIOD_S)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; return the exit status (see workers.protocol)."""
     parser = make_parser()
     arguments = parser.parse_args(
         replace_deprecated(sys.argv[1:] if argv is None else argv, RENAMED_OPTIONS)
     )
-    if not arguments.query_timeout > 0:
-        parser.error(f'--query-timeout: want more than 0 s, got {arguments.query_timeout:g}')
+    for name in ('query_timeout', 'reset_timeout'):
+        if not getattr(arguments, name) > 0:
+            option = f'--{name.replace("_", "-")}'
+            parser.error(f'{option}: want more than 0 s, got {getattr(arguments, name):g}')
     try:
         return run(arguments)
     except (ValueError, ConnectionRejected, IncompatibleServer) as error:

@@ -191,6 +191,7 @@ def run(
     configuration = make_checked_metadata(profile, robot, model)
     server = PolicyServer(
         SessionManager(profile, robot, backend, model, arguments.max_sessions, log),
+        handshake.make_greeting(profile),
         configuration,
         token=arguments.token,
         log=log,

@@ -99,22 +99,28 @@ def decode_state(
     """Invert `encode_state`: float64 [observed]; joints missing in the profile are NaN."""
     found = np.full(len(robot.observed), np.nan)
     for span in profile.state:
-        values = _get_nested(message, span.key)
-        if (
-            not isinstance(values, np.ndarray)
-            or values.dtype.kind not in 'fiu'
-            or values.size != len(span.joints)
-            or not np.isfinite(values).all()
-        ):
+        values = _read_numbers(_get_nested(message, span.key))
+        if values is None or values.size != len(span.joints) or not np.isfinite(values).all():
             raise ProfileMismatch(
                 f'{_format_key(span.key)}: want {len(span.joints)} finite numbers, got '
-                f'{_describe_value(values)}'
+                f'{_describe_value(_get_nested(message, span.key))}'
             )
         columns = [robot.observed.index(name) for name in span.joints]
         found[columns] = _from_server_grippers(
             profile, robot, span, values.reshape(-1).astype(np.float64)
         )
     return found
+
+
+def _read_numbers(value: object) -> np.ndarray | None:
+    """Return numbers that travel as an array, a number or lists of numbers; None: others do."""
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.kind in 'fiu' else None
+    try:
+        found = np.asarray(value)  # ragged lists raise ValueError
+        return found.astype(np.float64) if found.dtype.kind in 'fiu' else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def encode_request(

@@ -377,7 +377,8 @@ class WorkerSupervisor:
             if stage == WorkerState.READY:
                 ready_s = time.monotonic()
                 self._group = group
-            self._set_status(WorkerState(stage), str(info.get('reason', '')), info=dict(info))
+            state = WorkerState.STARTING if stage == 'loading' else WorkerState(stage)
+            self._set_status(state, str(info.get('reason', '')), info=dict(info))
 
         failure = WorkerFailure(0, 'was abandoned')
         with tempfile.TemporaryDirectory(prefix='wam-workers-') as folder:  # mode 0700

@@ -236,6 +236,7 @@ class StartupProgress:
         self._stages = dict.fromkeys(range(worker_count), 'loading')
         self._reported_stage = 'loading'
         self._info: Mapping[str, Any] = {}
+        self._reported_reason: object = None
 
     def update(self, rank: int, message: WorkerMessage) -> bool:
         """Process a worker's message; return True once this worker is ready."""
@@ -249,8 +250,9 @@ class StartupProgress:
         if rank == 0:
             self._info = message.fields
         slowest = min(self._stages.values(), key=self.STAGES.index)
-        if slowest != self._reported_stage:
-            self._reported_stage = slowest
+        reason = self._info.get('reason')
+        if (slowest, reason) != (self._reported_stage, self._reported_reason):
+            self._reported_stage, self._reported_reason = slowest, reason
             self._on_progress(slowest, self._info)
         return message.kind == 'ready'
 

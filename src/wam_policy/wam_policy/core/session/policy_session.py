@@ -332,6 +332,12 @@ class PolicySession:
 
     # status
 
+    @property
+    def permanent_failure(self) -> str:
+        """Return why no chunk will come without help; empty while it can heal by itself."""
+        failed = self._worker_availability is WorkerAvailability.FAILED
+        return self._unavailable_reason if failed else ''
+
     def get_state(self, now_ns: int) -> tuple[PolicyState, str]:
         """Return the state and its reason, which may be empty."""
         state, reason = self._get_state(now_ns)

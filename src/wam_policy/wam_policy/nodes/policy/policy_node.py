@@ -124,7 +124,7 @@ class PolicyNode(LifecycleNode):
             robot = embodiment.load_embodiment(given.embodiment)
             plan = worker_backend.build_worker_spec(given, given.checkpoint, given.base)
             taken = worker_backend.select_checkpoint(given.checkpoint, robot.name)
-            if taken != given.checkpoint:
+            if taken != given.checkpoint and given.backend != 'remote':
                 self.get_logger().warning(
                     f'the shipped model {given.checkpoint} does not know {robot.name}: '
                     + (

@@ -83,9 +83,8 @@ class RunInstructionAction:
         for current in [c for c in self._active_runs if not c.done.done()]:
             with self._locked_policy as policy:
                 order = policy.instruction_count
+                fault = policy.permanent_failure or policy.stop_reason
                 state, reason = policy.get_state(now_ns)
-                stop_reason = policy.stop_reason
-            fault = reason if state is PolicyState.ERROR else stop_reason
             world = GoalContext(
                 now_ns,
                 order,
@@ -102,7 +101,10 @@ class RunInstructionAction:
             if outcome is not InstructionOutcome.PREEMPTED:
                 with self._locked_policy as policy:
                     policy.on_instruction('')
-            current.done.set_result((outcome, fault or outcome.value))
+            message = fault or outcome.value
+            if outcome is InstructionOutcome.TIMED_OUT and state is not PolicyState.RUNNING:
+                message = f'{message}; the policy is {state.name}: {reason}'
+            current.done.set_result((outcome, message))
 
     def _on_goal(self, goal: RunInstruction.Goal) -> GoalResponse:
         usable = (

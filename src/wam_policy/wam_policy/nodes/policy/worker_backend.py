@@ -106,6 +106,8 @@ def _build_remote_spec(params: PolicyParams) -> WorkerSpec:
             params.embodiment,
             '--query-timeout',
             f'{REMOTE_TIMEOUT_SHARE * params.query_timeout_s:g}',
+            '--reset-timeout',
+            f'{REMOTE_TIMEOUT_SHARE * params.reset_timeout_s:g}',
             *profile,
         ),
         program=(
@@ -115,6 +117,8 @@ def _build_remote_spec(params: PolicyParams) -> WorkerSpec:
         ),
         max_failed_starts=None,  # a server may come up at any time
         start_timeout_s=params.start_timeout_s,
+        # it waits for the server by itself, so a start is only due when a connection is lost
+        max_restart_delay_s=0.5,
     )
 
 
@@ -129,7 +133,9 @@ class WorkerBackend:
         on_backend_status: Callable[[BackendStatus], None],
     ) -> None:
         """Take listeners for the workers' stderr lines and news; another thread calls them."""
-        self._seed, self._timeout_s = params.seed, params.query_timeout_s
+        self._seed = params.seed
+        self._timeouts_s = {'reset': params.reset_timeout_s}  # by kind of request
+        self._query_timeout_s = params.query_timeout_s
         self._latest_images_configured = self._send_latest_images = params.query_images == 'latest'
         self._on_backend_status = on_backend_status
         self._last_failure = ''  # why the last generation ended
@@ -202,7 +208,8 @@ class WorkerBackend:
     def _send_request(
         self, kind: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
     ) -> Any:
-        return self._supervisor.request(kind, fields, arrays, timeout_s=self._timeout_s)
+        timeout_s = self._timeouts_s.get(kind, self._query_timeout_s)
+        return self._supervisor.request(kind, fields, arrays, timeout_s=timeout_s)
 
     def _on_worker_status(self, status: WorkerStatus) -> None:
         self._on_backend_status(self._to_backend_status(status))

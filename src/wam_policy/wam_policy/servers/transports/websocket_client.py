@@ -19,6 +19,8 @@ from wam_policy.servers.codecs import msgpack_codec
 
 # name of the environment variable that client and server read
 TOKEN_VARIABLE = 'WAM_TOKEN'  # nosec B105
+# asks our server to say on connect all that it knows; other servers ignore it
+METADATA_HEADER = 'WAM-Metadata'
 CONNECT_TIMEOUT_S = 5.0  # each for the handshake and for the metadata
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # 1,000 rows of 1,000 float32 are 4 MB
 LOGGED_TRACEBACK_LINES = 12  # last lines of the server's traceback
@@ -56,7 +58,9 @@ class WebSocketClient:
     ) -> None:
         """Connect; raises ServerUnreachable or ConnectionRejected."""
         self.address = address
-        headers = {'Authorization': f'Api-Key {token}'} if token else None
+        headers = {METADATA_HEADER: 'full'}
+        if token:
+            headers['Authorization'] = f'Api-Key {token}'
         try:
             # legacy: the connection stays open after this call, without a context manager;
             # no compression: noisy images do not shrink, and it takes longer than sending;
@@ -95,7 +99,8 @@ class WebSocketClient:
 
     @property
     def is_open(self) -> bool:
-        return self._connection is not None
+        """Return whether the server has not closed the connection, as far as it was noticed."""
+        return self._connection is not None and self._connection.state is State.OPEN
 
     def request(self, message: Mapping[str, Any], timeout_s: float) -> Any:
         """Send a message and return the decoded answer, or the string that the server sent.

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import Server as Listener
 from websockets.asyncio.server import ServerConnection, serve
@@ -29,6 +30,7 @@ from wam_policy.servers.codecs import msgpack_codec
 from wam_policy.servers.codecs.codec_table import check_request
 from wam_policy.servers.server_metrics import BackendHealth, ServerMetrics
 from wam_policy.servers.session_manager import InvalidClientRequest, SessionManager
+from wam_policy.servers.transports.websocket_client import METADATA_HEADER
 
 HEALTH_PATH, METRICS_PATH = '/healthz', '/metrics'
 
@@ -56,6 +58,7 @@ class PolicyServer:
     def __init__(
         self,
         session_manager: SessionManager,
+        greeting: dict[str, Any],
         metadata: dict[str, Any],
         *,
         token: str = '',
@@ -64,11 +67,13 @@ class PolicyServer:
         log_requests: bool = True,
         backend: BackendHealth,
     ) -> None:
-        """Create; `log` receives lines for the operator, one per request if `log_requests`."""
-        self._session_manager, self._metadata_message = (
-            session_manager,
-            msgpack_codec.pack(metadata),
-        )
+        """Create; `log` receives lines for the operator, one per request if `log_requests`.
+
+        Every client is sent `greeting` on connect; one that asks for it, `metadata` instead.
+        """
+        self._session_manager = session_manager
+        self._greeting_message = msgpack_codec.pack(greeting)
+        self._metadata_message = msgpack_codec.pack(metadata)
         self._token, self._limits = token, limits or ServerLimits()
         self._log, self._log_requests = log, log_requests
         self._metrics = ServerMetrics(session_manager, backend)
@@ -153,12 +158,20 @@ class PolicyServer:
             given.encode(), self._token.encode()
         )
 
+    def _select_greeting(self, connection: ServerConnection) -> bytes:
+        """Return all metadata to who asks by header or by `?metadata=full`, else the greeting."""
+        request = connection.request
+        assert request is not None  # there is no connection before its handshake
+        query = parse_qs(urlsplit(request.path).query)
+        asked = [*request.headers.get_all(METADATA_HEADER), *query.get('metadata', [])]
+        return self._metadata_message if 'full' in asked else self._greeting_message
+
     async def _on_connection(self, connection: ServerConnection) -> None:
         owner = next(self._connection_ids)
         self._connections.add(connection)
         self._metrics.add_connections(1)
         try:
-            await connection.send(self._metadata_message)
+            await connection.send(self._select_greeting(connection))
             while not self._stopping.is_set():
                 raw = await connection.recv()
                 self._busy_connections.add(connection)
