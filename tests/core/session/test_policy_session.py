@@ -19,9 +19,8 @@ from wam_policy.core.session.policy_session import (
     Reset,
     SessionSettings,
     WorkerAvailability,
-    compute_publish_stages_ms,
-    compute_query_stages_ms,
 )
+from wam_policy.core.statistics import compute_publish_stages_ms, compute_query_stages_ms
 from wam_policy.core.types import Frame, JointState
 
 MS = 1_000_000

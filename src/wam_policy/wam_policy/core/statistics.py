@@ -90,3 +90,38 @@ class EventRate:
     def _drop_old(self, now_ns: int) -> None:
         while self._stamps_ns and self._stamps_ns[0] <= now_ns - self._window_ns:
             self._stamps_ns.popleft()
+
+
+def compute_query_stages_ms(
+    observation_ns: int,
+    arrived_ns: int,
+    sent_ns: int,
+    answered_ns: int,
+    worker_ms: Mapping[str, float],
+) -> dict[str, float]:
+    """Return the duration of each stage up to the result, ms; their sum is the elapsed time.
+
+    image_transport: from the stamp until the frame that completed the observation arrived; queue:
+    until the query was sent; then the workers' own stages; transport: the rest of the round trip.
+    """
+    own_ms = sum(worker_ms.values())
+    return {
+        'image_transport': _elapsed_ms(observation_ns, arrived_ns),
+        'queue': _elapsed_ms(arrived_ns, sent_ns),
+        **worker_ms,
+        'transport': max(0.0, _elapsed_ms(sent_ns, answered_ns) - own_ms),
+    }
+
+
+def compute_publish_stages_ms(
+    observation_ns: int, answered_ns: int, published_ns: int
+) -> dict[str, float]:
+    """Return the duration of the last stage and the total, ms."""
+    return {
+        'publish': _elapsed_ms(answered_ns, published_ns),
+        'total': _elapsed_ms(observation_ns, published_ns),
+    }
+
+
+def _elapsed_ms(from_ns: int, to_ns: int) -> float:
+    return (to_ns - from_ns) / 1e6

@@ -5,7 +5,7 @@ of these ends, a new session starts, and results of older sessions are dropped. 
 or exit; this module only selects requests and checks results.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -28,7 +28,12 @@ from wam_policy.core.session.model_requests import (
     Request,
     Reset,
 )
-from wam_policy.core.statistics import EventRate, LatencyStatistics
+from wam_policy.core.statistics import (
+    EventRate,
+    LatencyStatistics,
+    compute_publish_stages_ms,
+    compute_query_stages_ms,
+)
 from wam_policy.core.types import Chunk, Frame, JointState, Observation
 
 MAX_LATENCIES = 200  # chunks; 30 s at 7 Hz
@@ -469,38 +474,3 @@ class PolicySession:
         if now_ns - query.observation.stamp_ns > last_row_ns:
             return 'its last row was due before it arrived'
         return ''
-
-
-def compute_query_stages_ms(
-    observation_ns: int,
-    arrived_ns: int,
-    sent_ns: int,
-    answered_ns: int,
-    worker_ms: Mapping[str, float],
-) -> dict[str, float]:
-    """Return the duration of each stage up to the result, ms; their sum is the elapsed time.
-
-    image_transport: from the stamp until the frame that completed the observation arrived; queue:
-    until the query was sent; then the workers' own stages; transport: the rest of the round trip.
-    """
-    own_ms = sum(worker_ms.values())
-    return {
-        'image_transport': _elapsed_ms(observation_ns, arrived_ns),
-        'queue': _elapsed_ms(arrived_ns, sent_ns),
-        **worker_ms,
-        'transport': max(0.0, _elapsed_ms(sent_ns, answered_ns) - own_ms),
-    }
-
-
-def compute_publish_stages_ms(
-    observation_ns: int, answered_ns: int, published_ns: int
-) -> dict[str, float]:
-    """Return the duration of the last stage and the total, ms."""
-    return {
-        'publish': _elapsed_ms(answered_ns, published_ns),
-        'total': _elapsed_ms(observation_ns, published_ns),
-    }
-
-
-def _elapsed_ms(from_ns: int, to_ns: int) -> float:
-    return (to_ns - from_ns) / 1e6

@@ -163,8 +163,8 @@ class PolicyServer:
         request = connection.request
         assert request is not None  # there is no connection before its handshake
         query = parse_qs(urlsplit(request.path).query)
-        asked = [*request.headers.get_all(METADATA_HEADER), *query.get('metadata', [])]
-        return self._metadata_message if 'full' in asked else self._greeting_message
+        wanted = [*request.headers.get_all(METADATA_HEADER), *query.get('metadata', [])]
+        return self._metadata_message if 'full' in wanted else self._greeting_message
 
     async def _on_connection(self, connection: ServerConnection) -> None:
         owner = next(self._connection_ids)
