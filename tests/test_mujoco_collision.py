@@ -90,7 +90,8 @@ def test_the_arm_of_droid_is_where_its_maker_says():
     guard.compute_distances(
         guard.to_qpos(robot.home_positions(robot.commanded)[None], np.empty(0))[0]
     )
-    assert guard.link_position('gripper') == pytest.approx([0.30689, 0.0, 0.59028], abs=1e-5)
+    flange = guard.link_position('robotiq_85_base_link')
+    assert flange == pytest.approx([0.35970, 0.0, 0.75 + 0.48994], abs=1e-5)
 
 
 @pytest.mark.parametrize('name', list_robots())
@@ -127,11 +128,11 @@ def test_far_from_everything_a_few_looks_settle_a_path(name):
 def make_reaching_positions(
     name: str, height_m: float
 ) -> tuple[MujocoCollisionChecker, Embodiment, list[np.ndarray]]:
-    """Return postures of the left arm over its own half of the workspace."""
+    """Return postures of the first arm over its own half of the workspace."""
     simulated, robot = robots.load(name), load_embodiment(name)
     rest = robot.home_positions(robot.commanded)
     held = dict(zip(robot.observed[len(robot.commanded) :], state_only_home(robot), strict=True))
-    arm = ArmIk(simulated, compile_model(simulated, held), 'left')
+    arm = ArmIk(simulated, compile_model(simulated, held), simulated.hand_sides[0])
     columns = [robot.commanded.index(joint) for joint in arm.names]
     x_low, x_high, _, y_high = simulated.workspace
     postures = []

@@ -40,7 +40,7 @@ NODES = {
     'stream': StreamNode,
     'description': DescriptionNode,
 }
-ROBOTS = ('agibot_g1', 'yam')
+ROBOTS = embodiment.list_robots()
 WRITE = bool(os.environ.get('WAM_WRITE_ENCLAVES'))
 # what every node has, in the policy's own words: parameters, life cycle, log, clock
 COMMON_TOPICS = ('/rosout', '/parameter_events', '/clock', '/diagnostics')

@@ -1,4 +1,4 @@
-"""Launch the stack; agibot_g1.launch.py and yam.launch.py choose the robot.
+"""Launch the stack; agibot_g1.launch.py, droid.launch.py and yam.launch.py choose the robot.
 
 Arguments only choose among values: every parameter is documented in config/stack.yaml. A node that
 fails to configure ends the whole launch with exit code 1 and the reason; so does the exit of sim,
@@ -150,9 +150,10 @@ def generate_launch_description() -> LaunchDescription:
         ),
         DeclareLaunchArgument(
             'camera_size',
-            default_value='320x240',
-            choices=['160x120', '320x240', '640x480'],
-            description='Size of the simulated images in pixels',
+            default_value='320',
+            choices=['160', '320', '640', '160x120', '320x240', '640x480'],
+            description='Size of the simulated images in pixels; a width alone keeps the aspect '
+            "ratio of the robot's cameras",
         ),
         DeclareLaunchArgument(
             'camera_hz',

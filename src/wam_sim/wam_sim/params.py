@@ -56,7 +56,13 @@ class SimParams:
         'unmoved scene are equal, and policy_node needs detect_frozen_images false',
     )
     image_width: int = parameter(320, 'width of every image', unit='pixels', low=32, high=640)
-    image_height: int = parameter(240, 'height of every image', unit='pixels', low=24, high=480)
+    image_height: int = parameter(
+        0,
+        "height of every image; 0: by the aspect ratio of the robot's cameras",
+        unit='pixels',
+        low=0,
+        high=480,
+    )
     publish_clock: bool = parameter(
         False, 'publish /clock and stamp with simulated time; other nodes need use_sim_time'
     )

@@ -77,7 +77,11 @@ class SimNode(Node):
         # Physics is paced by the monotonic clock, offset to the wall clock at the start, so that
         # stamps are comparable with those of other nodes with and without /clock.
         self._offset_ns = time.time_ns() - time.monotonic_ns()
-        size = (self.params.image_width, self.params.image_height)
+        width, height = self.embodiment.cameras[0].size
+        size = (
+            self.params.image_width,
+            self.params.image_height or round(self.params.image_width * height / width),
+        )
         simulation = Simulation(
             self.robot,
             task=self.params.task_family,

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
+from wam_policy.core.robot import embodiment
 from wam_tools.stack_node import StackNode
 
-CAMERA_SIZES = ('160x120', '320x240', '640x480')
+CAMERA_SIZES = ('160', '320', '640', '160x120', '320x240', '640x480')
 DISCOVERY_S = 1.0  # time to discover running nodes
 # options of the stack and its task
 LAUNCH_OPTIONS = (
@@ -51,7 +52,7 @@ class StopRequest(threading.Event):
 def add_launch_options(parser: argparse.ArgumentParser) -> None:
     """Add `--robot` and the options of LAUNCH_OPTIONS; those not given are None."""
     add = parser.add_argument
-    add('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
+    add('--robot', choices=embodiment.list_robots(), default='agibot_g1')
     add('--seed', type=int, metavar='N', help='seed of scene and noise (default: 0)')
     add(
         '--instruction',
@@ -75,7 +76,7 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='denoising steps per query (default: of the checkpoint)',
     )
-    add('--camera-size', choices=CAMERA_SIZES, help='of the images')
+    add('--camera-size', choices=CAMERA_SIZES, help='of the images; a width keeps their aspect')
     add('--camera-hz', type=float, metavar='HZ', help='images per second')
 
 

@@ -24,7 +24,7 @@ from wam_sim.physics import scene as scenes
 from wam_sim.physics import sim_robot as robots
 from wam_sim.tasks import task_families
 from wam_sim.tasks.cartesian_motion import CartesianMotion
-from wam_sim.tasks.scene_state import IMAGE_PERIOD_ROWS
+from wam_sim.tasks.scene_state import count_image_period_rows
 
 ROBOT = robots.load('agibot_g1')
 
@@ -105,7 +105,8 @@ def test_arms_may_move_while_a_mark_is_shown_and_the_expert_waits_from_there(dem
 def test_pictures_come_at_their_rate_and_labels_point_at_the_cube(demo_generator):
     rows = list(demo_generator.generate_episode(52, 'touch'))
     for row, _ in rows:
-        first = rows[row.index - row.index % IMAGE_PERIOD_ROWS][0].observation
+        period = count_image_period_rows(ROBOT.embodiment)
+        first = rows[row.index - row.index % period][0].observation
         assert row.observation.frames[0] is first.frames[0]
         assert row.observation.frames[0].rgb.shape == (120, 160, 3)
     labeled = [(row, labels[PIXEL]) for row, labels in rows if np.isfinite(labels[PIXEL]).all()]

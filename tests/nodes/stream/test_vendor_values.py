@@ -143,7 +143,36 @@ def drive_yam(monkeypatch, robot) -> None:
     assert states and driver.fault == ''
 
 
-DRIVERS = {'agibot_gdk': drive_agibot, 'i2rt': drive_yam, 'ros2_control': lambda *_: None}
+def drive_ros2_control(monkeypatch, robot) -> None:
+    states, sent = [], []
+    node = FakeNode()
+    node.create_publisher = lambda *_: SimpleNamespace(publish=sent.append)
+    served = robot.with_controllers(robot.vendor['served_controllers'])
+    gripper = stream_node.ADAPTERS['ros2_control'](node, served, states.append)
+    arm = [f'panda_joint{i}' for i in range(1, 8)]
+    for names, position in ((arm, [0.1] * 7), (['gripper'], [0.5])):  # the arm's, and our own
+        gripper._on_joint_state_msg(JointState(name=names, position=position))
+    assert states == [] and gripper.fault == ''
+    knuckle = 'robotiq_85_left_knuckle_joint'
+    for angle_rad, opening in ((0.0, 1.0), (0.7929, 0.0), (0.39645, 0.5)):
+        gripper._on_joint_state_msg(
+            JointState(name=[*arm, knuckle], position=[0.1] * 7 + [angle_rad], velocity=[0.4] * 8)
+        )
+        assert states[-1].names == ('gripper',) and gripper.fault == ''
+        assert states[-1].position[0] == pytest.approx(opening)
+        assert states[-1].velocity[0] == pytest.approx(-0.4 / 0.7929)  # it closes
+        gripper.send(np.array([opening]))
+        assert list(sent[-1].data) == pytest.approx([angle_rad])
+    gripper._on_joint_state_msg(JointState(name=[knuckle], position=[45.0]))  # degrees
+    assert 'outside [-0.05, 0.85]' in gripper.fault and len(states) == 3
+    assert set(gripper.inactive_checks) == {'temperature', 'driver_faults'}
+
+
+DRIVERS = {
+    'agibot_gdk': drive_agibot,
+    'i2rt': drive_yam,
+    'ros2_control': drive_ros2_control,
+}
 
 
 @pytest.mark.parametrize('name', list_robots())

@@ -113,7 +113,7 @@ def test_fingers_open_and_close_with_the_canonical_command(name: str) -> None:
         assert len(pads) == 2
         return float(np.linalg.norm(pads[0] - pads[1]))
 
-    for side in ('left', 'right'):
+    for side in simulation.robot.hand_sides:
         name_ = simulation.robot.hand(side).gripper
         gaps = []
         for opening in (1.0, 0.5, 0.0, 1.0):
@@ -126,7 +126,7 @@ def test_fingers_open_and_close_with_the_canonical_command(name: str) -> None:
         assert gaps[0] > 0.075 and gaps[2] < 0.012
         assert gaps[2] < gaps[1] - 0.03 < gaps[0] - 0.06
         assert gaps[3] == pytest.approx(gaps[0], abs=1e-3)
-    assert body.gripper(name_).side == 'right'
+        assert body.gripper(name_).side == side
 
 
 @pytest.mark.parametrize('name', ROBOTS)
@@ -134,7 +134,7 @@ def test_a_cube_can_be_gripped_and_lifted(name: str) -> None:
     robot = robots.load(name)
     simulation = Simulation(robot, task='lift', seed=2)
     cube = simulation.scene.find_object(simulation.task.slot)
-    side = 'left' if cube.y_m > 0 else 'right'
+    side = robot.hand_sides[0 if cube.y_m > 0 else -1]
     arm = ArmIk(robot, simulation.model, side)
     rest, gripper = robot.embodiment.home_positions(arm.names), robot.hand(side).gripper
 

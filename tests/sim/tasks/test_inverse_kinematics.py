@@ -12,9 +12,9 @@ ACROSS = np.array([0.0, 1.0, 0.0])
 
 @pytest.fixture(scope='module', params=robots.list_robots())
 def arm(request: pytest.FixtureRequest) -> tuple[ArmIk, np.ndarray, np.ndarray]:
-    """Return the left arm, its posture at rest and the middle of the workspace, hovering."""
+    """Return the first arm, its posture at rest and the middle of the workspace, hovering."""
     robot = robots.load(request.param)
-    found = ArmIk(robot, Simulation(robot).model, 'left')
+    found = ArmIk(robot, Simulation(robot).model, robot.hand_sides[0])
     x_low, x_high, y_low, y_high = robot.workspace
     middle = np.array([(x_low + x_high) / 2, (y_low + y_high) / 2, robot.table.height_m + 0.1])
     return found, robot.embodiment.home_positions(found.names), middle

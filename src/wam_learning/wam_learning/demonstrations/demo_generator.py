@@ -19,7 +19,7 @@ from wam_sim.physics.sim_robot import SimRobot
 from wam_sim.physics.simulation import Simulation
 from wam_sim.tasks.cartesian_motion import CartesianMotion, ToolGoal
 from wam_sim.tasks.expert import Expert
-from wam_sim.tasks.scene_state import IMAGE_PERIOD_ROWS, SimEpisode
+from wam_sim.tasks.scene_state import SimEpisode, count_image_period_rows
 from wam_sim.tasks.task_families import LEARNED, TRAIN_SPLIT, SceneState, Task, sample_task
 
 SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
@@ -90,9 +90,8 @@ class DemoGenerator:
             not simulation.task.mark_s
             and rng.random() < self.perturbations.instruction_change_prob
         ):
-            change = IMAGE_PERIOD_ROWS * round(
-                rng.uniform(*INSTRUCTION_CHANGE_S) * self._rate_hz / IMAGE_PERIOD_ROWS
-            )
+            period = count_image_period_rows(simulation.robot.embodiment)
+            change = period * round(rng.uniform(*INSTRUCTION_CHANGE_S) * self._rate_hz / period)
         spans = []
         if rng.random() < self.perturbations.perturb_prob:
             spans = list(

@@ -124,7 +124,7 @@ def _offset_frame(
 def _compute_collision_bits(robot: SimRobot) -> dict[str, tuple[int, int]]:
     """Return (contype, conaffinity) of every link of a hand's arm."""
     bits = {}
-    for hand, own, other in zip(robot.hands, HAND_BITS, reversed(HAND_BITS), strict=True):
+    for hand, own, other in zip(robot.hands, HAND_BITS, reversed(HAND_BITS), strict=False):
         meets = TABLE_BIT | OBJECT_BIT | other
         bits |= dict.fromkeys(robot.descendants(hand.arm_base), (own, meets))
     return bits

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 
 from wam_sim.physics.mjcf_model import EXTERNAL_VIEW_GROUP, HIDDEN_GROUP, OBJECT_BIT, TABLE_BIT
-from wam_sim.physics.sim_robot import SimRobot
+from wam_sim.physics.sim_robot import BOTH_HANDS, SimRobot
 
 PALETTE = {
     'red': (0.86, 0.09, 0.09),
@@ -52,6 +52,7 @@ class Scene:
     seed: int
     objects: tuple[SceneObject, ...]
     middle_x_m: float  # of the workspace; larger x counts as far
+    hand_sides: tuple[str, ...] = BOTH_HANDS  # of the robot
 
     @property
     def cubes(self) -> tuple[SceneObject, ...]:
@@ -95,6 +96,7 @@ def sample_scene(robot: SimRobot, seed: int) -> Scene:
             )
         ),
         (x_low + x_high) / 2,
+        robot.hand_sides,
     )
 
 

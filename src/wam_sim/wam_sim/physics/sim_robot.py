@@ -19,6 +19,7 @@ from wam_policy.core.robot.strict_yaml import StrictMapping
 
 ROBOTS = Path(__file__).resolve().parents[1] / 'robots'
 WORLD = 'world'
+BOTH_HANDS, SINGLE_HAND = ('left', 'right'), ('only',)  # sides
 
 Vector = tuple[float, ...]
 
@@ -125,8 +126,16 @@ class SimRobot:
     portrait_camera: CameraMount  # for screenshots and the viewer
     table: TableTop
     workspace: Vector  # m: x low, x high, y low, y high
-    mirror_signs: Vector  # factors from left to right arm joint positions
-    max_elbow_rise_m: float  # allowed height of the arm above the shoulder at home
+    tool_limits: Vector  # of the expert's tool points: m/s, m/s^2, m/s^3
+    # with two arms, to find their home position: factors from left to right arm joint positions,
+    # and the allowed height of an arm above its shoulder
+    mirror_signs: Vector = ()
+    max_elbow_rise_m: float = 0.0
+
+    @property
+    def hand_sides(self) -> tuple[str, ...]:
+        """Return the sides of the hands, left before right; ('only',) of a single hand."""
+        return tuple(hand.side for hand in self.hands)
 
     def joint(self, name: str) -> JointDescription:
         return next(joint for joint in self.joints if joint.name == name)
@@ -186,6 +195,7 @@ def _build_robot(document: StrictMapping, body: Embodiment, facts: Path) -> SimR
         'hands', lambda side, table: _parse_hand(side, table, body, moving)
     )
     cameras = {mount.key: mount for mount in document.read_mappings('cameras', _parse_camera)}
+    _check_sides(document.key_path('hands'), [hand.side for hand in hands])
     _check_names(document.key_path('cameras'), cameras, [camera.key for camera in body.cameras])
     top = document.read_mapping('table')
     robot = SimRobot(
@@ -208,8 +218,8 @@ def _build_robot(document: StrictMapping, body: Embodiment, facts: Path) -> SimR
             top.read_floats('center', 2), top.read_floats('half', 2), top.read_float('height_m')
         ),
         workspace=document.read_floats('workspace', 4),
-        mirror_signs=_parse_mirror_signs(document, body),
-        max_elbow_rise_m=document.read_float('elbow_above_m'),
+        tool_limits=document.read_floats('tool_limits', 3),
+        **(_parse_arm_pair(document, body) if len(hands) > 1 else {}),
     )
     top.reject_unknown_keys()
     _check_names(document.key_path('couplings'), robot.mimic_joints, moving)
@@ -271,8 +281,11 @@ def _parse_hand(side: str, table: StrictMapping, body: Embodiment, moving: list[
     )
 
 
-def _parse_mirror_signs(document: StrictMapping, body: Embodiment) -> Vector:
-    return document.read_floats('mirror', len(body.controllers[0].joints))
+def _parse_arm_pair(document: StrictMapping, body: Embodiment) -> dict[str, Any]:
+    return {
+        'mirror_signs': document.read_floats('mirror', len(body.controllers[0].joints)),
+        'max_elbow_rise_m': document.read_float('elbow_above_m'),
+    }
 
 
 def _parse_camera(key: str, table: StrictMapping) -> CameraMount:
@@ -327,6 +340,11 @@ def _parse_primitive(row: StrictMapping) -> Primitive:
     )
     row.reject_unknown_keys()
     return primitive
+
+
+def _check_sides(path: str, sides: list[str]) -> None:
+    if tuple(sides) not in (BOTH_HANDS, SINGLE_HAND):
+        raise ValueError(f'{path}: {", ".join(sides)}; want left and right in this order, or only')
 
 
 def _match_names(path: str, pattern: str, names_: Any) -> list[str]:

@@ -16,9 +16,9 @@ import ruckig
 from wam_sim.physics.sim_robot import SimRobot
 from wam_sim.tasks.inverse_kinematics import FORWARD_DOWN, ArmIk
 
-TOOL_LIMITS = (0.34, 1.05, 6.5)  # m/s, m/s^2, m/s^3
 OFFSET_LIMITS = (0.3, 0.9, 8.0)  # rad/s, rad/s^2, rad/s^3
 GRIPPER_LIMITS = (1.6, 10.0, 150.0)  # of the opening per s, s^2, s^3
+GRIPPER_SPEED_SHARE = 0.88  # of the embodiment's limit at most
 OPENING_AXIS = np.array([0.0, 1.0, 0.0])  # fingers open sideways
 AT_REST_TOLERANCE = 1e-7  # in the units above: below it the goal is reached
 AXIS_GAIN, LIMIT_AVOIDANCE_RANGE_RAD = (
@@ -46,11 +46,7 @@ class CartesianMotion:
         column = {name: i for i, name in enumerate(body.commanded)}
         self.hands = {
             hand.side: _HandMotion(
-                ArmIk(robot, model, hand.side),
-                self.home,
-                column,
-                column[hand.gripper],
-                body.step_dt_s,
+                ArmIk(robot, model, hand.side), self.home, column, column[hand.gripper], robot
             )
             for hand in robot.hands
         }
@@ -99,17 +95,22 @@ class _HandMotion:
         home: np.ndarray,
         column: Mapping[str, int],
         gripper_column: int,
-        step_s: float,
+        robot: SimRobot,
     ) -> None:
-        self.arm, self.gripper_column, self._step_s = arm, gripper_column, step_s
+        step_s = robot.embodiment.step_dt_s
+        self.arm, self.gripper_column = arm, gripper_column
         self.columns = np.array([column[name] for name in arm.names])
         self.home_joints = home[self.columns]
         self.home_point, _ = arm.compute_tool_pose(self.home_joints)
         self.point_motion, self.offset_motion = (
-            _OnlineTrajectory(3, TOOL_LIMITS, step_s),
+            _OnlineTrajectory(3, robot.tool_limits, step_s),
             _OnlineTrajectory(len(self.columns), OFFSET_LIMITS, step_s),
         )
-        self.gripper_motion = _OnlineTrajectory(1, GRIPPER_LIMITS, step_s)
+        speed, *rates = GRIPPER_LIMITS
+        speed_limit = float(robot.embodiment.limits().velocity[gripper_column])
+        self.gripper_motion = _OnlineTrajectory(
+            1, (min(speed, GRIPPER_SPEED_SHARE * speed_limit), *rates), step_s
+        )
         self._home_offset = self.home_joints - self.solve_ik(self.home_point, 200)
 
     def solve_ik(
@@ -167,7 +168,7 @@ class _HandMotion:
 class _OnlineTrajectory:
     """Move to goals that may change, within limits of speed, acceleration and jerk."""
 
-    def __init__(self, size: int, limits: tuple[float, float, float], step_s: float) -> None:
+    def __init__(self, size: int, limits: tuple[float, ...], step_s: float) -> None:
         self._input, self._step_s = ruckig.InputParameter(size), step_s
         for name, limit in zip(('velocity', 'acceleration', 'jerk'), limits, strict=True):
             setattr(self._input, f'max_{name}', np.full(size, limit))

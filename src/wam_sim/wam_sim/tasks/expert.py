@@ -1,4 +1,4 @@
-"""Scripted expert: computes the next goal of both hands from the present state.
+"""Scripted expert: computes the next goal of every hand from the present state.
 
 It has no plan or memory. The goal depends only on the present geometry (distance and height of the
 hand, opening of the fingers), so it can start from any joint positions at any time. The hand
@@ -13,7 +13,7 @@ from wam_policy.core.types import JointState
 from wam_sim.physics.scene import CUBE_HALF_M
 from wam_sim.physics.sim_robot import SimRobot
 from wam_sim.tasks.cartesian_motion import CartesianMotion, ToolGoal
-from wam_sim.tasks.task_families import LIFT_M, PUSH_M, SceneState, Task
+from wam_sim.tasks.task_families import LIFT_M, ONLY, PUSH_M, SceneState, Task
 
 LEARNABLE = ('touch', 'push', 'lift', 'recall')
 # heights of the tool point, m
@@ -56,38 +56,48 @@ class Expert:
         self.task, self._start = task, start
         self.hand = task.side
         if task.family in ('push', 'lift'):
-            self.hand = 'left' if start.objects[task.slot][1] > 0 else 'right'
+            self.hand = self._choose_hand(start.objects[task.slot])
 
     def is_waiting(self, elapsed_s: float) -> bool:
         """Return whether the hands must wait until the mark is hidden and a block has ended."""
         return elapsed_s < self.task.hands_start_s - 1e-6
 
     def compute_goal(self, now: SceneState, joints: JointState) -> ToolGoal:
-        """Return the goal of both hands; the idle hand goes home, away from the active one."""
+        """Return the goal of every hand; an idle hand goes home, away from the active one."""
         grip = self._robot.hand(self.hand).gripper
         speeds = joints.velocities([grip])
         point, opening = getattr(self, f'_{self.task.family}')(
             now, float(joints.positions([grip])[0]), 0.0 if speeds is None else float(speeds[0])
         )
-        other, way = ('right', -1.0) if self.hand == 'left' else ('left', 1.0)
-        share = np.clip((way * point[1] - 0.02) / 0.06, 0.0, 1.0)
-        home = self._home_points[other] + share * CLEARANCE_OFFSET_M * [1.0, way, 1.0]
-        return ToolGoal(
-            {self.hand: point, other: home}, {self.hand: opening, other: 1.0}, frozenset({other})
-        )
+        points, openings = {self.hand: point}, {self.hand: opening}
+        idle = frozenset(side for side in self._home_points if side != self.hand)
+        for side in idle:
+            way = 1.0 if side == 'left' else -1.0
+            share = np.clip((way * point[1] - 0.02) / 0.06, 0.0, 1.0)
+            away = share * CLEARANCE_OFFSET_M * [1.0, way, 1.0]
+            points[side], openings[side] = self._home_points[side] + away, 1.0
+        return ToolGoal(points, openings, idle)
+
+    def _choose_hand(self, point: np.ndarray) -> str:
+        """Return the side of the hand that works at `point` [3]."""
+        first, *others = self._home_points
+        return first if point[1] > 0 or not others else others[0]
 
     def sample_random_points(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Return a random tool point [3] for each hand, above its half of the table."""
         x_low, x_high, _, y_high = self._robot.workspace
+        y_end = y_high + 0.07
+        spans = {'left': (1.0, 0.04), 'right': (-1.0, 0.04), ONLY: (1.0, -y_end)}
         return {
             side: np.array(
                 [
                     rng.uniform(x_low, x_high),
-                    way * rng.uniform(0.04, y_high + 0.07),
+                    way * rng.uniform(y_start, y_end),
                     self._table_m + rng.uniform(HOVER_M, 0.26),
                 ]
             )
-            for side, way in (('left', 1.0), ('right', -1.0))
+            for side, (way, y_start) in spans.items()
+            if side in self._home_points
         }
 
     def sample_near_miss(
@@ -106,7 +116,7 @@ class Expert:
                 self._table_m + height_m,
             ]
         )
-        return self.sample_random_points(rng) | {'left' if point[1] > 0 else 'right': point}
+        return self.sample_random_points(rng) | {self._choose_hand(point): point}
 
     def solve_joint_positions(self, points: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return joint positions [commanded] with each tool at its point."""

@@ -6,10 +6,16 @@ as if a slower camera was sampled at each row.
 
 import numpy as np
 
+from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.types import Frame, Observation
 from wam_sim.physics.simulation import STEP_NS, Simulation
 
-IMAGE_PERIOD_ROWS = 6  # rows: 5 Hz at 30 rows per second
+IMAGE_HZ = 5.0
+
+
+def count_image_period_rows(robot: Embodiment) -> int:
+    """Return after how many rows an image is rendered: 6 at 30 rows per second."""
+    return max(1, round(1.0 / (robot.step_dt_s * IMAGE_HZ)))
 
 
 class SimEpisode:
@@ -18,6 +24,7 @@ class SimEpisode:
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
         self._step_ns = simulation.robot.embodiment.step_dt_s * 1e9
+        self._image_period_rows = count_image_period_rows(simulation.robot.embodiment)
         self.row = 0
         self._targets = simulation.robot.embodiment.home_positions(
             simulation.robot.embodiment.commanded
@@ -47,7 +54,7 @@ class SimEpisode:
     @property
     def has_new_images(self) -> bool:
         """Return whether this row renders new images."""
-        return self.row % IMAGE_PERIOD_ROWS == 0
+        return self.row % self._image_period_rows == 0
 
     def observe(self) -> Observation:
         """Return the observation at this row; frames may be older than the joint state."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from wam_sim.physics.scene import CUBES, PAD
-from wam_sim.tasks.task_families import FAMILIES, SIDES, SceneState, Task
+from wam_sim.tasks.task_families import FAMILIES, ONLY, SIDES, SceneState, Task
 
 MIN_HOLD_NS = 100_000_000  # a hand that passes a cube has not touched it
 
@@ -14,7 +14,8 @@ def validate_goal(task: Task) -> Task:
         raise ValueError(f'goal: no family {task.family!r}; want one of {", ".join(FAMILIES)}')
     if task.slot not in CUBES:
         raise ValueError(f'goal: no cube {task.slot!r}; want one of {", ".join(CUBES)}')
-    if task.side not in (SIDES if task.family in ('touch', 'recall', 'push') else ('',)):
+    hands = (*SIDES, ONLY)
+    if task.side not in {'touch': hands, 'recall': hands, 'push': SIDES}.get(task.family, ('',)):
         raise ValueError(f'goal: {task.family} has no side {task.side!r}')
     if task.onto not in {'pad': (PAD,), 'stack': CUBES}.get(task.family, ('',)):
         raise ValueError(f'goal: {task.family} has no target {task.onto!r}')

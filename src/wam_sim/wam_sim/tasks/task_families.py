@@ -1,9 +1,9 @@
 """Instructed tasks: an instruction for a scene, and a success predicate over the state.
 
 Predicates use only the positions of objects and tools, now and at the start. Left and right are
-the robot's, left is +y. No task can be solved without its instruction: every scene has three cubes
-and both hands reach all of them. Some combinations of known words are held out of training, to
-measure whether a model generalizes over words.
+the robot's, left is +y; the side of a single hand is 'only'. No task can be solved without its
+instruction: every scene has three cubes and every hand reaches all of them. Some combinations of
+known words are held out of training, to measure whether a model generalizes over words.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wam_sim.physics.scene import CUBE_HALF_M, PAD, PAD_RADIUS_M, Scene, SceneObject
+from wam_sim.physics.sim_robot import BOTH_HANDS, SINGLE_HAND
 
 TOUCH_M = 0.02  # tool point to the cube's surface
 PUSH_M = 0.06
@@ -26,7 +27,7 @@ MIDDLE_M = 0.02  # a cube this close to y = 0 is assigned to no hand
 PUSH_ROOM_M = 0.16  # to the center of the next object in the push direction
 PUSH_END_M = 0.21  # from the middle; still visible and reachable
 
-SIDES = ('left', 'right')
+SIDES, ONLY = BOTH_HANDS, SINGLE_HAND[0]
 INSTRUCTION_TEMPLATES: Mapping[str, tuple[str, ...]] = {
     'touch': (
         'touch the {color} cube with the {side} hand',
@@ -63,6 +64,20 @@ INSTRUCTION_TEMPLATES: Mapping[str, tuple[str, ...]] = {
         'place the {color} cube on the {other} cube',
     ),
 }
+SINGLE_HAND_TEMPLATES: Mapping[str, tuple[str, ...]] = {  # of families that name a hand
+    'touch': (
+        'touch the {color} cube',
+        'put the gripper on the {color} cube',
+        'move to the {color} cube and touch it',
+        'use the gripper to touch the {color} cube',
+    ),
+    'recall': (
+        'touch the cube that was marked',
+        'put the gripper on the cube that was marked',
+        'move to the cube that was marked and touch it',
+        'use the gripper to touch the cube that was marked',
+    ),
+}
 FAMILIES = tuple(INSTRUCTION_TEMPLATES)
 LEARNED_FAMILIES = ('touch', 'push', 'lift', 'recall')
 ANY, LEARNED = 'any', 'learned'  # groups: sample one of all families, or of those used in training
@@ -94,7 +109,7 @@ class Task:
     family: str  # one of FAMILIES
     instruction: str
     slot: str  # of the cube
-    side: str  # hand (touch, recall) or direction (push); else empty
+    side: str  # hand (touch, recall: left, right, only) or direction (push); else empty
     onto: str  # slot of the target (pad, stack); else empty
     mark_s: float = 0.0  # how long the cube is marked at the start (recall)
     mark_from_s: float = 0.0  # start of the mark, after the instruction was sent
@@ -197,7 +212,8 @@ def _make_task(
         onto = PAD
     elif family == 'stack':
         onto = str(rng.choice([other.slot for other in scene.cubes if other != cube]))
-    text = str(rng.choice(INSTRUCTION_TEMPLATES[family]))
+    templates = SINGLE_HAND_TEMPLATES if side == ONLY else INSTRUCTION_TEMPLATES
+    text = str(rng.choice(templates[family]))
     marked = family == 'recall'
     mark_s, mark_from_s = (
         round(float(rng.uniform(*span)), 3) if marked else 0.0 for span in (MARK_S, MARK_FROM_S)
@@ -224,7 +240,7 @@ def _find_choices(family: str, scene: Scene, task_split: str) -> list[tuple[Scen
     sides = {
         cube.slot: _find_free_sides(scene, cube)
         if family == 'push'
-        else SIDES
+        else scene.hand_sides
         if family in ('touch', 'recall')
         else ('',)
         for cube in cubes

@@ -1,12 +1,14 @@
-"""Find the home position of a robot and the map of the workspace that both hands reach from it.
+"""Find the home position of a robot and the map of the workspace that its hands reach from it.
 
 `python -m wam_sim.tasks.workspace_map ROBOT` writes robots/ROBOT/reach.json and prints the home
-position for the embodiment's `rest:`. Candidates are random; the cost of each is computed by
-solving the whole workspace from it, as a controller that starts there has to. Deterministic.
+position for the embodiment's `rest:`; with a single hand the embodiment's own is taken, because
+its maker or data set has one. Candidates are random; the cost of each is computed by solving the
+whole workspace from it, as a controller that starts there has to. Deterministic.
 """
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,18 +137,14 @@ def build_map(robot: SimRobot) -> dict[str, Any]:
     model = compile_model(
         robot, {name: body.home[name] for name in body.observed if name not in body.commanded}
     )
-    left, right = (ArmIk(robot, model, side) for side in ('left', 'right'))
-    rest = np.round(find_home(robot, left), 4)
+    arms = {side: ArmIk(robot, model, side) for side in robot.hand_sides}
     found: dict[str, Any] = {
         'rest_rad': {},
         'tool_axis': np.round(FORWARD_DOWN, 4).tolist(),
         'margin_rad': LIMIT_MARGIN_RAD,
         'hands': {},
     }
-    for arm, side, joint_positions in (
-        (left, 'left', rest),
-        (right, 'right', mirror_joint_positions(robot, rest)),
-    ):
+    for (side, arm), joint_positions in zip(arms.items(), _find_rest(robot, arms), strict=True):
         reach = map_workspace(robot, arm, joint_positions, FINE_GRID)
         found['rest_rad'] |= dict(zip(arm.names, joint_positions.tolist(), strict=True))
         found['hands'][side] = {
@@ -157,6 +155,15 @@ def build_map(robot: SimRobot) -> dict[str, Any]:
             axis: np.round(getattr(reach, axis), 4).tolist() for axis in ('x_m', 'y_m', 'z_m')
         }
     return found
+
+
+def _find_rest(robot: SimRobot, arms: Mapping[str, ArmIk]) -> list[np.ndarray]:
+    """Return the home position of each arm, [arm joints] rad."""
+    first, *others = arms.values()
+    if not others:
+        return [robot.embodiment.home_positions(first.names)]
+    rest = np.round(find_home(robot, first), 4)
+    return [rest, mirror_joint_positions(robot, rest)]
 
 
 def main() -> None:

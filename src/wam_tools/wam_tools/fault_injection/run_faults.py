@@ -111,7 +111,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='wam faults', description='Inject faults into a running stack.'
     )
-    parser.add_argument('--robot', choices=('agibot_g1', 'yam'), default='agibot_g1')
+    parser.add_argument('--robot', choices=embodiment.list_robots(), default='agibot_g1')
     parser.add_argument(
         '--filter',
         nargs='+',

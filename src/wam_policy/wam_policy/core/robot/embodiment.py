@@ -6,7 +6,7 @@ not interpreted here; `stream_node` uses it.
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,29 @@ class Embodiment:
                     'max_step',
                 )
             ),
+        )
+
+    def with_controllers(self, names: Sequence[str]) -> 'Embodiment':
+        """Return the part of the robot that the controllers `names` command.
+
+        Raises ValueError for a controller that the robot does not have.
+        """
+        known = [controller.name for controller in self.controllers]
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(
+                f'{self.name} has no controller {", ".join(unknown)}; known: {", ".join(known)}'
+            )
+        kept = tuple(each for each in self.controllers if each.name in names)
+        joints = {name for controller in kept for name in controller.joints}
+        commanded = tuple(name for name in self.commanded if name in joints)
+        return replace(
+            self,
+            joints=tuple(self.joint(name) for name in commanded),
+            commanded=commanded,
+            observed=commanded,
+            grippers=tuple(gripper for gripper in self.grippers if gripper.name in joints),
+            controllers=kept,
         )
 
     def home_positions(self, names: Sequence[str]) -> np.ndarray:

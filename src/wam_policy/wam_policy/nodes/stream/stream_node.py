@@ -2,6 +2,7 @@
 
 Notable:
 - takes the same trajectories as joint_trajectory_controller, by the same rules (jtc_emulator);
+- serves only the controllers that the robot lacks: with ros2_control its grippers';
 - publishes the robot's joint states in our names and units, even in a dry run;
 - a loop of its own sends a set-point at the vendor's rate; it holds when anything is wrong;
 - faults of the driver (heat, error flags) go out on robot_fault: motion_node stops for them;
@@ -47,10 +48,11 @@ from wam_policy.nodes.run_node import run_node
 from wam_policy.nodes.stream.agibot_gdk import AgibotGdk
 from wam_policy.nodes.stream.arm_holder import ArmHolder
 from wam_policy.nodes.stream.driver_status_publisher import DriverStatusPublisher
+from wam_policy.nodes.stream.ros2_control_gripper import Ros2ControlGripper
 from wam_policy.nodes.stream.yam_i2rt import YamI2rt
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-ADAPTERS = {'agibot_gdk': AgibotGdk, 'i2rt': YamI2rt}
+ADAPTERS = {'agibot_gdk': AgibotGdk, 'i2rt': YamI2rt, 'ros2_control': Ros2ControlGripper}
 CHECK_PERIOD_S = 0.1
 REPORT_PERIOD_S = 0.02  # motion_node waits for a report after each command's switch
 
@@ -73,7 +75,7 @@ class _ConfiguredStream:
 
 
 class StreamNode(LifecycleNode):
-    """Be the trajectory controllers of a robot that has none."""
+    """Be the trajectory controllers that a robot lacks."""
 
     def __init__(self, context: Context | None = None) -> None:
         super().__init__('stream', context=context)
@@ -120,10 +122,9 @@ class StreamNode(LifecycleNode):
             robot = embodiment.load_embodiment(given.embodiment)
             kind = ADAPTERS.get(robot.vendor.get('adapter', ''))
             if kind is None:
-                raise ValueError(
-                    f'{robot.name} has no adapter of {", ".join(ADAPTERS)}; its '
-                    'controllers must come from ros2_control'
-                )
+                raise ValueError(f'{robot.name} has no adapter of {", ".join(ADAPTERS)}')
+            if 'served_controllers' in robot.vendor:  # the others are ros2_control's
+                robot = robot.with_controllers(robot.vendor['served_controllers'])
             stream, self._own_fault = SetpointStream(robot), ''
             joint_state_publisher = self.create_publisher(
                 JointStateMsg, given.joint_states_topic, qos.JOINTS
@@ -143,7 +144,7 @@ class StreamNode(LifecycleNode):
         self,
         robot: Embodiment,
         stream: SetpointStream,
-        adapter: AgibotGdk | YamI2rt,
+        adapter: AgibotGdk | YamI2rt | Ros2ControlGripper,
         joint_state_publisher: Publisher,
     ) -> None:
         """Create what needs the open adapter, and start to read."""
