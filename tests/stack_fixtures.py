@@ -129,7 +129,17 @@ def launched(tmp_path_factory):
             running.pop().stop(_make_set_event())
         log = tmp_path_factory.mktemp('launch') / 'log'
         running.append(
-            LaunchProcess(['ros2', 'launch', 'wam_bringup', f'{robot}.launch.py', *arguments], log)
+            LaunchProcess(
+                [
+                    'ros2',
+                    'launch',
+                    'wam_bringup',
+                    f'{robot}.launch.py',
+                    'console:=false',
+                    *arguments,
+                ],
+                log,
+            )
         )
         return running[-1]
 

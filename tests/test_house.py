@@ -188,6 +188,30 @@ LAYERS = (
         TORCH_PACKAGES,
         may_import_ros=True,
     ),
+    # what a page shows of the stack: its messages and numpy, no policy, no model
+    ImportLayer(
+        'src/wam_console/wam_console/',
+        (
+            'wam_console',
+            'wam_msgs',
+            'wam_policy.core',
+            *(
+                f'wam_policy.nodes.{name}'
+                for name in (
+                    'callback_guard',
+                    'cdr_image',
+                    'message_conversion',
+                    'node_clock',
+                    'parameters',
+                    'qos',
+                    'run_node',
+                )
+            ),
+            'wam_sim.physics',
+        ),
+        (*TORCH_PACKAGES, 'pickle'),
+        may_import_ros=True,
+    ),
     ImportLayer(
         'src/wam_bringup/',
         (),
@@ -201,6 +225,7 @@ OWN_PACKAGES = (
     'wam_learning',
     'wam_tools',
     'wam_sim',
+    'wam_console',
     'wam_msgs',
     'wam_bringup',
     'cli',
@@ -542,6 +567,12 @@ VIOLATION_EXAMPLES = [
         'workers.run_worker',
     ),
     (f'{LEARNING}/x.py', DOCSTRING + 'from wam_policy.nodes import policy\n', 'nodes.policy'),
+    ('src/wam_console/wam_console/x.py', DOCSTRING + 'import torch\n', 'imports torch'),
+    (
+        'src/wam_console/wam_console/x.py',
+        DOCSTRING + 'from wam_policy.nodes import motion\n',
+        'nodes.motion',
+    ),
     (f'{POLICY}/other/x.py', DOCSTRING, 'belongs to no layer'),
     ('src/wam_sim/wam_sim/x.py', DOCSTRING + 'import torch\n', 'imports torch'),
     ('src/wam_sim/wam_sim/x.py', DOCSTRING + 'import wam_policy.workers\n', 'wam_policy.workers'),

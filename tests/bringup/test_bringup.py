@@ -30,6 +30,7 @@ from launch_ros.actions import Node
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 
+from wam_console.console_params import ConsoleParams
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes.parameters import (
     DescriptionParams,
@@ -106,6 +107,7 @@ def load_parameters(**chosen):
         ('/**/stream', StreamParams),
         ('/**/recorder', RecorderParams),
         ('/**/description', DescriptionParams),
+        ('/**/console', ConsoleParams),
     ],
 )
 def test_configuration_names_every_parameter_with_its_default(section, kind):
@@ -429,7 +431,7 @@ def test_the_exit_of_a_node_that_motion_does_not_need_is_an_error_row_only(launc
         rclpy.shutdown(context=context)
 
 
-def test_only_recorder_and_description_may_be_missing():
+def test_only_recorder_description_and_console_may_be_missing():
     """What the launch file does when each of its nodes exits."""
     actions = load_launch_description(STACK).entities
     on_exit = {
@@ -437,6 +439,6 @@ def test_only_recorder_and_description_may_be_missing():
         for action in actions
         if isinstance(action, Node)
     }
-    assert on_exit.pop('recorder') == 'on_optional_node_exit'
-    assert on_exit.pop('description') == 'on_optional_node_exit'
+    for name in ('recorder', 'description', 'console'):
+        assert on_exit.pop(name) == 'on_optional_node_exit'
     assert on_exit == dict.fromkeys(('sim', 'stream', 'motion', 'policy'), 'on_node_exit')

@@ -49,6 +49,7 @@ def test_the_launch_leaves_to_the_checkpoint_what_a_job_does_not_choose():
         'sim:=true',
         'enable_motion:=true',
         'checkpoint:=mini',
+        'console:=false',
         'camera_hz:=10',
     }
     job['choice'] = {'steps': 1, 'guidance': 2.0}

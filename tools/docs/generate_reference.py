@@ -78,6 +78,7 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
         'visualization_msgs/MarkerArray',
         'first contact that the newest chunk leads to, with its name and time',
     ),
+    '/sim/objects': ('visualization_msgs/MarkerArray', 'objects on the table, for viewers'),
     '/wam/instruction': ('std_msgs/String', 'instruction; empty: stop and hold'),
     '/wam/action_chunk': ('wam_msgs/ActionChunk', 'one predicted chunk of joint targets'),
     '/wam/predicted_video': (
@@ -97,6 +98,7 @@ INTERFACES: Mapping[str, tuple[str, str]] = {
         'faults, warnings and checks that the driver cannot make',
     ),
     '/wam/robot_fault': ('std_msgs/String', 'fault that the driver reports; empty: none'),
+    '/sim/reset': ('std_srvs/Trigger', 'show the next scene; the arms keep their motion'),
     '/wam/motion/dry_run_trajectory': (
         'trajectory_msgs/JointTrajectory',
         'trajectories that motion_node would send; dry run only',
@@ -129,6 +131,7 @@ SIM_SERVICES = {
 
 def make_parameters_page() -> str:
     """Return the parameters of every node, from their dataclasses."""
+    from wam_console.console_params import ConsoleParams
     from wam_policy.nodes import parameters
     from wam_policy.nodes.stream.agibot_gdk import AgibotParams
     from wam_sim.params import SimParams
@@ -150,6 +153,7 @@ def make_parameters_page() -> str:
         ('stream, AgiBot G1 only', AgibotParams),
         ('recorder', parameters.RecorderParams),
         ('description', parameters.DescriptionParams),
+        ('console', ConsoleParams),
         ('sim', SimParams),
     )
     for title, params_class in nodes:
@@ -324,7 +328,7 @@ def make_topics_page() -> str:
 
 
 def _external_writer(name: str) -> str:
-    if name == '/sim/status':
+    if name in ('/sim/status', '/sim/objects'):
         return 'sim'
     return 'robot or sim' if name.startswith(('/camera', '/hal')) else 'you'
 

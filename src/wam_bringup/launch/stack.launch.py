@@ -180,6 +180,23 @@ def generate_launch_description() -> LaunchDescription:
             "robot_state_publisher where installed; none: the robot's driver does",
         ),
         DeclareLaunchArgument(
+            'console',
+            choices=BOOLEANS,
+            default_value=SIM,
+            description="Serve the operator's page, http://127.0.0.1:8080. True in simulation",
+        ),
+        DeclareLaunchArgument(
+            'console_address',
+            default_value='127.0.0.1',
+            description="Address of the operator's page; any but 127.0.0.1 needs a token in "
+            'the environment variable WAM_CONSOLE_TOKEN',
+        ),
+        DeclareLaunchArgument(
+            'console_port',
+            default_value='8080',
+            description="Port of the operator's page; the next free one where it is in use",
+        ),
+        DeclareLaunchArgument(
             'record',
             default_value='false',
             choices=['false', 'true', 'manual'],
@@ -264,6 +281,14 @@ def generate_launch_description() -> LaunchDescription:
         namespace=NAMESPACE,
         **optional,
     )
+    console = LifecycleNode(
+        package='wam_console',
+        executable='console_node',
+        name='console',
+        namespace=NAMESPACE,
+        condition=IfCondition(LaunchConfiguration('console')),
+        **optional,
+    )
     # the handlers come first: a fast node must not start before they are registered
     return LaunchDescription(
         [
@@ -277,12 +302,14 @@ def generate_launch_description() -> LaunchDescription:
             *make_lifecycle_handlers(recorder, 'recorder', is_essential=False),
             *make_lifecycle_handlers(description, 'description', is_essential=False),
             IncludeLaunchDescription(str(Path(__file__).with_name('viewers.launch.py'))),
+            *make_lifecycle_handlers(console, 'console', is_essential=False),
             sim,
             stream,
             motion,
             policy,
             recorder,
             description,
+            console,
         ]
     )
 

@@ -23,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import MarkerArray
 
 from wam_msgs.msg import DriverStatus, SimStatus
 from wam_msgs.srv import BeginEpisode
@@ -52,6 +53,7 @@ BATCH_NS = STEPS_PER_BATCH * STEP_NS
 # controller states at 50 Hz; motion_node waits for one after the start time of each command
 BATCHES_PER_STATE = 2
 BATCHES_PER_STATUS = 50  # batches: status at 2 Hz
+BATCHES_PER_OBJECTS = 10  # objects at 10 Hz, for viewers
 MAX_SCENE_TRIES = 30  # on a reset where the arms collide with the new objects
 RATE_WINDOW_NS = 3_000_000_000
 # A trajectory must reach physics before its start time, 30 ms after it was sent: Python switches
@@ -135,6 +137,7 @@ class SimNode(Node):
         )
         self._status = publisher(SimStatus, 'sim/status', RELIABLE_QOS)
         self._task = publisher(String, 'sim/task', LATCHED_QOS)
+        self._objects = publisher(MarkerArray, 'sim/objects', RELIABLE_QOS)
         self._driver_status = publisher(DriverStatus, self.params.driver_status_topic, LATCHED_QOS)
         self._images = {
             camera.key: publisher(Image, topic(camera.topic), SENSOR_QOS)
@@ -272,6 +275,8 @@ class SimNode(Node):
         if reached or self._batches % BATCHES_PER_STATUS == 0:
             self._status.publish(self._make_status(simulation))
             self._driver_status.publish(messages.make_driver_status(self.embodiment.name, now_ns))
+        if self._batches % BATCHES_PER_OBJECTS == 0 and self._objects.get_subscription_count():
+            self._objects.publish(messages.make_objects(simulation.scene_geoms(), now_ns))
 
     def _publish_controller_states(self, simulation: Simulation, joints: Any) -> None:
         for controller in self.embodiment.controllers:

@@ -8,11 +8,13 @@ cleanly, 1 if not, 2 for wrong arguments, 130 and 143 if it was interrupted or t
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
 import threading
 import time
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from wam_tools.task_loop import TaskLoop
 
 START_TIMEOUT_S = 180.0  # from the launch to the first chunk; sufficient for a slow machine
 DEPRECATED_OPTIONS = {'--flavour': '--server-profile'}
+PAGE_PATTERN = re.compile(r"operator's page: (http://\S+)")
 MIN_MOVED_RAD = 0.01  # below this the robot counts as not moved
 
 
@@ -40,6 +43,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     stack_launch.add_launch_options(parser)
     parser.add_argument('--headless', action='store_true', help='open no window')
+    parser.add_argument('--no-console', action='store_true', help="serve no operator's page")
     parser.add_argument(
         '--duration',
         type=float,
@@ -79,7 +83,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def make_launch_command(options: argparse.Namespace) -> list[str]:
     """Return the launch command; options not given keep the launch file's default."""
-    display = bool(os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'))
+    display = has_display()
     if not options.headless and not display:
         print_flushed('no display: the simulator runs without a window')
     names = (
@@ -98,9 +102,14 @@ def make_launch_command(options: argparse.Namespace) -> list[str]:
         options.robot,
         {
             'viewer': 'true' if display and not options.headless else 'false',
+            'console': 'false' if options.no_console else None,  # else as the launch file has it
             **{name: getattr(options, name) for name in names},
         },
     )
+
+
+def has_display() -> bool:
+    return bool(os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY'))
 
 
 def print_flushed(text: str) -> None:
@@ -117,6 +126,7 @@ class Demo:
         self._operator = SimOperator(self._robot)
         self._task_loop = TaskLoop(self._monitor, self._operator)
         self._launch: LaunchProcess | None = None
+        self._page_url = ''
         self._log_path = Path(tempfile.mkstemp(prefix='wam-demo-', suffix='.log')[1])
 
     def run(self) -> dict:
@@ -177,11 +187,23 @@ class Demo:
     def _tick(self, launch: LaunchProcess, start_s: float, duration_s: float = 1.0) -> None:
         """Wait for at most a second, advance the task loop and print the status."""
         self._stop_event.wait(duration_s)
+        if not self._page_url:
+            self._announce_page(launch)
         launch.measure_memory_mb()
         if launch.returncode is not None:
             raise StackLaunchError(f'the launch ended by itself with status {launch.returncode}')
         self._task_loop.tick(self._options.instruction, time.monotonic())
         print_flushed(self._format_status(time.monotonic() - start_s))
+
+    def _announce_page(self, launch: LaunchProcess) -> None:
+        """Print the address of the operator's page once it is served; on a desktop, open it."""
+        found = PAGE_PATTERN.search(launch.read_log())
+        if found is None:
+            return
+        self._page_url = found[1]
+        print_flushed(f"operator's page: {self._page_url}")
+        if has_display() and not self._options.headless:
+            webbrowser.open(self._page_url)
 
     def _format_status(self, elapsed_s: float) -> str:
         monitor, now_s = self._monitor, time.monotonic()

@@ -57,7 +57,12 @@ def make_launch_command(
     options = {names[key]: value for key, value in job['choice'].items() if key in names}
     return stack_launch.make_launch_command(
         robot,
-        {'checkpoint': job['checkpoint'], 'base': job.get('base') or None, **options},
+        {
+            'checkpoint': job['checkpoint'],
+            'base': job.get('base') or None,
+            'console': 'false',
+            **options,
+        },
         launch_arguments,
     )
 

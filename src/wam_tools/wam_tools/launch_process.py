@@ -86,11 +86,14 @@ class LaunchProcess:
 
     def exit_codes(self) -> dict[str, int]:
         """Return the exit status of every node from the launch's log."""
-        text = self.log_path.read_text(errors='replace')
+        text = self.read_log()
         return {
             **{found['name']: 0 for found in FINISHED_PATTERN.finditer(text)},
             **{found['name']: int(found['code']) for found in DIED_PATTERN.finditer(text)},
         }
 
+    def read_log(self) -> str:
+        return self.log_path.read_text(errors='replace')
+
     def read_log_tail(self, lines: int = 25) -> str:
-        return '\n'.join(self.log_path.read_text(errors='replace').splitlines()[-lines:])
+        return '\n'.join(self.read_log().splitlines()[-lines:])

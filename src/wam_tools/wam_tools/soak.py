@@ -291,6 +291,7 @@ class Soak:
                 **vars(self._options),
                 'seed': self._options.seed or 0,
                 'headless': True,
+                'no_console': True,
                 'backend': None,
                 'server': None,
                 'server_profile': None,

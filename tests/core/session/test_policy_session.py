@@ -6,12 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wam_policy.core.observation.frame_history import BlockTiming
+from wam_policy.core.observation.observation_buffer import MAX_STAMPS_PER_CAMERA, FrameUsage
 from wam_policy.core.robot import embodiment
 from wam_policy.core.session.policy_session import (
-    MAX_STAMPS_PER_CAMERA,
     CacheStatus,
     Commit,
-    FrameUsage,
     PolicySession,
     PolicyState,
     Query,

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from wam_learning.training.grounding_loss import OBJECT_SIZE, GroundingHeads, GroundingTargets
-from wam_policy.model.encoders import view_layout
+from wam_policy.core.observation import view_tiles
 
-LAYOUT = view_layout.make_layout('head_beside_hands', ('head', 'left', 'right'), 64, 64)
+LAYOUT = view_tiles.make_layout('head_beside_hands', ('head', 'left', 'right'), 64, 64)
 PLACES = GroundingTargets(LAYOUT, (4, 6), np.array([0.7, 0.0]), np.array([0.1, 0.2]))
 
 

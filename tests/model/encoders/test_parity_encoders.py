@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from wam_policy.core.observation import view_tiles
 from wam_policy.model import normalizer
 from wam_policy.model.checkpoint import tensor_keymap
 from wam_policy.model.checkpoint.normalization_stats import Statistics
@@ -60,8 +61,8 @@ def test_images(case: str) -> None:
         ours = view_layout.crop_and_resize(data['raw'][view], height, width)
         assert torch.equal(ours, data['per_cam'][view])
     tag = case.removeprefix('images_').rsplit('_', 1)[0]
-    plan = view_layout.make_layout(
-        view_layout.released_layout_name(tag, len(views)), views, height, width
+    plan = view_tiles.make_layout(
+        view_tiles.released_layout_name(tag, len(views)), views, height, width
     )
     stitched = view_layout.compose_views(data['raw'], plan)
     assert torch.equal(stitched, data['canvas'])

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wam_policy.core.observation import view_tiles
 from wam_policy.model.encoders import view_layout
 
 VIEWS = ('head', 'left', 'right')
@@ -20,7 +21,7 @@ def shows(part: torch.Tensor, value: int) -> bool:
 
 
 def test_quadrants_put_left_hand_below_and_leave_a_black_quarter() -> None:
-    plan = view_layout.make_layout('quadrants', VIEWS, 16, 24)
+    plan = view_tiles.make_layout('quadrants', VIEWS, 16, 24)
     shown = view_layout.compose_views(
         {'right': flat(30), 'left': flat(20), 'head': flat(10)}, plan
     )
@@ -32,7 +33,7 @@ def test_quadrants_put_left_hand_below_and_leave_a_black_quarter() -> None:
 
 
 def test_wide_top_repeats_each_wrist_column_twice() -> None:
-    plan = view_layout.make_layout('wide_top', ('a', 'b', 'wrist'), 16, 24, crop=1.0)
+    plan = view_tiles.make_layout('wide_top', ('a', 'b', 'wrist'), 16, 24, crop=1.0)
     wrist = torch.randint(0, 256, (1, 16, 24, 3), dtype=torch.uint8)
     shown = view_layout.compose_views(
         {'a': flat(11, frames=1), 'b': flat(22, frames=1), 'wrist': wrist}, plan
@@ -43,7 +44,7 @@ def test_wide_top_repeats_each_wrist_column_twice() -> None:
 
 
 def test_head_beside_hands_halves_the_hand_views() -> None:
-    plan = view_layout.make_layout('head_beside_hands', VIEWS, 64, 64)
+    plan = view_tiles.make_layout('head_beside_hands', VIEWS, 64, 64)
     shown = view_layout.compose_views(
         {'head': flat(10), 'left': flat(20), 'right': flat(30)}, plan
     )
@@ -52,9 +53,9 @@ def test_head_beside_hands_halves_the_hand_views() -> None:
 
 
 def test_released_arrangements() -> None:
-    assert view_layout.released_layout_name('oxe_droid', 3) == 'wide_top'
-    assert view_layout.released_layout_name('agibot', 3) == 'quadrants'
-    assert view_layout.released_layout_name('oxe_droid', 1) == 'single'
+    assert view_tiles.released_layout_name('oxe_droid', 3) == 'wide_top'
+    assert view_tiles.released_layout_name('agibot', 3) == 'quadrants'
+    assert view_tiles.released_layout_name('oxe_droid', 1) == 'single'
 
 
 def test_the_crop_keeps_the_middle() -> None:
@@ -99,13 +100,13 @@ def test_model_input_resizes_on_request() -> None:
 )
 def test_refusals_name_the_view(views, words) -> None:
     with pytest.raises(ValueError, match=words):
-        view_layout.compose_views(views, view_layout.make_layout('quadrants', VIEWS, 16, 16))
+        view_layout.compose_views(views, view_tiles.make_layout('quadrants', VIEWS, 16, 16))
 
 
 def test_unknown_arrangement_and_wrong_view_count() -> None:
     with pytest.raises(ValueError, match='known: quadrants'):
-        view_layout.make_layout('mosaic', VIEWS, 16, 16)
+        view_tiles.make_layout('mosaic', VIEWS, 16, 16)
     with pytest.raises(ValueError, match='needs 3 views, got 1'):
-        view_layout.make_layout('quadrants', ('head',), 16, 16)
+        view_tiles.make_layout('quadrants', ('head',), 16, 16)
     with pytest.raises(ValueError, match='does not fit'):
-        view_layout.ViewLayout(16, 16, (view_layout.Tile('head', 8, 0, 16, 16),))
+        view_tiles.ViewLayout(16, 16, (view_tiles.Tile('head', 8, 0, 16, 16),))

@@ -29,11 +29,11 @@ from wam_learning.data.lerobot.dataset_metadata import (
 )
 from wam_learning.data.lerobot_writer import VALID_SUFFIX
 from wam_learning.data.video_files import read_frames_at
+from wam_policy.core.observation.view_tiles import ViewLayout
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model.checkpoint.model_spec import ModelSpec
 from wam_policy.model.encoders import view_layout
-from wam_policy.model.encoders.view_layout import ViewLayout
 
 SUPERVISED, PIXEL, PLACE = 'supervised', 'grounding.pixel', 'grounding.place'
 _CACHE_VERSION = 2

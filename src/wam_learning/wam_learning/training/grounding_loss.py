@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wam_learning.data.episode_arrays import EpisodeArrays
-from wam_policy.model.encoders.view_layout import ViewLayout
+from wam_policy.core.observation.view_tiles import ViewLayout
 from wam_policy.model.network.model_config import ModelConfig
 
 OBJECT_SIZE = 0.1  # side of an object / side of the first camera's image

@@ -40,6 +40,29 @@ class LatencyStatistics:
         self._stages.clear()
 
 
+class InitialRange:
+    """Range from the 10th to the 90th percentile of the first values; it then stays as it is.
+
+    Later values are compared with it, so they must not move it.
+    """
+
+    def __init__(self, minimum: int, capacity: int) -> None:
+        """Take how many values are needed for a range, and how many make it."""
+        if not 1 <= minimum <= capacity:
+            raise ValueError(f'range: want 1 <= minimum <= capacity, got {minimum}, {capacity}')
+        self._minimum, self._capacity = minimum, capacity
+        self._values: list[float] = []
+        self.bounds: tuple[float, float] | None = None  # None: too few values yet
+
+    def add(self, value: float) -> None:
+        if len(self._values) == self._capacity:
+            return
+        self._values.append(value)
+        if len(self._values) >= self._minimum:
+            low, high = np.percentile(self._values, (10, 90)).tolist()
+            self.bounds = low, high
+
+
 class RunningMean:
     """Running mean of values."""
 

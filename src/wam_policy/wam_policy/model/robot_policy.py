@@ -156,6 +156,14 @@ class Policy:
         self._pending: torch.Tensor | None = None  # released mode: frames for the next query
         self._commits = 0
         self._last_result: InferenceResult | None = None
+        self._is_prediction_next = False  # the last result predicts the block after the cache
+        self.imagination_error: float | None = None  # of the last committed block
+
+    @property
+    def view_layout_name(self) -> str:
+        """Return how the views stand on a predicted image."""
+        tag = self.robot.model_tag
+        return self.model.spec.canvas.layout_name(tag, len(self.robot.cameras))
 
     @property
     def geometry(self) -> PolicyGeometry:
@@ -218,6 +226,7 @@ class Policy:
         self._set_mode(mode or self.options.mode)
         self._prompt = self.model.spec.make_prompt(self.robot.model_tag, instruction)
         self._pending, self._last_result, self._commits = None, None, 0
+        self._is_prediction_next, self.imagination_error = False, None
         if self._streaming_session is not None:
             self._streaming_session.reset(self._prompt)
             return self._streaming_session.timings_ms
@@ -231,7 +240,8 @@ class Policy:
         canvases = self.compose_views(views)
         watch.lap('preprocess')
         if self._streaming_session is not None:
-            self._streaming_session.observe(canvases)
+            real = self._streaming_session.observe(canvases)
+            self._compare_prediction(real)
             return _sum_timings(watch.laps_ms, self._streaming_session.timings_ms)
         # the released mode takes frames and predicts in one call: keep them for the query
         self._pending = canvases
@@ -257,6 +267,8 @@ class Policy:
         self._exchange_s = 0.0
         found = self._infer(state, seed, seen)
         self._last_result = found
+        # with newer frames the prediction starts inside a block and has no counterpart
+        self._is_prediction_next = seen is None
         inner = dict(found.timings_ms)
         inner['exchange'] = 1e3 * self._exchange_s
         inner['denoise'] -= inner['exchange']
@@ -270,6 +282,22 @@ class Policy:
         after.lap('postprocess')
         stages_ms = _sum_timings(watch.laps_ms, inner, after.laps_ms)
         return PolicyOutput(targets, joints[self._commanded_indices], stages_ms)
+
+    def _compare_prediction(self, real: torch.Tensor | None) -> None:
+        """Measure how far the last prediction was from the block that became real.
+
+        Root mean square of the difference over the spread of the real latents: cheap, because
+        both are there, and nothing is decoded. None without a prediction of exactly this block.
+        """
+        self.imagination_error = None
+        found, is_next = self._last_result, self._is_prediction_next
+        self._is_prediction_next = False
+        if found is None or not is_next or real is None or real.shape != found.video.shape:
+            return
+        truth = real.float()
+        spread = truth.std().clamp_min(1e-6)
+        difference = (found.video.float() - truth).square().mean().sqrt()
+        self.imagination_error = float(difference / spread)
 
     @property
     def predicted_latents(self) -> torch.Tensor | None:

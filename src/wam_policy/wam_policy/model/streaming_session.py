@@ -227,8 +227,11 @@ class StreamingSession:
         self.timings_ms = watch.laps_ms
 
     @torch.inference_mode()
-    def observe(self, canvas: Any) -> None:
-        """Commit real frames, canvases uint8 [T h w 3]: one at first, then a block."""
+    def observe(self, canvas: Any) -> Tensor | None:
+        """Commit real frames, canvases uint8 [T h w 3]: one at first, then a block.
+
+        Return the latents of a block [1 C T h w]; None where a window starts with one frame.
+        """
         watch = Stopwatch(self._inference_context.now)
         pixels = self._inference_context.preprocess(canvas)
         first = self._vae_state is None
@@ -236,12 +239,14 @@ class StreamingSession:
         if pixels.shape[2] != wanted:
             raise ValueError(f'this commit takes {wanted} frames, got {pixels.shape[2]}')
         watch.lap('preprocess')
+        latents: Tensor | None = None
         if first:
             self._start_window(pixels, watch)
         else:
-            self._commit_block(pixels, watch)
+            latents = self._commit_block(pixels, watch)
         self._commits += 1
         self.timings_ms = watch.laps_ms
+        return latents
 
     @torch.inference_mode()
     def infer(self, state: Any, seed: int, newest: Any = None) -> InferenceResult:
@@ -295,15 +300,18 @@ class StreamingSession:
             )
             self._inference_context.append_condition(latents)
 
-    def _commit_block(self, pixels: Tensor, watch: Stopwatch) -> None:
-        """Commit a block; restart or slide first if the next prediction would not fit."""
+    def _commit_block(self, pixels: Tensor, watch: Stopwatch) -> Tensor | None:
+        """Commit a block; restart or slide first if the next prediction would not fit.
+
+        Return its latents; None after a restart, which encodes one frame only.
+        """
         guidance, block = self._inference_context.guidance, self._config.frames_per_block
         full = guidance.frames + 2 * block > self._config.window_frames
         if full:
             self._rebuilds += 1
         if full and not self._slides:
             self._start_window(pixels[:, :, -1:], watch)
-            return
+            return None
         latents, self._vae_state = self._inference_context.encoders.encode_next_frames(
             self._vae_state, pixels
         )
@@ -314,6 +322,7 @@ class StreamingSession:
         watch.lap('kv_update')
         self._extend_condition(guidance.frames + block, pixels)
         watch.lap('encode')
+        return latents
 
     def _append_temporary(self, newest: Any, watch: Stopwatch) -> None:
         """Append frames of an incomplete block; the newest is repeated to fill a latent frame."""

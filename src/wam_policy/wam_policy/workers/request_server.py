@@ -175,6 +175,7 @@ class WorkerServer:
                 'window_fill': memory.frames / memory.window_frames,
                 'commits': memory.commits,
                 'rebuilds': memory.rebuilds,
+                'imagination_error': session.policy.imagination_error,
                 'timings_ms': dict(timings_ms),
             },
         )
@@ -303,6 +304,7 @@ def build_worker_info(policy: Policy, device: str) -> dict[str, Any]:
         'embodiment_hash': policy.robot.config_hash,
         'statistics': {'tag': tag, 'synthetic': loaded.embodiments[tag].synthetic},
         'geometry': asdict(policy.geometry),
+        'view_layout': policy.view_layout_name,
         'reason': f'{name} on {device}',
     }
 

@@ -4,6 +4,7 @@ Time advances only by `step`, so equal calls give bitwise equal states. Use a si
 thread at a time; the thread that first observes opens the cameras.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import mujoco
@@ -20,6 +21,19 @@ from wam_sim.tasks import task_families
 
 STEP_NS = 2_000_000
 STEP_S = STEP_NS / 1e9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneGeom:
+    """One object as a viewer draws it, in the world frame."""
+
+    slot: str
+    text: str  # 'red cube'
+    is_box: bool  # else a cylinder
+    size: np.ndarray  # half lengths of a box [3]; radius and half length of a cylinder
+    rgba: np.ndarray
+    position: np.ndarray  # m, [3]
+    quaternion: np.ndarray  # wxyz
 
 
 class Simulation:
@@ -215,6 +229,23 @@ class Simulation:
         target.qpos[:] = self.data.qpos
         target.mocap_pos[:] = self.data.mocap_pos
         return self.now_ns
+
+    def scene_geoms(self) -> tuple[SceneGeom, ...]:
+        """Return shape, color and pose of every object that is shown now."""
+        names = {item.slot: f'{item.color} {item.kind}' for item in self.scene.objects}
+        return tuple(
+            SceneGeom(
+                slot,
+                names.get(slot, slot),
+                self.model.geom(slot).type[0] == mujoco.mjtGeom.mjGEOM_BOX,
+                self.model.geom(slot).size.copy(),
+                self.model.geom(slot).rgba.copy(),
+                self.data.body(slot).xpos.copy(),
+                self.data.body(slot).xquat.copy(),
+            )
+            for slot in (*scenes.OBJECTS, scenes.PAD, scenes.MARK)
+            if self.data.body(slot).xpos[2] > 0.0  # hidden ones are under the floor
+        )
 
     @property
     def object_colors(self) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ these objects: the one that runs the node's callbacks.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
@@ -22,6 +22,7 @@ from wam_policy.core.types import Frame, JointState, Observation
 # simulator that restarts), not a late sample: the old samples are dropped.
 CLOCK_JUMP_NS = 500_000_000
 RATE_WINDOW_NS = 2_000_000_000
+MAX_STAMPS_PER_CAMERA = 512  # used frames are newer than the last 512
 # Capacity relative to history and nominal rate: a source faster than that shortens the history
 # instead of using more memory.
 CAPACITY_FACTOR = 1.5
@@ -119,6 +120,24 @@ class StampedBuffer[T: (Frame, JointState)]:
     def clear(self) -> None:
         """Drop the samples, after a jump of the clock; the counters are kept."""
         self._samples.clear()
+
+
+class FrameUsage:
+    """Count distinct camera frames used for queries and commits."""
+
+    def __init__(self) -> None:
+        self._stamps_ns: dict[str, dict[int, None]] = {}
+        self.used = 0
+
+    def add(self, frames: Iterable[Frame]) -> None:
+        for frame in frames:
+            stamps_ns = self._stamps_ns.setdefault(frame.camera, {})
+            if frame.stamp_ns in stamps_ns:
+                continue
+            self.used += 1
+            stamps_ns[frame.stamp_ns] = None
+            if len(stamps_ns) > MAX_STAMPS_PER_CAMERA:
+                del stamps_ns[next(iter(stamps_ns))]
 
 
 class ObservationBuffer:

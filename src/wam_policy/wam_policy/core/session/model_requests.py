@@ -57,3 +57,4 @@ class CacheStatus:
     blocks: int = 0  # real blocks in the cache
     window_fill: float = 0.0  # 0..1
     rebuilds: int = 0  # windows restarted by the workers themselves
+    imagination_error: float | None = None  # of the block committed last; None: not measured

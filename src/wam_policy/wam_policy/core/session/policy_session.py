@@ -5,7 +5,6 @@ of these ends, a new session starts, and results of older sessions are dropped. 
 or exit; this module only selects requests and checks results.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -14,6 +13,7 @@ import numpy as np
 from wam_policy.core.observation.clocks import QueryClock
 from wam_policy.core.observation.frame_history import BlockTiming, FrameHistory
 from wam_policy.core.observation.observation_buffer import (
+    FrameUsage,
     ObservationBuffer,
     ObservationRejection,
     StampedBuffer,
@@ -30,6 +30,7 @@ from wam_policy.core.session.model_requests import (
 )
 from wam_policy.core.statistics import (
     EventRate,
+    InitialRange,
     LatencyStatistics,
     compute_publish_stages_ms,
     compute_query_stages_ms,
@@ -38,8 +39,9 @@ from wam_policy.core.types import Chunk, Frame, JointState, Observation
 
 MAX_LATENCIES = 200  # chunks; 30 s at 7 Hz
 RATE_WINDOW_NS = 3_000_000_000
+# blocks that make the usual range of the imagination error: the first 10 to 150, 2 min of wam-mini
+IMAGINATION_BLOCKS = 10, 150
 JOINTS_SOURCE = 'joint states'
-MAX_STAMPS_PER_CAMERA = 512  # used frames are newer than the last 512
 
 
 class PolicyState(Enum):
@@ -86,24 +88,6 @@ class SessionSettings:
     latest_joint_state: bool = False  # for queries without images: newest joint state
 
 
-class FrameUsage:
-    """Count distinct camera frames used for queries and commits."""
-
-    def __init__(self) -> None:
-        self._stamps_ns: dict[str, dict[int, None]] = {}
-        self.used = 0
-
-    def add(self, frames: Iterable[Frame]) -> None:
-        for frame in frames:
-            stamps_ns = self._stamps_ns.setdefault(frame.camera, {})
-            if frame.stamp_ns in stamps_ns:
-                continue
-            self.used += 1
-            stamps_ns[frame.stamp_ns] = None
-            if len(stamps_ns) > MAX_STAMPS_PER_CAMERA:
-                del stamps_ns[next(iter(stamps_ns))]
-
-
 class PolicySession:
     """Select the requests to the workers, one at a time; not thread-safe, needs a lock."""
 
@@ -123,6 +107,7 @@ class PolicySession:
         self.frame_usage = FrameUsage()
         self.latencies = LatencyStatistics(MAX_LATENCIES)
         self.chunk_rate = EventRate(RATE_WINDOW_NS)
+        self.imagination_range = InitialRange(*IMAGINATION_BLOCKS)
         self._session_prefix = session_prefix
         self._query_clock = QueryClock(settings.query_period_ns)
         self._warmed_up = False  # the first result after a start is not timed
@@ -225,6 +210,7 @@ class PolicySession:
             '',
             False,
         )
+        self.imagination_range = InitialRange(*IMAGINATION_BLOCKS)
         self._start_session('workers are ready', rebuild=not self._frame_history.is_empty)
 
     def on_workers_unavailable(self, availability: WorkerAvailability, reason: str) -> None:
@@ -282,6 +268,9 @@ class PolicySession:
             return
         rebuilt = max(0, status.rebuilds - self.cache_status.rebuilds)
         self.cache_status, self._cached_index = status, commit.block.index
+        self._cached_stamp_ns = commit.block.stamps_ns[-1]
+        if status.imagination_error is not None:
+            self.imagination_range.add(status.imagination_error)
         new = self._cached_index > self._newest_committed
         self._newest_committed = max(self._newest_committed, self._cached_index)
         if self._replaying and self._cached_index >= self._replay_until:
@@ -316,6 +305,11 @@ class PolicySession:
                 observed_ns, query.arrived_ns, query.sent_ns, now_ns, result.timings_ms
             ),
         )
+
+    def predicted_from_ns(self, query: Query) -> int:
+        """Return the stamp of the frame after which the video of this query's result begins."""
+        reads_cache_only = self.settings.latest_joint_state and self._cached_stamp_ns
+        return self._cached_stamp_ns if reads_cache_only else query.observation.stamp_ns
 
     def on_published(self, chunk: Chunk, answered_ns: int, now_ns: int) -> None:
         self.counters = replace(self.counters, chunks=self.counters.chunks + 1)
@@ -394,6 +388,7 @@ class PolicySession:
         # frames recorded during the replay are committed later, so that slow workers can finish it
         self._replay_until = 0 if self._frame_history is None else self._frame_history.newest_index
         self._cached_index: int | None = None  # newest block in the workers' cache
+        self._cached_stamp_ns = 0  # of its last frame
         self._first_index = 0  # first block of their cache
         self.cache_status = CacheStatus(rebuilds=self.cache_status.rebuilds)
         self._query_clock = self._query_clock.without_history()

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wam_policy.core.observation import view_tiles
 from wam_policy.model.checkpoint.load_errors import describe_error
 from wam_policy.model.encoders import (
     encoder_stack,
     image_encoder,
     prompts,
     text_encoder,
-    view_layout,
     wan_vae,
 )
 from wam_policy.model.network import lora
@@ -43,13 +43,17 @@ class CanvasConfig:
         if self.size is not None:
             return self.size
         # all released layouts of several views are two tiles by two
-        _, (rows, columns), _ = view_layout.LAYOUTS[self.arrangement or 'quadrants']
+        _, (rows, columns), _ = view_tiles.LAYOUTS[self.arrangement or 'quadrants']
         return int(rows * self.tile[0]), int(columns * self.tile[1])
 
-    def make_layout(self, tag: str, view_names: tuple[str, ...]) -> view_layout.ViewLayout:
+    def make_layout(self, tag: str, view_names: tuple[str, ...]) -> view_tiles.ViewLayout:
         """Lay out the views of an embodiment, in the order of its cameras."""
-        name = self.arrangement or view_layout.released_layout_name(tag, len(view_names))
-        return view_layout.make_layout(name, view_names, *self.tile, crop=self.crop)
+        name = self.layout_name(tag, len(view_names))
+        return view_tiles.make_layout(name, view_names, *self.tile, crop=self.crop)
+
+    def layout_name(self, tag: str, view_count: int) -> str:
+        """Return the name of the layout of an embodiment's views."""
+        return self.arrangement or view_tiles.released_layout_name(tag, view_count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +133,9 @@ class ModelSpec:
         }
 
 
-_QUADRANTS_14B = CanvasConfig(None, (176, 320), view_layout.CENTER_CROP, None)
-_QUADRANTS_5B = CanvasConfig(None, (160, 320), view_layout.CENTER_CROP, (160, 320))
-_HEAD_BESIDE_HANDS = CanvasConfig('head_beside_hands', (64, 64), view_layout.CENTER_CROP, None)
+_QUADRANTS_14B = CanvasConfig(None, (176, 320), view_tiles.CENTER_CROP, None)
+_QUADRANTS_5B = CanvasConfig(None, (160, 320), view_tiles.CENTER_CROP, (160, 320))
+_HEAD_BESIDE_HANDS = CanvasConfig('head_beside_hands', (64, 64), view_tiles.CENTER_CROP, None)
 
 
 # of our own models: fast enough for seven queries a second on two CPU cores
@@ -227,10 +231,10 @@ def _parse_size(values: Sequence[int]) -> tuple[int, int]:
 def _parse_canvas(values: Mapping[str, Any]) -> CanvasConfig:
     try:
         size, arrangement = values['size'], values['arrangement']
-        if arrangement is not None and arrangement not in view_layout.LAYOUTS:
+        if arrangement is not None and arrangement not in view_tiles.LAYOUTS:
             raise ValueError(
                 f'wam.canvas: arrangement {arrangement!r} is unknown; known: '
-                f'{", ".join(view_layout.LAYOUTS)}'
+                f'{", ".join(view_tiles.LAYOUTS)}'
             )
         return CanvasConfig(
             arrangement,

@@ -81,11 +81,13 @@ class InferenceLoop:
         locked_policy: LockedPolicy,
         now_ns: Callable[[], int],
         publish_chunk: Callable[[Chunk, int], None],
-        publish_video: Callable[[Chunk, np.ndarray], None],
+        publish_video: Callable[[int, np.ndarray], None],
         is_video_requested: Callable[[], bool],
         on_error: Callable[[Exception], None],
     ) -> None:
-        """Take `publish_chunk(chunk, answered_ns)` and the others; the own thread calls them.
+        """Take `publish_chunk(chunk, answered_ns)`, `publish_video(from_ns, frames)` and others.
+
+        The own thread calls them; predicted frames follow the frame that is stamped `from_ns`.
 
         `on_error` gets what none of the workers' errors is; the thread goes on.
         """
@@ -101,7 +103,7 @@ class InferenceLoop:
         self._active = False
         self._closing = False
         self._wake_event = threading.Event()
-        self._undecoded_chunk: Chunk | None = None  # newest chunk, whose video may be wanted
+        self._undecoded_from_ns: int | None = None  # where the newest chunk's video begins
         self._last_video_ns: int | None = None  # when video was last decoded
         self._thread = threading.Thread(target=self._run, name='requester', daemon=True)
 
@@ -192,20 +194,21 @@ class InferenceLoop:
             elif isinstance(request, Commit) and isinstance(result, CacheStatus):
                 policy.on_commit_done(request, result)
             elif isinstance(request, Query) and isinstance(result, QueryResult):
-                self._undecoded_chunk = policy.on_query_result(request, result, answered_ns)
-                if self._undecoded_chunk is not None:
+                chunk = policy.on_query_result(request, result, answered_ns)
+                self._undecoded_from_ns = chunk and policy.predicted_from_ns(request)
+                if chunk is not None:
                     # still under the lock: a new instruction comes before or after, never between
-                    self._publish_chunk(self._undecoded_chunk, answered_ns)
-                    policy.on_published(self._undecoded_chunk, answered_ns, self._now_ns())
+                    self._publish_chunk(chunk, answered_ns)
+                    policy.on_published(chunk, answered_ns, self._now_ns())
 
     def _decode_video(self, backend: WorkerBackend) -> bool:
         """Decode the newest prediction if someone watches; only where nothing else is due."""
-        now_ns, chunk = self._now_ns(), self._undecoded_chunk
+        now_ns, from_ns = self._now_ns(), self._undecoded_from_ns
         recent = (
             self._last_video_ns is not None and 0 <= now_ns - self._last_video_ns < VIDEO_PERIOD_NS
         )
-        if chunk is None or recent or not self._is_video_requested():
+        if from_ns is None or recent or not self._is_video_requested():
             return False
-        self._undecoded_chunk, self._last_video_ns = None, now_ns
-        self._publish_video(chunk, backend.decode_video())
+        self._undecoded_from_ns, self._last_video_ns = None, now_ns
+        self._publish_video(from_ns, backend.decode_video())
         return True

@@ -399,13 +399,13 @@ class PolicyNode(LifecycleNode):
             and self._require_configured().video_publisher.get_subscription_count() > 0
         )
 
-    def _publish_video(self, chunk: Chunk, frames: np.ndarray) -> None:
+    def _publish_video(self, from_ns: int, frames: np.ndarray) -> None:
         """Publish predicted frames, stamped with the times they are predicted for."""
         timing, configured = self._backend_status.block_timing, self._require_configured()
         if timing is None:
             return  # the workers ended meanwhile: when the frames are due is not known
         for i, rgb in enumerate(frames):
-            stamp_ns = chunk.stamp_ns + (i + 1) * timing.frame_period_ns
+            stamp_ns = from_ns + (i + 1) * timing.frame_period_ns
             configured.video_publisher.publish(
                 message_conversion.image_to_msg(rgb, stamp_ns, configured.robot.name)
             )

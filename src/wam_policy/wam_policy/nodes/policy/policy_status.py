@@ -6,6 +6,7 @@ from wam_policy.core.session.policy_session import PolicySession
 from wam_policy.nodes import message_conversion
 from wam_policy.nodes.policy.worker_backend import BackendStatus
 
+NOT_MEASURED = -1.0  # instead of a distance
 UNTRAINED = 'UNTRAINED'  # in the name of a model with random weights
 
 
@@ -26,6 +27,8 @@ def make_status_msg(
     """Return the status at `now_ns`."""
     state, reason = policy.get_state(now_ns)
     p50_ms, p99_ms = policy.latencies.percentiles_ms(50, 99)
+    error = policy.cache_status.imagination_error
+    low, high = policy.imagination_range.bounds or (NOT_MEASURED, NOT_MEASURED)
     rings = policy.observations.camera_buffers
     msg = PolicyStatus(
         state=state.value,
@@ -50,6 +53,10 @@ def make_status_msg(
         kv_window_fill=policy.cache_status.window_fill,
         kv_commits=policy.counters.commits,
         kv_rebuilds=policy.counters.rebuilds,
+        imagination_error=NOT_MEASURED if error is None else error,
+        imagination_error_low=low,
+        imagination_error_high=high,
+        view_layout=backend_status.view_layout,
         dropped_frames=policy.dropped_frames,
         dropped_chunks=policy.counters.dropped_chunks,
         worker_restarts=backend_status.restart_count,

@@ -38,6 +38,7 @@ class BackendStatus:
     query_per_commit: bool | None = None  # their rhythm; None: as configured
     latest_joint_state: bool | None = None
     can_decode_video: bool = True  # they can show what they predicted
+    view_layout: str = ''  # of the predicted image; empty: unknown
 
 
 def build_worker_spec(params: PolicyParams, checkpoint: str, base: str = '') -> WorkerSpec:
@@ -176,6 +177,7 @@ class WorkerBackend:
                 answer.fields['cached_blocks'],
                 answer.fields['window_fill'],
                 answer.fields['rebuilds'],
+                answer.fields.get('imagination_error'),
             )
         return self._execute_query(request)
 
@@ -237,6 +239,7 @@ class WorkerBackend:
                 None if query_images is None else facts['memory_update'] == 'released',
                 None if query_images is None else not self._send_latest_images,
                 facts.get('video', True),
+                facts.get('view_layout', ''),
             )
         if status.state in (WorkerState.FAILED, WorkerState.STOPPED):
             self._last_failure = status.reason

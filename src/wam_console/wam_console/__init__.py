@@ -1,0 +1,1 @@
+"""The operator's page: see and steer a stack in the browser."""

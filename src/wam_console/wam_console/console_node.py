@@ -1,0 +1,148 @@
+"""console_node: the operator's page in a browser, on the stack's public interfaces.
+
+It is an ordinary node: it holds nothing up, and the robot moves or rests the same without it.
+"""
+
+import logging
+import os
+import socket
+from dataclasses import dataclass
+
+from diagnostic_updater import Updater
+from rclpy.context import Context
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from wam_console.access import TOKEN_VARIABLE, AccessControl
+from wam_console.command_executor import CommandExecutor
+from wam_console.console_params import ConsoleParams
+from wam_console.stack_subscriber import StackSubscriber
+from wam_console.viewer_hub import ViewerHub
+from wam_console.web_server import WebServer, bind_socket
+from wam_policy.core.robot import embodiment
+from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.nodes import parameters
+from wam_policy.nodes.callback_guard import CallbackGuard
+from wam_policy.nodes.run_node import run_node
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+@dataclass(frozen=True, slots=True)
+class _ConfiguredConsole:
+    """Hold what exists from configuration to cleanup."""
+
+    params: ConsoleParams
+    robot: Embodiment
+    access: AccessControl
+    listener: socket.socket
+
+
+@dataclass(frozen=True, slots=True)
+class _ActiveConsole:
+    """Hold what exists while the node is active."""
+
+    stack: StackSubscriber
+    executor: CommandExecutor
+    server: WebServer
+
+
+class ConsoleNode(LifecycleNode):
+    """Serve the page while active."""
+
+    def __init__(self, context: Context | None = None) -> None:
+        super().__init__('console', context=context)
+        self._configured: _ConfiguredConsole | None = None
+        self._active: _ActiveConsole | None = None
+        parameters.read(self, ConsoleParams)  # early: visible before configuration
+        parameters.add_on_change_callback(
+            self, ConsoleParams, lambda: self._active is not None, lambda _: None
+        )
+        updater = Updater(self)
+        updater.setHardwareID('none')
+        self.guard = CallbackGuard(self, updater)
+
+    @property
+    def url(self) -> str:
+        """Return the address of the page; empty while the node is not active."""
+        return self._active.server.url if self._active else ''
+
+    @property
+    def stack(self) -> StackSubscriber | None:
+        return self._active.stack if self._active else None
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            params = parameters.read(self, ConsoleParams)
+            access = AccessControl(params.address, os.environ.get(TOKEN_VARIABLE, ''))
+            robot = embodiment.load_embodiment(params.embodiment)
+            listener = bind_socket(params.address, params.port)
+        except (ValueError, OSError) as error:
+            self.get_logger().error(f'cannot be configured: {error}')
+            return FAILURE
+        self._configured = _ConfiguredConsole(params, robot, access, listener)
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        configured = self._configured
+        if configured is None:
+            return FAILURE
+        try:
+            stack = StackSubscriber(self, configured.robot, configured.params)
+        except ValueError as error:
+            self.get_logger().error(f'cannot be activated: {error}')
+            return FAILURE
+        executor = CommandExecutor(self)
+        hub = ViewerHub(stack, executor.execute, self.guard.record)
+        # a copy: the port stays ours while the node is inactive
+        server = WebServer(configured.listener.dup(), configured.access, hub)
+        self._active = _ActiveConsole(stack, executor, server)
+        server.start()
+        wanted = configured.params.port
+        if wanted not in (0, server.port):
+            self.get_logger().warning(f'port {wanted} is in use')
+        self.get_logger().info(f"operator's page: {server.url}")
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop_server()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return super().on_error(state)
+
+    def close(self) -> None:
+        """Close the page; nothing is sent to the robot."""
+        self._release()
+
+    def _stop_server(self) -> None:
+        active, self._active = self._active, None
+        if active is not None:
+            active.server.stop()
+            active.executor.close()
+            active.stack.close()
+
+    def _release(self) -> None:
+        """Undo the configuration, as far as there is one."""
+        self._stop_server()
+        configured, self._configured = self._configured, None
+        if configured is not None:
+            configured.listener.close()
+
+
+def main(args: list[str] | None = None) -> None:
+    # what a browser does wrong is no news for the operator's terminal
+    logging.getLogger('uvicorn').setLevel(logging.CRITICAL)
+    run_node(ConsoleNode, 'console', args)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,37 @@
+"""Parameters of the console node, with default, range and description."""
+
+from dataclasses import dataclass
+
+from wam_policy.nodes.parameters import TOPIC_NAME, parameter, validate_fields
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleParams:
+    """Configure console_node; an invalid value raises ValueError at start."""
+
+    embodiment: str = parameter('agibot_g1', 'robot: a folder of wam_policy/robots')
+    address: str = parameter(
+        '127.0.0.1',
+        'address to listen on; any other than 127.0.0.1, ::1 and localhost needs a token of at '
+        'least 16 characters in the environment variable WAM_CONSOLE_TOKEN',
+        pattern=r'[\w.:-]+',
+    )
+    port: int = parameter(
+        8080,
+        'port of the page; where it is in use, the next free one of the following nine; 0: any',
+        low=0,
+        high=65535,
+    )
+    joint_states_topic: str = parameter(
+        '/joint_states', 'measured joint positions of the robot', pattern=TOPIC_NAME
+    )
+    compressed_images: bool = parameter(False, 'subscribe to <camera topic>/compressed')
+    camera_rate_hz: float = parameter(
+        5.0, 'images per camera and second that the page gets', unit='Hz', low=0.5, high=30.0
+    )
+    image_width: int = parameter(
+        296, 'width of the images that the page gets', unit='pixels', low=64, high=1280
+    )
+    jpeg_quality: int = parameter(65, 'of the images that the page gets', low=10, high=95)
+
+    __post_init__ = validate_fields
