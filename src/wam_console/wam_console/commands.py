@@ -2,10 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 MAX_MESSAGE_BYTES = 4096
 MAX_TEXT = 400  # characters of an instruction or note
+
+
+def _require_confirmation(confirmed: bool) -> bool:
+    if not confirmed:
+        raise ValueError('this needs a confirmation')
+    return confirmed
+
+
+Confirmed = Annotated[bool, AfterValidator(_require_confirmation)]  # Literal[True] takes a 1, too
 
 
 class _Message(BaseModel):
@@ -31,7 +40,7 @@ class Enable(_Message):
     """Let the robot move."""
 
     name: Literal['enable']
-    confirmed: Literal[True]
+    confirmed: Confirmed
 
 
 class Disable(_Message):
@@ -50,7 +59,7 @@ class ResetStop(_Message):
     """Release a latched stop."""
 
     name: Literal['reset']
-    confirmed: Literal[True]
+    confirmed: Confirmed
 
 
 class Reload(_Message):

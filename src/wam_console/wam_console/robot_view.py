@@ -5,12 +5,13 @@ those of the collision model that motion_node uses.
 """
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import mujoco
 import numpy as np
 
+from wam_policy.core.motion.trajectory import PlannedPath
 from wam_policy.core.robot.embodiment import ROBOTS_DIR, Embodiment
 
 SHAPES = {
@@ -42,7 +43,6 @@ class RobotView:
             if model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_FREE
         }
         self._bodies = self._find_bodies()
-        self._positions = dict(robot.home)
 
     @property
     def scene(self) -> dict[str, Any]:
@@ -78,23 +78,24 @@ class RobotView:
         return {'bodies': len(self._bodies), 'shapes': shapes, 'camera': self.camera}
 
     def compute_poses(self, positions: Mapping[str, float]) -> np.ndarray:
-        """Return position and quaternion wxyz of every body, float32 [bodies 7].
-
-        Joints that are not given stand where they stood in the call before.
-        """
-        self._positions |= positions
-        self._set_positions(self._positions)
+        """Return position and quaternion wxyz of every body, float32 [bodies 7]."""
+        self._set_positions(positions)
         data = self._data
         return np.hstack([data.xpos[self._bodies], data.xquat[self._bodies]]).astype(np.float32)
 
-    def compute_tool_paths(self, rows: Sequence[Mapping[str, float]]) -> np.ndarray:
-        """Return where the tools are at each of `rows`, float32 [tools rows 3]."""
-        points = []
-        for row in rows:
-            self._set_positions(self._positions | dict(row))
-            points.append(self._read_tools())
-        if not points:
+    def compute_tool_paths(
+        self, plan: PlannedPath | None, measured: Mapping[str, float]
+    ) -> np.ndarray:
+        """Return where the tools are in each row of a plan, float32 [tools rows 3].
+
+        Joints that the plan leaves out stay as measured.
+        """
+        if plan is None:
             return np.zeros((0, 0, 3), np.float32)
+        points = []
+        for row in plan.positions:
+            self._set_positions({**measured, **dict(zip(plan.names, row.tolist(), strict=True))})
+            points.append(self._read_tools())
         return np.array(points, dtype=np.float32).transpose(1, 0, 2)
 
     def _set_positions(self, positions: Mapping[str, float]) -> None:

@@ -27,10 +27,10 @@ from visualization_msgs.msg import MarkerArray
 from wam_console import stack_status
 from wam_console.console_params import ConsoleParams
 from wam_console.imagination import ComparedFrame, ImaginationPairs
-from wam_console.plan_tracker import PlanTracker
 from wam_console.robot_view import RobotView
 from wam_console.stack_status import ReceivedMessage
 from wam_msgs.msg import DriverStatus, EpisodeStatus, MotionStatus, PolicyStatus, SimStatus
+from wam_policy.core.motion.trajectory import Trajectory, sample_plan
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes import message_conversion, qos
 from wam_policy.nodes.cdr_image import read_image
@@ -39,6 +39,7 @@ from wam_policy.nodes.node_clock import NodeClock
 UPDATE_PERIOD_S = 0.2  # how late subscriptions follow the viewers
 MAX_HISTORY = 20  # instructions
 MAX_OBJECTS = 32
+KEEP_TARGET_NS = 2_000_000_000  # after its end a trajectory is no target any more
 # statuses: name, type, topic, quality of service, description
 STATUSES: tuple[tuple[str, Any, str, Any, Callable[[Any], dict[str, Any]]], ...] = (
     ('policy', PolicyStatus, 'status', qos.LATCHED, stack_status.describe_policy),
@@ -59,7 +60,7 @@ class StackSubscriber:
         self._now_ns = NodeClock(node.get_clock())
         self._newest: dict[str, ReceivedMessage] = {}
         self._history: deque[str] = deque(maxlen=MAX_HISTORY)
-        self._plan = PlanTracker()
+        self._trajectories: dict[tuple[str, ...], Trajectory] = {}  # newest, by its joints
         self.pairs = ImaginationPairs(tuple(camera.key for camera in robot.cameras))
         self._viewer_count, self._wants_predictions = 0, False
         self._subscriptions: list[Subscription] = []
@@ -108,7 +109,7 @@ class StackSubscriber:
             seen = newest.get(name)
             state[name] = seen and {**describe(seen.msg), 'age_s': seen.age_s(now_s)}
         self._read_joints()
-        target = self._plan.target(self._now_ns())
+        target = self._read_targets(self._now_ns())
         state['joints'] = {
             'age_s': self._age_of('joints', now_s),
             'values': stack_status.describe_joints(self._robot, self._joints, target),
@@ -122,16 +123,16 @@ class StackSubscriber:
         """Return poses of the robot's bodies, where the plan leads, tools' paths, objects."""
         now_ns, now_s = self._now_ns(), time.monotonic()
         self._read_joints()
-        rows, share = self._plan.sample_path(now_ns)
-        goal = self._plan.goal(now_ns)
-        paths = self.view.compute_tool_paths(rows)
-        ghost = self.view.compute_poses({**self._joints, **goal}) if goal else None
+        measured = {**self._robot.home, **self._joints}
+        plan = sample_plan(
+            list(self._trajectories.values()), self._robot.commanded, measured, now_ns
+        )
         return {
             'age_s': self._age_of('joints', now_s),
-            'bodies': self.view.compute_poses(self._joints),
-            'ghost': ghost,
-            'paths': paths,
-            'share': share,
+            'bodies': self.view.compute_poses(measured),
+            'ghost': plan and self.view.compute_poses({**measured, **plan.goal}),
+            'paths': self.view.compute_tool_paths(plan, measured),
+            'share': plan.count_past(now_ns) / len(plan.times_ns) if plan else 0.0,
         }
 
     def make_objects(self) -> list[dict[str, Any]]:
@@ -183,7 +184,7 @@ class StackSubscriber:
             for subscription in self._subscriptions:
                 self._node.destroy_subscription(subscription)
             self._subscriptions, self._newest = [], {}
-            self._plan.clear()
+            self._trajectories = {}
         if self._wants_predictions and self._video_subscription is None:
             self._video_subscription = self._node.create_subscription(
                 Image, 'predicted_video', self._on_prediction, qos.IMAGE
@@ -247,9 +248,10 @@ class StackSubscriber:
 
     def _on_trajectory(self, msg: JointTrajectory) -> None:
         try:
-            self._plan.add(message_conversion.trajectory_from_msg(msg))
+            trajectory = message_conversion.trajectory_from_msg(msg)
         except ValueError:
             return  # of another program; motion_node and the controllers judge it, not the page
+        self._trajectories[trajectory.names] = trajectory
 
     def _on_prediction(self, msg: Image) -> None:
         status = self._newest.get('policy')
@@ -279,6 +281,15 @@ class StackSubscriber:
             for name, value in zip(msg.name, msg.position, strict=False)
             if name in known and np.isfinite(value)
         }
+
+    def _read_targets(self, now_ns: int) -> dict[str, float]:
+        """Return what is commanded now, by joint; nothing of a plan that is over."""
+        targets: dict[str, float] = {}
+        for each in list(self._trajectories.values()):
+            if now_ns < each.end_ns + KEEP_TARGET_NS:
+                row = each.at_times(np.array([now_ns])).position[0]
+                targets |= dict(zip(each.names, row.tolist(), strict=True))
+        return targets
 
     def _decode_image(self, raw: bytes, camera: str) -> np.ndarray:
         if self._params.compressed_images:
