@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from wam_learning.evaluation.ablations import make_ablated_policy
+from wam_learning.evaluation.eval_metrics import compute_psnr_db
 from wam_learning.evaluation.video_metrics import VideoPredictionMetrics
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
@@ -92,6 +93,13 @@ def test_predictions_are_compared_with_what_came(loaded, robot, tmp_path):
     assert len(foresight.pairs) == 2 and len(psnr_db) == len(ssim) == len(
         policy.decode_prediction()
     )
+    found = compute_psnr_db([foresight.sum_squared_errors()])
+    assert found['predicted_psnr_db_mean'] == pytest.approx(np.mean(psnr_db))
+    assert set(found) == {
+        f'{method}_psnr_db_{over}'
+        for method in ('predicted', 'copied', 'reconstructed')
+        for over in ('all', 'moving', 'mean')
+    }
     assert all(3 < value < 30 for value in psnr_db) and all(-0.5 < value < 0.9 for value in ssim)
     assert (
         foresight.write_strip(tmp_path / 'strip.png') and (tmp_path / 'strip.png').stat().st_size

@@ -255,3 +255,21 @@ def test_noise_follows_the_seed() -> None:
 
     assert all(torch.equal(a, b) for a, b in zip(draw(1), draw(1), strict=True))
     assert not torch.equal(draw(1)[0], draw(2)[0])
+
+
+def test_the_noise_scale_multiplies_both_initial_samples() -> None:
+    config = make_sampling_config(steps=4)
+    velocity = make_guided_velocity_fn(ToyVelocityFn(1), ToyVelocityFn(2), config.guidance)
+    half = tuple(0.5 * noise for noise in NOISE)
+    want = sample(config, *half, velocity, guided_video=True)
+    found = sample(
+        make_sampling_config(steps=4, noise_scale=0.5), *NOISE, velocity, guided_video=True
+    )
+    assert torch.equal(found.video, want.video) and torch.equal(found.action, want.action)
+    assert not torch.equal(found.action, run(config)[0].action)
+
+
+@pytest.mark.parametrize('scale', [-0.1, 1.5, float('nan')])
+def test_a_noise_scale_outside_0_to_1_is_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match='noise scale in'):
+        make_sampling_config(noise_scale=scale)

@@ -1,13 +1,14 @@
 """Compute metrics of trial results: rates with intervals, times, execution metrics."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import sqrt
+from math import log10, sqrt
 
 import numpy as np
 
 from wam_learning.evaluation.trials import TrialResult
 
 Z_95 = 1.959963985  # two-sided 95 %
+MAX_PSNR_DB = 60.0  # equal images have no finite PSNR
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -76,4 +77,27 @@ def _compute_execution_metrics(results: Sequence[TrialResult]) -> Mapping[str, f
         rows = [getattr(result, name) for result in results if getattr(result, name)]
         for frame, value in enumerate(np.mean(rows, axis=0) if rows else (), 1):
             found[f'{name}_frame_{frame}'] = float(value)
+    return found | compute_psnr_db(result.video_sums for result in results)
+
+
+def compute_psnr_db(trial_sums: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return PSNR in dB from the sums of trials.
+
+    Per method: `all` pixels and `moving` pixels (of the mean squared error), `mean` (of the dB
+    per frame, to which still scenes contribute most for a copy).
+    """
+    total: dict[str, float] = {}
+    for sums in trial_sums:
+        for name, value in sums.items():
+            total[name] = total.get(name, 0.0) + value
+    if not total.get('values'):
+        return {}
+    found = {}
+    for name in ('predicted', 'copied', 'reconstructed'):
+        for label, prefix in (('all', ''), ('moving', 'moving_')):
+            error, count = total[f'{prefix}{name}'], total[f'{prefix}values']
+            if count:
+                mean = max(error / count, 10 ** (-MAX_PSNR_DB / 10))
+                found[f'{name}_psnr_db_{label}'] = -10 * log10(mean)
+        found[f'{name}_psnr_db_mean'] = total[f'{name}_db'] / total['frames']
     return found

@@ -96,7 +96,7 @@ def _run_with_video_metrics(
         )
     ):
         drawn_families.add(trial.family)
-    return replace(result, psnr_db=psnr_db, ssim=ssim)
+    return replace(result, psnr_db=psnr_db, ssim=ssim, video_sums=metrics.sum_squared_errors())
 
 
 def make_policy_factory(robot: SimRobot, job: EvalJob) -> Callable[[Trial, Any], Any]:

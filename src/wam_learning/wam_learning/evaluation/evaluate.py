@@ -24,6 +24,7 @@ from wam_learning.evaluation.eval_conditions import (
 from wam_learning.evaluation.eval_worker import EXPERT, EvalJob
 from wam_learning.evaluation.trials import TrialResult
 from wam_policy.core.robot import checkpoints
+from wam_policy.core.session.model_requests import NEW_NOISE
 from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.model.checkpoint import adapter_folder
 from wam_policy.model.checkpoint import model_spec as designs
@@ -116,18 +117,28 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--image-dir', type=Path, metavar='DIR', help='write strips of real above predicted images'
     )
     _add_simulated_time_arguments(parser)
-    parser.add_argument(
-        '--steps',
-        type=int,
-        metavar='N',
-        help='denoising steps per query (default: those of the checkpoint)',
-    )
+    _add_sampling_arguments(parser)
     given = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(replace_deprecated(given, DEPRECATED_FLAGS))
     options.families = tuple(filter(None, options.families.split(',')))
     options.baselines = _parse_baselines(parser, options)
     _check_options(parser, options)
     return options
+
+
+def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--steps',
+        type=int,
+        metavar='N',
+        help='denoising steps per query (default: those of the checkpoint)',
+    )
+    parser.add_argument(
+        '--noise-scale',
+        type=float,
+        metavar='X',
+        help="scale of the initial noise, 0 to 1, only without ROS (default: the checkpoint's)",
+    )
 
 
 def _add_simulated_time_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +159,13 @@ def _add_simulated_time_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.1,
         metavar='S',
         help='without ROS: from request to reply (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--new-noise',
+        choices=NEW_NOISE,
+        default='session',
+        help='without ROS: when the sampler starts from other noise; each trial has its own seed '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--query-hz',
@@ -193,6 +211,10 @@ def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace)
         path = getattr(options, name)
         if path is not None and not path.absolute().parent.is_dir():
             parser.error(f'--{name.replace("_", "-")}: no folder {path.absolute().parent}')
+    if options.noise_scale is not None and not 0 <= options.noise_scale <= 1:
+        parser.error(f'--noise-scale: want 0 to 1, got {options.noise_scale:g}')
+    if options.noise_scale is not None and not options.no_ros:
+        parser.error('--noise-scale needs --no-ros: the nodes take that of the checkpoint')
     if options.no_planning and not options.no_ros:
         parser.error('--no-planning needs --no-ros: the nodes always plan')
     if options.checkpoint == EXPERT and not options.no_ros:
@@ -240,6 +262,9 @@ def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
         'path': 'direct' if options.no_ros else 'ros',
         'fast': int(options.no_planning),
         'seed': options.seed,
+        'steps': options.steps,
+        'noise_scale': options.noise_scale,
+        'new_noise': options.new_noise,
         'families': list(options.families),
         'episodes': options.episodes,
         'duration_s': time.monotonic() - began_s,
@@ -286,7 +311,11 @@ def make_job(condition: EvalCondition, robot: SimRobot, options: argparse.Namesp
             f'--baselines {condition.name} needs one of the families '
             f'{", ".join(condition.families)}'
         )
-    choice = {**({'steps': options.steps} if options.steps else {}), **condition.inference_options}
+    given = {'steps': options.steps or None, 'noise_scale': options.noise_scale}
+    choice = {
+        **{name: value for name, value in given.items() if value is not None},
+        **condition.inference_options,
+    }
     shown = condition is MAIN and options.checkpoint != EXPERT
     return EvalJob(
         checkpoint=getattr(options, condition.checkpoint)
@@ -300,6 +329,7 @@ def make_job(condition: EvalCondition, robot: SimRobot, options: argparse.Namesp
             'fast': options.no_planning,
             'query_s': options.query_latency,
             'query_hz': options.query_hz,
+            'new_noise': options.new_noise,
         },
         foresight=shown and not options.no_planning,
         gallery=str(options.image_dir) if shown and options.image_dir else '',

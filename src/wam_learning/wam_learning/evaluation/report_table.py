@@ -32,6 +32,12 @@ RATE_ROWS = (
     ('with guidance', 'guided_success'),
     ('behavior cloning, no video', 'behavior_cloning_success'),
 )
+
+
+def _psnr_keys(method: str) -> tuple[str, ...]:
+    return tuple(f'{method}_psnr_db_{over}' for over in ('all', 'moving', 'mean'))
+
+
 VALUE_ROWS = (
     ('time to success, p50 / p90', ('time_to_success_p50_s', 'time_to_success_p90_s'), '.1f', 's'),
     ('chunks', ('chunk_rate_hz',), '.1f', 'Hz'),
@@ -39,6 +45,14 @@ VALUE_ROWS = (
     ('jerk against its limit', ('jerk_ratio',), '.4f', ''),
     ('predicted image, first / last frame', ('psnr_db_frame_1', 'psnr_db_frame_4'), '.1f', 'dB'),
     ('- structural similarity', ('ssim_frame_1', 'ssim_frame_4'), '.2f', ''),
+    *(
+        (f'- {text}: all / moving pixels / mean of frames', _psnr_keys(method), '.1f', 'dB')
+        for method, text in (
+            ('predicted', 'predicted'),
+            ('copied', 'last real frame copied'),
+            ('reconstructed', 'limit of the autoencoder'),
+        )
+    ),
 )
 
 

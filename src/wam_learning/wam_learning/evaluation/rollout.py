@@ -9,7 +9,7 @@ The loop does not import torch: every object with the methods of RolloutPolicy c
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from wam_policy.core.robot.limits import gripper_mask, limits_with_margin
 from wam_policy.core.session.model_requests import (
     CacheStatus,
     Commit,
+    NoiseSeeds,
     Query,
     QueryResult,
     Request,
@@ -79,7 +80,8 @@ class RolloutConfig:
     commit_s: float = 0.03
     planning_s: float = 0.02
     fast: bool = False  # no motion planning: rows become setpoints
-    seed: int = 0  # of the sampling noise, equal for every query
+    seed: int = 0  # of the sampling noise, with that of the scene
+    new_noise: str = 'session'  # one of NEW_NOISE: when the sampler starts from other noise
 
     def __post_init__(self) -> None:
         for name in ('camera_hz', 'query_hz'):
@@ -141,6 +143,7 @@ class PolicyRunner:
                 geometry.window_blocks,
             )
         )
+        self._noise_seeds = NoiseSeeds(config.seed, config.new_noise)
         self._reply_due_ns = 0  # when the pending request completes
         self._pending: tuple[Request, Any] | None = None
         self.latency_ms: list[float] = []
@@ -163,6 +166,7 @@ class PolicyRunner:
     def _execute_request(self, request: Request) -> QueryResult | CacheStatus | None:
         policy = self._policy
         if isinstance(request, Reset):
+            self._noise_seeds.on_reset()
             policy.reset(request.instruction)
             return None
         if isinstance(request, Commit):
@@ -173,7 +177,8 @@ class PolicyRunner:
             return CacheStatus(
                 memory.commits, memory.frames / memory.window_frames, memory.rebuilds
             )
-        found = policy.query(request.observation.joints.position, self._config.seed)
+        seed = self._noise_seeds.next_seed()
+        found = policy.query(request.observation.joints.position, seed)
         self._observer.on_prediction()
         return QueryResult(self._step_dt_s, found.targets, found.reference, found.timings_ms)
 
@@ -316,7 +321,8 @@ def run_trial(
         DelayedCameras(simulation, config),
         SuccessMonitor(trial.goals, simulation.start),
     )
-    runner = PolicyRunner(robot, policy, config, observer or RolloutObserver())
+    noise = replace(config, seed=config.seed + trial.seed)  # else all trials share one draw
+    runner = PolicyRunner(robot, policy, noise, observer or RolloutObserver())
     instructed_ns = start_ns + _to_ns(trial.last_instruction_s)
     end_ns = instructed_ns + _to_ns(trial.limit_s)
     pending_instructions = deque(trial.instructions)

@@ -7,7 +7,7 @@ without, returns a TrialResult.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from wam_sim.tasks.task_families import Task
@@ -67,6 +67,7 @@ class TrialResult:
     latency_ms: tuple[float, ...]  # observation to chunk, each
     psnr_db: tuple[float, ...]  # of predicted images, per frame ahead
     ssim: tuple[float, ...]
+    video_sums: Mapping[str, float] = field(default_factory=dict)  # of sum_squared_errors
 
     @property
     def success(self) -> bool:

@@ -25,8 +25,8 @@ from wam_policy.model.network.video_action_dit import VideoActionDiT
 
 STAGES = ('autoencoder', 'bc', 'joint', 'flash')
 BC_SUFFIX = '_cloned'  # of the name of a model trained with stage bc, in its config.json
-# more steps would condition on blurred predicted video; resetting the cache loses shown goals
-DEFAULT_INFERENCE = ModelInferenceDefaults('full16', 1, 1.0, 'slide')
+# noise 0: several steps return the mean, as one does; resetting the cache loses shown goals
+DEFAULT_INFERENCE = ModelInferenceDefaults('full16', 1, 1.0, 'slide', noise_scale=0.0)
 FLASH_VIDEO_NOISE = 0.8  # noise left in the video after one step, as in the released models
 HELD_OUT_FRACTION, HELD_OUT_MAX_EPISODES = 0.1, 200  # of episodes
 HEADS_FILE = Path('training') / 'heads.safetensors'

@@ -17,6 +17,7 @@ from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.checkpoint.model_spec import ModelInferenceDefaults
 from wam_policy.model.encoders import view_layout
+from wam_policy.model.encoders.conv_vae import ConvVae
 from wam_policy.model.execution import engines, quantization
 from wam_policy.model.network.cfg import CfgRole
 from wam_policy.model.released_session import ReleasedSession
@@ -44,6 +45,7 @@ class InferenceOptions:
     mode: str = 'streaming'  # one of MEMORY_UPDATE_MODES
     window: str = 'restart'  # what a full cache does: restart | slide
     guided_video: bool = False  # guide video also where it cannot affect actions
+    noise_scale: float = 1.0  # of the initial noise, 0 to 1
     engine: str = engines.EAGER  # eager | compiled | tensorrt:FOLDER
     precision: str = quantization.FULL_PRECISION  # full | fp8 | int8 | calibration file
 
@@ -67,6 +69,7 @@ class InferenceOptions:
                 'steps': steps,
                 'guidance': defaults.guidance,
                 'window': defaults.window,
+                'noise_scale': defaults.noise_scale,
                 **chosen,
             }
         return cls(**chosen)
@@ -78,7 +81,7 @@ class InferenceOptions:
             named = replace(named, steps=self.steps, evaluations=None, dynamic=False)
         if video_final_noise is not None:
             named = replace(named, video_final_noise=video_final_noise)
-        return replace(named, guidance=self.guidance)
+        return replace(named, guidance=self.guidance, noise_scale=self.noise_scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,9 @@ class Policy:
         self._prompt: str | None = None
         self._pending: torch.Tensor | None = None  # released mode: frames for the next query
         self._commits = 0
+        # uint8 [1 h w 3]: the newest committed frame, and the one before the last prediction
+        self._last_canvas: torch.Tensor | None = None
+        self._predicted_after: torch.Tensor | None = None
         self._last_result: InferenceResult | None = None
         self._is_prediction_next = False  # the last result predicts the block after the cache
         self.imagination_error: float | None = None  # of the last committed block
@@ -227,6 +233,7 @@ class Policy:
         self._prompt = self.model.spec.make_prompt(self.robot.model_tag, instruction)
         self._pending, self._last_result, self._commits = None, None, 0
         self._is_prediction_next, self.imagination_error = False, None
+        self._last_canvas = None
         if self._streaming_session is not None:
             self._streaming_session.reset(self._prompt)
             return self._streaming_session.timings_ms
@@ -238,6 +245,7 @@ class Policy:
         """Commit real frames, 1 at first, then a block; return stage durations in ms."""
         watch = Stopwatch(self._read_clock)
         canvases = self.compose_views(views)
+        self._last_canvas = canvases[-1:]
         watch.lap('preprocess')
         if self._streaming_session is not None:
             real = self._streaming_session.observe(canvases)
@@ -266,7 +274,7 @@ class Policy:
         watch.lap('preprocess')
         self._exchange_s = 0.0
         found = self._infer(state, seed, seen)
-        self._last_result = found
+        self._last_result, self._predicted_after = found, self._last_canvas
         # with newer frames the prediction starts inside a block and has no counterpart
         self._is_prediction_next = seen is None
         inner = dict(found.timings_ms)
@@ -305,14 +313,35 @@ class Policy:
         return None if self._last_result is None else self._last_result.video
 
     def decode_prediction(self) -> np.ndarray:
-        """Decode the last predicted block: uint8 [T h w 3]. RuntimeError if there is none."""
+        """Decode the last predicted block: uint8 [T h w 3]. RuntimeError if there is none.
+
+        With our own autoencoder, which decodes each latent frame alone, the result is the newest
+        real frame plus the predicted change: what does not move keeps its sharpness.
+        """
         if self._last_result is None:
             raise RuntimeError('no prediction yet: call query first')
+        encoders = self.model.encoders
         with torch.inference_mode():
             video = self._last_result.video.to(self.model.dit.dtype)
             # the first latent of a clip decodes to one frame: prepend one
-            frames = self.model.encoders.decode(torch.cat([video[:, :, :1], video], dim=2))
-        return frames[0, 1:].cpu().numpy()
+            frames = encoders.decode(torch.cat([video[:, :, :1], video], dim=2))[0, 1:].cpu()
+        last = self._predicted_after
+        if last is None or not isinstance(encoders.vae, ConvVae):
+            return frames.numpy()
+        changed = last.cpu().short() + frames.short() - self.reconstruct(last).short()
+        return changed.clamp(0, 255).to(torch.uint8).numpy()
+
+    def reconstruct(self, canvases: torch.Tensor) -> torch.Tensor:
+        """Encode and decode canvases uint8 [T h w 3], T = 1 or 4n: the best a prediction can do.
+
+        The result stays on the CPU.
+        """
+        encoders = self.model.encoders
+        with torch.inference_mode():
+            clip = canvases if len(canvases) == 1 else torch.cat([canvases[:1], canvases])
+            pixels = self._inference_context.preprocess(clip)
+            frames = encoders.decode(encoders.encode_frames(pixels))[0]
+        return frames[-len(canvases) :].cpu()
 
     def compose_views(self, views: Views) -> torch.Tensor:
         """Compose camera views to canvases, uint8 [T h w 3]."""

@@ -100,6 +100,12 @@ class PolicyParams:
         False, 'guide the predicted video also in steps where the actions no longer need it'
     )
     seed: int = parameter(0, 'seed of the sampling noise', low=0, high=2**31 - 1)
+    new_noise: str = parameter(
+        'session',
+        'when the sampler starts from other noise: in every session (each instruction begins '
+        'one), in every query, or never',
+        choices=('session', 'query', 'never'),
+    )
     memory_update: str = parameter(
         'streaming',
         'when observed frames enter the KV cache: streaming commits each block when it has '

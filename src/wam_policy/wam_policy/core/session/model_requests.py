@@ -1,5 +1,6 @@
 """Requests of the policy to the workers, and their results."""
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,9 @@ import numpy as np
 
 from wam_policy.core.observation.frame_history import FrameBlock
 from wam_policy.core.types import Observation
+
+# when the sampler starts from other noise
+NEW_NOISE = ('session', 'query', 'never')
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,34 @@ class QueryResult:
     targets: np.ndarray  # [horizon joints], absolute
     reference: np.ndarray  # [joints], joint positions the targets are relative to
     timings_ms: Mapping[str, float]  # stage -> ms
+
+
+class NoiseSeeds:
+    """Choose the noise seed of each query, the same ones for the same `seed`.
+
+    `new_noise` is one of NEW_NOISE: with the same noise in every query of a session the deviation
+    of one draw becomes a constant offset of the arm; with new noise in every query it averages
+    out, and successive chunks differ more.
+    """
+
+    def __init__(self, seed: int, new_noise: str = 'session') -> None:
+        """Raise ValueError if `new_noise` is unknown."""
+        if new_noise not in NEW_NOISE:
+            raise ValueError(f'new noise {new_noise!r}: want one of {", ".join(NEW_NOISE)}')
+        self._seed, self._new_noise = seed, new_noise
+        self._sessions = self._queries = 0
+
+    def on_reset(self) -> None:
+        """Count a session."""
+        self._sessions, self._queries = self._sessions + 1, 0
+
+    def next_seed(self) -> int:
+        """Return the seed of the next query, 0 to 2^31 - 1."""
+        self._queries += 1
+        if self._new_noise == 'never':
+            return self._seed
+        query = self._queries if self._new_noise == 'query' else 0
+        return zlib.crc32(f'{self._seed} {self._sessions} {query}'.encode()) & 0x7FFFFFFF
 
 
 @dataclass(frozen=True, slots=True)

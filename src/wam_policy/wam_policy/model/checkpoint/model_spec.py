@@ -64,6 +64,7 @@ class ModelInferenceDefaults:
     steps: int | None  # evaluate at every one of so many steps instead
     guidance: float  # 1: the conditional branch alone
     window: str = 'restart'  # what a full cache does, one of WINDOW_MODES
+    noise_scale: float = 1.0  # of the initial noise, 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +265,9 @@ def _parse_inference_defaults(own: Mapping[str, Any]) -> ModelInferenceDefaults 
             f'wam.inference: window {defaults.window!r} is unknown; known: '
             f'{", ".join(WINDOW_MODES)}'
         )
+    scale = defaults.noise_scale
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 <= scale <= 1:
+        raise ValueError(f'wam.inference: noise_scale: want a number in [0, 1], got {scale!r}')
     return defaults
 
 

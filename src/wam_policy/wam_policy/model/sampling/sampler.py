@@ -47,8 +47,11 @@ class SamplingConfig:
     evaluations: int | None  # static mask of 16 steps; None: every step
     dynamic: bool  # skip by similarity instead of by mask
     video_final_noise: float | None  # the video's schedule ends there; None: at data
+    noise_scale: float = 1.0  # of the initial noise of both modalities, 0 to 1; 1: as released
 
     def __post_init__(self) -> None:
+        if not 0 <= self.noise_scale <= 1:
+            raise ValueError(f'want a noise scale in [0, 1], got {self.noise_scale:g}')
         if self.dynamic and self.evaluations is not None:
             raise ValueError('a sampler skips by mask (evaluations) or by similarity (dynamic)')
         static_mask(self.steps, self.evaluations)
@@ -90,12 +93,13 @@ def sample(
     """Denoise both modalities along their schedules.
 
     Without `guided_video` guidance is skipped where it can no longer affect the actions: they are
-    the same, the predicted video is less guided.
+    the same, the predicted video is less guided. With a `noise_scale` below 1 the samples are
+    closer to the mean of the possible answers, and several steps follow one draw less.
     """
     video_schedule, action_schedule = config.make_schedules()
     video, action = (
-        UniPCSolver(video_schedule, video_noise),
-        UniPCSolver(action_schedule, action_noise),
+        UniPCSolver(video_schedule, config.noise_scale * video_noise),
+        UniPCSolver(action_schedule, config.noise_scale * action_noise),
     )
     gate = SimilaritySkipper() if config.dynamic else None
     mask = static_mask(config.steps, config.evaluations)

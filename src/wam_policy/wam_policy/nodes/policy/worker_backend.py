@@ -12,6 +12,7 @@ from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.core.session.model_requests import (
     CacheStatus,
     Commit,
+    NoiseSeeds,
     Query,
     QueryResult,
     Request,
@@ -134,7 +135,7 @@ class WorkerBackend:
         on_backend_status: Callable[[BackendStatus], None],
     ) -> None:
         """Take listeners for the workers' stderr lines and news; another thread calls them."""
-        self._seed = params.seed
+        self._noise_seeds = NoiseSeeds(params.seed, params.new_noise)
         self._timeouts_s = {'reset': params.reset_timeout_s}  # by kind of request
         self._query_timeout_s = params.query_timeout_s
         self._latest_images_configured = self._send_latest_images = params.query_images == 'latest'
@@ -156,6 +157,7 @@ class WorkerBackend:
     def execute(self, request: Request) -> CacheStatus | QueryResult | None:
         """Ask and wait; raises what Pair.request raises."""
         if isinstance(request, Reset):
+            self._noise_seeds.on_reset()
             self._send_request(
                 'reset', {'session': request.session, 'instruction': request.instruction}
             )
@@ -196,7 +198,7 @@ class WorkerBackend:
                 'session': query.session,
                 'sequence': query.sequence,
                 'stamp_ns': seen.stamp_ns,
-                'seed': self._seed,
+                'seed': self._noise_seeds.next_seed(),
             },
             arrays,
         )
