@@ -134,6 +134,8 @@ def collect_node_permissions(robot: str, episodes_dir: Path) -> dict[str, Permis
                 'joy_deadman_button:=0',
                 '-p',
                 f'output_dir:={episodes_dir}',
+                '-p',
+                'predicted_video:=true',
             ],
         )
         node = kind(context=context)

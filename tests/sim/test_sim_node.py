@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,15 +17,21 @@ pytest.importorskip('wam_msgs', reason='needs the built wam_msgs')
 
 from builtin_interfaces.msg import Time
 from control_msgs.msg import JointTrajectoryControllerState, SpeedScalingFactor
-from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_profile_sensor_data,
+)
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from wam_msgs.msg import SimStatus
 from wam_policy.core.robot import embodiment
+from wam_policy.nodes.message_conversion import frame_from_compressed_msg
 from wam_policy.nodes.motion.controller_monitor import ControllerMonitor
 
 
@@ -111,8 +118,27 @@ def to_seconds(stamp: Time) -> float:
     return stamp.sec + stamp.nanosec * 1e-9
 
 
+def find_raw(robot: SimNodeProcess, topic: str) -> tuple[Image, CompressedImage] | None:
+    """Return a raw image and its JPEG, of the same instant."""
+    raw = {to_seconds(image.header.stamp): image for image in robot.received[topic]}
+    for jpeg in robot.received[f'{topic}/compressed']:
+        if to_seconds(jpeg.header.stamp) in raw:
+            return raw[to_seconds(jpeg.header.stamp)], jpeg
+    return None
+
+
 def test_a_robot_to_the_stack(robot: SimNodeProcess) -> None:
     """Everything a policy needs is there, moves when told, and starts another scene."""
+    camera = robot.embodiment.cameras[0]
+    # reliable, as viewers ask for it
+    robot.subscribe(CompressedImage, f'{camera.topic}/compressed', 2)
+    robot.wait_until(partial(find_raw, robot, camera.topic), 'the raw image of a JPEG')
+    raw, jpeg = find_raw(robot, camera.topic)
+    assert jpeg.format == 'rgb8; jpeg compressed bgr8'
+    seen = frame_from_compressed_msg(jpeg, camera.key).rgb.astype(int)
+    assert np.abs(seen - np.asarray(raw.data).reshape(240, 320, 3)).mean() < 4.0
+    for each in robot.node.get_publishers_info_by_topic(camera.topic):
+        assert each.qos_profile.reliability == ReliabilityPolicy.RELIABLE
     robot.wait_until(
         lambda: all(heard for topic, heard in robot.received.items() if topic != '/clock'),
         'every topic',

@@ -19,7 +19,7 @@ from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -32,7 +32,12 @@ from wam_policy.core.statistics import EventRate
 from wam_policy.nodes import parameters
 from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.controller_parameters import ControllerParameterServer
-from wam_policy.nodes.message_conversion import image_to_msg, joint_state_to_msg, time_to_msg
+from wam_policy.nodes.message_conversion import (
+    compress_to_msg,
+    image_to_msg,
+    joint_state_to_msg,
+    time_to_msg,
+)
 from wam_policy.nodes.motion.control_loop import set_realtime_priority
 from wam_policy.nodes.run_node import NodeFailure, run_node
 from wam_sim import messages, viewer
@@ -46,7 +51,10 @@ from wam_sim.realtime_runner import STEPS_PER_BATCH, RealtimeRunner
 from wam_sim.tasks import task_families
 from wam_sim.tasks.success_monitor import SuccessMonitor, validate_goal
 
-SENSOR_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
+CLOCK_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
+# reliable: best-effort subscribers match, too, and viewers that want reliable get images
+IMAGE_QOS = QoSProfile(depth=2)
+JPEG_QUALITY = 90  # of <camera topic>/compressed
 RELIABLE_QOS = QoSProfile(depth=10)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BATCH_NS = STEPS_PER_BATCH * STEP_NS
@@ -133,18 +141,22 @@ class SimNode(Node):
         publisher, topic = self.create_publisher, lambda name: name.lstrip('/')
         self._joints = publisher(JointState, 'joint_states', RELIABLE_QOS)
         self._clock_out = (
-            publisher(Clock, '/clock', SENSOR_QOS) if self.params.publish_clock else None
+            publisher(Clock, '/clock', CLOCK_QOS) if self.params.publish_clock else None
         )
         self._status = publisher(SimStatus, 'sim/status', RELIABLE_QOS)
         self._task = publisher(String, 'sim/task', LATCHED_QOS)
         self._objects = publisher(MarkerArray, 'sim/objects', RELIABLE_QOS)
         self._driver_status = publisher(DriverStatus, self.params.driver_status_topic, LATCHED_QOS)
         self._images = {
-            camera.key: publisher(Image, topic(camera.topic), SENSOR_QOS)
+            camera.key: publisher(Image, topic(camera.topic), IMAGE_QOS)
+            for camera in self.embodiment.cameras
+        }
+        self._compressed_images = {
+            camera.key: publisher(CompressedImage, f'{topic(camera.topic)}/compressed', IMAGE_QOS)
             for camera in self.embodiment.cameras
         }
         self._camera_infos = {
-            camera.key: publisher(CameraInfo, topic(camera.info_topic), SENSOR_QOS)
+            camera.key: publisher(CameraInfo, topic(camera.info_topic), IMAGE_QOS)
             for camera in self.embodiment.cameras
         }
         self._states = {
@@ -369,7 +381,12 @@ class SimNode(Node):
         self, key: str, now_ns: int, rgb: np.ndarray, model: mujoco.MjModel
     ) -> None:
         camera, size = self._cameras[key], (rgb.shape[1], rgb.shape[0])
-        self._images[key].publish(image_to_msg(rgb, now_ns, camera.frame_id))
+        if self._images[key].get_subscription_count():
+            self._images[key].publish(image_to_msg(rgb, now_ns, camera.frame_id))
+        if self._compressed_images[key].get_subscription_count():
+            self._compressed_images[key].publish(
+                compress_to_msg(rgb, now_ns, camera.frame_id, JPEG_QUALITY)
+            )
         matrix = compute_intrinsics(model, key, size)
         self._camera_infos[key].publish(messages.make_camera_info(camera, now_ns, matrix, size))
         self._rates[key].tick(self._wall_ns())

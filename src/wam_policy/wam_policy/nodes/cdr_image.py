@@ -6,15 +6,13 @@ interpreter to others.
 """
 
 import struct
-from array import array
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import cast
 
-import cv2
 from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 
 from wam_policy.nodes import message_conversion
 
@@ -91,15 +89,7 @@ def compress_image(raw: bytes, quality: int) -> bytes:
     """
     msg = read_image(raw)  # has the fields that frame_from_msg reads
     seen = message_conversion.frame_from_msg(cast(Image, msg), msg.header.frame_id or 'image')
-    good, jpeg = cv2.imencode(
-        '.jpg', cv2.cvtColor(seen.rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    out = message_conversion.compress_to_msg(
+        seen.rgb, seen.stamp_ns, msg.header.frame_id, quality, msg.encoding
     )
-    if not good:
-        raise ValueError(f'{msg.width}x{msg.height} {msg.encoding} could not be compressed')
-    # format as image_transport names it: what it was, and what the JPEG decodes to
-    out = CompressedImage(format=f'{msg.encoding}; jpeg compressed bgr8')
-    out.header.stamp, out.header.frame_id = msg.header.stamp, msg.header.frame_id
-    data = array('B')
-    data.frombytes(jpeg.data)
-    out._data = data  # the checked setter walks every byte in Python
     return serialize_message(out)

@@ -100,6 +100,25 @@ def image_to_msg(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
     return msg
 
 
+def compress_to_msg(
+    rgb: np.ndarray, stamp_ns: int, frame_id: str, quality: int, encoding: str = 'rgb8'
+) -> CompressedImage:
+    """Return uint8 [height width 3] as JPEG; `encoding` is that of the image it was."""
+    good, jpeg = cv2.imencode(
+        '.jpg', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    if not good:
+        height, width, _ = rgb.shape
+        raise ValueError(f'{frame_id}: {width}x{height} {encoding} could not be compressed')
+    # format as image_transport names it: what it was, and what the JPEG decodes to
+    msg = CompressedImage(format=f'{encoding}; jpeg compressed bgr8')
+    msg.header.stamp, msg.header.frame_id = time_to_msg(stamp_ns), frame_id
+    data = array('B')
+    data.frombytes(jpeg.data)
+    msg._data = data  # the checked setter walks every byte in Python
+    return msg
+
+
 # --- joints ---------------------------------------------------------------------------------
 
 

@@ -295,6 +295,11 @@ class RecorderParams:
     )
     jpeg_quality: int = parameter(90, 'quality of the images compressed here', low=1, high=100)
     jpeg_threads: int = parameter(2, 'threads that compress images', low=1, high=64)
+    predicted_video: bool = parameter(
+        False,
+        'record predicted_video as JPEG; the workers then decode every prediction, which slows '
+        'queries down',
+    )
     min_free_mb: int = parameter(
         500, 'an episode is closed when the disk has less free space', unit='MB', low=0, high=10**9
     )
@@ -315,7 +320,7 @@ class DescriptionParams:
         'robot_state_publisher does',
     )
     frame_rate_hz: float = parameter(
-        20.0,
+        15.0,
         'frames of the links on /tf, while somebody subscribes',
         unit='Hz',
         low=1.0,

@@ -8,6 +8,7 @@ from rcl_interfaces.msg import Log
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import Bool, Empty, String
+from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
@@ -26,6 +27,7 @@ _LATCHED_QOS = QoSProfile(
 _SENSOR_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
 _IMAGE_QOS = QoSProfile(depth=30, reliability=ReliabilityPolicy.BEST_EFFORT)
 IMAGE_QUEUE_SIZE, QUEUE_SIZE = 30, 2000  # messages that may wait to be written
+STATIC_FRAME_SOURCES = 20  # nodes that publish /tf_static, each once: drivers of cameras, ...
 INFINITE_DURATION = {'sec': 9223372036, 'nsec': 854775807}
 
 
@@ -37,7 +39,7 @@ class RecordedTopic:
     message_type: type  # message class on the wire
     qos: QoSProfile
     encode_jpeg: bool = False  # written as CompressedImage on <topic>/compressed
-    keep_latest: bool = False  # the newest from before belongs to an episode
+    keep_latest: int = 0  # so many of the newest from before belong to an episode
     queue_size: int = QUEUE_SIZE
 
     def to_bag_topic(self, resolved_name: str) -> BagTopic:
@@ -77,19 +79,31 @@ def list_recorded_topics(robot: Embodiment, params: RecorderParams) -> tuple[Rec
             RecordedTopic(controller.state_topic, JointTrajectoryControllerState, _SENSOR_QOS)
             for controller in robot.controllers
         ),
+        RecordedTopic('/robot_description', String, _LATCHED_QOS, keep_latest=1),
+        RecordedTopic('/tf_static', TFMessage, _LATCHED_QOS, keep_latest=STATIC_FRAME_SOURCES),
+        RecordedTopic('/tf', TFMessage, _EVENT_QOS),
         RecordedTopic('action_chunk', ActionChunk, _EVENT_QOS),
         RecordedTopic(INSTRUCTION_TOPIC, String, _EVENT_QOS),
         RecordedTopic('estop_signal', Empty, _SENSOR_QOS),  # best effort: from any publisher
-        RecordedTopic('estop', Bool, _LATCHED_QOS, keep_latest=True),
+        RecordedTopic('estop', Bool, _LATCHED_QOS, keep_latest=1),
         RecordedTopic('/rosout', Log, _EVENT_QOS),
-        RecordedTopic('status', PolicyStatus, _LATCHED_QOS, keep_latest=True),
-        RecordedTopic(MOTION_STATUS_TOPIC, MotionStatus, _LATCHED_QOS, keep_latest=True),
-        RecordedTopic(SIM_STATUS_TOPIC, SimStatus, _EVENT_QOS, keep_latest=True),
+        RecordedTopic('status', PolicyStatus, _LATCHED_QOS, keep_latest=1),
+        RecordedTopic(MOTION_STATUS_TOPIC, MotionStatus, _LATCHED_QOS, keep_latest=1),
+        RecordedTopic(SIM_STATUS_TOPIC, SimStatus, _EVENT_QOS, keep_latest=1),
         *(
-            RecordedTopic(camera.info_topic, CameraInfo, _SENSOR_QOS, keep_latest=True)
+            RecordedTopic(camera.info_topic, CameraInfo, _SENSOR_QOS, keep_latest=1)
             for camera in robot.cameras
         ),
         *cameras,
+        *(
+            (
+                RecordedTopic(
+                    'predicted_video', Image, _IMAGE_QOS, True, queue_size=IMAGE_QUEUE_SIZE
+                ),
+            )
+            if params.predicted_video
+            else ()
+        ),
     )
 
 

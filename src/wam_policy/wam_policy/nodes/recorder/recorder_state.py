@@ -5,6 +5,7 @@ A new episode begins at once; the one before it is finished meanwhile by its own
 
 import shutil
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -65,8 +66,12 @@ class EpisodeRecorder:
             TopicQueue(topic.name, source.queue_size, encode if source.encode_jpeg else None)
             for topic, (source, _) in zip(self._topics, resolved_topics, strict=True)
         ]
-        self._keep_latest = [source.keep_latest for source, _ in resolved_topics]
-        self._latest_messages: dict[int, bytes] = {}  # index -> newest message
+        # index -> newest messages, of topics that are kept between episodes
+        self._latest_messages = {
+            index: deque[bytes](maxlen=source.keep_latest)
+            for index, (source, _) in enumerate(resolved_topics)
+            if source.keep_latest
+        }
         self._lock = threading.RLock()
         self._writer: EpisodeWriter | None = None
         self._episode: EpisodeMetadata | None = None
@@ -117,8 +122,9 @@ class EpisodeRecorder:
                 self._ros_distro,
             )
             self._episode, self._error = metadata, ''
-            for index, raw in self._latest_messages.items():
-                self._writer.put(index, now_ns, raw)
+            for index, messages in self._latest_messages.items():
+                for raw in messages:
+                    self._writer.put(index, now_ns, raw)
             return metadata.name
 
     def put(self, topic_index: int, log_ns: int, raw: bytes) -> None:
@@ -126,8 +132,8 @@ class EpisodeRecorder:
         with self._lock:
             if self._writer is not None:
                 self._writer.put(topic_index, log_ns, raw)
-            if self._keep_latest[topic_index]:
-                self._latest_messages[topic_index] = raw
+            if topic_index in self._latest_messages:
+                self._latest_messages[topic_index].append(raw)
 
     def count_lost(self, topic_index: int, count: int) -> None:
         """Count messages that the middleware lost."""
