@@ -100,7 +100,7 @@ def test_rviz_shows_topics_of_the_stack(robot: str) -> None:
             kind = display['Class'].rpartition('/')[2]
             assert find_type(topic['Value']) == CLASSES[kind]
             shown += 1
-    assert shown >= 8
+    assert shown >= 7
 
 
 @pytest.mark.parametrize('robot', LAYOUTS.ROBOTS)
@@ -135,7 +135,7 @@ def test_plotjuggler_draws_fields_of_the_stack(robot: str) -> None:
     root = ElementTree.parse(BRINGUP / f'plotjuggler/{robot}.xml').getroot()
     selected = {topic.get('name', '') for topic in root.iter('topic')}
     curves = [curve.get('name', '') for curve in root.iter('curve')]
-    assert len(curves) > 20
+    assert len(curves) >= 19
     for curve in curves:
         topic = next(name for name in selected if curve.startswith(f'{name}/'))
         check_field(topic, curve.removeprefix(f'{topic}/').split('/'))

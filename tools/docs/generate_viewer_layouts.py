@@ -16,12 +16,12 @@ import yaml
 
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.robot.kinematics import KinematicTree
 
 BRINGUP = Path(__file__).resolve().parents[2] / 'src/wam_bringup'
-ROBOTS = ('agibot_g1', 'yam')
+ROBOTS = embodiment.list_robots()
 # where the scene is looked at: a point in the world, m, and a distance, m
 VIEW_TARGET, VIEW_DISTANCE_M = (0.3, 0.0, 0.9), 2.6
-SIDES = ('left', 'right')
 COLORS = ('#3b8eea', '#e8893b', '#4caf6d', '#c2569e', '#8f7ee7', '#c9a227', '#3fb8af')
 LATCHED = {
     'Depth': 1,
@@ -56,7 +56,7 @@ def make_rviz(robot: Embodiment) -> str:
                 'Enabled': False,
                 'Topic': {'Value': f'/wam/plan/{side}_path', **VOLATILE},
             }
-            for side in SIDES
+            for side in _list_tools(robot)
         ),
         *(
             {
@@ -74,7 +74,6 @@ def make_rviz(robot: Embodiment) -> str:
             'Marker Scale': 0.3,
         },
     ]
-    x, y, z = VIEW_TARGET
     document = {
         'Panels': [
             {'Class': 'rviz_common/Displays', 'Name': 'Displays'},
@@ -97,22 +96,29 @@ def make_rviz(robot: Embodiment) -> str:
                 {'Class': 'rviz_default_plugins/Measure'},
             ],
             'Value': True,
-            'Views': {
-                'Current': {
-                    'Class': 'rviz_default_plugins/Orbit',
-                    'Name': 'Current View',
-                    'Distance': VIEW_DISTANCE_M,
-                    'Focal Point': {'X': x, 'Y': y, 'Z': z},
-                    'Pitch': 0.35,
-                    'Yaw': 0.6,
-                    'Target Frame': 'world',
-                },
-                'Saved': None,
-            },
+            'Views': {'Current': _make_rviz_view(), 'Saved': None},
         },
         'Window Geometry': {'Height': 900, 'Width': 1500},
     }
     return yaml.safe_dump(document, sort_keys=False, width=99)
+
+
+def _make_rviz_view() -> dict[str, Any]:
+    x, y, z = VIEW_TARGET
+    return {
+        'Class': 'rviz_default_plugins/Orbit',
+        'Name': 'Current View',
+        'Distance': VIEW_DISTANCE_M,
+        'Focal Point': {'X': x, 'Y': y, 'Z': z},
+        'Pitch': 0.35,
+        'Yaw': 0.6,
+        'Target Frame': 'world',
+    }
+
+
+def _list_tools(robot: Embodiment) -> list[str]:
+    links = KinematicTree.from_urdf(embodiment.load_urdf(robot.name)).links
+    return [link.removesuffix('_tool') for link in links if link.endswith('_tool')]
 
 
 def _make_rviz_robot(name: str, prefix: str, alpha: float) -> dict[str, Any]:
