@@ -23,13 +23,13 @@ VIEW = np.zeros((1, 4, 6, 3), np.uint8)
 class FakePolicy:
     """Count what is committed and do as told."""
 
-    robot = SimpleNamespace(observed=('a', 'b', 'c'))
+    robot = SimpleNamespace(observed=('a', 'b', 'c'), commanded=('a', 'b'))
     model = SimpleNamespace(dit=SimpleNamespace(config=SimpleNamespace(frames_per_block=1)))
     geometry = PolicyGeometry(('top', 'side'), (4, 6), 2, 0.2, 1, 5, 0.1, 4, 32)
 
     def __init__(self, role: CfgRole = CfgRole.BOTH) -> None:
         self.role = role
-        self.needs_commit, self.streaming = False, True
+        self.needs_commit, self.streaming, self.imagination_error = False, True, None
         self.error: Exception | None = None
         self.reset_error: Exception | None = None
         self.calls: list[tuple] = []
@@ -60,6 +60,16 @@ class FakePolicy:
         self.calls.append(('query', seed, None if newest is None else sorted(newest)))
         targets = None if self.role is CfgRole.UNCOND else np.full((5, 2), float(seed))
         return PolicyOutput(targets, joints[:2], {'denoise': 3.0})
+
+    def begin_query(self, joints, newest) -> tuple:
+        if self.error:
+            raise self.error
+        self.calls.append(('begin', None if newest is None else sorted(newest)))
+        return (joints,)
+
+    def finish_query(self, pending, sample) -> PolicyOutput:
+        targets = None if self.role is CfgRole.UNCOND else np.full((5, 2), float(sample))
+        return PolicyOutput(targets, pending[0][:2], {'denoise': 3.0})
 
     def decode_prediction(self) -> np.ndarray:
         return np.zeros((1, 4, 6, 3), np.uint8)
@@ -108,6 +118,68 @@ def make_query(**changed) -> dict:
         'arrays': {'joints': np.arange(3.0)},
         **changed,
     }
+
+
+def make_queries(*sessions, **changed) -> dict:
+    queries = [
+        make_query(session=session, seed=i, sequence=i + 1) for i, session in enumerate(sessions)
+    ]
+    arrays = {f'{i}/joints': query.pop('arrays')['joints'] for i, query in enumerate(queries)}
+    return {'queries': queries, 'arrays': arrays, **changed}
+
+
+def test_queries_of_several_sessions_have_answers_of_their_own(monkeypatch):
+    batches = []
+
+    def predict_batch(policies, pendings, seeds):
+        batches.append(len(policies))
+        return seeds
+
+    monkeypatch.setattr(request_server.robot_policy, 'predict_batch', predict_batch)
+    policies = [FakePolicy() for _ in range(3)]
+    talk = ServerClient(*policies)
+    for name in 'abc':
+        talk.request('reset', session=name, instruction='go')
+        talk.request('commit', make_frames(1), session=name, block=0)
+    policies[1].error = RuntimeError('of a test')
+    found = talk.request('queries', **make_queries('a', 'b', 'c', 'a', 'unknown'))
+    kinds = [answer['kind'] for answer in found.fields['answers']]
+    assert found.kind == 'chunks' and kinds == ['chunk', 'error', 'chunk', 'error', 'error']
+    assert batches == [2] and 'of a test' in found.fields['answers'][1]['what']
+    assert 'two queries of session' in found.fields['answers'][3]['what']
+    np.testing.assert_array_equal(found.arrays['2/targets'], np.full((5, 2), 2.0))
+    # a query that failed ended its own session only
+    assert 'b' not in talk.server._sessions.names and 'a' in talk.server._sessions.names
+
+    monkeypatch.setattr(request_server.robot_policy, 'predict_batch', lambda *given: 1 / 0)
+    found = talk.request('queries', **make_queries('x', 'x', 'x', 'c'))
+    assert 'division by zero' in found.fields['answers'][3]['what']
+
+
+def test_committed_rows_and_delay_are_checked_and_select_the_first_row():
+    talk = ServerClient(FakePolicy())
+    talk.start_session()
+    given = {'joints': np.arange(3.0), 'committed': np.zeros((2, 2))}
+    assert talk.request('query', **make_query(delay=2, arrays=given)).fields['first_row'] == 2
+    assert talk.request('query', **make_query(sequence=2)).fields['first_row'] == 0
+    for word, wrong in (
+        ('delay', {'delay': 5}),
+        ('delay', {'delay': -1}),
+        ('delay', {'delay': 1.0}),
+        ('committed', {'arrays': {**given, 'committed': np.zeros((2, 3))}}),
+        ('committed', {'arrays': {**given, 'committed': np.zeros((6, 2))}}),
+        ('committed', {'arrays': {**given, 'committed': np.full((1, 2), np.nan)}}),
+    ):
+        answer = talk.request('query', **make_query(sequence=3, **wrong))
+        assert answer.kind == 'error' and word in answer.fields['what']
+
+
+@pytest.mark.parametrize('queries', [None, [], 'all', [1]])
+def test_a_batch_that_is_no_list_of_queries_is_refused(queries):
+    assert ServerClient(FakePolicy()).request('queries', queries=queries).kind == 'error'
+    talk = ServerClient(FakePolicy())
+    wrong = talk.request('queries', **make_queries('s', arrays={'1/joints': np.zeros(3)}))
+    assert wrong.kind == 'error' and '0/... to 0/...' in wrong.fields['fix']
 
 
 def test_a_whole_session():

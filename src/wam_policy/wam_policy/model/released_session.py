@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wam_policy.model.streaming_session import InferenceContext, InferenceResult, Stopwatch
+from wam_policy.model.sampling import sampler
+from wam_policy.model.streaming_session import (
+    InferenceContext,
+    InferenceResult,
+    PendingInference,
+    Stopwatch,
+)
 
 NOISE_SEED = 1140  # the same noise in every call
 LAST_FRAME_COUNTS = (4, 9)  # a restart with this many frames uses the newest as condition
@@ -37,6 +43,12 @@ class ReleasedSession:
         self, canvas: Any, prompt: str, state: Any, seed: int = NOISE_SEED
     ) -> InferenceResult:
         """Take frames uint8 [T h w 3], a prompt and a state; return actions and latents."""
+        pending = self.begin_step(canvas, prompt)
+        return self.finish_step(pending, self._inference_context.predict(state, seed))
+
+    @torch.inference_mode()
+    def begin_step(self, canvas: Any, prompt: str) -> PendingInference:
+        """Commit frames uint8 [T h w 3]; `finish_step` takes the prediction that follows."""
         watch = Stopwatch(self._inference_context.now)
         pixels = self._inference_context.preprocess(canvas)
         watch.lap('preprocess')
@@ -48,12 +60,15 @@ class ReleasedSession:
             latents = self._encoders.encode_frames(self._pad_to_block(pixels))
             self._inference_context.commit(latents[:, :, -self._config.frames_per_block :])
         watch.lap('kv_update')
-        start = self._inference_context.guidance.frames
-        sample = self._inference_context.predict(state, seed)
-        watch.lap('denoise')
-        self.start_frame = start + self._config.frames_per_block
-        result = self._inference_context.make_result(sample, watch)
-        if start > 1:
+        return PendingInference(watch, self._inference_context.guidance.frames)
+
+    @torch.inference_mode()
+    def finish_step(self, pending: PendingInference, sample: sampler.Sample) -> InferenceResult:
+        """Return the result of the prediction after `begin_step`."""
+        pending.watch.lap('denoise')
+        self.start_frame = pending.frames + self._config.frames_per_block
+        result = self._inference_context.make_result(sample, pending.watch)
+        if pending.frames > 1:
             return result
         video = torch.cat([self._first, sample.video], dim=2)
         return InferenceResult(result.actions, video, result.evaluations, result.timings_ms)

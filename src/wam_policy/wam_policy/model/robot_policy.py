@@ -5,7 +5,7 @@ positions to the model state, and its actions to absolute targets from those pos
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ import torch
 
 from wam_policy.core.robot import transforms
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.model import batched_inference
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.checkpoint.model_spec import ModelInferenceDefaults
 from wam_policy.model.encoders import view_layout
@@ -26,6 +27,7 @@ from wam_policy.model.streaming_session import (
     InferenceContext,
     InferenceResult,
     MemoryUsage,
+    PendingInference,
     Stopwatch,
     StreamingSession,
 )
@@ -106,6 +108,18 @@ class PolicyOutput:
     targets: np.ndarray | None  # float64 [horizon commanded], absolute
     reference: np.ndarray  # float64 [commanded], positions that they are relative to
     timings_ms: Mapping[str, float]  # disjoint stages
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PendingQuery:
+    """Hold a query between its preparation and its result."""
+
+    joints: np.ndarray  # float64 [observed]
+    values: Mapping[str, np.ndarray]  # the model state that they give, by key
+    state: torch.Tensor  # normalized
+    watch: Stopwatch
+    inference: PendingInference
+    has_newest: bool  # it saw frames since the last commit
 
 
 class Policy:
@@ -262,6 +276,17 @@ class Policy:
         `newest` frames are used for this query only; the released mode ignores them. Raises
         ValueError for invalid joint positions and RuntimeError if nothing has been committed.
         """
+        pending = self.begin_query(joints, newest)
+        self.restart_exchange_timer()
+        try:
+            sample = self._inference_context.predict(pending.state, seed)
+        except BaseException:
+            self.cancel_query(pending)
+            raise
+        return self.finish_query(pending, sample)
+
+    def begin_query(self, joints: np.ndarray, newest: Views | None = None) -> PendingQuery:
+        """Prepare a query; `finish_query` or `cancel_query` must follow. Raises as `query`."""
         watch = Stopwatch(self._read_clock)
         joints = np.asarray(joints, dtype=np.float64)
         if joints.shape != (len(self.robot.observed),) or not np.isfinite(joints).all():
@@ -272,14 +297,38 @@ class Policy:
         state = torch.from_numpy(self._normalizer.normalize_state(values))
         seen = None if newest is None or self._released_session else self.compose_views(newest)
         watch.lap('preprocess')
+        if self._streaming_session is not None:
+            inference = self._streaming_session.begin_infer(seen)
+        else:
+            assert self._released_session is not None
+            frames, self._pending = self._pending, None
+            if frames is None or self._prompt is None:
+                raise RuntimeError('no frames since the last query: call commit first')
+            inference = self._released_session.begin_step(frames, self._prompt)
+        return PendingQuery(joints, values, state, watch, inference, seen is not None)
+
+    def restart_exchange_timer(self) -> None:
         self._exchange_s = 0.0
-        found = self._infer(state, seed, seen)
+
+    def cancel_query(self, pending: PendingQuery) -> None:
+        """Give up a query; the cache is as before it, except in the released mode."""
+        if self._streaming_session is not None:
+            self._streaming_session.cancel_infer(pending.inference)
+
+    def finish_query(self, pending: PendingQuery, sample: sampler.Sample) -> PolicyOutput:
+        """Return the output of a query for its sample."""
+        if self._streaming_session is not None:
+            found = self._streaming_session.finish_infer(pending.inference, sample)
+        else:
+            assert self._released_session is not None
+            found = self._released_session.finish_step(pending.inference, sample)
+        joints, values, watch = pending.joints, pending.values, pending.watch
         self._last_result, self._predicted_after = found, self._last_canvas
         # with newer frames the prediction starts inside a block and has no counterpart
-        self._is_prediction_next = seen is None
+        self._is_prediction_next = not pending.has_newest
         inner = dict(found.timings_ms)
         inner['exchange'] = 1e3 * self._exchange_s
-        inner['denoise'] -= inner['exchange']
+        inner['denoise'] -= inner['exchange']  # of a batch: of all its queries
         after = Stopwatch(self._read_clock)
         targets = None
         if found.actions is not None:
@@ -306,6 +355,20 @@ class Policy:
         spread = truth.std().clamp_min(1e-6)
         difference = (found.video.float() - truth).square().mean().sqrt()
         self.imagination_error = float(difference / spread)
+
+    @property
+    def can_batch(self) -> bool:
+        """Return whether policies with shared weights can be sampled together.
+
+        A dynamic sampler selects its steps by session; compiled passes have one batch size.
+        """
+        return (
+            self.options.engine == engines.EAGER and not self._inference_context.sampling.dynamic
+        )
+
+    @property
+    def inference_context(self) -> InferenceContext:
+        return self._inference_context
 
     @property
     def predicted_latents(self) -> torch.Tensor | None:
@@ -370,17 +433,6 @@ class Policy:
                 ),
             )
 
-    def _infer(
-        self, state: torch.Tensor, seed: int, newest: torch.Tensor | None
-    ) -> InferenceResult:
-        if self._streaming_session is not None:
-            return self._streaming_session.infer(state, seed, newest)
-        assert self._released_session is not None
-        frames, self._pending = self._pending, None
-        if frames is None or self._prompt is None:
-            raise RuntimeError('no frames since the last query: call commit first')
-        return self._released_session.step(frames, self._prompt, state, seed)
-
     def _time_exchange(self, exchange: sampler.ExchangeFn) -> sampler.ExchangeFn:
         def count_exchange(video: torch.Tensor, action: torch.Tensor) -> sampler.Velocities:
             start_s = self._read_clock()
@@ -395,6 +447,22 @@ class Policy:
         if self.model.dit.device.type == 'cuda':
             torch.cuda.synchronize(self.model.dit.device)
         return self._now()
+
+
+def predict_batch(
+    policies: Sequence[Policy], queries: Sequence[PendingQuery], seeds: Sequence[int]
+) -> list[sampler.Sample]:
+    """Sample prepared queries of policies with shared weights, together if they can be."""
+    contexts = [policy.inference_context for policy in policies]
+    states = [query.state for query in queries]
+    for policy in policies:
+        policy.restart_exchange_timer()
+    if len(policies) > 1 and policies[0].can_batch:
+        return batched_inference.predict_batch(contexts, states, seeds)
+    return [
+        context.predict(state, seed)
+        for context, state, seed in zip(contexts, states, seeds, strict=True)
+    ]
 
 
 def _sum_timings(*groups: Mapping[str, float]) -> dict[str, float]:

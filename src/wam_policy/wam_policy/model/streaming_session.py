@@ -71,6 +71,24 @@ class Stopwatch:
         self._last = now
 
 
+@dataclass(frozen=True, slots=True)
+class PredictionInputs:
+    """Hold the inputs of one prediction, of batch 1."""
+
+    state: Tensor  # [1 states state_dim]
+    condition: Tensor | None  # [1 channels frames rows columns]
+    video_noise: Tensor
+    action_noise: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PendingInference:
+    """Hold a query between its preparation and its result."""
+
+    watch: Stopwatch
+    frames: int  # cached latent frames: before the query, or of a window that it extends
+
+
 class InferenceContext:
     """Hold the model, its encoders and caches, which both kinds of session use."""
 
@@ -100,7 +118,7 @@ class InferenceContext:
             guided_video=guided_video,
             engine=engine,
         )
-        self._preprocess, self._sampling, self._guided_video = preprocess, sampling, guided_video
+        self._preprocess, self.sampling, self.guided_video = preprocess, sampling, guided_video
         self._noise_fn = noise_fn or self._draw_noise
         self._condition: Tensor | None = None
 
@@ -153,17 +171,26 @@ class InferenceContext:
         cut = self._condition[:, :, start : start + frames]
         return cut if cut.shape[2] == frames else self._condition[:, :, -frames:]
 
-    def predict(self, state: Any, seed: int) -> sampler.Sample:
-        """Sample the block that follows the cached frames; the cache is unchanged."""
+    def prepare_prediction(self, state: Any, seed: int) -> PredictionInputs:
+        """Return what sampling the block that follows the cached frames starts from."""
         c, model = self.config, self.model
         state = torch.as_tensor(state).to(model.device, model.dtype)
-        state = state.reshape(1, c.states_per_block, c.state_dim)
-        condition = self.slice_condition(self.guidance.frames, c.frames_per_block)
-        return sampler.sample(
-            self._sampling,
+        return PredictionInputs(
+            state.reshape(1, c.states_per_block, c.state_dim),
+            self.slice_condition(self.guidance.frames, c.frames_per_block),
             *self._noise_fn(seed),
-            self.guidance.make_velocity_fn(state, condition),
-            guided_video=self._guided_video,
+        )
+
+    @torch.inference_mode()
+    def predict(self, state: Any, seed: int) -> sampler.Sample:
+        """Sample the block that follows the cached frames; the cache is unchanged."""
+        given = self.prepare_prediction(state, seed)
+        return sampler.sample(
+            self.sampling,
+            given.video_noise,
+            given.action_noise,
+            self.guidance.make_velocity_fn(given.state, given.condition),
+            guided_video=self.guided_video,
         )
 
     def make_result(self, sample: sampler.Sample, watch: Stopwatch) -> InferenceResult:
@@ -255,18 +282,38 @@ class StreamingSession:
         `newest`, canvases uint8 [T h w 3] taken since the last commit (at most a block), is
         used for this query only. Raises RuntimeError without a commit since the last reset.
         """
+        pending = self.begin_infer(newest)
+        try:
+            sample = self._inference_context.predict(state, seed)
+        except BaseException:
+            self.cancel_infer(pending)
+            raise
+        return self.finish_infer(pending, sample)
+
+    @torch.inference_mode()
+    def begin_infer(self, newest: Any = None) -> PendingInference:
+        """Prepare the cache for a prediction; `finish_infer` or `cancel_infer` must follow."""
         if self._vae_state is None:
             raise RuntimeError('no frame observed since the last reset: call observe first')
-        watch, guidance = Stopwatch(self._inference_context.now), self._inference_context.guidance
-        mark = guidance.frames
-        try:
-            if newest is not None:
+        watch = Stopwatch(self._inference_context.now)
+        pending = PendingInference(watch, self._inference_context.guidance.frames)
+        if newest is not None:
+            try:
                 self._append_temporary(newest, watch)
-            sample = self._inference_context.predict(state, seed)
-        finally:
-            guidance.truncate(mark)
-        watch.lap('denoise')
-        return self._inference_context.make_result(sample, watch)
+            except BaseException:
+                self.cancel_infer(pending)
+                raise
+        return pending
+
+    def finish_infer(self, pending: PendingInference, sample: sampler.Sample) -> InferenceResult:
+        """Return the result of a prediction; the cache is as before `begin_infer`."""
+        self.cancel_infer(pending)
+        pending.watch.lap('denoise')
+        return self._inference_context.make_result(sample, pending.watch)
+
+    def cancel_infer(self, pending: PendingInference) -> None:
+        """Leave the cache as it was before `begin_infer`."""
+        self._inference_context.guidance.truncate(pending.frames)
 
     def _encode_prompt(self, prompt: str) -> Tensor:
         return self._inference_context.encoders.encode_prompts([prompt]).to(

@@ -14,9 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from wam_policy.model import robot_policy
 from wam_policy.model.encoders.text_encoder import PromptTooLong
 from wam_policy.model.network.cfg import CfgRole
-from wam_policy.model.robot_policy import MEMORY_UPDATE_MODES, Policy
+from wam_policy.model.robot_policy import (
+    MEMORY_UPDATE_MODES,
+    PendingQuery,
+    Policy,
+    PolicyOutput,
+)
 from wam_policy.workers import protocol
 from wam_policy.workers.protocol import PeerLost, WorkerMessage
 from wam_policy.workers.session_store import SessionPool, WorkerSession
@@ -70,6 +76,7 @@ class WorkerServer:
             'reset': self._on_reset,
             'commit': self._on_commit,
             'query': self._on_query,
+            'queries': self._on_queries,
             'video': self._on_video,
         }
         while True:
@@ -97,15 +104,20 @@ class WorkerServer:
             if handler is None:
                 raise InvalidWorkerRequest(
                     f'unknown request {request.kind!r}',
-                    'use hello, reset, commit, query, video or stop',
+                    'use hello, reset, commit, query, queries, video or stop',
                 )
             return handler(request)
-        except InvalidWorkerRequest as refused:
-            return WorkerMessage('error', {'what': str(refused), 'fix': refused.fix})
         except PeerLost:
             raise
-        except torch.OutOfMemoryError as error:
-            self._end_session(request)
+        except Exception as error:  # noqa: BLE001  a failed request must not end the worker
+            return self._make_error(request, error)
+
+    def _make_error(self, request: WorkerMessage, error: Exception) -> WorkerMessage:
+        """Return the answer to a request that failed; its session ends unless it was invalid."""
+        if isinstance(error, InvalidWorkerRequest):
+            return WorkerMessage('error', {'what': str(error), 'fix': error.fix})
+        self._end_session(request)  # partly done: the KV cache may be inconsistent
+        if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
             return WorkerMessage(
                 'error',
@@ -114,17 +126,15 @@ class WorkerServer:
                     'fix': 'free the device, use a second one or a smaller model; then reset',
                 },
             )
-        except Exception as error:  # noqa: BLE001  a failed request must not end the worker
-            self._end_session(request)  # partly done: the KV cache may be inconsistent
-            for line in traceback.format_exc().splitlines():
-                self._log(line)
-            return WorkerMessage(
-                'error',
-                {
-                    'what': f'{request.kind} failed: {type(error).__name__}: {error}',
-                    'fix': "reset the session; the worker's log has the trace",
-                },
-            )
+        for line in ''.join(traceback.format_exception(error)).splitlines():
+            self._log(line)
+        return WorkerMessage(
+            'error',
+            {
+                'what': f'{request.kind} failed: {type(error).__name__}: {error}',
+                'fix': "reset the session; the worker's log has the trace",
+            },
+        )
 
     def _on_hello(self, request: WorkerMessage) -> WorkerMessage:
         return WorkerMessage('ready', self._info)
@@ -181,9 +191,59 @@ class WorkerServer:
         )
 
     def _on_query(self, request: WorkerMessage) -> WorkerMessage:
+        session, joints, seed, latest = self._read_query(request)
+        found = session.policy.query(joints, seed, latest)
+        return self._make_chunk(request, session, found)
+
+    def _on_queries(self, request: WorkerMessage) -> WorkerMessage:
+        """Answer queries of different sessions in one batch; each has an answer of its own.
+
+        Of `queries`, query i has its arrays under `i/`; so have its answer's in `answers`.
+        """
+        answers: dict[int, WorkerMessage] = {}
+        begun: dict[int, tuple[WorkerMessage, WorkerSession, PendingQuery, int]] = {}
+        for i, query in enumerate(_split_queries(request)):
+            try:
+                session, joints, seed, latest = self._read_query(query)
+                if any(session is other for _, other, _, _ in begun.values()):
+                    raise InvalidWorkerRequest(
+                        f'two queries of session {session.name!r} at once', 'send one at a time'
+                    )
+                pending = session.policy.begin_query(joints, latest)
+                begun[i] = query, session, pending, seed
+            except Exception as error:  # noqa: BLE001  the other queries are answered
+                answers[i] = self._make_error(query, error)
+        if begun:
+            answers |= self._finish_queries(begun)
+        return _join_answers([answers[i] for i in range(len(answers))])
+
+    def _finish_queries(
+        self, begun: Mapping[int, tuple[WorkerMessage, WorkerSession, PendingQuery, int]]
+    ) -> dict[int, WorkerMessage]:
+        policies = [session.policy for _, session, _, _ in begun.values()]
+        pendings = [pending for _, _, pending, _ in begun.values()]
+        try:
+            samples = robot_policy.predict_batch(
+                policies, pendings, [seed for *_, seed in begun.values()]
+            )
+        except PeerLost:
+            raise
+        except Exception as error:  # noqa: BLE001  none of them has an answer
+            return {i: self._make_error(query, error) for i, (query, *_) in begun.items()}
+        return {
+            i: self._make_chunk(query, session, session.policy.finish_query(pending, sample))
+            for (i, (query, session, pending, _)), sample in zip(
+                begun.items(), samples, strict=True
+            )
+        }
+
+    def _read_query(
+        self, request: WorkerMessage
+    ) -> tuple[WorkerSession, np.ndarray, int, dict[str, np.ndarray] | None]:
+        """Return session, joint positions, seed and newest frames of a valid query."""
         session = self._get_session(request)
         sequence, seed = _read_int(request, 'sequence'), _read_int(request, 'seed')
-        stamp_ns = _read_int(request, 'stamp_ns')
+        _read_int(request, 'stamp_ns')
         joints = request.arrays.get('joints')
         wanted = len(self._robot.observed)
         if joints is None or joints.shape != (wanted,) or not np.isfinite(joints).all():
@@ -199,6 +259,7 @@ class WorkerServer:
             raise InvalidWorkerRequest(f'seed {seed}', f'use 0 to {MAX_SEED}')
         if not session.committed_blocks:
             raise InvalidWorkerRequest('query before any commit', 'commit a first frame')
+        self._check_committed_rows(request)
         if session.policy.needs_commit:
             raise InvalidWorkerRequest(
                 'no frames since the last query: the released mode allows one query per block',
@@ -210,13 +271,40 @@ class WorkerServer:
             else None
         )
         session.last_sequence = sequence
-        found = session.policy.query(joints, seed, latest)
+        return session, joints, seed, latest
+
+    def _check_committed_rows(self, request: WorkerMessage) -> None:
+        """Check `delay` and `committed`: rows that are executed while the query is computed.
+
+        No model here was trained to continue them, so `committed` [n commanded] is not used.
+        """
+        horizon, joints = self._geometry.horizon, len(self._robot.commanded)
+        delay, rows = request.fields.get('delay', 0), request.arrays.get('committed')
+        if type(delay) is not int or not 0 <= delay < horizon:
+            raise InvalidWorkerRequest(
+                f'query: delay is {delay!r:.40}', f'send rows from 0 to {horizon - 1}'
+            )
+        if rows is not None and (
+            rows.ndim != 2
+            or not 1 <= len(rows) <= horizon
+            or rows.shape[1] != joints
+            or not np.isfinite(rows).all()
+        ):
+            raise InvalidWorkerRequest(
+                f'query: committed is {rows.dtype} {list(rows.shape)}',
+                f'send 1 to {horizon} rows of {joints} finite numbers',
+            )
+
+    def _make_chunk(
+        self, request: WorkerMessage, session: WorkerSession, found: PolicyOutput
+    ) -> WorkerMessage:
         self._last_queried_session = session
         fields = {
             'session': session.name,
-            'sequence': sequence,
-            'stamp_ns': stamp_ns,
+            'sequence': request.fields['sequence'],
+            'stamp_ns': request.fields['stamp_ns'],
             'horizon': self._geometry.horizon,
+            'first_row': request.fields.get('delay', 0),  # the rows before are over by then
             'step_dt_s': self._geometry.step_dt_s,
             'timings_ms': dict(found.timings_ms),
         }
@@ -305,8 +393,39 @@ def build_worker_info(policy: Policy, device: str) -> dict[str, Any]:
         'statistics': {'tag': tag, 'synthetic': loaded.embodiments[tag].synthetic},
         'geometry': asdict(policy.geometry),
         'view_layout': policy.view_layout_name,
+        'rtc': {'delay': 'first_row', 'committed': 'ignored'},
         'reason': f'{name} on {device}',
     }
+
+
+def _split_queries(request: WorkerMessage) -> list[WorkerMessage]:
+    """Return the queries of a batch as messages of their own."""
+    given = request.fields.get('queries')
+    if not isinstance(given, list) or not given or not all(isinstance(q, dict) for q in given):
+        raise InvalidWorkerRequest(
+            f'queries: {given!r:.80}', 'send a list of the fields of each query'
+        )
+    arrays: list[dict[str, np.ndarray]] = [{} for _ in given]
+    for name, array in request.arrays.items():
+        number, _, key = name.partition('/')
+        if not number.isdecimal() or int(number) >= len(given):
+            raise InvalidWorkerRequest(
+                f'queries: array {name!r:.80}', f'name it 0/... to {len(given) - 1}/...'
+            )
+        arrays[int(number)][key] = array
+    return [WorkerMessage('query', fields, own) for fields, own in zip(given, arrays, strict=True)]
+
+
+def _join_answers(answers: Sequence[WorkerMessage]) -> WorkerMessage:
+    return WorkerMessage(
+        'chunks',
+        {'answers': [{**answer.fields, 'kind': answer.kind} for answer in answers]},
+        {
+            f'{i}/{name}': array
+            for i, answer in enumerate(answers)
+            for name, array in answer.arrays.items()
+        },
+    )
 
 
 def _read_text(request: WorkerMessage, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 import torch
@@ -80,9 +81,22 @@ class CfgBranch:
         clean = self._position_time_cache.flow_time(CLEAN_TIME)
         self._engine.append_kv(latents, clean, rotation, self._context, self.cache, condition)
 
+    @property
+    def context(self) -> list[ContextKV]:
+        """Return keys and values of text and image, per layer."""
+        return self._context
+
+    @property
+    def block_rotation(self) -> Rotation:
+        """Return the rotation of the block that follows the cached frames."""
+        return self._position_time_cache.block_rotation(self.cache.frames)
+
+    def flow_time(self, t: float) -> FlowTimeEmbedding:
+        return self._position_time_cache.flow_time(t)
+
     def make_velocity_fn(self, state: Tensor, condition: Tensor | None) -> sampler.VelocityFn:
         """Return the velocity function of the block that follows the cached frames."""
-        rotation = self._position_time_cache.block_rotation(self.cache.frames)
+        rotation = self.block_rotation
         tables, engine, context, cache = (
             self._position_time_cache,
             self._engine,
@@ -183,7 +197,13 @@ class ClassifierFreeGuidance:
         self, state: Tensor, condition: Tensor | None
     ) -> sampler.GuidedVelocityFn:
         """Return the guided velocity function of the block that follows the cached frames."""
-        own, *other = [branch.make_velocity_fn(state, condition) for branch in self.branches]
+        return self.combine_branches(
+            [branch.make_velocity_fn(state, condition) for branch in self.branches]
+        )
+
+    def combine_branches(self, branches: Sequence[sampler.VelocityFn]) -> sampler.GuidedVelocityFn:
+        """Return the guided velocity function of the branches' own, in the order of `branches`."""
+        own, *other = branches
         scale = self._sampling.guidance
         if other:
             return sampler.make_guided_velocity_fn(own, other[0], scale)

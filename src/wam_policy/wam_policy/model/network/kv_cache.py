@@ -7,12 +7,14 @@ overwrites what a denoising pass wrote.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from wam_policy.model.network import rope
+from wam_policy.model.network.attention import attend
 from wam_policy.model.network.model_config import ModelConfig
 
 
@@ -30,6 +32,34 @@ class LayerKVCache(NamedTuple):
         self.keys[:, :, self.write_index : end] = k
         self.values[:, :, self.write_index : end] = v
         return self.keys[:, :, self.start : end], self.values[:, :, self.start : end]
+
+
+class BatchedLayerKVCache(NamedTuple):
+    """Hold the buffers of one layer of several sessions, whose lengths may differ."""
+
+    sessions: list[LayerKVCache]  # batch 1 each
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Append each session's k and v to its own cache, and let its q attend to that.
+
+        The linear layers around this run as one batch; only attention runs session by session.
+        """
+        parts = zip(self.sessions, q.split(1), k.split(1), v.split(1), strict=True)
+        return torch.cat(
+            [attend(own, *layer.append(new, value)) for layer, own, new, value in parts]
+        )
+
+
+class BatchedKVCache:
+    """Run a denoising pass over the caches of several sessions, which stay separate."""
+
+    def __init__(self, caches: Sequence[KVCache]) -> None:
+        self._caches = list(caches)
+
+    def open_layers(self, new_frames: int) -> list[BatchedLayerKVCache]:
+        """Return the buffers of every layer for a pass over `new_frames` latent frames."""
+        opened = [cache.open_layers(new_frames) for cache in self._caches]
+        return [BatchedLayerKVCache(list(layers)) for layers in zip(*opened, strict=True)]
 
 
 class KVCache:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wam_policy.model.network.attention import attend
-from wam_policy.model.network.kv_cache import LayerKVCache
+from wam_policy.model.network.kv_cache import BatchedLayerKVCache, LayerKVCache
 from wam_policy.model.network.model_config import ModelConfig
 from wam_policy.model.network.rope import Rotation, apply_rotation
 
@@ -104,12 +104,18 @@ class SelfAttention(nn.Module):
         self.norm_k = RMSNorm(config.dim, config.eps)
 
     def forward(
-        self, x: Tensor, rotation: Rotation, kv_cache: LayerKVCache | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        kv_cache: LayerKVCache | BatchedLayerKVCache | None,
+        mask: Tensor | None,
     ) -> Tensor:
         split = (self.heads, -1)
         q = apply_rotation(self.norm_q(self.q(x)).unflatten(-1, split), rotation).transpose(1, 2)
         k = apply_rotation(self.norm_k(self.k(x)).unflatten(-1, split), rotation).transpose(1, 2)
         v = self.v(x).unflatten(-1, split).transpose(1, 2)
+        if isinstance(kv_cache, BatchedLayerKVCache):
+            return self.o(kv_cache.attend(q, k, v).transpose(1, 2).flatten(-2))
         if kv_cache is not None:
             k, v = kv_cache.append(k, v)
         return self.o(attend(q, k, v, mask).transpose(1, 2).flatten(-2))
@@ -173,7 +179,7 @@ class TransformerBlock(nn.Module):
         modulation: Tensor,
         rotation: Rotation,
         context: ContextKV | ContextEmbeddings,
-        kv_cache: LayerKVCache | None = None,
+        kv_cache: LayerKVCache | BatchedLayerKVCache | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation).unbind(-2)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wam_policy.model.network.attention import make_teacher_forcing_mask
-from wam_policy.model.network.kv_cache import KVCache
+from wam_policy.model.network.kv_cache import BatchedKVCache, KVCache
 from wam_policy.model.network.layers import (
     ActionEncoder,
     CategoryMLP,
@@ -181,7 +181,7 @@ class VideoActionDiT(nn.Module):
         action_time: FlowTimeEmbedding,
         rotation: Rotation,
         context: list[ContextKV],
-        cache: KVCache,
+        cache: KVCache | BatchedKVCache,
         condition: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict velocities of a noisy block on top of the cache, which keeps what it held.

@@ -1,0 +1,91 @@
+"""Sample the next block of several sessions in one batch of network passes.
+
+Sessions keep their own caches, texts and positions; what they share is each matrix product with
+the weights, which takes little longer for several sessions than for one. The results are those of
+single passes but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wam_policy.model.network.kv_cache import BatchedKVCache
+from wam_policy.model.network.layers import ContextKV
+from wam_policy.model.network.rope import Rotation
+from wam_policy.model.network.video_action_dit import VideoActionDiT
+from wam_policy.model.sampling import sampler
+from wam_policy.model.streaming_session import InferenceContext
+
+
+@torch.inference_mode()
+def predict_batch(
+    contexts: Sequence[InferenceContext], states: Sequence[Any], seeds: Sequence[int]
+) -> list[sampler.Sample]:
+    """Sample the block that follows the cached frames of each context; caches are unchanged.
+
+    All contexts share one model and one sampler, which is not dynamic; passes run eagerly.
+    """
+    first = contexts[0]
+    inputs = [
+        context.prepare_prediction(state, seed)
+        for context, state, seed in zip(contexts, states, seeds, strict=True)
+    ]
+    state = torch.cat([one.state for one in inputs])
+    conditions = [one.condition for one in inputs if one.condition is not None]
+    condition = torch.cat(conditions) if conditions else None
+    branches = [
+        _make_velocity_fn(first.model, list(branches), state, condition)
+        for branches in zip(*(context.guidance.branches for context in contexts), strict=True)
+    ]
+    sample = sampler.sample(
+        first.sampling,
+        torch.cat([one.video_noise for one in inputs]),
+        torch.cat([one.action_noise for one in inputs]),
+        first.guidance.combine_branches(branches),
+        guided_video=first.guided_video,
+    )
+    parts = zip(sample.video.split(1), sample.action.split(1), strict=True)
+    return [sampler.Sample(video, action, sample.evaluated) for video, action in parts]
+
+
+def _make_velocity_fn(
+    model: VideoActionDiT, branches: list[Any], state: Tensor, condition: Tensor | None
+) -> sampler.VelocityFn:
+    """Return the velocity function of one branch of guidance of all sessions."""
+    contexts = [branch.context for branch in branches]
+    context = [_concat_context(layers) for layers in zip(*contexts, strict=True)]
+    rotations = [branch.block_rotation for branch in branches]
+    rotation = Rotation(*(torch.stack(parts) for parts in zip(*rotations, strict=True)))
+    cache, times = BatchedKVCache([branch.cache for branch in branches]), branches[0]
+
+    def velocity(
+        x_video: Tensor, x_action: Tensor, t_video: int, t_action: int
+    ) -> sampler.Velocities:
+        return model.denoise(
+            x_video,
+            x_action,
+            state,
+            times.flow_time(t_video),
+            times.flow_time(t_action),
+            rotation,
+            context,
+            cache,
+            condition,
+        )
+
+    return velocity
+
+
+def _concat_context(layers: Sequence[ContextKV]) -> ContextKV:
+    """Return the context of one layer of all sessions."""
+    text = torch.cat([one.text[0] for one in layers]), torch.cat([one.text[1] for one in layers])
+    images = [one.image for one in layers if one.image is not None]
+    if not images:
+        return ContextKV(text, None)
+    return ContextKV(
+        text, (torch.cat([one[0] for one in images]), torch.cat([one[1] for one in images]))
+    )
