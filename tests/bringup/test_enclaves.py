@@ -21,6 +21,7 @@ from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Empty
 
 from cli.domain import find_free_domain
+from wam_console.console_node import ConsoleNode
 from wam_policy.core.robot import embodiment
 from wam_policy.nodes.description.description_node import DescriptionNode
 from wam_policy.nodes.motion.motion_node import MotionNode
@@ -38,6 +39,7 @@ NODES = {
     'motion': MotionNode,
     'recorder': RecorderNode,
     'stream': StreamNode,
+    'console': ConsoleNode,
     'description': DescriptionNode,
 }
 ROBOTS = embodiment.list_robots()
@@ -141,6 +143,9 @@ def collect_node_permissions(robot: str, episodes_dir: Path) -> dict[str, Permis
         node = kind(context=context)
         try:
             assert node.trigger_configure() == node.trigger_activate(), name
+            if isinstance(node, ConsoleNode):  # it subscribes while somebody looks
+                node.stack.set_viewers(1, wants_predictions=True)
+                node.stack.update_subscriptions()
             found[name] = wait_for_stable_permissions(node)
         finally:
             node.close()

@@ -5,7 +5,6 @@ It is an ordinary node: it holds nothing up, and the robot moves or rests the sa
 
 import logging
 import os
-import socket
 from dataclasses import dataclass
 
 from diagnostic_updater import Updater
@@ -34,7 +33,6 @@ class _ConfiguredConsole:
     params: ConsoleParams
     robot: Embodiment
     access: AccessControl
-    listener: socket.socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,31 +73,30 @@ class ConsoleNode(LifecycleNode):
             params = parameters.read(self, ConsoleParams)
             access = AccessControl(params.address, os.environ.get(TOKEN_VARIABLE, ''))
             robot = embodiment.load_embodiment(params.embodiment)
-            listener = bind_socket(params.address, params.port)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
-        self._configured = _ConfiguredConsole(params, robot, access, listener)
+        self._configured = _ConfiguredConsole(params, robot, access)
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         configured = self._configured
         if configured is None:
             return FAILURE
+        params = configured.params
         try:
-            stack = StackSubscriber(self, configured.robot, configured.params)
-        except ValueError as error:
+            listener = bind_socket(params.address, params.port)
+            stack = StackSubscriber(self, configured.robot, params)
+        except (ValueError, OSError) as error:
             self.get_logger().error(f'cannot be activated: {error}')
             return FAILURE
         executor = CommandExecutor(self)
         hub = ViewerHub(stack, executor.execute, self.guard.record)
-        # a copy: the port stays ours while the node is inactive
-        server = WebServer(configured.listener.dup(), configured.access, hub)
+        server = WebServer(listener, configured.access, hub)
         self._active = _ActiveConsole(stack, executor, server)
         server.start()
-        wanted = configured.params.port
-        if wanted not in (0, server.port):
-            self.get_logger().warning(f'port {wanted} is in use')
+        if params.port not in (0, server.port):
+            self.get_logger().warning(f'port {params.port} is in use')
         self.get_logger().info(f"operator's page: {server.url}")
         return super().on_activate(state)
 
@@ -133,9 +130,7 @@ class ConsoleNode(LifecycleNode):
     def _release(self) -> None:
         """Undo the configuration, as far as there is one."""
         self._stop_server()
-        configured, self._configured = self._configured, None
-        if configured is not None:
-            configured.listener.close()
+        self._configured = None
 
 
 def main(args: list[str] | None = None) -> None:

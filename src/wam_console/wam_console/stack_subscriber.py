@@ -71,13 +71,13 @@ class StackSubscriber:
         self._instruction_subscription = node.create_subscription(
             String, 'instruction', self._on_instruction, qos.REQUEST
         )
-        self._timer = node.create_timer(UPDATE_PERIOD_S, self._update_subscriptions)
+        self._timer = node.create_timer(UPDATE_PERIOD_S, self.update_subscriptions)
 
     def close(self) -> None:
         self._node.destroy_timer(self._timer)
         self._node.destroy_subscription(self._instruction_subscription)
         self.set_viewers(0, wants_predictions=False)
-        self._update_subscriptions()
+        self.update_subscriptions()
 
     # viewers; called by the web server's thread
 
@@ -175,7 +175,7 @@ class StackSubscriber:
 
     # messages; called by the executor's thread
 
-    def _update_subscriptions(self) -> None:
+    def update_subscriptions(self) -> None:
         """Subscribe for the first viewer, and no longer than there is one."""
         wanted = self._viewer_count > 0
         if wanted and not self._subscriptions:

@@ -12,9 +12,9 @@ const byId = (id) => document.getElementById(id);
 const latency = { p50: new Series(SPAN_S), p99: new Series(SPAN_S) };
 const error = new Series(SPAN_S);
 const status = new Status(), imagination = new Imagination(), cameras = [];
-let hello = null, posesReceived = null, commits = null, scene = null;
+let hello = null, posesReceived = null, commits = null, scene = null, noScene = '';
 
-try { scene = new Scene3d(byId('scene')); } catch (problem) { byId('scene-age').textContent = `no 3D view: ${problem.message}`; }
+try { scene = new Scene3d(byId('scene')); } catch (problem) { noScene = `no 3D view: ${problem.message} · `; }
 
 const connection = new Connection({ message: onMessage, binary: onBinary, link: onLink });
 const controls = new Controls(connection);
@@ -79,7 +79,7 @@ function onBinary(kind, index, number, ageS, bytes) {
 
 async function showImage(index, ageS, bytes) {
   const camera = cameras[index];
-  if (!camera) return;
+  if (!camera || document.hidden) return;
   const bitmap = await createImageBitmap(new Blob([bytes], { type: 'image/jpeg' }));
   if (camera.canvas.width !== bitmap.width || camera.canvas.height !== bitmap.height) {
     camera.canvas.width = bitmap.width;
@@ -91,11 +91,11 @@ async function showImage(index, ageS, bytes) {
 }
 
 function setPoses(ageS, bytes) {
+  posesReceived = { ageS, receivedMs: performance.now() };
   if (!scene || !hello) return;
   const head = new DataView(bytes), count = head.getUint8(0), hasGhost = head.getUint8(1), tools = head.getUint8(2), rows = head.getUint8(3);
   const values = new Float32Array(bytes, 8);
   const size = 7 * count;
-  posesReceived = { ageS, receivedMs: performance.now() };
   scene.setPoses(values.slice(0, size), hasGhost ? values.slice(size, 2 * size) : null,
     values.slice(hasGhost ? 2 * size : size), tools, rows, head.getFloat32(4, true));
 }
@@ -112,7 +112,7 @@ function render() {
   const age = posesReceived ? posesReceived.ageS + (now - posesReceived.receivedMs) / 1000 : NaN;
   const stale = !(age < JOINTS_STALE_S);
   byId('scene').parentElement.classList.toggle('stale', stale);
-  byId('scene-age').textContent = Number.isFinite(age) ? `joints ${formatAge(age)} old` : 'no joint states';
+  byId('scene-age').textContent = noScene + (Number.isFinite(age) ? `joints ${formatAge(age)} old` : 'no joint states');
   if (scene) { scene.setStale(stale); if (stale) scene.requestDraw(); }
   drawCharts(now / 1000);
   showJoints();

@@ -5,6 +5,8 @@ import { buildMesh } from '/static/meshes.js';
 import { color } from '/static/charts.js';
 
 const MAX_BODIES = 128, SHADOW_SIZE = 2048;
+// Where the processor draws, every frame costs the policy time: fewer of them.
+const SOFTWARE = /swiftshader|llvmpipe|software/i, SOFTWARE_PERIOD_MS = 350;
 const LIGHT = normalize([0.35, -0.55, 1.0]);
 
 const COMMON = `#version 300 es
@@ -88,6 +90,10 @@ export class Scene3d {
       depth: link(gl, BODY_VERTEX, DEPTH_FRAGMENT), floor: link(gl, FLOOR_VERTEX, FLOOR_FRAGMENT),
       line: link(gl, LINE_VERTEX, LINE_FRAGMENT),
     };
+    const info = gl.getExtension('WEBGL_debug_renderer_info');
+    const renderer = gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER);
+    this.periodMs = SOFTWARE.test(renderer) ? SOFTWARE_PERIOD_MS : 0;
+    this.drawnMs = 0;
     this.shadow = makeShadowMap(gl);
     this.poses = { measured: makePoseTexture(gl), ghost: makePoseTexture(gl) };
     this.floor = makeBuffer(gl, new Float32Array([-9, -9, 0, 9, -9, 0, -9, 9, 0, 9, 9, 0]), [3]);
@@ -145,7 +151,12 @@ export class Scene3d {
   requestDraw() {
     if (this.pending) return;
     this.pending = true;
-    requestAnimationFrame(() => { this.pending = false; this.draw(); });
+    const wait = this.drawnMs + this.periodMs - performance.now();
+    setTimeout(() => requestAnimationFrame(() => {
+      this.pending = false;
+      this.drawnMs = performance.now();
+      this.draw();
+    }), Math.max(0, wait));
   }
 
   addControls() {

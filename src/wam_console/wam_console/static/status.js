@@ -5,7 +5,7 @@ const byId = (id) => document.getElementById(id);
 const POLICY = { RUNNING: 'ok', IDLE: 'rest', HOLDING: 'rest', STARTING: 'rest', WAITING_OBSERVATION: 'attention', STALE_OBSERVATION: 'attention', ERROR: 'stop' };
 const MOTION = { TRACKING: 'ok', FIRST_MOVE: 'ok', HOLDING: 'rest', STOPPING: 'attention', ESTOPPED: 'stop', PROTECTIVE_STOP: 'stop' };
 const STALE_S = { policy: 2.5, motion: 1.0, joints: 0.5, sim: 2.0, episode: 3.0, driver: 3.0 };
-const MAX_CHIPS = 4;
+const MAX_CHIPS = 3;
 
 export function element(tag, className = '', text = '') {
   const made = document.createElement(tag);
@@ -172,11 +172,13 @@ export class Status {
     };
     const parts = [];
     if (motion) {
-      parts.push(rows('Motion', 'motion', [
-        ['chunks accepted / rejected', `${motion.accepted} / ${motion.rejected}`], ['late / underruns', `${motion.late} / ${motion.underruns}`],
-        ['commands lost', motion.commands_lost, motion.commands_lost > 0], ['late ticks', motion.late_ticks], ['loop jitter p99', `${number(motion.jitter_ms, 1)} ms`],
-        ['velocity / limit', number(motion.velocity_ratio, 2), motion.velocity_ratio > 1.001], ['acceleration / limit', number(motion.acceleration_ratio, 2), motion.acceleration_ratio > 1.001], ['jerk / limit', number(motion.jerk_ratio, 2), motion.jerk_ratio > 1.001],
-        ['stops', motion.stops], ['dead-man', motion.deadman_ok ? 'ok' : 'released', !motion.deadman_ok],
+      parts.push(rows('Chunks', 'motion', [
+        ['accepted / rejected', `${motion.accepted} / ${motion.rejected}`], ['late / underruns', `${motion.late} / ${motion.underruns}`],
+        ['rows clamped', motion.clamps], ['age of the executed one', motion.chunk_age_ms < 0 ? '–' : `${number(motion.chunk_age_ms)} ms`],
+        ['blend offset', `${number(motion.blend_offset, 3)} rad`], ['commands lost', motion.commands_lost, motion.commands_lost > 0], ['contacts ahead', motion.predicted_collisions, motion.predicted_collisions > 0],
+      ]), rows('Motion against limits', 'motion', [
+        ['velocity', number(motion.velocity_ratio, 2), motion.velocity_ratio > 1.001], ['acceleration', number(motion.acceleration_ratio, 2), motion.acceleration_ratio > 1.001], ['jerk', number(motion.jerk_ratio, 2), motion.jerk_ratio > 1.001],
+        ['late ticks', motion.late_ticks], ['loop jitter p99', `${number(motion.jitter_ms, 1)} ms`], ['stops', motion.stops], ['dead-man', motion.deadman_ok ? 'ok' : 'released', !motion.deadman_ok],
       ]));
     }
     if (policy) {
