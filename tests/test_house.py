@@ -167,6 +167,7 @@ LAYERS = (
             'wam_policy.core',
             'wam_policy.recording',
             'wam_policy.nodes.message_conversion',
+            'wam_policy.workers.protocol',  # to a policy server, through the remote worker
             'wam_policy.deprecated_options',
             'wam_policy.provenance',
             'wam_sim.physics',

@@ -70,6 +70,10 @@ def test_a_window_is_opened_where_there_is_a_display_and_missed_where_there_is_n
     assert 'no display' in capsys.readouterr().out
 
 
+def test_a_remote_server_needs_no_memory():
+    assert demo.find_failures({**GOOD, 'kv_commits': 0}, 8.0, has_memory=False) == []
+
+
 @pytest.mark.parametrize(
     ('change', 'words'),
     [

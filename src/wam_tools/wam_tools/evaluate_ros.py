@@ -30,6 +30,8 @@ from wam_tools.stack_launch import StackLaunchError, StopRequest
 DEPRECATED_OPTIONS = {'--jobs': '--job-file', '--share': '--shard'}
 START_TIMEOUT_S = 400.0  # more than the start timeout of the policy's workers
 POLL_PERIOD_S = 0.02
+# of a job: those that differ need another stack
+STACK_KEYS = ('checkpoint', 'base', 'choice', 'server', 'server_profile')
 MAX_SETUP_ATTEMPTS = 3  # per scene
 INSTRUCTION_TIMEOUT_S = 3.0  # an instruction not active by then is sent again
 
@@ -55,14 +57,12 @@ def make_launch_command(
     """Return the launch command of a job; other options keep the checkpoint's defaults."""
     names = {'steps': 'steps', 'guidance': 'guidance_scale'}
     options = {names[key]: value for key, value in job['choice'].items() if key in names}
+    weights = {name: job.get(name) or None for name in ('checkpoint', 'base')}
+    server = {name: job.get(name) or None for name in ('server', 'server_profile')}
+    backend = {'backend': 'remote'} if server['server'] else {}
     return stack_launch.make_launch_command(
         robot,
-        {
-            'checkpoint': job['checkpoint'],
-            'base': job.get('base') or None,
-            'console': 'false',
-            **options,
-        },
+        {**weights, **backend, **server, 'console': 'false', **options},
         launch_arguments,
     )
 
@@ -227,11 +227,7 @@ def merge_jobs(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for job in jobs:
         same = next(
-            (
-                one
-                for one in found
-                if all(one.get(key) == job.get(key) for key in ('checkpoint', 'base', 'choice'))
-            ),
+            (one for one in found if all(one.get(key) == job.get(key) for key in STACK_KEYS)),
             None,
         )
         if same is None:

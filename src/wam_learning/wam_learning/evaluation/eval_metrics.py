@@ -73,6 +73,10 @@ def _compute_execution_metrics(results: Sequence[TrialResult]) -> Mapping[str, f
             'latency_p50_ms': float(np.percentile(latency_ms, 50)),
             'latency_p99_ms': float(np.percentile(latency_ms, 99)),
         }
+    if any(result.query_ms for result in results):
+        query_ms = np.concatenate([result.query_ms for result in results])
+        found['query_p50_ms'] = float(np.percentile(query_ms, 50))
+        found['query_p99_ms'] = float(np.percentile(query_ms, 99))
     for name in ('psnr_db', 'ssim'):
         rows = [getattr(result, name) for result in results if getattr(result, name)]
         for frame, value in enumerate(np.mean(rows, axis=0) if rows else (), 1):

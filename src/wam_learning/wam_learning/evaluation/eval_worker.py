@@ -4,6 +4,7 @@
 """
 
 import argparse
+import atexit
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ if __name__ == '__main__':
     from wam_learning import import_triton_first  # noqa: F401
 
 from wam_learning.evaluation.rollout import (
+    PolicyFailure,
     RolloutConfig,
     RolloutPolicy,
     make_simulation,
@@ -32,7 +34,7 @@ EXPERT = 'expert'  # as a checkpoint: the scripted expert of the simulator
 class EvalJob:
     """Hold the trials of one policy configuration."""
 
-    checkpoint: str  # folder, preset:NAME or EXPERT
+    checkpoint: str  # folder, preset:NAME or EXPERT; empty: a policy server
     trials: tuple[Trial, ...]
     ablation: str = ''
     base: str = ''  # complete checkpoint under `checkpoint`, if that has only adapters
@@ -40,6 +42,8 @@ class EvalJob:
     pace: Mapping[str, Any] = field(default_factory=dict)  # fields of RolloutConfig
     foresight: bool = False  # compare predicted with real images
     gallery: str = ''  # folder for an image strip of the first trial of each family
+    server: str = ''  # address of a policy server
+    server_profile: str = ''  # empty: the robot's own
 
     def shard(self, index: int, count: int) -> Self:
         """Return the job with every `count`-th trial only, starting with trial `index`."""
@@ -74,8 +78,15 @@ def run_job(robot: SimRobot, job: EvalJob) -> Iterator[TrialResult]:
                 yield run_trial(trial, simulation, policy, RolloutConfig(**job.pace))
                 continue
             yield _run_with_video_metrics(trial, simulation, policy, job, drawn)
+        except PolicyFailure as failure:
+            yield make_failed_result(trial, str(failure))
         finally:
             simulation.close()
+
+
+def make_failed_result(trial: Trial, reason: str) -> TrialResult:
+    """Return the result of a trial that the policy could not finish."""
+    return TrialResult(trial, (None,) * len(trial.goals), 0.0, 0, 0.0, reason, (), (), ())
 
 
 def _run_with_video_metrics(
@@ -113,6 +124,12 @@ def make_policy_factory(robot: SimRobot, job: EvalJob) -> Callable[[Trial, Any],
                 )
             },
         )
+    if job.server:
+        from wam_learning.evaluation.server_policy import ServerPolicy
+
+        server = ServerPolicy(robot.embodiment, job.server, job.server_profile)
+        atexit.register(server.close)
+        return lambda trial, simulation: server
     import torch
 
     from wam_learning.evaluation.ablations import make_ablated_policy

@@ -9,10 +9,16 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wam_learning.evaluation import eval_metrics, parallel_eval, report_table
+from wam_learning.evaluation import (
+    eval_metrics,
+    parallel_eval,
+    policy_comparison,
+    report_table,
+)
 from wam_learning.evaluation.eval_conditions import (
     ALL_FAMILIES,
     CONDITIONS,
@@ -76,6 +82,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default='',
         help='complete checkpoint under --checkpoint, if that has only adapters (LoRA)',
     )
+    _add_comparison_argument(parser)
     parser.add_argument('--episodes', type=int, default=200, metavar='N')
     parser.add_argument(
         '--seed',
@@ -109,7 +116,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--flash-checkpoint', metavar='DIR', help='checkpoint of the baseline flash'
     )
-    parser.add_argument('--report', type=Path, metavar='FILE', help='write all metrics as JSON')
+    parser.add_argument(
+        '--report',
+        type=Path,
+        metavar='FILE',
+        help='write all metrics as JSON; with --policy also a Markdown table next to it',
+    )
     parser.add_argument(
         '--trial-log', type=Path, metavar='FILE', help='write every trial result as a JSON line'
     )
@@ -138,6 +150,18 @@ def _add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar='X',
         help="scale of the initial noise, 0 to 1, only without ROS (default: the checkpoint's)",
+    )
+
+
+def _add_comparison_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--policy',
+        action='append',
+        default=[],
+        metavar='[LABEL=]POLICY',
+        help='compare policies on the same scenes, given once for each: '
+        f'{policy_comparison.LOCAL} (that of --checkpoint), {EXPERT}, a checkpoint, or the '
+        'address of a policy server, ADDRESS[#PROFILE]',
     )
 
 
@@ -215,10 +239,78 @@ def _check_options(parser: argparse.ArgumentParser, options: argparse.Namespace)
         parser.error(f'--noise-scale: want 0 to 1, got {options.noise_scale:g}')
     if options.noise_scale is not None and not options.no_ros:
         parser.error('--noise-scale needs --no-ros: the nodes take that of the checkpoint')
+    _check_policies(parser, options)
     if options.no_planning and not options.no_ros:
         parser.error('--no-planning needs --no-ros: the nodes always plan')
     if options.checkpoint == EXPERT and not options.no_ros:
         parser.error(f'--checkpoint {EXPERT} needs --no-ros: it reads the simulation state')
+
+
+def _check_policies(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Parse the policies of a comparison in place."""
+    try:
+        options.policies = policy_comparison.parse_policies(options.policy, options.checkpoint)
+    except ValueError as error:
+        parser.error(f'--policy: {error}')
+    if options.policies and options.baselines:
+        parser.error('--policy and --baselines: give one of them')
+    if any(policy.is_expert for policy in options.policies) and not options.no_ros:
+        parser.error(f'--policy {EXPERT} needs --no-ros: it reads the simulation state')
+
+
+def run_comparison(options: argparse.Namespace) -> dict[str, Any]:
+    """Run all policies on the same scenes; return the report."""
+    robot, began_s = robots.load(options.robot), time.monotonic()
+    families = list(options.families)
+    trials = make_trials(MAIN, robot, families, options.episodes, options.seed)
+    tag, log = robot.embodiment.model_tag, options.trial_log
+    if log:
+        log.write_text('')
+
+    def run_job(job: EvalJob) -> list[TrialResult]:
+        checkpoint = job.checkpoint
+        if checkpoint and checkpoint != EXPERT:
+            checkpoint = checkpoints.resolve_checkpoint(
+                checkpoints.select_for_robot(checkpoint, tag)
+            )
+        module = DIRECT_WORKER_MODULE if options.no_ros else ROS_WORKER_MODULE
+        # one session at a time: some servers have a single one, whoever asks
+        workers = 1 if job.server or not options.no_ros else options.workers
+        results = parallel_eval.run_trials(
+            module, options.robot, [replace(job, checkpoint=checkpoint)], workers, print_flushed
+        )
+        if log:
+            with log.open('a') as file:
+                file.writelines(result.to_json() + '\n' for result in results)
+        return results
+
+    return {
+        'robot': options.robot,
+        'path': 'direct' if options.no_ros else 'ros',
+        'fast': int(options.no_planning),
+        'seed': options.seed,
+        'families': families,
+        'episodes': options.episodes,
+        'policies': policy_comparison.compare_policies(
+            options.policies, trials, run_job, _make_pace(options), _make_choice(options)
+        ),
+        'duration_s': time.monotonic() - began_s,
+        **collect_provenance(),
+    }
+
+
+def _make_pace(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        'fast': options.no_planning,
+        'query_s': options.query_latency,
+        'query_hz': options.query_hz,
+        'new_noise': options.new_noise,
+    }
+
+
+def _make_choice(options: argparse.Namespace) -> dict[str, Any]:
+    given = {'steps': options.steps or None, 'noise_scale': options.noise_scale}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def print_flushed(text: str) -> None:
@@ -311,11 +403,7 @@ def make_job(condition: EvalCondition, robot: SimRobot, options: argparse.Namesp
             f'--baselines {condition.name} needs one of the families '
             f'{", ".join(condition.families)}'
         )
-    given = {'steps': options.steps or None, 'noise_scale': options.noise_scale}
-    choice = {
-        **{name: value for name, value in given.items() if value is not None},
-        **condition.inference_options,
-    }
+    choice = {**_make_choice(options), **condition.inference_options}
     shown = condition is MAIN and options.checkpoint != EXPERT
     return EvalJob(
         checkpoint=getattr(options, condition.checkpoint)
@@ -325,12 +413,7 @@ def make_job(condition: EvalCondition, robot: SimRobot, options: argparse.Namesp
         base='' if condition.checkpoint else options.base,
         ablation=condition.ablation,
         choice=choice,
-        pace={
-            'fast': options.no_planning,
-            'query_s': options.query_latency,
-            'query_hz': options.query_hz,
-            'new_noise': options.new_noise,
-        },
+        pace=_make_pace(options),
         foresight=shown and not options.no_planning,
         gallery=str(options.image_dir) if shown and options.image_dir else '',
     )
@@ -342,7 +425,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report_table.main(report_table.replace_eval_options(given))
     options = parse_arguments(given)
     try:
-        report = run_evaluation(options)
+        report = run_comparison(options) if options.policies else run_evaluation(options)
     except (ValueError, OSError, RuntimeError) as error:
         print(f'eval: {error}', file=sys.stderr)
         return 1
@@ -351,7 +434,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.report:
         options.report.write_text(json.dumps(report, indent=1) + '\n')
         print_flushed(f'report: {options.report}')
-    return 0
+    if not options.policies:
+        return 0
+    table = policy_comparison.format_markdown(report)
+    print_flushed(table)
+    if options.report:
+        options.report.with_suffix('.md').write_text(table + '\n')
+    return int(any('error' in entry for entry in report['policies'].values()))
 
 
 if __name__ == '__main__':

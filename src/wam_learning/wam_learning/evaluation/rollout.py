@@ -7,6 +7,7 @@
 The loop does not import torch: every object with the methods of RolloutPolicy can be evaluated.
 """
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from wam_sim.physics.simulation import Simulation
 from wam_sim.tasks.success_monitor import SuccessMonitor
 
 STEPS_PER_TICK = 5  # physics steps between two joint states: 10 ms
+IMAGE_WIDTH = 320
 START_NS = 1_000_000_000  # a stamp of 0 would mean "now" to controllers
 SETTLE_NS = 800_000_000  # until motion control is enabled and holds the robot
 
@@ -57,6 +59,18 @@ class RolloutPolicy(Protocol):
     def reset(self, instruction: str) -> Mapping[str, float]: ...
     def commit(self, views: Views) -> Mapping[str, float]: ...
     def query(self, joints: np.ndarray, seed: int, newest: Views | None = None) -> Any: ...
+
+
+class PolicyFailure(Exception):
+    """Report that a policy could not answer; the trial has failed, others can follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuerySchedule:
+    """Say how a policy wants to be queried, in its attribute `query_schedule`."""
+
+    query_per_commit: bool = False  # one query per block, as the released server
+    latest_images: bool = False  # queries carry the newest images
 
 
 class RolloutObserver:
@@ -127,6 +141,7 @@ class PolicyRunner:
     ) -> None:
         self._policy, self._config, self._observer = policy, config, observer
         geometry = policy.geometry
+        self._schedule: QuerySchedule = getattr(policy, 'query_schedule', QuerySchedule())
         self._blocks = geometry.window_blocks
         self._step_dt_s = geometry.step_dt_s
         self.session = Decisions(
@@ -141,12 +156,15 @@ class PolicyRunner:
                 geometry.frames_per_block,
                 round(geometry.frame_period_s * NS_PER_S),
                 geometry.window_blocks,
-            )
+            ),
+            self._schedule.query_per_commit,
+            not self._schedule.latest_images,
         )
         self._noise_seeds = NoiseSeeds(config.seed, config.new_noise)
         self._reply_due_ns = 0  # when the pending request completes
         self._pending: tuple[Request, Any] | None = None
         self.latency_ms: list[float] = []
+        self.query_ms: list[float] = []  # wall time of the policy alone
 
     def poll_chunk(self, now_ns: int) -> Chunk | None:
         """Complete the pending request, send the next one; return a chunk that arrives now."""
@@ -177,8 +195,15 @@ class PolicyRunner:
             return CacheStatus(
                 memory.commits, memory.frames / memory.window_frames, memory.rebuilds
             )
+        observation, started_s = request.observation, time.perf_counter()
+        newest = (
+            {frame.camera: frame.rgb for frame in observation.frames}
+            if self._schedule.latest_images
+            else None
+        )
         seed = self._noise_seeds.next_seed()
-        found = policy.query(request.observation.joints.position, seed)
+        found = policy.query(observation.joints.position, seed, newest)
+        self.query_ms.append(1e3 * (time.perf_counter() - started_s))
         self._observer.on_prediction()
         return QueryResult(self._step_dt_s, found.targets, found.reference, found.timings_ms)
 
@@ -285,9 +310,14 @@ class DirectExecutor:
 
 
 def make_simulation(
-    robot: SimRobot, trial: Trial, image_size: tuple[int, int] = (320, 240)
+    robot: SimRobot, trial: Trial, image_size: tuple[int, int] | None = None
 ) -> Simulation:
-    """Return a new simulation of the scene of `trial`, ready for `run_trial`."""
+    """Return a new simulation of the scene of `trial`, ready for `run_trial`.
+
+    Images are IMAGE_WIDTH wide, with the aspect ratio of the robot's cameras, or `image_size`.
+    """
+    width, height = robot.embodiment.cameras[0].size
+    image_size = image_size or (IMAGE_WIDTH, round(IMAGE_WIDTH * height / width))
     return Simulation(
         robot,
         task=trial.family,
@@ -351,6 +381,7 @@ def run_trial(
         tuple(runner.latency_ms),
         (),
         (),
+        query_ms=tuple(runner.query_ms),
     )
 
 

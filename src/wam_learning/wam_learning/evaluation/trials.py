@@ -68,6 +68,7 @@ class TrialResult:
     psnr_db: tuple[float, ...]  # of predicted images, per frame ahead
     ssim: tuple[float, ...]
     video_sums: Mapping[str, float] = field(default_factory=dict)  # of sum_squared_errors
+    query_ms: tuple[float, ...] = ()  # wall time of the policy's queries, without ROS
 
     @property
     def success(self) -> bool:
@@ -80,11 +81,11 @@ class TrialResult:
     def from_json(cls, text: str) -> Self:
         """Parse a line of `to_json`; raise KeyError or TypeError for anything else."""
         values: Mapping[str, Any] = json.loads(text)
-        lists = ('reached_s', 'latency_ms', 'psnr_db', 'ssim')
+        lists = ('reached_s', 'latency_ms', 'psnr_db', 'ssim', 'query_ms')
         return cls(
             **{
                 **values,
                 'trial': Trial.from_json(json.dumps(values['trial'])),
-                **{name: tuple(values[name]) for name in lists},
+                **{name: tuple(values[name]) for name in lists if name in values},
             }
         )
