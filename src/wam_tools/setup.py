@@ -4,11 +4,13 @@ setup(
     name='wam_tools',
     version='0.1.0',
     packages=find_packages(),
+    package_data={'wam_tools': ['episode_view/*.html']},
     data_files=[
         ('share/ament_index/resource_index/packages', ['resource/wam_tools']),
         ('share/wam_tools', ['package.xml']),
     ],
     install_requires=['setuptools'],
+    zip_safe=False,  # the template of the episode's page is read from disk
     maintainer='WAM on ROS 2 maintainers',
     maintainer_email='maintainers@wam-ros2.invalid',
     description='Developer programs: demo, soak test, fault injection, evaluation through ROS.',

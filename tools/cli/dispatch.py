@@ -43,6 +43,10 @@ COMMANDS = {
         'record an episode of a running stack into an MCAP bag',
         'wam_policy.nodes.recorder.record_command',
     ),
+    'episode': Command(
+        'write an HTML page of an episode, readable offline',
+        'wam_tools.episode_view.episode_command',
+    ),
     'bag': Command(
         'repair interrupted episodes; list what bags contain', 'wam_policy.recording.bag_command'
     ),

@@ -301,7 +301,7 @@ def _stack(direction: str, parts: Sequence[Any], percentage: float = 0.0) -> Any
 def make_plotjuggler(robot: Embodiment) -> str:
     """Return the layout of PlotJuggler: a tab per arm, one of the states."""
     root = Element('root')
-    tabs = SubElement(root, 'tabbed_widget', name='Main Window', parent='main_window')
+    tabs = SubElement(root, 'tabbed_widget', {'name': 'Main Window', 'parent': 'main_window'})
     for controller in robot.controllers:
         if len(controller.joints) > 1:
             plots = [
