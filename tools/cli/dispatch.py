@@ -54,6 +54,10 @@ COMMANDS = {
         'convert episodes into a data set (LeRobot layout, GEAR metadata)',
         'wam_learning.data.export_dataset',
     ),
+    'dataset': Command(
+        'check a data set of any origin, or write a page with its pictures',
+        'wam_learning.inspection.dataset_command',
+    ),
     'generate-demos': Command(
         'write a data set of demonstrations by a scripted expert in the simulator',
         'wam_learning.demonstrations.generate_demos',

@@ -100,7 +100,7 @@ def read_datasets(folders: Sequence[Path], design: ModelSpec) -> EpisodeArrays:
     """
     if not folders:
         raise ValueError('no data set given')
-    parts = [_read_dataset(shard, design) for folder in folders for shard in _find_shards(folder)]
+    parts = [_read_dataset(shard, design) for folder in folders for shard in find_shards(folder)]
     robots = {part.robot.name for part in parts}
     if len(robots) > 1:
         raise ValueError(
@@ -156,7 +156,8 @@ def select_episodes(data: EpisodeArrays, indices: Sequence[int]) -> EpisodeArray
 # ---- one folder
 
 
-def _find_shards(folder: Path) -> list[Path]:
+def find_shards(folder: Path) -> list[Path]:
+    """Return the data sets in a folder of several, or the folder itself."""
     found = sorted(path.parents[1] for path in folder.glob('*/meta/info.json'))
     return found if found and not (folder / 'meta').is_dir() else [folder]
 

@@ -112,7 +112,7 @@ def read_dataset_metadata(folder: Path) -> DatasetMetadata:
         info['features'],
         _read_tasks(folder, version),
         episodes,
-        read_json(modality_path) if modality_path.is_file() else {},
+        _read_modality(modality_path) if modality_path.is_file() else {},
         info,
     )
 
@@ -125,12 +125,37 @@ def _check_features(folder: Path, info: Mapping[str, Any]) -> list[str]:
     for name, feature in features.items():
         if not isinstance(feature, dict) or not {'dtype', 'shape'} <= set(feature):
             raise ValueError(f'{path}: feature {name} has no dtype and shape')
+        shape, names = feature['shape'], feature.get('names')
+        if not isinstance(shape, list) or not all(_is_count(size, 1) for size in shape):
+            raise ValueError(f'{path}: the shape of {name} is {shape!r}, want whole numbers')
+        groups = names.values() if isinstance(names, dict) else [names or []]
+        if not all(isinstance(group, list) for group in groups) or not all(
+            isinstance(value, str) for group in groups for value in group
+        ):
+            raise ValueError(f'{path}: the names of {name} are {names!r:.80}, want texts')
     videos = [name for name, feature in features.items() if feature['dtype'] == 'video']
     patterns = ('data_path', 'video_path') if videos else ('data_path',)
     for pattern in patterns:
         if not isinstance(info.get(pattern), str):
             raise ValueError(f'{path}: {pattern} is {info.get(pattern)!r}, want a path pattern')
     return videos
+
+
+def _read_modality(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    for group, keys in found.items():
+        if not isinstance(keys, dict):
+            raise ValueError(f'{path}: {group} is a {type(keys).__name__}, want an object')
+        for key, part in keys.items():
+            numbers = [part.get(n, 0) for n in ('start', 'end')] if isinstance(part, dict) else []
+            column = part.get('original_key') if isinstance(part, dict) else None
+            if not all(_is_count(number, 0) for number in numbers or [None]) or not (
+                column is None or isinstance(column, str)
+            ):
+                raise ValueError(
+                    f'{path}: {group} {key} is {part!r:.80}, want original_key, start and end'
+                )
+    return found
 
 
 def _is_count(value: Any, least: int) -> bool:
@@ -168,7 +193,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines; raise ValueError with the path and the reason."""
     if not path.is_file():
         raise ValueError(f'{path}: missing')
     try:
@@ -190,7 +216,7 @@ def _read_tasks(folder: Path, version: str) -> tuple[str, ...]:
     else:
         path = folder / 'meta' / 'tasks.jsonl'
         try:
-            found = {entry['task_index']: entry['task'] for entry in _read_lines(path)}
+            found = {entry['task_index']: entry['task'] for entry in read_lines(path)}
         except (KeyError, TypeError) as error:
             raise ValueError(f'{path}: want task_index and task in every line: {error}') from error
     if not all(_is_count(i, 0) for i in found) or sorted(found) != list(range(len(found))):
@@ -202,7 +228,7 @@ def _read_episodes_v2(
     folder: Path, info: Mapping[str, Any], videos: Sequence[str]
 ) -> list[EpisodeEntry]:
     found, path = [], folder / 'meta' / 'episodes.jsonl'
-    for entry in _read_lines(path):
+    for entry in read_lines(path):
         try:
             index = entry['episode_index']
             at = {'episode_chunk': index // info.get('chunks_size', 1000), 'episode_index': index}
