@@ -154,6 +154,8 @@ def test_frames_further_apart_than_the_rates_explain_are_used_and_counted():
     result = seen.latest_observation(1000 * MS)
     assert [f.stamp_ns // MS for f in result.frames] == [850, 900, 905]
     assert seen.bridged_observations == 1  # 55 ms, limit 50 ms
+    seen.latest_observation(1001 * MS)  # as the status asks, between two queries
+    assert seen.bridged_observations == 1
     near = views({TOP: [850, 1000], LEFT: [900], RIGHT: [870, 895]}, [890, 1000])
     assert isinstance(near.latest_observation(1000 * MS), Observation)
     assert near.bridged_observations == 0

@@ -363,7 +363,7 @@ def test_video_is_decoded_only_for_those_who_watch(running):
 
 
 def test_diagnostics_name_every_part(running):
-    _, bench = running
+    node, bench = running
     wanted = {
         'policy: loop',
         'policy: query latency and rate',
@@ -375,6 +375,11 @@ def test_diagnostics_name_every_part(running):
     bench.wait(lambda: bench.diagnostics['policy: query latency and rate'].message[0].isdigit())
     assert 'random weights' in bench.diagnostics['policy: workers'].message
     assert 'no node with another DDS' in bench.diagnostics['policy: other RMWs'].message
+    camera = f'policy: camera {ROBOT.cameras[0].key} rate and age'
+    assert bench.diagnostics[camera].level == b'\0'
+    with node._locked_policy as policy:  # the limit that observations are judged by
+        policy.observations.age_limit_ns = lambda _: 1e6
+    bench.wait(lambda: 'limit 0.001 s' in bench.diagnostics[camera].message)
 
 
 def send_run_goal(bench, instruction, time_limit_s, feedback=None):

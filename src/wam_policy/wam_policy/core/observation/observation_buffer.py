@@ -151,7 +151,8 @@ class ObservationBuffer:
         history_ns = round(gate.history_s * 1e9)
         self._plausibility = JointPlausibility(robot)
         self.clock_offsets = ClockOffsets()  # by camera key, and 'joints'
-        self.bridged_observations = 0  # where a frame was lost within the age limit
+        self.bridged_observations = 0  # instants at which a frame was lost within the age limit
+        self._counted_ns: int | None = None  # the newest of them
         self._robot = robot
         self._config = gate
         self.camera_buffers: Mapping[str, StampedBuffer[Frame]] = MappingProxyType(
@@ -171,6 +172,7 @@ class ObservationBuffer:
         for ring in self.camera_buffers.values():
             ring.clear()
         self.joint_buffer.clear()
+        self._counted_ns = None
         self.image_monitor.reset()
         self._plausibility.reset()
         self.clock_offsets.reset()
@@ -222,7 +224,7 @@ class ObservationBuffer:
         frames = []
         for camera in self._robot.cameras:
             frame = self.camera_buffers[camera.key].nearest(t_ns)
-            limit_ns = self._age_limit_ns(camera)
+            limit_ns = self.age_limit_ns(camera)
             if frame is None or abs(frame.stamp_ns - t_ns) > limit_ns:
                 nearest = f'{(frame.stamp_ns - t_ns) / 1e9:+.3f} s' if frame else 'none'
                 return ObservationRejection(
@@ -238,7 +240,11 @@ class ObservationBuffer:
             return ObservationRejection(
                 'joints', f'no joint state within {limit_s:g} s before the frames', missing=False
             )
-        self.bridged_observations += self._has_lost_frames(t_ns, frames)
+        # asked for several times: by queries, the status, the frame history
+        is_new = self._counted_ns is None or t_ns > self._counted_ns
+        if is_new and self._has_lost_frames(t_ns, frames):
+            self.bridged_observations += 1
+            self._counted_ns = t_ns
         return Observation(t_ns, tuple(frames), joints)
 
     def _has_lost_frames(self, t_ns: int, frames: Sequence[Frame]) -> bool:
@@ -252,7 +258,8 @@ class ObservationBuffer:
             for stamp_ns, interval_ns in zip(stamps_ns, intervals_ns, strict=True)
         )
 
-    def _age_limit_ns(self, camera: Camera) -> float:
+    def age_limit_ns(self, camera: Camera) -> float:
+        """Return the age limit of a camera's frames in ns, widened by its measured rate."""
         limit_ns = camera.max_age_s * 1e9
         interval_ns = self.camera_buffers[camera.key].median_interval_ns() or 0
         return min(max(limit_ns, AGE_INTERVALS * interval_ns), MAX_AGE_FACTOR * limit_ns)
@@ -266,7 +273,7 @@ class ObservationBuffer:
                 title,
                 self.camera_buffers[camera.key].newest,
                 now_ns,
-                self._age_limit_ns(camera) / 1e9,
+                self.age_limit_ns(camera) / 1e9,
                 self.clock_offsets.describe(camera.key),
             )
             if refusal:

@@ -24,9 +24,11 @@ class PolicyDiagnostics:
         node: Node,
         get_status: Callable[[], PolicyStatus],
         get_target_hz: Callable[[], float],
+        get_age_limit_s: Callable[[Camera], float],
     ) -> None:
         """Take how to get the status now; before `watch` nobody asks."""
         self._node, self._get_status, self._get_target_hz = node, get_status, get_target_hz
+        self._get_age_limit_s = get_age_limit_s  # the limit that observations are judged by
         self._latest_status = PolicyStatus()  # what all tasks of one round judge
         self.updater = Updater(node)
         self.updater.setHardwareID('none')
@@ -45,7 +47,7 @@ class PolicyDiagnostics:
         for index, camera in enumerate(robot.cameras):
             self._add_task(
                 f'camera {camera.key} rate and age',
-                lambda status, i=index, c=camera: _check_camera(status, i, c),
+                partial(self._check_camera, index, camera),
             )
 
     def remove_tasks(self) -> None:
@@ -117,13 +119,18 @@ class PolicyDiagnostics:
             },
         )
 
-
-def _check_camera(status: PolicyStatus, index: int, camera: Camera) -> DiagnosticResult:
-    age_ms, rate_hz = status.camera_age_ms[index], status.camera_rate_hz[index]
-    judged = policy_health.diagnose_camera(
-        None if age_ms < 0 else age_ms / 1e3, camera.max_age_s, rate_hz, camera.fps
-    )
-    return (
-        *judged,
-        {'rate (Hz)': f'{rate_hz:.2f}', 'age (ms)': f'{age_ms:.0f}', 'topic': camera.topic},
-    )
+    def _check_camera(self, index: int, camera: Camera, status: PolicyStatus) -> DiagnosticResult:
+        age_ms, rate_hz = status.camera_age_ms[index], status.camera_rate_hz[index]
+        limit_s = self._get_age_limit_s(camera)
+        judged = policy_health.diagnose_camera(
+            None if age_ms < 0 else age_ms / 1e3, limit_s, rate_hz, camera.fps
+        )
+        return (
+            *judged,
+            {
+                'rate (Hz)': f'{rate_hz:.2f}',
+                'age (ms)': f'{age_ms:.0f}',
+                'age limit (ms)': f'{1e3 * limit_s:.0f}',
+                'topic': camera.topic,
+            },
+        )

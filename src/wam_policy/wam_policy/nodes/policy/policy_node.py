@@ -32,7 +32,7 @@ from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus
 from wam_msgs.srv import Reload
 from wam_policy.core.observation.joint_state_merger import JointStateMerger
 from wam_policy.core.robot import checkpoints, embodiment
-from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.robot.embodiment import Camera, Embodiment
 from wam_policy.core.session.policy_session import (
     PolicySession,
     SessionSettings,
@@ -92,7 +92,9 @@ class PolicyNode(LifecycleNode):
             self, PolicyParams, lambda: bool(self._inputs), self._on_params
         )
         self._status_publisher = self.create_publisher(PolicyStatus, 'status', qos.LATCHED)
-        self._diagnostics = PolicyDiagnostics(self, self._make_status, self._target_query_rate_hz)
+        self._diagnostics = PolicyDiagnostics(
+            self, self._make_status, self._target_query_rate_hz, self._compute_age_limit_s
+        )
         self.guard = CallbackGuard(self, self._diagnostics.updater, self._on_fault)
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
@@ -441,6 +443,10 @@ class PolicyNode(LifecycleNode):
             self.get_logger().info(
                 f'{status.state_name}: {status.reason}' if status.reason else status.state_name
             )
+
+    def _compute_age_limit_s(self, camera: Camera) -> float:
+        with self._locked_policy as policy:
+            return policy.observations.age_limit_ns(camera) / 1e9
 
     def _target_query_rate_hz(self) -> float:
         return self._params.max_query_rate_hz or float('inf')
