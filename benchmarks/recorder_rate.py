@@ -63,6 +63,7 @@ def run_robot(camera_hz: float, size: tuple[int, int]) -> None:
     from wam_policy.core.robot import embodiment
     from wam_policy.core.types import JointState as Posture
     from wam_policy.nodes import message_conversion, qos
+    from wam_policy.nodes.images import image_conversion
 
     robot = embodiment.load_embodiment(ROBOT)
     rclpy.init()
@@ -71,7 +72,7 @@ def run_robot(camera_hz: float, size: tuple[int, int]) -> None:
     joints = node.create_publisher(JointState, '/joint_states', qos.JOINTS)
     picture = make_image(size)
     shown = [
-        message_conversion.image_to_msg(np.roll(picture, 8 * i, axis=1), 0, 'c') for i in range(8)
+        image_conversion.image_to_msg(np.roll(picture, 8 * i, axis=1), 0, 'c') for i in range(8)
     ]
     rest = robot.home_positions(robot.observed)
     start_s, sent_pictures, sent_joints = time.monotonic(), 0, 0

@@ -168,6 +168,7 @@ LAYERS = (
             'wam_policy.recording',
             'wam_policy.nodes.message_conversion',
             'wam_policy.workers.protocol',  # to a policy server, through the remote worker
+            'wam_policy.nodes.images.image_conversion',
             'wam_policy.deprecated_options',
             'wam_policy.provenance',
             'wam_sim.physics',
@@ -200,7 +201,7 @@ LAYERS = (
                 f'wam_policy.nodes.{name}'
                 for name in (
                     'callback_guard',
-                    'cdr_image',
+                    'images',
                     'message_conversion',
                     'node_clock',
                     'parameters',

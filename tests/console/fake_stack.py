@@ -22,6 +22,7 @@ from wam_policy.core.motion.trajectory import Trajectory
 from wam_policy.core.robot import embodiment
 from wam_policy.core.types import JointState as Joints
 from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.images import image_conversion
 from wam_policy.nodes.run_node import ExecutorThread
 
 PERIOD_S = 0.1
@@ -152,7 +153,7 @@ class FakeStack(Node):
         for camera, publisher, rgb in zip(
             self.robot.cameras, self._cameras, self._images, strict=True
         ):
-            publisher.publish(message_conversion.image_to_msg(rgb, now_ns, camera.frame_id))
+            publisher.publish(image_conversion.image_to_msg(rgb, now_ns, camera.frame_id))
         self._publish_plan(now_ns, position)
         self._publish_objects()
         if self.watches_video and self._ticks % 2 == 0:
@@ -191,7 +192,7 @@ class FakeStack(Node):
         canvas = np.zeros((64, 96, 3), np.uint8)
         canvas[:, :64] = self._images[0][:: max(1, len(self._images[0]) // 64)][:48].mean((0, 1))
         canvas[:32, 64:], canvas[32:, 64:] = 120, 180
-        return message_conversion.image_to_msg(canvas, stamp_ns, self.robot.name)
+        return image_conversion.image_to_msg(canvas, stamp_ns, self.robot.name)
 
 
 def render_images(robot):

@@ -1,9 +1,7 @@
 """Messages in, core types out; every broken message is refused with its reason."""
 
-from array import array
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from builtin_interfaces.msg import Time
 from control_msgs.msg import JointTrajectoryControllerState
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import JointState
 
 from wam_policy.core import types
 from wam_policy.core.motion.jtc_emulator import TrajectoryPoints
@@ -22,106 +20,13 @@ from wam_policy.nodes import message_conversion
 
 pytestmark = pytest.mark.ros
 RNG = np.random.default_rng(0)
-PIXELS = RNG.integers(0, 256, (6, 5, 3), dtype=np.uint8)
 STAMP = Time(sec=12, nanosec=345)
-
-
-def make_image_msg(encoding='rgb8', pixels=PIXELS, padding=0, **changes):
-    height, width, channels = pixels.shape
-    rows = np.full((height, width * channels + padding), 99, np.uint8)
-    rows[:, : width * channels] = pixels.reshape(height, -1)
-    msg = Image(
-        height=height,
-        width=width,
-        encoding=encoding,
-        step=rows.shape[1],
-        data=array('B', rows.tobytes()),
-    )
-    msg.header.stamp = STAMP
-    for field, value in changes.items():
-        setattr(msg, field, value)
-    return msg
 
 
 @given(st.integers(0, 2**31 * 10**9 - 1))
 def test_stamps_survive_the_round_trip(stamp_ns):
     assert message_conversion.to_ns(message_conversion.time_to_msg(stamp_ns)) == stamp_ns
     assert message_conversion.to_ns(message_conversion.duration_to_msg(stamp_ns)) == stamp_ns
-
-
-@pytest.mark.parametrize('padding', [0, 7])
-@pytest.mark.parametrize(
-    ('encoding', 'order'),
-    [('rgb8', [0, 1, 2]), ('bgr8', [2, 1, 0]), ('rgba8', [0, 1, 2, 3]), ('bgra8', [2, 1, 0, 3])],
-)
-def test_every_colour_order_and_row_padding_gives_the_same_pixels(encoding, order, padding):
-    alpha = np.full((6, 5, 1), 7, np.uint8)
-    pixels = np.concatenate([PIXELS, alpha], axis=2)[..., order]
-    frame = message_conversion.frame_from_msg(make_image_msg(encoding, pixels, padding), 'top')
-    assert np.array_equal(frame.rgb, PIXELS)
-    assert (frame.camera, frame.stamp_ns) == ('top', 12_000_000_345)
-
-
-def test_unpadded_rgb_is_not_copied():
-    msg = make_image_msg()
-    frame = message_conversion.frame_from_msg(msg, 'top')
-    msg.data[0] ^= 255
-    assert frame.rgb[0, 0, 0] == PIXELS[0, 0, 0] ^ 255
-
-
-@pytest.mark.parametrize(
-    ('msg', 'complaint'),
-    [
-        (make_image_msg('mono8'), "encoding 'mono8' is not one of rgb8, bgr8"),
-        (make_image_msg('16UC1'), 'encoding'),
-        (make_image_msg(''), 'encoding'),
-        (make_image_msg(data=array('B', [1, 2, 3])), '3 bytes of data, want 6 rows of 15'),
-        (make_image_msg(data=array('B')), '0 bytes of data'),
-        (make_image_msg(step=14), 'does not fit a step of 14'),
-        (make_image_msg(width=0), 'does not fit'),
-        (make_image_msg(height=0), 'does not fit'),
-        (make_image_msg(height=7), 'want 7 rows'),
-        (make_image_msg(width=6), 'does not fit a step of 15'),
-    ],
-)
-def test_broken_images_are_refused(msg, complaint):
-    with pytest.raises(ValueError, match=f'camera top: .*{complaint}'):
-        message_conversion.frame_from_msg(msg, 'top')
-
-
-@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
-def test_compressed_images(suffix):
-    smooth = np.tile(np.linspace(0, 255, 32, dtype=np.uint8)[:, None, None], (1, 32, 3)).copy()
-    smooth[..., 2] //= 2
-    data = cv2.imencode(suffix, smooth[..., ::-1])[1].tobytes()
-    msg = CompressedImage(format=f'rgb8; {suffix[1:]} compressed bgr8', data=array('B', data))
-    msg.header.stamp = STAMP
-    frame = message_conversion.frame_from_compressed_msg(msg, 'top')
-    assert frame.stamp_ns == 12_000_000_345
-    assert np.abs(frame.rgb.astype(int) - smooth).max() <= (0 if suffix == '.png' else 12)
-
-
-@pytest.mark.parametrize(
-    ('form', 'data', 'complaint'),
-    [
-        ('jpeg', b'', '0 bytes'),
-        ('jpeg', b'not an image', 'not a readable JPEG or PNG'),
-        ('16UC1; compressedDepth png', b'x', 'depth image'),
-    ],
-)
-def test_broken_compressed_images_are_refused(form, data, complaint):
-    with pytest.raises(ValueError, match=f'camera top: .*{complaint}'):
-        message_conversion.frame_from_compressed_msg(
-            CompressedImage(format=form, data=array('B', data)), 'top'
-        )
-
-
-def test_published_image_is_what_a_subscriber_reads():
-    msg = message_conversion.image_to_msg(PIXELS[:, ::-1], 12_000_000_345, 'top_optical_frame')
-    assert (msg.encoding, msg.step, msg.header.frame_id) == ('rgb8', 15, 'top_optical_frame')
-    assert isinstance(msg.data, array) and msg.data.typecode == 'B'
-    frame = message_conversion.frame_from_msg(msg, 'top')
-    assert np.array_equal(frame.rgb, PIXELS[:, ::-1]) and frame.stamp_ns == 12_000_000_345
 
 
 # --- joints ---

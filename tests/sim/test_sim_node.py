@@ -31,7 +31,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from wam_msgs.msg import SimStatus
 from wam_policy.core.robot import embodiment
-from wam_policy.nodes.message_conversion import frame_from_compressed_msg
+from wam_policy.nodes.images.image_conversion import frame_from_compressed_msg
 from wam_policy.nodes.motion.controller_monitor import ControllerMonitor
 
 

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from wam_policy.core.observation.view_tiles import LAYOUTS, ViewLayout, make_layout
-from wam_policy.nodes import message_conversion
-from wam_policy.nodes.cdr_image import read_image
+from wam_policy.nodes.images import image_conversion
+from wam_policy.nodes.images.cdr_image import read_image
 
 MIN_INTERVAL_NS = 60_000_000  # between two images that are kept: 16 Hz of faster cameras
 KEEP_NS = 4_000_000_000  # images: longer than a block is predicted ahead
@@ -135,4 +135,4 @@ def compose(views: Mapping[str, np.ndarray], layout: ViewLayout) -> np.ndarray:
 
 def _decode(raw: bytes, camera: str) -> np.ndarray:
     image = read_image(raw)
-    return message_conversion.frame_from_msg(image, camera).rgb  # type: ignore[arg-type]
+    return image_conversion.frame_from_msg(image, camera).rgb  # type: ignore[arg-type]

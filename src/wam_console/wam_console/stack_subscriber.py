@@ -33,7 +33,8 @@ from wam_msgs.msg import DriverStatus, EpisodeStatus, MotionStatus, PolicyStatus
 from wam_policy.core.motion.trajectory import Trajectory, sample_plan
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes import message_conversion, qos
-from wam_policy.nodes.cdr_image import read_image
+from wam_policy.nodes.images import image_conversion
+from wam_policy.nodes.images.cdr_image import read_image
 from wam_policy.nodes.node_clock import NodeClock
 
 UPDATE_PERIOD_S = 0.2  # how late subscriptions follow the viewers
@@ -257,7 +258,7 @@ class StackSubscriber:
         status = self._newest.get('policy')
         self.pairs.add_prediction(
             message_conversion.to_ns(msg.header.stamp),
-            message_conversion.frame_from_msg(msg, 'predicted_video').rgb,
+            image_conversion.frame_from_msg(msg, 'predicted_video').rgb,
             status.msg.view_layout if status else '',
         )
 
@@ -293,7 +294,7 @@ class StackSubscriber:
 
     def _decode_image(self, raw: bytes, camera: str) -> np.ndarray:
         if self._params.compressed_images:
-            return message_conversion.frame_from_compressed_msg(
+            return image_conversion.frame_from_compressed_msg(
                 deserialize_message(raw, CompressedImage), camera
             ).rgb
         return decode_raw_image(raw, camera)
@@ -310,7 +311,7 @@ class StackSubscriber:
 def decode_raw_image(raw: bytes, camera: str) -> np.ndarray:
     """Return the pixels of a serialized Image, uint8 [h w 3]; ValueError if it is none."""
     image: Any = read_image(raw)  # has the fields that frame_from_msg reads
-    return message_conversion.frame_from_msg(image, camera).rgb
+    return image_conversion.frame_from_msg(image, camera).rgb
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int) -> bytes:

@@ -32,12 +32,8 @@ from wam_policy.core.statistics import EventRate
 from wam_policy.nodes import parameters
 from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.controller_parameters import ControllerParameterServer
-from wam_policy.nodes.message_conversion import (
-    compress_to_msg,
-    image_to_msg,
-    joint_state_to_msg,
-    time_to_msg,
-)
+from wam_policy.nodes.images.image_conversion import compress_to_msg, image_to_msg
+from wam_policy.nodes.message_conversion import joint_state_to_msg, time_to_msg
 from wam_policy.nodes.motion.control_loop import set_realtime_priority
 from wam_policy.nodes.run_node import NodeFailure, run_node
 from wam_sim import messages, viewer

@@ -29,7 +29,8 @@ from wam_policy.core.session.policy_session import (
     SessionSettings,
 )
 from wam_policy.core.types import JointState
-from wam_policy.nodes import cdr_image, message_conversion
+from wam_policy.nodes import message_conversion
+from wam_policy.nodes.images import cdr_image, image_conversion
 from wam_policy.nodes.recorder import message_definitions
 from wam_policy.recording.bag_writer import BagTopic, BagWriter
 from wam_policy.recording.episode_info import EpisodeEnd, EpisodeMetadata, TaskSuccess
@@ -72,7 +73,7 @@ def make_messages(seconds, camera_gaps, size):
                 (
                     log_ns,
                     camera.topic,
-                    message_conversion.image_to_msg(make_image(k, number, size), stamp_ns, 'c'),
+                    image_conversion.image_to_msg(make_image(k, number, size), stamp_ns, 'c'),
                 )
             )
     for k in range(int(seconds * 100)):
@@ -183,8 +184,8 @@ class LiveSession:
 @pytest.mark.parametrize(
     ('images', 'read'),
     [
-        ('raw', message_conversion.frame_from_msg),
-        ('jpeg', message_conversion.frame_from_compressed_msg),
+        ('raw', image_conversion.frame_from_msg),
+        ('jpeg', image_conversion.frame_from_compressed_msg),
     ],
 )
 def test_live_and_export_see_the_same(tmp_path, images, read):

@@ -26,6 +26,7 @@ from wam_msgs.srv import Reload
 from wam_policy.core.robot import embodiment
 from wam_policy.core.types import JointState
 from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.images import image_conversion
 from wam_policy.nodes.policy import worker_backend
 from wam_policy.nodes.policy.policy_node import PolicyNode
 from wam_policy.nodes.run_node import ExecutorThread
@@ -87,7 +88,7 @@ class PolicyTestBench:
             if pixels is None:
                 pixels = self.random.integers(0, 255, shape, np.uint8)
             self.image_publishers[key].publish(
-                message_conversion.image_to_msg(pixels, self.now_ns(), key)
+                image_conversion.image_to_msg(pixels, self.now_ns(), key)
             )
 
     def on_joint_timer(self):

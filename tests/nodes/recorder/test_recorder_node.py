@@ -25,7 +25,8 @@ from wam_msgs.msg import EpisodeStatus, MotionStatus, SimStatus
 from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.core.robot import embodiment
 from wam_policy.core.types import JointState
-from wam_policy.nodes import cdr_image, message_conversion, qos
+from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.images import cdr_image, image_conversion
 from wam_policy.nodes.parameters import RecorderParams
 from wam_policy.nodes.recorder import message_definitions
 from wam_policy.nodes.recorder.recorder_node import RecorderNode
@@ -83,7 +84,7 @@ class FakeRobot:
     def on_camera_timer(self):
         self.sent_counts['camera'] += 1
         for camera, out in zip(ROBOT.cameras, self.image_publishers, strict=True):
-            msg = message_conversion.image_to_msg(TEST_IMAGE, self.now_ns(), camera.frame_id)
+            msg = image_conversion.image_to_msg(TEST_IMAGE, self.now_ns(), camera.frame_id)
             msg.encoding = self.encoding
             out.publish(msg)
         for out in self.camera_info_publishers:
@@ -218,7 +219,7 @@ def test_an_episode_holds_everything_and_says_so(tmp_path):
         pictures = found[f'{camera.topic}/compressed']
         assert len(pictures) >= after['camera'] - before['camera'] - 2
         assert types[f'{camera.topic}/compressed'] == 'sensor_msgs/msg/CompressedImage'
-        seen = message_conversion.frame_from_compressed_msg(pictures[0][1], camera.key)
+        seen = image_conversion.frame_from_compressed_msg(pictures[0][1], camera.key)
         assert abs(seen.rgb.astype(int) - TEST_IMAGE).max() < 30
         assert pictures[0][1].header.frame_id == camera.frame_id
         assert 0 <= pictures[0][0] - seen.stamp_ns < 1e9  # the camera's own stamp
@@ -242,7 +243,7 @@ def test_raw_images_are_kept_as_they_came(tmp_path):
     found, types = read_bag(folder)
     topic = ROBOT.cameras[0].topic
     assert types[topic] == 'sensor_msgs/msg/Image' and len(found[topic]) > 3
-    assert (message_conversion.frame_from_msg(found[topic][0][1], 'x').rgb == TEST_IMAGE).all()
+    assert (image_conversion.frame_from_msg(found[topic][0][1], 'x').rgb == TEST_IMAGE).all()
 
 
 def test_a_discarded_episode_is_gone_and_others_stay(tmp_path):
@@ -481,8 +482,8 @@ def test_images_are_read_where_they_lie(encoding, frame_id):
     seen = cdr_image.read_image(raw)
     assert (seen.height, seen.width, seen.step, seen.encoding) == (5, 7, msg.step, encoding)
     assert (
-        message_conversion.frame_from_msg(seen, 'x').rgb
-        == message_conversion.frame_from_msg(msg, 'x').rgb
+        image_conversion.frame_from_msg(seen, 'x').rgb
+        == image_conversion.frame_from_msg(msg, 'x').rgb
     ).all()
     small = deserialize_message(cdr_image.compress_image(raw, 100), CompressedImage)
     assert small.header == msg.header

@@ -9,6 +9,7 @@ from sensor_msgs.msg import Image, JointState
 
 from wam_msgs.msg import ActionChunk
 from wam_policy.nodes import message_conversion
+from wam_policy.nodes.images import image_conversion
 from wam_tools.fault_injection import corruptions
 
 pytestmark = pytest.mark.ros
@@ -16,7 +17,7 @@ PIXELS = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(6, 8, 3)
 
 
 def make_image_bytes(stamp_ns=5_000_000_007):
-    return serialize_message(message_conversion.image_to_msg(PIXELS, stamp_ns, 'camera'))
+    return serialize_message(image_conversion.image_to_msg(PIXELS, stamp_ns, 'camera'))
 
 
 def make_joint_state_bytes(stamp_ns=5_000_000_007):
@@ -52,7 +53,7 @@ def test_a_stamp_is_moved_and_nothing_else(raw):
 
 def test_a_covered_lens_is_a_whole_picture_of_one_color():
     (dark,) = apply_corruption('blacken', make_image_bytes())
-    frame = message_conversion.frame_from_msg(deserialize_message(dark, Image), 'top')
+    frame = image_conversion.frame_from_msg(deserialize_message(dark, Image), 'top')
     assert frame.rgb.shape == PIXELS.shape and not frame.rgb.any()
 
 
@@ -99,12 +100,12 @@ def test_losses_are_of_the_size_asked_for():
 def test_a_spoilt_picture_is_refused_at_the_door(name, complaint):
     (raw,) = apply_corruption(name, make_image_bytes())
     with pytest.raises(ValueError, match=complaint):
-        message_conversion.frame_from_msg(deserialize_message(raw, Image), 'camera')
+        image_conversion.frame_from_msg(deserialize_message(raw, Image), 'camera')
 
 
 def test_a_halved_picture_is_a_whole_one():
     (raw,) = apply_corruption('resize', make_image_bytes())
-    frame = message_conversion.frame_from_msg(deserialize_message(raw, Image), 'camera')
+    frame = image_conversion.frame_from_msg(deserialize_message(raw, Image), 'camera')
     assert np.array_equal(frame.rgb, PIXELS[::2, ::2])
 
 

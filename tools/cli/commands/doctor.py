@@ -51,6 +51,7 @@ def run_checks(layout: CheckoutLayout) -> list[CheckResult]:
         env = make_environment(layout)
         result += [
             run_probe(layout, env, 'imports', 'packages', './wam clean, then ./wam setup'),
+            check_cv_bridge(layout, env),
             run_probe(layout, env, 'cameras', 'render', 'apt-get install libosmesa6'),
             *check_rmws(layout, env),
             check_domain(layout, env),
@@ -152,6 +153,15 @@ def run_probe(
         reason = (result.stderr.strip().splitlines() or ['no output'])[-1][:120]
         return CheckResult(subject, CheckStatus.MISSING, reason, fix)
     return CheckResult(subject, CheckStatus.OK, result.stdout.strip().splitlines()[-1])
+
+
+def check_cv_bridge(layout: CheckoutLayout, env: dict[str, str]) -> CheckResult:
+    """Tell which cv_bridge converts images; NOTE if an installed one does not run here."""
+    fix = 'images are converted all the same; install one built for this NumPy to use it'
+    finding = run_probe(layout, env, 'cv_bridge', 'cv_bridge', fix)
+    if finding.status is CheckStatus.OK and 'does not run' not in finding.text:
+        return finding
+    return CheckResult('cv_bridge', CheckStatus.NOTE, finding.text, fix)
 
 
 def check_rmws(layout: CheckoutLayout, env: dict[str, str]) -> list[CheckResult]:

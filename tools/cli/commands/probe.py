@@ -46,6 +46,15 @@ def probe_rendering() -> str:
     return 'off-screen rendering works'
 
 
+def probe_cv_bridge() -> str:
+    """Return which cv_bridge the nodes use; see nodes/images/bridge_selection.py."""
+    try:
+        from wam_policy.nodes.images.bridge_selection import select_bridge
+    except ImportError:
+        return 'check not active: src/ is not built'
+    return select_bridge().description
+
+
 def probe_gpu() -> str:
     """Return the names of the GPUs that torch can use."""
     import torch
@@ -128,6 +137,7 @@ def probe_domain() -> str:
 PROBES = {
     'pins': probe_pins,
     'packages': probe_imports,
+    'cv_bridge': probe_cv_bridge,
     'render': probe_rendering,
     'gpu': probe_gpu,
     'dds': probe_dds,

@@ -18,6 +18,7 @@ from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.session.instruction import clean_instruction
 from wam_policy.core.types import Frame, JointState
 from wam_policy.nodes import message_conversion
+from wam_policy.nodes.images import image_conversion
 from wam_policy.recording import bag_access
 
 COMPRESSED_IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
@@ -153,9 +154,9 @@ class BagReplay:
         content, log_ns = message.content, message.log_ns
         if topic in self._camera_topics:
             read = (
-                message_conversion.frame_from_compressed_msg
+                image_conversion.frame_from_compressed_msg
                 if message.type == COMPRESSED_IMAGE_TYPE
-                else message_conversion.frame_from_msg
+                else image_conversion.frame_from_msg
             )
             frame = read(content, self._camera_topics[topic])
             self.synchronizer.on_frame(self._check_stamp(topic, frame, log_ns), log_ns)

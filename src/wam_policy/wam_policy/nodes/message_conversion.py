@@ -1,34 +1,25 @@
 """Convert between ROS messages and core types; every message is validated here, once.
 
 An invalid message raises ValueError with its part and the fix in the text; converted values are
-trusted from then on. No node reads a field of a sensor message itself.
+trusted from then on. No node reads a field of a sensor message itself. Images: `nodes.images`.
 """
 
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from control_msgs.msg import JointTrajectoryControllerState
-from sensor_msgs.msg import CompressedImage, Image
 from sensor_msgs.msg import JointState as JointStateMsg
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from wam_msgs.msg import ActionChunk
 from wam_policy.core.motion.trajectory import Trajectory
 from wam_policy.core.robot.embodiment import Controller, Gripper
-from wam_policy.core.types import Chunk, Frame, JointState, Setpoint
+from wam_policy.core.types import Chunk, JointState, Setpoint
 
 NS_PER_S = 1_000_000_000
-# encoding -> bytes per pixel and the channels that are red, green and blue
-COLOR_ENCODINGS = {
-    'rgb8': (3, slice(0, 3)),
-    'bgr8': (3, slice(None, None, -1)),
-    'rgba8': (4, slice(0, 3)),
-    'bgra8': (4, slice(2, None, -1)),
-}
 
 
 def to_ns(stamp: Time | Duration) -> int:
@@ -43,80 +34,6 @@ def time_to_msg(stamp_ns: int) -> Time:
 def duration_to_msg(duration_ns: int) -> Duration:
     sec, nanosec = divmod(duration_ns, NS_PER_S)
     return Duration(sec=sec, nanosec=nanosec)
-
-
-# --- images ---------------------------------------------------------------------------------
-
-
-def frame_from_msg(msg: Image, camera: str) -> Frame:
-    """Return the pixels of a raw image; without copying them where rows are not padded.
-
-    is_bigendian says nothing about 8-bit channels and is ignored.
-    """
-    if msg.encoding not in COLOR_ENCODINGS:
-        raise ValueError(
-            f'camera {camera}: encoding {msg.encoding!r} is not one of '
-            f'{", ".join(COLOR_ENCODINGS)}; the model needs 8-bit color'
-        )
-    channels, rgb = COLOR_ENCODINGS[msg.encoding]
-    row = msg.width * channels
-    if not msg.width or not msg.height or msg.step < row:
-        raise ValueError(
-            f'camera {camera}: {msg.width}x{msg.height} {msg.encoding} does not fit '
-            f'a step of {msg.step} bytes'
-        )
-    if len(msg.data) != msg.step * msg.height:
-        raise ValueError(
-            f'camera {camera}: {len(msg.data)} bytes of data, want {msg.height} rows of {msg.step}'
-        )
-    rows = np.frombuffer(msg.data, dtype=np.uint8).reshape(msg.height, msg.step)[:, :row]
-    pixels = rows.reshape(msg.height, msg.width, channels)[..., rgb]
-    return Frame(camera, to_ns(msg.header.stamp), np.ascontiguousarray(pixels))
-
-
-def frame_from_compressed_msg(msg: CompressedImage, camera: str) -> Frame:
-    """Return the pixels of a JPEG or PNG image."""
-    if 'compressedDepth' in msg.format:
-        raise ValueError(f'camera {camera}: {msg.format!r} is a depth image; subscribe to color')
-    data = np.frombuffer(msg.data, dtype=np.uint8)
-    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if bgr is None:
-        raise ValueError(
-            f'camera {camera}: {data.size} bytes of {msg.format or "no format"!r} '
-            'are not a readable JPEG or PNG'
-        )
-    return Frame(camera, to_ns(msg.header.stamp), cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
-
-
-def image_to_msg(rgb: np.ndarray, stamp_ns: int, frame_id: str) -> Image:
-    """Return an rgb8 message of uint8 [height width 3]."""
-    height, width, _ = rgb.shape
-    msg = Image(height=height, width=width, encoding='rgb8', step=width * 3)
-    msg.header.stamp = time_to_msg(stamp_ns)
-    msg.header.frame_id = frame_id
-    pixels = array('B')
-    pixels.frombytes(np.ascontiguousarray(rgb).data)
-    msg._data = pixels  # the checked setter walks every byte in Python: 0.1 s per image
-    return msg
-
-
-def compress_to_msg(
-    rgb: np.ndarray, stamp_ns: int, frame_id: str, quality: int, encoding: str = 'rgb8'
-) -> CompressedImage:
-    """Return uint8 [height width 3] as JPEG; `encoding` is that of the image it was."""
-    good, jpeg = cv2.imencode(
-        '.jpg', cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
-    if not good:
-        height, width, _ = rgb.shape
-        raise ValueError(f'{frame_id}: {width}x{height} {encoding} could not be compressed')
-    # format as image_transport names it: what it was, and what the JPEG decodes to
-    msg = CompressedImage(format=f'{encoding}; jpeg compressed bgr8')
-    msg.header.stamp, msg.header.frame_id = time_to_msg(stamp_ns), frame_id
-    data = array('B')
-    data.frombytes(jpeg.data)
-    msg._data = data  # the checked setter walks every byte in Python
-    return msg
 
 
 # --- joints ---------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def parameter(
     pattern: str = '',
     dynamic: bool = False,
     deprecated_name: str = '',
-    deprecated_values: Mapping[str, str] = MappingProxyType({}),
+    deprecated_values: Mapping[Any, str] = MappingProxyType({}),
 ) -> Any:
     """Describe one parameter as a dataclass field.
 

@@ -185,8 +185,16 @@ class PolicyParams:
     max_instruction_length: int = parameter(
         400, 'longest instruction that is accepted', unit='characters', low=1, high=10000
     )
-    compressed_images: bool = parameter(
-        False, 'subscribe to <topic>/compressed instead of <topic>'
+    image_transport: str = parameter(
+        'raw',
+        'raw subscribes to the topics of the cameras, compressed to <topic>/compressed; a topic '
+        'that ends with /compressed is taken as it is',
+        pattern=r'\w+',
+        deprecated_name='compressed_images',
+        deprecated_values={True: 'compressed', False: 'raw'},
+    )
+    allow_mono_images: bool = parameter(
+        False, 'accept cameras without color; gray is repeated in red, green and blue'
     )
     detect_frozen_images: bool = parameter(
         True,
@@ -292,6 +300,9 @@ class RecorderParams:
         'jpeg compresses the cameras here, raw keeps them as they come, '
         'compressed subscribes to <topic>/compressed',
         choices=('jpeg', 'raw', 'compressed'),
+    )
+    allow_mono_images: bool = parameter(
+        False, 'accept cameras without color; gray is repeated in red, green and blue'
     )
     jpeg_quality: int = parameter(90, 'quality of the images compressed here', low=1, high=100)
     jpeg_threads: int = parameter(2, 'threads that compress images', low=1, high=64)
@@ -413,7 +424,7 @@ def add_on_change_callback[T: Params](
 
 
 def _declare_parameter(node: Node, field: dataclasses.Field) -> None:
-    default = _read_deprecated_parameter(node, field)
+    default = _replace_deprecated_value(node, field, _read_deprecated_parameter(node, field))
     if default is None:
         default = list(field.default) if isinstance(field.default, tuple) else field.default
     try:

@@ -18,6 +18,7 @@ from sensor_msgs.msg import Image, JointState
 
 from wam_msgs.msg import ActionChunk
 from wam_policy.nodes import message_conversion
+from wam_policy.nodes.images import image_conversion
 
 Corruption = Callable[[bytes], Sequence[bytes]]
 STAMP_STRUCT = struct.Struct('<iI')
@@ -102,7 +103,7 @@ def make_message_edit(message_type: type, edit: Callable[[Any], None]) -> Corrup
 def halve_image(msg: Image) -> None:
     """Halve the size of a valid image."""
     pixels = np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.width, -1)[::2, ::2]
-    small = message_conversion.image_to_msg(
+    small = image_conversion.image_to_msg(
         pixels, message_conversion.to_ns(msg.header.stamp), msg.header.frame_id
     )
     msg.height, msg.width, msg.step = small.height, small.width, small.step

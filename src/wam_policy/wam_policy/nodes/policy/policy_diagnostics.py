@@ -12,6 +12,7 @@ from wam_policy.core.session import policy_health
 from wam_policy.core.session.policy_health import DiagnosticLevel
 from wam_policy.core.session.policy_session import PolicyState
 from wam_policy.nodes import rmw_vendor
+from wam_policy.nodes.images import image_transport
 
 DiagnosticResult = tuple[DiagnosticLevel, str, Mapping[str, str]]
 
@@ -25,14 +26,17 @@ class PolicyDiagnostics:
         get_status: Callable[[], PolicyStatus],
         get_target_hz: Callable[[], float],
         get_age_limit_s: Callable[[Camera], float],
+        get_image_transport: Callable[[], str],
     ) -> None:
         """Take how to get the status now; before `watch` nobody asks."""
         self._node, self._get_status, self._get_target_hz = node, get_status, get_target_hz
+        self._get_image_transport = get_image_transport
         self._get_age_limit_s = get_age_limit_s  # the limit that observations are judged by
         self._latest_status = PolicyStatus()  # what all tasks of one round judge
         self.updater = Updater(node)
         self.updater.setHardwareID('none')
         self._task_names: list[str] = []
+        self._logged_reasons: set[str] = set()
 
     def add_tasks(self, robot: Embodiment) -> None:
         """Report on this robot from now on."""
@@ -122,11 +126,14 @@ class PolicyDiagnostics:
     def _check_camera(self, index: int, camera: Camera, status: PolicyStatus) -> DiagnosticResult:
         age_ms, rate_hz = status.camera_age_ms[index], status.camera_rate_hz[index]
         limit_s = self._get_age_limit_s(camera)
-        judged = policy_health.diagnose_camera(
+        level, text = policy_health.diagnose_camera(
             None if age_ms < 0 else age_ms / 1e3, limit_s, rate_hz, camera.fps
         )
+        if level is DiagnosticLevel.ERROR:
+            text = f'{text}{self._explain_silence(camera)}'
         return (
-            *judged,
+            level,
+            text,
             {
                 'rate (Hz)': f'{rate_hz:.2f}',
                 'age (ms)': f'{age_ms:.0f}',
@@ -134,3 +141,16 @@ class PolicyDiagnostics:
                 'topic': camera.topic,
             },
         )
+
+    def _explain_silence(self, camera: Camera) -> str:
+        """Return what else is published for a camera that sends nothing; log it once."""
+        topic, kind = image_transport.resolve_camera_topic(
+            camera.topic, self._get_image_transport()
+        )
+        reason = image_transport.describe_publishers(self._node, topic, kind)
+        if not reason:
+            return ''
+        if reason not in self._logged_reasons:
+            self._logged_reasons.add(reason)
+            self._node.get_logger().error(f'camera {camera.key}: {reason}')
+        return f'; {reason}'

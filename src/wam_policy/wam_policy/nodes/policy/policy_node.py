@@ -41,6 +41,7 @@ from wam_policy.core.session.policy_session import (
 from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, parameters, qos
 from wam_policy.nodes.callback_guard import CallbackGuard, NotConfiguredError
+from wam_policy.nodes.images import bridge_selection, image_conversion, image_transport
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import PolicyParams
 from wam_policy.nodes.policy import worker_backend
@@ -93,7 +94,11 @@ class PolicyNode(LifecycleNode):
         )
         self._status_publisher = self.create_publisher(PolicyStatus, 'status', qos.LATCHED)
         self._diagnostics = PolicyDiagnostics(
-            self, self._make_status, self._target_query_rate_hz, self._compute_age_limit_s
+            self,
+            self._make_status,
+            self._target_query_rate_hz,
+            self._compute_age_limit_s,
+            lambda: self._params.image_transport,
         )
         self.guard = CallbackGuard(self, self._diagnostics.updater, self._on_fault)
         self._jump_handle = self.get_clock().create_jump_callback(
@@ -125,6 +130,8 @@ class PolicyNode(LifecycleNode):
             self._params = given = parameters.read(self, PolicyParams)
             robot = embodiment.load_embodiment(given.embodiment)
             plan = worker_backend.build_worker_spec(given, given.checkpoint, given.base)
+            for camera in robot.cameras:
+                image_transport.resolve_camera_topic(camera.topic, given.image_transport)
             taken = worker_backend.select_checkpoint(given.checkpoint, robot.name)
             if taken != given.checkpoint and given.backend != 'remote':
                 self.get_logger().warning(
@@ -138,6 +145,7 @@ class PolicyNode(LifecycleNode):
         except ValueError as error:
             self.get_logger().error(f'cannot be configured: {error}')
             return FAILURE
+        self.get_logger().info(f'cv_bridge: {bridge_selection.select_bridge().description}')
         policy = PolicySession(
             robot,
             SessionSettings(
@@ -199,14 +207,13 @@ class PolicyNode(LifecycleNode):
                 qos.JOINTS,
             ),
         ]
-        compressed = self._params.compressed_images
         for camera in self._robot.cameras:
+            topic, kind = image_transport.resolve_camera_topic(
+                camera.topic, self._params.image_transport
+            )
             self._inputs.append(
                 self.create_subscription(
-                    CompressedImage if compressed else Image,
-                    f'{camera.topic}/compressed' if compressed else camera.topic,
-                    partial(self._on_image, camera.key),
-                    qos.IMAGE,
+                    kind, topic, partial(self._on_image, camera.key), qos.IMAGE
                 )
             )
         self._inference_loop.set_active(True)
@@ -265,12 +272,12 @@ class PolicyNode(LifecycleNode):
     # inputs
 
     def _on_image(self, camera: str, msg: Image | CompressedImage) -> None:
-        now_ns = self._now_ns()
+        now_ns, allow_mono = self._now_ns(), self._params.allow_mono_images
         try:
             frame = (
-                message_conversion.frame_from_msg(msg, camera)
+                image_conversion.frame_from_msg(msg, camera, allow_mono)
                 if isinstance(msg, Image)
-                else message_conversion.frame_from_compressed_msg(msg, camera)
+                else image_conversion.frame_from_compressed_msg(msg, camera, allow_mono)
             )
         except ValueError as error:
             with self._locked_policy as policy:
@@ -409,7 +416,7 @@ class PolicyNode(LifecycleNode):
         for i, rgb in enumerate(frames):
             stamp_ns = from_ns + (i + 1) * timing.frame_period_ns
             configured.video_publisher.publish(
-                message_conversion.image_to_msg(rgb, stamp_ns, configured.robot.name)
+                image_conversion.image_to_msg(rgb, stamp_ns, configured.robot.name)
             )
 
     def _make_status(self) -> PolicyStatus:

@@ -13,6 +13,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import ActionChunk, MotionStatus, PolicyStatus, SimStatus
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.nodes.images import image_transport
 from wam_policy.nodes.parameters import RecorderParams
 from wam_policy.nodes.recorder import message_definitions
 from wam_policy.recording.bag_writer import BagTopic
@@ -58,16 +59,21 @@ class RecordedTopic:
 
 def list_recorded_topics(robot: Embodiment, params: RecorderParams) -> tuple[RecordedTopic, ...]:
     """Return everything that is recorded of a robot, images as the parameters say."""
-    compressed = params.images == 'compressed'
+    transport = (
+        image_transport.COMPRESSED if params.images == 'compressed' else image_transport.RAW
+    )
     cameras = [
         RecordedTopic(
-            f'{camera.topic}/compressed' if compressed else camera.topic,
-            CompressedImage if compressed else Image,
+            topic,
+            kind,
             _IMAGE_QOS,
-            encode_jpeg=params.images == 'jpeg',
+            encode_jpeg=params.images == 'jpeg' and kind is Image,
             queue_size=IMAGE_QUEUE_SIZE,
         )
-        for camera in robot.cameras
+        for topic, kind in (
+            image_transport.resolve_camera_topic(camera.topic, transport)
+            for camera in robot.cameras
+        )
     ]
     return (
         RecordedTopic(params.joint_states_topic, JointState, _SENSOR_QOS),

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.nodes import cdr_image
+from wam_policy.nodes.images import cdr_image
 from wam_policy.nodes.parameters import RecorderParams
 from wam_policy.nodes.recorder.episode_writer import EpisodeProgress, EpisodeWriter, TopicQueue
 from wam_policy.nodes.recorder.recorded_topics import RecordedTopic
@@ -61,7 +61,11 @@ class EpisodeRecorder:
         self._topics: list[BagTopic] = [
             source.to_bag_topic(name) for source, name in resolved_topics
         ]
-        encode = partial(cdr_image.compress_image, quality=params.jpeg_quality)
+        encode = partial(
+            cdr_image.compress_image,
+            quality=params.jpeg_quality,
+            allow_mono=params.allow_mono_images,
+        )
         self._topic_queues = [
             TopicQueue(topic.name, source.queue_size, encode if source.encode_jpeg else None)
             for topic, (source, _) in zip(self._topics, resolved_topics, strict=True)

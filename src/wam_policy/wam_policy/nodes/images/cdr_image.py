@@ -14,7 +14,7 @@ from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 
-from wam_policy.nodes import message_conversion
+from wam_policy.nodes.images import image_conversion
 
 ENCAPSULATION_BYTES = 4  # bytes before the first field; alignment counts after
 
@@ -82,14 +82,16 @@ def read_image(raw: bytes) -> RawImage:
     )
 
 
-def compress_image(raw: bytes, quality: int) -> bytes:
+def compress_image(raw: bytes, quality: int, allow_mono: bool = False) -> bytes:
     """Return a serialized Image as a serialized JPEG CompressedImage with the same header.
 
-    Raises ValueError for what is not 8-bit color.
+    Raises ValueError for what is not 8-bit color (or gray, if allowed).
     """
     msg = read_image(raw)  # has the fields that frame_from_msg reads
-    seen = message_conversion.frame_from_msg(cast(Image, msg), msg.header.frame_id or 'image')
-    out = message_conversion.compress_to_msg(
+    seen = image_conversion.frame_from_msg(
+        cast(Image, msg), msg.header.frame_id or 'image', allow_mono
+    )
+    out = image_conversion.compress_to_msg(
         seen.rgb, seen.stamp_ns, msg.header.frame_id, quality, msg.encoding
     )
     return serialize_message(out)

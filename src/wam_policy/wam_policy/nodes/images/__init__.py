@@ -1,0 +1,1 @@
+"""Images as messages: conversion to and from arrays, through cv_bridge."""
