@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
+from wam_learning.data.lerobot.dataset_metadata import DatasetMetadata
 from wam_learning.inspection.dataset_check import DatasetReport
-from wam_learning.inspection.dataset_reader import EpisodeColumns
+from wam_learning.inspection.dataset_reader import EpisodeColumns, list_names
 from wam_learning.inspection.video_checks import (
     READ_ERRORS,
     choose_episodes,
@@ -87,7 +88,7 @@ def _format_episode(report: DatasetReport, episode: EpisodeColumns) -> Iterator[
             caption = f'{row / metadata.fps:.1f} s'
             yield f'<figure><img src="{_encode_picture(image)}" alt="{escape(name)} at {caption}">'
             yield f'<figcaption>{caption}</figcaption></figure>'
-    yield f'<p><img src="{_plot(episode, metadata.fps)}" alt="states and actions"></p>'
+    yield f'<p><img src="{_plot(metadata, episode)}" alt="states and actions"></p>'
 
 
 def _encode_picture(rgb: np.ndarray) -> str:
@@ -100,14 +101,16 @@ def _encode_picture(rgb: np.ndarray) -> str:
     return f'data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}'
 
 
-def _plot(episode: EpisodeColumns, fps: float) -> str:
+def _plot(metadata: DatasetMetadata, episode: EpisodeColumns) -> str:
     """Return the plot of all vectors over time as a data URL."""
     count = max(1, len(episode.vectors))
     figure = Figure(figsize=(13, 2.6 * count), layout='constrained')
     axes = figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0]
-    times_s = np.arange(episode.rows) / fps
+    times_s = np.arange(episode.rows) / metadata.fps
     for axis, (name, values) in zip(axes, episode.vectors.items(), strict=False):
-        axis.plot(times_s, values, linewidth=0.8)
+        labels = [n.split()[-1] for n in list_names(metadata, name, values.shape[1])]
+        axis.plot(times_s, values, linewidth=0.8, label=labels)
+        axis.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=6, ncols=2)
         axis.set_title(name, loc='left', fontsize=9)
         axis.grid(alpha=0.3)
     axes[-1].set_xlabel('s')
