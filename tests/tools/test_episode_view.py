@@ -253,7 +253,7 @@ def test_our_states_commands_and_predictions_are_shown(tmp_path: Path) -> None:
                 data=cv2.imencode('.png', make_image(at_s + 0.5))[1].reshape(-1),
             )
     data = read_page(episode_command.write_page(tmp_path / 'ours', tmp_path))
-    joints, rest = data['joints']
+    joints, rest = data['joints']  # those with commands first
     assert rest['names'] == ['head']  # of joint_states, what no controller has
     assert joints['source'] == 'left arm controller'
     for at_s, (commanded,), (measured,) in zip(

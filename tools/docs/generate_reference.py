@@ -316,7 +316,7 @@ def make_topics_page() -> str:
     lines += ['', '## Services and actions', '', '| name | type | served by | meaning |']
     lines += ['|---|---|---|---|']
     for (kind, name), roles in sorted(rows.items()):
-        if kind != 'topic':
+        if kind != 'topic' and name not in SIM_SERVICES:
             type_name, text = find_interface(kind, name)
             servers = roles.get('reply', set()) | roles.get('execute', set())
             node = ', '.join(sorted(servers)) or 'ros2_control'

@@ -26,7 +26,7 @@ RAW_ENCODINGS: Mapping[str, int | None] = {  # to BGR; None: it is that already
 
 
 @dataclass(slots=True)
-class Camera:
+class ImageTrack:
     """Hold the images of one topic; stamps in ns, images as JPEG or PNG."""
 
     topic: str
@@ -61,8 +61,8 @@ class Episode:
     metadata: Mapping[str, str]
     start_ns: int = 0
     end_ns: int = 0
-    cameras: dict[str, Camera] = field(default_factory=dict)
-    prediction: Camera | None = None
+    cameras: dict[str, ImageTrack] = field(default_factory=dict)
+    prediction: ImageTrack | None = None
     predicted_ahead_s: list[float] = field(default_factory=list)
     joints: dict[str, JointSeries] = field(default_factory=dict)
     tracks: dict[str, StateTrack] = field(default_factory=dict)
@@ -171,10 +171,10 @@ class _Collector:
         name = topic.removesuffix('/compressed')
         stamp_ns = _get_stamp_ns(message, received_ns)
         if name.endswith(PREDICTION):
-            episode.prediction = camera = episode.prediction or Camera(name)
+            episode.prediction = camera = episode.prediction or ImageTrack(name)
             episode.predicted_ahead_s.append((stamp_ns - received_ns) / 1e9)
         else:
-            camera = episode.cameras.setdefault(name, Camera(name))
+            camera = episode.cameras.setdefault(name, ImageTrack(name))
         camera.stamps_ns.append(stamp_ns)
         camera.images.append(data)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wam_tools.episode_view.episode_reader import Camera, Episode, JointSeries, StateTrack
+from wam_tools.episode_view.episode_reader import Episode, ImageTrack, JointSeries, StateTrack
 from wam_tools.episode_view.video_encoder import encode_video
 
 TEMPLATE = Path(__file__).with_name('page.html')
@@ -57,7 +57,10 @@ def make_page(episode: Episode) -> str:
             [_seconds(episode, at_ns), find_tone(f'{kind} {text}'), text]
             for at_ns, kind, text in sorted(episode.events)
         ],
-        'joints': [_make_joints(episode, each) for each in episode.joints.values()],
+        'joints': [
+            _make_joints(episode, each)
+            for each in sorted(episode.joints.values(), key=lambda each: not each.commanded)
+        ],
         'topics': [[topic, f'{count:,}'] for topic, count in sorted(episode.counts.items())],
         'metadata': [[key, value] for key, value in metadata.items()],
         'footer': f'{episode.name}, made by ./wam episode view',
@@ -113,7 +116,7 @@ def _make_cameras(episode: Episode) -> list[dict[str, Any]]:
     return made
 
 
-def _describe_rate(episode: Episode, camera: Camera) -> str:
+def _describe_rate(episode: Episode, camera: ImageTrack) -> str:
     topics = (camera.topic, f'{camera.topic}/compressed')
     count = sum(episode.counts.get(topic, 0) for topic in topics)
     return f'{count / max(episode.duration_s, 0.1):.0f} images/s'
