@@ -132,12 +132,13 @@ LAYERS = (
         f'{POLICY}/servers/',
         (
             'wam_policy.servers',
+            'wam_policy.mujoco_kinematics',
             *WORKER_CLIENT_MODULES,
             'wam_policy.core',
             'wam_policy.deprecated_options',
         ),
         (*TORCH_PACKAGES, 'pickle'),
-        ('numpy', 'cv2', 'websockets', 'msgpack', 'prometheus_client', 'zmq'),
+        ('numpy', 'cv2', 'scipy', 'websockets', 'msgpack', 'prometheus_client', 'zmq'),
     ),
     # where the robot's links are at given joint positions; core asks through a protocol of its own
     ImportLayer(
@@ -145,6 +146,13 @@ LAYERS = (
         ('wam_policy.core',),
         ('time', 'pickle'),
         ('numpy', 'mujoco'),
+    ),
+    # poses of tools, for servers that answer poses
+    ImportLayer(
+        f'{POLICY}/mujoco_kinematics.py',
+        ('wam_policy.core',),
+        ('time', 'pickle'),
+        ('numpy', 'mujoco', 'mink'),
     ),
     # episodes on disk, for the node that writes them and for the programs that read them
     ImportLayer(

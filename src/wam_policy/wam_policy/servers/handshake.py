@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.servers.server_profile import ServerProfile
+from wam_policy.servers.codecs.groot_codec import ModalityConfig
+from wam_policy.servers.profile_fields import ServerProfile
 
 STREAMING_MEMORY = 'clocked'  # wire value: the server takes commits of frames, as ours does
 
@@ -77,11 +78,18 @@ def parse_server_info(profile: ServerProfile, robot: Embodiment, metadata: objec
     }
     if size is None and profile.image_size is not None:
         wanted['image_resolution'] = [profile.image_size[1], profile.image_size[0]]
+    if 'protocol' in metadata and 'protocol' not in wanted:
+        raise IncompatibleServer(
+            f'the server speaks {metadata["protocol"]!r:.80}, {profile.name} does not: start it '
+            'in its synchronous mode'
+        )
     faults = [
         f'{key}: the server has {_to_plain(metadata[key])!r:.80}, {profile.name} on {robot.name} '
         f'needs {value!r:.80}'
         for key, value in wanted.items()
-        if key in metadata and not _is_equal(metadata[key], value)
+        if key in metadata
+        and not _is_equal(metadata[key], value)
+        and not _may_exceed(profile, key, metadata[key], value)
     ]
     if faults:
         raise IncompatibleServer('; '.join(faults))
@@ -117,19 +125,54 @@ def _make_server_info(
     steps, step_s = profile.frames.block_steps, 1.0 / profile.step_hz
     if steps is None:  # no memory: one block per second, which is not used
         return ServerInfo(model, trained, False, 1, 1.0, 1, 'streaming')
+    if profile.memory == 'stepwise':  # it can be fed again, as far back as it looks
+        window = -(-profile.frames.window // steps)
+        return ServerInfo(model, trained, False, steps, step_s, window, 'released')
     # one frame per step, so that every offset has an image of its own time; the memory of the
     # server cannot be rebuilt from here, so the window is one block
     return ServerInfo(model, trained, False, steps, step_s, 1, 'released')
 
 
+def _may_exceed(profile: ServerProfile, key: str, actual: object, expected: object) -> bool:
+    """Return whether a server may state a larger size, of which the rest is dropped."""
+    drops = {
+        'action_horizon': profile.drops_extra_rows,
+        'action_dim': profile.drops_extra_columns
+        or any(group.ignored for group in profile.action_columns),
+    }
+    return (
+        drops.get(key, False)
+        and isinstance(actual, int)
+        and isinstance(expected, int)
+        and actual >= expected
+    )
+
+
 def _is_equal(actual: object, expected: object) -> bool:
+    """Return whether a server states what is expected; of a map, only the expected keys count.
+
+    The order of names in a list does not count: they are keys.
+    """
+    actual = _to_plain(actual)
+    if isinstance(expected, dict):
+        return isinstance(actual, dict) and all(
+            key in actual and _is_equal(actual[key], value) for key, value in expected.items()
+        )
     if isinstance(expected, float):
         return isinstance(actual, int | float) and abs(actual - expected) < 1e-6
-    return _to_plain(actual) == expected and isinstance(actual, bool) == isinstance(expected, bool)
+    if isinstance(expected, list) and isinstance(actual, list) and _are_names(expected + actual):
+        return sorted(actual) == sorted(expected)
+    return actual == expected and isinstance(actual, bool) == isinstance(expected, bool)
+
+
+def _are_names(values: list[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _to_plain(value: Any) -> Any:
     """Convert tuples to lists and frozen maps to dicts, as msgpack decodes them."""
+    if isinstance(value, ModalityConfig):
+        value = value.fields
     if isinstance(value, Mapping):
         return {key: _to_plain(inner) for key, inner in value.items()}
     return [_to_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,8 +1,7 @@
 """Answer the policy node's requests through a remote server, as workers.request_server does here.
 
-The node sends resets, commits and queries; servers differ in their memory. Our server receives the
-commits unchanged. A released server receives the images of a block with the query that follows. A
-server without memory receives only the newest images.
+The node sends resets, commits and queries; `client.server_memory` says what a server gets of
+them, the profile in which form, the transport how.
 
 A failed request is answered with `error` and closes the connection; the next reset opens a new
 one. If the server is unreachable, the process exits and the supervisor restarts it after a delay.
@@ -17,24 +16,27 @@ import numpy as np
 
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.servers import handshake, value_mapping
-from wam_policy.servers.codecs import msgpack_codec
-from wam_policy.servers.handshake import ServerInfo
-from wam_policy.servers.server_profile import ServerProfile
-from wam_policy.servers.transports import websocket_client
-from wam_policy.servers.transports.websocket_client import (
+from wam_policy.servers.client import answer_check, server_memory
+from wam_policy.servers.client.policy_client import (
+    LOGGED_TRACEBACK_LINES,
+    PolicyClient,
     RemoteServerError,
-    WebSocketClient,
-    WebSocketClientError,
+)
+from wam_policy.servers.client.server_memory import InvalidNodeRequest, QueryInput, Views
+from wam_policy.servers.codecs.wire_arrays import MalformedMessage
+from wam_policy.servers.handshake import ServerInfo
+from wam_policy.servers.mapping.pose_mapping import PoseMapper
+from wam_policy.servers.profile_fields import ServerProfile
+from wam_policy.servers.transports.policy_transport import (
+    ConnectionRejected,
+    ServerUnreachable,
+    TransportError,
 )
 from wam_policy.workers import protocol
 from wam_policy.workers.protocol import WorkerMessage
 
 NEWEST_PREFIX, FRAMES_PREFIX = 'newest/', 'frames/'
-ConnectFn = Callable[[], WebSocketClient]
-
-
-class InvalidNodeRequest(Exception):
-    """Report a node request that is invalid; nothing was done."""
+ConnectFn = Callable[[], PolicyClient]
 
 
 class RemoteWorker:
@@ -53,17 +55,26 @@ class RemoteWorker:
         """Connect; raises ServerUnreachable, ConnectionRejected, IncompatibleServer."""
         self._sock, self._profile, self._robot = sock, profile, robot
         self._connect, self._log = connect, log
-        self._timeout_s, self._reset_timeout_s = timeout_s, reset_timeout_s
+        limits = profile.transport.timeouts
+        answer_s = max(timeout_s, limits.answer_s or 0.0)
+        self._reset_timeout_s = max(reset_timeout_s, limits.reset_s or 0.0)
+        self._answer_timeout_s = answer_s
+        self._first_timeout_s = max(answer_s, limits.first_s or 0.0)
+        self._poses = PoseMapper(profile, robot) if profile.tools else None
         self._client = connect()
+        self._has_answered = False  # on this connection: the model of the server is compiled
         self.server_info: ServerInfo = handshake.parse_server_info(
             profile, robot, self._client.server_metadata
         )
+        self._memory = server_memory.make_memory(
+            profile, self.server_info, self._send, self._make_observation
+        )
+        self._sent_s = 0.0  # when the last request was sent
         self._session: str | None = None
         self._instruction = ''
         self._committed_blocks = 0
-        self._pending_views: Mapping[str, np.ndarray] | None = (
-            None  # images of a block, not yet sent
-        )
+        # [observed] at the first query of the session; None: there was none
+        self._episode_positions: np.ndarray | None = None
 
     def build_worker_info(self) -> dict[str, Any]:
         """Return the fields of `ready`, the same as those of a local worker."""
@@ -79,6 +90,13 @@ class RemoteWorker:
             'embodiment_hash': robot.config_hash,
             'video': False,
             'reason': f'{name} at {self._client.address}',
+            # how long this worker may take, for the node that waits for it
+            'timeouts_s': {
+                'reset': self._reset_timeout_s + self._profile.transport.timeouts.connect_s,
+                'commit': self._answer_timeout_s,
+                'first_query': self._first_timeout_s,
+                'query': self._answer_timeout_s,
+            },
             'geometry': {
                 'cameras': list(self._profile.cameras),
                 'first_frames': 1,
@@ -126,20 +144,22 @@ class RemoteWorker:
                     f'a remote server has no request {request.kind!r}; want {", ".join(kinds)}'
                 )
             return kinds[request.kind](request)
-        except (InvalidNodeRequest, msgpack_codec.MalformedMessage) as error:
+        except (InvalidNodeRequest, MalformedMessage) as error:
             return WorkerMessage('error', {'what': str(error), 'fix': ''})
         except value_mapping.ProfileMismatch as error:
             self._client.close()  # the reply does not match the profile: end the session
             return self._fail_session(str(error), 'the server and its server profile do not fit')
-        except (websocket_client.ServerUnreachable, websocket_client.ConnectionRejected):
-            raise  # from `reset`: the process exits with this reason
+        except (ServerUnreachable, ConnectionRejected) as error:
+            if request.kind == 'reset':
+                raise  # the process exits with this reason
+            return self._fail_session(str(error), 'the session restarts')
         except RemoteServerError as error:
-            for line in error.trace.splitlines()[-websocket_client.LOGGED_TRACEBACK_LINES :]:
+            for line in error.trace.splitlines()[-LOGGED_TRACEBACK_LINES:]:
                 self._log(line)
             return self._fail_session(
                 str(error), "the lines before this one in the log are the server's"
             )
-        except WebSocketClientError as error:
+        except TransportError as error:
             return self._fail_session(str(error), 'the session restarts')
 
     def _fail_session(self, what: str, fix: str) -> WorkerMessage:
@@ -152,39 +172,27 @@ class RemoteWorker:
         started_s = time.perf_counter()
         self._session = None
         self._reconnect()
-        if self._profile.endpoint_key is not None:
-            self._reset_server(session, instruction)
+        self._memory.reset(session, instruction)
         self._session, self._instruction = session, instruction
-        self._committed_blocks, self._pending_views = 0, None
+        self._committed_blocks, self._episode_positions = 0, None
         return WorkerMessage(
             'ok', {'session': session, 'timings_ms': _make_timing('reset', started_s)}
         )
 
     def _reconnect(self) -> None:
         """Open a new connection if there is none, or if the server closed an idle one."""
-        if not self._client.is_open:
-            self._client.close()
-            self._client = self._connect()
-            info = handshake.parse_server_info(
-                self._profile, self._robot, self._client.server_metadata
+        if self._client.is_open:
+            return
+        self._client.close()
+        self._client, self._has_answered = self._connect(), False
+        info = handshake.parse_server_info(
+            self._profile, self._robot, self._client.server_metadata
+        )
+        if info != self.server_info:
+            raise handshake.IncompatibleServer(
+                f'the server at {self._client.address} has changed its model or memory; '
+                'restart the policy node to use it'
             )
-            if info != self.server_info:
-                raise handshake.IncompatibleServer(
-                    f'the server at {self._client.address} has changed its model or memory; '
-                    'restart the policy node to use it'
-                )
-
-    def _reset_server(self, session: str, instruction: str) -> None:
-        """Reset the server's session; its reply is a string or a binary status."""
-        message = self._make_message('reset', session)
-        if self.server_info.streaming:
-            message |= {
-                'memory': handshake.STREAMING_MEMORY,
-                self._profile.prompt_key[0]: instruction,
-            }
-        reply = self._client.request(message, self._reset_timeout_s)
-        if isinstance(reply, str) and 'Traceback' in reply:
-            raise websocket_client.close_and_make_error(self._client, reply)
 
     def _on_commit(self, request: WorkerMessage) -> WorkerMessage:
         self._check_session(request)
@@ -199,23 +207,7 @@ class RemoteWorker:
             'rebuilds': 0,
             'window_fill': min(1.0, block / window),
         }
-        if self.server_info.streaming:
-            message = {
-                **self._make_message('commit', request.fields['session']),
-                'block': block,
-                **value_mapping.encode_images(self._profile, frames),
-            }
-            fields |= self._parse_commit_answer(self._request(message))
-        elif self.server_info.memory_update == 'released':
-            # the first request of a session carries one image, later ones those of `offsets`
-            self._pending_views = (
-                frames
-                if block == 0
-                else {
-                    camera: pixels[[offset - 1 for offset in self._profile.frames.offsets]]
-                    for camera, pixels in frames.items()
-                }
-            )
+        fields |= self._memory.commit(request.fields['session'], block, frames)
         self._committed_blocks += 1
         return WorkerMessage(
             'committed',
@@ -238,26 +230,31 @@ class RemoteWorker:
             raise InvalidNodeRequest(f'a query needs {len(self._robot.observed)} finite joints')
         if not self._committed_blocks:
             raise InvalidNodeRequest('query before any commit')
-        frames = self._select_query_images(request)
+        newest: Views = {}
+        if any(name.startswith(NEWEST_PREFIX) for name in request.arrays):
+            newest = self._read_views(request, NEWEST_PREFIX)
         started_s = time.perf_counter()
-        message = value_mapping.encode_request(
-            self._profile, self._robot, frames, joint_positions, self._instruction
-        )
-        message |= self._make_message('infer', request.fields['session'])
-        if self.server_info.streaming:
-            message['seed'] = request.fields['seed']
-        packed_s = time.perf_counter()
-        if self._profile.frames.block_steps is None and not self.server_info.streaming:
+        if self._profile.memory == 'none' and not self.server_info.streaming:
             self._reconnect()  # nothing is lost: this server has no memory
-        self._pending_views = None
-        reply = self._request(message)
-        targets = value_mapping.decode_actions(self._profile, self._robot, reply, joint_positions)
+        answer = self._memory.query(
+            QueryInput(
+                request.fields['session'],
+                self._instruction,
+                request.fields['seed'],
+                joint_positions,
+                newest,
+                {},
+            )
+        )
+        answered_s = time.perf_counter()
+        targets = self._decode_answer(answer, joint_positions)
         reference = joint_positions[
             [self._robot.observed.index(name) for name in self._robot.commanded]
         ]
         timings_ms = {
-            'preprocess': 1e3 * (packed_s - started_s),
-            'server': 1e3 * (time.perf_counter() - packed_s),
+            'preprocess': 1e3 * (self._sent_s - started_s),
+            'server': 1e3 * (answered_s - self._sent_s),
+            'postprocess': 1e3 * (time.perf_counter() - answered_s),
         }
         return WorkerMessage(
             'chunk',
@@ -265,55 +262,51 @@ class RemoteWorker:
                 'session': self._session,
                 'sequence': request.fields['sequence'],
                 'stamp_ns': request.fields['stamp_ns'],
-                'horizon': self._profile.horizon,
+                'horizon': len(targets),
                 'step_dt_s': 1.0 / self._profile.step_hz,
                 'timings_ms': timings_ms,
             },
             {'targets': targets, 'reference': reference},
         )
 
-    def _select_query_images(self, request: WorkerMessage) -> Mapping[str, np.ndarray]:
-        """Return the images [T h w 3] for a query; a streaming server needs none."""
-        if self.server_info.memory_update == 'released':
-            if self._pending_views is None:
-                raise InvalidNodeRequest(
-                    'no frames since the last query: this server takes one query per block'
-                )
-            return self._pending_views
-        newest = any(name.startswith(NEWEST_PREFIX) for name in request.arrays)
-        return (
-            self._read_views(request, NEWEST_PREFIX)
-            if newest or not self.server_info.streaming
-            else {}
+    def _decode_answer(self, answer: Any, joint_positions: np.ndarray) -> np.ndarray:
+        """Return the targets [rows commanded]; the first of a session are checked."""
+        is_first = self._episode_positions is None
+        episode = joint_positions if self._episode_positions is None else self._episode_positions
+        targets = value_mapping.decode_actions(
+            self._profile, self._robot, answer, joint_positions, episode, self._poses
         )
+        if is_first:
+            for warning in answer_check.check_first_answer(
+                self._robot, targets, joint_positions, 1.0 / self._profile.step_hz
+            ):
+                self._log(warning)
+            self._episode_positions = joint_positions.copy()
+        return targets
 
-    def _request(self, message: dict[str, Any]) -> Any:
-        """Send a request and return the answer; a string as answer is an error of the server."""
-        reply = self._client.request(message, self._timeout_s)
-        if isinstance(reply, str):
-            raise websocket_client.close_and_make_error(self._client, reply)
-        return reply
+    def _send(
+        self, name: str, variables: Mapping[str, Any], more: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Send an operation within its time limit."""
+        self._sent_s = time.perf_counter()
+        timeout_s = self._answer_timeout_s
+        if name in ('start', 'reset'):
+            timeout_s = self._reset_timeout_s
+        elif name == 'infer' and not self._has_answered:
+            timeout_s = self._first_timeout_s
+        answer = self._client.request(name, variables, timeout_s, more)
+        self._has_answered |= name == 'infer'
+        return answer
 
-    def _parse_commit_answer(self, answer: object) -> dict[str, Any]:
-        good = (
-            isinstance(answer, dict)
-            and all(type(answer.get(key)) is int for key in ('cached_blocks', 'rebuilds'))
-            and isinstance(answer.get('window_fill'), float)
+    def _make_observation(self, views: Views, query: QueryInput) -> dict[str, Any]:
+        return value_mapping.encode_request(
+            self._profile,
+            self._robot,
+            views,
+            query.joint_positions,
+            query.prompt,
+            self._poses,
         )
-        if not good:
-            raise value_mapping.ProfileMismatch(
-                f'the server answered a commit with {answer!r:.80}'
-            )
-        assert isinstance(answer, dict)
-        return {key: answer[key] for key in ('cached_blocks', 'rebuilds', 'window_fill')}
-
-    def _make_message(self, endpoint: str, session: str) -> dict[str, Any]:
-        message: dict[str, Any] = {}
-        if self._profile.endpoint_key is not None:
-            message[self._profile.endpoint_key] = endpoint
-        if self._profile.session_key is not None:
-            message[self._profile.session_key[0]] = session
-        return message
 
     def _check_session(self, request: WorkerMessage) -> None:
         session = request.fields.get('session')

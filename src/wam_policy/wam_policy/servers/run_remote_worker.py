@@ -16,15 +16,14 @@ from collections.abc import Callable, Sequence
 from wam_policy.core.robot import embodiment
 from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.servers import server_profile
+from wam_policy.servers.client.policy_client import PolicyClient, make_server_url
 from wam_policy.servers.handshake import IncompatibleServer
 from wam_policy.servers.remote_worker import RemoteWorker
-from wam_policy.servers.server_profile import ServerProfile
-from wam_policy.servers.transports.websocket_client import (
+from wam_policy.servers.transports.policy_transport import (
     TOKEN_VARIABLE,
     ConnectionRejected,
     ServerUnreachable,
-    WebSocketClient,
-    WebSocketClientError,
+    TransportError,
 )
 from wam_policy.workers import protocol
 from wam_policy.workers.protocol import WorkerMessage
@@ -47,7 +46,10 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        '--server', required=True, metavar='URL', help='ws://HOST:PORT or wss://...'
+        '--server',
+        required=True,
+        metavar='URL',
+        help='ws://HOST:PORT, wss://, http://, https:// or zmq+tcp://, as the profile needs it',
     )
     parser.add_argument(
         '--embodiment',
@@ -89,22 +91,14 @@ def log(text: str) -> None:
     print(f'wam-remote: {text}', file=sys.stderr, flush=True)
 
 
-def make_server_url(server: str, profile: ServerProfile) -> str:
-    """Append the server profile's path to an address without one; ValueError for a bad address."""
-    scheme, _, rest = server.partition('://')
-    if scheme not in ('ws', 'wss') or not rest:
-        raise ValueError(f'server {server!r}: want ws://HOST:PORT or wss://HOST:PORT')
-    return server if '/' in rest.rstrip('/') else server.rstrip('/') + profile.url_path
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Serve the node, or only check the server if there is no --fd; return the exit status."""
     robot = embodiment.load_embodiment(arguments.embodiment)
     profile = server_profile.load_for_robot(arguments.server_profile, robot)
     url = make_server_url(arguments.server, profile)
 
-    def connect() -> WebSocketClient:
-        return WebSocketClient(url, os.environ.get(TOKEN_VARIABLE, ''))
+    def connect() -> PolicyClient:
+        return PolicyClient(profile, url, os.environ.get(TOKEN_VARIABLE, ''))
 
     peer, sock = (
         socket.socketpair()
@@ -162,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, ConnectionRejected, IncompatibleServer) as error:
         log(f'error: {error}')
         return protocol.EXIT_PERMANENT_FAILURE
-    except (WebSocketClientError, OSError, protocol.ProtocolError) as error:
+    except (TransportError, OSError, protocol.ProtocolError) as error:
         log(f'error: {error}')
         return protocol.EXIT_FAILED
     except KeyboardInterrupt:

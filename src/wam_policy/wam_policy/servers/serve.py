@@ -21,7 +21,7 @@ from wam_policy.servers import handshake, server_profile
 from wam_policy.servers.server_profile import ServerProfile
 from wam_policy.servers.serving_engine import ServedModel, ServerBackend, make_worker_spec
 from wam_policy.servers.session_manager import SessionManager
-from wam_policy.servers.transports.websocket_client import TOKEN_VARIABLE
+from wam_policy.servers.transports.policy_transport import TOKEN_VARIABLE
 from wam_policy.servers.transports.websocket_server import PolicyServer, ServerLimits
 from wam_policy.workers import model_options, protocol
 from wam_policy.workers.supervisor import WorkerState

@@ -1,80 +1,36 @@
-"""Server profiles: message keys, images, state and action columns of a server, one YAML each.
+"""Server profiles: read from YAML files, one per kind of server and robot.
 
 The remote worker (as client) and our server use the same mapping. Joint names are those of the
 robot's embodiment; grippers are converted between ours (0 closed .. 1 open) and the server's.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.robot.strict_yaml import StrictMapping
-from wam_policy.servers import image_resize
+from wam_policy.servers import image_resize, profile_blocks
+from wam_policy.servers.profile_blocks import (
+    parse_choice,
+    parse_key_path,
+    parse_optional_key_path,
+    parse_optional_text,
+)
+from wam_policy.servers.profile_fields import (
+    MEMORY_KINDS,
+    STATE_FORMS,
+    FixedGroup,
+    FrameSchedule,
+    JointGroup,
+    PoseGroup,
+    ServerProfile,
+    ValueGroup,
+)
 
 PROFILE_FOLDER = Path(__file__).resolve().parent / 'profiles'
-ACTION_KINDS = ('absolute', 'relative', 'rate')
-
-KeyPath = tuple[str, ...]  # keys of nested maps; most servers use one flat key
-
-
-@dataclass(frozen=True, slots=True)
-class JointGroup:
-    """Joints, in the server's order, that share a state key or consecutive action columns."""
-
-    joints: tuple[str, ...]
-    key: KeyPath = ()  # of a state; empty for action columns
-    kind: str = 'absolute'  # of actions, one of ACTION_KINDS
-    scale: float = 1.0  # of a rate: change per row at a rate of 1, rad
-
-
-@dataclass(frozen=True, slots=True)
-class FrameSchedule:
-    """Images of a request and the interval between requests.
-
-    A server with memory receives one request per `block_steps` robot steps, with the images at
-    `offsets` (steps relative to the newest). A server without receives the newest at any time.
-    """
-
-    block_steps: int | None  # None: no memory, requests at any time
-    offsets: tuple[int, ...]  # ascending, the last is 0
-    window: int  # newest images that the server uses
-
-
-@dataclass(frozen=True, slots=True)
-class ServerProfile:
-    """Message format of one kind of server, for one robot."""
-
-    name: str
-    title: str
-    robot: str  # embodiment whose joints and cameras are mapped
-    is_default: bool  # the profile of this robot unless another is selected
-    url_path: str  # appended to an address without a path
-    prompt_key: KeyPath
-    session_key: KeyPath | None  # None: the server has no sessions
-    endpoint_key: str | None  # holds infer or reset; None: the server has only infer
-    cameras: Mapping[str, KeyPath]  # in the server's order
-    image_size: tuple[int, int] | None  # width, height; None: the size of the camera images
-    image_fit: str
-    channel_order: str
-    frames: FrameSchedule
-    state: tuple[JointGroup, ...]
-    gripper_open: float
-    gripper_closed: float
-    actions_key: KeyPath | None  # of the actions; None: the answer is the array
-    horizon: int
-    step_hz: float
-    action_columns: tuple[JointGroup, ...]
-    configuration: Mapping[str, Any]  # metadata that the server sends on connect
-
-    @property
-    def action_dim(self) -> int:
-        """Return the number of action columns."""
-        return sum(len(span.joints) for span in self.action_columns)
 
 
 def list_names(folder: Path = PROFILE_FOLDER) -> tuple[str, ...]:
@@ -128,35 +84,72 @@ def _list_names_for_robot(robot: Embodiment) -> list[str]:
 def _parse_profile(document: StrictMapping) -> ServerProfile:
     robot = embodiment.load_embodiment(document.read_str('robot'))
     request, shown = document.read_mapping('request'), document.read_mapping('pictures')
-    actions, grippers = document.read_mapping('actions'), document.read_mapping('grippers')
-    cameras = document.read_mapping('cameras')
+    actions, cameras = document.read_mapping('actions'), document.read_mapping('cameras')
+    frames = document.read_mapping('frames')
+    schedule = _parse_frame_schedule(frames)
+    prompt_key = parse_optional_key_path(request, 'prompt')
+    session_key = parse_optional_key_path(request, 'session')
+    endpoint_key = parse_optional_text(request, 'endpoint')
+    tools = profile_blocks.parse_tools(document, robot)
+    gripper_ranges, clips_grippers = profile_blocks.parse_grippers(document, robot)
+    state = _parse_groups(document, 'state', robot, tuple(tools), is_state=True)
     profile = ServerProfile(
         name=document.read_str('name'),
         title=document.read_str('title'),
         robot=robot.name,
-        is_default=_parse_choice(document, 'default', (True, False)),
-        url_path=_parse_optional_text(document, 'path') or '',
-        prompt_key=_parse_key_path(request, 'prompt'),
-        session_key=_parse_optional_key_path(request, 'session'),
-        endpoint_key=_parse_optional_text(request, 'endpoint'),
-        cameras=MappingProxyType({camera: _parse_key_path(cameras, camera) for camera in cameras}),
+        is_default=parse_choice(document, 'default', (True, False)),
+        url_path=parse_optional_text(document, 'path') or '',
+        transport=profile_blocks.parse_transport(document),
+        codec=profile_blocks.parse_codec(document),
+        operations=profile_blocks.parse_operations(document, session_key, endpoint_key),
+        prompt_key=prompt_key,
+        prompt_lists=_read_optional(request, 'prompt_lists', 0),
+        prompt_text=profile_blocks.parse_prompt_text(request),
+        session_key=session_key,
+        endpoint_key=endpoint_key,
+        constants=profile_blocks.parse_constants(request),
+        cameras=MappingProxyType({camera: parse_key_path(cameras, camera) for camera in cameras}),
         image_size=_parse_image_size(shown),
-        image_fit=_parse_choice(shown, 'fit', image_resize.FIT_MODES),
-        channel_order=_parse_choice(shown, 'order', image_resize.CHANNEL_ORDERS),
-        frames=_parse_frame_schedule(document.read_mapping('frames')),
-        state=_parse_joint_groups(document, 'state', robot.observed, has_keys=True),
-        gripper_open=grippers.read_float('open'),
-        gripper_closed=grippers.read_float('closed'),
-        actions_key=_parse_optional_key_path(actions, 'key'),
-        horizon=actions.read_int('horizon'),
-        step_hz=actions.read_float('step_hz', above=0.0),
-        action_columns=_parse_joint_groups(actions, 'columns', robot.commanded, has_keys=False),
+        image_fit=parse_choice(shown, 'fit', image_resize.FIT_MODES),
+        channel_order=parse_choice(shown, 'order', image_resize.CHANNEL_ORDERS),
+        image_axes=profile_blocks.parse_image_axes(shown),
+        image_encoding=profile_blocks.parse_optional_choice(
+            shown, 'encoding', profile_blocks.IMAGE_ENCODINGS
+        ),
+        frames=schedule,
+        memory=_parse_memory(document, schedule),
+        frame_maps=profile_blocks.parse_optional_choice(frames, 'as', profile_blocks.FRAME_LAYOUTS)
+        == 'maps',
+        state=state,
+        state_axes=_read_optional(request, 'state_axes', 0),
+        state_form=profile_blocks.parse_optional_choice(request, 'state_form', STATE_FORMS),
+        gripper_ranges=gripper_ranges,
+        clips_grippers=clips_grippers,
+        tools=tools,
+        action_columns=_parse_groups(actions, 'columns', robot, tuple(tools), is_state=False),
         configuration=document.read_frozen('configuration'),
+        **profile_blocks.parse_action_layout(actions),
     )
-    for table in (request, shown, actions, grippers):
+    for table in (request, shown, actions, frames):
         table.reject_unknown_keys()
     _check_robot(document, profile, robot)
     return profile
+
+
+def _read_optional(table: StrictMapping, key: str, default: int) -> int:
+    return table.read_int(key, above=-1) if key in table else default
+
+
+def _parse_memory(document: StrictMapping, frames: FrameSchedule) -> str:
+    kind = 'none' if frames.block_steps is None else 'block'
+    if 'memory' in document:
+        kind = parse_choice(document, 'memory', MEMORY_KINDS)
+    if (kind == 'none') != (frames.block_steps is None):
+        raise ValueError(
+            f'{document.key_path("memory")}: {kind} with frames.block_steps '
+            f'{frames.block_steps}; want null without a memory and a number with one'
+        )
+    return kind
 
 
 def _check_robot(document: StrictMapping, profile: ServerProfile, robot: Embodiment) -> None:
@@ -167,52 +160,58 @@ def _check_robot(document: StrictMapping, profile: ServerProfile, robot: Embodim
             f'{document.key_path("cameras")}: want cameras of {robot.name}: '
             f'{", ".join(camera.key for camera in robot.cameras)}'
         )
-    driven = [name for span in profile.action_columns for name in span.joints]
+    driven = [name for group in profile.action_columns for name in group.joints]
+    posed = [group for group in profile.action_columns if isinstance(group, PoseGroup)]
+    for name in dict.fromkeys(group.pose for group in posed):
+        driven += profile.tools[name].joints
+        parts = sorted(group.part for group in posed if group.pose == name)
+        if parts not in (['pose'], ['rotation', 'xyz']):
+            raise ValueError(
+                f'{document.key_path("actions.columns")}: pose {name} has the parts '
+                f'{", ".join(parts)}; want pose, or xyz and rotation'
+            )
     if sorted(driven) != sorted(robot.commanded):
         raise ValueError(
             f'{document.key_path("actions.columns")}: want each of '
             f'{", ".join(robot.commanded)} once'
         )
-    if profile.gripper_open == profile.gripper_closed:
-        raise ValueError(f'{document.key_path("grippers")}: open equals closed')
-    if any(span.kind != 'absolute' for span in profile.action_columns):
-        sent = {name for span in profile.state for name in span.joints}
-        lost = [
-            name
-            for span in profile.action_columns
-            if span.kind != 'absolute'
-            for name in span.joints
-            if name not in sent
-        ]
-        if lost:
-            raise ValueError(
-                f'{document.key_path("actions.columns")}: {", ".join(lost)} are '
-                'not absolute, so the state must contain them'
-            )
+    for name, (opened, closed) in profile.gripper_ranges.items():
+        if opened == closed:
+            raise ValueError(f'{document.key_path("grippers")}: open equals closed ({name})')
+    sent = {name for group in profile.state for name in group.joints}
+    lost = [
+        name
+        for group in profile.action_columns
+        if isinstance(group, JointGroup) and group.kind in ('relative', 'rate')
+        for name in group.joints
+        if name not in sent
+    ]
+    if lost:
+        raise ValueError(
+            f'{document.key_path("actions.columns")}: {", ".join(lost)} are '
+            'not absolute, so the state must contain them'
+        )
+    if 'frames' in profile.action_axes and profile.horizon % profile.rows_per_frame:
+        raise ValueError(
+            f'{document.key_path("actions.rows_per_frame")}: want a divisor of the horizon '
+            f'{profile.horizon}, got {profile.rows_per_frame}'
+        )
 
 
-def _parse_joint_groups(
-    table: StrictMapping, key: str, known: Sequence[str], *, has_keys: bool
-) -> tuple[JointGroup, ...]:
+def _parse_groups(
+    table: StrictMapping, key: str, robot: Embodiment, tools: Sequence[str], *, is_state: bool
+) -> tuple[ValueGroup, ...]:
     rows = table.read(key)
-    if not isinstance(rows, list) or not rows:
+    if not isinstance(rows, list) or (not rows and not is_state):
         raise ValueError(f'{table.key_path(key)}: want a list')
+    known = robot.observed if is_state else robot.commanded
     found = []
     for number, row in enumerate(rows):
         inner = StrictMapping(row, f'{table.key_path(key)}[{number}]')
-        joints = inner.read_strs('joints')
-        strange = [name for name in joints if name not in known]
-        if strange:
-            raise ValueError(f'{inner.key_path("joints")}: unknown joint {", ".join(strange)}')
-        if has_keys:
-            span = JointGroup(joints, _parse_key_path(inner, 'key'))
-        else:
-            kind = _parse_choice(inner, 'kind', ACTION_KINDS)
-            span = JointGroup(
-                joints, (), kind, inner.read_float('scale', above=0.0) if kind == 'rate' else 1.0
-            )
+        found.append(profile_blocks.parse_group(inner, known, tools, is_state=is_state))
         inner.reject_unknown_keys()
-        found.append(span)
+    if not is_state and all(isinstance(group, FixedGroup) for group in found):
+        raise ValueError(f'{table.key_path(key)}: no column drives a joint')
     return tuple(found)
 
 
@@ -234,9 +233,7 @@ def _parse_frame_schedule(table: StrictMapping) -> FrameSchedule:
             f'{table.key_path("offsets")}: want ascending integers that end with 0 and are '
             f'greater than -block_steps, got {offsets!r}'
         )
-    frames = FrameSchedule(steps, tuple(offsets), table.read_int('window'))
-    table.reject_unknown_keys()
-    return frames
+    return FrameSchedule(steps, tuple(offsets), table.read_int('window'))
 
 
 def _parse_image_size(table: StrictMapping) -> tuple[int, int] | None:
@@ -246,26 +243,3 @@ def _parse_image_size(table: StrictMapping) -> tuple[int, int] | None:
     if min(width, height) < 1 or width % 1 or height % 1:
         raise ValueError(f'{table.key_path("size")}: want [width, height] in pixels')
     return int(width), int(height)
-
-
-def _parse_key_path(table: StrictMapping, key: str) -> KeyPath:
-    """Read one key, or a list of keys for a value inside nested maps."""
-    value = table.read(key)
-    return table.read_strs(key) if isinstance(value, list) else (table.read_str(key),)
-
-
-def _parse_optional_key_path(table: StrictMapping, key: str) -> KeyPath | None:
-    return None if table.read(key) is None else _parse_key_path(table, key)
-
-
-def _parse_optional_text(table: StrictMapping, key: str) -> str | None:
-    return None if table.read(key) is None else table.read_str(key)
-
-
-def _parse_choice[T](table: StrictMapping, key: str, choices: Sequence[T]) -> T:
-    value = table.read(key)
-    if value not in choices or isinstance(value, bool) != isinstance(choices[0], bool):
-        raise ValueError(
-            f'{table.key_path(key)}: want one of {", ".join(map(str, choices))}, got {value!r}'
-        )
-    return value

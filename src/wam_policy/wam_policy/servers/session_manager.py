@@ -166,7 +166,7 @@ class SessionManager:
 
     def _read_session_name(self, message: Mapping[str, Any]) -> str:
         key = self._profile.session_key
-        name = '' if key is None else message.get(key[0], '')
+        name = '' if key is None else message.get(str(key[0]), '')
         if not isinstance(name, str) or len(name) > MAX_SESSION_NAME:
             raise InvalidClientRequest(
                 f'session {name!r:.80}: want a string of at most {MAX_SESSION_NAME} characters'
@@ -183,11 +183,10 @@ class SessionManager:
             if key in self._sessions:  # the next infer request opens it, with its prompt
                 self._end_session(key, 'was reset')
             return RESET_REPLY
-        prompt = message.get(self._profile.prompt_key[0])
+        prompt_key = str((self._profile.prompt_key or ('prompt',))[0])
+        prompt = message.get(prompt_key)
         if not isinstance(prompt, str):
-            raise InvalidClientRequest(
-                f'{self._profile.prompt_key[0]}: want a string, got {prompt!r:.80}'
-            )
+            raise InvalidClientRequest(f'{prompt_key}: want a string, got {prompt!r:.80}')
         self._start_session(key, True, prompt)
         return RESET_REPLY
 

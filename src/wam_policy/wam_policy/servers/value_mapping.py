@@ -2,7 +2,7 @@
 
 Our values: views uint8 [T h w 3] per camera, joint positions [observed], targets [horizon
 commanded], in rad, m and gripper opening 0..1. Decoded targets are always absolute, also if the
-server's actions are relative or rates.
+server's actions are relative, rates or poses of tools.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,33 @@ from typing import Any
 import numpy as np
 
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.servers import image_resize
-from wam_policy.servers.server_profile import JointGroup, KeyPath, ServerProfile
+from wam_policy.servers.mapping import action_layout, message_template
+from wam_policy.servers.mapping.image_encoding import decode_images, encode_images, has_images
+from wam_policy.servers.mapping.nested_keys import (
+    KeyPath,
+    ProfileMismatch,
+    describe_value,
+    format_path,
+    get_nested,
+    merge_nested,
+    set_nested,
+)
+from wam_policy.servers.mapping.pose_mapping import PoseMapper
+from wam_policy.servers.profile_fields import FixedGroup, JointGroup, PoseGroup, ServerProfile
 
-MAX_IMAGE_SIDE = 4096  # pixels
-
-
-class ProfileMismatch(ValueError):
-    """Report a message that differs from its server profile."""
+__all__ = (
+    'DecodedRequest',
+    'ProfileMismatch',
+    'decode_actions',
+    'decode_images',
+    'decode_request',
+    'decode_state',
+    'encode_actions',
+    'encode_images',
+    'encode_request',
+    'encode_state',
+    'has_images',
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,96 +50,56 @@ class DecodedRequest:
     prompt: str
 
 
-def encode_images(profile: ServerProfile, views: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return the message keys of images; one image is sent as [h w 3], several as [T h w 3].
-
-    Empty `views` give no keys: a streaming server needs no images in a query.
-    """
-    message: dict[str, Any] = {}
-    for camera, key in profile.cameras.items() if views else ():
-        frames = image_resize.resize(views[camera], profile.image_size, profile.image_fit)
-        frames = image_resize.to_channel_order(frames, profile.channel_order)
-        _set_nested(message, key, frames[0] if len(frames) == 1 else frames)
-    return message
-
-
-def decode_images(profile: ServerProfile, message: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Invert `encode_images`, except for resizing; raises ProfileMismatch with key and fix."""
-    found = {}
-    for camera, key in profile.cameras.items():
-        frames = _get_nested(message, key)
-        if (
-            not isinstance(frames, np.ndarray)
-            or frames.dtype != np.uint8
-            or frames.ndim not in (3, 4)
-            or not frames.size
-        ):
-            raise ProfileMismatch(
-                f'{_format_key(key)}: want images uint8 [height width 3] or [T height '
-                f'width 3], got {_describe_value(frames)}'
-            )
-        frames = image_resize.to_hwc(
-            frames[None] if frames.ndim == 3 else frames, profile.channel_order
-        )
-        height, width, channels = frames.shape[1:]
-        wanted = profile.image_size or (width, height)
-        if channels != 3 or (width, height) != wanted or max(width, height) > MAX_IMAGE_SIDE:
-            raise ProfileMismatch(
-                f'{_format_key(key)}: want {wanted[0]}x{wanted[1]} images of 3 channels '
-                f'(sides up to {MAX_IMAGE_SIDE}), got {_describe_value(frames)}'
-            )
-        found[camera] = np.array(frames)  # writable copy: received arrays are read-only
-    counts = {camera: len(frames) for camera, frames in found.items()}
-    if len(set(counts.values())) != 1:
-        raise ProfileMismatch(f'want the same number of images of each camera, got {counts}')
-    return found
-
-
-def has_images(profile: ServerProfile, message: Mapping[str, Any]) -> bool:
-    """Return whether a message has images."""
-    return any(key[0] in message for key in profile.cameras.values())
-
-
 def encode_state(
-    profile: ServerProfile, robot: Embodiment, joint_positions: np.ndarray
+    profile: ServerProfile,
+    robot: Embodiment,
+    joint_positions: np.ndarray,
+    poses: PoseMapper | None = None,
 ) -> dict[str, Any]:
-    """Return the state keys of a message, float32, for joint positions [observed]."""
+    """Return the state keys of a message, float32, for joint positions [observed].
+
+    Groups with the same key are concatenated.
+    """
+    parts: dict[KeyPath, list[np.ndarray]] = {}
+    for group in profile.state:
+        if isinstance(group, FixedGroup):
+            values = np.array(group.values)
+        elif isinstance(group, PoseGroup):
+            values = _require_poses(profile, poses).encode_pose(group, joint_positions)
+        else:
+            values = _to_server(profile, group, _select_joints(robot, group, joint_positions))
+        parts.setdefault(group.key, []).append(values)
     message: dict[str, Any] = {}
-    for span in profile.state:
-        columns = [robot.observed.index(name) for name in span.joints]
-        values = _to_server_grippers(profile, robot, span, joint_positions[columns])
-        _set_nested(message, span.key, values.astype(np.float32))
+    for key, values in parts.items():
+        array: Any = np.concatenate(values).astype(np.float32)
+        array = array.reshape((1,) * profile.state_axes + array.shape)
+        if profile.state_form == 'list':
+            array = array.tolist()
+        elif profile.state_form == 'scalar' and array.size == 1:
+            array = float(array.item())
+        set_nested(message, key, array)
     return message
 
 
 def decode_state(
     profile: ServerProfile, robot: Embodiment, message: Mapping[str, Any]
 ) -> np.ndarray:
-    """Invert `encode_state`: float64 [observed]; joints missing in the profile are NaN."""
+    """Invert `encode_state`: float64 [observed]; joints missing in the profile are NaN.
+
+    Lists of numbers are accepted as arrays are; poses give no joint positions.
+    """
     found = np.full(len(robot.observed), np.nan)
-    for span in profile.state:
-        values = _read_numbers(_get_nested(message, span.key))
-        if values is None or values.size != len(span.joints) or not np.isfinite(values).all():
-            raise ProfileMismatch(
-                f'{_format_key(span.key)}: want {len(span.joints)} finite numbers, got '
-                f'{_describe_value(_get_nested(message, span.key))}'
-            )
-        columns = [robot.observed.index(name) for name in span.joints]
-        found[columns] = _from_server_grippers(
-            profile, robot, span, values.reshape(-1).astype(np.float64)
-        )
+    sizes: dict[KeyPath, int] = {}
+    for group in profile.state:
+        sizes[group.key] = sizes.get(group.key, 0) + group.width
+    first = dict.fromkeys(sizes, 0)
+    for group in profile.state:
+        values = _parse_numbers(group.key, get_nested(message, group.key), sizes[group.key])
+        start, first[group.key] = first[group.key], first[group.key] + group.width
+        if isinstance(group, JointGroup):
+            columns = [robot.observed.index(name) for name in group.joints]
+            found[columns] = _from_server(profile, group, values[start : start + group.width])
     return found
-
-
-def _read_numbers(value: object) -> np.ndarray | None:
-    """Return numbers that travel as an array, a number or lists of numbers; None: others do."""
-    if isinstance(value, np.ndarray):
-        return value if value.dtype.kind in 'fiu' else None
-    try:
-        found = np.asarray(value)  # ragged lists raise ValueError
-        return found.astype(np.float64) if found.dtype.kind in 'fiu' else None
-    except (ValueError, OverflowError):
-        return None
 
 
 def encode_request(
@@ -129,11 +108,17 @@ def encode_request(
     views: Mapping[str, np.ndarray],
     joint_positions: np.ndarray,
     prompt: str,
+    poses: PoseMapper | None = None,
 ) -> dict[str, Any]:
-    """Return the infer message: images, state and prompt."""
+    """Return the infer message: images, state, prompt and the profile's constants."""
     message = encode_images(profile, views)
-    _merge_nested(message, encode_state(profile, robot, joint_positions))
-    _set_nested(message, profile.prompt_key, prompt)
+    merge_nested(message, encode_state(profile, robot, joint_positions, poses))
+    if profile.prompt_key is not None:
+        value: Any = profile.prompt_text.replace('{prompt}', prompt)
+        for _ in range(profile.prompt_lists):
+            value = [value]
+        set_nested(message, profile.prompt_key, value)
+    merge_nested(message, message_template.fill_template(profile.constants, {}))
     return message
 
 
@@ -145,11 +130,19 @@ def decode_request(
     images_optional: bool = False,
 ) -> DecodedRequest:
     """Invert `encode_request`; `images_optional` accepts a message without images."""
-    prompt = _get_nested(message, profile.prompt_key)
-    if not isinstance(prompt, str):
-        raise ProfileMismatch(
-            f'{_format_key(profile.prompt_key)}: want a string, got {_describe_value(prompt)}'
-        )
+    prompt: Any = ''
+    if profile.prompt_key is not None:
+        prompt = get_nested(message, profile.prompt_key)
+        for _ in range(profile.prompt_lists):
+            prompt = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else None
+        if not isinstance(prompt, str):
+            raise ProfileMismatch(
+                f'{format_path(profile.prompt_key)}: want a string'
+                f'{" in lists of one" * bool(profile.prompt_lists)}, got '
+                f'{describe_value(get_nested(message, profile.prompt_key))}'
+            )
+        before, after = profile.prompt_text.split('{prompt}')
+        prompt = prompt.removeprefix(before).removesuffix(after)
     with_images = has_images(profile, message) or not images_optional
     return DecodedRequest(
         decode_images(profile, message) if with_images else {},
@@ -159,70 +152,104 @@ def decode_request(
 
 
 def encode_actions(
-    profile: ServerProfile, robot: Embodiment, targets: np.ndarray, joint_positions: np.ndarray
+    profile: ServerProfile,
+    robot: Embodiment,
+    targets: np.ndarray,
+    joint_positions: np.ndarray,
+    episode_positions: np.ndarray | None = None,
+    poses: PoseMapper | None = None,
 ) -> Any:
     """Return the answer for absolute targets [horizon commanded], actions float32.
 
     Rates above 1 are not limited here; `decode_actions` scales such a row down.
     """
     columns = []
-    for span in profile.action_columns:
-        wanted = [robot.commanded.index(name) for name in span.joints]
-        values = _to_server_grippers(profile, robot, span, targets[:, wanted])
-        start = _to_server_grippers(
-            profile, robot, span, _select_joints(robot, span, joint_positions)
-        )
-        if span.kind == 'relative':
-            values = values - start
-        elif span.kind == 'rate':
-            values = np.diff(np.vstack([start, values]), axis=0) / span.scale
-        columns.append(values)
-    actions = np.hstack(columns).astype(np.float32)
-    if profile.actions_key is None:
-        return actions
-    message: dict[str, Any] = {}
-    _set_nested(message, profile.actions_key, actions)
-    return message
+    for group in profile.action_columns:
+        if isinstance(group, PoseGroup):
+            rows = np.tile(joint_positions, (len(targets), 1))
+            rows[:, [robot.observed.index(name) for name in robot.commanded]] = targets
+            columns.append(
+                _require_poses(profile, poses).encode_rows(
+                    group, rows, joint_positions, episode_positions
+                )
+            )
+        elif isinstance(group, JointGroup):
+            wanted = [robot.commanded.index(name) for name in group.joints]
+            values = _to_server(profile, group, targets[:, wanted])
+            start = _start_of(profile, robot, group, joint_positions, episode_positions)
+            if group.kind in ('relative', 'episode_relative'):
+                values = values - start
+            elif group.kind in ('rate', 'delta'):
+                values = np.diff(np.vstack([start, values]), axis=0) / group.scale
+            columns.append(values)
+    return action_layout.spread_rows(profile, np.hstack(columns))
 
 
 def decode_actions(
-    profile: ServerProfile, robot: Embodiment, message: Any, joint_positions: np.ndarray
+    profile: ServerProfile,
+    robot: Embodiment,
+    message: Any,
+    joint_positions: np.ndarray,
+    episode_positions: np.ndarray | None = None,
+    poses: PoseMapper | None = None,
 ) -> np.ndarray:
     """Invert `encode_actions`: return absolute targets, float64 [horizon commanded].
 
-    Raises ProfileMismatch for a wrong type, shape or a value that is not finite.
+    `episode_positions` [observed] are those at the start of the episode. Raises ProfileMismatch
+    for a wrong type, shape, a value that is not finite or a pose out of reach.
     """
-    if profile.actions_key is None:
-        actions = message
-    else:
-        actions = (
-            _get_nested(message, profile.actions_key) if isinstance(message, dict) else message
-        )
-    wanted = (profile.horizon, profile.action_dim)
-    if not isinstance(actions, np.ndarray) or actions.dtype.kind != 'f' or actions.shape != wanted:
-        raise ProfileMismatch(
-            f'the answer is {_describe_value(actions)}, want actions {list(wanted)} '
-            f'({profile.name}: horizon and joints)'
-        )
-    if not np.isfinite(actions).all():
-        raise ProfileMismatch('the actions contain NaN or infinity')
-    found = np.empty((profile.horizon, len(robot.commanded)))
+    actions = action_layout.collect_rows(profile, message)
+    found = np.empty((len(actions), len(robot.commanded)))
+    posed: list[tuple[PoseGroup, np.ndarray]] = []
     first = 0
-    for span in profile.action_columns:
-        values = actions[:, first : first + len(span.joints)].astype(np.float64)
-        first += len(span.joints)
-        start = _to_server_grippers(
-            profile, robot, span, _select_joints(robot, span, joint_positions)
-        )
-        if span.kind == 'relative':
+    for group in profile.action_columns:
+        if isinstance(group, FixedGroup):
+            continue
+        values = actions[:, first : first + group.width]
+        first += group.width
+        if isinstance(group, PoseGroup):
+            posed.append((group, values))
+            continue
+        start = _start_of(profile, robot, group, joint_positions, episode_positions)
+        if group.kind in ('relative', 'episode_relative'):
             values = start + values
-        elif span.kind == 'rate':
+        elif group.kind == 'delta':
+            values = start + np.cumsum(values, axis=0)
+        elif group.kind == 'rate':
             # a row with a rate above 1 is scaled as a whole, so its direction is kept
             excess = np.maximum(1.0, np.abs(values).max(axis=1, keepdims=True))
-            values = start + np.cumsum(values / excess, axis=0) * span.scale
-        joints = [robot.commanded.index(name) for name in span.joints]
-        found[:, joints] = _from_server_grippers(profile, robot, span, values)
+            values = start + np.cumsum(values / excess, axis=0) * group.scale
+        joints = [robot.commanded.index(name) for name in group.joints]
+        found[:, joints] = _from_server(profile, group, values)
+    if posed:
+        solved = _require_poses(profile, poses).decode_rows(
+            posed, joint_positions, episode_positions
+        )
+        for name, rows in solved.items():
+            found[:, [robot.commanded.index(joint) for joint in profile.tools[name].joints]] = rows
     return found
+
+
+def _require_poses(profile: ServerProfile, poses: PoseMapper | None) -> PoseMapper:
+    if poses is None:
+        raise ProfileMismatch(
+            f'{profile.name} has poses of tools, which need the kinematics of the robot'
+        )
+    return poses
+
+
+def _start_of(
+    profile: ServerProfile,
+    robot: Embodiment,
+    group: JointGroup,
+    joint_positions: np.ndarray,
+    episode_positions: np.ndarray | None,
+) -> np.ndarray:
+    """Return the server's values of the joints to which rows are relative."""
+    from_episode = group.kind == 'episode_relative' and episode_positions is not None
+    positions = episode_positions if from_episode else joint_positions
+    assert positions is not None
+    return _to_server(profile, group, _select_joints(robot, group, positions))
 
 
 def _select_joints(
@@ -231,58 +258,45 @@ def _select_joints(
     return joint_positions[[robot.observed.index(name) for name in group.joints]]
 
 
-def _to_server_grippers(
-    profile: ServerProfile, robot: Embodiment, group: JointGroup, values: np.ndarray
-) -> np.ndarray:
-    """Return a copy with grippers converted from 0 closed .. 1 open to the server's values."""
-    converted, grippers = np.array(values, np.float64), _find_gripper_columns(robot, group)
-    opened, closed = profile.gripper_open, profile.gripper_closed
-    converted[..., grippers] = closed + converted[..., grippers] * (opened - closed)
+def _to_server(profile: ServerProfile, group: JointGroup, values: np.ndarray) -> np.ndarray:
+    """Return a copy in the server's units: grippers from 0 closed .. 1 open to its values."""
+    converted = np.array(values, np.float64)
+    if group.in_degrees:
+        converted = np.degrees(converted)
+    for column, name in enumerate(group.joints):
+        if name in profile.gripper_ranges:
+            opened, closed = profile.gripper_ranges[name]
+            converted[..., column] = closed + values[..., column] * (opened - closed)
     return converted
 
 
-def _from_server_grippers(
-    profile: ServerProfile, robot: Embodiment, group: JointGroup, values: np.ndarray
-) -> np.ndarray:
-    converted, grippers = np.array(values, np.float64), _find_gripper_columns(robot, group)
-    opened, closed = profile.gripper_open, profile.gripper_closed
-    converted[..., grippers] = (converted[..., grippers] - closed) / (opened - closed)
+def _from_server(profile: ServerProfile, group: JointGroup, values: np.ndarray) -> np.ndarray:
+    converted = np.array(values, np.float64)
+    if group.in_degrees:
+        converted = np.radians(converted)
+    for column, name in enumerate(group.joints):
+        if name in profile.gripper_ranges:
+            opened, closed = profile.gripper_ranges[name]
+            opening = (values[..., column] - closed) / (opened - closed)
+            converted[..., column] = np.clip(opening, 0, 1) if profile.clips_grippers else opening
     return converted
 
 
-def _find_gripper_columns(robot: Embodiment, group: JointGroup) -> list[int]:
-    named = {gripper.name for gripper in robot.grippers}
-    return [column for column, name in enumerate(group.joints) if name in named]
-
-
-def _set_nested(message: dict[str, Any], key: KeyPath, value: Any) -> None:
-    for name in key[:-1]:
-        message = message.setdefault(name, {})
-    message[key[-1]] = value
-
-
-def _get_nested(message: Mapping[str, Any], key: KeyPath) -> Any:
-    value: Any = message
-    for name in key:
-        if not isinstance(value, Mapping) or name not in value:
-            raise ProfileMismatch(f'{_format_key(key)} is missing')
-        value = value[name]
-    return value
-
-
-def _merge_nested(message: dict[str, Any], more: Mapping[str, Any]) -> None:
-    for key, value in more.items():
-        if isinstance(value, dict):
-            _merge_nested(message.setdefault(key, {}), value)
-        else:
-            message[key] = value
-
-
-def _format_key(key: KeyPath) -> str:
-    return '.'.join(key)
-
-
-def _describe_value(value: object) -> str:
-    if isinstance(value, np.ndarray):
-        return f'{value.dtype} {list(value.shape)}'
-    return f'{value!r:.60}'
+def _parse_numbers(key: KeyPath, value: Any, count: int) -> np.ndarray:
+    """Return finite numbers [count] of an array, a list or one number."""
+    array = value
+    if isinstance(value, list | int | float) and not isinstance(value, bool):
+        try:
+            array = np.array(value)
+        except (ValueError, OverflowError):  # lists of different lengths
+            array = None
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype.kind not in 'fiu'
+        or array.size != count
+        or not np.isfinite(array).all()
+    ):
+        raise ProfileMismatch(
+            f'{format_path(key)}: want {count} finite numbers, got {describe_value(value)}'
+        )
+    return array.reshape(-1).astype(np.float64)

@@ -1,0 +1,158 @@
+"""Every shipped profile drives its robot through its own transport, and survives its servers.
+
+The worker runs in a thread on a socket pair, as the node sees it; the servers are doubles made
+from the profiles. One profile per transport sees every fault; the others hold the robot.
+"""
+
+import re
+import socket
+import threading
+
+import numpy as np
+import pytest
+
+from tests.servers.profile_double import FAULTS, ProfileDouble
+from wam_policy.core.robot import embodiment
+from wam_policy.servers import server_profile
+from wam_policy.servers.client.policy_client import PolicyClient, make_server_url
+from wam_policy.servers.remote_worker import RemoteWorker
+from wam_policy.workers import protocol
+from wam_policy.workers.protocol import WorkerMessage
+
+# dreamzero and vllm_omni: tests/servers/test_remote_worker.py against the released double too
+PROFILES = server_profile.list_names()
+FAULTY = ('molmoact2_yam', 'groot_yam', 'xpolicylab_yam')
+WRONG_ANSWERS = ('error_key', 'garbage', 'nan', 'narrow', 'far')
+SIZE = (24, 32)  # of the camera images: height, width
+
+
+class NodeSide:
+    """Ask a remote worker as policy_node does, in the order its geometry states."""
+
+    def __init__(self, double, timeout_s=1.0, **options):
+        self.profile = double.profile
+        self.robot = embodiment.load_embodiment(self.profile.robot)
+        self.lines, self.sequence = [], 0
+        near, far = socket.socketpair()
+        self.socket = near
+        url = make_server_url(double.url, self.profile)
+        self.worker = RemoteWorker(
+            far,
+            self.profile,
+            self.robot,
+            lambda: PolicyClient(self.profile, url, **options),
+            timeout_s,
+            timeout_s,
+            self.lines.append,
+        )
+        # a fault is to be seen in a second, whatever the profile allows the first answer
+        self.worker._first_timeout_s = self.worker._answer_timeout_s = timeout_s
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+        self.info = protocol.receive(near, 10).fields
+
+    def run(self):
+        try:
+            self.worker.serve()
+        finally:
+            self.worker.close()
+
+    def request(self, kind, fields, arrays=None):
+        self.sequence += 1
+        protocol.send(
+            self.socket, WorkerMessage(kind, {**fields, 'id': self.sequence}, arrays or {})
+        )
+        answer = protocol.receive(self.socket, 20)
+        assert answer.fields['id'] == self.sequence
+        return answer
+
+    def start(self, session='s', prompt='fold the towel'):
+        answer = self.request('reset', {'session': session, 'instruction': prompt})
+        assert answer.kind == 'ok', answer
+        self.block = 0
+        return self.commit(session, 1)
+
+    def commit(self, session='s', count=None):
+        count = count or self.info['geometry']['frames_per_block']
+        frames = {
+            f'frames/{camera}': np.full((count, *SIZE, 3), 10 * self.block + 1, np.uint8)
+            for camera in self.profile.cameras
+        }
+        answer = self.request('commit', {'session': session, 'block': self.block}, frames)
+        assert answer.kind == 'committed', answer
+        self.block += 1
+        return answer
+
+    def query(self, session='s'):
+        arrays = {'joints': self.robot.home_positions(self.robot.observed)}
+        if self.info['query_images'] == 'latest':
+            arrays |= {
+                f'newest/{camera}': np.full((*SIZE, 3), 7, np.uint8)
+                for camera in self.profile.cameras
+            }
+        fields = {'session': session, 'sequence': self.sequence, 'stamp_ns': 5, 'seed': 3}
+        return self.request('query', fields, arrays)
+
+    def close(self):
+        self.socket.close()
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def connect(request):
+    opened = []
+
+    def connect(name, timeout_s=5.0, **options):
+        double = ProfileDouble(name)
+        request.addfinalizer(double.close)
+        node = NodeSide(double, timeout_s, **options)
+        opened.append(node)
+        return double, node
+
+    yield connect
+    for node in opened:
+        node.close()
+
+
+@pytest.mark.parametrize('name', PROFILES)
+def test_the_robot_is_held_and_a_wrong_answer_is_refused_before_anything_moves(connect, name):
+    double, node = connect(name)
+    node.start()
+    rest = node.robot.home_positions(node.robot.commanded)
+    for _ in range(2):
+        answer = node.query()
+        assert answer.kind == 'chunk', (answer, node.lines)
+        assert len(answer.arrays['targets']) == double.profile.horizon
+        assert answer.fields['step_dt_s'] == pytest.approx(1 / double.profile.step_hz)
+        # poses are solved to a millimeter
+        tolerance = 0.02 if double.profile.tools else 1e-5
+        for row in answer.arrays['targets']:
+            np.testing.assert_allclose(row, rest, atol=tolerance)
+        node.commit()
+    assert double.prompts and set(double.prompts) == {'fold the towel'}
+    assert double.image_counts[0] == dict.fromkeys(double.profile.cameras, 1)
+    for fault in WRONG_ANSWERS:
+        # rates are limited, so they start at the measured positions whatever they are
+        if fault == 'far' and double.profile.action_columns[0].kind == 'rate':
+            continue
+        node.start(fault)
+        double.fault = fault
+        answer = node.query(fault)
+        assert answer.kind == 'error', (fault, answer)
+        assert re.search(FAULTS[fault], answer.fields['what']), answer.fields['what']
+        double.fault = ''
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+@pytest.mark.parametrize('name', FAULTY)
+def test_a_fault_is_reported_and_the_next_session_works(connect, name, fault):
+    double, node = connect(name, timeout_s=1.0)
+    node.start()
+    double.fault = fault
+    answer = node.query()
+    assert answer.kind == 'error', answer
+    assert re.search(FAULTS[fault], answer.fields['what']), answer.fields['what']
+    double.fault = ''
+    node.start('t')
+    assert node.query('t').kind == 'chunk', node.lines
