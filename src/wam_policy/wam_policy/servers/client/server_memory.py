@@ -151,37 +151,40 @@ class ClockedMemory(NoMemory):
 
 
 class StepwiseMemory(NoMemory):
-    """Send the images of every control step, and query at the newest one."""
+    """Send the images of every control step once, in order; the newest goes with the query."""
 
     _step = -1  # newest step that the server has seen
-    _newest: Views = {}
+    _unsent: Views = {}  # the step after it, which goes with the next query
 
     def reset(self, session: str, prompt: str) -> None:
-        self._step, self._newest = -1, {}
+        self._step, self._unsent = -1, {}
         super().reset(session, prompt)
 
     def commit(self, session: str, block: int, frames: Views) -> dict[str, Any]:
-        count = len(next(iter(frames.values())))
-        # the newest step travels with the query, which implies its observation
-        for first in range(0, count, MAX_STEPS_PER_MESSAGE):
-            part = {
-                camera: pixels[first : first + MAX_STEPS_PER_MESSAGE]
+        if self._unsent:  # no query came in between
+            frames = {
+                camera: np.concatenate([self._unsent[camera], pixels])
                 for camera, pixels in frames.items()
             }
-            self._step += len(next(iter(part.values())))
-            self.send(
-                'observe',
-                {
-                    'session': session,
-                    'step': self._step,
-                    'images': image_encoding.encode_images(self.profile, part),
-                },
-            )
-        self._newest = {camera: pixels[-1:] for camera, pixels in frames.items()}
+        count = len(next(iter(frames.values()))) - 1
+        for first in range(0, count, MAX_STEPS_PER_MESSAGE):
+            last = min(first + MAX_STEPS_PER_MESSAGE, count)
+            part = {camera: pixels[first:last] for camera, pixels in frames.items()}
+            images = image_encoding.encode_images(self.profile, part)
+            step = self._step + last - first
+            self.send('observe', {'session': session, 'step': step, 'images': images})
+            self._step = step
+        self._unsent = {camera: pixels[-1:] for camera, pixels in frames.items()}
         return {}
 
     def query(self, query: QueryInput) -> Any:
-        return self.infer(self._newest, query, {'step': self._step})
+        if not self._unsent:
+            raise InvalidNodeRequest(
+                'no step since the last query: this server takes one query per block'
+            )
+        frames, self._unsent = self._unsent, {}
+        self._step += 1
+        return self.infer(frames, query, {'step': self._step})
 
 
 MEMORIES: Mapping[str, type[NoMemory]] = {
