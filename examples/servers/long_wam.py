@@ -245,7 +245,7 @@ def load_policy(name: str, arguments: Sequence[str]) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description='Serve the YAM policy of Long-WAM over HTTP.')
     parser.add_argument('--policy', required=True, metavar='MODULE:FUNCTION', help='or: hold')
     parser.add_argument('--argument', action='append', default=[], metavar='KEY=VALUE')
     parser.add_argument('--host', default='127.0.0.1')
