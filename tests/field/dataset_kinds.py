@@ -134,6 +134,11 @@ def close_gripper(arrays):
     arrays[ACTION][:, RIGHT_ARM - 1] = 1.0
 
 
+def swap_colors_without_statistics(folder):
+    edit_videos(folder, lambda images: images[..., ::-1])
+    (folder / 'meta/episodes_stats.jsonl').unlink()
+
+
 def lower_minimum(path):
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     entries[1]['stats'][ACTION]['min'][2] -= 1.0
@@ -164,6 +169,11 @@ FLAWS = {
         lambda f: edit_videos(f, lambda images: images[..., ::-1]),
         CAMERA,
         'swapped color channels',
+    ),
+    'swapped colors of a camera without statistics': (
+        swap_colors_without_statistics,
+        CAMERA,
+        'exchanged this camera looks like the others',
     ),
     'frozen camera': (
         lambda f: edit_videos(f, lambda images: images[:1].repeat(len(images), axis=0)),

@@ -27,6 +27,7 @@ MIN_COLOR = 8  # of 255: less colored pixels say nothing about the order of chan
 # A camera whose histogram of colors is at least this far from its reference, and less than half
 # as far with red and blue exchanged, has them exchanged.
 MIN_CHROMA_DISTANCE, SWAPPED_RATIO = 0.5, 0.5
+COLOR_FIX = 'exchange red and blue in these videos, or record again as rgb8'
 READ_ERRORS = (OSError, FFmpegError, ValueError, IndexError, AttributeError, KeyError)
 
 
@@ -63,8 +64,9 @@ def check_videos(
     """
     chosen = {episodes[i].entry.index for i in choose_episodes(len(episodes), decoded)}
     by_index = {episode.entry.index: episode for episode in episodes}
+    cameras: dict[str, CameraSamples] = {}
     for name in metadata.video_features:
-        samples = CameraSamples()
+        samples = cameras[name] = CameraSamples()
         opened: dict[Path, str] = {}
         flaws: dict[tuple[Path, str], list[int]] = {}
         for entry in metadata.episodes:
@@ -86,6 +88,7 @@ def check_videos(
             )
         yield from _judge_motion(name, samples)
         yield from _judge_colors(name, samples, image_means.get(name))
+    yield from _compare_cameras(cameras)
 
 
 def _find_file_flaw(path: Path, metadata: DatasetMetadata, name: str) -> str:
@@ -164,7 +167,6 @@ def _judge_motion(name: str, samples: CameraSamples) -> Iterator[Finding]:
 def _judge_colors(
     name: str, samples: CameraSamples, stats_mean: np.ndarray | None
 ) -> Iterator[Finding]:
-    fix = 'exchange red and blue in these videos, or record again as rgb8'
     for index, histogram in samples.histograms.items():
         rest = [other for key, other in samples.histograms.items() if key != index]
         # against the median of at least two others, one swapped episode stands out, not the rest
@@ -175,7 +177,7 @@ def _judge_colors(
                 'swapped color channels: with red and blue exchanged it looks like the other '
                 'episodes',
                 'one order of channels',
-                fix,
+                COLOR_FIX,
             )
     if stats_mean is None or not samples.means:
         return
@@ -188,15 +190,36 @@ def _judge_colors(
             f'swapped color channels: mean red, green, blue {_rgb(mean)}, the statistics say '
             f'{_rgb(stats_mean)}',
             'one order of channels',
-            fix,
+            COLOR_FIX,
         )
+
+
+def _compare_cameras(cameras: Mapping[str, CameraSamples]) -> Iterator[Finding]:
+    """Yield cameras that look like the others only with red and blue exchanged."""
+    histograms = {
+        name: np.mean(list(samples.histograms.values()), axis=0)
+        for name, samples in cameras.items()
+        if samples.histograms
+    }
+    for name, histogram in histograms.items():
+        rest = [other for key, other in histograms.items() if key != name]
+        if rest and is_swapped(histogram, np.mean(rest, axis=0)):
+            others = 'others' if len(rest) > 1 else 'other one, so one of the two is swapped'
+            yield Finding(
+                WARNING,
+                name,
+                'swapped color channels: with red and blue exchanged this camera looks like the '
+                f'{others}',
+                'one order of channels',
+                COLOR_FIX,
+            )
 
 
 def is_swapped(histogram: np.ndarray, reference: np.ndarray) -> bool:
     """Return whether colors fit a reference much better with red and blue exchanged."""
     if not histogram.any() or not reference.any():
         return False
-    reference = reference / reference.sum()
+    histogram, reference = histogram / histogram.sum(), reference / reference.sum()
     apart = np.abs(histogram - reference).sum()
     exchanged = np.abs(histogram[::-1] - reference).sum()
     return bool(apart > MIN_CHROMA_DISTANCE and exchanged < SWAPPED_RATIO * apart)
