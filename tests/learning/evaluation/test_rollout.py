@@ -90,7 +90,42 @@ def test_the_expert_succeeds_through_the_whole_loop(robot):
     assert all(result.jerk_ratio <= 1.0 + 1e-4 for result in results)
 
 
+class RampPolicy(HoldingPolicy):
+    """Ask one joint to move at a constant speed, from where the query says it is."""
+
+    def query(self, joints, seed, newest=None):
+        found = super().query(joints, seed, newest)
+        found.targets[:, 0] += 0.2 * self.robot.step_dt_s * np.arange(24)
+        self.measured = [*getattr(self, 'measured', []), joints[self.first]]
+        return found
+
+    @property
+    def first(self):
+        return self.robot.observed.index(self.robot.commanded[0])
+
+
+@pytest.mark.parametrize('execution', ['blended', 'rolled_forward'])
+def test_latency_takes_no_speed_from_a_steady_motion(robot, execution):
+    """A policy that continues its motion does so at its speed, however its chunks are used."""
+    trial = replace(make_trials(MAIN, robot, ('touch',), 1, 7)[0], limit_s=2.5)
+    simulation = make_simulation(robot, trial, IMAGE_SIZE)
+    policy = RampPolicy(robot.embodiment)
+    config = RolloutConfig(fast=True, query_s=0.5, execution=execution)
+    try:
+        run_trial(trial, simulation, policy, config)
+    finally:
+        simulation.close()
+    moved = policy.measured[-1] - policy.measured[0]
+    span_s = 0.5 * (len(policy.measured) - 2)  # the first answer is on its way
+    assert len(policy.measured) >= 4
+    assert moved == pytest.approx(0.2 * span_s, rel=0.35)
+
+
 def test_a_wrong_pace_is_refused():
+    with pytest.raises(ValueError, match='execution'):
+        RolloutConfig(execution='fast')
+    with pytest.raises(ValueError, match='naive needs fast'):
+        RolloutConfig(execution='naive')
     with pytest.raises(ValueError, match='query_hz'):
         RolloutConfig(query_hz=0.0)
     with pytest.raises(ValueError, match='query_s'):

@@ -28,6 +28,7 @@ from wam_learning.evaluation.eval_conditions import (
     make_trials,
 )
 from wam_learning.evaluation.eval_worker import EXPERT, EvalJob
+from wam_learning.evaluation.rollout import EXECUTIONS
 from wam_learning.evaluation.trials import TrialResult
 from wam_policy.core.robot import checkpoints
 from wam_policy.core.session.model_requests import NEW_NOISE
@@ -185,6 +186,14 @@ def _add_simulated_time_arguments(parser: argparse.ArgumentParser) -> None:
         help='without ROS: from request to reply (default: %(default)s)',
     )
     parser.add_argument(
+        '--execution',
+        choices=EXECUTIONS,
+        default='blended',
+        help='without ROS: how chunks are used under latency: each replaces the one before '
+        '(naive, with --no-planning), is blended into it, or is queried from the setpoint at the '
+        'time it is due (rolled_forward) (default: %(default)s)',
+    )
+    parser.add_argument(
         '--new-noise',
         choices=NEW_NOISE,
         default='session',
@@ -305,6 +314,7 @@ def _make_pace(options: argparse.Namespace) -> dict[str, Any]:
         'query_s': options.query_latency,
         'query_hz': options.query_hz,
         'new_noise': options.new_noise,
+        'execution': options.execution,
     }
 
 
@@ -357,6 +367,8 @@ def run_evaluation(options: argparse.Namespace) -> dict[str, Any]:
         'steps': options.steps,
         'noise_scale': options.noise_scale,
         'new_noise': options.new_noise,
+        'execution': options.execution,
+        'query_latency_s': options.query_latency,
         'families': list(options.families),
         'episodes': options.episodes,
         'duration_s': time.monotonic() - began_s,

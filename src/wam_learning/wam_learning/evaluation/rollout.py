@@ -10,6 +10,7 @@ The loop does not import torch: every object with the methods of RolloutPolicy c
 import time
 from collections import deque
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -47,6 +48,11 @@ START_NS = 1_000_000_000  # a stamp of 0 would mean "now" to controllers
 SETTLE_NS = 800_000_000  # until motion control is enabled and holds the robot
 
 Views = Mapping[str, np.ndarray]  # camera key -> uint8 [T h w 3]
+
+# How chunks are used under latency. naive: each replaces the one before at once; blended: over
+# the blend time of the robot; rolled_forward: blended, and the policy is queried from the
+# setpoint at the time its answer is expected (as VLASH does) instead of the measured posture.
+EXECUTIONS = ('naive', 'blended', 'rolled_forward')
 
 
 class RolloutPolicy(Protocol):
@@ -94,6 +100,7 @@ class RolloutConfig:
     commit_s: float = 0.03
     planning_s: float = 0.02
     fast: bool = False  # no motion planning: rows become setpoints
+    execution: str = 'blended'  # one of EXECUTIONS
     seed: int = 0  # of the sampling noise, with that of the scene
     new_noise: str = 'session'  # one of NEW_NOISE: when the sampler starts from other noise
 
@@ -102,8 +109,12 @@ class RolloutConfig:
             if not 0 < getattr(self, name) <= 60:
                 raise ValueError(f'{name}: want (0, 60], got {getattr(self, name):g}')
         for name in ('camera_s', 'query_s', 'commit_s', 'planning_s'):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f'{name}: want [0, 1), got {getattr(self, name):g}')
+            if not 0 <= getattr(self, name) < 2:
+                raise ValueError(f'{name}: want [0, 2), got {getattr(self, name):g}')
+        if self.execution not in EXECUTIONS:
+            raise ValueError(f'execution {self.execution!r}: want one of {", ".join(EXECUTIONS)}')
+        if self.execution == 'naive' and not self.fast:
+            raise ValueError('execution naive needs fast: motion planning always blends')
 
 
 class DelayedCameras:
@@ -138,8 +149,12 @@ class PolicyRunner:
         policy: RolloutPolicy,
         config: RolloutConfig,
         observer: RolloutObserver,
+        simulation: Simulation | None = None,
     ) -> None:
+        """Take the simulation whose setpoints are rolled forward, None: they are not."""
         self._policy, self._config, self._observer = policy, config, observer
+        self._simulation = simulation
+        self._commanded = [robot.observed.index(name) for name in robot.commanded]
         geometry = policy.geometry
         self._schedule: QuerySchedule = getattr(policy, 'query_schedule', QuerySchedule())
         self._blocks = geometry.window_blocks
@@ -174,6 +189,8 @@ class PolicyRunner:
             found = self._on_reply(request, reply, now_ns)
         if self._pending is None:
             request = self.session.next_request(now_ns)
+            if isinstance(request, Query) and self._simulation is not None:
+                request = self._roll_forward(request, self._simulation, now_ns)
             if request is not None:
                 self._pending = request, self._execute_request(request)
                 self._reply_due_ns = now_ns + _to_ns(
@@ -206,6 +223,16 @@ class PolicyRunner:
         self.query_ms.append(1e3 * (time.perf_counter() - started_s))
         self._observer.on_prediction()
         return QueryResult(self._step_dt_s, found.targets, found.reference, found.timings_ms)
+
+    def _roll_forward(self, query: Query, simulation: Simulation, now_ns: int) -> Query:
+        """Return the query from the setpoints at the time its answer is due."""
+        due_ns = now_ns + _to_ns(self._config.query_s)
+        seen = query.observation
+        position = np.array(seen.joints.position)
+        # sampling moves the followers on: sample a copy
+        position[self._commanded] = deepcopy(simulation.controllers).sample(due_ns).position
+        joints = replace(seen.joints, stamp_ns=due_ns, position=position)
+        return replace(query, observation=replace(seen, stamp_ns=due_ns, joints=joints))
 
     def _on_reply(self, request: Request, reply: Any, now_ns: int) -> Chunk | None:
         session = self.session
@@ -279,7 +306,7 @@ class DirectExecutor:
     def __init__(self, robot: Embodiment, simulation: Simulation, config: RolloutConfig) -> None:
         self._robot, self._simulation = robot, simulation
         self._limits, self._gripper_mask = limits_with_margin(robot), gripper_mask(robot)
-        self._blend_s = robot.safety.chunk.fade_s
+        self._blend_s = 0.0 if config.execution == 'naive' else robot.safety.chunk.fade_s
 
     def try_enable(self, now_ns: int) -> None:
         """Do nothing: the controllers are always enabled."""
@@ -352,7 +379,8 @@ def run_trial(
         SuccessMonitor(trial.goals, simulation.start),
     )
     noise = replace(config, seed=config.seed + trial.seed)  # else all trials share one draw
-    runner = PolicyRunner(robot, policy, noise, observer or RolloutObserver())
+    rolled = simulation if config.execution == 'rolled_forward' else None
+    runner = PolicyRunner(robot, policy, noise, observer or RolloutObserver(), rolled)
     instructed_ns = start_ns + _to_ns(trial.last_instruction_s)
     end_ns = instructed_ns + _to_ns(trial.limit_s)
     pending_instructions = deque(trial.instructions)
