@@ -170,12 +170,12 @@ def truncate(path, share=0.5):
     return path
 
 
-def make_damaged_chunk(source, target):
-    """Change bytes in the middle of a finished file, as a bad disk does."""
+def make_damaged_chunk(source, target, share=0.5):
+    """Change a byte of a finished file, as a bad disk does: the chunk that has it is lost."""
     make_folder(source, target, compression=CompressionType.NONE)
     file = target / f'{target.name}_0.mcap'
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 0xFF
+    content[int(share * len(content))] ^= 0xFF
     file.write_bytes(content)
     return target
 
@@ -244,6 +244,8 @@ UNREADABLE = {
         'bag repair',
     ),
     'damaged chunk': (make_damaged_chunk, 'bag repair'),
+    'damaged first chunk': (lambda s, t: make_damaged_chunk(s, t, 0.01), 'bag repair'),
+    'MCAP of another system': (lambda s, t: make_protobuf(t), 'not recorded by ROS 2'),
     'a file of a split is missing': (make_incomplete_split, '_3.mcap is missing'),
     'empty metadata.yaml': (make_empty_metadata, 'bag repair'),
     'split without metadata': (make_split_without_metadata, 'bag repair'),
@@ -255,11 +257,23 @@ UNREADABLE = {
 }
 REPAIRABLE = (
     'truncated MCAP',
+    'damaged first chunk',
     'damaged chunk',
     'empty metadata.yaml',
     'split without metadata',
     'split with unfinished end',
 )
+
+
+def make_protobuf(folder):
+    path = put(folder / 'x.mcap', b'')
+    with path.open('wb') as stream:
+        writer = McapWriter(stream)
+        writer.start()
+        channel = writer.register_channel('/tf', 'protobuf', 0)
+        writer.add_message(channel, 1, b'x', 1)
+        writer.finish()
+    return path
 
 
 def make_other_database(folder):

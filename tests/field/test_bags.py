@@ -22,6 +22,8 @@ from wam_policy.recording import bag_command
 
 pytestmark = pytest.mark.ros
 SECONDS = 2.0
+# each file is finished and as it was written: nothing to repair
+SOUND_FILES = ('a file of a split is missing', 'MCAP of another system')
 COMMANDS = [controller.topic for controller in ROBOT.controllers]
 
 
@@ -109,11 +111,11 @@ def test_repair_mends_what_it_can_and_refuses_the_rest(recorded, tmp_path, capsy
     said = capsys.readouterr()
     assert 'Traceback' not in said.err
     if kind not in bag_kinds.REPAIRABLE:
-        assert status == (kind == 'a file of a split is missing') ^ 1
+        assert status == (kind not in SOUND_FILES)
         assert list_content(tmp_path) == before
         return
     assert status == 0, said.err
-    if kind == 'damaged chunk':
+    if kind.startswith('damaged'):
         assert [path for path in tmp_path.rglob('*.damaged') if path.read_bytes()]
     assert bag_command.main(['info', str(bag)]) == 0
     assert export(bag, tmp_path / 'set', '--min-samples', '2') == 0

@@ -24,6 +24,7 @@ STORAGE_SUFFIXES = ('.mcap', '.db3')
 BAG_SUFFIXES = (*STORAGE_SUFFIXES, *(s + z for s in STORAGE_SUFFIXES for z in ZSTD_SUFFIXES))
 FILE_NUMBER = re.compile(r'(_\d+)?(\.mcap|\.db3)(\.zstd?)?$')
 ROS1_MAGIC = b'#ROSBAG V'
+NOT_ROS2 = ('Profile is not ros2', 'Serialization format')  # of rosbags: MCAP of other systems
 
 
 def find_bags(path: Path) -> list[Path]:
@@ -86,10 +87,10 @@ def open_reader(path: Path) -> Iterator[AnyReader]:
         except BagRefused:
             raise
         except Exception as error:  # noqa: BLE001 — a damaged file fails in any way
-            raise ValueError(
-                f'{path}: cannot be read as a bag: {error or type(error).__name__}; '
-                f'{describe_fix(path)}'
-            ) from error
+            text = str(error) or type(error).__name__
+            is_foreign = any(word in text for word in NOT_ROS2)
+            fix = 'it was not recorded by ROS 2' if is_foreign else describe_fix(path)
+            raise ValueError(f'{path}: cannot be read as a bag: {text}; {fix}') from error
         _add_standard_types(reader, standard)
         yield reader
 

@@ -13,8 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from mcap.records import Channel, Chunk, Footer, McapRecord, Message, Metadata, Schema
+from mcap.reader import make_reader
+from mcap.records import (
+    Attachment,
+    Channel,
+    Chunk,
+    Footer,
+    Header,
+    McapRecord,
+    Message,
+    Metadata,
+    Schema,
+)
 from mcap.stream_reader import StreamReader, breakup_chunk, get_chunk_data_stream
+from mcap.summary import Summary
 from mcap.writer import CompressionType, Writer
 
 from wam_policy.recording import bag_folder
@@ -50,7 +62,7 @@ class _CopyResult:
 def repair(path: Path) -> RepairResult:
     """Repair an interrupted bag, a folder or one file of it; a finished one is not changed.
 
-    A file that is named alone gets no metadata.yaml unless it is the only one of its folder.
+    A file that is named instead of its folder gets no metadata.yaml where there is none.
     Raises BagInUse while it is recorded, ValueError if it has no complete message.
     """
     folder = path.parent if path.is_file() else path
@@ -68,7 +80,8 @@ def repair(path: Path) -> RepairResult:
                 ) from error
         damaged = [file for file in files if not _is_intact(file)]
         lost_bytes = sum(_rebuild(file) for file in damaged)
-        if files == every and (damaged or not _has_metadata(folder)):
+        is_bag = path.is_dir() or (files == every and _has_metadata(folder))
+        if is_bag and (damaged or not _has_metadata(folder)):
             return RepairResult(bag_folder.write_metadata(folder), bool(damaged), lost_bytes)
         return RepairResult(_read_all(files), bool(damaged), lost_bytes)
 
@@ -103,7 +116,6 @@ def _rebuild(file: Path) -> int:
     try:
         with file.open('rb') as old, part.open('wb') as new:
             writer = Writer(new, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
-            writer.start(profile='ros2', library=LIBRARY)
             copied = _copy(old, writer)
             if not copied.used_bytes:
                 raise ValueError(f'{file}: no complete message; nothing to repair')
@@ -125,32 +137,77 @@ def _rebuild(file: Path) -> int:
 
 def _copy(old: BinaryIO, writer: Writer) -> _CopyResult:
     """Copy complete records."""
-    schemas: dict[int, int] = {0: 0}  # 0: a channel without a schema
-    channels: dict[int, int] = {}
     result, ended = _CopyResult(), False
+    channels = _ChannelCopies(writer, _read_summary(old))
     for record in _read_whole_records(old, result):
-        if isinstance(record, Schema) and record.id not in schemas:
-            schemas[record.id] = writer.register_schema(record.name, record.encoding, record.data)
-        elif isinstance(record, Channel) and record.id not in channels:
-            channels[record.id] = writer.register_channel(
-                record.topic, record.message_encoding, schemas[record.schema_id], record.metadata
-            )
+        if isinstance(record, Header):
+            writer.start(profile=record.profile, library=LIBRARY)
+        elif isinstance(record, Schema | Channel):
+            channels.add(record)
         elif isinstance(record, Message):
+            channel = channels.find(record.channel_id)
+            if channel is None:  # it was described in a chunk that is damaged
+                result.damaged_bytes += len(record.data)
+                continue
             writer.add_message(
-                channels[record.channel_id],
-                record.log_time,
-                record.data,
-                record.publish_time,
-                record.sequence,
+                channel, record.log_time, record.data, record.publish_time, record.sequence
             )
             result.used_bytes = old.tell()
         elif isinstance(record, Metadata):
             writer.add_metadata(record.name, record.metadata)
             ended |= record.name == END_RECORD
+        elif isinstance(record, Attachment):
+            writer.add_attachment(
+                record.create_time, record.log_time, record.name, record.media_type, record.data
+            )
         result.is_finished |= isinstance(record, Footer)
-    if not ended:
+    if result.used_bytes and not ended:
         writer.add_metadata(END_RECORD, EpisodeEnd('interrupted').to_dict())
     return result
+
+
+class _ChannelCopies:
+    """Register channels with a writer at their first message; unknown ones by the summary."""
+
+    def __init__(self, writer: Writer, summary: Summary | None) -> None:
+        self._writer = writer
+        self._schemas: dict[int, Schema] = dict(summary.schemas) if summary else {}
+        self._channels: dict[int, Channel] = dict(summary.channels) if summary else {}
+        self._registered: dict[int, int] = {}
+
+    def add(self, record: Schema | Channel) -> None:
+        """Note a description."""
+        if isinstance(record, Schema):
+            self._schemas.setdefault(record.id, record)
+        else:
+            self._channels.setdefault(record.id, record)
+
+    def find(self, number: int) -> int | None:
+        """Return the number of a channel in the copy; None if nothing describes it."""
+        if number not in self._registered:
+            channel = self._channels.get(number)
+            schema = self._schemas.get(channel.schema_id) if channel else None
+            if channel is None or (channel.schema_id and schema is None):
+                return None
+            kind = (
+                self._writer.register_schema(schema.name, schema.encoding, schema.data)
+                if schema
+                else 0
+            )
+            self._registered[number] = self._writer.register_channel(
+                channel.topic, channel.message_encoding, kind, channel.metadata
+            )
+        return self._registered[number]
+
+
+def _read_summary(old: BinaryIO) -> Summary | None:
+    """Return the summary at the end of a finished file, and go back to its start."""
+    try:
+        return make_reader(old).get_summary()
+    except Exception:  # noqa: BLE001 — a damaged file fails in any way
+        return None
+    finally:
+        old.seek(0)
 
 
 def _read_whole_records(old: BinaryIO, result: _CopyResult) -> Iterator[McapRecord]:
