@@ -13,8 +13,13 @@ from cli.progress import StepProgress
 WHEEL = 'isaacsim_ros2-6.2.0.0-cp312-none-manylinux_2_35_x86_64.whl'
 WHEEL_ROS_FOLDER = 'isaacsim/exts/isaacsim.ros2.core/jazzy/'
 SITE_PACKAGES = Path('lib/python3.12/site-packages')
-# upstream's interface without its compiled part, which no wheel has
-CV_BRIDGE = 'src/wam_policy/wam_policy/nodes/images/opencv_bridge.py'
+# files of ours that stand alone, too: upstream's cv_bridge is in no wheel, nor is ros2 bag
+COPIED_FILES = {
+    'src/wam_policy/wam_policy/nodes/images/opencv_bridge.py': 'cv_bridge/__init__.py',
+    'src/wam_policy/wam_policy/nodes/recorder/message_definitions.py': (
+        'ros2verbs/message_definitions.py'
+    ),
+}
 LICENSE_NOTICE = (
     'ROS 2 comes from the wheel isaacsim-ros2, as a whole under a license of NVIDIA '
     '(.ros/jazzy/LICENSE.txt): for development and CI on this machine, not to be passed on'
@@ -26,7 +31,12 @@ def hash_prefix_inputs(layout: CheckoutLayout) -> str:
     source = [path for path in (layout.root / 'tools/ros_prefix').rglob('*') if path.is_file()]
     return stamps.hash_inputs(
         [hash_compiled_inputs(layout)],
-        [*source, layout.root / CV_BRIDGE, Path(__file__), Path(prefix_headers.__file__)],
+        [
+            *source,
+            *(layout.root / path for path in COPIED_FILES),
+            Path(__file__),
+            Path(prefix_headers.__file__),
+        ],
     )
 
 
@@ -101,9 +111,10 @@ def unpack(layout: CheckoutLayout, target: Path) -> None:
             target / SITE_PACKAGES / verbs.name,
             ignore=shutil.ignore_patterns('__pycache__'),
         )
-    bridge = target / SITE_PACKAGES / 'cv_bridge'
-    bridge.mkdir()
-    shutil.copy(layout.root / CV_BRIDGE, bridge / '__init__.py')
+    for copied, place in COPIED_FILES.items():
+        path = target / SITE_PACKAGES / place
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(layout.root / copied, path)
     (target / 'bin').mkdir()
     shutil.copy(source / 'ros2', target / 'bin' / 'ros2')
     for name in ('setup.bash', 'local_setup.bash'):

@@ -1,4 +1,4 @@
-"""`ros2 action list` and `ros2 action send_goal`."""
+"""`ros2 action list`, `info`, `type` and `send_goal`."""
 
 import argparse
 from importlib import import_module
@@ -6,7 +6,12 @@ from typing import Any
 
 import rclpy
 import yaml
-from rclpy.action import ActionClient, get_action_names_and_types
+from rclpy.action import (
+    ActionClient,
+    get_action_client_names_and_types_by_node,
+    get_action_names_and_types,
+    get_action_server_names_and_types_by_node,
+)
 from rclpy.node import Node
 from ros2cli.command import CommandExtension
 from ros2cli.node.direct import DirectNode
@@ -19,13 +24,15 @@ GOAL_STATUS_NAMES = {4: 'SUCCEEDED', 5: 'CANCELED', 6: 'ABORTED'}  # action_msgs
 
 
 class ActionCommand(CommandExtension):
-    """List actions and send goals."""
+    """Show actions and send goals."""
 
     def add_arguments(self, parser: argparse.ArgumentParser, cli_name: str) -> None:
-        """Declare the two verbs."""
+        """Declare the verbs."""
         verbs = parser.add_subparsers(dest='verb', required=True)
         listing = verbs.add_parser('list', help='list the actions')
         listing.add_argument('-t', '--show-types', action='store_true')
+        for name, text in (('info', 'show clients and servers'), ('type', 'show the type')):
+            verbs.add_parser(name, help=text).add_argument('action_name')
         goal = verbs.add_parser('send_goal', help='send a goal and wait for its result')
         goal.add_argument('action_name')
         goal.add_argument('action_type', help='for example example_interfaces/action/Fibonacci')
@@ -34,6 +41,8 @@ class ActionCommand(CommandExtension):
 
     def main(self, *, parser: argparse.ArgumentParser, args: argparse.Namespace) -> int | str:
         """Run the chosen verb."""
+        if args.verb in ('info', 'type'):
+            return print_action(args)
         return print_actions(args) if args.verb == 'list' else send_goal(args)
 
 
@@ -42,6 +51,31 @@ def print_actions(args: argparse.Namespace) -> int:
     with DirectNode(argparse.Namespace(spin_time=DISCOVERY_S)) as strategy:
         for name, types in get_action_names_and_types(strategy.node):
             print(f'{name} [{", ".join(types)}]' if args.show_types else name)
+    return 0
+
+
+def print_action(args: argparse.Namespace) -> int | str:
+    """Print the type of an action and, for info, who serves and who calls it."""
+    with DirectNode(argparse.Namespace(spin_time=DISCOVERY_S)) as strategy:
+        node = strategy.node
+        name = '/' + args.action_name.lstrip('/')
+        known = dict(get_action_names_and_types(node))
+        if name not in known:
+            return f'no action {name}; there are: {", ".join(sorted(known)) or "none"}'
+        if args.verb == 'type':
+            print('\n'.join(known[name]))
+            return 0
+        print(f'Action: {name}')
+        for title, find in (
+            ('clients', get_action_client_names_and_types_by_node),
+            ('servers', get_action_server_names_and_types_by_node),
+        ):
+            users = [
+                f'{space.rstrip("/")}/{other}'
+                for other, space in node.get_node_names_and_namespaces()
+                if name in dict(find(node, other, space))
+            ]
+            print(f'Action {title}: {len(users)}', *users, sep='\n    ')
     return 0
 
 
