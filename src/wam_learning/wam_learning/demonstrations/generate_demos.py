@@ -110,7 +110,7 @@ def generate_shard(
             **vars(options),
             'out': None,
         }
-        writer.finalize(report)
+        writer.finalize({'actions': 'setpoints of the simulated controllers', **report})
     except BaseException:
         writer.abort()
         raise
