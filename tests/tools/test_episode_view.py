@@ -152,7 +152,7 @@ def read_page(path: Path) -> dict[str, Any]:
 
 def decode_video(camera: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
     """Yield time in s and mean value of every frame."""
-    with av.open(io.BytesIO(base64.b64decode(camera['video']))) as container:
+    with av.open(io.BytesIO(base64.b64decode(camera['video'])), 'r') as container:
         for frame in container.decode(video=0):
             yield float(frame.time or 0.0), float(frame.to_ndarray(format='rgb24').mean())
 

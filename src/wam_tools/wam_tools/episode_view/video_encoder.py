@@ -25,8 +25,9 @@ def encode_video(
     Frame i shows the newest image at start + i / FPS, before the first image that one.
     `bit_rate` bounds the size, bits per s. Raises ValueError if no image can be read.
     """
-    order = np.argsort(stamps_ns, kind='stable')
-    sorted_ns = np.asarray(stamps_ns)[order]
+    stamps = np.array(stamps_ns, dtype=np.int64)
+    order = np.argsort(stamps, kind='stable').tolist()
+    sorted_ns = np.sort(stamps)
     count = max(1, round((end_ns - start_ns) / 1e9 * FPS))
     times_ns = start_ns + np.arange(count) * (1_000_000_000 // FPS)
     rows = np.clip(np.searchsorted(sorted_ns, times_ns, side='right') - 1, 0, None).tolist()
@@ -51,7 +52,7 @@ def _encode_frames(
     options = {'crf': str(CRF), 'preset': 'veryfast', 'g': str(2 * FPS), 'threads': '1'}
     options |= {'maxrate': str(rate), 'bufsize': str(2 * rate), 'bf': '0'}
     target, unreadable, shown = io.BytesIO(), 0, b''
-    picture = cv2.resize(first, size, interpolation=cv2.INTER_AREA)
+    picture: Any = cv2.resize(first, size, interpolation=cv2.INTER_AREA)
     with av.open(target, 'w', format='mp4') as container:
         stream: Any = container.add_stream('libx264', rate=FPS, options=options)
         (stream.width, stream.height), stream.pix_fmt = size, 'yuv420p'
