@@ -10,8 +10,7 @@ graphs), --engine tensorrt and --precision are experimental: never run on a GPU 
 import argparse
 import resource
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import flops, record
+from benchmarks.random_session import (
+    RandomLatentSession,
+    TimedEngine,
+    assume_similar,
+    make_clock_ms,
+    make_random_model,
+)
 from wam_policy.model.execution import engines, quantization
 from wam_policy.model.network import model_config
-from wam_policy.model.network.cfg import CfgRole, ClassifierFreeGuidance
-from wam_policy.model.network.kv_cache import KVCache
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 from wam_policy.model.sampling import sampler
 from wam_policy.provenance import read_cpu_name
@@ -43,8 +47,6 @@ COLUMNS = (
     'TFLOP/s',
     'of_matmul',
 )
-IMAGE_TOKENS = flops.IMAGE_TOKENS
-MIN_ROUNDS = 3
 
 
 def main() -> int:
@@ -129,7 +131,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         default=60.0,
         metavar='SECONDS',
-        help='limit for the rounds of one row, after at least 3 rounds',
+        help='limit for the rounds of one row, after the first',
     )
     parser.add_argument('--threads', type=int, default=1, help='CPU threads')
     parser.add_argument('--layers', type=int, help='fewer layers than the preset has')
@@ -151,123 +153,6 @@ def make_parser() -> argparse.ArgumentParser:
 # ---- the transformer alone
 
 
-class TimedEngine:
-    """Time every pass of an engine; `calls` holds (pass, cached frames, new frames, ms)."""
-
-    def __init__(self, inner: engines.ExecutionEngine, now_ms: Callable[[], float]) -> None:
-        self._engine, self._now_ms = inner, now_ms
-        self.calls: list[tuple[str, int, int, float]] = []
-
-    def append_kv(self, *arguments: Any, **named: Any) -> None:
-        self._time_call('append_kv', arguments, named)
-
-    def denoise(self, *arguments: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._time_call('denoise', arguments, named)
-
-    def _time_call(self, method: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        cache = next(each for each in arguments if isinstance(each, KVCache))
-        start_ms = self._now_ms()
-        result = getattr(self._engine, method)(*arguments, **named)
-        frames = arguments[0].shape[2]
-        self.calls.append((method, cache.frames, frames, self._now_ms() - start_ms))
-        return result
-
-
-def make_clock_ms(device: torch.device) -> Callable[[], float]:
-    """Return a clock in ms that synchronizes with the device first."""
-
-    def now_ms() -> float:
-        if device.type == 'cuda':
-            torch.cuda.synchronize(device)
-        return 1e3 * time.perf_counter()
-
-    return now_ms
-
-
-def make_random_model(
-    c: model_config.ModelConfig, device: torch.device, dtype: torch.dtype
-) -> VideoActionDiT:
-    """Make a model with random weights, sampled on its device."""
-    with torch.device('meta'):
-        model = VideoActionDiT(c).to(dtype)
-    model = model.to_empty(device=device).eval().requires_grad_(False)
-    torch.manual_seed(0)
-    for name, weight in model.named_parameters():
-        if weight.ndim < 2:
-            weight.fill_(0.0 if name.endswith('bias') else 1.0)
-        else:
-            inputs = weight.shape[1] if name.endswith('.W') else weight[0].numel()
-            weight.normal_(std=inputs**-0.5)
-    return model
-
-
-class RandomLatentSession:
-    """Run the fills of one window with random latents."""
-
-    def __init__(
-        self,
-        model: VideoActionDiT,
-        sampling: sampler.SamplingConfig,
-        inner_engine: engines.ExecutionEngine,
-    ) -> None:
-        self.model, self.sampling, self.config = model, sampling, model.config
-        self.guidance = ClassifierFreeGuidance(
-            model,
-            sampling,
-            role=CfgRole.BOTH,
-            exchange=None,
-            guided_video=False,
-            engine=inner_engine,
-        )
-        text = self.sample_noise(1, self.config.text_len, self.config.text_dim)
-        self.guidance.set_text(text, -text)
-        if self.config.image_context:
-            self.guidance.set_image(self.sample_noise(1, IMAGE_TOKENS, self.config.image_dim))
-        self.state = self.sample_noise(1, self.config.states_per_block, self.config.state_dim)
-        self.noise = sampler.draw_noise(
-            0,
-            (
-                1,
-                self.config.latent_channels,
-                self.config.frames_per_block,
-                *self.config.latent_size,
-            ),
-            (1, self.config.actions_per_block, self.config.action_dim),
-            model.dtype,
-            model.device,
-        )
-
-    def sample_noise(self, *shape: int) -> torch.Tensor:
-        return torch.randn(shape, device=self.model.device, dtype=self.model.dtype)
-
-    def make_condition(self, frames: int) -> torch.Tensor | None:
-        channels = self.config.condition_channels
-        return (
-            self.sample_noise(1, channels, frames, *self.config.latent_size) if channels else None
-        )
-
-    def commit(self, frames: int) -> None:
-        self.guidance.commit(
-            self.sample_noise(1, self.config.latent_channels, frames, *self.config.latent_size),
-            self.make_condition(frames),
-        )
-
-    def iterate_fills(self) -> Iterator[int]:
-        """Commit blocks until the window is full; yield the number of cached frames after each."""
-        self.guidance.clear_cache()
-        self.commit(1)
-        yield self.guidance.frames
-        for _ in range(self.config.window_blocks - 1):
-            self.commit(self.config.frames_per_block)
-            yield self.guidance.frames
-
-    def predict_chunk(self) -> sampler.Sample:
-        velocity = self.guidance.make_velocity_fn(
-            self.state, self.make_condition(self.config.frames_per_block)
-        )
-        return sampler.sample(self.sampling, *self.noise, velocity, guided_video=False)
-
-
 def measure_all_samplers(
     c: model_config.ModelConfig,
     options: argparse.Namespace,
@@ -285,18 +170,10 @@ def measure_all_samplers(
             # a new engine, because the CUDA graphs of the previous one use its caches
             run_by = engines.make_engine(options.engine, model)
             yield measure_sampler(
-                model, mode, cfg, options, TimedEngine(run_by, make_clock_ms(device)), matmul_flops
+                model, mode, cfg, options, TimedEngine(run_by, device), matmul_flops
             )
             if device.type == 'cuda':
                 torch.cuda.empty_cache()
-
-
-def assume_similar(older: torch.Tensor, newer: torch.Tensor) -> float:
-    """Compute the similarity, but return 1; the sampler then makes 4 calls in 16 steps."""
-    return 1.0 if np.isfinite(_measured_similarity(older, newer)) else 0.0
-
-
-_measured_similarity = sampler.velocity_similarity
 
 
 def measure_sampler(
@@ -306,8 +183,12 @@ def measure_sampler(
     options: argparse.Namespace,
     timed_engine: TimedEngine,
     matmul_flops: float,
+    on_row: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
-    """Warm up on a window, then measure its chunks at every fill."""
+    """Warm up on a window, then measure its chunks at every fill.
+
+    `on_row` gets the row so far after every window, so that a time limit loses nothing.
+    """
     sampling = make_sampling_config(sampler_name, guidance_scale)
     device, now_ms = model.device, make_clock_ms(model.device)
     start_ms = now_ms()
@@ -317,29 +198,31 @@ def measure_sampler(
     rehearsal_s = (now_ms() - start_ms) / 1e3
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
-    timed_engine.calls.clear()
-    chunks, deadline_ms = [], now_ms() + 1e3 * options.budget
+    chunks, cleans_ms, deadline_ms, row = [], [], now_ms() + 1e3 * options.budget, {}
     for number in range(options.rounds):
-        if number >= MIN_ROUNDS and now_ms() > deadline_ms:
+        if number and now_ms() > deadline_ms:
             break
+        timed_engine.clear()
         for fill in window.iterate_fills():
-            before = len(timed_engine.calls)
+            cleans_ms += [
+                ms
+                for kind, _, frames, ms in timed_engine.calls
+                if kind == 'append_kv' and frames == model.config.frames_per_block
+            ]
+            timed_engine.clear()
             start_ms = now_ms()
             sample = window.predict_chunk()
-            chunks.append(
-                (fill, now_ms() - start_ms, timed_engine.calls[before:], sample.evaluated)
-            )
-    cleans = [
-        ms
-        for kind, _, frames, ms in timed_engine.calls
-        if kind == 'append_kv' and frames == model.config.frames_per_block
-    ]
-    return summarize(model, sampler_name, guidance_scale, chunks, cleans, matmul_flops) | {
-        'rehearsal_s': round(rehearsal_s, 2),
-        'rounds': len(chunks),
-        'kv_MB': round(sum(x.cache.nbytes for x in window.guidance.branches) / 1e6, 2),
-        'peak_memory_MB': round(read_peak_memory_mb(device), 1),
-    }
+            chunk_ms = now_ms() - start_ms
+            chunks.append((fill, chunk_ms, timed_engine.calls, sample.evaluated))
+            timed_engine.clear()
+        row = summarize(model, sampler_name, guidance_scale, chunks, cleans_ms, matmul_flops) | {
+            'rehearsal_s': round(rehearsal_s, 2),
+            'rounds': len(chunks),
+            'kv_MB': round(sum(x.cache.nbytes for x in window.guidance.branches) / 1e6, 2),
+            'peak_memory_MB': round(read_peak_memory_mb(device), 1),
+        }
+        on_row(row)
+    return row
 
 
 def summarize(

@@ -1,10 +1,11 @@
 """Count the floating-point operations of one forward pass, two per multiply-add.
 
 `computed` counts those of our passes. The released code also recomputes keys and values of the
-context and the flow time of every token in every pass; `released` adds them.
+context and the flow time of every token in every pass, and the unread end of the last layer;
+`released` adds them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wam_policy.model.network.model_config import ModelConfig
 
@@ -22,6 +23,7 @@ class PassFlops:
     context_keys_values: float  # keys and values of the context, once per instruction
     time_embedding: float  # per token; one per distinct time would be sufficient
     context_embedding: float  # of the context's tokens
+    unread: float = 0.0  # of the last layer, past the keys and values of an append_kv pass
 
     @property
     def computed(self) -> float:
@@ -32,7 +34,11 @@ class PassFlops:
     @property
     def released(self) -> float:
         return (
-            self.computed + self.context_keys_values + self.time_embedding + self.context_embedding
+            self.computed
+            + self.unread
+            + self.context_keys_values
+            + self.time_embedding
+            + self.context_embedding
         )
 
 
@@ -53,8 +59,22 @@ def count_denoise(config: ModelConfig, cached_frames: int) -> PassFlops:
 
 
 def count_append_kv(config: ModelConfig, frames: int, cached_frames: int) -> PassFlops:
-    """Count the operations of an append_kv pass over `frames` latent frames."""
-    return _count_pass(config, frames * config.frame_tokens, 0, cached_frames, 0.0)
+    """Count the operations of an append_kv pass over `frames` latent frames.
+
+    The last layer only computes keys and values; that of the released code runs to its end.
+    """
+    tokens = frames * config.frame_tokens
+    whole = _count_pass(config, tokens, 0, cached_frames, 0.0)
+    others = (config.layers - 1) / config.layers
+    keys_values = 4.0 * tokens * config.dim**2
+    layer = (whole.linears + whole.self_attention + whole.cross_attention) / config.layers
+    return replace(
+        whole,
+        linears=whole.linears * others + keys_values,
+        self_attention=whole.self_attention * others,
+        cross_attention=whole.cross_attention * others,
+        unread=layer - keys_values,
+    )
 
 
 def _count_pass(

@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import flops, record
 from benchmarks.chunk_latency import make_clock_ms, measure_matmul_rate, read_device_name
-from wam_policy.model.network.attention import make_teacher_forcing_mask
+from wam_policy.model.network.attention import group_teacher_forcing
 from wam_policy.model.network.layers import ContextEmbeddings, TransformerBlock
 from wam_policy.model.network.model_config import PRESETS, ModelConfig, get_preset
 from wam_policy.model.network.rope import Rotation, line_angles, video_angles
@@ -135,11 +135,8 @@ class TrainingWindow:
             for count in (c.actions_per_block, c.states_per_block)
         ]
         self.rotation = Rotation.from_angles(torch.cat(angles))
-        # made on the CPU: its shape depends on values, which meta tensors lack
-        self.mask = make_teacher_forcing_mask(c, frames, True, torch.device('cpu'), True).to(
-            device
-        )
-        self.tokens = len(self.mask)
+        self.grouped = group_teacher_forcing(c, frames, True, True)
+        self.tokens = sum(map(len, angles))
 
         def sample_noise(*shape: int) -> Tensor:
             return torch.randn(1, *shape, dtype=torch.bfloat16, device=device)
@@ -161,7 +158,7 @@ class TrainingWindow:
     def shared_bytes(self) -> int:
         """Return the bytes that all layers share."""
         context = sum(part.nbytes for part in self.context if part is not None)
-        return self.modulation.nbytes + context + self.mask.nbytes
+        return self.modulation.nbytes + context
 
 
 def measure_window(
@@ -235,7 +232,7 @@ def run_step(layer: TransformerBlock, window: TrainingWindow, device: torch.devi
             window.rotation,
             window.context,
             None,
-            window.mask,
+            window.grouped,
             use_reentrant=False,
         )
     x.backward(torch.ones_like(x))
@@ -256,9 +253,7 @@ def count_saved_bytes(layer: TransformerBlock, window: TrainingWindow) -> int:
 
     Excludes weights, inputs, shared tensors and attention scores.
     """
-    known = {
-        storage_address(t) for t in (*layer.parameters(), window.x, window.modulation, window.mask)
-    }
+    known = {storage_address(t) for t in (*layer.parameters(), window.x, window.modulation)}
     seen: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -276,7 +271,7 @@ def count_saved_bytes(layer: TransformerBlock, window: TrainingWindow) -> int:
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast('cpu', torch.bfloat16),
     ):
-        layer(window.x, window.modulation, window.rotation, window.context, None, window.mask)
+        layer(window.x, window.modulation, window.rotation, window.context, None, window.grouped)
     return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
 
 

@@ -127,13 +127,19 @@ class ReferenceReplay:
     def append_kv(self, name: str, frames: int) -> None:
         clean, start = self.embed_flow_time(0), self.cache.frames
         at = slice(start, start + frames)
+        rotation = self.model.compute_video_rotation(start, frames)
         hidden = self.model.append_kv(
             self.inputs['real'][:, :, at],
             clean,
-            self.model.compute_video_rotation(start, frames),
+            rotation,
             self.context,
             self.cache,
             self.inputs['ys'][:, :, at],
+        )
+        # the reference also runs the end of the last layer, which nothing reads
+        memory = self.cache.open_layers(frames)[-1]
+        hidden = self.model.layers[-1](
+            hidden, clean.modulation, rotation, self.context[-1], memory
         )
         self.cache.commit(frames)
         if name in self.want:

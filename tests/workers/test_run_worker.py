@@ -165,3 +165,30 @@ def test_a_worker_that_does_not_read_dies_with_its_parent():
     else:
         os.kill(child, signal.SIGKILL)
         raise AssertionError('the worker outlived its parent')
+
+
+def test_a_cuda_device_without_an_index_gets_one(monkeypatch) -> None:
+    """NCCL needs it, and every tensor of the worker is then on the same device."""
+    import torch
+
+    current = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setattr(torch.cuda, 'set_device', current.append)
+    assert run_worker.select_device('cuda') == torch.device('cuda', 0) == current[0]
+    with pytest.raises(ValueError, match='no device cuda:1: torch reports 1'):
+        run_worker.select_device('cuda:1')
+
+
+def test_kernels_are_kept_and_a_compiled_start_may_take_longer(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    monkeypatch.setenv('MKL_NUM_THREADS', '1')
+    monkeypatch.delenv('TORCHINDUCTOR_CACHE_DIR', raising=False)
+    run_worker.configure_process(run_worker.parse_settings(REQUIRED_ARGUMENTS))
+    assert os.environ['TORCHINDUCTOR_CACHE_DIR'] == str(tmp_path / 'wam' / 'inductor')
+    monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', '/mine')
+    run_worker.configure_process(run_worker.parse_settings(REQUIRED_ARGUMENTS))
+    assert os.environ['TORCHINDUCTOR_CACHE_DIR'] == '/mine'
+    assert model_options.extend_start_timeout(300, 'eager') == 300
+    assert model_options.extend_start_timeout(300, 'compiled') >= 1800

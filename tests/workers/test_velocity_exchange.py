@@ -238,17 +238,19 @@ def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
         'backend': 'gloo',
         'rendezvous': (tmp_path / 'meet').as_uri(),
         'start_timeout_s': 60.0,
-        'timeout_s': 20.0,
+        'timeout_s': 4.0,
     }
     peer = subprocess.Popen(
         [
             sys.executable,
             '-c',
             textwrap.dedent(f"""
-        import os, torch
+        import os, time, torch
         from wam_policy.workers.velocity_exchange import ExchangeConfig, VelocityExchange
         swap = VelocityExchange(ExchangeConfig(rank=1, **{seat!r}), torch.device('cpu'))
+        time.sleep({1.5 * seat['timeout_s']})  # it compiles: no reason to give it up
         video, action = swap(torch.full((1, 2, 3), 1.0), torch.full((4, 5), 2.0))
+        swap.end_start()
         assert (video == 3).all() and (action == 4).all()
         swap(video.bfloat16(), action.bfloat16())
         os._exit(0)
@@ -259,6 +261,7 @@ def test_velocities_are_swapped_and_a_lost_peer_is_seen_at_once(tmp_path):
     swap = VelocityExchange(ExchangeConfig(rank=0, **seat), torch.device('cpu'))
     try:
         video, action = swap(torch.full((1, 2, 3), 3.0), torch.full((4, 5), 4.0))
+        swap.end_start()
         kept = video.clone()
         assert video.shape == (1, 2, 3) and (video == 1).all() and (action == 2).all()
         other, _ = swap(torch.zeros(1, 2, 3).bfloat16(), torch.zeros(4, 5).bfloat16())

@@ -1,4 +1,4 @@
-"""Loading never holds more of the files in host memory than one shard, and a little."""
+"""Loading holds the model and a tensor: no file, however the weights are split into files."""
 
 import json
 import os
@@ -13,8 +13,7 @@ import torch
 from wam_policy.core.robot import embodiment
 from wam_policy.model.checkpoint import model_spec, random_checkpoint, safetensors_shards
 
-MARGIN = 1_000_000_000  # bytes over the largest shard
-SHARD = 400_000_000
+MARGIN = 600_000_000  # bytes: a tensor, and what the first use of torch allocates
 
 # Peak resident memory is the process's own for ever, so each measurement is a process. What the
 # imports and the finished model occupy is no cost of loading: both are subtracted.
@@ -32,16 +31,17 @@ print(json.dumps({'extra': peak() - before - held, 'held': held}))
 
 
 @pytest.mark.slow
-def test_peak_host_memory_is_one_shard_and_a_little(tmp_path: Path) -> None:
+@pytest.mark.parametrize('shard', [400_000_000, 10_000_000_000], ids=['shards', 'one file'])
+def test_peak_host_memory_is_the_model_and_a_little(tmp_path: Path, shard: int) -> None:
     toy = random_checkpoint.make_toy_spec(model_spec.make_preset_spec('dreamzero_14b'))
     model = replace(toy.model, dim=1024, heads=8, layers=56, ffn_dim=4096)
     robots = [embodiment.load_embodiment('yam')]
     random_checkpoint.write_sparse_checkpoint(
-        replace(toy, model=model), robots, tmp_path, dtype=torch.bfloat16, max_shard_size=SHARD
+        replace(toy, model=model), robots, tmp_path, dtype=torch.bfloat16, max_shard_size=shard
     )
-    largest = max(path.stat().st_size for path in safetensors_shards.find_weight_files(tmp_path))
-    total = sum(path.stat().st_size for path in safetensors_shards.find_weight_files(tmp_path))
-    assert total > 2_000_000_000 and len(safetensors_shards.find_weight_files(tmp_path)) > 3
+    files = safetensors_shards.find_weight_files(tmp_path)
+    total = sum(path.stat().st_size for path in files)
+    assert total > 2_000_000_000 and (len(files) == 1) == (shard > total)
     paths = {'PYTHONPATH': os.pathsep.join(sys.path)}  # pytest's own, which a child lacks
     result = subprocess.run(
         [sys.executable, '-c', PROGRAM, str(tmp_path)],
@@ -54,10 +54,9 @@ def test_peak_host_memory_is_one_shard_and_a_little(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     measured = json.loads(result.stdout)
     print(
-        f'{total / 1e9:.2f} GB in shards of {largest / 1e9:.2f} GB: '
+        f'{total / 1e9:.2f} GB in {len(files)} files: '
         f'{measured["extra"] / 1e9:.2f} GB beside the model'
     )
     assert measured['held'] > 0.99 * total
-    assert measured['extra'] <= largest + MARGIN
-    # a loader that read everything first would need the whole checkpoint beside the model
-    assert measured['extra'] < total / 2
+    # a loader that maps or reads whole files needs the largest of them beside the model
+    assert measured['extra'] <= MARGIN < total / 3

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from wam_policy.model.execution import engines
+from wam_policy.model.execution import engines, quantization
 from wam_policy.model.execution.engines import CudaGraphEngine
 from wam_policy.model.network.cfg import CfgBranch, PositionTimeCache
 from wam_policy.model.network.model_config import ModelConfig, get_preset
@@ -171,8 +171,8 @@ def test_compiled_blocks_say_the_same_and_compile_once_per_fill() -> None:
     for one in (life, want):
         one.run_episode(1)
     graphs = counters['stats']['unique_graphs']
-    # both layers share each graph of 8 passes
-    assert graphs == 8
+    # both layers share each graph of 4 queries; the last of 4 commits computes keys alone
+    assert graphs == 4 + 4 * 2
     for seed in (50, 99):
         for one in (life, want):
             one.run_episode(seed)
@@ -187,6 +187,34 @@ def test_the_cache_gives_runs_of_tokens_in_one_piece() -> None:
     memory = cache.open_layers(2)[0]
     cut = memory.keys[:, :, memory.start : memory.write_index].transpose(1, 2)
     assert cut.is_contiguous() and cut.shape[1] == 3 * CONFIG.frame_tokens
+
+
+@pytest.mark.parametrize('precision', ['full', 'fp8', 'int8'])
+def test_fused_projections_give_the_same_and_share_their_memory(precision: str) -> None:
+    made, plain = model(), model()
+    if (calibration := quantization.load_calibration(precision)) is not None:
+        for one in (made, plain):
+            quantization.install_quantized_linears(one, calibration)
+    assert engines.make_engine('eager', made) is made
+    attention = made.layers[0].self_attn
+    whole = attention._qkv
+    assert whole is not None and whole.weight.data_ptr() == attention.q.weight.data_ptr()
+    want, got = run_episodes(plain, plain, COUPLED), run_episodes(made, made, COUPLED)
+    for a, b in zip(want, got, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert set(made.state_dict()) == set(plain.state_dict()), 'checkpoints keep their names'
+
+
+def test_projections_that_are_trained_or_replaced_are_used_one_by_one() -> None:
+    made = model()
+    engines.fuse_projections(made)
+    attention = made.layers[0].self_attn.requires_grad_(True)
+    x = torch.randn(1, 3, CONFIG.dim)
+    sum(part.sum() for part in attention._project(x)).backward()
+    assert attention.q.weight.grad is not None
+    with torch.no_grad():
+        attention.q = torch.nn.Identity()
+        assert torch.equal(attention._project(x)[0], x)
 
 
 def test_choices_make_engines_or_say_what_there_is() -> None:

@@ -89,13 +89,18 @@ class FakeTensorRT(SimpleNamespace):
         )
         self.Runtime = lambda logger: SimpleNamespace(
             deserialize_cuda_engine=lambda plan: SimpleNamespace(
-                create_execution_context=lambda: FakeExecutionContext(plan.decode())
+                create_execution_context=lambda: FakeExecutionContext(plan[:].decode())
             )
         )
 
     def parse(self, graph: str) -> bool:
         self.graph = graph
         return not self.error
+
+
+@pytest.fixture(autouse=True)
+def free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda: (10**6, 10**6))
 
 
 def model() -> VideoActionDiT:
@@ -152,6 +157,14 @@ def test_an_engine_of_another_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'engine.json').write_text(json.dumps(facts))
     with pytest.raises(ValueError, match='other sizes'):
         TensorRTEngine(model(), tmp_path, trt)
+
+
+def test_a_plan_that_does_not_fit_beside_the_weights_is_refused(tmp_path, monkeypatch) -> None:
+    made, trt = model(), FakeTensorRT()
+    tensorrt_engine.build_engine(made, tmp_path, 'fp32', trt)
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda: (4, 8))
+    with pytest.raises(ValueError, match='torch keeps its own weights beside the plan'):
+        TensorRTEngine(made, tmp_path, trt)
 
 
 def test_a_graph_that_is_not_taken_says_why(tmp_path: Path) -> None:

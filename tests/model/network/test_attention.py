@@ -1,13 +1,14 @@
-"""The teacher-forcing mask against a token-by-token reading of its rules."""
+"""The groups of teacher forcing against a token-by-token reading of its rules."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wam_policy.model.network.attention import make_teacher_forcing_mask
+from wam_policy.model.network.attention import attend, group_teacher_forcing
 from wam_policy.model.network.model_config import ModelConfig, get_preset
 
 SMALL = replace(get_preset('tiny'), latent_size=(2, 4), actions_per_block=4)
@@ -60,14 +61,46 @@ def test_mask(
         masked_state=masked,
     )
     frames = 1 + blocks * per_block
-    mask = make_teacher_forcing_mask(c, frames, noisy, torch.device('cpu'))
     tokens = rows(c, frames, noisy)
-    assert mask.tolist() == [[sees(c, query, key) for key in tokens] for query in tokens]
+    for skip in (False, True):
+        kept = [
+            token
+            for token in tokens
+            if not (
+                skip
+                and (
+                    (token[0] == 'clean' and token[1] == blocks)
+                    or (token[0] == 'noisy' and token[1] == 0)
+                )
+            )
+        ]
+        grouped = group_teacher_forcing(c, frames, noisy, skip)
+        wanted = [[sees(c, query, key) for key in kept] for query in kept]
+        assert grouped.make_mask(len(kept)).tolist() == wanted
 
 
 @pytest.mark.parametrize('masked', [True, False])
-def test_every_token_sees_itself(masked: bool) -> None:
-    mask = make_teacher_forcing_mask(
-        replace(SMALL, masked_state=masked), 4, True, torch.device('cpu')
-    )
+@pytest.mark.parametrize('skip', [True, False])
+def test_groups_attend_as_one_attention_under_the_mask(masked: bool, skip: bool) -> None:
+    c = replace(SMALL, masked_state=masked, frames_per_block=2, states_per_block=2)
+    grouped = group_teacher_forcing(c, 1 + 3 * 2, True, skip)
+    tokens = max(stop for group in grouped.groups for _, stop in group.queries)
+    q, k, v = (torch.randn(2, 3, tokens, 8, requires_grad=True) for _ in range(3))
+    mask = grouped.make_mask(tokens)
     assert mask.diagonal().all()
+    got = grouped.attend(q, k, v)
+    want = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(got, want)
+    weights = torch.randn_like(got)
+    for a, b in zip(
+        torch.autograd.grad((got * weights).sum(), (q, k, v)),
+        torch.autograd.grad((want * weights).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_half_precision_is_differentiated_by_the_unfused_kernel() -> None:
+    q, k, v = (torch.randn(1, 2, 5, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    want = F.scaled_dot_product_attention(*(x.float() for x in (q, k, v)))
+    torch.testing.assert_close(attend(q, k, v).float(), want, atol=3e-2, rtol=3e-2)

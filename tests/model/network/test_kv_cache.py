@@ -109,3 +109,17 @@ def test_never_reallocates() -> None:
         if value % 4 == 3:
             memory.slide(1)
     assert (memory.keys.data_ptr(), memory.values.data_ptr()) == buffers
+
+
+def test_every_token_of_the_buffer_can_be_reached_and_no_more() -> None:
+    memory, c = cache(), CONFIG
+    for value in range(c.window_frames):
+        write_frames(memory, value)
+        memory.commit(1)
+    tokens = c.frames_per_block * c.frame_tokens + c.register_tokens
+    new = torch.zeros(1, c.heads, tokens, c.head_dim)
+    layer = memory.open_layers(c.frames_per_block)[0]
+    layer.append(new, new)
+    assert layer.write_index + tokens == layer.keys.shape[2]
+    with pytest.raises(ValueError, match=f'and {tokens + 1} new tokens exceed'):
+        layer.append(*(torch.zeros(1, c.heads, tokens + 1, c.head_dim) for _ in range(2)))

@@ -156,6 +156,7 @@ def test_scale_zero_is_the_unconditional_video() -> None:
     [
         (SAMPLERS['full16'], True),
         (SAMPLERS['static8'], True),
+        (SAMPLERS['static4'], True),
         (SAMPLERS['dynamic4'], True),
         (SAMPLERS['one_step'], False),
         (make_sampling_config(guidance=1.0), False),
@@ -247,6 +248,8 @@ def test_a_constant_velocity_is_skipped_and_a_changing_one_is_not() -> None:
     steady = sample(SAMPLERS['dynamic4'], *NOISE, constant, guided_video=True)
     nervous = sample(SAMPLERS['dynamic4'], *NOISE, flipping, guided_video=True)
     assert (sum(steady.evaluated), sum(nervous.evaluated)) == (4, 16)
+    # the mask of four is what the similarity chooses at best
+    assert steady.evaluated == static_mask(16, 4)
 
 
 def test_noise_follows_the_seed() -> None:

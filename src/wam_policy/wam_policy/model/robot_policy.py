@@ -20,6 +20,7 @@ from wam_policy.model.checkpoint.model_spec import ModelInferenceDefaults
 from wam_policy.model.encoders import view_layout
 from wam_policy.model.encoders.conv_vae import ConvVae
 from wam_policy.model.execution import engines, quantization
+from wam_policy.model.execution.device_clock import make_device_clock
 from wam_policy.model.network.cfg import CfgRole
 from wam_policy.model.released_session import ReleasedSession
 from wam_policy.model.sampling import sampler
@@ -149,9 +150,10 @@ class Policy:
         )
         self._commanded_indices = [robot.observed.index(name) for name in robot.commanded]
         self._now = now
-        self._exchange_s = 0.0
+        self._device_now = make_device_clock(model.dit.device, now)
+        self._exchanges: list[Stopwatch] = []  # of the current query
         dtype, size = model.dit.dtype, design.canvas.size
-        self._exchange, self._engine = (
+        self.exchange, self._engine = (
             exchange,
             share_weights_with._engine if share_weights_with else self._prepare_engine(),
         )
@@ -160,7 +162,7 @@ class Policy:
             model.encoders,
             lambda canvases: view_layout.to_model_input(canvases, dtype, size),
             options.make_sampling_config(design.video_final_noise),
-            now=self._read_clock,
+            now=self._device_now,
             role=role,
             exchange=None if exchange is None else self._time_exchange(exchange),
             guided_video=options.guided_video,
@@ -229,7 +231,7 @@ class Policy:
             self.robot,
             self.options,
             role=self.role,
-            exchange=self._exchange,
+            exchange=self.exchange,
             now=self._now,
             share_weights_with=self,
         )
@@ -257,7 +259,7 @@ class Policy:
 
     def commit(self, views: Views) -> Mapping[str, float]:
         """Commit real frames, 1 at first, then a block; return stage durations in ms."""
-        watch = Stopwatch(self._read_clock)
+        watch = Stopwatch(self._device_now)
         canvases = self.compose_views(views)
         self._last_canvas = canvases[-1:]
         watch.lap('preprocess')
@@ -287,7 +289,7 @@ class Policy:
 
     def begin_query(self, joints: np.ndarray, newest: Views | None = None) -> PendingQuery:
         """Prepare a query; `finish_query` or `cancel_query` must follow. Raises as `query`."""
-        watch = Stopwatch(self._read_clock)
+        watch = Stopwatch(self._device_now)
         joints = np.asarray(joints, dtype=np.float64)
         if joints.shape != (len(self.robot.observed),) or not np.isfinite(joints).all():
             raise ValueError(
@@ -308,7 +310,7 @@ class Policy:
         return PendingQuery(joints, values, state, watch, inference, seen is not None)
 
     def restart_exchange_timer(self) -> None:
-        self._exchange_s = 0.0
+        self._exchanges.clear()
 
     def cancel_query(self, pending: PendingQuery) -> None:
         """Give up a query; the cache is as before it, except in the released mode."""
@@ -327,9 +329,9 @@ class Policy:
         # with newer frames the prediction starts inside a block and has no counterpart
         self._is_prediction_next = not pending.has_newest
         inner = dict(found.timings_ms)
-        inner['exchange'] = 1e3 * self._exchange_s
+        inner['exchange'] = sum(watch.laps_ms['exchange'] for watch in self._exchanges)
         inner['denoise'] -= inner['exchange']  # of a batch: of all its queries
-        after = Stopwatch(self._read_clock)
+        after = Stopwatch(self._device_now)
         targets = None
         if found.actions is not None:
             actions = found.actions.float().cpu().numpy()
@@ -434,19 +436,14 @@ class Policy:
             )
 
     def _time_exchange(self, exchange: sampler.ExchangeFn) -> sampler.ExchangeFn:
-        def count_exchange(video: torch.Tensor, action: torch.Tensor) -> sampler.Velocities:
-            start_s = self._read_clock()
+        def time_exchange(video: torch.Tensor, action: torch.Tensor) -> sampler.Velocities:
+            watch = Stopwatch(self._device_now)
             theirs = exchange(video, action)
-            self._exchange_s += self._read_clock() - start_s
+            watch.lap('exchange')
+            self._exchanges.append(watch)
             return theirs
 
-        return count_exchange
-
-    def _read_clock(self) -> float:
-        """Wait for the device and read the clock, so that a duration belongs to its stage."""
-        if self.model.dit.device.type == 'cuda':
-            torch.cuda.synchronize(self.model.dit.device)
-        return self._now()
+        return time_exchange
 
 
 def predict_batch(

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from wam_policy.model.execution.device_clock import Instant
 from wam_policy.model.execution.engines import ExecutionEngine
 from wam_policy.model.network.cfg import CfgRole, ClassifierFreeGuidance
 from wam_policy.model.network.model_config import WINDOW_MODES, ModelConfig
@@ -58,17 +59,23 @@ class MemoryUsage:
 
 
 class Stopwatch:
-    """Sum the durations of named stages, by a clock in seconds."""
+    """Sum the durations of named stages; reading them waits for the device of the clock."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], Instant]) -> None:
         self._now = now
         self._last = now()
-        self.laps_ms: dict[str, float] = {}
+        self._laps: list[tuple[str, Instant, Instant]] = []
 
     def lap(self, name: str) -> None:
-        now = self._now()
-        self.laps_ms[name] = self.laps_ms.get(name, 0.0) + 1e3 * (now - self._last)
-        self._last = now
+        start, self._last = self._last, self._now()
+        self._laps.append((name, start, self._last))
+
+    @property
+    def laps_ms(self) -> dict[str, float]:
+        total: dict[str, float] = {}
+        for name, start, end in self._laps:
+            total[name] = total.get(name, 0.0) + 1e3 * (end - start)
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,7 @@ class InferenceContext:
         preprocess: PreprocessFn,
         sampling: sampler.SamplingConfig,
         *,
-        now: Callable[[], float],
+        now: Callable[[], Instant],
         role: CfgRole = CfgRole.BOTH,
         exchange: sampler.ExchangeFn | None = None,
         guided_video: bool = False,

@@ -83,10 +83,10 @@ class PolicyParams:
     )
     sampler: str = parameter(
         '',
-        'denoising steps that evaluate the network: full16 all of 16, static8 8 of 16, dynamic4 '
-        'those where velocities change (at least 4), one_step a single one, with video noisier '
-        'than actions; empty: the default of the checkpoint, else static8',
-        choices=('', 'full16', 'static8', 'dynamic4', 'one_step'),
+        'denoising steps that evaluate the network: full16 all of 16, static8 and static4 8 and 4 '
+        'of them, dynamic4 those where velocities change (at least 4), one_step a single one, '
+        'with video noisier than actions; empty: the default of the checkpoint, else static8',
+        choices=('', 'full16', 'static8', 'static4', 'dynamic4', 'one_step'),
         deprecated_name='recipe',
     )
     steps: int = parameter(
@@ -146,7 +146,8 @@ class PolicyParams:
     worker_threads: int = parameter(1, 'CPU threads per worker', low=1, high=256)
     start_timeout_s: float = parameter(
         300.0,
-        'longest time for loading and warm-up of the workers',
+        'longest time for loading and warm-up of the workers; 1500 s more for an engine that '
+        'compiles',
         unit='s',
         low=1.0,
         high=7200.0,

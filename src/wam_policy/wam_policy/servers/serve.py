@@ -100,7 +100,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         default=300.0,
         metavar='SECONDS',
-        help='limit for loading the model (default: %(default)s)',
+        help='limit for loading the model; 1500 s more for an engine that compiles '
+        '(default: %(default)s)',
     )
     limit_group.add_argument(
         '--query-timeout',
@@ -256,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 arguments.devices,
                 model_options.to_argv(arguments),
                 guided,
-                arguments.start_timeout,
+                model_options.extend_start_timeout(arguments.start_timeout, arguments.engine),
             ),
             arguments.query_timeout,
             log,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from wam_policy.core.robot import checkpoints
 from wam_policy.core.robot.checkpoints import InferenceDefaults
 
-SAMPLERS = ('full16', 'static8', 'dynamic4', 'one_step')
+SAMPLERS = ('full16', 'static8', 'static4', 'dynamic4', 'one_step')
 # where neither the user nor the checkpoint chooses
 DEFAULT_SAMPLER, DEFAULT_GUIDANCE_SCALE = 'static8', 5.0
+COMPILE_TIMEOUT_S = 1500.0  # 18 cold compilations and 36 recorded graphs of a 14B model
 RENAMED_OPTIONS = {
     '--recipe': '--sampler',
     '--cfg': '--guidance-scale',
@@ -176,6 +177,11 @@ def resolve_defaults(arguments: argparse.Namespace) -> None:
     )
     arguments.sampler = sampling.sampler or DEFAULT_SAMPLER
     arguments.steps, arguments.guidance_scale = sampling.steps, sampling.guidance_scale
+
+
+def extend_start_timeout(start_timeout_s: float, engine: str) -> float:
+    """Return the limit of a start; one that compiles, or loads a plan, takes much longer."""
+    return start_timeout_s if engine == 'eager' else start_timeout_s + COMPILE_TIMEOUT_S
 
 
 def needs_unconditional_branch(

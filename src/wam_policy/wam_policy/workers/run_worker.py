@@ -23,6 +23,8 @@ from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.workers import model_options, protocol
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and usage errors need not wait
+    import torch
+
     from wam_policy.model.robot_policy import Policy, Views
 
 DISCONNECT_GRACE_S = 1.0  # from the closing of the socket to an exit in the middle of a query
@@ -159,8 +161,11 @@ def log(role: str, text: str) -> None:
     print(f'wam-worker {role}: {text}', file=sys.stderr, flush=True)
 
 
-def configure_threads(settings: WorkerSettings) -> None:
-    """Set thread counts and CPU affinity; call this before torch is imported."""
+def configure_process(settings: WorkerSettings) -> None:
+    """Set threads, CPU affinity and where kernels are kept; call this before torch is imported."""
+    # the default is below /tmp, which a restart of the machine empties
+    cache = os.environ.get('XDG_CACHE_HOME') or str(Path.home() / '.cache')
+    os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', str(Path(cache, 'wam', 'inductor')))
     for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
         os.environ[variable] = str(settings.threads)
     if settings.cpu_affinity is not None:
@@ -188,15 +193,10 @@ def build_policy(settings: WorkerSettings) -> 'Policy':
         settings.world_size,
         settings.dist_backend,
         settings.rendezvous,
-        settings.start_timeout,
+        model_options.extend_start_timeout(settings.start_timeout, settings.engine),
         settings.peer_timeout,
     )
-    device = torch.device(settings.device)
-    if device.type == 'cuda':
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise ValueError(f'no device {settings.device}: torch reports {count} CUDA devices')
-        torch.cuda.set_device(device)
+    device = select_device(settings.device)
     auto_dtype = 'bfloat16' if device.type == 'cuda' else 'float32'
     dtype = getattr(torch, auto_dtype if settings.dtype == 'auto' else settings.dtype)
     loaded = checkpoint_folder.load(
@@ -217,6 +217,24 @@ def build_policy(settings: WorkerSettings) -> 'Policy':
         VelocityExchange(exchange_config, device) if exchange_config.world_size == 2 else None
     )
     return Policy(loaded, robot, options, role=CfgRole(settings.role), exchange=exchange)
+
+
+def select_device(name: str) -> 'torch.device':
+    """Return a device with an index, current if it is CUDA; ValueError if there is none.
+
+    NCCL needs the index, and `cuda` alone would mean whatever device is current later.
+    """
+    import torch
+
+    device = torch.device(name)
+    if device.type != 'cuda':
+        return device
+    device = torch.device('cuda', device.index or 0)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.index >= count:
+        raise ValueError(f'no device {name}: torch reports {count} CUDA devices')
+    torch.cuda.set_device(device)
+    return device
 
 
 def make_gray_frames(policy: 'Policy', count: int) -> 'Views':
@@ -306,6 +324,7 @@ def serve(settings: WorkerSettings, started_s: float) -> None:
         policy = build_policy(settings)
 
         from wam_policy.workers.request_server import WorkerServer, build_worker_info
+        from wam_policy.workers.velocity_exchange import VelocityExchange
 
         info = build_worker_info(policy, settings.device)
         protocol.send(
@@ -321,6 +340,8 @@ def serve(settings: WorkerSettings, started_s: float) -> None:
         else:
             for policy in policies:  # engines record graphs for each memory
                 warm_up_full_window(policy, settings.seed)
+        if isinstance(policy.exchange, VelocityExchange):
+            policy.exchange.end_start()
     info['start_s'] = round(time.perf_counter() - started_s, 3)
     log(settings.role, f'ready in {info["start_s"]:.1f} s: {info["reason"]}')
     # Tuples that torch creates are not reused from Python's free list, which keeps up to 2000
@@ -353,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     started_s = time.perf_counter()
     settings = parse_settings(sys.argv[1:] if argv is None else argv)
     try:
-        configure_threads(settings)
+        configure_process(settings)
         (benchmark if settings.fd is None else serve)(settings, started_s)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

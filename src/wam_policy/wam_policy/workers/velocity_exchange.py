@@ -51,12 +51,14 @@ class VelocityExchange:
         # both workers run on this machine; other interfaces may have no name or no route
         os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
         os.environ.setdefault('NCCL_SOCKET_IFNAME', 'lo')
-        self._peer_rank = 1 - config.rank
+        self._peer_rank, self._rank = 1 - config.rank, config.rank
+        self._start_timeout = timedelta(seconds=config.start_timeout_s)
+        self._starting, self._exchanges = True, 0
         self._pin_memory = config.backend == 'gloo' and device.type != 'cpu'
         self._buffer_device = torch.device('cpu') if config.backend == 'gloo' else device
         self._send_buffer = self._receive_buffer = torch.empty(0)
         try:
-            store = FileStore(
+            self._store = store = FileStore(
                 str(Path(config.rendezvous.removeprefix('file://'))), config.world_size
             )
             store.set(f'loaded {config.rank}', 'yes')
@@ -89,6 +91,8 @@ class VelocityExchange:
                 )
                 for numel in (size, 2 * size)
             )
+        if self._starting:
+            self._wait_for_peer()
         self._send_buffer[:split].copy_(video.reshape(-1))
         self._send_buffer[split:].copy_(action.reshape(-1))
         try:
@@ -100,6 +104,25 @@ class VelocityExchange:
         # a copy: the sampler reuses velocities in steps that it skips
         theirs = theirs.to(video.device, copy=True)
         return theirs[:split].view_as(video), theirs[split:].view_as(action)
+
+    def end_start(self) -> None:
+        """Apply the short limit to every exchange from now on: both workers are warm."""
+        self._starting = False
+
+    def _wait_for_peer(self) -> None:
+        """Wait until the peer begins the same exchange, as long as a start may take.
+
+        One worker may compile for minutes while the other is ready; a collective would take that
+        for a lost peer.
+        """
+        self._exchanges += 1
+        try:
+            self._store.set(f'exchange {self._exchanges} {self._rank}', 'yes')
+            self._store.wait(
+                [f'exchange {self._exchanges} {self._peer_rank}'], self._start_timeout
+            )
+        except (RuntimeError, dist.DistError) as error:
+            raise PeerLost(f'worker {self._peer_rank} was lost: {error}') from error
 
     def close(self) -> None:
         """Leave the process group."""

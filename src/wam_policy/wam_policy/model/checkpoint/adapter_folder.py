@@ -296,7 +296,7 @@ class AdapterMerger:
         self._config = spec.adapters or lora.RELEASED_LORA
         names = {(info.file, info.name): half for half, info in tensors.adapter_tensors.items()}
         loaded = {
-            names[stored.file, stored.name]: tensor.clone()
+            names[stored.file, stored.name]: tensor
             for stored, tensor in safetensors_shards.iter_tensors(
                 tensors.adapter_tensors.values(), device
             )

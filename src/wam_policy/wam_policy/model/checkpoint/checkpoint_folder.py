@@ -248,8 +248,7 @@ class _ParameterLoader:
     def load(self, slot: ParameterSlot, tensor: torch.Tensor, dtype: torch.dtype) -> None:
         parts = tensor_keymap.split_tensor(tensor, slot.entry, self.parameters)
         for target, part in zip(slot.entry.targets, parts, strict=True):
-            # On a CPU `part` is a view of the mapped file; cut parts are views too.
-            kept = part.to(dtype=dtype, copy=part.device.type == 'cpu' or len(parts) > 1)
+            kept = part.to(dtype=dtype, copy=len(parts) > 1)  # cut parts are views of the whole
             filled = nn.Parameter(kept.contiguous(), requires_grad=False)
             for owner, attribute in self.locations[target]:
                 setattr(owner, attribute, filled)

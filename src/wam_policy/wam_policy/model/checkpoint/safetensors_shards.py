@@ -4,10 +4,10 @@ import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from wam_policy.model.checkpoint.load_errors import name_file
 
@@ -38,6 +38,7 @@ class TensorInfo:
     file: Path
     shape: tuple[int, ...]
     dtype: torch.dtype
+    offset: int  # of its first byte in the file
 
     @property
     def nbytes(self) -> int:
@@ -63,7 +64,8 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     for name, entry in content.items():
         try:
             kind, shape, (first, last) = entry['dtype'], entry['shape'], entry['data_offsets']
-            info = TensorInfo(name, path, tuple(int(side) for side in shape), DTYPES[kind])
+            sides = tuple(int(side) for side in shape)
+            info = TensorInfo(name, path, sides, DTYPES[kind], 8 + length + int(first))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{path}: {name} is described by {entry!r:.120}; want a dtype of '
@@ -170,20 +172,35 @@ def iter_tensors(
 ) -> Iterator[tuple[TensorInfo, torch.Tensor]]:
     """Yield tensors on `device`, in their stored dtype, file after file.
 
-    Each file is mapped, read and closed before the next, so that the host holds one at a time.
-    On a CPU a tensor is a view of the mapping: copy what you keep.
+    Read, not mapped: pages of a mapping count as memory of the process until its file is closed,
+    which doubles what a single-file checkpoint needs. The host holds one tensor at a time, in
+    memory of its own that the caller may keep.
     """
     by_file: dict[Path, list[TensorInfo]] = {}
     for stored in wanted:
         by_file.setdefault(stored.file, []).append(stored)
     for path, group in by_file.items():
         with name_file(path):
-            file = safe_open(str(path), framework='pt', device=str(device))
+            file = path.open('rb', buffering=0)
         with file:
-            for stored in group:
+            for stored in sorted(group, key=lambda stored: stored.offset):
                 with name_file(path):
-                    tensor = file.get_tensor(stored.name)
+                    tensor = _read_tensor(file, stored).to(device)
                 yield stored, tensor
+
+
+def _read_tensor(file: FileIO, stored: TensorInfo) -> torch.Tensor:
+    tensor = torch.empty(stored.shape, dtype=stored.dtype)
+    left = memoryview(tensor.view(-1).view(torch.uint8).numpy()) if tensor.numel() else b''
+    file.seek(stored.offset)
+    while left:
+        count = file.readinto(left)
+        if not count:
+            raise ValueError(
+                f'{stored.file}: ends inside {stored.name}; write or download it again'
+            )
+        left = left[count:]
+    return tensor
 
 
 # ---- writing

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wam_policy.model.encoders.device_constants import constant_like
 from wam_policy.model.encoders.wan_vae import (
     PIXEL_FRAMES_PER_LATENT,
     EncoderState,
@@ -90,7 +91,7 @@ class ConvVae(nn.Module):
 
     def _mean_and_std(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (
-            torch.tensor(values, device=like.device, dtype=like.dtype).view(1, -1, 1, 1)
+            constant_like(values, like).view(1, -1, 1, 1)
             for values in (self.config.mean, self.config.std)
         )
         return mean, std

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from wam_policy.model.encoders.device_constants import constant_like
+
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel
 
@@ -74,10 +76,7 @@ class ImageEncoder(nn.Module):
         side = self.config.size
         pixels = F.interpolate(frame, (side, side), mode='bicubic', align_corners=False)
         shape = (1, 3, 1, 1)
-        mean, std = (
-            torch.tensor(values, device=frame.device, dtype=frame.dtype).view(shape)
-            for values in (CLIP_MEAN, CLIP_STD)
-        )
+        mean, std = (constant_like(values, frame).view(shape) for values in (CLIP_MEAN, CLIP_STD))
         pixels = (pixels * 0.5 + 0.5 - mean) / std
         return self.net(pixels).last_hidden_state
 

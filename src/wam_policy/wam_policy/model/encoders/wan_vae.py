@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from wam_policy.model.encoders.device_constants import constant_like
+
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
@@ -243,13 +245,15 @@ class Vae(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.config = config
+        self._inverse_std = tuple((1.0 / torch.tensor(config.std)).tolist())
         self.net = build_network(config)
 
     def _mean_and_inverse_std(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (1, -1, 1, 1, 1)
-        mean = torch.tensor(self.config.mean, device=like.device)
-        inverse = 1.0 / torch.tensor(self.config.std, device=like.device)
-        return mean.view(shape).to(like.dtype), inverse.view(shape).to(like.dtype)
+        mean = constant_like(self.config.mean, like)
+        # inverted in float32, as the reference does, then rounded once
+        inverse = constant_like(self._inverse_std, like)
+        return mean.view(shape), inverse.view(shape)
 
     def _encode_group(self, group: torch.Tensor, features: list[Any]) -> torch.Tensor:
         group = patchify(group, self.config.patch)

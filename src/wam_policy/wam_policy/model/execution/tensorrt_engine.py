@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,22 @@ def _current_stream() -> int:
     return torch.cuda.current_stream().cuda_stream
 
 
+def _map_plan(path: Path) -> mmap.mmap:
+    """Map a plan, which the runtime then reads once from the file: 14B has 33 GB of it.
+
+    Raises ValueError if it does not fit beside the weights that torch keeps for append_kv.
+    """
+    free, total = torch.cuda.mem_get_info()
+    size = path.stat().st_size
+    if size > free:
+        raise ValueError(
+            f'{path} has {size / 1e9:.1f} GB, the device {free / 1e9:.1f} GB free of '
+            f'{total / 1e9:.1f}: torch keeps its own weights beside the plan; use a larger device'
+        )
+    with path.open('rb') as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 class TensorRTEngine:
     """Run denoising passes from a plan; ValueError if it does not fit the model or the GPU."""
 
@@ -118,7 +135,7 @@ class TensorRTEngine:
         trt = trt or import_tensorrt()
         self._model, self._stream = model, stream
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
-        self._engine = self._runtime.deserialize_cuda_engine((folder / PLAN_FILE).read_bytes())
+        self._engine = self._runtime.deserialize_cuda_engine(_map_plan(folder / PLAN_FILE))
         if self._engine is None:
             raise ValueError(
                 f'{folder / PLAN_FILE} is for another GPU or TensorRT version: build it again'

@@ -1,44 +1,100 @@
-"""Select the attention kernel, and build the mask of teacher forcing."""
+"""Select the attention kernel; list which tokens attend to which in teacher forcing."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from wam_policy.model.network.model_config import ModelConfig
 
+# On CUDA in this order: cuDNN's kernel is the fastest on Hopper and newer, the others stand in
+# where a build, a device or a shape is not supported. 'math' is left out: it would hold all scores
+# (2.3 GB a layer at 14B) and hide that a fast kernel was refused.
+CUDA_BACKENDS = (
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+)
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attend over tensors [batch heads tokens head_dim].
 
-    `mask` [queries keys] is True where a query may attend to a key.
-    """
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend over tensors [batch heads tokens head_dim]; every query attends to every key."""
     if q.requires_grad and q.device.type == 'cpu' and q.dtype != torch.float32:
-        return _attend_unfused(q, k, v, mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return _attend_unfused(q, k, v)
+    if q.is_cuda and q.dtype != torch.float32:
+        with sdpa_kernel(list(CUDA_BACKENDS), set_priority=True):
+            return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
 
 
-def _attend_unfused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _attend_unfused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     # The backward pass of the CPU's fused kernel is slow in half precision: a training step of
     # 121 tokens took 0.45 s with it and 0.25 s with this one (one core, batch 32). In float32 the
     # fused kernel is faster: 0.95 s against 1.18 s on a core without half-precision instructions.
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    return scores.softmax(-1) @ v
+    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1) @ v
 
 
-def make_teacher_forcing_mask(
-    config: ModelConfig,
-    frames: int,
-    with_noisy: bool,
-    device: torch.device,
-    skip_unused_tokens: bool = False,
-) -> Tensor:
-    """Return the mask [tokens tokens] of the training sequence [clean | noisy | actions | states].
+# ---- teacher forcing
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGroup:
+    """Name the queries that attend to the same keys; both are runs [first, stop) of tokens."""
+
+    queries: tuple[tuple[int, int], ...]
+    keys: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedAttention:
+    """Attend group by group, each to its own keys only.
+
+    The same as one attention under a mask, for a third of the operations at 14B, without the mask
+    and with the kernels that take none.
+    """
+
+    groups: tuple[TokenGroup, ...]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend over tensors [batch heads tokens head_dim]."""
+        parts: dict[int, Tensor] = {}
+        for group in self.groups:
+            found = attend(
+                _take_runs(q, group.queries),
+                _take_runs(k, group.keys),
+                _take_runs(v, group.keys),
+            )
+            sizes = [stop - first for first, stop in group.queries]
+            for (first, _), part in zip(group.queries, found.split(sizes, dim=2), strict=True):
+                parts[first] = part
+        return torch.cat([parts[first] for first in sorted(parts)], dim=2)
+
+    def make_mask(self, tokens: int) -> Tensor:
+        """Return the same as a mask [tokens tokens], True where a query attends to a key."""
+        mask = torch.zeros(tokens, tokens, dtype=torch.bool)
+        for group in self.groups:
+            for first, stop in group.queries:
+                for first_key, stop_key in group.keys:
+                    mask[first:stop, first_key:stop_key] = True
+        return mask
+
+
+def _take_runs(x: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+    parts = [x[:, :, first:stop] for first, stop in runs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+@lru_cache(maxsize=16)
+def group_teacher_forcing(
+    config: ModelConfig, frames: int, with_noisy: bool, skip_unused_tokens: bool = False
+) -> GroupedAttention:
+    """Return the attention of the training sequence [clean | noisy | actions | states].
 
     With `skip_unused_tokens` the sequence has neither the clean last block nor the noisy frame 0.
 
@@ -46,27 +102,58 @@ def make_teacher_forcing_mask(
     and state tokens of a block attend to the clean past and each other. With `masked_state` a
     state token attends to itself only, as in the training of the released models.
     """
-    per_block, per_frame = config.frames_per_block, config.frame_tokens
-    blocks = torch.arange((frames - 1) // per_block, device=device) + 1
-    frame = torch.arange(frames, device=device).repeat_interleave(per_frame)
-    block = torch.where(frame > 0, (frame - 1) // per_block + 1, 0)
-    action = blocks.repeat_interleave(config.actions_per_block)
-    state = blocks.repeat_interleave(config.states_per_block)
+    c, size = config, config.frame_tokens
+    blocks = (frames - 1) // c.frames_per_block
+    clean_frames = frames - c.frames_per_block if skip_unused_tokens else frames
+    noisy_start = clean_frames * size
+    # where the noisy frame 0 is, or would be
+    noisy_zero = noisy_start - size if skip_unused_tokens else noisy_start
+    noisy_end = noisy_zero + frames * size if with_noisy else noisy_start
+    states_start = noisy_end + blocks * c.actions_per_block
+    groups = [_make_run_group((0, size), [(0, size)])]
+    if with_noisy and not skip_unused_tokens:  # frame 0 is no part of a block
+        own = (noisy_start, noisy_start + size)
+        groups.append(_make_run_group(own, [own]))
+    for block in range(1, blocks + 1):
+        first, stop = 1 + (block - 1) * c.frames_per_block, 1 + block * c.frames_per_block
+        if stop <= clean_frames:
+            oldest = max(1, stop - c.window_frames)
+            groups.append(
+                _make_run_group(
+                    (first * size, stop * size),
+                    [(0, size), (oldest * size, stop * size)],
+                )
+            )
+        video = [(noisy_zero + first * size, noisy_zero + stop * size)] if with_noisy else []
+        acts = noisy_end + (block - 1) * c.actions_per_block
+        states = states_start + (block - 1) * c.states_per_block
+        own_runs = [
+            *video,
+            (acts, acts + c.actions_per_block),
+            (states, states + c.states_per_block),
+        ]
+        keys = [(0, first * size), *own_runs]
+        if not c.masked_state:
+            groups.append(TokenGroup(tuple(own_runs), _join_runs(keys)))
+            continue
+        groups.append(TokenGroup(tuple(own_runs[:-1]), _join_runs(keys)))
+        groups += [
+            _make_run_group((state, state + 1), [(state, state + 1)])
+            for state in range(states, states + c.states_per_block)
+        ]
+    return GroupedAttention(tuple(groups))
 
-    noisy = block[block > 0] if skip_unused_tokens else block
-    future_blocks = torch.cat([noisy if with_noisy else block[:0], action, state])
-    if skip_unused_tokens:
-        frame, block = frame[block < len(blocks)], block[block < len(blocks)]
-    clean, future = len(block), len(future_blocks)
-    mask = torch.zeros(clean + future, clean + future, dtype=torch.bool, device=device)
 
-    oldest = block * per_block + 1 - config.window_frames
-    in_window = (frame[None] == 0) | (frame[None] >= oldest[:, None])
-    mask[:clean, :clean] = (block[None] <= block[:, None]) & in_window
-    mask[clean:, :clean] = block[None] < future_blocks[:, None]
-    mask[clean:, clean:] = future_blocks[None] == future_blocks[:, None]
-    if config.masked_state:
-        states = slice(clean + future - len(state), None)
-        mask[states] = False
-        mask[states, states] = torch.eye(len(state), dtype=torch.bool, device=device)
-    return mask
+def _make_run_group(queries: tuple[int, int], keys: list[tuple[int, int]]) -> TokenGroup:
+    return TokenGroup((queries,), _join_runs(keys))
+
+
+def _join_runs(runs: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Join runs that follow one another, so that fewer pieces are copied."""
+    joined = [runs[0]]
+    for first, stop in runs[1:]:
+        if first == joined[-1][1]:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((first, stop))
+    return tuple(joined)

@@ -36,7 +36,7 @@ class PositionTimeCache:
     def flow_time(self, t: float) -> FlowTimeEmbedding:
         """Return one object per time, shared by video and actions at the same time."""
         if t not in self._times:
-            value = torch.tensor([[float(t)]], device=self._model.device)
+            value = torch.full((1, 1), float(t), device=self._model.device)
             self._times[t] = self._model.embed_flow_time(value)
         return self._times[t]
 

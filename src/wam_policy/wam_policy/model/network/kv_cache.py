@@ -29,6 +29,11 @@ class LayerKVCache(NamedTuple):
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Append k and v [batch heads tokens head_dim]; return cached and new ones together."""
         end = self.write_index + k.shape[2]
+        if end > self.keys.shape[2]:
+            raise ValueError(
+                f'{self.write_index} cached and {k.shape[2]} new tokens exceed the '
+                f'{self.keys.shape[2]} of the KV cache: commit or truncate first'
+            )
         self.keys[:, :, self.write_index : end] = k
         self.values[:, :, self.write_index : end] = v
         return self.keys[:, :, self.start : end], self.values[:, :, self.start : end]
@@ -70,8 +75,9 @@ class KVCache:
     ) -> None:
         self.frame_tokens = config.frame_tokens
         self.window_frames = config.window_frames
-        # room behind a full window: a temporary block, and the block and register of a query
-        spare = 2 * config.frames_per_block * config.frame_tokens + config.register_tokens
+        # room behind a full window for the block and register of a query; a temporary block
+        # precedes it only while a block of the window is free
+        spare = config.frames_per_block * config.frame_tokens + config.register_tokens
         capacity = config.window_frames * config.frame_tokens + spare
         # tokens before heads: a run of tokens is contiguous, so that TensorRT needs no copy;
         # transposed to [layers batch heads capacity head_dim] for all other users

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wam_policy.model.network.attention import attend
+from wam_policy.model.network.attention import GroupedAttention, attend
 from wam_policy.model.network.kv_cache import BatchedLayerKVCache, LayerKVCache
 from wam_policy.model.network.model_config import ModelConfig
 from wam_policy.model.network.rope import Rotation, apply_rotation
@@ -49,7 +50,7 @@ class CategoryLinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.W = nn.Parameter(0.02 * torch.randn(1, inputs, outputs))
+        self.W = make_normal_parameter((1, inputs, outputs), 0.02)
         self.b = nn.Parameter(torch.zeros(1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,23 +103,71 @@ class SelfAttention(nn.Module):
         self.q, self.k, self.v, self.o = (nn.Linear(config.dim, config.dim) for _ in range(4))
         self.norm_q = RMSNorm(config.dim, config.eps)
         self.norm_k = RMSNorm(config.dim, config.eps)
+        self._qkv: nn.Module | None = None
+        self._fused_types: tuple[type[nn.Module], ...] = ()
 
     def forward(
         self,
         x: Tensor,
         rotation: Rotation,
         kv_cache: LayerKVCache | BatchedLayerKVCache | None,
-        mask: Tensor | None,
+        grouped: GroupedAttention | None,
     ) -> Tensor:
-        split = (self.heads, -1)
-        q = apply_rotation(self.norm_q(self.q(x)).unflatten(-1, split), rotation).transpose(1, 2)
-        k = apply_rotation(self.norm_k(self.k(x)).unflatten(-1, split), rotation).transpose(1, 2)
-        v = self.v(x).unflatten(-1, split).transpose(1, 2)
+        q, k, v = self._project(x)
+        q = self._rotate(self.norm_q(q), rotation)
+        k, v = self._rotate(self.norm_k(k), rotation), self._split_heads(v)
         if isinstance(kv_cache, BatchedLayerKVCache):
             return self.o(kv_cache.attend(q, k, v).transpose(1, 2).flatten(-2))
         if kv_cache is not None:
             k, v = kv_cache.append(k, v)
-        return self.o(attend(q, k, v, mask).transpose(1, 2).flatten(-2))
+        seen = attend(q, k, v) if grouped is None else grouped.attend(q, k, v)
+        return self.o(seen.transpose(1, 2).flatten(-2))
+
+    def append_kv(self, x: Tensor, rotation: Rotation, kv_cache: LayerKVCache) -> None:
+        """Write keys and values of x only: what a pass needs of its last layer."""
+        k = self._rotate(self.norm_k(self.k(x)), rotation)
+        kv_cache.append(k, self._split_heads(self.v(x)))
+
+    def fuse_projections(self, join: Callable[[list[Any]], nn.Module]) -> None:
+        """Compute queries, keys and values by one product from now on.
+
+        `join` makes one module of three; the three stay, as views of it. If one of them is
+        replaced later (quantized, adapted), all three are used again.
+        """
+        parts = [self.q, self.k, self.v]
+        self._qkv, self._fused_types = join(parts), tuple(type(part) for part in parts)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        current = type(self.q), type(self.k), type(self.v)
+        # a fused weight takes no gradient
+        if self._qkv is None or current != self._fused_types or torch.is_grad_enabled():
+            return self.q(x), self.k(x), self.v(x)
+        return self._qkv(x).chunk(3, dim=-1)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _rotate(self, x: Tensor, rotation: Rotation) -> Tensor:
+        return apply_rotation(x.unflatten(-1, (self.heads, -1)), rotation).transpose(1, 2)
+
+
+class FusedLinear(nn.Module):
+    """Apply several linears to the same input as one; they become views of its weight."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, linears: Sequence[nn.Module]) -> None:
+        super().__init__()
+        for name in ('weight', 'bias'):
+            parts = [linear.get_parameter(name) for linear in linears]
+            whole = torch.cat([part.detach() for part in parts])
+            self.register_buffer(name, whole, persistent=False)
+            for part, view in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+                part.data = view
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
 
 
 class CrossAttention(nn.Module):
@@ -163,7 +212,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.eps = config.eps
-        self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+        self.modulation = make_normal_parameter((1, 6, config.dim), config.dim**-0.5)
         self.self_attn = SelfAttention(config)
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
         self.cross_attn = CrossAttention(config)
@@ -180,11 +229,17 @@ class TransformerBlock(nn.Module):
         rotation: Rotation,
         context: ContextKV | ContextEmbeddings,
         kv_cache: LayerKVCache | BatchedLayerKVCache | None = None,
-        mask: Tensor | None = None,
+        grouped: GroupedAttention | None = None,
+        keys_only: bool = False,
     ) -> Tensor:
+        """Return the next hidden tokens; with `keys_only` fill the cache and return x."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + modulation).unbind(-2)
         h = modulate(x, shift1, scale1, self.eps)
-        x = x + gate1 * self.self_attn(h, rotation, kv_cache, mask)
+        if keys_only:
+            assert kv_cache is not None and not isinstance(kv_cache, BatchedLayerKVCache)
+            self.self_attn.append_kv(h, rotation, kv_cache)
+            return x
+        x = x + gate1 * self.self_attn(h, rotation, kv_cache, grouped)
         x = x + self.cross_attn(self.norm3(x), context)
         h = modulate(x, shift2, scale2, self.eps)
         return x + gate2 * self.ffn(h)
@@ -194,7 +249,7 @@ class OutputHead(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.eps = config.eps
-        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.modulation = make_normal_parameter((1, 2, config.dim), config.dim**-0.5)
         self.head = nn.Linear(config.dim, config.patch**2 * config.latent_channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -222,3 +277,12 @@ class PatchEmbedding(nn.Module):
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+
+
+def make_normal_parameter(shape: tuple[int, ...], std: float) -> nn.Parameter:
+    """Return a parameter drawn from a normal distribution of mean 0; on meta, without values.
+
+    Drawing on the meta device imports sympy and more of torch: 1.2 s of a worker's start.
+    """
+    values = torch.empty(shape)
+    return nn.Parameter(values if values.is_meta else values.normal_(std=std))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from wam_policy.model.network.attention import make_teacher_forcing_mask
+from wam_policy.model.network.attention import group_teacher_forcing
 from wam_policy.model.network.kv_cache import BatchedKVCache, KVCache
 from wam_policy.model.network.layers import (
     ActionEncoder,
@@ -25,6 +25,7 @@ from wam_policy.model.network.layers import (
     OutputHead,
     PatchEmbedding,
     TransformerBlock,
+    make_normal_parameter,
 )
 from wam_policy.model.network.model_config import ModelConfig
 from wam_policy.model.network.rope import Rotation, line_angles, video_angles
@@ -68,8 +69,8 @@ class VideoActionDiT(nn.Module):
             config.latent_channels + config.condition_channels, dim, config.patch
         )
         if config.learned_places:
-            self.place_embedding = _make_position_embedding(config.frame_tokens, dim)
-            self.row_embedding = _make_position_embedding(config.actions_per_block, dim)
+            self.place_embedding = make_normal_parameter((1, config.frame_tokens, dim), 0.02)
+            self.row_embedding = make_normal_parameter((1, config.actions_per_block, dim), 0.02)
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate='tanh'), nn.Linear(dim, dim)
         )
@@ -163,13 +164,14 @@ class VideoActionDiT(nn.Module):
     ) -> Tensor:
         """Write the keys and values of real latents behind the cache; the caller commits them.
 
-        video [batch channels frames rows columns]. Returns the last hidden tokens, which
-        inference discards.
+        video [batch channels frames rows columns]. Returns the hidden tokens before the last
+        layer, which inference discards; of that layer only keys and values are computed.
         """
         x = self._embed_video(video, condition)
         memories = cache.open_layers(video.shape[2])
+        last = self.layers[-1]
         for block, seen, memory in zip(self.layers, context, memories, strict=True):
-            x = block(x, clean.modulation, rotation, seen, memory)
+            x = block(x, clean.modulation, rotation, seen, memory, keys_only=block is last)
         return x
 
     def denoise(
@@ -235,9 +237,7 @@ class VideoActionDiT(nn.Module):
         c = self.config
         seen = clean.shape[2]
         frames = seen + c.frames_per_block if skip_unused_tokens else seen
-        mask = make_teacher_forcing_mask(
-            c, frames, noisy is not None, clean.device, skip_unused_tokens
-        )
+        grouped = group_teacher_forcing(c, frames, noisy is not None, skip_unused_tokens)
         angle = video_angles(0, frames, c.grid, c.head_dim, clean.device)
         clean_time = self.embed_flow_time(torch.full_like(video_t[:, :1], CLEAN_TIME))
         clean_time = clean_time.repeat_tokens(seen * c.frame_tokens)
@@ -269,9 +269,9 @@ class VideoActionDiT(nn.Module):
         )
         for block, own in zip(self.layers, contexts, strict=True):
             x = (
-                checkpoint(block, x, modulation, rotation, own, None, mask, use_reentrant=False)
+                checkpoint(block, x, modulation, rotation, own, None, grouped, use_reentrant=False)
                 if gradient_checkpointing
-                else block(x, modulation, rotation, own, mask=mask)
+                else block(x, modulation, rotation, own, grouped=grouped)
             )
             if block is tapped:
                 clean_tokens = x[:, : clean_tokens.shape[1]]
@@ -312,10 +312,6 @@ class VideoActionDiT(nn.Module):
     def _sequence_angles(self, first: int, count: int) -> Tensor:
         positions = torch.arange(first, first + count, device=self.device)
         return line_angles(positions, self.config.head_dim)
-
-
-def _make_position_embedding(count: int, dim: int) -> nn.Parameter:
-    return nn.Parameter(0.02 * torch.randn(1, count, dim))
 
 
 def _slice_frames(condition: Tensor | None, first: int, stop: int) -> Tensor | None:

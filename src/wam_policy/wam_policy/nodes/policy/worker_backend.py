@@ -82,7 +82,7 @@ def build_worker_spec(params: PolicyParams, checkpoint: str, base: str = '') -> 
         )
         + flags,
         program=(params.worker_python or sys.executable, '-m', 'wam_policy.workers.run_worker'),
-        start_timeout_s=params.start_timeout_s,
+        start_timeout_s=model_options.extend_start_timeout(params.start_timeout_s, params.engine),
     )
 
 

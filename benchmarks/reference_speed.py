@@ -1,0 +1,462 @@
+"""Compare our passes with those of the released code on the same weights and the same work.
+
+Needs a checkout of the released code (https://github.com/dreamzero0/dreamzero, commit ab790c1) and
+einops: python benchmarks/reference_speed.py --reference DIR --json FILE
+Both sides run in this process, in turn, on one CPU thread; a figure is the least CPU time of the
+rounds, so that other load on the machine matters little. The flash attention of the released code
+is replaced by scaled_dot_product_attention, which is what ours calls. Outputs are compared first.
+A chunk is the sum of its passes: the released code runs both branches in every evaluation and
+commits within a call, ours commits apart from the query and omits the last unconditional pass.
+Each of our speed-ups is also measured against our code without it.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
+
+from benchmarks import record
+from benchmarks.random_session import IMAGE_TOKENS, make_random_model
+from wam_policy.model.execution import engines
+from wam_policy.model.network.attention import GroupedAttention
+from wam_policy.model.network.kv_cache import KVCache
+from wam_policy.model.network.model_config import ModelConfig, get_preset
+from wam_policy.model.network.video_action_dit import VideoActionDiT
+
+CACHED_FRAMES = 7  # a full window: one frame and three blocks, before the predicted block
+EVALUATIONS = (16, 8, 4, 1)
+TRAINING_BLOCKS = 2
+TOLERANCE = 2e-4  # absolute, float32, where kernels re-associate sums
+
+Run = Callable[[], object]
+
+
+def make_config(dim: int, layers: int) -> ModelConfig:
+    """Return the 14B model at another width and depth, with a canvas of half its sides."""
+    return replace(
+        get_preset('dreamzero_14b'),
+        dim=dim,
+        heads=dim // 128,
+        layers=layers,
+        ffn_dim=dim * 27 // 10,
+        latent_size=(22, 40),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print tables and write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--reference', type=Path, help='checkout of the released code')
+    parser.add_argument('--dim', type=int, default=512)
+    parser.add_argument('--layers', type=int, default=8)
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--compiled', action='store_true', help='also with --engine compiled')
+    parser.add_argument('--no-training', action='store_true')
+    parser.add_argument('--json', type=Path, metavar='FILE')
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    c = make_config(chosen.dim, chosen.layers)
+    model = make_random_model(c, torch.device('cpu'), torch.float32)
+    work = make_work(c, torch.Generator().manual_seed(0))
+    runs: dict[str, Run] = {}
+    with torch.no_grad():
+        runs |= make_query_runs(model, work, chosen.compiled)
+        if chosen.reference:
+            released = load_reference(chosen.reference, model)
+            runs |= make_reference_runs(released, work)
+            errors = compare_outputs(runs)
+            print(', '.join(f'{name} {error:.1e}' for name, error in errors.items()))
+        seconds = time_runs(runs, chosen.rounds)
+    if not chosen.no_training:
+        training = make_training_runs(model, work)
+        if chosen.reference:
+            training |= make_reference_training_runs(released, work)
+        seconds |= time_runs(training, chosen.rounds)
+    rows = [{'pass': name, 'ms': round(1e3 * s, 1)} for name, s in seconds.items()]
+    print(record.format_table(rows, ('pass', 'ms')))
+    ratios = summarize(seconds)
+    print(record.format_table(ratios, ('what', 'ours_ms', 'other_ms', 'ratio')))
+    if chosen.json:
+        record.write_report(
+            chosen.json,
+            {
+                'model': c.to_dict(),
+                'threads': 1,
+                'dtype': 'float32',
+                'rounds': chosen.rounds,
+                'figure': 'least CPU time of the rounds, all runs in turn in each round',
+                'torch': torch.__version__,
+                'errors': errors if chosen.reference else None,
+                'passes': rows,
+                'ratios': ratios,
+            },
+        )
+    return 0
+
+
+# ---- the same work
+
+
+@dataclass(frozen=True)
+class Work:
+    """Hold the inputs of both sides."""
+
+    config: ModelConfig
+    video: Tensor  # [1 channels frames_per_block rows columns], noisy
+    clean: Tensor  # as video, of the block that is committed
+    clip: Tensor  # [1 channels frames rows columns], of training
+    action: Tensor
+    state: Tensor
+    text: Tensor
+    image: Tensor
+    condition: Tensor  # [1 condition_channels frames rows columns]
+    keys: Tensor  # [layers 1 heads tokens head_dim], of the committed frames
+    values: Tensor
+
+
+def make_work(c: ModelConfig, generator: torch.Generator) -> Work:
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    frames, training = c.frames_per_block, 1 + TRAINING_BLOCKS * c.frames_per_block
+    tokens = CACHED_FRAMES * c.frame_tokens
+    return Work(
+        c,
+        draw(1, c.latent_channels, frames, *c.latent_size),
+        draw(1, c.latent_channels, frames, *c.latent_size),
+        draw(2, c.latent_channels, training, *c.latent_size),
+        draw(1, TRAINING_BLOCKS * c.actions_per_block, c.action_dim),
+        draw(1, TRAINING_BLOCKS * c.states_per_block, c.state_dim),
+        draw(1, c.text_len, c.text_dim),
+        draw(1, IMAGE_TOKENS, c.image_dim),
+        draw(1, c.condition_channels, training, *c.latent_size),
+        *(draw(c.layers, 1, c.heads, tokens, c.head_dim) for _ in range(2)),
+    )
+
+
+# ---- ours
+
+
+def make_query_runs(model: VideoActionDiT, work: Work, compiled: bool) -> dict[str, Run]:
+    """Return our passes: as served, without each speed-up, and compiled."""
+    c = work.config
+    context = model.embed_context(work.text, work.image)
+    cache = KVCache(c, 1, 'cpu', torch.float32)
+    tokens = CACHED_FRAMES * c.frame_tokens
+    cache.keys[..., :tokens, :], cache.values[..., :tokens, :] = work.keys, work.values
+    cache.commit_temporary(CACHED_FRAMES)
+    noisy, clean = (model.embed_flow_time(torch.full((1, 1), t)) for t in (900.0, 0.0))
+    condition = work.condition[:, :, : c.frames_per_block]
+    block_rotation = model.compute_block_rotation(CACHED_FRAMES)
+    video_rotation = model.compute_video_rotation(CACHED_FRAMES, c.frames_per_block)
+    action = work.action[:, : c.actions_per_block]
+    state = work.state[:, : c.states_per_block]
+
+    def denoise() -> object:
+        return model.denoise(
+            work.video,
+            action,
+            state,
+            noisy,
+            noisy,
+            block_rotation,
+            context,
+            cache,
+            condition,
+        )
+
+    def append() -> object:
+        model.append_kv(work.clean, clean, video_rotation, context, cache, condition)
+        written = slice(tokens, tokens + c.frames_per_block * c.frame_tokens)
+        return cache.keys[..., written, :], cache.values[..., written, :]
+
+    def append_to_the_end() -> object:
+        hidden = model.append_kv(work.clean, clean, video_rotation, context, cache, condition)
+        memory = cache.open_layers(c.frames_per_block)[-1]
+        return model.layers[-1](hidden, clean.modulation, video_rotation, context[-1], memory)
+
+    def switch(fused: bool, run: Run) -> Run:
+        def switched() -> object:
+            for block, module in zip(model.layers, joined, strict=True):
+                block.self_attn._qkv = module if fused else None
+            return run()
+
+        return switched
+
+    engines.fuse_projections(model)
+    joined = [block.self_attn._qkv for block in model.layers]
+    runs = {
+        'denoise, three projections': switch(False, denoise),
+        'denoise': switch(True, denoise),
+        'append_kv, whole last layer': switch(True, append_to_the_end),
+        'append_kv': switch(True, append),
+    }
+    if compiled:
+        whole = make_random_model(c, torch.device('cpu'), torch.float32)
+        whole.load_state_dict(model.state_dict())
+        engines.make_engine('compiled', whole)
+
+        def denoise_compiled() -> object:
+            return whole.denoise(
+                work.video,
+                action,
+                state,
+                noisy,
+                noisy,
+                block_rotation,
+                context,
+                cache,
+                condition,
+            )
+
+        def append_compiled() -> object:
+            return whole.append_kv(work.clean, clean, video_rotation, context, cache, condition)
+
+        runs |= {'denoise, compiled': denoise_compiled, 'append_kv, compiled': append_compiled}
+    return runs
+
+
+def make_training_runs(model: VideoActionDiT, work: Work) -> dict[str, Run]:
+    """Return our training step: forward and backward, without unused tokens, and under a mask."""
+    c, frames = work.config, work.clip.shape[2]
+    video_t = torch.full((1, frames - 1), 500.0)
+    action_t = torch.full((1, work.action.shape[1]), 500.0)
+    model.requires_grad_(True)
+
+    def step(skip: bool, recompute: bool = False) -> object:
+        model.zero_grad(set_to_none=True)
+        clean, noisy = work.clip[:1], work.clip[1:]
+        context = model.embed_context(work.text, work.image)
+        found = model(
+            clean[:, :, : -c.frames_per_block] if skip else clean,
+            noisy[:, :, 1:] if skip else noisy,
+            video_t if skip else torch.full((1, frames), 500.0),
+            work.action,
+            action_t,
+            work.state,
+            context,
+            work.condition,
+            skip_unused_tokens=skip,
+            gradient_checkpointing=recompute,
+        )
+        assert found.video is not None
+        (found.video.square().mean() + found.action.square().mean()).backward()
+        return ()
+
+    def step_under_a_mask() -> object:
+        with attend_under_a_mask():
+            return step(True)
+
+    return {
+        'training step, mask': step_under_a_mask,
+        'training step': lambda: step(True),
+        'training step, all tokens': lambda: step(False),
+        'training step, recomputed': lambda: step(True, recompute=True),
+    }
+
+
+@contextmanager
+def attend_under_a_mask() -> Iterator[None]:
+    """Replace attention by groups with one attention under the mask, as it was before."""
+    masks: dict[tuple[GroupedAttention, int], Tensor] = {}
+
+    def attend(self: GroupedAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        key = self, q.shape[2]
+        if key not in masks:
+            masks[key] = self.make_mask(q.shape[2])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=masks[key])
+
+    with mock.patch.object(GroupedAttention, 'attend', attend):
+        yield
+
+
+# ---- the released code
+
+
+def load_reference(folder: Path, model: VideoActionDiT) -> Any:
+    """Build the released transformer with our weights, attention by PyTorch."""
+    sys.path.insert(0, str(folder))
+    from groot.vla.model.dreamzero.modules import (  # pyright: ignore[reportMissingImports]
+        wan2_1_attention,
+        wan2_1_submodule,
+        wan_video_dit_action_casual_chunk,
+    )
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+        found = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+        return found.transpose(1, 2).contiguous()
+
+    wan2_1_attention.AttentionModule.forward = lambda self, q, k, v: attend(q, k, v)
+    wan2_1_submodule.flash_attention = attend
+    c = model.config
+    released = wan_video_dit_action_casual_chunk.CausalWanModel(
+        model_type='i2v',
+        frame_seqlen=c.frame_tokens,
+        text_len=c.text_len,
+        in_dim=c.latent_channels + c.condition_channels,
+        dim=c.dim,
+        ffn_dim=c.ffn_dim,
+        freq_dim=c.freq_dim,
+        text_dim=c.text_dim,
+        out_dim=c.latent_channels,
+        num_heads=c.heads,
+        num_layers=c.layers,
+        max_chunk_size=c.window_blocks,
+        num_frame_per_block=c.frames_per_block,
+        action_dim=c.action_dim,
+        max_state_dim=c.state_dim,
+        hidden_size=c.action_hidden,
+        num_action_per_block=c.actions_per_block,
+        num_state_per_block=c.states_per_block,
+        eps=c.eps,
+    )
+    released.load_state_dict(model.state_dict())
+    return released.eval()
+
+
+def make_reference_runs(released: Any, work: Work) -> dict[str, Run]:
+    """Return the passes of the released code: a denoising one, and the clean one of a commit."""
+    c = work.config
+    # [2 batch tokens heads head_dim] per layer
+    caches = list(torch.stack([work.keys, work.values], 1).transpose(3, 4))
+    condition = work.condition[:, :, : c.frames_per_block]
+    shared = {
+        'context': work.text,
+        'seq_len': c.frames_per_block * c.frame_tokens,
+        'kv_cache': caches,
+        'crossattn_cache': [],
+        'current_start_frame': CACHED_FRAMES,
+        'y': condition,
+        'clip_feature': work.image,
+    }
+
+    def denoise() -> object:
+        video, action, _ = released._forward_inference(
+            work.video,
+            torch.full((1, c.frames_per_block), 900.0),
+            action=work.action[:, : c.actions_per_block],
+            timestep_action=torch.full((1, c.actions_per_block), 900.0),
+            state=work.state[:, : c.states_per_block],
+            **shared,
+        )
+        return video, action
+
+    def append() -> object:
+        *_, caches = released._forward_inference(
+            work.clean, torch.zeros(1, c.frames_per_block), **shared
+        )
+        new = torch.stack(caches)[:, :, :, CACHED_FRAMES * c.frame_tokens :].transpose(3, 4)
+        return new[:, 0], new[:, 1]
+
+    return {'denoise, released': denoise, 'append_kv, released': append}
+
+
+def make_reference_training_runs(released: Any, work: Work) -> dict[str, Run]:
+    """Return the training step of the released code on the same clip."""
+    frames = work.clip.shape[2]
+    released.requires_grad_(True)  # it recomputes activations: without, its code fails
+
+    def step() -> object:
+        released.zero_grad(set_to_none=True)
+        video, action = released._forward_train(
+            work.clip[1:],
+            torch.full((1, frames), 500.0),
+            torch.full((1, work.action.shape[1]), 500.0),
+            work.text,
+            frames * work.config.frame_tokens,
+            clean_x=work.clip[:1],
+            y=work.condition,
+            clip_feature=work.image,
+            action=work.action,
+            state=work.state,
+            embodiment_id=torch.zeros(1, dtype=torch.long),
+        )
+        (video.square().mean() + action.square().mean()).backward()
+        return ()
+
+    return {'training step, released': step}
+
+
+def compare_outputs(runs: dict[str, Run]) -> dict[str, float]:
+    """Return the largest absolute differences; ValueError above the tolerance."""
+    errors = {}
+    for name in ('denoise', 'append_kv'):
+        ours, theirs = runs[name](), runs[f'{name}, released']()
+        assert isinstance(ours, tuple) and isinstance(theirs, tuple)
+        errors[name] = max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+        if not errors[name] <= TOLERANCE:
+            raise ValueError(f'{name}: differs by {errors[name]:.1e}, want at most {TOLERANCE}')
+    return errors
+
+
+# ---- time
+
+
+def time_runs(runs: dict[str, Run], rounds: int) -> dict[str, float]:
+    """Return the least CPU time of each run in s; every round runs all of them in turn."""
+    least: dict[str, float] = {}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            start_s = time.process_time()
+            run()
+            taken_s = time.process_time() - start_s
+            if number:  # the first round warms up
+                least[name] = min(taken_s, least.get(name, taken_s))
+    return least
+
+
+def summarize(seconds: dict[str, float]) -> list[dict[str, Any]]:
+    """Return ratios of ours to the released code, and to ours without each speed-up."""
+    found: list[tuple[str, float, float]] = []
+    for variant in ('', ', compiled'):
+        if f'denoise{variant}' not in seconds or 'denoise, released' not in seconds:
+            continue
+        each, commit = seconds[f'denoise{variant}'], 2 * seconds[f'append_kv{variant}']
+        other, other_commit = seconds['denoise, released'], 2 * seconds['append_kv, released']
+        found += [
+            (f'denoising pass{variant}', each, other),
+            (f'commit, both branches{variant}', commit, other_commit),
+        ]
+        for count in EVALUATIONS:
+            chunk, released = (2 * count - 1) * each, 2 * count * other + other_commit
+            found += [
+                (f'query, {count} evaluations{variant}', chunk, released),
+                (f'query and commit, {count} evaluations{variant}', chunk + commit, released),
+            ]
+    for name, before in (
+        ('denoise', 'denoise, three projections'),
+        ('append_kv', 'append_kv, whole last layer'),
+        ('training step', 'training step, mask'),
+        ('training step', 'training step, all tokens'),
+        ('training step', 'training step, released'),
+        ('training step, recomputed', 'training step, released'),
+    ):
+        if before in seconds:
+            found.append((f'{name} / {before}', seconds[name], seconds[before]))
+    return [
+        {
+            'what': what,
+            'ours_ms': round(1e3 * ours, 1),
+            'other_ms': round(1e3 * other, 1),
+            'ratio': round(ours / other, 3),
+        }
+        for what, ours, other in found
+    ]
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""Keep constant tensors on their device.
+
+Making one there copies from the host and stalls the stream: once per value, not once per image.
+Buffers would have to be filled after every construction on `meta`.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def constant_like(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Return `values` on the device of `like`, in its type where that is a float, one axis."""
+    return _make_constant(values, like.device, like.dtype)
+
+
+@lru_cache(maxsize=64)
+def _make_constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # the first use may not train, a later one may
+        return torch.tensor(values, device=device, dtype=dtype)
