@@ -297,7 +297,8 @@ def load_reference(folder: Path, model: VideoActionDiT) -> Any:
     )
 
     def attend(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
-        found = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        found = F.scaled_dot_product_attention(q, k, v)
         return found.transpose(1, 2).contiguous()
 
     wan2_1_attention.AttentionModule.forward = lambda self, q, k, v: attend(q, k, v)

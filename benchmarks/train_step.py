@@ -4,7 +4,7 @@ Run from the repository root, e.g.: python benchmarks/train_step.py --json FILE
 Forward and backward of one block with adapters and gradient checkpointing, as
 `./wam train --lora --gradient-checkpointing` runs it, on the tokens of a whole training window;
 weights are random bf16. The device is a GPU if there is one. On a CPU a step is estimated for a
-stated rate, not measured.
+stated rate, not measured; `--device meta` only counts.
 """
 
 import argparse
@@ -75,7 +75,9 @@ def main() -> int:
         'torch': torch.__version__,
         'weights': 'random bfloat16; adapters float32 under autocast',
         'measured': 'forward and backward of one block with recomputation, times the layers',
-        'matmul_TFLOP/s': round(measure_matmul_rate(device, torch.bfloat16) / 1e12, 4),
+        'matmul_TFLOP/s': None
+        if device.type == 'meta'
+        else round(measure_matmul_rate(device, torch.bfloat16) / 1e12, 4),
         'memory': count_memory(c, layer),
     }
     print(', '.join(f'{name} {value}' for name, value in head.items() if name != 'memory'))
@@ -257,16 +259,18 @@ def count_saved_bytes(layer: TransformerBlock, window: TrainingWindow) -> int:
     seen: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        scores = (
-            tensor.ndim >= 3
-            and tensor.shape[-2] == window.tokens
-            and tensor.shape[-1] in key_lengths
-        )
+        scores = tensor.ndim >= 3 and tuple(tensor.shape[-2:]) in score_shapes
         if not scores and storage_address(tensor) not in known:
             seen[storage_address(tensor)] = tensor
         return tensor
 
-    key_lengths = {window.tokens, *(part.shape[1] for part in window.context if part is not None)}
+    context = [part.shape[1] for part in window.context if part is not None]
+    score_shapes = {(window.tokens, keys) for keys in context}
+    for group in window.grouped.groups:
+        queries, keys = (
+            sum(stop - first for first, stop in runs) for runs in (group.queries, group.keys)
+        )
+        score_shapes |= {(queries, keys), (keys, queries)}
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast('cpu', torch.bfloat16),

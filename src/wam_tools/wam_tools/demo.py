@@ -25,6 +25,7 @@ from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo_report, stack_launch
 from wam_tools.launch_process import LaunchProcess
+from wam_tools.progress_line import ProgressLine
 from wam_tools.sim_operator import SimOperator
 from wam_tools.stack_launch import StackLaunchError, StopRequest
 from wam_tools.stack_monitor import StackMonitor
@@ -126,6 +127,7 @@ class Demo:
         self._operator = SimOperator(self._robot)
         self._task_loop = TaskLoop(self._monitor, self._operator)
         self._launch: LaunchProcess | None = None
+        self._progress = ProgressLine()
         self._page_url = ''
         self._log_path = Path(tempfile.mkstemp(prefix='wam-demo-', suffix='.log')[1])
 
@@ -173,7 +175,9 @@ class Demo:
     def _monitor_run(self, launch: LaunchProcess, start_s: float) -> None:
         """Run the stack for the duration, or until a signal."""
         if not self._monitor.trained:
-            print_flushed('weights are random (UNTRAINED): the robot moves without a purpose')
+            self._progress.print(
+                'weights are random (UNTRAINED): the robot moves without a purpose'
+            )
         while not self._stop_event.is_set():
             left_s = (
                 float('inf')
@@ -193,7 +197,7 @@ class Demo:
         if launch.returncode is not None:
             raise StackLaunchError(f'the launch ended by itself with status {launch.returncode}')
         self._task_loop.tick(self._options.instruction, time.monotonic())
-        print_flushed(self._format_status(time.monotonic() - start_s))
+        self._progress.show(time.monotonic() - start_s, self._format_status())
 
     def _announce_page(self, launch: LaunchProcess) -> None:
         """Print the address of the operator's page once it is served; on a desktop, open it."""
@@ -201,18 +205,18 @@ class Demo:
         if found is None:
             return
         self._page_url = found[1]
-        print_flushed(f"operator's page: {self._page_url}")
+        self._progress.print(f"operator's page: {self._page_url}")
         if has_display() and not self._options.headless:
             webbrowser.open(self._page_url)
 
-    def _format_status(self, elapsed_s: float) -> str:
+    def _format_status(self) -> str:
         monitor, now_s = self._monitor, time.monotonic()
         metrics, latency_ms = monitor.metrics, monitor.metrics.recent_latency_ms()
         if metrics.first_chunk_s is None:
-            return f'{elapsed_s:5.0f} s  {monitor.reason}'
+            return monitor.reason
         cameras = ' '.join(f'{rate:.1f}' for rate in metrics.camera_hz().values())
         return (
-            f'{elapsed_s:5.0f} s  {monitor.policy.state_name:<9} '
+            f'{monitor.policy.state_name:<9} '
             f'{metrics.recent_hz(now_s):4.1f} chunks/s  latency {latency_ms or 0.0:4.0f} ms  '
             f'cameras {cameras} Hz  '
             f'real time x{monitor.sim.real_time_factor:.2f}  '
@@ -222,6 +226,7 @@ class Demo:
 
     def _stop_stack(self, launch: LaunchProcess) -> dict:
         """Stop the launch; return the exit codes and task counts for the report."""
+        self._progress.close()
         self._task_loop.close()
         force_stop = threading.Event()
         status, left = launch.stop(force_stop)

@@ -133,13 +133,14 @@ class PolicyParams:
     engine: str = parameter(
         'eager',
         'how the network runs: eager, compiled (slow start, CUDA '
-        'graphs on a GPU), or tensorrt:<folder of a built engine>',
+        'graphs on a GPU), or tensorrt:<folder of a built engine>; on a GPU none was ever run by '
+        'this project',
         pattern=r'eager|compiled|tensorrt:.+',
     )
     precision: str = parameter(
         'full',
         'of the large linear layers: full, fp8 or int8 with a scale per token, or the path of '
-        'a calibration file',
+        'a calibration file; 8 bits are experimental, nvfp4 is refused',
         pattern='.+',
     )
     worker_python: str = parameter('', "Python that runs the workers; empty: the node's own")

@@ -61,7 +61,13 @@ def make_parser() -> argparse.ArgumentParser:
         calibrate,
         'record input ranges of the large linear layers on real observations',
     )
-    one.add_argument('--scheme', choices=quantization.SCHEMES, default='fp8')
+    one.add_argument(
+        '--scheme',
+        choices=quantization.SCHEMES,
+        default='fp8',
+        help='fp8 and int8 are executed in 8 bits; nvfp4 is only simulated, on CUDA, in bfloat16: '
+        'workers refuse it (default: %(default)s)',
+    )
     one.add_argument('--observations', type=Path, required=True, metavar='FILE')
     one.add_argument('--embodiment', required=True, metavar='NAME')
     one = command('export', export, 'write a pass as ONNX')
@@ -69,7 +75,11 @@ def make_parser() -> argparse.ArgumentParser:
         '--pass', dest='kind', type=parse_pass, choices=onnx_export.PASSES, default='denoise'
     )
     add_precision_argument(one)
-    one = command('build', build, 'build a TensorRT engine for the GPU of this machine')
+    one = command(
+        'build',
+        build,
+        'build a TensorRT engine for the GPU of this machine (never done by this project)',
+    )
     add_precision_argument(one)
     return parser
 

@@ -1,16 +1,15 @@
-"""Encode text: tokenizers and the UMT5 encoder of transformers."""
+"""Encode text: tokenizers and the UMT5 encoder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from transformers import UMT5EncoderModel
+from wam_policy.model.encoders.umt5_encoder import UMT5Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +40,16 @@ class TextConfig:
 UMT5_XXL = TextConfig(256384, 4096, 64, 64, 10240, 24, 32)
 
 
-def build_network(config: TextConfig) -> UMT5EncoderModel:
+def build_network(config: TextConfig) -> UMT5Encoder:
     """Build the encoder; under `torch.device('meta')` it needs no memory."""
-    # imported here: it takes seconds that other text encoders do not need
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    plainly: dict[str, Any] = {'attn_implementation': 'eager'}
-    return UMT5EncoderModel(
-        UMT5Config(
-            vocab_size=config.vocabulary,
-            d_model=config.dim,
-            d_kv=config.head_dim,
-            d_ff=config.ffn_dim,
-            num_layers=config.layers,
-            num_heads=config.heads,
-            relative_attention_num_buckets=config.buckets,
-            dropout_rate=0.0,
-            feed_forward_proj='gated-gelu',
-            use_cache=False,
-            is_encoder_decoder=False,
-            **plainly,
-        )
+    return UMT5Encoder(
+        vocabulary=config.vocabulary,
+        dim=config.dim,
+        heads=config.heads,
+        head_dim=config.head_dim,
+        ffn_dim=config.ffn_dim,
+        layers=config.layers,
+        buckets=config.buckets,
     ).eval()
 
 
@@ -76,13 +64,22 @@ class TextEncoder(nn.Module):
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Encode ids [B L] with mask [B L] (1: token, 0: padding) to [B L dim]."""
         back = self.config.words_back
-        seen = mask if back is None else make_local_attention_mask(ids, mask, back)
-        hidden = self.net(input_ids=ids, attention_mask=seen).last_hidden_state
+        seen = (
+            make_padding_mask(mask) if back is None else make_local_attention_mask(ids, mask, back)
+        )
+        hidden = self.net(ids, seen.to(self.net.shared.weight.dtype))
         places = torch.arange(ids.shape[1], device=ids.device)
         kept = places[None] < mask.sum(dim=1, keepdim=True)
         return torch.where(
             kept[..., None], hidden, torch.zeros((), dtype=hidden.dtype, device=hidden.device)
         )
+
+
+def make_padding_mask(mask: torch.Tensor) -> torch.Tensor:
+    """Return an additive mask [B 1 1 L] that hides padding from mask [B L]."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(
+        mask == 0, torch.finfo(torch.float32).min
+    )[:, None, None]
 
 
 def make_local_attention_mask(
