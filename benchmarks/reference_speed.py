@@ -189,21 +189,12 @@ def make_query_runs(model: VideoActionDiT, work: Work, compiled: bool) -> dict[s
         memory = cache.open_layers(c.frames_per_block)[-1]
         return model.layers[-1](hidden, clean.modulation, video_rotation, context[-1], memory)
 
-    def switch(fused: bool, run: Run) -> Run:
-        def switched() -> object:
-            for block, module in zip(model.layers, joined, strict=True):
-                block.self_attn._qkv = module if fused else None
-            return run()
-
-        return switched
-
     engines.fuse_projections(model)
-    joined = [block.self_attn._qkv for block in model.layers]
     runs = {
-        'denoise, three projections': switch(False, denoise),
-        'denoise': switch(True, denoise),
-        'append_kv, whole last layer': switch(True, append_to_the_end),
-        'append_kv': switch(True, append),
+        'denoise, three projections': set_fused(model, False, denoise),
+        'denoise': set_fused(model, True, denoise),
+        'append_kv, whole last layer': set_fused(model, True, append_to_the_end),
+        'append_kv': set_fused(model, True, append),
     }
     if compiled:
         whole = make_random_model(c, torch.device('cpu'), torch.float32)
@@ -228,6 +219,18 @@ def make_query_runs(model: VideoActionDiT, work: Work, compiled: bool) -> dict[s
 
         runs |= {'denoise, compiled': denoise_compiled, 'append_kv, compiled': append_compiled}
     return runs
+
+
+def set_fused(model: VideoActionDiT, fused: bool, run: Run) -> Run:
+    """Return `run` with one product for queries, keys and values, or with three."""
+    joined = [block.self_attn._qkv for block in model.layers]
+
+    def run_as_set() -> object:
+        for block, module in zip(model.layers, joined, strict=True):
+            block.self_attn._qkv = module if fused else None
+        return run()
+
+    return run_as_set
 
 
 def make_training_runs(model: VideoActionDiT, work: Work) -> dict[str, Run]:

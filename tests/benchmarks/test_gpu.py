@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
-from benchmarks.gpu import Part, Settings
+from benchmarks.first_gpu_run import gpu
+from benchmarks.first_gpu_run.gpu import Part, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -2,7 +2,7 @@
 
 import io
 
-from wam_tools.progress_line import ERASE_LINE, ProgressLine
+from wam_tools.demo import ERASE_LINE, ProgressLine
 
 
 class Terminal(io.StringIO):

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import time
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import rclpy
 
@@ -25,7 +27,6 @@ from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo_report, stack_launch
 from wam_tools.launch_process import LaunchProcess
-from wam_tools.progress_line import ProgressLine
 from wam_tools.sim_operator import SimOperator
 from wam_tools.stack_launch import StackLaunchError, StopRequest
 from wam_tools.stack_monitor import StackMonitor
@@ -35,6 +36,7 @@ START_TIMEOUT_S = 180.0  # from the launch to the first chunk; sufficient for a 
 DEPRECATED_OPTIONS = {'--flavour': '--server-profile'}
 PAGE_PATTERN = re.compile(r"operator's page: (http://\S+)")
 MIN_MOVED_RAD = 0.01  # below this the robot counts as not moved
+ERASE_LINE = '\r\x1b[2K'
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -115,6 +117,39 @@ def has_display() -> bool:
 
 def print_flushed(text: str) -> None:
     print(text, flush=True)
+
+
+class ProgressLine:
+    """Print statuses over one another; other lines appear above the current one."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._shown = ''
+
+    def show(self, elapsed_s: float, text: str) -> None:
+        """Show a status; where lines cannot be rewritten, only one that differs from the last."""
+        if self._stream.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            line = f'{elapsed_s:5.0f} s  {text}'
+            self._write(ERASE_LINE + line[:width])  # a wrapped line could not be erased
+        elif text != self._shown:
+            self._write(f'{elapsed_s:5.0f} s  {text}\n')
+        self._shown = text
+
+    def print(self, text: str) -> None:
+        """Print a line that stays."""
+        self.close()
+        self._write(text + '\n')
+
+    def close(self) -> None:
+        """Keep the current line on a terminal: what follows begins on a new one."""
+        if self._shown and self._stream.isatty():
+            self._write('\n')
+        self._shown = ''
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
 
 
 class Demo:

@@ -91,7 +91,7 @@ class ConvVae(nn.Module):
 
     def _mean_and_std(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (
-            constant_like(values, like).view(1, -1, 1, 1)
+            constant_like(values, like).view(1, -1, 1, 1).to(like.dtype)
             for values in (self.config.mean, self.config.std)
         )
         return mean, std

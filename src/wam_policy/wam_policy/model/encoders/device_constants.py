@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 def constant_like(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """Return `values` on the device of `like`, in its type where that is a float, one axis."""
-    return _make_constant(values, like.device, like.dtype)
+    """Return `values` in float32 on the device of `like`, one axis."""
+    return _make_constant(values, like.device)
 
 
 @lru_cache(maxsize=64)
-def _make_constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+def _make_constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # the first use may not train, a later one may
-        return torch.tensor(values, device=device, dtype=dtype)
+        return torch.tensor(values, device=device, dtype=torch.float32)

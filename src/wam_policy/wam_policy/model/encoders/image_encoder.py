@@ -76,7 +76,10 @@ class ImageEncoder(nn.Module):
         side = self.config.size
         pixels = F.interpolate(frame, (side, side), mode='bicubic', align_corners=False)
         shape = (1, 3, 1, 1)
-        mean, std = (constant_like(values, frame).view(shape) for values in (CLIP_MEAN, CLIP_STD))
+        mean, std = (
+            constant_like(values, frame).view(shape).to(frame.dtype)
+            for values in (CLIP_MEAN, CLIP_STD)
+        )
         pixels = (pixels * 0.5 + 0.5 - mean) / std
         return self.net(pixels).last_hidden_state
 

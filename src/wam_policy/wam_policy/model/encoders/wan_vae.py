@@ -245,15 +245,13 @@ class Vae(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         self.config = config
-        self._inverse_std = tuple((1.0 / torch.tensor(config.std)).tolist())
         self.net = build_network(config)
 
     def _mean_and_inverse_std(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (1, -1, 1, 1, 1)
         mean = constant_like(self.config.mean, like)
-        # inverted in float32, as the reference does, then rounded once
-        inverse = constant_like(self._inverse_std, like)
-        return mean.view(shape), inverse.view(shape)
+        inverse = 1.0 / constant_like(self.config.std, like)
+        return mean.view(shape).to(like.dtype), inverse.view(shape).to(like.dtype)
 
     def _encode_group(self, group: torch.Tensor, features: list[Any]) -> torch.Tensor:
         group = patchify(group, self.config.patch)

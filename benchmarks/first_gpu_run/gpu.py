@@ -28,12 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 import torch
 
-from benchmarks import gpu_parts, record
+from benchmarks import record
+from benchmarks.first_gpu_run import gpu_parts
 from wam_policy.provenance import collect_provenance
 
 TOTAL_S = 480.0
