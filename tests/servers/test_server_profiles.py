@@ -4,13 +4,16 @@ The worker runs in a thread on a socket pair, as the node sees it; the servers a
 from the profiles. One profile per transport sees every fault; the others hold the robot.
 """
 
+import json
 import re
 import socket
 import threading
 
 import numpy as np
 import pytest
+import yaml
 
+from tests.servers import transcript
 from tests.servers.profile_double import FAULTS, ProfileDouble
 from wam_policy.core.robot import embodiment
 from wam_policy.servers import server_profile
@@ -156,3 +159,45 @@ def test_a_fault_is_reported_and_the_next_session_works(connect, name, fault):
     double.fault = ''
     node.start('t')
     assert node.query('t').kind == 'chunk', node.lines
+
+
+@pytest.mark.parametrize('name', PROFILES)
+def test_the_messages_are_those_of_the_transcript(name):
+    wanted = json.loads((transcript.FOLDER / f'{name}.json').read_text())
+    assert json.loads(json.dumps(transcript.make_transcript(name))) == wanted
+
+
+def test_rows_that_are_executed_until_the_answer_travel_with_the_query(tmp_path):
+    document = yaml.safe_load((server_profile.PROFILE_FOLDER / 'molmoact2_yam.yaml').read_text())
+    document['name'] = 'rtc'
+    document['operations']['infer']['message'] |= {'prefix': '$committed', 'delay': '$delay'}
+    (tmp_path / 'rtc.yaml').write_text(yaml.safe_dump(document))
+    double = ProfileDouble(str(tmp_path / 'rtc.yaml'))
+    node = NodeSide(double, timeout_s=5.0)
+    node.start()
+    node.query()
+    assert not {'prefix', 'delay'} & set(double.calls[-1][1])  # the first continues nothing
+    node.query()
+    sent = double.calls[-1][1]
+    assert sent['delay'] >= 1 and sent['prefix'].shape == (sent['delay'], 14)
+    np.testing.assert_allclose(
+        sent['prefix'], np.tile(sent['state'], (sent['delay'], 1)), atol=1e-5
+    )
+    node.start('t')
+    node.query('t')
+    assert 'prefix' not in double.calls[-1][1]
+    node.close()
+    double.close()
+
+
+@pytest.mark.parametrize(
+    ('url', 'words'),
+    [
+        ('ws://127.0.0.1:1', 'want http://HOST:PORT or https://HOST:PORT for the server profile'),
+        ('grpc://127.0.0.1:8080', 'carries pickles'),
+        ('127.0.0.1:8202', 'want http://'),
+    ],
+)
+def test_a_wrong_address_names_the_right_one(url, words):
+    with pytest.raises(ValueError, match=words):
+        make_server_url(url, server_profile.load('molmoact2_yam'))

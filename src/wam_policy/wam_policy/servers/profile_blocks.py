@@ -27,7 +27,6 @@ from wam_policy.servers.profile_fields import (
 AUTH_SCHEMES = ('api_key', 'bearer', 'field')
 IMAGE_ENCODINGS = ('raw', 'lists', 'jpeg_base64')
 IMAGE_AXES = ('batch', 'time')
-FRAME_LAYOUTS = ('stacks', 'maps')
 ACTION_ENCODINGS = ('arrays', 'lists')
 ACTION_AXES = (
     ('rows', 'columns'),
@@ -236,12 +235,6 @@ def parse_action_layout(actions: StrictMapping) -> dict[str, Any]:
         )
     horizon = actions.read_int('horizon')
     rows_per_frame = actions.read_int('rows_per_frame') if 'rows_per_frame' in actions else 1
-    skipped = actions.read_int('skip_first', above=-1) if 'skip_first' in actions else 0
-    if skipped >= horizon:
-        raise ValueError(
-            f'{actions.key_path("skip_first")}: want less than the horizon {horizon}, '
-            f'got {skipped}'
-        )
     return {
         'actions_key': parse_optional_key_path(actions, 'key'),
         'action_axes': axes,
@@ -253,7 +246,6 @@ def parse_action_layout(actions: StrictMapping) -> dict[str, Any]:
         'drops_extra_columns': parse_optional_choice(actions, 'extra_columns', ('reject', 'drop'))
         == 'drop',
         'rows_per_frame': rows_per_frame,
-        'skipped_rows': skipped,
         'step_hz': actions.read_float('step_hz', above=0.0),
     }
 

@@ -19,7 +19,7 @@ POSE_KINDS = ('absolute', 'relative', 'episode_relative')
 STATE_FORMS = ('array', 'list', 'scalar')
 POSE_PARTS = ('pose', 'xyz', 'rotation')
 # what a server remembers, and when it gets it; `clocked` is our server's, which states it itself
-MEMORY_KINDS = ('none', 'block', 'stepwise', 'after_execution')
+MEMORY_KINDS = ('none', 'block', 'stepwise')
 TRANSPORT_KINDS = ('websocket', 'http', 'zmq')
 SCHEMES = MappingProxyType(
     {
@@ -153,7 +153,6 @@ class ServerProfile:
     image_encoding: str
     frames: FrameSchedule
     memory: str  # one of MEMORY_KINDS
-    frame_maps: bool  # images of a commit are a list of maps, not a map of stacks
     state: tuple[ValueGroup, ...]
     state_axes: int  # leading axes of one element
     state_form: str
@@ -167,7 +166,6 @@ class ServerProfile:
     drops_extra_rows: bool  # an answer may have more rows; the first `horizon` are used
     drops_extra_columns: bool  # an answer may be padded with more columns
     rows_per_frame: int  # of answers with an axis of frames
-    skipped_rows: int  # first rows of the first answer of an episode, which are not executed
     step_hz: float
     action_columns: tuple[ValueGroup, ...]
     tools: Mapping[str, ToolFrame]

@@ -17,6 +17,7 @@ import numpy as np
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.servers import handshake, value_mapping
 from wam_policy.servers.client import answer_check, server_memory
+from wam_policy.servers.client.committed_rows import CommittedRows
 from wam_policy.servers.client.policy_client import (
     LOGGED_TRACEBACK_LINES,
     PolicyClient,
@@ -25,6 +26,7 @@ from wam_policy.servers.client.policy_client import (
 from wam_policy.servers.client.server_memory import InvalidNodeRequest, QueryInput, Views
 from wam_policy.servers.codecs.wire_arrays import MalformedMessage
 from wam_policy.servers.handshake import ServerInfo
+from wam_policy.servers.mapping import message_template
 from wam_policy.servers.mapping.pose_mapping import PoseMapper
 from wam_policy.servers.profile_fields import ServerProfile
 from wam_policy.servers.transports.policy_transport import (
@@ -73,6 +75,7 @@ class RemoteWorker:
         self._session: str | None = None
         self._instruction = ''
         self._committed_blocks = 0
+        self._committed_rows = CommittedRows(1.0 / profile.step_hz)
         # [observed] at the first query of the session; None: there was none
         self._episode_positions: np.ndarray | None = None
 
@@ -175,6 +178,7 @@ class RemoteWorker:
         self._memory.reset(session, instruction)
         self._session, self._instruction = session, instruction
         self._committed_blocks, self._episode_positions = 0, None
+        self._committed_rows.reset()
         return WorkerMessage(
             'ok', {'session': session, 'timings_ms': _make_timing('reset', started_s)}
         )
@@ -243,11 +247,12 @@ class RemoteWorker:
                 request.fields['seed'],
                 joint_positions,
                 newest,
-                {},
+                self._make_row_variables(request.fields['stamp_ns'], joint_positions),
             )
         )
         answered_s = time.perf_counter()
         targets = self._decode_answer(answer, joint_positions)
+        self._committed_rows.add_chunk(targets, request.fields['stamp_ns'], answered_s - started_s)
         reference = joint_positions[
             [self._robot.observed.index(name) for name in self._robot.commanded]
         ]
@@ -268,6 +273,22 @@ class RemoteWorker:
             },
             {'targets': targets, 'reference': reference},
         )
+
+    def _make_row_variables(self, stamp_ns: int, joint_positions: np.ndarray) -> dict[str, Any]:
+        """Return the rows that are executed until the answer comes, for a server that has them."""
+        operation = self._profile.operations['infer']
+        rows = self._committed_rows.select(stamp_ns)
+        if rows is None or not message_template.has_variable(operation.message, 'committed'):
+            return {}
+        encoded = value_mapping.encode_rows(
+            self._profile,
+            self._robot,
+            rows,
+            joint_positions,
+            self._episode_positions,
+            self._poses,
+        )
+        return {'committed': encoded.astype(np.float32), 'delay': len(rows)}
 
     def _decode_answer(self, answer: Any, joint_positions: np.ndarray) -> np.ndarray:
         """Return the targets [rows commanded]; the first of a session are checked."""

@@ -118,8 +118,6 @@ def _parse_profile(document: StrictMapping) -> ServerProfile:
         ),
         frames=schedule,
         memory=_parse_memory(document, schedule),
-        frame_maps=profile_blocks.parse_optional_choice(frames, 'as', profile_blocks.FRAME_LAYOUTS)
-        == 'maps',
         state=state,
         state_axes=_read_optional(request, 'state_axes', 0),
         state_form=profile_blocks.parse_optional_choice(request, 'state_form', STATE_FORMS),

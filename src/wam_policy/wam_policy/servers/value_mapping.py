@@ -36,6 +36,7 @@ __all__ = (
     'encode_actions',
     'encode_images',
     'encode_request',
+    'encode_rows',
     'encode_state',
     'has_images',
 )
@@ -163,6 +164,21 @@ def encode_actions(
 
     Rates above 1 are not limited here; `decode_actions` scales such a row down.
     """
+    return action_layout.spread_rows(
+        profile,
+        encode_rows(profile, robot, targets, joint_positions, episode_positions, poses),
+    )
+
+
+def encode_rows(
+    profile: ServerProfile,
+    robot: Embodiment,
+    targets: np.ndarray,
+    joint_positions: np.ndarray,
+    episode_positions: np.ndarray | None = None,
+    poses: PoseMapper | None = None,
+) -> np.ndarray:
+    """Return the driven columns [rows columns] of absolute targets [rows commanded]."""
     columns = []
     for group in profile.action_columns:
         if isinstance(group, PoseGroup):
@@ -182,7 +198,7 @@ def encode_actions(
             elif group.kind in ('rate', 'delta'):
                 values = np.diff(np.vstack([start, values]), axis=0) / group.scale
             columns.append(values)
-    return action_layout.spread_rows(profile, np.hstack(columns))
+    return np.hstack(columns)
 
 
 def decode_actions(

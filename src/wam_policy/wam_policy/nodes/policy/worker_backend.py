@@ -138,6 +138,8 @@ class WorkerBackend:
         self._noise_seeds = NoiseSeeds(params.seed, params.new_noise)
         self._timeouts_s = {'reset': params.reset_timeout_s}  # by kind of request
         self._query_timeout_s = params.query_timeout_s
+        self._worker_timeouts_s: Mapping[str, float] = {}  # what a remote worker may need
+        self._has_answered = False  # since the workers are ready
         self._latest_images_configured = self._send_latest_images = params.query_images == 'latest'
         self._on_backend_status = on_backend_status
         self._last_failure = ''  # why the last generation ended
@@ -212,8 +214,14 @@ class WorkerBackend:
     def _send_request(
         self, kind: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
     ) -> Any:
-        timeout_s = self._timeouts_s.get(kind, self._query_timeout_s)
-        return self._supervisor.request(kind, fields, arrays, timeout_s=timeout_s)
+        is_first = kind == 'query' and not self._has_answered
+        timeout_s = max(
+            self._timeouts_s.get(kind, self._query_timeout_s),
+            self._worker_timeouts_s.get('first_query' if is_first else kind, 0.0),
+        )
+        answer = self._supervisor.request(kind, fields, arrays, timeout_s=timeout_s)
+        self._has_answered |= kind == 'query'
+        return answer
 
     def _on_worker_status(self, status: WorkerStatus) -> None:
         self._on_backend_status(self._to_backend_status(status))
@@ -223,6 +231,12 @@ class WorkerBackend:
             self._last_failure = ''
             facts = status.info
             geometry = facts['geometry']
+            # the model of a server may have to be compiled for the first answer
+            self._has_answered = False
+            self._worker_timeouts_s = {
+                kind: seconds / REMOTE_TIMEOUT_SHARE
+                for kind, seconds in facts.get('timeouts_s', {}).items()
+            }
             grid = BlockTiming(
                 geometry['frames_per_block'],
                 round(geometry['frame_period_s'] * 1e9),

@@ -22,10 +22,8 @@ VARIABLES = (
     'iso_time',
     'observation',  # map of images, state and prompt
     'images',  # map of images
-    'frames',  # images of a commit: a map of stacks or a list of maps
-    'executed',  # rows that were executed since the last answer, in the layout of the answer
-    'committed',  # rows that will be executed while the server computes, [rows columns]
-    'delay',  # their number
+    'committed',  # rows that are executed until the answer comes, [delay columns], as answered
+    'delay',  # their number; both are absent in the first query of a session
 )
 
 
