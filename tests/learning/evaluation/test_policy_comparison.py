@@ -58,12 +58,14 @@ def test_wrong_policies_are_refused(given, words, capsys):
 def test_every_policy_gets_the_same_scenes_and_one_that_fails_stops_no_other(
     monkeypatch, tmp_path, capsys
 ):
-    jobs = []
+    jobs, saved = [], {}
+    report = tmp_path / 'r.json'
 
     def run_trials(module, robot, given, workers, log):
         (job,) = given
         jobs.append((module, workers, job))
         if job.server == 'ws://b:1':
+            saved.update(json.loads(report.read_text())['policies'])
             raise RuntimeError('a worker exited with status 2:\nno server at ws://b:1')
         solved = {'': 4, 'ws://a:1': 1}[job.server]  # of each: the first ones
         return [
@@ -83,7 +85,6 @@ def test_every_policy_gets_the_same_scenes_and_one_that_fails_stops_no_other(
         ]
 
     monkeypatch.setattr(parallel_eval, 'run_trials', run_trials)
-    report = tmp_path / 'r.json'
     status = evaluate.main(
         ['--no-ros', '--robot', 'yam', '--checkpoint', 'preset:mini', '--episodes', '5']
         + ['--policy', 'ours=local', '--policy', 'a=ws://a:1#openpi_yam', '--policy', 'ws://b:1']
@@ -97,6 +98,7 @@ def test_every_policy_gets_the_same_scenes_and_one_that_fails_stops_no_other(
         ('ws://b:1', '', {}),
     ]
     assert [workers for _, workers, _ in jobs] == [2, 1, 1]
+    assert list(saved) == ['ours', 'a']  # what is known is kept if the rest is interrupted
     found = json.loads(report.read_text())['policies']
     assert list(found) == ['ours', 'a', 'ws://b:1']
     assert found['ours']['success_rate'] == 0.8 and found['ours']['query_p50_ms'] == 12.0
@@ -174,7 +176,7 @@ def test_no_server_is_an_error_with_the_address():
 
 
 def test_a_comparison_needs_no_first_result():
-    found = policy_comparison.compare_policies(
+    *_, found = policy_comparison.compare_policies(
         [PolicySpec('a', server='ws://a:1'), PolicySpec('b', checkpoint='mini')],
         [],
         lambda job: (_ for _ in ()).throw(ValueError('broken')) if job.server else [],

@@ -293,19 +293,24 @@ def run_comparison(options: argparse.Namespace) -> dict[str, Any]:
                 file.writelines(result.to_json() + '\n' for result in results)
         return results
 
-    return {
+    report = {
         'robot': options.robot,
         'path': 'direct' if options.no_ros else 'ros',
         'fast': int(options.no_planning),
         'seed': options.seed,
         'families': families,
         'episodes': options.episodes,
-        'policies': policy_comparison.compare_policies(
-            options.policies, trials, run_job, _make_pace(options), _make_choice(options)
-        ),
-        'duration_s': time.monotonic() - began_s,
         **collect_provenance(),
     }
+    for found in policy_comparison.compare_policies(
+        options.policies, trials, run_job, _make_pace(options), _make_choice(options)
+    ):
+        report |= {'policies': found, 'duration_s': time.monotonic() - began_s}
+        if options.report:  # what is known so far outlives an interruption
+            options.report.write_text(json.dumps(report, indent=1) + '\n')
+            table = policy_comparison.format_markdown(report)
+            options.report.with_suffix('.md').write_text(table + '\n')
+    return report
 
 
 def _make_pace(options: argparse.Namespace) -> dict[str, Any]:
@@ -448,10 +453,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_flushed(f'report: {options.report}')
     if not options.policies:
         return 0
-    table = policy_comparison.format_markdown(report)
-    print_flushed(table)
-    if options.report:
-        options.report.with_suffix('.md').write_text(table + '\n')
+    print_flushed(policy_comparison.format_markdown(report))
     return int(any('error' in entry for entry in report['policies'].values()))
 
 

@@ -4,7 +4,7 @@ A policy is a local model, the scripted expert or a policy server. Every one get
 one policy after the other, through ROS or without it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,8 +83,8 @@ def compare_policies(
     run_job: RunFn,
     pace: Mapping[str, Any],
     choice: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the metrics of each policy, by label, and how it differs from the first one.
+) -> Iterator[dict[str, Any]]:
+    """Yield the metrics so far after each policy, by label: how it differs from the first, too.
 
     A policy that cannot be run at all has an `error` instead; the others are run nevertheless.
     """
@@ -97,6 +97,7 @@ def compare_policies(
             results = run_job(make_job(policy, trials, pace, choice))
         except (ValueError, OSError, RuntimeError) as error:
             entry['error'] = str(error)
+            yield found
             continue
         entry |= eval_metrics.compute_metrics(results)
         reasons = sorted({result.stop_reason for result in results if result.stop_reason})
@@ -104,10 +105,10 @@ def compare_policies(
         outcomes = {(result.trial.family, result.trial.seed): result.success for result in results}
         if first is None:
             first = outcomes
-            continue
-        entry['only_first'] = sum(ok and not outcomes.get(key) for key, ok in first.items())
-        entry['only_this'] = sum(ok and not first.get(key) for key, ok in outcomes.items())
-    return found
+        else:
+            entry['only_first'] = sum(ok and not outcomes.get(key) for key, ok in first.items())
+            entry['only_this'] = sum(ok and not first.get(key) for key, ok in outcomes.items())
+        yield found
 
 
 def format_markdown(report: Mapping[str, Any]) -> str:
