@@ -96,19 +96,20 @@ export class Status {
     banners.forEach((banner, i) => { box.children[i].lastChild.textContent = banner[2]; });
   }
 
-  tile(key, label, value, unit = '', kind = '', block = 'policy') {
+  tile(key, label, value, unit = '', kind = '', block = 'policy', meaning = label) {
     let tile = this.tiles.get(key);
     if (!tile) {
       tile = element('div', 'tile');
-      tile.append(element('b'), element('span', '', label));
+      tile.append(element('b'), element('span'));
       this.tiles.set(key, tile);
       byId('tiles').append(tile);
     }
     tile.firstChild.replaceChildren(value, element('small', '', unit));
+    tile.lastChild.textContent = label;
     tile.dataset.state = kind;
     const stale = this.isStale(block);
     tile.classList.toggle('stale', stale);
-    tile.title = `age ${formatAge(this.age(block))}`;
+    tile.title = `${meaning}; age ${formatAge(this.age(block))}`;
   }
 
   showTiles(state, hello) {
@@ -119,14 +120,14 @@ export class Status {
     const limit = hello ? 1000 * Math.max(...hello.camera_max_age_s) : Infinity;
     const error = policy && policy.imagination.error >= 0 ? policy.imagination.error : null;
     const high = policy ? policy.imagination.high : -1;
-    this.tile('rate', 'chunks per second', number(policy && policy.rate_hz, 1), 'Hz');
-    this.tile('latency', 'latency p50 / p99', total ? `${number(total[1])} / ${number(total[2])}` : '–', 'ms');
-    this.tile('camera', 'oldest camera', number(oldest), 'ms', oldest > limit ? 'attention' : '');
+    this.tile('rate', 'chunks / s', number(policy && policy.rate_hz, 1), 'Hz');
+    this.tile('latency', total ? `p99 ${number(total[2])} ms` : 'latency', number(total && total[1]), 'ms', '', 'policy', 'latency from observation to chunk: p50, p99');
+    this.tile('camera', 'oldest image', number(oldest), 'ms', oldest > limit ? 'attention' : '');
     this.tile('joints', 'joint states', number(policy && policy.joints_age_ms >= 0 ? policy.joints_age_ms : null), 'ms');
     this.tile('rows', 'rows left', number(motion && motion.rows_left), '', '', 'motion');
-    this.tile('clamps', 'rows clamped', number(motion && motion.clamps), '', '', 'motion');
-    this.tile('contacts', 'contacts ahead', number(motion && motion.predicted_collisions), '', motion && motion.predicted_collisions ? 'attention' : '', 'motion');
-    this.tile('error', 'imagination off', error === null ? '–' : error.toFixed(2), '', error !== null && high > 0 && error > 1.5 * high ? 'attention' : '');
+    this.tile('clamps', 'rows limited', number(motion && motion.clamps), '', '', 'motion');
+    this.tile('contacts', 'contacts', number(motion && motion.predicted_collisions), '', motion && motion.predicted_collisions ? 'attention' : '', 'motion', 'plans cut short because parts would have come too near');
+    this.tile('error', 'imagination', error === null ? '–' : error.toFixed(2), 'off', error !== null && high > 0 && error > 1.5 * high ? 'attention' : '', 'policy', 'distance of the predicted block to the real one, in latents');
   }
 
   showPanels(state) {
@@ -162,7 +163,9 @@ export class Status {
   showChecks(policy, motion, driver) {
     const rows = (title, block, entries) => {
       const part = element('div'), list = element('dl');
-      part.append(element('h3', '', `${title} · ${formatAge(this.age(block))} old`), list);
+      const heading = element('h3');
+      heading.append(element('span', '', title), element('span', '', formatAge(this.age(block))));
+      part.append(heading, list);
       for (const [name, value, isBad] of entries) {
         const data = element('dd', '', String(value));
         if (isBad) data.dataset.state = 'attention';
@@ -174,18 +177,18 @@ export class Status {
     if (motion) {
       parts.push(rows('Chunks', 'motion', [
         ['accepted / rejected', `${motion.accepted} / ${motion.rejected}`], ['late / underruns', `${motion.late} / ${motion.underruns}`],
-        ['rows clamped', motion.clamps], ['age of the executed one', motion.chunk_age_ms < 0 ? '–' : `${number(motion.chunk_age_ms)} ms`],
-        ['blend offset', `${number(motion.blend_offset, 3)} rad`], ['commands lost', motion.commands_lost, motion.commands_lost > 0], ['contacts ahead', motion.predicted_collisions, motion.predicted_collisions > 0],
-      ]), rows('Motion against limits', 'motion', [
+        ['rows limited', motion.clamps], ['age of this one', motion.chunk_age_ms < 0 ? '–' : `${number(motion.chunk_age_ms)} ms`],
+        ['blend offset', `${number(motion.blend_offset, 3)} rad`], ['commands lost', motion.commands_lost, motion.commands_lost > 0],
+      ]), rows('Share of limits', 'motion', [
         ['velocity', number(motion.velocity_ratio, 2), motion.velocity_ratio > 1.001], ['acceleration', number(motion.acceleration_ratio, 2), motion.acceleration_ratio > 1.001], ['jerk', number(motion.jerk_ratio, 2), motion.jerk_ratio > 1.001],
         ['late ticks', motion.late_ticks], ['loop jitter p99', `${number(motion.jitter_ms, 1)} ms`], ['stops', motion.stops], ['dead-man', motion.deadman_ok ? 'ok' : 'released', !motion.deadman_ok],
       ]));
     }
     if (policy) {
-      parts.push(rows('Senses and memory', 'policy', [
-        ...policy.cameras.map(([name, age, rate]) => [name, `${number(age)} ms, ${number(rate, 1)} Hz`]),
-        ['joint states', `${number(policy.joints_age_ms)} ms`], ['memory', `${policy.memory_blocks} blocks, ${number(100 * policy.memory_fill)} %`],
-        ['commits / rebuilds', `${policy.commits} / ${policy.rebuilds}`], ['frames / chunks dropped', `${policy.dropped_frames} / ${policy.dropped_chunks}`], ['worker restarts', policy.restarts, policy.restarts > 0],
+      parts.push(rows('Senses', 'policy', [
+        ...policy.cameras.map(([name, age, rate]) => [name.replaceAll('_', ' '), `${number(age)} ms · ${number(rate)} Hz`]),
+        ['joint states', `${number(policy.joints_age_ms)} ms`], ['memory', `${policy.memory_blocks} blocks · ${number(100 * policy.memory_fill)} %`],
+        ['commits / rebuilds', `${policy.commits} / ${policy.rebuilds}`], ['chunks dropped', policy.dropped_chunks], ['worker restarts', policy.restarts, policy.restarts > 0],
       ]));
     }
     const off = element('div');
