@@ -40,6 +40,7 @@ from wam_policy.nodes.node_clock import NodeClock
 UPDATE_PERIOD_S = 0.2  # how late subscriptions follow the viewers
 MAX_HISTORY = 20  # instructions
 MAX_OBJECTS = 32
+IMAGE_PERIODS = 0.8  # of camera_rate_hz: cameras and the page run at their own instants
 KEEP_TARGET_NS = 2_000_000_000  # after its end a trajectory is no target any more
 # statuses: name, type, topic, quality of service, description
 STATUSES: tuple[tuple[str, Any, str, Any, Callable[[Any], dict[str, Any]]], ...] = (
@@ -157,9 +158,12 @@ class StackSubscriber:
         ]
 
     def take_image(self, camera: str) -> tuple[bytes, float] | None:
-        """Return the newest image of a camera as JPEG, with its age; None: nothing new."""
-        seen = self._newest.get(f'image/{camera}')
-        if seen is None or self._sent_images.get(camera) is seen:
+        """Return the newest image of a camera as JPEG, with its age; None: nothing is due."""
+        seen, last = self._newest.get(f'image/{camera}'), self._sent_images.get(camera)
+        if seen is None or seen is last:
+            return None
+        period_s = IMAGE_PERIODS / self._params.camera_rate_hz
+        if last and seen.received_s - last.received_s < period_s:
             return None
         self._sent_images[camera] = seen
         rgb = self._decode_image(seen.msg, camera)
