@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wam_policy.core.statistics import EventRate, LatencyStatistics
+from wam_policy.core.statistics import EventRate, InitialRange, LatencyStatistics
 
 MS = 1_000_000
 
@@ -61,3 +61,18 @@ def test_rate_starts_anew_when_the_clock_goes_back():
 def test_empty_windows_are_refused(make):
     with pytest.raises(ValueError, match='want a'):
         make()
+
+
+def test_the_usual_range_is_that_of_the_first_values_and_stays():
+    usual = InitialRange(minimum=3, capacity=10)
+    for value in (1.0, 2.0):
+        usual.add(value)
+        assert usual.bounds is None
+    for value in range(3, 11):
+        usual.add(float(value))
+    assert usual.bounds == pytest.approx((1.9, 9.1))
+    for _ in range(100):
+        usual.add(1000.0)
+    assert usual.bounds == pytest.approx((1.9, 9.1))
+    with pytest.raises(ValueError, match='want 1 <= minimum'):
+        InitialRange(0, 10)

@@ -187,3 +187,30 @@ def test_a_reset_chooses_the_rhythm_and_forgets_the_other(loaded):
     np.testing.assert_array_equal(alone.query(posture, 3).targets, released[0])
     assert np.abs(released[1] - clocked[1]).max() > 1e-6
     np.testing.assert_array_equal(lived(None), clocked)
+
+
+def test_imagination_is_compared_with_exactly_the_block_that_was_predicted(loaded):
+    policy = start_policy(loaded, 'yam')
+    robot, size = policy.robot, policy.geometry.frames_per_block
+    posture = robot.home_positions(robot.observed)
+    assert policy.imagination_error is None  # nothing was predicted yet
+    policy.query(posture, 1)
+    predicted = policy.predicted_latents
+    policy.commit(views(robot, size, 1))
+    truth = policy._streaming_session._inference_context.encoders.encode_frames(
+        policy._inference_context.preprocess(
+            torch.cat(
+                [
+                    policy.compose_views(views(robot, 1)),
+                    policy.compose_views(views(robot, size, 1)),
+                ]
+            )
+        )
+    )[:, :, 1:]
+    wanted = (predicted - truth).square().mean().sqrt() / truth.std()
+    assert policy.imagination_error == pytest.approx(float(wanted), rel=1e-3)
+    policy.commit(views(robot, size, 2))  # without a query in between
+    assert policy.imagination_error is None
+    policy.query(posture, 2, views(robot, 2, 3))  # predicts from newer frames on: another block
+    policy.commit(views(robot, size, 3))
+    assert policy.imagination_error is None

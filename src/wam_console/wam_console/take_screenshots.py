@@ -26,7 +26,7 @@ from PIL import Image
 SIZE = {'width': 1400, 'height': 900}
 QUALITY = 82
 START_TIMEOUT_S = 240.0
-PAGE_TIMEOUT_MS = 120_000
+PAGE_TIMEOUT_MS = 300_000  # a busy machine decodes predicted video seldom
 PAGE_PATTERN = re.compile(r"operator's page: (http://\S+)")
 CHROMIUM_NAMES = ('chromium', 'chromium-browser', 'google-chrome')
 FLAGS = (

@@ -447,3 +447,26 @@ def test_stages_add_up_to_the_total(start, receive, wait, answer, publish):
 
 def test_workers_that_claim_more_than_the_round_trip_leave_no_negative_transport():
     assert compute_query_stages_ms(0, 0, 0, 1_000_000, {'denoise': 2.0})['transport'] == 0.0
+
+
+@pytest.mark.parametrize('latest_joint_state', [True, False])
+def test_predicted_video_begins_after_the_frames_that_the_query_read(latest_joint_state):
+    """Queries that read the memory predict what follows it, whenever they are sent."""
+    stage = start_running(latest_joint_state=latest_joint_state)
+    _, query = stage.requests_of(Query)[-1]
+    committed = [commit for _, commit in stage.requests_of(Commit)][-1].block.stamps_ns[-1]
+    wanted = committed if latest_joint_state else query.observation.stamp_ns
+    assert stage.policy.predicted_from_ns(query) == wanted
+    assert query.observation.stamp_ns > committed
+
+
+def test_the_usual_imagination_error_starts_again_with_the_workers():
+    stage = start_running()
+    commit = stage.requests_of(Commit)[-1][1]
+    for _ in range(10):
+        stage.policy.on_commit_done(commit, CacheStatus(imagination_error=0.4))
+    assert stage.policy.imagination_range.bounds == pytest.approx((0.4, 0.4))
+    stage.policy.on_commit_done(commit, CacheStatus(imagination_error=None))
+    assert stage.policy.cache_status.imagination_error is None
+    stage.policy.on_workers_ready(GRID)
+    assert stage.policy.imagination_range.bounds is None

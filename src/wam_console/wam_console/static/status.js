@@ -5,7 +5,7 @@ const byId = (id) => document.getElementById(id);
 const POLICY = { RUNNING: 'ok', IDLE: 'rest', HOLDING: 'rest', STARTING: 'rest', WAITING_OBSERVATION: 'attention', STALE_OBSERVATION: 'attention', ERROR: 'stop' };
 const MOTION = { TRACKING: 'ok', FIRST_MOVE: 'ok', HOLDING: 'rest', STOPPING: 'attention', ESTOPPED: 'stop', PROTECTIVE_STOP: 'stop' };
 const STALE_S = { policy: 2.5, motion: 1.0, joints: 0.5, sim: 2.0, episode: 3.0, driver: 3.0 };
-const MAX_CHIPS = 3;
+const MAX_CHIPS = 3, CONTACT_MS = 5000;
 
 export function element(tag, className = '', text = '') {
   const made = document.createElement(tag);
@@ -126,8 +126,16 @@ export class Status {
     this.tile('joints', 'joint states', number(policy && policy.joints_age_ms >= 0 ? policy.joints_age_ms : null), 'ms');
     this.tile('rows', 'rows left', number(motion && motion.rows_left), '', '', 'motion');
     this.tile('clamps', 'rows limited', number(motion && motion.clamps), '', '', 'motion');
-    this.tile('contacts', 'contacts', number(motion && motion.predicted_collisions), '', motion && motion.predicted_collisions ? 'attention' : '', 'motion', 'plans cut short because parts would have come too near');
-    this.tile('error', 'imagination', error === null ? '–' : error.toFixed(2), 'off', error !== null && high > 0 && error > 1.5 * high ? 'attention' : '', 'policy', 'distance of the predicted block to the real one, in latents');
+    this.tile('contacts', 'contacts', number(motion && motion.predicted_collisions), '', this.hasNewContacts(motion) ? 'attention' : '', 'motion', 'plans cut short because parts would have come too near');
+    this.tile('error', 'imagination off', error === null ? '–' : error.toFixed(2), '', error !== null && high > 0 && error > 1.5 * high ? 'attention' : '', 'policy', 'distance of the predicted block to the real one, in latents');
+  }
+
+  // Contacts ahead want attention while they come, not for ever after.
+  hasNewContacts(motion) {
+    const count = motion ? motion.predicted_collisions : 0, now = performance.now();
+    if (this.contacts === undefined || count < this.contacts.count) this.contacts = { count, sinceMs: -Infinity };
+    if (count > this.contacts.count) this.contacts = { count, sinceMs: now };
+    return now - this.contacts.sinceMs < CONTACT_MS;
   }
 
   showPanels(state) {
