@@ -46,7 +46,9 @@ class Photographer:
     page: Any
     folder: Path
 
-    def take(self, name: str) -> None:
+    def take(self, name: str, *, in_control: bool = True) -> None:
+        if in_control:
+            self.take_control()
         image = Image.open(io.BytesIO(self.page.screenshot()))
         path = self.folder / f'{name}.webp'
         image.save(path, quality=QUALITY, method=6)
@@ -61,10 +63,15 @@ class Photographer:
             arg=[selector, words],
         )
 
+    def take_control(self) -> None:
+        """Take control unless this page has it: a page that was stuck has lost it."""
+        if not self.page.query_selector('#control.mine'):
+            self.press('#control')
+            self.page.wait_for_selector('#control.mine')
+
     def start_task(self) -> None:
-        """Take control and send the scene's task."""
-        self.press('#control')
-        self.page.wait_for_selector('#control.mine')
+        """Send the scene's task."""
+        self.take_control()
         self.wait_for_text('#simulation', 'cube')
         self.page.fill('#text', self.page.text_content('#scene-task'))
         self.page.press('#text', 'Enter')
@@ -119,7 +126,7 @@ def kill_console(session: int) -> None:
 def photograph_running(photographer: Photographer, kill: Callable[[], None]) -> None:
     photographer.start_task()
     photographer.wait_for_text('#policy', 'RUNNING')
-    photographer.wait_for_text('#error-key', 'usual')  # the usual range needs ten blocks
+    photographer.wait_for_text('#error-key', '–')  # the usual range needs ten blocks
     photographer.show_theme('dark')
     photographer.take('console_dark')
     photographer.show_theme('light')
@@ -140,7 +147,7 @@ def photograph_running(photographer: Photographer, kill: Callable[[], None]) -> 
     kill()
     photographer.wait_for_text('#banners', 'DISCONNECTED')
     time.sleep(3.0)
-    photographer.take('console_disconnected')
+    photographer.take('console_disconnected', in_control=False)
 
 
 def photograph_banner(words: str, name: str) -> Callable[[Photographer, Callable], None]:

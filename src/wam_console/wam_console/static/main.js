@@ -123,7 +123,7 @@ function drawCharts(nowS) {
   const policy = status.state && status.state.policy;
   const figures = policy ? policy.imagination : { low: -1, high: -1 };
   const band = figures.high > 0 ? [figures.low, figures.high] : null;
-  const key = error.last === null ? 'not yet' : `${error.last.toFixed(2)}${band ? ` · usual ${band[0].toFixed(2)}–${band[1].toFixed(2)}` : ''}`;
+  const key = error.last === null ? 'not yet' : `${error.last.toFixed(2)}${band ? ` (${band[0].toFixed(2)}–${band[1].toFixed(2)})` : ''}`;
   const dotColor = (value) => (band && value > 1.5 * band[1] ? 'attention' : 'series');
   const options = { spanS: SPAN_S, band, dots: true, decimals: 1, minTop: 0.5 };
   if (tab === 'overview') {

@@ -210,7 +210,7 @@ export class Scene3d {
     const eye = [at[0] + distance * Math.cos(elevation) * Math.cos(azimuth), at[1] + distance * Math.cos(elevation) * Math.sin(azimuth), at[2] + distance * Math.sin(elevation)];
     const projection = multiply(perspective(0.62, width / height, 0.05, 40), lookAt(eye, at));
     const center = [0.45, 0, 0.7];
-    const light = multiply(orthographic(1.75, 0.5, 7), lookAt(center.map((value, i) => value + 3.5 * LIGHT[i]), center));
+    const light = multiply(orthographic(2.1, 0.5, 7), lookAt(center.map((value, i) => value + 3.5 * LIGHT[i]), center));
     const shared = { projection, light, eye, toLight: LIGHT, sky: rgb('stage'), ghost: rgb('ghost'), lines: rgb('line'), gray: this.gray, dark: document.documentElement.dataset.theme === 'dark' ? 1 : 0 };
     this.uploadPoses(this.poses.measured, this.measured);
     gl.enable(gl.DEPTH_TEST);

@@ -127,7 +127,7 @@ export class Status {
     this.tile('rows', 'rows left', number(motion && motion.rows_left), '', '', 'motion');
     this.tile('clamps', 'rows limited', number(motion && motion.clamps), '', '', 'motion');
     this.tile('contacts', 'contacts', number(motion && motion.predicted_collisions), '', this.hasNewContacts(motion) ? 'attention' : '', 'motion', 'plans cut short because parts would have come too near');
-    this.tile('error', 'imagination off', error === null ? '–' : error.toFixed(2), '', error !== null && high > 0 && error > 1.5 * high ? 'attention' : '', 'policy', 'distance of the predicted block to the real one, in latents');
+    this.tile('error', 'imagination', error === null ? '–' : error.toFixed(2), '', error !== null && high > 0 && error > 1.5 * high ? 'attention' : '', 'policy', 'distance of the predicted block to the real one, in latents');
   }
 
   // Contacts ahead want attention while they come, not for ever after.

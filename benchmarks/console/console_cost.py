@@ -1,6 +1,6 @@
 """Measure what the operator's page costs: chunk rate, latency, processor and network.
 
-`./wam shell -c 'PYTHONPATH=. python benchmarks/console_cost.py --output FILE'` runs one simulated
+`./wam shell -c 'PYTHONPATH=. python benchmarks/console/console_cost.py --output FILE'` runs one simulated
 stack and lets nobody look, then one viewer, then one with the panel of predicted video open, over
 and over in turn, so that a slow minute of the machine meets all of them. The viewer is a client
 that reads everything and draws nothing: what the browser itself costs belongs to its machine.
@@ -33,7 +33,7 @@ PAGE_PATTERN = re.compile(r"operator's page: http://(\S+)")
 SETTLE_S = 4.0  # after a change of mode
 
 
-class Viewer:
+class PageReader:
     """Read everything that the page is sent."""
 
     def __init__(self, host: str, *, shows_predictions: bool) -> None:
@@ -60,7 +60,7 @@ def measure(
     monitor: StackMonitor, console: psutil.Process, host: str, mode: str, seconds: float
 ) -> dict[str, Any]:
     """Return rates over one stretch of time in one mode."""
-    viewer = None if mode == MODES[0] else Viewer(host, shows_predictions=mode == MODES[2])
+    viewer = None if mode == MODES[0] else PageReader(host, shows_predictions=mode == MODES[2])
     time.sleep(SETTLE_S)
     cpu, bytes_before = console.cpu_times(), viewer.bytes if viewer else 0
     chunks, start_s = monitor.policy.chunks_published, time.monotonic()
