@@ -25,8 +25,10 @@ from PIL import Image
 
 SIZE = {'width': 1400, 'height': 900}
 QUALITY = 82
+DRAW_MS = 1500  # between drawings of the robot: this machine runs the policy, too
 START_TIMEOUT_S = 240.0
-PAGE_TIMEOUT_MS = 300_000  # a busy machine decodes predicted video seldom
+PAGE_TIMEOUT_MS = 60_000
+RUNNING_TIMEOUT_S = 180.0  # a busy machine seldom decodes predicted video
 PAGE_PATTERN = re.compile(r"operator's page: (http://\S+)")
 CHROMIUM_NAMES = ('chromium', 'chromium-browser', 'google-chrome')
 FLAGS = (
@@ -70,11 +72,38 @@ class Photographer:
             self.page.wait_for_selector('#control.mine')
 
     def start_task(self) -> None:
-        """Send the scene's task."""
+        """Send the task of the scene, after a stop that came by itself that of the next one."""
         self.take_control()
         self.wait_for_text('#simulation', 'cube')
-        self.page.fill('#text', self.page.text_content('#scene-task'))
-        self.page.press('#text', 'Enter')
+        if 'STOP' in self.page.text_content('#motion'):
+            self.press('#next')
+            self.press('#reset')
+            self.press('#confirm-yes')
+            time.sleep(1.0)
+        if 'DISABLED' in self.page.text_content('#motion'):
+            self.press('#enable')
+            self.press('#confirm-yes')
+            time.sleep(1.0)
+        # a page that was stuck may lose control between two steps: try again with the next state
+        self.page.evaluate(
+            """() => {
+              const task = document.querySelector('#scene-task').textContent;
+              document.querySelector('#text').value = task;
+              document.querySelector('#instruct').requestSubmit();
+            }"""
+        )
+
+    def wait_until_running(self, condition: str) -> None:
+        """Wait until the policy runs and a condition of the page, in JavaScript, holds."""
+        end_s = time.monotonic() + RUNNING_TIMEOUT_S
+        while time.monotonic() < end_s:
+            states = self.page.text_content('#policy') + self.page.text_content('#motion')
+            if 'RUNNING' in states and 'silent' not in states and self.page.evaluate(condition):
+                return
+            if 'STOP' in states or 'DISABLED' in states or 'no instr' in states:
+                self.start_task()
+            time.sleep(0.3)
+        raise TimeoutError(f'not within {RUNNING_TIMEOUT_S:g} s: {condition}; {states}')
 
     def show_theme(self, theme: str) -> None:
         self.page.evaluate('(theme) => { document.documentElement.dataset.theme = theme; }', theme)
@@ -125,16 +154,20 @@ def kill_console(session: int) -> None:
 
 def photograph_running(photographer: Photographer, kill: Callable[[], None]) -> None:
     photographer.start_task()
-    photographer.wait_for_text('#policy', 'RUNNING')
-    photographer.wait_for_text('#error-key', '–')  # the usual range needs ten blocks
+    # the usual range needs ten blocks
+    photographer.wait_until_running(
+        "document.querySelector('#error-key').textContent.includes('–') && "
+        "!document.querySelector('.stale')"
+    )
     photographer.show_theme('dark')
     photographer.take('console_dark')
     photographer.show_theme('light')
     photographer.take('console_light')
     photographer.show_theme('dark')
     photographer.press('[data-tab=imagination]')
-    photographer.page.wait_for_function('() => document.querySelector("#real").width !== 300')
+    photographer.wait_until_running("document.querySelector('#real').width !== 300")
     time.sleep(8.0)
+    photographer.wait_until_running("!document.querySelector('.stale')")
     photographer.take('console_imagination')
     photographer.press('[data-tab=joints]')
     time.sleep(1.0)
@@ -154,8 +187,8 @@ def photograph_banner(words: str, name: str) -> Callable[[Photographer, Callable
     def photograph(photographer: Photographer, _: Callable[[], None]) -> None:
         photographer.start_task()
         photographer.wait_for_text('#banners', words)
-        photographer.wait_for_text('#policy', 'RUNNING')
         time.sleep(6.0)
+        photographer.wait_until_running("!document.querySelector('.stale')")
         photographer.take(name)
 
     return photograph
@@ -194,7 +227,7 @@ def main() -> int:
                 browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
                 page = browser.new_page(viewport=SIZE, color_scheme='dark')
                 page.set_default_timeout(PAGE_TIMEOUT_MS)
-                page.goto(url)
+                page.goto(f'{url}/?draw_ms={DRAW_MS}')
                 page.wait_for_selector('body[data-ready]')
                 photograph(Photographer(page, options.folder), kill)
                 browser.close()

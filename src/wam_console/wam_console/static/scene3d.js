@@ -6,7 +6,9 @@ import { color } from '/static/charts.js';
 
 const MAX_BODIES = 128, SHADOW_SIZE = 2048;
 // Where the processor draws, every frame costs the policy time: fewer of them.
-const SOFTWARE = /swiftshader|llvmpipe|software/i, SOFTWARE_PERIOD_MS = 350;
+// The address may say ?draw_ms=2000.
+const SOFTWARE = /swiftshader|llvmpipe|software/i;
+const SOFTWARE_PERIOD_MS = Number(new URLSearchParams(location.search).get('draw_ms')) || 350;
 const LIGHT = normalize([0.35, -0.55, 1.0]);
 
 const COMMON = `#version 300 es
