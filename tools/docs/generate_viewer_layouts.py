@@ -16,7 +16,7 @@ import yaml
 
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.robot.kinematics import KinematicTree
+from wam_policy.core.robot.kinematic_tree import KinematicTree
 
 BRINGUP = Path(__file__).resolve().parents[2] / 'src/wam_bringup'
 ROBOTS = embodiment.list_robots()

@@ -19,7 +19,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from wam_msgs.msg import ActionChunk
 from wam_policy.core.motion.trajectory import Trajectory
 from wam_policy.core.robot import embodiment
-from wam_policy.core.robot.kinematics import KinematicTree
+from wam_policy.core.robot.kinematic_tree import KinematicTree
 from wam_policy.core.types import Chunk, JointState
 from wam_policy.nodes import message_conversion, qos
 from wam_policy.nodes.description.description_node import DescriptionNode

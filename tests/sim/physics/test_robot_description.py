@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from tests.sim.physics.test_mjcf_model import compile_bare_robot
 from wam_policy.core.robot import embodiment
-from wam_policy.core.robot.kinematics import KinematicTree
+from wam_policy.core.robot.kinematic_tree import KinematicTree
 from wam_sim.physics import sim_robot as robots
 from wam_sim.physics.robot_description import build_urdf
 

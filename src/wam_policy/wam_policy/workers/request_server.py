@@ -201,39 +201,39 @@ class WorkerServer:
         Of `queries`, query i has its arrays under `i/`; so have its answer's in `answers`.
         """
         answers: dict[int, WorkerMessage] = {}
-        begun: dict[int, tuple[WorkerMessage, WorkerSession, PendingQuery, int]] = {}
+        started: dict[int, tuple[WorkerMessage, WorkerSession, PendingQuery, int]] = {}
         for i, query in enumerate(_split_queries(request)):
             try:
                 session, joints, seed, latest = self._read_query(query)
-                if any(session is other for _, other, _, _ in begun.values()):
+                if any(session is other for _, other, _, _ in started.values()):
                     raise InvalidWorkerRequest(
                         f'two queries of session {session.name!r} at once', 'send one at a time'
                     )
                 pending = session.policy.begin_query(joints, latest)
-                begun[i] = query, session, pending, seed
+                started[i] = query, session, pending, seed
             except Exception as error:  # noqa: BLE001  the other queries are answered
                 answers[i] = self._make_error(query, error)
-        if begun:
-            answers |= self._finish_queries(begun)
+        if started:
+            answers |= self._finish_queries(started)
         return _join_answers([answers[i] for i in range(len(answers))])
 
     def _finish_queries(
-        self, begun: Mapping[int, tuple[WorkerMessage, WorkerSession, PendingQuery, int]]
+        self, started: Mapping[int, tuple[WorkerMessage, WorkerSession, PendingQuery, int]]
     ) -> dict[int, WorkerMessage]:
-        policies = [session.policy for _, session, _, _ in begun.values()]
-        pendings = [pending for _, _, pending, _ in begun.values()]
+        policies = [session.policy for _, session, _, _ in started.values()]
+        pendings = [pending for _, _, pending, _ in started.values()]
         try:
             samples = robot_policy.predict_batch(
-                policies, pendings, [seed for *_, seed in begun.values()]
+                policies, pendings, [seed for *_, seed in started.values()]
             )
         except PeerLost:
             raise
         except Exception as error:  # noqa: BLE001  none of them has an answer
-            return {i: self._make_error(query, error) for i, (query, *_) in begun.items()}
+            return {i: self._make_error(query, error) for i, (query, *_) in started.items()}
         return {
             i: self._make_chunk(query, session, session.policy.finish_query(pending, sample))
             for (i, (query, session, pending, _)), sample in zip(
-                begun.items(), samples, strict=True
+                started.items(), samples, strict=True
             )
         }
 

@@ -22,7 +22,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from wam_msgs.msg import ActionChunk
 from wam_policy.core.robot import embodiment
-from wam_policy.core.robot.kinematics import KinematicTree
+from wam_policy.core.robot.kinematic_tree import KinematicTree
 from wam_policy.nodes import parameters, qos
 from wam_policy.nodes.callback_guard import CallbackGuard
 from wam_policy.nodes.description.demand import OnDemandPublishers

@@ -6,7 +6,7 @@ import numpy as np
 from geometry_msgs.msg import TransformStamped
 from tf2_msgs.msg import TFMessage
 
-from wam_policy.core.robot.kinematics import JointFrames, LinkJoint
+from wam_policy.core.robot.kinematic_tree import JointFrames, LinkJoint
 from wam_policy.nodes.message_conversion import time_to_msg
 
 

@@ -22,7 +22,7 @@ from wam_msgs.msg import ActionChunk
 from wam_policy.core.motion.collision_check import CollisionChecker
 from wam_policy.core.motion.trajectory import NS_PER_S, PlannedPath, Trajectory, sample_plan
 from wam_policy.core.robot.embodiment import Embodiment
-from wam_policy.core.robot.kinematics import KinematicTree
+from wam_policy.core.robot.kinematic_tree import KinematicTree
 from wam_policy.nodes import message_conversion, qos
 from wam_policy.nodes.description import plan_markers
 from wam_policy.nodes.description.demand import OnDemandPublishers

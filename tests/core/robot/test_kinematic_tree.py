@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from wam_policy.core.robot import embodiment
-from wam_policy.core.robot.kinematics import JointFrames, KinematicTree
+from wam_policy.core.robot.kinematic_tree import JointFrames, KinematicTree
 
 ARM = """<robot name="arm">
  <link name="base"/><link name="upper"/><link name="hand"/><link name="finger"/>
