@@ -50,8 +50,9 @@ class PolicyParams:
     )
     server: str = parameter(
         '',
-        'address of the policy server: ws://host:port or wss://host:port',
-        pattern=r'(wss?://\S+)?',
+        'address of the policy server: ws://host:port, wss://, http://, https:// or zmq+tcp://, '
+        'as its server profile needs it',
+        pattern=r'((wss?|https?|zmq\+tcp)://\S+)?',
     )
     server_profile: str = parameter(
         '',
