@@ -23,6 +23,8 @@ VIEW = np.zeros((1, 4, 6, 3), np.uint8)
 class FakePolicy:
     """Count what is committed and do as told."""
 
+    exchange = None  # alone
+
     robot = SimpleNamespace(observed=('a', 'b', 'c'), commanded=('a', 'b'))
     model = SimpleNamespace(dit=SimpleNamespace(config=SimpleNamespace(frames_per_block=1)))
     geometry = PolicyGeometry(('top', 'side'), (4, 6), 2, 0.2, 1, 5, 0.1, 4, 32)
