@@ -26,6 +26,9 @@ def layout(tmp_path, monkeypatch):
     ignored = shutil.ignore_patterns('__pycache__')
     shutil.copytree(ROOT / 'tools', tmp_path / 'tools', ignore=ignored)
     shutil.copy(ROOT / 'wam', tmp_path / 'wam')
+    for name in prefix.COPIED_FILES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     for name in ('ROS_DISTRO', 'AMENT_PREFIX_PATH'):
         monkeypatch.delenv(name, raising=False)
     return CheckoutLayout(tmp_path)
@@ -86,6 +89,7 @@ def test_the_prefix_is_laid_out_as_cmake_expects(layout):
         'setup.bash',
         'include/rosidl_runtime_c/rosidl_runtime_c/type_hash.h',
         'lib/python3.12/site-packages/ros2verbs/launch.py',
+        *(f'lib/python3.12/site-packages/{name}' for name in prefix.COPIED_FILES.values()),
     ):
         assert (layout.ros_prefix / name).is_file(), name
     assert (layout.ros_prefix / 'lib/librcl.so').read_text() == 'lib/librcl.so', 'not from humble'

@@ -218,7 +218,11 @@ def test_every_parameter_of_every_node_is_described(node, kind):
     assert defaults == kind()
 
 
-@pytest.mark.parametrize('node', [['mode:=reference', 'cfg:=2.0', 'window:=slide']], indirect=True)
+@pytest.mark.parametrize(
+    'node',
+    [['mode:=reference', 'cfg:=2.0', 'window:=slide', 'compressed_images:=true']],
+    indirect=True,
+)
 def test_the_old_names_of_policy_node_are_accepted(node):
     params = parameters.read(node, PolicyParams)
     assert (params.memory_update, params.guidance_scale, params.kv_window) == (
@@ -226,6 +230,7 @@ def test_the_old_names_of_policy_node_are_accepted(node):
         2.0,
         'slide',
     )
+    assert params.image_transport == 'compressed'
 
 
 def test_nothing_moves_a_real_robot_by_default():
