@@ -30,6 +30,7 @@ from wam_tools.stack_monitor import StackMonitor
 
 MODES = ('nobody looks', 'one viewer', 'one viewer, predicted video')
 PAGE_PATTERN = re.compile(r"operator's page: http://(\S+)")
+PREDICTED = 3  # first byte of a message with a predicted frame, wam_console.viewer_hub
 SETTLE_S = 4.0  # after a change of mode
 
 
@@ -37,7 +38,8 @@ class PageReader:
     """Read everything that the page is sent."""
 
     def __init__(self, host: str, *, shows_predictions: bool) -> None:
-        self.bytes, self._host, self._shows = 0, host, shows_predictions
+        self.bytes, self.predicted_frames = 0, 0
+        self._host, self._shows = host, shows_predictions
         self._stop_event = threading.Event()
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
@@ -53,7 +55,9 @@ class PageReader:
             if self._shows:
                 client.send(json.dumps({'id': 1, 'name': 'show_predictions', 'shown': True}))
             while not self._stop_event.is_set():
-                self.bytes += len(client.recv(timeout=10))
+                message = client.recv(timeout=10)
+                self.bytes += len(message)
+                self.predicted_frames += not isinstance(message, str) and message[0] == PREDICTED
 
 
 def measure(
@@ -78,6 +82,7 @@ def measure(
         'latency_ms': round(float(np.median([each for each in latencies_ms if each])), 1),
         'console_cpu_share': round((now.user + now.system - cpu.user - cpu.system) / elapsed_s, 4),
         'bytes_per_s': round((viewer.bytes - bytes_before) / elapsed_s) if viewer else 0,
+        'predicted_frames': viewer.predicted_frames if viewer else 0,
         'load_average': os.getloadavg()[0],
     }
     if viewer:

@@ -30,6 +30,7 @@ POLL_S = 0.004  # how late a new frame may find an idle requester; costs 1 % of 
 IDLE_S = 0.05  # where nothing can be asked before someone calls `wake`
 RETRY_NS = 1_000_000_000
 VIDEO_PERIOD_NS = 1_000_000_000
+VIDEO_OVERDUE_NS = 4_000_000_000  # then it comes before the next query: workers may never be idle
 
 
 class LatestSlot[T]:
@@ -168,16 +169,19 @@ class InferenceLoop:
         """Ask one thing; False: there is nothing to ask."""
         if not self._active:
             return False
-        with self._locked_policy as policy:
-            request = policy.next_request(self._now_ns())
         try:
+            if self._is_video_overdue() and self._decode_video(backend):
+                return True
+            with self._locked_policy as policy:
+                request = policy.next_request(self._now_ns())
             if request is not None:
                 self._execute(backend, request)
                 return True
             return self._decode_video(backend)
         except (WorkersNotReady, RequestInterrupted):
-            return False  # the news say why
+            self._undecoded_from_ns = None  # what was predicted is gone with the workers
         except WorkerExited as death:
+            self._undecoded_from_ns = None
             with self._locked_policy as policy:
                 policy.on_workers_unavailable(WorkerAvailability.DOWN, str(death))
         except WorkerError as error:
@@ -191,6 +195,7 @@ class InferenceLoop:
         with self._locked_policy as policy:
             if isinstance(request, Reset):
                 policy.on_reset_done(request)
+                self._undecoded_from_ns = None  # the prediction went with its session
             elif isinstance(request, Commit) and isinstance(result, CacheStatus):
                 policy.on_commit_done(request, result)
             elif isinstance(request, Query) and isinstance(result, QueryResult):
@@ -201,8 +206,12 @@ class InferenceLoop:
                     self._publish_chunk(chunk, answered_ns)
                     policy.on_published(chunk, answered_ns, self._now_ns())
 
+    def _is_video_overdue(self) -> bool:
+        last_ns = self._last_video_ns
+        return last_ns is None or not 0 <= self._now_ns() - last_ns < VIDEO_OVERDUE_NS
+
     def _decode_video(self, backend: WorkerBackend) -> bool:
-        """Decode the newest prediction if someone watches; only where nothing else is due."""
+        """Decode the newest prediction if someone watches; return whether it was decoded."""
         now_ns, from_ns = self._now_ns(), self._undecoded_from_ns
         recent = (
             self._last_video_ns is not None and 0 <= now_ns - self._last_video_ns < VIDEO_PERIOD_NS
