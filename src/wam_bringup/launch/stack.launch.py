@@ -93,7 +93,8 @@ def generate_launch_description() -> LaunchDescription:
             'server',
             default_value='',
             description='Address of the policy server: ws://, http:// or zmq+tcp://host:port, as '
-            'its profile needs it. Its token, if it requires one, is read from the environment variable WAM_TOKEN',
+            'its profile needs it. Its token, if it requires one, is read from the environment '
+            'variable WAM_TOKEN',
         ),
         DeclareLaunchArgument(
             'server_profile',
