@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 from benchmarks import record
 from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.servers import handshake, server_profile
+from wam_policy.servers.request_queue import RequestQueue
+from wam_policy.servers.server_metrics import ServerMetrics
 from wam_policy.servers.session_manager import SessionManager
 from wam_policy.servers.transports.websocket_server import PolicyServer
 from wam_policy.workers import protocol
@@ -93,7 +95,7 @@ def serve_wire_echo(end: socket.socket) -> None:
 class ZeroBackend:
     """Backend that returns zeros immediately."""
 
-    first_frames, frames_per_block = 1, 4
+    first_frames, frames_per_block, horizon = 1, 4, TARGETS_SHAPE[0]
     generation, restarts, not_ready_reason = 1, 0, ''
 
     def reset(self, session: str, instruction: str, mode: str) -> None:
@@ -102,10 +104,8 @@ class ZeroBackend:
     def commit(self, session: str, block: int, views: Any) -> dict[str, Any]:
         return {'cached_blocks': 0, 'window_fill': 0.2, 'rebuilds': 0, 'timings_ms': {}}
 
-    def query(
-        self, session: str, sequence: int, joints: np.ndarray, seed: int, newest: Any = None
-    ) -> np.ndarray:
-        return np.zeros(TARGETS_SHAPE)
+    def query_batch(self, queries: Sequence[Any]) -> list[np.ndarray | Exception]:
+        return [np.zeros(TARGETS_SHAPE) for _ in queries]
 
 
 async def run_echo_server() -> None:
@@ -113,7 +113,7 @@ async def run_echo_server() -> None:
     robot = embodiment.load_embodiment(ROBOT_NAME)
     profile = server_profile.load_for_robot('', robot)
     engine = ZeroBackend()
-    manager = SessionManager(profile, robot, engine, engine, 4, lambda line: None)
+    manager = SessionManager(robot, engine, engine, 4, lambda line: None)
     metadata = handshake.make_server_metadata(
         profile,
         robot,
@@ -126,14 +126,9 @@ async def run_echo_server() -> None:
             'window_blocks': 4,
         },
     )
-    server = PolicyServer(
-        manager,
-        handshake.make_greeting(profile),
-        metadata,
-        log=lambda line: None,
-        log_requests=False,
-        backend=engine,
-    )
+    metrics = ServerMetrics(manager, engine)
+    queue = RequestQueue(manager, metrics, lambda line: None, log_requests=False)
+    server = PolicyServer(queue, profile, metadata, metrics=metrics, backend=engine)
     await server.run(
         '127.0.0.1',
         0,

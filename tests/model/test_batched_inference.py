@@ -36,12 +36,14 @@ def make_policies(preset, modes, **options):
 
 
 def query_together(policies, newest):
-    begun = [policy.begin_query(HOME + 0.01 * i, newest[i]) for i, policy in enumerate(policies)]
+    prepared = [
+        policy.begin_query(HOME + 0.01 * i, newest[i]) for i, policy in enumerate(policies)
+    ]
     seeds = list(range(len(policies)))
-    samples = robot_policy.predict_batch(policies, begun, seeds)
+    samples = robot_policy.predict_batch(policies, prepared, seeds)
     return [
         policy.finish_query(pending, sample)
-        for policy, pending, sample in zip(policies, begun, samples, strict=True)
+        for policy, pending, sample in zip(policies, prepared, samples, strict=True)
     ]
 
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from wam_policy.core.robot import embodiment
-from wam_policy.servers import serve, server_profile
+from wam_policy.servers import profile_service, serve, server_profile
 from wam_policy.servers.serving_engine import ServedModel
 from wam_policy.workers import model_options
 from wam_policy.workers import run_worker as worker_main
@@ -242,11 +242,49 @@ def test_a_port_that_is_taken_is_told():
 def test_a_server_profile_with_other_actions_is_rejected():
     robot = embodiment.load_embodiment('yam')
     model = ServedModel('m', True, 1, 4, 0.2, 4, horizon=24, step_dt_s=1 / 30)
-    said = serve.make_checked_metadata(server_profile.load_for_robot('', robot), robot, model)
-    assert said['action_horizon'] == 24 and said['memory']['frames_per_block'] == 4
-    for spoken, other in (('openpi_yam', model), ('', replace(model, step_dt_s=1 / 15))):
+    own = server_profile.load_for_robot('', robot)
+    assert profile_service.check_profile(own, robot, model) == []
+    for other in (replace(model, step_dt_s=1 / 15), replace(model, horizon=16)):
         with pytest.raises(ValueError, match='select another --server-profile'):
-            serve.make_checked_metadata(server_profile.load_for_robot(spoken, robot), robot, other)
+            profile_service.check_profile(own, robot, other)
+    with pytest.raises(ValueError, match='does not carry'):
+        profile_service.check_profile(
+            server_profile.load('go1'), embodiment.load_embodiment('agibot_g1'), model
+        )
+
+
+def test_a_profile_with_other_rows_or_fewer_cameras_is_served_with_a_warning():
+    robot = embodiment.load_embodiment('yam')
+    model = ServedModel('m', True, 1, 4, 0.2, 4, horizon=24, step_dt_s=1 / 30)
+    found = profile_service.check_profile(server_profile.load('openpi_yam'), robot, model)
+    assert len(found) == 1 and 'answers have 24 rows' in found[0]
+    droid = embodiment.load_embodiment('droid')
+    found = profile_service.check_profile(
+        server_profile.load('openpi'), droid, replace(model, step_dt_s=1 / 15)
+    )
+    assert len(found) == 1 and 'exterior_image_2_left: the model sees black' in found[0]
+
+
+@pytest.mark.parametrize(
+    ('listen', 'words'),
+    [
+        ('groot_yam', 'want PROFILE:PORT'),
+        ('groot_yam:x', 'want PROFILE:PORT'),
+        ('groot_agibot:5555', 'is for agibot_g1, not for yam'),
+    ],
+)
+def test_a_wrong_listen_option_is_an_error(listen, words):
+    robot = embodiment.load_embodiment('yam')
+    arguments = serve.parse_arguments(['--embodiment', 'yam', '--listen', listen])
+    with pytest.raises(ValueError, match=words):
+        serve.load_listeners(arguments, robot)
+
+
+def test_without_a_checkpoint_a_shipped_model_that_knows_the_robot_is_served():
+    assert serve.select_checkpoint('', embodiment.load_embodiment('yam')).startswith('mini')
+    assert serve.select_checkpoint('DIR', embodiment.load_embodiment('droid')) == 'DIR'
+    with pytest.raises(ValueError, match='no shipped model knows droid'):
+        serve.select_checkpoint('', embodiment.load_embodiment('droid'))
 
 
 def test_workers_get_the_same_command_line():

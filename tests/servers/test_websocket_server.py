@@ -354,9 +354,10 @@ def test_healthz_reports_the_workers(served):
 
 
 def test_requests_of_a_closed_connection_are_skipped(served):
-    served.behavior['seconds'] = 0.3
+    served.behavior['seconds'] = 0.4
     first, second = connect_raw(served), connect_raw(served)
     first.send(msgpack_numpy.packb(make_observation(served, session_id='a')))
+    time.sleep(0.1)  # until it is executed: at the same time both were executed together
     second.send(msgpack_numpy.packb(make_observation(served, session_id='b')))
     time.sleep(0.1)
     second.close()

@@ -297,11 +297,12 @@ class RemoteWorker:
         targets = value_mapping.decode_actions(
             self._profile, self._robot, answer, joint_positions, episode, self._poses
         )
-        if is_first:
+        if is_first and not self.server_info.streaming:  # ours: the handshake compared robots
             for warning in answer_check.check_first_answer(
                 self._robot, targets, joint_positions, 1.0 / self._profile.step_hz
             ):
                 self._log(warning)
+        if is_first:
             self._episode_positions = joint_positions.copy()
         return targets
 

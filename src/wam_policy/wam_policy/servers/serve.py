@@ -1,7 +1,9 @@
-"""Serve a model to OpenPI clients: start its workers and answer requests of several sessions.
+"""Serve a model to clients of policy servers: start its workers, answer requests of sessions.
 
-Listens on 127.0.0.1 unless --host is given. GET /healthz returns 200 if the workers are ready, 503
-and the reason if not; GET /metrics returns Prometheus metrics.
+Speaks the OpenPI protocol on --port, and with each --listen the protocol of another profile: HTTP
+(`/act`), ZeroMQ (Isaac-GR00T) or vla-eval's. Listens on 127.0.0.1 unless --host is given. GET
+/healthz returns 200 if the workers are ready, 503 and the reason if not; GET /metrics returns
+Prometheus metrics.
 """
 
 import argparse
@@ -14,15 +16,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from wam_policy.core.robot import embodiment
+from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.deprecated_options import replace_deprecated
-from wam_policy.servers import handshake, server_profile
+from wam_policy.servers import profile_service, server_profile
 from wam_policy.servers.server_profile import ServerProfile
-from wam_policy.servers.serving_engine import ServedModel, ServerBackend, make_worker_spec
-from wam_policy.servers.session_manager import SessionManager
+from wam_policy.servers.serving_engine import ServerBackend, make_worker_spec
 from wam_policy.servers.transports.policy_transport import TOKEN_VARIABLE
-from wam_policy.servers.transports.websocket_server import PolicyServer, ServerLimits
+from wam_policy.servers.transports.websocket_server import ServerLimits
 from wam_policy.workers import model_options, protocol
 from wam_policy.workers.supervisor import WorkerState
 
@@ -51,12 +52,28 @@ def make_parser() -> argparse.ArgumentParser:
         help=f'keys of the messages: {", ".join(server_profile.list_names())}, or a .yaml file '
         "(default: the robot's own)",
     )
-    server_group = parser.add_argument_group('place')
+    _add_address_options(parser.add_argument_group('place'))
+    model_options.add_arguments(parser, needs_checkpoint=False)
+    parser.set_defaults(max_sessions=DEFAULT_SESSIONS)
+    _add_limit_options(parser.add_argument_group('limits'))
+    parser.add_argument('--quiet', action='store_true', help='no log line per request')
+    return parser
+
+
+def _add_address_options(server_group: argparse._ArgumentGroup) -> None:
     server_group.add_argument(
         '--host', default='127.0.0.1', help='address to listen on (default: %(default)s)'
     )
     server_group.add_argument(
         '--port', type=int, default=8000, help='0: any free port (default: %(default)s)'
+    )
+    server_group.add_argument(
+        '--listen',
+        action='append',
+        default=[],
+        metavar='PROFILE:PORT',
+        help='also serve the messages of another profile, by its transport and encoding, for '
+        'example molmoact2_yam:8202 (HTTP) or groot_yam:5555 (ZeroMQ); may be repeated',
     )
     server_group.add_argument(
         '--token',
@@ -71,15 +88,23 @@ def make_parser() -> argparse.ArgumentParser:
         help='one device per worker, cpu or cuda:N: one runs both branches of '
         'guidance, two run one each (default: %(default)s)',
     )
-    model_options.add_arguments(parser)
-    parser.set_defaults(max_sessions=DEFAULT_SESSIONS)
-    limit_group = parser.add_argument_group('limits')
+
+
+def _add_limit_options(limit_group: argparse._ArgumentGroup) -> None:
     limit_group.add_argument(
         '--max-connections',
         type=int,
         default=64,
         metavar='N',
         help='open at a time (default: %(default)s)',
+    )
+    limit_group.add_argument(
+        '--max-batch',
+        type=int,
+        default=8,
+        metavar='N',
+        help='queries that are computed together if they wait for each other; 1: none '
+        '(default: %(default)s)',
     )
     limit_group.add_argument(
         '--max-message-mib',
@@ -110,8 +135,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar='SECONDS',
         help='limit for an answer of the workers; then they restart (default: %(default)s)',
     )
-    parser.add_argument('--quiet', action='store_true', help='no log line per request')
-    return parser
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -124,6 +147,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         'threads',
         'max_sessions',
         'max_connections',
+        'max_batch',
         'max_message_mib',
         'shutdown_timeout',
         'start_timeout',
@@ -152,35 +176,37 @@ def log(text: str) -> None:
     print(f'{time.strftime("%H:%M:%S")} wam-serve: {text}', file=sys.stderr, flush=True)
 
 
-def make_checked_metadata(
-    profile: ServerProfile, robot: Embodiment, model: ServedModel
-) -> dict[str, Any]:
-    """Return the metadata to send on connect; ValueError if model and server profile differ."""
-    if model.horizon != profile.horizon or abs(model.step_dt_s * profile.step_hz - 1.0) > 1e-6:
+def select_checkpoint(checkpoint: str, robot: Embodiment) -> str:
+    """Return the checkpoint, or the shipped model that knows the robot if none is given.
+
+    Raises ValueError if there is none: random weights are served only where they are asked for.
+    """
+    if checkpoint:
+        return checkpoint
+    found = checkpoints.select_for_robot(checkpoints.DEFAULT_CHECKPOINT, robot.model_tag)
+    if found == checkpoints.FALLBACK_CHECKPOINT:
         raise ValueError(
-            f'{model.name} predicts {model.horizon} rows at '
-            f'{1 / model.step_dt_s:g} Hz, server profile {profile.name} has '
-            f'{profile.horizon} rows at {profile.step_hz:g} Hz: select another '
-            '--server-profile'
+            f'no shipped model knows {robot.name}: give --checkpoint DIR, or '
+            f'--checkpoint {found} for random weights'
         )
-    return handshake.make_server_metadata(
-        profile,
-        robot,
-        {'model': model.name, 'trained': model.trained},
-        {
-            'kind': handshake.STREAMING_MEMORY,
-            'first_frames': model.first_frames,
-            'frames_per_block': model.frames_per_block,
-            'frame_period_s': model.frame_period_s,
-            'window_blocks': model.window_blocks,
-        },
-    )
+    return found
+
+
+def load_listeners(arguments: argparse.Namespace, robot: Embodiment) -> list[tuple[Any, int]]:
+    """Return the profiles and ports to serve, the OpenPI one first; raises ValueError."""
+    found = [(server_profile.load_for_robot(arguments.server_profile, robot), arguments.port)]
+    for text in arguments.listen:
+        name, _, port = text.rpartition(':')
+        if not name or not port.isdecimal() or not 0 <= int(port) < 65536:
+            raise ValueError(f'--listen {text!r}: want PROFILE:PORT, for example groot_yam:5555')
+        found.append((server_profile.load_for_robot(name, robot), int(port)))
+    return found
 
 
 def run(
     arguments: argparse.Namespace,
     robot: Embodiment,
-    profile: ServerProfile,
+    listeners: Sequence[tuple[ServerProfile, int]],
     backend: ServerBackend,
 ) -> int:
     """Start the workers and serve until SIGINT or SIGTERM; return the exit status."""
@@ -189,55 +215,48 @@ def run(
         log(f'error: {status.reason}')
         return protocol.EXIT_PERMANENT_FAILURE if status.retry_s is None else protocol.EXIT_FAILED
     model = backend.model
-    configuration = make_checked_metadata(profile, robot, model)
-    server = PolicyServer(
-        SessionManager(profile, robot, backend, model, arguments.max_sessions, log),
-        handshake.make_greeting(profile),
-        configuration,
-        token=arguments.token,
-        log=log,
-        log_requests=not arguments.quiet,
-        backend=backend,
-        limits=ServerLimits(
+    for profile, _ in listeners:
+        for warning in profile_service.check_profile(profile, robot, model):
+            log(f'warning: {warning}')
+    if arguments.host not in LOOPBACK and not arguments.token:
+        log(f'warning: no token, every client that reaches {arguments.host} is accepted')
+    service = profile_service.ProfileService(
+        robot,
+        backend,
+        model,
+        ServerLimits(
             arguments.max_connections,
             arguments.max_message_mib * MEBIBYTE,
             arguments.shutdown_timeout,
         ),
+        max_sessions=arguments.max_sessions,
+        max_batch=arguments.max_batch,
+        token=arguments.token,
+        log=log,
+        log_requests=not arguments.quiet,
     )
-    if arguments.host not in LOOPBACK and not arguments.token:
-        log(f'warning: no token, every client that reaches {arguments.host} is accepted')
-    trained = '' if model.trained else 'UNTRAINED '
     try:
-        asyncio.run(
-            serve_until_stopped(
-                server,
-                backend,
-                arguments,
-                f'{trained}{model.name} for {robot.name}, {profile.name},',
-            )
-        )
+        asyncio.run(serve_until_stopped(service, listeners, backend, arguments.host))
     except OSError as error:
-        log(f'error: cannot listen on {arguments.host}:{arguments.port}: {error}')
+        log(f'error: cannot listen on {arguments.host}: {error}')
         return protocol.EXIT_FAILED
+    finally:
+        service.close()
     return protocol.EXIT_FAILED if backend.has_failed_permanently else protocol.EXIT_OK
 
 
 async def serve_until_stopped(
-    server: PolicyServer, backend: ServerBackend, arguments: argparse.Namespace, description: str
+    service: profile_service.ProfileService,
+    listeners: Sequence[tuple[ServerProfile, int]],
+    backend: ServerBackend,
+    host: str,
 ) -> None:
     """Serve until SIGINT or SIGTERM, or until the workers have failed permanently."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, server.stop)
-    backend.set_permanent_failure_callback(lambda: loop.call_soon_threadsafe(server.stop))
-    await server.run(
-        arguments.host,
-        arguments.port,
-        lambda port: log(
-            f'{description} at ws://{arguments.host}:{port}; '
-            f'health: http://{arguments.host}:{port}/healthz'
-        ),
-    )
+        loop.add_signal_handler(number, service.stop)
+    backend.set_permanent_failure_callback(lambda: loop.call_soon_threadsafe(service.stop))
+    await service.run(host, listeners)
     backend.set_permanent_failure_callback(lambda: None)
     log('stopped')
 
@@ -247,7 +266,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     try:
         robot = embodiment.load_embodiment(arguments.embodiment)
-        profile = server_profile.load_for_robot(arguments.server_profile, robot)
+        listeners = load_listeners(arguments, robot)
+        arguments.checkpoint = select_checkpoint(arguments.checkpoint, robot)
         model_options.resolve_defaults(arguments)
         guided = model_options.needs_unconditional_branch(
             arguments.sampler, arguments.steps, arguments.guidance_scale, arguments.guided_video
@@ -263,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log,
         )
         try:
-            return run(arguments, robot, profile, backend)
+            return run(arguments, robot, listeners, backend)
         finally:
             backend.close()
     except ValueError as error:

@@ -6,13 +6,20 @@ supervisor restarts them; all sessions are then empty and `generation` increases
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from wam_policy.workers.supervisor import WorkerSpec, WorkerState, WorkerStatus, WorkerSupervisor
+from wam_policy.servers.session_manager import BackendQuery
+from wam_policy.workers.supervisor import (
+    WorkerError,
+    WorkerSpec,
+    WorkerState,
+    WorkerStatus,
+    WorkerSupervisor,
+)
 
 Views = Mapping[str, np.ndarray]
 
@@ -102,7 +109,7 @@ class ServerBackend:
     def reset(self, session: str, instruction: str, mode: str) -> None:
         """Start or restart a session; `mode` is the memory update, streaming | released.
 
-        This method, `commit` and `query` raise the errors of WorkerSupervisor.request.
+        This method, `commit` and `query_batch` raise the errors of WorkerSupervisor.request.
         """
         self._request(
             'reset', {'session': session, 'instruction': instruction, 'memory_update': mode}
@@ -116,21 +123,39 @@ class ServerBackend:
             {f'frames/{key}': view for key, view in views.items()},
         ).fields
 
-    def query(
-        self,
-        session: str,
-        sequence: int,
-        joints: np.ndarray,
-        seed: int,
-        newest: Views | None = None,
-    ) -> np.ndarray:
-        """Predict absolute targets [horizon commanded] from joint positions [observed]."""
-        shown = {f'newest/{key}': view for key, view in (newest or {}).items()}
-        return self._request(
-            'query',
-            {'session': session, 'sequence': sequence, 'stamp_ns': 0, 'seed': seed},
-            {'joints': joints, **shown},
-        ).arrays['targets']
+    def query_batch(self, queries: Sequence[BackendQuery]) -> list[np.ndarray | Exception]:
+        """Predict absolute targets [horizon commanded] of each query, in one batch.
+
+        A query that failed by itself has its WorkerError in place of targets.
+        """
+        fields = [
+            {
+                'session': query.session,
+                'sequence': query.sequence,
+                'stamp_ns': 0,
+                'seed': query.seed,
+                'delay': query.delay,
+            }
+            for query in queries
+        ]
+        if len(queries) == 1:  # every worker knows this request, also one that cannot batch
+            try:
+                answer = self._request('query', fields[0], _name_arrays(queries[0]))
+            except WorkerError as error:
+                return [error]
+            return [answer.arrays['targets']]
+        arrays = {
+            f'{i}/{name}': array
+            for i, query in enumerate(queries)
+            for name, array in _name_arrays(query).items()
+        }
+        answer = self._request('queries', {'queries': fields}, arrays)
+        return [
+            WorkerError(0, str(found.get('what')), str(found.get('fix', '')))
+            if found['kind'] == 'error'
+            else answer.arrays[f'{i}/targets']
+            for i, found in enumerate(answer.fields['answers'])
+        ]
 
     def _request(self, kind: str, fields: Mapping[str, Any], arrays: Views | None = None) -> Any:
         return self._supervisor.request(kind, fields, arrays, timeout_s=self._timeout_s)
@@ -147,6 +172,14 @@ class ServerBackend:
             self._log(f'workers failed: {status.reason}')
         if _has_failed_permanently(status):
             self._on_permanent_failure()
+
+
+def _name_arrays(query: BackendQuery) -> dict[str, np.ndarray]:
+    """Return the arrays of a query by their names on the worker's wire."""
+    arrays = {'joints': query.joints}
+    if query.committed is not None:
+        arrays['committed'] = query.committed
+    return arrays | {f'newest/{key}': view for key, view in (query.newest or {}).items()}
 
 
 def _has_failed_permanently(status: WorkerStatus) -> bool:

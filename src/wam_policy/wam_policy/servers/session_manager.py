@@ -12,7 +12,7 @@ One thread calls; `active_sessions` returns a snapshot for other threads.
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ MAX_SEED = 2**63 - 1
 MAX_SESSION_NAME = 128  # characters
 MAX_LATENCIES = 1000  # per session, for its summary
 RESET_REPLY = 'reset successful'
+# real-time chunking: rows that are executed while the query is computed, and their number
+COMMITTED_KEY, DELAY_KEY = 'rtc_committed', 'rtc_delay'
 
 ConnectionId = int
 Views = Mapping[str, np.ndarray]
@@ -37,6 +39,29 @@ class InvalidClientRequest(ValueError):
     """Report a client request that is invalid; nothing was done."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ClientRequest:
+    """A decoded request."""
+
+    connection_id: ConnectionId
+    profile: ServerProfile
+    message: Mapping[str, Any]
+    endpoint: str | None = None  # None: the message has it, where the profile has a key for it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BackendQuery:
+    """A query of one session to the workers."""
+
+    session: str  # its name in the workers
+    sequence: int
+    joints: np.ndarray  # [observed]
+    seed: int
+    newest: Views | None = None  # images for this query only
+    delay: int = 0  # rows that are over when the answer is used
+    committed: np.ndarray | None = None  # [n commanded], rows that are executed until then
+
+
 class SessionBackend(Protocol):
     """What SessionManager calls; ServerBackend implements it."""
 
@@ -44,14 +69,7 @@ class SessionBackend(Protocol):
     def generation(self) -> int: ...
     def reset(self, session: str, instruction: str, mode: str) -> None: ...
     def commit(self, session: str, block: int, views: Views) -> Mapping[str, Any]: ...
-    def query(
-        self,
-        session: str,
-        sequence: int,
-        joints: np.ndarray,
-        seed: int,
-        newest: Views | None = None,
-    ) -> np.ndarray: ...
+    def query_batch(self, queries: Sequence[BackendQuery]) -> list[np.ndarray | Exception]: ...
 
 
 class BlockSizes(Protocol):
@@ -61,6 +79,8 @@ class BlockSizes(Protocol):
     def first_frames(self) -> int: ...
     @property
     def frames_per_block(self) -> int: ...
+    @property
+    def horizon(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -90,47 +110,33 @@ class ClientSession:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PendingAnswer:
+    """A query that is ready to be sent to the workers."""
+
+    key: tuple[ConnectionId, str]
+    session: ClientSession
+    profile: ServerProfile
+    query: BackendQuery
+    started_s: float
+    reports_first_row: bool  # the client sent a delay
+
+
 class SessionManager:
-    """Answer requests of several clients, one at a time."""
+    """Answer requests of several clients; their queries run together."""
 
     def __init__(
         self,
-        profile: ServerProfile,
         robot: Embodiment,
         backend: SessionBackend,
         block_sizes: BlockSizes,
         capacity: int,
         log: Callable[[str], None],
     ) -> None:
-        """Create for a backend with memory for `capacity` sessions.
-
-        Raises ValueError if the server profile lacks a joint or camera of the policy.
-        """
-        measured_positions = np.isin(
-            robot.observed, [name for span in profile.state for name in span.joints]
-        )
-        if not measured_positions.all():
-            lost = [
-                name
-                for name, there in zip(robot.observed, measured_positions, strict=True)
-                if not there
-            ]
-            raise ValueError(
-                f'server profile {profile.name} does not carry {", ".join(lost)}, '
-                'which the policy needs'
-            )
-        unseen = {camera.key for camera in robot.cameras} - set(profile.cameras)
-        if unseen:
-            raise ValueError(
-                f'server profile {profile.name} does not carry {", ".join(sorted(unseen))}, '
-                'which the policy needs'
-            )
-        self._profile, self._robot, self._log = profile, robot, log
-        self._backend, self._block_sizes, self._generation = (
-            backend,
-            block_sizes,
-            backend.generation,
-        )
+        """Use `capacity` sessions of the workers; `log` receives lines for the operator."""
+        self._robot, self._log = robot, log
+        self._backend, self._block_sizes = backend, block_sizes
+        self._generation = backend.generation
         self._sessions: OrderedDict[tuple[ConnectionId, str], ClientSession] = OrderedDict()
         self._free_backend_sessions = [f'memory {number}' for number in reversed(range(capacity))]
         self.eviction_count = 0
@@ -139,15 +145,52 @@ class SessionManager:
     def active_sessions(self) -> tuple[ClientSession, ...]:
         return tuple(self._sessions.values())
 
-    def get_endpoint(self, message: Mapping[str, Any]) -> object:
-        """Return the endpoint of a message; without one it is 'infer'."""
-        key = self._profile.endpoint_key
-        return 'infer' if key is None else message.get(key, 'infer')
+    def get_endpoint(self, request: ClientRequest) -> object:
+        """Return the endpoint of a request; without one it is 'infer'."""
+        if request.endpoint is not None:
+            return request.endpoint
+        key = request.profile.endpoint_key
+        return 'infer' if key is None else request.message.get(key, 'infer')
 
-    def handle_request(self, connection_id: ConnectionId, message: Mapping[str, Any]) -> Any:
-        """Execute a message, return the answer; raises InvalidClientRequest or ProfileMismatch."""
+    def handle_requests(self, requests: Sequence[ClientRequest]) -> list[Any]:
+        """Execute requests; return the answer to each, or the exception that it raised.
+
+        Queries are collected and sent to the workers together. InvalidClientRequest and
+        ProfileMismatch are errors of the client, which changed nothing.
+        """
+        answers: list[Any] = [None] * len(requests)
+        pending: dict[int, PendingAnswer] = {}
+        for i, request in enumerate(requests):
+            try:
+                if pending and not self._continues_session(request, pending.values()):
+                    self._finish_queries(pending, answers)  # its session may have to end first
+                answers[i] = self._execute(request)
+            except Exception as error:  # noqa: BLE001  it is the answer to this request
+                answers[i] = error
+            if isinstance(answers[i], PendingAnswer):
+                pending[i] = answers[i]
+        self._finish_queries(pending, answers)
+        return answers
+
+    def disconnect(self, connection_id: ConnectionId) -> None:
+        """End every session of a connection."""
+        for key in [key for key in self._sessions if key[0] == connection_id]:
+            self._end_session(key, 'ended')
+
+    def _continues_session(self, request: ClientRequest, pending: Iterable[PendingAnswer]) -> bool:
+        """Return whether a request is a query of an open session without a query under way."""
+        key = (request.connection_id, self._read_session_name(request))
+        return (
+            self.get_endpoint(request) == 'infer'
+            and key in self._sessions
+            and all(key != other.key for other in pending)
+            and self._generation == self._backend.generation
+        )
+
+    def _execute(self, request: ClientRequest) -> Any:
+        """Execute a request, return its answer or a PendingAnswer."""
         kinds = {'infer': self._on_infer, 'reset': self._on_reset, 'commit': self._on_commit}
-        endpoint = self.get_endpoint(message)
+        endpoint = self.get_endpoint(request)
         if not isinstance(endpoint, str) or endpoint not in kinds:
             raise InvalidClientRequest(
                 f'endpoint {endpoint!r:.80}: want one of {", ".join(kinds)}'
@@ -156,25 +199,47 @@ class SessionManager:
             self._generation = self._backend.generation
             for lost in list(self._sessions):
                 self._end_session(lost, 'was lost when the workers restarted')
-        key = (connection_id, self._read_session_name(message))
-        return kinds[endpoint](key, message)
+        return kinds[endpoint]((request.connection_id, self._read_session_name(request)), request)
 
-    def disconnect(self, connection_id: ConnectionId) -> None:
-        """End every session of a connection."""
-        for key in [key for key in self._sessions if key[0] == connection_id]:
-            self._end_session(key, 'ended')
+    def _finish_queries(self, pending: dict[int, PendingAnswer], answers: list[Any]) -> None:
+        """Send collected queries to the workers and put their answers into `answers`."""
+        if not pending:
+            return
+        try:
+            found = self._backend.query_batch([waiting.query for waiting in pending.values()])
+        except Exception as error:  # noqa: BLE001  it is the answer to each of them
+            found = [error] * len(pending)
+        for (i, waiting), targets in zip(pending.items(), found, strict=True):
+            answers[i] = (
+                targets if isinstance(targets, Exception) else self._make_answer(waiting, targets)
+            )
+        pending.clear()
 
-    def _read_session_name(self, message: Mapping[str, Any]) -> str:
-        key = self._profile.session_key
-        name = '' if key is None else message.get(str(key[0]), '')
+    def _make_answer(self, waiting: PendingAnswer, targets: np.ndarray) -> Any:
+        session, profile = waiting.session, waiting.profile
+        answer = value_mapping.encode_actions(
+            profile, self._robot, targets[: profile.horizon], waiting.query.joints
+        )
+        taken_ms = 1e3 * (time.perf_counter() - waiting.started_s)
+        session.infer_count += 1
+        session.latencies_ms.append(taken_ms)
+        if isinstance(answer, dict) and profile.actions_key is not None:
+            answer['server_timing'] = {'infer_ms': taken_ms}
+            if waiting.reports_first_row:
+                answer['rtc'] = {'first_row': waiting.query.delay, 'committed': 'ignored'}
+        return answer
+
+    def _read_session_name(self, request: ClientRequest) -> str:
+        key = request.profile.session_key
+        name = '' if key is None else request.message.get(str(key[0]), '')
         if not isinstance(name, str) or len(name) > MAX_SESSION_NAME:
             raise InvalidClientRequest(
                 f'session {name!r:.80}: want a string of at most {MAX_SESSION_NAME} characters'
             )
         return name
 
-    def _on_reset(self, key: tuple[ConnectionId, str], message: Mapping[str, Any]) -> str:
-        memory = message.get('memory')
+    def _on_reset(self, key: tuple[ConnectionId, str], request: ClientRequest) -> str:
+        memory = request.message.get('memory')
         if memory not in (None, handshake.STREAMING_MEMORY):
             raise InvalidClientRequest(
                 f'memory {memory!r:.80}: want {handshake.STREAMING_MEMORY}, or no such key'
@@ -183,20 +248,18 @@ class SessionManager:
             if key in self._sessions:  # the next infer request opens it, with its prompt
                 self._end_session(key, 'was reset')
             return RESET_REPLY
-        prompt_key = str((self._profile.prompt_key or ('prompt',))[0])
-        prompt = message.get(prompt_key)
+        prompt_key = str((request.profile.prompt_key or ('prompt',))[0])
+        prompt = request.message.get(prompt_key)
         if not isinstance(prompt, str):
             raise InvalidClientRequest(f'{prompt_key}: want a string, got {prompt!r:.80}')
         self._start_session(key, True, prompt)
         return RESET_REPLY
 
-    def _on_commit(
-        self, key: tuple[ConnectionId, str], message: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        session = self._get_streaming_session(key)
-        if message.get('block') != session.committed_blocks or isinstance(message['block'], bool):
+    def _on_commit(self, key: tuple[ConnectionId, str], request: ClientRequest) -> dict[str, Any]:
+        session, block = self._get_streaming_session(key), request.message.get('block')
+        if block != session.committed_blocks or isinstance(block, bool):
             raise InvalidClientRequest(
-                f'commit of block {message.get("block")!r:.40}, next is '
+                f'commit of block {block!r:.40}, next is '
                 f'{session.committed_blocks}: commit each once and in order, or reset'
             )
         wanted = (
@@ -204,9 +267,11 @@ class SessionManager:
             if session.committed_blocks
             else self._block_sizes.first_frames
         )
-        views = value_mapping.decode_images(self._profile, message)
+        views = value_mapping.decode_images(request.profile, request.message)
         _check_frame_count(views, wanted, wanted)
-        committed = self._backend.commit(session.backend_session, session.committed_blocks, views)
+        committed = self._backend.commit(
+            session.backend_session, session.committed_blocks, self._add_unseen(views)
+        )
         session.committed_blocks += 1
         return {
             'block': session.committed_blocks - 1,
@@ -216,39 +281,74 @@ class SessionManager:
             },
         }
 
-    def _on_infer(self, key: tuple[ConnectionId, str], message: Mapping[str, Any]) -> Any:
+    def _on_infer(self, key: tuple[ConnectionId, str], request: ClientRequest) -> PendingAnswer:
         started_s = time.perf_counter()
-        session = self._sessions.get(key)
+        profile, message, session = request.profile, request.message, self._sessions.get(key)
         streaming = session is not None and session.streaming
-        request = value_mapping.decode_request(
-            self._profile, self._robot, message, images_optional=streaming
+        decoded = value_mapping.decode_request(
+            profile, self._robot, message, images_optional=streaming
         )
+        if not np.isfinite(decoded.joint_positions).all():
+            raise InvalidClientRequest(f'{profile.name} does not carry every joint of the robot')
         seed = message.get('seed', RELEASED_SEED)
         if type(seed) is not int or not 0 <= seed <= MAX_SEED:
             raise InvalidClientRequest(f'seed {seed!r:.40}: want an integer from 0 to {MAX_SEED}')
+        delay, committed = self._read_committed_rows(message)
         if session is None:
-            session = self._start_session(key, False, request.prompt)
+            session = self._start_session(key, False, decoded.prompt)
         self._sessions.move_to_end(key)
-        newest = self._prepare_query_images(session, request)
-        targets = self._backend.query(
-            session.backend_session, session.infer_count, request.joint_positions, seed, newest
+        newest = self._prepare_query_images(session, profile, decoded)
+        query = BackendQuery(
+            session.backend_session,
+            session.infer_count,
+            decoded.joint_positions,
+            seed,
+            newest,
+            delay,
+            committed,
         )
-        answer = value_mapping.encode_actions(
-            self._profile, self._robot, targets, request.joint_positions
-        )
-        taken_ms = 1e3 * (time.perf_counter() - started_s)
-        session.infer_count += 1
-        session.latencies_ms.append(taken_ms)
-        if isinstance(answer, dict):
-            answer['server_timing'] = {'infer_ms': taken_ms}
-        return answer
+        return PendingAnswer(key, session, profile, query, started_s, DELAY_KEY in message)
+
+    def _read_committed_rows(self, message: Mapping[str, Any]) -> tuple[int, np.ndarray | None]:
+        """Return delay and committed rows [n commanded] of a request; 0 and None: it has none."""
+        delay, rows = message.get(DELAY_KEY, 0), message.get(COMMITTED_KEY)
+        joints: np.ndarray | None = None
+        if type(delay) is not int or not 0 <= delay < self._block_sizes.horizon:
+            raise InvalidClientRequest(
+                f'{DELAY_KEY} {delay!r:.40}: want rows from 0 to {self._block_sizes.horizon - 1}'
+            )
+        if rows is not None:
+            joints = rows if isinstance(rows, np.ndarray) else np.zeros(0)
+            wanted = len(self._robot.commanded)
+            if (
+                joints.dtype.kind != 'f'
+                or joints.ndim != 2
+                or not 1 <= len(joints) <= self._block_sizes.horizon
+                or joints.shape[1] != wanted
+                or not np.isfinite(joints).all()
+            ):
+                raise InvalidClientRequest(
+                    f'{COMMITTED_KEY}: want 1 to {self._block_sizes.horizon} rows of {wanted} '
+                    'finite numbers, the joints in the order of the robot, rad and openings 0..1'
+                )
+            joints = joints.astype(np.float64)
+        return delay, joints
+
+    def _add_unseen(self, views: Views) -> Views:
+        """Return views with black images for cameras that the profile does not have."""
+        some = next(iter(views.values()))
+        unseen = [camera.key for camera in self._robot.cameras if camera.key not in views]
+        return {**views, **{key: np.zeros_like(some) for key in unseen}}
 
     def _prepare_query_images(
-        self, session: ClientSession, request: value_mapping.DecodedRequest
+        self,
+        session: ClientSession,
+        profile: ServerProfile,
+        request: value_mapping.DecodedRequest,
     ) -> Views | None:
         """Update a released session's memory; return the images that only this query uses."""
         if not session.streaming:
-            self._commit_released(session, request)
+            self._commit_released(session, profile, request)
             return None
         if not session.committed_blocks:
             raise InvalidClientRequest('no commit since the reset: commit the first image')
@@ -257,10 +357,13 @@ class SessionManager:
         if not request.views:
             return None
         _check_frame_count(request.views, 1, self._block_sizes.frames_per_block)
-        return request.views
+        return self._add_unseen(request.views)
 
     def _commit_released(
-        self, session: ClientSession, request: value_mapping.DecodedRequest
+        self,
+        session: ClientSession,
+        profile: ServerProfile,
+        request: value_mapping.DecodedRequest,
     ) -> None:
         """Commit as the released server does: one image first, then the newest `window`."""
         if request.prompt != session.prompt:
@@ -268,7 +371,7 @@ class SessionManager:
                 session.backend_session, request.prompt, RELEASED
             )  # a new prompt needs an empty memory
             session.prompt, session.committed_blocks = request.prompt, 0
-        window, joined = self._profile.frames.window, {}
+        window, joined = profile.frames.window, {}
         for camera, frames in request.views.items():
             past = session.recent_views.get(camera, frames[:0])
             if past.shape[1:] != frames.shape[1:]:
@@ -281,7 +384,9 @@ class SessionManager:
             camera: frames[-1:] if first else _pad_front(frames, window)
             for camera, frames in joined.items()
         }
-        self._backend.commit(session.backend_session, session.committed_blocks, views)
+        self._backend.commit(
+            session.backend_session, session.committed_blocks, self._add_unseen(views)
+        )
         session.committed_blocks += 1
 
     def _get_streaming_session(self, key: tuple[ConnectionId, str]) -> ClientSession:

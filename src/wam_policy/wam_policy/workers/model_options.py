@@ -18,18 +18,20 @@ RENAMED_OPTIONS = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, needs_checkpoint: bool = True) -> None:
     """Add the options of the model and of its queries to `parser`."""
-    _add_model_arguments(parser.add_argument_group('model'))
+    _add_model_arguments(parser.add_argument_group('model'), needs_checkpoint)
     _add_query_arguments(parser.add_argument_group('queries'))
 
 
-def _add_model_arguments(model: argparse._ArgumentGroup) -> None:
+def _add_model_arguments(model: argparse._ArgumentGroup, needs_checkpoint: bool) -> None:
     model.add_argument(
         '--checkpoint',
-        required=True,
+        required=needs_checkpoint,
+        default='',
         metavar='DIR',
-        help='checkpoint folder, or preset:NAME for random weights',
+        help='checkpoint folder, or preset:NAME for random weights'
+        + ('' if needs_checkpoint else ' (default: the shipped model that knows the robot)'),
     )
     model.add_argument(
         '--base',

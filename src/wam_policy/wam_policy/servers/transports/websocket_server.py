@@ -1,18 +1,14 @@
 """WebSocket server of the OpenPI protocol: connections, token, limits, health and metrics.
 
-The event loop handles sockets; one executor thread runs the sessions. An invalid request is
+The event loop handles sockets; the request queue's thread runs the sessions. An invalid request is
 answered with the reason and closes that client's connection; other clients are not affected.
 """
 
 import asyncio
-import hmac
 import http
-import itertools
 import time
 import traceback
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -25,11 +21,13 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
-from wam_policy.servers import value_mapping
+from wam_policy.servers import handshake
 from wam_policy.servers.codecs import msgpack_codec
 from wam_policy.servers.codecs.codec_table import check_request
+from wam_policy.servers.request_queue import INVALID_REQUEST_ERRORS, RequestQueue
 from wam_policy.servers.server_metrics import BackendHealth, ServerMetrics
-from wam_policy.servers.session_manager import InvalidClientRequest, SessionManager
+from wam_policy.servers.server_profile import ServerProfile
+from wam_policy.servers.server_token import is_authorized
 from wam_policy.servers.transports.websocket_client import METADATA_HEADER
 
 HEALTH_PATH, METRICS_PATH = '/healthz', '/metrics'
@@ -44,66 +42,47 @@ class ServerLimits:
     shutdown_timeout_s: float = 5.0  # for a request in progress at shutdown
 
 
-@dataclass(frozen=True, slots=True)
-class ServerReply:
-    """Answer to a request; with a close code, the connection is closed after it."""
-
-    data: bytes | str
-    close_code: CloseCode | None = None
-
-
 class PolicyServer:
-    """Serve a session manager over WebSocket until `stop`."""
+    """Serve the sessions of one profile over WebSocket until `stop`."""
 
     def __init__(
         self,
-        session_manager: SessionManager,
-        greeting: dict[str, Any],
-        metadata: dict[str, Any],
+        requests: RequestQueue,
+        profile: ServerProfile,
+        metadata: Mapping[str, Any],
         *,
         token: str = '',
         limits: ServerLimits | None = None,
-        log: Callable[[str], None],
-        log_requests: bool = True,
+        metrics: ServerMetrics,
         backend: BackendHealth,
     ) -> None:
-        """Create; `log` receives lines for the operator, one per request if `log_requests`.
-
-        Every client is sent `greeting` on connect; one that asks for it, `metadata` instead.
-        """
-        self._session_manager = session_manager
-        self._greeting_message = msgpack_codec.pack(greeting)
-        self._metadata_message = msgpack_codec.pack(metadata)
+        """Create. A client that asks for it is sent `metadata` on connect, others a greeting."""
+        self._requests, self._profile = requests, profile
+        self._greeting_message = msgpack_codec.pack(handshake.make_greeting(profile))
+        self._metadata_message = msgpack_codec.pack(dict(metadata))
         self._token, self._limits = token, limits or ServerLimits()
-        self._log, self._log_requests = log, log_requests
-        self._metrics = ServerMetrics(session_manager, backend)
-        self._connection_ids = itertools.count(1)
+        self._metrics, self._backend = metrics, backend
         self._connections: set[ServerConnection] = set()
         self._busy_connections: set[ServerConnection] = set()
         self._stopping = asyncio.Event()
-        self._backend = backend
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix='sessions')
 
     async def run(self, host: str, port: int, on_ready: Callable[[int], None]) -> None:
         """Listen until `stop`; call `on_ready` with the port. Raises OSError if it is in use."""
-        try:
-            async with serve(
-                self._on_connection,
-                host,
-                port,
-                compression=None,
-                origins=[None],
-                max_size=self._limits.max_message_bytes,
-                max_queue=1,
-                ping_interval=None,
-                close_timeout=1.0,
-                process_request=self._on_http,
-            ) as listener:
-                on_ready(next(iter(listener.sockets)).getsockname()[1])
-                await self._stopping.wait()
-                await self._shut_down(listener)
-        finally:
-            self._executor.shutdown(wait=False, cancel_futures=True)
+        async with serve(
+            self._on_connection,
+            host,
+            port,
+            compression=None,
+            origins=[None],
+            max_size=self._limits.max_message_bytes,
+            max_queue=1,
+            ping_interval=None,
+            close_timeout=1.0,
+            process_request=self._on_http,
+        ) as listener:
+            on_ready(next(iter(listener.sockets)).getsockname()[1])
+            await self._stopping.wait()
+            await self._shut_down(listener)
 
     def stop(self) -> None:
         """Finish requests in progress, then stop; call from the event loop's thread."""
@@ -125,7 +104,7 @@ class PolicyServer:
                 http.HTTPStatus.SERVICE_UNAVAILABLE if fault else http.HTTPStatus.OK,
                 f'{fault or "OK"}\n',
             )
-        if not self._is_authorized(request.headers):
+        if not is_authorized(self._token, request.headers.get('Authorization')):
             return connection.respond(
                 http.HTTPStatus.UNAUTHORIZED, 'want the header Authorization: Api-Key <token>\n'
             )
@@ -150,16 +129,8 @@ class PolicyServer:
             )
         return None
 
-    def _is_authorized(self, headers: Headers) -> bool:
-        if not self._token:
-            return True
-        scheme, _, given = (headers.get('Authorization') or '').partition(' ')
-        return scheme.lower() in ('api-key', 'bearer') and hmac.compare_digest(
-            given.encode(), self._token.encode()
-        )
-
     def _select_greeting(self, connection: ServerConnection) -> bytes:
-        """Return all metadata to who asks by header or by `?metadata=full`, else the greeting."""
+        """Return all metadata to who wants it by header or `?metadata=full`, else a greeting."""
         request = connection.request
         assert request is not None  # there is no connection before its handshake
         query = parse_qs(urlsplit(request.path).query)
@@ -167,72 +138,53 @@ class PolicyServer:
         return self._metadata_message if 'full' in wanted else self._greeting_message
 
     async def _on_connection(self, connection: ServerConnection) -> None:
-        owner = next(self._connection_ids)
+        connection_id = self._requests.connect()
         self._connections.add(connection)
         self._metrics.add_connections(1)
         try:
-            await connection.send(self._select_greeting(connection))
-            while not self._stopping.is_set():
-                raw = await connection.recv()
-                self._busy_connections.add(connection)
-                try:
-                    reply = await self._run_in_executor(
-                        self._handle_message, owner, connection, raw, time.perf_counter()
-                    )
-                    await connection.send(reply.data)
-                finally:
-                    self._busy_connections.discard(connection)
-                if reply.close_code is not None:
-                    await connection.close(reply.close_code, 'see the previous message')
-                    return
+            await self._talk(connection, connection_id)
             await connection.close(CloseCode.GOING_AWAY, 'the server stops')
         except ConnectionClosed:
             pass
         finally:
             self._connections.discard(connection)
             self._metrics.add_connections(-1)
-            with suppress(RuntimeError):  # the executor has shut down, and with it every session
-                await self._run_in_executor(self._session_manager.disconnect, owner)
+            self._requests.disconnect(connection_id)
 
-    async def _run_in_executor[T](self, work: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, work, *arguments)
+    async def _talk(self, connection: ServerConnection, connection_id: int) -> None:
+        """Answer the requests of a connection until it is closed or the server stops."""
+        await connection.send(self._select_greeting(connection))
+        while not self._stopping.is_set():
+            raw = await connection.recv()
+            self._busy_connections.add(connection)
+            try:
+                if not await self._answer(connection, connection_id, raw):
+                    return
+            finally:
+                self._busy_connections.discard(connection)
 
-    def _handle_message(
-        self, connection_id: int, connection: ServerConnection, raw: str | bytes, arrived_s: float
-    ) -> ServerReply:
-        """Decode and execute a message, encode the answer; runs in the executor's thread."""
-        started_s = time.perf_counter()
-        endpoint: object = 'other'
-        outcome, reply = 'ok', ServerReply('')
+    async def _answer(
+        self, connection: ServerConnection, connection_id: int, raw: str | bytes
+    ) -> bool:
+        """Answer one request; an error closes the connection, then return False."""
+        future = self._requests.submit(
+            connection_id,
+            self._profile,
+            lambda: check_request(msgpack_codec.unpack(raw)),
+            lambda: connection.state is State.OPEN,
+        )
         try:
-            if connection.state is not State.OPEN:
-                outcome = 'gone'  # closed while the request was queued
-            else:
-                message = check_request(msgpack_codec.unpack(raw))
-                endpoint = self._session_manager.get_endpoint(message)
-                answer = self._session_manager.handle_request(connection_id, message)
-                reply = ServerReply(
-                    answer if isinstance(answer, str) else msgpack_codec.pack(answer)
-                )
-        except (
-            msgpack_codec.MalformedMessage,
-            value_mapping.ProfileMismatch,
-            InvalidClientRequest,
-        ) as error:
-            outcome = 'declined'
-            reply = ServerReply(f'{type(error).__name__}: {error}', CloseCode.INVALID_DATA)
-            self._log(f'connection {connection_id}: declined {endpoint!s:.40}: {error}')
-        except Exception:  # noqa: BLE001  an error of one client must not stop the server
-            outcome = 'failed'
-            trace = traceback.format_exc()
-            reply = ServerReply(trace, CloseCode.INTERNAL_ERROR)
-            self._log(f'connection {connection_id}: {endpoint!s:.40} failed\n{trace}')
-        waited_s, worked_s = started_s - arrived_s, time.perf_counter() - started_s
-        self._metrics.count_request(endpoint, outcome, waited_s, worked_s)
-        if self._log_requests and outcome == 'ok':
-            self._log(
-                f'connection {connection_id}: {endpoint} {1e3 * worked_s:.1f} ms, after '
-                f'{1e3 * waited_s:.1f} ms in the queue'
+            answer = await asyncio.wrap_future(future)
+            await connection.send(
+                answer if isinstance(answer, str) else msgpack_codec.pack(answer)
             )
-        return reply
+            return True
+        except ConnectionClosed:
+            raise
+        except INVALID_REQUEST_ERRORS as error:
+            text, code = f'{type(error).__name__}: {error}', CloseCode.INVALID_DATA
+        except Exception as error:  # noqa: BLE001  an error of one client must not stop the server
+            text, code = ''.join(traceback.format_exception(error)), CloseCode.INTERNAL_ERROR
+        await connection.send(text)
+        await connection.close(code, 'see the previous message')
+        return False
