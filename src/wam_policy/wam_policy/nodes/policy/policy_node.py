@@ -428,7 +428,9 @@ class PolicyNode(LifecycleNode):
 
     def _on_status_timer(self) -> None:
         """Publish what changed, and a sign of life every second."""
-        self._require_configured().run_action.update()
+        if self._configured is None:  # a call that was due when the node was cleaned up
+            return
+        self._configured.run_action.update()
         with self._locked_policy as policy:
             changed = (
                 policy.get_state(self._now_ns())[0],
