@@ -1,6 +1,6 @@
 """Measure chunks per second of several sessions on one server, with and without batches.
 
-Run from the repository root: python benchmarks/session_throughput.py [--json FILE]. Two servers of
+Run from the repository root: python benchmarks/servers/session_throughput.py [--json FILE]. Two servers of
 the same model run side by side, one with --max-batch 1 (every query alone) and one that computes
 queries together. Only one of them is asked at a time, in turns, so that both see the same load of
 the machine. Every session queries without a pause. Next to chunks per second stand chunks per
@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 from websockets.asyncio.client import ClientConnection, connect
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'src' / 'wam_policy')]
 
 from benchmarks import record
