@@ -1,10 +1,10 @@
 """Measure chunks per second of several sessions on one server, with and without batches.
 
-Run from the repository root: python benchmarks/servers/session_throughput.py [--json FILE]. Two servers of
-the same model run side by side, one with --max-batch 1 (every query alone) and one that computes
-queries together. Only one of them is asked at a time, in turns, so that both see the same load of
-the machine. Every session queries without a pause. Next to chunks per second stand chunks per
-second of CPU time of the workers, which other programs on the machine disturb less.
+Run from the repository root: python benchmarks/servers/session_throughput.py [--json FILE]. Two
+servers of the same model run side by side, one with --max-batch 1 (every query alone) and one that
+computes queries together. Only one of them is used at a time, in turns, so that both see the same
+load of the machine. Every session queries without a pause. Next to chunks per second stand chunks
+per second of CPU time of the workers, which other programs on the machine disturb less.
 """
 
 import argparse
