@@ -1,8 +1,8 @@
 """Take the screenshots of the operator's page for the documents, from a simulated stack.
 
-`python -m wam_console.take_screenshots DIR` in ./wam shell. Launches the stack three times: as it
-is, as a dry run and with random weights, drives the page in headless Chromium as a person would,
-and writes WebP images. Needs Chromium and the pinned playwright.
+`python -m wam_console.take_screenshots DIR` in ./wam shell. Launches the stack four times: as it
+is, stopped, as a dry run and with random weights, drives the page in headless Chromium as a person
+would, and writes WebP images. Needs Chromium and the pinned playwright.
 """
 
 import argparse
@@ -172,11 +172,13 @@ def photograph_running(photographer: Photographer, kill: Callable[[], None]) -> 
     photographer.press('[data-tab=joints]')
     time.sleep(1.0)
     photographer.take('console_joints')
-    photographer.press('[data-tab=overview]')
+
+
+def photograph_stopped(photographer: Photographer, kill: Callable[[], None]) -> None:
     photographer.page.keyboard.press('Escape')
     photographer.wait_for_text('#estop', 'acknowledged')
     time.sleep(2.0)
-    photographer.take('console_estopped')
+    photographer.take('console_estopped', in_control=False)
     kill()
     photographer.wait_for_text('#banners', 'DISCONNECTED')
     time.sleep(3.0)
@@ -188,14 +190,14 @@ def photograph_banner(words: str, name: str) -> Callable[[Photographer, Callable
         photographer.start_task()
         photographer.wait_for_text('#banners', words)
         time.sleep(6.0)
-        photographer.wait_until_running("!document.querySelector('.stale')")
-        photographer.take(name)
+        photographer.take(name, in_control=False)
 
     return photograph
 
 
 SCENES: dict[str, tuple[tuple[str, ...], Callable[[Photographer, Callable], None]]] = {
     'running': ((), photograph_running),
+    'stopped': ((), photograph_stopped),
     'dry_run': (('enable_motion:=false',), photograph_banner('DRY RUN', 'console_dry_run')),
     'untrained': (
         ('checkpoint:=preset:tiny',),
