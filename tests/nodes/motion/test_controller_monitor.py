@@ -128,16 +128,19 @@ def test_a_second_publisher_is_refused_and_stops_the_robot(tracking):
     other.destroy_node()
 
 
-def test_a_topic_that_only_a_recorder_listens_to_has_no_controller(stage):
+def test_a_topic_that_only_observers_listen_to_has_no_controller(stage):
     _, bench = stage
     bench.wait_state('HOLDING')
-    recorder = rclpy.create_node('recorder', context=bench.node.context)
-    recorder.create_subscription(JointTrajectory, ARM.topic, lambda _: None, qos.TRAJECTORY)
+    names = ('recorder', 'console', 'rviz2', '_ros2cli_4711', 'plotjuggler')
+    observers = [rclpy.create_node(name, context=bench.node.context) for name in names]
+    for observer in observers:
+        observer.create_subscription(JointTrajectory, ARM.topic, lambda _: None, qos.TRAJECTORY)
     subscription = next(s for s in bench.node.subscriptions if s.topic_name == ARM.topic)
     bench.node.destroy_subscription(subscription)
     bench.wait_state('PROTECTIVE_STOP')
     assert f'no controller subscribes to {ARM.topic}' in bench.status.reason
-    recorder.destroy_node()
+    for observer in observers:
+        observer.destroy_node()
 
 
 def test_a_goal_of_another_client_is_refused(stage):

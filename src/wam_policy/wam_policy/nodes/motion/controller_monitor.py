@@ -38,11 +38,9 @@ ANSWER_TIMEOUT_S = 2.0  # a service that has not answered by then does not
 STATE_TIMEOUT_S = 1.0  # a controller that reports is active; without reports it may not be
 STATE_PERIOD_S = 0.02  # a factor is looked at so often: some report a thousand times a second
 MANAGER_SERVICE = '/controller_manager/list_controllers'
-OBSERVERS = (
-    'recorder',
-    'description',
-    'rosbag2',
-)  # nodes that subscribe to trajectories and follow none
+# beginnings of the names of nodes that subscribe to trajectories and follow none
+OWN_OBSERVERS = ('recorder', 'description', 'console')
+OBSERVERS = (*OWN_OBSERVERS, 'rosbag2', 'rviz', 'rqt', 'plotjuggler', 'foxglove', '_ros2cli')
 UNKNOWN_NODE = '_NODE_NAME_UNKNOWN_'
 OPEN_GOALS = (
     GoalStatus.STATUS_ACCEPTED,
