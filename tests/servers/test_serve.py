@@ -287,7 +287,7 @@ def test_without_a_checkpoint_a_shipped_model_that_knows_the_robot_is_served():
         serve.select_checkpoint('', embodiment.load_embodiment('droid'))
 
 
-def test_workers_get_the_same_command_line():
+def test_workers_get_the_same_command_line(tmp_path):
     chosen = serve.parse_arguments(
         [
             *MODEL_ARGUMENTS,
@@ -299,7 +299,7 @@ def test_workers_get_the_same_command_line():
             '--max-sessions',
             '3',
             '--base',
-            '/base',
+            str(tmp_path),
             '--token',
             'x',
             '--devices',
@@ -309,7 +309,7 @@ def test_workers_get_the_same_command_line():
     model_options.resolve_defaults(chosen)
     got = worker_main.parse_settings(model_options.to_argv(chosen))
     assert (got.steps, got.seed, got.guided_video, got.max_sessions) == (2, 3, True, 3)
-    assert (got.checkpoint, got.base, got.sampler) == ('preset:tiny', Path('/base'), 'static8')
+    assert (got.checkpoint, got.base, got.sampler) == ('preset:tiny', tmp_path, 'static8')
     assert chosen.devices == ('cuda:0', 'cuda:1') and got.guidance_scale == 2.0
 
 

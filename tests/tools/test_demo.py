@@ -150,7 +150,8 @@ def test_the_demo_reports_what_it_measured(rmw, tmp_path):
     assert all(np.isfinite(rate) and rate > 1 for rate in found['camera_rate_hz'].values())
     for key in ('max_velocity_ratio', 'max_acceleration_ratio', 'max_jerk_ratio'):
         assert 0 < found[key] <= 1.0 + 1e-6
-    assert found['exit_codes'] == {'policy_node': 0, 'motion_node': 0, 'sim_node': 0}
+    nodes = ('policy_node', 'motion_node', 'sim_node', 'description_node', 'console_node')
+    assert found['exit_codes'] == dict.fromkeys(nodes, 0)
     assert found['memory_mb'] < 6000
 
 
