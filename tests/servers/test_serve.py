@@ -309,7 +309,7 @@ def test_workers_get_the_same_command_line(tmp_path):
     model_options.resolve_defaults(chosen)
     got = worker_main.parse_settings(model_options.to_argv(chosen))
     assert (got.steps, got.seed, got.guided_video, got.max_sessions) == (2, 3, True, 3)
-    assert (got.checkpoint, got.base, got.sampler) == ('preset:tiny', tmp_path, 'static8')
+    assert (got.checkpoint, got.base, got.sampler) == ('preset:tiny', str(tmp_path), 'static8')
     assert chosen.devices == ('cuda:0', 'cuda:1') and got.guidance_scale == 2.0
 
 
