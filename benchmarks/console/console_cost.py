@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 import rclpy
+from websockets import Origin
 from websockets.sync.client import connect
 
 from wam_policy.core.robot import embodiment
@@ -50,7 +51,7 @@ class PageReader:
 
     def _read(self) -> None:
         with connect(
-            f'ws://{self._host}/ws', origin=f'http://{self._host}', compression=None
+            f'ws://{self._host}/ws', origin=Origin(f'http://{self._host}'), compression=None
         ) as client:
             if self._shows:
                 client.send(json.dumps({'id': 1, 'name': 'show_predictions', 'shown': True}))

@@ -11,7 +11,7 @@ from rclpy.serialization import serialize_message
 from wam_console.imagination import ImaginationPairs, compose
 from wam_policy.core.observation.view_tiles import LAYOUTS, make_layout
 from wam_policy.model.encoders import view_layout
-from wam_policy.nodes import message_conversion
+from wam_policy.nodes.images import image_conversion
 
 CAMERAS = ('head', 'left', 'right')
 MS = 1_000_000
@@ -19,7 +19,7 @@ MS = 1_000_000
 
 def image(shade, stamp_ms):
     rgb = np.full((48, 64, 3), shade, np.uint8)
-    return serialize_message(message_conversion.image_to_msg(rgb, stamp_ms * MS, 'camera'))
+    return serialize_message(image_conversion.image_to_msg(rgb, stamp_ms * MS, 'camera'))
 
 
 def add_images(pairs, *stamps_ms):

@@ -283,7 +283,7 @@ def test_an_error_of_a_library_is_one_final_sentence(base, monkeypatch, capsys, 
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(safetensors_shards, 'safe_open', fail)
+    monkeypatch.setattr(safetensors_shards, '_read_tensor', fail)
     status = run_worker.main(['--checkpoint', str(base), *ROBOT_ARGUMENTS])
     lines = capsys.readouterr().err.splitlines()
     assert status == protocol.EXIT_PERMANENT_FAILURE and len(lines) == 1, lines

@@ -165,6 +165,5 @@ def test_all_processes_exit_cleanly(stage):
     os.kill(launch.pid, signal.SIGINT)
     watch.wait(lambda: launch.returncode is not None, 'the launch does not end', 40)
     assert launch.returncode == 0, launch.read_log_tail()
-    assert launch.exit_codes() == dict.fromkeys(
-        ('policy_node', 'motion_node', 'sim_node', 'recorder_node'), 0
-    )
+    nodes = ('policy', 'motion', 'sim', 'recorder', 'description')
+    assert launch.exit_codes() == {f'{name}_node': 0 for name in nodes}

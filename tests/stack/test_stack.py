@@ -234,6 +234,7 @@ def test_ctrl_c_ends_every_node_with_status_0(stack, launched):
     os.kill(launch.pid, signal.SIGINT)
     watch.wait(lambda: launch.returncode is not None, 'the launch does not end')
     assert launch.returncode == 0, launch.read_log_tail()
-    assert launch.exit_codes() == {'policy_node': 0, 'motion_node': 0, 'sim_node': 0}
+    nodes = ('policy_node', 'motion_node', 'sim_node', 'description_node')
+    assert launch.exit_codes() == dict.fromkeys(nodes, 0)
     _, left = psutil.wait_procs(started, timeout=30)
     assert not left

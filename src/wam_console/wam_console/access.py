@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-TOKEN_VARIABLE = 'WAM_CONSOLE_TOKEN'
+TOKEN_VARIABLE = 'WAM_CONSOLE_TOKEN'  # nosec B105: a name, not a token
 MIN_TOKEN_LENGTH = 16
 LOOPBACK_HOSTS = ('127.0.0.1', 'localhost', '::1')
 MAX_SESSIONS = 64  # browsers that are logged in; the oldest is logged out

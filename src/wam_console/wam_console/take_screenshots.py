@@ -23,7 +23,7 @@ from typing import Any
 
 from PIL import Image
 
-SIZE = {'width': 1400, 'height': 900}
+WIDTH_PX, HEIGHT_PX = 1400, 900
 QUALITY = 82
 DRAW_MS = 1500  # between drawings of the robot: this machine runs the policy, too
 START_TIMEOUT_S = 240.0
@@ -215,7 +215,7 @@ def main() -> int:
     path = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     if path is None:
         parser.error('no Chromium: apt-get install chromium')
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import ViewportSize, sync_playwright
 
     options.folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
@@ -227,7 +227,9 @@ def main() -> int:
             )
             with run_stack(options.robot, *recording, *arguments) as (url, kill):
                 browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-                page = browser.new_page(viewport=SIZE, color_scheme='dark')
+                page = browser.new_page(
+                    viewport=ViewportSize(width=WIDTH_PX, height=HEIGHT_PX), color_scheme='dark'
+                )
                 page.set_default_timeout(PAGE_TIMEOUT_MS)
                 page.goto(f'{url}/?draw_ms={DRAW_MS}')
                 page.wait_for_selector('body[data-ready]')

@@ -48,9 +48,9 @@ class InferenceOptions:
     mode: str = 'streaming'  # one of MEMORY_UPDATE_MODES
     window: str = 'restart'  # what a full cache does: restart | slide
     guided_video: bool = False  # guide video also where it cannot affect actions
-    noise_scale: float = 1.0  # of the initial noise, 0 to 1
     engine: str = engines.EAGER  # eager | compiled | tensorrt:FOLDER
     precision: str = quantization.FULL_PRECISION  # full | fp8 | int8 | calibration file
+    noise_scale: float = 1.0  # of the initial noise, 0 to 1
 
     def __post_init__(self) -> None:
         if self.recipe not in sampler.SAMPLERS:
