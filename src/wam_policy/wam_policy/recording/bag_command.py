@@ -5,7 +5,7 @@ Exit status: 0 success, 1 an episode could not be repaired or read, 2 invalid ar
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from wam_policy.recording import bag_access, bag_folder
@@ -36,8 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     options = parser.parse_args(arguments)
     act = {'repair': _repair_bag, 'info': _describe_bag}[options.command]
+    return act_on_bags(options.folders, lambda bag: '\n'.join(act(bag)))
+
+
+def act_on_bags(folders: Iterable[Path], act: Callable[[Path], str]) -> int:
+    """Print what `act` returns for each bag in `folders`; return the exit status.
+
+    A bag that does not fit is named on stderr and makes the status 1; the others go on.
+    """
     status = 0
-    for given in options.folders:
+    for given in folders:
         try:
             bags = bag_access.find_bags(given)
         except ValueError as error:
@@ -46,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         for bag in bags:
             try:
-                print('\n'.join(act(bag)))
+                print(act(bag))
             except (BagInUse, ValueError, OSError) as error:
                 text = str(error)
                 print(text if str(bag) in text else f'{bag}: {text}', file=sys.stderr)

@@ -13,7 +13,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from wam_policy.recording import bag_access
+from wam_policy.recording import bag_command
 from wam_tools.episode_view.episode_reader import read_episode
 from wam_tools.episode_view.page_writer import make_page
 
@@ -41,26 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     view.add_argument('--open', action='store_true', help='open the pages in the browser')
     options = parser.parse_args(arguments)
-    status = 0
-    for given in options.bags:
-        try:
-            bags = bag_access.find_bags(given)
-        except ValueError as error:
-            print(error, file=sys.stderr)
-            status = 1
-            continue
-        for bag in bags:
-            try:
-                path = write_page(bag, options.output_dir)
-            except (ValueError, OSError) as error:
-                text = str(error)
-                print(text if str(bag) in text else f'{bag}: {text}', file=sys.stderr)
-                status = 1
-                continue
-            print(f'{path}: {path.stat().st_size / 1e6:.1f} MB')
-            if options.open:
-                webbrowser.open(path.resolve().as_uri())
-    return status
+
+    def show(bag: Path) -> str:
+        path = write_page(bag, options.output_dir)
+        if options.open:
+            webbrowser.open(path.resolve().as_uri())
+        return f'{path}: {path.stat().st_size / 1e6:.1f} MB'
+
+    return bag_command.act_on_bags(options.bags, show)
 
 
 def write_page(bag: Path, output_dir: Path) -> Path:
