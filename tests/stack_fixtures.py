@@ -104,12 +104,12 @@ class StackProbe(StackNode):
 
 @pytest.fixture(scope='module', autouse=True)
 def isolate_ros_domain(request, ros_domain, tmp_path_factory):
-    """Run each file in a ROS domain of its own, in CI on few cores also one file at a time.
+    """Run each file in a ROS domain of its own, in CI on few cores one whole stack at a time.
 
     Two stacks at once take all of two slow cores: what they then measure is each other. Files
-    without the mark `ros` start no stack and do not wait.
+    without the mark `stack` start at most a few nodes and do not wait.
     """
-    starts_stack = request.node.get_closest_marker('ros') is not None
+    starts_stack = request.node.get_closest_marker('stack') is not None
     if not os.environ.get('CI') or not starts_stack or (os.cpu_count() or 1) >= MIN_SHARED_CORES:
         yield
         return

@@ -42,7 +42,7 @@ from wam_policy.nodes.parameters import (
 from wam_policy.nodes.run_node import IS_SOLE_NODE, ExecutorThread
 from wam_policy.nodes.sole_node import ALREADY_RUNNING
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.stack]
 BRINGUP = Path(__file__).resolve().parents[2] / 'src' / 'wam_bringup'
 STACK = BRINGUP / 'launch' / 'stack.launch.py'
 CONFIG = BRINGUP / 'config' / 'stack.yaml'

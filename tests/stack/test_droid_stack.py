@@ -24,7 +24,7 @@ from tests.servers.fake_engine import ServerThread
 from tests.servers.released_double import FakeProfileServer
 from tests.stack_fixtures import StackProbe
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(180)]
 SWAY_RAD = 0.08
 
 

@@ -28,7 +28,7 @@ from wam_msgs.msg import ActionChunk, SimGoal
 from wam_msgs.srv import BeginEpisode, Reload, StartEpisode, StopEpisode
 from wam_policy.nodes import qos
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(240)]
 REQUESTS, SEED = 1000, 16
 ANSWER_S = 20.0  # saving an episode or ending workers takes seconds on a busy machine
 LIFECYCLE_NODES = ('policy', 'motion', 'recorder')

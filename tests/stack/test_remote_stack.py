@@ -19,7 +19,7 @@ from tests.stack_fixtures import StackProbe
 from wam_msgs.srv import StartEpisode, StopEpisode
 from wam_policy.recording import bag_folder
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(180)]
 SWAY_RAD = 0.08
 SERVER_PROFILES = {'agibot_g1': 'dreamzero_agibot', 'yam': 'dreamzero_yam'}
 MAX_JOINT_STATE_GAP_S = 0.5  # between two joint states in a bag, on a machine that is busy

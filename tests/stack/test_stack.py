@@ -19,7 +19,7 @@ from wam_policy.nodes import message_conversion, qos
 from wam_policy.nodes.sole_node import ALREADY_RUNNING
 from wam_tools.launch_process import LaunchProcess
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(120)]
 PICK, OPEN = 'pick up the red cube', 'open the left hand'
 
 

@@ -9,7 +9,7 @@ rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wa
 from tests.servers.profile_double import ProfileDouble
 from tests.stack_fixtures import StackProbe
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(240)]
 SWAY_RAD = 0.08
 
 

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_tools import demo
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.stack]
 GOOD = {
     'chunks': 400,
     'kv_commits': 60,

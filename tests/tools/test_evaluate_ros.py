@@ -16,7 +16,7 @@ from wam_tools import evaluate_ros
 from wam_tools.sim_operator import SceneSetupError
 from wam_tools.task_loop import TASK_TIMEOUT_S, TaskLoop
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(180)]
 TOY = Path(__file__).parents[1] / 'nodes' / 'toy_worker.py'
 
 

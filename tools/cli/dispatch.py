@@ -70,9 +70,7 @@ COMMANDS = {
         'plot losses, validation errors and success of a training over its steps',
         'wam_learning.training.plot_training',
     ),
-    'reproduce': Command(
-        'train the shipped models again from scratch', 'wam_learning.training.reproduce_models'
-    ),
+    'recipe': Command('train the shipped models from scratch', 'wam_learning.training.recipe'),
     'eval': Command(
         'evaluate a policy in closed loop on held-out scenes, with confidence intervals',
         'wam_learning.evaluation.evaluate',
@@ -99,7 +97,7 @@ DEPRECATED_COMMANDS = {
     'check': 'inspect',
     'curves': 'plot-training',
     'play': 'generate-demos',
-    'recipe': 'reproduce',
+    'reproduce': 'recipe',
     'synthetic': 'random-checkpoint',
 }
 

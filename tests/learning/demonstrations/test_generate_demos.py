@@ -1,6 +1,7 @@
 """The expert's episodes as a data set: what only a simulator knows stands beside the rows."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -330,6 +331,23 @@ def test_a_scene_that_offers_nothing_is_passed_over(tmp_path, capsys):
 def test_a_folder_that_is_there_stays(tmp_path, capsys):
     assert generate_demos.main(['--robot', 'yam', '--out', str(tmp_path)]) == 1
     assert 'exists already' in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_complete_shards_of_the_same_options(tmp_path, capsys):
+    words = ['--robot', 'yam', '--out', str(tmp_path), '--episodes', '2', '--seed', '77']
+    words += ['--episodes-per-shard', '1', '--workers', '1', '--resume']
+    assert generate_demos.main(words) == 0
+    shutil.rmtree(tmp_path / '001')
+    written = tmp_path / '000' / 'meta' / 'provenance.json'
+    before_ns = written.stat().st_mtime_ns
+    assert generate_demos.main(words) == 0
+    assert written.stat().st_mtime_ns == before_ns
+    seed = json.loads((tmp_path / '001' / 'meta' / 'provenance.json').read_text())['seed']
+    assert seed == 78
+    capsys.readouterr()
+    assert generate_demos.main([*words, '--perturb-prob', '0.1']) == 1
+    complaint = capsys.readouterr().err
+    assert 'perturb_prob 0.6, wanted is 0.1' in complaint and '000' in complaint
 
 
 def test_sigterm_leaves_no_half_shard_and_no_player(tmp_path):

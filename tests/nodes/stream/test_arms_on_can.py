@@ -27,7 +27,7 @@ from tests.nodes.stream.stream_test_bench import StreamTestBench
 from wam_policy.core.robot.embodiment import load_embodiment
 from wam_policy.nodes.run_node import ExecutorThread
 
-pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(240)]
 ROOT = Path(__file__).resolve().parents[3]
 CHANNELS = ('can_follower_l', 'can_follower_r')
 OFFSET = np.array([0.3, 0.5, 0.5, 0.2, 0.2, 0.2] * 2 + [-0.3] * 2)

@@ -12,7 +12,7 @@ pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from wam_policy.core.robot import embodiment
 from wam_tools.fault_injection import run_faults
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.stack]
 ROBOT, OTHER = embodiment.load_embodiment('agibot_g1'), embodiment.load_embodiment('yam')
 TABLE = run_faults.make_all_faults(ROBOT)
 PAIRS, PAIRS_SEED = 10, 7

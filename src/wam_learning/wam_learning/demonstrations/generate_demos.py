@@ -47,6 +47,10 @@ PROBABILITY_FLAGS = (
         'that a random start has one hand low next to an object',
     ),
 )
+SHARD_OPTIONS = (  # what decides, with the seed, what a shard contains
+    *('robot', 'families', 'policy', 'policy_seconds', 'only_interventions'),
+    *('perturb_prob', 'random_start_prob', 'instruction_change_prob', 'near_miss_prob'),
+)
 DEPRECATED_FLAGS = {
     '--driver': '--policy',
     '--disturbed': '--perturb-prob',
@@ -178,9 +182,29 @@ def plan_shards(options: argparse.Namespace) -> Iterator[tuple[Path, int, int]]:
         )
 
 
+def is_complete(options: argparse.Namespace, folder: Path, first_seed: int, episodes: int) -> bool:
+    """Return whether a shard was written before; raise ValueError if with other options."""
+    path = folder / 'meta' / 'provenance.json'
+    if not path.exists():
+        return False
+    written = json.loads(path.read_text(encoding='utf-8'))
+    wanted: dict[str, Any] = {'seed': first_seed, 'episodes': episodes}
+    wanted |= {name: getattr(options, name) for name in SHARD_OPTIONS}
+    wanted = json.loads(json.dumps(wanted))  # tuples become lists
+    for name, value in wanted.items():
+        if written.get(name) != value:
+            raise ValueError(
+                f'{folder}: was written with {name} {written.get(name)}, wanted is {value}; '
+                'name another folder or remove it'
+            )
+    return True
+
+
 def run_shard_workers(options: argparse.Namespace) -> int:
     """Generate all shards, each in a process of its own; return the exit status."""
     waiting, running, failed = list(plan_shards(options)), [], False
+    if options.resume:
+        waiting = [shard for shard in waiting if not is_complete(options, *shard)]
     began_s, whole = time.monotonic(), len(waiting)
     try:
         while (waiting or running) and not failed:
@@ -256,9 +280,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse_arguments(arguments)
     try:
         if options.episodes_per_shard:
-            if options.out.exists():
+            if options.out.exists() and not options.resume:
                 raise FileExistsError(
-                    f'{options.out} exists already; name another folder or remove it'
+                    f'{options.out} exists already; name another folder, remove it, or continue '
+                    'an interrupted run with --resume'
                 )
             return run_shard_workers(options)
         report = generate_shard(options, options.out, options.seed, options.episodes)
@@ -317,20 +342,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar='LIST',
         help=f'of tasks, in turn (default: {",".join(task_families.LEARNED_FAMILIES)})',
     )
-    add(
-        '--workers',
-        type=_parse_count,
-        default=2,
-        metavar='N',
-        help='parallel processes (default: %(default)s)',
-    )
-    add(
-        '--episodes-per-shard',
-        type=int,
-        default=250,
-        metavar='N',
-        help='0: one data set, written by this process (default: %(default)s)',
-    )
+    _add_shard_options(parser)
     for flag, default, meaning in PROBABILITY_FLAGS:
         add(
             flag,
@@ -347,6 +359,29 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.policy_seconds and options.policy_seconds[0] > options.policy_seconds[1]:
         parser.error('--policy-seconds: want MIN no larger than MAX')
     return options
+
+
+def _add_shard_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        '--workers',
+        type=_parse_count,
+        default=2,
+        metavar='N',
+        help='parallel processes (default: %(default)s)',
+    )
+    add(
+        '--episodes-per-shard',
+        type=int,
+        default=250,
+        metavar='N',
+        help='0: one data set, written by this process (default: %(default)s)',
+    )
+    add(
+        '--resume',
+        action='store_true',
+        help='keep the complete shards of an interrupted run with the same options',
+    )
 
 
 def _replace_patience(arguments: Sequence[str]) -> list[str]:

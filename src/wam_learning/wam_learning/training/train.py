@@ -230,11 +230,13 @@ class _TrainingRun:
             PeriodicTrigger(seconds, steps, trainer.step if steps else budget.elapsed_s)
             for seconds in (LOG_EVERY_S, EVALUATE_EVERY_S, SAVE_EVERY_S)
         )
+        batches_s, began_s = 0.0, time.monotonic()
         while (share := budget.fraction_done(trainer.step)) < 1:
             blocks = int(trainer.rng.choice(lengths, p=shares / shares.sum()))
-            losses = trainer.train_step(
-                sampler.sample(self.batch_size, blocks, trainer.rng), share
-            )
+            batch_began_s = time.monotonic()
+            batch = sampler.sample(self.batch_size, blocks, trainer.rng)
+            batches_s += time.monotonic() - batch_began_s
+            losses = trainer.train_step(batch, share)
             self.logger.add_losses(
                 {name: float(value) for name, value in losses._asdict().items()}
             )
@@ -247,6 +249,8 @@ class _TrainingRun:
                 self.save()
             self.write_snapshot_if_due(budget.fraction_done(trainer.step))
         self.logger.log_losses(trainer.step, budget.elapsed_s, 0.0)
+        batches_share = batches_s / max(time.monotonic() - began_s, 1e-9)
+        self.logger.log_message(f'assembling batches took {batches_share:.1%} of the time')
         self.evaluate()
         self.save()
 
