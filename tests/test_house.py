@@ -209,6 +209,7 @@ LAYERS = (
                 f'wam_policy.nodes.{name}'
                 for name in (
                     'callback_guard',
+                    'cdr_reader',
                     'images',
                     'message_conversion',
                     'node_clock',

@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Empty, String
@@ -83,6 +84,7 @@ class FakeStack(Node):
             for controller in self.robot.controllers
         ]
         self._video = new(Image, 'predicted_video', qos.IMAGE)
+        self._diagnostics = new(DiagnosticArray, '/diagnostics', 10)
         self._objects = new(MarkerArray, '/sim/objects', qos.REQUEST)
         listen(String, 'instruction', lambda msg: self.on_instruction(msg.data), qos.REQUEST)
         listen(Empty, 'estop_signal', lambda _: self.on_estop(), qos.REQUEST)
@@ -135,6 +137,11 @@ class FakeStack(Node):
         self.motion.estop, self.motion.state = True, MotionStatus.ESTOPPED
         self.motion.state_name, self.motion.reason = 'ESTOPPED', 'e-stop requested'
         self._outputs['motion'].publish(self.motion)
+
+    def report_health(self, node):
+        """Report once that a node is well, as each does every second."""
+        status = DiagnosticStatus(name=f'{node}: callbacks', level=DiagnosticStatus.OK)
+        self._diagnostics.publish(DiagnosticArray(status=[status]))
 
     def publish_all(self):
         self._ticks += 1

@@ -8,10 +8,11 @@ import torch
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 from rclpy.serialization import serialize_message
 
-from wam_console.imagination import ImaginationPairs, compose
+from wam_console.imagination import ImaginationPairs, compose, describe_tiles
 from wam_policy.core.observation.view_tiles import LAYOUTS, make_layout
 from wam_policy.model.encoders import view_layout
 from wam_policy.nodes.images import image_conversion
+from wam_policy.nodes.images.cdr_image import read_image
 
 CAMERAS = ('head', 'left', 'right')
 MS = 1_000_000
@@ -20,6 +21,10 @@ MS = 1_000_000
 def image(shade, stamp_ms):
     rgb = np.full((48, 64, 3), shade, np.uint8)
     return serialize_message(image_conversion.image_to_msg(rgb, stamp_ms * MS, 'camera'))
+
+
+def decode(raw, camera):
+    return image_conversion.frame_from_msg(read_image(raw), camera).rgb
 
 
 def add_images(pairs, *stamps_ms):
@@ -44,8 +49,29 @@ def test_real_frames_stand_where_the_model_puts_them(name):
     assert np.abs(ours.astype(int) - theirs.astype(int)).mean() < 3.0
 
 
+@pytest.mark.parametrize('name', sorted(LAYOUTS))
+def test_the_page_cuts_out_what_was_placed(name):
+    cameras = CAMERAS[: LAYOUTS[name][0]]
+    layout = make_layout(name, cameras, 64, 96)
+    views = {
+        camera: np.full((48, 64, 3), shade, np.uint8)
+        for camera, shade in zip(cameras, (50, 120, 190), strict=False)
+    }
+    canvas = compose(views, layout)
+    tiles = describe_tiles(name, cameras)
+    for (left, top, width, height), camera in zip(tiles, cameras, strict=True):
+        rows = slice(round(top * layout.height), round((top + height) * layout.height))
+        columns = slice(round(left * layout.width), round((left + width) * layout.width))
+        assert canvas[rows, columns].size and (canvas[rows, columns] == views[camera][0, 0]).all()
+
+
+@pytest.mark.parametrize('name, cameras', [('', CAMERAS), ('other', CAMERAS), ('single', CAMERAS)])
+def test_a_canvas_of_unknown_layout_stays_whole(name, cameras):
+    assert describe_tiles(name, cameras) is None
+
+
 def test_a_prediction_is_shown_at_once_and_paired_when_its_instant_has_come():
-    pairs = ImaginationPairs(CAMERAS)
+    pairs = ImaginationPairs(CAMERAS, decode)
     add_images(pairs, 100, 200)
     predicted = np.full((64, 96, 3), 7, np.uint8)
     pairs.add_prediction(400 * MS, predicted, 'head_beside_hands')
@@ -61,7 +87,7 @@ def test_a_prediction_is_shown_at_once_and_paired_when_its_instant_has_come():
 
 
 def test_without_a_layout_or_after_closing_nothing_is_paired():
-    pairs = ImaginationPairs(CAMERAS)
+    pairs = ImaginationPairs(CAMERAS, decode)
     pairs.add_prediction(100 * MS, np.zeros((64, 96, 3), np.uint8), '')
     add_images(pairs, 50, 150)
     assert [frame.is_real for frame in pairs.take_ready()] == [False]
@@ -72,7 +98,7 @@ def test_without_a_layout_or_after_closing_nothing_is_paired():
 
 
 def test_memory_is_bounded_whatever_the_rate():
-    pairs = ImaginationPairs(CAMERAS)
+    pairs = ImaginationPairs(CAMERAS, decode)
     for stamp_ms in range(0, 20_000, 5):
         pairs.add_image('head', stamp_ms * MS, b'image')
         pairs.add_prediction(10**15, np.zeros((2, 3, 3), np.uint8), 'head_beside_hands')

@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
@@ -204,6 +205,19 @@ def console_port(url):
     return Parameter('port', value=int(url.rpartition(':')[2]))
 
 
+def test_a_node_that_is_lost_is_named(fake, open_page):
+    page = open_page()
+    fake.report_health('description')
+    time.sleep(1.0)
+    assert 'LOST' not in page.text_content('#banners')
+    wait_text(page, '#banners', 'DESCRIPTION LOST')
+    wait_text(page, '#banners', 'silent for')
+    fake.report_health('description')
+    page.wait_for_function(
+        '() => !document.querySelector("#banners").textContent.includes("LOST")'
+    )
+
+
 def test_dry_run_and_untrained_weights_cannot_be_overlooked(fake, open_page):
     fake.policy.trained, fake.policy.model = False, 'UNTRAINED tiny'
     fake.motion.dry_run = True
@@ -233,7 +247,26 @@ def test_predicted_video_is_subscribed_to_only_while_its_panel_is_open(fake, ope
     assert not fake.watches_video
     press(page, '[data-tab=imagination]')
     wait(lambda: fake.watches_video)
-    page.wait_for_function('() => document.querySelector("#imagined").width === 2 * 96')
+    # one imagined view above its real camera for each, cut out of the canvas of all
+    page.wait_for_function(
+        """(names) => {
+          const views = [...document.querySelectorAll('.view')];
+          return views.length === names.length && views.every((view, i) =>
+            view.children[0].textContent === names[i].replaceAll('_', ' ')
+            && view.children[1].width === 320 && view.children[2].width === 320);
+        }""",
+        arg=[camera.key for camera in fake.robot.cameras],
+    )
+    shades = page.evaluate(
+        """[...document.querySelectorAll('.view')].map((view) =>
+             view.children[1].getContext('2d').getImageData(160, 120, 1, 1).data[0])"""
+    )
+    assert np.abs(np.array(shades) - [40, 120, 180]).max() < 12
+    fake.policy.view_layout = ''
+    try:
+        wait_text(page, '#views', 'all cameras')
+    finally:
+        fake.policy.view_layout = 'head_beside_hands'
     press(page, '[data-tab=overview]')
     wait(lambda: not fake.watches_video)
     assert fake.watches_images

@@ -5,16 +5,18 @@ It is an ordinary node: it holds nothing up, and the robot moves or rests the sa
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diagnostic_updater import Updater
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.subscription import Subscription
 
 from wam_console.access import TOKEN_VARIABLE, AccessControl
 from wam_console.command_executor import CommandExecutor
 from wam_console.console_params import ConsoleParams
-from wam_console.stack_subscriber import StackSubscriber
+from wam_console.stack_subscriber import StackSubscriber, is_polled
 from wam_console.viewer_hub import ViewerHub
 from wam_console.web_server import WebServer, bind_socket
 from wam_policy.core.robot import embodiment
@@ -58,6 +60,11 @@ class ConsoleNode(LifecycleNode):
         updater = Updater(self)
         updater.setHardwareID('none')
         self.guard = CallbackGuard(self, updater)
+
+    @property
+    def subscriptions(self) -> Iterator[Subscription]:
+        """Give what the executor serves; the page polls the others."""
+        return (each for each in super().subscriptions if not is_polled(each))
 
     @property
     def url(self) -> str:

@@ -30,7 +30,7 @@ class ConsoleParams:
         5.0, 'images per camera and second that the page gets', unit='Hz', low=0.5, high=30.0
     )
     image_width: int = parameter(
-        296, 'width of the images that the page gets', unit='pixels', low=64, high=1280
+        320, 'width of the images that the page gets', unit='pixels', low=64, high=1280
     )
     jpeg_quality: int = parameter(65, 'of the images that the page gets', low=10, high=95)
 

@@ -1,20 +1,20 @@
 """Predicted frames and the real ones of the same instants, as pairs of equal layout.
 
 A prediction waits until every camera has a frame at or after its instant; the nearest frames are
-then placed as the model's canvas places them.
+then placed as the model's canvas places them. Where a layout is known the page cuts both apart
+into the views of the cameras (`describe_tiles`).
 """
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
 
 from wam_policy.core.observation.view_tiles import LAYOUTS, ViewLayout, make_layout
-from wam_policy.nodes.images import image_conversion
-from wam_policy.nodes.images.cdr_image import read_image
 
 MIN_INTERVAL_NS = 60_000_000  # between two images that are kept: 16 Hz of faster cameras
 KEEP_NS = 4_000_000_000  # images: longer than a block is predicted ahead
@@ -43,8 +43,11 @@ class _PendingPrediction:
 class ImaginationPairs:
     """Match predictions with images by their stamps; one thread adds, another takes."""
 
-    def __init__(self, cameras: tuple[str, ...]) -> None:
-        self._cameras = cameras
+    def __init__(
+        self, cameras: tuple[str, ...], decode: Callable[[bytes, str], np.ndarray]
+    ) -> None:
+        """Take the cameras' keys and what makes pixels, uint8 [h w 3], of an image of one."""
+        self._cameras, self._decode = cameras, decode
         self._lock = threading.Lock()
         self._images: Mapping[str, deque[tuple[int, bytes]]] = {
             camera: deque() for camera in cameras
@@ -113,7 +116,9 @@ class ImaginationPairs:
             int(waiting.size[1] / columns),
         )
         views = {
-            camera: _decode(min(kept, key=lambda item: abs(item[0] - waiting.stamp_ns))[1], camera)
+            camera: self._decode(
+                min(kept, key=lambda item: abs(item[0] - waiting.stamp_ns))[1], camera
+            )
             for camera, kept in images.items()
         }
         return ComparedFrame(waiting.number, True, waiting.stamp_ns, compose(views, layout))
@@ -133,6 +138,24 @@ def compose(views: Mapping[str, np.ndarray], layout: ViewLayout) -> np.ndarray:
     return canvas
 
 
-def _decode(raw: bytes, camera: str) -> np.ndarray:
-    image = read_image(raw)
-    return image_conversion.frame_from_msg(image, camera).rgb  # type: ignore[arg-type]
+@cache
+def describe_tiles(layout_name: str, cameras: tuple[str, ...]) -> list[list[float]] | None:
+    """Return [left, top, width, height] of each camera's view as shares of the canvas.
+
+    None for a layout that is not known or has other views.
+    """
+    unit = 64  # tiles are multiples of half a unit
+    try:
+        layout = make_layout(layout_name, cameras, unit, unit)
+    except ValueError:
+        return None
+    tiles = {tile.view: tile for tile in layout.tiles}
+    return [
+        [
+            tiles[camera].left / layout.width,
+            tiles[camera].top / layout.height,
+            tiles[camera].width * tiles[camera].repeat_columns / layout.width,
+            tiles[camera].height / layout.height,
+        ]
+        for camera in cameras
+    ]

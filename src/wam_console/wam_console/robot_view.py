@@ -33,7 +33,7 @@ class RobotView:
         """Load the model; ValueError if there is none of this robot."""
         self._robot = robot
         self._fingers: dict[str, tuple[str, float, float]] = {}  # joint -> gripper, offset, scale
-        self._mimic_joints: list[tuple[int, int, float]] = []
+        self._mimic_joints: list[tuple[int, int, float]] = []  # follower, leader, ratio
         self.camera = {'from': [2.2, -1.4, 1.8], 'at': [0.4, 0.0, 0.9]}
         model = self._load_sim_model() or self._load_collision_model()
         self._model, self._data = model, mujoco.MjData(model)
@@ -92,11 +92,28 @@ class RobotView:
         """
         if plan is None:
             return np.zeros((0, 0, 3), np.float32)
+        self._set_positions(measured)
         points = []
-        for row in plan.positions:
-            self._set_positions({**measured, **dict(zip(plan.names, row.tolist(), strict=True))})
+        for qpos in self._compute_qpos_rows(plan):
+            self._data.qpos[:] = qpos
+            mujoco.mj_kinematics(self._model, self._data)
             points.append(self._read_tools())
         return np.array(points, dtype=np.float32).transpose(1, 0, 2)
+
+    def _compute_qpos_rows(self, plan: PlannedPath) -> np.ndarray:
+        """Return the model's joint positions in each row of a plan [rows qpos]."""
+        rows = np.tile(self._data.qpos, (len(plan.positions), 1))
+        column = {name: index for index, name in enumerate(plan.names)}
+        for name, index in column.items():
+            if name in self._qpos:
+                rows[:, self._qpos[name]] = plan.positions[:, index]
+        for joint, (gripper, offset, scale) in self._fingers.items():
+            if gripper in column:
+                opening = plan.positions[:, column[gripper]]
+                rows[:, self._qpos[joint]] = offset + scale * opening
+        for follower, leader, ratio in self._mimic_joints:
+            rows[:, follower] = ratio * rows[:, leader]
+        return rows
 
     def _set_positions(self, positions: Mapping[str, float]) -> None:
         qpos = self._data.qpos

@@ -3,20 +3,24 @@
 Notable:
 - subscribes while somebody looks, and to predicted video only while its panel is open; without a
   viewer it takes the instruction's topic alone, a message per instruction;
-- images and joint states stay serialized until one is drawn;
-- the executor's thread files messages, the web server's thread reads them: each is replaced as a
-  whole, never changed.
+- what the page draws less often than it is published (images, joint states, statuses) is polled:
+  the middleware keeps the newest message, and this program is not woken 200 times a second;
+- the web server's thread polls; the executor's thread subscribes and files everything else: each
+  is replaced as a whole, never changed.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import cv2
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image, JointState
@@ -26,13 +30,15 @@ from visualization_msgs.msg import MarkerArray
 
 from wam_console import stack_status
 from wam_console.console_params import ConsoleParams
-from wam_console.imagination import ComparedFrame, ImaginationPairs
+from wam_console.imagination import ComparedFrame, ImaginationPairs, describe_tiles
+from wam_console.node_health import NodeHealth
 from wam_console.robot_view import RobotView
 from wam_console.stack_status import ReceivedMessage
 from wam_msgs.msg import DriverStatus, EpisodeStatus, MotionStatus, PolicyStatus, SimStatus
 from wam_policy.core.motion.trajectory import Trajectory, sample_plan
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.cdr_reader import read_header_stamp_ns, read_trajectory
 from wam_policy.nodes.images import image_conversion
 from wam_policy.nodes.images.cdr_image import read_image
 from wam_policy.nodes.node_clock import NodeClock
@@ -41,6 +47,10 @@ UPDATE_PERIOD_S = 0.2  # how late subscriptions follow the viewers
 MAX_HISTORY = 20  # instructions
 MAX_OBJECTS = 32
 IMAGE_PERIODS = 0.8  # of camera_rate_hz: cameras and the page run at their own instants
+MAX_JPEG_BYTES = 12_000  # sent as published: 3 cameras at 5 Hz are 180 kB/s
+DIAGNOSTICS_DEPTH = 10
+JPEG_START = b'\xff\xd8'
+MAX_UNREAD = 32  # trajectories between two poses
 KEEP_TARGET_NS = 2_000_000_000  # after its end a trajectory is no target any more
 # statuses: name, type, topic, quality of service, description
 STATUSES: tuple[tuple[str, Any, str, Any, Callable[[Any], dict[str, Any]]], ...] = (
@@ -52,8 +62,20 @@ STATUSES: tuple[tuple[str, Any, str, Any, Callable[[Any], dict[str, Any]]], ...]
 )
 
 
+def is_polled(subscription: Subscription) -> bool:
+    """Tell whether a subscription is read with `take_message`; an executor must not serve it."""
+    return subscription.callback is _refuse_callback
+
+
+def _refuse_callback(_: Any) -> None:
+    raise RuntimeError('an executor serves a subscription that is polled')
+
+
 class StackSubscriber:
-    """Subscribe to a running stack on behalf of the page."""
+    """Subscribe to a running stack on behalf of the page.
+
+    The node leaves subscriptions that are polled out of what it offers to its executor.
+    """
 
     def __init__(self, node: Node, robot: Embodiment, params: ConsoleParams) -> None:
         """Raise ValueError if the robot cannot be drawn."""
@@ -62,14 +84,17 @@ class StackSubscriber:
         self._now_ns = NodeClock(node.get_clock())
         self._newest: dict[str, ReceivedMessage] = {}
         self._history: deque[str] = deque(maxlen=MAX_HISTORY)
+        self._raw_trajectories: deque[bytes] = deque(maxlen=MAX_UNREAD)
         self._trajectories: dict[tuple[str, ...], Trajectory] = {}  # newest, by its joints
-        self.pairs = ImaginationPairs(tuple(camera.key for camera in robot.cameras))
+        self._cameras = tuple(camera.key for camera in robot.cameras)
+        self.pairs = ImaginationPairs(self._cameras, self._decode_image)
+        self._health = NodeHealth()
         self._viewer_count, self._wants_predictions = 0, False
         self._subscriptions: list[Subscription] = []
         self._video_subscription: Subscription | None = None
+        self._polled: dict[str, Subscription] = {}
         self._joints: dict[str, float] = {}
-        self._joints_received_s = 0.0
-        self._sent_images: dict[str, ReceivedMessage] = {}
+        self._image_sent_s: dict[str, float] = {}
         self._instruction_subscription = node.create_subscription(
             String, 'instruction', self._on_instruction, qos.REQUEST
         )
@@ -105,10 +130,11 @@ class StackSubscriber:
 
     def make_state(self) -> dict[str, Any]:
         """Return all statuses with their ages."""
-        now_s, newest = time.monotonic(), self._newest
+        now_s = time.monotonic()
         state: dict[str, Any] = {}
         for name, _, _, _, describe in STATUSES:
-            seen = newest.get(name)
+            self._poll(name)
+            seen = self._newest.get(name)
             state[name] = seen and {**describe(seen.msg), 'age_s': seen.age_s(now_s)}
         self._read_joints()
         target = self._read_targets(self._now_ns())
@@ -119,6 +145,9 @@ class StackSubscriber:
         task = state['sim']['instruction'] if state['sim'] else ''
         state['suggestions'] = stack_status.list_suggestions(task, self._list_object_names())
         state['history'] = list(self._history)
+        state['nodes'] = self._health.describe(now_s)
+        layout_name = self._get_layout_name()
+        state['views'] = layout_name and describe_tiles(layout_name, self._cameras)
         return state
 
     def make_poses(self) -> dict[str, Any]:
@@ -126,6 +155,7 @@ class StackSubscriber:
         now_ns, now_s = self._now_ns(), time.monotonic()
         self._read_joints()
         measured = {**self._robot.home, **self._joints}
+        self._read_trajectories()
         plan = sample_plan(
             list(self._trajectories.values()), self._robot.commanded, measured, now_ns
         )
@@ -139,6 +169,7 @@ class StackSubscriber:
 
     def make_objects(self) -> list[dict[str, Any]]:
         """Return the simulated scene's objects: shape, size, color and pose."""
+        self._poll('objects')
         seen = self._newest.get('objects')
         markers = seen.msg.markers[:MAX_OBJECTS] if seen else ()
         return [
@@ -159,19 +190,22 @@ class StackSubscriber:
 
     def take_image(self, camera: str) -> tuple[bytes, float] | None:
         """Return the newest image of a camera as JPEG, with its age; None: nothing is due."""
-        seen, last = self._newest.get(f'image/{camera}'), self._sent_images.get(camera)
-        if seen is None or seen is last:
+        now_s, name = time.monotonic(), f'image/{camera}'
+        is_due = (
+            now_s - self._image_sent_s.get(camera, 0.0)
+            >= IMAGE_PERIODS / self._params.camera_rate_hz
+        )
+        if not (is_due or self._wants_predictions):
             return None
-        period_s = IMAGE_PERIODS / self._params.camera_rate_hz
-        if last and seen.received_s - last.received_s < period_s:
+        before = self._newest.get(name)
+        for seen in self._poll(name):
+            if self._wants_predictions:
+                self.pairs.add_image(camera, read_header_stamp_ns(seen.msg), seen.msg)
+        seen = self._newest.get(name)
+        if seen is None or not is_due or (seen is before and camera in self._image_sent_s):
             return None
-        self._sent_images[camera] = seen
-        rgb = self._decode_image(seen.msg, camera)
-        width = self._params.image_width
-        size = (width, max(1, round(rgb.shape[0] * width / rgb.shape[1])))
-        if size[0] < rgb.shape[1]:
-            rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-        return encode_jpeg(rgb, self._params.jpeg_quality), seen.age_s(time.monotonic())
+        self._image_sent_s[camera] = now_s
+        return self._make_jpeg(seen.msg, camera), seen.age_s(now_s)
 
     def take_compared_frames(self) -> list[tuple[ComparedFrame, float]]:
         """Return new frames of the panel with predicted video, and their ages in s."""
@@ -185,85 +219,86 @@ class StackSubscriber:
         wanted = self._viewer_count > 0
         if wanted and not self._subscriptions:
             self._subscriptions = self._subscribe()
+            self._subscribe_to_images()
         elif not wanted and self._subscriptions:
-            for subscription in self._subscriptions:
-                self._node.destroy_subscription(subscription)
+            polled, self._polled = self._polled, {}
+            self._destroy([*self._subscriptions, *polled.values()])
             self._subscriptions, self._newest = [], {}
             self._trajectories = {}
+            self._raw_trajectories.clear()
+            self._image_sent_s = {}
+            self._health = NodeHealth()
         if self._wants_predictions and self._video_subscription is None:
             self._video_subscription = self._node.create_subscription(
                 Image, 'predicted_video', self._on_prediction, qos.IMAGE
             )
+            self._subscribe_to_images()
         elif not self._wants_predictions and self._video_subscription is not None:
             self._node.destroy_subscription(self._video_subscription)
             self._video_subscription = None
             self.pairs.clear()
+            if self._subscriptions:
+                self._subscribe_to_images()
 
     def _subscribe(self) -> list[Subscription]:
         create = self._node.create_subscription
+        topics = [controller.topic for controller in self._robot.controllers]
+        # not polled: a trajectory expires in the middleware, and of a burst each part counts
         made = [
-            create(message_type, topic, partial(self._store, name), profile)
-            for name, message_type, topic, profile, _ in STATUSES
+            create(JointTrajectory, topic, self._on_trajectory, qos.TRAJECTORY, raw=True)
+            for topic in (*topics, 'motion/dry_run_trajectory')
         ]
         made.append(
-            create(
-                JointState,
-                self._params.joint_states_topic,
-                partial(self._store_raw, 'joints'),
-                qos.JOINTS,
-                raw=True,
-            )
+            create(DiagnosticArray, '/diagnostics', self._on_diagnostics, DIAGNOSTICS_DEPTH)
         )
-        compressed = self._params.compressed_images
-        for camera in self._robot.cameras:
-            made.append(
-                create(
-                    CompressedImage if compressed else Image,
-                    f'{camera.topic}/compressed' if compressed else camera.topic,
-                    partial(self._on_image, camera.key),
-                    qos.IMAGE,
-                    raw=True,
-                )
-            )
-        topics = [controller.topic for controller in self._robot.controllers]
-        for topic in (*topics, 'motion/dry_run_trajectory'):
-            made.append(create(JointTrajectory, topic, self._on_trajectory, qos.TRAJECTORY))
-        made.append(
-            create(MarkerArray, '/sim/objects', partial(self._store, 'objects'), qos.REQUEST)
+        polled: dict[str, Subscription] = {
+            name: create(message_type, topic, _refuse_callback, profile)
+            for name, message_type, topic, profile, _ in STATUSES
+        }
+        polled['objects'] = create(MarkerArray, '/sim/objects', _refuse_callback, qos.REQUEST)
+        polled['joints'] = create(
+            JointState,
+            self._params.joint_states_topic,
+            _refuse_callback,
+            _keep_last(qos.JOINTS, 1),
+            raw=True,
         )
+        self._polled = polled
         return made
 
-    def _store(self, name: str, msg: Any) -> None:
-        delay_s = 0.0
-        if hasattr(msg, 'header'):
-            delay_s = max(0.0, (self._now_ns() - message_conversion.to_ns(msg.header.stamp)) / 1e9)
-        self._newest[name] = ReceivedMessage(msg, time.monotonic(), delay_s)
+    def _subscribe_to_images(self) -> None:
+        """Keep the newest image of each camera, or all of a tick to find those of an instant."""
+        compressed = self._params.compressed_images
+        before = {name: each for name, each in self._polled.items() if name.startswith('image/')}
+        depth = qos.IMAGE.depth if self._wants_predictions else 1
+        made = {
+            f'image/{camera.key}': self._node.create_subscription(
+                CompressedImage if compressed else Image,
+                f'{camera.topic}/compressed' if compressed else camera.topic,
+                _refuse_callback,
+                _keep_last(qos.IMAGE, depth),
+                raw=True,
+            )
+            for camera in self._robot.cameras
+        }
+        self._polled = {**self._polled, **made}
+        self._destroy(before.values())
 
-    def _store_raw(self, name: str, raw: bytes) -> None:
-        self._newest[name] = ReceivedMessage(raw, time.monotonic(), 0.0)
+    def _destroy(self, subscriptions: Iterable[Subscription]) -> None:
+        for subscription in subscriptions:
+            self._node.destroy_subscription(subscription)
 
-    def _on_image(self, camera: str, raw: bytes) -> None:
-        delay_s = 0.0
-        if not self._params.compressed_images:
-            stamp_ns = message_conversion.to_ns(read_image(raw).header.stamp)
-            delay_s = max(0.0, (self._now_ns() - stamp_ns) / 1e9)
-            if self._wants_predictions:
-                self.pairs.add_image(camera, stamp_ns, raw)
-        self._newest[f'image/{camera}'] = ReceivedMessage(raw, time.monotonic(), delay_s)
+    def _on_trajectory(self, raw: bytes) -> None:
+        self._raw_trajectories.append(raw)
 
-    def _on_trajectory(self, msg: JointTrajectory) -> None:
-        try:
-            trajectory = message_conversion.trajectory_from_msg(msg)
-        except ValueError:
-            return  # of another program; motion_node and the controllers judge it, not the page
-        self._trajectories[trajectory.names] = trajectory
+    def _on_diagnostics(self, msg: DiagnosticArray) -> None:
+        self._health.add(msg, time.monotonic())
 
     def _on_prediction(self, msg: Image) -> None:
-        status = self._newest.get('policy')
         self.pairs.add_prediction(
             message_conversion.to_ns(msg.header.stamp),
             image_conversion.frame_from_msg(msg, 'predicted_video').rgb,
-            status.msg.view_layout if status else '',
+            self._get_layout_name(),
         )
 
     def _on_instruction(self, msg: String) -> None:
@@ -271,15 +306,52 @@ class StackSubscriber:
         if text and (not self._history or self._history[-1] != text):
             self._history.append(text)
 
-    # serialized messages
+    # polled and serialized messages
+
+    def _poll(self, name: str) -> list[ReceivedMessage]:
+        """Take what came on a polled topic since the last time; the newest is kept."""
+        subscription = self._polled.get(name)
+        if subscription is None:
+            return []
+        found = []
+        # the executor may have destroyed it
+        with suppress(rclpy_implementation.InvalidHandle), subscription.handle:
+            while taken := subscription.handle.take_message(
+                subscription.msg_type, subscription.raw
+            ):
+                found.append(self._make_received(taken[0]))
+        if found:
+            self._newest[name] = found[-1]
+        return found
+
+    def _make_received(self, msg: Any) -> ReceivedMessage:
+        """Date a message by its stamp, where it has one: it may have waited to be polled."""
+        stamp_ns = 0
+        if isinstance(msg, bytes):
+            stamp_ns = read_header_stamp_ns(msg)
+        elif hasattr(msg, 'header'):
+            stamp_ns = message_conversion.to_ns(msg.header.stamp)
+        delay_s = max(0.0, (self._now_ns() - stamp_ns) / 1e9) if stamp_ns else 0.0
+        return ReceivedMessage(msg, time.monotonic(), delay_s)
+
+    def _get_layout_name(self) -> str:
+        """Return how the model arranges views on its canvas; empty while that is not known."""
+        status = self._newest.get('policy')
+        return status.msg.view_layout if status else ''
+
+    def _read_trajectories(self) -> None:
+        while self._raw_trajectories:
+            try:
+                trajectory = read_trajectory(self._raw_trajectories.popleft())
+            except ValueError:
+                continue  # of another program; motion_node and the controllers judge it
+            self._trajectories[trajectory.names] = trajectory
 
     def _read_joints(self) -> None:
         """Deserialize the newest joint state, unless it was read before."""
-        seen = self._newest.get('joints')
-        if seen is None or seen.received_s == self._joints_received_s:
+        if not self._poll('joints'):
             return
-        self._joints_received_s = seen.received_s
-        msg = deserialize_message(seen.msg, JointState)
+        msg = deserialize_message(self._newest['joints'].msg, JointState)
         known = set(self._robot.observed)
         self._joints |= {
             name: float(value)
@@ -292,16 +364,32 @@ class StackSubscriber:
         targets: dict[str, float] = {}
         for each in list(self._trajectories.values()):
             if now_ns < each.end_ns + KEEP_TARGET_NS:
-                row = each.at_times(np.array([now_ns])).position[0]
+                row = each.at(now_ns).position
                 targets |= dict(zip(each.names, row.tolist(), strict=True))
         return targets
 
+    def _make_jpeg(self, raw: bytes, camera: str) -> bytes:
+        """Return an image for the page, as it was published if that is small enough."""
+        if self._params.compressed_images:
+            msg = deserialize_message(raw, CompressedImage)
+            jpeg = bytes(msg.data)
+            if jpeg.startswith(JPEG_START) and len(jpeg) <= MAX_JPEG_BYTES:
+                return jpeg
+        rgb = self._decode_image(raw, camera)
+        width = self._params.image_width
+        size = (width, max(1, round(rgb.shape[0] * width / rgb.shape[1])))
+        if size[0] < rgb.shape[1]:
+            rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        return encode_jpeg(rgb, self._params.jpeg_quality)
+
     def _decode_image(self, raw: bytes, camera: str) -> np.ndarray:
+        """Return the pixels of a serialized image, uint8 [h w 3]; ValueError if it is none."""
         if self._params.compressed_images:
             return image_conversion.frame_from_compressed_msg(
                 deserialize_message(raw, CompressedImage), camera
             ).rgb
-        return decode_raw_image(raw, camera)
+        image: Any = read_image(raw)  # has the fields that frame_from_msg reads
+        return image_conversion.frame_from_msg(image, camera).rgb
 
     def _age_of(self, name: str, now_s: float) -> float | None:
         seen = self._newest.get(name)
@@ -312,10 +400,8 @@ class StackSubscriber:
         return [marker.text for marker in seen.msg.markers[:MAX_OBJECTS]] if seen else ()
 
 
-def decode_raw_image(raw: bytes, camera: str) -> np.ndarray:
-    """Return the pixels of a serialized Image, uint8 [h w 3]; ValueError if it is none."""
-    image: Any = read_image(raw)  # has the fields that frame_from_msg reads
-    return image_conversion.frame_from_msg(image, camera).rgb
+def _keep_last(profile: QoSProfile, depth: int) -> QoSProfile:
+    return QoSProfile(depth=depth, reliability=profile.reliability)
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int) -> bytes:

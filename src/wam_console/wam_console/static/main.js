@@ -42,6 +42,7 @@ function onMessage(message) {
     if (total) { latency.p50.add(now, total[1]); latency.p99.add(now, total[2]); }
     if (policy && policy.imagination.error >= 0 && policy.commits !== commits) error.add(now, policy.imagination.error);
     commits = policy && policy.commits;
+    imagination.setViews(hello.cameras, message.views);
     controls.setState(message);
     document.body.dataset.ready = 'true';
   }
@@ -87,6 +88,7 @@ async function showImage(index, ageS, bytes) {
   }
   camera.canvas.getContext('2d').drawImage(bitmap, 0, 0);
   bitmap.close();
+  imagination.aspects[index] = camera.canvas.width / camera.canvas.height;
   Object.assign(camera, { ageS, receivedMs: performance.now() });
 }
 

@@ -4,7 +4,7 @@
 const byId = (id) => document.getElementById(id);
 const POLICY = { RUNNING: 'ok', IDLE: 'rest', HOLDING: 'rest', STARTING: 'rest', WAITING_OBSERVATION: 'attention', STALE_OBSERVATION: 'attention', ERROR: 'stop' };
 const MOTION = { TRACKING: 'ok', FIRST_MOVE: 'ok', HOLDING: 'rest', STOPPING: 'attention', ESTOPPED: 'stop', PROTECTIVE_STOP: 'stop' };
-const STALE_S = { policy: 2.5, motion: 1.0, joints: 0.5, sim: 2.0, episode: 3.0, driver: 3.0 };
+const STALE_S = { policy: 2.5, motion: 1.0, joints: 0.5, sim: 2.0, episode: 3.0, driver: 3.0 }, NODE_SILENT_S = 3.5;
 const MAX_CHIPS = 3, CONTACT_MS = 5000;
 
 export function element(tag, className = '', text = '') {
@@ -83,6 +83,7 @@ export class Status {
     if (policy && !policy.trained && policy.model) banners.push(['attention', 'UNTRAINED', `random weights (${policy.model.replace('UNTRAINED ', '')}): the motion has no meaning`]);
     if (motion && motion.dry_run) banners.push(['rest', 'DRY RUN', 'the robot gets nothing: trajectories are only published for viewers']);
     if (this.isOpen && (age === null || age > STALE_S.motion)) banners.push(['attention', 'STALE', age === null ? 'motion_node has not been heard' : `motion_node is silent for ${formatAge(age)}`]);
+    for (const { name, words } of this.isOpen ? this.findLostNodes() : []) banners.push(['attention', `${name.toUpperCase()} LOST`, words]);
     const box = byId('banners'), key = JSON.stringify(banners.map((each) => each.slice(0, 2)));
     if (key !== this.shown.banners) {
       this.shown.banners = key;
@@ -94,6 +95,17 @@ export class Status {
       }));
     }
     banners.forEach((banner, i) => { box.children[i].lastChild.textContent = banner[2]; });
+  }
+
+  // Nodes that no status tells of. They report once a second: silence is an exit or a stop.
+  findLostNodes() {
+    const sinceS = (performance.now() - this.receivedMs) / 1000, found = [];
+    for (const { name, age_s, errors } of this.state.nodes || []) {
+      const silentS = age_s === null ? Infinity : age_s + sinceS;
+      if (silentS < NODE_SILENT_S || name === 'motion') continue;
+      found.push({ name, words: errors[0] || `silent for ${formatAge(silentS)}: what it publishes is stale; the robot goes on without it` });
+    }
+    return found;
   }
 
   tile(key, label, value, unit = '', kind = '', block = 'policy', meaning = label) {
@@ -148,7 +160,7 @@ export class Status {
       byId('scene-state').textContent = sim.success ? '✓ done' : `scene ${sim.episode}, real time ×${number(sim.real_time_factor, 2)}`;
     }
     this.showSuggestions(state);
-    if (!byId('tab-checks').hidden) this.showChecks(policy, motion, state.driver);
+    if (!byId('tab-checks').hidden) this.showChecks(state);
   }
 
   showSuggestions({ suggestions, history }) {
@@ -168,7 +180,7 @@ export class Status {
     }));
   }
 
-  showChecks(policy, motion, driver) {
+  showChecks({ policy, motion, driver, nodes }) {
     const rows = (title, block, entries) => {
       const part = element('div'), list = element('dl');
       const heading = element('h3');
@@ -184,8 +196,8 @@ export class Status {
     const parts = [];
     if (motion) {
       parts.push(rows('Chunks', 'motion', [
-        ['accepted / rejected', `${motion.accepted} / ${motion.rejected}`], ['late / underruns', `${motion.late} / ${motion.underruns}`],
-        ['rows limited', motion.clamps], ['age of this one', motion.chunk_age_ms < 0 ? '–' : `${number(motion.chunk_age_ms)} ms`],
+        ['rejected', `${motion.rejected} of ${motion.accepted + motion.rejected}`], ['late / underruns', `${motion.late} / ${motion.underruns}`],
+        ['rows limited', motion.clamps], ['age', motion.chunk_age_ms < 0 ? '–' : `${number(motion.chunk_age_ms)} ms`],
         ['blend offset', `${number(motion.blend_offset, 3)} rad`], ['commands lost', motion.commands_lost, motion.commands_lost > 0],
       ]), rows('Share of limits', 'motion', [
         ['velocity', number(motion.velocity_ratio, 2), motion.velocity_ratio > 1.001], ['acceleration', number(motion.acceleration_ratio, 2), motion.acceleration_ratio > 1.001], ['jerk', number(motion.jerk_ratio, 2), motion.jerk_ratio > 1.001],
@@ -196,7 +208,7 @@ export class Status {
       parts.push(rows('Senses', 'policy', [
         ...policy.cameras.map(([name, age, rate]) => [name.replaceAll('_', ' '), `${number(age)} ms · ${number(rate)} Hz`]),
         ['joint states', `${number(policy.joints_age_ms)} ms`], ['memory', `${policy.memory_blocks} blocks · ${number(100 * policy.memory_fill)} %`],
-        ['commits / rebuilds', `${policy.commits} / ${policy.rebuilds}`], ['chunks dropped', policy.dropped_chunks], ['worker restarts', policy.restarts, policy.restarts > 0],
+        ['commits, rebuilt', `${policy.commits}, ${policy.rebuilds}`], ['dropped', policy.dropped_chunks], ['restarts', policy.restarts, policy.restarts > 0],
       ]));
     }
     const off = element('div');
@@ -205,6 +217,8 @@ export class Status {
     if (!inactive.length) off.append(element('p', '', 'none: every check has its inputs'));
     for (const [check, reason] of inactive) off.append(element('p', '', `${check}: ${reason}`));
     for (const warning of driver ? driver.warnings : []) off.append(element('p', '', `driver: ${warning}`));
+    const lost = this.findLostNodes().map((each) => each.name);
+    off.append(element('h3', '', 'Nodes heard'), element('p', '', nodes.map(({ name }) => (lost.includes(name) ? `${name}: lost` : name)).join(', ') || 'none'));
     parts.push(off);
     byId('checks').replaceChildren(...parts);
   }

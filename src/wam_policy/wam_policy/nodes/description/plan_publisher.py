@@ -15,7 +15,6 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import JointState
 from tf2_msgs.msg import TFMessage
-from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
 from wam_msgs.msg import ActionChunk
@@ -24,6 +23,7 @@ from wam_policy.core.motion.trajectory import NS_PER_S, PlannedPath, Trajectory,
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.robot.kinematic_tree import KinematicTree
 from wam_policy.nodes import message_conversion, qos
+from wam_policy.nodes.cdr_reader import read_trajectory
 from wam_policy.nodes.description import plan_markers
 from wam_policy.nodes.description.demand import OnDemandPublishers
 from wam_policy.nodes.description.frame_messages import FrameMessages, make_identity
@@ -93,9 +93,7 @@ class PlanPublisher:
         pending, self._raw = self._raw, {}
         for source, raw in pending.items():
             try:
-                self._trajectories[source] = message_conversion.trajectory_from_msg(
-                    deserialize_message(raw, JointTrajectory)
-                )
+                self._trajectories[source] = read_trajectory(raw)
             except ValueError as error:
                 self._trajectories.pop(source, None)
                 self._logger.warning(f'{source}: {error}', throttle_duration_sec=10.0)

@@ -5,7 +5,6 @@ read from the bytes and the pixels stay where they are, so that three cameras at
 interpreter to others.
 """
 
-import struct
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import cast
@@ -14,9 +13,8 @@ from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 
+from wam_policy.nodes.cdr_reader import CdrReader
 from wam_policy.nodes.images import image_conversion
-
-ENCAPSULATION_BYTES = 4  # bytes before the first field; alignment counts after
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,41 +30,9 @@ class RawImage:
     data: memoryview
 
 
-class _CdrReader:
-    """Walk through plain CDR, the first version, in the byte order it names."""
-
-    def __init__(self, raw: bytes) -> None:
-        if len(raw) < ENCAPSULATION_BYTES or raw[0] != 0 or raw[1] not in (0, 1):
-            raise ValueError('not a plain CDR message')
-        self._body = memoryview(raw)[ENCAPSULATION_BYTES:]
-        self._byte_order = '<' if raw[1] else '>'
-        self._offset = 0
-
-    def read_number(self, format_code: str) -> int:
-        size = struct.calcsize(format_code)
-        self._offset += -self._offset % size
-        try:
-            (value,) = struct.unpack_from(self._byte_order + format_code, self._body, self._offset)
-        except struct.error as error:
-            raise ValueError('the message ends within a field') from error
-        self._offset += size
-        return value
-
-    def read_sequence(self) -> memoryview:
-        length = self.read_number('I')
-        block = self._body[self._offset : self._offset + length]
-        if len(block) != length:
-            raise ValueError('the message ends within a field')
-        self._offset += length
-        return block
-
-    def read_string(self) -> str:
-        return bytes(self.read_sequence()).rstrip(b'\0').decode('utf-8', 'replace')
-
-
 def read_image(raw: bytes) -> RawImage:
     """Return the fields of a serialized sensor_msgs/Image; ValueError if it is none."""
-    cursor = _CdrReader(raw)
+    cursor = CdrReader(raw)
     stamp = Time(sec=cursor.read_number('i'), nanosec=cursor.read_number('I'))
     header = SimpleNamespace(stamp=stamp, frame_id=cursor.read_string())
     height, width = cursor.read_number('I'), cursor.read_number('I')
