@@ -130,13 +130,23 @@ def make_policy_factory(robot: SimRobot, job: EvalJob) -> Callable[[Trial, Any],
         server = ServerPolicy(robot.embodiment, job.server, job.server_profile)
         atexit.register(server.close)
         return lambda trial, simulation: server
+    policy = _load_policy(robot, job)
+    return lambda trial, simulation: policy
+
+
+def _load_policy(robot: SimRobot, job: EvalJob) -> RolloutPolicy:
+    """Load the model of a checkpoint: its config.json says of which kind it is."""
     import torch
 
     from wam_learning.evaluation.ablations import make_ablated_policy
+    from wam_learning.latent_world_model import latent_checkpoint
+    from wam_learning.latent_world_model.latent_policy import LatentPolicy
     from wam_policy.model.checkpoint import checkpoint_folder
     from wam_policy.model.robot_policy import InferenceOptions
 
     torch.set_num_threads(1)
+    if latent_checkpoint.is_latent_checkpoint(job.checkpoint):
+        return LatentPolicy(latent_checkpoint.load(Path(job.checkpoint)), robot.embodiment)
     loaded = checkpoint_folder.load(
         job.checkpoint,
         torch.device('cpu'),
@@ -144,8 +154,7 @@ def make_policy_factory(robot: SimRobot, job: EvalJob) -> Callable[[Trial, Any],
         Path(job.base) if job.base else None,
     )
     choice = InferenceOptions.from_defaults(loaded.spec.inference, **job.choice)
-    policy = make_ablated_policy(job.ablation, loaded, robot.embodiment, choice)
-    return lambda trial, simulation: policy
+    return make_ablated_policy(job.ablation, loaded, robot.embodiment, choice)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

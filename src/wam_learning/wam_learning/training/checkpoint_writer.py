@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from wam_learning.training import lora_training
 from wam_learning.training.trainer import Trainer
+from wam_learning.training.training_model import TrainingModel
 from wam_learning.training.training_setup import HEADS_FILE
 from wam_policy.model.checkpoint import checkpoint_folder, normalization_stats, safetensors_shards
 from wam_policy.model.checkpoint.checkpoint_folder import METADATA_PATH, WorldActionModel
@@ -25,7 +26,7 @@ from wam_policy.model.network.video_action_dit import VideoActionDiT
 SNAPSHOTS_DIR = Path('kept')  # in a checkpoint: snapshots during training, by step
 
 
-def write_checkpoint(policy: WorldActionModel, trainer: Trainer, out: Path) -> None:
+def write_checkpoint(policy: WorldActionModel, trainer: Trainer[TrainingModel], out: Path) -> None:
     """Write the checkpoint with averaged weights; every process of a training must call this."""
     leads = trainer.accelerator is None or trainer.accelerator.is_main_process
     part = out.with_name(out.name + '.part')

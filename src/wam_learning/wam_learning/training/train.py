@@ -1,7 +1,8 @@
 """`./wam train`: train a checkpoint on data sets, from scratch or from another checkpoint.
 
 Stages: `autoencoder` (images only), `bc` (behavior cloning: actions from the newest image, no
-video), `joint` (a world action model), `flash` (joint, with noise levels for one-step inference).
+video), `joint` (a world action model), `flash` (joint, with noise levels for one-step inference),
+`latent` (a latent world model of DreamerV3's kind, for comparison; only `./wam eval` runs it).
 Repeat the same command to resume an interrupted training.
 """
 
@@ -19,7 +20,8 @@ import torch
 
 from wam_learning.data import episode_arrays
 from wam_learning.data.episode_arrays import EpisodeArrays
-from wam_learning.data.sequence_sampler import SequenceSampler
+from wam_learning.data.sequence_sampler import Batch
+from wam_learning.latent_world_model import latent_training
 from wam_learning.training import (
     autoencoder_training,
     checkpoint_writer,
@@ -30,7 +32,7 @@ from wam_learning.training import (
 from wam_learning.training.precision import has_native_bf16
 from wam_learning.training.trainer import Trainer, TrainerConfig
 from wam_learning.training.training_logger import TrainingLogger
-from wam_learning.training.training_setup import STAGES, InitConfig
+from wam_learning.training.training_setup import STAGES, InitConfig, TrainingStage
 from wam_learning.training.validation import HeldOutEvaluator, format_summary
 from wam_policy.core.robot.checkpoints import resolve_base, resolve_checkpoint
 from wam_policy.deprecated_options import replace_deprecated
@@ -139,15 +141,14 @@ def train_autoencoder(
     return policy
 
 
-def train_stage(
+def make_flow_stage(
     policy: WorldActionModel,
     data: EpisodeArrays,
     init_config: InitConfig,
     options: argparse.Namespace,
-    logger: TrainingLogger,
     accelerator: 'Accelerator | None' = None,
-) -> None:
-    """Train the transformer with one objective until the time or step budget is used up."""
+) -> TrainingStage:
+    """Return the training of the transformer with the objective of a stage."""
     policy = training_setup.configure_stage(policy, options.stage)
     if options.lora_rank:
         assert init_config.init is not None  # load_initial refuses adapters without a checkpoint
@@ -156,63 +157,95 @@ def train_stage(
         )
         policy = replace(policy, spec=replace(policy.spec, adapters=adapters))
     objective = training_setup.choose_objective(options.stage, policy)
-    settings = TrainerConfig(
+    windows, aside = training_setup.make_samplers(policy, data, options.seed)
+    learner = training_setup.make_training_model(
+        policy, data, init_config, options.gradient_checkpointing
+    )
+    trainer = Trainer(
+        learner,
+        training_setup.make_prompt_encoder(policy, data, learner.text is not None),
+        torch.from_numpy(policy.make_normalizer(data.robot).action_mask()),
+        objective,
+        _make_trainer_config(options),
+        options.seed,
+        accelerator,
+    )
+    evaluator = HeldOutEvaluator(aside, options.seed)
+    probs = {1: 1.0} if options.stage == 'bc' else BLOCK_COUNT_PROBS
+    lengths = [n for n in windows.block_counts() if n in probs]
+    shares = np.array([probs[n] for n in lengths])
+
+    def sample() -> Batch:
+        blocks = int(trainer.rng.choice(lengths, p=shares / shares.sum()))
+        return windows.sample(options.batch_size, blocks, trainer.rng)
+
+    def compute_metrics() -> tuple[dict[str, float], str]:
+        found = evaluator.compute_metrics(trainer)
+        return found, format_summary(found)
+
+    return TrainingStage(
+        trainer,
+        sample,
+        compute_metrics,
+        lambda out: checkpoint_writer.write_checkpoint(policy, trainer, out),
+        f'{len(windows.data.episodes)} episodes, {len(aside.data.episodes)} held out',
+    )
+
+
+def _make_trainer_config(options: argparse.Namespace) -> TrainerConfig:
+    return TrainerConfig(
         rate=options.lr,
         average=options.ema_decay,
         bf16=options.bf16,
         text_dropout=options.text_dropout,
     )
-    windows, aside = training_setup.make_samplers(policy, data, options.seed)
-    learner = training_setup.make_training_model(
-        policy, data, init_config, options.gradient_checkpointing
-    )
-    columns = torch.from_numpy(policy.make_normalizer(data.robot).action_mask())
-    trainer = Trainer(
-        learner,
-        training_setup.make_prompt_encoder(policy, data, learner.text is not None),
-        columns,
-        objective,
-        settings,
-        options.seed,
-        accelerator,
-    )
-    run = _TrainingRun(policy, trainer, HeldOutEvaluator(aside, options.seed), options, logger)
-    logger.log_message(
-        f'{options.stage}: {len(windows.data.episodes)} episodes, '
-        f'{len(aside.data.episodes)} held out, '
-        f'{sum(p.numel() for _, p in trainer.trainable_parameters):,} parameters'
-    )
+
+
+def train_stage(
+    policy: WorldActionModel,
+    data: EpisodeArrays,
+    init_config: InitConfig,
+    options: argparse.Namespace,
+    logger: TrainingLogger,
+    accelerator: 'Accelerator | None' = None,
+) -> None:
+    """Train with one objective until the time or step budget is used up."""
+    if options.stage == 'latent':
+        if accelerator is not None or options.lora_rank:
+            raise ValueError(
+                '--stage latent trains complete weights in one process: leave out --lora-rank '
+                'and accelerate'
+            )
+        stage = latent_training.make_latent_stage(
+            policy, data, _make_trainer_config(options), options.seed, options.batch_size
+        )
+    else:
+        stage = make_flow_stage(policy, data, init_config, options, accelerator)
+    run = _TrainingRun(stage, options, logger)
+    parameters = sum(p.numel() for _, p in stage.trainer.trainable_parameters)
+    logger.log_message(f'{options.stage}: {stage.description}, {parameters:,} parameters')
     run.resume_if_saved()
-    run.run(windows, {1: 1.0} if options.stage == 'bc' else BLOCK_COUNT_PROBS)
+    run.run()
 
 
 class _TrainingRun:
     """Run training steps, log, evaluate and save."""
 
     def __init__(
-        self,
-        policy: WorldActionModel,
-        trainer: Trainer,
-        evaluator: HeldOutEvaluator,
-        options: argparse.Namespace,
-        logger: TrainingLogger,
+        self, stage: TrainingStage, options: argparse.Namespace, logger: TrainingLogger
     ) -> None:
-        self.policy, self.trainer, self.evaluator = policy, trainer, evaluator
-        self.out, self.batch_size, self.no_resume = (
-            options.out,
-            options.batch_size,
-            options.no_resume,
-        )
+        self.stage, self.trainer = stage, stage.trainer
+        self.out, self.no_resume = options.out, options.no_resume
         self.num_snapshots, self.snapshots_written = options.num_snapshots, 0
         self.logger, self.budget = logger, TrainingBudget(options.steps, 60 * options.minutes)
         self.settings: dict[str, Any] = {
             'stage': options.stage,
             'seed': options.seed,
             'batch': options.batch_size,
-            'objective': asdict(trainer.objective),
-            'settings': {**asdict(trainer.config), 'betas': list(trainer.config.betas)},
+            'objective': asdict(self.trainer.objective),
+            'settings': {**asdict(self.trainer.config), 'betas': list(self.trainer.config.betas)},
         }
-        self.is_single_process = trainer.accelerator is None
+        self.is_single_process = self.trainer.accelerator is None
 
     def resume_if_saved(self) -> None:
         path, before_s = self.out / RESUME_FILE, 0.0
@@ -221,10 +254,8 @@ class _TrainingRun:
             self.logger.log_message(f'resumed at step {self.trainer.step}')
         self.budget.start(before_s)
 
-    def run(self, sampler: SequenceSampler, block_count_probs: dict[int, float]) -> None:
+    def run(self) -> None:
         trainer, budget = self.trainer, self.budget
-        lengths = [n for n in sampler.block_counts() if n in block_count_probs]
-        shares = np.array([block_count_probs[n] for n in lengths])
         steps = None if self.is_single_process else max(1, (budget.steps or 1) // 20)
         log, evaluate, save = (
             PeriodicTrigger(seconds, steps, trainer.step if steps else budget.elapsed_s)
@@ -232,9 +263,8 @@ class _TrainingRun:
         )
         batches_s, began_s = 0.0, time.monotonic()
         while (share := budget.fraction_done(trainer.step)) < 1:
-            blocks = int(trainer.rng.choice(lengths, p=shares / shares.sum()))
             batch_began_s = time.monotonic()
-            batch = sampler.sample(self.batch_size, blocks, trainer.rng)
+            batch = self.stage.sample()
             batches_s += time.monotonic() - batch_began_s
             losses = trainer.train_step(batch, share)
             self.logger.add_losses(
@@ -259,21 +289,16 @@ class _TrainingRun:
         due = int(fraction_done * (self.num_snapshots + 1))
         if self.snapshots_written < due <= self.num_snapshots:
             self.snapshots_written = due
-            checkpoint_writer.write_checkpoint(
-                self.policy,
-                self.trainer,
-                self.out / checkpoint_writer.SNAPSHOTS_DIR / f'{self.trainer.step:06d}',
-            )
+            folder = self.out / checkpoint_writer.SNAPSHOTS_DIR
+            self.stage.write_checkpoint(folder / f'{self.trainer.step:06d}')
 
     def evaluate(self) -> None:
         with self.trainer.use_ema_weights():
-            found = self.evaluator.compute_metrics(self.trainer)
-        self.logger.log_metrics(
-            self.trainer.step, self.budget.elapsed_s, found, format_summary(found)
-        )
+            found, summary = self.stage.compute_metrics()
+        self.logger.log_metrics(self.trainer.step, self.budget.elapsed_s, found, summary)
 
     def save(self) -> None:
-        checkpoint_writer.write_checkpoint(self.policy, self.trainer, self.out)
+        self.stage.write_checkpoint(self.out)
         if self.is_single_process:
             training_state.write_state(
                 self.out / RESUME_FILE, self.trainer, self.budget.elapsed_s, self.settings

@@ -8,19 +8,33 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
-from wam_learning.data.sequence_sampler import Batch
-from wam_learning.training.losses import Losses, Objective
-from wam_learning.training.training_model import PromptEncoder, TrainingModel
+from wam_learning.training.training_model import PromptEncoder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+class TrainableBatch(Protocol):
+    """Describe what a model is trained on: tensors, and the instruction of each window."""
+
+    @property
+    def texts(self) -> tuple[str, ...]: ...
+    def to(self, device: torch.device) -> Self: ...
+
+
+class StepLosses(Protocol):
+    """Describe the losses of a step, a named tuple: their weighted sum and its parts."""
+
+    @property
+    def total(self) -> Tensor: ...
+    def _asdict(self) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +57,17 @@ class TrainerConfig:
 
 
 @dataclass(slots=True)
-class Trainer:
-    """Update the parameters of a model that require gradients, on one or several processes."""
+class Trainer[Model: nn.Module]:
+    """Update the parameters of a model that require gradients, on one or several processes.
 
-    model: TrainingModel
+    The model maps a batch, its texts, `objective`, `action_columns` and a random generator to
+    StepLosses.
+    """
+
+    model: Model
     prompt_encoder: PromptEncoder
     action_columns: Tensor  # bool [action_dim]: columns with data
-    objective: Objective
+    objective: Any  # a dataclass: weights of the losses of `model`
     config: TrainerConfig
     seed: int
     accelerator: Accelerator | None = None
@@ -92,7 +110,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(self.seed + rank)
         self.rng = np.random.default_rng([self.seed, rank])
 
-    def train_step(self, batch: Batch, fraction_done: float) -> Losses:
+    def train_step(self, batch: TrainableBatch, fraction_done: float) -> StepLosses:
         """Run one step; return the losses before it, detached."""
         for group in self.optimizer.param_groups:
             group['lr'] = self.config.learning_rate_at(self.step, fraction_done)
@@ -105,7 +123,7 @@ class Trainer:
             ]
         batch = batch.to(self.device)
         with self.autocast():
-            found: Losses = self._wrapped_model(
+            found: StepLosses = self._wrapped_model(
                 batch,
                 self.prompt_encoder(texts).to(self.device),
                 self.objective,
@@ -128,11 +146,11 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self._update_ema()
-        return Losses(*(part.detach() for part in found))
+        return type(found)(**{name: part.detach() for name, part in found._asdict().items()})
 
     @property
     def device(self) -> torch.device:
-        return self.model.dit.device
+        return self.trainable_parameters[0][1].device
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, self.config.bf16)

@@ -1,7 +1,9 @@
 """Set up a training: the initial policy for its stage, the data, the parameters."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from wam_learning.data.visual_inputs import CachedLatents, OnlineEncoder, Visual
 from wam_learning.training import lora_training
 from wam_learning.training.grounding_loss import GroundingHeads, GroundingTargets
 from wam_learning.training.losses import BEHAVIOR_CLONING, FLASH, JOINT, RELEASED, Objective
+from wam_learning.training.trainer import TrainableBatch, Trainer
 from wam_learning.training.training_model import PromptEncoder, TrainingModel
 from wam_policy.model.checkpoint import checkpoint_folder
 from wam_policy.model.checkpoint import model_spec as designs
@@ -23,13 +26,24 @@ from wam_policy.model.encoders.conv_vae import ConvVae
 from wam_policy.model.encoders.encoder_stack import Encoders
 from wam_policy.model.network.video_action_dit import VideoActionDiT
 
-STAGES = ('autoencoder', 'bc', 'joint', 'flash')
+STAGES = ('autoencoder', 'bc', 'joint', 'flash', 'latent')
 BC_SUFFIX = '_cloned'  # of the name of a model trained with stage bc, in its config.json
 # noise 0: several steps return the mean, as one does; resetting the cache loses shown goals
 DEFAULT_INFERENCE = ModelInferenceDefaults('full16', 1, 1.0, 'slide', noise_scale=0.0)
 FLASH_VIDEO_NOISE = 0.8  # noise left in the video after one step, as in the released models
 HELD_OUT_FRACTION, HELD_OUT_MAX_EPISODES = 0.1, 200  # of episodes
 HEADS_FILE = Path('training') / 'heads.safetensors'
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStage:
+    """Hold what a training runs: its trainer, its data, how it is judged and written."""
+
+    trainer: Trainer[Any]
+    sample: Callable[[], TrainableBatch]
+    compute_metrics: Callable[[], tuple[Mapping[str, float], str]]  # and a line that sums them up
+    write_checkpoint: Callable[[Path], None]
+    description: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ from wam_learning.training.trainer import Trainer
 _OPTIMIZER_STATE_KEYS = ('exp_avg', 'exp_avg_sq', 'step')
 
 
-def write_state(path: Path, trainer: Trainer, elapsed_s: float, settings: dict[str, Any]) -> None:
+def write_state(
+    path: Path, trainer: Trainer[Any], elapsed_s: float, settings: dict[str, Any]
+) -> None:
     """Write the state; a run that resumes it must have the same `settings`."""
     tensors: dict[str, Tensor] = {'generator': trainer.generator.get_state()}
     for (name, parameter), average in zip(
@@ -44,7 +46,7 @@ def write_state(path: Path, trainer: Trainer, elapsed_s: float, settings: dict[s
     os.replace(part, path)
 
 
-def load_state(path: Path, trainer: Trainer, settings: dict[str, Any]) -> float:
+def load_state(path: Path, trainer: Trainer[Any], settings: dict[str, Any]) -> float:
     """Restore the state of a trainer; return the seconds it had trained.
 
     Raise ValueError if the file is damaged or was written by a run with other settings.

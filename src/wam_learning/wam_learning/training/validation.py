@@ -13,6 +13,7 @@ import torch
 from wam_learning.data.sequence_sampler import Batch, SequenceSampler
 from wam_learning.training.losses import NoisedSample, add_noise, sample_noise_like, video_loss
 from wam_learning.training.trainer import Trainer
+from wam_learning.training.training_model import TrainingModel
 from wam_policy.model.network.video_action_dit import TrainingPrediction
 
 COLORS = ('red', 'green', 'blue', 'yellow', 'orange', 'purple', 'white', 'black')
@@ -50,7 +51,7 @@ class HeldOutEvaluator:
 
     # not inference_mode: shards gathered in it could not be trained afterwards
     @torch.no_grad()
-    def compute_metrics(self, trainer: Trainer) -> dict[str, float]:
+    def compute_metrics(self, trainer: Trainer[TrainingModel]) -> dict[str, float]:
         """Return the named metrics with the trainer's present weights."""
         found: dict[str, float] = {}
         errors, color, side, counts = [], [], [], []
@@ -82,7 +83,7 @@ class HeldOutEvaluator:
         return found
 
     def _compute_action_error(
-        self, trainer: Trainer, batch: Batch, texts: Sequence[str]
+        self, trainer: Trainer[TrainingModel], batch: Batch, texts: Sequence[str]
     ) -> tuple[float, float | None]:
         """Return the squared error of one-step actions in the last block (1: their variance)."""
         noise = torch.Generator().manual_seed(self._seed)
@@ -105,7 +106,7 @@ class HeldOutEvaluator:
         )
         return error, float(grounded.accuracy)
 
-    def _compute_video_loss(self, trainer: Trainer, batch: Batch) -> float:
+    def _compute_video_loss(self, trainer: Trainer[TrainingModel], batch: Batch) -> float:
         """Return the video loss at even noise levels."""
         noise = torch.Generator().manual_seed(self._seed)
         index = torch.linspace(50, 950, len(batch.texts)).long()[:, None].expand(-1, batch.blocks)
@@ -118,7 +119,7 @@ class HeldOutEvaluator:
 
     @staticmethod
     def _predict(
-        trainer: Trainer,
+        trainer: Trainer[TrainingModel],
         batch: Batch,
         texts: Sequence[str],
         noise_level: torch.Tensor,

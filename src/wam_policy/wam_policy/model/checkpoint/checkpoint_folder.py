@@ -63,22 +63,34 @@ class WorldActionModel:
 
     def make_normalizer(self, robot: Embodiment) -> Normalizer:
         """Return the normalizer of a robot; ValueError if the checkpoint lacks its statistics."""
-        if robot.model_tag not in self.embodiments:
-            has = ', '.join(self.embodiments) or 'none (no experiment_cfg/metadata.json)'
-            raise ValueError(
-                f'{self.source} has no statistics for tag {robot.model_tag!r} of {robot.name}; '
-                f'it has {has}. Compute them from episodes of this robot and store them in '
-                f'{METADATA_PATH}'
-            )
-        model = self.spec.model
-        return Normalizer.from_metadata(
-            self.embodiments[robot.model_tag],
-            robot,
-            self.spec.normalization,
-            model.state_dim,
-            model.action_dim,
-            self.spec.row_std,
+        return make_normalizer(self.spec, self.embodiments, robot, self.source)
+
+
+def make_normalizer(
+    spec: ModelSpec,
+    embodiments: Mapping[str, EmbodimentMetadata],
+    robot: Embodiment,
+    source: str,
+) -> Normalizer:
+    """Return the normalizer of a robot from the statistics of the checkpoint `source`.
+
+    Raises ValueError with the robots it has if this one's are missing.
+    """
+    if robot.model_tag not in embodiments:
+        has = ', '.join(embodiments) or 'none (no experiment_cfg/metadata.json)'
+        raise ValueError(
+            f'{source} has no statistics for tag {robot.model_tag!r} of {robot.name}; '
+            f'it has {has}. Compute them from episodes of this robot and store them in '
+            f'{METADATA_PATH}'
         )
+    return Normalizer.from_metadata(
+        embodiments[robot.model_tag],
+        robot,
+        spec.normalization,
+        spec.model.state_dim,
+        spec.model.action_dim,
+        spec.row_std,
+    )
 
 
 def load(

@@ -25,6 +25,7 @@ from wam_policy.model.network.model_config import WINDOW_MODES, ModelConfig, get
 from wam_policy.model.sampling import sampler
 
 RELEASED_CHUNK_S = 1.6  # the released models were trained on 8 frames at 5 Hz per block
+LATENT_WORLD_MODEL = 'latent_world_model'  # in config.json: not a World Action Model
 ANY_TAG = '*'  # in `prompts`: the template of every tag that has none of its own
 
 
@@ -192,6 +193,10 @@ def read_spec(folder: Path) -> ModelSpec:
 
 def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
     """Parse config.json; ValueError names the key that is missing or does not fit."""
+    if LATENT_WORLD_MODEL in content:
+        raise ValueError(
+            'this is a latent world model, which only `./wam eval --no-ros --policy FOLDER` runs'
+        )
     own = content.get('wam', {})
     head = content.get('action_head_cfg', {}).get('config')
     if head is None and 'model' not in own:
