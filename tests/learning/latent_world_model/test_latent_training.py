@@ -152,15 +152,16 @@ def test_steps_one_by_one_equal_the_training_pass(data, autoencoder):
     stage = make_stage(data, autoencoder)
     model, batch = stage.trainer.model, stage.sample()
     with torch.no_grad():
-        texts = stage.trainer.prompt_encoder(batch.texts)
-        whole = model.observe(batch, texts, None)
-        text = model.text(texts.token_ids, texts.mask)[texts.text_index]
-        mask = texts.mask[texts.text_index] > 0
+        encoded = model.encode(batch, stage.trainer.prompt_encoder(batch.texts))
+        whole = model.network.observe(encoded, batch.joints, batch.motion)
         state, features = None, []
         for i in range(3):
-            tokens = model.network.tokens(batch.image[:, i : i + 1], text, mask)
+            one = slice(i, i + 1)
             found = model.network.observe(
-                tokens, batch.joints[:, i : i + 1], batch.motion[:, i : i + 1], state
+                encoded._replace(tokens=encoded.tokens[:, one]),
+                batch.joints[:, one],
+                batch.motion[:, one],
+                state,
             )
             state = found.last
             features.append(found.features)

@@ -13,7 +13,7 @@ from tests.learning import played
 from wam_learning.data import episode_arrays, gear_metadata, latent_cache
 from wam_learning.training import train, training_setup
 from wam_learning.training.validation import swap_words
-from wam_policy.core.robot import embodiment, transforms
+from wam_policy.core.robot import checkpoints, embodiment, transforms
 from wam_policy.model.checkpoint import checkpoint_folder, inspect_checkpoint
 from wam_policy.model.encoders.conv_vae import ConvVae
 from wam_policy.model.robot_policy import InferenceOptions, Policy
@@ -186,6 +186,30 @@ def test_a_clone_says_what_it_is_and_joint_training_goes_on_from_it(
     assert inference is not None and inference.recipe == 'one_step'
 
 
+def test_the_autoencoder_of_another_checkpoint_is_taken_and_not_trained(
+    data, initial_checkpoint, tmp_path, capsys
+):
+    words = [data, '--out', tmp_path / 'out', '--autoencoder', 'mini', '--stage', 'bc']
+    words += ['--steps', 1, '--batch-size', 2, '--device', 'cpu', '--no-bf16']
+    assert train.main([str(word) for word in words]) == 0
+    shipped, found = (
+        checkpoint_folder.load(folder, torch.device('cpu'), torch.float32)
+        for folder in (checkpoints.resolve_checkpoint('mini'), tmp_path / 'out')
+    )
+    before, after = shipped.encoders.vae, found.encoders.vae
+    assert before.config == after.config
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
+    )
+    assert not torch.equal(next(shipped.dit.parameters()), next(found.dit.parameters()))
+    assert found.spec.row_std != shipped.spec.row_std  # statistics are those of the data
+    words[words.index('mini')] = initial_checkpoint  # 4 channels
+    assert train.main([str(word) for word in words]) == 1
+    assert 'it has 4 channels and stride 8, mini wants 8 and 8' in capsys.readouterr().err
+    assert run_training(data, tmp_path / 'x', initial_checkpoint, '--autoencoder', 'mini') == 1
+    assert '--autoencoder: leave it out with --init' in capsys.readouterr().err
+
+
 def test_deprecated_flags_are_still_accepted(capsys):
     words = ['d', '--out', 'x', '--rate', '0.5', '--average', '0.9', '--batch', '3', '--fresh']
     options = train.parse_arguments(
@@ -287,7 +311,7 @@ def test_a_fresh_mini_learns_its_pictures_first(data, tmp_path, monkeypatch, cap
     ]
     assert train.main(words) == 0
     heard = capsys.readouterr().out
-    assert float(heard.split('autoencoder: ')[1].split(' dB')[0]) > 12
+    assert float(heard.split('autoencoder: ')[-1].split(' dB')[0]) > 12
     found = checkpoint_folder.load(tmp_path / 'ae', torch.device('cpu'), torch.float32)
     assert not found.is_trained
     assert max(found.spec.encoders.vae.std) > 1e-3

@@ -16,13 +16,17 @@ from torch import Tensor, nn
 
 from wam_learning.latent_world_model.latent_data import LatentBatch
 from wam_learning.latent_world_model.latent_network import (
+    Encoded,
     LatentNetwork,
-    Observed,
     compute_reconstruction_losses,
 )
 from wam_learning.latent_world_model.rssm import compute_kl_losses
 from wam_learning.training.training_model import TextBatch
 from wam_policy.model.encoders.text_encoder import TextEncoder
+
+# of steps without their motion: arms that rest while the first answer is computed would else look
+# like arms that have arrived
+MOTION_DROPOUT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +61,12 @@ class LatentTrainingModel(nn.Module):
         super().__init__()
         self.network, self.text = network, text
 
-    def observe(
-        self, batch: LatentBatch, text_batch: TextBatch, uniform: Tensor | None
-    ) -> Observed:
-        """Return the states of the windows; `uniform` None: the likeliest classes."""
+    def encode(self, batch: LatentBatch, text_batch: TextBatch) -> Encoded:
+        """Encode the images of windows and their texts."""
         assert text_batch.token_ids is not None and text_batch.mask is not None
         text = self.text(text_batch.token_ids, text_batch.mask)[text_batch.text_index]
         mask = text_batch.mask[text_batch.text_index] > 0
-        tokens = self.network.tokens(batch.image, text, mask)
-        return self.network.observe(tokens, batch.joints, batch.motion, uniform=uniform)
+        return self.network.encode(batch.image, text, mask)
 
     def forward(
         self,
@@ -78,8 +79,12 @@ class LatentTrainingModel(nn.Module):
         """Return the losses of a batch; `action_columns` bool [action_dim]: columns with data."""
         c = self.network.config.rssm
         uniform = torch.rand(*batch.seen.shape, c.groups, c.classes, generator=generator)
-        found = self.observe(batch, text_batch, uniform.to(batch.image.device))
-        network, seen = self.network, batch.seen
+        network, seen, device = self.network, batch.seen, batch.image.device
+        kept = torch.rand(*seen.shape, 1, generator=generator) >= MOTION_DROPOUT
+        encoded = self.encode(batch, text_batch)
+        found = network.observe(
+            encoded, batch.joints, batch.motion * kept.to(device), uniform=uniform.to(device)
+        )
 
         def average(values: Tensor) -> Tensor:
             return (values * seen).sum() / seen.sum()
@@ -92,7 +97,7 @@ class LatentTrainingModel(nn.Module):
             ),
         )
         dynamics, representation = average(kl.dynamics), average(kl.representation)
-        acting = network.act(found.features, batch.joints, batch.query_joints)
+        acting = network.act(found.features, batch.joints, batch.query_joints, encoded.instruction)
         wrong = (acting - batch.action).square()[..., action_columns].mean(-1)
         mask = batch.action_mask
         action = (wrong * mask).sum() / mask.sum().clamp(min=1)

@@ -46,7 +46,7 @@ class LatentNetworkConfig:
             )
 
 
-DEFAULT_CONFIG = LatentNetworkConfig(RssmConfig(384, 24, 16, 384), 128, 4, 2)
+DEFAULT_CONFIG = LatentNetworkConfig(RssmConfig(384, 32, 16, 384), 128, 4, 2)
 
 
 class TokenBlock(nn.Module):
@@ -116,6 +116,13 @@ class ImageTokens(nn.Module):
         return self.norm(x)
 
 
+class Encoded(NamedTuple):
+    """Hold what the network reads of images and an instruction."""
+
+    tokens: Tensor  # [batch steps patches width]
+    instruction: Tensor  # [batch text_dim], mean of the embeddings
+
+
 class Observed(NamedTuple):
     """Hold the states of a sequence; posterior and prior are log probabilities."""
 
@@ -144,7 +151,8 @@ class LatentNetwork(nn.Module):
         self.summary = nn.Linear(width, PATCH_SUMMARY)
         self.look = nn.Linear(r.hidden, width)
         self.salience = nn.Linear(width, 1)
-        embedding = model.frame_tokens * (PATCH_SUMMARY + 1) + width + model.state_dim
+        embedding = model.frame_tokens * (PATCH_SUMMARY + 1) + width
+        embedding += model.state_dim + model.text_dim
         self.rssm = RecurrentStateSpaceModel(r, model.state_dim, embedding)
         rows, columns = model.latent_size
         self.image_shape = model.latent_channels, rows, columns
@@ -152,15 +160,23 @@ class LatentNetwork(nn.Module):
         self.decoder = make_mlp(r.features, r.layer_width, pixels + model.state_dim)
         self.place = nn.Linear(r.features, 2)
         self.actor = make_mlp(
-            r.features + 2 * model.state_dim,
+            r.features + 2 * model.state_dim + model.text_dim,
             r.layer_width,
             model.actions_per_block * model.action_dim,
             layers=2,
         )
 
+    def encode(self, image: Tensor, text: Tensor, text_mask: Tensor) -> Encoded:
+        """Encode images [batch steps channels rows columns] and texts [batch length dim].
+
+        `text_mask` bool [batch length] is True where there is a token.
+        """
+        mean = (text * text_mask[..., None]).sum(1) / text_mask.sum(1, keepdim=True).clamp(min=1)
+        return Encoded(self.tokens(image, text, text_mask), mean)
+
     def observe(
         self,
-        tokens: Tensor,
+        encoded: Encoded,
         joints: Tensor,
         motion: Tensor,
         state: RssmState | None = None,
@@ -168,10 +184,11 @@ class LatentNetwork(nn.Module):
     ) -> Observed:
         """Follow a sequence from `state`, None: its beginning.
 
-        `tokens` [batch steps patches width] of ImageTokens, `joints` [batch steps state_dim] are
-        normalized positions, `motion` their change since the step before (the action of the
-        dynamics), `uniform` [batch steps groups classes] random numbers; None: likeliest classes.
+        `joints` [batch steps state_dim] are normalized positions, `motion` their change since the
+        step before (the action of the dynamics), `uniform` [batch steps groups classes] random
+        numbers; None: the likeliest classes.
         """
+        tokens = encoded.tokens
         if state is None:
             state = self.rssm.make_initial_state(len(tokens), tokens)
         summary = self.summary(tokens).flatten(2)
@@ -184,9 +201,8 @@ class LatentNetwork(nn.Module):
             score = score + salience[:, step]
             share = score.softmax(-1)
             chosen = (share[:, None] @ seen)[:, 0]
-            embedding = torch.cat(
-                [summary[:, step], share, chosen, joints[:, step].to(chosen)], -1
-            )
+            measured, instruction = joints[:, step].to(chosen), encoded.instruction.to(chosen)
+            embedding = torch.cat([summary[:, step], share, chosen, measured, instruction], -1)
             posterior = self.rssm.infer_posterior(hidden, embedding)
             sample = sample_straight_through(
                 posterior, None if uniform is None else uniform[:, step]
@@ -224,13 +240,20 @@ class LatentNetwork(nn.Module):
             pixels.unflatten(-1, self.image_shape), found[..., -self.model.state_dim :]
         )
 
-    def act(self, features: Tensor, joints: Tensor, query_joints: Tensor) -> Tensor:
-        """Return normalized actions [... actions action_dim].
+    def act(
+        self, features: Tensor, joints: Tensor, query_joints: Tensor, instruction: Tensor
+    ) -> Tensor:
+        """Return normalized actions [batch steps actions action_dim].
 
-        `joints` [... state_dim] are those of the last observation, `query_joints` the newest.
+        `joints` [batch steps state_dim] are those of the observations, `query_joints` the newest;
+        `instruction` [batch text_dim].
         """
         joints, query_joints = joints.to(features), query_joints.to(features)
-        found = self.actor(torch.cat([features, query_joints, query_joints - joints], -1))
+        steps = features.shape[1]
+        instruction = instruction.to(features)[:, None].expand(-1, steps, -1)
+        found = self.actor(
+            torch.cat([features, query_joints, query_joints - joints, instruction], -1)
+        )
         return found.float().unflatten(-1, (self.model.actions_per_block, -1))
 
 

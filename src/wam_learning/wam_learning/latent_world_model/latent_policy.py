@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wam_learning.latent_world_model.latent_checkpoint import LatentWorldModel
 from wam_learning.latent_world_model.latent_data import MOTION_SCALE
+from wam_learning.latent_world_model.latent_network import Encoded
 from wam_learning.latent_world_model.rssm import RssmState
 from wam_policy.core.robot import transforms
 from wam_policy.core.robot.embodiment import Embodiment
@@ -39,9 +40,9 @@ class LatentPolicy:
 
     def _clear(self) -> None:
         self._state: RssmState | None = None
-        self._features: Tensor | None = None  # [features] after the newest image
-        self._joints: Tensor | None = None  # [state_dim] that entered with it
-        self._pending: list[Tensor] = []  # patches of images without joint positions
+        # after the newest image: features, the joint positions that entered with it, instruction
+        self._newest: tuple[Tensor, Tensor, Tensor] | None = None
+        self._pending: list[Encoded] = []  # images without joint positions
         self._commits = 0
 
     @property
@@ -89,7 +90,7 @@ class LatentPolicy:
             canvas[None], torch.float32, self.model.spec.canvas.size
         )
         latent, _ = self.model.encoders.encode_first_frame(pixels)  # [1 channels 1 rows columns]
-        self._pending.append(self.model.network.tokens(latent.transpose(1, 2), *self._text))
+        self._pending.append(self.model.network.encode(latent.transpose(1, 2), *self._text))
         self._commits += 1
         return {}
 
@@ -102,18 +103,18 @@ class LatentPolicy:
         """
         began_s = time.perf_counter()
         values = transforms.to_model_state(self.robot, np.asarray(joints, np.float64))
-        state = torch.from_numpy(self._normalizer.normalize_state(values)).float()
+        state = torch.from_numpy(self._normalizer.normalize_state(values)).float()[None, None]
         network = self.model.network
-        for tokens in self._pending:
-            motion = torch.zeros_like(state) if self._joints is None else state - self._joints
-            found = network.observe(
-                tokens, state[None, None], MOTION_SCALE * motion[None, None], self._state
-            )
-            self._state, self._features, self._joints = found.last, found.features[0, 0], state
+        for encoded in self._pending:
+            motion = state - (state if self._newest is None else self._newest[1])
+            found = network.observe(encoded, state, MOTION_SCALE * motion, self._state)
+            self._state = found.last
+            self._newest = found.features, state, encoded.instruction
         self._pending.clear()
-        if self._features is None or self._joints is None:
+        if self._newest is None:
             raise RuntimeError('no image since the last reset: call commit first')
-        actions = network.act(self._features, self._joints, state)
+        features, joints_then, instruction = self._newest
+        actions = network.act(features, joints_then, state, instruction)[0, 0]
         targets = transforms.from_model_actions(
             self.robot, self._normalizer.denormalize_actions(actions.numpy(), values)
         )

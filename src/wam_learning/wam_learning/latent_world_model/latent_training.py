@@ -138,8 +138,11 @@ class LatentEvaluator:
         """Return features, the action error per window (1: variance; NaN: none), accuracy."""
         model = trainer.model
         with trainer.autocast():
-            seen = model.observe(batch, trainer.prompt_encoder(texts).to(trainer.device), None)
-            acting = model.network.act(seen.features, batch.joints, batch.query_joints)
+            encoded = model.encode(batch, trainer.prompt_encoder(texts).to(trainer.device))
+            seen = model.network.observe(encoded, batch.joints, batch.motion)
+            acting = model.network.act(
+                seen.features, batch.joints, batch.query_joints, encoded.instruction
+            )
         wrong = (acting.float() - batch.action).square()[..., trainer.action_columns].mean(-1)
         mask = batch.action_mask
         per_image = torch.where(mask, wrong, 0).sum(-1) / mask.sum(-1)  # 0 / 0: NaN

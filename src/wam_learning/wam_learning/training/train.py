@@ -316,6 +316,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add('--out', type=Path, required=True, help='checkpoint folder to write')
     add('--preset', default='mini', help='model to initialize, without --init')
     add('--init', help='checkpoint to start from: a folder, or the name of a shipped model')
+    add(
+        '--autoencoder',
+        metavar='CHECKPOINT',
+        help='without --init: take its autoencoder instead of training one',
+    )
     add('--base', default='', help='complete checkpoint under --init, if that has only adapters')
     add('--lora-rank', type=int, metavar='RANK', help='train and write only adapters of --init')
     add('--stage', choices=STAGES, default='joint')
@@ -409,7 +414,14 @@ def _train(options: argparse.Namespace) -> int:
         device,
         torch.bfloat16 if half else torch.float32,
     )
+    if options.autoencoder and (init or options.stage == 'autoencoder'):
+        raise ValueError(
+            '--autoencoder: leave it out with --init, which has one, and with --stage autoencoder'
+        )
     policy = training_setup.load_initial(init_config)
+    if options.autoencoder:
+        source = Path(resolve_checkpoint(options.autoencoder))
+        policy = training_setup.with_autoencoder(policy, source)
     if accelerator is None:
         data = episode_arrays.read_datasets(options.data, policy.spec)
     else:
@@ -419,7 +431,8 @@ def _train(options: argparse.Namespace) -> int:
     logger = TrainingLogger(options.out / 'training', disabled=not is_main)
     policy = training_setup.with_statistics(policy, data, np.random.default_rng([options.seed, 4]))
     own = isinstance(policy.encoders.vae, ConvVae)
-    if options.stage == 'autoencoder' or (options.init is None and own):
+    given = options.init or options.autoencoder
+    if options.stage == 'autoencoder' or (given is None and own):
         if accelerator is not None:
             raise ValueError(
                 'the autoencoder is trained by a single process: train it first with '

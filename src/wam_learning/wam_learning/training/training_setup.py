@@ -85,6 +85,23 @@ def load_initial(init_config: InitConfig) -> WorldActionModel:
     )
 
 
+def with_autoencoder(policy: WorldActionModel, source: Path) -> WorldActionModel:
+    """Return the policy with the trained autoencoder of another checkpoint of its sizes."""
+    vae = checkpoint_folder.load(source, policy.dit.device, torch.float32).encoders.vae
+    own = policy.encoders.vae
+    if not isinstance(vae, ConvVae) or not isinstance(own, ConvVae):
+        raise ValueError(f'--autoencoder {source}: want two of the small models of this project')
+    if (vae.config.channels, vae.config.stride) != (own.config.channels, own.config.stride):
+        raise ValueError(
+            f'--autoencoder {source}: it has {vae.config.channels} channels and stride '
+            f'{vae.config.stride}, {policy.spec.name} wants {own.config.channels} and '
+            f'{own.config.stride}'
+        )
+    policy.encoders.vae = vae
+    policy.encoders.config = replace(policy.spec.encoders, vae=vae.config)
+    return replace(policy, spec=replace(policy.spec, encoders=policy.encoders.config))
+
+
 def configure_stage(policy: WorldActionModel, stage: str) -> WorldActionModel:
     """Return the policy configured for a stage; `bc` uses one image and predicts no video."""
     design, model = policy.spec, policy.spec.model
