@@ -208,7 +208,7 @@ class LatentNetwork(nn.Module):
                 posterior, None if uniform is None else uniform[:, step]
             )
             state = RssmState(hidden, sample)
-            features.append(torch.cat([hidden.float(), sample], -1))
+            features.append(state.features())
             posteriors.append(posterior)
             hiddens.append(hidden)
             logits.append(score)
@@ -229,7 +229,7 @@ class LatentNetwork(nn.Module):
             state = RssmState(
                 hidden, sample_straight_through(self.rssm.predict_prior(hidden), None)
             )
-            features.append(torch.cat([hidden.float(), state.stochastic], -1))
+            features.append(state.features())
         return torch.stack(features, 1)
 
     def decode(self, features: Tensor) -> Reconstruction:

@@ -54,8 +54,8 @@ class RssmState(NamedTuple):
     stochastic: Tensor  # [batch groups*classes], one-hot by group
 
     def features(self) -> Tensor:
-        """Return both parts, [batch features]."""
-        return torch.cat([self.hidden, self.stochastic], -1)
+        """Return both parts, float32 [batch features]."""
+        return torch.cat([self.hidden.float(), self.stochastic], -1)
 
 
 def make_mlp(inputs: int, width: int, outputs: int, layers: int = 1) -> nn.Sequential:
