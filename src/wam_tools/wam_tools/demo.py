@@ -27,6 +27,7 @@ from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo_report, stack_launch
 from wam_tools.launch_process import LaunchProcess
+from wam_tools.run_metrics import StartUpPhases
 from wam_tools.sim_operator import SimOperator
 from wam_tools.stack_launch import StackLaunchError, StopRequest
 from wam_tools.stack_monitor import StackMonitor
@@ -35,6 +36,7 @@ from wam_tools.task_loop import TaskLoop
 START_TIMEOUT_S = 180.0  # from the launch to the first chunk; sufficient for a slow machine
 DEPRECATED_OPTIONS = {'--flavour': '--server-profile'}
 PAGE_PATTERN = re.compile(r"operator's page: (http://\S+)")
+START_POLL_S = 0.1  # how late the instruction may follow the simulator's first status
 MIN_MOVED_RAD = 0.01  # below this the robot counts as not moved
 ERASE_LINE = '\r\x1b[2K'
 
@@ -157,6 +159,8 @@ class Demo:
 
     def __init__(self, options: argparse.Namespace, stop_event: threading.Event) -> None:
         self._options, self._stop_event = options, stop_event
+        self._phases = StartUpPhases.from_process_start()
+        self._phases.mark('imported', time.monotonic())
         self._robot = embodiment.load_embodiment(options.robot)
         self._monitor = StackMonitor(self._robot)
         self._operator = SimOperator(self._robot)
@@ -182,6 +186,7 @@ class Demo:
         command = make_launch_command(self._options)
         print_flushed(f'{" ".join(command)}\nlog: {self._log_path}')
         start_s = time.monotonic()
+        self._phases.mark('domain_checked', start_s)
         self._launch = launch = LaunchProcess(command, self._log_path)
         found = {}
         try:
@@ -190,6 +195,7 @@ class Demo:
             found = {
                 **demo_report.collect_metrics(self._monitor, time.monotonic()),
                 'start_up_s': first_chunk_s - start_s,
+                'start_up_phases_s': self._phases.describe(),
             }
         finally:
             ended = self._stop_stack(launch)
@@ -205,7 +211,18 @@ class Demo:
             self._tick(launch, launched_s)
             if self._stop_event.is_set():
                 raise StackLaunchError(f'ended before the first chunk: {self._monitor.reason}')
+        self._phases.mark('first_chunk', first_chunk_s)
+        self._progress.print(f'start-up: {self._phases}')
         return first_chunk_s
+
+    def _wait_starting(self, duration_s: float) -> None:
+        """Wait until the first chunk, a signal or the end, and send the instruction at once."""
+        monitor, end_s = self._monitor, time.monotonic() + duration_s
+        while (now_s := time.monotonic()) < end_s and monitor.metrics.first_chunk_s is None:
+            self._phases.mark_policy(monitor.policy.state_name, monitor.policy.instruction, now_s)
+            self._task_loop.tick(self._options.instruction, now_s)
+            if self._stop_event.wait(START_POLL_S):
+                return
 
     def _monitor_run(self, launch: LaunchProcess, start_s: float) -> None:
         """Run the stack for the duration, or until a signal."""
@@ -225,7 +242,10 @@ class Demo:
 
     def _tick(self, launch: LaunchProcess, start_s: float, duration_s: float = 1.0) -> None:
         """Wait for at most a second, advance the task loop and print the status."""
-        self._stop_event.wait(duration_s)
+        if self._monitor.metrics.first_chunk_s is None:
+            self._wait_starting(duration_s)
+        else:
+            self._stop_event.wait(duration_s)
         if not self._page_url:
             self._announce_page(launch)
         launch.measure_memory_mb()

@@ -1,14 +1,16 @@
 """Metrics of a run from its topics: counts, rates, latencies and use of the joint limits.
 
-Metrics start with the first chunk; the time before is start-up. Wall times are s of the monotonic
-clock, stamps are ns of the stack's clock.
+Metrics start with the first chunk; the time before is start-up, told phase by phase. Wall times
+are s of the monotonic clock, stamps are ns of the stack's clock.
 """
 
+import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
+import psutil
 
 from wam_policy.core.motion.trajectory import Trajectory
 from wam_policy.core.robot.embodiment import Embodiment
@@ -19,6 +21,14 @@ from wam_policy.core.types import Chunk, JointState
 LIMIT_QUANTITIES = ('position', 'velocity', 'acceleration', 'jerk')
 RECENT_CHUNKS = 20  # for the present rate and latency
 MAX_LATENCIES = 50_000  # per stage, two hours at 7 Hz
+START_PHASES = (
+    'imported',  # this program runs
+    'domain_checked',  # no other stack was discovered; the launch begins
+    'first_status',  # policy_node is configured and its workers load
+    'workers_ready',  # the model is loaded and warm
+    'instructed',  # policy_node has an instruction
+    'first_chunk',
+)
 
 
 class RunMetrics:
@@ -141,3 +151,45 @@ class RunMetrics:
                 if stage != 'total'
             },
         }
+
+
+class StartUpPhases:
+    """Hold when each phase of a start was first seen, s of the monotonic clock."""
+
+    def __init__(self, began_s: float) -> None:
+        self._began_s = began_s
+        self._reached_s: dict[str, float] = {}
+
+    @classmethod
+    def from_process_start(cls) -> 'StartUpPhases':
+        """Count from the start of this process; `./wam` replaces itself by it, and counts."""
+        return cls(time.monotonic() - (time.time() - psutil.Process().create_time()))
+
+    def mark(self, name: str, now_s: float) -> None:
+        """Note that a phase is reached, unless it was before."""
+        if name not in START_PHASES:
+            raise ValueError(f'phase {name!r} is unknown; known: {", ".join(START_PHASES)}')
+        self._reached_s.setdefault(name, now_s)
+
+    def mark_policy(self, state_name: str, instruction: str, now_s: float) -> None:
+        """Note what a status of policy_node tells; empty texts tell nothing."""
+        if state_name:
+            self.mark('first_status', now_s)
+        if state_name not in ('', 'STARTING'):
+            self.mark('workers_ready', now_s)
+        if instruction:
+            self.mark('instructed', now_s)
+
+    def describe(self) -> dict[str, float]:
+        """Return s from the start of the command to each phase that was reached."""
+        return {
+            name: round(self._reached_s[name] - self._began_s, 3)
+            for name in START_PHASES
+            if name in self._reached_s
+        }
+
+    def __str__(self) -> str:
+        return ', '.join(
+            f'{name.replace("_", " ")} {seconds:.1f} s'
+            for name, seconds in self.describe().items()
+        )

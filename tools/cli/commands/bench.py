@@ -9,13 +9,16 @@ from cli.failure import CommandError
 from cli.paths import CheckoutLayout, find_checkout
 
 
-def find_benchmarks(layout: CheckoutLayout) -> list[str]:
-    """Return the names of the programs in benchmarks/."""
-    return sorted(
-        path.stem
-        for path in (layout.root / 'benchmarks').glob('*.py')
+def find_benchmarks(layout: CheckoutLayout) -> dict[str, str]:
+    """Return the programs in benchmarks/ and its folder stack: name to path in the checkout."""
+    folder = layout.root / 'benchmarks'
+    return {
+        path.stem: str(path.relative_to(layout.root))
+        for path in sorted(
+            (*folder.glob('*.py'), *folder.glob('stack/*.py')), key=lambda path: path.stem
+        )
         if "if __name__ == '__main__':" in path.read_text(encoding='utf-8')
-    )
+    }
 
 
 def main(arguments: list[str]) -> int | NoReturn:
@@ -31,4 +34,4 @@ def main(arguments: list[str]) -> int | NoReturn:
             f'no benchmark {name!r}: '
             + (f'did you mean {near[0]}?' if near else f'known: {", ".join(known)}')
         )
-    return exec_module.exec_file(f'benchmarks/{name}.py', rest)
+    return exec_module.exec_file(known[name], rest)

@@ -1,9 +1,9 @@
 """Measure what the operator's page costs: chunk rate, latency, processor and network.
 
-`./wam shell -c 'PYTHONPATH=. python benchmarks/console/console_cost.py --output FILE'` runs one
-simulated stack and lets nobody look, then one viewer, then one with the panel of predicted video
-open, over and over in turn, so that a slow minute of the machine meets all of them. The viewer is
-a client that reads everything and draws nothing: what a browser costs belongs to its machine.
+`./wam bench console_cost --output FILE` runs one simulated stack and lets nobody look, then one
+viewer, then one with the panel of predicted video open, over and over in turn, so that a slow
+minute of the machine meets all of them. The viewer is a client that reads everything and draws
+nothing: what a browser costs belongs to its machine.
 """
 
 import argparse
