@@ -165,7 +165,10 @@ def photograph_running(photographer: Photographer, kill: Callable[[], None]) -> 
     photographer.take('console_light')
     photographer.show_theme('dark')
     photographer.press('[data-tab=imagination]')
-    photographer.wait_until_running("document.querySelector('#real').width !== 300")
+    photographer.wait_until_running(
+        "document.querySelector('.view') && [...document.querySelectorAll('.view canvas')]"
+        '.every((canvas) => canvas.width !== 300)'  # the width of a canvas that was not drawn
+    )
     time.sleep(8.0)
     photographer.wait_until_running("!document.querySelector('.stale')")
     photographer.take('console_imagination')
