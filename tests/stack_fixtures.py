@@ -12,6 +12,10 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
 import numpy as np
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 
 from wam_msgs.msg import ActionChunk
@@ -194,3 +198,29 @@ def _make_set_event():
     event = threading.Event()
     event.set()
     return event
+
+
+def use_server(stage, profile, address):
+    """Configure policy_node for another server; the launch activates it then."""
+    stage.publish_instruction('')
+    stage.wait(lambda: stage.policy.state_name in ('HOLDING', 'IDLE'), 'still running')
+    stage.wait_rest()
+
+    def change(transition):
+        done = stage.call_service(
+            ChangeState, 'policy/change_state', 30.0, transition=Transition(id=transition)
+        )
+        assert done is not None and done.success, transition
+
+    change(Transition.TRANSITION_DEACTIVATE)
+    change(Transition.TRANSITION_CLEANUP)
+    given = {'server': address, 'server_profile': profile}
+    parameters = [Parameter(name, value=text).to_parameter_msg() for name, text in given.items()]
+    done = stage.call_service(SetParameters, 'policy/set_parameters', parameters=parameters)
+    assert [result.reason for result in done.results if not result.successful] == []
+    before = stage.policy  # it may have been idle
+    change(Transition.TRANSITION_CONFIGURE)
+    stage.wait(
+        lambda: stage.policy is not before and stage.policy.state_name == 'IDLE',
+        f'{profile}: not found',
+    )

@@ -33,7 +33,7 @@ FAULTS = {  # fault -> the words with which the worker reports it
     'narrow': 'want actions',
     'short': 'want actions',
     'objects': 'invalid answer|want actions|missing',
-    'far': r'row 0 is 1\.\d+ rad from joint',
+    'far': r'row 0 is [01]\.\d+ rad from joint',  # poses: the joints share it
     'degrees': 'moves joint|row 0 is|cannot reach',
     'slow': 'did not answer within',
     'vanish': 'closed the connection|while sending|did not answer|no server',
@@ -116,6 +116,8 @@ class ProfileDouble:
 
     def read_request(self, operation, message):
         observation = find_variable(operation.message, message, 'observation')
+        if observation is None:  # a server that reads images only
+            observation = find_variable(operation.message, message, 'images')
         request = value_mapping.decode_request(self.profile, self.robot, observation)
         self.image_counts.append({key: len(frames) for key, frames in request.views.items()})
         self.prompts += [request.prompt] if request.prompt else []

@@ -247,10 +247,13 @@ def test_a_server_profile_with_other_actions_is_rejected():
     for other in (replace(model, step_dt_s=1 / 15), replace(model, horizon=16)):
         with pytest.raises(ValueError, match='select another --server-profile'):
             profile_service.check_profile(own, robot, other)
-    with pytest.raises(ValueError, match='does not carry'):
-        profile_service.check_profile(
-            server_profile.load('go1'), embodiment.load_embodiment('agibot_g1'), model
-        )
+    with pytest.raises(ValueError, match='does not carry left_joint1'):
+        profile_service.check_profile(server_profile.load('lingbot_va_yam'), robot, model)
+    # head and waist are only measured: the model sees them at home
+    warnings = profile_service.check_profile(
+        server_profile.load('go1'), embodiment.load_embodiment('agibot_g1'), model
+    )
+    assert any('does not carry idx' in warning and 'at home' in warning for warning in warnings)
 
 
 def test_a_profile_with_other_rows_or_fewer_cameras_is_served_with_a_warning():
@@ -280,11 +283,19 @@ def test_a_wrong_listen_option_is_an_error(listen, words):
         serve.load_listeners(arguments, robot)
 
 
-def test_without_a_checkpoint_a_shipped_model_that_knows_the_robot_is_served():
-    assert serve.select_checkpoint('', embodiment.load_embodiment('yam')).startswith('mini')
-    assert serve.select_checkpoint('DIR', embodiment.load_embodiment('droid')) == 'DIR'
-    with pytest.raises(ValueError, match='no shipped model knows droid'):
-        serve.select_checkpoint('', embodiment.load_embodiment('droid'))
+@pytest.mark.parametrize('given', [(), ('--checkpoint', 'mini')])
+def test_the_shipped_model_of_the_robot_is_served(monkeypatch, given):
+    served = []
+
+    def stop(devices, arguments, *more):
+        served.append(arguments[arguments.index('--checkpoint') + 1])
+        raise ValueError('stopped')
+
+    monkeypatch.setattr(serve, 'make_worker_spec', stop)
+    for robot, folder in (('agibot_g1', 'mini'), ('yam', 'mini_yam')):
+        assert serve.main(['--embodiment', robot, *given]) != 0
+        assert Path(served.pop()).name == folder
+    assert serve.main(['--embodiment', 'droid', *given]) != 0 and not served  # there is none
 
 
 def test_workers_get_the_same_command_line(tmp_path):

@@ -78,6 +78,16 @@ def test_act_answers_arrays_and_says_whether_it_is_ready(serve):
     assert http_request(served, 'GET', '/healthz')[0] == 503
 
 
+def test_go1s_client_gets_rows_although_it_sends_no_head_and_waist(serve):
+    served = serve('go1')
+    observation = make_observation(served, 3)
+    status, found = http_request(served, 'POST', '/act', json_numpy.dumps(observation))
+    assert status == 200 and np.shape(found) == (24, 16)  # lists, as its own server answers
+    np.testing.assert_allclose(found[0][:7], observation['state'][:7] + 0.01, atol=1e-6)
+    home = served.robot.home_positions(served.robot.observed)
+    np.testing.assert_allclose(served.backend.queries[-1].joints, home, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ('status', 'path', 'body', 'headers'),
     [

@@ -13,8 +13,9 @@ import numpy as np
 from wam_policy.core.robot import embodiment
 from wam_policy.servers import server_profile, value_mapping
 from wam_policy.servers.codecs.codec_table import CODECS
-from wam_policy.servers.mapping.image_encoding import encode_images
+from wam_policy.servers.mapping.image_encoding import encode_frames, encode_images
 from wam_policy.servers.mapping.message_template import fill_template
+from wam_policy.servers.mapping.nested_keys import get_nested
 from wam_policy.servers.mapping.pose_mapping import PoseMapper
 
 FOLDER = Path(__file__).resolve().parent / 'transcripts'
@@ -42,9 +43,14 @@ def make_transcript(name):
         camera: np.full((1, 6, 8, 3), [10 * number + 1, 2, 3], np.uint8)
         for number, camera in enumerate(profile.cameras)
     }
+    targets = np.tile(robot.home_positions(robot.commanded), (profile.horizon, 1))
+    answer = value_mapping.encode_actions(profile, robot, targets, rest, None, poses)
+    answered = answer if profile.actions_key is None else get_nested(answer, profile.actions_key)
     variables = {
         **VARIABLES,
         'images': encode_images(profile, views),
+        'frames': encode_frames(profile, views),
+        'executed': answered,
         'observation': value_mapping.encode_request(
             profile, robot, views, rest, VARIABLES['prompt'], poses
         ),
@@ -56,8 +62,6 @@ def make_transcript(name):
             message = fill_template(operation.message, variables)
             requests[key]['message'] = summarize(message)
             requests[key]['bytes'] = len(codec.pack(message))
-    targets = np.tile(robot.home_positions(robot.commanded), (profile.horizon, 1))
-    answer = value_mapping.encode_actions(profile, robot, targets, rest, None, poses)
     return {'requests': requests, 'answer': summarize(answer)}
 
 

@@ -13,16 +13,12 @@ import numpy as np
 import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='needs a ROS 2 environment: run ./wam test')
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from openpi_client import msgpack_numpy
-from rcl_interfaces.srv import SetParameters
-from rclpy.parameter import Parameter
 
 from examples import scripted_droid_server
 from tests.servers.fake_engine import ServerThread
 from tests.servers.released_double import FakeProfileServer
-from tests.stack_fixtures import StackProbe
+from tests.stack_fixtures import StackProbe, use_server
 
 pytestmark = [pytest.mark.ros, pytest.mark.stack, pytest.mark.timeout(180)]
 SWAY_RAD = 0.08
@@ -83,28 +79,6 @@ def stage(launched, scripted):
     finally:
         probe.close()
         launch.stop(threading.Event())
-
-
-def use_server(stage, profile, address):
-    """Configure policy_node for another server; the launch activates it then."""
-    stage.publish_instruction('')
-    stage.wait(lambda: stage.policy.state_name == 'HOLDING', 'still running')
-    stage.wait_rest()
-
-    def change(transition):
-        done = stage.call_service(
-            ChangeState, 'policy/change_state', 30.0, transition=Transition(id=transition)
-        )
-        assert done is not None and done.success, transition
-
-    change(Transition.TRANSITION_DEACTIVATE)
-    change(Transition.TRANSITION_CLEANUP)
-    given = {'server': address, 'server_profile': profile}
-    parameters = [Parameter(name, value=text).to_parameter_msg() for name, text in given.items()]
-    done = stage.call_service(SetParameters, 'policy/set_parameters', parameters=parameters)
-    assert [result.reason for result in done.results if not result.successful] == []
-    change(Transition.TRANSITION_CONFIGURE)
-    stage.wait(lambda: stage.policy.state_name == 'IDLE', f'{profile}: not found', 60)
 
 
 def wait_moved(stage, distance_rad):

@@ -40,5 +40,18 @@ def test_chunks_that_follow_each_other_agree():
     assert np.allclose(first.targets[5:], later.targets[:-5], atol=1e-6)
 
 
+@pytest.mark.parametrize('name', embodiment.list_robots())
+def test_a_closed_gripper_opens_at_its_own_speed(name):
+    robot = embodiment.load_embodiment(name)
+    home = robot.home_positions(robot.commanded)
+    start, column = home.copy(), robot.commanded.index(robot.grippers[0].name)
+    start[column] = 1.0 - home[column]
+    way = HomingMotion(robot, start, 0, False, 'home-1')
+    velocity = robot.limits().velocity[column]
+    assert way.duration_s == pytest.approx(max(0.3, 2 / velocity * abs(start - home)[column]))
+    rows = [way.make_chunk(round(i * 5e6), i).targets[0][column] for i in range(200)]
+    assert np.abs(np.diff(rows)).max() / 0.005 <= velocity
+
+
 def test_who_is_home_already_is_soon_done():
     assert homing(off=0.0).duration_s == pytest.approx(0.3)

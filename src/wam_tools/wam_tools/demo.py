@@ -64,7 +64,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='local workers or a policy server (default: local)',
     )
     parser.add_argument(
-        '--server', metavar='URL', help='address of the policy server, ws://HOST:PORT'
+        '--server',
+        metavar='URL',
+        help='address of the policy server: ws://, wss://, http://, https:// or '
+        'zmq+tcp://HOST:PORT, as its server profile needs it',
     )
     parser.add_argument(
         '--server-profile',
@@ -82,7 +85,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if options.report is not None and not options.report.absolute().parent.is_dir():
         parser.error(f'--report: no folder {options.report.absolute().parent}')
     if (options.backend == 'remote') != (options.server is not None):
-        parser.error('give both or neither of --backend remote and --server ws://HOST:PORT')
+        parser.error('give both or neither of --backend remote and --server URL')
     return options
 
 

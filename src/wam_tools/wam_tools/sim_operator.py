@@ -20,6 +20,7 @@ from wam_msgs.msg import ActionChunk, MotionStatus, SimGoal
 from wam_msgs.srv import BeginEpisode
 from wam_policy.core.motion.trajectory import NS_PER_S
 from wam_policy.core.robot.embodiment import Embodiment
+from wam_policy.core.robot.limits import gripper_mask
 from wam_policy.core.session.policy_session import PolicyState
 from wam_policy.core.types import Chunk
 from wam_policy.nodes import message_conversion, qos
@@ -28,6 +29,7 @@ from wam_tools.stack_node import StackNode
 HOME_SESSION = 'home'  # prefix of the sessions of homing chunks
 MEAN_SPEED = 0.6  # rad/s, mean of the joint with the largest distance
 FIRST_MOVE_MEAN_SPEED = 0.12  # the same for a first move, which has a lower speed limit
+GRIPPER_SPEED_SHARE = 0.5  # of a gripper's velocity limit: a quintic peaks at 1.9 of its mean
 MIN_DURATION_S = 0.3
 ROWS = 24
 HOMING_PERIOD_S = 0.15
@@ -59,9 +61,15 @@ class HomingMotion:
 
     @property
     def duration_s(self) -> float:
-        """Return the duration of the motion, s."""
-        furthest = float(np.abs(self.home - self.start).max())
-        return max(MIN_DURATION_S, furthest / (FIRST_MOVE_MEAN_SPEED if self.slow else MEAN_SPEED))
+        """Return the duration of the motion, s.
+
+        An opening is no angle: a gripper moves at a share of its own speed.
+        """
+        distance, grippers = np.abs(self.home - self.start), gripper_mask(self.robot)
+        speed = FIRST_MOVE_MEAN_SPEED if self.slow else MEAN_SPEED
+        velocity = self.robot.limits().velocity
+        seconds = np.where(grippers, distance / (GRIPPER_SPEED_SHARE * velocity), distance / speed)
+        return max(MIN_DURATION_S, float(seconds.max()))
 
     def make_chunk(self, now_ns: int, sequence: int) -> Chunk:
         """Return the chunk that starts at `now_ns`."""

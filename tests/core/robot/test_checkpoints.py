@@ -46,6 +46,11 @@ def test_where_the_default_does_not_fit_another_shipped_model_does(shipped):
     assert checkpoints.select_for_robot('mini', 'yam') == 'mini_yam'
     assert checkpoints.select_for_robot('mini', 'droid') == checkpoints.FALLBACK_CHECKPOINT
     assert checkpoints.select_for_robot('/a/folder', 'droid') == '/a/folder'  # asked for: taken
+    assert checkpoints.resolve_checkpoint('mini', 'yam') == str(shipped / 'mini_yam')
+    assert checkpoints.resolve_checkpoint('mini') == str(shipped / 'mini')
+    assert checkpoints.resolve_checkpoint('preset:tiny', 'droid') == 'preset:tiny'
+    with pytest.raises(ValueError, match='no shipped model was trained on the robot droid'):
+        checkpoints.resolve_checkpoint('mini', 'droid')
 
 
 @pytest.mark.parametrize('name', ['', 'maxi', '/no/such'])

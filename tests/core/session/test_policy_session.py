@@ -470,3 +470,56 @@ def test_the_usual_imagination_error_starts_again_with_the_workers():
     assert stage.policy.cache_status.imagination_error is None
     stage.policy.on_workers_ready(GRID)
     assert stage.policy.imagination_range.bounds is None
+
+
+def start_following(**more):
+    """Return a session of a server that learns what was executed of a chunk of 0.8 s."""
+    stage = SessionHarness(ready=False, **more)
+    timing = BlockTiming(24, round(1e9 / 30), 1, follows_chunks=True)
+    stage.policy.on_workers_ready(timing, query_per_commit=True)
+    stage.policy.on_instruction('lift the cup')
+    return stage
+
+
+def test_a_block_is_what_was_executed_of_a_chunk():
+    # the answer takes longer than its rows: the robot rests meanwhile, and executes all of them
+    stage = start_following(query_ms=1500)
+    stage.run(8000)
+    assert stage.get_state() == (PolicyState.RUNNING, '')
+    kinds = [type(request) for _, request in stage.requests]
+    assert kinds[:7] == [Reset, Commit, Query, Commit, Query, Commit, Query]
+    queries, commits = stage.requests_of(Query), stage.requests_of(Commit)
+    for (query_ms, _), chunk, (commit_ms, commit) in zip(
+        queries, stage.chunks, commits[1:], strict=False
+    ):
+        assert chunk.stamp_ns == (query_ms + 1500) * MS  # not that of its observation
+        after_rows = [chunk.stamp_ns + round((i + 1) / 30 * 1e9) for i in range(24)]
+        assert np.abs(np.subtract(commit.block.stamps_ns, after_rows)).max() <= 24
+        assert len(commit.block.views[CAMERAS[0]]) == 24
+        assert commit.block.stack_joints().shape == (24, 14)
+        assert after_rows[-1] <= commit_ms * MS <= after_rows[-1] + 100 * MS
+    assert commits[0][1].block.stack_joints().shape == (1, 14)
+    assert stage.policy.latencies.percentiles_ms(50)[0]['total'] >= 1500
+
+
+def test_after_a_failure_a_server_of_executed_chunks_starts_with_a_new_image():
+    stage = start_following()
+    stage.run(3000)
+    newest = stage.requests_of(Commit)[-1][1]
+    assert newest.number > 1
+    first = len(stage.requests)
+    stage.policy.on_request_failed('lost', (stage.now_ms + 200) * MS)
+    stage.request = None
+    stage.run(2000)
+    reset, commit, query, *_ = [request for _, request in stage.requests[first:]]
+    assert isinstance(reset, Reset) and isinstance(query, Query)
+    assert commit.number == 0 and len(commit.block.stamps_ns) == 1
+    assert commit.block.stamps_ns[0] > newest.block.stamps_ns[-1]
+    assert stage.get_state()[0] is PolicyState.RUNNING
+
+
+def test_an_answer_that_took_too_long_at_rest_starts_a_new_session():
+    stage = start_following(query_ms=11_000)
+    stage.run(12_000)
+    assert 'its observation is 11.0 s old' in stage.get_state()[1]
+    assert not stage.chunks and len(stage.requests_of(Reset)) == 2

@@ -8,6 +8,7 @@ import pytest
 
 from examples import scripted_droid_server
 from tests.servers.fake_engine import ServerThread
+from tests.servers.lingbot_double import LingBotDouble
 from tests.servers.released_double import FakeProfileServer
 from wam_learning.evaluation import evaluate, parallel_eval, policy_comparison
 from wam_learning.evaluation.eval_conditions import MAIN, make_trials
@@ -167,6 +168,15 @@ def test_our_own_server_keeps_the_memory_of_real_frames(droid):
     finally:
         policy.close()
         server.stop()
+
+
+def test_a_server_that_learns_what_was_executed_needs_the_stack():
+    server = LingBotDouble()
+    try:
+        with pytest.raises(ValueError, match='without --no-ros'):
+            ServerPolicy(robots.load('yam').embodiment, server.url, 'lingbot_va_yam')
+    finally:
+        server.close()
 
 
 def test_no_server_is_an_error_with_the_address():

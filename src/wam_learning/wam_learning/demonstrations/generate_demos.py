@@ -154,7 +154,9 @@ def load_roll_in_policy(robot: robots.SimRobot, checkpoint: str | None) -> 'Roll
 
     torch.set_num_threads(1)
     loaded = checkpoint_folder.load(
-        checkpoints.resolve_checkpoint(checkpoint), torch.device('cpu'), torch.float32
+        checkpoints.resolve_checkpoint(checkpoint, robot.embodiment.model_tag),
+        torch.device('cpu'),
+        torch.float32,
     )
     return RollInPolicy(
         robot,

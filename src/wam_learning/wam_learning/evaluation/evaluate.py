@@ -396,7 +396,7 @@ def resolve_checkpoints(options: argparse.Namespace) -> ModelSpec | None:
     for name in ('bc_checkpoint', 'flash_checkpoint', 'checkpoint'):
         given = getattr(options, name)
         if given is not None and given != EXPERT:
-            setattr(options, name, checkpoints.resolve_checkpoint(given))
+            setattr(options, name, checkpoints.resolve_checkpoint(given, tag))
     options.base = checkpoints.resolve_base(options.base)
     if options.checkpoint == EXPERT:
         return None

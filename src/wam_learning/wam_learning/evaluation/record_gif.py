@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f'{options.out}: want a name that ends in {" or ".join(FORMATS)}')
     robot, checkpoint = robots.load(options.robot), options.checkpoint
     if checkpoint != EXPERT:
-        checkpoint = checkpoints.resolve_checkpoint(checkpoint)
+        checkpoint = checkpoints.resolve_checkpoint(checkpoint, robot.embodiment.model_tag)
     frames, failed = [], []
     for number, family in enumerate(options.families.split(',')):
         (trial,) = make_trials(CONDITIONS['main'], robot, [family], 1, options.seed + 4 * number)

@@ -76,6 +76,12 @@ class ServerPolicy:
         self._rebuilds, self._sequence = 0, 0
         info = self._wait_ready(time.monotonic() + start_timeout_s)
         shape = info['geometry']
+        if shape['follows_chunks']:
+            self.close()
+            raise ValueError(
+                f'policy server {server} learns what the robot executed of each answer, and only '
+                'policy_node tells it that: evaluate it through ROS, without --no-ros'
+            )
         self.geometry = ServerGeometry(
             shape['frames_per_block'],
             shape['frame_period_s'],

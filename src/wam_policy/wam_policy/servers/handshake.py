@@ -9,6 +9,8 @@ from wam_policy.servers.codecs.groot_codec import ModalityConfig
 from wam_policy.servers.profile_fields import ServerProfile
 
 STREAMING_MEMORY = 'clocked'  # wire value: the server takes commits of frames, as ours does
+# of a request to our server: rows that are executed while it is computed, and their number
+COMMITTED_KEY, DELAY_KEY = 'rtc_committed', 'rtc_delay'
 
 
 class IncompatibleServer(ValueError):
@@ -26,6 +28,7 @@ class ServerInfo:
     frame_period_s: float
     window_blocks: int
     memory_update: str  # streaming: query at any time; released: once per block
+    follows_chunks: bool = False  # a block is what was executed of a chunk
 
     @property
     def query_images(self) -> str:
@@ -128,6 +131,10 @@ def _make_server_info(
     if profile.memory == 'stepwise':  # it can be fed again, as far back as it looks
         window = -(-profile.frames.window // steps)
         return ServerInfo(model, trained, False, steps, step_s, window, 'released')
+    if profile.memory == 'after_execution':
+        step_s = robot.step_dt_s  # the blocks are those of the chunks that the robot gets
+        count = round(steps / profile.step_hz / step_s)
+        return ServerInfo(model, trained, False, count, step_s, 1, 'released', follows_chunks=True)
     # one frame per step, so that every offset has an image of its own time; the memory of the
     # server cannot be rebuilt from here, so the window is one block
     return ServerInfo(model, trained, False, steps, step_s, 1, 'released')

@@ -246,6 +246,8 @@ def parse_action_layout(actions: StrictMapping) -> dict[str, Any]:
         'drops_extra_columns': parse_optional_choice(actions, 'extra_columns', ('reject', 'drop'))
         == 'drop',
         'rows_per_frame': rows_per_frame,
+        'skips_first_frame': parse_optional_choice(actions, 'first_frame', ('execute', 'skip'))
+        == 'skip',
         'step_hz': actions.read_float('step_hz', above=0.0),
     }
 

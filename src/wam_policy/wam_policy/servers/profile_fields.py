@@ -19,7 +19,7 @@ POSE_KINDS = ('absolute', 'relative', 'episode_relative')
 STATE_FORMS = ('array', 'list', 'scalar')
 POSE_PARTS = ('pose', 'xyz', 'rotation')
 # what a server remembers, and when it gets it; `clocked` is our server's, which states it itself
-MEMORY_KINDS = ('none', 'block', 'stepwise')
+MEMORY_KINDS = ('none', 'block', 'stepwise', 'after_execution')
 TRANSPORT_KINDS = ('websocket', 'http', 'zmq')
 SCHEMES = MappingProxyType(
     {
@@ -86,13 +86,15 @@ ValueGroup = JointGroup | PoseGroup | FixedGroup
 class FrameSchedule:
     """Images of a request and the interval between requests.
 
-    A server with memory receives one request per `block_steps` robot steps, with the images at
+    A server with memory receives one request per `block_steps` steps, with the images at
     `offsets` (steps relative to the newest). A server without receives the newest at any time.
+    One that learns what was executed may look back to the image before the block.
     """
 
     block_steps: int | None  # None: no memory, requests at any time
     offsets: tuple[int, ...]  # ascending, the last is 0
     window: int  # newest images that the server uses
+    repeats_first: bool = False  # the first request has its one image at every offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ class ServerProfile:
     state: tuple[ValueGroup, ...]
     state_axes: int  # leading axes of one element
     state_form: str
+    has_state_history: bool  # one state per image
     gripper_ranges: Mapping[str, tuple[float, float]]  # gripper -> the server's open, closed
     clips_grippers: bool  # values beyond open and closed are these
     actions_key: KeyPath | None  # of the actions; None: the answer is the array
@@ -166,6 +169,7 @@ class ServerProfile:
     drops_extra_rows: bool  # an answer may have more rows; the first `horizon` are used
     drops_extra_columns: bool  # an answer may be padded with more columns
     rows_per_frame: int  # of answers with an axis of frames
+    skips_first_frame: bool  # the rows of the first frame of a session are not executed
     step_hz: float
     action_columns: tuple[ValueGroup, ...]
     tools: Mapping[str, ToolFrame]

@@ -143,7 +143,7 @@ def check_profile(profile: ServerProfile, robot: Embodiment, model: ServedModel)
     carried = {
         name for group in profile.state if isinstance(group, JointGroup) for name in group.joints
     }
-    lost = [name for name in robot.observed if name not in carried]
+    lost = [name for name in robot.commanded if name not in carried]
     if lost:
         raise ValueError(
             f'server profile {profile.name} does not carry {", ".join(lost)}, which the policy '
@@ -160,6 +160,12 @@ def check_profile(profile: ServerProfile, robot: Embodiment, model: ServedModel)
         )
     unseen = [camera.key for camera in robot.cameras if camera.key not in profile.cameras]
     warnings = []
+    fixed = [name for name in robot.observed if name not in {*carried, *robot.commanded}]
+    if fixed:
+        warnings.append(
+            f'{profile.name} does not carry {", ".join(fixed)}: the model sees them at home, so '
+            'clients must keep them there'
+        )
     if fewer:
         warnings.append(
             f'{profile.name}: answers have {model.horizon} rows, those of its own servers '

@@ -18,12 +18,18 @@ from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.servers import handshake, value_mapping
 from wam_policy.servers.client import answer_check, server_memory
 from wam_policy.servers.client.committed_rows import CommittedRows
+from wam_policy.servers.client.executed_rows import ExecutedRows, resample_rows
 from wam_policy.servers.client.policy_client import (
     LOGGED_TRACEBACK_LINES,
     PolicyClient,
     RemoteServerError,
 )
-from wam_policy.servers.client.server_memory import InvalidNodeRequest, QueryInput, Views
+from wam_policy.servers.client.server_memory import (
+    ExecutedBlock,
+    InvalidNodeRequest,
+    QueryInput,
+    Views,
+)
 from wam_policy.servers.codecs.wire_arrays import MalformedMessage
 from wam_policy.servers.handshake import ServerInfo
 from wam_policy.servers.mapping import message_template
@@ -76,6 +82,7 @@ class RemoteWorker:
         self._instruction = ''
         self._committed_blocks = 0
         self._committed_rows = CommittedRows(1.0 / profile.step_hz)
+        self._executed_rows = ExecutedRows(profile, robot, self._poses)
         # [observed] at the first query of the session; None: there was none
         self._episode_positions: np.ndarray | None = None
 
@@ -106,8 +113,9 @@ class RemoteWorker:
                 'frames_per_block': info.frames_per_block,
                 'frame_period_s': info.frame_period_s,
                 'window_blocks': info.window_blocks,
+                'follows_chunks': info.follows_chunks,
                 'horizon': self._profile.horizon,
-                'step_dt_s': 1.0 / self._profile.step_hz,
+                'step_dt_s': robot.step_dt_s,
             },
         }
 
@@ -211,7 +219,10 @@ class RemoteWorker:
             'rebuilds': 0,
             'window_fill': min(1.0, block / window),
         }
-        fields |= self._memory.commit(request.fields['session'], block, frames)
+        executed: ExecutedBlock | None = None
+        if self.server_info.follows_chunks:
+            frames, executed = self._read_executed(request, frames, is_first=block == 0)
+        fields |= self._memory.commit(request.fields['session'], block, frames, executed)
         self._committed_blocks += 1
         return WorkerMessage(
             'committed',
@@ -222,6 +233,26 @@ class RemoteWorker:
                 'timings_ms': _make_timing('commit', started_s),
             },
         )
+
+    def _read_executed(
+        self, request: WorkerMessage, frames: Views, *, is_first: bool
+    ) -> tuple[Views, ExecutedBlock]:
+        """Return images and executed rows at the rate of the server.
+
+        The node has an image and a joint state after each row that the robot got.
+        """
+        count, observed = len(next(iter(frames.values()))), len(self._robot.observed)
+        measured = request.arrays.get('joints')
+        if measured is None or measured.shape != (count, observed):
+            raise InvalidNodeRequest(
+                f'commit: want joints [{count} {observed}], the positions at the images'
+            )
+        if is_first:
+            return frames, ExecutedBlock(measured, None)
+        every = round(1.0 / self._profile.step_hz / self._robot.step_dt_s)
+        measured = measured[every - 1 :: every]
+        frames = {camera: pixels[every - 1 :: every] for camera, pixels in frames.items()}
+        return frames, ExecutedBlock(measured, self._executed_rows.make_message(measured))
 
     def _on_query(self, request: WorkerMessage) -> WorkerMessage:
         self._check_session(request)
@@ -253,6 +284,7 @@ class RemoteWorker:
         answered_s = time.perf_counter()
         targets = self._decode_answer(answer, joint_positions)
         self._committed_rows.add_chunk(targets, request.fields['stamp_ns'], answered_s - started_s)
+        targets = resample_rows(targets, 1.0 / self._profile.step_hz, self._robot.step_dt_s)
         reference = joint_positions[
             [self._robot.observed.index(name) for name in self._robot.commanded]
         ]
@@ -268,7 +300,7 @@ class RemoteWorker:
                 'sequence': request.fields['sequence'],
                 'stamp_ns': request.fields['stamp_ns'],
                 'horizon': len(targets),
-                'step_dt_s': 1.0 / self._profile.step_hz,
+                'step_dt_s': self._robot.step_dt_s,
                 'timings_ms': timings_ms,
             },
             {'targets': targets, 'reference': reference},
@@ -278,7 +310,11 @@ class RemoteWorker:
         """Return the rows that are executed until the answer comes, for a server that has them."""
         operation = self._profile.operations['infer']
         rows = self._committed_rows.select(stamp_ns)
-        if rows is None or not message_template.has_variable(operation.message, 'committed'):
+        if rows is None:
+            return {}
+        if self.server_info.streaming:  # ours takes them as joints of the robot
+            return {'committed': rows.astype(np.float32), 'delay': len(rows)}
+        if not message_template.has_variable(operation.message, 'committed'):
             return {}
         encoded = value_mapping.encode_rows(
             self._profile,
@@ -294,9 +330,18 @@ class RemoteWorker:
         """Return the targets [rows commanded]; the first of a session are checked."""
         is_first = self._episode_positions is None
         episode = joint_positions if self._episode_positions is None else self._episode_positions
+        skipped = self._profile.rows_per_frame if self._profile.skips_first_frame else 0
         targets = value_mapping.decode_actions(
-            self._profile, self._robot, answer, joint_positions, episode, self._poses
+            self._profile,
+            self._robot,
+            answer,
+            joint_positions,
+            episode,
+            self._poses,
+            skipped if is_first else 0,
         )
+        if self.server_info.follows_chunks:
+            self._executed_rows.add_answer(answer, targets, joint_positions, episode)
         if is_first and not self.server_info.streaming:  # ours: the handshake compared robots
             for warning in answer_check.check_first_answer(
                 self._robot, targets, joint_positions, 1.0 / self._profile.step_hz
@@ -328,6 +373,7 @@ class RemoteWorker:
             query.joint_positions,
             query.prompt,
             self._poses,
+            query.history,
         )
 
     def _check_session(self, request: WorkerMessage) -> None:

@@ -176,22 +176,6 @@ def log(text: str) -> None:
     print(f'{time.strftime("%H:%M:%S")} wam-serve: {text}', file=sys.stderr, flush=True)
 
 
-def select_checkpoint(checkpoint: str, robot: Embodiment) -> str:
-    """Return the checkpoint, or the shipped model that knows the robot if none is given.
-
-    Raises ValueError if there is none: random weights are served only where they are asked for.
-    """
-    if checkpoint:
-        return checkpoint
-    found = checkpoints.select_for_robot(checkpoints.DEFAULT_CHECKPOINT, robot.model_tag)
-    if found == checkpoints.FALLBACK_CHECKPOINT:
-        raise ValueError(
-            f'no shipped model knows {robot.name}: give --checkpoint DIR, or '
-            f'--checkpoint {found} for random weights'
-        )
-    return found
-
-
 def load_listeners(arguments: argparse.Namespace, robot: Embodiment) -> list[tuple[Any, int]]:
     """Return the profiles and ports to serve, the OpenPI one first; raises ValueError."""
     found = [(server_profile.load_for_robot(arguments.server_profile, robot), arguments.port)]
@@ -267,7 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         robot = embodiment.load_embodiment(arguments.embodiment)
         listeners = load_listeners(arguments, robot)
-        arguments.checkpoint = select_checkpoint(arguments.checkpoint, robot)
+        # random weights are served only where they are asked for
+        arguments.checkpoint = arguments.checkpoint or checkpoints.DEFAULT_CHECKPOINT
         model_options.resolve_defaults(arguments)
         guided = model_options.needs_unconditional_branch(
             arguments.sampler, arguments.steps, arguments.guidance_scale, arguments.guided_video

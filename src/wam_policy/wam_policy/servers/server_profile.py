@@ -16,6 +16,7 @@ from wam_policy.servers import image_resize, profile_blocks
 from wam_policy.servers.profile_blocks import (
     parse_choice,
     parse_key_path,
+    parse_optional_choice,
     parse_optional_key_path,
     parse_optional_text,
 )
@@ -113,14 +114,13 @@ def _parse_profile(document: StrictMapping) -> ServerProfile:
         image_fit=parse_choice(shown, 'fit', image_resize.FIT_MODES),
         channel_order=parse_choice(shown, 'order', image_resize.CHANNEL_ORDERS),
         image_axes=profile_blocks.parse_image_axes(shown),
-        image_encoding=profile_blocks.parse_optional_choice(
-            shown, 'encoding', profile_blocks.IMAGE_ENCODINGS
-        ),
+        image_encoding=parse_optional_choice(shown, 'encoding', profile_blocks.IMAGE_ENCODINGS),
         frames=schedule,
         memory=_parse_memory(document, schedule),
         state=state,
         state_axes=_read_optional(request, 'state_axes', 0),
-        state_form=profile_blocks.parse_optional_choice(request, 'state_form', STATE_FORMS),
+        state_form=parse_optional_choice(request, 'state_form', STATE_FORMS),
+        has_state_history=parse_optional_choice(request, 'state_history', (False, True)),
         gripper_ranges=gripper_ranges,
         clips_grippers=clips_grippers,
         tools=tools,
@@ -142,6 +142,12 @@ def _parse_memory(document: StrictMapping, frames: FrameSchedule) -> str:
     kind = 'none' if frames.block_steps is None else 'block'
     if 'memory' in document:
         kind = parse_choice(document, 'memory', MEMORY_KINDS)
+    steps = frames.block_steps
+    if steps is not None and -frames.offsets[0] == steps and kind != 'after_execution':
+        raise ValueError(
+            f'{document.key_path("frames.offsets")}: only a memory after_execution reaches back '
+            f'to the image before the block, want more than {-steps}, got {frames.offsets[0]}'
+        )
     if (kind == 'none') != (frames.block_steps is None):
         raise ValueError(
             f'{document.key_path("memory")}: {kind} with frames.block_steps '
@@ -224,14 +230,15 @@ def _parse_frame_schedule(table: StrictMapping) -> FrameSchedule:
         and all(type(i) is int for i in offsets)
         and offsets == sorted(set(offsets))
         and offsets[-1] == 0
-        and -offsets[0] < (1 if steps is None else steps)
+        and -offsets[0] <= (0 if steps is None else steps)
     )
     if not good:
         raise ValueError(
             f'{table.key_path("offsets")}: want ascending integers that end with 0 and are '
-            f'greater than -block_steps, got {offsets!r}'
+            f'at least -block_steps, got {offsets!r}'
         )
-    return FrameSchedule(steps, tuple(offsets), table.read_int('window'))
+    repeats_first = parse_optional_choice(table, 'first', ('single', 'repeat')) == 'repeat'
+    return FrameSchedule(steps, tuple(offsets), table.read_int('window'), repeats_first)
 
 
 def _parse_image_size(table: StrictMapping) -> tuple[int, int] | None:

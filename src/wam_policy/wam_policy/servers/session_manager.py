@@ -20,6 +20,7 @@ import numpy as np
 
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.servers import handshake, value_mapping
+from wam_policy.servers.handshake import COMMITTED_KEY, DELAY_KEY
 from wam_policy.servers.server_profile import ServerProfile
 
 RELEASED, STREAMING = 'released', 'streaming'  # values of memory_update of our workers
@@ -28,8 +29,6 @@ MAX_SEED = 2**63 - 1
 MAX_SESSION_NAME = 128  # characters
 MAX_LATENCIES = 1000  # per session, for its summary
 RESET_REPLY = 'reset successful'
-# real-time chunking: rows that are executed while the query is computed, and their number
-COMMITTED_KEY, DELAY_KEY = 'rtc_committed', 'rtc_delay'
 
 ConnectionId = int
 Views = Mapping[str, np.ndarray]
@@ -288,8 +287,12 @@ class SessionManager:
         decoded = value_mapping.decode_request(
             profile, self._robot, message, images_optional=streaming
         )
-        if not np.isfinite(decoded.joint_positions).all():
-            raise InvalidClientRequest(f'{profile.name} does not carry every joint of the robot')
+        # head and waist, which some servers' clients do not send; check_profile says so
+        joint_positions = np.where(
+            np.isfinite(decoded.joint_positions),
+            decoded.joint_positions,
+            self._robot.home_positions(self._robot.observed),
+        )
         seed = message.get('seed', RELEASED_SEED)
         if type(seed) is not int or not 0 <= seed <= MAX_SEED:
             raise InvalidClientRequest(f'seed {seed!r:.40}: want an integer from 0 to {MAX_SEED}')
@@ -301,7 +304,7 @@ class SessionManager:
         query = BackendQuery(
             session.backend_session,
             session.infer_count,
-            decoded.joint_positions,
+            joint_positions,
             seed,
             newest,
             delay,

@@ -56,23 +56,31 @@ def encode_state(
     robot: Embodiment,
     joint_positions: np.ndarray,
     poses: PoseMapper | None = None,
+    history: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the state keys of a message, float32, for joint positions [observed].
 
-    Groups with the same key are concatenated.
+    Groups with the same key are concatenated. A profile with a history of states gets one per
+    image, [T values], from `history` [T observed].
     """
+    instants = joint_positions[None] if history is None else history
+    if not profile.has_state_history:
+        instants = joint_positions[None]
     parts: dict[KeyPath, list[np.ndarray]] = {}
     for group in profile.state:
         if isinstance(group, FixedGroup):
-            values = np.array(group.values)
+            values = np.tile(np.array(group.values), (len(instants), 1))
         elif isinstance(group, PoseGroup):
-            values = _require_poses(profile, poses).encode_pose(group, joint_positions)
+            values = _require_poses(profile, poses).encode_rows(
+                group, instants, joint_positions, None
+            )
         else:
-            values = _to_server(profile, group, _select_joints(robot, group, joint_positions))
+            values = _to_server(profile, group, _select_joints(robot, group, instants))
         parts.setdefault(group.key, []).append(values)
     message: dict[str, Any] = {}
     for key, values in parts.items():
-        array: Any = np.concatenate(values).astype(np.float32)
+        array: Any = np.concatenate(values, axis=1).astype(np.float32)
+        array = array if profile.has_state_history else array[0]
         array = array.reshape((1,) * profile.state_axes + array.shape)
         if profile.state_form == 'list':
             array = array.tolist()
@@ -87,7 +95,8 @@ def decode_state(
 ) -> np.ndarray:
     """Invert `encode_state`: float64 [observed]; joints missing in the profile are NaN.
 
-    Lists of numbers are accepted as arrays are; poses give no joint positions.
+    Of a history of states the newest counts. Lists of numbers are accepted as arrays are; poses
+    give no joint positions.
     """
     found = np.full(len(robot.observed), np.nan)
     sizes: dict[KeyPath, int] = {}
@@ -95,7 +104,10 @@ def decode_state(
         sizes[group.key] = sizes.get(group.key, 0) + group.width
     first = dict.fromkeys(sizes, 0)
     for group in profile.state:
-        values = _parse_numbers(group.key, get_nested(message, group.key), sizes[group.key])
+        value = get_nested(message, group.key)
+        if profile.has_state_history and isinstance(value, np.ndarray) and value.ndim > 1:
+            value = value[..., -1, :]
+        values = _parse_numbers(group.key, value, sizes[group.key])
         start, first[group.key] = first[group.key], first[group.key] + group.width
         if isinstance(group, JointGroup):
             columns = [robot.observed.index(name) for name in group.joints]
@@ -110,10 +122,11 @@ def encode_request(
     joint_positions: np.ndarray,
     prompt: str,
     poses: PoseMapper | None = None,
+    history: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the infer message: images, state, prompt and the profile's constants."""
     message = encode_images(profile, views)
-    merge_nested(message, encode_state(profile, robot, joint_positions, poses))
+    merge_nested(message, encode_state(profile, robot, joint_positions, poses, history))
     if profile.prompt_key is not None:
         value: Any = profile.prompt_text.replace('{prompt}', prompt)
         for _ in range(profile.prompt_lists):
@@ -208,13 +221,15 @@ def decode_actions(
     joint_positions: np.ndarray,
     episode_positions: np.ndarray | None = None,
     poses: PoseMapper | None = None,
+    first_row: int = 0,
 ) -> np.ndarray:
     """Invert `encode_actions`: return absolute targets, float64 [horizon commanded].
 
-    `episode_positions` [observed] are those at the start of the episode. Raises ProfileMismatch
-    for a wrong type, shape, a value that is not finite or a pose out of reach.
+    `episode_positions` [observed] are those at the start of the episode. Rows before `first_row`
+    are not executed and left out. Raises ProfileMismatch for a wrong type, shape, a value that is
+    not finite or a pose out of reach.
     """
-    actions = action_layout.collect_rows(profile, message)
+    actions = action_layout.collect_rows(profile, message)[first_row:]
     found = np.empty((len(actions), len(robot.commanded)))
     posed: list[tuple[PoseGroup, np.ndarray]] = []
     first = 0
@@ -271,7 +286,7 @@ def _start_of(
 def _select_joints(
     robot: Embodiment, group: JointGroup, joint_positions: np.ndarray
 ) -> np.ndarray:
-    return joint_positions[[robot.observed.index(name) for name in group.joints]]
+    return joint_positions[..., [robot.observed.index(name) for name in group.joints]]
 
 
 def _to_server(profile: ServerProfile, group: JointGroup, values: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass
 
-from wam_policy.core.robot import checkpoints
+from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.core.robot.checkpoints import InferenceDefaults
 
 SAMPLERS = ('full16', 'static8', 'static4', 'dynamic4', 'one_step')
@@ -167,9 +167,10 @@ def resolve_sampling(
 def resolve_defaults(arguments: argparse.Namespace) -> None:
     """Resolve the checkpoint in `arguments` and fill in its defaults for what was not given.
 
-    Raises ValueError if the checkpoint or its base does not exist.
+    Raises ValueError if the robot, the checkpoint or its base does not exist.
     """
-    arguments.checkpoint = checkpoints.resolve_checkpoint(arguments.checkpoint)
+    tag = embodiment.load_embodiment(arguments.embodiment).model_tag
+    arguments.checkpoint = checkpoints.resolve_checkpoint(arguments.checkpoint, tag)
     arguments.base = checkpoints.resolve_base(arguments.base)
     sampling = resolve_sampling(
         arguments.sampler,

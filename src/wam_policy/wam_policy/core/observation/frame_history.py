@@ -13,7 +13,7 @@ import numpy as np
 
 from wam_policy.core.observation.clocks import KvClock
 from wam_policy.core.observation.observation_buffer import StampedBuffer
-from wam_policy.core.types import Frame, Observation
+from wam_policy.core.types import Frame, JointState, Observation
 
 type Rings = Mapping[str, StampedBuffer[Frame]]
 
@@ -25,6 +25,9 @@ class BlockTiming:
     frames_per_block: int
     frame_period_ns: int
     window_blocks: int  # capacity of the cache after the first frame
+    # blocks begin with the execution of a chunk and have one frame after each of its rows: for a
+    # server that wants what was executed, and lets the robot rest while it computes
+    follows_chunks: bool = False
 
     def __post_init__(self) -> None:
         if min(self.frames_per_block, self.frame_period_ns, self.window_blocks) < 1:
@@ -38,6 +41,7 @@ class FrameBlock:
     index: int  # 0: the first frame alone
     stamps_ns: tuple[int, ...]
     views: Mapping[str, tuple[Frame, ...]]  # camera -> one frame per instant
+    joints: tuple[JointState, ...] = ()  # one per instant; empty: not recorded
 
     def stack_pixels(self) -> dict[str, np.ndarray]:
         """Copy the frames into one array per camera, uint8 [frames height width 3]."""
@@ -45,6 +49,10 @@ class FrameBlock:
             camera: np.stack([frame.rgb for frame in frames])
             for camera, frames in self.views.items()
         }
+
+    def stack_joints(self) -> np.ndarray | None:
+        """Return the joint positions at the instants, [frames observed]; None: not recorded."""
+        return np.stack([state.position for state in self.joints]) if self.joints else None
 
 
 class FrameHistory:
@@ -54,6 +62,7 @@ class FrameHistory:
         self.timing = timing
         self._max_gap_ns = max_gap_ns
         self._clock: KvClock | None = None
+        self._chunk_stamps_ns: tuple[int, ...] = ()  # instants of the chunk that is executed
         self._blocks: deque[FrameBlock] = deque(maxlen=timing.window_blocks + 1)
 
     @property
@@ -68,22 +77,31 @@ class FrameHistory:
     def clear(self) -> None:
         """Drop the history; the next complete observation starts a new one."""
         self._blocks.clear()
+        self._chunk_stamps_ns = ()
 
     def start(self, observation: Observation) -> None:
         """Start a new history with one complete observation."""
         self._clock = KvClock(
             observation.stamp_ns, self.timing.frame_period_ns, self.timing.frames_per_block
         )
-        self._blocks.clear()
+        self.clear()
         self._blocks.append(
             FrameBlock(
                 0,
                 self._clock.block_stamps_ns(0),
                 {frame.camera: (frame,) for frame in observation.frames},
+                (observation.joints,) if self.timing.follows_chunks else (),
             )
         )
 
-    def advance(self, buffers: Rings) -> str | None:
+    def start_chunk(self, start_ns: int, rows: int, step_dt_s: float) -> None:
+        """Begin the block of a chunk whose first row is due at `start_ns`."""
+        step_ns = step_dt_s * 1e9
+        self._chunk_stamps_ns = tuple(start_ns + round(step_ns * (i + 1)) for i in range(rows))
+
+    def advance(
+        self, buffers: Rings, joint_buffer: StampedBuffer[JointState] | None = None
+    ) -> str | None:
         """Append every elapsed block; return a reason if the history became discontinuous.
 
         A block has elapsed when each camera has a frame at or after its last instant, because its
@@ -92,16 +110,15 @@ class FrameHistory:
         newest = [frame for buffer in buffers.values() if (frame := buffer.newest) is not None]
         if self._clock is None or not self._blocks or len(newest) < len(buffers):
             return None
-        elapsed = self._clock.count_elapsed_blocks(min(frame.stamp_ns for frame in newest))
-        for index in range(self._blocks[-1].index + 1, elapsed):
-            stamps_ns = self._clock.block_stamps_ns(index)
+        for index, stamps_ns in self._list_elapsed(min(frame.stamp_ns for frame in newest)):
             views = {}
             for camera, ring in buffers.items():
                 views[camera], broken = self._pick_frames(camera, ring, stamps_ns)
                 if broken:
                     self.clear()
                     return broken
-            self._blocks.append(FrameBlock(index, stamps_ns, views))
+            joints = self._pick_joints(joint_buffer, stamps_ns)
+            self._blocks.append(FrameBlock(index, stamps_ns, views, joints))
         return None
 
     def block_after(self, index: int) -> FrameBlock | None:
@@ -123,7 +140,30 @@ class FrameHistory:
             oldest.index,
             oldest.stamps_ns[-1:],
             {camera: frames[-1:] for camera, frames in oldest.views.items()},
+            oldest.joints[-1:],
         )
+
+    def _list_elapsed(self, newest_ns: int) -> list[tuple[int, tuple[int, ...]]]:
+        """Return index and instants of the blocks that elapsed, all cameras at `newest_ns`."""
+        assert self._clock is not None
+        following = self._blocks[-1].index + 1
+        if not self.timing.follows_chunks:
+            elapsed = self._clock.count_elapsed_blocks(newest_ns)
+            return [(i, self._clock.block_stamps_ns(i)) for i in range(following, elapsed)]
+        stamps_ns = self._chunk_stamps_ns
+        if not stamps_ns or newest_ns < stamps_ns[-1]:
+            return []
+        self._chunk_stamps_ns = ()
+        return [(following, stamps_ns)]
+
+    def _pick_joints(
+        self, buffer: StampedBuffer[JointState] | None, stamps_ns: tuple[int, ...]
+    ) -> tuple[JointState, ...]:
+        """Return the joint states nearest to the instants, if the block has them."""
+        if buffer is None or not self.timing.follows_chunks:
+            return ()
+        found = [buffer.nearest(stamp_ns) for stamp_ns in stamps_ns]
+        return tuple(state for state in found if state is not None)
 
     def _pick_frames(
         self,

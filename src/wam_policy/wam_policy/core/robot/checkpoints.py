@@ -28,11 +28,20 @@ def list_shipped_models() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in MODELS_DIR.glob('*/config.json')))
 
 
-def resolve_checkpoint(checkpoint: str) -> str:
+def resolve_checkpoint(checkpoint: str, tag: str = '') -> str:
     """Return a folder or preset for a folder, a preset or the name of a shipped model.
 
-    Raises ValueError with the shipped models.
+    With the model tag of a robot, the default name is the model that was trained on this robot.
+    Raises ValueError with the shipped models, and if none was.
     """
+    if tag:
+        selected = select_for_robot(checkpoint, tag)
+        if selected == FALLBACK_CHECKPOINT != checkpoint:
+            raise ValueError(
+                f'checkpoint: no shipped model was trained on the robot {tag}; give a folder, or '
+                f'{FALLBACK_CHECKPOINT} for random weights'
+            )
+        checkpoint = selected
     if checkpoint.startswith(PRESET_PREFIX) or os.path.isdir(checkpoint):
         return checkpoint
     if checkpoint in list_shipped_models():

@@ -10,6 +10,7 @@ from enum import Enum
 
 import numpy as np
 
+from wam_policy.core.motion.chunk_validator import MAX_AGE_AT_REST_S
 from wam_policy.core.observation.clocks import QueryClock
 from wam_policy.core.observation.frame_history import BlockTiming, FrameHistory
 from wam_policy.core.observation.observation_buffer import (
@@ -118,6 +119,7 @@ class PolicySession:
             'workers are starting',
         )
         self._frame_history: FrameHistory | None = None
+        self._answered_observation_ns = 0  # stamp of the last answered query's observation
         self._retry_ns = 0  # no request before this time, after a failed one
         self._session_number = 0
         self._discard_history('no instruction yet', rebuild=False)
@@ -203,15 +205,17 @@ class PolicySession:
         self.settings = replace(
             self.settings, **{name: value for name, value in changes.items() if value is not None}
         )
-        if self._frame_history is None or self._frame_history.timing != timing:
-            self._frame_history = FrameHistory(timing, self.settings.max_frame_gap_ns)
+        history = self._frame_history
+        # a chunk that was executed cannot be answered again by other workers
+        if history is None or history.timing != timing or timing.follows_chunks:
+            history = self._frame_history = FrameHistory(timing, self.settings.max_frame_gap_ns)
         self._worker_availability, self._unavailable_reason, self._warmed_up = (
             WorkerAvailability.READY,
             '',
             False,
         )
         self.imagination_range = InitialRange(*IMAGINATION_BLOCKS)
-        self._start_session('workers are ready', rebuild=not self._frame_history.is_empty)
+        self._start_session('workers are ready', rebuild=not history.is_empty)
 
     def on_workers_unavailable(self, availability: WorkerAvailability, reason: str) -> None:
         """Record that no requests are possible, and why."""
@@ -289,11 +293,14 @@ class PolicySession:
         if fault:
             self.counters = replace(self.counters, dropped_chunks=self.counters.dropped_chunks + 1)
             self._last_reason = f'dropped chunk {query.sequence}: {fault}'
+            if self._follows_chunks and query.session == self.session:
+                self._start_session(self._last_reason, rebuild=False)  # it is never executed
             return None
         self._has_result, self._last_reason = True, ''
-        observed_ns = query.observation.stamp_ns
+        observed_ns = self._answered_observation_ns = query.observation.stamp_ns
         return Chunk(
-            observed_ns,
+            # all rows have to be executed: the robot rested since the observation
+            now_ns if self._follows_chunks else observed_ns,
             query.session,
             query.sequence,
             result.step_dt_s,
@@ -314,11 +321,15 @@ class PolicySession:
     def on_published(self, chunk: Chunk, answered_ns: int, now_ns: int) -> None:
         self.counters = replace(self.counters, chunks=self.counters.chunks + 1)
         self.chunk_rate.tick(now_ns)
+        if self._follows_chunks and self._frame_history is not None:
+            self._frame_history.start_chunk(chunk.stamp_ns, chunk.horizon, chunk.step_dt_s)
         if self._warmed_up:
             self.latencies.add(
                 {
                     **chunk.timings_ms,
-                    **compute_publish_stages_ms(chunk.stamp_ns, answered_ns, now_ns),
+                    **compute_publish_stages_ms(
+                        self._answered_observation_ns, answered_ns, now_ns
+                    ),
                 }
             )
         self._warmed_up = True
@@ -377,10 +388,18 @@ class PolicySession:
 
     # sessions
 
+    @property
+    def _follows_chunks(self) -> bool:
+        """Return whether the workers want the frames of what was executed."""
+        return self._frame_history is not None and self._frame_history.timing.follows_chunks
+
     def _start_session(self, reason: str, *, rebuild: bool) -> None:
         """Start a session; `rebuild`: its cache replaces a lost one."""
         self._session_number += 1
         self._last_reason = reason
+        if self._follows_chunks and self._frame_history is not None:
+            self._frame_history.clear()
+            rebuild = False
         self._reset_done = False
         self._has_result = False
         self._committed_last = False
@@ -418,7 +437,9 @@ class PolicySession:
             if isinstance(seen, Observation):
                 self._frame_history.start(seen)
             return
-        broken = self._frame_history.advance(self.observations.camera_buffers)
+        broken = self._frame_history.advance(
+            self.observations.camera_buffers, self.observations.joint_buffer
+        )
         if broken:
             self._discard_history(broken, rebuild=True)
         elif self._cached_index is not None and self._frame_history.is_evicted(self._cached_index):
@@ -466,6 +487,8 @@ class PolicySession:
         if not (np.isfinite(result.targets).all() and np.isfinite(result.reference).all()):
             return 'targets or reference contain NaN or infinity'
         last_row_ns = (len(result.targets) - 1) * result.step_dt_s * 1e9
-        if now_ns - query.observation.stamp_ns > last_row_ns:
-            return 'its last row was due before it arrived'
-        return ''
+        age_ns = now_ns - query.observation.stamp_ns
+        if self._follows_chunks:
+            late = age_ns > MAX_AGE_AT_REST_S * 1e9
+            return f'its observation is {age_ns / 1e9:.1f} s old' if late else ''
+        return 'its last row was due before it arrived' if age_ns > last_row_ns else ''

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from wam_policy.core.robot import embodiment
+from wam_policy.core.robot import checkpoints, embodiment
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.model.checkpoint import adapter_folder, checkpoint_folder, tensor_index
 from wam_policy.model.checkpoint.load_errors import name_file
@@ -311,13 +311,23 @@ def _format_tensor_diff(tensor_diff: TensorDiff) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report of a checkpoint folder; exit with 0 if it loads, else with 1."""
     parser = argparse.ArgumentParser(prog='wam inspect', description=main.__doc__)
-    parser.add_argument('folder', type=Path, help='checkpoint folder')
+    parser.add_argument('folder', help='checkpoint folder, or the name of a shipped model')
+    parser.add_argument(
+        '--embodiment', metavar='NAME', help='robot whose shipped model the name mini means'
+    )
     parser.add_argument(
         '--base', type=Path, help='complete checkpoint that the adapters were trained on'
     )
     parser.add_argument('--json', action='store_true', help='print the report as JSON')
     chosen = parser.parse_args(arguments)
-    found = inspect_checkpoint(chosen.folder, chosen.base)
+    try:
+        tag = chosen.embodiment and embodiment.load_embodiment(chosen.embodiment).model_tag
+        place = chosen.folder
+        if place in (checkpoints.DEFAULT_CHECKPOINT, *checkpoints.list_shipped_models()):
+            place = checkpoints.resolve_checkpoint(place, tag or '')
+    except ValueError as error:
+        parser.error(str(error))
+    found = inspect_checkpoint(Path(place), chosen.base)
     if chosen.json:
         text = json.dumps(
             {

@@ -96,7 +96,7 @@ def select_checkpoint(checkpoint: str, robot_name: str) -> str:
 def _build_remote_spec(params: PolicyParams) -> WorkerSpec:
     """Return the worker that asks a far server: one, whatever runs behind it."""
     if not params.server:
-        raise ValueError('server: backend remote needs an address, ws://HOST:PORT')
+        raise ValueError('server: backend remote needs an address, for example ws://HOST:PORT')
     profile = ('--server-profile', params.server_profile) if params.server_profile else ()
     return WorkerSpec(
         devices=('cpu',),
@@ -165,6 +165,7 @@ class WorkerBackend:
             )
             return None
         if isinstance(request, Commit):
+            joints = request.block.stack_joints()
             answer = self._send_request(
                 'commit',
                 {
@@ -175,7 +176,8 @@ class WorkerBackend:
                 {
                     f'frames/{camera}': pixels
                     for camera, pixels in request.block.stack_pixels().items()
-                },
+                }
+                | ({} if joints is None else {'joints': joints}),
             )
             return CacheStatus(
                 answer.fields['cached_blocks'],
@@ -241,6 +243,7 @@ class WorkerBackend:
                 geometry['frames_per_block'],
                 round(geometry['frame_period_s'] * 1e9),
                 geometry['window_blocks'],
+                geometry.get('follows_chunks', False),
             )
             # a far server says how it wants to be asked; local workers do as they were told
             query_images = facts.get('query_images')

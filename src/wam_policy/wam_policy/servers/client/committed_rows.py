@@ -41,4 +41,4 @@ class CommittedRows:
         first = math.ceil((stamp_ns - self._stamp_ns) / 1e9 / self._step_dt_s - 1e-6)
         delay = math.ceil(max(self._durations_s) / self._step_dt_s)
         rows = self._targets[first : first + delay]
-        return rows if len(rows) == delay else None
+        return rows if len(rows) == delay < len(self._targets) else None

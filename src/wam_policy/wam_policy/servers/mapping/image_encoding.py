@@ -46,6 +46,15 @@ def encode_images(profile: ServerProfile, views: Mapping[str, np.ndarray]) -> di
     return message
 
 
+def encode_frames(profile: ServerProfile, views: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return the images as one message map per instant."""
+    count = len(next(iter(views.values())))
+    return [
+        encode_images(profile, {camera: frames[i : i + 1] for camera, frames in views.items()})
+        for i in range(count)
+    ]
+
+
 def decode_images(profile: ServerProfile, message: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Invert `encode_images`, except for resizing; raises ProfileMismatch with key and fix."""
     found = {}

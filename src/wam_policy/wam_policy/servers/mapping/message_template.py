@@ -22,6 +22,8 @@ VARIABLES = (
     'iso_time',
     'observation',  # map of images, state and prompt
     'images',  # map of images
+    'frames',  # the same as a list with one map per instant
+    'executed',  # rows as they were executed, as answered
     'committed',  # rows that are executed until the answer comes, [delay columns], as answered
     'delay',  # their number; both are absent in the first query of a session
 )

@@ -32,10 +32,6 @@ class PoseMapper:
             for tool in profile.tools.values():
                 self._kinematics.check_tool(tool)
 
-    def encode_pose(self, group: PoseGroup, joint_positions: np.ndarray) -> np.ndarray:
-        """Return the numbers [width] of a pose for joint positions [observed]."""
-        return self.encode_rows(group, joint_positions[None], joint_positions, None)[0]
-
     def encode_rows(
         self,
         group: PoseGroup,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
@@ -25,6 +25,7 @@ from wam_policy.servers.request_queue import RequestQueue
 from wam_policy.servers.server_metrics import BackendHealth
 from wam_policy.servers.server_profile import ServerProfile
 from wam_policy.servers.server_token import is_authorized
+from wam_policy.servers.transports import websocket_server
 from wam_policy.servers.transports.websocket_server import ServerLimits
 
 PROTOCOL_VERSION = 1
@@ -69,18 +70,9 @@ class EpisodeServer:
 
     async def run(self, host: str, port: int, on_ready: Callable[[int], None]) -> None:
         """Listen until `stop`; call `on_ready` with the port. Raises OSError if it is in use."""
-        async with serve(
-            self._on_connection,
-            host,
-            port,
-            compression=None,
-            origins=[None],
-            max_size=self._limits.max_message_bytes,
-            ping_interval=None,
-            close_timeout=1.0,
-            process_request=self._on_http,
-        ) as listener:
-            on_ready(next(iter(listener.sockets)).getsockname()[1])
+        async with websocket_server.listen(
+            self._on_connection, self._on_http, host, port, self._limits, on_ready
+        ):
             await self._stopping.wait()
             for connection in list(self._clients):
                 await connection.close(CloseCode.GOING_AWAY, 'the server stops')

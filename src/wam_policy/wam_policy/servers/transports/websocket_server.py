@@ -5,10 +5,11 @@ answered with the reason and closes that client's connection; other clients are 
 """
 
 import asyncio
+import contextlib
 import http
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -42,6 +43,36 @@ class ServerLimits:
     shutdown_timeout_s: float = 5.0  # for a request in progress at shutdown
 
 
+@contextlib.asynccontextmanager
+async def listen(
+    on_connection: Callable[[ServerConnection], Awaitable[None]],
+    on_http: Callable[[ServerConnection, Request], Response | None],
+    host: str,
+    port: int,
+    limits: ServerLimits,
+    on_ready: Callable[[int], None],
+) -> AsyncIterator[Listener]:
+    """Listen for WebSocket clients; call `on_ready` with the port.
+
+    A web page cannot connect: browsers send an origin. One message of a connection waits at a
+    time. Raises OSError if the port is in use.
+    """
+    async with serve(
+        on_connection,
+        host,
+        port,
+        compression=None,
+        origins=[None],
+        max_size=limits.max_message_bytes,
+        max_queue=1,
+        ping_interval=None,
+        close_timeout=1.0,
+        process_request=on_http,
+    ) as listener:
+        on_ready(next(iter(listener.sockets)).getsockname()[1])
+        yield listener
+
+
 class PolicyServer:
     """Serve the sessions of one profile over WebSocket until `stop`."""
 
@@ -68,19 +99,9 @@ class PolicyServer:
 
     async def run(self, host: str, port: int, on_ready: Callable[[int], None]) -> None:
         """Listen until `stop`; call `on_ready` with the port. Raises OSError if it is in use."""
-        async with serve(
-            self._on_connection,
-            host,
-            port,
-            compression=None,
-            origins=[None],
-            max_size=self._limits.max_message_bytes,
-            max_queue=1,
-            ping_interval=None,
-            close_timeout=1.0,
-            process_request=self._on_http,
+        async with listen(
+            self._on_connection, self._on_http, host, port, self._limits, on_ready
         ) as listener:
-            on_ready(next(iter(listener.sockets)).getsockname()[1])
             await self._stopping.wait()
             await self._shut_down(listener)
 
