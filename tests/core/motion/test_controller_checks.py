@@ -10,6 +10,7 @@ from wam_policy.core.motion.controller_checks import (
     ControllerReading,
     find_faults,
     find_inactive_checks,
+    find_speed_difference,
     list_parameters,
 )
 from wam_policy.core.motion.jtc_emulator import make_emulated_parameters
@@ -75,10 +76,29 @@ def test_settings_that_amount_to_the_same_are_accepted():
     assert find_faults(change_parameters(update_rate=0)) == ()
 
 
-@pytest.mark.parametrize('factor', [0.0, 0.9, 0.999, 1.1])
+@pytest.mark.parametrize('factor', [0.0, 0.9, 0.999, 1.1, -0.5, float('nan'), float('inf')])
 def test_another_speed_is_refused_and_leaves_the_timing_unknown(factor):
     fault = read_fault(replace(GOOD, speed_scaling=factor))
     assert f'speed scaling is {factor:g}, want 1' in fault.text and fault.timing_unknown
+
+
+@pytest.mark.parametrize('factor', [0.3, 0.7, 1.0])
+def test_another_speed_within_what_is_allowed_is_no_fault(factor):
+    assert find_faults(replace(GOOD, speed_scaling=factor), 0.3) == ()
+
+
+@pytest.mark.parametrize('factor', [0.0, 0.29, 1.1, -0.5, float('nan'), float('inf')])
+def test_a_speed_that_is_not_allowed_is_refused_with_the_range(factor):
+    (fault,) = find_faults(replace(GOOD, speed_scaling=factor), 0.3)
+    assert f'speed scaling is {factor:g}, want 0.3 to 1 (min_speed_scaling' in fault.text
+    assert fault.timing_unknown
+
+
+def test_controllers_at_different_speeds_are_named():
+    other = replace(GOOD, controller=replace(ARM, name='other'), speed_scaling=0.5)
+    assert find_speed_difference([GOOD, replace(GOOD, speed_scaling=None)]) == ''
+    text = find_speed_difference([GOOD, other])
+    assert f'{ARM.name} 1, other 0.5' in text and 'set the same' in text
 
 
 def test_the_configured_speed_counts_only_while_none_is_reported():

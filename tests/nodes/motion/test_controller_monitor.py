@@ -114,6 +114,40 @@ def test_another_speed_in_motion_stops_it_without_a_jump(tracking, factor):
     assert 'speed scaling' in refuse_after_reset(node, bench)
 
 
+def set_factor(bench: MotionTestBench, factor: float, count: int | None = None) -> None:
+    with bench.lock:
+        for follower in list(bench.followers.values())[:count]:
+            follower.speed_scaling = factor
+
+
+def test_at_a_speed_that_is_allowed_motion_goes_on_in_steps_that_rest():
+    with start_motion_node('enable_motion:=true', 'min_speed_scaling:=0.4') as (node, bench):
+        bench.reports_enabled = True
+        set_factor(bench, 0.5)  # before anything moves
+        bench.wait_state('HOLDING')
+        bench.chunks_enabled = True
+        bench.wait(lambda: 'speed scaling is 0.5: moving in steps' in bench.status.reason, 20.0)
+        accepted = bench.status.chunks_accepted
+        bench.wait(lambda: bench.status.chunks_accepted > accepted + 1, 20.0)
+        bench.check_motion()
+        # one controller alone at another speed: refused, and nothing more is sent
+        set_factor(bench, 1.0, count=1)
+        bench.wait_state('PROTECTIVE_STOP')
+        assert 'speed scaling differs between controllers' in bench.status.reason
+        set_factor(bench, 1.0)
+        bench.chunks_enabled = False
+        enable_after_reset(bench)
+        bench.session = 'of a new instruction'
+        bench.chunks_enabled = True
+        bench.wait_state('TRACKING')
+        bench.wait(lambda: node._motion.trajectory_clock.is_on_time)
+
+
+def enable_after_reset(bench: MotionTestBench) -> None:
+    bench.wait(lambda: bench.call_service(Trigger, 'reset').success, 15.0)
+    enable(bench)
+
+
 def test_a_second_publisher_is_refused_and_stops_the_robot(tracking):
     node, bench = tracking
     other = rclpy.create_node('teleop', context=bench.node.context)

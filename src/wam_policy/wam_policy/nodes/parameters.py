@@ -222,6 +222,14 @@ class MotionParams:
     speed_scale: float = parameter(
         1.0, 'share of every velocity limit that may be used', low=0.05, high=1.0
     )
+    min_speed_scaling: float = parameter(
+        1.0,
+        'smallest speed scaling factor of ros2_control controllers to move with; at factors below '
+        '1.0 the arm moves in steps that end at rest, and every stop waits for the end of a step; '
+        '1.0: stop at any other factor',
+        low=0.2,
+        high=1.0,
+    )
     use_deadman: bool = parameter(False, 'move only while the topic deadman says true')
     joy_deadman_button: int = parameter(
         -1,

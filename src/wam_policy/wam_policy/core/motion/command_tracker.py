@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, merge_joints
+from wam_policy.core.motion.qp_planner import STEP_NS
+from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, make_hold, merge_joints
 from wam_policy.core.robot.embodiment import Controller
 from wam_policy.core.types import Setpoint
 
@@ -30,6 +31,8 @@ IDLE_REPORT_PERIOD_NS = (
 UNMATCHED_TIMEOUT_NS = (
     300_000_000  # reports that show nothing of ours for so long say something else
 )
+LEFT_RAD = 1e-3  # a command this far away has been left behind
+LOCATE_REACH_NS = 200_000_000  # how far the time of a report may be from the one added up
 MAX_TAKEOVERS = 3  # times in a row that a resting stranger is taken over
 MAX_COMMANDS = 16  # commands that one controller may be following
 MOVING_RAD_S = 1e-3  # rad/s
@@ -121,6 +124,37 @@ class CommandTracker:
             course.match_report(report, now_ns)
         return course.commands[-1:] != assumed
 
+    def locate_report(self, report: Setpoint, now_ns: int, expected_ns: int) -> int | None:
+        """Take a report at another speed; return the time in the trajectory that it shows.
+
+        `expected_ns` is where the controller should be. None: at rest, or nowhere near.
+        """
+        course = self._tracks[report.controller]
+        course.record_report(report, now_ns)
+        return course.locate_report(report, expected_ns)
+
+    def drop_if_lost(self, report: Setpoint, expected_ns: int) -> bool:
+        """Tell, and note, that a controller rests where it should long have left."""
+        return self._tracks[report.controller].drop_if_lost(report, expected_ns)
+
+    def find_rest(self) -> Trajectory | None:
+        """Return the ends of commands where reports show every controller at rest, as a hold.
+
+        None: one moves, rests elsewhere or does not report.
+        """
+        ends = [(course.find_rest(), course) for course in self._tracks.values()]
+        goals = [
+            (make_hold(at.trajectory.names, at.trajectory.goal, at.trajectory.end_ns), one.columns)
+            for at, one in ends
+            if at is not None
+        ]
+        return merge_joints(goals) if len(goals) == len(ends) else None
+
+    def record_rest(self, hold: Trajectory) -> None:
+        """Note that every controller has been seen at rest where `hold` is."""
+        for course in self._tracks.values():
+            course.record_rest(SentCommand(hold, hold.start_ns, hold.start_ns, self._sent_count))
+
     def expire_reports(self, now_ns: int) -> None:
         """Give up on controllers that have fallen silent."""
         for course in self._tracks.values():
@@ -182,6 +216,7 @@ class _ControllerTrack:
         self.possibly_lost: list[SentCommand] = []  # seem to be lost, but may only be late
         self.has_match = False  # a report has shown one since the last hold
         self.last_report_ns: int | None = None  # when the last report came; None without reports
+        self.last_report: Setpoint | None = None
         self.last_stamp_ns = 0  # its stamp
         self.unmatched_since_ns: int | None = None  # since when reports show nothing of ours
         self.takeover_count = 0
@@ -206,10 +241,62 @@ class _ControllerTrack:
 
     def record_report(self, report: Setpoint, now_ns: int) -> None:
         self.last_report_ns, self.last_stamp_ns, self.timed_out = now_ns, report.stamp_ns, False
+        self.last_report = report
+
+    def record_rest(self, command: SentCommand) -> None:
+        self.commands, self.possibly_lost = [command], []
+        self.has_match, self.unmatched_since_ns, self.takeover_count = True, None, 0
+
+    def find_rest(self) -> SentCommand | None:
+        """Return the newest command at whose end the last report rests."""
+        report = self.last_report
+        if report is None or not self.is_reliable:
+            return None
+        return self._find_end(report, (*self.possibly_lost, *self.commands))
+
+    def _find_end(self, report: Setpoint, commands: Sequence[SentCommand]) -> SentCommand | None:
+        """Return the newest of `commands` at whose end the report rests."""
+        reported = _stack_report(report)
+        for command in reversed(commands):
+            rest = self._state_at(command.trajectory, command.trajectory.end_ns)
+            if (np.abs(reported - rest) <= MATCH_TOLERANCE).all():
+                return command
+        return None
+
+    def drop_if_lost(self, report: Setpoint, expected_ns: int) -> bool:
+        """Drop the newest command if the report rests at the end of one before it instead."""
+        *older, newest = self.commands or [None]
+        if newest is None or expected_ns - LOCATE_REACH_NS <= newest.switch_ns:
+            return False
+        times_ns = expected_ns + np.arange(-LOCATE_REACH_NS, LOCATE_REACH_NS + 1, STEP_NS)
+        due = newest.trajectory.at_times(times_ns).position[:, self.columns]
+        if np.abs(due - report.position).max(axis=1).min() <= LEFT_RAD:
+            return False
+        is_lost = self._find_end(report, older) is not None
+        if is_lost:
+            self.commands = older
+        return is_lost
+
+    def locate_report(self, report: Setpoint, expected_ns: int) -> int | None:
+        """Return when the newest command that fits is as reported, near `expected_ns`."""
+        reported = _stack_report(report)
+        if np.abs(reported[1:]).max() <= EQUALITY_TOLERANCE:
+            return None  # at rest any time fits
+        starts_ns = expected_ns + np.arange(-LOCATE_REACH_NS, LOCATE_REACH_NS + 1, STEP_NS)
+        for command in reversed(self.commands):
+            curve = command.trajectory.at_times(starts_ns)
+            off = np.abs(curve.position[:, self.columns] - reported[0]) + np.abs(
+                curve.velocity[:, self.columns] - reported[1]
+            )
+            near_ns = int(starts_ns[int(off.max(axis=1).argmin())])
+            found_ns = self._fit(report, command, near_ns, 2 * STEP_NS)
+            if found_ns is not None:
+                return found_ns
+        return None
 
     def expire_report(self, now_ns: int) -> None:
         if self.last_report_ns is not None and now_ns - self.last_report_ns > REPORT_TIMEOUT_NS:
-            self.last_report_ns, self.timed_out = None, True
+            self.last_report, self.last_report_ns, self.timed_out = None, None, True
             self._assume_newest()
 
     def is_ambiguous(self, now_ns: int) -> bool:
@@ -297,21 +384,25 @@ class _ControllerTrack:
 
     def _matches(self, report: Setpoint, command: SentCommand) -> bool:
         """Tell whether the report lies on the command within MAX_REPORT_LAG_NS of its stamp."""
-        reported = np.stack([report.position, report.velocity, report.acceleration])
+        return self._fit(report, command, report.stamp_ns, MAX_REPORT_LAG_NS) is not None
+
+    def _fit(
+        self, report: Setpoint, command: SentCommand, expected_ns: int, reach_ns: int
+    ) -> int | None:
+        """Return when, within `reach_ns` of `expected_ns`, the command is as reported."""
+        reported = _stack_report(report)
         shift_ns, tried = 0, []
         while shift_ns not in tried and len(tried) < MAX_FIT_ITERATIONS:
             tried.append(shift_ns)
-            due = self._state_at(command.trajectory, report.stamp_ns + shift_ns)
+            due = self._state_at(command.trajectory, expected_ns + shift_ns)
             off = reported - due
             if (np.abs(off) <= MATCH_TOLERANCE).all():
-                return True
+                return expected_ns + shift_ns
             steep = float((due[1:] ** 2).sum())
             if steep > EQUALITY_TOLERANCE**2:  # towards where position and velocity fit better
                 shift_s = float((off[:2] * due[1:]).sum()) / steep
-                shift_ns = round(
-                    np.clip(shift_ns + shift_s * NS_PER_S, -MAX_REPORT_LAG_NS, MAX_REPORT_LAG_NS)
-                )
-        return False
+                shift_ns = round(np.clip(shift_ns + shift_s * NS_PER_S, -reach_ns, reach_ns))
+        return None
 
     def _differ(self, one: SentCommand, other: SentCommand, from_ns: int, until_ns: int) -> bool:
         """Tell whether two curves differ between two instants: at a knot, as jerk is constant."""
@@ -333,3 +424,8 @@ class _ControllerTrack:
         """Return position, velocity and acceleration of this controller, [3 its joints]."""
         due = curve.at(now_ns)
         return np.stack([due.position, due.velocity, due.acceleration])[:, self.columns]
+
+
+def _stack_report(report: Setpoint) -> np.ndarray:
+    """Return position, velocity and acceleration of a report, [3 its joints]."""
+    return np.stack([report.position, report.velocity, report.acceleration])

@@ -7,7 +7,7 @@ A check that could not be done is listed with the reason, see `find_inactive_che
 check `controller_settings` of core.robot.safety_checks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,14 @@ class ControllerReading:
     def supports_scaling(self) -> bool:
         """Tell whether it declares speed scaling; versions before 4.24 report 0.0 for ever."""
         return self.parameters is not None and INITIAL_SCALING in self.parameters
+
+    @property
+    def speed_factor(self) -> float | None:
+        """Return how fast trajectories pass, 0 to 1; 1 if it is not told, None for nonsense."""
+        factor = self.speed_scaling
+        if factor is None or factor == 0.0 and not self.supports_scaling:
+            return 1.0
+        return min(factor, 1.0) if 0.0 <= factor <= 1.0 + SPEED_SCALING_TOLERANCE else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +134,13 @@ def list_parameters(controller: Controller) -> tuple[str, ...]:
     return tuple(sorted(names | set(OPTIONAL_PARAMETERS)))
 
 
-def find_faults(reading: ControllerReading) -> tuple[ControllerFault, ...]:
-    """Return why motion must not be enabled with this controller, and must stop if it is."""
+def find_faults(
+    reading: ControllerReading, min_speed_scaling: float = 1.0
+) -> tuple[ControllerFault, ...]:
+    """Return why motion must not be enabled with this controller, and must stop if it is.
+
+    `min_speed_scaling` is the smallest factor that motion goes on with.
+    """
     name, topic = reading.controller.name, reading.controller.topic
     faults = []
     if reading.subscriber_count == 0:
@@ -150,7 +163,7 @@ def find_faults(reading: ControllerReading) -> tuple[ControllerFault, ...]:
             f'{name}: another client has a goal of {reading.node_name}/follow_joint_trajectory: '
             'cancel it; trajectories of the topic do not preempt it'
         )
-    scaling = _find_scaling_fault(reading)
+    scaling = _find_scaling_fault(reading, min_speed_scaling)
     found = [ControllerFault(text) for text in (*faults, *_find_wrong_settings(reading))]
     return (scaling, *found) if scaling else tuple(found)
 
@@ -183,17 +196,37 @@ def find_inactive_checks(reading: ControllerReading) -> tuple[str, ...]:
     return tuple(missing)
 
 
-def _find_scaling_fault(reading: ControllerReading) -> ControllerFault | None:
-    """Compare the reported factor with 1; 0.0 of one without speed scaling says nothing."""
-    factor = reading.speed_scaling
-    if factor is None or abs(factor - 1.0) <= SPEED_SCALING_TOLERANCE:
+def find_speed_difference(readings: Sequence[ControllerReading]) -> str:
+    """Return which controllers run at different speeds; empty if none do."""
+    factors = {
+        reading.controller.name: factor
+        for reading in readings
+        if (factor := reading.speed_factor) is not None
+    }
+    if max(factors.values(), default=1.0) - min(factors.values(), default=1.0) <= (
+        SPEED_SCALING_TOLERANCE
+    ):
+        return ''
+    listed = ', '.join(f'{name} {factor:g}' for name, factor in factors.items())
+    return (
+        f'speed scaling differs between controllers ({listed}): set the same for all; the arms '
+        'would meet where the collision check found them apart'
+    )
+
+
+def _find_scaling_fault(
+    reading: ControllerReading, min_speed_scaling: float
+) -> ControllerFault | None:
+    """Compare the reported factor with what is allowed."""
+    factor = reading.speed_factor
+    if factor is not None and factor >= min_speed_scaling - SPEED_SCALING_TOLERANCE:
         return None
-    if factor == 0.0 and not reading.supports_scaling:
-        return None
+    wanted = '1' if min_speed_scaling == 1.0 else f'{min_speed_scaling:g} to 1'
     return ControllerFault(
-        f'{reading.controller.name}: speed scaling is {factor:g}, want 1: set it back (speed '
-        f'slider of the robot, or {reading.node_name}/speed_scaling_input); at another speed '
-        'set-points jump with every new trajectory',
+        f'{reading.controller.name}: speed scaling is {reading.speed_scaling:g}, want {wanted} '
+        f'(min_speed_scaling of motion_node): set it back (speed slider of the robot, or '
+        f'{reading.node_name}/speed_scaling_input); nothing is sent, what is being executed goes '
+        'to its end',
         timing_unknown=True,
     )
 

@@ -4,7 +4,7 @@ from collections import deque
 
 import numpy as np
 
-from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory
+from wam_policy.core.motion.trajectory import NS_PER_S
 from wam_policy.core.observation.clock_offsets import describe_delay
 from wam_policy.core.observation.joint_plausibility import JointPlausibility
 from wam_policy.core.robot.embodiment import Embodiment
@@ -125,11 +125,13 @@ class JointStateMonitor:
 
 
 def check_tracking_error(
-    command: Trajectory, joint_monitor: JointStateMonitor, step_limit: np.ndarray
+    command: np.ndarray, joint_monitor: JointStateMonitor, step_limit: np.ndarray
 ) -> str | None:
-    """Return which joint is further from its command than `step_limit` [joints] allows."""
-    stamp_ns, measured = joint_monitor.history[-1]
-    over = np.abs(command.at(stamp_ns).position - measured) - step_limit
+    """Return which joint is further from its command than `step_limit` allows, [joints] each.
+
+    `command` is the one at the stamp of the newest joint state.
+    """
+    over = np.abs(command - joint_monitor.position) - step_limit
     joint = int(over.argmax())
     if over[joint] > 0.0:
         return (

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from wam_policy.core.motion import chunk_blending, chunk_validator, qp_planner
+from wam_policy.core.motion import chunk_validator, qp_planner
 from wam_policy.core.motion.collision_check import CollisionChecker, PredictedCollision
 from wam_policy.core.motion.command_tracker import CommandTracker
 from wam_policy.core.motion.first_move import FirstMoveLimiter
@@ -30,6 +30,7 @@ from wam_policy.core.motion.motion_state import (
 )
 from wam_policy.core.motion.plan_request import ActiveChunk, PlanRequest, PlanResult
 from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, make_hold
+from wam_policy.core.motion.trajectory_clock import SCALED_STEPS, TrajectoryClock
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.robot.limits import gripper_mask, limits_with_margin
 from wam_policy.core.robot.safety_checks import SafetyChecks
@@ -77,6 +78,7 @@ class MotionControl:
         self.executing: Trajectory | None = None
         controllers = () if dry_run else robot.controllers
         self.command_tracker = CommandTracker(controllers, robot.commanded)
+        self.trajectory_clock = TrajectoryClock(controllers, self.command_tracker)
         self.hold_since_ns = 0  # when the posture was last taken over
         self.active_chunk: ActiveChunk | None = None  # the chunk being executed
         self.predicted_collision: PredictedCollision | None = None  # it was cut short for this
@@ -153,17 +155,16 @@ class MotionControl:
         strain = self.effort_monitor.check_effort(state)
         executing = self.executing if self.state in ACTIVE_STATES and not self.dry_run else None
         if flaw is None and executing is not None:
-            stop_reason = (
-                check_tracking_error(executing, self.joint_monitor, self.limits.step) or strain
-            )
-            if stop_reason:
-                self._halt(MotionState.PROTECTIVE_STOP, stop_reason, now_ns)
+            due = executing.at(self.trajectory_clock.to_trajectory_ns(state.stamp_ns)).position
+            apart = check_tracking_error(due, self.joint_monitor, self.limits.step)
+            if apart or strain:
+                self._halt(MotionState.PROTECTIVE_STOP, apart or strain or '', now_ns)
         return flaw
 
     def on_setpoint(self, report: Setpoint, now_ns: int) -> str | None:
         """Hear what a controller follows; return why the report is of no use."""
         flaw = self.command_tracker.check_report(report, now_ns)
-        if flaw is None and self.command_tracker.process_report(report, now_ns):
+        if flaw is None and self.trajectory_clock.process_report(report, now_ns):
             self._handle_lost_command(report.controller, now_ns)
         return flaw
 
@@ -222,11 +223,17 @@ class MotionControl:
         if since_ns < -CLOCK_JUMP_NS:
             self._handle_clock_jump(now_ns, before_ns)
             return None
-        self.blocked_reason = self._check_blocked(now_ns)
         self.command_tracker.expire_reports(now_ns)
+        self.trajectory_clock.advance(now_ns)
+        self.blocked_reason = self._check_blocked(now_ns)
         executing = self.executing
         if executing is None:
             return None
+        rest = self.trajectory_clock.find_rest(executing, now_ns)
+        if rest is not None:
+            self.executing, self.hold_since_ns = (executing := rest), now_ns
+        self.position_uncertain |= self.trajectory_clock.is_lost(executing, now_ns)
+        due_ns = self.trajectory_clock.to_trajectory_ns(now_ns)
         if (
             since_ns > MAX_TICK_GAP_NS
             or self.joint_monitor.check_age(now_ns)
@@ -234,7 +241,7 @@ class MotionControl:
         ):
             self.position_uncertain = True
         if self.position_uncertain and self.enabled and not self.blocked_reason:
-            settled = now_ns >= executing.start_ns and not self._is_moving(now_ns)
+            settled = due_ns >= executing.start_ns and not self._is_moving(now_ns)
             if settled and not self.joint_monitor.check_at_rest():
                 self._set_state(
                     MotionState.HOLDING, 'the robot is seen again: holding where it is'
@@ -243,7 +250,7 @@ class MotionControl:
             self.blocked_reason = self.command_tracker.external_motion_reason or (
                 'the robot was out of sight: waiting until it rests'
             )
-        command = executing.at(now_ns).position
+        command = executing.at(due_ns).position
         self.counters.record_step(self.command, command)
         self.command = command
         if self.blocked_reason and self.state in ACTIVE_STATES:
@@ -260,7 +267,7 @@ class MotionControl:
     def next_plan_request(self, now_ns: int) -> PlanRequest | None:
         """Return what is to be planned now, if anything; a stop comes before any chunk."""
         base = self.executing
-        if self.timing_unknown:
+        if self.timing_unknown or self.trajectory_clock.must_rest_first:
             self.stop_requested = False
             return None
         if base is None or self._must_wait_for_report(now_ns):
@@ -269,31 +276,23 @@ class MotionControl:
             qp_planner.compute_switch_ns(now_ns, self.planning_lead_ns),
             qp_planner.compute_switch_ns(base.start_ns, 0),
         )
-        around = {
-            'collision_checker': self.collision_checker,
-            'state_only_positions': self.joint_monitor.state_only_positions,
-        }
-        if self.stop_requested:
-            self.stop_requested = False
-            if base.is_at_rest(start_ns):
-                return None
-            return PlanRequest(self.robot, base, now_ns, start_ns, self.limits, **around)
-        chunk, self.pending_chunk = self.pending_chunk, None
-        if chunk is None:
-            return None
-        return PlanRequest(
+        request = PlanRequest(
             self.robot,
             base,
             now_ns,
             start_ns,
-            self.first_move.cap_velocity(self.limits, start_ns),
-            chunk,
-            chunk_blending.compute_chunk_start_ns(
-                chunk, start_ns, self._at_rest_since_ns(base, now_ns)
-            ),
-            self.first_move.is_active,
-            **around,
+            self.limits,
+            max_steps=None if self.trajectory_clock.is_on_time else SCALED_STEPS,
+            collision_checker=self.collision_checker,
+            state_only_positions=self.joint_monitor.state_only_positions,
         )
+        if self.stop_requested:
+            self.stop_requested = False
+            return None if base.is_at_rest(start_ns) else request
+        chunk, self.pending_chunk = self.pending_chunk, None
+        if chunk is None:
+            return None
+        return request.for_chunk(chunk, self._at_rest_since_ns(base, now_ns), self.first_move)
 
     def accept_plan(self, result: PlanResult, now_ns: int) -> Trajectory | None:
         """Execute a plan that still fits; return the trajectory to publish."""
@@ -301,7 +300,8 @@ class MotionControl:
         if now_ns < job.now_ns - CLOCK_JUMP_NS or self.timing_unknown:
             return None  # the clock went back since, or is not the controllers': no stamp holds
         late = now_ns > job.start_ns - DELIVERY_MARGIN_NS
-        if job.base is not self.executing or late or self._must_wait_for_report(now_ns):
+        changed = job.base is not self.executing or self.trajectory_clock.must_rest_first
+        if changed or late or self._must_wait_for_report(now_ns):
             return self._replan(job, late)
         self.planning_lead_ns = max(PLANNING_LEAD_NS, self.planning_lead_ns * 19 // 20)
         if job.chunk is not None and (
@@ -319,6 +319,7 @@ class MotionControl:
             if self.predicted_collision is not None:
                 self.reason = f'contact ahead: {self.predicted_collision.pair}; stopping before it'
         self.executing, self.stop_pending_since_ns = result.trajectory, None
+        self.trajectory_clock.start()
         self.command_tracker.record_sent(self.executing, now_ns + DELIVERY_MARGIN_NS, job.start_ns)
         if result.limit_usage is not None:
             self.counters.record_usage(result.limit_usage)
@@ -347,8 +348,8 @@ class MotionControl:
             )
 
     def _is_moving(self, now_ns: int) -> bool:
-        base = self.executing
-        return base is not None and len(base.time_ns) > 1 and not base.is_at_rest(now_ns)
+        base, due_ns = self.executing, self.trajectory_clock.to_trajectory_ns(now_ns)
+        return base is not None and len(base.time_ns) > 1 and not base.is_at_rest(due_ns)
 
     def _at_rest_since_ns(self, base: Trajectory, now_ns: int) -> int | None:
         """Return since when the arm rests that follows `base`; None while it moves."""
@@ -366,6 +367,7 @@ class MotionControl:
             self.joint_monitor.check_age(now_ns)
             or (None if self.deadman_ok else 'dead-man switch is not held')
             or (f'robot reports: {self.robot_fault}' if self.robot_fault else None)
+            or self.trajectory_clock.check_reports()
         )
 
     def _halt(self, then: MotionState, reason: str, now_ns: int) -> None:
@@ -395,6 +397,7 @@ class MotionControl:
         """Begin anew from rest at `position` [joints]; return the hold to publish."""
         self.hold_since_ns = now_ns
         self.executing = make_hold(self.robot.commanded, position, now_ns + HOLD_SETTLE_NS)
+        self.trajectory_clock.start()
         self.command_tracker.record_hold(self.executing)
         self.command = self.pending_chunk = self.active_chunk = None
         self.stop_requested = self.halting = False
@@ -428,28 +431,25 @@ class MotionControl:
         self, active: ActiveChunk, executing: Trajectory, command: np.ndarray, now_ns: int
     ) -> None:
         """Follow the rows of the active chunk as they fall due; `command` [joints] is due now."""
-        due_ns = active.due_ns
-        self.first_move.update(command, active.target_at(now_ns), now_ns)
+        due_ns, at_ns = active.due_ns, self.trajectory_clock.to_trajectory_ns(now_ns)
+        self.first_move.update(command, active.target_at(at_ns), now_ns)
         self._enter_running_state()
         if self.first_move.is_ramping(now_ns):
             # slow on purpose: that the arm lags means nothing
-            self.limit_rate_monitor.clear_window(now_ns)
-        limited = self.limit_rate_monitor.count_rows(due_ns, active.limited, now_ns)
+            self.limit_rate_monitor.clear_window(at_ns)
+        limited = self.limit_rate_monitor.count_rows(due_ns, active.limited, at_ns)
         if limited.any() and self.predicted_collision is None:
             self.reason = f'limited: {active.chunk.names[int(limited.argmax())]}'
         excess = self.limit_rate_monitor.check_rate()
         if excess:
             self._halt(MotionState.PROTECTIVE_STOP, excess, now_ns)
-        elif now_ns > due_ns[-1]:
+        elif at_ns > due_ns[-1]:
             self.active_chunk, self.state_after_stop = None, MotionState.HOLDING
+            in_steps = self.trajectory_clock.description
             short = bool(np.abs(executing.goal - command).max() > AT_GOAL_RAD)
-            self.counters.underruns += short  # else it led to where the arm rests
-            self._set_state(
-                MotionState.STOPPING,
-                'underrun: the chunk ran out before the next one came'
-                if short
-                else 'the chunk is over',
-            )
+            self.counters.underruns += short and not in_steps  # else it led to where the arm rests
+            ran_out = in_steps or 'underrun: the chunk ran out before the next one came'
+            self._set_state(MotionState.STOPPING, ran_out if short else 'the chunk is over')
 
     def _finish_stop_at_rest(self, now_ns: int) -> None:
         if self._is_moving(now_ns):

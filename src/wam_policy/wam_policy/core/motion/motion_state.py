@@ -1,4 +1,4 @@
-"""What motion is doing: its states, what it counts and what there is to tell of an instant."""
+"""What motion is doing: states, counts, what there is to tell of an instant and how bad it is."""
 
 import enum
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import numpy as np
 from wam_policy.core.motion import chunk_blending
 from wam_policy.core.motion.trajectory import NS_PER_S
 from wam_policy.core.robot.limits import LimitUsage
+from wam_policy.core.session.policy_health import DiagnosticLevel
 
 if TYPE_CHECKING:
     from wam_policy.core.motion.motion_control import MotionControl
@@ -31,6 +32,8 @@ class MotionState(enum.IntEnum):
 LATCHED_STATES = (MotionState.ESTOPPED, MotionState.PROTECTIVE_STOP)
 RUNNING_STATES = (MotionState.FIRST_MOVE, MotionState.TRACKING)
 ACTIVE_STATES = (MotionState.HOLDING, *RUNNING_STATES, MotionState.STOPPING)
+JITTER_WARN_MS = 2.0  # what the loop keeps on two loaded cores, 99 of 100 times
+JITTER_ERROR_MS = 10.0  # a whole period of 100 Hz
 AT_GOAL_RAD = 1e-3  # rad: a plan may end long after what it does is too little to see
 
 
@@ -106,3 +109,45 @@ class MotionSnapshot:
             inactive_checks=motion.safety_checks.find_inactive(motion, now_ns),
             report_warning=motion.command_tracker.report_warning,
         )
+
+
+def diagnose_state(snapshot: MotionSnapshot) -> tuple[DiagnosticLevel, str]:
+    text = f'{snapshot.state.name}: {snapshot.reason}'
+    if snapshot.state in LATCHED_STATES:
+        return DiagnosticLevel.ERROR, text
+    if snapshot.state is MotionState.DISABLED or not snapshot.deadman_ok:
+        return DiagnosticLevel.WARN, text
+    if snapshot.report_warning:
+        return (
+            DiagnosticLevel.WARN,
+            f'{text}; {snapshot.report_warning}: lost commands go unnoticed',
+        )
+    return DiagnosticLevel.OK, text
+
+
+def diagnose_checks(snapshot: MotionSnapshot) -> tuple[DiagnosticLevel, str]:
+    """Judge which safety checks have their inputs."""
+    if not snapshot.inactive_checks:
+        return DiagnosticLevel.OK, 'all checks are active'
+    return DiagnosticLevel.WARN, f'not active: {", ".join(snapshot.inactive_checks)}'
+
+
+def diagnose_loop(jitter_p99_ms: float, late_ticks: int) -> tuple[DiagnosticLevel, str]:
+    text = f'jitter p99 {jitter_p99_ms:.2f} ms, {late_ticks} late ticks'
+    if jitter_p99_ms > JITTER_ERROR_MS:
+        return DiagnosticLevel.ERROR, text
+    return (DiagnosticLevel.WARN if jitter_p99_ms > JITTER_WARN_MS else DiagnosticLevel.OK), text
+
+
+def diagnose_limit_rate(rate_hz: float, stop_rate_hz: float) -> tuple[DiagnosticLevel, str]:
+    """Judge how many rows per second are limited; the trip stops motion at `stop_rate_hz`."""
+    text = f'{rate_hz:.0f} rows per second limited'
+    return (DiagnosticLevel.WARN if rate_hz > stop_rate_hz / 2 else DiagnosticLevel.OK), text
+
+
+def diagnose_chunks(snapshot: MotionSnapshot, max_age_s: float) -> tuple[DiagnosticLevel, str]:
+    if snapshot.state not in RUNNING_STATES or snapshot.chunk_age_s is None:
+        return DiagnosticLevel.OK, 'no chunk is being executed'
+    text = f'chunk observed {snapshot.chunk_age_s:.2f} s ago, {snapshot.rows_left:.0f} rows left'
+    old = snapshot.chunk_age_s > max_age_s / 2
+    return (DiagnosticLevel.WARN if old else DiagnosticLevel.OK), text

@@ -15,6 +15,7 @@ from wam_policy.core.motion.collision_check import (
     predict_collision,
     truncate_before_collision,
 )
+from wam_policy.core.motion.first_move import FirstMoveLimiter
 from wam_policy.core.motion.trajectory import NS_PER_S, Trajectory, splice
 from wam_policy.core.robot.embodiment import Embodiment, JointLimits
 from wam_policy.core.robot.limits import LimitUsage, compute_limit_usage, gripper_mask
@@ -32,10 +33,24 @@ class PlanRequest:
     limits: JointLimits  # margins, speed share and first-move cap applied
     chunk: Chunk | None = None
     chunk_start_ns: int = 0  # when row 0 is due
+    max_steps: int | None = None  # of the chunk; None: all of it
     is_first_move: bool = False  # first move: straight to the rows, no seam to keep
     collision_checker: CollisionChecker | None = None  # None: nothing is known of contact
     # [state-only joints], how the rest of the robot stands
     state_only_positions: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def for_chunk(
+        self, chunk: Chunk, at_rest_since_ns: int | None, first_move: FirstMoveLimiter
+    ) -> 'PlanRequest':
+        """Return this request along `chunk` instead of to rest."""
+        start_ns = chunk_blending.compute_chunk_start_ns(chunk, self.start_ns, at_rest_since_ns)
+        return replace(
+            self,
+            limits=first_move.cap_velocity(self.limits, self.start_ns),
+            chunk=chunk,
+            chunk_start_ns=start_ns,
+            is_first_move=first_move.is_active,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +148,8 @@ def _plan_chunk(request: PlanRequest, chunk: Chunk) -> PlanResult:
                 f'{safety.chunk.max_seam_offset:g}: policy and robot disagree'
             ),
         )
-    rows = chunk_blending.limit_speed(join.targets, start, request.limits, grips)
+    targets = join.targets[: request.max_steps]
+    rows = chunk_blending.limit_speed(targets, start, request.limits, grips)
     plan, ahead = _plan_without_collision(request, rows)
     if plan is None:
         what = '' if ahead is None else ahead.pair
@@ -145,9 +161,9 @@ def _plan_chunk(request: PlanRequest, chunk: Chunk) -> PlanResult:
         )
     due_ns, step = _find_due_rows(request, chunk, len(rows))
     reached = plan.position[np.minimum(np.arange(1, len(rows) + 1), len(plan.position) - 1)]
-    missed = np.abs(reached - join.targets) > safety.chunk.settle_tolerance
+    missed = np.abs(reached - targets) > safety.chunk.settle_tolerance
     active_chunk = ActiveChunk(
-        chunk, request.chunk_start_ns, offset, due_ns, join.targets[step], missed[step]
+        chunk, request.chunk_start_ns, offset, due_ns, targets[step], missed[step]
     )
     return replace(
         _make_result(request, plan),
@@ -188,5 +204,8 @@ def _find_due_rows(
         np.arange(chunk.horizon) * chunk.step_dt_s * NS_PER_S
     ).astype(np.int64)
     due_ns = due_ns[due_ns > request.start_ns]
+    if request.max_steps is not None:
+        last_ns = request.start_ns + request.max_steps * qp_planner.STEP_NS
+        due_ns = due_ns[: max(1, int(np.searchsorted(due_ns, last_ns, 'right')))]
     nearest = np.round((due_ns - request.start_ns) / qp_planner.STEP_NS).astype(np.int64) - 1
     return due_ns, np.clip(nearest, 0, steps - 1)

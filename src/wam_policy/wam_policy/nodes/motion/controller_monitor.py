@@ -27,6 +27,7 @@ from wam_policy.core.motion.controller_checks import (
     ControllerReading,
     find_faults,
     find_inactive_checks,
+    find_speed_difference,
     list_parameters,
 )
 from wam_policy.core.robot.embodiment import Controller
@@ -37,6 +38,7 @@ READ_PERIOD_S = 1.0  # of parameters and controller manager
 ANSWER_TIMEOUT_S = 2.0  # a service that has not answered by then does not
 STATE_TIMEOUT_S = 1.0  # a controller that reports is active; without reports it may not be
 STATE_PERIOD_S = 0.02  # a factor is looked at so often: some report a thousand times a second
+DIFFERENCE_TIMEOUT_S = 0.5  # controllers may run at different speeds for so long
 MANAGER_SERVICE = '/controller_manager/list_controllers'
 # beginnings of the names of nodes that subscribe to trajectories and follow none
 OWN_OBSERVERS = ('recorder', 'description', 'console')
@@ -52,9 +54,15 @@ OPEN_GOALS = (
 class ControllerMonitor:
     """Keep a reading per controller, and what is wrong with any of them."""
 
-    def __init__(self, node: Node, outputs: Sequence[tuple[Publisher, Controller]]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        outputs: Sequence[tuple[Publisher, Controller]],
+        min_speed_scaling: float,
+    ) -> None:
         """Watch the controllers that `outputs` publish to, until closed."""
-        self._node = node
+        self._node, self._min_speed_scaling = node, min_speed_scaling
+        self._speeds_differ_since_s: float | None = None
         self._watches = [_ControllerWatch(node, publisher, each) for publisher, each in outputs]
         self._manager = node.create_client(ListControllers, MANAGER_SERVICE) if outputs else None
         self._manager_answer: Future | None = None
@@ -85,10 +93,12 @@ class ControllerMonitor:
         """Tell whether a state of `controller` should be looked at for its speed scaling."""
         return self._find_watch(controller).needs_state(time.monotonic())
 
-    def on_state(self, controller: str, msg: JointTrajectoryControllerState) -> None:
-        """Take a state of a controller."""
-        self._find_watch(controller).on_state(msg, time.monotonic())
+    def on_state(self, controller: str, msg: JointTrajectoryControllerState) -> float | None:
+        """Take a state of a controller; return how fast its trajectories pass, None: unknown."""
+        watch = self._find_watch(controller)
+        watch.on_state(msg, time.monotonic())
         self._judge()
+        return watch.reading.speed_factor
 
     def _find_watch(self, controller: str) -> '_ControllerWatch':
         return next(w for w in self._watches if w.reading.controller.name == controller)
@@ -127,7 +137,19 @@ class ControllerMonitor:
 
     def _judge(self) -> None:
         readings = [watch.reading for watch in self._watches]
-        self.faults = tuple(fault for reading in readings for fault in find_faults(reading))
+        faults = [
+            fault
+            for reading in readings
+            for fault in find_faults(reading, self._min_speed_scaling)
+        ]
+        difference, now_s = find_speed_difference(readings), time.monotonic()
+        if not difference:
+            self._speeds_differ_since_s = None
+        elif self._speeds_differ_since_s is None:
+            self._speeds_differ_since_s = now_s  # a change reaches them one after the other
+        elif now_s - self._speeds_differ_since_s > DIFFERENCE_TIMEOUT_S:
+            faults.append(ControllerFault(difference))
+        self.faults = tuple(faults)
         self.inactive_checks = tuple(
             text
             for watch in self._watches

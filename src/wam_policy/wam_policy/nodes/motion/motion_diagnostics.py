@@ -6,7 +6,7 @@ from functools import partial
 from diagnostic_updater import DiagnosticStatusWrapper, Updater
 from rclpy.node import Node
 
-from wam_policy.core.motion import motion_health
+from wam_policy.core.motion import motion_state
 from wam_policy.core.motion.motion_control import MotionSnapshot
 from wam_policy.core.robot.embodiment import Embodiment
 from wam_policy.core.robot.safety_checks import CHECKS
@@ -61,7 +61,7 @@ class MotionDiagnostics:
     def _check_state(self) -> DiagnosticResult:
         now = self._get_snapshot()
         return (
-            *motion_health.diagnose_state(now),
+            *motion_state.diagnose_state(now),
             {
                 'enabled': str(now.enabled),
                 'e-stop': str(now.estop),
@@ -81,28 +81,28 @@ class MotionDiagnostics:
             else 'active'
             for name in CHECKS
         }
-        return (*motion_health.diagnose_checks(now), rows)
+        return (*motion_state.diagnose_checks(now), rows)
 
     def _check_loop_jitter(self) -> DiagnosticResult:
         loop = self._get_control_loop()
         if loop is None:
             return DiagnosticLevel.OK, 'not active', {}
         return (
-            *motion_health.diagnose_loop(loop.jitter_p99_ms, loop.late_ticks),
+            *motion_state.diagnose_loop(loop.jitter_p99_ms, loop.late_ticks),
             {'replanned': str(self._get_snapshot().counters.replanned)},
         )
 
     def _check_clamp_rate(self, robot: Embodiment) -> DiagnosticResult:
         now, trip_hz = self._get_snapshot(), robot.safety.clamp_trip.rate_hz
         return (
-            *motion_health.diagnose_limit_rate(now.clamp_rate_hz, trip_hz),
+            *motion_state.diagnose_limit_rate(now.clamp_rate_hz, trip_hz),
             dict(zip(robot.commanded, map(str, now.clamp_counts), strict=True)),
         )
 
     def _check_chunk_age(self, robot: Embodiment) -> DiagnosticResult:
         now = self._get_snapshot()
         return (
-            *motion_health.diagnose_chunks(now, robot.safety.chunk.max_age_s),
+            *motion_state.diagnose_chunks(now, robot.safety.chunk.max_age_s),
             {
                 'accepted': str(now.counters.accepted),
                 'rejected': str(now.counters.rejected),

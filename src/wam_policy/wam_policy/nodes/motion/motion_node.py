@@ -131,7 +131,9 @@ class MotionNode(LifecycleNode):
             motion,
             joystick,
             trajectory_publisher,
-            ControllerMonitor(self, trajectory_publisher.controller_outputs),
+            ControllerMonitor(
+                self, trajectory_publisher.controller_outputs, given.min_speed_scaling
+            ),
         )
         configured.services.extend(
             (
@@ -293,18 +295,23 @@ class MotionNode(LifecycleNode):
 
     def _on_controller_state(self, controller: Controller, raw: bytes) -> None:
         now_ns = self._now_ns()
-        needs_report = self._motion.command_tracker.needs_report(controller.name, now_ns)
+        motion = self._motion
+        needs_report = not motion.trajectory_clock.is_on_time or (
+            motion.command_tracker.needs_report(controller.name, now_ns)
+        )
         if not needs_report and not self._controller_monitor.needs_state(controller.name):
             return  # some report a thousand times a second
         try:
             msg = deserialize_message(raw, JointTrajectoryControllerState)
             report = message_conversion.setpoint_from_msg(msg, controller)
-            self._controller_monitor.on_state(controller.name, msg)
+            factor = self._controller_monitor.on_state(controller.name, msg)
             self._stop_on_controller_fault(now_ns)
-            if not needs_report:
-                return
             with self._lock:
-                flaw = self._motion.on_setpoint(report, now_ns)
+                if factor is not None:
+                    motion.trajectory_clock.set_factor(controller.name, factor, now_ns)
+                if not needs_report:
+                    return
+                flaw = motion.on_setpoint(report, now_ns)
         except (ValueError, RuntimeError) as error:  # as good as none
             flaw = str(error)
         if flaw:

@@ -32,7 +32,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from wam_policy.core.motion import motion_health
+from wam_policy.core.motion import motion_state
 from wam_policy.core.motion.setpoint_stream import SetpointStream
 from wam_policy.core.robot import embodiment
 from wam_policy.core.robot.embodiment import Controller, Embodiment
@@ -427,7 +427,7 @@ class StreamNode(LifecycleNode):
             fault, reason = self._describe_fault(configured), configured.stream.reason
             following, rejected = configured.stream.is_following, configured.stream.rejected
         loop = configured.control_loop
-        level, timing = motion_health.diagnose_loop(loop.jitter_p99_ms, loop.late_ticks)
+        level, timing = motion_state.diagnose_loop(loop.jitter_p99_ms, loop.late_ticks)
         warning = configured.holder.warning
         if configured.driver_status.describe():
             level = max(level, DiagnosticLevel.WARN)
