@@ -87,7 +87,7 @@ class MotionlessArm:
 def vendors(monkeypatch):
     """Stand in for the vendors' packages: names of topics do not depend on what is in them."""
     genie = ModuleType('genie_msgs.msg')
-    for kind in ('EndState', 'HeadState', 'WaistState', 'ArmState'):
+    for kind in ('EndState', 'HeadState', 'WaistState', 'ArmState', 'MotionControlStatus'):
         setattr(genie, kind, Empty)
     opener, kinds = ModuleType('i2rt.robots.get_robot'), ModuleType('i2rt.robots.utils')
     opener.get_yam_robot = MotionlessArm

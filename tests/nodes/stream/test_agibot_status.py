@@ -99,3 +99,22 @@ def test_what_is_not_measured_is_no_good_news():
     for nothing in (0.0, float('nan')):
         blind = agibot_status.find_blind_checks([make_arm(temperature=nothing), make_arm()], 7)
         assert 'exactly 0' in blind['temperature']
+
+
+@pytest.mark.parametrize(
+    ('fields', 'fault', 'warning'),
+    [
+        ({'mode': 1, 'error_code': 0}, '', ''),
+        ({'mode': 1, 'error_code': 7, 'error_msg': 'joint limit'}, 'error 7: joint limit', ''),
+        ({'mode': 2, 'error_code': 0}, "mode PLANNING: the robot's own planner", ''),
+        ({'mode': 0, 'error_code': 0}, '', 'mode STOP: commands may be ignored'),
+        ({'mode': 9, 'error_code': 0}, '', 'mode 9 is unknown'),
+        ({}, '', 'mode None is unknown'),
+    ],
+)
+def test_mode_and_errors_of_the_robots_motion_control(fields, fault, warning):
+    msg = SimpleNamespace(**fields)
+    faults = agibot_status.find_motion_control_faults(msg, VENDOR)
+    warnings = agibot_status.find_motion_control_warnings(msg, VENDOR)
+    assert (bool(faults), bool(warnings)) == (bool(fault), bool(warning))
+    assert fault in ''.join(faults) and warning in ''.join(warnings)

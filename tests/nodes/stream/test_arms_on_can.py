@@ -208,9 +208,11 @@ def test_kill_9_of_recorder_then_motion_leaves_the_arms_held_until_their_release
     arms.check_held()
     assert arms.stream.is_running() and 'held up by this process alone' in arms.read_log()
 
-    second = arms.launch()
+    second = arms.launch()  # a dry run: not what the arms are held for
     assert second.wait(60) == 1
-    assert f'process {arms.stream.pid} of an earlier start still runs' in arms.read_log()
+    log = arms.read_log()
+    assert f'process {arms.stream.pid} of an earlier start still runs' in log
+    assert 'it differs: enable_motion was True, now False' in log and '/wam/stream/release' in log
     arms.check_held()
 
     assert arms.release().message == 'released: the arms have no torque'
@@ -238,6 +240,43 @@ def test_whatever_else_ends_in_motion_the_arms_come_to_rest_and_are_held(arms, v
     assert arms.stream.is_running()
     arms.release()
     arms.stream.wait(30)
+
+
+@pytest.mark.parametrize('victim', ['ctrl-c', 'motion_node'])
+def test_the_next_launch_takes_the_held_arms_over_and_moves_them(arms, victim):
+    launch = arms.bring_up()
+    arms.start_moving()
+    if victim == 'ctrl-c':
+        os.killpg(launch.pid, signal.SIGINT)
+    else:
+        arms.find_process(victim).kill()
+    launch.wait(60)
+    arms.wait_rest()
+    first = arms.stream
+    second = arms.bring_up()
+    assert arms.stream.pid == first.pid and first.is_running()
+    assert f'process {first.pid} holds the arms and is taken over' in arms.read_log()
+    arms.start_moving()
+    arms.wait_rest()
+    arms.check_held()
+    # a third start finds a stack that runs, and leaves it alone
+    third = arms.launch('enable_motion:=true')
+    assert third.wait(60) in (1, 3)
+    assert second.poll() is None and arms.read_state('stream') == State.PRIMARY_STATE_ACTIVE
+    # its starter killed: the arms rest and are held, as after the first one's end
+    arms.start_moving()
+    starter = next(
+        each
+        for each in psutil.Process(second.pid).children(recursive=True)
+        if 'lib/wam_policy/stream_node' in ' '.join(each.cmdline())
+    )
+    starter.kill()
+    second.wait(60)
+    arms.wait_rest()
+    time.sleep(1.0)
+    arms.check_held()
+    arms.release()
+    first.wait(30)
 
 
 def test_kill_9_of_the_process_that_holds_is_what_lets_the_arms_down(arms):

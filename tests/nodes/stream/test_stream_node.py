@@ -227,7 +227,8 @@ def test_without_the_vendors_messages_configuration_says_what_to_do(capfd):
 
 def install_vendor_messages(monkeypatch):
     vendor = ModuleType('genie_msgs.msg')
-    vendor.EndState = vendor.HeadState = vendor.WaistState = vendor.ArmState = Empty
+    for kind in ('EndState', 'HeadState', 'WaistState', 'ArmState', 'MotionControlStatus'):
+        setattr(vendor, kind, Empty)
     monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
     monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
 
@@ -484,14 +485,18 @@ def test_g1_efforts_reach_the_joint_states_and_what_falls_silent_is_missed(monke
         adapter = node._configured.holder.adapter
         assert set(adapter.inactive_checks) == {'temperature', 'driver_faults'}
 
-        def tell(hands=True, **changes):
+        def tell(hands=True, motion_control=True, **changes):
             for k, arm in enumerate(G1.vendor['arm_data_topics']):
                 adapter._on_arm_data(arm, make_arm_msg(effort=5.0 + k, **changes))
             for name in G1.vendor['gripper_state_topics'] if hands else ():
                 adapter._on_gripper_state(name, make_hand_msg(35.0))
+            if motion_control:
+                adapter._on_motion_control(SimpleNamespace(mode=1, error_code=0))
             for part in ('head', 'waist'):
                 adapter._on_body_state(part, make_body_msg((), [0.1, 0.2]))
 
+        tell(motion_control=False)
+        assert '/wbc/motion_control_status' in adapter.inactive_checks['driver_faults']
         tell()
         bench.wait(lambda: bench.joint_states)
         seen = message_conversion.joint_state_from_msg(bench.joint_states[-1], G1.observed)

@@ -83,7 +83,8 @@ class FakeNode:
 
 def drive_agibot(monkeypatch, robot) -> None:
     vendor = ModuleType('genie_msgs.msg')
-    vendor.EndState = vendor.HeadState = vendor.WaistState = vendor.ArmState = object
+    for kind in ('EndState', 'HeadState', 'WaistState', 'ArmState', 'MotionControlStatus'):
+        setattr(vendor, kind, object)
     monkeypatch.setitem(sys.modules, 'genie_msgs', ModuleType('genie_msgs'))
     monkeypatch.setitem(sys.modules, 'genie_msgs.msg', vendor)
     params = agibot_gdk.AgibotParams()
@@ -108,6 +109,9 @@ def drive_agibot(monkeypatch, robot) -> None:
     for gripper in robot.vendor['gripper_state_topics']:
         hand = SimpleNamespace(position=80.0, status=0, err_code=0)
         gdk._on_gripper_state(gripper, SimpleNamespace(end_state=[hand], controlled=True))
+    for mode in (1, 0, 2, 1):
+        gdk._on_motion_control(SimpleNamespace(mode=mode, error_code=0, error_msg=''))
+        assert ('mode PLANNING' in gdk.fault) is (mode == 2)
     for count in (14, 42):
         gdk._on_arm_state(JointState(position=[0.1] * count))
     gdk.send(np.zeros(len(robot.commanded)))

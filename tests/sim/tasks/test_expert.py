@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from wam_policy.core.motion.monitors import EffortMonitor
+from wam_policy.core.robot.limits import gripper_mask
 from wam_sim.physics import sim_robot as robots
 from wam_sim.physics.simulation import Simulation
 from wam_sim.tasks import task_families
@@ -59,6 +61,22 @@ class ExpertRunner:
 @pytest.fixture(scope='module', params=robots.list_robots())
 def stage(request: pytest.FixtureRequest) -> ExpertRunner:
     return ExpertRunner(request.param)
+
+
+def test_its_efforts_are_measured_and_never_trip(stage: ExpertRunner) -> None:
+    body = stage.robot.embodiment
+    monitor = EffortMonitor(body, gripper_mask(body))
+    stage.reset(3, LEARNED_FAMILIES[0])
+    largest = np.zeros(len(body.commanded))
+    while not stage.simulation.is_success:
+        stage.step()
+        state = stage.simulation.joint_state()
+        largest = np.maximum(largest, np.abs(state.efforts(body.commanded)))
+        assert monitor.check_effort(state) is None
+    assert monitor.check_inputs(stage.simulation.now_ns) == ''
+    # the largest of every family and two seeds is 0.65 of the rated effort (YAM, third joint)
+    arm = np.isfinite(monitor.limit)
+    assert 0.0 < (largest / monitor.limit)[arm].max() < 0.8
 
 
 @pytest.mark.parametrize('family', LEARNED_FAMILIES)

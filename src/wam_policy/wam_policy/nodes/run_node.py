@@ -120,6 +120,12 @@ def _exit_if_running(name: str, stop: Callable[[], bool]) -> str:
     return full_name
 
 
+def _announce(full_name: str) -> None:
+    """Say that requests are taken from now on."""
+    sys.stdout.write(f'{full_name} {IS_SOLE_NODE}\n')
+    sys.stdout.flush()
+
+
 def _check_runnable(node: Any) -> None:
     if not isinstance(node, RunnableNode):
         raise TypeError(f'{type(node).__name__} lacks what run_node needs: guard and close()')
@@ -131,6 +137,7 @@ def run_node(
     args: list[str] | None = None,
     shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
     may_exit: Callable[[Any], bool] | None = None,
+    take_over: Callable[[Any], bool] | None = None,
 ) -> NoReturn:
     """Run the node that `make_node` returns until SIGINT or SIGTERM, then close it and exit.
 
@@ -138,7 +145,8 @@ def run_node(
     `name` is the node's own, before remapping. Where another node of that name answers in this ROS
     domain, none is made and the process exits with ALREADY_RUNNING. Otherwise one line on stdout
     says that requests are taken from now on; the launch waits for its IS_SOLE_NODE.
-    With `may_exit` the node goes on after the signal until `may_exit(node)` is true.
+    With `may_exit` the node goes on after the signal until `may_exit(node)` is true. With
+    `take_over`, SIGUSR1 calls it: where `take_over(node)` is true, the node is as just started.
 
     If closing takes longer than `shutdown_timeout_s`, every thread's stack is printed to stderr
     and the process exits with status 1. After a complete shutdown it exits at once with status 0:
@@ -147,6 +155,7 @@ def run_node(
     # Neither an Event nor a blocking wait: a signal in the middle of an Event's `wait` or `set`
     # waits for itself in `set`, and one just before a wait begins does not end it.
     end_reasons: list[object] = []
+    takeovers: list[object] = []
 
     def request_shutdown(*reason: object) -> None:
         end_reasons.append(reason)
@@ -155,6 +164,8 @@ def run_node(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, request_shutdown)
+    if take_over is not None:
+        signal.signal(signal.SIGUSR1, lambda *received: takeovers.append(received))
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     full_name = _exit_if_running(name, lambda: bool(end_reasons))
     if end_reasons:  # before there was a node: others may not have been looked for long enough
@@ -163,13 +174,15 @@ def run_node(
     _check_runnable(node)
     freeze_gc()
     spinning = ExecutorThread([node], request_shutdown, node.guard.record)
-    sys.stdout.write(f'{full_name} {IS_SOLE_NODE}\n')
-    sys.stdout.flush()
+    _announce(full_name)
     try:
-        while not end_reasons:
+        while not end_reasons or (may_exit is not None and not may_exit(node)):
             time.sleep(SIGNAL_POLL_S)
-        while may_exit is not None and not may_exit(node):
-            time.sleep(SIGNAL_POLL_S)
+            if take_over is not None and takeovers:
+                takeovers.clear()
+                if take_over(node):
+                    end_reasons.clear()
+                    _announce(full_name)
         if may_exit is not None:
             faulthandler.dump_traceback_later(shutdown_timeout_s, exit=True)
         spinning.stop()

@@ -175,14 +175,16 @@ class Simulation:
         return all(set(contact.geom.tolist()) <= lying for contact in self.data.contact)
 
     def joint_state(self) -> JointState:
-        """Return the measured joint state, [observed] each."""
+        """Return the measured joint state, [observed] each; no effort of joints that are fixed."""
         position, velocity = self._actuator_map.read_measured(self.data.qpos, self.data.qvel)
+        effort = self._actuator_map.read_effort(self.data)
         held = np.array(list(self.fixed_joints.values()))
         return JointState(
             self.now_ns,
             self.robot.embodiment.observed,
             np.concatenate([position, held]),
             np.concatenate([velocity, np.zeros_like(held)]),
+            np.concatenate([effort, np.full_like(held, np.nan)]),
         )
 
     def state(self) -> task_families.SceneState:
@@ -376,6 +378,14 @@ class _ActuatorMap:
             (qpos[..., self._qpos] - self._offset) @ self._actuator_to_command.T,
             qvel[..., self._qvel] @ self._actuator_to_command.T,
         )
+
+    def read_effort(self, data: mujoco.MjData) -> np.ndarray:
+        """Return what the motors give, [commanded] Nm or N: servo force and weight of the links.
+
+        That of a gripper is the mean of its fingers.
+        """
+        effort = data.actuator_force + data.qfrc_gravcomp[self._qvel]
+        return np.bincount(self._command_index, effort) / np.bincount(self._command_index)
 
     def set_positions(self, data: mujoco.MjData, position: np.ndarray) -> None:
         """Set qpos to joint positions [commanded]."""

@@ -23,6 +23,7 @@ from wam_policy.nodes.parameters import parameter, validate_fields
 from wam_policy.nodes.stream import agibot_status
 
 BODY_PARTS = ('head', 'waist')
+MOTION_CONTROL = 'motion control'
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,9 @@ class AgibotGdk:
                 )
             for name, topic in wiring['arm_data_topics'].items():
                 self._inputs.append(new(types.ArmState, topic, partial(self._on_arm_data, name)))
+            if hasattr(types, 'MotionControlStatus'):  # not in every version
+                kind, topic = types.MotionControlStatus, wiring['motion_control_topic']
+                self._inputs.append(new(kind, topic, self._on_motion_control))
             for part, kind in zip(BODY_PARTS, (types.HeadState, types.WaistState), strict=True):
                 topic = wiring[f'{part}_state_topic']
                 self._inputs.append(new(kind, topic, partial(self._on_body_state, part)))
@@ -120,7 +124,13 @@ class AgibotGdk:
         if silent:
             reason = f'nothing comes on {", ".join(silent)}'
             return {'temperature': reason, 'driver_faults': reason}
-        return agibot_status.find_blind_checks(self._arm_data.values(), self._motors_per_arm)
+        blind = agibot_status.find_blind_checks(self._arm_data.values(), self._motors_per_arm)
+        if not self._is_fresh(MOTION_CONTROL):
+            topic = self._vendor_config['motion_control_topic']
+            blind.setdefault(
+                'driver_faults', f'nothing comes on {topic}: mode and errors of the robot'
+            )
+        return blind
 
     @property
     def warnings(self) -> list[str]:
@@ -257,6 +267,15 @@ class AgibotGdk:
             arm_name,
             agibot_status.find_arm_faults(msg, self._vendor_config),
             agibot_status.find_arm_warnings(msg, self._vendor_config),
+        )
+
+    def _on_motion_control(self, msg: Any) -> None:
+        """Check the robot's own motion control: its mode and its errors."""
+        self._arrived_s[MOTION_CONTROL] = time.monotonic()
+        self._note(
+            MOTION_CONTROL,
+            agibot_status.find_motion_control_faults(msg, self._vendor_config),
+            agibot_status.find_motion_control_warnings(msg, self._vendor_config),
         )
 
     def _on_gripper_state(self, gripper_name: str, msg: Any) -> None:

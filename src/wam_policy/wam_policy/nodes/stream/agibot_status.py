@@ -45,6 +45,25 @@ def find_arm_warnings(msg: Any, vendor: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def find_motion_control_faults(msg: Any, vendor: Mapping[str, Any]) -> list[str]:
+    """Return what in a MotionControlStatus must stop the robot: an error, or another planner."""
+    faults = []
+    if getattr(msg, 'error_code', 0):
+        faults.append(f'error {msg.error_code}: {getattr(msg, "error_msg", "") or "no message"}')
+    if getattr(msg, 'mode', None) == vendor['planning_mode']:
+        faults.append("mode PLANNING: the robot's own planner moves the arms; end it")
+    return faults
+
+
+def find_motion_control_warnings(msg: Any, vendor: Mapping[str, Any]) -> list[str]:
+    """Return what in a MotionControlStatus is worth a look and stops nothing."""
+    mode = getattr(msg, 'mode', None)
+    name = vendor['motion_control_modes'].get(mode)
+    if name is None:
+        return [f'mode {mode} is unknown']
+    return ['mode STOP: commands may be ignored'] if name == 'STOP' else []
+
+
 def find_hand_warnings(msg: Any) -> list[str]:
     """Return what in an EndState is worth a look; a hand that grips limits its current."""
     hand = msg.end_state[0]

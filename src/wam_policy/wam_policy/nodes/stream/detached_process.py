@@ -6,7 +6,9 @@ end, reach this program only. Notable:
 - the node writes to a file, this program copies it to its output;
 - the end of this program, also by kill -9, is a SIGINT for the node: it comes to rest and, where
   only its driver holds the arms up, stays until they are released;
-- a second start in the same ROS domain and namespace is refused as long as the node runs;
+- a second start in the same ROS domain and namespace is refused as long as the first one runs.
+  A node whose start has ended, and which holds the arms, is taken over by the next start: it keeps
+  its driver open and is configured again. Only a start like its own may do so, see start_record;
 - with INTERPRETER the node runs in a Python of its own, where a vendor's driver may have pins that
   do not fit ours. It needs this stack on PYTHONPATH, as a ROS environment has it.
 """
@@ -15,18 +17,22 @@ import argparse
 import ctypes
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NoReturn, TextIO
+from typing import Any, BinaryIO, NoReturn, TextIO
+
+from wam_policy.nodes.stream import start_record
 
 NODE_MODULE = 'wam_policy.nodes.stream.stream_node'
 POLL_S = 0.05
 FAREWELL_S = 4.0  # launch sends SIGTERM after 5 s, SIGKILL after 10 s
 PR_SET_PDEATHSIG = 1
+TAKEOVER_SIGNAL = signal.SIGUSR1
 
 
 def main() -> None:
@@ -37,15 +43,77 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog='stream_node', add_help=False)
     parser.add_argument('--python', default='')
     options, node_arguments = parser.parse_known_args()
-    name = find_node_name(node_arguments)
-    lock = acquire_lock(name)
+    name, python = find_node_name(node_arguments), options.python or sys.executable
+    record = start_record.make_record(name, python, node_arguments)
+    lock, is_free = open_lock(name)
     log_path = Path(lock.name).with_suffix('.log')
-    with log_path.open('wb') as output:
-        node = start_node(options.python or sys.executable, node_arguments, output, lock)
-    lock.write(f'{node.pid}\n')
-    lock.flush()
+    if is_free:
+        with log_path.open('wb') as output:
+            node = start_node(python, node_arguments, output, lock)
+        start_record.write(lock, record | {'node': node.pid, 'starter': os.getpid()})
+        with log_path.open('rb') as log:
+            follow(node, log, signals)
     with log_path.open('rb') as log:
-        follow(node, log, signals)
+        log.seek(0, os.SEEK_END)
+        follow(take_over(name, lock, record), log, signals)
+
+
+class AdoptedNode:
+    """Stand for the process of a node that another program has started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self._handle = pid, os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        """Return None while it runs; its exit status is known to its parent only."""
+        return 0 if select.select([self._handle], [], [], 0.0)[0] else None
+
+    def send_signal(self, number: int) -> None:
+        signal.pidfd_send_signal(self._handle, number)
+
+
+def take_over(name: str, lock: TextIO, record: Mapping[str, Any]) -> AdoptedNode:
+    """Return the node that holds the arms, requested to be ours; exit with the reason if not."""
+    held = start_record.read(lock)
+    pid = held.get('node', 'of unknown number')
+    release = (
+        f'support the arms, then: ros2 service call {name}/release std_srvs/srv/Trigger; then '
+        f'start again. Its messages: {Path(lock.name).with_suffix(".log")}'
+    )
+    start = f'stream_node: process {pid} of an earlier start still runs'
+    if is_running(held.get('starter')):
+        sys.exit(
+            f'{start}, and so does the launch that started it: end that one first. Messages: '
+            f'{Path(lock.name).with_suffix(".log")}'
+        )
+    differences = start_record.find_differences(held, record)
+    if differences:
+        sys.exit(
+            f'{start}, with the driver open; it may be all that holds the arms up. This start '
+            f'cannot take it over, it differs: {"; ".join(differences)}. Start it as before, or '
+            f'{release}'
+        )
+    try:
+        node = AdoptedNode(pid)
+        start_record.write(lock, held | {'starter': os.getpid()})
+        node.send_signal(TAKEOVER_SIGNAL)
+    except OSError as error:
+        sys.exit(f'{start}, but cannot be reached: {error.strerror}; {release}')
+    sys.stdout.write(f'stream_node: process {pid} holds the arms and is taken over\n')
+    return node
+
+
+def is_running(pid: Any) -> bool:
+    """Tell whether a process runs; one of another user does."""
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def find_node_name(node_arguments: Sequence[str]) -> str:
@@ -55,29 +123,20 @@ def find_node_name(node_arguments: Sequence[str]) -> str:
     return '/'.join(filter(None, ('', namespace, rules.get('__node', 'stream'))))
 
 
-def acquire_lock(name: str) -> TextIO:
-    """Return the open lock file of the node `name`; exit with the reason if it is taken.
+def open_lock(name: str) -> tuple[TextIO, bool]:
+    """Return the open lock file of the node `name`, and whether it was free and is ours now.
 
     The node inherits it: it stays locked as long as one of the two runs.
     """
     folder = Path(os.environ.get('ROS_HOME') or '~/.ros').expanduser() / 'wam'
     folder.mkdir(parents=True, exist_ok=True)
     domain = os.environ.get('ROS_DOMAIN_ID', '0')
-    path = folder / f'domain{domain}{name.replace("/", ".")}.lock'
-    lock = path.open('a+')
+    lock = (folder / f'domain{domain}{name.replace("/", ".")}.lock').open('a+')
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.seek(0)
-        sys.exit(
-            f'stream_node: process {lock.read().strip()} of an earlier start still runs, with '
-            'the driver open; it may be all that holds the arms up. Support them, then: '
-            f'ros2 service call {name}/release std_srvs/srv/Trigger; then start again. Its '
-            f'messages: {path.with_suffix(".log")}'
-        )
-    lock.seek(0)
-    lock.truncate()
-    return lock
+        return lock, False
+    return lock, True
 
 
 def start_node(
@@ -93,14 +152,17 @@ def start_node(
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=(lock.fileno(),),
+            env={**os.environ, start_record.PATH_VARIABLE: lock.name},
             preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGINT),
         )
     except OSError as error:
         sys.exit(f'stream_node: {python} (stream_python) does not run: {error.strerror}')
 
 
-def follow(node: subprocess.Popen[bytes], log: BinaryIO, signals: list[int]) -> NoReturn:
-    """Copy the node's messages until it ends, then exit with its status.
+def follow(
+    node: subprocess.Popen[bytes] | AdoptedNode, log: BinaryIO, signals: list[int]
+) -> NoReturn:
+    """Copy the node's messages until it ends, then exit with its status; 1 if it is not ours.
 
     Once requested to end, pass that on and leave within FAREWELL_S: the node may stay.
     """

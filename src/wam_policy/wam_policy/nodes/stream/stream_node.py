@@ -13,6 +13,7 @@ Notable:
 """
 
 import os
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from functools import partial
 import numpy as np
 from control_msgs.msg import JointTrajectoryControllerState
 from diagnostic_updater import DiagnosticStatusWrapper, Updater
+from lifecycle_msgs.msg import State
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -45,6 +47,7 @@ from wam_policy.nodes.motion.control_loop import ControlLoop, set_realtime_prior
 from wam_policy.nodes.node_clock import NodeClock
 from wam_policy.nodes.parameters import StreamParams
 from wam_policy.nodes.run_node import run_node
+from wam_policy.nodes.stream import start_record
 from wam_policy.nodes.stream.agibot_gdk import AgibotGdk
 from wam_policy.nodes.stream.arm_holder import ArmHolder
 from wam_policy.nodes.stream.driver_status_publisher import DriverStatusPublisher
@@ -85,6 +88,8 @@ class StreamNode(LifecycleNode):
         self._sending = False  # while trajectories are accepted and set-points sent
         self._coming_to_rest = False  # set-points are still sent, until the trajectory has ended
         self._ending = False  # the process was requested to end
+        self._is_taken_over = False  # what is configured is the next start's
+        self._starter: int | None = None  # handle of the program that took this one over
         self._is_opening = False
         self._logged_reason = ''
         self._published_fault: str | None = None
@@ -102,6 +107,9 @@ class StreamNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         kept = self._configured  # after an error: the arms are still held
+        if kept is not None and self._is_taken_over:
+            self._is_taken_over = False
+            return super().on_configure(state)
         if self._ending or (kept is not None and kept.holder.is_holding):
             reason = (
                 kept.holder.describe() if kept is not None else 'the process was requested to end'
@@ -215,6 +223,8 @@ class StreamNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         configured = self._require_configured()
+        if self._is_taken_over:
+            return super().on_cleanup(state)
         if configured.holder.is_holding:
             self.get_logger().error(f'cannot be cleaned up: {configured.holder.describe()}')
             return FAILURE
@@ -249,6 +259,30 @@ class StreamNode(LifecycleNode):
         if configured is None:
             return True
         return not self._is_moving() and not configured.holder.is_holding
+
+    def take_over(self) -> bool:
+        """Become the node of the next start: not configured, with the driver open.
+
+        The launch then configures and activates it. Refused, with a log message, unless it holds
+        arms at rest.
+        """
+        configured = self._configured
+        machine = self._state_machine
+        if configured is not None and configured.holder.is_holding and not self._is_moving():
+            self._is_taken_over = True
+            if machine.current_state[0] == State.PRIMARY_STATE_ACTIVE:
+                self.trigger_deactivate()
+            if machine.current_state[0] == State.PRIMARY_STATE_INACTIVE:
+                self.trigger_cleanup()
+            self._is_taken_over = machine.current_state[0] == State.PRIMARY_STATE_UNCONFIGURED
+        if not self._is_taken_over:
+            self.get_logger().error(
+                'cannot be taken over by the next start: it holds no arm, the arms move, or '
+                'it was shut down'
+            )
+            return False
+        self._ending, self._starter = False, start_record.open_starter()
+        return True
 
     def close(self) -> None:
         """Stop sending and let go of the robot; the node is of no use afterwards."""
@@ -375,6 +409,11 @@ class StreamNode(LifecycleNode):
     def _on_check_timer(self) -> None:
         """Report once per change; release arms that cannot be held much longer."""
         configured = self._require_configured()
+        if self._starter is not None and start_record.has_ended(self._starter):
+            self._starter = None
+            os.kill(
+                os.getpid(), signal.SIGINT
+            )  # as the end of the first one, see detached_process
         with self._lock:
             fault = self._describe_fault(configured)
             reason = fault or configured.stream.reason
@@ -449,7 +488,8 @@ class StreamNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> None:
     set_realtime_priority()
-    run_node(StreamNode, 'stream', args, may_exit=StreamNode.may_exit)
+    ending = {'may_exit': StreamNode.may_exit, 'take_over': StreamNode.take_over}
+    run_node(StreamNode, 'stream', args, **ending)
 
 
 if __name__ == '__main__':
