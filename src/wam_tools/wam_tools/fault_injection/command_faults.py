@@ -64,6 +64,17 @@ FAULTS = (
         note='no stop is sent: the trajectory goes to its end at the lower speed',
     ),
     Fault(
+        'command/speed scaling paused in motion',
+        ('controllers',),
+        lambda bench: set_speed_scaling(bench, 0.0),
+        lambda bench: set_speed_scaling(bench, 1.0),
+        r'motion: PROTECTIVE_STOP.*speed scaling is 0, want 1',
+        True,
+        duration_s=2.0,
+        latches=True,
+        note='at rest at once; the trajectory goes to its end when the factor returns',
+    ),
+    Fault(
         'command/second publisher on a trajectory topic',
         ('controllers',),
         add_publisher,

@@ -137,9 +137,18 @@ def scale_to_degrees(msg: JointState) -> None:
     msg.position = [math.degrees(value) for value in msg.position]
 
 
+def _list_efforts(msg: JointState) -> list[float]:
+    return list(msg.effort) or [0.0] * len(msg.name)
+
+
 def set_nan_efforts(msg: JointState) -> None:
     """Set the effort of the last joint, a gripper, to NaN."""
-    msg.effort = [0.0] * (len(msg.name) - 1) + [float('nan')]
+    msg.effort = [*_list_efforts(msg)[:-1], float('nan')]
+
+
+def set_large_effort(msg: JointState) -> None:
+    """Set the effort of the first joint to more than any motor has."""
+    msg.effort = [1e3, *_list_efforts(msg)[1:]]
 
 
 def rename_joints(msg: JointState) -> None:
@@ -228,6 +237,7 @@ CORRUPTIONS: dict[str, Callable[..., Corruption]] = {
     'nan': lambda: make_message_edit(JointState, set_nan_position),
     'degrees': lambda: make_message_edit(JointState, scale_to_degrees),
     'nan effort': lambda: make_message_edit(JointState, set_nan_efforts),
+    'large effort': lambda: make_message_edit(JointState, set_large_effort),
     'split': lambda: split_joint_state,
     'rename': lambda: make_message_edit(JointState, rename_joints),
     'reorder': lambda: make_message_edit(JointState, reverse_joints),

@@ -33,6 +33,13 @@ JOINT_STATE_CORRUPTIONS = {
     'in two parts': ('split', [], None, False, False),
     'in degrees': ('degrees', [], r'motion: .*looks like degrees', True, False),
     'gripper effort not a number': ('nan effort', [], None, False, False),
+    'effort beyond its limit': (
+        'large effort',
+        [],
+        r'motion: PROTECTIVE_STOP.*pushes with 1000.0',
+        True,
+        True,
+    ),
     'renamed': ('rename', [], r'policy: .*missing', True, False),
     'reordered': ('reorder', [], None, False, False),
     'two joints missing': ('omit', [], r'policy: .*missing', True, False),

@@ -265,8 +265,10 @@ class _ControllerTrack:
 
     def drop_if_lost(self, report: Setpoint, expected_ns: int) -> bool:
         """Drop the newest command if the report rests at the end of one before it instead."""
-        *older, newest = self.commands or [None]
-        if newest is None or expected_ns - LOCATE_REACH_NS <= newest.switch_ns:
+        if len(self.commands) < 2:
+            return False
+        *older, newest = self.commands
+        if expected_ns - LOCATE_REACH_NS <= newest.switch_ns:
             return False
         times_ns = expected_ns + np.arange(-LOCATE_REACH_NS, LOCATE_REACH_NS + 1, STEP_NS)
         due = newest.trajectory.at_times(times_ns).position[:, self.columns]

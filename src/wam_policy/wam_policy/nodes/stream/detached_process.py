@@ -120,7 +120,7 @@ def find_node_name(node_arguments: Sequence[str]) -> str:
     """Return the full name that remapping rules among the arguments give to the node."""
     rules = dict(rule.split(':=', 1) for rule in node_arguments if ':=' in rule)
     namespace = rules.get('__ns', '/').strip('/')
-    return '/'.join(filter(None, ('', namespace, rules.get('__node', 'stream'))))
+    return '/' + '/'.join(filter(None, (namespace, rules.get('__node', 'stream'))))
 
 
 def open_lock(name: str) -> tuple[TextIO, bool]:
@@ -131,7 +131,7 @@ def open_lock(name: str) -> tuple[TextIO, bool]:
     folder = Path(os.environ.get('ROS_HOME') or '~/.ros').expanduser() / 'wam'
     folder.mkdir(parents=True, exist_ok=True)
     domain = os.environ.get('ROS_DOMAIN_ID', '0')
-    lock = (folder / f'domain{domain}{name.replace("/", ".")}.lock').open('a+')
+    lock = (folder / f'domain{domain}{name.lstrip("/").replace("/", ".")}.lock').open('a+')
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

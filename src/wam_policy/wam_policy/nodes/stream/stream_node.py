@@ -488,8 +488,8 @@ class StreamNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> None:
     set_realtime_priority()
-    ending = {'may_exit': StreamNode.may_exit, 'take_over': StreamNode.take_over}
-    run_node(StreamNode, 'stream', args, **ending)
+    may_exit, take_over = StreamNode.may_exit, StreamNode.take_over
+    run_node(StreamNode, 'stream', args, may_exit=may_exit, take_over=take_over)
 
 
 if __name__ == '__main__':
