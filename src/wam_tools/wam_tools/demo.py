@@ -27,7 +27,7 @@ from wam_policy.deprecated_options import replace_deprecated
 from wam_policy.nodes.run_node import ExecutorThread
 from wam_tools import demo_report, stack_launch
 from wam_tools.launch_process import LaunchProcess
-from wam_tools.run_metrics import StartUpPhases
+from wam_tools.run_metrics import START_PHASES, StartUpPhases
 from wam_tools.sim_operator import SimOperator
 from wam_tools.stack_launch import StackLaunchError, StopRequest
 from wam_tools.stack_monitor import StackMonitor
@@ -214,7 +214,8 @@ class Demo:
             self._tick(launch, launched_s)
             if self._stop_event.is_set():
                 raise StackLaunchError(f'ended before the first chunk: {self._monitor.reason}')
-        self._phases.mark('first_chunk', first_chunk_s)
+        for phase in START_PHASES:  # those that no status told of are over by then
+            self._phases.mark(phase, first_chunk_s)
         self._progress.print(f'start-up: {self._phases}')
         return first_chunk_s
 
